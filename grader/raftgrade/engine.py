@@ -1,0 +1,194 @@
+"""The engine room: hands checks and jobs to an executor, in order, and tells what comes back.
+
+An engine needs nothing but a ``concurrent.futures.Executor``; the local one here has threads that start one child
+process each. Everything that happens arrives in one inbox and is handled in the main thread, so nothing else here
+needs a lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import queue
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from raftlab.record import Record
+
+from raftgrade.children import Children
+from raftgrade.commands import Commands
+from raftgrade.jobs import Checked, Finished, run_check, run_job
+from raftgrade.plan import Job, Settings, cut
+from raftgrade.results import Report, SubmissionResult
+from raftgrade.store import Store
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TICK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A record came in."""
+
+    submission: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """Somebody wants us to stop."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing happened for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A check or a job came to its end."""
+
+    future: Future[Any]
+
+
+Event = Heard | Checked | Signalled | Tick
+
+
+class Local:
+    """Threads on this machine, each with one child process at a time."""
+
+    def __init__(self, settings: Settings, commands: Commands, store: Store) -> None:
+        self.width = settings.jobs
+        self._settings = settings
+        self._commands = commands
+        self._store = store
+        self._children = Children()
+        self._executor: Executor = ThreadPoolExecutor(settings.jobs, thread_name_prefix="raftgrade")
+
+    def check(self, submission: SubmissionResult, path: str) -> Future[Checked]:
+        return self._executor.submit(
+            run_check,
+            submission.name,
+            path,
+            self._settings.labs,
+            commands=self._commands,
+            children=self._children,
+            log=self._store.log(f"{submission.slug}.check"),
+        )
+
+    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[Finished]:
+        return self._executor.submit(
+            run_job,
+            job,
+            commands=self._commands,
+            children=self._children,
+            log=self._store.log(job.id),
+            traces=self._store.traces(job.slug),
+            on_record=on_record,
+        )
+
+    def stop(self) -> None:
+        """Kill every child and wait for the threads; afterwards nothing of ours runs."""
+        self._children.stop()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Work:
+    """What is still to do, in the order of the submissions: the check of one, then its jobs, then the next one's."""
+
+    def __init__(self, plan: Report, paths: dict[str, str], engine: Local) -> None:
+        self._plan = plan
+        self._paths = paths
+        self._engine = engine
+        self._inbox: queue.SimpleQueue[Heard | Done | Signalled] = queue.SimpleQueue()
+        self._places = {submission.name: place for place, submission in enumerate(plan.submissions)}
+        self._waiting: list[tuple[int, int, SubmissionResult | Job]] = []
+        self._numbers = itertools.count()
+        self._out = 0
+        for submission in plan.submissions:
+            self._add(submission.name, submission)
+
+    def events(self) -> Iterator[Event]:
+        """Do the work and tell what happens. Ends when all is done, or after a :class:`Signalled`."""
+        try:
+            with self._listening():
+                while self._hand_out():
+                    event = self._next()
+                    if isinstance(event, Done):
+                        yield from self._finished(event.future.result())
+                        continue
+                    yield event
+                    if isinstance(event, Signalled):
+                        return
+        finally:
+            self._engine.stop()
+
+    def leftovers(self) -> Iterator[Heard]:
+        """Records that had come in when everything was stopped."""
+        while not self._inbox.empty():
+            event = self._inbox.get()
+            if isinstance(event, Heard):
+                yield event
+
+    def _add(self, submission: str, item: SubmissionResult | Job) -> None:
+        heapq.heappush(self._waiting, (self._places[submission], next(self._numbers), item))
+
+    def _hand_out(self) -> bool:
+        """Keep the engine busy. False when nothing is left to do or to wait for."""
+        while self._waiting and self._out < self._engine.width:
+            item = heapq.heappop(self._waiting)[2]
+            future: Future[Any]
+            if isinstance(item, Job):
+                future = self._engine.job(item, self._recorder(item.submission))
+            else:
+                future = self._engine.check(item, self._paths[item.name])
+            self._out += 1
+            future.add_done_callback(lambda done: self._inbox.put(Done(done)))
+        return self._out > 0
+
+    def _recorder(self, submission: str) -> Callable[[Record], None]:
+        return lambda record: self._inbox.put(Heard(submission, record))
+
+    def _next(self) -> Heard | Done | Signalled | Tick:
+        try:
+            return self._inbox.get(timeout=TICK_S)
+        except queue.Empty:
+            return Tick()
+
+    def _finished(self, result: Checked | Finished) -> Iterator[Event]:
+        self._out -= 1
+        if result.stopped:
+            return
+        if isinstance(result, Finished):
+            # An engine without a live line tells of its records only now; those heard already are not counted twice.
+            for record in result.records:
+                yield Heard(result.submission, record)
+            return
+        yield result
+        if not result.problems:
+            submission = self._plan.submissions[self._places[result.submission]]
+            for job in cut(
+                self._plan.settings, self._plan_tests(submission), submission.name, submission.slug, self._paths[submission.name]
+            ):
+                self._add(submission.name, job)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Signals become events: a handler that raised could strike in the middle of a write."""
+
+        def arrived(number: int, frame: FrameType | None) -> None:
+            self._inbox.put(Signalled(number))
+
+        before = {number: signal.signal(number, arrived) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,137 @@
+"""The drawing board: what was asked for, which tests that means, and how it is cut into jobs.
+
+The plan comes from raftlab's own catalogue before anything of a submission runs. It is the list the verdict is held
+against: what it names and nobody reports has failed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+NETWORKS = ("sim", "rpyc")
+
+# Runs in one job. A job's start costs about half a second, so short simulated runs share one; a run on the real
+# network takes several seconds, and small jobs keep the cores evenly busy until the end.
+RUNS_IN_A_JOB = {"sim": 10, "rpyc": 2}
+
+
+class Listed(Protocol):
+    """What the catalogue tells about one test (``raftlab.catalogue.TestInfo``)."""
+
+    @property
+    def lab(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def points(self) -> int: ...
+    @property
+    def networks(self) -> tuple[str, ...]: ...
+
+
+class Settings(msgspec.Struct, kw_only=True, frozen=True):
+    """What was asked for. ``runs`` is the number of runs of each test by network; seeds go from ``seed`` upwards."""
+
+    labs: list[str]
+    networks: list[str]
+    runs: dict[str, int]
+    seed: int
+    jobs: int
+
+    def seeds(self, network: str) -> tuple[int, int]:
+        """First seed and one past the last."""
+        return self.seed, self.seed + self.runs[network]
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """One test that every submission must run, and the networks it runs on of those asked for."""
+
+    lab: str
+    name: str
+    title: str
+    points: int
+    networks: list[str]
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """A test that runs on none of the networks asked for: not run, and its points do not count."""
+
+    lab: str
+    name: str
+    title: str
+    networks: list[str]
+
+
+class Job(msgspec.Struct, kw_only=True, frozen=True):
+    """One unit of work: ``tests`` of one lab on one network, each with every seed in ``seeds`` (half open). Plain
+    data with a stable ``id``, so that any engine can run it anywhere, twice if it must."""
+
+    id: str
+    submission: str
+    slug: str
+    path: str
+    lab: str
+    network: str
+    tests: list[str]
+    seeds: tuple[int, int]
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """(test, seed) in the order in which a job takes them: test by test, seeds upwards."""
+        return [(test, seed) for test in self.tests for seed in range(*self.seeds)]
+
+
+def expect(
+    settings: Settings, catalogue: dict[str, Sequence[Listed]]
+) -> tuple[list[Expected], list[LeftOut]]:
+    """The expected tests in the ladder's order, and those left out. ``catalogue`` maps a lab to its tests."""
+    tests, left_out = [], []
+    for lab in settings.labs:
+        for info in catalogue[lab]:
+            networks = [name for name in settings.networks if name in info.networks]
+            if networks:
+                tests.append(Expected(lab, info.name, info.title, info.points, networks))
+            else:
+                left_out.append(LeftOut(lab, info.name, info.title, list(info.networks)))
+    return tests, left_out
+
+
+def cut(settings: Settings, tests: list[Expected], submission: str, slug: str, path: str) -> list[Job]:
+    """The jobs of one submission, the long ones (rpyc) first so that none of them is left alone at the end."""
+    jobs: list[Job] = []
+    for network in sorted(settings.networks, key=lambda name: name != "rpyc"):
+        for lab in settings.labs:
+            names = [test.name for test in tests if test.lab == lab and network in test.networks]
+            pieces = _pieces(names, settings.seeds(network), RUNS_IN_A_JOB[network])
+            for number, (chosen, seeds) in enumerate(pieces):
+                jobs.append(
+                    Job(
+                        id=f"{slug}.{lab}.{network}.{number:03d}",
+                        submission=submission,
+                        slug=slug,
+                        path=path,
+                        lab=lab,
+                        network=network,
+                        tests=chosen,
+                        seeds=seeds,
+                    )
+                )
+    return jobs
+
+
+def _pieces(names: list[str], seeds: tuple[int, int], size: int) -> list[tuple[list[str], tuple[int, int]]]:
+    first, end = seeds
+    runs = end - first
+    together = max(1, size // runs)
+    slices = math.ceil(runs / size)
+    edges = [first + runs * number // slices for number in range(slices + 1)]
+    return [
+        (names[start : start + together], (edges[number], edges[number + 1]))
+        for start in range(0, len(names), together)
+        for number in range(slices)
+    ]

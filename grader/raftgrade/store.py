@@ -1,0 +1,176 @@
+"""The cellar: a report's folder on disk, written so that a kill at any moment loses no finished run.
+
+    DIR/report.json     the report, replaced as a whole now and then and at the end
+    DIR/records.jsonl   one line for each outcome, appended the moment it arrives
+    DIR/logs/           what jobs that ended badly printed
+    DIR/traces/         pictures of failed runs, a folder for each submission
+
+A complete ``report.json`` says it all. An incomplete one holds the plan, and the records are counted again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from raftgrade.results import SCHEMA, Report
+from raftgrade.tally import Entry, Tally
+from raftgrade.text import printable
+
+REPORT = "report.json"
+RECORDS = "records.jsonl"
+_PARTIAL = REPORT + ".tmp"
+LOGS = "logs"
+TRACES = "traces"
+
+_encode = msgspec.json.Encoder().encode
+_read_report = msgspec.json.Decoder(Report).decode
+_read_entry: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
+
+
+class NotOurs(Exception):
+    """The folder does not hold a report of ours, or cannot be used. The message says why, in one sentence."""
+
+
+def read(folder: Path) -> Report:
+    """The report in ``folder``, whole or partial. Raises :class:`NotOurs`."""
+    shown = printable(str(folder))
+    if not folder.exists():
+        raise NotOurs(f"there is no {shown}")
+    if not folder.is_dir():
+        raise NotOurs(f"{shown} is a file, not a folder with a report")
+    try:
+        data = (folder / REPORT).read_bytes()
+    except FileNotFoundError:
+        raise NotOurs(f"{shown} holds no {REPORT}") from None
+    except OSError as exc:
+        raise NotOurs(f"{shown}/{REPORT} cannot be read: {exc.strerror or exc}") from None
+    report = _parse(data, f"{shown}/{REPORT}")
+    entries = _entries(folder, shown)
+    if report.complete:
+        return report
+    seconds = report.seconds
+    tally = Tally(report)
+    for entry in entries:
+        tally.take(entry)
+    return tally.make(complete=False, seconds=seconds)
+
+
+def _parse(data: bytes, shown: str) -> Report:
+    try:
+        report = _read_report(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise NotOurs(f"{shown} is not a report of raftgrade, or is damaged") from None
+    if report.schema != SCHEMA:
+        raise NotOurs(f"{shown} has schema {report.schema}; this raftgrade reads schema {SCHEMA}")
+    return report
+
+
+def _entries(folder: Path, shown: str) -> list[Entry]:
+    try:
+        lines = (folder / RECORDS).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise NotOurs(f"{shown}/{RECORDS} cannot be read: {exc.strerror or exc}") from None
+    # What follows the last line end is a line that a kill cut short: its run counts as not reported.
+    entries = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            entries.append(_read_entry.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise NotOurs(f"line {number} of {shown}/{RECORDS} is not a record of raftgrade") from None
+    return entries
+
+
+class Store:
+    """A report's folder, open for writing. Use as a context manager."""
+
+    def __init__(self, folder: Path, records: BinaryIO) -> None:
+        self.folder = folder
+        self._records = records
+
+    @classmethod
+    def create(cls, folder: Path) -> Store:
+        """Claim ``folder`` for a new report: absent, empty, or holding an earlier report, which is removed. Anything
+        else is left exactly as it is. Raises :class:`NotOurs`."""
+        shown = printable(str(folder))
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise NotOurs(f"{shown} is a file; choose another folder with --out")
+            if folder.exists() and not _just_made(folder):
+                _check_ours(folder, shown)
+            folder.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line is in the kernel's hands, safe from our death, when write returns.
+            records = (folder / RECORDS).open("ab", buffering=0)
+            try:
+                fcntl.flock(records, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for name in (LOGS, TRACES):
+                    if (folder / name).exists():
+                        shutil.rmtree(folder / name)
+                    (folder / name).mkdir()
+                records.truncate(0)
+            except BaseException:
+                records.close()
+                raise
+        except BlockingIOError:
+            raise NotOurs(f"another raftgrade is writing to {shown}; choose another folder with --out") from None
+        except OSError as exc:
+            raise NotOurs(f"{shown} cannot be used for the report: {exc.strerror or exc}") from None
+        return cls(folder, records)
+
+    def add(self, entry: Entry) -> None:
+        """Append ``entry`` to the records. Raises ``OSError`` (a full disk)."""
+        line = _encode(entry) + b"\n"
+        while line:
+            line = line[self._records.write(line) or 0 :]
+
+    def save(self, report: Report) -> None:
+        """Replace ``report.json`` in one stroke. Raises ``OSError``."""
+        partial = self.folder / _PARTIAL
+        partial.write_bytes(msgspec.json.format(_encode(report), indent=1))
+        os.replace(partial, self.folder / REPORT)
+
+    def log(self, job: str) -> Path:
+        """Where the output of ``job`` goes."""
+        return self.folder / LOGS / f"{job}.txt"
+
+    def traces(self, slug: str) -> Path:
+        """Where the traces of a submission go."""
+        return self.folder / TRACES / slug
+
+    def close(self) -> None:
+        """Let go of the folder, and leave no empty room in it."""
+        self._records.close()
+        for folder in (*(self.folder / TRACES).glob("*"), self.folder / TRACES, self.folder / LOGS):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _just_made(folder: Path) -> bool:
+    """Empty, or what a raftgrade leaves that was killed before its first ``report.json``."""
+    if not all(entry.name in (RECORDS, LOGS, TRACES, _PARTIAL) for entry in folder.iterdir()):
+        return False
+    records = folder / RECORDS
+    return not (records.exists() and records.stat().st_size) and not any(
+        any((folder / name).iterdir()) for name in (LOGS, TRACES) if (folder / name).is_dir()
+    )
+
+
+def _check_ours(folder: Path, shown: str) -> None:
+    try:
+        read(folder)
+    except NotOurs as exc:
+        raise NotOurs(f"{exc}; nothing was changed: choose another folder with --out") from None

@@ -1,0 +1,53 @@
+"""The doormat: text that a student could have written is cleaned here before it reaches a terminal."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """``text`` with every character that is not plainly printable (ESC, bidi marks, lone surrogates) written out as
+    an escape. Line ends and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def one_line(text: str, limit: int = 240) -> str:
+    """The first line of ``text``, cleaned, and cut at ``limit`` characters."""
+    stripped = text.strip()
+    line = stripped.splitlines()[0] if stripped else ""
+    cleaned = printable(line).replace("\t", " ")
+    return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def duration(seconds: float) -> str:
+    """``38 s``, ``2 min 05 s``, ``1 h 04 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def count(number: int, thing: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def spans(numbers: list[int]) -> str:
+    """``3, 7–9, 12``: sorted numbers, neighbours joined."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(_span(part) for part in parts)
+
+
+def _span(part: list[int]) -> str:
+    if len(part) == 1:
+        return str(part[0])
+    return f"{part[0]}, {part[1]}" if len(part) == 2 else f"{part[0]}–{part[-1]}"

@@ -1,0 +1,156 @@
+"""The warm host: a process that has everything loaded and forks a child for each run (sim) or server (rpyc).
+
+It reads the student's source but never runs it; only its children do. It takes orders from the judge over a Unix
+socket that arrived as an inherited descriptor, hands each child the descriptors that came with the order, and reports
+when a child has ended. When the judge is gone, so is everything here.
+
+    python -P -m raftlab.host.main CONTROL_FD PATH
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from raftlab import protocol, source
+from raftlab.host.loader import Program
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to SIGKILL this process when its parent ends, however the parent ends (Linux)."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _run_child(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
+    """In the child: become what was asked for. Imports are done in the parent; see :func:`main`."""
+    run: Callable[[Program, protocol.Spawn, list[int]], None]
+    if spawn.world == "sim":
+        from raftlab.host.sim_main import run
+    elif spawn.world == "rpyc":
+        from raftlab.host.rpyc_main import run
+    else:
+        from raftlab.host.check_main import run
+    run(program, spawn, fds)
+
+
+class Warm:
+    """The parent's loop."""
+
+    def __init__(self, control: socket.socket, program: Program) -> None:
+        self._control = control
+        self._program = program
+        self._children: dict[int, int] = {}  # pid → child number
+        self._orders = protocol.decoder(protocol.Control)
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
+
+    def serve(self) -> None:
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *args: None)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._wake_read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_read, 4096)
+                    self._reap()
+                elif not self._order():
+                    return
+
+    def _order(self) -> bool:
+        data, fds, _, _ = socket.recv_fds(self._control, 65536, 8)
+        if not data:
+            return False
+        order = self._orders.decode(data)
+        if isinstance(order, protocol.Spawn):
+            self._fork(order, list(fds))
+        else:
+            for pid, child in self._children.items():
+                if child == order.child:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        return True
+
+    def _fork(self, spawn: protocol.Spawn, fds: list[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                die_with_parent()
+                self._control.close()
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+                _run_child(self._program, spawn, fds)
+                code = 0
+            except (EOFError, BrokenPipeError):
+                code = 0  # the judge has what it wanted
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        for fd in fds:
+            os.close(fd)
+        self._children[pid] = spawn.child
+        self._control.send(protocol.encode(protocol.Spawned(spawn.child, pid)))
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            child = self._children.pop(pid, None)
+            if child is not None:
+                self._control.send(protocol.encode(protocol.Ended(child, status)))
+
+
+def main() -> None:
+    die_with_parent()
+    # Ctrl-C goes to the whole terminal group: only the judge decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The judge sends SIGUSR1 before it kills a child that hangs: the stack goes to stderr, which the judge keeps.
+    faulthandler.register(signal.SIGUSR1, all_threads=False)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    program = Program(source.find(sys.argv[2]))
+    program.compile_all()
+    # Loaded before the forks, so that each child starts with everything in place.
+    import raftlab.host.check_main
+    import raftlab.host.rpyc_main
+    import raftlab.host.sim_main  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    # A run's cyclic garbage is small; collecting rarely keeps the pauses out of the lock step.
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        Warm(control, program).serve()
+    except (ConnectionError, BrokenPipeError):
+        pass  # the judge is gone
+    # No clean-up: the children go when this process does.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

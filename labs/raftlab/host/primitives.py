@@ -1,0 +1,347 @@
+"""Substitutes for ``_thread`` and ``time``, built on the kernel.
+
+They have the shape that the standard library's own ``threading``, ``queue`` and ``concurrent.futures`` expect of those
+two modules on Python 3.11 to 3.13, no more. :mod:`raftlab.host.stdlib` imports fresh copies of the former over them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time as real_time
+from collections.abc import Callable
+from types import CodeType, FrameType, ModuleType
+from typing import Any
+
+from raftlab.host import kernel as _k
+
+# Where the substituted clock starts: a fixed day, so that logs of two runs compare equal.
+EPOCH = 1_700_000_000.0
+
+# Where a lock was taken: code and instruction. The line is worked out only when somebody asks.
+Site = tuple[CodeType, int]
+
+# Identities of the globals of this module and of the library copies: a lock taken inside them was really taken by
+# their caller. raftlab.host.stdlib adds to it.
+framework_globals: set[int] = {id(globals())}
+
+
+def site() -> Site | None:
+    """The nearest place outside the framework: the student's own line."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if id(frame.f_globals) not in framework_globals:
+            return (frame.f_code, frame.f_lasti)
+        frame = frame.f_back
+    return None
+
+
+class Lock:
+    """``threading.Lock``: handed to the longest waiter on release."""
+
+    __slots__ = ("__weakref__", "_owner", "_sleepers", "site")
+    counted = True  # a lock of the student's own: it appears in deadlock reports and in advice
+
+    def __init__(self) -> None:
+        self._owner: _k.Task | None = None
+        self._sleepers: list[_k.Task] = []
+        self.site: Site | None = None
+
+    @property
+    def holder(self) -> _k.Task | None:
+        return self._owner
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        task = _k.K.current
+        if self._owner is None:
+            self._owner = task
+            if self.counted:
+                task.held.append(self)
+                self.site = site()
+            return True
+        if not blocking:
+            if timeout != -1:
+                raise ValueError("can't specify a timeout for a non-blocking call")
+            return False
+        if timeout < 0 and timeout != -1:
+            raise ValueError("timeout value must be a non-negative number")
+        if timeout == 0:
+            return False
+        self._sleepers.append(task)
+        task.waiting_for = self
+        task.waiting_site = here = site() if self.counted else None
+        got = _k.K.block(None if timeout == -1 else timeout / task.owner.rate)
+        task.waiting_for = task.waiting_site = None
+        if not got:
+            self._sleepers.remove(task)
+        elif self.counted:
+            self.site = here
+        return got
+
+    def release(self) -> None:
+        owner = self._owner
+        if owner is None:
+            raise RuntimeError("release unlocked lock")
+        if self.counted:
+            # A lock may be released by another thread than the one that took it.
+            owner.held.remove(self)
+            self.site = None
+        if self._sleepers:
+            heir = self._sleepers.pop(0)
+            self._owner = heir
+            if self.counted:
+                heir.held.append(self)
+            _k.K.wake(heir)
+        else:
+            self._owner = None
+
+    def locked(self) -> bool:
+        return self._owner is not None
+
+    def __enter__(self) -> bool:
+        # The uncontended case in one call: it is what student code does most.
+        if self._owner is None and self.counted:
+            task = _k.K.current
+            self._owner = task
+            task.held.append(self)
+            self.site = site()
+            return True
+        return self.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    acquire_lock = acquire
+    release_lock = release
+    locked_lock = locked
+
+    def _at_fork_reinit(self) -> None:
+        self._owner = None
+        self._sleepers.clear()
+
+    def __repr__(self) -> str:
+        return f"<{'locked' if self.locked() else 'unlocked'} lock>"
+
+
+class Gate(Lock):
+    """A lock that the library copies use as a signal (inside Condition.wait), not to guard anything."""
+
+    __slots__ = ()
+    counted = False
+
+
+class RLock:
+    """``threading.RLock``. ``_block`` is the inner lock; its holder is this lock's owner."""
+
+    __slots__ = ("__weakref__", "_block", "_count")
+
+    def __init__(self) -> None:
+        self._block = Lock()
+        self._count = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._block._owner is _k.K.current:
+            self._count += 1
+            return True
+        got = self._block.acquire(blocking, timeout)
+        if got:
+            self._count = 1
+        return got
+
+    def release(self) -> None:
+        if self._block._owner is not _k.K.current:
+            raise RuntimeError("cannot release un-acquired lock")
+        self._count -= 1
+        if not self._count:
+            self._block.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def _is_owned(self) -> bool:
+        return self._block._owner is _k.K.current
+
+    def _recursion_count(self) -> int:
+        return self._count if self._is_owned() else 0
+
+    def _release_save(self) -> int:
+        count, self._count = self._count, 0
+        self._block.release()
+        return count
+
+    def _acquire_restore(self, count: int) -> None:
+        self._block.acquire()
+        self._count = count
+
+    def _at_fork_reinit(self) -> None:
+        self._block._at_fork_reinit()
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return f"<{'locked' if self._block.locked() else 'unlocked'} RLock count={self._count}>"
+
+
+def _start(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _k.Task:
+    kernel = _k.K
+
+    def life() -> None:
+        try:
+            run(*args, **kwargs)
+        except SystemExit:
+            pass
+        except BaseException as exc:
+            kernel.on_uncaught(exc)
+
+    return kernel.spawn(kernel.current.owner, "thread", life)
+
+
+class ThreadHandle:
+    """Python 3.13's joinable-thread handle."""
+
+    def __init__(self, ident: int | None = None) -> None:
+        self.ident = ident
+        self._done = ident is None
+        self._sleepers: list[_k.Task] = []
+
+    def is_done(self) -> bool:
+        return self._done
+
+    def _set_done(self) -> None:
+        self._done = True
+        sleepers, self._sleepers = self._sleepers, []
+        for task in sleepers:
+            _k.K.wake(task)
+
+    def join(self, timeout: float | None = None) -> None:
+        task = _k.K.current
+        if self._done or (timeout is not None and timeout == 0):
+            return
+        self._sleepers.append(task)
+        seconds = None if timeout is None or timeout < 0 else timeout / task.owner.rate
+        task.waiting_for = "a thread to end"
+        if not _k.K.block(seconds):
+            self._sleepers.remove(task)
+        task.waiting_for = None
+
+
+def _start_new_thread(
+    run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> int:
+    return _start(run, args, kwargs or {}).ident
+
+
+def _start_joinable_thread(
+    run: Callable[[], object], handle: ThreadHandle | None = None, daemon: bool = True
+) -> ThreadHandle:
+    handle = handle or ThreadHandle()
+    task = _start(run, (), {})
+    handle.ident = task.ident
+    handle._done = False
+    task.on_end.append(handle._set_done)
+    return handle
+
+
+def _get_ident() -> int:
+    return _k.K.current.ident
+
+
+def _set_sentinel() -> Gate:
+    """Python up to 3.12: a lock that its thread's end releases."""
+    gate = Gate()
+    task = _k.K.current
+    task.on_end.append(lambda: gate.release() if gate.locked() else None)
+    return gate
+
+
+def make_thread() -> ModuleType:
+    """The substitute for ``_thread``."""
+    module = ModuleType("_thread", "raftlab's substitute for _thread: greenlets in virtual time")
+
+    def leave() -> None:
+        raise SystemExit
+
+    module.__dict__.update(
+        error=RuntimeError,
+        LockType=Lock,
+        lock=Lock,
+        allocate_lock=Lock,
+        allocate=Lock,
+        RLock=RLock,
+        start_new_thread=_start_new_thread,
+        start_new=_start_new_thread,
+        start_joinable_thread=_start_joinable_thread,
+        _ThreadHandle=ThreadHandle,
+        _make_thread_handle=ThreadHandle,
+        daemon_threads_allowed=lambda: True,
+        _is_main_interpreter=lambda: True,
+        _get_main_thread_ident=lambda: _k.MAIN_IDENT,
+        _shutdown=lambda: None,
+        _count=lambda: len(_k.K.tasks),
+        _set_sentinel=_set_sentinel,
+        get_ident=_get_ident,
+        get_native_id=_get_ident,
+        stack_size=lambda size=0: 0,
+        interrupt_main=lambda signum=2: None,
+        exit=leave,
+        exit_thread=leave,
+        TIMEOUT_MAX=1e9,
+    )
+    return module
+
+
+def _monotonic() -> float:
+    """This server's own clock, in seconds."""
+    kernel = _k.K
+    owner = kernel.current.owner
+    return owner.base_local + (kernel.now - owner.base_now) * owner.rate
+
+
+def _sleep(seconds: float) -> None:
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    kernel = _k.K
+    task = kernel.current
+    if task.held:
+        kernel.on_held(task, "time.sleep")
+    if seconds == 0:
+        kernel.give_way()
+        return
+    task.waiting_for = "sleep"
+    kernel.block(seconds / task.owner.rate)
+    task.waiting_for = None
+
+
+def make_time() -> ModuleType:
+    """The substitute for ``time``: virtual, each server by its own clock. Formatting is Python's own."""
+    module = ModuleType("time", "raftlab's substitute for time: virtual")
+    for name in ("struct_time", "strptime", "mktime", "timezone", "altzone", "daylight", "tzname", "get_clock_info"):
+        module.__dict__[name] = getattr(real_time, name)
+
+    def wall() -> float:
+        return EPOCH - 1000.0 + _monotonic()
+
+    def in_ns(clock: Callable[[], float]) -> Callable[[], int]:
+        return lambda: int(clock() * 1_000_000_000)
+
+    module.__dict__.update(
+        monotonic=_monotonic,
+        perf_counter=_monotonic,
+        process_time=_monotonic,
+        thread_time=_monotonic,
+        time=wall,
+        monotonic_ns=in_ns(_monotonic),
+        perf_counter_ns=in_ns(_monotonic),
+        process_time_ns=in_ns(_monotonic),
+        thread_time_ns=in_ns(_monotonic),
+        time_ns=in_ns(wall),
+        sleep=_sleep,
+        # UTC whatever the machine's zone: a log line must not depend on where it is replayed.
+        localtime=lambda seconds=None: real_time.gmtime(wall() if seconds is None else seconds),
+        gmtime=lambda seconds=None: real_time.gmtime(wall() if seconds is None else seconds),
+        strftime=lambda form, t=None: real_time.strftime(form, t or real_time.gmtime(wall())),
+        ctime=lambda seconds=None: real_time.asctime(real_time.gmtime(wall() if seconds is None else seconds)),
+        asctime=lambda t=None: real_time.asctime(t or real_time.gmtime(wall())),
+    )
+    return module

@@ -1,0 +1,72 @@
+"""The referee: one file per promise of Raft, each watching every event of every run.
+
+An invariant sees messages and the harness's API, never a student's fields, so it judges any implementation. It raises
+:class:`~raftlab.failure.LabFailure` at the first broken promise, where the bug happens and not where it later hurts.
+Each file opens with the property, in our words, and with the correct styles that it must accept: a false alarm is the
+worst bug this project can have.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raftlab.api import ApplyMsg
+from raftlab.failure import Failure, LabFailure, Rule
+
+Message = dict[str, Any]
+
+
+class Invariant:
+    """What an invariant may watch. Each method is called as the event happens; the default sees nothing in it."""
+
+    def booted(self, server: int, incarnation: int) -> None: ...
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None: ...
+
+    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None: ...
+
+    def observed(self, server: int, term: int, is_leader: bool) -> None:
+        """``get_state`` of ``server``, asked and answered with nothing in between."""
+
+    def applied(self, server: int, msg: ApplyMsg) -> None: ...
+
+
+def broken(rule: Rule, text: str, servers: frozenset[int] | None = None) -> LabFailure:
+    """The verdict of an invariant. ``servers`` are those whose last events tell the story."""
+    failure = LabFailure(Failure("invariant", text, rule))
+    failure.servers = servers
+    return failure
+
+
+class Referee(Invariant):
+    """All invariants of a lab, asked one after the other."""
+
+    def __init__(self, lab: str) -> None:
+        from raftlab.referee.applied import Applied
+        from raftlab.referee.election_safety import ElectionSafety
+        from raftlab.referee.one_vote import OneVote
+        from raftlab.referee.terms import Terms
+
+        durable = lab >= "2C"
+        self.applies = Applied()
+        self._all: tuple[Invariant, ...] = (ElectionSafety(durable), OneVote(durable), Terms(durable), self.applies)
+
+    def booted(self, server: int, incarnation: int) -> None:
+        for each in self._all:
+            each.booted(server, incarnation)
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        for each in self._all:
+            each.sent(src, dst, method, args)
+
+    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
+        for each in self._all:
+            each.answered(server, caller, method, args, reply)
+
+    def observed(self, server: int, term: int, is_leader: bool) -> None:
+        for each in self._all:
+            each.observed(server, term, is_leader)
+
+    def applied(self, server: int, msg: ApplyMsg) -> None:
+        for each in self._all:
+            each.applied(server, msg)

@@ -1,0 +1,39 @@
+"""Election Safety: at most one server leads in any one term (§5.2, Figure 3).
+
+Seen from outside, a server leads term T when it sends AppendEntries (or InstallSnapshot) of term T, or when
+``get_state`` says so.
+
+Styles it must accept: a deposed leader's message of its old term that leaves late (it did lead that term); leaders that
+never send an empty heartbeat; a leader cut off from everybody that goes on believing. Before lab 2C a restarted server
+may have forgotten its terms, so leaders are then told apart by incarnation as well.
+"""
+
+from __future__ import annotations
+
+from raftlab import rules
+from raftlab.referee import Invariant, Message, broken
+
+
+class ElectionSafety(Invariant):
+    def __init__(self, durable: bool) -> None:
+        self._durable = durable
+        self._leaders: dict[int, int] = {}
+
+    def booted(self, server: int, incarnation: int) -> None:
+        if incarnation > 1 and not self._durable:
+            # What was forgotten may be used again: only this server's own past terms are void.
+            self._leaders = {term: leader for term, leader in self._leaders.items() if leader != server}
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        if method in ("append_entries", "install_snapshot"):
+            self._leads(src, args["term"])
+
+    def observed(self, server: int, term: int, is_leader: bool) -> None:
+        if is_leader:
+            self._leads(server, term)
+
+    def _leads(self, server: int, term: int) -> None:
+        first = self._leaders.setdefault(term, server)
+        if first != server:
+            text = f"expected at most one leader in term {term}, but S{first} and S{server} both lead it"
+            raise broken(rules.ELECTION_SAFETY, text, frozenset((first, server)))

@@ -1,0 +1,39 @@
+"""One vote a term: a server gives its vote to at most one candidate in any one term (Figure 2, RequestVote 2; §5.2).
+
+Seen from outside, S votes for C in term T when S answers a RequestVote of term T with ``vote_granted``, or when S itself
+asks for votes in T (a candidate votes for itself).
+
+Styles it must accept: the same vote said again to the same candidate (a repeated or duplicated request); an answer whose
+own ``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer twice.
+Before lab 2C nothing has to survive a restart, so votes count per incarnation.
+"""
+
+from __future__ import annotations
+
+from raftlab import rules
+from raftlab.referee import Invariant, Message, broken
+
+
+class OneVote(Invariant):
+    def __init__(self, durable: bool) -> None:
+        self._durable = durable
+        self._votes: dict[tuple[int, int], int] = {}
+
+    def booted(self, server: int, incarnation: int) -> None:
+        if incarnation > 1 and not self._durable:
+            self._votes = {key: vote for key, vote in self._votes.items() if key[0] != server}
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        if method == "request_vote":
+            self._vote(src, args["term"], src)
+
+    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
+        if method == "request_vote" and reply["vote_granted"]:
+            self._vote(server, args["term"], caller)
+
+    def _vote(self, server: int, term: int, candidate: int) -> None:
+        first = self._votes.setdefault((server, term), candidate)
+        if first != candidate:
+            mine, other = (f"S{who}" if who != server else "itself" for who in (first, candidate))
+            text = f"expected S{server} to vote once in term {term}, but it voted for {mine} and then for {other}"
+            raise broken(rules.ONE_VOTE, text, frozenset((server, first, candidate)))

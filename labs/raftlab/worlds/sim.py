@@ -1,0 +1,140 @@
+"""The sim world: virtual time, one host for all servers, in lock step over a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from raftlab import protocol
+from raftlab.pipe import Closed, Pipe, TooLong
+from raftlab.worlds import HostLost
+from raftlab.worlds.hosts import WarmHost
+
+# A step of the lock step that computes for so many CPU seconds, or is silent for so many wall-clock seconds without
+# computing, will not end. A woven busy loop is named by the host itself long before; this is for one hidden in C code.
+# CPU time is what counts first, so that a loaded machine is not taken for a hang.
+HANG_CPU_S = 20.0
+HANG_WALL_S = 120.0
+
+Taker = Callable[[protocol.Step], protocol.Stepped]
+
+
+class SimWorld:
+    """One run. ``take`` performs a step: over a pipe to a forked host, or directly in this process for ``--pdb``."""
+
+    name = "sim"
+    virtual = True
+
+    def __init__(self, take: Taker, lookahead: float, close: Callable[[], None] = lambda: None) -> None:
+        self._take = take
+        self._close = close
+        self._lookahead = lookahead
+        self._now = 0.0
+        self._timer: float | None = 0.0
+        self._posted: list[tuple[float, protocol.Event]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def boot(self, boot: protocol.Boot) -> None:
+        self.post(boot)
+
+    def kill(self, server: int) -> None:
+        self.post(protocol.Stop(server))
+
+    def post(self, event: protocol.Event) -> None:
+        self._posted.append((self._now, event))
+
+    def wait(self, until: float, due: Sequence[tuple[float, protocol.Event]]) -> protocol.Stepped:
+        posted = self._posted
+        if not posted and not due and (self._timer is None or self._timer > until):
+            # Nobody has anything to do before `until`: no need to ask.
+            self._now = max(self._now, until)
+            return protocol.Stepped(self._now, 0, [], self._timer)
+        self._posted = []
+        stepped = self._take(protocol.Step(until, self._lookahead, [*posted, *due]))
+        # Posted events are due at once, so the host has handled them all before anything else.
+        consumed = max(0, stepped.consumed - len(posted))
+        self._now = max(self._now, stepped.now)
+        self._timer = stepped.timer
+        return protocol.Stepped(self._now, consumed, stepped.effects, stepped.timer)
+
+    def close(self) -> None:
+        self._close()
+
+
+class Forked:
+    """A step taken by a forked child of the warm host."""
+
+    def __init__(self, host: WarmHost, seed: int, preempt: bool) -> None:
+        theirs_read, ours_write = os.pipe()
+        ours_read, theirs_write = os.pipe()
+        self._host = host
+        self._pipe = Pipe(ours_read, ours_write)
+        self._decode = protocol.decoder(protocol.Stepped).decode
+        self._poll = select.poll()
+        self._poll.register(ours_read, select.POLLIN)
+        self._child = host.spawn("sim", [theirs_read, theirs_write], seed, preempt)
+        self.cpu_s = 0.0
+
+    def __call__(self, frame: protocol.Step) -> protocol.Stepped:
+        try:
+            self._pipe.send(protocol.pack(frame))
+            if not self._poll.poll(1000):
+                self._patiently()
+            stepped: protocol.Stepped = self._decode(self._pipe.receive())
+        except Closed:
+            status = self._host.ended(self._child, 5.0)
+            text = f"the process that runs your code {_ending(status)}"
+            raise HostLost("host-died", text, self._host.stderr()) from None
+        except (TooLong, msgspec.DecodeError) as exc:
+            raise HostLost("host-died", f"the process that runs your code sent nonsense: {exc}") from None
+        if not (stepped.now <= frame.until and 0 <= stepped.consumed <= len(frame.due)):
+            raise HostLost("host-died", "the process that runs your code sent a clock that cannot be")
+        return stepped
+
+    def _patiently(self) -> None:
+        """The child has been silent for a second: wait on, but not for ever."""
+        pid = self._host.pid(self._child)
+        cpu_before, wall_before = _cpu_seconds(pid), time.monotonic()
+        while not self._poll.poll(1000):
+            cpu = _cpu_seconds(pid) - cpu_before
+            if cpu < HANG_CPU_S and time.monotonic() - wall_before < HANG_WALL_S:
+                continue
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGUSR1)
+            self._poll.poll(500)
+            stack = self._host.stderr()
+            what = f"has computed for {cpu:.0f} s" if cpu >= HANG_CPU_S else "has been silent for two minutes"
+            raise HostLost("host-hangs", f"your code {what} without letting the clock move on", stack)
+
+    def close(self) -> None:
+        if self._pipe.read_fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                self.cpu_s = _cpu_seconds(self._host.pid(self._child))
+            self._pipe.close()
+            self._host.kill(self._child)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system seconds of a process so far; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _ending(status: int | None) -> str:
+    if status is None:
+        return "closed its line to the lab"
+    if os.WIFSIGNALED(status):
+        return f"was ended by signal {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"ended by itself with exit code {os.WEXITSTATUS(status)}"

@@ -103,10 +103,9 @@ class Raft:
         self.votes: set[int] = set()
         self.entries: list[LogEntry] = [LogEntry(term=0, command=None)]  # index 0 stands before the first entry
         self.election_deadline = 0.0
-        # Signalled when the role or the deadline changes, so that the two loops below need not poll.
+        # Signalled when the role changes, so that the two loops below need not poll.
         self.changed = threading.Condition(self.lock)
-        with self.lock:
-            self._restart_election_timer()
+        self._restart_election_timer()
         # endregion
 
         # region 2A: start your threads here, as daemons; __init__ must return at once
@@ -263,9 +262,9 @@ class Raft:
         return (last_term, last_index) >= (self.entries[-1].term, len(self.entries) - 1)
 
     def _restart_election_timer(self) -> None:
-        """A new random timeout each time, so that two candidates do not collide for ever (§5.2)."""
+        """A new random timeout each time, so that two candidates do not collide for ever (§5.2). The election loop need
+        not be told: the deadline only moves away, and the loop looks again when the old one has passed."""
         self.election_deadline = time.monotonic() + random.uniform(*ELECTION_TIMEOUT)
-        self.changed.notify_all()
 
     def _others(self) -> list[int]:
         return [server for server in sorted(self.members) if server != self.me]

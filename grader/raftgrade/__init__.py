@@ -1,4 +1,5 @@
-"""raftgrade: grades submissions with raftlab's suites. ``raftgrade run PATH`` is the front door (:mod:`raftgrade.cli`)."""
+"""raftgrade: grades submissions with raftlab's suites. ``raftgrade run PATH`` is the front door
+(:mod:`raftgrade.cli`)."""
 
 from raftlab import __version__
 

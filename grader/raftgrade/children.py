@@ -1,8 +1,8 @@
 """The leash: starts child processes, hears them out, and never leaves one behind.
 
-Each child leads a process group of its own, so that whatever it started can be killed with it, and Ctrl-C in the
-terminal reaches only us. A group is killed while its leader is still unreaped: its number cannot have gone to
-somebody else in between.
+Each child leads a process group of its own, so that whatever it started can be killed with it, and Ctrl-C in
+the terminal reaches only us. A group is killed while its leader is still unreaped: its number cannot have
+gone to somebody else in between.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-MAX_LINE_BYTES = 64 * 1024 * 1024  # a line beyond this is no record; stop listening rather than run out of memory
+MAX_LINE_BYTES = (
+    64 * 1024 * 1024
+)  # a line beyond this is no record; stop listening rather than run out of memory
 _CHUNK = 1 << 16
 _NICER = 10
 
@@ -28,8 +30,9 @@ How = Literal["exited", "silent", "stopped", "not-started", "flood"]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a child ended: ``exited`` with ``code`` (negative: killed by that signal); killed because it was ``silent``
-    for too long or sent a ``flood``; ``stopped`` because everything stops; or ``not-started`` (``text`` says why)."""
+    """How a child ended: ``exited`` with ``code`` (negative: killed by that signal); killed because it was
+    ``silent`` for too long or sent a ``flood``; ``stopped`` because everything stops; or ``not-started``
+    (``text`` says why)."""
 
     how: How
     code: int = 0
@@ -66,9 +69,10 @@ class Children:
         from_stdout: bool = False,
         nice: bool = False,
     ) -> Ended:
-        """Run ``command(fd)`` to its end and hand each line it writes to ``fd`` (or to its stdout) to ``on_line``,
-        which says whether it was news. After ``silence_s`` seconds without news the child and its group are killed.
-        What else it prints is appended to ``log``. Blocks; raises nothing of the child's doing."""
+        """Run ``command(fd)`` to its end and hand each line it writes to ``fd`` (or to its stdout) to
+        ``on_line``, which says whether it was news. After ``silence_s`` seconds without news the child and
+        its group are killed. What else it prints is appended to ``log``. Blocks; raises nothing of the
+        child's doing."""
         read_fd, write_fd = os.pipe()
         try:
             with log.open("ab") as output:
@@ -155,7 +159,10 @@ def _read_lines(read_fd: int, gone_fd: int, on_line: Callable[[bytes], bool], si
                 poller.unregister(read_fd)
                 continue
             *lines, rest = (rest + chunk).split(b"\n")
-            if any([on_line(line) for line in lines]):
+            news = [
+                on_line(line) for line in lines
+            ]  # every line must be heard, not only up to the first news
+            if any(news):
                 deadline = time.monotonic() + silence_s
             if len(rest) > MAX_LINE_BYTES:
                 return "flood"

@@ -1,7 +1,8 @@
-"""The tool rack: the exact command lines of a job and of the contract check, and what they see of the environment.
+"""The tool rack: the exact command lines of a job and of the contract check, and what they see of the
+environment.
 
-Both run in a Python that ignores the current folder (``-P``), and pytest in a root of the grader's own, so that no
-file of a submission can configure the judge.
+Both run in a Python that ignores the current folder (``-P``), and pytest in a root of the grader's own, so
+that no file of a submission can configure the judge.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Commands(Protocol):
     def job(
         self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path
     ) -> list[str]:
-        """The command that runs ``tests`` with ``seeds`` and writes records to the descriptor ``records_fd``."""
+        """The command that runs ``tests`` with ``seeds`` and writes records to the descriptor
+        ``records_fd``."""
 
     def check(self, path: str, labs: Sequence[str]) -> list[str]:
         """The command that prints the submission's problems as JSON."""
@@ -40,7 +42,15 @@ class RaftlabCommands:
     ) -> list[str]:
         return [
             *(sys.executable, "-P", "-m", "pytest", "-q", "--tb=short"),
-            *("-c", str(ROOT / "pytest.ini"), "--rootdir", str(ROOT), "--confcutdir", str(ROOT), "--noconftest"),
+            *(
+                "-c",
+                str(ROOT / "pytest.ini"),
+                "--rootdir",
+                str(ROOT),
+                "--confcutdir",
+                str(ROOT),
+                "--noconftest",
+            ),
             *("-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "raftlab.plugin"),
             str(suite(job.lab)),
             *(f"--impl={job.path}", f"--lab={job.lab}", f"--network={job.network}"),

@@ -1,8 +1,8 @@
 """The engine room: hands checks and jobs to an executor, in order, and tells what comes back.
 
-An engine needs nothing but a ``concurrent.futures.Executor``; the local one here has threads that start one child
-process each. Everything that happens arrives in one inbox and is handled in the main thread, so nothing else here
-needs a lock.
+An engine needs nothing but a ``concurrent.futures.Executor``; the local one here has threads that start one
+child process each. Everything that happens arrives in one inbox and is handled in the main thread, so nothing
+else here needs a lock.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import heapq
 import itertools
 import queue
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from raftlab.record import Record
 from raftgrade.children import Children
 from raftgrade.commands import Commands
 from raftgrade.jobs import Checked, Finished, run_check, run_job
-from raftgrade.plan import Job, Settings, cut
+from raftgrade.plan import Expected, Job, Settings, cut
 from raftgrade.results import Report, SubmissionResult
 from raftgrade.store import Store
 
@@ -101,10 +101,12 @@ class Local:
 
 
 class Work:
-    """What is still to do, in the order of the submissions: the check of one, then its jobs, then the next one's."""
+    """What is still to do, in the order of the submissions: the check of one, then its jobs, then the next
+    one's."""
 
-    def __init__(self, plan: Report, paths: dict[str, str], engine: Local) -> None:
+    def __init__(self, plan: Report, tests: list[Expected], paths: dict[str, str], engine: Local) -> None:
         self._plan = plan
+        self._tests = tests
         self._paths = paths
         self._engine = engine
         self._inbox: queue.SimpleQueue[Heard | Done | Signalled] = queue.SimpleQueue()
@@ -115,10 +117,10 @@ class Work:
         for submission in plan.submissions:
             self._add(submission.name, submission)
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """Do the work and tell what happens. Ends when all is done, or after a :class:`Signalled`."""
-        try:
-            with self._listening():
+        with self._listening():
+            try:
                 while self._hand_out():
                     event = self._next()
                     if isinstance(event, Done):
@@ -127,8 +129,8 @@ class Work:
                     yield event
                     if isinstance(event, Signalled):
                         return
-        finally:
-            self._engine.stop()
+            finally:
+                self._engine.stop()
 
     def leftovers(self) -> Iterator[Heard]:
         """Records that had come in when everything was stopped."""
@@ -167,17 +169,17 @@ class Work:
         if result.stopped:
             return
         if isinstance(result, Finished):
-            # An engine without a live line tells of its records only now; those heard already are not counted twice.
+            # An engine without a live line tells of its records only now; those heard already are not counted
+            # twice.
             for record in result.records:
                 yield Heard(result.submission, record)
             return
         yield result
         if not result.problems:
-            submission = self._plan.submissions[self._places[result.submission]]
-            for job in cut(
-                self._plan.settings, self._plan_tests(submission), submission.name, submission.slug, self._paths[submission.name]
-            ):
-                self._add(submission.name, job)
+            name = result.submission
+            slug = self._plan.submissions[self._places[name]].slug
+            for job in cut(self._plan.settings, self._tests, name, slug, self._paths[name]):
+                self._add(name, job)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -186,7 +188,9 @@ class Work:
         def arrived(number: int, frame: FrameType | None) -> None:
             self._inbox.put(Signalled(number))
 
-        before = {number: signal.signal(number, arrived) for number in SIGNALS}
+        # Who started us may have chosen to ignore one (nohup, a shell's &): leave it so.
+        heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, arrived) for number in heeded}
         try:
             yield
         finally:

@@ -1,9 +1,10 @@
 """The workbench: carries out one job and accounts for every run in it.
 
-A job's own process is the judge's: student code runs in a host process beside it. So a job process that *dies* is the
-machine's fault or ours, and its missing runs are tried again in a fresh one; a run at which it dies twice gets the
-outcome ``error`` ("could not be judged"). A run that is missing although the job came to its end, or that never came
-to an end itself, has *failed*: what does not report has not passed. The exit code is never asked.
+A job's own process is the judge's: student code runs in a host process beside it. So a job process that
+*dies* is the machine's fault or ours, and its missing runs are tried again in a fresh one; a run at which it
+dies twice gets the outcome ``error`` ("could not be judged"). A run that is missing although the job came to
+its end, or that never came to an end itself, has *failed*: what does not report has not passed. The exit code
+is never asked.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from raftgrade.text import count, printable
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
 CHECK_S = 120.0
 DEATHS_AT_A_RUN = 2  # then that run could not be judged
-IDLE_DEATHS = 3  # jobs that die one after the other with nothing reported: then none of the rest could be judged
+IDLE_DEATHS = (
+    3  # jobs that die one after the other with nothing reported: then none of the rest could be judged
+)
 SILENCES = 2  # runs that never end, in one job: then the rest is not tried any more
 _LOG_TAIL = 2000  # characters of a dead job's output that go into the report
 
@@ -35,7 +38,8 @@ _read_problems = msgspec.json.Decoder(list[Problem]).decode
 
 
 class Checked(msgspec.Struct):
-    """What the contract check said. ``problems`` empty: go ahead. ``judged`` false: the check itself failed."""
+    """What the contract check said. ``problems`` empty: go ahead. ``judged`` false: the check itself
+    failed."""
 
     submission: str
     problems: list[Problem]
@@ -101,8 +105,8 @@ def run_job(
     traces: Path,
     on_record: Callable[[Record], None] | None = None,
 ) -> Finished:
-    """Carry out ``job``. ``on_record`` hears of each record as it comes (from this thread); the result has them all.
-    The same job may be run twice: the records carry what they are about."""
+    """Carry out ``job``. ``on_record`` hears of each record as it comes (from this thread); the result has
+    them all. The same job may be run twice: the records carry what they are about."""
     bench = _Bench(job, commands, children, log, traces, on_record)
     stopped = not bench.work()
     if bench.uneventful and all(record.outcome == "passed" for record in bench.got.values()):
@@ -134,46 +138,59 @@ class _Bench:
         self._heard = 0
         self._garbage = 0
         self._end: int | None = None
+        self._deaths: Counter[Run] = Counter()
+        self._idle_deaths = 0
+        self._silences = 0
 
     def work(self) -> bool:
         """Try until every run is accounted for. False when everything was stopped meanwhile."""
-        deaths: Counter[Run] = Counter()
-        idle = silences = 0
         tests, seeds = self.job.tests, self.job.seeds
         while self._missing():
             before = len(self.got)
             ended = self._attempt(tests, seeds)
-            if ended.how != "exited" or self._garbage or self._end is None:
-                self.uneventful = False
             if ended.how == "stopped":
                 return False
-            runs = [(test, seed) for test in tests for seed in range(*seeds)]
-            missing = [run for run in runs if run not in self.got]
+            asked = [(test, seed) for test in tests for seed in range(*seeds)]
+            missing = [run for run in asked if run not in self.got]
             if missing and self._end is not None:
-                self._fail(missing, f"run never reported: the job ended after {self._results()}, this one not among them")
+                self._left_out(missing)
             elif missing and ended.how == "silent":
-                silences += 1
-                limit = f"{SILENCE_S[self.job.network]:.0f} s"
-                self._fail(missing[:1], f"run never reported: nothing was heard of it for {limit}, so it was stopped")
-                if silences >= SILENCES:
-                    text = f"run never reported: {count(silences, 'run')} before it had to be stopped after {limit}"
-                    self._fail(self._missing(), text)
+                self._silent_at(missing[0])
             elif missing:
-                idle = 0 if len(self.got) > before else idle + 1
-                deaths[missing[0]] += 1
-                said = _ending(ended, SILENCE_S[self.job.network])
-                if idle >= IDLE_DEATHS:
-                    self._give_up(self._missing(), f"could not be judged: the job {said}, {idle} times in a row")
-                elif deaths[missing[0]] >= DEATHS_AT_A_RUN:
-                    self._give_up(missing[:1], f"could not be judged: the job {said} at this run, twice")
+                self._died_at(missing[0], ended, news=len(self.got) > before)
             tests, seeds = self._next_piece()
         return True
+
+    def _left_out(self, missing: list[Run]) -> None:
+        """The job came to its end without these."""
+        heard = count(self._heard, "result")
+        self._fail(missing, f"run never reported: the job ended after {heard}, this one not among them")
+
+    def _silent_at(self, run: Run) -> None:
+        self._silences += 1
+        limit = f"{SILENCE_S[self.job.network]:.0f} s"
+        self._fail([run], f"run never reported: nothing was heard of it for {limit}, so it was stopped")
+        if self._silences >= SILENCES:
+            before = count(self._silences, "run")
+            text = f"run never reported: {before} before it had to be stopped after {limit} each"
+            self._fail(self._missing(), text)
+
+    def _died_at(self, run: Run, ended: Ended, news: bool) -> None:
+        self._deaths[run] += 1
+        self._idle_deaths = 0 if news else self._idle_deaths + 1
+        said = _ending(ended, SILENCE_S[self.job.network])
+        if self._idle_deaths >= IDLE_DEATHS:
+            text = f"could not be judged: the job {said}, {self._idle_deaths} times in a row"
+            self._give_up(self._missing(), text)
+        elif self._deaths[run] >= DEATHS_AT_A_RUN:
+            self._give_up([run], f"could not be judged: the job {said} at this run, twice")
 
     def _missing(self) -> list[Run]:
         return [run for run in self.job.runs if run not in self.got]
 
     def _next_piece(self) -> tuple[list[str], tuple[int, int]]:
-        """What a fresh job takes on: the first test with missing runs, and its first unbroken stretch of them."""
+        """What a fresh job takes on: the first test with missing runs, and its first unbroken stretch of
+        them."""
         missing = self._missing()
         if not missing:
             return [], (0, 0)
@@ -195,6 +212,8 @@ class _Bench:
             # Simulated runs keep no clock of the outside: let those that do have the processor first.
             nice=self.job.network == "sim",
         )
+        if ended.how != "exited" or self._garbage or self._end is None:
+            self.uneventful = False
         if self._garbage:
             self._note(f"{count(self._garbage, 'line')} among the records made no sense and were not counted")
         return ended
@@ -225,15 +244,14 @@ class _Bench:
         if self.on_record is not None:
             self.on_record(record)
 
-    def _results(self) -> str:
-        return count(self._heard, "result")
-
     def _fail(self, runs: list[Run], text: str) -> None:
         for run in runs:
             self._keep(self._made_up(run, "failed", Failure("never-reported", text, detail=self._log_tail())))
 
     def _give_up(self, runs: list[Run], text: str) -> None:
-        hint = f"This costs no mark and earns none: run raftgrade again. What the job printed is in {self.log}"
+        hint = (
+            f"This costs no mark and earns none: run raftgrade again. What the job printed is in {self.log}"
+        )
         for run in runs:
             failure = Failure("not-judged", text, hint=hint, detail=self._log_tail())
             self._keep(self._made_up(run, "error", failure))

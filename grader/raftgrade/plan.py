@@ -1,7 +1,7 @@
 """The drawing board: what was asked for, which tests that means, and how it is cut into jobs.
 
-The plan comes from raftlab's own catalogue before anything of a submission runs. It is the list the verdict is held
-against: what it names and nobody reports has failed.
+The plan comes from raftlab's own catalogue before anything of a submission runs. It is the list the verdict
+is held against: what it names and nobody reports has failed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 
 NETWORKS = ("sim", "rpyc")
 
-# Runs in one job. A job's start costs about half a second, so short simulated runs share one; a run on the real
-# network takes several seconds, and small jobs keep the cores evenly busy until the end.
+# Runs in one job. A job's start costs about half a second, so short simulated runs share one; a run on the
+# real network takes several seconds, and small jobs keep the cores evenly busy until the end.
 RUNS_IN_A_JOB = {"sim": 10, "rpyc": 2}
 
 
@@ -35,7 +35,8 @@ class Listed(Protocol):
 
 
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
-    """What was asked for. ``runs`` is the number of runs of each test by network; seeds go from ``seed`` upwards."""
+    """What was asked for. ``runs`` is the number of runs of each test by network; seeds go from ``seed``
+    upwards."""
 
     labs: list[str]
     networks: list[str]
@@ -68,8 +69,8 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, kw_only=True, frozen=True):
-    """One unit of work: ``tests`` of one lab on one network, each with every seed in ``seeds`` (half open). Plain
-    data with a stable ``id``, so that any engine can run it anywhere, twice if it must."""
+    """One unit of work: ``tests`` of one lab on one network, each with every seed in ``seeds`` (half open).
+    Plain data with a stable ``id``, so that any engine can run it anywhere, twice if it must."""
 
     id: str
     submission: str
@@ -102,7 +103,8 @@ def expect(
 
 
 def cut(settings: Settings, tests: list[Expected], submission: str, slug: str, path: str) -> list[Job]:
-    """The jobs of one submission, the long ones (rpyc) first so that none of them is left alone at the end."""
+    """The jobs of one submission, the long ones (rpyc) first so that none of them is left alone at the
+    end."""
     jobs: list[Job] = []
     for network in sorted(settings.networks, key=lambda name: name != "rpyc"):
         for lab in settings.labs:

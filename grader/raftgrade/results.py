@@ -1,4 +1,5 @@
-"""The report's shape: what ``report.json`` holds. ``handouts/report-schema.md`` says the same for readers of the file.
+"""The report's shape: what ``report.json`` holds. ``handouts/report-schema.md`` says the same for readers of
+the file.
 
     Report
       settings            what was asked for
@@ -85,9 +86,9 @@ class TestResult(msgspec.Struct, kw_only=True):
 
 
 class SubmissionResult(msgspec.Struct, kw_only=True):
-    """One submission. ``state``: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its outcome),
-    ``refused`` (see ``problems``: it cannot be tested), ``unjudged`` (the check itself failed: not the student's
-    fault, see ``problems``)."""
+    """One submission. ``state``: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its
+    outcome), ``refused`` (see ``problems``: it cannot be tested), ``unjudged`` (the check itself failed: not
+    the student's fault, see ``problems``)."""
 
     name: str
     slug: str
@@ -152,8 +153,8 @@ def earned(test: TestResult) -> int:
 
 
 def exit_code(report: Report) -> int:
-    """What the shell gets: 0 everything passed; 2 a submission was refused or could not be checked, or the report is
-    not complete; else 1 if a run failed; else 2 if a run could not be judged."""
+    """What the shell gets: 0 everything passed; 2 a submission was refused or could not be checked, or the
+    report is not complete; else 1 if a run failed; else 2 if a run could not be judged."""
     states = {submission.state for submission in report.submissions}
     if not report.complete or states & {"refused", "unjudged"}:
         return 2

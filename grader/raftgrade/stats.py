@@ -13,7 +13,8 @@ _TINY = 1e-300
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b): the chance that a Beta(a, b) variable is at most ``x``."""
+    """The regularised incomplete beta function I_x(a, b): the chance that a Beta(a, b) variable is at most
+    ``x``."""
     if x <= 0.0:
         return 0.0
     if x >= 1.0:
@@ -65,8 +66,8 @@ def _quantile(p: float, a: float, b: float) -> float:
 def clopper_pearson(passes: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:
     """The exact **two-sided** interval for the true pass rate after ``passes`` of ``runs``: (low, high).
 
-    Two-sided 95 % leaves 2.5 % on each side, so 20 of 20 gives .832 to 1 (the one-sided bound would be .861). No runs
-    tell nothing: (0, 1). Raises ``ValueError`` when ``passes`` is not between 0 and ``runs``.
+    Two-sided 95 % leaves 2.5 % on each side, so 20 of 20 gives .832 to 1 (the one-sided bound would be .861).
+    No runs tell nothing: (0, 1). Raises ``ValueError`` when ``passes`` is not between 0 and ``runs``.
     """
     if not 0 <= passes <= runs:
         raise ValueError(f"{passes} passes of {runs} runs")
@@ -77,7 +78,8 @@ def clopper_pearson(passes: int, runs: int, confidence: float = 0.95) -> tuple[f
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The ``percent``-th percentile (0 to 100), straight lines between neighbours. Raises ``ValueError`` if empty."""
+    """The ``percent``-th percentile (0 to 100), straight lines between neighbours. Raises ``ValueError`` if
+    empty."""
     if not values:
         raise ValueError("no values, no percentile")
     ordered = sorted(values)

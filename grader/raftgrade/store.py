@@ -98,8 +98,8 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path) -> Store:
-        """Claim ``folder`` for a new report: absent, empty, or holding an earlier report, which is removed. Anything
-        else is left exactly as it is. Raises :class:`NotOurs`."""
+        """Claim ``folder`` for a new report: absent, empty, or holding an earlier report, which is removed.
+        Anything else is left exactly as it is. Raises :class:`NotOurs`."""
         shown = printable(str(folder))
         try:
             if folder.exists() and not folder.is_dir():
@@ -120,7 +120,9 @@ class Store:
                 records.close()
                 raise
         except BlockingIOError:
-            raise NotOurs(f"another raftgrade is writing to {shown}; choose another folder with --out") from None
+            raise NotOurs(
+                f"another raftgrade is writing to {shown}; choose another folder with --out"
+            ) from None
         except OSError as exc:
             raise NotOurs(f"{shown} cannot be used for the report: {exc.strerror or exc}") from None
         return cls(folder, records)

@@ -1,4 +1,5 @@
-"""The front gate: which submissions the paths on the command line mean. Nothing of theirs is read or run here."""
+"""The front gate: which submissions the paths on the command line mean. Nothing of theirs is read or run
+here."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ class BadPath(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One student's work. ``name`` is for people, ``slug`` for file names (both unique in a run); ``path`` is the
-    file or folder as it was given."""
+    """One student's work. ``name`` is for people, ``slug`` for file names (both unique in a run); ``path`` is
+    the file or folder as it was given."""
 
     name: str
     slug: str
@@ -36,8 +37,9 @@ class Found:
 
 
 def find(paths: Sequence[str | Path], ignore: Path | None = None) -> Found:
-    """The submissions under ``paths``: a file, a folder with ``raft.py``, or a folder of such folders. ``ignore`` is a
-    folder that is none (where the report goes). A submission named twice counts once. Raises :class:`BadPath`."""
+    """The submissions under ``paths``: a file, a folder with ``raft.py``, or a folder of such folders.
+    ``ignore`` is a folder that is none (where the report goes). A submission named twice counts once. Raises
+    :class:`BadPath`."""
     found = Found()
     taken_names: set[str] = set()
     taken_slugs: set[str] = set()
@@ -61,7 +63,9 @@ def _expand(path: Path, found: Found, ignore: Path | None) -> list[Path]:
             raise BadPath(f"there is no {shown}")
         if path.is_file():
             if path.suffix != ".py":
-                raise BadPath(f"{shown} is not a Python file: give a raft.py, or a folder with a raft.py in it")
+                raise BadPath(
+                    f"{shown} is not a Python file: give a raft.py, or a folder with a raft.py in it"
+                )
             return [path]
         if _holds_raft(path):
             return [path]

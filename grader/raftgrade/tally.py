@@ -1,7 +1,7 @@
 """The counting room: takes in records as they come and makes the report of them.
 
-The report is a pure fold of the plan and the entries of ``records.jsonl``, so whatever was written before a crash
-gives the same report as it would have given in memory.
+The report is a pure fold of the plan and the entries of ``records.jsonl``, so whatever was written before a
+crash gives the same report as it would have given in memory.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Tally:
         self._names = {submission.name for submission in plan.submissions}
 
     def take(self, entry: Entry) -> bool:
-        """Count ``entry``. False when it is not wanted: not in the plan, or already counted. The first outcome of a
-        run stands: a rerun must not hide a failure."""
+        """Count ``entry``. False when it is not wanted: not in the plan, or already counted. The first
+        outcome of a run stands: a rerun must not hide a failure."""
         if isinstance(entry, Refused):
             if entry.submission not in self._names or entry.submission in self._refused:
                 return False
@@ -101,7 +101,9 @@ class Tally:
                 _fill(network, ordered)
                 records += ordered
             test.points = earned(test)
-            test.advice = list(dict.fromkeys(line for record in records for line in record.advice))[:MAX_ADVICE]
+            test.advice = list(dict.fromkeys(line for record in records for line in record.advice))[
+                :MAX_ADVICE
+            ]
         submission.points = sum(test.points for test in submission.tests)
         refused = self._refused.get(submission.name)
         if refused is not None:
@@ -146,7 +148,9 @@ def _spread(values: list[float]) -> Spread | None:
     return Spread(round(percentile(values, 50), 4), round(percentile(values, 95), 4))
 
 
-def blank(name: str, slug: str, path: str, tests: list[Expected], seeds: dict[str, tuple[int, int]]) -> SubmissionResult:
+def blank(
+    name: str, slug: str, path: str, tests: list[Expected], seeds: dict[str, tuple[int, int]]
+) -> SubmissionResult:
     """A submission before its first run. ``seeds`` gives the range of each network."""
     results = [
         TestResult(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` with every character that is not plainly printable (ESC, bidi marks, lone surrogates) written out as
-    an escape. Line ends and tabs stay."""
+    """``text`` with every character that is not plainly printable (ESC, bidi marks, lone surrogates) written
+    out as an escape. Line ends and tabs stay."""
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
 
 

@@ -66,11 +66,9 @@ class Puppet:
 
 
 class Cluster:
-    """``servers`` servers, started and ready. Those in ``puppets`` are played by the test."""
+    """``servers`` servers, started by :meth:`start_all`. Those in ``puppets`` are played by the test."""
 
-    def __init__(
-        self, world: World, lab: str, seed: int, servers: int, puppets: Collection[int] = (), start: bool = True
-    ) -> None:
+    def __init__(self, world: World, lab: str, seed: int, servers: int, puppets: Collection[int] = ()) -> None:
         if not 1 <= servers <= 25:
             raise ValueError(f"a cluster has 1 to 25 servers, not {servers}")
         self.size = servers
@@ -82,8 +80,6 @@ class Cluster:
         self._puppets: dict[int, Puppet] = {}
         for number in puppets:
             self._puppets[number] = self.switch.seats[number].puppet = Puppet(self, number)
-        if start:
-            self.start_all()
 
     # --- time ---
 
@@ -115,6 +111,10 @@ class Cluster:
 
     def puppet(self, server: int) -> Puppet:
         return self._puppets[server]
+
+    @property
+    def puppets(self) -> list[Puppet]:
+        return list(self._puppets.values())
 
     def start_all(self) -> None:
         for server in range(self.size):
@@ -300,7 +300,9 @@ class Cluster:
             if leader is not None and leader == before:
                 return leader
             if self.now >= deadline and before is None:
-                self.fail(f"expected a leader within {within:.0f} s, but there is none", rules.LIVENESS)
+                silent = not self.rpc_count(method="request_vote")
+                hint = "Nobody has called request_vote yet. Begin with step 1 of the handout: the election timer." if silent else ""
+                self.fail(f"expected a leader within {within:.0f} s, but there is none", rules.LIVENESS, hint=hint)
             if self.now >= deadline + 1.0:
                 self.fail(f"expected one leader to last within {within:.0f} s, but they change", rules.LIVENESS)
             before = leader

@@ -23,6 +23,7 @@ Check = Callable[[Any], None]
 
 # Deeper than any command in earnest, shallower than every recursion limit on the way.
 MAX_DEPTH = 100
+_ENDLESS = "a type alias that contains itself cannot be followed; declare the field as Any"
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 _LISTS = {
@@ -56,33 +57,47 @@ def handler_types(raft_class: type, method: str) -> tuple[Any, Any]:
     Raises :class:`AnnotationFault` when one is missing, cannot be resolved, or is not a dataclass.
     """
     outer = inspect.getattr_static(raft_class, method)
+    skip = 0 if isinstance(outer, staticmethod) else 1
     if isinstance(outer, staticmethod | classmethod):
         outer = outer.__func__
     handler = inspect.unwrap(outer)
     name = f"{raft_class.__name__}.{method}"
     try:
-        parameters = list(inspect.signature(handler).parameters.values())
+        return _declared_types(handler, method, raft_class, skip)
+    except AnnotationFault as fault:
+        inner = "<locals>" in getattr(handler, "__qualname__", "") and handler.__name__ != method
+        if not inner:
+            raise
+        raise AnnotationFault(
+            f"the decorator on {name} hides its annotations; put @functools.wraps(f) on its inner function"
+        ) from fault
+
+
+def _declared_types(handler: Any, method: str, raft_class: type, skip: int) -> tuple[Any, Any]:
+    name = f"{raft_class.__name__}.{method}"
+    try:
+        parameters = list(inspect.signature(handler).parameters)[skip:]
     except (TypeError, ValueError) as exc:
         raise AnnotationFault(f"{name} is not a method") from exc
     raw = getattr(handler, "__annotations__", {})
-    skip = 0 if isinstance(inspect.getattr_static(raft_class, method), staticmethod) else 1
-    parameter = parameters[skip].name if len(parameters) > skip else "args"
-    # Only a decorator that does not say what it wraps leaves a function of another name here.
-    wrapped = getattr(handler, "__name__", method) not in (method, f"_{method}") and not raw
-    for key, what in ((parameter, f"its parameter {parameter}"), ("return", "what it returns")):
-        if wrapped:
-            raise AnnotationFault(
-                f"the decorator on {name} hides its annotations; "
-                "put @functools.wraps(f) on the decorator's inner function"
-            )
-        if key not in raw:
-            arrow = "-> ...Reply" if key == "return" else f"{parameter}: ...Args"
-            raise AnnotationFault(f"{name} must annotate {what} with a dataclass, as in `{arrow}`")
+    # The first that is annotated: a decorator may put others in front.
+    parameter = next((known for known in parameters if known in raw), parameters[0] if parameters else "args")
+    if parameter not in raw:
+        raise AnnotationFault(
+            f"{name} must say which dataclass it takes, as in `{parameter}: {_camel(method)}Args`"
+        )
+    if "return" not in raw:
+        raise AnnotationFault(f"{name} must say which dataclass it returns, as in `-> {_camel(method)}Reply`")
     hints = _resolve(handler, {key: raw[key] for key in (parameter, "return")}, raft_class, name)
     return (
         _message_type(hints[parameter], f"{name} takes"),
         _message_type(hints["return"], f"{name} returns"),
     )
+
+
+def _camel(method: str) -> str:
+    name = "request_vote" if method == "pre_vote" else method
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> dict[str, Any]:
@@ -185,10 +200,14 @@ class Shapes:
         # A class may contain itself: until its check is known, look it up when called.
         self._checks[cls] = lambda value: self._run(cls, value)
         checks: list[tuple[str, Check]] = []
-        for name, hint in self.fields(cls).items():
-            check = self._compile(hint, (cls, name), root)
-            if check is not None:
-                checks.append((name, check))
+        try:
+            for name, hint in self.fields(cls).items():
+                check = self._field(hint, (cls, name), root)
+                if check is not None:
+                    checks.append((name, check))
+        except AnnotationFault:
+            del self._checks[cls]
+            raise
         by_key = typing.is_typeddict(cls)
 
         def check_record(value: Any) -> None:
@@ -211,6 +230,12 @@ class Shapes:
         if check is not None:
             check(value)
 
+    def _field(self, hint: Any, place: tuple[type, str], root: type) -> Check | None:
+        try:
+            return self._compile(hint, place, root)
+        except RecursionError:
+            raise AnnotationFault(f"{_dotted(place)}: {_ENDLESS}", *place) from None
+
     def _compile(self, hint: Any, place: tuple[type, str], root: type) -> Check | None:
         arms = _arms(hint)
         if len(arms) > 1:
@@ -229,6 +254,8 @@ class Shapes:
             return self._record(kind, root)
         if isinstance(kind, type) and issubclass(kind, enum.Enum) and crosses(kind):
             return None
+        if isinstance(hint, typing.ForwardRef):  # what is left of an alias that names itself
+            raise AnnotationFault(f"{_dotted(place)}: {_ENDLESS}", *place)
         if not crosses(hint):
             raise AnnotationFault(f"{_dotted(place)}: {type_name(hint)} cannot travel by value", *place)
         return None
@@ -348,6 +375,22 @@ def runtime_type(arm: Any) -> type:
     if typing.is_typeddict(kind):
         return dict
     return kind if isinstance(kind, type) else object
+
+
+def accepts(hint: Any, kind: type) -> bool:
+    """Whether values of ``kind`` may stand where ``hint`` is declared."""
+    return any(is_any(arm) or arm is kind or (kind is bytes and arm is bytearray) for arm in _arms(hint))
+
+
+def element_of(hint: Any) -> type | None:
+    """The dataclass that a list is declared to hold; ``None`` when it is no such list."""
+    hint = _bare(hint)
+    held = element_types(hint)
+    if (typing.get_origin(hint) or hint) not in _LISTS - _SETS or len(held) != 1:
+        return None
+    held_type = _bare(held[0])
+    found: type = typing.get_origin(held_type) or held_type
+    return found if _is_dataclass(found) else None
 
 
 def fits(arm: Any, value: Any) -> bool:

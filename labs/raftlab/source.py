@@ -1,8 +1,8 @@
 """The coat check: what a submission consists of, found by looking at names and bytes, never by importing.
 
 A submission is a file, or a folder with ``raft.py``; the modules beside it and the packages below it come
-along, so that students may split their work. Everything here may meet a hostile folder: links that lead out of
-it are left alone, sizes and counts are bounded, and each complaint is one sentence for whoever handed it in.
+along, so that students may split their work. Everything here may meet a hostile folder: links that lead
+elsewhere are left alone, sizes and counts are bounded, and each complaint is one sentence for its author.
 """
 
 from __future__ import annotations

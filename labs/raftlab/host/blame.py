@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from types import FrameType, TracebackType
 
 from raftlab.host import kernel as _k
-from raftlab.host.primitives import Lock, Site
+from raftlab.host.primitives import Gate, Lock, Site
 
 _MAX_DETAIL = 8_000  # characters; a traceback of a deep recursion is cut, not shipped
 
@@ -63,7 +63,7 @@ def deadlock(task: _k.Task, files: Collection[str]) -> list[str]:
     here: _k.Task | None = task
     while here is not None and here.ident not in seen:
         lock = here.waiting_for
-        if not isinstance(lock, Lock) or not lock.counted:
+        if not isinstance(lock, Lock):
             return []
         seen.add(here.ident)
         chain.append(here)
@@ -87,7 +87,7 @@ def stacks(tasks: Iterable[_k.Task], files: Collection[str]) -> str:
     for task in tasks:
         place = where_frame(task.glet.gr_frame, files) or "the framework"
         waiting = task.waiting_for
-        if isinstance(waiting, Lock):
+        if isinstance(waiting, Gate):
             waiting = "a lock"
         lines.append(f"{task.role} at {place}" + (f", waiting for {waiting}" if waiting else ""))
     return "\n".join(lines)[:_MAX_DETAIL]

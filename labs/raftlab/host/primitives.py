@@ -35,29 +35,26 @@ def site() -> Site | None:
     return None
 
 
-class Lock:
-    """``threading.Lock``: handed to the longest waiter on release."""
+class Gate:
+    """A lock, handed to the longest waiter on release.
 
-    __slots__ = ("__weakref__", "_owner", "_sleepers", "site")
-    counted = True  # a lock of the student's own: it appears in deadlock reports and in advice
+    The library copies use it as it is: as a signal (inside Condition.wait) or around a few lines of their own. Locks
+    of the student's are :class:`Lock`.
+    """
+
+    __slots__ = ("__weakref__", "_sleepers", "holder")
 
     def __init__(self) -> None:
-        self._owner: _k.Task | None = None
+        self.holder: _k.Task | None = None
         self._sleepers: list[_k.Task] = []
-        self.site: Site | None = None
-
-    @property
-    def holder(self) -> _k.Task | None:
-        return self._owner
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        task = _k.K.current
-        if self._owner is None:
-            self._owner = task
-            if self.counted:
-                task.held.append(self)
-                self.site = site()
+        if self.holder is None:
+            self.holder = _k.K.current
             return True
+        return self._wait(blocking, timeout)
+
+    def _wait(self, blocking: bool, timeout: float) -> bool:
         if not blocking:
             if timeout != -1:
                 raise ValueError("can't specify a timeout for a non-blocking call")
@@ -66,67 +63,146 @@ class Lock:
             raise ValueError("timeout value must be a non-negative number")
         if timeout == 0:
             return False
+        kernel = _k.K
+        task = kernel.current
         self._sleepers.append(task)
         task.waiting_for = self
-        task.waiting_site = here = site() if self.counted else None
-        got = _k.K.block(None if timeout == -1 else timeout / task.owner.rate)
-        task.waiting_for = task.waiting_site = None
+        got = kernel.block(None if timeout == -1 else timeout / task.owner.rate)
+        task.waiting_for = None
         if not got:
             self._sleepers.remove(task)
-        elif self.counted:
-            self.site = here
         return got
 
     def release(self) -> None:
-        owner = self._owner
-        if owner is None:
+        if self.holder is None:
             raise RuntimeError("release unlocked lock")
-        if self.counted:
-            # A lock may be released by another thread than the one that took it.
-            owner.held.remove(self)
-            self.site = None
         if self._sleepers:
-            heir = self._sleepers.pop(0)
-            self._owner = heir
-            if self.counted:
-                heir.held.append(self)
-            _k.K.wake(heir)
+            self.holder = self._sleepers.pop(0)
+            _k.K.wake(self.holder)
         else:
-            self._owner = None
+            self.holder = None
 
     def locked(self) -> bool:
-        return self._owner is not None
+        return self.holder is not None
 
     def __enter__(self) -> bool:
-        # The uncontended case in one call: it is what student code does most.
-        if self._owner is None and self.counted:
-            task = _k.K.current
-            self._owner = task
-            task.held.append(self)
-            self.site = site()
-            return True
         return self.acquire()
 
     def __exit__(self, *exc: object) -> None:
         self.release()
 
-    acquire_lock = acquire
-    release_lock = release
-    locked_lock = locked
+    def acquire_lock(self, blocking: bool = True, timeout: float = -1) -> bool:
+        return self.acquire(blocking, timeout)
+
+    def release_lock(self) -> None:
+        self.release()
+
+    def locked_lock(self) -> bool:
+        return self.locked()
 
     def _at_fork_reinit(self) -> None:
-        self._owner = None
+        self.holder = None
         self._sleepers.clear()
 
     def __repr__(self) -> str:
         return f"<{'locked' if self.locked() else 'unlocked'} lock>"
 
 
-class Gate(Lock):
-    """A lock that the library copies use as a signal (inside Condition.wait), not to guard anything."""
+class Lock(Gate):
+    """``threading.Lock``: knows where it was taken, for deadlock reports and advice."""
 
-    __slots__ = ()
-    counted = False
+    __slots__ = ("site",)
+
+    def __init__(self) -> None:
+        self.holder = None
+        self._sleepers = []
+        self.site: Site | None = None
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self.holder is None:
+            self.holder = task = _k.K.current
+            task.held.append(self)
+            self.site = site()
+            return True
+        task = _k.K.current
+        task.waiting_site = here = site()
+        got = self._wait(blocking, timeout)
+        task.waiting_site = None
+        if got:
+            self.site = here
+        return got
+
+    def release(self) -> None:
+        holder = self.holder
+        if holder is None:
+            raise RuntimeError("release unlocked lock")
+        # A lock may be released by another thread than the one that took it.
+        holder.held.remove(self)
+        self.site = None
+        if self._sleepers:
+            self.holder = heir = self._sleepers.pop(0)
+            heir.held.append(self)
+            _k.K.wake(heir)
+        else:
+            self.holder = None
+
+    # `with lock:` is what student code does most: both ends in one call each when nobody contends.
+    def __enter__(self) -> bool:
+        if self.holder is not None:
+            return self.acquire()
+        self.holder = task = _k.K.current
+        task.held.append(self)
+        frame = sys._getframe(1)
+        outside = id(frame.f_globals) not in framework_globals
+        self.site = (frame.f_code, frame.f_lasti) if outside else site()
+        return True
+
+    def __exit__(self, *exc: object) -> None:
+        holder = self.holder
+        if holder is not None and not self._sleepers and holder.held[-1] is self:
+            holder.held.pop()
+            self.holder = None
+        else:
+            self.release()
+
+
+class Event:
+    """``threading.Event`` without the Condition: every thread that starts makes one and waits for it."""
+
+    def __init__(self) -> None:
+        self._flag = False
+        self._sleepers: list[_k.Task] = []
+
+    def is_set(self) -> bool:
+        return self._flag
+
+    isSet = is_set  # noqa: N815  (the library still has it)
+
+    def set(self) -> None:
+        self._flag = True
+        sleepers, self._sleepers = self._sleepers, []
+        for task in sleepers:
+            _k.K.wake(task)
+
+    def clear(self) -> None:
+        self._flag = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self._flag:
+            return True
+        if timeout is not None and timeout <= 0:
+            return False
+        kernel = _k.K
+        task = kernel.current
+        self._sleepers.append(task)
+        task.waiting_for = "an Event"
+        if not kernel.block(None if timeout is None else timeout / task.owner.rate):
+            self._sleepers.remove(task)
+        task.waiting_for = None
+        return self._flag
+
+    def _at_fork_reinit(self) -> None:
+        self._sleepers.clear()
 
 
 class RLock:
@@ -139,7 +215,7 @@ class RLock:
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if self._block._owner is _k.K.current:
+        if self._block.holder is _k.K.current:
             self._count += 1
             return True
         got = self._block.acquire(blocking, timeout)
@@ -148,7 +224,7 @@ class RLock:
         return got
 
     def release(self) -> None:
-        if self._block._owner is not _k.K.current:
+        if self._block.holder is not _k.K.current:
             raise RuntimeError("cannot release un-acquired lock")
         self._count -= 1
         if not self._count:
@@ -161,7 +237,7 @@ class RLock:
         self.release()
 
     def _is_owned(self) -> bool:
-        return self._block._owner is _k.K.current
+        return self._block.holder is _k.K.current
 
     def _recursion_count(self) -> int:
         return self._count if self._is_owned() else 0
@@ -279,6 +355,7 @@ def make_thread() -> ModuleType:
         _get_main_thread_ident=lambda: _k.MAIN_IDENT,
         _shutdown=lambda: None,
         _count=lambda: len(_k.K.tasks),
+        _local=object,  # raftlab.host.stdlib puts Python's own `_threading_local` in its place
         _set_sentinel=_set_sentinel,
         get_ident=_get_ident,
         get_native_id=_get_ident,

@@ -6,7 +6,6 @@ next timer, and come back as soon as the judge has to know something.
 
 from __future__ import annotations
 
-import io
 import math
 from types import FrameType
 from typing import Any
@@ -15,7 +14,9 @@ from raftlab import api, protocol
 from raftlab.host import blame
 from raftlab.host import kernel as _k
 from raftlab.host.loader import Program
+from raftlab.host.output import Sink, Stdout, route_logging
 from raftlab.host.server import SimServer
+from raftlab.host.stdlib import LIBRARY_THREADING
 
 # A harness call or a handler that has not answered for this long (virtual seconds) is looked at. If it waits on a
 # circle of locks, it never will answer. If it merely waits, it is given longer: a handler may well be in a call of
@@ -23,9 +24,6 @@ from raftlab.host.server import SimServer
 LOOK_EVERY = 1.0
 DEADLOCKED_AFTER = 2.0
 SILENT_AFTER = 20.0
-
-# What a run may print before the rest is dropped, in characters.
-MAX_OUTPUT = 20_000_000
 
 
 class SimHost:
@@ -39,11 +37,11 @@ class SimHost:
         self.kernel.on_held = self._held
         self._program = program
         self._servers: dict[int, SimServer] = {}
-        self._printed = 0
-        threading: Any = program.copies["threading"]
+        self._sink = Sink(lambda topic, text: self.kernel.emit(protocol.Line(self._writing(), topic, text)))
+        threading: Any = program.copies[LIBRARY_THREADING]
         threading.excepthook = self._excepthook
         api._sink = self._log
-        self._route_logging()
+        route_logging(program.copies["logging"], self._log)
         self.kernel.at(LOOK_EVERY, self._look)
 
     # --- the lock step ---
@@ -78,7 +76,7 @@ class SimHost:
                 limit = min(limit, effects[0][0] + frame.lookahead)
         if now > kernel.now:
             kernel.now = now
-        return protocol.Stepped(kernel.now, consumed, effects, timer)
+        return protocol.Stepped(kernel.now, consumed, effects, kernel.next_timer())
 
     def _handle(self, event: protocol.Event) -> None:
         if isinstance(event, protocol.Boot):
@@ -88,12 +86,10 @@ class SimHost:
         if server is None or not server.owner.alive:
             return
         match event:
-            case protocol.Request():
+            case protocol.Request() | protocol.Call():
                 server.deliver(event)
             case protocol.Reply():
                 server.reply(event)
-            case protocol.Call():
-                server.deliver(event)
             case protocol.Stop():
                 self.kernel.kill(server.owner)
             case protocol.Pause():
@@ -158,43 +154,19 @@ class SimHost:
     # --- what the student writes ---
 
     def _log(self, topic: str, text: str) -> None:
+        if self._current() is not None:
+            self._sink.log(topic, text)
+
+    def _writing(self) -> int:
         server = self._current()
-        if server is None or self._printed > MAX_OUTPUT:
-            return
-        self._printed += len(text) + len(topic)
-        if self._printed > MAX_OUTPUT:
-            text = "(more output than a run may print: the rest is dropped)"
-        self.kernel.emit(protocol.Line(server.id, topic[:40], text))
+        assert server is not None
+        return server.id
 
-    def _route_logging(self) -> None:
-        logging: Any = self._program.copies["logging"]
-        log = self._log
+    def stdout(self, topic: str) -> Stdout:
+        """A stand-in for ``sys.stdout`` and the like, with a line under construction for each incarnation."""
 
-        class ToTrace(logging.Handler):  # type: ignore[misc]
-            def emit(self, record: Any) -> None:
-                log(record.levelname.lower(), self.format(record))
+        def writer() -> int | None:
+            task = self.kernel.current
+            return None if task is None else id(task.owner)
 
-        logging.root.handlers[:] = [ToTrace()]
-        logging.root.setLevel(logging.DEBUG)
-
-
-class Stdout(io.TextIOBase):
-    """Stands where ``print`` writes; whole lines become log lines of the running server."""
-
-    def __init__(self, host: SimHost, topic: str) -> None:
-        self._host = host
-        self._topic = topic
-        self._partial: dict[int, str] = {}
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        key = id(self._host.kernel.current.owner)
-        *lines, rest = (self._partial.get(key, "") + text).split("\n")
-        # A line without an end must not grow for ever.
-        self._partial[key] = rest[-100_000:]
-        for line in lines:
-            self._host._log(self._topic, line)
-        return len(text)
-
+        return Stdout(self._log, topic, writer)

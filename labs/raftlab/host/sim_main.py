@@ -7,7 +7,7 @@ from typing import Any
 
 from raftlab import protocol
 from raftlab.host.loader import Program
-from raftlab.host.sim import SimHost, Stdout
+from raftlab.host.sim import SimHost
 from raftlab.pipe import Pipe
 
 
@@ -16,8 +16,8 @@ def run(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
     pipe = Pipe(*fds)
     host = SimHost(program, spawn.seed, spawn.preempt)
     streams: Any = sys
-    streams.stdout = Stdout(host, "print")
-    streams.stderr = Stdout(host, "stderr")
+    streams.stdout = host.stdout("print")
+    streams.stderr = host.stdout("stderr")
     decode = protocol.decoder(protocol.Step).decode
     while True:
         frame = decode(pipe.receive())

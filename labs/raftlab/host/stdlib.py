@@ -51,6 +51,9 @@ _COPIED = (
     "concurrent.futures.thread",
 )
 
+# Under this name, which no import can ask for, the copies hold the library's own side of `threading`.
+LIBRARY_THREADING = "threading (library)"
+
 
 class RefusedCall(RuntimeError):
     """Student code asked for something that cannot be replayed. The run fails even if the code catches this."""
@@ -65,7 +68,6 @@ def copies() -> dict[str, ModuleType]:
     kept = {name: sys.modules.pop(name, None) for name in names}
     # Fresh copies would register hooks in the real interpreter: at fork, where ours are not to be touched.
     at_fork, os.register_at_fork = os.register_at_fork, lambda **hooks: None
-    # The substitute has no `_local`, so that `threading.local` falls back to Python's own `_threading_local`.
     fakes = {"_thread": primitives.make_thread(), "time": primitives.make_time()}
     sys.modules.update(fakes)
     sys.modules["_queue"] = None  # type: ignore[assignment]  # makes `queue` use its Python implementation
@@ -78,10 +80,13 @@ def copies() -> dict[str, ModuleType]:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
-    threading: Any = made["threading"]
-    # Inside the library these locks are signals, handed from thread to thread; they guard nothing.
-    threading._allocate_lock = primitives.Gate
-    made["_threading_local"].__dict__["current_thread"] = threading.current_thread
+    threading = made["threading"]
+    # The student's view of `threading` is a copy: in the library itself locks are plain ones that nobody reports.
+    shared = {"Event": primitives.Event, "local": made["_threading_local"].__dict__["local"]}
+    made["threading"] = _copy_of(threading)
+    made["threading"].__dict__.update(shared)
+    threading.__dict__.update(shared, Lock=primitives.Gate, _allocate_lock=primitives.Gate)
+    made[LIBRARY_THREADING] = threading
     primitives.framework_globals.update(id(module.__dict__) for module in made.values())
     futures: Any = made["concurrent.futures"]
     futures.ThreadPoolExecutor = made["concurrent.futures.thread"].ThreadPoolExecutor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,9 @@ class WarmHost:
                 stderr=self._stderr,
                 env=host_environment(),
             )
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def spawn(self, world: str, fds: list[int], seed: int = 0, preempt: bool = True) -> int:
         """Fork a child that gets ``fds``; they are closed here. Returns the child's number. Raises
@@ -125,3 +129,23 @@ class WarmHost:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system seconds of a process so far; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ending(status: int | None) -> str:
+    """How a process ended, as the end of a sentence about it; ``status`` as ``os.waitpid`` gives it."""
+    if status is None:
+        return "closed its line to the lab"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        named = number in {known.value for known in signal.Signals}  # the real-time ones have no names
+        return f"was ended by signal {signal.Signals(number).name if named else number}"
+    return f"ended by itself with exit code {os.WEXITSTATUS(status)}"

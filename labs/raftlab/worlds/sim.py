@@ -8,14 +8,13 @@ import select
 import signal
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 
 from raftlab import protocol
 from raftlab.pipe import Closed, Pipe, TooLong
 from raftlab.worlds import HostLost
-from raftlab.worlds.hosts import WarmHost
+from raftlab.worlds.hosts import WarmHost, cpu_seconds, ending
 
 # A step of the lock step that computes for so many CPU seconds, or is silent for so many wall-clock seconds without
 # computing, will not end. A woven busy loop is named by the host itself long before; this is for one hidden in C code.
@@ -92,7 +91,7 @@ class Forked:
             stepped: protocol.Stepped = self._decode(self._pipe.receive())
         except Closed:
             status = self._host.ended(self._child, 5.0)
-            text = f"the process that runs your code {_ending(status)}"
+            text = f"the process that runs your code {ending(status)}"
             raise HostLost("host-died", text, self._host.stderr()) from None
         except (TooLong, msgspec.DecodeError) as exc:
             raise HostLost("host-died", f"the process that runs your code sent nonsense: {exc}") from None
@@ -103,9 +102,9 @@ class Forked:
     def _patiently(self) -> None:
         """The child has been silent for a second: wait on, but not for ever."""
         pid = self._host.pid(self._child)
-        cpu_before, wall_before = _cpu_seconds(pid), time.monotonic()
+        cpu_before, wall_before = cpu_seconds(pid), time.monotonic()
         while not self._poll.poll(1000):
-            cpu = _cpu_seconds(pid) - cpu_before
+            cpu = cpu_seconds(pid) - cpu_before
             if cpu < HANG_CPU_S and time.monotonic() - wall_before < HANG_WALL_S:
                 continue
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -118,23 +117,16 @@ class Forked:
     def close(self) -> None:
         if self._pipe.read_fd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                self.cpu_s = _cpu_seconds(self._host.pid(self._child))
+                self.cpu_s = cpu_seconds(self._host.pid(self._child))
             self._pipe.close()
             self._host.kill(self._child)
 
 
-def _cpu_seconds(pid: int) -> float:
-    """User and system seconds of a process so far; 0 if it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def inside(path: Path, seed: int, preempt: bool) -> Taker:
+    """Steps taken in this very process, for ``--pdb``: student code then runs inside the judge, unconfined, so this is
+    for one's own code only. ``sys.stdout`` stays the terminal's."""
+    from raftlab import source
+    from raftlab.host.loader import Program
+    from raftlab.host.sim import SimHost
 
-
-def _ending(status: int | None) -> str:
-    if status is None:
-        return "closed its line to the lab"
-    if os.WIFSIGNALED(status):
-        return f"was ended by signal {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"ended by itself with exit code {os.WEXITSTATUS(status)}"
+    return SimHost(Program(source.find(path)), seed, preempt).step

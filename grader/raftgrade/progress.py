@@ -1,0 +1,97 @@
+"""The window in the door: how far the run is. One line, redrawn on a terminal; now and then a line on a
+pipe."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from raftlab.record import Record
+
+from raftgrade.text import duration, one_line
+
+REDRAW_S = 0.1
+LINE_S = 10.0
+
+# What a run costs in seconds of one worker, until there are some to measure.
+GUESS_S = {"sim": 0.5, "rpyc": 8.0}
+
+
+class Progress:
+    """``todo`` is the number of runs by network still to do; ``workers`` how many are done at a time.
+    ``clock`` gives seconds."""
+
+    def __init__(
+        self,
+        todo: dict[str, int],
+        workers: int,
+        stream: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._todo = dict(todo)
+        self._workers = workers
+        self._stream = stream
+        self._clock = clock
+        self._tty = stream.isatty()
+        self._started = self._shown = clock()
+        self._cost = {network: (GUESS_S.get(network, 1.0), 1) for network in todo}
+        self._done = 0
+        self._failed = 0
+        self._where = ""
+
+    def ran(self, submission: str, record: Record) -> None:
+        """One more run has its outcome."""
+        self._done += 1
+        self._failed += record.outcome == "failed"
+        self._todo[record.network] -= 1
+        if record.wall_s > 0:
+            total, runs = self._cost[record.network]
+            self._cost[record.network] = (total + record.wall_s, runs + 1)
+        self._where = f"{submission} {record.lab}"
+        self.show()
+
+    def dropped(self, runs: dict[str, int]) -> None:
+        """So many runs by network will not be made: their submission was refused."""
+        for network, number in runs.items():
+            self._todo[network] -= number
+        self.show()
+
+    def show(self) -> None:
+        """Draw, if it is time to."""
+        now = self._clock()
+        if now - self._shown < (REDRAW_S if self._tty else LINE_S):
+            return
+        self._shown = now
+        if self._tty:
+            width = shutil.get_terminal_size().columns
+            self._stream.write("\r" + one_line(self.line(), max(20, width - 1)) + "\x1b[K")
+        else:
+            self._stream.write(self.line() + "\n")
+        self._stream.flush()
+
+    def line(self) -> str:
+        """``12 of 320 runs · 8.1/s · 2 failed · about 38 s left · alice 2A``"""
+        spent = self._clock() - self._started
+        left = sum(self._todo.values())
+        parts = [f"{self._done} of {self._done + left} runs"]
+        if self._done and spent > 0:
+            parts.append(f"{self._done / spent:.1f}/s")
+        parts.append(f"{self._failed} failed")
+        if self._done and left:
+            parts.append(f"about {duration(self.left_s())} left")
+        if self._where:
+            parts.append(one_line(self._where, 40))
+        return " · ".join(parts)
+
+    def left_s(self) -> float:
+        """An estimate of the seconds that remain: what is left of each network at its own price."""
+        price = {network: total / runs for network, (total, runs) in self._cost.items()}
+        return sum(number * price[network] for network, number in self._todo.items()) / self._workers
+
+    def close(self) -> None:
+        """Leave the terminal's line as we found it."""
+        if self._tty:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()

@@ -1,0 +1,200 @@
+"""The notice board: a report as text for a terminal of 100 columns. All foreign text is cleaned on the
+way."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+
+import tabulate
+
+from raftgrade.plan import LeftOut
+from raftgrade.results import Bad, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
+from raftgrade.text import count, duration, one_line, printable, spans
+
+WIDTH = 100
+_TITLE = 24
+
+
+def render(report: Report) -> str:
+    """The whole report: for each submission a table per lab and its failures; then a summary."""
+    blocks: list[str] = []
+    for submission in report.submissions:
+        blocks += _submission(report, submission)
+    if report.left_out:
+        blocks.append("\n".join(_left_out(item) for item in report.left_out))
+    if len(report.submissions) > 1:
+        blocks.append(_overview(report))
+    if not report.complete:
+        blocks.append(f"not complete: {report.done} of {count(report.planned, 'run')} have their outcome")
+    blocks.append(last_line(report))
+    return "\n\n".join(blocks)
+
+
+def last_line(report: Report) -> str:
+    """``points 75/75 · 1 of 1 submissions clean · 412 runs · 38 s``"""
+    points = sum(submission.points for submission in report.submissions)
+    most = sum(submission.max_points for submission in report.submissions)
+    clean = sum(submission.clean for submission in report.submissions)
+    return " · ".join(
+        [
+            f"points {points}/{most}",
+            f"{clean} of {len(report.submissions)} submissions clean",
+            count(report.done, "run"),
+            duration(report.seconds),
+        ]
+    )
+
+
+def _submission(report: Report, submission: SubmissionResult) -> list[str]:
+    name = printable(submission.name)
+    heading = f"== {name} ({printable(submission.path)})"
+    if submission.state in ("refused", "unjudged"):
+        verdict = "refused, no test was run" if submission.state == "refused" else "could not be judged"
+        return [f"{heading}: {verdict}", "\n".join(_problem(problem) for problem in submission.problems)]
+    if submission.state == "waiting":
+        return [f"{heading}: not run"]
+    blocks = [heading]
+    for lab in report.settings.labs:
+        tests = [test for test in submission.tests if test.lab == lab]
+        if tests:
+            blocks.append(_table(lab, tests, report.settings.networks))
+    for title, outcome in (
+        ("Failures", "failed"),
+        ("Not judged (the machine's fault or ours: no mark lost, none earned)", "error"),
+    ):
+        lines = [line for test in submission.tests for line in _bad_runs(test, outcome)]
+        if lines:
+            blocks.append("\n".join([title, *lines]))
+    advice = [
+        f"  {test.lab} {test.title}: {one_line(line)}" for test in submission.tests for line in test.advice
+    ]
+    if advice:
+        blocks.append("\n".join(["Advice (costs no points)", *map(_wrapped, advice)]))
+    return blocks
+
+
+def _table(lab: str, tests: list[TestResult], networks: list[str]) -> str:
+    timed = "sim" if "sim" in networks else networks[0]
+    headers = ["test", "points", *networks, "p50 s", "p95 s", "RPCs"]
+    rows = [_row(test, networks, timed) for test in tests]
+    heading = f"Lab {lab} (seconds and RPCs of the runs that passed in {timed})"
+    return (
+        heading
+        + "\n"
+        + _tabulate(rows, headers, ["left", "right", *["left"] * len(networks), "right", "right", "right"])
+    )
+
+
+def _row(test: TestResult, networks: list[str], timed: str) -> list[str]:
+    results = {result.network: result for result in test.networks}
+    passes = [_passes(results[name]) if name in results else "–" for name in networks]
+    shown = results.get(timed) or test.networks[0]
+    times = ["–", "–"]
+    if shown.lab_s is not None:
+        times = [f"{shown.lab_s.p50:.2f}", f"{shown.lab_s.p95:.2f}"]
+    rpcs = "–" if shown.rpcs is None else f"{shown.rpcs.p50:.0f}"
+    title = "\n".join(textwrap.wrap(one_line(test.title), _TITLE)) or "-"
+    return [title, f"{test.points}/{test.max_points}", *passes, *times, rpcs]
+
+
+def _passes(result: NetworkResult) -> str:
+    """``18/20 [.68–.99]``: passes of judged runs and their interval; ``?2`` more could not be judged, ``…3``
+    are still to come."""
+    judged = result.passes + result.failures
+    low, high = (_share(bound) for bound in result.interval)
+    text = f"{result.passes}/{judged} [{low}–{high}]" if judged else "0/0"
+    if result.errors:
+        text += f" ?{result.errors}"
+    if result.done < result.runs:
+        text += f" …{result.runs - result.done}"
+    return text
+
+
+def _share(value: float) -> str:
+    if value in (0.0, 1.0):
+        return f"{value:.0f}"
+    # Never round up to certainty, nor down to impossibility.
+    return f"{min(max(value, 0.01), 0.99):.2f}".lstrip("0")
+
+
+def _bad_runs(test: TestResult, outcome: str) -> Iterator[str]:
+    for result in test.networks:
+        groups: dict[tuple[str, str], list[Bad]] = {}
+        for bad in result.bad:
+            if bad.outcome == outcome:
+                rule = bad.failure.rule.name if bad.failure.rule else ""
+                groups.setdefault((bad.failure.kind, rule), []).append(bad)
+        for group in groups.values():
+            yield from _group(test, result, group)
+
+
+def _group(test: TestResult, result: NetworkResult, group: list[Bad]) -> Iterator[str]:
+    """Runs that went wrong in the same way: the seeds, and the words of the first of them."""
+    seeds = [bad.seed for bad in group]
+    word = "seed" if len(seeds) == 1 else "seeds"
+    failure = group[0].failure
+    share = f"({len(seeds)} of {count(result.runs, 'run')})"
+    yield _wrapped(f"  {test.lab} {test.title} · {result.network} · {word} {spans(seeds)} {share}")
+    yield _wrapped(f"    {one_line(failure.text, 600)}")
+    if failure.where:
+        yield f"    at {one_line(failure.where)}"
+    if failure.rule is not None:
+        yield _wrapped(f"    rule: {one_line(failure.rule.name)} ({one_line(failure.rule.section)})")
+    if failure.kind == "not-judged" and failure.hint:
+        yield _wrapped(f"    {one_line(failure.hint)}")
+    if group[0].replay:
+        # Not wrapped: it is there to be copied.
+        yield f"    replay: {one_line(group[0].replay, 1000)}"
+
+
+def _problem(problem: Problem) -> str:
+    lines = [_wrapped(f"  {one_line(problem.text, 600)}")]
+    if problem.where:
+        lines.append(f"    at {one_line(problem.where, 1000)}")
+    if problem.handout:
+        lines.append(f"    read: {one_line(problem.handout)}")
+    return "\n".join(lines)
+
+
+def _left_out(item: LeftOut) -> str:
+    return f"not run: {item.lab} {item.title} ({' and '.join(item.networks)} only)"
+
+
+def _overview(report: Report) -> str:
+    rows = [
+        [
+            one_line(submission.name, 40),
+            f"{submission.points}/{submission.max_points}",
+            "clean" if submission.clean else submission.state,
+            _red(submission),
+        ]
+        for submission in report.submissions
+    ]
+    headers = ["submission", "points", "state", "tests not passed"]
+    return _tabulate(rows, headers, ["left", "right", "left", "left"])
+
+
+def _tabulate(rows: list[list[str]], headers: list[str], align: list[str]) -> str:
+    # Numbers come formatted: tabulate is not to guess which names are numbers.
+    text = tabulate.tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
+    return str(text)
+
+
+def _red(submission: SubmissionResult) -> str:
+    if submission.state not in ("graded", "running"):
+        return "–"
+    names = [f"{test.lab} {test.name}" for test in submission.tests if not passed(test)]
+    shown = names[:2] + ([f"and {len(names) - 2} more"] if len(names) > 2 else [])
+    return "\n".join(textwrap.wrap(", ".join(shown), 50)) or "–"
+
+
+def _wrapped(line: str) -> str:
+    indent = " " * (len(line) - len(line.lstrip()))
+    return "\n".join(_fill(line, indent))
+
+
+def _fill(line: str, indent: str) -> Iterable[str]:
+    return textwrap.wrap(
+        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

@@ -1,0 +1,63 @@
+"""Which tests a lab's suite has: read from the suite's module, in the order in which they stand there."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raftlab import labs
+
+
+@dataclass(frozen=True, slots=True)
+class TestInfo:
+    """One staged test. ``networks`` are the worlds it runs in."""
+
+    __test__ = False  # not a test class, whatever its name says
+
+    lab: str
+    name: str
+    title: str
+    points: int
+    networks: tuple[str, ...]
+
+
+class UnknownTest(ValueError):
+    """No lab has a test of that name."""
+
+
+def tests(lab: str) -> list[TestInfo]:
+    """The tests of ``lab``, easiest first. Raises :class:`raftlab.labs.UnknownLab`."""
+    found = labs.find(lab)
+    module = importlib.import_module(found.module)
+    return [
+        info_of(found.name, function)
+        for name, function in vars(module).items()
+        if name.startswith("test_") and hasattr(function, "lab_points")
+    ]
+
+
+def info_of(lab: str, function: Callable[..., None]) -> TestInfo:
+    title = (inspect.getdoc(function) or function.__name__).split("\n\n")[0].replace("\n", " ").rstrip(".")
+    points: int = function.lab_points  # type: ignore[attr-defined]
+    networks: tuple[str, ...] = function.lab_networks  # type: ignore[attr-defined]
+    return TestInfo(lab, function.__name__.removeprefix("test_"), title, points, networks)
+
+
+def find_test(name: str) -> TestInfo:
+    """The test called ``name`` in whichever lab has it. Raises :class:`UnknownTest`."""
+    wanted = name.removeprefix("test_")
+    for lab in labs.LABS:
+        for info in tests(lab):
+            if info.name == wanted:
+                return info
+    raise UnknownTest(f"no lab has a test called {name!r}; `raftlab labs` lists them")
+
+
+def suite_file(lab: str) -> Path:
+    """The file of the lab's suite."""
+    module = importlib.import_module(labs.find(lab).module)
+    assert module.__file__ is not None
+    return Path(module.__file__)

@@ -1,0 +1,188 @@
+"""One run: one test, one world, one seed, from the first process to the record.
+
+Used by the suites' plugin and by ``raftlab replay`` alike, so that both do the same thing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from raftlab.catalogue import TestInfo
+from raftlab.cluster import Cluster
+from raftlab.failure import Failure, LabFailure
+from raftlab.network import FLOOR
+from raftlab.record import Outcome, Record
+from raftlab.seeds import derive
+from raftlab.worlds import HostLost, World
+from raftlab.worlds.hosts import WarmHost
+
+NETWORKS = ("sim", "rpyc")
+
+
+class Impl:
+    """The submission under test and its warm host, started when first needed and again when it died."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._host: WarmHost | None = None
+
+    def host(self) -> WarmHost:
+        if self._host is not None and not self._host.alive():
+            self.close()
+        if self._host is None:
+            self._host = WarmHost(self.path)
+        return self._host
+
+    def close(self) -> None:
+        if self._host is not None:
+            self._host.close()
+            self._host = None
+
+
+class Run:
+    """A run in the making. Call :meth:`cluster` once, then :meth:`finish` whatever happened."""
+
+    def __init__(self, impl: Impl, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False) -> None:
+        self.impl = impl
+        self.info = info
+        self.network = network
+        self.seed = seed
+        self.preempt = preempt
+        self._inside = inside
+        self._own_seed = derive(seed, info.lab, info.name)
+        self._world: World | None = None
+        self._cluster: Cluster | None = None
+        self._wall = time.monotonic()
+        self._cpu = time.process_time()
+
+    def cluster(self, servers: int, puppets: Collection[int] = (), start: bool = True) -> Cluster:
+        """Start the run's cluster (the ``cluster`` fixture of a suite)."""
+        if self._cluster is not None:
+            raise RuntimeError("a test has one cluster")
+        try:
+            self._world = self._make_world()
+        except HostLost as lost:
+            raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
+        self._cluster = Cluster(self._world, self.info.lab, self._own_seed, servers, puppets)
+        if start:
+            self._cluster.start_all()
+        return self._cluster
+
+    def _make_world(self) -> World:
+        if self.network == "rpyc":
+            from raftlab.worlds.rpyc import RpycWorld
+
+            return RpycWorld(self.impl.host())
+        from raftlab.worlds.sim import Forked, SimWorld, inside
+
+        seed = derive(self._own_seed, "host")
+        if self._inside:
+            return SimWorld(inside(self.impl.path, seed, self.preempt), FLOOR)
+        return SimWorld(Forked(self.impl.host(), seed, self.preempt), FLOOR)
+
+    def close(self) -> None:
+        """End the run's processes. Safe to call twice."""
+        if self._world is not None:
+            self._world.close()
+
+    def record(self, error: BaseException | None, trace_dir: Path | None = None) -> Record:
+        """The record of the finished run; a failing run's trace is kept in ``trace_dir``."""
+        self.close()
+        outcome: Outcome = "passed"
+        failure: Failure | None = None
+        if isinstance(error, LabFailure):
+            outcome, failure = "failed", self._explained(error)
+        elif error is not None:
+            # Not the student's doing: our bug, or the machine's trouble.
+            outcome = "error"
+            failure = Failure("error", f"the lab itself failed: {type(error).__name__}: {error}", detail=_story(error))
+        record = Record(
+            test=self.info.name,
+            lab=self.info.lab,
+            title=self.info.title,
+            network=self.network,
+            seed=self.seed,
+            points=self.info.points,
+            outcome=outcome,
+            preempt=self.preempt,
+            failure=failure,
+            wall_s=round(time.monotonic() - self._wall, 4),
+            cpu_s=round(time.process_time() - self._cpu + getattr(self._world, "cpu_s", 0.0), 4),
+            replay=self.replay_command(),
+        )
+        cluster = self._cluster
+        if cluster is not None:
+            switch = cluster.switch
+            record.servers = cluster.size
+            record.lab_s = round(cluster.now, 4)
+            record.rpcs = cluster.rpc_count()
+            record.rpc_bytes = cluster.rpc_bytes()
+            record.entries = len(switch.referee.applies.values)
+            record.advice = list(switch.advice)
+            record.trace_hash = switch.trace.hash()
+            if outcome != "passed" and trace_dir is not None:
+                record.trace = str(self.write_trace(trace_dir, failure))
+        return record
+
+    def write_trace(self, folder: Path, failure: Failure | None = None) -> Path:
+        """Write the run's trace into ``folder``; returns the file. Raises ``OSError``."""
+        assert self._cluster is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.info.lab}-{self.info.name}-{self.network}-{self.seed}.jsonl"
+        header = {
+            "lab": self.info.lab,
+            "test": self.info.name,
+            "network": self.network,
+            "seed": self.seed,
+            "preempt": self.preempt,
+            "servers": self._cluster.size,
+            "failure": None if failure is None else failure.text,
+        }
+        self._cluster.switch.trace.write(path, header)
+        return path
+
+    def trace_lines(self) -> list[str]:
+        """Every event of the run in one-line notation."""
+        from raftlab.trace import line
+
+        return [] if self._cluster is None else [line(event) for event in self._cluster.switch.trace.events]
+
+    def replay_command(self) -> str:
+        """The command that makes the same run again (in rpyc: the same test and faults, not the same schedule)."""
+        path = os.path.relpath(self.impl.path)
+        parts = ["raftlab", "replay", f"{self.info.name}@{self.seed}"]
+        if path != "raft.py":
+            parts += ["--impl", path]
+        if self.network != "sim":
+            parts += ["--network", self.network]
+        if not self.preempt:
+            parts += ["--no-preempt"]
+        return " ".join(parts)
+
+    def _explained(self, error: LabFailure) -> Failure:
+        failure = error.failure
+        if not failure.events and self._cluster is not None:
+            failure.events = self._cluster.switch.trace.tail(12, error.servers)
+        return failure
+
+
+def _story(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))[-8000:]
+
+
+def seeds_of(text: str) -> range:
+    """``"20"`` → seeds 0 to 19, ``"40:60"`` → 40 to 59. Raises ``ValueError`` with a sentence for people."""
+    first, colon, last = text.partition(":")
+    try:
+        numbers = (int(first), int(last)) if colon else (0, int(first))
+    except ValueError:
+        raise ValueError(f"--seeds wants a number or A:B, not {text!r}") from None
+    if numbers[0] < 0 or numbers[1] <= numbers[0]:
+        raise ValueError(f"--seeds wants at least one seed, from 0 on; {text!r} has none")
+    return range(*numbers)
+

@@ -1,0 +1,35 @@
+"""The labs' staged tests, one module a lab. A test is a script against :class:`raftlab.cluster.Cluster`, its docstring
+the title that people read; :func:`points` says what it is worth and where it runs.
+
+These are tests of students' code. The framework's own are in ``tests/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from raftlab.cluster import Cluster
+
+BOTH = ("sim", "rpyc")
+SIM = ("sim",)
+
+
+class Start(Protocol):
+    """The ``cluster`` fixture: starts the run's one cluster."""
+
+    def __call__(self, servers: int, puppets: range | tuple[int, ...] = (), start: bool = True) -> Cluster: ...
+
+
+_F = TypeVar("_F", bound=Callable[..., None])
+
+
+def points(worth: int, networks: tuple[str, ...] = BOTH) -> Callable[[_F], _F]:
+    """Mark a suite's test: what it is worth, and the worlds it can run in."""
+
+    def mark(test: _F) -> _F:
+        test.lab_points = worth  # type: ignore[attr-defined]
+        test.lab_networks = networks  # type: ignore[attr-defined]
+        return test
+
+    return mark

@@ -1,0 +1,82 @@
+"""Plays the part of a job: writes records as its script (a JSON file) says. Needs nothing but Python.
+
+The script maps ``"test/seed"``, ``"test"`` or ``"*"`` (the closest fits) to a word: ``pass``, ``fail``,
+``error``, ``skip`` (no record), ``garbage`` (forged lines instead), ``die`` (SIGKILL oneself), ``die-once``,
+``hang``, ``family`` (leave a child behind and hang); and ``"end"`` to ``false`` for no end marker.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+asked = json.loads(sys.argv[1])
+with open(asked["script"]) as file:
+    script = json.load(file)
+
+
+def write(line):
+    os.write(asked["fd"], line.encode() + b"\n")
+
+
+def record(test, seed, outcome, **more):
+    return {
+        "schema": 1,
+        "test": test,
+        "lab": asked["lab"],
+        "title": test,
+        "network": asked["network"],
+        "seed": seed,
+        "points": 99,
+        "outcome": outcome,
+        "lab_s": 10.0 + seed,
+        "wall_s": 0.25,
+        "rpcs": 100 + seed,
+        **more,
+    }
+
+
+def failure(test, seed):
+    return {
+        "failure": {
+            "kind": "assertion",
+            "text": f"expected one leader, saw none at seed {seed} \x1b[31m",
+            "where": "raft.py:12",
+        },
+        "replay": f"raftlab replay {test} --seed {seed}",
+    }
+
+
+written = 0
+for test in asked["tests"]:
+    for seed in range(*asked["seeds"]):
+        word = script.get(f"{test}/{seed}", script.get(test, script.get("*", "pass")))
+        print("run", test, seed, word, flush=True)
+        if word == "die-once":
+            flag = f"{asked['script']}.{test}.{seed}.died"
+            word = "pass" if os.path.exists(flag) else "die"
+            open(flag, "w").close()
+        if word == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "family":
+            subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)", asked["mark"]]
+            )
+            word = "hang"
+        if word == "hang":
+            time.sleep(600)
+        if word == "garbage":
+            write('{"test": "forged", "outcome": "passed"}')
+            write("\x00\x1b not json")
+            write(json.dumps(record(test, seed + 1000, "passed")))
+            write(json.dumps({**record(test, seed, "passed"), "lab": "9Z"}))
+        if word in ("pass", "fail", "error"):
+            outcome = {"pass": "passed", "fail": "failed", "error": "error"}[word]
+            more = failure(test, seed) if word != "pass" else {}
+            write(json.dumps(record(test, seed, outcome, **more)))
+            written += 1
+if script.get("end", True):
+    write(json.dumps({"end": written}))
+sys.exit(script.get("exit", 0))

@@ -1,0 +1,97 @@
+"""Stand-ins for what the grader takes from raftlab: a catalogue, and commands that run ``fake_job.py``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raftgrade.cli import Tools
+from raftgrade.plan import Job
+from raftlab.record import Outcome, Record
+
+JOB = Path(__file__).with_name("fake_job.py")
+PYTHON = [sys.executable, "-I", "-S"]
+
+
+@dataclass(frozen=True)
+class FakeTest:
+    lab: str
+    name: str
+    title: str
+    points: int
+    networks: tuple[str, ...] = ("sim", "rpyc")
+
+
+LADDER = (FakeTest("2A", "first", "first leader", 10), FakeTest("2A", "second", "second leader", 5, ("sim",)))
+
+
+def catalogue(lab: str) -> Sequence[FakeTest]:
+    return [test for test in LADDER if test.lab == lab]
+
+
+@dataclass
+class FakeCommands:
+    """Every submission is a folder whose ``raft.py`` is the JSON script of its jobs; under ``"check"`` it
+    says what the contract check answers: ``[exit code, output]``."""
+
+    mark: str = ""
+    started: list[tuple[list[str], tuple[int, int]]] = field(default_factory=list)
+
+    def job(
+        self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path
+    ) -> list[str]:
+        self.started.append((list(tests), seeds))
+        asked = {
+            "fd": records_fd,
+            "lab": job.lab,
+            "network": job.network,
+            "tests": list(tests),
+            "seeds": seeds,
+            "script": str(Path(job.path) / "raft.py"),
+            "mark": self.mark,
+        }
+        return [*PYTHON, str(JOB), json.dumps(asked)]
+
+    def check(self, path: str, labs: Sequence[str]) -> list[str]:
+        script = json.loads((Path(path) / "raft.py").read_text())
+        code, said = script.get("check", [0, "[]"])
+        return [*PYTHON, "-c", f"print({said!r}); raise SystemExit({code})"]
+
+
+def tools(commands: FakeCommands | None = None) -> Tools:
+    return Tools(commands or FakeCommands(), catalogue)
+
+
+def submission(folder: Path, name: str, script: dict[str, Any] | None = None) -> Path:
+    path = folder / name
+    path.mkdir(parents=True)
+    (path / "raft.py").write_text(json.dumps(script or {}))
+    return path
+
+
+def alive(mark: str) -> list[int]:
+    """The processes that carry ``mark`` on their command line; the dead and unreaped have none."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until_gone(mark: str) -> None:
+    """A killed process takes a moment to go. One that was not killed never does: the test's own limit ends
+    that."""
+    while alive(mark):
+        time.sleep(0.01)
+
+
+def record(test: str = "first", seed: int = 0, outcome: Outcome = "passed", **more: Any) -> Record:
+    fields = {"lab": "2A", "title": test, "network": "sim", "points": 10, **more}
+    return Record(test=test, seed=seed, outcome=outcome, **fields)

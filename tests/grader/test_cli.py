@@ -1,0 +1,228 @@
+"""The command line: what it says, what it leaves behind, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raftgrade import commands
+from raftgrade.cli import main
+
+from .fakes import submission, tools
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str) -> int:
+    return main(["run", "--runs", "3", "--rpyc-runs", "1", *arguments], tools())
+
+
+def report(folder: str = "raftgrade-out") -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(Path(folder, "report.json").read_text())
+    return loaded
+
+
+def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "alice")
+    assert run("alice") == 0
+    said = capsys.readouterr()
+    assert "== alice (alice)" in said.out
+    assert said.out.splitlines()[-1].startswith("points 15/15 · 1 of 1 submissions clean · 7 runs · ")
+    assert said.err == "raftgrade: the report is in raftgrade-out/report.json\n"
+    saved = report()
+    assert saved["complete"]
+    assert saved["settings"] == {
+        "labs": ["2A"],
+        "networks": ["sim", "rpyc"],
+        "runs": {"sim": 3, "rpyc": 1},
+        "seed": 0,
+        "jobs": saved["settings"]["jobs"],
+    }
+    (alice,) = saved["submissions"]
+    assert (alice["points"], alice["max_points"], alice["state"]) == (15, 15, "graded")
+    assert [(test["name"], test["title"], test["max_points"]) for test in alice["tests"]] == [
+        ("first", "first leader", 10),
+        ("second", "second leader", 5),
+    ]
+    assert sorted(path.name for path in Path("raftgrade-out").iterdir()) == ["records.jsonl", "report.json"]
+
+
+def test_something_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "alice", {"first/41": "fail"})
+    assert run("alice", "--seed", "40", "--network", "sim", "--out", "x/y") == 1
+    out = capsys.readouterr().out
+    assert "first leader · sim · seed 41 (1 of 3 runs)" in out
+    assert "expected one leader, saw none at seed 41 \\x1b[31m" in out
+    assert "replay: raftlab replay first --seed 41" in out
+    assert "\x1b" not in out
+    network = report("x/y")["submissions"][0]["tests"][0]["networks"][0]
+    assert (network["seeds"], network["runs"], network["passes"], network["failures"]) == ([40, 43], 3, 2, 1)
+    assert network["bad"][0]["failure"]["text"] == "expected one leader, saw none at seed 41 \x1b[31m"
+
+
+def test_a_missing_record_is_a_failure(tmp_path: Path) -> None:
+    submission(tmp_path, "alice", {"second/2": "skip"})
+    assert run("alice") == 1
+
+
+def test_what_cannot_be_judged_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "alice", {"first/1": "error"})
+    assert run("alice", "--network", "sim") == 2
+    assert "Not judged (the machine's fault or ours: no mark lost, none earned)" in capsys.readouterr().out
+
+
+def test_one_refused_submission_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"text": "raft.py does not compile: line 3", "where": "raft.py:3", "handout": "setup.md"}
+    submission(tmp_path, "class/alice", {"check": [2, json.dumps([problem])]})
+    submission(tmp_path, "class/bob")
+    submission(tmp_path, "class/carol", {"first/0": "fail"})
+    (tmp_path / "class" / "dan").mkdir()
+    assert run("class") == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("raftgrade: no raft.py in 1 folder, left out: dan\n")
+    assert "== alice (class/alice): refused, no test was run" in said.out
+    assert "raft.py does not compile: line 3" in said.out
+    states = {item["name"]: (item["state"], item["points"]) for item in report()["submissions"]}
+    assert states == {"alice": ("refused", 0), "bob": ("graded", 15), "carol": ("graded", 5)}
+
+
+def test_a_check_that_breaks_is_not_the_students_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission(tmp_path, "alice", {"check": [1, "Traceback"]})
+    assert run("alice") == 2
+    assert "== alice (alice): could not be judged" in capsys.readouterr().out
+    assert report()["submissions"][0]["state"] == "unjudged"
+
+
+def test_a_report_is_shown_again_with_the_same_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission(tmp_path, "alice", {"first": "fail"})
+    assert run("alice") == 1
+    first = capsys.readouterr().out
+    assert main(["report", "raftgrade-out"]) == 1
+    assert capsys.readouterr().out == first
+
+
+def test_a_new_run_starts_afresh(tmp_path: Path) -> None:
+    submission(tmp_path, "alice", {"first": "fail"})
+    submission(tmp_path, "bob")
+    assert run("alice") == 1
+    assert list(Path("raftgrade-out/logs").iterdir())
+    assert run("bob") == 0
+    assert [item["name"] for item in report()["submissions"]] == ["bob"]
+    assert not Path("raftgrade-out/logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "there is no nowhere"),
+        (["empty"], "there is no raft.py in empty, nor in a folder in it"),
+        (["alice", "--labs", "9Z"], "there is no lab '9Z'; the labs are: "),
+        (["alice", "--labs", ""], "there is no lab ''; the labs are: "),
+        (["alice", "--runs", "0"], "--runs must be at least 1, not 0"),
+        (["alice", "--runs", "-3"], "--runs must be at least 1, not -3"),
+        (["alice", "--rpyc-runs", "0"], "--rpyc-runs must be at least 1, not 0"),
+        (["alice", "--jobs", "0"], "--jobs must be at least 1, not 0"),
+        (["alice", "--seed", "-1"], "--seed must be 0 or more, not -1"),
+        (["alice", "--out", "alice/raft.py"], "alice/raft.py is a file; choose another folder with --out"),
+        (
+            ["alice", "--out", "alice"],
+            "alice holds no report.json; nothing was changed: choose another folder",
+        ),
+        (
+            ["alice", "--out", "alice/raft.py/x"],
+            "alice/raft.py/x cannot be used for the report: Not a directory",
+        ),
+    ],
+)
+def test_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    submission(tmp_path, "alice")
+    (tmp_path / "empty").mkdir()
+    assert main(["run", *arguments], tools()) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"raftgrade: {said}")
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+    assert not Path("raftgrade-out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["run", "alice", "--runs", "many"],
+            "raftgrade run: argument --runs: invalid int value: 'many' (see raftgrade run --help)",
+        ),
+        (["run"], "raftgrade run: the following arguments are required: PATH (see raftgrade run --help)"),
+        (["run", "a", "--network", "lan"], "raftgrade run: argument --network: invalid choice: 'lan'"),
+        ([], "raftgrade: the following arguments are required: run | report (see raftgrade --help)"),
+    ],
+)
+def test_bad_grammar(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments, tools())
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_damaged_report_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.json").write_text("[]")
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"raftgrade: {tmp_path}/report.json is not a report of raftgrade, or is damaged\n"
+    )
+
+
+def test_labs_are_taken_in_any_case_and_once(tmp_path: Path) -> None:
+    submission(tmp_path, "alice")
+    assert run("alice", "--labs", "2a, 2A") == 0
+    assert report()["settings"]["labs"] == ["2A"]
+
+
+def test_only_the_real_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "alice")
+    assert main(["run", "alice", "--network", "rpyc", "--runs", "4"], tools()) == 0
+    out = capsys.readouterr().out
+    assert "not run: 2A second leader (sim only)" in out
+    assert "points 10/10 · 1 of 1 submissions clean · 4 runs" in out
+    assert main(["run", "alice", "--network", "rpyc"], tools()) == 0
+    assert report()["settings"]["runs"] == {"rpyc": 2}
+
+
+def test_a_full_disk_is_said_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission(tmp_path, "alice")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("raftgrade.store.Store.add", full)
+    assert run("alice") == 2
+    assert capsys.readouterr().err == (
+        "raftgrade: the report cannot be written: [Errno 28] No space left on device\n"
+    )
+
+
+def test_a_path_that_looks_like_an_option(tmp_path: Path) -> None:
+    submission(tmp_path, "--labs")
+    assert run("--", "--labs") == 0
+    assert report()["submissions"][0]["name"] == "--labs"
+
+
+def test_the_real_check_command() -> None:
+    assert commands.RaftlabCommands().check("a/raft.py", ["2A", "2B"])[1:] == [
+        *("-P", "-m", "raftlab.check", "a/raft.py", "--labs", "2A,2B", "--json")
+    ]

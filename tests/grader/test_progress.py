@@ -1,0 +1,58 @@
+"""The progress line, with a clock of the test's own."""
+
+import io
+
+from raftgrade.progress import Progress
+
+from .fakes import record
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_on_a_pipe_now_and_then() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress({"sim": 20, "rpyc": 2}, 2, stream, clock)
+    for seed in range(10):
+        clock.now += 2
+        progress.ran("alice", record(seed=seed, outcome="failed" if seed == 3 else "passed", wall_s=0.5))
+    progress.close()
+    assert stream.getvalue() == (
+        "5 of 22 runs · 0.5/s · 1 failed · about 12 s left · alice 2A\n"
+        "10 of 22 runs · 0.5/s · 1 failed · about 10 s left · alice 2A\n"
+    )
+
+
+def test_a_line_redrawn_on_a_terminal() -> None:
+    clock, stream = Clock(), Terminal()
+    progress = Progress({"sim": 4}, 1, stream, clock)
+    clock.now += 1
+    progress.ran("al\x1b[2Jice", record(wall_s=0.5))
+    progress.ran("alice", record(seed=1, wall_s=0.5))  # too soon to draw again
+    progress.close()
+    assert stream.getvalue() == (
+        "\r1 of 4 runs · 1.0/s · 0 failed · about 2 s left · al\\x1b[2Jice 2A\x1b[K\r\x1b[K"
+    )
+
+
+def test_the_estimate_knows_that_networks_differ() -> None:
+    progress = Progress({"sim": 20, "rpyc": 2}, 2, io.StringIO(), Clock())
+    assert progress.left_s() == (20 * 0.5 + 2 * 8.0) / 2
+    progress.ran("alice", record(network="rpyc", wall_s=4.0))
+    assert progress.left_s() == (20 * 0.5 + 1 * 6.0) / 2
+
+
+def test_runs_of_a_refused_submission_are_no_longer_waited_for() -> None:
+    progress = Progress({"sim": 40}, 1, io.StringIO(), Clock())
+    progress.dropped({"sim": 20})
+    assert progress.line() == "0 of 20 runs · 0 failed"

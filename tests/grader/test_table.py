@@ -1,0 +1,117 @@
+"""The table as people see it."""
+
+from raftgrade import table
+from raftgrade.plan import LeftOut
+from raftgrade.results import Problem
+from raftgrade.tally import Entry, Ran, Refused
+from raftlab.failure import Failure, Rule
+
+from .fakes import record
+from .test_tally import all_passed, fold
+
+
+def test_a_clean_submission() -> None:
+    assert (
+        table.render(fold(all_passed()))
+        == """\
+== alice (alice)
+
+Lab 2A (seconds and RPCs of the runs that passed in sim)
+test            points  sim          rpyc           p50 s    p95 s    RPCs
+------------  --------  -----------  -----------  -------  -------  ------
+first leader     10/10  2/2 [.16–1]  1/1 [.03–1]    10.50    10.95     125
+second             5/5  2/2 [.16–1]  –               0.00     0.00       0
+
+points 15/15 · 1 of 1 submissions clean · 5 runs · 12 s"""
+    )
+
+
+def test_failures_are_grouped_and_cleaned() -> None:
+    rule = Rule("election safety", "one leader a term", "§5.2", "handouts/2a.md")
+    failure = Failure("invariant", "expected one leader\x1b[31m, saw two\nmore", rule, where="raft.py:12")
+    entries: list[Entry] = [
+        Ran("alice", record("first", seed, "failed", failure=failure, replay=f"replay {seed}"))
+        for seed in (0, 1)
+    ]
+    entries.append(
+        Ran("alice", record("second", 0, "error", failure=Failure("not-judged", "it died", hint="again")))
+    )
+    entries.append(Ran("alice", record("second", 1, advice=["a lock is held across a call"])))
+    assert (
+        table.render(fold(entries, complete=False))
+        == """\
+== alice (alice)
+
+Lab 2A (seconds and RPCs of the runs that passed in sim)
+test            points  sim             rpyc      p50 s    p95 s    RPCs
+------------  --------  --------------  ------  -------  -------  ------
+first leader      0/10  0/2 [0–.84]     0/0 …1        –        –       –
+second             0/5  1/1 [.03–1] ?1  –          0.00     0.00       0
+
+Failures
+  2A first leader · sim · seeds 0, 1 (2 of 2 runs)
+    expected one leader\\x1b[31m, saw two
+    at raft.py:12
+    rule: election safety (§5.2)
+    replay: replay 0
+
+Not judged (the machine's fault or ours: no mark lost, none earned)
+  2A second · sim · seed 0 (1 of 2 runs)
+    it died
+    again
+
+Advice (costs no points)
+  2A second: a lock is held across a call
+
+not complete: 4 of 5 runs have their outcome
+
+points 0/15 · 0 of 1 submissions clean · 4 runs · 12 s"""
+    )
+
+
+def test_refused_submissions_and_the_overview() -> None:
+    entries: list[Entry] = [
+        *all_passed(),
+        Refused("bob", "refused", [Problem("no class Raft", "raft.py", "set-up")]),
+    ]
+    entries.append(Ran("carol", record("first", 0, "failed")))
+    report = fold(entries, "alice", "bob", "carol", "dan")
+    report.left_out = [LeftOut("2A", "third", "third leader", ["sim"])]
+    text = table.render(report)
+    assert (
+        """\
+== bob (bob): refused, no test was run
+
+  no class Raft
+    at raft.py
+    read: set-up"""
+        in text
+    )
+    assert "== dan (dan): not run" in text
+    assert text.endswith("""\
+not run: 2A third leader (sim only)
+
+submission      points  state    tests not passed
+------------  --------  -------  -------------------
+alice            15/15  clean    –
+bob               0/15  refused  –
+carol             0/15  running  2A first, 2A second
+dan               0/15  waiting  –
+
+points 15/60 · 1 of 4 submissions clean · 6 runs · 12 s""")
+
+
+def test_wide_content_stays_within_the_width() -> None:
+    words = Failure("assertion", "expected " + "a very long tale " * 20)
+    entries: list[Entry] = [Ran("alice", record("first", 0, "failed", failure=words))]
+    report = fold(entries)
+    report.submissions[0].tests[0].title = "a leader is elected again after the old one comes back from a cut"
+    for test in report.submissions[0].tests:
+        for network in test.networks:
+            network.runs = network.passes = 100
+            network.errors = 10
+    assert max(map(len, table.render(report).splitlines())) <= table.WIDTH
+
+
+def test_a_share_is_never_rounded_to_certainty() -> None:
+    assert [table._share(x) for x in (0.0, 0.0001, 0.5, 0.9999, 1.0)] == ["0", ".01", ".50", ".99", "1"]

@@ -1,0 +1,139 @@
+"""Counting: what a report says of the records that came in, and the exit code of it."""
+
+import msgspec
+import pytest
+from raftgrade.plan import Expected, Settings
+from raftgrade.results import Problem, Report, earned, exit_code, passed
+from raftgrade.tally import Entry, Ran, Refused, Tally, blank
+
+from .fakes import record
+
+TESTS = [
+    Expected("2A", "first", "first leader", 10, ["sim", "rpyc"]),
+    Expected("2A", "second", "second", 5, ["sim"]),
+]
+
+
+def plan(*names: str) -> Report:
+    settings = Settings(labs=["2A"], networks=["sim", "rpyc"], runs={"sim": 2, "rpyc": 1}, seed=0, jobs=2)
+    seeds = {network: settings.seeds(network) for network in settings.networks}
+    return Report(
+        tool="raftgrade test",
+        started="2026-11-21T00:00:00+00:00",
+        settings=settings,
+        submissions=[blank(name, name, name, TESTS, seeds) for name in names or ("alice",)],
+    )
+
+
+def all_passed(name: str = "alice") -> list[Entry]:
+    runs = [record("first", seed, lab_s=10.0 + seed, rpcs=100 + 50 * seed, wall_s=0.5) for seed in (0, 1)]
+    runs += [record("second", seed) for seed in (0, 1)]
+    runs += [record("first", 0, network="rpyc")]
+    return [Ran(name, run) for run in runs]
+
+
+def fold(entries: list[Entry], *names: str, complete: bool = True) -> Report:
+    tally = Tally(plan(*names))
+    for entry in entries:
+        assert tally.take(entry)
+    return tally.make(complete, 12.3456)
+
+
+def test_a_clean_submission() -> None:
+    report = fold(all_passed())
+    (alice,) = report.submissions
+    assert (alice.state, alice.points, alice.max_points, alice.clean) == ("graded", 15, 15, True)
+    sim, rpyc = alice.tests[0].networks
+    assert (sim.runs, sim.passes, sim.failures, sim.errors, sim.seeds) == (2, 2, 0, 0, (0, 2))
+    assert sim.interval == (pytest.approx(0.1581, abs=1e-4), 1.0)
+    assert sim.lab_s is not None
+    assert (sim.lab_s.p50, sim.lab_s.p95) == (10.5, 10.95)
+    assert sim.rpcs is not None
+    assert (sim.rpcs.p50, sim.wall_s) == (125.0, 1.0)
+    assert (rpyc.runs, rpyc.passes, rpyc.bad) == (1, 1, [])
+    assert (report.planned, report.done, report.seconds) == (5, 5, 12.346)
+    assert exit_code(report) == 0
+
+
+def test_one_failed_run_costs_the_tests_points_and_no_other() -> None:
+    entries = all_passed()
+    entries[1] = Ran("alice", record("first", 1, "failed", replay="again"))
+    report = fold(entries)
+    (alice,) = report.submissions
+    assert [(test.points, passed(test), earned(test)) for test in alice.tests] == [
+        (0, False, 0),
+        (5, True, 5),
+    ]
+    (bad,) = alice.tests[0].networks[0].bad
+    assert (bad.seed, bad.outcome, bad.replay) == (1, "failed", "again")
+    assert bad.failure.text == "the run did not pass, and nothing says why"
+    assert exit_code(report) == 1
+
+
+def test_a_failure_on_the_real_network_counts_as_much() -> None:
+    entries = all_passed()
+    entries[4] = Ran("alice", record("first", 0, "failed", network="rpyc"))
+    assert [test.points for test in fold(entries).submissions[0].tests] == [0, 5]
+
+
+def test_an_error_is_no_failure_and_earns_nothing() -> None:
+    entries = all_passed()
+    entries[1] = Ran("alice", record("first", 1, "error"))
+    report = fold(entries)
+    sim = report.submissions[0].tests[0].networks[0]
+    assert (sim.passes, sim.failures, sim.errors) == (1, 0, 1)
+    assert sim.interval[1] == 1.0  # of the one run that was judged
+    assert report.submissions[0].tests[0].points == 0
+    assert exit_code(report) == 2
+
+
+def test_what_failed_weighs_more_than_what_could_not_be_judged() -> None:
+    entries = all_passed()
+    entries[0] = Ran("alice", record("first", 0, "failed"))
+    entries[1] = Ran("alice", record("first", 1, "error"))
+    assert exit_code(fold(entries)) == 1
+
+
+def test_missing_is_not_passed() -> None:
+    report = fold(all_passed()[1:])
+    (alice,) = report.submissions
+    assert (alice.state, alice.clean, alice.tests[0].points) == ("running", False, 0)
+    assert exit_code(report) == 2
+    assert fold([]).submissions[0].state == "waiting"
+
+
+def test_only_a_complete_report_can_be_good() -> None:
+    assert exit_code(fold(all_passed(), complete=False)) == 2
+
+
+@pytest.mark.parametrize("state", ["refused", "unjudged"])
+def test_a_refused_submission_earns_nothing_and_stops_nobody(state: str) -> None:
+    refused = msgspec.convert(
+        {"kind": "refused", "submission": "bob", "state": state, "problems": [{"text": "no class Raft"}]},
+        Refused,
+    )
+    report = fold([refused, *all_passed()], "alice", "bob")
+    alice, bob = report.submissions
+    assert (alice.state, alice.points) == ("graded", 15)
+    assert (bob.state, bob.points, bob.max_points) == (state, 0, 15)
+    assert bob.problems == [Problem("no class Raft")]
+    assert report.planned == 5
+    assert exit_code(report) == 2
+
+
+def test_the_first_outcome_of_a_run_stands_and_strangers_are_turned_away() -> None:
+    tally = Tally(plan())
+    assert tally.take(Ran("alice", record("first", 0, "failed")))
+    assert not tally.take(Ran("alice", record("first", 0, "passed")))
+    assert not tally.take(Ran("alice", record("first", 2)))
+    assert not tally.take(Ran("alice", record("third", 0)))
+    assert not tally.take(Ran("alice", record("second", 0, network="rpyc")))
+    assert not tally.take(Ran("mallory", record("first", 1)))
+    assert not tally.take(Refused("mallory", "refused", []))
+    assert (tally.done, tally.failed) == (1, 1)
+
+
+def test_a_report_is_the_same_after_a_trip_through_json() -> None:
+    report = fold([Ran("alice", record("first", 0, "failed", advice=["x", "x"]))])
+    assert report.submissions[0].tests[0].advice == ["x"]
+    assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report

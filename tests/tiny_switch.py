@@ -1,0 +1,99 @@
+"""The smallest switch there is, for tests of the rpyc world alone: it loses nothing, delays nothing, judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raftlab import protocol, wire
+from raftlab.worlds.rpyc import RpycWorld
+
+# Seconds after which a test gives up. Only a hang reaches it; it says nothing about speed.
+PATIENCE = 60.0
+
+
+class TinySwitch:
+    """Routes requests and replies between the servers of ``world``, and keeps every other effect in ``seen``."""
+
+    def __init__(self, world: RpycWorld, servers: int) -> None:
+        self.world = world
+        self.servers = servers
+        self.seen: list[protocol.Effect] = []
+        self.stored: dict[int, tuple[bytes, bytes]] = {}
+        self.ready: set[int] = set()
+        self._life = 0
+        self._flights: dict[int, tuple[int, int]] = {}  # number in the switch → caller and its number there
+        self._results: dict[int, bytes] = {}
+        self._last = 0
+
+    def boot(self, *servers: int) -> None:
+        """Start ``servers`` (all of them when none is named) with what they stored, and wait until they are ready."""
+        wanted = servers or tuple(range(self.servers))
+        self._life += 1
+        for server in wanted:
+            state, snapshot = self.stored.get(server, (b"", b""))
+            members = list(range(self.servers))
+            self.world.boot(protocol.Boot(server, self._life, self.servers, members, state, snapshot, 1))
+        self.run(lambda: self.ready.issuperset(wanted))
+
+    def kill(self, server: int) -> None:
+        self.world.kill(server)
+        self.ready.discard(server)
+
+    def post_call(self, server: int, method: str, *args: Any) -> int:
+        self._last += 1
+        self.world.post(protocol.Call(server, self._last, method, wire.encode_value(list(args))))
+        return self._last
+
+    def call(self, server: int, *command: Any) -> Any:
+        """The result of ``start(command)`` on ``server``."""
+        number = self.post_call(server, "start", list(command))
+        self.run(lambda: number in self._results)
+        return wire.decode_value(self._results.pop(number))
+
+    def result(self, number: int) -> Any:
+        """The result of a call posted before, ``None`` while there is none."""
+        data = self._results.get(number)
+        return None if data is None else wire.decode_value(data)
+
+    def run(self, done: Callable[[], bool]) -> None:
+        """Let the servers live until ``done()``."""
+        deadline = self.world.now() + PATIENCE
+        while not done():
+            assert self.world.now() < deadline, f"nothing came of it; seen: {self.seen[-5:]}"
+            for _, effect in self.world.wait(deadline, []).effects:
+                self._take(effect)
+
+    def fault(self) -> protocol.Fault:
+        """Wait for a fault."""
+        self.run(lambda: bool(self.faults()))
+        return self.faults()[0]
+
+    def faults(self) -> list[protocol.Fault]:
+        return [effect for effect in self.seen if isinstance(effect, protocol.Fault)]
+
+    def lines(self) -> list[tuple[int, str, str]]:
+        return [
+            (effect.server, effect.topic, effect.text)
+            for effect in self.seen
+            if isinstance(effect, protocol.Line)
+        ]
+
+    def _take(self, effect: protocol.Effect) -> None:
+        match effect:
+            case protocol.Send():
+                self._last += 1
+                self._flights[self._last] = (effect.server, effect.rpc)
+                self.world.post(protocol.Request(effect.target, self._last, effect.method, effect.payload))
+            case protocol.Answer():
+                server, rpc = self._flights.pop(effect.rpc)
+                self.world.post(protocol.Reply(server, rpc, effect.payload))
+            case protocol.Result():
+                self._results[effect.call] = effect.payload
+            case protocol.Save():
+                _, snapshot = self.stored.get(effect.server, (b"", b""))
+                self.stored[effect.server] = (effect.state, effect.snapshot or snapshot)
+            case protocol.Ready():
+                self.ready.add(effect.server)
+            case _:
+                self.seen.append(effect)

@@ -99,7 +99,8 @@ class Raft:
         self.current_term = 0
         self.voted_for: int | None = None
         self.role = FOLLOWER
-        # region 2A: the other fields of Figure 2 that an election needs; when does the election timer run out?
+        # region 2A: what else an election needs: when your timer runs out, and who voted for you
+        # hint: The timeout is random, and new each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
         self.votes: set[int] = set()
         self.entries: list[LogEntry] = [LogEntry(term=0, command=None)]  # index 0 stands before the first entry
         self.election_deadline = 0.0
@@ -108,7 +109,8 @@ class Raft:
         self._restart_election_timer()
         # endregion
 
-        # region 2A: start your threads here, as daemons; __init__ must return at once
+        # region 2A: start your threads here, with daemon=True; __init__ must return at once
+        # hint: One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
         threading.Thread(target=self._election_loop, daemon=True).start()
         threading.Thread(target=self._heartbeat_loop, daemon=True).start()
         # endregion
@@ -140,7 +142,8 @@ class Raft:
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         """Figure 2, RequestVote RPC: may `args.candidate_id` have my vote in `args.term`?"""
-        # region 2A: Figure 2, RequestVote, receiver implementation; do not forget the rule for all servers (§5.1)
+        # region 2A: Figure 2, RequestVote RPC, receiver implementation
+        # hint: Take the lock. First the rule for all servers: a higher term makes you a follower (§5.1). Then 1 and 2.
         with self.lock:
             self._see_term(args.term)
             granted = (
@@ -159,7 +162,8 @@ class Raft:
 
     def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
         """Figure 2, AppendEntries RPC. Without entries it is the leader's heartbeat."""
-        # region 2A: for now only the heartbeat: who is leader, in which term; restart the timer
+        # region 2A: for now only the heartbeat: Figure 2, AppendEntries RPC, receiver implementation 1
+        # hint: A leader of your term or of a higher one restarts your timer, and a candidate gives up (§5.2).
         with self.lock:
             self._see_term(args.term)
             if args.term < self.current_term:
@@ -173,6 +177,9 @@ class Raft:
         # endregion
 
     # region 2A: the election, the heartbeats, and the helpers you want
+    # hint: An election (Figure 2, Candidates): a new term, a vote for yourself, then ask all others at once.
+    # hint: With votes of more than half of the members you lead: heartbeats to all, every HEARTBEAT_EVERY seconds.
+    # hint: peers[i].call(...) waits for the reply: give each call its own thread, and hold no lock meanwhile.
     # --- elections (§5.2) ---
 
     def _election_loop(self) -> None:

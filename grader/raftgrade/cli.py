@@ -12,13 +12,14 @@ import contextlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from raftlab import labs
+from raftlab import catalogue, labs
 
 from raftgrade import __version__, grade, store, submissions, table
 from raftgrade.commands import Commands, RaftlabCommands
@@ -30,18 +31,12 @@ from raftgrade.text import count, printable
 CANNOT = 2
 
 
-def _catalogue(lab: str) -> Sequence[Listed]:
-    from raftlab import catalogue
-
-    return catalogue.tests(lab)
-
-
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What the grader takes from raftlab; tests put their own in its place."""
 
     commands: Commands = field(default_factory=RaftlabCommands)
-    catalogue: Callable[[str], Sequence[Listed]] = _catalogue
+    catalogue: Callable[[str], Sequence[Listed]] = catalogue.tests
 
 
 class CannotStart(Exception):
@@ -78,14 +73,19 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
         return CANNOT
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        # Python's own exit code for this is 1, and 1 says that a submission failed.
+        traceback.print_exc()
+        print("raftgrade: this is a fault of raftgrade, not of a submission", file=sys.stderr)
+        return CANNOT
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="raftgrade",
         description="Grade Raft submissions with raftlab's staged tests.",
-        epilog="exit codes: 0 all passed; 1 something failed; 2 could not judge, a submission was refused, or "
-        "the command line was wrong; 130 interrupted",
+        epilog="exit codes: 0 all passed; 1 something failed; 2 could not judge, a submission was refused, "
+        "or the command line was wrong; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"raftgrade {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="run | report")

@@ -1,24 +1,21 @@
 """The tool rack: the exact command lines of a job and of the contract check, and what they see of the
 environment.
 
-Both run in a Python that ignores the current folder (``-P``), and pytest in a root of the grader's own, so
+Both run in a Python that ignores the current folder (``-P``), and pytest in the root of the suites, so
 that no file of a submission can configure the judge.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from raftlab import labs
+from raftlab import catalogue
 
 from raftgrade.plan import Job
-
-ROOT = Path(__file__).parent / "jobroot"
 
 
 class Commands(Protocol):
@@ -40,34 +37,27 @@ class RaftlabCommands:
     def job(
         self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path
     ) -> list[str]:
+        suite = catalogue.suite_file(job.lab)
+        root = ["-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"]
         return [
-            *(sys.executable, "-P", "-m", "pytest", "-q", "--tb=short"),
+            *(sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", *root),
             *(
-                "-c",
-                str(ROOT / "pytest.ini"),
-                "--rootdir",
-                str(ROOT),
-                "--confcutdir",
-                str(ROOT),
-                "--noconftest",
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "pytest_timeout",
+                "-p",
+                "raftlab.plugin",
+                "-p",
+                "raftgrade.leash",
             ),
-            *("-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "raftlab.plugin"),
-            str(suite(job.lab)),
-            *(f"--impl={job.path}", f"--lab={job.lab}", f"--network={job.network}"),
+            *(str(suite), f"--impl={job.path}", f"--lab={job.lab}", f"--network={job.network}"),
             *(f"--seeds={seeds[0]}:{seeds[1]}", f"--only={','.join(tests)}"),
             *(f"--records-fd={records_fd}", f"--trace-dir={traces}"),
         ]
 
     def check(self, path: str, labs: Sequence[str]) -> list[str]:
         return [sys.executable, "-P", "-m", "raftlab.check", path, "--labs", ",".join(labs), "--json"]
-
-
-def suite(lab: str) -> Path:
-    """The file with the tests of ``lab``. Raises :class:`raftlab.labs.UnknownLab`."""
-    spec = importlib.util.find_spec(labs.find(lab).module)
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"the suite of lab {lab} is not installed")
-    return Path(spec.origin)
 
 
 def environment(ours: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -7,7 +7,7 @@ is held against: what it names and nobody reports has failed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -88,7 +88,7 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def expect(
-    settings: Settings, catalogue: dict[str, Sequence[Listed]]
+    settings: Settings, catalogue: Mapping[str, Sequence[Listed]]
 ) -> tuple[list[Expected], list[LeftOut]]:
     """The expected tests in the ladder's order, and those left out. ``catalogue`` maps a lab to its tests."""
     tests, left_out = [], []

@@ -13,7 +13,8 @@ from raftgrade.results import Bad, NetworkResult, Problem, Report, SubmissionRes
 from raftgrade.text import count, duration, one_line, printable, spans
 
 WIDTH = 100
-_TITLE = 24
+_NOT_JUDGED = "Not judged (the machine's fault or ours: no mark lost, none earned)"
+_NAME = 24  # the widest column of names that fits; titles are sentences, and stand with the failures
 
 
 def render(report: Report) -> str:
@@ -59,15 +60,14 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
         tests = [test for test in submission.tests if test.lab == lab]
         if tests:
             blocks.append(_table(lab, tests, report.settings.networks))
-    for title, outcome in (
-        ("Failures", "failed"),
-        ("Not judged (the machine's fault or ours: no mark lost, none earned)", "error"),
-    ):
-        lines = [line for test in submission.tests for line in _bad_runs(test, outcome)]
-        if lines:
-            blocks.append("\n".join([title, *lines]))
+    failures = [line for test in submission.tests for line in _failures(test)]
+    if failures:
+        blocks.append("\n".join(["Failures", *failures]))
+    errors = list(_errors(submission))
+    if errors:
+        blocks.append("\n".join([_NOT_JUDGED, *errors]))
     advice = [
-        f"  {test.lab} {test.title}: {one_line(line)}" for test in submission.tests for line in test.advice
+        f"  {test.lab} {test.name}: {one_line(line)}" for test in submission.tests for line in test.advice
     ]
     if advice:
         blocks.append("\n".join(["Advice (costs no points)", *map(_wrapped, advice)]))
@@ -94,8 +94,8 @@ def _row(test: TestResult, networks: list[str], timed: str) -> list[str]:
     if shown.lab_s is not None:
         times = [f"{shown.lab_s.p50:.2f}", f"{shown.lab_s.p95:.2f}"]
     rpcs = "–" if shown.rpcs is None else f"{shown.rpcs.p50:.0f}"
-    title = "\n".join(textwrap.wrap(one_line(test.title), _TITLE)) or "-"
-    return [title, f"{test.points}/{test.max_points}", *passes, *times, rpcs]
+    name = "\n".join(textwrap.wrap(one_line(test.name), _NAME))
+    return [name, f"{test.points}/{test.max_points}", *passes, *times, rpcs]
 
 
 def _passes(result: NetworkResult) -> str:
@@ -118,34 +118,56 @@ def _share(value: float) -> str:
     return f"{min(max(value, 0.01), 0.99):.2f}".lstrip("0")
 
 
-def _bad_runs(test: TestResult, outcome: str) -> Iterator[str]:
+def _failures(test: TestResult) -> Iterator[str]:
+    """The failed runs of a test; those that failed in the same way stand together."""
     for result in test.networks:
         groups: dict[tuple[str, str], list[Bad]] = {}
         for bad in result.bad:
-            if bad.outcome == outcome:
+            if bad.outcome == "failed":
                 rule = bad.failure.rule.name if bad.failure.rule else ""
                 groups.setdefault((bad.failure.kind, rule), []).append(bad)
         for group in groups.values():
-            yield from _group(test, result, group)
+            seeds = [bad.seed for bad in group]
+            title = f"{test.lab} {test.name} ({one_line(test.title)})"
+            share = f"({len(seeds)} of {count(result.runs, 'run')})"
+            yield _wrapped(f"  {title} · {result.network} · {_seeds(seeds)} {share}")
+            yield from _words(group[0])
 
 
-def _group(test: TestResult, result: NetworkResult, group: list[Bad]) -> Iterator[str]:
-    """Runs that went wrong in the same way: the seeds, and the words of the first of them."""
-    seeds = [bad.seed for bad in group]
-    word = "seed" if len(seeds) == 1 else "seeds"
-    failure = group[0].failure
-    share = f"({len(seeds)} of {count(result.runs, 'run')})"
-    yield _wrapped(f"  {test.lab} {test.title} · {result.network} · {word} {spans(seeds)} {share}")
+def _errors(submission: SubmissionResult) -> Iterator[str]:
+    """The runs that could not be judged. The reason is seldom the test's: the same words stand once."""
+    groups: dict[str, list[tuple[str, Bad]]] = {}
+    for test in submission.tests:
+        for result in test.networks:
+            for bad in result.bad:
+                if bad.outcome == "error":
+                    place = f"{test.lab} {test.name} · {result.network}"
+                    groups.setdefault(one_line(bad.failure.text, 600), []).append((place, bad))
+    for group in groups.values():
+        first = group[0][0]
+        seeds = [bad.seed for place, bad in group if place == first]
+        others = len(group) - len(seeds)
+        more = f" and {count(others, 'other run')}" if others else ""
+        yield _wrapped(f"  {first} · {_seeds(seeds)}{more}")
+        yield from _words(group[0][1])
+
+
+def _words(bad: Bad) -> Iterator[str]:
+    failure = bad.failure
     yield _wrapped(f"    {one_line(failure.text, 600)}")
     if failure.where:
         yield f"    at {one_line(failure.where)}"
     if failure.rule is not None:
         yield _wrapped(f"    rule: {one_line(failure.rule.name)} ({one_line(failure.rule.section)})")
-    if failure.kind == "not-judged" and failure.hint:
+    if bad.outcome == "error" and failure.hint:
         yield _wrapped(f"    {one_line(failure.hint)}")
-    if group[0].replay:
+    if bad.replay:
         # Not wrapped: it is there to be copied.
-        yield f"    replay: {one_line(group[0].replay, 1000)}"
+        yield f"    replay: {one_line(bad.replay, 1000)}"
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {spans(seeds)}"
 
 
 def _problem(problem: Problem) -> str:
@@ -158,7 +180,7 @@ def _problem(problem: Problem) -> str:
 
 
 def _left_out(item: LeftOut) -> str:
-    return f"not run: {item.lab} {item.title} ({' and '.join(item.networks)} only)"
+    return f"not run: {item.lab} {item.name} ({' and '.join(item.networks)} only)"
 
 
 def _overview(report: Report) -> str:

@@ -1,9 +1,9 @@
-"""The doorkeeper: checks a student's Raft class before the first test, so that a slip of the pen costs no test.
+"""The doorkeeper: checks a student's Raft class before the first test, so that a slip costs no red test.
 
 Runs in the untrusted host child, in two stages: :func:`check_source` reads the file without running it, and
-:func:`check_class` looks at the imported class. The first only refuses what is wrong beyond doubt: methods may
-be inherited, decorated or imported, and then the second stage knows better. Arguments are passed by position,
-so the names of parameters are the student's own.
+:func:`check_class` looks at the imported class. The first only refuses what is wrong beyond doubt: methods
+may be inherited, decorated or imported, and then the second stage knows better. Arguments are passed by
+position, so the names of parameters are the student's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from raftlab import shapes, source, wire
+from raftlab import notation, shapes, source, wire
 from raftlab.labs import Lab
 from raftlab.outline import Function, Outline, class_names, may_bind
 from raftlab.protocol import Problem
@@ -58,8 +58,8 @@ PAPER: dict[str, tuple[dict[str, type], dict[str, type]]] = {
     ),
     "install_snapshot": (
         {
-            "term": int, "leader_id": int, "last_included_index": int, "last_included_term": int, "offset": int,
-            "data": bytes, "done": bool,
+            "term": int, "leader_id": int, "last_included_index": int, "last_included_term": int,
+            "offset": int, "data": bytes, "done": bool,
         },
         {"term": int},
     ),
@@ -95,7 +95,7 @@ def _is_generator(method: str) -> str:
 
 
 def check_source(submission: Submission, lab: Lab) -> list[Problem]:
-    """What is wrong with the entry file beyond doubt, without running it. Empty means: go on and import it."""
+    """What is wrong with the entry file beyond doubt, found without running it; nothing: go on, import it."""
     entry = submission.entry
     shown = submission.show(entry)
     try:
@@ -231,17 +231,19 @@ def _without_annotations(args: ast.arguments) -> ast.arguments:
 
 
 def check_module(module: Any, lab: Lab, submission: Submission) -> list[Problem]:
-    """:func:`check_class` on the ``Raft`` of the imported entry module; also when there is none."""
-    raft_class = getattr(module, "Raft", None)
-    if raft_class is None:
-        own = getattr(module, "__dict__", {})
-        return [_no_class(submission, [name for name, item in own.items() if isinstance(item, type)])]
-    return check_class(raft_class, lab, submission)
+    """:func:`check_class` on the ``Raft`` of the imported entry module, if there is one."""
+    return check_class(getattr(module, "Raft", None), lab, submission)
 
 
 def check_class(raft_class: Any, lab: Lab, submission: Submission) -> list[Problem]:
-    """What is wrong with the imported class. Call it while ``sys.modules`` holds the student's module."""
+    """What is wrong with the imported ``Raft``, or ``None`` for none.
+
+    Call it while ``sys.modules`` holds the student's module: annotations are looked up there.
+    """
     shown = submission.show(submission.entry)
+    if raft_class is None:
+        tree = Outline(submission).tree(submission.name)
+        return [_no_class(submission, class_names(tree) if tree else [])]
     if not isinstance(raft_class, type):
         kind = type(raft_class).__name__
         return [Problem(f"Raft in {shown} is not a class (it is of type {kind})", f"{shown}:1", API)]
@@ -285,11 +287,21 @@ def _check_method(raft_class: type, method: str, lab: Lab) -> str:
         counts.append(count)  # a callable object is not bound to the instance
     if any(_binds(signature, number) for number in counts):
         return ""
-    declared = ", ".join(
-        str(parameter.replace(annotation=inspect.Parameter.empty))
-        for parameter in signature.parameters.values()
-    )
-    return _wrong_parameters(method, declared)
+    return _wrong_parameters(method, _told(signature))
+
+
+class _Dots:
+    def __repr__(self) -> str:
+        return "..."
+
+
+def _told(signature: inspect.Signature) -> str:
+    """The parameters without annotations, and without defaults whose text may differ from run to run."""
+    empty, told = inspect.Parameter.empty, []
+    for parameter in signature.parameters.values():
+        plain = parameter.default is empty or type(parameter.default) in notation.SCALARS
+        told.append(parameter.replace(annotation=empty, default=parameter.default if plain else _Dots()))
+    return str(signature.replace(parameters=told, return_annotation=inspect.Signature.empty))[1:-1]
 
 
 def _binds(signature: inspect.Signature, count: int) -> bool:
@@ -344,8 +356,8 @@ def _check_fields(
             renamed.add(alike)
             hint = f"rename its field {alike}" if alike else "the tests use the paper's names in snake_case"
             yield Problem(f"{cls.__name__} has no field {name}: {hint}", outline.where_class(cls), MESSAGES)
-        elif kind is not list and not shapes.accepts(hints[name], kind):
-            declared = shapes.type_name(hints[name])
+        elif kind is not list and not notation.accepts(hints[name], kind):
+            declared = notation.type_name(hints[name])
             text = f"{cls.__name__}.{name} is declared {declared}; it must be {kind.__name__}"
             yield Problem(text, outline.where_field(cls, name), MESSAGES)
     for field in dataclasses.fields(cls):
@@ -360,23 +372,23 @@ def _folded(name: str) -> str:
 
 
 def _check_entries(cls: type, hint: Any, known: shapes.Shapes, outline: Outline) -> Iterator[Problem]:
-    entry = shapes.element_of(hint)
+    entry = notation.element_of(hint)
     if entry is None:
         text = (
-            f"{cls.__name__}.entries is declared {shapes.type_name(hint)}; it must be a list of a dataclass"
+            f"{cls.__name__}.entries is declared {notation.type_name(hint)}; it must be a list of a dataclass"
         )
         yield Problem(f"{text}, as in list[LogEntry]", outline.where_field(cls, "entries"), MESSAGES)
         return
     hints = known.fields(entry)
     yield from _check_fields(entry, {"term": int, "command": list}, hints, outline)
     if "command" in hints and not all(_converts(command, hints["command"]) for command in _COMMANDS):
-        declared = shapes.type_name(hints["command"])
+        declared = notation.type_name(hints["command"])
         text = f"{entry.__name__}.command is declared {declared}; commands are any JSON-like values: use Any"
         yield Problem(text, outline.where_field(entry, "command"), MESSAGES)
 
 
 def _converts(value: Any, hint: Any) -> bool:
-    if shapes.is_any(hint):
+    if notation.is_any(hint):
         return True
     try:
         return bool(msgspec.convert(value, hint) == value)

@@ -1,6 +1,6 @@
 """The floor plan of a submission: where its classes, methods and fields stand, read from the source.
 
-The contract check needs lines to point at, and it needs them for classes that sit in any of a student's files,
+The contract check needs lines to point at, also for classes that sit in another of the student's files, or
 are inherited, decorated or generated. What is not found is an empty string, never an error.
 """
 

@@ -76,11 +76,11 @@ class Run:
             from raftlab.worlds.rpyc import RpycWorld
 
             return RpycWorld(self.impl.host())
-        from raftlab.worlds.sim import Forked, SimWorld, inside
+        from raftlab.worlds.sim import Forked, Inside, SimWorld
 
         seed = derive(self._own_seed, "host")
         if self._inside:
-            return SimWorld(inside(self.impl.path, seed, self.preempt), FLOOR)
+            return SimWorld(Inside(self.impl.path, seed, self.preempt), FLOOR)
         return SimWorld(Forked(self.impl.host(), seed, self.preempt), FLOOR)
 
     def close(self) -> None:

@@ -7,32 +7,22 @@ went wrong, to find the one field to name. :mod:`raftlab.contract` judges messag
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import enum
 import inspect
-import sys
 import types
 import typing
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
+from raftlab import notation
+from raftlab.notation import SCALARS
 
 Check = Callable[[Any], None]
 
 # Deeper than any command in earnest, shallower than every recursion limit on the way.
 MAX_DEPTH = 100
 _ENDLESS = "a type alias that contains itself cannot be followed; declare the field as Any"
-SCALARS = frozenset({type(None), bool, int, float, str, bytes})
-
-_LISTS = {
-    list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.MutableSequence,
-    collections.abc.Collection, collections.abc.Set, collections.abc.MutableSet,
-}  # fmt: skip
-_SETS = {set, frozenset, collections.abc.Set, collections.abc.MutableSet}
-_DICTS = {dict, collections.abc.Mapping, collections.abc.MutableMapping}
-_LEAVES = SCALARS | {bytearray, None}
 
 
 class AnnotationFault(TypeError):
@@ -65,7 +55,9 @@ def handler_types(raft_class: type, method: str) -> tuple[Any, Any]:
     try:
         return _declared_types(handler, method, raft_class, skip)
     except AnnotationFault as fault:
-        inner = "<locals>" in getattr(handler, "__qualname__", "") and handler.__name__ != method
+        inner = (
+            "<locals>" in getattr(handler, "__qualname__", "") and getattr(handler, "__name__", "") != method
+        )
         if not inner:
             raise
         raise AnnotationFault(
@@ -122,10 +114,12 @@ def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> 
 
 
 def _message_type(hint: Any, what: str) -> Any:
-    arms = [arm for arm in _arms(hint) if arm is not type(None)]
-    target = _bare(arms[0]) if len(arms) == 1 else hint
-    if not _is_dataclass(typing.get_origin(target) or target):
-        raise AnnotationFault(f"{what} {type_name(hint)}, which is not a dataclass; messages are dataclasses")
+    arms = [arm for arm in notation.arms_of(hint) if arm is not type(None)]
+    target = notation.bare(arms[0]) if len(arms) == 1 else hint
+    if not notation.is_dataclass(typing.get_origin(target) or target):
+        raise AnnotationFault(
+            f"{what} {notation.type_name(hint)}, which is not a dataclass; messages are dataclasses"
+        )
     return target
 
 
@@ -194,6 +188,22 @@ class Shapes:
         root = typing.get_origin(message) or message
         return self._record(root, root)
 
+    def blame(self, message: Any, said: str) -> AnnotationFault:
+        """What to say when msgspec refuses a class whose single types all cross: the field to name."""
+        bad: list[tuple[type, str, Any]] = []
+        for cls, fields in self._fields.items():
+            bad += [(cls, name, hint) for name, hint in fields.items() if not notation.readable(hint)]
+        owners = {cls for cls, _, _ in bad}
+        root = typing.get_origin(message) or message
+        for cls, name, hint in bad:
+            if owners.isdisjoint(notation.records_in(hint)):  # not just a place where the culprit is used
+                text = f"{cls.__name__}.{name} is declared {notation.type_name(hint)}, "
+                text += "whose alternatives cannot be told apart in a message; declare it as Any"
+                return AnnotationFault(
+                    text if "union" in said else f"{cls.__name__}.{name}: {said}", cls, name
+                )
+        return AnnotationFault(f"{root.__name__}: {said}", root)
+
     def _record(self, cls: type, root: type) -> Check | None:
         if cls in self._checks:
             return self._checks[cls]
@@ -235,33 +245,40 @@ class Shapes:
             return self._compile(hint, place, root)
         except RecursionError:
             raise AnnotationFault(f"{_dotted(place)}: {_ENDLESS}", *place) from None
+        except TypeError as exc:  # unhashable: `entries: [LogEntry]`
+            if isinstance(exc, AnnotationFault):
+                raise
+            text = f"{_dotted(place)}: its annotation {hint!r:.60} is not a type; a list is written list[...]"
+            raise AnnotationFault(text, *place) from None
 
     def _compile(self, hint: Any, place: tuple[type, str], root: type) -> Check | None:
-        arms = _arms(hint)
+        arms = notation.arms_of(hint)
         if len(arms) > 1:
             return self._union(arms, place, root)
-        hint = _bare(hint)
-        if is_any(hint):
+        hint = notation.bare(hint)
+        if notation.is_any(hint):
             return check_json
-        if hint in _LEAVES or typing.get_origin(hint) is typing.Literal:
+        if hint in notation.LEAVES or typing.get_origin(hint) is typing.Literal:
             return None
         kind = typing.get_origin(hint) or hint
-        if kind in _LISTS:
+        if kind in notation.LISTS:
             return self._list(hint, kind, place, root)
-        if kind in _DICTS:
+        if kind in notation.DICTS:
             return self._dict(hint, place, root)
-        if is_record(kind):
+        if notation.is_record(kind):
             return self._record(kind, root)
-        if isinstance(kind, type) and issubclass(kind, enum.Enum) and crosses(kind):
+        if isinstance(kind, type) and issubclass(kind, enum.Enum) and notation.crosses(kind):
             return None
         if isinstance(hint, typing.ForwardRef):  # what is left of an alias that names itself
             raise AnnotationFault(f"{_dotted(place)}: {_ENDLESS}", *place)
-        if not crosses(hint):
-            raise AnnotationFault(f"{_dotted(place)}: {type_name(hint)} cannot travel by value", *place)
+        if not notation.crosses(hint):
+            raise AnnotationFault(
+                f"{_dotted(place)}: {notation.type_name(hint)} cannot travel by value", *place
+            )
         return None
 
     def _union(self, arms: list[Any], place: tuple[type, str], root: type) -> Check | None:
-        checks = [(runtime_type(arm), self._compile(arm, place, root)) for arm in arms]
+        checks = [(notation.runtime_type(arm), self._compile(arm, place, root)) for arm in arms]
         if any(check is check_json for _, check in checks):
             return check_json  # a union with Any is Any
         if all(check is None for _, check in checks):
@@ -279,9 +296,9 @@ class Shapes:
         return check_union
 
     def _list(self, hint: Any, kind: Any, place: tuple[type, str], root: type) -> Check | None:
-        if kind in _SETS:
+        if kind in notation.SETS:
             self.sets.add(root)
-        inner = [self._compile(arg, place, root) for arg in element_types(hint)]
+        inner = [self._compile(arg, place, root) for arg in notation.element_types(hint)]
         if all(check is None for check in inner):
             return None
         if len(inner) == 1:
@@ -302,9 +319,9 @@ class Shapes:
         return check_tuple
 
     def _dict(self, hint: Any, place: tuple[type, str], root: type) -> Check | None:
-        key, item = dict_types(hint)
-        keys = {_bare(arm) for arm in _arms(key)}
-        if not keys <= {str} and not is_any(key):
+        key, item = notation.dict_types(hint)
+        keys = {notation.bare(arm) for arm in notation.arms_of(key)}
+        if not keys <= {str} and not notation.is_any(key):
             if not keys <= {str, int}:
                 raise AnnotationFault(f"{_dotted(place)}: keys of dicts that travel are str or int", *place)
             self.odd_keys.add(root)
@@ -318,135 +335,6 @@ class Shapes:
                 check_item(item)
 
         return check_dict
-
-
-# --- types, and their names -------------------------------------------------------------------------------
-
-
-def is_any(hint: Any) -> bool:
-    return hint is Any or hint is object or isinstance(hint, typing.TypeVar)
-
-
-def is_record(kind: Any) -> bool:
-    """A dataclass, a NamedTuple or a TypedDict."""
-    if typing.is_typeddict(kind) or _is_dataclass(kind):
-        return True
-    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
-
-
-def _is_dataclass(kind: Any) -> bool:
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
-
-
-def _bare(hint: Any) -> Any:
-    """``hint`` without what says nothing about the value: Annotated, Final, NewType, type aliases."""
-    while True:
-        origin = typing.get_origin(hint)
-        if origin is typing.Annotated or origin in (typing.Final, typing.Required, typing.NotRequired):
-            hint = typing.get_args(hint)[0]
-        elif isinstance(hint, typing.NewType):
-            hint = hint.__supertype__
-        elif type(hint).__name__ == "TypeAliasType":  # `type Term = int`, Python 3.12 on
-            hint = hint.__value__
-        else:
-            return hint
-
-
-def _arms(hint: Any) -> list[Any]:
-    hint = _bare(hint)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [deep for arm in typing.get_args(hint) for deep in _arms(arm)]
-    return [hint]
-
-
-def arm_for(hint: Any, value: Any) -> Any:
-    """The arm of a union that ``value`` belongs to; ``hint`` itself when it is no union."""
-    arms = _arms(hint)
-    return next((arm for arm in arms if isinstance(value, runtime_type(arm))), arms[0])
-
-
-def runtime_type(arm: Any) -> type:
-    if is_any(arm):
-        return object
-    if arm is None:
-        return type(None)
-    arm = _bare(arm)
-    kind = typing.get_origin(arm) or arm
-    if typing.is_typeddict(kind):
-        return dict
-    return kind if isinstance(kind, type) else object
-
-
-def accepts(hint: Any, kind: type) -> bool:
-    """Whether values of ``kind`` may stand where ``hint`` is declared."""
-    return any(is_any(arm) or arm is kind or (kind is bytes and arm is bytearray) for arm in _arms(hint))
-
-
-def element_of(hint: Any) -> type | None:
-    """The dataclass that a list is declared to hold; ``None`` when it is no such list."""
-    hint = _bare(hint)
-    held = element_types(hint)
-    if (typing.get_origin(hint) or hint) not in _LISTS - _SETS or len(held) != 1:
-        return None
-    held_type = _bare(held[0])
-    found: type = typing.get_origin(held_type) or held_type
-    return found if _is_dataclass(found) else None
-
-
-def fits(arm: Any, value: Any) -> bool:
-    """Whether a scalar can be what ``arm`` declares, as far as the quick checks rely on it: no containers."""
-    kind = typing.get_origin(_bare(arm)) or _bare(arm)
-    return not (kind in _LISTS or kind in _DICTS or is_record(kind)) or isinstance(value, runtime_type(arm))
-
-
-def element_types(hint: Any) -> tuple[Any, ...]:
-    """What a list, set or tuple holds: one type for all, or one for each place of a fixed tuple."""
-    args = typing.get_args(hint)
-    if not args:
-        return (Any,)
-    if (typing.get_origin(hint) or hint) is tuple and not (len(args) == 2 and args[1] is Ellipsis):
-        return args
-    return args[:1]
-
-
-def dict_types(hint: Any) -> tuple[Any, Any]:
-    """The types of a dict's keys and values."""
-    args = typing.get_args(hint)
-    return (
-        (args[0], args[1]) if (typing.get_origin(hint) or hint) in _DICTS and len(args) == 2 else (str, Any)
-    )
-
-
-def has_int_keys(hint: Any) -> bool:
-    return int in {_bare(arm) for arm in _arms(dict_types(hint)[0])}
-
-
-def crosses(hint: Any) -> bool:
-    """Whether MessagePack has a form for values of this one type."""
-    try:
-        return not isinstance(msgspec.inspect.type_info(hint), msgspec.inspect.CustomType)
-    except (TypeError, ValueError, RecursionError):
-        return False
-
-
-def type_name(hint: Any) -> str:
-    """A type as a student would write it."""
-    if hint is None or hint is type(None):
-        return "None"
-    if hint is Ellipsis:
-        return "..."
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(map(type_name, args))
-    if isinstance(origin, type) and args:
-        return f"{type_name(origin)}[{', '.join(map(type_name, args))}]"
-    name = getattr(hint, "__qualname__", None)
-    if name is None or origin is not None:
-        return str(hint).replace("typing.", "")
-    if name in ("allocate_lock", "lock"):
-        return "threading.Lock"
-    module = getattr(hint, "__module__", "")
-    return f"{module}.{name}" if module != "builtins" and module in sys.stdlib_module_names else name
 
 
 def _dotted(place: tuple[type, str]) -> str:

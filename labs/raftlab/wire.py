@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from raftlab import shapes
+from raftlab import notation, shapes
 from raftlab.api import ApplyMsg, Status
 from raftlab.shapes import AnnotationFault, Shapes, Suspect
 
@@ -101,10 +101,10 @@ class Codec:
             codec.methods += (method,)
             try:
                 args, reply = shapes.handler_types(raft_class, method)
-                given = f'peers[i].call("{method}", args) takes {shapes.type_name(args)}, got'
-                returned = f"{method} must return {shapes.type_name(reply)}, returned"
+                given = f'peers[i].call("{method}", args) takes {notation.type_name(args)}, got'
+                returned = f"{method} must return {notation.type_name(reply)}, returned"
                 write = _writer(args, known, given), _writer(reply, known, returned)
-                read = _reader(args), _reader(reply)
+                read = _reader(args, known), _reader(reply, known)
             except AnnotationFault as fault:
                 codec._faults[method] = fault
                 continue
@@ -142,13 +142,14 @@ class Codec:
 
 def check_message(message: Any, known: Shapes | None = None) -> None:
     """Raise :class:`AnnotationFault` unless the dataclass ``message`` can cross by value."""
-    _writer(message, known or Shapes(), "")
-    _reader(message)
+    known = known or Shapes()
+    _writer(message, known, "")
+    _reader(message, known)
 
 
 def _writer(message: Any, known: Shapes, wrong: str) -> Callable[[Any], bytes]:
     check = known.check(message)
-    cls = shapes.runtime_type(message)
+    cls = notation.runtime_type(message)
     encode = _encode
     if cls in known.odd_keys:
         if cls in known.sets:
@@ -171,12 +172,12 @@ def _writer(message: Any, known: Shapes, wrong: str) -> Callable[[Any], bytes]:
     return write
 
 
-def _reader(message: Any) -> Callable[[bytes], Any]:
-    cls = shapes.runtime_type(message)
+def _reader(message: Any, known: Shapes) -> Callable[[bytes], Any]:
+    cls = notation.runtime_type(message)
     try:
         decode = msgspec.msgpack.Decoder(message, ext_hook=_no_extension).decode
     except (TypeError, RecursionError) as exc:
-        raise AnnotationFault(f"{cls.__name__}: {_plain_words(exc)}", cls) from exc
+        raise known.blame(message, _plain_words(exc)) from exc
 
     def read(data: bytes) -> Any:
         try:
@@ -233,7 +234,7 @@ def decode_plain(data: bytes) -> dict[str, Any]:
     try:
         message = _decode_map(data)
         for value in message.values():
-            if type(value) not in shapes.SCALARS:
+            if type(value) not in notation.SCALARS:
                 shapes.check_json(value, -shapes.MAX_DEPTH, (str, int))  # a command may be deep in a message
     except (Suspect, *_UNREADABLE) as exc:
         raise msgspec.ValidationError(f"not a message: {_first_line(exc)}") from None
@@ -303,12 +304,12 @@ def _find(value: Any, hint: Any, path: str, known: Shapes, depth: int) -> str | 
     if depth > shapes.MAX_DEPTH:
         return f"{path:.80}...: nested more than {shapes.MAX_DEPTH} deep; does it contain itself?"
     kind = type(value)
-    hint = shapes.arm_for(hint, value)
+    hint = notation.arm_for(hint, value)
     if isinstance(value, str | int | float | bytes) or value is None:
-        if not shapes.fits(hint, value):
-            return f"{path} must be {_an(shapes.type_name(hint))}, got {_a_thing(value)}"
+        if not notation.fits(hint, value):
+            return f"{path} must be {_an(notation.type_name(hint))}, got {_a_thing(value)}"
         return _bad_scalar(value, path)
-    untyped = shapes.is_any(hint)
+    untyped = notation.is_any(hint)
     if dataclasses.is_dataclass(kind):
         if untyped:
             name = kind.__name__
@@ -326,15 +327,15 @@ def _find(value: Any, hint: Any, path: str, known: Shapes, depth: int) -> str | 
         return _find_in_list(value, hint, path, known, depth)
     if isinstance(value, tuple):
         return f"{path}: a tuple would arrive as a list here; send a list"
-    if not untyped and shapes.crosses(kind):
+    if not untyped and notation.crosses(kind):
         return None
     return f"{path}: {_a_thing(value)} cannot travel by value; {_USE}"
 
 
 def _find_in_dict(value: dict[Any, Any], hint: Any, path: str, known: Shapes, depth: int) -> str | None:
-    _, inner = shapes.dict_types(hint)
+    _, inner = notation.dict_types(hint)
     for key, item in tuple(value.items()):
-        if not isinstance(key, str) and not shapes.has_int_keys(hint):
+        if not isinstance(key, str) and not notation.has_int_keys(hint):
             return f"{path}: the dict key {key!r:.40} is {_a_thing(key)}; only string keys can travel here"
         why = _bad_scalar(key, f"{path}: the dict key") if isinstance(key, str) else None
         why = why or _find(item, inner, f"{path}[{key!r:.40}]", known, depth + 1)
@@ -344,7 +345,7 @@ def _find_in_dict(value: dict[Any, Any], hint: Any, path: str, known: Shapes, de
 
 
 def _find_in_list(value: Any, hint: Any, path: str, known: Shapes, depth: int) -> str | None:
-    inner = shapes.element_types(hint)
+    inner = notation.element_types(hint)
     ordered = not isinstance(value, set | frozenset)
     for index, item in enumerate(tuple(value)):
         place = f"{path}[{index}]" if ordered else path

@@ -56,7 +56,7 @@ def test_something_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     submission(tmp_path, "alice", {"first/41": "fail"})
     assert run("alice", "--seed", "40", "--network", "sim", "--out", "x/y") == 1
     out = capsys.readouterr().out
-    assert "first leader · sim · seed 41 (1 of 3 runs)" in out
+    assert "first (first leader) · sim · seed 41 (1 of 3 runs)" in out
     assert "expected one leader, saw none at seed 41 \\x1b[31m" in out
     assert "replay: raftlab replay first --seed 41" in out
     assert "\x1b" not in out
@@ -195,7 +195,7 @@ def test_only_the_real_network(tmp_path: Path, capsys: pytest.CaptureFixture[str
     submission(tmp_path, "alice")
     assert main(["run", "alice", "--network", "rpyc", "--runs", "4"], tools()) == 0
     out = capsys.readouterr().out
-    assert "not run: 2A second leader (sim only)" in out
+    assert "not run: 2A second (sim only)" in out
     assert "points 10/10 · 1 of 1 submissions clean · 4 runs" in out
     assert main(["run", "alice", "--network", "rpyc"], tools()) == 0
     assert report()["settings"]["runs"] == {"rpyc": 2}
@@ -214,6 +214,21 @@ def test_a_full_disk_is_said_in_one_sentence(
     assert capsys.readouterr().err == (
         "raftgrade: the report cannot be written: [Errno 28] No space left on device\n"
     )
+
+
+def test_a_fault_of_the_graders_own_fails_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission(tmp_path, "alice")
+
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("raftgrade.engine.run_job", broken)
+    assert run("alice") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.endswith("raftgrade: this is a fault of raftgrade, not of a submission\n")
 
 
 def test_a_path_that_looks_like_an_option(tmp_path: Path) -> None:

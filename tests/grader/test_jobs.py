@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from raftgrade import jobs
 from raftgrade.children import Children
-from raftgrade.commands import ROOT, RaftlabCommands, environment
+from raftgrade.commands import RaftlabCommands, environment
 from raftgrade.jobs import Checked, Finished, run_check, run_job
 from raftgrade.plan import Job
 from raftgrade.results import Problem
+from raftlab import catalogue
 
 from .fakes import FakeCommands, alive, submission, wait_until_gone
 
@@ -110,9 +111,8 @@ def test_a_run_at_which_the_job_dies_twice_could_not_be_judged(tmp_path: Path) -
     assert commands.started == [(["first"], (0, 3)), (["first"], (1, 3)), (["first"], (2, 3))]
     failure = finished.records[1].failure
     assert failure is not None
-    assert failure.hint == (
-        f"This costs no mark and earns none: run raftgrade again. What the job printed is in {tmp_path}/log.txt"
-    )
+    again = "This costs no mark and earns none: run raftgrade again."
+    assert failure.hint == f"{again} What the job printed is in {tmp_path}/log.txt"
     assert "run first 1 die" in failure.detail
 
 
@@ -247,14 +247,22 @@ def test_the_real_command_leaves_no_say_to_the_submission() -> None:
         tests=["one", "two"],
         seeds=(3, 5),
     )
+    suite = catalogue.suite_file("2A")
     command = RaftlabCommands().job(job, job.tests, job.seeds, 7, Path("out/traces"))
     assert command[1:4] == ["-P", "-m", "pytest"]
     for wanted in (
-        *("--noconftest", str(ROOT / "pytest.ini"), "--impl=./-x/raft.py", "--lab=2A", "--network=rpyc"),
+        *(
+            "--noconftest",
+            str(suite),
+            str(suite.with_name("pytest.ini")),
+            "--impl=./-x/raft.py",
+            "--lab=2A",
+            "--network=rpyc",
+        ),
         *("--seeds=3:5", "--only=one,two", "--records-fd=7", "--trace-dir=out/traces"),
     ):
         assert wanted in command
-    assert (ROOT / "pytest.ini").is_file()
+    assert suite.with_name("pytest.ini").is_file()
 
 
 def test_a_jobs_environment_has_no_pytest_options_of_ours() -> None:

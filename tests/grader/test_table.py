@@ -17,10 +17,10 @@ def test_a_clean_submission() -> None:
 == alice (alice)
 
 Lab 2A (seconds and RPCs of the runs that passed in sim)
-test            points  sim          rpyc           p50 s    p95 s    RPCs
-------------  --------  -----------  -----------  -------  -------  ------
-first leader     10/10  2/2 [.16–1]  1/1 [.03–1]    10.50    10.95     125
-second             5/5  2/2 [.16–1]  –               0.00     0.00       0
+test      points  sim          rpyc           p50 s    p95 s    RPCs
+------  --------  -----------  -----------  -------  -------  ------
+first      10/10  2/2 [.16–1]  1/1 [.03–1]    10.50    10.95     125
+second       5/5  2/2 [.16–1]  –               0.00     0.00       0
 
 points 15/15 · 1 of 1 submissions clean · 5 runs · 12 s"""
     )
@@ -43,20 +43,20 @@ def test_failures_are_grouped_and_cleaned() -> None:
 == alice (alice)
 
 Lab 2A (seconds and RPCs of the runs that passed in sim)
-test            points  sim             rpyc      p50 s    p95 s    RPCs
-------------  --------  --------------  ------  -------  -------  ------
-first leader      0/10  0/2 [0–.84]     0/0 …1        –        –       –
-second             0/5  1/1 [.03–1] ?1  –          0.00     0.00       0
+test      points  sim             rpyc      p50 s    p95 s    RPCs
+------  --------  --------------  ------  -------  -------  ------
+first       0/10  0/2 [0–.84]     0/0 …1        –        –       –
+second       0/5  1/1 [.03–1] ?1  –          0.00     0.00       0
 
 Failures
-  2A first leader · sim · seeds 0, 1 (2 of 2 runs)
+  2A first (first leader) · sim · seeds 0, 1 (2 of 2 runs)
     expected one leader\\x1b[31m, saw two
     at raft.py:12
     rule: election safety (§5.2)
     replay: replay 0
 
 Not judged (the machine's fault or ours: no mark lost, none earned)
-  2A second · sim · seed 0 (1 of 2 runs)
+  2A second · sim · seed 0
     it died
     again
 
@@ -89,7 +89,7 @@ def test_refused_submissions_and_the_overview() -> None:
     )
     assert "== dan (dan): not run" in text
     assert text.endswith("""\
-not run: 2A third leader (sim only)
+not run: 2A third (sim only)
 
 submission      points  state    tests not passed
 ------------  --------  -------  -------------------
@@ -105,7 +105,7 @@ def test_wide_content_stays_within_the_width() -> None:
     words = Failure("assertion", "expected " + "a very long tale " * 20)
     entries: list[Entry] = [Ran("alice", record("first", 0, "failed", failure=words))]
     report = fold(entries)
-    report.submissions[0].tests[0].title = "a leader is elected again after the old one comes back from a cut"
+    report.submissions[0].tests[0].name = "a_leader_is_elected_again_after_the_old_one_comes_back_from_a_cut"
     for test in report.submissions[0].tests:
         for network in test.networks:
             network.runs = network.passes = 100
@@ -115,3 +115,14 @@ def test_wide_content_stays_within_the_width() -> None:
 
 def test_a_share_is_never_rounded_to_certainty() -> None:
     assert [table._share(x) for x in (0.0, 0.0001, 0.5, 0.9999, 1.0)] == ["0", ".01", ".50", ".99", "1"]
+
+
+def test_the_same_trouble_everywhere_is_told_once() -> None:
+    failure = Failure("not-judged", "could not be judged: the machine is on fire", hint="call somebody")
+    errors = [record(name, seed, "error", failure=failure) for name in ("first", "second") for seed in (0, 1)]
+    text = table.render(fold([Ran("alice", run) for run in errors]))
+    assert text.count("on fire") == 1
+    assert (
+        "  2A first · sim · seeds 0, 1 and 2 other runs\n    could not be judged: the machine is on fire\n"
+        in text
+    )

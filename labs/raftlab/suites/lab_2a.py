@@ -37,6 +37,7 @@ def test_re_election(cluster: Start) -> None:
     c.one_leader()
     c.connect(first)
     second = c.one_leader()
+    c.agreed_term()  # the first one has heard of the second, and leads no more
     other = (second + 1) % 3
     c.disconnect(second)
     c.disconnect(other)
@@ -88,6 +89,7 @@ def test_lone_server(cluster: Start) -> None:
     """A server that is cut off alone never leads, and the others keep theirs."""
     c = cluster(5)
     leader = c.one_leader()
+    c.agreed_term()  # nobody else still leads an older term
     alone = (leader + 1) % 5
     c.disconnect(alone)
     for _ in range(6):
@@ -123,9 +125,7 @@ def test_old_leader_steps_down(cluster: Start) -> None:
     c.one_leader()
     stepped = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(old)[0] >= new_term)
     c.expect(stepped, f"expected S{old} to adopt term {new_term} or a newer one, but it has not", rules.HIGHER_TERM, [old])
-    c.agreed_term()
-    leading = [server for server, (_, leads) in c.states(range(5)).items() if leads]
-    c.expect(len(leading) <= 1, f"expected one leader after healing, but there are {len(leading)}", rules.HIGHER_TERM)
+    c.agreed_term()  # in one term the referee allows one leader
 
 
 @points(5)
@@ -321,6 +321,8 @@ def test_who_gets_a_vote(cluster: Start) -> None:
         ]
         heartbeat(3, base + 1)
         rows.append(("another candidate once the elected leader spoke", ask(4, base + 1), False, base + 1))
+        heartbeat(1, base + 2)  # S0 has not voted in this term
+        rows.append(("a candidate of an older term, its own vote not yet given", ask(4, base + 1), False, base + 2))
         return rows
 
     # S0's own timer may run out in the middle (on a busy machine): it is then in a term of its own, and right to refuse.
@@ -338,8 +340,12 @@ def test_who_gets_a_vote(cluster: Start) -> None:
 
 @points(5)
 def test_higher_terms(cluster: Start) -> None:
-    """Whoever sees a higher term follows: as a leader in a reply, as a candidate in a request."""
+    """Whoever sees a higher term follows: as a candidate or leader in a reply, as a candidate in a request."""
     c = cluster(3, puppets=(1, 2))
+    first = _candidate(c).args["term"]
+    for puppet in c.puppets:
+        puppet.answer["request_vote"] = lambda flight: {"term": first + 100, "vote_granted": False}
+    _candidate(c, above=first + 99)
     for puppet in c.puppets:
         puppet.answer.update(request_vote=_grant, append_entries=_accept)
     leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])

@@ -7,7 +7,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -22,22 +24,34 @@ from raftlab.worlds.hosts import WarmHost, cpu_seconds, ending
 HANG_CPU_S = 20.0
 HANG_WALL_S = 120.0
 
-Taker = Callable[[protocol.Step], protocol.Stepped]
+
+class Taker(Protocol):
+    """Whoever takes the steps of a run."""
+
+    cpu_s: float
+    """CPU seconds that the run has cost outside this process, known once it is closed."""
+
+    def __call__(self, frame: protocol.Step) -> protocol.Stepped: ...
+
+    def close(self) -> None: ...
 
 
 class SimWorld:
-    """One run. ``take`` performs a step: over a pipe to a forked host, or directly in this process for ``--pdb``."""
+    """One run, its steps taken by a forked host over a pipe, or directly in this process for ``--pdb``."""
 
     name = "sim"
     virtual = True
 
-    def __init__(self, take: Taker, lookahead: float, close: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, take: Taker, lookahead: float) -> None:
         self._take = take
-        self._close = close
         self._lookahead = lookahead
         self._now = 0.0
         self._timer: float | None = 0.0
         self._posted: list[tuple[float, protocol.Event]] = []
+
+    @property
+    def cpu_s(self) -> float:
+        return self._take.cpu_s
 
     def now(self) -> float:
         return self._now
@@ -66,7 +80,7 @@ class SimWorld:
         return protocol.Stepped(self._now, consumed, stepped.effects, stepped.timer)
 
     def close(self) -> None:
-        self._close()
+        self._take.close()
 
 
 class Forked:
@@ -87,7 +101,7 @@ class Forked:
         try:
             self._pipe.send(protocol.pack(frame))
             if not self._poll.poll(1000):
-                self._patiently()
+                await_child(self._host, self._child, self._pipe.read_fd)
             stepped: protocol.Stepped = self._decode(self._pipe.receive())
         except Closed:
             status = self._host.ended(self._child, 5.0)
@@ -99,21 +113,6 @@ class Forked:
             raise HostLost("host-died", "the process that runs your code sent a clock that cannot be")
         return stepped
 
-    def _patiently(self) -> None:
-        """The child has been silent for a second: wait on, but not for ever."""
-        pid = self._host.pid(self._child)
-        cpu_before, wall_before = cpu_seconds(pid), time.monotonic()
-        while not self._poll.poll(1000):
-            cpu = cpu_seconds(pid) - cpu_before
-            if cpu < HANG_CPU_S and time.monotonic() - wall_before < HANG_WALL_S:
-                continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGUSR1)
-            self._poll.poll(500)
-            stack = self._host.stderr()
-            what = f"has computed for {cpu:.0f} s" if cpu >= HANG_CPU_S else "has been silent for two minutes"
-            raise HostLost("host-hangs", f"your code {what} without letting the clock move on", stack)
-
     def close(self) -> None:
         if self._pipe.read_fd >= 0:
             with contextlib.suppress(ProcessLookupError):
@@ -122,11 +121,39 @@ class Forked:
             self._host.kill(self._child)
 
 
-def inside(path: Path, seed: int, preempt: bool) -> Taker:
+def await_child(host: WarmHost, child: int, fd: int) -> None:
+    """Wait until a forked child has written to ``fd`` or closed it, but not for ever. Raises
+    :class:`~raftlab.worlds.HostLost`."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    pid = host.pid(child)
+    cpu_before, wall_before = cpu_seconds(pid), time.monotonic()
+    while not poll.poll(1000):
+        cpu = cpu_seconds(pid) - cpu_before
+        if cpu < HANG_CPU_S and time.monotonic() - wall_before < HANG_WALL_S:
+            continue
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGUSR1)
+        poll.poll(500)
+        stack = host.stderr()
+        what = f"has computed for {cpu:.0f} s" if cpu >= HANG_CPU_S else "has been silent for two minutes"
+        raise HostLost("host-hangs", f"your code {what} without letting the clock move on", stack)
+
+
+class Inside:
     """Steps taken in this very process, for ``--pdb``: student code then runs inside the judge, unconfined, so this is
     for one's own code only. ``sys.stdout`` stays the terminal's."""
-    from raftlab import source
-    from raftlab.host.loader import Program
-    from raftlab.host.sim import SimHost
 
-    return SimHost(Program(source.find(path)), seed, preempt).step
+    cpu_s = 0.0
+
+    def __init__(self, path: Path, seed: int, preempt: bool) -> None:
+        from raftlab import source
+        from raftlab.host.loader import Program
+        from raftlab.host.sim import SimHost
+
+        self._host = SimHost(Program(source.find(path)), seed, preempt)
+
+    def __call__(self, frame: protocol.Step) -> protocol.Stepped:
+        return self._host.step(frame)
+
+    def close(self) -> None: ...

@@ -1,0 +1,99 @@
+"""The workbench of ``raftlab test --pdb``: a prompt where the student's code stands, not deep inside the lab.
+
+With ``--inside`` student code runs in this very process, so pytest's debugger can show it. What is left to do: at a
+failure, go to the student's line (for an exception in their code) or to the test's line (for anything else), and
+make ``q`` end the run from within a student's thread too. For one's own code only: nothing is confined here.
+"""
+
+from __future__ import annotations
+
+import bdb
+import linecache
+from collections.abc import Collection, Generator
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from raftlab import source
+from raftlab.failure import LabFailure, render
+from raftlab.host.base import Server
+
+# What `q` at the prompt, or Ctrl-C, raises in whatever code is running.
+_LEAVING = (bdb.BdbQuit, pytest.exit.Exception, KeyboardInterrupt)
+
+
+class Debugger:
+    """A pytest plugin, and a context manager around the whole session."""
+
+    def __init__(self, impl: Path) -> None:
+        """Raises :class:`raftlab.source.SubmissionError`."""
+        self._submission = source.find(impl)
+        self._files = {self._submission.show(path) for path in self._submission.modules.values()}
+        self._raised: BaseException | None = None
+        self._leaving = False
+        self._original = Server.uncaught
+
+    def __enter__(self) -> Debugger:
+        original = self._original
+
+        def uncaught(server: Server, exc: BaseException, role: str) -> None:
+            self._leaving = self._leaving or isinstance(exc, _LEAVING)
+            self._raised = self._raised or exc
+            original(server, exc, role)
+
+        Server.uncaught = uncaught  # type: ignore[method-assign]  # the one place every exception passes
+        self._show_sources()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        Server.uncaught = self._original  # type: ignore[method-assign]
+
+    def _show_sources(self) -> None:
+        """Student code is compiled under names relative to its folder, and pdb looks for those in the current one.
+        Entries without a time stamp are taken as they are."""
+        submission = self._submission
+        for path in submission.modules.values():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            for name in {submission.show(path), str(Path(submission.show(path)).absolute())}:
+                linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self) -> Generator[None, object, object]:
+        self._raised = None
+        try:
+            return (yield)
+        except LabFailure:
+            if self._leaving:
+                pytest.exit("Quitting debugger")
+            raise
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_exception_interact(self, node: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        """Before pytest opens its prompt: choose what it says and where it stands."""
+        error = call.excinfo.value if call.excinfo is not None else None
+        if not isinstance(error, LabFailure):
+            return
+        report.longrepr = render(error.failure)
+        if self._raised is not None:
+            shown, files = self._raised, self._files
+        else:
+            shown, files = error, {str(node.path)}
+        shown.__traceback__ = _until_last(shown.__traceback__, files)
+        call.excinfo = pytest.ExceptionInfo.from_exception(shown)
+
+
+def _until_last(trace: TracebackType | None, files: Collection[str]) -> TracebackType | None:
+    """The traceback, cut behind its last entry in one of ``files``, so that a prompt opens there; all of it if there
+    is none."""
+    entries: list[TracebackType] = []
+    entry = trace
+    while entry is not None:
+        entries.append(entry)
+        entry = entry.tb_next
+    while entries and entries[-1].tb_frame.f_code.co_filename not in files:
+        entries.pop()
+    cut: TracebackType | None = None
+    for entry in reversed(entries):
+        cut = TracebackType(cut, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return cut or trace

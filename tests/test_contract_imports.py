@@ -65,9 +65,7 @@ from test_contract import LAB_2A, build, imported
             "raft.py:3",
         ),
         (
-            {
-                "raft.py": "class E(Exception):\n    def __str__(self): raise self\nraise E\nclass Raft: pass\n"
-            },
+            {"raft.py": "class E(Exception):\n    def __str__(self): 1 / 0\nraise E\nclass Raft: pass\n"},
             "importing raft.py raised E",
             "raft.py:3",
         ),

@@ -171,7 +171,8 @@ class Cluster:
         self._world.post(protocol.Resume(server))
 
     def clock_rate(self, server: int, rate: float) -> None:
-        """Let a server's clock run ``rate`` times as fast (sim only), also after restarts."""
+        """Let a server's clock run ``rate`` times as fast (sim only), also after restarts. Waits that have begun keep
+        their end."""
         self._sim_only("clock_rate")
         self.seat(server).rate = rate
         self.switch.trace.add((self.now, "rate", server, rate))

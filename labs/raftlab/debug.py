@@ -1,8 +1,8 @@
 """The workbench of ``raftlab test --pdb``: a prompt where the student's code stands, not deep inside the lab.
 
-With ``--inside`` student code runs in this very process, so pytest's debugger can show it. What is left to do: at a
-failure, go to the student's line (for an exception in their code) or to the test's line (for anything else), and
-make ``q`` end the run from within a student's thread too. For one's own code only: nothing is confined here.
+With ``--inside`` student code runs in this very process, so pytest's debugger can show it. What is left: at a
+failure, go to the student's line (for an exception in their code) or to the test's line (for anything else),
+and make ``q`` end the run from within a student's thread too. For one's own code only: nothing is confined here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Debugger:
             self._raised = self._raised or exc
             original(server, exc, role)
 
-        Server.uncaught = uncaught  # type: ignore[method-assign]  # the one place every exception passes
+        Server.uncaught = uncaught  # type: ignore[assignment, method-assign]  # where every exception passes
         self._show_sources()
         return self
 
@@ -50,8 +50,8 @@ class Debugger:
         Server.uncaught = self._original  # type: ignore[method-assign]
 
     def _show_sources(self) -> None:
-        """Student code is compiled under names relative to its folder, and pdb looks for those in the current one.
-        Entries without a time stamp are taken as they are."""
+        """Student code is compiled under names relative to its folder, and pdb looks for those in the current
+        one. Entries without a time stamp are taken as they are."""
         submission = self._submission
         for path in submission.modules.values():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -69,7 +69,9 @@ class Debugger:
             raise
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_exception_interact(self, node: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    def pytest_exception_interact(
+        self, node: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport
+    ) -> None:
         """Before pytest opens its prompt: choose what it says and where it stands."""
         error = call.excinfo.value if call.excinfo is not None else None
         if not isinstance(error, LabFailure):
@@ -84,8 +86,8 @@ class Debugger:
 
 
 def _until_last(trace: TracebackType | None, files: Collection[str]) -> TracebackType | None:
-    """The traceback, cut behind its last entry in one of ``files``, so that a prompt opens there; all of it if there
-    is none."""
+    """The traceback, cut behind its last entry in one of ``files``, so that a prompt opens there; all of it
+    if there is none."""
     entries: list[TracebackType] = []
     entry = trace
     while entry is not None:

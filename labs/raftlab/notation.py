@@ -1,7 +1,7 @@
 """The dictionary of type annotations: what one says, whatever way a student wrote it.
 
-``Optional[int]``, ``int | None``, ``Annotated[...]``, a NewType and a ``type`` alias mean the same to the lab. Nothing
-here knows of messages; :mod:`raftlab.shapes` does.
+``Optional[int]``, ``int | None``, ``Annotated[...]``, a NewType and a ``type`` alias mean the same to the lab.
+Nothing here knows of messages; :mod:`raftlab.shapes` does.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ class Advice(Frame):
 Effect = Ready | Send | Answer | Save | Applied | Result | Line | Fault | Advice
 
 # Effects after which the simulator's host returns at once, because the judge's next decision may depend on them.
-URGENT = (Ready, Result, Fault)
+URGENT = frozenset((Ready, Result, Fault))
 
 
 # --- the simulator's lock step ----------------------------------------------------------------------------------

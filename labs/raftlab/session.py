@@ -1,7 +1,7 @@
-"""The examination room of ``raftlab test``: runs a lab's suite with pytest, in this process, and tells the board.
+"""The examination room of ``raftlab test``: runs a lab's suite with pytest, in this process.
 
-Nothing that lies around may change the outcome: no plugin but ours and the time limit's, no configuration but the
-suites' own, no conftest.
+Nothing that lies around may change the outcome: no plugin but ours and the time limit's, no configuration but
+the suites' own, no conftest.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Order:
 
 
 def plan(lab: str, network: str = "sim", name: str = "") -> tuple[tuple[TestInfo, tuple[str, ...]], ...]:
-    """The tests of ``lab`` that run on ``network`` (or ``"both"``) and have ``name`` in their name or title. Raises
-    :class:`NothingToRun` and :class:`raftlab.labs.UnknownLab`."""
+    """The tests of ``lab`` that run on ``network`` (or ``"both"``) and have ``name`` in their name or title.
+    Raises :class:`NothingToRun` and :class:`raftlab.labs.UnknownLab`."""
     wanted = NETWORKS if network == "both" else (network,)
     part = name.removeprefix("test_").lower()
     named = [info for info in catalogue.tests(lab) if part in info.name or part in info.title.lower()]
@@ -50,7 +50,8 @@ def plan(lab: str, network: str = "sim", name: str = "") -> tuple[tuple[TestInfo
     fitting = [(info, tuple(network for network in wanted if network in info.networks)) for info in named]
     found = tuple((info, networks) for info, networks in fitting if networks)
     if not found:
-        raise NothingToRun(f"{', '.join(info.name for info in named)}: only for {' and '.join(named[0].networks)}, not {network}")
+        names = ", ".join(info.name for info in named)
+        raise NothingToRun(f"{names}: made for {' and '.join(named[0].networks)} only, not for {network}")
     return found
 
 
@@ -71,12 +72,17 @@ def run(order: Order, board: Board) -> int:
 
 
 def run_with_pdb(order: Order) -> int:
-    """Run the suite inside this process, with a prompt at ``breakpoint()`` and at failures. Returns the exit code."""
+    """Run the suite with student code in this process, and a prompt at ``breakpoint()`` and at failures.
+    Returns the exit code."""
     debugger = debug.Debugger(order.impl)
     options = ["--inside", "--pdb", "-q", "--no-header", "--no-summary", "--tb=short"]
     with debugger:
         code = _pytest(order, options, [debugger])
-    return {pytest.ExitCode.OK: 0, pytest.ExitCode.TESTS_FAILED: 1, pytest.ExitCode.INTERRUPTED: INTERRUPTED}.get(code, 2)
+    return {
+        pytest.ExitCode.OK: 0,
+        pytest.ExitCode.TESTS_FAILED: 1,
+        pytest.ExitCode.INTERRUPTED: INTERRUPTED,
+    }.get(code, 2)
 
 
 def _pytest(order: Order, options: Sequence[str], plugins: Sequence[Any]) -> pytest.ExitCode:

@@ -11,8 +11,9 @@ A region of the solution looks like this, and becomes the three lines on the rig
     # skeleton: return False
     # endregion
 
-``--from 2B`` keeps the regions of the labs before 2B, for those who start there. One source for both files, so that
-they cannot drift apart; a test compares the committed skeleton byte for byte.
+A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B,
+for those who start there. One source for both files, so that they cannot drift apart; a test compares the
+committed skeleton byte for byte.
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ class Region:
     body: list[str] = field(default_factory=list)
 
 
-def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.LABS), name: str = "raft.py") -> str:
+def generate(
+    solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.LABS), name: str = "raft.py"
+) -> str:
     """The skeleton of ``solution``, for a student who starts at lab ``start`` (default: the first).
 
-    ``ladder`` are the labs in order, ``name`` is what messages call the solution. Raises :class:`BadRegions`, and
-    :class:`raftlab.labs.UnknownLab` for a start that is not on the ladder.
+    ``ladder`` are the labs in order, ``name`` is what messages call the solution. Raises :class:`BadRegions`,
+    and :class:`raftlab.labs.UnknownLab` for a start that is not on the ladder.
     """
     if start and start not in ladder:
         raise labs.UnknownLab(f"there is no lab {start!r}; the labs are: {', '.join(ladder)}")
@@ -68,7 +71,8 @@ def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.
     try:
         tree = ast.parse(text)
     except SyntaxError as exc:
-        said = f"{name}: without its regions this is not valid Python: {exc.msg}, in the line: {(exc.text or '').strip()}"
+        line = (exc.text or "").strip()
+        said = f"{name}: without its regions this is not valid Python: {exc.msg}, in the line: {line}"
         raise BadRegions(f"{said}; a `# skeleton:` line may be missing") from None
     return _excuse_imports(text, tree)
 
@@ -80,10 +84,14 @@ def _parts(lines: Sequence[str], ladder: Sequence[str], name: str) -> Iterator[s
         here = f"{name}:{number}"
         if found := _REGION.fullmatch(line):
             if region is not None:
-                raise BadRegions(f"{here}: a region within the one of line {region.line}; close that one first")
+                raise BadRegions(
+                    f"{here}: a region within the one of line {region.line}; close that one first"
+                )
             indent, lab, hint = found.groups()
             if lab is None:
-                raise BadRegions(f"{here}: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`")
+                raise BadRegions(
+                    f"{here}: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`"
+                )
             if lab not in ladder:
                 raise BadRegions(f"{here}: there is no lab {lab!r}; the labs are: {', '.join(ladder)}")
             region = Region(lab, number, [f"{indent}# Your code here ({lab}): {hint}"])
@@ -129,12 +137,18 @@ def _excuse_imports(text: str, tree: ast.Module) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0, 1 when ``--check`` found a difference, 2 when there is no skeleton to be had."""
-    parser = argparse.ArgumentParser(prog="python -m raftlab.skeleton", description="Make the skeleton of a solution.")
+    """The command line. Returns 0; 1 when ``--check`` found a difference; 2 when none can be made."""
+    parser = argparse.ArgumentParser(
+        prog="python -m raftlab.skeleton", description="Make the skeleton of a solution."
+    )
     parser.add_argument("solution", type=Path)
     parser.add_argument("skeleton", type=Path, help="the file to write, or to compare with")
-    parser.add_argument("--check", action="store_true", help="write nothing; say whether the skeleton is up to date")
-    parser.add_argument("--from", dest="start", default="", metavar="LAB", help="keep the solutions of the labs before")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; say whether the skeleton is up to date"
+    )
+    parser.add_argument(
+        "--from", dest="start", default="", metavar="LAB", help="keep the solutions of the labs before"
+    )
     arguments = parser.parse_args(argv)
     solution: Path = arguments.solution
     skeleton: Path = arguments.skeleton

@@ -1,6 +1,7 @@
-"""The notice board of ``raftlab test``: a line for each test as it finishes, then the first failure in full, advice, points.
+"""The notice board of ``raftlab test``: a line for each test as it finishes; at the end the first
+failure in full, advice and points.
 
-Knows records and how to word them; knows nothing of pytest. On a terminal the last line shows what is running now.
+Knows records and how to word them; knows nothing of pytest. On a terminal the last line shows what runs now.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from raftlab.record import Record
 
 _RED, _GREEN, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[1m", "\x1b[0m"
 _ERASE = "\r\x1b[K"
-# A title is cut here rather than let a line wrap, but never shorter than one can recognise.
-_SHORTEST_TITLE = 28
-_SEEDS_SHOWN = 8
+# Numbers stand below each other. On a narrow terminal the less telling ones make room for the title, which is
+# cut there rather than let the line wrap; elsewhere the few longest titles push their numbers to the right.
+_NUMBERS = "{:>7.1f} s {:>10} {:>11} {:>8} {:>10}"
+_FEW_NUMBERS = "{0:>7.1f} s {2:>11}"
+_TITLE_WANTED, _TITLE_WIDEST = 45, 72
 _NETWORK_WIDTH = 6
-_NUMBERS = "{:>8.1f} s {:>10} {:>11} {:>9} {:>12}"  # as wide for most runs, so that columns stand below each other
+_SEEDS_SHOWN = 8
 
 
 @dataclass
@@ -38,10 +41,10 @@ class Group:
 
 
 class Board:
-    """Told of each run by :meth:`started` and :meth:`finished`; :meth:`close` writes the end and gives the exit code.
+    """Told of each run by :meth:`started` and :meth:`finished`; :meth:`close` writes the end.
 
-    ``plan`` are the tests with the networks each will run on, ``seeds`` the number of runs of each there. ``live`` is
-    whether ``out`` is a terminal, ``columns`` its width.
+    ``plan`` are the tests with the networks each will run on, ``seeds`` the number of runs of each there.
+    ``live`` is whether ``out`` is a terminal, ``columns`` its width.
     """
 
     def __init__(
@@ -60,13 +63,18 @@ class Board:
         self._live = live
         self._colour = colour
         self._columns = columns
-        self._groups = {(info.name, network): Group(info, network) for info, networks in plan for network in networks}
+        self._groups = {
+            (info.name, network): Group(info, network) for info, networks in plan for network in networks
+        }
         self._mixed = len({network for _, network in self._groups}) > 1
         self._began = time.monotonic()
         self._label_width = max(len("ERROR"), len(f"{seeds}/{seeds}") if seeds > 1 else 0)
-        others = len("    ") + self._label_width + (_NETWORK_WIDTH if self._mixed else 0) + len(_NUMBERS.format(0.0, *[""] * 4))
+        room = columns - len("    ") - self._label_width - (_NETWORK_WIDTH if self._mixed else 0)
+        wide = room - len(_NUMBERS.format(0.0, *[""] * 4)) >= _TITLE_WANTED
+        self._numbers = _NUMBERS if wide else _FEW_NUMBERS
+        room -= len(self._numbers.format(0.0, *[""] * 4))
         longest = max((len(info.title) for info, _ in plan), default=0)
-        self._title_width = min(longest, max(_SHORTEST_TITLE, columns - others))
+        self._title_width = max(10, min(longest, room, _TITLE_WIDEST))
         self.planned = len(self._groups) * seeds
         self.done = 0
 
@@ -98,8 +106,9 @@ class Board:
             label = f"{len(records) - len(bad)}/{len(records)}"
         painted = self._painted(f"{label:<{self._label_width}}", _RED if bad else _GREEN)
         network = f"{group.network:<{_NETWORK_WIDTH}}" if self._mixed else ""
-        title = _cut(group.info.title, self._title_width)
-        lines = [f"  {painted}  {network}{title:<{self._title_width}}{_numbers(records)}"]
+        title = _cut(group.info.title, self._title_width) if self._live else group.info.title
+        numbers = self._numbers.format(*_means(records))
+        lines = [f"  {painted}  {network}{title:<{self._title_width}}{numbers}"]
         if bad:
             first = bad[0]
             which = f"{first.test}@{first.seed}"
@@ -120,7 +129,9 @@ class Board:
     def trouble(self, text: str) -> None:
         """The labs themselves failed, in words meant for us."""
         self._clear()
-        self._write(f"\nthe labs could not do their work; this is a fault of raftlab, not of your code:\n{text}\n")
+        self._write(
+            f"\nthe labs could not do their work; this is a fault of raftlab, not of your code:\n{text}\n"
+        )
 
     def close(self) -> int:
         """Write the end. Returns 0 all passed, 1 something failed, 2 something could not be judged."""
@@ -130,7 +141,9 @@ class Board:
         failed = [record for record in bad if record.outcome == "failed"]
         if bad:
             self._write("\n" + self._in_full((failed or bad)[0], len(bad)) + "\n")
-        advice = list(dict.fromkeys(text for group in groups for record in group.records for text in record.advice))
+        advice = list(
+            dict.fromkeys(text for group in groups for record in group.records for text in record.advice)
+        )
         if advice:
             self._write("\nadvice (it costs no points):\n" + "".join(f"  {text}\n" for text in advice))
         traces = [record.trace for record in bad if record.trace]
@@ -140,7 +153,9 @@ class Board:
         return 1 if failed else 2 if bad else 0
 
     def _in_full(self, record: Record, bad: int) -> str:
-        first = "could not be judged" if record.outcome == "error" else "failed" if bad == 1 else "failed first"
+        first = (
+            "could not be judged" if record.outcome == "error" else "failed" if bad == 1 else "failed first"
+        )
         headline = f"{record.title}: {first} ({record.test}, {record.network}, seed {record.seed})"
         text = failure.render(record.failure, record.replay) if record.failure else ""
         return f"{self._painted(headline, _BOLD)}\n{text}"
@@ -151,7 +166,9 @@ class Board:
             tests.setdefault(group.info.name, []).append(group)
         # As the grader counts: a test earns its points when every run of it passed.
         passed = [
-            test[0].info for test in tests.values() if all(len(group.records) == self._seeds and not group.bad for group in test)
+            test[0].info
+            for test in tests.values()
+            if all(len(group.records) == self._seeds and not group.bad for group in test)
         ]
         most = sum(test[0].info.points for test in tests.values())
         records = [record for group in groups for record in group.records]
@@ -177,16 +194,15 @@ class Board:
         self._out.flush()
 
 
-def _numbers(records: Sequence[Record]) -> str:
-    """Means over ``records``: lab time, servers, RPCs, bytes, agreed entries."""
+def _means(records: Sequence[Record]) -> tuple[float, str, str, str, str]:
+    """Means over ``records``: lab time in seconds, servers, RPCs, bytes, agreed entries."""
     runs = len(records)
     servers = max(record.servers for record in records)
     time_s = sum(record.lab_s for record in records) / runs
     rpcs = round(sum(record.rpcs for record in records) / runs)
     size = sum(record.rpc_bytes for record in records) / runs
     entries = round(sum(record.entries for record in records) / runs)
-    named = (_count(servers, "server"), _count(rpcs, "RPC"), _size(size), _count(entries, "entry"))
-    return _NUMBERS.format(time_s, *named)
+    return time_s, _count(servers, "server"), _count(rpcs, "RPC"), _size(size), _count(entries, "entry")
 
 
 def _size(size: float) -> str:

@@ -138,7 +138,7 @@ class Kernel:
 
     def emit(self, effect: Effect) -> None:
         self.effects.append((self.now, effect))
-        if isinstance(effect, URGENT):
+        if type(effect) in URGENT:
             self.urgent = True
 
     # --- tasks ---

@@ -86,10 +86,16 @@ class Gate:
         return self.holder is not None
 
     def __enter__(self) -> bool:
-        return self.acquire()
+        if self.holder is None:
+            self.holder = _k.K.current
+            return True
+        return self._wait(True, -1)
 
     def __exit__(self, *exc: object) -> None:
-        self.release()
+        if self._sleepers:
+            self.release()
+        else:
+            self.holder = None
 
     def acquire_lock(self, blocking: bool = True, timeout: float = -1) -> bool:
         return self.acquire(blocking, timeout)

@@ -79,17 +79,18 @@ class SimHost:
         return protocol.Stepped(kernel.now, consumed, effects, kernel.next_timer())
 
     def _handle(self, event: protocol.Event) -> None:
-        if isinstance(event, protocol.Boot):
+        if type(event) is protocol.Boot:
             self._servers[event.server] = SimServer(self.kernel, self._program, event)
             return
         server = self._servers.get(event.server)
         if server is None or not server.owner.alive:
             return
+        # The first two are nearly all there is.
         match event:
-            case protocol.Request() | protocol.Call():
-                server.deliver(event)
             case protocol.Reply():
                 server.reply(event)
+            case protocol.Request() | protocol.Call():
+                server.deliver(event)
             case protocol.Stop():
                 self.kernel.kill(server.owner)
             case protocol.Pause():

@@ -8,6 +8,7 @@ worst bug this project can have.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from raftlab.api import ApplyMsg
@@ -49,24 +50,19 @@ class Referee(Invariant):
 
         durable = lab >= "2C"
         self.applies = Applied()
-        self._all: tuple[Invariant, ...] = (ElectionSafety(durable), OneVote(durable), Terms(durable), self.applies)
+        every: tuple[Invariant, ...] = (ElectionSafety(durable), OneVote(durable), Terms(durable), self.applies)
+        # Each event goes only to those who look at it: this runs for every message of every run.
+        for hook in ("booted", "sent", "answered", "observed", "applied"):
+            watching = [getattr(each, hook) for each in every if getattr(type(each), hook) is not getattr(Invariant, hook)]
+            setattr(self, hook, _tell(watching))
 
-    def booted(self, server: int, incarnation: int) -> None:
-        for each in self._all:
-            each.booted(server, incarnation)
 
-    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
-        for each in self._all:
-            each.sent(src, dst, method, args)
+def _tell(watching: list[Callable[..., None]]) -> Callable[..., None]:
+    if len(watching) == 1:
+        return watching[0]
 
-    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
-        for each in self._all:
-            each.answered(server, caller, method, args, reply)
+    def tell(*event: Any) -> None:
+        for each in watching:
+            each(*event)
 
-    def observed(self, server: int, term: int, is_leader: bool) -> None:
-        for each in self._all:
-            each.observed(server, term, is_leader)
-
-    def applied(self, server: int, msg: ApplyMsg) -> None:
-        for each in self._all:
-            each.applied(server, msg)
+    return tell

@@ -89,8 +89,8 @@ class RpycWorld:
             self._end(link)
 
     def _end(self, link: _Link) -> None:
+        self.cpu_s += cpu_seconds(self._host.pid(link.child))  # first: a child ends when its line closes
         self._forget(link)
-        self.cpu_s += cpu_seconds(self._host.pid(link.child))
         self._host.kill(link.child)
 
     def _forget(self, link: _Link) -> None:

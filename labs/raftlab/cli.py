@@ -1,0 +1,189 @@
+"""The reception: ``raftlab new | test | replay | labs``.
+
+Turns the command line into calls, and whatever goes wrong into one sentence. Exit codes: 0 all passed; 1
+something failed; 2 could not be judged, or bad input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from raftlab import __version__, catalogue, check, labs, replay, session, starter
+from raftlab.run import NETWORKS, seeds_of
+from raftlab.terminal import Board
+
+CANNOT = 2
+OUT = Path("raftlab-out")
+
+
+class CannotDo(Exception):
+    """The command line asks for something that cannot be done. The message is one sentence."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One clear sentence instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(CANNOT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``. Returns the exit code; raises ``SystemExit`` where argparse does."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character gets an escape, not an exception.
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except (
+        CannotDo,
+        starter.CannotStart,
+        session.NothingToRun,
+        replay.BadName,
+        catalogue.UnknownTest,
+        labs.UnknownLab,
+    ) as exc:
+        print(f"raftlab: {exc}", file=sys.stderr)
+        return CANNOT
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (head, less). Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CANNOT
+    except OSError as exc:
+        print(f"raftlab: {exc.filename or 'a file'} cannot be used: {exc.strerror}", file=sys.stderr)
+        return CANNOT
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return session.INTERRUPTED
+    except Exception:
+        # Python's own exit code for this is 1, and 1 says that a test failed.
+        traceback.print_exc()
+        print("raftlab: this is a fault of raftlab, not of your code", file=sys.stderr)
+        return CANNOT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="raftlab",
+        description="Learn Raft by writing it.",
+        epilog="exit codes: 0 all passed; 1 something failed; 2 could not be judged, or the command line was "
+        "wrong; 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"raftlab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="new | test | replay | labs")
+
+    new = commands.add_parser("new", help="make a folder to work in", description="Make a folder to work in.")
+    new.add_argument("dir", type=Path, metavar="DIR")
+    new.add_argument("--force", action="store_true", help="overwrite the starter files that are there")
+    new.set_defaults(run=_new)
+
+    test = commands.add_parser("test", help="run a lab's tests", description="Run a lab's tests.")
+    test.add_argument("lab", metavar="LAB", help="2A, ...: see `raftlab labs`")
+    _add_impl(test)
+    test.add_argument("--network", choices=[*NETWORKS, "both"], default="sim", help="default: sim")
+    test.add_argument(
+        "--seeds", default="1", metavar="N or A:B", help="runs of each test (default: 1, seed 0)"
+    )
+    test.add_argument(
+        "-k", dest="name", default="", metavar="NAME", help="only tests with NAME in their name or title"
+    )
+    test.add_argument(
+        "--pdb", action="store_true", help="stop at breakpoint() and at failures, with a prompt (sim)"
+    )
+    test.set_defaults(run=_test)
+
+    again = commands.add_parser(
+        "replay", help="one run again, event for event", description="Show one run again."
+    )
+    again.add_argument("name", metavar="TEST@SEED", help="as in initial_election@7")
+    _add_impl(again)
+    again.add_argument("--network", choices=NETWORKS, default="sim", help="default: sim")
+    again.add_argument("--out", type=Path, metavar="FILE", help="write the trace there")
+    again.set_defaults(run=_replay)
+
+    ladder = commands.add_parser("labs", help="list the labs and their tests", description="List the labs.")
+    ladder.set_defaults(run=_labs)
+    return parser
+
+
+def _add_impl(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--impl", type=Path, metavar="PATH", help="your raft.py or its folder (default: here)"
+    )
+    parser.add_argument(
+        "--no-preempt", action="store_true", help="switch threads at blocking calls only (sim)"
+    )
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    folder: Path = arguments.dir
+    for name in starter.new(folder, arguments.force):
+        print(f"  {folder / name}")
+    print(f"Your code goes into {folder / 'raft.py'}. Start here:  cd {folder} && raftlab test 2A")
+    return 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    lab = labs.find(arguments.lab)
+    try:
+        seeds = seeds_of(arguments.seeds)
+    except ValueError as exc:
+        raise CannotDo(str(exc)) from None
+    plan = session.plan(lab.name, arguments.network, arguments.name)
+    impl = _impl(arguments, lab.name)
+    order = session.Order(impl, lab.name, plan, arguments.network, seeds, not arguments.no_preempt, OUT)
+    if arguments.pdb:
+        if arguments.network != "sim":
+            raise CannotDo("--pdb works in the simulator only: leave --network away")
+        if len(seeds) > 1:
+            raise CannotDo(f"--pdb wants one seed, as in --seeds {seeds.start}:{seeds.start + 1}")
+        return session.run_with_pdb(order)
+    live = sys.stdout.isatty()
+    columns = shutil.get_terminal_size().columns if live else 120
+    colour = live and not os.environ.get("NO_COLOR")
+    return session.run(order, Board(sys.stdout, lab.name, plan, len(seeds), live, colour, columns))
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    wanted = replay.parse(arguments.name)
+    impl = _impl(arguments, wanted.info.lab)
+    return replay.replay(wanted, impl, arguments.network, not arguments.no_preempt, arguments.out)
+
+
+def _impl(arguments: argparse.Namespace, lab: str) -> Path:
+    """The submission, once it has passed the contract check. Raises :class:`CannotDo` with its problems."""
+    impl: Path = arguments.impl or (Path("raft.py") if Path("raft.py").exists() else Path("."))
+    problems = check.check(impl, [lab])
+    if problems:
+        told = []
+        for problem in problems:
+            told.append(problem.text)
+            told += [f"  at {problem.where}"] if problem.where else []
+            told += [f"  read: {problem.handout}"] if problem.handout else []
+        raise CannotDo("\n".join(told))
+    return impl
+
+
+def _labs(arguments: argparse.Namespace) -> int:
+    for lab in labs.LABS.values():
+        tests = catalogue.tests(lab.name)
+        print(f"{lab.name}  {lab.title}: {lab.adds} ({sum(info.points for info in tests)} points)")
+        width = max(len(info.name) for info in tests)
+        for info in tests:
+            print(f"  {info.points:>2}  {info.name:<{width}}  {'+'.join(info.networks):<8}  {info.title}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

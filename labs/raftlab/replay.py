@@ -1,0 +1,77 @@
+"""The projection room of ``raftlab replay``: one run again, with every event it had."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raftlab import catalogue, failure, labs
+from raftlab.catalogue import TestInfo
+from raftlab.run import Impl, Run
+
+
+class BadName(ValueError):
+    """Not the name of a run. The message says what one looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One run: a test and a seed."""
+
+    info: TestInfo
+    seed: int
+
+
+def parse(text: str) -> Wanted:
+    """``"initial_election@7"``. Raises :class:`BadName` and :class:`raftlab.catalogue.UnknownTest`."""
+    name, at, seed = text.rpartition("@")
+    if not at or not (seed.isascii() and seed.isdigit()):
+        raise BadName(f"a run is called TEST@SEED, as in initial_election@7, not {text!r}")
+    return Wanted(catalogue.find_test(name), int(seed))
+
+
+def replay(wanted: Wanted, impl: Path, network: str, preempt: bool, out: Path | None) -> int:
+    """Run it again and print it. Returns 0 passed, 1 failed, 2 could not be judged.
+
+    Raises :class:`BadName` when the test does not run on ``network``, ``OSError`` when ``out`` cannot be made.
+    """
+    info = wanted.info
+    if network not in info.networks:
+        raise BadName(f"{info.name} runs on {' and '.join(info.networks)} only, not on {network}")
+    module: Any = importlib.import_module(labs.find(info.lab).module)
+    test = getattr(module, f"test_{info.name}")
+    warm = Impl(impl)
+    run = Run(warm, info, network, wanted.seed, preempt)
+    error: Exception | None = None
+    try:
+        test(run.cluster)
+    except Exception as exc:  # what it means is the record's to say
+        error = exc
+    finally:
+        run.close()
+        warm.close()
+    record = run.record(error)
+    if out is not None:
+        _write(run, record.failure, out)
+    for line in run.trace_lines():
+        print(line)
+    print(f"\n{info.title} ({info.name}, {network}, seed {wanted.seed}): {record.outcome}")
+    if record.failure is not None:
+        print(failure.render(record.failure))
+    if record.trace_hash:
+        print(f"trace {record.trace_hash}")
+    if out is not None:
+        print(f"the trace is in {out}")
+    sys.stdout.flush()
+    return {"passed": 0, "failed": 1, "error": 2}[record.outcome]
+
+
+def _write(run: Run, shown: failure.Failure | None, out: Path) -> None:
+    """Write the trace to ``out``, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".raftlab-") as folder:
+        run.write_trace(Path(folder), shown).replace(out)

@@ -1,0 +1,121 @@
+"""What the framework's own tests share: small Rafts written on the spot, and clusters of them in the simulator."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from raftlab.cluster import Cluster
+from raftlab.network import FLOOR
+from raftlab.worlds.hosts import WarmHost
+from raftlab.worlds.sim import Forked, SimWorld
+
+ROOT = Path(__file__).parent.parent
+SOLUTION = ROOT / "solutions" / "raft.py"
+
+# A Raft that does nothing but keep the contract. Tests put code of their own at its three open places.
+TEMPLATE = '''
+from __future__ import annotations
+import logging, queue, random, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from raftlab.api import ApplyMsg, log
+
+@dataclass
+class RequestVoteArgs:
+    term: int
+    candidate_id: int
+    last_log_index: int
+    last_log_term: int
+
+@dataclass
+class RequestVoteReply:
+    term: int
+    vote_granted: bool
+
+@dataclass
+class LogEntry:
+    term: int
+    command: object
+
+@dataclass
+class AppendEntriesArgs:
+    term: int
+    leader_id: int
+    prev_log_index: int
+    prev_log_term: int
+    entries: list[LogEntry] = field(default_factory=list)
+    leader_commit: int = 0
+
+@dataclass
+class AppendEntriesReply:
+    term: int
+    success: bool
+
+def heartbeat(term=1, me=0):
+    return AppendEntriesArgs(term, me, 0, 0)
+
+{module}
+
+class Raft:
+    def __init__(self, peers, me, persister, apply_ch, members):
+        self.peers, self.me, self.persister, self.apply_ch, self.members = peers, me, persister, apply_ch, members
+        self.lock = threading.Lock()
+        self.term, self.leads = 0, False
+{init}
+
+    def start(self, command):
+        return 0, 0, False
+
+    def get_state(self):
+        return self.term, self.leads
+
+    def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
+        return RequestVoteReply(args.term, False)
+
+    def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
+        return AppendEntriesReply(args.term, True)
+
+{methods}
+'''
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write_raft(tmp_path: Path) -> Write:
+    """Write a raft.py with code at the module's level, in ``__init__`` and among the methods (which may override)."""
+
+    def write(init: str = "", methods: str = "", module: str = "", name: str = "submission") -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+
+        def at(depth: int, code: str) -> str:
+            return textwrap.indent(textwrap.dedent(code), " " * depth)
+
+        text = TEMPLATE.format(module=textwrap.dedent(module), init=at(8, init), methods=at(4, methods))
+        (folder / "raft.py").write_text(text)
+        return folder
+
+    return write
+
+
+@contextmanager
+def sim_cluster(
+    path: Path, servers: int = 1, seed: int = 0, preempt: bool = False, lab: str = "2A", puppets: tuple[int, ...] = ()
+) -> Iterator[Cluster]:
+    """A cluster in the simulator, not yet started."""
+    with ExitStack() as stack:
+        host = stack.enter_context(WarmHost(path))
+        world = SimWorld(Forked(host, seed, preempt), FLOOR)
+        stack.callback(world.close)
+        yield Cluster(world, lab, seed, servers, puppets)
+
+
+def lines_of(cluster: Cluster, server: int = 0) -> list[str]:
+    """What a server logged or printed."""
+    return [event[4] for event in cluster.switch.trace.events if event[1] == "line" and event[2] == server]

@@ -1,0 +1,231 @@
+"""The simulator's threads: Python's own library in virtual time, unchanged in what it does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Write, lines_of, sim_cluster
+
+# Each: what a student's __init__ does, and the lines it must log.
+LIBRARY = {
+    "thread-and-join": (
+        """
+        def work(n):
+            time.sleep(n)
+            log("t", f"{n} at {time.monotonic() - 1000:.1f}")
+        def main():
+            threads = [threading.Thread(target=work, args=(n,)) for n in (0.3, 0.1, 0.2)]
+            for each in threads: each.start()
+            for each in threads: each.join()
+            log("t", f"joined at {time.monotonic() - 1000:.1f}, alive {any(each.is_alive() for each in threads)}")
+            late = threading.Thread(target=work, args=(1,), daemon=True)
+            late.start()
+            late.join(timeout=0.5)
+            log("t", f"alive {late.is_alive()}")
+        threading.Thread(target=main).start()
+        """,
+        ["0.1 at 0.1", "0.2 at 0.2", "0.3 at 0.3", "joined at 0.3, alive False", "alive True", "1 at 1.3"],
+    ),
+    "condition": (
+        """
+        cond, box = threading.Condition(), []
+        def take():
+            with cond:
+                while not box: cond.wait()
+                log("t", f"took {box.pop()}")
+                log("t", f"timed out: {not cond.wait(0.2)} {cond.wait_for(lambda: False, timeout=0.1)}")
+        def give():
+            time.sleep(0.5)
+            with cond:
+                box.append("it"); cond.notify()
+        threading.Thread(target=take).start(); threading.Thread(target=give).start()
+        """,
+        ["took it", "timed out: True False"],
+    ),
+    "locks": (
+        """
+        lock, again = threading.Lock(), threading.RLock()
+        def hold():
+            with lock: time.sleep(1)
+        def main():
+            time.sleep(0.1)
+            log("t", f"{lock.locked()} {lock.acquire(blocking=False)} {lock.acquire(timeout=0.2)} {lock.acquire()}")
+            log("t", f"{time.monotonic() - 1000:.1f}")
+            lock.release()
+            try: lock.release()
+            except RuntimeError as exc: log("t", str(exc))
+            with again:
+                with again: log("t", "twice")
+            try: again.release()
+            except RuntimeError as exc: log("t", str(exc))
+        threading.Thread(target=hold).start(); threading.Thread(target=main).start()
+        """,
+        ["True False False True", "1.0", "release unlocked lock", "twice", "cannot release un-acquired lock"],
+    ),
+    "queue": (
+        """
+        q = queue.Queue(maxsize=2)
+        def put():
+            for n in range(4): q.put(n)
+            log("t", "put all")
+        def get():
+            time.sleep(0.1)
+            log("t", str([q.get() for _ in range(4)]))
+            try: q.get(timeout=0.3)
+            except queue.Empty: log("t", f"empty at {time.monotonic() - 1000:.1f}")
+            simple = queue.SimpleQueue(); simple.put(1); log("t", str(simple.get()))
+            log("t", str(queue.PriorityQueue))
+        threading.Thread(target=put).start(); threading.Thread(target=get).start()
+        """,
+        ["put all", "[0, 1, 2, 3]", "empty at 0.4", "1", "<class 'queue.PriorityQueue'>"],
+    ),
+    "executor": (
+        """
+        def slow(n): time.sleep(n); return n * 2
+        def main():
+            with ThreadPoolExecutor(max_workers=2) as pool:
+                futures = [pool.submit(slow, n) for n in (0.3, 0.2, 0.1)]
+                log("t", str([f.result() for f in futures]))
+                log("t", f"{time.monotonic() - 1000:.1f}")
+                try: pool.submit(slow, 5).result(timeout=0.1)
+                except TimeoutError: log("t", "timeout")
+                bad = pool.submit(lambda: 1 / 0)
+                log("t", type(bad.exception()).__name__)
+        threading.Thread(target=main).start()
+        """,
+        ["[0.6, 0.4, 0.2]", "0.3", "timeout", "ZeroDivisionError"],
+    ),
+    "timer-event-semaphore-barrier-local": (
+        """
+        event, local, barrier = threading.Event(), threading.local(), threading.Barrier(2)
+        def fire(): log("t", f"fired at {time.monotonic() - 1000:.1f}"); event.set()
+        def other():
+            local.x = 1
+            barrier.wait()
+        def main():
+            threading.Timer(0.5, fire).start()
+            gone = threading.Timer(0.1, fire); gone.start(); gone.cancel()
+            log("t", f"{event.wait(0.2)} {event.wait()}")
+            threading.Thread(target=other).start(); barrier.wait()
+            log("t", str(hasattr(local, "x")))
+            sem = threading.Semaphore(1)
+            log("t", f"{sem.acquire()} {sem.acquire(timeout=0.1)}")
+            log("t", f"{threading.current_thread().name} {threading.current_thread() in threading.enumerate()}")
+        threading.Thread(target=main, name="mine").start()
+        """,
+        ["fired at 0.5", "False True", "False", "True False", "mine True"],
+    ),
+    "time-and-random": (
+        """
+        import datetime, uuid, os, logging
+        random.seed(5); first = random.random(); random.seed(5)
+        log("t", f"{first == random.random()} {random.Random(1).random():.3f} {0 < random.Random().random() < 1}")
+        log("t", f"{time.time():.1f} {datetime.datetime.now().year} {time.perf_counter() == time.monotonic()}")
+        log("t", f"{datetime.datetime.now() - datetime.datetime.now()} {os.path.basename('a/b')}")
+        print("printed", "here"); print("half", end=""); print(" line")
+        logging.getLogger("raft").warning("from %s", "logging")
+        """,
+        [
+            "True 0.134 True",
+            "1700000000.0 2023 True",
+            "0:00:00 b",
+            "printed here",
+            "half line",
+            "from logging",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_library_works_in_virtual_time(name: str, write_raft: Write) -> None:
+    init, expected = LIBRARY[name]
+    with sim_cluster(write_raft(init)) as c:
+        c.start_all()
+        c.sleep(10)
+        assert lines_of(c) == expected
+
+
+def test_servers_share_no_module_state(write_raft: Write) -> None:
+    module = "seen = []"
+    with sim_cluster(write_raft("seen.append(me); log('t', str(seen))", module=module), servers=3) as c:
+        c.start_all()
+        c.restart(1)
+        assert [lines_of(c, server) for server in range(3)] == [["[0]"], ["[1]", "[1]"], ["[2]"]]
+
+
+def test_each_server_draws_its_own_random_numbers(write_raft: Write) -> None:
+    with sim_cluster(write_raft("log('t', str(random.random()))"), servers=3) as c:
+        c.start_all()
+        c.restart(0)
+        drawn = [line for server in range(3) for line in lines_of(c, server)]
+    assert len(set(drawn)) == 4
+
+
+def test_pickle_finds_each_servers_own_classes(write_raft: Write) -> None:
+    init = """
+        import pickle
+        old = persister.state()
+        if old: log("t", str(pickle.loads(old) == [LogEntry(1, "x")]))
+        persister.save(pickle.dumps([LogEntry(1, "x")]))
+        def later():
+            time.sleep(1)
+            log("t", str(pickle.loads(pickle.dumps(LogEntry(2, me))) == LogEntry(2, me)))
+        threading.Thread(target=later).start()
+    """
+    with sim_cluster(write_raft(init), servers=3) as c:
+        c.start_all()
+        c.sleep(2)
+        c.restart(1)
+        c.sleep(2)
+        assert [lines_of(c, server) for server in range(3)] == [["True"], ["True", "True", "True"], ["True"]]
+
+
+def test_a_submission_of_several_modules(write_raft: Write) -> None:
+    folder = write_raft("log('t', f'{helper.twice(me)} {parts.deep.value}')", module="import helper, parts.deep")
+    (folder / "helper.py").write_text("import threading\ndef twice(n):\n    return 2 * n\n")
+    (folder / "parts").mkdir()
+    (folder / "parts" / "__init__.py").write_text("from . import deep\n")
+    (folder / "parts" / "deep.py").write_text("import time\nvalue = time.monotonic()\n")
+    with sim_cluster(folder, servers=2) as c:
+        c.start_all()
+        assert lines_of(c, 1) == ["2 1000.0"]
+
+
+def test_a_crash_runs_nothing(write_raft: Write) -> None:
+    init = """
+        def forever():
+            try: time.sleep(100)
+            finally: log("t", "finally")
+        threading.Thread(target=forever).start()
+    """
+    with sim_cluster(write_raft(init)) as c:
+        c.start_all()
+        c.sleep(1)
+        c.crash(0)
+        c.sleep(200)
+        assert lines_of(c) == []
+
+
+def test_clock_rate_and_pause(write_raft: Write) -> None:
+    init = """
+        def tick():
+            while True:
+                time.sleep(1)
+                log("t", f"{time.monotonic():.0f}")
+        threading.Thread(target=tick).start()
+    """
+    with sim_cluster(write_raft(init), servers=2) as c:
+        c.start_all()
+        c.clock_rate(0, 2.0)
+        c.sleep(2.9)
+        # A wait that has begun keeps its end; the next ones go by the new rate.
+        assert lines_of(c, 0) == ["1002", "1003", "1004", "1005"]
+        assert lines_of(c, 1) == ["1001", "1002"]
+        c.pause(1)
+        c.sleep(5)
+        assert lines_of(c, 1) == ["1001", "1002"]
+        c.resume(1)
+        c.sleep(0.5)
+        # One tick was due while it stood still; its clock has gone on.
+        assert lines_of(c, 1) == ["1001", "1002", "1008"]

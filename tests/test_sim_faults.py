@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -123,7 +124,7 @@ CASES = {
     ),
     "handler-never-answers": Case(
         "no-answer",
-        "S1: the append_entries handler has not answered for 20 s",
+        "S1: the append_entries handler has not answered for 21 s",
         "threading.Event().wait()",
         init="threading.Thread(target=lambda: me == 0 and peers[1].call('append_entries', heartbeat())).start()",
         methods="""
@@ -133,7 +134,7 @@ CASES = {
     ),
     "no-reply": Case(
         "not-by-value",
-        "S1: append_entries must return AppendEntriesReply, but returned None",
+        "S1: append_entries must return AppendEntriesReply, returned None",
         init="threading.Thread(target=lambda: me == 0 and peers[1].call('append_entries', heartbeat())).start()",
         methods="""
             def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
@@ -142,7 +143,8 @@ CASES = {
     ),
     "unserialisable-field": Case(
         "not-by-value",
-        "S0: AppendEntriesArgs.entries[0].command: a lock cannot travel by value",
+        "S0: AppendEntriesArgs.entries[0].command: a Lock cannot travel by value; use numbers, strings, bytes, and lists or "
+        "dicts of these",
         "peers[1].call",
         init="""
             def send():
@@ -154,7 +156,7 @@ CASES = {
     ),
     "unknown-method": Case(
         "bad-peer",
-        "S0: Raft has no RPC handler 'appendEntries'",
+        "S0: there is no RPC handler 'appendEntries'; your Raft class has: request_vote, append_entries",
         "appendEntries",
         init="threading.Thread(target=lambda: me == 0 and peers[1].call('appendEntries', heartbeat())).start()",
     ),
@@ -204,7 +206,7 @@ CASES = {
         init="import uuid; uuid.uuid4()",
     ),
     "exit": Case("host-died", "the process that runs your code ended by itself with exit code 3", init="import posix; posix._exit(3)"),
-    "bad-apply": Case("bad-apply", "S0: apply_ch.put", "apply_ch.put", init="apply_ch.put('x')"),
+    "bad-apply": Case("bad-apply", "S0: apply_ch.put takes an ApplyMsg, got a str", "apply_ch.put", init="apply_ch.put('x')"),
 }
 
 
@@ -215,7 +217,8 @@ def test_the_fault_is_named(name: str, write_raft: Write) -> None:
     with sim_cluster(folder, servers=2) as c:
         failure = failure_of(c, lambda c: (c.states([0]), c.sleep(30)))
     assert failure.kind == case.kind
-    assert failure.text.startswith(case.text)
+    # Which of two equal servers comes first is the seed's choice.
+    assert re.sub("^S1", "S0", failure.text) == re.sub("^S1", "S0", case.text)
     source = (folder / "raft.py").read_text()
     if case.where:
         assert failure.where == f"raft.py:{line(source, case.where)}"
@@ -227,8 +230,6 @@ def test_a_deadlock_says_who_waits_for_what(write_raft: Write) -> None:
     with sim_cluster(folder, servers=1) as c:
         failure = failure_of(c, lambda c: (c.states([0]), c.sleep(30)))
     source = (folder / "raft.py").read_text()
-    waits_a, took_b = line(source, "with self.a: return"), line(source, "with self.b:\n")  if False else 0, 0
-    del waits_a, took_b
     wanted_a, wanted_b = line(source, "with self.a: return"), line(source, "with self.b: pass")
     took = [number for number, text in enumerate(source.splitlines(), 1) if text.strip() in ("with self.a:", "with self.b:")]
     assert failure.detail.splitlines() == [

@@ -32,6 +32,7 @@ class Debugger:
         self._files = {self._submission.show(path) for path in self._submission.modules.values()}
         self._raised: BaseException | None = None
         self._leaving = False
+        self.failed = False
         self._original = Server.uncaught
 
     def __enter__(self) -> Debugger:
@@ -58,15 +59,8 @@ class Debugger:
             for name in {submission.show(path), str(Path(submission.show(path)).absolute())}:
                 linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_pyfunc_call(self) -> Generator[None, object, object]:
+    def pytest_runtest_setup(self) -> None:
         self._raised = None
-        try:
-            return (yield)
-        except LabFailure:
-            if self._leaving:
-                pytest.exit("Quitting debugger")
-            raise
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_exception_interact(
@@ -76,6 +70,7 @@ class Debugger:
         error = call.excinfo.value if call.excinfo is not None else None
         if not isinstance(error, LabFailure):
             return
+        self.failed = True
         report.longrepr = render(error.failure)
         if self._raised is not None:
             shown, files = self._raised, self._files

@@ -1,12 +1,14 @@
 """The telephone line: an rpyc connection that carries bytes and nothing else.
 
-On the real network judge and host speak through rpyc: its frames on a TCP socket, its ``brine``, its requests. Of
-rpyc's powers one is left, to call the other side with a single ``bytes`` argument. There are no proxies of remote
-objects, no attributes, no pickle, no exceptions made from what the other side says; a frame that is anything but such
-a call is refused before it is decoded, so that a hostile one costs neither time nor memory.
+On the real network judge and host speak through rpyc: its frames on a TCP socket, its ``brine``, its
+requests. Of rpyc's powers one is left, to call the other side with a single ``bytes`` argument. There are no
+proxies of remote objects, no attributes, no pickle, no exceptions made from what the other side says; a frame
+that is anything but such a call is refused before it is decoded, so that a hostile one costs neither time nor
+memory.
 
-A call is not answered. rpyc would send a reply to each, which here would say "got it": TCP says that already, and the
-answers that matter are events and effects of their own. Without replies a round trip is twice as fast.
+A call is not answered. rpyc would send a reply to each, which here would say "got it": TCP says that already,
+and the answers that matter are events and effects of their own. Without replies the lab carries about half as
+many RPCs again.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ _READ_BYTES = 1 << 18
 _HEADER = Channel.FRAME_HEADER
 _FLUSHER = Channel.FLUSHER
 
-# What a call of ours looks like on the wire, up to its argument: a request, its sequence number (always 0: nobody
-# answers it), the handler, and one value in a tuple.
+# What a call of ours looks like on the wire, up to its argument: a request, its sequence number (always 0:
+# nobody answers it), the handler, and one value in a tuple.
 _CALL = (
     brine.I1.pack(consts.MSG_REQUEST)
     + brine.TAG_TUP2
@@ -114,7 +116,8 @@ class _Channel(Channel):  # type: ignore[misc]
 
 
 class Line(Connection):  # type: ignore[misc]
-    """One end of the line. ``deliver`` is called with the bytes of each call that arrives, in :meth:`serve_some`."""
+    """One end of the line. ``deliver`` is called with the bytes of each call that arrives, in
+    :meth:`serve_some`."""
 
     def __init__(self, sock: socket.socket, deliver: Callable[[bytes], None]) -> None:
         self._deliver = deliver
@@ -122,9 +125,9 @@ class Line(Connection):  # type: ignore[misc]
         super().__init__(VoidService(), _Channel(_Stream(sock)), {"allow_pickle": False, "logger": None})
 
     def tell(self, data: bytes) -> None:
-        """Call the other side with ``data``. Not for two threads at once. Raises ``EOFError`` when it is gone,
-        ``TimeoutError`` when it reads nothing within the socket's timeout (the line is of no use then), and
-        ``ValueError`` when ``data`` is longer than a frame may be."""
+        """Call the other side with ``data``. Not for two threads at once. Raises ``EOFError`` when it is
+        gone, ``TimeoutError`` when it reads nothing within the socket's timeout (the line is of no use then),
+        and ``ValueError`` when ``data`` is longer than a frame may be."""
         if len(data) > MAX_FRAME_BYTES:
             raise ValueError(f"{len(data)} bytes are more than one frame may carry")
         request = (consts.HANDLE_CALL, self._box((data,)))

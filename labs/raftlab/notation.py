@@ -1,6 +1,6 @@
 """The dictionary of type annotations: what one says, whatever way a student wrote it.
 
-``Optional[int]``, ``int | None``, ``Annotated[...]``, a NewType and a ``type`` alias mean the same to the lab.
+To the lab ``Optional[int]``, ``int | None`` and ``Annotated[...]`` mean the same, as do NewTypes and aliases.
 Nothing here knows of messages; :mod:`raftlab.shapes` does.
 """
 

@@ -75,14 +75,14 @@ def run_with_pdb(order: Order) -> int:
     """Run the suite with student code in this process, and a prompt at ``breakpoint()`` and at failures.
     Returns the exit code."""
     debugger = debug.Debugger(order.impl)
-    options = ["--inside", "--pdb", "-q", "--no-header", "--no-summary", "--tb=short"]
+    options = ["--inside", "--pdb", "-q", "--no-header", "--no-summary", "--tb=short", "-p", "no:warnings"]
     with debugger:
         code = _pytest(order, options, [debugger])
-    return {
-        pytest.ExitCode.OK: 0,
-        pytest.ExitCode.TESTS_FAILED: 1,
-        pytest.ExitCode.INTERRUPTED: INTERRUPTED,
-    }.get(code, 2)
+    if code == pytest.ExitCode.INTERRUPTED and not debugger.failed:
+        return INTERRUPTED
+    return {pytest.ExitCode.OK: 0, pytest.ExitCode.TESTS_FAILED: 1, pytest.ExitCode.INTERRUPTED: 1}.get(
+        code, 2
+    )
 
 
 def _pytest(order: Order, options: Sequence[str], plugins: Sequence[Any]) -> pytest.ExitCode:

@@ -122,8 +122,14 @@ class Board:
     # --- at the end ---
 
     def interrupted(self) -> None:
-        """Somebody pressed Ctrl-C."""
+        """Somebody pressed Ctrl-C: say how far it went, and what is known already."""
         self._clear()
+        begun = [group for group in self._groups.values() if 0 < len(group.records) < self._seeds]
+        for group in begun:
+            self._write("\n".join(self._lines(group)) + "\n")
+        bad = self._bad()
+        if bad:
+            self._write("\n" + self._in_full(bad[0], len(bad)) + "\n")
         self._write(f"\ninterrupted: {self.done} of {_count(self.planned, 'run')} done\n")
 
     def trouble(self, text: str) -> None:
@@ -137,10 +143,9 @@ class Board:
         """Write the end. Returns 0 all passed, 1 something failed, 2 something could not be judged."""
         self._clear()
         groups = [group for group in self._groups.values() if group.records]
-        bad = [record for group in groups for record in group.bad]
-        failed = [record for record in bad if record.outcome == "failed"]
+        bad = self._bad()
         if bad:
-            self._write("\n" + self._in_full((failed or bad)[0], len(bad)) + "\n")
+            self._write("\n" + self._in_full(bad[0], len(bad)) + "\n")
         advice = list(
             dict.fromkeys(text for group in groups for record in group.records for text in record.advice)
         )
@@ -150,7 +155,12 @@ class Board:
         if traces:
             self._write(f"\n{_kept(traces)}\n")
         self._write("\n" + self._totals(groups) + "\n")
-        return 1 if failed else 2 if bad else 0
+        return 0 if not bad else 1 if bad[0].outcome == "failed" else 2
+
+    def _bad(self) -> list[Record]:
+        """The runs that did not pass: first those that failed, then those that could not be judged."""
+        bad = [record for group in self._groups.values() for record in group.bad]
+        return sorted(bad, key=lambda record: record.outcome != "failed")
 
     def _in_full(self, record: Record, bad: int) -> str:
         first = (

@@ -23,7 +23,7 @@ from raftlab.worlds.rpyc import RpycWorld
 SECONDS = 2.0
 PAYLOAD = "x" * 200
 
-RAFT = '''
+RAFT = """
 import threading, time
 from dataclasses import dataclass
 
@@ -63,7 +63,7 @@ class Raft:
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         return RequestVoteReply(args.term, args.text)
-'''
+"""
 
 BARE = """
 import rpyc, socket

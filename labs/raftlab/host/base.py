@@ -1,9 +1,10 @@
-"""The server's stub, whichever world it lives in: one student's ``Raft`` joined to its peers, storage and service.
+"""The server's stub, whichever world it lives in: one student's ``Raft`` joined to its peers, storage and
+service.
 
-What a student's code can reach (``peers``, ``persister``, ``apply_ch``) and what its mistakes are called is the same in
-the simulator and on the real network, so it is written here once. How a thread is started and how a call waits for its
-reply differ; :class:`raftlab.host.server.SimServer` and :class:`raftlab.host.rpyc_server.RpycServer` supply these.
-"""
+What a student's code can reach (``peers``, ``persister``, ``apply_ch``) and what its mistakes are called is
+the same in the simulator and on the real network, so it is written here once. How a thread is started and how
+a call waits for its reply differ; :class:`raftlab.host.server.SimServer` and
+:class:`raftlab.host.rpyc_server.RpycServer` supply these."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from raftlab import protocol, wire
 from raftlab.host import blame
 from raftlab.host.stdlib import RefusedCall
 
-# `threading` is Python's own here, in both worlds. In the simulator these locks are never contended: student threads
-# take turns, and none of them gives way inside this module while it holds one.
+# `threading` is Python's own here, in both worlds. In the simulator these locks are never contended: student
+# threads take turns, and none of them gives way inside this module while it holds one.
 
 
 class Peer:
@@ -211,6 +212,7 @@ class Server(ABC):
         self.fault(kind, f"S{self.id}: {what}: {blame.sentence(exc)}", where, blame.story(exc, self.files))
 
     def misuse(self, kind: str, exc: Exception) -> None:
-        """The contract was broken at the running line. The exception is raised there too, but cannot be hidden."""
+        """The contract was broken at the running line. The exception is raised there too, but cannot be
+        hidden."""
         where = blame.where_frame(sys._getframe(1), self.files)
         self.fault(kind, f"S{self.id}: {exc}", where)

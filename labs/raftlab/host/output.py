@@ -1,4 +1,5 @@
-"""What student code writes: ``log``, ``print`` and ``logging`` become lines of the trace. Both worlds use this."""
+"""What student code writes: ``log``, ``print`` and ``logging`` become lines of the trace. Both worlds use
+this."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Writer = Callable[[str, str], None]  # topic, text
 
 
 class Sink:
-    """Takes lines up to a bound. ``write`` sends one on; it is given a topic and a text that can be encoded."""
+    """Takes lines up to a bound. ``write`` sends one on; it is given a topic and a text that can be
+    encoded."""
 
     def __init__(self, write: Writer) -> None:
         self._write = write
@@ -32,8 +34,8 @@ class Sink:
 
 
 class Stdout(io.TextIOBase):
-    """Stands where ``print`` writes. ``writer`` says whose line is being written, as a dictionary's key, or ``None``
-    when it is nobody's: what two of them print at the same time must not be mixed within a line."""
+    """Stands where ``print`` writes. ``writer`` says whose line is being written, as a dictionary's key, or
+    ``None`` when it is nobody's: what two of them print at the same time must not be mixed within a line."""
 
     def __init__(self, log: Writer, topic: str, writer: Callable[[], int | None]) -> None:
         self._log = log

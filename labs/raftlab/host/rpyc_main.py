@@ -1,4 +1,5 @@
-"""The child that is one server of the real network: ordinary Python, ordinary threads, one line to the judge."""
+"""The child that is one server of the real network: ordinary Python, ordinary threads, one line to the
+judge."""
 
 from __future__ import annotations
 
@@ -26,9 +27,8 @@ from raftlab.line import Line
 class StudentFinder(MetaPathFinder, InspectLoader):
     """Finds the submission's modules for ``import``, ahead of everything else.
 
-    They are the same ones as in the simulator, and tracebacks call their files by the same short names, so that a
-    report reads the same in both worlds and shows nobody's folders.
-    """
+    They are the same ones as in the simulator, and tracebacks call their files by the same short names, so
+    that a report reads the same in both worlds and shows nobody's folders."""
 
     def __init__(self, program: Program) -> None:
         self._modules = program.submission.modules
@@ -118,7 +118,8 @@ class RpycHost:
             self._server.uncaught(args.exc_value, role)
 
     def _unraisable(self, args: Any) -> None:
-        """An exception with nowhere to go. One that ended a bare ``_thread`` counts; others are worth a line."""
+        """An exception with nowhere to go. One that ended a bare ``_thread`` counts; others are worth a
+        line."""
         if "in thread started by" in (args.err_msg or "") and self._server is not None:
             self._server.uncaught(args.exc_value, "a thread")
         else:

@@ -1,8 +1,8 @@
-"""The rpyc world: wall-clock time, one process for each server, every message over a TCP connection on loopback.
+"""The rpyc world: wall-clock time, one process for each server, every message over a TCP connection on
+loopback.
 
-A crash is a SIGKILL. The judge makes each connection itself and hands one end to the child it forks, so nobody else
-can connect, and a host needs no access to the network.
-"""
+A crash is a SIGKILL. The judge makes each connection itself and hands one end to the child it forks, so
+nobody else can connect, and a host needs no access to the network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from raftlab import protocol
 from raftlab.line import Broken, Line
 from raftlab.worlds.hosts import WarmHost, cpu_seconds, ending
 
-# A child reads all the time, in a thread of its own, and the kernel takes megabytes for it meanwhile. One that has
-# let nothing pass for this long (seconds) is stopped or stuck in C code; the judge does not wait for it any longer.
+# A child reads all the time, in a thread of its own, and the kernel takes megabytes for it meanwhile. One
+# that has let nothing pass for this long (seconds) is stopped or stuck in C code; the judge does not wait for
+# it any longer.
 SEND_PATIENCE = 20.0
 
 # How long a child may take to be gone after its connection has closed, in seconds.
@@ -63,8 +64,8 @@ class RpycWorld:
     def boot(self, boot: protocol.Boot) -> None:
         """Fork a process for the server and send it ``boot``. Returns within milliseconds.
 
-        Raises :class:`~raftlab.worlds.HostLost` when the warm host is gone, ``ValueError`` if the server runs.
-        """
+        Raises :class:`~raftlab.worlds.HostLost` when the warm host is gone, ``ValueError`` if the server
+        runs."""
         if boot.server in self._links:
             raise ValueError(f"S{boot.server} is running already")
         ours, theirs = _connected_pair()

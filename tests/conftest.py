@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-
 from raftlab.cluster import Cluster
 from raftlab.network import FLOOR
 from raftlab.worlds.hosts import WarmHost
@@ -18,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 SOLUTION = ROOT / "solutions" / "raft.py"
 
 # A Raft that does nothing but keep the contract. Tests put code of their own at its three open places.
-TEMPLATE = '''
+TEMPLATE = """
 from __future__ import annotations
 import logging, queue, random, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +80,7 @@ class Raft:
         return AppendEntriesReply(args.term, True)
 
 {methods}
-'''
+"""
 
 Write = Callable[..., Path]
 
@@ -106,7 +105,12 @@ def write_raft(tmp_path: Path) -> Write:
 
 @contextmanager
 def sim_cluster(
-    path: Path, servers: int = 1, seed: int = 0, preempt: bool = False, lab: str = "2A", puppets: tuple[int, ...] = ()
+    path: Path,
+    servers: int = 1,
+    seed: int = 0,
+    preempt: bool = False,
+    lab: str = "2A",
+    puppets: tuple[int, ...] = (),
 ) -> Iterator[Cluster]:
     """A cluster in the simulator, not yet started."""
     with ExitStack() as stack:

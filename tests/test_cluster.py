@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
 from raftlab.cluster import Cluster
 from raftlab.failure import LabFailure
 from raftlab.trace import as_object
+
 from tests.conftest import SOLUTION, Write, lines_of, sim_cluster
 
 # A stand-in for a Raft: S0 leads, copies each command to everybody, applies it when a majority has it. Saves as it goes.
@@ -91,7 +91,12 @@ def test_stored_state_survives_and_nothing_else(write_raft: Write) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "side", "stored", "answers"),
-    [("save", "before", b"", 0), ("save", "after", b"x", 0), ("answer", "before", b"x", 0), ("answer", "after", b"x", 1)],
+    [
+        ("save", "before", b"", 0),
+        ("save", "after", b"x", 0),
+        ("answer", "before", b"x", 0),
+        ("answer", "after", b"x", 1),
+    ],
 )
 def test_a_crash_at_a_boundary(write_raft: Write, kind: str, side: str, stored: bytes, answers: int) -> None:
     with sim_cluster(write_raft(**COPYING), servers=2) as c:
@@ -234,14 +239,19 @@ def applying(*plans: list[tuple[int, str]]) -> str:
         (([(1, "a"), (1, "a")],), "expected S0 to apply index 2 next, but it applied index 1"),
     ],
 )
-def test_applying_out_of_order_ends_the_run(write_raft: Write, plans: tuple[list[tuple[int, str]], ...], text: str) -> None:
+def test_applying_out_of_order_ends_the_run(
+    write_raft: Write, plans: tuple[list[tuple[int, str]], ...], text: str
+) -> None:
     with sim_cluster(write_raft(applying(*plans)), servers=1) as c, pytest.raises(LabFailure) as caught:
         c.start_all()
     assert caught.value.failure.text == text
 
 
 def test_applying_different_commands_ends_the_run(write_raft: Write) -> None:
-    with sim_cluster(write_raft(applying([(1, "a")], [(1, "b")])), servers=2) as c, pytest.raises(LabFailure) as caught:
+    with (
+        sim_cluster(write_raft(applying([(1, "a")], [(1, "b")])), servers=2) as c,
+        pytest.raises(LabFailure) as caught,
+    ):
         c.start_all()
     text = caught.value.failure.text
     assert "at index 1 as S" in text
@@ -257,5 +267,8 @@ def test_what_only_the_simulator_can_do_says_so(write_raft: Write) -> None:
 
 
 def test_a_cluster_has_a_size() -> None:
-    with pytest.raises(ValueError, match="a cluster has 1 to 25 servers, not 0"), sim_cluster(SOLUTION, servers=0):
+    with (
+        pytest.raises(ValueError, match="a cluster has 1 to 25 servers, not 0"),
+        sim_cluster(SOLUTION, servers=0),
+    ):
         pass

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from raftlab import contract
 from raftlab.protocol import Problem
-from test_contract import LAB_2A, build, imported
+
+from tests.test_contract import LAB_2A, build, imported
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The contract check on correct submissions in unusual styles: it must have nothing to say."""
 
-# ruff: noqa: E501 (each style is one entry of the table)
-
 from __future__ import annotations
 
 import sys
@@ -9,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from raftlab import contract
-from test_contract import (
+
+from tests.test_contract import (
     ALL,
     GOOD,
     HEAD,
@@ -156,9 +155,7 @@ def test_correct_but_unusual(tmp_path: Path, style: str) -> None:
 def test_type_aliases_of_python_3_12(tmp_path: Path) -> None:
     text = replaced("@dataclass\nclass LogEntry", "type Term = int\n\n\n@dataclass\nclass LogEntry")
     assert judge(tmp_path / "a", text.replace("    term: int", "    term: Term")) == []
-    text = replaced(
-        "@dataclass\nclass LogEntry", "type JSON = int | list[JSON]\n\n\n@dataclass\nclass LogEntry"
-    )
+    text = replaced("@dataclass\nclass LogEntry", "type JSON = int | list[JSON]\n\n\n@dataclass\nclass LogEntry")
     said = "LogEntry.command: a type alias that contains itself cannot be followed; declare the field as Any"
     text = text.replace("command: Any", "command: JSON")
     assert judge(tmp_path / "b", text) == [(said, line(text, "command: JSON"), contract.MESSAGES)]

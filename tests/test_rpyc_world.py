@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_switch import PATIENCE, TinySwitch
-
 from raftlab import protocol
 from raftlab.worlds import rpyc as rpyc_world
 from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.rpyc import RpycWorld
+
+from tests.tiny_switch import PATIENCE, TinySwitch
 
 # A Raft that does as it is told: `start(["op", ...])` calls `op(...)`.
 RAFT = """
@@ -310,9 +310,7 @@ def line_of(text: str) -> int:
     return next(number for number, line in enumerate(RAFT.splitlines(), 1) if text in line)
 
 
-@pytest.mark.parametrize(
-    ("op", "role"), [("thread_raises", "thread 'bomb'"), ("bare_thread_raises", "a thread")]
-)
+@pytest.mark.parametrize(("op", "role"), [("thread_raises", "thread 'bomb'"), ("bare_thread_raises", "a thread")])
 def test_an_exception_that_ends_a_thread(switch: TinySwitch, op: str, role: str) -> None:
     switch.boot(1)
     switch.call(1, op)
@@ -497,7 +495,7 @@ def test_close_leaves_nothing(host: WarmHost) -> None:
 JUDGE = """
 import sys, time
 from pathlib import Path
-from tiny_switch import TinySwitch
+from tests.tiny_switch import TinySwitch
 from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.rpyc import RpycWorld
 host = WarmHost(Path(sys.argv[1]))

@@ -6,16 +6,19 @@ import re
 from collections.abc import Callable
 
 import pytest
-
 from raftlab.cluster import Cluster
 from raftlab.failure import Failure, LabFailure, render
+
 from tests.conftest import Write, sim_cluster
 
 
 def failure_of(c: Cluster, script: Callable[[Cluster], object] = lambda c: c.sleep(30)) -> Failure:
-    with pytest.raises(LabFailure) as caught:
+    def live() -> None:
         c.start_all()
         script(c)
+
+    with pytest.raises(LabFailure) as caught:
+        live()
     return caught.value.failure
 
 
@@ -24,7 +27,9 @@ def line(folder_text: str, wanted: str) -> int:
 
 
 class Case:
-    def __init__(self, kind: str, text: str, where: str = "", init: str = "", methods: str = "", module: str = "") -> None:
+    def __init__(
+        self, kind: str, text: str, where: str = "", init: str = "", methods: str = "", module: str = ""
+    ) -> None:
         self.kind, self.text, self.where = kind, text, where
         self.code = {"init": init, "methods": methods, "module": module}
 
@@ -60,9 +65,13 @@ CASES = {
                 raise RuntimeError("no")
         """,
     ),
-    "init-raises": Case("init-exception", "S0: Raft() raised: ValueError: bad", "ValueError", init="raise ValueError('bad')"),
+    "init-raises": Case(
+        "init-exception", "S0: Raft() raised: ValueError: bad", "ValueError", init="raise ValueError('bad')"
+    ),
     "init-never-returns": Case(
-        "init-hangs", "expected Raft(...) to return, but after 15 s it has not on S0, S1", init="time.sleep(1000)"
+        "init-hangs",
+        "expected Raft(...) to return, but after 15 s it has not on S0, S1",
+        init="time.sleep(1000)",
     ),
     "busy-loop": Case(
         "busy-loop",
@@ -191,7 +200,10 @@ CASES = {
         init="import subprocess",
     ),
     "asyncio": Case(
-        "refused-call", "S0: import asyncio cannot be used here: the labs use threads", "import asyncio", module="import asyncio"
+        "refused-call",
+        "S0: import asyncio cannot be used here: the labs use threads",
+        "import asyncio",
+        module="import asyncio",
     ),
     "system-random": Case(
         "refused-call",
@@ -205,8 +217,14 @@ CASES = {
         "uuid.uuid4()",
         init="import uuid; uuid.uuid4()",
     ),
-    "exit": Case("host-died", "the process that runs your code ended by itself with exit code 3", init="import posix; posix._exit(3)"),
-    "bad-apply": Case("bad-apply", "S0: apply_ch.put takes an ApplyMsg, got a str", "apply_ch.put", init="apply_ch.put('x')"),
+    "exit": Case(
+        "host-died",
+        "the process that runs your code ended by itself with exit code 3",
+        init="import posix; posix._exit(3)",
+    ),
+    "bad-apply": Case(
+        "bad-apply", "S0: apply_ch.put takes an ApplyMsg, got a str", "apply_ch.put", init="apply_ch.put('x')"
+    ),
 }
 
 
@@ -231,7 +249,9 @@ def test_a_deadlock_says_who_waits_for_what(write_raft: Write) -> None:
         failure = failure_of(c, lambda c: (c.states([0]), c.sleep(30)))
     source = (folder / "raft.py").read_text()
     wanted_a, wanted_b = line(source, "with self.a: return"), line(source, "with self.b: pass")
-    took = [number for number, text in enumerate(source.splitlines(), 1) if text.strip() in ("with self.a:", "with self.b:")]
+    took = [
+        number for number, text in enumerate(source.splitlines(), 1) if text.strip() in ("with self.a:", "with self.b:")
+    ]
     assert failure.detail.splitlines() == [
         f"get_state() waits at raft.py:{wanted_a} for a lock that thread took at raft.py:{took[0]}",
         f"thread waits at raft.py:{wanted_b} for a lock that get_state() took at raft.py:{took[1]}",
@@ -296,7 +316,9 @@ def test_a_failure_reads_in_the_agreed_order(write_raft: Write) -> None:
     text = render(failure, "raftlab replay x@1").splitlines()
     assert text[0] == "S0: Raft() raised: ValueError: bad"
     assert text[1].startswith("  at raft.py:")
-    assert text[2] == "  hint: Raft(...) must return; let it set fields and start threads, and do everything else in them."
+    assert (
+        text[2] == "  hint: Raft(...) must return; let it set fields and start threads, and do everything else in them."
+    )
     assert text[3:5] == ["  what led there:", "       0.000 S0 starts"]
     assert text[5] == "  details:"
     assert text[-1] == "  replay: raftlab replay x@1"

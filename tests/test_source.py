@@ -200,9 +200,7 @@ def test_a_package_and_our_own_name_too(tmp_path: Path) -> None:
 
 
 def test_a_stray_module_hurts_nobody(tmp_path: Path) -> None:
-    build(
-        tmp_path, {"raft.py": "import helper\n", "helper.py": "", "queue.py": "", "old.py": "import queue\n"}
-    )
+    build(tmp_path, {"raft.py": "import helper\n", "helper.py": "", "queue.py": "", "old.py": "import queue\n"})
     assert "queue" in found(tmp_path)
 
 

@@ -109,13 +109,9 @@ def nested(depth: int) -> Any:
     "message",
     [
         AppendEntriesArgs(1),
-        AppendEntriesArgs(
-            3, [LogEntry(Term(1), {"op": "put", "v": [1, None, 2.5, b"x", True]}), LogEntry(Term(2))]
-        ),
+        AppendEntriesArgs(3, [LogEntry(Term(1), {"op": "put", "v": [1, None, 2.5, b"x", True]}), LogEntry(Term(2))]),
         AppendEntriesArgs(3, members=frozenset({5, 1}), names=frozenset({"b", "a"})),
-        AppendEntriesArgs(
-            3, mark=Mark(1, {"a": 1}), pairs=((1, "x"), (2, [3])), more={"k": LogEntry(Term(9), "c")}
-        ),
+        AppendEntriesArgs(3, mark=Mark(1, {"a": 1}), pairs=((1, "x"), (2, [3])), more={"k": LogEntry(Term(9), "c")}),
         AppendEntriesArgs(3, either=LogEntry(Term(1), [1])),
         AppendEntriesArgs(3, either=4, child=AppendEntriesArgs(4, [LogEntry(Term(1), "deep")])),
     ],
@@ -127,9 +123,7 @@ def test_a_message_arrives_as_it_left(message: AppendEntriesArgs) -> None:
 
 
 def test_a_message_is_a_map_of_field_names_for_the_judge() -> None:
-    data = CODEC.encode_args(
-        "append_entries", AppendEntriesArgs(3, [LogEntry(Term(1), "x")], frozenset({2, 1}))
-    )
+    data = CODEC.encode_args("append_entries", AppendEntriesArgs(3, [LogEntry(Term(1), "x")], frozenset({2, 1})))
     plain = wire.decode_plain(data)
     assert plain["entries"] == [{"term": 1, "command": "x"}]
     assert plain["members"] == [1, 2]
@@ -147,9 +141,7 @@ def test_int_keys_cross_where_they_are_declared() -> None:
     assert wire.decode_plain(data)["next_index"] == {3: 4, 1: 2}
 
 
-@pytest.mark.parametrize(
-    "value", [Text("t"), Name.RED, 2**64 - 1, -(2**63), OrderedDict(b=1, a=2), nested(100)]
-)
+@pytest.mark.parametrize("value", [Text("t"), Name.RED, 2**64 - 1, -(2**63), OrderedDict(b=1, a=2), nested(100)])
 def test_values_that_equal_plain_ones_cross(value: Any) -> None:
     assert CODEC.decode_args("request_vote", vote(value)).extra == value
 

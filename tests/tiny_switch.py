@@ -73,11 +73,7 @@ class TinySwitch:
         return [effect for effect in self.seen if isinstance(effect, protocol.Fault)]
 
     def lines(self) -> list[tuple[int, str, str]]:
-        return [
-            (effect.server, effect.topic, effect.text)
-            for effect in self.seen
-            if isinstance(effect, protocol.Line)
-        ]
+        return [(effect.server, effect.topic, effect.text) for effect in self.seen if isinstance(effect, protocol.Line)]
 
     def _take(self, effect: protocol.Effect) -> None:
         match effect:

@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-MAX_LINE_BYTES = (
-    64 * 1024 * 1024
-)  # a line beyond this is no record; stop listening rather than run out of memory
+MAX_LINE_BYTES = 64 * 1024 * 1024  # a line beyond this is no record; stop listening rather than run out of memory
 _CHUNK = 1 << 16
 _NICER = 10
 
@@ -159,9 +157,7 @@ def _read_lines(read_fd: int, gone_fd: int, on_line: Callable[[bytes], bool], si
                 poller.unregister(read_fd)
                 continue
             *lines, rest = (rest + chunk).split(b"\n")
-            news = [
-                on_line(line) for line in lines
-            ]  # every line must be heard, not only up to the first news
+            news = [on_line(line) for line in lines]  # every line must be heard, not only up to the first news
             if any(news):
                 deadline = time.monotonic() + silence_s
             if len(rest) > MAX_LINE_BYTES:

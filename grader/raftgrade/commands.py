@@ -21,9 +21,7 @@ from raftgrade.plan import Job
 class Commands(Protocol):
     """How jobs and checks are started. Tests put their own in its place."""
 
-    def job(
-        self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path
-    ) -> list[str]:
+    def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
         """The command that runs ``tests`` with ``seeds`` and writes records to the descriptor
         ``records_fd``."""
 
@@ -34,9 +32,7 @@ class Commands(Protocol):
 class RaftlabCommands:
     """The real ones: pytest with raftlab's plugin, and ``raftlab.check``."""
 
-    def job(
-        self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path
-    ) -> list[str]:
+    def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
         suite = catalogue.suite_file(job.lab)
         root = ["-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"]
         return [
@@ -63,8 +59,6 @@ class RaftlabCommands:
 def environment(ours: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a job sees: our environment without what would change pytest's mind."""
     kept = {
-        name: value
-        for name, value in (os.environ if ours is None else ours).items()
-        if not name.startswith("PYTEST_")
+        name: value for name, value in (os.environ if ours is None else ours).items() if not name.startswith("PYTEST_")
     }
     return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1"}

@@ -27,9 +27,7 @@ from raftgrade.text import count, printable
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
 CHECK_S = 120.0
 DEATHS_AT_A_RUN = 2  # then that run could not be judged
-IDLE_DEATHS = (
-    3  # jobs that die one after the other with nothing reported: then none of the rest could be judged
-)
+IDLE_DEATHS = 3  # jobs that die one after the other with nothing reported: then none of the rest could be judged
 SILENCES = 2  # runs that never end, in one job: then the rest is not tried any more
 _LOG_TAIL = 2000  # characters of a dead job's output that go into the report
 
@@ -249,9 +247,7 @@ class _Bench:
             self._keep(self._made_up(run, "failed", Failure("never-reported", text, detail=self._log_tail())))
 
     def _give_up(self, runs: list[Run], text: str) -> None:
-        hint = (
-            f"This costs no mark and earns none: run raftgrade again. What the job printed is in {self.log}"
-        )
+        hint = f"This costs no mark and earns none: run raftgrade again. What the job printed is in {self.log}"
         for run in runs:
             failure = Failure("not-judged", text, hint=hint, detail=self._log_tail())
             self._keep(self._made_up(run, "error", failure))

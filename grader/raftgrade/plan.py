@@ -87,9 +87,7 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
         return [(test, seed) for test in self.tests for seed in range(*self.seeds)]
 
 
-def expect(
-    settings: Settings, catalogue: Mapping[str, Sequence[Listed]]
-) -> tuple[list[Expected], list[LeftOut]]:
+def expect(settings: Settings, catalogue: Mapping[str, Sequence[Listed]]) -> tuple[list[Expected], list[LeftOut]]:
     """The expected tests in the ladder's order, and those left out. ``catalogue`` maps a lab to its tests."""
     tests, left_out = [], []
     for lab in settings.labs:

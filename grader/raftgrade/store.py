@@ -120,9 +120,7 @@ class Store:
                 records.close()
                 raise
         except BlockingIOError:
-            raise NotOurs(
-                f"another raftgrade is writing to {shown}; choose another folder with --out"
-            ) from None
+            raise NotOurs(f"another raftgrade is writing to {shown}; choose another folder with --out") from None
         except OSError as exc:
             raise NotOurs(f"{shown} cannot be used for the report: {exc.strerror or exc}") from None
         return cls(folder, records)

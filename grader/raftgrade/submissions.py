@@ -63,9 +63,7 @@ def _expand(path: Path, found: Found, ignore: Path | None) -> list[Path]:
             raise BadPath(f"there is no {shown}")
         if path.is_file():
             if path.suffix != ".py":
-                raise BadPath(
-                    f"{shown} is not a Python file: give a raft.py, or a folder with a raft.py in it"
-                )
+                raise BadPath(f"{shown} is not a Python file: give a raft.py, or a folder with a raft.py in it")
             return [path]
         if _holds_raft(path):
             return [path]

@@ -66,9 +66,7 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
     errors = list(_errors(submission))
     if errors:
         blocks.append("\n".join([_NOT_JUDGED, *errors]))
-    advice = [
-        f"  {test.lab} {test.name}: {one_line(line)}" for test in submission.tests for line in test.advice
-    ]
+    advice = [f"  {test.lab} {test.name}: {one_line(line)}" for test in submission.tests for line in test.advice]
     if advice:
         blocks.append("\n".join(["Advice (costs no points)", *map(_wrapped, advice)]))
     return blocks
@@ -217,6 +215,4 @@ def _wrapped(line: str) -> str:
 
 
 def _fill(line: str, indent: str) -> Iterable[str]:
-    return textwrap.wrap(
-        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -101,9 +101,7 @@ class Tally:
                 _fill(network, ordered)
                 records += ordered
             test.points = earned(test)
-            test.advice = list(dict.fromkeys(line for record in records for line in record.advice))[
-                :MAX_ADVICE
-            ]
+            test.advice = list(dict.fromkeys(line for record in records for line in record.advice))[:MAX_ADVICE]
         submission.points = sum(test.points for test in submission.tests)
         refused = self._refused.get(submission.name)
         if refused is not None:
@@ -160,9 +158,7 @@ def blank(
             points=0,
             max_points=test.points,
             networks=[
-                NetworkResult(
-                    network=network, seeds=seeds[network], runs=seeds[network][1] - seeds[network][0]
-                )
+                NetworkResult(network=network, seeds=seeds[network], runs=seeds[network][1] - seeds[network][0])
                 for network in test.networks
             ],
         )

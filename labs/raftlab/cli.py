@@ -92,20 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("lab", metavar="LAB", help="2A, ...: see `raftlab labs`")
     _add_impl(test)
     test.add_argument("--network", choices=[*NETWORKS, "both"], default="sim", help="default: sim")
-    test.add_argument(
-        "--seeds", default="1", metavar="N or A:B", help="runs of each test (default: 1, seed 0)"
-    )
-    test.add_argument(
-        "-k", dest="name", default="", metavar="NAME", help="only tests with NAME in their name or title"
-    )
-    test.add_argument(
-        "--pdb", action="store_true", help="stop at breakpoint() and at failures, with a prompt (sim)"
-    )
+    test.add_argument("--seeds", default="1", metavar="N or A:B", help="runs of each test (default: 1, seed 0)")
+    test.add_argument("-k", dest="name", default="", metavar="NAME", help="only tests with NAME in their name or title")
+    test.add_argument("--pdb", action="store_true", help="stop at breakpoint() and at failures, with a prompt (sim)")
     test.set_defaults(run=_test)
 
-    again = commands.add_parser(
-        "replay", help="one run again, event for event", description="Show one run again."
-    )
+    again = commands.add_parser("replay", help="one run again, event for event", description="Show one run again.")
     again.add_argument("name", metavar="TEST@SEED", help="as in initial_election@7")
     _add_impl(again)
     again.add_argument("--network", choices=NETWORKS, default="sim", help="default: sim")
@@ -118,12 +110,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_impl(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--impl", type=Path, metavar="PATH", help="your raft.py or its folder (default: here)"
-    )
-    parser.add_argument(
-        "--no-preempt", action="store_true", help="switch threads at blocking calls only (sim)"
-    )
+    parser.add_argument("--impl", type=Path, metavar="PATH", help="your raft.py or its folder (default: here)")
+    parser.add_argument("--no-preempt", action="store_true", help="switch threads at blocking calls only (sim)")
 
 
 def _new(arguments: argparse.Namespace) -> int:
@@ -150,7 +138,7 @@ def _test(arguments: argparse.Namespace) -> int:
             raise CannotDo(f"--pdb wants one seed, as in --seeds {seeds.start}:{seeds.start + 1}")
         return session.run_with_pdb(order)
     live = sys.stdout.isatty()
-    columns = shutil.get_terminal_size().columns if live else 120
+    columns = shutil.get_terminal_size().columns
     colour = live and not os.environ.get("NO_COLOR")
     return session.run(order, Board(sys.stdout, lab.name, plan, len(seeds), live, colour, columns))
 

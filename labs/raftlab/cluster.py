@@ -145,7 +145,13 @@ class Cluster:
         """Arm a crash (sim only) before or after the ``nth`` effect of ``kind`` from now: ``"save"``, ``"send"``,
         ``"answer"`` or ``"apply"``; ``method`` picks sends by method. The rest of the step never happens."""
         self._sim_only("crash_at")
-        wanted = {"save": protocol.Save, "send": protocol.Send, "answer": protocol.Answer, "apply": protocol.Applied}[kind]
+        kinds: dict[str, type] = {
+            "save": protocol.Save,
+            "send": protocol.Send,
+            "answer": protocol.Answer,
+            "apply": protocol.Applied,
+        }
+        wanted = kinds[kind]
         if side not in ("before", "after"):
             raise ValueError(f"side is 'before' or 'after', not {side!r}")
         seen = 0
@@ -276,7 +282,10 @@ class Cluster:
                 continue
             if not (isinstance(state, list) and [type(part) for part in state] == [int, bool]):
                 raise LabFailure(
-                    Failure("bad-result", f"expected get_state() to return (term, is_leader), but S{server} returned {state!r}")
+                    Failure(
+                        "bad-result",
+                        f"expected get_state() to return (term, is_leader), but S{server} returned {state!r}",
+                    )
                 )
             self.switch.referee.observed(server, *state)
             found[server] = (state[0], state[1])
@@ -302,7 +311,11 @@ class Cluster:
                 return leader
             if self.now >= deadline and before is None:
                 silent = not self.rpc_count(method="request_vote")
-                hint = "Nobody has called request_vote yet. Begin with step 1 of the handout: the election timer." if silent else ""
+                hint = (
+                    "Nobody has called request_vote yet. Begin with step 1 of the handout: the election timer."
+                    if silent
+                    else ""
+                )
                 self.fail(f"expected a leader within {within:.0f} s, but there is none", rules.LIVENESS, hint=hint)
             if self.now >= deadline + 1.0:
                 self.fail(f"expected one leader to last within {within:.0f} s, but they change", rules.LIVENESS)
@@ -358,7 +371,9 @@ class Cluster:
                 if not retry:
                     self.fail(f"expected {command!r} to be applied by {servers} servers within 2 s", rules.AGREEMENT)
             self.sleep(0.05)
-        return self.fail(f"expected {command!r} to be applied by {servers} servers within {within:.0f} s", rules.AGREEMENT)
+        return self.fail(
+            f"expected {command!r} to be applied by {servers} servers within {within:.0f} s", rules.AGREEMENT
+        )
 
     def _has(self, index: int, command: Any, servers: int) -> bool:
         count, value = self.committed(index)
@@ -376,11 +391,17 @@ class Cluster:
 
     @staticmethod
     def _count(counts: dict[tuple[int, str], int], server: int | None, method: str) -> int:
-        return sum(n for (who, what), n in counts.items() if (server is None or who == server) and (not method or what == method))
+        return sum(
+            n
+            for (who, what), n in counts.items()
+            if (server is None or who == server) and (not method or what == method)
+        )
 
     # --- verdicts ---
 
-    def fail(self, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = "") -> NoReturn:
+    def fail(
+        self, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = ""
+    ) -> NoReturn:
         """End the test: ``text`` says in one sentence what was expected and what was seen."""
         failure = LabFailure(Failure("assertion", text, rule, hint=hint))
         failure.servers = None if servers is None else frozenset(servers)

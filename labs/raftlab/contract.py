@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import inspect
 import traceback
 import typing
@@ -143,7 +144,10 @@ def _no_class(submission: Submission, names: Sequence[str]) -> Problem:
             other = submission.show(submission.modules[name])
             text += f", but {other} has one: add `from {name} import Raft`"
             return Problem(text, f"{shown}:1", API)
-    if names:
+    close = [alike for alike in names if difflib.SequenceMatcher(None, alike.lower(), "raft").ratio() > 0.6]
+    if close:
+        text += f", but one named {close[0]}: rename it Raft"
+    elif names:
         shown_names = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         text += f", only {shown_names}: the tests look for the name Raft"
     return Problem(text, f"{shown}:1", API)
@@ -345,9 +349,7 @@ def _check_message(message: Any, paper: dict[str, type], outline: Outline) -> It
         yield from _check_entries(cls, hints["entries"], known, outline)
 
 
-def _check_fields(
-    cls: type, paper: dict[str, type], hints: dict[str, Any], outline: Outline
-) -> Iterator[Problem]:
+def _check_fields(cls: type, paper: dict[str, type], hints: dict[str, Any], outline: Outline) -> Iterator[Problem]:
     """The paper's fields are there with the paper's types, and every other one can be left out."""
     renamed = set()
     for name, kind in paper.items():
@@ -374,9 +376,7 @@ def _folded(name: str) -> str:
 def _check_entries(cls: type, hint: Any, known: shapes.Shapes, outline: Outline) -> Iterator[Problem]:
     entry = notation.element_of(hint)
     if entry is None:
-        text = (
-            f"{cls.__name__}.entries is declared {notation.type_name(hint)}; it must be a list of a dataclass"
-        )
+        text = f"{cls.__name__}.entries is declared {notation.type_name(hint)}; it must be a list of a dataclass"
         yield Problem(f"{text}, as in list[LogEntry]", outline.where_field(cls, "entries"), MESSAGES)
         return
     hints = known.fields(entry)
@@ -413,9 +413,7 @@ def explain_import_error(exc: BaseException, submission: Submission) -> Problem:
     said = _said(exc)
     if isinstance(exc, ImportError):
         if "relative import" in said:
-            text = (
-                f"relative imports do not work beside {shown}: write `from log import ...`, without the dot"
-            )
+            text = f"relative imports do not work beside {shown}: write `from log import ...`, without the dot"
             return Problem(text, where, FIRST_RUN)
         said = said.partition(" (")[0]  # the rest is a path on this machine
     name = type(exc).__name__

@@ -1,18 +1,19 @@
 """The workbench of ``raftlab test --pdb``: a prompt where the student's code stands, not deep inside the lab.
 
 With ``--inside`` student code runs in this very process, so pytest's debugger can show it. What is left: at a
-failure, go to the student's line (for an exception in their code) or to the test's line (for anything else),
-and make ``q`` end the run from within a student's thread too. For one's own code only: nothing is confined here.
+failure, go to the student's line (for an exception in their code) or to the test's line (for anything else);
+and make ``q`` end the run from within a student's thread. For one's own code only: nothing is confined here.
 """
 
 from __future__ import annotations
 
 import bdb
 import linecache
-from collections.abc import Collection, Generator
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 
+import greenlet
 import pytest
 
 from raftlab import source
@@ -31,7 +32,6 @@ class Debugger:
         self._submission = source.find(impl)
         self._files = {self._submission.show(path) for path in self._submission.modules.values()}
         self._raised: BaseException | None = None
-        self._leaving = False
         self.failed = False
         self._original = Server.uncaught
 
@@ -39,7 +39,8 @@ class Debugger:
         original = self._original
 
         def uncaught(server: Server, exc: BaseException, role: str) -> None:
-            self._leaving = self._leaving or isinstance(exc, _LEAVING)
+            if isinstance(exc, _LEAVING):
+                _leave(exc)
             self._raised = self._raised or exc
             original(server, exc, role)
 
@@ -78,6 +79,13 @@ class Debugger:
             shown, files = error, {str(node.path)}
         shown.__traceback__ = _until_last(shown.__traceback__, files)
         call.excinfo = pytest.ExceptionInfo.from_exception(shown)
+
+
+def _leave(exc: BaseException) -> None:
+    """Out of the student's thread, past all others that are ready, into the judge who waits for them."""
+    judge = greenlet.getcurrent().parent
+    if judge is not None:
+        judge.throw(exc if isinstance(exc, KeyboardInterrupt) else pytest.exit.Exception("Quitting debugger"))
 
 
 def _until_last(trace: TracebackType | None, files: Collection[str]) -> TracebackType | None:

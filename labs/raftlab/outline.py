@@ -60,9 +60,7 @@ class Outline:
                 for node in reversed(found[1].body if found else []):
                     if isinstance(node, Function) and node.name == method and found:
                         return self.at(found[0], node)
-                made = self._where_code(
-                    getattr(inspect.unwrap(_function(vars(base)[method])), "__code__", None)
-                )
+                made = self._where_code(getattr(inspect.unwrap(_function(vars(base)[method])), "__code__", None))
                 return made or self.where_class(cls)
         return self.where_class(cls)
 

@@ -37,7 +37,7 @@ def parse(text: str) -> Wanted:
 def replay(wanted: Wanted, impl: Path, network: str, preempt: bool, out: Path | None) -> int:
     """Run it again and print it. Returns 0 passed, 1 failed, 2 could not be judged.
 
-    Raises :class:`BadName` when the test does not run on ``network``, ``OSError`` when ``out`` cannot be made.
+    Raises :class:`BadName` when the test does not run on ``network``, ``OSError`` for a bad ``out``.
     """
     info = wanted.info
     if network not in info.networks:

@@ -45,7 +45,9 @@ class Impl:
 class Run:
     """A run in the making. Call :meth:`cluster` once, then :meth:`finish` whatever happened."""
 
-    def __init__(self, impl: Impl, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False) -> None:
+    def __init__(
+        self, impl: Impl, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False
+    ) -> None:
         self.impl = impl
         self.info = info
         self.network = network
@@ -185,4 +187,3 @@ def seeds_of(text: str) -> range:
     if numbers[0] < 0 or numbers[1] <= numbers[0]:
         raise ValueError(f"--seeds wants at least one seed, from 0 on; {text!r} has none")
     return range(*numbers)
-

@@ -80,9 +80,7 @@ def run_with_pdb(order: Order) -> int:
         code = _pytest(order, options, [debugger])
     if code == pytest.ExitCode.INTERRUPTED and not debugger.failed:
         return INTERRUPTED
-    return {pytest.ExitCode.OK: 0, pytest.ExitCode.TESTS_FAILED: 1, pytest.ExitCode.INTERRUPTED: 1}.get(
-        code, 2
-    )
+    return {pytest.ExitCode.OK: 0, pytest.ExitCode.TESTS_FAILED: 1, pytest.ExitCode.INTERRUPTED: 1}.get(code, 2)
 
 
 def _pytest(order: Order, options: Sequence[str], plugins: Sequence[Any]) -> pytest.ExitCode:

@@ -55,9 +55,7 @@ def handler_types(raft_class: type, method: str) -> tuple[Any, Any]:
     try:
         return _declared_types(handler, method, raft_class, skip)
     except AnnotationFault as fault:
-        inner = (
-            "<locals>" in getattr(handler, "__qualname__", "") and getattr(handler, "__name__", "") != method
-        )
+        inner = "<locals>" in getattr(handler, "__qualname__", "") and getattr(handler, "__name__", "") != method
         if not inner:
             raise
         raise AnnotationFault(
@@ -75,9 +73,7 @@ def _declared_types(handler: Any, method: str, raft_class: type, skip: int) -> t
     # The first that is annotated: a decorator may put others in front.
     parameter = next((known for known in parameters if known in raw), parameters[0] if parameters else "args")
     if parameter not in raw:
-        raise AnnotationFault(
-            f"{name} must say which dataclass it takes, as in `{parameter}: {_camel(method)}Args`"
-        )
+        raise AnnotationFault(f"{name} must say which dataclass it takes, as in `{parameter}: {_camel(method)}Args`")
     if "return" not in raw:
         raise AnnotationFault(f"{name} must say which dataclass it returns, as in `-> {_camel(method)}Reply`")
     hints = _resolve(handler, {key: raw[key] for key in (parameter, "return")}, raft_class, name)
@@ -108,8 +104,7 @@ def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> 
         missing = getattr(exc, "name", None)
         what = f"{missing} is not defined" if isinstance(exc, NameError) and missing else _said(exc)
         raise AnnotationFault(
-            f"the annotations of {name} cannot be read: {what} "
-            "(import it for running too, not only for type checkers)"
+            f"the annotations of {name} cannot be read: {what} (import it for running too, not only for type checkers)"
         ) from exc
 
 
@@ -117,9 +112,7 @@ def _message_type(hint: Any, what: str) -> Any:
     arms = [arm for arm in notation.arms_of(hint) if arm is not type(None)]
     target = notation.bare(arms[0]) if len(arms) == 1 else hint
     if not notation.is_dataclass(typing.get_origin(target) or target):
-        raise AnnotationFault(
-            f"{what} {notation.type_name(hint)}, which is not a dataclass; messages are dataclasses"
-        )
+        raise AnnotationFault(f"{what} {notation.type_name(hint)}, which is not a dataclass; messages are dataclasses")
     return target
 
 
@@ -166,16 +159,12 @@ class Shapes:
             except Exception as exc:
                 missing = getattr(exc, "name", None)
                 what = f"{missing} is not defined" if isinstance(exc, NameError) and missing else _said(exc)
-                raise AnnotationFault(
-                    f"the annotations of {cls.__name__} cannot be read: {what}", cls
-                ) from exc
+                raise AnnotationFault(f"the annotations of {cls.__name__} cannot be read: {what}", cls) from exc
             if dataclasses.is_dataclass(cls):
                 names = [field.name for field in dataclasses.fields(cls)]
                 for name in getattr(cls, "__dataclass_fields__", {}):
                     if isinstance(hints.get(name), dataclasses.InitVar):
-                        raise AnnotationFault(
-                            f"{cls.__name__}.{name}: an InitVar cannot travel by value", cls, name
-                        )
+                        raise AnnotationFault(f"{cls.__name__}.{name}: an InitVar cannot travel by value", cls, name)
                 hints = {name: hints[name] for name in names}
             known = self._fields[cls] = hints
         return known
@@ -199,9 +188,7 @@ class Shapes:
             if owners.isdisjoint(notation.records_in(hint)):  # not just a place where the culprit is used
                 text = f"{cls.__name__}.{name} is declared {notation.type_name(hint)}, "
                 text += "whose alternatives cannot be told apart in a message; declare it as Any"
-                return AnnotationFault(
-                    text if "union" in said else f"{cls.__name__}.{name}: {said}", cls, name
-                )
+                return AnnotationFault(text if "union" in said else f"{cls.__name__}.{name}: {said}", cls, name)
         return AnnotationFault(f"{root.__name__}: {said}", root)
 
     def _record(self, cls: type, root: type) -> Check | None:
@@ -272,9 +259,7 @@ class Shapes:
         if isinstance(hint, typing.ForwardRef):  # what is left of an alias that names itself
             raise AnnotationFault(f"{_dotted(place)}: {_ENDLESS}", *place)
         if not notation.crosses(hint):
-            raise AnnotationFault(
-                f"{_dotted(place)}: {notation.type_name(hint)} cannot travel by value", *place
-            )
+            raise AnnotationFault(f"{_dotted(place)}: {notation.type_name(hint)} cannot travel by value", *place)
         return None
 
     def _union(self, arms: list[Any], place: tuple[type, str], root: type) -> Check | None:

@@ -50,9 +50,7 @@ class Region:
     body: list[str] = field(default_factory=list)
 
 
-def generate(
-    solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.LABS), name: str = "raft.py"
-) -> str:
+def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.LABS), name: str = "raft.py") -> str:
     """The skeleton of ``solution``, for a student who starts at lab ``start`` (default: the first).
 
     ``ladder`` are the labs in order, ``name`` is what messages call the solution. Raises :class:`BadRegions`,
@@ -84,14 +82,10 @@ def _parts(lines: Sequence[str], ladder: Sequence[str], name: str) -> Iterator[s
         here = f"{name}:{number}"
         if found := _REGION.fullmatch(line):
             if region is not None:
-                raise BadRegions(
-                    f"{here}: a region within the one of line {region.line}; close that one first"
-                )
+                raise BadRegions(f"{here}: a region within the one of line {region.line}; close that one first")
             indent, lab, hint = found.groups()
             if lab is None:
-                raise BadRegions(
-                    f"{here}: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`"
-                )
+                raise BadRegions(f"{here}: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`")
             if lab not in ladder:
                 raise BadRegions(f"{here}: there is no lab {lab!r}; the labs are: {', '.join(ladder)}")
             region = Region(lab, number, [f"{indent}# Your code here ({lab}): {hint}"])
@@ -138,17 +132,11 @@ def _excuse_imports(text: str, tree: ast.Module) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns 0; 1 when ``--check`` found a difference; 2 when none can be made."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raftlab.skeleton", description="Make the skeleton of a solution."
-    )
+    parser = argparse.ArgumentParser(prog="python -m raftlab.skeleton", description="Make the skeleton of a solution.")
     parser.add_argument("solution", type=Path)
     parser.add_argument("skeleton", type=Path, help="the file to write, or to compare with")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; say whether the skeleton is up to date"
-    )
-    parser.add_argument(
-        "--from", dest="start", default="", metavar="LAB", help="keep the solutions of the labs before"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; say whether the skeleton is up to date")
+    parser.add_argument("--from", dest="start", default="", metavar="LAB", help="keep the solutions of the labs before")
     arguments = parser.parse_args(argv)
     solution: Path = arguments.solution
     skeleton: Path = arguments.skeleton

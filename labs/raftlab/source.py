@@ -82,9 +82,7 @@ def _find(given: Path) -> Submission:
     if entry.suffix != ".py":
         raise SubmissionError(f"{entry.name} is not a Python file: its name must end in .py")
     if not _importable(entry.stem):
-        raise SubmissionError(
-            f"{entry.name} cannot be imported under that name: use letters, digits and underscores"
-        )
+        raise SubmissionError(f"{entry.name} cannot be imported under that name: use letters, digits and underscores")
     modules: dict[str, Path] = {entry.stem: entry}
     for name, file in _modules(root, "", 0, {root}, root):
         if len(modules) >= MAX_MODULES:
@@ -106,9 +104,7 @@ def _no_entry(given: Path, root: Path) -> str:
     return f"{text}, and no other Python file"
 
 
-def _modules(
-    folder: Path, prefix: str, depth: int, seen: set[Path], root: Path
-) -> Iterator[tuple[str, Path]]:
+def _modules(folder: Path, prefix: str, depth: int, seen: set[Path], root: Path) -> Iterator[tuple[str, Path]]:
     """The importable modules in ``folder`` and in the packages below it; a package wins over a module."""
     if depth > MAX_DEPTH:
         return
@@ -158,16 +154,12 @@ def read(path: Path) -> str:
     except OSError as exc:
         raise SubmissionError(f"{path.name} cannot be read: {exc.strerror or exc}") from exc
     if len(data) > MAX_BYTES:
-        raise SubmissionError(
-            f"{path.name} is larger than {MAX_BYTES // 1000} kB: that is no Raft written by hand"
-        )
+        raise SubmissionError(f"{path.name} is larger than {MAX_BYTES // 1000} kB: that is no Raft written by hand")
     if data.startswith(_UTF_16):
         raise SubmissionError(f"{path.name} is saved as UTF-16: save it as UTF-8")
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
-        raise SubmissionError(
-            f"{path.name}:{line} has a null byte in it, so it is not Python text: save it as UTF-8"
-        )
+        raise SubmissionError(f"{path.name}:{line} has a null byte in it, so it is not Python text: save it as UTF-8")
     encoding = "utf-8"
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
@@ -184,13 +176,9 @@ def read(path: Path) -> str:
 
 def _undecodable(name: str, data: bytes, said: str) -> str:
     """``detect_encoding`` says much the same of a wrong first line and of an encoding that does not exist."""
-    cookie = re.search(
-        rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", b"\n".join(data.splitlines()[:2]), re.MULTILINE
-    )
+    cookie = re.search(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", b"\n".join(data.splitlines()[:2]), re.MULTILINE)
     if cookie and "unknown encoding" in said:
-        return (
-            f"{name} declares the encoding {cookie[1].decode('ascii')}, which Python does not know: use UTF-8"
-        )
+        return f"{name} declares the encoding {cookie[1].decode('ascii')}, which Python does not know: use UTF-8"
     for number, line in enumerate(data.splitlines()[:2], 1):
         try:
             line.decode("utf-8")

@@ -33,9 +33,24 @@ Answerer = Callable[["Flight"], Message | None]
 class Flight:
     """One call on its way: request, handler, reply. ``id`` is its number in the trace."""
 
-    __slots__ = ("answers", "args", "done", "dst", "dst_life", "id", "method", "payload", "reply", "src", "src_life", "src_rpc")
+    __slots__ = (
+        "answers",
+        "args",
+        "done",
+        "dst",
+        "dst_life",
+        "id",
+        "method",
+        "payload",
+        "reply",
+        "src",
+        "src_life",
+        "src_rpc",
+    )
 
-    def __init__(self, number: int, src: int, src_life: int, src_rpc: int, dst: int, method: str, payload: bytes) -> None:
+    def __init__(
+        self, number: int, src: int, src_life: int, src_rpc: int, dst: int, method: str, payload: bytes
+    ) -> None:
         self.id = number
         self.src = src
         self.src_life = src_life
@@ -378,7 +393,9 @@ class Switch:
                 try:
                     msg = wire.decode_apply(effect.payload)
                 except msgspec.DecodeError as exc:
-                    raise LabFailure(Failure("bad-apply", f"S{server} put something odd into apply_ch: {exc}")) from None
+                    raise LabFailure(
+                        Failure("bad-apply", f"S{server} put something odd into apply_ch: {exc}")
+                    ) from None
                 self.referee.applied(server, msg)
                 self.on_apply(server, msg)
             case protocol.Result():

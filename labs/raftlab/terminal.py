@@ -44,7 +44,7 @@ class Board:
     """Told of each run by :meth:`started` and :meth:`finished`; :meth:`close` writes the end.
 
     ``plan`` are the tests with the networks each will run on, ``seeds`` the number of runs of each there.
-    ``live`` is whether ``out`` is a terminal, ``columns`` its width.
+    ``live`` is whether ``out`` is a terminal; if so, no line is longer than ``columns``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Board:
         seeds: int,
         live: bool = False,
         colour: bool = False,
-        columns: int = 120,
+        columns: int = 80,
     ) -> None:
         self._out = out
         self._lab = lab
@@ -63,18 +63,16 @@ class Board:
         self._live = live
         self._colour = colour
         self._columns = columns
-        self._groups = {
-            (info.name, network): Group(info, network) for info, networks in plan for network in networks
-        }
+        self._groups = {(info.name, network): Group(info, network) for info, networks in plan for network in networks}
         self._mixed = len({network for _, network in self._groups}) > 1
         self._began = time.monotonic()
         self._label_width = max(len("ERROR"), len(f"{seeds}/{seeds}") if seeds > 1 else 0)
         room = columns - len("    ") - self._label_width - (_NETWORK_WIDTH if self._mixed else 0)
-        wide = room - len(_NUMBERS.format(0.0, *[""] * 4)) >= _TITLE_WANTED
+        wide = not live or room - len(_NUMBERS.format(0.0, *[""] * 4)) >= _TITLE_WANTED
         self._numbers = _NUMBERS if wide else _FEW_NUMBERS
         room -= len(self._numbers.format(0.0, *[""] * 4))
         longest = max((len(info.title) for info, _ in plan), default=0)
-        self._title_width = max(10, min(longest, room, _TITLE_WIDEST))
+        self._title_width = min(longest, max(10, room) if live else _TITLE_WIDEST)
         self.planned = len(self._groups) * seeds
         self.done = 0
 
@@ -135,9 +133,7 @@ class Board:
     def trouble(self, text: str) -> None:
         """The labs themselves failed, in words meant for us."""
         self._clear()
-        self._write(
-            f"\nthe labs could not do their work; this is a fault of raftlab, not of your code:\n{text}\n"
-        )
+        self._write(f"\nthe labs could not do their work; this is a fault of raftlab, not of your code:\n{text}\n")
 
     def close(self) -> int:
         """Write the end. Returns 0 all passed, 1 something failed, 2 something could not be judged."""
@@ -146,9 +142,7 @@ class Board:
         bad = self._bad()
         if bad:
             self._write("\n" + self._in_full(bad[0], len(bad)) + "\n")
-        advice = list(
-            dict.fromkeys(text for group in groups for record in group.records for text in record.advice)
-        )
+        advice = list(dict.fromkeys(text for group in groups for record in group.records for text in record.advice))
         if advice:
             self._write("\nadvice (it costs no points):\n" + "".join(f"  {text}\n" for text in advice))
         traces = [record.trace for record in bad if record.trace]
@@ -163,9 +157,7 @@ class Board:
         return sorted(bad, key=lambda record: record.outcome != "failed")
 
     def _in_full(self, record: Record, bad: int) -> str:
-        first = (
-            "could not be judged" if record.outcome == "error" else "failed" if bad == 1 else "failed first"
-        )
+        first = "could not be judged" if record.outcome == "error" else "failed" if bad == 1 else "failed first"
         headline = f"{record.title}: {first} ({record.test}, {record.network}, seed {record.seed})"
         text = failure.render(record.failure, record.replay) if record.failure else ""
         return f"{self._painted(headline, _BOLD)}\n{text}"

@@ -31,7 +31,13 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "send": ("server", "to", "id", "method", "message"),
     "arrive": ("server", "from", "id", "method"),
     "answer": ("server", "to", "id", "method", "message"),
-    "reply": ("server", "from", "id", "method", "message"),  # message null: the caller was told that it is lost
+    "reply": (
+        "server",
+        "from",
+        "id",
+        "method",
+        "message",
+    ),  # message null: the caller was told that it is lost
     "lost": ("id", "leg", "why"),
     "hold": ("id", "leg"),
     "release": ("id", "leg"),
@@ -144,7 +150,9 @@ def line(event: Event) -> str:
         case "note":
             return f"{start}test: {fields[0]}"
         case "save":
-            return f"{start}S{fields[0]} saves {fields[1]} bytes" + (f" and a snapshot of {fields[2]}" if fields[2] else "")
+            return f"{start}S{fields[0]} saves {fields[1]} bytes" + (
+                f" and a snapshot of {fields[2]}" if fields[2] else ""
+            )
         case "apply":
             return f"{start}S{fields[0]} applies {_fields(message_of(fields[1]))}"
         case "call":

@@ -153,9 +153,7 @@ def _writer(message: Any, known: Shapes, wrong: str) -> Callable[[Any], bytes]:
     encode = _encode
     if cls in known.odd_keys:
         if cls in known.sets:
-            raise AnnotationFault(
-                f"{cls.__name__} has a set and a dict with int keys; make one of them a list", cls
-            )
+            raise AnnotationFault(f"{cls.__name__} has a set and a dict with int keys; make one of them a list", cls)
         encode = _encode_unsorted
 
     def write(value: Any) -> bytes:

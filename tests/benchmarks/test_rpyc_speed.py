@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import rpyc
-from rpyc.core.stream import SocketStream
-from tiny_switch import TinySwitch
-
 from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.rpyc import RpycWorld
+from rpyc.core.stream import SocketStream
+
+from tests.tiny_switch import TinySwitch
 
 SECONDS = 2.0
 PAYLOAD = "x" * 200

@@ -61,9 +61,7 @@ for test in asked["tests"]:
         if word == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "family":
-            subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)", asked["mark"]]
-            )
+            subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)", asked["mark"]])
             word = "hang"
         if word == "hang":
             time.sleep(600)

@@ -43,9 +43,7 @@ class FakeCommands:
     mark: str = ""
     started: list[tuple[list[str], tuple[int, int]]] = field(default_factory=list)
 
-    def job(
-        self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path
-    ) -> list[str]:
+    def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
         self.started.append((list(tests), seeds))
         asked = {
             "fd": records_fd,

@@ -76,9 +76,7 @@ def test_what_cannot_be_judged_is_no_failure(tmp_path: Path, capsys: pytest.Capt
     assert "Not judged (the machine's fault or ours: no mark lost, none earned)" in capsys.readouterr().out
 
 
-def test_one_refused_submission_does_not_stop_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_refused_submission_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problem = {"text": "raft.py does not compile: line 3", "where": "raft.py:3", "handout": "setup.md"}
     submission(tmp_path, "class/alice", {"check": [2, json.dumps([problem])]})
     submission(tmp_path, "class/bob")
@@ -93,18 +91,14 @@ def test_one_refused_submission_does_not_stop_the_others(
     assert states == {"alice": ("refused", 0), "bob": ("graded", 15), "carol": ("graded", 5)}
 
 
-def test_a_check_that_breaks_is_not_the_students_fault(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_that_breaks_is_not_the_students_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice", {"check": [1, "Traceback"]})
     assert run("alice") == 2
     assert "== alice (alice): could not be judged" in capsys.readouterr().out
     assert report()["submissions"][0]["state"] == "unjudged"
 
 
-def test_a_report_is_shown_again_with_the_same_exit_code(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_is_shown_again_with_the_same_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice", {"first": "fail"})
     assert run("alice") == 1
     first = capsys.readouterr().out
@@ -145,9 +139,7 @@ def test_a_new_run_starts_afresh(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_input(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
+def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     submission(tmp_path, "alice")
     (tmp_path / "empty").mkdir()
     assert main(["run", *arguments], tools()) == 2
@@ -211,9 +203,7 @@ def test_a_full_disk_is_said_in_one_sentence(
 
     monkeypatch.setattr("raftgrade.store.Store.add", full)
     assert run("alice") == 2
-    assert capsys.readouterr().err == (
-        "raftgrade: the report cannot be written: [Errno 28] No space left on device\n"
-    )
+    assert capsys.readouterr().err == ("raftgrade: the report cannot be written: [Errno 28] No space left on device\n")
 
 
 def test_a_fault_of_the_graders_own_fails_nobody(

@@ -130,9 +130,7 @@ def test_without_an_end_marker_the_job_was_cut_short(tmp_path: Path) -> None:
     assert texts(finished) == ["could not be judged: the job ended too soon with code 3 at this run, twice"]
 
 
-def test_a_run_that_never_ends_has_failed_and_the_rest_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_never_ends_has_failed_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(jobs.SILENCE_S, "sim", 2)
     finished, commands = work(tmp_path, {"first/1": "hang"})
     assert outcomes(finished) == {"first/0": "passed", "first/1": "failed", "first/2": "passed"}
@@ -140,9 +138,7 @@ def test_a_run_that_never_ends_has_failed_and_the_rest_goes_on(
     assert commands.started == [(["first"], (0, 3)), (["first"], (2, 3))]
 
 
-def test_after_two_runs_that_never_end_the_rest_is_not_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_two_runs_that_never_end_the_rest_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(jobs.SILENCE_S, "rpyc", 0.2)
     finished, commands = work(tmp_path, {"*": "hang"}, network="rpyc")
     assert set(outcomes(finished).values()) == {"failed"}
@@ -166,9 +162,7 @@ def test_a_job_that_cannot_be_started(tmp_path: Path) -> None:
         tests=["first"],
         seeds=(0, 1),
     )
-    finished = run_job(
-        job, commands=Nothing(), children=Children(), log=tmp_path / "log", traces=tmp_path / "traces"
-    )
+    finished = run_job(job, commands=Nothing(), children=Children(), log=tmp_path / "log", traces=tmp_path / "traces")
     assert texts(finished) == [
         "could not be judged: the job could not be started (No such file or directory) at this run, twice"
     ]
@@ -214,9 +208,7 @@ def test_stopping_kills_the_whole_family_and_makes_nothing_up(tmp_path: Path) ->
 
 def check(folder: Path, answer: list[Any]) -> Checked:
     path = submission(folder, "alice", {"check": answer})
-    return run_check(
-        "alice", str(path), ["2A"], commands=FakeCommands(), children=Children(), log=folder / "check.txt"
-    )
+    return run_check("alice", str(path), ["2A"], commands=FakeCommands(), children=Children(), log=folder / "check.txt")
 
 
 def test_the_check_says_yes_or_no(tmp_path: Path) -> None:

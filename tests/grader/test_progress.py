@@ -40,9 +40,7 @@ def test_a_line_redrawn_on_a_terminal() -> None:
     progress.ran("al\x1b[2Jice", record(wall_s=0.5))
     progress.ran("alice", record(seed=1, wall_s=0.5))  # too soon to draw again
     progress.close()
-    assert stream.getvalue() == (
-        "\r1 of 4 runs · 1.0/s · 0 failed · about 2 s left · al\\x1b[2Jice 2A\x1b[K\r\x1b[K"
-    )
+    assert stream.getvalue() == ("\r1 of 4 runs · 1.0/s · 0 failed · about 2 s left · al\\x1b[2Jice 2A\x1b[K\r\x1b[K")
 
 
 def test_the_estimate_knows_that_networks_differ() -> None:

@@ -12,9 +12,7 @@ HANDOUT = Path(__file__).parents[2] / "handouts" / "report-schema.md"
 
 
 def test_every_field_is_in_the_handout_and_no_other() -> None:
-    rows = re.findall(
-        r"^\| (`[^|]*) \|", HANDOUT.read_text(encoding="utf-8").split("## `report.json`")[1], re.M
-    )
+    rows = re.findall(r"^\| (`[^|]*) \|", HANDOUT.read_text(encoding="utf-8").split("## `report.json`")[1], re.M)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     kinds = (
         results.Report,

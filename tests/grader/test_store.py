@@ -110,9 +110,7 @@ def test_records_of_somebody_else_are_not_touched(tmp_path: Path) -> None:
 def test_two_graders_do_not_share_a_folder(tmp_path: Path) -> None:
     with Store.create(tmp_path) as out:
         out.save(plan())
-        assert (
-            said(tmp_path) == f"another raftgrade is writing to {tmp_path}; choose another folder with --out"
-        )
+        assert said(tmp_path) == f"another raftgrade is writing to {tmp_path}; choose another folder with --out"
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -30,12 +30,9 @@ def test_failures_are_grouped_and_cleaned() -> None:
     rule = Rule("election safety", "one leader a term", "§5.2", "handouts/2a.md")
     failure = Failure("invariant", "expected one leader\x1b[31m, saw two\nmore", rule, where="raft.py:12")
     entries: list[Entry] = [
-        Ran("alice", record("first", seed, "failed", failure=failure, replay=f"replay {seed}"))
-        for seed in (0, 1)
+        Ran("alice", record("first", seed, "failed", failure=failure, replay=f"replay {seed}")) for seed in (0, 1)
     ]
-    entries.append(
-        Ran("alice", record("second", 0, "error", failure=Failure("not-judged", "it died", hint="again")))
-    )
+    entries.append(Ran("alice", record("second", 0, "error", failure=Failure("not-judged", "it died", hint="again"))))
     entries.append(Ran("alice", record("second", 1, advice=["a lock is held across a call"])))
     assert (
         table.render(fold(entries, complete=False))
@@ -122,7 +119,4 @@ def test_the_same_trouble_everywhere_is_told_once() -> None:
     errors = [record(name, seed, "error", failure=failure) for name in ("first", "second") for seed in (0, 1)]
     text = table.render(fold([Ran("alice", run) for run in errors]))
     assert text.count("on fire") == 1
-    assert (
-        "  2A first · sim · seeds 0, 1 and 2 other runs\n    could not be judged: the machine is on fire\n"
-        in text
-    )
+    assert "  2A first · sim · seeds 0, 1 and 2 other runs\n    could not be judged: the machine is on fire\n" in text

@@ -172,7 +172,12 @@ class Server(ABC):
             self._admit(event)
 
     def _handle(self, event: protocol.Request) -> None:
-        args = self.codec.decode_args(event.method, event.payload)
+        try:
+            args = self.codec.decode_args(event.method, event.payload)
+        except wire.BadMessage as exc:
+            # Whoever sent it is to blame, not this handler; the text names the field.
+            self.fault("bad-message", f"S{self.id} received a message it cannot read: {exc}")
+            return
         reply = getattr(self.raft, event.method)(args)
         try:
             payload = self.codec.encode_reply(event.method, reply)
@@ -187,7 +192,9 @@ class Server(ABC):
             args = [frozenset(args[0])]
         result = getattr(self.raft, event.method)(*args)
         if event.method == "status" and result is not None:
-            result = {name: getattr(result, name, None) for name in wire.STATUS_FIELDS}
+            # For reading only, so whatever a student puts there (an Enum for the role, say) is shown and not judged.
+            shown = {name: getattr(result, name, None) for name in wire.STATUS_FIELDS}
+            result = {name: value if isinstance(value, int) else str(value) for name, value in shown.items()}
         try:
             payload = wire.encode_value(result)
         except wire.NotByValue as exc:

@@ -91,4 +91,3 @@ def stacks(tasks: Iterable[_k.Task], files: Collection[str]) -> str:
             waiting = "a lock"
         lines.append(f"{task.role} at {place}" + (f", waiting for {waiting}" if waiting else ""))
     return "\n".join(lines)[:_MAX_DETAIL]
-

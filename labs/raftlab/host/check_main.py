@@ -5,10 +5,12 @@ trial start of a cluster is an ordinary simulated run (:mod:`raftlab.check`).
 from __future__ import annotations
 
 import os
+import sys
 from types import FrameType
+from typing import NoReturn
 
 from raftlab import contract, labs, protocol
-from raftlab.host import blame, stdlib
+from raftlab.host import blame
 from raftlab.host import kernel as _k
 from raftlab.host.loader import Loader, Program
 from raftlab.pipe import Pipe
@@ -41,9 +43,7 @@ def run(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
     kernel.on_busy = busy
     found: list[protocol.Problem] | None = None
 
-    def refuse(what: str, why: str) -> stdlib.NoReturn:
-        import sys
-
+    def refuse(what: str, why: str) -> NoReturn:
         where = blame.where_frame(sys._getframe(1), files)
         answer([protocol.Problem(f"{what} cannot be used here: {why}", where, first_run)])
         raise AssertionError("the child has ended")

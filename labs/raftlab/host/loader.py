@@ -50,9 +50,7 @@ class Program:
 class Loader:
     """The modules of one incarnation."""
 
-    def __init__(
-        self, program: Program, kernel: _k.Kernel, owner: _k.Owner, seed: int, refuse: stdlib.Refuse
-    ) -> None:
+    def __init__(self, program: Program, kernel: _k.Kernel, owner: _k.Owner, seed: int, refuse: stdlib.Refuse) -> None:
         self._program = program
         self._refuse = refuse
         self._loading: dict[str, ModuleType] = owner.modules

@@ -144,10 +144,8 @@ def main() -> None:
     gc.freeze()
     # A run's cyclic garbage is small; collecting rarely keeps the pauses out of the lock step.
     gc.set_threshold(50_000, 20, 100)
-    try:
+    with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone
         Warm(control, program).serve()
-    except (ConnectionError, BrokenPipeError):
-        pass  # the judge is gone
     # No clean-up: the children go when this process does.
     os._exit(0)
 

@@ -182,7 +182,7 @@ class Event:
     def is_set(self) -> bool:
         return self._flag
 
-    isSet = is_set  # noqa: N815  (the library still has it)
+    isSet = is_set
 
     def set(self) -> None:
         self._flag = True
@@ -308,9 +308,7 @@ class ThreadHandle:
         task.waiting_for = None
 
 
-def _start_new_thread(
-    run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
-) -> int:
+def _start_new_thread(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> int:
     return _start(run, args, kwargs or {}).ident
 
 
@@ -399,7 +397,16 @@ def _sleep(seconds: float) -> None:
 def make_time() -> ModuleType:
     """The substitute for ``time``: virtual, each server by its own clock. Formatting is Python's own."""
     module = ModuleType("time", "raftlab's substitute for time: virtual")
-    for name in ("struct_time", "strptime", "mktime", "timezone", "altzone", "daylight", "tzname", "get_clock_info"):
+    for name in (
+        "struct_time",
+        "strptime",
+        "mktime",
+        "timezone",
+        "altzone",
+        "daylight",
+        "tzname",
+        "get_clock_info",
+    ):
         module.__dict__[name] = getattr(real_time, name)
 
     def wall() -> float:

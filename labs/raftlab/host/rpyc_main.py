@@ -41,9 +41,7 @@ class StudentFinder(MetaPathFinder, InspectLoader):
         if file is None:
             return None
         package = file.name == "__init__.py"
-        spec = importlib.util.spec_from_loader(
-            fullname, self, origin=self.names[fullname], is_package=package
-        )
+        spec = importlib.util.spec_from_loader(fullname, self, origin=self.names[fullname], is_package=package)
         assert spec is not None
         spec.has_location = True  # gives the module its `__file__`
         return spec

@@ -159,7 +159,5 @@ class RpycServer(Server):
         try:
             self._workers.run(guarded)
         except RuntimeError:  # "can't start new thread"
-            text = (
-                f"S{self.id}: {self._workers.count} handlers and calls are inside your code and none returns"
-            )
+            text = f"S{self.id}: {self._workers.count} handlers and calls are inside your code and none returns"
             self.fault("no-answer", f"{text}; the machine gives no more threads")

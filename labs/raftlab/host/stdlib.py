@@ -25,17 +25,43 @@ from raftlab.host import primitives
 # Modules that reach outside the run. The value is the reason, in the student's words.
 REFUSED_MODULES: dict[str, str] = {
     **dict.fromkeys(
-        ("socket", "ssl", "socketserver", "select", "selectors", "http", "urllib", "xmlrpc", "ftplib", "smtplib"),
+        (
+            "socket",
+            "ssl",
+            "socketserver",
+            "select",
+            "selectors",
+            "http",
+            "urllib",
+            "xmlrpc",
+            "ftplib",
+            "smtplib",
+        ),
         "servers talk through peers[i].call only",
     ),
     **dict.fromkeys(("asyncio", "anyio", "trio", "curio", "gevent", "eventlet", "greenlet"), "the labs use threads"),
-    **dict.fromkeys(("subprocess", "multiprocessing", "signal", "pty", "_posixsubprocess"), "one server is one process"),
+    **dict.fromkeys(
+        ("subprocess", "multiprocessing", "signal", "pty", "_posixsubprocess"), "one server is one process"
+    ),
     **dict.fromkeys(("ctypes", "cffi", "mmap", "fcntl"), "it steps outside Python"),
     "secrets": "a run must be repeatable: use random",
 }
 
 _REFUSED_OS = (
-    *("urandom", "getrandom", "fork", "forkpty", "system", "popen", "kill", "killpg", "abort", "_exit", "pipe", "pipe2"),
+    *(
+        "urandom",
+        "getrandom",
+        "fork",
+        "forkpty",
+        "system",
+        "popen",
+        "kill",
+        "killpg",
+        "abort",
+        "_exit",
+        "pipe",
+        "pipe2",
+    ),
     *(name for name in dir(os) if name.startswith(("exec", "spawn", "posix_spawn"))),
 )
 
@@ -157,7 +183,7 @@ def _virtual_datetime() -> ModuleType:
     module = _copy_of(real_datetime)
     now = primitives.make_time().__dict__["time"]
 
-    class datetime(real_datetime.datetime):  # noqa: N801  (the library's own name)
+    class datetime(real_datetime.datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return cls.fromtimestamp(now(), tz or real_datetime.UTC).replace(tzinfo=tz)
@@ -170,7 +196,7 @@ def _virtual_datetime() -> ModuleType:
         def today(cls) -> Any:
             return cls.now()
 
-    class date(real_datetime.date):  # noqa: N801
+    class date(real_datetime.date):
         @classmethod
         def today(cls) -> Any:
             moment = real_datetime.datetime.fromtimestamp(now(), real_datetime.UTC)

@@ -16,7 +16,16 @@ from types import CodeType
 TICK = "__tick__"
 SWITCH = "__switch__"
 
-_SHARED = (ast.Attribute, ast.Subscript, ast.Call, ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal, ast.Delete)
+_SHARED = (
+    ast.Attribute,
+    ast.Subscript,
+    ast.Call,
+    ast.Yield,
+    ast.YieldFrom,
+    ast.Global,
+    ast.Nonlocal,
+    ast.Delete,
+)
 _COMPOUND = (ast.If, ast.While, ast.For, ast.With, ast.Try, ast.TryStar, ast.Match)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -69,17 +78,17 @@ class _Weaver(ast.NodeTransformer):
         self._inside_function = outer
         return node
 
-    visit_FunctionDef = _function  # noqa: N815
-    visit_AsyncFunctionDef = _function  # noqa: N815
+    visit_FunctionDef = _function
+    visit_AsyncFunctionDef = _function
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         outer, self._inside_function = self._inside_function, False
         self.generic_visit(node)
         self._inside_function = outer
         return node
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
-        if isinstance(node, ast.stmt) or isinstance(node, (ast.Module, ast.ExceptHandler, ast.match_case)):
+        if isinstance(node, (ast.stmt, ast.Module, ast.ExceptHandler, ast.match_case)):
             self._bodies(node, loop=isinstance(node, (ast.While, ast.For)))
         return node
 

@@ -50,10 +50,17 @@ class Referee(Invariant):
 
         durable = lab >= "2C"
         self.applies = Applied()
-        every: tuple[Invariant, ...] = (ElectionSafety(durable), OneVote(durable), Terms(durable), self.applies)
+        every: tuple[Invariant, ...] = (
+            ElectionSafety(durable),
+            OneVote(durable),
+            Terms(durable),
+            self.applies,
+        )
         # Each event goes only to those who look at it: this runs for every message of every run.
         for hook in ("booted", "sent", "answered", "observed", "applied"):
-            watching = [getattr(each, hook) for each in every if getattr(type(each), hook) is not getattr(Invariant, hook)]
+            watching = [
+                getattr(each, hook) for each in every if getattr(type(each), hook) is not getattr(Invariant, hook)
+            ]
             setattr(self, hook, _tell(watching))
 
 

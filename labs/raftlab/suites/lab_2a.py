@@ -124,7 +124,12 @@ def test_old_leader_steps_down(cluster: Start) -> None:
     c.heal()
     c.one_leader()
     stepped = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(old)[0] >= new_term)
-    c.expect(stepped, f"expected S{old} to adopt term {new_term} or a newer one, but it has not", rules.HIGHER_TERM, [old])
+    c.expect(
+        stepped,
+        f"expected S{old} to adopt term {new_term} or a newer one, but it has not",
+        rules.HIGHER_TERM,
+        [old],
+    )
     c.agreed_term()  # in one term the referee allows one leader
 
 
@@ -187,9 +192,17 @@ def test_heartbeat_rate(cluster: Start) -> None:
     each = (c.rpc_count(leader, "append_entries") - before) / 2 / 2  # two followers, two seconds
     if c.leader_now() != leader:
         return  # another took over meanwhile: this count says nothing
-    c.expect(each >= 1, f"expected at least one heartbeat a second to each server, but saw {each:.1f}", rules.HEARTBEATS)
+    c.expect(
+        each >= 1,
+        f"expected at least one heartbeat a second to each server, but saw {each:.1f}",
+        rules.HEARTBEATS,
+    )
     # The lab's limit is ten; some room for a leader that also answers a change at once.
-    c.expect(each <= 20, f"expected about ten heartbeats a second to each server, but saw {each:.0f}", rules.HEARTBEATS)
+    c.expect(
+        each <= 20,
+        f"expected about ten heartbeats a second to each server, but saw {each:.0f}",
+        rules.HEARTBEATS,
+    )
 
 
 # Sim only: on a machine that is busy with other things a real heartbeat may come late, and an election is right then.
@@ -202,7 +215,11 @@ def test_terms_stay_put(cluster: Start) -> None:
     for _ in range(5):
         c.sleep(1.0)
         now = c.agreed_term()
-        c.expect(now == term, f"expected term {term} to last, but it is {now} though nothing failed", rules.STABLE_LEADER)
+        c.expect(
+            now == term,
+            f"expected term {term} to last, but it is {now} though nothing failed",
+            rules.STABLE_LEADER,
+        )
         c.expect(c.leader_now() == leader, f"expected S{leader} to go on leading", rules.STABLE_LEADER)
 
 
@@ -218,7 +235,12 @@ def test_paused_leader(cluster: Start) -> None:
     c.resume(old)
     c.sleep(1.0)
     term, _ = c.get_state(old)
-    c.expect(term >= new_term, f"expected S{old} to learn term {new_term}, but it is in {term}", rules.HIGHER_TERM, [old])
+    c.expect(
+        term >= new_term,
+        f"expected S{old} to learn term {new_term}, but it is in {term}",
+        rules.HIGHER_TERM,
+        [old],
+    )
     c.one_leader()
 
 
@@ -301,14 +323,26 @@ def test_who_gets_a_vote(cluster: Start) -> None:
 
     def heartbeat(who: int, term: int) -> Message:
         return c.puppet(who).ask(
-            0, "append_entries", term=term, leader_id=who, prev_log_index=0, prev_log_term=0, entries=[], leader_commit=0
+            0,
+            "append_entries",
+            term=term,
+            leader_id=who,
+            prev_log_index=0,
+            prev_log_term=0,
+            entries=[],
+            leader_commit=0,
         )
 
     def check(said: str, reply: Message, granted: bool, term: int) -> None:
         want, got = ("a vote" if yes else "no vote" for yes in (granted, reply.get("vote_granted")))
         c.expect(want == got, f"expected {want} from S0 for {said}, but it gave {got}", rules.VOTE_ONLY_IF, [0])
         seen = reply["term"]
-        c.expect(seen == term, f"expected S0 to answer {said} with term {term}, but it said {seen}", rules.HIGHER_TERM, [0])
+        c.expect(
+            seen == term,
+            f"expected S0 to answer {said} with term {term}, but it said {seen}",
+            rules.HIGHER_TERM,
+            [0],
+        )
 
     def table(base: int) -> list[tuple[str, Message, bool, int]]:
         """Each row: what was asked, the answer, whether it should be a vote, and S0's term then."""
@@ -333,7 +367,11 @@ def test_who_gets_a_vote(cluster: Start) -> None:
         if max(own) < base:
             break
     else:
-        c.fail("expected S0 to wait a while after it voted, but it starts an election each time", rules.TIMER, [0])
+        c.fail(
+            "expected S0 to wait a while after it voted, but it starts an election each time",
+            rules.TIMER,
+            [0],
+        )
     for said, reply, granted, term in rows:
         check(said, reply, granted, term)
 
@@ -355,11 +393,28 @@ def test_higher_terms(cluster: Start) -> None:
     for puppet in c.puppets:
         puppet.answer.update(request_vote=_deny, append_entries=lambda flight: {"term": high, "success": False})
     down = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[0] >= high)
-    c.expect(down, f"expected S0 to adopt term {high} from the replies, but it stays in {term}", rules.HIGHER_TERM, [0])
-    c.expect(not c.get_state(0)[1], f"expected S0 to follow after it saw term {high}, but it leads", rules.HIGHER_TERM, [0])
+    c.expect(
+        down,
+        f"expected S0 to adopt term {high} from the replies, but it stays in {term}",
+        rules.HIGHER_TERM,
+        [0],
+    )
+    c.expect(
+        not c.get_state(0)[1],
+        f"expected S0 to follow after it saw term {high}, but it leads",
+        rules.HIGHER_TERM,
+        [0],
+    )
     campaign = _candidate(c, above=high).args["term"]
     reply = c.puppet(1).ask(
-        0, "append_entries", term=campaign + 10, leader_id=1, prev_log_index=0, prev_log_term=0, entries=[], leader_commit=0
+        0,
+        "append_entries",
+        term=campaign + 10,
+        leader_id=1,
+        prev_log_index=0,
+        prev_log_term=0,
+        entries=[],
+        leader_commit=0,
     )
     said = f"expected S0 to adopt the leader's term {campaign + 10}, but it answers with {reply['term']}"
     c.expect(reply["term"] >= campaign + 10, said, rules.HIGHER_TERM, [0])
@@ -374,7 +429,14 @@ def test_old_messages_do_not_calm(cluster: Start) -> None:
     own: list[Flight] = []
     while not own and c.now < deadline:
         stale = c.puppet(2).send(
-            0, "append_entries", term=3, leader_id=2, prev_log_index=0, prev_log_term=0, entries=[], leader_commit=0
+            0,
+            "append_entries",
+            term=3,
+            leader_id=2,
+            prev_log_index=0,
+            prev_log_term=0,
+            entries=[],
+            leader_commit=0,
         )
         c.puppet(3).send(0, "request_vote", term=3, candidate_id=3, last_log_index=0, last_log_term=0)
         # Of this term, but the vote is gone: refused as well.
@@ -382,7 +444,12 @@ def test_old_messages_do_not_calm(cluster: Start) -> None:
         c.sleep(0.04)
         if stale.reply is not None:
             right = not stale.reply["success"] and stale.reply["term"] >= 50
-            c.expect(right, f"expected S0 to refuse a leader of term 3, but it said {stale.reply}", rules.OLD_TERM, [0])
+            c.expect(
+                right,
+                f"expected S0 to refuse a leader of term 3, but it said {stale.reply}",
+                rules.OLD_TERM,
+                [0],
+            )
         own = [f for p in c.puppets for f in p.received if f.method == "request_vote" and f.args["term"] > 50]
     c.expect(bool(own), "expected S0 to start an election although an old leader keeps talking", rules.TIMER, [0])
 
@@ -395,15 +462,29 @@ def test_right_events_calm(cluster: Start) -> None:
     base = _candidate(c).args["term"] + 10
     for beat in range(60):
         c.puppet(1).send(
-            0, "append_entries", term=base, leader_id=1, prev_log_index=0, prev_log_term=0, entries=[], leader_commit=0
+            0,
+            "append_entries",
+            term=base,
+            leader_id=1,
+            prev_log_index=0,
+            prev_log_term=0,
+            entries=[],
+            leader_commit=0,
         )
         c.sleep(0.05)
         if beat == 1:
             c.puppet(1).received.clear()
     own = [flight.args["term"] for flight in c.puppet(1).received if flight.args["term"] > base]
-    c.expect(not own, "expected S0 to stay calm under heartbeats twenty times a second, but it campaigns", rules.TIMER, [0])
+    c.expect(
+        not own,
+        "expected S0 to stay calm under heartbeats twenty times a second, but it campaigns",
+        rules.TIMER,
+        [0],
+    )
     for term in range(base + 1, base + 61):
-        c.puppet(1 + term % 2).send(0, "request_vote", term=term, candidate_id=1 + term % 2, last_log_index=0, last_log_term=0)
+        c.puppet(1 + term % 2).send(
+            0, "request_vote", term=term, candidate_id=1 + term % 2, last_log_index=0, last_log_term=0
+        )
         c.sleep(0.05)
     own = [flight.args["term"] for flight in c.puppet(1).received if flight.args["term"] > base]
     c.expect(not own, "expected S0 to stay calm while it gives votes to others, but it campaigns", rules.TIMER, [0])

@@ -63,9 +63,7 @@ class WarmHost:
         try:
             socket.send_fds(self._control, [order], fds)
         except (BrokenPipeError, ConnectionError):
-            raise HostLost(
-                "host-died", "the process that runs your code did not start", self.stderr()
-            ) from None
+            raise HostLost("host-died", "the process that runs your code did not start", self.stderr()) from None
         finally:
             for fd in fds:
                 os.close(fd)

@@ -128,14 +128,15 @@ def _test(arguments: argparse.Namespace) -> int:
         seeds = seeds_of(arguments.seeds)
     except ValueError as exc:
         raise CannotDo(str(exc)) from None
-    plan = session.plan(lab.name, arguments.network, arguments.name)
-    impl = _impl(arguments, lab.name, arguments.pdb)
-    order = session.Order(impl, lab.name, plan, arguments.network, seeds, not arguments.no_preempt, OUT)
     if arguments.pdb:
         if arguments.network != "sim":
             raise CannotDo("--pdb works in the simulator only: leave --network away")
         if len(seeds) > 1:
             raise CannotDo(f"--pdb wants one seed, as in --seeds {seeds.start}:{seeds.start + 1}")
+    plan = session.plan(lab.name, arguments.network, arguments.name)
+    impl = _impl(arguments, lab.name, arguments.pdb)
+    order = session.Order(impl, lab.name, plan, arguments.network, seeds, not arguments.no_preempt, OUT)
+    if arguments.pdb:
         return session.run_with_pdb(order)
     live = sys.stdout.isatty()
     columns = shutil.get_terminal_size().columns
@@ -144,9 +145,9 @@ def _test(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    wanted = replay.parse(arguments.name)
+    wanted = replay.parse(arguments.name, arguments.network)
     impl = _impl(arguments, wanted.info.lab)
-    return replay.replay(wanted, impl, arguments.network, not arguments.no_preempt, arguments.out)
+    return replay.replay(wanted, impl, not arguments.no_preempt, arguments.out)
 
 
 def _impl(arguments: argparse.Namespace, lab: str, pdb: bool = False) -> Path:

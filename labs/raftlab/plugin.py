@@ -132,6 +132,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+# Last: after Ctrl-C pytest ends the running test's fixture in this hook too, and that needs the host.
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     ours = session.config.stash.get(_session, None)
     if ours is not None:

@@ -20,28 +20,29 @@ class BadName(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One run: a test and a seed."""
+    """One run: a test, where, and a seed."""
 
     info: TestInfo
+    network: str
     seed: int
 
 
-def parse(text: str) -> Wanted:
-    """``"initial_election@7"``. Raises :class:`BadName` and :class:`raftlab.catalogue.UnknownTest`."""
+def parse(text: str, network: str) -> Wanted:
+    """``"initial_election@7"`` on ``network``. Raises :class:`BadName` (also when the test does not run there) and
+    :class:`raftlab.catalogue.UnknownTest`."""
     name, at, seed = text.rpartition("@")
     if not at or not (seed.isascii() and seed.isdigit()):
         raise BadName(f"a run is called TEST@SEED, as in initial_election@7, not {text!r}")
-    return Wanted(catalogue.find_test(name), int(seed))
-
-
-def replay(wanted: Wanted, impl: Path, network: str, preempt: bool, out: Path | None) -> int:
-    """Run it again and print it. Returns 0 passed, 1 failed, 2 could not be judged.
-
-    Raises :class:`BadName` when the test does not run on ``network``, ``OSError`` for a bad ``out``.
-    """
-    info = wanted.info
+    info = catalogue.find_test(name)
     if network not in info.networks:
         raise BadName(f"{info.name} runs on {' and '.join(info.networks)} only, not on {network}")
+    return Wanted(info, network, int(seed))
+
+
+def replay(wanted: Wanted, impl: Path, preempt: bool, out: Path | None) -> int:
+    """Run it again and print it. Returns 0 passed, 1 failed, 2 could not be judged. Raises ``OSError`` when ``out``
+    cannot be written."""
+    info, network = wanted.info, wanted.network
     module: Any = importlib.import_module(labs.find(info.lab).module)
     test = getattr(module, f"test_{info.name}")
     warm = Impl(impl)

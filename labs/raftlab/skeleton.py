@@ -28,7 +28,7 @@ from pathlib import Path
 
 from raftlab import labs
 
-_REGION = re.compile(r"(\s*)#\s*region\b\s*(?:([^\s:]+)\s*:\s*(\S.*))?")
+_REGION = re.compile(r"(\s*)#\s*region\b\s*(?:([^\s:]+)\s*:\s*(\S.*)|.*)")
 _END = re.compile(r"\s*#\s*endregion\b.*")
 _LINE = re.compile(r"(\s*)#\s*(skeleton|hint):(?: (.*))?")
 

@@ -21,6 +21,8 @@ class CannotStart(Exception):
 def new(folder: Path, force: bool = False) -> list[Path]:
     """Copy the starter files into ``folder`` and return their names there. Without ``force`` nothing that is
     there is overwritten. Raises :class:`CannotStart`."""
+    if folder.exists() and not folder.is_dir():
+        raise CannotStart(f"{folder} is a file; name a folder, new or not")
     files = _starter_files()
     there = [str(name) for name in files if os.path.lexists(folder / name)]
     if there and not force:

@@ -1,10 +1,10 @@
-"""The server's stub, whichever world it lives in: one student's ``Raft`` joined to its peers, storage and
-service.
+"""The server's stub, whichever world it lives in: one student's ``Raft`` joined to its peers, storage and service.
 
 What a student's code can reach (``peers``, ``persister``, ``apply_ch``) and what its mistakes are called is
 the same in the simulator and on the real network, so it is written here once. How a thread is started and how
 a call waits for its reply differ; :class:`raftlab.host.server.SimServer` and
-:class:`raftlab.host.rpyc_server.RpycServer` supply these."""
+:class:`raftlab.host.rpyc_server.RpycServer` supply these.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ class Peer:
             server.misuse("not-by-value" if isinstance(exc, wire.NotByValue) else "bad-peer", exc)
             raise
         data = server.ask(self._target, method, payload)
-        return None if data is None else server.codec.decode_reply(method, data)
+        try:
+            return None if data is None else server.codec.decode_reply(method, data)
+        except wire.BadMessage as exc:
+            server.misuse("bad-message", exc)
+            raise
 
     def __repr__(self) -> str:
         return f"<peer S{self._target}>"
@@ -219,7 +223,6 @@ class Server(ABC):
         self.fault(kind, f"S{self.id}: {what}: {blame.sentence(exc)}", where, blame.story(exc, self.files))
 
     def misuse(self, kind: str, exc: Exception) -> None:
-        """The contract was broken at the running line. The exception is raised there too, but cannot be
-        hidden."""
+        """The contract was broken at the running line. The exception is raised there too, but cannot be hidden."""
         where = blame.where_frame(sys._getframe(1), self.files)
         self.fault(kind, f"S{self.id}: {exc}", where)

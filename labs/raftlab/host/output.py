@@ -1,5 +1,4 @@
-"""What student code writes: ``log``, ``print`` and ``logging`` become lines of the trace. Both worlds use
-this."""
+"""What student code writes: ``log``, ``print`` and ``logging`` become lines of the trace. Both worlds use this."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ Writer = Callable[[str, str], None]  # topic, text
 
 
 class Sink:
-    """Takes lines up to a bound. ``write`` sends one on; it is given a topic and a text that can be
-    encoded."""
+    """Takes lines up to a bound. ``write`` sends one on; it is given a topic and a text that can be encoded."""
 
     def __init__(self, write: Writer) -> None:
         self._write = write

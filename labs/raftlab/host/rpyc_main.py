@@ -1,5 +1,4 @@
-"""The child that is one server of the real network: ordinary Python, ordinary threads, one line to the
-judge."""
+"""The child that is one server of the real network: ordinary Python, ordinary threads, one line to the judge."""
 
 from __future__ import annotations
 
@@ -116,8 +115,7 @@ class RpycHost:
             self._server.uncaught(args.exc_value, role)
 
     def _unraisable(self, args: Any) -> None:
-        """An exception with nowhere to go. One that ended a bare ``_thread`` counts; others are worth a
-        line."""
+        """An exception with nowhere to go. One that ended a bare ``_thread`` counts; others are worth a line."""
         if "in thread started by" in (args.err_msg or "") and self._server is not None:
             self._server.uncaught(args.exc_value, "a thread")
         else:

@@ -22,8 +22,7 @@ class Outbox:
     """The way of effects to the judge.
 
     Whoever has something to send does so himself (a thread for it would cost every RPC two more switches of
-    thread: a third of the rate); what others bring meanwhile goes out in the same breath. Nobody overtakes.
-    """
+    thread: a third of the rate); what others bring meanwhile goes out in the same breath. Nobody overtakes."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -31,12 +30,10 @@ class Outbox:
         self._sending = threading.Lock()
 
     def put(self, effect: protocol.Effect) -> None:
-        """Send ``effect``, or leave it to the thread that is sending. Ends the process when the judge is
-        gone."""
+        """Send ``effect``, or leave it to the thread that is sending. Ends the process when the judge is gone."""
         queue = self._queue
         queue.append(effect)
-        # Looked at again after each release: what came in while we still held the lock is nobody else's to
-        # send.
+        # Looked at again after each release: what came in while we held the lock is nobody else's to send.
         while queue and self._sending.acquire(False):
             try:
                 self._send()
@@ -87,16 +84,14 @@ class _Worker(threading.Thread):
 
 
 class Workers:
-    """As many threads as there are jobs at the same time, kept for the next ones: no job waits for
-    another."""
+    """As many threads as there are jobs at the same time, kept for the next ones: no job waits for another."""
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
         self.count = 0
 
     def run(self, job: Callable[[], None]) -> None:
-        """Run ``job``, which must not raise, in a thread. Raises ``RuntimeError`` when no more can be
-        started."""
+        """Run ``job``, which must not raise, in a thread. Raises ``RuntimeError`` when no more can be started."""
         try:
             worker = self._idle.pop()
         except IndexError:

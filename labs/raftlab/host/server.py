@@ -20,8 +20,7 @@ from raftlab.host.stdlib import RefusedCall
 
 
 class SimServer(Server):
-    """One incarnation. ``entries`` are its unanswered handlers and harness calls: when each began and its
-    task."""
+    """One incarnation. ``entries`` are its unanswered handlers and harness calls: when each began and its task."""
 
     def __init__(self, kernel: _k.Kernel, program: Program, boot: protocol.Boot) -> None:
         super().__init__(boot, {program.filename(path) for path in program.submission.modules.values()})

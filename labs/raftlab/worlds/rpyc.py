@@ -64,12 +64,15 @@ class RpycWorld:
     def boot(self, boot: protocol.Boot) -> None:
         """Fork a process for the server and send it ``boot``. Returns within milliseconds.
 
-        Raises :class:`~raftlab.worlds.HostLost` when the warm host is gone, ``ValueError`` if the server
-        runs."""
+        Raises :class:`~raftlab.worlds.HostLost` when the warm host is gone, ``ValueError`` if the server runs."""
         if boot.server in self._links:
             raise ValueError(f"S{boot.server} is running already")
         ours, theirs = _connected_pair()
-        child = self._host.spawn("rpyc", [theirs.detach()], boot.seed)
+        try:
+            child = self._host.spawn("rpyc", [theirs.detach()], boot.seed)
+        except BaseException:
+            ours.close()
+            raise
         ours.settimeout(SEND_PATIENCE)
         fd = ours.fileno()
         link = _Link(boot.server, child, fd, Line(ours, lambda data: self._deliver(link, data)))
@@ -149,6 +152,7 @@ class RpycWorld:
             self._flush()
             next_due = min(until, due[consumed][0]) if consumed < count else until
             patience = 0.0 if self._effects else max(0.0, next_due - now)
+            # In whole milliseconds, rounded up: what is due within one may be that much late.
             for fd, _ in self._poll.poll(patience * 1000):
                 link = self._by_fd.get(fd)
                 if link is not None:

@@ -1,5 +1,5 @@
 """Event loop: one thread owns all state, handlers post to its inbox and wait for a Future; RPCs go out from a pool.
-A lost RequestVote is sent again within the term; a new leader sends heartbeats at once; get_state goes through the loop."""
+A lost RequestVote is sent again within the term; a new leader sends heartbeats at once; get_state asks the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A typical Go solution, ported: a mutex, a ticker that sleeps 50 to 350 ms and asks for a flag, goroutine-like threads.
+"""A Go solution, ported: a mutex, a ticker that sleeps 50 to 350 ms and looks at a flag, goroutine-like threads.
 Frozen messages with slots and extra fields, nobody is -1, annotations are not postponed, and it prints a lot."""
 
 import enum

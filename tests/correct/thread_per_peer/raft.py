@@ -1,4 +1,4 @@
-"""Thread per peer: each peer has a courier with one worker, a one-letter box and a Condition; a stuck worker is replaced.
+"""Thread per peer: each has a courier with a worker, a one-letter box and a Condition; a stuck worker is replaced.
 A leader that hears from no quorum for an election timeout steps down by itself (check-quorum)."""
 
 from __future__ import annotations
@@ -123,8 +123,7 @@ class Raft:
         self.role = "follower"
         self.granted_by: set[int] = set()
         self.heard: dict[int, float] = {}
-        self.deadline = 0.0
-        self._restart_timer()
+        self.deadline = time.monotonic() + random.uniform(*TIMEOUT)
         self.couriers = {
             i: Courier(peers[i], lambda letter, reply, i=i: self._reply(i, letter, reply)) for i in members if i != me
         }

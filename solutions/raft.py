@@ -259,6 +259,9 @@ class Raft:
         if term > self.current_term:
             self.current_term = term
             self.voted_for = None
+            if self.role == LEADER:
+                # No timer ran while we led: a new follower begins with a fresh one.
+                self._restart_election_timer()
             if self.role != FOLLOWER:
                 log("term", f"{self.role} no more: term {term}")
             self.role = FOLLOWER

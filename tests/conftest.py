@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
 from raftlab.cluster import Cluster
 from raftlab.network import FLOOR
 from raftlab.worlds.hosts import WarmHost

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 import raftlab
 from raftlab import catalogue, cli, labs, starter
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from raftlab.cluster import Cluster
 from raftlab.failure import LabFailure
 from raftlab.trace import as_object
-
 from tests.conftest import SOLUTION, Write, lines_of, sim_cluster
 
 # A stand-in for a Raft: S0 leads, copies each command to everybody, applies it when a majority has it. Saves as it goes.

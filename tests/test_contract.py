@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from raftlab import contract, source
 from raftlab.labs import LABS, Lab
 from raftlab.protocol import Problem

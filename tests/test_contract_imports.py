@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from raftlab import contract
 from raftlab.protocol import Problem
-
 from tests.test_contract import LAB_2A, build, imported
 
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from raftlab import contract
 
+from raftlab import contract
 from tests.test_contract import (
     ALL,
     GOOD,

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import raftlab.suites
 from raftlab import catalogue
 from raftlab.record import End, Record, from_line
-
 from tests.conftest import ROOT
 
 STYLES = sorted(path.parent.name for path in (ROOT / "tests" / "correct").glob("*/raft.py"))

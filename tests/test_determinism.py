@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from raftlab import catalogue
 
+from raftlab import catalogue
 from tests.conftest import ROOT, SOLUTION
 
 # Prints the trace hash of each test of the 2A suite for two seeds, with and without preemption.

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import rpyc
+from rpyc.core.stream import SocketStream
+
 from raftlab import line, protocol
 from raftlab.line import Broken, Line
 from raftlab.worlds.rpyc import _connected_pair
-from rpyc.core.stream import SocketStream
 
 
 @pytest.fixture

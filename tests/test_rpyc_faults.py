@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from raftlab import protocol
 from raftlab.host.rpyc_server import Outbox, RpycServer
 from raftlab.worlds import rpyc as rpyc_world
 from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.rpyc import RpycWorld
-
 from tests.obedient import submission
 from tests.tiny_switch import PATIENCE, TinySwitch
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from raftlab import protocol
 from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.rpyc import RpycWorld
-
 from tests.obedient import submission, where
 from tests.tiny_switch import PATIENCE, TinySwitch
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 import pytest
+
 from raftlab.cluster import Cluster
 from raftlab.failure import Failure, LabFailure, render
-
 from tests.conftest import Write, sim_cluster
 
 
@@ -75,7 +75,7 @@ CASES = {
     ),
     "busy-loop": Case(
         "busy-loop",
-        "S0: thread runs and runs without ever waiting, so the clock stands still",
+        "S0: a thread runs and runs without ever waiting, so the clock stands still",
         "pass  # spin",
         init="""
             def spin():
@@ -86,7 +86,7 @@ CASES = {
     ),
     "busy-sleep-zero": Case(
         "busy-loop",
-        "S0: thread runs and runs without ever waiting, so the clock stands still",
+        "S0: a thread runs and runs without ever waiting, so the clock stands still",
         "time.sleep(0)",
         init="""
             def spin():
@@ -142,7 +142,7 @@ CASES = {
         """,
     ),
     "no-reply": Case(
-        "not-by-value",
+        "bad-reply",
         "S1: append_entries must return AppendEntriesReply, returned None",
         init="threading.Thread(target=lambda: me == 0 and peers[1].call('append_entries', heartbeat())).start()",
         methods="""
@@ -211,6 +211,12 @@ CASES = {
         "SystemRandom",
         init="random.SystemRandom()",
     ),
+    "breakpoint": Case(
+        "refused-call",
+        "S0: breakpoint() cannot be used here: nobody is there to type; it works under `raftlab test --pdb`",
+        "breakpoint()",
+        init="breakpoint()",
+    ),
     "uuid4": Case(
         "refused-call",
         "S0: uuid.uuid4() cannot be used here: a run must be repeatable: use random",
@@ -253,8 +259,8 @@ def test_a_deadlock_says_who_waits_for_what(write_raft: Write) -> None:
         number for number, text in enumerate(source.splitlines(), 1) if text.strip() in ("with self.a:", "with self.b:")
     ]
     assert failure.detail.splitlines() == [
-        f"get_state() waits at raft.py:{wanted_a} for a lock that thread took at raft.py:{took[0]}",
-        f"thread waits at raft.py:{wanted_b} for a lock that get_state() took at raft.py:{took[1]}",
+        f"get_state() waits at raft.py:{wanted_a} for a lock that a thread took at raft.py:{took[0]}",
+        f"a thread waits at raft.py:{wanted_b} for a lock that get_state() took at raft.py:{took[1]}",
     ]
 
 

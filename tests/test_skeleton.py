@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from raftlab import skeleton
 from raftlab.check import check
 from raftlab.labs import UnknownLab

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from raftlab import source
 
 RAFT = "class Raft:\n    pass\n"

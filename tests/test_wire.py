@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NewType
 
 import msgspec
 import pytest
+
 from raftlab import wire
 from raftlab.api import ApplyMsg
 from raftlab.shapes import AnnotationFault

@@ -19,14 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from raftlab import catalogue, labs
-
 from raftgrade import __version__, grade, store, submissions, table
 from raftgrade.commands import Commands, RaftlabCommands
 from raftgrade.plan import NETWORKS, Listed, Settings, expect
 from raftgrade.results import Report, exit_code
 from raftgrade.tally import blank
 from raftgrade.text import count, printable
+from raftlab import catalogue, labs
 
 CANNOT = 2
 

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from raftlab import catalogue
-
 from raftgrade.plan import Job
+from raftlab import catalogue
 
 
 class Commands(Protocol):

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from raftlab.record import Record
-
 from raftgrade.children import Children
 from raftgrade.commands import Commands
 from raftgrade.jobs import Checked, Finished, run_check, run_job
 from raftgrade.plan import Expected, Job, Settings, cut
 from raftgrade.results import Report, SubmissionResult
 from raftgrade.store import Store
+from raftlab.record import Record
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_S = 1.0

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-from raftlab.failure import Failure
-from raftlab.record import SCHEMA, End, Outcome, Record, from_line
 
 from raftgrade.children import Children, Ended
 from raftgrade.commands import Commands, environment
 from raftgrade.plan import Job
 from raftgrade.results import Problem
 from raftgrade.text import count, printable
+from raftlab.failure import Failure
+from raftlab.record import SCHEMA, End, Outcome, Record, from_line
 
 # Seconds without a new record after which a job is stopped: far beyond the limits that the job itself keeps.
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}

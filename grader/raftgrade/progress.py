@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from raftlab.record import Record
-
 from raftgrade.text import duration, one_line
+from raftlab.record import Record
 
 REDRAW_S = 0.1
 LINE_S = 10.0

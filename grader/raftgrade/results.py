@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
-from raftlab.failure import Failure
 
 from raftgrade.plan import LeftOut, Settings
+from raftlab.failure import Failure
 
 SCHEMA = 1
 State = Literal["waiting", "running", "graded", "refused", "unjudged"]

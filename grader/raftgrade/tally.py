@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
-from raftlab.failure import Failure
-from raftlab.record import Record
 
 from raftgrade.plan import Expected
 from raftgrade.results import (
@@ -25,6 +23,8 @@ from raftgrade.results import (
     earned,
 )
 from raftgrade.stats import clopper_pearson, percentile
+from raftlab.failure import Failure
+from raftlab.record import Record
 
 MAX_ADVICE = 5  # different pieces of advice kept for a test; more than that nobody reads
 Key = tuple[str, str, str, str]  # submission, lab, test, network

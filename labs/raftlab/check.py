@@ -4,7 +4,7 @@
 
 Finds the file, asks a host process to read and import it (:mod:`raftlab.host.check_main`), then starts three servers in
 the simulator and lets them live for a moment. Student code runs in the host only. Exit code 0: it can be tested; 2: it
-cannot, and every reason was printed.
+cannot, and every reason was printed; 3: the lab itself failed, which says nothing about the submission.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raftlab.failure import LabFailure
 from raftlab.network import FLOOR
 from raftlab.pipe import Closed, Pipe, TooLong
 from raftlab.source import SubmissionError, find
-from raftlab.worlds import HostLost
+from raftlab.worlds import HostLost, HostNotStarted
 from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.sim import Forked, SimWorld, await_child
 
@@ -34,7 +34,7 @@ FATAL = ("init-exception", "init-hangs", "busy-loop", "host-hangs", "host-died",
 
 def check(path: str | Path, wanted: list[str]) -> list[protocol.Problem]:
     """What keeps the submission at ``path`` from being tested in these labs; nothing: all is well. Raises
-    :class:`raftlab.labs.UnknownLab`."""
+    :class:`raftlab.labs.UnknownLab`, and :class:`~raftlab.worlds.HostNotStarted` when it is our trouble."""
     rungs = [labs.find(name) for name in wanted]
     try:
         find(path)
@@ -78,7 +78,9 @@ def _trial(host: WarmHost, lab: str) -> list[protocol.Problem]:
     except LabFailure as exc:
         failure = exc.failure
         if failure.kind in FATAL:
-            return [protocol.Problem(failure.text, failure.where, "handouts/lab-2a.md#the-api-on-one-screen")]
+            return [
+                protocol.Problem(failure.text, failure.where, "handouts/setup.md#if-it-stops-before-the-first-test")
+            ]
     finally:
         world.close()
     return []
@@ -94,6 +96,9 @@ def main() -> None:
         problems = check(options.path, options.labs.split(","))
     except labs.UnknownLab as exc:
         parser.error(str(exc))
+    except HostNotStarted as exc:
+        sys.stderr.write(f"{exc}\n")
+        sys.exit(3)
     if options.json:
         sys.stdout.write(msgspec.json.encode([_plain(problem) for problem in problems]).decode() + "\n")
     else:

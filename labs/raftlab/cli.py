@@ -156,7 +156,7 @@ def _impl(arguments: argparse.Namespace, lab: str, pdb: bool = False) -> Path:
     problems = check.check(impl, [lab])
     if pdb:
         # The check runs student code where there is no terminal, so that a breakpoint() in __init__ ends it.
-        problems = [problem for problem in problems if "BdbQuit" not in problem.text]
+        problems = [problem for problem in problems if "breakpoint()" not in problem.text]
     if problems:
         told = []
         for problem in problems:

@@ -310,17 +310,39 @@ class Cluster:
             if leader is not None and leader == before:
                 return leader
             if self.now >= deadline and before is None:
-                silent = not self.rpc_count(method="request_vote")
-                hint = (
-                    "Nobody has called request_vote yet. Begin with step 1 of the handout: the election timer."
-                    if silent
-                    else ""
+                self.fail(
+                    f"expected a leader within {within:.0f} s, but there is none",
+                    rules.LIVENESS,
+                    hint=self.first_hint(),
                 )
-                self.fail(f"expected a leader within {within:.0f} s, but there is none", rules.LIVENESS, hint=hint)
             if self.now >= deadline + 1.0:
                 self.fail(f"expected one leader to last within {within:.0f} s, but they change", rules.LIVENESS)
             before = leader
             self.sleep(SETTLE)
+
+    def settled_leader(self, within: float = ELECTION_LIMIT + 2.0) -> int:
+        """Wait until one connected server leads and all the others are in its term, so that no leader of the past is
+        left among them."""
+        deadline = self.now + within
+        self.one_leader()
+        while True:
+            states = self.states(self.connected())
+            leading = [server for server, (_, leads) in states.items() if leads]
+            if len(leading) == 1 and len({term for term, _ in states.values()}) == 1:
+                return leading[0]
+            if self.now >= deadline:
+                seen = ", ".join(f"S{server}: {term}" for server, (term, _) in states.items())
+                text = f"expected one leader and all servers in its term, but S{leading} lead and the terms are {seen}"
+                self.fail(text, rules.TERMS_AGREE)
+            self.sleep(SETTLE)
+
+    def first_hint(self) -> str:
+        """What to do first, for somebody whose servers have not yet asked for a single vote; else nothing."""
+        if self.rpc_count(method="request_vote"):
+            return ""
+        if self.size == 1:
+            return "A candidate votes for itself, and here that is a majority: count the votes when an election begins, too."
+        return "Nobody has called request_vote yet. Begin with step 1 of the handout: the election timer."
 
     def no_leader(self, among: Collection[int] | None = None) -> None:
         """No connected server (or none of ``among``) leads at this moment."""
@@ -407,7 +429,14 @@ class Cluster:
         failure.servers = None if servers is None else frozenset(servers)
         raise failure
 
-    def expect(self, holds: bool, text: str, rule: Rule | None = None, servers: Collection[int] | None = None) -> None:
+    def expect(
+        self,
+        holds: bool,
+        text: str,
+        rule: Rule | None = None,
+        servers: Collection[int] | None = None,
+        hint: str = "",
+    ) -> None:
         """Go on if ``holds``, else :meth:`fail`."""
         if not holds:
-            self.fail(text, rule, servers)
+            self.fail(text, rule, servers, hint)

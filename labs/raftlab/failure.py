@@ -60,6 +60,7 @@ FAULTS: dict[str, str] = {
     "no-answer": "Every handler must return a reply, and start() and get_state() must return at once.",
     "refused-call": "The simulator replays runs exactly, so it cannot let this call through. The labs never need it.",
     "not-by-value": "Messages travel as bytes: use numbers, strings, bytes, lists, dicts and dataclasses of these.",
+    "bad-reply": "Every path through the handler must end with a return of its reply.",
     "bad-message": "What the lab network received does not have the shape that the handler's annotations declare.",
     "bad-result": "See the contract at the top of the skeleton for what each method returns.",
     "bad-apply": "See ApplyMsg in the skeleton: index, term and a command that can cross by value.",

@@ -66,7 +66,7 @@ STABLE_LEADER = Rule(
 )
 TIMER = Rule(
     "election timer",
-    "only three events restart it: a message of the current leader, a vote given, an election begun",
+    "only three events restart a running one: a message of the current leader, a vote given, an election begun",
     "§5.2; Figure 2, Followers",
     f"{_LAB_2A}#the-election-timer",
 )

@@ -6,6 +6,7 @@ Used by the suites' plugin and by ``raftlab replay`` alike, so that both do the 
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -162,7 +163,7 @@ class Run:
             parts += ["--network", self.network]
         if not self.preempt:
             parts += ["--no-preempt"]
-        return " ".join(parts)
+        return shlex.join(parts)
 
     def _explained(self, error: LabFailure) -> Failure:
         failure = error.failure

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import rpyc
-from raftlab.worlds.hosts import WarmHost
-from raftlab.worlds.rpyc import RpycWorld
 from rpyc.core.stream import SocketStream
 
+from raftlab.worlds.hosts import WarmHost
+from raftlab.worlds.rpyc import RpycWorld
 from tests.tiny_switch import TinySwitch
 
 SECONDS = 2.0

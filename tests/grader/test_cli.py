@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from raftgrade import commands
 from raftgrade.cli import main
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from raftgrade import jobs
 from raftgrade.children import Children
 from raftgrade.commands import RaftlabCommands, environment

@@ -1,6 +1,7 @@
 """What is expected, and how it is cut into jobs."""
 
 import pytest
+
 from raftgrade.plan import Settings, cut, expect
 
 from .fakes import FakeTest

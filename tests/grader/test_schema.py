@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import msgspec
+
 from raftgrade import results
 from raftgrade.plan import LeftOut, Settings
 from raftlab.failure import Failure

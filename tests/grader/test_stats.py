@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from raftgrade.stats import beta_cdf, clopper_pearson, percentile
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from raftgrade import store
 from raftgrade.store import NotOurs, Store, read
 from raftgrade.tally import Ran, Tally

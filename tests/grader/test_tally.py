@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Problem, Report, earned, exit_code, passed
 from raftgrade.tally import Entry, Ran, Refused, Tally, blank

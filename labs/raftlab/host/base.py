@@ -186,7 +186,7 @@ class Server(ABC):
         try:
             payload = self.codec.encode_reply(event.method, reply)
         except wire.NotByValue as exc:
-            self.misuse("not-by-value", exc)
+            self.misuse("bad-reply" if reply is None else "not-by-value", exc)
             return
         self.emit(protocol.Answer(self.id, event.rpc, payload))
 
@@ -213,7 +213,7 @@ class Server(ABC):
 
     def uncaught(self, exc: BaseException, role: str) -> None:
         """An exception left student code: name it and end the run. ``SystemExit`` only ends its thread."""
-        if isinstance(exc, SystemExit) and role == "thread":
+        if isinstance(exc, SystemExit) and "thread" in role:
             return
         if isinstance(exc, RefusedCall):
             return  # already reported where it happened

@@ -77,8 +77,8 @@ def deadlock(task: _k.Task, files: Collection[str]) -> list[str]:
 def _waits(task: _k.Task) -> str:
     lock = task.waiting_for
     holder = lock.holder
-    who = "itself" if holder is task else holder.role
-    return f"{task.role} waits at {line_of(task.waiting_site)} for a lock that {who} took at {line_of(lock.site)}"
+    who = "it took itself" if holder is task else f"{holder.role} took"
+    return f"{task.role} waits at {line_of(task.waiting_site)} for a lock that {who} at {line_of(lock.site)}"
 
 
 def stacks(tasks: Iterable[_k.Task], files: Collection[str]) -> str:

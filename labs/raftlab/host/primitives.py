@@ -276,7 +276,7 @@ def _start(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, 
         except BaseException as exc:
             kernel.on_uncaught(exc)
 
-    return kernel.spawn(kernel.current.owner, "thread", life)
+    return kernel.spawn(kernel.current.owner, "a thread", life)
 
 
 class ThreadHandle:

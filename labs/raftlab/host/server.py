@@ -16,7 +16,7 @@ from raftlab.host import blame
 from raftlab.host import kernel as _k
 from raftlab.host.base import Server
 from raftlab.host.loader import Loader, Program
-from raftlab.host.stdlib import RefusedCall
+from raftlab.host.stdlib import LIBRARY_THREADING, RefusedCall
 
 
 class SimServer(Server):
@@ -29,6 +29,7 @@ class SimServer(Server):
         self.calls: dict[int, _k.Task] = {}
         self.last_rpc = 0
         self.entries: dict[int, _k.Task] = {}
+        self._active_threads: dict[int, object] = program.copies[LIBRARY_THREADING].__dict__["_active"]
         self._advised: set[tuple[str, str]] = set()
         self._loader = Loader(program, kernel, self.owner, boot.seed, self.refuse)
         self.start()
@@ -69,6 +70,8 @@ class SimServer(Server):
                 self.uncaught(exc, role)
             finally:
                 self.entries.pop(task.ident, None)
+                # If it asked for `current_thread()`, the library made a stand-in for it that nobody else takes away.
+                self._active_threads.pop(task.ident, None)
 
         task = self.kernel.spawn(self.owner, role, guarded)
         self.entries[task.ident] = task

@@ -128,6 +128,12 @@ class SimHost:
                     server.fault("no-answer", text, where, blame.stacks(mine, server.files))
                     return
 
+    def no_breakpoint(self, *args: object, **kwargs: object) -> None:
+        """``breakpoint()`` where no terminal is: say how to get one."""
+        server = self._current()
+        if server is not None:
+            server.refuse("breakpoint()", "nobody is there to type; it works under `raftlab test --pdb`")
+
     def _busy(self, frame: FrameType) -> None:
         server = self._current()
         assert server is not None

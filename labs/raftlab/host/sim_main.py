@@ -18,6 +18,7 @@ def run(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
     streams: Any = sys
     streams.stdout = host.stdout("print")
     streams.stderr = host.stdout("stderr")
+    streams.breakpointhook = host.no_breakpoint
     decode = protocol.decoder(protocol.Step).decode
     while True:
         frame = decode(pipe.receive())

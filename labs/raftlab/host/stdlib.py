@@ -111,6 +111,8 @@ def copies() -> dict[str, ModuleType]:
     shared = {"Event": primitives.Event, "local": made["_threading_local"].__dict__["local"]}
     made["threading"] = _copy_of(threading)
     made["threading"].__dict__.update(shared)
+    if hasattr(threading, "_thread_local_info"):  # Python 3.13 makes one while it is imported
+        shared["_thread_local_info"] = shared["local"]()
     threading.__dict__.update(shared, Lock=primitives.Gate, _allocate_lock=primitives.Gate)
     made[LIBRARY_THREADING] = threading
     primitives.framework_globals.update(id(module.__dict__) for module in made.values())

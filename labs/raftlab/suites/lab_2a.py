@@ -36,8 +36,7 @@ def test_re_election(cluster: Start) -> None:
     c.disconnect(first)
     c.one_leader()
     c.connect(first)
-    second = c.one_leader()
-    c.agreed_term()  # the first one has heard of the second, and leads no more
+    second = c.settled_leader()  # the first one has heard of it, and leads no more
     other = (second + 1) % 3
     c.disconnect(second)
     c.disconnect(other)
@@ -88,8 +87,7 @@ def test_even_cluster(cluster: Start) -> None:
 def test_lone_server(cluster: Start) -> None:
     """A server that is cut off alone never leads, and the others keep theirs."""
     c = cluster(5)
-    leader = c.one_leader()
-    c.agreed_term()  # nobody else still leads an older term
+    leader = c.settled_leader()
     alone = (leader + 1) % 5
     c.disconnect(alone)
     for _ in range(6):
@@ -107,7 +105,8 @@ def test_split_vote(cluster: Start) -> None:
     votes = c.hold("request_vote")
     c.start_all()
     asked = c.wait_for(ELECTION_LIMIT, lambda: len({flight.src for flight, _ in votes.messages}) >= 2)
-    c.expect(asked, "expected two servers to ask for votes within 5 s, but they did not", rules.LIVENESS)
+    said = "expected two servers to ask for votes within 5 s, but they did not"
+    c.expect(asked, said, rules.LIVENESS, hint=c.first_hint())
     votes.drop()
     c.one_leader()
 
@@ -258,7 +257,7 @@ def _candidate(c: Cluster, above: int = 0) -> Flight:
 
     if not c.wait_for(ELECTION_LIMIT, asked):
         what = "ask for votes" if not above else f"start another election, above term {above},"
-        c.fail(f"expected S0 to {what} within 5 s, but it did not", rules.LIVENESS, [0])
+        c.fail(f"expected S0 to {what} within 5 s, but it did not", rules.LIVENESS, [0], c.first_hint())
     return found[-1]
 
 
@@ -443,13 +442,10 @@ def test_old_messages_do_not_calm(cluster: Start) -> None:
         c.puppet(4).send(0, "request_vote", term=50, candidate_id=4, last_log_index=0, last_log_term=0)
         c.sleep(0.04)
         if stale.reply is not None:
-            right = not stale.reply["success"] and stale.reply["term"] >= 50
-            c.expect(
-                right,
-                f"expected S0 to refuse a leader of term 3, but it said {stale.reply}",
-                rules.OLD_TERM,
-                [0],
-            )
+            refused, told = not stale.reply["success"], stale.reply["term"]
+            c.expect(refused, "expected S0 to refuse a leader of term 3, but it said success", rules.OLD_TERM, [0])
+            said = f"expected S0 to answer with term 50, which it was told of, or a higher one, but it said {told}"
+            c.expect(told >= 50, said, rules.HIGHER_TERM, [0])
         own = [f for p in c.puppets for f in p.received if f.method == "request_vote" and f.args["term"] > 50]
     c.expect(bool(own), "expected S0 to start an election although an old leader keeps talking", rules.TIMER, [0])
 

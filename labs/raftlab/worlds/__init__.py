@@ -22,6 +22,10 @@ class HostLost(Exception):
         self.detail = detail
 
 
+class HostNotStarted(RuntimeError):
+    """The warm host did not come up. No student code has run yet, so this is our trouble or the machine's."""
+
+
 class World(Protocol):
     """What the judge needs of a world. Times are seconds since the run began."""
 

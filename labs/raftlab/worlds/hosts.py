@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from raftlab import protocol
-from raftlab.worlds import HostLost
+from raftlab.worlds import HostLost, HostNotStarted
 
 # How long the warm host may take to load and to fork, in seconds. It only reads files and compiles; minutes would
 # mean that the machine is in trouble, not the student's code.
@@ -56,19 +56,22 @@ class WarmHost:
 
     def spawn(self, world: str, fds: list[int], seed: int = 0, preempt: bool = True) -> int:
         """Fork a child that gets ``fds``; they are closed here. Returns the child's number. Raises
-        :class:`~raftlab.worlds.HostLost`."""
+        :class:`~raftlab.worlds.HostNotStarted` when there has never been a child (no student code ran, so it is not to
+        blame), else :class:`~raftlab.worlds.HostLost`."""
         self._last_child += 1
         child = self._last_child
         order = protocol.encode(protocol.Spawn(child, world, seed, preempt))
         try:
             socket.send_fds(self._control, [order], fds)
-        except (BrokenPipeError, ConnectionError):
-            raise HostLost("host-died", "the process that runs your code did not start", self.stderr()) from None
+            while child not in self._pids:
+                self._notice(PATIENCE)
+        except (HostLost, BrokenPipeError, ConnectionError):
+            if not self._pids:
+                raise HostNotStarted(f"the host process did not start:\n{self.stderr()}") from None
+            raise HostLost("host-died", "the process that runs your code ended", self.stderr()) from None
         finally:
             for fd in fds:
                 os.close(fd)
-        while child not in self._pids:
-            self._notice(PATIENCE)
         return child
 
     def kill(self, child: int) -> None:

@@ -258,7 +258,7 @@ class Switch:
             self._inside[flight.dst][flight.id] = flight
         elif not flight.done:
             flight.done = True
-            if data is not None:
+            if data is not None and self.seats[flight.src].puppet is not None:
                 flight.reply = wire.decode_plain(data)
             self.trace.add((when, "reply", flight.src, flight.dst, flight.id, flight.method, data))
 

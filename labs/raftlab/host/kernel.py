@@ -220,6 +220,11 @@ class Kernel:
             self._ready.append(task)
             self._next_greenlet().switch()
 
+    def perhaps_give_way(self) -> None:
+        """:meth:`give_way` half of the time, in runs that preempt."""
+        if self._rate and self._rng.random() < 0.5:
+            self.give_way()
+
     def at(self, when: float, call: Callable[[], None]) -> None:
         """Call ``call`` (a framework function that does not block) at virtual time ``when``."""
         self._sequence += 1

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from raftlab.host import kernel as _k
-from raftlab.host import primitives
+from raftlab.host import primitives, threads
 
 # Modules that reach outside the run. The value is the reason, in the student's words.
 REFUSED_MODULES: dict[str, str] = {
@@ -115,6 +115,8 @@ def copies() -> dict[str, ModuleType]:
         shared["_thread_local_info"] = shared["local"]()
     threading.__dict__.update(shared, Lock=primitives.Gate, _allocate_lock=primitives.Gate)
     made[LIBRARY_THREADING] = threading
+    threads.simplify(threading)
+    primitives.framework_globals.add(id(threads.__dict__))
     primitives.framework_globals.update(id(module.__dict__) for module in made.values())
     futures: Any = made["concurrent.futures"]
     futures.ThreadPoolExecutor = made["concurrent.futures.thread"].ThreadPoolExecutor

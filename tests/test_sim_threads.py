@@ -146,6 +146,54 @@ def test_the_library_works_in_virtual_time(name: str, write_raft: Write) -> None
         assert lines_of(c) == expected
 
 
+def test_a_wait_ends_just_behind_its_deadline(write_raft: Write) -> None:
+    """Legal and common: `while now <= deadline: wait(deadline - now)`. It must not wait for 0 s again and again."""
+    init = """
+        cond, turns = threading.Condition(), []
+        def main():
+            deadline = time.monotonic() + 0.5
+            with cond:
+                while time.monotonic() <= deadline:
+                    turns.append(1)
+                    cond.wait(deadline - time.monotonic())
+            log("t", str(len(turns)))
+        threading.Thread(target=main).start()
+    """
+    with sim_cluster(write_raft(init)) as c:
+        c.start_all()
+        c.sleep(2)
+        assert lines_of(c) == ["1"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_wait_that_is_woken_as_its_time_runs_out(write_raft: Write, seed: int) -> None:
+    """Both at one instant: the thread goes on once, and its next wait is not cut short."""
+    init = """
+        event, lock = threading.Event(), threading.Lock()
+        def waiter():
+            event.wait(0.5)
+            before = time.monotonic()
+            time.sleep(1.0)
+            log("t", f"{time.monotonic() - before:.3f}")
+        def setter():
+            time.sleep(0.5)
+            event.set()
+        def holder():
+            with lock: time.sleep(0.5)
+        def taker():
+            time.sleep(0)
+            if lock.acquire(timeout=0.5): lock.release()
+            before = time.monotonic()
+            time.sleep(1.0)
+            log("t", f"{time.monotonic() - before:.3f}")
+        for run in (waiter, setter, holder, taker): threading.Thread(target=run).start()
+    """
+    with sim_cluster(write_raft(init), seed=seed, preempt=True) as c:
+        c.start_all()
+        c.sleep(5)
+        assert [float(line) >= 1.0 for line in lines_of(c)] == [True, True]
+
+
 def test_servers_share_no_module_state(write_raft: Write) -> None:
     module = "seen = []"
     with sim_cluster(write_raft("seen.append(me); log('t', str(seen))", module=module), servers=3) as c:

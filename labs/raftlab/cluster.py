@@ -51,6 +51,9 @@ class Puppet:
     def __call__(self, flight: Flight) -> Message | None:
         self.received.append(flight)
         answer = self.answer.get(flight.method)
+        if answer is None and flight.method == "pre_vote":
+            # A Raft that has lab 2F asks this first. Tests that know nothing of it let it go on.
+            return {"term": flight.args["term"], "vote_granted": True}
         return None if answer is None else answer(flight)
 
     def ask(self, server: int, method: str, **args: Any) -> Message:
@@ -350,7 +353,7 @@ class Cluster:
         if leader is not None:
             self.fail(f"expected no leader without a majority, but S{leader} leads", rules.MAJORITY, [leader])
 
-    def agreed_term(self, among: Collection[int] | None = None, within: float = 2.0) -> int:
+    def agreed_term(self, among: Collection[int] | None = None, within: float = ELECTION_LIMIT) -> int:
         """The term that all connected servers (or ``among``) are in; they have ``within`` seconds to agree."""
         deadline = self.now + within
         while True:

@@ -33,6 +33,11 @@ PREEMPT_RATES = (0.0, 1 / 2000, 1 / 300, 1 / 60)
 PREEMPT_MEAN = 0.000_5
 PREEMPT_MAX = 0.010
 
+# A wait with a time limit ends this much late, in seconds: never early, and never at the very instant that was asked for.
+# Real clocks are like that, and code counts on it: `while now() <= deadline: cond.wait(deadline - now())` would wait for
+# 0 seconds, for ever, if the wait could end exactly at the deadline.
+LATE = 0.000_001
+
 # The thread ident of whoever is not a task: the framework itself.
 MAIN_IDENT = 1
 
@@ -69,6 +74,7 @@ class Task:
     """One thread of student code. ``role`` says what it is for, in words a student knows."""
 
     __slots__ = (
+        "blocked",
         "glet",
         "held",
         "ident",
@@ -91,6 +97,7 @@ class Task:
         self.since = since
         self.token = 0  # timers of an earlier block carry an older token and are void
         self.woken = False
+        self.blocked = False
         self.held: list[Any] = []  # locks of the student's own, in the order taken
         self.waiting_for: Any = None  # a lock, or a word such as "reply"
         self.waiting_site: Any = None
@@ -201,17 +208,21 @@ class Kernel:
         assert task is not self.nobody, "only student threads block"
         task.token += 1
         task.woken = False
+        task.blocked = True
         if timeout is not None:
             self._sequence += 1
-            heappush(self._timers, (self.now + timeout, self._sequence, task, task.token))
+            heappush(self._timers, (self.now + timeout + LATE, self._sequence, task, task.token))
         self._next_greenlet().switch()
         return task.woken
 
     def wake(self, task: Task) -> None:
-        """Make a blocked task ready. Each block is woken at most once; the caller keeps its own list of sleepers."""
-        task.token += 1
+        """End a task's wait; the caller keeps its own list of sleepers. A task whose time ran out at this very instant
+        is ready already: it then learns that it was woken, and is not made ready twice."""
         task.woken = True
-        self._make_ready(task)
+        if task.blocked:
+            task.blocked = False
+            task.token += 1
+            self._make_ready(task)
 
     def give_way(self) -> None:
         """Let every other ready task have its turn first (``time.sleep(0)``)."""
@@ -308,16 +319,8 @@ class Kernel:
                 token()
             elif task.token == token:
                 task.token += 1
+                task.blocked = False
                 self._make_ready(task)
-
-    def abandon(self) -> None:
-        """The running task gives up for good (its server is lost); everything else goes on."""
-        task = self.current
-        del self.tasks[task.ident]
-        self._graveyard.append(task.glet)
-        task.token += 1
-        self._next_greenlet().switch()
-        raise AssertionError("an abandoned task never runs again")
 
 
 # The kernel of this process's run. The substitutes for `threading` and `time` are made once, in the warm host, and

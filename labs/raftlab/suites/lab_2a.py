@@ -176,9 +176,11 @@ def test_unreliable(cluster: Start) -> None:
     """Leaders are elected although the network delays, loses and repeats messages."""
     c = cluster(5)
     c.unreliable(duplicate=0.1)
+    # Twice the usual limit: once two are away every vote must arrive, and one lost message costs a whole election. With
+    # timeouts of up to 2 s, which are legal, three or four elections do not fit into 5 s.
     for _ in range(2):
-        c.disconnect(c.one_leader())
-        c.one_leader()
+        c.disconnect(c.one_leader(within=2 * ELECTION_LIMIT))
+        c.one_leader(within=2 * ELECTION_LIMIT)
 
 
 @points(5)
@@ -187,15 +189,11 @@ def test_heartbeat_rate(cluster: Start) -> None:
     c = cluster(3)
     leader = c.one_leader()
     before = c.rpc_count(leader, "append_entries")
-    c.sleep(2.0)
-    each = (c.rpc_count(leader, "append_entries") - before) / 2 / 2  # two followers, two seconds
+    c.sleep(3.0)
+    each = (c.rpc_count(leader, "append_entries") - before) / 2 / 3  # two followers, three seconds
     if c.leader_now() != leader:
         return  # another took over meanwhile: this count says nothing
-    c.expect(
-        each >= 1,
-        f"expected at least one heartbeat a second to each server, but saw {each:.1f}",
-        rules.HEARTBEATS,
-    )
+    c.expect(each >= 0.5, f"expected a heartbeat a second to each server, but saw {each:.1f}", rules.HEARTBEATS)
     # The lab's limit is ten; some room for a leader that also answers a change at once.
     c.expect(
         each <= 20,
@@ -209,7 +207,7 @@ def test_heartbeat_rate(cluster: Start) -> None:
 def test_terms_stay_put(cluster: Start) -> None:
     """While nothing fails, leader and term stay as they are."""
     c = cluster(5)
-    leader = c.one_leader()
+    leader = c.settled_leader()
     term = c.agreed_term()
     for _ in range(5):
         c.sleep(1.0)
@@ -315,7 +313,6 @@ def test_late_vote(cluster: Start) -> None:
 def test_who_gets_a_vote(cluster: Start) -> None:
     """The vote table: who gets S0's vote, and who does not."""
     c = cluster(5, puppets=range(1, 5))
-    _candidate(c)
 
     def ask(who: int, term: int) -> Message:
         return c.puppet(who).ask(0, "request_vote", term=term, candidate_id=who, last_log_index=0, last_log_term=0)
@@ -360,8 +357,13 @@ def test_who_gets_a_vote(cluster: Start) -> None:
 
     # S0's own timer may run out in the middle (on a busy machine): it is then in a term of its own, and right to refuse.
     # Such a try says nothing, so it is made again in higher terms.
+    told = 0
     for base in range(1000, 20_000, 1000):
+        # Begin with S0 as a candidate: a server that has just heard a leader may ignore requests for a vote (§6).
+        _candidate(c, above=told)
         rows = table(base)
+        told = base + 2
+        c.sleep(0.05)  # a request of S0's own may still be on its way
         own = [f.args["term"] for p in c.puppets for f in p.received if f.method == "request_vote"]
         if max(own) < base:
             break

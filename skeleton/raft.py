@@ -4,8 +4,8 @@ You build a server of a Raft cluster: an ordinary class with ordinary threads. T
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
 Read `handouts/lab-2a.md` first. Where it says "your code here", code is missing; the names and messages around it are
-those of Figure 2 of the paper. You may add fields, methods, threads, files; keep what is here, and give every field that
-you add to a message a default value.
+those of Figures 2 and 13 of the paper. You may add fields, methods, threads, files; keep what is here, and give every
+field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):
 
@@ -21,13 +21,14 @@ What the lab gives you (see `raftlab.api`):
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from raftlab.api import ApplyChannel, Peer, Persister, Status, log
+from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
 FOLLOWER = "follower"
 CANDIDATE = "candidate"
@@ -38,13 +39,19 @@ LEADER = "leader"
 HEARTBEAT_EVERY = 0.1
 ELECTION_TIMEOUT = (0.4, 0.8)
 
+# The most bytes of a snapshot that one message may carry (lab 2D).
+SNAPSHOT_CHUNK = 4096
+
+# Your code here (2B): constants of your own
+
 
 @dataclass
 class LogEntry:
-    """One entry of the log. The first has index 1."""
+    """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there."""
 
     term: int
     command: Any
+    kind: str = "command"
 
 
 @dataclass
@@ -75,6 +82,31 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
+    # Your code here (2B): what else a leader wants to know when it was refused (the end of §5.3)
+    # New fields need a default value. None says: not told.
+
+
+@dataclass
+class InstallSnapshotArgs:
+    """Figure 13: one chunk of a snapshot. `data` are at most SNAPSHOT_CHUNK bytes, which begin at `offset`."""
+
+    term: int
+    leader_id: int
+    last_included_index: int
+    last_included_term: int
+    offset: int
+    data: bytes
+    done: bool
+
+
+@dataclass
+class InstallSnapshotReply:
+    term: int
+    # Your code here (2D): what else a leader wants to know after each chunk
+    # Replies get lost, chunks come twice, and a server that restarted has lost its half of a snapshot.
+
+
+# Your code here (2D): what you need to remember about a snapshot on its way
 
 
 class Raft:
@@ -98,15 +130,30 @@ class Raft:
         self.apply_ch = apply_ch
         self.members = members
 
+        # Figure 2, State.
         self.lock = threading.Lock()
         self.current_term = 0
         self.voted_for: int | None = None
+        self.entries = [LogEntry(term=0, command=None)]  # entries[0] stands before the first entry and is not one
+        self.base = 0  # the index of entries[0]; it stays 0 until lab 2D
+        self.commit_index = 0
+        self.last_applied = 0
         self.role = FOLLOWER
         # Your code here (2A): what else an election needs: when your timer runs out, and who voted for you
         # The timeout is random, and new each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
 
+        # Your code here (2B): what else a leader knows of the others, and how your threads wake each other
+        # Figure 2: next_index and match_index, made anew after each election.
+
+        # Your code here (2D): snapshots on their way
+
+        # Your code here (2C): go on from what the server had saved before it crashed
+        # persister.state() is b"" when nothing was ever saved.
+
         # Your code here (2A): start your threads here, with daemon=True; __init__ must return at once
         # One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
+
+        # Your code here (2B): the threads of this lab: one that applies, and perhaps one that sends
 
     # --- what the service and the tests call ---
 
@@ -116,8 +163,13 @@ class Raft:
             return self.current_term, self.role == LEADER
 
     def start(self, command: Any) -> tuple[int, int, bool]:
-        """Lab 2B. Begin agreement on `command`: (index it will have, term, whether this server leads). Returns at once."""
+        """Begin agreement on `command`: (index it will have, term, whether this server leads). Returns at once."""
+        # Your code here (2B): a leader appends the command to its own log; everything else happens in other threads
         return -1, -1, False
+
+    def snapshot(self, index: int, data: bytes) -> None:
+        """Lab 2D. The service has put everything up to `index` into `data`: the log up to there is no longer needed."""
+        # Your code here (2D): cut the log, save what is left of it together with the snapshot
 
     def status(self) -> Status:
         """A look inside for the trace and the viewer. Optional; nothing is graded by it."""
@@ -125,10 +177,10 @@ class Raft:
             term=self.current_term,
             voted_for=self.voted_for,
             role=self.role,
-            commit_index=0,
-            last_applied=0,
-            first_index=1,
-            last_index=0,
+            commit_index=self.commit_index,
+            last_applied=self.last_applied,
+            first_index=self.base + 1,
+            last_index=self.base + len(self.entries) - 1,
         )
 
     # --- RPC handlers: called by other servers, several at a time ---
@@ -145,7 +197,26 @@ class Raft:
         # A leader of your term or of a higher one restarts your timer, and a candidate gives up (§5.2).
         return AppendEntriesReply(term=self.current_term, success=False)
 
+    def install_snapshot(self, args: InstallSnapshotArgs) -> InstallSnapshotReply:
+        """Lab 2D. Figure 13, InstallSnapshot RPC: one chunk of the leader's snapshot."""
+        # Your code here (2D): Figure 13, InstallSnapshot RPC, receiver implementation
+        # The chunks of one snapshot can come twice, late, or not at all. Install only what is whole, and newer.
+        return InstallSnapshotReply(term=self.current_term)
+
     # Your code here (2A): the election, the heartbeats, and the helpers you want
     # An election (Figure 2, Candidates): a new term, a vote for yourself, then ask all others at once.
     # With votes of more than half of the members you lead: heartbeats to all, every HEARTBEAT_EVERY seconds.
     # peers[i].call(...) waits for the reply: give each call its own thread, and hold no lock meanwhile.
+
+    # Your code here (2B): replication: what to send, what an answer means, when to commit, and the thread that applies
+    # One thread only puts into apply_ch, and it holds no lock meanwhile: copy what is to be applied, then put.
+    # An AppendEntries that was answered: match_index = prev_log_index + len(entries) of that request.
+    # Refused: next_index goes back, a whole term at a time (the end of §5.3), and never below 1.
+
+    # Your code here (2C): what is saved, and how it comes back
+    # Figure 2, State, "persistent state on all servers". json or pickle make bytes of it.
+    # Save before the answer leaves, wherever one of the three has changed.
+
+    # Your code here (2D): sending and receiving snapshots, and cutting the log
+    # next_index <= base: what this server lacks is gone from your log, so send it the snapshot, chunk by chunk.
+    # A follower that has the entry at last_included_index, of last_included_term, keeps what follows (§7).

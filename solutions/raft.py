@@ -4,8 +4,8 @@ You build a server of a Raft cluster: an ordinary class with ordinary threads. T
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
 Read `handouts/lab-2a.md` first. Where it says "your code here", code is missing; the names and messages around it are
-those of Figure 2 of the paper. You may add fields, methods, threads, files; keep what is here, and give every field that
-you add to a message a default value.
+those of Figures 2 and 13 of the paper. You may add fields, methods, threads, files; keep what is here, and give every
+field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):
 
@@ -18,13 +18,14 @@ What the lab gives you (see `raftlab.api`):
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from raftlab.api import ApplyChannel, Peer, Persister, Status, log
+from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
 FOLLOWER = "follower"
 CANDIDATE = "candidate"
@@ -35,13 +36,27 @@ LEADER = "leader"
 HEARTBEAT_EVERY = 0.1
 ELECTION_TIMEOUT = (0.4, 0.8)
 
+# The most bytes of a snapshot that one message may carry (lab 2D).
+SNAPSHOT_CHUNK = 4096
+
+# region 2B: constants of your own
+# How many entries one message carries at most, so that a server far behind does not get everything in each retry.
+MAX_BATCH = 200
+# Seconds. Entries that have not been answered for this long are sent once more; a call to a dead server takes longer.
+RESEND_AFTER = 0.3
+# Two things that a Raft may do or not. Bugs hide behind either, so whoever looks for bugs tries both.
+HEARTBEATS_CARRY_ENTRIES = False
+NOOP_ON_ELECTION = False
+# endregion
+
 
 @dataclass
 class LogEntry:
-    """One entry of the log. The first has index 1."""
+    """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there."""
 
     term: int
     command: Any
+    kind: str = "command"
 
 
 @dataclass
@@ -72,6 +87,51 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
+    # region 2B: what else a leader wants to know when it was refused (the end of §5.3)
+    # hint: New fields need a default value. None says: not told.
+    # The term of the entry in the way, and the first index that the follower has of that term. Where there is no entry
+    # in the way, the log is too short: conflict_index is then the first index that it lacks.
+    conflict_term: int | None = None
+    conflict_index: int | None = None
+    # endregion
+
+
+@dataclass
+class InstallSnapshotArgs:
+    """Figure 13: one chunk of a snapshot. `data` are at most SNAPSHOT_CHUNK bytes, which begin at `offset`."""
+
+    term: int
+    leader_id: int
+    last_included_index: int
+    last_included_term: int
+    offset: int
+    data: bytes
+    done: bool
+
+
+@dataclass
+class InstallSnapshotReply:
+    term: int
+    # region 2D: what else a leader wants to know after each chunk
+    # hint: Replies get lost, chunks come twice, and a server that restarted has lost its half of a snapshot.
+    # How many bytes the follower has by now, from the beginning: where to go on. None: not told.
+    received: int | None = None
+    # endregion
+
+
+# region 2D: what you need to remember about a snapshot on its way
+@dataclass
+class Transfer:
+    """A snapshot on its way, at the leader (what to send next) and at the follower (what has come)."""
+
+    term: int  # the leader's
+    index: int
+    index_term: int
+    data: bytes
+    offset: int = 0
+
+
+# endregion
 
 
 class Raft:
@@ -95,24 +155,58 @@ class Raft:
         self.apply_ch = apply_ch
         self.members = members
 
+        # Figure 2, State.
         self.lock = threading.Lock()
         self.current_term = 0
         self.voted_for: int | None = None
+        self.entries = [LogEntry(term=0, command=None)]  # entries[0] stands before the first entry and is not one
+        self.base = 0  # the index of entries[0]; it stays 0 until lab 2D
+        self.commit_index = 0
+        self.last_applied = 0
         self.role = FOLLOWER
         # region 2A: what else an election needs: when your timer runs out, and who voted for you
         # hint: The timeout is random, and new each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
         self.votes: set[int] = set()
-        self.entries: list[LogEntry] = [LogEntry(term=0, command=None)]  # index 0 stands before the first entry
         self.election_deadline = 0.0
         # Signalled when the role changes, so that the two loops below need not poll.
         self.changed = threading.Condition(self.lock)
         self._restart_election_timer()
         # endregion
 
+        # region 2B: what else a leader knows of the others, and how your threads wake each other
+        # hint: Figure 2: next_index and match_index, made anew after each election.
+        self.next_index: dict[int, int] = {}
+        self.match_index: dict[int, int] = {}
+        # What the leader sent last to each server and has no answer to: the message, and since when.
+        self.in_flight: dict[int, tuple[object, float]] = {}
+        # The commit_index that each server was told last.
+        self.told_commit: dict[int, int] = {}
+        # Signalled when there may be something to send, and something to apply.
+        self.to_send = threading.Condition(self.lock)
+        self.to_apply = threading.Condition(self.lock)
+        # endregion
+
+        # region 2D: snapshots on their way
+        self.outgoing: dict[int, Transfer] = {}
+        self.incoming: Transfer | None = None
+        # A snapshot that the service has yet to be given, ahead of any entry.
+        self.to_restore: ApplyMsg | None = None
+        # endregion
+
+        # region 2C: go on from what the server had saved before it crashed
+        # hint: persister.state() is b"" when nothing was ever saved.
+        self._restore()
+        # endregion
+
         # region 2A: start your threads here, with daemon=True; __init__ must return at once
         # hint: One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
         threading.Thread(target=self._election_loop, daemon=True).start()
         threading.Thread(target=self._heartbeat_loop, daemon=True).start()
+        # endregion
+
+        # region 2B: the threads of this lab: one that applies, and perhaps one that sends
+        threading.Thread(target=self._replicate_loop, daemon=True).start()
+        threading.Thread(target=self._apply_loop, daemon=True).start()
         # endregion
 
     # --- what the service and the tests call ---
@@ -123,8 +217,24 @@ class Raft:
             return self.current_term, self.role == LEADER
 
     def start(self, command: Any) -> tuple[int, int, bool]:
-        """Lab 2B. Begin agreement on `command`: (index it will have, term, whether this server leads). Returns at once."""
-        return -1, -1, False
+        """Begin agreement on `command`: (index it will have, term, whether this server leads). Returns at once."""
+        # region 2B: a leader appends the command to its own log; everything else happens in other threads
+        with self.lock:
+            if self.role != LEADER:
+                return -1, self.current_term, False
+            self._append(LogEntry(self.current_term, command))
+            return self._last_index(), self.current_term, True
+        # skeleton: return -1, -1, False
+        # endregion
+
+    def snapshot(self, index: int, data: bytes) -> None:
+        """Lab 2D. The service has put everything up to `index` into `data`: the log up to there is no longer needed."""
+        # region 2D: cut the log, save what is left of it together with the snapshot
+        with self.lock:
+            if self.base < index <= self.last_applied:
+                self._cut_log(index, self._term_at(index))
+                self._persist(data)
+        # endregion
 
     def status(self) -> Status:
         """A look inside for the trace and the viewer. Optional; nothing is graded by it."""
@@ -132,10 +242,10 @@ class Raft:
             term=self.current_term,
             voted_for=self.voted_for,
             role=self.role,
-            commit_index=0,
-            last_applied=0,
-            first_index=1,
-            last_index=0,
+            commit_index=self.commit_index,
+            last_applied=self.last_applied,
+            first_index=self.base + 1,
+            last_index=self.base + len(self.entries) - 1,
         )
 
     # --- RPC handlers: called by other servers, several at a time ---
@@ -152,7 +262,7 @@ class Raft:
                 and self._is_up_to_date(args.last_log_term, args.last_log_index)
             )
             if granted:
-                self.voted_for = args.candidate_id
+                self._vote_for(args.candidate_id)
                 # A vote given is one of the three events that restart the timer: the candidate deserves its chance.
                 self._restart_election_timer()
                 log("vote", f"for S{args.candidate_id} in term {args.term}")
@@ -169,11 +279,34 @@ class Raft:
             if args.term < self.current_term:
                 # A leader of the past. It learns from our term that its time is over; our timer runs on.
                 return AppendEntriesReply(term=self.current_term, success=False)
-            # This term has a leader, and it is not us: a candidate gives up, but keeps its vote (it is the same term).
-            self.role = FOLLOWER
-            self._restart_election_timer()
+            self._hear_leader()
+            # region 2B: Figure 2, AppendEntries RPC, receiver implementation 2 to 5
+            refusal = self._conflict(args)
+            if refusal is not None:
+                return refusal
+            self._store(args)
+            # 5. What lies behind the last new entry may be an old leader's: the commit stops there.
+            self._commit(min(args.leader_commit, args.prev_log_index + len(args.entries)))
+            # endregion
             return AppendEntriesReply(term=self.current_term, success=True)
         # skeleton: return AppendEntriesReply(term=self.current_term, success=False)
+        # endregion
+
+    def install_snapshot(self, args: InstallSnapshotArgs) -> InstallSnapshotReply:
+        """Lab 2D. Figure 13, InstallSnapshot RPC: one chunk of the leader's snapshot."""
+        # region 2D: Figure 13, InstallSnapshot RPC, receiver implementation
+        # hint: The chunks of one snapshot can come twice, late, or not at all. Install only what is whole, and newer.
+        with self.lock:
+            self._see_term(args.term)
+            if args.term < self.current_term:
+                return InstallSnapshotReply(term=self.current_term)
+            self._hear_leader()
+            whole = self._collect(args)
+            received = self.incoming.offset if self.incoming else 0
+            if whole is not None:
+                self._install(whole)
+            return InstallSnapshotReply(term=self.current_term, received=received)
+        # skeleton: return InstallSnapshotReply(term=self.current_term)
         # endregion
 
     # region 2A: the election, the heartbeats, and the helpers you want
@@ -197,7 +330,7 @@ class Raft:
         """Figure 2, Candidates: a new term, a vote for myself, a fresh timer. Called with the lock held."""
         self.role = CANDIDATE
         self.current_term += 1
-        self.voted_for = self.me
+        self._vote_for(self.me)
         self.votes = {self.me}
         self._restart_election_timer()
         log("election", f"candidate in term {self.current_term}")
@@ -205,7 +338,7 @@ class Raft:
         return RequestVoteArgs(
             term=self.current_term,
             candidate_id=self.me,
-            last_log_index=len(self.entries) - 1,
+            last_log_index=self._last_index(),
             last_log_term=self.entries[-1].term,
         )
 
@@ -224,6 +357,19 @@ class Raft:
         """More than half of the members voted for us. Called with the lock held."""
         if len(self.votes & self.members) * 2 > len(self.members):
             self.role = LEADER
+            # region 2B: Figure 2, volatile state on leaders
+            for server in self.members:
+                self.next_index[server] = self._last_index() + 1
+                self.match_index[server] = 0
+                self.told_commit[server] = 0
+            self.in_flight.clear()
+            # region 2D: forget what was on its way when you led before
+            self.outgoing.clear()
+            # endregion
+            if NOOP_ON_ELECTION:
+                # Committing it commits everything before it, too, without waiting for a client (§8).
+                self._append(LogEntry(self.current_term, None, kind="noop"))
+            # endregion
             self.changed.notify_all()
             log("leader", f"of term {self.current_term} by {sorted(self.votes)}")
 
@@ -235,22 +381,44 @@ class Raft:
             with self.lock:
                 while self.role != LEADER:
                     self.changed.wait()
-                args = AppendEntriesArgs(
-                    term=self.current_term,
-                    leader_id=self.me,
-                    prev_log_index=len(self.entries) - 1,
-                    prev_log_term=self.entries[-1].term,
-                )
-            for server in self._others():
-                # A thread for each: a call to a dead server takes seconds, and the others must not wait for it.
-                threading.Thread(target=self._send_heartbeat, args=(server, args), daemon=True).start()
+                for server in self._others():
+                    # region 2B: a heartbeat obeys the same check as any AppendEntries, so it looks like one
+                    args = self._append_args(server, MAX_BATCH if HEARTBEATS_CARRY_ENTRIES else 0)
+                    # skeleton: args = AppendEntriesArgs(
+                    # skeleton:     term=self.current_term,
+                    # skeleton:     leader_id=self.me,
+                    # skeleton:     prev_log_index=self._last_index(),
+                    # skeleton:     prev_log_term=self.entries[-1].term,
+                    # skeleton: )
+                    # endregion
+                    # A thread for each: a call to a dead server takes seconds, and the others must not wait for it.
+                    threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
+                # region 2B: entries that were lost on the way are sent again now and then
+                self.to_send.notify_all()
+                # endregion
             time.sleep(HEARTBEAT_EVERY)
 
-    def _send_heartbeat(self, server: int, args: AppendEntriesArgs) -> None:
+    def _send_append(self, server: int, args: AppendEntriesArgs) -> None:
+        """Send one AppendEntries and learn from the answer. A thread of its own."""
         reply = self.peers[server].call("append_entries", args)
-        if reply is not None:
-            with self.lock:
-                self._see_term(reply.term)
+        with self.lock:
+            # region 2B: what does the reply prove, and what not?
+            # hint: It may be late: of another term, or older than what you know already (Figure 2, Leaders).
+            self._landed(server, args)
+            # endregion
+            if reply is None:
+                return
+            self._see_term(reply.term)
+            # region 2B: move next_index and match_index, and commit
+            if self.role != LEADER or self.current_term != args.term:
+                return
+            if reply.success:
+                # It proves what was sent with this very request, and no more.
+                self._matched(server, args.prev_log_index + len(args.entries))
+            elif args.prev_log_index == self.next_index[server] - 1:
+                # A refusal of an older request says nothing new.
+                self._back_up(server, reply)
+            # endregion
 
     # --- helpers; all are called with the lock held, but for _others ---
 
@@ -258,7 +426,7 @@ class Raft:
         """Figure 2, All Servers: a higher term makes a follower, with a vote to give. The same term changes nothing."""
         if term > self.current_term:
             self.current_term = term
-            self.voted_for = None
+            self._vote_for(None)
             if self.role == LEADER:
                 # No timer ran while we led: a new follower begins with a fresh one.
                 self._restart_election_timer()
@@ -267,9 +435,23 @@ class Raft:
             self.role = FOLLOWER
             self.changed.notify_all()
 
+    def _hear_leader(self) -> None:
+        """This term has a leader, and it is not us: a candidate gives up, but keeps its vote (it is the same term)."""
+        self.role = FOLLOWER
+        self._restart_election_timer()
+
+    def _vote_for(self, candidate: int | None) -> None:
+        self.voted_for = candidate
+        # region 2C: a vote given and forgotten could be given twice
+        self._persist()
+        # endregion
+
     def _is_up_to_date(self, last_term: int, last_index: int) -> bool:
         """§5.4.1: the later last term wins; between equal terms, the longer log."""
-        return (last_term, last_index) >= (self.entries[-1].term, len(self.entries) - 1)
+        return (last_term, last_index) >= (self.entries[-1].term, self._last_index())
+
+    def _last_index(self) -> int:
+        return self.base + len(self.entries) - 1
 
     def _restart_election_timer(self) -> None:
         """A new random timeout each time, so that two candidates do not collide for ever (§5.2). The election loop need
@@ -278,5 +460,273 @@ class Raft:
 
     def _others(self) -> list[int]:
         return [server for server in sorted(self.members) if server != self.me]
+
+    # endregion
+
+    # region 2B: replication: what to send, what an answer means, when to commit, and the thread that applies
+    # hint: One thread only puts into apply_ch, and it holds no lock meanwhile: copy what is to be applied, then put.
+    # hint: An AppendEntries that was answered: match_index = prev_log_index + len(entries) of that request.
+    # hint: Refused: next_index goes back, a whole term at a time (the end of §5.3), and never below 1.
+    # --- replication, the leader's side (§5.3) ---
+
+    def _append(self, entry: LogEntry) -> None:
+        """A leader's new entry. Called with the lock held."""
+        self.entries.append(entry)
+        # region 2C: what is on no disk must not be counted
+        self._persist()
+        # endregion
+        self._advance_commit()
+        self.to_send.notify_all()
+
+    def _replicate_loop(self) -> None:
+        """While leading, send everybody what they lack as soon as there is something, one message at a time to each."""
+        while True:
+            with self.lock:
+                receivers = [server for server in self._others() if self._has_news_for(server)]
+                if not receivers:
+                    self.to_send.wait()
+                for server in receivers:
+                    # region 2D: who lacks what is no longer in the log gets the snapshot
+                    if self.next_index[server] <= self.base:
+                        self._send_chunk(server)
+                        continue
+                    # endregion
+                    args = self._append_args(server, MAX_BATCH)
+                    self.in_flight[server] = (args, time.monotonic())
+                    threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
+
+    def _has_news_for(self, server: int) -> bool:
+        """Whether to send now: there is something to say, and nothing on its way that may say it. Lock held."""
+        if self.role != LEADER:
+            return False
+        _, since = self.in_flight.get(server, (None, None))
+        if since is not None and time.monotonic() < since + RESEND_AFTER:
+            return False
+        return self.next_index[server] <= self._last_index() or self.told_commit[server] < self.commit_index
+
+    def _append_args(self, server: int, most: int) -> AppendEntriesArgs:
+        """Up to `most` of the entries that the server lacks, and what stands before them. Called with the lock held."""
+        first = max(self.next_index[server], self.base + 1)
+        self.told_commit[server] = self.commit_index
+        return AppendEntriesArgs(
+            term=self.current_term,
+            leader_id=self.me,
+            prev_log_index=first - 1,
+            prev_log_term=self._term_at(first - 1),
+            entries=self.entries[first - self.base : first - self.base + most],
+            leader_commit=self.commit_index,
+        )
+
+    def _landed(self, server: int, args: object) -> None:
+        """A call has ended, one way or the other: nothing is on its way now, unless something was sent since."""
+        if self.in_flight.get(server, (None, None))[0] is args:
+            del self.in_flight[server]
+            self.to_send.notify_all()
+
+    def _matched(self, server: int, index: int) -> None:
+        """The server's log is ours up to `index`. Called with the lock held."""
+        if index > self.match_index[server]:
+            self.match_index[server] = index
+            self._advance_commit()
+        self.next_index[server] = max(self.next_index[server], self.match_index[server] + 1)
+        self.to_send.notify_all()
+
+    def _back_up(self, server: int, reply: AppendEntriesReply) -> None:
+        """The server's log differs just before next_index: try a whole term earlier. Called with the lock held."""
+        index = self.next_index[server] - 1
+        if reply.conflict_index is not None:
+            # If we have entries of that term, too, the logs may agree as far as the last of them.
+            own = self._last_of(reply.conflict_term, index)
+            index = min(index, own + 1 if own is not None else reply.conflict_index)
+        self.next_index[server] = max(index, self.match_index[server] + 1)
+        self.to_send.notify_all()
+
+    def _last_of(self, term: int | None, upto: int) -> int | None:
+        """The last index of `term` in our log, looking back from `upto`. Called with the lock held."""
+        if term is None:
+            return None
+        while upto > self.base and self._term_at(upto) > term:
+            upto -= 1
+        return upto if upto > self.base and self._term_at(upto) == term else None
+
+    def _advance_commit(self) -> None:
+        """Figure 2, Leaders: commit what a majority has, if it is of this term. Called with the lock held."""
+        have = sorted(self._last_index() if server == self.me else self.match_index[server] for server in self.members)
+        # More than half of the members have this one or a later one.
+        index = have[(len(have) - 1) // 2]
+        # An entry of an older term may still be overwritten, however many have it (§5.4.2, Figure 8).
+        if index > self.commit_index and self._term_at(index) == self.current_term:
+            self._commit(index)
+
+    # --- replication, the follower's side (§5.3) ---
+
+    def _conflict(self, args: AppendEntriesArgs) -> AppendEntriesReply | None:
+        """2. Refuse what does not join our log, and say where to look instead. Called with the lock held."""
+        index = args.prev_log_index
+        if index > self._last_index():
+            return AppendEntriesReply(self.current_term, False, conflict_index=self._last_index() + 1)
+        # What a snapshot covers is committed, so it agrees with any leader's log.
+        if index <= self.base or self._term_at(index) == args.prev_log_term:
+            return None
+        term = self._term_at(index)
+        while index - 1 > self.base and self._term_at(index - 1) == term:
+            index -= 1
+        return AppendEntriesReply(self.current_term, False, conflict_term=term, conflict_index=index)
+
+    def _store(self, args: AppendEntriesArgs) -> None:
+        """3 and 4. Only a conflict removes entries: this request may be an old one, shorter than our log. Lock held."""
+        for index, entry in enumerate(args.entries, args.prev_log_index + 1):
+            if index <= self.base:
+                continue
+            if index <= self._last_index() and self._term_at(index) == entry.term:
+                continue
+            # From here on everything is new. What stood here, and all behind it, was an old leader's.
+            self.entries[index - self.base :] = args.entries[index - args.prev_log_index - 1 :]
+            # region 2C: the answer promises that these entries stay
+            self._persist()
+            # endregion
+            break
+
+    # --- the commit, and the service (§5.3) ---
+
+    def _commit(self, index: int) -> None:
+        """Everything up to `index` is committed; this only ever grows. Called with the lock held."""
+        if index > self.commit_index:
+            self.commit_index = index
+            self.to_apply.notify_all()
+            self.to_send.notify_all()
+
+    def _apply_loop(self) -> None:
+        """Hand over what is committed, in order. Only this thread does it, and it holds no lock while it does."""
+        while True:
+            with self.lock:
+                while self.last_applied >= self.commit_index:
+                    self.to_apply.wait()
+                messages = []
+                # region 2D: a snapshot goes first
+                if self.to_restore is not None:
+                    messages.append(self.to_restore)
+                    self.last_applied = self.to_restore.index
+                    self.to_restore = None
+                # endregion
+                while self.last_applied < self.commit_index:
+                    self.last_applied += 1
+                    entry = self.entries[self.last_applied - self.base]
+                    messages.append(ApplyMsg(self.last_applied, entry.term, entry.command, kind=entry.kind))
+            for message in messages:
+                self.apply_ch.put(message)
+
+    def _term_at(self, index: int) -> int:
+        """The term of the entry at `index`, which is neither before entries[0] nor behind the end. Lock held."""
+        return self.entries[index - self.base].term
+
+    # endregion
+
+    # region 2C: what is saved, and how it comes back
+    # hint: Figure 2, State, "persistent state on all servers". json or pickle make bytes of it.
+    # hint: Save before the answer leaves, wherever one of the three has changed.
+    # --- persistence (Figure 2, State) ---
+
+    def _persist(self, snapshot: bytes | None = None) -> None:
+        """Save what must survive a crash, before anybody is told of it. Called with the lock held.
+
+        Should the disk fail, the OSError ends this thread, and the lab this server: it must not answer any more."""
+        entries = [(entry.term, entry.command, entry.kind) for entry in self.entries]
+        state = json.dumps((self.current_term, self.voted_for, self.base, entries))
+        self.persister.save(state.encode(), snapshot)
+
+    def _restore(self) -> None:
+        """Go on from what was saved; from nothing, if nothing was."""
+        state = self.persister.state()
+        if state:
+            self.current_term, self.voted_for, self.base, entries = json.loads(state)
+            self.entries = [LogEntry(*entry) for entry in entries]
+        # region 2D: the service has lost its state, too: give it the snapshot first
+        # hint: What the snapshot covers is committed. Everything else is not known to be (it is volatile).
+        if self.base:
+            self.commit_index = self.base
+            self.to_restore = self._snapshot_message(self.persister.snapshot())
+        # endregion
+
+    # endregion
+
+    # region 2D: sending and receiving snapshots, and cutting the log
+    # hint: next_index <= base: what this server lacks is gone from your log, so send it the snapshot, chunk by chunk.
+    # hint: A follower that has the entry at last_included_index, of last_included_term, keeps what follows (§7).
+    # --- snapshots (§7) ---
+
+    def _cut_log(self, index: int, term: int) -> None:
+        """Forget the log up to `index`; its term stays known, as entries[0]. Called with the lock held."""
+        rest = self.entries[index - self.base + 1 :]
+        self.entries = [LogEntry(term, None), *rest]
+        self.base = index
+
+    def _send_chunk(self, server: int) -> None:
+        """Send the next chunk of the snapshot. A snapshot once begun is finished, though newer ones be taken meanwhile:
+        else a busy leader would never come to the end of one. Called with the lock held."""
+        transfer = self.outgoing.get(server)
+        if transfer is None:
+            transfer = Transfer(self.current_term, self.base, self._term_at(self.base), self.persister.snapshot())
+            self.outgoing[server] = transfer
+        chunk = transfer.data[transfer.offset : transfer.offset + SNAPSHOT_CHUNK]
+        args = InstallSnapshotArgs(
+            term=self.current_term,
+            leader_id=self.me,
+            last_included_index=transfer.index,
+            last_included_term=transfer.index_term,
+            offset=transfer.offset,
+            data=chunk,
+            done=transfer.offset + len(chunk) >= len(transfer.data),
+        )
+        self.in_flight[server] = (args, time.monotonic())
+        threading.Thread(target=self._send_install, args=(server, args, transfer), daemon=True).start()
+
+    def _send_install(self, server: int, args: InstallSnapshotArgs, transfer: Transfer) -> None:
+        """Send one chunk and learn from the answer. A thread of its own."""
+        reply = self.peers[server].call("install_snapshot", args)
+        with self.lock:
+            self._landed(server, args)
+            if reply is None:
+                return
+            self._see_term(reply.term)
+            if self.role != LEADER or self.current_term != args.term or self.outgoing.get(server) is not transfer:
+                return
+            end = args.offset + len(args.data)
+            transfer.offset = end if reply.received is None else reply.received
+            if args.done and transfer.offset == end:
+                del self.outgoing[server]
+                self._matched(server, transfer.index)
+
+    def _collect(self, args: InstallSnapshotArgs) -> Transfer | None:
+        """Add a chunk to what has come so far; the snapshot, if it is whole now. Called with the lock held."""
+        known = self.incoming
+        if known is None or (known.term, known.index) != (args.term, args.last_included_index):
+            known = Transfer(args.term, args.last_included_index, args.last_included_term, b"")
+            if self.incoming is not None and (self.incoming.term, self.incoming.index) > (known.term, known.index):
+                return None
+            self.incoming = known
+        # A chunk that was here before, or one behind a gap, changes nothing: the reply says where to go on.
+        if args.offset != known.offset:
+            return None
+        known.data += args.data
+        known.offset += len(args.data)
+        return known if args.done else None
+
+    def _install(self, new: Transfer) -> None:
+        """A whole snapshot is here: take it, unless what we have is newer. Called with the lock held."""
+        if new.index <= self.commit_index:
+            return
+        if new.index <= self._last_index() and self._term_at(new.index) == new.index_term:
+            # It covers the beginning of our own log: what follows stays, it may be counted already (Figure 13, 6).
+            self._cut_log(new.index, new.index_term)
+        else:
+            self.entries = [LogEntry(new.index_term, None)]
+            self.base = new.index
+        self._persist(new.data)
+        self.to_restore = self._snapshot_message(new.data)
+        self._commit(new.index)
+
+    def _snapshot_message(self, data: bytes) -> ApplyMsg:
+        return ApplyMsg(self.base, self.entries[0].term, kind="snapshot", snapshot=data)
 
     # endregion

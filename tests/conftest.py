@@ -16,6 +16,7 @@ from raftlab.worlds.sim import Forked, SimWorld
 
 ROOT = Path(__file__).parent.parent
 SOLUTION = ROOT / "solutions" / "raft.py"
+SKELETON = ROOT / "skeleton" / "raft.py"
 
 # A Raft that does nothing but keep the contract. Tests put code of their own at its three open places.
 TEMPLATE = """

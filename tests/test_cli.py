@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import raftlab
-from raftlab import catalogue, cli, labs, starter
+from raftlab import catalogue, cli, labs, skeleton, starter
 
 ROOT = Path(__file__).parent.parent
 SOLUTION = ROOT / "solutions" / "raft.py"
@@ -58,7 +58,7 @@ def solved(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("test 9Z", "raftlab: there is no lab '9Z'; the labs are: 2A"),
+        ("test 9Z", "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D"),
         ("test 2A --seeds x", "raftlab: --seeds wants a number or A:B, not 'x'"),
         ("test 2A --seeds 0", "raftlab: --seeds wants at least one seed, from 0 on; '0' has none"),
         ("test 2A --seeds 5:5", "raftlab: --seeds wants at least one seed, from 0 on; '5:5' has none"),
@@ -146,6 +146,24 @@ def test_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert Path("me/raft.py").read_bytes() == SKELETON.read_bytes()
 
 
+def test_new_for_those_who_join_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "me", "--from", "2c"]) == 0
+    assert capsys.readouterr().out.endswith("Your code goes into me/raft.py. Start here:  cd me && raftlab test 2C\n")
+    text = Path("me/raft.py").read_text()
+    assert text == skeleton.generate(SOLUTION.read_text(), "2C")
+    assert "Your code here (2C)" in text
+    assert "Your code here (2B)" not in text
+    assert "raftlab test 2C" in Path("me/README.md").read_text()
+    assert "lab-2c.md" in Path("me/README.md").read_text()
+    assert "raftlab test 2C" in Path("me/.github/workflows/raftlab.yml").read_text()
+    assert cli.main(["new", "you", "--from", "9Z"]) == 2
+    assert capsys.readouterr().err == "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D\n"
+    assert not Path("you").exists()
+
+
 def test_new_keeps_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     starter.new(tmp_path)
@@ -176,9 +194,7 @@ def test_labs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_readme_counts_as_the_suite_does() -> None:
     tests = catalogue.tests("2A")
-    points = sum(info.points for info in tests)
     readme = (ROOT / "README.md").read_text()
-    assert f"| here: {len(tests)} tests, {points} points |" in readme
     assert f"# fails {len(tests)} times: that is where you start\n" in readme
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raftlab import skeleton
+from raftlab import labs, skeleton
 from raftlab.check import check
 from raftlab.labs import UnknownLab
 
@@ -113,14 +113,28 @@ def test_skeleton_has_all_names_of_the_solution_outside_regions() -> None:
     for word in ("# region", "# endregion", "# skeleton:", "# hint:"):
         assert word not in text
     names = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    assert names == ["__init__", "get_state", "start", "status", "request_vote", "append_entries"]
+    calls = ["__init__", "get_state", "start", "snapshot", "status"]
+    assert names == [*calls, "request_vote", "append_entries", "install_snapshot"]
+
+
+@pytest.mark.parametrize("lab", labs.LABS)
+def test_every_lab_has_a_start(lab: str, tmp_path: Path) -> None:
+    (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), lab))
+    text = (tmp_path / "raft.py").read_text()
+    for other in labs.LABS:
+        assert (f"Your code here ({other}): " in text) == (other >= lab)
+    assert check(tmp_path, list(labs.LABS)) == []
 
 
 @pytest.mark.skipif(shutil.which("ruff") is None, reason="ruff is not on the path")
-def test_skeleton_is_tidy() -> None:
-    for command in (["ruff", "format", "--check"], ["ruff", "check", "--isolated"]):
-        done = subprocess.run([*command, "--no-cache", str(SKELETON)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+def test_skeleton_is_tidy(tmp_path: Path) -> None:
+    for lab in labs.LABS:
+        start = tmp_path / lab / "raft.py"
+        start.parent.mkdir()
+        start.write_text(skeleton.generate(SOLUTION.read_text(), lab))
+        for command in (["ruff", "format", "--check", "--line-length=120"], ["ruff", "check", "--isolated"]):
+            done = subprocess.run([*command, "--no-cache", str(start)], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
 
 
 def test_regions_become_places_to_write() -> None:
@@ -132,6 +146,27 @@ def test_a_later_start_keeps_the_solutions_before_it() -> None:
     assert skeleton.generate(SMALL, "2A", ladder=LADDER) == FROM_2A
 
 
+NESTED = """# region 2A: count
+def count():
+    n = 1
+    # region 2B: more
+    # hint: Two more.
+    n += 2
+    # skeleton: n += 0
+    # endregion
+
+    return n
+
+# endregion
+"""
+
+
+def test_a_later_lab_adds_to_what_an_earlier_one_wrote() -> None:
+    assert skeleton.generate(NESTED, "2A", ladder=LADDER) == "# Your code here (2A): count\n"
+    given = "def count():\n    n = 1\n    # Your code here (2B): more\n    # Two more.\n    n += 0\n\n    return n\n"
+    assert skeleton.generate(NESTED, "2B", ladder=LADDER) == given
+
+
 def test_used_imports_need_no_excuse() -> None:
     assert "noqa" not in skeleton.generate("import time\n\n# region 2A: x\n# endregion\nprint(time.time())\n")
 
@@ -139,7 +174,10 @@ def test_used_imports_need_no_excuse() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("# region 2A: a\n# region 2A: b\n", "raft.py:2: a region within the one of line 1; close that one first"),
+        (
+            "# region 2B: a\n# region 2A: b\n",
+            "raft.py:2: a region of 2A within the one of line 1, of 2B; only a later lab's may be",
+        ),
         ("\n# region 2A: a\n", "raft.py:2: this region has no endregion"),
         ("# endregion\n", "raft.py:1: an endregion without a region"),
         ("# region 9Z: a\n# endregion\n", "raft.py:1: there is no lab '9Z'; the labs are: 2A, 2B"),

@@ -83,7 +83,10 @@ class ApplyChannel(Protocol):
     """Where committed entries leave Raft for the service above it."""
 
     def put(self, msg: ApplyMsg) -> None:
-        """Hand ``msg`` to the service. Indexes must come in order, each once per life of the server."""
+        """Hand ``msg`` to the service. Indexes must come in order, each once per life of the server.
+
+        Returns once the service has taken it, which may be slow: hold no lock meanwhile.
+        """
 
 
 def _nowhere(topic: str, text: str) -> None:

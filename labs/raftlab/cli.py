@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     new = commands.add_parser("new", help="make a folder to work in", description="Make a folder to work in.")
     new.add_argument("dir", type=Path, metavar="DIR")
+    new.add_argument("--from", dest="start", default="", metavar="LAB", help="join late: the labs before are solved")
     new.add_argument("--force", action="store_true", help="overwrite the starter files that are there")
     new.set_defaults(run=_new)
 
@@ -116,9 +117,10 @@ def _add_impl(parser: argparse.ArgumentParser) -> None:
 
 def _new(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.dir
-    for name in starter.new(folder, arguments.force):
+    lab = labs.find(arguments.start or next(iter(labs.LABS))).name
+    for name in starter.new(folder, arguments.force, lab):
         print(f"  {folder / name}")
-    print(f"Your code goes into {folder / 'raft.py'}. Start here:  cd {folder} && raftlab test 2A")
+    print(f"Your code goes into {folder / 'raft.py'}. Start here:  cd {folder} && raftlab test {lab}")
     return 0
 
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from raftlab import protocol, rules
-from raftlab.failure import Failure, LabFailure, Rule
+from raftlab import protocol, rules, wire
+from raftlab.failure import Failure, LabFailure, Rule, short
 from raftlab.network import RELIABLE, UNRELIABLE, Network
 from raftlab.referee import Message, Referee
 from raftlab.seeds import derive
+from raftlab.service import Service
 from raftlab.switch import Flight, Hold, Seat, Switch
 from raftlab.worlds import World
 
@@ -77,9 +78,11 @@ class Cluster:
         self.size = servers
         self.network = Network(servers, derive(seed, "network"))
         self.switch = Switch(world, self.network, Referee(lab), servers, seed)
+        self.service = Service(self.switch, self.switch.referee.applies, derive(seed, "service"))
         self.random = random.Random(derive(seed, "test"))
         self._world = world
         self._members = list(range(servers))
+        self._has_led = False  # some start() was taken
         self._puppets: dict[int, Puppet] = {}
         for number in puppets:
             self._puppets[number] = self.switch.seats[number].puppet = Puppet(self, number)
@@ -146,7 +149,8 @@ class Cluster:
 
     def crash_at(self, server: int, kind: str, nth: int = 1, side: str = "before", method: str = "") -> None:
         """Arm a crash (sim only) before or after the ``nth`` effect of ``kind`` from now: ``"save"``, ``"send"``,
-        ``"answer"`` or ``"apply"``; ``method`` picks sends by method. The rest of the step never happens."""
+        ``"answer"`` or ``"apply"``; ``method`` picks sends by method. The rest of the step never happens. With ``nth=0`` a
+        crash that was armed is called off."""
         self._sim_only("crash_at")
         kinds: dict[str, type] = {
             "save": protocol.Save,
@@ -187,6 +191,10 @@ class Cluster:
         self.switch.trace.add((self.now, "rate", server, rate))
         self._world.post(protocol.Rate(server, rate))
 
+    def slow_service(self, server: int, seconds: float) -> None:
+        """From now on ``apply_ch.put`` takes so long on a server, in this life."""
+        self._world.post(protocol.SlowApply(server, seconds))
+
     def fail_saves(self, server: int, count: int = 1) -> None:
         """The next ``count`` saves of a server raise ``OSError``."""
         self._world.post(protocol.FailSaves(server, count))
@@ -218,11 +226,6 @@ class Cluster:
         """Cut one direction: nothing from ``src`` reaches ``dst``, neither its requests nor its replies."""
         self.network.cut(src, dst)
         self._net(f"cut S{src}→S{dst}")
-
-    def cut_link(self, a: int, b: int) -> None:
-        """Cut both directions between two servers."""
-        self.cut(a, b)
-        self.cut(b, a)
 
     def mend(self, src: int, dst: int) -> None:
         self.network.mend(src, dst)
@@ -369,11 +372,28 @@ class Cluster:
     # --- commands ---
 
     def propose(self, server: int, command: Any) -> tuple[int, int, bool]:
-        """``start(command)`` on one server: ``(index, term, is_leader)``."""
-        result = self.switch.call(server, "start", [command], CALL_PATIENCE)
+        """``start(command)`` on one server: ``(index, term, is_leader)``. A server that is down does not lead."""
+        return self.propose_together(server, [command])[0]
+
+    def propose_together(self, server: int, commands: Iterable[Any]) -> list[tuple[int, int, bool]]:
+        """``start`` on one server with several commands at the same moment; what each said, in their order."""
+        if not self.seat(server).up:
+            return [(-1, -1, False) for _ in commands]
+        calls = [self.switch.post_call(server, "start", [command]) for command in commands]
+        if not self.wait_for(CALL_PATIENCE, lambda: not any(map(self.switch.pending, calls))):
+            text = f"expected S{server}.start() to return at once, but after {CALL_PATIENCE:.0f} s it has not"
+            raise LabFailure(Failure("no-answer", text))
+        return [self._started(server, self.switch.result(call)) for call in calls]
+
+    def _started(self, server: int, result: Any) -> tuple[int, int, bool]:
+        if result is None and not self.seat(server).up:
+            return -1, -1, False  # it went down meanwhile
         if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
             text = f"expected start() to return (index, term, is_leader), but S{server} returned {result!r}"
             raise LabFailure(Failure("bad-result", text))
+        if result[2]:
+            self._has_led = True
+            self.switch.referee.led(server, result[1])
         return result[0], result[1], result[2]
 
     def committed(self, index: int) -> tuple[int, Any]:
@@ -382,27 +402,61 @@ class Cluster:
         value = applies.values.get(index)
         return len(applies.at.get(index, ())), None if value is None else value[1]
 
-    def agree(self, command: Any, servers: int, retry: bool = True, within: float = 10.0) -> int:
-        """Have ``command`` committed by at least ``servers`` servers, and return its index. Whoever leads is asked; with
-        ``retry``, asked again when the command was lost with its leader."""
+    def agree(
+        self, command: Any, servers: int, retry: bool = True, within: float = 10.0, among: Collection[int] | None = None
+    ) -> int:
+        """Have ``command`` committed by at least ``servers`` servers, and return its index. Whoever leads (``among`` the
+        given ones) is asked; with ``retry``, asked again when the command was lost with its leader."""
         deadline = self.now + within
+        asked = 0
+        there = self._indexes_of(command)
         while self.now < deadline:
-            for server in self.connected():
+            for server in self.connected() if among is None else sorted(among):
                 index, _, is_leader = self.propose(server, command)
                 if not is_leader:
                     continue
+                asked += 1
                 if self.wait_for(2.0, lambda at=index: self._has(at, command, servers)):  # type: ignore[misc]
                     return index
+                if asked == 1 and (elsewhere := self._indexes_of(command) - there - {index}):
+                    # Nobody else has been given it, so this is the very entry that start() spoke of.
+                    said = f"expected {short(command)} at index {index}, as start() said, but it is at {min(elsewhere)}"
+                    self.fail(said, rules.AGREEMENT, hint="start() returns the index that the command will have.")
                 if not retry:
-                    self.fail(f"expected {command!r} to be applied by {servers} servers within 2 s", rules.AGREEMENT)
+                    self._no_agreement(command, servers, 2.0)
             self.sleep(0.05)
-        return self.fail(
-            f"expected {command!r} to be applied by {servers} servers within {within:.0f} s", rules.AGREEMENT
-        )
+        return self._no_agreement(command, servers, within)
 
     def _has(self, index: int, command: Any, servers: int) -> bool:
         count, value = self.committed(index)
         return count >= servers and bool(value == command)
+
+    def _indexes_of(self, command: Any) -> set[int]:
+        values = self.switch.referee.applies.values
+        return {index for index, value in values.items() if value == ("command", command)}
+
+    def _no_agreement(self, command: Any, servers: int, within: float) -> NoReturn:
+        by = f"{servers} server{'s' if servers > 1 else ''}"
+        said = f"expected {short(command)} to be applied by {by} within {within:.0f} s, but it was not"
+        self.fail(said, rules.AGREEMENT, hint=self._agreement_hint())
+
+    def _agreement_hint(self) -> str:
+        """What to do first, for somebody whose leaders refuse every command; else nothing."""
+        if self._has_led:
+            return ""
+        return "No start() has said yet that it leads. Begin with step 1 of the handout of lab 2B."
+
+    def take_snapshots(self, every: int = 10, size: int = 0) -> None:
+        """From now on the services take a snapshot every so many entries, of ``size`` bytes or a little more (2D)."""
+        self.service.every, self.service.size = every, size
+
+    def snapshot_of(self, index: int) -> bytes:
+        """The services' snapshot of everything up to ``index``, for puppets that send it."""
+        return self.service.snapshot_of(index)
+
+    def call_snapshot(self, server: int, index: int) -> None:
+        """``snapshot(index, ...)`` on one server, besides those that its service calls, until it returns."""
+        self.switch.call(server, "snapshot", [index, self.snapshot_of(index)], CALL_PATIENCE)
 
     # --- counters ---
 
@@ -413,6 +467,15 @@ class Cluster:
     def rpc_bytes(self, server: int | None = None, method: str = "") -> int:
         """Bytes of requests and their answers so far, by the server that asked."""
         return self._count(self.switch.rpc_bytes, server, method)
+
+    def replies(self, server: int, method: str) -> list[Message]:
+        """Every reply that a server gave to a request of that method so far."""
+        events = self.switch.trace.events
+        return [
+            wire.decode_plain(event[6])
+            for event in events
+            if event[1] == "answer" and event[2] == server and event[5] == method
+        ]
 
     @staticmethod
     def _count(counts: dict[tuple[int, str], int], server: int | None, method: str) -> int:

@@ -65,7 +65,7 @@ FAULTS: dict[str, str] = {
     "bad-result": "See the contract at the top of the skeleton for what each method returns.",
     "bad-apply": "See ApplyMsg in the skeleton: index, term and a command that can cross by value.",
     "bad-peer": "peers[i].call(method, args) reaches servers 0 to n-1 and the RPC handlers of your Raft class.",
-    "flood": "More output than anyone can read. Log fewer lines, or smaller ones.",
+    "flood": "Far more than a Raft needs. Wait for an answer, or a while, before you send again; log fewer lines.",
 }
 
 
@@ -92,7 +92,7 @@ def render(failure: Failure, replay: str = "") -> str:
     return "\n".join(lines)
 
 
-def to_plain(failure: Failure) -> dict[str, Any]:
-    """The failure as JSON-like data, for reports."""
-    plain: dict[str, Any] = msgspec.to_builtins(failure)
-    return plain
+def short(value: Any, most: int = 60) -> str:
+    """``repr(value)``, cut in its middle when nobody would read it all."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 20]}...{text[-12:]}"

@@ -26,6 +26,27 @@ LABS: dict[str, Lab] = {
             ("start", "get_state", "request_vote", "append_entries"),
             "raftlab.suites.lab_2a",
         ),
+        Lab(
+            "2B",
+            "replication",
+            "the log, the consistency check, the commit rule, fast backup",
+            ("start", "get_state", "request_vote", "append_entries"),
+            "raftlab.suites.lab_2b",
+        ),
+        Lab(
+            "2C",
+            "persistence",
+            "what must be durable before an answer leaves, restarts",
+            ("start", "get_state", "request_vote", "append_entries"),
+            "raftlab.suites.lab_2c",
+        ),
+        Lab(
+            "2D",
+            "snapshots",
+            "log compaction, InstallSnapshot in chunks, restart from a snapshot",
+            ("start", "get_state", "request_vote", "append_entries", "snapshot", "install_snapshot"),
+            "raftlab.suites.lab_2d",
+        ),
     )
 }
 

@@ -93,6 +93,13 @@ class Rate(Frame):
     rate: float
 
 
+class SlowApply(Frame):
+    """From now on ``apply_ch.put`` takes so long on a server: its service is slow. Seconds of the lab's time."""
+
+    server: int
+    seconds: float
+
+
 class FailSaves(Frame):
     """The next ``count`` calls of ``persister.save`` raise ``OSError`` and store nothing."""
 
@@ -100,7 +107,7 @@ class FailSaves(Frame):
     count: int
 
 
-Event = Boot | Request | Reply | Call | Stop | Pause | Resume | Rate | FailSaves
+Event = Boot | Request | Reply | Call | Stop | Pause | Resume | Rate | SlowApply | FailSaves
 
 
 # --- effects: host → judge --------------------------------------------------------------------------------------
@@ -153,6 +160,12 @@ class Result(Frame):
     payload: bytes
 
 
+class Down(Frame):
+    """The server's disk failed and its code let the ``OSError`` pass: as far as the others can tell, it is down."""
+
+    server: int
+
+
 class Line(Frame):
     """A line of the student's own: ``log(topic, text)``, print, logging."""
 
@@ -182,10 +195,10 @@ class Advice(Frame):
     where: str = ""
 
 
-Effect = Ready | Send | Answer | Save | Applied | Result | Line | Fault | Advice
+Effect = Ready | Send | Answer | Save | Applied | Result | Down | Line | Fault | Advice
 
 # Effects after which the simulator's host returns at once, because the judge's next decision may depend on them.
-URGENT = frozenset((Ready, Result, Fault))
+URGENT = frozenset((Ready, Result, Down, Fault))
 
 
 # --- the simulator's lock step ----------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ from __future__ import annotations
 from raftlab.failure import Rule
 
 _LAB_2A = "handouts/lab-2a.md"
+_LAB_2B = "handouts/lab-2b.md"
+_LAB_2C = "handouts/lab-2c.md"
+_LAB_2D = "handouts/lab-2d.md"
 
 ELECTION_SAFETY = Rule(
     "Election Safety", "at most one server leads in any one term", "§5.2", f"{_LAB_2A}#one-leader-a-term"
@@ -76,21 +79,144 @@ HEARTBEATS = Rule(
     "§5.2; lab limits",
     f"{_LAB_2A}#heartbeats",
 )
+
+# --- replication ---
+
 STATE_MACHINE_SAFETY = Rule(
     "State Machine Safety",
     "no two servers apply different commands at the same index",
     "§5.4.3",
-    "handouts/lab-2b.md",
+    f"{_LAB_2B}#the-same-command-everywhere",
 )
 APPLY_IN_ORDER = Rule(
     "apply in order",
     "every server applies index 1, 2, 3, ... without a gap",
     "Figure 2, All Servers; §5.3",
-    "handouts/lab-2b.md",
+    f"{_LAB_2B}#apply-in-order",
 )
 AGREEMENT = Rule(
     "agreement",
     "a command given to a leader that reaches a majority is soon applied",
     "§5.3",
-    "handouts/lab-2b.md",
+    f"{_LAB_2B}#nothing-is-committed",
+)
+COMMIT_MAJORITY = Rule(
+    "commit by majority",
+    "an entry is committed once more than half of all servers have stored it, and not before",
+    "§5.3",
+    f"{_LAB_2B}#when-is-an-entry-committed",
+)
+COMMIT_OWN_TERM = Rule(
+    "commit the own term",
+    "a leader counts copies of entries of its own term only; older ones are committed along with them",
+    "§5.4.2, Figure 8",
+    f"{_LAB_2B}#when-is-an-entry-committed",
+)
+COMMIT_PROVED = Rule(
+    "commit what was proved",
+    "a follower commits no further than the last entry that the leader's message brought or checked",
+    "Figure 2, AppendEntries 5",
+    f"{_LAB_2B}#when-is-an-entry-committed",
+)
+CONSISTENCY = Rule(
+    "consistency check",
+    "entries are taken only where the entry before them has the same index and term",
+    "Figure 2, AppendEntries 2; §5.3",
+    f"{_LAB_2B}#the-consistency-check",
+)
+LOG_MATCHING = Rule(
+    "Log Matching",
+    "only a conflict removes entries: that one and all behind it; everything else stays",
+    "Figure 2, AppendEntries 3-4; §5.3",
+    f"{_LAB_2B}#the-consistency-check",
+)
+LEADER_APPEND_ONLY = Rule(
+    "Leader Append-Only",
+    "a leader adds to its own log and never removes or overwrites an entry",
+    "§5.3, Figure 3",
+    f"{_LAB_2B}#the-leaders-log",
+)
+NEWER_LOG = Rule(
+    "the newer log",
+    "the one whose last entry has the later term; between equal terms, the longer one",
+    "§5.4.1",
+    f"{_LAB_2B}#whose-log-is-newer",
+)
+REPLY_PROVES = Rule(
+    "what a reply proves",
+    "that the follower has the entries of that one request, whatever the leader has appended since",
+    "Figure 2, Leaders; §5.3",
+    f"{_LAB_2B}#what-a-reply-proves",
+)
+FAST_BACKUP = Rule(
+    "fast backup",
+    "a refused leader goes back a whole term at a time, not entry by entry",
+    "the end of §5.3",
+    f"{_LAB_2B}#backing-up-fast",
+)
+FEW_MESSAGES = Rule(
+    "few messages",
+    "what waits to be sent goes in one message, and nothing is sent again while an answer may still come",
+    "lab limits",
+    f"{_LAB_2B}#too-many-messages",
+)
+
+# --- persistence ---
+
+SURVIVES = Rule(
+    "what survives",
+    "current_term, voted_for and the log are the same after a restart as before",
+    "Figure 2, State; §5.2, §5.3",
+    f"{_LAB_2C}#what-must-survive",
+)
+SAVE_FIRST = Rule(
+    "save before you answer",
+    "what a message promises is on the disk before the message leaves",
+    "Figure 2, State",
+    f"{_LAB_2C}#save-before-you-answer",
+)
+FAILED_SAVE = Rule(
+    "a failed save",
+    "what could not be saved was not promised: a server whose disk fails does not answer as if it had",
+    "Figure 2, State",
+    f"{_LAB_2C}#when-the-disk-fails",
+)
+
+# --- snapshots ---
+
+WHOLE_SNAPSHOT = Rule(
+    "whole snapshots",
+    "a service gets a snapshot as some service took it: every byte, in order, and under its own index",
+    "§7, Figure 13",
+    f"{_LAB_2D}#chunks",
+)
+NEWER_SNAPSHOT = Rule(
+    "newer snapshots",
+    "a snapshot never takes a server back to where it was before",
+    "§7, Figure 13",
+    f"{_LAB_2D}#old-snapshots",
+)
+KEEP_THE_REST = Rule(
+    "what follows stays",
+    "a server that has the snapshot's last entry keeps the entries behind it",
+    "Figure 13, 6; §7",
+    f"{_LAB_2D}#what-follows-stays",
+)
+SNAPSHOT_FIRST = Rule(
+    "the snapshot first",
+    "a service that starts anew gets the saved snapshot, then the entries behind it",
+    "§7",
+    f"{_LAB_2D}#after-a-restart",
+)
+LOG_IS_CUT = Rule(
+    "the log is cut",
+    "what a snapshot covers is kept no longer",
+    "§7",
+    f"{_LAB_2D}#the-log-is-cut",
+)
+CATCH_UP = Rule(
+    "catching up",
+    "a server that lacks what the leader's log no longer has gets the snapshot, any other gets entries",
+    "§7",
+    f"{_LAB_2D}#who-gets-a-snapshot",
 )

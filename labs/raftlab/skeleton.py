@@ -12,8 +12,9 @@ A region of the solution looks like this, and becomes the three lines on the rig
     # endregion
 
 A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B,
-for those who start there. One source for both files, so that they cannot drift apart; a test compares the
-committed skeleton byte for byte.
+for those who start there. A region may hold regions of later labs: what these add to code that an earlier lab
+wrote. Where they are not kept, their own ``# skeleton:`` lines stand in the kept region around them. One source
+for both files, so that they cannot drift apart; a test compares the committed skeleton byte for byte.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,12 +43,13 @@ class BadRegions(ValueError):
 
 @dataclass
 class Region:
-    """One marked part of the solution. ``body`` is its code, ``lines`` what the skeleton has in its place."""
+    """One marked part of the solution. ``body`` is its code, with regions of later labs in it; ``lines`` are what the
+    skeleton has in its place."""
 
     lab: str
     line: int
     lines: list[str]
-    body: list[str] = field(default_factory=list)
+    body: list[str | Region] = field(default_factory=list)
 
 
 def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.LABS), name: str = "raft.py") -> str:
@@ -59,12 +61,7 @@ def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.
     if start and start not in ladder:
         raise labs.UnknownLab(f"there is no lab {start!r}; the labs are: {', '.join(ladder)}")
     kept = ladder[: ladder.index(start)] if start else ()
-    lines: list[str] = []
-    for part in _parts(solution.splitlines(), ladder, name):
-        if isinstance(part, str):
-            lines.append(part)
-        else:
-            lines += _trimmed(part.body) if part.lab in kept else part.lines
+    lines = _shown(_parts(solution.splitlines(), ladder, name), kept)
     text = "\n".join(_trimmed(lines)) + "\n"
     try:
         tree = ast.parse(text)
@@ -75,37 +72,52 @@ def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.
     return _excuse_imports(text, tree)
 
 
-def _parts(lines: Sequence[str], ladder: Sequence[str], name: str) -> Iterator[str | Region]:
+def _shown(parts: Sequence[str | Region], kept: Sequence[str]) -> list[str]:
+    """The lines of ``parts`` for somebody who is given the labs in ``kept``."""
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            lines.append(part)
+        else:
+            lines += _trimmed(_shown(part.body, kept)) if part.lab in kept else part.lines
+    return lines
+
+
+def _parts(lines: Sequence[str], ladder: Sequence[str], name: str) -> list[str | Region]:
     """The lines outside regions, and the regions, in order."""
-    region: Region | None = None
+    top: list[str | Region] = []
+    opened: list[Region] = []
     for number, line in enumerate(lines, 1):
         here = f"{name}:{number}"
+        inside = opened[-1] if opened else None
+        body = top if inside is None else inside.body
         if found := _REGION.fullmatch(line):
-            if region is not None:
-                raise BadRegions(f"{here}: a region within the one of line {region.line}; close that one first")
             indent, lab, hint = found.groups()
             if lab is None:
                 raise BadRegions(f"{here}: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`")
             if lab not in ladder:
                 raise BadRegions(f"{here}: there is no lab {lab!r}; the labs are: {', '.join(ladder)}")
+            if inside is not None and ladder.index(lab) <= ladder.index(inside.lab):
+                said = f"a region of {lab} within the one of line {inside.line}, of {inside.lab}; only a later lab's may be"
+                raise BadRegions(f"{here}: {said}")
             region = Region(lab, number, [f"{indent}# Your code here ({lab}): {hint}"])
+            body.append(region)
+            opened.append(region)
         elif _END.fullmatch(line):
-            if region is None:
+            if inside is None:
                 raise BadRegions(f"{here}: an endregion without a region")
-            yield region
-            region = None
+            opened.pop()
         elif found := _LINE.fullmatch(line):
             indent, kind, text = found.groups()
-            if region is None:
+            if inside is None:
                 raise BadRegions(f"{here}: a `# {kind}:` line outside a region")
             mark = "# " if kind == "hint" else ""
-            region.lines.append(f"{indent}{mark}{text or ''}".rstrip())
-        elif region is not None:
-            region.body.append(line)
+            inside.lines.append(f"{indent}{mark}{text or ''}".rstrip())
         else:
-            yield line
-    if region is not None:
-        raise BadRegions(f"{name}:{region.line}: this region has no endregion")
+            body.append(line)
+    if opened:
+        raise BadRegions(f"{name}:{opened[-1].line}: this region has no endregion")
+    return top
 
 
 def _trimmed(lines: list[str]) -> list[str]:

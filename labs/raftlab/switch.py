@@ -26,6 +26,10 @@ from raftlab.worlds import HostLost, World
 
 # How many due messages are handed to the world at a time.
 _BATCH = 32
+# A server that sends more than this within a second of the lab's time has run wild: everything is kept for the trace,
+# so the machine's memory would be next. A busy but sane Raft stays below a tenth of either.
+_FLOOD_RPCS = 10_000
+_FLOOD_BYTES = 64 * 1024 * 1024
 
 Answerer = Callable[["Flight"], Message | None]
 
@@ -148,7 +152,9 @@ class Switch:
         self._last_call = 0
         self._calls: dict[int, tuple[int, str]] = {}
         self._results: dict[int, Any] = {}
+        self._untold: dict[int, Callable[[], None]] = {}  # calls whose result nobody asks for, and what follows
         self._crashed_now: set[int] = set()
+        self._bursts: dict[int, tuple[float, int, int]] = {}  # of each server: since when, how many RPCs, bytes
 
     @property
     def now(self) -> float:
@@ -184,7 +190,7 @@ class Switch:
             if self._is_ours(item):
                 # The test's own doing happens between steps, exactly when it is due.
                 if batch or item[0] > self.now:
-                    limit = item[0]
+                    limit = max(item[0], self.now)
                     break
                 heappop(heap)
                 self._do(item)
@@ -194,6 +200,9 @@ class Switch:
             if event is not None:
                 batch.append(item)
                 events.append((item[0], event))
+        if heap and heap[0][0] < limit:
+            # The batch is full. Nobody lives past what they have not been handed yet.
+            limit = max(heap[0][0], self.now)
         try:
             stepped = self.world.wait(limit, events)
         except HostLost as lost:
@@ -272,10 +281,20 @@ class Switch:
         self.rpc_bytes[src, method] += len(payload)
         self.trace.add((when, "send", src, dst, flight.id, method, payload))
         if self.seats[src].puppet is None:
+            self._count_burst(src, len(payload), when)
             self.referee.sent(src, dst, method, flight.args)
         if not self._held("request", flight, payload):
             self.route_request(flight, when)
         return flight
+
+    def _count_burst(self, server: int, size: int, when: float) -> None:
+        since, rpcs, sent = self._bursts.get(server, (when, 0, 0))
+        if when > since + 1.0:
+            since, rpcs, sent = when, 0, 0
+        self._bursts[server] = (since, rpcs + 1, sent + size)
+        if rpcs > _FLOOD_RPCS or sent > _FLOOD_BYTES:
+            text = f"expected S{server} to send a few messages, but within a second it sent {rpcs:,} ({sent:,} bytes)"
+            raise LabFailure(Failure("flood", text))
 
     def _plain(self, server: int, payload: bytes) -> Message:
         try:
@@ -402,7 +421,13 @@ class Switch:
                 owner, method = self._calls.pop(effect.call, (-1, ""))
                 if owner == server:
                     self.trace.add((when, "result", server, effect.call, method, effect.payload))
-                    self._results[effect.call] = effect.payload
+                    then = self._untold.pop(effect.call, None)
+                    if then is not None:
+                        then()
+                    else:
+                        self._results[effect.call] = effect.payload
+            case protocol.Down():
+                self.crash(server, when)
             case protocol.Line():
                 self.trace.add((when, "line", server, effect.topic, effect.text))
             case protocol.Ready():
@@ -466,6 +491,11 @@ class Switch:
         self.trace.add((self.now, "call", server, self._last_call, method, data))
         self.world.post(protocol.Call(server, self._last_call, method, data))
         return self._last_call
+
+    def tell(self, server: int, method: str, args: list[Any], then: Callable[[], None]) -> None:
+        """Call a method of the server's ``Raft`` without waiting, its result of no interest. Once it is there,
+        ``then()``."""
+        self._untold[self.post_call(server, method, args)] = then
 
     def pending(self, number: int) -> bool:
         return number in self._calls

@@ -10,6 +10,7 @@ import pytest
 
 from raftgrade import commands
 from raftgrade.cli import main
+from raftlab import labs
 
 from .fakes import submission, tools
 
@@ -38,7 +39,7 @@ def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     saved = report()
     assert saved["complete"]
     assert saved["settings"] == {
-        "labs": ["2A"],
+        "labs": list(labs.LABS),
         "networks": ["sim", "rpyc"],
         "runs": {"sim": 3, "rpyc": 1},
         "seed": 0,

@@ -50,6 +50,18 @@ class Peer:
         return f"<peer S{self._target}>"
 
 
+class DiskFailed(OSError):
+    """What a failing save raises. Code that lets it pass has done right: a server without a disk had better be down."""
+
+
+def _by_the_disk(exc: BaseException) -> bool:
+    """Whether ``exc`` is a failed save, or was raised on account of one."""
+    cause: BaseException | None = exc
+    while cause is not None and not isinstance(cause, DiskFailed):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
 class Persister:
     """Stable storage (:class:`raftlab.api.Persister`). The judge keeps the truth; this is its copy."""
 
@@ -69,7 +81,7 @@ class Persister:
         with self._lock:
             if self.failing:
                 self.failing -= 1
-                raise OSError(5, "the disk failed; nothing was stored")
+                raise DiskFailed(5, "the disk failed; nothing was stored")
             self._state = state
             if snapshot is not None:
                 self._snapshot = snapshot
@@ -96,6 +108,8 @@ class ApplyChannel:
             server.misuse("bad-apply", exc)
             raise
         server.before_put()
+        if server.slow_apply:
+            server.linger(server.slow_apply)
         server.emit(protocol.Applied(server.id, payload))
 
 
@@ -107,6 +121,7 @@ class Server(ABC):
         self.files = files
         self.raft: Any = None
         self.codec: wire.Codec
+        self.slow_apply = 0.0
         self._boot = boot
         self._persister = Persister(self, boot.state, boot.snapshot)
         self._gate = threading.Lock()
@@ -133,6 +148,10 @@ class Server(ABC):
     @abstractmethod
     def load(self) -> ModuleType:
         """Import the student's module. Whatever its code raises passes through."""
+
+    @abstractmethod
+    def linger(self, seconds: float) -> None:
+        """Keep the calling thread for ``seconds`` of the lab's time."""
 
     def before_put(self) -> None:  # noqa: B027  (a hook: nothing is the default)
         """Student code is about to put a message into ``apply_ch``."""
@@ -217,6 +236,9 @@ class Server(ABC):
             return
         if isinstance(exc, RefusedCall):
             return  # already reported where it happened
+        if _by_the_disk(exc):
+            self.emit(protocol.Down(self.id))
+            return
         kind = "init-exception" if self.raft is None and role == "Raft()" else "exception"
         what = "Raft() raised" if kind == "init-exception" else f"an exception nobody caught in {role}"
         where = blame.where(exc.__traceback__, self.files)

@@ -41,6 +41,10 @@ LATE = 0.000_001
 # The thread ident of whoever is not a task: the framework itself.
 MAIN_IDENT = 1
 
+# So many effects within one step, half a millisecond of virtual time, and the machine's memory would be next.
+FLOOD = 5000
+# As many threads in all servers together, and no machine would start another.
+TASKS = 20_000
 _STEP = 100_000  # switch points between two looks at the busy count when nothing preempts
 
 
@@ -120,6 +124,7 @@ class Kernel:
         # Hooks that the host's server side sets: a busy loop at this frame; an exception that ended a bare thread; a
         # thread about to wait ("time.sleep") while it holds locks.
         self.on_busy: Callable[[FrameType], None] = lambda frame: None
+        self.on_flood: Callable[[str], None] = lambda what: None
         self.on_uncaught: Callable[[BaseException], None] = lambda exc: None
         self.on_held: Callable[[Task, str], None] = lambda task, what: None
         self._hub: greenlet = getcurrent()
@@ -145,6 +150,8 @@ class Kernel:
 
     def emit(self, effect: Effect) -> None:
         self.effects.append((self.now, effect))
+        if len(self.effects) == FLOOD:
+            self.on_flood(f"sends, saves or applies without end: {FLOOD:,} times within half a millisecond")
         if type(effect) in URGENT:
             self.urgent = True
 
@@ -161,6 +168,8 @@ class Kernel:
         task = Task(glet, owner, self._next_ident, role, self.now)
         task.value = (run, args)
         self.tasks[task.ident] = task
+        if len(self.tasks) == TASKS:
+            self.on_flood(f"has started so many threads that {TASKS:,} are there now")
         self._make_ready(task)
         return task
 

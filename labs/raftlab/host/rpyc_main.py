@@ -91,6 +91,8 @@ class RpycHost:
                 server.deliver(event)
             case protocol.Reply():
                 server.reply(event)
+            case protocol.SlowApply():
+                server.slow_apply = event.seconds
             case protocol.FailSaves():
                 server.fail_saves(event.count)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from types import ModuleType
@@ -137,6 +138,9 @@ class RpycServer(Server):
         self.emit(protocol.Send(self.id, number, target, method, payload))
         asked.arrived.acquire()
         return asked.payload
+
+    def linger(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def reply(self, event: protocol.Reply) -> None:
         asked = self._asked.pop(event.rpc, None)

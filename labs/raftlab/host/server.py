@@ -76,6 +76,9 @@ class SimServer(Server):
         task = self.kernel.spawn(self.owner, role, guarded)
         self.entries[task.ident] = task
 
+    def linger(self, seconds: float) -> None:
+        self.kernel.block(seconds)
+
     def before_put(self) -> None:
         task = self.kernel.current
         if task.held:

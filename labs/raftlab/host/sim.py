@@ -7,6 +7,7 @@ next timer, and come back as soon as the judge has to know something.
 from __future__ import annotations
 
 import math
+import sys
 from types import FrameType
 from typing import Any
 
@@ -33,6 +34,7 @@ class SimHost:
         self.kernel = _k.Kernel(seed, preempt)
         _k.install(self.kernel)
         self.kernel.on_busy = self._busy
+        self.kernel.on_flood = self._flood
         self.kernel.on_uncaught = lambda exc: self._thread_died(exc, "a thread")
         self.kernel.on_held = self._held
         self._program = program
@@ -99,6 +101,8 @@ class SimHost:
                 self.kernel.resume(server.owner)
             case protocol.Rate():
                 server.owner.set_rate(event.rate, self.kernel.now)
+            case protocol.SlowApply():
+                server.slow_apply = event.seconds
             case protocol.FailSaves():
                 server.fail_saves(event.count)
 
@@ -141,6 +145,15 @@ class SimHost:
         where = blame.where_frame(frame, server.files)
         text = f"S{server.id}: {task.role} runs and runs without ever waiting, so the clock stands still"
         server.fault("busy-loop", text, where)
+        self.kernel.kill(server.owner)
+        self.kernel._next_greenlet().switch()
+
+    def _flood(self, what: str) -> None:
+        server = self._current()
+        assert server is not None
+        task = self.kernel.current
+        where = blame.where_frame(sys._getframe(1), server.files)
+        server.fault("flood", f"S{server.id}: {task.role} {what}", where)
         self.kernel.kill(server.owner)
         self.kernel._next_greenlet().switch()
 

@@ -29,6 +29,9 @@ class Invariant:
     def observed(self, server: int, term: int, is_leader: bool) -> None:
         """``get_state`` of ``server``, asked and answered with nothing in between."""
 
+    def led(self, server: int, term: int) -> None:
+        """``start`` on ``server`` said that it leads ``term``."""
+
     def applied(self, server: int, msg: ApplyMsg) -> None: ...
 
 
@@ -57,7 +60,7 @@ class Referee(Invariant):
             self.applies,
         )
         # Each event goes only to those who look at it: this runs for every message of every run.
-        for hook in ("booted", "sent", "answered", "observed", "applied"):
+        for hook in ("booted", "sent", "answered", "observed", "led", "applied"):
             watching = [
                 getattr(each, hook) for each in every if getattr(type(each), hook) is not getattr(Invariant, hook)
             ]

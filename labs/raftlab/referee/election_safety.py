@@ -1,7 +1,7 @@
 """Election Safety: at most one server leads in any one term (§5.2, Figure 3).
 
 Seen from outside, a server leads term T when it sends AppendEntries (or InstallSnapshot) of term T, or when
-``get_state`` says so.
+``get_state`` or ``start`` says so.
 
 Styles it must accept: a deposed leader's message of its old term that leaves late (it did lead that term); leaders that
 never send an empty heartbeat; a leader cut off from everybody that goes on believing. Before lab 2C a restarted server
@@ -31,6 +31,9 @@ class ElectionSafety(Invariant):
     def observed(self, server: int, term: int, is_leader: bool) -> None:
         if is_leader:
             self._leads(server, term)
+
+    def led(self, server: int, term: int) -> None:
+        self._leads(server, term)
 
     def _leads(self, server: int, term: int) -> None:
         first = self._leaders.setdefault(term, server)

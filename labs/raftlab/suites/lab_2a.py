@@ -14,6 +14,7 @@ from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
+from raftlab.suites.players import accept, append, grant, send_append
 from raftlab.switch import Flight
 
 
@@ -259,16 +260,8 @@ def _candidate(c: Cluster, above: int = 0) -> Flight:
     return found[-1]
 
 
-def _grant(flight: Flight) -> Message:
-    return {"term": flight.args["term"], "vote_granted": True}
-
-
 def _deny(flight: Flight) -> Message:
     return {"term": flight.args["term"], "vote_granted": False}
-
-
-def _accept(flight: Flight) -> Message:
-    return {"term": flight.args["term"], "success": True}
 
 
 def _not_leading(c: Cluster, seconds: float, why: str) -> None:
@@ -283,14 +276,14 @@ def test_votes_counted_once(cluster: Start) -> None:
     """The same server's vote counts once, however often it is given."""
     c = cluster(5, puppets=range(1, 5))
     c.unreliable(duplicate=0.5, lose_request=0.0, lose_reply=0.3)
-    c.puppet(1).answer["request_vote"] = _grant
+    c.puppet(1).answer["request_vote"] = grant
     for number in (2, 3, 4):
         c.puppet(number).answer["request_vote"] = _deny
     _candidate(c)
     _not_leading(c, 3.0, "of five servers only itself and S1 voted for it")
     c.unreliable(on=False)
     for number in (1, 2):
-        c.puppet(number).answer.update(request_vote=_grant, append_entries=_accept)
+        c.puppet(number).answer.update(request_vote=grant, append_entries=accept)
     leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
     c.expect(leads, "expected S0 to lead with three votes of five within 5 s, but it does not", rules.MAJORITY, [0])
 
@@ -299,7 +292,7 @@ def test_votes_counted_once(cluster: Start) -> None:
 def test_late_vote(cluster: Start) -> None:
     """A vote asked for in an old term does not count in a new one."""
     c = cluster(3, puppets=(1, 2))
-    c.puppet(1).answer["request_vote"] = _grant
+    c.puppet(1).answer["request_vote"] = grant
     late = c.hold("request_vote", dst=1, leg="reply", most=1)
     first = _candidate(c).args["term"]
     c.wait_for(1.0, lambda: bool(late.messages))
@@ -318,16 +311,7 @@ def test_who_gets_a_vote(cluster: Start) -> None:
         return c.puppet(who).ask(0, "request_vote", term=term, candidate_id=who, last_log_index=0, last_log_term=0)
 
     def heartbeat(who: int, term: int) -> Message:
-        return c.puppet(who).ask(
-            0,
-            "append_entries",
-            term=term,
-            leader_id=who,
-            prev_log_index=0,
-            prev_log_term=0,
-            entries=[],
-            leader_commit=0,
-        )
+        return append(c, who, term)
 
     def check(said: str, reply: Message, granted: bool, term: int) -> None:
         want, got = ("a vote" if yes else "no vote" for yes in (granted, reply.get("vote_granted")))
@@ -386,7 +370,7 @@ def test_higher_terms(cluster: Start) -> None:
         puppet.answer["request_vote"] = lambda flight: {"term": first + 100, "vote_granted": False}
     _candidate(c, above=first + 99)
     for puppet in c.puppets:
-        puppet.answer.update(request_vote=_grant, append_entries=_accept)
+        puppet.answer.update(request_vote=grant, append_entries=accept)
     leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
     c.expect(leads, "expected S0 to lead with every vote within 5 s, but it does not", rules.LIVENESS, [0])
     term, _ = c.get_state(0)
@@ -407,16 +391,7 @@ def test_higher_terms(cluster: Start) -> None:
         [0],
     )
     campaign = _candidate(c, above=high).args["term"]
-    reply = c.puppet(1).ask(
-        0,
-        "append_entries",
-        term=campaign + 10,
-        leader_id=1,
-        prev_log_index=0,
-        prev_log_term=0,
-        entries=[],
-        leader_commit=0,
-    )
+    reply = append(c, 1, campaign + 10)
     said = f"expected S0 to adopt the leader's term {campaign + 10}, but it answers with {reply['term']}"
     c.expect(reply["term"] >= campaign + 10, said, rules.HIGHER_TERM, [0])
 
@@ -429,16 +404,7 @@ def test_old_messages_do_not_calm(cluster: Start) -> None:
     deadline = c.now + ELECTION_LIMIT
     own: list[Flight] = []
     while not own and c.now < deadline:
-        stale = c.puppet(2).send(
-            0,
-            "append_entries",
-            term=3,
-            leader_id=2,
-            prev_log_index=0,
-            prev_log_term=0,
-            entries=[],
-            leader_commit=0,
-        )
+        stale = send_append(c, 2, 3)
         c.puppet(3).send(0, "request_vote", term=3, candidate_id=3, last_log_index=0, last_log_term=0)
         # Of this term, but the vote is gone: refused as well.
         c.puppet(4).send(0, "request_vote", term=50, candidate_id=4, last_log_index=0, last_log_term=0)
@@ -459,16 +425,7 @@ def test_right_events_calm(cluster: Start) -> None:
     c = cluster(3, puppets=(1, 2))
     base = _candidate(c).args["term"] + 10
     for beat in range(60):
-        c.puppet(1).send(
-            0,
-            "append_entries",
-            term=base,
-            leader_id=1,
-            prev_log_index=0,
-            prev_log_term=0,
-            entries=[],
-            leader_commit=0,
-        )
+        send_append(c, 1, base)
         c.sleep(0.05)
         if beat == 1:
             c.puppet(1).received.clear()

@@ -1,0 +1,584 @@
+"""Lab 2B: log replication (§5.3, §5.4, Figure 2).
+
+What every test asks for: a command given to a leader that reaches a majority is applied by all who can hear of it, in the
+same order everywhere; what has no majority is not; and no more messages are needed than a sensible Raft sends. How many
+entries a message carries, whether heartbeats bring entries, and whether a new leader begins with a no-op entry is the
+student's choice, so no test counts on an index before `start` has named it.
+
+The last tests use puppets: one real server (S0), all others played by the test. They ask what Figure 2 says must be
+answered, and what must not be committed, whatever the implementation.
+"""
+
+from __future__ import annotations
+
+from raftlab import rules
+from raftlab.cluster import Cluster
+from raftlab.failure import Rule
+from raftlab.referee import Message
+from raftlab.suites import SIM, Start, points
+from raftlab.suites.players import (
+    Campaigned,
+    Follower,
+    Leader,
+    append,
+    campaign,
+    entries,
+    lead,
+    send_append,
+    takes,
+    undisturbed,
+)
+
+
+def _nobody_applies(c: Cluster, index: int, seconds: float, why: str, rule: Rule = rules.COMMIT_MAJORITY) -> None:
+    c.wait_for(seconds, lambda: c.committed(index)[0] > 0)
+    count, command = c.committed(index)
+    c.expect(count == 0, f"expected nobody to apply index {index}, {why}, but {count} applied {command!r}", rule)
+
+
+@points(5)
+def test_basic_agreement(cluster: Start) -> None:
+    """Commands given to the leader are applied by everybody, one after the other."""
+    c = cluster(3)
+    before = 0
+    for number in range(1, 4):
+        index = c.agree(f"command {number}", 3)
+        c.expect(index > before, f"expected an index above {before}, but start() said {index}", rules.APPLY_IN_ORDER)
+        before = index
+
+
+@points(3)
+def test_one_server(cluster: Start) -> None:
+    """A cluster of one commits without asking anybody: its own copy is more than half of one."""
+    c = cluster(1)
+    for number in range(3):
+        c.agree(f"command {number}", 1)
+
+
+@points(5)
+def test_rpc_bytes(cluster: Start) -> None:
+    """Each command travels to each server once."""
+    c = cluster(3)
+    c.agree("the first", 3)
+    before, sent = c.rpc_bytes(), 0
+    for number in range(10):
+        command = f"{number}" * 5000
+        c.agree(command, 3)
+        sent += len(command)
+    total = c.rpc_bytes() - before
+    limit = 3 * sent + 50_000
+    said = f"expected at most {limit:,} bytes for {sent:,} bytes of commands, but saw {total:,}"
+    c.expect(total <= limit, said, rules.FEW_MESSAGES)
+
+
+@points(5)
+def test_follower_failure(cluster: Start) -> None:
+    """A majority goes on without a follower; a leader alone commits nothing."""
+    c = cluster(3)
+    c.agree("all", 3)
+    leader = c.one_leader()
+    c.disconnect((leader + 1) % 3)
+    c.agree("two", 2)
+    c.sleep(1.0)
+    c.agree("two again", 2)
+    leader = c.one_leader()
+    for server in range(3):
+        if server != leader:
+            c.disconnect(server)
+    index, _, is_leader = c.propose(leader, "alone")
+    c.expect(is_leader, f"expected S{leader} to lead still, but start() says no", rules.AGREEMENT)
+    _nobody_applies(c, index, 2.0, "since only the leader has it")
+
+
+@points(5)
+def test_leader_failure(cluster: Start) -> None:
+    """A new leader goes on with the log when the old one is gone; alone, it commits nothing."""
+    c = cluster(3)
+    c.agree("all", 3)
+    c.disconnect(c.one_leader())
+    c.agree("two", 2)
+    c.sleep(1.0)
+    c.agree("two again", 2)
+    second = c.one_leader()
+    c.disconnect(second)
+    index, _, is_leader = c.propose(second, "alone")
+    c.expect(is_leader, f"expected S{second} to lead still, but start() says no", rules.AGREEMENT)
+    _nobody_applies(c, index, 2.0, "since only the leader has it")
+
+
+# Sim only: on a busy machine an election may be right.
+@points(4, networks=SIM)
+def test_dead_follower(cluster: Start) -> None:
+    """A follower that cannot be reached holds up nobody: leader and term stay as they are."""
+    c = cluster(3)
+    leader = c.settled_leader()
+    term = c.agreed_term()
+    c.disconnect((leader + 1) % 3)
+    for number in range(8):
+        c.sleep(0.8)
+        c.agree(f"command {number}", 2)
+        now, leads = c.get_state(leader)
+        said = f"expected S{leader} to go on leading term {term}, but it says term {now}" + (
+            "" if leads else ", follower"
+        )
+        c.expect(leads and now == term, said, rules.STABLE_LEADER, hint="Call each server in a thread of its own.")
+
+
+@points(5)
+def test_agreement_after_reconnect(cluster: Start) -> None:
+    """A follower that was away gets everything that it missed."""
+    c = cluster(3)
+    c.agree("before", 3)
+    away = (c.one_leader() + 1) % 3
+    c.disconnect(away)
+    for number in range(4):
+        c.agree(f"without it {number}", 2)
+    c.sleep(1.0)
+    c.connect(away)
+    for number in range(2):
+        c.agree(f"with it {number}", 3)
+
+
+@points(5)
+def test_no_agreement_without_majority(cluster: Start) -> None:
+    """Two of five commit nothing; when the others are back, everybody agrees again."""
+    c = cluster(5)
+    c.agree("before", 5)
+    leader = c.settled_leader()
+    for step in (1, 2, 3):
+        c.disconnect((leader + step) % 5)
+    index, _, is_leader = c.propose(leader, "two of five")
+    c.expect(is_leader, f"expected S{leader} to lead still, but start() says no", rules.AGREEMENT)
+    _nobody_applies(c, index, 2.0, "since two of five have it at most")
+    c.heal()
+    c.agree("after", 5)
+
+
+@points(5)
+def test_concurrent_starts(cluster: Start) -> None:
+    """Commands that come at the same time all get their place."""
+    c = cluster(3)
+    for attempt in range(5):
+        leader = c.one_leader()
+        c.agree(f"before {attempt}", 3)
+        commands = [f"{attempt} at once {number}" for number in range(5)]
+        taken = c.propose_together(leader, commands)
+        if len({term for _, term, _ in taken}) != 1 or not all(is_leader for _, _, is_leader in taken):
+            continue  # the leader changed meanwhile: this try says nothing
+        places = {index: command for (index, _, _), command in zip(taken, commands, strict=True)}
+        said = f"expected five commands to get five indexes, but start() said {sorted(i for i, _, _ in taken)}"
+        c.expect(len(places) == 5, said, rules.APPLY_IN_ORDER)
+        c.wait_for(2.0, lambda at=places: all(c.committed(index)[0] == 3 for index in at))  # type: ignore[misc]
+        if c.get_state(leader) != (taken[0][1], True):
+            continue
+        for index, command in places.items():
+            count, found = c.committed(index)
+            said = f"expected {command!r} at index {index} on 3 servers within 2 s, but saw {found!r} on {count}"
+            c.expect(count == 3 and found == command, said, rules.AGREEMENT)
+        return
+    c.fail("expected a leader to last for the length of five commands, but five times it did not", rules.STABLE_LEADER)
+
+
+@points(5)
+def test_rejoin(cluster: Start) -> None:
+    """Entries of a leader without a majority disappear; those of the majority reach it."""
+    c = cluster(3)
+    c.agree("before", 3)
+    first = c.one_leader()
+    c.disconnect(first)
+    c.propose_together(first, [f"doomed {number}" for number in range(3)])
+    c.agree("without the first leader", 2)
+    second = c.one_leader()
+    c.disconnect(second)
+    c.connect(first)
+    c.agree("the first is back", 2)
+    c.connect(second)
+    c.agree("all are back", 3)
+
+
+@points(6)
+def test_backup(cluster: Start) -> None:
+    """Leaders bring followers with long wrong logs back into line, across partitions."""
+    c = cluster(5)
+    c.agree("before", 5)
+    first = c.one_leader()
+    rest = [server for server in range(5) if server != first]
+    # The leader and one follower take 50 commands that have no majority.
+    c.partition([first, rest[0]], rest[1:])
+    c.propose_together(first, [f"doomed a{number}" for number in range(50)])
+    c.sleep(0.5)
+    # The other three go on alone.
+    c.disconnect(first)
+    c.disconnect(rest[0])
+    second = c.one_leader(among=rest[1:])
+    c.propose_together(second, [f"good b{number}" for number in range(50)])
+    c.agree("good b", 3, among=rest[1:])
+    # Their leader keeps one of them, and takes 50 more that have no majority.
+    second = c.one_leader(among=rest[1:])
+    other = next(server for server in rest[1:] if server != second)
+    c.disconnect(other)
+    c.propose_together(second, [f"doomed c{number}" for number in range(50)])
+    c.sleep(0.5)
+    # The first leader, its follower and the server that was cut off last are all that is left.
+    for server in range(5):
+        c.disconnect(server)
+    left = [first, rest[0], other]
+    c.partition(left)
+    for server in left:
+        c.connect(server)
+    third = c.one_leader(among=left)
+    c.propose_together(third, [f"good d{number}" for number in range(50)])
+    c.agree("good d", 3, among=left)
+    c.heal()
+    c.agree("all are back", 5)
+
+
+@points(5)
+def test_fast_backup(cluster: Start) -> None:
+    """A follower with sixty wrong entries is repaired after a few refusals, not after sixty."""
+    c = cluster(3)
+    c.agree("before", 3)
+    first = c.one_leader()
+    c.disconnect(first)
+    c.propose_together(first, [f"doomed {number}" for number in range(60)])
+    c.agree("good", 2)
+    second = c.one_leader()
+    c.propose_together(second, [f"good {number}" for number in range(60)])
+    c.agree("good, too", 2)
+    # The third has never led: as a new leader it must find out where the first one's log still agrees.
+    second = c.one_leader()
+    c.disconnect(second)
+    c.connect(first)
+    c.agree("repaired", 2)
+    third = next(server for server in range(3) if server not in (first, second))
+    term, _ = c.get_state(third)
+    refused = sum(1 for reply in c.replies(first, "append_entries") if not reply["success"] and reply["term"] == term)
+    # One would do; a few more for messages that were on their way meanwhile, and for other ways to search (halving).
+    said = f"expected S{first} to refuse 12 messages at most, but it refused {refused}"
+    c.expect(refused <= 12, said, rules.FAST_BACKUP)
+
+
+@points(6)
+def test_rpc_counts(cluster: Start) -> None:
+    """Elections, agreement and idleness need few messages."""
+    c = cluster(3)
+    c.settled_leader()
+    count = c.rpc_count()
+    said = f"expected 1 to 30 RPCs for a first election, but saw {count}"
+    c.expect(1 <= count <= 30, said, rules.FEW_MESSAGES)
+    for attempt in range(5):
+        leader = c.one_leader()
+        term, _ = c.get_state(leader)
+        c.agree(f"before {attempt}", 3)
+        before, since = c.rpc_count(), c.now
+        taken = c.propose_together(leader, [f"{attempt} command {number}" for number in range(11)])
+        last = max(index for index, _, _ in taken)
+        done = c.wait_for(2.0, lambda at=last: c.committed(at)[0] == 3)  # type: ignore[misc]
+        if not done or c.get_state(leader) != (term, True):
+            continue  # the leader changed meanwhile: this try says nothing
+        used = c.rpc_count() - before
+        # The original's figure, and the heartbeats of the time that it took.
+        limit = 42 + 40 * (c.now - since)
+        said = f"expected at most {limit:.0f} RPCs for eleven commands, but saw {used}"
+        c.expect(used <= limit, said, rules.FEW_MESSAGES)
+        break
+    else:
+        said = "expected eleven commands to be applied by all within 2 s, but in five tries they were not"
+        c.fail(said, rules.AGREEMENT)
+    before = c.rpc_count()
+    c.sleep(1.0)
+    idle = c.rpc_count() - before
+    c.expect(idle <= 60, f"expected at most 60 RPCs in a second of idleness, but saw {idle}", rules.FEW_MESSAGES)
+
+
+@points(5)
+def test_lossy_network(cluster: Start) -> None:
+    """Messages that are lost, late, repeated and out of order change nothing but the time it takes."""
+    c = cluster(5)
+    c.unreliable(duplicate=0.2, reorder_reply=0.2)
+    for round_ in range(6):
+        leader = c.leader_now()
+        if leader is not None:
+            c.propose_together(leader, [f"{round_} command {number}" for number in range(4)])
+        c.agree(f"round {round_}", 3, within=15.0)
+    c.unreliable(on=False)
+    c.agree("at last", 5)
+
+
+@points(5)
+def test_messages_of_the_past(cluster: Start) -> None:
+    """Messages of an old leader that arrive terms later are refused."""
+    c = cluster(3)
+    c.agree("before", 3)
+    old = c.one_leader()
+    others = [server for server in range(3) if server != old]
+    held = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
+    c.propose_together(old, ["doomed 1", "doomed 2"])
+    c.wait_for(1.0, lambda: len(held.messages) >= 2)
+    c.disconnect(old)
+    for number in range(3):
+        c.agree(f"good {number}", 2, among=others)
+    c.connect(old)
+    c.settled_leader()
+    held.release()
+    c.sleep(0.2)
+    c.agree("all", 3)
+    c.disconnect(old)
+    c.agree("the two", 2)
+
+
+@points(5)
+def test_longer_log_is_not_newer(cluster: Start) -> None:
+    """Of a long old log and a short new one the new one wins, with nobody else left to help."""
+    c = cluster(3)
+    c.agree("before", 3)
+    old = c.one_leader()
+    others = [server for server in range(3) if server != old]
+    c.disconnect(old)
+    c.propose_together(old, [f"doomed {number}" for number in range(8)])
+    kept = c.agree("good", 2, among=others)
+    c.disconnect(c.one_leader(among=others))
+    c.connect(old)
+    left = [server for server in range(3) if c.network.connected(server)]
+    c.agree("the two that are left", 2, among=left)
+    c.expect(c.committed(kept) == (3, "good"), f"expected S{old} to get index {kept}, too", rules.NEWER_LOG)
+
+
+@points(4)
+def test_slow_service(cluster: Start) -> None:
+    """A service that takes its time over a command does not stop the Raft below it."""
+    c = cluster(3)
+    c.agree("before", 3)
+    leader = c.settled_leader()
+    c.slow_service(leader, 1.5)
+    taken = c.propose_together(leader, [f"command {number}" for number in range(4)])
+    last = max(index for index, _, _ in taken)
+    done = c.wait_for(4.0, lambda: c.committed(last)[0] >= 2)
+    hint = "Hold no lock while you put a message into apply_ch, and let one thread do nothing else."
+    said = f"expected the others to apply 4 commands within 4 s while S{leader}'s service is slow, but they did not"
+    c.expect(done, said, rules.AGREEMENT, hint=hint)
+    c.slow_service(leader, 0.0)
+
+
+# --- one real server, S0; the test plays the others ---
+
+
+@points(8)
+def test_append_table(cluster: Start) -> None:
+    """The AppendEntries table: every relation between a log and a request."""
+    c = cluster(3, puppets=(1, 2))
+
+    def shown(terms: list[int]) -> str:
+        return " ".join(map(str, terms)) or "nothing"
+
+    def row(said: str, log: list[int], prev: tuple[int, int], sent: list[int], success: bool, after: list[int]) -> None:
+        def script(base: int) -> None:
+            def at(term: int) -> int:
+                return base + term if term else 0
+
+            # A leader of the past gave S0 its log. Its terms are new, so whatever was there before is gone.
+            former = Leader(c, base + 5)
+            former.append(0, 0, [at(term) for term in log])
+            leader = Leader(c, base + 9, who=2)
+            took = leader.append(prev[0], at(prev[1]), [at(term) for term in sent])
+            words = (
+                f"{said}: S0's log has terms {shown(log)}, the request has prev_log_index={prev[0]}, "
+                f"prev_log_term={prev[1]} and entries of terms {shown(sent)}"
+            )
+            want, got = ("success" if yes else "a refusal" for yes in (success, took))
+            c.expect(success == took, f"expected {want}, but saw {got} ({words})", rules.CONSISTENCY, [0])
+            for index, term in enumerate(after, 1):
+                kept = leader.has(index, at(term))
+                text = f"expected S0 to have term {term} at index {index} afterwards, but it has not ({words})"
+                c.expect(kept, text, rules.LOG_MATCHING, [0])
+            # A refusal may or may not throw away what the leader does not have.
+            if success and len(log) > len(after):
+                stale = leader.has(len(log), at(log[-1]))
+                text = f"expected S0 to drop everything behind a conflict, but index {len(log)} is there ({words})"
+                c.expect(not stale, text, rules.LOG_MATCHING, [0])
+
+        undisturbed(c, script)
+
+    row("an empty log", [], (0, 0), [1, 1], True, [1, 1])
+    row("a heartbeat for an empty log", [], (0, 0), [], True, [])
+    row("a log that is too short", [1], (3, 1), [1], False, [1])
+    row("a heartbeat beyond the log", [1], (3, 1), [], False, [1])
+    row("a log that ends where the request begins", [1, 1], (2, 1), [2, 2], True, [1, 1, 2, 2])
+    row("another term at prev_log_index", [1, 1], (2, 2), [2], False, [1])
+    row("a heartbeat with another term at prev_log_index", [1, 1], (2, 2), [], False, [1])
+    row("an old and short request", [1, 1, 1], (1, 1), [1], True, [1, 1, 1])
+    row("a heartbeat before the end of the log", [1, 1, 1], (1, 1), [], True, [1, 1, 1])
+    row("a request from the very beginning", [1, 1], (0, 0), [1, 1, 2], True, [1, 1, 2])
+    row("a repeated request, shorter than the log", [1, 1, 2], (0, 0), [1], True, [1, 1, 2])
+    row("a conflict at the first entry of the request", [1, 1, 1], (1, 1), [2], True, [1, 2])
+    row("a conflict in the middle of the request", [1, 1, 1, 1], (0, 0), [1, 2, 2], True, [1, 2, 2])
+    row("another log altogether", [1, 1], (0, 0), [2, 2], True, [2, 2])
+
+
+@points(6)
+def test_newer_log_table(cluster: Start) -> None:
+    """The up-to-date check: whose log is newer gets the vote, and nobody else."""
+    c = cluster(3, puppets=(1, 2))
+
+    def script(base: int) -> None:
+        Leader(c, base + 5).append(0, 0, [base + 1, base + 3])
+        # A server that has just heard a leader may ignore requests for a vote (§6): begin with S0 as a candidate.
+        term = max(campaign(c, base + 5), base + 10)
+        rows = (
+            ("ends with the same term and index", 3, 2, True),
+            ("ends with the same term and is shorter", 3, 1, False),
+            ("ends with the same term and is longer", 3, 3, True),
+            ("is longer, but ends with an older term", 2, 9, False),
+            ("is shorter, but ends with a newer term", 4, 1, True),
+            ("has the same length and ends with an older term", 1, 2, False),
+            ("is empty", 0, 0, False),
+        )
+        for said, last_term, last_index, granted in rows:
+            term += 1
+            who = 1 + term % 2
+            reply = c.puppet(who).ask(
+                0,
+                "request_vote",
+                term=term,
+                candidate_id=who,
+                last_log_index=last_index,
+                last_log_term=base + last_term if last_term else 0,
+            )
+            if reply["term"] > term:
+                raise Campaigned
+            want, got = ("a vote" if yes else "no vote" for yes in (granted, reply.get("vote_granted")))
+            text = f"expected {want} from S0 (log: terms 1 3) for a candidate whose log {said}, but saw {got}"
+            c.expect(want == got, text, rules.NEWER_LOG, [0])
+
+    undisturbed(c, script)
+
+
+@points(6)
+def test_commit_only_what_is_proved(cluster: Start) -> None:
+    """A follower commits nothing that the leader's message has not checked."""
+    c = cluster(3, puppets=(1, 2))
+
+    def script(base: int) -> None:
+        # Two entries of an old leader's, on S0 alone.
+        Leader(c, base + 1).append(0, 0, [base + 1, base + 1])
+        # The new leader's log is another. Its heartbeat tells of the commit before S0 has any of its entries.
+        leader = Leader(c, base + 5, who=2)
+        for _ in range(10):
+            leader.append(0, 0, [], commit=2)
+            c.sleep(0.03)
+        why = "which the leader's message did not check (leader_commit was 2, the message ended at 0)"
+        _nobody_applies(c, 1, 0.0, why, rules.COMMIT_PROVED)
+        # One entry comes: the commit goes as far as that.
+        leader.append(0, 0, [base + 5], commit=2)
+        c.wait_for(2.0, lambda: c.committed(1)[0] == 1)
+        c.expect(
+            c.committed(1)[0] == 1, "expected S0 to apply index 1 within 2 s, but it did not", rules.AGREEMENT, [0]
+        )
+        why = "which the leader has not sent yet (leader_commit was 2, the message ended at 1)"
+        _nobody_applies(c, 2, 0.2, why, rules.COMMIT_PROVED)
+
+    undisturbed(c, script)
+
+
+@points(6)
+def test_old_entries_are_not_counted(cluster: Start) -> None:
+    """Figure 8: an entry of an older term is not committed by counting its copies."""
+    c = cluster(3, puppets=(1, 2))
+    Leader(c, 10).append(0, 0, [10])
+    # All three have the entry of term 10 now, but nobody has heard that it is committed. S0 leads next.
+    old: list[Message] = [{"term": 10, "command": "10 at 1"}]
+    followers = [Follower(c, number, list(old), limit=1) for number in (1, 2)]
+    term = lead(c)
+    why = f"which is of term 10 while S0 leads term {term}, however many have it"
+    _nobody_applies(c, 1, 1.0, why, rules.COMMIT_OWN_TERM)
+    # An entry of its own term on a majority commits both.
+    for follower in followers:
+        follower.limit = 1_000_000
+    c.agree("of its own term", 1)
+    c.expect(c.committed(1) == (1, "10 at 1"), "expected S0 to apply index 1, too", rules.COMMIT_OWN_TERM, [0])
+
+
+@points(6)
+def test_a_reply_proves_what_was_sent(cluster: Start) -> None:
+    """A late reply counts for the entries of its own request, not for those that came later."""
+    c = cluster(3, puppets=(1, 2))
+    followers = [Follower(c, number) for number in (1, 2)]
+    lead(c)
+    replies = c.hold("append_entries", leg="reply")
+    first = takes(c, "first")
+    c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers))
+    for follower in followers:
+        follower.limit = first
+    second = takes(c, "second")
+    replies.release()
+    c.wait_for(2.0, lambda: c.committed(first)[0] == 1)
+    why = "which no other server has: the replies were to the request before it"
+    _nobody_applies(c, second, 0.5, why, rules.REPLY_PROVES)
+    for follower in followers:
+        follower.limit = 1_000_000
+    c.agree("third", 1)
+
+
+@points(5)
+def test_replies_of_an_old_term(cluster: Start) -> None:
+    """A leader that leads once more does not count what it was told when it led before."""
+    c = cluster(5, puppets=(1, 2, 3, 4))
+    followers = {number: Follower(c, number) for number in (1, 2, 3, 4)}
+    term = lead(c)
+    for number in (2, 3, 4):
+        followers[number].silent = True
+    late = c.hold("append_entries", dst=1, leg="reply", when=lambda args: bool(args["entries"]))
+    takes(c, "doomed 1")
+    takes(c, "doomed 2")
+    c.wait_for(2.0, lambda: followers[1].has("doomed 2"))
+    followers[1].silent = True
+    # S2 leads, and S0's log becomes its: one entry. Then S0 leads again; only S2 takes its entries.
+    high = term + 10
+    Leader(c, high, who=2).append(0, 0, [high])
+    followers[2].log, followers[2].silent = [{"term": high, "command": f"{high} at 1"}], False
+    campaign(c, high)
+    lead(c)
+    index = takes(c, "on two of five")
+    late.release()
+    why = f"which two of five have: what S1 said was about entries of term {term}"
+    _nobody_applies(c, index, 1.0, why, rules.REPLY_PROVES)
+    for follower in followers.values():
+        follower.silent = False
+    c.agree("at last", 1)
+
+
+@points(5)
+def test_leader_keeps_its_log(cluster: Start) -> None:
+    """A leader's own entries stay, whatever leaders of the past still send."""
+    c = cluster(3, puppets=(1, 2))
+    followers = [Follower(c, number) for number in (1, 2)]
+    for follower in followers:
+        follower.silent = True
+    term = lead(c)
+    index = takes(c, "the leader's own")
+    reply = append(c, 1, term - 1, (0, 0), entries(term - 1, "of the past"), commit=1)
+    c.expect(not reply["success"], f"expected S0 to refuse a leader of term {term - 1}", rules.OLD_TERM, [0])
+    for follower in followers:
+        follower.silent = False
+    c.agree("another", 1)
+    found = c.committed(index)[1]
+    said = f"expected S0 to keep its own entry at index {index}, but it applied {found!r} there"
+    c.expect(found == "the leader's own", said, rules.LEADER_APPEND_ONLY, [0])
+
+
+@points(4)
+def test_start_while_stepping_down(cluster: Start) -> None:
+    """A command that comes just when the leader loses its term is either of that term or refused."""
+    c = cluster(3, puppets=(1, 2))
+    for number in (1, 2):
+        Follower(c, number)
+    for attempt in range(6):
+        term = lead(c)
+        takes(c, f"{attempt} in peace")
+        # The word of a new leader is a millisecond away.
+        send_append(c, 1, term + 5)
+        for index, said, is_leader in c.propose_together(0, [f"{attempt} command {number}" for number in range(8)]):
+            text = f"expected S0 to take a command in term {term}, which it leads, or to refuse it, but start() said "
+            text += f"index {index}, term {said}"
+            c.expect(not is_leader or said == term, text, rules.ELECTION_SAFETY, [0])
+        c.sleep(0.1)

@@ -1,0 +1,474 @@
+"""Lab 2C: persistence (Figure 2, State: what is persistent on all servers; §5.2, §5.3, §5.4.2, Figure 8).
+
+What every test asks for, and no more: a server stands by what it said before it crashed. The votes that it gave, the
+terms that it was in and the entries that it acknowledged are there after a restart; what it never said may be gone.
+When to save, how often, and in which format are the student's choice.
+
+Servers crash at any moment: in the tests that are marked SIM even between a save and the answer behind it.
+"""
+
+from __future__ import annotations
+
+from raftlab import rules
+from raftlab.cluster import ELECTION_LIMIT, Cluster
+from raftlab.referee import Message
+from raftlab.suites import SIM, Start, points
+from raftlab.suites.churn import churn, pause, propose_everywhere
+from raftlab.suites.players import Follower, accept, append, ask_vote, asked, campaign, entries, grant, has, in_term
+from raftlab.suites.promises import REQUESTS, prepare, stands_by
+
+# Where a step can be cut in two: (what S0 does, which one, before or after it).
+_SIDES = ("before", "after")
+_POINTS = [(kind, nth, side) for kind, nth in (("save", 1), ("save", 2), ("answer", 1)) for side in _SIDES]
+
+# --- clusters whose servers crash and come back ---
+
+
+@points(5)
+def test_restarts(cluster: Start) -> None:
+    """What was agreed on is still there after all servers, a leader or a follower restarted."""
+    c = cluster(3)
+    c.agree("before any crash", 3)
+    _restart_all(c)
+    c.agree("after all restarted", 3)
+    c.restart(c.one_leader())
+    c.agree("after a leader restarted", 3)
+    leader = c.one_leader()
+    c.disconnect(leader)
+    c.agree("without a leader of the past", 2)
+    c.restart(leader)
+    c.agree("with it again", 3)
+    follower = (c.one_leader() + 1) % 3
+    c.disconnect(follower)
+    c.agree("without a follower", 2)
+    c.restart(follower)
+    c.agree("with it again, too", 3)
+
+
+@points(5)
+def test_changing_majorities(cluster: Start) -> None:
+    """Three of five servers restart in turn; those that come together have one that knows."""
+    c = cluster(5)
+    for time in range(3):
+        c.agree(f"{time}: by all", 5)
+        leader = c.one_leader()
+        first, second, third, fourth = ((leader + step) % 5 for step in range(1, 5))
+        c.disconnect(first)
+        c.disconnect(second)
+        c.agree(f"{time}: by the leader, S{third} and S{fourth}", 3)
+        for server in (leader, third, fourth):
+            c.disconnect(server)
+        c.restart(first)
+        c.restart(second)
+        c.sleep(1.0)
+        c.restart(third)
+        # Only the third knows what was agreed on, and it needs every vote there is: that may take some elections.
+        c.agree(f"{time}: by S{first}, S{second} and S{third}", 3, within=20.0)
+        c.connect(leader)
+        c.connect(fourth)
+    c.agree("by all in the end", 5)
+
+
+@points(5)
+def test_leader_and_follower_restart(cluster: Start) -> None:
+    """A leader and a follower crash; the leader and a server that was cut off go on."""
+    c = cluster(3)
+    c.agree("by all", 3)
+    leader = c.one_leader()
+    follower, alone = (leader + 1) % 3, (leader + 2) % 3
+    c.disconnect(alone)
+    c.agree("by two", 2)
+    c.crash(leader)
+    c.crash(follower)
+    c.connect(alone)
+    c.restart(leader)
+    c.agree("by two others", 2)
+    c.restart(follower)
+    c.agree("by all again", 3)
+
+
+@points(5)
+def test_long_life(cluster: Start) -> None:
+    """Again and again one server or all restart in the middle of their work, and everything goes on."""
+    c = cluster(3)
+    last = c.agree("first", 3)
+    for time in range(6):
+        leader = c.one_leader()
+        c.states(range(3))  # the referee remembers their terms, which must not go back
+        for number in range(3):
+            c.propose(leader, f"{time}: in the middle, {number}")
+        c.sleep(c.random.uniform(0.0, 0.01))
+        if time % 2:
+            _restart_all(c)
+        else:
+            c.restart(c.random.choice([leader, (leader + 1) % 3]))
+        c.states(range(3))
+        index = c.agree(f"{time}: after it", 3)
+        said = f"expected the next command to come behind index {last}, but it is at {index}"
+        c.expect(index > last, said, rules.SURVIVES)
+        last = index
+
+
+# --- one real server, S0; the test plays the others ---
+
+
+@points(5)
+def test_vote_survives(cluster: Start) -> None:
+    """A vote that was given, and a term that was seen, are not forgotten in a crash."""
+    c = cluster(3, puppets=(1, 2))
+    for term in (1000, 2000, 3000):
+        # Begin with S0 as a candidate: a server that has just heard a leader may ignore requests for a vote (§6).
+        campaign(c)
+        ask_vote(c, 1, term)
+        if term == 2000:
+            append(c, 1, term)  # the winner speaks
+        c.restart(0)
+        if term == 3000:
+            c.restart(0)
+        ask_vote(c, 2, term)  # the referee knows whom S0 has voted for
+        in_term(c, term)
+        append(c, 2, term + 500)  # a newer leader: S0 has no vote to remember, but the term
+        c.restart(0)
+        in_term(c, term + 500)
+        reply = append(c, 1, term + 499)
+        said = f"expected S0 to refuse a leader of term {term + 499} after it had answered one of term {term + 500}"
+        c.expect(not reply["success"], f"{said}, but it said success", rules.SURVIVES, [0])
+
+
+@points(5)
+def test_own_vote_survives(cluster: Start) -> None:
+    """A candidate that crashes has voted for itself, and a leader that crashes leads that term no more."""
+    c = cluster(3, puppets=(1, 2))
+    term = campaign(c)
+    for elected in (False, True, False):
+        if elected:
+            for puppet in c.puppets:
+                puppet.answer.update(request_vote=grant, append_entries=accept)
+            leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
+            c.expect(leads, "expected S0 to lead with every vote within 5 s, but it does not", rules.LIVENESS, [0])
+            term, _ = c.get_state(0)
+        c.restart(0)
+        for puppet in c.puppets:
+            puppet.answer.clear()
+        ask_vote(c, 1, term)
+        in_term(c, term)
+        again = campaign(c)
+        said = f"expected S0 to campaign in a term above {term}, its last one before it crashed, but it asks in {again}"
+        c.expect(again > term, said, rules.SURVIVES, [0])
+        term = again
+
+
+@points(5)
+def test_log_survives(cluster: Start) -> None:
+    """Entries that were acknowledged are still there after a crash, and those that were replaced are not."""
+    c = cluster(3, puppets=(1, 2))
+    last = (0, 0)
+    for term in (100, 200, 300):
+        if last[0]:
+            has(c, 1, term - 50, last)
+        reply = append(c, 1, term, last, entries(term, f"of term {term}"))
+        c.expect(reply["success"], "expected S0 to take an entry, but it refused", rules.CONSISTENCY, [0])
+        last = (last[0] + 1, term)
+        c.restart(0)
+    has(c, 1, 400, last)
+    # A leader that has the first entry only, and another one behind it: the second is replaced, the third goes.
+    reply = append(c, 2, 500, (1, 100), entries(500, "instead"))
+    c.expect(reply["success"], "expected S0 to replace the entry at index 2, but it refused", rules.LOG_MATCHING, [0])
+    c.restart(0)
+    has(c, 2, 600, (2, 500))
+    reply = append(c, 1, 700, last)
+    said = "expected S0 to have no entry at index 3 since the one at index 2 was replaced, but it still has it"
+    c.expect(not reply["success"], said, rules.LOG_MATCHING, [0])
+
+
+@points(5)
+def test_restart_commits_nothing(cluster: Start) -> None:
+    """What is on the disk is not committed for that, and what is committed is applied again."""
+    c = cluster(3, puppets=(1, 2))
+    reply = append(c, 1, 1000, (0, 0), entries(1000, "never", "committed"))
+    c.expect(reply["success"], "expected S0 to take the first entries, but it refused", rules.CONSISTENCY, [0])
+    c.restart(0)
+    c.sleep(0.2)
+    said = "expected S0 to apply nothing after its restart, as no leader said that anything is committed, but it did"
+    c.expect(not c.committed(1)[0], said, rules.COMMIT_MAJORITY, [0])
+    reply = append(c, 2, 2000, (0, 0), entries(2000, "at last", "committed", "not yet"), commit=2)
+    c.expect(reply["success"], "expected S0 to take entries from index 1 on, but it refused", rules.LOG_MATCHING, [0])
+    term = 2000
+    for _ in range(3):
+        deadline = c.now + ELECTION_LIMIT
+        while c.committed(2)[0] == 0 and c.now < deadline:
+            term += 10  # so that S0 obeys, though it may have begun an election
+            append(c, 2, term, (3, 2000), commit=2)
+            c.sleep(0.05)
+        c.expect(bool(c.committed(2)[0]), "expected S0 to apply index 1 and 2 within 5 s", rules.APPLY_IN_ORDER, [0])
+        c.sleep(0.1)
+        c.expect(not c.committed(3)[0], "expected S0 not to apply index 3 yet, but it did", rules.COMMIT_PROVED, [0])
+        c.restart(0)
+
+
+@points(6, networks=SIM)
+def test_crash_points(cluster: Start) -> None:
+    """S0 crashes before and after each save and each answer, and stands by what it has answered."""
+    c = cluster(3, puppets=(1, 2))
+    term = 0
+    for request in REQUESTS:
+        for kind, nth, side in _POINTS:
+            term += 1000
+            prepare(c, request, term)
+            c.crash_at(0, kind, nth, side)
+            flight = REQUESTS[request][0](c, term)
+            c.wait_for(1.0, lambda flight=flight: flight.done or not c.seat(0).up)  # type: ignore[misc]
+            if c.seat(0).up:
+                c.crash_at(0, kind, nth=0)  # it does not save that often
+                continue
+            c.sleep(0.01)  # an answer that has left arrives
+            c.restart(0)
+            stands_by(c, request, term, flight.reply or {}, rules.SAVE_FIRST)
+
+
+@points(6, networks=SIM)
+def test_own_crash_points(cluster: Start) -> None:
+    """The same when S0 crashes in the middle of its own election, or of its own work as a leader."""
+    c = cluster(3, puppets=(1, 2))
+    for kind, nth, side in _POINTS:
+        if kind == "answer":
+            c.crash_at(0, "send", nth, side, method="request_vote")
+        else:
+            c.crash_at(0, kind, nth, side)
+        c.wait_for(2 * ELECTION_LIMIT, lambda: not c.seat(0).up)  # it goes on campaigning, nobody votes
+        c.sleep(0.01)
+        c.restart(0)
+        terms = [f.args["term"] for p in c.puppets for f in p.received if f.method == "request_vote"]
+        if terms:
+            ask_vote(c, 1, max(terms))  # the referee knows that S0 voted for itself
+            in_term(c, max(terms))
+    # Now S1 votes and stores what it is sent, S2 stays silent: what S0 commits, S0 and S1 have, and nobody else.
+    log = Follower(c, 1).log
+    upto = 0
+    for kind, nth, side in [*_POINTS, ("send", 1, "after"), ("apply", 1, "before"), ("apply", 1, "after")]:
+        if kind == "answer":
+            continue
+        leads = c.wait_for(2 * ELECTION_LIMIT, lambda: c.get_state(0)[1])
+        c.expect(leads, "expected S0 to lead with the vote of S1, but it does not", rules.LIVENESS, [0])
+        c.sleep(0.1)
+        c.crash_at(0, kind, nth, side)
+        c.propose(0, f"crash {side} {kind} {nth}")
+        c.wait_for(0.3, lambda: not c.seat(0).up)
+        c.crash(0)
+        c.sleep(0.01)
+        while c.committed(upto + 1)[0]:
+            upto += 1
+        c.restart(0)
+        term = c.get_state(0)[0] + 1000
+        said = f"expected S0 to commit up to index {len(log)}, as nobody else has more, but it applied index {upto}"
+        c.expect(upto <= len(log), said, rules.COMMIT_MAJORITY, [0])
+        if upto:
+            has(c, 1, term, (upto, log[upto - 1]["term"]), rules.SAVE_FIRST)
+        append(c, 1, term, (0, 0), log, commit=upto)
+
+
+@points(6, networks=SIM)
+def test_crash_points_in_a_cluster(cluster: Start) -> None:
+    """Servers crash between any two effects; no promise is broken, and the cluster goes on."""
+    c = cluster(3)
+    for time in range(10):
+        leader = c.settled_leader()
+        victim = c.random.randrange(3)
+        kind, nth, side = c.random.choice(("save", "send", "answer")), c.random.randint(1, 4), c.random.choice(_SIDES)
+        c.note(f"S{victim} crashes {side} {kind} {nth}")
+        c.crash_at(victim, kind, nth, side)
+        for number in range(3):
+            if c.seat(leader).up:
+                c.propose(leader, f"{time}: {number}")
+        c.sleep(0.02)
+        # Entries that only the old leader has, and a new one, if the others have elected one by then.
+        c.disconnect(leader)
+        if c.seat(leader).up:
+            c.propose(leader, f"{time}: in vain")
+        if victim != leader and not c.seat(victim).up:
+            c.restart(victim)
+        c.sleep(1.0)
+        c.crash_at(victim, kind, nth=0)
+        if not c.seat(victim).up:
+            c.restart(victim)
+        c.connect(leader)
+        c.agree(f"{time}: by all", 3)
+
+
+@points(5)
+def test_failed_save(cluster: Start) -> None:
+    """When a save fails, nothing is answered as if it had been stored."""
+    c = cluster(3, puppets=(1, 2))
+    term = 0
+    for fails in (1, 5):  # the second are more than somebody will try again
+        for request in REQUESTS:
+            term += 1000
+            prepare(c, request, term)
+            c.fail_saves(0, fails)
+            flight = REQUESTS[request][0](c, term)
+            c.wait_for(1.0, lambda flight=flight: flight.done or not c.seat(0).up)  # type: ignore[misc]
+            c.restart(0)
+            stands_by(c, request, term, flight.reply or {}, rules.FAILED_SAVE)
+        c.fail_saves(0, fails)
+        c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c)) or not c.seat(0).up)
+        c.sleep(0.01)
+        terms = asked(c)
+        c.restart(0)
+        if terms:
+            ask_vote(c, 1, terms[-1])  # the referee knows that S0 voted for itself
+
+
+@points(5)
+def test_failed_saves_in_a_cluster(cluster: Start) -> None:
+    """What a leader or a follower could not save does not count when the leader commits."""
+    c = cluster(3)
+    c.agree("by all", 3)
+    for failing in ("leader", "follower"):
+        leader = c.settled_leader()
+        follower, alone = (leader + 1) % 3, (leader + 2) % 3
+        c.disconnect(alone)
+        c.fail_saves(leader if failing == "leader" else follower, 5)
+        c.propose(leader, f"the {failing} cannot save this")
+        c.sleep(0.3)
+        # The one that could not save it, and the one that never heard of it, are a majority.
+        c.crash(leader)
+        c.crash(follower)
+        c.connect(alone)
+        back, last = (leader, follower) if failing == "leader" else (follower, leader)
+        c.restart(back)
+        c.agree(f"the {failing} restarted", 2)
+        c.restart(last)
+        c.agree(f"all are back from the {failing}'s failure", 3)
+
+
+# --- Figure 8, churn and bad networks ---
+
+
+@points(5)
+def test_figure_8_in_steps(cluster: Start) -> None:
+    """Figure 8, step by step: an entry of an old term is not committed for being stored by a majority."""
+    c = cluster(3)
+    c.agree("by all", 3)
+    # (a) A leader has an entry that nobody else gets.
+    first = c.settled_leader()
+    kept = c.hold("append_entries", src=first, when=lambda args: bool(args["entries"]))
+    c.propose(first, "the older")
+    c.sleep(0.1)
+    c.crash(first)
+    kept.drop()
+    # (b) So has the next leader, at the same index.
+    others = [server for server in range(3) if server != first]
+    held = [c.hold("append_entries", src=server, when=lambda args: bool(args["entries"])) for server in others]
+    second = c.one_leader()
+    third = next(server for server in others if server != second)
+    c.propose(second, "the newer")
+    c.sleep(0.1)
+    c.crash(second)
+    for hold in held:
+        hold.drop()
+    # (c) The first one leads again, and copies its old entry to the third: a majority. Of its new term it has nothing
+    # to commit (or nothing that arrives).
+    own = c.hold("append_entries", src=first, when=_brings_its_own_term)
+    c.restart(first)
+    c.one_leader()
+    c.sleep(1.0)
+    # (d) It crashes, and the second one's log is newer than the third's. It overwrites the old entry everywhere.
+    c.crash(first)
+    own.drop()
+    c.restart(second)
+    c.agree("after all that", 2)
+    c.restart(first)
+    c.agree(f"S{third} has seen it all", 3)
+
+
+@points(5)
+def test_figure_8(cluster: Start) -> None:
+    """Leaders take a command and crash at once, again and again; then all agree."""
+    c = cluster(5)
+    c.agree("first", 1)
+    for time in range(150):
+        leader = propose_everywhere(c, f"{time}")
+        pause(c, leader is not None)
+        if leader is not None:
+            c.crash(leader)
+        down = [server for server in range(5) if not c.seat(server).up]
+        if len(down) > 2:
+            c.restart(c.random.choice(down))
+    for server in range(5):
+        if not c.seat(server).up:
+            c.restart(server)
+    c.agree("last", 5, within=20.0)
+
+
+@points(5)
+def test_unreliable_agreement(cluster: Start) -> None:
+    """Many commands at a time over a network that delays, loses and repeats messages: none is lost."""
+    c = cluster(5)
+    c.unreliable(duplicate=0.1)
+    taken: list[tuple[int, int, str]] = []
+    for time in range(12):
+        leader = c.leader_now()
+        for number in range(4):
+            command = f"{time}: {number}"
+            index, term, is_leader = (-1, -1, False) if leader is None else c.propose(leader, command)
+            if is_leader:
+                taken.append((index, term, command))
+        c.agree(f"{time}: together", 1)
+    c.unreliable(on=False)
+    leader = c.settled_leader()
+    last = c.agree("last", 5)
+    term, _ = c.get_state(leader)
+    # Of the term in which the last one was committed, none can be missing (Leader Append-Only). Others may be lost.
+    for index, of_term, command in taken:
+        if of_term == term and index < last:
+            said = f"expected {command!r} to be committed at index {index}, where the leader of term {term} took it"
+            c.expect(c.committed(index)[1] == command, said, rules.LEADER_APPEND_ONLY)
+
+
+@points(5)
+def test_figure_8_unreliable(cluster: Start) -> None:
+    """Leaders come and go on a network that loses messages and delays replies for seconds; then all agree."""
+    c = cluster(5)
+    c.unreliable()
+    c.agree("first", 1)
+    for time in range(150):
+        if time == 50:
+            c.unreliable(reorder_reply=2 / 3)
+        leader = propose_everywhere(c, f"{time}")
+        pause(c, leader is not None)
+        if leader is not None and c.random.random() < 0.5:
+            c.disconnect(leader)
+        away = [server for server in range(5) if not c.network.connected(server)]
+        if len(away) > 2:
+            c.connect(c.random.choice(away))
+    for server in range(5):
+        c.connect(server)
+    c.unreliable()
+    c.agree("last", 5, within=20.0)
+
+
+@points(5)
+def test_churn(cluster: Start) -> None:
+    """Three clients work while servers crash, restart and lose their connection: what they saw committed stays."""
+    churn(cluster(5))
+
+
+@points(5)
+def test_unreliable_churn(cluster: Start) -> None:
+    """The same over a network that delays and loses messages."""
+    c = cluster(5)
+    c.unreliable()
+    churn(c)
+
+
+# --- helpers ---
+
+
+def _restart_all(c: Cluster) -> None:
+    for server in c.everybody:
+        c.crash(server)
+    c.start_all()
+
+
+def _brings_its_own_term(args: Message) -> bool:
+    return any(entry["term"] == args["term"] for entry in args["entries"])

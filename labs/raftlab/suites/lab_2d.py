@@ -1,0 +1,528 @@
+"""Lab 2D: snapshots (§7, Figure 13).
+
+What every test asks for: the log is cut where a service took a snapshot; a server that lacks what was cut gets the
+snapshot, in chunks of at most 4096 bytes; after a restart the service gets the snapshot first. And nothing that lab 2C
+promised is lost: an entry once acknowledged, in the log or in a snapshot, stays.
+
+How chunks are put together, what a reply to one says beyond its term, and whether a transfer goes on or starts over when
+something was lost is the student's choice. The referee sees to it that no service ever gets half a snapshot, the wrong
+one, or an older one. The last tests use puppets: one real server (S0), all others played by the test.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from raftlab import rules
+from raftlab.cluster import ELECTION_LIMIT, Cluster
+from raftlab.referee import Message
+from raftlab.suites import SIM, Start, points
+from raftlab.suites.leader import CHUNK, Leader, term_of
+
+# The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so this is room for
+# more than 30 in a wordy format, while a service takes a snapshot every 10.
+MOST_STATE = 10_000
+# A call to a server that is off the network may take 7 s, and some Rafts make no other one to it meanwhile.
+CATCH_UP_LIMIT = 15.0
+
+
+def _commands(c: Cluster, how_many: int) -> list[str]:
+    return [c.random.randbytes(100).hex() for _ in range(how_many)]
+
+
+def _expect_short_logs(c: Cluster) -> None:
+    c.wait_for(2.0, lambda: all(len(c.seat(server).state) <= MOST_STATE for server in c.everybody))
+    for server in c.everybody:
+        size = len(c.seat(server).state)
+        said = f"expected S{server} to store at most {MOST_STATE:,} bytes besides the snapshot, but it stores {size:,}"
+        c.expect(size <= MOST_STATE, said, rules.LOG_IS_CUT, [server])
+
+
+def _expect_saved(c: Cluster, server: int) -> None:
+    """The snapshot that the service gave is on the disk by now."""
+    c.wait_for(2.0, lambda: bool(c.seat(server).snapshot))
+    said = f"expected S{server} to save the snapshot that its service has taken, but nothing is stored"
+    c.expect(bool(c.seat(server).snapshot), said, rules.LOG_IS_CUT, [server])
+
+
+def _expect_applied(c: Cluster, index: int, servers: int, said: str) -> None:
+    c.wait_for(CATCH_UP_LIMIT, lambda: c.committed(index)[0] >= servers)
+    got = c.committed(index)[0]
+    text = f"expected {said} within {CATCH_UP_LIMIT:.0f} s, but {got} of {servers} servers are there"
+    c.expect(got >= servers, text, rules.CATCH_UP)
+
+
+def _rounds(c: Cluster, away: Callable[[int], None], back: Callable[[int], None], rounds: int) -> None:
+    """The original's course: in each round a server is away while the others take a snapshot or two."""
+    c.take_snapshots(every=10)
+    c.agree("first", 3, within=20.0)
+    for number in range(rounds):
+        leader = c.one_leader(within=2 * ELECTION_LIMIT)
+        victim = leader if number % 3 == 1 else (leader + 1) % 3
+        away(victim)
+        c.agree(f"{number}: without S{victim}", 2, within=20.0)
+        c.propose_together(c.one_leader(within=2 * ELECTION_LIMIT), _commands(c, c.random.randint(10, 19)))
+        c.agree(f"{number}: still without S{victim}", 2, within=20.0)
+        back(victim)
+        c.agree(f"{number}: with S{victim} again", 3, within=20.0)
+    _expect_short_logs(c)
+
+
+@points(5)
+def test_snapshots_basic(cluster: Start) -> None:
+    """Services take snapshots, and the logs are cut."""
+    c = cluster(3)
+    c.take_snapshots(every=10)
+    for number in range(12):
+        c.propose_together(c.one_leader(), _commands(c, c.random.randint(5, 14)))
+        c.agree(f"round {number}", 3)
+    _expect_short_logs(c)
+
+
+@points(5)
+def test_snapshot_after_disconnect(cluster: Start) -> None:
+    """A server that was cut off for long gets the snapshot, and then the entries behind it."""
+    c = cluster(3)
+    _rounds(c, c.disconnect, c.connect, 9)
+
+
+@points(5)
+def test_snapshot_after_crash(cluster: Start) -> None:
+    """A server that was down for long starts from its own snapshot, gets a newer one, and then entries."""
+    c = cluster(3)
+    _rounds(c, c.crash, c.restart, 6)
+
+
+@points(5)
+def test_snapshot_unreliable(cluster: Start) -> None:
+    """Servers are cut off, or crash, on an unreliable network."""
+    c = cluster(3)
+    c.unreliable()
+    _rounds(c, c.disconnect, c.connect, 5)
+    _rounds(c, c.crash, c.restart, 3)
+
+
+@points(5)
+def test_snapshot_all_restart(cluster: Start) -> None:
+    """All servers restart, now with entries behind the snapshot and now without; the log goes on where it was."""
+    c = cluster(3)
+    c.unreliable()
+    c.take_snapshots(every=10)
+    for count in (10, c.random.randint(5, 14), c.random.randint(5, 14), 0, 0):
+        c.propose_together(c.one_leader(within=2 * ELECTION_LIMIT), _commands(c, count))
+        before = c.agree(f"before the crash, with {count}", 3, within=20.0)
+        for server in range(3):
+            c.crash(server)
+        c.start_all()
+        after = c.agree(f"after the crash, with {count}", 3, within=20.0)
+        said = f"expected the next command to come behind index {before}, but it is at {after}"
+        c.expect(after > before, said, rules.SURVIVES)
+    _expect_short_logs(c)
+    for server in range(3):
+        _expect_saved(c, server)
+
+
+def _chunks_to(c: Cluster, server: int) -> list[Message]:
+    """From now on every install_snapshot request to ``server``, as it leaves."""
+    seen: list[Message] = []
+
+    def look(args: Message) -> bool:
+        seen.append(args)
+        return False
+
+    c.hold("install_snapshot", dst=server, when=look)
+    return seen
+
+
+def _expect_chunks(c: Cluster, seen: list[Message]) -> None:
+    """They are what Figure 13 says. (That they are all there, the service at the other end can tell.)"""
+    c.expect(bool(seen), "expected a snapshot to be sent for a log that was cut, but saw none", rules.CATCH_UP)
+    for args in seen:
+        index, offset, data = args["last_included_index"], args["offset"], args["data"]
+        end, snapshot = offset + len(data), c.snapshot_of(index)
+        where = f"at offset {offset} of the snapshot up to index {index}"
+        said = f"expected at most {CHUNK} bytes in one message, but saw {len(data)} {where}"
+        c.expect(len(data) <= CHUNK, said, rules.WHOLE_SNAPSHOT)
+        said = f"expected the snapshot's own bytes, but saw others {where}"
+        c.expect(snapshot[offset:end] == data, said, rules.WHOLE_SNAPSHOT)
+        said = f"expected done with the last of {len(snapshot)} bytes, but saw it after {end} ({where})"
+        c.expect(end == len(snapshot) or not args["done"], said, rules.WHOLE_SNAPSHOT)
+
+
+@points(6)
+def test_snapshot_in_chunks(cluster: Start) -> None:
+    """A big snapshot travels in chunks, also when a request and an answer of them are lost."""
+    c = cluster(3)
+    c.take_snapshots(every=10, size=20_000)
+    c.agree("by all", 3)
+    away = (c.one_leader() + 1) % 3
+    c.disconnect(away)
+    c.propose_together(c.one_leader(), _commands(c, 60))
+    last = c.agree("by two", 2)
+    seen = _chunks_to(c, away)
+    answer = c.hold("install_snapshot", dst=away, leg="reply", when=lambda args: args["offset"] > 0, most=1)
+    c.connect(away)
+    c.wait_for(CATCH_UP_LIMIT, lambda: bool(answer.messages) or c.committed(last)[0] == 3)
+    # The others go on while that answer is lost, and their snapshot is a newer one.
+    c.propose_together(c.one_leader(), _commands(c, 12))
+    last = c.agree("by two, too", 2)
+    newest = last - last % 10
+    # Nothing comes to the rescue of a transfer of that one: a request is lost, and has to be sent again.
+    request = c.hold("install_snapshot", dst=away, when=lambda args: args["last_included_index"] >= newest, most=1)
+    answer.drop()
+    c.wait_for(CATCH_UP_LIMIT, lambda: bool(request.messages) or c.committed(last)[0] == 3)
+    request.drop()
+    _expect_applied(c, last, 3, f"S{away} to catch up by a snapshot of 20,000 bytes")
+    _expect_chunks(c, seen)
+    c.agree("by all again", 3)
+
+
+@points(6)
+def test_snapshot_chunks_come_again(cluster: Start) -> None:
+    """Every message comes twice, the second time up to two seconds late; nothing goes back to where it was."""
+    c = cluster(3)
+    c.take_snapshots(every=10, size=9000)
+    c.agree("by all", 3)
+    c.unreliable(duplicate=1.0, echo=2.0, lose_request=0.0, lose_reply=0.05, reorder_reply=0.05)
+    for number in range(3):
+        away = (c.one_leader() + 1) % 3
+        c.disconnect(away)
+        c.propose_together(c.one_leader(), _commands(c, 20))
+        c.agree(f"{number}: by two", 2, within=20.0)
+        c.connect(away)
+        c.agree(f"{number}: by all", 3, within=20.0)
+        c.propose_together(c.one_leader(), _commands(c, 12))
+        c.sleep(0.3)
+    c.agree("by all in the end", 3, within=20.0)
+    for server in range(3):
+        _expect_saved(c, server)
+
+
+@points(5)
+def test_snapshot_boundary(cluster: Start) -> None:
+    """A server that lacks nothing but the last entry of a snapshot gets it."""
+    c = cluster(3)
+    c.take_snapshots(every=10)
+    index = c.agree("first", 3)
+    while index % 10 != 9:
+        index = c.agree(f"after {index}", 3)
+    for _ in range(2):
+        away = (c.one_leader() + 1) % 3
+        c.disconnect(away)
+        index = c.agree("the last one of the snapshot", 2)
+        c.sleep(0.2)  # the logs end with the snapshot now
+        c.connect(away)
+        _expect_applied(c, index, 3, f"S{away} to apply index {index}")
+        c.propose_together(c.one_leader(), _commands(c, 8))
+        c.agree("by all", 3)
+    for server in range(3):
+        _expect_saved(c, server)
+
+
+@points(5)
+def test_entries_if_they_are_there(cluster: Start) -> None:
+    """A server that lacks only entries behind the snapshot gets these, not the snapshot."""
+    c = cluster(3)
+    c.take_snapshots(every=10)
+    index = c.agree("first", 3)
+    while index % 10 != 0:
+        index = c.agree(f"after {index}", 3)
+    for server in range(3):
+        _expect_saved(c, server)
+    # No more snapshots, and another leader: the entries behind this one are many, and of a term of their own, so that
+    # whatever way a leader looks for the right place, it need not look before the snapshot.
+    c.take_snapshots(every=0)
+    first = c.one_leader()
+    c.disconnect(first)
+    c.one_leader()
+    c.connect(first)
+    c.propose_together(c.settled_leader(), _commands(c, 25))
+    c.agree("by all", 3)
+    away = (c.one_leader() + 1) % 3
+    c.disconnect(away)
+    for number in range(3):
+        index = c.agree(f"by two {number}", 2)
+    # One more leader, which has to find out what the third one lacks. These two are all that is left.
+    c.disconnect(c.one_leader())
+    seen = _chunks_to(c, away)
+    c.connect(away)
+    c.one_leader(within=2 * ELECTION_LIMIT)
+    _expect_applied(c, index, 3, f"S{away} to apply index {index}")
+    said = f"expected S{away} to get entries, all of which the leader still has, but it was sent a snapshot"
+    c.expect(not seen, said, rules.CATCH_UP)
+
+
+@points(5)
+def test_restarted_leader_has_a_snapshot(cluster: Start) -> None:
+    """A leader that restarted from its snapshot brings up one that has nothing; nobody else is left."""
+    c = cluster(3)
+    c.take_snapshots(every=10, size=5000)
+    away = (c.one_leader() + 1) % 3
+    c.disconnect(away)
+    c.propose_together(c.one_leader(), _commands(c, 50))
+    last = c.agree("by two", 2)
+    left = c.one_leader()
+    _expect_saved(c, left)
+    for server in range(3):
+        if server != away:
+            c.crash(server)
+    c.restart(left)
+    c.connect(away)
+    # Only the restarted one can be elected, and with both votes: that may take some elections.
+    c.agree("by the restarted one and one that had nothing", 2, within=20.0)
+    _expect_applied(c, last, 2, f"S{away} to apply index {last}")
+
+
+@points(5)
+def test_snapshot_reply_proves(cluster: Start) -> None:
+    """The answer to a snapshot counts for what the snapshot covers, not for entries that came later."""
+    c = cluster(3)
+    c.take_snapshots(every=10)
+    c.agree("by all", 3)
+    for _ in range(3):
+        leader = c.settled_leader()
+        away = (leader + 1) % 3
+        c.disconnect(away)
+        c.propose_together(leader, _commands(c, 60))
+        c.agree("by two", 2)
+        _expect_saved(c, leader)
+        entries = c.hold("append_entries", dst=away, when=lambda args: bool(args["entries"]))
+        answers = c.hold("install_snapshot", dst=away, leg="reply", when=lambda args: args["done"])
+        c.connect(away)
+        c.wait_for(CATCH_UP_LIMIT, lambda: bool(answers.messages))  # noqa: B023  (called in this round only)
+        leader = c.one_leader()
+        if leader == away or {flight.src for flight, _ in answers.messages} != {leader}:
+            break
+        c.disconnect(3 - leader - away)
+        index, _, is_leader = c.propose(leader, "on the leader alone")
+        answers.release()
+        c.wait_for(0.3, lambda: is_leader and c.committed(index)[0] > 0)  # noqa: B023
+        got = c.committed(index)[0] if is_leader else 0
+        said = f"expected nobody to apply index {index}, which only the leader has, but {got} did"
+        c.expect(got == 0, said, rules.REPLY_PROVES, [leader])
+        entries.drop()
+        c.heal()
+        c.agree("by all again", 3, within=20.0)
+
+
+@points(5)
+def test_old_snapshot_calls(cluster: Start) -> None:
+    """snapshot() called once more, late or for an older index changes nothing."""
+    c = cluster(3)
+    c.take_snapshots(every=10)
+    for number in range(2):
+        c.propose_together(c.one_leader(), _commands(c, 25))
+        last = c.agree(f"{number}: by all", 3)
+        for server in range(3):
+            for index in (last, last, last - 1, 10, last - 12, 1):
+                c.call_snapshot(server, index)
+        for server in range(3):
+            c.crash(server)
+        c.start_all()
+        c.agree(f"{number}: after a restart", 3)
+    _expect_short_logs(c)
+
+
+# Sim only, as the next but one: the crash comes at an exact point.
+@points(6, networks=SIM)
+def test_crash_while_cutting(cluster: Start) -> None:
+    """A crash while a server cuts its log and saves the snapshot loses nothing, and applies nothing twice."""
+    c = cluster(1)
+    c.take_snapshots(every=10, size=5000)
+    index = c.agree("first", 1)
+    for nth in (1, 2, 3):
+        for side in ("before", "after"):
+            while index % 10 != 9:
+                index = c.agree(f"after {index}", 1)
+            # The first save is that of the entry, the next is that of the snapshot, unless it takes two.
+            c.crash_at(0, "save", nth, side)
+            c.propose(c.one_leader(), f"crash {side} save {nth}")
+            c.sleep(0.1)
+            c.restart(0)
+            # The referee knows what S0 has applied before, and holds it to that.
+            index = c.agree(f"after the crash {side} save {nth}", 1)
+    _expect_saved(c, 0)
+
+
+# --- one real server, S0; the test plays the others ---
+
+
+@points(6)
+def test_chunks_in_any_order(cluster: Start) -> None:
+    """Chunks that are missing, repeated, late or of another snapshot make no snapshot; all of them in order do."""
+    c = cluster(3, puppets=(1, 2))
+    c.take_snapshots(every=0, size=10_000)
+    leader = Leader(c)
+    rows = (
+        # The chunks of an older snapshot are a, b, c, those of a newer one A, B, C. "+" is a new leader, "!" a restart.
+        ("of this very snapshot, in order, too", "ABC", True),
+        ("with the first one twice", "AABC", True),
+        ("with the first one once more in the middle", "ABAC", True),
+        ("with the last one before the middle", "ACB", True),
+        ("with the middle one lost", "AC", True),
+        ("with only the last one", "C", True),
+        ("mixed with those of an older snapshot", "aAbBcC", True),
+        ("of two snapshots, fitting each other", "abC", True),
+        ("of two snapshots, fitting each other the other way", "AaBbc", True),
+        ("followed by late ones of an older snapshot", "ABCabcc", True),
+        ("cut short by a new leader", "AB+C", True),
+        ("begun by one leader and ended by the next", "A+BC", True),
+        ("cut short by a new leader with an older snapshot", "AB+", False),
+        ("cut short by a restart", "AB!C", True),
+        ("cut short by a restart after the first one", "A!BC", True),
+    )
+    for number, (said, sequence, newer) in enumerate(rows):
+        old, new = 20 * number + 10, 20 * number + 20
+        for step in sequence:
+            if step == "+":
+                leader.term += 1
+            elif step == "!":
+                c.restart(0)
+            else:
+                leader.ask("install_snapshot", **leader.chunk(old if step in "abc" else new, "abcABC".index(step) % 3))
+        # Whatever that was, it may or may not have been enough. A whole snapshot must be; if a leader has to begin
+        # again because S0 did not expect this one to start over, so be it.
+        wanted = new if newer else old
+        for _ in range(4):
+            leader.install(wanted)
+            if c.wait_for(0.5, lambda at=wanted: c.committed(at)[0] == 1):  # type: ignore[misc]
+                break
+        text = f"expected S0 to apply the snapshot up to {wanted}, sent in order after chunks {said}, but it did not"
+        c.expect(c.committed(wanted)[0] == 1, text, rules.CATCH_UP, [0])
+        leader.bring(wanted, new, f"after a snapshot whose chunks came {said}")
+
+
+@points(6)
+def test_log_meets_snapshot(cluster: Start) -> None:
+    """The table: every relation between a log and a snapshot that arrives, once, twice and late."""
+    c = cluster(3, puppets=(1, 2))
+    c.take_snapshots(every=10, size=6000)
+    leader = Leader(c)
+    rows = (
+        # Relative to where S0 is: how many of the leader's entries it has, and the other ones behind these, by their
+        # terms relative to that of the snapshot's last entry, which is the tenth.
+        ("a log that is shorter", 4, 0),
+        ("a log that ends with the snapshot", 10, 0),
+        ("a longer log that agrees", 13, 0),
+        ("a longer log that conflicts with it", 0, -1),
+        ("a longer log that conflicts behind it", 10, 1),
+        ("a longer log that conflicts with higher terms", 0, 2),
+        ("a log that is cut beyond it", 23, 0),
+    )
+    for number, (said, own, other) in enumerate(rows):
+        at, last = 30 * number, 30 * number + 10
+        beyond = own > 20
+        leader.bring(at - 6, at, "by entries") if at else None
+        leader.append(at, at + own)
+        if other:
+            leader.append(at + own, at + 13, term=term_of(last) + other)
+        if beyond:
+            leader.bring(at, at + 20, "by entries")
+        leader.term += 1  # another leader, whose snapshot is to come
+        for time in ("came", "came twice"):
+            leader.install(last)
+            if own > 10:
+                leader.keeps(at + own, f"when a snapshot up to {last} {time}")
+        if not beyond:
+            leader.bring(last, last, f"after a snapshot met {said}")
+            leader.rival(at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} met {said}")
+        leader.bring(at + 20 if beyond else last, at + 24, f"after a snapshot met {said}")
+        # Now it is late, as is a newer one: S0 is further on than both.
+        leader.append(at + 24, at + 27)
+        for late in (last, at + 22):
+            leader.install(late)
+            leader.keeps(at + 27, f"when a snapshot up to {late} came late")
+
+
+@points(6)
+def test_late_entries_below_snapshot(cluster: Start) -> None:
+    """Entries that a snapshot has covered meanwhile come late, and remove nothing."""
+    c = cluster(3, puppets=(1, 2))
+    c.take_snapshots(every=10)
+    leader = Leader(c)
+    for at in (10, 20):
+        leader.append(at - 10, at)
+        leader.bring(at - 10, at, "by entries")
+        c.sleep(0.05)  # the service has taken its snapshot
+        _expect_saved(c, 0)
+        leader.append(at, at + 5)
+        leader.keeps(at + 5, "behind the snapshot")
+        for prev, last in ((at - 7, at - 7), (at - 7, at - 2), (0, 5), (at - 1, at), (at - 7, at + 2), (at, at + 1)):
+            leader.append(prev, last)
+            leader.keeps(at + 5, f"when entries {prev + 1} to {last} came late" if last > prev else "after a heartbeat")
+        c.restart(0)
+        leader.keeps(at + 5, "before it restarted")
+        leader.bring(at + 5, at + 6, "after late entries")
+
+
+@points(6)
+def test_votes_after_snapshot(cluster: Start) -> None:
+    """A server whose log ends with a snapshot votes, and asks for votes, by the snapshot's last entry."""
+    c = cluster(3, puppets=(1, 2))
+    c.take_snapshots(every=10)
+    leader = Leader(c)
+    for index in (10, 20, 30):
+        term = term_of(index)
+        if index == 20:
+            leader.bring(10, 20, "by entries")
+        else:
+            # S1 gets S0's vote and sends a snapshot in the same term; that is no reason to vote again.
+            leader.term += 10
+            log = {"last_log_index": index, "last_log_term": term}
+            c.puppet(1).ask(0, "request_vote", term=leader.term, candidate_id=1, **log)
+            leader.install(index)
+            c.puppet(2).ask(0, "request_vote", term=leader.term, candidate_id=2, **log)
+            leader.bring(index, index, "by a snapshot")
+        for life in ("before", "after"):
+            said = f"{life} a restart with a snapshot up to {index} of term {term}"
+            leader.rival(index - 1, term, said)
+            leader.rival(index + 10, term - 1, said)
+            leader.rival(index + 10, 0, said)
+            received = c.puppet(1).received
+            received.clear()
+            c.wait_for(ELECTION_LIMIT, lambda: any(f.method == "request_vote" for f in received))  # noqa: B023
+            asked = [f.args for f in received if f.method == "request_vote"]
+            ends = [(args["last_log_index"], args["last_log_term"]) for args in asked[:1]]
+            text = f"expected S0 to ask for votes and name {index, term} as the end of its log, but it named {ends}, {said}"
+            c.expect(ends == [(index, term)], text, rules.NEWER_LOG, [0])
+            if life == "before":
+                c.restart(0)
+
+
+# Sim only: the two messages must arrive at the same moment.
+@points(5, networks=SIM)
+def test_snapshot_overtakes_entries(cluster: Start) -> None:
+    """A snapshot arrives while entries are being applied; the service gets everything in order."""
+    c = cluster(3, puppets=(1, 2))
+    c.unreliable(on=False, latency=(0.001, 0.001))
+    leader = Leader(c)
+    for at in range(0, 600, 20):
+        leader.append(at, at + 15)
+        heartbeat = {"prev_log_index": at + 15, "prev_log_term": term_of(at + 15), "entries": []}
+        leader.send("append_entries", **heartbeat, leader_commit=at + 15)
+        leader.send("install_snapshot", **leader.chunk(at + 20, 0))
+        c.sleep(0.01)
+        leader.bring(at + 20, at + 20, "by a snapshot")
+
+
+@points(6, networks=SIM)
+def test_crash_while_installing(cluster: Start) -> None:
+    """A crash while the leader's snapshot is saved loses no acknowledged entry, and leaves no half of it."""
+    c = cluster(3, puppets=(1, 2))
+    c.take_snapshots(every=0, size=6000)
+    leader = Leader(c)
+    # A log that goes on behind the snapshot, and one that does not reach it.
+    moments = itertools.product(("save", "answer"), (1, 2, 3), ("before", "after"), (10, 16))
+    for number, (kind, nth, side, last) in enumerate(moments):
+        at = 20 * number
+        leader.append(at, at + 13)
+        c.crash_at(0, kind, nth, side)
+        for part in (0, 1):
+            flight = leader.send("install_snapshot", **leader.chunk(at + last, part))
+            c.wait_for(0.5, lambda: flight.done or not c.seat(0).up)  # noqa: B023  (called in this round only)
+        c.restart(0)
+        said = f"when S0 crashed {side} {kind} {nth} of a snapshot's arrival"
+        if last == 10:
+            leader.keeps(at + 13, said)
+        leader.bring(at + last, at + 20, said)

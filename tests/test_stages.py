@@ -1,0 +1,46 @@
+"""The ladder: the reference with the labs up to N in it passes the suites up to N, and the skeleton fails every test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from raftlab import catalogue, labs, skeleton
+from tests.bugs import failures
+from tests.conftest import ROOT, SKELETON, SOLUTION
+
+LADDER = list(labs.LABS)
+
+
+@pytest.mark.parametrize("stage", LADDER[:-1])
+def test_each_stage_of_the_reference_passes_the_suites_so_far(stage: str, tmp_path: Path) -> None:
+    upto = LADDER.index(stage) + 1
+    (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), LADDER[upto]))
+    for lab in LADDER[:upto]:
+        for info in catalogue.tests(lab):
+            assert list(failures(tmp_path, info.name, range(1))) == [], info.name
+
+
+@pytest.mark.parametrize("stage", LADDER[1:])
+def test_each_stage_fails_in_the_next_suite(stage: str, tmp_path: Path) -> None:
+    """Most of its tests: some only say what must not happen, and whoever has not begun does nothing wrong."""
+    (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), stage))
+    tests = catalogue.tests(stage)
+    red = [info.name for info in tests if list(failures(tmp_path, info.name, range(1)))]
+    assert len(red) >= 0.8 * len(tests), {info.name for info in tests} - set(red)
+
+
+@pytest.mark.parametrize("lab", LADDER)
+def test_the_skeleton_fails_every_test(lab: str) -> None:
+    for info in catalogue.tests(lab):
+        assert list(failures(SKELETON.parent, info.name, range(1))), f"{info.name} passes before a line is written"
+
+
+def test_the_readme_counts_the_tests() -> None:
+    rows = re.findall(r"^\| \[(\w\w) .*\| (\d+) tests, (\d+) points \|$", (ROOT / "README.md").read_text(), re.M)
+    counted = {lab: (int(tests), int(points)) for lab, tests, points in rows}
+    assert counted == {
+        lab: (len(catalogue.tests(lab)), sum(info.points for info in catalogue.tests(lab))) for lab in LADDER
+    }

@@ -1,4 +1,7 @@
-"""Correct Rafts in clearly different styles: the 2A suite must pass each of them. A false alarm is our worst bug."""
+"""Correct Rafts in clearly different styles: the suites must pass each of them. A false alarm is our worst bug.
+
+Those called ``full_...`` go the whole way to lab 2D and are run through every suite; the others end with lab 2A.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,22 @@ from pathlib import Path
 import pytest
 
 import raftlab.suites
-from raftlab import catalogue
+from raftlab import catalogue, labs
 from raftlab.record import End, Record, from_line
 from tests.conftest import ROOT
 
 STYLES = sorted(path.parent.name for path in (ROOT / "tests" / "correct").glob("*/raft.py"))
+FULL_STYLES = [style for style in STYLES if style.startswith("full_")]
+LABS = [lab for lab in labs.LABS if catalogue.tests(lab)]
+RUNS = [(style, lab) for style in STYLES for lab in LABS if lab == "2A" or style in FULL_STYLES]
 SUITES = Path(raftlab.suites.__file__).parent
 
 
-def records_of(impl: Path, seeds: str) -> tuple[list[Record], str]:
-    """The records of one run of the 2A suite for each seed, and what the suites' own pytest printed."""
+def records_of(impl: Path, lab: str, seeds: str) -> tuple[list[Record], str]:
+    """The records of one run of the lab's suite for each seed, and what the suites' own pytest printed."""
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-p", "raftlab.plugin"]
-    command += ["-c", str(SUITES / "pytest.ini"), "--rootdir", str(SUITES), str(SUITES / "lab_2a.py")]
-    command += ["--impl", str(impl), "--seeds", seeds]
+    command += ["-c", str(SUITES / "pytest.ini"), "--rootdir", str(SUITES), str(catalogue.suite_file(lab))]
+    command += ["--lab", lab, "--impl", str(impl), "--seeds", seeds]
     reader, writer = os.pipe()
     with open(reader, "rb") as records:
         try:
@@ -45,12 +51,13 @@ def records_of(impl: Path, seeds: str) -> tuple[list[Record], str]:
     return [item for item in items if isinstance(item, Record)], printed
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_the_suite_passes_it(style: str) -> None:
-    records, printed = records_of(ROOT / "tests" / "correct" / style, "1")
-    assert {record.test for record in records} == {info.name for info in catalogue.tests("2A")}
+@pytest.mark.parametrize(("style", "lab"), RUNS)
+def test_the_suite_passes_it(style: str, lab: str) -> None:
+    records, printed = records_of(ROOT / "tests" / "correct" / style, lab, "1")
+    assert {record.test for record in records} == {info.name for info in catalogue.tests(lab)}
     assert [record.test for record in records if record.outcome != "passed"] == [], printed
 
 
 def test_there_are_some() -> None:
-    assert len(STYLES) >= 5
+    assert len(STYLES) >= 10
+    assert len(FULL_STYLES) >= 4

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from raftlab import catalogue, labs, skeleton
+from tests import bug_table
 from tests.bugs import failures
 from tests.conftest import ROOT, SKELETON, SOLUTION
 
@@ -44,3 +45,10 @@ def test_the_readme_counts_the_tests() -> None:
     assert counted == {
         lab: (len(catalogue.tests(lab)), sum(info.points for info in catalogue.tests(lab))) for lab in LADDER
     }
+
+
+def test_the_table_of_known_bugs_is_whole() -> None:
+    listed = re.findall(r"^\| (\w\w) \| (.+?) \| (\w+) \|", (ROOT / "tests" / "known-bugs.md").read_text(), re.M)
+    assert listed == [
+        (lab, name, bug.by) for lab, module in bug_table.SUITES.items() for name, bug in module.BUGS.items()
+    ]

@@ -177,6 +177,13 @@ BUGS = {
             "            for message in messages:\n                self.apply_ch.put(message)\n": "                for message in messages:\n                    self.apply_ch.put(message)\n"
         },
     ),
+    "rp-apply-race": Bug(
+        "slow_service",
+        "expected S",
+        {
+            "        threading.Thread(target=self._apply_loop, daemon=True).start()\n": "        threading.Thread(target=self._apply_loop, daemon=True).start()\n        threading.Thread(target=self._apply_loop, daemon=True).start()\n"
+        },
+    ),
     "start-index-too-low": Bug(
         "basic_agreement",
         "expected 'command 1' at index 0, as start() said, but it is at 1",

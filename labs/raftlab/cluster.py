@@ -468,12 +468,11 @@ class Cluster:
         """Bytes of requests and their answers so far, by the server that asked."""
         return self._count(self.switch.rpc_bytes, server, method)
 
-    def replies(self, server: int, method: str) -> list[Message]:
-        """Every reply that a server gave to a request of that method so far."""
-        events = self.switch.trace.events
+    def replies(self, server: int, method: str) -> list[tuple[Message, Message]]:
+        """Every request of that method that a server has answered so far, and its reply."""
         return [
-            wire.decode_plain(event[6])
-            for event in events
+            (self.switch.flights[event[4]].args, wire.decode_plain(event[6]))
+            for event in self.switch.trace.events
             if event[1] == "answer" and event[2] == server and event[5] == method
         ]
 

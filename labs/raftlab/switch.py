@@ -147,7 +147,7 @@ class Switch:
         self._due: list[tuple[float, int, str, Any, Any]] = []
         self._sequence = 0
         self._last_flight = 0
-        self._flights: dict[int, Flight] = {}
+        self.flights: dict[int, Flight] = {}
         self._inside: defaultdict[int, dict[int, Flight]] = defaultdict(dict)  # arrived at a server, not answered
         self._last_call = 0
         self._calls: dict[int, tuple[int, str]] = {}
@@ -276,7 +276,7 @@ class Switch:
         self._last_flight += 1
         flight = Flight(self._last_flight, src, self.seats[src].life, src_rpc, dst, method, payload)
         flight.args = self._plain(src, payload)
-        self._flights[flight.id] = flight
+        self.flights[flight.id] = flight
         self.rpcs[src, method] += 1
         self.rpc_bytes[src, method] += len(payload)
         self.trace.add((when, "send", src, dst, flight.id, method, payload))
@@ -397,7 +397,7 @@ class Switch:
                 self.send(server, effect.rpc, effect.target, effect.method, effect.payload, when)
             case protocol.Answer():
                 # Two copies of a request make two answers: the flight stays known until its server crashes.
-                flight = self._flights.get(effect.rpc)
+                flight = self.flights.get(effect.rpc)
                 if flight is not None and flight.dst == server and flight.dst_life == seat.life:
                     self._inside[server].pop(flight.id, None)
                     self._answered(flight, effect.payload, when)

@@ -192,7 +192,7 @@ def test_only_the_real_network(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "not run: 2A second (sim only)" in out
     assert "points 10/10 · 1 of 1 submissions clean · 4 runs" in out
     assert main(["run", "alice", "--network", "rpyc"], tools()) == 0
-    assert report()["settings"]["runs"] == {"rpyc": 2}
+    assert report()["settings"]["runs"] == {"rpyc": 1}
 
 
 def test_a_full_disk_is_said_in_one_sentence(

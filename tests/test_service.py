@@ -40,7 +40,10 @@ def put_snapshot(index: int, data: str) -> str:
 @pytest.mark.parametrize(
     ("init", "text"),
     [
-        (put_snapshot(7, "b'x'"), "S0 applied a snapshot up to index 7, where no service has taken one"),
+        (
+            put_snapshot(7, "b'x'"),
+            "expected a snapshot that some service has taken, but S0 applied one up to 7, where none has",
+        ),
         (put_snapshot(5, "b'x'"), "expected S0 to apply the 19 bytes of the snapshot up to 5, not 1 bytes"),
         (put_snapshot(5, "b'x' * 19"), "expected S0 to apply the 19 bytes of the snapshot up to 5, not other bytes"),
         (

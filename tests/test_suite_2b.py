@@ -193,7 +193,7 @@ BUGS = {
     ),
     "rp-commit-minority": Bug(
         "follower_failure",
-        "expected nobody to apply index",
+        "expected a majority to have stored index 1 before S",
         {"        index = have[(len(have) - 1) // 2]": "        index = have[-1]"},
     ),
     "rp-accept-old-leader": Bug(

@@ -89,13 +89,13 @@ BUGS = {
     ),
     "ps-reply-before-persist (vote)": Bug(
         "crash_points",
-        "expected S0 to vote once in term 6100, but it voted for S2 and then, after a restart, for S1",
+        "expected S0 to save its vote for S2 in term 1100 before it answers",
         {_VOTE: "        self.voted_for = candidate\n" + _LATER},
     ),
     "ps-reply-before-persist (entries)": Bug("crash_points", _GONE, {_STORED: "    " + _LATER}),
     "ps-reply-beside-persist": Bug(
         "crash_points",
-        _GONE,
+        "expected S0 to save index 4 of term",
         {_STORED: "            threading.Thread(target=self._persist, daemon=True).start()\n"},
     ),
     "ps-ask-before-persist": Bug(

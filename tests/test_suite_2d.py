@@ -150,12 +150,12 @@ BUGS = {
     ),
     "sn-reply-match-last": Bug(
         "snapshot_reply_proves",
-        "expected nobody to apply index",
+        "expected a majority to have stored index",
         {_MATCHED: "                self._matched(server, self._last_index())\n"},
     ),
     "sn-transfer-changes": Bug(
         "snapshot_in_chunks",
-        "expected S",
+        "expected the snapshot's own bytes, but S",
         {"chunk = transfer.data[transfer.offset : ": "chunk = self.persister.snapshot()[transfer.offset : "},
     ),
     "sn-instead-of-entries": Bug(
@@ -177,7 +177,7 @@ BUGS = {
     ),
     "ch-too-big": Bug(
         "snapshot_in_chunks",
-        "expected at most 4096 bytes in one message, but saw",
+        "expected at most 4096 bytes in one message, but S",
         {"SNAPSHOT_CHUNK = 4096": "SNAPSHOT_CHUNK = 100_000"},
     ),
     "ch-any-order": Bug(

@@ -77,7 +77,7 @@ class Cluster:
             raise ValueError(f"a cluster has 1 to 25 servers, not {servers}")
         self.size = servers
         self.network = Network(servers, derive(seed, "network"))
-        self.switch = Switch(world, self.network, Referee(lab), servers, seed)
+        self.switch = Switch(world, self.network, Referee(lab, servers, bool(puppets)), servers, seed)
         self.service = Service(self.switch, self.switch.referee.applies, derive(seed, "service"))
         self.random = random.Random(derive(seed, "test"))
         self._world = world
@@ -193,10 +193,12 @@ class Cluster:
 
     def slow_service(self, server: int, seconds: float) -> None:
         """From now on ``apply_ch.put`` takes so long on a server, in this life."""
+        self.note(f"from now on S{server}'s service takes {seconds} s for each entry")
         self._world.post(protocol.SlowApply(server, seconds))
 
     def fail_saves(self, server: int, count: int = 1) -> None:
         """The next ``count`` saves of a server raise ``OSError``."""
+        self.note(f"the next {count} saves of S{server} fail")
         self._world.post(protocol.FailSaves(server, count))
 
     def _sim_only(self, what: str) -> None:

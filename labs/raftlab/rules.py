@@ -148,6 +148,18 @@ REPLY_PROVES = Rule(
     "Figure 2, Leaders; §5.3",
     f"{_LAB_2B}#what-a-reply-proves",
 )
+SAME_ENTRY = Rule(
+    "Log Matching",
+    "entries of the same index and term hold the same command, and all entries before them are the same",
+    "§5.3, Figure 3",
+    f"{_LAB_2B}#the-consistency-check",
+)
+LEADER_COMPLETENESS = Rule(
+    "Leader Completeness",
+    "what was committed in a term is in the log of every leader of a later term",
+    "§5.4, Figure 3",
+    f"{_LAB_2B}#whose-log-is-newer",
+)
 FAST_BACKUP = Rule(
     "fast backup",
     "a refused leader goes back a whole term at a time, not entry by entry",

@@ -265,6 +265,8 @@ class Switch:
             self.trace.add((when, "arrive", flight.dst, flight.src, flight.id, flight.method))
             flight.dst_life = self.seats[flight.dst].life
             self._inside[flight.dst][flight.id] = flight
+            if self.seats[flight.dst].puppet is None:
+                self.referee.arrived(flight.dst, flight.src, flight.method, flight.args)
         elif not flight.done:
             flight.done = True
             if data is not None and self.seats[flight.src].puppet is not None:
@@ -406,6 +408,7 @@ class Switch:
                 if effect.snapshot is not None:
                     seat.snapshot = effect.snapshot
                 seat.saves += 1
+                self.referee.saved(server)
                 self.trace.add((when, "save", server, len(effect.state), len(effect.snapshot or b"")))
             case protocol.Applied():
                 self.trace.add((when, "apply", server, effect.payload))

@@ -24,7 +24,12 @@ class Invariant:
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None: ...
 
+    def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
+        """A request is in the hands of ``server``, which is no puppet."""
+
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None: ...
+
+    def saved(self, server: int) -> None: ...
 
     def observed(self, server: int, term: int, is_leader: bool) -> None:
         """``get_state`` of ``server``, asked and answered with nothing in between."""
@@ -43,24 +48,34 @@ def broken(rule: Rule, text: str, servers: frozenset[int] | None = None) -> LabF
 
 
 class Referee(Invariant):
-    """All invariants of a lab, asked one after the other."""
+    """All invariants of a lab, asked one after the other. Where puppets play (``puppets``), whose logs and commits are a
+    script's and not Raft's, only those that look at a single server."""
 
-    def __init__(self, lab: str) -> None:
+    def __init__(self, lab: str, servers: int, puppets: bool = False) -> None:
+        from raftlab.referee.append_only import AppendOnly
         from raftlab.referee.applied import Applied
+        from raftlab.referee.commit import Commit
+        from raftlab.referee.completeness import Completeness
+        from raftlab.referee.durable import Durable
         from raftlab.referee.election_safety import ElectionSafety
+        from raftlab.referee.log_matching import LogMatching
         from raftlab.referee.one_vote import OneVote
+        from raftlab.referee.snapshots import Snapshots
         from raftlab.referee.terms import Terms
 
         durable = lab >= "2C"
         self.applies = Applied()
-        every: tuple[Invariant, ...] = (
-            ElectionSafety(durable),
-            OneVote(durable),
-            Terms(durable),
-            self.applies,
-        )
+        every: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]
+        if durable:
+            every.append(Durable())
+        if lab >= "2B" and not puppets:
+            # In this order: each looks at what those before it have found.
+            shown = AppendOnly(durable)
+            commit = Commit(servers, shown)
+            every += [shown, LogMatching(shown), commit, Completeness(shown, commit), Snapshots(self.applies)]
+        every.append(self.applies)
         # Each event goes only to those who look at it: this runs for every message of every run.
-        for hook in ("booted", "sent", "answered", "observed", "led", "applied"):
+        for hook in ("booted", "sent", "arrived", "answered", "saved", "observed", "led", "applied"):
             watching = [
                 getattr(each, hook) for each in every if getattr(type(each), hook) is not getattr(Invariant, hook)
             ]

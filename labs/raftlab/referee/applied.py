@@ -65,7 +65,8 @@ class Applied(Invariant):
             raise broken(rules.NEWER_SNAPSHOT, text, frozenset((server,)))
         data = self.snapshots.get(msg.index)
         if data is None:
-            text = f"S{server} applied a snapshot up to index {msg.index}, where no service has taken one"
+            text = f"S{server} applied one up to {msg.index}, where none has"
+            text = f"expected a snapshot that some service has taken, but {text}"
             raise broken(rules.WHOLE_SNAPSHOT, text, frozenset((server,)))
         if msg.snapshot != data:
             seen = len(msg.snapshot or b"")

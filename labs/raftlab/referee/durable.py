@@ -1,0 +1,61 @@
+"""Durable before answering: what a message promises is saved before the message leaves (Figure 2, State). From lab 2C on.
+
+What is in the saved bytes is the student's own business, so only this is seen from outside: a promise that a server
+could not have made before some request arrived needs a save after that arrival. Such promises are a vote for a
+candidate, and a success for entries that the server had never had.
+
+Styles it must accept: one save for many promises; saves in another thread than the answer's; the same promise made again
+without a save; entries that a server had before, as a leader or in a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from raftlab import rules
+from raftlab.referee import Invariant, Message, broken
+
+
+class Durable(Invariant):
+    def __init__(self) -> None:
+        self._saves: Counter[int] = Counter()
+        # What a server was first asked for or sent, and how many saves it had made by then; None: saved since.
+        self._votes: dict[tuple[int, int, int], int] = {}
+        self._entries: dict[int, dict[tuple[int, int], int]] = {}
+        self._covered: Counter[int] = Counter()  # by a snapshot that arrived, at least in part
+
+    def saved(self, server: int) -> None:
+        self._saves[server] += 1
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        if method == "append_entries":
+            known = self._entries.setdefault(src, {})
+            for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
+                known.setdefault((index, entry["term"]), -1)  # its own
+
+    def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
+        saves = self._saves[server]
+        if method == "request_vote":
+            self._votes.setdefault((server, args["term"], caller), saves)
+        elif method == "append_entries":
+            known = self._entries.setdefault(server, {})
+            for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
+                known.setdefault((index, entry["term"]), saves)
+        elif method == "install_snapshot":
+            self._covered[server] = max(self._covered[server], args["last_included_index"])
+
+    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
+        saves = self._saves[server]
+        if method == "request_vote" and reply["vote_granted"]:
+            if saves <= self._votes.get((server, args["term"], caller), -1):
+                text = f"expected S{server} to save its vote for S{caller} in term {args['term']} before it answers"
+                raise broken(
+                    rules.SAVE_FIRST, f"{text}, but it has saved nothing since it was asked", frozenset((server,))
+                )
+        elif method == "append_entries" and reply["success"]:
+            known = self._entries.setdefault(server, {})
+            for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
+                if saves <= known.get((index, entry["term"]), -1) and index > self._covered[server]:
+                    text = f"expected S{server} to save index {index} of term {entry['term']} before it says success"
+                    why = "but it has saved nothing since it was sent"
+                    raise broken(rules.SAVE_FIRST, f"{text}, {why}", frozenset((server,)))

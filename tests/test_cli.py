@@ -72,6 +72,10 @@ def solved(tmp_path: Path) -> Path:
             "test 2A",
             "raftlab: there is no raft.py in ., and no other Python file\n  read: handouts/setup.md#first-run",
         ),
+        (
+            "replay late_vote@1 --server S1,x",
+            "raftlab: --server wants numbers, as in --server 0,2, not 'S1,x'",
+        ),
         ("replay x", "raftlab: a run is called TEST@SEED, as in initial_election@7, not 'x'"),
         ("replay x@-1", "raftlab: a run is called TEST@SEED, as in initial_election@7, not 'x@-1'"),
         ("replay terms_stay_put@1 --network rpyc", "raftlab: terms_stay_put runs on sim only, not on rpyc"),
@@ -244,6 +248,19 @@ def test_replay_tells_the_same_run(tmp_path: Path) -> None:
     assert f"\ntrace {header['hash']}\nthe trace is in again.jsonl\n" in done.stdout
     assert f"(old_messages_do_not_calm, sim, seed 3): failed\n{header['failure']}\n" in done.stdout
     assert (tmp_path / "again.jsonl").read_bytes() == trace.read_bytes()
+
+
+def test_replay_shows_what_was_asked_for(solved: Path) -> None:
+    asked = ["--since", "0.4", "--until", "0.7", "--server", "s2", "--topic", "request_vote"]
+    done = raftlab_in(solved, "replay", "initial_election@1", *asked)
+    shown = done.stdout.partition("\n\n")[0].splitlines()
+    assert shown
+    for line in shown:
+        assert 0.4 <= float(line.split()[0]) <= 0.7
+        assert "S2" in line
+        assert "RequestVote" in line
+    done = raftlab_in(solved, "replay", "initial_election@1", "--topic", "leader")
+    assert re.fullmatch(r" +[\d.]+ S\d \[leader\] of term 1 by \[.*\]\n", done.stdout.partition("\n\n")[0] + "\n")
 
 
 def test_replay_of_a_run_that_passes(solved: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from typing import NoReturn
 from raftlab import __version__, catalogue, check, labs, replay, session, starter
 from raftlab.run import NETWORKS, seeds_of
 from raftlab.terminal import Board
+from raftlab.trace import Look
 
 CANNOT = 2
 OUT = Path("raftlab-out")
@@ -102,7 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("name", metavar="TEST@SEED", help="as in initial_election@7")
     _add_impl(again)
     again.add_argument("--network", choices=NETWORKS, default="sim", help="default: sim")
-    again.add_argument("--out", type=Path, metavar="FILE", help="write the trace there")
+    again.add_argument("--since", type=float, default=0.0, metavar="T", help="show nothing before (seconds)")
+    again.add_argument("--until", type=float, default=math.inf, metavar="T", help="show nothing after (seconds)")
+    again.add_argument("--server", default="", metavar="N[,N]", help="show only what touches these servers")
+    again.add_argument("--topic", default="", metavar="WORD", help="show only this: crash, request_vote, a log topic")
+    again.add_argument("--out", type=Path, metavar="FILE", help="write the trace there, all of it")
     again.set_defaults(run=_replay)
 
     ladder = commands.add_parser("labs", help="list the labs and their tests", description="List the labs.")
@@ -148,8 +154,13 @@ def _test(arguments: argparse.Namespace) -> int:
 
 def _replay(arguments: argparse.Namespace) -> int:
     wanted = replay.parse(arguments.name, arguments.network)
+    numbers = [word.strip().upper().removeprefix("S") for word in arguments.server.split(",") if word]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise CannotDo(f"--server wants numbers, as in --server 0,2, not {arguments.server!r}")
+    servers = frozenset(map(int, numbers)) if numbers else None
+    look = Look(arguments.since, arguments.until, servers, arguments.topic)
     impl = _impl(arguments, wanted.info.lab)
-    return replay.replay(wanted, impl, not arguments.no_preempt, arguments.out)
+    return replay.replay(wanted, impl, not arguments.no_preempt, arguments.out, look)
 
 
 def _impl(arguments: argparse.Namespace, lab: str, pdb: bool = False) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 from raftlab import catalogue, failure, labs
 from raftlab.catalogue import TestInfo
 from raftlab.run import Impl, Run
+from raftlab.trace import Look
 
 
 class BadName(ValueError):
@@ -39,9 +40,9 @@ def parse(text: str, network: str) -> Wanted:
     return Wanted(info, network, int(seed))
 
 
-def replay(wanted: Wanted, impl: Path, preempt: bool, out: Path | None) -> int:
-    """Run it again and print it. Returns 0 passed, 1 failed, 2 could not be judged. Raises ``OSError`` when ``out``
-    cannot be written."""
+def replay(wanted: Wanted, impl: Path, preempt: bool, out: Path | None, look: Look) -> int:
+    """Run it again and print what ``look`` sees of it. Returns 0 passed, 1 failed, 2 could not be judged. Raises
+    ``OSError`` when ``out`` cannot be written."""
     info, network = wanted.info, wanted.network
     module: Any = importlib.import_module(labs.find(info.lab).module)
     test = getattr(module, f"test_{info.name}")
@@ -58,7 +59,7 @@ def replay(wanted: Wanted, impl: Path, preempt: bool, out: Path | None) -> int:
     record = run.record(error)
     if out is not None:
         _write(run, record.failure, out)
-    for line in run.trace_lines():
+    for line in run.trace_lines(look):
         print(line)
     print(f"\n{info.title} ({info.name}, {network}, seed {wanted.seed}): {record.outcome}")
     if record.failure is not None:

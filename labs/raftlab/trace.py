@@ -9,7 +9,9 @@ student's own field names.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,27 @@ def _touches(event: Event, servers: frozenset[int]) -> bool:
     if names[0] != "server":
         return event[1] in ("net", "note")
     return event[2] in servers or (len(names) > 1 and names[1] in ("to", "from") and event[3] in servers)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Which events somebody wants to see: between two times (seconds), of some servers, of one topic."""
+
+    since: float = 0.0
+    until: float = math.inf
+    servers: frozenset[int] | None = None
+    topic: str = ""
+    """A kind of event ("crash"), a method ("request_vote"), or a topic of the student's own log lines."""
+
+    def sees(self, event: Event) -> bool:
+        if not self.since <= event[0] <= self.until:
+            return False
+        if self.servers is not None and not _touches(event, self.servers):
+            return False
+        if not self.topic or self.topic == event[1]:
+            return True
+        names = FIELDS[event[1]]
+        return any(self.topic == event[2 + names.index(name)] for name in ("method", "topic") if name in names)
 
 
 def message_of(data: bytes | None) -> Any:

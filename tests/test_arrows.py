@@ -26,6 +26,7 @@ FLOORS = (
     ("plugin",),
     ("skeleton",),
     ("starter", "debug", "terminal", "session", "replay"),
+    ("determinism",),
     ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

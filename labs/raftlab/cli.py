@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from raftlab import __version__, catalogue, check, labs, replay, session, starter
+from raftlab import __version__, catalogue, check, determinism, labs, replay, session, starter
 from raftlab.run import NETWORKS, seeds_of
 from raftlab.terminal import Board
 from raftlab.trace import Look
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--seeds", default="1", metavar="N or A:B", help="runs of each test (default: 1, seed 0)")
     test.add_argument("-k", dest="name", default="", metavar="NAME", help="only tests with NAME in their name or title")
     test.add_argument("--pdb", action="store_true", help="stop at breakpoint() and at failures, with a prompt (sim)")
+    test.add_argument("--check-determinism", action="store_true", help="every run twice: is it the same one? (sim)")
     test.set_defaults(run=_test)
 
     again = commands.add_parser("replay", help="one run again, event for event", description="Show one run again.")
@@ -141,9 +142,13 @@ def _test(arguments: argparse.Namespace) -> int:
             raise CannotDo("--pdb works in the simulator only: leave --network away")
         if len(seeds) > 1:
             raise CannotDo(f"--pdb wants one seed, as in --seeds {seeds.start}:{seeds.start + 1}")
+    if arguments.check_determinism and (arguments.network != "sim" or arguments.pdb):
+        raise CannotDo("--check-determinism works in the simulator only: leave --network and --pdb away")
     plan = session.plan(lab.name, arguments.network, arguments.name)
     impl = _impl(arguments, lab.name, arguments.pdb)
     order = session.Order(impl, lab.name, plan, arguments.network, seeds, not arguments.no_preempt, OUT)
+    if arguments.check_determinism:
+        return determinism.check(order)
     if arguments.pdb:
         return session.run_with_pdb(order)
     live = sys.stdout.isatty()

@@ -17,7 +17,7 @@ from raftlab.failure import Failure, LabFailure
 from raftlab.network import FLOOR
 from raftlab.record import Outcome, Record
 from raftlab.seeds import derive
-from raftlab.trace import Look, line
+from raftlab.trace import Event, Look, line
 from raftlab.worlds import HostLost, World
 from raftlab.worlds.hosts import WarmHost
 
@@ -148,10 +148,14 @@ class Run:
         self._cluster.switch.trace.write(path, header)
         return path
 
+    @property
+    def events(self) -> list[Event]:
+        """Every event so far."""
+        return [] if self._cluster is None else self._cluster.switch.trace.events
+
     def trace_lines(self, look: Look) -> list[str]:
         """The events of the run that ``look`` sees, in one-line notation."""
-        events = [] if self._cluster is None else self._cluster.switch.trace.events
-        return [line(event) for event in events if look.sees(event)]
+        return [line(event) for event in self.events if look.sees(event)]
 
     def replay_command(self) -> str:
         """The command that makes the same run again (in rpyc: the same test and faults, not the same schedule)."""

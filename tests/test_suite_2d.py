@@ -128,7 +128,7 @@ BUGS = {
     ),
     "sn-taken-at-commit": Bug(
         "snapshot_after_crash",
-        "S",
+        "expected a snapshot that some service has taken, but S",
         {
             "                self._cut_log(index, self._term_at(index))\n": "                self._cut_log(self.commit_index, self._term_at(self.commit_index))\n"
         },

@@ -7,12 +7,11 @@ begins.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raftlab import catalogue, labs
+from raftlab import catalogue
 from raftlab.failure import LabFailure
 from raftlab.run import Impl, Run
 from tests.conftest import SOLUTION
@@ -40,13 +39,12 @@ def changed(bug: Bug) -> str:
 def failures(folder: Path, test: str, seeds: range) -> Iterator[str]:
     """Run a test on ``folder/raft.py`` in the simulator, once for each seed; what the failing runs said."""
     info = catalogue.find_test(test)
-    suite = importlib.import_module(labs.find(info.lab).module)
     impl = Impl(folder)
     try:
         for seed in seeds:
             run = Run(impl, info, "sim", seed, preempt=True)
             try:
-                getattr(suite, f"test_{info.name}")(run.cluster)
+                catalogue.script_of(info)(run.cluster)
             except LabFailure as exc:
                 yield exc.failure.text
             finally:

@@ -56,6 +56,12 @@ def find_test(name: str) -> TestInfo:
     raise UnknownTest(f"no lab has a test called {name!r}; `raftlab labs` lists them")
 
 
+def script_of(info: TestInfo) -> Callable[..., None]:
+    """The test itself, to be called with a run's ``cluster``."""
+    script: Callable[..., None] = getattr(importlib.import_module(labs.find(info.lab).module), f"test_{info.name}")
+    return script
+
+
 def suite_file(lab: str) -> Path:
     """The file of the lab's suite."""
     module = importlib.import_module(labs.find(lab).module)

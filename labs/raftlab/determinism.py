@@ -7,12 +7,10 @@ clocks, random numbers and the hashes of strings are the simulator's: what is le
 from __future__ import annotations
 
 import ast
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from raftlab import labs, source
+from raftlab import catalogue, source
 from raftlab.failure import LabFailure
 from raftlab.run import Impl, Run
 from raftlab.session import Order
@@ -45,7 +43,6 @@ def compare(first: list[Event], second: list[Event]) -> Difference | None:
 
 def check(order: Order) -> int:
     """Run everything in ``order`` twice and print what differs. Returns 0 if nothing does, else 1."""
-    module: Any = importlib.import_module(labs.find(order.lab).module)
     # Two warm hosts, so that nothing lies at the same address in both.
     impls = [Impl(order.impl), Impl(order.impl)]
     runs = different = 0
@@ -56,7 +53,7 @@ def check(order: Order) -> int:
                 for impl in impls:
                     run = Run(impl, info, "sim", seed, order.preempt)
                     try:
-                        getattr(module, f"test_{info.name}")(run.cluster)
+                        catalogue.script_of(info)(run.cluster)
                     except LabFailure:
                         pass  # red or green is another question
                     finally:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from raftlab import catalogue, failure, labs
+from raftlab import catalogue, failure
 from raftlab.catalogue import TestInfo
 from raftlab.run import Impl, Run
 from raftlab.trace import Look
@@ -44,13 +42,11 @@ def replay(wanted: Wanted, impl: Path, preempt: bool, out: Path | None, look: Lo
     """Run it again and print what ``look`` sees of it. Returns 0 passed, 1 failed, 2 could not be judged. Raises
     ``OSError`` when ``out`` cannot be written."""
     info, network = wanted.info, wanted.network
-    module: Any = importlib.import_module(labs.find(info.lab).module)
-    test = getattr(module, f"test_{info.name}")
     warm = Impl(impl)
     run = Run(warm, info, network, wanted.seed, preempt)
     error: Exception | None = None
     try:
-        test(run.cluster)
+        catalogue.script_of(info)(run.cluster)
     except Exception as exc:  # what it means is the record's to say
         error = exc
     finally:

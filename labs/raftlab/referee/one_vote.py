@@ -17,16 +17,14 @@ from raftlab.referee import Invariant, Message, broken
 class OneVote(Invariant):
     def __init__(self, durable: bool) -> None:
         self._durable = durable
-        self._votes: dict[tuple[int, int], int] = {}
-        # The life in which each of them was given, and the present one.
-        self._given: dict[tuple[int, int], int] = {}
+        # By server and term: the candidate, and the life in which the vote was given.
+        self._votes: dict[tuple[int, int], tuple[int, int]] = {}
         self._lives: dict[int, int] = {}
 
     def booted(self, server: int, incarnation: int) -> None:
         self._lives[server] = incarnation
         if incarnation > 1 and not self._durable:
             self._votes = {key: vote for key, vote in self._votes.items() if key[0] != server}
-            self._given = {key: life for key, life in self._given.items() if key[0] != server}
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if method == "request_vote":
@@ -37,9 +35,8 @@ class OneVote(Invariant):
             self._vote(server, args["term"], caller)
 
     def _vote(self, server: int, term: int, candidate: int) -> None:
-        first = self._votes.setdefault((server, term), candidate)
         life = self._lives.get(server, 0)
-        given = self._given.setdefault((server, term), life)
+        first, given = self._votes.setdefault((server, term), (candidate, life))
         if first != candidate:
             mine, other = (f"S{who}" if who != server else "itself" for who in (first, candidate))
             then = "then" if given == life else "then, after a restart,"

@@ -14,7 +14,19 @@ from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
 from raftlab.suites.churn import churn, pause, propose_everywhere
-from raftlab.suites.players import Follower, accept, append, ask_vote, asked, campaign, entries, grant, has, in_term
+from raftlab.suites.players import (
+    Follower,
+    accept,
+    append,
+    ask_vote,
+    asked,
+    campaign,
+    entries,
+    grant,
+    has,
+    in_term,
+    lead,
+)
 from raftlab.suites.promises import REQUESTS, prepare, stands_by
 
 # Where a step can be cut in two: (what S0 does, which one, before or after it).
@@ -144,9 +156,7 @@ def test_own_vote_survives(cluster: Start) -> None:
         if elected:
             for puppet in c.puppets:
                 puppet.answer.update(request_vote=grant, append_entries=accept)
-            leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
-            c.expect(leads, "expected S0 to lead with every vote within 5 s, but it does not", rules.LIVENESS, [0])
-            term, _ = c.get_state(0)
+            term = lead(c)
         c.restart(0)
         for puppet in c.puppets:
             puppet.answer.clear()

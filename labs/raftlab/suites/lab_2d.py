@@ -18,7 +18,7 @@ from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
-from raftlab.suites.leader import CHUNK, Leader, term_of
+from raftlab.suites.leader import Leader, term_of
 
 # The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so this is room for
 # more than 30 in a wordy format, while a service takes a snapshot every 10.
@@ -135,21 +135,6 @@ def _chunks_to(c: Cluster, server: int) -> list[Message]:
     return seen
 
 
-def _expect_chunks(c: Cluster, seen: list[Message]) -> None:
-    """They are what Figure 13 says. (That they are all there, the service at the other end can tell.)"""
-    c.expect(bool(seen), "expected a snapshot to be sent for a log that was cut, but saw none", rules.CATCH_UP)
-    for args in seen:
-        index, offset, data = args["last_included_index"], args["offset"], args["data"]
-        end, snapshot = offset + len(data), c.snapshot_of(index)
-        where = f"at offset {offset} of the snapshot up to index {index}"
-        said = f"expected at most {CHUNK} bytes in one message, but saw {len(data)} {where}"
-        c.expect(len(data) <= CHUNK, said, rules.WHOLE_SNAPSHOT)
-        said = f"expected the snapshot's own bytes, but saw others {where}"
-        c.expect(snapshot[offset:end] == data, said, rules.WHOLE_SNAPSHOT)
-        said = f"expected done with the last of {len(snapshot)} bytes, but saw it after {end} ({where})"
-        c.expect(end == len(snapshot) or not args["done"], said, rules.WHOLE_SNAPSHOT)
-
-
 @points(6)
 def test_snapshot_in_chunks(cluster: Start) -> None:
     """A big snapshot travels in chunks, also when a request and an answer of them are lost."""
@@ -174,7 +159,8 @@ def test_snapshot_in_chunks(cluster: Start) -> None:
     c.wait_for(CATCH_UP_LIMIT, lambda: bool(request.messages) or c.committed(last)[0] == 3)
     request.drop()
     _expect_applied(c, last, 3, f"S{away} to catch up by a snapshot of 20,000 bytes")
-    _expect_chunks(c, seen)
+    # What they bring, and that none is too big, the referee has looked at.
+    c.expect(bool(seen), "expected a snapshot to be sent for a log that was cut, but saw none", rules.CATCH_UP)
     c.agree("by all again", 3)
 
 

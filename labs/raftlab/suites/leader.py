@@ -5,10 +5,8 @@ from __future__ import annotations
 from raftlab import rules
 from raftlab.cluster import Cluster
 from raftlab.referee import Message
+from raftlab.referee.snapshots import CHUNK_BYTES as CHUNK
 from raftlab.switch import Flight
-
-# The lab's limit: the most bytes of a snapshot in one message.
-CHUNK = 4096
 
 
 def term_of(index: int) -> int:

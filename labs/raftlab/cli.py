@@ -1,4 +1,4 @@
-"""The reception: ``raftlab new | test | replay | labs``.
+"""The reception: ``raftlab new | test | replay | shrink | diff | fuzz | labs``.
 
 Turns the command line into calls, and whatever goes wrong into one sentence. Exit codes: 0 all passed; 1
 something failed; 2 could not be judged, or bad input; 130 interrupted.
@@ -17,7 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from raftlab import __version__, catalogue, check, determinism, labs, replay, session, starter
+from raftlab import (
+    __version__,
+    campaign,
+    catalogue,
+    check,
+    determinism,
+    labs,
+    replay,
+    scripts,
+    session,
+    shorten,
+    starter,
+)
 from raftlab.run import NETWORKS, seeds_of
 from raftlab.terminal import Board
 from raftlab.trace import Look
@@ -52,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         CannotDo,
         starter.CannotStart,
         session.NothingToRun,
-        replay.BadName,
+        scripts.BadName,
         catalogue.UnknownTest,
         labs.UnknownLab,
     ) as exc:
@@ -83,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         "wrong; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"raftlab {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="new | test | replay | labs")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="new | test | replay | shrink | fuzz | labs"
+    )
 
     new = commands.add_parser("new", help="make a folder to work in", description="Make a folder to work in.")
     new.add_argument("dir", type=Path, metavar="DIR")
@@ -102,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     test.set_defaults(run=_test)
 
     again = commands.add_parser("replay", help="one run again, event for event", description="Show one run again.")
-    again.add_argument("name", metavar="TEST@SEED", help="as in initial_election@7")
+    again.add_argument("name", metavar="TEST@SEED", help="as in initial_election@7, fuzz_2C@7, or a scenario's file")
     _add_impl(again)
     again.add_argument("--network", choices=NETWORKS, default="sim", help="default: sim")
     again.add_argument("--since", type=float, default=0.0, metavar="T", help="show nothing before (seconds)")
@@ -111,6 +125,23 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--topic", default="", metavar="WORD", help="show only this: crash, request_vote, a log topic")
     again.add_argument("--out", type=Path, metavar="FILE", help="write the trace there, all of it")
     again.set_defaults(run=_replay)
+
+    less = commands.add_parser(
+        "shrink", help="a failing run, as short as it gets", description="Shorten a failing run."
+    )
+    less.add_argument("name", metavar="TEST@SEED", help="as for replay")
+    _add_impl(less)
+    less.add_argument("--for", dest="time", default="60s", metavar="TIME", help="search so long (default: 60s)")
+    less.add_argument("--out", type=Path, metavar="FILE", help=f"the scenario goes there (default: into {OUT}/)")
+    less.set_defaults(run=_shrink)
+
+    wild = commands.add_parser("fuzz", help="random schedules until one fails", description="Try random schedules.")
+    wild.add_argument("lab", nargs="?", default="", metavar="LAB", help="2A, ...: which faults (default: the first)")
+    _add_impl(wild)
+    wild.add_argument("--for", dest="time", default="60s", metavar="TIME", help="30s, 5m, 1h (default: 60s)")
+    wild.add_argument("--seeds", default="", metavar="N or A:B", help="exactly these, however long it takes")
+    wild.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one a processor)")
+    wild.set_defaults(run=_fuzz)
 
     ladder = commands.add_parser("labs", help="list the labs and their tests", description="List the labs.")
     ladder.set_defaults(run=_labs)
@@ -133,10 +164,7 @@ def _new(arguments: argparse.Namespace) -> int:
 
 def _test(arguments: argparse.Namespace) -> int:
     lab = labs.find(arguments.lab)
-    try:
-        seeds = seeds_of(arguments.seeds)
-    except ValueError as exc:
-        raise CannotDo(str(exc)) from None
+    seeds = _seeds(arguments.seeds)
     if arguments.pdb:
         if arguments.network != "sim":
             raise CannotDo("--pdb works in the simulator only: leave --network away")
@@ -158,14 +186,49 @@ def _test(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    wanted = replay.parse(arguments.name, arguments.network)
+    named = scripts.named(arguments.name, arguments.network, not arguments.no_preempt)
     numbers = [word.strip().upper().removeprefix("S") for word in arguments.server.split(",") if word]
     if not all(number.isascii() and number.isdigit() for number in numbers):
         raise CannotDo(f"--server wants numbers, as in --server 0,2, not {arguments.server!r}")
     servers = frozenset(map(int, numbers)) if numbers else None
     look = Look(arguments.since, arguments.until, servers, arguments.topic)
-    impl = _impl(arguments, wanted.info.lab)
-    return replay.replay(wanted, impl, not arguments.no_preempt, arguments.out, look)
+    return replay.replay(named, _impl(arguments, named.info.lab), arguments.out, look)
+
+
+def _shrink(arguments: argparse.Namespace) -> int:
+    named = scripts.named(arguments.name, "sim", not arguments.no_preempt)
+    out: Path = arguments.out or OUT / f"{named.info.name}-{named.seed}.txt"
+    return shorten.shrink(named, _impl(arguments, named.info.lab), _seconds(arguments.time), out)
+
+
+def _fuzz(arguments: argparse.Namespace) -> int:
+    lab = labs.find(arguments.lab or next(iter(labs.LABS))).name
+    seconds = _seconds(arguments.time)
+    first, runs = 0, None
+    if arguments.seeds:
+        seeds = _seeds(arguments.seeds)
+        first, runs, seconds = seeds.start, len(seeds), math.inf
+    if arguments.jobs < 0:
+        raise CannotDo(f"--jobs wants a number from 1 on, not {arguments.jobs}")
+    impl = _impl(arguments, lab)
+    jobs = arguments.jobs or campaign.jobs_here()
+    return campaign.run(campaign.Order(impl, lab, first, runs, seconds, jobs, not arguments.no_preempt, OUT))
+
+
+def _seeds(text: str) -> range:
+    try:
+        return seeds_of(text)
+    except ValueError as exc:
+        raise CannotDo(str(exc)) from None
+
+
+def _seconds(text: str) -> float:
+    """``"90"``, ``"90s"``, ``"5m"``, ``"1h"``."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
+    if not (number.isascii() and number.isdigit() and int(number) > 0):
+        raise CannotDo(f"--for wants a time, as in 90s, 5m or 1h, not {text!r}")
+    return int(number) * units[unit]
 
 
 def _impl(arguments: argparse.Namespace, lab: str, pdb: bool = False) -> Path:

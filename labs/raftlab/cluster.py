@@ -17,11 +17,13 @@ from typing import Any, NoReturn
 
 from raftlab import protocol, rules, wire
 from raftlab.failure import Failure, LabFailure, Rule, short
+from raftlab.flight import Flight
 from raftlab.network import RELIABLE, UNRELIABLE, Network
+from raftlab.puppet import Puppet
 from raftlab.referee import Message, Referee
 from raftlab.seeds import derive
 from raftlab.service import Service
-from raftlab.switch import Flight, Hold, Seat, Switch
+from raftlab.switch import Hold, Seat, Switch
 from raftlab.worlds import World
 
 # A new leader must be there within this many seconds (the original's limit).
@@ -36,37 +38,6 @@ SETTLE = 0.15
 
 class SimOnly(RuntimeError):
     """The method asked for exists only in the sim world. A test that uses it must say so (``networks=("sim",)``)."""
-
-
-class Puppet:
-    """A server that the test plays. ``answer`` maps a method to what this puppet replies: a function from the request
-    (:class:`~raftlab.switch.Flight`: ``src``, ``method``, ``args``) to the reply's fields, or to ``None`` for silence.
-    A method without an entry is not answered."""
-
-    def __init__(self, cluster: Cluster, number: int) -> None:
-        self._cluster = cluster
-        self.number = number
-        self.answer: dict[str, Callable[[Flight], Message | None]] = {}
-        self.received: list[Flight] = []
-
-    def __call__(self, flight: Flight) -> Message | None:
-        self.received.append(flight)
-        answer = self.answer.get(flight.method)
-        if answer is None and flight.method == "pre_vote":
-            # A Raft that has lab 2F asks this first. Tests that know nothing of it let it go on.
-            return {"term": flight.args["term"], "vote_granted": True}
-        return None if answer is None else answer(flight)
-
-    def ask(self, server: int, method: str, **args: Any) -> Message:
-        """Call ``method`` on a real server and wait for its reply. Fields of the student's own may be left out: they
-        have defaults. Fails when no reply comes."""
-        flight = self.send(server, method, **args)
-        return self._cluster.reply_to(flight)
-
-    def send(self, server: int, method: str, **args: Any) -> Flight:
-        """Call without waiting; :meth:`Cluster.reply_to` has the reply later."""
-        switch = self._cluster.switch
-        return switch.send(self.number, 0, server, method, protocol.encode(args), switch.now)
 
 
 class Cluster:
@@ -85,7 +56,7 @@ class Cluster:
         self._has_led = False  # some start() was taken
         self._puppets: dict[int, Puppet] = {}
         for number in puppets:
-            self._puppets[number] = self.switch.seats[number].puppet = Puppet(self, number)
+            self._puppets[number] = self.switch.seats[number].puppet = Puppet(self.switch, number, self.reply_to)
 
     # --- time ---
 
@@ -175,11 +146,13 @@ class Cluster:
     def pause(self, server: int) -> None:
         """Stop a server's threads (sim only); messages to it wait until :meth:`resume`."""
         self._sim_only("pause")
+        self.seat(server).paused = True
         self.switch.trace.add((self.now, "pause", server))
         self._world.post(protocol.Pause(server))
 
     def resume(self, server: int) -> None:
         self._sim_only("resume")
+        self.seat(server).paused = False
         self.switch.trace.add((self.now, "resume", server))
         self._world.post(protocol.Resume(server))
 
@@ -276,8 +249,10 @@ class Cluster:
         return self.states([server])[server]
 
     def states(self, servers: Collection[int]) -> dict[int, tuple[int, bool]]:
-        """``get_state()`` of several servers, asked at the same moment. Servers that are down are left out."""
-        asked = {server: self.switch.post_call(server, "get_state", []) for server in servers if self.seat(server).up}
+        """``get_state()`` of several servers, asked at the same moment, but for those that are down or paused."""
+        asked = {
+            server: self.switch.post_call(server, "get_state", []) for server in servers if self.seat(server).running
+        }
         answered = self.wait_for(CALL_PATIENCE, lambda: not any(map(self.switch.pending, asked.values())))
         if not answered:
             server = next(server for server, number in asked.items() if self.switch.pending(number))
@@ -300,8 +275,8 @@ class Cluster:
         return found
 
     def connected(self) -> list[int]:
-        """The real servers that are up and on the network."""
-        return [server for server in self.everybody if self.seat(server).up and self.network.connected(server)]
+        """The real servers that are up, not paused and on the network."""
+        return [server for server in self.everybody if self.seat(server).running and self.network.connected(server)]
 
     def leader_now(self, among: Collection[int] | None = None) -> int | None:
         """The leader of the newest term among the connected servers (or ``among``) at this moment, if there is one."""
@@ -374,12 +349,12 @@ class Cluster:
     # --- commands ---
 
     def propose(self, server: int, command: Any) -> tuple[int, int, bool]:
-        """``start(command)`` on one server: ``(index, term, is_leader)``. A server that is down does not lead."""
+        """``start(command)`` on one server: ``(index, term, is_leader)``. One that is down or paused does not lead."""
         return self.propose_together(server, [command])[0]
 
     def propose_together(self, server: int, commands: Iterable[Any]) -> list[tuple[int, int, bool]]:
         """``start`` on one server with several commands at the same moment; what each said, in their order."""
-        if not self.seat(server).up:
+        if not self.seat(server).running:
             return [(-1, -1, False) for _ in commands]
         calls = [self.switch.post_call(server, "start", [command]) for command in commands]
         if not self.wait_for(CALL_PATIENCE, lambda: not any(map(self.switch.pending, calls))):

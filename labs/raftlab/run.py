@@ -48,14 +48,16 @@ class Run:
     """A run in the making. Call :meth:`cluster` once, then :meth:`finish` whatever happened."""
 
     def __init__(
-        self, impl: Impl, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False
-    ) -> None:
+        self, impl: Impl, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False,
+        kind: type[Cluster] = Cluster,
+    ) -> None:  # fmt: skip
         self.impl = impl
         self.info = info
         self.network = network
         self.seed = seed
         self.preempt = preempt
         self._inside = inside
+        self._kind = kind
         self._own_seed = derive(seed, info.lab, info.name)
         self._world: World | None = None
         self._cluster: Cluster | None = None
@@ -70,7 +72,7 @@ class Run:
             self._world = self._make_world()
         except HostLost as lost:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
-        self._cluster = Cluster(self._world, self.info.lab, self._own_seed, servers, puppets)
+        self._cluster = self._kind(self._world, self.info.lab, self._own_seed, servers, puppets)
         if start:
             self._cluster.start_all()
         return self._cluster
@@ -98,7 +100,7 @@ class Run:
         outcome: Outcome = "passed"
         failure: Failure | None = None
         if isinstance(error, LabFailure):
-            outcome, failure = "failed", self._explained(error)
+            outcome, failure = "failed", self.explained(error)
         elif error is not None:
             # Not the student's doing: our bug, or the machine's trouble.
             outcome = "error"
@@ -169,7 +171,13 @@ class Run:
             parts += ["--no-preempt"]
         return shlex.join(parts)
 
-    def _explained(self, error: LabFailure) -> Failure:
+    @property
+    def made(self) -> Cluster | None:
+        """The run's cluster, if it came so far."""
+        return self._cluster
+
+    def explained(self, error: LabFailure) -> Failure:
+        """The failure that ended the run, with the events that led there."""
         failure = error.failure
         if not failure.events and self._cluster is not None:
             failure.events = self._cluster.switch.trace.tail(12, error.servers)

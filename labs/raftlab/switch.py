@@ -18,6 +18,7 @@ import msgspec
 
 from raftlab import protocol, wire
 from raftlab.failure import Failure, LabFailure
+from raftlab.flight import Flight
 from raftlab.network import Network
 from raftlab.referee import Message, Referee
 from raftlab.seeds import derive
@@ -31,42 +32,7 @@ _BATCH = 32
 _FLOOD_RPCS = 10_000
 _FLOOD_BYTES = 64 * 1024 * 1024
 
-Answerer = Callable[["Flight"], Message | None]
-
-
-class Flight:
-    """One call on its way: request, handler, reply. ``id`` is its number in the trace."""
-
-    __slots__ = (
-        "answers",
-        "args",
-        "done",
-        "dst",
-        "dst_life",
-        "id",
-        "method",
-        "payload",
-        "reply",
-        "src",
-        "src_life",
-        "src_rpc",
-    )
-
-    def __init__(
-        self, number: int, src: int, src_life: int, src_rpc: int, dst: int, method: str, payload: bytes
-    ) -> None:
-        self.id = number
-        self.src = src
-        self.src_life = src_life
-        self.src_rpc = src_rpc
-        self.dst = dst
-        self.dst_life = 0  # the life of the server that received it; 0: not arrived
-        self.method = method
-        self.payload = payload
-        self.args: Message = {}
-        self.answers = 0
-        self.reply: Message | None = None
-        self.done = False  # the caller has its reply, or was told that there is none
+Answerer = Callable[[Flight], Message | None]
 
 
 class Hold:
@@ -126,6 +92,11 @@ class Seat:
         self.rate = 1.0
         # Armed by the harness's `crash_at`: asked at each effect, answers "before", "after" or "" (no crash here).
         self.boundary: Callable[[protocol.Effect], str] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Up, and not paused."""
+        return self.up and not self.paused
 
 
 class Switch:

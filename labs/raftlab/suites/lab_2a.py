@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
+from raftlab.flight import Flight
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
 from raftlab.suites.players import accept, append, grant, lead, send_append
-from raftlab.switch import Flight
 
 
 @points(5)

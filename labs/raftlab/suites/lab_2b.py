@@ -11,7 +11,7 @@ answered, and what must not be committed, whatever the implementation.
 
 from __future__ import annotations
 
-from raftlab import rules
+from raftlab import carrying, rules
 from raftlab.cluster import Cluster
 from raftlab.failure import Rule
 from raftlab.referee import Message
@@ -317,7 +317,7 @@ def test_messages_of_the_past(cluster: Start) -> None:
     c.agree("before", 3)
     old = c.one_leader()
     others = [server for server in range(3) if server != old]
-    held = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
+    held = c.hold("append_entries", src=old, when=carrying.entries)
     c.propose_together(old, ["doomed 1", "doomed 2"])
     c.wait_for(1.0, lambda: len(held.messages) >= 2)
     c.disconnect(old)
@@ -535,7 +535,7 @@ def test_replies_of_an_old_term(cluster: Start) -> None:
     term = lead(c)
     for number in (2, 3, 4):
         followers[number].silent = True
-    late = c.hold("append_entries", dst=1, leg="reply", when=lambda args: bool(args["entries"]))
+    late = c.hold("append_entries", dst=1, leg="reply", when=carrying.entries)
     takes(c, "doomed 1")
     takes(c, "doomed 2")
     c.wait_for(2.0, lambda: followers[1].has("doomed 2"))

@@ -9,9 +9,8 @@ Servers crash at any moment: in the tests that are marked SIM even between a sav
 
 from __future__ import annotations
 
-from raftlab import rules
+from raftlab import carrying, rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
-from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
 from raftlab.suites.churn import churn, pause, propose_everywhere
 from raftlab.suites.players import (
@@ -361,14 +360,14 @@ def test_figure_8_in_steps(cluster: Start) -> None:
     c.agree("by all", 3)
     # (a) A leader has an entry that nobody else gets.
     first = c.settled_leader()
-    kept = c.hold("append_entries", src=first, when=lambda args: bool(args["entries"]))
+    kept = c.hold("append_entries", src=first, when=carrying.entries)
     c.propose(first, "the older")
     c.sleep(0.1)
     c.crash(first)
     kept.drop()
     # (b) So has the next leader, at the same index.
     others = [server for server in range(3) if server != first]
-    held = [c.hold("append_entries", src=server, when=lambda args: bool(args["entries"])) for server in others]
+    held = [c.hold("append_entries", src=server, when=carrying.entries) for server in others]
     second = c.one_leader()
     third = next(server for server in others if server != second)
     c.propose(second, "the newer")
@@ -378,7 +377,7 @@ def test_figure_8_in_steps(cluster: Start) -> None:
         hold.drop()
     # (c) The first one leads again, and copies its old entry to the third: a majority. Of its new term it has nothing
     # to commit (or nothing that arrives).
-    own = c.hold("append_entries", src=first, when=_brings_its_own_term)
+    own = c.hold("append_entries", src=first, when=carrying.own_term)
     c.restart(first)
     c.one_leader()
     c.sleep(1.0)
@@ -478,7 +477,3 @@ def _restart_all(c: Cluster) -> None:
     for server in c.everybody:
         c.crash(server)
     c.start_all()
-
-
-def _brings_its_own_term(args: Message) -> bool:
-    return any(entry["term"] == args["term"] for entry in args["entries"])

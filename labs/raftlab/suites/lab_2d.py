@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from raftlab import rules
+from raftlab import carrying, rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
@@ -146,7 +146,7 @@ def test_snapshot_in_chunks(cluster: Start) -> None:
     c.propose_together(c.one_leader(), _commands(c, 60))
     last = c.agree("by two", 2)
     seen = _chunks_to(c, away)
-    answer = c.hold("install_snapshot", dst=away, leg="reply", when=lambda args: args["offset"] > 0, most=1)
+    answer = c.hold("install_snapshot", dst=away, leg="reply", when=carrying.later_chunk, most=1)
     c.connect(away)
     c.wait_for(CATCH_UP_LIMIT, lambda: bool(answer.messages) or c.committed(last)[0] == 3)
     # The others go on while that answer is lost, and their snapshot is a newer one.
@@ -273,8 +273,8 @@ def test_snapshot_reply_proves(cluster: Start) -> None:
         c.propose_together(leader, _commands(c, 60))
         c.agree("by two", 2)
         _expect_saved(c, leader)
-        entries = c.hold("append_entries", dst=away, when=lambda args: bool(args["entries"]))
-        answers = c.hold("install_snapshot", dst=away, leg="reply", when=lambda args: args["done"])
+        entries = c.hold("append_entries", dst=away, when=carrying.entries)
+        answers = c.hold("install_snapshot", dst=away, leg="reply", when=carrying.last_chunk)
         c.connect(away)
         c.wait_for(CATCH_UP_LIMIT, lambda: bool(answers.messages))  # noqa: B023  (called in this round only)
         leader = c.one_leader()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from raftlab import rules
 from raftlab.cluster import Cluster
+from raftlab.flight import Flight
 from raftlab.referee import Message
 from raftlab.referee.snapshots import CHUNK_BYTES as CHUNK
-from raftlab.switch import Flight
 
 
 def term_of(index: int) -> int:

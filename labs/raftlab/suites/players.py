@@ -13,8 +13,8 @@ from typing import Any
 from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.failure import Rule
+from raftlab.flight import Flight
 from raftlab.referee import Message
-from raftlab.switch import Flight
 
 
 def entries(term: int, *commands: str) -> list[Message]:

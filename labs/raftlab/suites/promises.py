@@ -7,9 +7,9 @@ from collections.abc import Callable
 from raftlab import rules
 from raftlab.cluster import Cluster
 from raftlab.failure import Rule
+from raftlab.flight import Flight
 from raftlab.referee import Message
 from raftlab.suites.players import append, ask_vote, campaign, entries, has, in_term, request_vote, send_append
-from raftlab.switch import Flight
 
 # What is asked of S0, whose log is three entries of `term`; the last entry that it must have afterwards in any case; the
 # last one once it said success. Entries are named (index, what their term is above `term`).

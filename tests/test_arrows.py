@@ -29,7 +29,8 @@ FLOORS = (
     ("skeleton",),
     ("scripts",),
     ("recording", "shrink"),
-    ("starter", "debug", "terminal", "session", "replay", "shorten"),
+    ("starter", "debug", "terminal", "session"),
+    ("replay", "shorten", "endings"),
     ("determinism", "campaign"),
     ("cli",),
 )

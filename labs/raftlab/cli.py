@@ -23,6 +23,7 @@ from raftlab import (
     catalogue,
     check,
     determinism,
+    endings,
     labs,
     replay,
     scripts,
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--until", type=float, default=math.inf, metavar="T", help="show nothing after (seconds)")
     again.add_argument("--server", default="", metavar="N[,N]", help="show only what touches these servers")
     again.add_argument("--topic", default="", metavar="WORD", help="show only this: crash, request_vote, a log topic")
+    again.add_argument("--pdb", action="store_true", help="a prompt in your code: at --until T, in --server N (sim)")
     again.add_argument("--out", type=Path, metavar="FILE", help="write the trace there, all of it")
     again.set_defaults(run=_replay)
 
@@ -134,6 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     less.add_argument("--for", dest="time", default="60s", metavar="TIME", help="search so long (default: 60s)")
     less.add_argument("--out", type=Path, metavar="FILE", help=f"the scenario goes there (default: into {OUT}/)")
     less.set_defaults(run=_shrink)
+
+    other = commands.add_parser(
+        "diff", help="where a failing run parts from a passing one", description="Find the fork."
+    )
+    other.add_argument("name", metavar="TEST@SEED", help="as for replay")
+    _add_impl(other)
+    other.add_argument("--for", dest="time", default="60s", metavar="TIME", help="search so long (default: 60s)")
+    other.set_defaults(run=_diff)
 
     wild = commands.add_parser("fuzz", help="random schedules until one fails", description="Try random schedules.")
     wild.add_argument("lab", nargs="?", default="", metavar="LAB", help="2A, ...: which faults (default: the first)")
@@ -192,13 +202,23 @@ def _replay(arguments: argparse.Namespace) -> int:
         raise CannotDo(f"--server wants numbers, as in --server 0,2, not {arguments.server!r}")
     servers = frozenset(map(int, numbers)) if numbers else None
     look = Look(arguments.since, arguments.until, servers, arguments.topic)
-    return replay.replay(named, _impl(arguments, named.info.lab), arguments.out, look)
+    impl = _impl(arguments, named.info.lab, arguments.pdb)
+    if arguments.pdb:
+        if named.network != "sim" or arguments.out is not None:
+            raise CannotDo("--pdb works in the simulator only, and writes no trace: leave --network and --out away")
+        return replay.with_pdb(named, impl, look)
+    return replay.replay(named, impl, arguments.out, look)
 
 
 def _shrink(arguments: argparse.Namespace) -> int:
     named = scripts.named(arguments.name, "sim", not arguments.no_preempt)
     out: Path = arguments.out or OUT / f"{named.info.name}-{named.seed}.txt"
     return shorten.shrink(named, _impl(arguments, named.info.lab), _seconds(arguments.time), out)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    named = scripts.named(arguments.name, "sim", not arguments.no_preempt)
+    return endings.diff(named, _impl(arguments, named.info.lab), _seconds(arguments.time))
 
 
 def _fuzz(arguments: argparse.Namespace) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import bdb
 import linecache
+import pdb
+import sys
 from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import greenlet
 import pytest
@@ -73,12 +75,34 @@ class Debugger:
             return
         self.failed = True
         report.longrepr = render(error.failure)
-        if self._raised is not None:
-            shown, files = self._raised, self._files
-        else:
-            shown, files = error, {str(node.path)}
-        shown.__traceback__ = _until_last(shown.__traceback__, files)
+        shown = self.student_error()
+        if shown is None:
+            shown = error
+            shown.__traceback__ = _until_last(shown.__traceback__, {str(node.path)})
         call.excinfo = pytest.ExceptionInfo.from_exception(shown)
+
+    def student_error(self) -> BaseException | None:
+        """The exception that ended the run in the student's code, its traceback cut behind their own last line."""
+        if self._raised is not None:
+            self._raised.__traceback__ = _until_last(self._raised.__traceback__, self._files)
+        return self._raised
+
+
+def stand(frame: FrameType) -> None:
+    """A prompt in front of the line that ``frame`` is about to run. ``q`` ends the run."""
+    prompt = pdb.Pdb(nosigint=True)
+    prompt.reset()
+    above: FrameType | None = frame
+    while above is not None:
+        above.f_trace = prompt.trace_dispatch
+        prompt.botframe = above
+        above = above.f_back
+    prompt.interaction(frame, None)
+    if prompt.quitting:
+        raise bdb.BdbQuit
+    if prompt.stoplineno != -1 or prompt.breaks:
+        # Not "go on": the prompt wants to see the lines that follow. Any sooner, it would see its own.
+        sys.settrace(prompt.trace_dispatch)
 
 
 def _leave(exc: BaseException) -> None:

@@ -59,6 +59,11 @@ class Network:
         self._seed = seed
         self._rngs: dict[tuple[int, int], random.Random] = {}
 
+    def reseed(self, seed: int) -> None:
+        """What becomes of messages comes from another seed from now on."""
+        self._seed = seed
+        self._rngs.clear()
+
     # --- who can reach whom ---
 
     def connected(self, server: int) -> bool:

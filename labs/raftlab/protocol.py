@@ -100,6 +100,12 @@ class SlowApply(Frame):
     seconds: float
 
 
+class Reseed(Frame):
+    """From now on chance takes another course: the scheduler's, and that of every server's ``random`` (sim)."""
+
+    seed: int
+
+
 class FailSaves(Frame):
     """The next ``count`` calls of ``persister.save`` raise ``OSError`` and store nothing."""
 
@@ -107,7 +113,7 @@ class FailSaves(Frame):
     count: int
 
 
-Event = Boot | Request | Reply | Call | Stop | Pause | Resume | Rate | SlowApply | FailSaves
+Event = Boot | Request | Reply | Call | Stop | Pause | Resume | Rate | SlowApply | FailSaves | Reseed
 
 
 # --- effects: host → judge --------------------------------------------------------------------------------------

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import bdb
+import math
+import pdb
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
-from raftlab import failure, scripts
+import pytest
+
+from raftlab import debug, failure, scripts
+from raftlab.failure import LabFailure
 from raftlab.record import Record
 from raftlab.run import Impl, Run
 from raftlab.scripts import Named
+from raftlab.session import INTERRUPTED
 from raftlab.trace import Look
+from raftlab.worlds.sim import Stop
+
+# Events shown where a prompt opens.
+_LAST = 6
 
 
 def replay(named: Named, impl: Path, out: Path | None, look: Look) -> int:
@@ -43,6 +55,40 @@ def replay(named: Named, impl: Path, out: Path | None, look: Look) -> int:
         print(f"the trace is in {out}")
     sys.stdout.flush()
     return {"passed": 0, "failed": 1, "error": 2}[record.outcome]
+
+
+def with_pdb(named: Named, impl: Path, look: Look) -> int:
+    """Run it again in this process, with a prompt at ``look.until`` in the code of ``look.servers`` (if a time is given),
+    at every ``breakpoint()``, and where an exception ends it. Returns 0 passed, 1 failed, 130 left by ``q``."""
+    warm = Impl(impl)
+    run: Run | None = None
+
+    def tell(frame: FrameType) -> None:
+        made = None if run is None else run.made
+        for line in made.switch.trace.tail(_LAST, look.servers) if made is not None else ():
+            print(line)
+        print(f"stopped at {look.until:.3f} s; n: next line, c: go on, q: leave")
+        debug.stand(frame)
+
+    stop = Stop(look.until, look.servers, tell) if math.isfinite(look.until) else None
+    run = Run(warm, named.info, "sim", named.seed, named.preempt, inside=True, stop=stop)
+    with debug.Debugger(impl) as debugger:
+        try:
+            named.script(run.cluster)
+        except LabFailure as error:
+            print(failure.render(run.explained(error)))
+            raised = debugger.student_error()
+            if raised is not None:
+                pdb.post_mortem(raised.__traceback__)
+            return 1
+        except (pytest.exit.Exception, bdb.BdbQuit):
+            print("left the run")
+            return INTERRUPTED
+        finally:
+            run.close()
+            warm.close()
+    print(f"{named.info.title} ({named.info.name}, sim, seed {named.seed}): passed")
+    return 0
 
 
 def compared(expected: tuple[str, ...], record: Record) -> str:

@@ -20,6 +20,7 @@ from raftlab.seeds import derive
 from raftlab.trace import Event, Look, line
 from raftlab.worlds import HostLost, World
 from raftlab.worlds.hosts import WarmHost
+from raftlab.worlds.sim import Forked, Inside, SimWorld, Stop
 
 NETWORKS = ("sim", "rpyc")
 
@@ -45,11 +46,16 @@ class Impl:
 
 
 class Run:
-    """A run in the making. Call :meth:`cluster` once, then :meth:`finish` whatever happened."""
+    """A run in the making. Call :meth:`cluster` once, then :meth:`close` whatever happened.
+
+    ``inside`` runs the student's code in this process, where ``stop`` can hold it; ``kind`` is the cluster to make. With
+    a ``turn``, a time in seconds and a number, the run is the same until then, and after it chance takes another course
+    (sim)."""
 
     def __init__(
         self, impl: Impl, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False,
-        kind: type[Cluster] = Cluster,
+        kind: type[Cluster] = Cluster, turn: tuple[float, int] | None = None,
+        stop: Stop | None = None,
     ) -> None:  # fmt: skip
         self.impl = impl
         self.info = info
@@ -58,6 +64,8 @@ class Run:
         self.preempt = preempt
         self._inside = inside
         self._kind = kind
+        self._turn = turn
+        self._stop = stop
         self._own_seed = derive(seed, info.lab, info.name)
         self._world: World | None = None
         self._cluster: Cluster | None = None
@@ -73,6 +81,10 @@ class Run:
         except HostLost as lost:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
         self._cluster = self._kind(self._world, self.info.lab, self._own_seed, servers, puppets)
+        if self._turn is not None:
+            when, number = self._turn
+            switch = self._cluster.switch
+            switch.at(when, lambda: switch.reseed(derive(self._own_seed, "turn", number)))
         if start:
             self._cluster.start_all()
         return self._cluster
@@ -82,11 +94,9 @@ class Run:
             from raftlab.worlds.rpyc import RpycWorld
 
             return RpycWorld(self.impl.host())
-        from raftlab.worlds.sim import Forked, Inside, SimWorld
-
         seed = derive(self._own_seed, "host")
         if self._inside:
-            return SimWorld(Inside(self.impl.path, seed, self.preempt), FLOOR)
+            return SimWorld(Inside(self.impl.path, seed, self.preempt, self._stop), FLOOR)
         return SimWorld(Forked(self.impl.host(), seed, self.preempt), FLOOR)
 
     def close(self) -> None:

@@ -75,8 +75,8 @@ _GRAMMAR = {
     "drop": r"(?P<name>\w+)",
     "check": "",
 }
-# A server called by a leader's name, anywhere in a line.
-_REFERENCE = re.compile(r"(?<!\S)(?P<name>[a-z])(?:\+(?P<behind>\d+))?(?!\S)")
+# A server, anywhere in a line.
+_REFERENCE = re.compile(r"(?<!\S)(?P<name>[a-z]|S\d+)(?:\+(?P<behind>\d+))?(?!\S)")
 _PATTERNS = {name: re.compile(pattern) for name, pattern in _GRAMMAR.items()}
 _CHANGES = ("lose_request", "lose_reply", "duplicate", "reorder_reply")
 
@@ -188,7 +188,9 @@ def tidy(told: Scenario) -> Scenario:
     steps = []
 
     def clean(found: re.Match[str]) -> str:
-        name, behind = found["name"], int(found["behind"] or 0)
+        name, behind = found["name"], int(found["behind"] or 0) % told.servers
+        if name[0] == "S":
+            return f"S{int(name[1:]) % told.servers}"
         if name in names:
             return f"{names[name]}+{behind}" if behind else names[name]
         return f"S{behind}"

@@ -146,6 +146,13 @@ class Switch:
         """Call ``call`` when the lab's time is ``when``."""
         self._push(when, "call", call, None)
 
+    def reseed(self, seed: int) -> None:
+        """From now on chance takes another course (sim): in the network, in the servers and between their threads."""
+        self._seed = seed
+        self._waits.seed(derive(seed, "waits"))
+        self.network.reseed(derive(seed, "network"))
+        self.world.post(protocol.Reseed(derive(seed, "host")))
+
     def _push(self, when: float, kind: str, what: Any, data: Any) -> None:
         self._sequence += 1
         heappush(self._due, (when, self._sequence, kind, what, data))

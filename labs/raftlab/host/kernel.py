@@ -142,9 +142,16 @@ class Kernel:
         self._points = 0
         self._points_at = 0.0
         self._gap = 0
+        # For `raftlab replay --pdb`: the moment (virtual seconds) to stop at, in whose code, and who is told.
+        self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
+        self._stopping = False
         # Called at each switch point in student code: a C-level iterator, because it runs between all statements.
         # True means "look closer": :meth:`switch_point`.
         self.tick: Callable[[], bool] = chain.from_iterable(self._gaps()).__next__
+
+    def reseed(self, seed: int) -> None:
+        """Who runs next, and who is preempted, comes from another seed from now on."""
+        self._rng.seed(seed)
 
     # --- effects ---
 
@@ -283,11 +290,31 @@ class Kernel:
                 self._gap = min(_STEP, 1 + int(self._rng.expovariate(self._rate)))
             else:
                 self._gap = _STEP
-            yield repeat(False, self._gap)
+            yield repeat(False, self._gap) if self._stop is None else self._watched(self._gap)
             yield (True,)
+
+    def stop_at(self, when: float, servers: frozenset[int] | None, tell: Callable[[FrameType], None]) -> None:
+        """Once, at the first switch point from ``when`` on in the code of one of ``servers`` (``None``: any), call
+        ``tell`` with its frame. To be said before student code runs; the schedule stays the same."""
+        self._stop = (when, servers, tell)
+
+    def _watched(self, gap: int) -> Iterator[bool]:
+        """As many points as ``repeat(False, gap)`` has, and one more where the run is to stop."""
+        for _ in range(gap):
+            if self._stop is not None and self.now >= self._stop[0]:
+                servers = self._stop[1]
+                if servers is None or self.current.owner.server in servers:
+                    self._stopping = True
+                    yield True
+            yield False
 
     def switch_point(self) -> None:
         """The closer look: count statements at this instant, and perhaps preempt the running task."""
+        if self._stopping and self._stop is not None:
+            self._stopping = False
+            tell, self._stop = self._stop[2], None
+            tell(sys._getframe(1))
+            return
         if self._points_at != self.now:
             self._points_at = self.now
             self._points = 0

@@ -18,6 +18,7 @@ from raftlab.host.loader import Program
 from raftlab.host.output import Sink, Stdout, route_logging
 from raftlab.host.server import SimServer
 from raftlab.host.stdlib import LIBRARY_THREADING
+from raftlab.seeds import derive
 
 # A harness call or a handler that has not answered for this long (virtual seconds) is looked at. If it waits on a
 # circle of locks, it never will answer. If it merely waits, it is given longer: a handler may well be in a call of
@@ -84,6 +85,9 @@ class SimHost:
         if type(event) is protocol.Boot:
             self._servers[event.server] = SimServer(self.kernel, self._program, event)
             return
+        if isinstance(event, protocol.Reseed):
+            self._reseed(event.seed)
+            return
         server = self._servers.get(event.server)
         if server is None or not server.owner.alive:
             return
@@ -105,6 +109,12 @@ class SimHost:
                 server.slow_apply = event.seconds
             case protocol.FailSaves():
                 server.fail_saves(event.count)
+
+    def _reseed(self, seed: int) -> None:
+        self.kernel.reseed(derive(seed, "kernel"))
+        for server in self._servers.values():
+            if server.owner.random is not None:
+                server.owner.random.seed(derive(seed, "server", server.id))
 
     # --- watching the student's code ---
 

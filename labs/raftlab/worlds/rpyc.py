@@ -109,7 +109,7 @@ class RpycWorld:
 
         Raises ``NotImplementedError`` for what only the simulator can do.
         """
-        if isinstance(event, protocol.Pause | protocol.Resume | protocol.Rate):
+        if isinstance(event, protocol.Pause | protocol.Resume | protocol.Rate | protocol.Reseed):
             what = type(event).__name__.lower()
             raise NotImplementedError(f"{what}: a real process cannot be treated so; the simulator can")
         if isinstance(event, protocol.Stop):

@@ -7,8 +7,10 @@ import os
 import select
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
 import msgspec
@@ -140,18 +142,30 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
         raise HostLost("host-hangs", f"your code {what} without letting the clock move on", stack)
 
 
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Where a run is to be stopped once: at ``when`` (seconds), in the code of one of ``servers`` (``None``: of any). Then
+    ``tell`` is called with the frame that is about to run."""
+
+    when: float
+    servers: frozenset[int] | None
+    tell: Callable[[FrameType], None]
+
+
 class Inside:
     """Steps taken in this very process, for ``--pdb``: student code then runs inside the judge, unconfined, so this is
     for one's own code only. ``sys.stdout`` stays the terminal's."""
 
     cpu_s = 0.0
 
-    def __init__(self, path: Path, seed: int, preempt: bool) -> None:
+    def __init__(self, path: Path, seed: int, preempt: bool, stop: Stop | None = None) -> None:
         from raftlab import source
         from raftlab.host.loader import Program
         from raftlab.host.sim import SimHost
 
         self._host = SimHost(Program(source.find(path)), seed, preempt)
+        if stop is not None:
+            self._host.kernel.stop_at(stop.when, stop.servers, stop.tell)
 
     def __call__(self, frame: protocol.Step) -> protocol.Stepped:
         return self._host.step(frame)

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 FLOORS = (
     ("api", "labs", "seeds", "failure", "shapes", "notation", "__init__"),
     ("protocol", "rules", "record", "source", "outline"),
+    ("explain",),
     ("wire", "line", "pipe", "network", "trace"),
     ("contract",),
     ("host",),

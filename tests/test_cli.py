@@ -76,8 +76,11 @@ def solved(tmp_path: Path) -> Path:
             "replay late_vote@1 --server S1,x",
             "raftlab: --server wants numbers, as in --server 0,2, not 'S1,x'",
         ),
-        ("replay x", "raftlab: a run is called TEST@SEED, as in initial_election@7, not 'x'"),
-        ("replay x@-1", "raftlab: a run is called TEST@SEED, as in initial_election@7, not 'x@-1'"),
+        ("replay x", "raftlab: a run is called TEST@SEED, as in initial_election@7, or is a scenario's file, not 'x'"),
+        (
+            "replay x@-1",
+            "raftlab: a run is called TEST@SEED, as in initial_election@7, or is a scenario's file, not 'x@-1'",
+        ),
         ("replay terms_stay_put@1 --network rpyc", "raftlab: terms_stay_put runs on sim only, not on rpyc"),
         ("test 2A --pdb --seeds 3:9", "raftlab: --pdb wants one seed, as in --seeds 3:4"),
         ("test 2A --pdb --network both", "raftlab: --pdb works in the simulator only: leave --network away"),
@@ -85,7 +88,7 @@ def solved(tmp_path: Path) -> Path:
         ("test", "raftlab test: the following arguments are required: LAB (see raftlab test --help)"),
         (
             "",
-            "raftlab: the following arguments are required: new | test | replay | labs (see raftlab --help)",
+            "raftlab: the following arguments are required: COMMAND (see raftlab --help)",
         ),
         ("new .", "raftlab: . already has README.md; choose another folder (--force overwrites)"),
     ],
@@ -246,7 +249,7 @@ def test_replay_tells_the_same_run(tmp_path: Path) -> None:
     assert done.stdout.startswith("   0.000 S0 starts\n")
     header = json.loads(trace.read_text().splitlines()[0])
     assert f"\ntrace {header['hash']}\nthe trace is in again.jsonl\n" in done.stdout
-    assert f"(old_messages_do_not_calm, sim, seed 3): failed\n{header['failure']}\n" in done.stdout
+    assert f"(old_messages_do_not_calm, sim, seed 3): failed\n{header['failure']['text']}\n" in done.stdout
     assert (tmp_path / "again.jsonl").read_bytes() == trace.read_bytes()
 
 

@@ -20,7 +20,8 @@ import pytest
 
 import raftlab
 from raftlab import catalogue, cli, labs, rules, session, skeleton, starter, trace
-from raftlab.failure import Rule
+from raftlab.explain import as_text
+from raftlab.failure import Failure, Rule
 from raftlab.suites import lab_2b
 
 ROOT = Path(__file__).parent.parent
@@ -326,7 +327,7 @@ def example(path: Path) -> str:
 
 @pytest.mark.parametrize(("path", "rule"), [(LAB_2A, rules.ONE_VOTE), (LAB_2B, rules.STATE_MACHINE_SAFETY)])
 def test_the_example_of_a_failure_names_its_rule(path: Path, rule: Rule) -> None:
-    assert f"  rule: {rule.name}: {rule.says} ({rule.section})\n  read: {rule.handout}\n" in example(path)
+    assert as_text(Failure("invariant", "", rule)) + "\n  what led there:\n" in example(path)
 
 
 def test_the_example_is_in_the_notation_of_the_trace() -> None:

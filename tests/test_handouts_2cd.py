@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from raftlab import catalogue, rules, session, skeleton
-from raftlab.failure import Rule
+from raftlab.explain import as_text
+from raftlab.failure import Failure, Rule
 from raftlab.suites import lab_2d, leader
 from tests.bugs import failures
 from tests.test_handouts import (
@@ -187,7 +188,7 @@ def test_the_example_is_what_its_mistake_gives(
     shown = example(path)
     real = run(command, broken(tmp_path, *changes))
     assert words(shown)[:3] == words(real[real.index("\nexpected ") + 1 :])[:3]
-    assert f"  rule: {rule.name}: {rule.says} ({rule.section})\n  read: {rule.handout}\n" in shown
+    assert as_text(Failure("invariant", "", rule)) + "\n  what led there:\n" in shown
     replay = re.search(r"^  replay: (.*)$", shown, re.MULTILINE)
     assert replay
     events = shapes(run(replay[1], tmp_path))

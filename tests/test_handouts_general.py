@@ -13,7 +13,9 @@ import pytest
 
 from raftlab import catalogue, cli, labs, rules, session, trace, wire
 from raftlab.api import ApplyMsg
-from raftlab.failure import FAULTS, Failure, render
+from raftlab.explain import as_text
+from raftlab.explain.catalogue import FAULTS
+from raftlab.failure import Failure
 from raftlab.starter import _for_others
 from tests.test_handouts import (
     _FENCE,
@@ -178,7 +180,7 @@ def test_faults_that_the_table_of_deadlocks_names() -> None:
 def test_advice_as_shown() -> None:
     lines = example(LOCKING, "advice").splitlines()
     failure = Failure("no-answer", lines[0])
-    assert "\n".join(lines[:2]) == render(failure)
+    assert "\n".join(lines[:3]) == as_text(failure)
     assert any(says(template, lines[0]) for template in templates())
     where, _, text = lines[-1].strip().partition(": ")
     assert re.fullmatch(r"raft\.py:\d+", where)
@@ -289,7 +291,7 @@ def test_a_forgotten_vote_fails_as_shown(tmp_path: Path, name: str) -> None:
     said = said.partition(": ")[2]
     real = run(f"raftlab test 2A -k {name} --seeds 10", with_mistake(tmp_path, FORGETS_ITS_VOTE))
     assert shape(said) in shape(real)
-    rule = re.search(r"^  rule: .*\n  read: .*\n  what led there:\n", shown, re.MULTILINE)
+    rule = re.search(r"^  rule: .*\n  figure: .*\n  read: .*\n(  often: .*\n)+  what led there:\n", shown, re.MULTILINE)
     assert rule
     assert rule.group() in real
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from raftlab.cluster import Cluster
-from raftlab.failure import LabFailure, render, short
+from raftlab.explain import as_text
+from raftlab.failure import LabFailure, short
 from tests.conftest import Write, lines_of, sim_cluster
 
 APPLY_TWENTY = "for index in range(1, 21): apply_ch.put(ApplyMsg(index, 1, index))"
@@ -144,7 +145,7 @@ def test_a_server_run_wild(what: str, write_raft: Write) -> None:
             c.sleep(5)
     assert caught.value.failure.text.startswith(said)
     assert caught.value.failure.kind == "flood"
-    assert "Wait for an answer, or a while, before you send again" in render(caught.value.failure)
+    assert "Wait for an answer, or a while, before you send again" in as_text(caught.value.failure)
 
 
 def test_many_messages_at_once_all_arrive_on_time(write_raft: Write) -> None:

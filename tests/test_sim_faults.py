@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from raftlab.cluster import Cluster
-from raftlab.failure import Failure, LabFailure, render
+from raftlab.explain import as_text
+from raftlab.failure import Failure, LabFailure
 from tests.conftest import Write, sim_cluster
 
 
@@ -319,12 +320,13 @@ def test_a_failure_reads_in_the_agreed_order(write_raft: Write) -> None:
     with sim_cluster(write_raft(init="raise ValueError('bad')")) as c:
         failure = failure_of(c)
     failure.events = ["   0.000 S0 starts"]
-    text = render(failure, "raftlab replay x@1").splitlines()
+    text = as_text(failure, "raftlab replay x@1").splitlines()
     assert text[0] == "S0: Raft() raised: ValueError: bad"
     assert text[1].startswith("  at raft.py:")
-    assert (
-        text[2] == "  hint: Raft(...) must return; let it set fields and start threads, and do everything else in them."
-    )
-    assert text[3:5] == ["  what led there:", "       0.000 S0 starts"]
-    assert text[5] == "  details:"
+    assert text[2:4] == [
+        "  read: handouts/debugging.md#named-faults (init-exception)",
+        "  hint: Raft(...) must return; let it set fields and start threads, and do everything else in them.",
+    ]
+    assert text[4:6] == ["  what led there:", "       0.000 S0 starts"]
+    assert text[6] == "  details:"
     assert text[-1] == "  replay: raftlab replay x@1"

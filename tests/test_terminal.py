@@ -57,6 +57,7 @@ def test_one_seed() -> None:
         "expected a leader, but there is none\n"
         "  hint: Begin.\n"
         "  replay: raftlab replay second@0\n"
+        "  picture: raftlab view raftlab-out/2A-second-sim-0.jsonl\n"
         "\n"
         "advice (it costs no points):\n"
         "  raft.py:9: hold less\n"
@@ -119,6 +120,7 @@ def test_interrupted() -> None:
         "expected a leader, but there is none\n"
         "  hint: Begin.\n"
         "  replay: raftlab replay first@1\n"
+        "  picture: raftlab view raftlab-out/2A-first-sim-1.jsonl\n"
         "\n"
         "interrupted: 2 of 20 runs done"
     )

@@ -96,9 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "wrong; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"raftlab {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="new | test | replay | shrink | fuzz | labs"
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     new = commands.add_parser("new", help="make a folder to work in", description="Make a folder to work in.")
     new.add_argument("dir", type=Path, metavar="DIR")

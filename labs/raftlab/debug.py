@@ -18,8 +18,8 @@ from types import FrameType, TracebackType
 import greenlet
 import pytest
 
-from raftlab import source
-from raftlab.failure import LabFailure, render
+from raftlab import explain, source
+from raftlab.failure import LabFailure
 from raftlab.host.base import Server
 
 # What `q` at the prompt, or Ctrl-C, raises in whatever code is running.
@@ -74,7 +74,7 @@ class Debugger:
         if not isinstance(error, LabFailure):
             return
         self.failed = True
-        report.longrepr = render(error.failure)
+        report.longrepr = explain.as_text(error.failure)
         shown = self.student_error()
         if shown is None:
             shown = error

@@ -182,8 +182,8 @@ class Line(Frame):
 
 class Fault(Frame):
     """The student's code broke the contract in a way that ends the run. ``kind`` is a key of
-    :data:`raftlab.failure.FAULTS`; ``text`` says what was seen; ``where`` is ``file:line`` in the student's code or
-    empty; ``detail`` is a traceback or a list of threads, for reading, never for judging."""
+    :data:`raftlab.explain.catalogue.FAULTS`; ``text`` says what was seen; ``where`` is ``file:line`` in the student's
+    code or empty; ``detail`` is a traceback or a list of threads, for reading, never for judging."""
 
     server: int
     kind: str

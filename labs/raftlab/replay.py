@@ -12,8 +12,8 @@ from types import FrameType
 
 import pytest
 
-from raftlab import debug, failure, scripts
-from raftlab.failure import LabFailure
+from raftlab import debug, explain, scripts
+from raftlab.failure import Failure, LabFailure
 from raftlab.record import Record
 from raftlab.run import Impl, Run
 from raftlab.scripts import Named
@@ -46,7 +46,7 @@ def replay(named: Named, impl: Path, out: Path | None, look: Look) -> int:
         print(line)
     print(f"\n{info.title} ({info.name}, {network}, seed {named.seed}): {record.outcome}")
     if record.failure is not None:
-        print(failure.render(record.failure))
+        print(explain.as_text(record.failure))
     if named.scenario is not None and named.scenario.expected:
         print(compared(named.scenario.expected, record))
     if record.trace_hash:
@@ -76,7 +76,7 @@ def with_pdb(named: Named, impl: Path, look: Look) -> int:
         try:
             named.script(run.cluster)
         except LabFailure as error:
-            print(failure.render(run.explained(error)))
+            print(explain.as_text(run.explained(error)))
             raised = debugger.student_error()
             if raised is not None:
                 pdb.post_mortem(raised.__traceback__)
@@ -102,7 +102,7 @@ def compared(expected: tuple[str, ...], record: Record) -> str:
     return f"the file expects another end: {expected[0]}"
 
 
-def write_trace(run: Run, shown: failure.Failure | None, out: Path) -> None:
+def write_trace(run: Run, shown: Failure | None, out: Path) -> None:
     """Write the trace to ``out``, whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".raftlab-") as folder:

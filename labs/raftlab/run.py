@@ -11,6 +11,8 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
+import msgspec
+
 from raftlab.catalogue import TestInfo
 from raftlab.cluster import Cluster
 from raftlab.failure import Failure, LabFailure
@@ -155,7 +157,7 @@ class Run:
             "seed": self.seed,
             "preempt": self.preempt,
             "servers": self._cluster.size,
-            "failure": None if failure is None else failure.text,
+            "failure": None if failure is None else msgspec.to_builtins(failure),
         }
         self._cluster.switch.trace.write(path, header)
         return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from raftlab import failure
+from raftlab import explain
 from raftlab.run import Impl
 from raftlab.scripts import Named
 from raftlab.shrink import NotFailing, Shrinker, Shrunk
@@ -41,7 +41,7 @@ def told(found: Shrunk, named: Named, impl: Path, out: Path) -> str:
         return (
             f"{found.why}, so there are no commands to take out.\n"
             f"The shortest run of {found.tried} that breaks the same rule is {which}: {_count(found.events, 'event')} "
-            f"instead of {found.before[1]:,}.\n\n" + failure.render(found.failure, f"raftlab replay {which}{chosen}")
+            f"instead of {found.before[1]:,}.\n\n" + explain.as_text(found.failure, f"raftlab replay {which}{chosen}")
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(found.scenario.text(), encoding="utf-8")
@@ -52,7 +52,7 @@ def told(found: Shrunk, named: Named, impl: Path, out: Path) -> str:
     )
     text = found.scenario.text().partition("\n----\n")[0]
     replay = f"raftlab replay {out}{chosen}"
-    return f"{head}\n{text}\n\n{failure.render(found.failure, replay)}"
+    return f"{head}\n{text}\n\n{explain.as_text(found.failure, replay)}"
 
 
 def _count(number: int, thing: str) -> str:

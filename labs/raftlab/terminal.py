@@ -6,13 +6,14 @@ Knows records and how to word them; knows nothing of pytest. On a terminal the l
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from raftlab import failure
+from raftlab import explain
 from raftlab.catalogue import TestInfo
 from raftlab.record import Record
 
@@ -159,7 +160,8 @@ class Board:
     def _in_full(self, record: Record, bad: int) -> str:
         first = "could not be judged" if record.outcome == "error" else "failed" if bad == 1 else "failed first"
         headline = f"{record.title}: {first} ({record.test}, {record.network}, seed {record.seed})"
-        text = failure.render(record.failure, record.replay) if record.failure else ""
+        picture = f"raftlab view {shlex.quote(record.trace)}" if record.trace else ""
+        text = explain.as_text(record.failure, record.replay, picture) if record.failure else ""
         return f"{self._painted(headline, _BOLD)}\n{text}"
 
     def _totals(self, groups: Sequence[Group]) -> str:

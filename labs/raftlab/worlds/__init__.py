@@ -13,7 +13,7 @@ from raftlab.protocol import Boot, Event, Stepped
 
 class HostLost(Exception):
     """The host process ended or stopped answering. ``text`` is one sentence for the student; ``detail`` what is
-    known about where it hung (a traceback as text, or empty); ``kind`` a key of :data:`raftlab.failure.FAULTS`."""
+    known about where it hung (a traceback as text, or empty); ``kind`` a key of :data:`raftlab.explain.catalogue.FAULTS`."""
 
     def __init__(self, kind: str, text: str, detail: str = "") -> None:
         super().__init__(text)

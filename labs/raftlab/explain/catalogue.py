@@ -1,0 +1,244 @@
+"""What stands behind each failure: the line of Figure 2, and what usually is the cause.
+
+``RULES`` are the promises that tests and referee know (:mod:`raftlab.rules`); Figure 2 is told in our words, and the
+causes are those that Rafts of students and of companies have had. ``FAULTS`` are mistakes that have nothing to do with
+Raft: what the host, or the judge that watches it, can name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raftlab import rules
+from raftlab.failure import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """``figure`` is the place in Figure 2 (or 13) and what it says; ``often`` are causes, the most common first."""
+
+    figure: str
+    often: tuple[str, ...] = ()
+
+
+RULES: dict[Rule, Entry] = {
+    rules.ELECTION_SAFETY: Entry(
+        "Candidates, 2: a majority of the votes of this term makes a leader",
+        (
+            "a vote that was asked for in an older term is counted: compare the term after call() returns",
+            "a server votes twice in a term: see its two answers above",
+        ),
+    ),
+    rules.ONE_VOTE: Entry(
+        "RequestVote, receiver, 2: grant if voted_for is nobody or this candidate",
+        (
+            "voted_for is cleared where no new term begins (a heartbeat, a lost election)",
+            "voted_for is looked at and set in two steps, and the lock is let go in between",
+        ),
+    ),
+    rules.VOTE_ONLY_IF: Entry(
+        "RequestVote, receiver, 1 and 2: not for an older term, and only for a log at least as up-to-date as mine",
+        ("voted_for is not cleared when a newer term begins", "only the length of the logs is compared"),
+    ),
+    rules.MAJORITY: Entry(
+        "Candidates, 2: leader upon votes of a majority of all servers",
+        (
+            "the majority is taken of the servers that answered; it is of all: len(peers) // 2 + 1",
+            "one server's vote is counted twice: keep the voters in a set",
+        ),
+    ),
+    rules.LIVENESS: Entry(
+        "Followers, 2: no word of a leader and no vote given for an election timeout: become a candidate",
+        (
+            "votes are asked for one server after the other, and one that is away keeps all waiting: a thread for each",
+            "the timer of a candidate, or of a leader that stepped down, is never started again",
+            "a vote is refused for ever: whose log is newer is decided by the last term first, then by the length",
+        ),
+    ),
+    rules.HIGHER_TERM: Entry(
+        "All Servers, 2: a term above mine, in a request or in a reply, becomes my term, and I am a follower",
+        ("replies are not looked at, or only those that say yes", "the role changes, but the term does not"),
+    ),
+    rules.OLD_TERM: Entry(
+        "AppendEntries, receiver, 1 and RequestVote, receiver, 1: say no to a term below mine",
+        ("the timer is restarted, or the leader believed, before the terms are compared",),
+    ),
+    rules.TERMS_AGREE: Entry(
+        "All Servers, 2: a term above mine becomes my term",
+        ("a follower takes a heartbeat without taking its term", "the first election must make term 1, not 0 or 2"),
+    ),
+    rules.TERMS_ONLY_GROW: Entry(
+        "State: current_term increases monotonically",
+        ("a message's or a snapshot's term is stored without a look at whether it is newer",),
+    ),
+    rules.STABLE_LEADER: Entry(
+        "Leaders, 1: heartbeats during idle periods, so that nobody's election timeout passes",
+        (
+            "heartbeats are too far apart for the timeouts, or one slow server holds up those to the others",
+            "a heartbeat does not restart the timer, or the timer is drawn anew without it",
+        ),
+    ),
+    rules.TIMER: Entry(
+        "Followers, 2: the timer is restarted by AppendEntries of the current leader, and by giving a vote",
+        (
+            "any RequestVote restarts it: only one that gets the vote may",
+            "an AppendEntries of an old leader restarts it: compare the terms first",
+        ),
+    ),
+    rules.HEARTBEATS: Entry(
+        "Leaders, 1: a heartbeat at once when elected, then again and again",
+        ("a loop without a wait, or a thread for each server that nobody ends when the leader steps down",),
+    ),
+    rules.STATE_MACHINE_SAFETY: Entry(
+        "Figure 3, State Machine Safety; Figure 2 as a whole keeps it",
+        (
+            "a follower keeps what stands behind a conflicting entry: all of it must go",
+            "a follower commits up to leader_commit although its own log may differ there: AppendEntries, 5",
+            "an entry of an old term is committed by counting copies: Leaders, 4",
+        ),
+    ),
+    rules.APPLY_IN_ORDER: Entry(
+        "All Servers, 1: while commit_index > last_applied, apply the next one",
+        (
+            "two threads apply, and overtake each other: one thread, which nobody else does the work of",
+            "last_applied is advanced before put() and read again after it, without the lock",
+        ),
+    ),
+    rules.AGREEMENT: Entry(
+        "Leaders, 2 to 4: append, send, retry until stored, commit what a majority has",
+        (
+            "commit_index moves, but nobody wakes the thread that applies",
+            "followers never hear of the commit: every AppendEntries, heartbeats too, carries leader_commit",
+            "next_index is not moved back after a refusal, or never forward after a success",
+        ),
+    ),
+    rules.COMMIT_MAJORITY: Entry(
+        "Leaders, 4: an N that a majority of match_index has reached",
+        (
+            "match_index is set to the end of the leader's log: a reply proves prev_log_index + len(entries), no more",
+            "match_index is kept from an earlier time as leader: it begins at 0 after each election",
+        ),
+    ),
+    rules.COMMIT_OWN_TERM: Entry(
+        "Leaders, 4: ... and log[N].term == current_term",
+        ("copies are counted for entries of older terms, too: look at the term of the entry that is to be committed",),
+    ),
+    rules.COMMIT_PROVED: Entry(
+        "AppendEntries, receiver, 5: commit_index = min(leader_commit, index of the last new entry)",
+        ("the minimum is taken with the end of the own log, or not at all",),
+    ),
+    rules.CONSISTENCY: Entry(
+        "AppendEntries, receiver, 2: no, if there is no entry at prev_log_index with prev_log_term",
+        ("only the index is compared, not the term", "heartbeats skip the check"),
+    ),
+    rules.LOG_MATCHING: Entry(
+        "AppendEntries, receiver, 3 and 4: a conflict removes that entry and all behind it; append what is missing",
+        (
+            "the log is cut behind prev_log_index without a conflict: an old, short message then removes good entries",
+            "only the conflicting entry is replaced, and what follows stays",
+        ),
+    ),
+    rules.SAME_ENTRY: Entry(
+        "AppendEntries, receiver, 2 to 4 keep it",
+        ("the consistency check compares the index only", "an entry is changed after it was sent or stored"),
+    ),
+    rules.LEADER_APPEND_ONLY: Entry(
+        "Figure 3, Leader Append-Only; Leaders, 2: append to the local log",
+        ("a leader handles an AppendEntries of its own term", "start() gives an index without the lock"),
+    ),
+    rules.NEWER_LOG: Entry(
+        "RequestVote, receiver, 2: ... and the candidate's log is at least as up-to-date as mine",
+        (
+            "only the lengths are compared, or only the last terms",
+            "after a cut by a snapshot the last term is taken from an empty list",
+        ),
+    ),
+    rules.REPLY_PROVES: Entry(
+        "Leaders, 3: if successful, update next_index and match_index for this follower",
+        (
+            "match_index is computed from the log as it is when the reply comes, not from what was sent",
+            "a reply of an earlier term as leader is counted: compare the term after call() returns",
+        ),
+    ),
+    rules.LEADER_COMPLETENESS: Entry(
+        "Figure 3, Leader Completeness; RequestVote, receiver, 2 keeps it",
+        (
+            "a vote is given to a candidate with an older log",
+            "something was committed too soon: by a minority, or by counting copies of an old term's entry",
+            "a server forgot what it had stored: is it saved before the answer leaves?",
+        ),
+    ),
+    rules.FAST_BACKUP: Entry(
+        "the end of §5.3: the refusal names the term in the way and its first index",
+        ("next_index goes back by one, or the follower's hint is not used",),
+    ),
+    rules.FEW_MESSAGES: Entry(
+        "Leaders, 3: send the entries from next_index on, all in one message",
+        ("a thread for each entry, or a loop that sends again before an answer could be there",),
+    ),
+    rules.SURVIVES: Entry(
+        "State, persistent: current_term, voted_for, log[]",
+        ("one of the three is not saved, or is saved before it is changed", "what is read back is not what was saved"),
+    ),
+    rules.SAVE_FIRST: Entry(
+        "State, persistent: updated on stable storage before responding to RPCs",
+        (
+            "the answer leaves by one path without save(): look at each return of the handler",
+            "a candidate asks for votes before its own vote is saved",
+        ),
+    ),
+    rules.FAILED_SAVE: Entry(
+        "State, persistent: updated on stable storage before responding to RPCs",
+        ("the error of save() is caught, and the answer says yes all the same",),
+    ),
+    rules.WHOLE_SNAPSHOT: Entry(
+        "InstallSnapshot, receiver, 2 to 4 (Figure 13): write the data at its offset; go on when it is done",
+        (
+            "chunks of two snapshots, or of two leaders, are put together",
+            "a chunk that comes twice, or late, is added twice",
+            "a snapshot is saved under another index than the one snapshot() was given",
+        ),
+    ),
+    rules.NEWER_SNAPSHOT: Entry(
+        "InstallSnapshot, receiver, 5 (Figure 13): discard snapshots older than what is there",
+        ("a late InstallSnapshot is not compared with what is applied and with the own snapshot",),
+    ),
+    rules.KEEP_THE_REST: Entry(
+        "InstallSnapshot, receiver, 6 (Figure 13): if the log has the snapshot's last entry, keep what follows it",
+        ("the whole log is thrown away whenever a snapshot comes",),
+    ),
+    rules.SNAPSHOT_FIRST: Entry(
+        "InstallSnapshot, receiver, 8 (Figure 13): reset the service with the snapshot",
+        ("after a restart the log goes on where the snapshot ends, but the service never gets the snapshot",),
+    ),
+    rules.LOG_IS_CUT: Entry(
+        "§7: the log up to the snapshot's last entry is discarded",
+        ("the saved log keeps entries that the snapshot covers",),
+    ),
+    rules.CATCH_UP: Entry(
+        "Rules for leaders, §7: a snapshot for whoever needs entries that are gone",
+        (
+            "next_index points before the first entry that is left, and entries are sent all the same",
+            "an InstallSnapshot that was lost is not sent again",
+        ),
+    ),
+}
+
+FAULTS: dict[str, str] = {
+    "exception": "An exception that nobody caught ended this thread. The traceback below ends in your own line.",
+    "init-exception": "Raft(...) must return; let it set fields and start threads, and do everything else in them.",
+    "init-hangs": "Raft(...) must return at once: start your loops in threads of their own.",
+    "busy-loop": "A thread that never waits stops the clock for everybody. Wait on a Condition or sleep in the loop.",
+    "host-hangs": "Something outside the lab's reach blocks or computes for very long (input(), a huge sum, a C call).",
+    "host-died": "The process that runs your code ended. Nothing in a Raft needs os._exit, signals or kill.",
+    "deadlock": "Take locks in one fixed order, and hold none across a call, a sleep or a put.",
+    "no-answer": "Every handler must return a reply, and start() and get_state() must return at once.",
+    "refused-call": "The simulator replays runs exactly, so it cannot let this call through. The labs never need it.",
+    "not-by-value": "Messages travel as bytes: use numbers, strings, bytes, lists, dicts and dataclasses of these.",
+    "bad-reply": "Every path through the handler must end with a return of its reply.",
+    "bad-message": "What the lab network received does not have the shape that the handler's annotations declare.",
+    "bad-result": "See the contract at the top of the skeleton for what each method returns.",
+    "bad-apply": "See ApplyMsg in the skeleton: index, term and a command that can cross by value.",
+    "bad-peer": "peers[i].call(method, args) reaches servers 0 to n-1 and the RPC handlers of your Raft class.",
+    "flood": "Far more than a Raft needs. Wait for an answer, or a while, before you send again; log fewer lines.",
+}

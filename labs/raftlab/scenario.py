@@ -78,7 +78,7 @@ _GRAMMAR = {
 # A server, anywhere in a line.
 _REFERENCE = re.compile(r"(?<!\S)(?P<name>[a-z]|S\d+)(?:\+(?P<behind>\d+))?(?!\S)")
 _PATTERNS = {name: re.compile(pattern) for name, pattern in _GRAMMAR.items()}
-_CHANGES = ("lose_request", "lose_reply", "duplicate", "reorder_reply")
+_CHANGES = ("lose_request", "lose_reply", "duplicate", "reorder_reply", "echo")
 
 
 class BadScenario(ValueError):
@@ -197,7 +197,9 @@ def tidy(told: Scenario) -> Scenario:
 
     for each in told.steps:
         rest = each.rest
-        if each.command in ("leader", "find"):
+        if each.command == "partition":
+            rest = _tidy_groups(_REFERENCE.sub(clean, rest))
+        elif each.command in ("leader", "find"):
             name, _, among = rest.partition(" ")
             among = _REFERENCE.sub(clean, among)
             names[name] = "abcdefghijklmnopqrstuvwxyz"[len(names) % 26] if name not in names else names[name]
@@ -206,6 +208,17 @@ def tidy(told: Scenario) -> Scenario:
             rest = _REFERENCE.sub(clean, rest)
         steps.append(Step(each.command, rest))
     return told.with_steps(steps)
+
+
+def _tidy_groups(text: str) -> str:
+    """A server is in the last group that names it, as far as the network is concerned."""
+    home: dict[str, int] = {}
+    for number, group in enumerate(text.split("|")):
+        home.update(dict.fromkeys(group.split(), number))
+    groups: dict[int, list[str]] = {}
+    for server, number in home.items():
+        groups.setdefault(number, []).append(server)
+    return " | ".join(" ".join(group) for group in groups.values())
 
 
 def play(scenario: Scenario, begin: Begin) -> int:
@@ -223,6 +236,8 @@ class Stage:
         self._names: dict[str, int] = {}
         self._holds: dict[str, Hold] = {}
         self._commands = 0
+        # What `check` has to undo: commands that make a server slow, fast, or likely to fail, with what undoes each.
+        self._undo: dict[tuple[str, int], Callable[[int], None]] = {}
         self.begun = 0
 
     def play(self) -> int:
@@ -279,24 +294,33 @@ class Stage:
     def _restart(self, server: str) -> None:
         self.c.restart(self.server(server))
 
+    def _done_to(self, server: str, what: str, undo: Callable[[int], None]) -> int:
+        number = self.server(server)
+        self._undo[what, number] = undo
+        return number
+
     def _pause(self, server: str) -> None:
         if self.c.seat(self.server(server)).up:
-            self.c.pause(self.server(server))
+            self.c.pause(self._done_to(server, "pause", self.c.resume))
 
     def _resume(self, server: str) -> None:
         self.c.resume(self.server(server))
 
     def _clock(self, server: str, rate: str) -> None:
-        self.c.clock_rate(self.server(server), float(rate))
+        number = self._done_to(server, "clock", lambda each: self.c.clock_rate(each, 1.0))
+        self.c.clock_rate(number, float(rate))
 
     def _crash_at(self, server: str, side: str, kind: str, nth: str, method: str = "") -> None:
-        self.c.crash_at(self.server(server), kind, int(nth), side, method)
+        number = self._done_to(server, "crash-at", lambda each: self.c.crash_at(each, "save", nth=0))
+        self.c.crash_at(number, kind, int(nth), side, method)
 
     def _fail_saves(self, server: str, count: str) -> None:
-        self.c.fail_saves(self.server(server), int(count))
+        number = self._done_to(server, "fail-saves", lambda each: self.c.fail_saves(each, 0))
+        self.c.fail_saves(number, int(count))
 
     def _slow_service(self, server: str, seconds: str) -> None:
-        self.c.slow_service(self.server(server), float(seconds))
+        number = self._done_to(server, "slow-service", lambda each: self.c.slow_service(each, 0.0))
+        self.c.slow_service(number, float(seconds))
 
     def _disconnect(self, server: str) -> None:
         self.c.disconnect(self.server(server))
@@ -353,18 +377,12 @@ class Stage:
             hold.release()
         c.heal()
         c.unreliable(on=False)
-        for server in c.everybody:
-            c.resume(server)
-            c.clock_rate(server, 1.0)
-            if c.seat(server).up:
-                c.crash_at(server, "save", nth=0)
-                c.fail_saves(server, 0)
-                c.slow_service(server, 0.0)
-            else:
-                c.restart(server)
-        c.sleep(REST)
-        for server in c.everybody:  # a save that failed meanwhile has taken its server down
-            if not c.seat(server).up:
-                c.restart(server)
+        for (_, server), undo in self._undo.items():
+            undo(server)
+        for rest in (REST, 0.0):  # a save that failed at the very end has taken its server down a moment later
+            for server in c.everybody:
+                if not c.seat(server).up:
+                    c.restart(server)
+            c.sleep(rest)
         c.one_leader(within=PATIENCE)
         c.agree(self._command(), len(c.everybody), within=PATIENCE)

@@ -21,6 +21,8 @@ from raftlab.scenario import Scenario, Stage, Step
 
 # Every shortened text is tried with its own seed and this many others: another seed may have what one has lost.
 OTHER_SEEDS = 2
+# ... and the shortest steps, which are the last hope, with more.
+MORE_SEEDS = 5
 # How many seeds of a test are tried for one that fails sooner.
 SEEDS = 40
 _FEWEST_SERVERS = 2
@@ -177,12 +179,15 @@ class Shrinker:
         """Without some of the commands: half of them, a quarter, ... and at last each one by itself."""
         size = max(1, len(best.scenario.steps) // 2)
         while True:
+            others = MORE_SEEDS if size == 1 else OTHER_SEEDS
             start = len(best.scenario.steps)
             while start > 0:
                 # From the end: what comes late depends on what came before, and not the other way round.
                 start = max(0, min(start, len(best.scenario.steps)) - size)
                 steps = best.scenario.steps
-                shorter = self._fails(best.scenario.with_steps(joined([*steps[:start], *steps[start + size :]])))
+                shorter = self._fails(
+                    best.scenario.with_steps(joined([*steps[:start], *steps[start + size :]])), others
+                )
                 if shorter is not None:
                     best = shorter
                     self._tell(f"{len(best.scenario.steps)} commands, {best.events} events")

@@ -1,0 +1,211 @@
+"""raftlab shrink, diff and fuzz, and the prompt of replay: on Rafts with a mistake, as a student would use them."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from raftlab import catalogue, endings, fuzz, scenario, scripts, shrink
+from raftlab.run import Impl
+from raftlab.scenario import Step
+from raftlab.shrink import NotFailing, Shrinker, Shrunk
+from tests import bugs, test_suite_2a, test_suite_2c
+from tests.test_cli import raftlab_in
+
+LONG = 3600.0  # seconds: the searches below end by themselves
+CLEARS_ITS_VOTE = test_suite_2a.BUGS["el-vote-cleared-same-term"]
+FIGURE_8 = test_suite_2c.BUGS["rp-commit-old-term"]
+FORGETS_ITS_VOTE = test_suite_2c.BUGS["ps-no-votedfor"]
+
+
+def broken(folder: Path, bug: bugs.Bug) -> Path:
+    (folder / "raft.py").write_text(bugs.changed(bug))
+    return folder
+
+
+def shrunk(folder: Path, bug: bugs.Bug, name: str, seed: int) -> Shrunk:
+    with closing(Impl(broken(folder, bug))) as impl:
+        return Shrinker(impl, LONG).test(catalogue.find_test(name), seed, True)
+
+
+def test_a_figure_8_failure(tmp_path: Path) -> None:
+    found = shrunk(tmp_path, FIGURE_8, "figure_8_in_steps", 0)
+    assert found.scenario is not None
+    assert len(found.scenario.steps) < 15
+    assert found.scenario.servers <= 3
+    assert found.failure.rule is not None
+    assert found.failure.rule.name == "commit the own term"
+    # Its text, run again, ends the same way.
+    with closing(Impl(tmp_path)) as impl:
+        again = shrink.play(impl, scenario.parse(found.scenario.text()))
+    assert again is not None
+    assert scripts.expected(again.failure) == found.scenario.expected
+
+
+def test_a_lost_vote(tmp_path: Path) -> None:
+    with closing(Impl(broken(tmp_path, FORGETS_ITS_VOTE))) as impl:
+        first = next(seed for seed in range(100) if shrink.play(impl, fuzz.generate("2C", seed)) is not None)
+        found = Shrinker(impl, LONG).scenario(fuzz.generate("2C", first))
+    assert found.scenario is not None
+    assert len(found.scenario.steps) < 15
+    assert found.failure.rule is not None
+    assert found.failure.rule.name == "what survives"
+
+
+def test_a_test_that_plays_servers_itself_gets_its_shortest_run(tmp_path: Path) -> None:
+    found = shrunk(tmp_path, CLEARS_ITS_VOTE, "who_gets_a_vote", 0)
+    assert found.scenario is None
+    assert found.why == "the test plays servers itself"
+    assert found.events <= found.before[1]
+
+
+def test_what_passes_cannot_be_shrunk(tmp_path: Path) -> None:
+    with pytest.raises(NotFailing, match=r"^many_elections@1 passes; there is nothing to shrink$"):
+        shrunk(tmp_path, FIGURE_8, "many_elections", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "simpler"),
+    [
+        ("wait 1.234", ["wait 0.1", "wait 0.5", "wait 1", "wait 1.2"]),
+        ("wait 0.1", []),
+        ("propose a 30", ["propose a", "propose a 2", "propose a 5", "propose a 15"]),
+        ("agree 3", ["agree 1"]),
+        ("snapshots 5 1000", ["snapshots 5"]),
+        ("unreliable duplicate=0.3", ["unreliable"]),
+        ("crash a", []),
+    ],
+)
+def test_simpler_words(line: str, simpler: list[str]) -> None:
+    assert [str(each) for each in shrink.simpler_than(scenario.step(line))] == simpler
+
+
+def test_waits_are_joined() -> None:
+    steps = [Step("wait", "0.5"), Step("wait", "0.25"), Step("heal"), Step("wait", "1")]
+    assert [str(each) for each in shrink.joined(steps)] == ["wait 0.75", "heal", "wait 1"]
+
+
+# --- as a student ---
+
+
+def test_shrink_and_replay(tmp_path: Path) -> None:
+    broken(tmp_path, CLEARS_ITS_VOTE)
+    done = raftlab_in(tmp_path, "shrink", "many_elections@0")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.match(
+        r"\d commands instead of \d+, \d+ events instead of \d+; \d+ runs tried\n\nraftlab scenario 1\n", done.stdout
+    )
+    assert "\nexpected S" in done.stdout
+    assert "\n  rule: one vote a term: " in done.stdout
+    assert done.stdout.endswith("\n  replay: raftlab replay raftlab-out/many_elections-0.txt\n")
+    again = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt")
+    assert again.returncode == 1
+    assert "\nthe run ended as the file expects, to the last message\n" in again.stdout
+    # Another Raft: the file says what it had been.
+    (tmp_path / "raft.py").write_text(bugs.SOLUTION.read_text())
+    well = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt")
+    assert well.returncode == 0
+    assert "\nthe file expects another end: expected S" in well.stdout
+    assert (
+        raftlab_in(tmp_path, "shrink", "many_elections@0").stdout
+        == "many_elections@0 passes; there is nothing to shrink\n"
+    )
+
+
+def test_fuzz(tmp_path: Path) -> None:
+    broken(tmp_path, CLEARS_ITS_VOTE)
+    done = raftlab_in(tmp_path, "fuzz", "2A", "--seeds", "40", "--jobs", "1")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.match(r"fuzz_2A@\d+ failed, after \d+ runs?: expected S\d to vote once in term \d+, ", done.stdout)
+    assert "\n  rule: one vote a term: " in done.stdout
+    name = re.search(r"replay (raftlab-out/fuzz_2A-\d+\.txt)\n$", done.stdout)
+    assert name
+    told = scripts.read(tmp_path / name[1])
+    assert len(told.steps) < 15
+
+
+def test_fuzz_finds_nothing_to_complain_about(tmp_path: Path) -> None:
+    (tmp_path / "raft.py").write_text(bugs.SOLUTION.read_text())
+    done = raftlab_in(tmp_path, "fuzz", "2D", "--seeds", "5:25", "--jobs", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"lab 2D: 20 runs from seed 5 on in \d+ s, and nothing to complain about\n", done.stdout)
+
+
+def test_diff(tmp_path: Path) -> None:
+    broken(tmp_path, CLEARS_ITS_VOTE)
+    done = raftlab_in(tmp_path, "diff", "many_elections@0")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.match(r"many_elections@0 fails at \d\.\d{3} s: expected S0 to vote once in term 4, ", done.stdout)
+    assert re.search(
+        r"\nOf \d+ other endings, the one that passes and turns off latest does so at \d\.\d{3} s:\n", done.stdout
+    )
+    blocks = re.findall(r"\n  (.*):\n((?:    .*\n?)+)", done.stdout)
+    assert [title for title, _ in blocks] == [
+        "both runs have",
+        "only the run that fails has",
+        "only the run that passes has",
+    ]
+    assert "S0⇢S1 RequestVote answers term=4 vote_granted=True" in blocks[1][1]
+
+
+def test_diff_of_what_always_fails(tmp_path: Path) -> None:
+    broken(tmp_path, CLEARS_ITS_VOTE)
+    done = raftlab_in(tmp_path, "diff", "who_gets_a_vote@0")
+    assert done.returncode == 1
+    assert "\nNo other ending passes (" in done.stdout
+    assert done.stdout.endswith("\nchance. The failure itself tells all there is to tell.\n")
+    assert raftlab_in(tmp_path, "diff", "initial_election@0").stdout.startswith("initial_election@0 passes; ")
+
+
+def test_an_ending_is_the_same_run_until_it_turns_off(tmp_path: Path) -> None:
+    named = scripts.named("many_elections@3", "sim", True)
+    with closing(Impl(broken(tmp_path, FIGURE_8))) as impl:
+        search = endings.Search(impl, named, LONG)
+        plain, other, again = search.play(), search.play((1.5, 0)), search.play((1.5, 0))
+    assert other.events == again.events
+    upto = [[event for event in run.events if event[0] < 1.5] for run in (plain, other)]
+    assert upto[0] == upto[1]
+    assert plain.events != other.events
+
+
+def test_pdb_at_a_moment(tmp_path: Path) -> None:
+    broken(tmp_path, CLEARS_ITS_VOTE)
+    typed = "p 'S', self.me\nn\nc\n"
+    done = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "2.8", "--server", "0", typed=typed)
+    assert "stopped at 2.800 s; n: next line, c: go on, q: leave\n> " in done.stdout
+    assert "(Pdb) ('S', 0)\n" in done.stdout
+    # Nobody's looking changes anything: the run still ends as it did.
+    assert "expected S0 to vote once in term 4, but it voted for S3 and then for S1\n  rule: " in done.stdout
+    assert done.returncode == 1
+    left = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "1", typed="q\n")
+    assert left.stdout.endswith("left the run\n")
+    assert left.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("shrink nothing.txt", "raftlab: nothing.txt cannot be used: No such file or directory\n"),
+        ("replay bad.txt", "raftlab: bad.txt: a scenario begins with the line 'raftlab scenario 1'\n"),
+        ("replay odd.txt", "raftlab: odd.txt: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D\n"),
+        ("replay bytes.txt", "raftlab: bytes.txt is no scenario: it is not even text\n"),
+        ("replay fuzz_2A@1 --network rpyc", "raftlab: a scenario runs on sim only, not on rpyc\n"),
+        ("fuzz 7X", "raftlab: there is no lab '7X'; the labs are: 2A, 2B, 2C, 2D\n"),
+        ("fuzz 2A --for ever", "raftlab: --for wants a time, as in 90s, 5m or 1h, not 'ever'\n"),
+        ("fuzz 2A --jobs -1", "raftlab: --jobs wants a number from 1 on, not -1\n"),
+        (
+            "replay initial_election@0 --pdb --network rpyc",
+            "raftlab: --pdb works in the simulator only, and writes no trace: leave --network and --out away\n",
+        ),
+    ],
+)
+def test_one_clear_sentence(tmp_path: Path, arguments: str, said: str) -> None:
+    (tmp_path / "raft.py").write_text(bugs.SOLUTION.read_text())
+    (tmp_path / "bad.txt").write_text("hello\n")
+    (tmp_path / "odd.txt").write_text("raftlab scenario 1\nlab 9z\nseed 0\nservers 3\n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    done = raftlab_in(tmp_path, *arguments.split())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)

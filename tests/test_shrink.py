@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from raftlab import catalogue, endings, fuzz, scenario, scripts, shrink
+from raftlab.explain import as_text
 from raftlab.run import Impl
 from raftlab.scenario import Step
 from raftlab.shrink import NotFailing, Shrinker, Shrunk
 from tests import bugs, test_suite_2a, test_suite_2c
+from tests.conftest import ROOT, SOLUTION
 from tests.test_cli import raftlab_in
 
 LONG = 3600.0  # seconds: the searches below end by themselves
@@ -105,7 +107,7 @@ def test_shrink_and_replay(tmp_path: Path) -> None:
     assert again.returncode == 1
     assert "\nthe run ended as the file expects, to the last message\n" in again.stdout
     # Another Raft: the file says what it had been.
-    (tmp_path / "raft.py").write_text(bugs.SOLUTION.read_text())
+    (tmp_path / "raft.py").write_text(SOLUTION.read_text())
     well = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt")
     assert well.returncode == 0
     assert "\nthe file expects another end: expected S" in well.stdout
@@ -128,7 +130,7 @@ def test_fuzz(tmp_path: Path) -> None:
 
 
 def test_fuzz_finds_nothing_to_complain_about(tmp_path: Path) -> None:
-    (tmp_path / "raft.py").write_text(bugs.SOLUTION.read_text())
+    (tmp_path / "raft.py").write_text(SOLUTION.read_text())
     done = raftlab_in(tmp_path, "fuzz", "2D", "--seeds", "5:25", "--jobs", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"lab 2D: 20 runs from seed 5 on in \d+ s, and nothing to complain about\n", done.stdout)
@@ -203,9 +205,57 @@ def test_pdb_at_a_moment(tmp_path: Path) -> None:
     ],
 )
 def test_one_clear_sentence(tmp_path: Path, arguments: str, said: str) -> None:
-    (tmp_path / "raft.py").write_text(bugs.SOLUTION.read_text())
+    (tmp_path / "raft.py").write_text(SOLUTION.read_text())
     (tmp_path / "bad.txt").write_text("hello\n")
     (tmp_path / "odd.txt").write_text("raftlab scenario 1\nlab 9z\nseed 0\nservers 3\n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     done = raftlab_in(tmp_path, *arguments.split())
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+# --- what the handout shows ---
+
+GOES_BACK = bugs.Bug(
+    "snapshot_unreliable",
+    "expected S",
+    {
+        "        if known is None or (known.term, known.index) != (args.term, args.last_included_index):": (
+            "        if args.offset == 0 or known is None or (known.term, known.index) != "
+            "(args.term, args.last_included_index):"
+        ),
+        "        if new.index <= self.commit_index:\n            return\n": "",
+    },
+)
+SHOWN = {"snapshot": GOES_BACK, "vote": FORGETS_ITS_VOTE, "figure 8": FIGURE_8}
+
+
+def block(name: str) -> str:
+    """What debugging.md shows below ``<!-- name -->``."""
+    text = (ROOT / "handouts" / "debugging.md").read_text(encoding="utf-8")
+    return text.partition(f"<!-- {name} -->\n```\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_handouts_scenarios_are_real(tmp_path: Path, name: str) -> None:
+    shown = block(f"shrink: {name}")
+    told = scenario.parse(shown[shown.index("raftlab scenario") :].partition("\nexpected")[0])
+    assert len(told.steps) < 15
+    with closing(Impl(broken(tmp_path, SHOWN[name]))) as impl:
+        played = shrink.play(impl, told)
+    assert played is not None
+    assert f"\n{played.failure.text}\n" in shown
+    if name == "snapshot":
+        assert f"\n{as_text(played.failure)}\n" in shown
+    with closing(Impl(SOLUTION.parent)) as impl:
+        assert shrink.play(impl, told) is None
+
+
+def test_the_handouts_snapshot_is_what_shrink_says(tmp_path: Path) -> None:
+    broken(tmp_path, GOES_BACK)
+    said = raftlab_in(tmp_path, "shrink", "snapshot_unreliable@0").stdout
+    assert said == block("shrink: snapshot")
+
+
+def test_the_handouts_fork_is_what_diff_says(tmp_path: Path) -> None:
+    broken(tmp_path, CLEARS_ITS_VOTE)
+    assert raftlab_in(tmp_path, "diff", "many_elections@0").stdout == block("diff: many_elections")

@@ -82,6 +82,7 @@ class _Generator:
             found |= {kinds._slow: 0.5, kinds._left_behind: 1, kinds._left_alone: 1}
         if self._lab >= "2C":
             found |= {kinds._crash: 3, kinds._restart: 4, kinds._crash_at: 2, kinds._fail_saves: 0.5}
+            found[kinds._restarts_in_an_election] = 1
         return found
 
     def _say(self, command: str, *words: object) -> None:
@@ -155,6 +156,7 @@ class _Generator:
             f"lose_request={rng.choice((0.0, 0.1, 0.3))}",
             f"lose_reply={rng.choice((0.0, 0.1, 0.3))}",
             f"duplicate={rng.choice((0.0, 0.1, 0.3))}",
+            f"echo={rng.choice((0.05, 0.05, 1.0))}",
             f"reorder_reply={rng.choice((0.0, 0.0, 0.3))}",
         )
 
@@ -243,6 +245,16 @@ class _Generator:
             self._off.append(self._leader)
         self._say(back, old)
         self._wait(1.0)
+
+    def _restarts_in_an_election(self) -> None:
+        """The leader goes away, and while the others vote some of them restart."""
+        self._find()
+        self._say("disconnect", self._leader)
+        self._off.append(self._leader)
+        for _ in range(self._rng.randint(1, 3)):
+            self._wait(0.3)
+            self._say("restart", f"{self._leader}+{self._rng.randrange(1, self._servers)}")
+        self._wait(0.3)
 
     def _wait(self, about: float) -> None:
         self._say("wait", f"{about * self._rng.uniform(0.5, 1.5):.3f}")

@@ -1,0 +1,129 @@
+"""The table of known bugs that the referee itself stops: with which rule, after how many runs, and whether the suites
+would have caught them without it.
+
+    python -m tests.referee_table > tests/referee-bugs.md
+
+For each bug of ``test_suite_2a.py`` and its like: its own test, then the others of its lab, then random schedules
+(``raftlab fuzz``), until a run is ended by the referee and not by what a test expects. Takes about twenty minutes.
+
+"Plain" is the same suite with a referee that only looks at what is applied (same command, in order), as the original's
+harness does.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raftlab import catalogue, fuzz, scripts
+from raftlab.cluster import Cluster
+from raftlab.failure import Failure, LabFailure
+from raftlab.referee import Invariant
+from raftlab.run import Impl, Run
+from raftlab.scripts import Named
+from tests import bugs, test_suite_2a, test_suite_2b, test_suite_2c, test_suite_2d
+
+OWN_SEEDS = 3
+FUZZ_SEEDS = 120
+SUITES = {"2A": test_suite_2a, "2B": test_suite_2b, "2C": test_suite_2c, "2D": test_suite_2d}
+
+
+class _AppliesOnly(Invariant):
+    """A referee that knows nothing of messages."""
+
+    def __init__(self, applies: Any) -> None:
+        self.applies = applies
+        self.booted = applies.booted  # type: ignore[method-assign]
+        self.applied = applies.applied  # type: ignore[method-assign]
+
+
+class Plain(Cluster):
+    """A cluster without the referee."""
+
+    def __init__(self, world: Any, lab: str, seed: int, servers: int, puppets: Collection[int] = ()) -> None:
+        super().__init__(world, lab, seed, servers, puppets)
+        self.switch.referee = _AppliesOnly(self.switch.referee.applies)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Row:
+    """``rule`` is empty when the referee never spoke; ``runs`` is how many runs it took."""
+
+    lab: str
+    bug: str
+    rule: str
+    by: str
+    runs: int
+    plain: str
+
+
+def order(lab: str, bug: bugs.Bug) -> Iterator[Named]:
+    """What is run, in this order."""
+    own = catalogue.find_test(bug.by)
+    for seed in range(OWN_SEEDS):
+        yield Named(own, "sim", seed, True)
+    for info in catalogue.tests(lab):
+        if info.name != own.name:
+            yield Named(info, "sim", 0, True)
+    for seed in range(FUZZ_SEEDS):
+        told = fuzz.generate(lab, seed)
+        yield Named(scripts.info_of(told), "sim", seed, True, told)
+
+
+def ended(impl: Impl, named: Named, kind: type[Cluster] = Cluster) -> Failure | None:
+    run = Run(impl, named.info, "sim", named.seed, named.preempt, kind=kind)
+    try:
+        named.script(run.cluster)
+    except LabFailure as exc:
+        return exc.failure
+    finally:
+        run.close()
+    return None
+
+
+def row(lab: str, name: str, bug: bugs.Bug) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "raft.py").write_text(bugs.changed(bug))
+        with closing(Impl(Path(folder))) as impl:
+            rule, by, runs = "", "", 0
+            for runs, named in enumerate(order(lab, bug), 1):
+                failure = ended(impl, named)
+                if failure is not None and failure.kind == "invariant" and failure.rule is not None:
+                    rule, by = failure.rule.name, named.info.name
+                    break
+            plain = "no"
+            for named in order(lab, bug):
+                if named.scenario is not None:
+                    break
+                if ended(impl, named, Plain) is not None:
+                    plain = named.info.name
+                    break
+    return Row(lab, name, rule, by, runs, plain)
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or list(SUITES)
+    print("# Known bugs that the referee itself stops\n")
+    print(
+        "Made by `python -m tests.referee_table`, which says what is run. Each bug is a small change of the reference.\n"
+    )
+    print("| lab | bug | rule | ended | runs | caught without the referee by |\n|---|---|---|---|---|---|")
+    rows = []
+    for lab in wanted:
+        for name, bug in SUITES[lab].BUGS.items():
+            found = row(lab, name, bug)
+            rows.append(found)
+            shown = (found.rule or "(none)", found.by or "-", found.runs, found.plain)
+            print(f"| {lab} | {name} | " + " | ".join(map(str, shown)) + " |", flush=True)
+    stopped = [each for each in rows if each.rule]
+    alone = [each for each in stopped if each.plain == "no"]
+    print(f"\nStopped by the referee: {len(stopped)} of {len(rows)}; of these {len(alone)} pass the suite without it.")
+
+
+if __name__ == "__main__":
+    main()

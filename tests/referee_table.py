@@ -91,7 +91,8 @@ def row(lab: str, name: str, bug: bugs.Bug) -> Row:
         (Path(folder) / "raft.py").write_text(bugs.changed(bug))
         with closing(Impl(Path(folder))) as impl:
             rule, by, runs = "", "", 0
-            for runs, named in enumerate(order(lab, bug), 1):
+            for named in order(lab, bug):
+                runs += 1
                 failure = ended(impl, named)
                 if failure is not None and failure.kind == "invariant" and failure.rule is not None:
                     rule, by = failure.rule.name, named.info.name

@@ -150,8 +150,9 @@ def step(line: str) -> Step:
 
 def parse(text: str) -> Scenario:
     """A scenario's text. Raises :class:`BadScenario`."""
-    before, _, expected = text.partition("\n----\n")
-    lines = before.splitlines()
+    lines = text.splitlines()
+    end = lines.index("----") if "----" in lines else len(lines)
+    lines, expected = lines[:end], lines[end + 1 :]
     if not lines or lines[0].split()[:2] != ["raftlab", "scenario"]:
         raise BadScenario(f"a scenario begins with the line 'raftlab scenario {VERSION}'")
     if lines[0].split()[2:] != [str(VERSION)]:
@@ -177,7 +178,7 @@ def parse(text: str) -> Scenario:
         raise BadScenario("the seed is a whole number from 0 on, servers one from 1 to 25")
     return Scenario(
         head["lab"].upper(), head.get("name", "scenario"), int(seed), int(servers), tuple(steps),
-        head.get("preempt") != "off", head.get("started") != "off", tuple(expected.splitlines()),
+        head.get("preempt") != "off", head.get("started") != "off", tuple(expected),
     )  # fmt: skip
 
 

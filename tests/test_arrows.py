@@ -14,7 +14,7 @@ FLOORS = (
     ("api", "labs", "seeds", "failure", "shapes", "notation", "__init__"),
     ("protocol", "rules", "record", "source", "outline"),
     ("wire", "line", "pipe", "network", "trace"),
-    ("contract",),
+    ("contract", "viewer"),
     ("host",),
     ("worlds", "referee"),
     ("switch",),
@@ -25,7 +25,7 @@ FLOORS = (
     ("run", "check"),
     ("plugin",),
     ("skeleton",),
-    ("starter", "debug", "terminal", "session", "replay"),
+    ("starter", "debug", "terminal", "session", "replay", "view"),
     ("determinism",),
     ("cli",),
 )

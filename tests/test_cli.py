@@ -85,7 +85,7 @@ def solved(tmp_path: Path) -> Path:
         ("test", "raftlab test: the following arguments are required: LAB (see raftlab test --help)"),
         (
             "",
-            "raftlab: the following arguments are required: new | test | replay | labs (see raftlab --help)",
+            "raftlab: the following arguments are required: new | test | replay | view | labs (see raftlab --help)",
         ),
         ("new .", "raftlab: . already has README.md; choose another folder (--force overwrites)"),
     ],

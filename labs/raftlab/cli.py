@@ -1,4 +1,4 @@
-"""The reception: ``raftlab new | test | replay | labs``.
+"""The reception: ``raftlab new | test | replay | view | labs``.
 
 Turns the command line into calls, and whatever goes wrong into one sentence. Exit codes: 0 all passed; 1
 something failed; 2 could not be judged, or bad input; 130 interrupted.
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from raftlab import __version__, catalogue, check, determinism, labs, replay, session, starter
+from raftlab import __version__, catalogue, check, determinism, labs, replay, session, starter, view, viewer
 from raftlab.run import NETWORKS, seeds_of
 from raftlab.terminal import Board
-from raftlab.trace import Look
+from raftlab.trace import BadTrace, Look
 
 CANNOT = 2
 OUT = Path("raftlab-out")
@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         starter.CannotStart,
         session.NothingToRun,
         replay.BadName,
+        view.BadRequest,
+        viewer.CannotShow,
+        BadTrace,
         catalogue.UnknownTest,
         labs.UnknownLab,
     ) as exc:
@@ -83,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "wrong; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"raftlab {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="new | test | replay | labs")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="new | test | replay | view | labs")
 
     new = commands.add_parser("new", help="make a folder to work in", description="Make a folder to work in.")
     new.add_argument("dir", type=Path, metavar="DIR")
@@ -111,6 +114,16 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--topic", default="", metavar="WORD", help="show only this: crash, request_vote, a log topic")
     again.add_argument("--out", type=Path, metavar="FILE", help="write the trace there, all of it")
     again.set_defaults(run=_replay)
+
+    picture = commands.add_parser(
+        "view", help="a run as a picture, in the browser", description="Show a run as a picture."
+    )
+    picture.add_argument("trace", type=Path, metavar="TRACE", help="from raftlab-out/, or `raftlab replay ... --out`")
+    picture.add_argument("--out", type=Path, metavar="FILE", help="the page (default: beside the trace, as .html)")
+    picture.add_argument("--no-open", action="store_true", help="only write the page")
+    picture.add_argument("--since", type=float, default=0.0, metavar="T", help="only what came after (seconds)")
+    picture.add_argument("--until", type=float, default=math.inf, metavar="T", help="only what came before (seconds)")
+    picture.set_defaults(run=_view)
 
     ladder = commands.add_parser("labs", help="list the labs and their tests", description="List the labs.")
     ladder.set_defaults(run=_labs)
@@ -166,6 +179,10 @@ def _replay(arguments: argparse.Namespace) -> int:
     look = Look(arguments.since, arguments.until, servers, arguments.topic)
     impl = _impl(arguments, wanted.info.lab)
     return replay.replay(wanted, impl, not arguments.no_preempt, arguments.out, look)
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    return view.view(arguments.trace, arguments.out, arguments.since, arguments.until, not arguments.no_open)
 
 
 def _impl(arguments: argparse.Namespace, lab: str, pdb: bool = False) -> Path:

@@ -123,10 +123,12 @@ function ledLine(app, line) {
   return el("span", "", line.trim());
 }
 
+const brief = (count) => (count < 1000 ? String(count) : `${(count / 1000).toFixed(count < 10_000 ? 1 : 0)}k`);
+
 function kinds(app) {
   for (const [name, words, tip] of KINDS) {
-    const button = el("button", "chip", words, el("small", "", ` ${app.scene.counts[name].toLocaleString("en")}`));
-    button.title = tip;
+    const button = el("button", "chip", words, el("small", "", ` ${brief(app.scene.counts[name])}`));
+    button.title = `${tip}: ${app.scene.counts[name].toLocaleString("en")} events`;
     button.dataset.kind = name;
     button.disabled = app.scene.counts[name] === 0;
     button.setAttribute("aria-pressed", String(!HIDDEN_AT_FIRST.includes(name)));

@@ -10,6 +10,7 @@ import { FONT, fit, termColour } from "./theme.js";
 export const HEAD = 34; // the names of the lanes, above the picture
 export const ABOVE = 16; // room above the first event
 const GUTTER = 66;
+const LEFT = 26;
 const ROOMY = 230; // lanes so far apart have room for long labels
 
 const LEADER = 9;
@@ -23,15 +24,16 @@ export class Picture {
     this.hits = [];
   }
 
+  // Words stand to the right of a lane, or on its arrows: so each lane has its room there, the last as well.
   lane(server) {
-    return GUTTER + (server + 0.5) * this.gap;
+    return GUTTER + LEFT + server * this.gap;
   }
 
   /** Paint. `view`: top, cursor, fails (event number or -1), found (set of event numbers), states, colours, servers. */
   paint(view) {
     const { brush, width, height } = fit(this.canvas);
     Object.assign(this, { brush, width, height, view, colours: view.colours, top: view.top });
-    this.gap = (width - GUTTER - 12) / this.scene.servers;
+    this.gap = (width - GUTTER - LEFT - 4) / this.scene.servers;
     this.roomy = this.gap >= ROOMY;
     this.hits = [];
     this.taken = [];
@@ -122,14 +124,19 @@ export class Picture {
 
   #times(from, to) {
     const { brush, scene, colours } = this;
+    const cursor = this.view.cursor >= 0 ? this.at(this.view.cursor) : -100;
     let last = -100;
+    let shown = "";
     brush.textAlign = "right";
     for (let place = from; place < to; place++) {
       const y = this.at(scene.rows[place]);
-      if (y - last < 30) continue;
+      if (y - last < 30 || Math.abs(y - cursor) < 15) continue;
       last = y;
+      const time = seconds(scene.times[scene.rows[place]]);
+      if (time === shown) continue;
+      shown = time;
       brush.fillStyle = colours.soft;
-      brush.fillText(seconds(scene.times[scene.rows[place]]), GUTTER - 14, y);
+      brush.fillText(time, GUTTER - 14, y);
       brush.fillStyle = colours.line;
       brush.fillRect(GUTTER - 10, y, 6, 1);
     }
@@ -213,6 +220,7 @@ export class Picture {
       this.#line(end - 4, down + 4, end + 4, down - 4);
       this.hits.push({ index: arrow.start, line: [x, y, end, down] });
       this.hits.push({ index: arrow.end, box: [end - 6, down - 6, end + 6, down + 6] });
+      this.taken.push([end - 4, down - 4, end + 4, down + 4]);
       return;
     }
     const reaches = arrow.fate === "arrived";
@@ -312,7 +320,7 @@ export class Picture {
   #label(index, arrow, quiet = false) {
     const { scene, brush, colours } = this;
     const event = scene.events[index];
-    const text = label(event, this.roomy);
+    const text = this.#words(event, index);
     if (!text) return;
     const x = this.lane(scene.one[index]);
     const y = this.at(index);
@@ -336,6 +344,15 @@ export class Picture {
     brush.fillText(shown, left, y + lift + 0.5);
     brush.globalAlpha = 1;
     this.hits.push({ index, box });
+  }
+
+  #words(event, index) {
+    const { scene } = this;
+    const last = scene.seriesOf.get(index);
+    if (last === -1 && index !== this.view.cursor && !this.view.found.has(index)) return "";
+    if (last >= 0 && event.e === "apply") return `applies ${event.message?.index} to ${scene.events[last].message?.index}`;
+    const words = label(event, this.roomy, event.e === "call" ? scene.results.get(event.id)?.message : undefined);
+    return last >= 0 ? `${words}  and so on` : words;
   }
 
   #wordColour(event, quiet) {
@@ -403,30 +420,25 @@ export class Picture {
     brush.fillStyle = colours.line;
     brush.fillRect(0, HEAD - 1, this.width, 1);
     brush.fillStyle = colours.soft;
-    brush.textAlign = "right";
-    brush.fillText("seconds", GUTTER - 8, HEAD / 2);
-    brush.textAlign = "center";
+    brush.fillText("seconds", 8, HEAD / 2);
     for (const s of view.states) {
-      const x = this.lane(s.server);
+      const x = this.lane(s.server) - 7;
       brush.globalAlpha = this.#dim(s.server) ? 0.4 : 1;
-      const role = !s.up ? "down" : s.paused ? "paused" : s.role;
-      const words = this.gap > 110 ? `${role} T${s.term}` : `T${s.term}`;
-      const room = (words.length + 4) * this.letter;
+      const role = !s.up ? (s.life ? "down" : "not started") : s.paused ? "paused" : s.role;
+      const played = this.model.puppets.has(s.server) ? "test: " : "";
+      const words = this.gap > 110 ? `${played}${role} T${s.term}` : `T${s.term}`;
       brush.font = `bold 13px ${FONT}`;
       brush.fillStyle = colours.ink;
-      brush.fillText(`S${s.server}`, x - room / 2 + 8, HEAD / 2);
+      brush.fillText(`S${s.server}`, x, HEAD / 2);
       brush.font = `11px ${FONT}`;
       brush.fillStyle = s.up ? termColour(colours, s.term) : colours.soft;
-      const left = x - room / 2 + 22;
-      const wide = words.length * this.letter + 10;
       if (s.up && s.role === "leader") {
-        brush.fillRect(left, 8, wide, HEAD - 17);
+        brush.fillRect(x + 21, 8, words.length * this.letter + 10, HEAD - 17);
         brush.fillStyle = colours.bg;
       }
-      brush.fillText(words, left + wide / 2, HEAD / 2);
+      brush.fillText(words, x + 26, HEAD / 2);
     }
     brush.globalAlpha = 1;
-    brush.textAlign = "left";
   }
 
   // --- the pointer ---

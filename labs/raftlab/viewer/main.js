@@ -199,6 +199,8 @@ class App {
     if (this.pending) cancelAnimationFrame(this.pending);
     this.pending = 0;
     const scroller = $("scroller");
+    // Beside the scroll bar, not under it.
+    $("picture").style.width = `${scroller.clientWidth}px`;
     const top = scroller.scrollTop;
     const { rows, times } = this.scene;
     const first = Math.min(rows.length - 1, this.scene.rowAt(top));

@@ -202,17 +202,31 @@ export function step(states, event, asked) {
   }
 }
 
+/** Servers that the test itself plays: they speak, but no `Raft()` of theirs ever returned, and nobody asks them anything. */
+function puppets(events) {
+  const spoke = new Set();
+  const real = new Set();
+  for (const event of events) {
+    if (event.e === "send" || event.e === "answer") spoke.add(event.server);
+    else if (event.e !== "boot" && event.e !== "arrive" && event.e !== "reply") real.add(event.server);
+  }
+  return new Set([...spoke].filter((server) => real.size && !real.has(server)));
+}
+
 export class Model {
   /** `events` in order; `before` are older ones that tell what the servers were when `events` begin. */
   constructor(servers, events, before = []) {
     this.events = events;
     this.sends = new Map();
     this.calls = new Map();
+    this.results = new Map();
     for (const event of before) if (event.e === "send") this.sends.set(event.id, event);
     for (const event of events) {
       if (event.e === "send") this.sends.set(event.id, event);
       else if (event.e === "call") this.calls.set(event.id, event);
+      else if (event.e === "result") this.results.set(event.id, event);
     }
+    this.puppets = puppets(events);
     this.asked = (event) => (event.e === "result" ? this.calls : this.sends).get(event.id);
     this.spans = Array.from({ length: servers }, () => []);
     this.checkpoints = [];

@@ -14,15 +14,18 @@ export const KINDS = [
   ["applies", "Applies", "apply_ch.put"],
   ["saves", "Saves", "persister.save"],
   ["commands", "Commands", "start(), snapshot() and other calls of the test"],
+  ["refused", "Refused", "start() on servers that do not lead: the test asks everybody"],
   ["states", "get_state", "the test asks for the state, very often"],
 ];
-export const HIDDEN_AT_FIRST = ["states"];
+export const HIDDEN_AT_FIRST = ["refused", "states"];
 const KIND = Object.fromEntries(KINDS.map(([name], number) => [name, 1 << number]));
 
 const LANE_KINDS = { line: KIND.lines, apply: KIND.applies, save: KIND.saves };
 // Events whose mark says everything get little room in the picture.
 const TALL = 15;
 const LOW = 6;
+const CLOSE = 3;
+const SERIES = 5;
 // Rows of the picture move apart with time, up to a limit: quiet stretches are compressed.
 const STRETCH = 120; // pixels a second
 const MOST = 34;
@@ -39,6 +42,7 @@ export class Scene {
     this.servers = servers;
     this.events = events;
     this.asked = model.asked;
+    this.results = model.results;
     const count = events.length;
     // Times that never go back, whatever the file says: everything below searches them.
     this.times = new Float64Array(count);
@@ -71,7 +75,10 @@ export class Scene {
       if (event.e === "reply" && event.message === null) needs |= KIND.silence;
       else needs |= event.e === "answer" || event.e === "reply" || event.leg === "reply" ? KIND.replies : KIND.requests;
     } else if (event.e === "call" || event.e === "result") {
-      needs = event.method === "get_state" || event.method === "status" ? KIND.states : KIND.commands;
+      const result = this.results.get(event.id)?.message;
+      const refused = event.method === "start" && Array.isArray(result) && result[2] === false;
+      const asks = event.method === "get_state" || event.method === "status";
+      needs = asks ? KIND.states : refused ? KIND.refused : KIND.commands;
     } else if (event.e === "ready") needs = KIND.states;
     else needs = LANE_KINDS[event.e] ?? 0;
     this.needs[index] = needs;
@@ -116,6 +123,7 @@ export class Scene {
     const { y, times, shown, events } = this;
     const count = events.length;
     const start = count ? times[0] : 0;
+    this.#series();
     let at = 0;
     for (let index = 0; index < count; index++) {
       if (spacing === "time") at = (times[index] - start) * 1000 * zoom;
@@ -130,8 +138,37 @@ export class Scene {
     this.#chunks();
   }
 
+  // Many applies or calls in a row on one server, as when it catches up: the first tells of all, the others stand close.
+  #series() {
+    this.seriesOf = new Map(); // first → last of its series, and each other → -1
+    const { rows, events } = this;
+    let members = [];
+    let between = []; // what belongs to a call: its saves, its result
+    const close = () => {
+      if (members.length >= SERIES) {
+        for (const index of [...members, ...between]) this.seriesOf.set(index, -1);
+        this.seriesOf.set(members[0], members.at(-1));
+      }
+      members = [];
+      between = [];
+    };
+    for (const index of rows) {
+      const event = events[index];
+      const first = events[members[0]];
+      const counts = event.e === "call" || (event.e === "apply" && event.message?.kind !== "snapshot");
+      if (first?.e === "call" && event.server === first.server && (event.e === "result" || event.e === "save")) {
+        between.push(index);
+        continue;
+      }
+      if (!counts || (first && (first.e !== event.e || first.server !== event.server || first.method !== event.method))) close();
+      if (counts) members.push(index);
+    }
+    close();
+  }
+
   #room(event, index) {
-    if (event.e === "arrive" || event.e === "ready" || event.e === "lost" || event.e === "hold" || event.e === "release") return LOW;
+    if (this.seriesOf.get(index) === -1) return CLOSE;
+    if (event.e === "arrive" || event.e === "ready" || event.e === "result" || event.e === "lost" || event.e === "hold" || event.e === "release") return LOW;
     if (event.e === "reply" && event.message !== null) return LOW;
     return this.needs[index] & KIND.heartbeats ? LOW + 2 : TALL;
   }

@@ -2,7 +2,7 @@
 // slider over it that moves the cursor.
 
 import { seconds } from "./words.js";
-import { fit, termColour } from "./theme.js";
+import { FONT, fit, termColour } from "./theme.js";
 
 const SIDE = 12;
 const TOP = 5;
@@ -58,6 +58,7 @@ export class TimeBar {
     const left = this.x(seen[0]);
     brush.fillRect(left, TOP, Math.max(3, this.x(seen[1]) - left), bottom - TOP);
     brush.globalAlpha = 1;
+    this.#ticks(brush, colours, bottom + 10);
     if (fails >= 0) {
       const x = this.x(scene.times[fails]);
       brush.fillStyle = colours.bad;
@@ -72,6 +73,20 @@ export class TimeBar {
       brush.lineTo(x, bottom + 1);
       brush.lineTo(x + 5, bottom + 8);
       brush.fill();
+    }
+  }
+
+  #ticks(brush, colours, y) {
+    const most = (this.width - 2 * SIDE) / 70;
+    const step = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100].find((one) => this.length / one <= most) ?? 200;
+    brush.font = `10px ${FONT}`;
+    brush.textAlign = "center";
+    brush.textBaseline = "middle";
+    brush.fillStyle = colours.soft;
+    for (let tick = Math.ceil(this.start / step); tick * step <= this.start + this.length; tick++) {
+      const text = (tick * step).toFixed(step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
+      const x = this.x(tick * step);
+      if (x > 24 && x < this.width - 24) brush.fillText(text, x, y);
     }
   }
 

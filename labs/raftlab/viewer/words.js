@@ -155,8 +155,8 @@ function answerLabel(event) {
   return `reply${term}`;
 }
 
-/** A few words to stand beside an event in the picture; "" when its mark says it all. */
-export function label(event, roomy) {
+/** A few words to stand beside an event in the picture; "" when its mark says it all. A call shows its `result`, too. */
+export function label(event, roomy, result) {
   switch (event.e) {
     case "send":
       return requestLabel(event, roomy);
@@ -182,11 +182,11 @@ export function label(event, roomy) {
       const what = message.kind === undefined || message.kind === "command" ? shown(message.command) : message.kind;
       return `applies ${message.index}: ${what}`;
     }
-    case "call":
-      if (event.method === "get_state") return "get_state()";
-      return event.method === "snapshot" ? `snapshot(${event.message?.[0]})` : sentence(event).replace(/^S\d+\./, "");
-    case "result":
-      return event.message === null ? `${event.method} returns` : `returns ${shown(event.message)}`;
+    case "call": {
+      const args = event.method === "snapshot" ? event.message?.[0] : [].concat(event.message).map(shown).join(", ");
+      const returns = result === undefined || result === null ? "" : ` → ${[].concat(result).map(shown).join(", ")}`;
+      return `${event.method}(${args})${returns}`;
+    }
     case "line":
       return `${event.topic}: ${event.text}`;
     case "net":

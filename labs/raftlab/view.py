@@ -23,6 +23,8 @@ def view(trace: Path, out: Path | None, since: float, until: float, opened: bool
         if name and at and seed.isdigit():
             text = f"view shows a trace file, not a run; make one: raftlab replay {trace} --out run.jsonl"
         raise BadRequest(text)
+    if trace.is_dir():
+        raise BadRequest(f"{trace} is a folder: view wants one trace of it, a .jsonl file")
     page = trace.with_suffix(".html") if out is None else out
     if page.exists() and page.samefile(trace):
         raise BadRequest(f"{page} is the trace itself: --out wants another file")

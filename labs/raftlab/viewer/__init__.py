@@ -23,7 +23,7 @@ import msgspec
 from raftlab.failure import FAULTS, Failure
 from raftlab.trace import FIELDS, BadTrace, read
 
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 64_000_000
 MOST_EVENTS = 300_000
 MOST_SERVERS = 99
 
@@ -44,6 +44,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("method", "text", "leg", "why", "topic", "kind", "where"), str),
     "rate": (int, float),
 }
+_LATEST = 1e7  # seconds; no run takes months
 _LIFE = frozenset({"boot", "crash", "pause", "resume"})
 _json = msgspec.json.Encoder().encode
 
@@ -129,7 +130,8 @@ def _data(trace: Path, since: float, until: float) -> bytes:
     if not whole:
         if not part.events:
             shown = f"between {since:g} and {until:g} s" if until < math.inf else f"after {since:g} s"
-            raise CannotShow(f"{trace.name} has nothing {shown}: the run ends at {part.end:.3f} s")
+            end = "goes on until later" if part.more_behind else f"ends at {part.end:.3f} s"
+            raise CannotShow(f"{trace.name} has nothing {shown}: the run {end}")
         first, last = part.times
         notices.append(f"a part of the run, {first:.3f} to {last:.3f} s: what servers had before is known only in part")
     failure = explained(header.get("failure"))
@@ -179,10 +181,9 @@ class _Part:
             self.events.append(text)
             self._bytes += len(text)
             if len(self.events) > MOST_EVENTS:
-                raise CannotShow(_too_large(self._trace, f"more than {MOST_EVENTS:,} events", f"{MOST_EVENTS:,}"))
+                raise CannotShow(_too_large(self._trace, "more", f"{MOST_EVENTS:,} events"))
             if self._bytes > MOST_BYTES:
-                most = f"{MOST_BYTES / 1e6:.0f} MB"
-                raise CannotShow(_too_large(self._trace, f"more than {most}", most))
+                raise CannotShow(_too_large(self._trace, "more", f"{MOST_BYTES / 1e6:.0f} MB"))
 
     def before(self) -> Iterator[dict[str, Any]]:
         """Older events, in order, that say what the servers were when the part begins."""
@@ -197,12 +198,13 @@ class _Part:
             self._open.pop(item["id"], None)
         if kind in _LIFE:
             self._last[item["server"], "life"] = (self.lines, item)
-        elif kind in ("send", "apply"):
+        elif kind in ("send", "apply", "answer") or (kind == "reply" and item["message"] is not None):
             self._last[item["server"], kind] = (self.lines, item)
 
-    def _check(self, item: object) -> None:
+    def _check(self, item: Any) -> None:
         """Anybody may hand us any file: what the page relies on is looked at here."""
-        if not isinstance(item, dict) or type(item.get("t")) not in (int, float) or not isinstance(item.get("e"), str):
+        good = isinstance(item, dict) and type(item.get("t")) in (int, float) and isinstance(item.get("e"), str)
+        if not good or not 0 <= item["t"] < _LATEST:
             raise BadEvent(f"{self._trace.name}: line {self.lines} is no event")
         for name in FIELDS.get(item["e"], ()):
             if name not in item or not isinstance(item[name], _TYPES.get(name, object)):

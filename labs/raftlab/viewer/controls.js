@@ -92,7 +92,8 @@ function failure(app) {
   $("failure-text").textContent = told.text;
   $("go-failure").onclick = () => app.goToFailure();
   $("go-failure").hidden = app.fails < 0;
-  const rows = told.rows.flatMap(([name, text]) => [el("dt", "", name), el("dd", "", text)]);
+  $("failure-rule").textContent = told.rows.find(([name]) => name === "rule")?.[1] ?? "";
+  const rows = told.rows.filter(([name]) => name !== "rule").flatMap(([name, text]) => [el("dt", "", name), el("dd", "", text)]);
   const parts = rows.length ? [el("dl", "", ...rows)] : [];
   if (told.events.length) {
     parts.push(el("h4", "", "what led there"), el("ol", "led", ...told.events.map((line) => el("li", "", ledLine(app, line)))));

@@ -331,9 +331,9 @@ export class Picture {
     let lift = 0;
     if (event.e === "send" || event.e === "answer") {
       if (arrow && arrow.to < arrow.from) left = x - 10 - width;
-      lift = -6; // words stand on their arrow, not in it
+      lift = -5; // words stand on their arrow, not in it
     }
-    const box = [left - 2, y + lift - 5.5, left + width + 2, y + lift + 5.5];
+    const box = [left - 2, y + lift - 5, left + width + 2, y + lift + 5];
     if (this.taken.some((one) => one[0] < box[2] && box[0] < one[2] && one[1] < box[3] && box[1] < one[3])) return;
     this.taken.push(box);
     brush.globalAlpha = 0.78;
@@ -426,7 +426,7 @@ export class Picture {
       brush.globalAlpha = this.#dim(s.server) ? 0.4 : 1;
       const role = !s.up ? (s.life ? "down" : "not started") : s.paused ? "paused" : s.role;
       const played = this.model.puppets.has(s.server) ? "test: " : "";
-      const words = this.gap > 110 ? `${played}${role} T${s.term}` : `T${s.term}`;
+      const words = this.#short(this.gap > 110 ? `${played}${role} T${s.term}` : `T${s.term}`, this.gap - 36);
       brush.font = `bold 13px ${FONT}`;
       brush.fillStyle = colours.ink;
       brush.fillText(`S${s.server}`, x, HEAD / 2);

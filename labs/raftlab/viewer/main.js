@@ -7,7 +7,7 @@ import { TimeBar } from "./timebar.js";
 import { Panel } from "./panel.js";
 import { setUp } from "./controls.js";
 import { sentence } from "./words.js";
-import { readColours, restoreTheme, setTheme, theme } from "./theme.js";
+import { nameTerms, readColours, restoreTheme, setTheme, theme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
 const PLAY_SPEED = 90; // pixels of the picture in a second
@@ -20,6 +20,7 @@ class App {
     this.count = events.length;
     this.model = new Model(servers, events, data.before);
     this.scene = new Scene(servers, events, this.model);
+    nameTerms(this.model.terms);
     this.fails = this.#whereItBroke();
     this.cursor = -1;
     this.kinds = new Set(KINDS.map(([name]) => name).filter((name) => !HIDDEN_AT_FIRST.includes(name)));
@@ -156,7 +157,7 @@ class App {
   }
 
   zoomBy(factor) {
-    this.zoom = Math.max(0.25, Math.min(8, this.zoom * factor));
+    this.zoom = Math.max(1 / 8, Math.min(8, this.zoom * factor));
     this.relayout();
   }
 
@@ -214,6 +215,7 @@ class App {
 
   resized() {
     this.panel.show(this.cursor);
+    this.#intoView();
     this.repaint();
   }
 
@@ -277,9 +279,14 @@ class App {
   }
 }
 
+addEventListener("error", (event) => {
+  // Half a picture without a word would be taken for the run.
+  $("notices").append(Object.assign(document.createElement("p"), { className: "notice", textContent: `this page has stumbled, and may show less than there was: ${event.message}` }));
+});
 const began = performance.now();
 restoreTheme();
 const app = new App(JSON.parse($("trace").textContent));
 // For tests, and for whoever wants to look closer from the browser's console.
 window.raftlab = app;
+app.sentence = sentence;
 app.loadTime = performance.now() - began;

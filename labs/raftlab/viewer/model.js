@@ -12,6 +12,7 @@ const UNKNOWN = Object.freeze({ term: null, command: undefined });
 // A server that was told of a higher term may still have a request of the old one on its way out, for so long (seconds).
 const STRAY = 0.05;
 
+const listOf = (value) => (Array.isArray(value) ? value : []);
 const isIndex = (value) => Number.isInteger(value) && value >= 0;
 
 function fresh(server) {
@@ -102,7 +103,7 @@ function sent(s, event) {
     case "append_entries":
       enter(s, term, "leader");
       s.leader = s.server;
-      putAll(s, message.prev_log_index, message.prev_log_term ?? null, message.entries ?? []);
+      putAll(s, message.prev_log_index, message.prev_log_term ?? null, listOf(message.entries));
       if (isIndex(message.leader_commit)) s.commit = Math.max(s.commit, message.leader_commit);
       return;
     case "install_snapshot":
@@ -129,7 +130,7 @@ function answered(s, event, asked) {
   if (s.role === "candidate") s.role = "follower";
   s.leader = event.to;
   if (event.method === "append_entries" && message.success) {
-    const entries = request.entries ?? [];
+    const entries = listOf(request.entries);
     putAll(s, request.prev_log_index, request.prev_log_term ?? null, entries);
     // What lies behind the last entry of this message may be an old leader's.
     const proved = Math.min(request.leader_commit ?? 0, request.prev_log_index + entries.length);
@@ -156,19 +157,19 @@ function applied(s, message) {
 
 function returned(s, event, call) {
   const result = event.message;
-  if (event.method === "start" && Array.isArray(result) && result[2] === true && result[1] >= s.term) {
+  if (event.method === "start" && listOf(result)[2] === true && Number.isInteger(result[1]) && result[1] >= s.term) {
     enter(s, result[1], "leader");
     s.leader = s.server;
     put(s, result[0], result[1], call?.message?.[0] ?? null);
-  } else if (event.method === "get_state" && Array.isArray(result)) {
+  } else if (event.method === "get_state" && Number.isInteger(listOf(result)[0])) {
     // Only what is news: the answer may be a moment old.
     if (result[1] === true && result[0] >= s.term) {
       enter(s, result[0], "leader");
       s.leader = s.server;
-    } else if (Number.isInteger(result[0])) follow(s, result[0]);
+    } else follow(s, result[0]);
   } else if (event.method === "snapshot") {
     const index = call?.message?.[0];
-    if (index <= s.applied) coverTo(s, index, entryAt(s, index)?.term, true);
+    if (isIndex(index) && index <= s.applied) coverTo(s, index, entryAt(s, index)?.term, true);
   }
 }
 
@@ -213,6 +214,16 @@ function puppets(events) {
   return new Set([...spoke].filter((server) => real.size && !real.has(server)));
 }
 
+/** Every term that a message or an entry speaks of, but 0. */
+function termsOf(events) {
+  const terms = new Set();
+  for (const { message } of events) {
+    if (Number.isInteger(message?.term)) terms.add(message.term);
+    if (Array.isArray(message?.entries)) for (const entry of message.entries) terms.add(entry?.term);
+  }
+  return new Set([...terms].filter((term) => Number.isInteger(term) && term > 0));
+}
+
 export class Model {
   /** `events` in order; `before` are older ones that tell what the servers were when `events` begin. */
   constructor(servers, events, before = []) {
@@ -227,6 +238,7 @@ export class Model {
       else if (event.e === "result") this.results.set(event.id, event);
     }
     this.puppets = puppets(events);
+    this.terms = termsOf(before.concat(events));
     this.asked = (event) => (event.e === "result" ? this.calls : this.sends).get(event.id);
     this.spans = Array.from({ length: servers }, () => []);
     this.checkpoints = [];

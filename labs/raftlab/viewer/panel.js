@@ -8,7 +8,7 @@ import { field, methodName, seconds, sentence } from "./words.js";
 import { termClass } from "./theme.js";
 
 const AROUND = 4; // events before and after the chosen one
-const CELL = 19; // pixels; as in style.css
+const GAP = 2; // pixels between the entries of a log; as in style.css
 
 /** An element with a class and children; strings become text. */
 export function el(tag, classes, ...children) {
@@ -62,7 +62,7 @@ export class Panel {
       const row = el(
         "tr",
         s.up ? "" : "off",
-        el("th", "", `S${s.server}`),
+        el("th", "", `S${s.server}`, this.model.puppets.has(s.server) ? el("small", "", " test") : null),
         el("td", "", el("span", `role ${role.replace(" ", "-")} ${termClass(s.up ? s.term : 0)}`, role)),
         el("td", "", String(s.term)),
         el("td", "", s.vote === null ? "–" : `S${s.vote}`),
@@ -77,7 +77,9 @@ export class Panel {
   }
 
   #showLogs() {
-    const places = Math.max(6, Math.floor((this.logs.clientWidth - 34) / CELL));
+    const wide = 5 + 6 * Math.max(2, String(Math.max(...this.model.terms, 0)).length);
+    this.logs.style.setProperty("--cell", `${wide}px`);
+    const places = Math.max(6, Math.floor((this.logs.clientWidth - 28) / (wide + GAP)));
     const end = Math.max(0, ...this.now.map(lastIndex));
     this.shift = Math.max(0, Math.min(this.shift, end - places));
     const to = Math.max(places, end - this.shift);
@@ -173,7 +175,7 @@ function cell(s, index) {
   if (!entry) return el("span", "cell none", "");
   const state = index <= s.applied ? "applied" : index <= s.commit ? "committed" : "open";
   const term = entry.term === null ? "?" : String(entry.term);
-  const box = el("span", `cell ${state} ${termClass(entry.term)}`, term.length > 2 ? term.slice(-2) : term);
+  const box = el("span", `cell ${state} ${termClass(entry.term)}`, term);
   const command = entry.command === undefined ? "" : `, ${field("command", entry.command)}`;
   box.title = `index ${index}, term ${term}${command}: ${state === "open" ? "not known to be committed" : state}`;
   return box;

@@ -30,6 +30,9 @@ const SERIES = 5;
 const STRETCH = 120; // pixels a second
 const MOST = 34;
 
+const SCALE = 3000; // pixels a second when time is to scale
+const TALLEST = 15e6;
+
 export function messageKind(send) {
   if (!send) return 0;
   if (send.method === "request_vote" || send.method === "pre_vote") return KIND.votes;
@@ -124,9 +127,11 @@ export class Scene {
     const count = events.length;
     const start = count ? times[0] : 0;
     this.#series();
+    // No taller than browsers can scroll.
+    const scale = Math.min(SCALE * zoom, TALLEST / Math.max(1e-9, count ? times[count - 1] - start : 0));
     let at = 0;
     for (let index = 0; index < count; index++) {
-      if (spacing === "time") at = (times[index] - start) * 1000 * zoom;
+      if (spacing === "time") at = (times[index] - start) * scale;
       else if (shown[index]) {
         const gap = (times[index] - (index ? times[index - 1] : start)) * STRETCH;
         const least = this.#room(events[index], index);

@@ -13,13 +13,20 @@ export function readColours() {
   return colours;
 }
 
+// Colours go by a term's place among the terms of the run: tests like terms such as 1000 and 2000, and neighbours must differ.
+const places = new Map();
+
+export function nameTerms(terms) {
+  [...terms].sort((one, two) => one - two).forEach((term, place) => places.set(term, place % TERMS));
+}
+
 /** Term 0, before any election, and an unknown term have no colour of their own. */
 export function termColour(colours, term) {
-  return Number.isInteger(term) && term > 0 ? colours.terms[(term - 1) % TERMS] : colours.faint;
+  return places.has(term) ? colours.terms[places.get(term)] : colours.faint;
 }
 
 /** The class that gives a DOM element its term's colour. */
-export const termClass = (term) => (Number.isInteger(term) && term > 0 ? `term-${(term - 1) % TERMS}` : "term-none");
+export const termClass = (term) => (places.has(term) ? `term-${places.get(term)}` : "term-none");
 
 /** "dark" or "light": what was chosen here, else what the system prefers. */
 export function theme() {

@@ -87,8 +87,9 @@ export function sentence(event) {
     case "lost":
       return `${event.leg} #${event.id} lost: ${event.why}`;
     case "hold":
+      return `${event.leg} #${event.id} is held back by the test`;
     case "release":
-      return `${event.e} ${event.id} ${event.leg}`;
+      return `${event.leg} #${event.id} is let go`;
     case "boot":
       return `${me} ${event.incarnation === 1 ? "starts" : "restarts"}`;
     case "crash":

@@ -223,6 +223,8 @@ def shown_events() -> dict[str, str]:
         (2.416, "boot", 0, 2),
         (2.416, "pause", 0),
         (2.416, "resume", 0),
+        (2.416, "hold", 179, "request"),
+        (2.416, "release", 179, "request"),
         (2.416, "net", "S5 is off the network"),
     ]
     lines = [trace.line(event).split(maxsplit=1)[1] for event in events]

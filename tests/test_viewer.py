@@ -92,6 +92,17 @@ def test_files_are_short_and_say_what_they_are(path: Path) -> None:
         assert text.startswith(("// The ", "/* The "))
 
 
+def test_the_wheel_takes_the_whole_folder() -> None:
+    """Hatchling takes all of a package that git does not ignore, so nothing need be listed."""
+    assert 'packages = ["labs/raftlab", "grader/raftgrade"]' in (ROOT / "pyproject.toml").read_text()
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert not [
+        path.name
+        for path in FOLDER.iterdir()
+        if path.suffix in (".js", ".css", ".html") and f"*{path.suffix}" in ignored
+    ]
+
+
 # --- failures ---
 
 RULE = Rule("one vote a term", "a server votes once", "§5.2", "handouts/lab-2a.md#who-gets-my-vote")

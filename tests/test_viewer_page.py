@@ -434,7 +434,7 @@ def test_scrubbing(busy: Kept, open_page: Open) -> None:
     page = open_page(busy.path)
     box = page.locator("#timebar").bounding_box()
     where = box["x"] + box["width"] * 0.6
-    wanted = know(page, f"raftlab.scene.eventAt(raftlab.timeBar.timeAt({where - box['x']}))")
+    wanted = know(page, f"raftlab.scene.shownAt(raftlab.timeBar.timeAt({where - box['x']}))")
     page.mouse.click(where, box["y"] + 15)
     assert know(page, "raftlab.cursor") == wanted
     assert page.locator("#timebar").get_attribute("aria-valuetext").endswith("seconds")
@@ -462,8 +462,10 @@ def test_scrubbing(busy: Kept, open_page: Open) -> None:
 def test_links(link: str, cursor: int | None, calm: Kept, open_page: Open) -> None:
     page = open_page(calm.path, link)
     if cursor is None:
-        cursor = sum(event["t"] <= 1.0 for event in events_of(calm.path)) - 1
-    assert know(page, "raftlab.cursor") == (cursor if cursor >= 0 else len(calm.lines) - 1)
+        cursor = know(page, "raftlab.scene.rows.findLast((at) => raftlab.data.events[at].t <= 1.0)")
+    elif cursor < 0:
+        cursor = know(page, "raftlab.scene.rows.at(-1)" if link.startswith("#t") else "raftlab.count - 1")
+    assert know(page, "raftlab.cursor") == cursor
 
 
 def test_keys(calm: Kept, open_page: Open) -> None:

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import math
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from importlib import resources
@@ -216,7 +217,7 @@ class _Part:
 def _too_large(trace: Path, seen: str, most: str) -> str:
     return (
         f"{trace.name} is too large for a page: expected at most {most}, it has {seen}; "
-        f"look at a part: raftlab view {trace.name} --since 0 --until 10"
+        f"look at a part: raftlab view {shlex.quote(str(trace))} --since 0 --until 10"
     )
 
 

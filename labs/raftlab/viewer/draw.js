@@ -153,7 +153,9 @@ export class Picture {
       if (event.e !== "net" && event.e !== "note") continue;
       const y = this.at(index);
       brush.fillStyle = colours.band;
+      brush.globalAlpha = 0.8; // the lanes go on below
       brush.fillRect(GUTTER - 4, y - 8, width, 16);
+      brush.globalAlpha = 1;
       const text = this.#short((event.e === "net" ? "⇄ " : "▸ ") + event.text, width - GUTTER - 16);
       brush.fillStyle = event.e === "net" ? colours.warn : colours.ink;
       brush.fillText(text, GUTTER + 2, y);
@@ -325,11 +327,13 @@ export class Picture {
     const x = this.lane(scene.one[index]);
     const y = this.at(index);
     let left = x + 10;
-    const most = this.gap - 20;
+    const message = event.e === "send" || event.e === "answer";
+    // Narrow lanes: a server's own words may cross the next one.
+    const most = message || this.roomy ? this.gap - 20 : Math.min(2 * this.gap - 20, this.width - x - 16);
     const shown = this.#short(text, most);
     const width = shown.length * this.letter;
     let lift = 0;
-    if (event.e === "send" || event.e === "answer") {
+    if (message) {
       if (arrow && arrow.to < arrow.from) left = x - 10 - width;
       lift = -5; // words stand on their arrow, not in it
     }

@@ -84,7 +84,7 @@ class App {
   }
 
   goToTime(time) {
-    this.go(this.scene.eventAt(time));
+    this.go(this.scene.shownAt(time));
   }
 
   play() {
@@ -274,7 +274,7 @@ class App {
     const [, name, value] = /^#(e|t)=(\d+(?:\.\d+)?)$/.exec(location.hash) ?? [];
     if (!name || !this.count) return false;
     if (name === "e") this.go(Math.max(0, Number(value) - this.data.first), false);
-    else this.go(this.scene.eventAt(Number(value)), false);
+    else this.go(this.scene.shownAt(Number(value)), false);
     return true;
   }
 }

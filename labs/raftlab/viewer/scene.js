@@ -22,7 +22,7 @@ const KIND = Object.fromEntries(KINDS.map(([name], number) => [name, 1 << number
 
 const LANE_KINDS = { line: KIND.lines, apply: KIND.applies, save: KIND.saves };
 // Events whose mark says everything get little room in the picture.
-const TALL = 15;
+const TALL = 16;
 const LOW = 6;
 const CLOSE = 3;
 const SERIES = 5;
@@ -213,7 +213,14 @@ export class Scene {
     return search(this.rows.length, (place) => this.y[this.rows[place]] >= at);
   }
 
-  /** The last event at or before a time (-1: none), and the other way round. */
+  /** The last of the shown events at or before a time; the first one, when there is none before. */
+  shownAt(time) {
+    const { rows, times } = this;
+    const place = search(rows.length, (at) => times[rows[at]] > time) - 1;
+    return rows.length ? rows[Math.max(0, place)] : this.eventAt(time);
+  }
+
+  /** The last event at or before a time (-1: none). */
   eventAt(time) {
     return search(this.events.length, (index) => this.times[index] > time) - 1;
   }

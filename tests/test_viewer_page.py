@@ -218,11 +218,24 @@ def exchange(number: int, server: int, to: int, method: str, args: Any, reply: A
     ]
 
 
-def after(open_page: Open, folder: Path, *events: tuple[Any, ...]) -> list[dict[str, Any]]:
-    path = folder / "made-up.jsonl"
-    write(path, {"servers": 3}, message_run(*events))
-    states = know(open_page(path), "raftlab.model.at(raftlab.count - 1)")
-    return [{**state, "log": "".join(str(entry["term"]) for entry in state["entries"])} for state in states]
+After = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def after(browser: Any, calm: Kept, folder: Path) -> Iterator[After]:
+    """The states after the events of a made-up run. One page's own model reckons for all of these tests."""
+    out = folder / "reckons.html"
+    viewer.write(calm.path, out)
+    page = browser.new_page()
+    page.goto(out.as_uri())
+
+    def states(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
+        reckon = "(events) => new raftlab.model.constructor(3, events).at(events.length - 1)"
+        told = page.evaluate(reckon, message_run(*events))
+        return [{**state, "log": "".join(str(entry["term"]) for entry in state["entries"])} for state in told]
+
+    yield states
+    page.close()
 
 
 def write(path: Path, header: dict[str, Any], events: list[dict[str, Any]]) -> Path:
@@ -233,56 +246,52 @@ def write(path: Path, header: dict[str, Any], events: list[dict[str, Any]]) -> P
 OK = {"term": 1, "success": True}
 
 
-def test_only_a_conflict_removes_entries(open_page: Open, tmp_path: Path) -> None:
+def test_only_a_conflict_removes_entries(after: After) -> None:
     states = after(
-        open_page,
-        tmp_path,
         *exchange(1, 0, 1, "append_entries", append(1, entries="1111", commit=9), OK),
         *exchange(2, 0, 1, "append_entries", append(1, entries="11"), OK),  # old and short: nothing goes
     )
     assert states[1]["log"] == "1111"
     assert states[1]["commit"] == 4  # not 9: no further than what was checked
     states = after(
-        open_page,
-        tmp_path,
         *exchange(1, 0, 1, "append_entries", append(1, entries="1111"), OK),
         *exchange(2, 2, 1, "append_entries", append(2, (2, 1), entries="2"), {"term": 2, "success": True}),
     )
     assert states[1]["log"] == "112"
 
 
-def test_a_refusal_and_a_lost_request_store_nothing(open_page: Open, tmp_path: Path) -> None:
+def test_a_refusal_and_a_lost_request_store_nothing(after: After) -> None:
     refusal = exchange(1, 0, 1, "append_entries", append(1, (3, 1), "1"), {"term": 1, "success": False})
-    states = after(open_page, tmp_path, *refusal, ("send", 0, 2, 2, "append_entries", append(1, (3, 1), "1")))
+    states = after(*refusal, ("send", 0, 2, 2, "append_entries", append(1, (3, 1), "1")))
     assert [state["log"] for state in states] == ["NoneNone11", "", ""]  # what stands before was never shown
 
 
-def test_a_pre_vote_changes_no_term(open_page: Open, tmp_path: Path) -> None:
+def test_a_pre_vote_changes_no_term(after: After) -> None:
     asked = {"term": 8, "candidate_id": 0, "last_log_index": 0, "last_log_term": 0}
     pre = exchange(1, 0, 1, "pre_vote", asked, {"term": 8, "vote_granted": True})
-    states = after(open_page, tmp_path, *pre)
+    states = after(*pre)
     assert [(state["role"], state["term"], state["vote"]) for state in states] == [("follower", 0, None)] * 3
 
 
-def test_a_deposed_leader_follows_and_one_that_does_not_listen_leads(open_page: Open, tmp_path: Path) -> None:
+def test_a_deposed_leader_follows_and_one_that_does_not_listen_leads(after: After) -> None:
     higher = exchange(1, 0, 1, "append_entries", append(1), {"term": 5, "success": False})
-    states = after(open_page, tmp_path, *higher)
+    states = after(*higher)
     assert (states[0]["role"], states[0]["term"]) == ("follower", 5)
     # A stray of the old term may still be on its way out...
-    states = after(open_page, tmp_path, *higher, ("send", 0, 2, 2, "append_entries", append(1)))
+    states = after(*higher, ("send", 0, 2, 2, "append_entries", append(1)))
     assert (states[0]["role"], states[0]["term"]) == ("follower", 5)
     # ...but not for long: who still sends then has not looked at what it was told.
     pause = [("note", "x")] * 9
-    states = after(open_page, tmp_path, *higher, *pause, ("send", 0, 2, 2, "append_entries", append(1)))
+    states = after(*higher, *pause, ("send", 0, 2, 2, "append_entries", append(1)))
     assert (states[0]["role"], states[0]["term"]) == ("leader", 1)
 
 
-def test_a_crash_forgets_what_is_not_on_the_disk(open_page: Open, tmp_path: Path) -> None:
+def test_a_crash_forgets_what_is_not_on_the_disk(after: After) -> None:
     applied = {"index": 1, "term": 1, "command": "c0", "kind": "command"}
     stored = [*exchange(1, 0, 1, "append_entries", append(1, entries="11", commit=1), OK), ("apply", 1, applied)]
-    states = after(open_page, tmp_path, *stored)
+    states = after(*stored)
     assert (states[1]["commit"], states[1]["applied"]) == (1, 1)
-    states = after(open_page, tmp_path, *stored, ("crash", 1), ("boot", 1, 2))
+    states = after(*stored, ("crash", 1), ("boot", 1, 2))
     assert (states[1]["commit"], states[1]["applied"], states[1]["log"], states[1]["term"]) == (0, 0, "11", 1)
 
 
@@ -335,7 +344,7 @@ def test_odd_messages_do_not_stop_the_page(busy: Kept, open_page: Open, tmp_path
 
     events = [spoil(event) for event in events_of(busy.path)]
     page = open_page(write(tmp_path / "odd.jsonl", {"servers": 5}, events))
-    page.evaluate("() => { for (let at = 0; at < raftlab.count; at += 9) { raftlab.go(at); raftlab.paint(); } }")
+    page.evaluate("() => { for (let at = 0; at < raftlab.count; at += 23) { raftlab.go(at); raftlab.paint(); } }")
 
 
 # --- a failing run ---

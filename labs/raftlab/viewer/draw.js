@@ -195,20 +195,22 @@ export class Picture {
     if (arrow.hold >= 0) {
       // Kept back by the test: waits between the lanes until it is let go.
       const wait = x1 + (x2 - x1) * 0.4;
-      const until = arrow.release >= 0 ? this.at(arrow.release) : this.at(arrow.hold) + 26;
+      const ends = arrow.release >= 0 ? arrow.release : arrow.end;
+      const until = ends >= 0 ? this.at(ends) : this.at(arrow.hold) + 26;
       this.#line(x, y, wait, this.at(arrow.hold), dash);
       this.#line(wait, this.at(arrow.hold), wait, until, [1, 3]);
       brush.fillRect(wait - 4, this.at(arrow.hold) - 4, 3, 8);
       brush.fillRect(wait + 1, this.at(arrow.hold) - 4, 3, 8);
       this.hits.push({ index: arrow.hold, line: [wait, this.at(arrow.hold), wait, until] });
       [x, y] = [wait, until];
+      if (arrow.release < 0 && arrow.fate === "lost") this.#cross(arrow, x, y);
     }
     if (arrow.hold < 0 || arrow.release >= 0) this.#flight(arrow, x, y, x1, x2, side, dash);
     brush.globalAlpha = 1;
   }
 
   #flight(arrow, x, y, x1, x2, side, dash) {
-    const { colours, brush } = this;
+    const { brush } = this;
     if (arrow.fate === "lost") {
       const began = arrow.release >= 0 ? arrow.release : arrow.start;
       // Lost at once: it did not get far. Lost at the door: it did.
@@ -216,13 +218,8 @@ export class Picture {
       const end = x1 + (x2 - x1) * (arrow.release >= 0 ? Math.max(there, 0.55) : there);
       const down = Math.max(this.at(arrow.end), y);
       this.#line(x, y, end, down, dash);
-      brush.strokeStyle = colours.bad;
-      brush.lineWidth = 1.8;
-      this.#line(end - 4, down - 4, end + 4, down + 4);
-      this.#line(end - 4, down + 4, end + 4, down - 4);
       this.hits.push({ index: arrow.start, line: [x, y, end, down] });
-      this.hits.push({ index: arrow.end, box: [end - 6, down - 6, end + 6, down + 6] });
-      this.taken.push([end - 4, down - 4, end + 4, down + 4]);
+      this.#cross(arrow, end, down);
       return;
     }
     const reaches = arrow.fate === "arrived";
@@ -232,6 +229,16 @@ export class Picture {
     this.#line(x, y, end, down, dash);
     if (reaches) this.#tip(end, down, Math.atan2(down - y, end - x));
     this.hits.push({ index: arrow.start, line: [x, y, end, down] });
+  }
+
+  #cross(arrow, x, y) {
+    const { brush, colours } = this;
+    brush.strokeStyle = colours.bad;
+    brush.lineWidth = 1.8;
+    this.#line(x - 4, y - 4, x + 4, y + 4);
+    this.#line(x - 4, y + 4, x + 4, y - 4);
+    this.hits.push({ index: arrow.end, box: [x - 6, y - 6, x + 6, y + 6] });
+    this.taken.push([x - 4, y - 4, x + 4, y + 4]);
   }
 
   #tip(x, y, angle) {

@@ -86,7 +86,7 @@ def broken(folder: Path) -> Kept:
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as play:
         # CI may run as root, and Chromium's own sandbox does not.
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield started
         started.close()
 
@@ -94,23 +94,38 @@ def browser() -> Iterator[Any]:
 Open = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Any:
+    """One for all tests: to open a new one takes longer than most of them."""
+    return browser.new_page(viewport={"width": 1366, "height": 768}, offline=True)
+
+
 @pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Make the page of a trace and open it. An error on it fails the test."""
-    context = browser.new_context(viewport={"width": 1366, "height": 768}, color_scheme="light", offline=True)
+def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
+    """Make the page of a trace and open it, in place of the one before. An error on it fails the test."""
     errors: list[str] = []
+
+    def on_error(error: Any) -> None:
+        errors.append(str(error))
+
+    def on_console(message: Any) -> None:
+        if message.type == "error":
+            errors.append(message.text)
 
     def opened(path: Path, link: str = "", **part: float) -> Any:
         out = tmp_path / f"{path.stem}.html"
         viewer.write(path, out, **part)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(out.as_uri() + link)
-        return page
+        tab.goto("about:blank")
+        tab.goto(out.as_uri() + link)
+        return tab
 
+    tab.emulate_media(color_scheme="light")
+    tab.on("pageerror", on_error)
+    tab.on("console", on_console)
     yield opened
-    context.close()
+    tab.evaluate("localStorage.clear()")
+    tab.remove_listener("pageerror", on_error)
+    tab.remove_listener("console", on_console)
     assert not errors
 
 
@@ -396,9 +411,10 @@ def test_a_part_keeps_the_numbers_of_the_whole(busy: Kept, open_page: Open) -> N
     page = open_page(busy.path, f"#e={first + 11}", since=1.0, until=2.0)
     assert page.evaluate("raftlab.data.events[raftlab.cursor]") == events[first + 10]
     assert page.locator(".notice").count() == 1
-    whole = open_page(busy.path)
     look = "raftlab.model.at(raftlab.cursor).map((s) => [s.role, s.term, s.up])"
-    assert know(page, look) == whole.evaluate(f"raftlab.cursor = {first + 10}, {look}")
+    in_part = know(page, look)
+    whole = open_page(busy.path)
+    assert in_part == whole.evaluate(f"raftlab.cursor = {first + 10}, {look}")
 
 
 # --- looking around ---

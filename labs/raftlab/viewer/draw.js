@@ -4,6 +4,7 @@
 // is on the screen, not what is in the trace.
 
 import { label, seconds } from "./words.js";
+import { roleOf } from "./model.js";
 import { messageKind, search } from "./scene.js";
 import { FONT, fit, termColour } from "./theme.js";
 
@@ -130,6 +131,7 @@ export class Picture {
     brush.textAlign = "right";
     for (let place = from; place < to; place++) {
       const y = this.at(scene.rows[place]);
+      if (place > 0) this.#quiet(scene.rows[place - 1], scene.rows[place]);
       if (y - last < 30 || Math.abs(y - cursor) < 15) continue;
       last = y;
       const time = seconds(scene.times[scene.rows[place]]);
@@ -141,6 +143,20 @@ export class Picture {
       brush.fillRect(GUTTER - 10, y, 6, 1);
     }
     brush.textAlign = "left";
+  }
+
+  // Where time was squeezed, how much of it.
+  #quiet(before, after) {
+    const { brush, scene, colours } = this;
+    const gap = scene.times[after] - scene.times[before];
+    const room = this.at(after) - this.at(before);
+    if (gap < 0.3 || room < 30 || room > 300) return;
+    const y = (this.at(after) + this.at(before)) / 2;
+    brush.fillStyle = colours.soft;
+    brush.font = `10px ${FONT}`;
+    brush.fillText(`${gap.toFixed(1)} s`, GUTTER - 14, y);
+    brush.font = `11px ${FONT}`;
+    for (const dot of [-5, 0, 5]) brush.fillRect(GUTTER - 8, y + dot - 1, 2, 2);
   }
 
   // --- what the test did, across all lanes ---
@@ -435,7 +451,7 @@ export class Picture {
     for (const s of view.states) {
       const x = this.lane(s.server) - 7;
       brush.globalAlpha = this.#dim(s.server) ? 0.4 : 1;
-      const role = !s.up ? (s.life ? "down" : "not started") : s.paused ? "paused" : s.role;
+      const role = roleOf(s);
       const played = this.model.puppets.has(s.server) ? "test: " : "";
       const words = this.#short(this.gap > 110 ? `${played}${role} T${s.term}` : `T${s.term}`, this.gap - 36);
       brush.font = `bold 13px ${FONT}`;

@@ -27,6 +27,9 @@ function fresh(server) {
   };
 }
 
+/** What a server is, in words. */
+export const roleOf = (s) => (!s.up ? (s.life ? "down" : "not started") : s.paused ? `paused ${s.role}` : s.role);
+
 export const lastIndex = (s) => s.base + s.entries.length;
 
 /** The entry at an index: null below the snapshot's end and behind the last. */

@@ -3,7 +3,7 @@
 //
 // What students wrote gets into the page here and on the canvas only, and only as text: never as HTML.
 
-import { entryAt, lastIndex } from "./model.js";
+import { entryAt, lastIndex, roleOf } from "./model.js";
 import { field, methodName, seconds, sentence } from "./words.js";
 import { termClass } from "./theme.js";
 
@@ -56,14 +56,13 @@ export class Panel {
   #showStates() {
     const head = el("tr", "", ...["", "role", "term", "vote", "commit", "applied", "last"].map((name) => el("th", "", name)));
     const rows = this.now.map((s) => {
-      const role = !s.life && !s.up ? "not started" : !s.up ? "down" : s.paused ? "paused" : s.role;
       const last = lastIndex(s);
       const lastTerm = entryAt(s, last)?.term ?? (last === s.base ? s.baseTerm : null);
       const row = el(
         "tr",
         s.up ? "" : "off",
         el("th", "", `S${s.server}`, this.model.puppets.has(s.server) ? el("small", "", " test") : null),
-        el("td", "", el("span", `role ${role.replace(" ", "-")} ${termClass(s.up ? s.term : 0)}`, role)),
+        el("td", "", el("span", `role ${s.up ? s.role : "down"} ${termClass(s.up ? s.term : 0)}`, roleOf(s))),
         el("td", "", String(s.term)),
         el("td", "", s.vote === null ? "–" : `S${s.vote}`),
         el("td", "", String(s.commit)),

@@ -130,10 +130,12 @@ export class Scene {
     // No taller than browsers can scroll.
     const scale = Math.min(SCALE * zoom, TALLEST / Math.max(1e-9, count ? times[count - 1] - start : 0));
     let at = 0;
+    let before = start; // when the shown event before was
     for (let index = 0; index < count; index++) {
       if (spacing === "time") at = (times[index] - start) * scale;
       else if (shown[index]) {
-        const gap = (times[index] - (index ? times[index - 1] : start)) * STRETCH;
+        const gap = (times[index] - before) * STRETCH;
+        before = times[index];
         const least = this.#room(events[index], index);
         at += Math.min(MOST, Math.max(least, gap)) * zoom;
       }

@@ -1,4 +1,4 @@
-"""The viewer, Python's side: what becomes a page, what is refused and how it is said. See test_viewer_page.py, too."""
+"""The viewer, Python's side: what becomes a page, what is refused and how it is said. Then: test_viewer_page.py."""
 
 from __future__ import annotations
 

@@ -1,313 +1,37 @@
-"""The viewer's page, in a browser without a screen: what it derives, what it shows, and that it stays quick.
-
-Nothing here waits for time to pass: the page paints when told (`raftlab.paint()`), and is asked what it knows.
-"""
+# ruff: noqa: F811  (fixtures are asked for by name)
+"""The viewer's page: what it shows, how one moves about in it, and that it stays quick."""
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raftlab import catalogue, trace, viewer
-from raftlab.failure import LabFailure
-from raftlab.run import Impl, Run
-from tests import bugs, test_suite_2a
-from tests.conftest import SOLUTION
+from raftlab import trace
+from tests.pages import (  # noqa: F401
+    NEEDS_BROWSER,
+    Kept,
+    Open,
+    append,
+    broken,
+    browser,
+    busy,
+    calm,
+    events_of,
+    exchange,
+    folder,
+    know,
+    message_run,
+    open_page,
+    tab,
+    write,
+)
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (it is in the dev extra)")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to show the page in")
+pytestmark = NEEDS_BROWSER
 
 BAD = "</script><img src=x onerror='window.broken = 1'>"
-
-
-@dataclass
-class Kept:
-    """A run's trace in a file, and its events in raftlab's own notation, without the time."""
-
-    path: Path
-    lines: list[str] = field(default_factory=list)
-    failure: str = ""
-
-
-def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> Kept:
-    info = catalogue.find_test(test)
-    impl = Impl(impl_path)
-    run = Run(impl, info, "sim", seed, preempt=True)
-    error = None
-    try:
-        catalogue.script_of(info)(run.cluster)
-    except LabFailure as exc:
-        error = exc
-    finally:
-        run.close()
-        impl.close()
-    failure = run.record(error).failure
-    lines = [trace.line(event)[9:] for event in run.events]
-    return Kept(run.write_trace(folder, failure), lines, failure.text if failure else "")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("viewer")
-
-
-@pytest.fixture(scope="module")
-def calm(folder: Path) -> Kept:
-    """Three servers elect a leader."""
-    return run_of(folder, SOLUTION.parent, "initial_election")
-
-
-@pytest.fixture(scope="module")
-def busy(folder: Path) -> Kept:
-    """Five servers, partitions, long wrong logs."""
-    return run_of(folder, SOLUTION.parent, "backup")
-
-
-@pytest.fixture(scope="module")
-def broken(folder: Path) -> Kept:
-    """A server that forgets its vote, as its test sees it."""
-    bug = test_suite_2a.BUGS["el-vote-cleared-same-term"]
-    (folder / "raft.py").write_text(bugs.changed(bug))
-    return run_of(folder, folder, bug.by)
-
-
-# --- the browser ---
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as play:
-        # CI may run as root, and Chromium's own sandbox does not.
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def tab(browser: Any) -> Any:
-    """One for all tests: to open a new one takes longer than most of them."""
-    return browser.new_page(viewport={"width": 1366, "height": 768}, offline=True)
-
-
-@pytest.fixture
-def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
-    """Make the page of a trace and open it, in place of the one before. An error on it fails the test."""
-    errors: list[str] = []
-
-    def on_error(error: Any) -> None:
-        errors.append(str(error))
-
-    def on_console(message: Any) -> None:
-        if message.type == "error":
-            errors.append(message.text)
-
-    def opened(path: Path, link: str = "", **part: float) -> Any:
-        out = tmp_path / f"{path.stem}.html"
-        viewer.write(path, out, **part)
-        tab.goto("about:blank")
-        tab.goto(out.as_uri() + link)
-        return tab
-
-    tab.emulate_media(color_scheme="light")
-    tab.on("pageerror", on_error)
-    tab.on("console", on_console)
-    yield opened
-    tab.evaluate("localStorage.clear()")
-    tab.remove_listener("pageerror", on_error)
-    tab.remove_listener("console", on_console)
-    assert not errors
-
-
-def know(page: Any, what: str) -> Any:
-    """What the page knows: an expression over ``raftlab``, painted first."""
-    return page.evaluate(f"() => {{ raftlab.paint(); return {what}; }}")
-
-
-def events_of(path: Path) -> list[dict[str, Any]]:
-    return list(trace.read(path))[1:]
-
-
-# --- what is derived ---
-
-TELL = (
-    'log("truth", json.dumps({"term": self.current_term, "role": self.role, "vote": self.voted_for, '
-    '"commit": self.commit_index, "applied": self.last_applied, "base": self.base, '
-    '"terms": [entry.term for entry in self.entries[1:]], "commands": [entry.command for entry in self.entries[1:]]}))\n'
-)
-ASKED = (
-    "            return self.current_term, self.role == LEADER\n",
-    "            if self.role != LEADER:\n                return -1, self.current_term, False\n",
-)
-
-
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reference, telling all about itself whenever the test asks it anything."""
-    text = SOLUTION.read_text()
-    for place in ASKED:
-        assert text.count(place) == 1, "the reference has moved on"
-        text = text.replace(place, " " * 12 + TELL + place)
-    folder = tmp_path_factory.mktemp("honest")
-    (folder / "raft.py").write_text(text)
-    return folder
-
-
-COMPARE = """() => {
-  const wrong = [];
-  let count = 0;
-  raftlab.data.events.forEach((event, index) => {
-    if (event.e !== "line" || event.topic !== "truth") return;
-    count++;
-    const truth = JSON.parse(event.text);
-    const s = raftlab.model.at(index)[event.server];
-    const seen = { ...s, terms: s.entries.map((one) => one.term), commands: s.entries.map((one) => one.command) };
-    for (const [name, value] of Object.entries(truth)) {
-      if (JSON.stringify(seen[name]) !== JSON.stringify(value)) wrong.push([index, event.server, name, value, seen[name]]);
-    }
-  });
-  return { count, wrong };
-}"""
-
-
-@pytest.mark.parametrize(
-    ("test", "hidden"),
-    [
-        ("many_elections", 0),
-        ("backup", 0),
-        ("snapshot_unreliable", 0),
-        # A server that took a higher term, crashed and told nobody: its term and its vote cannot be known.
-        ("crash_points_in_a_cluster", 2),
-    ],
-)
-def test_the_states_are_the_true_ones(test: str, hidden: int, honest: Path, folder: Path, open_page: Open) -> None:
-    page = open_page(run_of(folder, honest, test).path)
-    told = page.evaluate(COMPARE)
-    assert told["count"] > 100
-    assert len(told["wrong"]) <= hidden, told["wrong"]
-
-
-def test_any_moment_is_the_same_whatever_the_way_to_it(busy: Kept, open_page: Open) -> None:
-    page = open_page(busy.path)
-    same = page.evaluate("""() => {
-      const { model, count } = raftlab;
-      const look = (index) => JSON.stringify(model.at(index).map(({ shared, ...rest }) => rest));
-      const forward = [];
-      for (let index = -1; index < count; index++) forward.push(look(index));
-      for (let index = count - 1; index >= -1; index -= 7) if (look(index) !== forward[index + 1]) return index;
-      return "same";
-    }""")
-    assert same == "same"
-
-
-def message_run(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """Events of a made-up run, a hundredth of a second apart: (kind, server, other, id, method, message)."""
-    made: list[dict[str, Any]] = [{"t": 0.0, "e": "boot", "server": server, "incarnation": 1} for server in range(3)]
-    for number, (kind, *values) in enumerate(events, 1):
-        made.append({"t": number / 100, "e": kind, **dict(zip(trace.FIELDS[kind], values, strict=True))})
-    return made
-
-
-def append(term: int, prev: tuple[int, int] = (0, 0), entries: str = "", commit: int = 0) -> dict[str, Any]:
-    listed = [{"term": int(one), "command": f"c{number}"} for number, one in enumerate(entries)]
-    fields = {"prev_log_index": prev[0], "prev_log_term": prev[1], "entries": listed, "leader_commit": commit}
-    return {"term": term, "leader_id": 0, **fields}
-
-
-def exchange(number: int, server: int, to: int, method: str, args: Any, reply: Any) -> list[tuple[Any, ...]]:
-    return [
-        ("send", server, to, number, method, args),
-        ("arrive", to, server, number, method),
-        ("answer", to, server, number, method, reply),
-        ("reply", server, to, number, method, reply),
-    ]
-
-
-After = Callable[..., list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def after(browser: Any, calm: Kept, folder: Path) -> Iterator[After]:
-    """The states after the events of a made-up run. One page's own model reckons for all of these tests."""
-    out = folder / "reckons.html"
-    viewer.write(calm.path, out)
-    page = browser.new_page()
-    page.goto(out.as_uri())
-
-    def states(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
-        reckon = "(events) => new raftlab.model.constructor(3, events).at(events.length - 1)"
-        told = page.evaluate(reckon, message_run(*events))
-        return [{**state, "log": "".join(str(entry["term"]) for entry in state["entries"])} for state in told]
-
-    yield states
-    page.close()
-
-
-def write(path: Path, header: dict[str, Any], events: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in ({"trace": 1, **header}, *events)))
-    return path
-
-
-OK = {"term": 1, "success": True}
-
-
-def test_only_a_conflict_removes_entries(after: After) -> None:
-    states = after(
-        *exchange(1, 0, 1, "append_entries", append(1, entries="1111", commit=9), OK),
-        *exchange(2, 0, 1, "append_entries", append(1, entries="11"), OK),  # old and short: nothing goes
-    )
-    assert states[1]["log"] == "1111"
-    assert states[1]["commit"] == 4  # not 9: no further than what was checked
-    states = after(
-        *exchange(1, 0, 1, "append_entries", append(1, entries="1111"), OK),
-        *exchange(2, 2, 1, "append_entries", append(2, (2, 1), entries="2"), {"term": 2, "success": True}),
-    )
-    assert states[1]["log"] == "112"
-
-
-def test_a_refusal_and_a_lost_request_store_nothing(after: After) -> None:
-    refusal = exchange(1, 0, 1, "append_entries", append(1, (3, 1), "1"), {"term": 1, "success": False})
-    states = after(*refusal, ("send", 0, 2, 2, "append_entries", append(1, (3, 1), "1")))
-    assert [state["log"] for state in states] == ["NoneNone11", "", ""]  # what stands before was never shown
-
-
-def test_a_pre_vote_changes_no_term(after: After) -> None:
-    asked = {"term": 8, "candidate_id": 0, "last_log_index": 0, "last_log_term": 0}
-    pre = exchange(1, 0, 1, "pre_vote", asked, {"term": 8, "vote_granted": True})
-    states = after(*pre)
-    assert [(state["role"], state["term"], state["vote"]) for state in states] == [("follower", 0, None)] * 3
-
-
-def test_a_deposed_leader_follows_and_one_that_does_not_listen_leads(after: After) -> None:
-    higher = exchange(1, 0, 1, "append_entries", append(1), {"term": 5, "success": False})
-    states = after(*higher)
-    assert (states[0]["role"], states[0]["term"]) == ("follower", 5)
-    # A stray of the old term may still be on its way out...
-    states = after(*higher, ("send", 0, 2, 2, "append_entries", append(1)))
-    assert (states[0]["role"], states[0]["term"]) == ("follower", 5)
-    # ...but not for long: who still sends then has not looked at what it was told.
-    pause = [("note", "x")] * 9
-    states = after(*higher, *pause, ("send", 0, 2, 2, "append_entries", append(1)))
-    assert (states[0]["role"], states[0]["term"]) == ("leader", 1)
-
-
-def test_a_crash_forgets_what_is_not_on_the_disk(after: After) -> None:
-    applied = {"index": 1, "term": 1, "command": "c0", "kind": "command"}
-    stored = [*exchange(1, 0, 1, "append_entries", append(1, entries="11", commit=1), OK), ("apply", 1, applied)]
-    states = after(*stored)
-    assert (states[1]["commit"], states[1]["applied"]) == (1, 1)
-    states = after(*stored, ("crash", 1), ("boot", 1, 2))
-    assert (states[1]["commit"], states[1]["applied"], states[1]["log"], states[1]["term"]) == (0, 0, "11", 1)
 
 
 # --- what is said ---

@@ -15,7 +15,7 @@ FLOORS = (
     ("protocol", "rules", "record", "source", "outline"),
     ("explain",),
     ("wire", "line", "pipe", "network", "trace"),
-    ("contract",),
+    ("contract", "viewer"),
     ("host",),
     ("worlds", "referee"),
     ("flight", "carrying"),
@@ -31,7 +31,7 @@ FLOORS = (
     ("scripts",),
     ("recording", "shrink"),
     ("starter", "debug", "terminal", "session"),
-    ("replay", "shorten", "endings"),
+    ("replay", "shorten", "endings", "view"),
     ("determinism", "campaign"),
     ("cli",),
 )

@@ -30,6 +30,8 @@ NOTATION = [
     ((0.5, "reply", 1, 2, 8, "request_vote", None), "   0.500 S1 no reply of S2 to its RequestVote"),
     ((0.5, "arrive", 2, 1, 8, "request_vote"), "   0.500 S2 receives RequestVote #8 of S1"),
     ((0.5, "lost", 8, "reply", "the link is cut"), "   0.500 reply #8 lost: the link is cut"),
+    ((0.5, "hold", 8, "request"), "   0.500 request #8 is held back by the test"),
+    ((0.5, "release", 8, "request"), "   0.500 request #8 is let go"),
     ((1.0, "boot", 0, 1), "   1.000 S0 starts"),
     ((1.0, "boot", 0, 2), "   1.000 S0 restarts"),
     ((1.0, "crash", 0), "   1.000 S0 crashes"),

@@ -1,4 +1,4 @@
-"""The reception: ``raftlab new | test | replay | shrink | diff | fuzz | labs``.
+"""The reception: ``raftlab new | test | replay | shrink | diff | fuzz | view | labs``.
 
 Turns the command line into calls, and whatever goes wrong into one sentence. Exit codes: 0 all passed; 1
 something failed; 2 could not be judged, or bad input; 130 interrupted.
@@ -30,10 +30,12 @@ from raftlab import (
     session,
     shorten,
     starter,
+    view,
+    viewer,
 )
 from raftlab.run import NETWORKS, seeds_of
 from raftlab.terminal import Board
-from raftlab.trace import Look
+from raftlab.trace import BadTrace, Look
 
 CANNOT = 2
 OUT = Path("raftlab-out")
@@ -66,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         starter.CannotStart,
         session.NothingToRun,
         scripts.BadName,
+        view.BadRequest,
+        viewer.CannotShow,
+        BadTrace,
         catalogue.UnknownTest,
         labs.UnknownLab,
     ) as exc:
@@ -150,6 +155,16 @@ def _parser() -> argparse.ArgumentParser:
     wild.add_argument("--seeds", default="", metavar="N or A:B", help="exactly these, however long it takes")
     wild.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one a processor)")
     wild.set_defaults(run=_fuzz)
+
+    picture = commands.add_parser(
+        "view", help="a run as a picture, in the browser", description="Show a run as a picture."
+    )
+    picture.add_argument("trace", type=Path, metavar="TRACE", help="from raftlab-out/, or `raftlab replay ... --out`")
+    picture.add_argument("--out", type=Path, metavar="FILE", help="the page (default: beside the trace, as .html)")
+    picture.add_argument("--no-open", action="store_true", help="only write the page")
+    picture.add_argument("--since", type=float, default=0.0, metavar="T", help="only what came after (seconds)")
+    picture.add_argument("--until", type=float, default=math.inf, metavar="T", help="only what came before (seconds)")
+    picture.set_defaults(run=_view)
 
     ladder = commands.add_parser("labs", help="list the labs and their tests", description="List the labs.")
     ladder.set_defaults(run=_labs)
@@ -247,6 +262,10 @@ def _seconds(text: str) -> float:
     if not (number.isascii() and number.isdigit() and int(number) > 0):
         raise CannotDo(f"--for wants a time, as in 90s, 5m or 1h, not {text!r}")
     return int(number) * units[unit]
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    return view.view(arguments.trace, arguments.out, arguments.since, arguments.until, not arguments.no_open)
 
 
 def _impl(arguments: argparse.Namespace, lab: str, pdb: bool = False) -> Path:

@@ -157,6 +157,7 @@ class Run:
             "seed": self.seed,
             "preempt": self.preempt,
             "servers": self._cluster.size,
+            "replay": self.replay_command(),
             "failure": None if failure is None else msgspec.to_builtins(failure),
         }
         self._cluster.switch.trace.write(path, header)

@@ -163,6 +163,9 @@ def line(event: Event) -> str:
         case "lost":
             number, leg, why = fields
             return f"{start}{leg} #{number} lost: {why}"
+        case "hold" | "release":
+            number, leg = fields
+            return f"{start}{leg} #{number} is {'held back by the test' if kind == 'hold' else 'let go'}"
         case "boot":
             return f"{start}S{fields[0]} {'starts' if fields[1] == 1 else 'restarts'}"
         case "crash" | "pause" | "resume" | "ready":

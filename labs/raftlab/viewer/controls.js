@@ -1,0 +1,150 @@
+// The switchboard: the buttons above the picture and the keys. Each does its work through the `app` it is given.
+
+import { HIDDEN_AT_FIRST, KINDS } from "./scene.js";
+import { el } from "./panel.js";
+import { sentence } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+
+export const KEYS = [
+  [["ArrowDown", "j"], "next event", (app) => app.stepBy(1)],
+  [["ArrowUp", "k"], "event before", (app) => app.stepBy(-1)],
+  [["n"], "next event of the same server", (app) => app.stepBy(1, true)],
+  [["N"], "event before of the same server", (app) => app.stepBy(-1, true)],
+  [["PageDown"], "a screen on", (app) => app.page(1)],
+  [["PageUp"], "a screen back", (app) => app.page(-1)],
+  [["Home"], "the beginning", (app) => app.go(app.scene.next(-1, 1) ?? -1)],
+  [["End"], "the end", (app) => app.go(app.scene.next(app.count, -1) ?? app.count - 1)],
+  [["f"], "where the run broke", (app) => app.goToFailure()],
+  [["/"], "search", () => $("search").focus()],
+  [["]"], "next thing found", (app) => app.nextFound(1)],
+  [["["], "thing found before", (app) => app.nextFound(-1)],
+  [["h"], "hide or show heartbeats", (app) => app.toggleKind("heartbeats")],
+  [["t"], "time to scale, or a row for each event", (app) => app.setSpacing(app.spacing === "time" ? "event" : "time")],
+  [["+", "="], "closer", (app) => app.zoomBy(1.4)],
+  [["-"], "further away", (app) => app.zoomBy(1 / 1.4)],
+  [[" "], "play or stop", (app) => app.play()],
+  [["d"], "dark or light", (app) => app.switchTheme()],
+  [["?"], "this help", () => $("help").showModal()],
+];
+const SHOWN_AS = { ArrowDown: "↓", ArrowUp: "↑", " ": "space", PageDown: "PgDn", PageUp: "PgUp" };
+
+export function setUp(app) {
+  title(app);
+  failure(app);
+  kinds(app);
+  servers(app);
+  $("search").oninput = (event) => app.search(event.target.value);
+  $("search").onkeydown = (event) => {
+    if (event.key === "Enter") app.nextFound(event.shiftKey ? -1 : 1);
+    else if (event.key === "Escape") {
+      event.target.value = "";
+      app.search("");
+      $("scroller").focus();
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  $("only").onchange = (event) => app.showOnly(event.target.checked);
+  $("spacing").onclick = () => app.setSpacing(app.spacing === "time" ? "event" : "time");
+  $("closer").onclick = () => app.zoomBy(1.4);
+  $("further").onclick = () => app.zoomBy(1 / 1.4);
+  $("play").onclick = () => app.play();
+  $("theme").onclick = () => app.switchTheme();
+  $("help-button").onclick = () => $("help").showModal();
+  $("help-close").onclick = () => $("help").close();
+  for (const [keys, what] of KEYS) {
+    const caps = keys.flatMap((key) => [el("kbd", "", SHOWN_AS[key] ?? key), " "]);
+    $("keys").append(el("dt", "", ...caps), el("dd", "", what));
+  }
+  document.addEventListener("keydown", (event) => onKey(app, event));
+}
+
+function onKey(app, event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
+  const target = event.target;
+  if (target.tagName === "INPUT" && target.type !== "checkbox") return;
+  // A focused button keeps the keys by which buttons are pressed.
+  if ((target.tagName === "BUTTON" || target.tagName === "SUMMARY" || target.tagName === "INPUT") && event.key === " ") return;
+  const bound = KEYS.find(([keys]) => keys.includes(event.key));
+  if (!bound) return;
+  event.preventDefault();
+  bound[2](app);
+}
+
+function title({ data, scene }) {
+  const { header } = data;
+  const name = header.test === undefined ? data.name : `${header.test}@${header.seed}`;
+  document.title = `${name} · raftlab`;
+  $("name").textContent = name;
+  const length = scene.events.length ? `${scene.times[scene.events.length - 1].toFixed(1)} s` : "";
+  const facts = [header.lab && `lab ${header.lab}`, header.network, `${header.servers} servers`, length, `${scene.events.length.toLocaleString("en")} events`];
+  $("facts").textContent = facts.filter(Boolean).join(" · ");
+  $("outcome").textContent = data.failure ? "failed" : data.ends ? "no failure" : "";
+  $("outcome").className = data.failure ? "bad" : "good";
+  $("notices").replaceChildren(...data.notices.map((notice) => el("p", "notice", notice)));
+}
+
+function failure(app) {
+  const told = app.data.failure;
+  $("failure").hidden = !told;
+  if (!told) return;
+  $("failure-text").textContent = told.text;
+  $("go-failure").onclick = () => app.goToFailure();
+  $("go-failure").hidden = app.fails < 0;
+  $("failure-rule").textContent = told.rows.find(([name]) => name === "rule")?.[1] ?? "";
+  const rows = told.rows.filter(([name]) => name !== "rule").flatMap(([name, text]) => [el("dt", "", name), el("dd", "", text)]);
+  const parts = rows.length ? [el("dl", "", ...rows)] : [];
+  if (told.events.length) {
+    parts.push(el("h4", "", "what led there"), el("ol", "led", ...told.events.map((line) => el("li", "", ledLine(app, line)))));
+  }
+  if (told.detail) parts.push(el("h4", "", "details"), el("pre", "", told.detail));
+  $("failure-more").replaceChildren(...parts);
+  $("failure-toggle").hidden = !parts.length;
+  $("failure-toggle").onclick = () => {
+    const open = $("failure-more").hidden;
+    $("failure-more").hidden = !open;
+    $("failure-toggle").setAttribute("aria-expanded", String(open));
+    app.resized();
+  };
+}
+
+/** A line of what led there: a button when the event it tells of is on this page. */
+function ledLine(app, line) {
+  const [, time, text] = /^\s*(\d+\.\d{3}) (.*)$/s.exec(line) ?? [];
+  if (time === undefined) return el("span", "", line);
+  let index = app.scene.eventAt(Number(time) - 0.0006) + 1;
+  for (; index < app.count && app.scene.times[index] <= Number(time) + 0.0006; index++) {
+    if (sentence(app.scene.events[index]) !== text) continue;
+    const found = index;
+    const button = el("button", "", el("time", "", time), ` ${text}`);
+    button.onclick = () => app.go(found);
+    return button;
+  }
+  return el("span", "", line.trim());
+}
+
+const brief = (count) => (count < 1000 ? String(count) : `${(count / 1000).toFixed(count < 10_000 ? 1 : 0)}k`);
+
+function kinds(app) {
+  for (const [name, words, tip] of KINDS) {
+    const button = el("button", "chip", words, el("small", "", ` ${brief(app.scene.counts[name])}`));
+    button.title = `${tip}: ${app.scene.counts[name].toLocaleString("en")} events`;
+    button.dataset.kind = name;
+    button.disabled = app.scene.counts[name] === 0;
+    button.setAttribute("aria-pressed", String(!HIDDEN_AT_FIRST.includes(name)));
+    button.onclick = () => app.toggleKind(name);
+    $("kinds").append(button);
+  }
+}
+
+function servers(app) {
+  for (let server = 0; server < app.scene.servers; server++) {
+    const button = el("button", "chip", `S${server}`);
+    button.title = `only what touches S${server} (and other servers chosen so)`;
+    button.dataset.server = server;
+    button.setAttribute("aria-pressed", "false");
+    button.onclick = () => app.toggleServer(server);
+    $("servers").append(button);
+  }
+}

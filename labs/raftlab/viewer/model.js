@@ -1,0 +1,286 @@
+// The records office: what each server's state must be, as far as the recorded messages tell it.
+//
+// A trace has no states, only what went over the wire and what the test called. So everything here is derived, by the
+// rules of Figures 2 and 13, and by what a server *said* rather than by what it should have done: a term is taken over
+// when a server answers with it or hears it in a reply, entries when it says that it has them. All of it runs through
+// `step`, one event at a time; every `EVERY` events the states are kept, so that any moment is a few steps away.
+
+export const EVERY = 256;
+
+// An entry that must be there though nobody has shown it: in a part of a run, or below a snapshot.
+const UNKNOWN = Object.freeze({ term: null, command: undefined });
+// A server that was told of a higher term may still have a request of the old one on its way out, for so long (seconds).
+const STRAY = 0.05;
+
+const listOf = (value) => (Array.isArray(value) ? value : []);
+const isIndex = (value) => Number.isInteger(value) && value >= 0;
+
+function fresh(server) {
+  return {
+    server,
+    life: 0, up: false, paused: false,
+    role: "follower", term: 0, vote: null, leader: null,
+    // The term before one that it only heard of, and when: see `stillLeads`.
+    ownTerm: 0, heardAt: 0,
+    base: 0, baseTerm: null, entries: [], shared: false,
+    commit: 0, applied: 0,
+  };
+}
+
+/** What a server is, in words. */
+export const roleOf = (s) => (!s.up ? (s.life ? "down" : "not started") : s.paused ? `paused ${s.role}` : s.role);
+
+export const lastIndex = (s) => s.base + s.entries.length;
+
+/** The entry at an index: null below the snapshot's end and behind the last. */
+export const entryAt = (s, index) => s.entries[index - s.base - 1] ?? null;
+
+// Checkpoints share their entries with the state that goes on: who changes them copies first.
+function own(s) {
+  if (s.shared) {
+    s.entries = s.entries.slice();
+    s.shared = false;
+  }
+}
+
+/** The server has this entry at this index. Only a conflict removes what stands there and behind (Figure 2, 3 and 4). */
+function put(s, index, term, command) {
+  if (!isIndex(index) || index <= s.base || index > s.base + s.entries.length + 100_000) return;
+  const known = entryAt(s, index);
+  if (known && known.term === term && (known.command !== undefined || command === undefined)) return;
+  own(s);
+  const place = index - s.base - 1;
+  while (s.entries.length < place) s.entries.push(UNKNOWN);
+  if (known && known.term !== null && known.term !== term) s.entries.length = place;
+  s.entries[place] = { term, command };
+}
+
+function putAll(s, prev, prevTerm, entries) {
+  if (!isIndex(prev)) return;
+  if (prev > 0) put(s, prev, prevTerm, undefined);
+  entries.forEach((entry, offset) => put(s, prev + 1 + offset, entry?.term ?? null, entry?.command ?? null));
+}
+
+/** A snapshot covers everything up to `index`: what follows stays if the log agrees there (Figure 13, 6). */
+function coverTo(s, index, term, agrees) {
+  if (!isIndex(index) || index <= s.base) return;
+  const known = entryAt(s, index);
+  const keep = known && (agrees || known.term === term || known.term === null);
+  s.entries = keep ? s.entries.slice(index - s.base) : [];
+  s.shared = false;
+  s.base = index;
+  s.baseTerm = term ?? known?.term ?? null;
+}
+
+function enter(s, term, role) {
+  if (term > s.term) s.vote = s.leader = null;
+  s.term = s.ownTerm = term;
+  s.role = role;
+}
+
+/** Figure 2, all servers: a higher term makes a follower. */
+function follow(s, term) {
+  if (term > s.term) enter(s, term, "follower");
+}
+
+/** It was told of a higher term, and still sends requests of its old one: it did not look at what it was told. */
+const stillLeads = (s, term, now) => term === s.ownTerm && s.ownTerm < s.term && now > s.heardAt + STRAY;
+
+function sent(s, event) {
+  const message = event.message;
+  const term = message?.term;
+  if (!Number.isInteger(term) || (term < s.term && !stillLeads(s, term, event.t))) return;
+  switch (event.method) {
+    case "request_vote":
+      if (term === s.term && s.role === "leader") return;
+      enter(s, term, "candidate");
+      s.vote = s.server;
+      if (isIndex(message.last_log_index) && message.last_log_index >= s.base) {
+        if (message.last_log_index < lastIndex(s)) {
+          own(s);
+          s.entries.length = message.last_log_index - s.base;
+        }
+        put(s, message.last_log_index, message.last_log_term ?? null, undefined);
+      }
+      return;
+    case "append_entries":
+      enter(s, term, "leader");
+      s.leader = s.server;
+      putAll(s, message.prev_log_index, message.prev_log_term ?? null, listOf(message.entries));
+      if (isIndex(message.leader_commit)) s.commit = Math.max(s.commit, message.leader_commit);
+      return;
+    case "install_snapshot":
+      enter(s, term, "leader");
+      s.leader = s.server;
+      coverTo(s, message.last_included_index, message.last_included_term, true);
+      s.commit = Math.max(s.commit, s.base);
+      return;
+    default: // a pre-vote changes no term (2F); others we do not know
+  }
+}
+
+function answered(s, event, asked) {
+  const message = event.message;
+  if (event.method === "pre_vote" || !Number.isInteger(message?.term)) return;
+  follow(s, message.term);
+  const request = asked?.message;
+  if (!request || request.term !== message.term || message.term !== s.term) return;
+  if (event.method === "request_vote") {
+    if (message.vote_granted) s.vote = event.to;
+    return;
+  }
+  if (event.method !== "append_entries" && event.method !== "install_snapshot") return;
+  if (s.role === "candidate") s.role = "follower";
+  s.leader = event.to;
+  if (event.method === "append_entries" && message.success) {
+    const entries = listOf(request.entries);
+    putAll(s, request.prev_log_index, request.prev_log_term ?? null, entries);
+    // What lies behind the last entry of this message may be an old leader's.
+    const proved = Math.min(request.leader_commit ?? 0, request.prev_log_index + entries.length);
+    if (isIndex(proved)) s.commit = Math.max(s.commit, proved);
+  }
+}
+
+function heard(s, event) {
+  const term = event.message?.term;
+  if (event.method === "pre_vote" || !Number.isInteger(term) || term <= s.term) return;
+  const before = s.ownTerm;
+  enter(s, term, "follower");
+  s.ownTerm = before;
+  s.heardAt = event.t;
+}
+
+function applied(s, message) {
+  if (!isIndex(message?.index)) return;
+  if (message.kind === "snapshot") coverTo(s, message.index, message.term, false);
+  else put(s, message.index, message.term, message.command);
+  s.applied = message.index;
+  s.commit = Math.max(s.commit, message.index);
+}
+
+function returned(s, event, call) {
+  const result = event.message;
+  if (event.method === "start" && listOf(result)[2] === true && Number.isInteger(result[1]) && result[1] >= s.term) {
+    enter(s, result[1], "leader");
+    s.leader = s.server;
+    put(s, result[0], result[1], call?.message?.[0] ?? null);
+  } else if (event.method === "get_state" && Number.isInteger(listOf(result)[0])) {
+    // Only what is news: the answer may be a moment old.
+    if (result[1] === true && result[0] >= s.term) {
+      enter(s, result[0], "leader");
+      s.leader = s.server;
+    } else follow(s, result[0]);
+  } else if (event.method === "snapshot") {
+    const index = call?.message?.[0];
+    if (isIndex(index) && index <= s.applied) coverTo(s, index, entryAt(s, index)?.term, true);
+  }
+}
+
+/** What one event changes. `asked` finds the request (or the test's call) that an event belongs to. */
+export function step(states, event, asked) {
+  const s = states[event.server];
+  if (!s) return;
+  switch (event.e) {
+    case "boot":
+      Object.assign(s, { up: true, paused: false, life: event.incarnation, role: "follower", leader: null, commit: s.base, applied: 0 });
+      return;
+    case "crash":
+      // Log, term and vote are on the disk; the rest is gone.
+      Object.assign(s, { up: false, paused: false, role: "follower", leader: null, commit: 0, applied: 0 });
+      return;
+    case "pause":
+    case "resume":
+      s.paused = event.e === "pause";
+      return;
+    case "send":
+      return sent(s, event);
+    case "answer":
+      return answered(s, event, asked(event));
+    case "reply":
+      return heard(s, event);
+    case "apply":
+      return applied(s, event.message);
+    case "result":
+      return returned(s, event, asked(event));
+    default:
+  }
+}
+
+/** Servers that the test itself plays: they speak, but no `Raft()` of theirs ever returned, and nobody asks them anything. */
+function puppets(events) {
+  const spoke = new Set();
+  const real = new Set();
+  for (const event of events) {
+    if (event.e === "send" || event.e === "answer") spoke.add(event.server);
+    else if (event.e !== "boot" && event.e !== "arrive" && event.e !== "reply") real.add(event.server);
+  }
+  return new Set([...spoke].filter((server) => real.size && !real.has(server)));
+}
+
+/** Every term that a message or an entry speaks of, but 0. */
+function termsOf(events) {
+  const terms = new Set();
+  for (const { message } of events) {
+    if (Number.isInteger(message?.term)) terms.add(message.term);
+    if (Array.isArray(message?.entries)) for (const entry of message.entries) terms.add(entry?.term);
+  }
+  return new Set([...terms].filter((term) => Number.isInteger(term) && term > 0));
+}
+
+export class Model {
+  /** `events` in order; `before` are older ones that tell what the servers were when `events` begin. */
+  constructor(servers, events, before = []) {
+    this.events = events;
+    this.sends = new Map();
+    this.calls = new Map();
+    this.results = new Map();
+    for (const event of before) if (event.e === "send") this.sends.set(event.id, event);
+    for (const event of events) {
+      if (event.e === "send") this.sends.set(event.id, event);
+      else if (event.e === "call") this.calls.set(event.id, event);
+      else if (event.e === "result") this.results.set(event.id, event);
+    }
+    this.puppets = puppets(events);
+    this.terms = termsOf(before.concat(events));
+    this.asked = (event) => (event.e === "result" ? this.calls : this.sends).get(event.id);
+    this.spans = Array.from({ length: servers }, () => []);
+    this.checkpoints = [];
+    this.states = Array.from({ length: servers }, (_, server) => fresh(server));
+    for (const event of before) step(this.states, event, this.asked);
+    this.index = -1;
+    this.states.forEach((s) => this.#span(s, 0));
+    this.#keep();
+    events.forEach((event, index) => {
+      step(this.states, event, this.asked);
+      this.index = index;
+      const s = this.states[event.server];
+      if (s) this.#span(s, index);
+      if ((index + 1) % EVERY === 0) this.#keep();
+    });
+  }
+
+  /** Each server's state just after the event with this index (-1: before the first). To be read at once. */
+  at(index) {
+    const kept = Math.min(Math.floor((index + 1) / EVERY), this.checkpoints.length - 1);
+    if (index < this.index || kept * EVERY - 1 > this.index) {
+      this.states = this.checkpoints[kept].map((s) => ({ ...s }));
+      this.index = kept * EVERY - 1;
+    }
+    while (this.index < index) step(this.states, this.events[++this.index], this.asked);
+    return this.states;
+  }
+
+  #keep() {
+    for (const s of this.states) s.shared = true;
+    this.checkpoints.push(this.states.map((s) => ({ ...s })));
+  }
+
+  /** Lanes are drawn from spans: since which event a server has been what. */
+  #span(s, index) {
+    const spans = this.spans[s.server];
+    const last = spans.at(-1);
+    const role = !s.up ? "down" : s.role;
+    if (last && last.role === role && last.term === s.term && last.paused === s.paused) return;
+    spans.push({ from: index, role, term: s.term, paused: s.paused });
+  }
+}

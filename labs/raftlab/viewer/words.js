@@ -1,0 +1,202 @@
+// The interpreter's booth: an event in words. `sentence` is raftlab's one-line notation (trace.py has it in Python, and a
+// test holds the two together); `label` is what fits beside an arrow.
+
+const NAMES = {
+  request_vote: "RequestVote",
+  append_entries: "AppendEntries",
+  install_snapshot: "InstallSnapshot",
+  pre_vote: "PreVote",
+};
+// Bytes are base64 in a trace: only these fields are known to be bytes.
+const BYTES = new Set(["data", "snapshot"]);
+
+export const methodName = (method) => NAMES[method] ?? method;
+export const seconds = (t) => t.toFixed(3);
+
+function quoted(text) {
+  const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
+  const named = { "\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", [quote]: "\\" + quote };
+  // eslint-disable-next-line no-control-regex
+  const shown = text.replace(/[\x00-\x1f\x7f-\xa0\xad\\'"]/g, (one) =>
+    named[one] ?? (/['"]/.test(one) ? one : "\\x" + one.charCodeAt(0).toString(16).padStart(2, "0")));
+  return quote + shown + quote;
+}
+
+/** A value as Python shows it, for that is what students read all day. */
+export function shown(value) {
+  if (value === null || value === undefined) return "None";
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (typeof value === "string") return quoted(value);
+  if (Array.isArray(value)) return `[${value.map(shown).join(", ")}]`;
+  if (typeof value === "object") {
+    return `{${Object.entries(value).map(([key, held]) => `${quoted(key)}: ${shown(held)}`).join(", ")}}`;
+  }
+  return String(value);
+}
+
+const size = (base64) => Math.floor((base64.length * 3) / 4) - (base64.match(/=+$/)?.[0].length ?? 0);
+
+export function field(name, value) {
+  return BYTES.has(name) && typeof value === "string" ? `<${size(value)} bytes>` : shown(value);
+}
+
+const cut = (text) => ([...text].length <= 60 ? text : [...text].slice(0, 57).join("") + "...");
+const isPlain = (message) => message !== null && typeof message === "object" && !Array.isArray(message);
+
+function fields(message) {
+  if (!isPlain(message)) return shown(message);
+  return Object.entries(message).map(([name, value]) => `${name}=${cut(field(name, value))}`).join(" ");
+}
+
+function request(message) {
+  if (!isPlain(message)) return shown(message);
+  const { candidate_id: _candidate, leader_id: _leader, ...rest } = message;
+  const parts = [];
+  const take = (name) => {
+    const value = rest[name];
+    delete rest[name];
+    return value === undefined ? "?" : shown(value);
+  };
+  if ("term" in rest) parts.push(`term=${take("term")}`);
+  if ("prev_log_index" in rest) parts.push(`prev=(${take("prev_log_index")},${take("prev_log_term")})`);
+  if ("last_log_index" in rest) parts.push(`last=(${take("last_log_index")},${take("last_log_term")})`);
+  if (Array.isArray(rest.entries)) {
+    parts.push(`entries=${rest.entries.length}`);
+    delete rest.entries;
+  }
+  if ("leader_commit" in rest) parts.push(`commit=${take("leader_commit")}`);
+  if (Object.keys(rest).length) parts.push(fields(rest));
+  return parts.join(" ");
+}
+
+/** One event in raftlab's notation, without the time. */
+export function sentence(event) {
+  const me = `S${event.server}`;
+  switch (event.e) {
+    case "send":
+      return `${me}→S${event.to} ${methodName(event.method)} ${request(event.message)}`;
+    case "arrive":
+      return `${me} receives ${methodName(event.method)} #${event.id} of S${event.from}`;
+    case "answer":
+      return `${me}⇢S${event.to} ${methodName(event.method)} answers ${fields(event.message)}`;
+    case "reply": {
+      const what = event.message === null ? "no reply" : `has the reply ${fields(event.message)}`;
+      return `${me} ${what} of S${event.from} to its ${methodName(event.method)}`;
+    }
+    case "lost":
+      return `${event.leg} #${event.id} lost: ${event.why}`;
+    case "hold":
+      return `${event.leg} #${event.id} is held back by the test`;
+    case "release":
+      return `${event.leg} #${event.id} is let go`;
+    case "boot":
+      return `${me} ${event.incarnation === 1 ? "starts" : "restarts"}`;
+    case "crash":
+      return `${me} crashes`;
+    case "pause":
+      return `${me} is paused`;
+    case "resume":
+      return `${me} goes on`;
+    case "ready":
+      return `${me} is ready`;
+    case "net":
+      return `network: ${event.text}`;
+    case "note":
+      return `test: ${event.text}`;
+    case "save": {
+      const more = event.snapshot_bytes ? ` and a snapshot of ${event.snapshot_bytes}` : "";
+      return `${me} saves ${event.state_bytes} bytes${more}`;
+    }
+    case "apply":
+      return `${me} applies ${fields(event.message)}`;
+    case "call":
+      return `${me}.${event.method}(${[].concat(event.message).map(shown).join(", ")})`;
+    case "result":
+      return `${me}.${event.method} returns ${shown(event.message)}`;
+    case "line":
+      return `${me} [${event.topic}] ${event.text}`;
+    case "rate":
+      return `${me}'s clock now runs at ${Number.isInteger(event.rate) ? `${event.rate}.0` : event.rate}`;
+    case "advice":
+    case "fault":
+      return `${me} ${event.e}: ${event.text}${event.where ? ` at ${event.where}` : ""}`;
+    default: {
+      const { t: _t, e: kind, ...rest } = event;
+      return `${kind} ${Object.values(rest).map((value) => (typeof value === "string" ? value : shown(value))).join(" ")}`;
+    }
+  }
+}
+
+function requestLabel(event, roomy) {
+  const message = event.message ?? {};
+  const name = methodName(event.method);
+  const term = message.term === undefined ? "" : ` T${message.term}`;
+  const entries = Array.isArray(message.entries) ? message.entries : [];
+  if (event.method === "append_entries") {
+    const first = message.prev_log_index + 1;
+    const commit = roomy ? `  commit ${message.leader_commit}` : "";
+    if (!entries.length) return roomy ? `heartbeat${term}  prev (${first - 1},${message.prev_log_term})${commit}` : `heartbeat${term}`;
+    const range = entries.length === 1 ? `${first}` : `${first}–${first + entries.length - 1}`;
+    return `${roomy ? name : "Append"}${term}  ${range}${roomy ? ` after (${first - 1},${message.prev_log_term})` : ""}${commit}`;
+  }
+  if (event.method === "install_snapshot") {
+    return `${roomy ? name : "Snapshot"}${term}  to ${message.last_included_index}${roomy ? ` from byte ${message.offset}` : ""}`;
+  }
+  const last = roomy && message.last_log_index !== undefined ? `  last (${message.last_log_index},${message.last_log_term})` : "";
+  return `${name}${term}${last}`;
+}
+
+function answerLabel(event) {
+  const message = event.message;
+  if (!isPlain(message)) return "reply";
+  const term = message.term === undefined ? "" : ` T${message.term}`;
+  if ("vote_granted" in message) return (message.vote_granted ? "yes" : "no") + term;
+  if ("success" in message) return (message.success ? "ok" : "refused") + term;
+  return `reply${term}`;
+}
+
+/** A few words to stand beside an event in the picture; "" when its mark says it all. A call shows its `result`, too. */
+export function label(event, roomy, result) {
+  switch (event.e) {
+    case "send":
+      return requestLabel(event, roomy);
+    case "answer":
+      return answerLabel(event);
+    case "reply":
+      return event.message === null ? `no reply of S${event.from}` : "";
+    case "boot":
+      return event.incarnation === 1 ? "starts" : "restarts";
+    case "crash":
+      return "crashes";
+    case "pause":
+      return "paused";
+    case "resume":
+      return "goes on";
+    case "rate":
+      return `clock at ${event.rate}`;
+    case "save":
+      return event.snapshot_bytes ? `saves ${event.state_bytes} B + snapshot` : `saves ${event.state_bytes} B`;
+    case "apply": {
+      const message = event.message ?? {};
+      if (message.kind === "snapshot") return `applies snapshot to ${message.index}`;
+      const what = message.kind === undefined || message.kind === "command" ? shown(message.command) : message.kind;
+      return `applies ${message.index}: ${what}`;
+    }
+    case "call": {
+      const args = event.method === "snapshot" ? event.message?.[0] : [].concat(event.message).map(shown).join(", ");
+      const returns = result === undefined || result === null ? "" : ` → ${[].concat(result).map(shown).join(", ")}`;
+      return `${event.method}(${args})${returns}`;
+    }
+    case "line":
+      return `${event.topic}: ${event.text}`;
+    case "net":
+    case "note":
+      return event.text;
+    case "advice":
+    case "fault":
+      return `${event.e}: ${event.text}`;
+    default:
+      return "";
+  }
+}

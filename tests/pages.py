@@ -1,0 +1,166 @@
+"""What the tests of the viewer's page share: real runs, made-up ones, and a browser without a screen.
+
+Nothing here waits for time to pass: the page paints when told (`raftlab.paint()`), and is asked what it knows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftlab import catalogue, trace, viewer
+from raftlab.failure import LabFailure
+from raftlab.run import Impl, Run
+from tests import bugs, test_suite_2a
+from tests.conftest import SOLUTION
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (it is in the dev extra)")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to show the page in")
+
+
+@dataclass
+class Kept:
+    """A run's trace in a file, and its events in raftlab's own notation, without the time."""
+
+    path: Path
+    lines: list[str] = field(default_factory=list)
+    failure: str = ""
+
+
+def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> Kept:
+    info = catalogue.find_test(test)
+    impl = Impl(impl_path)
+    run = Run(impl, info, "sim", seed, preempt=True)
+    error = None
+    try:
+        catalogue.script_of(info)(run.cluster)
+    except LabFailure as exc:
+        error = exc
+    finally:
+        run.close()
+        impl.close()
+    failure = run.record(error).failure
+    lines = [trace.line(event)[9:] for event in run.events]
+    return Kept(run.write_trace(folder, failure), lines, failure.text if failure else "")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("viewer")
+
+
+@pytest.fixture(scope="module")
+def calm(folder: Path) -> Kept:
+    """Three servers elect a leader."""
+    return run_of(folder, SOLUTION.parent, "initial_election")
+
+
+@pytest.fixture(scope="module")
+def busy(folder: Path) -> Kept:
+    """Five servers, partitions, long wrong logs."""
+    return run_of(folder, SOLUTION.parent, "backup")
+
+
+@pytest.fixture(scope="module")
+def broken(folder: Path) -> Kept:
+    """A server that forgets its vote, as its test sees it."""
+    bug = test_suite_2a.BUGS["el-vote-cleared-same-term"]
+    (folder / "raft.py").write_text(bugs.changed(bug))
+    return run_of(folder, folder, bug.by)
+
+
+# --- the browser ---
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as play:
+        # CI may run as root, and Chromium's own sandbox does not.
+        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Any:
+    """One for all tests: to open a new one takes longer than most of them."""
+    return browser.new_page(viewport={"width": 1366, "height": 768}, offline=True)
+
+
+@pytest.fixture
+def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
+    """Make the page of a trace and open it, in place of the one before. An error on it fails the test."""
+    errors: list[str] = []
+
+    def on_error(error: Any) -> None:
+        errors.append(str(error))
+
+    def on_console(message: Any) -> None:
+        if message.type == "error":
+            errors.append(message.text)
+
+    def opened(path: Path, link: str = "", **part: float) -> Any:
+        out = tmp_path / f"{path.stem}.html"
+        viewer.write(path, out, **part)
+        tab.goto("about:blank")
+        tab.goto(out.as_uri() + link)
+        return tab
+
+    tab.emulate_media(color_scheme="light")
+    tab.on("pageerror", on_error)
+    tab.on("console", on_console)
+    yield opened
+    tab.evaluate("localStorage.clear()")
+    tab.remove_listener("pageerror", on_error)
+    tab.remove_listener("console", on_console)
+    assert not errors
+
+
+def know(page: Any, what: str) -> Any:
+    """What the page knows: an expression over ``raftlab``, painted first."""
+    return page.evaluate(f"() => {{ raftlab.paint(); return {what}; }}")
+
+
+def events_of(path: Path) -> list[dict[str, Any]]:
+    return list(trace.read(path))[1:]
+
+
+# --- made-up runs ---
+
+
+def message_run(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Events of a made-up run, a hundredth of a second apart: (kind, server, other, id, method, message)."""
+    made: list[dict[str, Any]] = [{"t": 0.0, "e": "boot", "server": server, "incarnation": 1} for server in range(3)]
+    for number, (kind, *values) in enumerate(events, 1):
+        made.append({"t": number / 100, "e": kind, **dict(zip(trace.FIELDS[kind], values, strict=True))})
+    return made
+
+
+def append(term: int, prev: tuple[int, int] = (0, 0), entries: str = "", commit: int = 0) -> dict[str, Any]:
+    listed = [{"term": int(one), "command": f"c{number}"} for number, one in enumerate(entries)]
+    fields = {"prev_log_index": prev[0], "prev_log_term": prev[1], "entries": listed, "leader_commit": commit}
+    return {"term": term, "leader_id": 0, **fields}
+
+
+def exchange(number: int, server: int, to: int, method: str, args: Any, reply: Any) -> list[tuple[Any, ...]]:
+    return [
+        ("send", server, to, number, method, args),
+        ("arrive", to, server, number, method),
+        ("answer", to, server, number, method, reply),
+        ("reply", server, to, number, method, reply),
+    ]
+
+
+def write(path: Path, header: dict[str, Any], events: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in ({"trace": 1, **header}, *events)))
+    return path

@@ -81,7 +81,9 @@ def test_commands(path: Path) -> None:
         arguments = cli._parser().parse_args(words)
         if arguments.command == "test":
             assert session.plan(labs.find(arguments.lab).name, arguments.network, arguments.name)
-        elif arguments.command == "replay":
+        elif arguments.command in ("shrink", "diff") or (arguments.command == "replay" and "@" in arguments.name):
+            catalogue.find_test(arguments.name.partition("@")[0])
+        if arguments.command == "replay" and "@" in arguments.name:
             info = catalogue.find_test(arguments.name.partition("@")[0])
             assert arguments.network in info.networks
 

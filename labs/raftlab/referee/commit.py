@@ -45,17 +45,21 @@ class Commit(Invariant):
                 have = [who for who, upto in self.matched[term].items() if upto >= index]
                 self.by.append((term, index, frozenset((*have, leader))))
                 return
-        held = {who for matched in self.matched.values() for who, upto in matched.items() if upto >= msg.index}
-        held |= set(self._shown.leaders.values())
-        if 2 * len(held) > self._servers:
+        # Of each term: who has told its leader that the entry is there. The leader itself may have it.
+        copies = [
+            {who for who, upto in matched.items() if upto >= msg.index} | {self._shown.leaders.get(term, -1)}
+            for term, matched in self.matched.items()
+        ]
+        most = max(map(len, copies), default=1)
+        if 2 * most > self._servers:
             text = (
                 f"expected S{server} to apply index {msg.index} once a leader has an entry of its own term there, or "
                 "behind it, on a majority, but it did so before"
             )
             raise broken(rules.COMMIT_OWN_TERM, text, frozenset((server,)))
         text = (
-            f"expected a majority to have stored index {msg.index} before S{server} applies it, but at most {len(held)} "
-            f"of {self._servers} can have"
+            f"expected a majority to have stored index {msg.index} before S{server} applies it, but no leader knew it to "
+            f"be on more than {most} of {self._servers} servers"
         )
         raise broken(rules.COMMIT_MAJORITY, text, frozenset((server,)))
 

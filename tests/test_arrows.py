@@ -20,6 +20,7 @@ FLOORS = (
     ("switch",),
     ("service",),
     ("cluster",),
+    ("membership",),
     ("suites",),
     ("catalogue",),
     ("run", "check"),

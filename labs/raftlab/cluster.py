@@ -70,18 +70,22 @@ class Puppet:
 
 
 class Cluster:
-    """``servers`` servers, started by :meth:`start_all`. Those in ``puppets`` are played by the test."""
+    """``servers`` servers, started by :meth:`start_all`. Those in ``puppets`` are played by the test. ``members`` vote in
+    the beginning: all, unless a test of lab 2E says who (:mod:`raftlab.membership` has the rest of that lab)."""
 
-    def __init__(self, world: World, lab: str, seed: int, servers: int, puppets: Collection[int] = ()) -> None:
+    def __init__(
+        self, world: World, lab: str, seed: int, servers: int, puppets: Collection[int] = (),
+        members: Collection[int] | None = None,
+    ) -> None:  # fmt: skip
         if not 1 <= servers <= 25:
             raise ValueError(f"a cluster has 1 to 25 servers, not {servers}")
         self.size = servers
+        self.members = sorted(range(servers) if members is None else members)
         self.network = Network(servers, derive(seed, "network"))
-        self.switch = Switch(world, self.network, Referee(lab, servers, bool(puppets)), servers, seed)
+        self.switch = Switch(world, self.network, Referee(lab, servers, bool(puppets), self.members), servers, seed)
         self.service = Service(self.switch, self.switch.referee.applies, derive(seed, "service"))
         self.random = random.Random(derive(seed, "test"))
         self._world = world
-        self._members = list(range(servers))
         self._has_led = False  # some start() was taken
         self._puppets: dict[int, Puppet] = {}
         for number in puppets:
@@ -125,7 +129,7 @@ class Cluster:
     def start_all(self) -> None:
         for server in range(self.size):
             if not self.seat(server).up:
-                self.switch.boot(server, self._members)
+                self.switch.boot(server, self.members)
         self._until_ready(self.everybody)
 
     def crash(self, server: int) -> None:
@@ -137,7 +141,7 @@ class Cluster:
         """Start a crashed server again (or crash and start it) with what it saved, connected."""
         self.crash(server)
         self.network.connect(server)
-        self.switch.boot(server, self._members)
+        self.switch.boot(server, self.members)
         self._until_ready([server])
 
     def _until_ready(self, servers: Collection[int]) -> None:
@@ -497,12 +501,7 @@ class Cluster:
         raise failure
 
     def expect(
-        self,
-        holds: bool,
-        text: str,
-        rule: Rule | None = None,
-        servers: Collection[int] | None = None,
-        hint: str = "",
+        self, holds: bool, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = ""
     ) -> None:
         """Go on if ``holds``, else :meth:`fail`."""
         if not holds:

@@ -30,6 +30,7 @@ class Asked:
         self.members = frozenset(members)
         self._c = c
         self._since = c.now
+        self._life = c.seat(server).life
         c.switch.referee.asked(server, self.members)
         self._call = c.switch.post_call(server, "change_membership", [sorted(members)])
 
@@ -44,7 +45,7 @@ class Asked:
             text = f"expected S{server}.change_membership({sorted(self.members)}) to answer within {CHANGE_LIMIT:.0f} s"
             c.fail(f"{text}, but it has not", rules.LEARNERS, [server])
         result: Any = c.switch.result(self._call)
-        if result is None and not c.seat(server).up:
+        if result is None and not (c.seat(server).up and c.seat(server).life == self._life):
             return None
         if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
             text = f"expected change_membership() to return (index, term, is_leader), but S{server} returned {result!r}"

@@ -102,17 +102,20 @@ class Commit(Invariant):
             counted = max(counted, self.held(term, last, index))
             since, last = index, later[index]
         counted = max(counted, self.held(term, last))
+        perhaps: list[Configuration] = []
         for (index, of_term), other in self.known.items():
             if index > at and of_term <= term and (index not in log or log[index][0] == of_term):
-                counted = max(counted, self.held(term, other))
+                perhaps.append(other)
         if last.old:
             # C_new may be in its log and on nobody's wire; but only once C_old,new is committed.
             if since <= self.upto or self.held(term, last) >= since:
-                counted = max(counted, self.held(term, Configuration(last.members)))
+                perhaps.append(Configuration(last.members))
         else:
-            for members in self.wanted:
-                if len(members ^ last.members) == 1:
-                    counted = max(counted, self.held(term, Configuration(members)))
+            perhaps += [Configuration(members) for members in self.wanted if len(members ^ last.members) == 1]
+        for other in perhaps:
+            # Who becomes the only member need not show anybody what it commits.
+            alone = other.voters == {self._shown.leaders.get(term)}
+            counted = max(counted, at if alone else self.held(term, other))
         return counted if counted >= at else 0
 
     def _told(self, msg: ApplyMsg, members: frozenset[int]) -> Configuration:

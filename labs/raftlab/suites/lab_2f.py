@@ -327,6 +327,26 @@ def test_old_leader_returns(cluster: Start) -> None:
 
 
 @points(5)
+def test_old_leader_is_needed(cluster: Start) -> None:
+    """Of two that are left only the leader of before has the newer log: the other one says yes to it."""
+    c = cluster(3)
+    for number in range(3):
+        c.agree(f"by all, {number}", 3)
+        old = c.settled_leader()
+        other, gone = without(range(3), old)
+        c.crash(gone)
+        held = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
+        c.propose(old, f"on S{old} alone, {number}")
+        c.sleep(0.05)
+        c.partition([old], [other])
+        _gives_up(c, old, "which is alone")
+        held.drop()
+        c.heal()
+        c.agree(f"by the two, {number}", 2, within=20.0)
+        c.restart(gone)
+
+
+@points(5)
 def test_changing_members(cluster: Start) -> None:
     """Pre-votes in the middle of a change of members: most of both sets must say yes, and then one is elected."""
     c = cluster(6, members=range(3))

@@ -9,8 +9,8 @@ from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.failure import Rule
 from raftlab.membership import Asked, configured, leader_of, refused
 from raftlab.referee import Message
-from raftlab.suites.players import Follower, campaign, grant
-from raftlab.switch import Hold
+from raftlab.suites.players import Follower, asked, campaign, grant
+from raftlab.switch import Flight, Hold
 
 PART_2 = "This is part 2: it needs joint consensus."
 
@@ -43,14 +43,14 @@ def carries(members: Collection[int], joint: bool | None = None) -> Callable[[Me
     return look
 
 
-def hold_change(c: Cluster, asked: Asked, leg: str, joint: bool | None = None) -> Hold:
+def hold_change(c: Cluster, change: Asked, leg: str, joint: bool | None = None) -> Hold:
     """Hold the requests that bring the configuration, or their answers, until there is one. A leader that refuses what
     it is asked for fails the test."""
-    hold = c.hold("append_entries", src=asked.server, leg=leg, when=carries(asked.members, joint))
-    if not c.wait_for(10.0, lambda: bool(hold.messages) or not asked.pending) or not hold.messages:
+    hold = c.hold("append_entries", src=change.server, leg=leg, when=carries(change.members, joint))
+    if not c.wait_for(10.0, lambda: bool(hold.messages) or not change.pending) or not hold.messages:
         c.wait_for(1.0, lambda: bool(hold.messages))
-    if not hold.messages and not asked.pending and (asked.answer() or (0, 0, False))[::2] == (-1, True):
-        refused(c, asked.server, asked.members)
+    if not hold.messages and not change.pending and (change.answer() or (0, 0, False))[::2] == (-1, True):
+        refused(c, change.server, change.members)
     return hold
 
 
@@ -77,21 +77,21 @@ def crash_in_change(c: Cluster, now: Collection[int], then: Collection[int], pha
     leader = leader_of(c, now)
     new = sorted(set(then) - set(now))
     kept = c.hold("append_entries", dst=new[0]) if new and phase == "while others catch up" else None
-    asked = Asked(c, leader, then)
+    change = Asked(c, leader, then)
     c.note(f"S{leader} is going to crash {phase}")
     hold: Hold | None = None
     if phase in ("with the entry", "with C_old,new"):
-        hold = hold_change(c, asked, "request", joint)
+        hold = hold_change(c, change, "request", joint)
     elif phase in ("once the entry is sent", "once C_old,new is sent"):
-        hold = hold_change(c, asked, "reply", joint)
+        hold = hold_change(c, change, "reply", joint)
     elif phase == "with C_new":
-        hold = hold_change(c, asked, "request", False)
+        hold = hold_change(c, change, "request", False)
     elif phase == "once C_new is sent":
-        hold = hold_change(c, asked, "reply", False)
+        hold = hold_change(c, change, "reply", False)
     elif phase == "while others catch up":
         c.sleep(0.3)
     else:
-        c.wait_for(10.0, lambda: not asked.pending)
+        c.wait_for(10.0, lambda: not change.pending)
         c.sleep(0.2)
     c.crash(leader)
     for each in (hold, kept):
@@ -113,7 +113,10 @@ class Voters:
         """S0 stands for election and gets the votes of ``grants``, which are enough, or are not."""
         c = self.c
         self.granting = set(grants)
-        campaign(c, c.get_state(0)[0])
+        above, _ = c.get_state(0)
+        c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c, above)) or c.get_state(0)[1])
+        if not c.get_state(0)[1]:
+            campaign(c, above)
         wait = ELECTION_LIMIT if wins else 2.5
         c.wait_for(wait, lambda: c.get_state(0)[1])
         leads = c.get_state(0)[1]
@@ -123,11 +126,19 @@ class Voters:
 
 
 class Storing:
-    """Puppets as followers that keep logs, up to a limit that the test moves, and vote for S0."""
+    """Puppets as followers that keep logs, up to a limit that the test moves, and vote for S0. Those in ``silent_to`` do
+    not answer when the configuration with these members comes."""
 
     def __init__(self, c: Cluster) -> None:
         self.c = c
         self.followers = {puppet.number: Follower(c, puppet.number) for puppet in c.puppets}
+        self.silent_to: dict[int, list[int]] = {}
+        for puppet in c.puppets:
+            puppet.answer["append_entries"] = self._append
+
+    def _append(self, flight: Flight) -> Message | None:
+        members = self.silent_to.get(flight.dst)
+        return None if members and carries(members, False)(flight.args) else self.followers[flight.dst].append(flight)
 
     def stop_at(self, index: int, *numbers: int) -> None:
         for number in numbers:
@@ -136,3 +147,12 @@ class Storing:
     def go_on(self, *numbers: int) -> None:
         for number in numbers:
             self.followers[number].limit = 1_000_000
+
+    def in_the_end(self, done: Callable[[], bool]) -> bool:
+        """Wait for up to 10 s. S0 may have lost its term while nobody answered: then it needs a command to commit in
+        the next one, so there are some."""
+        for number in range(20):
+            if self.c.wait_for(2 * ELECTION_LIMIT / 20, done):
+                return True
+            self.c.propose(0, f"and on, {number}")
+        return done()

@@ -457,11 +457,8 @@ class Raft:
                     continue
                 # endregion
                 args = self._become_candidate()
-            self._ask_for_votes(args)
-
-    def _ask_for_votes(self, args: RequestVoteArgs) -> None:
-        for server in self._others():
-            threading.Thread(target=self._ask_for_vote, args=(server, args), daemon=True).start()
+            for server in self._others():
+                threading.Thread(target=self._ask_for_vote, args=(server, args), daemon=True).start()
 
     def _become_candidate(self) -> RequestVoteArgs:
         """Figure 2, Candidates: a new term, a vote for myself, a fresh timer. Called with the lock held."""
@@ -842,15 +839,7 @@ class Raft:
         """Save what must survive a crash, before anybody is told of it. Called with the lock held.
 
         Should the disk fail, the OSError ends this thread, and the lab this server: it must not answer any more."""
-        # region 2E: a configuration is more than these
-        # skeleton: entries = [(entry.term, entry.command, entry.kind) for entry in self.entries]
-        entries = [
-            (entry.term, entry.command, entry.kind)
-            if entry.members is None
-            else (entry.term, entry.command, entry.kind, entry.members, entry.old_members)
-            for entry in self.entries
-        ]
-        # endregion
+        entries = [list(vars(entry).values()) for entry in self.entries]
         state = json.dumps((self.current_term, self.voted_for, self.base, entries))
         self.persister.save(state.encode(), snapshot)
 
@@ -1125,7 +1114,8 @@ class Raft:
                 return
             self.asking = None
             args = self._become_candidate()
-        self._ask_for_votes(args)
+        for other in self._others():
+            threading.Thread(target=self._ask_for_vote, args=(other, args), daemon=True).start()
 
     def _is_answered(self) -> bool:
         """Whether a majority has answered this leader within an election timeout. Called with the lock held."""

@@ -98,7 +98,10 @@ BUGS = {
     "mb-removed-leader-early-stepdown": Bug(
         "leader_counts_itself_out",
         "expected S0 to apply index 2, which two of the three others have, and to step down within 10 s, but",
-        {_APPENDED: _APPENDED + '        if self.me not in members:\n            self._step_down("removed")\n'},
+        {
+            _APPENDED: _APPENDED + '        if self.me not in members:\n            self._step_down("removed")\n',
+            _MAY_STAND: "        return self.me in self.members | self.old_members\n",
+        },
     ),
     "mb-removed-leader-never-stands": Bug(
         "removed_leader_crashes",

@@ -94,15 +94,16 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
             term, leads = c.states([server]).get(server, (0, False))
             if not leads:
                 continue
-            index, _, leads = change(c, server, members)
+            answer = change(c, server, members)
+            index, _, leads = answer
             if leads and index > 0:
                 refused_since = None
                 if c.wait_for(5.0, lambda at=index: configured(c, members, at) > 0):  # type: ignore[misc]
                     return index
-            elif leads:
+            elif leads or c.states([server]).get(server, (0, False)) == (term, True):
                 refused_since = c.now if refused_since is None else refused_since
                 if c.now > refused_since + REFUSED_FOR:
-                    refused(c, server, members)
+                    refused(c, server, members, answer)
                 # It may have nothing of its own term to commit.
                 c.propose(server, f"S{server} leads term {term}")
         c.sleep(0.2)
@@ -112,8 +113,12 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
     )
 
 
-def refused(c: Cluster, server: int, members: Collection[int]) -> None:
+def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = (-1, 0, True)) -> None:
     """A leader goes on refusing what it could do: say why, if the reason is plain."""
+    if not answer[2]:
+        text = f"expected S{server}, which leads, to change the members to {sorted(members)}, but it answers {answer}"
+        hint = "Begin with step 1 of the handout of lab 2E." if answer == (-1, -1, False) else ""
+        c.fail(text, rules.CHANGE_ANSWERS, [server], hint)
     commit = c.switch.referee.commit
     before = frozenset(c.members) if commit is None else commit.in_force(commit.applied_upto).members
     text = f"expected S{server} to change the members from {sorted(before)} to {sorted(members)}, but it refuses"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +57,8 @@ class _AppliesOnly(Invariant):
 class Plain(Cluster):
     """A cluster without the referee."""
 
-    def __init__(self, world: Any, lab: str, seed: int, servers: int, puppets: Collection[int] = ()) -> None:
-        super().__init__(world, lab, seed, servers, puppets)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.switch.referee = _AppliesOnly(self.switch.referee.applies)  # type: ignore[assignment]
 
 

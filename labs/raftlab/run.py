@@ -74,7 +74,13 @@ class Run:
         self._wall = time.monotonic()
         self._cpu = time.process_time()
 
-    def cluster(self, servers: int, puppets: Collection[int] = (), start: bool = True) -> Cluster:
+    def cluster(
+        self,
+        servers: int,
+        puppets: Collection[int] = (),
+        start: bool = True,
+        members: Collection[int] | None = None,
+    ) -> Cluster:
         """Start the run's cluster (the ``cluster`` fixture of a suite)."""
         if self._cluster is not None:
             raise RuntimeError("a test has one cluster")
@@ -82,7 +88,7 @@ class Run:
             self._world = self._make_world()
         except HostLost as lost:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
-        self._cluster = self._kind(self._world, self.info.lab, self._own_seed, servers, puppets)
+        self._cluster = self._kind(self._world, self.info.lab, self._own_seed, servers, puppets, members)
         if self._turn is not None:
             when, number = self._turn
             switch = self._cluster.switch

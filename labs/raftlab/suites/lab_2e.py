@@ -19,6 +19,7 @@ from raftlab.suites.leader import Leader as Sender
 from raftlab.suites.members import (
     Storing,
     Voters,
+    agree_by,
     commits_alone,
     commits_nothing,
     configuration,
@@ -58,14 +59,14 @@ def test_remove_one(cluster: Start) -> None:
     left = without(range(4), gone)
     index = reconfigure(c, left)
     expect_members(c, left, index, f"after S{gone} was removed")
-    c.agree("by three", 3, among=left)
+    agree_by(c, "by three", left)
     leader = leader_of(c, left)
     others = without(left, leader)
     c.partition([leader, gone], others)
     commits_nothing(c, leader, f"since S{leader} is one of three, and S{gone} no longer counts")
     commits_alone(c, others, "two of three")
     c.heal()
-    c.agree("by three again", 3, among=left)
+    agree_by(c, "by three again", left)
 
 
 @points(4)
@@ -78,7 +79,7 @@ def test_replace_in_two_steps(cluster: Start) -> None:
     left = without(range(4), gone)
     reconfigure(c, left, among=range(4))
     c.crash(gone)
-    c.agree("by the three that are left", 3, among=left)
+    agree_by(c, "by the three that are left", left)
     commits_alone(c, [left[0], 3], "one of the old ones, and the new one")
 
 
@@ -96,7 +97,7 @@ def test_remove_the_leader(cluster: Start) -> None:
         said = f"expected S{old}, which is removed, to step down within 5 s, but it still leads"
         c.expect(not c.get_state(old)[1], said, rules.REMOVED_LEADER, [old])
         c.one_leader(among=left)
-        c.agree(f"without S{old}", len(left), among=left)
+        agree_by(c, f"without S{old}", left)
 
 
 @points(5)
@@ -115,7 +116,7 @@ def test_removed_leader_crashes(cluster: Start) -> None:
     c.agree("after all", 1, within=20.0)
     reconfigure(c, [other])
     c.crash(first)
-    c.agree("by the other one alone", 1, among=[other])
+    agree_by(c, "by the other one alone", [other])
 
 
 # Sim only: the dead one must be removed before the leader has waited too long for its answer.
@@ -152,7 +153,7 @@ def test_grow_and_shrink(cluster: Start) -> None:
         if leader is not None:
             c.propose_together(leader, [f"{size}: {number}" for number in range(5)])
         reconfigure(c, range(size))
-        c.agree(f"by {size}", size, among=range(size))
+        agree_by(c, f"by {size}", range(size))
     c.partition([0])
     c.agree("by one again", 1, among=[0])
 
@@ -165,7 +166,7 @@ def test_changes_on_a_bad_network(cluster: Start) -> None:
     c.agree("by three", 3, within=20.0)
     for members in ((0, 1, 2, 3), (1, 2, 3), (1, 2, 3, 4), (0, 1, 2, 3, 4), (0, 1, 2, 4), (0, 1, 4)):
         reconfigure(c, members)
-        c.agree(f"by {members}", len(members), among=members, within=20.0)
+        agree_by(c, f"by {members}", members)
 
 
 @points(5)
@@ -192,7 +193,7 @@ def test_outsiders_do_not_count(cluster: Start) -> None:
         c.no_leader(among=[leader, 3, 4])
     c.heal()
     c.expect(not asked.pending, "expected the crash to end the change", rules.CHANGE_ANSWERS)
-    c.agree("by three again", 3, among=range(3))
+    agree_by(c, "by three again", range(3))
 
 
 @points(5)
@@ -338,7 +339,7 @@ def test_leader_crashes_in_a_change(cluster: Start) -> None:
         c.agree(f"without S{leader} again, {phase}", 2, within=20.0)
         c.restart(leader)
         reconfigure(c, now)
-        c.agree(f"with three, {phase}", 3, among=now, within=20.0)
+        agree_by(c, f"with three, {phase}", now)
 
 
 @points(5)
@@ -357,7 +358,7 @@ def test_partition_in_a_change(cluster: Start) -> None:
         # The other two know of no change, and are two of three.
         c.agree(f"by the other two, {number}", 2, among=rest, within=20.0)
         c.heal()
-        c.agree(f"by three again, {number}", 3, among=range(3), within=20.0)
+        agree_by(c, f"by three again, {number}", range(3))
         # It was never committed, so it is undone everywhere: two of three are enough, whoever they are.
         commits_alone(c, [leader, rest[0]], "two of three")
         c.heal()
@@ -398,10 +399,10 @@ def test_snapshot_carries_the_configuration(cluster: Start) -> None:
     reconfigure(c, (1, 2, 3))
     for number in range(3):
         c.propose_together(c.one_leader(among=(1, 2, 3)), [f"{number}: {at}" for at in range(8)])
-        c.agree(f"by the three, {number}", 3, among=(1, 2, 3))
+        agree_by(c, f"by the three, {number}", (1, 2, 3))
     reconfigure(c, (1, 2, 3, 4))
     c.propose_together(c.one_leader(among=(1, 2, 3, 4)), [f"at last: {at}" for at in range(12)])
-    c.agree("by the four", 4, among=(1, 2, 3, 4))
+    agree_by(c, "by the four", (1, 2, 3, 4))
     for server in range(5):
         c.crash(server)
     c.start_all()
@@ -412,7 +413,7 @@ def test_snapshot_carries_the_configuration(cluster: Start) -> None:
         c.no_leader()
     commits_alone(c, (2, 3, 4), "three of the four")
     c.heal()
-    c.agree("by the four again", 4, among=(1, 2, 3, 4))
+    agree_by(c, "by the four again", (1, 2, 3, 4))
 
 
 @points(6)

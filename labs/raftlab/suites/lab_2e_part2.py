@@ -14,6 +14,7 @@ from raftlab.suites.members import (
     PART_2,
     Storing,
     Voters,
+    agree_by,
     commits_alone,
     commits_nothing,
     configuration,
@@ -34,7 +35,7 @@ def test_part2_replace_one(cluster: Start) -> None:
     left = without(range(4), gone)
     index = reconfigure(c, left)
     expect_members(c, left, index, f"after S3 took S{gone}'s place")
-    c.agree("by the new three", 3, among=left)
+    agree_by(c, "by the new three", left)
     commits_alone(c, [3, left[0]], "two of the three")
 
 
@@ -48,7 +49,7 @@ def test_part2_any_set(cluster: Start) -> None:
         if leader is not None:
             c.propose_together(leader, [f"to {members}: {number}" for number in range(5)])
         reconfigure(c, members)
-        c.agree(f"by {members}", len(members), among=members)
+        agree_by(c, f"by {members}", members)
 
 
 @points(6)
@@ -65,7 +66,7 @@ def test_part2_swap_all(cluster: Start) -> None:
     c.expect(not c.get_state(old)[1], said, rules.REMOVED_LEADER, [old])
     for server in range(3):
         c.crash(server)
-    c.agree("by the new three", 3, among=(3, 4, 5))
+    agree_by(c, "by the new three", (3, 4, 5))
     c.crash(c.one_leader(among=(3, 4, 5)))
     c.agree("by two of the new three", 2, among=[server for server in (3, 4, 5) if c.seat(server).up])
 
@@ -82,7 +83,7 @@ def test_part2_minority_of_the_new(cluster: Start) -> None:
     commits_nothing(c, leader, "since only one of the new three has it", rules.BOTH_MAJORITIES)
     c.heal()
     reconfigure(c, (3, 4, 5), among=range(6))
-    c.agree("by the new three", 3, among=(3, 4, 5))
+    agree_by(c, "by the new three", (3, 4, 5))
 
 
 @points(6)
@@ -100,7 +101,7 @@ def test_part2_minority_of_the_old(cluster: Start) -> None:
     c.agree("by the other two", 2, among=rest, within=20.0)
     c.heal()
     reconfigure(c, (leader, 3, 4, 5))
-    c.agree("by the new four", 4, among=(leader, 3, 4, 5))
+    agree_by(c, "by the new four", (leader, 3, 4, 5))
 
 
 @points(6)
@@ -120,7 +121,7 @@ def test_part2_leader_crashes(cluster: Start) -> None:
         c.agree(f"without S{leader}, which crashed {phase}", 2, within=20.0)
         c.restart(leader)
         reconfigure(c, then)
-        c.agree(f"by all the new, {phase}", 3, among=then, within=20.0)
+        agree_by(c, f"by all the new, {phase}", then)
         now, then = then, now
 
 
@@ -130,7 +131,7 @@ def test_part2_restart_between_two(cluster: Start) -> None:
     c = cluster(6, members=range(3))
     now, then = [0, 1, 2], [3, 4, 5]
     for number in range(3):
-        c.agree(f"before, {number}", 2, among=now)
+        c.agree(f"before, {number}", 2, within=20.0)
         leader = leader_of(c, now)
         asked = Asked(c, leader, then)
         hold = hold_change(c, asked, "request", joint=False)
@@ -175,7 +176,7 @@ def test_part2_two_leaders(cluster: Start) -> None:
         c.agree(f"by two of the old, {number}", 2, among=rest, within=20.0)
         c.heal()
         c.agree(f"by the old three again, {number}", 3, within=20.0)
-        c.agree("and once more", 3, among=range(3))
+        agree_by(c, "and once more", range(3))
 
 
 @points(5)
@@ -249,7 +250,7 @@ def test_part2_service_is_told(cluster: Start) -> None:
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     index = reconfigure(c, (2, 3, 4, 5), among=range(6))
-    c.agree("by the new four", 4, among=(2, 3, 4, 5))
+    agree_by(c, "by the new four", (2, 3, 4, 5))
     told = {at: value[1] for at, value in c.switch.referee.applies.values.items() if value[0] == "configuration"}
     first = told.get(index)
     said = f"expected the services to be told of C_old,new at index {index}, with all who vote, [0, 1, 2, 3, 4, 5], but"

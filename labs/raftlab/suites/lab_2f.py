@@ -19,7 +19,7 @@ from raftlab.flight import Flight
 from raftlab.membership import Asked, leader_of, reconfigure
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
-from raftlab.suites.members import hold_change, without
+from raftlab.suites.members import agree_by, hold_change, without
 from raftlab.suites.players import Follower, append, ask_vote, asked, entries, grant, lead, send_append
 
 
@@ -360,13 +360,13 @@ def test_changing_members(cluster: Start) -> None:
     # One half alone elects nobody, whichever of the two configurations counts by now.
     c.restart(leader)
     reconfigure(c, (3, 4, 5))
-    c.agree("by the new three", 3, among=(3, 4, 5))
+    agree_by(c, "by the new three", (3, 4, 5))
     c.partition([0, 1, 2, 3], [4, 5])
     c.one_leader(among=(4, 5))
     c.sleep(2.0)
     c.no_leader(among=(0, 1, 2, 3))
     c.heal()
-    c.agree("by the new three again", 3, among=(3, 4, 5))
+    agree_by(c, "by the new three again", (3, 4, 5))
 
 
 # --- one real server, S0; the test plays the others ---

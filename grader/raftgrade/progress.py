@@ -52,7 +52,8 @@ class Progress:
         self.show()
 
     def dropped(self, runs: dict[str, int]) -> None:
-        """So many runs by network will not be made: their submission was refused."""
+        """So many runs by network will not be made: their submission was refused, their lab stays shut, or a sequential
+        test was sure sooner (or later: then the number is below 0)."""
         for network, number in runs.items():
             self._todo[network] -= number
         self.show()
@@ -73,7 +74,7 @@ class Progress:
     def line(self) -> str:
         """``12 of 320 runs · 8.1/s · 2 failed · about 38 s left · alice 2A``"""
         spent = self._clock() - self._started
-        left = sum(self._todo.values())
+        left = max(0, sum(self._todo.values()))
         parts = [f"{self._done} of {self._done + left} runs"]
         if self._done and spent > 0:
             parts.append(f"{self._done / spent:.1f}/s")
@@ -87,7 +88,7 @@ class Progress:
     def left_s(self) -> float:
         """An estimate of the seconds that remain: what is left of each network at its own price."""
         price = {network: total / runs for network, (total, runs) in self._cost.items()}
-        return sum(number * price[network] for network, number in self._todo.items()) / self._workers
+        return sum(max(0, number) * price[network] for network, number in self._todo.items()) / self._workers
 
     def close(self) -> None:
         """Leave the terminal's line as we found it."""

@@ -174,15 +174,7 @@ class Run:
 
     def replay_command(self) -> str:
         """The command that makes the same run again (in rpyc: the same test and faults, not the same schedule)."""
-        path = os.path.relpath(self.impl.path)
-        parts = ["raftlab", "replay", f"{self.info.name}@{self.seed}"]
-        if path != "raft.py":
-            parts += ["--impl", path]
-        if self.network != "sim":
-            parts += ["--network", self.network]
-        if not self.preempt:
-            parts += ["--no-preempt"]
-        return shlex.join(parts)
+        return replay_command(self.info.name, self.seed, self.impl.path, self.network, self.preempt)
 
     @property
     def made(self) -> Cluster | None:
@@ -195,6 +187,19 @@ class Run:
         if not failure.events and self._cluster is not None:
             failure.events = self._cluster.switch.trace.tail(12, error.servers)
         return failure
+
+
+def replay_command(test: str, seed: int, impl: str | Path, network: str, preempt: bool) -> str:
+    """The command that makes a run again, as it is typed in the current folder."""
+    path = os.path.relpath(impl)
+    parts = ["raftlab", "replay", f"{test}@{seed}"]
+    if path != "raft.py":
+        parts += ["--impl", path]
+    if network != "sim":
+        parts += ["--network", network]
+    if not preempt:
+        parts += ["--no-preempt"]
+    return shlex.join(parts)
 
 
 def _story(error: BaseException) -> str:

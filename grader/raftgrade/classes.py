@@ -40,3 +40,29 @@ def name(failure: Failure, outcome: str) -> str:
     if rough in ("machine", "deadlock", "exception"):
         return rough
     return f"{rough}: {failure.kind}"
+
+
+_WORDS = {
+    "machine": "could not be judged",
+    "deadlock": "a deadlock",
+    "exception": "an exception that nobody caught",
+    "timeout: never-reported": "a run that never ended",
+    "timeout: init-hangs": "Raft(...) that does not return",
+    "timeout: host-hangs": "code that computes or blocks for ever",
+    "timeout: busy-loop": "a thread that never waits",
+    "timeout: no-answer": "a call that gets no answer",
+    "contract: refused-call": "a call that the simulator cannot let through",
+    "contract: not-by-value": "a message that cannot travel as bytes",
+    "contract: bad-reply": "a handler that returns no proper reply",
+    "contract: bad-message": "a message of the wrong shape",
+    "contract: bad-result": "a method that returns the wrong thing",
+    "contract: bad-apply": "a wrong ApplyMsg",
+    "contract: bad-peer": "a call to a server or method that is not there",
+    "other: flood": "far too many messages, saves or lines",
+    "other: assertion": "an expectation of a test that no rule stands behind",
+}
+
+
+def words(sort: str) -> str:
+    """A class in words for people."""
+    return _WORDS.get(sort, sort.removeprefix("rule: "))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from statistics import mean, median
 
+from raftgrade import classes
 from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftgrade.text import count, number, one_line
 from raftlab.failure import Rule
@@ -52,9 +53,8 @@ def heat_map(report: Report) -> list[str]:
     labs = [lab for lab in report.settings.labs if any(test.lab == lab for test in tests)]
     spans = "".join(f'<th colspan="{sum(t.lab == lab for t in tests)}" class="lab">{escape(lab)}</th>' for lab in labs)
     names = "".join(
-        f'<th class="{_edge(tests, place)}" title="{attr(f"{test.lab} {test.name}: {test.title}")}">'
-        f"<span>{attr(test.name)}</span></th>"
-        for place, test in enumerate(tests)
+        f'<th title="{attr(f"{test.lab} {test.name}: {test.title}")}"><span>{attr(test.name)}</span></th>'
+        for test in tests
     )
     ordered = sorted(report.submissions, key=lambda each: (-each.points, each.name))
     rows = [_row(tests, submission) for submission in ordered]
@@ -93,7 +93,7 @@ def _row(tests: list[TestResult], submission: SubmissionResult) -> str:
     link = f'<a href="#s-{attr(submission.slug)}">{name}</a>'
     points = number(submission.points) + ("" if submission.final else "?")
     return (
-        f'<tr data-name="{attr(submission.name.casefold(), 60)}" data-mark="{submission.points:.4f}">'
+        f'<tr data-name="{attr(submission.name.casefold())}" data-mark="{submission.points:.4f}">'
         f'<th class="who" scope="row">{link}</th><td class="mark">{points}</td>{"".join(cells)}</tr>'
     )
 
@@ -203,7 +203,7 @@ def _rule(sort: str, rule: Rule | None, students: int, runs: int, total: int) ->
         source = f"<span class='soft'>({attr(rule.section)}; {attr(rule.handout)})</span>"
         said = f"<b>{attr(rule.name)}</b><br>{attr(rule.says)} {source}"
     else:
-        said = f"<b>{attr(sort)}</b>"
+        said = f"<b>{attr(classes.words(sort))}</b>"
     numbers = f"{count(students, 'submission')}<br><span class='soft'>{count(runs, 'run')}</span>"
     return f"<tr><td>{said}{_bar(students / total, 'bad')}</td><td>{numbers}</td></tr>"
 

@@ -87,7 +87,7 @@ def _test(place: int, test: TestResult) -> dict[str, Any]:
             same = [bad for bad in network.bad if bad.sort == sort and bad.outcome == "failed"]
             if same:
                 seeds = "" if network.hidden else f" (seeds {spans([bad.seed for bad in same])})"
-                blocks.append(f"{len(same)} times{seeds}:\n" + explain.as_text(same[0].failure, _local(same[0].replay)))
+                blocks.append(f"{len(same)} times{seeds}:\n" + explain.as_text(same[0].failure, same[0].replay))
     if not passed(test):
         blocks += [f"advice: {line}" for line in test.advice]
     return {
@@ -101,15 +101,6 @@ def _test(place: int, test: TestResult) -> dict[str, Any]:
         "visibility": "visible",
         "extra_data": {"title": printable(test.title)},
     }
-
-
-def _local(replay: str) -> str:
-    """The command as the student types it: their raft.py is not where the grader's is."""
-    words = replay.split()
-    if "--impl" in words:
-        place = words.index("--impl")
-        del words[place : place + 2]
-    return " ".join(words)
 
 
 # --- the autograder ---

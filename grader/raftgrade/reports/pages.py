@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html import escape
 
+from raftgrade import classes
 from raftgrade.reports.charts import attr, cell, clean_tests
 from raftgrade.results import Bad, NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftgrade.text import count, number, one_line, printable, spans
@@ -12,6 +13,7 @@ from raftlab import explain
 from raftlab.failure import Failure
 
 Pictures = dict[tuple[str, str], str]  # slug, trace → link
+OPEN = 3  # ways to fail that are told without a click
 MOST_TESTS = 6  # that one way to fail names before it only counts
 
 
@@ -59,7 +61,9 @@ def student(report: Report, submission: SubmissionResult, found: Pictures, alone
     told = groups(submission)
     if told:
         lines.append("<h2>What went wrong</h2>")
-        lines += [line for group in told for line in _group(submission, group, found)]
+        lines += [
+            line for place, group in enumerate(told) for line in _group(report, submission, group, found, place < OPEN)
+        ]
     elif submission.state == "graded":
         lines.append("<h2>Nothing went wrong</h2><p>Every run that could be judged has passed.</p>")
     advice = [(test, line) for test in submission.tests for line in test.advice]
@@ -109,9 +113,12 @@ def _test(submission: SubmissionResult, test: TestResult) -> str:
     shown = test.networks[0]
     time = f"{shown.lab_s.p50:.1f} s" if shown.lab_s is not None else ""
     notes = "".join(f'<br><span class="warn">{attr(note)}</span>' for note in test.notes)
+    # What a test is about matters where it is red; elsewhere it waits under the mouse.
+    name = f'<span title="{attr(test.title)}">{attr(test.name)}</span>'
+    if not passed(test):
+        name = f'<b>{attr(test.name)}</b><br><span class="soft">{attr(test.title)}</span>'
     return (
-        f'<tr><td class="{tone} sign">{sign}</td><td><b>{attr(test.name)}</b><br>'
-        f'<span class="soft">{attr(test.title)}</span>{notes}</td><td class="runs">{runs}</td>'
+        f'<tr><td class="{tone} sign">{sign}</td><td>{name}{notes}</td><td class="runs">{runs}</td>'
         f'<td title="median of virtual time">{time}</td>'
         f"<td>{number(test.points)}/{number(test.max_points)}</td></tr>"
     )
@@ -128,17 +135,18 @@ def _runs(network: NetworkResult) -> str:
     return f'<span title="{title}">{network.passes}/{judged} {name}</span>{extra}'
 
 
-def _group(submission: SubmissionResult, group: Group, found: Pictures) -> list[str]:
-    tests = [_place(*place) for place in group.places[:MOST_TESTS]]
+def _group(report: Report, submission: SubmissionResult, group: Group, found: Pictures, opened: bool) -> list[str]:
+    secret = report.settings.hidden is None
+    tests = [_place(*place, secret) for place in group.places[:MOST_TESTS]]
     if len(group.places) > MOST_TESTS:
         tests.append(f"and {count(len(group.places) - MOST_TESTS, 'more test')}")
     first = group.first
     error = first.outcome == "error"
-    title = "Not judged: the machine's fault, or ours" if error else one_line(group.sort, 120)
+    title = "Not judged: the machine's fault, or ours" if error else one_line(classes.words(group.sort), 120)
     link = found.get((submission.slug, first.trace))
     picture = f'<p><a class="picture" href="{escape(link, quote=True)}">picture of the run ↗</a></p>' if link else ""
     return [
-        f'<details class="group{" error" if error else ""}" open>',
+        f'<details class="group{" error" if error else ""}"{" open" if opened else ""}>',
         f"<summary><b>{attr(title)}</b> <small>{count(group.runs, 'run')}</small></summary>",
         explain.as_html(_printable(first.failure), printable(first.replay)),
         picture,
@@ -147,8 +155,12 @@ def _group(submission: SubmissionResult, group: Group, found: Pictures) -> list[
     ]
 
 
-def _place(test: TestResult, network: NetworkResult, seeds: list[int]) -> str:
-    where = "hidden seeds" if network.hidden else f"{network.network} seeds {spans(seeds)}"
+def _place(test: TestResult, network: NetworkResult, seeds: list[int], secret: bool) -> str:
+    where = (
+        "hidden seeds"
+        if network.hidden and secret
+        else f"{'hidden' if network.hidden else network.network} seeds {spans(seeds)}"
+    )
     return f"{attr(test.lab)} {attr(test.name)} ({escape(where)}{'' if not passed(test) else ', forgiven'})"
 
 

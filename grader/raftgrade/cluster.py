@@ -258,17 +258,27 @@ class Dask:
         """Put what came back where a job done here would have put it."""
         assert answer.finished is not None
         folder = self._store.traces(job.slug)
-        for name, data in answer.traces.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / Path(name).name).write_bytes(zlib.decompress(data))
         if answer.log:
             self._store.log(job.id).write_bytes(answer.log)
         for record in answer.finished.records:
-            name = Path(record.trace).name
-            record.trace = str(folder / name) if name in answer.traces else ""
             if record.replay:
                 record.replay = replay_command(record.test, record.seed, job.path, record.network, record.preempt)
+            name = Path(record.trace).name
+            record.trace = str(folder / name) if name in answer.traces else ""
+            if record.trace:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(_retold(zlib.decompress(answer.traces[name]), record.replay))
         return answer.finished
+
+
+def _retold(trace: bytes, replay: str) -> bytes:
+    """``trace`` with the command in its header that replays it here."""
+    header, _, events = trace.partition(b"\n")
+    try:
+        told = msgspec.json.decode(header, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return trace
+    return msgspec.json.encode({**told, "replay": replay}) + b"\n" + events
 
 
 def _said(exc: BaseException) -> str:

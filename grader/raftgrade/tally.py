@@ -161,6 +161,7 @@ class Tally:
         self._runs: dict[Key, Runs] = {}
         self._refused: dict[str, Refused] = {}
         self._rules: dict[Rule, Rule] = {}
+        self._stale = {submission.name for submission in plan.submissions}
         self._by_name = {submission.name: submission for submission in plan.submissions}
         for submission in plan.submissions:
             for test in submission.tests:
@@ -174,6 +175,7 @@ class Tally:
             if entry.submission not in self._by_name or entry.submission in self._refused:
                 return False
             self._refused[entry.submission] = entry
+            self._stale.add(entry.submission)
             return True
         record = entry.record
         runs = self.runs(entry.submission, record.lab, record.test, record.network, record.seed)
@@ -182,6 +184,7 @@ class Tally:
         again = record.seed in runs.outcomes
         if not runs.take(record, self._rules):
             return False
+        self._stale.add(entry.submission)
         self.done += not again
         self.failed += record.outcome == "failed"
         return True
@@ -196,10 +199,11 @@ class Tally:
 
     def make(self, complete: bool, seconds: float) -> Report:
         """The report as of now. ``seconds`` is how long the run has taken."""
-        for submission in self.report.submissions:
-            self.sum_up(submission.name)
+        for name in sorted(self._stale):
+            submission = self.sum_up(name)
             if submission.state == "graded" and not submission.errors:
                 self._let_go(submission)
+        self._stale.clear()
         self.report.complete = complete
         self.report.seconds = round(seconds, 3)
         return self.report

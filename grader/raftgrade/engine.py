@@ -11,7 +11,7 @@ import heapq
 import itertools
 import queue
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,9 +119,16 @@ class Local:
 
 class Work:
     """What is still to do, in the order of the submissions: the check of one, then its jobs, then the next
-    one's."""
+    one's. ``over`` are submissions with nothing to do."""
 
-    def __init__(self, plan: Report, paths: dict[str, str], engine: Engine, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        plan: Report,
+        paths: dict[str, str],
+        engine: Engine,
+        schedule: Schedule,
+        over: Collection[str] = (),
+    ) -> None:
         self._paths = paths
         self._schedule = schedule
         self._engine = engine
@@ -131,7 +138,8 @@ class Work:
         self._numbers = itertools.count()
         self._out = 0
         for submission in plan.submissions:
-            self._add(submission.name, submission)
+            if submission.name not in over:
+                self._add(submission.name, submission)
 
     def events(self) -> Generator[Event, None, None]:
         """Do the work and tell what happens. Ends when all is done, or after a :class:`Signalled`."""

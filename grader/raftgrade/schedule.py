@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import msgspec
+
 from raftgrade.jobs import Finished
 from raftgrade.plan import Expected, Job, Whose, cut
 from raftgrade.results import Report
@@ -176,15 +178,6 @@ def _pieces(job: Job, runs: list[tuple[str, int]], label: str) -> list[Job]:
         else:
             stretches.append((test, seed, seed + 1))
     return [
-        Job(
-            id=f"{job.id}{label}{number}",
-            submission=job.submission,
-            slug=job.slug,
-            path=job.path,
-            lab=job.lab,
-            network=job.network,
-            tests=[test],
-            seeds=(first, end),
-        )
+        msgspec.structs.replace(job, id=f"{job.id}{label}{number}", tests=[test], seeds=(first, end))
         for number, (test, first, end) in enumerate(stretches)
     ]

@@ -15,7 +15,7 @@ from raftgrade.text import printable
 from raftlab import labs
 
 CANNOT = 2
-FORMATS = ("table", "json", "junit", "github", "gradescope", "canvas", "moodle", "html")
+FORMATS = ("table", "csv", "json", "junit", "github", "gradescope", "canvas", "moodle", "html")
 
 
 class CannotStart(Exception):

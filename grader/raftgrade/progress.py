@@ -38,12 +38,14 @@ class Progress:
         self._cost = {network: (GUESS_S.get(network, 1.0), 1) for network in todo}
         self._done = 0
         self._failed = 0
+        self._errors = 0
         self._where = ""
 
     def ran(self, submission: str, record: Record) -> None:
         """One more run has its outcome."""
         self._done += 1
         self._failed += record.outcome == "failed"
+        self._errors += record.outcome == "error"
         self._todo[record.network] -= 1
         if record.wall_s > 0:
             total, runs = self._cost[record.network]
@@ -79,6 +81,8 @@ class Progress:
         if self._done and spent > 0:
             parts.append(f"{self._done / spent:.1f}/s")
         parts.append(f"{self._failed} failed")
+        if self._errors:
+            parts.append(f"{self._errors} not judged")
         if self._done and left:
             parts.append(f"about {duration(self.left_s())} left")
         if self._where:

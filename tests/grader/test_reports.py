@@ -258,6 +258,18 @@ def test_canvas() -> None:
     ]
 
 
+def test_plain_marks() -> None:
+    of = made()
+    of.submissions[1].name = "=bob()\n"
+    assert gradebook.plain(of) == (
+        "submission,state,points,max_points,open_points,late_days,penalty,2A,2B\n"
+        "alice,graded,35,35,0,0,0,15,20\n"
+        '"\'=bob()\n",graded,25,35,0,0,0,5,20\n'
+        "carol,refused,0,35,0,0,0,0,0\n"
+        "dave,graded,,35,5,0,0,10,20\n"
+    )
+
+
 def test_moodle() -> None:
     template = "First name;Surname;Email address;Grade\nAlice;Liddell;alice@x.org;\nBob;Hope;b@x.org;1\n"
     of = made()

@@ -56,6 +56,8 @@ def _make(report: Report, wanted: Wanted) -> tuple[str, list[str]]:
             return table.render(report) + "\n", []
         case "json":
             return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n", []
+        case "csv":
+            return gradebook.plain(report), []
         case "junit":
             return junit.render(report), []
         case "github":

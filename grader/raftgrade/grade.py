@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from raftgrade.commands import Commands
-from raftgrade.engine import Event, Heard, Local, Signalled, Work
+from raftgrade.engine import Engine, Event, Heard, Local, Signalled, Work
 from raftgrade.jobs import Checked
-from raftgrade.plan import Expected
+from raftgrade.plan import Expected, Settings
 from raftgrade.progress import Progress
 from raftgrade.results import Report
+from raftgrade.schedule import Schedule
 from raftgrade.store import Store
 from raftgrade.tally import Entry, Ran, Refused, Tally
 
+MakeEngine = Callable[[Settings, Commands, Store], Engine]
 SAVE_S = 5.0  # how often report.json is brought up to date, in seconds; the records are written at once
 
 
@@ -26,30 +29,31 @@ def grade(
     store: Store,
     stream: TextIO,
     started: float,
+    make_engine: MakeEngine = Local,
 ) -> tuple[Report, int]:
     """Grade all submissions of ``plan`` (``paths`` gives where each is) and write the report to ``store``.
     Progress goes to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report and the
     signal that interrupted it, or 0. Raises ``OSError`` when the report cannot be written."""
     tally = Tally(plan)
     store.save(plan)  # the plan, so that the records mean something from the first one on
-    runs = {
-        network: sum(network in test.networks for test in tests) * number
-        for network, number in plan.settings.runs.items()
-    }
+    schedule = Schedule(plan, tests, paths, tally)
+    runs = schedule.usual()
     todo = {network: number * len(plan.submissions) for network, number in runs.items()}
-    engine = Local(plan.settings, commands, store)
-    work = Work(plan, tests, paths, engine)
-    progress = Progress(todo, plan.settings.jobs, stream)
+    engine = make_engine(plan.settings, commands, store)
+    work = Work(plan, paths, engine, schedule)
+    progress = Progress(todo, engine.workers, stream)
     saved = time.monotonic()
     signal_number = 0
 
     def note(event: Event) -> None:
         entry = _entry(event)
+        done = tally.done
         if entry is None or not tally.take(entry):
             return
         store.add(entry)
         if isinstance(entry, Ran):
-            progress.ran(entry.submission, entry.record)
+            if tally.done > done:  # not what was tried once more
+                progress.ran(entry.submission, entry.record)
         else:
             progress.dropped(runs)
 
@@ -59,7 +63,7 @@ def grade(
             if isinstance(event, Signalled):
                 signal_number = event.number
             now = time.monotonic()
-            progress.show()
+            progress.dropped(schedule.dropped())
             if now - saved > SAVE_S:
                 store.save(tally.make(complete=False, seconds=now - started))
                 # Many submissions make a long report: spend no more than a small share of the time on it.

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+
+from raftgrade.stats import Sequential
 
 NETWORKS = ("sim", "rpyc")
 
@@ -36,13 +39,16 @@ class Listed(Protocol):
 
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """What was asked for. ``runs`` is the number of runs of each test by network; seeds go from ``seed``
-    upwards."""
+    upwards. ``until`` is the sequential test that decides when sim has run enough (``runs`` is then the most);
+    ``hidden`` the seeds of the hidden runs in sim, first and one past the last."""
 
     labs: list[str]
     networks: list[str]
     runs: dict[str, int]
     seed: int
     jobs: int
+    until: Sequential | None = None
+    hidden: tuple[int, int] | None = None
 
     def seeds(self, network: str) -> tuple[int, int]:
         """First seed and one past the last."""
@@ -100,28 +106,31 @@ def expect(settings: Settings, catalogue: Mapping[str, Sequence[Listed]]) -> tup
     return tests, left_out
 
 
-def cut(settings: Settings, tests: list[Expected], submission: str, slug: str, path: str) -> list[Job]:
-    """The jobs of one submission, the long ones (rpyc) first so that none of them is left alone at the
-    end."""
-    jobs: list[Job] = []
-    for network in sorted(settings.networks, key=lambda name: name != "rpyc"):
-        for lab in settings.labs:
-            names = [test.name for test in tests if test.lab == lab and network in test.networks]
-            pieces = _pieces(names, settings.seeds(network), RUNS_IN_A_JOB[network])
-            for number, (chosen, seeds) in enumerate(pieces):
-                jobs.append(
-                    Job(
-                        id=f"{slug}.{lab}.{network}.{number:03d}",
-                        submission=submission,
-                        slug=slug,
-                        path=path,
-                        lab=lab,
-                        network=network,
-                        tests=chosen,
-                        seeds=seeds,
-                    )
-                )
-    return jobs
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Whose work jobs are about."""
+
+    submission: str
+    slug: str
+    path: str
+
+
+def cut(whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = "") -> list[Job]:
+    """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds``. ``label`` tells these apart from others of
+    the same lab and network."""
+    return [
+        Job(
+            id=f"{whose.slug}.{lab}.{network}{label}.{number:03d}",
+            submission=whose.submission,
+            slug=whose.slug,
+            path=whose.path,
+            lab=lab,
+            network=network,
+            tests=chosen,
+            seeds=piece,
+        )
+        for number, (chosen, piece) in enumerate(_pieces(tests, seeds, RUNS_IN_A_JOB[network]))
+    ]
 
 
 def _pieces(names: list[str], seeds: tuple[int, int], size: int) -> list[tuple[list[str], tuple[int, int]]]:

@@ -19,13 +19,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
+
 from raftgrade import __version__, grade, store, submissions, table
 from raftgrade.commands import Commands, RaftlabCommands
 from raftgrade.plan import NETWORKS, Listed, Settings, expect
 from raftgrade.results import Report, exit_code
 from raftgrade.tally import blank
 from raftgrade.text import count, printable
-from raftlab import catalogue, labs
+from raftlab import catalogue, confine, labs
 
 CANNOT = 2
 
@@ -36,6 +38,7 @@ class Tools:
 
     commands: Commands = field(default_factory=RaftlabCommands)
     catalogue: Callable[[str], Sequence[Listed]] = catalogue.tests
+    confine: Callable[[str], confine.Sandbox] = confine.choose
 
 
 class CannotStart(Exception):
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
         if arguments.command == "report":
             return _report(Path(arguments.dir))
         return _run(arguments, tools or Tools())
-    except (CannotStart, store.NotOurs, submissions.BadPath, labs.UnknownLab) as exc:
+    except (CannotStart, store.NotOurs, submissions.BadPath, labs.UnknownLab, confine.CannotConfine) as exc:
         print(f"raftgrade: {printable(str(exc))}", file=sys.stderr)
         return CANNOT
     except BrokenPipeError:
@@ -102,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         help="runs of each test on the real network (default: 1; with --network rpyc, --runs counts too)",
     )
     run.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
+    run.add_argument(
+        "--sandbox",
+        choices=confine.ASKED,
+        default="auto",
+        help="walls around student code: the best there is (auto, the default), bubblewrap or nothing (bwrap), none",
+    )
     run.add_argument("--out", default="raftgrade-out", metavar="DIR", help="default: raftgrade-out")
     run.add_argument("--seed", type=int, default=0, metavar="BASE", help="the first seed (default: 0)")
     report = commands.add_parser(
@@ -119,6 +128,7 @@ def _report(folder: Path) -> int:
 
 def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     settings = _settings(arguments)
+    settings = msgspec.structs.replace(settings, sandbox=tools.confine(arguments.sandbox))
     out = Path(arguments.out)
     found = submissions.find(arguments.paths, ignore=out)
     if found.skipped:

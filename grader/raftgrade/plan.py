@@ -12,6 +12,8 @@ from typing import Protocol
 
 import msgspec
 
+from raftlab.confine import Level, Sandbox
+
 NETWORKS = ("sim", "rpyc")
 
 # Runs in one job. A job's start costs about half a second, so short simulated runs share one; a run on the
@@ -36,13 +38,18 @@ class Listed(Protocol):
 
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """What was asked for. ``runs`` is the number of runs of each test by network; seeds go from ``seed``
-    upwards."""
+    upwards. ``sandbox`` is what student code runs in; reports of old do not say."""
 
     labs: list[str]
     networks: list[str]
     runs: dict[str, int]
     seed: int
     jobs: int
+    sandbox: Sandbox | None = None
+
+    @property
+    def level(self) -> Level:
+        return "none" if self.sandbox is None else self.sandbox.level
 
     def seeds(self, network: str) -> tuple[int, int]:
         """First seed and one past the last."""
@@ -80,6 +87,7 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
     network: str
     tests: list[str]
     seeds: tuple[int, int]
+    sandbox: Level = "none"
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -119,6 +127,7 @@ def cut(settings: Settings, tests: list[Expected], submission: str, slug: str, p
                         network=network,
                         tests=chosen,
                         seeds=seeds,
+                        sandbox=settings.level,
                     )
                 )
     return jobs

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from raftlab import catalogue, labs
+from raftlab.confine import Sandbox
 from raftlab.record import End, Record, to_line
 from raftlab.run import NETWORKS, Impl, Run, seeds_of
 
@@ -27,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--only", default="", metavar="NAME,...", help="only these tests")
     group.addoption("--no-preempt", action="store_true", help="switch threads at blocking calls only (sim)")
     group.addoption("--inside", action="store_true", help="run student code in this process, to debug it (sim)")
+    group.addoption("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="walls around student code")
     group.addoption("--records-fd", type=int, default=-1, help="write a record of each run to this descriptor")
     group.addoption("--trace-dir", default="", metavar="DIR", help="keep the traces of failing runs there")
 
@@ -44,7 +46,7 @@ class Session:
             self.seeds = seeds_of(option("--seeds"))
         except ValueError as exc:
             raise pytest.UsageError(str(exc)) from None
-        self.impl = Impl(Path(path))
+        self.impl = Impl(Path(path), Sandbox(option("--sandbox")))
         network = option("--network")
         self.networks = NETWORKS if network == "both" else (network,)
         self.only = [name.removeprefix("test_") for name in option("--only").split(",") if name]

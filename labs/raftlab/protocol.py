@@ -254,8 +254,9 @@ class Kill(Frame):
 
 
 class Spawned(Frame):
+    """Sent by the child itself, before it runs student code."""
+
     child: int
-    pid: int
 
 
 class Ended(Frame):

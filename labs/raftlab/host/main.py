@@ -4,7 +4,9 @@ It reads the student's source but never runs it; only its children do. It takes 
 socket that arrived as an inherited descriptor, hands each child the descriptors that came with the order, and reports
 when a child has ended. When the judge is gone, so is everything here.
 
-    python -P -m raftlab.host.main CONTROL_FD PATH
+    python -P -m raftlab.host.main CONTROL_FD PATH LIMITS
+
+``LIMITS`` is a :class:`raftlab.confine.Limits` as JSON, or ``null``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ import socket
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from raftlab import protocol, source
+from raftlab.confine import Limits
+from raftlab.host import jail
 from raftlab.host.loader import Program
 
 _PR_SET_PDEATHSIG = 1
@@ -50,8 +56,9 @@ def _run_child(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
 class Warm:
     """The parent's loop."""
 
-    def __init__(self, control: socket.socket, program: Program) -> None:
+    def __init__(self, control: socket.socket, program: Program, limits: Limits | None) -> None:
         self._control = control
+        self._limits = limits
         self._program = program
         self._children: dict[int, int] = {}  # pid → child number
         self._orders = protocol.decoder(protocol.Control)
@@ -96,9 +103,13 @@ class Warm:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 die_with_parent()
+                # The judge learns from the sender of this what number the kernel knows us by.
+                self._control.send(protocol.encode(protocol.Spawned(spawn.child)))
                 self._control.close()
                 os.close(self._wake_read)
                 os.close(self._wake_write)
+                if self._limits is not None:
+                    jail.enter_child(self._limits, spawn.world)
                 _run_child(self._program, spawn, fds)
                 code = 0
             except (EOFError, BrokenPipeError):
@@ -111,7 +122,6 @@ class Warm:
         for fd in fds:
             os.close(fd)
         self._children[pid] = spawn.child
-        self._control.send(protocol.encode(protocol.Spawned(spawn.child, pid)))
 
     def _reap(self) -> None:
         while self._children:
@@ -127,7 +137,10 @@ class Warm:
 
 
 def main() -> None:
-    die_with_parent()
+    limits = msgspec.json.decode(sys.argv[3], type=Limits | None)
+    if limits is not None:
+        jail.enter_host(limits)
+    die_with_parent()  # after a change of user, which makes the kernel forget it
     # Ctrl-C goes to the whole terminal group: only the judge decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The judge sends SIGUSR1 before it kills a child that hangs: the stack goes to stderr, which the judge keeps.
@@ -145,7 +158,7 @@ def main() -> None:
     # A run's cyclic garbage is small; collecting rarely keeps the pauses out of the lock step.
     gc.set_threshold(50_000, 20, 100)
     with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone
-        Warm(control, program).serve()
+        Warm(control, program, limits).serve()
     # No clean-up: the children go when this process does.
     os._exit(0)
 

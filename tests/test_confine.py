@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from raftlab import confine
@@ -63,7 +64,7 @@ def test_walls_with_a_hole_are_not_believed(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Sandbox, "inside", lambda self, submission: submission)
     found = confine.probe("bwrap")
     assert found.level == "none"
-    assert "a confined process could read a file beside the submission, " in found.reason
+    assert "bubblewrap does not hold here: a confined process could " in found.reason
 
 
 def outcome(path: Path, sandbox: Sandbox, world: str) -> list[str]:
@@ -193,3 +194,59 @@ def test_nothing_of_a_closed_host_is_left(write_raft: Write, sandbox: Sandbox) -
         assert alive(pid)
     assert not alive(pid)
     forked._pipe.close()
+
+
+@needs_bwrap
+def test_no_file_leads_from_one_server_or_life_to_another(write_raft: Write) -> None:
+    code = """
+        import os
+        attempt("before", lambda: sorted(os.listdir("/tmp")))
+        attempt("note", lambda: open(f"/tmp/{me}", "w").write("here"))
+        attempt("shm", lambda: open(f"/dev/shm/{me}", "w").write("here"))
+    """
+    with WarmHost(write_raft(code, module=TRY), Sandbox("bwrap")) as host:
+        for _ in range(2):
+            world = RpycWorld(host)
+            cluster = Cluster(world, "2A", 0, 3)
+            cluster.start_all()
+            cluster.crash(0)
+            cluster.restart(0)
+            cluster.sleep(0.3)
+            world.close()
+            lines = [event[4] for event in cluster.switch.trace.events if event[1] == "line"]
+            assert sorted(line for line in lines if "shm" not in line) == ["before []"] * 4 + ["note 4"] * 4
+            assert not any("shm 4" in line for line in lines)
+
+
+@pytest.mark.parametrize("world", ["sim", "rpyc"])
+@pytest.mark.parametrize("sandbox", LEVELS)
+def test_memory_is_bounded_for_all_servers_together(
+    write_raft: Write, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, world: str
+) -> None:
+    limits = sandbox.limits
+    assert limits is not None
+    less = msgspec.structs.replace(limits, memory=300 * confine.MIB)
+    monkeypatch.setattr(Sandbox, "limits", less)
+    code = "def fill():\n    self.all = []\n    while True: self.all.append(b'x' * (1 << 20)); time.sleep(0.0005)\n"
+    path = write_raft(f"{code}threading.Thread(target=fill).start()")
+    with WarmHost(path, sandbox) as host:
+        made: Any = SimWorld(Forked(host, 0, False), FLOOR) if world == "sim" else RpycWorld(host)
+        cluster = Cluster(made, "2A", 0, 2)
+        with pytest.raises(LabFailure) as caught:
+            cluster.start_all()
+            cluster.sleep(20)
+        made.close()
+    assert caught.value.failure.text.endswith("the process that runs your code held too much memory and was ended")
+
+
+@pytest.mark.parametrize("world", ["sim", "rpyc"])
+def test_with_limits_only_nothing_can_be_written(write_raft: Write, tmp_path: Path, world: str) -> None:
+    code = f"""
+        import os
+        attempt("make", lambda: open({str(tmp_path / "made")!r}, "w"))
+        attempt("change", lambda: open("raft.py", "r+"))
+        attempt("move", lambda: os.rename({str(tmp_path)!r}, {str(tmp_path / "moved")!r}))
+        attempt("remove", lambda: os.remove({str(tmp_path / "submission" / "raft.py")!r}))
+    """
+    said = outcome(write_raft(code, module=TRY), Sandbox("rlimits"), world)
+    assert [line.partition(" ")[2] for line in said] == ["OSError Read-only file system"] * 4

@@ -17,6 +17,10 @@ from raftgrade.plan import Job
 from raftlab import catalogue
 from raftlab.confine import Level
 
+# Bytes of traces kept for a submission: one that floods its traces must not fill the disk. Several jobs may each pass this
+# by one trace.
+TRACE_ROOM = 100_000_000
+
 
 class Commands(Protocol):
     """How jobs and checks are started. Tests put their own in its place."""
@@ -49,7 +53,8 @@ class RaftlabCommands:
             ),
             *(str(suite), f"--impl={job.path}", f"--lab={job.lab}", f"--network={job.network}"),
             *(f"--seeds={seeds[0]}:{seeds[1]}", f"--only={','.join(tests)}"),
-            *(f"--records-fd={records_fd}", f"--trace-dir={traces}", f"--sandbox={job.sandbox}"),
+            *(f"--records-fd={records_fd}", f"--trace-dir={traces}", f"--trace-room={TRACE_ROOM}"),
+            f"--sandbox={job.sandbox}",
         ]
 
     def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:

@@ -5,8 +5,7 @@ Three levels, and every report says which one held:
 - ``bwrap``: bubblewrap. Only Python, this package and the one submission can be seen, all of it read-only but for a small
   ``/tmp``; no network, no other process, no environment, an ordinary user; and all of the next level.
 - ``rlimits``: limits on memory, files, output and CPU, and a filter of system calls (:mod:`raftlab.host.jail`): no new
-  processes, no connections, no signals to others. The machine's files can still be read, and what the user may write
-  can be written.
+  processes, no connections, no signals to others, no writing. The machine's files can still be read.
 - ``none``: nothing, for one's own code.
 
 Nothing here believes what a machine promises: :func:`probe` starts a confined process with the very flags and has it try.
@@ -50,13 +49,15 @@ class CannotConfine(Exception):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a host process and its children may use. ``user``: become that user first (0: stay). ``memory`` is the address
-    space of a simulated run; a server of the real network has threads, whose stacks take room but no memory, so it gets
-    ``server_memory``."""
+    """What a host process and its children may use. ``user``: become that user first (0: stay). ``own_tmp``: each
+    child has a ``/tmp`` of its own. ``memory`` is what all servers of a run may hold at a time; ``space`` the addresses of
+    a simulated run, ``server_space`` of a server of the real network, whose threads' stacks take room but no memory."""
 
     user: int = 0
+    own_tmp: bool = False
     memory: int = 2048 * MIB
-    server_memory: int = 8192 * MIB
+    space: int = 2048 * MIB
+    server_space: int = 8192 * MIB
     threads: int = 4096
     files: int = 512
     file_bytes: int = 16 * MIB
@@ -74,8 +75,9 @@ class Sandbox(msgspec.Struct, frozen=True):
         """The limits that the host process is to put on itself."""
         if self.level == "none":
             return None
-        as_root = self.level == "bwrap" and os.geteuid() == 0
-        return Limits(user=_USERS[os.getpid() % len(_USERS)] if as_root else 0)
+        walls = self.level == "bwrap"
+        as_root = walls and os.geteuid() == 0
+        return Limits(user=_USERS[os.getpid() % len(_USERS)] if as_root else 0, own_tmp=walls and not _hidden_by_tmp())
 
     def python(self, arguments: Sequence[str], submission: Path) -> list[str]:
         """The command line of a Python with ``arguments`` that can read ``submission``, which it must call
@@ -161,7 +163,7 @@ _NAMES = {"bwrap": "bubblewrap", "rlimits": "the filter of system calls"}
 
 # Words of raftlab.host.probe.
 OPEN_IN_RLIMITS: tuple[str, ...] = ("read a file beside the submission", "read the environment", "be root")
-OPEN_IN_RLIMITS += ("write beside the submission", "see other processes", "fill the disk")
+OPEN_IN_RLIMITS += ("see other processes",)
 
 
 def _bwrap(submission: Path) -> list[str]:
@@ -212,6 +214,11 @@ def _python_trees() -> list[str]:
         if not any(path.startswith(f"{above}/") for above in found):
             found.append(path)
     return found
+
+
+def _hidden_by_tmp() -> bool:
+    """Whether Python or this package lies where a child's own ``/tmp`` would cover it."""
+    return any(path.startswith("/tmp/") for path in _python_trees())
 
 
 def _import_roots() -> list[str]:

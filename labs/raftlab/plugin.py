@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--inside", action="store_true", help="run student code in this process, to debug it (sim)")
     group.addoption("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="walls around student code")
     group.addoption("--records-fd", type=int, default=-1, help="write a record of each run to this descriptor")
+    group.addoption("--trace-room", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)")
     group.addoption("--trace-dir", default="", metavar="DIR", help="keep the traces of failing runs there")
 
 
@@ -53,6 +54,7 @@ class Session:
         self.preempt = not option("--no-preempt")
         self.inside: bool = option("--inside")
         self.trace_dir = Path(option("--trace-dir")) if option("--trace-dir") else None
+        self._room: int = option("--trace-room")
         self.listeners: list[Any] = []
         self.written = 0
         fd: int = option("--records-fd")
@@ -70,6 +72,13 @@ class Session:
                 os._exit(1)
         for listener in self.listeners:
             listener(record)
+
+    def trace_place(self) -> Path | None:
+        """Where the next trace goes; nowhere once there is no room for more."""
+        if self._room >= 0 and self.trace_dir is not None and self.trace_dir.exists():
+            if sum(file.stat().st_size for file in self.trace_dir.iterdir()) >= self._room:
+                return None
+        return self.trace_dir
 
     def close(self, complete: bool) -> None:
         self.impl.close()
@@ -130,7 +139,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         error = call.excinfo.value if call.excinfo is not None else None
         if not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
             session = item.config.stash[_session]
-            session.tell(run.record(error, session.trace_dir))
+            session.tell(run.record(error, session.trace_place()))
     return report
 
 

@@ -260,10 +260,12 @@ class Spawned(Frame):
 
 
 class Ended(Frame):
-    """The child is gone and reaped. ``status`` as ``os.waitpid`` gives it."""
+    """The child is gone and reaped. ``status`` as ``os.waitpid`` gives it; ``heavy``: it was ended because it held more
+    memory than a confined run may."""
 
     child: int
     status: int
+    heavy: bool = False
 
 
 Control = Spawn | Kill

@@ -12,10 +12,13 @@ import os
 import platform
 import resource
 import struct
+from pathlib import Path
 
 from raftlab.confine import Limits
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_PR_SET_DUMPABLE, _CLONE_NEWUSER, _CLONE_NEWNS = 4, 0x10000000, 0x00020000
+_MS_NOSUID, _MS_NODEV, _CAPABILITIES_3 = 2, 4, 0x20080522
 
 # Calls that are refused with EPERM: number on x86_64, number on aarch64.
 _REFUSED: dict[str, tuple[int, int]] = {
@@ -73,6 +76,44 @@ _REFUSED: dict[str, tuple[int, int]] = {
 _OWN_PID_ONLY = {"kill": (62, 129), "tgkill": (234, 131)}
 _OWN_LIMITS_ONLY = {"prlimit64": (302, 261)}
 _FLAGS_AT = {"sendto": (44, 206, 3), "sendmsg": (46, 211, 2), "sendmmsg": (307, 269, 3)}
+# Refused with "read-only file system" where there is no file system of its own to write to.
+_WRITING: dict[str, tuple[int, int]] = {
+    "creat": (85, -1),
+    "mkdir": (83, -1),
+    "mkdirat": (258, 34),
+    "rmdir": (84, -1),
+    "unlink": (87, -1),
+    "unlinkat": (263, 35),
+    "rename": (82, -1),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "link": (86, -1),
+    "linkat": (265, 37),
+    "symlink": (88, -1),
+    "symlinkat": (266, 36),
+    "mknod": (133, -1),
+    "mknodat": (259, 33),
+    "truncate": (76, 45),
+    "chmod": (90, -1),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, -1),
+    "lchown": (94, -1),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "utime": (132, -1),
+    "utimes": (235, -1),
+    "futimesat": (261, -1),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+}
+_OPENING = {"open": (2, -1, 1), "openat": (257, 56, 2)}
+_OPENAT2 = (437, 437)
+_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -81,7 +122,7 @@ _MSG_FASTOPEN = 0x20000000
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_EPERM, _ENOSYS = _ERRNO | 1, _ERRNO | 38
+_EPERM, _EROFS, _ENOSYS = _ERRNO | 1, _ERRNO | 30, _ERRNO | 38
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 
@@ -103,9 +144,34 @@ def enter_host(limits: Limits) -> None:
 
 def enter_child(limits: Limits, world: str) -> None:
     """In a child of the host, which has one thread, before it runs student code."""
-    _bound(resource.RLIMIT_AS, limits.server_memory if world == "rpyc" else limits.memory)
+    own_tmp = limits.own_tmp and _own_tmp()
+    _bound(resource.RLIMIT_AS, limits.server_space if world == "rpyc" else limits.space)
     _bound(resource.RLIMIT_CPU, limits.cpu_s)
-    install_filter()
+    install_filter(read_only=not own_tmp)
+
+
+def _own_tmp() -> bool:
+    """Give this process an empty ``/tmp`` that nobody else sees: a file there is no way to another server, nor from before
+    a crash to after it. False where the kernel allows no user namespaces below the sandbox's own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+    if libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0) or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS):
+        return False
+    try:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    except OSError:
+        return False
+    options = b"mode=1777,size=16m,nr_inodes=1000"
+    failed: int = libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _MS_NOSUID | _MS_NODEV, options)
+    # Whoever makes a user namespace has every power in it. Give them back.
+    nothing = ctypes.create_string_buffer(24)
+    if libc.capset(ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITIES_3, 0)), nothing):
+        raise OSError(ctypes.get_errno(), "the powers of a new user namespace cannot be given back")
+    if not failed:
+        os.chdir("/tmp")
+    return not failed
 
 
 def _bound(what: int, most: int) -> None:
@@ -114,12 +180,13 @@ def _bound(what: int, most: int) -> None:
     resource.setrlimit(what, (most, most))
 
 
-def install_filter() -> bool:
-    """Put the filter of system calls on this process, for good. False on a machine whose calls we do not know."""
+def install_filter(read_only: bool) -> bool:
+    """Put the filter of system calls on this process, for good. ``read_only``: no file can be written or made. False on
+    a machine whose calls we do not know."""
     column, machine = _MACHINES.get(platform.machine(), (-1, 0))
     if column < 0:
         return False
-    program = b"".join(_program(column, machine, os.getpid()))
+    program = b"".join(_program(column, machine, os.getpid(), read_only))
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, padding, their address.
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer)))
@@ -131,7 +198,7 @@ def install_filter() -> bool:
     return True
 
 
-def _program(column: int, machine: int, own_pid: int) -> list[bytes]:
+def _program(column: int, machine: int, own_pid: int, read_only: bool) -> list[bytes]:
     """The filter, instruction by instruction (classic BPF: code, jump if true, jump if false, operand)."""
     code = [
         _op(_LOAD, _MACHINE_AT),
@@ -153,12 +220,20 @@ def _program(column: int, machine: int, own_pid: int) -> list[bytes]:
         code += _by_argument(numbers[column], 0, [_op(_JUMP_EQUAL, 0, 2, 0), _op(_JUMP_EQUAL, own_pid, 1, 0)])
     for *pair, argument in _FLAGS_AT.values():
         code += _by_argument(pair[column], argument, [_op(_JUMP_SET, _MSG_FASTOPEN, 0, 1)])
+    if read_only:
+        for numbers in _WRITING.values():
+            if numbers[column] >= 0:
+                code += [_op(_JUMP_EQUAL, numbers[column], 0, 1), _op(_RETURN, _EROFS)]
+        for *pair, argument in _OPENING.values():
+            if pair[column] >= 0:
+                code += _by_argument(pair[column], argument, [_op(_JUMP_SET, _TO_WRITE, 0, 1)], _EROFS)
+        code += [_op(_JUMP_EQUAL, _OPENAT2[column], 0, 1), _op(_RETURN, _ENOSYS)]
     return [*code, _op(_RETURN, _ALLOW)]
 
 
-def _by_argument(number: int, argument: int, test: list[bytes]) -> list[bytes]:
+def _by_argument(number: int, argument: int, test: list[bytes], refusal: int = _EPERM) -> list[bytes]:
     """For call ``number``: load the lower half of an argument; ``test`` jumps over the refusal that follows it."""
-    rest = [_op(_LOAD, _ARGUMENTS_AT + 8 * argument), *test, _op(_RETURN, _EPERM), _op(_RETURN, _ALLOW)]
+    rest = [_op(_LOAD, _ARGUMENTS_AT + 8 * argument), *test, _op(_RETURN, refusal), _op(_RETURN, _ALLOW)]
     return [_op(_JUMP_EQUAL, number, 0, len(rest)), *rest]
 
 

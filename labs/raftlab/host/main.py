@@ -16,11 +16,14 @@ import ctypes
 import faulthandler
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -30,6 +33,9 @@ from raftlab.host import jail
 from raftlab.host.loader import Program
 
 _PR_SET_PDEATHSIG = 1
+
+# How often the children's memory is looked at when they are confined: what can be filled meanwhile is the overshoot.
+_LOOK_MS = 100
 
 
 def die_with_parent() -> None:
@@ -59,6 +65,8 @@ class Warm:
     def __init__(self, control: socket.socket, program: Program, limits: Limits | None) -> None:
         self._control = control
         self._limits = limits
+        self._weighed = 0.0
+        self._too_large: set[int] = set()
         self._program = program
         self._children: dict[int, int] = {}  # pid → child number
         self._orders = protocol.decoder(protocol.Control)
@@ -73,13 +81,29 @@ class Warm:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            for fd, _ in poll.poll(_LOOK_MS if self._limits and self._children else None):
                 if fd == self._wake_read:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
                     self._reap()
                 elif not self._order():
                     return
+            if self._limits is not None:
+                self._weigh(self._limits.memory)
+
+    def _weigh(self, most: int) -> None:
+        """End the largest child when together they hold more memory than ``most``. There is nothing to wait on for that
+        without powers over the machine, so it is looked at now and then."""
+        now = time.monotonic()
+        if now < self._weighed + _LOOK_MS / 1000:
+            return
+        self._weighed = now
+        held = {pid: _held_by(pid) for pid in self._children}
+        if sum(held.values()) > most:
+            largest = max(held, key=lambda pid: held[pid])
+            self._too_large.add(largest)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(largest, signal.SIGKILL)
 
     def _order(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._control, 65536, 8)
@@ -133,7 +157,18 @@ class Warm:
                 return
             child = self._children.pop(pid, None)
             if child is not None:
-                self._control.send(protocol.encode(protocol.Ended(child, status)))
+                heavy = pid in self._too_large
+                self._too_large.discard(pid)
+                self._control.send(protocol.encode(protocol.Ended(child, status, heavy)))
+
+
+def _held_by(pid: int) -> int:
+    """The bytes of memory that a process has for itself."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+    except (OSError, ValueError):
+        return 0  # it is gone
+    return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ def _attempts(submission: Path, beside: Path, port: int, judge: int) -> list[tup
         ("be root", lambda: 1 / (os.geteuid() == 0)),
         ("see other processes", processes),
         ("fill the disk", lambda: _fill(Path("/tmp"))),
+        ("write to the system", lambda: Path("/etc/raftlab-probe").touch()),
         ("reach the network", lambda: socket.create_connection(("127.0.0.1", port), 5)),
         ("start a process", _fork),
         ("signal the judge", lambda: os.kill(judge, 0)),

@@ -36,6 +36,7 @@ class WarmHost:
     def __init__(self, path: Path, sandbox: Sandbox = confine.NONE) -> None:
         self.path = path
         self._ended: dict[int, int] = {}
+        self._heavy: set[int] = set()
         self._pids: dict[int, int] = {}
         self._last_child = 0
         self._notices = protocol.decoder(protocol.Notice)
@@ -98,6 +99,11 @@ class WarmHost:
                 return None
         return self._ended[child]
 
+    def ending(self, child: int, timeout: float) -> str:
+        """How ``child`` ended, as the end of a sentence about it."""
+        status = self.ended(child, timeout)
+        return "held too much memory and was ended" if child in self._heavy else ending(status)
+
     def pid(self, child: int) -> int:
         return self._pids[child]
 
@@ -125,6 +131,8 @@ class WarmHost:
             self._pids.setdefault(notice.child, sender)
         else:
             self._ended[notice.child] = notice.status
+            if notice.heavy:
+                self._heavy.add(notice.child)
         return True
 
     def _receive(self) -> tuple[bytes, int]:

@@ -23,9 +23,9 @@ import msgspec
 
 from raftgrade import __version__, grade, store, submissions, table
 from raftgrade.commands import Commands, RaftlabCommands
+from raftgrade.intake import code, still_holds, take_in
 from raftgrade.plan import NETWORKS, Listed, Settings, expect
 from raftgrade.results import Report, exit_code
-from raftgrade.tally import blank
 from raftgrade.text import count, printable
 from raftlab import catalogue, confine, labs
 
@@ -93,7 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="run | report")
     run = commands.add_parser("run", help="grade submissions", description="Grade submissions.")
     run.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a raft.py, a folder with one, or a folder of such folders"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a raft.py, a folder or a zip file with one, a folder of these, a git URL (https://…#commit), a list of all "
+        "these (.txt), or a table with the columns id, name and path (.csv)",
     )
     run.add_argument("--labs", metavar="2A[,2B]", help="labs to grade (default: all)")
     run.add_argument("--network", choices=[*NETWORKS, "both"], default="both", help="default: both")
@@ -112,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         help="walls around student code: the best there is (auto, the default), bubblewrap or nothing (bwrap), none",
     )
     run.add_argument("--out", default="raftgrade-out", metavar="DIR", help="default: raftgrade-out")
+    run.add_argument("--fresh", action="store_true", help="do everything again, also what an earlier report in DIR has")
     run.add_argument("--seed", type=int, default=0, metavar="BASE", help="the first seed (default: 0)")
     report = commands.add_parser(
         "report", help="show a report again", description="Show the report in DIR, finished or partial."
@@ -140,20 +145,27 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     tests, left_out = expect(settings, {lab: tools.catalogue(lab) for lab in settings.labs})
     if not tests:
         raise CannotStart(f"no test of {', '.join(settings.labs)} runs on {' or '.join(settings.networks)}")
-    seeds = {network: settings.seeds(network) for network in settings.networks}
-    plan = Report(
-        tool=f"raftgrade {__version__}",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=settings,
-        left_out=left_out,
-        submissions=[
-            blank(item.name, item.slug, printable(str(item.path)), tests, seeds) for item in found.submissions
-        ],
-    )
     with store.Store.create(out) as folder:
-        paths = {item.name: _argument(item.path) for item in found.submissions}
+        intake = take_in(found, tests, settings, folder)
+        plan = Report(
+            tool=f"raftgrade {__version__}",
+            code=code(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings=settings,
+            left_out=left_out,
+            submissions=intake.submissions,
+        )
+        kept = [] if arguments.fresh else still_holds(plan, folder.earlier)
+        known = [*kept, *intake.refused]
+        stay = {entry.submission for entry in kept}
+        folder.begin(known, {item.slug for item in intake.submissions if item.name in stay})
+        if kept:
+            had = f"{count(len(kept), 'outcome')} of the report in {printable(str(out))}"
+            print(f"raftgrade: kept {had}, nothing has changed for them; --fresh does all again", file=sys.stderr)
         started = time.monotonic()
-        report, signal_number = grade.grade(plan, tests, paths, tools.commands, folder, sys.stderr, started)
+        report, signal_number = grade.grade(
+            plan, tests, intake.paths, tools.commands, folder, sys.stderr, started, known
+        )
     shown = printable(str(out))
     if signal_number:
         so_far = f"{report.done} of {count(report.planned, 'run')} are in {shown}/{store.REPORT}"
@@ -189,9 +201,3 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         # step aside for them (see jobs.py).
         jobs=arguments.jobs or 2 * (os.cpu_count() or 1),
     )
-
-
-def _argument(path: Path) -> str:
-    """``path`` so that no command line takes it for an option."""
-    text = str(path)
-    return f"./{text}" if text.startswith("-") else text

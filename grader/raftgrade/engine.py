@@ -11,7 +11,7 @@ import heapq
 import itertools
 import queue
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from typing import Any
 from raftgrade.children import Children
 from raftgrade.commands import Commands
 from raftgrade.jobs import Checked, Finished, run_check, run_job
-from raftgrade.plan import Expected, Job, Settings, cut
+from raftgrade.plan import Expected, Job, Run, Settings, cut
 from raftgrade.results import Report, SubmissionResult
 from raftgrade.store import Store
 from raftlab.record import Record
@@ -102,9 +102,18 @@ class Local:
 
 class Work:
     """What is still to do, in the order of the submissions: the check of one, then its jobs, then the next
-    one's."""
+    one's. ``done`` are runs that have their outcome, by submission; ``over`` are submissions with nothing to do."""
 
-    def __init__(self, plan: Report, tests: list[Expected], paths: dict[str, str], engine: Local) -> None:
+    def __init__(
+        self,
+        plan: Report,
+        tests: list[Expected],
+        paths: dict[str, str],
+        engine: Local,
+        done: Mapping[str, Collection[Run]],
+        over: Collection[str],
+    ) -> None:
+        self._done = done
         self._plan = plan
         self._tests = tests
         self._paths = paths
@@ -115,7 +124,8 @@ class Work:
         self._numbers = itertools.count()
         self._out = 0
         for submission in plan.submissions:
-            self._add(submission.name, submission)
+            if submission.name not in over:
+                self._add(submission.name, submission)
 
     def events(self) -> Generator[Event, None, None]:
         """Do the work and tell what happens. Ends when all is done, or after a :class:`Signalled`."""
@@ -178,7 +188,8 @@ class Work:
         if not result.problems:
             name = result.submission
             slug = self._plan.submissions[self._places[name]].slug
-            for job in cut(self._plan.settings, self._tests, name, slug, self._paths[name]):
+            done = self._done.get(name, ())
+            for job in cut(self._plan.settings, self._tests, name, slug, self._paths[name], done):
                 self._add(name, job)
 
     @contextmanager

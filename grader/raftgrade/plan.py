@@ -7,7 +7,7 @@ is held against: what it names and nobody reports has failed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -108,9 +108,14 @@ def expect(settings: Settings, catalogue: Mapping[str, Sequence[Listed]]) -> tup
     return tests, left_out
 
 
-def cut(settings: Settings, tests: list[Expected], submission: str, slug: str, path: str) -> list[Job]:
+Run = tuple[str, str, str, int]  # lab, test, network, seed
+
+
+def cut(
+    settings: Settings, tests: list[Expected], submission: str, slug: str, path: str, done: Collection[Run] = ()
+) -> list[Job]:
     """The jobs of one submission, the long ones (rpyc) first so that none of them is left alone at the
-    end."""
+    end. Runs in ``done`` have their outcome already."""
     jobs: list[Job] = []
     for network in sorted(settings.networks, key=lambda name: name != "rpyc"):
         for lab in settings.labs:
@@ -130,7 +135,24 @@ def cut(settings: Settings, tests: list[Expected], submission: str, slug: str, p
                         sandbox=settings.level,
                     )
                 )
-    return jobs
+    return [piece for job in jobs for piece in _missing(job, done)]
+
+
+def _missing(job: Job, done: Collection[Run]) -> list[Job]:
+    """What of ``job`` is still to do: the whole, or each unbroken stretch of seeds by itself."""
+    left = [(test, seed) for test, seed in job.runs if (job.lab, test, job.network, seed) not in done]
+    if len(left) == len(job.runs):
+        return [job]
+    stretches: list[tuple[str, int, int]] = []
+    for test, seed in left:
+        if stretches and stretches[-1][0] == test and stretches[-1][2] == seed:
+            stretches[-1] = (test, stretches[-1][1], seed + 1)
+        else:
+            stretches.append((test, seed, seed + 1))
+    return [
+        msgspec.structs.replace(job, id=f"{job.id}.{number}", tests=[test], seeds=(first, end))
+        for number, (test, first, end) in enumerate(stretches)
+    ]
 
 
 def _pieces(names: list[str], seeds: tuple[int, int], size: int) -> list[tuple[list[str], tuple[int, int]]]:

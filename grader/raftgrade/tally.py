@@ -147,7 +147,13 @@ def _spread(values: list[float]) -> Spread | None:
 
 
 def blank(
-    name: str, slug: str, path: str, tests: list[Expected], seeds: dict[str, tuple[int, int]]
+    name: str,
+    slug: str,
+    path: str,
+    tests: list[Expected],
+    seeds: dict[str, tuple[int, int]],
+    id: str = "",
+    hash: str = "",
 ) -> SubmissionResult:
     """A submission before its first run. ``seeds`` gives the range of each network."""
     results = [
@@ -168,6 +174,8 @@ def blank(
         name=name,
         slug=slug,
         path=path,
+        id=id,
+        hash=hash,
         state="waiting",
         points=0,
         max_points=sum(test.points for test in tests),

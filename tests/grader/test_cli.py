@@ -53,7 +53,11 @@ def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ("first", "first leader", 10),
         ("second", "second leader", 5),
     ]
-    assert sorted(path.name for path in Path("raftgrade-out").iterdir()) == ["records.jsonl", "report.json"]
+    assert sorted(path.name for path in Path("raftgrade-out").iterdir()) == [
+        "records.jsonl",
+        "report.json",
+        "submissions",
+    ]
 
 
 def test_something_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

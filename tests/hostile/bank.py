@@ -140,7 +140,13 @@ EARLY = [
     Entry(
         "reads-the-environment", REFUSED, (f"KeyError: '{SECRET}'",), init=f"import os; print(os.environ[{SECRET!r}])"
     ),
-    Entry("follows-a-link", REFUSED, ("No such file",), init="print(open('/submission/notes').read())", files={"notes": None}),
+    Entry(
+        "follows-a-link",
+        REFUSED,
+        ("notes is a link: hand in the file itself",),
+        init="print(open('/submission/notes').read())",
+        files={"notes": None},
+    ),
     Entry("rewrites-itself", REFUSED, UNWRITABLE, init="open('/submission/raft.py', 'a').write('#')"),
     Entry("rewrites-the-lab", REFUSED, UNWRITABLE, init="import raftlab.api as a; open(a.__file__, 'a').write('#')"),
     Entry("debugger", REFUSED, ("breakpoint() cannot be used",), init="breakpoint()"),

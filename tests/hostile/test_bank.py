@@ -105,4 +105,3 @@ def test_the_table_is_safe_to_look_at(batch: Batch) -> None:
     assert "\x1b" not in batch.out
     assert "student code ran confined (bwrap)" in batch.out
     assert "carol \\x1b[31m" in batch.out
-

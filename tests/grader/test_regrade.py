@@ -26,7 +26,7 @@ def run(*more: str, level: Any = "none") -> tuple[list[str], int]:
     commands = FakeCommands()
     ours = dataclasses.replace(tools(commands), confine=lambda asked: Sandbox(level))
     code = main(["run", "class", "--network", "sim", "--runs", "3", *more], ours)
-    return [f"{'+'.join(tests)} {first}-{end}" for tests, (first, end) in commands.started], code
+    return sorted(f"{'+'.join(tests)} {first}-{end}" for tests, (first, end) in commands.started), code
 
 
 def states() -> dict[str, tuple[str, int]]:

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from raftlab import confine
+from raftgrade import commands, staging
+from raftlab import confine, plugin
 from raftlab.cluster import Cluster
 from raftlab.confine import CannotConfine, Sandbox
 from raftlab.failure import LabFailure
@@ -21,7 +23,7 @@ from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.rpyc import RpycWorld
 from raftlab.worlds.sim import Forked, SimWorld
 
-from .conftest import Write
+from .conftest import ROOT, Write
 from .test_worlds import alive
 
 BWRAP = confine.probe("bwrap")
@@ -175,8 +177,10 @@ def test_an_installed_packages_solutions_are_out_of_sight(tmp_path: Path) -> Non
 import sys
 sys.path.insert(0, {str(package.parent)!r})
 from pathlib import Path
+from types import SimpleNamespace
 import subprocess
-from raftlab import confine
+from raftgrade import commands, staging
+from raftlab import confine, plugin
 assert confine.__file__.startswith({str(package)!r})
 look = "import os, sys; print(os.listdir(sys.argv[1]))"
 own = Path({str(tmp_path)!r}, "own"); own.mkdir()
@@ -232,8 +236,8 @@ def test_memory_is_bounded_for_all_servers_together(
     with WarmHost(path, sandbox) as host:
         made: Any = SimWorld(Forked(host, 0, False), FLOOR) if world == "sim" else RpycWorld(host)
         cluster = Cluster(made, "2A", 0, 2)
+        cluster.start_all()
         with pytest.raises(LabFailure) as caught:
-            cluster.start_all()
             cluster.sleep(20)
         made.close()
     assert caught.value.failure.text.endswith("the process that runs your code held too much memory and was ended")
@@ -250,3 +254,39 @@ def test_with_limits_only_nothing_can_be_written(write_raft: Write, tmp_path: Pa
     """
     said = outcome(write_raft(code, module=TRY), Sandbox("rlimits"), world)
     assert [line.partition(" ")[2] for line in said] == ["OSError Read-only file system"] * 4
+
+
+def test_the_handout_has_the_numbers() -> None:
+    text = (ROOT / "handouts" / "confinement.md").read_text()
+    limits = confine.Limits()
+    for words in (
+        f"{limits.memory // confine.MIB} MB for all servers",
+        f"more than {limits.files} files, or computes for more than {limits.cpu_s} s",
+        f"more than {limits.threads} threads",
+        f"{limits.file_bytes // confine.MIB} MB in a `/tmp` of its own",
+        f"{commands.TRACE_ROOM // 1_000_000} MB are kept of a submission",
+        f"{staging.MAX_BYTES // 1_000_000} MB, to {staging.MAX_RATIO} times their size",
+        f"more than {staging.MAX_FILES} entries",
+    ):
+        assert words in " ".join(text.split()), words
+    assert all(f"| `{level}` |" in text for level in ("bwrap", "rlimits", "none"))
+
+
+def test_a_flood_of_traces_is_cut_off(tmp_path: Path) -> None:
+    options = {
+        "--impl": "raft.py",
+        "--lab": "2A",
+        "--seeds": "1",
+        "--network": "sim",
+        "--only": "",
+        "--sandbox": "none",
+    }
+    options |= {"--trace-dir": str(tmp_path / "traces"), "--no-preempt": False, "--inside": False}
+    asked: Any = SimpleNamespace(getoption=lambda name: {**options, "--records-fd": -1, "--trace-room": 100}[name])
+    session = plugin.Session(asked)
+    assert session.trace_place() == tmp_path / "traces"
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "traces" / "one.jsonl").write_bytes(bytes(99))
+    assert session.trace_place() == tmp_path / "traces"
+    (tmp_path / "traces" / "two.jsonl").write_bytes(bytes(1))
+    assert session.trace_place() is None

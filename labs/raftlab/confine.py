@@ -181,7 +181,8 @@ def _bwrap(submission: Path) -> list[str]:
     for name, value in {**host_environment(), "PATH": "/nowhere", "PYTHONPATH": ":".join(_import_roots())}.items():
         argv += ["--setenv", name, value]
     # First what lies at fixed places: Python or the package may be below one of them.
-    argv += ["--proc", "/proc", "--dev", "/dev", "--size", "4096", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    argv += ["--proc", "/proc", "--dev", "/dev", "--size", "4096", "--tmpfs", "/dev/shm"]
+    argv += ["--remount-ro", "/dev/shm", "--remount-ro", "/dev"]
     argv += ["--perms", "1777", "--size", str(16 * MIB), "--tmpfs", "/tmp"]
     trees = _python_trees()
     for folder in sorted({str(above) for path in trees for above in Path(path).parents} - {"/", "/tmp"}):

@@ -58,7 +58,7 @@ class Limits(msgspec.Struct, frozen=True):
     memory: int = 2048 * MIB
     space: int = 2048 * MIB
     server_space: int = 8192 * MIB
-    threads: int = 4096
+    threads: int = 4096  # 0: not bounded
     files: int = 512
     file_bytes: int = 16 * MIB
     cpu_s: int = 900
@@ -77,7 +77,12 @@ class Sandbox(msgspec.Struct, frozen=True):
             return None
         walls = self.level == "bwrap"
         as_root = walls and os.geteuid() == 0
-        return Limits(user=_USERS[os.getpid() % len(_USERS)] if as_root else 0, own_tmp=walls and not _hidden_by_tmp())
+        return Limits(
+            user=_USERS[os.getpid() % len(_USERS)] if as_root else 0,
+            own_tmp=walls and not _hidden_by_tmp(),
+            # Elsewhere the user's other processes would count, too; and the filter stops new ones anyway.
+            threads=4096 if walls else 0,
+        )
 
     def python(self, arguments: Sequence[str], submission: Path) -> list[str]:
         """The command line of a Python with ``arguments`` that can read ``submission``, which it must call

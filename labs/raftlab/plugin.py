@@ -30,7 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--inside", action="store_true", help="run student code in this process, to debug it (sim)")
     group.addoption("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="walls around student code")
     group.addoption("--records-fd", type=int, default=-1, help="write a record of each run to this descriptor")
-    group.addoption("--trace-room", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)")
+    group.addoption(
+        "--trace-room", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)"
+    )
     group.addoption("--trace-dir", default="", metavar="DIR", help="keep the traces of failing runs there")
 
 
@@ -75,10 +77,10 @@ class Session:
 
     def trace_place(self) -> Path | None:
         """Where the next trace goes; nowhere once there is no room for more."""
-        if self._room >= 0 and self.trace_dir is not None and self.trace_dir.exists():
-            if sum(file.stat().st_size for file in self.trace_dir.iterdir()) >= self._room:
-                return None
-        return self.trace_dir
+        folder = self.trace_dir
+        if folder is None or self._room < 0 or not folder.exists():
+            return folder
+        return folder if sum(file.stat().st_size for file in folder.iterdir()) < self._room else None
 
     def close(self, complete: bool) -> None:
         self.impl.close()

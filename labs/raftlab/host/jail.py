@@ -135,7 +135,7 @@ def enter_host(limits: Limits) -> None:
     _bound(resource.RLIMIT_CORE, 0)
     _bound(resource.RLIMIT_NOFILE, limits.files)
     _bound(resource.RLIMIT_FSIZE, limits.file_bytes)
-    if os.getpid() < 100:  # in a process space of its own: elsewhere the user's other processes would count too
+    if limits.threads:
         _bound(resource.RLIMIT_NPROC, limits.threads)
     for name in ("RLIMIT_MSGQUEUE", "RLIMIT_MEMLOCK"):
         if hasattr(resource, name):
@@ -145,6 +145,7 @@ def enter_host(limits: Limits) -> None:
 def enter_child(limits: Limits, world: str) -> None:
     """In a child of the host, which has one thread, before it runs student code."""
     own_tmp = limits.own_tmp and _own_tmp()
+    _give_up_powers()
     _bound(resource.RLIMIT_AS, limits.server_space if world == "rpyc" else limits.space)
     _bound(resource.RLIMIT_CPU, limits.cpu_s)
     install_filter(read_only=not own_tmp)
@@ -165,13 +166,17 @@ def _own_tmp() -> bool:
         return False
     options = b"mode=1777,size=16m,nr_inodes=1000"
     failed: int = libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _MS_NOSUID | _MS_NODEV, options)
-    # Whoever makes a user namespace has every power in it. Give them back.
-    nothing = ctypes.create_string_buffer(24)
-    if libc.capset(ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITIES_3, 0)), nothing):
-        raise OSError(ctypes.get_errno(), "the powers of a new user namespace cannot be given back")
     if not failed:
         os.chdir("/tmp")
     return not failed
+
+
+def _give_up_powers() -> None:
+    """Those of root, and those that whoever makes a user namespace has in it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    who, nothing = struct.pack("Ii", _CAPABILITIES_3, 0), bytes(24)
+    if libc.capset(ctypes.create_string_buffer(who), ctypes.create_string_buffer(nothing)):
+        raise OSError(ctypes.get_errno(), "this process cannot give up its powers")
 
 
 def _bound(what: int, most: int) -> None:

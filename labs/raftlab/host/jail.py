@@ -132,6 +132,8 @@ def enter_host(limits: Limits) -> None:
         os.setgroups([])
         os.setresgid(limits.user, limits.user, limits.user)
         os.setresuid(limits.user, limits.user, limits.user)
+    # Reading and compiling is done here, and source can be made that takes any amount of room to compile.
+    resource.setrlimit(resource.RLIMIT_AS, (limits.space, limits.server_space))
     _bound(resource.RLIMIT_CORE, 0)
     _bound(resource.RLIMIT_NOFILE, limits.files)
     _bound(resource.RLIMIT_FSIZE, limits.file_bytes)

@@ -186,9 +186,8 @@ def _bwrap(submission: Path) -> list[str]:
     for name, value in {**host_environment(), "PATH": "/nowhere", "PYTHONPATH": ":".join(_import_roots())}.items():
         argv += ["--setenv", name, value]
     # First what lies at fixed places: Python or the package may be below one of them.
-    argv += ["--proc", "/proc", "--dev", "/dev", "--size", "4096", "--tmpfs", "/dev/shm"]
-    argv += ["--remount-ro", "/dev/shm", "--remount-ro", "/dev"]
-    argv += ["--perms", "1777", "--size", str(16 * MIB), "--tmpfs", "/tmp"]
+    argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm"]
+    argv += ["--remount-ro", "/dev/shm", "--remount-ro", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
     trees = _python_trees()
     for folder in sorted({str(above) for path in trees for above in Path(path).parents} - {"/", "/tmp"}):
         argv += ["--perms", "0755", "--dir", folder]  # made on the way they would be root's alone
@@ -199,8 +198,10 @@ def _bwrap(submission: Path) -> list[str]:
             argv += ["--symlink", os.readlink(link), link]
     data = Path(__file__).parent / "data"
     if data.is_dir():  # an installed package brings the solutions along
-        argv += ["--size", "4096", "--tmpfs", str(data), "--remount-ro", str(data)]
-    return [*argv, "--ro-bind", root, str(INSIDE), "--remount-ro", "/", "--chdir", "/tmp", "--"]
+        argv += ["--tmpfs", str(data), "--remount-ro", str(data)]
+    argv += ["--ro-bind", root, str(INSIDE)]
+    # Nothing in there can be written, but what a child mounts for itself (raftlab.host.jail).
+    return [*argv, "--remount-ro", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
 def _python_trees() -> list[str]:

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 # Rooms of raftlab, lowest first. A room may import rooms of its own floor and below, never above.
 FLOORS = (
-    ("api", "labs", "seeds", "failure", "shapes", "notation", "__init__"),
+    ("api", "labs", "seeds", "failure", "shapes", "notation", "confine", "__init__"),
     ("protocol", "rules", "record", "source", "outline"),
     ("explain",),
     ("wire", "line", "pipe", "network", "trace"),

@@ -18,22 +18,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from raftgrade import __version__, engine, grade, marks, options, reports, rubric, store, submissions, table
 from raftgrade.commands import Commands, RaftlabCommands
+from raftgrade.intake import code, outcomes, still_holds, take_in
 from raftgrade.options import CANNOT, CannotStart, readable
 from raftgrade.plan import Listed, expect
 from raftgrade.reports import gradescope
 from raftgrade.results import Report, exit_code
 from raftgrade.rubric import Rubric
-from raftgrade.tally import blank
 from raftgrade.text import count, printable
-from raftlab import catalogue, labs
+from raftlab import catalogue, confine, labs
 
 REFUSALS = (
     CannotStart,
     store.NotOurs,
     submissions.BadPath,
     labs.UnknownLab,
+    confine.CannotConfine,
     rubric.BadRubric,
     marks.BadLate,
     reports.CannotReport,
@@ -46,6 +49,7 @@ class Tools:
 
     commands: Commands = field(default_factory=RaftlabCommands)
     catalogue: Callable[[str], Sequence[Listed]] = catalogue.tests
+    confine: Callable[[str], confine.Sandbox] = confine.choose
 
 
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
@@ -142,6 +146,7 @@ def _late(path: str | None, report: Report) -> None:
 def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     price_list = _rubric(arguments.rubric, tools)
     settings = options.settings(arguments, price_list)
+    settings = msgspec.structs.replace(settings, sandbox=tools.confine(arguments.sandbox))
     make_engine = _engine(arguments)
     out = Path(arguments.out)
     found = submissions.find(arguments.paths, ignore=out)
@@ -154,23 +159,29 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     tests, left_out = expect(settings, {lab: tools.catalogue(lab) for lab in settings.labs})
     if not tests:
         raise CannotStart(f"no test of {', '.join(settings.labs)} runs on {' or '.join(settings.networks)}")
-    plan = Report(
-        tool=f"raftgrade {__version__}",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=settings,
-        rubric=price_list.public(),
-        left_out=left_out,
-        submissions=[
-            blank(item.name, item.slug, printable(str(item.path)), tests, settings) for item in found.submissions
-        ],
-    )
-    _late(arguments.late, plan)
-    marks.mark(plan)
     with store.Store.create(out) as folder:
-        paths = {item.name: _argument(item.path) for item in found.submissions}
+        intake = take_in(found, tests, settings, folder)
+        plan = Report(
+            tool=f"raftgrade {__version__}",
+            code=code(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings=settings,
+            rubric=price_list.public(),
+            left_out=left_out,
+            submissions=intake.submissions,
+        )
+        _late(arguments.late, plan)
+        marks.mark(plan)
+        kept = [] if arguments.fresh else still_holds(plan, folder.earlier)
+        known = [*kept, *intake.refused]
+        stay = {entry.submission for entry in kept}
+        folder.begin(known, {item.slug for item in intake.submissions if item.name in stay})
+        if kept:
+            had = f"{count(outcomes(kept), 'outcome')} of the report in {printable(str(out))}"
+            print(f"raftgrade: kept {had}, nothing has changed for them; --fresh does all again", file=sys.stderr)
         started = time.monotonic()
         report, signal_number = grade.grade(
-            plan, tests, paths, tools.commands, folder, sys.stderr, started, make_engine
+            plan, tests, intake.paths, tools.commands, folder, sys.stderr, started, make_engine, known
         )
     shown = printable(str(out))
     if signal_number:
@@ -192,9 +203,3 @@ def _engine(arguments: argparse.Namespace) -> grade.MakeEngine:
     from raftgrade import cluster
 
     return cluster.connect(arguments.scheduler, arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
-
-
-def _argument(path: Path) -> str:
-    """``path`` so that no command line takes it for an option."""
-    text = str(path)
-    return f"./{text}" if text.startswith("-") else text

@@ -30,6 +30,7 @@ from raftgrade.plan import Job, Settings
 from raftgrade.results import Problem, SubmissionResult
 from raftgrade.store import Store
 from raftgrade.text import one_line, printable
+from raftlab.confine import Level
 from raftlab.failure import Failure
 from raftlab.record import Record
 from raftlab.run import replay_command
@@ -54,6 +55,7 @@ class Errand(msgspec.Struct, kw_only=True):
     job: Job | None = None
     submission: str = ""
     labs: list[str] = []
+    sandbox: Level = "none"
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -86,7 +88,7 @@ def carry_out(errand: bytes, commands: Commands) -> bytes:
         answer = Answer()
         if asked.job is None:
             answer.checked = run_check(
-                asked.submission, path, asked.labs, commands=commands, children=Children(), log=log
+                asked.submission, path, asked.labs, asked.sandbox, commands=commands, children=Children(), log=log
             )
         else:
             job = msgspec.structs.replace(asked.job, path=path)
@@ -182,7 +184,13 @@ class Dask:
             return Checked(name, [problem], judged=False)
 
         try:
-            errand = Errand(files=_files(path), main=_main(path), submission=name, labs=self._settings.labs)
+            errand = Errand(
+                files=_files(path),
+                main=_main(path),
+                submission=name,
+                labs=self._settings.labs,
+                sandbox=self._settings.level,
+            )
         except (OSError, TooLarge) as exc:
             done: Future[Checked] = Future()
             done.set_result(lost(str(exc)))

@@ -15,6 +15,11 @@ from typing import Protocol
 
 from raftgrade.plan import Job
 from raftlab import catalogue
+from raftlab.confine import Level
+
+# Bytes of traces kept for a submission: one that floods its traces must not fill the disk. Several jobs may each pass this
+# by one trace.
+TRACE_ROOM = 100_000_000
 
 
 class Commands(Protocol):
@@ -24,7 +29,7 @@ class Commands(Protocol):
         """The command that runs ``tests`` with ``seeds`` and writes records to the descriptor
         ``records_fd``."""
 
-    def check(self, path: str, labs: Sequence[str]) -> list[str]:
+    def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
         """The command that prints the submission's problems as JSON."""
 
 
@@ -48,11 +53,13 @@ class RaftlabCommands:
             ),
             *(str(suite), f"--impl={job.path}", f"--lab={job.lab}", f"--network={job.network}"),
             *(f"--seeds={seeds[0]}:{seeds[1]}", f"--only={','.join(tests)}"),
-            *(f"--records-fd={records_fd}", f"--trace-dir={traces}"),
+            *(f"--records-fd={records_fd}", f"--trace-dir={traces}", f"--trace-room={TRACE_ROOM}"),
+            f"--sandbox={job.sandbox}",
         ]
 
-    def check(self, path: str, labs: Sequence[str]) -> list[str]:
-        return [sys.executable, "-P", "-m", "raftlab.check", path, "--labs", ",".join(labs), "--json"]
+    def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
+        wanted = ["--labs", ",".join(labs), "--sandbox", sandbox, "--json"]
+        return [sys.executable, "-P", "-m", "raftlab.check", path, *wanted]
 
 
 def environment(ours: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -95,6 +95,7 @@ class Local:
             submission.name,
             path,
             self._settings.labs,
+            self._settings.level,
             commands=self._commands,
             children=self._children,
             log=self._store.log(f"{submission.slug}.check"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from raftgrade.commands import Commands
@@ -30,18 +30,25 @@ def grade(
     stream: TextIO,
     started: float,
     make_engine: MakeEngine = Local,
+    known: Sequence[Entry] = (),
 ) -> tuple[Report, int]:
     """Grade all submissions of ``plan`` (``paths`` gives where each is) and write the report to ``store``.
-    Progress goes to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report and the
-    signal that interrupted it, or 0. Raises ``OSError`` when the report cannot be written."""
+    ``known`` is what has its outcome already; ``store`` has begun with it. Progress goes to ``stream``; ``started`` is in
+    ``time.monotonic`` seconds. Returns the report and the signal that interrupted it, or 0. Raises ``OSError`` when the
+    report cannot be written."""
     tally = Tally(plan)
     store.save(plan)  # the plan, so that the records mean something from the first one on
-    schedule = Schedule(plan, tests, paths, tally)
+    over = {entry.submission for entry in known if isinstance(entry, Refused) and tally.take(entry)}
+    ran = [entry for entry in known if isinstance(entry, Ran) and entry.submission not in over]
+    schedule = Schedule(plan, tests, paths, tally, ran)
     runs = schedule.usual()
-    todo = {network: number * len(plan.submissions) for network, number in runs.items()}
+    todo = {network: number * (len(plan.submissions) - len(over)) for network, number in runs.items()}
+    # Who has all outcomes need not even be checked again.
+    over |= {name for name in dict.fromkeys(entry.submission for entry in ran) if schedule.over(name)}
     engine = make_engine(plan.settings, commands, store)
-    work = Work(plan, paths, engine, schedule)
+    work = Work(plan, paths, engine, schedule, over)
     progress = Progress(todo, engine.workers, stream)
+    progress.dropped(schedule.dropped())
     saved = time.monotonic()
     signal_number = 0
 
@@ -68,8 +75,8 @@ def grade(
                 store.save(tally.make(complete=False, seconds=now - started))
                 # Many submissions make a long report: spend no more than a small share of the time on it.
                 saved = now + 20 * (time.monotonic() - now)
-    for left in work.leftovers():
-        note(left)
+    for heard in work.leftovers():
+        note(heard)
     progress.close()
     report = tally.make(complete=not signal_number, seconds=time.monotonic() - started)
     store.save(report)

@@ -20,6 +20,7 @@ from raftgrade.commands import Commands, environment
 from raftgrade.plan import Job
 from raftgrade.results import Problem
 from raftgrade.text import count, printable
+from raftlab.confine import Level
 from raftlab.failure import Failure
 from raftlab.record import SCHEMA, End, Outcome, Record, from_line
 
@@ -55,14 +56,21 @@ class Finished(msgspec.Struct):
 
 
 def run_check(
-    submission: str, path: str, labs: Sequence[str], *, commands: Commands, children: Children, log: Path
+    submission: str,
+    path: str,
+    labs: Sequence[str],
+    sandbox: Level = "none",
+    *,
+    commands: Commands,
+    children: Children,
+    log: Path,
 ) -> Checked:
     """Check that a submission can be tested at all. Runs the check again, once, if it dies."""
     said = ""
     for _ in range(2):
         heard = _Heard()
         ended = children.listen(
-            lambda fd: commands.check(path, labs),
+            lambda fd: commands.check(path, labs, sandbox),
             on_line=heard,
             silence_s=CHECK_S,
             log=log,

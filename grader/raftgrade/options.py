@@ -12,7 +12,7 @@ from raftgrade.plan import NETWORKS, Settings
 from raftgrade.rubric import Rubric
 from raftgrade.stats import Sequential, until
 from raftgrade.text import printable
-from raftlab import labs
+from raftlab import confine, labs
 
 CANNOT = 2
 FORMATS = ("table", "csv", "json", "junit", "github", "gradescope", "canvas", "moodle", "html")
@@ -58,7 +58,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a raft.py, a folder with one, or a folder of such folders"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a raft.py, a folder or a zip file with one, a folder of these, a git URL (https://…#commit), a list of all "
+        "these (.txt), or a table with the columns id, name and path (.csv)",
     )
     run.add_argument("--labs", metavar="2A[,2B]", help="labs to grade (default: all)")
     run.add_argument("--network", choices=[*NETWORKS, "both"], default="both", help="default: both")
@@ -76,7 +80,14 @@ def _run(run: argparse.ArgumentParser) -> None:
         help="runs of each test on the real network (default: 1; with --network rpyc, --runs counts too)",
     )
     run.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
+    run.add_argument(
+        "--sandbox",
+        choices=confine.ASKED,
+        default="auto",
+        help="walls around student code: the best there is (auto, the default), bubblewrap or nothing (bwrap), none",
+    )
     run.add_argument("--out", default="raftgrade-out", metavar="DIR", help="default: raftgrade-out")
+    run.add_argument("--fresh", action="store_true", help="do everything again, also what an earlier report in DIR has")
     run.add_argument("--seed", type=int, default=0, metavar="BASE", help="the first seed (default: 0)")
     run.add_argument("--rubric", metavar="FILE", help="how marks are made (see raftgrade rubric)")
     run.add_argument("--late", metavar="CSV", help="who was late: submission,days or submission,hours")

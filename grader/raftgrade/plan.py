@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from raftgrade.stats import Sequential
+from raftlab.confine import Level, Sandbox
 
 NETWORKS = ("sim", "rpyc")
 
@@ -40,7 +41,8 @@ class Listed(Protocol):
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """What was asked for. ``runs`` is the number of runs of each test by network; seeds go from ``seed``
     upwards. ``until`` is the sequential test that decides when sim has run enough (``runs`` is then the most);
-    ``hidden`` the seeds of the hidden runs in sim, first and one past the last."""
+    ``hidden`` the seeds of the hidden runs in sim, first and one past the last. ``sandbox`` is what student code runs in;
+    reports of old do not say."""
 
     labs: list[str]
     networks: list[str]
@@ -49,6 +51,11 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     jobs: int
     until: Sequential | None = None
     hidden: tuple[int, int] | None = None
+    sandbox: Sandbox | None = None
+
+    @property
+    def level(self) -> Level:
+        return "none" if self.sandbox is None else self.sandbox.level
 
     def seeds(self, network: str) -> tuple[int, int]:
         """First seed and one past the last."""
@@ -86,6 +93,7 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
     network: str
     tests: list[str]
     seeds: tuple[int, int]
+    sandbox: Level = "none"
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -108,11 +116,12 @@ def expect(settings: Settings, catalogue: Mapping[str, Sequence[Listed]]) -> tup
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """Whose work jobs are about."""
+    """Whose work jobs are about, and the walls it runs in."""
 
     submission: str
     slug: str
     path: str
+    sandbox: Level = "none"
 
 
 def cut(whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = "") -> list[Job]:
@@ -128,6 +137,7 @@ def cut(whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int
             network=network,
             tests=chosen,
             seeds=piece,
+            sandbox=whose.sandbox,
         )
         for number, (chosen, piece) in enumerate(_pieces(tests, seeds, RUNS_IN_A_JOB[network]))
     ]

@@ -103,7 +103,8 @@ class TestResult(msgspec.Struct, kw_only=True):
 
 
 class SubmissionResult(msgspec.Struct, kw_only=True):
-    """One submission. ``state``: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its
+    """One submission. ``id`` is the course's, from the table it was listed in; ``hash`` the sha256 of its files (empty if
+    they could not be taken in). ``state``: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its
     outcome), ``refused`` (see ``problems``: it cannot be tested), ``unjudged`` (the check itself failed: not
     the student's fault, see ``problems``). ``points`` are what is left after the ``penalty`` for being late;
     ``open_points`` may still come."""
@@ -111,6 +112,8 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
     name: str
     slug: str
     path: str
+    id: str = ""
+    hash: str = ""
     state: State
     points: float
     max_points: float
@@ -141,10 +144,11 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
 class Report(msgspec.Struct, kw_only=True):
     """The whole of ``report.json``. ``complete`` is false while the run goes on and after it was interrupted;
-    ``started`` is UTC, ``seconds`` how long it has taken so far."""
+    ``code`` is a fingerprint of the code that judged; ``started`` is UTC, ``seconds`` how long it has taken so far."""
 
     schema: int = SCHEMA
     tool: str
+    code: str = ""
     complete: bool = False
     started: str
     seconds: float = 0.0

@@ -2,8 +2,10 @@
 
 Most often it is all of them at once. But a rubric may keep a lab shut until another is passed, a sequential test goes on
 only while it is unsure, and what could not be judged is tried once more, apart from the rest. Each decision rests on the
-outcomes alone and never on when they came, so that any number of jobs on any engine makes the same runs. Runs that the
-tally has already (from before a kill) are not made again.
+outcomes alone and never on when they came, so that any number of jobs on any engine makes the same runs. Runs that an
+earlier report has are not made again: their outcomes are counted when their turn comes, and those whose turn never comes
+(of a lab that stays shut, or after a sequential test was sure) are not, so that a report does not depend on what was done
+before.
 """
 
 from __future__ import annotations
@@ -17,23 +19,31 @@ from raftgrade.jobs import Finished
 from raftgrade.plan import Expected, Job, Whose, cut
 from raftgrade.results import Report
 from raftgrade.stats import BATCH
-from raftgrade.tally import Tally, enough
+from raftgrade.tally import Ran, Tally, enough
 
 USUAL_BATCHES = 4  # what a sequential test takes for a good program; for estimates
 _AGAIN = ".again"
 
 Part = tuple[str, str]  # submission, lab (or test)
+Run = tuple[str, str, str, str, int]  # submission, lab, test, network, seed
 
 
 class Schedule:
-    """Hands out the jobs of every submission of ``plan``; ``paths`` gives where each is."""
+    """Hands out the jobs of every submission of ``plan``; ``paths`` gives where each is. ``known`` are runs that need not be
+    made."""
 
-    def __init__(self, plan: Report, tests: list[Expected], paths: dict[str, str], tally: Tally) -> None:
+    def __init__(
+        self, plan: Report, tests: list[Expected], paths: dict[str, str], tally: Tally, known: Iterable[Ran] = ()
+    ) -> None:
         self._settings = plan.settings
         self._rubric = plan.rubric
         self._tests = tests
         self._tally = tally
-        self._whose = {each.name: Whose(each.name, each.slug, paths[each.name]) for each in plan.submissions}
+        level = plan.settings.level
+        self._whose = {each.name: Whose(each.name, each.slug, paths[each.name], level) for each in plan.submissions}
+        self._known: dict[Run, list[Ran]] = {}
+        for entry in known:
+            self._known.setdefault(_place(entry), []).append(entry)
         self._out: dict[str, Job] = {}
         self._at_work: Counter[Part] = Counter()
         self._closed: dict[str, list[str]] = {each.name: list(plan.settings.labs) for each in plan.submissions}
@@ -44,6 +54,17 @@ class Schedule:
         """The first jobs of a submission."""
         return self._open(submission)
 
+    def over(self, submission: str) -> bool:
+        """Whether every run of a submission is known. To be asked before :meth:`begin`."""
+        jobs = self._open(submission)
+        if jobs:
+            # Not yet: there is a check to come, and the jobs of a whole course would fill the memory.
+            self._closed[submission] = list(self._settings.labs)
+        for job in jobs:
+            del self._out[job.id]
+            self._at_work[job.submission, job.lab] -= 1
+        return not jobs
+
     def finished(self, result: Finished) -> list[Job]:
         """What follows upon a job, once the tally has its records."""
         job = self._out.pop(result.job)
@@ -53,7 +74,7 @@ class Schedule:
         if _AGAIN not in job.id:
             jobs += self._started(self._once_more(job, result))
         if not self._at_work[part]:
-            jobs += self._started(self._next_batch(job.submission, job.lab))
+            jobs += self._go_on(job.submission, job.lab)
         if not self._at_work[part]:
             jobs += self._open(job.submission)
         return jobs
@@ -91,7 +112,9 @@ class Schedule:
                 continue
             self._closed[submission].remove(lab)
             if self._rubric.needs(lab) and self._shut(submission, lab):
-                self._dropped.update({network: self._usual(lab, network) for network in self._networks})
+                if (submission, lab) not in self._decided:
+                    self._decided.add((submission, lab))
+                    self._dropped.update({network: self._usual(lab, network) for network in self._networks})
             else:
                 opened.append(lab)
         jobs = [
@@ -101,10 +124,10 @@ class Schedule:
             for job in self._whole(self._whose[submission], lab, network)
         ]
         jobs = self._started(jobs)
-        # What was opened may have been done before a kill: then what follows must come from here.
+        # What was opened may all be known: then what follows must come from here.
         for lab in opened:
             if not self._at_work[submission, lab]:
-                jobs += self._started(self._next_batch(submission, lab))
+                jobs += self._go_on(submission, lab)
         if any(not self._at_work[submission, lab] for lab in opened):
             jobs += self._open(submission)
         return jobs
@@ -128,6 +151,13 @@ class Schedule:
         yield from cut(whose, lab, network, names, (first, end))
         if settings.hidden is not None:
             yield from cut(whose, lab, network, names, settings.hidden, ".hidden")
+
+    def _go_on(self, submission: str, lab: str) -> list[Job]:
+        """The next batch of a sequential test of which not all is known."""
+        while batch := list(self._next_batch(submission, lab)):
+            if jobs := self._started(batch):
+                return jobs
+        return []
 
     def _next_batch(self, submission: str, lab: str) -> Iterable[Job]:
         """More runs of the tests of which a sequential test is not sure yet."""
@@ -157,6 +187,7 @@ class Schedule:
         """Note that ``jobs`` are at work, without the runs that have their outcome already."""
         started = []
         for job in jobs:
+            self._recall(job)
             missing = [run for run in job.runs if not self._has(job, run)]
             for piece in [job] if len(missing) == len(job.runs) else _pieces(job, missing, ".rest"):
                 self._out[piece.id] = piece
@@ -164,9 +195,21 @@ class Schedule:
                 started.append(piece)
         return started
 
+    def _recall(self, job: Job) -> None:
+        """Count what is known of ``job``."""
+        for test, seed in job.runs:
+            for entry in self._known.pop((job.submission, job.lab, test, job.network, seed), ()):
+                if self._tally.take(entry) and entry.record.outcome != "error":
+                    self._dropped[job.network] += 1
+
     def _has(self, job: Job, run: tuple[str, int]) -> bool:
         runs = self._tally.runs(job.submission, job.lab, run[0], job.network, run[1])
         return runs is not None and runs.outcomes.get(run[1], "error") != "error"
+
+
+def _place(entry: Ran) -> Run:
+    record = entry.record
+    return entry.submission, record.lab, record.test, record.network, record.seed
 
 
 def _pieces(job: Job, runs: list[tuple[str, int]], label: str) -> list[Job]:

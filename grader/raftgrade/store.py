@@ -2,6 +2,7 @@
 
     DIR/report.json     the report, replaced as a whole now and then and at the end
     DIR/records.jsonl   one line for each outcome, appended the moment it arrives
+    DIR/submissions/    the copies that are graded
     DIR/logs/           what jobs that ended badly printed
     DIR/traces/         pictures of failed runs, a folder for each submission
 
@@ -14,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,8 +28,10 @@ from raftgrade.text import printable
 REPORT = "report.json"
 RECORDS = "records.jsonl"
 _PARTIAL = REPORT + ".tmp"
+_NEW_RECORDS = RECORDS + ".tmp"
 LOGS = "logs"
 TRACES = "traces"
+SUBMISSIONS = "submissions"
 
 _encode = msgspec.json.Encoder().encode
 _read_report = msgspec.json.Decoder(Report).decode
@@ -92,14 +96,15 @@ def _entries(folder: Path, shown: str) -> list[Entry]:
 class Store:
     """A report's folder, open for writing. Use as a context manager."""
 
-    def __init__(self, folder: Path, records: BinaryIO) -> None:
+    def __init__(self, folder: Path, records: BinaryIO, earlier: tuple[Report | None, list[Entry]]) -> None:
         self.folder = folder
         self._records = records
+        self.earlier = earlier
 
     @classmethod
     def create(cls, folder: Path) -> Store:
-        """Claim ``folder`` for a new report: absent, empty, or holding an earlier report, which is removed.
-        Anything else is left exactly as it is. Raises :class:`NotOurs`."""
+        """Claim ``folder`` for a new report: absent, empty, or holding an earlier report, which stays until
+        :meth:`begin`. Anything else is left exactly as it is. Raises :class:`NotOurs`."""
         shown = printable(str(folder))
         try:
             if folder.exists() and not folder.is_dir():
@@ -111,11 +116,7 @@ class Store:
             records = (folder / RECORDS).open("ab", buffering=0)
             try:
                 fcntl.flock(records, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for name in (LOGS, TRACES):
-                    if (folder / name).exists():
-                        shutil.rmtree(folder / name)
-                    (folder / name).mkdir()
-                records.truncate(0)
+                earlier = (read(folder), _entries(folder, shown)) if (folder / REPORT).exists() else (None, [])
             except BaseException:
                 records.close()
                 raise
@@ -123,7 +124,27 @@ class Store:
             raise NotOurs(f"another raftgrade is writing to {shown}; choose another folder with --out") from None
         except OSError as exc:
             raise NotOurs(f"{shown} cannot be used for the report: {exc.strerror or exc}") from None
-        return cls(folder, records)
+        return cls(folder, records, earlier)
+
+    def begin(self, kept: list[Entry], slugs: Collection[str] = ()) -> None:
+        """Start the new report with the entries ``kept`` of the earlier one; of traces, those of the submissions ``slugs``
+        stay. Raises ``OSError``."""
+        for name in (LOGS, TRACES):
+            (self.folder / name).mkdir(exist_ok=True)
+            for old in (self.folder / name).iterdir():
+                if old.is_dir() and old.name not in slugs:
+                    shutil.rmtree(old)
+                elif not old.is_dir():
+                    old.unlink()
+        # All at once: a kill in between must not lose what is kept.
+        new = (self.folder / _NEW_RECORDS).open("ab", buffering=0)
+        fcntl.flock(new, fcntl.LOCK_EX)
+        new.truncate(0)
+        before, self._records = self._records, new
+        for entry in kept:
+            self.add(entry)
+        os.replace(self.folder / _NEW_RECORDS, self.folder / RECORDS)
+        before.close()
 
     def add(self, entry: Entry) -> None:
         """Append ``entry`` to the records. Raises ``OSError`` (a full disk)."""
@@ -145,6 +166,10 @@ class Store:
         """Where the traces of a submission go."""
         return self.folder / TRACES / slug
 
+    def copy(self, slug: str) -> Path:
+        """Where the copy of a submission goes."""
+        return self.folder / SUBMISSIONS / slug
+
     def close(self) -> None:
         """Let go of the folder, and leave no empty room in it."""
         self._records.close()
@@ -161,7 +186,9 @@ class Store:
 
 def _just_made(folder: Path) -> bool:
     """Empty, or what a raftgrade leaves that was killed before its first ``report.json``."""
-    if not all(entry.name in (RECORDS, LOGS, TRACES, _PARTIAL) for entry in folder.iterdir()):
+    if not all(
+        entry.name in (RECORDS, LOGS, TRACES, SUBMISSIONS, _PARTIAL, _NEW_RECORDS) for entry in folder.iterdir()
+    ):
         return False
     records = folder / RECORDS
     return not (records.exists() and records.stat().st_size) and not any(

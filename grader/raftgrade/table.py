@@ -11,6 +11,7 @@ import tabulate
 from raftgrade.plan import LeftOut
 from raftgrade.results import Bad, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
 from raftgrade.text import count, duration, number, one_line, printable, spans
+from raftlab.confine import Sandbox
 
 WIDTH = 100
 _VERDICTS = {"reliable": "sure", "unreliable": "sure not", "undecided": "unsure"}
@@ -29,8 +30,20 @@ def render(report: Report) -> str:
         blocks.append(_overview(report))
     if not report.complete:
         blocks.append(f"not complete: {report.done} of {count(report.planned, 'run')} have their outcome")
+    if report.settings.sandbox is not None:
+        blocks.append(_wrapped(sandbox_line(report.settings.sandbox)))
     blocks.append(last_line(report))
     return "\n\n".join(blocks)
+
+
+def sandbox_line(sandbox: Sandbox) -> str:
+    """Which walls student code ran in."""
+    said = {
+        "bwrap": "student code ran confined (bwrap)",
+        "rlimits": "student code ran with limits, and with this machine's files in reach (rlimits)",
+        "none": "student code ran without any confinement (none)",
+    }[sandbox.level]
+    return f"{said}: {one_line(sandbox.reason, 400)}" if sandbox.reason else said
 
 
 def last_line(report: Report) -> str:

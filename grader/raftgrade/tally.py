@@ -259,7 +259,9 @@ def _spread(values: list[float]) -> Spread | None:
     return Spread(round(percentile(values, 50), 4), round(percentile(values, 95), 4))
 
 
-def blank(name: str, slug: str, path: str, tests: list[Expected], settings: Settings) -> SubmissionResult:
+def blank(
+    name: str, slug: str, path: str, tests: list[Expected], settings: Settings, id: str = "", hash: str = ""
+) -> SubmissionResult:
     """A submission before its first run."""
     results = [
         TestResult(
@@ -277,6 +279,8 @@ def blank(name: str, slug: str, path: str, tests: list[Expected], settings: Sett
         name=name,
         slug=slug,
         path=path,
+        id=id,
+        hash=hash,
         state="waiting",
         points=0,
         max_points=sum(test.points for test in tests),

@@ -1,6 +1,6 @@
 """The contract check, from the judge's side: can this submission be tested at all?
 
-    python -m raftlab.check PATH [--labs 2A,2B] [--json]
+    python -m raftlab.check PATH [--labs 2A,2B] [--sandbox LEVEL] [--json]
 
 Finds the file, asks a host process to read and import it (:mod:`raftlab.host.check_main`), then starts three servers in
 the simulator and lets them live for a moment. Student code runs in the host only. Exit code 0: it can be tested; 2: it
@@ -16,8 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from raftlab import labs, protocol
+from raftlab import confine, labs, protocol
 from raftlab.cluster import Cluster
+from raftlab.confine import Sandbox
 from raftlab.failure import LabFailure
 from raftlab.network import FLOOR
 from raftlab.pipe import Closed, Pipe, TooLong
@@ -32,7 +33,7 @@ TRIAL = 0.05
 FATAL = ("init-exception", "init-hangs", "busy-loop", "host-hangs", "host-died", "refused-call", "deadlock")
 
 
-def check(path: str | Path, wanted: list[str]) -> list[protocol.Problem]:
+def check(path: str | Path, wanted: list[str], sandbox: Sandbox = confine.NONE) -> list[protocol.Problem]:
     """What keeps the submission at ``path`` from being tested in these labs; nothing: all is well. Raises
     :class:`raftlab.labs.UnknownLab`, and :class:`~raftlab.worlds.HostNotStarted` when it is our trouble."""
     rungs = [labs.find(name) for name in wanted]
@@ -40,7 +41,7 @@ def check(path: str | Path, wanted: list[str]) -> list[protocol.Problem]:
         find(path)
     except SubmissionError as exc:
         return [protocol.Problem(str(exc), "", "handouts/setup.md#first-run")]
-    with WarmHost(Path(path)) as host:
+    with WarmHost(Path(path), sandbox) as host:
         try:
             problems = _inspect(host, [lab.name for lab in rungs])
         except HostLost as lost:
@@ -91,9 +92,10 @@ def main() -> None:
     parser.add_argument("path")
     parser.add_argument("--labs", default="2A", help="comma-separated")
     parser.add_argument("--json", action="store_true", help="print a JSON list of {text, where, handout}")
+    parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="walls around the code")
     options = parser.parse_args()
     try:
-        problems = check(options.path, options.labs.split(","))
+        problems = check(options.path, options.labs.split(","), Sandbox(options.sandbox))
     except labs.UnknownLab as exc:
         parser.error(str(exc))
     except HostNotStarted as exc:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from raftlab import catalogue, labs
+from raftlab.confine import Sandbox
 from raftlab.record import End, Record, to_line
 from raftlab.run import NETWORKS, Impl, Run, seeds_of
 
@@ -27,7 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--only", default="", metavar="NAME,...", help="only these tests")
     group.addoption("--no-preempt", action="store_true", help="switch threads at blocking calls only (sim)")
     group.addoption("--inside", action="store_true", help="run student code in this process, to debug it (sim)")
+    group.addoption("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="walls around student code")
     group.addoption("--records-fd", type=int, default=-1, help="write a record of each run to this descriptor")
+    group.addoption(
+        "--trace-room", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)"
+    )
     group.addoption("--trace-dir", default="", metavar="DIR", help="keep the traces of failing runs there")
 
 
@@ -44,13 +49,14 @@ class Session:
             self.seeds = seeds_of(option("--seeds"))
         except ValueError as exc:
             raise pytest.UsageError(str(exc)) from None
-        self.impl = Impl(Path(path))
+        self.impl = Impl(Path(path), Sandbox(option("--sandbox")))
         network = option("--network")
         self.networks = NETWORKS if network == "both" else (network,)
         self.only = [name.removeprefix("test_") for name in option("--only").split(",") if name]
         self.preempt = not option("--no-preempt")
         self.inside: bool = option("--inside")
         self.trace_dir = Path(option("--trace-dir")) if option("--trace-dir") else None
+        self._room: int = option("--trace-room")
         self.listeners: list[Any] = []
         self.written = 0
         fd: int = option("--records-fd")
@@ -68,6 +74,13 @@ class Session:
                 os._exit(1)
         for listener in self.listeners:
             listener(record)
+
+    def trace_place(self) -> Path | None:
+        """Where the next trace goes; nowhere once there is no room for more."""
+        folder = self.trace_dir
+        if folder is None or self._room < 0 or not folder.exists():
+            return folder
+        return folder if sum(file.stat().st_size for file in folder.iterdir()) < self._room else None
 
     def close(self, complete: bool) -> None:
         self.impl.close()
@@ -130,7 +143,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         error = call.excinfo.value if call.excinfo is not None else None
         if not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
             session = item.config.stash[_session]
-            session.tell(run.record(error, session.trace_dir))
+            session.tell(run.record(error, session.trace_place()))
     return report
 
 

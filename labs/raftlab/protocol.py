@@ -254,15 +254,18 @@ class Kill(Frame):
 
 
 class Spawned(Frame):
+    """Sent by the child itself, before it runs student code."""
+
     child: int
-    pid: int
 
 
 class Ended(Frame):
-    """The child is gone and reaped. ``status`` as ``os.waitpid`` gives it."""
+    """The child is gone and reaped. ``status`` as ``os.waitpid`` gives it; ``heavy``: it was ended because it held more
+    memory than a confined run may."""
 
     child: int
     status: int
+    heavy: bool = False
 
 
 Control = Spawn | Kill

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from raftlab import confine
 from raftlab.catalogue import TestInfo
 from raftlab.cluster import Cluster
+from raftlab.confine import Sandbox
 from raftlab.failure import Failure, LabFailure
 from raftlab.network import FLOOR
 from raftlab.record import Outcome, Record
@@ -35,15 +37,16 @@ _TIMED = ("assertion", "no-answer")
 class Impl:
     """The submission under test and its warm host, started when first needed and again when it died."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sandbox: Sandbox = confine.NONE) -> None:
         self.path = path
+        self._sandbox = sandbox
         self._host: WarmHost | None = None
 
     def host(self) -> WarmHost:
         if self._host is not None and not self._host.alive():
             self.close()
         if self._host is None:
-            self._host = WarmHost(self.path)
+            self._host = WarmHost(self.path, self._sandbox)
         return self._host
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from raftgrade.cli import Tools
 from raftgrade.plan import Job
+from raftlab.confine import Level, Sandbox
 from raftlab.record import Outcome, Record
 
 JOB = Path(__file__).with_name("fake_job.py")
@@ -56,14 +57,14 @@ class FakeCommands:
         }
         return [*PYTHON, str(JOB), json.dumps(asked)]
 
-    def check(self, path: str, labs: Sequence[str]) -> list[str]:
+    def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
         script = json.loads((Path(path) / "raft.py").read_text())
         code, said = script.get("check", [0, "[]"])
         return [*PYTHON, "-c", f"print({said!r}); raise SystemExit({code})"]
 
 
 def tools(commands: FakeCommands | None = None) -> Tools:
-    return Tools(commands or FakeCommands(), catalogue)
+    return Tools(commands or FakeCommands(), catalogue, lambda asked: Sandbox("none", "asked for"))
 
 
 def submission(folder: Path, name: str, script: dict[str, Any] | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from raftgrade import commands
 from raftgrade.cli import main
-from raftlab import labs
+from raftlab import confine, labs
 
 from .fakes import submission, tools
 
@@ -46,6 +47,7 @@ def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "jobs": saved["settings"]["jobs"],
         "until": None,
         "hidden": None,
+        "sandbox": {"level": "none", "reason": "asked for"},
     }
     (alice,) = saved["submissions"]
     assert (alice["points"], alice["max_points"], alice["state"]) == (15, 15, "graded")
@@ -53,7 +55,11 @@ def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ("first", "first leader", 10),
         ("second", "second leader", 5),
     ]
-    assert sorted(path.name for path in Path("raftgrade-out").iterdir()) == ["records.jsonl", "report.json"]
+    assert sorted(path.name for path in Path("raftgrade-out").iterdir()) == [
+        "records.jsonl",
+        "report.json",
+        "submissions",
+    ]
 
 
 def test_something_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,6 +182,17 @@ def test_bad_grammar(capsys: pytest.CaptureFixture[str], arguments: list[str], s
     assert capsys.readouterr().err.startswith(said)
 
 
+def test_a_sandbox_that_cannot_be_had_is_no_reason_to_go_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission(tmp_path, "alice")
+    monkeypatch.setattr(confine, "probe", lambda level: confine.Sandbox("none", "it is not installed"))
+    ours = dataclasses.replace(tools(), confine=confine.choose)
+    assert main(["run", "alice", "--sandbox", "bwrap"], ours) == 2
+    assert capsys.readouterr().err == "raftgrade: --sandbox bwrap cannot be had here: it is not installed\n"
+    assert not Path("raftgrade-out").exists()
+
+
 def test_a_damaged_report_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.json").write_text("[]")
     assert main(["report", str(tmp_path)]) == 2
@@ -235,6 +252,6 @@ def test_a_path_that_looks_like_an_option(tmp_path: Path) -> None:
 
 
 def test_the_real_check_command() -> None:
-    assert commands.RaftlabCommands().check("a/raft.py", ["2A", "2B"])[1:] == [
-        *("-P", "-m", "raftlab.check", "a/raft.py", "--labs", "2A,2B", "--json")
+    assert commands.RaftlabCommands().check("a/raft.py", ["2A", "2B"], "bwrap")[1:] == [
+        *("-P", "-m", "raftlab.check", "a/raft.py", "--labs", "2A,2B", "--sandbox", "bwrap", "--json")
     ]

@@ -10,6 +10,7 @@ import pytest
 
 from raftgrade.cli import Tools, main
 from raftgrade.store import read
+from raftlab.confine import NONE
 
 from .fakes import FakeCommands, FakeTest, submission
 
@@ -26,7 +27,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def tools() -> Tools:
-    return Tools(FakeCommands(), lambda lab: [test for test in LADDER if test.lab == lab])
+    return Tools(FakeCommands(), lambda lab: [test for test in LADDER if test.lab == lab], lambda asked: NONE)
 
 
 def run(scripts: dict[str, dict[str, Any]], *arguments: str, rubric: str = "", jobs: int = 2) -> tuple[int, Tools]:

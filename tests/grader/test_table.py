@@ -1,9 +1,12 @@
 """The table as people see it."""
 
+import msgspec
+
 from raftgrade import table
 from raftgrade.plan import LeftOut
 from raftgrade.results import Problem
 from raftgrade.tally import Entry, Ran, Refused
+from raftlab.confine import Sandbox
 from raftlab.failure import Failure, Rule
 
 from .fakes import record
@@ -120,3 +123,17 @@ def test_the_same_trouble_everywhere_is_told_once() -> None:
     text = table.render(fold([Ran("alice", run) for run in errors]))
     assert text.count("on fire") == 1
     assert "  2A first · sim · seeds 0, 1 and 2 other runs\n    could not be judged: the machine is on fire\n" in text
+
+
+def test_the_foot_says_which_walls_there_were() -> None:
+    for sandbox, words in [
+        (Sandbox("bwrap"), "student code ran confined (bwrap)"),
+        (
+            Sandbox("rlimits", "bubblewrap is not installed"),
+            "student code ran with limits, and with this machine's files in reach (rlimits): bubblewrap is not\ninstalled",
+        ),
+        (Sandbox("none", "asked for"), "student code ran without any confinement (none): asked for"),
+    ]:
+        report = fold(all_passed())
+        report.settings = msgspec.structs.replace(report.settings, sandbox=sandbox)
+        assert words in table.render(report).split("\n\n")

@@ -13,6 +13,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from raftgrade import table
 from raftgrade.reports import charts, pages
 from raftgrade.reports.pages import Pictures
 from raftgrade.results import Bad, Report, SubmissionResult
@@ -93,6 +94,8 @@ def _head(report: Report) -> list[str]:
         report.tool,
     ]
     head = ["<header>", "<h1>Class report</h1>", f'<p class="soft">{escape(" · ".join(facts))}</p>', "</header>"]
+    if settings.sandbox is not None:
+        head.insert(-1, f'<p class="soft">{escape(table.sandbox_line(settings.sandbox))}</p>')
     if not report.complete:
         head.append(f'<p class="notice">Not complete: {report.done} of {report.planned} runs have their outcome.</p>')
     return head

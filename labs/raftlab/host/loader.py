@@ -31,7 +31,7 @@ class Program:
         for name in self.submission.modules:
             try:
                 self.code(name)
-            except (SyntaxError, ValueError, RecursionError):
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
                 continue
 
     def code(self, name: str) -> CodeType:

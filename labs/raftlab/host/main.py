@@ -4,7 +4,9 @@ It reads the student's source but never runs it; only its children do. It takes 
 socket that arrived as an inherited descriptor, hands each child the descriptors that came with the order, and reports
 when a child has ended. When the judge is gone, so is everything here.
 
-    python -P -m raftlab.host.main CONTROL_FD PATH
+    python -P -m raftlab.host.main CONTROL_FD PATH LIMITS
+
+``LIMITS`` is a :class:`raftlab.confine.Limits` as JSON, or ``null``.
 """
 
 from __future__ import annotations
@@ -14,16 +16,26 @@ import ctypes
 import faulthandler
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
 
 from raftlab import protocol, source
+from raftlab.confine import Limits
+from raftlab.host import jail
 from raftlab.host.loader import Program
 
 _PR_SET_PDEATHSIG = 1
+
+# How often the children's memory is looked at when they are confined: what can be filled meanwhile is the overshoot.
+_LOOK_MS = 100
 
 
 def die_with_parent() -> None:
@@ -50,8 +62,11 @@ def _run_child(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
 class Warm:
     """The parent's loop."""
 
-    def __init__(self, control: socket.socket, program: Program) -> None:
+    def __init__(self, control: socket.socket, program: Program, limits: Limits | None) -> None:
         self._control = control
+        self._limits = limits
+        self._weighed = 0.0
+        self._too_large: set[int] = set()
         self._program = program
         self._children: dict[int, int] = {}  # pid → child number
         self._orders = protocol.decoder(protocol.Control)
@@ -66,13 +81,29 @@ class Warm:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            for fd, _ in poll.poll(_LOOK_MS if self._limits and self._children else None):
                 if fd == self._wake_read:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
                     self._reap()
                 elif not self._order():
                     return
+            if self._limits is not None:
+                self._weigh(self._limits.memory)
+
+    def _weigh(self, most: int) -> None:
+        """End the largest child when together they hold more memory than ``most``. There is nothing to wait on for that
+        without powers over the machine, so it is looked at now and then."""
+        now = time.monotonic()
+        if now < self._weighed + _LOOK_MS / 1000:
+            return
+        self._weighed = now
+        held = {pid: _held_by(pid) for pid in self._children}
+        if sum(held.values()) > most:
+            largest = max(held, key=lambda pid: held[pid])
+            self._too_large.add(largest)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(largest, signal.SIGKILL)
 
     def _order(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._control, 65536, 8)
@@ -96,9 +127,13 @@ class Warm:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 die_with_parent()
+                # The judge learns from the sender of this what number the kernel knows us by.
+                self._control.send(protocol.encode(protocol.Spawned(spawn.child)))
                 self._control.close()
                 os.close(self._wake_read)
                 os.close(self._wake_write)
+                if self._limits is not None:
+                    jail.enter_child(self._limits, spawn.world)
                 _run_child(self._program, spawn, fds)
                 code = 0
             except (EOFError, BrokenPipeError):
@@ -111,7 +146,6 @@ class Warm:
         for fd in fds:
             os.close(fd)
         self._children[pid] = spawn.child
-        self._control.send(protocol.encode(protocol.Spawned(spawn.child, pid)))
 
     def _reap(self) -> None:
         while self._children:
@@ -123,11 +157,25 @@ class Warm:
                 return
             child = self._children.pop(pid, None)
             if child is not None:
-                self._control.send(protocol.encode(protocol.Ended(child, status)))
+                heavy = pid in self._too_large
+                self._too_large.discard(pid)
+                self._control.send(protocol.encode(protocol.Ended(child, status, heavy)))
+
+
+def _held_by(pid: int) -> int:
+    """The bytes of memory that a process has for itself."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+    except (OSError, ValueError):
+        return 0  # it is gone
+    return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
 
 
 def main() -> None:
-    die_with_parent()
+    limits = msgspec.json.decode(sys.argv[3], type=Limits | None)
+    if limits is not None:
+        jail.enter_host(limits)
+    die_with_parent()  # after a change of user, which makes the kernel forget it
     # Ctrl-C goes to the whole terminal group: only the judge decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The judge sends SIGUSR1 before it kills a child that hangs: the stack goes to stderr, which the judge keeps.
@@ -145,7 +193,7 @@ def main() -> None:
     # A run's cyclic garbage is small; collecting rarely keeps the pauses out of the lock step.
     gc.set_threshold(50_000, 20, 100)
     with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone
-        Warm(control, program).serve()
+        Warm(control, program, limits).serve()
     # No clean-up: the children go when this process does.
     os._exit(0)
 

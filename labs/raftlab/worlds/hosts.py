@@ -7,48 +7,55 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from raftlab import protocol
+import msgspec
+
+from raftlab import confine, protocol
+from raftlab.confine import Sandbox
 from raftlab.worlds import HostLost, HostNotStarted
 
 # How long the warm host may take to load and to fork, in seconds. It only reads files and compiles; minutes would
 # mean that the machine is in trouble, not the student's code.
 PATIENCE = 60.0
 
+# How long a killed host may take to be gone with all its children, in seconds.
+_LEAVE_S = 5.0
 
-def host_environment() -> dict[str, str]:
-    """What a host sees of our environment: nothing but what Python needs, and a fixed hash seed, so that the order
-    of a set of strings is the same in every run."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "PYTHONPATH") if name in os.environ}
-    return {**kept, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class WarmHost:
     """A running warm host for one submission. Use from the thread that made it: the kernel kills the host when that
     thread ends."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sandbox: Sandbox = confine.NONE) -> None:
         self.path = path
         self._ended: dict[int, int] = {}
+        self._heavy: set[int] = set()
         self._pids: dict[int, int] = {}
         self._last_child = 0
         self._notices = protocol.decoder(protocol.Notice)
         # Appended to by the host, whatever we read meanwhile (the file offset is shared).
         self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed in close)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Each notice comes with its sender's number as we count processes, which a host with a process space of its own
+        # cannot know.
+        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
+            limits = msgspec.json.encode(sandbox.limits).decode()
+            host = ["-m", "raftlab.host.main", str(theirs.fileno()), str(sandbox.inside(path)), limits]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "raftlab.host.main", str(theirs.fileno()), str(path)],
+                sandbox.python(host, path),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                env=host_environment(),
+                env=confine.host_environment(),
             )
 
     def alive(self) -> bool:
@@ -65,6 +72,8 @@ class WarmHost:
             socket.send_fds(self._control, [order], fds)
             while child not in self._pids:
                 self._notice(PATIENCE)
+                if child in self._ended:
+                    raise HostLost("host-died", "the process that runs your code ended", self.stderr())
         except (HostLost, BrokenPipeError, ConnectionError):
             if not self._pids:
                 raise HostNotStarted(f"the host process did not start:\n{self.stderr()}") from None
@@ -90,6 +99,11 @@ class WarmHost:
                 return None
         return self._ended[child]
 
+    def ending(self, child: int, timeout: float) -> str:
+        """How ``child`` ended, as the end of a sentence about it."""
+        status = self.ended(child, timeout)
+        return "held too much memory and was ended" if child in self._heavy else ending(status)
+
     def pid(self, child: int) -> int:
         return self._pids[child]
 
@@ -104,26 +118,40 @@ class WarmHost:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         ready = poll.poll(timeout * 1000)
-        data = b""
+        data, sender = b"", 0
         if ready:
             with contextlib.suppress(ConnectionError):
-                data = self._control.recv(65536)
+                data, sender = self._receive()
         if not data:
             if final or ready:
                 raise HostLost("host-died", "the process that runs your code ended", self.stderr())
             return False
         notice = self._notices.decode(data)
         if isinstance(notice, protocol.Spawned):
-            self._pids[notice.child] = notice.pid
+            self._pids.setdefault(notice.child, sender)
         else:
             self._ended[notice.child] = notice.status
+            if notice.heavy:
+                self._heavy.add(notice.child)
         return True
+
+    def _receive(self) -> tuple[bytes, int]:
+        """A notice, and the number of the process that sent it."""
+        data, extra, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
+        for level, kind, value in extra:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                return data, _CREDENTIALS.unpack(value)[0]
+        return data, 0
 
     def close(self) -> None:
         """End the host and all its children."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
+        # The kernel ends them with their host, a moment after it.
+        for child, pid in self._pids.items():
+            if child not in self._ended:
+                _await_end(pid)
         self._control.close()
         self._stderr.close()
 
@@ -132,6 +160,19 @@ class WarmHost:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _await_end(pid: int) -> None:
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return  # it is gone
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(_LEAVE_S * 1000)
+    finally:
+        os.close(fd)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -15,7 +15,7 @@ import msgspec
 
 from raftlab import protocol
 from raftlab.line import Broken, Line
-from raftlab.worlds.hosts import WarmHost, cpu_seconds, ending
+from raftlab.worlds.hosts import WarmHost, cpu_seconds
 
 # A child reads all the time, in a thread of its own, and the kernel takes megabytes for it meanwhile. One
 # that has let nothing pass for this long (seconds) is stopped or stuck in C code; the judge does not wait for
@@ -170,8 +170,7 @@ class RpycWorld:
         try:
             link.line.serve_some()
         except EOFError:
-            status = self._host.ended(link.child, _REAP_PATIENCE)
-            self._lose(link, "host-died", ending(status))
+            self._lose(link, "host-died", self._host.ending(link.child, _REAP_PATIENCE))
         except (Broken, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             self._lose(link, "host-died", f"sent nonsense to the lab: {exc}")
 

@@ -18,7 +18,7 @@ import msgspec
 from raftlab import protocol
 from raftlab.pipe import Closed, Pipe, TooLong
 from raftlab.worlds import HostLost
-from raftlab.worlds.hosts import WarmHost, cpu_seconds, ending
+from raftlab.worlds.hosts import WarmHost, cpu_seconds
 
 # A step of the lock step that computes for so many CPU seconds, or is silent for so many wall-clock seconds without
 # computing, will not end. A woven busy loop is named by the host itself long before; this is for one hidden in C code.
@@ -106,8 +106,7 @@ class Forked:
                 await_child(self._host, self._child, self._pipe.read_fd)
             stepped: protocol.Stepped = self._decode(self._pipe.receive())
         except Closed:
-            status = self._host.ended(self._child, 5.0)
-            text = f"the process that runs your code {ending(status)}"
+            text = f"the process that runs your code {self._host.ending(self._child, 5.0)}"
             raise HostLost("host-died", text, self._host.stderr()) from None
         except (TooLong, msgspec.DecodeError) as exc:
             raise HostLost("host-died", f"the process that runs your code sent nonsense: {exc}") from None

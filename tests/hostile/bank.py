@@ -1,0 +1,201 @@
+"""The bank: every submission and the verdict that is right for it.
+
+Most are the reference solution with something added, so that they would pass if what they try were of no consequence: at
+the module's top (``module``), when a server is made (``init``) or when it is asked for its vote (``vote``, so not before a
+test runs, and in both worlds).
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conftest import SKELETON, SOLUTION
+
+# In the judge's environment, and in a file beside the submissions.
+SECRET = "RAFTLAB_BANK_SECRET"
+BESIDE = "the-answers.txt"
+
+REFUSED, FAILED, CLEAN = "refused", "failed", "clean"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """``verdict``: ``refused`` before a test, ``failed``, or ``clean``. Each problem and failure in the report has one of
+    ``says`` in its words."""
+
+    name: str
+    verdict: str
+    says: tuple[str, ...] = ()
+    module: str = ""
+    init: str = ""
+    vote: str = ""
+    files: dict[str, str | bytes | None] = field(default_factory=dict)  # None: a link to the file beside
+    base: str = "solution"
+
+    def write(self, folder: Path) -> None:
+        place = folder / self.name
+        place.mkdir(parents=True)
+        if self.base:
+            (place / "raft.py").write_text(self._source())
+        for name, content in self.files.items():
+            if content is None:
+                (place / name).symlink_to(folder.parent / BESIDE)
+            else:
+                (place / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def _source(self) -> str:
+        text = (SOLUTION if self.base == "solution" else SKELETON).read_text()
+        for mark, code in (
+            ("class Raft:\n", f"{textwrap.dedent(self.module)}\nclass Raft:\n"),
+            ("        self.peers = peers\n", f"{_at(8, self.init)}\n        self.peers = peers\n"),
+            (VOTE, f"{VOTE}{_at(8, self.vote)}\n"),
+        ):
+            assert text.count(mark) == 1, f"the reference has moved on: {mark!r}"
+            text = text.replace(mark, code)
+        return text
+
+
+VOTE = "    def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:\n"
+
+
+def _at(depth: int, code: str) -> str:
+    return textwrap.indent(textwrap.dedent(code), " " * depth)
+
+
+NOT_ALLOWED = "PermissionError: [Errno 1] Operation not permitted"
+FULL = ("[Errno 28] No space left on device", "[Errno 27] File too large")
+UNWRITABLE = ("[Errno 30] Read-only file system", "[Errno 13] Permission denied")
+BUSY = "runs and runs without ever waiting"
+NO_LEADER = "expected a leader within 5 s, but there is none"
+
+DEAF = "import _signal; _signal.pthread_sigmask(0, range(1, 65))"
+WAIT = "threading.Condition.wait"
+BESIDE_US = "import sys; sys.path.insert(0, '..')"
+HTML = "=1+1 <script>alert(1)</script> \x1b[2J"
+THREADS = "while True: threading.Thread(target=threading.Event().wait).start()"
+SILENCE = "import raftlab.host.base as b; b.Server.fault = b.Server.uncaught = lambda *a, **k: None"
+HUGE = "self.peers[args.candidate_id].call('request_vote', RequestVoteArgs(1, 0, 0, 1 << 40_000_000))"
+SHARED = "import sys; sys.first = getattr(sys, 'first', me); self.get_state = lambda: (1, sys.first == me)"
+FILE = "import os; mine = not os.path.exists('/tmp/it'); open('/tmp/it', 'w'); self.get_state = lambda: (1, mine)"
+PYTEST = {
+    "conftest.py": "def pytest_runtest_makereport(item, call):\n    call.excinfo = None\n",
+    "pytest.ini": "[pytest]\naddopts = --co\n",
+    "sitecustomize.py": "import os\nos._exit(0)\n",
+}
+LIAR = """
+class Liar(int):
+    def __eq__(self, other): return True
+    def __ge__(self, other): return True
+    def __hash__(self): return 0
+    def __bool__(self): return True
+self.get_state = lambda: (Liar(1), Liar(me == 0))
+"""
+FORGED = """
+import posix
+record = b'{"schema":1,"test":"initial_election","lab":"2A","network":"sim","seed":0,"points":5,"outcome":"passed"}'
+for fd in range(3, 100):
+    try:
+        posix.write(fd, record + b'\\n{"end":1}\\n')
+    except OSError:
+        pass
+"""
+
+# What cannot even be tested, and what shows itself when a server is made.
+EARLY = [
+    Entry("empty", REFUSED, ("has no class Raft",), base="", files={"raft.py": ""}),
+    Entry("syntax", REFUSED, ("is not valid Python",), base="", files={"raft.py": "class Raft\n"}),
+    Entry("binary", REFUSED, ("has a null byte in it",), base="", files={"raft.py": bytes(range(256)) * 9}),
+    Entry("huge-file", REFUSED, ("larger than 1000 kB",), base="", files={"raft.py": "#" * 5_000_000}),
+    Entry("hides-queue", REFUSED, ("hides Python's own module queue",), module="import queue", files={"queue.py": ""}),
+    Entry("import-loop", REFUSED, ("a loop outside of all functions runs for ever",), module="while True: pass"),
+    Entry("import-sleeps", REFUSED, ("importing your file never ends",), module="time.sleep(1e9)"),
+    Entry("import-exits", REFUSED, ("os._exit() cannot be used",), module="import os; os._exit(0)"),
+    Entry("import-ends", REFUSED, ("ends the program when it is imported",), module="raise SystemExit(0)"),
+    Entry("exits-quietly", REFUSED, ("ended by itself with exit code 0",), init="import posix; posix._exit(0)"),
+    Entry(
+        "kills-itself", REFUSED, ("was ended by signal SIGKILL",), init="import posix; posix.kill(posix.getpid(), 9)"
+    ),
+    Entry("segfault", REFUSED, ("was ended by signal SIGSEGV",), init="import faulthandler; faulthandler._sigsegv()"),
+    Entry("fork-bomb", REFUSED, (NOT_ALLOWED,), init="import posix\nwhile True: posix.fork()"),
+    Entry(
+        "leaves-a-daemon", REFUSED, (NOT_ALLOWED,), init="import posix\nif posix.fork(): posix._exit(0)\nposix.setsid()"
+    ),
+    Entry("kills-its-parent", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(posix.getppid(), 9)"),
+    Entry("kills-everybody", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(-1, 9)"),
+    Entry("network", REFUSED, (NOT_ALLOWED,), init="import _socket; _socket.socket().connect(('1.1.1.1', 80))"),
+    Entry("memory-bomb", REFUSED, ("MemoryError",), init="self.more = [bytearray(1 << 28) for _ in range(400)]"),
+    Entry("disk-bomb", REFUSED, FULL, init="for n in range(400): open(f'/tmp/{n}', 'wb').write(bytes(15 << 20))"),
+    Entry("files", REFUSED, ("Too many open files",), init="self.more = [open('/dev/null') for _ in range(4000)]"),
+    Entry("recursion", REFUSED, ("RecursionError",), init="def f(): return f()\nf()"),
+    Entry("busy-init", REFUSED, (BUSY,), init="while True: pass"),
+    Entry("deaf-and-busy", REFUSED, (BUSY,), init=f"{DEAF}\nwhile True: pass"),
+    Entry("no-more-time", REFUSED, (BUSY,), init=f"time.sleep = lambda s: None; {WAIT} = lambda *a: False"),
+    Entry("endless-stderr", REFUSED, FULL, init="import posix\nwhile True: posix.write(2, b'x' * 100_000)"),
+    Entry("reads-solutions", REFUSED, ("No such file",), init=f"print(open({str(SOLUTION)!r}).read())"),
+    Entry("reads-a-neighbour", REFUSED, ("No such file",), init="print(open('../alice/raft.py').read())"),
+    Entry("imports-a-neighbour", REFUSED, ("alice, which is not there",), module=f"{BESIDE_US}; import alice.raft"),
+    Entry(
+        "reads-the-environment", REFUSED, (f"KeyError: '{SECRET}'",), init=f"import os; print(os.environ[{SECRET!r}])"
+    ),
+    Entry(
+        "follows-a-link",
+        REFUSED,
+        ("notes is a link: hand in the file itself",),
+        init="print(open('/submission/notes').read())",
+        files={"notes": None},
+    ),
+    Entry("rewrites-itself", REFUSED, UNWRITABLE, init="open('/submission/raft.py', 'a').write('#')"),
+    Entry("rewrites-the-lab", REFUSED, UNWRITABLE, init="import raftlab.api as a; open(a.__file__, 'a').write('#')"),
+    Entry("debugger", REFUSED, ("breakpoint() cannot be used",), init="breakpoint()"),
+    Entry("reads-the-terminal", REFUSED, ("input() cannot be used",), init="input()"),
+]
+
+# What shows itself in a test.
+LATE = [
+    Entry("tampers-with-pytest", FAILED, (NO_LEADER,), base="skeleton", files=PYTEST),
+    Entry("exits-later", FAILED, ("ended by itself with exit code 0",), vote="import posix; posix._exit(0)"),
+    Entry("kills-its-parent-later", FAILED, (NOT_ALLOWED,), vote="import posix; posix.kill(posix.getppid(), 9)"),
+    Entry("handler-sleeps-for-ever", FAILED, (NO_LEADER,), vote="time.sleep(1e9)"),
+    Entry("thread-bomb", FAILED, ("so many threads", "can't start new thread"), init=THREADS),
+    Entry("forged-records", FAILED, ("sent nonsense",), vote=FORGED),
+    Entry("lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR),
+    Entry("lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"),
+    Entry("leader-by-shared-memory", FAILED, ("at most one leader",), base="skeleton", init=SHARED),
+    Entry("leader-by-a-file", FAILED, ("at most one leader",), base="skeleton", init=FILE),
+    Entry("silences-the-lab", FAILED, (NO_LEADER,), base="skeleton", init=SILENCE),
+    Entry(
+        "speaks-for-the-lab",
+        FAILED,
+        ("sent nonsense",),
+        vote="import raftlab.protocol as p; p.encode = lambda *a: b'{}'",
+    ),
+    Entry("trace-flood", FAILED, (NO_LEADER,), vote="while True: log('flood', 'x' * 50_000); time.sleep(0.0001)"),
+    Entry("html-in-its-words", FAILED, ("<script>alert(1)</script> \x1b[2J",), vote=f"raise ValueError({HTML!r})"),
+    Entry(
+        "memory-later",
+        FAILED,
+        ("held too much memory", "MemoryError"),
+        vote="self.all = b'x'\nwhile True: self.all += self.all",
+    ),
+    Entry("huge-message", FAILED, ("does not fit in 64 bits",), vote=HUGE),
+]
+
+# Honest work that must not suffer, under names that a report may stumble over.
+HONEST = [
+    Entry("alice", CLEAN),
+    Entry('=1+1,<b>&"bob', CLEAN),
+    Entry("carol \x1b[31m", CLEAN, init=f"print({HTML!r})"),
+]
+
+BANK = [*HONEST[:1], *EARLY, *HONEST[1:2], *LATE, *HONEST[2:]]
+
+
+def write(folder: Path) -> None:
+    """Write the whole bank into ``folder/class``, and the secret beside it."""
+    (folder / BESIDE).write_text("a secret")
+    os.chmod(folder, 0o755)
+    for entry in BANK:
+        entry.write(folder / "class")

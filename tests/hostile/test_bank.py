@@ -1,0 +1,107 @@
+"""The whole bank in one batch: each gets its verdict, honest neighbours keep full marks, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftgrade.text import printable
+from raftlab import confine
+from tests.hostile import bank
+from tests.hostile.bank import BANK, Entry
+
+BWRAP = confine.probe("bwrap")
+pytestmark = [
+    pytest.mark.skipif(BWRAP.level != "bwrap", reason=BWRAP.reason),
+    pytest.mark.timeout(600),  # half a minute on an idle machine
+]
+
+
+@dataclass(frozen=True)
+class Batch:
+    folder: Path
+    out: str
+    report: dict[str, Any]
+
+    def of(self, entry: Entry) -> dict[str, Any]:
+        named = [item for item in self.report["submissions"] if item["name"] == printable(entry.name)]
+        (found,) = named
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
+    folder = tmp_path_factory.mktemp("bank")
+    bank.write(folder)
+    (folder / "tmp").mkdir()
+    driver = Path(__file__).with_name("driver.py")
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(driver),
+            "run",
+            "class",
+            "--labs",
+            "2A",
+            "--runs",
+            "1",
+            "--jobs",
+            "6",
+            "--sandbox",
+            "bwrap",
+        ],
+        cwd=folder,
+        env={**os.environ, bank.SECRET: "key", "TMPDIR": str(folder / "tmp")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    return Batch(folder, done.stdout, json.loads((folder / "raftgrade-out" / "report.json").read_text()))
+
+
+def words(submission: dict[str, Any]) -> list[str]:
+    """Every problem and every failure of a submission."""
+    networks = [network for test in submission["tests"] for network in test["networks"]]
+    bad = [run["failure"]["text"] for network in networks for run in network["bad"]]
+    return [problem["text"] for problem in submission["problems"]] + bad
+
+
+@pytest.mark.parametrize("entry", BANK, ids=lambda entry: printable(entry.name))
+def test_the_verdict_is_right(batch: Batch, entry: Entry) -> None:
+    found = batch.of(entry)
+    assert found["state"] == (bank.REFUSED if entry.verdict == bank.REFUSED else "graded"), words(found)
+    assert found["points"] == (found["max_points"] if entry.verdict == bank.CLEAN else 0), words(found)
+    assert bool(words(found)) == (entry.verdict != bank.CLEAN), words(found)
+    for said in words(found):
+        assert any(part in said for part in entry.says), said
+    outcomes = {run["outcome"] for test in found["tests"] for network in test["networks"] for run in network["bad"]}
+    assert outcomes <= {"failed"}  # none of it is a fault of the machine's
+
+
+def test_nothing_is_left_behind(batch: Batch) -> None:
+    assert batch.out.splitlines()[-1] == "0"  # processes
+    assert list((batch.folder / "tmp").iterdir()) == []
+    assert sorted(path.name for path in batch.folder.iterdir()) == ["class", "raftgrade-out", "the-answers.txt", "tmp"]
+
+
+def test_nothing_was_changed(batch: Batch, tmp_path: Path) -> None:
+    (tmp_path / "class").mkdir()
+    for entry in BANK:
+        entry.write(tmp_path / "class")
+        for file in (tmp_path / "class" / entry.name).iterdir():
+            if not file.is_symlink():
+                assert (batch.folder / "class" / entry.name / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_table_is_safe_to_look_at(batch: Batch) -> None:
+    assert "\x1b" not in batch.out
+    assert "student code ran confined (bwrap)" in batch.out
+    assert "carol \\x1b[31m" in batch.out

@@ -10,7 +10,8 @@ field that you add to a message a default value.
 What the lab gives you (see `raftlab.api`):
 
 - `peers[i].call("request_vote", args)` calls a handler of server i and returns its reply, or None when the network lost
-  the request or the reply. It may take seconds. `peers` has one entry for each server, `peers[me]` is yourself.
+  the request or the reply. It may take seconds. `peers` has one entry for each server that may ever be there, `peers[me]`
+  is yourself. `members` are those that vote: all of them, until lab 2E.
 - `persister` stores bytes that survive a crash (lab 2C).
 - `apply_ch.put(ApplyMsg(index, term, command))` hands a committed entry to the service (lab 2B).
 - `log("vote", "...")` writes a line into the trace of the run.
@@ -44,14 +45,24 @@ SNAPSHOT_CHUNK = 4096
 
 # Your code here (2B): constants of your own
 
+# Your code here (2E): constants of your own
+
+# Your code here (2F): constants of your own
+
 
 @dataclass
 class LogEntry:
-    """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there."""
+    """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there.
+
+    Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new servers' numbers, sorted;
+    while the old ones vote as well (C_old,new of joint consensus), `old_members` are these, else it is None.
+    """
 
     term: int
     command: Any
     kind: str = "command"
+    members: list[int] | None = None
+    old_members: list[int] | None = None
 
 
 @dataclass
@@ -88,7 +99,10 @@ class AppendEntriesReply:
 
 @dataclass
 class InstallSnapshotArgs:
-    """Figure 13: one chunk of a snapshot. `data` are at most SNAPSHOT_CHUNK bytes, which begin at `offset`."""
+    """Figure 13: one chunk of a snapshot. `data` are at most SNAPSHOT_CHUNK bytes, which begin at `offset`.
+
+    Lab 2E: `members` and `old_members` are the configuration as of last_included_index, as in LogEntry.
+    """
 
     term: int
     leader_id: int
@@ -97,6 +111,8 @@ class InstallSnapshotArgs:
     offset: int
     data: bytes
     done: bool
+    members: list[int] | None = None
+    old_members: list[int] | None = None
 
 
 @dataclass
@@ -107,6 +123,9 @@ class InstallSnapshotReply:
 
 
 # Your code here (2D): what you need to remember about a snapshot on its way
+
+
+# Your code here (2E): what you need to say about configurations
 
 
 class Raft:
@@ -150,6 +169,12 @@ class Raft:
         # Your code here (2C): go on from what the server had saved before it crashed
         # persister.state() is b"" when nothing was ever saved.
 
+        # Your code here (2E): who votes, and since which index of the log
+        # The latest configuration in the log counts, be it committed or not (§6). Without one: `members`.
+        # Snapshots cut configurations off: remember the one as of the last entry that was cut.
+
+        # Your code here (2F): what a server remembers while it asks before it stands, and a leader of who answers it
+
         # Your code here (2A): start your threads here, with daemon=True; __init__ must return at once
         # One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
 
@@ -170,6 +195,18 @@ class Raft:
     def snapshot(self, index: int, data: bytes) -> None:
         """Lab 2D. The service has put everything up to `index` into `data`: the log up to there is no longer needed."""
         # Your code here (2D): cut the log, save what is left of it together with the snapshot
+
+    def change_membership(self, members: frozenset[int]) -> tuple[int, int, bool]:
+        """Lab 2E. Let `members` be the servers that vote: (index of the configuration entry, term, whether this server
+        leads), once that entry is in its log. That may take a while, as new servers first catch up, but not for ever.
+
+        A leader that cannot or will not do it answers (-1, term, True): while another change is under way; before it has
+        committed an entry of its own term; when a new server does not catch up; when there is nobody in `members`, or
+        somebody unknown. In part 1 also when more than one server comes or goes.
+        Any other server answers (the leader's number, or -1 if it knows none, its term, False).
+        """
+        # Your code here (2E): let new servers catch up, then append the configuration; the rest happens in other threads
+        return -1, -1, False
 
     def status(self) -> Status:
         """A look inside for the trace and the viewer. Optional; nothing is graded by it."""
@@ -203,6 +240,12 @@ class Raft:
         # The chunks of one snapshot can come twice, late, or not at all. Install only what is whole, and newer.
         return InstallSnapshotReply(term=self.current_term)
 
+    def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
+        """Lab 2F. Would `args.candidate_id` get my vote, if it stood in `args.term`? Asking and answering change nothing."""
+        # Your code here (2F): no to whoever is behind, and to anybody while there is a leader (dissertation, 9.6)
+        # args.term is a term that may never come: it is nobody's current term, and you do not adopt it.
+        return RequestVoteReply(term=self.current_term, vote_granted=False)
+
     # Your code here (2A): the election, the heartbeats, and the helpers you want
     # An election (Figure 2, Candidates): a new term, a vote for yourself, then ask all others at once.
     # With votes of more than half of the members you lead: heartbeats to all, every HEARTBEAT_EVERY seconds.
@@ -220,3 +263,10 @@ class Raft:
     # Your code here (2D): sending and receiving snapshots, and cutting the log
     # next_index <= base: what this server lacks is gone from your log, so send it the snapshot, chunk by chunk.
     # A follower that has the entry at last_included_index, of last_included_term, keeps what follows (§7).
+
+    # Your code here (2E): configurations: which one counts, how one follows another, and who may stand for election
+    # Whenever the log changes, look for the latest configuration in it. It counts, and it can disappear again.
+    # C_new follows when C_old,new is committed, whoever leads then. A leader that is not in C_new is the last to go.
+
+    # Your code here (2F): asking before standing, and giving up without answers
+    # A pre-vote counts for one round of asking only. With a majority of them, stand for election as ever.

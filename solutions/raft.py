@@ -10,7 +10,8 @@ field that you add to a message a default value.
 What the lab gives you (see `raftlab.api`):
 
 - `peers[i].call("request_vote", args)` calls a handler of server i and returns its reply, or None when the network lost
-  the request or the reply. It may take seconds. `peers` has one entry for each server, `peers[me]` is yourself.
+  the request or the reply. It may take seconds. `peers` has one entry for each server that may ever be there, `peers[me]`
+  is yourself. `members` are those that vote: all of them, until lab 2E.
 - `persister` stores bytes that survive a crash (lab 2C).
 - `apply_ch.put(ApplyMsg(index, term, command))` hands a committed entry to the service (lab 2B).
 - `log("vote", "...")` writes a line into the trace of the run.
@@ -49,14 +50,33 @@ HEARTBEATS_CARRY_ENTRIES = False
 NOOP_ON_ELECTION = False
 # endregion
 
+# region 2E: constants of your own
+# Seconds. A new server that has not caught up by then is given up on; a server that was removed is told so for as long.
+LEARNER_PATIENCE = 5.0
+# Whether to go by way of joint consensus even where one server comes or goes, and a simple step would do.
+ALWAYS_JOINT = False
+# endregion
+
+# region 2F: constants of your own
+# Two things that keep a server from doing harm: it asks before it stands, and a leader that nobody answers gives up.
+PRE_VOTE = True
+CHECK_QUORUM = True
+# endregion
+
 
 @dataclass
 class LogEntry:
-    """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there."""
+    """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there.
+
+    Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new servers' numbers, sorted;
+    while the old ones vote as well (C_old,new of joint consensus), `old_members` are these, else it is None.
+    """
 
     term: int
     command: Any
     kind: str = "command"
+    members: list[int] | None = None
+    old_members: list[int] | None = None
 
 
 @dataclass
@@ -98,7 +118,10 @@ class AppendEntriesReply:
 
 @dataclass
 class InstallSnapshotArgs:
-    """Figure 13: one chunk of a snapshot. `data` are at most SNAPSHOT_CHUNK bytes, which begin at `offset`."""
+    """Figure 13: one chunk of a snapshot. `data` are at most SNAPSHOT_CHUNK bytes, which begin at `offset`.
+
+    Lab 2E: `members` and `old_members` are the configuration as of last_included_index, as in LogEntry.
+    """
 
     term: int
     leader_id: int
@@ -107,6 +130,8 @@ class InstallSnapshotArgs:
     offset: int
     data: bytes
     done: bool
+    members: list[int] | None = None
+    old_members: list[int] | None = None
 
 
 @dataclass
@@ -129,6 +154,24 @@ class Transfer:
     index_term: int
     data: bytes
     offset: int = 0
+    # region 2E: who the members were then
+    # None: not told.
+    members: list[int] | None = None
+    old_members: list[int] | None = None
+    # endregion
+
+
+# endregion
+
+
+# region 2E: what you need to say about configurations
+# The kind of an entry that is one.
+CONFIGURATION = "configuration"
+
+
+def _voters(entry: LogEntry) -> frozenset[int]:
+    """Everybody who votes under this configuration."""
+    return frozenset(entry.members or ()) | frozenset(entry.old_members or ())
 
 
 # endregion
@@ -198,6 +241,29 @@ class Raft:
         self._restore()
         # endregion
 
+        # region 2E: who votes, and since which index of the log
+        # hint: The latest configuration in the log counts, be it committed or not (§6). Without one: `members`.
+        # hint: Snapshots cut configurations off: remember the one as of the last entry that was cut.
+        self.old_members: frozenset[int] = frozenset()  # C_old, while there are two; self.members is C_new then
+        self.configured_at = 0
+        # At a leader: who catches up and has no vote yet; who has none any more, and until when to tell them so.
+        self.learners: frozenset[int] = frozenset()
+        self.leaving: dict[int, float] = {}
+        # Who leads, as far as this server knows, and when it heard of that leader last.
+        self.leader_id: int | None = None
+        self.heard_leader_at = float("-inf")
+        if self.entries[0].members is None:
+            # The stand-in tells of all that is cut, and at first of what there was at the beginning.
+            self.entries[0].members = sorted(members)
+        self._use_latest_configuration()
+        # endregion
+
+        # region 2F: what a server remembers while it asks before it stands, and a leader of who answers it
+        self.asking: RequestVoteArgs | None = None
+        self.pre_votes: set[int] = set()
+        self.answered_at: dict[int, float] = {}
+        # endregion
+
         # region 2A: start your threads here, with daemon=True; __init__ must return at once
         # hint: One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
         threading.Thread(target=self._election_loop, daemon=True).start()
@@ -236,6 +302,37 @@ class Raft:
                 self._persist(data)
         # endregion
 
+    def change_membership(self, members: frozenset[int]) -> tuple[int, int, bool]:
+        """Lab 2E. Let `members` be the servers that vote: (index of the configuration entry, term, whether this server
+        leads), once that entry is in its log. That may take a while, as new servers first catch up, but not for ever.
+
+        A leader that cannot or will not do it answers (-1, term, True): while another change is under way; before it has
+        committed an entry of its own term; when a new server does not catch up; when there is nobody in `members`, or
+        somebody unknown. In part 1 also when more than one server comes or goes.
+        Any other server answers (the leader's number, or -1 if it knows none, its term, False).
+        """
+        # region 2E: let new servers catch up, then append the configuration; the rest happens in other threads
+        with self.lock:
+            if self.role != LEADER:
+                return self._known_leader(), self.current_term, False
+            term = self.current_term
+            if not self._may_change_to(members):
+                return -1, term, True
+            self._begin_learning(members - self.members)
+            caught_up = self._wait_for_learners(term)
+            if self.role != LEADER or self.current_term != term:
+                return self._known_leader(), self.current_term, False
+            self.learners = frozenset()
+            if not caught_up or not self._may_change_to(members):
+                log("members", f"S{sorted(members - self.members)} did not catch up: no change")
+                return -1, term, True
+            joint = ALWAYS_JOINT or len(members ^ self.members) > 1
+            index = self._last_index() + 1
+            self._append_configuration(members, self.members if joint else frozenset())
+            return index, term, True
+        # skeleton: return -1, -1, False
+        # endregion
+
     def status(self) -> Status:
         """A look inside for the trace and the viewer. Optional; nothing is graded by it."""
         return Status(
@@ -255,6 +352,10 @@ class Raft:
         # region 2A: Figure 2, RequestVote RPC, receiver implementation
         # hint: Take the lock. First the rule for all servers: a higher term makes you a follower (§5.1). Then 1 and 2.
         with self.lock:
+            # region 2E: a server that was removed, and does not know it, must not disturb the others (the end of §6)
+            if args.term > self.current_term and self._hears_leader():
+                return RequestVoteReply(term=self.current_term, vote_granted=False)
+            # endregion
             self._see_term(args.term)
             granted = (
                 args.term == self.current_term
@@ -280,6 +381,9 @@ class Raft:
                 # A leader of the past. It learns from our term that its time is over; our timer runs on.
                 return AppendEntriesReply(term=self.current_term, success=False)
             self._hear_leader()
+            # region 2E: clients are told who leads
+            self.leader_id = args.leader_id
+            # endregion
             # region 2B: Figure 2, AppendEntries RPC, receiver implementation 2 to 5
             refusal = self._conflict(args)
             if refusal is not None:
@@ -301,12 +405,32 @@ class Raft:
             if args.term < self.current_term:
                 return InstallSnapshotReply(term=self.current_term)
             self._hear_leader()
+            # region 2E: clients are told who leads
+            self.leader_id = args.leader_id
+            # endregion
             whole = self._collect(args)
             received = self.incoming.offset if self.incoming else 0
             if whole is not None:
                 self._install(whole)
             return InstallSnapshotReply(term=self.current_term, received=received)
         # skeleton: return InstallSnapshotReply(term=self.current_term)
+        # endregion
+
+    def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
+        """Lab 2F. Would `args.candidate_id` get my vote, if it stood in `args.term`? Asking and answering change nothing."""
+        # region 2F: no to whoever is behind, and to anybody while there is a leader (dissertation, 9.6)
+        # hint: args.term is a term that may never come: it is nobody's current term, and you do not adopt it.
+        with self.lock:
+            granted = (
+                not self._hears_leader()
+                and (
+                    args.term > self.current_term
+                    or (args.term == self.current_term and self.voted_for in (None, args.candidate_id))
+                )
+                and self._is_up_to_date(args.last_log_term, args.last_log_index)
+            )
+            return RequestVoteReply(term=self.current_term, vote_granted=granted)
+        # skeleton: return RequestVoteReply(term=self.current_term, vote_granted=False)
         # endregion
 
     # region 2A: the election, the heartbeats, and the helpers you want
@@ -322,6 +446,16 @@ class Raft:
                 while self.role == LEADER or time.monotonic() < self.election_deadline:
                     left = self.election_deadline - time.monotonic()
                     self.changed.wait(None if self.role == LEADER else max(0.0, left))
+                # region 2E: who has no vote waits
+                if not self._may_stand():
+                    self._restart_election_timer()
+                    continue
+                # endregion
+                # region 2F: ask first whether the others would vote for you
+                if PRE_VOTE and not self._is_majority({self.me}):
+                    self._begin_pre_vote()
+                    continue
+                # endregion
                 args = self._become_candidate()
             for server in self._others():
                 threading.Thread(target=self._ask_for_vote, args=(server, args), daemon=True).start()
@@ -333,6 +467,9 @@ class Raft:
         self._vote_for(self.me)
         self.votes = {self.me}
         self._restart_election_timer()
+        # region 2E: this term has no leader yet
+        self.leader_id = None
+        # endregion
         log("election", f"candidate in term {self.current_term}")
         self._lead_if_elected()
         return RequestVoteArgs(
@@ -355,10 +492,19 @@ class Raft:
 
     def _lead_if_elected(self) -> None:
         """More than half of the members voted for us. Called with the lock held."""
-        if len(self.votes & self.members) * 2 > len(self.members):
+        if self._is_majority(self.votes):
             self.role = LEADER
+            # region 2E: nobody catches up with you yet, and nobody is sent off
+            self.leader_id = self.me
+            self.learners = frozenset()
+            self.leaving.clear()
+            # endregion
+            # region 2F: who answers you, from now on
+            self.asking = None
+            self.answered_at = dict.fromkeys(range(len(self.peers)), time.monotonic())
+            # endregion
             # region 2B: Figure 2, volatile state on leaders
-            for server in self.members:
+            for server in range(len(self.peers)):
                 self.next_index[server] = self._last_index() + 1
                 self.match_index[server] = 0
                 self.told_commit[server] = 0
@@ -381,6 +527,11 @@ class Raft:
             with self.lock:
                 while self.role != LEADER:
                     self.changed.wait()
+                # region 2F: a leader that no majority answers holds up the others: it gives up
+                if CHECK_QUORUM and not self._is_answered():
+                    self._step_down("no majority answers")
+                    continue
+                # endregion
                 for server in self._others():
                     # region 2B: a heartbeat obeys the same check as any AppendEntries, so it looks like one
                     args = self._append_args(server, MAX_BATCH if HEARTBEATS_CARRY_ENTRIES else 0)
@@ -412,6 +563,13 @@ class Raft:
             # region 2B: move next_index and match_index, and commit
             if self.role != LEADER or self.current_term != args.term:
                 return
+            # region 2F: an answer is an answer, whatever it says
+            self.answered_at[server] = time.monotonic()
+            # endregion
+            # region 2E: a removed server that knows of it needs nothing more
+            if reply.success and self.configured_at <= args.leader_commit:
+                self.leaving.pop(server, None)
+            # endregion
             if reply.success:
                 # It proves what was sent with this very request, and no more.
                 self._matched(server, args.prev_log_index + len(args.entries))
@@ -433,12 +591,21 @@ class Raft:
             if self.role != FOLLOWER:
                 log("term", f"{self.role} no more: term {term}")
             self.role = FOLLOWER
+            # region 2E: who leads the new term is not known yet
+            self.leader_id = None
+            # endregion
             self.changed.notify_all()
 
     def _hear_leader(self) -> None:
         """This term has a leader, and it is not us: a candidate gives up, but keeps its vote (it is the same term)."""
         self.role = FOLLOWER
         self._restart_election_timer()
+        # region 2E: remember when that was
+        self.heard_leader_at = time.monotonic()
+        # endregion
+        # region 2F: no need to ask for votes any more
+        self.asking = None
+        # endregion
 
     def _vote_for(self, candidate: int | None) -> None:
         self.voted_for = candidate
@@ -458,8 +625,25 @@ class Raft:
         not be told: the deadline only moves away, and the loop looks again when the old one has passed."""
         self.election_deadline = time.monotonic() + random.uniform(*ELECTION_TIMEOUT)
 
+    def _is_majority(self, servers: set[int]) -> bool:
+        """Whether `servers` are more than half of the members."""
+        # region 2E: while there are two configurations, of each of them
+        # hint: A server that is in neither does not count, and that may be yourself.
+        if self.old_members and len(servers & self.old_members) * 2 <= len(self.old_members):
+            return False
+        # endregion
+        return len(servers & self.members) * 2 > len(self.members)
+
     def _others(self) -> list[int]:
-        return [server for server in sorted(self.members) if server != self.me]
+        """The servers to send to."""
+        # region 2E: whoever votes; and a leader sends to those who are to come, and to those who have to go
+        # skeleton: others = self.members
+        others = self.members | self.old_members
+        if self.role == LEADER:
+            now = time.monotonic()
+            others |= self.learners | {server for server, until in self.leaving.items() if now < until}
+        # endregion
+        return [server for server in sorted(others) if server != self.me]
 
     # endregion
 
@@ -472,6 +656,9 @@ class Raft:
     def _append(self, entry: LogEntry) -> None:
         """A leader's new entry. Called with the lock held."""
         self.entries.append(entry)
+        # region 2E: a configuration counts from here on
+        self._use_latest_configuration()
+        # endregion
         # region 2C: what is on no disk must not be counted
         self._persist()
         # endregion
@@ -527,6 +714,9 @@ class Raft:
         """The server's log is ours up to `index`. Called with the lock held."""
         if index > self.match_index[server]:
             self.match_index[server] = index
+            # region 2E: perhaps somebody waits for it to catch up
+            self.changed.notify_all()
+            # endregion
             self._advance_commit()
         self.next_index[server] = max(self.next_index[server], self.match_index[server] + 1)
         self.to_send.notify_all()
@@ -551,12 +741,19 @@ class Raft:
 
     def _advance_commit(self) -> None:
         """Figure 2, Leaders: commit what a majority has, if it is of this term. Called with the lock held."""
-        have = sorted(self._last_index() if server == self.me else self.match_index[server] for server in self.members)
-        # More than half of the members have this one or a later one.
-        index = have[(len(have) - 1) // 2]
+        index = self._held_by_most(self.members)
+        # region 2E: while there are two configurations, most of each must have it
+        if self.old_members:
+            index = min(index, self._held_by_most(self.old_members))
+        # endregion
         # An entry of an older term may still be overwritten, however many have it (§5.4.2, Figure 8).
         if index > self.commit_index and self._term_at(index) == self.current_term:
             self._commit(index)
+
+    def _held_by_most(self, members: frozenset[int]) -> int:
+        """The last index that more than half of `members` have. Called with the lock held."""
+        have = sorted(self._last_index() if server == self.me else self.match_index[server] for server in members)
+        return have[(len(have) - 1) // 2]
 
     # --- replication, the follower's side (§5.3) ---
 
@@ -582,6 +779,9 @@ class Raft:
                 continue
             # From here on everything is new. What stood here, and all behind it, was an old leader's.
             self.entries[index - self.base :] = args.entries[index - args.prev_log_index - 1 :]
+            # region 2E: a configuration may have come, or one may be gone
+            self._use_latest_configuration()
+            # endregion
             # region 2C: the answer promises that these entries stay
             self._persist()
             # endregion
@@ -595,6 +795,9 @@ class Raft:
             self.commit_index = index
             self.to_apply.notify_all()
             self.to_send.notify_all()
+            # region 2E: what follows when a configuration is committed
+            self._configuration_committed()
+            # endregion
 
     def _apply_loop(self) -> None:
         """Hand over what is committed, in order. Only this thread does it, and it holds no lock while it does."""
@@ -612,7 +815,12 @@ class Raft:
                 while self.last_applied < self.commit_index:
                     self.last_applied += 1
                     entry = self.entries[self.last_applied - self.base]
-                    messages.append(ApplyMsg(self.last_applied, entry.term, entry.command, kind=entry.kind))
+                    # region 2E: a configuration tells all who vote from here on, in either half
+                    voters = _voters(entry) if entry.kind == CONFIGURATION else None
+                    message = ApplyMsg(self.last_applied, entry.term, entry.command, kind=entry.kind, members=voters)
+                    # skeleton: message = ApplyMsg(self.last_applied, entry.term, entry.command, kind=entry.kind)
+                    # endregion
+                    messages.append(message)
             for message in messages:
                 self.apply_ch.put(message)
 
@@ -631,7 +839,7 @@ class Raft:
         """Save what must survive a crash, before anybody is told of it. Called with the lock held.
 
         Should the disk fail, the OSError ends this thread, and the lab this server: it must not answer any more."""
-        entries = [(entry.term, entry.command, entry.kind) for entry in self.entries]
+        entries = [list(vars(entry).values()) for entry in self.entries]
         state = json.dumps((self.current_term, self.voted_for, self.base, entries))
         self.persister.save(state.encode(), snapshot)
 
@@ -658,8 +866,14 @@ class Raft:
     def _cut_log(self, index: int, term: int) -> None:
         """Forget the log up to `index`; its term stays known, as entries[0]. Called with the lock held."""
         rest = self.entries[index - self.base + 1 :]
+        # region 2E: the stand-in remembers the configuration, too
+        last = self._configuration_at(index)
+        # endregion
         self.entries = [LogEntry(term, None), *rest]
         self.base = index
+        # region 2E: and has it from here on
+        self.entries[0].members, self.entries[0].old_members = last.members, last.old_members
+        # endregion
 
     def _send_chunk(self, server: int) -> None:
         """Send the next chunk of the snapshot. A snapshot once begun is finished, though newer ones be taken meanwhile:
@@ -667,6 +881,9 @@ class Raft:
         transfer = self.outgoing.get(server)
         if transfer is None:
             transfer = Transfer(self.current_term, self.base, self._term_at(self.base), self.persister.snapshot())
+            # region 2E: the configuration belongs to it
+            transfer.members, transfer.old_members = self.entries[0].members, self.entries[0].old_members
+            # endregion
             self.outgoing[server] = transfer
         chunk = transfer.data[transfer.offset : transfer.offset + SNAPSHOT_CHUNK]
         args = InstallSnapshotArgs(
@@ -677,6 +894,10 @@ class Raft:
             offset=transfer.offset,
             data=chunk,
             done=transfer.offset + len(chunk) >= len(transfer.data),
+            # region 2E: and who votes
+            members=transfer.members,
+            old_members=transfer.old_members,
+            # endregion
         )
         self.in_flight[server] = (args, time.monotonic())
         threading.Thread(target=self._send_install, args=(server, args, transfer), daemon=True).start()
@@ -689,6 +910,10 @@ class Raft:
             if reply is None:
                 return
             self._see_term(reply.term)
+            # region 2F: an answer is an answer
+            if self.current_term == args.term:
+                self.answered_at[server] = time.monotonic()
+            # endregion
             if self.role != LEADER or self.current_term != args.term or self.outgoing.get(server) is not transfer:
                 return
             end = args.offset + len(args.data)
@@ -704,6 +929,9 @@ class Raft:
             known = Transfer(args.term, args.last_included_index, args.last_included_term, b"")
             if self.incoming is not None and (self.incoming.term, self.incoming.index) > (known.term, known.index):
                 return None
+            # region 2E: the configuration belongs to it
+            known.members, known.old_members = args.members, args.old_members
+            # endregion
             self.incoming = known
         # A chunk that was here before, or one behind a gap, changes nothing: the reply says where to go on.
         if args.offset != known.offset:
@@ -720,13 +948,178 @@ class Raft:
             # It covers the beginning of our own log: what follows stays, it may be counted already (Figure 13, 6).
             self._cut_log(new.index, new.index_term)
         else:
+            # region 2E: nothing is left of the log but the configuration that the snapshot brings
+            last = self._configuration_at(new.index)
+            if new.members is not None:
+                last = LogEntry(0, None, CONFIGURATION, new.members, new.old_members)
+            # endregion
             self.entries = [LogEntry(new.index_term, None)]
             self.base = new.index
+            # region 2E: and that one counts now
+            self.entries[0].members, self.entries[0].old_members = last.members, last.old_members
+            # endregion
+        # region 2E: who votes now
+        self._use_latest_configuration()
+        # endregion
         self._persist(new.data)
         self.to_restore = self._snapshot_message(new.data)
         self._commit(new.index)
 
     def _snapshot_message(self, data: bytes) -> ApplyMsg:
         return ApplyMsg(self.base, self.entries[0].term, kind="snapshot", snapshot=data)
+
+    # endregion
+
+    # region 2E: configurations: which one counts, how one follows another, and who may stand for election
+    # hint: Whenever the log changes, look for the latest configuration in it. It counts, and it can disappear again.
+    # hint: C_new follows when C_old,new is committed, whoever leads then. A leader that is not in C_new is the last to go.
+    # --- membership (§6; dissertation, chapter 4) ---
+
+    def _use_latest_configuration(self) -> None:
+        """The latest configuration in the log counts, be it committed or not. Called with the lock held."""
+        before = self.members | self.old_members
+        at = self._configured_at(self._last_index())
+        entry = self.entries[at - self.base]
+        self.members, self.old_members = frozenset(entry.members or ()), frozenset(entry.old_members or ())
+        self.configured_at = at
+        if self.role == LEADER:
+            # They shall hear that they are out of it. Who does not hear it in time stays without a vote all the same.
+            self.leaving.update(dict.fromkeys(before - _voters(entry), time.monotonic() + LEARNER_PATIENCE))
+
+    def _configured_at(self, index: int) -> int:
+        """Where the configuration stands that counts at `index`: an entry's index, or the stand-in's. Lock held."""
+        while index > self.base and self.entries[index - self.base].kind != CONFIGURATION:
+            index -= 1
+        return index
+
+    def _configuration_at(self, index: int) -> LogEntry:
+        """The configuration that counts at `index`, or at the end of a log that is shorter. Called with the lock held."""
+        return self.entries[self._configured_at(min(index, self._last_index())) - self.base]
+
+    def _append_configuration(self, members: frozenset[int], old_members: frozenset[int] = frozenset()) -> None:
+        """Called with the lock held, at a leader."""
+        old = sorted(old_members) if old_members else None
+        log("members", f"{sorted(members)}" + (f" together with {old}" if old else ""))
+        self._append(LogEntry(self.current_term, None, CONFIGURATION, sorted(members), old))
+
+    def _configuration_committed(self) -> None:
+        """More is committed. If it is the latest configuration, its leader goes on to what follows. Lock held."""
+        if self.role != LEADER or self.configured_at > self.commit_index:
+            return
+        if self.old_members:
+            # C_old,new is on most of both: nobody is elected without it any more, so C_new may follow.
+            self._append_configuration(self.members)
+        elif self.me not in self.members:
+            # The others do without us. They know that C_new is committed when they hear it from us, or commit more.
+            for server in self._others():
+                args = self._append_args(server, MAX_BATCH)
+                threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
+            self._step_down("removed")
+
+    def _step_down(self, why: str) -> None:
+        """Lead no more, in the same term. Called with the lock held."""
+        log("leader", f"no more: {why}")
+        self.role = FOLLOWER
+        self.leader_id = None
+        self._restart_election_timer()
+        self.changed.notify_all()
+
+    def _may_change_to(self, members: frozenset[int]) -> bool:
+        """Whether this leader may begin a change now. Called with the lock held."""
+        return (
+            bool(members)
+            and members <= frozenset(range(len(self.peers)))
+            # One at a time: nobody is catching up, and what counts is committed, and not half of a change.
+            and not self.learners
+            and self.configured_at <= self.commit_index
+            and not self.old_members
+            # An entry of our own term is committed. Else some earlier leader's change, which we do not have, may be
+            # only just not committed, and two changes from the same C_old need not overlap (the bug of 2015).
+            and self._term_at(self.commit_index) == self.current_term
+        )
+
+    def _begin_learning(self, servers: frozenset[int]) -> None:
+        """From now on they are sent everything, and have no vote. Called with the lock held."""
+        self.learners = servers
+        for server in servers:
+            self.leaving.pop(server, None)
+            self.outgoing.pop(server, None)
+            # Whatever it had when it was a member: it is there if it says so now.
+            self.match_index[server] = 0
+            self.next_index[server] = self._last_index() + 1
+            self.in_flight.pop(server, None)
+        self.to_send.notify_all()
+
+    def _wait_for_learners(self, term: int) -> bool:
+        """Wait until all learners have caught up: a round of what they lacked took less than an election timeout
+        (dissertation, 4.2.1). Called with the lock held, which is free meanwhile."""
+        give_up = time.monotonic() + LEARNER_PATIENCE
+        while True:
+            goal, since = self._last_index(), time.monotonic()
+            while any(self.match_index[server] < goal for server in self.learners):
+                left = give_up - time.monotonic()
+                if left <= 0 or self.role != LEADER or self.current_term != term:
+                    return False
+                self.changed.wait(left)
+            if time.monotonic() < since + ELECTION_TIMEOUT[0]:
+                return True
+
+    def _may_stand(self) -> bool:
+        """Whether this server has a vote in the last configuration that it knows to be committed, or in a later one: who
+        is being removed may be needed until that is committed. Called with the lock held."""
+        at = self._configured_at(self.commit_index)
+        later = (entry for entry in self.entries[at - self.base + 1 :] if entry.kind == CONFIGURATION)
+        return any(self.me in _voters(entry) for entry in (self.entries[at - self.base], *later))
+
+    def _hears_leader(self) -> bool:
+        """Whether there is a leader: this server, or one heard within the shortest election timeout. Lock held."""
+        return self.role == LEADER or time.monotonic() < self.heard_leader_at + ELECTION_TIMEOUT[0]
+
+    def _known_leader(self) -> int:
+        return -1 if self.leader_id is None else self.leader_id
+
+    # endregion
+
+    # region 2F: asking before standing, and giving up without answers
+    # hint: A pre-vote counts for one round of asking only. With a majority of them, stand for election as ever.
+    # --- PreVote and CheckQuorum (dissertation, 9.6 and 6.2) ---
+
+    def _begin_pre_vote(self) -> None:
+        """The timer has run out: ask everybody whether they would vote for us. Our term stays. Lock held."""
+        self._restart_election_timer()
+        self.leader_id = None
+        self.pre_votes = {self.me}
+        self.asking = args = RequestVoteArgs(
+            term=self.current_term + 1,
+            candidate_id=self.me,
+            last_log_index=self._last_index(),
+            last_log_term=self.entries[-1].term,
+        )
+        for server in self._others():
+            threading.Thread(target=self._ask_for_pre_vote, args=(server, args), daemon=True).start()
+
+    def _ask_for_pre_vote(self, server: int, args: RequestVoteArgs) -> None:
+        reply = self.peers[server].call("pre_vote", args)
+        if reply is None:
+            return
+        with self.lock:
+            if not reply.vote_granted:
+                # A no may come with a higher term, and that is somebody's: without it we would ask in vain for ever.
+                self._see_term(reply.term)
+                return
+            if self.asking is not args or self.current_term + 1 != args.term:
+                return  # the answer to an earlier round
+            self.pre_votes.add(server)
+            if not self._is_majority(self.pre_votes):
+                return
+            self.asking = None
+            args = self._become_candidate()
+        for other in self._others():
+            threading.Thread(target=self._ask_for_vote, args=(other, args), daemon=True).start()
+
+    def _is_answered(self) -> bool:
+        """Whether a majority has answered this leader within an election timeout. Called with the lock held."""
+        since = time.monotonic() - ELECTION_TIMEOUT[1]
+        return self._is_majority({self.me} | {server for server, when in self.answered_at.items() if when >= since})
 
     # endregion

@@ -22,6 +22,7 @@ FLOORS = (
     ("switch",),
     ("service", "puppet"),
     ("cluster",),
+    ("membership",),
     ("suites", "scenario"),
     ("fuzz",),
     ("catalogue",),

@@ -58,7 +58,7 @@ def solved(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("test 9Z", "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D"),
+        ("test 9Z", "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F"),
         ("test 2A --seeds x", "raftlab: --seeds wants a number or A:B, not 'x'"),
         ("test 2A --seeds 0", "raftlab: --seeds wants at least one seed, from 0 on; '0' has none"),
         ("test 2A --seeds 5:5", "raftlab: --seeds wants at least one seed, from 0 on; '5:5' has none"),
@@ -167,7 +167,7 @@ def test_new_for_those_who_join_late(
     assert "lab-2c.md" in Path("me/README.md").read_text()
     assert "raftlab test 2C" in Path("me/.github/workflows/raftlab.yml").read_text()
     assert cli.main(["new", "you", "--from", "9Z"]) == 2
-    assert capsys.readouterr().err == "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D\n"
+    assert capsys.readouterr().err == "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F\n"
     assert not Path("you").exists()
 
 

@@ -210,7 +210,7 @@ def test_puppets_ask_and_answer() -> None:
             puppet.answer["request_vote"] = lambda flight: {"term": flight.args["term"], "vote_granted": True}
             puppet.answer["append_entries"] = lambda flight: {"term": flight.args["term"], "success": True}
         assert c.one_leader() == 0
-        assert {flight.method for flight in c.puppet(2).received} == {"request_vote", "append_entries"}
+        assert {flight.method for flight in c.puppet(2).received} == {"pre_vote", "request_vote", "append_entries"}
 
 
 def test_two_leaders_in_a_term_end_the_run(write_raft: Write) -> None:

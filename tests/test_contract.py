@@ -158,7 +158,16 @@ def test_the_good_one_is_good(tmp_path: Path) -> None:
 
 def test_the_later_labs(tmp_path: Path) -> None:
     text = GOOD + LATER + SNAPSHOT_MESSAGES
-    assert judge(tmp_path / "a", text, ALL) == []
+    voters = "    members: list[int] | None = None\n    old_members: list[int] | None = None\n"
+    whole = text.replace("    command: Any = None\n", f"    command: Any = None\n    kind: str = 'command'\n{voters}")
+    assert judge(tmp_path / "a", whole.replace("    done: bool\n", f"    done: bool\n{voters}"), ALL) == []
+    assert [problem[0] for problem in judge(tmp_path / "c", whole, ALL)] == [
+        "InstallSnapshotArgs has no field members, in which lab 2F tells who votes: take it from the skeleton",
+        "InstallSnapshotArgs has no field old_members, in which lab 2F tells who votes: take it from the skeleton",
+    ]
+    assert judge(tmp_path / "d", text, ALL)[0][0] == (
+        "LogEntry has no field kind, in which lab 2F tells who votes: take it from the skeleton"
+    )
     problems = judge(tmp_path / "b", GOOD, ALL)
     assert [problem[0] for problem in problems] == [
         "Raft has no method snapshot(self, index, data), which lab 2F needs",

@@ -1,6 +1,7 @@
 """Correct Rafts in clearly different styles: the suites must pass each of them. A false alarm is our worst bug.
 
-Those called ``full_...`` go the whole way to lab 2D and are run through every suite; the others end with lab 2A.
+Those called ``full_...`` go the whole way to lab 2D and are run through every suite up to there, without a line of the labs
+behind it; ``whole_...`` are run through all there are; the others end with lab 2A.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from raftlab.record import End, Record, from_line
 from tests.conftest import ROOT
 
 STYLES = sorted(path.parent.name for path in (ROOT / "tests" / "correct").glob("*/raft.py"))
-FULL_STYLES = [style for style in STYLES if style.startswith("full_")]
-LABS = [lab for lab in labs.LABS if catalogue.tests(lab)]
-RUNS = [(style, lab) for style in STYLES for lab in LABS if lab == "2A" or style in FULL_STYLES]
+UPTO = {"full": "2D", "whole": "2F"}
+FULL_STYLES = [style for style in STYLES if style.partition("_")[0] in UPTO]
+RUNS = [(style, lab) for style in STYLES for lab in labs.LABS if lab <= UPTO.get(style.partition("_")[0], "2A")]
 SUITES = Path(raftlab.suites.__file__).parent
 
 

@@ -177,7 +177,7 @@ _ALL_THROWN_AWAY: list[Change] = [
 @pytest.mark.parametrize(
     ("path", "command", "changes", "rule"),
     [
-        (LAB_2C, "raftlab test 2C -k own_crash_points", _SAVED_LATE, rules.SURVIVES),
+        (LAB_2C, "raftlab test 2C -k own_crash_points --seeds 2:3", _SAVED_LATE, rules.SURVIVES),
         (LAB_2D, "raftlab test 2D -k log_meets_snapshot", _ALL_THROWN_AWAY, rules.KEEP_THE_REST),
     ],
     ids=["2C", "2D"],

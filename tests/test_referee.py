@@ -107,12 +107,14 @@ BROKEN = {
     ),
     "applied by a minority": (
         lambda: Story().append(0, 1, 1).apply(0, "a"),
-        "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than 1 of 3 servers",
+        "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than "
+        "1 of 3 servers",
         rules.COMMIT_MAJORITY,
     ),
     "half of four": (
         lambda: Story(4).append(0, 1, 1, (0, 0), A).apply(0, "a"),
-        "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than 2 of 4 servers",
+        "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than "
+        "2 of 4 servers",
         rules.COMMIT_MAJORITY,
     ),
     "an old entry counted": (

@@ -67,7 +67,12 @@ def test_comments_and_spaces_do_not_count() -> None:
             "it begins with 'raftlab scenario 9'; this raftlab reads version 1",
         ),
         ("seed 7\n", "", "the line 'seed ...' is missing at its top"),
-        ("seed 7", "seed x", "the seed is a whole number from 0 on, servers one from 1 to 25"),
+        ("seed 7", "seed x", "the seed is a whole number from 0 on, servers one from 1 to 25, members at "),
+        (
+            "servers 3",
+            "servers 3\nmembers 4",
+            "the seed is a whole number from 0 on, servers one from 1 to 25, members at ",
+        ),
         ("servers 3", "servers 26", "the seed is a whole number from 0 on, servers one from 1 to 25"),
         ("heal", "heel", "line 17: there is no command 'heel'; the commands are wait, leader, find, "),
         ("wait 0.25", "wait long", "line 13: 'wait' does not go with 'long'"),
@@ -98,7 +103,7 @@ def test_tidy() -> None:
     ]
 
 
-@pytest.mark.parametrize("lab", ["2A", "2B", "2C", "2D"])
+@pytest.mark.parametrize("lab", ["2A", "2B", "2C", "2D", "2E", "2F"])
 def test_random_scenarios(lab: str, reference: Impl) -> None:
     kinds: set[str] = set()
     for seed in range(300):
@@ -110,6 +115,7 @@ def test_random_scenarios(lab: str, reference: Impl) -> None:
     assert ("crash" in kinds) == (lab >= "2C")
     assert ("propose" in kinds) == (lab >= "2B")
     assert ("snapshots" in kinds) == (lab >= "2D")
+    assert ("members" in kinds) == (lab >= "2E")
     assert {"cut", "partition", "pause", "clock", "hold", "release", "unreliable"} <= kinds
     for seed in range(6):
         assert shrink.play(reference, fuzz.generate(lab, seed)) is None

@@ -113,8 +113,8 @@ def test_skeleton_has_all_names_of_the_solution_outside_regions() -> None:
     for word in ("# region", "# endregion", "# skeleton:", "# hint:"):
         assert word not in text
     names = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    calls = ["__init__", "get_state", "start", "snapshot", "status"]
-    assert names == [*calls, "request_vote", "append_entries", "install_snapshot"]
+    calls = ["__init__", "get_state", "start", "snapshot", "change_membership", "status"]
+    assert names == [*calls, "request_vote", "append_entries", "install_snapshot", "pre_vote"]
 
 
 @pytest.mark.parametrize("lab", labs.LABS)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raftlab import catalogue, labs, skeleton
-from tests import bug_table
+from raftlab import catalogue, labs, rules, skeleton
+from raftlab.failure import Rule
+from tests import bug_table, referee_table
 from tests.bugs import failures
 from tests.conftest import ROOT, SKELETON, SOLUTION
 
@@ -52,3 +53,12 @@ def test_the_table_of_known_bugs_is_whole() -> None:
     assert listed == [
         (lab, name, bug.by) for lab, module in bug_table.SUITES.items() for name, bug in module.BUGS.items()
     ]
+
+
+def test_the_table_of_what_the_referee_stops_is_whole() -> None:
+    text = (ROOT / "tests" / "referee-bugs.md").read_text()
+    rows = re.findall(r"^\| (2\w) \| (.+?) \| (.+?) \| (.+?) \| \d+ \| (.+?) \|$", text, re.M)
+    listed = [(lab, name) for lab, name, *_ in rows]
+    assert listed == [(lab, name) for lab, module in referee_table.SUITES.items() for name in module.BUGS]
+    named = {rule.name for rule in vars(rules).values() if isinstance(rule, Rule)}
+    assert {rule.removesuffix(", as a consequence") for _, _, rule, *_ in rows} - {"(none)"} <= named

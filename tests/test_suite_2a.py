@@ -33,7 +33,7 @@ BUGS = {
         {
             "self.votes = {self.me}": "self.votes = [self.me]",
             "self.votes.add(server)": "self.votes.append(server)",
-            "len(self.votes & self.members) * 2": "len(self.votes) * 2",
+            "len(servers & self.members) * 2": "len(servers) * 2",
             # A candidate may ask again within its term; then a voter is heard twice.
             'reply = self.peers[server].call("request_vote", args)': (
                 'self.peers[server].call("request_vote", args) and time.sleep(0.01)\n'

@@ -194,7 +194,7 @@ BUGS = {
     "rp-commit-minority": Bug(
         "follower_failure",
         "expected a majority to have stored index 1 before S",
-        {"        index = have[(len(have) - 1) // 2]": "        index = have[-1]"},
+        {"        return have[(len(have) - 1) // 2]": "        return have[-1]"},
     ),
     "rp-accept-old-leader": Bug(
         "leader_keeps_its_log",

@@ -137,7 +137,7 @@ BUGS = {
         "snapshot_overtakes_entries",
         "expected S0 to apply index",
         {
-            "                while self.last_applied < self.commit_index:\n                    self.last_applied += 1\n                    entry = self.entries[self.last_applied - self.base]\n                    messages.append(ApplyMsg(self.last_applied, entry.term, entry.command, kind=entry.kind))\n": "                for at in range(self.last_applied + 1, self.commit_index + 1):\n                    entry = self.entries[at - self.base]\n                    messages.append(ApplyMsg(at, entry.term, entry.command, kind=entry.kind))\n",
+            "                while self.last_applied < self.commit_index:\n                    self.last_applied += 1\n                    entry = self.entries[self.last_applied - self.base]\n                    message = ApplyMsg(self.last_applied, entry.term, entry.command, kind=entry.kind)\n                    messages.append(message)\n": "                for at in range(self.last_applied + 1, self.commit_index + 1):\n                    entry = self.entries[at - self.base]\n                    messages.append(ApplyMsg(at, entry.term, entry.command, kind=entry.kind))\n",
             "                self.apply_ch.put(message)\n": "                self.apply_ch.put(message)\n                self.last_applied = message.index\n",
             "        self.to_restore = self._snapshot_message(new.data)\n        self._commit(new.index)\n": "        self.last_applied = self.commit_index = new.index\n        self.apply_ch.put(self._snapshot_message(new.data))\n",
         },

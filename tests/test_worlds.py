@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from raftlab import catalogue
+from raftlab.failure import Failure, LabFailure
 from raftlab.run import Impl, Run
 from raftlab.worlds import HostNotStarted
 from raftlab.worlds.hosts import WarmHost
@@ -70,3 +72,28 @@ def test_no_process_outlives_the_judge(how: signal.Signals) -> None:
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(alive, pids))
+
+
+@pytest.mark.parametrize(
+    ("kind", "late", "outcome"),
+    [
+        ("assertion", 0.7, "error"),
+        ("assertion", 0.4, "failed"),
+        ("invariant", 0.7, "failed"),
+        ("deadlock", 9.0, "failed"),
+    ],
+)
+def test_a_machine_that_has_no_time_for_the_lab_proves_nothing(
+    kind: str, late: float, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impl = Impl(SOLUTION)
+    run = Run(impl, catalogue.find_test("cluster_of_one"), "rpyc", 0, preempt=True)
+    monkeypatch.setattr(run, "_world", SimpleNamespace(late_s=late, cpu_s=0.0, close=lambda: None))
+    record = run.record(LabFailure(Failure(kind, "expected a leader within 5 s, but there is none")))
+    assert record.outcome == outcome
+    assert record.failure is not None
+    if outcome == "error":
+        assert record.failure.text == (
+            "could not be judged: the machine was so busy that the lab itself came 0.7 s late; seen: expected a leader "
+            "within 5 s, but there is none"
+        )

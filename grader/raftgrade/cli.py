@@ -17,19 +17,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 
-from raftgrade import __version__, grade, store, submissions, table
+from raftgrade import __version__, engine, grade, marks, options, reports, rubric, store, submissions, table
 from raftgrade.commands import Commands, RaftlabCommands
 from raftgrade.intake import code, still_holds, take_in
-from raftgrade.plan import NETWORKS, Listed, Settings, expect
+from raftgrade.options import CANNOT, CannotStart, readable
+from raftgrade.plan import Listed, expect
+from raftgrade.reports import gradescope
 from raftgrade.results import Report, exit_code
+from raftgrade.rubric import Rubric
 from raftgrade.text import count, printable
 from raftlab import catalogue, confine, labs
 
-CANNOT = 2
+REFUSALS = (
+    CannotStart,
+    store.NotOurs,
+    submissions.BadPath,
+    labs.UnknownLab,
+    rubric.BadRubric,
+    marks.BadLate,
+    reports.CannotReport,
+    confine.CannotConfine,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +52,23 @@ class Tools:
     confine: Callable[[str], confine.Sandbox] = confine.choose
 
 
-class CannotStart(Exception):
-    """The command line asks for something that cannot be done. The message says what."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """One clear sentence instead of the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(CANNOT, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
-
-
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
     """Run the command line ``argv``. Returns the exit code; raises ``SystemExit`` where argparse does."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that lacks a character gets an escape, not an exception.
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    arguments = _parser().parse_args(argv)
+    arguments = options.parser().parse_args(argv)
     try:
         if arguments.command == "report":
-            return _report(Path(arguments.dir))
+            return _report(arguments, tools or Tools())
+        if arguments.command == "rubric":
+            sys.stdout.write(rubric.default_text())
+            return 0
+        if arguments.command == "gradescope-zip":
+            return _gradescope_zip(arguments, tools or Tools())
         return _run(arguments, tools or Tools())
-    except (CannotStart, store.NotOurs, submissions.BadPath, labs.UnknownLab, confine.CannotConfine) as exc:
+    except REFUSALS as exc:
         print(f"raftgrade: {printable(str(exc))}", file=sys.stderr)
         return CANNOT
     except BrokenPipeError:
@@ -82,58 +87,67 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
         return CANNOT
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="raftgrade",
-        description="Grade Raft submissions with raftlab's staged tests.",
-        epilog="exit codes: 0 all passed; 1 something failed; 2 could not judge, a submission was refused, "
-        "or the command line was wrong; 130 interrupted",
-    )
-    parser.add_argument("--version", action="version", version=f"raftgrade {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run | report")
-    run = commands.add_parser("run", help="grade submissions", description="Grade submissions.")
-    run.add_argument(
-        "paths",
-        nargs="+",
-        metavar="PATH",
-        help="a raft.py, a folder or a zip file with one, a folder of these, a git URL (https://…#commit), a list of all "
-        "these (.txt), or a table with the columns id, name and path (.csv)",
-    )
-    run.add_argument("--labs", metavar="2A[,2B]", help="labs to grade (default: all)")
-    run.add_argument("--network", choices=[*NETWORKS, "both"], default="both", help="default: both")
-    run.add_argument("--runs", type=int, metavar="N", help="runs of each test in sim (default: 20)")
-    run.add_argument(
-        "--rpyc-runs",
-        type=int,
-        metavar="N",
-        help="runs of each test on the real network (default: 1; with --network rpyc, --runs counts too)",
-    )
-    run.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
-    run.add_argument(
-        "--sandbox",
-        choices=confine.ASKED,
-        default="auto",
-        help="walls around student code: the best there is (auto, the default), bubblewrap or nothing (bwrap), none",
-    )
-    run.add_argument("--out", default="raftgrade-out", metavar="DIR", help="default: raftgrade-out")
-    run.add_argument("--fresh", action="store_true", help="do everything again, also what an earlier report in DIR has")
-    run.add_argument("--seed", type=int, default=0, metavar="BASE", help="the first seed (default: 0)")
-    report = commands.add_parser(
-        "report", help="show a report again", description="Show the report in DIR, finished or partial."
-    )
-    report.add_argument("dir", metavar="DIR")
-    return parser
-
-
-def _report(folder: Path) -> int:
+def _report(arguments: argparse.Namespace, tools: Tools) -> int:
+    folder = Path(arguments.dir)
     report = store.read(folder)
-    print(table.render(report))
-    return exit_code(report)
+    if arguments.rubric is not None:
+        # The hidden runs are those that were made: their secret is not needed for new marks.
+        report.rubric = _rubric(arguments.rubric, tools).public()
+    _late(arguments.late, report)
+    if arguments.rubric is not None or arguments.late is not None:
+        marks.mark(report)
+    wanted = reports.Wanted(
+        arguments.format,
+        folder,
+        None if arguments.output is None else Path(arguments.output),
+        None if arguments.template is None else readable(arguments.template),
+        arguments.column,
+        arguments.student,
+    )
+    text, notes = reports.make(report, wanted)
+    for note in notes:
+        print(f"raftgrade: {printable(note)}", file=sys.stderr)
+    if wanted.output is None:
+        sys.stdout.write(text)
+    else:
+        wanted.output.write_text(text, encoding="utf-8", newline="")
+        print(f"raftgrade: the report is in {printable(str(wanted.output))}", file=sys.stderr)
+    # A report that was made is a success of its own, except for the table, which is how a run ends too.
+    return exit_code(report) if arguments.format == "table" else 0
+
+
+def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:
+    if arguments.runs < 1:
+        raise CannotStart(f"--runs must be at least 1, not {arguments.runs}")
+    text = None
+    if arguments.rubric is not None:
+        _rubric(arguments.rubric, tools)  # better said here than by an autograder at midnight
+        text = readable(arguments.rubric)
+    out = Path(arguments.out)
+    gradescope.make_zip(out, options.named_labs(arguments.labs), arguments.network, arguments.runs, text)
+    print(f"raftgrade: the autograder is in {printable(str(out))}: upload it to Gradescope as it is", file=sys.stderr)
+    return 0
+
+
+def _rubric(path: str | None, tools: Tools) -> Rubric:
+    if path is None:
+        return rubric.default()
+    return rubric.load(Path(path), {lab: [test.name for test in tools.catalogue(lab)] for lab in labs.LABS})
+
+
+def _late(path: str | None, report: Report) -> None:
+    if path is None:
+        return
+    late = marks.read_late(readable(path), printable(path), [each.name for each in report.submissions])
+    for submission in report.submissions:
+        submission.late_days = late.get(submission.name, 0.0)
 
 
 def _run(arguments: argparse.Namespace, tools: Tools) -> int:
-    settings = _settings(arguments)
+    price_list = _rubric(arguments.rubric, tools)
+    settings = options.settings(arguments, price_list)
     settings = msgspec.structs.replace(settings, sandbox=tools.confine(arguments.sandbox))
+    make_engine = _engine(arguments)
     out = Path(arguments.out)
     found = submissions.find(arguments.paths, ignore=out)
     if found.skipped:
@@ -152,9 +166,12 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             code=code(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             settings=settings,
+            rubric=price_list.public(),
             left_out=left_out,
             submissions=intake.submissions,
         )
+        _late(arguments.late, plan)
+        marks.mark(plan)
         kept = [] if arguments.fresh else still_holds(plan, folder.earlier)
         known = [*kept, *intake.refused]
         stay = {entry.submission for entry in kept}
@@ -164,7 +181,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             print(f"raftgrade: kept {had}, nothing has changed for them; --fresh does all again", file=sys.stderr)
         started = time.monotonic()
         report, signal_number = grade.grade(
-            plan, tests, intake.paths, tools.commands, folder, sys.stderr, started, known
+            plan, tests, intake.paths, tools.commands, folder, sys.stderr, started, make_engine, known
         )
     shown = printable(str(out))
     if signal_number:
@@ -177,27 +194,12 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     return exit_code(report)
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
-    """What was asked for. Raises :class:`CannotStart` or :class:`raftlab.labs.UnknownLab`."""
-    for option in ("runs", "rpyc_runs", "jobs"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise CannotStart(f"--{option.replace('_', '-')} must be at least 1, not {value}")
-    if arguments.seed < 0:
-        raise CannotStart(f"--seed must be 0 or more, not {arguments.seed}")
-    asked = arguments.labs.split(",") if arguments.labs is not None else list(labs.LABS)
-    chosen = {labs.find(name.strip()).name for name in asked}
-    networks = list(NETWORKS) if arguments.network == "both" else [arguments.network]
-    rpyc_runs = arguments.rpyc_runs
-    if rpyc_runs is None:
-        rpyc_runs = arguments.runs if arguments.network == "rpyc" and arguments.runs else 1
-    runs = {"sim": arguments.runs or 20, "rpyc": rpyc_runs}
-    return Settings(
-        labs=[name for name in labs.LABS if name in chosen],
-        networks=networks,
-        runs={network: runs[network] for network in networks},
-        seed=arguments.seed,
-        # Runs on the real network mostly wait, so two for each processor end sooner than one. The simulator's runs
-        # step aside for them (see jobs.py).
-        jobs=arguments.jobs or 2 * (os.cpu_count() or 1),
-    )
+def _engine(arguments: argparse.Namespace) -> grade.MakeEngine:
+    """The engine that was asked for. Raises :class:`CannotStart`."""
+    if arguments.engine == "local":
+        if arguments.scheduler is not None:
+            raise CannotStart("--scheduler goes with --engine dask")
+        return engine.Local
+    from raftgrade import cluster
+
+    return cluster.connect(arguments.scheduler, arguments.tls_ca, arguments.tls_cert, arguments.tls_key)

@@ -1,8 +1,8 @@
 """The engine room: hands checks and jobs to an executor, in order, and tells what comes back.
 
-An engine needs nothing but a ``concurrent.futures.Executor``; the local one here has threads that start one
-child process each. Everything that happens arrives in one inbox and is handled in the main thread, so nothing
-else here needs a lock.
+An engine needs nothing but a ``concurrent.futures.Executor``; the local one here has threads that start one child
+process each, :mod:`raftgrade.cluster` has one of many machines. Everything that happens arrives in one inbox and is handled
+in the main thread, so nothing else here needs a lock.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import heapq
 import itertools
 import queue
 import signal
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from raftgrade.children import Children
 from raftgrade.commands import Commands
 from raftgrade.jobs import Checked, Finished, run_check, run_job
-from raftgrade.plan import Expected, Job, Run, Settings, cut
+from raftgrade.plan import Job, Settings
 from raftgrade.results import Report, SubmissionResult
+from raftgrade.schedule import Schedule
 from raftgrade.store import Store
 from raftlab.record import Record
 
@@ -60,11 +61,28 @@ class Done:
 Event = Heard | Checked | Signalled | Tick
 
 
+class Engine(Protocol):
+    """Where work is done: ``workers`` jobs at a time, of ``width`` that may be handed out. The futures always have a
+    result: whatever goes wrong is told in it."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    def check(self, submission: SubmissionResult, path: str) -> Future[Checked]: ...
+
+    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[Finished]: ...
+
+    def stop(self) -> None: ...
+
+
 class Local:
     """Threads on this machine, each with one child process at a time."""
 
     def __init__(self, settings: Settings, commands: Commands, store: Store) -> None:
-        self.width = settings.jobs
+        self.width = self.workers = settings.jobs
         self._settings = settings
         self._commands = commands
         self._store = store
@@ -102,21 +120,18 @@ class Local:
 
 class Work:
     """What is still to do, in the order of the submissions: the check of one, then its jobs, then the next
-    one's. ``done`` are runs that have their outcome, by submission; ``over`` are submissions with nothing to do."""
+    one's. ``over`` are submissions with nothing to do."""
 
     def __init__(
         self,
         plan: Report,
-        tests: list[Expected],
         paths: dict[str, str],
-        engine: Local,
-        done: Mapping[str, Collection[Run]],
-        over: Collection[str],
+        engine: Engine,
+        schedule: Schedule,
+        over: Collection[str] = (),
     ) -> None:
-        self._done = done
-        self._plan = plan
-        self._tests = tests
         self._paths = paths
+        self._schedule = schedule
         self._engine = engine
         self._inbox: queue.SimpleQueue[Heard | Done | Signalled] = queue.SimpleQueue()
         self._places = {submission.name: place for place, submission in enumerate(plan.submissions)}
@@ -183,14 +198,12 @@ class Work:
             # twice.
             for record in result.records:
                 yield Heard(result.submission, record)
-            return
-        yield result
-        if not result.problems:
-            name = result.submission
-            slug = self._plan.submissions[self._places[name]].slug
-            done = self._done.get(name, ())
-            for job in cut(self._plan.settings, self._tests, name, slug, self._paths[name], done):
-                self._add(name, job)
+            jobs = self._schedule.finished(result)
+        else:
+            yield result
+            jobs = [] if result.problems else self._schedule.begin(result.submission)
+        for job in jobs:
+            self._add(result.submission, job)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from raftgrade.commands import Commands
-from raftgrade.engine import Event, Heard, Local, Signalled, Work
+from raftgrade.engine import Engine, Event, Heard, Local, Signalled, Work
 from raftgrade.jobs import Checked
-from raftgrade.plan import Expected, Run
+from raftgrade.plan import Expected, Settings
 from raftgrade.progress import Progress
 from raftgrade.results import Report
+from raftgrade.schedule import Schedule
 from raftgrade.store import Store
 from raftgrade.tally import Entry, Ran, Refused, Tally
 
+MakeEngine = Callable[[Settings, Commands, Store], Engine]
 SAVE_S = 5.0  # how often report.json is brought up to date, in seconds; the records are written at once
 
 
@@ -27,6 +29,7 @@ def grade(
     store: Store,
     stream: TextIO,
     started: float,
+    make_engine: MakeEngine = Local,
     known: Sequence[Entry] = (),
 ) -> tuple[Report, int]:
     """Grade all submissions of ``plan`` (``paths`` gives where each is) and write the report to ``store``.
@@ -34,40 +37,27 @@ def grade(
     ``time.monotonic`` seconds. Returns the report and the signal that interrupted it, or 0. Raises ``OSError`` when the
     report cannot be written."""
     tally = Tally(plan)
-    done: dict[str, set[Run]] = {}
-    over = set()
-    for entry in known:
-        if not tally.take(entry):
-            continue
-        if isinstance(entry, Ran):
-            record = entry.record
-            done.setdefault(entry.submission, set()).add((record.lab, record.test, record.network, record.seed))
-        else:
-            over.add(entry.submission)
+    known = [entry for entry in known if tally.take(entry)]
     store.save(plan)  # the plan, so that the records mean something from the first one on
-    runs = {
-        network: sum(network in test.networks for test in tests) * number
-        for network, number in plan.settings.runs.items()
-    }
-    over |= {name for name, had in done.items() if len(had) == sum(runs.values())}
-    left = [submission.name for submission in plan.submissions if submission.name not in over]
-    todo = {network: number * len(left) for network, number in runs.items()}
-    for name in left:
-        for run in done.get(name, ()):
-            todo[run[2]] -= 1
-    engine = Local(plan.settings, commands, store)
-    work = Work(plan, tests, paths, engine, done, over)
-    progress = Progress(todo, plan.settings.jobs, stream)
+    schedule = Schedule(plan, tests, paths, tally)
+    runs = schedule.usual()
+    over = _over(tally, known)
+    todo = {network: number * (len(plan.submissions) - len(over)) for network, number in runs.items()}
+    engine = make_engine(plan.settings, commands, store)
+    work = Work(plan, paths, engine, schedule, over)
+    progress = Progress(todo, engine.workers, stream)
     saved = time.monotonic()
     signal_number = 0
 
     def note(event: Event) -> None:
         entry = _entry(event)
+        done = tally.done
         if entry is None or not tally.take(entry):
             return
         store.add(entry)
         if isinstance(entry, Ran):
-            progress.ran(entry.submission, entry.record)
+            if tally.done > done:  # not what was tried once more
+                progress.ran(entry.submission, entry.record)
         else:
             progress.dropped(runs)
 
@@ -77,7 +67,7 @@ def grade(
             if isinstance(event, Signalled):
                 signal_number = event.number
             now = time.monotonic()
-            progress.show()
+            progress.dropped(schedule.dropped())
             if now - saved > SAVE_S:
                 store.save(tally.make(complete=False, seconds=now - started))
                 # Many submissions make a long report: spend no more than a small share of the time on it.
@@ -88,6 +78,13 @@ def grade(
     report = tally.make(complete=not signal_number, seconds=time.monotonic() - started)
     store.save(report)
     return report, signal_number
+
+
+def _over(tally: Tally, known: Sequence[Entry]) -> set[str]:
+    """The submissions of which nothing is left to do."""
+    return {
+        name for name in {entry.submission for entry in known} if tally.sum_up(name).state not in ("waiting", "running")
+    }
 
 
 def _entry(event: Event) -> Entry | None:

@@ -7,11 +7,13 @@ is held against: what it names and nobody reports has failed.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
+from raftgrade.stats import Sequential
 from raftlab.confine import Level, Sandbox
 
 NETWORKS = ("sim", "rpyc")
@@ -38,13 +40,17 @@ class Listed(Protocol):
 
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """What was asked for. ``runs`` is the number of runs of each test by network; seeds go from ``seed``
-    upwards. ``sandbox`` is what student code runs in; reports of old do not say."""
+    upwards. ``until`` is the sequential test that decides when sim has run enough (``runs`` is then the most);
+    ``hidden`` the seeds of the hidden runs in sim, first and one past the last; ``sandbox`` is what student code runs in
+    (reports of old do not say)."""
 
     labs: list[str]
     networks: list[str]
     runs: dict[str, int]
     seed: int
     jobs: int
+    until: Sequential | None = None
+    hidden: tuple[int, int] | None = None
     sandbox: Sandbox | None = None
 
     @property
@@ -108,50 +114,32 @@ def expect(settings: Settings, catalogue: Mapping[str, Sequence[Listed]]) -> tup
     return tests, left_out
 
 
-Run = tuple[str, str, str, int]  # lab, test, network, seed
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Whose work jobs are about."""
+
+    submission: str
+    slug: str
+    path: str
+    sandbox: Level = "none"
 
 
-def cut(
-    settings: Settings, tests: list[Expected], submission: str, slug: str, path: str, done: Collection[Run] = ()
-) -> list[Job]:
-    """The jobs of one submission, the long ones (rpyc) first so that none of them is left alone at the
-    end. Runs in ``done`` have their outcome already."""
-    jobs: list[Job] = []
-    for network in sorted(settings.networks, key=lambda name: name != "rpyc"):
-        for lab in settings.labs:
-            names = [test.name for test in tests if test.lab == lab and network in test.networks]
-            pieces = _pieces(names, settings.seeds(network), RUNS_IN_A_JOB[network])
-            for number, (chosen, seeds) in enumerate(pieces):
-                jobs.append(
-                    Job(
-                        id=f"{slug}.{lab}.{network}.{number:03d}",
-                        submission=submission,
-                        slug=slug,
-                        path=path,
-                        lab=lab,
-                        network=network,
-                        tests=chosen,
-                        seeds=seeds,
-                        sandbox=settings.level,
-                    )
-                )
-    return [piece for job in jobs for piece in _missing(job, done)]
-
-
-def _missing(job: Job, done: Collection[Run]) -> list[Job]:
-    """What of ``job`` is still to do: the whole, or each unbroken stretch of seeds by itself."""
-    left = [(test, seed) for test, seed in job.runs if (job.lab, test, job.network, seed) not in done]
-    if len(left) == len(job.runs):
-        return [job]
-    stretches: list[tuple[str, int, int]] = []
-    for test, seed in left:
-        if stretches and stretches[-1][0] == test and stretches[-1][2] == seed:
-            stretches[-1] = (test, stretches[-1][1], seed + 1)
-        else:
-            stretches.append((test, seed, seed + 1))
+def cut(whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = "") -> list[Job]:
+    """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds``. ``label`` tells these apart from others of
+    the same lab and network."""
     return [
-        msgspec.structs.replace(job, id=f"{job.id}.{number}", tests=[test], seeds=(first, end))
-        for number, (test, first, end) in enumerate(stretches)
+        Job(
+            id=f"{whose.slug}.{lab}.{network}{label}.{number:03d}",
+            submission=whose.submission,
+            slug=whose.slug,
+            path=whose.path,
+            lab=lab,
+            network=network,
+            tests=chosen,
+            seeds=piece,
+            sandbox=whose.sandbox,
+        )
+        for number, (chosen, piece) in enumerate(_pieces(tests, seeds, RUNS_IN_A_JOB[network]))
     ]
 
 

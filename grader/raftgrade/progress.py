@@ -38,12 +38,14 @@ class Progress:
         self._cost = {network: (GUESS_S.get(network, 1.0), 1) for network in todo}
         self._done = 0
         self._failed = 0
+        self._errors = 0
         self._where = ""
 
     def ran(self, submission: str, record: Record) -> None:
         """One more run has its outcome."""
         self._done += 1
         self._failed += record.outcome == "failed"
+        self._errors += record.outcome == "error"
         self._todo[record.network] -= 1
         if record.wall_s > 0:
             total, runs = self._cost[record.network]
@@ -52,7 +54,8 @@ class Progress:
         self.show()
 
     def dropped(self, runs: dict[str, int]) -> None:
-        """So many runs by network will not be made: their submission was refused."""
+        """So many runs by network will not be made: their submission was refused, their lab stays shut, or a sequential
+        test was sure sooner (or later: then the number is below 0)."""
         for network, number in runs.items():
             self._todo[network] -= number
         self.show()
@@ -73,11 +76,13 @@ class Progress:
     def line(self) -> str:
         """``12 of 320 runs · 8.1/s · 2 failed · about 38 s left · alice 2A``"""
         spent = self._clock() - self._started
-        left = sum(self._todo.values())
+        left = max(0, sum(self._todo.values()))
         parts = [f"{self._done} of {self._done + left} runs"]
         if self._done and spent > 0:
             parts.append(f"{self._done / spent:.1f}/s")
         parts.append(f"{self._failed} failed")
+        if self._errors:
+            parts.append(f"{self._errors} not judged")
         if self._done and left:
             parts.append(f"about {duration(self.left_s())} left")
         if self._where:
@@ -87,7 +92,7 @@ class Progress:
     def left_s(self) -> float:
         """An estimate of the seconds that remain: what is left of each network at its own price."""
         price = {network: total / runs for network, (total, runs) in self._cost.items()}
-        return sum(number * price[network] for network, number in self._todo.items()) / self._workers
+        return sum(max(0, number) * price[network] for network, number in self._todo.items()) / self._workers
 
     def close(self) -> None:
         """Leave the terminal's line as we found it."""

@@ -17,10 +17,13 @@ from typing import Literal
 import msgspec
 
 from raftgrade.plan import LeftOut, Settings
+from raftgrade.rubric import Rubric
+from raftgrade.stats import Verdict
 from raftlab.failure import Failure
 
 SCHEMA = 1
 State = Literal["waiting", "running", "graded", "refused", "unjudged"]
+TestState = Literal["waiting", "judged", "open", "skipped"]
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -39,31 +42,40 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Bad(msgspec.Struct, kw_only=True):
-    """A run that did not pass. ``outcome`` is ``"failed"``, or ``"error"`` when it could not be judged."""
+    """A run that did not pass. ``outcome`` is ``"failed"``, or ``"error"`` when it could not be judged. ``sort`` is its
+    class (:mod:`raftgrade.classes`). Of many runs of one class only the first tell their events and details."""
 
     seed: int
     outcome: Literal["failed", "error"]
+    sort: str = ""
     failure: Failure
     replay: str = ""
     trace: str = ""
 
 
 class NetworkResult(msgspec.Struct, kw_only=True):
-    """One test on one network. ``runs`` were asked for, on ``seeds`` (first, one past the last); ``passes``,
-    ``failures`` and ``errors`` have come in. ``interval`` is the two-sided 95 % Clopper-Pearson interval of
-    ``passes`` among the judged runs (``passes + failures``)."""
+    """One test on one network; ``hidden`` runs, whose seeds no student sees, stand by themselves. ``runs`` were asked
+    for, on ``seeds`` (first, one past the last); ``passes``, ``failures`` and ``errors`` have come in, ``retried`` of
+    them in a second attempt, after a fault of the machine. ``interval`` is the two-sided 95 % Clopper-Pearson interval
+    of ``passes`` among the judged runs (``passes + failures``); ``verdict`` what a sequential test came to."""
 
     network: str
     seeds: tuple[int, int]
     runs: int
+    hidden: bool = False
     passes: int = 0
     failures: int = 0
     errors: int = 0
+    retried: int = 0
     interval: tuple[float, float] = (0.0, 1.0)
+    verdict: Verdict | Literal[""] = ""
     lab_s: Spread | None = None
+    run_cpu_s: Spread | None = None
     rpcs: Spread | None = None
+    rpc_bytes: Spread | None = None
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    classes: dict[str, int] = {}
     bad: list[Bad] = []
 
     @property
@@ -72,15 +84,20 @@ class NetworkResult(msgspec.Struct, kw_only=True):
 
 
 class TestResult(msgspec.Struct, kw_only=True):
-    """One test of one submission. ``points`` are what it earned so far."""
+    """One test of one submission. ``points`` are what it earned; ``suite_points`` what the suite itself gives it.
+    ``state``: ``waiting`` (runs are still to come), ``judged``, ``open`` (too few runs could be judged: the machine's
+    fault, so nothing is lost yet) or ``skipped``; ``notes`` say why."""
 
     __test__ = False  # for pytest: not a class of tests
 
     lab: str
     name: str
     title: str
-    points: int
-    max_points: int
+    points: float
+    max_points: float
+    suite_points: int
+    state: TestState = "waiting"
+    notes: list[str] = []
     networks: list[NetworkResult]
     advice: list[str] = []
 
@@ -89,7 +106,8 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
     """One submission. ``id`` is the course's, from the table it was listed in; ``hash`` the sha256 of its files (empty if
     they could not be taken in). ``state``: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its
     outcome), ``refused`` (see ``problems``: it cannot be tested), ``unjudged`` (the check itself failed: not
-    the student's fault, see ``problems``)."""
+    the student's fault, see ``problems``). ``points`` are what is left after the ``penalty`` for being late;
+    ``open_points`` may still come."""
 
     name: str
     slug: str
@@ -97,8 +115,11 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
     id: str = ""
     hash: str = ""
     state: State
-    points: int
-    max_points: int
+    points: float
+    max_points: float
+    open_points: float = 0.0
+    late_days: float = 0.0
+    penalty: float = 0.0
     tests: list[TestResult]
     problems: list[Problem] = []
 
@@ -106,6 +127,11 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
     def clean(self) -> bool:
         """Every run there should be has passed."""
         return self.state == "graded" and all(passed(test) for test in self.tests)
+
+    @property
+    def final(self) -> bool:
+        """The mark can be given: nothing is still to come, and nothing is open."""
+        return self.state in ("graded", "refused") and not self.open_points
 
     @property
     def failures(self) -> int:
@@ -127,6 +153,7 @@ class Report(msgspec.Struct, kw_only=True):
     started: str
     seconds: float = 0.0
     settings: Settings
+    rubric: Rubric = Rubric()
     left_out: list[LeftOut] = []
     submissions: list[SubmissionResult]
 
@@ -147,13 +174,11 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def passed(test: TestResult) -> bool:
-    """All runs of the test passed, on every network asked for."""
-    return all(network.passes == network.runs for network in test.networks)
-
-
-def earned(test: TestResult) -> int:
-    """The rule for points: all or nothing. A test earns its points when every run of it passed."""
-    return test.max_points if passed(test) else 0
+    """All runs of the test passed, on every network asked for; a sequential test may forgive a few."""
+    return test.state != "skipped" and all(
+        network.passes == network.runs or (network.verdict == "reliable" and not network.errors)
+        for network in test.networks
+    )
 
 
 def exit_code(report: Report) -> int:

@@ -10,11 +10,12 @@ import tabulate
 
 from raftgrade.plan import LeftOut
 from raftgrade.results import Bad, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
-from raftgrade.text import count, duration, one_line, printable, spans
+from raftgrade.text import count, duration, number, one_line, printable, spans
 from raftlab.confine import Sandbox
 
 WIDTH = 100
-_NOT_JUDGED = "Not judged (the machine's fault or ours: no mark lost, none earned)"
+_VERDICTS = {"reliable": "sure", "unreliable": "sure not", "undecided": "unsure"}
+_NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
 _NAME = 24  # the widest column of names that fits; titles are sentences, and stand with the failures
 
 
@@ -52,7 +53,7 @@ def last_line(report: Report) -> str:
     clean = sum(submission.clean for submission in report.submissions)
     return " · ".join(
         [
-            f"points {points}/{most}",
+            f"points {number(points)}/{number(most)}",
             f"{clean} of {len(report.submissions)} submissions clean",
             count(report.done, "run"),
             duration(report.seconds),
@@ -71,8 +72,21 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
     blocks = [heading]
     for lab in report.settings.labs:
         tests = [test for test in submission.tests if test.lab == lab]
-        if tests:
-            blocks.append(_table(lab, tests, report.settings.networks))
+        if tests and all(test.state == "skipped" for test in tests):
+            blocks.append(_wrapped(f"Lab {lab}: {one_line(tests[0].notes[0])}"))
+        elif tests:
+            blocks.append(_table(lab, tests, _columns(report)))
+    if submission.penalty:
+        late = f"late by {number(submission.late_days)} days: {number(submission.penalty)} points less"
+        blocks.append(f"{late}, {number(submission.points)} of {number(submission.max_points)} are left")
+    notes = [
+        _wrapped(f"  {test.lab} {test.name}: {one_line(note)}")
+        for test in submission.tests
+        if test.state != "skipped"
+        for note in test.notes
+    ]
+    if notes:
+        blocks.append("\n".join(["Notes", *notes]))
     failures = [line for test in submission.tests for line in _failures(test)]
     if failures:
         blocks.append("\n".join(["Failures", *failures]))
@@ -83,6 +97,14 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
     if advice:
         blocks.append("\n".join(["Advice (costs no points)", *map(_wrapped, advice)]))
     return blocks
+
+
+def _columns(report: Report) -> list[str]:
+    """The networks, and ``hidden`` behind sim if there are such runs."""
+    names = list(report.settings.networks)
+    if report.settings.hidden is not None:
+        names.insert(names.index("sim") + 1, "hidden")
+    return names
 
 
 def _table(lab: str, tests: list[TestResult], networks: list[str]) -> str:
@@ -98,7 +120,7 @@ def _table(lab: str, tests: list[TestResult], networks: list[str]) -> str:
 
 
 def _row(test: TestResult, networks: list[str], timed: str) -> list[str]:
-    results = {result.network: result for result in test.networks}
+    results = {"hidden" if result.hidden else result.network: result for result in test.networks}
     passes = [_passes(results[name]) if name in results else "–" for name in networks]
     shown = results.get(timed) or test.networks[0]
     times = ["–", "–"]
@@ -106,17 +128,25 @@ def _row(test: TestResult, networks: list[str], timed: str) -> list[str]:
         times = [f"{shown.lab_s.p50:.2f}", f"{shown.lab_s.p95:.2f}"]
     rpcs = "–" if shown.rpcs is None else f"{shown.rpcs.p50:.0f}"
     name = "\n".join(textwrap.wrap(one_line(test.name), _NAME))
-    return [name, f"{test.points}/{test.max_points}", *passes, *times, rpcs]
+    return [name, f"{number(test.points)}/{number(test.max_points)}", *passes, *times, rpcs]
+
+
+def _caveat(submission: SubmissionResult) -> str:
+    return f" ({number(submission.open_points)} open)" if submission.open_points else ""
 
 
 def _passes(result: NetworkResult) -> str:
-    """``18/20 [.68–.99]``: passes of judged runs and their interval; ``?2`` more could not be judged, ``…3``
-    are still to come."""
+    """``18/20 [.68–.99]``: passes of judged runs and their interval; ``?2`` more could not be judged, ``↻1`` was
+    judged in a second attempt, ``…3`` are still to come."""
     judged = result.passes + result.failures
     low, high = (_share(bound) for bound in result.interval)
     text = f"{result.passes}/{judged} [{low}–{high}]" if judged else "0/0"
     if result.errors:
         text += f" ?{result.errors}"
+    if result.retried:
+        text += f" ↻{result.retried}"
+    if result.verdict:
+        text = f"{text} {_VERDICTS[result.verdict]}"
     if result.done < result.runs:
         text += f" …{result.runs - result.done}"
     return text
@@ -140,8 +170,9 @@ def _failures(test: TestResult) -> Iterator[str]:
         for group in groups.values():
             seeds = [bad.seed for bad in group]
             title = f"{test.lab} {test.name} ({one_line(test.title)})"
+            where = "hidden" if result.hidden else result.network
             share = f"({len(seeds)} of {count(result.runs, 'run')})"
-            yield _wrapped(f"  {title} · {result.network} · {_seeds(seeds)} {share}")
+            yield _wrapped(f"  {title} · {where} · {_seeds(seeds)} {share}")
             yield from _words(group[0])
 
 
@@ -198,7 +229,7 @@ def _overview(report: Report) -> str:
     rows = [
         [
             one_line(submission.name, 40),
-            f"{submission.points}/{submission.max_points}",
+            f"{number(submission.points)}/{number(submission.max_points)}" + _caveat(submission),
             "clean" if submission.clean else submission.state,
             _red(submission),
         ]

@@ -1,16 +1,19 @@
 """The counting room: takes in records as they come and makes the report of them.
 
 The report is a pure fold of the plan and the entries of ``records.jsonl``, so whatever was written before a
-crash gives the same report as it would have given in memory.
+crash gives the same report as it would have given in memory, in whatever order it came. What a course of hundreds has
+done is counted and let go: memory holds numbers of the submissions at work, and few words of each.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from raftgrade.plan import Expected
+from raftgrade import classes, marks
+from raftgrade.plan import Expected, Settings
 from raftgrade.results import (
     Bad,
     NetworkResult,
@@ -20,14 +23,14 @@ from raftgrade.results import (
     State,
     SubmissionResult,
     TestResult,
-    earned,
 )
-from raftgrade.stats import clopper_pearson, percentile
-from raftlab.failure import Failure
-from raftlab.record import Record
+from raftgrade.stats import BATCH, Sequential, Verdict, clopper_pearson, percentile
+from raftlab.failure import Failure, Rule
+from raftlab.record import Outcome, Record
 
 MAX_ADVICE = 5  # different pieces of advice kept for a test; more than that nobody reads
-Key = tuple[str, str, str, str]  # submission, lab, test, network
+TOLD = 3  # runs of one test and one class that keep their events, details and trace; of others the sentence is enough
+Key = tuple[str, str, str, str, bool]  # submission, lab, test, network, hidden
 
 
 class Ran(msgspec.Struct, tag="run", tag_field="kind"):
@@ -48,6 +51,106 @@ class Refused(msgspec.Struct, tag="refused", tag_field="kind"):
 Entry = Ran | Refused
 
 
+class Numbers(NamedTuple):
+    """What is kept of a run that passed."""
+
+    lab_s: float
+    cpu_s: float
+    rpcs: float
+    rpc_bytes: float
+
+
+class Runs:
+    """The runs of one test on one network that have come in."""
+
+    def __init__(self, result: NetworkResult) -> None:
+        self.result = result
+        self.outcomes: dict[int, Outcome] = {}
+        self.passes: dict[int, Numbers] = {}
+        self.bad: dict[int, Bad] = {}
+        self.advice: dict[str, tuple[int, int]] = {}  # where each piece stood first: seed, place
+        self.retried: set[int] = set()
+        self.wall_s: dict[int, float] = {}
+        self.cpu_s: dict[int, float] = {}
+
+    def take(self, record: Record, rules: dict[Rule, Rule]) -> bool:
+        """Count a run. The first outcome stands: a rerun must not hide a failure. Only a run that could not be judged
+        may be judged later."""
+        seed = record.seed
+        if self.outcomes.get(seed, "error") != "error":
+            return False
+        if seed in self.outcomes:
+            if record.outcome == "error":
+                return False
+            self.retried.add(seed)
+            self.bad.pop(seed, None)
+        self.outcomes[seed] = record.outcome
+        self.wall_s[seed], self.cpu_s[seed] = record.wall_s, record.cpu_s
+        for place, line in enumerate(record.advice):
+            self.advice[line] = min((seed, place), self.advice.get(line, (seed, place)))
+        if record.outcome == "passed":
+            self.passes[seed] = Numbers(record.lab_s, record.cpu_s, record.rpcs, record.rpc_bytes)
+        else:
+            self._keep(record, rules)
+        return True
+
+    def _keep(self, record: Record, rules: dict[Rule, Rule]) -> None:
+        failure = record.failure or Failure("unexplained", "the run did not pass, and nothing says why")
+        if failure.rule is not None:
+            failure.rule = rules.setdefault(failure.rule, failure.rule)
+        bad = Bad(
+            seed=record.seed,
+            outcome="error" if record.outcome == "error" else "failed",
+            sort=classes.name(failure, record.outcome),
+            failure=failure,
+            replay=record.replay,
+            trace=record.trace,
+        )
+        self.bad[record.seed] = bad
+        # Those with the lowest seeds tell all, whatever the order in which they came.
+        same = sorted(seed for seed, other in self.bad.items() if other.sort == bad.sort)
+        for seed in same[TOLD:]:
+            self.bad[seed].failure = _sentence(self.bad[seed].failure)
+
+    def sum_up(self, until: Sequential | None) -> None:
+        """Bring the result up to date."""
+        result = self.result
+        first, end = result.seeds
+        result.runs, result.verdict = end - first, ""
+        if until is not None and result.network == "sim" and not result.hidden:
+            needed, said = enough(self.outcomes, first, until)
+            result.runs, result.verdict = needed, said or ""
+        result.passes = len(self.passes)
+        result.failures = sum(bad.outcome == "failed" for bad in self.bad.values())
+        result.errors = sum(bad.outcome == "error" for bad in self.bad.values())
+        result.retried = len(self.retried)
+        result.interval = clopper_pearson(result.passes, result.passes + result.failures)
+        numbers = [self.passes[seed] for seed in sorted(self.passes)]
+        result.lab_s = _spread([each.lab_s for each in numbers])
+        result.run_cpu_s = _spread([each.cpu_s for each in numbers])
+        result.rpcs = _spread([each.rpcs for each in numbers])
+        result.rpc_bytes = _spread([each.rpc_bytes for each in numbers])
+        result.wall_s = round(sum(self.wall_s[seed] for seed in sorted(self.wall_s)), 3)
+        result.cpu_s = round(sum(self.cpu_s[seed] for seed in sorted(self.cpu_s)), 3)
+        result.bad = [self.bad[seed] for seed in sorted(self.bad)]
+        counted = Counter(bad.sort for bad in result.bad)
+        result.classes = dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+
+
+def enough(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple[int, Verdict | None]:
+    """How many runs from seed ``first`` on a sequential test wants by now, and its verdict once it has one. Depends on
+    the outcomes alone, not on when they came."""
+    wanted = 0
+    while True:
+        wanted = min(wanted + BATCH, until.most)
+        seeds = range(first, first + wanted)
+        if not all(seed in outcomes for seed in seeds):
+            return wanted, None
+        verdict = until.verdict(outcomes[seed] == "passed" for seed in seeds if outcomes[seed] != "error")
+        if verdict != "undecided" or wanted == until.most:
+            return wanted, verdict
+
+
 class Tally:
     """Counts entries against a plan, which is a report without results."""
 
@@ -55,59 +158,87 @@ class Tally:
         self.report = plan
         self.done = 0
         self.failed = 0
-        self._records: dict[Key, dict[int, Record]] = {}
-        self._results: dict[Key, NetworkResult] = {}
+        self._runs: dict[Key, Runs] = {}
         self._refused: dict[str, Refused] = {}
+        self._rules: dict[Rule, Rule] = {}
+        self._stale = {submission.name for submission in plan.submissions}
+        self._by_name = {submission.name: submission for submission in plan.submissions}
         for submission in plan.submissions:
             for test in submission.tests:
-                for network in test.networks:
-                    key = (submission.name, test.lab, test.name, network.network)
-                    self._records[key] = {}
-                    self._results[key] = network
-        self._names = {submission.name for submission in plan.submissions}
+                for result in test.networks:
+                    key = (submission.name, test.lab, test.name, result.network, result.hidden)
+                    self._runs[key] = Runs(result)
 
     def take(self, entry: Entry) -> bool:
-        """Count ``entry``. False when it is not wanted: not in the plan, or already counted. The first
-        outcome of a run stands: a rerun must not hide a failure."""
+        """Count ``entry``. False when it is not wanted: not in the plan, or already counted."""
         if isinstance(entry, Refused):
-            if entry.submission not in self._names or entry.submission in self._refused:
+            if entry.submission not in self._by_name or entry.submission in self._refused:
                 return False
             self._refused[entry.submission] = entry
+            self._stale.add(entry.submission)
             return True
         record = entry.record
-        key = (entry.submission, record.lab, record.test, record.network)
-        runs = self._records.get(key)
-        if runs is None or record.seed in runs or record.seed not in range(*self._results[key].seeds):
+        runs = self.runs(entry.submission, record.lab, record.test, record.network, record.seed)
+        if runs is None:
             return False
-        runs[record.seed] = record
-        self.done += 1
+        again = record.seed in runs.outcomes
+        if not runs.take(record, self._rules):
+            return False
+        self._stale.add(entry.submission)
+        self.done += not again
         self.failed += record.outcome == "failed"
         return True
 
+    def runs(self, submission: str, lab: str, test: str, network: str, seed: int) -> Runs | None:
+        """Where the run belongs; ``None`` if it is not in the plan, or its submission is done."""
+        for hidden in (False, True):
+            runs = self._runs.get((submission, lab, test, network, hidden))
+            if runs is not None and seed in range(*runs.result.seeds):
+                return runs
+        return None
+
     def make(self, complete: bool, seconds: float) -> Report:
         """The report as of now. ``seconds`` is how long the run has taken."""
-        for submission in self.report.submissions:
-            self._sum_up(submission)
+        for name in sorted(self._stale):
+            submission = self.sum_up(name)
+            if submission.state == "graded" and not submission.errors:
+                self._let_go(submission)
+        self._stale.clear()
         self.report.complete = complete
         self.report.seconds = round(seconds, 3)
         return self.report
 
-    def _sum_up(self, submission: SubmissionResult) -> None:
+    def sum_up(self, name: str) -> SubmissionResult:
+        """Bring one submission up to date."""
+        submission = self._by_name[name]
+        settings = self.report.settings
         for test in submission.tests:
-            records: list[Record] = []
-            for network in test.networks:
-                runs = self._records[submission.name, test.lab, test.name, network.network]
-                ordered = [runs[seed] for seed in sorted(runs)]
-                _fill(network, ordered)
-                records += ordered
-            test.points = earned(test)
-            test.advice = list(dict.fromkeys(line for record in records for line in record.advice))[:MAX_ADVICE]
-        submission.points = sum(test.points for test in submission.tests)
-        refused = self._refused.get(submission.name)
+            if not self._sum_up_test(name, test, settings):
+                return submission  # done long ago
+        refused = self._refused.get(name)
         if refused is not None:
             submission.problems = refused.problems
-            submission.points = 0
-        submission.state = refused.state if refused is not None else _state(submission)
+            submission.state = refused.state
+        marks.mark_one(submission, self.report.rubric, settings)
+        if refused is None:
+            submission.state = _state(submission)
+        return submission
+
+    def _sum_up_test(self, name: str, test: TestResult, settings: Settings) -> bool:
+        advice: dict[str, None] = {}
+        for result in test.networks:
+            runs = self._runs.get((name, test.lab, test.name, result.network, result.hidden))
+            if runs is None:
+                return False
+            runs.sum_up(settings.until)
+            advice |= dict.fromkeys(sorted(runs.advice, key=lambda line: (runs.advice[line], line)))
+        test.advice = list(advice)[:MAX_ADVICE]
+        return True
+
+    def _let_go(self, submission: SubmissionResult) -> None:
+        for test in submission.tests:
+            for result in test.networks:
+                self._runs.pop((submission.name, test.lab, test.name, result.network, result.hidden), None)
 
 
 def _state(submission: SubmissionResult) -> State:
@@ -117,27 +248,9 @@ def _state(submission: SubmissionResult) -> State:
     return "running" if any(network.done for network in networks) else "waiting"
 
 
-def _fill(result: NetworkResult, records: list[Record]) -> None:
-    passes = [record for record in records if record.outcome == "passed"]
-    result.passes = len(passes)
-    result.failures = sum(record.outcome == "failed" for record in records)
-    result.errors = sum(record.outcome == "error" for record in records)
-    result.interval = clopper_pearson(result.passes, result.passes + result.failures)
-    result.lab_s = _spread([record.lab_s for record in passes])
-    result.rpcs = _spread([float(record.rpcs) for record in passes])
-    result.wall_s = round(sum(record.wall_s for record in records), 3)
-    result.cpu_s = round(sum(record.cpu_s for record in records), 3)
-    result.bad = [
-        Bad(
-            seed=record.seed,
-            outcome="error" if record.outcome == "error" else "failed",
-            failure=record.failure or Failure("unexplained", "the run did not pass, and nothing says why"),
-            replay=record.replay,
-            trace=record.trace,
-        )
-        for record in records
-        if record.outcome != "passed"
-    ]
+def _sentence(failure: Failure) -> Failure:
+    """The failure without what is long."""
+    return Failure(failure.kind, failure.text, failure.rule, failure.where)
 
 
 def _spread(values: list[float]) -> Spread | None:
@@ -147,15 +260,9 @@ def _spread(values: list[float]) -> Spread | None:
 
 
 def blank(
-    name: str,
-    slug: str,
-    path: str,
-    tests: list[Expected],
-    seeds: dict[str, tuple[int, int]],
-    id: str = "",
-    hash: str = "",
+    name: str, slug: str, path: str, tests: list[Expected], settings: Settings, id: str = "", hash: str = ""
 ) -> SubmissionResult:
-    """A submission before its first run. ``seeds`` gives the range of each network."""
+    """A submission before its first run."""
     results = [
         TestResult(
             lab=test.lab,
@@ -163,10 +270,8 @@ def blank(
             title=test.title,
             points=0,
             max_points=test.points,
-            networks=[
-                NetworkResult(network=network, seeds=seeds[network], runs=seeds[network][1] - seeds[network][0])
-                for network in test.networks
-            ],
+            suite_points=test.points,
+            networks=_blank_networks(test, settings),
         )
         for test in tests
     ]
@@ -181,3 +286,13 @@ def blank(
         max_points=sum(test.points for test in tests),
         tests=results,
     )
+
+
+def _blank_networks(test: Expected, settings: Settings) -> list[NetworkResult]:
+    seeds = [(network, settings.seeds(network), False) for network in test.networks]
+    if settings.hidden is not None and "sim" in test.networks:
+        seeds.insert(1 if test.networks[0] == "sim" else 0, ("sim", settings.hidden, True))
+    return [
+        NetworkResult(network=network, seeds=both, runs=both[1] - both[0], hidden=hidden)
+        for network, both, hidden in seeds
+    ]

@@ -51,3 +51,9 @@ def _span(part: list[int]) -> str:
     if len(part) == 1:
         return str(part[0])
     return f"{part[0]}, {part[1]}" if len(part) == 2 else f"{part[0]}–{part[-1]}"
+
+
+def number(value: float) -> str:
+    """At most two decimals, and no more than needed: ``15``, ``7.5``, ``3.33``."""
+    text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

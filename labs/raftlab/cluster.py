@@ -41,18 +41,22 @@ class SimOnly(RuntimeError):
 
 
 class Cluster:
-    """``servers`` servers, started by :meth:`start_all`. Those in ``puppets`` are played by the test."""
+    """``servers`` servers, started by :meth:`start_all`. Those in ``puppets`` are played by the test. ``members`` vote in
+    the beginning: all, unless a test of lab 2E says who (:mod:`raftlab.membership` has the rest of that lab)."""
 
-    def __init__(self, world: World, lab: str, seed: int, servers: int, puppets: Collection[int] = ()) -> None:
+    def __init__(
+        self, world: World, lab: str, seed: int, servers: int, puppets: Collection[int] = (),
+        members: Collection[int] | None = None,
+    ) -> None:  # fmt: skip
         if not 1 <= servers <= 25:
             raise ValueError(f"a cluster has 1 to 25 servers, not {servers}")
         self.size = servers
+        self.members = sorted(range(servers) if members is None else members)
         self.network = Network(servers, derive(seed, "network"))
-        self.switch = Switch(world, self.network, Referee(lab, servers, bool(puppets)), servers, seed)
+        self.switch = Switch(world, self.network, Referee(lab, servers, bool(puppets), self.members), servers, seed)
         self.service = Service(self.switch, self.switch.referee.applies, derive(seed, "service"))
         self.random = random.Random(derive(seed, "test"))
         self._world = world
-        self._members = list(range(servers))
         self._has_led = False  # some start() was taken
         self._puppets: dict[int, Puppet] = {}
         for number in puppets:
@@ -96,7 +100,7 @@ class Cluster:
     def start_all(self) -> None:
         for server in range(self.size):
             if not self.seat(server).up:
-                self.switch.boot(server, self._members)
+                self.switch.boot(server, self.members)
         self._until_ready(self.everybody)
 
     def crash(self, server: int) -> None:
@@ -108,7 +112,7 @@ class Cluster:
         """Start a crashed server again (or crash and start it) with what it saved, connected."""
         self.crash(server)
         self.network.connect(server)
-        self.switch.boot(server, self._members)
+        self.switch.boot(server, self.members)
         self._until_ready([server])
 
     def _until_ready(self, servers: Collection[int]) -> None:
@@ -423,6 +427,12 @@ class Cluster:
             return ""
         return "No start() has said yet that it leads. Begin with step 1 of the handout of lab 2B."
 
+    def ask_members(self, server: int, members: Collection[int]) -> int:
+        """Begin ``change_membership(members)`` on one server (2E), without waiting. Returns the call's number, for
+        :meth:`Switch.pending <raftlab.switch.Switch.pending>`. :mod:`raftlab.membership` waits for answers."""
+        self.switch.referee.asked(server, frozenset(members))
+        return self.switch.post_call(server, "change_membership", [sorted(members)])
+
     def take_snapshots(self, every: int = 10, size: int = 0) -> None:
         """From now on the services take a snapshot every so many entries, of ``size`` bytes or a little more (2D)."""
         self.service.every, self.service.size = every, size
@@ -472,12 +482,7 @@ class Cluster:
         raise failure
 
     def expect(
-        self,
-        holds: bool,
-        text: str,
-        rule: Rule | None = None,
-        servers: Collection[int] | None = None,
-        hint: str = "",
+        self, holds: bool, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = ""
     ) -> None:
         """Go on if ``holds``, else :meth:`fail`."""
         if not holds:

@@ -65,6 +65,8 @@ PAPER: dict[str, tuple[dict[str, type], dict[str, type]]] = {
         {"term": int},
     ),
 }  # fmt: skip
+# What lab 2E adds to these messages: the tests read there who votes.
+_WHO_VOTES = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
 _COMMANDS: tuple[Any, ...] = (1, "x", [1], {"x": 1})
 
 
@@ -261,6 +263,8 @@ def check_class(raft_class: Any, lab: Lab, submission: Submission) -> list[Probl
     for method in lab.methods:
         if method in PAPER and callable(getattr(raft_class, method, None)):
             problems += _check_handler(raft_class, method, outline, seen)
+            if "change_membership" in lab.methods and not problems:
+                problems += _check_who_votes(raft_class, method, lab, outline)
     return problems
 
 
@@ -367,6 +371,22 @@ def _check_fields(cls: type, paper: dict[str, type], hints: dict[str, Any], outl
         if field.name not in paper and field.name not in renamed and required:
             text = f"{cls.__name__}.{field.name} needs a default value, so that the tests can leave it out"
             yield Problem(text, outline.where_field(cls, field.name), MESSAGES)
+
+
+def _check_who_votes(raft_class: type, method: str, lab: Lab, outline: Outline) -> Iterator[Problem]:
+    """Entries and snapshots can tell a configuration (lab 2E), in the fields that the skeleton gives them."""
+    message = shapes.handler_types(raft_class, method)[0]
+    known = shapes.Shapes()
+    cls = typing.get_origin(message) or message
+    hints = known.fields(cls)
+    for field, names in _WHO_VOTES.items():
+        if field not in PAPER[method][0]:
+            continue
+        holder = notation.element_of(hints[field]) if field == "entries" else cls
+        for name in names:
+            if holder is not None and name not in known.fields(holder):
+                text = f"{holder.__name__} has no field {name}, in which lab {lab.name} tells who votes"
+                yield Problem(f"{text}: take it from the skeleton", outline.where_class(holder), MESSAGES)
 
 
 def _folded(name: str) -> str:

@@ -52,6 +52,10 @@ class _Generator:
 
     def scenario(self, seed: int) -> Scenario:
         rng = self._rng
+        members = 0
+        if self._lab >= "2E":
+            # Some run on, unknown to the others, until somebody lets them in.
+            members = rng.choice((0, rng.randint(1, self._servers)))
         if self._lab >= "2D":
             self._say("snapshots", rng.choice((3, 5, 10)), rng.choice((0, 0, 500, 10_000)))
         self._leads()
@@ -69,7 +73,7 @@ class _Generator:
             if rng.random() < 0.7:
                 self._wait(rng.choice((0.01, 0.05, 0.2, 0.6, 1.5)))
         self._say("check")
-        return Scenario(self._lab, name_of(self._lab), seed, self._servers, tuple(self._steps))
+        return Scenario(self._lab, name_of(self._lab), seed, self._servers, tuple(self._steps), members=members)
 
     def _deeds(self) -> dict[Deed, float]:
         kinds = _Generator
@@ -83,6 +87,8 @@ class _Generator:
         if self._lab >= "2C":
             found |= {kinds._crash: 3, kinds._restart: 4, kinds._crash_at: 2, kinds._fail_saves: 0.5}
             found[kinds._restarts_in_an_election] = 1
+        if self._lab >= "2E":
+            found[kinds._members] = 3
         return found
 
     def _say(self, command: str, *words: object) -> None:
@@ -118,6 +124,16 @@ class _Generator:
         count = self._rng.choice((1, 1, 1, 2, 3, 8))
         server = self._leader if self._rng.random() < 0.8 else self._any()
         self._say("propose", server, count if count > 1 else "")
+
+    def _members(self) -> None:
+        """Somebody, most likely the leader, is asked for other members: of all servers some."""
+        chosen = self._rng.sample(range(self._servers), self._rng.randint(1, self._servers))
+        base = self._leader if self._named else "S0"
+        shown = [f"{base}+{behind}" if behind else base for behind in chosen] if base != "S0" else [
+            f"S{number}" for number in chosen
+        ]  # fmt: skip
+        server = self._leader if self._rng.random() < 0.8 else self._any()
+        self._say("members", server, "to", *shown)
 
     def _disconnect(self) -> None:
         self._off.append(self._any())
@@ -168,6 +184,8 @@ class _Generator:
         methods = ["request_vote", "append_entries", "append_entries"]
         if self._lab >= "2D":
             methods += ["install_snapshot", "install_snapshot"]
+        if self._lab >= "2F":
+            methods.append("pre_vote")
         method = rng.choice(methods)
         words = [rng.choice(("requests", "replies")), "of", method]
         if rng.random() < 0.5:

@@ -47,6 +47,37 @@ LABS: dict[str, Lab] = {
             ("start", "get_state", "request_vote", "append_entries", "snapshot", "install_snapshot"),
             "raftlab.suites.lab_2d",
         ),
+        Lab(
+            "2E",
+            "membership",
+            "servers that come and go: one at a time, then any set by joint consensus; learners",
+            (
+                "start",
+                "get_state",
+                "request_vote",
+                "append_entries",
+                "snapshot",
+                "install_snapshot",
+                "change_membership",
+            ),
+            "raftlab.suites.lab_2e",
+        ),
+        Lab(
+            "2F",
+            "PreVote",
+            "leadership that a cut-off or removed server cannot disturb, and leaders that notice when they are alone",
+            (
+                "start",
+                "get_state",
+                "request_vote",
+                "append_entries",
+                "snapshot",
+                "install_snapshot",
+                "change_membership",
+                "pre_vote",
+            ),
+            "raftlab.suites.lab_2f",
+        ),
     )
 }
 

@@ -131,6 +131,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     request.node.stash[_run] = run
     yield run.cluster
     run.close()
+    # pytest keeps its items to the end, and a run holds its whole trace.
+    del request.node.stash[_run]
 
 
 @pytest.hookimpl(wrapper=True)

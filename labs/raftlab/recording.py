@@ -24,8 +24,11 @@ _MARGIN = 0.5
 class Recording(Cluster):
     """A cluster with a tape. ``cannot`` says why the tape does not tell the whole story; empty: it does."""
 
-    def __init__(self, world: Any, lab: str, seed: int, servers: int, puppets: Collection[int] = ()) -> None:
-        super().__init__(world, lab, seed, servers, puppets)
+    def __init__(
+        self, world: Any, lab: str, seed: int, servers: int, puppets: Collection[int] = (),
+        members: Collection[int] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(world, lab, seed, servers, puppets, members)
         self.steps: list[Step] = []
         self.started = False
         self.cannot = "the test plays servers itself" if puppets else ""
@@ -136,6 +139,11 @@ class Recording(Cluster):
 
     def propose(self, server: int, command: Any) -> tuple[int, int, bool]:
         return self.propose_together(server, [command])[0]
+
+    def ask_members(self, server: int, members: Collection[int]) -> int:
+        if not self._deep:
+            self.write("members", f"{self.ref(server)} to", *map(self.ref, sorted(members)))
+        return super().ask_members(server, members)
 
     def partition(self, *groups: Iterable[int]) -> None:
         named = [list(group) for group in groups]

@@ -1,7 +1,8 @@
 """The promises of Raft that a failure can name: the property, the line of Figure 2, the paper's section, what to read.
 
 Section numbers are those of the extended paper (Ongaro and Ousterhout, "In Search of an Understandable Consensus
-Algorithm"). The wording is ours.
+Algorithm"); where it says "dissertation", those of Ongaro's "Consensus: Bridging Theory and Practice". The wording is
+ours.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ _LAB_2A = "handouts/lab-2a.md"
 _LAB_2B = "handouts/lab-2b.md"
 _LAB_2C = "handouts/lab-2c.md"
 _LAB_2D = "handouts/lab-2d.md"
+_LAB_2E = "handouts/lab-2e.md"
+_LAB_2F = "handouts/lab-2f.md"
 
 ELECTION_SAFETY = Rule(
     "Election Safety", "at most one server leads in any one term", "§5.2", f"{_LAB_2A}#one-leader-a-term"
@@ -231,4 +234,106 @@ CATCH_UP = Rule(
     "a server that lacks what the leader's log no longer has gets the snapshot, any other gets entries",
     "§7",
     f"{_LAB_2D}#who-gets-a-snapshot",
+)
+
+# --- membership ---
+
+MEMBERS_COUNT = Rule(
+    "members count",
+    "only servers of the latest configuration in a log vote and count, from the moment it is appended",
+    "§6; dissertation, 4.1",
+    f"{_LAB_2E}#who-counts",
+)
+ONE_CHANGE = Rule(
+    "one change at a time",
+    "a configuration is committed before the next one is appended",
+    "§6; dissertation, 4.1",
+    f"{_LAB_2E}#one-change-at-a-time",
+)
+OWN_TERM_FIRST = Rule(
+    "own term first",
+    "a leader changes the membership once it has committed an entry of its own term, and not before",
+    "the correction to dissertation, 4.1",
+    f"{_LAB_2E}#an-entry-of-your-own-term-first",
+)
+JOINT_CONSENSUS = Rule(
+    "joint consensus",
+    "more than one server comes or goes only by way of C_old,new, in which both sets vote",
+    "§6, Figure 11",
+    f"{_LAB_2E}#joint-consensus",
+)
+BOTH_MAJORITIES = Rule(
+    "both majorities",
+    "while there are two sets of members, elections and commits need most of each, counted apart",
+    "§6",
+    f"{_LAB_2E}#two-majorities",
+)
+LEARNERS = Rule(
+    "learners",
+    "a new server catches up without a vote, and is given up on, with an answer, if it does not",
+    "§6; dissertation, 4.2.1",
+    f"{_LAB_2E}#learners",
+)
+CHANGE_ANSWERS = Rule(
+    "what change_membership answers",
+    "a change that cannot be made is refused, and a server that does not lead says who does",
+    "lab contract; §6, §8",
+    f"{_LAB_2E}#what-it-answers",
+)
+CONFIGURATION_STAYS = Rule(
+    "the configuration stays",
+    "it comes and goes with its entry, and survives restarts and snapshots",
+    "§6, §7; dissertation, 4.1, 5.1",
+    f"{_LAB_2E}#the-configuration-stays",
+)
+MEMBERS_TOLD = Rule(
+    "telling the service",
+    "a committed configuration goes to the service in its place, with all who vote under it",
+    "lab contract",
+    f"{_LAB_2E}#telling-the-service",
+)
+REMOVED_LEADER = Rule(
+    "a removed leader",
+    "it leads until C_new is committed, without counting itself, and then steps down",
+    "§6; dissertation, 4.2.2",
+    f"{_LAB_2E}#a-leader-that-is-removed",
+)
+REMOVED_SERVER = Rule(
+    "a removed server",
+    "it does not disturb the others, whether or not it was told",
+    "§6; dissertation, 4.2.3",
+    f"{_LAB_2E}#a-server-that-was-removed",
+)
+
+# --- PreVote ---
+
+PRE_VOTE_CHANGES_NOTHING = Rule(
+    "a pre-vote changes nothing",
+    "neither term nor vote, neither where it is asked nor where it is answered",
+    "dissertation, 9.6",
+    f"{_LAB_2F}#a-pre-vote-changes-nothing",
+)
+WHO_GETS_A_PRE_VOTE = Rule(
+    "who gets a pre-vote",
+    "whoever could be elected now: with a log and a term that will do, and while no leader is heard",
+    "dissertation, 9.6, 4.2.3",
+    f"{_LAB_2F}#who-gets-a-pre-vote",
+)
+NOT_DISTURBED = Rule(
+    "undisturbed",
+    "a leader that a majority hears goes on leading, whoever comes back or does not hear it",
+    "dissertation, 9.6, 4.2.3",
+    f"{_LAB_2F}#nobody-disturbs-a-leader",
+)
+CHECK_QUORUM = Rule(
+    "a leader without answers",
+    "one that no majority answers for an election timeout steps down",
+    "dissertation, 6.2",
+    f"{_LAB_2F}#a-leader-that-nobody-answers",
+)
+STILL_ELECTED = Rule(
+    "a leader all the same",
+    "servers that can reach each other and are a majority elect a leader soon",
+    "dissertation, 9.6; §5.2",
+    f"{_LAB_2F}#somebody-is-still-elected",
 )

@@ -28,6 +28,11 @@ from raftlab.worlds.sim import Forked, Inside, SimWorld, Stop
 
 NETWORKS = ("sim", "rpyc")
 
+# In rpyc: how late (seconds) the judge may wake up before a failure that is about time no longer counts. Election
+# timeouts are of this size; what the referee sees broken is broken at any speed.
+TOO_LATE_S = 0.5
+_TIMED = ("assertion", "no-answer")
+
 
 class Impl:
     """The submission under test and its warm host, started when first needed and again when it died."""
@@ -77,7 +82,13 @@ class Run:
         self._wall = time.monotonic()
         self._cpu = time.process_time()
 
-    def cluster(self, servers: int, puppets: Collection[int] = (), start: bool = True) -> Cluster:
+    def cluster(
+        self,
+        servers: int,
+        puppets: Collection[int] = (),
+        start: bool = True,
+        members: Collection[int] | None = None,
+    ) -> Cluster:
         """Start the run's cluster (the ``cluster`` fixture of a suite)."""
         if self._cluster is not None:
             raise RuntimeError("a test has one cluster")
@@ -85,7 +96,7 @@ class Run:
             self._world = self._make_world()
         except HostLost as lost:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
-        self._cluster = self._kind(self._world, self.info.lab, self._own_seed, servers, puppets)
+        self._cluster = self._kind(self._world, self.info.lab, self._own_seed, servers, puppets, members)
         if self._turn is not None:
             when, number = self._turn
             switch = self._cluster.switch
@@ -116,6 +127,10 @@ class Run:
         failure: Failure | None = None
         if isinstance(error, LabFailure):
             outcome, failure = "failed", self.explained(error)
+            late = getattr(self._world, "late_s", 0.0)
+            if late > TOO_LATE_S and failure.kind in _TIMED:
+                # The lab was not given its time, so the students' servers were not either: this proves nothing.
+                outcome, failure = "error", _too_busy(failure, late)
         elif error is not None:
             # Not the student's doing: our bug, or the machine's trouble.
             outcome = "error"
@@ -177,15 +192,7 @@ class Run:
 
     def replay_command(self) -> str:
         """The command that makes the same run again (in rpyc: the same test and faults, not the same schedule)."""
-        path = os.path.relpath(self.impl.path)
-        parts = ["raftlab", "replay", f"{self.info.name}@{self.seed}"]
-        if path != "raft.py":
-            parts += ["--impl", path]
-        if self.network != "sim":
-            parts += ["--network", self.network]
-        if not self.preempt:
-            parts += ["--no-preempt"]
-        return shlex.join(parts)
+        return replay_command(self.info.name, self.seed, self.impl.path, self.network, self.preempt)
 
     @property
     def made(self) -> Cluster | None:
@@ -198,6 +205,28 @@ class Run:
         if not failure.events and self._cluster is not None:
             failure.events = self._cluster.switch.trace.tail(12, error.servers)
         return failure
+
+
+def _too_busy(failure: Failure, late: float) -> Failure:
+    return Failure(
+        "machine-busy",
+        f"could not be judged: the machine was so busy that the lab itself came {late:.1f} s late; seen: {failure.text}",
+        hint="Run it again when the machine has less to do, or with fewer jobs at a time.",
+        events=failure.events,
+    )
+
+
+def replay_command(test: str, seed: int, impl: str | Path, network: str, preempt: bool) -> str:
+    """The command that makes a run again, as it is typed in the current folder."""
+    path = os.path.relpath(impl)
+    parts = ["raftlab", "replay", f"{test}@{seed}"]
+    if path != "raft.py":
+        parts += ["--impl", path]
+    if network != "sim":
+        parts += ["--network", network]
+    if not preempt:
+        parts += ["--no-preempt"]
+    return shlex.join(parts)
 
 
 def _story(error: BaseException) -> str:

@@ -23,11 +23,11 @@ server is ``S2``, or a name that an earlier command gave to a leader (``a``), or
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from raftlab import carrying
+from raftlab import carrying, rules
 from raftlab.cluster import Cluster
 from raftlab.switch import Hold
 
@@ -50,6 +50,7 @@ _GRAMMAR = {
     "same-term": _AMONG.strip(),
     "propose": rf"(?P<server>{_S})(?: (?P<count>\d+))?",
     "agree": rf"(?P<count>\d+){_AMONG}",
+    "members": rf"(?P<server>{_S}) to (?P<members>{_S}(?: {_S})*)",
     "start": "",
     "crash": rf"(?P<server>{_S})",
     "restart": rf"(?P<server>{_S})",
@@ -78,6 +79,7 @@ _GRAMMAR = {
 # A server, anywhere in a line.
 _REFERENCE = re.compile(r"(?<!\S)(?P<name>[a-z]|S\d+)(?:\+(?P<behind>\d+))?(?!\S)")
 _PATTERNS = {name: re.compile(pattern) for name, pattern in _GRAMMAR.items()}
+_HEAD = ("lab", "name", "seed", "servers", "preempt", "started", "members")
 _CHANGES = ("lose_request", "lose_reply", "duplicate", "reorder_reply", "echo")
 
 
@@ -88,7 +90,9 @@ class BadScenario(ValueError):
 class Begin(Protocol):
     """The ``cluster`` of a run."""
 
-    def __call__(self, servers: int, puppets: range | tuple[int, ...] = (), start: bool = True) -> Cluster: ...
+    def __call__(
+        self, servers: int, puppets: Collection[int] = (), start: bool = True, members: Collection[int] | None = None
+    ) -> Cluster: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,8 @@ class Scenario:
     preempt: bool = True
     started: bool = True
     """Whether all servers run from the beginning; else the command ``start`` starts them."""
+    members: int = 0
+    """How many of the servers, from S0 on, are members at first (lab 2E); 0: all."""
     expected: tuple[str, ...] = field(default=(), compare=False)
 
     def text(self) -> str:
@@ -126,6 +132,7 @@ class Scenario:
         head += [f"servers {self.servers}"]
         head += [] if self.preempt else ["preempt off"]
         head += [] if self.started else ["started off"]
+        head += [f"members {self.members}"] if self.members else []
         tail = ["----", *self.expected] if self.expected else []
         return "\n".join([*head, "", *map(str, self.steps), *tail]) + "\n"
 
@@ -163,7 +170,7 @@ def parse(text: str) -> Scenario:
         words = line.split("#")[0].split()
         if not words:
             continue
-        if not steps and words[0] in ("lab", "name", "seed", "servers", "preempt", "started"):
+        if not steps and words[0] in _HEAD and (words[0] != "members" or len(words) == 2):
             head[words[0]] = " ".join(words[1:])
             continue
         try:
@@ -173,12 +180,14 @@ def parse(text: str) -> Scenario:
     for wanted in ("lab", "seed", "servers"):
         if wanted not in head:
             raise BadScenario(f"the line '{wanted} ...' is missing at its top")
-    seed, servers = head["seed"], head["servers"]
-    if not (seed.isascii() and seed.isdigit() and servers.isascii() and servers.isdigit() and 1 <= int(servers) <= 25):
-        raise BadScenario("the seed is a whole number from 0 on, servers one from 1 to 25")
+    seed, servers, members = head["seed"], head["servers"], head.get("members", "0")
+    if not all(number.isascii() and number.isdigit() for number in (seed, servers, members)) or not (
+        1 <= int(servers) <= 25 and int(members) <= int(servers)
+    ):
+        raise BadScenario("the seed is a whole number from 0 on, servers one from 1 to 25, members at most as many")
     return Scenario(
         head["lab"].upper(), head.get("name", "scenario"), int(seed), int(servers), tuple(steps),
-        head.get("preempt") != "off", head.get("started") != "off", tuple(expected),
+        head.get("preempt") != "off", head.get("started") != "off", int(members), tuple(expected),
     )  # fmt: skip
 
 
@@ -243,7 +252,8 @@ class Stage:
 
     def play(self) -> int:
         scenario = self._scenario
-        self.c = self._begin(scenario.servers, start=scenario.started)
+        members = range(scenario.members) if scenario.members else None
+        self.c = self._begin(scenario.servers, start=scenario.started, members=members)
         for each in scenario.steps:
             self.begun += 1
             do: Callable[..., None] = getattr(self, "_" + each.command.replace("-", "_"))
@@ -285,6 +295,10 @@ class Stage:
 
     def _agree(self, count: str, among: str = "") -> None:
         self.c.agree(self._command(), int(count), among=self._among(among))
+
+    def _members(self, server: str, members: str) -> None:
+        if self.c.seat(self.server(server)).running:
+            self.c.ask_members(self.server(server), set(self._among(members) or ()))
 
     def _start(self) -> None:
         self.c.start_all()
@@ -386,4 +400,16 @@ class Stage:
                     c.restart(server)
             c.sleep(rest)
         c.one_leader(within=PATIENCE)
-        c.agree(self._command(), len(c.everybody), within=PATIENCE)
+        commit = c.switch.referee.commit
+        if c.switch.referee.lab < "2E" or commit is None:
+            c.agree(self._command(), len(c.everybody), within=PATIENCE)
+            return
+        # Who has to have it is known once it is committed: a change may still be under way.
+        index = c.agree(self._command(), 1, within=PATIENCE)
+        members = commit.in_force(index).members
+
+        def there() -> bool:
+            return members <= c.switch.referee.applies.at.get(index, set())
+
+        said = f"expected all members, {sorted(members)}, to apply index {index} within {PATIENCE:.0f} s, but some have not"
+        c.expect(c.wait_for(PATIENCE, there), said, rules.AGREEMENT)

@@ -197,7 +197,8 @@ class Shrinker:
 
     def _fewer_servers(self, best: Played) -> Played:
         for servers in range(_FEWEST_SERVERS, best.scenario.servers):
-            fewer = self._fails(replace(best.scenario, servers=servers))
+            members = min(best.scenario.members, servers)
+            fewer = self._fails(replace(best.scenario, servers=servers, members=members))
             if fewer is not None:
                 self._tell(f"{servers} servers")
                 return fewer

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from contextlib import closing
 from statistics import median
 from typing import Any
@@ -35,8 +34,8 @@ ROUNDS = 15
 class Bare(Plain):
     """A cluster with neither referee nor trace."""
 
-    def __init__(self, world: Any, lab: str, seed: int, servers: int, puppets: Collection[int] = ()) -> None:
-        super().__init__(world, lab, seed, servers, puppets)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.switch.trace.add = lambda event: None
 
 

@@ -1,7 +1,7 @@
 """Plays the part of a job: writes records as its script (a JSON file) says. Needs nothing but Python.
 
 The script maps ``"test/seed"``, ``"test"`` or ``"*"`` (the closest fits) to a word: ``pass``, ``fail``,
-``error``, ``skip`` (no record), ``garbage`` (forged lines instead), ``die`` (SIGKILL oneself), ``die-once``,
+``error``, ``skip`` (no record), ``garbage`` (forged lines instead), ``die`` (SIGKILL oneself), ``die-once``, ``error-once``,
 ``hang``, ``family`` (leave a child behind and hang); and ``"end"`` to ``false`` for no end marker.
 """
 
@@ -57,6 +57,10 @@ for test in asked["tests"]:
         if word == "die-once":
             flag = f"{asked['script']}.{test}.{seed}.died"
             word = "pass" if os.path.exists(flag) else "die"
+            open(flag, "w").close()
+        if word == "error-once":
+            flag = f"{asked['script']}.{test}.{seed}.erred"
+            word = "pass" if os.path.exists(flag) else "error"
             open(flag, "w").close()
         if word == "die":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -45,6 +45,8 @@ def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "runs": {"sim": 3, "rpyc": 1},
         "seed": 0,
         "jobs": saved["settings"]["jobs"],
+        "until": None,
+        "hidden": None,
         "sandbox": {"level": "none", "reason": "asked for"},
     }
     (alice,) = saved["submissions"]
@@ -81,7 +83,7 @@ def test_a_missing_record_is_a_failure(tmp_path: Path) -> None:
 def test_what_cannot_be_judged_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice", {"first/1": "error"})
     assert run("alice", "--network", "sim") == 2
-    assert "Not judged (the machine's fault or ours: no mark lost, none earned)" in capsys.readouterr().out
+    assert "Not judged (the machine's fault or ours: no mark is lost)" in capsys.readouterr().out
 
 
 def test_one_refused_submission_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +169,10 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments
         ),
         (["run"], "raftgrade run: the following arguments are required: PATH (see raftgrade run --help)"),
         (["run", "a", "--network", "lan"], "raftgrade run: argument --network: invalid choice: 'lan'"),
-        ([], "raftgrade: the following arguments are required: run | report (see raftgrade --help)"),
+        (
+            [],
+            "raftgrade: the following arguments are required: run | report | rubric | gradescope-zip (see raftgrade --help)",
+        ),
     ],
 )
 def test_bad_grammar(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raftgrade.plan import Settings, cut, expect
+from raftgrade.plan import Settings, Whose, cut, expect
 
 from .fakes import FakeTest
 
@@ -37,31 +37,21 @@ def test_a_test_of_another_network_is_left_out_and_named() -> None:
     assert [(item.name, item.networks) for item in left_out] == [("two", ["sim"])]
 
 
+WHOSE = Whose("alice", "alice", "a")
+
+
 @pytest.mark.parametrize("runs", [1, 2, 3, 7, 10, 11, 20, 25, 100])
 def test_the_jobs_cover_every_run_exactly_once(runs: int) -> None:
-    asked = settings({"sim": runs, "rpyc": 3}, seed=40)
-    tests, _ = expect(asked, by_lab())
-    jobs = cut(asked, tests, "alice", "alice", "a")
-    covered = [(job.lab, job.network, test, seed) for job in jobs for test, seed in job.runs]
-    expected = [
-        (test.lab, network, test.name, seed)
-        for test in tests
-        for network in test.networks
-        for seed in range(40, 40 + asked.runs[network])
-    ]
-    assert sorted(covered) == sorted(expected)
+    jobs = cut(WHOSE, "2A", "sim", ["one", "two"], (40, 40 + runs)) + cut(WHOSE, "2A", "rpyc", ["one"], (40, 43))
+    covered = [(job.network, test, seed) for job in jobs for test, seed in job.runs]
+    expected = [("sim", test, seed) for test in ("one", "two") for seed in range(40, 40 + runs)]
+    assert sorted(covered) == sorted([*expected, *(("rpyc", "one", seed) for seed in (40, 41, 42))])
     assert len({job.id for job in jobs}) == len(jobs)
     assert max(len(job.runs) for job in jobs if job.network == "sim") <= 10
+    assert jobs[0].id == "alice.2A.sim.000"
 
 
-def test_long_jobs_first_and_few_runs_share_a_job() -> None:
-    asked = settings({"sim": 5, "rpyc": 2})
-    tests, _ = expect(asked, by_lab())
-    jobs = cut(asked, tests, "alice", "alice", "a")
-    assert [(job.network, job.tests, job.seeds) for job in jobs] == [
-        ("rpyc", ["one"], (0, 2)),
-        ("rpyc", ["three"], (0, 2)),
-        ("sim", ["one", "two"], (0, 5)),
-        ("sim", ["three"], (0, 5)),
+def test_few_runs_share_a_job() -> None:
+    assert [(job.tests, job.seeds) for job in cut(WHOSE, "2A", "sim", ["one", "two"], (0, 5))] == [
+        (["one", "two"], (0, 5))
     ]
-    assert jobs[0].id == "alice.2A.rpyc.000"

@@ -54,3 +54,17 @@ def test_runs_of_a_refused_submission_are_no_longer_waited_for() -> None:
     progress = Progress({"sim": 40}, 1, io.StringIO(), Clock())
     progress.dropped({"sim": 20})
     assert progress.line() == "0 of 20 runs · 0 failed"
+
+
+def test_what_could_not_be_judged_is_told_apart() -> None:
+    progress = Progress({"sim": 4}, 1, io.StringIO(), Clock())
+    progress.ran("alice", record(outcome="error"))
+    assert progress.line().startswith("1 of 4 runs · 0 failed · 1 not judged · about ")
+
+
+def test_the_estimate_never_goes_below_nothing() -> None:
+    progress = Progress({"sim": 2, "rpyc": 1}, 1, io.StringIO(), Clock())
+    progress.dropped({"sim": 3})
+    progress.ran("alice", record(network="rpyc", wall_s=2.0))
+    assert progress.line() == "1 of 1 runs · 0 failed · alice 2A"
+    assert progress.left_s() == 0

@@ -1,10 +1,11 @@
 """Intervals and percentiles against values known from elsewhere."""
 
 import math
+import random
 
 import pytest
 
-from raftgrade.stats import beta_cdf, clopper_pearson, percentile
+from raftgrade.stats import Sequential, beta_cdf, clopper_pearson, percentile, until
 
 
 @pytest.mark.parametrize("runs", [1, 2, 20, 50, 299, 5000])
@@ -62,3 +63,21 @@ def test_percentiles() -> None:
     assert percentile(list(range(101)), 95) == 95
     with pytest.raises(ValueError, match="no values"):
         percentile([], 50)
+
+
+def test_a_sequential_test_needs_31_passes() -> None:
+    test = until("good=.99,bad=.90,max=100")
+    assert test == Sequential(0.99, 0.90, 100)
+    assert test.verdict([True] * 30) == "undecided"
+    assert test.verdict([True] * 31) == "reliable"
+    assert test.verdict([False, False]) == "unreliable"
+    assert test.verdict([True] * 31 + [False] * 9) == "reliable"  # what comes after the verdict is not looked at
+
+
+@pytest.mark.parametrize(("rate", "wrong"), [(0.99, "unreliable"), (0.90, "reliable")])
+def test_a_sequential_test_is_seldom_wrong(rate: float, wrong: str) -> None:
+    chance = random.Random(7)
+    test = Sequential(0.99, 0.90, 10_000)
+    said = [test.verdict(iter(lambda: chance.random() < rate, None)) for _ in range(1500)]
+    assert said.count(wrong) / len(said) < 0.06
+    assert "undecided" not in said

@@ -46,7 +46,7 @@ Lab 2A (seconds and RPCs of the runs that passed in sim)
 test      points  sim             rpyc      p50 s    p95 s    RPCs
 ------  --------  --------------  ------  -------  -------  ------
 first       0/10  0/2 [0–.84]     0/0 …1        –        –       –
-second       0/5  1/1 [.03–1] ?1  –          0.00     0.00       0
+second       5/5  1/1 [.03–1] ?1  –          0.00     0.00       0
 
 Failures
   2A first (first leader) · sim · seeds 0, 1 (2 of 2 runs)
@@ -55,7 +55,7 @@ Failures
     rule: election safety (§5.2)
     replay: replay 0
 
-Not judged (the machine's fault or ours: no mark lost, none earned)
+Not judged (the machine's fault or ours: no mark is lost)
   2A second · sim · seed 0
     it died
     again
@@ -65,7 +65,7 @@ Advice (costs no points)
 
 not complete: 4 of 5 runs have their outcome
 
-points 0/15 · 0 of 1 submissions clean · 4 runs · 12 s"""
+points 5/15 · 0 of 1 submissions clean · 4 runs · 12 s"""
     )
 
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from raftgrade.plan import Expected, Settings
-from raftgrade.results import Problem, Report, earned, exit_code, passed
+from raftgrade.results import Problem, Report, exit_code, passed
 from raftgrade.tally import Entry, Ran, Refused, Tally, blank
 
 from .fakes import record
@@ -17,12 +17,11 @@ TESTS = [
 
 def plan(*names: str) -> Report:
     settings = Settings(labs=["2A"], networks=["sim", "rpyc"], runs={"sim": 2, "rpyc": 1}, seed=0, jobs=2)
-    seeds = {network: settings.seeds(network) for network in settings.networks}
     return Report(
         tool="raftgrade test",
         started="2026-11-21T00:00:00+00:00",
         settings=settings,
-        submissions=[blank(name, name, name, TESTS, seeds) for name in names or ("alice",)],
+        submissions=[blank(name, name, name, TESTS, settings) for name in names or ("alice",)],
     )
 
 
@@ -61,10 +60,7 @@ def test_one_failed_run_costs_the_tests_points_and_no_other() -> None:
     entries[1] = Ran("alice", record("first", 1, "failed", replay="again"))
     report = fold(entries)
     (alice,) = report.submissions
-    assert [(test.points, passed(test), earned(test)) for test in alice.tests] == [
-        (0, False, 0),
-        (5, True, 5),
-    ]
+    assert [(test.points, passed(test)) for test in alice.tests] == [(0, False), (5, True)]
     (bad,) = alice.tests[0].networks[0].bad
     assert (bad.seed, bad.outcome, bad.replay) == (1, "failed", "again")
     assert bad.failure.text == "the run did not pass, and nothing says why"
@@ -77,15 +73,36 @@ def test_a_failure_on_the_real_network_counts_as_much() -> None:
     assert [test.points for test in fold(entries).submissions[0].tests] == [0, 5]
 
 
-def test_an_error_is_no_failure_and_earns_nothing() -> None:
+def test_an_error_is_no_failure_and_costs_nothing() -> None:
     entries = all_passed()
     entries[1] = Ran("alice", record("first", 1, "error"))
     report = fold(entries)
     sim = report.submissions[0].tests[0].networks[0]
     assert (sim.passes, sim.failures, sim.errors) == (1, 0, 1)
     assert sim.interval[1] == 1.0  # of the one run that was judged
-    assert report.submissions[0].tests[0].points == 0
+    assert sim.classes == {"machine": 1}
+    assert report.submissions[0].tests[0].points == 10  # what was judged has passed
     assert exit_code(report) == 2
+
+
+def test_what_could_mostly_not_be_judged_is_open() -> None:
+    entries = all_passed()
+    entries[0] = Ran("alice", record("first", 0, "error"))
+    entries[1] = Ran("alice", record("first", 1, "error"))
+    (alice,) = fold(entries).submissions
+    assert (alice.points, alice.open_points, alice.max_points, alice.final) == (5, 10, 15, False)
+    assert alice.tests[0].state == "open"
+    assert alice.tests[0].notes == ["open: 2 of 2 runs could not be judged; run raftgrade again"]
+
+
+def test_a_second_attempt_counts_for_what_could_not_be_judged_and_for_nothing_else() -> None:
+    entries = [Ran("alice", record("first", 1, "error")), *all_passed()]
+    (alice,) = fold(entries).submissions
+    sim = alice.tests[0].networks[0]
+    assert (alice.points, alice.final, sim.passes, sim.errors, sim.retried, sim.bad) == (15, True, 2, 0, 1, [])
+    failed = [Ran("alice", record("first", 0, "error")), Ran("alice", record("first", 0, "failed"))]
+    sim = fold(failed).submissions[0].tests[0].networks[0]
+    assert (sim.failures, sim.errors, sim.retried) == (1, 0, 1)
 
 
 def test_what_failed_weighs_more_than_what_could_not_be_judged() -> None:

@@ -222,6 +222,95 @@ RULES: dict[Rule, Entry] = {
             "an InstallSnapshot that was lost is not sent again",
         ),
     ),
+    rules.MEMBERS_COUNT: Entry(
+        "§6: a server uses the latest configuration in its log, committed or not",
+        (
+            "majorities are still taken of len(peers), or of the configuration that was committed last",
+            "a learner, or a leader that is not a member, is counted",
+        ),
+    ),
+    rules.ONE_CHANGE: Entry(
+        "dissertation, 4.1: no new change before the entry of the last one is committed",
+        ("change_membership does not look whether the last configuration of the log is committed",),
+    ),
+    rules.OWN_TERM_FIRST: Entry(
+        "the correction to dissertation, 4.1: first an entry of the leader's own term",
+        ("a new leader changes the membership before its commit_index has reached an entry of its term",),
+    ),
+    rules.JOINT_CONSENSUS: Entry(
+        "Figure 11: C_old,new first, then C_new",
+        (
+            "C_new is appended at once although more than one server comes or goes",
+            "C_new is appended before C_old,new is committed, as by a leader that restarted",
+        ),
+    ),
+    rules.BOTH_MAJORITIES: Entry(
+        "§6: agreement needs separate majorities of the old and of the new configuration",
+        (
+            "one majority is taken of all servers of both sets together",
+            "elections do it, commits do not; or the reverse",
+        ),
+    ),
+    rules.LEARNERS: Entry(
+        "§6: new servers join as non-voting members until they have caught up",
+        (
+            "the new server votes, or is waited for, from its first entry on",
+            "catching up has no limit: a server that is down keeps change_membership waiting for ever",
+        ),
+    ),
+    rules.CHANGE_ANSWERS: Entry(
+        "the contract: (index, term, True), (-1, term, True) when refused, (leader, term, False) elsewhere",
+        (
+            "an empty set, or a server that peers does not have, is not refused",
+            "a follower does not remember its leader",
+        ),
+    ),
+    rules.CONFIGURATION_STAYS: Entry(
+        "§6: the latest configuration in the log; §7: a snapshot carries the one as of its last entry",
+        (
+            "after a restart the first configuration counts again",
+            "an entry that is removed from the log leaves its configuration behind",
+            "a snapshot is installed without its configuration",
+        ),
+    ),
+    rules.MEMBERS_TOLD: Entry(
+        "All Servers, 1: apply every committed entry, those of kind configuration too",
+        ("entries of kind configuration are skipped when applying, or members is left empty",),
+    ),
+    rules.REMOVED_LEADER: Entry(
+        "§6: it steps down once C_new is committed; it does not count itself meanwhile",
+        ("it steps down when C_new is appended", "it never steps down", "it counts itself in the majority of C_new"),
+    ),
+    rules.REMOVED_SERVER: Entry(
+        "§6: servers disregard RequestVote while they believe that there is a leader",
+        ("a RequestVote with a higher term is taken although the leader was heard a moment ago",),
+    ),
+    rules.PRE_VOTE_CHANGES_NOTHING: Entry(
+        "dissertation, 9.6: would you vote for me, if I asked in the next term?",
+        (
+            "the term goes up, or voted_for is set, when the pre-vote begins: that waits for the real election",
+            "a pre-vote request goes through the code that adopts higher terms",
+        ),
+    ),
+    rules.WHO_GETS_A_PRE_VOTE: Entry(
+        "dissertation, 9.6: only if the log is new enough, and no leader was heard for the least election timeout",
+        ("only the log is compared, or only the leader is looked at", "a pre-vote of a past term is granted"),
+    ),
+    rules.NOT_DISTURBED: Entry(
+        "dissertation, 9.6 and 4.2.3: who hears a leader answers no",
+        ("a server that comes back raises the term before anybody has said yes",),
+    ),
+    rules.CHECK_QUORUM: Entry(
+        "dissertation, 6.2: a leader steps down if an election timeout passes without a round of answers",
+        ("a leader never looks how long ago a majority has answered",),
+    ),
+    rules.STILL_ELECTED: Entry(
+        "dissertation, 9.6; Followers, 2: after an election timeout, ask",
+        (
+            "the leader that one has lost is remembered, and so every pre-vote is refused",
+            "a refusal with a higher term is not looked at, so the asker stays behind",
+        ),
+    ),
 }
 
 FAULTS: dict[str, str] = {

@@ -4,7 +4,7 @@ Seen from outside, a leader's log is what its AppendEntries of one term have sho
 prev_log_index. All of them must be parts of one and the same log.
 
 Styles it must accept: messages that leave late, out of order or more than once; messages with many entries, few or none;
-entries that carry more than Figure 2 says (only term and command are compared).
+entries that carry more than Figure 2 says (only term and command are compared, and the members of a configuration).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from raftlab import rules
 from raftlab.failure import short
 from raftlab.referee import Invariant, Message, broken
+from raftlab.referee.configuration import content
 
 # The command of an entry that was only mentioned, as prev_log_index.
 UNSEEN = object()
@@ -51,7 +52,7 @@ class AppendOnly(Invariant):
                 raise self._changed(src, term, prev, f"of term {before[0]}", f"of term {args['prev_log_term']}")
         for index, entry in enumerate(args["entries"], prev + 1):
             known = log.get(index)
-            new = (entry["term"], entry.get("command"))
+            new = (entry["term"], content(entry))
             if known is None or (known[1] is UNSEEN and known[0] == new[0]):
                 log[index] = new
                 self.fresh.append(index)

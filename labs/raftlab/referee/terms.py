@@ -4,7 +4,8 @@ Seen from outside through ``get_state``: two calls, the second begun after the f
 here, because a thread may send a message of an older term late. Across a restart a server is held to what it said in
 replies to others, which Figure 2 wants saved before they leave.
 
-Styles it must accept: anything that answers ``get_state`` from its current state, be it saved already or not.
+Styles it must accept: anything that answers ``get_state`` from its current state, be it saved already or not; answers to
+a pre-vote that name the term asked for, which nobody may ever be in.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Terms(Invariant):
         self._restarted.add(server)
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
-        if self._durable and reply["term"] > self._promised.get(server, 0):
+        if self._durable and method != "pre_vote" and reply["term"] > self._promised.get(server, 0):
             self._promised[server] = reply["term"]
 
     def observed(self, server: int, term: int, is_leader: bool) -> None:

@@ -18,7 +18,13 @@ SIM = ("sim",)
 class Start(Protocol):
     """The ``cluster`` fixture: starts the run's one cluster."""
 
-    def __call__(self, servers: int, puppets: range | tuple[int, ...] = (), start: bool = True) -> Cluster: ...
+    def __call__(
+        self,
+        servers: int,
+        puppets: range | tuple[int, ...] = (),
+        start: bool = True,
+        members: range | tuple[int, ...] | None = None,
+    ) -> Cluster: ...
 
 
 _F = TypeVar("_F", bound=Callable[..., None])

@@ -434,6 +434,8 @@ def test_right_events_calm(cluster: Start) -> None:
         rules.TIMER,
         [0],
     )
+    # Begin with S0 as a candidate again: a server that has just heard a leader may ignore requests for a vote (§6).
+    base = _candidate(c, above=base).args["term"] + 10
     for term in range(base + 1, base + 61):
         c.puppet(1 + term % 2).send(
             0, "request_vote", term=term, candidate_id=1 + term % 2, last_log_index=0, last_log_term=0

@@ -41,13 +41,15 @@ class _Link:
 
 
 class RpycWorld:
-    """One run over a warm host. ``cpu_s`` are the CPU seconds of all servers that were ended, so far."""
+    """One run over a warm host. ``cpu_s`` are the CPU seconds of all servers that were ended, so far; ``late_s`` is the
+    longest that the judge itself woke up later than it wanted to: the mark of a machine that has no time for us."""
 
     name = "rpyc"
     virtual = False
 
     def __init__(self, host: WarmHost) -> None:
         self.cpu_s = 0.0
+        self.late_s = 0.0
         self._host = host
         self._began = time.monotonic()
         self._links: dict[int, _Link] = {}  # by server
@@ -153,7 +155,9 @@ class RpycWorld:
             next_due = min(until, due[consumed][0]) if consumed < count else until
             patience = 0.0 if self._effects else max(0.0, next_due - now)
             # In whole milliseconds, rounded up: what is due within one may be that much late.
-            for fd, _ in self._poll.poll(patience * 1000):
+            ready = self._poll.poll(patience * 1000)
+            self.late_s = max(self.late_s, self.now() - now - patience)
+            for fd, _ in ready:
                 link = self._by_fd.get(fd)
                 if link is not None:
                     self._read(link)

@@ -1,0 +1,167 @@
+"""The front desk: what the command line may say."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from raftgrade import __version__
+from raftgrade.plan import NETWORKS, Settings
+from raftgrade.rubric import Rubric
+from raftgrade.stats import Sequential, until
+from raftgrade.text import printable
+from raftlab import confine, labs
+
+CANNOT = 2
+FORMATS = ("table", "csv", "json", "junit", "github", "gradescope", "canvas", "moodle", "html")
+
+
+class CannotStart(Exception):
+    """The command line asks for something that cannot be done. The message says what."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One clear sentence instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(CANNOT, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = _Parser(
+        prog="raftgrade",
+        description="Grade Raft submissions with raftlab's staged tests.",
+        epilog="exit codes: 0 all passed; 1 something failed; 2 could not judge, a submission was refused, "
+        "or the command line was wrong; 130 interrupted",
+    )
+    made.add_argument("--version", action="version", version=f"raftgrade {__version__}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="run | report | rubric | gradescope-zip")
+    _run(commands.add_parser("run", help="grade submissions", description="Grade submissions."))
+    _report(
+        commands.add_parser(
+            "report", help="show a report again", description="Show the report in DIR, finished or partial."
+        )
+    )
+    commands.add_parser("rubric", help="print the default rubric", description="Print the default rubric (TOML).")
+    zip_ = commands.add_parser(
+        "gradescope-zip", help="make an autograder for Gradescope", description="Make an autograder for Gradescope."
+    )
+    zip_.add_argument("out", metavar="OUT.zip")
+    zip_.add_argument("--labs", metavar="2A[,2B]", help="labs to grade (default: all)")
+    zip_.add_argument("--runs", type=int, default=20, metavar="N", help="runs of each test in sim (default: 20)")
+    zip_.add_argument("--network", choices=[*NETWORKS, "both"], default="sim", help="default: sim")
+    zip_.add_argument("--rubric", metavar="FILE", help="how marks are made (see raftgrade rubric)")
+    return made
+
+
+def _run(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a raft.py, a folder or a zip file with one, a folder of these, a git URL (https://…#commit), a list of all "
+        "these (.txt), or a table with the columns id, name and path (.csv)",
+    )
+    run.add_argument("--labs", metavar="2A[,2B]", help="labs to grade (default: all)")
+    run.add_argument("--network", choices=[*NETWORKS, "both"], default="both", help="default: both")
+    runs = run.add_mutually_exclusive_group()
+    runs.add_argument("--runs", type=int, metavar="N", help="runs of each test in sim (default: 20)")
+    runs.add_argument(
+        "--until-sure",
+        metavar="good=.99,bad=.90,max=N",
+        help="run each test in sim until it is surely reliable or surely not, at most N times",
+    )
+    run.add_argument(
+        "--rpyc-runs",
+        type=int,
+        metavar="N",
+        help="runs of each test on the real network (default: 1; with --network rpyc, --runs counts too)",
+    )
+    run.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
+    run.add_argument(
+        "--sandbox",
+        choices=confine.ASKED,
+        default="auto",
+        help="walls around student code: the best there is (auto, the default), bubblewrap or nothing (bwrap), none",
+    )
+    run.add_argument("--out", default="raftgrade-out", metavar="DIR", help="default: raftgrade-out")
+    run.add_argument("--fresh", action="store_true", help="do everything again, also what an earlier report in DIR has")
+    run.add_argument("--seed", type=int, default=0, metavar="BASE", help="the first seed (default: 0)")
+    run.add_argument("--rubric", metavar="FILE", help="how marks are made (see raftgrade rubric)")
+    run.add_argument("--late", metavar="CSV", help="who was late: submission,days or submission,hours")
+    run.add_argument(
+        "--engine", choices=["local", "dask"], default="local", help="where runs are made (default: local)"
+    )
+    run.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask scheduler, such as tls://host:8786")
+    for name, what in (("ca", "authority"), ("cert", "certificate"), ("key", "key")):
+        run.add_argument(f"--tls-{name}", metavar="FILE", help=f"{what} for a tls:// scheduler (PEM)")
+
+
+def _report(report: argparse.ArgumentParser) -> None:
+    report.add_argument("dir", metavar="DIR")
+    report.add_argument("--format", choices=FORMATS, default="table", metavar="FORMAT", help=", ".join(FORMATS))
+    report.add_argument("--template", metavar="CSV", help="canvas, moodle: the gradebook as exported, to be filled in")
+    report.add_argument("--column", metavar="TITLE", help="canvas, moodle: the column (default: the only one fitting)")
+    report.add_argument("--student", metavar="NAME", help="html, gradescope: of this submission only, to be handed out")
+    report.add_argument("--rubric", metavar="FILE", help="make the marks again, by this rubric")
+    report.add_argument("--late", metavar="CSV", help="make the marks again, with these late submissions")
+    report.add_argument("-o", "--output", metavar="FILE", help="write to FILE, not to the terminal")
+
+
+def settings(arguments: argparse.Namespace, rubric: Rubric) -> Settings:
+    """What was asked for. Raises :class:`CannotStart` or :class:`raftlab.labs.UnknownLab`."""
+    for option in ("runs", "rpyc_runs", "jobs"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise CannotStart(f"--{option.replace('_', '-')} must be at least 1, not {value}")
+    if arguments.seed < 0:
+        raise CannotStart(f"--seed must be 0 or more, not {arguments.seed}")
+    sure = _sure(arguments)
+    chosen = named_labs(arguments.labs)
+    networks = list(NETWORKS) if arguments.network == "both" else [arguments.network]
+    rpyc_runs = arguments.rpyc_runs
+    if rpyc_runs is None:
+        rpyc_runs = arguments.runs if arguments.network == "rpyc" and arguments.runs else 1
+    runs = {"sim": sure.most if sure is not None else arguments.runs or 20, "rpyc": rpyc_runs}
+    return Settings(
+        labs=chosen,
+        networks=networks,
+        runs={network: runs[network] for network in networks},
+        seed=arguments.seed,
+        # Runs on the real network mostly wait, so two for each processor end sooner than one. The simulator's runs
+        # step aside for them (see jobs.py).
+        jobs=arguments.jobs or 2 * (os.cpu_count() or 1),
+        until=sure,
+        hidden=rubric.hidden.seeds() if rubric.hidden.runs and "sim" in networks else None,
+    )
+
+
+def _sure(arguments: argparse.Namespace) -> Sequential | None:
+    if arguments.until_sure is None:
+        return None
+    if arguments.network == "rpyc":
+        raise CannotStart("--until-sure is for runs in sim, and --network rpyc has none")
+    try:
+        return until(arguments.until_sure)
+    except ValueError as exc:
+        raise CannotStart(str(exc)) from None
+
+
+def named_labs(text: str | None) -> list[str]:
+    """The labs that ``2A,2b`` names, in the ladder's order; all without a text."""
+    asked = text.split(",") if text is not None else list(labs.LABS)
+    chosen = {labs.find(name.strip()).name for name in asked}
+    return [name for name in labs.LABS if name in chosen]
+
+
+def readable(path: str) -> str:
+    """The text of a file that an option names. Raises :class:`CannotStart`."""
+    shown = printable(path)
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise CannotStart(f"{shown}: expected text in UTF-8; this is something else") from None
+    except OSError as exc:
+        raise CannotStart(f"{shown} cannot be read: {exc.strerror or exc}") from None

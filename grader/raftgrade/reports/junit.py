@@ -1,0 +1,108 @@
+"""JUnit XML: a suite for each submission and lab, a case for each test. What continuous integration reads."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as xml
+
+from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
+from raftgrade.text import count, printable, spans
+from raftlab import explain
+
+MOST = 3  # failures that are told in full for one test
+
+
+def render(report: Report) -> str:
+    """The report as JUnit XML."""
+    root = xml.Element("testsuites", name="raftgrade")
+    for submission in report.submissions:
+        _suites(root, report, submission)
+    totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    for suite in root:
+        for name in totals:
+            totals[name] += int(suite.attrib[name])
+    root.attrib |= {name: str(number) for name, number in totals.items()}
+    root.attrib["time"] = f"{report.seconds:.3f}"
+    xml.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + xml.tostring(root, encoding="unicode") + "\n"
+
+
+def _suites(root: xml.Element, report: Report, submission: SubmissionResult) -> None:
+    if submission.state in ("refused", "unjudged"):
+        suite = xml.SubElement(
+            root, "testsuite", name=_clean(f"{submission.name} check"), timestamp=report.started[:19]
+        )
+        case = xml.SubElement(suite, "testcase", classname=_clean(submission.name), name="check", time="0.000")
+        text = "\n".join(f"{each.text}\n{each.where}".strip() for each in submission.problems)
+        kind = "failure" if submission.state == "refused" else "error"
+        _said(case, kind, text, submission.state)
+        _count(suite)
+        return
+    for lab in report.settings.labs:
+        tests = [test for test in submission.tests if test.lab == lab]
+        if not tests:
+            continue
+        name = _clean(f"{submission.name} {lab}")
+        suite = xml.SubElement(root, "testsuite", name=name, timestamp=report.started[:19])
+        for test in tests:
+            _case(suite, submission, test)
+        _count(suite)
+
+
+def _case(suite: xml.Element, submission: SubmissionResult, test: TestResult) -> None:
+    wall = sum(network.wall_s for network in test.networks)
+    classname = _clean(f"{submission.name}.{test.lab}")
+    case = xml.SubElement(suite, "testcase", classname=classname, name=_clean(test.name), time=f"{wall:.3f}")
+    failures = sum(network.failures for network in test.networks)
+    if test.state == "skipped":
+        xml.SubElement(case, "skipped", message=_clean("; ".join(test.notes)))
+    elif failures and not passed(test):
+        _said(case, "failure", "\n\n".join(_failures(test)), _kind(test))
+    elif test.state in ("open", "waiting"):
+        _said(case, "error", "; ".join(test.notes) or "not all of its runs have been made", test.state)
+    told = [*(f"advice: {line}" for line in test.advice), *(_summary(network) for network in test.networks)]
+    xml.SubElement(case, "system-out").text = _clean("\n".join(told))
+
+
+def _kind(test: TestResult) -> str:
+    return next(iter(next(network.classes for network in test.networks if network.failures)))
+
+
+def _failures(test: TestResult) -> list[str]:
+    """The first run of each class of failure, as the terminal tells it, on each network."""
+    told = []
+    for network in test.networks:
+        for sort, number in network.classes.items():
+            same = [bad for bad in network.bad if bad.sort == sort and bad.outcome == "failed"]
+            if same:
+                where = f"{network.network}{' (hidden)' if network.hidden else ''}"
+                seeds = "" if network.hidden else f", seeds {spans([bad.seed for bad in same])}"
+                heading = f"{where}: {number} of {count(network.runs, 'run')}{seeds}"
+                told.append(explain.as_text(same[0].failure, same[0].replay) + f"\n  {heading}")
+    return told[:MOST]
+
+
+def _summary(network: NetworkResult) -> str:
+    name = f"{network.network}{' (hidden)' if network.hidden else ''}"
+    judged = network.passes + network.failures
+    verdict = f", {network.verdict}" if network.verdict else ""
+    errors = f", {network.errors} could not be judged" if network.errors else ""
+    retried = f", {network.retried} tried again" if network.retried else ""
+    return f"{name}: {network.passes} of {count(judged, 'judged run')} passed{verdict}{errors}{retried}"
+
+
+def _said(case: xml.Element, tag: str, text: str, kind: str) -> None:
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    xml.SubElement(case, tag, message=_clean(first), type=_clean(kind)).text = _clean(text)
+
+
+def _count(suite: xml.Element) -> None:
+    cases = suite.findall("testcase")
+    for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.attrib[name] = str(sum(case.find(tag) is not None for case in cases))
+    suite.attrib["tests"] = str(len(cases))
+    suite.attrib["time"] = f"{sum(float(case.attrib['time']) for case in cases):.3f}"
+
+
+def _clean(text: str) -> str:
+    """XML has no way at all to write most control characters: they are spelled out."""
+    return printable(text)

@@ -1,0 +1,241 @@
+"""The price list: what a pass rate is worth, read from a TOML file.
+
+A mistake in the file is told in one sentence with the line and the key it is about. The secret of hidden runs is used
+once, to draw their seeds, and never written anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from raftgrade.text import one_line, printable
+
+Rule = Literal["all-or-nothing", "proportional", "curve"]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Curve = tuple[tuple[Share, Share], ...]
+
+# Hidden seeds start above all that anybody would ask for, and stay exact in any reader of JSON.
+_FIRST_HIDDEN = 1 << 40
+_HIDDEN_BITS = 47
+_MOST_HIDDEN = 10_000
+_SHORTEST_SECRET = 8
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """At most this at the 95th percentile; beyond it a test keeps the share ``keep`` of its points."""
+
+    keep: Share = 0.5
+    lab_s: Positive | None = None
+    rpcs: Positive | None = None
+    bytes: Positive | None = None
+
+
+class Late(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What being late costs, in percent of the points."""
+
+    percent_a_day: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    grace_hours: Amount = 0.0
+    most_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 100.0
+
+    def share(self, days: float) -> float:
+        """The share of its points that a submission loses that is so many days late; a day begun counts whole."""
+        over = days - self.grace_hours / 24
+        begun = int(over) + (over > int(over)) if over > 0 else 0
+        return min(begun * self.percent_a_day, self.most_percent) / 100
+
+
+class Hidden(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Runs with seeds that nobody knows. ``secret`` is only ever in the file."""
+
+    runs: Annotated[int, msgspec.Meta(ge=0, le=_MOST_HIDDEN)] = 0
+    secret: str = ""
+
+    def seeds(self) -> tuple[int, int]:
+        """First seed and one past the last; the same for everybody who is graded with this secret."""
+        drawn = hashlib.blake2b(self.secret.encode(), digest_size=8, person=b"raftgrade").digest()
+        first = _FIRST_HIDDEN + (int.from_bytes(drawn, "big") >> (64 - _HIDDEN_BITS))
+        return first, first + self.runs
+
+
+class ForLab(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What is different for a lab."""
+
+    points: Amount | None = None
+    needs: list[str] = []
+    needs_share: Share = 1.0
+    rule: Rule | None = None
+
+
+class ForTest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What is different for a test."""
+
+    points: Amount | None = None
+    rule: Rule | None = None
+    keep: Share | None = None
+    lab_s: Positive | None = None
+    rpcs: Positive | None = None
+    bytes: Positive | None = None
+
+
+class Rubric(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How marks are made."""
+
+    rule: Rule = "all-or-nothing"
+    curve: Curve = ((0.0, 0.0), (0.8, 0.4), (0.95, 0.9), (1.0, 1.0))
+    weights: dict[str, Amount] = msgspec.field(default_factory=lambda: {"sim": 3.0, "rpyc": 1.0})
+    limits: Limits = Limits()
+    late: Late = Late()
+    hidden: Hidden = Hidden()
+    labs: dict[str, ForLab] = {}
+    tests: dict[str, ForTest] = {}
+
+    def rule_for(self, lab: str, test: str) -> Rule:
+        for chosen in (self.tests.get(test, ForTest()).rule, self.labs.get(lab, ForLab()).rule):
+            if chosen is not None:
+                return chosen
+        return self.rule
+
+    def limits_for(self, test: str) -> Limits:
+        own = self.tests.get(test, ForTest())
+        chosen = {
+            name: getattr(self.limits, name) if getattr(own, name) is None else getattr(own, name)
+            for name in ("keep", "lab_s", "rpcs", "bytes")
+        }
+        return Limits(**chosen)
+
+    def needs(self, lab: str) -> list[str]:
+        return self.labs.get(lab, ForLab()).needs
+
+    def public(self) -> Rubric:
+        """Without the secret: what a report may hold."""
+        return msgspec.structs.replace(self, hidden=msgspec.structs.replace(self.hidden, secret=""))
+
+
+class BadRubric(Exception):
+    """The file is no rubric. The message says where and why, in one sentence."""
+
+
+def default_text() -> str:
+    """The rubric that ships, with its explanations."""
+    return resources.files("raftgrade").joinpath("default_rubric.toml").read_text(encoding="utf-8")
+
+
+def default() -> Rubric:
+    return parse(default_text(), "the default rubric")
+
+
+def load(path: Path, tests: Mapping[str, Iterable[str]]) -> Rubric:
+    """The rubric in ``path``. ``tests`` maps every lab there is to the names of its tests. Raises
+    :class:`BadRubric`."""
+    shown = printable(str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BadRubric(f"{shown}: expected TOML, which is UTF-8 text; this is not") from None
+    except OSError as exc:
+        raise BadRubric(f"the rubric {shown} cannot be read: {exc.strerror or exc}") from None
+    return parse(text, shown, tests)
+
+
+def parse(text: str, shown: str, tests: Mapping[str, Iterable[str]] | None = None) -> Rubric:
+    """The rubric that ``text`` is; ``shown`` is what messages call it. Raises :class:`BadRubric`."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise BadRubric(f"{shown}: expected TOML; {one_line(str(exc))}") from None
+    try:
+        rubric = msgspec.convert(data, Rubric, strict=True)
+    except msgspec.ValidationError as exc:
+        raise _told(exc, text, shown) from None
+    for path, said in _mistakes(rubric, tests):
+        raise BadRubric(_place(text, shown, path) + said)
+    return rubric
+
+
+def _mistakes(rubric: Rubric, tests: Mapping[str, Iterable[str]] | None) -> Iterable[tuple[list[str], str]]:
+    """What a type does not say: (the key's path, what is wrong)."""
+    rates = [rate for rate, _ in rubric.curve]
+    if len(rates) < 2 or rates != sorted(set(rates)) or (rates[0], rates[-1]) != (0.0, 1.0):
+        yield ["curve"], "expected pass rates that grow from 0 to 1, each with its share: [[0, 0], [0.9, 0.5], [1, 1]]"
+    for name in rubric.weights:
+        if name not in ("sim", "rpyc"):
+            yield ["weights", name], f"expected sim or rpyc, not {name!r}"
+    if not any(rubric.weights.values()):
+        yield ["weights"], "expected a weight above 0 for at least one network"
+    if rubric.hidden.runs and len(rubric.hidden.secret) < _SHORTEST_SECRET:
+        yield ["hidden", "secret"], f"expected at least {_SHORTEST_SECRET} characters that nobody can guess"
+    if tests is None:
+        return
+    names = {name for listed in tests.values() for name in listed}
+    order = list(tests)
+    for lab, own in rubric.labs.items():
+        if lab not in tests:
+            yield ["labs", lab], f"there is no lab {lab!r}; the labs are: {', '.join(order)}"
+        for need in own.needs:
+            if need not in order[: order.index(lab)]:
+                before = ", ".join(order[: order.index(lab)]) or "none"
+                yield ["labs", lab, "needs"], f"expected labs that come before {lab} ({before}), not {need!r}"
+    for name in rubric.tests:
+        if name not in names:
+            yield ["tests", name], f"no lab has a test called {name!r}; `raftlab labs` lists them"
+
+
+_TYPES = {"float": "a number", "int": "a whole number", "str": "a text", "array": "a list", "object": "a table"}
+
+
+def _told(exc: msgspec.ValidationError, text: str, shown: str) -> BadRubric:
+    said, _, where = str(exc).partition(" - at `")
+    path = [part for part in re.split(r"\.|\[[^\]]*\]", where.removesuffix("`").removeprefix("key in `")) if part]
+    path = _real_path(path[1:], text)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", said)
+    if unknown:
+        return BadRubric(_place(text, shown, [*path, unknown[1]]) + f"there is no key {printable(unknown[1])!r} here")
+    for name, words in _TYPES.items():
+        said = said.replace(f"`{name}`", words).replace(f"`{name} | null`", words)
+    return BadRubric(_place(text, shown, path) + said[:1].lower() + said[1:].replace(", got", ", seen"))
+
+
+def _real_path(path: list[str], text: str) -> list[str]:
+    """msgspec writes ``[...]`` for the key of a table; find which one it was by trying them one by one."""
+    if not path or path[0] not in ("labs", "tests"):
+        return path
+    kind: Any = ForLab if path[0] == "labs" else ForTest
+    for name, value in tomllib.loads(text)[path[0]].items():
+        try:
+            msgspec.convert(value, kind, strict=True)
+        except msgspec.ValidationError:
+            return [path[0], name, *path[1:]]
+    return path
+
+
+def _place(text: str, shown: str, path: list[str]) -> str:
+    line = _line(text, path)
+    key = printable(".".join(path))
+    return f"{shown}{f' line {line}' if line else ''}{f', {key}' if key else ''}: "
+
+
+def _line(text: str, path: list[str]) -> int:
+    """Where ``path`` stands in the file; 0 if that cannot be told."""
+    table: list[str] = []
+    best = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if stripped.startswith("[") and "=" not in stripped.split("#")[0]:
+            table = [part.strip().strip("\"'") for part in stripped.split("#")[0].strip("[] \t").split(".")]
+            if path[: len(table)] == table:
+                best = number
+        elif "=" in stripped and not stripped.startswith("#"):
+            key = [part.strip().strip("\"'") for part in stripped.split("=")[0].split(".")]
+            if path[: len(table) + len(key)] == table + key:
+                return number
+    return best

@@ -1,0 +1,185 @@
+"""The conductor: which jobs of a submission come next, and when there are none left.
+
+Most often it is all of them at once. But a rubric may keep a lab shut until another is passed, a sequential test goes on
+only while it is unsure, and what could not be judged is tried once more, apart from the rest. Each decision rests on the
+outcomes alone and never on when they came, so that any number of jobs on any engine makes the same runs. Runs that the
+tally has already (from before a kill) are not made again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from raftgrade.jobs import Finished
+from raftgrade.plan import Expected, Job, Whose, cut
+from raftgrade.results import Report
+from raftgrade.stats import BATCH
+from raftgrade.tally import Tally, enough
+
+USUAL_BATCHES = 4  # what a sequential test takes for a good program; for estimates
+_AGAIN = ".again"
+
+Part = tuple[str, str]  # submission, lab (or test)
+
+
+class Schedule:
+    """Hands out the jobs of every submission of ``plan``; ``paths`` gives where each is."""
+
+    def __init__(self, plan: Report, tests: list[Expected], paths: dict[str, str], tally: Tally) -> None:
+        self._settings = plan.settings
+        self._rubric = plan.rubric
+        self._tests = tests
+        self._tally = tally
+        self._whose = {
+            each.name: Whose(each.name, each.slug, paths[each.name], plan.settings.level) for each in plan.submissions
+        }
+        self._out: dict[str, Job] = {}
+        self._at_work: Counter[Part] = Counter()
+        self._closed: dict[str, list[str]] = {each.name: list(plan.settings.labs) for each in plan.submissions}
+        self._dropped: Counter[str] = Counter()
+        self._decided: set[Part] = set()
+
+    def begin(self, submission: str) -> list[Job]:
+        """The first jobs of a submission."""
+        return self._open(submission)
+
+    def finished(self, result: Finished) -> list[Job]:
+        """What follows upon a job, once the tally has its records."""
+        job = self._out.pop(result.job)
+        part = (job.submission, job.lab)
+        self._at_work[part] -= 1
+        jobs: list[Job] = []
+        if _AGAIN not in job.id:
+            jobs += self._started(self._once_more(job, result))
+        if not self._at_work[part]:
+            jobs += self._started(self._next_batch(job.submission, job.lab))
+        if not self._at_work[part]:
+            jobs += self._open(job.submission)
+        return jobs
+
+    def usual(self) -> dict[str, int]:
+        """About how many runs a submission takes, by network."""
+        return {network: sum(self._usual(lab, network) for lab in self._settings.labs) for network in self._networks}
+
+    def dropped(self) -> dict[str, int]:
+        """By how much :meth:`usual` was too high, by network, for what was decided since the last call."""
+        dropped, self._dropped = dict(self._dropped), Counter()
+        return dropped
+
+    @property
+    def _networks(self) -> list[str]:
+        """The long jobs (rpyc) first, so that none of them is left alone at the end."""
+        return sorted(self._settings.networks, key=lambda name: name != "rpyc")
+
+    def _names(self, lab: str, network: str) -> list[str]:
+        return [test.name for test in self._tests if test.lab == lab and network in test.networks]
+
+    def _usual(self, lab: str, network: str) -> int:
+        settings = self._settings
+        runs = settings.runs[network]
+        if network == "sim":
+            runs = runs if settings.until is None else min(USUAL_BATCHES * BATCH, settings.until.most)
+            runs += settings.hidden[1] - settings.hidden[0] if settings.hidden is not None else 0
+        return runs * len(self._names(lab, network))
+
+    def _open(self, submission: str) -> list[Job]:
+        """Jobs of the labs that need nothing more; those that stay shut for good are passed over."""
+        opened: list[str] = []
+        for lab in list(self._closed[submission]):
+            if any(need in opened or self._pending(submission, need) for need in self._rubric.needs(lab)):
+                continue
+            self._closed[submission].remove(lab)
+            if self._rubric.needs(lab) and self._shut(submission, lab):
+                self._dropped.update({network: self._usual(lab, network) for network in self._networks})
+            else:
+                opened.append(lab)
+        jobs = [
+            job
+            for network in self._networks
+            for lab in opened
+            for job in self._whole(self._whose[submission], lab, network)
+        ]
+        jobs = self._started(jobs)
+        # What was opened may have been done before a kill: then what follows must come from here.
+        for lab in opened:
+            if not self._at_work[submission, lab]:
+                jobs += self._started(self._next_batch(submission, lab))
+        if any(not self._at_work[submission, lab] for lab in opened):
+            jobs += self._open(submission)
+        return jobs
+
+    def _pending(self, submission: str, lab: str) -> bool:
+        return lab in self._closed[submission] or bool(self._at_work[submission, lab])
+
+    def _shut(self, submission: str, lab: str) -> bool:
+        tests = self._tally.sum_up(submission).tests
+        return any(test.state == "skipped" for test in tests if test.lab == lab)
+
+    def _whole(self, whose: Whose, lab: str, network: str) -> Iterable[Job]:
+        settings = self._settings
+        names = self._names(lab, network)
+        first, end = settings.seeds(network)
+        if network != "sim":
+            yield from cut(whose, lab, network, names, (first, end))
+            return
+        if settings.until is not None:
+            end = first + min(BATCH, settings.until.most)
+        yield from cut(whose, lab, network, names, (first, end))
+        if settings.hidden is not None:
+            yield from cut(whose, lab, network, names, settings.hidden, ".hidden")
+
+    def _next_batch(self, submission: str, lab: str) -> Iterable[Job]:
+        """More runs of the tests of which a sequential test is not sure yet."""
+        until = self._settings.until
+        if until is None or "sim" not in self._settings.networks:
+            return
+        first = self._settings.seed
+        unsure: dict[tuple[int, int], list[str]] = {}
+        for name in self._names(lab, "sim"):
+            runs = self._tally.runs(submission, lab, name, "sim", first)
+            wanted, verdict = enough(runs.outcomes if runs is not None else {}, first, until)
+            if verdict is None:
+                # No more than a batch at a time, so the seeds before have been tried; gaps are closed in _started.
+                unsure.setdefault((first + max(0, wanted - BATCH), first + wanted), []).append(name)
+            elif (submission, name) not in self._decided:
+                self._decided.add((submission, name))
+                self._dropped["sim"] += min(USUAL_BATCHES * BATCH, until.most) - wanted
+        for seeds, names in sorted(unsure.items()):
+            yield from cut(self._whose[submission], lab, "sim", names, seeds, f".{seeds[0]}")
+
+    def _once_more(self, job: Job, result: Finished) -> Iterable[Job]:
+        """What could not be judged, in jobs that hold nothing else."""
+        failed = [(record.test, record.seed) for record in result.records if record.outcome == "error"]
+        return _pieces(job, sorted(set(failed), key=job.runs.index), _AGAIN)
+
+    def _started(self, jobs: Iterable[Job]) -> list[Job]:
+        """Note that ``jobs`` are at work, without the runs that have their outcome already."""
+        started = []
+        for job in jobs:
+            missing = [run for run in job.runs if not self._has(job, run)]
+            for piece in [job] if len(missing) == len(job.runs) else _pieces(job, missing, ".rest"):
+                self._out[piece.id] = piece
+                self._at_work[piece.submission, piece.lab] += 1
+                started.append(piece)
+        return started
+
+    def _has(self, job: Job, run: tuple[str, int]) -> bool:
+        runs = self._tally.runs(job.submission, job.lab, run[0], job.network, run[1])
+        return runs is not None and runs.outcomes.get(run[1], "error") != "error"
+
+
+def _pieces(job: Job, runs: list[tuple[str, int]], label: str) -> list[Job]:
+    """Jobs for some of the runs of ``job``: one for each unbroken stretch of seeds of a test."""
+    stretches: list[tuple[str, int, int]] = []
+    for test, seed in runs:
+        if stretches and stretches[-1][0] == test and stretches[-1][2] == seed:
+            stretches[-1] = (test, stretches[-1][1], seed + 1)
+        else:
+            stretches.append((test, seed, seed + 1))
+    return [
+        msgspec.structs.replace(job, id=f"{job.id}{label}{number}", tests=[test], seeds=(first, end))
+        for number, (test, first, end) in enumerate(stretches)
+    ]

@@ -1,0 +1,543 @@
+"""Lab 2E: membership (§6; dissertation, chapter 4).
+
+What every test asks for: a leader that is asked makes the change, and the servers of the new configuration, and no others,
+elect and commit from then on; whatever fails meanwhile, nothing that was committed is lost. Part 1 changes one server at a
+time, by whatever way; the tests of part 2, whose names begin with part2, change any number at once.
+
+How a new server is brought up to date, for how long a leader tries, and whether it tells a server that it was removed is the
+student's choice. The referee reads the configurations that entries and snapshots carry. The tests at the end of each part
+use puppets: one real server (S0), all others played by the test.
+"""
+
+from __future__ import annotations
+
+from raftlab import rules
+from raftlab.cluster import ELECTION_LIMIT
+from raftlab.membership import Asked, change, leader_of, reconfigure, refused
+from raftlab.suites import SIM, Start, points
+from raftlab.suites.leader import Leader as Sender
+from raftlab.suites.members import (
+    Storing,
+    Voters,
+    agree_by,
+    commits_alone,
+    commits_nothing,
+    configuration,
+    crash_in_change,
+    expect_members,
+    hold_change,
+    without,
+)
+from raftlab.suites.players import append, entries, lead
+
+# --- part 1: one server at a time ---
+
+
+@points(5)
+def test_add_one(cluster: Start) -> None:
+    """A fourth server is added to three, and from then on three of four are needed."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    index = reconfigure(c, range(4))
+    expect_members(c, [0, 1, 2, 3], index, "after S3 was added")
+    c.agree("by four", 4)
+    leader = leader_of(c, range(4))
+    rest = without(range(4), leader)
+    c.partition([leader, rest[0]], rest[1:])
+    commits_nothing(c, leader, "since two of four have it at most")
+    commits_alone(c, rest, "three of four")
+    c.heal()
+    c.agree("by four again", 4)
+
+
+@points(5)
+def test_remove_one(cluster: Start) -> None:
+    """One of four is removed, and from then on two of three are enough, and it is no help any more."""
+    c = cluster(4)
+    c.agree("by four", 4)
+    gone = (leader_of(c, range(4)) + 1) % 4
+    left = without(range(4), gone)
+    index = reconfigure(c, left)
+    expect_members(c, left, index, f"after S{gone} was removed")
+    agree_by(c, "by three", left)
+    leader = leader_of(c, left)
+    others = without(left, leader)
+    c.partition([leader, gone], others)
+    commits_nothing(c, leader, f"since S{leader} is one of three, and S{gone} no longer counts")
+    commits_alone(c, others, "two of three")
+    c.heal()
+    agree_by(c, "by three again", left)
+
+
+@points(4)
+def test_replace_in_two_steps(cluster: Start) -> None:
+    """A new server comes, and then an old one goes; its place is taken."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    gone = leader_of(c, range(3))
+    reconfigure(c, range(4))
+    left = without(range(4), gone)
+    reconfigure(c, left, among=range(4))
+    c.crash(gone)
+    agree_by(c, "by the three that are left", left)
+    commits_alone(c, [left[0], 3], "one of the old ones, and the new one")
+
+
+@points(6)
+def test_remove_the_leader(cluster: Start) -> None:
+    """A leader that is asked to remove itself does so, and steps down; down to the last server."""
+    c = cluster(4)
+    c.agree("by four", 4)
+    left = list(range(4))
+    while len(left) > 1:
+        old = leader_of(c, left)
+        left = without(left, old)
+        reconfigure(c, left, among=[old, *left])
+        c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(old)[1])  # noqa: B023  (called in this round only)
+        said = f"expected S{old}, which is removed, to step down within 5 s, but it still leads"
+        c.expect(not c.get_state(old)[1], said, rules.REMOVED_LEADER, [old])
+        c.one_leader(among=left)
+        agree_by(c, f"without S{old}", left)
+
+
+@points(5)
+def test_removed_leader_crashes(cluster: Start) -> None:
+    """The first of two servers removes itself and crashes before the other one knows: it is needed once more."""
+    c = cluster(2)
+    c.agree("by two", 2)
+    first = leader_of(c, range(2))
+    other = 1 - first
+    asked = Asked(c, first, [other])
+    hold = hold_change(c, asked, "request")
+    c.crash(first)
+    hold.drop()
+    c.restart(first)
+    # Only the first one's log has the change, so only it can be elected, with the vote of the other.
+    c.agree("after all", 1, within=20.0)
+    reconfigure(c, [other])
+    c.crash(first)
+    agree_by(c, "by the other one alone", [other])
+
+
+# Sim only: the dead one must be removed before the leader has waited too long for its answer.
+@points(4, networks=SIM)
+def test_remove_a_dead_server(cluster: Start) -> None:
+    """One of two has crashed, and the other one removes it: that is committed at once, as nobody else is asked any more."""
+    c = cluster(2)
+    c.agree("by two", 2)
+    leader = leader_of(c, range(2))
+    c.network.long_waits = False  # so that whatever it sends is sent soon
+    c.crash(1 - leader)
+    waiting, _, _ = c.propose(leader, "waiting")
+    index, term, leads = change(c, leader, [leader])
+    said = f"expected S{leader} to take the change, but it refuses"
+    c.expect(leads and index > 0, said, rules.CHANGE_ANSWERS, [leader])
+    c.sleep(1.0)
+    commit = c.switch.referee.commit
+    way = None if commit is None else commit.known.get((index, term))
+    if c.committed(index)[0] == 0 and (way is None or way.old):
+        return  # by way of C_old,new, which the dead one has to agree to: that is right, too
+    c.wait_for(2.0, lambda: c.committed(index)[0] == 1)
+    said = f"expected S{leader}, alone now, to apply index {waiting} and its change at {index} within 2 s"
+    c.expect(c.committed(index)[0] == 1, f"{said}, but it has not", rules.MEMBERS_COUNT, [leader])
+    c.agree("by one", 1)
+
+
+@points(6)
+def test_grow_and_shrink(cluster: Start) -> None:
+    """From one server to seven and back, one at a time, while commands keep coming."""
+    c = cluster(7, members=(0,))
+    c.agree("by one", 1)
+    for size in (2, 3, 4, 5, 6, 7, 6, 5, 4, 3, 2, 1):
+        leader = c.leader_now()
+        if leader is not None:
+            c.propose_together(leader, [f"{size}: {number}" for number in range(5)])
+        reconfigure(c, range(size))
+        agree_by(c, f"by {size}", range(size))
+    c.partition([0])
+    c.agree("by one again", 1, among=[0])
+
+
+@points(5)
+def test_changes_on_a_bad_network(cluster: Start) -> None:
+    """Servers come and go on a network that delays, loses and repeats messages."""
+    c = cluster(5, members=range(3))
+    c.unreliable(duplicate=0.1)
+    c.agree("by three", 3, within=20.0)
+    for members in ((0, 1, 2, 3), (1, 2, 3), (1, 2, 3, 4), (0, 1, 2, 3, 4), (0, 1, 2, 4), (0, 1, 4)):
+        reconfigure(c, members)
+        agree_by(c, f"by {members}", members)
+
+
+@points(5)
+def test_outsiders_do_not_count(cluster: Start) -> None:
+    """Servers that are not members are no help, neither to elect nor to commit."""
+    c = cluster(5, members=range(3))
+    c.agree("by three", 3)
+    leader = leader_of(c, range(3))
+    rest = without(range(3), leader)
+    c.partition([leader, 3, 4], rest)
+    # It is asked to add one of them: that one gets everything, and its copies do not count.
+    index, _, _ = c.propose(leader, "before S3 comes")
+    asked = Asked(c, leader, range(4))
+    commits_nothing(c, leader, "since one of three members has it")
+    said = f"expected nobody to apply index {index}, since one of three members has it, and two servers that are none"
+    c.expect(c.committed(index)[1] != "before S3 comes", f"{said}, but somebody did", rules.MEMBERS_COUNT, [leader])
+    c.one_leader(among=rest)
+    c.agree("by two members", 2, among=rest)
+    c.crash(leader)
+    c.restart(leader)
+    c.partition([leader, 3, 4], rest)
+    for _ in range(6):
+        c.sleep(0.5)
+        c.no_leader(among=[leader, 3, 4])
+    c.heal()
+    c.expect(not asked.pending, "expected the crash to end the change", rules.CHANGE_ANSWERS)
+    agree_by(c, "by three again", range(3))
+
+
+@points(5)
+def test_a_learner_that_is_not_there(cluster: Start) -> None:
+    """A new server that cannot be reached is given up on, with an answer, and nothing stops meanwhile."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    leader = leader_of(c, range(3))
+    away = (leader + 1) % 3
+    for away_too in (3, away):
+        c.disconnect(away_too)
+    asked = Asked(c, leader, range(4))
+    for number in range(4):
+        c.agree(f"by two, {number}", 2)
+    answer = asked.answer()
+    if answer is not None and answer[2]:
+        said = f"expected S{leader} to answer -1 as S3 never caught up, but it answered {answer[0]}"
+        c.expect(answer[0] == -1, said, rules.LEARNERS, [leader])
+    c.agree("by two of three still", 2)
+    c.heal()
+    reconfigure(c, range(4))
+    c.agree("by four", 4)
+
+
+@points(5)
+def test_a_learner_that_crashes(cluster: Start) -> None:
+    """A new server crashes while it catches up; the others go on, and it is added when it is back."""
+    c = cluster(4, members=range(3))
+    for number in range(3):
+        c.propose_together(c.one_leader(among=range(3)), [f"{number}: {at}" for at in range(30)])
+        c.agree(f"by three, {number}", 3)
+        leader = leader_of(c, range(3))
+        slow = c.hold("append_entries", dst=3, leg="reply", when=lambda args: bool(args["entries"]), most=1)
+        asked = Asked(c, leader, range(4))
+        c.wait_for(3.0, lambda: bool(slow.messages))  # noqa: B023  (called in this round only)
+        c.crash(3)
+        slow.drop()
+        c.agree(f"by three, while S3 is down, {number}", 3)
+        answer = asked.answer()
+        c.restart(3)
+        if answer is not None and answer[0] > 0:
+            reconfigure(c, range(3))  # it may have caught up just before
+    reconfigure(c, range(4))
+    c.agree("by four", 4)
+
+
+@points(5)
+def test_one_at_a_time(cluster: Start) -> None:
+    """While a change is under way, another one is refused; afterwards it is made."""
+    c = cluster(5, members=range(4))
+    c.agree("by four", 4)
+    leader = leader_of(c, range(4))
+    first, second, _ = without(range(4), leader)
+    held = c.hold("append_entries", src=leader, when=lambda args: bool(args["entries"]))
+    taken = change(c, leader, [leader, first, second])
+    again = change(c, leader, [leader, first])
+    if taken[2] and taken[0] > 0 and again[2]:
+        said = f"expected S{leader} to refuse a change while the one at index {taken[0]} is not committed"
+        c.expect(again[0] == -1, f"{said}, but it took it, for index {again[0]}", rules.ONE_CHANGE, [leader])
+    held.release()
+    c.agree("by three", 3, within=20.0)
+    reconfigure(c, range(4))
+    # A new server that catches up is a change under way as well.
+    leader = leader_of(c, range(4))
+    c.disconnect(4)
+    asked = Asked(c, leader, range(5))
+    c.sleep(0.1)
+    if asked.pending:
+        again = change(c, leader, without(range(4), (leader + 1) % 4))
+        said = f"expected S{leader} to refuse a change while a new server catches up, but it answered {again[0]}"
+        c.expect(not again[2] or again[0] == -1, said, rules.ONE_CHANGE, [leader])
+    asked.answer()
+    c.heal()
+    c.agree("by four again", 4)
+
+
+@points(6)
+def test_own_term_first(cluster: Start) -> None:
+    """A new leader changes nothing before it has committed an entry of its own term (the bug of 2015)."""
+    c = cluster(4)
+    c.agree("by four", 4)
+    for number in range(3):
+        # A leader begins a change that nobody hears of, and is cut off.
+        old = leader_of(c, range(4))
+        rest = without(range(4), old)
+        unheard = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
+        change(c, old, without(range(4), rest[0]))
+        c.partition([old], rest)
+        # The next one is asked for another change from the same four. None of its own entries gets out.
+        held = [c.hold("append_entries", src=who, when=lambda args: bool(args["entries"])) for who in rest]
+        new = c.one_leader(among=rest)
+        index, term, leads = change(c, new, rest)
+        if leads:
+            said = (
+                f"expected S{new} to refuse a change before an entry of its term {term} is committed, but it answered"
+            )
+            c.expect(index == -1, f"{said} {index}", rules.OWN_TERM_FIRST, [new])
+        unheard.drop()
+        for hold in held:
+            hold.release()
+        c.agree(f"by three, {number}", 3, among=rest, within=20.0)
+        c.heal()
+        c.agree(f"by four, {number}", 4, within=20.0)
+
+
+@points(5)
+def test_what_is_refused(cluster: Start) -> None:
+    """No members at all, or servers that do not exist, are refused; a follower says who leads."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    for number in range(2):
+        leader = leader_of(c, range(3))
+        c.sleep(0.5)
+        for members in ([], [0, 1, 2, 99], [-1, 0, 1, 2], [7]):
+            index, _, leads = change(c, leader, members)
+            said = f"expected S{leader} to refuse the members {members}, but it answered {index}"
+            c.expect(not leads or index == -1, said, rules.CHANGE_ANSWERS, [leader])
+        for server in without(range(3), leader):
+            index, _, leads = change(c, server, range(4))
+            if c.leader_now(among=range(3)) != leader:
+                continue  # they change just now: this try says nothing
+            said = f"expected S{server}, which follows, to answer that it does not lead and S{leader} does"
+            c.expect((index, leads) == (leader, False), f"{said}, not {index}, {leads}", rules.CHANGE_ANSWERS, [server])
+        c.agree(f"nothing has changed, {number}", 3)
+        c.crash(leader)
+        c.agree(f"nor in the next term, {number}", 2)
+        c.restart(leader)
+
+
+@points(6)
+def test_leader_crashes_in_a_change(cluster: Start) -> None:
+    """The leader crashes at each step of a change; those that are left elect and go on, and the change can be made."""
+    c = cluster(5, members=range(3))
+    now, then = list(range(3)), list(range(4))
+    for phase in ("while others catch up", "with the entry", "once the entry is sent", "at the end"):
+        leader = crash_in_change(c, now, then, phase, joint=False)
+        c.agree(f"without S{leader}, which crashed {phase}", 2, within=20.0)
+        c.restart(leader)
+        reconfigure(c, then)
+        c.agree(f"with all, {phase}", 4, within=20.0)
+        # And back again, with a crash there, too.
+        leader = crash_in_change(c, then, now, phase.replace("while others catch up", "at the end"), joint=False)
+        c.agree(f"without S{leader} again, {phase}", 2, within=20.0)
+        c.restart(leader)
+        reconfigure(c, now)
+        agree_by(c, f"with three, {phase}", now)
+
+
+@points(5)
+def test_partition_in_a_change(cluster: Start) -> None:
+    """The network parts in the middle of a change: an entry that is gone takes its configuration along."""
+    c = cluster(4, members=range(3))
+    for number in range(3):
+        c.agree(f"by three, {number}", 3)
+        leader = leader_of(c, range(3))
+        rest = without(range(3), leader)
+        asked = Asked(c, leader, range(4))
+        hold = hold_change(c, asked, "request")
+        c.partition([leader, 3], rest)
+        hold.release()
+        commits_nothing(c, leader, "since two of four have it")
+        # The other two know of no change, and are two of three.
+        c.agree(f"by the other two, {number}", 2, among=rest, within=20.0)
+        c.heal()
+        agree_by(c, f"by three again, {number}", range(3))
+        # It was never committed, so it is undone everywhere: two of three are enough, whoever they are.
+        commits_alone(c, [leader, rest[0]], "two of three")
+        c.heal()
+
+
+@points(5)
+def test_configuration_survives(cluster: Start) -> None:
+    """After a restart servers go by the configuration in their logs, not by that of the beginning."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    reconfigure(c, range(4))
+    c.agree("by four", 4)
+    for server in range(4):
+        c.crash(server)
+    c.start_all()
+    c.partition([0, 1], [2, 3])
+    for _ in range(6):
+        c.sleep(0.5)
+        c.no_leader()
+    commits_alone(c, [1, 2, 3], "three of four")
+    c.heal()
+    # Down to one, which must know after a restart that it needs nobody else.
+    for members in ((1, 2, 3), (2, 3), (3,)):
+        reconfigure(c, members)
+    for server in range(4):
+        c.crash(server)
+    c.restart(3)
+    c.agree("by one, after a restart", 1, among=[3])
+
+
+@points(6)
+def test_snapshot_carries_the_configuration(cluster: Start) -> None:
+    """A configuration that is only in a snapshot counts, after a restart and for a server that is sent it."""
+    c = cluster(5, members=range(3))
+    c.take_snapshots(every=5)
+    c.agree("by three", 3)
+    reconfigure(c, range(4))
+    reconfigure(c, (1, 2, 3))
+    for number in range(3):
+        c.propose_together(c.one_leader(among=(1, 2, 3)), [f"{number}: {at}" for at in range(8)])
+        agree_by(c, f"by the three, {number}", (1, 2, 3))
+    reconfigure(c, (1, 2, 3, 4))
+    c.propose_together(c.one_leader(among=(1, 2, 3, 4)), [f"at last: {at}" for at in range(12)])
+    agree_by(c, "by the four", (1, 2, 3, 4))
+    for server in range(5):
+        c.crash(server)
+    c.start_all()
+    # Two servers of the beginning are half of the four now, or less.
+    c.partition([0, 1, 2], [3, 4])
+    for _ in range(6):
+        c.sleep(0.5)
+        c.no_leader()
+    commits_alone(c, (2, 3, 4), "three of the four")
+    c.heal()
+    agree_by(c, "by the four again", (1, 2, 3, 4))
+
+
+@points(6)
+def test_snapshot_replaces_a_configuration(cluster: Start) -> None:
+    """A change that only its leader knows goes, when a snapshot takes the place of that leader's log."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    old = leader_of(c, range(3))
+    first, second = without(range(3), old)
+    unheard = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
+    change(c, old, [old, second])
+    c.partition([old], [first, second, 3])
+    unheard.drop()
+    c.take_snapshots(every=5)
+    c.agree("by two", 2, among=[first, second])
+    reconfigure(c, range(4), among=[first, second])
+    c.propose_together(c.one_leader(among=[first, second, 3]), [f"number {at}" for at in range(15)])
+    c.agree("by the three", 3, among=[first, second, 3])
+    c.heal()
+    c.agree("by four", 4)
+    c.take_snapshots(every=0)
+    # Two of four. Whoever goes by the change that never was takes them for all there are.
+    c.partition([old, second], [first, 3])
+    for _ in range(8):
+        c.sleep(0.5)
+    leader = c.leader_now(among=[old, second])
+    if leader is not None:
+        commits_nothing(c, leader, "since two of four have it", rules.CONFIGURATION_STAYS)
+    c.heal()
+    c.agree("by four again", 4)
+
+
+@points(6)
+def test_removed_server_comes_back(cluster: Start) -> None:
+    """A server that was removed behind its back returns with a high term, and does not keep the others from work."""
+    c = cluster(4)
+    c.agree("by four", 4)
+    gone = (leader_of(c, range(4)) + 1) % 4
+    left = without(range(4), gone)
+    c.disconnect(gone)
+    reconfigure(c, left)
+    c.sleep(8.0)
+    term = c.agreed_term(among=left)
+    c.connect(gone)
+    for number in range(10):
+        c.sleep(0.7)
+        c.agree(f"while S{gone} is back, {number}", 3, among=left)
+    c.sleep(1.0)
+    # Every change of leaders is a new term. One or two may be the price of its return; then there must be quiet.
+    leader = leader_of(c, left)
+    before, _ = c.get_state(leader)
+    c.sleep(5.0)
+    now = c.agreed_term(among=left)
+    said = f"expected the members to stay in term {before} once S{gone} is back, but they are in term {now} 5 s later"
+    c.expect(now <= before + 1, f"{said} (they were in {term} when it came)", rules.REMOVED_SERVER, left)
+
+
+# --- part 1, one real server, S0; the test plays the others ---
+
+
+@points(6)
+def test_who_counts(cluster: Start) -> None:
+    """The latest configuration in the log counts: when it is appended, when it is gone, after a restart, from a snapshot."""
+    c = cluster(5, puppets=range(1, 5), members=range(3))
+    voters = Voters(c)
+    rule = rules.MEMBERS_COUNT
+    voters.elects([3, 4], False, "of whom S3 and S4 are not members", rule)
+    append(c, 1, 1000, (0, 0), [configuration(1000, [0, 1, 2, 3])])
+    voters.elects([1], False, "two of four since the entry at index 1", rule)
+    append(c, 1, 2000, (1, 1000), [configuration(2000, [0, 1, 2, 3, 4])])
+    voters.elects([1], False, "two of five since the entry at index 2", rule)
+    c.restart(0)
+    voters.elects([2], False, "two of five, also after a restart", rules.CONFIGURATION_STAYS)
+    voters.elects([3, 4], True, "three of five", rule)
+    # Another leader's entry takes the place of the last one: the configuration before it counts again.
+    append(c, 2, 20_000, (1, 1000), entries(20_000, "instead"))
+    voters.elects([4, 1], False, "two of the four of index 1, as the entry at index 2 is gone", rule)
+    voters.elects([2, 3], True, "three of four", rule)
+    append(c, 2, 30_000, (0, 0), entries(30_000, "all", "new"))
+    voters.elects([2], True, "two of three as at the beginning, as no configuration is left", rule)
+    # A snapshot brings one along.
+    sender = Sender(c)
+    sender.term = 40_000
+    sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 3, 4], old_members=None)
+    voters.elects([1, 2], False, "which are no members by the snapshot up to index 10", rules.CONFIGURATION_STAYS)
+    c.restart(0)
+    voters.elects([3], True, "two of three by the snapshot, after a restart", rules.CONFIGURATION_STAYS)
+
+
+@points(6)
+def test_leader_counts_itself_out(cluster: Start) -> None:
+    """A leader that removes itself commits what most of the others have, and leads until it has committed that."""
+    c = cluster(4, puppets=range(1, 4))
+    storing = Storing(c)
+    lead(c)
+    first = c.agree("by all", 1)
+    storing.stop_at(first, 1, 2, 3)
+    index, _, leads = change(c, 0, [1, 2, 3])
+    if leads and index == -1:
+        refused(c, 0, [1, 2, 3])
+    storing.go_on(1)
+    c.wait_for(1.5, lambda: c.committed(index)[0] > 0)
+    said = f"expected S0, which removes itself, not to apply index {index}, which one of the three others has"
+    c.expect(c.committed(index)[0] == 0, f"{said}, but it did", rules.REMOVED_LEADER, [0])
+    storing.go_on(2)
+    done = storing.in_the_end(lambda: c.committed(index)[0] > 0 and not c.get_state(0)[1])
+    said = f"expected S0 to apply index {index}, which two of the three others have, and to step down"
+    c.expect(done, f"{said} within 10 s, but it did not", rules.REMOVED_LEADER, [0])
+
+
+# --- part 2: any number of servers at once ---
+
+from raftlab.suites.lab_2e_part2 import (  # noqa: E402, I001  (behind those of part 1)
+    test_part2_replace_one as test_part2_replace_one,
+    test_part2_any_set as test_part2_any_set,
+    test_part2_swap_all as test_part2_swap_all,
+    test_part2_minority_of_the_new as test_part2_minority_of_the_new,
+    test_part2_minority_of_the_old as test_part2_minority_of_the_old,
+    test_part2_leader_crashes as test_part2_leader_crashes,
+    test_part2_restart_between_two as test_part2_restart_between_two,
+    test_part2_two_leaders as test_part2_two_leaders,
+    test_part2_asked_twice as test_part2_asked_twice,
+    test_part2_churn as test_part2_churn,
+    test_part2_service_is_told as test_part2_service_is_told,
+    test_part2_two_majorities as test_part2_two_majorities,
+    test_part2_two_commits as test_part2_two_commits,
+)

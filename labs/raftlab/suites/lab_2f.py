@@ -1,0 +1,550 @@
+"""Lab 2F: PreVote (dissertation, 9.6, 6.2 and 4.2.3).
+
+What every test asks for: a server asks whether it would be elected before it stands for election, and until most members
+say yes its term stays what it is; as long as most members hear a leader, that one goes on leading, whoever comes back or
+cannot hear it; and a leader that is not answered by a majority gives up, so that the others elect another one.
+
+How often a server asks, and what an answer says beyond Figure 2, is the student's choice. The referee sees to it that no
+term grows without the pre-votes of a majority. The last tests use puppets: one real server (S0), all others played by the
+test; a puppet says yes to every pre-vote unless a test has it answer something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raftlab import rules
+from raftlab.cluster import ELECTION_LIMIT, Cluster
+from raftlab.flight import Flight
+from raftlab.membership import Asked, leader_of, reconfigure
+from raftlab.referee import Message
+from raftlab.suites import SIM, Start, points
+from raftlab.suites.members import agree_by, hold_change, without
+from raftlab.suites.players import Follower, append, ask_vote, asked, entries, grant, lead, send_append
+
+
+def _quiet(c: Cluster, leader: int, term: int, said: str) -> None:
+    """The leader and its term are what they were."""
+    now, leads = c.get_state(leader)
+    text = f"expected S{leader} to go on leading term {term} {said}, but it is in term {now}"
+    c.expect(leads and now == term, text + ("" if leads else " and follows"), rules.NOT_DISTURBED, [leader])
+
+
+def _asks_first(c: Cluster, server: int, seconds: float, said: str) -> None:
+    """Whoever hears no leader asks for pre-votes, and its term stays."""
+    before, _ = c.get_state(server)
+    count = c.rpc_count(server, "pre_vote")
+    c.sleep(seconds)
+    asked = c.rpc_count(server, "pre_vote") - count
+    c.expect(asked > 0, f"expected S{server} to call pre_vote {said}, but it did not", rules.STILL_ELECTED, [server])
+    now, _ = c.get_state(server)
+    text = f"expected S{server} to stay in term {before} {said}, but it is in term {now}"
+    c.expect(now == before, text, rules.PRE_VOTE_CHANGES_NOTHING, [server])
+
+
+# Sim only, as others below: on a busy machine a heartbeat may come late, and an election is right then.
+@points(6, networks=SIM)
+def test_partitioned_server_returns(cluster: Start) -> None:
+    """A server that was cut off comes back with the term it had, and the leader does not notice."""
+    c = cluster(5)
+    for number in range(3):
+        leader = c.settled_leader()
+        term = c.agreed_term()
+        away = (leader + 1 + number) % 5
+        c.disconnect(away)
+        _asks_first(c, away, 5.0, "while it is cut off")
+        c.agree(f"without S{away}", 4)
+        c.connect(away)
+        c.sleep(2.0)
+        _quiet(c, leader, term, f"now that S{away} is back")
+        c.agree(f"with S{away}", 5)
+
+
+@points(4)
+def test_cut_off_server_stays_in_its_term(cluster: Start) -> None:
+    """Cut off alone, a server asks and asks, and its term does not grow; with two of five it is the same."""
+    c = cluster(5)
+    leader = c.settled_leader()
+    first, second = (leader + 1) % 5, (leader + 2) % 5
+    c.disconnect(first)
+    _asks_first(c, first, 4.0, "while it is cut off")
+    c.heal()
+    leader = c.settled_leader()
+    two = [first, second] if leader not in (first, second) else [(leader + 1) % 5, (leader + 2) % 5]
+    c.partition(two, [server for server in range(5) if server not in two])
+    c.sleep(0.3)
+    for server in two:
+        _asks_first(c, server, 3.0, "as one of two of five")
+    c.heal()
+    c.agree("by all", 5)
+
+
+@points(5, networks=SIM)
+def test_flapping_link(cluster: Start) -> None:
+    """One server's link comes and goes; leader and term stay."""
+    c = cluster(5)
+    leader = c.settled_leader()
+    term = c.agreed_term()
+    away = (leader + 1) % 5
+    for number in range(12):
+        c.disconnect(away)
+        c.sleep(c.random.uniform(0.1, 3.0))
+        c.connect(away)
+        c.sleep(c.random.uniform(0.05, 0.6))
+        _quiet(c, leader, term, f"while S{away} comes and goes")
+        c.agree(f"number {number}", 4)
+    asked = c.rpc_count(away, "pre_vote")
+    c.expect(asked > 0, f"expected S{away} to call pre_vote in between, but it did not", rules.STILL_ELECTED, [away])
+
+
+@points(5, networks=SIM)
+def test_one_way_cuts(cluster: Start) -> None:
+    """A server that can send but not hear, and one that can hear but not send, do no harm."""
+    c = cluster(5)
+    leader = c.settled_leader()
+    term = c.agreed_term()
+    deaf, mute = (leader + 1) % 5, (leader + 2) % 5
+    for server in without(range(5), deaf):
+        c.cut(server, deaf)
+    _asks_first(c, deaf, 4.0, "while it hears nothing")
+    _quiet(c, leader, term, f"while S{deaf} hears nothing and asks everybody")
+    c.heal()
+    c.agree("by all", 5)
+    for server in without(range(5), mute):
+        c.cut(mute, server)
+    c.sleep(4.0)
+    _quiet(c, leader, term, f"while nobody hears S{mute}")
+    c.heal()
+    c.agree("by all again", 5)
+    _quiet(c, leader, term, "when all can talk again")
+
+
+@points(6, networks=SIM)
+def test_one_link_is_cut(cluster: Start) -> None:
+    """A follower loses nothing but its link to the leader; all the others hear that one, and do not help to replace it."""
+    c = cluster(5)
+    leader = c.settled_leader()
+    term = c.agreed_term()
+    for number, other in enumerate(without(range(5), leader)):
+        both, hears, speaks = (number % 3 == kind for kind in range(3))
+        if both or speaks:
+            c.cut(leader, other)
+        if both or hears:
+            c.cut(other, leader)
+        c.sleep(4.0)
+        _quiet(c, leader, term, f"without its link to S{other}, as the others hear it")
+        c.agree(f"number {number}", 4)
+        c.heal()
+        c.agree(f"by all, {number}", 5)
+    asked = c.rpc_count(method="pre_vote")
+    c.expect(asked > 0, "expected a server that does not hear the leader to call pre_vote", rules.STILL_ELECTED)
+
+
+@points(6, networks=SIM)
+def test_partial_partition(cluster: Start) -> None:
+    """Two servers that do not see each other, both see the third: there is one stable leader, and work goes on."""
+    c = cluster(3)
+    c.agree("by three", 3)
+    for number in range(3):
+        leader = c.settled_leader()
+        other, both = (leader + 1 + number % 2) % 3, (leader + 2 - number % 2) % 3
+        term = c.agreed_term()
+        c.note(f"S{leader} and S{other} do not see each other, both see S{both}")
+        c.cut(leader, other)
+        c.cut(other, leader)
+        for step in range(8):
+            c.sleep(0.8)
+            c.agree(f"{number}: {step}", 2)
+        _quiet(c, leader, term, f"as S{both} hears it, though S{other} does not")
+        asked = c.rpc_count(other, "pre_vote")
+        c.expect(asked > 0, f"expected S{other} to call pre_vote, but it did not", rules.STILL_ELECTED, [other])
+        c.heal()
+        c.agree(f"{number}: by three", 3)
+        c.disconnect(leader)
+        c.one_leader()
+        c.connect(leader)
+
+
+@points(5, networks=SIM)
+def test_ring_with_gaps(cluster: Start) -> None:
+    """Of five servers only five pairs see each other (1-2, 1-3, 2-3, 2-4, 3-5): the leader stays, and work goes on."""
+    c = cluster(5)
+    c.agree("by all", 5)
+    links = {(0, 1), (0, 2), (1, 2), (1, 3), (2, 4)}
+    for a in range(5):
+        for b in range(5):
+            if a != b and (a, b) not in links and (b, a) not in links:
+                c.cut(a, b)
+    c.sleep(6.0)
+    c.agree("by three that see each other", 3, among=range(3), within=20.0)
+    leader = c.one_leader(among=range(3))
+    term, _ = c.get_state(leader)
+    for number in range(6):
+        c.sleep(1.0)
+        _quiet(c, leader, term, "as most hear it")
+        c.agree(f"number {number}", 3, among=range(3))
+    c.heal()
+    c.agree("by all again", 5)
+
+
+@points(5, networks=SIM)
+def test_removed_server_was_never_told(cluster: Start) -> None:
+    """A server is removed while it is cut off, comes back, and cannot raise anybody's term."""
+    c = cluster(4)
+    c.agree("by four", 4)
+    leader = leader_of(c, range(4))
+    gone = (leader + 1) % 4
+    left = without(range(4), gone)
+    c.disconnect(gone)
+    reconfigure(c, left)
+    leader = leader_of(c, left)
+    term, _ = c.get_state(leader)
+    _asks_first(c, gone, 5.0, "while it is cut off")
+    c.connect(gone)
+    for number in range(5):
+        c.sleep(1.0)
+        _quiet(c, leader, term, f"though S{gone}, which is no member any more, is back")
+        c.agree(f"number {number}", 3, among=left)
+
+
+@points(5)
+def test_leader_fails(cluster: Start) -> None:
+    """When the leader really fails, another one is elected within 5 seconds, again and again."""
+    c = cluster(5)
+    for number in range(6):
+        leader = c.one_leader()
+        c.agree(f"number {number}", 4)
+        if number % 2:
+            c.disconnect(leader)
+        else:
+            c.crash(leader)
+        c.one_leader()
+        c.agree(f"without S{leader}", 4)
+        if number % 2:
+            c.connect(leader)
+        else:
+            c.restart(leader)
+
+
+@points(5)
+def test_two_of_three_elect(cluster: Start) -> None:
+    """The leader is gone, and the two that are left are just enough: one of them is elected, every time."""
+    c = cluster(3)
+    for number in range(6):
+        c.agree(f"by all, {number}", 3)
+        leader = c.settled_leader()
+        c.crash(leader)
+        c.one_leader()
+        c.agree(f"by two, {number}", 2)
+        c.restart(leader)
+
+
+@points(5)
+def test_all_restart(cluster: Start) -> None:
+    """All servers restart together, and elect."""
+    c = cluster(5)
+    for number in range(4):
+        c.agree(f"number {number}", 5)
+        for server in range(5):
+            c.crash(server)
+        c.start_all()
+        c.one_leader()
+
+
+@points(5)
+def test_lost_and_repeated(cluster: Start) -> None:
+    """Pre-votes and their answers are lost, late and repeated: leaders are elected all the same, one in each term."""
+    c = cluster(5)
+    c.unreliable(duplicate=0.5, echo=1.0)
+    for number in range(5):
+        leader = c.one_leader(within=2 * ELECTION_LIMIT)
+        c.disconnect(leader)
+        c.one_leader(within=2 * ELECTION_LIMIT)
+        c.agree(f"number {number}", 3, within=20.0)
+        c.connect(leader)
+    asked = c.rpc_count(method="pre_vote")
+    c.expect(asked > 0, "expected candidates to call pre_vote first, but nobody did", rules.STILL_ELECTED)
+
+
+def _gives_up(c: Cluster, leader: int, why: str) -> None:
+    """A leader that no majority answers says so, of itself, within the time that an election may take."""
+    done = c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(leader)[1])
+    text = f"expected S{leader}, {why}, to lead no more within 5 s, but it still says that it does"
+    c.expect(done, text, rules.CHECK_QUORUM, [leader])
+
+
+@points(6)
+def test_deaf_leader(cluster: Start) -> None:
+    """A leader that can send but hears nothing gives up, and the others elect another one."""
+    c = cluster(5)
+    for number in range(3):
+        c.agree(f"by all, {number}", 5)
+        leader = c.settled_leader()
+        rest = without(range(5), leader)
+        for server in rest:
+            c.cut(server, leader)
+        _gives_up(c, leader, "which hears nobody")
+        c.one_leader(among=rest)
+        c.agree(f"without S{leader}", 4, among=rest)
+        c.heal()
+
+
+@points(6)
+def test_leader_of_a_minority(cluster: Start) -> None:
+    """A leader that reaches too few gives up, and then its one friend helps to elect another."""
+    c = cluster(5)
+    for number in range(3):
+        c.agree(f"by all, {number}", 5)
+        leader = c.settled_leader()
+        friend, second, third, alone = without(range(5), leader)
+        # The leader sees its friend only; the friend sees two more as well; nobody sees the fifth.
+        for server in (second, third):
+            c.cut(server, leader)
+            c.cut(leader, server)
+        c.disconnect(alone)
+        _gives_up(c, leader, f"which only S{friend} answers")
+        quorum = [friend, second, third]
+        c.one_leader(among=quorum)
+        c.agree(f"by three, {number}", 3, among=quorum, within=20.0)
+        c.heal()
+
+
+@points(5, networks=SIM)
+def test_old_leader_returns(cluster: Start) -> None:
+    """A leader that was cut off gives up; when it is back, nobody's term grows by it."""
+    c = cluster(5)
+    for number in range(3):
+        c.agree(f"by all, {number}", 5)
+        old = c.settled_leader()
+        c.disconnect(old)
+        _gives_up(c, old, "which is cut off")
+        new = c.one_leader()
+        term, _ = c.get_state(new)
+        c.sleep(3.0)
+        c.connect(old)
+        c.sleep(2.0)
+        _quiet(c, new, term, f"now that S{old} is back")
+
+
+@points(5)
+def test_old_leader_is_needed(cluster: Start) -> None:
+    """Of two that are left only the leader of before has the newer log: the other one says yes to it."""
+    c = cluster(3)
+    for number in range(3):
+        c.agree(f"by all, {number}", 3)
+        old = c.settled_leader()
+        other, gone = without(range(3), old)
+        c.crash(gone)
+        held = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
+        c.propose(old, f"on S{old} alone, {number}")
+        c.sleep(0.05)
+        c.partition([old], [other])
+        _gives_up(c, old, "which is alone")
+        held.drop()
+        c.heal()
+        c.agree(f"by the two, {number}", 2, within=20.0)
+        c.restart(gone)
+
+
+@points(5)
+def test_changing_members(cluster: Start) -> None:
+    """Pre-votes in the middle of a change of members: most of both sets must say yes, and then one is elected."""
+    c = cluster(6, members=range(3))
+    c.agree("by three", 3)
+    leader = leader_of(c, range(3))
+    hold = hold_change(c, Asked(c, leader, (3, 4, 5)), "reply", joint=True)
+    c.sleep(0.3)
+    c.crash(leader)
+    hold.drop()
+    c.agree("in the middle of it", 2, within=20.0)
+    # One half alone elects nobody, whichever of the two configurations counts by now.
+    c.restart(leader)
+    reconfigure(c, (3, 4, 5))
+    agree_by(c, "by the new three", (3, 4, 5))
+    c.partition([0, 1, 2, 3], [4, 5])
+    c.one_leader(among=(4, 5))
+    c.sleep(2.0)
+    c.no_leader(among=(0, 1, 2, 3))
+    c.heal()
+    agree_by(c, "by the new three again", (3, 4, 5))
+
+
+# --- one real server, S0; the test plays the others ---
+
+
+def _pre_vote(c: Cluster, who: int, term: int, last: tuple[int, int]) -> Message:
+    """S``who`` asks S0 whether it would vote for it."""
+    log = {"last_log_index": last[0], "last_log_term": last[1]}
+    return c.puppet(who).ask(0, "pre_vote", term=term, candidate_id=who, **log)
+
+
+def _says(flight_answer: bool, term: int | None = None) -> Callable[[Flight], Message]:
+    """A puppet's answer to a pre-vote."""
+    return lambda flight: {"term": flight.args["term"] if term is None else term, "vote_granted": flight_answer}
+
+
+def _pre_votes_asked(c: Cluster, above: int = 0) -> list[int]:
+    """The terms above ``above`` for which S0 has asked for pre-votes in its present life."""
+    life = c.seat(0).life
+    flights = (f for puppet in c.puppets for f in puppet.received if f.method == "pre_vote" and f.src_life == life)
+    return sorted(flight.args["term"] for flight in flights if flight.args["term"] > above)
+
+
+def _deny_all(c: Cluster) -> None:
+    for puppet in c.puppets:
+        puppet.answer.update(pre_vote=_says(False, 0), request_vote=_says(False))
+
+
+def _wait_for_asking(c: Cluster, above: int = 0) -> int:
+    """Forget what S0 asked so far, and wait until it asks for pre-votes; for which term."""
+    for puppet in c.puppets:
+        puppet.received.clear()
+    c.wait_for(ELECTION_LIMIT, lambda: bool(_pre_votes_asked(c, above)))
+    terms = _pre_votes_asked(c, above)
+    said = "expected S0 to call pre_vote within 5 s" + (f" for a term above {above}" if above else "")
+    c.expect(bool(terms), f"{said}, but it did not", rules.STILL_ELECTED, [0])
+    return terms[-1]
+
+
+@points(6)
+def test_who_gets_a_pre_vote(cluster: Start) -> None:
+    """The table: who gets a pre-vote, who does not, and that either way nothing has changed."""
+    c = cluster(5, puppets=range(1, 5))
+    _deny_all(c)
+    append(c, 1, 1000, (0, 0), entries(900, "one", "two"))
+    rule = rules.WHO_GETS_A_PRE_VOTE
+    # While it hears a leader, S0 says no. (A beat comes with each question, so that this is so on any machine.)
+    for last, term in (((2, 900), 1001), ((9, 1000), 5000)):
+        send_append(c, 1, 1000, (2, 900))
+        reply = _pre_vote(c, 2, term, last)
+        said = f"expected S0 to say no to a pre-vote for term {term} while it hears the leader of term 1000"
+        c.expect(not reply["vote_granted"], f"{said}, but it said yes", rule, [0])
+    _wait_for_asking(c)
+    rows = (
+        ("with the same log", 1001, (2, 900), True),
+        ("with a longer log", 1001, (3, 900), True),
+        ("with a shorter log of a later term", 1001, (1, 901), True),
+        ("with a shorter log", 1001, (1, 900), False),
+        ("with a longer log of an older term", 1001, (9, 899), False),
+        ("with no log, for a term far ahead", 9000, (0, 0), False),
+        ("with the same log, for a term far ahead", 9000, (2, 900), True),
+        ("with the same log, for an older term", 999, (2, 900), False),
+        ("with a longer log, for an older term", 500, (9, 999), False),
+    )
+    for said, term, last, granted in rows:
+        for who in (2, 3):
+            reply = _pre_vote(c, who, term, last)
+            want, got = ("yes" if yes else "no" for yes in (granted, reply["vote_granted"]))
+            asked_for = f"a pre-vote {said}, term {term}"
+            text = f"expected {want} from S0 (in term 1000, log: 900 900) to {asked_for}, but it said {got}"
+            c.expect(want == got, text, rule, [0])
+        now, _ = c.get_state(0)
+        text = f"expected S0 to stay in term 1000 after a pre-vote for term {term}, but it is in term {now}"
+        c.expect(now == 1000, text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    if not reply["vote_granted"] and reply["term"] not in (500, 1000):
+        c.fail(f"expected S0 to say no with its term, 1000, but it said {reply['term']}", rule, [0])
+
+
+@points(5)
+def test_a_pre_vote_is_no_vote(cluster: Start) -> None:
+    """Who got a pre-vote may not get the vote: that is still free, also after a restart; and pre-votes calm nobody."""
+    c = cluster(5, puppets=range(1, 5))
+    _deny_all(c)
+    for term in (1000, 2000, 3000):
+        append(c, 1, term)
+        _wait_for_asking(c)
+        for who in (2, 3, 4):
+            reply = _pre_vote(c, who, term + 10, (0, 0))
+            said = f"expected S0 to say yes to S{who}, too, as a pre-vote for term {term + 10} binds nobody"
+            c.expect(reply["vote_granted"], f"{said}, but it said no", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+        reply = ask_vote(c, 1, term + 10)
+        said = f"expected S0 to vote for S1 in term {term + 10}, as it has voted for nobody"
+        c.expect(reply["vote_granted"], f"{said}, but it did not", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+        c.restart(0)
+    # S0 asks, too, however often others do.
+    for puppet in c.puppets:
+        puppet.received.clear()
+    deadline = c.now + ELECTION_LIMIT
+    while not _pre_votes_asked(c) and c.now < deadline:
+        c.puppet(2).send(0, "pre_vote", term=9000, candidate_id=2, last_log_index=9, last_log_term=9)
+        c.sleep(0.05)
+    said = "expected S0 to call pre_vote within 5 s though others ask it all the time, but it did not"
+    c.expect(bool(_pre_votes_asked(c)), said, rules.TIMER, [0])
+
+
+@points(5)
+def test_asking_changes_nothing(cluster: Start) -> None:
+    """As long as most say no, S0 asks again and again for one and the same term, and stands in no election."""
+    c = cluster(5, puppets=range(1, 5))
+    _deny_all(c)
+    append(c, 1, 1000)
+    c.puppet(1).answer["pre_vote"] = _says(True)
+    first = _wait_for_asking(c)
+    c.sleep(4.0)
+    now, _ = c.get_state(0)
+    said = "expected S0 to stay in term 1000 as only one of four others would vote for it, but it is in term"
+    c.expect(now == 1000 and not asked(c), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    terms = set(_pre_votes_asked(c))
+    said = f"expected S0 to ask for term 1001 each time, but it asked for {sorted({first, *terms})}"
+    c.expect(terms == {1001}, said, rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    for puppet in c.puppets:
+        puppet.answer.update(pre_vote=_says(True), request_vote=grant)
+    c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
+    leads = c.get_state(0)[1]
+    c.expect(leads, "expected S0 to lead within 5 s once all say yes, but it does not", rules.STILL_ELECTED, [0])
+
+
+@points(6)
+def test_pre_votes_of_the_past(cluster: Start) -> None:
+    """Answers of a past term, or of an earlier question, do nothing; nor are they votes."""
+    c = cluster(5, puppets=range(1, 5))
+    _deny_all(c)
+    append(c, 1, 1000)
+    for puppet in c.puppets:
+        puppet.answer["pre_vote"] = _says(True)
+    late = c.hold("pre_vote", leg="reply")
+    _wait_for_asking(c)
+    c.wait_for(1.0, lambda: len(late.messages) >= 4)
+    # Meanwhile there is a leader of a newer term. Then all is silent, and nobody would vote for S0.
+    append(c, 2, 2000)
+    _deny_all(c)
+    for puppet in c.puppets:
+        puppet.received.clear()
+    late.release()
+    c.sleep(3.0)
+    now, _ = c.get_state(0)
+    said = "expected S0 to stay in term 2000, as the yeses it has are for term 1001, but it is in term"
+    c.expect(now == 2000 and not asked(c, 1000), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    # Three say yes; two of them at once, and then nobody votes. The third yes comes late: it is no vote.
+    for puppet in c.puppets:
+        puppet.answer["pre_vote"] = _says(True)
+    late = c.hold("pre_vote", leg="reply", dst=3)
+    more = c.hold("pre_vote", leg="reply", dst=4)
+    c.puppet(1).answer["request_vote"] = grant
+    c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c, 2000)))
+    c.expect(bool(asked(c, 2000)), "expected S0 to stand for election with three of five", rules.STILL_ELECTED, [0])
+    c.sleep(0.05)
+    late.release()
+    more.release()
+    for _ in range(8):
+        c.sleep(0.05)
+        leads = c.get_state(0)[1]
+        said = "expected S0 not to lead, as only S1 has voted for it; pre-votes are no votes, but it leads"
+        c.expect(not leads, said, rules.PRE_VOTE_CHANGES_NOTHING, [0])
+
+
+@points(5)
+def test_no_with_a_higher_term(cluster: Start) -> None:
+    """A no that comes with a higher term is believed: S0 asks for a term above that one, and is elected in it."""
+    c = cluster(3, puppets=(1, 2))
+    append(c, 1, 1000, (0, 0), entries(1000, "one"))
+    # S2 is gone. S1 has a higher term and a shorter log: it says no to a term of the past, and needs S0's vote itself.
+    c.puppet(2).answer["pre_vote"] = lambda flight: None
+    c.puppet(1).answer["pre_vote"] = lambda flight: {
+        "term": max(5000, flight.args["term"] - 1),
+        "vote_granted": flight.args["term"] > 5000,
+    }
+    Follower(c, 1)
+    _wait_for_asking(c, above=5000)
+    term = lead(c)
+    c.expect(term > 5000, f"expected S0 to lead a term above 5000, but it leads {term}", rules.HIGHER_TERM, [0])

@@ -116,6 +116,8 @@ class Store:
             records = (folder / RECORDS).open("ab", buffering=0)
             try:
                 fcntl.flock(records, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for name in (LOGS, TRACES):
+                    (folder / name).mkdir(exist_ok=True)
                 earlier = (read(folder), _entries(folder, shown)) if (folder / REPORT).exists() else (None, [])
             except BaseException:
                 records.close()
@@ -130,7 +132,6 @@ class Store:
         """Start the new report with the entries ``kept`` of the earlier one; of traces, those of the submissions ``slugs``
         stay. Raises ``OSError``."""
         for name in (LOGS, TRACES):
-            (self.folder / name).mkdir(exist_ok=True)
             for old in (self.folder / name).iterdir():
                 if old.is_dir() and old.name not in slugs:
                     shutil.rmtree(old)

@@ -93,7 +93,8 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
     if arguments.rubric is not None:
         # The hidden runs are those that were made: their secret is not needed for new marks.
         report.rubric = _rubric(arguments.rubric, tools).public()
-    _late(arguments.late, report)
+    if arguments.late is not None:
+        _set_late(_late(arguments.late, [each.name for each in report.submissions]), report)
     if arguments.rubric is not None or arguments.late is not None:
         marks.mark(report)
     wanted = reports.Wanted(
@@ -135,10 +136,11 @@ def _rubric(path: str | None, tools: Tools) -> Rubric:
     return rubric.load(Path(path), {lab: [test.name for test in tools.catalogue(lab)] for lab in labs.LABS})
 
 
-def _late(path: str | None, report: Report) -> None:
-    if path is None:
-        return
-    late = marks.read_late(readable(path), printable(path), [each.name for each in report.submissions])
+def _late(path: str, names: Sequence[str]) -> dict[str, float]:
+    return marks.read_late(readable(path), printable(path), names)
+
+
+def _set_late(late: dict[str, float], report: Report) -> None:
     for submission in report.submissions:
         submission.late_days = late.get(submission.name, 0.0)
 
@@ -159,6 +161,8 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     tests, left_out = expect(settings, {lab: tools.catalogue(lab) for lab in settings.labs})
     if not tests:
         raise CannotStart(f"no test of {', '.join(settings.labs)} runs on {' or '.join(settings.networks)}")
+    # Before anything is written: a mistake in the file must leave no trace.
+    late = {} if arguments.late is None else _late(arguments.late, [item.name for item in found.submissions])
     with store.Store.create(out) as folder:
         intake = take_in(found, tests, settings, folder)
         plan = Report(
@@ -170,7 +174,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             left_out=left_out,
             submissions=intake.submissions,
         )
-        _late(arguments.late, plan)
+        _set_late(late, plan)
         marks.mark(plan)
         kept = [] if arguments.fresh else still_holds(plan, folder.earlier)
         known = [*kept, *intake.refused]

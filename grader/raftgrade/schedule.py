@@ -71,7 +71,7 @@ class Schedule:
         part = (job.submission, job.lab)
         self._at_work[part] -= 1
         jobs: list[Job] = []
-        if _AGAIN not in job.id:
+        if _AGAIN not in job.id.removeprefix(job.slug):
             jobs += self._started(self._once_more(job, result))
         if not self._at_work[part]:
             jobs += self._go_on(job.submission, job.lab)

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,14 @@ import pytest
 from raftgrade import cluster, grade
 from raftgrade.cli import main
 from raftgrade.cluster import Dask, connect
+from raftgrade.commands import Commands
 from raftgrade.engine import Local
 from raftgrade.options import CannotStart
-from raftgrade.plan import Settings, expect
+from raftgrade.plan import Job, Settings, expect
 from raftgrade.results import Report
 from raftgrade.store import Store
 from raftgrade.tally import blank
+from raftlab.confine import Level, Sandbox
 
 from .fakes import FakeCommands, catalogue, submission, tools
 
@@ -48,7 +51,29 @@ class Losing(ThreadPoolExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
-def graded(folder: Path, executor: Executor | None, scripts: dict[str, dict[str, Any]]) -> Report:
+class Walls(FakeCommands):
+    """Remembers within which walls it was asked to work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, Level]] = []
+
+    def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
+        self.asked.append(("job", job.sandbox))
+        return super().job(job, tests, seeds, records_fd, traces)
+
+    def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
+        self.asked.append(("check", sandbox))
+        return super().check(path, labs, sandbox)
+
+
+def graded(
+    folder: Path,
+    executor: Executor | None,
+    scripts: dict[str, dict[str, Any]],
+    commands: Commands | None = None,
+    level: Level = "none",
+) -> Report:
     """The report of a class, graded here or on ``executor``."""
     paths = {
         name: str(folder / "class" / name)
@@ -56,7 +81,7 @@ def graded(folder: Path, executor: Executor | None, scripts: dict[str, dict[str,
         else str(submission(folder / "class", name, script))
         for name, script in scripts.items()
     }
-    settings = Settings(labs=["2A"], networks=["sim"], runs={"sim": 3}, seed=0, jobs=2)
+    settings = Settings(labs=["2A"], networks=["sim"], runs={"sim": 3}, seed=0, jobs=2, sandbox=Sandbox(level))
     tests, _ = expect(settings, {"2A": catalogue("2A")})
     plan = Report(
         tool="t",
@@ -66,7 +91,7 @@ def graded(folder: Path, executor: Executor | None, scripts: dict[str, dict[str,
     )
     engine: Any = Local if executor is None else partial(Dask, executor, lambda: 2, lambda: None)
     with Store.create(folder / ("local" if executor is None else "far")) as store:
-        report, _ = grade.grade(plan, tests, paths, FakeCommands(), store, io.StringIO(), 0.0, engine)
+        report, _ = grade.grade(plan, tests, paths, commands or FakeCommands(), store, io.StringIO(), 0.0, engine)
     return report
 
 
@@ -94,6 +119,15 @@ def test_the_same_marks_here_and_far_away(tmp_path: Path) -> None:
     assert [each.points for each in near.submissions] == [5, 0, 10]
     text = (tmp_path / "far" / "records.jsonl").read_text() + (tmp_path / "far" / "report.json").read_text()
     assert "raftgrade-" not in text.replace("raftgrade-0", "")  # where the worker did it is told nowhere
+
+
+@pytest.mark.parametrize("level", ["bwrap", "rlimits"])
+def test_the_walls_are_the_same_here_and_far_away(tmp_path: Path, level: Level) -> None:
+    for executor in (None, ThreadPoolExecutor(2)):
+        walls = Walls()
+        graded(tmp_path, executor, {"alice": {"first/1": "error"}}, walls, level)
+        # The check, the job, and what was tried once more.
+        assert walls.asked == [("check", level), ("job", level), ("job", level)]
 
 
 def test_a_worker_that_dies_costs_its_job_a_second_attempt_and_nothing_else(tmp_path: Path) -> None:

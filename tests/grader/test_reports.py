@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as xml
 
+import msgspec
 import pytest
 
 from raftgrade import rubric
 from raftgrade.cli import main
 from raftgrade.plan import Settings
-from raftgrade.reports import github, gradebook, gradescope, junit
+from raftgrade.reports import github, gradebook, gradescope, html, junit
 from raftgrade.reports.gradebook import BadTemplate
 from raftgrade.reports.student import only
 from raftgrade.results import Problem, Report
 from raftgrade.store import Store
 from raftgrade.tally import Entry, Ran, Refused, Tally, blank
+from raftlab.confine import Sandbox
 from raftlab.failure import Failure, Rule
 
 from .fakes import record
@@ -356,3 +358,11 @@ def test_json_is_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = report(tmp_path, made())
     assert main(["report", str(out), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((out / "report.json").read_text())
+
+
+def test_the_class_report_says_what_student_code_ran_in() -> None:
+    of = made()
+    assert "student code ran" not in html.render(of)
+    of.settings = msgspec.structs.replace(of.settings, sandbox=Sandbox("rlimits", "bubblewrap is <not> installed"))
+    said = "student code ran with limits, and with this machine&#x27;s files in reach (rlimits): bubblewrap is &lt;not&gt; "
+    assert said in html.render(of)

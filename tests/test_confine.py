@@ -149,8 +149,8 @@ def test_what_a_submission_can_see(
         attempt("beside", lambda: os.listdir("/"))
         attempt("env", lambda: sorted(os.environ))
         attempt("processes", lambda: len([name for name in os.listdir("/proc") if name.isdigit()]) <= 3)
-        attempt("big", lambda: open("/tmp/big", "wb").write(bytes(17 << 20)))
         attempt("note", lambda: open("/tmp/note", "w").write("fine"))
+        attempt("big", lambda: open("/tmp/big", "wb").write(bytes(17 << 20)))
     """
     said = outcome(write_raft(code, module=TRY), Sandbox("bwrap"), world)
     assert said[0] == "own True"
@@ -160,7 +160,7 @@ def test_what_a_submission_can_see(
     assert not {"home", "root", "work"} & set(eval(said[7].removeprefix("beside "))) - made_for_python()
     assert "RAFTLAB_SECRET" not in said[8]
     assert "HOME" not in said[8]
-    tmp = ["big OSError File too large", "note 4"] if OWN_TMP else [f"{what} {READ_ONLY}" for what in ("big", "note")]
+    tmp = ["note 4", "big OSError File too large"] if OWN_TMP else [f"{what} {READ_ONLY}" for what in ("note", "big")]
     assert said[9:] == ["processes True", *tmp]
 
 

@@ -160,7 +160,11 @@ def test_what_a_submission_can_see(
     assert not {"home", "root", "work"} & set(eval(said[7].removeprefix("beside "))) - made_for_python()
     assert "RAFTLAB_SECRET" not in said[8]
     assert "HOME" not in said[8]
-    tmp = ["note 4", "big OSError File too large"] if OWN_TMP else [f"{what} {READ_ONLY}" for what in ("note", "big")]
+    tmp = (
+        ["note 4", "big OSError No space left on device"]
+        if OWN_TMP
+        else [f"{what} {READ_ONLY}" for what in ("note", "big")]
+    )
     assert said[9:] == ["processes True", *tmp]
 
 

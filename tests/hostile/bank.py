@@ -12,6 +12,7 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raftlab import confine
 from tests.conftest import SKELETON, SOLUTION
 
 # In the judge's environment, and in a file beside the submissions.
@@ -19,6 +20,9 @@ SECRET = "RAFTLAB_BANK_SECRET"
 BESIDE = "the-answers.txt"
 
 REFUSED, FAILED, CLEAN = "refused", "failed", "clean"
+
+# Where the project itself lies in /tmp, a server has none of its own and cannot write there.
+FILED = REFUSED if confine._hidden_by_tmp() else FAILED
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def _at(depth: int, code: str) -> str:
 
 
 NOT_ALLOWED = "PermissionError: [Errno 1] Operation not permitted"
-FULL = ("[Errno 28] No space left on device", "[Errno 27] File too large")
 UNWRITABLE = ("[Errno 30] Read-only file system", "[Errno 13] Permission denied")
+FULL = ("[Errno 28] No space left on device", "[Errno 27] File too large", *UNWRITABLE)
 BUSY = "runs and runs without ever waiting"
 NO_LEADER = "expected a leader within 5 s, but there is none"
 
@@ -164,7 +168,7 @@ LATE = [
     Entry("lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR),
     Entry("lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"),
     Entry("leader-by-shared-memory", FAILED, ("at most one leader",), base="skeleton", init=SHARED),
-    Entry("leader-by-a-file", FAILED, ("at most one leader",), base="skeleton", init=FILE),
+    Entry("leader-by-a-file", FILED, ("at most one leader", *UNWRITABLE), base="skeleton", init=FILE),
     Entry("silences-the-lab", FAILED, (NO_LEADER,), base="skeleton", init=SILENCE),
     Entry(
         "speaks-for-the-lab",

@@ -170,7 +170,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
         paths = {item.name: _argument(item.path) for item in found.submissions}
         started = time.monotonic()
         report, signal_number = grade.grade(
-            plan, tests, paths, tools.commands, folder, sys.stderr, started, make_engine
+            plan, tests, paths, tools.commands, folder, sys.stderr, started, make_engine=make_engine
         )
     shown = printable(str(out))
     if signal_number:

@@ -185,7 +185,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             print(f"raftgrade: kept {had}, nothing has changed for them; --fresh does all again", file=sys.stderr)
         started = time.monotonic()
         report, signal_number = grade.grade(
-            plan, tests, intake.paths, tools.commands, folder, sys.stderr, started, make_engine, known
+            plan, tests, intake.paths, tools.commands, folder, sys.stderr, started, make_engine=make_engine, known=known
         )
     shown = printable(str(out))
     if signal_number:

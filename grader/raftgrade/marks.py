@@ -37,7 +37,7 @@ def mark_one(submission: SubmissionResult, rubric: Rubric, settings: Settings) -
             if why:
                 test.state, test.notes = "skipped", [why]
                 for network in test.networks:
-                    network.runs = network.runs if network.done else 0
+                    network.runs = network.done  # some may be there from before, under another rubric
             else:
                 _judge(test, rubric, settings)
     submission.max_points = round(sum(test.max_points for test in submission.tests), _DIGITS)

@@ -168,7 +168,9 @@ class Schedule:
         unsure: dict[tuple[int, int], list[str]] = {}
         for name in self._names(lab, "sim"):
             runs = self._tally.runs(submission, lab, name, "sim", first)
-            wanted, verdict = enough(runs.outcomes if runs is not None else {}, first, until)
+            if runs is None:
+                continue  # the tally is done with this submission
+            wanted, verdict = enough(runs.outcomes, first, until)
             if verdict is None:
                 # No more than a batch at a time, so the seeds before have been tried; gaps are closed in _started.
                 unsure.setdefault((first + max(0, wanted - BATCH), first + wanted), []).append(name)
@@ -204,7 +206,8 @@ class Schedule:
 
     def _has(self, job: Job, run: tuple[str, int]) -> bool:
         runs = self._tally.runs(job.submission, job.lab, run[0], job.network, run[1])
-        return runs is not None and runs.outcomes.get(run[1], "error") != "error"
+        # What the tally is done with is wanted no more: it has no place for it.
+        return runs is None or runs.outcomes.get(run[1], "error") != "error"
 
 
 def _place(entry: Ran) -> Run:

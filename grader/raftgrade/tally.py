@@ -120,19 +120,21 @@ class Runs:
         if until is not None and result.network == "sim" and not result.hidden:
             needed, said = enough(self.outcomes, first, until)
             result.runs, result.verdict = needed, said or ""
-        result.passes = len(self.passes)
-        result.failures = sum(bad.outcome == "failed" for bad in self.bad.values())
-        result.errors = sum(bad.outcome == "error" for bad in self.bad.values())
+        # An earlier report may have had more runs than a sequential test wants now.
+        inside = range(first, first + result.runs)
+        result.bad = [self.bad[seed] for seed in sorted(self.bad) if seed in inside]
+        numbers = [self.passes[seed] for seed in sorted(self.passes) if seed in inside]
+        result.passes = len(numbers)
+        result.failures = sum(bad.outcome == "failed" for bad in result.bad)
+        result.errors = sum(bad.outcome == "error" for bad in result.bad)
         result.retried = len(self.retried)
         result.interval = clopper_pearson(result.passes, result.passes + result.failures)
-        numbers = [self.passes[seed] for seed in sorted(self.passes)]
         result.lab_s = _spread([each.lab_s for each in numbers])
         result.run_cpu_s = _spread([each.cpu_s for each in numbers])
         result.rpcs = _spread([each.rpcs for each in numbers])
         result.rpc_bytes = _spread([each.rpc_bytes for each in numbers])
         result.wall_s = round(sum(self.wall_s[seed] for seed in sorted(self.wall_s)), 3)
         result.cpu_s = round(sum(self.cpu_s[seed] for seed in sorted(self.cpu_s)), 3)
-        result.bad = [self.bad[seed] for seed in sorted(self.bad)]
         counted = Counter(bad.sort for bad in result.bad)
         result.classes = dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
 

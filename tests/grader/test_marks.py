@@ -122,6 +122,16 @@ def test_a_sequential_tests_word_counts() -> None:
     assert points(unsure) == [10, 0, 20]  # what is likelier
 
 
+def test_runs_of_before_that_nobody_asked_for_now_change_nothing() -> None:
+    until = Sequential(0.99, 0.90, 80)
+    (submission,) = graded("", {"first": "--------++", "second": "+" * 40, "third": "+" * 33}, 80, until).submissions
+    assert [test.networks[0].runs for test in submission.tests] == [8, 32, 32]
+    assert [test.networks[0].done for test in submission.tests] == [8, 32, 32]
+    assert (submission.state, points(submission)) == ("graded", [0, 5, 20])
+    shut = alice("[labs.2B]\nneeds = ['2A']", {"second": "+++++++++-", "third": "+++"})
+    assert (shut.state, shut.tests[2].state, shut.points) == ("graded", "skipped", 10)
+
+
 def test_late_marks_and_other_marks_for_the_same_runs() -> None:
     report = graded("[late]\npercent_a_day = 10", {"first": "+++++++++-"})
     submission = report.submissions[0]

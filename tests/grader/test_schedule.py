@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raftgrade import grade
 from raftgrade.cli import Tools, main
 from raftgrade.store import read
 from raftlab.confine import NONE
@@ -79,6 +80,17 @@ def test_until_sure() -> None:
     assert [found[name]["points"] for name in ("first", "second", "third")] == [10, 5, 0]
     assert all(sim(found[name])["runs"] == sum(sim(found[name])[k] for k in ("passes", "failures")) for name in runs
                if "/" not in name)  # fmt: skip
+
+
+def test_a_submission_that_the_tally_is_done_with_is_run_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is saved, and what is graded let go, between a job's last record and its end."""
+    monkeypatch.setattr(grade, "SAVE_S", -10.0)
+    scripts = {"alice": {"*": "fail"}, "bob": {}}
+    code, made = run(scripts, "--until-sure", "max=16", "--labs", "2A", jobs=1)
+    assert code == 1
+    assert isinstance(made.commands, FakeCommands)
+    assert len(made.commands.started) == 6  # alice: a batch of each test; bob: two of each
+    assert Path("raftgrade-out/records.jsonl").read_text().count("\n") == 2 * 8 + 2 * 16
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

@@ -142,7 +142,7 @@ BUGS = {
     ),
     "mb-learner-counts": Bug(
         "outsiders_do_not_count",
-        "expected a majority to have stored index 2 before S1 applies it, but at most 2 of 3 can have",
+        "expected a majority to have stored index 2 before S1 applies it, but no leader knew it to be on more than 1 of 3",
         {
             _HAVE: "        have = sorted(self._last_index() if server == self.me else self.match_index[server] for server in members | self.learners)\n        return have[::-1][len(members) // 2]\n"
         },

@@ -129,7 +129,8 @@ class Commit(Invariant):
     def _too_early(self, server: int, index: int, in_force: Configuration) -> Exception:
         # Of each term: who has told its leader that the entry is there. The leader itself may have it.
         copies = [
-            {who for who, upto in matched.items() if upto >= index} | {self._shown.leaders.get(term, -1)}
+            in_force.voters
+            & {self._shown.leaders.get(term, -1), *(who for who, upto in matched.items() if upto >= index)}
             for term, matched in self.matched.items()
         ]
         if any(map(in_force.majority, copies)):

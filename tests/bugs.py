@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftlab import catalogue
-from raftlab.failure import LabFailure
 from raftlab.run import Impl, Run
 from tests.conftest import SOLUTION
 
@@ -61,12 +60,9 @@ def failures(folder: Path, test: str, seeds: range) -> Iterator[str]:
     try:
         for seed in seeds:
             run = Run(impl, info, "sim", seed, preempt=True)
-            try:
-                catalogue.script_of(info)(run.cluster)
-            except LabFailure as exc:
-                yield exc.failure.text
-            finally:
-                run.close()
+            failure = run.play(catalogue.script_of(info))
+            if failure is not None:
+                yield failure.text
     finally:
         impl.close()
 

@@ -22,15 +22,15 @@ from typing import Any
 
 from raftlab import catalogue, fuzz, scripts
 from raftlab.cluster import Cluster
-from raftlab.failure import Failure, LabFailure
+from raftlab.failure import Failure
 from raftlab.referee import Invariant
 from raftlab.run import Impl, Run
 from raftlab.scripts import Named
-from tests import bugs, test_suite_2a, test_suite_2b, test_suite_2c, test_suite_2d
+from tests import bug_table, bugs
 
 OWN_SEEDS = 3
 FUZZ_SEEDS = 120
-SUITES = {"2A": test_suite_2a, "2B": test_suite_2b, "2C": test_suite_2c, "2D": test_suite_2d}
+SUITES = {lab: module for lab, module in bug_table.SUITES.items() if lab <= "2D"}
 
 
 # Where the rule that is named is broken by what followed, not by the mistake itself: entries that were lost or cut show in
@@ -88,14 +88,7 @@ def order(lab: str, bug: bugs.Bug) -> Iterator[Named]:
 
 
 def ended(impl: Impl, named: Named, kind: type[Cluster] = Cluster) -> Failure | None:
-    run = Run(impl, named.info, "sim", named.seed, named.preempt, kind=kind)
-    try:
-        named.script(run.cluster)
-    except LabFailure as exc:
-        return exc.failure
-    finally:
-        run.close()
-    return None
+    return Run(impl, named.info, "sim", named.seed, named.preempt, kind=kind).play(named.script)
 
 
 def row(lab: str, name: str, bug: bugs.Bug) -> Row:

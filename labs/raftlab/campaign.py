@@ -6,17 +6,16 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from raftlab import fuzz, shorten
+from raftlab import fuzz, scripts, shorten
 from raftlab.run import Impl
-from raftlab.scripts import Named, info_of
 from raftlab.shrink import Played, play
+from raftlab.terminal import count, live
 
 _SAY_EVERY = 1.0  # seconds between two words on the screen
 _SHRINK_S = 60.0
@@ -48,8 +47,9 @@ def _begin(path: str) -> None:
 
 def _one(lab: str, seed: int, preempt: bool) -> Played | None:
     assert _impl is not None
-    told = fuzz.generate(lab, seed)
-    return play(_impl, told if preempt else fuzz.calm(told))
+    told = scripts.named(f"{fuzz.name_of(lab)}@{seed}", "sim", preempt).scenario
+    assert told is not None
+    return play(_impl, told)
 
 
 def run(order: Order) -> int:
@@ -80,30 +80,23 @@ def run(order: Order) -> int:
                     played = each.result()
                     if played is not None and (failed is None or played.scenario.seed < failed.scenario.seed):
                         failed = played
-                if sys.stderr.isatty() and time.monotonic() - said > _SAY_EVERY:
+                if time.monotonic() - said > _SAY_EVERY:
                     said = time.monotonic()
-                    print(f"\r  {done:,} runs, {said - began:.0f} s", end="", file=sys.stderr, flush=True)
+                    live(f"  {done:,} runs, {said - began:.0f} s")
         except KeyboardInterrupt:
             for worker in list(pool._processes.values()):
                 worker.terminate()
             raise
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    live()
     took = time.monotonic() - began
+    runs = count(done, "run")
     if failed is None:
-        print(
-            f"lab {order.lab}: {_runs(done)} from seed {order.first} on in {took:.0f} s, and nothing to complain about"
-        )
+        print(f"lab {order.lab}: {runs} from seed {order.first} on in {took:.0f} s, and nothing to complain about")
         return 0
     name = f"{failed.scenario.name}@{failed.scenario.seed}"
-    print(f"{name} failed, after {_runs(done)}: {failed.failure.text}")
-    told = fuzz.generate(order.lab, failed.scenario.seed)
-    named = Named(info_of(told), "sim", told.seed, order.preempt, told if order.preempt else fuzz.calm(told))
+    print(f"{name} failed, after {runs}: {failed.failure.text}")
+    named = scripts.named(name, "sim", order.preempt)
     return shorten.shrink(named, order.impl, _SHRINK_S, order.out / f"{name.replace('@', '-')}.txt")
-
-
-def _runs(count: int) -> str:
-    return f"{count:,} run" + ("" if count == 1 else "s")
 
 
 def jobs_here() -> int:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftlab import catalogue, source
-from raftlab.failure import LabFailure
 from raftlab.run import Impl, Run
 from raftlab.session import Order
 from raftlab.trace import Event, line
@@ -52,12 +51,7 @@ def check(order: Order) -> int:
                 found = []
                 for impl in impls:
                     run = Run(impl, info, "sim", seed, order.preempt)
-                    try:
-                        catalogue.script_of(info)(run.cluster)
-                    except LabFailure:
-                        pass  # red or green is another question
-                    finally:
-                        run.close()
+                    run.play(catalogue.script_of(info))  # red or green is another question
                     found.append(run.events)
                 runs += 1
                 if difference := compare(*found):

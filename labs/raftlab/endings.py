@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from raftlab.failure import LabFailure
 from raftlab.run import Impl, Run
 from raftlab.scripts import Named
 from raftlab.trace import FIELDS, TELLING, Event, line, message_of
@@ -50,14 +49,8 @@ class Search:
         """Make the run, as it is or with another ending."""
         named = self._named
         run = Run(self._impl, named.info, "sim", named.seed, named.preempt, turn=turn)
-        failed = None
-        try:
-            named.script(run.cluster)
-        except LabFailure as exc:
-            failed = exc.failure.text
-        finally:
-            run.close()
-        return Ending(turn[0] if turn else 0.0, run.events, failed)
+        failure = run.play(named.script)
+        return Ending(turn[0] if turn else 0.0, run.events, failure.text if failure else None)
 
     def nearest(self, end: float) -> Ending | None:
         """The passing run that turns off latest before ``end``, as far as these tries can tell."""

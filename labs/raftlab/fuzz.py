@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 
 from raftlab.scenario import Scenario, Step
 from raftlab.seeds import derive
@@ -31,18 +30,13 @@ def generate(lab: str, seed: int) -> Scenario:
     return _Generator(lab, random.Random(derive(seed, "fuzz", lab))).scenario(seed)
 
 
-def calm(told: Scenario) -> Scenario:
-    """The same with threads that change places at blocking calls only."""
-    return replace(told, preempt=False)
-
-
 class _Generator:
     def __init__(self, lab: str, rng: random.Random) -> None:
         self._lab = lab
         self._rng = rng
         self._servers = rng.choice((3, 3, 3, 4, 5, 5, 5, 6, 7))
         self._steps: list[Step] = []
-        self._leader = "S0"
+        self._leader = ""  # the name that was given last; the first command gives one
         self._named = 0
         self._holds: list[str] = []
         self._held = 0
@@ -58,7 +52,7 @@ class _Generator:
             members = rng.choice((0, rng.randint(1, self._servers)))
         if self._lab >= "2D":
             self._say("snapshots", rng.choice((3, 5, 10)), rng.choice((0, 0, 500, 10_000)))
-        self._leads()
+        self._name("leader")
         if rng.random() < 0.5:
             self._unreliable()
         # Each run has its own mix, so that some are all about crashes and some have none.
@@ -96,9 +90,6 @@ class _Generator:
 
     # --- servers ---
 
-    def _leads(self) -> None:
-        self._name("leader")
-
     def _find(self) -> None:
         self._name("find")
 
@@ -109,10 +100,11 @@ class _Generator:
 
     def _any(self) -> str:
         """The leader, or one of the others: named by how far behind it they sit."""
-        behind = 0 if self._rng.random() < 0.4 else self._rng.randrange(self._servers)
-        if not self._named:
-            return f"S{behind}"
-        return f"{self._leader}+{behind}" if behind else self._leader
+        return self._behind(0 if self._rng.random() < 0.4 else self._rng.randrange(self._servers))
+
+    def _behind(self, places: int) -> str:
+        """Who sits so many places behind the leader."""
+        return f"{self._leader}+{places}" if places else self._leader
 
     def _one_of(self, servers: list[str]) -> str:
         """One that something was done to, to be undone; else any."""
@@ -128,12 +120,8 @@ class _Generator:
     def _members(self) -> None:
         """Somebody, most likely the leader, is asked for other members: of all servers some."""
         chosen = self._rng.sample(range(self._servers), self._rng.randint(1, self._servers))
-        base = self._leader if self._named else "S0"
-        shown = [f"{base}+{behind}" if behind else base for behind in chosen] if base != "S0" else [
-            f"S{number}" for number in chosen
-        ]  # fmt: skip
         server = self._leader if self._rng.random() < 0.8 else self._any()
-        self._say("members", server, "to", *shown)
+        self._say("members", server, "to", *map(self._behind, chosen))
 
     def _disconnect(self) -> None:
         self._off.append(self._any())
@@ -154,10 +142,7 @@ class _Generator:
         self._rng.shuffle(order)
         groups = self._rng.choice((2, 2, 3))
         cuts = sorted(self._rng.sample(range(1, self._servers), min(groups, self._servers) - 1))
-        base = self._leader if self._named else "S0"
-        names = [base if not behind else f"{base}+{behind}" for behind in order] if base != "S0" else [
-            f"S{number}" for number in order
-        ]  # fmt: skip
+        names = list(map(self._behind, order))
         parts = [names[start:end] for start, end in zip([0, *cuts], [*cuts, len(names)], strict=True)]
         self._say("partition", " | ".join(" ".join(part) for part in parts))
 
@@ -222,7 +207,7 @@ class _Generator:
 
     def _left_behind(self) -> None:
         """One is away while the others go on; what it gets when it is back is kept for a while."""
-        away = f"{self._leader}+{self._rng.randrange(1, self._servers)}"
+        away = self._behind(self._rng.randrange(1, self._servers))
         self._say("disconnect", away)
         self._say("propose", self._leader, self._rng.choice((3, 12, 30)))
         self._wait(0.3)
@@ -271,7 +256,7 @@ class _Generator:
         self._off.append(self._leader)
         for _ in range(self._rng.randint(1, 3)):
             self._wait(0.3)
-            self._say("restart", f"{self._leader}+{self._rng.randrange(1, self._servers)}")
+            self._say("restart", self._behind(self._rng.randrange(1, self._servers)))
         self._wait(0.3)
 
     def _wait(self, about: float) -> None:

@@ -16,6 +16,9 @@ class Lab:
     module: str
 
 
+_RAFT = ("start", "get_state", "request_vote", "append_entries")
+_SNAPSHOTS = (*_RAFT, "snapshot", "install_snapshot")
+
 LABS: dict[str, Lab] = {
     lab.name: lab
     for lab in (
@@ -23,59 +26,42 @@ LABS: dict[str, Lab] = {
             "2A",
             "election",
             "terms, votes, heartbeats, randomised timeouts",
-            ("start", "get_state", "request_vote", "append_entries"),
+            _RAFT,
             "raftlab.suites.lab_2a",
         ),
         Lab(
             "2B",
             "replication",
             "the log, the consistency check, the commit rule, fast backup",
-            ("start", "get_state", "request_vote", "append_entries"),
+            _RAFT,
             "raftlab.suites.lab_2b",
         ),
         Lab(
             "2C",
             "persistence",
             "what must be durable before an answer leaves, restarts",
-            ("start", "get_state", "request_vote", "append_entries"),
+            _RAFT,
             "raftlab.suites.lab_2c",
         ),
         Lab(
             "2D",
             "snapshots",
             "log compaction, InstallSnapshot in chunks, restart from a snapshot",
-            ("start", "get_state", "request_vote", "append_entries", "snapshot", "install_snapshot"),
+            _SNAPSHOTS,
             "raftlab.suites.lab_2d",
         ),
         Lab(
             "2E",
             "membership",
             "servers that come and go: one at a time, then any set by joint consensus; learners",
-            (
-                "start",
-                "get_state",
-                "request_vote",
-                "append_entries",
-                "snapshot",
-                "install_snapshot",
-                "change_membership",
-            ),
+            (*_SNAPSHOTS, "change_membership"),
             "raftlab.suites.lab_2e",
         ),
         Lab(
             "2F",
             "PreVote",
             "leadership that a cut-off or removed server cannot disturb, and leaders that notice when they are alone",
-            (
-                "start",
-                "get_state",
-                "request_vote",
-                "append_entries",
-                "snapshot",
-                "install_snapshot",
-                "change_membership",
-                "pre_vote",
-            ),
+            (*_SNAPSHOTS, "change_membership", "pre_vote"),
             "raftlab.suites.lab_2f",
         ),
     )

@@ -127,3 +127,25 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
             text, rules.JOINT_CONSENSUS, [server], hint="Part 1 is done with one server at a time. Go on with part 2."
         )
     c.fail(text, rules.CHANGE_ANSWERS, [server])
+
+
+def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, within: float = 20.0) -> None:
+    """Have ``command`` committed by whoever leads, and applied by all of ``members`` (``None``: by all who are members by
+    then, as a change may still be under way). For a while the leader may be one that was removed: it can be elected as long
+    as it does not know that this is committed, finds out by this very command, and steps down. Whoever comes next may need
+    another command before it commits anything, so there are some."""
+    deadline = c.now + within
+    index = c.agree(command, 1, within=within)
+    there = c.switch.referee.applies.at
+    commit = c.switch.referee.commit
+
+    def wanted() -> set[int]:
+        if members is not None or commit is None:
+            return set(members or c.members)
+        return set(commit.in_force(commit.applied_upto).members)
+
+    while not c.wait_for(2.0, lambda: there.get(index, set()) >= wanted()) and c.now < deadline:
+        c.agree(f"{command}, {c.now:.3f}", 1, within=within)
+    have = sorted(there.get(index, set()) & wanted())
+    said = f"expected {command!r} to be applied by all of {sorted(wanted())} within {within:.0f} s, but {have} have it"
+    c.expect(len(have) == len(wanted()), said, rules.AGREEMENT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -114,6 +114,17 @@ class Run:
         if self._inside:
             return SimWorld(Inside(self.impl.path, seed, self.preempt, self._stop), FLOOR)
         return SimWorld(Forked(self.impl.host(), seed, self.preempt), FLOOR)
+
+    def play(self, script: Callable[[Callable[..., Cluster]], object]) -> Failure | None:
+        """Run ``script`` with this run's cluster to its end, and close. Returns how it failed, ``None`` if it passed;
+        whatever is no verdict passes through."""
+        try:
+            script(self.cluster)
+        except LabFailure as error:
+            return self.explained(error)
+        finally:
+            self.close()
+        return None
 
     def close(self) -> None:
         """End the run's processes. Safe to call twice."""

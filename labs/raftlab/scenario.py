@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from raftlab import carrying, rules
+from raftlab import carrying, membership
 from raftlab.cluster import Cluster
 from raftlab.switch import Hold
 
@@ -234,15 +234,14 @@ def _tidy_groups(text: str) -> str:
 def play(scenario: Scenario, begin: Begin) -> int:
     """Make the run. Returns how many of the steps were begun when all went well; what goes wrong is raised as
     :class:`~raftlab.failure.LabFailure`."""
-    return Stage(scenario, begin).play()
+    return Stage(scenario).play(begin)
 
 
 class Stage:
     """A scenario while it is played. ``begun`` counts the steps that were begun."""
 
-    def __init__(self, scenario: Scenario, begin: Begin) -> None:
+    def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
-        self._begin = begin
         self._names: dict[str, int] = {}
         self._holds: dict[str, Hold] = {}
         self._commands = 0
@@ -250,10 +249,11 @@ class Stage:
         self._undo: dict[tuple[str, int], Callable[[int], None]] = {}
         self.begun = 0
 
-    def play(self) -> int:
+    def play(self, begin: Begin) -> int:
+        """Make the run; see :func:`play`."""
         scenario = self._scenario
         members = range(scenario.members) if scenario.members else None
-        self.c = self._begin(scenario.servers, start=scenario.started, members=members)
+        self.c = begin(scenario.servers, start=scenario.started, members=members)
         for each in scenario.steps:
             self.begun += 1
             do: Callable[..., None] = getattr(self, "_" + each.command.replace("-", "_"))
@@ -400,16 +400,7 @@ class Stage:
                     c.restart(server)
             c.sleep(rest)
         c.one_leader(within=PATIENCE)
-        commit = c.switch.referee.commit
-        if c.switch.referee.lab < "2E" or commit is None:
+        if self._scenario.lab < "2E":
             c.agree(self._command(), len(c.everybody), within=PATIENCE)
-            return
-        # Who has to have it is known once it is committed: a change may still be under way.
-        index = c.agree(self._command(), 1, within=PATIENCE)
-        members = commit.in_force(index).members
-
-        def there() -> bool:
-            return members <= c.switch.referee.applies.at.get(index, set())
-
-        said = f"expected all members, {sorted(members)}, to apply index {index} within {PATIENCE:.0f} s, but some have not"
-        c.expect(c.wait_for(PATIENCE, there), said, rules.AGREEMENT)
+        else:
+            membership.agree_by(c, self._command(), within=PATIENCE)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from raftlab import catalogue, scenario, scripts
 from raftlab.catalogue import TestInfo
-from raftlab.failure import Failure, LabFailure
+from raftlab.failure import Failure
 from raftlab.recording import Recording
 from raftlab.run import Impl, Run
 from raftlab.scenario import Scenario, Stage, Step
@@ -45,16 +45,12 @@ class Played:
 def play(impl: Impl, each: Scenario) -> Played | None:
     """Make the run. ``None`` when it passes."""
     run = Run(impl, scripts.info_of(each), "sim", each.seed, each.preempt)
-    stage = Stage(each, run.cluster)
-    try:
-        stage.play()
-    except LabFailure as exc:
-        failure = run.explained(exc)
-        # What was not begun did not matter.
-        return Played(each.with_steps(each.steps[: stage.begun]), failure, len(run.events))
-    finally:
-        run.close()
-    return None
+    stage = Stage(each)
+    failure = run.play(stage.play)
+    if failure is None:
+        return None
+    # What was not begun did not matter.
+    return Played(each.with_steps(each.steps[: stage.begun]), failure, len(run.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +103,7 @@ class Shrinker:
     def _record(self, info: TestInfo, seed: int, preempt: bool) -> tuple[Recording, Failure | None, int]:
         run = Run(self._impl, info, "sim", seed, preempt, kind=Recording)
         self.tried += 1
-        failure = None
-        try:
-            catalogue.script_of(info)(run.cluster)
-        except LabFailure as exc:
-            failure = run.explained(exc)
-        finally:
-            run.close()
+        failure = run.play(catalogue.script_of(info))
         taped = run.made
         assert isinstance(taped, Recording)
         return taped, failure, len(run.events)

@@ -7,6 +7,7 @@ Knows records and how to word them; knows nothing of pytest. On a terminal the l
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class Board:
         bad = self._bad()
         if bad:
             self._write("\n" + self._in_full(bad[0], len(bad)) + "\n")
-        self._write(f"\ninterrupted: {self.done} of {_count(self.planned, 'run')} done\n")
+        self._write(f"\ninterrupted: {self.done} of {count(self.planned, 'run')} done\n")
 
     def trouble(self, text: str) -> None:
         """The labs themselves failed, in words meant for us."""
@@ -178,10 +179,10 @@ class Board:
         records = [record for group in groups for record in group.records]
         lab_s = sum(record.lab_s for record in records)
         wall_s = time.monotonic() - self._began
-        points = f"{sum(info.points for info in passed)} of {_count(most, 'point')}"
+        points = f"{sum(info.points for info in passed)} of {count(most, 'point')}"
         return (
-            f"lab {self._lab}: {len(passed)} of {_count(len(tests), 'test')} passed, {points}; "
-            f"{_count(len(records), 'run')}, {lab_s:.0f} s of lab time in {wall_s:.1f} s"
+            f"lab {self._lab}: {len(passed)} of {count(len(tests), 'test')} passed, {points}; "
+            f"{count(len(records), 'run')}, {lab_s:.0f} s of lab time in {wall_s:.1f} s"
         )
 
     # --- the pen ---
@@ -206,7 +207,7 @@ def _means(records: Sequence[Record]) -> tuple[float, str, str, str, str]:
     rpcs = round(sum(record.rpcs for record in records) / runs)
     size = sum(record.rpc_bytes for record in records) / runs
     entries = round(sum(record.entries for record in records) / runs)
-    return time_s, _count(servers, "server"), _count(rpcs, "RPC"), _size(size), _count(entries, "entry")
+    return time_s, count(servers, "server"), count(rpcs, "RPC"), _size(size), count(entries, "entry")
 
 
 def _size(size: float) -> str:
@@ -216,7 +217,14 @@ def _size(size: float) -> str:
     return f"{size / 1000:.0f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
 
 
-def _count(number: int, thing: str) -> str:
+def live(text: str = "") -> None:
+    """Show ``text`` in place of what the last call showed, where somebody sits at a terminal (standard error)."""
+    if sys.stderr.isatty():
+        print(f"{_ERASE}{text}", end="", file=sys.stderr, flush=True)
+
+
+def count(number: int, thing: str) -> str:
+    """``1 run``, ``2 runs``, ``3 entries``."""
     if number == 1:
         return f"1 {thing}"
     return f"{number:,} {thing[:-1] + 'ies' if thing.endswith('y') else thing + 's'}"

@@ -72,7 +72,6 @@ class Referee(Invariant):
         from raftlab.referee.terms import Terms
 
         durable = lab >= "2C"
-        self.lab = lab
         self.applies = Applied()
         self.commit: Commit | None = None
         every: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT
-from raftlab.membership import Asked, change, leader_of, reconfigure, refused
+from raftlab.membership import Asked, agree_by, change, leader_of, reconfigure, refused
 from raftlab.suites import SIM, Start, points
 from raftlab.suites.leader import Leader as Sender
 from raftlab.suites.members import (
     Storing,
     Voters,
-    agree_by,
     commits_alone,
     commits_nothing,
     configuration,

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT
-from raftlab.membership import Asked, configured, leader_of, reconfigure, refused
+from raftlab.membership import Asked, agree_by, configured, leader_of, reconfigure, refused
 from raftlab.suites import Start, points
 from raftlab.suites.leader import Leader as Sender
 from raftlab.suites.members import (
     PART_2,
     Storing,
     Voters,
-    agree_by,
     commits_alone,
     commits_nothing,
     configuration,

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.flight import Flight
-from raftlab.membership import Asked, leader_of, reconfigure
+from raftlab.membership import Asked, agree_by, leader_of, reconfigure
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
-from raftlab.suites.members import agree_by, hold_change, without
+from raftlab.suites.members import hold_change, without
 from raftlab.suites.players import Follower, append, ask_vote, asked, entries, grant, lead, send_append
 
 

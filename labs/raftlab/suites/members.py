@@ -55,20 +55,6 @@ def hold_change(c: Cluster, change: Asked, leg: str, joint: bool | None = None) 
     return hold
 
 
-def agree_by(c: Cluster, command: str, members: Collection[int], within: float = 20.0) -> None:
-    """Have ``command`` committed by whoever leads, and applied by all of ``members``. For a while the leader may be one that
-    was removed: it can be elected as long as it does not know that this is committed, finds out by this very command, and
-    steps down. Whoever comes next may need another command before it commits anything, so there are some."""
-    deadline = c.now + within
-    index = c.agree(command, 1, within=within)
-    there = c.switch.referee.applies.at
-    while not c.wait_for(2.0, lambda: there.get(index, set()) >= set(members)) and c.now < deadline:
-        c.agree(f"{command}, {c.now:.3f}", 1, within=within)
-    have = sorted(there.get(index, set()) & set(members))
-    said = f"expected {command!r} to be applied by all of {sorted(members)} within {within:.0f} s, but {have} have it"
-    c.expect(len(have) == len(set(members)), said, rules.AGREEMENT)
-
-
 def commits_nothing(c: Cluster, server: int, why: str, rule: Rule = rules.MEMBERS_COUNT) -> None:
     """A command given to ``server``, if it leads (still), is applied by nobody."""
     command = f"in vain, {c.now:.3f}"

@@ -29,7 +29,7 @@ import msgspec
 
 from raftlab import protocol, source
 from raftlab.confine import Limits
-from raftlab.host import jail
+from raftlab.host import compiled, jail
 from raftlab.host.loader import Program
 
 _PR_SET_PDEATHSIG = 1
@@ -183,6 +183,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     program = Program(source.find(sys.argv[2]))
     program.compile_all()
+    compiled.once()
     # Loaded before the forks, so that each child starts with everything in place.
     import raftlab.host.check_main
     import raftlab.host.rpyc_main

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import importlib
 import os
 import resource
 import select
@@ -33,6 +34,10 @@ from raftlab.host import compiled, jail
 from raftlab.host.loader import Program
 
 _PR_SET_PDEATHSIG = 1
+
+# Modules that a child goes on with, and those that a Raft likes to import.
+_OURS = ("raftlab.host.check_main", "raftlab.host.rpyc_main", "raftlab.host.sim_main")
+_LIKED = ("base64", "bisect", "json", "pickle", "struct", "zlib")
 
 # How often the children's memory is looked at when they are confined: what can be filled meanwhile is the overshoot.
 _LOOK_MS = 100
@@ -185,9 +190,8 @@ def main() -> None:
     program.compile_all()
     compiled.once()
     # Loaded before the forks, so that each child starts with everything in place.
-    import raftlab.host.check_main
-    import raftlab.host.rpyc_main
-    import raftlab.host.sim_main  # noqa: F401
+    for name in (*_OURS, *_LIKED):
+        importlib.import_module(name)
 
     gc.collect()
     gc.freeze()

@@ -366,3 +366,24 @@ def test_the_class_report_says_what_student_code_ran_in() -> None:
     of.settings = msgspec.structs.replace(of.settings, sandbox=Sandbox("rlimits", "bubblewrap is <not> installed"))
     said = "student code ran with limits, and with this machine&#x27;s files in reach (rlimits): bubblewrap is &lt;not&gt; "
     assert said in html.render(of)
+
+
+def test_every_other_format_says_it_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    of = made()
+    of.settings = msgspec.structs.replace(of.settings, sandbox=Sandbox("bwrap"))
+    out = str(report(tmp_path, of))
+    (tmp_path / "book.csv").write_text("Student,ID,SIS Login ID,Lab (7)\nAlice,1,alice,\n")
+    (tmp_path / "moodle.csv").write_text("Full name,Email address,Grade\nAlice,alice,\n")
+    for more in (
+        ["table"], ["junit"], ["github"], ["gradescope", "--student", "alice"], ["csv"],
+        ["canvas", "--template", str(tmp_path / "book.csv")], ["moodle", "--template", str(tmp_path / "moodle.csv")],
+    ):  # fmt: skip
+        main(["report", out, "--format", *more])
+        shown = capsys.readouterr()
+        said = "student code ran confined (bwrap)"
+        if more[0] == "github":
+            said = said.replace("(", "&#40;").replace(")", "&#41;")
+        assert said in (shown.err if more[0] in ("csv", "canvas", "moodle") else shown.out), more

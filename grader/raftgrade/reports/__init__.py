@@ -57,7 +57,7 @@ def _make(report: Report, wanted: Wanted) -> tuple[str, list[str]]:
         case "json":
             return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n", []
         case "csv":
-            return gradebook.plain(report), []
+            return gradebook.plain(report), _walls(report)
         case "junit":
             return junit.render(report), []
         case "github":
@@ -74,10 +74,16 @@ def _make(report: Report, wanted: Wanted) -> tuple[str, list[str]]:
                     "it with --template FILE"
                 )
             try:
-                return gradebook.fill(report, wanted.template, wanted.format, wanted.column)
+                text, notes = gradebook.fill(report, wanted.template, wanted.format, wanted.column)
             except gradebook.BadTemplate as exc:
                 raise CannotReport(str(exc)) from None
+            return text, [*notes, *_walls(report)]
         case "html":
             pictures = html.pictures(report, wanted.folder, wanted.output)
             return html.render(report, pictures, alone=wanted.student is not None), []
     raise CannotReport(f"there is no format {wanted.format!r}")
+
+
+def _walls(report: Report) -> list[str]:
+    # A gradebook has no place for it: whoever asked is told.
+    return [] if report.settings.sandbox is None else [table.sandbox_line(report.settings.sandbox)]

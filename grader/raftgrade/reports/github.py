@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from raftgrade import table
 from raftgrade.results import Bad, Report, SubmissionResult, TestResult, passed
 from raftgrade.text import duration, number, one_line, spans
 
@@ -74,6 +75,8 @@ def summary(report: Report) -> str:
     blocks.append(f"**{number(points)} of {number(most)} points**, {report.done} runs, {duration(report.seconds)}\n")
     if not report.complete:
         blocks.append(f"**Not complete**: {report.done} of {report.planned} runs have their outcome.\n")
+    if report.settings.sandbox is not None:
+        blocks.append(f"{text(table.sandbox_line(report.settings.sandbox))}\n")
     size = sum(len(block.encode()) for block in blocks)
     for submission in report.submissions:
         block = _submission(report, submission)

@@ -13,6 +13,7 @@ import msgspec
 
 import raftgrade
 import raftlab
+from raftgrade import table
 from raftgrade.reports.student import for_students
 from raftgrade.results import Report, SubmissionResult, TestResult, passed
 from raftgrade.text import count, number, one_line, printable, spans
@@ -74,6 +75,8 @@ def _output(report: Report, submission: SubmissionResult) -> str:
         lines.append("Each failure below has a command that makes the same run again on your own machine.")
     if submission.penalty:
         lines.append(f"Late by {number(submission.late_days)} days: {number(submission.penalty)} points less.")
+    if report.settings.sandbox is not None:
+        lines.append(f"({table.sandbox_line(report.settings.sandbox)})")
     return printable("\n".join(lines))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as xml
 
+from raftgrade import table
 from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftgrade.text import count, printable, spans
 from raftlab import explain
@@ -43,6 +44,9 @@ def _suites(root: xml.Element, report: Report, submission: SubmissionResult) -> 
             continue
         name = _clean(f"{submission.name} {lab}")
         suite = xml.SubElement(root, "testsuite", name=name, timestamp=report.started[:19])
+        if report.settings.sandbox is not None:
+            told = table.sandbox_line(report.settings.sandbox)
+            xml.SubElement(xml.SubElement(suite, "properties"), "property", name="sandbox", value=_clean(told))
         for test in tests:
             _case(suite, submission, test)
         _count(suite)

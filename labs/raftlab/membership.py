@@ -59,13 +59,34 @@ def change(c: Cluster, server: int, members: Collection[int]) -> Answer:
 
 def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:
     """Wait until one of ``members`` leads, and all the others of them that are connected are in its term."""
+    return _leading(c, members, within)[0]
+
+
+def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> int:
+    """As :func:`leader_of`, and it has committed an entry of its own term, before which it may refuse a change. Most often
+    it has; on a busy machine another may have been elected since the last command was."""
+    deadline = c.now + within
+    applies = c.switch.referee.applies
+    while True:
+        leader, term = _leading(c, members, 7.0)
+        if applies.term.get(leader) == term:
+            return leader
+        index, at_term, leads = c.propose(leader, f"S{leader} leads term {term}")
+        if leads and at_term == term:
+            c.wait_for(5.0, lambda at=index, by=leader: by in applies.at.get(at, ()))  # type: ignore[misc]
+        said = f"expected a leader of {sorted(members)} to commit an entry of its own term within {within:.0f} s"
+        c.expect(c.now < deadline, f"{said}, but none has", rules.AGREEMENT, [leader])
+
+
+def _leading(c: Cluster, members: Collection[int], within: float) -> tuple[int, int]:
+    """The leader, and its term."""
     deadline = c.now + within
     there = [server for server in c.connected() if server in members]
     while True:
         leader = c.one_leader(among=there)
         states = c.states(there)
         if states[leader][1] and {term for term, _ in states.values()} == {states[leader][0]}:
-            return leader
+            return leader, states[leader][0]
         if c.now >= deadline:
             seen = ", ".join(f"S{server}: {term}" for server, (term, _) in states.items())
             c.fail(f"expected one leader and all of {there} in its term, but the terms are {seen}", rules.TERMS_AGREE)

@@ -19,17 +19,19 @@ from raftlab.referee import Invariant, broken
 
 class Applied(Invariant):
     """Also the harness's memory of what was applied: ``values[index]`` is what everybody must apply there, ``upto`` how
-    far each server is, in its present life. ``snapshots[index]`` are the bytes of the services' snapshot up to there."""
+    far each server is, in its present life, and ``term`` the term of that entry. ``snapshots[index]`` are the bytes of the
+    services' snapshot up to there."""
 
     def __init__(self) -> None:
         self.values: dict[int, tuple[str, Any]] = {}
         self.first: dict[int, int] = {}
         self.upto: dict[int, int] = {}
+        self.term: dict[int, int] = {}
         self.at: dict[int, set[int]] = {}
         self.snapshots: dict[int, bytes] = {}
 
     def booted(self, server: int, incarnation: int) -> None:
-        self.upto[server] = 0
+        self.upto[server] = self.term[server] = 0
         for servers in self.at.values():
             servers.discard(server)
 
@@ -56,6 +58,7 @@ class Applied(Invariant):
             )
             raise broken(rules.STATE_MACHINE_SAFETY, text, frozenset((server, first)))
         self.upto[server] = msg.index
+        self.term[server] = msg.term
         self.at.setdefault(msg.index, set()).add(server)
 
     def _restored(self, server: int, msg: ApplyMsg) -> None:
@@ -74,5 +77,6 @@ class Applied(Invariant):
             text = f"expected S{server} to apply the {len(data)} bytes of the snapshot up to {msg.index}, not {what}"
             raise broken(rules.WHOLE_SNAPSHOT, text, frozenset((server,)))
         self.upto[server] = msg.index
+        self.term[server] = msg.term
         for index in range(upto + 1, msg.index + 1):
             self.at.setdefault(index, set()).add(server)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT
-from raftlab.membership import Asked, agree_by, change, leader_of, reconfigure, refused
+from raftlab.membership import Asked, agree_by, change, leader_of, ready_leader, reconfigure, refused
 from raftlab.suites import SIM, Start, points
 from raftlab.suites.leader import Leader as Sender
 from raftlab.suites.members import (
@@ -104,7 +104,7 @@ def test_removed_leader_crashes(cluster: Start) -> None:
     """The first of two servers removes itself and crashes before the other one knows: it is needed once more."""
     c = cluster(2)
     c.agree("by two", 2)
-    first = leader_of(c, range(2))
+    first = ready_leader(c, range(2))
     other = 1 - first
     asked = Asked(c, first, [other])
     hold = hold_change(c, asked, "request")
@@ -124,7 +124,7 @@ def test_remove_a_dead_server(cluster: Start) -> None:
     """One of two has crashed, and the other one removes it: that is committed at once, as nobody else is asked any more."""
     c = cluster(2)
     c.agree("by two", 2)
-    leader = leader_of(c, range(2))
+    leader = ready_leader(c, range(2))
     c.network.long_waits = False  # so that whatever it sends is sent soon
     c.crash(1 - leader)
     waiting, _, _ = c.propose(leader, "waiting")
@@ -173,7 +173,7 @@ def test_outsiders_do_not_count(cluster: Start) -> None:
     """Servers that are not members are no help, neither to elect nor to commit."""
     c = cluster(5, members=range(3))
     c.agree("by three", 3)
-    leader = leader_of(c, range(3))
+    leader = ready_leader(c, range(3))
     rest = without(range(3), leader)
     c.partition([leader, 3, 4], rest)
     # It is asked to add one of them: that one gets everything, and its copies do not count.
@@ -200,7 +200,7 @@ def test_a_learner_that_is_not_there(cluster: Start) -> None:
     """A new server that cannot be reached is given up on, with an answer, and nothing stops meanwhile."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
-    leader = leader_of(c, range(3))
+    leader = ready_leader(c, range(3))
     away = (leader + 1) % 3
     for away_too in (3, away):
         c.disconnect(away_too)
@@ -224,7 +224,7 @@ def test_a_learner_that_crashes(cluster: Start) -> None:
     for number in range(3):
         c.propose_together(c.one_leader(among=range(3)), [f"{number}: {at}" for at in range(30)])
         c.agree(f"by three, {number}", 3)
-        leader = leader_of(c, range(3))
+        leader = ready_leader(c, range(3))
         slow = c.hold("append_entries", dst=3, leg="reply", when=lambda args: bool(args["entries"]), most=1)
         asked = Asked(c, leader, range(4))
         c.wait_for(3.0, lambda: bool(slow.messages))  # noqa: B023  (called in this round only)
@@ -244,7 +244,7 @@ def test_one_at_a_time(cluster: Start) -> None:
     """While a change is under way, another one is refused; afterwards it is made."""
     c = cluster(5, members=range(4))
     c.agree("by four", 4)
-    leader = leader_of(c, range(4))
+    leader = ready_leader(c, range(4))
     first, second, _ = without(range(4), leader)
     held = c.hold("append_entries", src=leader, when=lambda args: bool(args["entries"]))
     taken = change(c, leader, [leader, first, second])
@@ -256,7 +256,7 @@ def test_one_at_a_time(cluster: Start) -> None:
     c.agree("by three", 3, within=20.0)
     reconfigure(c, range(4))
     # A new server that catches up is a change under way as well.
-    leader = leader_of(c, range(4))
+    leader = ready_leader(c, range(4))
     c.disconnect(4)
     asked = Asked(c, leader, range(5))
     c.sleep(0.1)
@@ -276,7 +276,7 @@ def test_own_term_first(cluster: Start) -> None:
     c.agree("by four", 4)
     for number in range(3):
         # A leader begins a change that nobody hears of, and is cut off.
-        old = leader_of(c, range(4))
+        old = ready_leader(c, range(4))
         rest = without(range(4), old)
         unheard = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
         change(c, old, without(range(4), rest[0]))
@@ -304,7 +304,7 @@ def test_what_is_refused(cluster: Start) -> None:
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     for number in range(2):
-        leader = leader_of(c, range(3))
+        leader = ready_leader(c, range(3))
         c.sleep(0.5)
         for members in ([], [0, 1, 2, 99], [-1, 0, 1, 2], [7]):
             index, _, leads = change(c, leader, members)
@@ -347,7 +347,7 @@ def test_partition_in_a_change(cluster: Start) -> None:
     c = cluster(4, members=range(3))
     for number in range(3):
         c.agree(f"by three, {number}", 3)
-        leader = leader_of(c, range(3))
+        leader = ready_leader(c, range(3))
         rest = without(range(3), leader)
         asked = Asked(c, leader, range(4))
         hold = hold_change(c, asked, "request")
@@ -420,7 +420,7 @@ def test_snapshot_replaces_a_configuration(cluster: Start) -> None:
     """A change that only its leader knows goes, when a snapshot takes the place of that leader's log."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
-    old = leader_of(c, range(3))
+    old = ready_leader(c, range(3))
     first, second = without(range(3), old)
     unheard = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
     change(c, old, [old, second])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT
-from raftlab.membership import Asked, agree_by, configured, leader_of, reconfigure, refused
+from raftlab.membership import Asked, agree_by, configured, leader_of, ready_leader, reconfigure, refused
 from raftlab.suites import Start, points
 from raftlab.suites.leader import Leader as Sender
 from raftlab.suites.members import (
@@ -75,7 +75,7 @@ def test_part2_minority_of_the_new(cluster: Start) -> None:
     """Part 2: while there are two configurations, most of the old ones alone commit nothing."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
-    leader = leader_of(c, range(3))
+    leader = ready_leader(c, range(3))
     hold = hold_change(c, Asked(c, leader, (3, 4, 5)), "request")
     c.partition([0, 1, 2, 3], [4, 5])
     hold.release()
@@ -90,7 +90,7 @@ def test_part2_minority_of_the_old(cluster: Start) -> None:
     """Part 2: while there are two configurations, most of the new ones alone commit nothing, be they most of all."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
-    leader = leader_of(c, range(3))
+    leader = ready_leader(c, range(3))
     rest = without(range(3), leader)
     hold = hold_change(c, Asked(c, leader, (leader, 3, 4, 5)), "request")
     c.partition([leader, 3, 4, 5], rest)
@@ -131,7 +131,7 @@ def test_part2_restart_between_two(cluster: Start) -> None:
     now, then = [0, 1, 2], [3, 4, 5]
     for number in range(3):
         c.agree(f"before, {number}", 2, within=20.0)
-        leader = leader_of(c, now)
+        leader = ready_leader(c, now)
         asked = Asked(c, leader, then)
         hold = hold_change(c, asked, "request", joint=False)
         # C_old,new is committed, and C_new is nowhere but at the leader (if that still leads).
@@ -155,7 +155,7 @@ def test_part2_two_leaders(cluster: Start) -> None:
     c = cluster(5, members=range(3))
     for number in range(3):
         c.agree(f"by the old three, {number}", 3)
-        first = leader_of(c, range(3))
+        first = ready_leader(c, range(3))
         rest = without(range(3), first)
         # C_old,new reaches the new ones only, and the leader goes down and comes up again.
         hold = hold_change(c, Asked(c, first, (first, 3, 4)), "request")
@@ -186,7 +186,7 @@ def test_part2_asked_twice(cluster: Start) -> None:
     wanted: list[list[int]] = [[0, 1, 2, 3, 4], [3, 4, 5], [0, 1, 2]]
     for number in range(3):
         c.agree(f"before both, {number}", 2)
-        leader = leader_of(c, range(3))
+        leader = ready_leader(c, range(3))
         both = [Asked(c, leader, members) for members in wanted[:2]]
         answers = [asked.answer() or (-1, -1, False) for asked in both]
         taken = [members for members, (index, _, leads) in zip(wanted, answers, strict=False) if leads and index > 0]

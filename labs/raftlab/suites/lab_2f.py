@@ -16,7 +16,7 @@ from collections.abc import Callable
 from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.flight import Flight
-from raftlab.membership import Asked, agree_by, leader_of, reconfigure
+from raftlab.membership import Asked, agree_by, leader_of, ready_leader, reconfigure
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
 from raftlab.suites.members import hold_change, without
@@ -351,7 +351,7 @@ def test_changing_members(cluster: Start) -> None:
     """Pre-votes in the middle of a change of members: most of both sets must say yes, and then one is elected."""
     c = cluster(6, members=range(3))
     c.agree("by three", 3)
-    leader = leader_of(c, range(3))
+    leader = ready_leader(c, range(3))
     hold = hold_change(c, Asked(c, leader, (3, 4, 5)), "reply", joint=True)
     c.sleep(0.3)
     c.crash(leader)

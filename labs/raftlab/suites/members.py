@@ -8,7 +8,7 @@ from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.failure import Rule
 from raftlab.flight import Flight
-from raftlab.membership import Asked, configured, leader_of, refused
+from raftlab.membership import Asked, configured, ready_leader, refused
 from raftlab.referee import Message
 from raftlab.suites.players import Follower, asked, campaign, grant
 from raftlab.switch import Hold
@@ -75,7 +75,7 @@ def commits_alone(c: Cluster, members: Collection[int], why: str, rule: Rule = r
 def crash_in_change(c: Cluster, now: Collection[int], then: Collection[int], phase: str, joint: bool) -> int:
     """Begin a change and crash the leader in the middle of it; the leader that was."""
     c.agree(f"before the leader crashes, {phase}", 1, within=20.0)
-    leader = leader_of(c, now)
+    leader = ready_leader(c, now)
     new = sorted(set(then) - set(now))
     kept = c.hold("append_entries", dst=new[0]) if new and phase == "while others catch up" else None
     change = Asked(c, leader, then)

@@ -15,6 +15,7 @@ import pytest
 
 from raftlab import catalogue, labs
 from raftlab.confine import Sandbox
+from raftlab.failure import Failure, LabFailure
 from raftlab.record import End, Record, to_line
 from raftlab.run import NETWORKS, Impl, Run, seeds_of
 
@@ -34,6 +35,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--trace-room", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)"
     )
     group.addoption("--trace-dir", default="", metavar="DIR", help="keep the traces of failing runs there")
+
+
+# Runs of one test in one world that hang one after the other; then the rest is not tried any more. Each of them takes 20 s
+# of processor time, and a submission that hangs everywhere would keep a grader busy for a day.
+HANGS = 3
+
+
+class Patience:
+    """What is known of code that hangs: how often the last runs of a test did."""
+
+    def __init__(self) -> None:
+        self._runs = ("", "")
+        self._hung = 0
+
+    def heard(self, record: Record) -> None:
+        runs = (record.test, record.network)
+        before = self._hung if runs == self._runs else 0
+        hung = record.failure is not None and record.failure.kind == "host-hangs"
+        self._runs, self._hung = runs, before + 1 if hung else 0
+
+    def lost(self, test: str, network: str) -> LabFailure | None:
+        """Why a run is not worth its time, if it is not."""
+        if (test, network) != self._runs or self._hung < HANGS:
+            return None
+        text = f"not run: the {HANGS} runs of this test before it computed or blocked without letting the clock move on"
+        return LabFailure(Failure("host-hangs", text))
 
 
 class Session:
@@ -57,6 +84,7 @@ class Session:
         self.inside: bool = option("--inside")
         self.trace_dir = Path(option("--trace-dir")) if option("--trace-dir") else None
         self._room: int = option("--trace-room")
+        self.patience = Patience()
         self.listeners: list[Any] = []
         self.written = 0
         fd: int = option("--records-fd")
@@ -65,6 +93,7 @@ class Session:
     def tell(self, record: Record) -> None:
         """A run is over: write its record, tell whoever shows progress."""
         self.written += 1
+        self.patience.heard(record)
         if self._out is not None:
             try:
                 self._out.write(to_line(record))
@@ -125,11 +154,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Start the run's cluster: ``c = cluster(3)``."""
-    session = request.config.stash[_session]
+    session = session_of(request.config)
     info, network, seed = request.param
     run = Run(session.impl, info, network, seed, session.preempt, session.inside)
     request.node.stash[_run] = run
-    yield run.cluster
+    lost = session.patience.lost(info.name, network)
+
+    def start(*arguments: Any, **named: Any) -> Any:
+        if lost is not None:
+            raise lost
+        return run.cluster(*arguments, **named)
+
+    yield start
     run.close()
     # pytest keeps its items to the end, and a run holds its whole trace.
     del request.node.stash[_run]

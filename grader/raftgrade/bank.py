@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from raftgrade.text import count, printable
@@ -146,26 +146,23 @@ def chosen(bank: Bank, wanted_labs: Collection[str], names: Collection[str]) -> 
 def parse(text: str, path: Path) -> Bug:
     """The bug in ``text``; ``path`` gives its name, and is named by messages. Raises :class:`BadBank`."""
     lines = text.rstrip("\n").splitlines()
-    single, catches, end = _headers(lines, path)
+    said = _headers(lines, path)
+    single = said.single
     missing = [key for key in _NEEDED if key not in single]
     if missing:
-        raise _bad(path, end, f"the headers lack {', '.join(missing)}")
-    try:
-        lab = labs.find(single["Lab"]).name
-        before = labs.find(single["Before"]).name if "Before" in single else ""
-    except labs.UnknownLab as exc:
-        raise _bad(path, 1, str(exc)) from None
+        raise _bad(path, said.end, f"the headers lack {', '.join(missing)}")
+    lab, before = (_lab(single[key], said.lines[key], path) if key in single else "" for key in ("Lab", "Before"))
     if single["Hardness"] not in HARDNESS:
-        raise _bad(path, 1, f"Hardness is {', '.join(HARDNESS)}, not {single['Hardness']!r}")
-    if not catches and "Missed" not in single:
-        raise _bad(path, end, "Caught-by must name the test that catches it, or Missed say why none does")
+        raise _bad(path, said.lines["Hardness"], f"Hardness is {', '.join(HARDNESS)}, not {single['Hardness']!r}")
+    if not said.catches and "Missed" not in single:
+        raise _bad(path, said.end, "Caught-by must name the test that catches it, or Missed say why none does")
     tests = {info.name for info in catalogue.tests(lab)}
-    for catch in catches:
+    for line, catch in said.catches.items():
         if catch.test not in tests:
-            raise _bad(path, 1, f"lab {lab} has no test called {catch.test!r}")
+            raise _bad(path, line, f"lab {lab} has no test called {catch.test!r}")
     seeds = single.get("Seeds", str(SEEDS))
-    if not seeds.isascii() or not seeds.isdigit() or int(seeds) < 1:
-        raise _bad(path, 1, f"Seeds is a number of runs from 1 on, not {seeds!r}")
+    if not re.fullmatch("[1-9][0-9]{0,3}", seeds):
+        raise _bad(path, said.lines["Seeds"], f"Seeds is a number of runs from 1 to 9999, not {seeds!r}")
     return Bug(
         name=path.stem,
         path=path,
@@ -174,39 +171,56 @@ def parse(text: str, path: Path) -> Bug:
         breaks=single["Breaks"],
         hardness=single["Hardness"],
         source=single["Source"],
-        catches=tuple(catches),
-        hunks=tuple(_hunks(lines, end, path)),
+        catches=tuple(said.catches.values()),
+        hunks=tuple(_hunks(lines, said.end, path)),
         seeds=int(seeds),
         before=before,
         missed=single.get("Missed", ""),
     )
 
 
-def _headers(lines: list[str], path: Path) -> tuple[dict[str, str], list[Catch], int]:
-    """The headers, the tests, and how many lines all that takes with the empty one behind it."""
-    single: dict[str, str] = {}
-    catches: list[Catch] = []
+def _lab(name: str, line: int, path: Path) -> str:
+    try:
+        return labs.find(name).name
+    except labs.UnknownLab as exc:
+        raise _bad(path, line, str(exc)) from None
+
+
+@dataclass(slots=True)
+class _Headers:
+    """What the headers say. ``lines`` are where they stand, ``catches`` go by the line of their test, ``end`` is the line of
+    the empty one behind them."""
+
+    single: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    catches: dict[int, Catch] = field(default_factory=dict)
+    end: int = 0
+
+
+def _headers(lines: list[str], path: Path) -> _Headers:
+    said = _Headers()
+    waiting = ""  # a test whose message is still to come
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            if catches and not catches[-1].says:
-                raise _bad(path, number, "each Caught-by is followed by its own Says")
-            return single, catches, number
+        if not line.strip() and not waiting:
+            said.end = number
+            return said
         found = _HEADER.fullmatch(line)
-        if found is None or not found[2]:
-            raise _bad(path, number, f"expected a header such as `Lab: 2A`, not {printable(line)!r}")
-        key, value = found[1], found[2]
-        if key == "Caught-by" and (not catches or catches[-1].says):
-            catches.append(Catch(value, ""))
-        elif key == "Says" and catches and not catches[-1].says:
-            catches[-1] = Catch(catches[-1].test, value)
-        elif key in ("Caught-by", "Says"):
+        key, value = (found[1], found[2]) if found else ("", "")
+        if (key == "Says") != bool(waiting):
             raise _bad(path, number, "each Caught-by is followed by its own Says")
+        if not value:
+            raise _bad(path, number, f"expected a header such as `Lab: 2A`, not {printable(line)!r}")
+        if key == "Caught-by":
+            waiting = value
+        elif key == "Says":
+            said.catches[number - 1] = Catch(waiting, value)
+            waiting = ""
         elif key not in _ONCE:
             raise _bad(path, number, f"{key} is no header; those there are: {', '.join((*_ONCE, 'Caught-by', 'Says'))}")
-        elif key in single:
+        elif key in said.single:
             raise _bad(path, number, f"{key} stands there twice")
         else:
-            single[key] = value
+            said.single[key], said.lines[key] = value, number
     raise _bad(path, max(1, len(lines)), "expected an empty line behind the headers, and then the change")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,21 +172,32 @@ def _no_longer_missed(trials: Iterable[Trial]) -> list[Trial]:
 
 # --- as a page ---
 
+_INTRO = """\
+A known bug is a small change of the reference solution, which is taken without the labs that come later. Here are {bugs}
+in {texts} (some are tried in two labs), each from a patch file with its source. A *pass* is what a grading does
+with one seed: the whole suite of the bug's lab, each test once, in the simulator. A pass in which any test fails has killed
+the bug.
+
+Easy and medium bugs had {few} passes each. So had a hard one; only if none of these killed it, it went on to the first kill
+or to {many}. Nothing was stopped because a number looked good, so the intervals hold (Clopper-Pearson, two-sided, 95 %).
+*Seeds to be sure* is after how many passes the bug is caught with 95 %, if the share of passes that killed it is the true
+one; *CPU s* is what so many whole passes cost, judge and servers together.
+
+The suites were written with these bugs at hand. So the figures say how surely a known mistake is caught, not how many
+unknown ones there are."""
+
 
 def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[SoakLine] | None) -> str:
     """The proof as Markdown. ``soak`` is ``None`` when false alarms were not measured."""
-    texts = len({trial.text for trial in trials})
     few, many = facts.settings.seeds, facts.settings.hard_seeds
+    texts = len({trial.text for trial in trials})
     blocks = [
         "# What the suites catch",
-        f"Made {facts.when} by `{printable(facts.command)}`, with {facts.versions}, seeds from 0 on.",
-        f"A known bug is a small change of the reference solution. There are {len(trials)} in {texts} different texts (some "
-        "are tried in two labs), each a patch file with its source. A *pass* is what a grading does with one seed: the "
-        "whole suite of the bug's lab, once, in the simulator. A pass in which any test fails kills the bug.",
-        f"Easy and medium bugs had {few} passes each. A hard one had {few}; only if none of these killed it, it went on "
-        f"to the first kill or to {many}. The rule does not look at how good a number is, so the intervals "
-        "(Clopper-Pearson, two-sided, 95 %) hold. *Seeds to be sure* is how many passes catch the bug with 95 %, if the share of passes that "
-        "killed it is the true one; *CPU s* is what so many whole passes cost, of judge and servers together.",
+        f"Made {facts.when} with {facts.versions}, seeds from 0 on, by",
+        f"    {printable(facts.command)}",
+        *_INTRO.format(few=few, many=many, bugs=count(len(trials), "bug"), texts=count(texts, "different text")).split(
+            "\n\n"
+        ),
         f"In all: {last_line(trials)}.",
         "## Against what we aim at",
         _aims(trials, facts.settings),
@@ -199,7 +211,14 @@ def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[SoakL
     blocks += ["## Missed", _misses(trials)]
     blocks += ["## Bugs that are not in the bank", bank.left_out or "The bank does not name any."]
     blocks += ["## False alarms", *_false_alarms(soak)]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(map(_wrapped, blocks)) + "\n"
+
+
+def _wrapped(block: str) -> str:
+    """A paragraph of prose, so that it can be read as it stands."""
+    if block.startswith(("#", "|", "-", "    ")) or "\n- " in block or "\n\n" in block:
+        return block
+    return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _aims(trials: Sequence[Trial], settings: Settings) -> str:

@@ -23,7 +23,7 @@ HARDNESS = ("easy", "medium", "hard")
 SEEDS = 3  # runs of its test in which a bug must be caught, where the file does not say otherwise
 LEFT_OUT = "left-out.md"
 
-_ONCE = ("Title", "Lab", "Breaks", "Hardness", "Source", "Seeds", "Before", "Missed")
+HEADERS = ("Title", "Lab", "Breaks", "Hardness", "Source", "Seeds", "Before", "Missed")
 _NEEDED = ("Title", "Lab", "Breaks", "Hardness", "Source")
 _HEADER = re.compile(r"([A-Z][A-Za-z-]*): *(.*?) *")
 
@@ -215,8 +215,10 @@ def _headers(lines: list[str], path: Path) -> _Headers:
         elif key == "Says":
             said.catches[number - 1] = Catch(waiting, value)
             waiting = ""
-        elif key not in _ONCE:
-            raise _bad(path, number, f"{key} is no header; those there are: {', '.join((*_ONCE, 'Caught-by', 'Says'))}")
+        elif key not in HEADERS:
+            raise _bad(
+                path, number, f"{key} is no header; those there are: {', '.join((*HEADERS, 'Caught-by', 'Says'))}"
+            )
         elif key in said.single:
             raise _bad(path, number, f"{key} stands there twice")
         else:

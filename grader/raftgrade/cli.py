@@ -160,6 +160,7 @@ def _proof(arguments: argparse.Namespace) -> int:
     trials = proof.trials(bugs, readable(str(reference)), settings)
     soak = None if arguments.soak is None else proofpage.read_soak(Path(arguments.soak))
     shown = printable(arguments.out)
+    versions = f"raftgrade {__version__}, {proof.versions()}"  # those that run, whatever changes on the disk meanwhile
     with proof.Folder(Path(arguments.out)) as folder:
         kept = folder.load(trials)
         if kept:
@@ -173,7 +174,6 @@ def _proof(arguments: argparse.Namespace) -> int:
             return 130
     print(proofpage.table(trials, settings, bold=sys.stdout.isatty()))
     if arguments.page is not None:
-        versions = f"raftgrade {__version__}, {proof.versions()}"
         made = proofpage.Facts(f"{datetime.now(UTC):%Y-%m-%d}", options.proof_command(arguments), versions, settings)
         Path(arguments.page).write_text(proofpage.page(trials, known, made, soak), encoding="utf-8")
         print(f"raftgrade: the page is in {printable(arguments.page)}", file=sys.stderr)

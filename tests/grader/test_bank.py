@@ -186,3 +186,14 @@ def test_there_are_enough() -> None:
     left_out = re.findall(r"^- `(\S+)`: ", BANK.left_out, re.M)
     assert len(left_out) >= 9
     assert not {bug.name for bug in BANK.bugs} & set(left_out)
+
+
+def test_the_example_of_the_format_is_one() -> None:
+    text = (ROOT / "tests" / "bugs" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```\n(Title: .*?)^```$", text, re.M | re.S)
+    shown, ours = bank.parse(example, PATCH), BANK.find("2C", "ps-vote-not-saved")
+    reference = SOLUTION.read_text(encoding="utf-8")
+    assert shown.changed(reference) == ours.changed(reference)
+    assert (shown.title, shown.catches[0].test) == (ours.title, ours.catches[0].test)
+    for header in (*bank.HEADERS, "Caught-by", "Says"):
+        assert f"\n| `{header}` |" in text

@@ -163,6 +163,9 @@ def table(trials: Sequence[Trial], settings: Settings, bold: bool = False) -> st
         blocks.append(f"{marked(f'missed: {trial.bug.id}')}: {printable(trial.bug.missed) or 'unexplained'}")
     for trial in _no_longer_missed(trials):
         blocks.append(f"{trial.bug.id} is caught now, and its file still says why it is missed")
+    unfinished = [trial.bug.id for trial in trials if not trial.complete]
+    if unfinished:
+        blocks.append(f"not finished, as passes could not be judged: {', '.join(unfinished)}; the same command goes on")
     return "\n\n".join([*blocks, last_line(trials)])
 
 

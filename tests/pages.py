@@ -17,7 +17,7 @@ import pytest
 from raftlab import catalogue, trace, viewer
 from raftlab.failure import LabFailure
 from raftlab.run import Impl, Run
-from tests import bugs, test_suite_2a
+from tests import known_bugs
 from tests.conftest import SOLUTION
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (it is in the dev extra)")
@@ -71,9 +71,8 @@ def busy(folder: Path) -> Kept:
 @pytest.fixture(scope="module")
 def broken(folder: Path) -> Kept:
     """A server that forgets its vote, as its test sees it."""
-    bug = test_suite_2a.BUGS["el-vote-cleared-same-term"]
-    (folder / "raft.py").write_text(bugs.changed(bug))
-    return run_of(folder, folder, bug.by)
+    bug = known_bugs.BANK.find("2A", "el-vote-cleared-same-term")
+    return run_of(folder, known_bugs.put(bug, folder), bug.catches[0].test)
 
 
 # --- the browser ---

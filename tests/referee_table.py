@@ -3,7 +3,7 @@ would have caught them without it.
 
     python -m tests.referee_table > tests/referee-bugs.md
 
-For each bug of ``test_suite_2a.py`` and its like: its own test, then the others of its lab, then random schedules
+For each bug of the bank (``tests/bugs``): its own test, then the others of its lab, then random schedules
 (``raftlab fuzz``), until a run is ended by the referee and not by what a test expects. Takes about twenty minutes.
 
 "Plain" is the same suite with a referee that only looks at what is applied (same command, in order), as the original's
@@ -20,17 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raftlab import catalogue, fuzz, scripts
+from raftgrade.bank import Bug
+from raftlab import catalogue, fuzz, labs, scripts
 from raftlab.cluster import Cluster
 from raftlab.failure import Failure
 from raftlab.referee import Invariant
 from raftlab.run import Impl, Run
 from raftlab.scripts import Named
-from tests import bug_table, bugs
+from tests.known_bugs import BANK, put
 
 OWN_SEEDS = 3
 FUZZ_SEEDS = 120
-SUITES = {lab: module for lab, module in bug_table.SUITES.items() if lab <= "2D"}
+LABS = [lab for lab in labs.LABS if lab <= "2D"]
 
 
 # Where the rule that is named is broken by what followed, not by the mistake itself: entries that were lost or cut show in
@@ -39,7 +40,7 @@ CONSEQUENCES = {
     "2B": {"rp-truncate-always", "rp-no-truncate-tail", "rp-next-underflow", "rp-accept-old-leader"},
     "2C": {
         "ps-no-log", "ps-entry-terms-lost", "ps-own-entry-not-saved", "ps-append-saved-before",
-        "ps-leader-counts-unsynced", "ps-disk-error-acked (leader)", "rp-keep-conflict",
+        "ps-leader-counts-unsynced", "ps-disk-error-acked-leader", "rp-keep-conflict",
     },
     "2D": {"sn-sets-term", "sn-purged-prev-is-conflict", "sn-last-term-lost", "sn-last-term-lost-installed"},
 }  # fmt: skip
@@ -74,16 +75,20 @@ class Row:
     plain: str
 
 
-def order(lab: str, bug: bugs.Bug) -> Iterator[Named]:
+def bugs(wanted: list[str]) -> list[Bug]:
+    return [bug for lab in wanted for bug in BANK.of(lab)]
+
+
+def order(bug: Bug) -> Iterator[Named]:
     """What is run, in this order."""
-    own = catalogue.find_test(bug.by)
+    own = catalogue.find_test(bug.catches[0].test)
     for seed in range(OWN_SEEDS):
         yield Named(own, "sim", seed, True)
-    for info in catalogue.tests(lab):
+    for info in catalogue.tests(bug.lab):
         if info.name != own.name:
             yield Named(info, "sim", 0, True)
     for seed in range(FUZZ_SEEDS):
-        told = fuzz.generate(lab, seed)
+        told = fuzz.generate(bug.lab, seed)
         yield Named(scripts.info_of(told), "sim", seed, True, told)
 
 
@@ -91,44 +96,40 @@ def ended(impl: Impl, named: Named, kind: type[Cluster] = Cluster) -> Failure | 
     return Run(impl, named.info, "sim", named.seed, named.preempt, kind=kind).play(named.script)
 
 
-def row(lab: str, name: str, bug: bugs.Bug) -> Row:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "raft.py").write_text(bugs.changed(bug))
-        with closing(Impl(Path(folder))) as impl:
-            rule, by, runs = "", "", 0
-            for named in order(lab, bug):
-                runs += 1
-                failure = ended(impl, named)
-                if failure is not None and failure.kind == "invariant" and failure.rule is not None:
-                    rule, by = failure.rule.name, named.info.name
-                    break
-            plain = "no"
-            for named in order(lab, bug):
-                if named.scenario is not None:
-                    break
-                if ended(impl, named, Plain) is not None:
-                    plain = named.info.name
-                    break
-    return Row(lab, name, rule, by, runs, plain)
+def row(bug: Bug) -> Row:
+    with tempfile.TemporaryDirectory() as folder, closing(Impl(put(bug, Path(folder)))) as impl:
+        rule, by, runs = "", "", 0
+        for named in order(bug):
+            runs += 1
+            failure = ended(impl, named)
+            if failure is not None and failure.kind == "invariant" and failure.rule is not None:
+                rule, by = failure.rule.name, named.info.name
+                break
+        plain = "no"
+        for named in order(bug):
+            if named.scenario is not None:
+                break
+            if ended(impl, named, Plain) is not None:
+                plain = named.info.name
+                break
+    return Row(bug.lab, bug.name, rule, by, runs, plain)
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or list(SUITES)
     print("# Known bugs that the referee itself stops\n")
     print(
         "Made by `python -m tests.referee_table`, which says what is run. Each bug is a small change of the reference.\n"
     )
     print("| lab | bug | rule | ended | runs | caught without the referee by |\n|---|---|---|---|---|---|")
     rows = []
-    for lab in wanted:
-        for name, bug in SUITES[lab].BUGS.items():
-            found = row(lab, name, bug)
-            rows.append(found)
-            rule = found.rule or "(none)"
-            if found.rule and name in CONSEQUENCES.get(lab, ()):
-                rule += ", as a consequence"
-            shown = (rule, found.by or "-", found.runs, found.plain)
-            print(f"| {lab} | {name} | " + " | ".join(map(str, shown)) + " |", flush=True)
+    for bug in bugs(sys.argv[1:] or LABS):
+        found = row(bug)
+        rows.append(found)
+        rule = found.rule or "(none)"
+        if found.rule and bug.name in CONSEQUENCES.get(bug.lab, ()):
+            rule += ", as a consequence"
+        shown = (rule, found.by or "-", found.runs, found.plain)
+        print(f"| {bug.lab} | {bug.name} | " + " | ".join(map(str, shown)) + " |", flush=True)
     stopped = [each for each in rows if each.rule]
     alone = [each for each in stopped if each.plain == "no"]
     later = [each for each in stopped if each.bug in CONSEQUENCES.get(each.lab, ())]

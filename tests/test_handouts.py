@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 
 import raftlab
+from raftgrade.bank import without
 from raftlab import catalogue, cli, labs, rules, session, skeleton, starter, trace
 from raftlab.explain import as_text
 from raftlab.failure import Failure, Rule
 from raftlab.suites import lab_2b
-from tests.bugs import without
 
 ROOT = Path(__file__).parent.parent
 HANDOUTS = ROOT / "handouts"

@@ -15,7 +15,7 @@ from raftlab import catalogue, rules, session, skeleton
 from raftlab.explain import as_text
 from raftlab.failure import Failure, Rule
 from raftlab.suites import lab_2d, leader
-from tests.bugs import failures
+from tests.known_bugs import failures
 from tests.test_handouts import (
     LAB_2C,
     LAB_2D,

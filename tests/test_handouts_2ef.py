@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from raftgrade.bank import Bug
 from raftlab import catalogue, rules, session, skeleton
 from raftlab.failure import Rule
 from raftlab.membership import CHANGE_LIMIT
-from tests import test_suite_2e, test_suite_2f
-from tests.bugs import changed
+from tests.known_bugs import BANK, put
 from tests.test_handouts import LAB_2E, LAB_2F, SOLUTION, anchors, example, run, shapes, transcript, words
 
 BOTH = pytest.mark.parametrize(("path", "lab"), [(LAB_2E, "2E"), (LAB_2F, "2F")], ids=["2E", "2F"])
@@ -56,17 +56,15 @@ def test_every_test_of_the_lab_is_in_a_step(path: Path, lab: str) -> None:
     [
         (
             LAB_2E,
-            test_suite_2e.BUGS["mb-joint-new-only (copies)"],
+            BANK.find("2E", "mb-joint-new-only-copies"),
             "raftlab test 2E -k part2_minority_of_the_old --seeds 1:2",
         ),
-        (LAB_2F, test_suite_2f.BUGS["pv-no-lease-check (one link)"], "raftlab test 2F -k one_link_is_cut"),
+        (LAB_2F, BANK.find("2F", "pv-no-lease-check"), "raftlab test 2F -k one_link_is_cut"),
     ],
     ids=["2E", "2F"],
 )
-def test_the_example_is_what_its_mistake_gives(
-    path: Path, bug: test_suite_2e.bugs.Bug, command: str, tmp_path: Path
-) -> None:
-    (tmp_path / "raft.py").write_text(changed(bug), encoding="utf-8")
+def test_the_example_is_what_its_mistake_gives(path: Path, bug: Bug, command: str, tmp_path: Path) -> None:
+    put(bug, tmp_path)
     shown, real = example(path), run(command, tmp_path)
     assert words(shown)[:3] == words(real[real.index("\nexpected ") + 1 :])[:3]
     replay = re.search(r"^  replay: (.*)$", shown, re.MULTILINE)

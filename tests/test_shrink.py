@@ -8,28 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from raftgrade.bank import Bug
 from raftlab import catalogue, endings, fuzz, scenario, scripts, shrink
 from raftlab.explain import as_text
 from raftlab.run import Impl
 from raftlab.scenario import Step
 from raftlab.shrink import NotFailing, Shrinker, Shrunk
-from tests import bugs, test_suite_2a, test_suite_2c
 from tests.conftest import ROOT, SOLUTION
+from tests.known_bugs import BANK, put
 from tests.test_cli import raftlab_in
 
 LONG = 3600.0  # seconds: the searches below end by themselves
-CLEARS_ITS_VOTE = test_suite_2a.BUGS["el-vote-cleared-same-term"]
-FIGURE_8 = test_suite_2c.BUGS["rp-commit-old-term"]
-FORGETS_ITS_VOTE = test_suite_2c.BUGS["ps-no-votedfor"]
+CLEARS_ITS_VOTE = BANK.find("2A", "el-vote-cleared-same-term")
+FIGURE_8 = BANK.find("2C", "rp-commit-old-term")
+FORGETS_ITS_VOTE = BANK.find("2C", "ps-no-votedfor")
 
 
-def broken(folder: Path, bug: bugs.Bug) -> Path:
-    (folder / "raft.py").write_text(bugs.changed(bug))
-    return folder
-
-
-def shrunk(folder: Path, bug: bugs.Bug, name: str, seed: int) -> Shrunk:
-    with closing(Impl(broken(folder, bug))) as impl:
+def shrunk(folder: Path, bug: Bug, name: str, seed: int) -> Shrunk:
+    with closing(Impl(put(bug, folder))) as impl:
         return Shrinker(impl, LONG).test(catalogue.find_test(name), seed, True)
 
 
@@ -48,7 +44,7 @@ def test_a_figure_8_failure(tmp_path: Path) -> None:
 
 
 def test_a_lost_vote(tmp_path: Path) -> None:
-    with closing(Impl(broken(tmp_path, FORGETS_ITS_VOTE))) as impl:
+    with closing(Impl(put(FORGETS_ITS_VOTE, tmp_path))) as impl:
         first = next(seed for seed in range(100) if shrink.play(impl, fuzz.generate("2C", seed)) is not None)
         found = Shrinker(impl, LONG).scenario(fuzz.generate("2C", first))
     assert found.scenario is not None
@@ -94,7 +90,7 @@ def test_waits_are_joined() -> None:
 
 
 def test_shrink_and_replay(tmp_path: Path) -> None:
-    broken(tmp_path, CLEARS_ITS_VOTE)
+    put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "shrink", "many_elections@0")
     assert (done.returncode, done.stderr) == (1, "")
     assert re.match(
@@ -118,7 +114,7 @@ def test_shrink_and_replay(tmp_path: Path) -> None:
 
 
 def test_fuzz(tmp_path: Path) -> None:
-    broken(tmp_path, CLEARS_ITS_VOTE)
+    put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "fuzz", "2A", "--seeds", "40", "--jobs", "1")
     assert (done.returncode, done.stderr) == (1, "")
     assert re.match(r"fuzz_2A@\d+ failed, after \d+ runs?: expected S\d to vote once in term \d+, ", done.stdout)
@@ -137,7 +133,7 @@ def test_fuzz_finds_nothing_to_complain_about(tmp_path: Path) -> None:
 
 
 def test_diff(tmp_path: Path) -> None:
-    broken(tmp_path, CLEARS_ITS_VOTE)
+    put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "diff", "many_elections@0")
     assert (done.returncode, done.stderr) == (1, "")
     assert re.match(r"many_elections@0 fails at \d\.\d{3} s: expected S0 to vote once in term 4, ", done.stdout)
@@ -154,7 +150,7 @@ def test_diff(tmp_path: Path) -> None:
 
 
 def test_diff_of_what_always_fails(tmp_path: Path) -> None:
-    broken(tmp_path, CLEARS_ITS_VOTE)
+    put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "diff", "who_gets_a_vote@0")
     assert done.returncode == 1
     assert "\nNo other ending passes (" in done.stdout
@@ -164,7 +160,7 @@ def test_diff_of_what_always_fails(tmp_path: Path) -> None:
 
 def test_an_ending_is_the_same_run_until_it_turns_off(tmp_path: Path) -> None:
     named = scripts.named("many_elections@3", "sim", True)
-    with closing(Impl(broken(tmp_path, FIGURE_8))) as impl:
+    with closing(Impl(put(FIGURE_8, tmp_path))) as impl:
         search = endings.Search(impl, named, LONG)
         plain, other, again = search.play(), search.play((1.5, 0)), search.play((1.5, 0))
     assert other.events == again.events
@@ -174,7 +170,7 @@ def test_an_ending_is_the_same_run_until_it_turns_off(tmp_path: Path) -> None:
 
 
 def test_pdb_at_a_moment(tmp_path: Path) -> None:
-    broken(tmp_path, CLEARS_ITS_VOTE)
+    put(CLEARS_ITS_VOTE, tmp_path)
     typed = "p 'S', self.me\nn\nc\n"
     done = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "2.8", "--server", "0", typed=typed)
     assert "stopped at 2.800 s; n: next line, c: go on, q: leave\n> " in done.stdout
@@ -215,17 +211,7 @@ def test_one_clear_sentence(tmp_path: Path, arguments: str, said: str) -> None:
 
 # --- what the handout shows ---
 
-GOES_BACK = bugs.Bug(
-    "snapshot_unreliable",
-    "expected S",
-    {
-        "        if known is None or (known.term, known.index) != (args.term, args.last_included_index):": (
-            "        if args.offset == 0 or known is None or (known.term, known.index) != "
-            "(args.term, args.last_included_index):"
-        ),
-        "        if new.index <= self.commit_index:\n            return\n": "",
-    },
-)
+GOES_BACK = BANK.find("2D", "sn-goes-back")
 SHOWN = {"snapshot": GOES_BACK, "vote": FORGETS_ITS_VOTE, "figure 8": FIGURE_8}
 
 
@@ -240,7 +226,7 @@ def test_the_handouts_scenarios_are_real(tmp_path: Path, name: str) -> None:
     shown = block(f"shrink: {name}")
     told = scenario.parse(shown[shown.index("raftlab scenario") :].partition("\nexpected")[0])
     assert len(told.steps) < 15
-    with closing(Impl(broken(tmp_path, SHOWN[name]))) as impl:
+    with closing(Impl(put(SHOWN[name], tmp_path))) as impl:
         played = shrink.play(impl, told)
     assert played is not None
     assert f"\n{played.failure.text}\n" in shown
@@ -251,11 +237,11 @@ def test_the_handouts_scenarios_are_real(tmp_path: Path, name: str) -> None:
 
 
 def test_the_handouts_snapshot_is_what_shrink_says(tmp_path: Path) -> None:
-    broken(tmp_path, GOES_BACK)
+    put(GOES_BACK, tmp_path)
     said = raftlab_in(tmp_path, "shrink", "snapshot_unreliable@0").stdout
     assert said == block("shrink: snapshot")
 
 
 def test_the_handouts_fork_is_what_diff_says(tmp_path: Path) -> None:
-    broken(tmp_path, CLEARS_ITS_VOTE)
+    put(CLEARS_ITS_VOTE, tmp_path)
     assert raftlab_in(tmp_path, "diff", "many_elections@0").stdout == block("diff: many_elections")

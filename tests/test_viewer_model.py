@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from raftgrade.bank import without
 from raftlab import viewer
-from tests.bugs import without
 from tests.conftest import SOLUTION
 from tests.pages import (  # noqa: F401
     NEEDS_BROWSER,

@@ -1,4 +1,5 @@
-"""The front door: ``raftgrade run PATH…`` grades, ``raftgrade report DIR`` shows a report again.
+"""The front door: ``raftgrade run PATH…`` grades, ``raftgrade report DIR`` shows a report again, ``raftgrade proof`` tests
+the suites themselves.
 
 Exit codes: 0 everything passed · 1 a run failed · 2 something could not be judged, a submission was refused,
 the report is not complete, or the command line was wrong · 130 stopped with Ctrl-C (143 SIGTERM, 129 SIGHUP),
@@ -20,7 +21,21 @@ from pathlib import Path
 
 import msgspec
 
-from raftgrade import __version__, engine, grade, marks, options, reports, rubric, store, submissions, table
+from raftgrade import (
+    __version__,
+    bank,
+    engine,
+    grade,
+    marks,
+    options,
+    proof,
+    proofpage,
+    reports,
+    rubric,
+    store,
+    submissions,
+    table,
+)
 from raftgrade.commands import Commands, RaftlabCommands
 from raftgrade.intake import code, outcomes, still_holds, take_in
 from raftgrade.options import CANNOT, CannotStart, readable
@@ -40,6 +55,8 @@ REFUSALS = (
     rubric.BadRubric,
     marks.BadLate,
     reports.CannotReport,
+    bank.BadBank,
+    proof.CannotProve,
 )
 
 
@@ -67,6 +84,8 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
             return 0
         if arguments.command == "gradescope-zip":
             return _gradescope_zip(arguments, tools or Tools())
+        if arguments.command == "proof":
+            return _proof(arguments)
         return _run(arguments, tools or Tools())
     except REFUSALS as exc:
         print(f"raftgrade: {printable(str(exc))}", file=sys.stderr)
@@ -128,6 +147,37 @@ def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:
     gradescope.make_zip(out, options.named_labs(arguments.labs), arguments.network, arguments.runs, text)
     print(f"raftgrade: the autograder is in {printable(str(out))}: upload it to Gradescope as it is", file=sys.stderr)
     return 0
+
+
+def _proof(arguments: argparse.Namespace) -> int:
+    settings = options.proof_settings(arguments)
+    known = bank.read(Path(arguments.bank))
+    names = [name.strip() for name in (arguments.bugs or "").split(",") if name.strip()]
+    reference = Path(arguments.reference)
+    if reference.is_dir():
+        reference /= "raft.py"
+    bugs = bank.chosen(known, options.named_labs(arguments.labs), names)
+    trials = proof.trials(bugs, readable(str(reference)), settings)
+    soak = None if arguments.soak is None else proofpage.read_soak(Path(arguments.soak))
+    shown = printable(arguments.out)
+    versions = f"raftgrade {__version__}, {proof.versions()}"  # those that run, whatever changes on the disk meanwhile
+    with proof.Folder(Path(arguments.out)) as folder:
+        kept = folder.load(trials)
+        if kept:
+            print(
+                f"raftgrade: kept {kept} passes of the proof in {shown}, nothing has changed for them", file=sys.stderr
+            )
+        try:
+            proof.run(trials, folder, settings, sys.stderr)
+        except KeyboardInterrupt:
+            print(f"raftgrade: interrupted; what was done is in {shown}, and the same command goes on", file=sys.stderr)
+            return 130
+    print(proofpage.table(trials, settings, bold=sys.stdout.isatty()))
+    if arguments.page is not None:
+        made = proofpage.Facts(f"{datetime.now(UTC):%Y-%m-%d}", options.proof_command(arguments), versions, settings)
+        Path(arguments.page).write_text(proofpage.page(trials, known, made, soak), encoding="utf-8")
+        print(f"raftgrade: the page is in {printable(arguments.page)}", file=sys.stderr)
+    return proofpage.exit_code(trials)
 
 
 def _rubric(path: str | None, tools: Tools) -> Rubric:

@@ -10,6 +10,7 @@ import hashlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import raftgrade
 import raftlab
@@ -93,10 +94,11 @@ def _judged(entry: Ran) -> bool:
     return entry.record.outcome != "error"
 
 
-def code() -> str:
-    """A fingerprint of all code that has a part in a verdict: a version number alone does not change with every commit."""
+def code(*packages: ModuleType) -> str:
+    """A fingerprint of the code of ``packages`` and of Python's version; without any, of all code that has a part in a
+    verdict: a version number alone does not change with every commit."""
     digest = hashlib.sha256(sys.version.encode())
-    for package in (raftlab, raftgrade):
+    for package in packages or (raftlab, raftgrade):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import NoReturn
 
 from raftgrade import __version__
 from raftgrade.plan import NETWORKS, Settings
+from raftgrade.proof import Settings as ProofSettings
 from raftgrade.rubric import Rubric
 from raftgrade.stats import Sequential, until
 from raftgrade.text import printable
@@ -37,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "or the command line was wrong; 130 interrupted",
     )
     made.add_argument("--version", action="version", version=f"raftgrade {__version__}")
-    commands = made.add_subparsers(dest="command", required=True, metavar="run | report | rubric | gradescope-zip")
+    commands = made.add_subparsers(
+        dest="command", required=True, metavar="run | report | rubric | gradescope-zip | proof"
+    )
     _run(commands.add_parser("run", help="grade submissions", description="Grade submissions."))
     _report(
         commands.add_parser(
@@ -53,7 +57,59 @@ def parser() -> argparse.ArgumentParser:
     zip_.add_argument("--runs", type=int, default=20, metavar="N", help="runs of each test in sim (default: 20)")
     zip_.add_argument("--network", choices=[*NETWORKS, "both"], default="sim", help="default: sim")
     zip_.add_argument("--rubric", metavar="FILE", help="how marks are made (see raftgrade rubric)")
+    text = "Put each known bug of a bank into the reference, and measure how surely the suites catch it."
+    _proof(commands.add_parser("proof", help="measure which known bugs the suites catch", description=text))
     return made
+
+
+def _proof(proof: argparse.ArgumentParser) -> None:
+    proof.add_argument("bank", nargs="?", default="tests", metavar="BANK", help="a folder with *.patch files (tests)")
+    proof.add_argument(
+        "--reference",
+        default="solutions",
+        metavar="PATH",
+        help="the raft.py that they change, or its folder (solutions)",
+    )
+    proof.add_argument("--labs", metavar="2A[,2B]", help="the bugs of these labs (default: all)")
+    proof.add_argument("--bugs", metavar="NAME[,NAME]", help="these bugs, such as ps-no-votedfor or 2c/ps-no-votedfor")
+    proof.add_argument("--seeds", type=int, default=20, metavar="N", help="passes of each bug (default: 20)")
+    proof.add_argument(
+        "--hard-seeds", type=int, default=200, metavar="N", help="at most, of a hard bug not yet caught (default: 200)"
+    )
+    proof.add_argument("--jobs", type=int, metavar="N", help="passes at a time (default: one per processor)")
+    proof.add_argument("--out", default="raftgrade-proof", metavar="DIR", help="default: raftgrade-proof")
+    proof.add_argument("--soak", metavar="DIR", help="take the false alarms for the page from this soak")
+    proof.add_argument("--page", metavar="FILE", help="write the proof as a page of Markdown")
+
+
+def proof_settings(arguments: argparse.Namespace) -> ProofSettings:
+    """How many passes were asked for. Raises :class:`CannotStart`."""
+    for option in ("seeds", "hard_seeds", "jobs"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise CannotStart(f"--{option.replace('_', '-')} must be at least 1, not {value}")
+    if arguments.hard_seeds < arguments.seeds:
+        raise CannotStart(f"--hard-seeds ({arguments.hard_seeds}) must not be below --seeds ({arguments.seeds})")
+    if arguments.soak is not None and arguments.page is None:
+        raise CannotStart("--soak goes with --page")
+    return ProofSettings(arguments.seeds, arguments.hard_seeds, arguments.jobs or len(os.sched_getaffinity(0)))
+
+
+def proof_command(arguments: argparse.Namespace) -> str:
+    """What to type for the same proof, without where things are kept and what does not change a figure."""
+    said = ["raftgrade", "proof"]
+    said += [arguments.bank] if arguments.bank != "tests" else []
+    for option, usual in (
+        ("reference", "solutions"),
+        ("labs", None),
+        ("bugs", None),
+        ("seeds", 20),
+        ("hard_seeds", 200),
+    ):
+        value = getattr(arguments, option)
+        said += [f"--{option.replace('_', '-')}", str(value)] if value != usual else []
+    said += ["--soak", "DIR"] if arguments.soak is not None else []
+    return shlex.join([*said, "--page", "FILE"])
 
 
 def _run(run: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from raftgrade.text import duration, one_line
-from raftlab.record import Record
+from raftlab.record import Outcome, Record
 
 REDRAW_S = 0.1
 LINE_S = 10.0
@@ -19,8 +19,8 @@ GUESS_S = {"sim": 0.5, "rpyc": 8.0}
 
 
 class Progress:
-    """``todo`` is the number of runs by network still to do; ``workers`` how many are done at a time.
-    ``clock`` gives seconds."""
+    """``todo`` is the number of runs still to do by their kind (network); ``workers`` how many are done at a time.
+    ``clock`` gives seconds, ``words`` are what runs, and those that failed, are called."""
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Progress:
         workers: int,
         stream: TextIO,
         clock: Callable[[], float] = time.monotonic,
+        words: tuple[str, str] = ("runs", "failed"),
     ) -> None:
         self._todo = dict(todo)
         self._workers = workers
@@ -40,17 +41,22 @@ class Progress:
         self._failed = 0
         self._errors = 0
         self._where = ""
+        self._words = words
 
     def ran(self, submission: str, record: Record) -> None:
         """One more run has its outcome."""
+        self.did(f"{submission} {record.lab}", record.network, record.outcome, record.wall_s)
+
+    def did(self, where: str, kind: str, outcome: Outcome, wall_s: float) -> None:
+        """The same, of whatever is counted here."""
         self._done += 1
-        self._failed += record.outcome == "failed"
-        self._errors += record.outcome == "error"
-        self._todo[record.network] -= 1
-        if record.wall_s > 0:
-            total, runs = self._cost[record.network]
-            self._cost[record.network] = (total + record.wall_s, runs + 1)
-        self._where = f"{submission} {record.lab}"
+        self._failed += outcome == "failed"
+        self._errors += outcome == "error"
+        self._todo[kind] -= 1
+        if wall_s > 0:
+            total, runs = self._cost[kind]
+            self._cost[kind] = (total + wall_s, runs + 1)
+        self._where = where
         self.show()
 
     def dropped(self, runs: dict[str, int]) -> None:
@@ -77,10 +83,11 @@ class Progress:
         """``12 of 320 runs · 8.1/s · 2 failed · about 38 s left · alice 2A``"""
         spent = self._clock() - self._started
         left = max(0, sum(self._todo.values()))
-        parts = [f"{self._done} of {self._done + left} runs"]
+        things, failed = self._words
+        parts = [f"{self._done} of {self._done + left} {things}"]
         if self._done and spent > 0:
             parts.append(f"{self._done / spent:.1f}/s")
-        parts.append(f"{self._failed} failed")
+        parts.append(f"{self._failed} {failed}")
         if self._errors:
             parts.append(f"{self._errors} not judged")
         if self._done and left:

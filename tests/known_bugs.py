@@ -1,0 +1,56 @@
+"""What the tests share about the bank of known bugs (``tests/bugs``): the bank, and runs of a reference with a bug in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftgrade import bank
+from raftgrade.bank import Bug, Catch
+from raftlab import catalogue
+from raftlab.run import Impl, Run
+from tests.conftest import ROOT, SOLUTION
+
+BANK = bank.read(ROOT / "tests" / "bugs")
+
+
+def cases(lab: str) -> list[Any]:
+    """Each bug of the lab with each test that must catch it, as pytest's parameters."""
+    return [
+        pytest.param(bug, catch, id=bug.name if len(bug.catches) == 1 else f"{bug.name}-{catch.test}")
+        for bug in BANK.of(lab)
+        for catch in bug.catches
+    ]
+
+
+def put(bug: Bug, folder: Path) -> Path:
+    """Write the reference with the bug in it. Returns ``folder``."""
+    (folder / "raft.py").write_text(bug.changed(SOLUTION.read_text(encoding="utf-8")), encoding="utf-8")
+    return folder
+
+
+def failures(folder: Path, test: str, seeds: range) -> Iterator[str]:
+    """Run a test on ``folder/raft.py`` in the simulator, once for each seed; what the failing runs said."""
+    info = catalogue.find_test(test)
+    impl = Impl(folder)
+    try:
+        for seed in seeds:
+            run = Run(impl, info, "sim", seed, preempt=True)
+            failure = run.play(catalogue.script_of(info))
+            if failure is not None:
+                yield failure.text
+    finally:
+        impl.close()
+
+
+def check(bug: Bug, catch: Catch, folder: Path) -> None:
+    """The bug is caught by the test, in the words that its file says."""
+    texts = []
+    for text in failures(put(bug, folder), catch.test, range(bug.seeds)):
+        texts.append(text)
+        if text.startswith(catch.says):
+            return
+    raise AssertionError(texts or "not caught")

@@ -1,4 +1,5 @@
-"""The front door: ``raftgrade run PATH…`` grades, ``raftgrade report DIR`` shows a report again.
+"""The front door: ``raftgrade run PATH…`` grades, ``raftgrade report DIR`` shows a report again, ``raftgrade soak`` runs for
+hours.
 
 Exit codes: 0 everything passed · 1 a run failed · 2 something could not be judged, a submission was refused,
 the report is not complete, or the command line was wrong · 130 stopped with Ctrl-C (143 SIGTERM, 129 SIGHUP),
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from raftgrade import __version__, engine, grade, marks, options, reports, rubric, store, submissions, table
+from raftgrade import __version__, engine, grade, marks, options, reports, rubric, soak, store, submissions, table
 from raftgrade.commands import Commands, RaftlabCommands
 from raftgrade.intake import code, outcomes, still_holds, take_in
 from raftgrade.options import CANNOT, CannotStart, readable
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
         if arguments.command == "rubric":
             sys.stdout.write(rubric.default_text())
             return 0
+        if arguments.command == "soak":
+            return _soak(arguments, tools or Tools())
         if arguments.command == "gradescope-zip":
             return _gradescope_zip(arguments, tools or Tools())
         return _run(arguments, tools or Tools())
@@ -115,6 +118,12 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         print(f"raftgrade: the report is in {printable(str(wanted.output))}", file=sys.stderr)
     # A report that was made is a success of its own, except for the table, which is how a run ends too.
     return exit_code(report) if arguments.format == "table" else 0
+
+
+def _soak(arguments: argparse.Namespace, tools: Tools) -> int:
+    if arguments.show is not None:
+        return soak.show(Path(arguments.show))
+    return soak.run(soak.order(arguments, tools.confine), tools.commands, tools.catalogue, sys.stderr)
 
 
 def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import raftgrade
 import raftlab
@@ -93,10 +95,10 @@ def _judged(entry: Ran) -> bool:
     return entry.record.outcome != "error"
 
 
-def code() -> str:
+def code(packages: Sequence[ModuleType] = (raftlab, raftgrade)) -> str:
     """A fingerprint of all code that has a part in a verdict: a version number alone does not change with every commit."""
     digest = hashlib.sha256(sys.version.encode())
-    for package in (raftlab, raftgrade):
+    for package in packages:
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

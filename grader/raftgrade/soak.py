@@ -32,12 +32,13 @@ from raftgrade.jobs import Finished, run_check, run_job
 from raftgrade.options import CannotStart, named_labs
 from raftgrade.plan import NETWORKS, Listed, Whose, cut
 from raftgrade.soak_log import Block, Failed, Kind, Log, Megabytes
+from raftgrade.submissions import Found
 from raftgrade.text import count, one_line, printable
 from raftlab import fuzz
 from raftlab.confine import Sandbox
 from raftlab.record import Record
 
-SEEDS = {"suite sim": 10, "suite rpyc": 2, "fuzz sim": 200}  # in a block: about a minute of CPU, or less
+SEEDS = {"suite sim": 10, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
 RUNS_IN_A_JOB = {"suite sim": 20, "suite rpyc": 2, "fuzz sim": 50}
 GROWTH_MB = 50.0  # memory that grows by more than that over the first block's is told
 TRIALS = 3  # seeds of a lab's first test; who passes none of them has not come to this lab
@@ -139,12 +140,12 @@ def show(folder: Path) -> int:
 def run(asked: Order, commands: Commands, catalogue: Catalogue, stream: TextIO) -> int:
     """Work until it is enough, and print the table. What happens is told on ``stream``. Returns the exit code; raises
     :class:`CannotStart`, :class:`~raftgrade.submissions.BadPath` and :class:`~raftgrade.store.NotOurs`."""
+    found = submissions.find(asked.paths, ignore=asked.out)
     with Log.open(asked.out) as log, watch.reaper():
         crew = _Crew(asked.jobs)
         try:
             with listening(crew.signalled):
-                shift = _Shift(asked, commands, catalogue, log, crew, stream)
-                shift.work()
+                _Shift(asked, commands, catalogue, log, crew, stream).work(found)
         finally:
             crew.stop()
         print(soak_log.table(log.blocks))
@@ -210,10 +211,10 @@ class _Shift:
         self._base = watch.below()
         self._baseline: dict[tuple[str, ...], float] = {}
 
-    def work(self) -> None:
-        """Block after block."""
+    def work(self, found: Found) -> None:
+        """Block after block, of the implementations that were ``found``."""
         until = time.monotonic() + self._asked.seconds
-        impls = self._take_in()
+        impls = self._take_in(found)
         if self._crew.signal:
             return
         fields = [
@@ -235,9 +236,8 @@ class _Shift:
 
     # --- what there is to do ---
 
-    def _take_in(self) -> list[Impl]:
+    def _take_in(self, found: Found) -> list[Impl]:
         """Copy the implementations, and find out how far each goes."""
-        found = submissions.find(self._asked.paths, ignore=self._asked.out)
         staged = []
         for item in found.submissions:
             try:

@@ -45,6 +45,7 @@ TRIALS = 3  # seeds of a lab's first test; who passes none of them has not come 
 MAX_LOGS = 100
 
 Catalogue = Callable[[str], Sequence[Listed]]
+Key = tuple[str, str, str, str, str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,15 @@ class Field:
     def sort(self) -> str:
         return f"{self.kind} {self.network}"
 
-    def has(self, block: Block) -> bool:
-        """Whether ``block`` is of this field (and of this text of the implementation)."""
-        mine = (self.kind, self.impl.whose.submission, self.impl.hash, self.lab, self.network, self.beside_hog)
-        return mine == (block.kind, block.impl, block.impl_hash, block.lab, block.network, block.beside_hog)
+    @property
+    def key(self) -> Key:
+        """What its blocks have in common (:func:`_key`)."""
+        whose = self.impl.whose
+        return self.kind, whose.submission, self.impl.hash, self.lab, self.network, self.beside_hog
+
+
+def _key(block: Block) -> Key:
+    return block.kind, block.impl, block.impl_hash, block.lab, block.network, block.beside_hog
 
 
 def order(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> Order:
@@ -210,6 +216,10 @@ class _Shift:
         self._code = code([raftlab])
         self._base = watch.below()
         self._baseline: dict[tuple[str, ...], float] = {}
+        self._done: dict[Key, list[tuple[int, int]]] = {}
+        for block in log.blocks:
+            if block.code == self._code:
+                self._done.setdefault(_key(block), []).append(block.seeds)
 
     def work(self, found: Found) -> None:
         """Block after block, of the implementations that were ``found``."""
@@ -255,7 +265,7 @@ class _Shift:
         impls = []
         for (whose, hash), future in zip(staged, futures, strict=True):
             reached: dict[str, str] = future.result()
-            known |= {self._key(hash, lab): why for lab, why in reached.items()}
+            known |= {self._named(hash, lab): why for lab, why in reached.items()}
             impls.append(Impl(whose, hash, [lab for lab, why in reached.items() if not why]))
             for lab, why in reached.items():
                 if why:
@@ -266,7 +276,7 @@ class _Shift:
             _replace(file, json.dumps(known, indent=1))
         return impls
 
-    def _key(self, hash: str, lab: str) -> str:
+    def _named(self, hash: str, lab: str) -> str:
         return f"{lab} {hash[:16]} {self._code}"
 
     def _reach(self, whose: Whose, hash: str, known: dict[str, str], room: Path) -> dict[str, str]:
@@ -274,7 +284,7 @@ class _Shift:
         by who passes its contract check and, once in three, its first test."""
         reached: dict[str, str] = {}
         for lab in self._asked.labs:
-            key = self._key(hash, lab)
+            key = self._named(hash, lab)
             reached[lab] = known[key] if key in known else self._why_not(whose, lab, room)
             if reached[lab]:
                 break
@@ -315,9 +325,9 @@ class _Shift:
 
     def _stretch(self, field: Field) -> tuple[int, int] | None:
         """The next seeds that nobody has run yet; ``None`` when there are enough."""
-        done = sorted(b.seeds for b in self._log.blocks if b.code == self._code and field.has(b))
+        done = self._done.get(field.key, [])
         first = self._asked.seed
-        for start, end in done:
+        for start, end in sorted(done):
             if start <= first:
                 first = max(first, end)
         last = first + SEEDS[field.sort]
@@ -432,6 +442,7 @@ class _Shift:
 
     def _finish(self, block: Block) -> None:
         self._log.add(block)
+        self._done.setdefault(_key(block), []).append(block.seeds)
         self._say(soak_log.line(block))
         self._grown("this soak", ("own",), block.memory_mb.own)
         of = (block.impl, block.lab, soak_log.column(block))

@@ -119,7 +119,7 @@ WILD = {
         "S0: a thread sends, saves or applies without end: 5,000 times within half a millisecond",
     ),
     "applies without end": (
-        "while True: apply_ch.put(ApplyMsg(1, 1, 'x'))",
+        "for index in range(1, 10**9): apply_ch.put(ApplyMsg(index, 1, 'x'))",
         "S0: a thread sends, saves or applies without end: 200,000 times within half a millisecond",
     ),
     "starts threads without end": (

@@ -12,7 +12,7 @@ from raftlab import catalogue, fuzz, scenario, shrink
 from raftlab.recording import Recording
 from raftlab.run import Impl, Run
 from raftlab.scenario import BadScenario, Scenario, Step
-from tests.conftest import SOLUTION
+from tests.conftest import ROOT, SOLUTION
 
 TEXT = """\
 raftlab scenario 1
@@ -119,6 +119,12 @@ def test_random_scenarios(lab: str, reference: Impl) -> None:
     assert {"cut", "partition", "pause", "clock", "hold", "release", "unreliable"} <= kinds
     for seed in range(6):
         assert shrink.play(reference, fuzz.generate(lab, seed)) is None
+
+
+def test_fuzz_asks_an_election_for_no_log() -> None:
+    """A program that ends with lab 2A is right there."""
+    with closing(Impl(ROOT / "tests" / "correct" / "polling")) as impl:
+        assert [shrink.play(impl, fuzz.generate("2A", seed)) for seed in range(5)] == [None] * 5
 
 
 TAPED = ["many_elections", "figure_8_in_steps", "messages_of_the_past", "churn", "snapshot_chunks_come_again"]

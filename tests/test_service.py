@@ -118,6 +118,10 @@ WILD = {
         "while True: persister.save(b'')",
         "S0: a thread sends, saves or applies without end: 5,000 times within half a millisecond",
     ),
+    "applies without end": (
+        "for index in range(1, 10**9): apply_ch.put(ApplyMsg(index, 1, 'x'))",
+        "S0: a thread sends, saves or applies without end: 200,000 times within half a millisecond",
+    ),
     "starts threads without end": (
         "while True: threading.Thread(target=lambda: None).start()",
         "S0: a thread has started so many threads that 20,000 are there now",
@@ -146,6 +150,14 @@ def test_a_server_run_wild(what: str, write_raft: Write) -> None:
     assert caught.value.failure.text.startswith(said)
     assert caught.value.failure.kind == "flood"
     assert "Wait for an answer, or a while, before you send again" in as_text(caught.value.failure)
+
+
+def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:
+    """As a server does that restarts with one, and hears how far it is committed."""
+    with sim_cluster(write_raft("for index in range(1, 20_001): apply_ch.put(ApplyMsg(index, 1, index))")) as c:
+        c.start_all()
+        c.sleep(0.1)
+        assert c.committed(20_000) == (1, 20_000)
 
 
 def test_many_messages_at_once_all_arrive_on_time(write_raft: Write) -> None:

@@ -1,5 +1,5 @@
 """The front door: ``raftgrade run PATH…`` grades, ``raftgrade report DIR`` shows a report again, ``raftgrade proof`` tests
-the suites themselves.
+the suites themselves, ``raftgrade soak`` runs them for hours.
 
 Exit codes: 0 everything passed · 1 a run failed · 2 something could not be judged, a submission was refused,
 the report is not complete, or the command line was wrong · 130 stopped with Ctrl-C (143 SIGTERM, 129 SIGHUP),
@@ -32,6 +32,7 @@ from raftgrade import (
     proofpage,
     reports,
     rubric,
+    soak,
     store,
     submissions,
     table,
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
         if arguments.command == "rubric":
             sys.stdout.write(rubric.default_text())
             return 0
+        if arguments.command == "soak":
+            return _soak(arguments, tools or Tools())
         if arguments.command == "gradescope-zip":
             return _gradescope_zip(arguments, tools or Tools())
         if arguments.command == "proof":
@@ -134,6 +137,12 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         print(f"raftgrade: the report is in {printable(str(wanted.output))}", file=sys.stderr)
     # A report that was made is a success of its own, except for the table, which is how a run ends too.
     return exit_code(report) if arguments.format == "table" else 0
+
+
+def _soak(arguments: argparse.Namespace, tools: Tools) -> int:
+    if arguments.show is not None:
+        return soak.show(Path(arguments.show))
+    return soak.run(soak.order(arguments, tools.confine), tools.commands, tools.catalogue, sys.stderr)
 
 
 def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:

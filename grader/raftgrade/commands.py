@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from raftgrade.plan import Job
-from raftlab import catalogue
+from raftlab import catalogue, fuzz
 from raftlab.confine import Level
 
 # Bytes of traces kept for a submission: one that floods its traces must not fill the disk. Several jobs may each pass this
@@ -34,9 +34,15 @@ class Commands(Protocol):
 
 
 class RaftlabCommands:
-    """The real ones: pytest with raftlab's plugin, and ``raftlab.check``."""
+    """The real ones: pytest with raftlab's plugin (for fuzz runs :mod:`raftgrade.fuzz_job`), and ``raftlab.check``."""
 
     def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
+        asked = [
+            *(f"--impl={job.path}", f"--lab={job.lab}", f"--seeds={seeds[0]}:{seeds[1]}", f"--records-fd={records_fd}"),
+            *(f"--trace-dir={traces}", f"--trace-room={TRACE_ROOM}", f"--sandbox={job.sandbox}"),
+        ]
+        if job.tests == [fuzz.name_of(job.lab)]:
+            return [sys.executable, "-P", "-m", "raftgrade.fuzz_job", *asked]
         suite = catalogue.suite_file(job.lab)
         root = ["-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"]
         return [
@@ -51,10 +57,7 @@ class RaftlabCommands:
                 "-p",
                 "raftgrade.leash",
             ),
-            *(str(suite), f"--impl={job.path}", f"--lab={job.lab}", f"--network={job.network}"),
-            *(f"--seeds={seeds[0]}:{seeds[1]}", f"--only={','.join(tests)}"),
-            *(f"--records-fd={records_fd}", f"--trace-dir={traces}", f"--trace-room={TRACE_ROOM}"),
-            f"--sandbox={job.sandbox}",
+            *(str(suite), f"--network={job.network}", f"--only={','.join(tests)}", *asked),
         ]
 
     def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:

@@ -144,7 +144,7 @@ class Work:
 
     def events(self) -> Generator[Event, None, None]:
         """Do the work and tell what happens. Ends when all is done, or after a :class:`Signalled`."""
-        with self._listening():
+        with listening(lambda number: self._inbox.put(Signalled(number))):
             try:
                 while self._hand_out():
                     event = self._next()
@@ -205,18 +205,20 @@ class Work:
         for job in jobs:
             self._add(result.submission, job)
 
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Signals become events: a handler that raised could strike in the middle of a write."""
 
-        def arrived(number: int, frame: FrameType | None) -> None:
-            self._inbox.put(Signalled(number))
+@contextmanager
+def listening(arrived: Callable[[int], None]) -> Iterator[None]:
+    """Signals that ask us to stop become calls of ``arrived`` with their number, which must not raise: a handler that did
+    could strike in the middle of a write."""
 
-        # Who started us may have chosen to ignore one (nohup, a shell's &): leave it so.
-        heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, arrived) for number in heeded}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def handler(number: int, frame: FrameType | None) -> None:
+        arrived(number)
+
+    # Who started us may have chosen to ignore one (nohup, a shell's &): leave it so.
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)

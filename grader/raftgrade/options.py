@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"raftgrade {__version__}")
     commands = made.add_subparsers(
-        dest="command", required=True, metavar="run | report | rubric | gradescope-zip | proof"
+        dest="command", required=True, metavar="run | report | rubric | gradescope-zip | proof | soak"
     )
     _run(commands.add_parser("run", help="grade submissions", description="Grade submissions."))
     _report(
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
             "report", help="show a report again", description="Show the report in DIR, finished or partial."
         )
     )
+    _soak(commands.add_parser("soak", help="run for hours, and watch", description="Run suites and fuzz for hours."))
     commands.add_parser("rubric", help="print the default rubric", description="Print the default rubric (TOML).")
     zip_ = commands.add_parser(
         "gradescope-zip", help="make an autograder for Gradescope", description="Make an autograder for Gradescope."
@@ -164,6 +165,21 @@ def _report(report: argparse.ArgumentParser) -> None:
     report.add_argument("--rubric", metavar="FILE", help="make the marks again, by this rubric")
     report.add_argument("--late", metavar="CSV", help="make the marks again, with these late submissions")
     report.add_argument("-o", "--output", metavar="FILE", help="write to FILE, not to the terminal")
+
+
+def _soak(soak: argparse.ArgumentParser) -> None:
+    soak.add_argument("paths", nargs="*", metavar="IMPL", help="as for run")
+    soak.add_argument("--labs", metavar="2A[,2B]", help="default: all; each implementation as far as it goes")
+    soak.add_argument("--network", default="sim", metavar="sim|rpyc|sim,rpyc", help="default: sim")
+    soak.add_argument("--hours", type=float, metavar="H", help="begin no block after that time (default: until Ctrl-C)")
+    soak.add_argument("--passes", type=int, metavar="N", help="stop when each test has had N seeds, and the fuzz too")
+    soak.add_argument("--seed", type=int, default=0, metavar="FIRST", help="the first seed (default: 0)")
+    soak.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
+    soak.add_argument("--fuzz", action=argparse.BooleanOptionalAction, default=True, help="in sim: fuzz too (default)")
+    soak.add_argument("--hog", action="store_true", help="an endless loop on each processor beside runs on rpyc")
+    soak.add_argument("--sandbox", choices=confine.ASKED, default="auto", help="as for run (default: auto)")
+    soak.add_argument("--out", metavar="DIR", help="where the logbook is; the same DIR again: goes on there")
+    soak.add_argument("--show", metavar="DIR", help="show what the logbook in DIR says, and run nothing")
 
 
 def settings(arguments: argparse.Namespace, rubric: Rubric) -> Settings:

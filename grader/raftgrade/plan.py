@@ -124,9 +124,11 @@ class Whose:
     sandbox: Level = "none"
 
 
-def cut(whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = "") -> list[Job]:
+def cut(
+    whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = "", size: int = 0
+) -> list[Job]:
     """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds``. ``label`` tells these apart from others of
-    the same lab and network."""
+    the same lab and network; ``size`` is how many runs a job has (0: as many as in a grading)."""
     return [
         Job(
             id=f"{whose.slug}.{lab}.{network}{label}.{number:03d}",
@@ -139,7 +141,7 @@ def cut(whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int
             seeds=piece,
             sandbox=whose.sandbox,
         )
-        for number, (chosen, piece) in enumerate(_pieces(tests, seeds, RUNS_IN_A_JOB[network]))
+        for number, (chosen, piece) in enumerate(_pieces(tests, seeds, size or RUNS_IN_A_JOB[network]))
     ]
 
 

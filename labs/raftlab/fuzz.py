@@ -3,7 +3,7 @@
 A lab and a seed make a scenario: proposals, cuts of servers, links and single directions, loss, repetition and reordering,
 messages kept back, pauses and clocks that run fast or slow; from lab 2C on crashes (also between two effects of one step)
 and saves that fail; from 2D on snapshots. At the end everything is mended, and then the cluster must elect a leader and
-apply one more command everywhere: safety is judged at every event, liveness at the end.
+(from 2B on) apply one more command everywhere: safety is judged at every event, liveness at the end.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from raftlab.protocol import URGENT, Effect
+from raftlab.protocol import URGENT, Applied, Effect
 
 # Statements that may run at one instant of virtual time before the kernel calls it a busy loop. About a second of
 # CPU: a correct Raft that walks a log of 100,000 entries a few dozen times within one handler stays far below.
@@ -43,6 +43,8 @@ MAIN_IDENT = 1
 
 # So many effects within one step, half a millisecond of virtual time, and the machine's memory would be next.
 FLOOD = 5000
+# But a server that restarts with a long log may apply all of it at once.
+FLOOD_OF_APPLIES = 200_000
 # As many threads in all servers together, and no machine would start another.
 TASKS = 20_000
 _STEP = 100_000  # switch points between two looks at the busy count when nothing preempts
@@ -157,10 +159,16 @@ class Kernel:
 
     def emit(self, effect: Effect) -> None:
         self.effects.append((self.now, effect))
-        if len(self.effects) == FLOOD:
-            self.on_flood(f"sends, saves or applies without end: {FLOOD:,} times within half a millisecond")
+        if not len(self.effects) % FLOOD:
+            self._look_for_flood()
         if type(effect) in URGENT:
             self.urgent = True
+
+    def _look_for_flood(self) -> None:
+        applies = sum(type(effect) is Applied for _, effect in self.effects)
+        if len(self.effects) - applies >= FLOOD or applies >= FLOOD_OF_APPLIES:
+            number = max(applies, len(self.effects) - applies)
+            self.on_flood(f"sends, saves or applies without end: {number:,} times within half a millisecond")
 
     # --- tasks ---
 

@@ -1,0 +1,60 @@
+"""A job of fuzz runs: what pytest and raftlab's plugin are for a suite, for schedules that nobody thought of.
+
+    python -P -m raftgrade.fuzz_job --impl PATH --lab 2C --seeds A:B --records-fd N
+
+Writes a record for each seed and the end marker, as the suites' runner does, and is held by the same leash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from pathlib import Path
+
+from raftgrade import leash
+from raftlab import fuzz, scripts
+from raftlab.confine import Sandbox
+from raftlab.record import End, Record, to_line
+from raftlab.run import Impl, Run, seeds_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m raftgrade.fuzz_job", description="Make fuzz runs for the grader.")
+    parser.add_argument("--impl", type=Path, required=True)
+    parser.add_argument("--lab", required=True)
+    parser.add_argument("--seeds", type=seeds_of, required=True)
+    parser.add_argument("--records-fd", type=int, required=True)
+    parser.add_argument("--trace-dir", type=Path, required=True)
+    parser.add_argument("--trace-room", type=int, required=True, help="bytes")
+    parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"])
+    options = parser.parse_args()
+    threading.Thread(target=leash.watch, args=(os.dup(options.records_fd),), name="leash", daemon=True).start()
+    impl = Impl(options.impl, Sandbox(options.sandbox))
+    try:
+        with open(options.records_fd, "wb", buffering=0) as out:
+            for seed in options.seeds:
+                place = options.trace_dir if _size(options.trace_dir) < options.trace_room else None
+                out.write(to_line(_one(impl, options.lab, seed, place)))
+            out.write(to_line(End(len(options.seeds))))
+    finally:
+        impl.close()
+
+
+def _one(impl: Impl, lab: str, seed: int, traces: Path | None) -> Record:
+    named = scripts.named(f"{fuzz.name_of(lab)}@{seed}", "sim", True)
+    run = Run(impl, named.info, "sim", seed, named.preempt)
+    error: Exception | None = None
+    try:
+        named.script(run.cluster)
+    except Exception as exc:
+        error = exc  # what is no verdict is for the record to tell apart
+    return run.record(error, traces)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.exists() else 0
+
+
+if __name__ == "__main__":
+    main()

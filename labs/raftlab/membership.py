@@ -29,9 +29,20 @@ class Asked:
         self.server = server
         self.members = frozenset(members)
         self._c = c
-        self._since = c.now
-        self._life = c.seat(server).life
-        self._call = c.ask_members(server, self.members)
+        self._ask()
+
+    def _ask(self) -> None:
+        self._since = self._c.now
+        self._life = self._c.seat(self.server).life
+        self._call = self._c.ask_members(self.server, self.members)
+        self._answer: Answer | None = None
+
+    def again(self) -> None:
+        """Ask once more, after a refusal: a leader that was elected after the last command has nothing of its own term to
+        commit, and must refuse, so it is given something. (The leader before may have removed itself.)"""
+        self._c.propose(self.server, f"S{self.server} leads, {self._c.now:.3f}")
+        self._c.sleep(0.5)
+        self._ask()
 
     @property
     def pending(self) -> bool:
@@ -40,6 +51,8 @@ class Asked:
     def answer(self) -> Answer | None:
         """Wait for the answer: ``None`` when the server went down instead. Fails when there is none in time."""
         c, server = self._c, self.server
+        if self._answer is not None:
+            return self._answer
         if not c.wait_for(self._since + CHANGE_LIMIT - c.now, lambda: not self.pending):
             text = f"expected S{server}.change_membership({sorted(self.members)}) to answer within {CHANGE_LIMIT:.0f} s"
             c.fail(f"{text}, but it has not", rules.LEARNERS, [server])
@@ -49,7 +62,13 @@ class Asked:
         if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
             text = f"expected change_membership() to return (index, term, is_leader), but S{server} returned {result!r}"
             raise LabFailure(Failure("bad-result", text))
-        return result[0], result[1], result[2]
+        self._answer = (result[0], result[1], result[2])
+        return self._answer
+
+    def refused(self) -> bool:
+        """Wait for the answer: whether it is a leader's no."""
+        answer = self.answer()
+        return answer is not None and answer[::2] == (-1, True)
 
 
 def change(c: Cluster, server: int, members: Collection[int]) -> Answer:

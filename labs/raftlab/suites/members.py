@@ -8,7 +8,7 @@ from raftlab import rules
 from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.failure import Rule
 from raftlab.flight import Flight
-from raftlab.membership import Asked, configured, leader_of, refused
+from raftlab.membership import REFUSED_FOR, Asked, configured, leader_of, refused
 from raftlab.referee import Message
 from raftlab.suites.players import Follower, asked, campaign, grant
 from raftlab.switch import Hold
@@ -48,11 +48,15 @@ def hold_change(c: Cluster, change: Asked, leg: str, joint: bool | None = None) 
     """Hold the requests that bring the configuration, or their answers, until there is one. A leader that refuses what
     it is asked for fails the test."""
     hold = c.hold("append_entries", src=change.server, leg=leg, when=carries(change.members, joint))
-    if not c.wait_for(10.0, lambda: bool(hold.messages) or not change.pending) or not hold.messages:
-        c.wait_for(1.0, lambda: bool(hold.messages))
-    if not hold.messages and not change.pending and (change.answer() or (0, 0, False))[::2] == (-1, True):
-        refused(c, change.server, change.members)
-    return hold
+    deadline = c.now + REFUSED_FOR
+    while True:
+        if not c.wait_for(10.0, lambda: bool(hold.messages) or not change.pending) or not hold.messages:
+            c.wait_for(1.0, lambda: bool(hold.messages))
+        if hold.messages or change.pending or not change.refused():
+            return hold
+        if c.now > deadline:
+            refused(c, change.server, change.members)
+        change.again()
 
 
 def commits_nothing(c: Cluster, server: int, why: str, rule: Rule = rules.MEMBERS_COUNT) -> None:

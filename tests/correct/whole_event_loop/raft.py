@@ -26,6 +26,8 @@ from views import Change, Round, Shipment, View
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
+# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+UPTO = "2F"
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)
 MOST_EVENTS = 32
@@ -169,7 +171,7 @@ class Raft:
             self._ask_for_pre_votes()
             return
         now = time.monotonic()
-        if now - self.counted_at >= TIMEOUT[1]:
+        if UPTO >= "2F" and now - self.counted_at >= TIMEOUT[1]:
             if not self.durable.configuration.agrees(self.answered | {self.me}):
                 log("leader", f"is answered by {sorted(self.answered)} only, gives up term {self.durable.current_term}")
                 self._resign()
@@ -221,6 +223,9 @@ class Raft:
         self.leader, self.leader_heard_at = -1, -TIMEOUT[1]
         if not self._may_stand():
             return
+        if UPTO < "2F":
+            self._campaign()
+            return
         mine = self.durable
         self.question = RequestVoteArgs(mine.current_term + 1, self.me, mine.last, mine.term_of(mine.last))
         self.yeses = {self.me}
@@ -249,7 +254,7 @@ class Raft:
 
     def _on_request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         mine = self.durable
-        if args.term > mine.current_term and self._hears_leader(args.candidate_id):
+        if UPTO >= "2E" and args.term > mine.current_term and self._hears_leader(args.candidate_id):
             return RequestVoteReply(mine.current_term, False)
         self._see(args.term)
         granted = (

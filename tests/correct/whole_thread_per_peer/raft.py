@@ -25,6 +25,8 @@ from messages import (
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
+# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+UPTO = "2F"
 HEARTBEAT = 0.1
 TIMEOUT = (0.4, 0.8)
 BATCH = 3
@@ -289,6 +291,9 @@ class Raft:
         self.leader, self.leader_heard = -1, -TIMEOUT[1]
         self.asking += 1
         if self._may_stand():
+            if UPTO < "2F":
+                self._stand()
+                return
             args = RequestVoteArgs(self.term + 1, self.me, self.log.last, self.log.term(self.log.last) or 0)
             yes = {self.me}
             _, who = self.log.configured(self.log.last)
@@ -352,7 +357,7 @@ class Raft:
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         with self._locked():
-            if args.term > self.term and self._has_leader(args):
+            if UPTO >= "2E" and args.term > self.term and self._has_leader(args):
                 return RequestVoteReply(self.term, False)
             self._see(args.term)
             free = args.term == self.term and self.voted_for in (None, args.candidate_id)
@@ -372,7 +377,7 @@ class Raft:
                 while self.role != "leader":
                     self.cond.wait()
                 recently = time.monotonic() - TIMEOUT[1]
-                if not self._most(
+                if UPTO >= "2F" and not self._most(
                     {self.me} | {peer for peer, each in self.progress.items() if each.answered > recently}
                 ):
                     log("leader", "no majority has answered of late")

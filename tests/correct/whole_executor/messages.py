@@ -1,4 +1,4 @@
-"""The messages of Figures 2 and 13, with what this Raft adds to the replies."""
+"""The messages of Figures 2 and 13, with the fields of lab 2E, and what this Raft adds to the replies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 class LogEntry:
     term: int
     command: Any
+    kind: str = "command"
+    members: list[int] | None = None
+    old_members: list[int] | None = None
 
 
 @dataclass(kw_only=True)
@@ -54,6 +57,8 @@ class InstallSnapshotArgs:
     offset: int
     data: bytes
     done: bool
+    members: list[int] | None = None
+    old_members: list[int] | None = None
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""The messages of Figures 2 and 13, with what this Raft adds to the replies."""
+"""The messages of Figures 2 and 13, with the fields of lab 2E."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ from typing import Any
 class LogEntry:
     term: int
     command: Any
+    kind: str = "command"
+    members: list[int] | None = None
+    old_members: list[int] | None = None
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Of a configuration: who votes, in one set or two."""
+        return [group for group in (self.members, self.old_members) if group]
+
+    @property
+    def voters(self) -> set[int]:
+        return {server for group in self.groups for server in group}
 
 
-@dataclass(kw_only=True)
+@dataclass
 class RequestVoteArgs:
     term: int
     candidate_id: int
@@ -20,13 +32,13 @@ class RequestVoteArgs:
     last_log_term: int
 
 
-@dataclass(kw_only=True)
+@dataclass
 class RequestVoteReply:
     term: int
     vote_granted: bool
 
 
-@dataclass(kw_only=True)
+@dataclass
 class AppendEntriesArgs:
     term: int
     leader_id: int
@@ -36,16 +48,15 @@ class AppendEntriesArgs:
     leader_commit: int = 0
 
 
-@dataclass(kw_only=True)
+@dataclass
 class AppendEntriesReply:
     term: int
     success: bool
-    # After a refusal: the follower's last entry at or before prev_log_index that may be the leader's, too. -1: not told.
-    maybe_common: int = -1
-    maybe_common_term: int = -1
+    # The first index worth trying next; 0: not told.
+    try_index: int = 0
 
 
-@dataclass(kw_only=True)
+@dataclass
 class InstallSnapshotArgs:
     term: int
     leader_id: int
@@ -54,9 +65,10 @@ class InstallSnapshotArgs:
     offset: int
     data: bytes
     done: bool
+    members: list[int] | None = None
+    old_members: list[int] | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass
 class InstallSnapshotReply:
     term: int
-    went_well: bool = True

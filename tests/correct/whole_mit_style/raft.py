@@ -1,18 +1,29 @@
-"""A Go solution of labs 2A to 2D, ported: a mutex, a ticker that polls, a "goroutine" for each RPC, an applier with a
-condition variable. Everything from next_index on goes out with each start() and each heartbeat; a refused leader waits
-for the next heartbeat; long election timeouts; nobody is -1; the log begins with the last entry of the snapshot."""
+"""A Go solution of labs 2A to 2F, ported: one big mutex, no condition variable, and everything that waits polls: ticker,
+applier, change_membership. A "goroutine" for each RPC. Everything from next_index on goes out with each start() and each
+heartbeat. Long election timeouts; nobody is -1; of configurations it knows the latest, and the one before."""
 
 import enum
 import pickle
 import random
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any, List, Optional, Tuple  # noqa: UP035
+from typing import Tuple  # noqa: UP035
+
+from messages import (
+    AppendEntriesArgs,
+    AppendEntriesReply,
+    InstallSnapshotArgs,
+    InstallSnapshotReply,
+    LogEntry,
+    RequestVoteArgs,
+    RequestVoteReply,
+)
 
 from raftlab.api import ApplyMsg
 
 DEBUG = False
+# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+UPTO = "2F"
 NOBODY = -1
 TICK_MS = 30
 HEARTBEAT_MS = 100
@@ -20,68 +31,18 @@ ELECTION_MS = (600, 1200)
 CHUNK = 4096
 # A snapshot's sender of whom nothing was heard for so long is given up, and another begins.
 STUCK_MS = 800
+APPLY_MS = 10
+# A learner is waited for so long; a leader that gets no majority of answers in so many heartbeats in a row gives up.
+LEARN_MS = 5000
+STRIKES = 12
+# Heartbeats to servers that a change has removed.
+FAREWELLS = 10
 
 
 class State(enum.Enum):
     FOLLOWER = enum.auto()
     CANDIDATE = enum.auto()
     LEADER = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    term: int
-    command: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestVoteArgs:
-    term: int
-    candidate_id: int
-    last_log_index: int
-    last_log_term: int
-
-
-@dataclass(frozen=True, slots=True)
-class RequestVoteReply:
-    term: int
-    vote_granted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AppendEntriesArgs:
-    term: int
-    leader_id: int
-    prev_log_index: int
-    prev_log_term: int
-    entries: List[LogEntry] = field(default_factory=list)  # noqa: UP006
-    leader_commit: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class AppendEntriesReply:
-    term: int
-    success: bool
-    x_term: int = -1  # of the conflicting entry, if there is one
-    x_index: int = -1  # of the first entry of that term
-    x_len: int = -1  # the log's length, where the log is too short
-
-
-@dataclass(frozen=True, slots=True)
-class InstallSnapshotArgs:
-    term: int
-    leader_id: int
-    last_included_index: int
-    last_included_term: int
-    offset: int
-    data: bytes
-    done: bool
-
-
-@dataclass(frozen=True, slots=True)
-class InstallSnapshotReply:
-    term: int
-    installed: Optional[bool] = None  # noqa: UP045
 
 
 def go(func, *args):
@@ -91,17 +52,16 @@ def go(func, *args):
 class Raft:
     def __init__(self, peers, me, persister, apply_ch, members):
         self.mu = threading.Lock()
-        self.apply_cond = threading.Condition(self.mu)
         self.peers = peers
         self.persister = persister
         self.me = me
         self.dead = None
         self.apply_ch = apply_ch
-        self.members = members
 
         self.current_term = 0
         self.voted_for = NOBODY
-        self.log = [LogEntry(0)]  # log[0] stands for the snapshot
+        # log[0] stands for the snapshot, and is the configuration as of there.
+        self.log = [LogEntry(0, None, "configuration", sorted(members))]
         self.log_start = 0
         self.state = State.FOLLOWER
         self.commit_index = 0
@@ -109,12 +69,23 @@ class Raft:
         self.next_index = {}
         self.match_index = {}
         self.snapshot_sent = {}  # server -> when its sender heard of it last, and which sender that is
+        self.leader = NOBODY
+        self.leader_heard = -ELECTION_MS[1]
+        self.questions = 0  # rounds of pre-votes
+        self.answered = set()  # since the last heartbeat
+        self.strikes = 0
+        self.learners = None  # while a change waits for them
+        self.farewells = {}  # server -> heartbeats left
 
         self.pending_snapshot = None
         self.incoming = b""
         self.incoming_id = (0, 0)
 
         self.read_persist()
+        # The latest configuration, and the one before. That one is committed, as nobody begins a change before; so it
+        # is never taken back, and these two are enough.
+        self.conf = self.conf_before = (self.log_start, self.log[0])
+        self.look_for_configurations(1)
         self.reset_timer()
         go(self.ticker)
         go(self.applier)
@@ -137,7 +108,7 @@ class Raft:
     # --- persistence ---
 
     def persist(self, snapshot=None):
-        log = [(entry.term, entry.command) for entry in self.log]
+        log = [(entry.term, entry.command, entry.kind, entry.members, entry.old_members) for entry in self.log]
         data = pickle.dumps((self.current_term, self.voted_for, self.log_start, log))
         try:
             self.persister.save(data, snapshot)
@@ -150,7 +121,7 @@ class Raft:
         if not data:
             return
         self.current_term, self.voted_for, self.log_start, log = pickle.loads(data)
-        self.log = [LogEntry(term, command) for term, command in log]
+        self.log = [LogEntry(*fields) for fields in log]
         if self.log_start > 0:
             self.pending_snapshot = self.persister.snapshot()
             self.commit_index = self.log_start
@@ -162,6 +133,30 @@ class Raft:
 
     def at(self, index):
         return self.log[index - self.log_start]
+
+    def append(self, entry):
+        self.log.append(entry)
+        self.look_for_configurations(len(self.log) - 1)
+        self.persist()
+        self.advance_commit()
+        self.broadcast()
+        return self.last_index()
+
+    def look_for_configurations(self, first):
+        """log[first:] is new, and whatever was there before is gone."""
+        if self.conf[0] >= self.log_start + first:
+            self.conf = self.conf_before
+        for i in range(first, len(self.log)):
+            if self.log[i].kind == "configuration":
+                self.conf_before = self.conf
+                self.conf = (self.log_start + i, self.log[i])
+
+    def configuration_at(self, index):
+        """log[0] to be, when the log is cut there."""
+        i = index - self.log_start
+        while self.log[i].kind != "configuration":
+            i -= 1
+        return LogEntry(self.at(index).term, None, "configuration", self.log[i].members, self.log[i].old_members)
 
     # --- the service ---
 
@@ -177,11 +172,8 @@ class Raft:
         try:
             if self.state is not State.LEADER:
                 return -1, self.current_term, False
-            self.log.append(LogEntry(self.current_term, command))
-            self.persist()
-            self.advance_commit()
-            self.broadcast()
-            return self.last_index(), self.current_term, True
+            term = self.current_term
+            return self.append(LogEntry(term, command)), term, True
         finally:
             self.unlock()
 
@@ -190,7 +182,7 @@ class Raft:
         try:
             if index <= self.log_start or index > self.commit_index:
                 return
-            self.log = [LogEntry(self.at(index).term), *self.log[index - self.log_start + 1 :]]
+            self.log = [self.configuration_at(index), *self.log[index - self.log_start + 1 :]]
             self.log_start = index
             self.persist(data)
         finally:
@@ -200,8 +192,6 @@ class Raft:
         while True:
             self.lock()
             try:
-                while self.pending_snapshot is None and self.last_applied >= self.commit_index:
-                    self.apply_cond.wait()
                 msgs = []
                 if self.pending_snapshot is not None:
                     if self.log_start > self.last_applied:
@@ -211,12 +201,85 @@ class Raft:
                         self.last_applied = self.log_start
                     self.pending_snapshot = None
                 for index in range(self.last_applied + 1, self.commit_index + 1):
-                    msgs.append(ApplyMsg(index, self.at(index).term, self.at(index).command))
+                    entry = self.at(index)
+                    if entry.kind == "configuration":
+                        voters = frozenset(entry.voters())
+                        msgs.append(ApplyMsg(index, entry.term, kind="configuration", members=voters))
+                    else:
+                        msgs.append(ApplyMsg(index, entry.term, entry.command))
                 self.last_applied = max(self.last_applied, self.commit_index)
             finally:
                 self.unlock()
             for msg in msgs:
                 self.apply_ch.put(msg)
+            if not msgs:
+                time.sleep(APPLY_MS / 1000)
+
+    # --- membership ---
+
+    def change_membership(self, members):
+        self.lock()
+        try:
+            term = self.current_term
+            if self.state is not State.LEADER:
+                return self.leader, term, False
+            index, conf = self.conf
+            if index > self.commit_index or conf.old_members or self.learners is not None:
+                return -1, term, True
+            if not members or not members <= set(range(len(self.peers))) or self.at(self.commit_index).term != term:
+                return -1, term, True
+            learners = self.learners = members - conf.voters()
+            for server in learners:
+                self.farewells.pop(server, None)
+                self.next_index[server] = self.last_index() + 1
+                self.match_index[server] = 0
+            target = self.last_index()
+        finally:
+            self.unlock()
+        for _ in range(LEARN_MS // TICK_MS):
+            self.lock()
+            try:
+                if self.state is not State.LEADER or self.current_term != term:
+                    return (NOBODY if self.leader == self.me else self.leader), self.current_term, False
+                if all(self.match_index[server] >= target for server in learners):
+                    self.learners = None
+                    # One server more or less is one step.
+                    old = conf.members if len(members ^ set(conf.members)) > 1 else None
+                    return self.append(LogEntry(term, None, "configuration", sorted(members), old)), term, True
+            finally:
+                self.unlock()
+            time.sleep(TICK_MS / 1000)
+        self.lock()
+        try:
+            if self.state is not State.LEADER or self.current_term != term:
+                return (NOBODY if self.leader == self.me else self.leader), self.current_term, False
+            self.learners = None
+            return -1, term, True
+        finally:
+            self.unlock()
+
+    def next_step(self):
+        """The leader, now and then: when the latest configuration is committed, something may have to follow."""
+        index, conf = self.conf
+        if index > self.commit_index:
+            return
+        if conf.old_members:
+            self.append(LogEntry(self.current_term, None, "configuration", conf.members))
+        elif self.me not in conf.members:
+            self.become_follower(self.current_term)
+
+    def audience(self):
+        """Whom a leader sends to."""
+        _, conf = self.conf
+        gone = self.conf_before[1].voters() - conf.voters()
+        if self.conf[0] > self.commit_index:
+            for server in gone:
+                self.farewells[server] = FAREWELLS
+        servers = conf.voters() | (self.learners or set()) | set(self.farewells)
+        for server in servers:
+            self.next_index.setdefault(server, self.last_index() + 1)
+            self.match_index.setdefault(server, 0)
+        return sorted(servers - {self.me})
 
     # --- elections ---
 
@@ -231,7 +294,26 @@ class Raft:
             self.persist()
         if self.state is State.LEADER:
             self.reset_timer()
+            self.learners = None
         self.state = State.FOLLOWER
+        self.leader = NOBODY
+        self.questions += 1
+
+    def hear(self, args):
+        self.become_follower(args.term)
+        self.leader = args.leader_id
+        self.leader_heard = time.monotonic()
+        self.reset_timer()
+
+    def hears_leader(self, asker):
+        if self.state is State.LEADER:
+            return True
+        return asker != self.leader and time.monotonic() - self.leader_heard < ELECTION_MS[0] / 1000
+
+    def up_to_date(self, args):
+        return args.last_log_term > self.log[-1].term or (
+            args.last_log_term == self.log[-1].term and args.last_log_index >= self.last_index()
+        )
 
     def ticker(self):
         while True:
@@ -239,13 +321,66 @@ class Raft:
             self.lock()
             try:
                 silent = time.monotonic() - self.last_heard
-                if self.state is not State.LEADER and silent >= self.timeout:
-                    self.start_election()
+                if self.state is State.LEADER:
+                    self.next_step()
+                elif silent >= self.timeout:
+                    self.ask_around()
             finally:
                 self.unlock()
 
+    def ask_around(self):
+        self.reset_timer()
+        self.leader = NOBODY
+        self.leader_heard = -ELECTION_MS[1]
+        self.questions += 1
+        index, conf = self.conf
+        if self.me in conf.voters() or (index > self.commit_index and self.me in self.conf_before[1].voters()):
+            if UPTO < "2F":
+                self.start_election()
+                return
+            yes = {self.me}
+            term = self.current_term + 1
+            args = RequestVoteArgs(term, self.me, self.last_index(), self.log[-1].term)
+            for server in conf.voters():
+                if server != self.me:
+                    go(self.collect_pre_vote, server, args, self.questions, yes)
+            if conf.majority(yes):
+                self.start_election()
+
+    def collect_pre_vote(self, server, args, question, yes):
+        reply = self.peers[server].call("pre_vote", args)
+        if reply is None:
+            return
+        self.lock()
+        try:
+            if reply.vote_granted:
+                if self.questions == question:
+                    yes.add(server)
+                    if self.conf[1].majority(yes):
+                        self.start_election()
+            elif reply.term > self.current_term:
+                self.become_follower(reply.term)
+        finally:
+            self.unlock()
+
+    def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
+        self.lock()
+        try:
+            granted = (
+                not self.hears_leader(args.candidate_id)
+                and self.up_to_date(args)
+                and (
+                    args.term > self.current_term
+                    or (args.term == self.current_term and self.voted_for in (NOBODY, args.candidate_id))
+                )
+            )
+            return RequestVoteReply(self.current_term, granted)
+        finally:
+            self.unlock()
+
     def start_election(self):
         self.state = State.CANDIDATE
+        self.questions += 1
         self.current_term += 1
         self.voted_for = self.me
         self.persist()
@@ -253,7 +388,7 @@ class Raft:
         self.dprintf("starts an election")
         votes = {self.me}
         args = RequestVoteArgs(self.current_term, self.me, self.last_index(), self.log[-1].term)
-        for server in self.members:
+        for server in self.conf[1].voters():
             if server != self.me:
                 go(self.collect_vote, server, args, votes)
         self.count(votes)
@@ -276,14 +411,18 @@ class Raft:
             self.unlock()
 
     def count(self, votes):
-        if len(votes) <= len(self.members) // 2:
+        if not self.conf[1].majority(votes):
             return
         self.state = State.LEADER
+        self.leader = self.me
+        self.questions += 1
         self.dprintf("leads")
-        for server in self.members:
-            self.next_index[server] = self.last_index() + 1
-            self.match_index[server] = 0
+        self.next_index = {}
+        self.match_index = {}
         self.snapshot_sent = {}
+        self.farewells = {}
+        self.answered = set()
+        self.strikes = 0
         go(self.heartbeats, self.current_term)
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
@@ -292,11 +431,10 @@ class Raft:
             if args.term < self.current_term:
                 return RequestVoteReply(self.current_term, False)
             if args.term > self.current_term:
+                if UPTO >= "2E" and self.hears_leader(args.candidate_id):
+                    return RequestVoteReply(self.current_term, False)
                 self.become_follower(args.term)
-            up_to_date = args.last_log_term > self.log[-1].term or (
-                args.last_log_term == self.log[-1].term and args.last_log_index >= self.last_index()
-            )
-            if self.voted_for not in (NOBODY, args.candidate_id) or not up_to_date:
+            if self.voted_for not in (NOBODY, args.candidate_id) or not self.up_to_date(args):
                 return RequestVoteReply(self.current_term, False)
             self.voted_for = args.candidate_id
             self.persist()
@@ -313,15 +451,20 @@ class Raft:
             try:
                 if self.current_term != term or self.state is not State.LEADER:
                     return
+                self.strikes = 0 if self.conf[1].majority(self.answered | {self.me}) else self.strikes + 1
+                self.answered = set()
+                if UPTO >= "2F" and self.strikes >= STRIKES:
+                    self.dprintf("is answered by too few")
+                    self.become_follower(term)
+                    return
                 self.broadcast()
+                self.farewells = {server: left - 1 for server, left in self.farewells.items() if left > 1}
             finally:
                 self.unlock()
             time.sleep(HEARTBEAT_MS / 1000)
 
     def broadcast(self):
-        for server in self.members:
-            if server == self.me:
-                continue
+        for server in self.audience():
             prev = self.next_index[server] - 1
             if prev < self.log_start:
                 self.offer_snapshot(server)
@@ -351,6 +494,7 @@ class Raft:
                 return
             if self.current_term != args.term or self.state is not State.LEADER:
                 return
+            self.answered.add(server)
             if reply.success:
                 self.match_index[server] = max(self.match_index[server], args.prev_log_index + len(args.entries))
                 self.next_index[server] = max(self.next_index[server], self.match_index[server] + 1)
@@ -378,13 +522,9 @@ class Raft:
         for index in range(self.last_index(), self.commit_index, -1):
             if self.at(index).term != self.current_term:
                 break
-            copies = 1
-            for server in self.members:
-                if server != self.me and self.match_index[server] >= index:
-                    copies += 1
-            if copies > len(self.members) // 2:
+            copies = {server for server, match in self.match_index.items() if match >= index}
+            if self.conf[1].majority(copies | {self.me}):
                 self.commit_index = index
-                self.apply_cond.notify_all()
                 break
 
     def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
@@ -392,8 +532,7 @@ class Raft:
         try:
             if args.term < self.current_term:
                 return AppendEntriesReply(self.current_term, False)
-            self.become_follower(args.term)
-            self.reset_timer()
+            self.hear(args)
 
             prev, entries = args.prev_log_index, args.entries
             if prev > self.last_index():
@@ -413,13 +552,13 @@ class Raft:
                 index = prev + 1 + i
                 if index > self.last_index() or self.at(index).term != entry.term:
                     self.log = self.log[: index - self.log_start] + entries[i:]
+                    self.look_for_configurations(index - self.log_start)
                     self.persist()
                     break
 
             last_new = args.prev_log_index + len(args.entries)
             if min(args.leader_commit, last_new) > self.commit_index:
                 self.commit_index = min(args.leader_commit, last_new)
-                self.apply_cond.notify_all()
             return AppendEntriesReply(self.current_term, True)
         finally:
             self.unlock()
@@ -434,14 +573,15 @@ class Raft:
         sender = [now]
         self.snapshot_sent[server] = sender
         snapshot = self.persister.snapshot()
-        go(self.send_snapshot, server, sender, self.current_term, self.log_start, self.log[0].term, snapshot)
+        go(self.send_snapshot, server, sender, self.current_term, self.log_start, self.log[0], snapshot)
 
-    def send_snapshot(self, server, sender, term, index, index_term, snapshot):
+    def send_snapshot(self, server, sender, term, index, first, snapshot):
         offset = 0
         while True:
             data = snapshot[offset : offset + CHUNK]
             done = offset + len(data) == len(snapshot)
-            args = InstallSnapshotArgs(term, self.me, index, index_term, offset, data, done)
+            conf = first.members, first.old_members
+            args = InstallSnapshotArgs(term, self.me, index, first.term, offset, data, done, *conf)
             reply = self.peers[server].call("install_snapshot", args)
             self.lock()
             try:
@@ -453,6 +593,7 @@ class Raft:
                     return
                 if reply is None:
                     continue  # the same chunk again
+                self.answered.add(server)
                 sender[0] = time.monotonic()
                 if not done:
                     offset += len(data)
@@ -470,8 +611,7 @@ class Raft:
         try:
             if args.term < self.current_term:
                 return InstallSnapshotReply(self.current_term)
-            self.become_follower(args.term)
-            self.reset_timer()
+            self.hear(args)
             if args.last_included_index <= self.commit_index:
                 return InstallSnapshotReply(self.current_term, True)
 
@@ -491,17 +631,19 @@ class Raft:
 
             index = args.last_included_index
             if index <= self.last_index() and self.at(index).term == args.last_included_term:
-                rest = self.log[index - self.log_start + 1 :]
+                self.log = [self.configuration_at(index), *self.log[index - self.log_start + 1 :]]
+                self.log_start = index
             else:
-                rest = []
-            self.log = [LogEntry(args.last_included_term), *rest]
-            self.log_start = index
+                who = args if args.members else self.log[0]
+                first = LogEntry(args.last_included_term, None, "configuration", who.members, who.old_members)
+                self.log = [first]
+                self.log_start = index
+                self.conf = self.conf_before = (index, first)
             self.commit_index = index
             self.persist(self.incoming)
             self.pending_snapshot = self.incoming
             self.incoming = b""
             self.incoming_id = (0, 0)
-            self.apply_cond.notify_all()
             return InstallSnapshotReply(self.current_term, True)
         finally:
             self.unlock()

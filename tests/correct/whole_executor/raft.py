@@ -1,7 +1,6 @@
-"""Executor, labs 2A to 2D: every call is a future of one pool, an RLock guards the state, Events wake the three threads.
-What is lost is sent again at once; a new commit is told at once. Whoever hears a leader ignores candidates (§6), and so
-does a leader that hears a majority; one that does not steps down. Some entries before the snapshot stay in memory. A
-snapshot of which anything went wrong is sent again from its beginning. JSON; three modules."""
+"""Executor, labs 2A to 2F: every call is a future of one pool, an RLock guards the state, Events wake the threads. What is
+lost is sent again at once, a new commit told at once. Beside each entry stands who votes there. One server comes in one
+step, all else is joint; learners are in when they have all that is committed. Some entries before the snapshot stay here."""
 
 from __future__ import annotations
 
@@ -25,10 +24,12 @@ from messages import (
     RequestVoteArgs,
     RequestVoteReply,
 )
-from views import Other, Parcel
+from views import Change, Electorate, Other, Parcel
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
+# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+UPTO = "2F"
 BEAT = 0.1
 MIN_TIMEOUT, MAX_TIMEOUT = 0.5, 1.0
 CHUNK = 4096
@@ -40,6 +41,9 @@ WORKERS_PER_PEER = 120
 # A call that takes longer than this will not be waited for, if the server shows otherwise that it is alive.
 OVERDUE = 0.2
 TRIES = 4
+CATCH_UP = 4.0
+# For how long a server that was removed is told so.
+FAREWELL = 2.0
 
 
 class Role(StrEnum):
@@ -61,8 +65,6 @@ class Raft:
         self.me = me
         self.persister = persister
         self.apply_ch = apply_ch
-        self.others = [server for server in members if server != me]
-        self.majority = len(members) // 2 + 1
         self.lock = threading.RLock()
         self.broken: BaseException | None = None
         self.pool = ThreadPoolExecutor(max_workers=WORKERS_PER_PEER * len(peers), thread_name_prefix="call")
@@ -72,13 +74,18 @@ class Raft:
         # Entries in memory from index `start` + 1 on; the snapshot on disk goes up to `covered`.
         self.start_index = self.start_term = 0
         self.memory: list[LogEntry] = []
+        # One more than there are entries: who votes after the entry at `start`, and after each that follows.
+        self.in_force = [Electorate(0, members)]
         self.covered = self.covered_term = 0
         self._restore()
         self.commit_index = self.covered
         self.last_applied = 0
 
         self.role = Role.FOLLOWER
-        self.votes: set[int] = set()
+        self.leader = -1
+        self.survey: RequestVoteArgs | None = None
+        self.votes: set[int] = set()  # or the pre-votes, during a survey
+        self.change: Change | None = None
         self.view: dict[int, Other] = {}
         self.leader_heard_at = -MAX_TIMEOUT
         self.incoming: Parcel | None = None
@@ -107,7 +114,9 @@ class Raft:
     # --- storage ---
 
     def _persist(self, snapshot: bytes | None = None) -> None:
+        who = self.in_force[self.covered - self.start_index]
         state = {
+            "who": [who.since, sorted(who.members), sorted(who.old)],
             "current_term": self.current_term,
             "voted_for": self.voted_for,
             "covered": self.covered,
@@ -124,7 +133,9 @@ class Raft:
         self.voted_for = state["voted_for"]
         self.covered = self.start_index = state["covered"]
         self.covered_term = self.start_term = state["covered_term"]
-        self.memory = [LogEntry(**entry) for entry in state["entries"]]
+        since, members, old = state["who"]
+        self.in_force = [Electorate(since, frozenset(members), frozenset(old))]
+        self._put(self.start_index + 1, [LogEntry(**entry) for entry in state["entries"]])
 
     # --- the log ---
 
@@ -134,10 +145,22 @@ class Raft:
     def _term_at(self, index: int) -> int:
         return self.start_term if index == self.start_index else self.memory[index - self.start_index - 1].term
 
+    def _put(self, first: int, entries: list[LogEntry]) -> None:
+        """These are the log from ``first`` on."""
+        number = first - self.start_index
+        self.memory[number - 1 :] = entries
+        del self.in_force[number:]
+        for index, entry in enumerate(entries, first):
+            who = self.in_force[-1]
+            if entry.members is not None:
+                who = Electorate(index, frozenset(entry.members), frozenset(entry.old_members or ()))
+            self.in_force.append(who)
+
     def _forget_before(self, index: int) -> None:
         if index > self.start_index:
             self.start_term = self._term_at(index)
             del self.memory[: index - self.start_index]
+            del self.in_force[: index - self.start_index]
             self.start_index = index
 
     # --- the service ---
@@ -150,11 +173,18 @@ class Raft:
         with self._alone():
             if self.role is not Role.LEADER:
                 return -1, self.current_term, False
-            self.memory.append(LogEntry(self.current_term, command))
-            self._persist()
-            self._count_copies()
+            term = self.current_term
+            return self._append(LogEntry(term, command)), term, True
+
+    def _append(self, entry: LogEntry) -> int:
+        index = self._last() + 1
+        self._put(index, [entry])
+        self._persist()
+        self._adjust_view()
+        self._count_copies()
+        if self.role is Role.LEADER:
             self._spread()
-            return self._last(), self.current_term, True
+        return index
 
     def snapshot(self, index: int, data: bytes) -> None:
         with self._alone():
@@ -177,7 +207,11 @@ class Raft:
                 while self.last_applied < self.commit_index:
                     self.last_applied += 1
                     entry = self.memory[self.last_applied - self.start_index - 1]
-                    ready.append(ApplyMsg(self.last_applied, entry.term, entry.command))
+                    if entry.members is not None:
+                        voters = self.in_force[self.last_applied - self.start_index].everybody()
+                        ready.append(ApplyMsg(self.last_applied, entry.term, kind="configuration", members=voters))
+                    else:
+                        ready.append(ApplyMsg(self.last_applied, entry.term, entry.command))
             for msg in ready:
                 self.apply_ch.put(msg)
 
@@ -188,7 +222,7 @@ class Raft:
         while True:
             with self._alone():
                 now = time.monotonic()
-                if self.role is Role.LEADER and not self._has_majority(now, MAX_TIMEOUT):
+                if UPTO >= "2F" and self.role is Role.LEADER and not self._has_majority(now, MAX_TIMEOUT):
                     log("leader", f"hears no majority, gives up term {self.current_term}")
                     self._follow()
                 if self.role is Role.LEADER:
@@ -198,7 +232,7 @@ class Raft:
                     wake_up = self.next_beat
                 else:
                     if now >= self.deadline:
-                        self._campaign()
+                        self._ask_around()
                         continue
                     wake_up = self.deadline
             self.pulse.wait(max(0.0, wake_up - now))
@@ -208,7 +242,8 @@ class Raft:
         self.deadline = time.monotonic() + random.uniform(MIN_TIMEOUT, MAX_TIMEOUT)
 
     def _has_majority(self, now: float, within: float) -> bool:
-        return 1 + sum(now - other.heard_at < within for other in self.view.values()) >= self.majority
+        heard = {server for server, other in self.view.items() if now - other.heard_at < within}
+        return self.in_force[-1].decides(heard | {self.me})
 
     # --- calls ---
 
@@ -216,7 +251,9 @@ class Raft:
         def returned(call: Future[Any]) -> None:
             with self._alone():
                 reply = call.result()
-                if reply is not None and reply.term > self.current_term:
+                # Who says yes to a pre-vote may name the term that it was asked for.
+                real = reply is not None and not (method == "pre_vote" and reply.vote_granted)
+                if real and reply.term > self.current_term:
                     self._adopt(reply.term)
                 then(server, args, reply)
 
@@ -238,6 +275,42 @@ class Raft:
             self._restart_timer()
             self.pulse.set()
         self.role = Role.FOLLOWER
+        self.leader = -1
+        self.survey = None
+        self._look_at_change()
+
+    def _may_stand(self) -> bool:
+        """Some have a vote in a configuration that may count, from the commit on."""
+        return any(self.me in who.everybody() for who in self.in_force[self.commit_index - self.start_index :])
+
+    def _ask_around(self) -> None:
+        self._restart_timer()
+        self.leader = -1
+        if not self._may_stand():
+            return
+        if UPTO < "2F":
+            self._campaign()
+            return
+        self.votes = {self.me}
+        self.role = Role.FOLLOWER
+        self.survey = self._ballot(self.current_term + 1)
+        for server in self.in_force[-1].everybody() - {self.me}:
+            self._call(server, "pre_vote", self.survey, self._surveyed)
+        self._evaluate()
+
+    def _surveyed(self, server: int, args: RequestVoteArgs, reply: RequestVoteReply | None) -> None:
+        if reply is not None and reply.vote_granted and self.survey is args:
+            self.votes.add(server)
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        if self.survey is not None and self.in_force[-1].decides(self.votes):
+            self._campaign()
+
+    def _ballot(self, term: int) -> RequestVoteArgs:
+        return RequestVoteArgs(
+            term=term, candidate_id=self.me, last_log_index=self._last(), last_log_term=self._term_at(self._last())
+        )
 
     def _campaign(self) -> None:
         self.role = Role.CANDIDATE
@@ -246,13 +319,9 @@ class Raft:
         self._persist()
         self.votes = {self.me}
         self._restart_timer()
-        ballot = RequestVoteArgs(
-            term=self.current_term,
-            candidate_id=self.me,
-            last_log_index=self._last(),
-            last_log_term=self._term_at(self._last()),
-        )
-        for server in self.others:
+        self.survey = None
+        ballot = self._ballot(self.current_term)
+        for server in self.in_force[-1].everybody() - {self.me}:
             self._call(server, "request_vote", ballot, self._voted)
         self._lead_if_elected()
 
@@ -266,39 +335,116 @@ class Raft:
             self._lead_if_elected()
 
     def _lead_if_elected(self) -> None:
-        if len(self.votes) < self.majority:
+        if not self.in_force[-1].decides(self.votes):
             return
         self.role = Role.LEADER
+        self.leader = self.me
         now = time.monotonic()
-        self.view = {server: Other(self._last() + 1, now) for server in self.others}
+        self.view = {}
+        self._adjust_view()
         self.next_beat = now
         self.pulse.set()
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         with self._alone():
-            now = time.monotonic()
-            if args.term > self.current_term and not self._is_content(now):
+            if args.term > self.current_term and not (UPTO >= "2E" and self._is_content(args.candidate_id)):
                 self._adopt(args.term)
-            granted = (
-                args.term == self.current_term
-                and self.voted_for in (None, args.candidate_id)
-                and (args.last_log_term, args.last_log_index) >= (self._term_at(self._last()), self._last())
-            )
+            granted = args.term == self.current_term and self._suits(args)
             if granted:
                 self.voted_for = args.candidate_id
                 self._persist()
                 self._restart_timer()
             return RequestVoteReply(term=self.current_term, vote_granted=granted)
 
-    def _is_content(self, now: float) -> bool:
-        """There is a working leader (§6): whoever asks for a vote now only disturbs."""
+    def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
+        with self._alone():
+            granted = args.term >= self.current_term and self._suits(args) and not self._is_content(args.candidate_id)
+            return RequestVoteReply(term=self.current_term, vote_granted=granted)
+
+    def _suits(self, args: RequestVoteArgs) -> bool:
+        free = args.term > self.current_term or self.voted_for in (None, args.candidate_id)
+        return free and (args.last_log_term, args.last_log_index) >= (self._term_at(self._last()), self._last())
+
+    def _is_content(self, asker: int) -> bool:
+        """There is a working leader (§6): whoever asks for a vote now only disturbs, unless it is the leader that was."""
+        now = time.monotonic()
         if self.role is Role.LEADER:
             return self._has_majority(now, MIN_TIMEOUT)
-        return self.role is Role.FOLLOWER and now - self.leader_heard_at < MIN_TIMEOUT
+        return self.role is Role.FOLLOWER and asker != self.leader and now - self.leader_heard_at < MIN_TIMEOUT
+
+    # --- members ---
+
+    def change_membership(self, members: frozenset[int]) -> tuple[int, int, bool]:
+        with self._alone():
+            term, who = self.current_term, self.in_force[-1]
+            if self.role is not Role.LEADER:
+                return self.leader, term, False
+            settled = who.since <= self.commit_index and not who.old and self._term_at(self.commit_index) == term
+            if not members or members - set(range(len(self.peers))) or not settled or self.change is not None:
+                return -1, term, True
+            change = self.change = Change(term, members, members - who.everybody(), Future())
+            for server in change.learners:
+                self.view.pop(server, None)
+            self._adjust_view()
+            self._look_at_change()
+            self._spread()
+        try:
+            index = change.index.result(timeout=CATCH_UP)
+        except TimeoutError:
+            index = -1
+        with self._alone():
+            if self.change is change:
+                self.change = None
+            if change.index.done():
+                index = change.index.result()
+            if self.role is Role.LEADER and self.current_term == term:
+                self._adjust_view()
+            elif index < 0:
+                return -1 if self.leader == self.me else self.leader, self.current_term, False
+            return index, term, True
+
+    def _look_at_change(self) -> None:
+        """Whether its learners are there, or it has come to nothing."""
+        change = self.change
+        if change is None:
+            return
+        if self.role is not Role.LEADER or self.current_term != change.term:
+            self.change = None
+            change.index.set_result(-1)
+        elif all(self.view[server].match_index >= self.commit_index for server in change.learners - {self.me}):
+            self.change = None
+            now = self.in_force[-1].members
+            one_more = change.members > now and len(change.members) == len(now) + 1
+            old = None if one_more else sorted(now)
+            index = self._append(LogEntry(change.term, None, "configuration", sorted(change.members), old))
+            change.index.set_result(index)
+
+    def _adjust_view(self) -> None:
+        now = time.monotonic()
+        wanted = self.in_force[-1].everybody() | (self.change.learners if self.change is not None else frozenset())
+        for server in wanted - {self.me}:
+            other = self.view.setdefault(server, Other(self._last() + 1, now))
+            other.leaves_at = None
+        for server, other in list(self.view.items()):
+            if server not in wanted and other.leaves_at is None:
+                other.leaves_at = now + FAREWELL
+            if other.leaves_at is not None and now >= other.leaves_at:
+                del self.view[server]
+
+    def _next_configuration(self) -> None:
+        """The leader's, once the last one is committed."""
+        who = self.in_force[-1]
+        if who.since > self.commit_index or self.role is not Role.LEADER:
+            return
+        if who.old:
+            self._append(LogEntry(self.current_term, None, "configuration", sorted(who.members)))
+        elif self.me not in who.members:
+            self._follow()
 
     # --- replication, the leader ---
 
     def _beat(self) -> None:
+        self._adjust_view()
         for server, other in self.view.items():
             args = self._entries_for(other, 0)
             self._call(server, "append_entries", args, self._answered)
@@ -342,7 +488,9 @@ class Raft:
     def _answered(self, server: int, args: AppendEntriesArgs, reply: AppendEntriesReply | None) -> None:
         if not self._leading_since(args):
             return
-        other = self.view[server]
+        other = self.view.get(server)
+        if other is None:
+            return
         if reply is None:
             if other.call is args:
                 other.call = None
@@ -355,6 +503,12 @@ class Raft:
             if upto > other.match_index:
                 other.match_index = upto
                 self._count_copies()
+                self._look_at_change()
+                if not self._leading_since(args):
+                    return
+            if other.leaves_at is not None and min(upto, args.leader_commit) >= self.in_force[-1].since:
+                self.view.pop(server, None)  # it knows
+                return
             other.next_index = max(other.next_index, other.match_index + 1)
         elif args.prev_log_index == other.next_index - 1:
             other.next_index = max(other.match_index + 1, self._common(args, reply) + 1)
@@ -371,11 +525,16 @@ class Raft:
         return max(0, index)
 
     def _count_copies(self) -> None:
-        copies = sorted([self._last(), *(other.match_index for other in self.view.values())])
-        index = copies[-self.majority]
-        if index > self.commit_index and self._term_at(index) == self.current_term:
-            self._commit(index)
-            self._spread()
+        for index in range(self._last(), self.commit_index, -1):
+            if self._term_at(index) != self.current_term:
+                return
+            if self.in_force[-1].decides(
+                {self.me, *(at for at, other in self.view.items() if other.match_index >= index)}
+            ):
+                self._commit(index)
+                self._spread()
+                self._next_configuration()
+                return
 
     def _commit(self, index: int) -> None:
         if index > self.commit_index:
@@ -384,8 +543,9 @@ class Raft:
 
     # --- replication, the follower ---
 
-    def _hear(self) -> None:
+    def _hear(self, leader: int) -> None:
         self._follow()
+        self.leader = leader
         self._restart_timer()
         self.leader_heard_at = time.monotonic()
 
@@ -395,14 +555,14 @@ class Raft:
                 self._adopt(args.term)
             if args.term < self.current_term:
                 return AppendEntriesReply(term=self.current_term, success=False)
-            self._hear()
+            self._hear(args.leader_id)
             before = args.prev_log_index
             if before > self._last() or (before > self.covered and self._term_at(before) != args.prev_log_term):
                 return self._refuse(args)
             for number, entry in enumerate(args.entries):
                 index = before + 1 + number
                 if index > self.covered and (index > self._last() or self._term_at(index) != entry.term):
-                    self.memory[index - self.start_index - 1 :] = args.entries[number:]
+                    self._put(index, args.entries[number:])
                     self._persist()
                     break
             self._commit(min(args.leader_commit, before + len(args.entries)))
@@ -423,7 +583,8 @@ class Raft:
     def _send_chunk(self, server: int, other: Other) -> None:
         parcel = other.parcel
         if parcel is None or parcel.failures >= TRIES:
-            parcel = other.parcel = Parcel(self.covered, self.covered_term, self.persister.snapshot())
+            who = self.in_force[self.covered - self.start_index]
+            parcel = other.parcel = Parcel(self.covered, self.covered_term, self.persister.snapshot(), who)
         data = parcel.data[parcel.offset : parcel.offset + CHUNK]
         args = InstallSnapshotArgs(
             term=self.current_term,
@@ -433,6 +594,8 @@ class Raft:
             offset=parcel.offset,
             data=data,
             done=parcel.offset + len(data) == len(parcel.data),
+            members=sorted(parcel.who.members) if parcel.who else None,
+            old_members=sorted(parcel.who.old) if parcel.who and parcel.who.old else None,
         )
         other.call = args
         other.call_since = time.monotonic()
@@ -441,7 +604,9 @@ class Raft:
     def _chunk_answered(self, server: int, args: InstallSnapshotArgs, reply: InstallSnapshotReply | None) -> None:
         if not self._leading_since(args):
             return
-        other = self.view[server]
+        other = self.view.get(server)
+        if other is None:
+            return
         if reply is not None:
             other.heard_at = time.monotonic()
         if other.call is not args or other.parcel is None:
@@ -455,6 +620,9 @@ class Raft:
             other.parcel = None
             other.match_index = max(other.match_index, args.last_included_index)
             other.next_index = max(other.next_index, other.match_index + 1)
+            self._look_at_change()
+            if not self._leading_since(args):
+                return
         else:
             other.parcel.offset += len(args.data)
             other.parcel.failures = 0
@@ -466,7 +634,7 @@ class Raft:
                 self._adopt(args.term)
             if args.term < self.current_term:
                 return InstallSnapshotReply(term=self.current_term)
-            self._hear()
+            self._hear(args.leader_id)
             return InstallSnapshotReply(term=self.current_term, went_well=self._take_chunk(args))
 
     def _take_chunk(self, args: InstallSnapshotArgs) -> bool:
@@ -474,7 +642,9 @@ class Raft:
             return True  # no need of it
         if args.offset == 0:
             self.incoming_term = args.term
-            self.incoming = Parcel(args.last_included_index, args.last_included_term, b"")
+            old = frozenset(args.old_members or ())
+            who = Electorate(args.last_included_index, frozenset(args.members), old) if args.members else None
+            self.incoming = Parcel(args.last_included_index, args.last_included_term, b"", who)
         parcel = self.incoming
         if parcel is None or (self.incoming_term, parcel.index) != (args.term, args.last_included_index):
             return False
@@ -494,6 +664,7 @@ class Raft:
             self._forget_before(index)
         else:
             self.memory = []
+            self.in_force = [parcel.who or self.in_force[self.covered - self.start_index]]
             self.start_index, self.start_term = index, parcel.index_term
         self.covered, self.covered_term = index, parcel.index_term
         self._persist(parcel.data)

@@ -1,6 +1,6 @@
-"""Thread per peer, labs 2A to 2D: a replicator for each, which lives as long as the server, and heartbeats from a thread
-of their own. Small batches, several on their way at once (a leader probes first, then streams); empty heartbeats, which
-also tell the commit; InstallSnapshot exactly as in Figure 13, so only AppendEntries proves anything; json."""
+"""Thread per peer, labs 2A to 2F: a replicator for each, which lives as long as the server, and heartbeats from a thread of
+their own, which also tell the commit. Small batches, several on their way at once: pipelined AppendEntries. InstallSnapshot
+exactly as in Figure 13. Configurations are looked up in the log; joint always; a learner that is close to the end is in."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
+
+from log import Log, Progress
+from messages import (
+    AppendEntriesArgs,
+    AppendEntriesReply,
+    InstallSnapshotArgs,
+    InstallSnapshotReply,
+    LogEntry,
+    RequestVoteArgs,
+    RequestVoteReply,
+)
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
+# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+UPTO = "2F"
 HEARTBEAT = 0.1
 TIMEOUT = (0.4, 0.8)
 BATCH = 3
@@ -22,103 +34,11 @@ WINDOW = 8
 # Seconds without an answer after which a replicator starts over from what is proved.
 PATIENCE = 0.25
 CHUNK = 4096
-
-
-@dataclass
-class LogEntry:
-    term: int
-    command: Any
-
-
-@dataclass
-class RequestVoteArgs:
-    term: int
-    candidate_id: int
-    last_log_index: int
-    last_log_term: int
-
-
-@dataclass
-class RequestVoteReply:
-    term: int
-    vote_granted: bool
-
-
-@dataclass
-class AppendEntriesArgs:
-    term: int
-    leader_id: int
-    prev_log_index: int
-    prev_log_term: int
-    entries: list[LogEntry] = field(default_factory=list)
-    leader_commit: int = 0
-
-
-@dataclass
-class AppendEntriesReply:
-    term: int
-    success: bool
-    # The first index worth trying next; 0: not told.
-    try_index: int = 0
-
-
-@dataclass
-class InstallSnapshotArgs:
-    term: int
-    leader_id: int
-    last_included_index: int
-    last_included_term: int
-    offset: int
-    data: bytes
-    done: bool
-
-
-@dataclass
-class InstallSnapshotReply:
-    term: int
-
-
-class Log:
-    """Entries by index, the first ones of which a snapshot may have replaced."""
-
-    def __init__(self, base: int, base_term: int, entries: list[LogEntry]) -> None:
-        self.base = base
-        self.base_term = base_term
-        self.entries = entries
-
-    @property
-    def last(self) -> int:
-        return self.base + len(self.entries)
-
-    def term(self, index: int) -> int | None:
-        """None where nothing is known."""
-        if index == self.base:
-            return self.base_term
-        return self.entries[index - self.base - 1].term if self.base < index <= self.last else None
-
-    def slice(self, first: int, end: int) -> list[LogEntry]:
-        return self.entries[first - self.base - 1 : end - self.base - 1]
-
-    def compact(self, index: int, term: int) -> None:
-        self.entries = self.entries[index - self.base :] if self.term(index) == term else []
-        self.base, self.base_term = index, term
-
-
-@dataclass
-class Progress:
-    """How far a leader is with one server."""
-
-    next_index: int
-    match_index: int = 0
-    streaming: bool = False  # else probing: one message at a time, until one is taken
-    window: int = 1
-    on_the_way: int = 0
-    heard: float = 0.0
-    # Grows when the replicator starts over. Answers to what was sent before do not count as arrivals then.
-    attempt: int = 0
-    # The snapshot on its way (index, term, bytes) and how much of it has been answered.
-    sending: tuple[int, int, bytes] | None = None
-    offset: int = 0
+# A learner that lacks no more than this counts as caught up, and has so many seconds for it.
+CLOSE = 4
+CATCH_UP_WITHIN = 5.0
+# Heartbeats to a server that was removed.
+FAREWELLS = 20
 
 
 class Raft:
@@ -134,18 +54,21 @@ class Raft:
         self.me = me
         self.persister = persister
         self.apply_ch = apply_ch
-        self.others = sorted(members - {me})
-        self.majority = len(members) // 2 + 1
+        self.others = [peer for peer in range(len(peers)) if peer != me]
         self.cond = threading.Condition(threading.Lock())
         self.disk_error: OSError | None = None
 
         self.term = 0
         self.voted_for: int | None = None
-        self.log = Log(0, 0, [])
+        self.log = Log(0, LogEntry(0, None, "configuration", sorted(members)), [])
         self._load()
         self.commit_index = self.log.base
         self.last_applied = 0
         self.role = "follower"
+        self.leader = -1
+        self.leader_heard = -TIMEOUT[1]
+        self.asking = 0  # the round of pre-votes; answers to earlier ones do not count
+        self.changing: set[int] | None = None  # learners, while they catch up
         self.votes: set[int] = set()
         self.progress: dict[int, Progress] = {}
         self.chunks: dict[int, bytes] = {}  # of the snapshot coming in, by offset
@@ -172,8 +95,8 @@ class Raft:
         state = {
             "term": self.term,
             "vote": self.voted_for,
-            "base": [self.log.base, self.log.base_term],
-            "log": [[entry.term, entry.command] for entry in self.log.entries],
+            "base": self.log.base,
+            "log": [list(vars(entry).values()) for entry in (self.log.stand_in, *self.log.entries)],
         }
         try:
             self.persister.save(json.dumps(state, separators=(",", ":")).encode(), snapshot)
@@ -185,7 +108,8 @@ class Raft:
         if self.persister.state():
             state = json.loads(self.persister.state())
             self.term, self.voted_for = state["term"], state["vote"]
-            self.log = Log(*state["base"], [LogEntry(*pair) for pair in state["log"]])
+            stand_in, *entries = [LogEntry(*values) for values in state["log"]]
+            self.log = Log(state["base"], stand_in, entries)
 
     # --- service ---
 
@@ -197,11 +121,17 @@ class Raft:
         with self._locked():
             if self.role != "leader":
                 return -1, self.term, False
-            self.log.entries.append(LogEntry(self.term, command))
-            self._save()
-            self._count_copies()
-            self.cond.notify_all()
-            return self.log.last, self.term, True
+            index = self._append(LogEntry(self.term, command))
+            return index, self.term, True
+
+    def _append(self, entry: LogEntry) -> int:
+        self.log.entries.append(entry)
+        index = self.log.last
+        self._save()
+        self._look_after()
+        self._count_copies()
+        self.cond.notify_all()
+        return index
 
     def snapshot(self, index: int, data: bytes) -> None:
         with self._locked():
@@ -224,12 +154,83 @@ class Raft:
                     # What the service lacks is no longer in the log: it was restarted, or a snapshot was installed.
                     self.last_applied = self.log.base
                     snapshot = self.persister.snapshot()
-                    messages.append(ApplyMsg(self.log.base, self.log.base_term, kind="snapshot", snapshot=snapshot))
+                    term = self.log.stand_in.term
+                    messages.append(ApplyMsg(self.log.base, term, kind="snapshot", snapshot=snapshot))
                 for entry in self.log.slice(self.last_applied + 1, self.commit_index + 1):
                     self.last_applied += 1
-                    messages.append(ApplyMsg(self.last_applied, entry.term, entry.command))
+                    if entry.kind == "configuration":
+                        who = frozenset(entry.voters)
+                        messages.append(ApplyMsg(self.last_applied, entry.term, kind="configuration", members=who))
+                    else:
+                        messages.append(ApplyMsg(self.last_applied, entry.term, entry.command))
             for message in messages:
                 self.apply_ch.put(message)
+
+    # --- members ---
+
+    def _most(self, servers: set[int]) -> bool:
+        """A majority of the configuration that counts: the last one in the log."""
+        _, who = self.log.configured(self.log.last)
+        return all(2 * len(servers.intersection(group)) > len(group) for group in who.groups)
+
+    def change_membership(self, members: frozenset[int]) -> tuple[int, int, bool]:
+        with self._locked():
+            term = self.term
+            if self.role != "leader":
+                return self.leader, term, False
+            at, who = self.log.configured(self.log.last)
+            under_way = self.changing is not None or at > self.commit_index or who.old_members is not None
+            if under_way or not members or not members.issubset(range(len(self.peers))):
+                return -1, term, True
+            if self.log.term(self.commit_index) != term:
+                return -1, term, True
+            learners = self.changing = set(members) - who.voters
+            # One that was a member before may have lost everything since.
+            for peer in learners:
+                self.progress.pop(peer, None)
+            self._look_after()
+            self.cond.notify_all()
+            give_up = time.monotonic() + CATCH_UP_WITHIN
+            while self.role == "leader" and self.term == term:
+                if all(self._is_close(peer) for peer in learners):
+                    self.changing = None
+                    entry = LogEntry(term, None, "configuration", sorted(members), who.members)
+                    return self._append(entry), term, True
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    self.changing = None
+                    self._look_after()
+                    return -1, term, True
+                self.cond.wait(left)
+            return -1 if self.leader == self.me else self.leader, self.term, False
+
+    def _is_close(self, peer: int) -> bool:
+        match = self.progress[peer].match_index
+        return match > 0 and match >= self.log.last - CLOSE
+
+    def _look_after(self) -> None:
+        """Progress is kept of members and learners; of those that have just been removed, until they know."""
+        _, who = self.log.configured(self.log.last)
+        wanted = (who.voters | (self.changing or set())) - {self.me}
+        for peer in wanted:
+            if peer not in self.progress:
+                now = time.monotonic()
+                self.progress[peer] = Progress(self.log.last + 1, heard=now, answered=now)
+            self.progress[peer].farewells = None
+        for peer in set(self.progress) - wanted:
+            if self.progress[peer].farewells is None:
+                self.progress[peer].farewells = FAREWELLS
+
+    def _settle(self) -> None:
+        """What is to be done once the last configuration is committed."""
+        at, who = self.log.configured(self.log.last)
+        if at > self.commit_index:
+            return
+        if who.old_members is not None:
+            self._append(LogEntry(self.term, None, "configuration", who.members))
+        elif self.me not in who.voters:
+            log("leader", "is removed, and that is committed")
+            self._follow()
 
     # --- elections ---
 
@@ -245,8 +246,26 @@ class Raft:
     def _follow(self) -> None:
         if self.role == "leader":
             self._restart_timer()
+            self.changing = None
         self.role = "follower"
+        self.leader = -1
+        self.asking += 1
         self.cond.notify_all()
+
+    def _hear(self, leader: int) -> None:
+        self._follow()
+        self._restart_timer()
+        self.leader, self.leader_heard = leader, time.monotonic()
+
+    def _has_leader(self, args: RequestVoteArgs) -> bool:
+        if self.role == "leader":
+            return True
+        # Should the leader itself ask, it leads no more.
+        return args.candidate_id != self.leader and time.monotonic() < self.leader_heard + TIMEOUT[0]
+
+    def _log_will_do(self, args: RequestVoteArgs) -> bool:
+        mine = (self.log.term(self.log.last) or 0, self.log.last)
+        return (args.last_log_term, args.last_log_index) >= mine
 
     def _elections(self) -> None:
         while True:
@@ -257,10 +276,53 @@ class Raft:
                 elif left > 0:
                     self.cond.wait(left)
                 else:
+                    self._ask_first()
+
+    def _may_stand(self) -> bool:
+        for index, who in self.log.configurations(self.log.last):
+            if self.me in who.voters:
+                return True
+            if index <= self.commit_index:
+                break
+        return False
+
+    def _ask_first(self) -> None:
+        self._restart_timer()
+        self.leader, self.leader_heard = -1, -TIMEOUT[1]
+        self.asking += 1
+        if self._may_stand():
+            if UPTO < "2F":
+                self._stand()
+                return
+            args = RequestVoteArgs(self.term + 1, self.me, self.log.last, self.log.term(self.log.last) or 0)
+            yes = {self.me}
+            _, who = self.log.configured(self.log.last)
+            for peer in who.voters - {self.me}:
+                threading.Thread(target=self._would_you, args=(peer, args, self.asking, yes), daemon=True).start()
+            if self._most(yes):
+                self._stand()
+
+    def _would_you(self, peer: int, args: RequestVoteArgs, asking: int, yes: set[int]) -> None:
+        reply = self.peers[peer].call("pre_vote", args)
+        if reply is None:
+            return
+        with self._locked():
+            if not reply.vote_granted:
+                self._see(reply.term)
+            elif self.asking == asking:
+                yes.add(peer)
+                if self._most(yes):
                     self._stand()
+
+    def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
+        with self._locked():
+            free = args.term == self.term and self.voted_for in (None, args.candidate_id)
+            granted = (args.term > self.term or free) and self._log_will_do(args) and not self._has_leader(args)
+            return RequestVoteReply(self.term, granted)
 
     def _stand(self) -> None:
         self.role = "candidate"
+        self.asking += 1
         self.term += 1
         self.voted_for = self.me
         self._save()
@@ -268,7 +330,8 @@ class Raft:
         self._restart_timer()
         log("election", f"stands in term {self.term}")
         args = RequestVoteArgs(self.term, self.me, self.log.last, self.log.term(self.log.last) or 0)
-        for peer in self.others:
+        _, who = self.log.configured(self.log.last)
+        for peer in who.voters - {self.me}:
             threading.Thread(target=self._ask, args=(peer, args), daemon=True).start()
         self._count_votes()
 
@@ -283,21 +346,22 @@ class Raft:
                 self._count_votes()
 
     def _count_votes(self) -> None:
-        if len(self.votes) >= self.majority:
+        if self._most(self.votes):
             self.role = "leader"
-            now = time.monotonic()
-            self.progress = {peer: Progress(self.log.last + 1, heard=now) for peer in self.others}
+            self.leader = self.me
+            self.asking += 1
+            self.progress = {}
+            self._look_after()
             self.cond.notify_all()
+            self._settle()
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         with self._locked():
+            if UPTO >= "2E" and args.term > self.term and self._has_leader(args):
+                return RequestVoteReply(self.term, False)
             self._see(args.term)
-            mine = (self.log.term(self.log.last) or 0, self.log.last)
-            granted = (
-                args.term == self.term
-                and self.voted_for in (None, args.candidate_id)
-                and (args.last_log_term, args.last_log_index) >= mine
-            )
+            free = args.term == self.term and self.voted_for in (None, args.candidate_id)
+            granted = free and self._log_will_do(args)
             if granted:
                 if self.voted_for is None:
                     self.voted_for = args.candidate_id
@@ -312,7 +376,19 @@ class Raft:
             with self._locked():
                 while self.role != "leader":
                     self.cond.wait()
-                for peer, progress in self.progress.items():
+                recently = time.monotonic() - TIMEOUT[1]
+                if UPTO >= "2F" and not self._most(
+                    {self.me} | {peer for peer, each in self.progress.items() if each.answered > recently}
+                ):
+                    log("leader", "no majority has answered of late")
+                    self._follow()
+                    continue
+                for peer, progress in list(self.progress.items()):
+                    if progress.farewells is not None:
+                        progress.farewells -= 1
+                        if progress.farewells < 0:
+                            del self.progress[peer]
+                            continue
                     # Behind the last entry that is proved, so that the commit may go as far; or before all of them.
                     prev = progress.match_index
                     prev_term = self.log.term(prev)
@@ -324,9 +400,20 @@ class Raft:
 
     def _beat(self, peer: int, args: AppendEntriesArgs) -> None:
         reply = self.peers[peer].call("append_entries", args)
-        if reply is not None:
-            with self._locked():
-                self._see(reply.term)
+        if reply is None:
+            return
+        with self._locked():
+            self._see(reply.term)
+            progress = self.progress.get(peer)
+            if self.role == "leader" and self.term == args.term and progress is not None:
+                progress.answered = time.monotonic()
+                at, _ = self.log.configured(self.log.last)
+                if (
+                    progress.farewells is not None
+                    and reply.success
+                    and min(args.leader_commit, args.prev_log_index) >= at
+                ):
+                    del self.progress[peer]
 
     # --- replication, the leader's side ---
 
@@ -334,10 +421,10 @@ class Raft:
         """Looks after one server, in every term in which we lead."""
         while True:
             with self._locked():
-                if self.role != "leader":
+                progress = self.progress.get(peer)
+                if self.role != "leader" or progress is None:
                     self.cond.wait()
                     continue
-                progress = self.progress[peer]
                 now = time.monotonic()
                 if progress.on_the_way and now >= progress.heard + PATIENCE:
                     self._start_over(progress, progress.match_index + 1 if progress.streaming else progress.next_index)
@@ -383,13 +470,14 @@ class Raft:
 
     def _chunk(self, progress: Progress) -> InstallSnapshotArgs:
         if progress.sending is None:
-            progress.sending = (self.log.base, self.log.base_term, self.persister.snapshot())
+            progress.sending = (self.log.base, self.log.stand_in, self.persister.snapshot())
             progress.offset = 0
             progress.streaming = False
-        index, term, data = progress.sending
+        index, stand_in, data = progress.sending
         part = data[progress.offset : progress.offset + CHUNK]
         done = progress.offset + len(part) == len(data)
-        return InstallSnapshotArgs(self.term, self.me, index, term, progress.offset, part, done)
+        who = stand_in.members, stand_in.old_members
+        return InstallSnapshotArgs(self.term, self.me, index, stand_in.term, progress.offset, part, done, *who)
 
     def _carry(self, peer: int, progress: Progress, attempt: int, method: str, args: Any) -> None:
         reply = self.peers[peer].call(method, args)
@@ -403,6 +491,8 @@ class Raft:
                 self._see(reply.term)
             if self.role != "leader" or self.term != args.term:
                 return
+            if reply is not None:
+                progress.answered = time.monotonic()
             if reply is None:
                 if current and method == "append_entries":
                     self._start_over(progress, min(progress.next_index, args.prev_log_index + 1))
@@ -433,11 +523,14 @@ class Raft:
             self._start_over(progress, args.last_included_index + 1)
 
     def _count_copies(self) -> None:
-        copies = sorted([self.log.last, *(progress.match_index for progress in self.progress.values())], reverse=True)
-        index = copies[self.majority - 1]
+        match = {peer: progress.match_index for peer, progress in self.progress.items()}
+        match[self.me] = self.log.last
+        _, who = self.log.configured(self.log.last)
+        index = min(sorted(match.get(peer, 0) for peer in group)[(len(group) - 1) // 2] for group in who.groups)
         if index > self.commit_index and self.log.term(index) == self.term:
             self.commit_index = index
             self.cond.notify_all()
+            self._settle()
 
     # --- replication, the follower's side ---
 
@@ -446,8 +539,7 @@ class Raft:
             self._see(args.term)
             if args.term < self.term:
                 return AppendEntriesReply(self.term, False)
-            self._follow()
-            self._restart_timer()
+            self._hear(args.leader_id)
             prev = args.prev_log_index
             if prev > self.log.last:
                 return AppendEntriesReply(self.term, False, self.log.last + 1)
@@ -481,8 +573,7 @@ class Raft:
             self._see(args.term)
             if args.term < self.term:
                 return InstallSnapshotReply(self.term)
-            self._follow()
-            self._restart_timer()
+            self._hear(args.leader_id)
             if args.last_included_index > self.commit_index:
                 self._collect(args)
             return InstallSnapshotReply(self.term)
@@ -503,7 +594,8 @@ class Raft:
         if len(data) != args.offset:
             return  # a part is missing: the leader will notice, and send it all again
         self.chunks = {}
-        self.log.compact(args.last_included_index, args.last_included_term)
+        told = LogEntry(0, None, "configuration", args.members, args.old_members) if args.members else None
+        self.log.compact(args.last_included_index, args.last_included_term, told)
         self._save(data + args.data)
         self.commit_index = args.last_included_index
         self.cond.notify_all()

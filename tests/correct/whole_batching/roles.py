@@ -1,0 +1,78 @@
+"""What a server is, with what it has to remember as that. As long as it is the same object, nothing has come between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from messages import RequestVoteArgs
+
+
+@dataclass(eq=False)
+class Follower:
+    leader: int = -1
+    heard_at: float = float("-inf")
+
+
+@dataclass(eq=False)
+class Asking:
+    """Gathers pre-votes."""
+
+    args: RequestVoteArgs
+    yes: set[int]
+
+
+@dataclass(eq=False)
+class Candidate:
+    args: RequestVoteArgs
+    votes: set[int]
+
+
+@dataclass(eq=False)
+class Remote:
+    """A server as its leader sees it. Its log agrees with ours up to ``match``, and not beyond ``most``; where exactly is
+    found by halving what is between."""
+
+    match: int
+    most: int
+    confirmed: float  # when the latest message that it has answered was sent
+    probed: bool = False
+    told_commit: int = 0
+    pending: Any = None  # the arguments of the message whose answer is waited for
+    sent_at: float = 0.0
+    parcel: tuple[int, int, bytes, Voters] | None = None
+    offset: int = 0
+    leaves_at: float | None = None  # for one that was removed
+
+
+@dataclass(eq=False)
+class Leader:
+    since: float
+    remotes: dict[int, Remote] = field(default_factory=dict)
+    next_beat: float = 0.0
+    learners: frozenset[int] | None = None  # while they catch up
+
+
+@dataclass(frozen=True)
+class Voters:
+    """A configuration."""
+
+    members: frozenset[int]
+    old: frozenset[int] = frozenset()
+
+    @property
+    def all(self) -> frozenset[int]:
+        return self.members | self.old
+
+    def halves(self) -> list[frozenset[int]]:
+        return [self.members, self.old] if self.old else [self.members]
+
+    def most(self, servers: set[int]) -> bool:
+        return all(2 * len(half & servers) > len(half) for half in self.halves())
+
+    def reached(self, values: dict[int, float]) -> float:
+        """The value that most of each half have reached."""
+        lowest = float("-inf")
+        return min(
+            sorted(values.get(server, lowest) for server in half)[(len(half) - 1) // 2] for half in self.halves()
+        )

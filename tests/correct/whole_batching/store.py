@@ -1,0 +1,96 @@
+"""Terms, votes, entries and configurations, and which of them are on the disk."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+
+from messages import LogEntry
+from roles import Voters
+
+from raftlab.api import Persister
+
+
+class Store:
+    """Changes are made in memory; ``flush`` writes all that there are since the last time, in one save."""
+
+    def __init__(self, persister: Persister, members: frozenset[int]) -> None:
+        self._persister = persister
+        self._dirty = False
+        self.term = 0
+        self.vote: int | None = None
+        self.base = self.base_term = 0
+        self.entries: list[LogEntry] = []
+        # By the index of the entry. The lowest is that of the snapshot, or of the beginning.
+        self.voters = {0: Voters(members)}
+        if persister.state():
+            self.term, self.vote, self.base, self.base_term, self.entries, self.voters = pickle.loads(persister.state())
+        self.saved_last = self.last
+
+    def flush(self, snapshot: bytes | None = None) -> None:
+        if self._dirty or snapshot is not None:
+            state = self.term, self.vote, self.base, self.base_term, self.entries, self.voters
+            self._persister.save(pickle.dumps(state), snapshot)
+            self._dirty = False
+        self.saved_last = self.last
+
+    def snapshot(self) -> bytes:
+        return self._persister.snapshot()
+
+    # --- what is there ---
+
+    @property
+    def last(self) -> int:
+        return self.base + len(self.entries)
+
+    @property
+    def end(self) -> tuple[int, int]:
+        return self.term_of(self.last), self.last
+
+    @property
+    def latest(self) -> tuple[int, Voters]:
+        """The configuration that counts, and where it stands."""
+        at = max(self.voters)
+        return at, self.voters[at]
+
+    def term_of(self, index: int) -> int:
+        """-1 where there is nothing."""
+        if index == self.base:
+            return self.base_term
+        return self.entries[index - self.base - 1].term if self.base < index <= self.last else -1
+
+    def entry(self, index: int) -> LogEntry:
+        return self.entries[index - self.base - 1]
+
+    def part(self, first: int, count: int) -> list[LogEntry]:
+        return self.entries[first - self.base - 1 :][:count]
+
+    # --- changes ---
+
+    def enter(self, term: int, vote: int | None = None) -> None:
+        if (term, vote) != (self.term, self.vote):
+            self.term, self.vote = term, vote
+            self._dirty = True
+
+    def put(self, first: int, entries: Sequence[LogEntry]) -> None:
+        """These are the log from ``first`` on."""
+        self._dirty = True
+        self.saved_last = min(self.saved_last, first - 1)
+        self.entries[first - self.base - 1 :] = entries
+        self.voters = {at: who for at, who in self.voters.items() if at < first or at == self.base}
+        for index, entry in enumerate(entries, first):
+            if entry.members is not None:
+                self.voters[index] = Voters(frozenset(entry.members), frozenset(entry.old_members or ()))
+
+    def cut(self, index: int, term: int, who: Voters | None = None) -> None:
+        """The snapshot covers all up to ``index``. If our own log is another one there, nothing of it is left, and the
+        snapshot's ``who`` votes."""
+        self._dirty = True
+        if self.term_of(index) == term:
+            known = self.voters[max(at for at in self.voters if at <= index)]
+            self.entries = self.entries[index - self.base :]
+            self.voters = {index: known} | {at: each for at, each in self.voters.items() if at > index}
+        else:
+            self.entries = []
+            self.voters = {index: who or self.voters[min(self.voters)]}
+        self.base, self.base_term = index, term

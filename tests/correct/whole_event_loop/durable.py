@@ -1,0 +1,85 @@
+"""What is pickled, with names that need no comment; above all the log, and beside it the stack of its configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from messages import LogEntry
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Who votes from ``index`` on. There is an ``old`` group as long as both have to agree."""
+
+    index: int
+    new: frozenset[int]
+    old: frozenset[int] | None = None
+
+    @property
+    def voters(self) -> frozenset[int]:
+        return self.new | (self.old or frozenset())
+
+    def agrees(self, servers: set[int]) -> bool:
+        """Whether these are a majority of it: of each group, while there are two."""
+        return all(2 * len(group & servers) > len(group) for group in (self.new, self.old) if group is not None)
+
+    def fields(self) -> dict[str, list[int] | None]:
+        return {"members": sorted(self.new), "old_members": None if self.old is None else sorted(self.old)}
+
+
+def told(index: int, members: list[int], old_members: list[int] | None) -> Configuration:
+    return Configuration(index, frozenset(members), frozenset(old_members) if old_members else None)
+
+
+@dataclass
+class DurableState:
+    # The last one counts. The first one is that of the snapshot, or of the beginning; the others are in the log.
+    configurations: list[Configuration]
+    current_term: int = 0
+    voted_for_candidate: int | None = None
+    index_of_last_entry_in_snapshot: int = 0
+    term_of_last_entry_in_snapshot: int = 0
+    log_entries_behind_snapshot: list[LogEntry] = field(default_factory=list)
+
+    @property
+    def base(self) -> int:
+        return self.index_of_last_entry_in_snapshot
+
+    @property
+    def last(self) -> int:
+        return self.base + len(self.log_entries_behind_snapshot)
+
+    @property
+    def configuration(self) -> Configuration:
+        return self.configurations[-1]
+
+    def entry(self, index: int) -> LogEntry:
+        return self.log_entries_behind_snapshot[index - self.base - 1]
+
+    def term_of(self, index: int) -> int:
+        return self.term_of_last_entry_in_snapshot if index == self.base else self.entry(index).term
+
+    def behind(self, index: int) -> list[LogEntry]:
+        return self.log_entries_behind_snapshot[index - self.base :]
+
+    def replace_behind(self, index: int, entries: list[LogEntry]) -> None:
+        """Whatever is behind ``index`` goes, and the entries come in its place; configurations go and come with them."""
+        del self.log_entries_behind_snapshot[index - self.base :]
+        while self.configuration.index > index:
+            self.configurations.pop()
+        for entry in entries:
+            self.log_entries_behind_snapshot.append(entry)
+            if entry.members is not None:
+                self.configurations.append(told(self.last, entry.members, entry.old_members))
+
+    def cut(self, index: int, term: int, configuration: Configuration | None = None) -> None:
+        """Forget everything up to ``index``; all of it, when what stands there is of another term. Then the configuration
+        is the one that came along."""
+        if index <= self.last and self.term_of(index) == term:
+            self.log_entries_behind_snapshot = self.behind(index)
+            while len(self.configurations) > 1 and self.configurations[1].index <= index:
+                self.configurations.pop(0)
+        else:
+            self.log_entries_behind_snapshot = []
+            self.configurations = [configuration or self.configurations[0]]
+        self.index_of_last_entry_in_snapshot, self.term_of_last_entry_in_snapshot = index, term

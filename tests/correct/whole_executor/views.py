@@ -1,0 +1,61 @@
+"""What a server keeps of the others, and who of them votes."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Electorate:
+    """Who votes since the entry at ``since``; in two halves while C_old,new counts."""
+
+    since: int
+    members: frozenset[int]
+    old: frozenset[int] = frozenset()
+
+    def everybody(self) -> frozenset[int]:
+        return self.members | self.old
+
+    def decides(self, servers: set[int]) -> bool:
+        """Whether these servers can, on their own."""
+        new, old = len(self.members & servers), len(self.old & servers)
+        return 2 * new > len(self.members) and (not self.old or 2 * old > len(self.old))
+
+
+@dataclass
+class Change:
+    """A change of members whose learners catch up; the future is for the index that it gets, or -1."""
+
+    term: int
+    members: frozenset[int]
+    learners: frozenset[int]
+    index: Future[int]
+
+
+@dataclass
+class Other:
+    """What a leader keeps of another server."""
+
+    next_index: int
+    heard_at: float
+    match_index: int = 0
+    told_commit: int = 0
+    call: Any = None  # the arguments of the call with news that is under way
+    call_since: float = 0.0
+    parcel: Parcel | None = None
+    # For a server that was removed: until when it is told so.
+    leaves_at: float | None = None
+
+
+@dataclass
+class Parcel:
+    """A snapshot on its way to one server."""
+
+    index: int
+    index_term: int
+    data: bytes
+    who: Electorate | None = None
+    offset: int = 0
+    failures: int = 0

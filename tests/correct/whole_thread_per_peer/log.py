@@ -1,0 +1,73 @@
+"""The log, and what a leader knows of another server's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from messages import LogEntry
+
+
+class Log:
+    """Entries by index, the first ones of which a snapshot may have replaced."""
+
+    def __init__(self, base: int, stand_in: LogEntry, entries: list[LogEntry]) -> None:
+        self.base = base
+        # In the place of what the snapshot covers: its last term, and the configuration as of there.
+        self.stand_in = stand_in
+        self.entries = entries
+
+    @property
+    def last(self) -> int:
+        return self.base + len(self.entries)
+
+    def term(self, index: int) -> int | None:
+        """None where nothing is known."""
+        if index == self.base:
+            return self.stand_in.term
+        return self.entries[index - self.base - 1].term if self.base < index <= self.last else None
+
+    def slice(self, first: int, end: int) -> list[LogEntry]:
+        return self.entries[first - self.base - 1 : end - self.base - 1]
+
+    def configurations(self, upto: int) -> Iterator[tuple[int, LogEntry]]:
+        """All that there are at or before ``upto``, the latest first; the last one is that of the snapshot."""
+        for index in range(min(upto, self.last), self.base, -1):
+            entry = self.entries[index - self.base - 1]
+            if entry.kind == "configuration":
+                yield index, entry
+        yield self.base, self.stand_in
+
+    def configured(self, upto: int) -> tuple[int, LogEntry]:
+        return next(self.configurations(upto))
+
+    def compact(self, index: int, term: int, stand_in: LogEntry | None = None) -> None:
+        """``stand_in`` is used if this log goes on differently, or not as far."""
+        if self.term(index) == term:
+            _, stand_in = self.configured(index)
+            self.entries = self.entries[index - self.base :]
+        else:
+            self.entries = []
+        who = stand_in or self.stand_in
+        self.stand_in = LogEntry(term, None, "configuration", who.members, who.old_members)
+        self.base = index
+
+
+@dataclass
+class Progress:
+    """How far a leader is with one server."""
+
+    next_index: int
+    match_index: int = 0
+    streaming: bool = False  # else probing: one message at a time, until one is taken
+    window: int = 1
+    on_the_way: int = 0
+    heard: float = 0.0
+    # Grows when the replicator starts over. Answers to what was sent before do not count as arrivals then.
+    attempt: int = 0
+    # The snapshot on its way (index, stand-in, bytes) and how much of it has been answered.
+    sending: tuple[int, LogEntry, bytes] | None = None
+    offset: int = 0
+    answered: float = 0.0
+    # For one that was removed: so many more heartbeats, if it does not answer that it knows. None: for a member.
+    farewells: int | None = None

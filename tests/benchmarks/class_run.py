@@ -1,0 +1,245 @@
+"""A whole class graded twice, once with the grader killed in the middle, as an instructor's machine may be:
+
+    python -m tests.benchmarks.class_run --submissions 60 --runs 20
+
+Makes a class of correct Rafts, known bugs, beginnings and broken files, and grades all labs of it in the simulator. Once it
+is left alone. The other time, with another number of jobs, the grader is killed (SIGKILL) when ``--kill-at`` of its runs are
+done, and started again on the same folder. Then: no result that was finished is lost or was made twice, and both reports say
+the same. While it runs, memory and processors are looked at. Exit code 1 when something is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from raftgrade import bank
+from tests.conftest import ROOT, SKELETON, SOLUTION
+
+LOOK_S = 1.0
+TIMINGS = ("wall_s", "cpu_s", "run_cpu_s")  # of a test on a network: not the same from one time to the next
+BROKEN = {
+    "no-syntax": "class Raft\n",
+    "no-class": "print('hello')\n",
+    "leaves-at-once": "import os\nos._exit(0)\n",
+    "raises": "class Raft:\n    def __init__(self, *given): raise ValueError('not yet')\n",
+}
+
+
+def make_class(folder: Path, number: int) -> None:
+    """``number`` submissions: of twelve, three are correct, seven have a known bug, one is the skeleton, one is broken."""
+    correct = [SOLUTION, *sorted((ROOT / "tests" / "correct").glob("whole_*/raft.py"))]
+    reference = SOLUTION.read_text()
+    bugs = bank.read(ROOT / "tests").bugs
+    # From all over the bank, not only from its first labs; in the whole reference, so that every lab is run.
+    texts = [text for bug in bugs if (text := _in_all_of_it(bug, reference))]
+    spread = [texts[place * len(texts) // number] for place in range(number)]
+    good, bad, broken = itertools.cycle(correct), iter(spread), itertools.cycle(BROKEN.values())
+    for place in range(number):
+        name = f"s{place:03d}"
+        target = folder / name
+        match place % 12:
+            case 0 | 4 | 8:
+                shutil.copytree(next(good).parent, target, ignore=shutil.ignore_patterns("__pycache__", "README*"))
+            case 10:
+                target.mkdir()
+                shutil.copyfile(SKELETON, target / "raft.py")
+            case 11:
+                target.mkdir()
+                (target / "raft.py").write_text(next(broken))
+            case _:
+                target.mkdir()
+                (target / "raft.py").write_text(next(bad))
+
+
+def _in_all_of_it(bug: bank.Bug, reference: str) -> str | None:
+    """The whole reference with the bug in it; ``None`` where later labs have changed those lines."""
+    try:
+        return replace(bug, before="").changed(reference)
+    except bank.BadBank:
+        return None
+
+
+@dataclass
+class Watched:
+    """What was seen of a grader and everything below it: memory in MB and processor seconds."""
+
+    memory: list[tuple[float, float]] = field(default_factory=list)  # of the grader itself, by seconds
+    together: float = 0.0  # the most of all processes at a time
+    busy: list[float] = field(default_factory=list)  # share of the machine's processors in use, second by second
+    left: list[int] = field(default_factory=list)  # processes that were there 20 s after the grader had ended
+
+    def flat(self) -> tuple[float, float]:
+        """The grader's memory after a tenth of its time, and at the end."""
+        return self.memory[len(self.memory) // 10][1], self.memory[-1][1]
+
+
+def below(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            yield child
+            yield from below(child)
+
+
+def resident(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except (OSError, IndexError):
+        return 0.0
+
+
+def machine() -> tuple[float, float]:
+    """Jiffies of all processors: in use, and altogether."""
+    figures = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))
+    return sum(figures) - figures[3] - figures[4], sum(figures)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The records that are whole."""
+    file = out / "records.jsonl"
+    made = []
+    for line in file.read_bytes().splitlines() if file.exists() else []:
+        try:
+            made.append(json.loads(line))
+        except ValueError:
+            continue
+    return [each for each in made if each["kind"] == "run"]
+
+
+def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = None) -> Watched:
+    """One `raftgrade run`; killed when ``kill_at`` runs are done."""
+    command = [sys.executable, "-m", "raftgrade", "run", str(folder), "--network", "sim", "--runs", str(runs)]
+    command += ["--jobs", str(jobs), "--out", str(out)]
+    watched = Watched()
+    began, (used, all_) = time.monotonic(), machine()
+    with (out.parent / f"{out.name}.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
+        try:
+            while process.poll() is None:
+                time.sleep(LOOK_S)
+                try:
+                    tree = [process.pid, *below(process.pid)]
+                except OSError:
+                    continue  # one of them has just ended
+                watched.memory.append((time.monotonic() - began, resident(process.pid)))
+                watched.together = max(watched.together, sum(map(resident, tree)))
+                (before, all_before), (used, all_) = (used, all_), machine()
+                watched.busy.append((used - before) / max(1, all_ - all_before))
+                file = out / "records.jsonl"
+                if kill_at is not None and file.exists() and file.read_bytes().count(b'"kind":"run"') >= kill_at:
+                    process.send_signal(signal.SIGKILL)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    watched.memory = [each for each in watched.memory if each[1]] or [(0.0, 0.0)]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        watched.left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _belongs(pid, out)]
+        if not watched.left:
+            break
+        time.sleep(0.5)
+    return watched
+
+
+def _belongs(pid: int, out: Path) -> bool:
+    try:
+        return str(out).encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and pid != os.getpid()
+    except OSError:
+        return False
+
+
+def verdicts(out: Path) -> Any:
+    """All of a report that must not depend on when, where and in what order the runs were made."""
+    report = json.loads((out / "report.json").read_text())
+    assert report["complete"], out
+    for submission in report["submissions"]:
+        for test in submission["tests"]:
+            for network in test["networks"]:
+                for timing in TIMINGS:
+                    network.pop(timing)
+                for bad in network["bad"]:
+                    bad["trace"] = Path(bad["trace"]).name
+                    bad["replay"] = bad["replay"].replace(str(out), "OUT")
+        for name in ("path",):
+            submission.pop(name, None)
+    return report["submissions"]
+
+
+def place(record: dict[str, Any]) -> tuple[Any, ...]:
+    inner = record["record"]
+    return record["submission"], inner["lab"], inner["test"], inner["network"], inner["seed"]
+
+
+def told(name: str, watched: Watched) -> Watched:
+    first, last = watched.flat()
+    share = sum(watched.busy) / max(1, len(watched.busy))
+    print(
+        f"  {name}: {watched.memory[-1][0]:.0f} s; the grader held {first:.0f} MB after a tenth of that, {last:.0f} MB at the"
+        f" end and {max(size for _, size in watched.memory):.0f} MB at most; all processes together"
+        f" {watched.together:.0f} MB at most; the processors were {share:.0%} in use",
+        flush=True,
+    )
+    return watched
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--submissions", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=20, help="of each test")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--kill-at", type=float, default=0.4, help="share of the runs that are done before the kill")
+    asked = parser.parse_args()
+    wrong = 0
+    with tempfile.TemporaryDirectory(prefix="raftlab-class-") as name:
+        folder, first, second = Path(name, "class"), Path(name, "killed"), Path(name, "alone")
+        folder.mkdir()
+        make_class(folder, asked.submissions)
+        began = time.monotonic()
+        watched = [told("undisturbed", grade(folder, second, asked.runs, asked.jobs + 1))]
+        total = len(lines(second))
+        print(f"  {total} runs, {total / (time.monotonic() - began):.1f} a second", flush=True)
+        watched.append(told("until killed", grade(folder, first, asked.runs, asked.jobs, int(asked.kill_at * total))))
+        before = Counter(map(place, lines(first)))
+        watched.append(told("and the rest", grade(folder, first, asked.runs, asked.jobs)))
+        after = lines(first)
+        places = Counter(map(place, after))
+        found = verdicts(first)
+        states = Counter(each["state"] for each in found)
+        clean = sum(each["clean"] for each in found)
+        print(
+            f"  {len(before)} runs were done when it was killed, {len(places)} at the end; {dict(states)}, {clean} clean"
+        )
+        for what, bad in (
+            ("lost", before - places),
+            ("made twice", Counter({each: times for each, times in places.items() if times > 1})),
+            ("made by one of them only", Counter(set(places) ^ {place(each) for each in lines(second)})),
+            ("processes left behind", Counter(pid for each in watched for pid in each.left)),
+        ):
+            print(f"  {what}: {sum(bad.values())}")
+            wrong += bool(bad)
+        same = found == verdicts(second)
+        print(f"  the reports say {'the same' if same else 'DIFFERENT things'}")
+        table = [subprocess.run(
+            [sys.executable, "-m", "raftgrade", "report", str(out), "--format", "csv"], capture_output=True, check=True
+        ).stdout for out in (first, second)]  # fmt: skip
+        print(f"  the marks are {'byte for byte the same' if table[0] == table[1] else 'DIFFERENT'}")
+        wrong += (not same) + (table[0] != table[1])
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

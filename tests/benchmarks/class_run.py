@@ -188,8 +188,8 @@ def told(name: str, watched: Watched) -> Watched:
     first, last = watched.flat()
     share = sum(watched.busy) / max(1, len(watched.busy))
     print(
-        f"  {name}: {watched.memory[-1][0]:.0f} s; the grader held {first:.0f} MB after a tenth of that, {last:.0f} MB at the"
-        f" end and {max(size for _, size in watched.memory):.0f} MB at most; all processes together"
+        f"  {name}: {watched.memory[-1][0]:.0f} s; the grader held {first:.0f} MB after a tenth of that, {last:.0f} MB at"
+        f" the end and {max(size for _, size in watched.memory):.0f} MB at most; all processes together"
         f" {watched.together:.0f} MB at most; the processors were {share:.0%} in use",
         flush=True,
     )

@@ -218,7 +218,7 @@ def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "\nmissed: 2a/harmless: unexplained\n\n1 of 2 bugs caught · 4 passes · " in said
     assert "\n| **harmless** | A comment is another one. | Liveness | easy | **missed** | 0 of 21 | 0/2 |" in text
     assert "\n- **2a/harmless** (2 passes): **unexplained**\n" in text
-    assert "| easy | 2 | 1 of 2 (50 %) | 1 of 2 (50 %) | all within 2 passes | **not met** |" in text
+    assert "| easy | 2 | 1 of 2 (50 %) | – | all within 2 passes | **not met** |" in text
     assert (tmp_path / "out" / "2a" / "harmless" / "raft.py").read_text() != SOLUTION.read_text()
     kept = (tmp_path / "out" / "passes.jsonl").read_bytes()
     assert kept.count(b"\n") == 4

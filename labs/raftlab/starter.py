@@ -68,4 +68,4 @@ def _starter_files(place: Path) -> dict[Path, Path]:
 
 
 def _for_others(handout: Path) -> bool:
-    return handout.name.startswith(("instructor", "proof", "report-schema"))
+    return handout.name.startswith(("instructor", "proof", "report-schema", "benchmarks"))

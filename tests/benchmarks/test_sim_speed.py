@@ -10,6 +10,8 @@ import cProfile
 import io
 import pstats
 import time
+from dataclasses import dataclass
+from statistics import median
 
 import pytest
 
@@ -25,27 +27,62 @@ from tests.conftest import SOLUTION
 LIVED = 400.0  # virtual seconds of an idle cluster of five: heartbeats only
 
 
+@dataclass(frozen=True)
+class Idle:
+    """A stretch of an idle cluster's life. ``lived`` are virtual seconds, ``judge`` and ``host`` CPU seconds."""
+
+    rpcs: int
+    lived: float
+    wall: float
+    judge: float
+    host: float
+
+    @property
+    def cpu(self) -> float:
+        return self.judge + self.host
+
+
+def idle_life(host: WarmHost, preempt: bool, lived: float) -> Idle:
+    """Five servers that have a leader and nothing to do, out of process, for about ``lived`` virtual seconds."""
+    forked = Forked(host, 0, preempt)
+    world = SimWorld(forked, FLOOR)
+    try:
+        cluster = Cluster(world, "2A", 0, 5)
+        cluster.start_all()
+        cluster.one_leader()
+        pid = host.pid(forked._child)
+        rpcs, began = cluster.rpc_count(), cluster.now
+        wall, judge, student = time.perf_counter(), time.process_time(), cpu_seconds(pid)
+        cluster.sleep(lived)
+        wall, judge = time.perf_counter() - wall, time.process_time() - judge
+        student = cpu_seconds(pid) - student
+        return Idle(cluster.rpc_count() - rpcs, cluster.now - began, wall, judge, student)
+    finally:
+        world.close()
+
+
+def start_ms(host: WarmHost, runs: int) -> float:
+    """Milliseconds by the clock that a run costs before its first event, the median of so many: a fork from the warm host,
+    and three servers started."""
+    walls = []
+    for seed in range(runs):
+        wall = time.perf_counter()
+        world = SimWorld(Forked(host, seed, True), FLOOR)
+        Cluster(world, "2A", seed, 3).start_all()
+        walls.append(time.perf_counter() - wall)
+        world.close()
+    return median(walls) * 1000
+
+
 def test_rpcs_and_virtual_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """RPC/s out of process, and virtual seconds for each CPU second."""
     rows = []
     with WarmHost(SOLUTION) as host:
         for preempt in (True, False):
-            forked = Forked(host, 0, preempt)
-            world = SimWorld(forked, FLOOR)
-            cluster = Cluster(world, "2A", 0, 5)
-            cluster.start_all()
-            cluster.one_leader()
-            pid = host.pid(forked._child)
-            rpcs, lived = cluster.rpc_count(), cluster.now
-            wall, judge, student = time.perf_counter(), time.process_time(), cpu_seconds(pid)
-            cluster.sleep(LIVED)
-            wall, judge = time.perf_counter() - wall, time.process_time() - judge
-            student = cpu_seconds(pid) - student
-            rpcs, lived = cluster.rpc_count() - rpcs, cluster.now - lived
-            world.close()
+            one = idle_life(host, preempt, LIVED)
             rows.append(
-                f"preempt={preempt!s:5}  {rpcs / wall:7.0f} RPC/s   {lived / (judge + student):6.0f} virtual s per CPU s"
-                f"   judge {judge / rpcs * 1e6:4.0f} us, host {student / rpcs * 1e6:4.0f} us of CPU an RPC"
+                f"preempt={preempt!s:5}  {one.rpcs / one.wall:7.0f} RPC/s   {one.lived / one.cpu:6.0f} virtual s per CPU"
+                f" s   judge {one.judge / one.rpcs * 1e6:4.0f} us, host {one.host / one.rpcs * 1e6:4.0f} us of CPU an RPC"
             )
     with capsys.disabled():
         print("\nsim, 5 servers, reference:", *rows, sep="\n  ")
@@ -73,20 +110,10 @@ def test_shares(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_start_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a run costs before its first event: a fork from the warm host, and three servers started."""
+    """What a run costs before its first event."""
     program_wall = time.perf_counter()
     Program(source.find(SOLUTION)).compile_all()
     program_wall = time.perf_counter() - program_wall
     assert SimHost  # the host's side, imported above so that its import is not counted
-    with WarmHost(SOLUTION) as host:
-        walls = []
-        for seed in range(20):
-            wall = time.perf_counter()
-            world = SimWorld(Forked(host, seed, True), FLOOR)
-            Cluster(world, "2A", seed, 3).start_all()
-            walls.append(time.perf_counter() - wall)
-            world.close()
-    with capsys.disabled():
-        print(
-            f"\nstart of a run: {sorted(walls)[10] * 1000:.1f} ms (median of 20); loading: {program_wall * 1000:.0f} ms"
-        )
+    with WarmHost(SOLUTION) as host, capsys.disabled():
+        print(f"\nstart of a run: {start_ms(host, 20):.1f} ms (median of 20); loading: {program_wall * 1000:.0f} ms")

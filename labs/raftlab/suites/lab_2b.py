@@ -512,6 +512,8 @@ def test_a_reply_proves_what_was_sent(cluster: Start) -> None:
     c = cluster(3, puppets=(1, 2))
     followers = [Follower(c, number) for number in (1, 2)]
     lead(c)
+    # Whatever else the leader has to say, a no-op perhaps, is said: it may send one entry at a time, and wait for answers.
+    c.agree("before", 1)
     replies = c.hold("append_entries", leg="reply")
     first = takes(c, "first")
     c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers))

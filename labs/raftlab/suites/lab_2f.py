@@ -378,9 +378,14 @@ def _pre_vote(c: Cluster, who: int, term: int, last: tuple[int, int]) -> Message
     return c.puppet(who).ask(0, "pre_vote", term=term, candidate_id=who, **log)
 
 
-def _says(flight_answer: bool, term: int | None = None) -> Callable[[Flight], Message]:
-    """A puppet's answer to a pre-vote."""
-    return lambda flight: {"term": flight.args["term"] if term is None else term, "vote_granted": flight_answer}
+def _says(granted: bool, term: int | None = None) -> Callable[[Flight], Message]:
+    """A puppet's answer to a pre-vote: from the term that the asker is in, if nothing else is said."""
+    return lambda flight: {"term": flight.args["term"] - 1 if term is None else term, "vote_granted": granted}
+
+
+def _denies(flight: Flight) -> Message:
+    """A puppet's answer to a request for its vote."""
+    return {"term": flight.args["term"], "vote_granted": False}
 
 
 def _pre_votes_asked(c: Cluster, above: int = 0) -> list[int]:
@@ -392,7 +397,7 @@ def _pre_votes_asked(c: Cluster, above: int = 0) -> list[int]:
 
 def _deny_all(c: Cluster) -> None:
     for puppet in c.puppets:
-        puppet.answer.update(pre_vote=_says(False, 0), request_vote=_says(False))
+        puppet.answer.update(pre_vote=_says(False, 0), request_vote=_denies)
 
 
 def _wait_for_asking(c: Cluster, above: int = 0) -> int:

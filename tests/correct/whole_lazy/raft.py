@@ -14,6 +14,8 @@ from typing import Any
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister
 
+# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+UPTO = "2F"
 TICK = 0.1
 TIMEOUT = (0.8, 1.6)
 MOST_ENTRIES = 100
@@ -287,8 +289,10 @@ class Raft:
                 this, said_yes, term = self.round, {self.me}, self.saved.term
                 last_term, index = self.saved.end
                 args = RequestVoteArgs(term + 1, self.me, index, last_term)
+                if UPTO < "2F":
+                    said_yes |= set(self.others)
             self._ask(self.me, args, this, said_yes)
-            for server in self.others:
+            for server in self.others if UPTO >= "2F" else []:
                 threading.Thread(target=self._ask, args=(server, args, this, said_yes), daemon=True).start()
 
     def _may_stand(self) -> bool:
@@ -348,7 +352,7 @@ class Raft:
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         with self.lock:
-            if args.term > self.saved.term and self._hears_leader():
+            if UPTO >= "2E" and args.term > self.saved.term and self._hears_leader():
                 return RequestVoteReply(self.saved.term, False)
             self._meet(args.term)
             mine = self.saved
@@ -369,7 +373,7 @@ class Raft:
                 if self.role == "leader":
                     self._advance()
                     fresh = {who for who, when in self.answered.items() if when > time.monotonic() - TIMEOUT[1]}
-                    if not self.saved.most(fresh | {self.me}):
+                    if UPTO >= "2F" and not self.saved.most(fresh | {self.me}):
                         self._retire()
                 if self.role == "leader":
                     for server in self.others:

@@ -307,9 +307,9 @@ class Raft:
         if reply is None:
             return
         with self._locked():
-            if not reply.vote_granted:
-                self._see(reply.term)
-            elif self.asking == asking:
+            # The rule for all servers (Figure 2), here as everywhere: nobody answers with a term that it is not in.
+            self._see(reply.term)
+            if reply.vote_granted and self.asking == asking:
                 yes.add(peer)
                 if self._most(yes):
                     self._stand()

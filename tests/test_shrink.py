@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import closing
 from pathlib import Path
@@ -99,8 +100,10 @@ def test_shrink_and_replay(tmp_path: Path) -> None:
     assert "\nexpected S" in done.stdout
     assert "\n  rule: one vote a term: " in done.stdout
     assert done.stdout.endswith("\n  replay: raftlab replay raftlab-out/many_elections-0.txt\n")
-    again = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt")
+    again = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt", "--out", "again.jsonl")
     assert again.returncode == 1
+    header = json.loads((tmp_path / "again.jsonl").read_text().partition("\n")[0])
+    assert header["replay"].startswith("raftlab replay raftlab-out/many_elections-0.txt")
     assert "\nthe run ended as the file expects, to the last message\n" in again.stdout
     # Another Raft: the file says what it had been.
     (tmp_path / "raft.py").write_text(SOLUTION.read_text())

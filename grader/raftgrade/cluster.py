@@ -270,7 +270,7 @@ class Dask:
             self._store.log(job.id).write_bytes(answer.log)
         for record in answer.finished.records:
             if record.replay:
-                record.replay = replay_command(record.test, record.seed, job.path, record.network, record.preempt)
+                record.replay = replay_command(f"{record.test}@{record.seed}", job.path, record.network, record.preempt)
             name = Path(record.trace).name
             record.trace = str(folder / name) if name in answer.traces else ""
             if record.trace:

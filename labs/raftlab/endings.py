@@ -48,7 +48,7 @@ class Search:
     def play(self, turn: tuple[float, int] | None = None) -> Ending:
         """Make the run, as it is or with another ending."""
         named = self._named
-        run = Run(self._impl, named.info, "sim", named.seed, named.preempt, turn=turn)
+        run = Run(self._impl, named.info, "sim", named.seed, named.preempt, turn=turn, called=named.file)
         failure = run.play(named.script)
         return Ending(turn[0] if turn else 0.0, run.events, failure.text if failure else None)
 

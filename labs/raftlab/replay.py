@@ -30,7 +30,7 @@ def replay(named: Named, impl: Path, out: Path | None, look: Look) -> int:
     ``OSError`` when ``out`` cannot be written."""
     info, network = named.info, named.network
     warm = Impl(impl)
-    run = Run(warm, info, network, named.seed, named.preempt)
+    run = Run(warm, info, network, named.seed, named.preempt, called=named.file)
     error: Exception | None = None
     try:
         named.script(run.cluster)
@@ -71,7 +71,7 @@ def with_pdb(named: Named, impl: Path, look: Look) -> int:
         debug.stand(frame)
 
     stop = Stop(look.until, look.servers, tell) if math.isfinite(look.until) else None
-    run = Run(warm, named.info, "sim", named.seed, named.preempt, inside=True, stop=stop)
+    run = Run(warm, named.info, "sim", named.seed, named.preempt, inside=True, stop=stop, called=named.file)
     with debug.Debugger(impl) as debugger:
         try:
             named.script(run.cluster)

@@ -60,12 +60,12 @@ class Run:
 
     ``inside`` runs the student's code in this process, where ``stop`` can hold it; ``kind`` is the cluster to make. With
     a ``turn``, a time in seconds and a number, the run is the same until then, and after it chance takes another course
-    (sim)."""
+    (sim). ``called`` is its name in a command when that is not TEST@SEED but a scenario's file."""
 
     def __init__(
         self, impl: Impl, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False,
         kind: type[Cluster] = Cluster, turn: tuple[float, int] | None = None,
-        stop: Stop | None = None,
+        stop: Stop | None = None, called: Path | None = None,
     ) -> None:  # fmt: skip
         self.impl = impl
         self.info = info
@@ -76,6 +76,7 @@ class Run:
         self._kind = kind
         self._turn = turn
         self._stop = stop
+        self._called = called
         self._own_seed = derive(seed, info.lab, info.name)
         self._world: World | None = None
         self._cluster: Cluster | None = None
@@ -203,7 +204,8 @@ class Run:
 
     def replay_command(self) -> str:
         """The command that makes the same run again (in rpyc: the same test and faults, not the same schedule)."""
-        return replay_command(self.info.name, self.seed, self.impl.path, self.network, self.preempt)
+        name = f"{self.info.name}@{self.seed}" if self._called is None else os.path.relpath(self._called)
+        return replay_command(name, self.impl.path, self.network, self.preempt)
 
     @property
     def made(self) -> Cluster | None:
@@ -227,10 +229,10 @@ def _too_busy(failure: Failure, late: float) -> Failure:
     )
 
 
-def replay_command(test: str, seed: int, impl: str | Path, network: str, preempt: bool) -> str:
-    """The command that makes a run again, as it is typed in the current folder."""
+def replay_command(called: str, impl: str | Path, network: str, preempt: bool) -> str:
+    """The command that makes the run ``called`` so again, as it is typed in the current folder."""
     path = os.path.relpath(impl)
-    parts = ["raftlab", "replay", f"{test}@{seed}"]
+    parts = ["raftlab", "replay", called]
     if path != "raft.py":
         parts += ["--impl", path]
     if network != "sim":

@@ -19,13 +19,15 @@ class BadName(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """One run: what, where, on which seed. ``scenario`` is ``None`` when it is a lab's own test."""
+    """One run: what, where, on which seed. ``scenario`` is ``None`` when it is a lab's own test; ``file`` is where it was
+    read."""
 
     info: TestInfo
     network: str
     seed: int
     preempt: bool
     scenario: Scenario | None = None
+    file: Path | None = None
 
     @property
     def script(self) -> Callable[[Any], object]:
@@ -41,7 +43,7 @@ def named(text: str, network: str, preempt: bool) -> Named:
     :class:`raftlab.catalogue.UnknownTest` and ``OSError`` (a file that cannot be read)."""
     path = Path(text)
     if path.suffix == ".txt" or path.is_file():
-        return _of_scenario(read(path), network, preempt)
+        return replace(_of_scenario(read(path), network, preempt), file=path)
     name, at, seed = text.rpartition("@")
     if not at or not (seed.isascii() and seed.isdigit()):
         raise BadName(f"a run is called TEST@SEED, as in initial_election@7, or is a scenario's file, not {text!r}")

@@ -37,7 +37,8 @@ LABS = [lab for lab in labs.LABS if lab <= "2D"]
 # Where the rule that is named is broken by what followed, not by the mistake itself: entries that were lost or cut show in
 # a vote for whoever lacks them, for example. Judged by hand.
 CONSEQUENCES = {
-    "2B": {"rp-truncate-always", "rp-no-truncate-tail", "rp-next-underflow", "rp-accept-old-leader"},
+    "2B": {"rp-truncate-always", "rp-no-truncate-tail", "rp-next-underflow", "rp-accept-old-leader",
+           "rp-conflict-first-entry-only"},
     "2C": {
         "ps-no-log", "ps-entry-terms-lost", "ps-own-entry-not-saved", "ps-append-saved-before",
         "ps-leader-counts-unsynced", "ps-disk-error-acked-leader", "rp-keep-conflict",
@@ -81,11 +82,12 @@ def bugs(wanted: list[str]) -> list[Bug]:
 
 def order(bug: Bug) -> Iterator[Named]:
     """What is run, in this order."""
-    own = catalogue.find_test(bug.catches[0].test)
-    for seed in range(OWN_SEEDS):
-        yield Named(own, "sim", seed, True)
+    own = [catalogue.find_test(catch.test) for catch in bug.catches[:1]]
+    for info in own:
+        for seed in range(OWN_SEEDS):
+            yield Named(info, "sim", seed, True)
     for info in catalogue.tests(bug.lab):
-        if info.name != own.name:
+        if info not in own:
             yield Named(info, "sim", 0, True)
     for seed in range(FUZZ_SEEDS):
         told = fuzz.generate(bug.lab, seed)

@@ -351,7 +351,7 @@ class _Shift:
     def _block(self, field: Field, seeds: tuple[int, int]) -> Block | None:
         """Run a block; ``None`` when it was stopped."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        wall, cpu = time.monotonic(), watch.cpu_seconds()
+        wall = time.monotonic()
         whose, logs = field.impl.whose, self._log.folder / "logs"
         logs.mkdir(exist_ok=True)
         label = f".{field.kind}.{seeds[0]}"
@@ -376,7 +376,6 @@ class _Shift:
                     self._failed(field, record)
             finished: list[Finished] = [future.result() for future in futures]
             over = watch.left(self._base | hogs)
-            cpu = watch.cpu_seconds() - cpu
         _keep_newest(logs)
         if any(each.stopped for each in finished):
             return None
@@ -387,7 +386,8 @@ class _Shift:
             raise CannotStart(
                 "raftlab's own code was changed while the soak ran: its last block was dropped, start it again"
             )
-        outcomes = [record.outcome for each in finished for record in each.records]
+        records = [record for each in finished for record in each.records]
+        outcomes = [record.outcome for record in records]
         return Block(
             kind=field.kind,
             impl=whose.submission,
@@ -400,7 +400,7 @@ class _Shift:
             unjudged=outcomes.count("error"),
             seeds=seeds,
             tests=len(field.tests),
-            cpu_s=round(cpu, 3),
+            cpu_s=round(sum(record.cpu_s for record in records), 3),
             wall_s=round(time.monotonic() - wall, 3),
             memory_mb=Megabytes(round(memory.own, 1), round(memory.child, 1)),
             processes=1 + len(over),

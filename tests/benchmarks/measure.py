@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -169,12 +170,19 @@ def brought(host: WarmHost, entries: int) -> Brought:
         return Brought(entries, bring, restart, apply, snapshot, stored, life.peak_mb())
 
 
+def all_cpu_seconds() -> float:
+    """CPU seconds so far of this process and of all below it that have ended and were counted."""
+    both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
 # --- whole gradings ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Grading:
-    """One ``raftgrade run solutions``. ``runs`` and ``run_cpu`` by lab and network; ``cpu_s`` is of everything."""
+    """One ``raftgrade run solutions``. ``runs`` and ``run_cpu`` by lab and network; ``cpu_s`` is of all processes, where
+    bubblewrap does not hide those inside it from the kernel's accounts."""
 
     command: str
     wall_s: float
@@ -190,13 +198,13 @@ def graded(folder: Path, words: list[str]) -> Grading:
     command = [sys.executable, "-m", "raftgrade", "run", str(ROOT / "solutions"), *words, "--out", str(folder)]
     with watch.reaper():
         known = watch.below()
-        wall, cpu = time.monotonic(), watch.cpu_seconds()
+        wall, cpu = time.monotonic(), all_cpu_seconds()
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"}
         )
         wall = time.monotonic() - wall
         watch.left(known)  # what outlived its parent is counted too
-        cpu = watch.cpu_seconds() - cpu
+        cpu = all_cpu_seconds() - cpu
     if done.returncode not in (0, 1, 2) or not (folder / "records.jsonl").exists():
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
     records: list[dict[str, Any]] = [

@@ -53,7 +53,6 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixtu
     first = lines(out)[0]
     assert (first["runs"], first["failures"], first["unjudged"], first["tests"]) == (20, 0, 0, 2)
     assert (first["lab"], first["network"], first["beside_hog"], first["processes"]) == ("2A", "sim", False, 1)
-    assert first["cpu_s"] > 0
     assert first["memory_mb"]["own"] > 10
     done = (out / "soak.jsonl").read_text()
     assert run("class", "--passes", "12") == 0

@@ -9,6 +9,7 @@ nobody a mark.
 from __future__ import annotations
 
 import io
+import platform
 import time
 import zipfile
 import zlib
@@ -30,6 +31,7 @@ from raftgrade.plan import Job, Settings
 from raftgrade.results import Problem, SubmissionResult
 from raftgrade.store import Store
 from raftgrade.text import one_line, printable
+from raftlab import confine
 from raftlab.confine import Level
 from raftlab.failure import Failure
 from raftlab.record import Record
@@ -75,9 +77,27 @@ _read_answer = msgspec.msgpack.Decoder(Answer).decode
 # --- at the worker ---
 
 
+class NoWalls(Exception):
+    """This worker cannot confine student code as the grader can. The message says where, and why."""
+
+
+@lru_cache
+def lacking(level: Level) -> str:
+    """Why ``level`` does not hold on this machine; empty if it does. Tried once in a process."""
+    if level == "none":
+        return ""
+    found = confine.probe(level)
+    return "" if found.level == level else found.reason
+
+
 def carry_out(errand: bytes, commands: Commands) -> bytes:
-    """Do an errand. Runs in a worker; everything it needs is in its arguments, and nothing stays behind."""
+    """Do an errand. Runs in a worker; everything it needs is in its arguments, and nothing stays behind. Raises
+    :class:`NoWalls`: the grader's machine has tried its own walls, not this one's."""
     asked = _read_errand(errand)
+    level = asked.sandbox if asked.job is None else asked.job.sandbox
+    why = lacking(level)
+    if why:
+        raise NoWalls(f"the worker on {platform.node()} cannot confine student code ({level}): {why}")
     with TemporaryDirectory(prefix="raftgrade-") as name:
         folder = Path(name)
         place = folder / "submission"

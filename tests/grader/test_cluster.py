@@ -24,6 +24,7 @@ from raftgrade.plan import Job, Settings, expect
 from raftgrade.results import Report
 from raftgrade.store import Store
 from raftgrade.tally import blank
+from raftlab import confine
 from raftlab.confine import Level, Sandbox
 
 from .fakes import FakeCommands, catalogue, submission, tools
@@ -124,12 +125,29 @@ def test_the_same_marks_here_and_far_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["bwrap", "rlimits"])
-def test_the_walls_are_the_same_here_and_far_away(tmp_path: Path, level: Level) -> None:
+def test_the_walls_are_the_same_here_and_far_away(
+    tmp_path: Path, level: Level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "lacking", lambda level: "")
     for executor in (None, ThreadPoolExecutor(2)):
         walls = Walls()
         graded(tmp_path, executor, {"alice": {"first/1": "error"}}, walls, level)
         # The check, the job, and what was tried once more.
         assert walls.asked == [("check", level), ("job", level), ("job", level)]
+
+
+def test_a_worker_without_walls_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confine, "probe", lambda level: Sandbox("none", "bubblewrap is not installed"))
+    cluster.lacking.cache_clear()
+    walls = Walls()
+    try:
+        report = graded(tmp_path, ThreadPoolExecutor(2), {"alice": {}}, walls, "bwrap")
+    finally:
+        cluster.lacking.cache_clear()
+    assert walls.asked == []
+    (alice,) = report.submissions
+    assert (alice.state, alice.final) == ("unjudged", False)
+    assert alice.problems[0].text.endswith("cannot confine student code (bwrap): bubblewrap is not installed")
 
 
 def test_a_worker_that_dies_costs_its_job_a_second_attempt_and_nothing_else(tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments
         (["run", "a", "--network", "lan"], "raftgrade run: argument --network: invalid choice: 'lan'"),
         (
             [],
-            "raftgrade: the following arguments are required: run | report | rubric | gradescope-zip | proof (see raftgrade --help)",
+            "raftgrade: the following arguments are required: run | report | rubric | gradescope-zip | proof "
+            "(see raftgrade --help)",
         ),
     ],
 )

@@ -414,14 +414,9 @@ def _logs(told: Measured, sizes: Sizes) -> str:
     entries, seeds = sizes.shaken
     whole = sum(each.reached >= entries for each in told.shaken)
     lengths = sorted(each.reached for each in told.shaken if each.reached < entries)
-    shaken = (
-        f"Of {count(seeds, 'run')} with preemption and a seed of its own, {whole} wrote {entries:,} entries one by one"
-    )
-    shaken += (
-        f"; the leader lost its office in the others at {', '.join(f'{length:,}' for length in lengths)}."
-        if lengths
-        else "."
-    )
+    shaken = f"Of {count(seeds, 'run')} with preemption, each with its own seed, {whole} wrote {entries:,} entries one"
+    shaken += " by one"
+    shaken += f"; the others got no further than {', '.join(f'{length:,}' for length in lengths)}." if lengths else "."
     cells = []
     for made in told.brought:
         each = _middle(made, lambda one: one.bring_s)

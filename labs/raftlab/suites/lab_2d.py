@@ -423,7 +423,7 @@ def test_log_meets_snapshot(cluster: Start) -> None:
 
 @points(6)
 def test_late_entries_below_snapshot(cluster: Start) -> None:
-    """Entries that a snapshot has covered meanwhile come late, and remove nothing."""
+    """Entries that a snapshot has covered meanwhile come late, and remove nothing; after a restart none is committed."""
     c = cluster(3, puppets=(1, 2))
     c.take_snapshots(every=10)
     leader = Leader(c)
@@ -438,6 +438,10 @@ def test_late_entries_below_snapshot(cluster: Start) -> None:
             leader.append(prev, last)
             leader.keeps(at + 5, f"when entries {prev + 1} to {last} came late" if last > prev else "after a heartbeat")
         c.restart(0)
+        c.sleep(0.2)
+        text = f"expected S0, after a restart with a snapshot up to {at}, to apply nothing behind it, as no leader said"
+        text += " that more is committed, but it did"
+        c.expect(not c.committed(at + 1)[0], text, rules.COMMIT_PROVED, [0])
         leader.keeps(at + 5, "before it restarted")
         leader.bring(at + 5, at + 6, "after late entries")
 

@@ -39,7 +39,7 @@ from raftlab.confine import Sandbox
 from raftlab.record import Record
 
 SEEDS = {"suite sim": 10, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
-RUNS_IN_A_JOB = {"suite sim": 20, "suite rpyc": 2, "fuzz sim": 50}
+RUNS_IN_A_JOB = {"suite sim": 50, "suite rpyc": 2, "fuzz sim": 50}
 GROWTH_MB = 50.0  # memory that grows by more than that over the first block's is told
 TRIALS = 3  # seeds of a lab's first test; who passes none of them has not come to this lab
 MAX_LOGS = 100

@@ -516,13 +516,23 @@ def test_a_reply_proves_what_was_sent(cluster: Start) -> None:
     lead(c)
     # Whatever else the leader has to say, a no-op perhaps, is said: it may send one entry at a time, and wait for answers.
     c.agree("before", 1)
-    replies = c.hold("append_entries", leg="reply")
+
+    def carries_first(args: Message) -> bool:
+        return any(entry["command"] == "first" for entry in args["entries"])
+
+    # No others yet: a leader may wait for a reply before it sends the next request, and give up when it hears of nobody.
+    replies = c.hold("append_entries", leg="reply", when=carries_first)
     first = takes(c, "first")
-    c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers))
+    if not c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers)):
+        _nobody_applies(
+            c, first, 0.0, "which no other server has: the replies were to requests before it", rules.REPLY_PROVES
+        )
+    others = c.hold("append_entries", leg="reply")
     for follower in followers:
         follower.limit = first
     second = takes(c, "second")
     replies.release()
+    others.release()
     c.wait_for(2.0, lambda: c.committed(first)[0] == 1)
     why = "which no other server has: the replies were to the request before it"
     _nobody_applies(c, second, 0.5, why, rules.REPLY_PROVES)

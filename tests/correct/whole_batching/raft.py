@@ -375,7 +375,7 @@ class Raft:
             known = members and members <= set(range(len(self.peers)))
             if busy or not known or self.store.term_of(self.commit) != term:
                 return -1, term, True
-            leader.learners = members - who.all
+            leader.learners = members - who.all - {self.me}
             for server in leader.learners:
                 leader.remotes.pop(server, None)
             self._look_after(leader)

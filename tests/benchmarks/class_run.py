@@ -219,7 +219,7 @@ def main() -> int:
         places = Counter(map(place, after))
         found = verdicts(first)
         states = Counter(each["state"] for each in found)
-        clean = sum(each["clean"] for each in found)
+        clean = sum(each["state"] == "graded" and each["points"] == each["max_points"] for each in found)
         print(
             f"  {len(before)} runs were done when it was killed, {len(places)} at the end; {dict(states)}, {clean} clean"
         )

@@ -124,11 +124,9 @@ class Whose:
     sandbox: Level = "none"
 
 
-def cut(
-    whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = "", size: int = 0
-) -> list[Job]:
+def cut(whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = "") -> list[Job]:
     """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds``. ``label`` tells these apart from others of
-    the same lab and network; ``size`` is how many runs a job has (0: as many as in a grading)."""
+    the same lab and network."""
     return [
         Job(
             id=f"{whose.slug}.{lab}.{network}{label}.{number:03d}",
@@ -141,7 +139,7 @@ def cut(
             seeds=piece,
             sandbox=whose.sandbox,
         )
-        for number, (chosen, piece) in enumerate(_pieces(tests, seeds, size or RUNS_IN_A_JOB[network]))
+        for number, (chosen, piece) in enumerate(_pieces(tests, seeds, RUNS_IN_A_JOB[network]))
     ]
 
 

@@ -39,7 +39,6 @@ from raftlab.confine import Sandbox
 from raftlab.record import Record
 
 SEEDS = {"suite sim": 10, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
-RUNS_IN_A_JOB = {"suite sim": 50, "suite rpyc": 2, "fuzz sim": 50}
 GROWTH_MB = 50.0  # memory that grows by more than that over the first block's is told
 TRIALS = 3  # seeds of a lab's first test; who passes none of them has not come to this lab
 MAX_LOGS = 100
@@ -355,7 +354,7 @@ class _Shift:
         whose, logs = field.impl.whose, self._log.folder / "logs"
         logs.mkdir(exist_ok=True)
         label = f".{field.kind}.{seeds[0]}"
-        jobs = cut(whose, field.lab, field.network, field.tests, seeds, label, RUNS_IN_A_JOB[field.sort])
+        jobs = cut(whose, field.lab, field.network, field.tests, seeds, label)
         with watch.Memory() as memory, watch.hogs(self._asked.hogs if field.beside_hog else 0) as hogs:
             futures = [
                 self._crew.submit(

@@ -39,9 +39,9 @@ class Megabytes(msgspec.Struct, frozen=True):
 class Block(msgspec.Struct, kw_only=True, frozen=True):
     """A stretch of seeds of one lab, one implementation, one network: each of ``tests`` tests (or the lab's fuzz run) with
     each seed from ``seeds[0]`` to before ``seeds[1]``. ``runs`` is one test with one seed; ``failures`` and ``unjudged``
-    are of these. ``cpu_s`` is of the runs (judge and
-    hosts, without the start of either), ``processes`` is how many of ours there were after the block,
-    ``code`` and ``impl_hash`` are fingerprints of raftlab and of the implementation, ``started`` is UTC."""
+    are of these. ``cpu_s`` is of the runs (judge and hosts, without the start of either), ``processes`` is how many of
+    ours there were after the block, ``code`` and ``impl_hash`` are fingerprints of raftlab and of the implementation,
+    ``started`` is UTC."""
 
     kind: Kind
     impl: str

@@ -49,12 +49,13 @@ class Memory:
             self._over.wait(EVERY_S)
 
     def _look(self) -> None:
-        self.own = max(self.own, _megabytes(os.getpid(), "VmRSS"))
+        self.own = max(self.own, megabytes(os.getpid(), "VmRSS"))
         # A child's own peak, so that nothing of it is missed between two looks.
-        self.child = max([self.child, *(_megabytes(pid, "VmHWM") for pid in below())])
+        self.child = max([self.child, *(megabytes(pid, "VmHWM") for pid in below())])
 
 
-def _megabytes(pid: int, field: str) -> float:
+def megabytes(pid: int, field: str) -> float:
+    """What the kernel says of a process's memory under ``field`` (``VmRSS``, ``VmHWM``); 0 when it is gone."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(field + ":"):

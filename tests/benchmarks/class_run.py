@@ -21,12 +21,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raftgrade import bank
+from raftgrade import bank, watch
 from tests.conftest import ROOT, SKELETON, SOLUTION
 
 LOOK_S = 1.0
@@ -80,25 +79,11 @@ class Watched:
     memory: list[tuple[float, float]] = field(default_factory=list)  # of the grader itself, by seconds
     together: float = 0.0  # the most of all processes at a time
     busy: list[float] = field(default_factory=list)  # share of the machine's processors in use, second by second
-    left: list[int] = field(default_factory=list)  # processes that were there 20 s after the grader had ended
+    left: list[int] = field(default_factory=list)  # processes that were there some seconds after the grader had ended
 
     def flat(self) -> tuple[float, float]:
         """The grader's memory after a tenth of its time, and at the end."""
         return self.memory[len(self.memory) // 10][1], self.memory[-1][1]
-
-
-def below(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            yield child
-            yield from below(child)
-
-
-def resident(pid: int) -> float:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except (OSError, IndexError):
-        return 0.0
 
 
 def machine() -> tuple[float, float]:
@@ -124,18 +109,16 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
     command = [sys.executable, "-m", "raftgrade", "run", str(folder), "--network", "sim", "--runs", str(runs)]
     command += ["--jobs", str(jobs), "--out", str(out)]
     watched = Watched()
+    known = watch.below()
     began, (used, all_) = time.monotonic(), machine()
     with (out.parent / f"{out.name}.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
         try:
             while process.poll() is None:
                 time.sleep(LOOK_S)
-                try:
-                    tree = [process.pid, *below(process.pid)]
-                except OSError:
-                    continue  # one of them has just ended
-                watched.memory.append((time.monotonic() - began, resident(process.pid)))
-                watched.together = max(watched.together, sum(map(resident, tree)))
+                held = {pid: watch.megabytes(pid, "VmRSS") for pid in watch.below() - known}
+                watched.memory.append((time.monotonic() - began, held.get(process.pid, 0.0)))
+                watched.together = max(watched.together, sum(held.values()))
                 (before, all_before), (used, all_) = (used, all_), machine()
                 watched.busy.append((used - before) / max(1, all_ - all_before))
                 file = out / "records.jsonl"
@@ -146,20 +129,8 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     watched.memory = [each for each in watched.memory if each[1]] or [(0.0, 0.0)]
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        watched.left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _belongs(pid, out)]
-        if not watched.left:
-            break
-        time.sleep(0.5)
+    watched.left = watch.left(known)
     return watched
-
-
-def _belongs(pid: int, out: Path) -> bool:
-    try:
-        return str(out).encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and pid != os.getpid()
-    except OSError:
-        return False
 
 
 def verdicts(out: Path) -> Any:
@@ -204,7 +175,7 @@ def main() -> int:
     parser.add_argument("--kill-at", type=float, default=0.4, help="share of the runs that are done before the kill")
     asked = parser.parse_args()
     wrong = 0
-    with tempfile.TemporaryDirectory(prefix="raftlab-class-") as name:
+    with tempfile.TemporaryDirectory(prefix="raftlab-class-") as name, watch.reaper():
         folder, first, second = Path(name, "class"), Path(name, "killed"), Path(name, "alone")
         folder.mkdir()
         make_class(folder, asked.submissions)

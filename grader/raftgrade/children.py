@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from raftgrade.seats import Seats
+
 MAX_LINE_BYTES = 64 * 1024 * 1024  # a line beyond this is no record; stop listening rather than run out of memory
 _CHUNK = 1 << 16
 _NICER = 10
@@ -38,9 +40,11 @@ class Ended:
 
 
 class Children:
-    """Every child there is. Threads may share it; :meth:`stop` ends all of them for good."""
+    """Every child there is, of ``workers`` threads (0: this is not all that keeps the machine busy). Threads may share it;
+    :meth:`stop` ends all of them for good."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 0) -> None:
+        self.seats = Seats(workers)
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopped = False
@@ -66,11 +70,12 @@ class Children:
         environment: Mapping[str, str],
         from_stdout: bool = False,
         nice: bool = False,
+        processor: int | None = None,
     ) -> Ended:
         """Run ``command(fd)`` to its end and hand each line it writes to ``fd`` (or to its stdout) to
         ``on_line``, which says whether it was news. After ``silence_s`` seconds without news the child and
-        its group are killed. What else it prints is appended to ``log``. Blocks; raises nothing of the
-        child's doing."""
+        its group are killed. What else it prints is appended to ``log``. It stays on ``processor``, if one is
+        given. Blocks; raises nothing of the child's doing."""
         read_fd, write_fd = os.pipe()
         try:
             with log.open("ab") as output:
@@ -90,9 +95,11 @@ class Children:
         if process is None:
             os.close(read_fd)
             return Ended("stopped")
-        if nice:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # neither is needed, only faster
+            if nice:
                 os.setpriority(os.PRIO_PROCESS, process.pid, _NICER)
+            if processor is not None:
+                os.sched_setaffinity(process.pid, {processor})
         how: How = "stopped"
         try:
             how = _hear(read_fd, process.pid, on_line, silence_s)

@@ -86,7 +86,7 @@ class Local:
         self._settings = settings
         self._commands = commands
         self._store = store
-        self._children = Children()
+        self._children = Children(settings.jobs)
         self._executor: Executor = ThreadPoolExecutor(settings.jobs, thread_name_prefix="raftgrade")
 
     def check(self, submission: SubmissionResult, path: str) -> Future[Checked]:

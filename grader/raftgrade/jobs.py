@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -209,15 +210,18 @@ class _Bench:
     def _attempt(self, tests: list[str], seeds: tuple[int, int]) -> Ended:
         self._heard = self._garbage = 0
         self._end = None
-        ended = self.children.listen(
-            lambda fd: self.commands.job(self.job, tests, seeds, fd, self.traces),
-            on_line=self._line,
-            silence_s=SILENCE_S[self.job.network],
-            log=self.log,
-            environment=environment(),
-            # Simulated runs keep no clock of the outside: let those that do have the processor first.
-            nice=self.job.network == "sim",
-        )
+        simulated = self.job.network == "sim"
+        with self.children.seats.seat() if simulated else nullcontext() as processor:
+            ended = self.children.listen(
+                lambda fd: self.commands.job(self.job, tests, seeds, fd, self.traces),
+                on_line=self._line,
+                silence_s=SILENCE_S[self.job.network],
+                log=self.log,
+                environment=environment(),
+                # Simulated runs keep no clock of the outside: let those that do have the processor first.
+                nice=simulated,
+                processor=processor,
+            )
         if ended.how != "exited" or self._garbage or self._end is None:
             self.uneventful = False
         if self._garbage:

@@ -20,7 +20,7 @@ NETWORKS = ("sim", "rpyc")
 
 # Runs in one job. A job's start costs half a second of processor time, and a simulated run a tenth of that, so many of
 # them share one; a run on the real network takes several seconds, and small jobs keep the cores evenly busy until the end.
-RUNS_IN_A_JOB = {"sim": 40, "rpyc": 2}
+RUNS_IN_A_JOB = {"sim": 100, "rpyc": 2}
 
 
 class Listed(Protocol):

@@ -38,7 +38,7 @@ from raftlab import fuzz
 from raftlab.confine import Sandbox
 from raftlab.record import Record
 
-SEEDS = {"suite sim": 10, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
+SEEDS = {"suite sim": 50, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
 GROWTH_MB = 50.0  # memory that grows by more than that over the first block's is told
 TRIALS = 3  # seeds of a lab's first test; who passes none of them has not come to this lab
 MAX_LOGS = 100
@@ -165,7 +165,7 @@ class _Crew:
     """Threads that carry out jobs, one child process each. ``signal`` is what asked us to stop, or 0."""
 
     def __init__(self, jobs: int) -> None:
-        self.children = Children()
+        self.children = Children(jobs)
         self.signal = 0
         self._inbox: queue.SimpleQueue[Record | Future[Any] | int] = queue.SimpleQueue()
         self._executor = ThreadPoolExecutor(jobs, thread_name_prefix="soak")

@@ -79,7 +79,12 @@ def _proof(proof: argparse.ArgumentParser) -> None:
     )
     proof.add_argument("--jobs", type=int, metavar="N", help="passes at a time (default: one per processor)")
     proof.add_argument("--out", default="raftgrade-proof", metavar="DIR", help="default: raftgrade-proof")
-    proof.add_argument("--soak", metavar="DIR", help="take the false alarms for the page from this soak")
+    proof.add_argument(
+        "--soak",
+        action="append",
+        metavar="DIR",
+        help="take the false alarms for the page from this soak (several: again)",
+    )
     proof.add_argument("--page", metavar="FILE", help="write the proof as a page of Markdown")
 
 
@@ -109,7 +114,7 @@ def proof_command(arguments: argparse.Namespace) -> str:
     ):
         value = getattr(arguments, option)
         said += [f"--{option.replace('_', '-')}", str(value)] if value != usual else []
-    said += ["--soak", "DIR"] if arguments.soak is not None else []
+    said += ["--soak", "DIR"] * len(arguments.soak or [])
     return shlex.join([*said, "--page", "FILE"])
 
 

@@ -29,6 +29,11 @@ class SoakLine(msgspec.Struct):
     runs: int
     failures: int
     code: str = ""
+    beside_hog: bool = False
+
+    @property
+    def beside(self) -> str:
+        return f"{self.network}, beside a hog" if self.beside_hog else self.network
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +300,14 @@ def _misses(trials: Sequence[Trial]) -> str:
 # --- false alarms ---
 
 
-def read_soak(folder: Path) -> list[SoakLine]:
-    """The lines of ``folder/soak.jsonl``. Raises :class:`CannotProve`."""
+def read_soaks(folders: Iterable[Path]) -> list[SoakLine]:
+    """The lines of the ``soak.jsonl`` in each of ``folders``; one that is named twice counts once. Raises
+    :class:`CannotProve`."""
+    different = {folder.resolve(): folder for folder in folders}
+    return [line for folder in different.values() for line in _read_soak(folder)]
+
+
+def _read_soak(folder: Path) -> list[SoakLine]:
     path = folder / SOAK
     shown = printable(str(path))
     try:
@@ -321,7 +332,7 @@ def _false_alarms(soak: Sequence[SoakLine] | None) -> list[str]:
         return ["The soak has no runs."]
     headers = ["Raft", "lab", "runs", "failures", "false alarms per 10,000 runs"]
     by_impl = _sums(soak, lambda line: (line.impl, line.lab))
-    by_kind = _sums(soak, lambda line: (line.kind, line.network))
+    by_kind = _sums(soak, lambda line: (line.kind, line.beside))
     codes = len({line.code for line in soak})
     made = "" if codes == 1 else f" The runs are of {codes} versions of the code."
     return [

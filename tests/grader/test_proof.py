@@ -170,10 +170,11 @@ def soak(**other: object) -> proofpage.SoakLine:
 def test_false_alarms() -> None:
     made = with_passes(F, F, F)
     assert "## False alarms\n\nNot measured for this page" in page(made)
-    text = page(made, soak=[soak(), soak(), soak(impl="futures", network="rpyc", runs=1000, failures=2)])
+    hog = soak(impl="futures", network="rpyc", beside_hog=True, runs=1000, failures=2)
+    text = page(made, soak=[soak(), soak(), hog])
     assert "\n| timers | 2A | 40,000 | 0 | 0, below 0.92 |\n" in text
     assert "\n| futures | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
-    assert "\n| suite | rpyc | 1,000 | 2 | 20.00, below 72.06 |\n" in text
+    assert "\n| suite | rpyc, beside a hog | 1,000 | 2 | 20.00, below 72.06 |\n" in text
     assert "\n| all |  | 41,000 | 2 | 0.49, below 1.76 |\n" in text
 
 
@@ -182,15 +183,18 @@ def test_a_soak_is_read(tmp_path: Path) -> None:
     line |= {"seeds": [0, 9], "cpu_s": 1.5, "code": "abc"}
     file = tmp_path / "soak.jsonl"
     file.write_text(json.dumps(line) + "\n")
-    assert [(each.impl, each.runs, each.failures) for each in proofpage.read_soak(tmp_path)] == [("a", 9, 1)]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "soak.jsonl").write_text(json.dumps(line | {"impl": "b"}) + "\n")
+    read = proofpage.read_soaks([tmp_path, tmp_path / "more", tmp_path / "more" / ".."])
+    assert sorted((each.impl, each.runs, each.failures) for each in read) == [("a", 9, 1), ("b", 9, 1)]
     file.write_text(json.dumps(line | {"failures": 10}) + "\n")
     with pytest.raises(CannotProve, match=r"soak\.jsonl:1: 10 failures of 9 runs"):
-        proofpage.read_soak(tmp_path)
+        proofpage.read_soaks([tmp_path])
     file.write_text("{}\n")
     with pytest.raises(CannotProve, match=r"soak\.jsonl:1 is not a line of a soak"):
-        proofpage.read_soak(tmp_path)
+        proofpage.read_soaks([tmp_path])
     with pytest.raises(CannotProve, match="cannot be read"):
-        proofpage.read_soak(tmp_path / "none")
+        proofpage.read_soaks([tmp_path / "none"])
 
 
 # --- for real ---

@@ -33,6 +33,7 @@ from raftgrade import (
     reports,
     rubric,
     soak,
+    soak_log,
     store,
     submissions,
     table,
@@ -167,7 +168,7 @@ def _proof(arguments: argparse.Namespace) -> int:
         reference /= "raft.py"
     bugs = bank.chosen(known, options.named_labs(arguments.labs), names)
     trials = proof.trials(bugs, readable(str(reference)), settings)
-    soak = None if arguments.soak is None else proofpage.read_soaks(map(Path, arguments.soak))
+    soak = None if arguments.soak is None else soak_log.read_all(map(Path, arguments.soak))
     shown = printable(arguments.out)
     versions = f"raftgrade {__version__}, {proof.versions()}"  # those that run, whatever changes on the disk meanwhile
     with proof.Folder(Path(arguments.out)) as folder:

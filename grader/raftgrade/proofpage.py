@@ -5,35 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
 import tabulate
 
 from raftgrade.bank import HARDNESS, Bank
-from raftgrade.proof import CannotProve, Settings, Trial
+from raftgrade.proof import Settings, Trial
+from raftgrade.soak_log import Block, column, newest
 from raftgrade.stats import clopper_pearson
 from raftgrade.text import count, duration, one_line, printable
 from raftlab import labs
-
-SOAK = "soak.jsonl"
-
-
-class SoakLine(msgspec.Struct):
-    """What ``raftgrade soak`` notes of some runs of a correct Raft."""
-
-    kind: str
-    impl: str
-    lab: str
-    network: str
-    runs: int
-    failures: int
-    code: str = ""
-    beside_hog: bool = False
-
-    @property
-    def beside(self) -> str:
-        return f"{self.network}, beside a hog" if self.beside_hog else self.network
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +175,7 @@ The suites were written with most of these bugs at hand. So the figures say how 
 many unknown ones there are; bugs that were put in after the suites say so in their files."""
 
 
-def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[SoakLine] | None) -> str:
+def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block] | None) -> str:
     """The proof as Markdown. ``soak`` is ``None`` when false alarms were not measured."""
     few, many = facts.settings.seeds, facts.settings.hard_seeds
     texts = len({trial.text for trial in trials})
@@ -300,57 +280,38 @@ def _misses(trials: Sequence[Trial]) -> str:
 # --- false alarms ---
 
 
-def read_soaks(folders: Iterable[Path]) -> list[SoakLine]:
-    """The lines of the ``soak.jsonl`` in each of ``folders``; one that is named twice counts once. Raises
-    :class:`CannotProve`."""
-    different = {folder.resolve(): folder for folder in folders}
-    return [line for folder in different.values() for line in _read_soak(folder)]
-
-
-def _read_soak(folder: Path) -> list[SoakLine]:
-    path = folder / SOAK
-    shown = printable(str(path))
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as exc:
-        raise CannotProve(f"{shown} cannot be read: {exc.strerror or exc}") from None
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(msgspec.json.decode(line, type=SoakLine))
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise CannotProve(f"{shown}:{number} is not a line of a soak: {printable(str(exc))}") from None
-        if not 0 <= found[-1].failures <= found[-1].runs:
-            raise CannotProve(f"{shown}:{number}: {found[-1].failures} failures of {found[-1].runs} runs")
-    return found
-
-
-def _false_alarms(soak: Sequence[SoakLine] | None) -> list[str]:
+def _false_alarms(soak: Sequence[Block] | None) -> list[str]:
     if soak is None:
         return ["Not measured for this page: `raftgrade proof --soak DIR` takes them from a soak."]
-    if not soak:
+    counted = newest(soak)
+    if not counted:
         return ["The soak has no runs."]
-    headers = ["Raft", "lab", "runs", "failures", "false alarms per 10,000 runs"]
-    by_impl = _sums(soak, lambda line: (line.impl, line.lab))
-    by_kind = _sums(soak, lambda line: (line.kind, line.beside))
-    codes = len({line.code for line in soak})
-    made = "" if codes == 1 else f" The runs are of {codes} versions of the code."
+    figures = ["runs", "failures", "false alarms per 10,000 runs"]
+    by_impl = _sums(counted, lambda block: (block.impl, block.lab))
+    by_sort = _sums(counted, lambda block: (column(block),))
+    of = f"Code {counted[-1].code}."
+    unjudged = sum(block.unjudged for block in counted)
+    if unjudged:
+        of += f" Not among them: {count(unjudged, 'run')} that could not be judged."
+    old = sum(block.runs for block in soak) - sum(block.runs for block in counted)
+    if old:
+        of += f" Left out: {old:,} runs of another version of raftlab, or of a Raft that was changed since."
     return [
         "Runs of Rafts that are correct: every failure is a false alarm. With each rate stands the upper end of its 95 % "
-        f"Clopper-Pearson interval.{made}",
-        _markdown(headers, by_impl),
-        _markdown(["runs of", "network", *headers[2:]], by_kind),
+        f"Clopper-Pearson interval. {of}",
+        _markdown(["runs of", *figures], by_sort),
+        _markdown(["Raft", "lab", *figures], by_impl),
     ]
 
 
-def _sums(soak: Sequence[SoakLine], key: Callable[[SoakLine], tuple[str, str]]) -> list[list[str]]:
-    sums: dict[tuple[str, str], tuple[int, int]] = {}
-    for line in soak:
-        runs, failures = sums.get(key(line), (0, 0))
-        sums[key(line)] = (runs + line.runs, failures + line.failures)
+def _sums(soak: Sequence[Block], key: Callable[[Block], tuple[str, ...]]) -> list[list[str]]:
+    sums: dict[tuple[str, ...], tuple[int, int]] = {}
+    for block in soak:
+        runs, failures = sums.get(key(block), (0, 0))
+        sums[key(block)] = (runs + block.runs - block.unjudged, failures + block.failures)
     rows = [[*names, *_alarms(*sums[names])] for names in sorted(sums)]
-    total = sum(line.runs for line in soak), sum(line.failures for line in soak)
-    return [*rows, ["all", "", *_alarms(*total)]]
+    total = (sum(figures) for figures in zip(*sums.values(), strict=True))
+    return [*rows, ["all", *[""] * (len(rows[0]) - 4), *_alarms(*total)]]
 
 
 def _alarms(runs: int, failures: int) -> list[str]:

@@ -165,8 +165,16 @@ def read(folder: Path) -> list[Block]:
     return blocks
 
 
+def read_all(folders: Iterable[Path]) -> list[Block]:
+    """The blocks of several books, the oldest first; one that is named twice counts once. Raises
+    :class:`~raftgrade.store.NotOurs`."""
+    different = {folder.resolve(): folder for folder in folders}
+    return sorted((block for folder in different.values() for block in read(folder)), key=lambda block: block.started)
+
+
 def newest(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks of the raftlab that wrote last, and of the newest text of each implementation."""
+    """Of ``blocks``, the oldest first, those of the raftlab that wrote last and of the newest text of each
+    implementation."""
     if not blocks:
         return []
     code = blocks[-1].code

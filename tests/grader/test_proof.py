@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import signal
@@ -12,11 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from raftgrade import bank, proof, proofpage
+from raftgrade import bank, proof, proofpage, soak_log
 from raftgrade.cli import main
 from raftgrade.proof import CannotProve, Caught, Folder, Pass, Settings, Trial
+from raftgrade.soak_log import Block, Megabytes
+from raftgrade.store import NotOurs
 from tests.conftest import ROOT, SOLUTION
 from tests.grader.fakes import alive, wait_until_gone
 from tests.known_bugs import BANK
@@ -137,7 +139,7 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 # --- the page ---
 
 
-def page(*trials: Trial, soak: list[proofpage.SoakLine] | None = None) -> str:
+def page(*trials: Trial, soak: list[Block] | None = None) -> str:
     return proofpage.page(trials, BANK, proofpage.Facts("today", "raftgrade proof", "these", FEW), soak)
 
 
@@ -161,40 +163,44 @@ def test_a_row() -> None:
     )
 
 
-def soak(**other: object) -> proofpage.SoakLine:
-    return proofpage.SoakLine(**{  # type: ignore[arg-type]
-        "kind": "suite", "impl": "timers", "lab": "2A", "network": "sim", "runs": 20000, "failures": 0, **other
+def soak(**other: object) -> Block:
+    return Block(**{  # type: ignore[arg-type]
+        "kind": "suite", "impl": "timers", "impl_hash": "t", "lab": "2A", "network": "sim", "beside_hog": False,
+        "runs": 20000, "failures": 0, "unjudged": 0, "seeds": (0, 10), "tests": 2000, "cpu_s": 1.0, "wall_s": 1.0,
+        "memory_mb": Megabytes(1.0, 1.0), "processes": 1, "code": "abc", "sandbox": "none", "started": "2026-01-02", **other
     })  # fmt: skip
 
 
 def test_false_alarms() -> None:
     made = with_passes(F, F, F)
     assert "## False alarms\n\nNot measured for this page" in page(made)
-    hog = soak(impl="futures", network="rpyc", beside_hog=True, runs=1000, failures=2)
+    assert "The soak has no runs." in page(made, soak=[])
+    hog = soak(impl="futures", network="rpyc", beside_hog=True, runs=1001, failures=2, unjudged=1)
     text = page(made, soak=[soak(), soak(), hog])
     assert "\n| timers | 2A | 40,000 | 0 | 0, below 0.92 |\n" in text
     assert "\n| futures | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
-    assert "\n| suite | rpyc, beside a hog | 1,000 | 2 | 20.00, below 72.06 |\n" in text
+    assert "\n| suite rpyc beside a hog | 1,000 | 2 | 20.00, below 72.06 |\n" in text
     assert "\n| all |  | 41,000 | 2 | 0.49, below 1.76 |\n" in text
+    assert "Code abc. Not among them: 1 run that could not be judged.\n" in text
 
 
-def test_a_soak_is_read(tmp_path: Path) -> None:
-    line = {"kind": "fuzz", "impl": "a", "lab": "2A", "network": "sim", "beside_hog": False, "runs": 9, "failures": 1}
-    line |= {"seeds": [0, 9], "cpu_s": 1.5, "code": "abc"}
-    file = tmp_path / "soak.jsonl"
-    file.write_text(json.dumps(line) + "\n")
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "soak.jsonl").write_text(json.dumps(line | {"impl": "b"}) + "\n")
-    read = proofpage.read_soaks([tmp_path, tmp_path / "more", tmp_path / "more" / ".."])
-    assert sorted((each.impl, each.runs, each.failures) for each in read) == [("a", 9, 1), ("b", 9, 1)]
-    file.write_text(json.dumps(line | {"failures": 10}) + "\n")
-    with pytest.raises(CannotProve, match=r"soak\.jsonl:1: 10 failures of 9 runs"):
-        proofpage.read_soaks([tmp_path])
-    file.write_text("{}\n")
-    with pytest.raises(CannotProve, match=r"soak\.jsonl:1 is not a line of a soak"):
-        proofpage.read_soaks([tmp_path])
-    with pytest.raises(CannotProve, match="cannot be read"):
-        proofpage.read_soaks([tmp_path / "none"])
+def test_a_raft_that_was_changed_counts_from_then_on() -> None:
+    flawed = soak(impl_hash="flawed", failures=3)
+    text = page(with_passes(F, F, F), soak=[soak(code="older"), flawed, soak()])
+    assert "\n| all |  | 20,000 | 0 | 0, below 1.84 |\n" in text
+    said = "Code abc. Left out: 40,000 runs of another version of raftlab, or of a Raft that was changed since."
+    assert said in " ".join(text.split())
+
+
+def test_several_soaks_are_read(tmp_path: Path) -> None:
+    late, early = soak(started="2026-01-03"), soak(impl="a", started="2026-01-01")
+    for name, block in (("one", late), ("two", early)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "soak.jsonl").write_bytes(msgspec.json.encode(block) + b"\n")
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "two" / ".." / "one"]
+    assert soak_log.read_all(folders) == [early, late]
+    with pytest.raises(NotOurs, match=r"none holds no soak\.jsonl"):
+        soak_log.read_all([tmp_path / "none"])
 
 
 # --- for real ---

@@ -248,17 +248,19 @@ class Raft:
     # --- calls ---
 
     def _call(self, server: int, method: str, args: Any, then: Callable[[int, Any, Any], None]) -> None:
-        def returned(call: Future[Any]) -> None:
+        def exchange() -> None:
+            reply = self.peers[server].call(method, args)
+            # Here, and not in a callback of the future: that of a future which is done already would run in the middle of
+            # whatever loop has called us.
             with self._alone():
-                reply = call.result()
                 # Who says yes to a pre-vote may name the term that it was asked for.
                 real = reply is not None and not (method == "pre_vote" and reply.vote_granted)
                 if real and reply.term > self.current_term:
                     self._adopt(reply.term)
                 then(server, args, reply)
 
-        # A future keeps what its callback raises to itself. `_alone` has taken note, and the other threads raise it.
-        self.pool.submit(self.peers[server].call, method, args).add_done_callback(returned)
+        # A future keeps what it raises to itself. `_alone` has taken note, and the other threads raise it.
+        self.pool.submit(exchange)
 
     def _leading_since(self, args: Any) -> bool:
         return self.role is Role.LEADER and self.current_term == args.term

@@ -36,6 +36,7 @@ def stretches(folder: Path, kind: str = "suite") -> list[tuple[str, list[int]]]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(soak.SEEDS, "suite sim", 10)  # as in driver.py: a dozen seeds make two blocks
 
 
 def run(*words: str) -> int:

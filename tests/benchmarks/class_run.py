@@ -11,6 +11,7 @@ the same. While it runs, memory and processors are looked at. Exit code 1 when s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -29,6 +30,8 @@ from raftgrade import bank, watch
 from tests.conftest import ROOT, SKELETON, SOLUTION
 
 LOOK_S = 1.0
+BOOK = "records.jsonl"
+RUN = b'"kind":"run"'
 TIMINGS = ("wall_s", "cpu_s", "run_cpu_s")  # of a test on a network: not the same from one time to the next
 BROKEN = {
     "no-syntax": "class Raft\n",
@@ -92,23 +95,43 @@ def machine() -> tuple[float, float]:
     return sum(figures) - figures[3] - figures[4], sum(figures)
 
 
-def lines(out: Path) -> list[dict[str, Any]]:
-    """The records that are whole."""
-    file = out / "records.jsonl"
-    made = []
-    for line in file.read_bytes().splitlines() if file.exists() else []:
-        try:
-            made.append(json.loads(line))
-        except ValueError:
-            continue
-    return [each for each in made if each["kind"] == "run"]
+def places(out: Path) -> Counter[tuple[Any, ...]]:
+    """Which runs the book in ``out`` has, and how often."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    with (out / BOOK).open("rb") as file:
+        for line in file:
+            try:
+                made = json.loads(line)
+            except ValueError:
+                continue  # cut short by the kill
+            if made["kind"] == "run":
+                run = made["record"]
+                found[made["submission"], run["lab"], run["test"], run["network"], run["seed"]] += 1
+    return found
+
+
+class Counted:
+    """How many runs the book has by now; only what is new is read."""
+
+    def __init__(self, book: Path) -> None:
+        self._book, self._read, self._runs = book, 0, 0
+
+    def now(self) -> int:
+        if self._book.exists():
+            with self._book.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+            whole = new.rfind(b"\n") + 1
+            self._read += whole
+            self._runs += new[:whole].count(RUN)
+        return self._runs
 
 
 def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = None) -> Watched:
     """One `raftgrade run`; killed when ``kill_at`` runs are done."""
     command = [sys.executable, "-m", "raftgrade", "run", str(folder), "--network", "sim", "--runs", str(runs)]
     command += ["--jobs", str(jobs), "--out", str(out)]
-    watched = Watched()
+    watched, counted = Watched(), Counted(out / BOOK)
     known = watch.below()
     began, (used, all_) = time.monotonic(), machine()
     with (out.parent / f"{out.name}.log").open("ab") as log:
@@ -121,8 +144,7 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
                 watched.together = max(watched.together, sum(held.values()))
                 (before, all_before), (used, all_) = (used, all_), machine()
                 watched.busy.append((used - before) / max(1, all_ - all_before))
-                file = out / "records.jsonl"
-                if kill_at is not None and file.exists() and file.read_bytes().count(b'"kind":"run"') >= kill_at:
+                if kill_at is not None and counted.now() >= kill_at:
                     process.send_signal(signal.SIGKILL)
         finally:
             if process.poll() is None:
@@ -134,7 +156,8 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
 
 
 def verdicts(out: Path) -> Any:
-    """All of a report that must not depend on when, where and in what order the runs were made."""
+    """All of a report that must not depend on when, where and in what order the runs were made: points, outcomes, virtual
+    times, RPCs, bytes, failures with their events, commands."""
     report = json.loads((out / "report.json").read_text())
     assert report["complete"], out
     for submission in report["submissions"]:
@@ -145,14 +168,8 @@ def verdicts(out: Path) -> Any:
                 for bad in network["bad"]:
                     bad["trace"] = Path(bad["trace"]).name
                     bad["replay"] = bad["replay"].replace(str(out), "OUT")
-        for name in ("path",):
-            submission.pop(name, None)
+        submission.pop("path", None)
     return report["submissions"]
-
-
-def place(record: dict[str, Any]) -> tuple[Any, ...]:
-    inner = record["record"]
-    return record["submission"], inner["lab"], inner["test"], inner["network"], inner["seed"]
 
 
 def told(name: str, watched: Watched) -> Watched:
@@ -173,31 +190,44 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20, help="of each test")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--kill-at", type=float, default=0.4, help="share of the runs that are done before the kill")
+    parser.add_argument(
+        "--out", type=Path, help="keep all in this folder; an undisturbed run that is whole is not made again"
+    )
     asked = parser.parse_args()
     wrong = 0
-    with tempfile.TemporaryDirectory(prefix="raftlab-class-") as name, watch.reaper():
-        folder, first, second = Path(name, "class"), Path(name, "killed"), Path(name, "alone")
-        folder.mkdir()
-        make_class(folder, asked.submissions)
-        began = time.monotonic()
-        watched = [told("undisturbed", grade(folder, second, asked.runs, asked.jobs + 1))]
-        total = len(lines(second))
-        print(f"  {total} runs, {total / (time.monotonic() - began):.1f} a second", flush=True)
-        watched.append(told("until killed", grade(folder, first, asked.runs, asked.jobs, int(asked.kill_at * total))))
-        before = Counter(map(place, lines(first)))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(watch.reaper())
+        home = asked.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raftlab-class-")))
+        folder, first, second = home / "class", home / "killed", home / "alone"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            make_class(folder, asked.submissions)
+        watched = []
+        whole = home / "alone.whole"
+        if not whole.exists():
+            shutil.rmtree(second, ignore_errors=True)
+            watched.append(told("undisturbed", grade(folder, second, asked.runs, asked.jobs + 1)))
+            whole.touch()
+        alone = places(second)
+        print(f"  {alone.total()} runs", flush=True)
+        shutil.rmtree(first, ignore_errors=True)
+        kill_at = int(asked.kill_at * alone.total())
+        watched.append(told("until killed", grade(folder, first, asked.runs, asked.jobs, kill_at)))
+        before = places(first)
         watched.append(told("and the rest", grade(folder, first, asked.runs, asked.jobs)))
-        after = lines(first)
-        places = Counter(map(place, after))
+        after = places(first)
         found = verdicts(first)
         states = Counter(each["state"] for each in found)
         clean = sum(each["state"] == "graded" and each["points"] == each["max_points"] for each in found)
-        print(
-            f"  {len(before)} runs were done when it was killed, {len(places)} at the end; {dict(states)}, {clean} clean"
-        )
+        print(f"  {before.total()} runs were done when it was killed, {after.total()} at the end")
+        print(f"  submissions: {dict(states)}, {clean} clean")
         for what, bad in (
-            ("lost", before - places),
-            ("made twice", Counter({each: times for each, times in places.items() if times > 1})),
-            ("made by one of them only", Counter(set(places) ^ {place(each) for each in lines(second)})),
+            ("lost", before - after),
+            (
+                "made twice",
+                Counter({run: times for book in (alone, after) for run, times in book.items() if times > 1}),
+            ),
+            ("made by one of them only", Counter(set(after) ^ set(alone))),
             ("processes left behind", Counter(pid for each in watched for pid in each.left)),
         ):
             print(f"  {what}: {sum(bad.values())}")

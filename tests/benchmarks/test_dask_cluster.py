@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.benchmarks.class_run import verdicts
 from tests.conftest import SKELETON, SOLUTION
 
 pytest.importorskip("distributed", reason="distributed is not installed (it is the cluster extra)")
@@ -53,20 +53,6 @@ def started(log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def marks(folder: Path) -> Any:
-    """All that must be the same: points, outcomes, virtual times, RPCs, bytes, failures with their events, commands."""
-    report = json.loads((folder / "report.json").read_text())
-    assert report["complete"]
-    for submission in report["submissions"]:
-        for test in submission["tests"]:
-            for network in test["networks"]:
-                for timing in ("wall_s", "cpu_s", "run_cpu_s"):
-                    network.pop(timing)
-                for bad in network["bad"]:
-                    bad["trace"] = Path(bad["trace"]).name
-    return report["submissions"]
 
 
 def traces(folder: Path) -> dict[str, bytes]:
@@ -114,5 +100,5 @@ def test_a_cluster_gives_the_same_marks_although_a_worker_dies(tmp_path: Path) -
     assert "Remove worker" in (tmp_path / "scheduler.txt").read_text()
     near = [sys.executable, "-m", *grade, "--out", str(tmp_path / "near"), "--jobs", "2"]
     assert subprocess.run(near, capture_output=True, check=False).returncode == 1
-    assert marks(tmp_path / "near") == marks(tmp_path / "far")
+    assert verdicts(tmp_path / "near") == verdicts(tmp_path / "far")
     assert traces(tmp_path / "near") == traces(tmp_path / "far")

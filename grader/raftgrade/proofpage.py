@@ -287,8 +287,8 @@ def _false_alarms(soak: Sequence[Block] | None) -> list[str]:
     if not counted:
         return ["The soak has no runs."]
     figures = ["runs", "failures", "false alarms per 10,000 runs"]
-    by_impl = _sums(counted, lambda block: (block.impl, block.lab))
-    by_sort = _sums(counted, lambda block: (column(block),))
+    by_lab = _sums(counted, lambda block: (column(block), block.lab))
+    by_impl = _sums(counted, lambda block: (block.impl,))
     of = f"Code {counted[-1].code}."
     unjudged = sum(block.unjudged for block in counted)
     if unjudged:
@@ -299,8 +299,8 @@ def _false_alarms(soak: Sequence[Block] | None) -> list[str]:
     return [
         "Runs of Rafts that are correct: every failure is a false alarm. With each rate stands the upper end of its 95 % "
         f"Clopper-Pearson interval. {of}",
-        _markdown(["runs of", *figures], by_sort),
-        _markdown(["Raft", "lab", *figures], by_impl),
+        _markdown(["runs of", "lab", *figures], by_lab),
+        _markdown(["Raft", *figures], by_impl),
     ]
 
 

@@ -177,9 +177,9 @@ def test_false_alarms() -> None:
     assert "The soak has no runs." in page(made, soak=[])
     hog = soak(impl="futures", network="rpyc", beside_hog=True, runs=1001, failures=2, unjudged=1)
     text = page(made, soak=[soak(), soak(), hog])
-    assert "\n| timers | 2A | 40,000 | 0 | 0, below 0.92 |\n" in text
-    assert "\n| futures | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
-    assert "\n| suite rpyc beside a hog | 1,000 | 2 | 20.00, below 72.06 |\n" in text
+    assert "\n| timers | 40,000 | 0 | 0, below 0.92 |\n" in text
+    assert "\n| futures | 1,000 | 2 | 20.00, below 72.06 |\n" in text
+    assert "\n| suite rpyc beside a hog | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
     assert "\n| all |  | 41,000 | 2 | 0.49, below 1.76 |\n" in text
     assert "Code abc. Not among them: 1 run that could not be judged.\n" in text
 

@@ -321,9 +321,11 @@ def test_crash_while_cutting(cluster: Start) -> None:
         for side in ("before", "after"):
             while index % 10 != 9:
                 index = c.agree(f"after {index}", 1)
-            # The first save is that of the entry, the next is that of the snapshot, unless it takes two.
+            # The first save is that of the entry, the next is that of the snapshot, unless it takes two. The leader is asked
+            # for first: a snapshot() that was put aside may still be on its way, and its save be the one that crashes.
+            leader = c.one_leader()
             c.crash_at(0, "save", nth, side)
-            c.propose(c.one_leader(), f"crash {side} save {nth}")
+            c.propose(leader, f"crash {side} save {nth}")
             c.sleep(0.1)
             c.restart(0)
             # The referee knows what S0 has applied before, and holds it to that.

@@ -16,7 +16,7 @@ if __name__ == "__main__":
     # them too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    soak.SEEDS["suite sim"] = 10
+    soak.SEEDS["suite sim"] = 10  # small blocks, as in test_soak.py
     sys.path.insert(0, str(Path(__file__).parents[1]))
     fakes = importlib.import_module("grader.fakes")
     sys.exit(main(sys.argv[2:], fakes.tools(fakes.FakeCommands(sys.argv[1]))))

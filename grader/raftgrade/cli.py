@@ -39,7 +39,7 @@ from raftgrade import (
     table,
 )
 from raftgrade.commands import Commands, RaftlabCommands
-from raftgrade.intake import code, outcomes, still_holds, take_in
+from raftgrade.intake import code, still_holds, take_in
 from raftgrade.options import CANNOT, CannotStart, readable
 from raftgrade.plan import Listed, expect
 from raftgrade.reports import gradescope
@@ -236,16 +236,25 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
         )
         _set_late(late, plan)
         marks.mark(plan)
-        kept = [] if arguments.fresh else still_holds(plan, folder.earlier)
-        known = [*kept, *intake.refused]
-        stay = {entry.submission for entry in kept}
-        folder.begin(known, {item.slug for item in intake.submissions if item.name in stay})
-        if kept:
-            had = f"{count(outcomes(kept), 'outcome')} of the report in {printable(str(out))}"
+        kept = folder.begin(
+            [] if arguments.fresh else still_holds(plan, folder.earlier),
+            slugs={item.name: item.slug for item in intake.submissions},
+        )
+        if kept.outcomes:
+            had = f"{count(kept.outcomes, 'outcome')} of the report in {printable(str(out))}"
             print(f"raftgrade: kept {had}, nothing has changed for them; --fresh does all again", file=sys.stderr)
         started = time.monotonic()
         report, signal_number = grade.grade(
-            plan, tests, intake.paths, tools.commands, folder, sys.stderr, started, make_engine=make_engine, known=known
+            plan,
+            tests,
+            intake.paths,
+            tools.commands,
+            folder,
+            kept,
+            sys.stderr,
+            started,
+            make_engine=make_engine,
+            refused=intake.refused,
         )
     shown = printable(str(out))
     if signal_number:

@@ -14,7 +14,7 @@ from raftgrade.plan import Expected, Settings
 from raftgrade.progress import Progress
 from raftgrade.results import Report
 from raftgrade.schedule import Schedule
-from raftgrade.store import Store
+from raftgrade.store import Kept, Store
 from raftgrade.tally import Entry, Ran, Refused, Tally
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
@@ -27,24 +27,26 @@ def grade(
     paths: dict[str, str],
     commands: Commands,
     store: Store,
+    kept: Kept,
     stream: TextIO,
     started: float,
     make_engine: MakeEngine = Local,
-    known: Sequence[Entry] = (),
+    refused: Sequence[Refused] = (),
 ) -> tuple[Report, int]:
     """Grade all submissions of ``plan`` (``paths`` gives where each is) and write the report to ``store``.
-    ``known`` is what has its outcome already; ``store`` has begun with it. Progress goes to ``stream``; ``started`` is in
-    ``time.monotonic`` seconds. Returns the report and the signal that interrupted it, or 0. Raises ``OSError`` when the
-    report cannot be written."""
+    ``store`` has begun with what is ``kept`` of an earlier report; who is ``refused`` already will not be run. Progress goes
+    to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report and the signal that interrupted it, or 0.
+    Raises ``OSError`` when the report cannot be written."""
     tally = Tally(plan)
     store.save(plan)  # the plan, so that the records mean something from the first one on
-    over = {entry.submission for entry in known if isinstance(entry, Refused) and tally.take(entry)}
-    ran = [entry for entry in known if isinstance(entry, Ran) and entry.submission not in over]
-    schedule = Schedule(plan, tests, paths, tally, ran)
+    for entry in refused:
+        store.add(entry)
+    over = {entry.submission for entry in (*kept.refused, *refused) if tally.take(entry)}
+    schedule = Schedule(plan, tests, paths, tally, kept.runs)
     runs = schedule.usual()
     todo = {network: number * (len(plan.submissions) - len(over)) for network, number in runs.items()}
     # Who has all outcomes need not even be checked again.
-    over |= {name for name in dict.fromkeys(entry.submission for entry in ran) if schedule.over(name)}
+    over |= {name for name in kept.submissions if name not in over and schedule.over(name)}
     engine = make_engine(plan.settings, commands, store)
     work = Work(plan, paths, engine, schedule, over)
     progress = Progress(todo, engine.workers, stream)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ import raftlab
 from raftgrade import staging
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Problem, Report, SubmissionResult
-from raftgrade.store import Store
+from raftgrade.store import Earlier, Store
 from raftgrade.submissions import Found
 from raftgrade.tally import Entry, Ran, Refused, blank
 from raftgrade.text import printable
@@ -52,13 +53,13 @@ def take_in(found: Found, tests: list[Expected], settings: Settings, store: Stor
     return intake
 
 
-def still_holds(plan: Report, earlier: tuple[Report | None, list[Entry]]) -> list[Entry]:
+def still_holds(plan: Report, earlier: Earlier | None) -> Iterator[Entry]:
     """The entries of the ``earlier`` report that are right for ``plan`` too."""
+    if earlier is None:
+        return
     before, entries = earlier
-    if before is None or (before.tool, before.code) != (plan.tool, plan.code):
-        return []
-    if before.settings.level != plan.settings.level:
-        return []
+    if (before.tool, before.code, before.settings.level) != (plan.tool, plan.code, plan.settings.level):
+        return
     hashes = {submission.name: submission.hash for submission in before.submissions}
     same = [item for item in plan.submissions if item.hash and hashes.get(item.name) == item.hash]
     names = {item.name for item in same}
@@ -67,31 +68,27 @@ def still_holds(plan: Report, earlier: tuple[Report | None, list[Entry]]) -> lis
         for test in item.tests:
             for network in test.networks:
                 wanted.setdefault((item.name, test.lab, test.name, network.network), []).append(range(*network.seeds))
-    judged = {(*_key(entry), entry.record.seed) for entry in entries if isinstance(entry, Ran) and _judged(entry)}
-
-    def holds(entry: Entry) -> bool:
+    # A fault of the machine stays on record if a second attempt was judged. That one comes later in the records.
+    faults: dict[tuple[Key, int], Ran] = {}
+    for entry in entries:
         if isinstance(entry, Refused):
-            asked_the_same = before.settings.labs == plan.settings.labs
-            return entry.submission in names and entry.state == "refused" and asked_the_same
+            if entry.submission in names and entry.state == "refused" and before.settings.labs == plan.settings.labs:
+                yield entry
+            continue
         key, seed = _key(entry), entry.record.seed
-        # A fault of the machine stays on record if a second attempt was judged.
-        return (*key, seed) in judged and any(seed in seeds for seeds in wanted.get(key, ()))
-
-    return [entry for entry in entries if holds(entry)]
-
-
-def outcomes(entries: list[Entry]) -> int:
-    """How many of ``entries`` are the last word."""
-    return sum(isinstance(entry, Refused) or _judged(entry) for entry in entries)
+        if not any(seed in seeds for seeds in wanted.get(key, ())):
+            continue
+        if entry.record.outcome == "error":
+            faults.setdefault((key, seed), entry)
+            continue
+        if (key, seed) in faults:
+            yield faults.pop((key, seed))
+        yield entry
 
 
 def _key(entry: Ran) -> Key:
     record = entry.record
     return entry.submission, record.lab, record.test, record.network
-
-
-def _judged(entry: Ran) -> bool:
-    return entry.record.outcome != "error"
 
 
 def code(*packages: ModuleType) -> str:

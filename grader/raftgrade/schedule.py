@@ -11,7 +11,7 @@ before.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -25,15 +25,20 @@ USUAL_BATCHES = 4  # what a sequential test takes for a good program; for estima
 _AGAIN = ".again"
 
 Part = tuple[str, str]  # submission, lab (or test)
-Run = tuple[str, str, str, str, int]  # submission, lab, test, network, seed
+Run = tuple[str, str, str, int]  # lab, test, network, seed
 
 
 class Schedule:
-    """Hands out the jobs of every submission of ``plan``; ``paths`` gives where each is. ``known`` are runs that need not be
-    made."""
+    """Hands out the jobs of every submission of ``plan``; ``paths`` gives where each is. ``known`` gives the runs of a
+    submission that need not be made; it is asked once, when the submission's turn comes."""
 
     def __init__(
-        self, plan: Report, tests: list[Expected], paths: dict[str, str], tally: Tally, known: Iterable[Ran] = ()
+        self,
+        plan: Report,
+        tests: list[Expected],
+        paths: dict[str, str],
+        tally: Tally,
+        known: Callable[[str], Iterable[Ran]],
     ) -> None:
         self._settings = plan.settings
         self._rubric = plan.rubric
@@ -41,9 +46,8 @@ class Schedule:
         self._tally = tally
         level = plan.settings.level
         self._whose = {each.name: Whose(each.name, each.slug, paths[each.name], level) for each in plan.submissions}
-        self._known: dict[Run, list[Ran]] = {}
-        for entry in known:
-            self._known.setdefault(_place(entry), []).append(entry)
+        self._ask = known
+        self._known: dict[str, dict[Run, list[Ran]]] = {}  # of each submission at work
         self._out: dict[str, Job] = {}
         self._at_work: Counter[Part] = Counter()
         self._closed: dict[str, list[str]] = {each.name: list(plan.settings.labs) for each in plan.submissions}
@@ -57,13 +61,16 @@ class Schedule:
     def over(self, submission: str) -> bool:
         """Whether every run of a submission is known. To be asked before :meth:`begin`."""
         jobs = self._open(submission)
-        if jobs:
-            # Not yet: there is a check to come, and the jobs of a whole course would fill the memory.
-            self._closed[submission] = list(self._settings.labs)
+        if not jobs:
+            del self._known[submission]
+            self._tally.settle(submission)
+            return True
+        # Not yet: there is a check to come, and the jobs of a whole course would fill the memory.
+        self._closed[submission] = list(self._settings.labs)
         for job in jobs:
             del self._out[job.id]
             self._at_work[job.submission, job.lab] -= 1
-        return not jobs
+        return False
 
     def finished(self, result: Finished) -> list[Job]:
         """What follows upon a job, once the tally has its records."""
@@ -77,6 +84,8 @@ class Schedule:
             jobs += self._go_on(job.submission, job.lab)
         if not self._at_work[part]:
             jobs += self._open(job.submission)
+        if not any(self._at_work[job.submission, lab] for lab in self._settings.labs):
+            del self._known[job.submission]  # what is left is of labs that stayed shut
         return jobs
 
     def usual(self) -> dict[str, int]:
@@ -106,6 +115,10 @@ class Schedule:
 
     def _open(self, submission: str) -> list[Job]:
         """Jobs of the labs that need nothing more; those that stay shut for good are passed over."""
+        if submission not in self._known:
+            known = self._known[submission] = {}
+            for entry in self._ask(submission):
+                known.setdefault(_place(entry), []).append(entry)
         opened: list[str] = []
         for lab in list(self._closed[submission]):
             if any(need in opened or self._pending(submission, need) for need in self._rubric.needs(lab)):
@@ -199,8 +212,9 @@ class Schedule:
 
     def _recall(self, job: Job) -> None:
         """Count what is known of ``job``."""
+        known = self._known[job.submission]
         for test, seed in job.runs:
-            for entry in self._known.pop((job.submission, job.lab, test, job.network, seed), ()):
+            for entry in known.pop((job.lab, test, job.network, seed), ()):
                 if self._tally.take(entry) and entry.record.outcome != "error":
                     self._dropped[job.network] += 1
 
@@ -212,7 +226,7 @@ class Schedule:
 
 def _place(entry: Ran) -> Run:
     record = entry.record
-    return entry.submission, record.lab, record.test, record.network, record.seed
+    return record.lab, record.test, record.network, record.seed
 
 
 def _pieces(job: Job, runs: list[tuple[str, int]], label: str) -> list[Job]:

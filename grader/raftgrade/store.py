@@ -6,7 +6,8 @@
     DIR/logs/           what jobs that ended badly printed
     DIR/traces/         pictures of failed runs, a folder for each submission
 
-A complete ``report.json`` says it all. An incomplete one holds the plan, and the records are counted again.
+A complete ``report.json`` says it all. An incomplete one holds the plan, and the records are counted again. The records
+of a large course do not fit well into memory (1.2 KB each, and there are a million of them), so they are read one by one.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Collection
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from raftgrade.results import SCHEMA, Report
-from raftgrade.tally import Entry, Tally
+from raftgrade.tally import Entry, Ran, Refused, Tally
 from raftgrade.text import printable
 
 REPORT = "report.json"
@@ -33,6 +35,7 @@ LOGS = "logs"
 TRACES = "traces"
 SUBMISSIONS = "submissions"
 
+Earlier = tuple[Report, Iterator[Entry]]  # the report as it stands in the folder, and its records, to be read once
 _encode = msgspec.json.Encoder().encode
 _read_report = msgspec.json.Decoder(Report).decode
 _read_entry: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
@@ -44,6 +47,20 @@ class NotOurs(Exception):
 
 def read(folder: Path) -> Report:
     """The report in ``folder``, whole or partial. Raises :class:`NotOurs`."""
+    report, entries = _opened(folder)
+    if report.complete:
+        for _ in entries:
+            pass  # only to see that none is damaged
+        return report
+    seconds = report.seconds
+    tally = Tally(report)
+    for entry in entries:
+        tally.take(entry)
+    return tally.make(complete=False, seconds=seconds)
+
+
+def _opened(folder: Path) -> Earlier:
+    """``report.json`` as it is, and the records."""
     shown = printable(str(folder))
     if not folder.exists():
         raise NotOurs(f"there is no {shown}")
@@ -55,15 +72,7 @@ def read(folder: Path) -> Report:
         raise NotOurs(f"{shown} holds no {REPORT}") from None
     except OSError as exc:
         raise NotOurs(f"{shown}/{REPORT} cannot be read: {exc.strerror or exc}") from None
-    report = _parse(data, f"{shown}/{REPORT}")
-    entries = _entries(folder, shown)
-    if report.complete:
-        return report
-    seconds = report.seconds
-    tally = Tally(report)
-    for entry in entries:
-        tally.take(entry)
-    return tally.make(complete=False, seconds=seconds)
+    return _parse(data, f"{shown}/{REPORT}"), _entries(folder, shown)
 
 
 def _parse(data: bytes, shown: str) -> Report:
@@ -76,27 +85,59 @@ def _parse(data: bytes, shown: str) -> Report:
     return report
 
 
-def _entries(folder: Path, shown: str) -> list[Entry]:
+def _entries(folder: Path, shown: str) -> Iterator[Entry]:
     try:
-        lines = (folder / RECORDS).read_bytes().split(b"\n")
+        with (folder / RECORDS).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return  # a kill cut it short: its run counts as not reported
+                try:
+                    yield _read_entry.decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    raise NotOurs(f"line {number} of {shown}/{RECORDS} is not a record of raftgrade") from None
     except FileNotFoundError:
-        return []
+        return
     except OSError as exc:
         raise NotOurs(f"{shown}/{RECORDS} cannot be read: {exc.strerror or exc}") from None
-    # What follows the last line end is a line that a kill cut short: its run counts as not reported.
-    entries = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            entries.append(_read_entry.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise NotOurs(f"line {number} of {shown}/{RECORDS} is not a record of raftgrade") from None
-    return entries
+
+
+class Kept:
+    """What a new report takes over from an earlier one. Runs stay on the disk until they are asked for."""
+
+    def __init__(self, records: Path) -> None:
+        self._records = records
+        self._lines: dict[str, array[int]] = {}  # of each submission: where its runs stand in the records
+        self.refused: list[Refused] = []
+        self.outcomes = 0  # how many runs and refusals that are the last word
+
+    def note(self, entry: Entry, place: int) -> None:
+        """``entry`` stands at ``place`` in the records."""
+        if isinstance(entry, Refused):
+            self.refused.append(entry)
+            self.outcomes += 1
+        else:
+            self._lines.setdefault(entry.submission, array("Q")).append(place)
+            self.outcomes += entry.record.outcome != "error"
+
+    @property
+    def submissions(self) -> list[str]:
+        """Those of which there are runs."""
+        return list(self._lines)
+
+    def runs(self, submission: str) -> Iterator[Ran]:
+        """The runs of ``submission``. Raises ``OSError``."""
+        with self._records.open("rb") as file:
+            for place in self._lines.get(submission, ()):
+                file.seek(place)
+                entry = _read_entry.decode(file.readline())
+                assert isinstance(entry, Ran)
+                yield entry
 
 
 class Store:
     """A report's folder, open for writing. Use as a context manager."""
 
-    def __init__(self, folder: Path, records: BinaryIO, earlier: tuple[Report | None, list[Entry]]) -> None:
+    def __init__(self, folder: Path, records: BinaryIO, earlier: Earlier | None) -> None:
         self.folder = folder
         self._records = records
         self.earlier = earlier
@@ -118,7 +159,7 @@ class Store:
                 fcntl.flock(records, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for name in (LOGS, TRACES):
                     (folder / name).mkdir(exist_ok=True)
-                earlier = (read(folder), _entries(folder, shown)) if (folder / REPORT).exists() else (None, [])
+                earlier = _opened(folder) if (folder / REPORT).exists() else None
             except BaseException:
                 records.close()
                 raise
@@ -128,30 +169,38 @@ class Store:
             raise NotOurs(f"{shown} cannot be used for the report: {exc.strerror or exc}") from None
         return cls(folder, records, earlier)
 
-    def begin(self, kept: list[Entry], slugs: Collection[str] = ()) -> None:
-        """Start the new report with the entries ``kept`` of the earlier one; of traces, those of the submissions ``slugs``
-        stay. Raises ``OSError``."""
-        for name in (LOGS, TRACES):
-            for old in (self.folder / name).iterdir():
-                if old.is_dir() and old.name not in slugs:
-                    shutil.rmtree(old)
-                elif not old.is_dir():
-                    old.unlink()
+    def begin(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> Kept:
+        """Start the new report with those ``entries`` of the earlier one that still hold. Traces of submissions that have
+        such an entry stay; ``slugs`` says by their names where they are. Raises ``OSError``."""
+        kept = Kept(self.folder / RECORDS)
         # All at once: a kill in between must not lose what is kept.
         new = (self.folder / _NEW_RECORDS).open("ab", buffering=0)
         fcntl.flock(new, fcntl.LOCK_EX)
         new.truncate(0)
+        new.seek(0)
         before, self._records = self._records, new
-        for entry in kept:
-            self.add(entry)
+        for entry in entries:
+            kept.note(entry, self.add(entry))
         os.replace(self.folder / _NEW_RECORDS, self.folder / RECORDS)
         before.close()
+        self.earlier = None  # read to its end
+        named = {*kept.submissions, *(entry.submission for entry in kept.refused)}
+        stay = {slug for name, slug in (slugs or {}).items() if name in named}
+        for name in (LOGS, TRACES):
+            for old in (self.folder / name).iterdir():
+                if old.is_dir() and old.name not in stay:
+                    shutil.rmtree(old)
+                elif not old.is_dir():
+                    old.unlink()
+        return kept
 
-    def add(self, entry: Entry) -> None:
-        """Append ``entry`` to the records. Raises ``OSError`` (a full disk)."""
+    def add(self, entry: Entry) -> int:
+        """Append ``entry`` to the records; where it stands there. Raises ``OSError`` (a full disk)."""
+        place = self._records.tell()
         line = _encode(entry) + b"\n"
         while line:
             line = line[self._records.write(line) or 0 :]
+        return place
 
     def save(self, report: Report) -> None:
         """Replace ``report.json`` in one stroke. Raises ``OSError``."""
@@ -199,6 +248,7 @@ def _just_made(folder: Path) -> bool:
 
 def _check_ours(folder: Path, shown: str) -> None:
     try:
-        read(folder)
+        for _ in _opened(folder)[1]:
+            pass
     except NotOurs as exc:
         raise NotOurs(f"{exc}; nothing was changed: choose another folder with --out") from None

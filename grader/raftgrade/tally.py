@@ -202,13 +202,19 @@ class Tally:
     def make(self, complete: bool, seconds: float) -> Report:
         """The report as of now. ``seconds`` is how long the run has taken."""
         for name in sorted(self._stale):
-            submission = self.sum_up(name)
-            if submission.state == "graded" and not submission.errors:
-                self._let_go(submission)
+            self.settle(name)
         self._stale.clear()
         self.report.complete = complete
         self.report.seconds = round(seconds, 3)
         return self.report
+
+    def settle(self, name: str) -> None:
+        """Bring one submission up to date, and keep nothing but that if no run of it can come any more."""
+        submission = self.sum_up(name)
+        if submission.state == "graded" and not submission.errors:
+            for test in submission.tests:
+                for result in test.networks:
+                    self._runs.pop((name, test.lab, test.name, result.network, result.hidden), None)
 
     def sum_up(self, name: str) -> SubmissionResult:
         """Bring one submission up to date."""
@@ -236,11 +242,6 @@ class Tally:
             advice |= dict.fromkeys(sorted(runs.advice, key=lambda line: (runs.advice[line], line)))
         test.advice = list(advice)[:MAX_ADVICE]
         return True
-
-    def _let_go(self, submission: SubmissionResult) -> None:
-        for test in submission.tests:
-            for result in test.networks:
-                self._runs.pop((submission.name, test.lab, test.name, result.network, result.hidden), None)
 
 
 def _state(submission: SubmissionResult) -> State:

@@ -94,15 +94,18 @@ def left(known: Collection[int]) -> list[int]:
     """The processes below this one but for those ``known``, once what is about to go had time to go."""
     deadline = time.monotonic() + GONE_S
     while True:
-        others = below() - set(known)
-        for pid in others:
-            # The dead among them are buried; for one that is not our own child this does nothing.
-            with contextlib.suppress(OSError):
-                os.waitpid(pid, os.WNOHANG)
+        bury(below() - set(known))
         others = below() - set(known)
         if not others or time.monotonic() > deadline:
             return sorted(others)
         time.sleep(0.02)
+
+
+def bury(pids: Collection[int]) -> None:
+    """Let go of those among ``pids`` that are dead and have become ours (:func:`reaper`); to others nothing happens."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def end(pids: Collection[int]) -> None:

@@ -93,7 +93,15 @@ def graded(
     engine: Any = Local if executor is None else partial(Dask, executor, lambda: 2, lambda: None)
     with Store.create(folder / ("local" if executor is None else "far")) as store:
         report, _ = grade.grade(
-            plan, tests, paths, commands or FakeCommands(), store, io.StringIO(), 0.0, make_engine=engine
+            plan,
+            tests,
+            paths,
+            commands or FakeCommands(),
+            store,
+            store.begin([]),
+            io.StringIO(),
+            0.0,
+            make_engine=engine,
         )
     return report
 

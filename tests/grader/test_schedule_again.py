@@ -3,15 +3,18 @@ what is missing, and the report is the one that a first run would have made."""
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raftgrade import cli, engine
 from raftgrade.cli import main
+from raftgrade.tally import Ran
 
-from .fakes import FakeCommands
+from .fakes import FakeCommands, submission
 from .test_schedule import _in_a_folder_of_its_own, results, run, sim, tools
 
 __all__ = ["_in_a_folder_of_its_own"]  # a fixture, for every test here too
@@ -116,6 +119,20 @@ def test_a_gate_waits_for_what_is_tried_again() -> None:
     did = again("--runs", "3", rubric="[labs.2B]\nneeds = ['2A']")
     assert did == [(["first"], (1, 2)), (["first"], (1, 2))]
     assert results()["third"]["points"] == 20
+
+
+def test_what_an_earlier_report_has_is_counted_and_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    run({name: {} for name in ("alice", "bob", "carol")}, "--runs", "9")
+    submission(Path("class"), "dave", {})
+    held, local = [], engine.Local
+
+    def counted(*arguments: Any) -> engine.Engine:
+        held.append(sum(type(thing) is Ran for thing in gc.get_objects()))
+        return local(*arguments)
+
+    monkeypatch.setattr(cli.engine, "Local", counted)
+    assert len(again("--runs", "9")) == 3  # all of dave, and of nobody else
+    assert held == [0]
 
 
 def test_another_secret_runs_the_hidden_ones_again() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from raftgrade import store
+from raftgrade.results import Problem
 from raftgrade.store import NotOurs, Store, read
-from raftgrade.tally import Ran, Tally
+from raftgrade.tally import Ran, Refused, Tally
 
 from .fakes import record
 from .test_tally import all_passed, plan
@@ -127,6 +128,37 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         with pytest.raises(NotOurs) as caught:
             read(path)
         assert str(caught.value) == words.format(path)
+
+
+def test_what_is_kept_stays_on_the_disk_until_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl.tmp").write_bytes(b"left by a kill in the middle of begin()")
+    told = [
+        Ran("bob", record("first", 0)),
+        Ran("alice", record("first", 0, "error")),
+        Refused("carol", "refused", [Problem("no Raft in it")]),
+        Ran("bob", record("first", 1, "failed")),
+        Ran("alice", record("first", 0)),
+    ]
+    with Store.create(tmp_path) as out:
+        kept = out.begin(told)
+        out.add(Ran("bob", record("second", 0)))  # of the new report
+        assert kept.submissions == ["bob", "alice"]
+        assert [*kept.runs("bob")] == [told[0], told[3]]
+        assert [*kept.runs("alice")] == [told[1], told[4]]
+        assert [*kept.runs("dave")] == []
+        assert kept.refused == [told[2]]
+        assert kept.outcomes == 4  # the run that could not be judged is not the last word
+    assert (tmp_path / "records.jsonl").read_bytes().count(b"\n") == 6
+
+
+def test_traces_stay_of_submissions_that_keep_something(tmp_path: Path) -> None:
+    finished(tmp_path)
+    for name in ("alice", "bob"):
+        (tmp_path / "traces" / name).mkdir(parents=True)
+        (tmp_path / "traces" / name / "a.trace").write_text("")
+    with Store.create(tmp_path) as out:
+        out.begin([Ran("alice", record("first", 0))], slugs={"alice": "alice", "bob": "bob"})
+        assert [path.name for path in (tmp_path / "traces").iterdir()] == ["alice"]
 
 
 def test_a_report_is_replaced_in_one_stroke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,10 @@ LINE_S = 10.0
 # What a run costs in seconds of one worker, until there are some to measure.
 GUESS_S = {"sim": 0.5, "rpyc": 8.0}
 
+# Workers also start jobs and write reports, and may get little of a busy machine. How much that is shows in time; one minute
+# of work without any of it is believed beforehand, so that the first start does not count for too much.
+BELIEVED_S = 60.0
+
 
 class Progress:
     """``todo`` is the number of runs still to do by their kind (network); ``workers`` how many are done at a time.
@@ -36,6 +40,7 @@ class Progress:
         self._clock = clock
         self._tty = stream.isatty()
         self._started = self._shown = clock()
+        self._worked = 0.0
         self._cost = {network: (GUESS_S.get(network, 1.0), 1) for network in todo}
         self._done = 0
         self._failed = 0
@@ -56,6 +61,7 @@ class Progress:
         if wall_s > 0:
             total, runs = self._cost[kind]
             self._cost[kind] = (total + wall_s, runs + 1)
+            self._worked += wall_s
         self._where = where
         self.show()
 
@@ -97,9 +103,12 @@ class Progress:
         return " · ".join(parts)
 
     def left_s(self) -> float:
-        """An estimate of the seconds that remain: what is left of each network at its own price."""
+        """An estimate of the seconds that remain: what is left of each network at its own price, and of what goes by between
+        the runs as much as before."""
         price = {network: total / runs for network, (total, runs) in self._cost.items()}
-        return sum(max(0, number) * price[network] for network, number in self._todo.items()) / self._workers
+        work = sum(max(0, number) * price[network] for network, number in self._todo.items())
+        spent = (self._clock() - self._started) * self._workers
+        return work / self._workers * max(1.0, (spent + BELIEVED_S) / (self._worked + BELIEVED_S))
 
     def close(self) -> None:
         """Leave the terminal's line as we found it."""

@@ -28,8 +28,8 @@ def test_a_line_on_a_pipe_now_and_then() -> None:
         progress.ran("alice", record(seed=seed, outcome="failed" if seed == 3 else "passed", wall_s=0.5))
     progress.close()
     assert stream.getvalue() == (
-        "5 of 22 runs · 0.5/s · 1 failed · about 12 s left · alice 2A\n"
-        "10 of 22 runs · 0.5/s · 1 failed · about 10 s left · alice 2A\n"
+        "5 of 22 runs · 0.5/s · 1 failed · about 15 s left · alice 2A\n"
+        "10 of 22 runs · 0.5/s · 1 failed · about 16 s left · alice 2A\n"
     )
 
 
@@ -48,6 +48,15 @@ def test_the_estimate_knows_that_networks_differ() -> None:
     assert progress.left_s() == (20 * 0.5 + 2 * 8.0) / 2
     progress.ran("alice", record(network="rpyc", wall_s=4.0))
     assert progress.left_s() == (20 * 0.5 + 1 * 6.0) / 2
+
+
+def test_the_estimate_learns_what_goes_by_between_the_runs() -> None:
+    clock = Clock()
+    progress = Progress({"sim": 2100}, 2, io.StringIO(), clock)
+    for seed in range(1100):
+        clock.now += 0.5  # two workers: a second of theirs for half a second of work
+        progress.ran("alice", record(seed=seed, wall_s=0.5))
+    assert 450 < progress.left_s() < 500  # in truth 500, for work of 250
 
 
 def test_runs_of_a_refused_submission_are_no_longer_waited_for() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from raftgrade import leash
 from raftlab import fuzz, scripts
 from raftlab.confine import Sandbox
-from raftlab.record import End, Record, to_line
-from raftlab.run import Impl, Run, seeds_of
+from raftlab.record import End, to_line
+from raftlab.run import Impl, Run, seeds_of, with_room
 
 
 def main() -> None:
@@ -34,26 +34,12 @@ def main() -> None:
     try:
         with open(options.records_fd, "wb", buffering=0) as out:
             for seed in options.seeds:
-                place = options.trace_dir if _size(options.trace_dir) < options.trace_room else None
-                out.write(to_line(_one(impl, options.lab, seed, place)))
+                named = scripts.named(f"{fuzz.name_of(options.lab)}@{seed}", "sim", True)
+                run = Run(impl, named.info, "sim", seed, named.preempt)
+                out.write(to_line(run.judge(named.script, with_room(options.trace_dir, options.trace_room))))
             out.write(to_line(End(len(options.seeds))))
     finally:
         impl.close()
-
-
-def _one(impl: Impl, lab: str, seed: int, traces: Path | None) -> Record:
-    named = scripts.named(f"{fuzz.name_of(lab)}@{seed}", "sim", True)
-    run = Run(impl, named.info, "sim", seed, named.preempt)
-    error: Exception | None = None
-    try:
-        named.script(run.cluster)
-    except Exception as exc:
-        error = exc  # what is no verdict is for the record to tell apart
-    return run.record(error, traces)
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir()) if folder.exists() else 0
 
 
 if __name__ == "__main__":

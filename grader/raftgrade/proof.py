@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO
 
 import msgspec
 
@@ -379,20 +379,14 @@ def _pass(
     cpu_s = wall_s = 0.0
     for test in order:
         made = Run(_impl, infos[test], "sim", seed, preempt=True)
-        error: BaseException | None = None
+        too_long: _TooLong | None = None
         try:
-            signal.setitimer(signal.ITIMER_REAL, limit_s)
-            try:
-                catalogue.script_of(infos[test])(made.cluster)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except (Exception, _TooLong) as exc:
-            error = exc
-        if isinstance(error, _TooLong):
-            _impl.close()  # its next host is a fresh one
-        record = made.record(error)
+            record = made.judge(_within(limit_s, _impl, catalogue.script_of(infos[test])))
+        except _TooLong as exc:
+            too_long = exc
+            record = made.record(exc)
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
-        if isinstance(error, _TooLong):
+        if too_long is not None:
             # What never ends has not passed: so it is in a grading, too.
             caught.append(Caught(test, "", f"run never reported: it had not ended after {limit_s:g} s"))
         elif record.outcome == "failed" and record.failure is not None:
@@ -403,6 +397,23 @@ def _pass(
         if caught and not whole:
             break
     return Pass(key, bug, seed, whole, caught, unjudged, round(cpu_s, 3), round(wall_s, 3))
+
+
+def _within(seconds: float, impl: Impl, script: Callable[[Any], object]) -> Callable[[Any], None]:
+    """``script``, ended by :class:`_TooLong` when it has had its time."""
+
+    def timed(cluster: Any) -> None:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                script(cluster)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except _TooLong:
+            impl.close()  # it may be in the middle of an answer: the next host is a fresh one
+            raise
+
+    return timed
 
 
 def versions() -> str:

@@ -17,7 +17,7 @@ from raftlab import catalogue, labs
 from raftlab.confine import Sandbox
 from raftlab.failure import Failure, LabFailure
 from raftlab.record import End, Record, to_line
-from raftlab.run import NETWORKS, Impl, Run, seeds_of
+from raftlab.run import NETWORKS, Impl, Run, seeds_of, with_room
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,7 +83,7 @@ class Session:
         self.preempt = not option("--no-preempt")
         self.inside: bool = option("--inside")
         self.trace_dir = Path(option("--trace-dir")) if option("--trace-dir") else None
-        self._room: int = option("--trace-room")
+        self.trace_room: int = option("--trace-room")
         self.patience = Patience()
         self.listeners: list[Any] = []
         self.written = 0
@@ -103,13 +103,6 @@ class Session:
                 os._exit(1)
         for listener in self.listeners:
             listener(record)
-
-    def trace_place(self) -> Path | None:
-        """Where the next trace goes; nowhere once there is no room for more."""
-        folder = self.trace_dir
-        if folder is None or self._room < 0 or not folder.exists():
-            return folder
-        return folder if sum(file.stat().st_size for file in folder.iterdir()) < self._room else None
 
     def close(self, complete: bool) -> None:
         self.impl.close()
@@ -179,7 +172,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         error = call.excinfo.value if call.excinfo is not None else None
         if not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
             session = item.config.stash[_session]
-            session.tell(run.record(error, session.trace_place()))
+            session.tell(run.record(error, with_room(session.trace_dir, session.trace_room)))
     return report
 
 

@@ -31,15 +31,10 @@ def replay(named: Named, impl: Path, out: Path | None, look: Look) -> int:
     info, network = named.info, named.network
     warm = Impl(impl)
     run = Run(warm, info, network, named.seed, named.preempt, called=named.file)
-    error: Exception | None = None
     try:
-        named.script(run.cluster)
-    except Exception as exc:  # what it means is the record's to say
-        error = exc
+        record = run.judge(named.script)
     finally:
-        run.close()
         warm.close()
-    record = run.record(error)
     if out is not None:
         write_trace(run, record.failure, out)
     for line in run.trace_lines(look):

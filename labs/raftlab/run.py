@@ -127,6 +127,17 @@ class Run:
             self.close()
         return None
 
+    def judge(self, script: Callable[[Callable[..., Cluster]], object], trace_dir: Path | None = None) -> Record:
+        """The same, for the record: what is no verdict is told there. A failing run's trace is kept in ``trace_dir``."""
+        error: Exception | None = None
+        try:
+            script(self.cluster)
+        except Exception as exc:  # what it means is the record's to say
+            error = exc
+        finally:
+            self.close()
+        return self.record(error, trace_dir)
+
     def close(self) -> None:
         """End the run's processes. Safe to call twice."""
         if self._world is not None:
@@ -218,6 +229,13 @@ class Run:
         if not failure.events and self._cluster is not None:
             failure.events = self._cluster.switch.trace.tail(12, error.servers)
         return failure
+
+
+def with_room(folder: Path | None, room: int) -> Path | None:
+    """``folder`` while the traces in it have less than ``room`` bytes together (below 0: always); nowhere after that."""
+    if folder is None or room < 0 or not folder.exists():
+        return folder
+    return folder if sum(file.stat().st_size for file in folder.iterdir()) < room else None
 
 
 def _too_busy(failure: Failure, late: float) -> Failure:

@@ -549,10 +549,14 @@ def test_replies_of_an_old_term(cluster: Start) -> None:
     term = lead(c)
     for number in (2, 3, 4):
         followers[number].silent = True
-    late = c.hold("append_entries", dst=1, leg="reply", when=carrying.entries)
+    # What S1 says of two of its entries comes at once, what it says of the third comes late.
     takes(c, "doomed 1")
     takes(c, "doomed 2")
     c.wait_for(2.0, lambda: followers[1].has("doomed 2"))
+    c.sleep(0.05)
+    late = c.hold("append_entries", dst=1, leg="reply", when=carrying.entries)
+    c.propose(0, "doomed 3")  # S0 may have stepped down by now: it has heard of nobody but S1
+    c.wait_for(0.5, lambda: followers[1].has("doomed 3"))
     followers[1].silent = True
     # S2 leads, and S0's log becomes its: one entry. Then S0 leads again; only S2 takes its entries.
     high = term + 10

@@ -19,6 +19,7 @@ from raftlab.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee import Message
 from raftlab.suites import SIM, Start, points
 from raftlab.suites.leader import Leader, term_of
+from raftlab.suites.players import asked as campaigned
 
 # The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so this is room for
 # more than 30 in a wordy format, while a service takes a snapshot every 10.
@@ -466,6 +467,7 @@ def test_votes_after_snapshot(cluster: Start) -> None:
             leader.install(index)
             c.puppet(2).ask(0, "request_vote", term=leader.term, candidate_id=2, **log)
             leader.bring(index, index, "by a snapshot")
+        led = leader.term
         for life in ("before", "after"):
             said = f"{life} a restart with a snapshot up to {index} of term {term}"
             leader.rival(index - 1, term, said)
@@ -478,6 +480,13 @@ def test_votes_after_snapshot(cluster: Start) -> None:
             ends = [(args["last_log_index"], args["last_log_term"]) for args in asked[:1]]
             text = f"expected S0 to ask for votes and name {index, term} as the end of its log, but it named {ends}, {said}"
             c.expect(ends == [(index, term)], text, rules.NEWER_LOG, [0])
+            # S1 has not heard of that term. S0 waits for nobody of an older one.
+            deadline, above = c.now + ELECTION_LIMIT, asked[0]["term"]
+            while not campaigned(c, above) and c.now < deadline:
+                c.puppet(1).send(0, "install_snapshot", term=led, leader_id=1, **leader.chunk(index, 0))
+                c.sleep(0.04)
+            text = "expected S0 to start another election although a leader of an older term keeps sending a snapshot"
+            c.expect(bool(campaigned(c, above)), f"{text}, but it did not, {said}", rules.TIMER, [0])
             if life == "before":
                 c.restart(0)
 

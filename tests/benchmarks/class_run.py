@@ -2,13 +2,13 @@
 
     python -m tests.benchmarks.class_run --submissions 60 --runs 20
 
-Makes a class of correct Rafts, known bugs, beginnings and broken files, and grades all labs of it in the simulator. Once it
-is left alone. The other time, with another number of jobs, the grader is killed (SIGKILL) when ``--kill-at`` of its runs are
-done, and started again on the same folder. Then: no result that was finished is lost or was made twice, and both reports say
+Makes a class of correct Rafts, known bugs, beginnings and broken files, and grades all labs of it in the simulator. The
+grader is killed (SIGKILL) when ``--kill-at`` of its runs are done, and started again on the same folder. Another time, with
+another number of jobs, it is left alone. Then: no result that was finished is lost or was made twice, and both reports say
 the same. While it runs, memory and processors are looked at. Exit code 1 when something is not as it should be.
 
-At full size that is five hours on two processors. With ``--out DIR`` it goes on where it was stopped: the undisturbed run is
-made anew unless it is whole, the other is one that may be killed once more.
+At full size that is some hours on two processors. With ``--out DIR`` it goes on where it was stopped: the first run is one
+that may be killed once more; the undisturbed one is made anew unless it is whole.
 """
 
 from __future__ import annotations
@@ -30,12 +30,17 @@ from pathlib import Path
 from typing import Any
 
 from raftgrade import bank, watch
+from raftlab import catalogue, labs, skeleton
 from tests.conftest import ROOT, SKELETON, SOLUTION
 
 LOOK_S = 1.0
 BOOK = "records.jsonl"
 RUN = b'"kind":"run"'
 TIMINGS = ("wall_s", "cpu_s", "run_cpu_s")  # of a test on a network: not the same from one time to the next
+TWELVE = (
+    *("correct", "bug", "begun", "broken", "bug", "begun"),
+    *("correct", "begun", "bug", "begun", "nothing", "broken"),
+)
 BROKEN = {
     "no-syntax": "class Raft\n",
     "no-class": "print('hello')\n",
@@ -45,29 +50,32 @@ BROKEN = {
 
 
 def make_class(folder: Path, number: int) -> None:
-    """``number`` submissions: of twelve, three are correct, seven have a known bug, one is the skeleton, one is broken."""
-    correct = [SOLUTION, *sorted((ROOT / "tests" / "correct").glob("whole_*/raft.py"))]
+    """``number`` submissions: of twelve, two are correct, three have a known bug, five were handed in with some or all labs
+    still to do, two are broken."""
     reference = SOLUTION.read_text()
-    bugs = bank.read(ROOT / "tests").bugs
     # From all over the bank, not only from its first labs; in the whole reference, so that every lab is run.
-    texts = [text for bug in bugs if (text := _in_all_of_it(bug, reference))]
-    spread = [texts[place * len(texts) // number] for place in range(number)]
-    good, bad, broken = itertools.cycle(correct), iter(spread), itertools.cycle(BROKEN.values())
-    for place in range(number):
-        name = f"s{place:03d}"
-        target = folder / name
-        match place % 12:
-            case 0 | 4 | 8:
-                shutil.copytree(next(good).parent, target, ignore=shutil.ignore_patterns("__pycache__", "README*"))
-            case 10:
-                target.mkdir()
-                shutil.copyfile(SKELETON, target / "raft.py")
-            case 11:
-                target.mkdir()
-                (target / "raft.py").write_text(next(broken))
-            case _:
-                target.mkdir()
-                (target / "raft.py").write_text(next(bad))
+    bugs = [text for bug in bank.read(ROOT / "tests").bugs if (text := _in_all_of_it(bug, reference))]
+    wanted = -(-number // 4)
+    correct = itertools.cycle([SOLUTION, *sorted((ROOT / "tests" / "correct").glob("whole_*/raft.py"))])
+    texts = {
+        "bug": itertools.cycle([bugs[place * len(bugs) // wanted] for place in range(wanted)]),
+        "begun": itertools.cycle([skeleton.generate(reference, lab) for lab in ("2B", "2C", "2D", "2E", "2F")]),
+        "nothing": itertools.repeat(SKELETON.read_text()),
+        "broken": itertools.cycle(BROKEN.values()),
+    }
+    for name, kind in kinds(number).items():
+        if kind == "correct":
+            shutil.copytree(
+                next(correct).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__", "README*")
+            )
+        else:
+            (folder / name).mkdir()
+            (folder / name / "raft.py").write_text(next(texts[kind]))
+
+
+def kinds(number: int) -> dict[str, str]:
+    """The names of so many submissions, and what each is."""
+    return {f"s{place:03d}": TWELVE[place % 12] for place in range(number)}
 
 
 def _in_all_of_it(bug: bank.Bug, reference: str) -> str | None:
@@ -85,6 +93,7 @@ class Watched:
     memory: list[tuple[float, float]] = field(default_factory=list)  # of the grader itself, by seconds
     together: float = 0.0  # the most of all processes at a time
     busy: list[float] = field(default_factory=list)  # share of the machine's processors in use, second by second
+    killed: bool = False
     left: list[int] = field(default_factory=list)  # processes that were there some seconds after the grader had ended
 
     def flat(self) -> tuple[float, float]:
@@ -153,6 +162,7 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
                 watched.busy.append((used - before) / max(1, all_ - all_before))
                 if kill_at is not None and counted.now() >= kill_at:
                     process.send_signal(signal.SIGKILL)
+            watched.killed = process.wait() == -signal.SIGKILL
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -196,7 +206,12 @@ def main() -> int:
     parser.add_argument("--submissions", type=int, default=60)
     parser.add_argument("--runs", type=int, default=20, help="of each test")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--kill-at", type=float, default=0.4, help="share of the runs that are done before the kill")
+    parser.add_argument(
+        "--kill-at",
+        type=float,
+        default=0.4,
+        help="share of all runs (refused submissions have none) that are done before the kill",
+    )
     parser.add_argument(
         "--out", type=Path, help="keep all in this folder, and go on there with what an earlier try has"
     )
@@ -212,28 +227,34 @@ def main() -> int:
         if (there := len(list(folder.iterdir()))) != asked.submissions:
             parser.error(f"{folder} has {there} submissions, not {asked.submissions}")
         watched = []
-        whole = home / "alone.whole"
-        if not whole.exists():
-            shutil.rmtree(second, ignore_errors=True)
-            watched.append(told("undisturbed", grade(folder, second, asked.runs, asked.jobs + 1)))
-            whole.touch()
-        alone = places(second / BOOK)
-        print(f"  {alone.total()} runs", flush=True)
-        kill_at = int(asked.kill_at * alone.total())
         at_kill = home / f"killed.{BOOK}"
         if not at_kill.exists():
+            tests = sum("sim" in test.networks for lab in labs.LABS for test in catalogue.tests(lab))
+            kill_at = int(asked.kill_at * asked.submissions * tests * asked.runs)
             watched.append(told("until killed", grade(folder, first, asked.runs, asked.jobs, kill_at)))
+            if not watched[-1].killed:
+                parser.error("everything was done before the kill; take a smaller --kill-at")
             # As it was then: what comes later must have all of it.
             copied = shutil.copyfile(first / BOOK, home / "copy")
             os.replace(copied, at_kill)
         before = places(at_kill)
         watched.append(told("and the rest", grade(folder, first, asked.runs, asked.jobs)))
         after = places(first / BOOK)
+        whole = home / "alone.whole"
+        if not whole.exists():
+            shutil.rmtree(second, ignore_errors=True)
+            watched.append(told("undisturbed", grade(folder, second, asked.runs, asked.jobs + 1)))
+            whole.touch()
+        alone = places(second / BOOK)
         found = verdicts(first)
         states = Counter(each["state"] for each in found)
-        clean = sum(each["state"] == "graded" and each["points"] == each["max_points"] for each in found)
+        clean = {each["name"] for each in found if each["state"] == "graded" and each["points"] == each["max_points"]}
+        correct = {name for name, kind in kinds(asked.submissions).items() if kind == "correct"}
         print(f"  {before.total()} runs were done when it was killed, {after.total()} at the end")
-        print(f"  submissions: {dict(states)}, {clean} clean")
+        print(
+            f"  submissions: {dict(states)}, {len(clean)} clean, of {len(correct)} correct ones {len(clean & correct)}"
+        )
+        wrong += not correct <= clean
         for what, bad in (
             ("lost", before - after),
             (

@@ -7,18 +7,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from raftgrade import commands, staging
-from raftlab import confine, plugin
+from raftlab import confine
 from raftlab.cluster import Cluster
 from raftlab.confine import CannotConfine, Sandbox
 from raftlab.failure import LabFailure
 from raftlab.network import FLOOR
+from raftlab.run import with_room
 from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.rpyc import RpycWorld
 from raftlab.worlds.sim import Forked, SimWorld
@@ -281,20 +281,12 @@ def test_the_handout_has_the_numbers() -> None:
 
 
 def test_a_flood_of_traces_is_cut_off(tmp_path: Path) -> None:
-    options = {
-        "--impl": "raft.py",
-        "--lab": "2A",
-        "--seeds": "1",
-        "--network": "sim",
-        "--only": "",
-        "--sandbox": "none",
-    }
-    options |= {"--trace-dir": str(tmp_path / "traces"), "--no-preempt": False, "--inside": False}
-    asked: Any = SimpleNamespace(getoption=lambda name: {**options, "--records-fd": -1, "--trace-room": 100}[name])
-    session = plugin.Session(asked)
-    assert session.trace_place() == tmp_path / "traces"
-    (tmp_path / "traces").mkdir()
-    (tmp_path / "traces" / "one.jsonl").write_bytes(bytes(99))
-    assert session.trace_place() == tmp_path / "traces"
-    (tmp_path / "traces" / "two.jsonl").write_bytes(bytes(1))
-    assert session.trace_place() is None
+    traces = tmp_path / "traces"
+    assert with_room(traces, 100) == traces  # not there yet
+    traces.mkdir()
+    (traces / "one.jsonl").write_bytes(bytes(99))
+    assert with_room(traces, 100) == traces
+    (traces / "two.jsonl").write_bytes(bytes(1))
+    assert with_room(traces, 100) is None
+    assert with_room(traces, -1) == traces
+    assert with_room(None, 100) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,12 @@ from raftlab.worlds.sim import Forked, SimWorld
 ROOT = Path(__file__).parent.parent
 SOLUTION = ROOT / "solutions" / "raft.py"
 SKELETON = ROOT / "skeleton" / "raft.py"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: a third of the tests' time is waiting, for real servers and for hostile code to be ended."""
+    return 2 * len(os.sched_getaffinity(0))
+
 
 # A Raft that does nothing but keep the contract. Tests put code of their own at its three open places.
 TEMPLATE = """

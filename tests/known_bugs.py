@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from raftgrade import bank
 from raftgrade.bank import Bug, Catch
 from raftlab import catalogue
+from raftlab.catalogue import TestInfo
 from raftlab.run import Impl, Run
 from tests.conftest import ROOT, SOLUTION
 
@@ -34,16 +36,18 @@ def put(bug: Bug, folder: Path) -> Path:
 
 def failures(folder: Path, test: str, seeds: range) -> Iterator[str]:
     """Run a test on ``folder/raft.py`` in the simulator, once for each seed; what the failing runs said."""
-    info = catalogue.find_test(test)
-    impl = Impl(folder)
-    try:
-        for seed in seeds:
-            run = Run(impl, info, "sim", seed, preempt=True)
-            failure = run.play(catalogue.script_of(info))
-            if failure is not None:
-                yield failure.text
-    finally:
-        impl.close()
+    for _, text in failures_of(folder, [catalogue.find_test(test)], seeds):
+        yield text
+
+
+def failures_of(folder: Path, tests: Iterable[TestInfo], seeds: range = range(1)) -> Iterator[tuple[TestInfo, str]]:
+    """The same for many tests, with one host for all: to start it costs more than most runs."""
+    with closing(Impl(folder)) as impl:
+        for info in tests:
+            for seed in seeds:
+                failure = Run(impl, info, "sim", seed, preempt=True).play(catalogue.script_of(info))
+                if failure is not None:
+                    yield info, failure.text
 
 
 def check(bug: Bug, catch: Catch, folder: Path) -> None:

@@ -49,8 +49,7 @@ def read(folder: Path) -> Report:
     """The report in ``folder``, whole or partial. Raises :class:`NotOurs`."""
     report, entries = _opened(folder)
     if report.complete:
-        for _ in entries:
-            pass  # only to see that none is damaged
+        _look_through(entries)
         return report
     seconds = report.seconds
     tally = Tally(report)
@@ -99,6 +98,12 @@ def _entries(folder: Path, shown: str) -> Iterator[Entry]:
         return
     except OSError as exc:
         raise NotOurs(f"{shown}/{RECORDS} cannot be read: {exc.strerror or exc}") from None
+
+
+def _look_through(entries: Iterator[Entry]) -> None:
+    """Read them all, only to see that none is damaged."""
+    for _ in entries:
+        pass
 
 
 class Kept:
@@ -248,7 +253,6 @@ def _just_made(folder: Path) -> bool:
 
 def _check_ours(folder: Path, shown: str) -> None:
     try:
-        for _ in _opened(folder)[1]:
-            pass
+        _look_through(_opened(folder)[1])
     except NotOurs as exc:
         raise NotOurs(f"{exc}; nothing was changed: choose another folder with --out") from None

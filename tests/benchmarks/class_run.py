@@ -59,7 +59,7 @@ def make_class(folder: Path, number: int) -> None:
     correct = itertools.cycle([SOLUTION, *sorted((ROOT / "tests" / "correct").glob("whole_*/raft.py"))])
     texts = {
         "bug": itertools.cycle([bugs[place * len(bugs) // wanted] for place in range(wanted)]),
-        "begun": itertools.cycle([skeleton.generate(reference, lab) for lab in ("2B", "2C", "2D", "2E", "2F")]),
+        "begun": itertools.cycle([skeleton.generate(reference, lab) for lab in list(labs.LABS)[1:]]),
         "nothing": itertools.repeat(SKELETON.read_text()),
         "broken": itertools.cycle(BROKEN.values()),
     }
@@ -152,9 +152,8 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
             while process.poll() is None:
                 time.sleep(LOOK_S)
                 below = watch.below() - known
-                watch.bury(
-                    below - {process.pid}
-                )  # a run's leavings become ours, a thousand and more of them in an hour
+                # What jobs leave behind becomes ours: a thousand dead and more in an hour.
+                watch.bury(below - {process.pid})
                 held = {pid: watch.megabytes(pid, "VmRSS") for pid in below}
                 watched.memory.append((time.monotonic() - began, held.get(process.pid, 0.0)))
                 watched.together = max(watched.together, sum(held.values()))

@@ -16,7 +16,7 @@ from raftgrade import leash
 from raftlab import fuzz, scripts
 from raftlab.confine import Sandbox
 from raftlab.record import End, to_line
-from raftlab.run import Impl, Run, seeds_of, with_room
+from raftlab.run import Impl, Run, TraceRoom, seeds_of
 
 
 def main() -> None:
@@ -31,12 +31,15 @@ def main() -> None:
     options = parser.parse_args()
     threading.Thread(target=leash.watch, args=(os.dup(options.records_fd),), name="leash", daemon=True).start()
     impl = Impl(options.impl, Sandbox(options.sandbox))
+    traces = TraceRoom(options.trace_dir, options.trace_room)
     try:
         with open(options.records_fd, "wb", buffering=0) as out:
             for seed in options.seeds:
                 named = scripts.named(f"{fuzz.name_of(options.lab)}@{seed}", "sim", True)
                 run = Run(impl, named.info, "sim", seed, named.preempt)
-                out.write(to_line(run.judge(named.script, with_room(options.trace_dir, options.trace_room))))
+                record = run.judge(named.script, traces.place())
+                traces.took(record.trace)
+                out.write(to_line(record))
             out.write(to_line(End(len(options.seeds))))
     finally:
         impl.close()

@@ -17,7 +17,7 @@ from raftlab import catalogue, labs
 from raftlab.confine import Sandbox
 from raftlab.failure import Failure, LabFailure
 from raftlab.record import End, Record, to_line
-from raftlab.run import NETWORKS, Impl, Run, seeds_of, with_room
+from raftlab.run import NETWORKS, Impl, Run, TraceRoom, seeds_of
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,8 +82,7 @@ class Session:
         self.only = [name.removeprefix("test_") for name in option("--only").split(",") if name]
         self.preempt = not option("--no-preempt")
         self.inside: bool = option("--inside")
-        self.trace_dir = Path(option("--trace-dir")) if option("--trace-dir") else None
-        self.trace_room: int = option("--trace-room")
+        self.traces = TraceRoom(Path(option("--trace-dir")) if option("--trace-dir") else None, option("--trace-room"))
         self.patience = Patience()
         self.listeners: list[Any] = []
         self.written = 0
@@ -166,13 +165,18 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    error = call.excinfo.value if call.excinfo is not None else None
+    if call.excinfo is not None and isinstance(error, LabFailure) and not item.config.getoption("usepdb", False):
+        # What failed is in the record. pytest would read and parse the whole suite to quote its lines, for nobody: half of
+        # the judge's time with a submission that fails everywhere.
+        call.excinfo.traceback = call.excinfo.traceback[:0]
     report = yield
     run = item.stash.get(_run, None)
-    if call.when == "call" and run is not None:
-        error = call.excinfo.value if call.excinfo is not None else None
-        if not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
-            session = item.config.stash[_session]
-            session.tell(run.record(error, with_room(session.trace_dir, session.trace_room)))
+    if call.when == "call" and run is not None and not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
+        session = item.config.stash[_session]
+        record = run.record(error, session.traces.place())
+        session.traces.took(record.trace)
+        session.tell(record)
     return report
 
 

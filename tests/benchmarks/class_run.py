@@ -8,16 +8,20 @@ another number of jobs, it is left alone. Then: no result that was finished is l
 the same. While it runs, memory and processors are looked at. Exit code 1 when something is not as it should be.
 
 At full size that is some hours on two processors. With ``--out DIR`` it goes on where it was stopped: the first run is one
-that may be killed once more; the undisturbed one is made anew unless it is whole.
+that may be killed once more; the undisturbed one is made anew unless it is whole. The two may also be made on different
+machines, with ``--half killed`` and ``--half undisturbed``: each prints the SHA-256 of what its report and its marks say,
+and of the same class with the same raftlab and the same Python these are the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -183,7 +187,7 @@ def verdicts(out: Path) -> Any:
                     network.pop(timing)
                 for bad in network["bad"]:
                     bad["trace"] = Path(bad["trace"]).name
-                    bad["replay"] = bad["replay"].replace(str(out), "OUT")
+                    bad["replay"] = re.sub(r"--impl \S*/submissions/", "--impl OUT/submissions/", bad["replay"])
         submission.pop("path", None)
     return report["submissions"]
 
@@ -200,6 +204,68 @@ def told(name: str, watched: Watched) -> Watched:
     return watched
 
 
+def marks(out: Path) -> bytes:
+    command = [sys.executable, "-m", "raftgrade", "report", str(out), "--format", "csv"]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def checked(out: Path, watched: list[Watched], number: int) -> int:
+    """Say what came of a finished half; how much of it is wrong."""
+    made, found = places(out / BOOK), verdicts(out)
+    states = Counter(each["state"] for each in found)
+    clean = {each["name"] for each in found if each["state"] == "graded" and each["points"] == each["max_points"]}
+    correct = {name for name, kind in kinds(number).items() if kind == "correct"}
+    twice = sum(times > 1 for times in made.values())
+    left = sum(len(each.left) for each in watched)
+    told_verdicts = json.dumps(found, sort_keys=True).encode()
+    print(f"  {made.total()} runs, made twice: {twice}, processes left behind: {left}")
+    print(f"  submissions: {dict(states)}, {len(clean)} clean, of {len(correct)} correct ones {len(clean & correct)}")
+    print(f"  the report says {hashlib.sha256(told_verdicts).hexdigest()}, the marks are ", end="")
+    print(hashlib.sha256(marks(out)).hexdigest(), flush=True)
+    return (not correct <= clean) + bool(twice) + bool(left)
+
+
+def killed_half(folder: Path, home: Path, asked: argparse.Namespace) -> int:
+    """Grade with a SIGKILL in the middle, and to the end. How much is wrong with it."""
+    out, at_kill = home / "killed", home / f"killed.{BOOK}"
+    watched = []
+    if not at_kill.exists():
+        tests = sum("sim" in test.networks for lab in labs.LABS for test in catalogue.tests(lab))
+        kill_at = int(asked.kill_at * asked.submissions * tests * asked.runs)
+        watched.append(told("until killed", grade(folder, out, asked.runs, asked.jobs, kill_at)))
+        if not watched[-1].killed:
+            sys.exit("everything was done before the kill; take a smaller --kill-at")
+        # As it was then: what comes later must have all of it.
+        copied = shutil.copyfile(out / BOOK, home / "copy")
+        os.replace(copied, at_kill)
+    watched.append(told("and the rest", grade(folder, out, asked.runs, asked.jobs)))
+    before = places(at_kill)
+    lost = before - places(out / BOOK)
+    print(f"  {before.total()} runs were done when it was killed; lost of them: {lost.total()}")
+    return checked(out, watched, asked.submissions) + bool(lost)
+
+
+def undisturbed_half(folder: Path, home: Path, asked: argparse.Namespace) -> int:
+    """Grade with another number of jobs, in peace. How much is wrong with it."""
+    out, whole = home / "alone", home / "alone.whole"
+    watched = []
+    if not whole.exists():
+        shutil.rmtree(out, ignore_errors=True)
+        watched.append(told("undisturbed", grade(folder, out, asked.runs, asked.jobs + 1)))
+        whole.touch()
+    return checked(out, watched, asked.submissions)
+
+
+def compared(first: Path, second: Path) -> int:
+    """How much is different between the two halves."""
+    only_one = len(set(places(first / BOOK)) ^ set(places(second / BOOK)))
+    same, same_marks = verdicts(first) == verdicts(second), marks(first) == marks(second)
+    print(f"  runs that only one of them made: {only_one}")
+    print(f"  the reports say {'the same' if same else 'DIFFERENT things'}")
+    print(f"  the marks are {'byte for byte the same' if same_marks else 'DIFFERENT'}")
+    return bool(only_one) + (not same) + (not same_marks)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--submissions", type=int, default=60)
@@ -214,64 +280,24 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, help="keep all in this folder, and go on there with what an earlier try has"
     )
+    parser.add_argument("--half", choices=["both", "killed", "undisturbed"], default="both", help="only one of the two")
     asked = parser.parse_args()
     wrong = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(watch.reaper())
         home = asked.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raftlab-class-")))
-        folder, first, second = home / "class", home / "killed", home / "alone"
+        folder = home / "class"
         if not folder.exists():
             folder.mkdir(parents=True)
             make_class(folder, asked.submissions)
         if (there := len(list(folder.iterdir()))) != asked.submissions:
             parser.error(f"{folder} has {there} submissions, not {asked.submissions}")
-        watched = []
-        at_kill = home / f"killed.{BOOK}"
-        if not at_kill.exists():
-            tests = sum("sim" in test.networks for lab in labs.LABS for test in catalogue.tests(lab))
-            kill_at = int(asked.kill_at * asked.submissions * tests * asked.runs)
-            watched.append(told("until killed", grade(folder, first, asked.runs, asked.jobs, kill_at)))
-            if not watched[-1].killed:
-                parser.error("everything was done before the kill; take a smaller --kill-at")
-            # As it was then: what comes later must have all of it.
-            copied = shutil.copyfile(first / BOOK, home / "copy")
-            os.replace(copied, at_kill)
-        before = places(at_kill)
-        watched.append(told("and the rest", grade(folder, first, asked.runs, asked.jobs)))
-        after = places(first / BOOK)
-        whole = home / "alone.whole"
-        if not whole.exists():
-            shutil.rmtree(second, ignore_errors=True)
-            watched.append(told("undisturbed", grade(folder, second, asked.runs, asked.jobs + 1)))
-            whole.touch()
-        alone = places(second / BOOK)
-        found = verdicts(first)
-        states = Counter(each["state"] for each in found)
-        clean = {each["name"] for each in found if each["state"] == "graded" and each["points"] == each["max_points"]}
-        correct = {name for name, kind in kinds(asked.submissions).items() if kind == "correct"}
-        print(f"  {before.total()} runs were done when it was killed, {after.total()} at the end")
-        print(
-            f"  submissions: {dict(states)}, {len(clean)} clean, of {len(correct)} correct ones {len(clean & correct)}"
-        )
-        wrong += not correct <= clean
-        for what, bad in (
-            ("lost", before - after),
-            (
-                "made twice",
-                Counter({run: times for book in (alone, after) for run, times in book.items() if times > 1}),
-            ),
-            ("made by one of them only", Counter(set(after) ^ set(alone))),
-            ("processes left behind", Counter(pid for each in watched for pid in each.left)),
-        ):
-            print(f"  {what}: {sum(bad.values())}")
-            wrong += bool(bad)
-        same = found == verdicts(second)
-        print(f"  the reports say {'the same' if same else 'DIFFERENT things'}")
-        table = [subprocess.run(
-            [sys.executable, "-m", "raftgrade", "report", str(out), "--format", "csv"], capture_output=True, check=True
-        ).stdout for out in (first, second)]  # fmt: skip
-        print(f"  the marks are {'byte for byte the same' if table[0] == table[1] else 'DIFFERENT'}")
-        wrong += (not same) + (table[0] != table[1])
+        if asked.half != "undisturbed":
+            wrong += killed_half(folder, home, asked)
+        if asked.half != "killed":
+            wrong += undisturbed_half(folder, home, asked)
+        if asked.half == "both":
+            wrong += compared(home / "killed", home / "alone")
     return int(bool(wrong))
 
 

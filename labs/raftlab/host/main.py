@@ -30,7 +30,7 @@ import msgspec
 
 from raftlab import protocol, source
 from raftlab.confine import Limits
-from raftlab.host import compiled, jail
+from raftlab.host import compiled, jail, rehearsal
 from raftlab.host.loader import Program
 
 _PR_SET_PDEATHSIG = 1
@@ -192,6 +192,7 @@ def main() -> None:
     # Loaded before the forks, so that each child starts with everything in place.
     for name in (*_OURS, *_LIKED):
         importlib.import_module(name)
+    rehearsal.once()
 
     gc.collect()
     gc.freeze()

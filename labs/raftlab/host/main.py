@@ -74,6 +74,7 @@ class Warm:
         self._too_large: set[int] = set()
         self._program = program
         self._children: dict[int, int] = {}  # pid → child number
+        self._simulated = 0
         self._orders = protocol.decoder(protocol.Control)
         self._wake_read, self._wake_write = os.pipe()
         for fd in (self._wake_read, self._wake_write):
@@ -116,6 +117,11 @@ class Warm:
             return False
         order = self._orders.decode(data)
         if isinstance(order, protocol.Spawn):
+            self._simulated += order.world == "sim"
+            if order.world == "sim" and self._simulated == 2:
+                # It costs as much as it saves in a handful of runs; many hosts make a single one.
+                rehearsal.once()
+                _settle()
             self._fork(order, list(fds))
         else:
             for pid, child in self._children.items():
@@ -167,6 +173,12 @@ class Warm:
                 self._control.send(protocol.encode(protocol.Ended(child, status, heavy)))
 
 
+def _settle() -> None:
+    """What is there now stays: no child need look through it for garbage, and copy it by doing so."""
+    gc.collect()
+    gc.freeze()
+
+
 def _held_by(pid: int) -> int:
     """The bytes of memory that a process has for itself."""
     try:
@@ -192,10 +204,8 @@ def main() -> None:
     # Loaded before the forks, so that each child starts with everything in place.
     for name in (*_OURS, *_LIKED):
         importlib.import_module(name)
-    rehearsal.once()
 
-    gc.collect()
-    gc.freeze()
+    _settle()
     # A run's cyclic garbage is small; collecting rarely keeps the pauses out of the lock step.
     gc.set_threshold(50_000, 20, 100)
     with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone

@@ -256,13 +256,14 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             make_engine=make_engine,
             refused=intake.refused,
         )
+        text = "" if signal_number else table.render(report, folder.shelf.whole)
     shown = printable(str(out))
     if signal_number:
         so_far = f"{report.done} of {count(report.planned, 'run')} are in {shown}/{store.REPORT}"
         again = f"raftgrade report {shown} shows them"
         print(f"raftgrade: interrupted; {so_far}: {again}", file=sys.stderr)
         return 128 + signal_number
-    print(table.render(report))
+    print(text)
     print(f"raftgrade: the report is in {shown}/{store.REPORT}", file=sys.stderr)
     return exit_code(report)
 

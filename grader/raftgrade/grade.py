@@ -35,9 +35,9 @@ def grade(
 ) -> tuple[Report, int]:
     """Grade all submissions of ``plan`` (``paths`` gives where each is) and write the report to ``store``.
     ``store`` has begun with what is ``kept`` of an earlier report; who is ``refused`` already will not be run. Progress goes
-    to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report and the signal that interrupted it, or 0.
-    Raises ``OSError`` when the report cannot be written."""
-    tally = Tally(plan)
+    to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report, of which the store's shelf has the runs,
+    and the signal that interrupted it, or 0. Raises ``OSError`` when the report cannot be written."""
+    tally = Tally(plan, store.shelf)
     store.save(plan)  # the plan, so that the records mean something from the first one on
     for entry in refused:
         store.add(entry)

@@ -6,7 +6,8 @@
     DIR/logs/           what jobs that ended badly printed
     DIR/traces/         pictures of failed runs, a folder for each submission
 
-A complete ``report.json`` says it all. An incomplete one holds the plan, and the records are counted again. The records
+A complete ``report.json`` says it all. An incomplete one holds the plan and what is known in short, and the records are
+counted again. The records
 of a large course do not fit well into memory (1.2 KB each, and there are a million of them), so they are read one by one.
 """
 
@@ -17,13 +18,14 @@ import fcntl
 import os
 import shutil
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from raftgrade.results import SCHEMA, Report
+from raftgrade.results import SCHEMA, Report, SubmissionResult
+from raftgrade.shelf import Shelf
 from raftgrade.tally import Entry, Ran, Refused, Tally
 from raftgrade.text import printable
 
@@ -146,6 +148,7 @@ class Store:
         self.folder = folder
         self._records = records
         self.earlier = earlier
+        self.shelf = Shelf(folder)
 
     @classmethod
     def create(cls, folder: Path) -> Store:
@@ -208,9 +211,11 @@ class Store:
         return place
 
     def save(self, report: Report) -> None:
-        """Replace ``report.json`` in one stroke. Raises ``OSError``."""
+        """Replace ``report.json`` in one stroke. What is on the shelf is in it when the report is complete; before that
+        nobody asks for it. Raises ``OSError``."""
         partial = self.folder / _PARTIAL
-        partial.write_bytes(msgspec.json.format(_encode(report), indent=1))
+        with partial.open("wb") as file:
+            file.writelines(_pieces(report, self.shelf.text if report.complete else _encode))
         os.replace(partial, self.folder / REPORT)
 
     def log(self, job: str) -> Path:
@@ -228,6 +233,7 @@ class Store:
     def close(self) -> None:
         """Let go of the folder, and leave no empty room in it."""
         self._records.close()
+        self.shelf.close()
         for folder in (*(self.folder / TRACES).glob("*"), self.folder / TRACES, self.folder / LOGS):
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -237,6 +243,17 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _pieces(report: Report, text: Callable[[SubmissionResult], bytes]) -> Iterator[bytes]:
+    """The file, submission by submission: the report of a large course is larger than all else that we hold."""
+    frame = msgspec.json.format(_encode(msgspec.structs.replace(report, submissions=[])), indent=1)
+    start, end = frame.rsplit(b"[]", 1)  # the submissions come last
+    yield start + b"["
+    for number, submission in enumerate(report.submissions):
+        yield b",\n  " if number else b"\n  "
+        yield msgspec.json.format(text(submission), indent=1).replace(b"\n", b"\n  ")
+    yield (b"\n ]" if report.submissions else b"]") + end
 
 
 def _just_made(folder: Path) -> bool:

@@ -4,7 +4,7 @@ way."""
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import tabulate
 
@@ -19,11 +19,12 @@ _NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
 _NAME = 24  # the widest column of names that fits; titles are sentences, and stand with the failures
 
 
-def render(report: Report) -> str:
-    """The whole report: for each submission a table per lab and its failures; then a summary."""
+def render(report: Report, whole: Callable[[SubmissionResult], SubmissionResult] = lambda known: known) -> str:
+    """The whole report: for each submission a table per lab and its failures; then a summary. ``whole`` brings what the
+    report itself does not hold of a submission."""
     blocks: list[str] = []
     for submission in report.submissions:
-        blocks += _submission(report, submission)
+        blocks += _submission(report, whole(submission))
     if report.left_out:
         blocks.append("\n".join(_left_out(item) for item in report.left_out))
     if len(report.submissions) > 1:

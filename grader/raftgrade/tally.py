@@ -24,6 +24,7 @@ from raftgrade.results import (
     SubmissionResult,
     TestResult,
 )
+from raftgrade.shelf import Shelf
 from raftgrade.stats import BATCH, Sequential, Verdict, clopper_pearson, percentile
 from raftlab.failure import Failure, Rule
 from raftlab.record import Outcome, Record
@@ -154,10 +155,11 @@ def enough(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple
 
 
 class Tally:
-    """Counts entries against a plan, which is a report without results."""
+    """Counts entries against a plan, which is a report without results. With a ``shelf``, who is done goes there."""
 
-    def __init__(self, plan: Report) -> None:
+    def __init__(self, plan: Report, shelf: Shelf | None = None) -> None:
         self.report = plan
+        self._shelf = shelf
         self.done = 0
         self.failed = 0
         self._runs: dict[Key, Runs] = {}
@@ -200,7 +202,7 @@ class Tally:
         return None
 
     def make(self, complete: bool, seconds: float) -> Report:
-        """The report as of now. ``seconds`` is how long the run has taken."""
+        """The report as of now, but for what is on the shelf. ``seconds`` is how long the run has taken."""
         for name in sorted(self._stale):
             self.settle(name)
         self._stale.clear()
@@ -209,12 +211,15 @@ class Tally:
         return self.report
 
     def settle(self, name: str) -> None:
-        """Bring one submission up to date, and keep nothing but that if no run of it can come any more."""
+        """Bring one submission up to date, and keep nothing but that if no run of it can come any more. Raises ``OSError``
+        when the shelf cannot take it."""
         submission = self.sum_up(name)
         if submission.state == "graded" and not submission.errors:
             for test in submission.tests:
                 for result in test.networks:
                     self._runs.pop((name, test.lab, test.name, result.network, result.hidden), None)
+            if self._shelf is not None:
+                self._shelf.put(submission)
 
     def sum_up(self, name: str) -> SubmissionResult:
         """Bring one submission up to date."""

@@ -32,6 +32,7 @@ def cut_short(folder: Path) -> Path:
     with (folder / store.RECORDS).open("ab") as file:
         file.write(b'{"kind":"run","submission":"al')
     out._records.close()
+    out.shelf.close()
     return folder
 
 

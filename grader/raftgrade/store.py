@@ -20,10 +20,11 @@ import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
+from raftgrade.plan import Settings
 from raftgrade.results import SCHEMA, Report, SubmissionResult
 from raftgrade.shelf import Shelf
 from raftgrade.tally import Entry, Ran, Refused, Tally
@@ -37,9 +38,27 @@ LOGS = "logs"
 TRACES = "traces"
 SUBMISSIONS = "submissions"
 
-Earlier = tuple[Report, Iterator[Entry]]  # the report as it stands in the folder, and its records, to be read once
+
+class Known(msgspec.Struct):
+    """Of a submission in an earlier report."""
+
+    name: str
+    hash: str = ""
+
+
+class Before(msgspec.Struct):
+    """What a new report wants to know of an earlier one: not its results, which would fill the memory again."""
+
+    schema: int
+    tool: str
+    settings: Settings
+    submissions: list[Known]
+    code: str = ""
+
+
+Earlier = tuple[Before, Iterator[Entry]]  # what stands in the folder, and its records, to be read once
+_AReport = TypeVar("_AReport", Report, Before)
 _encode = msgspec.json.Encoder().encode
-_read_report = msgspec.json.Decoder(Report).decode
 _read_entry: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
@@ -49,7 +68,7 @@ class NotOurs(Exception):
 
 def read(folder: Path) -> Report:
     """The report in ``folder``, whole or partial. Raises :class:`NotOurs`."""
-    report, entries = _opened(folder)
+    report, entries = _opened(folder, Report)
     if report.complete:
         _look_through(entries)
         return report
@@ -60,7 +79,7 @@ def read(folder: Path) -> Report:
     return tally.make(complete=False, seconds=seconds)
 
 
-def _opened(folder: Path) -> Earlier:
+def _opened(folder: Path, kind: type[_AReport]) -> tuple[_AReport, Iterator[Entry]]:
     """``report.json`` as it is, and the records."""
     shown = printable(str(folder))
     if not folder.exists():
@@ -73,12 +92,12 @@ def _opened(folder: Path) -> Earlier:
         raise NotOurs(f"{shown} holds no {REPORT}") from None
     except OSError as exc:
         raise NotOurs(f"{shown}/{REPORT} cannot be read: {exc.strerror or exc}") from None
-    return _parse(data, f"{shown}/{REPORT}"), _entries(folder, shown)
+    return _parse(data, f"{shown}/{REPORT}", kind), _entries(folder, shown)
 
 
-def _parse(data: bytes, shown: str) -> Report:
+def _parse(data: bytes, shown: str, kind: type[_AReport]) -> _AReport:
     try:
-        report = _read_report(data)
+        report = msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise NotOurs(f"{shown} is not a report of raftgrade, or is damaged") from None
     if report.schema != SCHEMA:
@@ -167,7 +186,7 @@ class Store:
                 fcntl.flock(records, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for name in (LOGS, TRACES):
                     (folder / name).mkdir(exist_ok=True)
-                earlier = _opened(folder) if (folder / REPORT).exists() else None
+                earlier = _opened(folder, Before) if (folder / REPORT).exists() else None
             except BaseException:
                 records.close()
                 raise
@@ -270,6 +289,6 @@ def _just_made(folder: Path) -> bool:
 
 def _check_ours(folder: Path, shown: str) -> None:
     try:
-        _look_through(_opened(folder)[1])
+        _look_through(_opened(folder, Before)[1])
     except NotOurs as exc:
         raise NotOurs(f"{exc}; nothing was changed: choose another folder with --out") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -73,19 +73,14 @@ _STUMBLES = (Suspect, TypeError, ValueError, OverflowError, AttributeError, Recu
 _UNREADABLE = (UnicodeDecodeError, RecursionError)
 
 
-_Out = TypeVar("_Out")
-
-
 class Codec:
-    """The messages of one Raft class, both ways. A handler's are prepared when the first of them travels: each life of a
-    server makes a codec, and few lives use every handler."""
+    """The messages of one Raft class, both ways."""
 
-    __slots__ = ("_known", "_raft_class", "_read_args", "_read_reply", "_write_args", "_write_reply", "methods")
+    __slots__ = ("_faults", "_read_args", "_read_reply", "_write_args", "_write_reply", "methods")
 
-    def __init__(self, raft_class: type, methods: tuple[str, ...]) -> None:
-        self.methods = methods
-        self._raft_class = raft_class
-        self._known = Shapes()
+    def __init__(self) -> None:
+        self.methods: tuple[str, ...] = ()
+        self._faults: dict[str, AnnotationFault] = {}
         self._write_args: dict[str, Callable[[Any], bytes]] = {}
         self._write_reply: dict[str, Callable[[Any], bytes]] = {}
         self._read_args: dict[str, Callable[[bytes], Any]] = {}
@@ -93,48 +88,56 @@ class Codec:
 
     @classmethod
     def of(cls, raft_class: type, methods: Iterable[str] = RPC_METHODS) -> Codec:
-        """For those of ``methods`` that ``raft_class`` has. Use it while ``sys.modules`` holds its module.
+        """Prepare those of ``methods`` that ``raft_class`` has, while ``sys.modules`` holds its module.
 
         Never raises for a handler whose annotations do not serve: a student may have sketched the next lab's
-        handler. Using that one raises :class:`AnnotationFault`; the contract check raises it sooner.
+        handler. Using that one raises its :class:`AnnotationFault`; the contract check raises it sooner.
         """
-        return cls(raft_class, tuple(name for name in methods if getattr(raft_class, name, None) is not None))
+        codec = cls()
+        known = Shapes()
+        for method in methods:
+            if getattr(raft_class, method, None) is None:
+                continue
+            codec.methods += (method,)
+            try:
+                args, reply = shapes.handler_types(raft_class, method)
+                given = f'peers[i].call("{method}", args) takes {notation.type_name(args)}, got'
+                returned = f"{method} must return {notation.type_name(reply)}, returned"
+                write = _writer(args, known, given), _writer(reply, known, returned)
+                read = _reader(args, known), _reader(reply, known)
+            except AnnotationFault as fault:
+                codec._faults[method] = fault
+                continue
+            codec._write_args[method], codec._write_reply[method] = write
+            codec._read_args[method], codec._read_reply[method] = read
+        return codec
 
     def encode_args(self, method: str, value: Any) -> bytes:
         """Raises :class:`NotByValue`, :class:`UnknownMethod`, :class:`AnnotationFault` (see :meth:`of`)."""
-        return self._ready(self._write_args, method)(value)
+        write = self._write_args.get(method)
+        return write(value) if write is not None else self._unknown(method)
 
     def encode_reply(self, method: str, value: Any) -> bytes:
         """Raises as :meth:`encode_args` does."""
-        return self._ready(self._write_reply, method)(value)
+        write = self._write_reply.get(method)
+        return write(value) if write is not None else self._unknown(method)
 
     def decode_args(self, method: str, data: bytes) -> Any:
         """Raises :class:`BadMessage`, :class:`UnknownMethod`, or :class:`AnnotationFault`."""
-        return self._ready(self._read_args, method)(data)
+        read = self._read_args.get(method)
+        return read(data) if read is not None else self._unknown(method)
 
     def decode_reply(self, method: str, data: bytes) -> Any:
         """Raises as :meth:`decode_args` does."""
-        return self._ready(self._read_reply, method)(data)
+        read = self._read_reply.get(method)
+        return read(data) if read is not None else self._unknown(method)
 
-    def _ready(self, table: dict[str, Callable[[Any], _Out]], method: str) -> Callable[[Any], _Out]:
-        found = table.get(method)
-        if found is None:
-            self._prepare(method)
-            found = table[method]
-        return found
-
-    def _prepare(self, method: Any) -> None:
-        if method not in self.methods:
-            there = ", ".join(self.methods) or "none"
-            raise UnknownMethod(f"there is no RPC handler {method!r}; your Raft class has: {there}")
-        args, reply = shapes.handler_types(self._raft_class, method)
-        known = self._known
-        given = f'peers[i].call("{method}", args) takes {notation.type_name(args)}, got'
-        returned = f"{method} must return {notation.type_name(reply)}, returned"
-        write = _writer(args, known, given), _writer(reply, known, returned)
-        read = _reader(args, known), _reader(reply, known)
-        self._write_args[method], self._write_reply[method] = write
-        self._read_args[method], self._read_reply[method] = read
+    def _unknown(self, method: Any) -> Any:
+        fault = self._faults.get(method)
+        if fault is not None:
+            raise fault
+        there = ", ".join(self.methods) or "none"
+        raise UnknownMethod(f"there is no RPC handler {method!r}; your Raft class has: {there}")
 
 
 def check_message(message: Any, known: Shapes | None = None) -> None:

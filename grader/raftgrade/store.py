@@ -7,8 +7,8 @@
     DIR/traces/         pictures of failed runs, a folder for each submission
 
 A complete ``report.json`` says it all. An incomplete one holds the plan and what is known in short, and the records are
-counted again. The records
-of a large course do not fit well into memory (1.2 KB each, and there are a million of them), so they are read one by one.
+counted again. The records of a large course do not fit well into memory (1.2 KB each, and there are a million of them),
+so they are read one by one.
 """
 
 from __future__ import annotations

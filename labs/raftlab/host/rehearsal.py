@@ -1,8 +1,8 @@
-"""The rehearsal: before the warm host forks its first child, a play of ours goes over the simulator's stage once.
+"""The rehearsal: before the warm host forks its second simulated run, a play of ours goes over the stage once.
 
 A child starts cold. What ``dataclasses`` compiles for the first server, and what Python learns of each line by running it,
 is gone with the child, and the next one pays again: a quarter of the processor time of a short run. What is learnt here,
-all children have. It is our own play (``play/raft.py``) and never the student's code, with library copies of its own: no
+all later children have. It is our own play (``play/raft.py``) and never the student's code, with library copies of its own: no
 child sees anything of it.
 """
 

@@ -2,8 +2,8 @@
 
 A child starts cold. What ``dataclasses`` compiles for the first server, and what Python learns of each line by running it,
 is gone with the child, and the next one pays again: a quarter of the processor time of a short run. What is learnt here,
-all later children have. It is our own play (``play/raft.py``) and never the student's code, with library copies of its own: no
-child sees anything of it.
+all later children have. It is our own play (``play/raft.py``) and never the student's code, with library copies of its
+own: no child sees anything of it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from raftlab.cluster import Cluster
 from raftlab.confine import CannotConfine, Sandbox
 from raftlab.failure import LabFailure
 from raftlab.network import FLOOR
-from raftlab.run import TraceRoom
 from raftlab.worlds.hosts import WarmHost
 from raftlab.worlds.rpyc import RpycWorld
 from raftlab.worlds.sim import Forked, SimWorld
@@ -278,41 +277,3 @@ def test_the_handout_has_the_numbers() -> None:
     ):
         assert words in " ".join(text.split()), words
     assert all(f"| `{level}` |" in text for level in ("bwrap", "rlimits", "none"))
-
-
-def test_a_flood_of_traces_is_cut_off(tmp_path: Path) -> None:
-    traces = tmp_path / "traces"
-    room = TraceRoom(traces, 100)
-    assert room.place() == traces  # not there yet
-    traces.mkdir()
-
-    def write(name: str, size: int) -> None:
-        (traces / name).write_bytes(bytes(size))
-        room.took(str(traces / name))
-
-    write("one.jsonl", 99)
-    assert room.place() == traces
-    write("two.jsonl", 1)
-    assert room.place() is None
-    assert TraceRoom(traces, 100).place() is None  # a second job finds what the first has written
-    assert TraceRoom(traces, -1).place() == traces
-    assert TraceRoom(None, 100).place() is None
-
-
-def test_the_traces_there_are_are_not_weighed_for_each_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = []
-    scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: looks.append(path) or scandir(path))
-    room = TraceRoom(tmp_path, 1_000_000)
-    for number in range(1000):
-        assert room.place() == tmp_path
-        (tmp_path / str(number)).write_bytes(bytes(900))
-        room.took(str(tmp_path / str(number)))
-    (tmp_path / "of another job").write_bytes(bytes(100_000))
-    places = [room.place()]
-    while places[-1] is not None:
-        (tmp_path / f"more {len(places)}").write_bytes(bytes(900))
-        room.took(str(tmp_path / f"more {len(places)}"))
-        places.append(room.place())
-    assert len(looks) < 300
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 1_000_000 + 2 * 900

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from raftgrade.children import Children
-from raftgrade.commands import Commands
+from raftgrade.commands import TRACE_ROOM, Commands
 from raftgrade.engine import Engine
 from raftgrade.jobs import Checked, Finished, run_check, run_job
 from raftgrade.options import CannotStart
@@ -36,9 +36,9 @@ from raftlab.confine import Level
 from raftlab.failure import Failure
 from raftlab.record import Record
 from raftlab.run import replay_command
+from raftlab.traceroom import TraceRoom
 
 MOST_BYTES = 20_000_000  # of a submission's files
-MOST_TRACES = 50_000_000  # bytes of traces that one job brings back, packed
 ATTEMPTS = 2  # after which a job that the cluster lost could not be judged
 _ANSWER_S = 15.0  # for the scheduler's first answer
 _COUNT_S = 5.0  # between two looks at how many workers there are
@@ -114,7 +114,7 @@ def carry_out(errand: bytes, commands: Commands) -> bytes:
             job = msgspec.structs.replace(asked.job, path=path)
             traces = folder / "traces"
             answer.finished = run_job(job, commands=commands, children=Children(), log=log, traces=traces)
-            answer.traces = _packed(traces)
+            answer.traces = _packed(traces, answer.finished)
         if log.exists():
             answer.log = log.read_bytes()[-_LOG_TAIL:]
         # Where this was done is nobody's business, and differs from worker to worker.
@@ -124,16 +124,13 @@ def carry_out(errand: bytes, commands: Commands) -> bytes:
         return _encode(answer)
 
 
-def _packed(folder: Path) -> dict[str, bytes]:
-    packed: dict[str, bytes] = {}
-    left = MOST_TRACES
-    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
-        data = zlib.compress(path.read_bytes(), 1)
-        left -= len(data)
-        if left < 0:
-            break
-        packed[path.name] = data
-    return packed
+def _packed(folder: Path, finished: Finished) -> dict[str, bytes]:
+    """The traces of a job that can have room at home."""
+    room = TraceRoom(folder, TRACE_ROOM)
+    tests = list(dict.fromkeys(record.test for record in finished.records))
+    for record in finished.records:
+        room.took((record.seed, tests.index(record.test)), record.trace)
+    return {path.name: zlib.compress(path.read_bytes(), 1) for path in folder.glob("*.jsonl")}
 
 
 def _renamed(answer: Answer, old: str, new: str) -> Answer:
@@ -291,11 +288,13 @@ class Dask:
         for record in answer.finished.records:
             if record.replay:
                 record.replay = replay_command(f"{record.test}@{record.seed}", job.path, record.network, record.preempt)
-            name = Path(record.trace).name
-            record.trace = str(folder / name) if name in answer.traces else ""
             if record.trace:
+                # One that had no room at the worker has none here: the tally will find that it is not there.
+                file = folder / Path(record.trace).name
+                record.trace = str(file)
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(_retold(zlib.decompress(answer.traces[name]), record.replay))
+                if file.name in answer.traces:
+                    file.write_bytes(_retold(zlib.decompress(answer.traces[file.name]), record.replay))
         return answer.finished
 
 

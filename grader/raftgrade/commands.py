@@ -17,8 +17,8 @@ from raftgrade.plan import Job
 from raftlab import catalogue, fuzz
 from raftlab.confine import Level
 
-# Bytes of traces kept for a submission: one that floods its traces must not fill the disk. Several jobs may each pass this
-# by one trace.
+# Bytes of traces kept for a submission: one that floods its traces must not fill the disk. Each job at work keeps to this,
+# and so does the whole as soon as its records are counted.
 TRACE_ROOM = 100_000_000
 
 

@@ -16,7 +16,8 @@ from raftgrade import leash
 from raftlab import fuzz, scripts
 from raftlab.confine import Sandbox
 from raftlab.record import End, to_line
-from raftlab.run import Impl, Run, TraceRoom, seeds_of
+from raftlab.run import Impl, Run, seeds_of
+from raftlab.traceroom import TraceRoom
 
 
 def main() -> None:
@@ -37,8 +38,8 @@ def main() -> None:
             for seed in options.seeds:
                 named = scripts.named(f"{fuzz.name_of(options.lab)}@{seed}", "sim", True)
                 run = Run(impl, named.info, "sim", seed, named.preempt)
-                record = run.judge(named.script, traces.place())
-                traces.took(record.trace)
+                record = run.judge(named.script, traces.folder_for((seed, 0)))
+                traces.took((seed, 0), record.trace)
                 out.write(to_line(record))
             out.write(to_line(End(len(options.seeds))))
     finally:

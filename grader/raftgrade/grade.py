@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from raftgrade.commands import Commands
+from raftgrade.commands import TRACE_ROOM, Commands
 from raftgrade.engine import Engine, Event, Heard, Local, Signalled, Work
 from raftgrade.jobs import Checked
 from raftgrade.plan import Expected, Settings
@@ -16,6 +16,7 @@ from raftgrade.results import Report
 from raftgrade.schedule import Schedule
 from raftgrade.store import Kept, Store
 from raftgrade.tally import Entry, Ran, Refused, Tally
+from raftlab.traceroom import TraceRoom
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
 SAVE_S = 5.0  # how often report.json is brought up to date, in seconds; the records are written at once
@@ -37,7 +38,7 @@ def grade(
     ``store`` has begun with what is ``kept`` of an earlier report; who is ``refused`` already will not be run. Progress goes
     to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report, of which the store's shelf has the runs,
     and the signal that interrupted it, or 0. Raises ``OSError`` when the report cannot be written."""
-    tally = Tally(plan, store.shelf)
+    tally = Tally(plan, store.shelf, lambda slug: TraceRoom(store.traces(slug), TRACE_ROOM))
     store.save(plan)  # the plan, so that the records mean something from the first one on
     for entry in refused:
         store.add(entry)

@@ -8,6 +8,7 @@ the next soak with the same folder goes on behind it. A kill at any moment costs
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from typing import Any, TextIO
 import raftlab
 from raftgrade import soak_log, staging, submissions, watch
 from raftgrade.children import Children
-from raftgrade.commands import Commands
+from raftgrade.commands import TRACE_ROOM, Commands
 from raftgrade.engine import listening
 from raftgrade.intake import code
 from raftgrade.jobs import Finished, run_check, run_job
@@ -37,6 +38,7 @@ from raftgrade.text import count, one_line, printable
 from raftlab import fuzz
 from raftlab.confine import Sandbox
 from raftlab.record import Record
+from raftlab.traceroom import TraceRoom
 
 SEEDS = {"suite sim": 50, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
 GROWTH_MB = 50.0  # memory that grows by more than that over the first block's is told
@@ -215,6 +217,8 @@ class _Shift:
         self._code = code(raftlab)
         self._base = watch.below()
         self._baseline: dict[tuple[str, ...], float] = {}
+        self._trace_rooms: dict[str, TraceRoom] = {}
+        self._arrivals = itertools.count()
         self._done: dict[Key, list[tuple[int, int]]] = {}
         for block in log.blocks:
             if block.code == self._code:
@@ -353,6 +357,7 @@ class _Shift:
         wall = time.monotonic()
         whose, logs = field.impl.whose, self._log.folder / "logs"
         logs.mkdir(exist_ok=True)
+        self._make_trace_room(whose.slug)
         label = f".{field.kind}.{seeds[0]}"
         jobs = cut(whose, field.lab, field.network, field.tests, seeds, label)
         with watch.Memory() as memory, watch.hogs(self._asked.hogs if field.beside_hog else 0) as hogs:
@@ -408,7 +413,17 @@ class _Shift:
             started=started,
         )
 
+    def _make_trace_room(self, slug: str) -> None:
+        """Where the traces of a Raft go, first come, first served. Those of an earlier soak are there already."""
+        if slug not in self._trace_rooms:
+            folder = self._log.folder / "traces" / slug
+            room = self._trace_rooms[slug] = TraceRoom(folder, TRACE_ROOM)
+            for trace in sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime):
+                room.took((next(self._arrivals), 0), trace.name)
+
     def _failed(self, field: Field, record: Record) -> None:
+        if self._trace_rooms[field.impl.whose.slug].took((next(self._arrivals), 0), record.trace):
+            record.trace = ""
         failure = record.failure
         text, rule, detail = "", "", ""
         if failure is not None:

@@ -76,7 +76,13 @@ def read(folder: Path) -> Report:
     tally = Tally(report)
     for entry in entries:
         tally.take(entry)
-    return tally.make(complete=False, seconds=seconds)
+    tally.make(complete=False, seconds=seconds)
+    for submission in report.submissions:
+        traces = folder / TRACES / submission.slug
+        for bad in (bad for test in submission.tests for result in test.networks for bad in result.bad):
+            if bad.trace and not (traces / Path(bad.trace).name).is_file():
+                bad.trace = ""  # there was no room for it
+    return report
 
 
 def _opened(folder: Path, kind: type[_AReport]) -> tuple[_AReport, Iterator[Entry]]:

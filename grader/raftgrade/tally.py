@@ -8,6 +8,7 @@ done is counted and let go: memory holds numbers of the submissions at work, and
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -28,9 +29,10 @@ from raftgrade.shelf import Shelf
 from raftgrade.stats import BATCH, Sequential, Verdict, clopper_pearson, percentile
 from raftlab.failure import Failure, Rule
 from raftlab.record import Outcome, Record
+from raftlab.traceroom import TraceRoom
 
 MAX_ADVICE = 5  # different pieces of advice kept for a test; more than that nobody reads
-TOLD = 3  # runs of one test and one class that keep their events, details and trace; of others the sentence is enough
+TOLD = 3  # runs of one test and one class that keep their events and details; of others the sentence is enough
 Key = tuple[str, str, str, str, bool]  # submission, lab, test, network, hidden
 
 
@@ -62,10 +64,11 @@ class Numbers(NamedTuple):
 
 
 class Runs:
-    """The runs of one test on one network that have come in."""
+    """The runs of one test on one network that have come in. ``number`` is its place in the submission."""
 
-    def __init__(self, result: NetworkResult) -> None:
+    def __init__(self, result: NetworkResult, number: int) -> None:
         self.result = result
+        self.number = number
         self.outcomes: dict[int, Outcome] = {}
         self.passes: dict[int, Numbers] = {}
         self.bad: dict[int, Bad] = {}
@@ -155,11 +158,16 @@ def enough(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple
 
 
 class Tally:
-    """Counts entries against a plan, which is a report without results. With a ``shelf``, who is done goes there."""
+    """Counts entries against a plan, which is a report without results. With a ``shelf``, who is done goes there.
+    ``trace_room`` makes the room for the traces of a submission, by its slug; without it, all that were written count."""
 
-    def __init__(self, plan: Report, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self, plan: Report, shelf: Shelf | None = None, trace_room: Callable[[str], TraceRoom] | None = None
+    ) -> None:
         self.report = plan
         self._shelf = shelf
+        self._trace_room = trace_room
+        self._rooms: dict[str, TraceRoom] = {}  # of each submission at work of which a run failed
         self.done = 0
         self.failed = 0
         self._runs: dict[Key, Runs] = {}
@@ -168,10 +176,8 @@ class Tally:
         self._stale = {submission.name for submission in plan.submissions}
         self._by_name = {submission.name: submission for submission in plan.submissions}
         for submission in plan.submissions:
-            for test in submission.tests:
-                for result in test.networks:
-                    key = (submission.name, test.lab, test.name, result.network, result.hidden)
-                    self._runs[key] = Runs(result)
+            for number, (key, result) in enumerate(_results(submission)):
+                self._runs[key] = Runs(result, number)
 
     def take(self, entry: Entry) -> bool:
         """Count ``entry``. False when it is not wanted: not in the plan, or already counted."""
@@ -188,10 +194,25 @@ class Tally:
         again = record.seed in runs.outcomes
         if not runs.take(record, self._rules):
             return False
+        self._keep_trace(entry.submission, runs, record)
         self._stale.add(entry.submission)
         self.done += not again
         self.failed += record.outcome == "failed"
         return True
+
+    def _keep_trace(self, name: str, runs: Runs, record: Record) -> None:
+        """Find room for a trace; those that have to go for it are not told any more."""
+        if self._trace_room is None or not record.trace or record.seed not in runs.bad:
+            return
+        if name not in self._rooms:
+            self._rooms[name] = self._trace_room(self._by_name[name].slug)
+        gone = self._rooms[name].took((record.seed - runs.result.seeds[0], runs.number), record.trace)
+        keys = [key for key, _ in _results(self._by_name[name])] if gone else []
+        for seed, number in gone:
+            other = self._runs[keys[number]]
+            bad = other.bad.get(seed + other.result.seeds[0])
+            if bad is not None:  # what could not be judged at first may have passed since
+                bad.trace = ""
 
     def runs(self, submission: str, lab: str, test: str, network: str, seed: int) -> Runs | None:
         """Where the run belongs; ``None`` if it is not in the plan, or its submission is done."""
@@ -215,9 +236,9 @@ class Tally:
         when the shelf cannot take it."""
         submission = self.sum_up(name)
         if submission.state == "graded" and not submission.errors:
-            for test in submission.tests:
-                for result in test.networks:
-                    self._runs.pop((name, test.lab, test.name, result.network, result.hidden), None)
+            for key, _ in _results(submission):
+                self._runs.pop(key, None)
+            self._rooms.pop(name, None)
             if self._shelf is not None:
                 self._shelf.put(submission)
 
@@ -247,6 +268,15 @@ class Tally:
             advice |= dict.fromkeys(sorted(runs.advice, key=lambda line: (runs.advice[line], line)))
         test.advice = list(advice)[:MAX_ADVICE]
         return True
+
+
+def _results(submission: SubmissionResult) -> list[tuple[Key, NetworkResult]]:
+    """All results of ``submission``, in the ladder's order."""
+    return [
+        ((submission.name, test.lab, test.name, result.network, result.hidden), result)
+        for test in submission.tests
+        for result in test.networks
+    ]
 
 
 def _state(submission: SubmissionResult) -> State:

@@ -17,7 +17,8 @@ from raftlab import catalogue, labs
 from raftlab.confine import Sandbox
 from raftlab.failure import Failure, LabFailure
 from raftlab.record import End, Record, to_line
-from raftlab.run import NETWORKS, Impl, Run, TraceRoom, seeds_of
+from raftlab.run import NETWORKS, Impl, Run, seeds_of
+from raftlab.traceroom import TraceRoom
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,6 +84,7 @@ class Session:
         self.preempt = not option("--no-preempt")
         self.inside: bool = option("--inside")
         self.traces = TraceRoom(Path(option("--trace-dir")) if option("--trace-dir") else None, option("--trace-room"))
+        self.tests: dict[str, int] = {}  # those that had a run, numbered
         self.patience = Patience()
         self.listeners: list[Any] = []
         self.written = 0
@@ -174,8 +176,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     run = item.stash.get(_run, None)
     if call.when == "call" and run is not None and not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
         session = item.config.stash[_session]
-        record = run.record(error, session.traces.place())
-        session.traces.took(record.trace)
+        place = run.seed, session.tests.setdefault(run.info.name, len(session.tests))
+        record = run.record(error, session.traces.folder_for(place))
+        session.traces.took(place, record.trace)
         session.tell(record)
     return report
 

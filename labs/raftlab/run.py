@@ -231,42 +231,6 @@ class Run:
         return failure
 
 
-class TraceRoom:
-    """Where traces go: into ``folder`` while those in it have less than ``most`` bytes together (below 0: always), nowhere
-    after that."""
-
-    def __init__(self, folder: Path | None, most: int) -> None:
-        self._folder = folder
-        self._most = most
-        self._until_look = 0.0  # bytes that we may add before we look again at what is there
-        self._full = False
-
-    def place(self) -> Path | None:
-        """The folder for the next trace, ``None`` when there is no room."""
-        if self._folder is None or self._most < 0:
-            return self._folder
-        if self._until_look <= 0 and not self._full:
-            left = self._most - _bytes_in(self._folder)
-            self._full = left <= 0
-            # A look reads the size of each trace there is, thousands in the end. Others may write here, too: with up to a
-            # hundred of them at it, none goes beyond the room by more than a trace.
-            self._until_look = left / 100
-        return None if self._full else self._folder
-
-    def took(self, trace: str) -> None:
-        """A trace has been written to ``trace`` (empty: none was)."""
-        if trace and self._most >= 0:
-            self._until_look -= Path(trace).stat().st_size
-
-
-def _bytes_in(folder: Path) -> int:
-    try:
-        with os.scandir(folder) as files:
-            return sum(file.stat().st_size for file in files)
-    except FileNotFoundError:
-        return 0  # made with the first trace
-
-
 def _too_busy(failure: Failure, late: float) -> Failure:
     return Failure(
         "machine-busy",

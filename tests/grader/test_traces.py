@@ -1,0 +1,126 @@
+"""The report tells of the traces that are there, and two gradings of the same class keep the same ones."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+
+from raftgrade import cluster, results
+from raftgrade.jobs import Finished
+from raftgrade.plan import Settings
+from raftgrade.results import Report
+from raftgrade.store import Store, read
+from raftgrade.tally import Ran, Tally, blank
+from raftlab.record import Record
+from raftlab.traceroom import TraceRoom
+
+from .fakes import record
+from .test_tally import TESTS
+
+MOST = 1000
+RUNS = [(test, network, seed) for test, network in [("first", "sim"), ("second", "sim")] for seed in range(100, 110)]
+RUNS += [("first", "rpyc", seed) for seed in range(100, 103)]
+
+
+def plan() -> Report:
+    settings = Settings(labs=["2A"], networks=["sim", "rpyc"], runs={"sim": 10, "rpyc": 3}, seed=100, jobs=2)
+    return Report(
+        tool="raftgrade test",
+        started="2026-11-21T00:00:00+00:00",
+        settings=settings,
+        submissions=[blank("alice", "alice", "alice", TESTS, settings)],
+    )
+
+
+def failed(store: Store, run: tuple[str, str, int], size: int) -> Ran:
+    """A failing run whose trace has just been written."""
+    test, network, seed = run
+    folder = store.traces("alice")
+    folder.mkdir(exist_ok=True)
+    file = folder / f"2A-{test}-{network}-{seed}.jsonl"
+    file.write_bytes(bytes(size))
+    return Ran("alice", record(test, seed, "failed", network=network, trace=str(file)))
+
+
+def bad(report: Report) -> list[results.Bad]:
+    return [bad for test in report.submissions[0].tests for result in test.networks for bad in result.bad]
+
+
+def traces(report: Report) -> set[str]:
+    return {Path(each.trace).name for each in bad(report) if each.trace}
+
+
+def there(store: Store) -> set[str]:
+    return {file.name for file in store.traces("alice").iterdir()}
+
+
+def graded(folder: Path, order: list[tuple[str, str, int]], stops: int) -> set[str]:
+    """Grade runs in this order, and begin again after ``stops`` of them; which traces are told in the end."""
+    todo = iter(order)
+    report = plan()
+    for share in (stops, len(order)):
+        with Store.create(folder) as store:
+            tally = Tally(plan(), store.shelf, lambda slug: TraceRoom(store.traces(slug), MOST))
+            entries = list(store.earlier[1]) if store.earlier else []
+            kept = store.begin(entries, {"alice": "alice"})
+            store.save(plan())
+            for entry in kept.runs("alice"):
+                assert tally.take(entry)
+            for run in itertools.islice(todo, share):
+                entry = failed(store, run, 40 + 10 * (run[2] % 7))
+                assert tally.take(entry)
+                store.add(entry)
+            left = there(store)
+            report = tally.make(complete=share == len(order), seconds=1.0)
+            store.save(report)
+        assert traces(read(folder)) == left
+        assert sum(file.stat().st_size for file in store.traces("alice").iterdir()) <= MOST
+    assert len(bad(read(folder))) == len(RUNS)
+    return traces(read(folder))
+
+
+def test_the_same_traces_are_kept_in_whatever_order_the_runs_came(tmp_path: Path) -> None:
+    kept = []
+    for number in range(8):
+        order = random.Random(number).sample(RUNS, len(RUNS))
+        kept.append(graded(tmp_path / str(number), order, stops=1 + 3 * number))
+    assert all(each == kept[0] for each in kept)
+    # Of each test the first seeds: who fails everywhere has something to show of everything.
+    assert {f"2A-{test}-{network}-{seed}.jsonl" for test, network, seed in RUNS if seed < 103} <= kept[0]
+    assert len(kept[0]) < len(RUNS)
+
+
+def test_a_partial_report_tells_of_no_trace_that_had_to_go(tmp_path: Path) -> None:
+    with Store.create(tmp_path) as store:
+        tally = Tally(plan(), store.shelf, lambda slug: TraceRoom(store.traces(slug), MOST))
+        store.save(plan())
+        for run in RUNS[:10]:
+            entry = failed(store, run, 300)
+            tally.take(entry)
+            store.add(entry)
+        store.save(tally.make(complete=False, seconds=1.0))
+    assert traces(read(tmp_path)) == {f"2A-first-sim-{seed}.jsonl" for seed in (100, 101, 102)}
+
+
+def test_a_run_that_could_not_be_judged_and_then_passed_leaves_no_hole(tmp_path: Path) -> None:
+    with Store.create(tmp_path) as store:
+        tally = Tally(plan(), store.shelf, lambda slug: TraceRoom(store.traces(slug), MOST))
+        first = failed(store, ("first", "sim", 109), 600)
+        first.record.outcome = "error"
+        assert tally.take(first)
+        assert tally.take(Ran("alice", record("first", 109)))
+        assert tally.take(failed(store, ("first", "sim", 100), 600))
+        assert traces(tally.make(complete=False, seconds=1.0)) == {"2A-first-sim-100.jsonl"}
+
+
+def test_a_worker_sends_home_what_may_have_room_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "TRACE_ROOM", MOST)
+    records: list[Record] = []
+    with Store.create(tmp_path) as store:
+        records = [failed(store, (test, "sim", seed), 300).record for test in ("first", "second") for seed in (0, 1)]
+        folder = store.traces("alice")
+        packed = cluster._packed(folder, Finished("job", "alice", records, False))
+    assert set(packed) == {"2A-first-sim-0.jsonl", "2A-second-sim-0.jsonl", "2A-first-sim-1.jsonl"}

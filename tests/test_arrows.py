@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 # Rooms of raftlab, lowest first. A room may import rooms of its own floor and below, never above.
 FLOORS = (
     ("api", "labs", "seeds", "failure", "shapes", "notation", "confine", "__init__"),
-    ("protocol", "rules", "record", "source", "outline"),
+    ("protocol", "rules", "record", "source", "outline", "traceroom"),
     ("explain",),
     ("wire", "line", "pipe", "network", "trace"),
     ("contract", "viewer"),

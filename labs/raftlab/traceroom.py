@@ -7,7 +7,6 @@ same traces. Low seeds go first so that each test that fails keeps some.
 
 from __future__ import annotations
 
-import heapq
 import os
 from pathlib import Path
 
@@ -22,7 +21,6 @@ class TraceRoom:
         self._folder = folder
         self._most = most
         self._traces: dict[Place, tuple[Path, int]] = {}
-        self._last: list[Place] = []  # a heap of negated places: the last of them on top
         self._bytes = 0
         self._shut: Place | None = None  # this one did not fit, so nothing behind it does
 
@@ -41,29 +39,24 @@ class TraceRoom:
             size = _weight(path)
         except OSError:
             return self._shut_at(place) if self._folder.exists() else [place]
-        _, before = self._traces.get(place, (path, 0))
-        if place not in self._traces:
-            heapq.heappush(self._last, (-place[0], -place[1]))
+        self._bytes += size - self._traces.get(place, (path, 0))[1]
         self._traces[place] = path, size
-        self._bytes += size - before
         if self.folder_for(place) is None:
             return self._shut_at(place)
         gone: list[Place] = []
         while self._bytes > self._most:
-            gone += self._shut_at((-self._last[0][0], -self._last[0][1]))
+            gone += self._shut_at(max(self._traces))
         return gone
 
     def _shut_at(self, place: Place) -> list[Place]:
         """Nothing from ``place`` on stays."""
         self._shut = place if self._shut is None else min(place, self._shut)
-        gone = [] if place in self._traces else [place]
-        while self._last and (last := (-self._last[0][0], -self._last[0][1])) >= self._shut:
-            heapq.heappop(self._last)
-            path, size = self._traces.pop(last)
+        gone = [each for each in self._traces if each >= self._shut]
+        for each in gone:
+            path, size = self._traces.pop(each)
             self._bytes -= size
             path.unlink(missing_ok=True)
-            gone.append(last)
-        return gone
+        return gone if place in gone else [*gone, place]
 
 
 def _weight(trace: Path) -> int:

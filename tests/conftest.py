@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from raftlab.cluster import Cluster
-from raftlab.network import FLOOR
-from raftlab.worlds.hosts import WarmHost
-from raftlab.worlds.sim import Forked, SimWorld
+from raftlab.harness.cluster import Cluster
+from raftlab.harness.network import FLOOR
+from raftlab.worlds.host_process import WarmHost
+from raftlab.worlds.sim_world import Forked, SimWorld
 
 ROOT = Path(__file__).parent.parent
 SOLUTION = ROOT / "solutions" / "raft.py"

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from raftgrade import bank
-from raftgrade.bank import Bug, Catch
-from raftlab import catalogue
-from raftlab.catalogue import TestInfo
-from raftlab.run import Impl, Run
+from raftgrade.proof import bug_bank
+from raftgrade.proof.bug_bank import Bug, Catch
+from raftlab.runs.run import Impl, Run
+from raftlab.suites import catalogue
+from raftlab.suites.catalogue import TestInfo
 from tests.conftest import ROOT, SOLUTION
 
-BANK = bank.read(ROOT / "tests" / "bugs")
+BANK = bug_bank.read(ROOT / "tests" / "bugs")
 
 
 def cases(lab: str) -> list[Any]:

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from raftlab import catalogue, trace, viewer
-from raftlab.failure import LabFailure
-from raftlab.run import Impl, Run
+from raftlab.explain.failure import LabFailure
+from raftlab.harness import trace
+from raftlab.runs.run import Impl, Run
+from raftlab.suites import catalogue
+from raftlab.viewer import page as viewer_page
 from tests import known_bugs
 from tests.conftest import SOLUTION
 
@@ -110,7 +112,7 @@ def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
 
     def opened(path: Path, link: str = "", **part: float) -> Any:
         out = tmp_path / f"{path.stem}.html"
-        viewer.write(path, out, **part)
+        viewer_page.write(path, out, **part)
         tab.goto("about:blank")
         tab.goto(out.as_uri() + link)
         return tab

@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raftgrade.bank import Bug
-from raftlab import catalogue, fuzz, labs, scripts
-from raftlab.cluster import Cluster
-from raftlab.failure import Failure
-from raftlab.referee import Invariant
-from raftlab.run import Impl, Run
-from raftlab.scripts import Named
+from raftgrade.proof.bug_bank import Bug
+from raftlab import labs
+from raftlab.explain.failure import Failure
+from raftlab.harness.cluster import Cluster
+from raftlab.referee.base import Invariant
+from raftlab.runs import names, random_scenarios
+from raftlab.runs.names import Named
+from raftlab.runs.run import Impl, Run
+from raftlab.suites import catalogue
 from tests.known_bugs import BANK, put
 
 OWN_SEEDS = 3
@@ -90,8 +92,8 @@ def order(bug: Bug) -> Iterator[Named]:
         if info not in own:
             yield Named(info, "sim", 0, True)
     for seed in range(FUZZ_SEEDS):
-        told = fuzz.generate(bug.lab, seed)
-        yield Named(scripts.info_of(told), "sim", seed, True, told)
+        told = random_scenarios.generate(bug.lab, seed)
+        yield Named(names.info_of(told), "sim", seed, True, told)
 
 
 def ended(impl: Impl, named: Named, kind: type[Cluster] = Cluster) -> Failure | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from raftlab import protocol, wire
-from raftlab.worlds.rpyc import RpycWorld
+from raftlab.messages import codec, protocol
+from raftlab.worlds.rpyc_world import RpycWorld
 
 # Seconds after which a test gives up. Only a hang reaches it; it says nothing about speed.
 PATIENCE = 60.0
@@ -42,19 +42,19 @@ class TinySwitch:
 
     def post_call(self, server: int, method: str, *args: Any) -> int:
         self._last += 1
-        self.world.post(protocol.Call(server, self._last, method, wire.encode_value(list(args))))
+        self.world.post(protocol.Call(server, self._last, method, codec.encode_value(list(args))))
         return self._last
 
     def call(self, server: int, *command: Any) -> Any:
         """The result of ``start(command)`` on ``server``."""
         number = self.post_call(server, "start", list(command))
         self.run(lambda: number in self._results)
-        return wire.decode_value(self._results.pop(number))
+        return codec.decode_value(self._results.pop(number))
 
     def result(self, number: int) -> Any:
         """The result of a call posted before, ``None`` while there is none."""
         data = self._results.get(number)
-        return None if data is None else wire.decode_value(data)
+        return None if data is None else codec.decode_value(data)
 
     def run(self, done: Callable[[], bool]) -> None:
         """Let the servers live until ``done()``."""

@@ -21,44 +21,35 @@ from pathlib import Path
 
 import msgspec
 
-from raftgrade import (
-    __version__,
-    bank,
-    engine,
-    grade,
-    marks,
-    options,
-    proof,
-    proofpage,
-    reports,
-    rubric,
-    soak,
-    soak_log,
-    store,
-    submissions,
-    table,
-)
-from raftgrade.commands import Commands, RaftlabCommands
-from raftgrade.intake import code, still_holds, take_in
-from raftgrade.options import CANNOT, CannotStart, readable
-from raftgrade.plan import Listed, expect
-from raftgrade.reports import gradescope
+from raftgrade import __version__, grade, marks, options, rubric, store
+from raftgrade.engines import engine
+from raftgrade.engines.commands import Commands, RaftlabCommands
+from raftgrade.intake import submissions
+from raftgrade.intake.intake import code, still_holds, take_in
+from raftgrade.options import CANNOT, readable
+from raftgrade.plan import CannotStart, Listed, expect, named_labs
+from raftgrade.proof import bug_bank, kill_rates
+from raftgrade.proof import page as proof_page
+from raftgrade.reports import formats, gradescope, table
 from raftgrade.results import Report, exit_code
 from raftgrade.rubric import Rubric
-from raftgrade.text import count, printable
-from raftlab import catalogue, confine, labs
+from raftgrade.safe_text import count, printable
+from raftgrade.soak import log, soak
+from raftlab import labs
+from raftlab.sandbox import levels
+from raftlab.suites import catalogue
 
 REFUSALS = (
     CannotStart,
     store.NotOurs,
     submissions.BadPath,
     labs.UnknownLab,
-    confine.CannotConfine,
+    levels.CannotConfine,
     rubric.BadRubric,
     marks.BadLate,
-    reports.CannotReport,
-    bank.BadBank,
-    proof.CannotProve,
+    formats.CannotReport,
+    bug_bank.BadBank,
+    kill_rates.CannotProve,
 )
 
 
@@ -68,7 +59,7 @@ class Tools:
 
     commands: Commands = field(default_factory=RaftlabCommands)
     catalogue: Callable[[str], Sequence[Listed]] = catalogue.tests
-    confine: Callable[[str], confine.Sandbox] = confine.choose
+    confine: Callable[[str], levels.Sandbox] = levels.choose
 
 
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
@@ -120,7 +111,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         _set_late(_late(arguments.late, [each.name for each in report.submissions]), report)
     if arguments.rubric is not None or arguments.late is not None:
         marks.mark(report)
-    wanted = reports.Wanted(
+    wanted = formats.Wanted(
         arguments.format,
         folder,
         None if arguments.output is None else Path(arguments.output),
@@ -128,7 +119,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         arguments.column,
         arguments.student,
     )
-    text, notes = reports.make(report, wanted)
+    text, notes = formats.make(report, wanted)
     for note in notes:
         print(f"raftgrade: {printable(note)}", file=sys.stderr)
     if wanted.output is None:
@@ -154,40 +145,42 @@ def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:
         _rubric(arguments.rubric, tools)  # better said here than by an autograder at midnight
         text = readable(arguments.rubric)
     out = Path(arguments.out)
-    gradescope.make_zip(out, options.named_labs(arguments.labs), arguments.network, arguments.runs, text)
+    gradescope.make_zip(out, named_labs(arguments.labs), arguments.network, arguments.runs, text)
     print(f"raftgrade: the autograder is in {printable(str(out))}: upload it to Gradescope as it is", file=sys.stderr)
     return 0
 
 
 def _proof(arguments: argparse.Namespace) -> int:
     settings = options.proof_settings(arguments)
-    known = bank.read(Path(arguments.bank))
+    known = bug_bank.read(Path(arguments.bank))
     names = [name.strip() for name in (arguments.bugs or "").split(",") if name.strip()]
     reference = Path(arguments.reference)
     if reference.is_dir():
         reference /= "raft.py"
-    bugs = bank.chosen(known, options.named_labs(arguments.labs), names)
-    trials = proof.trials(bugs, readable(str(reference)), settings)
-    soak = None if arguments.soak is None else soak_log.read_all(map(Path, arguments.soak))
+    bugs = bug_bank.chosen(known, named_labs(arguments.labs), names)
+    trials = kill_rates.trials(bugs, readable(str(reference)), settings)
+    soak = None if arguments.soak is None else log.read_all(map(Path, arguments.soak))
     shown = printable(arguments.out)
-    versions = f"raftgrade {__version__}, {proof.versions()}"  # those that run, whatever changes on the disk meanwhile
-    with proof.Folder(Path(arguments.out)) as folder:
+    versions = (
+        f"raftgrade {__version__}, {kill_rates.versions()}"  # those that run, whatever changes on the disk meanwhile
+    )
+    with kill_rates.Folder(Path(arguments.out)) as folder:
         kept = folder.load(trials)
         if kept:
             print(
                 f"raftgrade: kept {kept} passes of the proof in {shown}, nothing has changed for them", file=sys.stderr
             )
         try:
-            proof.run(trials, folder, settings, sys.stderr)
+            kill_rates.run(trials, folder, settings, sys.stderr)
         except KeyboardInterrupt:
             print(f"raftgrade: interrupted; what was done is in {shown}, and the same command goes on", file=sys.stderr)
             return 130
-    print(proofpage.table(trials, settings, bold=sys.stdout.isatty()))
+    print(proof_page.table(trials, settings, bold=sys.stdout.isatty()))
     if arguments.page is not None:
-        made = proofpage.Facts(f"{datetime.now(UTC):%Y-%m-%d}", options.proof_command(arguments), versions, settings)
-        Path(arguments.page).write_text(proofpage.page(trials, known, made, soak), encoding="utf-8")
+        made = proof_page.Facts(f"{datetime.now(UTC):%Y-%m-%d}", options.proof_command(arguments), versions, settings)
+        Path(arguments.page).write_text(proof_page.page(trials, known, made, soak), encoding="utf-8")
         print(f"raftgrade: the page is in {printable(arguments.page)}", file=sys.stderr)
-    return proofpage.exit_code(trials)
+    return proof_page.exit_code(trials)
 
 
 def _rubric(path: str | None, tools: Tools) -> Rubric:
@@ -274,6 +267,6 @@ def _engine(arguments: argparse.Namespace) -> grade.MakeEngine:
         if arguments.scheduler is not None:
             raise CannotStart("--scheduler goes with --engine dask")
         return engine.Local
-    from raftgrade import cluster
+    from raftgrade.engines import dask
 
-    return cluster.connect(arguments.scheduler, arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
+    return dask.connect(arguments.scheduler, arguments.tls_ca, arguments.tls_cert, arguments.tls_key)

@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from raftgrade.commands import TRACE_ROOM, Commands
-from raftgrade.engine import Engine, Event, Heard, Local, Signalled, Work
-from raftgrade.jobs import Checked
+from raftgrade.engines.commands import TRACE_ROOM, Commands
+from raftgrade.engines.engine import Engine, Event, Heard, Local, Signalled, Work
+from raftgrade.engines.jobs import Checked
+from raftgrade.engines.schedule import Schedule
 from raftgrade.plan import Expected, Settings
 from raftgrade.progress import Progress
 from raftgrade.results import Report
-from raftgrade.schedule import Schedule
 from raftgrade.store import Kept, Store
 from raftgrade.tally import Entry, Ran, Refused, Tally
-from raftlab.traceroom import TraceRoom
+from raftlab.runs.trace_quota import TraceRoom
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
 SAVE_S = 5.0  # how often report.json is brought up to date, in seconds; the records are written at once

@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from raftgrade import __version__
-from raftgrade.plan import NETWORKS, Settings
-from raftgrade.proof import Settings as ProofSettings
+from raftgrade.plan import NETWORKS, CannotStart, Settings, named_labs
+from raftgrade.proof.kill_rates import Settings as ProofSettings
 from raftgrade.rubric import Rubric
+from raftgrade.safe_text import printable
 from raftgrade.stats import Sequential, until
-from raftgrade.text import printable
-from raftlab import confine, labs
+from raftlab.sandbox import levels
 
 CANNOT = 2
 FORMATS = ("table", "csv", "json", "junit", "github", "gradescope", "canvas", "moodle", "html")
-
-
-class CannotStart(Exception):
-    """The command line asks for something that cannot be done. The message says what."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -144,7 +140,7 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
     run.add_argument(
         "--sandbox",
-        choices=confine.ASKED,
+        choices=levels.ASKED,
         default="auto",
         help="walls around student code: the best there is (auto, the default), bubblewrap or nothing (bwrap), none",
     )
@@ -182,7 +178,7 @@ def _soak(soak: argparse.ArgumentParser) -> None:
     soak.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
     soak.add_argument("--fuzz", action=argparse.BooleanOptionalAction, default=True, help="in sim: fuzz too (default)")
     soak.add_argument("--hog", action="store_true", help="an endless loop on each processor beside runs on rpyc")
-    soak.add_argument("--sandbox", choices=confine.ASKED, default="auto", help="as for run (default: auto)")
+    soak.add_argument("--sandbox", choices=levels.ASKED, default="auto", help="as for run (default: auto)")
     soak.add_argument("--out", metavar="DIR", help="where the logbook is; the same DIR again: goes on there")
     soak.add_argument("--show", metavar="DIR", help="show what the logbook in DIR says, and run nothing")
 
@@ -224,13 +220,6 @@ def _sure(arguments: argparse.Namespace) -> Sequential | None:
         return until(arguments.until_sure)
     except ValueError as exc:
         raise CannotStart(str(exc)) from None
-
-
-def named_labs(text: str | None) -> list[str]:
-    """The labs that ``2A,2b`` names, in the ladder's order; all without a text."""
-    asked = text.split(",") if text is not None else list(labs.LABS)
-    chosen = {labs.find(name.strip()).name for name in asked}
-    return [name for name in labs.LABS if name in chosen]
 
 
 def readable(path: str) -> str:

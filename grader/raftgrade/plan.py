@@ -14,7 +14,8 @@ from typing import Protocol
 import msgspec
 
 from raftgrade.stats import Sequential
-from raftlab.confine import Level, Sandbox
+from raftlab import labs
+from raftlab.sandbox.levels import Level, Sandbox
 
 NETWORKS = ("sim", "rpyc")
 
@@ -23,8 +24,12 @@ NETWORKS = ("sim", "rpyc")
 RUNS_IN_A_JOB = {"sim": 100, "rpyc": 2}
 
 
+class CannotStart(Exception):
+    """The command line asks for something that cannot be done. The message says what."""
+
+
 class Listed(Protocol):
-    """What the catalogue tells about one test (``raftlab.catalogue.TestInfo``)."""
+    """What the catalogue tells about one test (``raftlab.suites.catalogue.TestInfo``)."""
 
     @property
     def lab(self) -> str: ...
@@ -154,3 +159,10 @@ def _pieces(names: list[str], seeds: tuple[int, int], size: int) -> list[tuple[l
         for start in range(0, len(names), together)
         for number in range(slices)
     ]
+
+
+def named_labs(text: str | None) -> list[str]:
+    """The labs that ``2A,2b`` names, in the ladder's order; all without a text."""
+    asked = text.split(",") if text is not None else list(labs.LABS)
+    chosen = {labs.find(name.strip()).name for name in asked}
+    return [name for name in labs.LABS if name in chosen]

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from raftgrade.text import duration, one_line
-from raftlab.record import Outcome, Record
+from raftgrade.safe_text import duration, one_line
+from raftlab.runs.record import Outcome, Record
 
 REDRAW_S = 0.1
 LINE_S = 10.0

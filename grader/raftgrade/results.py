@@ -19,7 +19,7 @@ import msgspec
 from raftgrade.plan import LeftOut, Settings
 from raftgrade.rubric import Rubric
 from raftgrade.stats import Verdict
-from raftlab.failure import Failure
+from raftlab.explain.failure import Failure
 
 SCHEMA = 1
 State = Literal["waiting", "running", "graded", "refused", "unjudged"]
@@ -43,7 +43,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 class Bad(msgspec.Struct, kw_only=True):
     """A run that did not pass. ``outcome`` is ``"failed"``, or ``"error"`` when it could not be judged. ``sort`` is its
-    class (:mod:`raftgrade.classes`). Of many runs of one class only the first tell their events and details."""
+    class (:mod:`raftgrade.failure_classes`). Of many runs of one class only the first tell their events and details."""
 
     seed: int
     outcome: Literal["failed", "error"]

@@ -26,9 +26,9 @@ import msgspec
 
 from raftgrade.plan import Settings
 from raftgrade.results import SCHEMA, Report, SubmissionResult
-from raftgrade.shelf import Shelf
+from raftgrade.safe_text import printable
+from raftgrade.spill import Shelf
 from raftgrade.tally import Entry, Ran, Refused, Tally
-from raftgrade.text import printable
 
 REPORT = "report.json"
 RECORDS = "records.jsonl"

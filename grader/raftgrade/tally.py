@@ -13,23 +13,14 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from raftgrade import classes, marks
+from raftgrade import failure_classes, marks
 from raftgrade.plan import Expected, Settings
-from raftgrade.results import (
-    Bad,
-    NetworkResult,
-    Problem,
-    Report,
-    Spread,
-    State,
-    SubmissionResult,
-    TestResult,
-)
-from raftgrade.shelf import Shelf
+from raftgrade.results import Bad, NetworkResult, Problem, Report, Spread, State, SubmissionResult, TestResult
+from raftgrade.spill import Shelf
 from raftgrade.stats import BATCH, Sequential, Verdict, clopper_pearson, percentile
-from raftlab.failure import Failure, Rule
-from raftlab.record import Outcome, Record
-from raftlab.traceroom import TraceRoom
+from raftlab.explain.failure import Failure, Rule
+from raftlab.runs.record import Outcome, Record
+from raftlab.runs.trace_quota import TraceRoom
 
 MAX_ADVICE = 5  # different pieces of advice kept for a test; more than that nobody reads
 TOLD = 3  # runs of one test and one class that keep their events and details; of others the sentence is enough
@@ -105,7 +96,7 @@ class Runs:
         bad = Bad(
             seed=record.seed,
             outcome="error" if record.outcome == "error" else "failed",
-            sort=classes.name(failure, record.outcome),
+            sort=failure_classes.name(failure, record.outcome),
             failure=failure,
             replay=record.replay,
             trace=record.trace,

@@ -17,25 +17,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from raftlab import (
-    __version__,
-    campaign,
-    catalogue,
+from raftlab import __version__, labs
+from raftlab.harness.trace import BadTrace, Look
+from raftlab.runs import names
+from raftlab.runs.run import NETWORKS, seeds_of
+from raftlab.suites import catalogue
+from raftlab.tools import (
     check,
     determinism,
-    endings,
-    labs,
+    fuzz,
     replay,
-    scripts,
-    session,
-    shorten,
-    starter,
+    shrink_report,
     view,
-    viewer,
 )
-from raftlab.run import NETWORKS, seeds_of
-from raftlab.terminal import Board
-from raftlab.trace import BadTrace, Look
+from raftlab.tools import (
+    diff as endings,
+)
+from raftlab.tools import (
+    new as starter,
+)
+from raftlab.tools import (
+    test as session,
+)
+from raftlab.tools.test_progress import Board
+from raftlab.viewer import page
 
 CANNOT = 2
 OUT = Path("raftlab-out")
@@ -67,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         CannotDo,
         starter.CannotStart,
         session.NothingToRun,
-        scripts.BadName,
+        names.BadName,
         view.BadRequest,
-        viewer.CannotShow,
+        page.CannotShow,
         BadTrace,
         catalogue.UnknownTest,
         labs.UnknownLab,
@@ -209,7 +214,7 @@ def _test(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    named = scripts.named(arguments.name, arguments.network, not arguments.no_preempt)
+    named = names.named(arguments.name, arguments.network, not arguments.no_preempt)
     numbers = [word.strip().upper().removeprefix("S") for word in arguments.server.split(",") if word]
     if not all(number.isascii() and number.isdigit() for number in numbers):
         raise CannotDo(f"--server wants numbers, as in --server 0,2, not {arguments.server!r}")
@@ -224,13 +229,13 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _shrink(arguments: argparse.Namespace) -> int:
-    named = scripts.named(arguments.name, "sim", not arguments.no_preempt)
+    named = names.named(arguments.name, "sim", not arguments.no_preempt)
     out: Path = arguments.out or OUT / f"{named.info.name}-{named.seed}.txt"
-    return shorten.shrink(named, _impl(arguments, named.info.lab), _seconds(arguments.time), out)
+    return shrink_report.shrink(named, _impl(arguments, named.info.lab), _seconds(arguments.time), out)
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    named = scripts.named(arguments.name, "sim", not arguments.no_preempt)
+    named = names.named(arguments.name, "sim", not arguments.no_preempt)
     return endings.diff(named, _impl(arguments, named.info.lab), _seconds(arguments.time))
 
 
@@ -244,8 +249,8 @@ def _fuzz(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 0:
         raise CannotDo(f"--jobs wants a number from 1 on, not {arguments.jobs}")
     impl = _impl(arguments, lab)
-    jobs = arguments.jobs or campaign.jobs_here()
-    return campaign.run(campaign.Order(impl, lab, first, runs, seconds, jobs, not arguments.no_preempt, OUT))
+    jobs = arguments.jobs or fuzz.jobs_here()
+    return fuzz.run(fuzz.Order(impl, lab, first, runs, seconds, jobs, not arguments.no_preempt, OUT))
 
 
 def _seeds(text: str) -> range:

@@ -13,8 +13,8 @@ from typing import Any
 
 from raftgrade.cli import Tools
 from raftgrade.plan import Job
-from raftlab.confine import Level, Sandbox
-from raftlab.record import Outcome, Record
+from raftlab.runs.record import Outcome, Record
+from raftlab.sandbox.levels import Level, Sandbox
 
 JOB = Path(__file__).with_name("fake_job.py")
 PYTHON = [sys.executable, "-I", "-S"]

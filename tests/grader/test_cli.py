@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from raftgrade import commands
 from raftgrade.cli import main
-from raftlab import confine, labs
-
-from .fakes import submission, tools
+from raftgrade.engines import commands
+from raftlab import labs
+from raftlab.sandbox import levels
+from tests.grader.fakes import submission, tools
 
 
 @pytest.fixture(autouse=True)
@@ -187,8 +187,8 @@ def test_a_sandbox_that_cannot_be_had_is_no_reason_to_go_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission(tmp_path, "alice")
-    monkeypatch.setattr(confine, "probe", lambda level: confine.Sandbox("none", "it is not installed"))
-    ours = dataclasses.replace(tools(), confine=confine.choose)
+    monkeypatch.setattr(levels, "probe", lambda level: levels.Sandbox("none", "it is not installed"))
+    ours = dataclasses.replace(tools(), confine=levels.choose)
     assert main(["run", "alice", "--sandbox", "bwrap"], ours) == 2
     assert capsys.readouterr().err == "raftgrade: --sandbox bwrap cannot be had here: it is not installed\n"
     assert not Path("raftgrade-out").exists()
@@ -239,7 +239,7 @@ def test_a_fault_of_the_graders_own_fails_nobody(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("raftgrade.engine.run_job", broken)
+    monkeypatch.setattr("raftgrade.engines.engine.run_job", broken)
     assert run("alice") == 2
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
@@ -254,5 +254,5 @@ def test_a_path_that_looks_like_an_option(tmp_path: Path) -> None:
 
 def test_the_real_check_command() -> None:
     assert commands.RaftlabCommands().check("a/raft.py", ["2A", "2B"], "bwrap")[1:] == [
-        *("-P", "-m", "raftlab.check", "a/raft.py", "--labs", "2A,2B", "--sandbox", "bwrap", "--json")
+        *("-P", "-m", "raftlab.tools.check", "a/raft.py", "--labs", "2A,2B", "--sandbox", "bwrap", "--json")
     ]

@@ -16,8 +16,7 @@ import pytest
 
 from raftgrade.cli import main
 from raftgrade.store import read
-
-from .fakes import alive, submission, wait_until_gone
+from tests.grader.fakes import alive, submission, wait_until_gone
 
 DRIVER = Path(__file__).with_name("driver.py")
 

@@ -10,9 +10,8 @@ from raftgrade.plan import Expected, Settings
 from raftgrade.results import Report, SubmissionResult, exit_code
 from raftgrade.stats import Sequential
 from raftgrade.tally import Ran, Tally, blank
-from raftlab.record import Outcome
-
-from .fakes import record
+from raftlab.runs.record import Outcome
+from tests.grader.fakes import record
 
 TESTS = [
     Expected("2A", "first", "first", 10, ["sim", "rpyc"]),

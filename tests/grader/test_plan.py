@@ -3,8 +3,7 @@
 import pytest
 
 from raftgrade.plan import RUNS_IN_A_JOB, Settings, Whose, cut, expect
-
-from .fakes import FakeTest
+from tests.grader.fakes import FakeTest
 
 TESTS = [
     FakeTest("2A", "one", "first", 10),

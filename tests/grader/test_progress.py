@@ -3,8 +3,7 @@
 import io
 
 from raftgrade.progress import Progress
-
-from .fakes import record
+from tests.grader.fakes import record
 
 
 class Clock:

@@ -8,9 +8,8 @@ from raftgrade import store
 from raftgrade.results import Problem
 from raftgrade.store import NotOurs, Store, read
 from raftgrade.tally import Ran, Refused, Tally
-
-from .fakes import record
-from .test_tally import all_passed, plan
+from tests.grader.fakes import record
+from tests.grader.test_tally import all_passed, plan
 
 
 def finished(folder: Path) -> Path:

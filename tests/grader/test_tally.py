@@ -6,8 +6,7 @@ import pytest
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Problem, Report, exit_code, passed
 from raftgrade.tally import Entry, Ran, Refused, Tally, blank
-
-from .fakes import record
+from tests.grader.fakes import record
 
 TESTS = [
     Expected("2A", "first", "first leader", 10, ["sim", "rpyc"]),

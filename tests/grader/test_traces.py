@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from raftgrade import cluster, results
-from raftgrade.jobs import Finished
+from raftgrade import results
+from raftgrade.engines import dask
+from raftgrade.engines.jobs import Finished
 from raftgrade.plan import Settings
 from raftgrade.results import Report
 from raftgrade.store import Store, read
 from raftgrade.tally import Ran, Tally, blank
-from raftlab.record import Record
-from raftlab.traceroom import TraceRoom
-
-from .fakes import record
-from .test_tally import TESTS
+from raftlab.runs.record import Record
+from raftlab.runs.trace_quota import TraceRoom
+from tests.grader.fakes import record
+from tests.grader.test_tally import TESTS
 
 MOST = 1000
 RUNS = [(test, network, seed) for test, network in [("first", "sim"), ("second", "sim")] for seed in range(100, 110)]
@@ -116,10 +116,10 @@ def test_a_run_that_could_not_be_judged_and_then_passed_leaves_no_hole(tmp_path:
 
 
 def test_a_worker_sends_home_what_may_have_room_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "TRACE_ROOM", MOST)
+    monkeypatch.setattr(dask, "TRACE_ROOM", MOST)
     records: list[Record] = []
     with Store.create(tmp_path) as store:
         records = [failed(store, (test, "sim", seed), 300).record for test in ("first", "second") for seed in (0, 1)]
         folder = store.traces("alice")
-        packed = cluster._packed(folder, Finished("job", "alice", records, False))
+        packed = dask._packed(folder, Finished("job", "alice", records, False))
     assert set(packed) == {"2A-first-sim-0.jsonl", "2A-second-sim-0.jsonl", "2A-first-sim-1.jsonl"}

@@ -12,7 +12,7 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raftlab import confine
+from raftlab.sandbox import levels
 from tests.conftest import SKELETON, SOLUTION
 
 # In the judge's environment, and in a file beside the submissions.
@@ -22,7 +22,7 @@ BESIDE = "the-answers.txt"
 REFUSED, FAILED, CLEAN = "refused", "failed", "clean"
 
 # Where the project itself lies in /tmp, a server has none of its own and cannot write there.
-FILED = REFUSED if confine._hidden_by_tmp() else FAILED
+FILED = REFUSED if levels._hidden_by_tmp() else FAILED
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ WAIT = "threading.Condition.wait"
 BESIDE_US = "import sys; sys.path.insert(0, '..')"
 HTML = "=1+1 <script>alert(1)</script> \x1b[2J"
 THREADS = "while True: threading.Thread(target=threading.Event().wait).start()"
-SILENCE = "import raftlab.host.base as b; b.Server.fault = b.Server.uncaught = lambda *a, **k: None"
+SILENCE = "import raftlab.host.server as b; b.Server.fault = b.Server.uncaught = lambda *a, **k: None"
 HUGE = "self.peers[args.candidate_id].call('request_vote', RequestVoteArgs(1, 0, 0, 1 << 40_000_000))"
 SHARED = "import sys; sys.first = getattr(sys, 'first', me); self.get_state = lambda: (1, sys.first == me)"
 FILE = "import os; mine = not os.path.exists('/tmp/it'); open('/tmp/it', 'w'); self.get_state = lambda: (1, mine)"
@@ -174,7 +174,7 @@ LATE = [
         "speaks-for-the-lab",
         FAILED,
         ("sent nonsense",),
-        vote="import raftlab.protocol as p; p.encode = lambda *a: b'{}'",
+        vote="import raftlab.messages.protocol as p; p.encode = lambda *a: b'{}'",
     ),
     Entry("trace-flood", FAILED, (NO_LEADER,), vote="while True: log('flood', 'x' * 50_000); time.sleep(0.0001)"),
     Entry("html-in-its-words", FAILED, ("<script>alert(1)</script> \x1b[2J",), vote=f"raise ValueError({HTML!r})"),

@@ -13,7 +13,7 @@ import sys
 import time
 
 from raftgrade.cli import Tools, main
-from raftlab import catalogue
+from raftlab.suites import catalogue
 
 PR_SET_CHILD_SUBREAPER = 36
 TESTS = ("initial_election",)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from raftgrade.text import printable
-from raftlab import confine
+from raftgrade.safe_text import printable
+from raftlab.sandbox import levels
 from tests.hostile import bank
 from tests.hostile.bank import BANK, Entry
 
-BWRAP = confine.probe("bwrap")
+BWRAP = levels.probe("bwrap")
 pytestmark = [
     pytest.mark.skipif(BWRAP.level != "bwrap", reason=BWRAP.reason),
     pytest.mark.timeout(600),  # half a minute on an idle machine
@@ -70,7 +70,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
 def words(submission: dict[str, Any]) -> list[str]:
     """Every problem and every failure of a submission."""
     networks = [network for test in submission["tests"] for network in test["networks"]]
-    # On a machine that is too busy for real time, a failure about time counts for nobody (raftlab.run.TOO_LATE_S).
+    # On a machine that is too busy for real time, a failure about time counts for nobody (raftlab.runs.run.TOO_LATE_S).
     bad = [run["failure"]["text"] for network in networks for run in network["bad"] if run["outcome"] == "failed"]
     return [problem["text"] for problem in submission["problems"]] + bad
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from statistics import mean, median
 
-from raftgrade import classes
+from raftgrade import failure_classes
 from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
-from raftgrade.text import count, number, one_line
-from raftlab.failure import Rule
+from raftgrade.safe_text import count, number, one_line
+from raftlab.explain.failure import Rule
 
 SLOWEST = 10
 RULES = 10
@@ -203,7 +203,7 @@ def _rule(sort: str, rule: Rule | None, students: int, runs: int, total: int) ->
         source = f"<span class='soft'>({attr(rule.section)}; {attr(rule.handout)})</span>"
         said = f"<b>{attr(rule.name)}</b><br>{attr(rule.says)} {source}"
     else:
-        said = f"<b>{attr(classes.words(sort))}</b>"
+        said = f"<b>{attr(failure_classes.words(sort))}</b>"
     numbers = f"{count(students, 'submission')}<br><span class='soft'>{count(runs, 'run')}</span>"
     return f"<tr><td>{said}{_bar(students / total, 'bad')}</td><td>{numbers}</td></tr>"
 

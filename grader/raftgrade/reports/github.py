@@ -7,9 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from raftgrade import table
+from raftgrade.reports import table
 from raftgrade.results import Bad, Report, SubmissionResult, TestResult, passed
-from raftgrade.text import duration, number, one_line, spans
+from raftgrade.safe_text import duration, number, one_line, spans
 
 MOST_ERRORS = 10  # GitHub shows no more in a step
 MOST_BYTES = 1024 * 1024 - 4096  # of a step's summary

@@ -13,11 +13,11 @@ import msgspec
 
 import raftgrade
 import raftlab
-from raftgrade import table
-from raftgrade.reports.student import for_students
+from raftgrade.reports import table
+from raftgrade.reports.student_view import for_students
 from raftgrade.results import Report, SubmissionResult, TestResult, passed
-from raftgrade.text import count, number, one_line, printable, spans
-from raftlab import explain
+from raftgrade.safe_text import count, number, one_line, printable, spans
+from raftlab.explain import render as explain
 
 MOST_OUTPUT = 20_000  # characters of one test
 _NEEDS = ("greenlet", "msgspec", "pytest", "pytest-timeout", "rpyc", "tabulate")

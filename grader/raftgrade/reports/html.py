@@ -13,13 +13,12 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from raftgrade import table
-from raftgrade.reports import charts, pages
-from raftgrade.reports.pages import Pictures
+from raftgrade.reports import charts, student_pages, table
+from raftgrade.reports.student_pages import Pictures
 from raftgrade.results import Bad, Report, SubmissionResult
-from raftgrade.text import count, duration, one_line
-from raftlab import viewer
-from raftlab.trace import BadTrace
+from raftgrade.safe_text import count, duration, one_line
+from raftlab.harness.trace import BadTrace
+from raftlab.viewer import page
 
 MOST_PICTURES = 12  # of one student: one for each way to fail is what people look at
 
@@ -65,13 +64,15 @@ def _class(report: Report, found: Pictures) -> list[str]:
         *charts.slowest(report),
         "</div>",
         "</main>",
-        *(line for submission in report.submissions for line in pages.student(report, submission, found)),
+        *(line for submission in report.submissions for line in student_pages.student(report, submission, found)),
     ]
 
 
 def _alone(report: Report, found: Pictures) -> list[str]:
     return [
-        line for submission in report.submissions for line in pages.student(report, submission, found, alone=True)
+        line
+        for submission in report.submissions
+        for line in student_pages.student(report, submission, found, alone=True)
     ] or ["<main><p>This report has no submission.</p></main>"]
 
 
@@ -119,8 +120,8 @@ def pictures(report: Report, folder: Path, output: Path | None) -> Pictures:
                 continue
             if not _newer(picture, trace):
                 try:
-                    viewer.write(trace, picture)
-                except (BadTrace, viewer.CannotShow):
+                    page.write(trace, picture)
+                except (BadTrace, page.CannotShow):
                     continue  # too large, or cut off by a full disk: the replay command is still there
             found[submission.slug, bad.trace] = os.path.relpath(picture, output.parent).replace(os.sep, "/")
     return found
@@ -128,7 +129,7 @@ def pictures(report: Report, folder: Path, output: Path | None) -> Pictures:
 
 def _shown(submission: SubmissionResult) -> list[Bad]:
     """The runs that the student's page tells in full."""
-    return [group.first for group in pages.groups(submission) if group.first.trace]
+    return [group.first for group in student_pages.groups(submission) if group.first.trace]
 
 
 def _newer(picture: Path, trace: Path) -> bool:
@@ -136,7 +137,7 @@ def _newer(picture: Path, trace: Path) -> bool:
 
 
 def _file(name: str) -> str:
-    return resources.files("raftgrade.reports").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("raftgrade.reports.formats").joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

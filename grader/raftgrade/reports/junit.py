@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as xml
 
-from raftgrade import table
+from raftgrade.reports import table
 from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
-from raftgrade.text import count, printable, spans
-from raftlab import explain
+from raftgrade.safe_text import count, printable, spans
+from raftlab.explain import render as explain
 
 MOST = 3  # failures that are told in full for one test
 

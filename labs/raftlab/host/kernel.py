@@ -20,7 +20,7 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from raftlab.protocol import URGENT, Applied, Effect
+from raftlab.messages.protocol import URGENT, Applied, Effect
 
 # Statements that may run at one instant of virtual time before the kernel calls it a busy loop. About a second of
 # CPU: a correct Raft that walks a log of 100,000 entries a few dozen times within one handler stays far below.

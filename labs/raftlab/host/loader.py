@@ -14,8 +14,8 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from raftlab.host import kernel as _k
-from raftlab.host import stdlib, weave
-from raftlab.source import Submission
+from raftlab.host import preemption, stdlib
+from raftlab.submission.source import Submission
 
 
 class Program:
@@ -39,7 +39,7 @@ class Program:
         code = self._codes.get(name)
         if code is None:
             path = self.submission.modules[name]
-            code = self._codes[name] = weave.weave(path.read_bytes(), self.filename(path))
+            code = self._codes[name] = preemption.weave(path.read_bytes(), self.filename(path))
         return code
 
     def filename(self, path: Path) -> str:
@@ -67,7 +67,7 @@ class Loader:
         importlib: Any = stdlib._copy_of(sys.modules["importlib"])
         importlib.import_module = lambda name, package=None: self._import(name, {}, {}, ("*",), 0)
         self._given["importlib"] = importlib
-        self._globals = {weave.TICK: kernel.tick, weave.SWITCH: kernel.switch_point}
+        self._globals = {preemption.TICK: kernel.tick, preemption.SWITCH: kernel.switch_point}
 
     def load(self) -> ModuleType:
         """Import the submission's entry module. Whatever its code raises passes through."""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
-from raftlab import protocol
-from raftlab.host.base import Server
-from raftlab.line import Line
+from raftlab.host.server import Server
+from raftlab.messages import protocol
+from raftlab.messages.rpyc_connection import Line
 
 # Effects that wait for the line are sent together, but not without bound.
 _BATCH = 256

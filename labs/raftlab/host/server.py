@@ -1,101 +1,253 @@
-"""One server inside the simulator's host: the common stub, with tasks of the kernel for threads.
+"""The server's stub, whichever world it lives in: one student's ``Raft`` joined to its peers, storage and service.
 
-Every entry into student code (construction, a handler, a harness call) is a task of its own, so handlers run
-concurrently as the contract says. Whatever the student's code does leaves through ``kernel.emit``.
+What a student's code can reach (``peers``, ``persister``, ``apply_ch``) and what its mistakes are called is
+the same in the simulator and on the real network, so it is written here once. How a thread is started and how
+a call waits for its reply differ; :class:`raftlab.host.sim_server.SimServer` and
+:class:`raftlab.host.rpyc_server.RpycServer` supply these.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-from raftlab import protocol
-from raftlab.host import blame
-from raftlab.host import kernel as _k
-from raftlab.host.base import Server
-from raftlab.host.loader import Loader, Program
-from raftlab.host.stdlib import LIBRARY_THREADING, RefusedCall
+from raftlab.host import student_frames
+from raftlab.host.stdlib import RefusedCall
+from raftlab.messages import codec as wire
+from raftlab.messages import protocol
+
+# `threading` is Python's own here, in both worlds. In the simulator these locks are never contended: student
+# threads take turns, and none of them gives way inside this module while it holds one.
 
 
-class SimServer(Server):
-    """One incarnation. ``entries`` are its unanswered handlers and harness calls: when each began and its task."""
+class Peer:
+    """The student's end of a wire (:class:`raftlab.api.Peer`)."""
 
-    def __init__(self, kernel: _k.Kernel, program: Program, boot: protocol.Boot) -> None:
-        super().__init__(boot, {program.filename(path) for path in program.submission.modules.values()})
-        self.kernel = kernel
-        self.owner = _k.Owner(boot.server, boot.incarnation, kernel.now, boot.rate)
-        self.calls: dict[int, _k.Task] = {}
-        self.last_rpc = 0
-        self.entries: dict[int, _k.Task] = {}
-        self._active_threads: dict[int, object] = program.copies[LIBRARY_THREADING].__dict__["_active"]
-        self._advised: set[tuple[str, str]] = set()
-        self._loader = Loader(program, kernel, self.owner, boot.seed, self.refuse)
-        self.start()
+    __slots__ = ("_server", "_target")
 
+    def __init__(self, server: Server, target: int) -> None:
+        self._server = server
+        self._target = target
+
+    def call(self, method: str, args: Any) -> Any:
+        server = self._server
+        try:
+            payload = server.codec.encode_args(method, args)
+        except (TypeError, ValueError) as exc:
+            server.misuse("not-by-value" if isinstance(exc, wire.NotByValue) else "bad-peer", exc)
+            raise
+        data = server.ask(self._target, method, payload)
+        try:
+            return None if data is None else server.codec.decode_reply(method, data)
+        except wire.BadMessage as exc:
+            server.misuse("bad-message", exc)
+            raise
+
+    def __repr__(self) -> str:
+        return f"<peer S{self._target}>"
+
+
+class DiskFailed(OSError):
+    """What a failing save raises. Code that lets it pass has done right: a server without a disk had better be down."""
+
+
+def _by_the_disk(exc: BaseException) -> bool:
+    """Whether ``exc`` is a failed save, or was raised on account of one."""
+    cause: BaseException | None = exc
+    while cause is not None and not isinstance(cause, DiskFailed):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
+class Persister:
+    """Stable storage (:class:`raftlab.api.Persister`). The judge keeps the truth; this is its copy."""
+
+    def __init__(self, server: Server, state: bytes, snapshot: bytes) -> None:
+        self._server = server
+        self._state = state
+        self._snapshot = snapshot
+        self._lock = threading.RLock()  # two threads that save leave both copies in the same order
+        self.failing = 0
+
+    def save(self, state: bytes, snapshot: bytes | None = None) -> None:
+        for name, value in (("state", state), ("snapshot", snapshot)):
+            if not isinstance(value, bytes) and not (name == "snapshot" and value is None):
+                exc = TypeError(f"persister.save wants bytes for {name}, not {type(value).__name__}")
+                self._server.misuse("not-by-value", exc)
+                raise exc
+        with self._lock:
+            if self.failing:
+                self.failing -= 1
+                raise DiskFailed(5, "the disk failed; nothing was stored")
+            self._state = state
+            if snapshot is not None:
+                self._snapshot = snapshot
+            self._server.emit(protocol.Save(self._server.id, state, snapshot))
+
+    def state(self) -> bytes:
+        return self._state
+
+    def snapshot(self) -> bytes:
+        return self._snapshot
+
+
+class ApplyChannel:
+    """The way to the service (:class:`raftlab.api.ApplyChannel`)."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def put(self, msg: Any) -> None:
+        server = self._server
+        try:
+            payload = wire.encode_apply(msg)
+        except (TypeError, ValueError) as exc:
+            server.misuse("bad-apply", exc)
+            raise
+        server.before_put()
+        if server.slow_apply:
+            server.linger(server.slow_apply)
+        server.emit(protocol.Applied(server.id, payload))
+
+
+class Server(ABC):
+    """One incarnation of one server. ``files`` are the student's, as tracebacks call them."""
+
+    def __init__(self, boot: protocol.Boot, files: Collection[str]) -> None:
+        self.id = boot.server
+        self.files = files
+        self.raft: Any = None
+        self.codec: wire.Codec
+        self.slow_apply = 0.0
+        self._boot = boot
+        self._persister = Persister(self, boot.state, boot.snapshot)
+        self._gate = threading.Lock()
+        self._waiting: list[protocol.Request | protocol.Call] = []
+
+    # --- what a world supplies ---
+
+    @abstractmethod
     def emit(self, effect: protocol.Effect) -> None:
-        self.kernel.emit(effect)
+        """Send ``effect`` to the judge, behind everything this thread sent before."""
 
-    def load(self) -> ModuleType:
-        return self._loader.load()
-
+    @abstractmethod
     def ask(self, target: int, method: str, payload: bytes) -> bytes | None:
-        kernel = self.kernel
-        task = kernel.current
-        if task.held:
-            self.advise_held(task, f"peers[{target}].call")
-        self.last_rpc += 1
-        rpc = self.last_rpc
-        self.calls[rpc] = task
-        kernel.emit(protocol.Send(self.id, rpc, target, method, payload))
-        task.waiting_for = "a reply"
-        kernel.block()
-        task.waiting_for = None
-        data: bytes | None
-        data, task.value = task.value, None
-        return data
+        """Send a request and block the calling thread until its reply, or the news that there is none."""
 
+    @abstractmethod
     def reply(self, event: protocol.Reply) -> None:
-        task = self.calls.pop(event.rpc, None)
-        if task is not None:
-            task.value = event.payload
-            self.kernel.wake(task)
+        """Wake the thread that :meth:`ask` blocked."""
 
+    @abstractmethod
     def enter(self, role: str, run: Callable[..., None], *args: Any) -> None:
-        def guarded() -> None:
-            try:
-                run(*args)
-            except BaseException as exc:
-                self.uncaught(exc, role)
-            finally:
-                self.entries.pop(task.ident, None)
-                # If it asked for `current_thread()`, the library made a stand-in for it that nobody else takes away.
-                self._active_threads.pop(task.ident, None)
+        """Run ``run(*args)``, which enters student code, in a thread of its own; see :meth:`uncaught`."""
 
-        task = self.kernel.spawn(self.owner, role, guarded)
-        self.entries[task.ident] = task
+    @abstractmethod
+    def load(self) -> ModuleType:
+        """Import the student's module. Whatever its code raises passes through."""
 
+    @abstractmethod
     def linger(self, seconds: float) -> None:
-        self.kernel.block(seconds)
+        """Keep the calling thread for ``seconds`` of the lab's time."""
 
-    def before_put(self) -> None:
-        task = self.kernel.current
-        if task.held:
-            self.advise_held(task, "apply_ch.put")
+    def before_put(self) -> None:  # noqa: B027  (a hook: nothing is the default)
+        """Student code is about to put a message into ``apply_ch``."""
 
-    def refuse(self, what: str, why: str) -> NoReturn:
-        where = blame.where_frame(sys._getframe(1), self.files)
-        text = f"{what} cannot be used here: {why}"
-        self.fault("refused-call", f"S{self.id}: {text}", where)
-        raise RefusedCall(text)
+    # --- events ---
 
-    def advise_held(self, task: _k.Task, what: str) -> None:
-        """A lock is held across something slow: worth telling, no failure."""
-        lock = task.held[-1]
-        place = blame.line_of(lock.site)
-        where = blame.where_frame(sys._getframe(1), self.files)
-        if (what, where) not in self._advised:
-            self._advised.add((what, where))
-            text = f"the lock taken at {place} is held across {what}"
-            self.kernel.emit(protocol.Advice(self.id, "held-lock", text, where))
+    def start(self) -> None:
+        """Construct the student's ``Raft``; :class:`~raftlab.messages.protocol.Ready` follows."""
+        self.enter("Raft()", self._construct)
+
+    def deliver(self, event: protocol.Request | protocol.Call) -> None:
+        """A request of a peer's or a call of the harness's. Before ``Raft()`` has returned, it waits."""
+        with self._gate:
+            if self.raft is None:
+                self._waiting.append(event)
+                return
+        self._admit(event)
+
+    def fail_saves(self, count: int) -> None:
+        self._persister.failing = count
+
+    # --- entries into student code ---
+
+    def _admit(self, event: protocol.Request | protocol.Call) -> None:
+        if isinstance(event, protocol.Request):
+            self.enter(f"the {event.method} handler", self._handle, event)
+        else:
+            self.enter(f"{event.method}()", self._called, event)
+
+    def _construct(self) -> None:
+        boot = self._boot
+        raft_class = self.load().__dict__["Raft"]
+        self.codec = wire.Codec.of(raft_class, wire.RPC_METHODS)
+        peers = [Peer(self, target) for target in range(boot.servers)]
+        raft = raft_class(peers, self.id, self._persister, ApplyChannel(self), frozenset(boot.members))
+        self.emit(protocol.Ready(self.id))
+        with self._gate:
+            self.raft = raft
+            waiting, self._waiting = self._waiting, []
+        for event in waiting:
+            self._admit(event)
+
+    def _handle(self, event: protocol.Request) -> None:
+        try:
+            args = self.codec.decode_args(event.method, event.payload)
+        except wire.BadMessage as exc:
+            # Whoever sent it is to blame, not this handler; the text names the field.
+            self.fault("bad-message", f"S{self.id} received a message it cannot read: {exc}")
+            return
+        reply = getattr(self.raft, event.method)(args)
+        try:
+            payload = self.codec.encode_reply(event.method, reply)
+        except wire.NotByValue as exc:
+            self.misuse("bad-reply" if reply is None else "not-by-value", exc)
+            return
+        self.emit(protocol.Answer(self.id, event.rpc, payload))
+
+    def _called(self, event: protocol.Call) -> None:
+        args = wire.decode_value(event.args)
+        if event.method == "change_membership":
+            args = [frozenset(args[0])]
+        result = getattr(self.raft, event.method)(*args)
+        if event.method == "status" and result is not None:
+            # For reading only, so whatever a student puts there (an Enum for the role, say) is shown and not judged.
+            shown = {name: getattr(result, name, None) for name in wire.STATUS_FIELDS}
+            result = {name: value if isinstance(value, int) else str(value) for name, value in shown.items()}
+        try:
+            payload = wire.encode_value(result)
+        except wire.NotByValue as exc:
+            self.fault("bad-result", f"{event.method}() on S{self.id} returned something odd: {exc}")
+            return
+        self.emit(protocol.Result(self.id, event.call, payload))
+
+    # --- what went wrong ---
+
+    def fault(self, kind: str, text: str, where: str = "", detail: str = "") -> None:
+        self.emit(protocol.Fault(self.id, kind, text, where, detail))
+
+    def uncaught(self, exc: BaseException, role: str) -> None:
+        """An exception left student code: name it and end the run. ``SystemExit`` only ends its thread."""
+        if isinstance(exc, SystemExit) and "thread" in role:
+            return
+        if isinstance(exc, RefusedCall):
+            return  # already reported where it happened
+        if _by_the_disk(exc):
+            self.emit(protocol.Down(self.id))
+            return
+        kind = "init-exception" if self.raft is None and role == "Raft()" else "exception"
+        what = "Raft() raised" if kind == "init-exception" else f"an exception nobody caught in {role}"
+        where = student_frames.where(exc.__traceback__, self.files)
+        self.fault(
+            kind, f"S{self.id}: {what}: {student_frames.sentence(exc)}", where, student_frames.story(exc, self.files)
+        )
+
+    def misuse(self, kind: str, exc: Exception) -> None:
+        """The contract was broken at the running line. The exception is raised there too, but cannot be hidden."""
+        where = student_frames.where_frame(sys._getframe(1), self.files)
+        self.fault(kind, f"S{self.id}: {exc}", where)

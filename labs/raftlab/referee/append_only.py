@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from raftlab import rules
-from raftlab.failure import short
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
+from raftlab.explain.failure import short
+from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.configuration import content
 
 # The command of an entry that was only mentioned, as prev_log_index.

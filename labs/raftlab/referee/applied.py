@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from raftlab import rules
 from raftlab.api import ApplyMsg
-from raftlab.failure import short
-from raftlab.referee import Invariant, broken
+from raftlab.explain import rules
+from raftlab.explain.failure import short
+from raftlab.referee.base import Invariant, broken
 
 
 class Applied(Invariant):

@@ -17,10 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from raftlab import rules
 from raftlab.api import ApplyMsg
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
 from raftlab.referee.append_only import AppendOnly
+from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.configuration import Configuration
 
 

@@ -9,10 +9,10 @@ later than that of the commit, which may have been decided before the entry was 
 
 from __future__ import annotations
 
-from raftlab import rules
 from raftlab.api import ApplyMsg
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
 from raftlab.referee.append_only import AppendOnly
+from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
 
 

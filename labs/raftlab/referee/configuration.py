@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from raftlab.referee import Message
+from raftlab.referee.base import Message
 
 
 @dataclass(frozen=True, slots=True)

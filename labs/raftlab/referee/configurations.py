@@ -12,9 +12,9 @@ voters and candidates of whose configuration the others know nothing yet; a lead
 
 from __future__ import annotations
 
-from raftlab import rules
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
 from raftlab.referee.append_only import UNSEEN, AppendOnly
+from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
 from raftlab.referee.configuration import Configuration
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from raftlab import rules
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
+from raftlab.referee.base import Invariant, Message, broken
 
 
 class Durable(Invariant):

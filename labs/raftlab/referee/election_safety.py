@@ -10,8 +10,8 @@ may have forgotten its terms, so leaders are then told apart by incarnation as w
 
 from __future__ import annotations
 
-from raftlab import rules
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
+from raftlab.referee.base import Invariant, Message, broken
 
 
 class ElectionSafety(Invariant):

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from raftlab import rules
-from raftlab.failure import short
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
+from raftlab.explain.failure import short
 from raftlab.referee.append_only import UNSEEN, AppendOnly
+from raftlab.referee.base import Invariant, Message, broken
 
 
 class LogMatching(Invariant):

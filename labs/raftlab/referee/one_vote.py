@@ -10,8 +10,8 @@ Before lab 2C nothing has to survive a restart, so votes count per incarnation.
 
 from __future__ import annotations
 
-from raftlab import rules
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
+from raftlab.referee.base import Invariant, Message, broken
 
 
 class OneVote(Invariant):

@@ -10,8 +10,8 @@ some servers only; a single member, which needs to ask nobody; configurations of
 
 from __future__ import annotations
 
-from raftlab import rules
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
+from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
 from raftlab.referee.configuration import Configuration
 

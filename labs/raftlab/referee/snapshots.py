@@ -8,9 +8,9 @@ Styles it must accept: chunks of any size up to the lab's limit, in any order, r
 
 from __future__ import annotations
 
-from raftlab import rules
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
 from raftlab.referee.applied import Applied
+from raftlab.referee.base import Invariant, Message, broken
 
 # The lab's limit: the most bytes of a snapshot in one message.
 CHUNK_BYTES = 4096

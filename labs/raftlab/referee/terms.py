@@ -10,8 +10,8 @@ a pre-vote that name the term asked for, which nobody may ever be in.
 
 from __future__ import annotations
 
-from raftlab import rules
-from raftlab.referee import Invariant, Message, broken
+from raftlab.explain import rules
+from raftlab.referee.base import Invariant, Message, broken
 
 
 class Terms(Invariant):

@@ -10,12 +10,12 @@ answered, whatever the implementation.
 
 from __future__ import annotations
 
-from raftlab import rules
-from raftlab.cluster import ELECTION_LIMIT, Cluster
-from raftlab.flight import Flight
-from raftlab.referee import Message
-from raftlab.suites import SIM, Start, points
-from raftlab.suites.players import accept, append, grant, lead, send_append
+from raftlab.explain import rules
+from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.rpc import Flight
+from raftlab.referee.base import Message
+from raftlab.suites.helpers.scripted_servers import accept, append, grant, lead, send_append
+from raftlab.suites.marking import SIM, Start, points
 
 
 @points(5)

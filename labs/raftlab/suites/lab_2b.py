@@ -11,12 +11,12 @@ answered, and what must not be committed, whatever the implementation.
 
 from __future__ import annotations
 
-from raftlab import carrying, rules
-from raftlab.cluster import Cluster
-from raftlab.failure import Rule
-from raftlab.referee import Message
-from raftlab.suites import SIM, Start, points
-from raftlab.suites.players import (
+from raftlab.explain import rules
+from raftlab.explain.failure import Rule
+from raftlab.harness import message_filters
+from raftlab.harness.cluster import Cluster
+from raftlab.referee.base import Message
+from raftlab.suites.helpers.scripted_servers import (
     Campaigned,
     Follower,
     Leader,
@@ -28,6 +28,7 @@ from raftlab.suites.players import (
     takes,
     undisturbed,
 )
+from raftlab.suites.marking import SIM, Start, points
 
 
 def _nobody_applies(c: Cluster, index: int, seconds: float, why: str, rule: Rule = rules.COMMIT_MAJORITY) -> None:
@@ -317,7 +318,7 @@ def test_messages_of_the_past(cluster: Start) -> None:
     c.agree("before", 3)
     old = c.one_leader()
     others = [server for server in range(3) if server != old]
-    held = c.hold("append_entries", src=old, when=carrying.entries)
+    held = c.hold("append_entries", src=old, when=message_filters.entries)
     c.propose_together(old, ["doomed 1", "doomed 2"])
     c.wait_for(1.0, lambda: len(held.messages) >= 2)
     c.disconnect(old)
@@ -554,7 +555,7 @@ def test_replies_of_an_old_term(cluster: Start) -> None:
     takes(c, "doomed 2")
     c.wait_for(2.0, lambda: followers[1].has("doomed 2"))
     c.sleep(0.05)
-    late = c.hold("append_entries", dst=1, leg="reply", when=carrying.entries)
+    late = c.hold("append_entries", dst=1, leg="reply", when=message_filters.entries)
     c.propose(0, "doomed 3")  # S0 may have stepped down by now: it has heard of nobody but S1
     c.wait_for(0.5, lambda: followers[1].has("doomed 3"))
     followers[1].silent = True

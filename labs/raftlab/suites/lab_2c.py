@@ -9,11 +9,12 @@ Servers crash at any moment: in the tests that are marked SIM even between a sav
 
 from __future__ import annotations
 
-from raftlab import carrying, rules
-from raftlab.cluster import ELECTION_LIMIT, Cluster
-from raftlab.suites import SIM, Start, points
-from raftlab.suites.churn import churn, pause, propose_everywhere
-from raftlab.suites.players import (
+from raftlab.explain import rules
+from raftlab.harness import message_filters
+from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.suites.helpers.churn import churn, pause, propose_everywhere
+from raftlab.suites.helpers.durability import REQUESTS, prepare, stands_by
+from raftlab.suites.helpers.scripted_servers import (
     Follower,
     accept,
     append,
@@ -26,7 +27,7 @@ from raftlab.suites.players import (
     in_term,
     lead,
 )
-from raftlab.suites.promises import REQUESTS, prepare, stands_by
+from raftlab.suites.marking import SIM, Start, points
 
 # Where a step can be cut in two: (what S0 does, which one, before or after it).
 _SIDES = ("before", "after")
@@ -360,14 +361,14 @@ def test_figure_8_in_steps(cluster: Start) -> None:
     c.agree("by all", 3)
     # (a) A leader has an entry that nobody else gets.
     first = c.settled_leader()
-    kept = c.hold("append_entries", src=first, when=carrying.entries)
+    kept = c.hold("append_entries", src=first, when=message_filters.entries)
     c.propose(first, "the older")
     c.sleep(0.1)
     c.crash(first)
     kept.drop()
     # (b) So has the next leader, at the same index.
     others = [server for server in range(3) if server != first]
-    held = [c.hold("append_entries", src=server, when=carrying.entries) for server in others]
+    held = [c.hold("append_entries", src=server, when=message_filters.entries) for server in others]
     second = c.one_leader()
     third = next(server for server in others if server != second)
     c.propose(second, "the newer")
@@ -377,7 +378,7 @@ def test_figure_8_in_steps(cluster: Start) -> None:
         hold.drop()
     # (c) The first one leads again, and copies its old entry to the third: a majority. Of its new term it has nothing
     # to commit (or nothing that arrives).
-    own = c.hold("append_entries", src=first, when=carrying.own_term)
+    own = c.hold("append_entries", src=first, when=message_filters.own_term)
     c.restart(first)
     c.one_leader()
     c.sleep(1.0)

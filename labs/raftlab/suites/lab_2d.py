@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from raftlab import carrying, rules
-from raftlab.cluster import ELECTION_LIMIT, Cluster
-from raftlab.referee import Message
-from raftlab.suites import SIM, Start, points
-from raftlab.suites.leader import Leader, term_of
-from raftlab.suites.players import asked as campaigned
+from raftlab.explain import rules
+from raftlab.harness import message_filters
+from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.referee.base import Message
+from raftlab.suites.helpers.scripted_leader import Leader, term_of
+from raftlab.suites.helpers.scripted_servers import asked as campaigned
+from raftlab.suites.marking import SIM, Start, points
 
 # The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so this is room for
 # more than 30 in a wordy format, while a service takes a snapshot every 10.
@@ -147,7 +148,7 @@ def test_snapshot_in_chunks(cluster: Start) -> None:
     c.propose_together(c.one_leader(), _commands(c, 60))
     last = c.agree("by two", 2)
     seen = _chunks_to(c, away)
-    answer = c.hold("install_snapshot", dst=away, leg="reply", when=carrying.later_chunk, most=1)
+    answer = c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.later_chunk, most=1)
     c.connect(away)
     c.wait_for(CATCH_UP_LIMIT, lambda: bool(answer.messages) or c.committed(last)[0] == 3)
     # The others go on while that answer is lost, and their snapshot is a newer one.
@@ -274,8 +275,8 @@ def test_snapshot_reply_proves(cluster: Start) -> None:
         c.propose_together(leader, _commands(c, 60))
         c.agree("by two", 2)
         _expect_saved(c, leader)
-        entries = c.hold("append_entries", dst=away, when=carrying.entries)
-        answers = c.hold("install_snapshot", dst=away, leg="reply", when=carrying.last_chunk)
+        entries = c.hold("append_entries", dst=away, when=message_filters.entries)
+        answers = c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.last_chunk)
         c.connect(away)
         c.wait_for(CATCH_UP_LIMIT, lambda: bool(answers.messages))  # noqa: B023  (called in this round only)
         leader = c.one_leader()

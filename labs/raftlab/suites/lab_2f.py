@@ -13,14 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raftlab import rules
-from raftlab.cluster import ELECTION_LIMIT, Cluster
-from raftlab.flight import Flight
-from raftlab.membership import Asked, agree_by, leader_of, ready_leader, reconfigure
-from raftlab.referee import Message
-from raftlab.suites import SIM, Start, points
-from raftlab.suites.members import hold_change, without
-from raftlab.suites.players import Follower, append, ask_vote, asked, entries, grant, lead, send_append
+from raftlab.explain import rules
+from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.membership import Asked, agree_by, leader_of, ready_leader, reconfigure
+from raftlab.harness.rpc import Flight
+from raftlab.referee.base import Message
+from raftlab.suites.helpers.configurations import hold_change, without
+from raftlab.suites.helpers.scripted_servers import (
+    Follower,
+    append,
+    ask_vote,
+    asked,
+    entries,
+    grant,
+    lead,
+    send_append,
+)
+from raftlab.suites.marking import SIM, Start, points
 
 
 def _quiet(c: Cluster, leader: int, term: int, said: str) -> None:

@@ -1,0 +1,223 @@
+"""What the page of benchmarks measures with the reference: clusters of many sizes, long logs, whole gradings.
+
+CPU seconds are those of judge and host together; virtual seconds those of the simulator's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from raftgrade.soak import process_monitor
+from raftlab.harness.cluster import Cluster
+from raftlab.harness.network import FLOOR
+from raftlab.worlds.host_process import WarmHost, cpu_seconds
+from raftlab.worlds.sim_world import Forked, SimWorld
+from tests.conftest import ROOT
+
+TOGETHER = 100  # commands that are given to a leader at the same moment
+IN_A_MESSAGE = 1000  # entries in an AppendEntries of the leader that the benchmark plays
+EVERY = 100  # entries between two snapshots
+PATIENCE = 20.0  # virtual seconds
+
+
+class Life:
+    """A cluster in sim, and what it has cost so far."""
+
+    def __init__(self, cluster: Cluster, pid: int) -> None:
+        self.cluster = cluster
+        self._pid = pid
+
+    def cpu(self) -> float:
+        return time.process_time() + _exact_cpu_seconds(self._pid)
+
+    def peak_mb(self) -> float:
+        """The largest resident memory of the host so far."""
+        text = Path(f"/proc/{self._pid}/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+
+def _exact_cpu_seconds(pid: int) -> float:
+    """Like :func:`raftlab.worlds.host_process.cpu_seconds`, but in nanoseconds where the kernel has them."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    except (OSError, IndexError):
+        return cpu_seconds(pid)
+
+
+@contextmanager
+def living(
+    host: WarmHost, lab: str, servers: int, preempt: bool, puppets: tuple[int, ...] = (), seed: int = 0
+) -> Iterator[Life]:
+    forked = Forked(host, seed, preempt)
+    world = SimWorld(forked, FLOOR)
+    try:
+        cluster = Cluster(world, lab, seed, servers, puppets)
+        cluster.start_all()
+        yield Life(cluster, host.pid(forked._child))
+    finally:
+        world.close()
+
+
+# --- servers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Servers:
+    """A cluster that agrees on commands, one after the other, each applied by all; per command."""
+
+    servers: int
+    elect_s: float
+    """Virtual seconds until the first leader was found (looked for every 0.15 s)."""
+    cpu_ms: float
+    virtual_ms: float
+    rpcs: float
+
+
+def agree(host: WarmHost, servers: int, commands: int) -> Servers:
+    with living(host, "2B", servers, True) as life:
+        c = life.cluster
+        leader = c.one_leader()
+        elected = c.now
+        cpu, now, rpcs = life.cpu(), c.now, c.rpc_count()
+        for number in range(commands):
+            c.agree(f"command {number}", servers, among=[leader])
+        cpu, now, rpcs = life.cpu() - cpu, c.now - now, c.rpc_count() - rpcs
+        return Servers(servers, elected, cpu / commands * 1000, now / commands * 1000, rpcs / commands)
+
+
+# --- log length ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    """A log that was written through a leader. ``reached`` entries; CPU and virtual seconds for all of them."""
+
+    reached: int
+    cpu_s: float
+    virtual_s: float
+
+
+def through_a_leader(host: WarmHost, entries: int, snapshots: bool, preempt: bool = False, seed: int = 0) -> Written:
+    """Three servers; commands go to the leader, :data:`TOGETHER` at a time, until all have applied them, or until it leads
+    no longer."""
+    with living(host, "2D" if snapshots else "2B", 3, preempt, seed=seed) as life:
+        c = life.cluster
+        if snapshots:
+            c.take_snapshots(EVERY)
+        leader = c.one_leader()
+        cpu, now = life.cpu(), c.now
+        reached = 0
+        while reached < entries:
+            told = c.propose_together(leader, range(reached, reached + TOGETHER))
+            last = max(index for index, _, _ in told)
+            if not c.wait_for(PATIENCE, lambda at=last: c.committed(at)[0] == 3):  # type: ignore[misc]
+                break
+            reached = last
+        return Written(reached, life.cpu() - cpu, c.now - now)
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A log that a leader, played by the benchmark, brings to one real server in long messages; CPU seconds of each
+    step, and the host's largest memory."""
+
+    entries: int
+    bring_s: float
+    restart_s: float
+    apply_s: float
+    snapshot_s: float
+    stored_kb: float
+    host_mb: float
+
+
+def brought(host: WarmHost, entries: int) -> Brought:
+    with living(host, "2D", 3, False, puppets=(1, 2)) as life:
+        c = life.cluster
+
+        def tell(term: int, prev: int, last: int, commit: int) -> None:
+            new = [{"term": 1000, "command": index} for index in range(prev + 1, last + 1)]
+            before = 1000 if prev else 0
+            where = {"prev_log_index": prev, "prev_log_term": before, "entries": new, "leader_commit": commit}
+            reply = c.puppet(1).ask(0, "append_entries", term=term, leader_id=1, **where)
+            assert reply["success"], reply
+
+        steps = [life.cpu()]
+        for prev in range(0, entries, IN_A_MESSAGE):
+            tell(1000, prev, min(entries, prev + IN_A_MESSAGE), prev)
+        steps.append(life.cpu())
+        stored = len(c.seat(0).state) / 1000
+        c.restart(0)
+        steps.append(life.cpu())
+        # It knows the log and not how far it is committed: now it hears that, and applies all of it at once.
+        tell(2000, entries, entries, entries)
+        assert c.wait_for(PATIENCE, lambda: c.committed(entries)[0] == 1)
+        steps.append(life.cpu())
+        c.call_snapshot(0, entries)
+        steps.append(life.cpu())
+        bring, restart, apply, snapshot = (after - before for before, after in pairwise(steps))
+        return Brought(entries, bring, restart, apply, snapshot, stored, life.peak_mb())
+
+
+def all_cpu_seconds() -> float:
+    """CPU seconds so far of this process and of all below it that have ended and were counted."""
+    both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+# --- whole gradings ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grading:
+    """One ``raftgrade run solutions``. ``runs`` and ``run_cpu`` by lab and network; ``cpu_s`` is of all processes, where
+    bubblewrap does not hide those inside it from the kernel's accounts."""
+
+    command: str
+    wall_s: float
+    cpu_s: float
+    runs: dict[tuple[str, str], int]
+    run_cpu: dict[tuple[str, str], float]
+    tests: dict[str, int]
+    bad: int
+
+
+def graded(folder: Path, words: list[str]) -> Grading:
+    """Grade the reference with ``raftgrade run solutions`` and ``words``; the report goes into ``folder``."""
+    command = [sys.executable, "-m", "raftgrade", "run", str(ROOT / "solutions"), *words, "--out", str(folder)]
+    with process_monitor.reaper():
+        known = process_monitor.below()
+        wall, cpu = time.monotonic(), all_cpu_seconds()
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"}
+        )
+        wall = time.monotonic() - wall
+        process_monitor.left(known)  # what outlived its parent is counted too
+        cpu = all_cpu_seconds() - cpu
+    if done.returncode not in (0, 1, 2) or not (folder / "records.jsonl").exists():
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    records: list[dict[str, Any]] = [
+        json.loads(line)["record"] for line in (folder / "records.jsonl").read_text().splitlines() if '"record"' in line
+    ]
+    runs: dict[tuple[str, str], int] = {}
+    spent: dict[tuple[str, str], float] = {}
+    names: dict[str, set[str]] = {}
+    for record in records:
+        key = (record["lab"], record["network"])
+        runs[key] = runs.get(key, 0) + 1
+        spent[key] = spent.get(key, 0.0) + record["cpu_s"]
+        names.setdefault(record["lab"], set()).add(record["test"])
+    shown = " ".join(["raftgrade run solutions", *words])
+    bad = sum(record["outcome"] != "passed" for record in records)
+    return Grading(shown, wall, cpu, runs, spent, {lab: len(tests) for lab, tests in names.items()}, bad)

@@ -1,0 +1,104 @@
+"""The same marks from a real Dask cluster, TLS on, with a worker killed in the middle. About two minutes:
+
+python -m pytest benchmarks/test_dask_cluster.py -s --timeout 900
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.class_run import verdicts
+from tests.conftest import SKELETON, SOLUTION
+
+pytest.importorskip("distributed", reason="distributed is not installed (it is the cluster extra)")
+OPENSSL = shutil.which("openssl")
+WORKERS = 3
+
+
+def certificates(folder: Path) -> list[str]:
+    """A certificate authority of our own and one certificate for all, as options."""
+
+    def openssl(*words: str) -> None:
+        assert OPENSSL is not None
+        subprocess.run([OPENSSL, *words], cwd=folder, check=True, capture_output=True)
+
+    new = ("-newkey", "rsa:2048", "-nodes", "-subj")
+    openssl("req", "-x509", *new, "/CN=a test's authority", "-days", "1", "-keyout", "ca-key.pem", "-out", "ca.pem")
+    openssl("req", *new, "/CN=a test", "-keyout", "key.pem", "-out", "request.pem")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "1", "-out", "cert.pem")
+    openssl("x509", "-req", "-in", "request.pem", *signed)
+    return ["--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
+
+
+@contextmanager
+def started(log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a group of its own, gone at the end with all of it."""
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", *words], stdout=output, stderr=output, process_group=0)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def traces(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "traces").rglob("*.jsonl"))}
+
+
+@pytest.mark.skipif(OPENSSL is None, reason="no openssl here to make certificates with")
+def test_a_cluster_gives_the_same_marks_although_a_worker_dies(tmp_path: Path) -> None:
+    for name, source in (("alice", SOLUTION), ("bob", SKELETON), ("carol", SOLUTION)):
+        (tmp_path / "class" / name).mkdir(parents=True)
+        shutil.copyfile(source, tmp_path / "class" / name / "raft.py")
+    own = certificates(tmp_path)
+    tls = ["--tls-ca-file", str(tmp_path / "ca.pem"), *own]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"tls://127.0.0.1:{free.getsockname()[1]}"
+    grade = ["raftgrade", "run", str(tmp_path / "class"), "--labs", "2A", "--network", "sim", "--runs", "4"]
+    far = [*grade, "--out", str(tmp_path / "far"), "--engine", "dask", "--scheduler", address]
+    with ExitStack() as stack:
+        port = address.rpartition(":")[2]
+        scheduler = ("distributed.cli.dask_scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", port)
+        stack.enter_context(started(tmp_path / "scheduler.txt", *scheduler, "--no-dashboard", *tls))
+        workers = []
+        for number in range(WORKERS):
+            place = ["--local-directory", str(tmp_path / f"w{number}"), "--no-dashboard", "--nthreads", "1"]
+            log = tmp_path / f"worker{number}.txt"
+            words = ("distributed.cli.dask_worker", address, *place, "--no-nanny", *tls)
+            workers.append(stack.enter_context(started(log, *words)))
+        while not all("Registered to" in (tmp_path / f"worker{n}.txt").read_text() for n in range(WORKERS)):
+            assert all(worker.poll() is None for worker in workers)
+            time.sleep(0.1)
+        grader = stack.enter_context(started(tmp_path / "grader.txt", *far, "--tls-ca", str(tmp_path / "ca.pem"), *own))
+        records = tmp_path / "far" / "records.jsonl"
+        while not (records.exists() and records.read_bytes().count(b"\n") > 40):
+            assert grader.poll() is None, (tmp_path / "grader.txt").read_text()
+            time.sleep(0.05)
+        os.killpg(workers[1].pid, signal.SIGKILL)
+        print(f"\n{records.read_bytes().count(chr(10).encode())} runs had come in when a worker was killed")
+        assert grader.wait() == 1, (tmp_path / "grader.txt").read_text()
+        lines = records.read_bytes().splitlines()
+        told = [json.loads(line)["record"] for line in lines]
+        assert len(
+            {(r["test"], r["seed"], json.loads(line)["submission"]) for r, line in zip(told, lines, strict=True)}
+        ) == (len(lines))
+        print(f"{len(lines)} runs, none twice; errors: {sum(r['outcome'] == 'error' for r in told)}")
+    assert "Remove worker" in (tmp_path / "scheduler.txt").read_text()
+    near = [sys.executable, "-m", *grade, "--out", str(tmp_path / "near"), "--jobs", "2"]
+    assert subprocess.run(near, capture_output=True, check=False).returncode == 1
+    assert verdicts(tmp_path / "near") == verdicts(tmp_path / "far")
+    assert traces(tmp_path / "near") == traces(tmp_path / "far")

@@ -1,0 +1,69 @@
+"""What the referee and the trace cost: the same runs with both and without either, in turn, by CPU time of judge and host.
+
+"Without" keeps only the look at what is applied, which the harness itself needs to know what is committed.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from statistics import median
+from typing import Any
+
+import pytest
+
+from raftlab.harness.cluster import Cluster
+from raftlab.runs.run import Impl, Run
+from raftlab.suites import catalogue
+from tests.conftest import SOLUTION
+from tests.referee_table import Plain
+
+# Tests of many messages, none of which looks at the trace by itself.
+TESTS = [
+    "many_elections",
+    "unreliable",
+    "basic_agreement",
+    "backup",
+    "figure_8",
+    "unreliable_churn",
+    "snapshot_unreliable",
+]
+ROUNDS = 15
+
+
+class Bare(Plain):
+    """A cluster with neither referee nor trace."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.switch.trace.add = lambda event: None
+
+
+def cpu_of(impl: Impl, name: str, seed: int, kind: type[Cluster]) -> float:
+    run = Run(impl, catalogue.find_test(name), "sim", seed, True, kind=kind)
+    catalogue.script_of(run.info)(run.cluster)
+    run.close()
+    spent = run.record(None).cpu_s
+    assert run.made is not None
+    before = time.process_time()
+    run.made.switch.trace.hash()  # every record has it
+    return spent + time.process_time() - before
+
+
+@pytest.mark.timeout(0)
+def test_cost_of_referee_and_trace() -> None:
+    with closing(Impl(SOLUTION.parent)) as impl:
+        total_with = total_without = 0.0
+        for name in TESTS:
+            with_both, without = [], []
+            for seed in range(ROUNDS):
+                with_both.append(cpu_of(impl, name, seed, Cluster))
+                without.append(cpu_of(impl, name, seed, Bare))
+            total_with += sum(with_both)
+            total_without += sum(without)
+            share = 1 - sum(without) / sum(with_both)
+            print(
+                f"\n{name:22} {median(with_both):.3f} s with, {median(without):.3f} s without: {share:.0%} of the run",
+                end="",
+            )
+        print(f"\nall: {1 - total_without / total_with:.1%} of {total_with:.1f} s")

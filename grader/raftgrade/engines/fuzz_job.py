@@ -1,0 +1,52 @@
+"""A job of fuzz runs: what pytest and raftlab's plugin are for a suite, for schedules that nobody thought of.
+
+    python -P -m raftgrade.engines.fuzz_job --impl PATH --lab 2C --seeds A:B --records-fd N
+
+Writes a record for each seed and the end marker, as the suites' runner does, and is held by the same leash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from pathlib import Path
+
+from raftgrade.engines import parent_watch
+from raftlab.runs import names, random_scenarios
+from raftlab.runs.record import End, to_line
+from raftlab.runs.run import Impl, Run, seeds_of
+from raftlab.runs.trace_quota import TraceRoom
+from raftlab.sandbox.levels import Sandbox
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m raftgrade.engines.fuzz_job", description="Make fuzz runs for the grader."
+    )
+    parser.add_argument("--impl", type=Path, required=True)
+    parser.add_argument("--lab", required=True)
+    parser.add_argument("--seeds", type=seeds_of, required=True)
+    parser.add_argument("--records-fd", type=int, required=True)
+    parser.add_argument("--trace-dir", type=Path, required=True)
+    parser.add_argument("--trace-room", type=int, required=True, help="bytes")
+    parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"])
+    options = parser.parse_args()
+    threading.Thread(target=parent_watch.watch, args=(os.dup(options.records_fd),), name="leash", daemon=True).start()
+    impl = Impl(options.impl, Sandbox(options.sandbox))
+    traces = TraceRoom(options.trace_dir, options.trace_room)
+    try:
+        with open(options.records_fd, "wb", buffering=0) as out:
+            for seed in options.seeds:
+                named = names.named(f"{random_scenarios.name_of(options.lab)}@{seed}", "sim", True)
+                run = Run(impl, named.info, "sim", seed, named.preempt)
+                record = run.judge(named.script, traces.folder_for((seed, 0)))
+                traces.took((seed, 0), record.trace)
+                out.write(to_line(record))
+            out.write(to_line(End(len(options.seeds))))
+    finally:
+        impl.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""The workbench: carries out one job and accounts for every run in it.
+
+A job's own process is the judge's: student code runs in a host process beside it. So a job process that
+*dies* is the machine's fault or ours, and its missing runs are tried again in a fresh one; a run at which it
+dies twice gets the outcome ``error`` ("could not be judged"). A run that is missing although the job came to
+its end, or that never came to an end itself, has *failed*: what does not report has not passed. The exit code
+is never asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import msgspec
+
+from raftgrade.engines.child_processes import Children, Ended
+from raftgrade.engines.commands import Commands, environment
+from raftgrade.plan import Job
+from raftgrade.results import Problem
+from raftgrade.safe_text import count, printable
+from raftlab.explain.failure import Failure
+from raftlab.runs.record import SCHEMA, End, Outcome, Record, from_line
+from raftlab.sandbox.levels import Level
+
+# Seconds without a new record after which a job is stopped: far beyond the limits that the job itself keeps.
+SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
+CHECK_S = 120.0
+DEATHS_AT_A_RUN = 2  # then that run could not be judged
+IDLE_DEATHS = 3  # jobs that die one after the other with nothing reported: then none of the rest could be judged
+SILENCES = 2  # runs that never end, in one job: then the rest is not tried any more
+_LOG_TAIL = 2000  # characters of a dead job's output that go into the report
+
+Run = tuple[str, int]  # test, seed
+_read_problems = msgspec.json.Decoder(list[Problem]).decode
+
+
+class Checked(msgspec.Struct):
+    """What the contract check said. ``problems`` empty: go ahead. ``judged`` false: the check itself
+    failed."""
+
+    submission: str
+    problems: list[Problem]
+    judged: bool = True
+    stopped: bool = False
+
+
+class Finished(msgspec.Struct):
+    """What a job came to: a record for each of its runs, unless it was ``stopped``."""
+
+    job: str
+    submission: str
+    records: list[Record]
+    stopped: bool = False
+
+
+def run_check(
+    submission: str,
+    path: str,
+    labs: Sequence[str],
+    sandbox: Level = "none",
+    *,
+    commands: Commands,
+    children: Children,
+    log: Path,
+) -> Checked:
+    """Check that a submission can be tested at all. Runs the check again, once, if it dies."""
+    said = ""
+    for _ in range(2):
+        heard = _Heard()
+        ended = children.listen(
+            lambda fd: commands.check(path, labs, sandbox),
+            on_line=heard,
+            silence_s=CHECK_S,
+            log=log,
+            environment=environment(),
+            from_stdout=True,
+        )
+        if ended.how == "stopped":
+            return Checked(submission, [], stopped=True)
+        said = _ending(ended, CHECK_S)
+        try:
+            problems = _read_problems(b"\n".join(heard.lines))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        if ended.how == "exited" and (ended.code, bool(problems)) in ((0, False), (2, True)):
+            _drop_log(log)
+            return Checked(submission, problems)
+    problem = Problem(f"could not be judged: the check of the submission {said}, twice", where=str(log))
+    return Checked(submission, [problem], judged=False)
+
+
+class _Heard:
+    """Keeps lines. None of them is news: a check has one limit for the whole of it."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def __call__(self, line: bytes) -> bool:
+        self.lines.append(line)
+        return False
+
+
+def run_job(
+    job: Job,
+    *,
+    commands: Commands,
+    children: Children,
+    log: Path,
+    traces: Path,
+    on_record: Callable[[Record], None] | None = None,
+) -> Finished:
+    """Carry out ``job``. ``on_record`` hears of each record as it comes (from this thread); the result has
+    them all. The same job may be run twice: the records carry what they are about."""
+    bench = _Bench(job, commands, children, log, traces, on_record)
+    stopped = not bench.work()
+    if bench.uneventful and all(record.outcome == "passed" for record in bench.got.values()):
+        _drop_log(log)
+    return Finished(job.id, job.submission, list(bench.got.values()), stopped)
+
+
+class _Bench:
+    """The state of one job at work."""
+
+    def __init__(
+        self,
+        job: Job,
+        commands: Commands,
+        children: Children,
+        log: Path,
+        traces: Path,
+        on_record: Callable[[Record], None] | None,
+    ) -> None:
+        self.job = job
+        self.commands = commands
+        self.children = children
+        self.log = log
+        self.traces = traces
+        self.on_record = on_record
+        self.got: dict[Run, Record] = {}
+        self.uneventful = True
+        self._wanted = set(job.runs)
+        self._heard = 0
+        self._garbage = 0
+        self._end: int | None = None
+        self._deaths: Counter[Run] = Counter()
+        self._idle_deaths = 0
+        self._silences = 0
+
+    def work(self) -> bool:
+        """Try until every run is accounted for. False when everything was stopped meanwhile."""
+        tests, seeds = self.job.tests, self.job.seeds
+        while self._missing():
+            before = len(self.got)
+            ended = self._attempt(tests, seeds)
+            if ended.how == "stopped":
+                return False
+            asked = [(test, seed) for test in tests for seed in range(*seeds)]
+            missing = [run for run in asked if run not in self.got]
+            if missing and self._end is not None:
+                self._left_out(missing)
+            elif missing and ended.how == "silent":
+                self._silent_at(missing[0])
+            elif missing:
+                self._died_at(missing[0], ended, news=len(self.got) > before)
+            tests, seeds = self._next_piece()
+        return True
+
+    def _left_out(self, missing: list[Run]) -> None:
+        """The job came to its end without these."""
+        heard = count(self._heard, "result")
+        self._fail(missing, f"run never reported: the job ended after {heard}, this one not among them")
+
+    def _silent_at(self, run: Run) -> None:
+        self._silences += 1
+        limit = f"{SILENCE_S[self.job.network]:.0f} s"
+        self._fail([run], f"run never reported: nothing was heard of it for {limit}, so it was stopped")
+        if self._silences >= SILENCES:
+            before = count(self._silences, "run")
+            text = f"run never reported: {before} before it had to be stopped after {limit} each"
+            self._fail(self._missing(), text)
+
+    def _died_at(self, run: Run, ended: Ended, news: bool) -> None:
+        self._deaths[run] += 1
+        self._idle_deaths = 0 if news else self._idle_deaths + 1
+        said = _ending(ended, SILENCE_S[self.job.network])
+        if self._idle_deaths >= IDLE_DEATHS:
+            text = f"could not be judged: the job {said}, {self._idle_deaths} times in a row"
+            self._give_up(self._missing(), text)
+        elif self._deaths[run] >= DEATHS_AT_A_RUN:
+            self._give_up([run], f"could not be judged: the job {said} at this run, twice")
+
+    def _missing(self) -> list[Run]:
+        return [run for run in self.job.runs if run not in self.got]
+
+    def _next_piece(self) -> tuple[list[str], tuple[int, int]]:
+        """What a fresh job takes on: the first test with missing runs, and its first unbroken stretch of
+        them."""
+        missing = self._missing()
+        if not missing:
+            return [], (0, 0)
+        test, first = missing[0]
+        last = first
+        while (test, last + 1) in self._wanted and (test, last + 1) not in self.got:
+            last += 1
+        return [test], (first, last + 1)
+
+    def _attempt(self, tests: list[str], seeds: tuple[int, int]) -> Ended:
+        self._heard = self._garbage = 0
+        self._end = None
+        simulated = self.job.network == "sim"
+        with self.children.seats.seat() if simulated else nullcontext() as processor:
+            ended = self.children.listen(
+                lambda fd: self.commands.job(self.job, tests, seeds, fd, self.traces),
+                on_line=self._line,
+                silence_s=SILENCE_S[self.job.network],
+                log=self.log,
+                environment=environment(),
+                # Simulated runs keep no clock of the outside: let those that do have the processor first.
+                nice=simulated,
+                processor=processor,
+            )
+        if ended.how != "exited" or self._garbage or self._end is None:
+            self.uneventful = False
+        if self._garbage:
+            self._note(f"{count(self._garbage, 'line')} among the records made no sense and were not counted")
+        return ended
+
+    def _line(self, line: bytes) -> bool:
+        """Take in one line from the job. True if it was news."""
+        try:
+            item = from_line(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._garbage += 1
+            return False
+        if isinstance(item, End):
+            self._end = item.end
+            return False
+        run = (item.test, item.seed)
+        ours = (item.schema, item.lab, item.network) == (SCHEMA, self.job.lab, self.job.network)
+        if not ours or run not in self._wanted or self._end is not None:
+            self._garbage += 1
+            return False
+        self._heard += 1
+        if run in self.got:  # the first outcome stands: a rerun must not hide a failure
+            return False
+        self._keep(item)
+        return True
+
+    def _keep(self, record: Record) -> None:
+        self.got[record.test, record.seed] = record
+        if self.on_record is not None:
+            self.on_record(record)
+
+    def _fail(self, runs: list[Run], text: str) -> None:
+        for run in runs:
+            self._keep(self._made_up(run, "failed", Failure("never-reported", text, detail=self._log_tail())))
+
+    def _give_up(self, runs: list[Run], text: str) -> None:
+        hint = f"This costs no mark and earns none: run raftgrade again. What the job printed is in {self.log}"
+        for run in runs:
+            failure = Failure("not-judged", text, hint=hint, detail=self._log_tail())
+            self._keep(self._made_up(run, "error", failure))
+
+    def _made_up(self, run: Run, outcome: Outcome, failure: Failure) -> Record:
+        test, seed = run
+        return Record(
+            test=test,
+            lab=self.job.lab,
+            title=test,
+            network=self.job.network,
+            seed=seed,
+            points=0,
+            outcome=outcome,
+            failure=failure,
+        )
+
+    def _note(self, text: str) -> None:
+        with self.log.open("a", encoding="utf-8") as output:
+            output.write(f"raftgrade: {text}\n")
+
+    def _log_tail(self) -> str:
+        try:
+            return printable(self.log.read_bytes()[-_LOG_TAIL:].decode(errors="replace"))
+        except OSError:
+            return ""
+
+
+def _ending(ended: Ended, silence_s: float) -> str:
+    """How a child ended, in words that follow "the job"."""
+    if ended.how == "not-started":
+        return f"could not be started ({ended.text})"
+    if ended.how == "silent":
+        return f"said nothing for {silence_s:.0f} s"
+    if ended.how == "flood":
+        return "sent a line that is too long to be a record"
+    if ended.code < 0:
+        return f"was killed by signal {-ended.code}"
+    return f"ended too soon with code {ended.code}"
+
+
+def _drop_log(log: Path) -> None:
+    log.unlink(missing_ok=True)

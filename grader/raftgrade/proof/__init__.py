@@ -1,0 +1,1 @@
+"""`raftgrade proof`: measure how reliably the suites catch known bugs."""

@@ -1,0 +1,263 @@
+"""The notice board: a report as text for a terminal of 100 columns. All foreign text is cleaned on the
+way."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+
+import tabulate
+
+from raftgrade.plan import LeftOut
+from raftgrade.results import Bad, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
+from raftgrade.safe_text import count, duration, number, one_line, printable, spans
+from raftlab.sandbox.levels import Sandbox
+
+WIDTH = 100
+_VERDICTS = {"reliable": "sure", "unreliable": "sure not", "undecided": "unsure"}
+_NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
+_NAME = 24  # the widest column of names that fits; titles are sentences, and stand with the failures
+
+
+def render(report: Report, whole: Callable[[SubmissionResult], SubmissionResult] = lambda known: known) -> str:
+    """The whole report: for each submission a table per lab and its failures; then a summary. ``whole`` brings what the
+    report itself does not hold of a submission."""
+    blocks: list[str] = []
+    for submission in report.submissions:
+        blocks += _submission(report, whole(submission))
+    if report.left_out:
+        blocks.append("\n".join(_left_out(item) for item in report.left_out))
+    if len(report.submissions) > 1:
+        blocks.append(_overview(report))
+    if not report.complete:
+        blocks.append(f"not complete: {report.done} of {count(report.planned, 'run')} have their outcome")
+    if report.settings.sandbox is not None:
+        blocks.append(_wrapped(sandbox_line(report.settings.sandbox)))
+    blocks.append(last_line(report))
+    return "\n\n".join(blocks)
+
+
+def sandbox_line(sandbox: Sandbox) -> str:
+    """Which walls student code ran in."""
+    said = {
+        "bwrap": "student code ran confined (bwrap)",
+        "rlimits": "student code ran with limits, and with this machine's files in reach (rlimits)",
+        "none": "student code ran without any confinement (none)",
+    }[sandbox.level]
+    return f"{said}: {one_line(sandbox.reason, 400)}" if sandbox.reason else said
+
+
+def last_line(report: Report) -> str:
+    """``points 75/75 · 1 of 1 submissions clean · 412 runs · 38 s``"""
+    points = sum(submission.points for submission in report.submissions)
+    most = sum(submission.max_points for submission in report.submissions)
+    clean = sum(submission.clean for submission in report.submissions)
+    return " · ".join(
+        [
+            f"points {number(points)}/{number(most)}",
+            f"{clean} of {len(report.submissions)} submissions clean",
+            count(report.done, "run"),
+            duration(report.seconds),
+        ]
+    )
+
+
+def _submission(report: Report, submission: SubmissionResult) -> list[str]:
+    name = printable(submission.name)
+    heading = f"== {name} ({printable(submission.path)})"
+    if submission.state in ("refused", "unjudged"):
+        verdict = "refused, no test was run" if submission.state == "refused" else "could not be judged"
+        return [f"{heading}: {verdict}", "\n".join(_problem(problem) for problem in submission.problems)]
+    if submission.state == "waiting":
+        return [f"{heading}: not run"]
+    blocks = [heading]
+    for lab in report.settings.labs:
+        tests = [test for test in submission.tests if test.lab == lab]
+        if tests and all(test.state == "skipped" for test in tests):
+            blocks.append(_wrapped(f"Lab {lab}: {one_line(tests[0].notes[0])}"))
+        elif tests:
+            blocks.append(_table(lab, tests, _columns(report)))
+    if submission.penalty:
+        late = f"late by {number(submission.late_days)} days: {number(submission.penalty)} points less"
+        blocks.append(f"{late}, {number(submission.points)} of {number(submission.max_points)} are left")
+    notes = [
+        _wrapped(f"  {test.lab} {test.name}: {one_line(note)}")
+        for test in submission.tests
+        if test.state != "skipped"
+        for note in test.notes
+    ]
+    if notes:
+        blocks.append("\n".join(["Notes", *notes]))
+    failures = [line for test in submission.tests for line in _failures(test)]
+    if failures:
+        blocks.append("\n".join(["Failures", *failures]))
+    errors = list(_errors(submission))
+    if errors:
+        blocks.append("\n".join([_NOT_JUDGED, *errors]))
+    advice = [f"  {test.lab} {test.name}: {one_line(line)}" for test in submission.tests for line in test.advice]
+    if advice:
+        blocks.append("\n".join(["Advice (costs no points)", *map(_wrapped, advice)]))
+    return blocks
+
+
+def _columns(report: Report) -> list[str]:
+    """The networks, and ``hidden`` behind sim if there are such runs."""
+    names = list(report.settings.networks)
+    if report.settings.hidden is not None:
+        names.insert(names.index("sim") + 1, "hidden")
+    return names
+
+
+def _table(lab: str, tests: list[TestResult], networks: list[str]) -> str:
+    timed = "sim" if "sim" in networks else networks[0]
+    headers = ["test", "points", *networks, "p50 s", "p95 s", "RPCs"]
+    rows = [_row(test, networks, timed) for test in tests]
+    heading = f"Lab {lab} (seconds and RPCs of the runs that passed in {timed})"
+    return (
+        heading
+        + "\n"
+        + _tabulate(rows, headers, ["left", "right", *["left"] * len(networks), "right", "right", "right"])
+    )
+
+
+def _row(test: TestResult, networks: list[str], timed: str) -> list[str]:
+    results = {"hidden" if result.hidden else result.network: result for result in test.networks}
+    passes = [_passes(results[name]) if name in results else "–" for name in networks]
+    shown = results.get(timed) or test.networks[0]
+    times = ["–", "–"]
+    if shown.lab_s is not None:
+        times = [f"{shown.lab_s.p50:.2f}", f"{shown.lab_s.p95:.2f}"]
+    rpcs = "–" if shown.rpcs is None else f"{shown.rpcs.p50:.0f}"
+    name = "\n".join(textwrap.wrap(one_line(test.name), _NAME))
+    return [name, f"{number(test.points)}/{number(test.max_points)}", *passes, *times, rpcs]
+
+
+def _caveat(submission: SubmissionResult) -> str:
+    return f" ({number(submission.open_points)} open)" if submission.open_points else ""
+
+
+def _passes(result: NetworkResult) -> str:
+    """``18/20 [.68–.99]``: passes of judged runs and their interval; ``?2`` more could not be judged, ``↻1`` was
+    judged in a second attempt, ``…3`` are still to come."""
+    judged = result.passes + result.failures
+    low, high = (_share(bound) for bound in result.interval)
+    text = f"{result.passes}/{judged} [{low}–{high}]" if judged else "0/0"
+    if result.errors:
+        text += f" ?{result.errors}"
+    if result.retried:
+        text += f" ↻{result.retried}"
+    if result.verdict:
+        text = f"{text} {_VERDICTS[result.verdict]}"
+    if result.done < result.runs:
+        text += f" …{result.runs - result.done}"
+    return text
+
+
+def _share(value: float) -> str:
+    if value in (0.0, 1.0):
+        return f"{value:.0f}"
+    # Never round up to certainty, nor down to impossibility.
+    return f"{min(max(value, 0.01), 0.99):.2f}".lstrip("0")
+
+
+def _failures(test: TestResult) -> Iterator[str]:
+    """The failed runs of a test; those that failed in the same way stand together."""
+    for result in test.networks:
+        groups: dict[tuple[str, str], list[Bad]] = {}
+        for bad in result.bad:
+            if bad.outcome == "failed":
+                rule = bad.failure.rule.name if bad.failure.rule else ""
+                groups.setdefault((bad.failure.kind, rule), []).append(bad)
+        for group in groups.values():
+            seeds = [bad.seed for bad in group]
+            title = f"{test.lab} {test.name} ({one_line(test.title)})"
+            where = "hidden" if result.hidden else result.network
+            share = f"({len(seeds)} of {count(result.runs, 'run')})"
+            yield _wrapped(f"  {title} · {where} · {_seeds(seeds)} {share}")
+            yield from _words(group[0])
+
+
+def _errors(submission: SubmissionResult) -> Iterator[str]:
+    """The runs that could not be judged. The reason is seldom the test's: the same words stand once."""
+    groups: dict[str, list[tuple[str, Bad]]] = {}
+    for test in submission.tests:
+        for result in test.networks:
+            for bad in result.bad:
+                if bad.outcome == "error":
+                    place = f"{test.lab} {test.name} · {result.network}"
+                    groups.setdefault(one_line(bad.failure.text, 600), []).append((place, bad))
+    for group in groups.values():
+        first = group[0][0]
+        seeds = [bad.seed for place, bad in group if place == first]
+        others = len(group) - len(seeds)
+        more = f" and {count(others, 'other run')}" if others else ""
+        yield _wrapped(f"  {first} · {_seeds(seeds)}{more}")
+        yield from _words(group[0][1])
+
+
+def _words(bad: Bad) -> Iterator[str]:
+    failure = bad.failure
+    yield _wrapped(f"    {one_line(failure.text, 600)}")
+    if failure.where:
+        yield f"    at {one_line(failure.where)}"
+    if failure.rule is not None:
+        yield _wrapped(f"    rule: {one_line(failure.rule.name)} ({one_line(failure.rule.section)})")
+    if bad.outcome == "error" and failure.hint:
+        yield _wrapped(f"    {one_line(failure.hint)}")
+    if bad.replay:
+        # Not wrapped: it is there to be copied.
+        yield f"    replay: {one_line(bad.replay, 1000)}"
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {spans(seeds)}"
+
+
+def _problem(problem: Problem) -> str:
+    lines = [_wrapped(f"  {one_line(problem.text, 600)}")]
+    if problem.where:
+        lines.append(f"    at {one_line(problem.where, 1000)}")
+    if problem.handout:
+        lines.append(f"    read: {one_line(problem.handout)}")
+    return "\n".join(lines)
+
+
+def _left_out(item: LeftOut) -> str:
+    return f"not run: {item.lab} {item.name} ({' and '.join(item.networks)} only)"
+
+
+def _overview(report: Report) -> str:
+    rows = [
+        [
+            one_line(submission.name, 40),
+            f"{number(submission.points)}/{number(submission.max_points)}" + _caveat(submission),
+            "clean" if submission.clean else submission.state,
+            _red(submission),
+        ]
+        for submission in report.submissions
+    ]
+    headers = ["submission", "points", "state", "tests not passed"]
+    return _tabulate(rows, headers, ["left", "right", "left", "left"])
+
+
+def _tabulate(rows: list[list[str]], headers: list[str], align: list[str]) -> str:
+    # Numbers come formatted: tabulate is not to guess which names are numbers.
+    text = tabulate.tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
+    return str(text)
+
+
+def _red(submission: SubmissionResult) -> str:
+    if submission.state not in ("graded", "running"):
+        return "–"
+    names = [f"{test.lab} {test.name}" for test in submission.tests if not passed(test)]
+    shown = names[:2] + ([f"and {len(names) - 2} more"] if len(names) > 2 else [])
+    return "\n".join(textwrap.wrap(", ".join(shown), 50)) or "–"
+
+
+def _wrapped(line: str) -> str:
+    indent = " " * (len(line) - len(line.lstrip()))
+    return "\n".join(_fill(line, indent))
+
+
+def _fill(line: str, indent: str) -> Iterable[str]:
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,1 @@
+"""`raftgrade soak`: run suites and random scenarios for hours."""

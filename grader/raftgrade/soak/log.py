@@ -1,0 +1,252 @@
+"""The logbook of a soak: one line for each finished block, and what they add up to.
+
+    DIR/soak.jsonl      one line for each block, on the disk before the next begins
+    DIR/failures.jsonl  one line for each run that failed or could not be judged, written when it happens
+    DIR/reach.json      how far each implementation goes
+    DIR/submissions/    the copies that are run;  DIR/traces/ and DIR/logs/: of runs that failed
+
+Blocks of another raftlab, or of another text of the same implementation, stay in the book as history and count no more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import msgspec
+import tabulate
+
+from raftgrade.safe_text import count, duration, printable
+from raftgrade.store import NotOurs
+
+BLOCKS = "soak.jsonl"
+FAILURES = "failures.jsonl"
+MAX_FAILURES_BYTES = 50_000_000  # then failures are counted, and told no more
+
+Kind = Literal["suite", "fuzz"]
+
+
+class Megabytes(msgspec.Struct, frozen=True):
+    """The largest resident memory of the soak itself and of any one process that it started."""
+
+    own: float
+    child: float
+
+
+class Block(msgspec.Struct, kw_only=True, frozen=True):
+    """A stretch of seeds of one lab, one implementation, one network: each of ``tests`` tests (or the lab's fuzz run) with
+    each seed from ``seeds[0]`` to before ``seeds[1]``. ``runs`` is one test with one seed; ``failures`` and ``unjudged``
+    are of these. ``cpu_s`` is of the runs (judge and hosts, without the start of either), ``processes`` is how many of
+    ours there were after the block, ``code`` and ``impl_hash`` are fingerprints of raftlab and of the implementation,
+    ``started`` is UTC."""
+
+    kind: Kind
+    impl: str
+    impl_hash: str
+    lab: str
+    network: str
+    beside_hog: bool
+    runs: int
+    failures: int
+    unjudged: int
+    seeds: tuple[int, int]
+    tests: int
+    cpu_s: float
+    wall_s: float
+    memory_mb: Megabytes
+    processes: int
+    code: str
+    sandbox: str
+    started: str
+
+
+class Failed(msgspec.Struct, kw_only=True, frozen=True):
+    """A run that failed, or (``outcome`` ``"error"``) could not be judged."""
+
+    at: str
+    kind: Kind
+    impl: str
+    impl_hash: str
+    code: str
+    lab: str
+    test: str
+    network: str
+    beside_hog: bool
+    seed: int
+    outcome: str
+    text: str
+    rule: str
+    detail: str
+    replay: str
+    trace: str
+
+
+_encode = msgspec.json.Encoder().encode
+_read_block = msgspec.json.Decoder(Block).decode
+
+
+class Log:
+    """The book, open for writing and locked. Use as a context manager."""
+
+    def __init__(self, folder: Path, file: BinaryIO, blocks: list[Block]) -> None:
+        self.folder = folder
+        self.blocks = blocks
+        self._file = file
+
+    @classmethod
+    def open(cls, folder: Path) -> Log:
+        """The book in ``folder``, which is new, empty, or has one. Raises :class:`~raftgrade.store.NotOurs`."""
+        shown = printable(str(folder))
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise NotOurs(f"{shown} is a file; choose another folder with --out")
+            if folder.exists() and any(folder.iterdir()) and not (folder / BLOCKS).exists():
+                raise NotOurs(f"{shown} holds something else than a soak; choose another folder with --out")
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / BLOCKS).open("a+b", buffering=0)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                blocks = read(folder)
+                # A kill in the middle of a line: its block was not finished.
+                whole = (folder / BLOCKS).read_bytes()
+                file.truncate(whole.rfind(b"\n") + 1)
+            except BaseException:
+                file.close()
+                raise
+        except BlockingIOError:
+            raise NotOurs(f"another soak is writing to {shown}; choose another folder with --out") from None
+        except OSError as exc:
+            raise NotOurs(f"{shown} cannot be used for the soak: {exc.strerror or exc}") from None
+        return cls(folder, file, blocks)
+
+    def add(self, block: Block) -> None:
+        """Write ``block`` down; it is on the disk when this returns. Raises ``OSError``."""
+        _write(self._file, _encode(block) + b"\n")
+        os.fsync(self._file.fileno())
+        self.blocks.append(block)
+
+    def failed(self, failed: Failed) -> None:
+        """Write a failure down, while there is room. Raises ``OSError``."""
+        with (self.folder / FAILURES).open("ab", buffering=0) as file:
+            if file.tell() < MAX_FAILURES_BYTES:
+                _write(file, _encode(failed) + b"\n")
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+
+def _write(file: BinaryIO, line: bytes) -> None:
+    while line:
+        line = line[file.write(line) or 0 :]
+
+
+def read(folder: Path) -> list[Block]:
+    """All finished blocks in ``folder``, the oldest first. Raises :class:`~raftgrade.store.NotOurs`."""
+    shown = printable(f"{folder}/{BLOCKS}")
+    try:
+        # What follows the last line end was cut short by a kill.
+        lines = (folder / BLOCKS).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        raise NotOurs(f"{printable(str(folder))} holds no {BLOCKS}") from None
+    except OSError as exc:
+        raise NotOurs(f"{shown} cannot be read: {exc.strerror or exc}") from None
+    blocks = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            blocks.append(_read_block(line))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise NotOurs(f"line {number} of {shown} is not a block of a soak") from None
+    return blocks
+
+
+def read_all(folders: Iterable[Path]) -> list[Block]:
+    """The blocks of several books, the oldest first; one that is named twice counts once. Raises
+    :class:`~raftgrade.store.NotOurs`."""
+    different = {folder.resolve(): folder for folder in folders}
+    return sorted((block for folder in different.values() for block in read(folder)), key=lambda block: block.started)
+
+
+def newest(blocks: Sequence[Block]) -> list[Block]:
+    """Of ``blocks``, the oldest first, those of the raftlab that wrote last and of the newest text of each
+    implementation."""
+    if not blocks:
+        return []
+    code = blocks[-1].code
+    texts = {block.impl: block.impl_hash for block in blocks if block.code == code}
+    return [block for block in blocks if block.code == code and block.impl_hash == texts[block.impl]]
+
+
+def exit_code(blocks: Iterable[Block]) -> int:
+    """1 when a run failed, else 2 when one could not be judged, else 0."""
+    blocks = list(blocks)
+    return 1 if any(block.failures for block in blocks) else 2 if any(block.unjudged for block in blocks) else 0
+
+
+# --- for people ----------------------------------------------------------------------------------------------------
+
+
+def column(block: Block) -> str:
+    """What sort of evidence it is."""
+    return f"{block.kind} {block.network}" + (" beside a hog" if block.beside_hog else "")
+
+
+def table(blocks: Sequence[Block]) -> str:
+    """Runs and failures by implementation, lab and sort; then memory, processes and cost."""
+    now = newest(blocks)
+    if not now:
+        return "no block is finished yet"
+    # What suites say before what fuzz says.
+    columns = sorted({column(block) for block in now}, key=lambda name: (name[0] == "f", name))
+    cells: dict[tuple[str, str], dict[str, list[Block]]] = {}
+    for block in sorted(now, key=lambda block: (block.impl, block.lab)):
+        cells.setdefault((block.impl, block.lab), {}).setdefault(column(block), []).append(block)
+    body = [
+        [printable(impl), lab, *(_cell(row.get(name, [])) for name in columns)] for (impl, lab), row in cells.items()
+    ]
+    body.append(["all", "", *(_cell([block for block in now if column(block) == name]) for name in columns)])
+    shown = [tabulate.tabulate(body, ["runs of", "lab", *columns], disable_numparse=True)]
+    costs = [_cost(name, [block for block in now if column(block) == name]) for name in columns]
+    heads = ["", "blocks", "CPU s", "hours", "runs/h", "CPU s a run", "MB own", "MB child", "processes after"]
+    shown.append(tabulate.tabulate(costs, heads, disable_numparse=True))
+    shown.append("MB: largest in the first block / in the last / in any; processes: most that were ours after a block.")
+    old = len(blocks) - len(now)
+    if old:
+        runs = sum(block.runs for block in blocks) - sum(block.runs for block in now)
+        shown.append(f"{count(old, 'block')} with {count(runs, 'run')} of another version stay in the book, uncounted")
+    return "\n\n".join(shown)
+
+
+def _cell(blocks: list[Block]) -> str:
+    runs, failures, unjudged = (sum(getattr(b, name) for b in blocks) for name in ("runs", "failures", "unjudged"))
+    bad = [f"{failures:,} failed"] * bool(failures) + [f"{unjudged:,} not judged"] * bool(unjudged)
+    return (f"{runs:,}" + (f" ({', '.join(bad)})" if bad else "")) if blocks else ""
+
+
+def _cost(name: str, blocks: list[Block]) -> list[str]:
+    runs = sum(block.runs for block in blocks)
+    cpu, wall = sum(block.cpu_s for block in blocks), sum(block.wall_s for block in blocks)
+    memory = [
+        f"{values[0]:.0f} / {values[-1]:.0f} / {max(values):.0f}"
+        for values in ([getattr(block.memory_mb, whose) for block in blocks] for whose in ("own", "child"))
+    ]
+    rate = f"{runs / wall * 3600:,.0f}" if wall else ""
+    each = f"{cpu / max(1, runs):.3f}"
+    most = str(max(block.processes for block in blocks))
+    return [name, f"{len(blocks):,}", f"{cpu:,.0f}", f"{wall / 3600:.2f}", rate, each, *memory, most]
+
+
+def line(block: Block) -> str:
+    """One block in one line."""
+    seeds = f"seeds {block.seeds[0]}–{block.seeds[1] - 1}"
+    bad = f"{block.failures} failed" if block.failures else "none failed"
+    bad += f", {block.unjudged} not judged" if block.unjudged else ""
+    cost = f"{block.cpu_s:.0f} s of CPU in {duration(block.wall_s)}"
+    memory = f"{block.memory_mb.own:.0f} + {block.memory_mb.child:.0f} MB"
+    what = f"{block.lab} {column(block)}, {printable(block.impl)}, {seeds}"
+    return f"{what}: {count(block.runs, 'run')}, {bad}; {cost}, {memory}"

@@ -1,0 +1,339 @@
+"""The promises of Raft that a failure can name: the property, the line of Figure 2, the paper's section, what to read.
+
+Section numbers are those of the extended paper (Ongaro and Ousterhout, "In Search of an Understandable Consensus
+Algorithm"); where it says "dissertation", those of Ongaro's "Consensus: Bridging Theory and Practice". The wording is
+ours.
+"""
+
+from __future__ import annotations
+
+from raftlab.explain.failure import Rule
+
+_LAB_2A = "handouts/lab-2a.md"
+_LAB_2B = "handouts/lab-2b.md"
+_LAB_2C = "handouts/lab-2c.md"
+_LAB_2D = "handouts/lab-2d.md"
+_LAB_2E = "handouts/lab-2e.md"
+_LAB_2F = "handouts/lab-2f.md"
+
+ELECTION_SAFETY = Rule(
+    "Election Safety", "at most one server leads in any one term", "§5.2", f"{_LAB_2A}#one-leader-a-term"
+)
+ONE_VOTE = Rule(
+    "one vote a term",
+    "a server gives its vote to at most one candidate in a term",
+    "Figure 2, RequestVote 2; §5.2",
+    f"{_LAB_2A}#who-gets-my-vote",
+)
+VOTE_ONLY_IF = Rule(
+    "who gets a vote",
+    "only a candidate of the current term whose log is at least as up-to-date as the voter's",
+    "Figure 2, RequestVote 1-2; §5.4.1",
+    f"{_LAB_2A}#who-gets-my-vote",
+)
+MAJORITY = Rule(
+    "majority",
+    "a candidate leads once more than half of all servers voted for it, and not before",
+    "§5.2",
+    f"{_LAB_2A}#counting-votes",
+)
+LIVENESS = Rule(
+    "liveness of elections",
+    "servers that can reach each other and are a majority elect a leader soon",
+    "§5.2, §5.6",
+    f"{_LAB_2A}#nobody-is-elected",
+)
+HIGHER_TERM = Rule(
+    "higher term",
+    "a server that sees a term above its own adopts it and becomes a follower",
+    "Figure 2, All Servers; §5.1",
+    f"{_LAB_2A}#terms",
+)
+OLD_TERM = Rule(
+    "old term",
+    "a message of an older term is refused and changes nothing",
+    "Figure 2, AppendEntries 1, RequestVote 1; §5.1",
+    f"{_LAB_2A}#terms",
+)
+TERMS_AGREE = Rule(
+    "terms agree",
+    "servers that hear the same leader are in the same term, and terms start at 1",
+    "§5.1",
+    f"{_LAB_2A}#terms",
+)
+TERMS_ONLY_GROW = Rule(
+    "terms only grow", "a server's term never goes back", "Figure 2, State; §5.1", f"{_LAB_2A}#terms"
+)
+STABLE_LEADER = Rule(
+    "stable leader",
+    "while nothing fails the leader's heartbeats keep everybody from starting elections",
+    "§5.2",
+    f"{_LAB_2A}#elections-for-no-reason",
+)
+TIMER = Rule(
+    "election timer",
+    "only three events restart a running one: a message of the current leader, a vote given, an election begun",
+    "§5.2; Figure 2, Followers",
+    f"{_LAB_2A}#the-election-timer",
+)
+HEARTBEATS = Rule(
+    "heartbeats",
+    "a leader sends them steadily, and not more than about ten a second to each server",
+    "§5.2; lab limits",
+    f"{_LAB_2A}#heartbeats",
+)
+
+# --- replication ---
+
+STATE_MACHINE_SAFETY = Rule(
+    "State Machine Safety",
+    "no two servers apply different commands at the same index",
+    "§5.4.3",
+    f"{_LAB_2B}#the-same-command-everywhere",
+)
+APPLY_IN_ORDER = Rule(
+    "apply in order",
+    "every server applies index 1, 2, 3, ... without a gap",
+    "Figure 2, All Servers; §5.3",
+    f"{_LAB_2B}#apply-in-order",
+)
+AGREEMENT = Rule(
+    "agreement",
+    "a command given to a leader that reaches a majority is soon applied",
+    "§5.3",
+    f"{_LAB_2B}#nothing-is-committed",
+)
+COMMIT_MAJORITY = Rule(
+    "commit by majority",
+    "an entry is committed once more than half of all servers have stored it, and not before",
+    "§5.3",
+    f"{_LAB_2B}#when-is-an-entry-committed",
+)
+COMMIT_OWN_TERM = Rule(
+    "commit the own term",
+    "a leader counts copies of entries of its own term only; older ones are committed along with them",
+    "§5.4.2, Figure 8",
+    f"{_LAB_2B}#when-is-an-entry-committed",
+)
+COMMIT_PROVED = Rule(
+    "commit what was proved",
+    "a follower commits no further than the last entry that the leader's message brought or checked",
+    "Figure 2, AppendEntries 5",
+    f"{_LAB_2B}#when-is-an-entry-committed",
+)
+CONSISTENCY = Rule(
+    "consistency check",
+    "entries are taken only where the entry before them has the same index and term",
+    "Figure 2, AppendEntries 2; §5.3",
+    f"{_LAB_2B}#the-consistency-check",
+)
+LOG_MATCHING = Rule(
+    "Log Matching",
+    "only a conflict removes entries: that one and all behind it; everything else stays",
+    "Figure 2, AppendEntries 3-4; §5.3",
+    f"{_LAB_2B}#the-consistency-check",
+)
+LEADER_APPEND_ONLY = Rule(
+    "Leader Append-Only",
+    "a leader adds to its own log and never removes or overwrites an entry",
+    "§5.3, Figure 3",
+    f"{_LAB_2B}#the-leaders-log",
+)
+NEWER_LOG = Rule(
+    "the newer log",
+    "the one whose last entry has the later term; between equal terms, the longer one",
+    "§5.4.1",
+    f"{_LAB_2B}#whose-log-is-newer",
+)
+REPLY_PROVES = Rule(
+    "what a reply proves",
+    "that the follower has the entries of that one request, whatever the leader has appended since",
+    "Figure 2, Leaders; §5.3",
+    f"{_LAB_2B}#what-a-reply-proves",
+)
+SAME_ENTRY = Rule(
+    "Log Matching",
+    "entries of the same index and term hold the same command, and all entries before them are the same",
+    "§5.3, Figure 3",
+    f"{_LAB_2B}#the-consistency-check",
+)
+LEADER_COMPLETENESS = Rule(
+    "Leader Completeness",
+    "what was committed in a term is in the log of every leader of a later term",
+    "§5.4, Figure 3",
+    f"{_LAB_2B}#whose-log-is-newer",
+)
+FAST_BACKUP = Rule(
+    "fast backup",
+    "a refused leader goes back a whole term at a time, not entry by entry",
+    "the end of §5.3",
+    f"{_LAB_2B}#backing-up-fast",
+)
+FEW_MESSAGES = Rule(
+    "few messages",
+    "what waits to be sent goes in one message, and nothing is sent again while an answer may still come",
+    "lab limits",
+    f"{_LAB_2B}#too-many-messages",
+)
+
+# --- persistence ---
+
+SURVIVES = Rule(
+    "what survives",
+    "current_term, voted_for and the log are the same after a restart as before",
+    "Figure 2, State; §5.2, §5.3",
+    f"{_LAB_2C}#what-must-survive",
+)
+SAVE_FIRST = Rule(
+    "save before you answer",
+    "what a message promises is on the disk before the message leaves",
+    "Figure 2, State",
+    f"{_LAB_2C}#save-before-you-answer",
+)
+FAILED_SAVE = Rule(
+    "a failed save",
+    "what could not be saved was not promised: a server whose disk fails does not answer as if it had",
+    "Figure 2, State",
+    f"{_LAB_2C}#when-the-disk-fails",
+)
+
+# --- snapshots ---
+
+WHOLE_SNAPSHOT = Rule(
+    "whole snapshots",
+    "a service gets a snapshot as some service took it: every byte, in order, and under its own index",
+    "§7, Figure 13",
+    f"{_LAB_2D}#chunks",
+)
+NEWER_SNAPSHOT = Rule(
+    "newer snapshots",
+    "a snapshot never takes a server back to where it was before",
+    "§7, Figure 13",
+    f"{_LAB_2D}#old-snapshots",
+)
+KEEP_THE_REST = Rule(
+    "what follows stays",
+    "a server that has the snapshot's last entry keeps the entries behind it",
+    "Figure 13, 6; §7",
+    f"{_LAB_2D}#what-follows-stays",
+)
+SNAPSHOT_FIRST = Rule(
+    "the snapshot first",
+    "a service that starts anew gets the saved snapshot, then the entries behind it",
+    "§7",
+    f"{_LAB_2D}#after-a-restart",
+)
+LOG_IS_CUT = Rule(
+    "the log is cut",
+    "what a snapshot covers is kept no longer",
+    "§7",
+    f"{_LAB_2D}#the-log-is-cut",
+)
+CATCH_UP = Rule(
+    "catching up",
+    "a server that lacks what the leader's log no longer has gets the snapshot, any other gets entries",
+    "§7",
+    f"{_LAB_2D}#who-gets-a-snapshot",
+)
+
+# --- membership ---
+
+MEMBERS_COUNT = Rule(
+    "members count",
+    "only servers of the latest configuration in a log vote and count, from the moment it is appended",
+    "§6; dissertation, 4.1",
+    f"{_LAB_2E}#who-counts",
+)
+ONE_CHANGE = Rule(
+    "one change at a time",
+    "a configuration is committed before the next one is appended",
+    "§6; dissertation, 4.1",
+    f"{_LAB_2E}#one-change-at-a-time",
+)
+OWN_TERM_FIRST = Rule(
+    "own term first",
+    "a leader changes the membership once it has committed an entry of its own term, and not before",
+    "the correction to dissertation, 4.1",
+    f"{_LAB_2E}#an-entry-of-your-own-term-first",
+)
+JOINT_CONSENSUS = Rule(
+    "joint consensus",
+    "more than one server comes or goes only by way of C_old,new, in which both sets vote",
+    "§6, Figure 11",
+    f"{_LAB_2E}#joint-consensus",
+)
+BOTH_MAJORITIES = Rule(
+    "both majorities",
+    "while there are two sets of members, elections and commits need most of each, counted apart",
+    "§6",
+    f"{_LAB_2E}#two-majorities",
+)
+LEARNERS = Rule(
+    "learners",
+    "a new server catches up without a vote, and is given up on, with an answer, if it does not",
+    "§6; dissertation, 4.2.1",
+    f"{_LAB_2E}#learners",
+)
+CHANGE_ANSWERS = Rule(
+    "what change_membership answers",
+    "a change that cannot be made is refused, and a server that does not lead says who does",
+    "lab contract; §6, §8",
+    f"{_LAB_2E}#what-it-answers",
+)
+CONFIGURATION_STAYS = Rule(
+    "the configuration stays",
+    "it comes and goes with its entry, and survives restarts and snapshots",
+    "§6, §7; dissertation, 4.1, 5.1",
+    f"{_LAB_2E}#the-configuration-stays",
+)
+MEMBERS_TOLD = Rule(
+    "telling the service",
+    "a committed configuration goes to the service in its place, with all who vote under it",
+    "lab contract",
+    f"{_LAB_2E}#telling-the-service",
+)
+REMOVED_LEADER = Rule(
+    "a removed leader",
+    "it leads until C_new is committed, without counting itself, and then steps down",
+    "§6; dissertation, 4.2.2",
+    f"{_LAB_2E}#a-leader-that-is-removed",
+)
+REMOVED_SERVER = Rule(
+    "a removed server",
+    "it does not disturb the others, whether or not it was told",
+    "§6; dissertation, 4.2.3",
+    f"{_LAB_2E}#a-server-that-was-removed",
+)
+
+# --- PreVote ---
+
+PRE_VOTE_CHANGES_NOTHING = Rule(
+    "a pre-vote changes nothing",
+    "neither term nor vote, neither where it is asked nor where it is answered",
+    "dissertation, 9.6",
+    f"{_LAB_2F}#a-pre-vote-changes-nothing",
+)
+WHO_GETS_A_PRE_VOTE = Rule(
+    "who gets a pre-vote",
+    "whoever could be elected now: with a log and a term that will do, and while no leader is heard",
+    "dissertation, 9.6, 4.2.3",
+    f"{_LAB_2F}#who-gets-a-pre-vote",
+)
+NOT_DISTURBED = Rule(
+    "undisturbed",
+    "a leader that a majority hears goes on leading, whoever comes back or does not hear it",
+    "dissertation, 9.6, 4.2.3",
+    f"{_LAB_2F}#nobody-disturbs-a-leader",
+)
+CHECK_QUORUM = Rule(
+    "a leader without answers",
+    "one that no majority answers for an election timeout steps down",
+    "dissertation, 6.2",
+    f"{_LAB_2F}#a-leader-that-nobody-answers",
+)
+STILL_ELECTED = Rule(
+    "a leader all the same",
+    "servers that can reach each other and are a majority elect a leader soon",
+    "dissertation, 9.6; §5.2",
+    f"{_LAB_2F}#somebody-is-still-elected",
+)

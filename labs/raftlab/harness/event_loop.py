@@ -1,0 +1,488 @@
+"""The judge's loop: one heap of due things, one place where every event and effect passes.
+
+The switch carries each message through the network (and holds, drops, duplicates it as the test asked), keeps what
+servers stored, counts, writes the trace and shows every event to the referee. It is single-threaded and the same in
+both worlds. Suites do not use it directly; :mod:`raftlab.harness.cluster` is the harness they are written against.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+import msgspec
+
+from raftlab.explain.failure import Failure, LabFailure
+from raftlab.harness.network import Network
+from raftlab.harness.rpc import Flight
+from raftlab.harness.trace import Trace
+from raftlab.messages import codec, protocol
+from raftlab.referee.base import Message
+from raftlab.referee.referee import Referee
+from raftlab.seeds import derive
+from raftlab.worlds.base import HostLost, World
+
+# How many due messages are handed to the world at a time.
+_BATCH = 32
+# A server that sends more than this within a second of the lab's time has run wild: everything is kept for the trace,
+# so the machine's memory would be next. A busy but sane Raft stays below a tenth of either.
+_FLOOD_RPCS = 10_000
+_FLOOD_BYTES = 64 * 1024 * 1024
+
+Answerer = Callable[[Flight], Message | None]
+
+
+class Hold:
+    """Messages kept back by :meth:`Switch.hold`. ``leg`` is ``"request"`` or ``"reply"``."""
+
+    def __init__(self, switch: Switch, leg: str, wanted: Callable[[Flight], bool], most: int | None) -> None:
+        self._switch = switch
+        self._leg = leg
+        self._wanted = wanted
+        self._most = most
+        self.messages: list[tuple[Flight, bytes]] = []
+
+    def takes(self, leg: str, flight: Flight) -> bool:
+        full = self._most is not None and len(self.messages) >= self._most
+        return leg == self._leg and not full and self._wanted(flight)
+
+    def keep(self, flight: Flight, data: bytes) -> None:
+        self.messages.append((flight, data))
+        self._switch.trace.add((self._switch.now, "hold", flight.id, self._leg))
+
+    def release(self) -> None:
+        """Let everything held travel on, from now, and hold nothing more."""
+        self.stop()
+        kept, self.messages = self.messages, []
+        for flight, data in kept:
+            self._switch.trace.add((self._switch.now, "release", flight.id, self._leg))
+            if self._leg == "request":
+                self._switch.route_request(flight, self._switch.now)
+            else:
+                self._switch.route_reply(flight, data, self._switch.now)
+
+    def drop(self) -> None:
+        """Lose everything held (the callers are told that there is no reply) and hold nothing more."""
+        self.stop()
+        kept, self.messages = self.messages, []
+        for flight, _ in kept:
+            self._switch.fail(flight, self._switch.now, self._leg, "dropped by the test")
+
+    def stop(self) -> None:
+        with contextlib.suppress(ValueError):
+            self._switch.holds.remove(self)
+
+
+class Seat:
+    """What the judge knows of one server: whether it runs, which life it is in, what it stored."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.life = 0
+        self.up = False
+        self.ready = False
+        self.paused = False
+        self.puppet: Answerer | None = None
+        self.state = b""
+        self.snapshot = b""
+        self.saves = 0
+        self.rate = 1.0
+        # Armed by the harness's `crash_at`: asked at each effect, answers "before", "after" or "" (no crash here).
+        self.boundary: Callable[[protocol.Effect], str] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Up, and not paused."""
+        return self.up and not self.paused
+
+
+class Switch:
+    """The loop over one run. ``now`` is the lab's time in seconds."""
+
+    def __init__(self, world: World, network: Network, referee: Referee, servers: int, seed: int) -> None:
+        self.world = world
+        self.network = network
+        self.referee = referee
+        self.trace = Trace()
+        self.seats = [Seat(number) for number in range(servers)]
+        self.holds: list[Hold] = []
+        self.rpcs: Counter[tuple[int, str]] = Counter()
+        self.rpc_bytes: Counter[tuple[int, str]] = Counter()
+        self.advice: dict[str, None] = {}  # an ordered set
+        self.on_apply: Callable[[int, Any], None] = lambda server, msg: None
+        self._seed = seed
+        self._waits = random.Random(derive(seed, "waits"))
+        self._due: list[tuple[float, int, str, Any, Any]] = []
+        self._sequence = 0
+        self._last_flight = 0
+        self.flights: dict[int, Flight] = {}
+        self._inside: defaultdict[int, dict[int, Flight]] = defaultdict(dict)  # arrived at a server, not answered
+        self._last_call = 0
+        self._calls: dict[int, tuple[int, str]] = {}
+        self._results: dict[int, Any] = {}
+        self._untold: dict[int, Callable[[], None]] = {}  # calls whose result nobody asks for, and what follows
+        self._crashed_now: set[int] = set()
+        self._bursts: dict[int, tuple[float, int, int]] = {}  # of each server: since when, how many RPCs, bytes
+
+    @property
+    def now(self) -> float:
+        return self.world.now()
+
+    # --- the loop ---
+
+    def run(self, until: float, done: Callable[[], bool] | None = None) -> bool:
+        """Let the cluster live until ``until`` or until ``done()``. Returns whether ``done()`` held."""
+        while True:
+            if done is not None and done():
+                return True
+            if self.now >= until:
+                return False
+            self._step(until)
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        """Call ``call`` when the lab's time is ``when``."""
+        self._push(when, "call", call, None)
+
+    def reseed(self, seed: int) -> None:
+        """From now on chance takes another course (sim): in the network, in the servers and between their threads."""
+        self._seed = seed
+        self._waits.seed(derive(seed, "waits"))
+        self.network.reseed(derive(seed, "network"))
+        self.world.post(protocol.Reseed(derive(seed, "host")))
+
+    def _push(self, when: float, kind: str, what: Any, data: Any) -> None:
+        self._sequence += 1
+        heappush(self._due, (when, self._sequence, kind, what, data))
+
+    def _step(self, until: float) -> None:
+        """Hand the world what is due next, wait, and take in what happened."""
+        heap = self._due
+        batch: list[tuple[float, int, str, Any, Any]] = []
+        events: list[tuple[float, protocol.Event]] = []
+        limit = until
+        while heap and heap[0][0] <= limit and len(batch) < _BATCH:
+            item = heap[0]
+            if self._is_ours(item):
+                # The test's own doing happens between steps, exactly when it is due.
+                if batch or item[0] > self.now:
+                    limit = max(item[0], self.now)
+                    break
+                heappop(heap)
+                self._do(item)
+                return
+            heappop(heap)
+            event = self._request_event(item) if item[2] == "request" else self._reply_event(item)
+            if event is not None:
+                batch.append(item)
+                events.append((item[0], event))
+        if heap and heap[0][0] < limit:
+            # The batch is full. Nobody lives past what they have not been handed yet.
+            limit = max(heap[0][0], self.now)
+        try:
+            stepped = self.world.wait(limit, events)
+        except HostLost as lost:
+            raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
+        for item in batch[stepped.consumed :]:
+            heappush(heap, item)
+        self._crashed_now.clear()
+        arrived = 0
+        for when, effect in stepped.effects:
+            while arrived < stepped.consumed and batch[arrived][0] <= when:
+                self._arrived(batch[arrived])
+                arrived += 1
+            self._take(when, effect)
+        for item in batch[arrived : stepped.consumed]:
+            self._arrived(item)
+
+    def _is_ours(self, item: tuple[float, int, str, Any, Any]) -> bool:
+        """Whether the judge handles this itself: a call of the test's, or a message to a puppet."""
+        kind, flight = item[2], item[3]
+        if kind == "call":
+            return True
+        return self.seats[flight.dst if kind == "request" else flight.src].puppet is not None
+
+    def _do(self, item: tuple[float, int, str, Any, Any]) -> None:
+        if item[2] == "call":
+            item[3]()
+        elif item[2] == "reply":
+            if self._reply_event(item) is not None:
+                self._arrived(item)
+        elif self._request_event(item) is not None:
+            self._ask_puppet(item[3], item[0])
+
+    # --- messages ---
+
+    def _request_event(self, item: tuple[float, int, str, Any, Any]) -> protocol.Event | None:
+        """The request as an event for its server, or None when the connection is gone by now."""
+        flight: Flight = item[3]
+        seat = self.seats[flight.dst]
+        if not seat.up or not self.network.open(flight.src, flight.dst):
+            self._unreachable(flight, item[0], "request")
+            return None
+        return protocol.Request(flight.dst, flight.id, flight.method, flight.payload)
+
+    def _reply_event(self, item: tuple[float, int, str, Any, Any]) -> protocol.Event | None:
+        flight: Flight = item[3]
+        data: bytes | None = item[4]
+        seat = self.seats[flight.src]
+        if flight.done or not seat.up or seat.life != flight.src_life:
+            return None
+        if data is not None and not self.network.open(flight.dst, flight.src):
+            # The connection is checked again at the last moment: a reply never crosses a cut made meanwhile.
+            self._unreachable(flight, item[0], "reply")
+            return None
+        return protocol.Reply(flight.src, flight.src_rpc, data)
+
+    def _arrived(self, item: tuple[float, int, str, Any, Any]) -> None:
+        """A message is in its server's hands: write it down."""
+        when, _, kind, flight, data = item
+        if kind == "request":
+            self.trace.add((when, "arrive", flight.dst, flight.src, flight.id, flight.method))
+            flight.dst_life = self.seats[flight.dst].life
+            self._inside[flight.dst][flight.id] = flight
+            if self.seats[flight.dst].puppet is None:
+                self.referee.arrived(flight.dst, flight.src, flight.method, flight.args)
+        elif not flight.done:
+            flight.done = True
+            if data is not None and self.seats[flight.src].puppet is not None:
+                flight.reply = codec.decode_plain(data)
+            self.trace.add((when, "reply", flight.src, flight.dst, flight.id, flight.method, data))
+
+    def send(self, src: int, src_rpc: int, dst: int, method: str, payload: bytes, when: float) -> Flight:
+        """A call leaves ``src`` (a server's, or a puppet's)."""
+        self._last_flight += 1
+        flight = Flight(self._last_flight, src, self.seats[src].life, src_rpc, dst, method, payload)
+        flight.args = self._plain(src, payload)
+        self.flights[flight.id] = flight
+        self.rpcs[src, method] += 1
+        self.rpc_bytes[src, method] += len(payload)
+        self.trace.add((when, "send", src, dst, flight.id, method, payload))
+        if self.seats[src].puppet is None:
+            self._count_burst(src, len(payload), when)
+            self.referee.sent(src, dst, method, flight.args)
+        if not self._held("request", flight, payload):
+            self.route_request(flight, when)
+        return flight
+
+    def _count_burst(self, server: int, size: int, when: float) -> None:
+        since, rpcs, sent = self._bursts.get(server, (when, 0, 0))
+        if when > since + 1.0:
+            since, rpcs, sent = when, 0, 0
+        self._bursts[server] = (since, rpcs + 1, sent + size)
+        if rpcs > _FLOOD_RPCS or sent > _FLOOD_BYTES:
+            text = f"expected S{server} to send a few messages, but within a second it sent {rpcs:,} ({sent:,} bytes)"
+            raise LabFailure(Failure("flood", text))
+
+    def _plain(self, server: int, payload: bytes) -> Message:
+        try:
+            message = codec.decode_plain(payload)
+        except msgspec.DecodeError:
+            message = {}
+        if type(message.get("term")) is not int:
+            text = f"S{server} sent a message without a whole number for term"
+            raise LabFailure(Failure("bad-message", text))
+        return message
+
+    def _held(self, leg: str, flight: Flight, data: bytes) -> bool:
+        for hold in self.holds:
+            if hold.takes(leg, flight):
+                hold.keep(flight, data)
+                return True
+        return False
+
+    def route_request(self, flight: Flight, when: float) -> None:
+        """Send a request on its way through the network, from ``when``."""
+        src, dst = flight.src, flight.dst
+        if not self.seats[dst].up or not self.network.open(src, dst):
+            self._unreachable(flight, when, "request")
+            return
+        delays = self.network.request_delays(src, dst)
+        if not delays:
+            self.fail(flight, when, "request", "by the network")
+        for delay in delays:
+            self._push(when + delay, "request", flight, None)
+
+    def route_reply(self, flight: Flight, data: bytes, when: float) -> None:
+        """Send a reply on its way back, from ``when``."""
+        if not self.network.open(flight.dst, flight.src):
+            self._unreachable(flight, when, "reply")
+            return
+        delays = self.network.reply_delays(flight.dst, flight.src)
+        if not delays:
+            self.fail(flight, when, "reply", "by the network")
+        for delay in delays:
+            self._push(when + delay, "reply", flight, data)
+
+    def _unreachable(self, flight: Flight, when: float, leg: str) -> None:
+        seat = self.seats[flight.dst if leg == "request" else flight.src]
+        why = "the link is cut" if seat.up else "the server is down"
+        self.trace.add((when, "lost", flight.id, leg, why))
+        self._push(when + self.network.give_up_after(flight.src, flight.dst), "reply", flight, None)
+
+    def fail(self, flight: Flight, when: float, leg: str, why: str) -> None:
+        """Lose the message; the caller learns soon that there is no reply (but not why)."""
+        self.trace.add((when, "lost", flight.id, leg, why))
+        self._push(when + self.network.loss_noticed_after(flight.src, flight.dst), "reply", flight, None)
+
+    def _ask_puppet(self, flight: Flight, when: float) -> None:
+        puppet = self.seats[flight.dst].puppet
+        assert puppet is not None
+        self.trace.add((when, "arrive", flight.dst, flight.src, flight.id, flight.method))
+        reply = puppet(flight)
+        if reply is None:
+            self.fail(flight, when, "request", "the puppet does not answer")
+            return
+        self._answered(flight, protocol.encode(reply), when)
+
+    def _answered(self, flight: Flight, data: bytes, when: float) -> None:
+        self.rpc_bytes[flight.src, flight.method] += len(data)
+        self.trace.add((when, "answer", flight.dst, flight.src, flight.id, flight.method, data))
+        reply = self._plain(flight.dst, data)
+        if self.seats[flight.dst].puppet is None:
+            self.referee.answered(flight.dst, flight.src, flight.method, flight.args, reply)
+        flight.answers += 1
+        if not self._held("reply", flight, data):
+            self.route_reply(flight, data, when)
+
+    # --- effects ---
+
+    def _take(self, when: float, effect: protocol.Effect) -> None:
+        """One effect of a server, in its order. Those behind a crash within the step never happened."""
+        server = effect.server
+        if server in self._crashed_now or not 0 <= server < len(self.seats):
+            return
+        seat = self.seats[server]
+        if not seat.up:
+            return
+        if seat.boundary is not None:
+            side = seat.boundary(effect)
+            if side == "before":
+                self.crash(server, when)
+                return
+            if side == "after":
+                self._happen(seat, when, effect)
+                self.crash(server, when)
+                return
+        self._happen(seat, when, effect)
+
+    def _happen(self, seat: Seat, when: float, effect: protocol.Effect) -> None:
+        server = seat.number
+        match effect:
+            case protocol.Send():
+                if not 0 <= effect.target < len(self.seats):
+                    raise LabFailure(Failure("bad-peer", f"S{server} called peers[{effect.target}], which is nobody"))
+                self.send(server, effect.rpc, effect.target, effect.method, effect.payload, when)
+            case protocol.Answer():
+                # Two copies of a request make two answers: the flight stays known until its server crashes.
+                flight = self.flights.get(effect.rpc)
+                if flight is not None and flight.dst == server and flight.dst_life == seat.life:
+                    self._inside[server].pop(flight.id, None)
+                    self._answered(flight, effect.payload, when)
+            case protocol.Save():
+                seat.state = effect.state
+                if effect.snapshot is not None:
+                    seat.snapshot = effect.snapshot
+                seat.saves += 1
+                self.referee.saved(server)
+                self.trace.add((when, "save", server, len(effect.state), len(effect.snapshot or b"")))
+            case protocol.Applied():
+                self.trace.add((when, "apply", server, effect.payload))
+                try:
+                    msg = codec.decode_apply(effect.payload)
+                except msgspec.DecodeError as exc:
+                    raise LabFailure(
+                        Failure("bad-apply", f"S{server} put something odd into apply_ch: {exc}")
+                    ) from None
+                self.referee.applied(server, msg)
+                self.on_apply(server, msg)
+            case protocol.Result():
+                owner, method = self._calls.pop(effect.call, (-1, ""))
+                if owner == server:
+                    self.trace.add((when, "result", server, effect.call, method, effect.payload))
+                    then = self._untold.pop(effect.call, None)
+                    if then is not None:
+                        then()
+                    else:
+                        self._results[effect.call] = effect.payload
+            case protocol.Down():
+                self.crash(server, when)
+            case protocol.Line():
+                self.trace.add((when, "line", server, effect.topic, effect.text))
+            case protocol.Ready():
+                seat.ready = True
+                self.trace.add((when, "ready", server))
+            case protocol.Advice():
+                self.trace.add((when, "advice", server, effect.kind, effect.text, effect.where))
+                self.advice.setdefault(f"{effect.where}: {effect.text}")
+            case protocol.Fault():
+                self.trace.add((when, "fault", server, effect.kind, effect.text, effect.where))
+                failure = LabFailure(Failure(effect.kind, effect.text, where=effect.where, detail=effect.detail))
+                failure.servers = frozenset((server,))
+                raise failure
+
+    # --- servers ---
+
+    def boot(self, server: int, members: list[int]) -> None:
+        """Start a server's next life, with what its former one stored."""
+        seat = self.seats[server]
+        seat.life += 1
+        seat.up, seat.ready, seat.paused, seat.boundary = True, False, False, None
+        self.trace.add((self.now, "boot", server, seat.life))
+        if seat.puppet is not None:
+            return
+        self.referee.booted(server, seat.life)
+        seed = derive(self._seed, "server", server, seat.life)
+        self.world.boot(
+            protocol.Boot(server, seat.life, len(self.seats), members, seat.state, seat.snapshot, seed, seat.rate)
+        )
+
+    def crash(self, server: int, when: float | None = None) -> None:
+        """Nothing of this life of ``server`` happens any more."""
+        seat = self.seats[server]
+        when = self.now if when is None else when
+        seat.up = seat.ready = False
+        seat.boundary = None
+        self._crashed_now.add(server)
+        self.trace.add((when, "crash", server))
+        self.world.kill(server)
+        for flight in self._inside.pop(server, {}).values():
+            flight.dst_life = 0
+            self._unreachable(flight, when, "request")
+        self._calls = {call: (owner, name) for call, (owner, name) in self._calls.items() if owner != server}
+
+    # --- harness calls ---
+
+    def call(self, server: int, method: str, args: list[Any], patience: float) -> Any:
+        """Call a method of the server's ``Raft`` and wait for its result, for at most ``patience`` seconds of the lab's
+        time. Returns the decoded result; raises :class:`LabFailure` when there is none in time."""
+        number = self.post_call(server, method, args)
+        if not self.run(self.now + patience, lambda: number in self._results or number not in self._calls):
+            text = f"expected S{server}.{method}() to return at once, but after {patience:.0f} s it has not"
+            raise LabFailure(Failure("no-answer", text))
+        return self.result(number)
+
+    def post_call(self, server: int, method: str, args: list[Any]) -> int:
+        """Begin a call; :meth:`result` has its outcome once it is there."""
+        self._last_call += 1
+        data = codec.encode_value(args)
+        self._calls[self._last_call] = (server, method)
+        self.trace.add((self.now, "call", server, self._last_call, method, data))
+        self.world.post(protocol.Call(server, self._last_call, method, data))
+        return self._last_call
+
+    def tell(self, server: int, method: str, args: list[Any], then: Callable[[], None]) -> None:
+        """Call a method of the server's ``Raft`` without waiting, its result of no interest. Once it is there,
+        ``then()``."""
+        self._untold[self.post_call(server, method, args)] = then
+
+    def pending(self, number: int) -> bool:
+        return number in self._calls
+
+    def result(self, number: int) -> Any:
+        """The decoded result of a call, ``None`` while there is none or when its server crashed."""
+        data = self._results.pop(number, None)
+        return None if data is None else codec.decode_value(data)

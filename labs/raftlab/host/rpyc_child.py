@@ -1,0 +1,132 @@
+"""The child that is one server of the real network: ordinary Python, ordinary threads, one line to the judge."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import random
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.abc import InspectLoader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from raftlab import api
+from raftlab.host.loader import Program
+from raftlab.host.output import Sink, Stdout, route_logging
+from raftlab.host.rpyc_server import Outbox, RpycServer
+from raftlab.messages import protocol
+from raftlab.messages.rpyc_connection import Line
+
+
+class StudentFinder(MetaPathFinder, InspectLoader):
+    """Finds the submission's modules for ``import``, ahead of everything else.
+
+    They are the same ones as in the simulator, and tracebacks call their files by the same short names, so
+    that a report reads the same in both worlds and shows nobody's folders."""
+
+    def __init__(self, program: Program) -> None:
+        self._modules = program.submission.modules
+        self.names = {name: program.filename(path) for name, path in self._modules.items()}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        file: Path | None = self._modules.get(fullname)
+        if file is None:
+            return None
+        package = file.name == "__init__.py"
+        spec = importlib.util.spec_from_loader(fullname, self, origin=self.names[fullname], is_package=package)
+        assert spec is not None
+        spec.has_location = True  # gives the module its `__file__`
+        return spec
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._modules[fullname].read_bytes(), self.names[fullname], "exec", dont_inherit=True)
+
+    def get_source(self, fullname: str) -> str:
+        """For tracebacks, which want to show the line."""
+        return importlib.util.decode_source(self._modules[fullname].read_bytes())
+
+    def load(self, name: str) -> ModuleType:
+        """Import the submission's module ``name``. Whatever its code raises passes through."""
+        for ours in self._modules:
+            # A module of the framework's dependencies may have the same name; the student's goes first.
+            sys.modules.pop(ours, None)
+        sys.meta_path.insert(0, self)
+        return importlib.import_module(name)
+
+
+class RpycHost:
+    """This process: events come in through :meth:`serve`, effects go out from whatever thread makes them."""
+
+    def __init__(self, program: Program, sock: socket.socket) -> None:
+        self._program = program
+        self._decode = protocol.decoder(list[protocol.Event]).decode
+        self._line = Line(sock, self._deliver)
+        self._outbox = Outbox(self._line)
+        self._server: RpycServer | None = None
+
+    def serve(self) -> None:
+        """Take in events for ever. Raises ``EOFError`` when the judge hangs up."""
+        while True:
+            self._line.serve_some()
+
+    def _deliver(self, data: bytes) -> None:
+        for event in self._decode(data):
+            self._handle(event)
+
+    def _handle(self, event: protocol.Event) -> None:
+        server = self._server
+        if server is None:
+            if isinstance(event, protocol.Boot):
+                self._boot(event)
+            return
+        match event:
+            case protocol.Request() | protocol.Call():
+                server.deliver(event)
+            case protocol.Reply():
+                server.reply(event)
+            case protocol.SlowApply():
+                server.slow_apply = event.seconds
+            case protocol.FailSaves():
+                server.fail_saves(event.count)
+
+    def _boot(self, boot: protocol.Boot) -> None:
+        finder = StudentFinder(self._program)
+        name = self._program.submission.name
+        files = frozenset(finder.names.values())
+        self._server = server = RpycServer(boot, files, lambda: finder.load(name), self._outbox)
+        sink = Sink(lambda topic, text: server.emit(protocol.Line(server.id, topic, text)))
+        streams: Any = sys
+        streams.stdout = Stdout(sink.log, "print", threading.get_ident)
+        streams.stderr = Stdout(sink.log, "stderr", threading.get_ident)
+        api._sink = sink.log
+        route_logging(logging, sink.log)
+        threading.excepthook = self._thread_died
+        sys.unraisablehook = self._unraisable
+        server.start()
+
+    def _thread_died(self, args: Any) -> None:
+        if args.exc_type is not SystemExit and self._server is not None:
+            role = f"thread {args.thread.name!r}" if args.thread else "a thread"
+            self._server.uncaught(args.exc_value, role)
+
+    def _unraisable(self, args: Any) -> None:
+        """An exception with nowhere to go. One that ended a bare ``_thread`` counts; others are worth a line."""
+        if "in thread started by" in (args.err_msg or "") and self._server is not None:
+            self._server.uncaught(args.exc_value, "a thread")
+        else:
+            sys.__unraisablehook__(args)
+
+
+def run(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
+    """Be a server until the judge hangs up (``EOFError``) or kills this process."""
+    (fd,) = fds
+    random.seed()  # all servers are forked from one process, whose generator they share otherwise
+    RpycHost(program, socket.socket(fileno=fd)).serve()

@@ -1,0 +1,133 @@
+"""The floor plan of a submission: where its classes, methods and fields stand, read from the source.
+
+The contract check needs lines to point at, also for classes that sit in another of the student's files, or
+are inherited, decorated or generated. What is not found is an empty string, never an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from types import CodeType
+from typing import Any
+
+from raftlab.submission import source
+from raftlab.submission.source import Submission
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Outline:
+    """The syntax trees of a submission, parsed when first asked for."""
+
+    def __init__(self, submission: Submission) -> None:
+        self._submission = submission
+        self._trees: dict[str, ast.Module | None] = {}
+
+    def tree(self, name: str) -> ast.Module | None:
+        """Module ``name``, or ``None`` when it does not parse."""
+        if name not in self._trees:
+            path = self._submission.modules[name]
+            try:
+                self._trees[name] = source.parse(path, path.name)
+            except (source.SubmissionError, SyntaxError, ValueError, RecursionError, MemoryError):
+                self._trees[name] = None
+        return self._trees[name]
+
+    def at(self, module: str, node: ast.AST | None) -> str:
+        """``file:line`` of a node of ``module``."""
+        shown = self._submission.show(self._submission.modules[module])
+        return f"{shown}:{getattr(node, 'lineno', 1)}"
+
+    def where_class(self, cls: Any) -> str:
+        found = self._find(cls)
+        return self.at(*found) if found else ""
+
+    def where_field(self, cls: type, field: str) -> str:
+        """Where a dataclass or one of its bases declares ``field``; where the class begins if nowhere."""
+        for base in cls.__mro__:
+            found = self._find(base)
+            for node in found[1].body if found else ():
+                if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == field:
+                    return self.at(found[0], node) if found else ""
+        return self.where_class(cls)
+
+    def where_method(self, cls: type, method: str) -> str:
+        """Where ``cls`` or one of its bases defines ``method``; where the class begins if nowhere."""
+        for base in cls.__mro__:
+            if method in vars(base):
+                found = self._find(base)
+                for node in reversed(found[1].body if found else []):
+                    if isinstance(node, Function) and node.name == method and found:
+                        return self.at(found[0], node)
+                made = self._where_code(getattr(inspect.unwrap(_function(vars(base)[method])), "__code__", None))
+                return made or self.where_class(cls)
+        return self.where_class(cls)
+
+    def _where_code(self, code: CodeType | None) -> str:
+        for path in self._submission.modules.values() if code else ():
+            shown = self._submission.show(path)
+            if code and code.co_filename in (str(path), shown):
+                return f"{shown}:{code.co_firstlineno}"
+        return ""
+
+    def _find(self, cls: Any) -> tuple[str, ast.ClassDef] | None:
+        """The definition of ``cls`` and the module it stands in."""
+        path = [part for part in getattr(cls, "__qualname__", "").split(".") if part != "<locals>"]
+        own = getattr(cls, "__module__", "")
+        if own not in self._submission.modules:
+            return None
+        tree = self.tree(own)
+        body: list[ast.stmt] = tree.body if tree else []
+        node: ast.ClassDef | None = None
+        for part in path:
+            node = next((item for item in _below(body) if getattr(item, "name", "") == part), None)
+            if node is None:
+                return None
+            body = node.body
+        return (own, node) if isinstance(node, ast.ClassDef) else None
+
+
+def _below(body: list[ast.stmt]) -> list[Any]:
+    """Classes and functions of a body, also those inside ``if`` and ``try``; the last definition first."""
+    found: list[Any] = []
+    for node in body:
+        if isinstance(node, ast.ClassDef | Function):
+            found.append(node)
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            for part in ("body", "orelse", "finalbody"):
+                found += reversed(_below(getattr(node, part, [])))
+            for handler in getattr(node, "handlers", ()):
+                found += reversed(_below(handler.body))
+    return found[::-1]
+
+
+def _function(attribute: Any) -> Any:
+    return attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
+
+
+def class_names(tree: ast.Module) -> list[str]:
+    """The classes of a module, in order."""
+    return [node.name for node in reversed(_below(tree.body)) if isinstance(node, ast.ClassDef)]
+
+
+def may_bind(tree: ast.Module, name: str) -> bool:
+    """Whether running the module could bind ``name`` in some way other than a plain ``class`` at the top."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == name and not isinstance(node.ctx, ast.Load):
+            return True
+        if isinstance(node, ast.alias) and (node.asname or node.name) in (name, "*"):
+            return True
+        if isinstance(node, ast.ClassDef | Function) and node.name == name:
+            return True
+        # These bind names out of sight: globals()["Raft"] = ..., exec(...), setattr(module, "Raft", ...).
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+            "globals",
+            "exec",
+            "setattr",
+            "vars",
+        ):
+            return True
+        if isinstance(node, ast.MatchAs | ast.MatchStar) and node.name == name:
+            return True
+    return False

@@ -1,0 +1,174 @@
+"""The eraser: makes the student's skeleton from the reference solution by removing its marked regions.
+
+    python -m raftlab.submission.skeleton solutions/raft.py skeleton/raft.py [--check] [--from 2B]
+
+A region of the solution looks like this, and becomes the three lines on the right::
+
+    # region 2A: who gets my vote?            # Your code here (2A): who gets my vote?
+    # hint: Figure 2, RequestVote             # Figure 2, RequestVote
+    with self.lock:                           return False
+        ...
+    # skeleton: return False
+    # endregion
+
+A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B,
+for those who start there. A region may hold regions of later labs: what these add to code that an earlier lab
+wrote. Where they are not kept, their own ``# skeleton:`` lines stand in the kept region around them. One source
+for both files, so that they cannot drift apart; a test compares the committed skeleton byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raftlab import labs
+
+_REGION = re.compile(r"(\s*)#\s*region\b\s*(?:([^\s:]+)\s*:\s*(\S.*)|.*)")
+_END = re.compile(r"\s*#\s*endregion\b.*")
+_LINE = re.compile(r"(\s*)#\s*(skeleton|hint):(?: (.*))?")
+
+# Whoever has written nothing yet shall not be told off for the imports that the solution will need.
+_UNUSED = "# Not every import is used yet: your code will want them.\n# ruff: noqa: F401\n"
+
+
+class BadRegions(ValueError):
+    """The marks of the solution do not fit together. The message says which line and why."""
+
+
+@dataclass
+class Region:
+    """One marked part of the solution. ``body`` is its code, with regions of later labs in it; ``lines`` are what the
+    skeleton has in its place."""
+
+    lab: str
+    line: int
+    lines: list[str]
+    body: list[str | Region] = field(default_factory=list)
+
+
+def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.LABS), name: str = "raft.py") -> str:
+    """The skeleton of ``solution``, for a student who starts at lab ``start`` (default: the first).
+
+    ``ladder`` are the labs in order, ``name`` is what messages call the solution. Raises :class:`BadRegions`,
+    and :class:`raftlab.labs.UnknownLab` for a start that is not on the ladder.
+    """
+    if start and start not in ladder:
+        raise labs.UnknownLab(f"there is no lab {start!r}; the labs are: {', '.join(ladder)}")
+    kept = ladder[: ladder.index(start)] if start else ()
+    lines = _shown(_parts(solution.splitlines(), ladder, name), kept)
+    text = "\n".join(_trimmed(lines)) + "\n"
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as exc:
+        line = (exc.text or "").strip()
+        said = f"{name}: without its regions this is not valid Python: {exc.msg}, in the line: {line}"
+        raise BadRegions(f"{said}; a `# skeleton:` line may be missing") from None
+    return _excuse_imports(text, tree)
+
+
+def _shown(parts: Sequence[str | Region], kept: Sequence[str]) -> list[str]:
+    """The lines of ``parts`` for somebody who is given the labs in ``kept``."""
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            lines.append(part)
+        else:
+            lines += _trimmed(_shown(part.body, kept)) if part.lab in kept else part.lines
+    return lines
+
+
+def _parts(lines: Sequence[str], ladder: Sequence[str], name: str) -> list[str | Region]:
+    """The lines outside regions, and the regions, in order."""
+    top: list[str | Region] = []
+    opened: list[Region] = []
+    for number, line in enumerate(lines, 1):
+        here = f"{name}:{number}"
+        inside = opened[-1] if opened else None
+        body = top if inside is None else inside.body
+        if found := _REGION.fullmatch(line):
+            indent, lab, hint = found.groups()
+            if lab is None:
+                raise BadRegions(f"{here}: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`")
+            if lab not in ladder:
+                raise BadRegions(f"{here}: there is no lab {lab!r}; the labs are: {', '.join(ladder)}")
+            if inside is not None and ladder.index(lab) <= ladder.index(inside.lab):
+                said = f"a region of {lab} within the one of line {inside.line}, of {inside.lab}; only a later lab's may be"
+                raise BadRegions(f"{here}: {said}")
+            region = Region(lab, number, [f"{indent}# Your code here ({lab}): {hint}"])
+            body.append(region)
+            opened.append(region)
+        elif _END.fullmatch(line):
+            if inside is None:
+                raise BadRegions(f"{here}: an endregion without a region")
+            opened.pop()
+        elif found := _LINE.fullmatch(line):
+            indent, kind, text = found.groups()
+            if inside is None:
+                raise BadRegions(f"{here}: a `# {kind}:` line outside a region")
+            mark = "# " if kind == "hint" else ""
+            inside.lines.append(f"{indent}{mark}{text or ''}".rstrip())
+        else:
+            body.append(line)
+    if opened:
+        raise BadRegions(f"{name}:{opened[-1].line}: this region has no endregion")
+    return top
+
+
+def _trimmed(lines: list[str]) -> list[str]:
+    """``lines`` without blank ones at either end."""
+    full = [number for number, line in enumerate(lines) if line.strip()]
+    return lines[full[0] : full[-1] + 1] if full else []
+
+
+def _excuse_imports(text: str, tree: ast.Module) -> str:
+    """``text`` with a line for the linter below the docstring, if there are imports that nothing uses yet."""
+    imported = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in tree.body
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "__future__"
+        for alias in node.names
+    }
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if imported <= used:
+        return text
+    lines = text.splitlines(keepends=True)
+    at = tree.body[0].end_lineno or 0 if ast.get_docstring(tree) is not None else 0
+    return "".join([*lines[:at], "\n" if at else "", _UNUSED, *lines[at:]])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns 0; 1 when ``--check`` found a difference; 2 when none can be made."""
+    parser = argparse.ArgumentParser(
+        prog="python -m raftlab.submission.skeleton", description="Make the skeleton of a solution."
+    )
+    parser.add_argument("solution", type=Path)
+    parser.add_argument("skeleton", type=Path, help="the file to write, or to compare with")
+    parser.add_argument("--check", action="store_true", help="write nothing; say whether the skeleton is up to date")
+    parser.add_argument("--from", dest="start", default="", metavar="LAB", help="keep the solutions of the labs before")
+    arguments = parser.parse_args(argv)
+    solution: Path = arguments.solution
+    skeleton: Path = arguments.skeleton
+    try:
+        text = generate(solution.read_text(encoding="utf-8"), arguments.start, name=str(solution))
+        if not arguments.check:
+            skeleton.write_text(text, encoding="utf-8")
+            return 0
+        same = skeleton.is_file() and skeleton.read_bytes() == text.encode()
+    except (BadRegions, labs.UnknownLab, OSError) as exc:
+        print(f"skeleton: {exc}", file=sys.stderr)
+        return 2
+    if not same:
+        again = f"python -m raftlab.submission.skeleton {solution} {skeleton}"
+        print(f"skeleton: {skeleton} is not what {solution} gives; make it again: {again}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""How a suite marks its tests: :func:`points` says what a test is worth and in which worlds it runs.
+
+A test is a script against :class:`raftlab.harness.cluster.Cluster`. Its docstring is the title that people read.
+
+These are tests of students' code. The framework's own are in ``tests/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from raftlab.harness.cluster import Cluster
+
+BOTH = ("sim", "rpyc")
+SIM = ("sim",)
+
+
+class Start(Protocol):
+    """The ``cluster`` fixture: starts the run's one cluster."""
+
+    def __call__(
+        self,
+        servers: int,
+        puppets: range | tuple[int, ...] = (),
+        start: bool = True,
+        members: range | tuple[int, ...] | None = None,
+    ) -> Cluster: ...
+
+
+_F = TypeVar("_F", bound=Callable[..., None])
+
+
+def points(worth: int, networks: tuple[str, ...] = BOTH) -> Callable[[_F], _F]:
+    """Mark a suite's test: what it is worth, and the worlds it can run in."""
+
+    def mark(test: _F) -> _F:
+        test.lab_points = worth  # type: ignore[attr-defined]
+        test.lab_networks = networks  # type: ignore[attr-defined]
+        return test
+
+    return mark

@@ -1,0 +1,1 @@
+"""The commands of `raftlab`, one module per command."""

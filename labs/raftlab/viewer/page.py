@@ -1,0 +1,245 @@
+"""The darkroom: a trace goes in, one page that shows the run comes out.
+
+The page is a single HTML file that needs nothing else: no network, no server, no library. Style, scripts and the trace
+are put into it here. The scripts are ordinary ES modules in this folder; each may import only from those that stand
+before it in :data:`SCRIPTS`, so that they can be joined into one. What students wrote reaches the page as JSON only, in
+which no ``<`` is left, and the page's own policy runs no script but ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from raftlab.explain import render
+from raftlab.explain.failure import Failure
+from raftlab.harness.trace import FIELDS, BadTrace, read
+
+MOST_BYTES = 64_000_000
+MOST_EVENTS = 300_000
+MOST_SERVERS = 99
+
+SCRIPTS = (
+    "words.js",
+    "model.js",
+    "scene.js",
+    "theme.js",
+    "draw.js",
+    "timebar.js",
+    "panel.js",
+    "controls.js",
+    "main.js",
+)
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("server", "to", "from", "id", "incarnation", "state_bytes", "snapshot_bytes"), int),
+    **dict.fromkeys(("method", "text", "leg", "why", "topic", "kind", "where"), str),
+    "rate": (int, float),
+}
+_LATEST = 1e7  # seconds; no run takes months
+_LIFE = frozenset({"boot", "crash", "pause", "resume"})
+_json = msgspec.json.Encoder().encode
+
+
+class CannotShow(ValueError):
+    """A trace that a page would choke on, or a part of one with nothing in it. The message says what to do."""
+
+
+class BadEvent(BadTrace):
+    """A line that can be read, but is no event."""
+
+
+def write(trace: Path, out: Path, since: float = 0.0, until: float = math.inf) -> None:
+    """Make the page of ``trace`` in ``out``, whole or not at all.
+
+    ``since`` and ``until`` (seconds of the lab's time) show a part of it only. Raises
+    :class:`raftlab.harness.trace.BadTrace`, :class:`CannotShow` and ``OSError``.
+    """
+    made = page(trace, since, until)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".raftlab-") as folder:
+        draft = Path(folder) / out.name
+        draft.write_bytes(made)
+        draft.replace(out)
+
+
+def page(trace: Path, since: float = 0.0, until: float = math.inf) -> bytes:
+    """The page of ``trace``; see :func:`write`."""
+    style = _file("style.css")
+    script = _script()
+    policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'"
+    data = _data(trace, since, until).replace(b"<", b"\\u003c").decode()
+    holes = {"policy": policy, "style": style, "script": script, "data": data}
+    # One pass, so that what goes into one hole is never looked at for another.
+    return re.sub(r"<!-- (policy|style|script|data) -->", lambda hole: holes[hole[1]], _file("page.html")).encode()
+
+
+def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
+    """A header's failure in the page's words: its sentence, then rows of (label, text), as the terminal has them.
+
+    A header may carry nothing, a bare sentence, or all of a :class:`raftlab.explain.failure.Failure`.
+    """
+    if failure is None or failure == "":
+        return None
+    try:
+        told = msgspec.convert(failure, Failure)
+    except msgspec.ValidationError:
+        text = failure.get("text") if isinstance(failure, dict) else failure
+        told = Failure("", str(text))
+    rows = [
+        [part.label, line]
+        for part in render.parts(told, replay)
+        if part.label and not part.block
+        for line in part.lines
+    ]
+    return {"kind": told.kind, "text": told.text, "rows": rows, "events": told.events, "detail": told.detail}
+
+
+# --- the trace, as the page gets it ---
+
+
+def _data(trace: Path, since: float, until: float) -> bytes:
+    """The header, what must be said about the trace, and its events, as one JSON object."""
+    whole = since <= 0 and until == math.inf
+    size = trace.stat().st_size
+    if whole and size > MOST_BYTES:
+        raise CannotShow(_too_large(trace, f"{size / 1e6:.0f} MB", f"{MOST_BYTES / 1e6:.0f} MB"))
+    items = read(trace)
+    header = next(items, None)
+    if header is None:
+        raise BadTrace(f"{trace.name} is empty: a trace has at least a header")
+    servers = header.get("servers")
+    if type(servers) is not int or not 1 <= servers <= MOST_SERVERS:
+        raise BadTrace(f"{trace.name} is not a raftlab trace: its header does not say how many servers there were")
+    part = _Part(trace, servers, since, until)
+    notices = []
+    try:
+        part.take(items)
+    except BadEvent:
+        raise
+    except BadTrace:
+        notices.append(f"this trace is cut off after line {part.lines}: what came then is not in the file")
+    if not whole:
+        if not part.events:
+            shown = f"between {since:g} and {until:g} s" if until < math.inf else f"after {since:g} s"
+            end = "goes on until later" if part.more_behind else f"ends at {part.end:.3f} s"
+            raise CannotShow(f"{trace.name} has nothing {shown}: the run {end}")
+        first, last = part.times
+        notices.append(f"a part of the run, {first:.3f} to {last:.3f} s: what servers had before is known only in part")
+    failure = explained(header.get("failure"), str(header.get("replay") or ""))
+    ends = not part.more_behind and not any("cut off" in notice for notice in notices)
+    told = {
+        "header": {name: value for name, value in header.items() if name != "failure"},
+        "name": trace.name,
+        "failure": failure,
+        "ends": ends,  # the last event is the run's last: where it broke, if it did
+        "notices": notices,
+        "first": part.first,
+        "before": list(part.before()),
+    }
+    return _json(told)[:-1] + b',"events":[' + b",".join(part.events) + b"]}"
+
+
+class _Part:
+    """The events between two times, encoded; and of what came before only what their reading needs."""
+
+    def __init__(self, trace: Path, servers: int, since: float, until: float) -> None:
+        self._trace, self._servers, self._since, self._until = trace, servers, since, until
+        self.lines = 1  # the header is there
+        self.first = 1  # the number of the first event shown; the run's first event has number 1
+        self.events: list[bytes] = []
+        self.times = (0.0, 0.0)
+        self.end = 0.0
+        self.more_behind = False
+        self._bytes = 0
+        self._open: dict[int, dict[str, Any]] = {}  # calls without a reply yet
+        self._last: dict[tuple[int, str], tuple[int, dict[str, Any]]] = {}  # of each server, what tells its state
+
+    def take(self, items: Iterator[dict[str, Any]]) -> None:
+        for item in items:
+            self.lines += 1
+            self._check(item)
+            time = self.end = float(item["t"])
+            if time > self._until:
+                self.more_behind = True
+                return
+            if time < self._since and not self.events:
+                self._remember(item)
+                continue
+            if not self.events:
+                self.first, self.times = self.lines - 1, (time, time)
+            self.times = (self.times[0], time)
+            text = _json(item)
+            self.events.append(text)
+            self._bytes += len(text)
+            if len(self.events) > MOST_EVENTS:
+                raise CannotShow(_too_large(self._trace, "more", f"{MOST_EVENTS:,} events"))
+            if self._bytes > MOST_BYTES:
+                raise CannotShow(_too_large(self._trace, "more", f"{MOST_BYTES / 1e6:.0f} MB"))
+
+    def before(self) -> Iterator[dict[str, Any]]:
+        """Older events, in order, that say what the servers were when the part begins."""
+        kept = dict(self._last.values())
+        return iter([*self._open.values(), *(kept[number] for number in sorted(kept))])
+
+    def _remember(self, item: dict[str, Any]) -> None:
+        kind = item["e"]
+        if kind == "send":
+            self._open[item["id"]] = item
+        elif kind == "reply":
+            self._open.pop(item["id"], None)
+        if kind in _LIFE:
+            self._last[item["server"], "life"] = (self.lines, item)
+        elif kind in ("send", "apply", "answer") or (kind == "reply" and item["message"] is not None):
+            self._last[item["server"], kind] = (self.lines, item)
+
+    def _check(self, item: Any) -> None:
+        """Anybody may hand us any file: what the page relies on is looked at here."""
+        good = isinstance(item, dict) and type(item.get("t")) in (int, float) and isinstance(item.get("e"), str)
+        if not good or not 0 <= item["t"] < _LATEST:
+            raise BadEvent(f"{self._trace.name}: line {self.lines} is no event")
+        for name in FIELDS.get(item["e"], ()):
+            if name not in item or not isinstance(item[name], _TYPES.get(name, object)):
+                raise BadEvent(f"{self._trace.name}: line {self.lines}: a {item['e']} event without a good {name!r}")
+            if name in ("server", "to", "from") and not 0 <= item[name] < self._servers:
+                raise BadEvent(f"{self._trace.name}: line {self.lines}: there is no server {item[name]}")
+
+
+def _too_large(trace: Path, seen: str, most: str) -> str:
+    return (
+        f"{trace.name} is too large for a page: expected at most {most}, it has {seen}; "
+        f"look at a part: raftlab view {shlex.quote(str(trace))} --since 0 --until 10"
+    )
+
+
+# --- the page itself ---
+
+
+def _file(name: str) -> str:
+    return (resources.files("raftlab.viewer") / name).read_text(encoding="utf-8")
+
+
+def _script() -> str:
+    """All scripts as one. Each becomes a room of its own with its exports as doors, so that it need import nothing."""
+    return "\n".join(map(_room, SCRIPTS))
+
+
+def _room(name: str) -> str:
+    text = re.sub(r"^import .*?;\n", "", _file(name), flags=re.MULTILINE | re.DOTALL)
+    doors = ", ".join(re.findall(r"^export (?:const|function|class) (\w+)", text, re.MULTILINE))
+    text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
+    return f"// --- {name}\nconst {{ {doors} }} = (() => {{\n{text}\nreturn {{ {doors} }};\n}})();"
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,265 @@
+"""The engine of many machines, over plain executors; and over a real Dask scheduler where that is installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftgrade import grade
+from raftgrade.cli import main
+from raftgrade.engines import dask
+from raftgrade.engines.commands import Commands
+from raftgrade.engines.dask import Dask, connect
+from raftgrade.engines.engine import Local
+from raftgrade.plan import CannotStart, Job, Settings, expect
+from raftgrade.results import Report
+from raftgrade.store import Store
+from raftgrade.tally import blank
+from raftlab.sandbox import levels
+from raftlab.sandbox.levels import Level, Sandbox
+from tests.grader.fakes import FakeCommands, catalogue, submission, tools
+
+SCRIPTS: dict[str, dict[str, Any]] = {
+    "alice": {"first/1": "fail", "second/2": "die"},
+    "bob": {"check": [2, '[{"text": "no class Raft", "where": "raft.py:1", "handout": "setup"}]']},
+    "carol": {"second/0": "skip"},
+}
+
+
+class Losing(ThreadPoolExecutor):
+    """Loses the first ``lose`` things it is given, as a cluster does whose workers die."""
+
+    def __init__(self, lose: int) -> None:
+        super().__init__(2)
+        self.lose = lose
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self.lose > 0:
+            self.lose -= 1
+            lost: Future[Any] = Future()
+            lost.set_exception(RuntimeError("KilledWorker: worker-3 died"))
+            return lost
+        return super().submit(fn, *args, **kwargs)
+
+
+class Walls(FakeCommands):
+    """Remembers within which walls it was asked to work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, Level]] = []
+
+    def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
+        self.asked.append(("job", job.sandbox))
+        return super().job(job, tests, seeds, records_fd, traces)
+
+    def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
+        self.asked.append(("check", sandbox))
+        return super().check(path, labs, sandbox)
+
+
+def graded(
+    folder: Path,
+    executor: Executor | None,
+    scripts: dict[str, dict[str, Any]],
+    commands: Commands | None = None,
+    level: Level = "none",
+) -> Report:
+    """The report of a class, graded here or on ``executor``."""
+    paths = {
+        name: str(folder / "class" / name)
+        if (folder / "class" / name).exists()
+        else str(submission(folder / "class", name, script))
+        for name, script in scripts.items()
+    }
+    settings = Settings(labs=["2A"], networks=["sim"], runs={"sim": 3}, seed=0, jobs=2, sandbox=Sandbox(level))
+    tests, _ = expect(settings, {"2A": catalogue("2A")})
+    plan = Report(
+        tool="t",
+        started="2026-11-21T00:00:00",
+        settings=settings,
+        submissions=[blank(name, name, paths[name], tests, settings) for name in scripts],
+    )
+    engine: Any = Local if executor is None else partial(Dask, executor, lambda: 2, lambda: None)
+    with Store.create(folder / ("local" if executor is None else "far")) as store:
+        report, _ = grade.grade(
+            plan,
+            tests,
+            paths,
+            commands or FakeCommands(),
+            store,
+            store.begin([]),
+            io.StringIO(),
+            0.0,
+            make_engine=engine,
+        )
+    return report
+
+
+def told(report: Report) -> Any:
+    """What may not differ between two engines."""
+    marks = [
+        [
+            (
+                test.name,
+                test.points,
+                test.state,
+                [(n.passes, n.failures, n.errors, n.lab_s, n.rpcs) for n in test.networks],
+            )
+            for test in each.tests
+        ]
+        for each in report.submissions
+    ]
+    return marks, [each.state for each in report.submissions], [each.problems for each in report.submissions]
+
+
+def test_the_same_marks_here_and_far_away(tmp_path: Path) -> None:
+    near = graded(tmp_path, None, SCRIPTS)
+    far = graded(tmp_path, ThreadPoolExecutor(2), SCRIPTS)
+    assert told(near) == told(far)
+    assert [each.points for each in near.submissions] == [5, 0, 10]
+    text = (tmp_path / "far" / "records.jsonl").read_text() + (tmp_path / "far" / "report.json").read_text()
+    assert "raftgrade-" not in text.replace("raftgrade-0", "")  # where the worker did it is told nowhere
+
+
+@pytest.mark.parametrize("level", ["bwrap", "rlimits"])
+def test_the_walls_are_the_same_here_and_far_away(
+    tmp_path: Path, level: Level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "lacking", lambda level: "")
+    for executor in (None, ThreadPoolExecutor(2)):
+        walls = Walls()
+        graded(tmp_path, executor, {"alice": {"first/1": "error"}}, walls, level)
+        # The check, the job, and what was tried once more.
+        assert walls.asked == [("check", level), ("job", level), ("job", level)]
+
+
+def test_a_worker_without_walls_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(levels, "probe", lambda level: Sandbox("none", "bubblewrap is not installed"))
+    dask.lacking.cache_clear()
+    walls = Walls()
+    try:
+        report = graded(tmp_path, ThreadPoolExecutor(2), {"alice": {}}, walls, "bwrap")
+    finally:
+        dask.lacking.cache_clear()
+    assert walls.asked == []
+    (alice,) = report.submissions
+    assert (alice.state, alice.final) == ("unjudged", False)
+    assert alice.problems[0].text.endswith("cannot confine student code (bwrap): bubblewrap is not installed")
+
+
+def test_a_worker_that_dies_costs_its_job_a_second_attempt_and_nothing_else(tmp_path: Path) -> None:
+    report = graded(tmp_path, Losing(1), {"alice": {}})
+    assert [(each.points, each.state) for each in report.submissions] == [(15, "graded")]
+
+
+def test_a_job_that_the_cluster_loses_for_good_could_not_be_judged(tmp_path: Path) -> None:
+    class LosesJobs(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if dask._read_errand(args[0]).job is not None:
+                raise RuntimeError("no worker is left")
+            return super().submit(fn, *args, **kwargs)
+
+    (alice,) = graded(tmp_path, LosesJobs(2), {"alice": {}}).submissions
+    assert (alice.points, alice.open_points, alice.final, alice.failures) == (0, 15, False, 0)
+    assert alice.tests[0].networks[0].bad[0].failure.text == (
+        "could not be judged: the cluster lost this job, 2 times: RuntimeError: no worker is left"
+    )
+    lost = graded(tmp_path / "b", Losing(2), {"alice": {}}).submissions[0]
+    assert (lost.state, lost.problems[0].text) == (
+        "unjudged",
+        "could not be judged: the check of the submission was lost by the cluster: "
+        "RuntimeError: KilledWorker: worker-3 died",
+    )
+
+
+def test_a_submission_travels_without_links_and_caches(tmp_path: Path) -> None:
+    root = submission(tmp_path, "alice")
+    (root / "helper.py").write_text("x = 1")
+    (root / "secret").symlink_to("/etc/hostname")
+    (root / "__pycache__").mkdir()
+    (root / "__pycache__" / "x.pyc").write_text("")
+    (root / ".git").mkdir()
+    (root / ".git" / "config").write_text("")
+    with zipfile.ZipFile(io.BytesIO(dask._files(str(root)))) as archive:
+        assert archive.namelist() == ["helper.py", "raft.py"]
+    with zipfile.ZipFile(io.BytesIO(dask._files(str(root / "raft.py")))) as archive:
+        assert archive.namelist() == ["raft.py"]
+
+
+def test_a_submission_that_is_too_large_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask, "MOST_BYTES", 1)
+    (alice,) = graded(tmp_path, ThreadPoolExecutor(1), {"alice": {}}).submissions
+    assert alice.state == "unjudged"
+    assert alice.problems[0].text.endswith("expected a submission of at most 0 MB, this one has more")
+
+
+def test_a_traces_header_gets_the_command_of_here() -> None:
+    trace = b'{"trace":1,"replay":"raftlab replay x@1 --impl elsewhere"}\n{"t":0.0}\n'
+    assert dask._retold(trace, "raftlab replay x@1") == b'{"trace":1,"replay":"raftlab replay x@1"}\n{"t":0.0}\n'
+    assert dask._retold(b"damaged", "x") == b"damaged"
+
+
+@pytest.mark.parametrize(
+    ("address", "files", "words"),
+    [
+        (None, {}, "--engine dask needs --scheduler ADDRESS, such as tls://host:8786"),
+        ("tcp://10.0.0.1:8786", {}, "tcp://10.0.0.1:8786 is open to whoever reaches it: expected tls://, or a scheduler on "
+         "127.0.0.1"),
+        ("10.0.0.1:8786", {}, "10.0.0.1:8786 is open to whoever reaches it: expected tls://, or a scheduler on 127.0.0.1"),
+        ("http://localhost:1", {}, "--scheduler wants tls://host:port, not http://localhost:1"),
+        ("tls://h:1", {"ca": "x"}, "a tls:// scheduler needs --tls-cert, --tls-key too"),
+        ("tls://h:1", {"ca": "x", "cert": "y", "key": "z"}, "--tls-ca: there is no x"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_connected_to(address: str | None, files: dict[str, str], words: str) -> None:
+    with pytest.raises(CannotStart) as caught:
+        connect(address, files.get("ca"), files.get("cert"), files.get("key"))
+    assert str(caught.value) == words
+
+
+def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(CannotStart) as caught:
+        connect("tcp://127.0.0.1:1", None, None, None)
+    assert str(caught.value) == "--engine dask needs the extra cluster: pip install 'raftlab[cluster]'"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="distributed is not installed (it is the cluster extra)")
+    monkeypatch.setattr(dask, "_ANSWER_S", 0.2)
+    with pytest.raises(CannotStart) as caught:
+        connect("tcp://127.0.0.1:1", None, None, None)
+    assert str(caught.value).startswith("no Dask scheduler answers at tcp://127.0.0.1:1: ")
+
+
+@pytest.mark.filterwarnings("ignore")  # they are distributed's own
+def test_on_a_real_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed (it is the cluster extra)")
+    monkeypatch.chdir(tmp_path)
+    for name, script in SCRIPTS.items():
+        submission(tmp_path / "class", name, script)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp"
+    ) as local:
+        arguments = ["run", "class", "--runs", "3", "--network", "sim"]
+        assert (
+            main([*arguments, "--engine", "dask", "--scheduler", local.scheduler_address, "--out", "far"], tools()) == 2
+        )
+    assert main([*arguments, "--out", "near"], tools()) == 2
+    near, far = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("near", "far"))
+    for one, other in zip(near["submissions"], far["submissions"], strict=True):
+        assert [test["points"] for test in one["tests"]] == [test["points"] for test in other["tests"]]
+        assert one["state"] == other["state"]
+    assert far["complete"]
+    assert "points 15/45" in capsys.readouterr().out

@@ -1,0 +1,262 @@
+"""Every run of a job gets its outcome, whatever becomes of the job."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftgrade.engines import jobs
+from raftgrade.engines.child_processes import Children
+from raftgrade.engines.commands import RaftlabCommands, environment
+from raftgrade.engines.jobs import Checked, Finished, run_check, run_job
+from raftgrade.plan import Job
+from raftgrade.results import Problem
+from raftlab.suites import catalogue
+from tests.grader.fakes import FakeCommands, alive, submission, wait_until_gone
+
+
+def work(
+    folder: Path, script: dict[str, Any], tests: list[str] | None = None, seeds: int = 3, network: str = "sim"
+) -> tuple[Finished, FakeCommands]:
+    path = submission(folder, "alice", script)
+    commands = FakeCommands()
+    job = Job(
+        id="j",
+        submission="alice",
+        slug="alice",
+        path=str(path),
+        lab="2A",
+        network=network,
+        tests=tests or ["first"],
+        seeds=(0, seeds),
+    )
+    heard: list[Any] = []
+    finished = run_job(
+        job,
+        commands=commands,
+        children=Children(),
+        log=folder / "log.txt",
+        traces=folder / "traces",
+        on_record=heard.append,
+    )
+    assert heard == finished.records
+    return finished, commands
+
+
+def outcomes(finished: Finished) -> dict[str, str]:
+    return {f"{record.test}/{record.seed}": record.outcome for record in finished.records}
+
+
+def texts(finished: Finished) -> list[str]:
+    return [record.failure.text for record in finished.records if record.failure is not None]
+
+
+def test_all_reported(tmp_path: Path) -> None:
+    finished, commands = work(tmp_path, {"first/1": "fail"}, ["first", "second"])
+    assert outcomes(finished) == {
+        "first/0": "passed",
+        "first/1": "failed",
+        "first/2": "passed",
+        "second/0": "passed",
+        "second/1": "passed",
+        "second/2": "passed",
+    }
+    assert len(commands.started) == 1
+    assert (tmp_path / "log.txt").exists()  # something failed: what the job printed may help
+
+
+def test_an_uneventful_job_leaves_no_log(tmp_path: Path) -> None:
+    work(tmp_path, {})
+    assert not (tmp_path / "log.txt").exists()
+
+
+def test_the_exit_code_is_never_asked(tmp_path: Path) -> None:
+    assert set(outcomes(work(tmp_path / "a", {"exit": 1})[0]).values()) == {"passed"}
+    assert outcomes(work(tmp_path / "b", {"first/1": "skip", "exit": 0})[0])["first/1"] == "failed"
+
+
+def test_a_run_missing_from_a_whole_job_has_failed(tmp_path: Path) -> None:
+    finished, commands = work(tmp_path, {"first/1": "skip"})
+    assert outcomes(finished) == {"first/0": "passed", "first/2": "passed", "first/1": "failed"}
+    assert texts(finished) == ["run never reported: the job ended after 2 results, this one not among them"]
+    assert len(commands.started) == 1
+
+
+def test_forged_and_garbled_lines_count_for_nothing(tmp_path: Path) -> None:
+    finished, _ = work(tmp_path, {"first/1": "garbage"})
+    assert outcomes(finished) == {"first/0": "passed", "first/2": "passed", "first/1": "failed"}
+    log = (tmp_path / "log.txt").read_text()
+    assert log.endswith("raftgrade: 4 lines among the records made no sense and were not counted\n")
+
+
+def test_a_dead_job_is_tried_again_from_where_it_was(tmp_path: Path) -> None:
+    finished, commands = work(tmp_path, {"first/1": "die-once"}, ["first", "second"])
+    assert set(outcomes(finished).values()) == {"passed"}
+    assert commands.started == [
+        (["first", "second"], (0, 3)),
+        (["first"], (1, 3)),
+        (["second"], (0, 3)),
+    ]
+
+
+def test_a_run_at_which_the_job_dies_twice_could_not_be_judged(tmp_path: Path) -> None:
+    finished, commands = work(tmp_path, {"first/1": "die"})
+    assert outcomes(finished) == {"first/0": "passed", "first/1": "error", "first/2": "passed"}
+    assert texts(finished) == ["could not be judged: the job was killed by signal 9 at this run, twice"]
+    assert commands.started == [(["first"], (0, 3)), (["first"], (1, 3)), (["first"], (2, 3))]
+    failure = finished.records[1].failure
+    assert failure is not None
+    again = "This costs no mark and earns none: run raftgrade again."
+    assert failure.hint == f"{again} What the job printed is in {tmp_path}/log.txt"
+    assert "run first 1 die" in failure.detail
+
+
+def test_jobs_that_never_get_anywhere_are_given_up(tmp_path: Path) -> None:
+    finished, commands = work(tmp_path, {"*": "die"}, ["first", "second"], seeds=5)
+    assert set(outcomes(finished).values()) == {"error"}
+    assert len(finished.records) == 10
+    assert len(commands.started) == 3
+    assert texts(finished)[-1] == "could not be judged: the job was killed by signal 9, 3 times in a row"
+
+
+def test_without_an_end_marker_the_job_was_cut_short(tmp_path: Path) -> None:
+    finished, _ = work(tmp_path, {"first/2": "skip", "end": False, "exit": 3})
+    assert outcomes(finished)["first/2"] == "error"
+    assert texts(finished) == ["could not be judged: the job ended too soon with code 3 at this run, twice"]
+
+
+def test_a_run_that_never_ends_has_failed_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(jobs.SILENCE_S, "sim", 2)
+    finished, commands = work(tmp_path, {"first/1": "hang"})
+    assert outcomes(finished) == {"first/0": "passed", "first/1": "failed", "first/2": "passed"}
+    assert texts(finished) == ["run never reported: nothing was heard of it for 2 s, so it was stopped"]
+    assert commands.started == [(["first"], (0, 3)), (["first"], (2, 3))]
+
+
+def test_after_two_runs_that_never_end_the_rest_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(jobs.SILENCE_S, "rpyc", 0.2)
+    finished, commands = work(tmp_path, {"*": "hang"}, network="rpyc")
+    assert set(outcomes(finished).values()) == {"failed"}
+    assert len(commands.started) == 2
+    assert texts(finished)[-1].startswith("run never reported: 2 runs before it had to be stopped after")
+
+
+def test_a_job_that_cannot_be_started(tmp_path: Path) -> None:
+    class Nothing(FakeCommands):
+        def job(self, *args: Any) -> list[str]:
+            return ["/nowhere/at/all"]
+
+    path = submission(tmp_path, "alice")
+    job = Job(
+        id="j",
+        submission="a",
+        slug="a",
+        path=str(path),
+        lab="2A",
+        network="sim",
+        tests=["first"],
+        seeds=(0, 1),
+    )
+    finished = run_job(job, commands=Nothing(), children=Children(), log=tmp_path / "log", traces=tmp_path / "traces")
+    assert texts(finished) == [
+        "could not be judged: the job could not be started (No such file or directory) at this run, twice"
+    ]
+
+
+def test_stopping_kills_the_whole_family_and_makes_nothing_up(tmp_path: Path) -> None:
+    path = submission(tmp_path, "alice", {"first/1": "family"})
+    job = Job(
+        id="j",
+        submission="a",
+        slug="a",
+        path=str(path),
+        lab="2A",
+        network="sim",
+        tests=["first"],
+        seeds=(0, 3),
+    )
+    children = Children()
+    first = threading.Event()
+
+    def stop() -> None:
+        first.wait()
+        while len(alive(mark)) < 2:  # the job and the child it leaves behind
+            time.sleep(0.01)
+        children.stop()
+
+    mark = f"mark-{uuid.uuid4()}"
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    finished = run_job(
+        job,
+        commands=FakeCommands(mark),
+        children=children,
+        log=tmp_path / "log",
+        traces=tmp_path / "traces",
+        on_record=lambda record: first.set(),
+    )
+    stopper.join()
+    assert finished.stopped
+    assert outcomes(finished) == {"first/0": "passed"}
+    wait_until_gone(mark)
+
+
+def check(folder: Path, answer: list[Any]) -> Checked:
+    path = submission(folder, "alice", {"check": answer})
+    return run_check("alice", str(path), ["2A"], commands=FakeCommands(), children=Children(), log=folder / "check.txt")
+
+
+def test_the_check_says_yes_or_no(tmp_path: Path) -> None:
+    assert check(tmp_path / "a", [0, "[]"]).problems == []
+    said = check(tmp_path / "b", [2, '[{"text": "no class Raft", "where": "raft.py", "handout": "setup"}]'])
+    assert said.problems == [Problem("no class Raft", "raft.py", "setup")]
+    assert said.judged
+
+
+@pytest.mark.parametrize("answer", [[1, ""], [0, '[{"text": "x"}]'], [2, "[]"], [0, "Traceback"]])
+def test_a_check_that_makes_no_sense_is_nobodys_refusal(tmp_path: Path, answer: list[Any]) -> None:
+    said = check(tmp_path, answer)
+    assert not said.judged
+    code = answer[0]
+    assert [problem.text for problem in said.problems] == [
+        f"could not be judged: the check of the submission ended too soon with code {code}, twice"
+    ]
+
+
+def test_the_real_command_leaves_no_say_to_the_submission() -> None:
+    job = Job(
+        id="j",
+        submission="a",
+        slug="a",
+        path="./-x/raft.py",
+        lab="2A",
+        network="rpyc",
+        tests=["one", "two"],
+        seeds=(3, 5),
+    )
+    suite = catalogue.suite_file("2A")
+    command = RaftlabCommands().job(job, job.tests, job.seeds, 7, Path("out/traces"))
+    assert command[1:4] == ["-P", "-m", "pytest"]
+    for wanted in (
+        *(
+            "--noconftest",
+            str(suite),
+            str(suite.with_name("pytest.ini")),
+            "--impl=./-x/raft.py",
+            "--lab=2A",
+            "--network=rpyc",
+        ),
+        *("--seeds=3:5", "--only=one,two", "--records-fd=7", "--trace-dir=out/traces"),
+    ):
+        assert wanted in command
+    assert suite.with_name("pytest.ini").is_file()
+
+
+def test_a_jobs_environment_has_no_pytest_options_of_ours() -> None:
+    seen = environment({"HOME": "/h", "PYTEST_ADDOPTS": "--co", "PYTEST_PLUGINS": "x"})
+    assert seen == {"HOME": "/h", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1"}

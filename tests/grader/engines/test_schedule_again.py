@@ -1,0 +1,148 @@
+"""What is run on a folder that has a report already, with gates, hidden seeds, sequential tests and second attempts: only
+what is missing, and the report is the one that a first run would have made."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftgrade import cli
+from raftgrade.cli import main
+from raftgrade.engines import engine
+from raftgrade.tally import Ran
+from tests.grader.engines.test_schedule import _in_a_folder_of_its_own, results, run, sim, tools
+from tests.grader.fakes import FakeCommands, submission
+
+__all__ = ["_in_a_folder_of_its_own"]  # a fixture, for every test here too
+
+GATES = "[labs.2B]\nneeds = ['2A']\n[hidden]\nruns = 2\nsecret = 'nobody knows'\n"
+SURE = ("--until-sure", "good=.99,bad=.90,max=80")
+
+
+def again(*arguments: str, rubric: str = "", fresh: bool = False) -> list[tuple[list[str], tuple[int, int]]]:
+    """Grade ``class`` once more. What was run."""
+    Path("r.toml").write_text(rubric)
+    made = tools()
+    more = ["--fresh", "--out", "fresh"] if fresh else []
+    main(["run", "class", "--rubric", "r.toml", "--jobs", "1", *arguments, *more], made)
+    assert isinstance(made.commands, FakeCommands)
+    return made.commands.started
+
+
+def told(folder: str) -> Any:
+    """What may not depend on what was done before."""
+    report = json.loads(Path(folder, "report.json").read_text())
+    assert report["complete"]
+    for submitted in report["submissions"]:
+        for test in submitted["tests"]:
+            for network in test["networks"]:
+                del network["wall_s"], network["cpu_s"], network["run_cpu_s"]
+                for bad in network["bad"]:
+                    del bad["trace"]
+    return report["submissions"]
+
+
+def as_if_never_before(*arguments: str, rubric: str = "") -> bool:
+    again(*arguments, rubric=rubric, fresh=True)
+    return bool(told("raftgrade-out") == told("fresh"))
+
+
+def cut_short(lines: int) -> None:
+    """As a kill leaves it."""
+    records = Path("raftgrade-out/records.jsonl")
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[:lines]))
+    report = json.loads(Path("raftgrade-out/report.json").read_text())
+    Path("raftgrade-out/report.json").write_text(json.dumps({**report, "complete": False}))
+
+
+@pytest.mark.parametrize("arguments", [("--runs", "3"), SURE])
+def test_again_with_nothing_changed_runs_nothing(arguments: tuple[str, ...]) -> None:
+    scripts: dict[str, dict[str, Any]] = {
+        "alice": {"first/1": "error-once"},
+        "bob": {"second/1": "fail", "third": "fail"},
+    }
+    run(scripts, *arguments, rubric=GATES)
+    before = told("raftgrade-out")
+    assert again(*arguments, rubric=GATES) == []
+    assert told("raftgrade-out") == before
+
+
+@pytest.mark.parametrize("arguments", [("--runs", "9"), SURE])
+def test_after_a_kill_only_the_rest_is_run(arguments: tuple[str, ...]) -> None:
+    scripts: dict[str, dict[str, Any]] = {"alice": {"second/3": "fail"}, "bob": {"third/2": "fail", "third/3": "fail"}}
+    rubric = "rule = 'proportional'\n" + GATES.replace("['2A']", "['2A']\nneeds_share = 0.9")
+    run(scripts, *arguments, rubric=rubric)
+    undisturbed = told("raftgrade-out")
+    everything = Path("raftgrade-out/records.jsonl").read_text().count("\n")
+    shutil.copytree("raftgrade-out", "whole")
+    for lines in (0, 1, 9, 20, 41, 70):
+        shutil.rmtree("raftgrade-out")
+        shutil.copytree("whole", "raftgrade-out")
+        cut_short(lines)
+        did = again(*arguments, rubric=rubric)
+        assert sum(len(tests) * (end - first) for tests, (first, end) in did) == max(0, everything - lines), lines
+        assert told("raftgrade-out") == undisturbed, lines
+
+
+def test_what_a_sequential_test_does_not_want_is_not_counted() -> None:
+    run({"alice": {"first/60": "fail"}}, "--runs", "70", "--labs", "2A")
+    assert again(*SURE, "--labs", "2A") == []
+    assert [(sim(results()[name])["runs"], sim(results()[name])["passes"]) for name in ("first", "second")] == [
+        (32, 32)
+    ] * 2
+    assert as_if_never_before(*SURE, "--labs", "2A")
+    # Nothing of it is lost, either.
+    assert again("--runs", "70", "--labs", "2A") == []
+    assert sim(results()["first"])["failures"] == 1
+
+
+def test_a_lab_that_is_shut_now_does_not_count_what_it_had() -> None:
+    run({"alice": {"second/1": "fail", "third/0": "fail"}}, "--runs", "3")
+    shut = "[labs.2B]\nneeds = ['2A']"
+    assert again("--runs", "5", rubric=shut) == [(["first"], (3, 5)), (["second"], (3, 5))]
+    third = results()["third"]
+    assert (third["state"], [(each["runs"], each["failures"]) for each in third["networks"]]) == (
+        "skipped",
+        [(0, 0)] * 2,
+    )
+    assert as_if_never_before("--runs", "5", rubric=shut)
+    # Opened again, it has its runs back.
+    assert sorted(again("--runs", "3", rubric="")) == []
+    assert sim(results()["third"])["failures"] == 1
+
+
+def test_a_gate_waits_for_what_is_tried_again() -> None:
+    run({"alice": {"first/1": "error"}}, "--runs", "3", rubric="[labs.2B]\nneeds = ['2A']")
+    assert results()["third"]["points"] == 20  # a fault of the machine shuts no gate
+    script = json.dumps({"first/1": "error"})
+    assert Path("class/alice/raft.py").read_text() == script
+    did = again("--runs", "3", rubric="[labs.2B]\nneeds = ['2A']")
+    assert did == [(["first"], (1, 2)), (["first"], (1, 2))]
+    assert results()["third"]["points"] == 20
+
+
+def test_what_an_earlier_report_has_is_counted_and_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    run({name: {} for name in ("alice", "bob", "carol")}, "--runs", "9")
+    submission(Path("class"), "dave", {})
+    held, local = [], engine.Local
+
+    def counted(*arguments: Any) -> engine.Engine:
+        held.append(sum(type(thing) is Ran for thing in gc.get_objects()))
+        return local(*arguments)
+
+    monkeypatch.setattr(cli.engine, "Local", counted)
+    assert len(again("--runs", "9")) == 3  # all of dave, and of nobody else
+    assert held == [0]
+
+
+def test_another_secret_runs_the_hidden_ones_again() -> None:
+    run({"alice": {}}, "--runs", "2", "--labs", "2A", rubric="[hidden]\nruns = 2\nsecret = 'nobody knows'")
+    did = again("--runs", "2", "--labs", "2A", rubric="[hidden]\nruns = 2\nsecret = 'another one'")
+    assert [tests for tests, _ in did] == [["first", "second"]]
+    assert did[0][1][0] > 2
+    assert again("--runs", "2", "--labs", "2A", rubric="") == []

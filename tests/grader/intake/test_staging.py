@@ -1,0 +1,248 @@
+"""What is taken in is a plain copy with a fingerprint; what cannot be is refused, with a reason."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from raftgrade.intake import staging
+from raftgrade.intake.staging import Refused, Staged, stage
+from raftgrade.intake.submissions import find
+
+
+def take(folder: Path, given: Path | str) -> Staged:
+    found = find([given])
+    (item,) = found.submissions
+    return stage(item, folder / "out" / item.slug, found.files)
+
+
+def refusal(folder: Path, given: Path | str, ours: bool = False) -> str:
+    with pytest.raises(Refused) as caught:
+        take(folder, given)
+    assert caught.value.ours == ours
+    assert not any((folder / "out").iterdir())
+    return str(caught.value)
+
+
+def files(staged: Staged) -> list[str]:
+    return sorted(path.relative_to(staged.path).as_posix() for path in staged.path.rglob("*") if path.is_file())
+
+
+def packed(path: Path, *members: str | zipfile.ZipInfo, data: bytes = b"pass\n") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member in members:
+            archive.writestr(member, data, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def entry(name: str, mode: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+def made(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("pass\n")
+    return folder
+
+
+def test_the_same_files_have_the_same_fingerprint(tmp_path: Path) -> None:
+    alice = made(
+        tmp_path / "alice", "raft.py", "lib/log.py", ".git/config", "venv/x.py", "mine/pyvenv.cfg", "mine/y.py"
+    )
+    (alice / "raft.py").chmod(0o600)
+    first = take(tmp_path, alice)
+    assert files(first) == ["lib/log.py", "raft.py"]
+    assert stat.S_IMODE((first.path / "raft.py").stat().st_mode) == 0o644
+    same = take(tmp_path, packed(tmp_path / "bob.zip", "raft.py", "lib/log.py"))
+    nested = take(tmp_path, packed(tmp_path / "carol.zip", "hw/raft.py", "hw/lib/log.py", "__MACOSX/hw/._raft.py"))
+    assert files(nested) == ["lib/log.py", "raft.py"]
+    assert first.hash == same.hash == nested.hash
+    assert len(first.hash) == 64
+    (alice / "raft.py").write_text("other\n")
+    assert take(tmp_path, alice).hash != first.hash
+    (alice / "raft.py").write_text("pass\n")
+    (alice / "lib" / "log.py").rename(alice / "log.py")
+    assert take(tmp_path, alice).hash != first.hash
+
+
+def test_a_file_brings_what_lies_beside_it_but_not_a_neighbour(tmp_path: Path) -> None:
+    made(tmp_path / "all", "alice.py", "bob.py", "common.py", "notes.md")
+    found = find([tmp_path / "all" / "alice.py", tmp_path / "all" / "bob.py"])
+    alice, bob = (stage(item, tmp_path / "out" / item.slug, found.files) for item in found.submissions)
+    assert (alice.path.name, [path.name for path in sorted(alice.path.parent.iterdir())]) == (
+        "alice.py",
+        ["alice.py", "common.py"],
+    )
+    assert bob.path == tmp_path / "out" / "bob" / "bob.py"
+
+
+def test_large_things_that_are_no_code_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = made(tmp_path / "alice", "raft.py", *(f"data/{number}.txt" for number in range(20)))
+    (alice / "film.mkv").write_bytes(bytes(staging.MAX_FILE_BYTES + 1))
+    assert len(files(take(tmp_path, alice))) == 21
+    monkeypatch.setattr(staging, "MAX_FILES", 10)
+    assert files(take(tmp_path, alice)) == ["raft.py"]
+    made(alice, *(f"m{number}.py" for number in range(11)))
+    assert refusal(tmp_path, alice) == "there are more than 10 files in it: hand in the Python files only"
+
+
+def test_folders_that_are_refused(tmp_path: Path) -> None:
+    linked = made(tmp_path / "linked", "raft.py")
+    (linked / "notes").symlink_to("/etc/passwd")
+    piped = made(tmp_path / "piped", "raft.py")
+    os.mkfifo(piped / "pipe")
+    huge = made(tmp_path / "huge", "raft.py")
+    (huge / "raft.py").write_bytes(bytes(staging.MAX_FILE_BYTES + 1))
+    deep = made(tmp_path / "deep", "raft.py", "x/" * 22 + "y.py")
+    assert refusal(tmp_path, linked) == "notes is a link: hand in the file itself"
+    assert refusal(tmp_path, piped) == "pipe is neither a file nor a folder"
+    assert refusal(tmp_path, huge) == "raft.py is larger than 1000 kB: that is no Raft written by hand"
+    assert refusal(tmp_path, deep) == "its folders are more than 20 deep"
+
+
+def locked(path: Path) -> Path:
+    data = bytearray(packed(path, "raft.py").read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    return path
+
+
+def cut_short(path: Path) -> Path:
+    path.write_bytes(packed(path, "raft.py", data=os.urandom(5000)).read_bytes()[:-200])
+    return path
+
+
+def twice(path: Path) -> Path:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        return packed(path, "raft.py", "raft.py")
+
+
+def lying(path: Path) -> Path:
+    """One that says it is small."""
+    data = bytearray(packed(path, "raft.py", data=bytes(100_000)).read_bytes())
+    at = data.index(b"PK\x01\x02") + 24
+    data[at : at + 4] = (5).to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+LINK = stat.S_IFLNK | 0o777
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: packed(p, "raft.py", "../evil.py"), "the zip file has a path that leads out of it: ../evil.py"),
+        (lambda p: packed(p, "raft.py", "/etc/evil"), "the zip file has a path that leads out of it: /etc/evil"),
+        (lambda p: packed(p, "raft.py", "C:evil"), "the zip file has a path that leads out of it: C:evil"),
+        (lambda p: packed(p, "raft.py", "a\\b"), "the zip file has a path that leads out of it: a\\b"),
+        (
+            lambda p: packed(p, entry("raft.py", LINK)),
+            "the zip file has a link in it: raft.py: hand in the file itself",
+        ),
+        (
+            lambda p: packed(p, "raft.py", entry("pipe", stat.S_IFIFO)),
+            "the zip file has something in it that is neither a file nor a folder: pipe",
+        ),
+        (
+            lambda p: packed(p, "raft.py", "lib/NUL.txt"),
+            "the zip file has something in it that is neither a file nor a folder: lib/NUL.txt",
+        ),
+        (
+            lambda p: packed(p, *(f"{n}.py" for n in range(2001))),
+            "the zip file has more than 2000 entries: hand in the Python files only",
+        ),
+        (locked, "the zip file is locked with a password: hand it in without one"),
+        (cut_short, "the zip file is damaged, or is none"),
+        (lying, "the zip file is damaged, or is none"),
+        (twice, "the zip file has raft.py in it twice"),
+        (lambda p: packed(p, "solution.py"), "there is no raft.py in the zip file, nor in a folder at its top"),
+        (lambda p: packed(p, "a/raft.py", "b/raft.py"), "there is more than one raft.py in the zip file: in a, b"),
+        (lambda p: packed(p, "x/" * 25 + "raft.py"), "its folders are more than 20 deep"),
+    ],
+)
+def test_zip_files_that_are_refused(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+    assert refusal(tmp_path, make(tmp_path / "evil.zip")) == said
+    assert not (tmp_path / "evil.py").exists()
+
+
+def test_zip_bombs(tmp_path: Path) -> None:
+    bomb = packed(tmp_path / "bomb.zip", "raft.py", "a.py", data=bytes(4_900_000))
+    size = bomb.stat().st_size
+    assert (
+        refusal(tmp_path, bomb) == f"the zip file of {size} bytes unpacks to 9800000: that is no Raft written by hand"
+    )
+    with (tmp_path / "large.zip").open("wb") as file:
+        file.truncate(staging.MAX_ZIP_BYTES + 1)
+    assert refusal(tmp_path, tmp_path / "large.zip") == "the zip file is larger than 20 MB"
+    (tmp_path / "none.zip").write_text("no zip")
+    assert refusal(tmp_path, tmp_path / "none.zip") == "the zip file is damaged, or is none"
+
+
+# --- git ---
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def repository(folder: Path) -> tuple[str, str]:
+    """A repository with two commits; its URL and the first commit."""
+    made(folder, "raft.py")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "one")
+    first = git(folder, "rev-parse", "HEAD")
+    (folder / "raft.py").write_text("second\n")
+    git(folder, "commit", "-q", "-a", "-m", "two")
+    return folder.as_uri(), first
+
+
+def test_a_repository(tmp_path: Path) -> None:
+    url, first = repository(tmp_path / "dan")
+    latest = take(tmp_path, url)
+    assert (files(latest), (latest.path / "raft.py").read_text()) == (["raft.py"], "second\n")
+    assert (take(tmp_path, f"{url}#{first}").path / "raft.py").read_text() == "pass\n"
+
+
+def test_a_repository_cannot_run_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither through hooks, nor attributes and filters, nor the templates and settings of whoever grades."""
+    url, _ = repository(tmp_path / "dan")
+    mark = tmp_path / "ran"
+    hook = tmp_path / "templates" / "hooks" / "post-checkout"
+    made(tmp_path, "templates/hooks/post-checkout")
+    hook.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    hook.chmod(0o755)
+    (tmp_path / "config").write_text(
+        f'[init]\ntemplateDir = {tmp_path}/templates\n[filter "x"]\nsmudge = touch {mark}\n'
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    (tmp_path / "dan" / ".gitattributes").write_text("*.py filter=x\n")
+    git(tmp_path / "dan", "add", ".gitattributes")
+    git(tmp_path / "dan", "commit", "-q", "-m", "three")
+    assert files(take(tmp_path, url)) == ["raft.py"]
+    mark.unlink(missing_ok=True)  # git itself, when it added the file just above
+    take(tmp_path, url)
+    assert not mark.exists()
+
+
+def test_repositories_that_are_refused(tmp_path: Path) -> None:
+    url, _ = repository(tmp_path / "dan")
+    (tmp_path / "dan" / "link").symlink_to("/etc/passwd")
+    git(tmp_path / "dan", "add", ".")
+    git(tmp_path / "dan", "commit", "-q", "-m", "link")
+    assert refusal(tmp_path, url) == "link is a link: hand in the file itself"
+    cannot = "the repository, or its commit, cannot be fetched without a password"
+    assert refusal(tmp_path, (tmp_path / "nowhere").as_uri(), ours=True) == cannot
+    assert refusal(tmp_path, f"{url}#{'0' * 40}", ours=True) == cannot

@@ -1,0 +1,199 @@
+"""The bank of known bugs: how its files are read and applied, and that every one of ours is whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from raftgrade.proof import bug_bank
+from raftgrade.proof.bug_bank import BadBank
+from raftlab import labs
+from tests.conftest import ROOT, SOLUTION
+from tests.known_bugs import BANK
+
+HEADERS = """Title: It counts too far.
+Lab: 2A
+Breaks: Election Safety
+Hardness: easy
+Source: our own variants
+Caught-by: initial_election
+Says: expected
+"""
+HUNK = """@@ -1,3 +1,3 @@ def f
+ def f():
+-    return 1
++    return 2
+
+"""
+REFERENCE = "# A file.\ndef f():\n    return 1\n\ndef g():\n    return 1\n"
+PATCH = Path("bank/2a/too-far.patch")
+
+
+def changed(hunks: str, reference: str = REFERENCE, headers: str = HEADERS) -> str:
+    return bug_bank.parse(f"{headers}\n{hunks}", PATCH).changed(reference)
+
+
+def test_a_bug() -> None:
+    bug = bug_bank.parse(f"{HEADERS}\n{HUNK}", PATCH)
+    assert (bug.id, bug.lab, bug.breaks, bug.hardness) == ("2a/too-far", "2A", "Election Safety", "easy")
+    assert (bug.catches, bug.seeds, bug.before, bug.missed) == (
+        (bug_bank.Catch("initial_election", "expected"),),
+        3,
+        "",
+        "",
+    )
+    assert bug.changed(REFERENCE) == REFERENCE.replace("1", "2", 1)
+
+
+def test_the_numbers_of_a_hunk_are_for_people() -> None:
+    assert changed(HUNK.replace("-1,3 +1,3", "-700,9 +1,1")) == REFERENCE.replace("1", "2", 1)
+    assert changed(HUNK.replace("@@ -1,3 +1,3 @@ def f", "@@")) == REFERENCE.replace("1", "2", 1)
+    grown = "import os\n\n" + REFERENCE + "\ndef h():\n    return 3\n"
+    assert changed(HUNK, grown) == grown.replace("1", "2", 1)
+
+
+def test_hunks_in_any_order() -> None:
+    second = "@@\n def g():\n-    return 1\n+    return 3\n"
+    both = REFERENCE.replace("1", "2", 1).replace("1", "3", 1)
+    assert changed(HUNK + second) == changed(second + HUNK) == both
+
+
+def test_names_as_patch_writes_them_and_empty_lines() -> None:
+    assert changed(f"--- a/raft.py\n+++ b/raft.py\n{HUNK}\n\n") == REFERENCE.replace("1", "2", 1)
+
+
+@pytest.mark.parametrize(
+    ("hunks", "times"),
+    [("@@\n-    return 1\n+    return 2\n", "2 times"), ("@@\n def f():\n-    return 7\n+    return 2\n", "0 times")],
+)
+def test_old_lines_must_stand_there_once(hunks: str, times: str) -> None:
+    with pytest.raises(BadBank) as error:
+        changed(HUNK + hunks)
+    assert str(error.value) == (
+        f"2a/too-far: the old lines of hunk 2 (bank/2a/too-far.patch:14) stand in the reference {times}, "
+        "and must stand there once"
+    )
+
+
+def test_hunks_that_meet() -> None:
+    with pytest.raises(BadBank, match="2a/too-far: hunks 1 and 2 change the same lines of the reference"):
+        changed("@@\n # A file.\n def f():\n-    return 1\n@@\n     return 1\n \n-def g():\n+def h():\n")
+
+
+def test_several_tests_catch_it() -> None:
+    headers = HEADERS + "Caught-by: split_vote\nSays: more\nSeeds: 7\nBefore: 2e\n"
+    bug = bug_bank.parse(f"{headers}\n{HUNK}", PATCH)
+    assert [catch.test for catch in bug.catches] == ["initial_election", "split_vote"]
+    assert (bug.seeds, bug.before) == (7, "2E")
+
+
+def test_a_bug_that_is_missed_names_no_test() -> None:
+    headers = HEADERS.partition("Caught-by")[0] + "Missed: needs a clock that goes backwards.\n"
+    assert bug_bank.parse(f"{headers}\n{HUNK}", PATCH).missed == "needs a clock that goes backwards."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "1: expected an empty line behind the headers, and then the change"),
+        (HEADERS, "7: expected an empty line behind the headers, and then the change"),
+        (HEADERS + "\n", "7: expected an empty line behind the headers, and then the change"),
+        (HEADERS + "\n--- raft.py\n", "9: there is no hunk, so nothing is changed"),
+        ("Hello\n\n" + HUNK, "1: expected a header such as `Lab: 2A`, not 'Hello'"),
+        ("Title:\n\n" + HUNK, "1: expected a header such as `Lab: 2A`, not 'Title:'"),
+        (HEADERS.replace("Breaks: Election Safety\n", "") + "\n" + HUNK, "7: the headers lack Breaks"),
+        (HEADERS + "Lab: 2B\n\n" + HUNK, "8: Lab stands there twice"),
+        (
+            HEADERS.replace("Hardness: easy", "Hardness: tough") + "\n" + HUNK,
+            "4: Hardness is easy, medium, hard, not 'tough'",
+        ),
+        (
+            HEADERS.replace("2A", "9Z") + "\n" + HUNK,
+            "2: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F",
+        ),
+        (HEADERS + "Before: never\n\n" + HUNK, "8: there is no lab 'never'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F"),
+        (HEADERS + "Seeds: few\n\n" + HUNK, "8: Seeds is a number of runs from 1 to 9999, not 'few'"),
+        (HEADERS.replace("initial", "final") + "\n" + HUNK, "6: lab 2A has no test called 'final_election'"),
+        (HEADERS.replace("Says: expected\n", "") + "\n" + HUNK, "7: each Caught-by is followed by its own Says"),
+        ("Says: what\n\n" + HUNK, "1: each Caught-by is followed by its own Says"),
+        (
+            HEADERS.partition("Caught-by")[0] + "\n" + HUNK,
+            "6: Caught-by must name the test that catches it, or Missed say why none does",
+        ),
+        (HEADERS + "\nhello\n" + HUNK, "9: expected a hunk, which begins with @@, not 'hello'"),
+        (HEADERS + "\n" + HUNK + "hello\n", "14: a hunk's lines begin with a blank, - or +, this one is 'hello'"),
+        (HEADERS + "\n@@\n def f():\n", "9: this hunk changes nothing"),
+        (HEADERS + "\n@@\n+x = 1\n", "9: this hunk has no old line, so its place cannot be found: give it context"),
+    ],
+)
+def test_what_is_refused(text: str, said: str) -> None:
+    with pytest.raises(BadBank) as error:
+        bug_bank.parse(text, PATCH)
+    assert str(error.value) == f"bank/2a/too-far.patch:{said}"
+
+
+def test_an_unknown_header_is_refused() -> None:
+    with pytest.raises(BadBank, match="8: Author is no header; those there are: Title, Lab, "):
+        bug_bank.parse(f"{HEADERS}Author: me\n\n{HUNK}", PATCH)
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadBank, match="is no folder: a bank is one, with a"):
+        bug_bank.read(tmp_path / "none")
+    with pytest.raises(BadBank, match="there is no bug to prove anything with"):
+        bug_bank.read(tmp_path)
+    for name in ("b/one.patch", "a/two.patch"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(f"{HEADERS}\n{HUNK}")
+    (tmp_path / "left-out.md").write_text("- `three`: is none.\n")
+    found = bug_bank.read(tmp_path)
+    assert ([bug.id for bug in found.bugs], found.left_out) == (["2a/one", "2a/two"], "- `three`: is none.")
+    assert [bug.name for bug in bug_bank.chosen(found, ["2A"], ["2a/two"])] == ["two"]
+    with pytest.raises(BadBank, match="no bug called 'four'"):
+        bug_bank.chosen(found, ["2A"], ["four"])
+    with pytest.raises(BadBank, match="none of these bugs for 2B"):
+        bug_bank.chosen(found, ["2B"], [])
+    (tmp_path / "one.patch").write_text(f"{HEADERS}\n{HUNK}")
+    with pytest.raises(BadBank, match=re.escape("one.patch: 2a/one is in ")):
+        bug_bank.read(tmp_path)
+    (tmp_path / "one.patch").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadBank, match="expected text in UTF-8"):
+        bug_bank.read(tmp_path)
+
+
+# --- our own ---
+
+
+@pytest.mark.parametrize("lab", labs.LABS)
+def test_every_bug_of_the_lab_goes_into_the_reference(lab: str) -> None:
+    reference = SOLUTION.read_text(encoding="utf-8")
+    texts = {}
+    for bug in BANK.of(lab):
+        text = bug.changed(reference)
+        assert text != bug_bank.without(reference, bug.before)
+        compile(text, bug.id, "exec")
+        assert text not in texts, f"{bug.id} and {texts[text]} are the same: name both tests in one file"
+        texts[text] = bug.id
+        assert bug.path.parent == ROOT / "tests" / "bugs" / lab.lower()
+        assert bug.title.endswith(".")
+    assert len(texts) >= 15
+
+
+def test_there_are_enough() -> None:
+    assert len(BANK.bugs) >= 80
+    left_out = re.findall(r"^- `(\S+)`: ", BANK.left_out, re.M)
+    assert len(left_out) >= 9
+    assert not {bug.name for bug in BANK.bugs} & set(left_out)
+
+
+def test_the_example_of_the_format_is_one() -> None:
+    text = (ROOT / "tests" / "bugs" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```\n(Title: .*?)^```$", text, re.M | re.S)
+    shown, ours = bug_bank.parse(example, PATCH), BANK.find("2C", "ps-vote-not-saved")
+    reference = SOLUTION.read_text(encoding="utf-8")
+    assert shown.changed(reference) == ours.changed(reference)
+    assert (shown.title, shown.catches[0].test) == (ours.title, ours.catches[0].test)
+    for header in (*bug_bank.HEADERS, "Caught-by", "Says"):
+        assert f"\n| `{header}` |" in text

@@ -1,0 +1,320 @@
+"""``raftgrade proof``: what is counted, what is kept, what is said of what was missed; and real bugs, a few, for real."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from raftgrade.cli import main
+from raftgrade.proof import bug_bank, kill_rates
+from raftgrade.proof import page as proof_page
+from raftgrade.proof.kill_rates import CannotProve, Caught, Folder, Pass, Settings, Trial
+from raftgrade.soak import log
+from raftgrade.soak.log import Block, Megabytes
+from raftgrade.store import NotOurs
+from tests.conftest import ROOT, SOLUTION
+from tests.grader.fakes import alive, wait_until_gone
+from tests.known_bugs import BANK
+
+HARMLESS = """Title: A comment is another one.
+Lab: 2A
+Breaks: Liveness
+Hardness: {}
+Source: our own variants
+Caught-by: initial_election
+Says: expected
+{}
+@@
+-HEARTBEAT_EVERY = 0.1
++HEARTBEAT_EVERY = 0.101
+"""
+FEW = Settings(seeds=3, hard_seeds=6)
+
+
+def trial(name: str = "el-double-vote", settings: Settings = FEW) -> Trial:
+    """Of a hard bug, whatever the bank says of it."""
+    (made,) = kill_rates.trials([BANK.find("2A", name)], SOLUTION.read_text(encoding="utf-8"), settings)
+    made.bug = bug_bank.parse(HARMLESS.format("hard", ""), Path(f"2a/{name}.patch"))
+    return made
+
+
+def a_pass(of: Trial, seed: int, outcome: str = "passed", cpu_s: float = 2.0) -> Pass:
+    caught = [Caught("split_vote", "Election Safety", "expected one leader")] if outcome == "failed" else []
+    unjudged = ["many_elections"] if outcome == "error" else []
+    return Pass(of.key, of.bug.id, seed, seed == 0, caught, unjudged, cpu_s, 1.0)
+
+
+def with_passes(*outcomes: str) -> Trial:
+    made = trial()
+    made.passes = {seed: a_pass(made, seed, outcome) for seed, outcome in enumerate(outcomes)}
+    return made
+
+
+P, F, E = "passed", "failed", "error"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "kills", "runs", "complete"),
+    [
+        ([F, P, F], 2, 3, True),
+        ([P, F], 1, 2, False),  # the seeds are always all run, whatever comes early
+        ([P, P, P], 0, 3, False),
+        ([P, P, P, P, F], 1, 5, True),  # beyond them, the first kill is the end
+        ([P, P, P, P, F, F], 1, 5, True),
+        ([P, P, P, P, P, P], 0, 6, True),
+        ([F, P, P, F, F, F], 1, 3, True),  # of an earlier proof with more seeds
+        ([P, P, E], 0, 2, False),
+    ],
+)
+def test_what_is_counted(outcomes: list[str], kills: int, runs: int, complete: bool) -> None:
+    made = with_passes(*outcomes)
+    assert (made.kills, made.runs, made.complete) == (kills, runs, complete)
+
+
+def test_what_is_run_next() -> None:
+    made = trial()
+    assert made.next_seed() == 0
+    made.asked.add(0)
+    assert made.next_seed() is None, "the first pass tells who kills"
+    made.passes[0] = a_pass(made, 0)
+    made.asked |= {1, 2}
+    assert made.next_seed() is None, "the rule needs all of the first seeds"
+    made.passes |= {1: a_pass(made, 1), 2: a_pass(made, 2)}
+    assert made.next_seed() == 3
+    made.passes[3] = a_pass(made, 3, F)
+    assert made.next_seed() is None
+
+
+def test_the_likeliest_killer_comes_first() -> None:
+    made = trial()
+    assert made.order()[0] == "initial_election", "as the bug's file says"
+    made.passes[0] = a_pass(made, 0, F)
+    assert made.order()[:2] == ["split_vote", "initial_election"]
+    assert sorted(made.order()) == sorted(made.tests)
+
+
+def test_seeds_to_be_sure() -> None:
+    assert with_passes(F, F, F).seeds_to_be_sure == 1
+    assert with_passes(F, P, F).seeds_to_be_sure == 3  # 1/3 ** 3 < .05 < 1/3 ** 2
+    assert with_passes(P, P, P, F).seeds_to_be_sure == 11  # 3/4 ** 11 < .05 < 3/4 ** 10
+    assert with_passes(P, P, P).seeds_to_be_sure is None
+
+
+def test_what_is_kept(tmp_path: Path) -> None:
+    first = with_passes(F, P, E)
+    with Folder(tmp_path / "out") as folder:
+        for done in first.passes.values():
+            folder.keep(done)
+        with pytest.raises(CannotProve, match="another proof is at work in"), Folder(tmp_path / "out"):
+            pass
+    with open(tmp_path / "out" / "passes.jsonl", "ab") as file:
+        file.write(b'{"key": "torn')
+    again, other = trial(), trial("el-majority-half")
+    with Folder(tmp_path / "out") as folder:
+        assert folder.load([again, other]) == 2, "what could not be judged is tried again"
+        assert (sorted(again.passes), other.passes) == ([0, 1], {})
+        folder.keep(a_pass(again, 2))
+    with Folder(tmp_path / "out") as folder:
+        assert folder.load([again]) == 3
+    (tmp_path / "out" / "passes.jsonl").write_text("what\n")
+    with Folder(tmp_path / "out") as folder, pytest.raises(CannotProve, match=r"passes\.jsonl:1 is not a pass"):
+        folder.load([again])
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(CannotProve, match=r"has other files and no passes\.jsonl"), Folder(tmp_path):
+        pass
+    with pytest.raises(CannotProve, match="is a file, not a folder"), Folder(tmp_path / "thesis.tex"):
+        pass
+
+
+# --- the page ---
+
+
+def page(*trials: Trial, soak: list[Block] | None = None) -> str:
+    return proof_page.page(trials, BANK, proof_page.Facts("today", "raftgrade proof", "these", FEW), soak)
+
+
+def test_the_aims() -> None:
+    caught, late, gone = with_passes(F, F, F), with_passes(P, P, P, P, F), with_passes(*[P] * 6)
+    line = "| hard | {} | {} | {} | 9 of 10 within 6 passes | {} |\n"
+    text = page(*[caught] * 8, late, gone)
+    assert line.format(10, "8 of 10 (80 %)", "9 of 10 (90 %)", "met") in text
+    assert line.format(2, "1 of 2 (50 %)", "1 of 2 (50 %)", "**not met**") in page(caught, gone)
+    assert line.format(2, "1 of 1 (100 %)", "1 of 1 (100 %)", "open: 1 not finished") in page(caught, with_passes(P))
+    lost = with_passes(P, E)
+    assert "\n- 2a/el-double-vote is not finished, 0 of 1 pass so far\n" in page(caught, lost)
+    assert "not finished, as passes could not be judged: 2a/el-double-vote; the" in proof_page.table(
+        [caught, lost], FEW
+    )
+    assert [proof_page.exit_code(each) for each in ([caught], [caught, lost], [gone, lost])] == [0, 2, 1]
+
+
+def test_a_row() -> None:
+    (row,) = re.findall(r"^\| el-double-vote .*$", page(with_passes(F, P, F)), re.M)
+    assert row.split(" | ")[2:] == (
+        ["Liveness", "hard", "Election Safety", "1 of 21", "2/3", ".67 [.094–.99]", "3", "6.0 |"]
+    )
+
+
+def soak(**other: object) -> Block:
+    return Block(**{  # type: ignore[arg-type]
+        "kind": "suite", "impl": "timers", "impl_hash": "t", "lab": "2A", "network": "sim", "beside_hog": False,
+        "runs": 20000, "failures": 0, "unjudged": 0, "seeds": (0, 10), "tests": 2000, "cpu_s": 1.0, "wall_s": 1.0,
+        "memory_mb": Megabytes(1.0, 1.0), "processes": 1, "code": "abc", "sandbox": "none", "started": "2026-01-02", **other
+    })  # fmt: skip
+
+
+def test_false_alarms() -> None:
+    made = with_passes(F, F, F)
+    assert "## False alarms\n\nNot measured for this page" in page(made)
+    assert "The soak has no runs." in page(made, soak=[])
+    hog = soak(impl="futures", network="rpyc", beside_hog=True, runs=1001, failures=2, unjudged=1)
+    text = page(made, soak=[soak(), soak(), hog])
+    assert "\n| timers | 40,000 | 0 | 0, below 0.92 |\n" in text
+    assert "\n| futures | 1,000 | 2 | 20.00, below 72.06 |\n" in text
+    assert "\n| suite rpyc beside a hog | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
+    assert "\n| all |  | 41,000 | 2 | 0.49, below 1.76 |\n" in text
+    assert "Code abc. Not among them: 1 run that could not be judged.\n" in text
+
+
+def test_a_raft_that_was_changed_counts_from_then_on() -> None:
+    flawed = soak(impl_hash="flawed", failures=3)
+    text = page(with_passes(F, F, F), soak=[soak(code="older"), flawed, soak()])
+    assert "\n| all |  | 20,000 | 0 | 0, below 1.84 |\n" in text
+    said = "Code abc. Left out: 40,000 runs of another version of raftlab, or of a Raft that was changed since."
+    assert said in " ".join(text.split())
+
+
+def test_several_soaks_are_read(tmp_path: Path) -> None:
+    late, early = soak(started="2026-01-03"), soak(impl="a", started="2026-01-01")
+    for name, block in (("one", late), ("two", early)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "soak.jsonl").write_bytes(msgspec.json.encode(block) + b"\n")
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "two" / ".." / "one"]
+    assert log.read_all(folders) == [early, late]
+    with pytest.raises(NotOurs, match=r"none holds no soak\.jsonl"):
+        log.read_all([tmp_path / "none"])
+
+
+# --- for real ---
+
+
+def a_bank(folder: Path, hardness: str = "easy", headers: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    source = ROOT / "tests" / "bugs" / "2a" / "el-double-vote.patch"
+    (folder / source.name).write_text(source.read_text())
+    (folder / "harmless.patch").write_text(HARMLESS.format(hardness, headers))
+    return folder
+
+
+def prove(folder: Path, *more: str) -> int:
+    where = ["--reference", str(SOLUTION), "--out", str(folder / "out"), "--page", str(folder / "page.md")]
+    return main(["proof", str(folder / "bank"), *where, "--jobs", "1", *more])
+
+
+def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_bank(tmp_path / "bank")
+    assert prove(tmp_path, "--seeds", "2") == 1
+    said, text = capsys.readouterr().out, (tmp_path / "page.md").read_text()
+    assert re.search(r"^2a/el-double-vote +easy +one vote a term +2/2 +1 \[\.16–1\] +1 +\d", said, re.M)
+    assert re.search(r"^2a/harmless +easy +missed +0/2 +0 \[0–\.84\] +– +–$", said, re.M)
+    assert "\nmissed: 2a/harmless: unexplained\n\n1 of 2 bugs caught · 4 passes · " in said
+    assert "\n| **harmless** | A comment is another one. | Liveness | easy | **missed** | 0 of 21 | 0/2 |" in text
+    assert "\n- **2a/harmless** (2 passes): **unexplained**\n" in text
+    assert "| easy | 2 | 1 of 2 (50 %) | – | all within 2 passes | **not met** |" in text
+    assert (tmp_path / "out" / "2a" / "harmless" / "raft.py").read_text() != SOLUTION.read_text()
+    kept = (tmp_path / "out" / "passes.jsonl").read_bytes()
+    assert kept.count(b"\n") == 4
+
+    # Again, with a reason: nothing is run twice, and a miss that is explained is none of the exit code's.
+    a_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
+    assert prove(tmp_path, "--seeds", "2") == 0
+    again = capsys.readouterr()
+    assert "raftgrade: kept 4 passes of the proof in " in again.err
+    assert "\nmissed: 2a/harmless: is no fault.\n" in again.out
+    assert (tmp_path / "out" / "passes.jsonl").read_bytes() == kept
+
+    # A hard one, now: its two passes count, and two more follow.
+    a_bank(tmp_path / "bank", "hard", "Missed: is no fault.\n")
+    assert prove(tmp_path, "--seeds", "2", "--hard-seeds", "4", "--bugs", "harmless") == 0
+    assert re.search(r"^2a/harmless +hard +missed +0/4 ", capsys.readouterr().out, re.M)
+    assert (tmp_path / "out" / "passes.jsonl").read_bytes().count(b"\n") == 6
+
+
+def test_what_never_ends_is_caught(tmp_path: Path) -> None:
+    (made,) = kill_rates.trials(
+        [BANK.find("2A", "el-double-vote")], SOLUTION.read_text(), Settings(1, 1, 1, limit_s=0.002)
+    )
+    with Folder(tmp_path) as folder:
+        kill_rates.run([made], folder, made.settings, io.StringIO())
+    assert made.first == Caught("initial_election", "", "run never reported: it had not ended after 0.002 s")
+    assert len(made.passes[0].caught) == 21
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
+    a_bank(tmp_path / "bank")
+    command = [sys.executable, "-m", "raftgrade", "proof", "bank", "--reference", str(SOLUTION)]
+    process = subprocess.Popen(
+        [*command, "--seeds", "200", "--out", "out", "--jobs", "2"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    passes = tmp_path / "out" / "passes.jsonl"
+    while not (passes.exists() and passes.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    assert alive(str(Path("out", "2a")))
+    process.send_signal(number)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "raftgrade: interrupted; what was done is in out, and the same command goes on"
+    wait_until_gone(str(Path("out", "2a")))
+    made = kill_rates.trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
+    with Folder(tmp_path / "out") as folder:
+        assert folder.load(made) == passes.read_bytes().count(b"\n") >= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere is no folder: a bank is one, with a *.patch file for each bug"),
+        (["bank", "--seeds", "0"], "--seeds must be at least 1, not 0"),
+        (["bank", "--hard-seeds", "5"], "--hard-seeds (5) must not be below --seeds (20)"),
+        (["bank", "--soak", "x"], "--soak goes with --page"),
+        (["bank", "--bugs", "x"], "the bank has no bug called 'x'"),
+        (["bank", "--labs", "2B"], "the bank has none of these bugs for 2B"),
+        (["bank", "--reference", "x"], "x cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_refused(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_bank(tmp_path / "bank")
+    monkeypatch.chdir(tmp_path)
+    assert main(["proof", *arguments]) == 2
+    assert capsys.readouterr().err == f"raftgrade: {said}\n"
+    assert not Path("raftgrade-proof").exists()
+
+
+def test_a_bug_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_bank(tmp_path / "bank")
+    (tmp_path / "raft.py").write_text("HEARTBEAT_EVERY = 0.1\n")
+    assert main(["proof", str(tmp_path / "bank"), "--reference", str(tmp_path)]) == 2
+    assert re.match(
+        r"raftgrade: 2a/el-double-vote: the old lines of hunk 1 \(.*\.patch:10\) stand in the reference 0 times, ",
+        capsys.readouterr().err,
+    )

@@ -1,0 +1,194 @@
+"""The class report in a real browser: what it shows, that nothing of a student's runs in it, that it loads nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftgrade.cli import main
+from raftgrade.reports import charts, html
+from raftgrade.reports.student_view import only
+from raftgrade.results import Report
+from tests.grader.reports.test_formats import HIDDEN, made, report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ATTACK = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
+TRACE = [
+    {"trace": 1, "servers": 1, "lab": "2A", "test": "first", "network": "sim", "seed": 0, "failure": None},
+    {"t": 0.0, "e": "boot", "server": 0, "incarnation": 1},
+]
+
+
+def attacked(hidden: bool = False) -> Report:
+    """The class of the other tests, with text that tries to be more than text wherever a student has a say."""
+    of = made("[labs.2B]\nneeds = ['2A']", hidden=hidden)
+    bob = of.submissions[1]
+    bob.name = bob.path = ATTACK
+    bob.tests[0].advice = [ATTACK]
+    for network in bob.tests[0].networks:
+        for bad in network.bad:
+            failure = bad.failure
+            failure.text = failure.where = failure.hint = failure.detail = ATTACK
+            failure.events = [ATTACK]
+            bad.replay = ATTACK
+    of.submissions[2].problems[0] = of.submissions[2].problems[0].__class__(ATTACK, ATTACK, ATTACK)
+    return of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report's folder with a trace, and the page made from it."""
+    place = tmp_path_factory.mktemp("class")
+    out = report(place, attacked(hidden=True))
+    traces = out / "traces" / "bob"
+    traces.mkdir(parents=True)
+    (traces / "t-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in TRACE))
+    assert main(["report", str(out), "--format", "html", "-o", str(place / "class.html")]) == 0
+    return place
+
+
+class _Attributes(HTMLParser):
+    """The names of all attributes on a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names |= {name for name, _ in attrs}
+
+
+def test_the_page_needs_nothing_else_and_lets_nothing_in(folder: Path) -> None:
+    text = (folder / "class.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert "<img" not in text
+    assert "alert(2)</script>" not in text
+    assert not re.search(r"https?://", text)
+    assert not [name for name in _Attributes(text).names if name in ("src", "style") or name.startswith("on")]
+    assert re.findall(r'href="([^"#][^"]*)"', text) == ["class-pictures/bob/t-0.html"]
+    assert (folder / "class-pictures" / "bob" / "t-0.html").is_file()
+
+
+def test_a_students_own_page_tells_of_nobody_else_and_of_no_hidden_seed(folder: Path) -> None:
+    target = folder / "own" / "bob.html"
+    target.parent.mkdir(exist_ok=True)
+    assert main(["report", str(folder / "out"), "--format", "html", "--student", "bob", "-o", str(target)]) == 0
+    text = target.read_text(encoding="utf-8")
+    assert "alice" not in text
+    assert "hidden seeds" in text
+    assert not any(str(seed) in text for seed in range(*HIDDEN))
+    whole = (folder / "class.html").read_text(encoding="utf-8")
+    assert str(HIDDEN[0]) in whole  # the instructor sees which they were
+    assert "class/" not in html.render(only(made(), "bob"), alone=True)
+
+
+def test_without_a_file_there_are_no_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(folder / "out"), "--format", "html"]) == 0
+    assert "class-pictures" not in capsys.readouterr().out
+
+
+def test_a_damaged_trace_costs_its_picture_only(tmp_path: Path) -> None:
+    out = report(tmp_path, made())
+    (out / "traces" / "bob").mkdir(parents=True)
+    (out / "traces" / "bob" / "t-0.jsonl").write_text("not a trace\n")
+    assert html.pictures(made(), out, tmp_path / "class.html") == {}
+
+
+def test_what_to_teach_again() -> None:
+    (table,) = [line for line in charts.teach_again(made()) if "<table" in line]
+    assert table.count("<tr>") == 1
+    assert "<b>one vote a term</b>" in table
+    assert "1 submission<br>" in table
+    assert "3 runs" in table
+    empty = made()
+    empty.submissions = empty.submissions[:1]
+    assert "Nothing: no run of anybody failed." in "".join(charts.teach_again(empty))
+
+
+def test_a_cell_says_what_its_colour_says() -> None:
+    of = made("[labs.2B]\nneeds = ['2A']")
+    alice, bob, carol, dave = of.submissions
+    assert charts.cell(alice, alice.tests[0]) == ("c10", "3 of 3 runs passed", "✓")
+    assert charts.cell(bob, bob.tests[0]) == ("c0", "0 of 3 runs passed", "×")
+    assert charts.cell(bob, bob.tests[2])[::2] == ("skip", "–")
+    assert charts.cell(carol, carol.tests[0]) == ("skip", "refused", "–")
+    assert charts.cell(dave, dave.tests[1])[::2] == ("open", "?")
+    network = alice.tests[1].networks[0]
+    network.passes, network.failures = 199, 1
+    assert charts.cell(alice, alice.tests[1])[::2] == ("c9", "99")  # never rounded to a clean pass
+    network.passes, network.failures = 1, 999
+    assert charts.cell(alice, alice.tests[1])[::2] == ("c1", "1")
+
+
+# --- in the browser ---
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (it is in the dev extra)"
+    )
+    if CHROMIUM is None:
+        pytest.skip("no chromium here to show the page in")
+    with playwright.sync_playwright() as play:
+        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield started.new_page(viewport={"width": 1366, "height": 768}, offline=True)
+        started.close()
+
+
+def test_in_a_browser(folder: Path, tab: Any) -> None:
+    trouble: list[str] = []
+    tab.on("pageerror", lambda error: trouble.append(str(error)))
+    tab.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+    tab.on("dialog", lambda dialog: trouble.append("a dialog"))
+    tab.on("request", lambda request: None if request.url.startswith("file:") else trouble.append(request.url))
+    page = (folder / "class.html").as_uri()
+    tab.goto(page)
+    names = "[...document.querySelectorAll('.heat tbody tr')].filter(row => !row.hidden).map(row => row.dataset.name)"
+    assert tab.evaluate(names) == ["alice", "dave", ATTACK, "carol"]
+    tab.select_option("#sort", "name")
+    assert tab.evaluate(names) == [ATTACK, "alice", "carol", "dave"]
+    tab.fill("#find", "AL")
+    assert tab.evaluate(names) == [ATTACK, "alice"]  # the other one has an alert in its name
+    tab.fill("#find", "")
+    # One page at a time: first the class, then the student that was clicked, then the class again.
+    shown = "[...document.querySelectorAll('main')].filter(e => e.offsetParent !== null).map(e => e.id)"
+    assert tab.evaluate(shown) == ["class"]
+    tab.click("text=<img src=x")
+    assert tab.evaluate(shown) == ["s-bob"]
+    assert tab.inner_text("main:target h1") == ATTACK
+    assert tab.get_attribute("main:target .picture", "href") == "class-pictures/bob/t-0.html"
+    tab.click("main:target .back")
+    assert tab.evaluate(shown) == ["class"]
+    # Nothing sticks out, in either theme, and no text has the colour of its ground.
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert tab.evaluate(_CONTRAST) == []
+    tab.goto("about:blank")
+    assert trouble == []
+
+
+# WCAG's contrast of every cell's sign with its ground: those below 3 to 1.
+_CONTRAST = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const light = colour => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
+      .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  return [...document.querySelectorAll('.heat tbody td:not(.mark)')].filter(cell => {
+    const style = getComputedStyle(cell);
+    const [a, b] = [light(style.color), light(style.backgroundColor)].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05) < 3;
+  }).map(cell => cell.className);
+}"""

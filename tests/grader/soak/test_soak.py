@@ -1,0 +1,322 @@
+"""``raftgrade soak``: evidence that grows block by block, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftgrade.cli import Tools, main
+from raftgrade.soak import process_monitor, soak
+from raftlab.suites import catalogue
+from tests.conftest import SOLUTION
+from tests.grader.fakes import alive, submission, tools, wait_until_gone
+
+DRIVER = Path(__file__).parents[1] / "driver.py"
+
+
+def lines(folder: Path, name: str = "soak.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def stretches(folder: Path, kind: str = "suite") -> list[tuple[str, list[int]]]:
+    return [(line["impl"], line["seeds"]) for line in lines(folder) if line["kind"] == kind]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(soak.SEEDS, "suite sim", 10)  # as in driver.py: a dozen seeds make two blocks
+
+
+def run(*words: str) -> int:
+    return main(["soak", *words, "--labs", "2A", "--out", "out"], tools())
+
+
+def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("ada", "bob"):
+        submission(tmp_path, f"class/{name}")
+    out = tmp_path / "out"
+    assert run("class", "--passes", "12") == 0
+    # In turn, and no further than asked for.
+    assert stretches(out) == [("ada", [0, 10]), ("bob", [0, 10]), ("ada", [10, 12]), ("bob", [10, 12])]
+    assert stretches(out, "fuzz") == [("ada", [0, 12]), ("bob", [0, 12])]
+    first = lines(out)[0]
+    assert (first["runs"], first["failures"], first["unjudged"], first["tests"]) == (20, 0, 0, 2)
+    assert (first["lab"], first["network"], first["beside_hog"], first["processes"]) == ("2A", "sim", False, 1)
+    assert first["memory_mb"]["own"] > 10
+    done = (out / "soak.jsonl").read_text()
+    assert run("class", "--passes", "12") == 0
+    assert (out / "soak.jsonl").read_text() == done
+    assert "going on behind 6 blocks with 72 runs" in capsys.readouterr().err
+    assert run("class/bob", "--passes", "13", "--no-fuzz") == 0
+    assert stretches(out)[4:] == [("bob", [12, 13])]
+    # Other seeds first: then the ones between are still to be had.
+    assert run("class/bob", "--passes", "2", "--seed", "15", "--no-fuzz") == 0
+    assert run("class/bob", "--passes", "20", "--no-fuzz") == 0
+    assert stretches(out)[5:] == [("bob", [15, 17]), ("bob", [13, 15]), ("bob", [17, 20])]
+    assert not (out / "logs").exists()
+
+
+def test_another_version_counts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = submission(tmp_path, "ada")
+    out = tmp_path / "out"
+    assert run("ada", "--passes", "2", "--no-fuzz") == 0
+    (path / "raft.py").write_text('{"*": "pass"}')
+    assert run("ada", "--passes", "2", "--no-fuzz") == 0
+    assert stretches(out) == [("ada", [0, 2]), ("ada", [0, 2])]
+    assert "1 block with 4 runs of another version stay in the book, uncounted" in capsys.readouterr().out
+    old = (out / "soak.jsonl").read_text()
+    (out / "soak.jsonl").write_text(old.replace(lines(out)[0]["code"], "0123456789abcdef"))
+    assert run("ada", "--passes", "2", "--no-fuzz") == 0
+    assert len(stretches(out)) == 3
+    assert "2 blocks of another version of raftlab stay in the book as history" in capsys.readouterr().err
+
+
+def test_failures_are_told_and_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "ada", {"second/1": "fail", "second/3": "error", "fuzz_2A/2": "fail"})
+    assert run("ada", "--passes", "12") == 1
+    printed = capsys.readouterr()
+    assert "FAILED: ada second@1 sim: expected one leader, saw none at seed 1 \\x1b[31m (raftlab replay" in printed.err
+    assert "not judged: ada second@3 sim" in printed.err
+    assert "24 (1 failed, 1 not judged)" in printed.out
+    told = lines(tmp_path / "out", "failures.jsonl")
+    assert [(line["test"], line["seed"], line["outcome"]) for line in told] == [
+        ("second", 1, "failed"),
+        ("second", 3, "error"),
+        ("fuzz_2A", 2, "failed"),
+    ]
+    assert [(line["failures"], line["unjudged"]) for line in lines(tmp_path / "out")] == [(1, 1), (1, 0), (0, 0)]
+    assert main(["soak", "--show", "out"]) == 1
+    assert capsys.readouterr().out == printed.out
+
+
+def test_traces_are_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "TRACE_ROOM", 250)
+    submission(tmp_path, "ada", {"trace": 100, **{f"second/{seed}": "fail" for seed in (5, 7, 8, 11, 13)}})
+
+    def kept() -> list[int]:
+        told = lines(tmp_path / "out", "failures.jsonl")
+        there = sorted(str(file) for file in (tmp_path / "out" / "traces" / "ada").iterdir())
+        assert there == sorted(str(tmp_path / line["trace"]) for line in told if line["trace"])
+        return [line["seed"] for line in told if line["trace"]]
+
+    assert run("ada", "--passes", "12") == 1
+    assert kept() == [5, 7]
+    # The next one on the same folder finds what is there.
+    assert run("ada", "--passes", "14") == 1
+    assert kept() == [5, 7]
+
+
+def test_what_could_not_be_judged_is_no_success(tmp_path: Path) -> None:
+    submission(tmp_path, "ada", {"second/1": "error"})
+    assert run("ada", "--passes", "2", "--no-fuzz") == 2
+
+
+def test_who_does_not_come_to_a_lab(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "ada", {"first": "fail"})
+    submission(tmp_path, "bob", {"check": [2, '[{"text": "Raft has no method snapshot"}]']})
+    submission(tmp_path, "cyd")
+    assert run("ada", "bob", "--passes", "1") == 2
+    told = capsys.readouterr().err
+    assert "ada does not come to lab 2A, which is left out: its first test, first, failed with seeds 0 to 2" in told
+    assert "bob does not come to lab 2A, which is left out: Raft has no method snapshot" in told
+    assert told.endswith("raftgrade: nothing to run: no implementation comes to lab 2A\n")
+    assert run("ada", "cyd", "--passes", "1", "--no-fuzz") == 0
+    assert stretches(tmp_path / "out") == [("cyd", [0, 1])]
+
+
+def test_memory_that_grows_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = iter((60.0, 100.0, 115.0, 120.0, 170.0))
+
+    class Memory(process_monitor.Memory):
+        def __exit__(self, *exc: object) -> None:
+            super().__exit__(*exc)
+            self.own, self.child = next(sizes), 20.0
+
+    monkeypatch.setattr(process_monitor, "Memory", Memory)
+    submission(tmp_path, "ada")
+    assert run("ada", "--passes", "50", "--no-fuzz") == 0
+    told = capsys.readouterr().err
+    assert [line[10:] for line in told.splitlines() if "memory" in line] == [
+        "memory grows: this soak held 115 MB, 55 MB more than before",
+        "memory grows: this soak held 170 MB, 55 MB more than before",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--out out", "soak needs an implementation: a raft.py, or a folder with one or with several"),
+        ("ada", "soak needs --out DIR: a folder of its own, where it can go on later"),
+        ("ada --out out --network lan", "--network must be sim, rpyc or sim,rpyc, not lan"),
+        ("ada --out out --hog", "--hog goes with --network rpyc: simulated runs keep no clock of the outside"),
+        ("ada --out out --hours 0", "--hours must be more than 0, not 0"),
+        ("ada --out out --hours nan", "--hours must be more than 0, not nan"),
+        ("ada --out out --passes 0", "--passes must be at least 1, not 0"),
+        ("ada --out out --jobs 0", "--jobs must be at least 1, not 0"),
+        ("ada --out out --seed -1", "--seed must be 0 or more, not -1"),
+        ("ada --out out --labs 9Z", "there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F"),
+        ("nobody --out out", "there is no nobody"),
+        ("ada --out ada", "ada holds something else than a soak; choose another folder with --out"),
+        ("--show ada", "ada holds no soak.jsonl"),
+        ("--show odd", "line 1 of odd/soak.jsonl is not a block of a soak"),
+    ],
+)
+def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, said: str) -> None:
+    submission(tmp_path, "ada")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "soak.jsonl").write_text("{}\n")
+    assert main(["soak", *words.split()], tools()) == 2
+    assert capsys.readouterr().err == f"raftgrade: {said}\n"
+
+
+class Soak:
+    """A soak of one submission that hangs in its second block, leaving a child."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = f"mark-{uuid.uuid4()}"
+        self.out = folder / "out"
+        submission(folder, "ada", {"first/11": "family"})
+        self.process = subprocess.Popen(
+            [sys.executable, str(DRIVER), self.mark, "soak", "ada", "--labs", "2A", "--no-fuzz", "--out", "out"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+    def wait(self) -> None:
+        while len(alive(self.mark)) < 3:  # the driver, a job, the job's child
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        for pid in alive(self.mark):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[Soak]:
+    made = Soak(tmp_path)
+    yield made
+    made.close()
+
+
+def test_ctrl_c(hanging: Soak) -> None:
+    hanging.wait()
+    hanging.process.send_signal(signal.SIGINT)
+    out, err = hanging.process.communicate(timeout=10)
+    assert hanging.process.returncode == 130
+    assert err.endswith("raftgrade: interrupted; the same command goes on from out\n")
+    assert "processes after" in out
+    wait_until_gone(hanging.mark)
+    assert stretches(hanging.out) == [("ada", [0, 10])]
+
+
+def test_a_kill_costs_the_block_under_way(hanging: Soak, capsys: pytest.CaptureFixture[str]) -> None:
+    hanging.wait()
+    assert run("ada") == 2
+    assert capsys.readouterr().err == "raftgrade: another soak is writing to out; choose another folder with --out\n"
+    hanging.process.kill()
+    hanging.process.communicate()
+    book = hanging.out / "soak.jsonl"
+    with book.open("a") as file:
+        file.write('{"kind": "sui')
+    assert run("ada", "--passes", "11", "--no-fuzz") == 0
+    assert stretches(hanging.out) == [("ada", [0, 10]), ("ada", [10, 11])]
+    assert "going on behind 1 block with 20 runs" in capsys.readouterr().err
+
+
+def test_a_real_soak_beside_a_hog(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # one hog will do
+    real = Tools(catalogue=lambda lab: [test for test in catalogue.tests(lab) if test.name == "initial_election"])
+    words = ["--labs", "2A", "--network", "sim,rpyc", "--hog", "--passes", "1", "--sandbox", "none", "--out", "out"]
+    before = process_monitor.below()
+    assert main(["soak", str(SOLUTION.parent), *words], real) == 0, capsys.readouterr().err
+    told = {(line["kind"], line["network"], line["beside_hog"]): line for line in lines(tmp_path / "out")}
+    assert set(told) == {("suite", "sim", False), ("suite", "rpyc", True), ("fuzz", "sim", False)}
+    for line in told.values():
+        assert (line["runs"], line["failures"], line["unjudged"], line["processes"]) == (1, 0, 0, 1)
+        # A child is looked at now and then, and such a short one perhaps before it has loaded anything.
+        assert line["memory_mb"]["own"] > 10
+        assert 0 < line["cpu_s"] < 60
+    assert process_monitor.below() <= before
+
+
+# --- the watchman ---
+
+ORPHAN = "import os, sys, time\nif os.fork(): sys.exit()\ntime.sleep(600)"
+
+
+def test_an_orphan_is_counted_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_monitor, "GONE_S", 0.3)
+    with process_monitor.reaper():
+        before = process_monitor.below()
+        subprocess.run([sys.executable, "-I", "-S", "-c", ORPHAN], check=True)
+        (orphan,) = process_monitor.left(before)
+        process_monitor.end([orphan])
+        assert process_monitor.left(before) == []
+        assert not Path(f"/proc/{orphan}").exists()
+
+
+def test_memory_of_a_child() -> None:
+    hungry = "data = bytearray(200_000_000); print(len(data), flush=True); del data; input()"
+    with (
+        process_monitor.Memory() as memory,
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", hungry], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        while memory.child < 200:
+            time.sleep(0.05)
+        child.stdin.close()
+    assert 200 < memory.child < 300
+    assert memory.own > 10
+
+
+def test_hogs_go_with_us() -> None:
+    with process_monitor.hogs(2) as running:
+        assert len(running) == 2
+        assert running <= process_monitor.below()
+    assert not running & process_monitor.below()
+    # Whatever way their parent goes.
+    code = (
+        "import os, signal; from raftgrade.soak import process_monitor as watch\n"
+        "with watch.hogs(1) as running: print(*running, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    while Path(f"/proc/{int(told.stdout)}").exists():
+        time.sleep(0.02)
+
+
+def test_a_code_that_changes_meanwhile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = iter("aab")
+    monkeypatch.setattr(soak, "code", lambda packages: next(codes))
+    submission(tmp_path, "ada")
+    assert run("ada", "--passes", "20", "--no-fuzz") == 2
+    assert capsys.readouterr().err.endswith(
+        "raftgrade: raftlab's own code was changed while the soak ran: its last block was dropped, start it again\n"
+    )
+    assert stretches(tmp_path / "out") == [("ada", [0, 10])]

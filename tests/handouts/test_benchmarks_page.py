@@ -1,0 +1,68 @@
+"""The page of benchmarks comes out whole. Its figures are for people who run it by hand: these here mean nothing."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from benchmarks import page
+from benchmarks.plot import Bars, Lines
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.timeout(400)  # some seconds; on a machine that is busy with much else, minutes
+def test_a_quick_page(tmp_path: Path) -> None:
+    assert page.main(["--quick", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "**Tiny sizes (`--quick`): these figures mean nothing.**" in text
+    assert re.findall("^## (.*)", text, re.MULTILINE) == [
+        "Speed of the two worlds",
+        "A whole grading",
+        "More cores",
+        "More servers",
+        "Longer logs",
+        "Beside the original",
+    ]
+    assert not re.search(r"\bnan\b|\binf\b|None|\{|\}", text)
+    assert re.search(r"21 runs,\s+all\s+of\s+them\s+passed", text)
+    assert re.search(r"^\| 2,000 \| 0\.\d+ ", text, re.MULTILINE)
+    named = re.findall(r"\]\((benchmarks/\w+\.svg)\)", text)
+    assert sorted(named) == sorted(f"benchmarks/{path.name}" for path in (tmp_path / "benchmarks").iterdir())
+    for name in named:
+        assert len(texts(ElementTree.fromstring((tmp_path / name).read_text()))) >= 6
+
+
+def texts(root: ElementTree.Element) -> list[str]:
+    return [element.text or "" for element in root.iter(f"{SVG}text")]
+
+
+def test_lines() -> None:
+    plot = Lines(
+        "What & why",
+        "entries",
+        "CPU ms",
+        [("a", [(10, 1), (1000, 90)]), ("b", [(10, 1), (1000, 91)])],
+        [10, 1000],
+        log=True,
+    )
+    root = ElementTree.fromstring(plot.svg())
+    assert texts(root) == ["What & why", "1", "10", "100", "10", "1,000", "entries", "CPU ms", "b", "a"]
+    # Names at the same height would hide each other.
+    high, low = (float(element.get("y", "")) for element in list(root.iter(f"{SVG}text"))[-2:])
+    assert low - high >= 14
+    circles = [(element.get("cx"), element.get("cy")) for element in root.iter(f"{SVG}circle")]
+    assert circles[0] == ("78.0", "322.0")  # where the axes meet
+    assert "prefers-color-scheme:dark" in plot.svg()
+
+
+def test_bars() -> None:
+    plot = Bars("CPU", "seconds", ["sim", "rpyc"], [("2A", [10.0, 5.0]), ("2B", [30.0])])
+    root = ElementTree.fromstring(plot.svg())
+    assert texts(root) == ["CPU", "0", "10", "20", "30", "2A", "2B", "sim", "rpyc", "seconds"]
+    widths = [float(bar.get("width", "")) for bar in root.iter(f"{SVG}rect") if bar.get("class", "")[0] == "b"][:3]
+    assert widths[1] == pytest.approx(widths[0] / 2, abs=0.1)
+    assert widths[2] == pytest.approx(widths[0] * 3, abs=0.1)

@@ -1,0 +1,513 @@
+"""What the handouts promise is there: anchors, commands, names, transcripts."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import raftlab
+from raftgrade.proof.bug_bank import without
+from raftlab import cli, labs
+from raftlab.explain import rules
+from raftlab.explain.failure import Failure, Rule
+from raftlab.explain.render import as_text
+from raftlab.harness import trace
+from raftlab.submission import skeleton
+from raftlab.suites import catalogue, lab_2b
+from raftlab.tools import new as starter
+from raftlab.tools import test as session
+
+ROOT = Path(__file__).parents[2]
+HANDOUTS = ROOT / "handouts"
+SKELETON = ROOT / "skeleton" / "raft.py"
+SOLUTION = ROOT / "solutions" / "raft.py"
+LAB_2A = HANDOUTS / "lab-2a.md"
+LAB_2B = HANDOUTS / "lab-2b.md"
+PACKAGE = Path(raftlab.__file__).parent
+LAB_2C = HANDOUTS / "lab-2c.md"
+LAB_2D = HANDOUTS / "lab-2d.md"
+LAB_2E = HANDOUTS / "lab-2e.md"
+LAB_2F = HANDOUTS / "lab-2f.md"
+BY_LAB = {"2A": LAB_2A, "2B": LAB_2B, "2C": LAB_2C, "2D": LAB_2D, "2E": LAB_2E, "2F": LAB_2F}
+STUDENTS = [HANDOUTS / "setup.md", *BY_LAB.values()]
+LABS = pytest.mark.parametrize(("path", "lab"), [(path, lab) for lab, path in BY_LAB.items()], ids=BY_LAB)
+
+_POINTER = re.compile(r"handouts/([\w.-]+\.md)(?:#([\w-]+))?")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives to a file's headings."""
+    text = _FENCE.sub("", path.read_text(encoding="utf-8"))
+    seen: Counter[str] = Counter()
+    found = set()
+    for heading in re.findall(r"^#{1,6} +(.+?) *#*$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        found.add(slug if not seen[slug] else f"{slug}-{seen[slug]}")
+        seen[slug] += 1
+    return found
+
+
+def pointers() -> list[tuple[str, str]]:
+    """Every string of the package that names a handout, and where it stands."""
+    found = {("rules.py", value.handout) for value in vars(rules).values() if isinstance(value, Rule)}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= {(path.name, match.group()) for match in _POINTER.finditer(node.value)}
+    return sorted(found)
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Every ``raftlab ...`` command that a handout shows, split into words; without what follows a pipe."""
+    text = _COMMENT.sub("", path.read_text(encoding="utf-8"))
+    blocks = _FENCE.findall(text)
+    lines = [line.strip().removeprefix("replay: ") for _, block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`(raftlab [^`]+)`", _FENCE.sub("", text))
+    shown = [line for line in lines if re.match(r"raftlab (?!:)", line)]
+    return [shlex.split(line.partition(" | ")[0], comments=True)[1:] for line in shown]
+
+
+def code(path: Path) -> ast.Module:
+    """All Python blocks of a handout, as one module."""
+    blocks = [block for language, block in _FENCE.findall(path.read_text(encoding="utf-8")) if language == "python"]
+    return ast.parse("\n".join(blocks))
+
+
+def transcript(path: Path, command: str) -> str:
+    """The block below ``<!-- transcript: command -->``."""
+    text = path.read_text(encoding="utf-8")
+    mark = f"<!-- transcript: {command} -->\n```\n"
+    assert text.count(mark) == 1, f"{path.name} has no transcript of `{command}`, or two"
+    return text.partition(mark)[2].partition("```")[0]
+
+
+def run(command: str, folder: Path) -> str:
+    """What a command really says, in a student's folder."""
+    words = [sys.executable, "-m", "raftlab.cli", *shlex.split(command)[1:]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+def without_wall_time(text: str) -> str:
+    return re.sub(r"in \d+\.\d+ s$", "in # s", text, flags=re.MULTILINE)
+
+
+def without_numbers(text: str) -> list[str]:
+    """What does not depend on the reference's timing: the words of each line."""
+    lines = re.sub(r"\b\d[\d,.]*", "#", text).splitlines()
+    return [re.sub(r" +", " ", re.sub(r"# (B|kB|MB)\b", "# B", line.replace("RPCs", "RPC"))) for line in lines]
+
+
+def words(text: str) -> list[str]:
+    """The lines without their numbers, and without the events of a trace."""
+    return [line for line in without_numbers(without_wall_time(text)) if not re.match(r" +# (?:S#|network)", line)]
+
+
+def shapes(text: str) -> set[str]:
+    """The kinds of events that a text shows: the same with other numbers is the same kind."""
+    return {re.sub(r"\d+", "#", event) for event in re.findall(r"^ +\d+\.\d{3} (.*)$", text, re.MULTILINE)}
+
+
+# --- anchors ---
+
+
+@pytest.mark.parametrize(("where", "pointer"), pointers())
+def test_what_a_message_points_to_is_there(where: str, pointer: str) -> None:
+    match = _POINTER.fullmatch(pointer)
+    assert match, f"{where} has {pointer!r}, which is no pointer to a handout"
+    name, anchor = match.groups()
+    assert (HANDOUTS / name).is_file(), f"{where} points to {pointer}, which does not exist"
+    assert not anchor or anchor in anchors(HANDOUTS / name), f"{where} points to {pointer}, but has no such heading"
+
+
+def test_the_messages_do_point_to_handouts() -> None:
+    """Else the test above says nothing."""
+    found = {pointer for _, pointer in pointers()}
+    assert {"handouts/lab-2a.md#terms", "handouts/lab-2a.md#messages", "handouts/setup.md#first-run"} <= found
+
+
+@pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
+def test_links_between_handouts(path: Path) -> None:
+    for link in _LINK.findall(path.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.with_name(name) if name else path
+        assert target.is_file(), f"{path.name} links to {link}, which is not there"
+        # `raftlab new` copies the handouts for students, without the rest of the repository.
+        theirs = target.parent == HANDOUTS and not starter._for_others(target)
+        assert theirs, f"{path.name} links to {link}, which a student does not have"
+        assert not anchor or anchor in anchors(target), f"{path.name} links to {link}: no such heading"
+
+
+@pytest.mark.parametrize(
+    ("heading", "anchor"),
+    [("Who gets my vote", "who-gets-my-vote"), ("Step 1: wait, then `x`", "step-1-wait-then-x")],
+)
+def test_anchors_follow_the_rules_of_github(tmp_path: Path, heading: str, anchor: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"# {heading}\n\n```\n# no heading\n```\n\n## {heading}\n")
+    assert anchors(page) == {anchor, f"{anchor}-1"}
+
+
+# --- commands ---
+
+
+@pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
+def test_every_command_names_what_exists(path: Path) -> None:
+    shown = commands(path)
+    assert len(shown) > 5
+    for words in shown:
+        if words in (["--version"], ["new"], ["test"]):
+            continue  # the command as such, in a sentence
+        arguments = cli._parser().parse_args(words)
+        if arguments.command == "test":
+            assert session.plan(labs.find(arguments.lab).name, arguments.network, arguments.name)
+        elif arguments.command == "replay":
+            assert re.fullmatch(r"\w+@\d+", arguments.name)
+            assert catalogue.find_test(arguments.name.partition("@")[0])
+
+
+@LABS
+def test_every_step_has_a_command(path: Path, lab: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    steps = re.split(r"^## ", text, flags=re.MULTILINE)
+    steps = [step for step in steps if step.startswith("Step ")]
+    assert [step.split(":")[0] for step in steps] == [f"Step {number}" for number in range(1, len(steps) + 1)]
+    assert len(steps) > 3
+    assert all(f"\nraftlab test {lab}" in step for step in steps)
+
+
+# --- names ---
+
+
+def classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def methods(node: ast.ClassDef) -> dict[str, list[str]]:
+    """Each method with its parameters."""
+    return {item.name: [arg.arg for arg in item.args.args] for item in node.body if isinstance(item, ast.FunctionDef)}
+
+
+def fields(node: ast.ClassDef) -> list[str]:
+    return [ast.unparse(item) for item in node.body if isinstance(item, ast.AnnAssign)]
+
+
+def test_the_api_on_one_screen_is_there() -> None:
+    assert {"Raft", "Peer", "Persister", "ApplyChannel"} < classes(code(LAB_2A)).keys()
+    assert {"Raft", "ApplyMsg", "ApplyChannel", "LogEntry"} < classes(code(LAB_2B)).keys()
+    assert {"Raft", "Persister"} == classes(code(LAB_2C)).keys()
+    assert {"Raft", "ApplyMsg", "Persister", "InstallSnapshotArgs"} < classes(code(LAB_2D)).keys()
+
+
+@LABS
+def test_the_api_on_one_screen_is_the_api(path: Path, lab: str) -> None:
+    # From lab 2B on, replies have the fields that the reference adds to them.
+    file = SKELETON if lab == "2A" else SOLUTION
+    known = classes(ast.parse(file.read_text(encoding="utf-8")))
+    known |= classes(ast.parse((PACKAGE / "api.py").read_text(encoding="utf-8")))
+    for name, node in classes(code(path)).items():
+        assert name in known, f"the handout shows {name}, which neither the skeleton nor the API has"
+        real = methods(known[name])
+        for method, parameters in methods(node).items():
+            assert real.get(method) == parameters, f"{name}.{method} takes {real.get(method)}, not {parameters}"
+        assert fields(node) == fields(known[name]), f"the fields of {name} differ"
+
+
+def test_the_api_on_one_screen_is_complete() -> None:
+    shown = classes(code(LAB_2A))
+    given = classes(ast.parse(SKELETON.read_text(encoding="utf-8")))
+    # The messages of lab 2D can wait; that they can is said.
+    later = {name for name in given if name.startswith("InstallSnapshot")}
+    assert given.keys() - later <= shown.keys()
+    assert all(f"`{name}`" in LAB_2A.read_text(encoding="utf-8") for name in later)
+    assert methods(given["Raft"]).keys() == methods(shown["Raft"]).keys()
+    assert set(labs.find("2A").methods) <= methods(shown["Raft"]).keys()
+
+
+@LABS
+def test_how_long_it_is_said_to_be(path: Path, lab: str) -> None:
+    """The lines of the reference, without blanks, comments and what later labs add: within a quarter."""
+    (said,) = re.findall(r"(?:perhaps|about) (\d+) lines", path.read_text(encoding="utf-8"))
+
+    def lines(parts: Sequence[str | skeleton.Region], inside: str) -> int:
+        own = [part for part in parts if isinstance(part, str) and part.strip() and not part.strip().startswith("#")]
+        deeper = sum(lines(part.body, part.lab) for part in parts if isinstance(part, skeleton.Region))
+        return len(own) * (inside == lab) + deeper
+
+    solution = SOLUTION.read_text(encoding="utf-8").splitlines()
+    real = lines(skeleton._parts(solution, tuple(labs.LABS), "raft.py"), "")
+    assert 0.75 * real <= int(said) <= 1.25 * real
+
+
+def test_the_log_as_the_skeleton_has_it() -> None:
+    """Two lines that lab 2B quotes."""
+    text = SKELETON.read_text(encoding="utf-8")
+    quoted = re.findall(r"^self\.(?:entries|base) = .*$", LAB_2B.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(quoted) == 2
+    assert all(f"        {line}\n" in text for line in quoted)
+
+
+@LABS
+def test_imports_in_the_handout_exist(path: Path, lab: str) -> None:
+    for node in ast.walk(code(path)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_constants_are_quoted_as_they_are() -> None:
+    text = LAB_2A.read_text(encoding="utf-8")
+    values = {}
+    for node in ast.parse(SKELETON.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            values[node.targets[0].id] = ast.unparse(node.value)
+    assert f"`{values['ELECTION_TIMEOUT']}`" in text
+    assert f"`HEARTBEAT_EVERY = {values['HEARTBEAT_EVERY']}`" in text
+
+
+def test_files_of_the_package_that_are_named_exist() -> None:
+    for path in STUDENTS:
+        for name in re.findall(r"`raftlab/([\w/]+\.py)`", path.read_text(encoding="utf-8")):
+            assert (PACKAGE / name).is_file(), f"{path.name} names raftlab/{name}"
+
+
+# --- what runs say ---
+
+
+def test_first_run(tmp_path: Path) -> None:
+    """The failure that the handout shows is the one that a student sees, to the letter."""
+    shutil.copy(SKELETON, tmp_path)
+    command = "raftlab test 2A -k initial_election"
+    assert without_wall_time(transcript(LAB_2A, command)) == without_wall_time(run(command, tmp_path))
+
+
+def test_first_run_of_2b(tmp_path: Path) -> None:
+    """Here the reference's lab 2A runs below, so only what does not hang on its timing is the same to the letter."""
+    solution = SOLUTION.read_text(encoding="utf-8")
+    (tmp_path / "raft.py").write_text(skeleton.generate(solution, "2B"), encoding="utf-8")
+    command = "raftlab test 2B -k basic_agreement"
+    shown, real = transcript(LAB_2B, command), run(command, tmp_path)
+    assert words(shown) == words(real)
+    assert shapes(shown) == shapes(real)
+    # The handout says so.
+    assert "entries=0" in real
+
+
+@LABS
+def test_what_passing_looks_like(path: Path, lab: str, tmp_path: Path) -> None:
+    """Titles, order and points are today's. Times and counts are the reference's on some day: examples."""
+    shutil.copytree(ROOT / "solutions", tmp_path / "solutions")
+    command = f"raftlab test {lab} --impl solutions"
+    shown, real = transcript(path, command), run(command, tmp_path)
+    assert without_numbers(shown) == without_numbers(real)
+    tests = catalogue.tests(lab)
+    most = sum(info.points for info in tests)
+    total = f"lab {lab}: {len(tests)} of {len(tests)} tests passed, {most} of {most} points;"
+    assert total in shown
+    assert total in real
+
+
+def example(path: Path) -> str:
+    """The block below ``<!-- example -->``."""
+    return path.read_text(encoding="utf-8").partition("<!-- example -->\n```\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize(("path", "rule"), [(LAB_2A, rules.ONE_VOTE), (LAB_2B, rules.STATE_MACHINE_SAFETY)])
+def test_the_example_of_a_failure_names_its_rule(path: Path, rule: Rule) -> None:
+    assert as_text(Failure("invariant", "", rule)) + "\n  what led there:\n" in example(path)
+
+
+def test_the_example_is_in_the_notation_of_the_trace() -> None:
+    text = LAB_2A.read_text(encoding="utf-8")
+    request = trace._pack({"term": 1, "candidate_id": 1, "last_log_index": 0, "last_log_term": 0})
+    answer = trace._pack({"term": 1, "vote_granted": True})
+    events = [
+        (0.0, "boot", 2, 1),
+        (0.593, "send", 2, 0, 1, "request_vote", request),
+        (0.621, "reply", 2, 1, 2, "request_vote", None),
+        (0.778, "answer", 2, 1, 3, "request_vote", answer),
+    ]
+    for event in events:
+        assert trace.line(event) in text
+
+
+def broken(folder: Path, *changes: tuple[str, str]) -> Path:
+    """A folder with the reference as whoever does lab 2D has it, changed."""
+    text = without(SOLUTION.read_text(encoding="utf-8"), "2E")
+    for old, new in changes:
+        assert text.count(old) == 1, f"the reference has moved on: {old!r} stands there {text.count(old)} times"
+        text = text.replace(old, new)
+    folder.mkdir(exist_ok=True)
+    (folder / "raft.py").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_the_example_of_2b_is_what_its_mistake_gives(tmp_path: Path) -> None:
+    """The sentence, the rule, and the heartbeat that says more of the commit than it checks."""
+    limit = "min(args.leader_commit, args.prev_log_index + len(args.entries))"
+    mistake = "min(args.leader_commit, self._last_index())"
+    assert f"`{mistake}`" in LAB_2B.read_text(encoding="utf-8")
+    assert f"commit = {limit}\n" in LAB_2B.read_text(encoding="utf-8")
+    shown = example(LAB_2B)
+    real = run("raftlab test 2B -k rejoin --seeds 5", broken(tmp_path, (limit, mistake)))
+    assert words(shown)[:3] == words(real[real.index("\nexpected ") + 1 :])[:3]
+    assert not shapes(shown) - shapes(run("raftlab replay rejoin@0", tmp_path))
+
+
+@pytest.mark.parametrize(("step", "missing"), [(2, ("_replicate_loop", "_apply_loop")), (3, ("_replicate_loop",))])
+def test_a_step_of_2b_needs_no_later_one(step: int, missing: tuple[str, ...], tmp_path: Path) -> None:
+    """The tests that a step wants green are green with the reference as far as that step: without these threads."""
+    starts = (f"        threading.Thread(target=self.{loop}, daemon=True).start()\n" for loop in missing)
+    folder = broken(tmp_path, *((line, "") for line in starts))
+    section = LAB_2B.read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
+    wanted = re.findall(r"^raftlab test 2B -k \w+$", section, re.MULTILINE)
+    assert wanted
+    for command in wanted:
+        assert "  PASS" in run(command, folder)
+
+
+def test_the_rows_of_the_append_table() -> None:
+    """Each row that lab 2B shows is one of the test's."""
+    tree = ast.parse(inspect.getsource(lab_2b.test_append_table))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "row"]
+    real = {tuple(map(str, map(ast.literal_eval, call.args))) for call in calls}
+    section = LAB_2B.read_text(encoding="utf-8").partition("### The consistency check\n")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| \w.*$", section, re.MULTILINE)
+    assert len(rows) > 5
+    for row in rows:
+        said, log, prev, entries, answer, after = (cell.strip() for cell in row.strip("|").split("|"))
+        lists = [[int(term) for term in cell.replace("…", "").split()] for cell in (log, entries, after)]
+        before, sent, then = map(str, lists)
+        assert (said, before, prev, sent, str(answer == "success"), then) in real
+
+
+def test_the_limits_of_2b() -> None:
+    """The table of limits has the numbers of the suite."""
+
+    def numbers(pattern: str, test: Callable[..., None]) -> list[int]:
+        match = re.search(pattern, inspect.getsource(test))
+        assert match, f"{test.__name__} has moved on"
+        return [int(number) for number in match.groups()]
+
+    section = LAB_2B.read_text(encoding="utf-8").partition("### Too many messages\n")[2].partition("\n## ")[0]
+    (first,) = numbers(r"1 <= count <= (\d+)", lab_2b.test_rpc_counts)
+    (commands,) = numbers(r"for number in range\((\d+)\)\]", lab_2b.test_rpc_counts)
+    most, more = numbers(r"limit = (\d+) \+ (\d+) \*", lab_2b.test_rpc_counts)
+    (idle,) = numbers(r"idle <= (\d+)", lab_2b.test_rpc_counts)
+    count, times = numbers(r"range\((\d+)\):\n +command = .* \* (\d+)\n", lab_2b.test_rpc_bytes)
+    factor, rest = numbers(r"limit = (\d+) \* sent \+ ([\d_]+)", lab_2b.test_rpc_bytes)
+    (refusals,) = numbers(r"refused <= (\d+)", lab_2b.test_fast_backup)
+    (wrong,) = numbers(r"doomed .*range\((\d+)\)", lab_2b.test_fast_backup)
+    sent = count * times
+    assert re.findall(r"^\| `.*$", section, re.MULTILINE) == [
+        f"| `rpc_counts` | RPCs for the first election | {first} |",
+        f"| `rpc_counts` | RPCs for {commands} commands at once | {most}, and {more} more for each second that it takes |",
+        f"| `rpc_counts` | RPCs in one second of idleness | {idle} |",
+        f"| `rpc_bytes` | bytes for commands of {sent:,} bytes, given one after the other | {factor * sent + rest:,} |",
+        f"| `fast_backup` | refusals by a follower with {wrong} wrong entries | {refusals} |",
+    ]
+
+
+def test_the_example_of_fast_backup() -> None:
+    """Each row follows from the logs and the rules."""
+    text = LAB_2B.read_text(encoding="utf-8")
+    lines = [line for who in ("leader", "follower") for line in re.findall(rf"^{who} +([\d ]+)$", text, re.MULTILINE)]
+    leader, follower = ([0, *map(int, line.split())] for line in lines)
+    section = text.partition("### Backing up fast\n")[2].partition("\n### ")[0]
+    after = len(leader)
+    for index, term, said, then in re.findall(r"^\| \((\d), (\d)\) \| (.*) \| (\d) \|$", section, re.MULTILINE):
+        prev, there = after - 1, follower[after - 1]
+        assert (int(index), int(term)) == (prev, leader[prev])
+        fits = there == leader[prev]
+        assert said == ("success" if fits else f"refused: term {there}, from index {follower.index(there)} on")
+        own = max((at for at, term in enumerate(leader) if term == there), default=0)
+        after = len(leader) if fits else own + 1 if own else follower.index(there)
+        assert after == int(then)
+    assert fits
+
+
+@cache
+def templates() -> set[str]:
+    """Every string of the package, with NUL for what is filled in at run time."""
+    said = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                said.add("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)
+    return {template for template in said if len(template.replace("\0", "")) >= 10}
+
+
+def says(template: str, shown: str) -> bool:
+    """Whether ``shown`` can be the beginning of ``template`` filled in."""
+    lead = template.partition("\0")[0]
+    if (
+        not (shown.startswith(lead) or lead.startswith(shown))
+        or template.strip("\0").partition("\0")[0][:4] not in shown
+    ):
+        return False
+    for end in range(len(template), 9, -1):
+        literal = template[:end].rstrip("\0")
+        if len(literal.replace("\0", "")) < 8:
+            return False
+        # A gap at the end takes one word if the sentence goes on: more would swallow anything.
+        gap = "" if len(literal) == end else ".{1,80}" if end == len(template) else r"\S{1,80}"
+        if re.fullmatch(re.escape(literal).replace("\0", ".{1,80}?") + gap, shown):
+            return True
+    return False
+
+
+def looked_up() -> list[str]:
+    """The sentences in the tables of symptoms, as far as raftlab says them: up to the first "…"."""
+    rows: list[str] = []
+    fails = "## When it fails\n"
+    for path, heading in ((LAB_2A, fails), (LAB_2B, fails), (HANDOUTS / "setup.md", "### If it stops before")):
+        section = path.read_text(encoding="utf-8").partition(heading)[2].partition("\n##")[0]
+        rows += re.findall(r"^\| `([^`]+)`(?:,[^|]*)? \|", section, re.MULTILINE)
+    others = ("raftlab: command not found", "No module named 'raftlab'")
+    return list(dict.fromkeys(row.partition("…")[0].rstrip(" :,") for row in rows if row not in others))
+
+
+@pytest.mark.parametrize("row", looked_up())
+def test_a_sentence_to_look_up_is_said_somewhere(row: str) -> None:
+    named = [row, re.sub(r"^S\d: ", "", row)]  # the name of the server may be put before it elsewhere
+    # Lab 2B gives its reasons apart from the sentence that they stand in.
+    apart = re.fullmatch(r"(expected nobody to apply index )\d+, (.*)", row)
+    if apart:
+        assert any(template.startswith(apart[1]) for template in templates())
+        named = [apart[2]]
+    assert any(says(template, row) for template in templates() for row in named), f"nothing in raftlab says {row!r}"
+
+
+def test_tables_of_symptoms_were_found() -> None:
+    assert len(looked_up()) > 60
+    assert not says("a server that is \0 does not vote", "a server that is off votes")
+
+
+@pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
+def test_no_place_of_this_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(?:work|tmp|home|root|usr)/", text)

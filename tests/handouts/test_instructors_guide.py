@@ -1,0 +1,95 @@
+"""The instructor's guide: its commands are understood, its links lead somewhere, its example is a test that passes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftgrade import options, rubric
+from raftgrade.stats import clopper_pearson, until
+from raftlab import labs
+from raftlab.suites import catalogue
+from raftlab.suites.marking import SIM, Start, points
+from tests.conftest import SOLUTION, sim_cluster
+from tests.handouts.test_handouts import _LINK, HANDOUTS, anchors
+
+GUIDE = HANDOUTS / "instructors-guide.md"
+TEXT = GUIDE.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def block(beginning: str) -> str:
+    (found,) = [each for each in BLOCKS if each.startswith(beginning)]
+    return str(found)
+
+
+def test_its_commands_are_understood() -> None:
+    lines = [line.strip().removeprefix("- run: ") for each in BLOCKS for line in each.splitlines()]
+    lines += re.findall(r"`(raftgrade [^`]+)`", TEXT)
+    shown = [line for line in lines if line.startswith("raftgrade ")]
+    assert len(shown) > 14
+    for line in shown:
+        words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+        if words != ["run"] and line != "raftgrade report --rubric":  # the command as such, in a sentence
+            options.parser().parse_args(words)
+
+
+def test_its_links() -> None:
+    for link in _LINK.findall(TEXT):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = GUIDE.with_name(name) if name else GUIDE
+        # The handout on confinement is written beside this one.
+        if name == "confinement.md" and not target.exists():
+            continue
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_its_rubric_is_one() -> None:
+    assert rubric.parse(block("[hidden]"), "guide").hidden.runs == 10
+    tests = {lab: [test.name for test in catalogue.tests(lab)] for lab in labs.LABS}
+    said = '[labs.2B]\nneeds = ["2A"]\nneeds_share = 0.8\n[labs.2A]\npoints = 30'
+    assert rubric.parse(said, "guide", tests).needs("2B") == ["2A"]
+    for row in re.findall(r"^\| (`.*?`) \|", TEXT, re.MULTILINE):
+        for words in re.findall(r"`([^`]+)`", row):
+            name = words.split(" = ")[0]
+            known = {
+                *rubric.Rubric.__struct_fields__,
+                *rubric.Limits.__struct_fields__,
+                *rubric.ForLab.__struct_fields__,
+            }
+            assert name in known or name.startswith("["), name
+
+
+@pytest.mark.parametrize(("runs", "percent"), [(20, 86), (50, 94), (100, 97), (299, 99)])
+def test_its_numbers(runs: int, percent: int) -> None:
+    low = clopper_pearson(runs, runs, confidence=0.90)[0]  # two-sided 90 % is one-sided 95 %
+    assert round(low * 100) == percent
+    assert re.search(rf"^\| {runs}\b.* \| {percent} %", TEXT, re.MULTILINE)
+    assert until("").verdict([True] * 31) == "reliable"
+
+
+def test_points_that_it_names() -> None:
+    assert sum(test.points for test in catalogue.tests("2A")) == 105
+    assert "(2A: 105)" in TEXT
+
+
+def test_its_example_is_a_test_that_the_reference_passes() -> None:
+    example = textwrap.dedent(block("@points(5)"))
+    names: dict[str, Any] = {"points": points, "Start": Start, "SIM": SIM}
+    exec(compile(example, str(Path("guide")), "exec"), names)
+    with sim_cluster(SOLUTION.parent, 5) as made:
+
+        def start(servers: int) -> Any:
+            assert servers == 5
+            made.start_all()
+            return made
+
+        names["test_my_idea"](start)

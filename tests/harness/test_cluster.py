@@ -1,0 +1,274 @@
+"""The harness: what a suite's script can do to a cluster, shown on small Rafts in the simulator."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftlab.explain.failure import LabFailure
+from raftlab.harness.cluster import Cluster
+from raftlab.harness.trace import as_object
+from tests.conftest import SOLUTION, Write, lines_of, sim_cluster
+
+# A stand-in for a Raft: S0 leads, copies each command to everybody, applies it when a majority has it. Saves as it goes.
+COPYING = {
+    "init": """
+        self.log = []
+        if persister.state(): self.log = persister.state().decode().split(",")
+        self.term, self.leads = 1, me == 0
+        for index, command in enumerate(self.log, 1): apply_ch.put(ApplyMsg(index, 1, command))
+    """,
+    "methods": """
+        def start(self, command):
+            if not self.leads: return -1, 1, False
+            with self.lock:
+                self.add(command)
+                index = len(self.log)
+                got = [self.me]
+            def copy(server):
+                args = AppendEntriesArgs(1, 0, index - 1, 1, [LogEntry(1, command)])
+                if self.peers[server].call("append_entries", args):
+                    with self.lock:
+                        got.append(server)
+                        if len(got) == len(self.peers) // 2 + 1:
+                            self.apply_ch.put(ApplyMsg(index, 1, command))
+            for server in range(1, len(self.peers)):
+                threading.Thread(target=copy, args=(server,)).start()
+            return index, 1, True
+
+        def add(self, command):
+            self.log.append(command)
+            self.persister.save(",".join(self.log).encode())
+
+        def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
+            with self.lock:
+                self.add(args.entries[0].command)
+                self.apply_ch.put(ApplyMsg(len(self.log), 1, args.entries[0].command))
+            return AppendEntriesReply(1, True)
+    """,
+}
+
+
+def kinds(c: Cluster, *wanted: str) -> list[dict[str, object]]:
+    return [as_object(event) for event in c.switch.trace.events if event[1] in wanted]
+
+
+def test_agreement_is_seen_and_counted(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**COPYING), servers=3) as c:
+        c.start_all()
+        assert [c.agree(word, servers=3) for word in ("a", "b")] == [1, 2]
+        assert c.committed(1) == (3, "a")
+        assert c.committed(3) == (0, None)
+        assert c.propose(1, "c") == (-1, 1, False)
+        assert c.rpc_count(0, "append_entries") == 4
+        assert c.rpc_count(1) == 0
+        assert c.rpc_bytes() > 200
+        assert c.one_leader() == 0
+        assert c.agreed_term() == 1
+
+
+def test_agreement_that_does_not_come_is_a_failure(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**COPYING), servers=3) as c:
+        c.start_all()
+        c.disconnect(1)
+        with pytest.raises(LabFailure, match="expected 'a' to be applied by 3 servers within 2 s"):
+            c.agree("a", servers=3, retry=False)
+        assert c.committed(1) == (2, "a")
+
+
+def test_stored_state_survives_and_nothing_else(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**COPYING), servers=3) as c:
+        c.start_all()
+        c.agree("a", servers=3)
+        c.restart(2)
+        assert c.seat(2).state == b"a"
+        c.crash(1)
+        assert 1 not in c.connected()
+        c.propose(0, "b")
+        c.sleep(1)
+        assert c.seat(1).state == b"a"
+        assert c.seat(2).state == b"a,b"
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "stored", "answers"),
+    [
+        ("save", "before", b"", 0),
+        ("save", "after", b"x", 0),
+        ("answer", "before", b"x", 0),
+        ("answer", "after", b"x", 1),
+    ],
+)
+def test_a_crash_at_a_boundary(write_raft: Write, kind: str, side: str, stored: bytes, answers: int) -> None:
+    with sim_cluster(write_raft(**COPYING), servers=2) as c:
+        c.start_all()
+        c.crash_at(1, kind, side=side)
+        c.propose(0, "x")
+        c.sleep(1)
+        assert not c.seat(1).up
+        assert c.seat(1).state == stored
+        assert len(kinds(c, "answer")) == answers
+
+
+def test_a_failing_save_raises_and_stores_nothing(write_raft: Write) -> None:
+    init = """
+        def save():
+            time.sleep(1)
+            try: persister.save(b"new")
+            except OSError as exc: log("t", str(exc))
+            persister.save(b"newer", b"snap")
+        persister.save(b"old")
+        threading.Thread(target=save).start()
+    """
+    with sim_cluster(write_raft(init)) as c:
+        c.start_all()
+        c.fail_saves(0)
+        c.sleep(2)
+        assert lines_of(c) == ["[Errno 5] the disk failed; nothing was stored"]
+        assert (c.seat(0).state, c.seat(0).snapshot, c.seat(0).saves) == (b"newer", b"snap", 2)
+
+
+ECHO = {
+    "init": """
+        def send():
+            while True:
+                time.sleep(0.1)
+                reply = peers[1].call("append_entries", heartbeat(term=int(time.monotonic() * 10)))
+                log("reply", str(reply and reply.term))
+        if me == 0: threading.Thread(target=send, daemon=True).start()
+    """
+}
+
+
+def test_a_held_request_travels_when_released(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**ECHO), servers=2) as c:
+        c.start_all()
+        hold = c.hold("append_entries", src=0, dst=1, most=1)
+        c.sleep(3)
+        assert len(hold.messages) == 1
+        assert lines_of(c) == []
+        hold.release()
+        c.sleep(0.05)
+        assert lines_of(c) == ["10001"]
+        assert [event["e"] for event in kinds(c, "hold", "release")] == ["hold", "release"]
+
+
+def test_a_held_reply_is_dropped_or_delivered(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**ECHO), servers=2) as c:
+        c.start_all()
+        hold = c.hold("append_entries", leg="reply", when=lambda args: args["term"] > 10001)
+        c.sleep(1)
+        assert lines_of(c) == ["10001"]
+        hold.drop()
+        c.sleep(0.15)
+        assert lines_of(c)[:2] == ["10001", "None"]
+
+
+def test_the_connection_is_checked_again_before_a_reply_is_delivered(write_raft: Write) -> None:
+    slow = {
+        **ECHO,
+        "methods": """
+            def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
+                time.sleep(0.5)
+                return AppendEntriesReply(args.term, True)
+        """,
+    }
+    with sim_cluster(write_raft(**slow), servers=2) as c:
+        c.network.long_waits = False
+        c.start_all()
+        c.sleep(0.3)
+        c.cut(1, 0)
+        c.sleep(1)
+        assert set(lines_of(c)) == {"None"}
+        assert kinds(c, "lost")[0]["why"] == "the link is cut"
+
+
+def test_a_call_to_a_dead_server_takes_its_time(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**ECHO), servers=2, seed=4) as c:
+        c.start_all()
+        c.crash(1)
+        c.sleep(30)
+        assert 4 <= len(lines_of(c)) <= 20
+        assert set(lines_of(c)) == {"None"}
+
+
+def test_duplicates_reach_the_handler_twice_and_the_caller_once(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**ECHO), servers=2) as c:
+        c.start_all()
+        c.unreliable(on=False, duplicate=1.0)
+        c.sleep(1.05)
+        sent, arrived, replies = (len(kinds(c, kind)) for kind in ("send", "arrive", "reply"))
+        assert arrived >= 2 * sent - 2
+        assert replies <= sent
+
+
+def test_puppets_ask_and_answer() -> None:
+    with sim_cluster(SOLUTION, servers=3, puppets=(1, 2)) as c:
+        c.start_all()
+        reply = c.puppet(1).ask(0, "request_vote", term=5, candidate_id=1, last_log_index=0, last_log_term=0)
+        assert reply == {"term": 5, "vote_granted": True}
+        for puppet in c.puppets:
+            puppet.answer["request_vote"] = lambda flight: {"term": flight.args["term"], "vote_granted": True}
+            puppet.answer["append_entries"] = lambda flight: {"term": flight.args["term"], "success": True}
+        assert c.one_leader() == 0
+        assert {flight.method for flight in c.puppet(2).received} == {"pre_vote", "request_vote", "append_entries"}
+
+
+def test_two_leaders_in_a_term_end_the_run(write_raft: Write) -> None:
+    with sim_cluster(write_raft("self.term, self.leads = 3, True"), servers=2) as c:
+        c.start_all()
+        with pytest.raises(LabFailure) as caught:
+            c.one_leader()
+    failure = caught.value.failure
+    assert failure.text == "expected at most one leader in term 3, but S0 and S1 both lead it"
+    assert failure.rule is not None
+    assert (failure.rule.name, failure.rule.section) == ("Election Safety", "§5.2")
+
+
+# A raft that applies what the test tells it to: [[index, command], ...] for each server.
+def applying(*plans: list[tuple[int, str]]) -> str:
+    return f"""
+        for index, command in {list(plans)!r}[me]:
+            apply_ch.put(ApplyMsg(index, 1, command))
+    """
+
+
+@pytest.mark.parametrize(
+    ("plans", "text"),
+    [
+        (([(1, "a"), (3, "c")],), "expected S0 to apply index 2 next, but it applied index 3"),
+        (([(1, "a"), (1, "a")],), "expected S0 to apply index 2 next, but it applied index 1"),
+    ],
+)
+def test_applying_out_of_order_ends_the_run(
+    write_raft: Write, plans: tuple[list[tuple[int, str]], ...], text: str
+) -> None:
+    with sim_cluster(write_raft(applying(*plans)), servers=1) as c, pytest.raises(LabFailure) as caught:
+        c.start_all()
+    assert caught.value.failure.text == text
+
+
+def test_applying_different_commands_ends_the_run(write_raft: Write) -> None:
+    with (
+        sim_cluster(write_raft(applying([(1, "a")], [(1, "b")])), servers=2) as c,
+        pytest.raises(LabFailure) as caught,
+    ):
+        c.start_all()
+    text = caught.value.failure.text
+    assert "at index 1 as S" in text
+    assert caught.value.failure.rule is not None
+    assert caught.value.failure.rule.name == "State Machine Safety"
+
+
+def test_what_only_the_simulator_can_do_says_so(write_raft: Write) -> None:
+    with sim_cluster(write_raft()) as c:
+        c._world.virtual = False
+        with pytest.raises(Exception, match=r"pause needs the simulator; mark the test networks=\('sim',\)"):
+            c.pause(0)
+
+
+def test_a_cluster_has_a_size() -> None:
+    with (
+        pytest.raises(ValueError, match="a cluster has 1 to 25 servers, not 0"),
+        sim_cluster(SOLUTION, servers=0),
+    ):
+        pass

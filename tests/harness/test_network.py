@@ -1,0 +1,67 @@
+"""The lab network: who reaches whom, and that a message's fate depends on its link and seed alone."""
+
+from __future__ import annotations
+
+import statistics
+
+from raftlab.harness.network import FLOOR, RELIABLE, UNRELIABLE, Conditions, Network
+
+
+def test_cuts_are_one_way_and_partitions_both() -> None:
+    net = Network(4, seed=1)
+    net.cut(0, 1)
+    assert not net.open(0, 1)
+    assert net.open(1, 0)
+    net.mend(0, 1)
+    assert net.open(0, 1)
+    net.partition([(0, 1), (2,)])
+    assert [(a, b) for a in range(4) for b in range(a + 1, 4) if net.open(a, b)] == [(0, 1)]
+    net.disconnect(1)
+    assert not net.open(0, 1)
+    assert net.open(1, 1)
+    net.heal()
+    assert all(net.open(a, b) for a in range(4) for b in range(4))
+
+
+def test_the_original_figures() -> None:
+    net = Network(2, seed=7)
+    net.conditions = UNRELIABLE
+    fates = [net.request_delays(0, 1) for _ in range(5000)]
+    lost = sum(not fate for fate in fates) / 5000
+    delays = [fate[0] for fate in fates if fate]
+    assert 0.08 < lost < 0.12
+    assert min(delays) >= FLOOR
+    assert max(delays) <= 0.026 + RELIABLE.latency[1]
+    waits = [net.give_up_after(0, 1) for _ in range(2000)]
+    assert 3.2 < statistics.mean(waits) < 3.8
+    assert max(waits) <= 7.0
+    net.long_waits = False
+    assert max(net.give_up_after(0, 1) for _ in range(500)) <= 0.1
+    net.conditions = Conditions(reorder_reply=2 / 3)
+    late = [fate[0] for fate in (net.reply_delays(1, 0) for _ in range(3000)) if fate[0] > 0.2]
+    assert 0.62 < len(late) / 3000 < 0.71
+    assert max(late) <= 0.2 + 2.2 + RELIABLE.latency[1]
+
+
+def test_duplicates_come_later() -> None:
+    net = Network(2, seed=3)
+    net.conditions = Conditions(duplicate=1.0)
+    for _ in range(100):
+        first, second = net.request_delays(0, 1)
+        assert FLOOR <= first < second
+
+
+def test_a_message_more_on_one_link_changes_nothing_on_another() -> None:
+    quiet, busy = Network(3, seed=9), Network(3, seed=9)
+    for net in (quiet, busy):
+        net.conditions = UNRELIABLE
+    for _ in range(50):
+        busy.request_delays(0, 1)
+    assert [quiet.request_delays(0, 2) for _ in range(50)] == [busy.request_delays(0, 2) for _ in range(50)]
+
+
+def test_a_link_may_have_conditions_of_its_own() -> None:
+    net = Network(2, seed=1)
+    net.set_link(0, 1, lose_request=1.0)
+    assert net.request_delays(0, 1) == []
+    assert len(net.request_delays(1, 0)) == 1

@@ -1,0 +1,102 @@
+# ruff: noqa: E501  (a table of events and their notation)
+"""The trace: its file, its notation, and what its handout says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from raftlab.harness.trace import FIELDS, BadTrace, Trace, line, read
+from tests.conftest import ROOT
+
+pack = msgspec.msgpack.encode
+
+VOTE = {"term": 3, "candidate_id": 1, "last_log_index": 4, "last_log_term": 2}
+APPEND = {
+    "term": 3,
+    "leader_id": 1,
+    "prev_log_index": 4,
+    "prev_log_term": 2,
+    "entries": [{"term": 3, "command": "x"}, {"term": 3, "command": "y"}],
+    "leader_commit": 4,
+}
+
+NOTATION = [
+    ((12.345, "send", 1, 2, 7, "append_entries", pack(APPEND)), "  12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4"),
+    ((0.5, "send", 1, 2, 8, "request_vote", pack(VOTE)), "   0.500 S1→S2 RequestVote term=3 last=(4,2)"),
+    ((0.5, "answer", 2, 1, 8, "request_vote", pack({"term": 3, "vote_granted": True})), "   0.500 S2⇢S1 RequestVote answers term=3 vote_granted=True"),
+    ((0.5, "reply", 1, 2, 8, "request_vote", None), "   0.500 S1 no reply of S2 to its RequestVote"),
+    ((0.5, "arrive", 2, 1, 8, "request_vote"), "   0.500 S2 receives RequestVote #8 of S1"),
+    ((0.5, "lost", 8, "reply", "the link is cut"), "   0.500 reply #8 lost: the link is cut"),
+    ((0.5, "hold", 8, "request"), "   0.500 request #8 is held back by the test"),
+    ((0.5, "release", 8, "request"), "   0.500 request #8 is let go"),
+    ((1.0, "boot", 0, 1), "   1.000 S0 starts"),
+    ((1.0, "boot", 0, 2), "   1.000 S0 restarts"),
+    ((1.0, "crash", 0), "   1.000 S0 crashes"),
+    ((1.0, "net", "cut S0→S1"), "   1.000 network: cut S0→S1"),
+    ((1.0, "save", 0, 12, 0), "   1.000 S0 saves 12 bytes"),
+    ((1.0, "line", 0, "vote", "for S1"), "   1.000 S0 [vote] for S1"),
+    ((1.0, "call", 0, 3, "start", pack(["x"])), "   1.000 S0.start('x')"),
+    ((1.0, "result", 0, 3, "start", pack([1, 1, True])), "   1.000 S0.start returns [1, 1, True]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "shown"), NOTATION, ids=[shown[9:40] for _, shown in NOTATION])
+def test_the_notation(event: tuple[object, ...], shown: str) -> None:
+    assert line(event) == shown
+
+
+def test_a_trace_is_read_back(tmp_path: Path) -> None:
+    trace = Trace()
+    for event, _ in NOTATION:
+        trace.add(event)
+    path = tmp_path / "run.jsonl"
+    trace.write(path, {"test": "x", "seed": 1})
+    header, *events = read(path)
+    assert header == {"trace": 1, "test": "x", "seed": 1, "hash": trace.hash()}
+    assert events[0]["message"] == APPEND
+    assert [event["e"] for event in events] == [event[1] for event, _ in NOTATION]
+
+
+def test_the_hash_stands_for_every_event() -> None:
+    one, two = Trace(), Trace()
+    for trace in (one, two):
+        trace.add((1.0, "crash", 0))
+    assert one.hash() == two.hash()
+    two.add((1.0, "crash", 1))
+    assert one.hash() != two.hash()
+
+
+def test_the_last_events_that_matter() -> None:
+    trace = Trace()
+    for event, _ in NOTATION:
+        trace.add(event)
+    trace.add((2.0, "crash", 5))
+    assert trace.tail(3) == ["   1.000 S0 crashes", "   1.000 network: cut S0→S1", "   2.000 S5 crashes"]
+    assert trace.tail(1, frozenset((2,)))[0].startswith("   1.000 network")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("no json\n", "run.jsonl: line 1 is not JSON: the file is cut off or no trace"),
+        ('{"other": 1}\n', "run.jsonl is not a raftlab trace"),
+        ('{"trace": 9}\n', "run.jsonl is a trace of version 9; this raftlab reads 1"),
+        ('{"trace": 1}\n{"t": 1, "e"', "run.jsonl: line 2 is not JSON: the file is cut off or no trace"),
+    ],
+)
+def test_a_file_that_is_no_trace(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text(text)
+    with pytest.raises(BadTrace) as caught:
+        list(read(path))
+    assert str(caught.value) == says
+
+
+def test_the_handout_names_every_kind_and_field() -> None:
+    text = (ROOT / "handouts" / "trace-format.md").read_text()
+    for kind, fields in FIELDS.items():
+        assert f"`{kind}`" in text, kind
+        assert all(f"`{field}`" in text for field in fields), kind

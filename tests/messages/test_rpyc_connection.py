@@ -1,0 +1,104 @@
+"""The line between judge and host: bytes pass, and everything else that rpyc could do does not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import rpyc
+from rpyc.core.stream import SocketStream
+
+from raftlab.messages import protocol, rpyc_connection
+from raftlab.messages.rpyc_connection import Broken, Line
+from raftlab.worlds.rpyc_world import _connected_pair
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = _connected_pair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_bytes_pass_whole_and_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
+    sent = [b"", b"x", b"four", bytes(255), bytes(256), bytes(70_000), bytes(3_000_000), b"last"]
+    got: list[bytes] = []
+    sender, receiver = Line(pair[0], got.append), Line(pair[1], got.append)
+    thread = threading.Thread(target=lambda: [sender.tell(data) for data in sent])
+    thread.start()
+    while len(got) < len(sent):
+        receiver.serve_some()
+    thread.join()
+    assert got == sent
+    sender.close()
+    with pytest.raises(EOFError):
+        receiver.serve_some()
+    receiver.close()
+    receiver.close()
+
+
+def test_nothing_waits_to_be_sent_with_more(pair: tuple[socket.socket, socket.socket]) -> None:
+    for end in pair:
+        tcp = Line(end, lambda data: None)
+        assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        tcp.close()
+
+
+def test_more_than_a_frame_may_carry(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, receiver = Line(pair[0], lambda data: None), Line(pair[1], lambda data: None)
+    monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", 1000)
+    sender.tell(bytes(1000))
+    receiver.serve_some()
+    with pytest.raises(ValueError, match="1001 bytes are more than one frame may carry"):
+        sender.tell(bytes(1001))
+    monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", protocol.MAX_FRAME_BYTES)
+    sender.tell(bytes(2000))
+    monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", 1000)
+    with pytest.raises(Broken, match="a frame of 20"):
+        receiver.serve_some()
+    sender.close()
+    receiver.close()
+
+
+# What a real rpyc peer could try, each a function of its connection.
+ATTEMPTS: dict[str, Callable[[rpyc.Connection], Any]] = {
+    "the root": lambda peer: peer.root,
+    "a ping": lambda peer: peer.ping(),
+    "a netref of its own": lambda peer: peer.async_request(7, lambda: "call me back"),
+    "an attribute": lambda peer: peer.async_request(4, b"", "__class__"),
+    "pickle": lambda peer: peer.async_request(14, b"", 2),
+    "a goodbye": lambda peer: peer.async_request(2),
+    "text": lambda peer: peer.async_request(7, "text"),
+    "two arguments": lambda peer: peer.async_request(7, b"one", b"two"),
+}
+
+
+@pytest.mark.parametrize("what", ATTEMPTS)
+def test_a_peer_that_speaks_full_rpyc_gets_nothing(pair: tuple[socket.socket, socket.socket], what: str) -> None:
+    heard: list[bytes] = []
+    ours = Line(pair[0], heard.append)
+    theirs = rpyc.Connection(rpyc.VoidService(), rpyc.Channel(SocketStream(pair[1])), {"sync_request_timeout": 60})
+    outcome: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            result = ATTEMPTS[what](theirs)
+            if isinstance(result, rpyc.AsyncResult):
+                result.wait()
+        except BaseException as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    with pytest.raises(Broken, match="something that is no call with bytes"):
+        ours.serve_some()
+    ours.close()
+    thread.join()
+    assert [type(exc) for exc in outcome] == [EOFError]
+    assert heard == []
+    theirs.close()

@@ -1,0 +1,236 @@
+"""The referee, one invariant at a time: what breaks it, in the words that students read, and what must not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raftlab.api import ApplyMsg
+from raftlab.explain import rules
+from raftlab.explain.failure import LabFailure, Rule
+from raftlab.referee.referee import Referee
+
+Entry = tuple[int, Any]
+
+
+class Story:
+    """Events of a cluster of ``servers``, told to a referee of lab 2D (or another) one by one."""
+
+    def __init__(self, servers: int = 3, lab: str = "2D", puppets: bool = False) -> None:
+        self.referee = Referee(lab, servers, puppets)
+        for server in range(servers):
+            self.referee.booted(server, 1)
+
+    def append(
+        self, src: int, dst: int, term: int, prev: tuple[int, int] = (0, 0), *entries: Entry, save: bool = True
+    ) -> Story:
+        """The leader of ``term`` sends entries, and they are taken."""
+        args = self.send(src, dst, term, prev, *entries)
+        self.referee.arrived(dst, src, "append_entries", args)
+        if save:
+            self.referee.saved(dst)
+        self.referee.answered(dst, src, "append_entries", args, {"term": term, "success": True})
+        return self
+
+    def send(self, src: int, dst: int, term: int, prev: tuple[int, int] = (0, 0), *entries: Entry) -> dict[str, Any]:
+        listed = [{"term": of, "command": command} for of, command in entries]
+        args = {
+            "term": term,
+            "prev_log_index": prev[0],
+            "prev_log_term": prev[1],
+            "entries": listed,
+            "leader_commit": 0,
+        }
+        self.referee.sent(src, dst, "append_entries", args)
+        return args
+
+    def vote(self, src: int, dst: int, term: int, last: tuple[int, int] = (0, 0), save: bool = True) -> Story:
+        """``dst`` votes for ``src``, whose log ends with ``last``, an index and a term."""
+        args = {"term": term, "last_log_index": last[0], "last_log_term": last[1]}
+        self.referee.sent(src, dst, "request_vote", args)
+        self.referee.arrived(dst, src, "request_vote", args)
+        if save:
+            self.referee.saved(dst)
+        self.referee.answered(dst, src, "request_vote", args, {"term": term, "vote_granted": True})
+        return self
+
+    def apply(self, server: int, *commands: Any, first: int = 1) -> Story:
+        for index, command in enumerate(commands, first):
+            self.referee.applied(server, ApplyMsg(index, 1, command))
+        return self
+
+    def chunk(self, src: int, index: int, offset: int, data: bytes, done: bool) -> Story:
+        args = {"term": 1, "last_included_index": index, "offset": offset, "data": data, "done": done}
+        self.referee.sent(src, 1, "install_snapshot", args)
+        return self
+
+    def restart(self, server: int, life: int = 2) -> Story:
+        self.referee.booted(server, life)
+        return self
+
+
+def verdict(tell: Any) -> tuple[str, Rule | None]:
+    with pytest.raises(LabFailure) as caught:
+        tell()
+    return caught.value.failure.text, caught.value.failure.rule
+
+
+A, B = (1, "a"), (1, "b")
+
+
+def two_committed() -> Story:
+    """S0 leads term 1, and entries 1 and 2 are committed on S0 and S1."""
+    return Story().append(0, 1, 1, (0, 0), A, B).apply(0, "a", "b")
+
+
+BROKEN = {
+    "a leader changes an entry": (
+        lambda: Story().append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B),
+        "expected S0, which leads term 1, to keep index 1 (term 1, 'a'), but now it says term 1, 'b'",
+        rules.LEADER_APPEND_ONLY,
+    ),
+    "a leader changes a term": (
+        lambda: Story().append(0, 1, 4, (2, 3), (4, "x")).append(0, 2, 4, (2, 2)),
+        "expected S0, which leads term 4, to keep index 2 (of term 3), but now it says of term 2",
+        rules.LEADER_APPEND_ONLY,
+    ),
+    "one entry, two commands": (
+        lambda: Story().append(0, 1, 1, (0, 0), A).append(1, 2, 2, (0, 0), (1, "x"), (2, "y")),
+        "expected 'a' at index 1 of term 1, as S0 sent it, but S1 sends 'x'",
+        rules.SAME_ENTRY,
+    ),
+    "one entry, two pasts": (
+        lambda: Story().append(0, 1, 3, (1, 1), (3, "x")).append(1, 2, 4, (1, 2), (3, "x")),
+        "expected term 1 before index 2 of term 3, as S0 sent it, but S1 has term 2 there",
+        rules.SAME_ENTRY,
+    ),
+    "applied by a minority": (
+        lambda: Story().append(0, 1, 1).apply(0, "a"),
+        "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than "
+        "1 of 3 servers",
+        rules.COMMIT_MAJORITY,
+    ),
+    "half of four": (
+        lambda: Story(4).append(0, 1, 1, (0, 0), A).apply(0, "a"),
+        "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than "
+        "2 of 4 servers",
+        rules.COMMIT_MAJORITY,
+    ),
+    "an old entry counted": (
+        lambda: Story().append(0, 1, 2, (0, 0), A).apply(0, "a"),
+        "expected S0 to apply index 1 once a leader has an entry of its own term there, or behind it, on a majority, "
+        "but it did so before",
+        rules.COMMIT_OWN_TERM,
+    ),
+    "elected without a committed entry": (
+        lambda: two_committed().vote(2, 2, 2, (1, 1)).send(2, 1, 2, (1, 1)),
+        "expected the leader of term 2 to have index 2, which was committed in term 1, but S2 was elected with a log "
+        "that ends with index 1 of term 1",
+        rules.LEADER_COMPLETENESS,
+    ),
+    "another entry where one is committed": (
+        lambda: two_committed().send(2, 1, 3, (1, 1), (3, "x")),
+        "expected S2, which leads term 3, to have the entry of term 1 at index 2, which was committed in term 1, but "
+        "it has one of term 3",
+        rules.LEADER_COMPLETENESS,
+    ),
+    "a vote by one who knows better": (
+        lambda: two_committed().vote(2, 1, 2, (1, 1)),
+        "expected S1 to refuse S2, whose log ends with index 1 of term 1: S1 has stored index 2 of term 1, which is "
+        "committed",
+        rules.NEWER_LOG,
+    ),
+    "a vote not saved": (
+        lambda: Story().vote(0, 1, 1, save=False),
+        "expected S1 to save its vote for S0 in term 1 before it answers, but it has saved nothing since it was asked",
+        rules.SAVE_FIRST,
+    ),
+    "an entry not saved": (
+        lambda: Story().append(0, 1, 1, (0, 0), A).append(0, 1, 1, (1, 1), B, save=False),
+        "expected S1 to save index 2 of term 1 before it says success, but it has saved nothing since it was sent",
+        rules.SAVE_FIRST,
+    ),
+    "a vote forgotten": (
+        lambda: Story().vote(0, 1, 1).restart(1).vote(2, 1, 1),
+        "expected S1 to vote once in term 1, but it voted for S0 and then, after a restart, for S2",
+        rules.SURVIVES,
+    ),
+    "a snapshot from nowhere": (
+        lambda: Story().chunk(0, 10, 0, b"x", True),
+        "expected a snapshot that some service has taken, but S0 sends one up to index 10, where none has",
+        rules.WHOLE_SNAPSHOT,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken(name: str) -> None:
+    story, text, rule = BROKEN[name]
+    assert verdict(story) == (text, rule)
+
+
+@pytest.mark.parametrize(
+    ("offset", "data", "done", "text"),
+    [
+        (0, b"x" * 4097, False, "expected at most 4096 bytes in one message, but S0 sends 4097 at offset 0"),
+        (2, b"xx", False, "expected the snapshot's own bytes, but S0 sends others at offset 2"),
+        (0, b"xy", True, "expected done with the last of 5000 bytes, but S0 says it at offset 0"),
+    ],
+)
+def test_broken_chunks(offset: int, data: bytes, done: bool, text: str) -> None:
+    story = Story()
+    story.referee.applies.snapshots[10] = b"xy" * 2500
+    assert verdict(lambda: story.chunk(0, 10, offset, data, done)) == (
+        f"{text} of the snapshot up to index 10",
+        rules.WHOLE_SNAPSHOT,
+    )
+
+
+def test_terms_across_a_restart_are_those_of_replies() -> None:
+    story = Story().append(0, 1, 5)
+    story.referee.observed(1, 7, False)  # known from get_state alone: perhaps not saved yet
+    story.restart(1)
+    story.referee.observed(1, 5, False)
+    story.restart(1, 3)
+    assert verdict(lambda: story.referee.observed(1, 4, False)) == (
+        "expected S1's term to stay at 5 or grow, but get_state() now says 4",
+        rules.SURVIVES,
+    )
+
+
+def test_correct_styles() -> None:
+    # An old entry is committed along with one of the leader's own, by a no-op or a command, in one message or two.
+    Story().append(0, 1, 2, (0, 0), A, (2, None)).apply(0, "a", None).apply(1, "a", None)
+    Story().append(0, 1, 2, (0, 0), A).append(0, 1, 2, (1, 1), (2, "x")).apply(1, "a", "x").apply(0, "a", "x")
+    # A heartbeat proves as much as entries do. Messages come twice and out of order.
+    Story().append(0, 1, 1, (0, 0), A, B).append(0, 1, 1, (0, 0), A, save=False).append(0, 2, 1, (2, 1)).apply(0, "a")
+    # Candidates may lose, and a newer leader has what was committed.
+    two_committed().vote(2, 2, 2, (1, 1)).vote(1, 2, 3, (2, 1)).send(1, 2, 3, (2, 1))
+    # The same vote again, the same entries again, after a restart and without another save.
+    Story().vote(0, 1, 1).restart(1).vote(0, 1, 1, save=False)
+    Story().append(0, 1, 1, (0, 0), A).restart(1).append(0, 1, 1, (0, 0), A, save=False)
+    # One server alone is a majority; a restarted one applies everything again.
+    Story(1).apply(0, "a").restart(0).apply(0, "a", "b")
+    two_committed().restart(0).apply(0, "a", "b")
+    # A former leader gets its own entries back, which it had saved then.
+    story = Story()
+    story.referee.saved(0)
+    story.send(0, 1, 1, (0, 0), A)
+    story.append(1, 0, 2, (0, 0), A, save=False)
+    # Entries that a snapshot brought need no save of their own.
+    story = Story()
+    story.referee.arrived(1, 0, "install_snapshot", {"term": 1, "last_included_index": 2})
+    story.referee.saved(1)
+    story.append(0, 1, 1, (0, 0), A, B, save=False)
+
+
+def test_before_lab_2c_nothing_survives_a_restart() -> None:
+    story = Story(lab="2B").append(0, 1, 1, (0, 0), A, save=False)
+    for server in range(3):
+        story.restart(server)
+    story.vote(1, 2, 1, save=False).append(1, 2, 1, (0, 0), B, save=False)
+
+
+def test_puppets_may_have_any_log() -> None:
+    Story(puppets=True).append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B).apply(0, "x")

@@ -1,0 +1,112 @@
+"""The referee of labs 2E and 2F: what it stops, and above all what it must let pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raftlab.api import ApplyMsg
+from raftlab.explain import rules
+from raftlab.explain.failure import LabFailure
+from raftlab.referee.referee import Referee
+
+C3, C4, C1 = [0, 1, 2], [0, 1, 2, 3], [0]
+
+
+def conf(term: int, members: list[int], old: list[int] | None = None) -> dict[str, Any]:
+    return {"term": term, "command": None, "kind": "configuration", "members": members, "old_members": old}
+
+
+def command(term: int, text: str) -> dict[str, Any]:
+    return {"term": term, "command": text, "kind": "command"}
+
+
+class Story:
+    """S0 leads term 1 of {0, 1, 2}, with six servers around, and tells of its log."""
+
+    def __init__(self, lab: str = "2E", members: list[int] = C3) -> None:
+        self.referee = Referee(lab, 6, False, members)
+        for server in range(6):
+            self.referee.booted(server, 1)
+
+    def send(self, dst: int, prev: int, *entries: dict[str, Any], term: int = 1, answer: bool = True) -> Story:
+        args = {
+            "term": term, "prev_log_index": prev, "prev_log_term": term if prev else 0, "entries": list(entries),
+            "leader_commit": 0,
+        }  # fmt: skip
+        self.referee.sent(0, dst, "append_entries", args)
+        self.referee.arrived(dst, 0, "append_entries", args)
+        self.referee.saved(dst)
+        if answer:
+            self.referee.answered(dst, 0, "append_entries", args, {"term": term, "success": True})
+        return self
+
+    def apply(self, server: int, index: int, members: list[int] | None = None) -> Story:
+        kind = "command" if members is None else "configuration"
+        told = None if members is None else frozenset(members)
+        self.referee.applied(server, ApplyMsg(index, 1, f"{index}" if members is None else None, kind, None, told))
+        return self
+
+
+def begun() -> Story:
+    """Index 1 is committed in term 1."""
+    return Story().send(1, 0, command(1, "1")).apply(0, 1)
+
+
+def test_one_server_at_a_time() -> None:
+    story = begun().send(1, 1, conf(1, C4)).send(3, 0, command(1, "1"), conf(1, C4))
+    story.apply(0, 2, C4)
+    with pytest.raises(LabFailure) as caught:
+        begun().send(1, 1, conf(1, [0, 3, 4]))
+    assert caught.value.failure.rule == rules.JOINT_CONSENSUS
+
+
+def test_two_changes_and_the_first_not_committed() -> None:
+    with pytest.raises(LabFailure) as caught:
+        begun().send(3, 1, conf(1, C4)).send(4, 2, conf(1, [0, 1, 2, 3, 4]))
+    assert caught.value.failure.rule == rules.ONE_CHANGE
+
+
+def test_no_entry_of_the_own_term() -> None:
+    with pytest.raises(LabFailure) as caught:
+        Story().send(1, 0, conf(1, C4))
+    assert caught.value.failure.rule == rules.OWN_TERM_FIRST
+
+
+def test_joint_consensus_needs_both() -> None:
+    joint = conf(1, [3, 4, 5], C3)
+    story = begun().send(3, 1, joint).send(4, 1, joint).send(5, 1, joint)
+    with pytest.raises(LabFailure) as caught:
+        story.apply(0, 2, [0, 1, 2, 3, 4, 5])
+    assert caught.value.failure.rule == rules.BOTH_MAJORITIES
+    story = begun().send(3, 1, joint).send(4, 1, joint).send(1, 1, joint)
+    story.apply(0, 2, [0, 1, 2, 3, 4, 5])
+    # C_new follows, and S0, which is not in it, does not count.
+    story.send(3, 2, conf(1, [3, 4, 5])).send(4, 2, conf(1, [3, 4, 5])).apply(0, 3, [3, 4, 5])
+
+
+def test_copies_of_a_learner_do_not_count() -> None:
+    with pytest.raises(LabFailure) as caught:
+        begun().send(3, 0, command(1, "1"), command(1, "2")).apply(0, 2)
+    assert caught.value.failure.rule in (rules.MEMBERS_COUNT, rules.COMMIT_MAJORITY)
+
+
+def test_a_leader_that_becomes_the_only_member_tells_nobody() -> None:
+    story = Story(members=[0, 1]).send(1, 0, command(1, "1")).apply(0, 1)
+    story.referee.asked(0, frozenset(C1))
+    # What it had taken before, and the change itself, are committed at once, and on nobody's wire.
+    story.apply(0, 2).apply(0, 3, C1).apply(0, 4)
+
+
+def test_a_term_grows_by_pre_votes_only() -> None:
+    ask = {"term": 1, "last_log_index": 0, "last_log_term": 0}
+    referee = Story("2F").referee
+    for voter in (1, 2):
+        referee.sent(0, voter, "pre_vote", ask)
+    referee.answered(1, 0, "pre_vote", ask, {"term": 0, "vote_granted": True})
+    referee.sent(0, 1, "request_vote", ask)
+    referee.observed(0, 1, False)
+    with pytest.raises(LabFailure) as caught:
+        referee.observed(2, 1, False)  # it has been asked about term 1, and has not met it
+    assert caught.value.failure.rule == rules.PRE_VOTE_CHANGES_NOTHING

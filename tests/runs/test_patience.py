@@ -1,0 +1,73 @@
+"""Code that hangs in one run after the other is not waited for in all of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from raftlab.explain.failure import Failure
+from raftlab.runs.plugin import HANGS, Patience
+from raftlab.runs.record import Record, from_line
+from raftlab.suites import catalogue
+from tests.conftest import ROOT
+from tests.grader.fakes import record
+
+SUITE = catalogue.suite_file("2A")
+HANGING = """
+class Raft:
+    def __init__(self, *given): sum(range(10**12))
+    def start(self, command): return -1, 0, False
+    def get_state(self): return 0, False
+    def request_vote(self, args: "A") -> "A": return args
+    def append_entries(self, args: "A") -> "A": return args
+"""
+
+
+def test_the_rest_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "raft.py").write_text(HANGING)
+    # For this test a hang is known after a tenth of a second.
+    (tmp_path / "impatient.py").write_text(
+        "import raftlab.worlds.sim_world\nraftlab.worlds.sim_world.HANG_CPU_S = 0.1\n"
+    )
+    reader, writer = os.pipe()
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "impatient", "-p", "raftlab.runs.plugin"]
+    command += ["-c", str(SUITE.with_name("pytest.ini")), "--rootdir", str(SUITE.parent), "--noconftest", str(SUITE)]
+    command += [f"--impl={tmp_path}", "--seeds=0:4", "--only=initial_election", f"--records-fd={writer}"]
+    path = f"{tmp_path}:{ROOT / 'labs'}"
+    with open(reader, "rb") as records:
+        done = subprocess.run(
+            command,
+            pass_fds=[writer],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        os.close(writer)
+        items = [from_line(line) for line in records]
+    runs = [item for item in items if isinstance(item, Record)]
+    assert [(run.seed, run.outcome) for run in runs] == [(seed, "failed") for seed in range(4)], done
+    texts = [run.failure.text for run in runs if run.failure is not None]
+    assert [text.startswith("not run: the 3 runs of this test") for text in texts] == [False] * HANGS + [True]
+    assert {run.failure.kind for run in runs if run.failure is not None} == {"host-hangs"}
+
+
+def _record(test: str, kind: str) -> Record:
+    if not kind:
+        return record(test)
+    return record(test, outcome="failed", failure=Failure(kind, "it is told what happened"))
+
+
+def test_one_run_that_ends_is_a_new_beginning() -> None:
+    patience = Patience()
+    for kind in ["host-hangs"] * (HANGS - 1) + [""] + ["host-hangs"] * (HANGS - 1) + ["assertion"]:
+        patience.heard(_record("first", kind))
+        assert patience.lost("first", "sim") is None
+    for _ in range(HANGS):
+        patience.heard(_record("first", "host-hangs"))
+    assert patience.lost("first", "sim") is not None
+    assert patience.lost("first", "rpyc") is None
+    assert patience.lost("second", "sim") is None

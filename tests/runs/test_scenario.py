@@ -1,0 +1,189 @@
+"""Scenarios: the text of a run, what is said of a bad one, what a tape recorder makes of a test, random ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from raftlab.runs import random_scenarios, scenario
+from raftlab.runs.run import Impl, Run
+from raftlab.runs.scenario import BadScenario, Scenario, Step
+from raftlab.runs.scenario_recorder import Recording
+from raftlab.suites import catalogue
+from raftlab.tools import shrink
+from tests.conftest import ROOT, SOLUTION
+
+TEXT = """\
+raftlab scenario 1
+lab 2C
+name example
+seed 7
+servers 3
+preempt off
+
+unreliable lose_request=0.1 duplicate=0.2
+leader a
+hold h1 requests of append_entries from a to a+1 carrying entries most 2
+propose a 3
+partition a | a+1 a+2
+wait 0.25
+find b
+crash-at b before save 1
+release h1
+heal
+check
+----
+expected something
+"""
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Impl]:
+    with closing(Impl(SOLUTION.parent)) as impl:
+        yield impl
+
+
+def test_text_and_back() -> None:
+    told = scenario.parse(TEXT)
+    assert told.text() == TEXT
+    assert (told.lab, told.name, told.seed, told.servers, told.preempt) == ("2C", "example", 7, 3, False)
+    assert told.steps[1] == Step("leader", "a")
+    assert told.expected == ("expected something",)
+
+
+def test_comments_and_spaces_do_not_count() -> None:
+    text = TEXT.replace("leader a\n", "  leader   a   # who else\n\n# and on\n")
+    assert scenario.parse(text) == scenario.parse(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("raftlab scenario 1", "hello", "a scenario begins with the line 'raftlab scenario 1'"),
+        (
+            "raftlab scenario 1",
+            "raftlab scenario 9",
+            "it begins with 'raftlab scenario 9'; this raftlab reads version 1",
+        ),
+        ("seed 7\n", "", "the line 'seed ...' is missing at its top"),
+        ("seed 7", "seed x", "the seed is a whole number from 0 on, servers one from 1 to 25, members at "),
+        (
+            "servers 3",
+            "servers 3\nmembers 4",
+            "the seed is a whole number from 0 on, servers one from 1 to 25, members at ",
+        ),
+        ("servers 3", "servers 26", "the seed is a whole number from 0 on, servers one from 1 to 25"),
+        ("heal", "heel", "line 17: there is no command 'heel'; the commands are wait, leader, find, "),
+        ("wait 0.25", "wait long", "line 13: 'wait' does not go with 'long'"),
+        ("crash-at b before save 1", "crash-at b", "line 15: 'crash-at' does not go with 'b'"),
+        ("duplicate=0.2", "dup=0.2", "line 8: 'dup' is no condition; these are: lose_request, lose_reply, "),
+    ],
+)
+def test_what_is_said_of_a_bad_text(old: str, new: str, said: str) -> None:
+    with pytest.raises(BadScenario, match=f"^{re.escape(said)}"):
+        scenario.parse(TEXT.replace(old, new, 1))
+
+
+def test_tidy() -> None:
+    steps = [
+        Step("crash", "k+4"),
+        Step("leader", "q among q+1 S5"),
+        Step("propose", "q+3 2"),
+        Step("partition", "q q+3 | q+1 S4 | q+1"),
+        Step("hold", "h1 replies of append_entries from q"),
+    ]
+    told = scenario.tidy(Scenario("2C", "x", 0, 3, tuple(steps)))
+    assert [str(step) for step in told.steps] == [
+        "crash S1",
+        "leader a among S1 S2",
+        "propose a 2",
+        "partition a | a+1 | S1",
+        "hold h1 replies of append_entries from a",
+    ]
+
+
+@pytest.mark.parametrize("lab", ["2A", "2B", "2C", "2D", "2E", "2F"])
+def test_random_scenarios(lab: str, reference: Impl) -> None:
+    kinds: set[str] = set()
+    for seed in range(300):
+        told = random_scenarios.generate(lab, seed)
+        assert told == random_scenarios.generate(lab, seed)
+        assert scenario.parse(told.text()) == told
+        assert told.steps[-1] == Step("check")
+        kinds |= {step.command for step in told.steps}
+    assert ("crash" in kinds) == (lab >= "2C")
+    assert ("propose" in kinds) == (lab >= "2B")
+    assert ("snapshots" in kinds) == (lab >= "2D")
+    assert ("members" in kinds) == (lab >= "2E")
+    assert {"cut", "partition", "pause", "clock", "hold", "release", "unreliable"} <= kinds
+    for seed in range(6):
+        assert shrink.play(reference, random_scenarios.generate(lab, seed)) is None
+
+
+def test_fuzz_asks_an_election_for_no_log() -> None:
+    """A program that ends with lab 2A is right there."""
+    with closing(Impl(ROOT / "tests" / "correct" / "polling")) as impl:
+        assert [shrink.play(impl, random_scenarios.generate("2A", seed)) for seed in range(5)] == [None] * 5
+
+
+TAPED = ["many_elections", "figure_8_in_steps", "messages_of_the_past", "churn", "snapshot_chunks_come_again"]
+
+
+def taped(name: str, reference: Impl) -> tuple[Recording, Scenario]:
+    """A test of the suites, run on the reference with the tape recorder on."""
+    info = catalogue.find_test(name)
+    run = Run(reference, info, "sim", 0, True, kind=Recording)
+    catalogue.script_of(info)(run.cluster)
+    run.close()
+    tape = run.made
+    assert isinstance(tape, Recording)
+    return tape, tape.scenario(info.lab, info.name, 0, True)
+
+
+@pytest.mark.parametrize("name", TAPED)
+def test_a_tape_is_a_scenario(name: str, reference: Impl) -> None:
+    tape, told = taped(name, reference)
+    assert tape.cannot == ""
+    assert scenario.parse(told.text()) == told
+    assert shrink.play(reference, told) is None
+
+
+def test_what_no_tape_can_hold(reference: Impl) -> None:
+    assert taped("who_gets_a_vote", reference)[0].cannot == "the test plays servers itself"
+    said = "the test picks messages in a way that has no name"
+    assert taped("snapshot_in_chunks", reference)[0].cannot == said
+
+
+def test_the_tape_of_a_short_test(reference: Impl) -> None:
+    _, told = taped("figure_8_in_steps", reference)
+    assert [str(step) for step in told.steps] == [
+        "agree 3",
+        "leader a",
+        "hold h1 requests of append_entries from a carrying entries",
+        "propose a",
+        "wait 0.1",
+        "crash a",
+        "drop h1",
+        "hold h2 requests of append_entries from a+1 carrying entries",
+        "hold h3 requests of append_entries from a+2 carrying entries",
+        "leader b",
+        "propose b",
+        "wait 0.1",
+        "crash b",
+        "drop h2",
+        "drop h3",
+        "hold h4 requests of append_entries from a carrying own-term",
+        "restart a",
+        "leader c",
+        "wait 1",
+        "crash c",
+        "drop h4",
+        "restart b",
+        "agree 2",
+        "restart c",
+        "agree 3",
+        "wait 0.5",
+    ]

@@ -1,0 +1,122 @@
+"""Which traces stay when there is no room for all: the same ones, whatever the order and however often it was begun."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raftlab.runs.trace_quota import Place, TraceRoom
+
+MOST = 100
+Failed = dict[Place, int]  # the runs that failed, and how large their traces are
+FAILED = st.dictionaries(st.tuples(st.integers(0, 5), st.integers(0, 3)), st.integers(1, 120), max_size=20)
+
+
+def name(place: Place) -> str:
+    return f"test{place[1]}-{place[0]}.jsonl"
+
+
+def write(folder: Path, place: Place, size: int) -> str:
+    folder.mkdir(exist_ok=True)
+    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # is not weighed
+    (folder / name(place)).write_bytes(header + bytes(size))
+    return name(place)
+
+
+def there(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()} if folder.exists() else set()
+
+
+def fitting(failed: Failed) -> set[str]:
+    """What should stay, said another way."""
+    inside: set[str] = set()
+    together = 0
+    for place, size in sorted(failed.items()):
+        together += size
+        if together > MOST:
+            break
+        inside.add(name(place))
+    return inside
+
+
+@settings(derandomize=True, deadline=None)  # files take their time on a busy machine
+@given(failed=FAILED, data=st.data())
+def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(sorted(failed)))
+    killed_at = data.draw(st.integers(0, len(order)))
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "traces"
+        room = TraceRoom(folder, MOST)
+        told: set[str] = set()
+
+        def took(place: Place, trace: str) -> None:
+            told.add(trace)
+            told.difference_update(name(gone) for gone in room.took(place, trace))
+
+        for number, place in enumerate(order):
+            if number == killed_at:
+                # As a regrade does it: what the records tell of, in any order, whether it is still there or not.
+                room = TraceRoom(folder, MOST)
+                told.clear()
+                for earlier in data.draw(st.permutations(order[:number])):
+                    took(earlier, name(earlier))
+            took(place, write(folder, place, failed[place]))
+            assert sum(len(file.read_bytes().partition(b"\n")[2]) for file in folder.iterdir()) <= MOST
+        assert there(folder) == told == fitting(failed)
+
+
+@settings(derandomize=True, deadline=None)
+@given(failed=FAILED, data=st.data())
+def test_nor_on_how_the_runs_are_cut_into_jobs(failed: Failed, data: st.DataObject) -> None:
+    """A job keeps to the room, too, and may know less: what it lets go has no room in the whole either."""
+    places = data.draw(st.permutations(sorted(failed)))
+    cut = data.draw(st.integers(0, len(places)))
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "traces"
+        records: list[tuple[Place, str]] = []
+        for job in (places[:cut], places[cut:]):
+            room = TraceRoom(folder, MOST)
+            for place in job:
+                wanted = room.folder_for(place) is not None
+                records.append((place, write(folder, place, failed[place]) if wanted else ""))
+                room.took(*records[-1])
+        whole = TraceRoom(folder, MOST)
+        for place, trace in data.draw(st.permutations(records)):
+            whole.took(place, trace)
+        assert there(folder) == fitting(failed)
+
+
+def test_a_trace_that_has_no_room_need_not_be_written(tmp_path: Path) -> None:
+    room = TraceRoom(tmp_path, MOST)
+    assert room.folder_for((5, 0)) == tmp_path
+    assert room.took((1, 0), write(tmp_path, (1, 0), 90)) == []
+    assert room.took((5, 0), write(tmp_path, (5, 0), 20)) == [(5, 0)]
+    assert room.folder_for((5, 0)) is None
+    assert room.folder_for((5, 1)) is None
+    assert room.folder_for((4, 9)) == tmp_path
+    assert there(tmp_path) == {name((1, 0))}
+
+
+def test_a_run_that_is_made_again_counts_once(tmp_path: Path) -> None:
+    room = TraceRoom(tmp_path, MOST)
+    for size in (90, 60, 80):
+        assert room.took((0, 0), write(tmp_path, (0, 0), size)) == []
+    assert room.took((0, 1), write(tmp_path, (0, 1), 20)) == []
+    assert room.took((0, 0), write(tmp_path, (0, 0), 81)) == [(0, 1)]
+
+
+def test_who_takes_the_traces_away_gets_new_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "traces"
+    room = TraceRoom(folder, MOST)
+    assert room.took((0, 0), name((0, 0))) == [(0, 0)]
+    assert room.took((1, 0), write(folder, (1, 0), 10)) == []
+
+
+def test_without_an_end_all_are_kept_and_without_a_folder_none(tmp_path: Path) -> None:
+    room = TraceRoom(tmp_path, -1)
+    assert room.took((0, 0), write(tmp_path, (0, 0), 1000)) == []
+    assert room.folder_for((9, 9)) == tmp_path
+    assert TraceRoom(None, MOST).folder_for((0, 0)) is None

@@ -1,0 +1,281 @@
+"""The walls around student code: what holds, what is said when nothing does, and that each level is tried for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from raftgrade.engines import commands
+from raftgrade.intake import staging
+from raftlab.explain.failure import LabFailure
+from raftlab.harness.cluster import Cluster
+from raftlab.harness.network import FLOOR
+from raftlab.sandbox import levels
+from raftlab.sandbox.levels import CannotConfine, Sandbox
+from raftlab.worlds.host_process import WarmHost
+from raftlab.worlds.rpyc_world import RpycWorld
+from raftlab.worlds.sim_world import Forked, SimWorld
+from tests.conftest import ROOT, Write
+from tests.worlds.test_worlds import alive
+
+BWRAP = levels.probe("bwrap")
+needs_bwrap = pytest.mark.skipif(BWRAP.level != "bwrap", reason=BWRAP.reason)
+OWN_TMP = not levels._hidden_by_tmp()  # where the project itself lies in /tmp, nothing can be written there
+READ_ONLY = "OSError Read-only file system"
+LEVELS = [pytest.param(Sandbox("bwrap"), marks=needs_bwrap, id="bwrap"), pytest.param(Sandbox("rlimits"), id="rlimits")]
+
+
+def test_the_lower_level_holds_here() -> None:
+    assert levels.probe("rlimits") == Sandbox("rlimits")
+
+
+def test_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    why = "bubblewrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)"
+    assert levels.choose("auto") == Sandbox("rlimits", why)
+    assert levels.choose("none") == Sandbox("none", "asked for")
+    with pytest.raises(CannotConfine) as caught:
+        levels.choose("bwrap")
+    assert str(caught.value) == f"--sandbox bwrap cannot be had here: {why}"
+
+
+def stub(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A bwrap that does not confine."""
+    (folder / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_a_bubblewrap_that_does_not_work_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(tmp_path, monkeypatch, "echo 'bwrap: No permissions to create new namespace' >&2; exit 1")
+    assert levels.choose("auto") == Sandbox(
+        "rlimits", "bubblewrap does not work here: bwrap: No permissions to create new namespace"
+    )
+
+
+def test_walls_with_a_hole_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It starts what it is given, and nothing else.
+    found = ":".join(levels._import_roots())
+    stub(tmp_path, monkeypatch, f'export PYTHONPATH={found}; while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+    monkeypatch.setattr(Sandbox, "inside", lambda self, submission: submission)
+    found = levels.probe("bwrap")
+    assert found.level == "none"
+    assert "bubblewrap does not hold here: a confined process could " in found.reason
+
+
+def outcome(path: Path, sandbox: Sandbox, world: str) -> list[str]:
+    """What a server printed in a moment's life, and the fault that ended it."""
+    with WarmHost(path, sandbox) as host:
+        made: Any = SimWorld(Forked(host, 0, False), FLOOR) if world == "sim" else RpycWorld(host)
+        cluster = Cluster(made, "2A", 0, 1)
+        said = []
+        try:
+            cluster.start_all()
+            cluster.sleep(0.3)
+        except LabFailure as failure:
+            said = [failure.failure.text]
+        finally:
+            made.close()
+        return [event[4] for event in cluster.switch.trace.events if event[1] == "line"] + said
+
+
+TRY = """
+def attempt(what, f):
+    try:
+        got = f()
+    except BaseException as exc:
+        got = f"{type(exc).__name__} {getattr(exc, 'strerror', '')}"
+    print(what, got)
+"""
+
+
+@pytest.mark.parametrize("sandbox", LEVELS)
+def test_no_way_out_of_a_server(write_raft: Write, sandbox: Sandbox) -> None:
+    code = """
+        import os, socket, ctypes
+        attempt("fork", os.fork)
+        attempt("run", lambda: os.execv("/bin/sh", ["sh"]))
+        attempt("kill all", lambda: os.kill(-1, 0))
+        attempt("kill the host", lambda: os.kill(os.getppid(), 0))
+        attempt("socket", socket.socket)
+        attempt("memory", lambda: bytearray(9 << 30))
+        attempt("thread", lambda: threading.Thread(target=len, args=[()]).start())
+        links = {fd: os.path.realpath(f"/proc/self/fd/{fd}") for fd in range(3, 50)}
+        line = next(fd for fd, link in links.items() if "socket:" in link)
+        phone = socket.socket(fileno=os.dup(line))
+        attempt("dial anew", lambda: ctypes.CDLL(None, use_errno=True).connect(line, bytes(16), 16) or "hung up")
+        attempt("dial", lambda: phone.connect(("127.0.0.1", 9)))
+        attempt("fast open", lambda: phone.sendto(b"", socket.MSG_FASTOPEN, ("127.0.0.1", 9)))
+        attempt("host's limits", lambda: __import__("resource").prlimit(os.getppid(), 7, (1, 1)))
+        attempt("unshare", lambda: ctypes.CDLL(None).unshare(0x10000000))
+        attempt("shared memory", lambda: ctypes.CDLL(None).shmget(1, 10, 0o1777))
+        attempt("user", os.getuid)
+    """
+    said = outcome(write_raft(code, module=TRY), sandbox, "rpyc")
+    not_allowed = "PermissionError Operation not permitted"
+    assert len(said) > 1, said
+    assert said[:-1] == [
+        *(f"fork {not_allowed}", f"run {not_allowed}", f"kill all {not_allowed}", f"kill the host {not_allowed}"),
+        *(f"socket {not_allowed}", "memory MemoryError ", "thread None", "dial anew -1", f"dial {not_allowed}"),
+        *(f"fast open {not_allowed}", f"host's limits {not_allowed}", "unshare -1", "shared memory -1"),
+    ]
+    if sandbox.level == "bwrap":
+        assert said[-1] not in ("user 0", f"user {os.getuid() or 0}")
+
+
+@needs_bwrap
+@pytest.mark.parametrize("world", ["sim", "rpyc"])
+def test_what_a_submission_can_see(
+    write_raft: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str
+) -> None:
+    monkeypatch.setenv("RAFTLAB_SECRET", "key")
+    write_raft(name="neighbour")
+    solutions = Path(__file__).parents[2] / "solutions" / "raft.py"
+    code = f"""
+        import os
+        attempt("own", lambda: "class Raft" in open("/submission/raft.py").read())
+        for path in ({str(tmp_path / "neighbour" / "raft.py")!r}, {str(solutions)!r}, "/etc/passwd", "/proc/1/environ"):
+            attempt("read", lambda: open(path).read())
+        attempt("write", lambda: open("/submission/raft.py", "a"))
+        attempt("write", lambda: open({levels.__file__!r}, "a"))
+        attempt("beside", lambda: os.listdir("/"))
+        attempt("env", lambda: sorted(os.environ))
+        attempt("processes", lambda: len([name for name in os.listdir("/proc") if name.isdigit()]) <= 3)
+        attempt("note", lambda: open("/tmp/note", "w").write("fine"))
+        attempt("big", lambda: open("/tmp/big", "wb").write(bytes(17 << 20)))
+    """
+    said = outcome(write_raft(code, module=TRY), Sandbox("bwrap"), world)
+    assert said[0] == "own True"
+    assert all(line.startswith(("read FileNotFoundError", "read PermissionError")) for line in said[1:5]), said
+    refused = ("write OSError Read-only file system", "write PermissionError Permission denied")
+    assert all(line in refused for line in said[5:7]), said
+    assert not {"home", "root", "work"} & set(eval(said[7].removeprefix("beside "))) - made_for_python()
+    assert "RAFTLAB_SECRET" not in said[8]
+    assert "HOME" not in said[8]
+    tmp = (
+        ["note 4", "big OSError No space left on device"]
+        if OWN_TMP
+        else [f"{what} {READ_ONLY}" for what in ("note", "big")]
+    )
+    assert said[9:] == ["processes True", *tmp]
+
+
+def made_for_python() -> set[str]:
+    """Folders at the root that are there only as the way to Python and this package."""
+    return {Path(path).parts[1] for path in [*sys.path, sys.base_prefix, levels.__file__] if len(Path(path).parts) > 1}
+
+
+@needs_bwrap
+def test_an_installed_packages_solutions_are_out_of_sight(tmp_path: Path) -> None:
+    """A wheel brings the solutions along, in the package's own folder."""
+    package = tmp_path / "site" / "raftlab"
+    shutil.copytree(Path(levels.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "data" / "solutions").mkdir(parents=True)
+    (package / "data" / "solutions" / "raft.py").write_text("the answer")
+    script = f"""
+import sys
+sys.path.insert(0, {str(package.parent)!r})
+from pathlib import Path
+from types import SimpleNamespace
+import subprocess
+from raftgrade.engines import commands
+from raftgrade.intake import staging
+from raftlab.sandbox import levels as confine
+from raftlab.runs import plugin
+assert confine.__file__.startswith({str(package)!r})
+look = "import os, sys; print(os.listdir(sys.argv[1]))"
+own = Path({str(tmp_path)!r}, "own"); own.mkdir()
+print(subprocess.run(confine.Sandbox("bwrap").python(["-c", look, {str(package / "data")!r}], own), capture_output=True))
+"""
+    said = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "stdout=b'[]\\n'" in said
+
+
+@pytest.mark.parametrize("sandbox", LEVELS)
+def test_nothing_of_a_closed_host_is_left(write_raft: Write, sandbox: Sandbox) -> None:
+    with WarmHost(write_raft(), sandbox) as host:
+        forked = Forked(host, 0, False)
+        pid = host.pid(forked._child)
+        assert alive(pid)
+    assert not alive(pid)
+    forked._pipe.close()
+
+
+@needs_bwrap
+def test_no_file_leads_from_one_server_or_life_to_another(write_raft: Write) -> None:
+    code = """
+        import os
+        attempt("before", lambda: [name for name in os.listdir("/tmp") if name.isdigit()])
+        attempt("note", lambda: open(f"/tmp/{me}", "w").write("here"))
+        attempt("shm", lambda: open(f"/dev/shm/{me}", "w").write("here"))
+    """
+    with WarmHost(write_raft(code, module=TRY), Sandbox("bwrap")) as host:
+        for _ in range(2):
+            world = RpycWorld(host)
+            cluster = Cluster(world, "2A", 0, 3)
+            cluster.start_all()
+            cluster.crash(0)
+            cluster.restart(0)
+            cluster.sleep(0.3)
+            world.close()
+            lines = [event[4] for event in cluster.switch.trace.events if event[1] == "line"]
+            note = "note 4" if OWN_TMP else f"note {READ_ONLY}"
+            assert sorted(line for line in lines if "shm" not in line) == ["before []"] * 4 + [note] * 4
+            assert not any("shm 4" in line for line in lines)
+
+
+@pytest.mark.parametrize("world", ["sim", "rpyc"])
+@pytest.mark.parametrize("sandbox", LEVELS)
+def test_memory_is_bounded_for_all_servers_together(
+    write_raft: Write, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, world: str
+) -> None:
+    limits = sandbox.limits
+    assert limits is not None
+    less = msgspec.structs.replace(limits, memory=300 * levels.MIB)
+    monkeypatch.setattr(Sandbox, "limits", less)
+    code = "def fill():\n    self.all = []\n    while True: self.all.append(b'x' * (1 << 20)); time.sleep(0.0005)\n"
+    path = write_raft(f"{code}threading.Thread(target=fill).start()")
+    with WarmHost(path, sandbox) as host:
+        made: Any = SimWorld(Forked(host, 0, False), FLOOR) if world == "sim" else RpycWorld(host)
+        cluster = Cluster(made, "2A", 0, 2)
+        cluster.start_all()
+        with pytest.raises(LabFailure) as caught:
+            cluster.sleep(20)
+        made.close()
+    assert caught.value.failure.text.endswith("the process that runs your code held too much memory and was ended")
+
+
+@pytest.mark.parametrize("world", ["sim", "rpyc"])
+def test_with_limits_only_nothing_can_be_written(write_raft: Write, tmp_path: Path, world: str) -> None:
+    code = f"""
+        import os
+        attempt("make", lambda: open({str(tmp_path / "made")!r}, "w"))
+        attempt("change", lambda: open("raft.py", "r+"))
+        attempt("move", lambda: os.rename({str(tmp_path)!r}, {str(tmp_path / "moved")!r}))
+        attempt("remove", lambda: os.remove({str(tmp_path / "submission" / "raft.py")!r}))
+    """
+    said = outcome(write_raft(code, module=TRY), Sandbox("rlimits"), world)
+    assert [line.partition(" ")[2] for line in said] == ["OSError Read-only file system"] * 4
+
+
+def test_the_handout_has_the_numbers() -> None:
+    text = (ROOT / "handouts" / "confinement.md").read_text()
+    limits = levels.Limits()
+    for words in (
+        f"{limits.memory // levels.MIB} MB for all servers",
+        f"more than {limits.files} files, or computes for more than {limits.cpu_s} s",
+        f"more than {limits.threads} threads",
+        f"{limits.file_bytes // levels.MIB} MB in a `/tmp` of its own",
+        f"{commands.TRACE_ROOM // 1_000_000} MB are kept of a submission",
+        f"{staging.MAX_BYTES // 1_000_000} MB, to {staging.MAX_RATIO} times their size",
+        f"more than {staging.MAX_FILES} entries",
+    ):
+        assert words in " ".join(text.split()), words
+    assert all(f"| `{level}` |" in text for level in ("bwrap", "rlimits", "none"))

@@ -1,0 +1,220 @@
+"""The skeleton is the solution without its regions: byte for byte, importable, and red from the first test to the
+last."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from raftlab import labs
+from raftlab.labs import UnknownLab
+from raftlab.submission import skeleton
+from raftlab.tools.check import check
+
+ROOT = Path(__file__).parents[2]
+SOLUTION = ROOT / "solutions" / "raft.py"
+SKELETON = ROOT / "skeleton" / "raft.py"
+LADDER = ("2A", "2B")
+
+SMALL = '''"""A text."""
+
+import random
+import time
+
+
+class Raft:
+    def vote(self):
+        """Why."""
+        # region 2A: who gets my vote?
+        # hint: Figure 2.
+        with self.lock:
+            return time.monotonic()
+        # skeleton: return False
+        # endregion
+
+    def apply(self):
+        # region 2B: apply what is committed
+
+        self.done = random.random()
+
+        # endregion
+        return self.done
+
+    # region 2A: helpers
+
+    def help(self):
+        return 1
+
+    # endregion
+'''
+
+FROM_2A = '''"""A text."""
+
+# Not every import is used yet: your code will want them.
+# ruff: noqa: F401
+
+import random
+import time
+
+
+class Raft:
+    def vote(self):
+        """Why."""
+        # Your code here (2A): who gets my vote?
+        # Figure 2.
+        return False
+
+    def apply(self):
+        # Your code here (2B): apply what is committed
+        return self.done
+
+    # Your code here (2A): helpers
+'''
+
+FROM_2B = '''"""A text."""
+
+# Not every import is used yet: your code will want them.
+# ruff: noqa: F401
+
+import random
+import time
+
+
+class Raft:
+    def vote(self):
+        """Why."""
+        with self.lock:
+            return time.monotonic()
+
+    def apply(self):
+        # Your code here (2B): apply what is committed
+        return self.done
+
+    def help(self):
+        return 1
+'''
+
+
+def test_committed_skeleton_is_what_the_solution_gives() -> None:
+    again = "python -m raftlab.submission.skeleton solutions/raft.py skeleton/raft.py"
+    assert SKELETON.read_text() == skeleton.generate(SOLUTION.read_text()), f"make it again: {again}"
+
+
+def test_skeleton_can_be_tested() -> None:
+    assert check(SKELETON, ["2A"]) == []
+
+
+def test_skeleton_has_all_names_of_the_solution_outside_regions() -> None:
+    text = SKELETON.read_text()
+    assert text.count("Your code here (2A): ") == SOLUTION.read_text().count("# region 2A: ") >= 5
+    for word in ("# region", "# endregion", "# skeleton:", "# hint:"):
+        assert word not in text
+    names = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    calls = ["__init__", "get_state", "start", "snapshot", "change_membership", "status"]
+    assert names == [*calls, "request_vote", "append_entries", "install_snapshot", "pre_vote"]
+
+
+@pytest.mark.parametrize("lab", labs.LABS)
+def test_every_lab_has_a_start(lab: str, tmp_path: Path) -> None:
+    (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), lab))
+    text = (tmp_path / "raft.py").read_text()
+    for other in labs.LABS:
+        assert (f"Your code here ({other}): " in text) == (other >= lab)
+    assert check(tmp_path, list(labs.LABS)) == []
+
+
+@pytest.mark.skipif(shutil.which("ruff") is None, reason="ruff is not on the path")
+def test_skeleton_is_tidy(tmp_path: Path) -> None:
+    for lab in labs.LABS:
+        start = tmp_path / lab / "raft.py"
+        start.parent.mkdir()
+        start.write_text(skeleton.generate(SOLUTION.read_text(), lab))
+        for command in (["ruff", "format", "--check", "--line-length=120"], ["ruff", "check", "--isolated"]):
+            done = subprocess.run([*command, "--no-cache", str(start)], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
+
+
+def test_regions_become_places_to_write() -> None:
+    assert skeleton.generate(SMALL, ladder=LADDER) == FROM_2A
+
+
+def test_a_later_start_keeps_the_solutions_before_it() -> None:
+    assert skeleton.generate(SMALL, "2B", ladder=LADDER) == FROM_2B
+    assert skeleton.generate(SMALL, "2A", ladder=LADDER) == FROM_2A
+
+
+NESTED = """# region 2A: count
+def count():
+    n = 1
+    # region 2B: more
+    # hint: Two more.
+    n += 2
+    # skeleton: n += 0
+    # endregion
+
+    return n
+
+# endregion
+"""
+
+
+def test_a_later_lab_adds_to_what_an_earlier_one_wrote() -> None:
+    assert skeleton.generate(NESTED, "2A", ladder=LADDER) == "# Your code here (2A): count\n"
+    given = "def count():\n    n = 1\n    # Your code here (2B): more\n    # Two more.\n    n += 0\n\n    return n\n"
+    assert skeleton.generate(NESTED, "2B", ladder=LADDER) == given
+
+
+def test_used_imports_need_no_excuse() -> None:
+    assert "noqa" not in skeleton.generate("import time\n\n# region 2A: x\n# endregion\nprint(time.time())\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "# region 2B: a\n# region 2A: b\n",
+            "raft.py:2: a region of 2A within the one of line 1, of 2B; only a later lab's may be",
+        ),
+        ("\n# region 2A: a\n", "raft.py:2: this region has no endregion"),
+        ("# endregion\n", "raft.py:1: an endregion without a region"),
+        ("# region 9Z: a\n# endregion\n", "raft.py:1: there is no lab '9Z'; the labs are: 2A, 2B"),
+        (
+            "# region 2A\n# endregion\n",
+            "raft.py:1: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`",
+        ),
+        ("# skeleton: pass\n", "raft.py:1: a `# skeleton:` line outside a region"),
+        ("# hint: look\n", "raft.py:1: a `# hint:` line outside a region"),
+        (
+            "def f():\n    # region 2A: a\n    pass\n    # endregion\nx = 1\n",
+            "raft.py: without its regions this is not valid Python: expected an indented block after function "
+            "definition on line 1, in the line: x = 1; a `# skeleton:` line may be missing",
+        ),
+    ],
+)
+def test_bad_marks(text: str, said: str) -> None:
+    with pytest.raises(skeleton.BadRegions) as caught:
+        skeleton.generate(text, ladder=LADDER)
+    assert str(caught.value) == said
+
+
+def test_unknown_start() -> None:
+    with pytest.raises(UnknownLab, match="there is no lab '2F'; the labs are: 2A, 2B"):
+        skeleton.generate("", "2F", ladder=LADDER)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tmp_path / "raft.py"
+    assert skeleton.main([str(SOLUTION), str(made), "--check"]) == 1
+    assert capsys.readouterr().err == (
+        f"skeleton: {made} is not what {SOLUTION} gives; make it again: "
+        f"python -m raftlab.submission.skeleton {SOLUTION} {made}\n"
+    )
+    assert skeleton.main([str(SOLUTION), str(made)]) == 0
+    assert made.read_bytes() == SKELETON.read_bytes()
+    assert skeleton.main([str(SOLUTION), str(made), "--check"]) == 0
+    assert skeleton.main([str(tmp_path / "none.py"), str(made)]) == 2
+    assert skeleton.main([str(SOLUTION), str(made), "--from", "9Z"]) == 2

@@ -1,0 +1,92 @@
+"""Correct Rafts in clearly different styles: the suites must pass each of them. A false alarm is our worst bug.
+
+Those called ``whole_...`` go all the way to lab 2F, the others end with lab 2A. Whoever hands in lab 2C has not done lab 2F
+yet, so the whole ones are also run as they were for an earlier lab (their constant ``UPTO``). Here they take turns: every
+lab meets two or three of them, and each of them two or three labs. All of it, with many seeds, is for
+``raftgrade run tests/correct/whole_*``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import raftlab.suites
+from raftlab import labs
+from raftlab.runs.record import End, Record, from_line
+from raftlab.suites import catalogue
+from tests.conftest import ROOT
+
+STYLES = sorted(path.parent.name for path in (ROOT / "tests" / "correct").glob("*/raft.py"))
+WHOLE = [style for style in STYLES if style.startswith("whole_")]
+NOW = 'UPTO = "2F"\n'
+SUITES = Path(raftlab.suites.__file__).parent
+
+
+def _runs() -> list[tuple[str, str, str]]:
+    """Style, lab, and the lab for which it was handed in."""
+    runs = [(style, "2A", "2A") for style in STYLES if style not in WHOLE]
+    for number, style in enumerate(WHOLE):
+        for at, lab in enumerate(labs.LABS):
+            if (number + at) % (2 if lab >= "2E" else 3) == 0:
+                runs.append((style, lab, "2D" if lab <= "2D" else "2F" if number // 2 % 2 else lab))
+    return runs
+
+
+def handed_in(style: str, lab: str, folder: Path) -> Path:
+    """The Raft of this style, as it was for ``lab``."""
+    there = ROOT / "tests" / "correct" / style
+    if style not in WHOLE or lab == "2F":
+        return there
+    copy = folder / style
+    shutil.copytree(there, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (copy / "raft.py").read_text()
+    assert text.count(NOW) == 1, f"{style} has no {NOW}"
+    (copy / "raft.py").write_text(text.replace(NOW, NOW.replace("2F", lab)))
+    return copy
+
+
+def records_of(impl: Path, lab: str, seeds: str) -> tuple[list[Record], str]:
+    """The records of one run of the lab's suite for each seed, and what the suites' own pytest printed."""
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-p", "raftlab.runs.plugin"]
+    command += ["-c", str(SUITES / "pytest.ini"), "--rootdir", str(SUITES), str(catalogue.suite_file(lab))]
+    command += ["--lab", lab, "--impl", str(impl), "--seeds", seeds]
+    reader, writer = os.pipe()
+    with open(reader, "rb") as records:
+        try:
+            process = subprocess.Popen(
+                [*command, "--records-fd", str(writer)],
+                pass_fds=[writer],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(SUITES.parent.parent)},
+            )
+        finally:
+            os.close(writer)
+        with process:
+            # A few dozen kilobytes at most: the pipe to its output does not fill up meanwhile.
+            items = [from_line(line) for line in records]
+            printed = process.communicate()[0]
+    assert items, printed
+    assert items[-1] == End(len(items) - 1), printed
+    return [item for item in items if isinstance(item, Record)], printed
+
+
+@pytest.mark.parametrize(("style", "lab", "upto"), _runs())
+def test_the_suite_passes_it(style: str, lab: str, upto: str, tmp_path: Path) -> None:
+    records, printed = records_of(handed_in(style, upto, tmp_path), lab, "1")
+    assert {record.test for record in records} == {info.name for info in catalogue.tests(lab)}
+    assert [record.test for record in records if record.outcome != "passed"] == [], printed
+
+
+def test_there_are_some() -> None:
+    assert len(STYLES) >= 12
+    assert len(WHOLE) >= 6
+    assert {style for style, lab, _ in _runs() if lab >= "2E"} == set(WHOLE)
+    assert {lab for _, lab, upto in _runs() if upto == "2E"} == {"2E"}

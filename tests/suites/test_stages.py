@@ -1,0 +1,59 @@
+"""The ladder: the reference with the labs up to N in it passes the suites up to N, and the skeleton fails every test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from raftlab import labs
+from raftlab.explain import rules
+from raftlab.explain.failure import Rule
+from raftlab.submission import skeleton
+from raftlab.suites import catalogue
+from tests import referee_table
+from tests.conftest import ROOT, SKELETON, SOLUTION
+from tests.known_bugs import failures_of
+
+LADDER = list(labs.LABS)
+
+
+@pytest.mark.parametrize("stage", LADDER[:-1])
+def test_each_stage_of_the_reference_passes_the_suites_so_far(stage: str, tmp_path: Path) -> None:
+    upto = LADDER.index(stage) + 1
+    (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), LADDER[upto]))
+    tests = [info for lab in LADDER[:upto] for info in catalogue.tests(lab)]
+    assert [(info.name, text) for info, text in failures_of(tmp_path, tests)] == []
+
+
+@pytest.mark.parametrize("stage", LADDER[1:])
+def test_each_stage_fails_in_the_next_suite(stage: str, tmp_path: Path) -> None:
+    """Most of its tests: some only say what must not happen, and whoever has not begun does nothing wrong."""
+    (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), stage))
+    tests = catalogue.tests(stage)
+    red = {info.name for info, _ in failures_of(tmp_path, tests)}
+    assert len(red) >= 0.8 * len(tests), {info.name for info in tests} - red
+
+
+@pytest.mark.parametrize("lab", LADDER)
+def test_the_skeleton_fails_every_test(lab: str) -> None:
+    red = {info.name for info, _ in failures_of(SKELETON.parent, catalogue.tests(lab))}
+    assert {info.name for info in catalogue.tests(lab)} - red == set(), "these pass before a line is written"
+
+
+def test_the_readme_counts_the_tests() -> None:
+    rows = re.findall(r"^\| \[(\w\w) .*\| (\d+) tests, (\d+) points \|$", (ROOT / "README.md").read_text(), re.M)
+    counted = {lab: (int(tests), int(points)) for lab, tests, points in rows}
+    assert counted == {
+        lab: (len(catalogue.tests(lab)), sum(info.points for info in catalogue.tests(lab))) for lab in LADDER
+    }
+
+
+def test_the_table_of_what_the_referee_stops_is_whole() -> None:
+    text = (ROOT / "tests" / "referee-bugs.md").read_text()
+    rows = re.findall(r"^\| (2\w) \| (.+?) \| (.+?) \| (.+?) \| \d+ \| (.+?) \|$", text, re.M)
+    listed = [(lab, name) for lab, name, *_ in rows]
+    assert listed == [(bug.lab, bug.name) for bug in referee_table.bugs(referee_table.LABS)]
+    named = {rule.name for rule in vars(rules).values() if isinstance(rule, Rule)}
+    assert {rule.removesuffix(", as a consequence") for _, _, rule, *_ in rows} - {"(none)"} <= named

@@ -1,0 +1,16 @@
+"""Proof in small that lab 2D's suite catches what it claims: each known bug (``tests/bugs``), put into the reference, fails
+the test that its file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raftgrade.proof.bug_bank import Bug, Catch
+from tests.known_bugs import cases, check
+
+
+@pytest.mark.parametrize(("bug", "catch"), cases("2D"))
+def test_the_bug_is_caught(bug: Bug, catch: Catch, tmp_path: Path) -> None:
+    check(bug, catch, tmp_path)

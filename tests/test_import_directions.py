@@ -1,0 +1,114 @@
+"""Imports run one way. This test holds the levels that ARCHITECTURE.md shows for both packages."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Folders and top-level modules of each package, lowest level first. A module may import from its own level and below.
+LAB_LEVELS = (
+    ("__init__", "api", "labs", "seeds", "explain", "sandbox"),
+    ("messages", "referee"),
+    ("submission",),
+    ("host",),
+    ("worlds",),
+    ("harness",),
+    ("suites", "viewer"),
+    ("runs",),
+    ("tools",),
+    ("cli",),
+)
+GRADER_LEVELS = (
+    ("__init__", "stats", "safe_text", "failure_classes"),
+    ("plan", "rubric", "progress"),
+    ("results",),
+    ("marks", "spill", "reports"),
+    ("tally",),
+    ("store",),
+    ("engines", "intake"),
+    ("grade", "soak"),
+    ("proof",),
+    ("options", "cli", "__main__"),
+)
+LAB_LEVEL = {unit: number for number, units in enumerate(LAB_LEVELS) for unit in units}
+GRADER_LEVEL = {unit: number for number, units in enumerate(GRADER_LEVELS) for unit in units}
+
+# The judge never imports a module of the host that runs student code. The exceptions run the host inside the judge's
+# process for `--pdb`, or start its child processes.
+HOST_IN_JUDGE = {("worlds/sim_world.py", "host"), ("tools/debug.py", "host")}
+
+
+def modules(package: Path) -> list[Path]:
+    return [path for path in sorted(package.rglob("*.py")) if "data" not in path.parts]
+
+
+def imports(path: Path) -> set[str]:
+    """The raftlab and raftgrade modules that a file imports, as dotted names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("raftlab", "raftgrade", "solutions", "skeleton", "tests")}
+
+
+def unit_of(dotted: str, levels: dict[str, int]) -> str:
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in levels else "__init__"
+
+
+LAB = ROOT / "labs" / "raftlab"
+GRADER = ROOT / "grader" / "raftgrade"
+
+
+def upward(package: Path, path: Path, levels: dict[str, int]) -> list[str]:
+    """What is wrong with the imports that a file makes within its own package."""
+    shown = path.relative_to(package).as_posix()
+    own = path.relative_to(package).parts[0].removesuffix(".py")
+    assert own in levels, f"{own} has no level yet: say where it belongs"
+    return [
+        f"{shown} imports {name}, which lies above it"
+        for name in imports(path)
+        if name.startswith(package.name) and levels[unit_of(name, levels)] > levels[own]
+    ]
+
+
+@pytest.mark.parametrize("path", modules(LAB), ids=lambda path: path.relative_to(LAB).as_posix())
+def test_imports_run_downwards(path: Path) -> None:
+    assert upward(LAB, path, LAB_LEVEL) == []
+    for name in imports(path):
+        assert name.startswith("raftlab"), f"{path.name} imports {name}"
+
+
+def test_folders_of_one_level_do_not_import_each_other() -> None:
+    for package, levels in ((LAB, LAB_LEVEL), (GRADER, GRADER_LEVEL)):
+        for path in modules(package):
+            own = path.relative_to(package).parts[0].removesuffix(".py")
+            for name in imports(path):
+                other = unit_of(name, levels)
+                same_level = name.startswith(package.name) and levels[other] == levels[own]
+                if same_level and other not in (own, "__init__") and own not in ("options", "cli", "__main__"):
+                    pytest.fail(f"{path.relative_to(package)} imports {name}, which lies beside it")
+
+
+def test_the_judge_runs_no_student_code() -> None:
+    for path in modules(LAB):
+        shown = path.relative_to(LAB).as_posix()
+        if shown.startswith("host/") or LAB_LEVEL[shown.split("/")[0].removesuffix(".py")] < LAB_LEVEL["host"]:
+            continue
+        for name in imports(path):
+            if unit_of(name, LAB_LEVEL) == "host":
+                assert (shown, "host") in HOST_IN_JUDGE, f"{shown} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(GRADER), ids=lambda path: path.relative_to(GRADER).as_posix())
+def test_the_grader_uses_the_lab_and_nothing_else(path: Path) -> None:
+    assert upward(GRADER, path, GRADER_LEVEL) == []
+    for name in imports(path):
+        assert name.split(".")[0] in ("raftlab", "raftgrade"), f"{path.name} imports {name}"
+        assert not name.startswith("raftlab.host"), f"{path.name} imports {name}"

@@ -1,0 +1,343 @@
+"""``raftlab``'s command line: what it says to bad input, and a few real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import raftlab
+from raftlab import cli, labs
+from raftlab.submission import skeleton
+from raftlab.suites import catalogue
+from raftlab.tools import new as starter
+
+ROOT = Path(__file__).parents[2]
+SOLUTION = ROOT / "solutions" / "raft.py"
+SKELETON = ROOT / "skeleton" / "raft.py"
+
+
+def environment() -> dict[str, str]:
+    """A student's: nothing of the test run's own pytest, and raftlab found from any folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    assert raftlab.__file__ is not None
+    return {**kept, "PYTHONPATH": str(Path(raftlab.__file__).parent.parent), "PYTHONUNBUFFERED": "1"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "raftlab.cli", *arguments]
+
+
+def raftlab_in(folder: Path, *arguments: str, typed: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**environment(), **more},
+    )
+
+
+@pytest.fixture
+def solved(tmp_path: Path) -> Path:
+    shutil.copy(SOLUTION, tmp_path / "raft.py")
+    return tmp_path
+
+
+# --- bad input: one clear sentence, exit code 2 ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("test 9Z", "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F"),
+        ("test 2A --seeds x", "raftlab: --seeds wants a number or A:B, not 'x'"),
+        ("test 2A --seeds 0", "raftlab: --seeds wants at least one seed, from 0 on; '0' has none"),
+        ("test 2A --seeds 5:5", "raftlab: --seeds wants at least one seed, from 0 on; '5:5' has none"),
+        ("test 2A -k zzz", "raftlab: lab 2A has no test with 'zzz' in its name; `raftlab labs` lists them"),
+        (
+            "test 2A -k terms_stay_put --network rpyc",
+            "raftlab: terms_stay_put: made for sim only, not for rpyc",
+        ),
+        ("test 2A --impl none", "raftlab: none does not exist\n  read: handouts/setup.md#first-run"),
+        (
+            "test 2A",
+            "raftlab: there is no raft.py in ., and no other Python file\n  read: handouts/setup.md#first-run",
+        ),
+        (
+            "replay late_vote@1 --server S1,x",
+            "raftlab: --server wants numbers, as in --server 0,2, not 'S1,x'",
+        ),
+        ("replay x", "raftlab: a run is called TEST@SEED, as in initial_election@7, or is a scenario's file, not 'x'"),
+        (
+            "replay x@-1",
+            "raftlab: a run is called TEST@SEED, as in initial_election@7, or is a scenario's file, not 'x@-1'",
+        ),
+        ("replay terms_stay_put@1 --network rpyc", "raftlab: terms_stay_put runs on sim only, not on rpyc"),
+        ("test 2A --pdb --seeds 3:9", "raftlab: --pdb wants one seed, as in --seeds 3:4"),
+        ("test 2A --pdb --network both", "raftlab: --pdb works in the simulator only: leave --network away"),
+        ("replay x@1", "raftlab: no lab has a test called 'x'; `raftlab labs` lists them"),
+        ("test", "raftlab test: the following arguments are required: LAB (see raftlab test --help)"),
+        (
+            "",
+            "raftlab: the following arguments are required: COMMAND (see raftlab --help)",
+        ),
+        ("new .", "raftlab: . already has README.md; choose another folder (--force overwrites)"),
+    ],
+)
+def test_one_clear_sentence(
+    arguments: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "README.md").touch()
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main(arguments.split())
+    except SystemExit as exc:
+        code = int(exc.code or 0)
+    assert capsys.readouterr().err == said + "\n"
+    assert code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md"]
+
+
+def test_contract_problems_are_told_one_by_one(tmp_path: Path) -> None:
+    text = SKELETON.read_text().replace("def get_state(self)", "def state(self)")
+    (tmp_path / "raft.py").write_text(text.replace("def start(self, command: Any)", "def start(self)"))
+    done = raftlab_in(tmp_path, "test", "2A")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.sub(r"py:\d+", "py:N", done.stderr) == (
+        "raftlab: Raft.start must take (self, command), but is declared (self)\n"
+        "  at raft.py:N\n"
+        "  read: handouts/lab-2a.md#the-api-on-one-screen\n"
+        "Raft has no method get_state(self), which lab 2A needs\n"
+        "  at raft.py:N\n"
+        "  read: handouts/lab-2a.md#the-api-on-one-screen\n"
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"raftlab {raftlab.__version__}\n"
+
+
+# --- new, labs ---
+
+
+def test_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "me"]) == 0
+    assert capsys.readouterr().out.endswith("Your code goes into me/raft.py. Start here:  cd me && raftlab test 2A\n")
+    assert Path("me/raft.py").read_bytes() == SKELETON.read_bytes()
+    for name in ("README.md", ".gitignore", ".github/workflows/raftlab.yml"):
+        assert Path("me", name).is_file()
+    for handout in Path("me/handouts").glob("*"):
+        assert not handout.name.startswith(("instructor", "report-schema"))
+    Path("me/raft.py").write_text("mine")
+    assert cli.main(["new", "me"]) == 2
+    assert capsys.readouterr().err.startswith("raftlab: me already has raft.py, README.md, .gitignore and ")
+    assert Path("me/raft.py").read_text() == "mine"
+    assert cli.main(["new", "me", "--force"]) == 0
+    assert Path("me/raft.py").read_bytes() == SKELETON.read_bytes()
+
+
+def test_new_for_those_who_join_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "me", "--from", "2c"]) == 0
+    assert capsys.readouterr().out.endswith("Your code goes into me/raft.py. Start here:  cd me && raftlab test 2C\n")
+    text = Path("me/raft.py").read_text()
+    assert text == skeleton.generate(SOLUTION.read_text(), "2C")
+    assert "Your code here (2C)" in text
+    assert "Your code here (2B)" not in text
+    assert "raftlab test 2C" in Path("me/README.md").read_text()
+    assert "lab-2c.md" in Path("me/README.md").read_text()
+    assert "raftlab test 2C" in Path("me/.github/workflows/raftlab.yml").read_text()
+    assert cli.main(["new", "you", "--from", "9Z"]) == 2
+    assert capsys.readouterr().err == "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F\n"
+    assert not Path("you").exists()
+
+
+def test_new_keeps_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    starter.new(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(starter.CannotStart, match=r"notes\.txt is a file; name a folder, new or not$"):
+        starter.new(tmp_path / "notes.txt")
+    with pytest.raises(starter.CannotStart, match=r"notes\.txt/\S+ cannot be written: Not a directory$"):
+        starter.new(tmp_path / "notes.txt" / "me")
+
+
+def test_commands_in_the_starter_files_exist(tmp_path: Path) -> None:
+    starter.new(tmp_path)
+    for path in (tmp_path / "README.md", tmp_path / ".github/workflows/raftlab.yml", ROOT / "README.md"):
+        for line in re.findall(r"^[^#\n]*?\b(raftlab (?:test|replay|labs|new)\b[^#|&\n]*)", path.read_text(), re.M):
+            words = line.split()[1:]
+            if words[-1].startswith(("2>", "`")):
+                words.pop()
+            cli._parser().parse_args(words)
+
+
+def test_labs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["labs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2A  election: terms, votes, heartbeats, randomised timeouts (105 points)"
+    assert lines[1] == ("   5  initial_election          sim+rpyc  A leader is elected, and there still is one later")
+    assert len(lines) == sum(1 + len(catalogue.tests(lab)) for lab in labs.LABS)
+
+
+def test_readme_counts_as_the_suite_does() -> None:
+    tests = catalogue.tests("2A")
+    readme = (ROOT / "README.md").read_text()
+    assert f"# fails {len(tests)} times: that is where you start\n" in readme
+
+
+# --- real runs ---
+
+
+def test_solution_passes(solved: Path) -> None:
+    done = raftlab_in(solved, "test", "2a", "-k", "initial", "--seeds", "2", PYTEST_ADDOPTS="--bad")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("  2/2    A leader is elected, and there still is one later ")
+    assert "lab 2A: 1 of 1 test passed, 5 of 5 points; 2 runs, " in done.stdout
+    assert not (solved / "raftlab-out").exists()
+
+
+def test_title_finds_tests_too(solved: Path) -> None:
+    done = raftlab_in(solved, "test", "2A", "-k", "Half of four")
+    assert done.stdout.startswith("  PASS   Half of four servers is no majority ")
+
+
+def test_skeleton_fails_kindly_and_soon(tmp_path: Path) -> None:
+    shutil.copy(SKELETON, tmp_path / "raft.py")
+    began = time.monotonic()
+    done = raftlab_in(tmp_path, "test", "2A")
+    assert time.monotonic() - began < 60
+    assert (done.returncode, done.stderr) == (1, "")
+    told = [line.strip() for line in done.stdout.splitlines() if re.match(r" {9}\w+@0: ", line)]
+    assert len(told) == len(catalogue.tests("2A")) == done.stdout.count("  FAIL   ")
+    assert all(re.match(r"\w+@0: expected ", line) for line in told)
+    assert told[0] == "initial_election@0: expected a leader within 5 s, but there is none"
+    assert (
+        "\nA leader is elected, and there still is one later: failed first (initial_election, sim, seed 0)\n"
+        "expected a leader within 5 s, but there is none\n"
+    ) in done.stdout
+    assert "\n  replay: raftlab replay initial_election@0\n" in done.stdout
+    assert f"\nthe traces of the {len(told)} failing runs are in raftlab-out/\n" in done.stdout
+    assert len(list((tmp_path / "raftlab-out").iterdir())) == len(told)
+
+
+def test_replay_tells_the_same_run(tmp_path: Path) -> None:
+    shutil.copy(SKELETON, tmp_path / "raft.py")
+    raftlab_in(tmp_path, "test", "2A", "-k", "old_messages", "--seeds", "3:4")
+    (trace,) = (tmp_path / "raftlab-out").iterdir()
+    done = raftlab_in(tmp_path, "replay", "old_messages_do_not_calm@3", "--out", "again.jsonl")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("   0.000 S0 starts\n")
+    header = json.loads(trace.read_text().splitlines()[0])
+    assert f"\ntrace {header['hash']}\nthe trace is in again.jsonl\n" in done.stdout
+    assert f"(old_messages_do_not_calm, sim, seed 3): failed\n{header['failure']['text']}\n" in done.stdout
+    assert (tmp_path / "again.jsonl").read_bytes() == trace.read_bytes()
+
+
+def test_replay_shows_what_was_asked_for(solved: Path) -> None:
+    asked = ["--since", "0.4", "--until", "0.7", "--server", "s2", "--topic", "request_vote"]
+    done = raftlab_in(solved, "replay", "initial_election@1", *asked)
+    shown = done.stdout.partition("\n\n")[0].splitlines()
+    assert shown
+    for line in shown:
+        assert 0.4 <= float(line.split()[0]) <= 0.7
+        assert "S2" in line
+        assert "RequestVote" in line
+    done = raftlab_in(solved, "replay", "initial_election@1", "--topic", "leader")
+    assert re.fullmatch(r" +[\d.]+ S\d \[leader\] of term 1 by \[.*\]\n", done.stdout.partition("\n\n")[0] + "\n")
+
+
+def test_replay_of_a_run_that_passes(solved: Path) -> None:
+    done = raftlab_in(solved, "replay", "cluster_of_one@1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "(cluster_of_one, sim, seed 1): passed\ntrace " in done.stdout
+
+
+def children_of(pid: int) -> set[int]:
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(stat.parent.name)
+            found |= {child} | children_of(child)
+    return found
+
+
+@pytest.mark.parametrize("network", ["sim", "rpyc"])
+def test_interrupt(solved: Path, network: str) -> None:
+    arguments = ("test", "2A", "--network", network, "--seeds", "300", "-k", "cluster_of_one")
+    with subprocess.Popen(
+        command(*arguments), cwd=solved, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        began = time.monotonic()
+        while len(children_of(process.pid)) < 2 and time.monotonic() - began < 30:
+            time.sleep(0.05)
+        time.sleep(1.5)
+        children = children_of(process.pid)
+        assert children
+        process.send_signal(signal.SIGINT)
+        # Half a second, on a machine that has nothing else to do; all 300 runs take many minutes.
+        out, err = process.communicate(timeout=90)
+    assert (process.returncode, err) == (130, "")
+    assert re.search(r"\ninterrupted: \d+ of 300 runs done\n$", out)
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+# --- --pdb: a prompt where the student's code stands ---
+
+
+def with_line(folder: Path, before: str, line: str) -> None:
+    text = (folder / "raft.py").read_text()
+    assert text.count(before) == 1
+    indent = before[: len(before) - len(before.lstrip())]
+    (folder / "raft.py").write_text(text.replace(before, f"{indent}{line}\n{before}"))
+
+
+@pytest.mark.parametrize("where", ['        log("election"', "        self.peers = peers"])
+def test_pdb_at_a_breakpoint(solved: Path, where: str) -> None:
+    with_line(solved, where, "breakpoint()")
+    done = raftlab_in(solved, "test", "2A", "-k", "initial", "--pdb", typed="p 'me', self.me\nn\nq\n")
+    assert re.search(r"> .*/raft\.py\(\d+\)(_become_candidate|__init__)\(\)\n-> \w+", done.stdout)
+    assert "Quitting debugger" in done.stdout
+    assert done.returncode == 130
+
+
+def test_pdb_at_an_exception_of_a_student_thread(solved: Path) -> None:
+    with_line(solved, "            self._see_term(reply.term)\n            # The answer", "mine = {}['x']")
+    done = raftlab_in(solved, "test", "2A", "-k", "initial", "--pdb", typed="p 'reply', reply.vote_granted\nq\n")
+    assert "KeyError: 'x'\n  at raft.py:" in done.stdout
+    assert "-> mine = {}['x']\n(Pdb) ('reply', True)" in done.stdout
+    assert done.returncode == 1
+
+
+def test_pdb_at_a_failed_expectation(tmp_path: Path) -> None:
+    shutil.copy(SKELETON, tmp_path / "raft.py")
+    done = raftlab_in(tmp_path, "test", "2A", "-k", "initial", "--pdb", typed="p 'size', c.size\nq\n")
+    assert "expected a leader within 5 s, but there is none\n" in done.stdout
+    assert "-> c.one_leader()\n(Pdb) ('size', 3)" in done.stdout
+    assert done.returncode == 1

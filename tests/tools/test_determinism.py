@@ -1,0 +1,60 @@
+"""``raftlab test --check-determinism``: what it finds, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raftlab import cli
+from raftlab.tools import determinism
+from tests.conftest import SOLUTION, Write
+
+
+def test_the_reference_repeats(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["test", "2A", "-k", "cluster_of_one", "--seeds", "2", "--impl", str(SOLUTION), "--check-determinism"]
+    assert cli.main(asked) == 0
+    assert capsys.readouterr().out == "2 seeds, each run twice: the same to the last event\n"
+
+
+def test_what_differs_is_shown_with_its_likely_source(write_raft: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    init = """
+        others = {object() for _ in range(9)}
+        for other in others: log("address", str(id(other)))
+    """
+    folder = write_raft(init)
+    asked = ["test", "2A", "-k", "cluster_of_one", "--impl", str(folder), "--check-determinism"]
+    assert cli.main(asked) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "cluster_of_one@0: two runs of one seed differ"
+    assert said[1].startswith("  event 2 is in one run:  0.000 S0 [address] ")
+    assert said[2].startswith("             and in the other:  0.000 S0 [address] ")
+    assert said[1].split()[-1] != said[2].split()[-1]
+    assert said[4:6] == [
+        "1 of 1 seeds do not repeat, so their replay may show another run.",
+        "Likely sources: the order of a set, id() or hash() of an object, a file that is read.",
+    ]
+    lines = (folder / "raft.py").read_text().splitlines()
+    number = next(number for number, text in enumerate(lines, 1) if "for other in others" in text)
+    assert said[6:] == [
+        f"  look at raft.py:{number}: a loop over the set others",
+        f"  look at raft.py:{number}: id(...)",
+    ]
+
+
+def test_one_run_may_be_longer() -> None:
+    event = (0.5, "crash", 1)
+    difference = determinism.compare([event], [event, (0.7, "boot", 1, 2)])
+    assert difference is not None
+    assert difference.lines() == [
+        "event 2 is in one run:  (the run is over)",
+        "           and in the other:  0.700 S1 restarts",
+    ]
+    assert determinism.compare([event], [event]) is None
+
+
+@pytest.mark.parametrize("extra", [["--network", "rpyc"], ["--pdb"]])
+def test_only_in_the_simulator(extra: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["test", "2A", "--check-determinism", "--impl", str(tmp_path), *extra]) == 2
+    said = "raftlab: --check-determinism works in the simulator only: leave --network and --pdb away\n"
+    assert capsys.readouterr().err == said

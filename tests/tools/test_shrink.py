@@ -1,0 +1,254 @@
+"""raftlab shrink, diff and fuzz, and the prompt of replay: on Rafts with a mistake, as a student would use them."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from raftgrade.proof.bug_bank import Bug
+from raftlab.explain.render import as_text
+from raftlab.runs import names, random_scenarios, scenario
+from raftlab.runs.run import Impl
+from raftlab.runs.scenario import Step
+from raftlab.suites import catalogue
+from raftlab.tools import diff, shrink
+from raftlab.tools.shrink import NotFailing, Shrinker, Shrunk
+from tests.conftest import ROOT, SOLUTION
+from tests.known_bugs import BANK, put
+from tests.tools.test_cli import raftlab_in
+
+LONG = 3600.0  # seconds: the searches below end by themselves
+CLEARS_ITS_VOTE = BANK.find("2A", "el-vote-cleared-same-term")
+FIGURE_8 = BANK.find("2C", "rp-commit-old-term")
+FORGETS_ITS_VOTE = BANK.find("2C", "ps-no-votedfor")
+
+
+def shrunk(folder: Path, bug: Bug, name: str, seed: int) -> Shrunk:
+    with closing(Impl(put(bug, folder))) as impl:
+        return Shrinker(impl, LONG).test(catalogue.find_test(name), seed, True)
+
+
+def test_a_figure_8_failure(tmp_path: Path) -> None:
+    found = shrunk(tmp_path, FIGURE_8, "figure_8_in_steps", 0)
+    assert found.scenario is not None
+    assert len(found.scenario.steps) < 15
+    assert found.scenario.servers <= 3
+    assert found.failure.rule is not None
+    assert found.failure.rule.name == "commit the own term"
+    # Its text, run again, ends the same way.
+    with closing(Impl(tmp_path)) as impl:
+        again = shrink.play(impl, scenario.parse(found.scenario.text()))
+    assert again is not None
+    assert names.expected(again.failure) == found.scenario.expected
+
+
+def test_a_lost_vote(tmp_path: Path) -> None:
+    with closing(Impl(put(FORGETS_ITS_VOTE, tmp_path))) as impl:
+        first = next(
+            seed for seed in range(100) if shrink.play(impl, random_scenarios.generate("2C", seed)) is not None
+        )
+        found = Shrinker(impl, LONG).scenario(random_scenarios.generate("2C", first))
+    assert found.scenario is not None
+    assert len(found.scenario.steps) < 15
+    assert found.failure.rule is not None
+    assert found.failure.rule.name == "what survives"
+
+
+def test_a_test_that_plays_servers_itself_gets_its_shortest_run(tmp_path: Path) -> None:
+    found = shrunk(tmp_path, CLEARS_ITS_VOTE, "who_gets_a_vote", 0)
+    assert found.scenario is None
+    assert found.why == "the test plays servers itself"
+    assert found.events <= found.before[1]
+
+
+def test_what_passes_cannot_be_shrunk(tmp_path: Path) -> None:
+    with pytest.raises(NotFailing, match=r"^many_elections@1 passes; there is nothing to shrink$"):
+        shrunk(tmp_path, FIGURE_8, "many_elections", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "simpler"),
+    [
+        ("wait 1.234", ["wait 0.1", "wait 0.5", "wait 1", "wait 1.2"]),
+        ("wait 0.1", []),
+        ("propose a 30", ["propose a", "propose a 2", "propose a 5", "propose a 15"]),
+        ("agree 3", ["agree 1"]),
+        ("snapshots 5 1000", ["snapshots 5"]),
+        ("unreliable duplicate=0.3", ["unreliable"]),
+        ("crash a", []),
+    ],
+)
+def test_simpler_words(line: str, simpler: list[str]) -> None:
+    assert [str(each) for each in shrink.simpler_than(scenario.step(line))] == simpler
+
+
+def test_waits_are_joined() -> None:
+    steps = [Step("wait", "0.5"), Step("wait", "0.25"), Step("heal"), Step("wait", "1")]
+    assert [str(each) for each in shrink.joined(steps)] == ["wait 0.75", "heal", "wait 1"]
+
+
+# --- as a student ---
+
+
+def test_shrink_and_replay(tmp_path: Path) -> None:
+    put(CLEARS_ITS_VOTE, tmp_path)
+    done = raftlab_in(tmp_path, "shrink", "many_elections@0")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.match(
+        r"\d commands instead of \d+, \d+ events instead of \d+; \d+ runs tried\n\nraftlab scenario 1\n", done.stdout
+    )
+    assert "\nexpected S" in done.stdout
+    assert "\n  rule: one vote a term: " in done.stdout
+    assert done.stdout.endswith("\n  replay: raftlab replay raftlab-out/many_elections-0.txt\n")
+    again = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt", "--out", "again.jsonl")
+    assert again.returncode == 1
+    header = json.loads((tmp_path / "again.jsonl").read_text().partition("\n")[0])
+    assert header["replay"].startswith("raftlab replay raftlab-out/many_elections-0.txt")
+    assert "\nthe run ended as the file expects, to the last message\n" in again.stdout
+    # Another Raft: the file says what it had been.
+    (tmp_path / "raft.py").write_text(SOLUTION.read_text())
+    well = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt")
+    assert well.returncode == 0
+    assert "\nthe file expects another end: expected S" in well.stdout
+    assert (
+        raftlab_in(tmp_path, "shrink", "many_elections@0").stdout
+        == "many_elections@0 passes; there is nothing to shrink\n"
+    )
+
+
+def test_fuzz(tmp_path: Path) -> None:
+    put(CLEARS_ITS_VOTE, tmp_path)
+    done = raftlab_in(tmp_path, "fuzz", "2A", "--seeds", "40", "--jobs", "1")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.match(r"fuzz_2A@\d+ failed, after \d+ runs?: expected S\d to vote once in term \d+, ", done.stdout)
+    assert "\n  rule: one vote a term: " in done.stdout
+    name = re.search(r"replay (raftlab-out/fuzz_2A-\d+\.txt)\n$", done.stdout)
+    assert name
+    told = names.read(tmp_path / name[1])
+    assert len(told.steps) < 15
+
+
+def test_fuzz_finds_nothing_to_complain_about(tmp_path: Path) -> None:
+    (tmp_path / "raft.py").write_text(SOLUTION.read_text())
+    done = raftlab_in(tmp_path, "fuzz", "2D", "--seeds", "5:25", "--jobs", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"lab 2D: 20 runs from seed 5 on in \d+ s, and nothing to complain about\n", done.stdout)
+
+
+def test_diff(tmp_path: Path) -> None:
+    put(CLEARS_ITS_VOTE, tmp_path)
+    done = raftlab_in(tmp_path, "diff", "many_elections@0")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.match(r"many_elections@0 fails at \d\.\d{3} s: expected S0 to vote once in term 4, ", done.stdout)
+    assert re.search(
+        r"\nOf \d+ other endings, the one that passes and turns off latest does so at \d\.\d{3} s:\n", done.stdout
+    )
+    blocks = re.findall(r"\n  (.*):\n((?:    .*\n?)+)", done.stdout)
+    assert [title for title, _ in blocks] == [
+        "both runs have",
+        "only the run that fails has",
+        "only the run that passes has",
+    ]
+    assert "S0⇢S1 RequestVote answers term=4 vote_granted=True" in blocks[1][1]
+
+
+def test_diff_of_what_always_fails(tmp_path: Path) -> None:
+    put(CLEARS_ITS_VOTE, tmp_path)
+    done = raftlab_in(tmp_path, "diff", "who_gets_a_vote@0")
+    assert done.returncode == 1
+    assert "\nNo other ending passes (" in done.stdout
+    assert done.stdout.endswith("\nchance. The failure itself tells all there is to tell.\n")
+    assert raftlab_in(tmp_path, "diff", "initial_election@0").stdout.startswith("initial_election@0 passes; ")
+
+
+def test_an_ending_is_the_same_run_until_it_turns_off(tmp_path: Path) -> None:
+    named = names.named("many_elections@3", "sim", True)
+    with closing(Impl(put(FIGURE_8, tmp_path))) as impl:
+        search = diff.Search(impl, named, LONG)
+        plain, other, again = search.play(), search.play((1.5, 0)), search.play((1.5, 0))
+    assert other.events == again.events
+    upto = [[event for event in run.events if event[0] < 1.5] for run in (plain, other)]
+    assert upto[0] == upto[1]
+    assert plain.events != other.events
+
+
+def test_pdb_at_a_moment(tmp_path: Path) -> None:
+    put(CLEARS_ITS_VOTE, tmp_path)
+    typed = "p 'S', self.me\nn\nc\n"
+    done = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "2.8", "--server", "0", typed=typed)
+    assert "stopped at 2.800 s; n: next line, c: go on, q: leave\n> " in done.stdout
+    assert "(Pdb) ('S', 0)\n" in done.stdout
+    # Nobody's looking changes anything: the run still ends as it did.
+    assert "expected S0 to vote once in term 4, but it voted for S3 and then for S1\n  rule: " in done.stdout
+    assert done.returncode == 1
+    left = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "1", typed="q\n")
+    assert left.stdout.endswith("left the run\n")
+    assert left.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("shrink nothing.txt", "raftlab: nothing.txt cannot be used: No such file or directory\n"),
+        ("replay bad.txt", "raftlab: bad.txt: a scenario begins with the line 'raftlab scenario 1'\n"),
+        ("replay odd.txt", "raftlab: odd.txt: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F\n"),
+        ("replay bytes.txt", "raftlab: bytes.txt is no scenario: it is not even text\n"),
+        ("replay fuzz_2A@1 --network rpyc", "raftlab: a scenario runs on sim only, not on rpyc\n"),
+        ("fuzz 7X", "raftlab: there is no lab '7X'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F\n"),
+        ("fuzz 2A --for ever", "raftlab: --for wants a time, as in 90s, 5m or 1h, not 'ever'\n"),
+        ("fuzz 2A --jobs -1", "raftlab: --jobs wants a number from 1 on, not -1\n"),
+        (
+            "replay initial_election@0 --pdb --network rpyc",
+            "raftlab: --pdb works in the simulator only, and writes no trace: leave --network and --out away\n",
+        ),
+    ],
+)
+def test_one_clear_sentence(tmp_path: Path, arguments: str, said: str) -> None:
+    (tmp_path / "raft.py").write_text(SOLUTION.read_text())
+    (tmp_path / "bad.txt").write_text("hello\n")
+    (tmp_path / "odd.txt").write_text("raftlab scenario 1\nlab 9z\nseed 0\nservers 3\n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    done = raftlab_in(tmp_path, *arguments.split())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+# --- what the handout shows ---
+
+GOES_BACK = BANK.find("2D", "sn-goes-back")
+SHOWN = {"snapshot": GOES_BACK, "vote": FORGETS_ITS_VOTE, "figure 8": FIGURE_8}
+
+
+def block(name: str) -> str:
+    """What debugging.md shows below ``<!-- name -->``."""
+    text = (ROOT / "handouts" / "debugging.md").read_text(encoding="utf-8")
+    return text.partition(f"<!-- {name} -->\n```\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_handouts_scenarios_are_real(tmp_path: Path, name: str) -> None:
+    shown = block(f"shrink: {name}")
+    told = scenario.parse(shown[shown.index("raftlab scenario") :].partition("\nexpected")[0])
+    assert len(told.steps) < 15
+    with closing(Impl(put(SHOWN[name], tmp_path))) as impl:
+        played = shrink.play(impl, told)
+    assert played is not None
+    assert f"\n{played.failure.text}\n" in shown
+    if name == "snapshot":
+        assert f"\n{as_text(played.failure)}\n" in shown
+    with closing(Impl(SOLUTION.parent)) as impl:
+        assert shrink.play(impl, told) is None
+
+
+def test_the_handouts_snapshot_is_what_shrink_says(tmp_path: Path) -> None:
+    put(GOES_BACK, tmp_path)
+    said = raftlab_in(tmp_path, "shrink", "snapshot_unreliable@0").stdout
+    assert said == block("shrink: snapshot")
+
+
+def test_the_handouts_fork_is_what_diff_says(tmp_path: Path) -> None:
+    put(CLEARS_ITS_VOTE, tmp_path)
+    assert raftlab_in(tmp_path, "diff", "many_elections@0").stdout == block("diff: many_elections")

@@ -1,0 +1,153 @@
+"""The text of ``raftlab test``, word for word."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from raftlab.explain.failure import Failure
+from raftlab.runs.record import Outcome, Record
+from raftlab.suites.catalogue import TestInfo
+from raftlab.tools.test_progress import Board
+
+FIRST = TestInfo("2A", "first", "A leader is elected", 5, ("sim", "rpyc"))
+SECOND = TestInfo("2A", "second", "Half of four servers is no majority", 4, ("sim",))
+
+
+def record(info: TestInfo, seed: int = 0, outcome: Outcome = "passed", network: str = "sim") -> Record:
+    failed = outcome != "passed"
+    return Record(
+        test=info.name,
+        lab="2A",
+        title=info.title,
+        network=network,
+        seed=seed,
+        points=info.points,
+        outcome=outcome,
+        failure=Failure("assertion", "expected a leader, but there is none", hint="Begin.") if failed else None,
+        servers=3,
+        lab_s=5.4,
+        rpcs=1230,
+        rpc_bytes=21_400,
+        entries=1,
+        advice=["raft.py:9: hold less"],
+        trace=f"raftlab-out/2A-{info.name}-{network}-{seed}.jsonl" if failed else "",
+        replay=f"raftlab replay {info.name}@{seed}",
+    )
+
+
+def shown(board: Board, out: io.StringIO) -> str:
+    """What the board wrote, with the wall-clock time made constant."""
+    return re.sub(r"in \d+\.\d s$", "in 0.0 s", out.getvalue().rstrip("\n"), flags=re.MULTILINE)
+
+
+def test_one_seed() -> None:
+    out = io.StringIO()
+    board = Board(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
+    board.started(FIRST, "sim", 0)
+    board.finished(record(FIRST))
+    board.finished(record(SECOND, outcome="failed"))
+    assert board.close() == 1
+    assert shown(board, out) == (
+        "  PASS   A leader is elected                    5.4 s  3 servers  1,230 RPCs    21 kB    1 entry\n"
+        "  FAIL   Half of four servers is no majority    5.4 s  3 servers  1,230 RPCs    21 kB    1 entry\n"
+        "         second@0: expected a leader, but there is none\n"
+        "\n"
+        "Half of four servers is no majority: failed (second, sim, seed 0)\n"
+        "expected a leader, but there is none\n"
+        "  hint: Begin.\n"
+        "  replay: raftlab replay second@0\n"
+        "  picture: raftlab view raftlab-out/2A-second-sim-0.jsonl\n"
+        "\n"
+        "advice (it costs no points):\n"
+        "  raft.py:9: hold less\n"
+        "\n"
+        "the trace of the failing run is in raftlab-out/2A-second-sim-0.jsonl\n"
+        "\n"
+        "lab 2A: 1 of 2 tests passed, 5 of 9 points; 2 runs, 11 s of lab time in 0.0 s"
+    )
+
+
+def test_many_seeds_and_both_networks() -> None:
+    out = io.StringIO()
+    board = Board(out, "2A", [(FIRST, ("sim", "rpyc")), (SECOND, ("sim",))], 12)
+    for seed in range(12):
+        board.finished(record(FIRST, seed, "failed" if seed > 1 else "passed"))
+        board.finished(record(FIRST, seed, network="rpyc"))
+    assert board.close() == 1
+    text = shown(board, out)
+    assert text.startswith(
+        "  2/12   sim   A leader is elected                    5.4 s  3 servers  1,230 RPCs    21 kB    1 entry\n"
+        "         first, seeds 2, 3, 4, 5, 6, 7, 8, 9 and 2 more (sim): expected a leader, but there is none\n"
+        "  12/12  rpyc  A leader is elected                    5.4 s  3 servers  1,230 RPCs    21 kB    1 entry\n"
+        "\n"
+        "A leader is elected: failed first (first, sim, seed 2)\n"
+    )
+    assert "\nthe traces of the 10 failing runs are in raftlab-out/\n" in text
+    # Earned only by a test whose every run passed.
+    assert text.endswith("lab 2A: 0 of 2 tests passed, 0 of 9 points; 24 runs, 130 s of lab time in 0.0 s")
+
+
+def test_error_is_no_failure() -> None:
+    out = io.StringIO()
+    board = Board(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
+    board.finished(record(FIRST, outcome="error"))
+    board.finished(record(SECOND))
+    assert board.close() == 2
+    assert "\nA leader is elected: could not be judged (first, sim, seed 0)\n" in shown(board, out)
+
+
+def test_failure_counts_before_error() -> None:
+    out = io.StringIO()
+    board = Board(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
+    board.finished(record(FIRST, outcome="error"))
+    board.finished(record(SECOND, outcome="failed"))
+    assert board.close() == 1
+    assert "\nHalf of four servers is no majority: failed first (second, sim, seed 0)\n" in shown(board, out)
+
+
+def test_interrupted() -> None:
+    out = io.StringIO()
+    board = Board(out, "2A", [(FIRST, ("sim",))], 20)
+    board.finished(record(FIRST, 0))
+    board.finished(record(FIRST, 1, "failed"))
+    board.interrupted()
+    assert shown(board, out) == (
+        "  1/2    A leader is elected    5.4 s  3 servers  1,230 RPCs    21 kB    1 entry\n"
+        "         first, seed 1: expected a leader, but there is none\n"
+        "\n"
+        "A leader is elected: failed (first, sim, seed 1)\n"
+        "expected a leader, but there is none\n"
+        "  hint: Begin.\n"
+        "  replay: raftlab replay first@1\n"
+        "  picture: raftlab view raftlab-out/2A-first-sim-1.jsonl\n"
+        "\n"
+        "interrupted: 2 of 20 runs done"
+    )
+
+
+def test_live_line_is_redrawn_and_fits() -> None:
+    out = io.StringIO()
+    board = Board(out, "2A", [(SECOND, ("sim",))], 1, live=True, columns=50)
+    board.started(SECOND, "sim", 0)
+    board.finished(record(SECOND))
+    assert out.getvalue() == (
+        "\r\x1b[K  0/1  Half of four servers is no majority\r\x1b[K  PASS   Half of four server…    5.4 s  1,230 RPCs\n"
+    )
+    assert all(len(line) <= 50 for line in re.split(r"\r\x1b\[K|\n", out.getvalue()))
+
+
+def test_colour() -> None:
+    out = io.StringIO()
+    board = Board(out, "2A", [(FIRST, ("sim",))], 1, colour=True)
+    board.finished(record(FIRST))
+    assert out.getvalue().startswith("  \x1b[32mPASS \x1b[0m  A leader is elected")
+
+
+def test_trouble_is_ours() -> None:
+    out = io.StringIO()
+    board = Board(out, "2A", [(FIRST, ("sim",))], 1)
+    board.trouble("ImportError: x")
+    assert out.getvalue() == (
+        "\nthe labs could not do their work; this is a fault of raftlab, not of your code:\nImportError: x\n"
+    )

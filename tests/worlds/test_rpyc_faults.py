@@ -1,0 +1,213 @@
+"""The rpyc world with code that ends, hangs or lies: each is named, harms nobody, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raftlab.host.rpyc_server import Outbox, RpycServer
+from raftlab.messages import protocol
+from raftlab.worlds import rpyc_world as rpyc_world
+from raftlab.worlds.host_process import WarmHost
+from raftlab.worlds.rpyc_world import RpycWorld
+from tests.obedient import submission
+from tests.tiny_switch import PATIENCE, TinySwitch
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmHost]:
+    with WarmHost(submission(tmp_path_factory.mktemp("submission"))) as warm:
+        yield warm
+
+
+@pytest.fixture
+def switch(host: WarmHost) -> Iterator[TinySwitch]:
+    world = RpycWorld(host)
+    yield TinySwitch(world, 3)
+    world.close()
+
+
+# --- processes that end, hang or lie --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["exit", 3], "S1: the process that runs your code ended by itself with exit code 3"),
+        (["signal", int(signal.SIGSEGV)], "S1: the process that runs your code was ended by signal SIGSEGV"),
+        (["signal", 40], "S1: the process that runs your code was ended by signal 40"),
+        (["hang_up"], "S1: the process that runs your code"),
+    ],
+)
+def test_a_process_that_ends_by_itself(switch: TinySwitch, command: list[object], text: str) -> None:
+    switch.boot(0, 1)
+    switch.post_call(1, "start", command)
+    fault = switch.fault()
+    assert (fault.kind, fault.server) == ("host-died", 1)
+    assert fault.text.startswith(text)
+    assert switch.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
+    assert len(switch.faults()) == 1
+
+
+def test_a_process_that_named_its_fault_is_not_reported_twice(switch: TinySwitch) -> None:
+    switch.boot(1)
+    switch.call(1, "thread_raises")
+    switch.fault()
+    switch.post_call(1, "start", ["exit", 3])
+    switch.world.wait(switch.world.now() + 0.5, [])
+    assert len(switch.faults()) == 1
+
+
+def frame(payload: bytes, compressed: int = 0) -> bytes:
+    return struct.pack("!LB", len(payload), compressed) + payload + b"\n"
+
+
+def call(argument: bytes) -> bytes:
+    """A call with ``argument``, as brine writes it."""
+    return frame(b"\x01\x11\x50\x11\x57\x11\x51\x10" + argument)
+
+
+def effects(*some: protocol.Effect) -> bytes:
+    data = protocol.encode(list(some))
+    return call(b"\x0e" + bytes([len(data)]) + data)
+
+
+NONSENSE = {
+    "noise": (os.urandom(5000), ""),
+    "a huge frame": (b"\xff\xff\xff\xff\x00", "a frame of 4294967295 bytes"),
+    "a compressed frame": (frame(b"x", compressed=1), "a frame that is compressed"),
+    "an empty frame": (frame(b""), "something that is no call with bytes"),
+    "a request for the root": (frame(b"\x01\x11\x50\x11\x53\x11\x51\x02"), "something that is no call with bytes"),
+    "a netref": (
+        frame(b"\x01\x11\x50\x11\x57\x11\x54\x12\x08\x0d_obj\x51\x52"),
+        "something that is no call with bytes",
+    ),
+    "a call with a number": (call(b"\x51"), "something that is no call with bytes"),
+    "a reply": (frame(b"\x02\x11\x50\x11\x51\x00"), "something that is no call with bytes"),
+    "an exception": (frame(b"\x03\x11\x50\x11\x51\x00"), "something that is no call with bytes"),
+    "bytes without a length": (call(b"\x0f\x00"), "bytes without their length"),
+    "no effects": (call(b"\x0c\x92\x90"), ""),
+    "deeply nested": (call(b"\x0f" + struct.pack("!L", 9000) + b"\x91" * 9000), ""),
+    "someone else's name": (effects(protocol.Ready(0)), "something in the name of S0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_on_the_line_is_named_and_harms_nobody(switch: TinySwitch, what: str) -> None:
+    data, named = NONSENSE[what]
+    switch.boot(0, 1)
+    switch.post_call(1, "start", ["write", data])
+    fault = switch.fault()
+    assert (fault.kind, fault.server) == ("host-died", 1)
+    assert f"S1: the process that runs your code sent nonsense to the lab: {named}" in fault.text
+    assert switch.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
+
+
+def test_half_a_frame_does_not_hold_the_judge_up(switch: TinySwitch) -> None:
+    switch.boot(0, 1)
+    switch.post_call(1, "start", ["write", b"\x00\x00\x10\x00\x00 and no more"])
+    assert switch.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
+    until = switch.world.now() + 0.2
+    switch.world.wait(until, [])
+    assert not switch.faults()
+
+
+def test_a_host_that_does_not_read_is_lost(switch: TinySwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpyc_world, "SEND_PATIENCE", 0.5)
+    switch.boot(1)
+    switch.post_call(1, "start", ["signal", int(signal.SIGSTOP)])
+    switch.world.wait(switch.world.now() + 0.5, [])
+    for _ in range(8):
+        switch.world.post(protocol.Request(1, 1, "request_vote", bytes(8_000_000)))
+    fault = switch.fault()
+    assert (fault.kind, fault.text) == (
+        "host-hangs",
+        "S1: the process that runs your code has read nothing for 0 s",
+    )
+
+
+def test_a_machine_without_threads_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    class Kept(Outbox):
+        def __init__(self) -> None:
+            self.effects: list[protocol.Effect] = []
+
+        def put(self, effect: protocol.Effect) -> None:
+            self.effects.append(effect)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    outbox = Kept()
+    boot = protocol.Boot(0, 1, 1, [0], b"", b"", 1)
+    RpycServer(boot, (), lambda: threading, outbox).start()
+    text = "S0: 0 handlers and calls are inside your code and none returns; the machine gives no more threads"
+    assert outbox.effects == [protocol.Fault(0, "no-answer", text)]
+
+
+# --- no process is left behind --------------------------------------------------------------------------------
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def pids(world: RpycWorld) -> list[int]:
+    return [world._host.pid(link.child) for link in world._links.values()]
+
+
+def test_close_leaves_nothing(host: WarmHost) -> None:
+    world = RpycWorld(host)
+    switch = TinySwitch(world, 3)
+    switch.boot()
+    switch.call(0, "burn")  # more than the clock tick in which processor time is counted
+    children = pids(world)
+    assert len(children) == 3
+    assert all(map(alive, children))
+    world.close()
+    assert not any(map(alive, children))
+    assert world.cpu_s > 0
+    world.close()
+
+
+JUDGE = """
+import sys, time
+from pathlib import Path
+from tests.tiny_switch import TinySwitch
+from raftlab.worlds.host_process import WarmHost
+from raftlab.worlds.rpyc_world import RpycWorld
+host = WarmHost(Path(sys.argv[1]))
+world = RpycWorld(host)
+TinySwitch(world, 3).boot()
+print(host._process.pid, *[host.pid(link.child) for link in world._links.values()], flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_judge_that_is_killed_leaves_nothing(host: WarmHost) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    judge = subprocess.Popen(
+        [sys.executable, "-c", JUDGE, str(host.path)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    with judge:
+        assert judge.stdout is not None
+        family = [int(word) for word in judge.stdout.readline().split()]
+        assert len(family) == 4
+        assert all(map(alive, family))
+        judge.kill()
+    deadline = time.monotonic() + PATIENCE
+    while any(map(alive, family)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -14,23 +14,23 @@ PROGRAM = """
 import logging, sys, threading
 from raftlab import api
 from raftlab.submission import source
-from raftlab.host import compiled, kernel, rehearsal
+from raftlab.host import compile_cache, kernel, rehearsal
 from raftlab.host.loader import Loader, Program
 
 program = Program(source.find(sys.argv[1]))
-compiled.once()
+compile_cache.once()
 def state():
     return api._sink, kernel.K, dict(sys.modules), threading.excepthook, logging.root.handlers, sys.stdout
 
-rehearsal.once()  # imports what it needs
+warm_up.once()  # imports what it needs
 before = state()
-rehearsal.once()
+warm_up.once()
 assert state() == before and "raft" not in sys.modules
 
-known = compiled._code.cache_info().misses
+known = compile_cache._code.cache_info().misses
 owner = kernel.Owner(0, 1, 0.0)
 Loader(program, kernel.K, owner, 0, None).load()
-print(known, compiled._code.cache_info().misses - known)
+print(known, compile_cache._code.cache_info().misses - known)
 """
 
 

@@ -137,7 +137,7 @@ def _newer(picture: Path, trace: Path) -> bool:
 
 
 def _file(name: str) -> str:
-    return resources.files("raftgrade.reports.formats").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("raftgrade.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -58,12 +58,12 @@ def _exact_cpu_seconds(pid: int) -> float:
 
 @contextmanager
 def living(
-    host: WarmHost, lab: str, servers: int, preempt: bool, puppets: tuple[int, ...] = (), seed: int = 0
+    host: WarmHost, lab: str, servers: int, preempt: bool, scripted: tuple[int, ...] = (), seed: int = 0
 ) -> Iterator[Life]:
     forked = Forked(host, seed, preempt)
     world = SimWorld(forked, FLOOR)
     try:
-        cluster = Cluster(world, lab, seed, servers, puppets)
+        cluster = Cluster(world, lab, seed, servers, scripted)
         cluster.start_all()
         yield Life(cluster, host.pid(forked._child))
     finally:
@@ -86,14 +86,14 @@ class Servers:
 
 
 def agree(host: WarmHost, servers: int, commands: int) -> Servers:
-    with living(host, "2B", servers, True) as life:
-        c = life.cluster
+    with living(host, "2B", servers, True) as incarnation:
+        c = incarnation.cluster
         leader = c.one_leader()
         elected = c.now
-        cpu, now, rpcs = life.cpu(), c.now, c.rpc_count()
+        cpu, now, rpcs = incarnation.cpu(), c.now, c.rpc_count()
         for number in range(commands):
             c.agree(f"command {number}", servers, among=[leader])
-        cpu, now, rpcs = life.cpu() - cpu, c.now - now, c.rpc_count() - rpcs
+        cpu, now, rpcs = incarnation.cpu() - cpu, c.now - now, c.rpc_count() - rpcs
         return Servers(servers, elected, cpu / commands * 1000, now / commands * 1000, rpcs / commands)
 
 
@@ -112,12 +112,12 @@ class Written:
 def through_a_leader(host: WarmHost, entries: int, snapshots: bool, preempt: bool = False, seed: int = 0) -> Written:
     """Three servers; commands go to the leader, :data:`TOGETHER` at a time, until all have applied them, or until it leads
     no longer."""
-    with living(host, "2D" if snapshots else "2B", 3, preempt, seed=seed) as life:
-        c = life.cluster
+    with living(host, "2D" if snapshots else "2B", 3, preempt, seed=seed) as incarnation:
+        c = incarnation.cluster
         if snapshots:
             c.take_snapshots(EVERY)
         leader = c.one_leader()
-        cpu, now = life.cpu(), c.now
+        cpu, now = incarnation.cpu(), c.now
         reached = 0
         while reached < entries:
             told = c.propose_together(leader, range(reached, reached + TOGETHER))
@@ -125,7 +125,7 @@ def through_a_leader(host: WarmHost, entries: int, snapshots: bool, preempt: boo
             if not c.wait_for(PATIENCE, lambda at=last: c.committed(at)[0] == 3):  # type: ignore[misc]
                 break
             reached = last
-        return Written(reached, life.cpu() - cpu, c.now - now)
+        return Written(reached, incarnation.cpu() - cpu, c.now - now)
 
 
 @dataclass(frozen=True)
@@ -143,31 +143,31 @@ class Brought:
 
 
 def brought(host: WarmHost, entries: int) -> Brought:
-    with living(host, "2D", 3, False, puppets=(1, 2)) as life:
-        c = life.cluster
+    with living(host, "2D", 3, False, scripted=(1, 2)) as incarnation:
+        c = incarnation.cluster
 
         def tell(term: int, prev: int, last: int, commit: int) -> None:
             new = [{"term": 1000, "command": index} for index in range(prev + 1, last + 1)]
             before = 1000 if prev else 0
             where = {"prev_log_index": prev, "prev_log_term": before, "entries": new, "leader_commit": commit}
-            reply = c.puppet(1).ask(0, "append_entries", term=term, leader_id=1, **where)
+            reply = c.scripted_server(1).ask(0, "append_entries", term=term, leader_id=1, **where)
             assert reply["success"], reply
 
-        steps = [life.cpu()]
+        steps = [incarnation.cpu()]
         for prev in range(0, entries, IN_A_MESSAGE):
             tell(1000, prev, min(entries, prev + IN_A_MESSAGE), prev)
-        steps.append(life.cpu())
-        stored = len(c.seat(0).state) / 1000
+        steps.append(incarnation.cpu())
+        stored = len(c.server_state(0).state) / 1000
         c.restart(0)
-        steps.append(life.cpu())
+        steps.append(incarnation.cpu())
         # It knows the log and not how far it is committed: now it hears that, and applies all of it at once.
         tell(2000, entries, entries, entries)
         assert c.wait_for(PATIENCE, lambda: c.committed(entries)[0] == 1)
-        steps.append(life.cpu())
+        steps.append(incarnation.cpu())
         c.call_snapshot(0, entries)
-        steps.append(life.cpu())
+        steps.append(incarnation.cpu())
         bring, restart, apply, snapshot = (after - before for before, after in pairwise(steps))
-        return Brought(entries, bring, restart, apply, snapshot, stored, life.peak_mb())
+        return Brought(entries, bring, restart, apply, snapshot, stored, incarnation.peak_mb())
 
 
 def all_cpu_seconds() -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from raftlab.harness.cluster import Cluster
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
 from tests.referee_table import Plain
@@ -36,23 +36,23 @@ class Bare(Plain):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.switch.trace.add = lambda event: None
+        self.event_loop.trace.add = lambda event: None
 
 
-def cpu_of(impl: Impl, name: str, seed: int, kind: type[Cluster]) -> float:
+def cpu_of(impl: Implementation, name: str, seed: int, kind: type[Cluster]) -> float:
     run = Run(impl, catalogue.find_test(name), "sim", seed, True, kind=kind)
     catalogue.script_of(run.info)(run.cluster)
     run.close()
     spent = run.record(None).cpu_s
     assert run.made is not None
     before = time.process_time()
-    run.made.switch.trace.hash()  # every record has it
+    run.made.event_loop.trace.hash()  # every record has it
     return spent + time.process_time() - before
 
 
 @pytest.mark.timeout(0)
 def test_cost_of_referee_and_trace() -> None:
-    with closing(Impl(SOLUTION.parent)) as impl:
+    with closing(Implementation(SOLUTION.parent)) as impl:
         total_with = total_without = 0.0
         for name in TESTS:
             with_both, without = [], []

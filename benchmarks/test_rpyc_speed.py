@@ -18,7 +18,7 @@ from rpyc.core.stream import SocketStream
 
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
-from tests.tiny_switch import TinySwitch
+from tests.tiny_switch import TinyEventLoop
 
 SECONDS = 2.0
 PAYLOAD = "x" * 200
@@ -100,10 +100,10 @@ def switch_rate(folder: Path, callers: int, seconds: float = SECONDS) -> float:
     (folder / "raft.py").write_text(RAFT)
     with WarmHost(folder) as host:
         world = RpycWorld(host)
-        switch = TinySwitch(world, 2)
-        switch.boot()
-        switch.call(0, callers, 0.2, PAYLOAD)  # to warm up
-        count: int = switch.call(0, callers, seconds, PAYLOAD)
+        event_loop = TinyEventLoop(world, 2)
+        event_loop.boot()
+        event_loop.call(0, callers, 0.2, PAYLOAD)  # to warm up
+        count: int = event_loop.call(0, callers, seconds, PAYLOAD)
         world.close()
     return count / seconds
 

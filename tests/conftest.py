@@ -119,16 +119,16 @@ def sim_cluster(
     seed: int = 0,
     preempt: bool = False,
     lab: str = "2A",
-    puppets: tuple[int, ...] = (),
+    scripted: tuple[int, ...] = (),
 ) -> Iterator[Cluster]:
     """A cluster in the simulator, not yet started."""
     with ExitStack() as stack:
         host = stack.enter_context(WarmHost(path))
         world = SimWorld(Forked(host, seed, preempt), FLOOR)
         stack.callback(world.close)
-        yield Cluster(world, lab, seed, servers, puppets)
+        yield Cluster(world, lab, seed, servers, scripted)
 
 
 def lines_of(cluster: Cluster, server: int = 0) -> list[str]:
     """What a server logged or printed."""
-    return [event[4] for event in cluster.switch.trace.events if event[1] == "line" and event[2] == server]
+    return [event[4] for event in cluster.event_loop.trace.events if event[1] == "line" and event[2] == server]

@@ -11,7 +11,7 @@ import pytest
 
 from raftgrade.proof import bug_bank
 from raftgrade.proof.bug_bank import Bug, Catch
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 from tests.conftest import ROOT, SOLUTION
@@ -42,7 +42,7 @@ def failures(folder: Path, test: str, seeds: range) -> Iterator[str]:
 
 def failures_of(folder: Path, tests: Iterable[TestInfo], seeds: range = range(1)) -> Iterator[tuple[TestInfo, str]]:
     """The same for many tests, with one host for all: to start it costs more than most runs."""
-    with closing(Impl(folder)) as impl:
+    with closing(Implementation(folder)) as impl:
         for info in tests:
             for seed in seeds:
                 failure = Run(impl, info, "sim", seed, preempt=True).play(catalogue.script_of(info))

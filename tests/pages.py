@@ -16,7 +16,7 @@ import pytest
 
 from raftlab.explain.failure import LabFailure
 from raftlab.harness import trace
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from raftlab.viewer import page as viewer_page
 from tests import known_bugs
@@ -38,7 +38,7 @@ class Kept:
 
 def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> Kept:
     info = catalogue.find_test(test)
-    impl = Impl(impl_path)
+    impl = Implementation(impl_path)
     run = Run(impl, info, "sim", seed, preempt=True)
     error = None
     try:

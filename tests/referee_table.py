@@ -26,8 +26,8 @@ from raftlab.explain.failure import Failure
 from raftlab.harness.cluster import Cluster
 from raftlab.referee.base import Invariant
 from raftlab.runs import names, random_scenarios
-from raftlab.runs.names import Named
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.names import NamedRun
+from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from tests.known_bugs import BANK, put
 
@@ -63,7 +63,7 @@ class Plain(Cluster):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.switch.referee = _AppliesOnly(self.switch.referee.applies)  # type: ignore[assignment]
+        self.event_loop.referee = _AppliesOnly(self.event_loop.referee.applies)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -82,26 +82,26 @@ def bugs(wanted: list[str]) -> list[Bug]:
     return [bug for lab in wanted for bug in BANK.of(lab)]
 
 
-def order(bug: Bug) -> Iterator[Named]:
+def order(bug: Bug) -> Iterator[NamedRun]:
     """What is run, in this order."""
     own = [catalogue.find_test(catch.test) for catch in bug.catches[:1]]
     for info in own:
         for seed in range(OWN_SEEDS):
-            yield Named(info, "sim", seed, True)
+            yield NamedRun(info, "sim", seed, True)
     for info in catalogue.tests(bug.lab):
         if info not in own:
-            yield Named(info, "sim", 0, True)
+            yield NamedRun(info, "sim", 0, True)
     for seed in range(FUZZ_SEEDS):
         told = random_scenarios.generate(bug.lab, seed)
-        yield Named(names.info_of(told), "sim", seed, True, told)
+        yield NamedRun(names.info_of(told), "sim", seed, True, told)
 
 
-def ended(impl: Impl, named: Named, kind: type[Cluster] = Cluster) -> Failure | None:
+def ended(impl: Implementation, named: NamedRun, kind: type[Cluster] = Cluster) -> Failure | None:
     return Run(impl, named.info, "sim", named.seed, named.preempt, kind=kind).play(named.script)
 
 
 def row(bug: Bug) -> Row:
-    with tempfile.TemporaryDirectory() as folder, closing(Impl(put(bug, Path(folder)))) as impl:
+    with tempfile.TemporaryDirectory() as folder, closing(Implementation(put(bug, Path(folder)))) as impl:
         rule, by, runs = "", "", 0
         for named in order(bug):
             runs += 1

@@ -12,7 +12,7 @@ from raftlab.worlds.rpyc_world import RpycWorld
 PATIENCE = 60.0
 
 
-class TinySwitch:
+class TinyEventLoop:
     """Routes requests and replies between the servers of ``world``, and keeps every other effect in ``seen``."""
 
     def __init__(self, world: RpycWorld, servers: int) -> None:
@@ -79,10 +79,10 @@ class TinySwitch:
         match effect:
             case protocol.Send():
                 self._last += 1
-                self._flights[self._last] = (effect.server, effect.rpc)
+                self._flights[self._last] = (effect.server, effect.caller_rpc)
                 self.world.post(protocol.Request(effect.target, self._last, effect.method, effect.payload))
             case protocol.Answer():
-                server, rpc = self._flights.pop(effect.rpc)
+                server, rpc = self._flights.pop(effect.judge_rpc)
                 self.world.post(protocol.Reply(server, rpc, effect.payload))
             case protocol.Result():
                 self._results[effect.call] = effect.payload

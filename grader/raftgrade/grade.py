@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from raftgrade.engines.commands import TRACE_ROOM, Commands
+from raftgrade.engines.commands import TRACE_QUOTA, Commands
 from raftgrade.engines.engine import Engine, Event, Heard, Local, Signalled, Work
 from raftgrade.engines.jobs import Checked
 from raftgrade.engines.schedule import Schedule
@@ -16,7 +16,7 @@ from raftgrade.progress import Progress
 from raftgrade.results import Report
 from raftgrade.store import Kept, Store
 from raftgrade.tally import Entry, Ran, Refused, Tally
-from raftlab.runs.trace_quota import TraceRoom
+from raftlab.runs.trace_quota import TraceQuota
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
 SAVE_S = 5.0  # how often report.json is brought up to date, in seconds; the records are written at once
@@ -38,7 +38,7 @@ def grade(
     ``store`` has begun with what is ``kept`` of an earlier report; who is ``refused`` already will not be run. Progress goes
     to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report, of which the store's shelf has the runs,
     and the signal that interrupted it, or 0. Raises ``OSError`` when the report cannot be written."""
-    tally = Tally(plan, store.shelf, lambda slug: TraceRoom(store.traces(slug), TRACE_ROOM))
+    tally = Tally(plan, store.shelf, lambda slug: TraceQuota(store.traces(slug), TRACE_QUOTA))
     store.save(plan)  # the plan, so that the records mean something from the first one on
     for entry in refused:
         store.add(entry)

@@ -120,7 +120,7 @@ def expect(settings: Settings, catalogue: Mapping[str, Sequence[Listed]]) -> tup
 
 
 @dataclass(frozen=True, slots=True)
-class Whose:
+class JobOwner:
     """Whose work jobs are about, and the walls it runs in."""
 
     submission: str
@@ -129,7 +129,9 @@ class Whose:
     sandbox: Level = "none"
 
 
-def cut(whose: Whose, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = "") -> list[Job]:
+def cut(
+    whose: JobOwner, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = ""
+) -> list[Job]:
     """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds``. ``label`` tells these apart from others of
     the same lab and network."""
     return [

@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(SubmissionResult).decode
 
 
-class Shelf:
+class SpillFile:
     """In a file without a name in ``folder``."""
 
     def __init__(self, folder: Path) -> None:

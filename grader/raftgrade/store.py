@@ -27,7 +27,7 @@ import msgspec
 from raftgrade.plan import Settings
 from raftgrade.results import SCHEMA, Report, SubmissionResult
 from raftgrade.safe_text import printable
-from raftgrade.spill import Shelf
+from raftgrade.spill import SpillFile
 from raftgrade.tally import Entry, Ran, Refused, Tally
 
 REPORT = "report.json"
@@ -173,7 +173,7 @@ class Store:
         self.folder = folder
         self._records = records
         self.earlier = earlier
-        self.shelf = Shelf(folder)
+        self.shelf = SpillFile(folder)
 
     @classmethod
     def create(cls, folder: Path) -> Store:

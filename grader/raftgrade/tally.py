@@ -16,11 +16,11 @@ import msgspec
 from raftgrade import failure_classes, marks
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Bad, NetworkResult, Problem, Report, Spread, State, SubmissionResult, TestResult
-from raftgrade.spill import Shelf
+from raftgrade.spill import SpillFile
 from raftgrade.stats import BATCH, Sequential, Verdict, clopper_pearson, percentile
 from raftlab.explain.failure import Failure, Rule
 from raftlab.runs.record import Outcome, Record
-from raftlab.runs.trace_quota import TraceRoom
+from raftlab.runs.trace_quota import TraceQuota
 
 MAX_ADVICE = 5  # different pieces of advice kept for a test; more than that nobody reads
 TOLD = 3  # runs of one test and one class that keep their events and details; of others the sentence is enough
@@ -150,15 +150,15 @@ def enough(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple
 
 class Tally:
     """Counts entries against a plan, which is a report without results. With a ``shelf``, who is done goes there.
-    ``trace_room`` makes the room for the traces of a submission, by its slug; without it, all that were written count."""
+    ``trace_quota`` makes the room for the traces of a submission, by its slug; without it, all that were written count."""
 
     def __init__(
-        self, plan: Report, shelf: Shelf | None = None, trace_room: Callable[[str], TraceRoom] | None = None
+        self, plan: Report, shelf: SpillFile | None = None, trace_quota: Callable[[str], TraceQuota] | None = None
     ) -> None:
         self.report = plan
         self._shelf = shelf
-        self._trace_room = trace_room
-        self._rooms: dict[str, TraceRoom] = {}  # of each submission at work of which a run failed
+        self._trace_quota = trace_quota
+        self._rooms: dict[str, TraceQuota] = {}  # of each submission at work of which a run failed
         self.done = 0
         self.failed = 0
         self._runs: dict[Key, Runs] = {}
@@ -193,10 +193,10 @@ class Tally:
 
     def _keep_trace(self, name: str, runs: Runs, record: Record) -> None:
         """Find room for a trace; those that have to go for it are not told any more."""
-        if self._trace_room is None or not record.trace or record.seed not in runs.bad:
+        if self._trace_quota is None or not record.trace or record.seed not in runs.bad:
             return
         if name not in self._rooms:
-            self._rooms[name] = self._trace_room(self._by_name[name].slug)
+            self._rooms[name] = self._trace_quota(self._by_name[name].slug)
         gone = self._rooms[name].took((record.seed - runs.result.seeds[0], runs.number), record.trace)
         keys = [key for key, _ in _results(self._by_name[name])] if gone else []
         for seed, number in gone:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from raftlab import __version__, labs
-from raftlab.harness.trace import BadTrace, Look
+from raftlab.harness.trace import BadTrace, TraceFilter
 from raftlab.runs import names
 from raftlab.runs.run import NETWORKS, seeds_of
 from raftlab.suites import catalogue
@@ -39,7 +39,7 @@ from raftlab.tools import (
 from raftlab.tools import (
     test as session,
 )
-from raftlab.tools.test_progress import Board
+from raftlab.tools.test_progress import ProgressBoard
 from raftlab.viewer import page
 
 CANNOT = 2
@@ -210,7 +210,7 @@ def _test(arguments: argparse.Namespace) -> int:
     live = sys.stdout.isatty()
     columns = shutil.get_terminal_size().columns
     colour = live and not os.environ.get("NO_COLOR")
-    return session.run(order, Board(sys.stdout, lab.name, plan, len(seeds), live, colour, columns))
+    return session.run(order, ProgressBoard(sys.stdout, lab.name, plan, len(seeds), live, colour, columns))
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -219,7 +219,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     if not all(number.isascii() and number.isdigit() for number in numbers):
         raise CannotDo(f"--server wants numbers, as in --server 0,2, not {arguments.server!r}")
     servers = frozenset(map(int, numbers)) if numbers else None
-    look = Look(arguments.since, arguments.until, servers, arguments.topic)
+    look = TraceFilter(arguments.since, arguments.until, servers, arguments.topic)
     impl = _impl(arguments, named.info.lab, arguments.pdb)
     if arguments.pdb:
         if named.network != "sim" or arguments.out is not None:

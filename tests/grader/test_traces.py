@@ -16,7 +16,7 @@ from raftgrade.results import Report
 from raftgrade.store import Store, read
 from raftgrade.tally import Ran, Tally, blank
 from raftlab.runs.record import Record
-from raftlab.runs.trace_quota import TraceRoom
+from raftlab.runs.trace_quota import TraceQuota
 from tests.grader.fakes import record
 from tests.grader.test_tally import TESTS
 
@@ -63,7 +63,7 @@ def graded(folder: Path, order: list[tuple[str, str, int]], stops: int) -> set[s
     report = plan()
     for share in (stops, len(order)):
         with Store.create(folder) as store:
-            tally = Tally(plan(), store.shelf, lambda slug: TraceRoom(store.traces(slug), MOST))
+            tally = Tally(plan(), store.shelf, lambda slug: TraceQuota(store.traces(slug), MOST))
             entries = list(store.earlier[1]) if store.earlier else []
             kept = store.begin(entries, {"alice": "alice"})
             store.save(plan())
@@ -94,7 +94,7 @@ def test_the_same_traces_are_kept_in_whatever_order_the_runs_came(tmp_path: Path
 
 def test_a_partial_report_tells_of_no_trace_that_had_to_go(tmp_path: Path) -> None:
     with Store.create(tmp_path) as store:
-        tally = Tally(plan(), store.shelf, lambda slug: TraceRoom(store.traces(slug), MOST))
+        tally = Tally(plan(), store.shelf, lambda slug: TraceQuota(store.traces(slug), MOST))
         store.save(plan())
         for run in RUNS[:10]:
             entry = failed(store, run, 300)
@@ -106,7 +106,7 @@ def test_a_partial_report_tells_of_no_trace_that_had_to_go(tmp_path: Path) -> No
 
 def test_a_run_that_could_not_be_judged_and_then_passed_leaves_no_hole(tmp_path: Path) -> None:
     with Store.create(tmp_path) as store:
-        tally = Tally(plan(), store.shelf, lambda slug: TraceRoom(store.traces(slug), MOST))
+        tally = Tally(plan(), store.shelf, lambda slug: TraceQuota(store.traces(slug), MOST))
         first = failed(store, ("first", "sim", 109), 600)
         first.record.outcome = "error"
         assert tally.take(first)
@@ -116,7 +116,7 @@ def test_a_run_that_could_not_be_judged_and_then_passed_leaves_no_hole(tmp_path:
 
 
 def test_a_worker_sends_home_what_may_have_room_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask, "TRACE_ROOM", MOST)
+    monkeypatch.setattr(dask, "TRACE_QUOTA", MOST)
     records: list[Record] = []
     with Store.create(tmp_path) as store:
         records = [failed(store, (test, "sim", seed), 300).record for test in ("first", "second") for seed in (0, 1)]

@@ -49,7 +49,7 @@ COPYING = {
 
 
 def kinds(c: Cluster, *wanted: str) -> list[dict[str, object]]:
-    return [as_object(event) for event in c.switch.trace.events if event[1] in wanted]
+    return [as_object(event) for event in c.event_loop.trace.events if event[1] in wanted]
 
 
 def test_agreement_is_seen_and_counted(write_raft: Write) -> None:
@@ -80,13 +80,13 @@ def test_stored_state_survives_and_nothing_else(write_raft: Write) -> None:
         c.start_all()
         c.agree("a", servers=3)
         c.restart(2)
-        assert c.seat(2).state == b"a"
+        assert c.server_state(2).state == b"a"
         c.crash(1)
         assert 1 not in c.connected()
         c.propose(0, "b")
         c.sleep(1)
-        assert c.seat(1).state == b"a"
-        assert c.seat(2).state == b"a,b"
+        assert c.server_state(1).state == b"a"
+        assert c.server_state(2).state == b"a,b"
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_a_crash_at_a_boundary(write_raft: Write, kind: str, side: str, stored: 
         c.crash_at(1, kind, side=side)
         c.propose(0, "x")
         c.sleep(1)
-        assert not c.seat(1).up
-        assert c.seat(1).state == stored
+        assert not c.server_state(1).up
+        assert c.server_state(1).state == stored
         assert len(kinds(c, "answer")) == answers
 
 
@@ -124,7 +124,7 @@ def test_a_failing_save_raises_and_stores_nothing(write_raft: Write) -> None:
         c.fail_saves(0)
         c.sleep(2)
         assert lines_of(c) == ["[Errno 5] the disk failed; nothing was stored"]
-        assert (c.seat(0).state, c.seat(0).snapshot, c.seat(0).saves) == (b"newer", b"snap", 2)
+        assert (c.server_state(0).state, c.server_state(0).snapshot, c.server_state(0).saves) == (b"newer", b"snap", 2)
 
 
 ECHO = {
@@ -202,15 +202,15 @@ def test_duplicates_reach_the_handler_twice_and_the_caller_once(write_raft: Writ
 
 
 def test_puppets_ask_and_answer() -> None:
-    with sim_cluster(SOLUTION, servers=3, puppets=(1, 2)) as c:
+    with sim_cluster(SOLUTION, servers=3, scripted=(1, 2)) as c:
         c.start_all()
-        reply = c.puppet(1).ask(0, "request_vote", term=5, candidate_id=1, last_log_index=0, last_log_term=0)
+        reply = c.scripted_server(1).ask(0, "request_vote", term=5, candidate_id=1, last_log_index=0, last_log_term=0)
         assert reply == {"term": 5, "vote_granted": True}
-        for puppet in c.puppets:
-            puppet.answer["request_vote"] = lambda flight: {"term": flight.args["term"], "vote_granted": True}
-            puppet.answer["append_entries"] = lambda flight: {"term": flight.args["term"], "success": True}
+        for scripted_server in c.scripted:
+            scripted_server.answer["request_vote"] = lambda rpc: {"term": rpc.args["term"], "vote_granted": True}
+            scripted_server.answer["append_entries"] = lambda rpc: {"term": rpc.args["term"], "success": True}
         assert c.one_leader() == 0
-        assert {flight.method for flight in c.puppet(2).received} == {"pre_vote", "request_vote", "append_entries"}
+        assert {rpc.method for rpc in c.scripted_server(2).received} == {"pre_vote", "request_vote", "append_entries"}
 
 
 def test_two_leaders_in_a_term_end_the_run(write_raft: Write) -> None:

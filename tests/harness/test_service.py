@@ -29,7 +29,7 @@ def test_services_take_snapshots_and_each_has_its_own_bytes(write_raft: Write) -
         c.start_all()
         c.sleep(0.1)
         assert [line.split()[0] for line in lines_of(c)] == ["10", "20"]
-        assert c.seat(0).snapshot == c.snapshot_of(20)
+        assert c.server_state(0).snapshot == c.snapshot_of(20)
         assert c.snapshot_of(10)[30:] != c.snapshot_of(20)[30:]
         assert len(c.snapshot_of(20)) > 5000
 
@@ -101,12 +101,12 @@ def test_a_server_whose_disk_fails_is_down(write_raft: Write) -> None:
         c.start_all()
         c.fail_saves(0)
         c.sleep(2)
-        assert not c.seat(0).up
-        assert c.seat(0).state == b""
+        assert not c.server_state(0).up
+        assert c.server_state(0).state == b""
         assert c.propose(0, "x") == (-1, -1, False)
         c.restart(0)
         c.sleep(2)
-        assert (c.seat(0).up, c.seat(0).state) == (True, b"new")
+        assert (c.server_state(0).up, c.server_state(0).state) == (True, b"new")
 
 
 WILD = {
@@ -167,12 +167,12 @@ def test_many_messages_at_once_all_arrive_on_time(write_raft: Write) -> None:
             log("t", f"{time.monotonic() - 1000:.6f}")
             return AppendEntriesReply(args.term, True)
     """
-    with sim_cluster(write_raft(methods=methods), servers=2, puppets=(1,)) as c:
+    with sim_cluster(write_raft(methods=methods), servers=2, scripted=(1,)) as c:
         c.start_all()
         for _ in range(200):
-            c.puppet(1).send(0, "append_entries", term=1, leader_id=1, prev_log_index=0, prev_log_term=0)
+            c.scripted_server(1).send(0, "append_entries", term=1, leader_id=1, prev_log_index=0, prev_log_term=0)
         c.sleep(0.1)
-        arrived = sorted(f"{event[0]:.6f}" for event in c.switch.trace.events if event[1] == "arrive")
+        arrived = sorted(f"{event[0]:.6f}" for event in c.event_loop.trace.events if event[1] == "arrive")
         assert sorted(lines_of(c)) == arrived
         assert len(arrived) == 200
 

@@ -1,4 +1,4 @@
-"""The rehearsal leaves nothing behind but what Python has learnt, and that is what students' programs need."""
+"""The warm_up leaves nothing behind but what Python has learnt, and that is what students' programs need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = """
 import logging, sys, threading
 from raftlab import api
 from raftlab.submission import source
-from raftlab.host import compile_cache, kernel, rehearsal
+from raftlab.host import compile_cache, kernel, warm_up
 from raftlab.host.loader import Loader, Program
 
 program = Program(source.find(sys.argv[1]))

@@ -17,8 +17,8 @@ Entry = tuple[int, Any]
 class Story:
     """Events of a cluster of ``servers``, told to a referee of lab 2D (or another) one by one."""
 
-    def __init__(self, servers: int = 3, lab: str = "2D", puppets: bool = False) -> None:
-        self.referee = Referee(lab, servers, puppets)
+    def __init__(self, servers: int = 3, lab: str = "2D", scripted: bool = False) -> None:
+        self.referee = Referee(lab, servers, scripted)
         for server in range(servers):
             self.referee.booted(server, 1)
 
@@ -65,8 +65,8 @@ class Story:
         self.referee.sent(src, 1, "install_snapshot", args)
         return self
 
-    def restart(self, server: int, life: int = 2) -> Story:
-        self.referee.booted(server, life)
+    def restart(self, server: int, incarnation: int = 2) -> Story:
+        self.referee.booted(server, incarnation)
         return self
 
 
@@ -233,4 +233,4 @@ def test_before_lab_2c_nothing_survives_a_restart() -> None:
 
 
 def test_puppets_may_have_any_log() -> None:
-    Story(puppets=True).append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B).apply(0, "x")
+    Story(scripted=True).append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B).apply(0, "x")

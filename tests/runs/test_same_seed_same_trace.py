@@ -22,8 +22,8 @@ import importlib, json, sys
 from pathlib import Path
 from raftlab.suites import catalogue
 from raftlab import labs
-from raftlab.runs.run import Impl, Run
-impl = Impl(Path(sys.argv[1]))
+from raftlab.runs.run import Implementation, Run
+impl = Implementation(Path(sys.argv[1]))
 hashes = {}
 for lab in labs.LABS.values():
     suite = importlib.import_module(lab.module)

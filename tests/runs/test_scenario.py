@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 
 from raftlab.runs import random_scenarios, scenario
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.run import Implementation, Run
 from raftlab.runs.scenario import BadScenario, Scenario, Step
-from raftlab.runs.scenario_recorder import Recording
+from raftlab.runs.scenario_recorder import ScenarioRecorder
 from raftlab.suites import catalogue
 from raftlab.tools import shrink
 from tests.conftest import ROOT, SOLUTION
@@ -41,8 +41,8 @@ expected something
 
 
 @pytest.fixture(scope="module")
-def reference() -> Iterator[Impl]:
-    with closing(Impl(SOLUTION.parent)) as impl:
+def reference() -> Iterator[Implementation]:
+    with closing(Implementation(SOLUTION.parent)) as impl:
         yield impl
 
 
@@ -106,7 +106,7 @@ def test_tidy() -> None:
 
 
 @pytest.mark.parametrize("lab", ["2A", "2B", "2C", "2D", "2E", "2F"])
-def test_random_scenarios(lab: str, reference: Impl) -> None:
+def test_random_scenarios(lab: str, reference: Implementation) -> None:
     kinds: set[str] = set()
     for seed in range(300):
         told = random_scenarios.generate(lab, seed)
@@ -125,39 +125,39 @@ def test_random_scenarios(lab: str, reference: Impl) -> None:
 
 def test_fuzz_asks_an_election_for_no_log() -> None:
     """A program that ends with lab 2A is right there."""
-    with closing(Impl(ROOT / "tests" / "correct" / "polling")) as impl:
+    with closing(Implementation(ROOT / "tests" / "correct" / "polling")) as impl:
         assert [shrink.play(impl, random_scenarios.generate("2A", seed)) for seed in range(5)] == [None] * 5
 
 
 TAPED = ["many_elections", "figure_8_in_steps", "messages_of_the_past", "churn", "snapshot_chunks_come_again"]
 
 
-def taped(name: str, reference: Impl) -> tuple[Recording, Scenario]:
+def taped(name: str, reference: Implementation) -> tuple[ScenarioRecorder, Scenario]:
     """A test of the suites, run on the reference with the tape recorder on."""
     info = catalogue.find_test(name)
-    run = Run(reference, info, "sim", 0, True, kind=Recording)
+    run = Run(reference, info, "sim", 0, True, kind=ScenarioRecorder)
     catalogue.script_of(info)(run.cluster)
     run.close()
     tape = run.made
-    assert isinstance(tape, Recording)
+    assert isinstance(tape, ScenarioRecorder)
     return tape, tape.scenario(info.lab, info.name, 0, True)
 
 
 @pytest.mark.parametrize("name", TAPED)
-def test_a_tape_is_a_scenario(name: str, reference: Impl) -> None:
+def test_a_tape_is_a_scenario(name: str, reference: Implementation) -> None:
     tape, told = taped(name, reference)
     assert tape.cannot == ""
     assert scenario.parse(told.text()) == told
     assert shrink.play(reference, told) is None
 
 
-def test_what_no_tape_can_hold(reference: Impl) -> None:
+def test_what_no_tape_can_hold(reference: Implementation) -> None:
     assert taped("who_gets_a_vote", reference)[0].cannot == "the test plays servers itself"
     said = "the test picks messages in a way that has no name"
     assert taped("snapshot_in_chunks", reference)[0].cannot == said
 
 
-def test_the_tape_of_a_short_test(reference: Impl) -> None:
+def test_the_tape_of_a_short_test(reference: Implementation) -> None:
     _, told = taped("figure_8_in_steps", reference)
     assert [str(step) for step in told.steps] == [
         "agree 3",

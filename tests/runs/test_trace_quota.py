@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftlab.runs.trace_quota import Place, TraceRoom
+from raftlab.runs.trace_quota import Place, TraceQuota
 
 MOST = 100
 Failed = dict[Place, int]  # the runs that failed, and how large their traces are
@@ -49,7 +49,7 @@ def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: 
     killed_at = data.draw(st.integers(0, len(order)))
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "traces"
-        room = TraceRoom(folder, MOST)
+        room = TraceQuota(folder, MOST)
         told: set[str] = set()
 
         def took(place: Place, trace: str) -> None:
@@ -59,7 +59,7 @@ def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: 
         for number, place in enumerate(order):
             if number == killed_at:
                 # As a regrade does it: what the records tell of, in any order, whether it is still there or not.
-                room = TraceRoom(folder, MOST)
+                room = TraceQuota(folder, MOST)
                 told.clear()
                 for earlier in data.draw(st.permutations(order[:number])):
                     took(earlier, name(earlier))
@@ -78,19 +78,19 @@ def test_nor_on_how_the_runs_are_cut_into_jobs(failed: Failed, data: st.DataObje
         folder = Path(home) / "traces"
         records: list[tuple[Place, str]] = []
         for job in (places[:cut], places[cut:]):
-            room = TraceRoom(folder, MOST)
+            room = TraceQuota(folder, MOST)
             for place in job:
                 wanted = room.folder_for(place) is not None
                 records.append((place, write(folder, place, failed[place]) if wanted else ""))
                 room.took(*records[-1])
-        whole = TraceRoom(folder, MOST)
+        whole = TraceQuota(folder, MOST)
         for place, trace in data.draw(st.permutations(records)):
             whole.took(place, trace)
         assert there(folder) == fitting(failed)
 
 
 def test_a_trace_that_has_no_room_need_not_be_written(tmp_path: Path) -> None:
-    room = TraceRoom(tmp_path, MOST)
+    room = TraceQuota(tmp_path, MOST)
     assert room.folder_for((5, 0)) == tmp_path
     assert room.took((1, 0), write(tmp_path, (1, 0), 90)) == []
     assert room.took((5, 0), write(tmp_path, (5, 0), 20)) == [(5, 0)]
@@ -101,7 +101,7 @@ def test_a_trace_that_has_no_room_need_not_be_written(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_made_again_counts_once(tmp_path: Path) -> None:
-    room = TraceRoom(tmp_path, MOST)
+    room = TraceQuota(tmp_path, MOST)
     for size in (90, 60, 80):
         assert room.took((0, 0), write(tmp_path, (0, 0), size)) == []
     assert room.took((0, 1), write(tmp_path, (0, 1), 20)) == []
@@ -110,13 +110,13 @@ def test_a_run_that_is_made_again_counts_once(tmp_path: Path) -> None:
 
 def test_who_takes_the_traces_away_gets_new_ones(tmp_path: Path) -> None:
     folder = tmp_path / "traces"
-    room = TraceRoom(folder, MOST)
+    room = TraceQuota(folder, MOST)
     assert room.took((0, 0), name((0, 0))) == [(0, 0)]
     assert room.took((1, 0), write(folder, (1, 0), 10)) == []
 
 
 def test_without_an_end_all_are_kept_and_without_a_folder_none(tmp_path: Path) -> None:
-    room = TraceRoom(tmp_path, -1)
+    room = TraceQuota(tmp_path, -1)
     assert room.took((0, 0), write(tmp_path, (0, 0), 1000)) == []
     assert room.folder_for((9, 9)) == tmp_path
-    assert TraceRoom(None, MOST).folder_for((0, 0)) is None
+    assert TraceQuota(None, MOST).folder_for((0, 0)) is None

@@ -83,7 +83,7 @@ def outcome(path: Path, sandbox: Sandbox, world: str) -> list[str]:
             said = [failure.failure.text]
         finally:
             made.close()
-        return [event[4] for event in cluster.switch.trace.events if event[1] == "line"] + said
+        return [event[4] for event in cluster.event_loop.trace.events if event[1] == "line"] + said
 
 
 TRY = """
@@ -225,7 +225,7 @@ def test_no_file_leads_from_one_server_or_life_to_another(write_raft: Write) -> 
             cluster.restart(0)
             cluster.sleep(0.3)
             world.close()
-            lines = [event[4] for event in cluster.switch.trace.events if event[1] == "line"]
+            lines = [event[4] for event in cluster.event_loop.trace.events if event[1] == "line"]
             note = "note 4" if OWN_TMP else f"note {READ_ONLY}"
             assert sorted(line for line in lines if "shm" not in line) == ["before []"] * 4 + [note] * 4
             assert not any("shm 4" in line for line in lines)
@@ -273,7 +273,7 @@ def test_the_handout_has_the_numbers() -> None:
         f"more than {limits.files} files, or computes for more than {limits.cpu_s} s",
         f"more than {limits.threads} threads",
         f"{limits.file_bytes // levels.MIB} MB in a `/tmp` of its own",
-        f"{commands.TRACE_ROOM // 1_000_000} MB are kept of a submission",
+        f"{commands.TRACE_QUOTA // 1_000_000} MB are kept of a submission",
         f"{staging.MAX_BYTES // 1_000_000} MB, to {staging.MAX_RATIO} times their size",
         f"more than {staging.MAX_FILES} entries",
     ):

@@ -12,7 +12,7 @@ import pytest
 from raftgrade.proof.bug_bank import Bug
 from raftlab.explain.render import as_text
 from raftlab.runs import names, random_scenarios, scenario
-from raftlab.runs.run import Impl
+from raftlab.runs.run import Implementation
 from raftlab.runs.scenario import Step
 from raftlab.suites import catalogue
 from raftlab.tools import diff, shrink
@@ -28,7 +28,7 @@ FORGETS_ITS_VOTE = BANK.find("2C", "ps-no-votedfor")
 
 
 def shrunk(folder: Path, bug: Bug, name: str, seed: int) -> Shrunk:
-    with closing(Impl(put(bug, folder))) as impl:
+    with closing(Implementation(put(bug, folder))) as impl:
         return Shrinker(impl, LONG).test(catalogue.find_test(name), seed, True)
 
 
@@ -40,14 +40,14 @@ def test_a_figure_8_failure(tmp_path: Path) -> None:
     assert found.failure.rule is not None
     assert found.failure.rule.name == "commit the own term"
     # Its text, run again, ends the same way.
-    with closing(Impl(tmp_path)) as impl:
+    with closing(Implementation(tmp_path)) as impl:
         again = shrink.play(impl, scenario.parse(found.scenario.text()))
     assert again is not None
     assert names.expected(again.failure) == found.scenario.expected
 
 
 def test_a_lost_vote(tmp_path: Path) -> None:
-    with closing(Impl(put(FORGETS_ITS_VOTE, tmp_path))) as impl:
+    with closing(Implementation(put(FORGETS_ITS_VOTE, tmp_path))) as impl:
         first = next(
             seed for seed in range(100) if shrink.play(impl, random_scenarios.generate("2C", seed)) is not None
         )
@@ -167,7 +167,7 @@ def test_diff_of_what_always_fails(tmp_path: Path) -> None:
 
 def test_an_ending_is_the_same_run_until_it_turns_off(tmp_path: Path) -> None:
     named = names.named("many_elections@3", "sim", True)
-    with closing(Impl(put(FIGURE_8, tmp_path))) as impl:
+    with closing(Implementation(put(FIGURE_8, tmp_path))) as impl:
         search = diff.Search(impl, named, LONG)
         plain, other, again = search.play(), search.play((1.5, 0)), search.play((1.5, 0))
     assert other.events == again.events
@@ -233,13 +233,13 @@ def test_the_handouts_scenarios_are_real(tmp_path: Path, name: str) -> None:
     shown = block(f"shrink: {name}")
     told = scenario.parse(shown[shown.index("raftlab scenario") :].partition("\nexpected")[0])
     assert len(told.steps) < 15
-    with closing(Impl(put(SHOWN[name], tmp_path))) as impl:
+    with closing(Implementation(put(SHOWN[name], tmp_path))) as impl:
         played = shrink.play(impl, told)
     assert played is not None
     assert f"\n{played.failure.text}\n" in shown
     if name == "snapshot":
         assert f"\n{as_text(played.failure)}\n" in shown
-    with closing(Impl(SOLUTION.parent)) as impl:
+    with closing(Implementation(SOLUTION.parent)) as impl:
         assert shrink.play(impl, told) is None
 
 

@@ -8,7 +8,7 @@ import re
 from raftlab.explain.failure import Failure
 from raftlab.runs.record import Outcome, Record
 from raftlab.suites.catalogue import TestInfo
-from raftlab.tools.test_progress import Board
+from raftlab.tools.test_progress import ProgressBoard
 
 FIRST = TestInfo("2A", "first", "A leader is elected", 5, ("sim", "rpyc"))
 SECOND = TestInfo("2A", "second", "Half of four servers is no majority", 4, ("sim",))
@@ -36,14 +36,14 @@ def record(info: TestInfo, seed: int = 0, outcome: Outcome = "passed", network: 
     )
 
 
-def shown(board: Board, out: io.StringIO) -> str:
+def shown(board: ProgressBoard, out: io.StringIO) -> str:
     """What the board wrote, with the wall-clock time made constant."""
     return re.sub(r"in \d+\.\d s$", "in 0.0 s", out.getvalue().rstrip("\n"), flags=re.MULTILINE)
 
 
 def test_one_seed() -> None:
     out = io.StringIO()
-    board = Board(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
+    board = ProgressBoard(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
     board.started(FIRST, "sim", 0)
     board.finished(record(FIRST))
     board.finished(record(SECOND, outcome="failed"))
@@ -70,7 +70,7 @@ def test_one_seed() -> None:
 
 def test_many_seeds_and_both_networks() -> None:
     out = io.StringIO()
-    board = Board(out, "2A", [(FIRST, ("sim", "rpyc")), (SECOND, ("sim",))], 12)
+    board = ProgressBoard(out, "2A", [(FIRST, ("sim", "rpyc")), (SECOND, ("sim",))], 12)
     for seed in range(12):
         board.finished(record(FIRST, seed, "failed" if seed > 1 else "passed"))
         board.finished(record(FIRST, seed, network="rpyc"))
@@ -90,7 +90,7 @@ def test_many_seeds_and_both_networks() -> None:
 
 def test_error_is_no_failure() -> None:
     out = io.StringIO()
-    board = Board(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
+    board = ProgressBoard(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
     board.finished(record(FIRST, outcome="error"))
     board.finished(record(SECOND))
     assert board.close() == 2
@@ -99,7 +99,7 @@ def test_error_is_no_failure() -> None:
 
 def test_failure_counts_before_error() -> None:
     out = io.StringIO()
-    board = Board(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
+    board = ProgressBoard(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
     board.finished(record(FIRST, outcome="error"))
     board.finished(record(SECOND, outcome="failed"))
     assert board.close() == 1
@@ -108,7 +108,7 @@ def test_failure_counts_before_error() -> None:
 
 def test_interrupted() -> None:
     out = io.StringIO()
-    board = Board(out, "2A", [(FIRST, ("sim",))], 20)
+    board = ProgressBoard(out, "2A", [(FIRST, ("sim",))], 20)
     board.finished(record(FIRST, 0))
     board.finished(record(FIRST, 1, "failed"))
     board.interrupted()
@@ -128,7 +128,7 @@ def test_interrupted() -> None:
 
 def test_live_line_is_redrawn_and_fits() -> None:
     out = io.StringIO()
-    board = Board(out, "2A", [(SECOND, ("sim",))], 1, live=True, columns=50)
+    board = ProgressBoard(out, "2A", [(SECOND, ("sim",))], 1, live=True, columns=50)
     board.started(SECOND, "sim", 0)
     board.finished(record(SECOND))
     assert out.getvalue() == (
@@ -139,14 +139,14 @@ def test_live_line_is_redrawn_and_fits() -> None:
 
 def test_colour() -> None:
     out = io.StringIO()
-    board = Board(out, "2A", [(FIRST, ("sim",))], 1, colour=True)
+    board = ProgressBoard(out, "2A", [(FIRST, ("sim",))], 1, colour=True)
     board.finished(record(FIRST))
     assert out.getvalue().startswith("  \x1b[32mPASS \x1b[0m  A leader is elected")
 
 
 def test_trouble_is_ours() -> None:
     out = io.StringIO()
-    board = Board(out, "2A", [(FIRST, ("sim",))], 1)
+    board = ProgressBoard(out, "2A", [(FIRST, ("sim",))], 1)
     board.trouble("ImportError: x")
     assert out.getvalue() == (
         "\nthe labs could not do their work; this is a fault of raftlab, not of your code:\nImportError: x\n"

@@ -20,7 +20,7 @@ from raftlab.worlds import rpyc_world as rpyc_world
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
 from tests.obedient import submission
-from tests.tiny_switch import PATIENCE, TinySwitch
+from tests.tiny_switch import PATIENCE, TinyEventLoop
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmHost]:
 
 
 @pytest.fixture
-def switch(host: WarmHost) -> Iterator[TinySwitch]:
+def event_loop(host: WarmHost) -> Iterator[TinyEventLoop]:
     world = RpycWorld(host)
-    yield TinySwitch(world, 3)
+    yield TinyEventLoop(world, 3)
     world.close()
 
 
@@ -48,23 +48,23 @@ def switch(host: WarmHost) -> Iterator[TinySwitch]:
         (["hang_up"], "S1: the process that runs your code"),
     ],
 )
-def test_a_process_that_ends_by_itself(switch: TinySwitch, command: list[object], text: str) -> None:
-    switch.boot(0, 1)
-    switch.post_call(1, "start", command)
-    fault = switch.fault()
+def test_a_process_that_ends_by_itself(event_loop: TinyEventLoop, command: list[object], text: str) -> None:
+    event_loop.boot(0, 1)
+    event_loop.post_call(1, "start", command)
+    fault = event_loop.fault()
     assert (fault.kind, fault.server) == ("host-died", 1)
     assert fault.text.startswith(text)
-    assert switch.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
-    assert len(switch.faults()) == 1
+    assert event_loop.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
+    assert len(event_loop.faults()) == 1
 
 
-def test_a_process_that_named_its_fault_is_not_reported_twice(switch: TinySwitch) -> None:
-    switch.boot(1)
-    switch.call(1, "thread_raises")
-    switch.fault()
-    switch.post_call(1, "start", ["exit", 3])
-    switch.world.wait(switch.world.now() + 0.5, [])
-    assert len(switch.faults()) == 1
+def test_a_process_that_named_its_fault_is_not_reported_twice(event_loop: TinyEventLoop) -> None:
+    event_loop.boot(1)
+    event_loop.call(1, "thread_raises")
+    event_loop.fault()
+    event_loop.post_call(1, "start", ["exit", 3])
+    event_loop.world.wait(event_loop.world.now() + 0.5, [])
+    assert len(event_loop.faults()) == 1
 
 
 def frame(payload: bytes, compressed: int = 0) -> bytes:
@@ -102,33 +102,33 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-def test_nonsense_on_the_line_is_named_and_harms_nobody(switch: TinySwitch, what: str) -> None:
+def test_nonsense_on_the_line_is_named_and_harms_nobody(event_loop: TinyEventLoop, what: str) -> None:
     data, named = NONSENSE[what]
-    switch.boot(0, 1)
-    switch.post_call(1, "start", ["write", data])
-    fault = switch.fault()
+    event_loop.boot(0, 1)
+    event_loop.post_call(1, "start", ["write", data])
+    fault = event_loop.fault()
     assert (fault.kind, fault.server) == ("host-died", 1)
     assert f"S1: the process that runs your code sent nonsense to the lab: {named}" in fault.text
-    assert switch.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
+    assert event_loop.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
 
 
-def test_half_a_frame_does_not_hold_the_judge_up(switch: TinySwitch) -> None:
-    switch.boot(0, 1)
-    switch.post_call(1, "start", ["write", b"\x00\x00\x10\x00\x00 and no more"])
-    assert switch.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
-    until = switch.world.now() + 0.2
-    switch.world.wait(until, [])
-    assert not switch.faults()
+def test_half_a_frame_does_not_hold_the_judge_up(event_loop: TinyEventLoop) -> None:
+    event_loop.boot(0, 1)
+    event_loop.post_call(1, "start", ["write", b"\x00\x00\x10\x00\x00 and no more"])
+    assert event_loop.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
+    until = event_loop.world.now() + 0.2
+    event_loop.world.wait(until, [])
+    assert not event_loop.faults()
 
 
-def test_a_host_that_does_not_read_is_lost(switch: TinySwitch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_read_is_lost(event_loop: TinyEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpyc_world, "SEND_PATIENCE", 0.5)
-    switch.boot(1)
-    switch.post_call(1, "start", ["signal", int(signal.SIGSTOP)])
-    switch.world.wait(switch.world.now() + 0.5, [])
+    event_loop.boot(1)
+    event_loop.post_call(1, "start", ["signal", int(signal.SIGSTOP)])
+    event_loop.world.wait(event_loop.world.now() + 0.5, [])
     for _ in range(8):
-        switch.world.post(protocol.Request(1, 1, "request_vote", bytes(8_000_000)))
-    fault = switch.fault()
+        event_loop.world.post(protocol.Request(1, 1, "request_vote", bytes(8_000_000)))
+    fault = event_loop.fault()
     assert (fault.kind, fault.text) == (
         "host-hangs",
         "S1: the process that runs your code has read nothing for 0 s",
@@ -170,9 +170,9 @@ def pids(world: RpycWorld) -> list[int]:
 
 def test_close_leaves_nothing(host: WarmHost) -> None:
     world = RpycWorld(host)
-    switch = TinySwitch(world, 3)
-    switch.boot()
-    switch.call(0, "burn")  # more than the clock tick in which processor time is counted
+    event_loop = TinyEventLoop(world, 3)
+    event_loop.boot()
+    event_loop.call(0, "burn")  # more than the clock tick in which processor time is counted
     children = pids(world)
     assert len(children) == 3
     assert all(map(alive, children))

@@ -309,7 +309,7 @@ def test_locks_held_across_waits_are_advice_and_no_failure(write_raft: Write) ->
         c.sleep(1)
         source = (folder / "raft.py").read_text()
         took = line(source, "with self.lock:")
-        assert list(c.switch.advice) == [
+        assert list(c.event_loop.advice) == [
             f"raft.py:{took + 1}: the lock taken at raft.py:{took} is held across time.sleep",
             f"raft.py:{took + 2}: the lock taken at raft.py:{took} is held across peers[1].call",
             f"raft.py:{took + 3}: the lock taken at raft.py:{took} is held across apply_ch.put",

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from raftlab.explain.failure import Failure, LabFailure
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from raftlab.worlds.base import HostNotStarted
 from raftlab.worlds.host_process import WarmHost
@@ -26,7 +26,7 @@ def test_a_host_that_never_came_up_is_no_students_fault(tmp_path: Path) -> None:
         WarmHost(tmp_path / "nowhere.py") as host,
     ):
         host.spawn("sim", [])
-    impl = Impl(tmp_path / "nowhere.py")
+    impl = Implementation(tmp_path / "nowhere.py")
     run = Run(impl, catalogue.find_test("cluster_of_one"), "sim", 0, preempt=True)
     with pytest.raises(HostNotStarted) as caught:
         run.cluster(1)
@@ -86,7 +86,7 @@ def test_no_process_outlives_the_judge(how: signal.Signals) -> None:
 def test_a_machine_that_has_no_time_for_the_lab_proves_nothing(
     kind: str, late: float, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    impl = Impl(SOLUTION)
+    impl = Implementation(SOLUTION)
     run = Run(impl, catalogue.find_test("cluster_of_one"), "rpyc", 0, preempt=True)
     monkeypatch.setattr(run, "_world", SimpleNamespace(late_s=late, cpu_s=0.0, close=lambda: None))
     record = run.record(LabFailure(Failure(kind, "expected a leader within 5 s, but there is none")))

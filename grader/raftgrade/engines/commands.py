@@ -20,7 +20,7 @@ from raftlab.suites import catalogue
 
 # Bytes of traces kept for a submission: one that floods its traces must not fill the disk. Each job at work keeps to this,
 # and so does the whole as soon as its records are counted.
-TRACE_ROOM = 100_000_000
+TRACE_QUOTA = 100_000_000
 
 
 class Commands(Protocol):
@@ -41,7 +41,7 @@ class RaftlabCommands:
     def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
         asked = [
             *(f"--impl={job.path}", f"--lab={job.lab}", f"--seeds={seeds[0]}:{seeds[1]}", f"--records-fd={records_fd}"),
-            *(f"--trace-dir={traces}", f"--trace-room={TRACE_ROOM}", f"--sandbox={job.sandbox}"),
+            *(f"--trace-dir={traces}", f"--trace-quota={TRACE_QUOTA}", f"--sandbox={job.sandbox}"),
         ]
         if job.tests == [random_scenarios.name_of(job.lab)]:
             return [sys.executable, "-P", "-m", "raftgrade.engines.fuzz_job", *asked]

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from raftgrade.engines.child_processes import Children
-from raftgrade.engines.commands import TRACE_ROOM, Commands
+from raftgrade.engines.commands import TRACE_QUOTA, Commands
 from raftgrade.engines.engine import Engine
 from raftgrade.engines.jobs import Checked, Finished, run_check, run_job
 from raftgrade.plan import CannotStart, Job, Settings
@@ -33,7 +33,7 @@ from raftgrade.store import Store
 from raftlab.explain.failure import Failure
 from raftlab.runs.record import Record
 from raftlab.runs.run import replay_command
-from raftlab.runs.trace_quota import TraceRoom
+from raftlab.runs.trace_quota import TraceQuota
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Level
 
@@ -47,7 +47,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 T = TypeVar("T")
 
 
-class Errand(msgspec.Struct, kw_only=True):
+class RemoteJob(msgspec.Struct, kw_only=True):
     """What a worker is asked to do: a job, or the check of a submission. ``files`` is a zip, in which the submission is
     called ``main``."""
 
@@ -69,14 +69,14 @@ class Answer(msgspec.Struct, kw_only=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_read_errand = msgspec.msgpack.Decoder(Errand).decode
+_read_errand = msgspec.msgpack.Decoder(RemoteJob).decode
 _read_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
 # --- at the worker ---
 
 
-class NoWalls(Exception):
+class NotConfined(Exception):
     """This worker cannot confine student code as the grader can. The message says where, and why."""
 
 
@@ -91,12 +91,12 @@ def lacking(level: Level) -> str:
 
 def carry_out(errand: bytes, commands: Commands) -> bytes:
     """Do an errand. Runs in a worker; everything it needs is in its arguments, and nothing stays behind. Raises
-    :class:`NoWalls`: the grader's machine has tried its own walls, not this one's."""
+    :class:`NotConfined`: the grader's machine has tried its own walls, not this one's."""
     asked = _read_errand(errand)
     level = asked.sandbox if asked.job is None else asked.job.sandbox
     why = lacking(level)
     if why:
-        raise NoWalls(f"the worker on {platform.node()} cannot confine student code ({level}): {why}")
+        raise NotConfined(f"the worker on {platform.node()} cannot confine student code ({level}): {why}")
     with TemporaryDirectory(prefix="raftgrade-") as name:
         folder = Path(name)
         place = folder / "submission"
@@ -125,7 +125,7 @@ def carry_out(errand: bytes, commands: Commands) -> bytes:
 
 def _packed(folder: Path, finished: Finished) -> dict[str, bytes]:
     """The traces of a job that can have room at home."""
-    room = TraceRoom(folder, TRACE_ROOM)
+    room = TraceQuota(folder, TRACE_QUOTA)
     tests = list(dict.fromkeys(record.test for record in finished.records))
     for record in finished.records:
         room.took((record.seed, tests.index(record.test)), record.trace)
@@ -200,7 +200,7 @@ class Dask:
             return Checked(name, [problem], judged=False)
 
         try:
-            errand = Errand(
+            errand = RemoteJob(
                 files=_files(path),
                 main=_main(path),
                 submission=name,
@@ -237,7 +237,7 @@ class Dask:
             return Finished(job.id, job.submission, records)
 
         try:
-            errand = _encode(Errand(files=_files(job.path), main=_main(job.path), job=job))
+            errand = _encode(RemoteJob(files=_files(job.path), main=_main(job.path), job=job))
         except (OSError, TooLarge) as exc:
             done: Future[Finished] = Future()
             done.set_result(lost(str(exc)))

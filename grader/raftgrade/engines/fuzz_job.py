@@ -15,8 +15,8 @@ from pathlib import Path
 from raftgrade.engines import parent_watch
 from raftlab.runs import names, random_scenarios
 from raftlab.runs.record import End, to_line
-from raftlab.runs.run import Impl, Run, seeds_of
-from raftlab.runs.trace_quota import TraceRoom
+from raftlab.runs.run import Implementation, Run, seeds_of
+from raftlab.runs.trace_quota import TraceQuota
 from raftlab.sandbox.levels import Sandbox
 
 
@@ -29,12 +29,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=seeds_of, required=True)
     parser.add_argument("--records-fd", type=int, required=True)
     parser.add_argument("--trace-dir", type=Path, required=True)
-    parser.add_argument("--trace-room", type=int, required=True, help="bytes")
+    parser.add_argument("--trace-quota", type=int, required=True, help="bytes")
     parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"])
     options = parser.parse_args()
     threading.Thread(target=parent_watch.watch, args=(os.dup(options.records_fd),), name="leash", daemon=True).start()
-    impl = Impl(options.impl, Sandbox(options.sandbox))
-    traces = TraceRoom(options.trace_dir, options.trace_room)
+    impl = Implementation(options.impl, Sandbox(options.sandbox))
+    traces = TraceQuota(options.trace_dir, options.trace_quota)
     try:
         with open(options.records_fd, "wb", buffering=0) as out:
             for seed in options.seeds:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from raftgrade.engines.jobs import Finished
-from raftgrade.plan import Expected, Job, Whose, cut
+from raftgrade.plan import Expected, Job, JobOwner, cut
 from raftgrade.results import Report
 from raftgrade.stats import BATCH
 from raftgrade.tally import Ran, Tally, enough
@@ -45,7 +45,7 @@ class Schedule:
         self._tests = tests
         self._tally = tally
         level = plan.settings.level
-        self._whose = {each.name: Whose(each.name, each.slug, paths[each.name], level) for each in plan.submissions}
+        self._whose = {each.name: JobOwner(each.name, each.slug, paths[each.name], level) for each in plan.submissions}
         self._ask = known
         self._known: dict[str, dict[Run, list[Ran]]] = {}  # of each submission at work
         self._out: dict[str, Job] = {}
@@ -152,7 +152,7 @@ class Schedule:
         tests = self._tally.sum_up(submission).tests
         return any(test.state == "skipped" for test in tests if test.lab == lab)
 
-    def _whole(self, whose: Whose, lab: str, network: str) -> Iterable[Job]:
+    def _whole(self, whose: JobOwner, lab: str, network: str) -> Iterable[Job]:
         settings = self._settings
         names = self._names(lab, network)
         first, end = settings.seeds(network)

@@ -42,7 +42,7 @@ from raftgrade.proof.bug_bank import Bug
 from raftgrade.safe_text import one_line, printable
 from raftgrade.stats import clopper_pearson
 from raftlab.runs.record import Outcome
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 
 PASSES = "passes.jsonl"
@@ -343,7 +343,7 @@ class _TooLong(BaseException):
 
 
 # The warm host of this process: of the bug that it had last.
-_impl: Impl | None = None
+_impl: Implementation | None = None
 
 
 def _begin() -> None:
@@ -372,7 +372,7 @@ def _pass(
     if _impl is None or _impl.path != place:
         if _impl is not None:
             _impl.close()
-        _impl = Impl(place)
+        _impl = Implementation(place)
     infos = {info.name: info for info in catalogue.tests(lab)}
     caught: list[Caught] = []
     unjudged: list[str] = []
@@ -399,7 +399,7 @@ def _pass(
     return Pass(key, bug, seed, whole, caught, unjudged, round(cpu_s, 3), round(wall_s, 3))
 
 
-def _within(seconds: float, impl: Impl, script: Callable[[Any], object]) -> Callable[[Any], None]:
+def _within(seconds: float, impl: Implementation, script: Callable[[Any], object]) -> Callable[[Any], None]:
     """``script``, ended by :class:`_TooLong` when it has had its time."""
 
     def timed(cluster: Any) -> None:

@@ -25,20 +25,20 @@ from typing import Any, TextIO
 
 import raftlab
 from raftgrade.engines.child_processes import Children
-from raftgrade.engines.commands import TRACE_ROOM, Commands
+from raftgrade.engines.commands import TRACE_QUOTA, Commands
 from raftgrade.engines.engine import listening
 from raftgrade.engines.jobs import Finished, run_check, run_job
 from raftgrade.intake import staging, submissions
 from raftgrade.intake.intake import code
 from raftgrade.intake.submissions import Found
-from raftgrade.plan import NETWORKS, CannotStart, Listed, Whose, cut, named_labs
+from raftgrade.plan import NETWORKS, CannotStart, JobOwner, Listed, cut, named_labs
 from raftgrade.safe_text import count, one_line, printable
 from raftgrade.soak import log as soak_log
 from raftgrade.soak import process_monitor
 from raftgrade.soak.log import Block, Failed, Kind, Log, Megabytes
 from raftlab.runs import random_scenarios
 from raftlab.runs.record import Record
-from raftlab.runs.trace_quota import TraceRoom
+from raftlab.runs.trace_quota import TraceQuota
 from raftlab.sandbox.levels import Sandbox
 
 SEEDS = {"suite sim": 50, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
@@ -69,10 +69,10 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Impl:
+class Implementation:
     """One implementation: the copy that is run, and the labs it comes to."""
 
-    whose: Whose
+    whose: JobOwner
     hash: str
     labs: list[str]
 
@@ -82,7 +82,7 @@ class Field:
     """What blocks are made of: everything but the seeds."""
 
     kind: Kind
-    impl: Impl
+    impl: Implementation
     lab: str
     network: str
     tests: list[str]
@@ -218,7 +218,7 @@ class _Shift:
         self._code = code(raftlab)
         self._base = process_monitor.below()
         self._baseline: dict[tuple[str, ...], float] = {}
-        self._trace_rooms: dict[str, TraceRoom] = {}
+        self._trace_quotas: dict[str, TraceQuota] = {}
         self._arrivals = itertools.count()
         self._done: dict[Key, list[tuple[int, int]]] = {}
         for block in log.blocks:
@@ -250,7 +250,7 @@ class _Shift:
 
     # --- what there is to do ---
 
-    def _take_in(self, found: Found) -> list[Impl]:
+    def _take_in(self, found: Found) -> list[Implementation]:
         """Copy the implementations, and find out how far each goes."""
         staged = []
         for item in found.submissions:
@@ -259,7 +259,7 @@ class _Shift:
                 copied = staging.stage(item, place, found.files, self._log.folder)
             except staging.Refused as exc:
                 raise CannotStart(f"{printable(item.name)} cannot be taken in: {exc}") from None
-            staged.append((Whose(item.name, item.slug, str(copied.path), self._asked.sandbox.level), copied.hash))
+            staged.append((JobOwner(item.name, item.slug, str(copied.path), self._asked.sandbox.level), copied.hash))
         file = self._log.folder / "reach.json"
         known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         with tempfile.TemporaryDirectory(prefix="raftgrade-soak-") as room:
@@ -270,7 +270,7 @@ class _Shift:
         for (whose, hash), future in zip(staged, futures, strict=True):
             reached: dict[str, str] = future.result()
             known |= {self._named(hash, lab): why for lab, why in reached.items()}
-            impls.append(Impl(whose, hash, [lab for lab, why in reached.items() if not why]))
+            impls.append(Implementation(whose, hash, [lab for lab, why in reached.items() if not why]))
             for lab, why in reached.items():
                 if why:
                     self._say(
@@ -283,7 +283,7 @@ class _Shift:
     def _named(self, hash: str, lab: str) -> str:
         return f"{lab} {hash[:16]} {self._code}"
 
-    def _reach(self, whose: Whose, hash: str, known: dict[str, str], room: Path) -> dict[str, str]:
+    def _reach(self, whose: JobOwner, hash: str, known: dict[str, str], room: Path) -> dict[str, str]:
         """Why ``whose`` does not come to a lab, lab by lab up to the first such; an empty text: it does. A lab is come to
         by who passes its contract check and, once in three, its first test."""
         reached: dict[str, str] = {}
@@ -294,7 +294,7 @@ class _Shift:
                 break
         return reached
 
-    def _why_not(self, whose: Whose, lab: str, room: Path) -> str:
+    def _why_not(self, whose: JobOwner, lab: str, room: Path) -> str:
         children, commands = self._crew.children, self._commands
         log = room / f"{whose.slug}.{lab}.txt"
         checked = run_check(
@@ -316,7 +316,7 @@ class _Shift:
             raise CannotStart(f"{printable(whose.submission)} could not be judged in lab {lab}: try again")
         return ""
 
-    def _of(self, impl: Impl, lab: str) -> list[Field]:
+    def _of(self, impl: Implementation, lab: str) -> list[Field]:
         fields = []
         for network in self._asked.networks:
             tests = [test.name for test in self._catalogue(lab) if network in test.networks]
@@ -358,7 +358,7 @@ class _Shift:
         wall = time.monotonic()
         whose, logs = field.impl.whose, self._log.folder / "logs"
         logs.mkdir(exist_ok=True)
-        self._make_trace_room(whose.slug)
+        self._make_trace_quota(whose.slug)
         label = f".{field.kind}.{seeds[0]}"
         jobs = cut(whose, field.lab, field.network, field.tests, seeds, label)
         with (
@@ -417,16 +417,16 @@ class _Shift:
             started=started,
         )
 
-    def _make_trace_room(self, slug: str) -> None:
+    def _make_trace_quota(self, slug: str) -> None:
         """Where the traces of a Raft go, first come, first served. Those of an earlier soak are there already."""
-        if slug not in self._trace_rooms:
+        if slug not in self._trace_quotas:
             folder = self._log.folder / "traces" / slug
-            room = self._trace_rooms[slug] = TraceRoom(folder, TRACE_ROOM)
+            room = self._trace_quotas[slug] = TraceQuota(folder, TRACE_QUOTA)
             for trace in sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime):
                 room.took((next(self._arrivals), 0), trace.name)
 
     def _failed(self, field: Field, record: Record) -> None:
-        if self._trace_rooms[field.impl.whose.slug].took((next(self._arrivals), 0), record.trace):
+        if self._trace_quotas[field.impl.whose.slug].took((next(self._arrivals), 0), record.trace):
             record.trace = ""
         failure = record.failure
         text, rule, detail = "", "", ""

@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 from raftlab.explain import rules
 from raftlab.explain.failure import Failure, LabFailure, Rule, short
-from raftlab.harness.event_loop import Hold, Seat, Switch
+from raftlab.harness.event_loop import EventLoop, Hold, ServerState
 from raftlab.harness.network import RELIABLE, UNRELIABLE, Network
-from raftlab.harness.rpc import Flight
-from raftlab.harness.scripted_server import Puppet
+from raftlab.harness.rpc import Rpc
+from raftlab.harness.scripted_server import ScriptedServer
 from raftlab.harness.service import Service
 from raftlab.messages import codec, protocol
 from raftlab.referee.base import Message
@@ -47,7 +47,7 @@ class Cluster:
     the beginning: all, unless a test of lab 2E says who (:mod:`raftlab.harness.membership` has the rest of that lab)."""
 
     def __init__(
-        self, world: World, lab: str, seed: int, servers: int, puppets: Collection[int] = (),
+        self, world: World, lab: str, seed: int, servers: int, scripted: Collection[int] = (),
         members: Collection[int] | None = None,
     ) -> None:  # fmt: skip
         if not 1 <= servers <= 25:
@@ -55,72 +55,82 @@ class Cluster:
         self.size = servers
         self.members = sorted(range(servers) if members is None else members)
         self.network = Network(servers, derive(seed, "network"))
-        self.switch = Switch(world, self.network, Referee(lab, servers, bool(puppets), self.members), servers, seed)
-        self.service = Service(self.switch, self.switch.referee.applies, derive(seed, "service"))
+        self.event_loop = EventLoop(
+            world, self.network, Referee(lab, servers, bool(scripted), self.members), servers, seed
+        )
+        self.service = Service(self.event_loop, self.event_loop.referee.applies, derive(seed, "service"))
         self.random = random.Random(derive(seed, "test"))
         self._world = world
         self._has_led = False  # some start() was taken
-        self._puppets: dict[int, Puppet] = {}
-        for number in puppets:
-            self._puppets[number] = self.switch.seats[number].puppet = Puppet(self.switch, number, self.reply_to)
+        self._scripted: dict[int, ScriptedServer] = {}
+        for number in scripted:
+            self._scripted[number] = self.event_loop.server_states[number].scripted_server = ScriptedServer(
+                self.event_loop, number, self.reply_to
+            )
 
     # --- time ---
 
     @property
     def now(self) -> float:
-        return self.switch.now
+        return self.event_loop.now
 
     def sleep(self, seconds: float) -> None:
         """Let the cluster live for ``seconds``."""
-        self.switch.run(self.now + seconds)
+        self.event_loop.run(self.now + seconds)
 
     def wait_for(self, seconds: float, done: Callable[[], bool]) -> bool:
         """Let the cluster live until ``done()``, for at most ``seconds``. Returns whether it came true."""
-        return self.switch.run(self.now + seconds, done)
+        return self.event_loop.run(self.now + seconds, done)
 
     def note(self, text: str) -> None:
         """Write a step of the script into the trace."""
-        self.switch.trace.add((self.now, "note", text))
+        self.event_loop.trace.add((self.now, "note", text))
 
     # --- servers ---
 
     @property
     def everybody(self) -> list[int]:
         """The real servers (not the puppets), up or down."""
-        return [seat.number for seat in self.switch.seats if seat.puppet is None]
+        return [
+            server_state.number
+            for server_state in self.event_loop.server_states
+            if server_state.scripted_server is None
+        ]
 
-    def seat(self, server: int) -> Seat:
-        return self.switch.seats[server]
+    def server_state(self, server: int) -> ServerState:
+        return self.event_loop.server_states[server]
 
-    def puppet(self, server: int) -> Puppet:
-        return self._puppets[server]
+    def scripted_server(self, server: int) -> ScriptedServer:
+        return self._scripted[server]
 
     @property
-    def puppets(self) -> list[Puppet]:
-        return list(self._puppets.values())
+    def scripted(self) -> list[ScriptedServer]:
+        return list(self._scripted.values())
 
     def start_all(self) -> None:
         for server in range(self.size):
-            if not self.seat(server).up:
-                self.switch.boot(server, self.members)
+            if not self.server_state(server).up:
+                self.event_loop.boot(server, self.members)
         self._until_ready(self.everybody)
 
     def crash(self, server: int) -> None:
         """End a server without a word; what it saved stays."""
-        if self.seat(server).up:
-            self.switch.crash(server)
+        if self.server_state(server).up:
+            self.event_loop.crash(server)
 
     def restart(self, server: int) -> None:
         """Start a crashed server again (or crash and start it) with what it saved, connected."""
         self.crash(server)
         self.network.connect(server)
-        self.switch.boot(server, self.members)
+        self.event_loop.boot(server, self.members)
         self._until_ready([server])
 
     def _until_ready(self, servers: Collection[int]) -> None:
-        seats = [self.seat(server) for server in servers]
-        if not self.wait_for(INIT_PATIENCE, lambda: all(seat.ready or not seat.up for seat in seats)):
-            late = ", ".join(f"S{seat.number}" for seat in seats if not seat.ready)
+        server_states = [self.server_state(server) for server in servers]
+        if not self.wait_for(
+            INIT_PATIENCE, lambda: all(server_state.ready or not server_state.up for server_state in server_states)
+        ):
+            late = ", ".join(f"S{server_state.number}" for server_state in server_states if not server_state.ready)
             text = f"expected Raft(...) to return, but after {INIT_PATIENCE:.0f} s it has not on {late}"
             raise LabFailure(Failure("init-hangs", text))
 
@@ -147,27 +157,27 @@ class Cluster:
             seen += 1
             return side if seen == nth else ""
 
-        self.seat(server).boundary = boundary
+        self.server_state(server).boundary = boundary
 
     def pause(self, server: int) -> None:
         """Stop a server's threads (sim only); messages to it wait until :meth:`resume`."""
         self._sim_only("pause")
-        self.seat(server).paused = True
-        self.switch.trace.add((self.now, "pause", server))
+        self.server_state(server).paused = True
+        self.event_loop.trace.add((self.now, "pause", server))
         self._world.post(protocol.Pause(server))
 
     def resume(self, server: int) -> None:
         self._sim_only("resume")
-        self.seat(server).paused = False
-        self.switch.trace.add((self.now, "resume", server))
+        self.server_state(server).paused = False
+        self.event_loop.trace.add((self.now, "resume", server))
         self._world.post(protocol.Resume(server))
 
     def clock_rate(self, server: int, rate: float) -> None:
         """Let a server's clock run ``rate`` times as fast (sim only), also after restarts. Waits that have begun keep
         their end."""
         self._sim_only("clock_rate")
-        self.seat(server).rate = rate
-        self.switch.trace.add((self.now, "rate", server, rate))
+        self.server_state(server).rate = rate
+        self.event_loop.trace.add((self.now, "rate", server, rate))
         self._world.post(protocol.Rate(server, rate))
 
     def slow_service(self, server: int, seconds: float) -> None:
@@ -187,7 +197,7 @@ class Cluster:
     # --- the network ---
 
     def _net(self, text: str) -> None:
-        self.switch.trace.add((self.now, "net", text))
+        self.event_loop.trace.add((self.now, "net", text))
 
     def disconnect(self, server: int) -> None:
         self.network.disconnect(server)
@@ -229,24 +239,24 @@ class Cluster:
         """Keep back matching messages (at most ``most``) until the hold is released or dropped. ``src`` is the caller
         and ``dst`` the callee also for replies; ``when`` looks at the request's fields."""
 
-        def wanted(flight: Flight) -> bool:
+        def wanted(rpc: Rpc) -> bool:
             return (
-                (not method or flight.method == method)
-                and (src is None or flight.src == src)
-                and (dst is None or flight.dst == dst)
-                and (when is None or when(flight.args))
+                (not method or rpc.method == method)
+                and (src is None or rpc.src == src)
+                and (dst is None or rpc.dst == dst)
+                and (when is None or when(rpc.args))
             )
 
-        hold = Hold(self.switch, leg, wanted, most)
-        self.switch.holds.append(hold)
+        hold = Hold(self.event_loop, leg, wanted, most)
+        self.event_loop.holds.append(hold)
         return hold
 
-    def reply_to(self, flight: Flight, patience: float = CALL_PATIENCE) -> Message:
+    def reply_to(self, rpc: Rpc, patience: float = CALL_PATIENCE) -> Message:
         """The reply to a puppet's call. Fails when none comes within ``patience`` seconds."""
-        self.wait_for(patience, lambda: flight.done)
-        if flight.reply is None:
-            self.fail(f"expected S{flight.dst} to answer {flight.method}, but no reply came in {patience:.0f} s")
-        return flight.reply
+        self.wait_for(patience, lambda: rpc.done)
+        if rpc.reply is None:
+            self.fail(f"expected S{rpc.dst} to answer {rpc.method}, but no reply came in {patience:.0f} s")
+        return rpc.reply
 
     # --- what servers say ---
 
@@ -257,17 +267,19 @@ class Cluster:
     def states(self, servers: Collection[int]) -> dict[int, tuple[int, bool]]:
         """``get_state()`` of several servers, asked at the same moment, but for those that are down or paused."""
         asked = {
-            server: self.switch.post_call(server, "get_state", []) for server in servers if self.seat(server).running
+            server: self.event_loop.post_call(server, "get_state", [])
+            for server in servers
+            if self.server_state(server).running
         }
-        answered = self.wait_for(CALL_PATIENCE, lambda: not any(map(self.switch.pending, asked.values())))
+        answered = self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, asked.values())))
         if not answered:
-            server = next(server for server, number in asked.items() if self.switch.pending(number))
+            server = next(server for server, number in asked.items() if self.event_loop.pending(number))
             text = f"expected S{server}.get_state() to return at once, but after {CALL_PATIENCE:.0f} s it has not"
             raise LabFailure(Failure("no-answer", text))
         found = {}
         for server, number in asked.items():
-            state = self.switch.result(number)
-            if state is None and not self.seat(server).up:
+            state = self.event_loop.result(number)
+            if state is None and not self.server_state(server).up:
                 continue
             if not (isinstance(state, list) and [type(part) for part in state] == [int, bool]):
                 raise LabFailure(
@@ -276,13 +288,15 @@ class Cluster:
                         f"expected get_state() to return (term, is_leader), but S{server} returned {state!r}",
                     )
                 )
-            self.switch.referee.observed(server, *state)
+            self.event_loop.referee.observed(server, *state)
             found[server] = (state[0], state[1])
         return found
 
     def connected(self) -> list[int]:
         """The real servers that are up, not paused and on the network."""
-        return [server for server in self.everybody if self.seat(server).running and self.network.connected(server)]
+        return [
+            server for server in self.everybody if self.server_state(server).running and self.network.connected(server)
+        ]
 
     def leader_now(self, among: Collection[int] | None = None) -> int | None:
         """The leader of the newest term among the connected servers (or ``among``) at this moment, if there is one."""
@@ -360,28 +374,28 @@ class Cluster:
 
     def propose_together(self, server: int, commands: Iterable[Any]) -> list[tuple[int, int, bool]]:
         """``start`` on one server with several commands at the same moment; what each said, in their order."""
-        if not self.seat(server).running:
+        if not self.server_state(server).running:
             return [(-1, -1, False) for _ in commands]
-        calls = [self.switch.post_call(server, "start", [command]) for command in commands]
-        if not self.wait_for(CALL_PATIENCE, lambda: not any(map(self.switch.pending, calls))):
+        calls = [self.event_loop.post_call(server, "start", [command]) for command in commands]
+        if not self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, calls))):
             text = f"expected S{server}.start() to return at once, but after {CALL_PATIENCE:.0f} s it has not"
             raise LabFailure(Failure("no-answer", text))
-        return [self._started(server, self.switch.result(call)) for call in calls]
+        return [self._started(server, self.event_loop.result(call)) for call in calls]
 
     def _started(self, server: int, result: Any) -> tuple[int, int, bool]:
-        if result is None and not self.seat(server).up:
+        if result is None and not self.server_state(server).up:
             return -1, -1, False  # it went down meanwhile
         if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
             text = f"expected start() to return (index, term, is_leader), but S{server} returned {result!r}"
             raise LabFailure(Failure("bad-result", text))
         if result[2]:
             self._has_led = True
-            self.switch.referee.led(server, result[1])
+            self.event_loop.referee.led(server, result[1])
         return result[0], result[1], result[2]
 
     def committed(self, index: int) -> tuple[int, Any]:
         """How many servers have applied ``index``, and the command there (``None`` if nobody has)."""
-        applies = self.switch.referee.applies
+        applies = self.event_loop.referee.applies
         value = applies.values.get(index)
         return len(applies.at.get(index, ())), None if value is None else value[1]
 
@@ -415,7 +429,7 @@ class Cluster:
         return count >= servers and bool(value == command)
 
     def _indexes_of(self, command: Any) -> set[int]:
-        values = self.switch.referee.applies.values
+        values = self.event_loop.referee.applies.values
         return {index for index, value in values.items() if value == ("command", command)}
 
     def _no_agreement(self, command: Any, servers: int, within: float) -> NoReturn:
@@ -432,8 +446,8 @@ class Cluster:
     def ask_members(self, server: int, members: Collection[int]) -> int:
         """Begin ``change_membership(members)`` on one server (2E), without waiting. Returns the call's number, for
         ``pending`` of the event loop. :mod:`raftlab.harness.membership` waits for answers."""
-        self.switch.referee.asked(server, frozenset(members))
-        return self.switch.post_call(server, "change_membership", [sorted(members)])
+        self.event_loop.referee.asked(server, frozenset(members))
+        return self.event_loop.post_call(server, "change_membership", [sorted(members)])
 
     def take_snapshots(self, every: int = 10, size: int = 0) -> None:
         """From now on the services take a snapshot every so many entries, of ``size`` bytes or a little more (2D)."""
@@ -445,23 +459,23 @@ class Cluster:
 
     def call_snapshot(self, server: int, index: int) -> None:
         """``snapshot(index, ...)`` on one server, besides those that its service calls, until it returns."""
-        self.switch.call(server, "snapshot", [index, self.snapshot_of(index)], CALL_PATIENCE)
+        self.event_loop.call(server, "snapshot", [index, self.snapshot_of(index)], CALL_PATIENCE)
 
     # --- counters ---
 
     def rpc_count(self, server: int | None = None, method: str = "") -> int:
         """RPCs sent so far, of one server or of all, of one method or of all."""
-        return self._count(self.switch.rpcs, server, method)
+        return self._count(self.event_loop.rpcs, server, method)
 
     def rpc_bytes(self, server: int | None = None, method: str = "") -> int:
         """Bytes of requests and their answers so far, by the server that asked."""
-        return self._count(self.switch.rpc_bytes, server, method)
+        return self._count(self.event_loop.rpc_bytes, server, method)
 
     def replies(self, server: int, method: str) -> list[tuple[Message, Message]]:
         """Every request of that method that a server has answered so far, and its reply."""
         return [
-            (self.switch.flights[event[4]].args, codec.decode_plain(event[6]))
-            for event in self.switch.trace.events
+            (self.event_loop.rpcs_by_id[event[4]].args, codec.decode_plain(event[6]))
+            for event in self.event_loop.trace.events
             if event[1] == "answer" and event[2] == server and event[5] == method
         ]
 

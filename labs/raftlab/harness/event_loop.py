@@ -18,7 +18,7 @@ import msgspec
 
 from raftlab.explain.failure import Failure, LabFailure
 from raftlab.harness.network import Network
-from raftlab.harness.rpc import Flight
+from raftlab.harness.rpc import Rpc
 from raftlab.harness.trace import Trace
 from raftlab.messages import codec, protocol
 from raftlab.referee.base import Message
@@ -33,60 +33,60 @@ _BATCH = 32
 _FLOOD_RPCS = 10_000
 _FLOOD_BYTES = 64 * 1024 * 1024
 
-Answerer = Callable[[Flight], Message | None]
+Answerer = Callable[[Rpc], Message | None]
 
 
 class Hold:
-    """Messages kept back by :meth:`Switch.hold`. ``leg`` is ``"request"`` or ``"reply"``."""
+    """Messages kept back by :meth:`EventLoop.hold`. ``leg`` is ``"request"`` or ``"reply"``."""
 
-    def __init__(self, switch: Switch, leg: str, wanted: Callable[[Flight], bool], most: int | None) -> None:
-        self._switch = switch
+    def __init__(self, event_loop: EventLoop, leg: str, wanted: Callable[[Rpc], bool], most: int | None) -> None:
+        self._event_loop = event_loop
         self._leg = leg
         self._wanted = wanted
         self._most = most
-        self.messages: list[tuple[Flight, bytes]] = []
+        self.messages: list[tuple[Rpc, bytes]] = []
 
-    def takes(self, leg: str, flight: Flight) -> bool:
+    def takes(self, leg: str, rpc: Rpc) -> bool:
         full = self._most is not None and len(self.messages) >= self._most
-        return leg == self._leg and not full and self._wanted(flight)
+        return leg == self._leg and not full and self._wanted(rpc)
 
-    def keep(self, flight: Flight, data: bytes) -> None:
-        self.messages.append((flight, data))
-        self._switch.trace.add((self._switch.now, "hold", flight.id, self._leg))
+    def keep(self, rpc: Rpc, data: bytes) -> None:
+        self.messages.append((rpc, data))
+        self._event_loop.trace.add((self._event_loop.now, "hold", rpc.id, self._leg))
 
     def release(self) -> None:
         """Let everything held travel on, from now, and hold nothing more."""
         self.stop()
         kept, self.messages = self.messages, []
-        for flight, data in kept:
-            self._switch.trace.add((self._switch.now, "release", flight.id, self._leg))
+        for rpc, data in kept:
+            self._event_loop.trace.add((self._event_loop.now, "release", rpc.id, self._leg))
             if self._leg == "request":
-                self._switch.route_request(flight, self._switch.now)
+                self._event_loop.route_request(rpc, self._event_loop.now)
             else:
-                self._switch.route_reply(flight, data, self._switch.now)
+                self._event_loop.route_reply(rpc, data, self._event_loop.now)
 
     def drop(self) -> None:
         """Lose everything held (the callers are told that there is no reply) and hold nothing more."""
         self.stop()
         kept, self.messages = self.messages, []
-        for flight, _ in kept:
-            self._switch.fail(flight, self._switch.now, self._leg, "dropped by the test")
+        for rpc, _ in kept:
+            self._event_loop.fail(rpc, self._event_loop.now, self._leg, "dropped by the test")
 
     def stop(self) -> None:
         with contextlib.suppress(ValueError):
-            self._switch.holds.remove(self)
+            self._event_loop.holds.remove(self)
 
 
-class Seat:
+class ServerState:
     """What the judge knows of one server: whether it runs, which life it is in, what it stored."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.life = 0
+        self.incarnation = 0
         self.up = False
         self.ready = False
         self.paused = False
-        self.puppet: Answerer | None = None
+        self.scripted_server: Answerer | None = None
         self.state = b""
         self.snapshot = b""
         self.saves = 0
@@ -100,7 +100,7 @@ class Seat:
         return self.up and not self.paused
 
 
-class Switch:
+class EventLoop:
     """The loop over one run. ``now`` is the lab's time in seconds."""
 
     def __init__(self, world: World, network: Network, referee: Referee, servers: int, seed: int) -> None:
@@ -108,7 +108,7 @@ class Switch:
         self.network = network
         self.referee = referee
         self.trace = Trace()
-        self.seats = [Seat(number) for number in range(servers)]
+        self.server_states = [ServerState(number) for number in range(servers)]
         self.holds: list[Hold] = []
         self.rpcs: Counter[tuple[int, str]] = Counter()
         self.rpc_bytes: Counter[tuple[int, str]] = Counter()
@@ -118,9 +118,9 @@ class Switch:
         self._waits = random.Random(derive(seed, "waits"))
         self._due: list[tuple[float, int, str, Any, Any]] = []
         self._sequence = 0
-        self._last_flight = 0
-        self.flights: dict[int, Flight] = {}
-        self._inside: defaultdict[int, dict[int, Flight]] = defaultdict(dict)  # arrived at a server, not answered
+        self._last_rpc = 0
+        self.rpcs_by_id: dict[int, Rpc] = {}
+        self._inside: defaultdict[int, dict[int, Rpc]] = defaultdict(dict)  # arrived at a server, not answered
         self._last_call = 0
         self._calls: dict[int, tuple[int, str]] = {}
         self._results: dict[int, Any] = {}
@@ -200,10 +200,10 @@ class Switch:
 
     def _is_ours(self, item: tuple[float, int, str, Any, Any]) -> bool:
         """Whether the judge handles this itself: a call of the test's, or a message to a puppet."""
-        kind, flight = item[2], item[3]
+        kind, rpc = item[2], item[3]
         if kind == "call":
             return True
-        return self.seats[flight.dst if kind == "request" else flight.src].puppet is not None
+        return self.server_states[rpc.dst if kind == "request" else rpc.src].scripted_server is not None
 
     def _do(self, item: tuple[float, int, str, Any, Any]) -> None:
         if item[2] == "call":
@@ -212,61 +212,61 @@ class Switch:
             if self._reply_event(item) is not None:
                 self._arrived(item)
         elif self._request_event(item) is not None:
-            self._ask_puppet(item[3], item[0])
+            self._ask_scripted_server(item[3], item[0])
 
     # --- messages ---
 
     def _request_event(self, item: tuple[float, int, str, Any, Any]) -> protocol.Event | None:
         """The request as an event for its server, or None when the connection is gone by now."""
-        flight: Flight = item[3]
-        seat = self.seats[flight.dst]
-        if not seat.up or not self.network.open(flight.src, flight.dst):
-            self._unreachable(flight, item[0], "request")
+        rpc: Rpc = item[3]
+        server_state = self.server_states[rpc.dst]
+        if not server_state.up or not self.network.open(rpc.src, rpc.dst):
+            self._unreachable(rpc, item[0], "request")
             return None
-        return protocol.Request(flight.dst, flight.id, flight.method, flight.payload)
+        return protocol.Request(rpc.dst, rpc.id, rpc.method, rpc.payload)
 
     def _reply_event(self, item: tuple[float, int, str, Any, Any]) -> protocol.Event | None:
-        flight: Flight = item[3]
+        rpc: Rpc = item[3]
         data: bytes | None = item[4]
-        seat = self.seats[flight.src]
-        if flight.done or not seat.up or seat.life != flight.src_life:
+        server_state = self.server_states[rpc.src]
+        if rpc.done or not server_state.up or server_state.incarnation != rpc.src_incarnation:
             return None
-        if data is not None and not self.network.open(flight.dst, flight.src):
+        if data is not None and not self.network.open(rpc.dst, rpc.src):
             # The connection is checked again at the last moment: a reply never crosses a cut made meanwhile.
-            self._unreachable(flight, item[0], "reply")
+            self._unreachable(rpc, item[0], "reply")
             return None
-        return protocol.Reply(flight.src, flight.src_rpc, data)
+        return protocol.Reply(rpc.src, rpc.caller_rpc, data)
 
     def _arrived(self, item: tuple[float, int, str, Any, Any]) -> None:
         """A message is in its server's hands: write it down."""
-        when, _, kind, flight, data = item
+        when, _, kind, rpc, data = item
         if kind == "request":
-            self.trace.add((when, "arrive", flight.dst, flight.src, flight.id, flight.method))
-            flight.dst_life = self.seats[flight.dst].life
-            self._inside[flight.dst][flight.id] = flight
-            if self.seats[flight.dst].puppet is None:
-                self.referee.arrived(flight.dst, flight.src, flight.method, flight.args)
-        elif not flight.done:
-            flight.done = True
-            if data is not None and self.seats[flight.src].puppet is not None:
-                flight.reply = codec.decode_plain(data)
-            self.trace.add((when, "reply", flight.src, flight.dst, flight.id, flight.method, data))
+            self.trace.add((when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
+            rpc.dst_incarnation = self.server_states[rpc.dst].incarnation
+            self._inside[rpc.dst][rpc.id] = rpc
+            if self.server_states[rpc.dst].scripted_server is None:
+                self.referee.arrived(rpc.dst, rpc.src, rpc.method, rpc.args)
+        elif not rpc.done:
+            rpc.done = True
+            if data is not None and self.server_states[rpc.src].scripted_server is not None:
+                rpc.reply = codec.decode_plain(data)
+            self.trace.add((when, "reply", rpc.src, rpc.dst, rpc.id, rpc.method, data))
 
-    def send(self, src: int, src_rpc: int, dst: int, method: str, payload: bytes, when: float) -> Flight:
+    def send(self, src: int, caller_rpc: int, dst: int, method: str, payload: bytes, when: float) -> Rpc:
         """A call leaves ``src`` (a server's, or a puppet's)."""
-        self._last_flight += 1
-        flight = Flight(self._last_flight, src, self.seats[src].life, src_rpc, dst, method, payload)
-        flight.args = self._plain(src, payload)
-        self.flights[flight.id] = flight
+        self._last_rpc += 1
+        rpc = Rpc(self._last_rpc, src, self.server_states[src].incarnation, caller_rpc, dst, method, payload)
+        rpc.args = self._plain(src, payload)
+        self.rpcs_by_id[rpc.id] = rpc
         self.rpcs[src, method] += 1
         self.rpc_bytes[src, method] += len(payload)
-        self.trace.add((when, "send", src, dst, flight.id, method, payload))
-        if self.seats[src].puppet is None:
+        self.trace.add((when, "send", src, dst, rpc.id, method, payload))
+        if self.server_states[src].scripted_server is None:
             self._count_burst(src, len(payload), when)
-            self.referee.sent(src, dst, method, flight.args)
-        if not self._held("request", flight, payload):
-            self.route_request(flight, when)
-        return flight
+            self.referee.sent(src, dst, method, rpc.args)
+        if not self._held("request", rpc, payload):
+            self.route_request(rpc, when)
+        return rpc
 
     def _count_burst(self, server: int, size: int, when: float) -> None:
         since, rpcs, sent = self._bursts.get(server, (when, 0, 0))
@@ -287,106 +287,106 @@ class Switch:
             raise LabFailure(Failure("bad-message", text))
         return message
 
-    def _held(self, leg: str, flight: Flight, data: bytes) -> bool:
+    def _held(self, leg: str, rpc: Rpc, data: bytes) -> bool:
         for hold in self.holds:
-            if hold.takes(leg, flight):
-                hold.keep(flight, data)
+            if hold.takes(leg, rpc):
+                hold.keep(rpc, data)
                 return True
         return False
 
-    def route_request(self, flight: Flight, when: float) -> None:
+    def route_request(self, rpc: Rpc, when: float) -> None:
         """Send a request on its way through the network, from ``when``."""
-        src, dst = flight.src, flight.dst
-        if not self.seats[dst].up or not self.network.open(src, dst):
-            self._unreachable(flight, when, "request")
+        src, dst = rpc.src, rpc.dst
+        if not self.server_states[dst].up or not self.network.open(src, dst):
+            self._unreachable(rpc, when, "request")
             return
         delays = self.network.request_delays(src, dst)
         if not delays:
-            self.fail(flight, when, "request", "by the network")
+            self.fail(rpc, when, "request", "by the network")
         for delay in delays:
-            self._push(when + delay, "request", flight, None)
+            self._push(when + delay, "request", rpc, None)
 
-    def route_reply(self, flight: Flight, data: bytes, when: float) -> None:
+    def route_reply(self, rpc: Rpc, data: bytes, when: float) -> None:
         """Send a reply on its way back, from ``when``."""
-        if not self.network.open(flight.dst, flight.src):
-            self._unreachable(flight, when, "reply")
+        if not self.network.open(rpc.dst, rpc.src):
+            self._unreachable(rpc, when, "reply")
             return
-        delays = self.network.reply_delays(flight.dst, flight.src)
+        delays = self.network.reply_delays(rpc.dst, rpc.src)
         if not delays:
-            self.fail(flight, when, "reply", "by the network")
+            self.fail(rpc, when, "reply", "by the network")
         for delay in delays:
-            self._push(when + delay, "reply", flight, data)
+            self._push(when + delay, "reply", rpc, data)
 
-    def _unreachable(self, flight: Flight, when: float, leg: str) -> None:
-        seat = self.seats[flight.dst if leg == "request" else flight.src]
-        why = "the link is cut" if seat.up else "the server is down"
-        self.trace.add((when, "lost", flight.id, leg, why))
-        self._push(when + self.network.give_up_after(flight.src, flight.dst), "reply", flight, None)
+    def _unreachable(self, rpc: Rpc, when: float, leg: str) -> None:
+        server_state = self.server_states[rpc.dst if leg == "request" else rpc.src]
+        why = "the link is cut" if server_state.up else "the server is down"
+        self.trace.add((when, "lost", rpc.id, leg, why))
+        self._push(when + self.network.give_up_after(rpc.src, rpc.dst), "reply", rpc, None)
 
-    def fail(self, flight: Flight, when: float, leg: str, why: str) -> None:
+    def fail(self, rpc: Rpc, when: float, leg: str, why: str) -> None:
         """Lose the message; the caller learns soon that there is no reply (but not why)."""
-        self.trace.add((when, "lost", flight.id, leg, why))
-        self._push(when + self.network.loss_noticed_after(flight.src, flight.dst), "reply", flight, None)
+        self.trace.add((when, "lost", rpc.id, leg, why))
+        self._push(when + self.network.loss_noticed_after(rpc.src, rpc.dst), "reply", rpc, None)
 
-    def _ask_puppet(self, flight: Flight, when: float) -> None:
-        puppet = self.seats[flight.dst].puppet
-        assert puppet is not None
-        self.trace.add((when, "arrive", flight.dst, flight.src, flight.id, flight.method))
-        reply = puppet(flight)
+    def _ask_scripted_server(self, rpc: Rpc, when: float) -> None:
+        scripted_server = self.server_states[rpc.dst].scripted_server
+        assert scripted_server is not None
+        self.trace.add((when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
+        reply = scripted_server(rpc)
         if reply is None:
-            self.fail(flight, when, "request", "the puppet does not answer")
+            self.fail(rpc, when, "request", "the puppet does not answer")
             return
-        self._answered(flight, protocol.encode(reply), when)
+        self._answered(rpc, protocol.encode(reply), when)
 
-    def _answered(self, flight: Flight, data: bytes, when: float) -> None:
-        self.rpc_bytes[flight.src, flight.method] += len(data)
-        self.trace.add((when, "answer", flight.dst, flight.src, flight.id, flight.method, data))
-        reply = self._plain(flight.dst, data)
-        if self.seats[flight.dst].puppet is None:
-            self.referee.answered(flight.dst, flight.src, flight.method, flight.args, reply)
-        flight.answers += 1
-        if not self._held("reply", flight, data):
-            self.route_reply(flight, data, when)
+    def _answered(self, rpc: Rpc, data: bytes, when: float) -> None:
+        self.rpc_bytes[rpc.src, rpc.method] += len(data)
+        self.trace.add((when, "answer", rpc.dst, rpc.src, rpc.id, rpc.method, data))
+        reply = self._plain(rpc.dst, data)
+        if self.server_states[rpc.dst].scripted_server is None:
+            self.referee.answered(rpc.dst, rpc.src, rpc.method, rpc.args, reply)
+        rpc.answers += 1
+        if not self._held("reply", rpc, data):
+            self.route_reply(rpc, data, when)
 
     # --- effects ---
 
     def _take(self, when: float, effect: protocol.Effect) -> None:
         """One effect of a server, in its order. Those behind a crash within the step never happened."""
         server = effect.server
-        if server in self._crashed_now or not 0 <= server < len(self.seats):
+        if server in self._crashed_now or not 0 <= server < len(self.server_states):
             return
-        seat = self.seats[server]
-        if not seat.up:
+        server_state = self.server_states[server]
+        if not server_state.up:
             return
-        if seat.boundary is not None:
-            side = seat.boundary(effect)
+        if server_state.boundary is not None:
+            side = server_state.boundary(effect)
             if side == "before":
                 self.crash(server, when)
                 return
             if side == "after":
-                self._happen(seat, when, effect)
+                self._happen(server_state, when, effect)
                 self.crash(server, when)
                 return
-        self._happen(seat, when, effect)
+        self._happen(server_state, when, effect)
 
-    def _happen(self, seat: Seat, when: float, effect: protocol.Effect) -> None:
-        server = seat.number
+    def _happen(self, server_state: ServerState, when: float, effect: protocol.Effect) -> None:
+        server = server_state.number
         match effect:
             case protocol.Send():
-                if not 0 <= effect.target < len(self.seats):
+                if not 0 <= effect.target < len(self.server_states):
                     raise LabFailure(Failure("bad-peer", f"S{server} called peers[{effect.target}], which is nobody"))
-                self.send(server, effect.rpc, effect.target, effect.method, effect.payload, when)
+                self.send(server, effect.caller_rpc, effect.target, effect.method, effect.payload, when)
             case protocol.Answer():
                 # Two copies of a request make two answers: the flight stays known until its server crashes.
-                flight = self.flights.get(effect.rpc)
-                if flight is not None and flight.dst == server and flight.dst_life == seat.life:
-                    self._inside[server].pop(flight.id, None)
-                    self._answered(flight, effect.payload, when)
+                rpc = self.rpcs_by_id.get(effect.judge_rpc)
+                if rpc is not None and rpc.dst == server and rpc.dst_incarnation == server_state.incarnation:
+                    self._inside[server].pop(rpc.id, None)
+                    self._answered(rpc, effect.payload, when)
             case protocol.Save():
-                seat.state = effect.state
+                server_state.state = effect.state
                 if effect.snapshot is not None:
-                    seat.snapshot = effect.snapshot
-                seat.saves += 1
+                    server_state.snapshot = effect.snapshot
+                server_state.saves += 1
                 self.referee.saved(server)
                 self.trace.add((when, "save", server, len(effect.state), len(effect.snapshot or b"")))
             case protocol.Applied():
@@ -413,7 +413,7 @@ class Switch:
             case protocol.Line():
                 self.trace.add((when, "line", server, effect.topic, effect.text))
             case protocol.Ready():
-                seat.ready = True
+                server_state.ready = True
                 self.trace.add((when, "ready", server))
             case protocol.Advice():
                 self.trace.add((when, "advice", server, effect.kind, effect.text, effect.where))
@@ -428,30 +428,39 @@ class Switch:
 
     def boot(self, server: int, members: list[int]) -> None:
         """Start a server's next life, with what its former one stored."""
-        seat = self.seats[server]
-        seat.life += 1
-        seat.up, seat.ready, seat.paused, seat.boundary = True, False, False, None
-        self.trace.add((self.now, "boot", server, seat.life))
-        if seat.puppet is not None:
+        server_state = self.server_states[server]
+        server_state.incarnation += 1
+        server_state.up, server_state.ready, server_state.paused, server_state.boundary = True, False, False, None
+        self.trace.add((self.now, "boot", server, server_state.incarnation))
+        if server_state.scripted_server is not None:
             return
-        self.referee.booted(server, seat.life)
-        seed = derive(self._seed, "server", server, seat.life)
+        self.referee.booted(server, server_state.incarnation)
+        seed = derive(self._seed, "server", server, server_state.incarnation)
         self.world.boot(
-            protocol.Boot(server, seat.life, len(self.seats), members, seat.state, seat.snapshot, seed, seat.rate)
+            protocol.Boot(
+                server,
+                server_state.incarnation,
+                len(self.server_states),
+                members,
+                server_state.state,
+                server_state.snapshot,
+                seed,
+                server_state.rate,
+            )
         )
 
     def crash(self, server: int, when: float | None = None) -> None:
         """Nothing of this life of ``server`` happens any more."""
-        seat = self.seats[server]
+        server_state = self.server_states[server]
         when = self.now if when is None else when
-        seat.up = seat.ready = False
-        seat.boundary = None
+        server_state.up = server_state.ready = False
+        server_state.boundary = None
         self._crashed_now.add(server)
         self.trace.add((when, "crash", server))
         self.world.kill(server)
-        for flight in self._inside.pop(server, {}).values():
-            flight.dst_life = 0
-            self._unreachable(flight, when, "request")
+        for rpc in self._inside.pop(server, {}).values():
+            rpc.dst_incarnation = 0
+            self._unreachable(rpc, when, "request")
         self._calls = {call: (owner, name) for call, (owner, name) in self._calls.items() if owner != server}
 
     # --- harness calls ---

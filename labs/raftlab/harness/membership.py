@@ -30,12 +30,12 @@ class Asked:
         self.members = frozenset(members)
         self._c = c
         self._since = c.now
-        self._life = c.seat(server).life
+        self._life = c.server_state(server).incarnation
         self._call = c.ask_members(server, self.members)
 
     @property
     def pending(self) -> bool:
-        return self._c.switch.pending(self._call)
+        return self._c.event_loop.pending(self._call)
 
     def answer(self) -> Answer | None:
         """Wait for the answer: ``None`` when the server went down instead. Fails when there is none in time."""
@@ -43,8 +43,8 @@ class Asked:
         if not c.wait_for(self._since + CHANGE_LIMIT - c.now, lambda: not self.pending):
             text = f"expected S{server}.change_membership({sorted(self.members)}) to answer within {CHANGE_LIMIT:.0f} s"
             c.fail(f"{text}, but it has not", rules.LEARNERS, [server])
-        result: Any = c.switch.result(self._call)
-        if result is None and not (c.seat(server).up and c.seat(server).life == self._life):
+        result: Any = c.event_loop.result(self._call)
+        if result is None and not (c.server_state(server).up and c.server_state(server).incarnation == self._life):
             return None
         if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
             text = f"expected change_membership() to return (index, term, is_leader), but S{server} returned {result!r}"
@@ -54,7 +54,7 @@ class Asked:
 
 def change(c: Cluster, server: int, members: Collection[int]) -> Answer:
     """``change_membership`` on one server, once, and its answer. A server that is down does not lead."""
-    return (Asked(c, server, members).answer() if c.seat(server).up else None) or (-1, -1, False)
+    return (Asked(c, server, members).answer() if c.server_state(server).up else None) or (-1, -1, False)
 
 
 def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:
@@ -66,7 +66,7 @@ def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> 
     """As :func:`leader_of`, and it has committed an entry of its own term, before which it may refuse a change. Most often
     it has; on a busy machine another may have been elected since the last command was."""
     deadline = c.now + within
-    applies = c.switch.referee.applies
+    applies = c.event_loop.referee.applies
     while True:
         leader, term = _leading(c, members, 7.0)
         if applies.term.get(leader) == term:
@@ -96,8 +96,8 @@ def _leading(c: Cluster, members: Collection[int], within: float) -> tuple[int, 
 def configured(c: Cluster, members: Collection[int], since: int = 1) -> int:
     """The first index from ``since`` on at which a service has seen that ``members``, and no others, vote; 0: none."""
     wanted = ("configuration", sorted(members))
-    commit = c.switch.referee.commit
-    for index, value in sorted(c.switch.referee.applies.values.items()):
+    commit = c.event_loop.referee.commit
+    for index, value in sorted(c.event_loop.referee.applies.values.items()):
         joint = commit is not None and index in commit.chain and commit.chain[index].old
         if index >= since and value == wanted and not joint:
             return index
@@ -139,7 +139,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
         text = f"expected S{server}, which leads, to change the members to {sorted(members)}, but it answers {answer}"
         hint = "Begin with step 1 of the handout of lab 2E." if answer == (-1, -1, False) else ""
         c.fail(text, rules.CHANGE_ANSWERS, [server], hint)
-    commit = c.switch.referee.commit
+    commit = c.event_loop.referee.commit
     before = frozenset(c.members) if commit is None else commit.in_force(commit.applied_upto).members
     text = f"expected S{server} to change the members from {sorted(before)} to {sorted(members)}, but it refuses"
     if len(before ^ frozenset(members)) > 1:
@@ -157,8 +157,8 @@ def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, w
     another command before it commits anything, so there are some."""
     deadline = c.now + within
     index = c.agree(command, 1, within=within)
-    there = c.switch.referee.applies.at
-    commit = c.switch.referee.commit
+    there = c.event_loop.referee.applies.at
+    commit = c.event_loop.referee.commit
 
     def wanted() -> set[int]:
         if members is not None or commit is None:

@@ -5,33 +5,33 @@ from __future__ import annotations
 from raftlab.referee.base import Message
 
 
-class Flight:
+class Rpc:
     """One call on its way: request, handler, reply. ``id`` is its number in the trace."""
 
     __slots__ = (
         "answers",
         "args",
+        "caller_rpc",
         "done",
         "dst",
-        "dst_life",
+        "dst_incarnation",
         "id",
         "method",
         "payload",
         "reply",
         "src",
-        "src_life",
-        "src_rpc",
+        "src_incarnation",
     )
 
     def __init__(
-        self, number: int, src: int, src_life: int, src_rpc: int, dst: int, method: str, payload: bytes
+        self, number: int, src: int, src_incarnation: int, caller_rpc: int, dst: int, method: str, payload: bytes
     ) -> None:
         self.id = number
         self.src = src
-        self.src_life = src_life
-        self.src_rpc = src_rpc
+        self.src_incarnation = src_incarnation
+        self.caller_rpc = caller_rpc
         self.dst = dst
-        self.dst_life = 0  # the life of the server that received it; 0: not arrived
+        self.dst_incarnation = 0  # the life of the server that received it; 0: not arrived
         self.method = method
         self.payload = payload
         self.args: Message = {}

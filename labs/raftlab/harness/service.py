@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 from raftlab.api import ApplyMsg
-from raftlab.harness.event_loop import Switch
+from raftlab.harness.event_loop import EventLoop
 from raftlab.referee.applied import Applied
 from raftlab.seeds import derive
 
@@ -18,15 +18,15 @@ class Service:
     """The services of all servers of a run. ``every`` entries applied, each takes a snapshot of ``size`` bytes or a
     little more; with ``every`` 0, none ever does."""
 
-    def __init__(self, switch: Switch, applies: Applied, seed: int) -> None:
-        self._switch = switch
+    def __init__(self, event_loop: EventLoop, applies: Applied, seed: int) -> None:
+        self._event_loop = event_loop
         self._applies = applies
         self._seed = seed
         self.every = 0
         self.size = 0
         # A service takes one snapshot after the other; what came due meanwhile, of which only the newest matters.
         self._busy: dict[tuple[int, int], int] = {}
-        switch.on_apply = self._applied
+        event_loop.on_apply = self._applied
 
     def snapshot_of(self, index: int) -> bytes:
         """The snapshot of everything up to ``index``. From now on a server may apply it."""
@@ -38,17 +38,19 @@ class Service:
 
     def _applied(self, server: int, msg: ApplyMsg) -> None:
         if self.every and msg.kind != "snapshot" and msg.index % self.every == 0:
-            life = (server, self._switch.seats[server].life)
-            if life in self._busy:
-                self._busy[life] = msg.index
+            incarnation = (server, self._event_loop.server_states[server].incarnation)
+            if incarnation in self._busy:
+                self._busy[incarnation] = msg.index
             else:
-                self._take(life, msg.index)
+                self._take(incarnation, msg.index)
 
-    def _take(self, life: tuple[int, int], index: int) -> None:
-        self._busy[life] = 0
-        self._switch.tell(life[0], "snapshot", [index, self.snapshot_of(index)], lambda: self._taken(life))
+    def _take(self, incarnation: tuple[int, int], index: int) -> None:
+        self._busy[incarnation] = 0
+        self._event_loop.tell(
+            incarnation[0], "snapshot", [index, self.snapshot_of(index)], lambda: self._taken(incarnation)
+        )
 
-    def _taken(self, life: tuple[int, int]) -> None:
-        newer = self._busy.pop(life)
+    def _taken(self, incarnation: tuple[int, int]) -> None:
+        newer = self._busy.pop(incarnation)
         if newer:
-            self._take(life, newer)
+            self._take(incarnation, newer)

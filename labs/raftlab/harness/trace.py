@@ -101,7 +101,7 @@ def _touches(event: Event, servers: frozenset[int]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TraceFilter:
     """Which events somebody wants to see: between two times (seconds), of some servers, of one topic."""
 
     since: float = 0.0

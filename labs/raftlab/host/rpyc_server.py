@@ -143,7 +143,7 @@ class RpycServer(Server):
         time.sleep(seconds)
 
     def reply(self, event: protocol.Reply) -> None:
-        asked = self._asked.pop(event.rpc, None)
+        asked = self._asked.pop(event.caller_rpc, None)
         if asked is not None:
             asked.payload = event.payload
             asked.arrived.release()

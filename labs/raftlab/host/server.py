@@ -208,7 +208,7 @@ class Server(ABC):
         except wire.NotByValue as exc:
             self.misuse("bad-reply" if reply is None else "not-by-value", exc)
             return
-        self.emit(protocol.Answer(self.id, event.rpc, payload))
+        self.emit(protocol.Answer(self.id, event.judge_rpc, payload))
 
     def _called(self, event: protocol.Call) -> None:
         args = wire.decode_value(event.args)

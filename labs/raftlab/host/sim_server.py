@@ -57,7 +57,7 @@ class SimServer(Server):
         return data
 
     def reply(self, event: protocol.Reply) -> None:
-        task = self.calls.pop(event.rpc, None)
+        task = self.calls.pop(event.caller_rpc, None)
         if task is not None:
             task.value = event.payload
             self.kernel.wake(task)

@@ -66,7 +66,7 @@ def _run_child(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
     run(program, spawn, fds)
 
 
-class Warm:
+class ForkServer:
     """The parent's loop."""
 
     def __init__(self, control: socket.socket, program: Program, limits: Limits | None) -> None:
@@ -211,7 +211,7 @@ def main() -> None:
     # A run's cyclic garbage is small; collecting rarely keeps the pauses out of the lock step.
     gc.set_threshold(50_000, 20, 100)
     with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone
-        Warm(control, program, limits).serve()
+        ForkServer(control, program, limits).serve()
     # No clean-up: the children go when this process does.
     os._exit(0)
 

@@ -64,9 +64,9 @@ def _play(program: Program) -> list[protocol.Effect]:
                         due.append((soon, protocol.Call(server, number, method, codec.encode_value(args))))
                 case protocol.Send():
                     number = len(callers)
-                    callers[number] = effect.server, effect.rpc
+                    callers[number] = effect.server, effect.caller_rpc
                     due.append((soon, protocol.Request(effect.target, number, effect.method, effect.payload)))
                 case protocol.Answer():
-                    due.append((soon, protocol.Reply(*callers[effect.rpc], effect.payload)))
+                    due.append((soon, protocol.Reply(*callers[effect.judge_rpc], effect.payload)))
         due.sort(key=lambda each: each[0])
     return effects

@@ -45,19 +45,21 @@ class Boot(Frame):
 
 
 class Request(Frame):
-    """A request arrives: call the handler ``method`` on ``server``. Answered by :class:`Answer` with the same rpc."""
+    """A request arrives: call the handler ``method`` on ``server``. Answered by :class:`Answer` with the same
+    ``judge_rpc``, the number that the judge gave this
+    call."""
 
     server: int
-    rpc: int
+    judge_rpc: int
     method: str
     payload: bytes
 
 
 class Reply(Frame):
-    """The answer to the call that ``server`` numbered ``rpc`` in its :class:`Send`; ``None`` means lost."""
+    """The answer to the call that ``server`` numbered ``caller_rpc`` in its :class:`Send`; ``None`` means lost."""
 
     server: int
-    rpc: int
+    caller_rpc: int
     payload: bytes | None
 
 
@@ -126,10 +128,10 @@ class Ready(Frame):
 
 
 class Send(Frame):
-    """Student code called ``peers[target].call(method, args)``; ``rpc`` is the caller's own number for it."""
+    """Student code called ``peers[target].call(method, args)``; ``caller_rpc`` is the caller's own number for it."""
 
     server: int
-    rpc: int
+    caller_rpc: int
     target: int
     method: str
     payload: bytes
@@ -139,7 +141,7 @@ class Answer(Frame):
     """A handler returned."""
 
     server: int
-    rpc: int
+    judge_rpc: int
     payload: bytes
 
 

@@ -35,11 +35,11 @@ class OneVote(Invariant):
             self._vote(server, args["term"], caller)
 
     def _vote(self, server: int, term: int, candidate: int) -> None:
-        life = self._lives.get(server, 0)
-        first, given = self._votes.setdefault((server, term), (candidate, life))
+        incarnation = self._lives.get(server, 0)
+        first, given = self._votes.setdefault((server, term), (candidate, incarnation))
         if first != candidate:
             mine, other = (f"S{who}" if who != server else "itself" for who in (first, candidate))
-            then = "then" if given == life else "then, after a restart,"
+            then = "then" if given == incarnation else "then, after a restart,"
             text = f"expected S{server} to vote once in term {term}, but it voted for {mine} and {then} for {other}"
-            rule = rules.ONE_VOTE if given == life else rules.SURVIVES
+            rule = rules.ONE_VOTE if given == incarnation else rules.SURVIVES
             raise broken(rule, text, frozenset((server, first, candidate)))

@@ -24,14 +24,14 @@ class Referee(Invariant):
     """All invariants of a lab, asked one after the other. Where puppets play (``puppets``), whose logs and commits are a
     script's and not Raft's, only those that look at a single server."""
 
-    def __init__(self, lab: str, servers: int, puppets: bool = False, members: Collection[int] | None = None) -> None:
+    def __init__(self, lab: str, servers: int, scripted: bool = False, members: Collection[int] | None = None) -> None:
         durable = lab >= "2C"
         self.applies = Applied()
         self.commit: Commit | None = None
         every: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]
         if durable:
             every.append(Durable())
-        if lab >= "2B" and not puppets:
+        if lab >= "2B" and not scripted:
             # In this order: each looks at what those before it have found.
             shown = AppendOnly(durable)
             commit = Commit(range(servers) if members is None else members, shown)

@@ -20,7 +20,7 @@ class BadName(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedRun:
     """One run: what, where, on which seed. ``scenario`` is ``None`` when it is a lab's own test; ``file`` is where it was
     read."""
 
@@ -40,7 +40,7 @@ class Named:
         return lambda begin: scenario.play(told, begin)
 
 
-def named(text: str, network: str, preempt: bool) -> Named:
+def named(text: str, network: str, preempt: bool) -> NamedRun:
     """The run called ``text`` on ``network``. Raises :class:`BadName` (also when it does not run there),
     :class:`raftlab.suites.catalogue.UnknownTest` and ``OSError`` (a file that cannot be read)."""
     path = Path(text)
@@ -55,14 +55,14 @@ def named(text: str, network: str, preempt: bool) -> Named:
     info = catalogue.find_test(name)
     if network not in info.networks:
         raise BadName(f"{info.name} runs on {' and '.join(info.networks)} only, not on {network}")
-    return Named(info, network, int(seed), preempt)
+    return NamedRun(info, network, int(seed), preempt)
 
 
-def _of_scenario(told: Scenario, network: str, preempt: bool) -> Named:
+def _of_scenario(told: Scenario, network: str, preempt: bool) -> NamedRun:
     if network != "sim":
         raise BadName(f"a scenario runs on sim only, not on {network}")
     told = replace(told, preempt=told.preempt and preempt)
-    return Named(info_of(told), network, told.seed, told.preempt, told)
+    return NamedRun(info_of(told), network, told.seed, told.preempt, told)
 
 
 def info_of(told: Scenario) -> TestInfo:

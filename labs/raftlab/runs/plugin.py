@@ -16,8 +16,8 @@ import pytest
 from raftlab import labs
 from raftlab.explain.failure import Failure, LabFailure
 from raftlab.runs.record import End, Record, to_line
-from raftlab.runs.run import NETWORKS, Impl, Run, seeds_of
-from raftlab.runs.trace_quota import TraceRoom
+from raftlab.runs.run import NETWORKS, Implementation, Run, seeds_of
+from raftlab.runs.trace_quota import TraceQuota
 from raftlab.sandbox.levels import Sandbox
 from raftlab.suites import catalogue
 
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="walls around student code")
     group.addoption("--records-fd", type=int, default=-1, help="write a record of each run to this descriptor")
     group.addoption(
-        "--trace-room", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)"
+        "--trace-quota", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)"
     )
     group.addoption("--trace-dir", default="", metavar="DIR", help="keep the traces of failing runs there")
 
@@ -78,13 +78,15 @@ class Session:
             self.seeds = seeds_of(option("--seeds"))
         except ValueError as exc:
             raise pytest.UsageError(str(exc)) from None
-        self.impl = Impl(Path(path), Sandbox(option("--sandbox")))
+        self.impl = Implementation(Path(path), Sandbox(option("--sandbox")))
         network = option("--network")
         self.networks = NETWORKS if network == "both" else (network,)
         self.only = [name.removeprefix("test_") for name in option("--only").split(",") if name]
         self.preempt = not option("--no-preempt")
         self.inside: bool = option("--inside")
-        self.traces = TraceRoom(Path(option("--trace-dir")) if option("--trace-dir") else None, option("--trace-room"))
+        self.traces = TraceQuota(
+            Path(option("--trace-dir")) if option("--trace-dir") else None, option("--trace-quota")
+        )
         self.tests: dict[str, int] = {}  # those that had a run, numbered
         self.patience = Patience()
         self.listeners: list[Any] = []

@@ -16,7 +16,7 @@ import msgspec
 from raftlab.explain.failure import Failure, LabFailure
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.network import FLOOR
-from raftlab.harness.trace import Event, Look, line
+from raftlab.harness.trace import Event, TraceFilter, line
 from raftlab.runs.record import Outcome, Record
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Sandbox
@@ -34,7 +34,7 @@ TOO_LATE_S = 0.5
 _TIMED = ("assertion", "no-answer")
 
 
-class Impl:
+class Implementation:
     """The submission under test and its warm host, started when first needed and again when it died."""
 
     def __init__(self, path: Path, sandbox: Sandbox = levels.NONE) -> None:
@@ -63,7 +63,7 @@ class Run:
     (sim). ``called`` is its name in a command when that is not TEST@SEED but a scenario's file."""
 
     def __init__(
-        self, impl: Impl, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False,
+        self, impl: Implementation, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False,
         kind: type[Cluster] = Cluster, turn: tuple[float, int] | None = None,
         stop: Stop | None = None, called: Path | None = None,
     ) -> None:  # fmt: skip
@@ -86,7 +86,7 @@ class Run:
     def cluster(
         self,
         servers: int,
-        puppets: Collection[int] = (),
+        scripted: Collection[int] = (),
         start: bool = True,
         members: Collection[int] | None = None,
     ) -> Cluster:
@@ -97,11 +97,11 @@ class Run:
             self._world = self._make_world()
         except HostLost as lost:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
-        self._cluster = self._kind(self._world, self.info.lab, self._own_seed, servers, puppets, members)
+        self._cluster = self._kind(self._world, self.info.lab, self._own_seed, servers, scripted, members)
         if self._turn is not None:
             when, number = self._turn
-            switch = self._cluster.switch
-            switch.at(when, lambda: switch.reseed(derive(self._own_seed, "turn", number)))
+            event_loop = self._cluster.event_loop
+            event_loop.at(when, lambda: event_loop.reseed(derive(self._own_seed, "turn", number)))
         if start:
             self._cluster.start_all()
         return self._cluster
@@ -174,14 +174,14 @@ class Run:
         )
         cluster = self._cluster
         if cluster is not None:
-            switch = cluster.switch
+            event_loop = cluster.event_loop
             record.servers = cluster.size
             record.lab_s = round(cluster.now, 4)
             record.rpcs = cluster.rpc_count()
             record.rpc_bytes = cluster.rpc_bytes()
-            record.entries = len(switch.referee.applies.values)
-            record.advice = list(switch.advice)
-            record.trace_hash = switch.trace.hash()
+            record.entries = len(event_loop.referee.applies.values)
+            record.advice = list(event_loop.advice)
+            record.trace_hash = event_loop.trace.hash()
             if outcome != "passed" and trace_dir is not None:
                 record.trace = str(self.write_trace(trace_dir, failure))
         return record
@@ -201,15 +201,15 @@ class Run:
             "replay": self.replay_command(),
             "failure": None if failure is None else msgspec.to_builtins(failure),
         }
-        self._cluster.switch.trace.write(path, header)
+        self._cluster.event_loop.trace.write(path, header)
         return path
 
     @property
     def events(self) -> list[Event]:
         """Every event so far."""
-        return [] if self._cluster is None else self._cluster.switch.trace.events
+        return [] if self._cluster is None else self._cluster.event_loop.trace.events
 
-    def trace_lines(self, look: Look) -> list[str]:
+    def trace_lines(self, look: TraceFilter) -> list[str]:
         """The events of the run that ``look`` sees, in one-line notation."""
         return [line(event) for event in self.events if look.sees(event)]
 
@@ -227,7 +227,7 @@ class Run:
         """The failure that ended the run, with the events that led there."""
         failure = error.failure
         if not failure.events and self._cluster is not None:
-            failure.events = self._cluster.switch.trace.tail(12, error.servers)
+            failure.events = self._cluster.event_loop.trace.tail(12, error.servers)
         return failure
 
 

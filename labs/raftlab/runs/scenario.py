@@ -91,7 +91,7 @@ class Begin(Protocol):
     """The ``cluster`` of a run."""
 
     def __call__(
-        self, servers: int, puppets: Collection[int] = (), start: bool = True, members: Collection[int] | None = None
+        self, servers: int, scripted: Collection[int] = (), start: bool = True, members: Collection[int] | None = None
     ) -> Cluster: ...
 
 
@@ -234,10 +234,10 @@ def _tidy_groups(text: str) -> str:
 def play(scenario: Scenario, begin: Begin) -> int:
     """Make the run. Returns how many of the steps were begun when all went well; what goes wrong is raised as
     :class:`~raftlab.explain.failure.LabFailure`."""
-    return Stage(scenario).play(begin)
+    return ScenarioPlayer(scenario).play(begin)
 
 
-class Stage:
+class ScenarioPlayer:
     """A scenario while it is played. ``begun`` counts the steps that were begun."""
 
     def __init__(self, scenario: Scenario) -> None:
@@ -297,7 +297,7 @@ class Stage:
         self.c.agree(self._command(), int(count), among=self._among(among))
 
     def _members(self, server: str, members: str) -> None:
-        if self.c.seat(self.server(server)).running:
+        if self.c.server_state(self.server(server)).running:
             self.c.ask_members(self.server(server), set(self._among(members) or ()))
 
     def _start(self) -> None:
@@ -315,7 +315,7 @@ class Stage:
         return number
 
     def _pause(self, server: str) -> None:
-        if self.c.seat(self.server(server)).up:
+        if self.c.server_state(self.server(server)).up:
             self.c.pause(self._done_to(server, "pause", self.c.resume))
 
     def _resume(self, server: str) -> None:
@@ -396,7 +396,7 @@ class Stage:
             undo(server)
         for rest in (REST, 0.0):  # a save that failed at the very end has taken its server down a moment later
             for server in c.everybody:
-                if not c.seat(server).up:
+                if not c.server_state(server).up:
                     c.restart(server)
             c.sleep(rest)
         c.one_leader(within=PATIENCE)

@@ -21,17 +21,17 @@ _NAMES = "abcdefghijklmnopqrstuvwxyz"
 _MARGIN = 0.5
 
 
-class Recording(Cluster):
+class ScenarioRecorder(Cluster):
     """A cluster with a tape. ``cannot`` says why the tape does not tell the whole story; empty: it does."""
 
     def __init__(
-        self, world: Any, lab: str, seed: int, servers: int, puppets: Collection[int] = (),
+        self, world: Any, lab: str, seed: int, servers: int, scripted: Collection[int] = (),
         members: Collection[int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(world, lab, seed, servers, puppets, members)
+        super().__init__(world, lab, seed, servers, scripted, members)
         self.steps: list[Step] = []
         self.started = False
-        self.cannot = "the test plays servers itself" if puppets else ""
+        self.cannot = "the test plays servers itself" if scripted else ""
         self._deep = False
         self._lead: tuple[str, int] | None = None  # the latest leader that was given a name
         self._named = 0
@@ -104,10 +104,10 @@ class Recording(Cluster):
         self.outermost(super().start_all, timed=False)
 
     def one_leader(self, among: Collection[int] | None = None, within: float = ELECTION_LIMIT) -> int:
-        return self._found(lambda: super(Recording, self).one_leader(among, within), among)
+        return self._found(lambda: super(ScenarioRecorder, self).one_leader(among, within), among)
 
     def settled_leader(self, within: float = ELECTION_LIMIT + 2.0) -> int:
-        return self._found(lambda: super(Recording, self).settled_leader(within), None)
+        return self._found(lambda: super(ScenarioRecorder, self).settled_leader(within), None)
 
     def _found(self, ask: Callable[[], int], among: Collection[int] | None) -> int:
         deep = self._deep
@@ -121,7 +121,7 @@ class Recording(Cluster):
 
     def leader_now(self, among: Collection[int] | None = None) -> int | None:
         deep = self._deep
-        leader: int | None = self.outermost(lambda: super(Recording, self).leader_now(among), timed=True)
+        leader: int | None = self.outermost(lambda: super(ScenarioRecorder, self).leader_now(among), timed=True)
         if leader is not None and not deep and (self._lead is None or self._lead[1] != leader):
             name = self.next_name()
             self.write("find", name)
@@ -133,7 +133,7 @@ class Recording(Cluster):
         if not self._deep:
             self.write("propose", self.ref(server), len(commands) if len(commands) > 1 else "")
         taken: list[tuple[int, int, bool]] = self.outermost(
-            lambda: super(Recording, self).propose_together(server, commands), timed=False
+            lambda: super(ScenarioRecorder, self).propose_together(server, commands), timed=False
         )
         return taken
 
@@ -217,7 +217,7 @@ def _line(name: str, command: str, rest: Callable[..., str]) -> Callable[..., An
     plain = getattr(Cluster, name)
 
     @functools.wraps(plain)
-    def method(self: Recording, *args: Any, **named: Any) -> Any:
+    def method(self: ScenarioRecorder, *args: Any, **named: Any) -> Any:
         if not self.deep:
             self.write(command, rest(self, *args, **named))
         return self.outermost(lambda: plain(self, *args, **named), timed=False)
@@ -229,13 +229,13 @@ def _wait(name: str) -> Callable[..., Any]:
     plain = getattr(Cluster, name)
 
     @functools.wraps(plain)
-    def method(self: Recording, *args: Any, **named: Any) -> Any:
+    def method(self: ScenarioRecorder, *args: Any, **named: Any) -> Any:
         return self.outermost(lambda: plain(self, *args, **named), timed=True)
 
     return method
 
 
 for _name, (_command, _rest) in _LINES.items():
-    setattr(Recording, _name, _line(_name, _command, _rest))
+    setattr(ScenarioRecorder, _name, _line(_name, _command, _rest))
 for _name in ("sleep", "wait_for", "states", "reply_to", "call_snapshot"):
-    setattr(Recording, _name, _wait(_name))
+    setattr(ScenarioRecorder, _name, _wait(_name))

@@ -13,7 +13,7 @@ from pathlib import Path
 Place = tuple[int, int]  # of the seed, of the test
 
 
-class TraceRoom:
+class TraceQuota:
     """``most`` bytes of events in ``folder`` (below 0: no end; without a folder no trace is kept). A place that is
     told twice counts once, with its newest trace."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
-from raftlab.harness.rpc import Flight
+from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_servers import accept, append, grant, lead, send_append
 from raftlab.suites.marking import SIM, Start, points
@@ -106,9 +106,7 @@ def test_split_vote(cluster: Start) -> None:
     votes = c.hold("request_vote")
     c.start_all()
     # Of two servers in one term, or of one in two: where pre-votes are asked for first, one may win them again and again.
-    asked = c.wait_for(
-        ELECTION_LIMIT, lambda: len({(flight.src, flight.args["term"]) for flight, _ in votes.messages}) >= 2
-    )
+    asked = c.wait_for(ELECTION_LIMIT, lambda: len({(rpc.src, rpc.args["term"]) for rpc, _ in votes.messages}) >= 2)
     said = "expected a second candidate, or the first one again, to ask for votes within 5 s, but there was none"
     c.expect(asked, said, rules.LIVENESS, hint=c.first_hint())
     votes.drop()
@@ -248,13 +246,15 @@ def test_paused_leader(cluster: Start) -> None:
 # --- one real server, S0; the test plays the others ---
 
 
-def _candidate(c: Cluster, above: int = 0) -> Flight:
+def _candidate(c: Cluster, above: int = 0) -> Rpc:
     """S0's next request for a vote in a term above ``above``, once it has sent one."""
-    found: list[Flight] = []
+    found: list[Rpc] = []
 
     def asked() -> bool:
-        requests = (flight for puppet in c.puppets for flight in puppet.received if flight.method == "request_vote")
-        found[:] = [flight for flight in requests if flight.args["term"] > above]
+        requests = (
+            rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "request_vote"
+        )
+        found[:] = [rpc for rpc in requests if rpc.args["term"] > above]
         return bool(found)
 
     if not c.wait_for(ELECTION_LIMIT, asked):
@@ -263,8 +263,8 @@ def _candidate(c: Cluster, above: int = 0) -> Flight:
     return found[-1]
 
 
-def _deny(flight: Flight) -> Message:
-    return {"term": flight.args["term"], "vote_granted": False}
+def _deny(rpc: Rpc) -> Message:
+    return {"term": rpc.args["term"], "vote_granted": False}
 
 
 def _not_leading(c: Cluster, seconds: float, why: str) -> None:
@@ -277,16 +277,16 @@ def _not_leading(c: Cluster, seconds: float, why: str) -> None:
 @points(5)
 def test_votes_counted_once(cluster: Start) -> None:
     """The same server's vote counts once, however often it is given."""
-    c = cluster(5, puppets=range(1, 5))
+    c = cluster(5, scripted=range(1, 5))
     c.unreliable(duplicate=0.5, lose_request=0.0, lose_reply=0.3)
-    c.puppet(1).answer["request_vote"] = grant
+    c.scripted_server(1).answer["request_vote"] = grant
     for number in (2, 3, 4):
-        c.puppet(number).answer["request_vote"] = _deny
+        c.scripted_server(number).answer["request_vote"] = _deny
     _candidate(c)
     _not_leading(c, 3.0, "of five servers only itself and S1 voted for it")
     c.unreliable(on=False)
     for number in (1, 2):
-        c.puppet(number).answer.update(request_vote=grant, append_entries=accept)
+        c.scripted_server(number).answer.update(request_vote=grant, append_entries=accept)
     leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
     c.expect(leads, "expected S0 to lead with three votes of five within 5 s, but it does not", rules.MAJORITY, [0])
 
@@ -294,12 +294,12 @@ def test_votes_counted_once(cluster: Start) -> None:
 @points(5)
 def test_late_vote(cluster: Start) -> None:
     """A vote asked for in an old term does not count in a new one."""
-    c = cluster(3, puppets=(1, 2))
-    c.puppet(1).answer["request_vote"] = grant
+    c = cluster(3, scripted=(1, 2))
+    c.scripted_server(1).answer["request_vote"] = grant
     late = c.hold("request_vote", dst=1, leg="reply", most=1)
     first = _candidate(c).args["term"]
     c.wait_for(1.0, lambda: bool(late.messages))
-    c.puppet(1).answer["request_vote"] = _deny
+    c.scripted_server(1).answer["request_vote"] = _deny
     _candidate(c, above=first)
     late.release()
     _not_leading(c, 1.0, f"the only vote it was given is one of the past, of term {first}")
@@ -308,10 +308,12 @@ def test_late_vote(cluster: Start) -> None:
 @points(6)
 def test_who_gets_a_vote(cluster: Start) -> None:
     """The vote table: who gets S0's vote, and who does not."""
-    c = cluster(5, puppets=range(1, 5))
+    c = cluster(5, scripted=range(1, 5))
 
     def ask(who: int, term: int) -> Message:
-        return c.puppet(who).ask(0, "request_vote", term=term, candidate_id=who, last_log_index=0, last_log_term=0)
+        return c.scripted_server(who).ask(
+            0, "request_vote", term=term, candidate_id=who, last_log_index=0, last_log_term=0
+        )
 
     def heartbeat(who: int, term: int) -> Message:
         return append(c, who, term)
@@ -351,7 +353,7 @@ def test_who_gets_a_vote(cluster: Start) -> None:
         rows = table(base)
         told = base + 2
         c.sleep(0.05)  # a request of S0's own may still be on its way
-        own = [f.args["term"] for p in c.puppets for f in p.received if f.method == "request_vote"]
+        own = [f.args["term"] for p in c.scripted for f in p.received if f.method == "request_vote"]
         if max(own) < base:
             break
     else:
@@ -367,17 +369,17 @@ def test_who_gets_a_vote(cluster: Start) -> None:
 @points(5)
 def test_higher_terms(cluster: Start) -> None:
     """Whoever sees a higher term follows: as a candidate or leader in a reply, as a candidate in a request."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     first = _candidate(c).args["term"]
-    for puppet in c.puppets:
-        puppet.answer["request_vote"] = lambda flight: {"term": first + 100, "vote_granted": False}
+    for scripted_server in c.scripted:
+        scripted_server.answer["request_vote"] = lambda rpc: {"term": first + 100, "vote_granted": False}
     _candidate(c, above=first + 99)
-    for puppet in c.puppets:
-        puppet.answer.update(request_vote=grant, append_entries=accept)
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(request_vote=grant, append_entries=accept)
     term = lead(c)
     high = term + 10
-    for puppet in c.puppets:
-        puppet.answer.update(request_vote=_deny, append_entries=lambda flight: {"term": high, "success": False})
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(request_vote=_deny, append_entries=lambda rpc: {"term": high, "success": False})
     down = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[0] >= high)
     c.expect(
         down,
@@ -400,22 +402,22 @@ def test_higher_terms(cluster: Start) -> None:
 @points(5)
 def test_old_messages_do_not_calm(cluster: Start) -> None:
     """Heartbeats and requests of an old term are refused and do not restart the election timer."""
-    c = cluster(5, puppets=range(1, 5))
-    c.puppet(1).ask(0, "request_vote", term=50, candidate_id=1, last_log_index=0, last_log_term=0)
+    c = cluster(5, scripted=range(1, 5))
+    c.scripted_server(1).ask(0, "request_vote", term=50, candidate_id=1, last_log_index=0, last_log_term=0)
     deadline = c.now + ELECTION_LIMIT
-    own: list[Flight] = []
+    own: list[Rpc] = []
     while not own and c.now < deadline:
         stale = send_append(c, 2, 3)
-        c.puppet(3).send(0, "request_vote", term=3, candidate_id=3, last_log_index=0, last_log_term=0)
+        c.scripted_server(3).send(0, "request_vote", term=3, candidate_id=3, last_log_index=0, last_log_term=0)
         # Of this term, but the vote is gone: refused as well.
-        c.puppet(4).send(0, "request_vote", term=50, candidate_id=4, last_log_index=0, last_log_term=0)
+        c.scripted_server(4).send(0, "request_vote", term=50, candidate_id=4, last_log_index=0, last_log_term=0)
         c.sleep(0.04)
         if stale.reply is not None:
             refused, told = not stale.reply["success"], stale.reply["term"]
             c.expect(refused, "expected S0 to refuse a leader of term 3, but it said success", rules.OLD_TERM, [0])
             said = f"expected S0 to answer with term 50, which it was told of, or a higher one, but it said {told}"
             c.expect(told >= 50, said, rules.HIGHER_TERM, [0])
-        own = [f for p in c.puppets for f in p.received if f.method == "request_vote" and f.args["term"] > 50]
+        own = [f for p in c.scripted for f in p.received if f.method == "request_vote" and f.args["term"] > 50]
     c.expect(bool(own), "expected S0 to start an election although an old leader keeps talking", rules.TIMER, [0])
 
 
@@ -423,14 +425,14 @@ def test_old_messages_do_not_calm(cluster: Start) -> None:
 @points(5, networks=SIM)
 def test_right_events_calm(cluster: Start) -> None:
     """The leader's heartbeats restart the election timer, and so does a vote given."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     base = _candidate(c).args["term"] + 10
     for beat in range(60):
         send_append(c, 1, base)
         c.sleep(0.05)
         if beat == 1:
-            c.puppet(1).received.clear()
-    own = [flight.args["term"] for flight in c.puppet(1).received if flight.args["term"] > base]
+            c.scripted_server(1).received.clear()
+    own = [rpc.args["term"] for rpc in c.scripted_server(1).received if rpc.args["term"] > base]
     c.expect(
         not own,
         "expected S0 to stay calm under heartbeats twenty times a second, but it campaigns",
@@ -440,9 +442,9 @@ def test_right_events_calm(cluster: Start) -> None:
     # Begin with S0 as a candidate again: a server that has just heard a leader may ignore requests for a vote (§6).
     base = _candidate(c, above=base).args["term"] + 10
     for term in range(base + 1, base + 61):
-        c.puppet(1 + term % 2).send(
+        c.scripted_server(1 + term % 2).send(
             0, "request_vote", term=term, candidate_id=1 + term % 2, last_log_index=0, last_log_term=0
         )
         c.sleep(0.05)
-    own = [flight.args["term"] for flight in c.puppet(1).received if flight.args["term"] > base]
+    own = [rpc.args["term"] for rpc in c.scripted_server(1).received if rpc.args["term"] > base]
     c.expect(not own, "expected S0 to stay calm while it gives votes to others, but it campaigns", rules.TIMER, [0])

@@ -375,7 +375,7 @@ def test_slow_service(cluster: Start) -> None:
 @points(8)
 def test_append_table(cluster: Start) -> None:
     """The AppendEntries table: every relation between a log and a request."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
 
     def shown(terms: list[int]) -> str:
         return " ".join(map(str, terms)) or "nothing"
@@ -427,7 +427,7 @@ def test_append_table(cluster: Start) -> None:
 @points(6)
 def test_newer_log_table(cluster: Start) -> None:
     """The up-to-date check: whose log is newer gets the vote, and nobody else."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
 
     def script(base: int) -> None:
         Leader(c, base + 5).append(0, 0, [base + 1, base + 3])
@@ -445,7 +445,7 @@ def test_newer_log_table(cluster: Start) -> None:
         for said, last_term, last_index, granted in rows:
             term += 1
             who = 1 + term % 2
-            reply = c.puppet(who).ask(
+            reply = c.scripted_server(who).ask(
                 0,
                 "request_vote",
                 term=term,
@@ -467,7 +467,7 @@ def test_newer_log_table(cluster: Start) -> None:
 @points(6)
 def test_commit_only_what_is_proved(cluster: Start) -> None:
     """A follower commits nothing that the leader's message has not checked."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
 
     def script(base: int) -> None:
         # Two entries of an old leader's, on S0 alone.
@@ -494,7 +494,7 @@ def test_commit_only_what_is_proved(cluster: Start) -> None:
 @points(6)
 def test_old_entries_are_not_counted(cluster: Start) -> None:
     """Figure 8: an entry of an older term is not committed by counting its copies."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     Leader(c, 10).append(0, 0, [10])
     # All three have the entry of term 10 now, but nobody has heard that it is committed. S0 leads next.
     old: list[Message] = [{"term": 10, "command": "10 at 1"}]
@@ -512,7 +512,7 @@ def test_old_entries_are_not_counted(cluster: Start) -> None:
 @points(6)
 def test_a_reply_proves_what_was_sent(cluster: Start) -> None:
     """A late reply counts for the entries of its own request, not for those that came later."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     followers = [Follower(c, number) for number in (1, 2)]
     lead(c)
     # Whatever else the leader has to say, a no-op perhaps, is said: it may send one entry at a time, and wait for answers.
@@ -545,7 +545,7 @@ def test_a_reply_proves_what_was_sent(cluster: Start) -> None:
 @points(5)
 def test_replies_of_an_old_term(cluster: Start) -> None:
     """A leader that leads once more does not count what it was told when it led before."""
-    c = cluster(5, puppets=(1, 2, 3, 4))
+    c = cluster(5, scripted=(1, 2, 3, 4))
     followers = {number: Follower(c, number) for number in (1, 2, 3, 4)}
     term = lead(c)
     for number in (2, 3, 4):
@@ -577,7 +577,7 @@ def test_replies_of_an_old_term(cluster: Start) -> None:
 @points(5)
 def test_leader_keeps_its_log(cluster: Start) -> None:
     """A leader's own entries stay, whatever leaders of the past still send."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     followers = [Follower(c, number) for number in (1, 2)]
     for follower in followers:
         follower.silent = True
@@ -596,7 +596,7 @@ def test_leader_keeps_its_log(cluster: Start) -> None:
 @points(4)
 def test_start_while_stepping_down(cluster: Start) -> None:
     """A command that comes just when the leader loses its term is either of that term or refused."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     for number in (1, 2):
         Follower(c, number)
     for attempt in range(6):

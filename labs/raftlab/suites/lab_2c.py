@@ -127,7 +127,7 @@ def test_long_life(cluster: Start) -> None:
 @points(5)
 def test_vote_survives(cluster: Start) -> None:
     """A vote that was given, and a term that was seen, are not forgotten in a crash."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     for term in (1000, 2000, 3000):
         # Begin with S0 as a candidate: a server that has just heard a leader may ignore requests for a vote (§6).
         campaign(c)
@@ -150,16 +150,16 @@ def test_vote_survives(cluster: Start) -> None:
 @points(5)
 def test_own_vote_survives(cluster: Start) -> None:
     """A candidate that crashes has voted for itself, and a leader that crashes leads that term no more."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     term = campaign(c)
     for elected in (False, True, False):
         if elected:
-            for puppet in c.puppets:
-                puppet.answer.update(request_vote=grant, append_entries=accept)
+            for scripted_server in c.scripted:
+                scripted_server.answer.update(request_vote=grant, append_entries=accept)
             term = lead(c)
         c.restart(0)
-        for puppet in c.puppets:
-            puppet.answer.clear()
+        for scripted_server in c.scripted:
+            scripted_server.answer.clear()
         ask_vote(c, 1, term)
         in_term(c, term)
         again = campaign(c)
@@ -171,7 +171,7 @@ def test_own_vote_survives(cluster: Start) -> None:
 @points(5)
 def test_log_survives(cluster: Start) -> None:
     """Entries that were acknowledged are still there after a crash, and those that were replaced are not."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     last = (0, 0)
     for term in (100, 200, 300):
         if last[0]:
@@ -194,7 +194,7 @@ def test_log_survives(cluster: Start) -> None:
 @points(5)
 def test_restart_commits_nothing(cluster: Start) -> None:
     """What is on the disk is not committed for that, and what is committed is applied again."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     reply = append(c, 1, 1000, (0, 0), entries(1000, "never", "committed"))
     c.expect(reply["success"], "expected S0 to take the first entries, but it refused", rules.CONSISTENCY, [0])
     c.restart(0)
@@ -219,36 +219,36 @@ def test_restart_commits_nothing(cluster: Start) -> None:
 @points(6, networks=SIM)
 def test_crash_points(cluster: Start) -> None:
     """S0 crashes before and after each save and each answer, and stands by what it has answered."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     term = 0
     for request in REQUESTS:
         for kind, nth, side in _POINTS:
             term += 1000
             prepare(c, request, term)
             c.crash_at(0, kind, nth, side)
-            flight = REQUESTS[request][0](c, term)
-            c.wait_for(1.0, lambda flight=flight: flight.done or not c.seat(0).up)  # type: ignore[misc]
-            if c.seat(0).up:
+            rpc = REQUESTS[request][0](c, term)
+            c.wait_for(1.0, lambda rpc=rpc: rpc.done or not c.server_state(0).up)  # type: ignore[misc]
+            if c.server_state(0).up:
                 c.crash_at(0, kind, nth=0)  # it does not save that often
                 continue
             c.sleep(0.01)  # an answer that has left arrives
             c.restart(0)
-            stands_by(c, request, term, flight.reply or {}, rules.SAVE_FIRST)
+            stands_by(c, request, term, rpc.reply or {}, rules.SAVE_FIRST)
 
 
 @points(6, networks=SIM)
 def test_own_crash_points(cluster: Start) -> None:
     """The same when S0 crashes in the middle of its own election, or of its own work as a leader."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     for kind, nth, side in _POINTS:
         if kind == "answer":
             c.crash_at(0, "send", nth, side, method="request_vote")
         else:
             c.crash_at(0, kind, nth, side)
-        c.wait_for(2 * ELECTION_LIMIT, lambda: not c.seat(0).up)  # it goes on campaigning, nobody votes
+        c.wait_for(2 * ELECTION_LIMIT, lambda: not c.server_state(0).up)  # it goes on campaigning, nobody votes
         c.sleep(0.01)
         c.restart(0)
-        terms = [f.args["term"] for p in c.puppets for f in p.received if f.method == "request_vote"]
+        terms = [f.args["term"] for p in c.scripted for f in p.received if f.method == "request_vote"]
         if terms:
             ask_vote(c, 1, max(terms))  # the referee knows that S0 voted for itself
             in_term(c, max(terms))
@@ -263,7 +263,7 @@ def test_own_crash_points(cluster: Start) -> None:
         c.sleep(0.1)
         c.crash_at(0, kind, nth, side)
         c.propose(0, f"crash {side} {kind} {nth}")
-        c.wait_for(0.3, lambda: not c.seat(0).up)
+        c.wait_for(0.3, lambda: not c.server_state(0).up)
         c.crash(0)
         c.sleep(0.01)
         while c.committed(upto + 1)[0]:
@@ -288,18 +288,18 @@ def test_crash_points_in_a_cluster(cluster: Start) -> None:
         c.note(f"S{victim} crashes {side} {kind} {nth}")
         c.crash_at(victim, kind, nth, side)
         for number in range(3):
-            if c.seat(leader).up:
+            if c.server_state(leader).up:
                 c.propose(leader, f"{time}: {number}")
         c.sleep(0.02)
         # Entries that only the old leader has, and a new one, if the others have elected one by then.
         c.disconnect(leader)
-        if c.seat(leader).up:
+        if c.server_state(leader).up:
             c.propose(leader, f"{time}: in vain")
-        if victim != leader and not c.seat(victim).up:
+        if victim != leader and not c.server_state(victim).up:
             c.restart(victim)
         c.sleep(1.0)
         c.crash_at(victim, kind, nth=0)
-        if not c.seat(victim).up:
+        if not c.server_state(victim).up:
             c.restart(victim)
         c.connect(leader)
         c.agree(f"{time}: by all", 3)
@@ -308,19 +308,19 @@ def test_crash_points_in_a_cluster(cluster: Start) -> None:
 @points(5)
 def test_failed_save(cluster: Start) -> None:
     """When a save fails, nothing is answered as if it had been stored."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     term = 0
     for fails in (1, 5):  # the second are more than somebody will try again
         for request in REQUESTS:
             term += 1000
             prepare(c, request, term)
             c.fail_saves(0, fails)
-            flight = REQUESTS[request][0](c, term)
-            c.wait_for(1.0, lambda flight=flight: flight.done or not c.seat(0).up)  # type: ignore[misc]
+            rpc = REQUESTS[request][0](c, term)
+            c.wait_for(1.0, lambda rpc=rpc: rpc.done or not c.server_state(0).up)  # type: ignore[misc]
             c.restart(0)
-            stands_by(c, request, term, flight.reply or {}, rules.FAILED_SAVE)
+            stands_by(c, request, term, rpc.reply or {}, rules.FAILED_SAVE)
         c.fail_saves(0, fails)
-        c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c)) or not c.seat(0).up)
+        c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c)) or not c.server_state(0).up)
         c.sleep(0.01)
         terms = asked(c)
         c.restart(0)
@@ -401,11 +401,11 @@ def test_figure_8(cluster: Start) -> None:
         pause(c, leader is not None)
         if leader is not None:
             c.crash(leader)
-        down = [server for server in range(5) if not c.seat(server).up]
+        down = [server for server in range(5) if not c.server_state(server).up]
         if len(down) > 2:
             c.restart(c.random.choice(down))
     for server in range(5):
-        if not c.seat(server).up:
+        if not c.server_state(server).up:
             c.restart(server)
     c.agree("last", 5, within=20.0)
 

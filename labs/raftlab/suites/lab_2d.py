@@ -34,18 +34,18 @@ def _commands(c: Cluster, how_many: int) -> list[str]:
 
 
 def _expect_short_logs(c: Cluster) -> None:
-    c.wait_for(2.0, lambda: all(len(c.seat(server).state) <= MOST_STATE for server in c.everybody))
+    c.wait_for(2.0, lambda: all(len(c.server_state(server).state) <= MOST_STATE for server in c.everybody))
     for server in c.everybody:
-        size = len(c.seat(server).state)
+        size = len(c.server_state(server).state)
         said = f"expected S{server} to store at most {MOST_STATE:,} bytes besides the snapshot, but it stores {size:,}"
         c.expect(size <= MOST_STATE, said, rules.LOG_IS_CUT, [server])
 
 
 def _expect_saved(c: Cluster, server: int) -> None:
     """The snapshot that the service gave is on the disk by now."""
-    c.wait_for(2.0, lambda: bool(c.seat(server).snapshot))
+    c.wait_for(2.0, lambda: bool(c.server_state(server).snapshot))
     said = f"expected S{server} to save the snapshot that its service has taken, but nothing is stored"
-    c.expect(bool(c.seat(server).snapshot), said, rules.LOG_IS_CUT, [server])
+    c.expect(bool(c.server_state(server).snapshot), said, rules.LOG_IS_CUT, [server])
 
 
 def _expect_applied(c: Cluster, index: int, servers: int, said: str) -> None:
@@ -280,7 +280,7 @@ def test_snapshot_reply_proves(cluster: Start) -> None:
         c.connect(away)
         c.wait_for(CATCH_UP_LIMIT, lambda: bool(answers.messages))  # noqa: B023  (called in this round only)
         leader = c.one_leader()
-        if leader == away or {flight.src for flight, _ in answers.messages} != {leader}:
+        if leader == away or {rpc.src for rpc, _ in answers.messages} != {leader}:
             break
         c.disconnect(3 - leader - away)
         index, _, is_leader = c.propose(leader, "on the leader alone")
@@ -341,7 +341,7 @@ def test_crash_while_cutting(cluster: Start) -> None:
 @points(6)
 def test_chunks_in_any_order(cluster: Start) -> None:
     """Chunks that are missing, repeated, late or of another snapshot make no snapshot; all of them in order do."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=10_000)
     leader = Leader(c)
     rows = (
@@ -386,7 +386,7 @@ def test_chunks_in_any_order(cluster: Start) -> None:
 @points(6)
 def test_log_meets_snapshot(cluster: Start) -> None:
     """The table: every relation between a log and a snapshot that arrives, once, twice and late."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10, size=6000)
     leader = Leader(c)
     rows = (
@@ -428,7 +428,7 @@ def test_log_meets_snapshot(cluster: Start) -> None:
 @points(6)
 def test_late_entries_below_snapshot(cluster: Start) -> None:
     """Entries that a snapshot has covered meanwhile come late, and remove nothing; after a restart none is committed."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
     leader = Leader(c)
     for at in (10, 20):
@@ -453,7 +453,7 @@ def test_late_entries_below_snapshot(cluster: Start) -> None:
 @points(6)
 def test_votes_after_snapshot(cluster: Start) -> None:
     """A server whose log ends with a snapshot votes, and asks for votes, by the snapshot's last entry."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
     leader = Leader(c)
     for index in (10, 20, 30):
@@ -464,17 +464,17 @@ def test_votes_after_snapshot(cluster: Start) -> None:
             # S1 gets S0's vote and sends a snapshot in the same term; that is no reason to vote again.
             leader.term += 10
             log = {"last_log_index": index, "last_log_term": term}
-            c.puppet(1).ask(0, "request_vote", term=leader.term, candidate_id=1, **log)
+            c.scripted_server(1).ask(0, "request_vote", term=leader.term, candidate_id=1, **log)
             leader.install(index)
-            c.puppet(2).ask(0, "request_vote", term=leader.term, candidate_id=2, **log)
+            c.scripted_server(2).ask(0, "request_vote", term=leader.term, candidate_id=2, **log)
             leader.bring(index, index, "by a snapshot")
         led = leader.term
-        for life in ("before", "after"):
-            said = f"{life} a restart with a snapshot up to {index} of term {term}"
+        for incarnation in ("before", "after"):
+            said = f"{incarnation} a restart with a snapshot up to {index} of term {term}"
             leader.rival(index - 1, term, said)
             leader.rival(index + 10, term - 1, said)
             leader.rival(index + 10, 0, said)
-            received = c.puppet(1).received
+            received = c.scripted_server(1).received
             received.clear()
             c.wait_for(ELECTION_LIMIT, lambda: any(f.method == "request_vote" for f in received))  # noqa: B023
             asked = [f.args for f in received if f.method == "request_vote"]
@@ -484,11 +484,11 @@ def test_votes_after_snapshot(cluster: Start) -> None:
             # S1 has not heard of that term. S0 waits for nobody of an older one.
             deadline, above = c.now + ELECTION_LIMIT, asked[0]["term"]
             while not campaigned(c, above) and c.now < deadline:
-                c.puppet(1).send(0, "install_snapshot", term=led, leader_id=1, **leader.chunk(index, 0))
+                c.scripted_server(1).send(0, "install_snapshot", term=led, leader_id=1, **leader.chunk(index, 0))
                 c.sleep(0.04)
             text = "expected S0 to start another election although a leader of an older term keeps sending a snapshot"
             c.expect(bool(campaigned(c, above)), f"{text}, but it did not, {said}", rules.TIMER, [0])
-            if life == "before":
+            if incarnation == "before":
                 c.restart(0)
 
 
@@ -496,7 +496,7 @@ def test_votes_after_snapshot(cluster: Start) -> None:
 @points(5, networks=SIM)
 def test_snapshot_overtakes_entries(cluster: Start) -> None:
     """A snapshot arrives while entries are being applied; the service gets everything in order."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     c.unreliable(on=False, latency=(0.001, 0.001))
     leader = Leader(c)
     for at in range(0, 600, 20):
@@ -511,7 +511,7 @@ def test_snapshot_overtakes_entries(cluster: Start) -> None:
 @points(6, networks=SIM)
 def test_crash_while_installing(cluster: Start) -> None:
     """A crash while the leader's snapshot is saved loses no acknowledged entry, and leaves no half of it."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     leader = Leader(c)
     # A log that goes on behind the snapshot, and one that does not reach it.
@@ -521,8 +521,8 @@ def test_crash_while_installing(cluster: Start) -> None:
         leader.append(at, at + 13)
         c.crash_at(0, kind, nth, side)
         for part in (0, 1):
-            flight = leader.send("install_snapshot", **leader.chunk(at + last, part))
-            c.wait_for(0.5, lambda: flight.done or not c.seat(0).up)  # noqa: B023  (called in this round only)
+            rpc = leader.send("install_snapshot", **leader.chunk(at + last, part))
+            c.wait_for(0.5, lambda: rpc.done or not c.server_state(0).up)  # noqa: B023  (called in this round only)
         c.restart(0)
         said = f"when S0 crashed {side} {kind} {nth} of a snapshot's arrival"
         if last == 10:

@@ -143,7 +143,7 @@ def test_remove_a_dead_server(cluster: Start) -> None:
     said = f"expected S{leader} to take the change, but it refuses"
     c.expect(leads and index > 0, said, rules.CHANGE_ANSWERS, [leader])
     c.sleep(1.0)
-    commit = c.switch.referee.commit
+    commit = c.event_loop.referee.commit
     way = None if commit is None else commit.known.get((index, term))
     if c.committed(index)[0] == 0 and (way is None or way.old):
         return  # by way of C_old,new, which the dead one has to agree to: that is right, too
@@ -487,7 +487,7 @@ def test_removed_server_comes_back(cluster: Start) -> None:
 @points(6)
 def test_who_counts(cluster: Start) -> None:
     """The latest configuration in the log counts: when it is appended, when it is gone, after a restart, from a snapshot."""
-    c = cluster(5, puppets=range(1, 5), members=range(3))
+    c = cluster(5, scripted=range(1, 5), members=range(3))
     voters = Voters(c)
     rule = rules.MEMBERS_COUNT
     voters.elects([3, 4], False, "of whom S3 and S4 are not members", rule)
@@ -521,7 +521,7 @@ def test_who_counts(cluster: Start) -> None:
 @points(6)
 def test_leader_counts_itself_out(cluster: Start) -> None:
     """A leader that removes itself commits what most of the others have, and leads until it has committed that."""
-    c = cluster(4, puppets=range(1, 4))
+    c = cluster(4, scripted=range(1, 4))
     storing = Storing(c)
     lead(c)
     first = c.agree("by all", 1)
@@ -585,7 +585,7 @@ def test_part2_swap_all(cluster: Start) -> None:
         c.crash(server)
     agree_by(c, "by the new three", (3, 4, 5))
     c.crash(c.one_leader(among=(3, 4, 5)))
-    c.agree("by two of the new three", 2, among=[server for server in (3, 4, 5) if c.seat(server).up])
+    c.agree("by two of the new three", 2, among=[server for server in (3, 4, 5) if c.server_state(server).up])
 
 
 @points(6)
@@ -654,7 +654,7 @@ def test_part2_restart_between_two(cluster: Start) -> None:
         hold = hold_change(c, asked, "request", joint=False)
         # C_old,new is committed, and C_new is nowhere but at the leader (if that still leads).
         begun = bool(hold.messages)
-        index = max(c.switch.referee.applies.values)
+        index = max(c.event_loop.referee.applies.values)
         for server in range(6):
             c.crash(server)
         hold.drop()
@@ -715,7 +715,7 @@ def test_part2_asked_twice(cluster: Start) -> None:
         c.sleep(1.0)
         c.agree(f"after both, {number}", 2)
         told = [
-            value[1] for at, value in sorted(c.switch.referee.applies.values.items()) if value[0] == "configuration"
+            value[1] for at, value in sorted(c.event_loop.referee.applies.values.items()) if value[0] == "configuration"
         ]
         if taken:
             text = f"expected the members to be {taken[-1]} in the end, but the services were told of {told}"
@@ -746,12 +746,12 @@ def test_part2_churn(cluster: Start) -> None:
             c.disconnect(victim)
         elif chance < 0.5:
             c.heal()
-        if not c.seat(victim).up:
+        if not c.server_state(victim).up:
             c.restart(victim)
         c.sleep(c.random.uniform(0.05, 0.6))
     c.heal()
     for server in range(6):
-        if not c.seat(server).up:
+        if not c.server_state(server).up:
             c.restart(server)
     for asked in under_way:
         asked.answer()
@@ -768,7 +768,7 @@ def test_part2_service_is_told(cluster: Start) -> None:
     c.agree("by the old three", 3)
     index = reconfigure(c, (2, 3, 4, 5), among=range(6))
     agree_by(c, "by the new four", (2, 3, 4, 5))
-    told = {at: value[1] for at, value in c.switch.referee.applies.values.items() if value[0] == "configuration"}
+    told = {at: value[1] for at, value in c.event_loop.referee.applies.values.items() if value[0] == "configuration"}
     first = told.get(index)
     said = f"expected the services to be told of C_old,new at index {index}, with all who vote, [0, 1, 2, 3, 4, 5], but"
     c.expect(first == [0, 1, 2, 3, 4, 5], f"{said} they were told {first}", rules.MEMBERS_TOLD, hint=PART_2)
@@ -781,7 +781,7 @@ def test_part2_service_is_told(cluster: Start) -> None:
 @points(6)
 def test_part2_two_majorities(cluster: Start) -> None:
     """Part 2: C_old,new needs votes of most of each half: when appended, after a restart, from a snapshot."""
-    c = cluster(7, puppets=range(1, 7), members=range(3))
+    c = cluster(7, scripted=range(1, 7), members=range(3))
     voters = Voters(c)
     rule = rules.BOTH_MAJORITIES
     append(c, 1, 1000, (0, 0), [configuration(1000, [0, 3, 4, 5, 6], [0, 1, 2])])
@@ -811,7 +811,7 @@ def test_part2_two_majorities(cluster: Start) -> None:
 @points(6)
 def test_part2_two_commits(cluster: Start) -> None:
     """Part 2: a leader commits C_old,new once most of each half have it, then C_new once most of the new have it."""
-    c = cluster(7, puppets=range(1, 7), members=range(3))
+    c = cluster(7, scripted=range(1, 7), members=range(3))
     storing = Storing(c)
     lead(c)
     first = c.agree("by all", 1)

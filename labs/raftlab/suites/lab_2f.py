@@ -16,7 +16,7 @@ from collections.abc import Callable
 from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.membership import Asked, agree_by, leader_of, ready_leader, reconfigure
-from raftlab.harness.rpc import Flight
+from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.configurations import hold_change, without
 from raftlab.suites.helpers.scripted_servers import (
@@ -384,35 +384,40 @@ def test_changing_members(cluster: Start) -> None:
 def _pre_vote(c: Cluster, who: int, term: int, last: tuple[int, int]) -> Message:
     """S``who`` asks S0 whether it would vote for it."""
     log = {"last_log_index": last[0], "last_log_term": last[1]}
-    return c.puppet(who).ask(0, "pre_vote", term=term, candidate_id=who, **log)
+    return c.scripted_server(who).ask(0, "pre_vote", term=term, candidate_id=who, **log)
 
 
-def _says(granted: bool, term: int | None = None) -> Callable[[Flight], Message]:
+def _says(granted: bool, term: int | None = None) -> Callable[[Rpc], Message]:
     """A puppet's answer to a pre-vote: from the term that the asker is in, if nothing else is said."""
-    return lambda flight: {"term": flight.args["term"] - 1 if term is None else term, "vote_granted": granted}
+    return lambda rpc: {"term": rpc.args["term"] - 1 if term is None else term, "vote_granted": granted}
 
 
-def _denies(flight: Flight) -> Message:
+def _denies(rpc: Rpc) -> Message:
     """A puppet's answer to a request for its vote."""
-    return {"term": flight.args["term"], "vote_granted": False}
+    return {"term": rpc.args["term"], "vote_granted": False}
 
 
 def _pre_votes_asked(c: Cluster, above: int = 0) -> list[int]:
     """The terms above ``above`` for which S0 has asked for pre-votes in its present life."""
-    life = c.seat(0).life
-    flights = (f for puppet in c.puppets for f in puppet.received if f.method == "pre_vote" and f.src_life == life)
-    return sorted(flight.args["term"] for flight in flights if flight.args["term"] > above)
+    incarnation = c.server_state(0).incarnation
+    rpcs_by_id = (
+        f
+        for scripted_server in c.scripted
+        for f in scripted_server.received
+        if f.method == "pre_vote" and f.src_incarnation == incarnation
+    )
+    return sorted(rpc.args["term"] for rpc in rpcs_by_id if rpc.args["term"] > above)
 
 
 def _deny_all(c: Cluster) -> None:
-    for puppet in c.puppets:
-        puppet.answer.update(pre_vote=_says(False, 0), request_vote=_denies)
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(pre_vote=_says(False, 0), request_vote=_denies)
 
 
 def _wait_for_asking(c: Cluster, above: int = 0) -> int:
     """Forget what S0 asked so far, and wait until it asks for pre-votes; for which term."""
-    for puppet in c.puppets:
-        puppet.received.clear()
+    for scripted_server in c.scripted:
+        scripted_server.received.clear()
     c.wait_for(ELECTION_LIMIT, lambda: bool(_pre_votes_asked(c, above)))
     terms = _pre_votes_asked(c, above)
     said = "expected S0 to call pre_vote within 5 s" + (f" for a term above {above}" if above else "")
@@ -423,7 +428,7 @@ def _wait_for_asking(c: Cluster, above: int = 0) -> int:
 @points(6)
 def test_who_gets_a_pre_vote(cluster: Start) -> None:
     """The table: who gets a pre-vote, who does not, and that either way nothing has changed."""
-    c = cluster(5, puppets=range(1, 5))
+    c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000, (0, 0), entries(900, "one", "two"))
     rule = rules.WHO_GETS_A_PRE_VOTE
@@ -462,7 +467,7 @@ def test_who_gets_a_pre_vote(cluster: Start) -> None:
 @points(5)
 def test_a_pre_vote_is_no_vote(cluster: Start) -> None:
     """Who got a pre-vote may not get the vote: that is still free, also after a restart; and pre-votes calm nobody."""
-    c = cluster(5, puppets=range(1, 5))
+    c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     for term in (1000, 2000, 3000):
         append(c, 1, term)
@@ -476,11 +481,11 @@ def test_a_pre_vote_is_no_vote(cluster: Start) -> None:
         c.expect(reply["vote_granted"], f"{said}, but it did not", rules.PRE_VOTE_CHANGES_NOTHING, [0])
         c.restart(0)
     # S0 asks, too, however often others do.
-    for puppet in c.puppets:
-        puppet.received.clear()
+    for scripted_server in c.scripted:
+        scripted_server.received.clear()
     deadline = c.now + ELECTION_LIMIT
     while not _pre_votes_asked(c) and c.now < deadline:
-        c.puppet(2).send(0, "pre_vote", term=9000, candidate_id=2, last_log_index=9, last_log_term=9)
+        c.scripted_server(2).send(0, "pre_vote", term=9000, candidate_id=2, last_log_index=9, last_log_term=9)
         c.sleep(0.05)
     said = "expected S0 to call pre_vote within 5 s though others ask it all the time, but it did not"
     c.expect(bool(_pre_votes_asked(c)), said, rules.TIMER, [0])
@@ -489,10 +494,10 @@ def test_a_pre_vote_is_no_vote(cluster: Start) -> None:
 @points(5)
 def test_asking_changes_nothing(cluster: Start) -> None:
     """As long as most say no, S0 asks again and again for one and the same term, and stands in no election."""
-    c = cluster(5, puppets=range(1, 5))
+    c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000)
-    c.puppet(1).answer["pre_vote"] = _says(True)
+    c.scripted_server(1).answer["pre_vote"] = _says(True)
     first = _wait_for_asking(c)
     c.sleep(4.0)
     now, _ = c.get_state(0)
@@ -501,8 +506,8 @@ def test_asking_changes_nothing(cluster: Start) -> None:
     terms = set(_pre_votes_asked(c))
     said = f"expected S0 to ask for term 1001 each time, but it asked for {sorted({first, *terms})}"
     c.expect(terms == {1001}, said, rules.PRE_VOTE_CHANGES_NOTHING, [0])
-    for puppet in c.puppets:
-        puppet.answer.update(pre_vote=_says(True), request_vote=grant)
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(pre_vote=_says(True), request_vote=grant)
     c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
     leads = c.get_state(0)[1]
     c.expect(leads, "expected S0 to lead within 5 s once all say yes, but it does not", rules.STILL_ELECTED, [0])
@@ -511,30 +516,30 @@ def test_asking_changes_nothing(cluster: Start) -> None:
 @points(6)
 def test_pre_votes_of_the_past(cluster: Start) -> None:
     """Answers of a past term, or of an earlier question, do nothing; nor are they votes."""
-    c = cluster(5, puppets=range(1, 5))
+    c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000)
-    for puppet in c.puppets:
-        puppet.answer["pre_vote"] = _says(True)
+    for scripted_server in c.scripted:
+        scripted_server.answer["pre_vote"] = _says(True)
     late = c.hold("pre_vote", leg="reply")
     _wait_for_asking(c)
     c.wait_for(1.0, lambda: len(late.messages) >= 4)
     # Meanwhile there is a leader of a newer term. Then all is silent, and nobody would vote for S0.
     append(c, 2, 2000)
     _deny_all(c)
-    for puppet in c.puppets:
-        puppet.received.clear()
+    for scripted_server in c.scripted:
+        scripted_server.received.clear()
     late.release()
     c.sleep(3.0)
     now, _ = c.get_state(0)
     said = "expected S0 to stay in term 2000, as the yeses it has are for term 1001, but it is in term"
     c.expect(now == 2000 and not asked(c, 1000), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
     # Three say yes; two of them at once, and then nobody votes. The third yes comes late: it is no vote.
-    for puppet in c.puppets:
-        puppet.answer["pre_vote"] = _says(True)
+    for scripted_server in c.scripted:
+        scripted_server.answer["pre_vote"] = _says(True)
     late = c.hold("pre_vote", leg="reply", dst=3)
     more = c.hold("pre_vote", leg="reply", dst=4)
-    c.puppet(1).answer["request_vote"] = grant
+    c.scripted_server(1).answer["request_vote"] = grant
     c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c, 2000)))
     c.expect(bool(asked(c, 2000)), "expected S0 to stand for election with three of five", rules.STILL_ELECTED, [0])
     c.sleep(0.05)
@@ -550,13 +555,13 @@ def test_pre_votes_of_the_past(cluster: Start) -> None:
 @points(5)
 def test_no_with_a_higher_term(cluster: Start) -> None:
     """A no that comes with a higher term is believed: S0 asks for a term above that one, and is elected in it."""
-    c = cluster(3, puppets=(1, 2))
+    c = cluster(3, scripted=(1, 2))
     append(c, 1, 1000, (0, 0), entries(1000, "one"))
     # S2 is gone. S1 has a higher term and a shorter log: it says no to a term of the past, and needs S0's vote itself.
-    c.puppet(2).answer["pre_vote"] = lambda flight: None
-    c.puppet(1).answer["pre_vote"] = lambda flight: {
-        "term": max(5000, flight.args["term"] - 1),
-        "vote_granted": flight.args["term"] > 5000,
+    c.scripted_server(2).answer["pre_vote"] = lambda rpc: None
+    c.scripted_server(1).answer["pre_vote"] = lambda rpc: {
+        "term": max(5000, rpc.args["term"] - 1),
+        "vote_granted": rpc.args["term"] > 5000,
     }
     Follower(c, 1)
     _wait_for_asking(c, above=5000)

@@ -22,7 +22,7 @@ class Start(Protocol):
     def __call__(
         self,
         servers: int,
-        puppets: range | tuple[int, ...] = (),
+        scripted: range | tuple[int, ...] = (),
         start: bool = True,
         members: range | tuple[int, ...] | None = None,
     ) -> Cluster: ...

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftlab.harness.trace import Event, line
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.run import Implementation, Run
 from raftlab.submission import source
 from raftlab.suites import catalogue
 from raftlab.tools.test import Order
@@ -44,7 +44,7 @@ def compare(first: list[Event], second: list[Event]) -> Difference | None:
 def check(order: Order) -> int:
     """Run everything in ``order`` twice and print what differs. Returns 0 if nothing does, else 1."""
     # Two warm hosts, so that nothing lies at the same address in both.
-    impls = [Impl(order.impl), Impl(order.impl)]
+    impls = [Implementation(order.impl), Implementation(order.impl)]
     runs = different = 0
     try:
         for info, _ in order.plan:

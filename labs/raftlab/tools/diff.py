@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftlab.harness.trace import FIELDS, TELLING, Event, line, message_of
-from raftlab.runs.names import Named
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.names import NamedRun
+from raftlab.runs.run import Implementation, Run
 
 # How many endings are tried from one moment before it is given up.
 TRIES = 6
@@ -38,7 +38,7 @@ class Ending:
 class Search:
     """The endings of one run. ``tried`` and ``passed`` count them."""
 
-    def __init__(self, impl: Impl, named: Named, seconds: float) -> None:
+    def __init__(self, impl: Implementation, named: NamedRun, seconds: float) -> None:
         self._impl = impl
         self._named = named
         self._until = time.monotonic() + seconds
@@ -125,10 +125,10 @@ def _bare(event: Event) -> Event:
     return (event[1], *[value for name, value in zip(names, event[2:], strict=True) if name != "id"])
 
 
-def diff(named: Named, impl: Path, seconds: float) -> int:
+def diff(named: NamedRun, impl: Path, seconds: float) -> int:
     """Print where a failing run parts from the passing run nearest to it. Returns 1 (there is a failure), or 0 when the
     run passes."""
-    warm = Impl(impl)
+    warm = Implementation(impl)
     try:
         search = Search(warm, named, seconds)
         failing = search.play()

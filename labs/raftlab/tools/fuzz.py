@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftlab.runs import names, random_scenarios
-from raftlab.runs.run import Impl
+from raftlab.runs.run import Implementation
 from raftlab.tools import shrink_report
 from raftlab.tools.shrink import Played, play
 from raftlab.tools.test_progress import count, live
@@ -37,13 +37,13 @@ class Order:
 
 
 # The warm host of this worker process; made when it starts.
-_impl: Impl | None = None
+_impl: Implementation | None = None
 
 
 def _begin(path: str) -> None:
     global _impl
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _impl = Impl(Path(path))
+    _impl = Implementation(Path(path))
 
 
 def _one(lab: str, seed: int, preempt: bool) -> Played | None:

@@ -14,11 +14,11 @@ import pytest
 
 from raftlab.explain import render
 from raftlab.explain.failure import Failure, LabFailure
-from raftlab.harness.trace import Look
+from raftlab.harness.trace import TraceFilter
 from raftlab.runs import names
-from raftlab.runs.names import Named
+from raftlab.runs.names import NamedRun
 from raftlab.runs.record import Record
-from raftlab.runs.run import Impl, Run
+from raftlab.runs.run import Implementation, Run
 from raftlab.tools import debug
 from raftlab.tools.test import INTERRUPTED
 from raftlab.worlds.sim_world import Stop
@@ -27,11 +27,11 @@ from raftlab.worlds.sim_world import Stop
 _LAST = 6
 
 
-def replay(named: Named, impl: Path, out: Path | None, look: Look) -> int:
+def replay(named: NamedRun, impl: Path, out: Path | None, look: TraceFilter) -> int:
     """Run it again and print what ``look`` sees of it. Returns 0 passed, 1 failed, 2 could not be judged. Raises
     ``OSError`` when ``out`` cannot be written."""
     info, network = named.info, named.network
-    warm = Impl(impl)
+    warm = Implementation(impl)
     run = Run(warm, info, network, named.seed, named.preempt, called=named.file)
     try:
         record = run.judge(named.script)
@@ -54,15 +54,15 @@ def replay(named: Named, impl: Path, out: Path | None, look: Look) -> int:
     return {"passed": 0, "failed": 1, "error": 2}[record.outcome]
 
 
-def with_pdb(named: Named, impl: Path, look: Look) -> int:
+def with_pdb(named: NamedRun, impl: Path, look: TraceFilter) -> int:
     """Run it again in this process, with a prompt at ``look.until`` in the code of ``look.servers`` (if a time is given),
     at every ``breakpoint()``, and where an exception ends it. Returns 0 passed, 1 failed, 130 left by ``q``."""
-    warm = Impl(impl)
+    warm = Implementation(impl)
     run: Run | None = None
 
     def tell(frame: FrameType) -> None:
         made = None if run is None else run.made
-        for line in made.switch.trace.tail(_LAST, look.servers) if made is not None else ():
+        for line in made.event_loop.trace.tail(_LAST, look.servers) if made is not None else ():
             print(line)
         print(f"stopped at {look.until:.3f} s; n: next line, c: go on, q: leave")
         debug.stand(frame)

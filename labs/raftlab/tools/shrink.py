@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from raftlab.explain.failure import Failure
 from raftlab.runs import names, scenario
-from raftlab.runs.run import Impl, Run
-from raftlab.runs.scenario import Scenario, Stage, Step
-from raftlab.runs.scenario_recorder import Recording
+from raftlab.runs.run import Implementation, Run
+from raftlab.runs.scenario import Scenario, ScenarioPlayer, Step
+from raftlab.runs.scenario_recorder import ScenarioRecorder
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 
@@ -44,10 +44,10 @@ class Played:
     events: int
 
 
-def play(impl: Impl, each: Scenario) -> Played | None:
+def play(impl: Implementation, each: Scenario) -> Played | None:
     """Make the run. ``None`` when it passes."""
     run = Run(impl, names.info_of(each), "sim", each.seed, each.preempt)
-    stage = Stage(each)
+    stage = ScenarioPlayer(each)
     failure = run.play(stage.play)
     if failure is None:
         return None
@@ -76,7 +76,7 @@ class NotFailing(ValueError):
 class Shrinker:
     """One search. ``seconds`` is how long it may take, by the wall clock; ``tell`` hears of each step forward."""
 
-    def __init__(self, impl: Impl, seconds: float, tell: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, impl: Implementation, seconds: float, tell: Callable[[str], None] = lambda text: None) -> None:
         self._impl = impl
         self._until = time.monotonic() + seconds
         self._tell = tell
@@ -102,12 +102,12 @@ class Shrinker:
         best_seed, shown, fewest = self._other_seeds(info, seed, preempt, (first, events))
         return Shrunk(None, shown, best_seed, fewest, (0, events), why, self.tried)
 
-    def _record(self, info: TestInfo, seed: int, preempt: bool) -> tuple[Recording, Failure | None, int]:
-        run = Run(self._impl, info, "sim", seed, preempt, kind=Recording)
+    def _record(self, info: TestInfo, seed: int, preempt: bool) -> tuple[ScenarioRecorder, Failure | None, int]:
+        run = Run(self._impl, info, "sim", seed, preempt, kind=ScenarioRecorder)
         self.tried += 1
         failure = run.play(catalogue.script_of(info))
         taped = run.made
-        assert isinstance(taped, Recording)
+        assert isinstance(taped, ScenarioRecorder)
         return taped, failure, len(run.events)
 
     def _other_seeds(

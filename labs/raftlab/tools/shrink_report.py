@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from raftlab.explain import render
-from raftlab.runs.names import Named
-from raftlab.runs.run import Impl
+from raftlab.runs.names import NamedRun
+from raftlab.runs.run import Implementation
 from raftlab.tools.shrink import NotFailing, Shrinker, Shrunk
 from raftlab.tools.test_progress import count, live
 
 
-def shrink(named: Named, impl: Path, seconds: float, out: Path) -> int:
+def shrink(named: NamedRun, impl: Path, seconds: float, out: Path) -> int:
     """Search for a shorter failing run and print it; its text goes to ``out``. Returns 1 (there is a failure), or 0 when
     the run passes. Raises ``OSError`` when ``out`` cannot be written."""
-    warm = Impl(impl)
+    warm = Implementation(impl)
     shrinker = Shrinker(warm, seconds, live)
     try:
         if named.scenario is not None:
@@ -31,7 +31,7 @@ def shrink(named: Named, impl: Path, seconds: float, out: Path) -> int:
     return 1
 
 
-def told(found: Shrunk, named: Named, impl: Path, out: Path) -> str:
+def told(found: Shrunk, named: NamedRun, impl: Path, out: Path) -> str:
     """What was found, in words. Writes the scenario, if there is one, to ``out``."""
     chosen = "" if str(impl) in (".", "raft.py") else f" --impl {impl}"
     if found.scenario is None:

@@ -19,7 +19,7 @@ from raftlab.runs.run import NETWORKS
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 from raftlab.tools import debug
-from raftlab.tools.test_progress import Board
+from raftlab.tools.test_progress import ProgressBoard
 
 INTERRUPTED = 130
 
@@ -57,8 +57,8 @@ def plan(lab: str, network: str = "sim", name: str = "") -> tuple[tuple[TestInfo
     return found
 
 
-def run(order: Order, board: Board) -> int:
-    """Run the suite. Returns the exit code: see :meth:`raftlab.tools.test_progress.Board.close`; 130 after Ctrl-C."""
+def run(order: Order, board: ProgressBoard) -> int:
+    """Run the suite. Returns the exit code: that of ``ProgressBoard.close``, or 130 after Ctrl-C."""
     ears = _Ears(board)
     code = _pytest(order, ["-p", "no:terminal"], [ears])
     if code == pytest.ExitCode.INTERRUPTED:
@@ -106,7 +106,7 @@ def _pytest(order: Order, options: Sequence[str], plugins: Sequence[Any]) -> pyt
 class _Ears:
     """A pytest plugin that hears what happens and tells the board."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: ProgressBoard) -> None:
         self._board = board
         self.troubles: list[str] = []
 

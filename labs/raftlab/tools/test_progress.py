@@ -42,7 +42,7 @@ class Group:
         return [record for record in self.records if record.outcome != "passed"]
 
 
-class Board:
+class ProgressBoard:
     """Told of each run by :meth:`started` and :meth:`finished`; :meth:`close` writes the end.
 
     ``plan`` are the tests with the networks each will run on, ``seeds`` the number of runs of each there.

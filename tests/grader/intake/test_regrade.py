@@ -130,7 +130,7 @@ def test_a_fingerprint_and_an_id_for_each(tmp_path: Path) -> None:
 
 
 def test_the_same_traces_are_kept_as_in_a_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grade, "TRACE_ROOM", 550)
+    monkeypatch.setattr(grade, "TRACE_QUOTA", 550)
     submission(tmp_path, "class/alice", {"*": "fail", "trace": 100})
 
     def kept() -> set[str]:

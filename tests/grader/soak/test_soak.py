@@ -101,7 +101,7 @@ def test_failures_are_told_and_it_goes_on(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_traces_are_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soak, "TRACE_ROOM", 250)
+    monkeypatch.setattr(soak, "TRACE_QUOTA", 250)
     submission(tmp_path, "ada", {"trace": 100, **{f"second/{seed}": "fail" for seed in (5, 7, 8, 11, 13)}})
 
     def kept() -> list[int]:

@@ -10,7 +10,7 @@ def propose_everywhere(c: Cluster, command: str) -> int | None:
     """Start a command on every server that is up, each its own. Returns one that took it for a leader's, if any."""
     leader = None
     for server in range(c.size):
-        if c.seat(server).up and c.propose(server, f"{command} at S{server}")[2]:
+        if c.server_state(server).up and c.propose(server, f"{command} at S{server}")[2]:
             leader = server
     return leader
 
@@ -31,7 +31,7 @@ def churn(c: Cluster) -> None:
                 c.disconnect(c.random.randrange(5))
             server = c.random.randrange(5)
             if c.random.random() < 0.5:
-                if c.seat(server).up:
+                if c.server_state(server).up:
                     c.connect(server)
                 else:
                     c.restart(server)
@@ -48,13 +48,13 @@ def churn(c: Cluster) -> None:
                 del waiting[client]
             value = f"client {client}: {time}"
             for server in c.random.sample(range(5), 5):
-                index, _, is_leader = c.propose(server, value) if c.seat(server).up else (-1, -1, False)
+                index, _, is_leader = c.propose(server, value) if c.server_state(server).up else (-1, -1, False)
                 if is_leader:
                     waiting[client] = (index, value, c.now + 0.4)
                     break
         c.sleep(0.07)
     for server in range(5):
-        if not c.seat(server).up:
+        if not c.server_state(server).up:
             c.restart(server)
         c.connect(server)
     c.agree("last", 5, within=20.0)

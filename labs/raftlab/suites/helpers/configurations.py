@@ -9,7 +9,7 @@ from raftlab.explain.failure import Rule
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.event_loop import Hold
 from raftlab.harness.membership import Asked, configured, ready_leader, refused
-from raftlab.harness.rpc import Flight
+from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_servers import Follower, asked, campaign, grant
 
@@ -23,7 +23,9 @@ def without(members: range | list[int] | tuple[int, ...], *away: int) -> list[in
 def expect_members(c: Cluster, members: list[int], index: int, said: str) -> None:
     """Some service is told of exactly these members, at ``index`` or behind it."""
     c.wait_for(5.0, lambda: configured(c, members, index) > 0)
-    seen = [value[1] for at, value in sorted(c.switch.referee.applies.values.items()) if value[0] == "configuration"]
+    seen = [
+        value[1] for at, value in sorted(c.event_loop.referee.applies.values.items()) if value[0] == "configuration"
+    ]
     text = f"expected the services to be told of the members {members} {said}, but they were told of {seen}"
     c.expect(configured(c, members, index) > 0, text, rules.MEMBERS_TOLD)
 
@@ -107,8 +109,8 @@ class Voters:
     def __init__(self, c: Cluster) -> None:
         self.c = c
         self.granting: set[int] = set()
-        for puppet in c.puppets:
-            puppet.answer["request_vote"] = lambda flight: grant(flight) if flight.dst in self.granting else None
+        for scripted_server in c.scripted:
+            scripted_server.answer["request_vote"] = lambda rpc: grant(rpc) if rpc.dst in self.granting else None
 
     def elects(self, grants: Collection[int], wins: bool, said: str, rule: Rule, hint: str = "") -> None:
         """S0 stands for election and gets the votes of ``grants``, which are enough, or are not."""
@@ -132,14 +134,14 @@ class Storing:
 
     def __init__(self, c: Cluster) -> None:
         self.c = c
-        self.followers = {puppet.number: Follower(c, puppet.number) for puppet in c.puppets}
+        self.followers = {scripted_server.number: Follower(c, scripted_server.number) for scripted_server in c.scripted}
         self.silent_to: dict[int, list[int]] = {}
-        for puppet in c.puppets:
-            puppet.answer["append_entries"] = self._append
+        for scripted_server in c.scripted:
+            scripted_server.answer["append_entries"] = self._append
 
-    def _append(self, flight: Flight) -> Message | None:
-        members = self.silent_to.get(flight.dst)
-        return None if members and carries(members, False)(flight.args) else self.followers[flight.dst].append(flight)
+    def _append(self, rpc: Rpc) -> Message | None:
+        members = self.silent_to.get(rpc.dst)
+        return None if members and carries(members, False)(rpc.args) else self.followers[rpc.dst].append(rpc)
 
     def stop_at(self, index: int, *numbers: int) -> None:
         for number in numbers:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.rpc import Flight
+from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_servers import (
     append,
@@ -22,7 +22,7 @@ from raftlab.suites.helpers.scripted_servers import (
 
 # What is asked of S0, whose log is three entries of `term`; the last entry that it must have afterwards in any case; the
 # last one once it said success. Entries are named (index, what their term is above `term`).
-REQUESTS: dict[str, tuple[Callable[[Cluster, int], Flight], tuple[int, int], tuple[int, int]]] = {
+REQUESTS: dict[str, tuple[Callable[[Cluster, int], Rpc], tuple[int, int], tuple[int, int]]] = {
     "a vote": (lambda c, term: request_vote(c, 2, term + 100), (3, 0), (3, 0)),
     "a newer term": (lambda c, term: send_append(c, 2, term + 100, (3, term)), (3, 0), (3, 0)),
     "entries": (lambda c, term: send_append(c, 1, term, (3, term), entries(term, *"de")), (3, 0), (5, 0)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raftlab.explain import rules
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.rpc import Flight
+from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.referee.snapshots import CHUNK_BYTES as CHUNK
 
@@ -24,7 +24,7 @@ class Leader:
 
     def ask(self, method: str, **args: object) -> Message:
         for _ in range(10):
-            reply = self.c.puppet(1).ask(0, method, term=self.term, leader_id=1, **args)
+            reply = self.c.scripted_server(1).ask(0, method, term=self.term, leader_id=1, **args)
             if reply["term"] <= self.term:
                 return reply
             self.term = reply["term"] + 1
@@ -32,9 +32,9 @@ class Leader:
             "expected S0 to follow a leader that speaks to it, but it starts elections", rules.TIMER, [0]
         )
 
-    def send(self, method: str, **args: object) -> Flight:
+    def send(self, method: str, **args: object) -> Rpc:
         """The same without waiting for the answer, and only once."""
-        return self.c.puppet(1).send(0, method, term=self.term, leader_id=1, **args)
+        return self.c.scripted_server(1).send(0, method, term=self.term, leader_id=1, **args)
 
     def append(self, prev: int, last: int, commit: int = 0, term: int = 0) -> bool:
         """The entries behind ``prev`` up to ``last`` (of another ``term`` than the leader's own); whether S0 took them."""
@@ -80,7 +80,7 @@ class Leader:
         """S2 asks for a vote with a log that lacks committed entries, so it must not get one."""
         self.term += 1
         log = {"last_log_index": last_index, "last_log_term": last_term}
-        reply = self.c.puppet(2).ask(0, "request_vote", term=self.term, candidate_id=2, **log)
+        reply = self.c.scripted_server(2).ask(0, "request_vote", term=self.term, candidate_id=2, **log)
         text = f"expected S0 to refuse a candidate whose log ends with index {last_index} of term {last_term}, {said}"
         self.c.expect(not reply["vote_granted"], f"{text}, but it voted for it", rules.NEWER_LOG, [0])
         self.term += 1

@@ -13,7 +13,7 @@ from typing import Any
 from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
-from raftlab.harness.rpc import Flight
+from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 
 
@@ -26,8 +26,8 @@ def ask_vote(c: Cluster, who: int, term: int) -> Message:
     return c.reply_to(request_vote(c, who, term))
 
 
-def request_vote(c: Cluster, who: int, term: int) -> Flight:
-    return c.puppet(who).send(
+def request_vote(c: Cluster, who: int, term: int) -> Rpc:
+    return c.scripted_server(who).send(
         0, "request_vote", term=term, candidate_id=who, last_log_index=10_000, last_log_term=term - 1
     )
 
@@ -41,8 +41,8 @@ def append(
 
 def send_append(
     c: Cluster, who: int, term: int, prev: tuple[int, int] = (0, 0), entries: Sequence[Message] = (), commit: int = 0
-) -> Flight:
-    return c.puppet(who).send(
+) -> Rpc:
+    return c.scripted_server(who).send(
         0,
         "append_entries",
         term=term,
@@ -56,9 +56,13 @@ def send_append(
 
 def asked(c: Cluster, above: int = 0) -> list[int]:
     """The terms above ``above`` in which S0 has asked for votes in its present life."""
-    life = c.seat(0).life
-    flights = (flight for puppet in c.puppets for flight in puppet.received if flight.method == "request_vote")
-    return sorted(flight.args["term"] for flight in flights if flight.src_life == life and flight.args["term"] > above)
+    incarnation = c.server_state(0).incarnation
+    rpcs_by_id = (
+        rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "request_vote"
+    )
+    return sorted(
+        rpc.args["term"] for rpc in rpcs_by_id if rpc.src_incarnation == incarnation and rpc.args["term"] > above
+    )
 
 
 def campaign(c: Cluster, above: int = 0) -> int:
@@ -69,12 +73,12 @@ def campaign(c: Cluster, above: int = 0) -> int:
     return terms[-1]
 
 
-def grant(flight: Flight) -> Message:
-    return {"term": flight.args["term"], "vote_granted": True}
+def grant(rpc: Rpc) -> Message:
+    return {"term": rpc.args["term"], "vote_granted": True}
 
 
-def accept(flight: Flight) -> Message:
-    return {"term": flight.args["term"], "success": True}
+def accept(rpc: Rpc) -> Message:
+    return {"term": rpc.args["term"], "success": True}
 
 
 def in_term(c: Cluster, term: int) -> None:
@@ -131,10 +135,10 @@ class Follower:
         self.log = [] if log is None else log
         self.limit = limit
         self.silent = False
-        c.puppet(number).answer.update(request_vote=grant, append_entries=self.append)
+        c.scripted_server(number).answer.update(request_vote=grant, append_entries=self.append)
 
-    def append(self, flight: Flight) -> Message | None:
-        args = flight.args
+    def append(self, rpc: Rpc) -> Message | None:
+        args = rpc.args
         prev, entries = args["prev_log_index"], args["entries"]
         if self.silent or prev + len(entries) > self.limit:
             return None

@@ -27,8 +27,8 @@ from benchmarks.measure import Brought, Grading, Servers, Written
 from benchmarks.plot import Bars, Lines
 from benchmarks.test_rpyc_speed import bare_rate, switch_rate
 from benchmarks.test_sim_speed import Idle, idle_life, start_ms
-from raftgrade.safe_text import count, duration
 from raftlab import labs
+from raftlab.safe_text import count, duration
 from raftlab.worlds.host_process import WarmHost
 from tests.conftest import ROOT, SOLUTION
 

@@ -11,8 +11,8 @@ from tests.conftest import ROOT
 
 # Folders and top-level modules of each package, lowest level first. A module may import from its own level and below.
 LAB_LEVELS = (
-    ("__init__", "api", "labs", "seeds", "explain", "sandbox"),
-    ("messages", "referee"),
+    ("__init__", "api", "labs", "seeds", "safe_text", "explain", "sandbox"),
+    ("command_line", "messages", "referee"),
     ("submission",),
     ("host",),
     ("worlds",),
@@ -23,7 +23,7 @@ LAB_LEVELS = (
     ("cli",),
 )
 GRADER_LEVELS = (
-    ("__init__", "stats", "safe_text", "failure_classes"),
+    ("__init__", "stats", "failure_classes"),
     ("plan", "rubric", "progress"),
     ("results",),
     ("marks", "spill", "reports"),

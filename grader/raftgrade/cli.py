@@ -9,11 +9,8 @@ with what was done so far in the report.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,16 +23,16 @@ from raftgrade.engines import engine
 from raftgrade.engines.commands import Commands, RaftlabCommands
 from raftgrade.intake import submissions
 from raftgrade.intake.intake import code, still_holds, take_in
-from raftgrade.options import CANNOT, readable
+from raftgrade.options import readable
 from raftgrade.plan import CannotStart, Listed, expect, named_labs
 from raftgrade.proof import bug_bank, kill_rates
 from raftgrade.proof import page as proof_page
 from raftgrade.reports import formats, gradescope, table
 from raftgrade.results import Report, exit_code
 from raftgrade.rubric import Rubric
-from raftgrade.safe_text import count, printable
 from raftgrade.soak import log, soak
-from raftlab import labs
+from raftlab import command_line, labs
+from raftlab.safe_text import count, printable
 from raftlab.sandbox import levels
 from raftlab.suites import catalogue
 
@@ -64,41 +61,23 @@ class Tools:
 
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
     """Run the command line ``argv``. Returns the exit code; raises ``SystemExit`` where argparse does."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that lacks a character gets an escape, not an exception.
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    command_line.tolerate_narrow_terminals()
     arguments = options.parser().parse_args(argv)
-    try:
-        if arguments.command == "report":
-            return _report(arguments, tools or Tools())
-        if arguments.command == "rubric":
-            sys.stdout.write(rubric.default_text())
-            return 0
-        if arguments.command == "soak":
-            return _soak(arguments, tools or Tools())
-        if arguments.command == "gradescope-zip":
-            return _gradescope_zip(arguments, tools or Tools())
-        if arguments.command == "proof":
-            return _proof(arguments)
-        return _run(arguments, tools or Tools())
-    except REFUSALS as exc:
-        print(f"raftgrade: {printable(str(exc))}", file=sys.stderr)
-        return CANNOT
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (head, less). Python would complain once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CANNOT
-    except OSError as exc:
-        print(f"raftgrade: the report cannot be written: {printable(str(exc))}", file=sys.stderr)
-        return CANNOT
-    except KeyboardInterrupt:
-        return 130
-    except Exception:
-        # Python's own exit code for this is 1, and 1 says that a submission failed.
-        traceback.print_exc()
-        print("raftgrade: this is a fault of raftgrade, not of a submission", file=sys.stderr)
-        return CANNOT
+    chosen = tools or Tools()
+    commands: dict[str, Callable[[], int]] = {
+        "run": lambda: _run(arguments, chosen),
+        "report": lambda: _report(arguments, chosen),
+        "rubric": _print_rubric,
+        "soak": lambda: _soak(arguments, chosen),
+        "gradescope-zip": lambda: _gradescope_zip(arguments, chosen),
+        "proof": lambda: _proof(arguments),
+    }
+    return command_line.run("raftgrade", commands[arguments.command], REFUSALS, "the report cannot be written")
+
+
+def _print_rubric() -> int:
+    sys.stdout.write(rubric.default_text())
+    return 0
 
 
 def _report(arguments: argparse.Namespace, tools: Tools) -> int:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from raftgrade.plan import Settings
 from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult
 from raftgrade.rubric import Curve, Rubric
-from raftgrade.safe_text import count, printable
+from raftlab.safe_text import count, printable
 
 _DIGITS = 4  # of points: enough that no sum of a lab is off by a visible amount
 

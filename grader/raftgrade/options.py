@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from pathlib import Path
-from typing import NoReturn
 
 from raftgrade import __version__
 from raftgrade.plan import NETWORKS, CannotStart, Settings, named_labs
 from raftgrade.proof.kill_rates import Settings as ProofSettings
 from raftgrade.rubric import Rubric
-from raftgrade.safe_text import printable
 from raftgrade.stats import Sequential, until
+from raftlab import command_line
+from raftlab.safe_text import printable
 from raftlab.sandbox import levels
 
-CANNOT = 2
 FORMATS = ("table", "csv", "json", "junit", "github", "gradescope", "canvas", "moodle", "html")
 
 
-class _Parser(argparse.ArgumentParser):
-    """One clear sentence instead of the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(CANNOT, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
-
-
 def parser() -> argparse.ArgumentParser:
-    made = _Parser(
+    made = command_line.Parser(
         prog="raftgrade",
         description="Grade Raft submissions with raftlab's staged tests.",
-        epilog="exit codes: 0 all passed; 1 something failed; 2 could not judge, a submission was refused, "
-        "or the command line was wrong; 130 interrupted",
+        epilog=command_line.EXIT_CODES,
     )
     made.add_argument("--version", action="version", version=f"raftgrade {__version__}")
     commands = made.add_subparsers(
@@ -94,7 +84,7 @@ def proof_settings(arguments: argparse.Namespace) -> ProofSettings:
         raise CannotStart(f"--hard-seeds ({arguments.hard_seeds}) must not be below --seeds ({arguments.seeds})")
     if arguments.soak is not None and arguments.page is None:
         raise CannotStart("--soak goes with --page")
-    return ProofSettings(arguments.seeds, arguments.hard_seeds, arguments.jobs or len(os.sched_getaffinity(0)))
+    return ProofSettings(arguments.seeds, arguments.hard_seeds, arguments.jobs or command_line.processors())
 
 
 def proof_command(arguments: argparse.Namespace) -> str:
@@ -205,7 +195,7 @@ def settings(arguments: argparse.Namespace, rubric: Rubric) -> Settings:
         seed=arguments.seed,
         # Runs on the real network mostly wait, so two for each processor end sooner than one. The simulator's runs
         # step aside for them (see jobs.py).
-        jobs=arguments.jobs or 2 * (os.cpu_count() or 1),
+        jobs=arguments.jobs or 2 * command_line.processors(),
         until=sure,
         hidden=rubric.hidden.seeds() if rubric.hidden.runs and "sim" in networks else None,
     )

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from raftgrade.safe_text import duration, one_line
 from raftlab.runs.record import Outcome, Record
+from raftlab.safe_text import duration, one_line
 
 REDRAW_S = 0.1
 LINE_S = 10.0

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from raftgrade.safe_text import one_line, printable
+from raftlab.safe_text import one_line, printable
 
 Rule = Literal["all-or-nothing", "proportional", "curve"]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]

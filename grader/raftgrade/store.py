@@ -26,9 +26,9 @@ import msgspec
 
 from raftgrade.plan import Settings
 from raftgrade.results import SCHEMA, Report, SubmissionResult
-from raftgrade.safe_text import printable
 from raftgrade.spill import SpillFile
 from raftgrade.tally import Entry, Ran, Refused, Tally
+from raftlab.safe_text import printable
 
 REPORT = "report.json"
 RECORDS = "records.jsonl"

@@ -7,42 +7,23 @@ something failed; 2 could not be judged, or bad input; 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from raftlab import __version__, labs
+from raftlab import __version__, command_line, labs
 from raftlab.harness.trace import BadTrace, TraceFilter
 from raftlab.runs import names
 from raftlab.runs.run import NETWORKS, seeds_of
 from raftlab.suites import catalogue
-from raftlab.tools import (
-    check,
-    determinism,
-    fuzz,
-    replay,
-    shrink_report,
-    view,
-)
-from raftlab.tools import (
-    diff as endings,
-)
-from raftlab.tools import (
-    new as starter,
-)
-from raftlab.tools import (
-    test as session,
-)
+from raftlab.tools import check, determinism, diff, fuzz, new, replay, shrink_report, view
+from raftlab.tools import test as test_command
 from raftlab.tools.test_progress import ProgressBoard
 from raftlab.viewer import page
 
-CANNOT = 2
 OUT = Path("raftlab-out")
 
 
@@ -50,69 +31,40 @@ class CannotDo(Exception):
     """The command line asks for something that cannot be done. The message is one sentence."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """One clear sentence instead of the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(CANNOT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+REFUSALS = (
+    CannotDo,
+    new.CannotStart,
+    test_command.NothingToRun,
+    names.BadName,
+    view.BadRequest,
+    page.CannotShow,
+    BadTrace,
+    catalogue.UnknownTest,
+    labs.UnknownLab,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``. Returns the exit code; raises ``SystemExit`` where argparse does."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that lacks a character gets an escape, not an exception.
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    command_line.tolerate_narrow_terminals()
     arguments = _parser().parse_args(argv)
-    try:
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
-        return code
-    except (
-        CannotDo,
-        starter.CannotStart,
-        session.NothingToRun,
-        names.BadName,
-        view.BadRequest,
-        page.CannotShow,
-        BadTrace,
-        catalogue.UnknownTest,
-        labs.UnknownLab,
-    ) as exc:
-        print(f"raftlab: {exc}", file=sys.stderr)
-        return CANNOT
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (head, less). Python would complain once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CANNOT
-    except OSError as exc:
-        print(f"raftlab: {exc.filename or 'a file'} cannot be used: {exc.strerror}", file=sys.stderr)
-        return CANNOT
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return session.INTERRUPTED
-    except Exception:
-        # Python's own exit code for this is 1, and 1 says that a test failed.
-        traceback.print_exc()
-        print("raftlab: this is a fault of raftlab, not of your code", file=sys.stderr)
-        return CANNOT
+    return command_line.run("raftlab", lambda: arguments.run(arguments), REFUSALS, cannot_write="")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="raftlab",
         description="Learn Raft by writing it.",
-        epilog="exit codes: 0 all passed; 1 something failed; 2 could not be judged, or the command line was "
-        "wrong; 130 interrupted",
+        epilog=command_line.EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"raftlab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    new = commands.add_parser("new", help="make a folder to work in", description="Make a folder to work in.")
-    new.add_argument("dir", type=Path, metavar="DIR")
-    new.add_argument("--from", dest="start", default="", metavar="LAB", help="join late: the labs before are solved")
-    new.add_argument("--force", action="store_true", help="overwrite the starter files that are there")
-    new.set_defaults(run=_new)
+    make = commands.add_parser("new", help="make a folder to work in", description="Make a folder to work in.")
+    make.add_argument("dir", type=Path, metavar="DIR")
+    make.add_argument("--from", dest="start", default="", metavar="LAB", help="join late: the labs before are solved")
+    make.add_argument("--force", action="store_true", help="overwrite the starter files that are there")
+    make.set_defaults(run=_new)
 
     test = commands.add_parser("test", help="run a lab's tests", description="Run a lab's tests.")
     test.add_argument("lab", metavar="LAB", help="2A, ...: see `raftlab labs`")
@@ -184,7 +136,7 @@ def _add_impl(parser: argparse.ArgumentParser) -> None:
 def _new(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.dir
     lab = labs.find(arguments.start or next(iter(labs.LABS))).name
-    for name in starter.new(folder, arguments.force, lab):
+    for name in new.new(folder, arguments.force, lab):
         print(f"  {folder / name}")
     print(f"Your code goes into {folder / 'raft.py'}. Start here:  cd {folder} && raftlab test {lab}")
     return 0
@@ -200,17 +152,17 @@ def _test(arguments: argparse.Namespace) -> int:
             raise CannotDo(f"--pdb wants one seed, as in --seeds {seeds.start}:{seeds.start + 1}")
     if arguments.check_determinism and (arguments.network != "sim" or arguments.pdb):
         raise CannotDo("--check-determinism works in the simulator only: leave --network and --pdb away")
-    plan = session.plan(lab.name, arguments.network, arguments.name)
+    plan = test_command.plan(lab.name, arguments.network, arguments.name)
     impl = _impl(arguments, lab.name, arguments.pdb)
-    order = session.Order(impl, lab.name, plan, arguments.network, seeds, not arguments.no_preempt, OUT)
+    order = test_command.Order(impl, lab.name, plan, arguments.network, seeds, not arguments.no_preempt, OUT)
     if arguments.check_determinism:
         return determinism.check(order)
     if arguments.pdb:
-        return session.run_with_pdb(order)
+        return test_command.run_with_pdb(order)
     live = sys.stdout.isatty()
     columns = shutil.get_terminal_size().columns
     colour = live and not os.environ.get("NO_COLOR")
-    return session.run(order, ProgressBoard(sys.stdout, lab.name, plan, len(seeds), live, colour, columns))
+    return test_command.run(order, ProgressBoard(sys.stdout, lab.name, plan, len(seeds), live, colour, columns))
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -236,7 +188,7 @@ def _shrink(arguments: argparse.Namespace) -> int:
 
 def _diff(arguments: argparse.Namespace) -> int:
     named = names.named(arguments.name, "sim", not arguments.no_preempt)
-    return endings.diff(named, _impl(arguments, named.info.lab), _seconds(arguments.time))
+    return diff.diff(named, _impl(arguments, named.info.lab), _seconds(arguments.time))
 
 
 def _fuzz(arguments: argparse.Namespace) -> int:
@@ -249,7 +201,7 @@ def _fuzz(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 0:
         raise CannotDo(f"--jobs wants a number from 1 on, not {arguments.jobs}")
     impl = _impl(arguments, lab)
-    jobs = arguments.jobs or fuzz.jobs_here()
+    jobs = arguments.jobs or command_line.processors()
     return fuzz.run(fuzz.Order(impl, lab, first, runs, seconds, jobs, not arguments.no_preempt, OUT))
 
 

@@ -1,23 +1,49 @@
-"""The ladder: which labs there are, what each adds, and what it asks of the student's class."""
+"""The labs: what each one adds, which methods and features it needs, and where its suite is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Feature = Literal["log", "durable", "snapshots", "membership", "pre_vote"]
+"""What servers can do from some lab on. Rules, scenarios and random scenarios ask for a feature, never for a lab's name.
+
+- ``log``: servers replicate a log and apply it.
+- ``durable``: servers save their state and survive a crash.
+- ``snapshots``: services take snapshots, and leaders install them.
+- ``membership``: the set of servers that vote can change.
+- ``pre_vote``: servers ask whether they would win before they start an election.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """One rung. ``methods`` are what ``Raft`` must have from here on; ``module`` holds its suite."""
+    """One lab.
+
+    Attributes:
+        name: as the command line takes it, such as ``"2A"``.
+        title: one word, such as ``"election"``.
+        adds: what the student adds in this lab, as a phrase.
+        methods: the methods that ``Raft`` must have from this lab on.
+        features: what the servers of this lab can do, earlier labs included.
+        module: the dotted name of the suite's module.
+    """
 
     name: str
     title: str
     adds: str
     methods: tuple[str, ...]
+    features: frozenset[Feature]
     module: str
 
+    def has(self, feature: Feature) -> bool:
+        """Whether servers of this lab have ``feature``."""
+        return feature in self.features
 
-_RAFT = ("start", "get_state", "request_vote", "append_entries")
-_SNAPSHOTS = (*_RAFT, "snapshot", "install_snapshot")
+
+_METHODS = ("start", "get_state", "request_vote", "append_entries")
+_WITH_SNAPSHOTS = (*_METHODS, "snapshot", "install_snapshot")
+_WITH_MEMBERSHIP = (*_WITH_SNAPSHOTS, "change_membership")
 
 LABS: dict[str, Lab] = {
     lab.name: lab
@@ -26,42 +52,48 @@ LABS: dict[str, Lab] = {
             "2A",
             "election",
             "terms, votes, heartbeats, randomised timeouts",
-            _RAFT,
+            _METHODS,
+            frozenset(),
             "raftlab.suites.lab_2a",
         ),
         Lab(
             "2B",
             "replication",
             "the log, the consistency check, the commit rule, fast backup",
-            _RAFT,
+            _METHODS,
+            frozenset({"log"}),
             "raftlab.suites.lab_2b",
         ),
         Lab(
             "2C",
             "persistence",
             "what must be durable before an answer leaves, restarts",
-            _RAFT,
+            _METHODS,
+            frozenset({"log", "durable"}),
             "raftlab.suites.lab_2c",
         ),
         Lab(
             "2D",
             "snapshots",
             "log compaction, InstallSnapshot in chunks, restart from a snapshot",
-            _SNAPSHOTS,
+            _WITH_SNAPSHOTS,
+            frozenset({"log", "durable", "snapshots"}),
             "raftlab.suites.lab_2d",
         ),
         Lab(
             "2E",
             "membership",
             "servers that come and go: one at a time, then any set by joint consensus; learners",
-            (*_SNAPSHOTS, "change_membership"),
+            _WITH_MEMBERSHIP,
+            frozenset({"log", "durable", "snapshots", "membership"}),
             "raftlab.suites.lab_2e",
         ),
         Lab(
             "2F",
             "PreVote",
             "leadership that a cut-off or removed server cannot disturb, and leaders that notice when they are alone",
-            (*_SNAPSHOTS, "change_membership", "pre_vote"),
+            (*_WITH_MEMBERSHIP, "pre_vote"),
+            frozenset({"log", "durable", "snapshots", "membership", "pre_vote"}),
             "raftlab.suites.lab_2f",
         ),
     )

@@ -243,7 +243,7 @@ def test_a_fault_of_the_graders_own_fails_nobody(
     assert run("alice") == 2
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
-    assert err.endswith("raftgrade: this is a fault of raftgrade, not of a submission\n")
+    assert err.endswith("raftgrade: this is a bug in raftgrade, not in the code under test\n")
 
 
 def test_a_path_that_looks_like_an_option(tmp_path: Path) -> None:

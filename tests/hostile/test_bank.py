@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from raftgrade.safe_text import printable
+from raftlab.safe_text import printable
 from raftlab.sandbox import levels
 from tests.hostile import bank
 from tests.hostile.bank import BANK, Entry

@@ -28,12 +28,12 @@ from raftgrade.engines.engine import Engine
 from raftgrade.engines.jobs import Checked, Finished, run_check, run_job
 from raftgrade.plan import CannotStart, Job, Settings
 from raftgrade.results import Problem, SubmissionResult
-from raftgrade.safe_text import one_line, printable
 from raftgrade.store import Store
 from raftlab.explain.failure import Failure
 from raftlab.runs.record import Record
 from raftlab.runs.run import replay_command
 from raftlab.runs.trace_quota import TraceQuota
+from raftlab.safe_text import one_line, printable
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Level
 

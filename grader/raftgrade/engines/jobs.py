@@ -20,9 +20,9 @@ from raftgrade.engines.child_processes import Children, Ended
 from raftgrade.engines.commands import Commands, environment
 from raftgrade.plan import Job
 from raftgrade.results import Problem
-from raftgrade.safe_text import count, printable
 from raftlab.explain.failure import Failure
 from raftlab.runs.record import SCHEMA, End, Outcome, Record, from_line
+from raftlab.safe_text import count, printable
 from raftlab.sandbox.levels import Level
 
 # Seconds without a new record after which a job is stopped: far beyond the limits that the job itself keeps.

@@ -19,9 +19,9 @@ from raftgrade.intake import staging
 from raftgrade.intake.submissions import Found
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Problem, Report, SubmissionResult
-from raftgrade.safe_text import printable
 from raftgrade.store import Earlier, Store
 from raftgrade.tally import Entry, Ran, Refused, blank
+from raftlab.safe_text import printable
 
 HANDOUT = "handouts/confinement.md"
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from raftgrade.intake.submissions import MAIN, NOT_STUDENTS, Submission
-from raftgrade.safe_text import printable
+from raftlab.safe_text import printable
 from raftlab.submission import source
 
 MAX_FILES = 2000

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from raftgrade.safe_text import printable
+from raftlab.safe_text import printable
 
 MAIN = "raft.py"
 NOT_STUDENTS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}

@@ -16,8 +16,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raftgrade.safe_text import count, printable
 from raftlab import labs
+from raftlab.safe_text import count, printable
 from raftlab.suites import catalogue
 
 HARDNESS = ("easy", "medium", "hard")

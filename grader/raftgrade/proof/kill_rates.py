@@ -39,10 +39,10 @@ from raftgrade.engines.jobs import SILENCE_S
 from raftgrade.intake.intake import code
 from raftgrade.progress import Progress
 from raftgrade.proof.bug_bank import Bug
-from raftgrade.safe_text import one_line, printable
 from raftgrade.stats import clopper_pearson
 from raftlab.runs.record import Outcome
 from raftlab.runs.run import Implementation, Run
+from raftlab.safe_text import one_line, printable
 from raftlab.suites import catalogue
 
 PASSES = "passes.jsonl"

@@ -10,10 +10,10 @@ import tabulate
 
 from raftgrade.proof.bug_bank import HARDNESS, Bank
 from raftgrade.proof.kill_rates import Settings, Trial
-from raftgrade.safe_text import count, duration, one_line, printable
 from raftgrade.soak.log import Block, column, newest
 from raftgrade.stats import clopper_pearson
 from raftlab import labs
+from raftlab.safe_text import count, duration, one_line, printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from statistics import mean, median
 
 from raftgrade import failure_classes
 from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
-from raftgrade.safe_text import count, number, one_line
 from raftlab.explain.failure import Rule
+from raftlab.safe_text import count, number, one_line
 
 SLOWEST = 10
 RULES = 10

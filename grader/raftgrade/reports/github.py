@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raftgrade.reports import table
 from raftgrade.results import Bad, Report, SubmissionResult, TestResult, passed
-from raftgrade.safe_text import duration, number, one_line, spans
+from raftlab.safe_text import duration, number, one_line, spans
 
 MOST_ERRORS = 10  # GitHub shows no more in a step
 MOST_BYTES = 1024 * 1024 - 4096  # of a step's summary

@@ -7,7 +7,7 @@ import io
 import re
 
 from raftgrade.results import Report, SubmissionResult
-from raftgrade.safe_text import count, number, one_line, printable
+from raftlab.safe_text import count, number, one_line, printable
 
 TITLE = "raftlab"  # of the column, when the gradebook has none for it
 # Where each system says who somebody is, the surest first. A submission may be called by any of them.

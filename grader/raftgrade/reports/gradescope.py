@@ -16,8 +16,8 @@ import raftlab
 from raftgrade.reports import table
 from raftgrade.reports.student_view import for_students
 from raftgrade.results import Report, SubmissionResult, TestResult, passed
-from raftgrade.safe_text import count, number, one_line, printable, spans
 from raftlab.explain import render as explain
+from raftlab.safe_text import count, number, one_line, printable, spans
 
 MOST_OUTPUT = 20_000  # characters of one test
 _NEEDS = ("greenlet", "msgspec", "pytest", "pytest-timeout", "rpyc", "tabulate")

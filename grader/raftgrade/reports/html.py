@@ -16,8 +16,8 @@ from pathlib import Path
 from raftgrade.reports import charts, student_pages, table
 from raftgrade.reports.student_pages import Pictures
 from raftgrade.results import Bad, Report, SubmissionResult
-from raftgrade.safe_text import count, duration, one_line
 from raftlab.harness.trace import BadTrace
+from raftlab.safe_text import count, duration, one_line
 from raftlab.viewer import page
 
 MOST_PICTURES = 12  # of one student: one for each way to fail is what people look at

@@ -6,8 +6,8 @@ from xml.etree import ElementTree as xml
 
 from raftgrade.reports import table
 from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
-from raftgrade.safe_text import count, printable, spans
 from raftlab.explain import render as explain
+from raftlab.safe_text import count, printable, spans
 
 MOST = 3  # failures that are told in full for one test
 

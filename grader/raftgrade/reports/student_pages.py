@@ -8,9 +8,9 @@ from html import escape
 from raftgrade import failure_classes
 from raftgrade.reports.charts import attr, cell, clean_tests
 from raftgrade.results import Bad, NetworkResult, Report, SubmissionResult, TestResult, passed
-from raftgrade.safe_text import count, number, one_line, printable, spans
 from raftlab.explain import render
 from raftlab.explain.failure import Failure
+from raftlab.safe_text import count, number, one_line, printable, spans
 
 Pictures = dict[tuple[str, str], str]  # slug, trace → link
 OPEN = 3  # ways to fail that are told without a click

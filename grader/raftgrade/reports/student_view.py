@@ -8,8 +8,8 @@ import shlex
 import msgspec
 
 from raftgrade.results import Bad, NetworkResult, Report, SubmissionResult
-from raftgrade.safe_text import printable
 from raftlab.explain.failure import Failure
+from raftlab.safe_text import printable
 
 
 class NoSuchStudent(Exception):

@@ -10,7 +10,7 @@ import tabulate
 
 from raftgrade.plan import LeftOut
 from raftgrade.results import Bad, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
-from raftgrade.safe_text import count, duration, number, one_line, printable, spans
+from raftlab.safe_text import count, duration, number, one_line, printable, spans
 from raftlab.sandbox.levels import Sandbox
 
 WIDTH = 100

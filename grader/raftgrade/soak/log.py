@@ -19,8 +19,8 @@ from typing import BinaryIO, Literal
 import msgspec
 import tabulate
 
-from raftgrade.safe_text import count, duration, printable
 from raftgrade.store import NotOurs
+from raftlab.safe_text import count, duration, printable
 
 BLOCKS = "soak.jsonl"
 FAILURES = "failures.jsonl"

@@ -32,13 +32,14 @@ from raftgrade.intake import staging, submissions
 from raftgrade.intake.intake import code
 from raftgrade.intake.submissions import Found
 from raftgrade.plan import NETWORKS, CannotStart, JobOwner, Listed, cut, named_labs
-from raftgrade.safe_text import count, one_line, printable
 from raftgrade.soak import log as soak_log
 from raftgrade.soak import process_monitor
 from raftgrade.soak.log import Block, Failed, Kind, Log, Megabytes
+from raftlab import command_line
 from raftlab.runs import random_scenarios
 from raftlab.runs.record import Record
 from raftlab.runs.trace_quota import TraceQuota
+from raftlab.safe_text import count, one_line, printable
 from raftlab.sandbox.levels import Sandbox
 
 SEEDS = {"suite sim": 50, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
@@ -130,9 +131,9 @@ def order(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> O
         seconds=math.inf if arguments.hours is None else arguments.hours * 3600,
         passes=arguments.passes,
         seed=arguments.seed,
-        jobs=arguments.jobs or 2 * (os.cpu_count() or 1),
+        jobs=arguments.jobs or 2 * command_line.processors(),
         fuzz=arguments.fuzz and "sim" in networks,
-        hogs=len(os.sched_getaffinity(0)) if arguments.hog else 0,
+        hogs=command_line.processors() if arguments.hog else 0,
         out=Path(arguments.out),
         sandbox=sandbox(arguments.sandbox),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
+from raftlab import labs
 from raftlab.referee.append_only import AppendOnly
 from raftlab.referee.applied import Applied
 from raftlab.referee.base import Invariant
@@ -25,20 +26,21 @@ class Referee(Invariant):
     script's and not Raft's, only those that look at a single server."""
 
     def __init__(self, lab: str, servers: int, scripted: bool = False, members: Collection[int] | None = None) -> None:
-        durable = lab >= "2C"
+        has = labs.find(lab).has
+        durable = has("durable")
         self.applies = Applied()
         self.commit: Commit | None = None
         every: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]
         if durable:
             every.append(Durable())
-        if lab >= "2B" and not scripted:
+        if has("log") and not scripted:
             # In this order: each looks at what those before it have found.
             shown = AppendOnly(durable)
             commit = Commit(range(servers) if members is None else members, shown)
             every += [shown, LogMatching(shown), commit, Completeness(shown, commit), Snapshots(self.applies)]
-            if lab >= "2E":
+            if has("membership"):
                 every.append(Configurations(servers, shown, commit))
-            if lab >= "2F":
+            if has("pre_vote"):
                 every.append(PreVote(commit))
             self.commit = commit
         every.append(self.applies)

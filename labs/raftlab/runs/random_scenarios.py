@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from raftlab import labs
 from raftlab.runs.scenario import Scenario, Step
 from raftlab.seeds import derive
 
@@ -33,6 +34,7 @@ def generate(lab: str, seed: int) -> Scenario:
 class _Generator:
     def __init__(self, lab: str, rng: random.Random) -> None:
         self._lab = lab
+        self._has = labs.find(lab).has
         self._rng = rng
         self._servers = rng.choice((3, 3, 3, 4, 5, 5, 5, 6, 7))
         self._steps: list[Step] = []
@@ -47,10 +49,10 @@ class _Generator:
     def scenario(self, seed: int) -> Scenario:
         rng = self._rng
         members = 0
-        if self._lab >= "2E":
+        if self._has("membership"):
             # Some run on, unknown to the others, until somebody lets them in.
             members = rng.choice((0, rng.randint(1, self._servers)))
-        if self._lab >= "2D":
+        if self._has("snapshots"):
             self._say("snapshots", rng.choice((3, 5, 10)), rng.choice((0, 0, 500, 10_000)))
         self._name("leader")
         if rng.random() < 0.5:
@@ -58,7 +60,7 @@ class _Generator:
         # Each run has its own mix, so that some are all about crashes and some have none.
         deeds = {deed: rng.choice((0, 1, 1, 2, 4)) * weight for deed, weight in self._deeds().items()}
         deeds[_Generator._find] = 6
-        if self._lab >= "2B":
+        if self._has("log"):
             deeds[_Generator._propose] = 8
         for _ in range(rng.randint(8, 30)):
             (deed,) = rng.choices(list(deeds), list(deeds.values()))
@@ -76,12 +78,12 @@ class _Generator:
             kinds._let_go: 3, kinds._pause: 1, kinds._resume: 2, kinds._clock: 0.5, kinds._unreliable: 1,
             kinds._reliable: 1,
         }  # fmt: skip
-        if self._lab >= "2B":
+        if self._has("log"):
             found |= {kinds._slow: 0.5, kinds._left_behind: 1, kinds._left_alone: 1}
-        if self._lab >= "2C":
+        if self._has("durable"):
             found |= {kinds._crash: 3, kinds._restart: 4, kinds._crash_at: 2, kinds._fail_saves: 0.5}
             found[kinds._restarts_in_an_election] = 1
-        if self._lab >= "2E":
+        if self._has("membership"):
             found[kinds._members] = 3
         return found
 
@@ -167,9 +169,9 @@ class _Generator:
     def _hold(self) -> None:
         rng = self._rng
         methods = ["request_vote", "append_entries", "append_entries"]
-        if self._lab >= "2D":
+        if self._has("snapshots"):
             methods += ["install_snapshot", "install_snapshot"]
-        if self._lab >= "2F":
+        if self._has("pre_vote"):
             methods.append("pre_vote")
         method = rng.choice(methods)
         words = [rng.choice(("requests", "replies")), "of", method]
@@ -211,7 +213,9 @@ class _Generator:
         self._say("disconnect", away)
         self._say("propose", self._leader, self._rng.choice((3, 12, 30)))
         self._wait(0.3)
-        method = self._rng.choice(("append_entries", "install_snapshot") if self._lab >= "2D" else ("append_entries",))
+        method = self._rng.choice(
+            ("append_entries", "install_snapshot") if self._has("snapshots") else ("append_entries",)
+        )
         if self._rng.random() < 0.7:
             self._keep(self._rng.choice(("requests", "replies")), "of", method, "to", away, "most", "1")
         self._say("connect", away)
@@ -233,7 +237,7 @@ class _Generator:
         self._say("propose", old, self._rng.choice((1, 2, 5)))
         self._wait(0.1)
         gone, back = (
-            ("crash", "restart") if self._lab >= "2C" and self._rng.random() < 0.5 else ("disconnect", "connect")
+            ("crash", "restart") if self._has("durable") and self._rng.random() < 0.5 else ("disconnect", "connect")
         )
         self._say(gone, old)
         if self._rng.random() < 0.5:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from raftlab import labs
 from raftlab.harness import membership, message_filters
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.event_loop import Hold
@@ -400,9 +401,10 @@ class ScenarioPlayer:
                     c.restart(server)
             c.sleep(rest)
         c.one_leader(within=PATIENCE)
-        if self._scenario.lab == "2A":
-            return  # nobody has a log yet
-        if self._scenario.lab < "2E":
+        lab = labs.find(self._scenario.lab)
+        if not lab.has("log"):
+            return
+        if not lab.has("membership"):
             c.agree(self._command(), len(c.everybody), within=PATIENCE)
         else:
             membership.agree_by(c, self._command(), within=PATIENCE)

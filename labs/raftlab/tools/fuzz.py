@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -98,8 +97,3 @@ def run(order: Order) -> int:
     print(f"{name} failed, after {runs}: {failed.failure.text}")
     named = names.named(name, "sim", order.preempt)
     return shrink_report.shrink(named, order.impl, _SHRINK_S, order.out / f"{name.replace('@', '-')}.txt")
-
-
-def jobs_here() -> int:
-    """As many processes as this one may use processors."""
-    return len(os.sched_getaffinity(0))

@@ -12,6 +12,7 @@ from types import FrameType
 
 import pytest
 
+from raftlab.command_line import INTERRUPTED
 from raftlab.explain import render
 from raftlab.explain.failure import Failure, LabFailure
 from raftlab.harness.trace import TraceFilter
@@ -20,7 +21,6 @@ from raftlab.runs.names import NamedRun
 from raftlab.runs.record import Record
 from raftlab.runs.run import Implementation, Run
 from raftlab.tools import debug
-from raftlab.tools.test import INTERRUPTED
 from raftlab.worlds.sim_world import Stop
 
 # Events shown where a prompt opens.

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
+from raftlab.command_line import INTERRUPTED
 from raftlab.runs import plugin
 from raftlab.runs.run import NETWORKS
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 from raftlab.tools import debug
 from raftlab.tools.test_progress import ProgressBoard
-
-INTERRUPTED = 130
 
 
 class NothingToRun(ValueError):

@@ -1,6 +1,6 @@
 """No foreign character moves a terminal's cursor."""
 
-from raftgrade.safe_text import count, duration, one_line, printable, spans
+from raftlab.safe_text import count, duration, one_line, printable, spans
 
 
 def test_control_characters_are_written_out() -> None:

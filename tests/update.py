@@ -1,0 +1,103 @@
+"""The generated files of this repository, and the command that rewrites them.
+
+    python -m tests.update                    # rewrite every generated file that has changed
+    python -m tests.update tests/snapshots    # only those in this folder (or one file)
+    python -m tests.update --check            # rewrite nothing; exit code 1 if a file is out of date
+
+To generate another file, write a function that returns its whole text and add it to ``GENERATED``. If only part of a file
+is generated, let the function read the file and replace that part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests import sentences
+from tests.conftest import ROOT
+
+DIFF_LINES = 30  # how much of a difference is shown: enough to see what changed
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A generated file.
+
+    Attributes:
+        path: where it is, relative to the root of the repository.
+        text: returns what it must contain.
+        slow: making the text takes a minute or more, so that ``tests/test_update.py`` leaves it out. Another test must
+            compare such a file.
+    """
+
+    path: str
+    text: Callable[[], str]
+    slow: bool = False
+
+    def difference(self) -> str:
+        """How the file differs from what it must contain, as a unified diff; empty if it does not."""
+        return short_diff(self.path, self._current(), self.text())
+
+    def rewrite(self) -> bool:
+        """Returns whether the file has changed."""
+        current, wanted = self._current(), self.text()
+        if current == wanted:
+            return False
+        path = ROOT / self.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted, encoding="utf-8")
+        return True
+
+    def _current(self) -> str:
+        path = ROOT / self.path
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+GENERATED = [
+    Generated("tests/snapshots/rules.txt", sentences.rules_text),
+]
+
+
+def short_diff(path: str, current: str, wanted: str) -> str:
+    """The beginning of the unified diff from ``current`` to ``wanted``; empty if they are equal."""
+    lines = list(
+        difflib.unified_diff(current.splitlines(), wanted.splitlines(), path, f"{path} (generated)", lineterm="", n=1)
+    )
+    if len(lines) > DIFF_LINES:
+        lines[DIFF_LINES:] = [f"... and {len(lines) - DIFF_LINES} more lines"]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.update", description="Rewrite the generated files of this repository."
+    )
+    parser.add_argument("paths", nargs="*", help="only these files, or the files in these folders")
+    parser.add_argument("--check", action="store_true", help="rewrite nothing; exit with 1 if a file is out of date")
+    options = parser.parse_args(arguments)
+    chosen = [
+        each
+        for each in GENERATED
+        if not options.paths or any(f"{each.path}/".startswith(f"{path.rstrip('/')}/") for path in options.paths)
+    ]
+    if not chosen:
+        parser.error(f"no generated file is at {', '.join(options.paths)}")
+    outdated = False
+    for each in chosen:
+        if options.check:
+            difference = each.difference()
+            outdated |= bool(difference)
+            if difference:
+                print(difference)
+        elif each.rewrite():
+            print(f"rewrote {each.path}")
+    if outdated:
+        print("run python -m tests.update")
+    return int(outdated)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

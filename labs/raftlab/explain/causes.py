@@ -85,6 +85,13 @@ RULES: dict[Rule, Entry] = {
             "an AppendEntries of an old leader restarts it: compare the terms first",
         ),
     ),
+    rules.TIMER_RESTARTS: Entry(
+        "Followers, 2: the timer is restarted by AppendEntries of the current leader, and by giving a vote",
+        (
+            "giving a vote does not restart it, or an AppendEntries without entries does not",
+            "the deadline moves, but the thread that waits for it still waits for the old one",
+        ),
+    ),
     rules.HEARTBEATS: Entry(
         "Leaders, 1: a heartbeat at once when elected, then again and again",
         ("a loop without a wait, or a thread for each server that nobody ends when the leader steps down",),

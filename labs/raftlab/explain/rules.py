@@ -76,6 +76,13 @@ TIMER = Rule(
     "§5.2; Figure 2, Followers",
     f"{_LAB_2A}#the-election-timer",
 )
+# The other half of the same rule, with causes of its own.
+TIMER_RESTARTS = Rule(
+    "election timer",
+    "each of three events restarts it: a message of the current leader, a vote given, an election begun",
+    "§5.2; Figure 2, Followers",
+    f"{_LAB_2A}#the-election-timer",
+)
 HEARTBEATS = Rule(
     "heartbeats",
     "a leader sends them steadily, and not more than about ten a second to each server",

@@ -29,7 +29,7 @@ class Leader:
                 return reply
             self.term = reply["term"] + 1
         return self.c.fail(
-            "expected S0 to follow a leader that speaks to it, but it starts elections", rules.TIMER, [0]
+            "expected S0 to follow a leader that speaks to it, but it starts elections", rules.TIMER_RESTARTS, [0]
         )
 
     def send(self, method: str, **args: object) -> Rpc:

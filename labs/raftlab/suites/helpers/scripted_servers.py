@@ -125,7 +125,11 @@ def undisturbed(c: Cluster, script: Callable[[int], None]) -> None:
             return
         except Campaigned:
             continue
-    c.fail("expected S0 to follow a leader that speaks to it, but it starts an election each time", rules.TIMER, [0])
+    c.fail(
+        "expected S0 to follow a leader that speaks to it, but it starts an election each time",
+        rules.TIMER_RESTARTS,
+        [0],
+    )
 
 
 class Follower:

@@ -14,7 +14,7 @@ from raftgrade import options, rubric
 from raftgrade.stats import clopper_pearson, until
 from raftlab import labs
 from raftlab.suites import catalogue
-from raftlab.suites.marking import SIM, Start, points
+from raftlab.suites.marking import SIM, StartCluster, points
 from tests.conftest import SOLUTION, sim_cluster
 from tests.handouts.test_handouts import _LINK, HANDOUTS, anchors
 
@@ -83,7 +83,7 @@ def test_points_that_it_names() -> None:
 
 def test_its_example_is_a_test_that_the_reference_passes() -> None:
     example = textwrap.dedent(block("@points(5)"))
-    names: dict[str, Any] = {"points": points, "Start": Start, "SIM": SIM}
+    names: dict[str, Any] = {"points": points, "StartCluster": StartCluster, "SIM": SIM}
     exec(compile(example, str(Path("guide")), "exec"), names)
     with sim_cluster(SOLUTION.parent, 5) as made:
 

@@ -23,14 +23,13 @@ server is ``S2``, or a name that an earlier command gave to a leader (``a``), or
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from raftlab import labs
 from raftlab.harness import membership, message_filters
-from raftlab.harness.cluster import Cluster
 from raftlab.harness.event_loop import Hold
+from raftlab.suites.marking import StartCluster
 
 VERSION = 1
 # Seconds that a healed cluster has to elect a leader, and then to have everybody apply a command. Calls into a cut that
@@ -86,14 +85,6 @@ _CHANGES = ("lose_request", "lose_reply", "duplicate", "reorder_reply", "echo")
 
 class BadScenario(ValueError):
     """A text that is no scenario. The message says which line, and what was expected."""
-
-
-class Begin(Protocol):
-    """The ``cluster`` of a run."""
-
-    def __call__(
-        self, servers: int, scripted: Collection[int] = (), start: bool = True, members: Collection[int] | None = None
-    ) -> Cluster: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +223,7 @@ def _tidy_groups(text: str) -> str:
     return " | ".join(" ".join(group) for group in groups.values())
 
 
-def play(scenario: Scenario, begin: Begin) -> int:
+def play(scenario: Scenario, begin: StartCluster) -> int:
     """Make the run. Returns how many of the steps were begun when all went well; what goes wrong is raised as
     :class:`~raftlab.explain.failure.LabFailure`."""
     return ScenarioPlayer(scenario).play(begin)
@@ -250,7 +241,7 @@ class ScenarioPlayer:
         self._undo: dict[tuple[str, int], Callable[[int], None]] = {}
         self.begun = 0
 
-    def play(self, begin: Begin) -> int:
+    def play(self, begin: StartCluster) -> int:
         """Make the run; see :func:`play`."""
         scenario = self._scenario
         members = range(scenario.members) if scenario.members else None

@@ -15,11 +15,11 @@ from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_servers import accept, append, grant, lead, send_append
-from raftlab.suites.marking import SIM, Start, points
+from raftlab.suites.marking import SIM, StartCluster, points
 
 
 @points(5)
-def test_initial_election(cluster: Start) -> None:
+def test_initial_election(cluster: StartCluster) -> None:
     """A leader is elected, and there still is one later."""
     c = cluster(3)
     c.one_leader()
@@ -30,7 +30,7 @@ def test_initial_election(cluster: Start) -> None:
 
 
 @points(5)
-def test_re_election(cluster: Start) -> None:
+def test_re_election(cluster: StartCluster) -> None:
     """A new leader replaces one that is cut off, and no majority means no leader."""
     c = cluster(3)
     first = c.one_leader()
@@ -50,7 +50,7 @@ def test_re_election(cluster: Start) -> None:
 
 
 @points(5)
-def test_many_elections(cluster: Start) -> None:
+def test_many_elections(cluster: StartCluster) -> None:
     """Seven servers elect again and again while three of them are away."""
     c = cluster(7)
     c.one_leader()
@@ -65,14 +65,14 @@ def test_many_elections(cluster: Start) -> None:
 
 
 @points(4)
-def test_cluster_of_one(cluster: Start) -> None:
+def test_cluster_of_one(cluster: StartCluster) -> None:
     """A cluster of one server elects itself: one vote is more than half of one."""
     c = cluster(1)
     c.one_leader()
 
 
 @points(5)
-def test_even_cluster(cluster: Start) -> None:
+def test_even_cluster(cluster: StartCluster) -> None:
     """Half of four servers is no majority."""
     c = cluster(4, start=False)
     c.partition((0, 1), (2, 3))
@@ -85,7 +85,7 @@ def test_even_cluster(cluster: Start) -> None:
 
 
 @points(5)
-def test_lone_server(cluster: Start) -> None:
+def test_lone_server(cluster: StartCluster) -> None:
     """A server that is cut off alone never leads, and the others keep theirs."""
     c = cluster(5)
     leader = c.settled_leader()
@@ -100,7 +100,7 @@ def test_lone_server(cluster: Start) -> None:
 
 
 @points(5)
-def test_split_vote(cluster: Start) -> None:
+def test_split_vote(cluster: StartCluster) -> None:
     """When every request of the first elections is lost, candidates try again."""
     c = cluster(3, start=False)
     votes = c.hold("request_vote")
@@ -114,7 +114,7 @@ def test_split_vote(cluster: Start) -> None:
 
 
 @points(5)
-def test_old_leader_steps_down(cluster: Start) -> None:
+def test_old_leader_steps_down(cluster: StartCluster) -> None:
     """When a partition heals, the leader of the smaller side gives way to the newer one."""
     c = cluster(5)
     old = c.one_leader()
@@ -135,7 +135,7 @@ def test_old_leader_steps_down(cluster: Start) -> None:
 
 
 @points(5)
-def test_one_way_cut(cluster: Start) -> None:
+def test_one_way_cut(cluster: StartCluster) -> None:
     """A leader whose messages no longer get out is replaced, and there are never two in a term."""
     c = cluster(5)
     mute = c.one_leader()
@@ -151,7 +151,7 @@ def test_one_way_cut(cluster: Start) -> None:
 
 
 @points(5)
-def test_survivors(cluster: Start) -> None:
+def test_survivors(cluster: StartCluster) -> None:
     """Exactly a majority is left, and it elects; nobody returns to help."""
     c = cluster(5)
     for _ in range(2):
@@ -160,7 +160,7 @@ def test_survivors(cluster: Start) -> None:
 
 
 @points(5)
-def test_stray_survivor(cluster: Start) -> None:
+def test_stray_survivor(cluster: StartCluster) -> None:
     """A server comes back with a high term just when the leader goes: the two that are left agree on a leader."""
     c = cluster(3)
     leader = c.one_leader()
@@ -174,7 +174,7 @@ def test_stray_survivor(cluster: Start) -> None:
 
 
 @points(5)
-def test_unreliable(cluster: Start) -> None:
+def test_unreliable(cluster: StartCluster) -> None:
     """Leaders are elected although the network delays, loses and repeats messages."""
     c = cluster(5)
     c.unreliable(duplicate=0.1)
@@ -186,7 +186,7 @@ def test_unreliable(cluster: Start) -> None:
 
 
 @points(5)
-def test_heartbeat_rate(cluster: Start) -> None:
+def test_heartbeat_rate(cluster: StartCluster) -> None:
     """The leader's heartbeats are steady and not too many."""
     c = cluster(3)
     leader = c.one_leader()
@@ -206,7 +206,7 @@ def test_heartbeat_rate(cluster: Start) -> None:
 
 # Sim only: on a machine that is busy with other things a real heartbeat may come late, and an election is right then.
 @points(5, networks=SIM)
-def test_terms_stay_put(cluster: Start) -> None:
+def test_terms_stay_put(cluster: StartCluster) -> None:
     """While nothing fails, leader and term stay as they are."""
     c = cluster(5)
     leader = c.settled_leader()
@@ -223,7 +223,7 @@ def test_terms_stay_put(cluster: Start) -> None:
 
 
 @points(5, networks=SIM)
-def test_paused_leader(cluster: Start) -> None:
+def test_paused_leader(cluster: StartCluster) -> None:
     """A leader that stood still for a while wakes up as one of the past."""
     c = cluster(3)
     old = c.one_leader()
@@ -275,7 +275,7 @@ def _not_leading(c: Cluster, seconds: float, why: str) -> None:
 
 
 @points(5)
-def test_votes_counted_once(cluster: Start) -> None:
+def test_votes_counted_once(cluster: StartCluster) -> None:
     """The same server's vote counts once, however often it is given."""
     c = cluster(5, scripted=range(1, 5))
     c.unreliable(duplicate=0.5, lose_request=0.0, lose_reply=0.3)
@@ -292,7 +292,7 @@ def test_votes_counted_once(cluster: Start) -> None:
 
 
 @points(5)
-def test_late_vote(cluster: Start) -> None:
+def test_late_vote(cluster: StartCluster) -> None:
     """A vote asked for in an old term does not count in a new one."""
     c = cluster(3, scripted=(1, 2))
     c.scripted_server(1).answer["request_vote"] = grant
@@ -306,7 +306,7 @@ def test_late_vote(cluster: Start) -> None:
 
 
 @points(6)
-def test_who_gets_a_vote(cluster: Start) -> None:
+def test_who_gets_a_vote(cluster: StartCluster) -> None:
     """The vote table: who gets S0's vote, and who does not."""
     c = cluster(5, scripted=range(1, 5))
 
@@ -367,7 +367,7 @@ def test_who_gets_a_vote(cluster: Start) -> None:
 
 
 @points(5)
-def test_higher_terms(cluster: Start) -> None:
+def test_higher_terms(cluster: StartCluster) -> None:
     """Whoever sees a higher term follows: as a candidate or leader in a reply, as a candidate in a request."""
     c = cluster(3, scripted=(1, 2))
     first = _candidate(c).args["term"]
@@ -400,7 +400,7 @@ def test_higher_terms(cluster: Start) -> None:
 
 
 @points(5)
-def test_old_messages_do_not_calm(cluster: Start) -> None:
+def test_old_messages_do_not_calm(cluster: StartCluster) -> None:
     """Heartbeats and requests of an old term are refused and do not restart the election timer."""
     c = cluster(5, scripted=range(1, 5))
     c.scripted_server(1).ask(0, "request_vote", term=50, candidate_id=1, last_log_index=0, last_log_term=0)
@@ -423,7 +423,7 @@ def test_old_messages_do_not_calm(cluster: Start) -> None:
 
 # Sim only: the test must send on time, which a busy machine does not always allow.
 @points(5, networks=SIM)
-def test_right_events_calm(cluster: Start) -> None:
+def test_right_events_calm(cluster: StartCluster) -> None:
     """The leader's heartbeats restart the election timer, and so does a vote given."""
     c = cluster(3, scripted=(1, 2))
     base = _candidate(c).args["term"] + 10

@@ -28,7 +28,7 @@ from raftlab.suites.helpers.scripted_servers import (
     takes,
     undisturbed,
 )
-from raftlab.suites.marking import SIM, Start, points
+from raftlab.suites.marking import SIM, StartCluster, points
 
 
 def _nobody_applies(c: Cluster, index: int, seconds: float, why: str, rule: Rule = rules.COMMIT_MAJORITY) -> None:
@@ -38,7 +38,7 @@ def _nobody_applies(c: Cluster, index: int, seconds: float, why: str, rule: Rule
 
 
 @points(5)
-def test_basic_agreement(cluster: Start) -> None:
+def test_basic_agreement(cluster: StartCluster) -> None:
     """Commands given to the leader are applied by everybody, one after the other."""
     c = cluster(3)
     before = 0
@@ -49,7 +49,7 @@ def test_basic_agreement(cluster: Start) -> None:
 
 
 @points(3)
-def test_one_server(cluster: Start) -> None:
+def test_one_server(cluster: StartCluster) -> None:
     """A cluster of one commits without asking anybody: its own copy is more than half of one."""
     c = cluster(1)
     for number in range(3):
@@ -57,7 +57,7 @@ def test_one_server(cluster: Start) -> None:
 
 
 @points(5)
-def test_rpc_bytes(cluster: Start) -> None:
+def test_rpc_bytes(cluster: StartCluster) -> None:
     """Each command travels to each server once."""
     c = cluster(3)
     c.agree("the first", 3)
@@ -73,7 +73,7 @@ def test_rpc_bytes(cluster: Start) -> None:
 
 
 @points(5)
-def test_follower_failure(cluster: Start) -> None:
+def test_follower_failure(cluster: StartCluster) -> None:
     """A majority goes on without a follower; a leader alone commits nothing."""
     c = cluster(3)
     c.agree("all", 3)
@@ -92,7 +92,7 @@ def test_follower_failure(cluster: Start) -> None:
 
 
 @points(5)
-def test_leader_failure(cluster: Start) -> None:
+def test_leader_failure(cluster: StartCluster) -> None:
     """A new leader goes on with the log when the old one is gone; alone, it commits nothing."""
     c = cluster(3)
     c.agree("all", 3)
@@ -109,7 +109,7 @@ def test_leader_failure(cluster: Start) -> None:
 
 # Sim only: on a busy machine an election may be right.
 @points(4, networks=SIM)
-def test_dead_follower(cluster: Start) -> None:
+def test_dead_follower(cluster: StartCluster) -> None:
     """A follower that cannot be reached holds up nobody: leader and term stay as they are."""
     c = cluster(3)
     leader = c.settled_leader()
@@ -126,7 +126,7 @@ def test_dead_follower(cluster: Start) -> None:
 
 
 @points(5)
-def test_agreement_after_reconnect(cluster: Start) -> None:
+def test_agreement_after_reconnect(cluster: StartCluster) -> None:
     """A follower that was away gets everything that it missed."""
     c = cluster(3)
     c.agree("before", 3)
@@ -141,7 +141,7 @@ def test_agreement_after_reconnect(cluster: Start) -> None:
 
 
 @points(5)
-def test_no_agreement_without_majority(cluster: Start) -> None:
+def test_no_agreement_without_majority(cluster: StartCluster) -> None:
     """Two of four commit nothing; when the others are back, everybody agrees again."""
     c = cluster(4)
     c.agree("before", 4)
@@ -156,7 +156,7 @@ def test_no_agreement_without_majority(cluster: Start) -> None:
 
 
 @points(5)
-def test_concurrent_starts(cluster: Start) -> None:
+def test_concurrent_starts(cluster: StartCluster) -> None:
     """Commands that come at the same time all get their place."""
     c = cluster(3)
     for attempt in range(5):
@@ -181,7 +181,7 @@ def test_concurrent_starts(cluster: Start) -> None:
 
 
 @points(5)
-def test_rejoin(cluster: Start) -> None:
+def test_rejoin(cluster: StartCluster) -> None:
     """Entries of a leader without a majority disappear; those of the majority reach it."""
     c = cluster(3)
     c.agree("before", 3)
@@ -198,7 +198,7 @@ def test_rejoin(cluster: Start) -> None:
 
 
 @points(6)
-def test_backup(cluster: Start) -> None:
+def test_backup(cluster: StartCluster) -> None:
     """Leaders bring followers with long wrong logs back into line, across partitions."""
     c = cluster(5)
     c.agree("before", 5)
@@ -235,7 +235,7 @@ def test_backup(cluster: Start) -> None:
 
 
 @points(5)
-def test_fast_backup(cluster: Start) -> None:
+def test_fast_backup(cluster: StartCluster) -> None:
     """A follower with sixty wrong entries is repaired after a few refusals, not after sixty."""
     c = cluster(3)
     c.agree("before", 3)
@@ -265,7 +265,7 @@ def test_fast_backup(cluster: Start) -> None:
 
 
 @points(6)
-def test_rpc_counts(cluster: Start) -> None:
+def test_rpc_counts(cluster: StartCluster) -> None:
     """Elections, agreement and idleness need few messages."""
     c = cluster(3)
     c.settled_leader()
@@ -298,7 +298,7 @@ def test_rpc_counts(cluster: Start) -> None:
 
 
 @points(5)
-def test_lossy_network(cluster: Start) -> None:
+def test_lossy_network(cluster: StartCluster) -> None:
     """Messages that are lost, late, repeated and out of order change nothing but the time it takes."""
     c = cluster(5)
     c.unreliable(duplicate=0.2, reorder_reply=0.2)
@@ -312,7 +312,7 @@ def test_lossy_network(cluster: Start) -> None:
 
 
 @points(5)
-def test_messages_of_the_past(cluster: Start) -> None:
+def test_messages_of_the_past(cluster: StartCluster) -> None:
     """Messages of an old leader that arrive terms later are refused."""
     c = cluster(3)
     c.agree("before", 3)
@@ -334,7 +334,7 @@ def test_messages_of_the_past(cluster: Start) -> None:
 
 
 @points(5)
-def test_longer_log_is_not_newer(cluster: Start) -> None:
+def test_longer_log_is_not_newer(cluster: StartCluster) -> None:
     """Of a long old log and a short new one the new one wins, with nobody else left to help."""
     c = cluster(3)
     c.agree("before", 3)
@@ -351,7 +351,7 @@ def test_longer_log_is_not_newer(cluster: Start) -> None:
 
 
 @points(4)
-def test_slow_service(cluster: Start) -> None:
+def test_slow_service(cluster: StartCluster) -> None:
     """A service that takes its time over a command does not stop the Raft below it."""
     c = cluster(3)
     c.agree("before", 3)
@@ -373,7 +373,7 @@ def test_slow_service(cluster: Start) -> None:
 
 
 @points(8)
-def test_append_table(cluster: Start) -> None:
+def test_append_table(cluster: StartCluster) -> None:
     """The AppendEntries table: every relation between a log and a request."""
     c = cluster(3, scripted=(1, 2))
 
@@ -425,7 +425,7 @@ def test_append_table(cluster: Start) -> None:
 
 
 @points(6)
-def test_newer_log_table(cluster: Start) -> None:
+def test_newer_log_table(cluster: StartCluster) -> None:
     """The up-to-date check: whose log is newer gets the vote, and nobody else."""
     c = cluster(3, scripted=(1, 2))
 
@@ -465,7 +465,7 @@ def test_newer_log_table(cluster: Start) -> None:
 
 
 @points(6)
-def test_commit_only_what_is_proved(cluster: Start) -> None:
+def test_commit_only_what_is_proved(cluster: StartCluster) -> None:
     """A follower commits nothing that the leader's message has not checked."""
     c = cluster(3, scripted=(1, 2))
 
@@ -492,7 +492,7 @@ def test_commit_only_what_is_proved(cluster: Start) -> None:
 
 
 @points(6)
-def test_old_entries_are_not_counted(cluster: Start) -> None:
+def test_old_entries_are_not_counted(cluster: StartCluster) -> None:
     """Figure 8: an entry of an older term is not committed by counting its copies."""
     c = cluster(3, scripted=(1, 2))
     Leader(c, 10).append(0, 0, [10])
@@ -510,7 +510,7 @@ def test_old_entries_are_not_counted(cluster: Start) -> None:
 
 
 @points(6)
-def test_a_reply_proves_what_was_sent(cluster: Start) -> None:
+def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     """A late reply counts for the entries of its own request, not for those that came later."""
     c = cluster(3, scripted=(1, 2))
     followers = [Follower(c, number) for number in (1, 2)]
@@ -543,7 +543,7 @@ def test_a_reply_proves_what_was_sent(cluster: Start) -> None:
 
 
 @points(5)
-def test_replies_of_an_old_term(cluster: Start) -> None:
+def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     """A leader that leads once more does not count what it was told when it led before."""
     c = cluster(5, scripted=(1, 2, 3, 4))
     followers = {number: Follower(c, number) for number in (1, 2, 3, 4)}
@@ -575,7 +575,7 @@ def test_replies_of_an_old_term(cluster: Start) -> None:
 
 
 @points(5)
-def test_leader_keeps_its_log(cluster: Start) -> None:
+def test_leader_keeps_its_log(cluster: StartCluster) -> None:
     """A leader's own entries stay, whatever leaders of the past still send."""
     c = cluster(3, scripted=(1, 2))
     followers = [Follower(c, number) for number in (1, 2)]
@@ -594,7 +594,7 @@ def test_leader_keeps_its_log(cluster: Start) -> None:
 
 
 @points(4)
-def test_start_while_stepping_down(cluster: Start) -> None:
+def test_start_while_stepping_down(cluster: StartCluster) -> None:
     """A command that comes just when the leader loses its term is either of that term or refused."""
     c = cluster(3, scripted=(1, 2))
     for number in (1, 2):

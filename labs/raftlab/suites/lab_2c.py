@@ -27,7 +27,7 @@ from raftlab.suites.helpers.scripted_servers import (
     in_term,
     lead,
 )
-from raftlab.suites.marking import SIM, Start, points
+from raftlab.suites.marking import SIM, StartCluster, points
 
 # Where a step can be cut in two: (what S0 does, which one, before or after it).
 _SIDES = ("before", "after")
@@ -37,7 +37,7 @@ _POINTS = [(kind, nth, side) for kind, nth in (("save", 1), ("save", 2), ("answe
 
 
 @points(5)
-def test_restarts(cluster: Start) -> None:
+def test_restarts(cluster: StartCluster) -> None:
     """What was agreed on is still there after all servers, a leader or a follower restarted."""
     c = cluster(3)
     c.agree("before any crash", 3)
@@ -58,7 +58,7 @@ def test_restarts(cluster: Start) -> None:
 
 
 @points(5)
-def test_changing_majorities(cluster: Start) -> None:
+def test_changing_majorities(cluster: StartCluster) -> None:
     """Three of five servers restart in turn; those that come together have one that knows."""
     c = cluster(5)
     for time in range(3):
@@ -82,7 +82,7 @@ def test_changing_majorities(cluster: Start) -> None:
 
 
 @points(5)
-def test_leader_and_follower_restart(cluster: Start) -> None:
+def test_leader_and_follower_restart(cluster: StartCluster) -> None:
     """A leader and a follower crash; the leader and a server that was cut off go on."""
     c = cluster(3)
     c.agree("by all", 3)
@@ -100,7 +100,7 @@ def test_leader_and_follower_restart(cluster: Start) -> None:
 
 
 @points(5)
-def test_long_life(cluster: Start) -> None:
+def test_long_life(cluster: StartCluster) -> None:
     """Again and again one server or all restart in the middle of their work, and everything goes on."""
     c = cluster(3)
     last = c.agree("first", 3)
@@ -125,7 +125,7 @@ def test_long_life(cluster: Start) -> None:
 
 
 @points(5)
-def test_vote_survives(cluster: Start) -> None:
+def test_vote_survives(cluster: StartCluster) -> None:
     """A vote that was given, and a term that was seen, are not forgotten in a crash."""
     c = cluster(3, scripted=(1, 2))
     for term in (1000, 2000, 3000):
@@ -148,7 +148,7 @@ def test_vote_survives(cluster: Start) -> None:
 
 
 @points(5)
-def test_own_vote_survives(cluster: Start) -> None:
+def test_own_vote_survives(cluster: StartCluster) -> None:
     """A candidate that crashes has voted for itself, and a leader that crashes leads that term no more."""
     c = cluster(3, scripted=(1, 2))
     term = campaign(c)
@@ -169,7 +169,7 @@ def test_own_vote_survives(cluster: Start) -> None:
 
 
 @points(5)
-def test_log_survives(cluster: Start) -> None:
+def test_log_survives(cluster: StartCluster) -> None:
     """Entries that were acknowledged are still there after a crash, and those that were replaced are not."""
     c = cluster(3, scripted=(1, 2))
     last = (0, 0)
@@ -192,7 +192,7 @@ def test_log_survives(cluster: Start) -> None:
 
 
 @points(5)
-def test_restart_commits_nothing(cluster: Start) -> None:
+def test_restart_commits_nothing(cluster: StartCluster) -> None:
     """What is on the disk is not committed for that, and what is committed is applied again."""
     c = cluster(3, scripted=(1, 2))
     reply = append(c, 1, 1000, (0, 0), entries(1000, "never", "committed"))
@@ -217,7 +217,7 @@ def test_restart_commits_nothing(cluster: Start) -> None:
 
 
 @points(6, networks=SIM)
-def test_crash_points(cluster: Start) -> None:
+def test_crash_points(cluster: StartCluster) -> None:
     """S0 crashes before and after each save and each answer, and stands by what it has answered."""
     c = cluster(3, scripted=(1, 2))
     term = 0
@@ -237,7 +237,7 @@ def test_crash_points(cluster: Start) -> None:
 
 
 @points(6, networks=SIM)
-def test_own_crash_points(cluster: Start) -> None:
+def test_own_crash_points(cluster: StartCluster) -> None:
     """The same when S0 crashes in the middle of its own election, or of its own work as a leader."""
     c = cluster(3, scripted=(1, 2))
     for kind, nth, side in _POINTS:
@@ -278,7 +278,7 @@ def test_own_crash_points(cluster: Start) -> None:
 
 
 @points(6, networks=SIM)
-def test_crash_points_in_a_cluster(cluster: Start) -> None:
+def test_crash_points_in_a_cluster(cluster: StartCluster) -> None:
     """Servers crash between any two effects; no promise is broken, and the cluster goes on."""
     c = cluster(3)
     for time in range(10):
@@ -306,7 +306,7 @@ def test_crash_points_in_a_cluster(cluster: Start) -> None:
 
 
 @points(5)
-def test_failed_save(cluster: Start) -> None:
+def test_failed_save(cluster: StartCluster) -> None:
     """When a save fails, nothing is answered as if it had been stored."""
     c = cluster(3, scripted=(1, 2))
     term = 0
@@ -329,7 +329,7 @@ def test_failed_save(cluster: Start) -> None:
 
 
 @points(5)
-def test_failed_saves_in_a_cluster(cluster: Start) -> None:
+def test_failed_saves_in_a_cluster(cluster: StartCluster) -> None:
     """What a leader or a follower could not save does not count when the leader commits."""
     c = cluster(3)
     c.agree("by all", 3)
@@ -355,7 +355,7 @@ def test_failed_saves_in_a_cluster(cluster: Start) -> None:
 
 
 @points(5)
-def test_figure_8_in_steps(cluster: Start) -> None:
+def test_figure_8_in_steps(cluster: StartCluster) -> None:
     """Figure 8, step by step: an entry of an old term is not committed for being stored by a majority."""
     c = cluster(3)
     c.agree("by all", 3)
@@ -392,7 +392,7 @@ def test_figure_8_in_steps(cluster: Start) -> None:
 
 
 @points(5)
-def test_figure_8(cluster: Start) -> None:
+def test_figure_8(cluster: StartCluster) -> None:
     """Leaders take a command and crash at once, again and again; then all agree."""
     c = cluster(5)
     c.agree("first", 1)
@@ -411,7 +411,7 @@ def test_figure_8(cluster: Start) -> None:
 
 
 @points(5)
-def test_unreliable_agreement(cluster: Start) -> None:
+def test_unreliable_agreement(cluster: StartCluster) -> None:
     """Many commands at a time over a network that delays, loses and repeats messages: none is lost."""
     c = cluster(5)
     c.unreliable(duplicate=0.1)
@@ -436,7 +436,7 @@ def test_unreliable_agreement(cluster: Start) -> None:
 
 
 @points(5)
-def test_figure_8_unreliable(cluster: Start) -> None:
+def test_figure_8_unreliable(cluster: StartCluster) -> None:
     """Leaders come and go on a network that loses messages and delays replies for seconds; then all agree."""
     c = cluster(5)
     c.unreliable()
@@ -458,13 +458,13 @@ def test_figure_8_unreliable(cluster: Start) -> None:
 
 
 @points(5)
-def test_churn(cluster: Start) -> None:
+def test_churn(cluster: StartCluster) -> None:
     """Three clients work while servers crash, restart and lose their connection: what they saw committed stays."""
     churn(cluster(5))
 
 
 @points(5)
-def test_unreliable_churn(cluster: Start) -> None:
+def test_unreliable_churn(cluster: StartCluster) -> None:
     """The same over a network that delays and loses messages."""
     c = cluster(5)
     c.unreliable()

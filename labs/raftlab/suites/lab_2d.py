@@ -20,7 +20,7 @@ from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_leader import Leader, term_of
 from raftlab.suites.helpers.scripted_servers import asked as campaigned
-from raftlab.suites.marking import SIM, Start, points
+from raftlab.suites.marking import SIM, StartCluster, points
 
 # The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so this is room for
 # more than 30 in a wordy format, while a service takes a snapshot every 10.
@@ -72,7 +72,7 @@ def _rounds(c: Cluster, away: Callable[[int], None], back: Callable[[int], None]
 
 
 @points(5)
-def test_snapshots_basic(cluster: Start) -> None:
+def test_snapshots_basic(cluster: StartCluster) -> None:
     """Services take snapshots, and the logs are cut."""
     c = cluster(3)
     c.take_snapshots(every=10)
@@ -83,21 +83,21 @@ def test_snapshots_basic(cluster: Start) -> None:
 
 
 @points(5)
-def test_snapshot_after_disconnect(cluster: Start) -> None:
+def test_snapshot_after_disconnect(cluster: StartCluster) -> None:
     """A server that was cut off for long gets the snapshot, and then the entries behind it."""
     c = cluster(3)
     _rounds(c, c.disconnect, c.connect, 9)
 
 
 @points(5)
-def test_snapshot_after_crash(cluster: Start) -> None:
+def test_snapshot_after_crash(cluster: StartCluster) -> None:
     """A server that was down for long starts from its own snapshot, gets a newer one, and then entries."""
     c = cluster(3)
     _rounds(c, c.crash, c.restart, 6)
 
 
 @points(5)
-def test_snapshot_unreliable(cluster: Start) -> None:
+def test_snapshot_unreliable(cluster: StartCluster) -> None:
     """Servers are cut off, or crash, on an unreliable network."""
     c = cluster(3)
     c.unreliable()
@@ -106,7 +106,7 @@ def test_snapshot_unreliable(cluster: Start) -> None:
 
 
 @points(5)
-def test_snapshot_all_restart(cluster: Start) -> None:
+def test_snapshot_all_restart(cluster: StartCluster) -> None:
     """All servers restart, now with entries behind the snapshot and now without; the log goes on where it was."""
     c = cluster(3)
     c.unreliable()
@@ -138,7 +138,7 @@ def _chunks_to(c: Cluster, server: int) -> list[Message]:
 
 
 @points(6)
-def test_snapshot_in_chunks(cluster: Start) -> None:
+def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     """A big snapshot travels in chunks, also when a request and an answer of them are lost."""
     c = cluster(3)
     c.take_snapshots(every=10, size=20_000)
@@ -167,7 +167,7 @@ def test_snapshot_in_chunks(cluster: Start) -> None:
 
 
 @points(6)
-def test_snapshot_chunks_come_again(cluster: Start) -> None:
+def test_snapshot_chunks_come_again(cluster: StartCluster) -> None:
     """Every message comes twice, the second time up to two seconds late; nothing goes back to where it was."""
     c = cluster(3)
     c.take_snapshots(every=10, size=9000)
@@ -188,7 +188,7 @@ def test_snapshot_chunks_come_again(cluster: Start) -> None:
 
 
 @points(5)
-def test_snapshot_boundary(cluster: Start) -> None:
+def test_snapshot_boundary(cluster: StartCluster) -> None:
     """A server that lacks nothing but the last entry of a snapshot gets it."""
     c = cluster(3)
     c.take_snapshots(every=10)
@@ -209,7 +209,7 @@ def test_snapshot_boundary(cluster: Start) -> None:
 
 
 @points(5)
-def test_entries_if_they_are_there(cluster: Start) -> None:
+def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     """A server that lacks only entries behind the snapshot gets these, not the snapshot."""
     c = cluster(3)
     c.take_snapshots(every=10)
@@ -242,7 +242,7 @@ def test_entries_if_they_are_there(cluster: Start) -> None:
 
 
 @points(5)
-def test_restarted_leader_has_a_snapshot(cluster: Start) -> None:
+def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
     """A leader that restarted from its snapshot brings up one that has nothing; nobody else is left."""
     c = cluster(3)
     c.take_snapshots(every=10, size=5000)
@@ -263,7 +263,7 @@ def test_restarted_leader_has_a_snapshot(cluster: Start) -> None:
 
 
 @points(5)
-def test_snapshot_reply_proves(cluster: Start) -> None:
+def test_snapshot_reply_proves(cluster: StartCluster) -> None:
     """The answer to a snapshot counts for what the snapshot covers, not for entries that came later."""
     c = cluster(3)
     c.take_snapshots(every=10)
@@ -295,7 +295,7 @@ def test_snapshot_reply_proves(cluster: Start) -> None:
 
 
 @points(5)
-def test_old_snapshot_calls(cluster: Start) -> None:
+def test_old_snapshot_calls(cluster: StartCluster) -> None:
     """snapshot() called once more, late or for an older index changes nothing."""
     c = cluster(3)
     c.take_snapshots(every=10)
@@ -314,7 +314,7 @@ def test_old_snapshot_calls(cluster: Start) -> None:
 
 # Sim only, as the next but one: the crash comes at an exact point.
 @points(6, networks=SIM)
-def test_crash_while_cutting(cluster: Start) -> None:
+def test_crash_while_cutting(cluster: StartCluster) -> None:
     """A crash while a server cuts its log and saves the snapshot loses nothing, and applies nothing twice."""
     c = cluster(1)
     c.take_snapshots(every=10, size=5000)
@@ -339,7 +339,7 @@ def test_crash_while_cutting(cluster: Start) -> None:
 
 
 @points(6)
-def test_chunks_in_any_order(cluster: Start) -> None:
+def test_chunks_in_any_order(cluster: StartCluster) -> None:
     """Chunks that are missing, repeated, late or of another snapshot make no snapshot; all of them in order do."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=10_000)
@@ -384,7 +384,7 @@ def test_chunks_in_any_order(cluster: Start) -> None:
 
 
 @points(6)
-def test_log_meets_snapshot(cluster: Start) -> None:
+def test_log_meets_snapshot(cluster: StartCluster) -> None:
     """The table: every relation between a log and a snapshot that arrives, once, twice and late."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10, size=6000)
@@ -426,7 +426,7 @@ def test_log_meets_snapshot(cluster: Start) -> None:
 
 
 @points(6)
-def test_late_entries_below_snapshot(cluster: Start) -> None:
+def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
     """Entries that a snapshot has covered meanwhile come late, and remove nothing; after a restart none is committed."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
@@ -451,7 +451,7 @@ def test_late_entries_below_snapshot(cluster: Start) -> None:
 
 
 @points(6)
-def test_votes_after_snapshot(cluster: Start) -> None:
+def test_votes_after_snapshot(cluster: StartCluster) -> None:
     """A server whose log ends with a snapshot votes, and asks for votes, by the snapshot's last entry."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
@@ -494,7 +494,7 @@ def test_votes_after_snapshot(cluster: Start) -> None:
 
 # Sim only: the two messages must arrive at the same moment.
 @points(5, networks=SIM)
-def test_snapshot_overtakes_entries(cluster: Start) -> None:
+def test_snapshot_overtakes_entries(cluster: StartCluster) -> None:
     """A snapshot arrives while entries are being applied; the service gets everything in order."""
     c = cluster(3, scripted=(1, 2))
     c.unreliable(on=False, latency=(0.001, 0.001))
@@ -509,7 +509,7 @@ def test_snapshot_overtakes_entries(cluster: Start) -> None:
 
 
 @points(6, networks=SIM)
-def test_crash_while_installing(cluster: Start) -> None:
+def test_crash_while_installing(cluster: StartCluster) -> None:
     """A crash while the leader's snapshot is saved loses no acknowledged entry, and leaves no half of it."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)

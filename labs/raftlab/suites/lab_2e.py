@@ -38,13 +38,13 @@ from raftlab.suites.helpers.configurations import (
 from raftlab.suites.helpers.scripted_leader import Leader as Sender
 from raftlab.suites.helpers.scripted_leader import term_of
 from raftlab.suites.helpers.scripted_servers import append, entries, lead
-from raftlab.suites.marking import SIM, Start, points
+from raftlab.suites.marking import SIM, StartCluster, points
 
 # --- part 1: one server at a time ---
 
 
 @points(5)
-def test_add_one(cluster: Start) -> None:
+def test_add_one(cluster: StartCluster) -> None:
     """A fourth server is added to three, and from then on three of four are needed."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
@@ -61,7 +61,7 @@ def test_add_one(cluster: Start) -> None:
 
 
 @points(5)
-def test_remove_one(cluster: Start) -> None:
+def test_remove_one(cluster: StartCluster) -> None:
     """One of four is removed, and from then on two of three are enough, and it is no help any more."""
     c = cluster(4)
     c.agree("by four", 4)
@@ -80,7 +80,7 @@ def test_remove_one(cluster: Start) -> None:
 
 
 @points(4)
-def test_replace_in_two_steps(cluster: Start) -> None:
+def test_replace_in_two_steps(cluster: StartCluster) -> None:
     """A new server comes, and then an old one goes; its place is taken."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
@@ -94,7 +94,7 @@ def test_replace_in_two_steps(cluster: Start) -> None:
 
 
 @points(6)
-def test_remove_the_leader(cluster: Start) -> None:
+def test_remove_the_leader(cluster: StartCluster) -> None:
     """A leader that is asked to remove itself does so, and steps down; down to the last server."""
     c = cluster(4)
     c.agree("by four", 4)
@@ -111,7 +111,7 @@ def test_remove_the_leader(cluster: Start) -> None:
 
 
 @points(5)
-def test_removed_leader_crashes(cluster: Start) -> None:
+def test_removed_leader_crashes(cluster: StartCluster) -> None:
     """The first of two servers removes itself and crashes before the other one knows: it is needed once more."""
     c = cluster(2)
     c.agree("by two", 2)
@@ -131,7 +131,7 @@ def test_removed_leader_crashes(cluster: Start) -> None:
 
 # Sim only: the dead one must be removed before the leader has waited too long for its answer.
 @points(4, networks=SIM)
-def test_remove_a_dead_server(cluster: Start) -> None:
+def test_remove_a_dead_server(cluster: StartCluster) -> None:
     """One of two has crashed, and the other one removes it: that is committed at once, as nobody else is asked any more."""
     c = cluster(2)
     c.agree("by two", 2)
@@ -154,7 +154,7 @@ def test_remove_a_dead_server(cluster: Start) -> None:
 
 
 @points(6)
-def test_grow_and_shrink(cluster: Start) -> None:
+def test_grow_and_shrink(cluster: StartCluster) -> None:
     """From one server to seven and back, one at a time, while commands keep coming."""
     c = cluster(7, members=(0,))
     c.agree("by one", 1)
@@ -169,7 +169,7 @@ def test_grow_and_shrink(cluster: Start) -> None:
 
 
 @points(5)
-def test_changes_on_a_bad_network(cluster: Start) -> None:
+def test_changes_on_a_bad_network(cluster: StartCluster) -> None:
     """Servers come and go on a network that delays, loses and repeats messages."""
     c = cluster(5, members=range(3))
     c.unreliable(duplicate=0.1)
@@ -180,7 +180,7 @@ def test_changes_on_a_bad_network(cluster: Start) -> None:
 
 
 @points(5)
-def test_outsiders_do_not_count(cluster: Start) -> None:
+def test_outsiders_do_not_count(cluster: StartCluster) -> None:
     """Servers that are not members are no help, neither to elect nor to commit."""
     c = cluster(5, members=range(3))
     c.agree("by three", 3)
@@ -207,7 +207,7 @@ def test_outsiders_do_not_count(cluster: Start) -> None:
 
 
 @points(5)
-def test_a_learner_that_is_not_there(cluster: Start) -> None:
+def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
     """A new server that cannot be reached is given up on, with an answer, and nothing stops meanwhile."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
@@ -229,7 +229,7 @@ def test_a_learner_that_is_not_there(cluster: Start) -> None:
 
 
 @points(5)
-def test_a_learner_that_crashes(cluster: Start) -> None:
+def test_a_learner_that_crashes(cluster: StartCluster) -> None:
     """A new server crashes while it catches up; the others go on, and it is added when it is back."""
     c = cluster(4, members=range(3))
     for number in range(3):
@@ -251,7 +251,7 @@ def test_a_learner_that_crashes(cluster: Start) -> None:
 
 
 @points(5)
-def test_one_at_a_time(cluster: Start) -> None:
+def test_one_at_a_time(cluster: StartCluster) -> None:
     """While a change is under way, another one is refused; afterwards it is made."""
     c = cluster(5, members=range(4))
     c.agree("by four", 4)
@@ -281,7 +281,7 @@ def test_one_at_a_time(cluster: Start) -> None:
 
 
 @points(6)
-def test_own_term_first(cluster: Start) -> None:
+def test_own_term_first(cluster: StartCluster) -> None:
     """A new leader changes nothing before it has committed an entry of its own term (the bug of 2015)."""
     c = cluster(4)
     c.agree("by four", 4)
@@ -310,7 +310,7 @@ def test_own_term_first(cluster: Start) -> None:
 
 
 @points(5)
-def test_what_is_refused(cluster: Start) -> None:
+def test_what_is_refused(cluster: StartCluster) -> None:
     """No members at all, or servers that do not exist, are refused; a follower says who leads."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
@@ -334,7 +334,7 @@ def test_what_is_refused(cluster: Start) -> None:
 
 
 @points(6)
-def test_leader_crashes_in_a_change(cluster: Start) -> None:
+def test_leader_crashes_in_a_change(cluster: StartCluster) -> None:
     """The leader crashes at each step of a change; those that are left elect and go on, and the change can be made."""
     c = cluster(5, members=range(3))
     now, then = list(range(3)), list(range(4))
@@ -353,7 +353,7 @@ def test_leader_crashes_in_a_change(cluster: Start) -> None:
 
 
 @points(5)
-def test_partition_in_a_change(cluster: Start) -> None:
+def test_partition_in_a_change(cluster: StartCluster) -> None:
     """The network parts in the middle of a change: an entry that is gone takes its configuration along."""
     c = cluster(4, members=range(3))
     for number in range(3):
@@ -375,7 +375,7 @@ def test_partition_in_a_change(cluster: Start) -> None:
 
 
 @points(5)
-def test_configuration_survives(cluster: Start) -> None:
+def test_configuration_survives(cluster: StartCluster) -> None:
     """After a restart servers go by the configuration in their logs, not by that of the beginning."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
@@ -400,7 +400,7 @@ def test_configuration_survives(cluster: Start) -> None:
 
 
 @points(6)
-def test_snapshot_carries_the_configuration(cluster: Start) -> None:
+def test_snapshot_carries_the_configuration(cluster: StartCluster) -> None:
     """A configuration that is only in a snapshot counts, after a restart and for a server that is sent it."""
     c = cluster(5, members=range(3))
     c.take_snapshots(every=5)
@@ -427,7 +427,7 @@ def test_snapshot_carries_the_configuration(cluster: Start) -> None:
 
 
 @points(6)
-def test_snapshot_replaces_a_configuration(cluster: Start) -> None:
+def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
     """A change that only its leader knows goes, when a snapshot takes the place of that leader's log."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
@@ -457,7 +457,7 @@ def test_snapshot_replaces_a_configuration(cluster: Start) -> None:
 
 
 @points(6)
-def test_removed_server_comes_back(cluster: Start) -> None:
+def test_removed_server_comes_back(cluster: StartCluster) -> None:
     """A server that was removed behind its back returns with a high term, and does not keep the others from work."""
     c = cluster(4)
     c.agree("by four", 4)
@@ -485,7 +485,7 @@ def test_removed_server_comes_back(cluster: Start) -> None:
 
 
 @points(6)
-def test_who_counts(cluster: Start) -> None:
+def test_who_counts(cluster: StartCluster) -> None:
     """The latest configuration in the log counts: when it is appended, when it is gone, after a restart, from a snapshot."""
     c = cluster(5, scripted=range(1, 5), members=range(3))
     voters = Voters(c)
@@ -519,7 +519,7 @@ def test_who_counts(cluster: Start) -> None:
 
 
 @points(6)
-def test_leader_counts_itself_out(cluster: Start) -> None:
+def test_leader_counts_itself_out(cluster: StartCluster) -> None:
     """A leader that removes itself commits what most of the others have, and leads until it has committed that."""
     c = cluster(4, scripted=range(1, 4))
     storing = Storing(c)
@@ -544,7 +544,7 @@ def test_leader_counts_itself_out(cluster: Start) -> None:
 
 
 @points(5)
-def test_part2_replace_one(cluster: Start) -> None:
+def test_part2_replace_one(cluster: StartCluster) -> None:
     """Part 2: one server takes another one's place in a single change."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
@@ -557,7 +557,7 @@ def test_part2_replace_one(cluster: Start) -> None:
 
 
 @points(5)
-def test_part2_any_set(cluster: Start) -> None:
+def test_part2_any_set(cluster: StartCluster) -> None:
     """Part 2: from one set to any other, larger, smaller or altogether new, while commands keep coming."""
     c = cluster(7, members=range(3))
     c.agree("by three", 3)
@@ -570,7 +570,7 @@ def test_part2_any_set(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_swap_all(cluster: Start) -> None:
+def test_part2_swap_all(cluster: StartCluster) -> None:
     """Part 2: three new servers take the place of all three old ones, which are gone then."""
     c = cluster(6, members=range(3))
     c.take_snapshots(every=10)
@@ -589,7 +589,7 @@ def test_part2_swap_all(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_minority_of_the_new(cluster: Start) -> None:
+def test_part2_minority_of_the_new(cluster: StartCluster) -> None:
     """Part 2: while there are two configurations, most of the old ones alone commit nothing."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
@@ -604,7 +604,7 @@ def test_part2_minority_of_the_new(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_minority_of_the_old(cluster: Start) -> None:
+def test_part2_minority_of_the_old(cluster: StartCluster) -> None:
     """Part 2: while there are two configurations, most of the new ones alone commit nothing, be they most of all."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
@@ -622,7 +622,7 @@ def test_part2_minority_of_the_old(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_leader_crashes(cluster: Start) -> None:
+def test_part2_leader_crashes(cluster: StartCluster) -> None:
     """Part 2: the leader crashes at each step of the way; those that are left elect and go on."""
     c = cluster(6, members=range(3))
     now, then = [0, 1, 2], [3, 4, 5]
@@ -643,7 +643,7 @@ def test_part2_leader_crashes(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_restart_between_two(cluster: Start) -> None:
+def test_part2_restart_between_two(cluster: StartCluster) -> None:
     """Part 2: all servers restart while there are two configurations; the change is completed without another word."""
     c = cluster(6, members=range(3))
     now, then = [0, 1, 2], [3, 4, 5]
@@ -668,7 +668,7 @@ def test_part2_restart_between_two(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_two_leaders(cluster: Start) -> None:
+def test_part2_two_leaders(cluster: StartCluster) -> None:
     """Part 2: a leader that recovers C_old,new commits it by both halves before it goes on to C_new."""
     c = cluster(5, members=range(3))
     for number in range(3):
@@ -697,7 +697,7 @@ def test_part2_two_leaders(cluster: Start) -> None:
 
 
 @points(5)
-def test_part2_asked_twice(cluster: Start) -> None:
+def test_part2_asked_twice(cluster: StartCluster) -> None:
     """Part 2: two changes asked for at the same moment: one is made, as it was asked for, or none."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
@@ -724,7 +724,7 @@ def test_part2_asked_twice(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_churn(cluster: Start) -> None:
+def test_part2_churn(cluster: StartCluster) -> None:
     """Part 2: servers crash, links are cut, messages are lost, and the members change all the time."""
     c = cluster(6, members=range(3))
     c.unreliable(duplicate=0.05)
@@ -762,7 +762,7 @@ def test_part2_churn(cluster: Start) -> None:
 
 
 @points(4)
-def test_part2_service_is_told(cluster: Start) -> None:
+def test_part2_service_is_told(cluster: StartCluster) -> None:
     """Part 2: services are told of C_old,new, with everybody who votes then, and of C_new."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
@@ -779,7 +779,7 @@ def test_part2_service_is_told(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_two_majorities(cluster: Start) -> None:
+def test_part2_two_majorities(cluster: StartCluster) -> None:
     """Part 2: C_old,new needs votes of most of each half: when appended, after a restart, from a snapshot."""
     c = cluster(7, scripted=range(1, 7), members=range(3))
     voters = Voters(c)
@@ -809,7 +809,7 @@ def test_part2_two_majorities(cluster: Start) -> None:
 
 
 @points(6)
-def test_part2_two_commits(cluster: Start) -> None:
+def test_part2_two_commits(cluster: StartCluster) -> None:
     """Part 2: a leader commits C_old,new once most of each half have it, then C_new once most of the new have it."""
     c = cluster(7, scripted=range(1, 7), members=range(3))
     storing = Storing(c)

@@ -29,7 +29,7 @@ from raftlab.suites.helpers.scripted_servers import (
     lead,
     send_append,
 )
-from raftlab.suites.marking import SIM, Start, points
+from raftlab.suites.marking import SIM, StartCluster, points
 
 
 def _quiet(c: Cluster, leader: int, term: int, said: str) -> None:
@@ -53,7 +53,7 @@ def _asks_first(c: Cluster, server: int, seconds: float, said: str) -> None:
 
 # Sim only, as others below: on a busy machine a heartbeat may come late, and an election is right then.
 @points(6, networks=SIM)
-def test_partitioned_server_returns(cluster: Start) -> None:
+def test_partitioned_server_returns(cluster: StartCluster) -> None:
     """A server that was cut off comes back with the term it had, and the leader does not notice."""
     c = cluster(5)
     for number in range(3):
@@ -70,7 +70,7 @@ def test_partitioned_server_returns(cluster: Start) -> None:
 
 
 @points(4)
-def test_cut_off_server_stays_in_its_term(cluster: Start) -> None:
+def test_cut_off_server_stays_in_its_term(cluster: StartCluster) -> None:
     """Cut off alone, a server asks and asks, and its term does not grow; with two of five it is the same."""
     c = cluster(5)
     leader = c.settled_leader()
@@ -89,7 +89,7 @@ def test_cut_off_server_stays_in_its_term(cluster: Start) -> None:
 
 
 @points(5, networks=SIM)
-def test_flapping_link(cluster: Start) -> None:
+def test_flapping_link(cluster: StartCluster) -> None:
     """One server's link comes and goes; leader and term stay."""
     c = cluster(5)
     leader = c.settled_leader()
@@ -107,7 +107,7 @@ def test_flapping_link(cluster: Start) -> None:
 
 
 @points(5, networks=SIM)
-def test_one_way_cuts(cluster: Start) -> None:
+def test_one_way_cuts(cluster: StartCluster) -> None:
     """A server that can send but not hear, and one that can hear but not send, do no harm."""
     c = cluster(5)
     leader = c.settled_leader()
@@ -129,7 +129,7 @@ def test_one_way_cuts(cluster: Start) -> None:
 
 
 @points(6, networks=SIM)
-def test_one_link_is_cut(cluster: Start) -> None:
+def test_one_link_is_cut(cluster: StartCluster) -> None:
     """A follower loses nothing but its link to the leader; all the others hear that one, and do not help to replace it."""
     c = cluster(5)
     leader = c.settled_leader()
@@ -150,7 +150,7 @@ def test_one_link_is_cut(cluster: Start) -> None:
 
 
 @points(6, networks=SIM)
-def test_partial_partition(cluster: Start) -> None:
+def test_partial_partition(cluster: StartCluster) -> None:
     """Two servers that do not see each other, both see the third: there is one stable leader, and work goes on."""
     c = cluster(3)
     c.agree("by three", 3)
@@ -175,7 +175,7 @@ def test_partial_partition(cluster: Start) -> None:
 
 
 @points(5, networks=SIM)
-def test_ring_with_gaps(cluster: Start) -> None:
+def test_ring_with_gaps(cluster: StartCluster) -> None:
     """Of five servers only five pairs see each other (1-2, 1-3, 2-3, 2-4, 3-5): the leader stays, and work goes on."""
     c = cluster(5)
     c.agree("by all", 5)
@@ -197,7 +197,7 @@ def test_ring_with_gaps(cluster: Start) -> None:
 
 
 @points(5, networks=SIM)
-def test_removed_server_was_never_told(cluster: Start) -> None:
+def test_removed_server_was_never_told(cluster: StartCluster) -> None:
     """A server is removed while it is cut off, comes back, and cannot raise anybody's term."""
     c = cluster(4)
     c.agree("by four", 4)
@@ -217,7 +217,7 @@ def test_removed_server_was_never_told(cluster: Start) -> None:
 
 
 @points(5)
-def test_leader_fails(cluster: Start) -> None:
+def test_leader_fails(cluster: StartCluster) -> None:
     """When the leader really fails, another one is elected within 5 seconds, again and again."""
     c = cluster(5)
     for number in range(6):
@@ -236,7 +236,7 @@ def test_leader_fails(cluster: Start) -> None:
 
 
 @points(5)
-def test_two_of_three_elect(cluster: Start) -> None:
+def test_two_of_three_elect(cluster: StartCluster) -> None:
     """The leader is gone, and the two that are left are just enough: one of them is elected, every time."""
     c = cluster(3)
     for number in range(6):
@@ -249,7 +249,7 @@ def test_two_of_three_elect(cluster: Start) -> None:
 
 
 @points(5)
-def test_all_restart(cluster: Start) -> None:
+def test_all_restart(cluster: StartCluster) -> None:
     """All servers restart together, and elect."""
     c = cluster(5)
     for number in range(4):
@@ -261,7 +261,7 @@ def test_all_restart(cluster: Start) -> None:
 
 
 @points(5)
-def test_lost_and_repeated(cluster: Start) -> None:
+def test_lost_and_repeated(cluster: StartCluster) -> None:
     """Pre-votes and their answers are lost, late and repeated: leaders are elected all the same, one in each term."""
     c = cluster(5)
     c.unreliable(duplicate=0.5, echo=1.0)
@@ -283,7 +283,7 @@ def _gives_up(c: Cluster, leader: int, why: str) -> None:
 
 
 @points(6)
-def test_deaf_leader(cluster: Start) -> None:
+def test_deaf_leader(cluster: StartCluster) -> None:
     """A leader that can send but hears nothing gives up, and the others elect another one."""
     c = cluster(5)
     for number in range(3):
@@ -299,7 +299,7 @@ def test_deaf_leader(cluster: Start) -> None:
 
 
 @points(6)
-def test_leader_of_a_minority(cluster: Start) -> None:
+def test_leader_of_a_minority(cluster: StartCluster) -> None:
     """A leader that reaches too few gives up, and then its one friend helps to elect another."""
     c = cluster(5)
     for number in range(3):
@@ -319,7 +319,7 @@ def test_leader_of_a_minority(cluster: Start) -> None:
 
 
 @points(5, networks=SIM)
-def test_old_leader_returns(cluster: Start) -> None:
+def test_old_leader_returns(cluster: StartCluster) -> None:
     """A leader that was cut off gives up; when it is back, nobody's term grows by it."""
     c = cluster(5)
     for number in range(3):
@@ -336,7 +336,7 @@ def test_old_leader_returns(cluster: Start) -> None:
 
 
 @points(5)
-def test_old_leader_is_needed(cluster: Start) -> None:
+def test_old_leader_is_needed(cluster: StartCluster) -> None:
     """Of two that are left only the leader of before has the newer log: the other one says yes to it."""
     c = cluster(3)
     for number in range(3):
@@ -356,7 +356,7 @@ def test_old_leader_is_needed(cluster: Start) -> None:
 
 
 @points(5)
-def test_changing_members(cluster: Start) -> None:
+def test_changing_members(cluster: StartCluster) -> None:
     """Pre-votes in the middle of a change of members: most of both sets must say yes, and then one is elected."""
     c = cluster(6, members=range(3))
     c.agree("by three", 3)
@@ -426,7 +426,7 @@ def _wait_for_asking(c: Cluster, above: int = 0) -> int:
 
 
 @points(6)
-def test_who_gets_a_pre_vote(cluster: Start) -> None:
+def test_who_gets_a_pre_vote(cluster: StartCluster) -> None:
     """The table: who gets a pre-vote, who does not, and that either way nothing has changed."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
@@ -465,7 +465,7 @@ def test_who_gets_a_pre_vote(cluster: Start) -> None:
 
 
 @points(5)
-def test_a_pre_vote_is_no_vote(cluster: Start) -> None:
+def test_a_pre_vote_is_no_vote(cluster: StartCluster) -> None:
     """Who got a pre-vote may not get the vote: that is still free, also after a restart; and pre-votes calm nobody."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
@@ -492,7 +492,7 @@ def test_a_pre_vote_is_no_vote(cluster: Start) -> None:
 
 
 @points(5)
-def test_asking_changes_nothing(cluster: Start) -> None:
+def test_asking_changes_nothing(cluster: StartCluster) -> None:
     """As long as most say no, S0 asks again and again for one and the same term, and stands in no election."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
@@ -514,7 +514,7 @@ def test_asking_changes_nothing(cluster: Start) -> None:
 
 
 @points(6)
-def test_pre_votes_of_the_past(cluster: Start) -> None:
+def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
     """Answers of a past term, or of an earlier question, do nothing; nor are they votes."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
@@ -553,7 +553,7 @@ def test_pre_votes_of_the_past(cluster: Start) -> None:
 
 
 @points(5)
-def test_no_with_a_higher_term(cluster: Start) -> None:
+def test_no_with_a_higher_term(cluster: StartCluster) -> None:
     """A no that comes with a higher term is believed: S0 asks for a term above that one, and is elected in it."""
     c = cluster(3, scripted=(1, 2))
     append(c, 1, 1000, (0, 0), entries(1000, "one"))

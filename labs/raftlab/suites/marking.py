@@ -7,7 +7,7 @@ These are tests of students' code. The framework's own are in ``tests/``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 from raftlab.harness.cluster import Cluster
@@ -16,15 +16,22 @@ BOTH = ("sim", "rpyc")
 SIM = ("sim",)
 
 
-class Start(Protocol):
-    """The ``cluster`` fixture: starts the run's one cluster."""
+class StartCluster(Protocol):
+    """The ``cluster`` fixture of a test: makes the run's one cluster.
+
+    Args:
+        servers: how many, from 1 to 25.
+        scripted: the servers that the test plays itself.
+        start: whether to start all servers and wait until they are ready.
+        members: the servers that vote at first (lab 2E). ``None``: all.
+    """
 
     def __call__(
         self,
         servers: int,
-        scripted: range | tuple[int, ...] = (),
+        scripted: Collection[int] = (),
         start: bool = True,
-        members: range | tuple[int, ...] | None = None,
+        members: Collection[int] | None = None,
     ) -> Cluster: ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +21,18 @@ SOLUTION = ROOT / "solutions" / "raft.py"
 SKELETON = ROOT / "skeleton" / "raft.py"
 
 
+def pytest_configure() -> None:
+    """Make Ctrl-C work again where the calling shell ignores it, as a job in the background does.
+
+    Child processes inherit an ignored signal, and some tests send SIGINT to theirs. The hook runs in pytest itself and in
+    each xdist worker.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each processor: a third of the tests' time is waiting, for real servers and for hostile code to be ended."""
+    """Two for each processor: for a third of their time, the tests wait for real servers and for hostile code to end."""
     return 2 * len(os.sched_getaffinity(0))
 
 

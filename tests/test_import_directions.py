@@ -23,7 +23,7 @@ LAB_LEVELS = (
     ("cli",),
 )
 GRADER_LEVELS = (
-    ("__init__", "stats", "failure_classes"),
+    ("__init__", "stats", "failure_classes", "output_folder"),
     ("plan", "rubric", "progress"),
     ("results",),
     ("marks", "spill", "reports"),

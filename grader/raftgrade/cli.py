@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from raftgrade import __version__, grade, marks, options, rubric, store
+from raftgrade import __version__, grade, marks, options, output_folder, rubric, store
 from raftgrade.engines import engine
 from raftgrade.engines.commands import Commands, RaftlabCommands
 from raftgrade.intake import submissions
@@ -38,7 +38,7 @@ from raftlab.suites import catalogue
 
 REFUSALS = (
     CannotStart,
-    store.NotOurs,
+    output_folder.BadFolder,
     submissions.BadPath,
     labs.UnknownLab,
     levels.CannotConfine,

@@ -24,6 +24,8 @@ from typing import BinaryIO, TypeVar
 
 import msgspec
 
+from raftgrade import output_folder
+from raftgrade.output_folder import BadFolder
 from raftgrade.plan import Settings
 from raftgrade.results import SCHEMA, Report, SubmissionResult
 from raftgrade.spill import SpillFile
@@ -62,12 +64,8 @@ _encode = msgspec.json.Encoder().encode
 _read_entry: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
-class NotOurs(Exception):
-    """The folder does not hold a report of ours, or cannot be used. The message says why, in one sentence."""
-
-
 def read(folder: Path) -> Report:
-    """The report in ``folder``, whole or partial. Raises :class:`NotOurs`."""
+    """The report in ``folder``, whole or partial. Raises :class:`BadFolder`."""
     report, entries = _opened(folder, Report)
     if report.complete:
         _look_through(entries)
@@ -89,15 +87,15 @@ def _opened(folder: Path, kind: type[_AReport]) -> tuple[_AReport, Iterator[Entr
     """``report.json`` as it is, and the records."""
     shown = printable(str(folder))
     if not folder.exists():
-        raise NotOurs(f"there is no {shown}")
+        raise BadFolder(f"there is no {shown}")
     if not folder.is_dir():
-        raise NotOurs(f"{shown} is a file, not a folder with a report")
+        raise BadFolder(f"{shown} is a file, not a folder with a report")
     try:
         data = (folder / REPORT).read_bytes()
     except FileNotFoundError:
-        raise NotOurs(f"{shown} holds no {REPORT}") from None
+        raise BadFolder(f"{shown} holds no {REPORT}") from None
     except OSError as exc:
-        raise NotOurs(f"{shown}/{REPORT} cannot be read: {exc.strerror or exc}") from None
+        raise BadFolder(f"{shown}/{REPORT} cannot be read: {exc.strerror or exc}") from None
     return _parse(data, f"{shown}/{REPORT}", kind), _entries(folder, shown)
 
 
@@ -105,9 +103,9 @@ def _parse(data: bytes, shown: str, kind: type[_AReport]) -> _AReport:
     try:
         report = msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise NotOurs(f"{shown} is not a report of raftgrade, or is damaged") from None
+        raise BadFolder(f"{shown} is not a report of raftgrade, or is damaged") from None
     if report.schema != SCHEMA:
-        raise NotOurs(f"{shown} has schema {report.schema}; this raftgrade reads schema {SCHEMA}")
+        raise BadFolder(f"{shown} has schema {report.schema}; this raftgrade reads schema {SCHEMA}")
     return report
 
 
@@ -120,11 +118,11 @@ def _entries(folder: Path, shown: str) -> Iterator[Entry]:
                 try:
                     yield _read_entry.decode(line)
                 except (msgspec.DecodeError, UnicodeDecodeError):
-                    raise NotOurs(f"line {number} of {shown}/{RECORDS} is not a record of raftgrade") from None
+                    raise BadFolder(f"line {number} of {shown}/{RECORDS} is not a record of raftgrade") from None
     except FileNotFoundError:
         return
     except OSError as exc:
-        raise NotOurs(f"{shown}/{RECORDS} cannot be read: {exc.strerror or exc}") from None
+        raise BadFolder(f"{shown}/{RECORDS} cannot be read: {exc.strerror or exc}") from None
 
 
 def _look_through(entries: Iterator[Entry]) -> None:
@@ -178,28 +176,16 @@ class Store:
     @classmethod
     def create(cls, folder: Path) -> Store:
         """Claim ``folder`` for a new report: absent, empty, or holding an earlier report, which stays until
-        :meth:`begin`. Anything else is left exactly as it is. Raises :class:`NotOurs`."""
-        shown = printable(str(folder))
+        :meth:`begin`. Anything else is left exactly as it is. Raises :class:`BadFolder`."""
+        records = output_folder.claim(folder, RECORDS, "report", _check_ours)
         try:
-            if folder.exists() and not folder.is_dir():
-                raise NotOurs(f"{shown} is a file; choose another folder with --out")
-            if folder.exists() and not _just_made(folder):
-                _check_ours(folder, shown)
-            folder.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a line is in the kernel's hands, safe from our death, when write returns.
-            records = (folder / RECORDS).open("ab", buffering=0)
-            try:
-                fcntl.flock(records, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with output_folder.usable(folder, "report"):
                 for name in (LOGS, TRACES):
                     (folder / name).mkdir(exist_ok=True)
                 earlier = _opened(folder, Before) if (folder / REPORT).exists() else None
-            except BaseException:
-                records.close()
-                raise
-        except BlockingIOError:
-            raise NotOurs(f"another raftgrade is writing to {shown}; choose another folder with --out") from None
-        except OSError as exc:
-            raise NotOurs(f"{shown} cannot be used for the report: {exc.strerror or exc}") from None
+        except BaseException:
+            records.close()
+            raise
         return cls(folder, records, earlier)
 
     def begin(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> Kept:
@@ -293,8 +279,7 @@ def _just_made(folder: Path) -> bool:
     )
 
 
-def _check_ours(folder: Path, shown: str) -> None:
-    try:
+def _check_ours(folder: Path) -> None:
+    """Raise :class:`BadFolder` if ``folder`` holds anything but a report, or the first files of one."""
+    if not _just_made(folder):
         _look_through(_opened(folder, Before)[1])
-    except NotOurs as exc:
-        raise NotOurs(f"{exc}; nothing was changed: choose another folder with --out") from None

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from raftgrade import store
+from raftgrade.output_folder import BadFolder
 from raftgrade.results import Problem
-from raftgrade.store import NotOurs, Store, read
+from raftgrade.store import Store, read
 from raftgrade.tally import Ran, Refused, Tally
 from tests.grader.fakes import record
 from tests.grader.test_tally import all_passed, plan
@@ -36,7 +37,7 @@ def cut_short(folder: Path) -> Path:
 
 
 def said(folder: Path) -> str:
-    with pytest.raises(NotOurs) as caught:
+    with pytest.raises(BadFolder) as caught:
         Store.create(folder)
     return str(caught.value)
 
@@ -125,7 +126,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         ("", "{} holds no report.json"),
     ]:
         path = tmp_path / name
-        with pytest.raises(NotOurs) as caught:
+        with pytest.raises(BadFolder) as caught:
             read(path)
         assert str(caught.value) == words.format(path)
 

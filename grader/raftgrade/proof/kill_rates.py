@@ -13,7 +13,6 @@ solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n", and its upper
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
 import multiprocessing
@@ -35,6 +34,7 @@ from typing import Any, BinaryIO, NoReturn, TextIO
 import msgspec
 
 import raftlab
+from raftgrade import output_folder
 from raftgrade.engines.jobs import SILENCE_S
 from raftgrade.intake.intake import code
 from raftgrade.progress import Progress
@@ -50,7 +50,7 @@ _RULES = 1  # goes up when what a pass is, or what is noted of it, changes
 
 
 class CannotProve(Exception):
-    """The proof's folder cannot be used, or a process of it died. The message says why."""
+    """The proof cannot go on: its records are damaged, or a process of it died. The message says why."""
 
 
 class Caught(msgspec.Struct, frozen=True):
@@ -210,21 +210,7 @@ class Folder:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Folder:
-        shown = printable(str(self.path))
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not (self.path / PASSES).exists() and any(self.path.iterdir()):
-                raise CannotProve(f"{shown} has other files and no {PASSES}: choose an empty folder with --out")
-            self._file = open(self.path / PASSES, "a+b", buffering=0)
-        except FileExistsError:
-            raise CannotProve(f"{shown} is a file, not a folder for a proof") from None
-        except OSError as exc:
-            raise CannotProve(f"{shown} cannot be used: {exc.strerror or exc}") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise CannotProve(f"another proof is at work in {shown}") from None
+        self._file = output_folder.claim(self.path, PASSES, "proof")
         return self
 
     def __exit__(self, *exc: object) -> None:

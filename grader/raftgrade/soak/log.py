@@ -10,7 +10,6 @@ Blocks of another raftlab, or of another text of the same implementation, stay i
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import BinaryIO, Literal
 import msgspec
 import tabulate
 
-from raftgrade.store import NotOurs
+from raftgrade import output_folder
+from raftgrade.output_folder import BadFolder
 from raftlab.safe_text import count, duration, printable
 
 BLOCKS = "soak.jsonl"
@@ -98,28 +98,17 @@ class Log:
 
     @classmethod
     def open(cls, folder: Path) -> Log:
-        """The book in ``folder``, which is new, empty, or has one. Raises :class:`~raftgrade.store.NotOurs`."""
-        shown = printable(str(folder))
+        """The book in ``folder``, which is new, empty, or has one. Raises :class:`~raftgrade.output_folder.BadFolder`."""
+        file = output_folder.claim(folder, BLOCKS, "soak")
         try:
-            if folder.exists() and not folder.is_dir():
-                raise NotOurs(f"{shown} is a file; choose another folder with --out")
-            if folder.exists() and any(folder.iterdir()) and not (folder / BLOCKS).exists():
-                raise NotOurs(f"{shown} holds something else than a soak; choose another folder with --out")
-            folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / BLOCKS).open("a+b", buffering=0)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with output_folder.usable(folder, "soak"):
                 blocks = read(folder)
                 # A kill in the middle of a line: its block was not finished.
                 whole = (folder / BLOCKS).read_bytes()
                 file.truncate(whole.rfind(b"\n") + 1)
-            except BaseException:
-                file.close()
-                raise
-        except BlockingIOError:
-            raise NotOurs(f"another soak is writing to {shown}; choose another folder with --out") from None
-        except OSError as exc:
-            raise NotOurs(f"{shown} cannot be used for the soak: {exc.strerror or exc}") from None
+        except BaseException:
+            file.close()
+            raise
         return cls(folder, file, blocks)
 
     def add(self, block: Block) -> None:
@@ -147,27 +136,27 @@ def _write(file: BinaryIO, line: bytes) -> None:
 
 
 def read(folder: Path) -> list[Block]:
-    """All finished blocks in ``folder``, the oldest first. Raises :class:`~raftgrade.store.NotOurs`."""
+    """All finished blocks in ``folder``, the oldest first. Raises :class:`~raftgrade.output_folder.BadFolder`."""
     shown = printable(f"{folder}/{BLOCKS}")
     try:
         # What follows the last line end was cut short by a kill.
         lines = (folder / BLOCKS).read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
-        raise NotOurs(f"{printable(str(folder))} holds no {BLOCKS}") from None
+        raise BadFolder(f"{printable(str(folder))} holds no {BLOCKS}") from None
     except OSError as exc:
-        raise NotOurs(f"{shown} cannot be read: {exc.strerror or exc}") from None
+        raise BadFolder(f"{shown} cannot be read: {exc.strerror or exc}") from None
     blocks = []
     for number, line in enumerate(lines, start=1):
         try:
             blocks.append(_read_block(line))
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise NotOurs(f"line {number} of {shown} is not a block of a soak") from None
+            raise BadFolder(f"line {number} of {shown} is not a block of a soak") from None
     return blocks
 
 
 def read_all(folders: Iterable[Path]) -> list[Block]:
     """The blocks of several books, the oldest first; one that is named twice counts once. Raises
-    :class:`~raftgrade.store.NotOurs`."""
+    :class:`~raftgrade.output_folder.BadFolder`."""
     different = {folder.resolve(): folder for folder in folders}
     return sorted((block for folder in different.values() for block in read(folder)), key=lambda block: block.started)
 

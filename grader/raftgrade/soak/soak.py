@@ -140,7 +140,7 @@ def order(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> O
 
 
 def show(folder: Path) -> int:
-    """Print what the book in ``folder`` says. Returns the exit code; raises :class:`~raftgrade.store.NotOurs`."""
+    """Print what the book in ``folder`` says. Returns the exit code; raises :class:`~raftgrade.output_folder.BadFolder`."""
     blocks = soak_log.read(folder)
     print(soak_log.table(blocks))
     return soak_log.exit_code(soak_log.newest(blocks))
@@ -148,7 +148,7 @@ def show(folder: Path) -> int:
 
 def run(asked: Order, commands: Commands, catalogue: Catalogue, stream: TextIO) -> int:
     """Work until it is enough, and print the table. What happens is told on ``stream``. Returns the exit code; raises
-    :class:`CannotStart`, :class:`~raftgrade.intake.submissions.BadPath` and :class:`~raftgrade.store.NotOurs`."""
+    :class:`CannotStart`, :class:`~raftgrade.intake.submissions.BadPath` and :class:`~raftgrade.output_folder.BadFolder`."""
     found = submissions.find(asked.paths, ignore=asked.out)
     with Log.open(asked.out) as log, process_monitor.reaper():
         crew = _Crew(asked.jobs)

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 
 from raftgrade.cli import main
+from raftgrade.output_folder import BadFolder
 from raftgrade.proof import bug_bank, kill_rates
 from raftgrade.proof import page as proof_page
 from raftgrade.proof.kill_rates import CannotProve, Caught, Folder, Pass, Settings, Trial
 from raftgrade.soak import log
 from raftgrade.soak.log import Block, Megabytes
-from raftgrade.store import NotOurs
 from tests.conftest import ROOT, SOLUTION
 from tests.grader.fakes import alive, wait_until_gone
 from tests.known_bugs import BANK
@@ -114,7 +114,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
     with Folder(tmp_path / "out") as folder:
         for done in first.passes.values():
             folder.keep(done)
-        with pytest.raises(CannotProve, match="another proof is at work in"), Folder(tmp_path / "out"):
+        with pytest.raises(BadFolder, match="another raftgrade is writing to"), Folder(tmp_path / "out"):
             pass
     with open(tmp_path / "out" / "passes.jsonl", "ab") as file:
         file.write(b'{"key": "torn')
@@ -132,9 +132,9 @@ def test_what_is_kept(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(CannotProve, match=r"has other files and no passes\.jsonl"), Folder(tmp_path):
+    with pytest.raises(BadFolder, match=r"holds other files and no passes\.jsonl"), Folder(tmp_path):
         pass
-    with pytest.raises(CannotProve, match="is a file, not a folder"), Folder(tmp_path / "thesis.tex"):
+    with pytest.raises(BadFolder, match="is a file; choose another folder"), Folder(tmp_path / "thesis.tex"):
         pass
 
 
@@ -203,7 +203,7 @@ def test_several_soaks_are_read(tmp_path: Path) -> None:
         (tmp_path / name / "soak.jsonl").write_bytes(msgspec.json.encode(block) + b"\n")
     folders = [tmp_path / "one", tmp_path / "two", tmp_path / "two" / ".." / "one"]
     assert log.read_all(folders) == [early, late]
-    with pytest.raises(NotOurs, match=r"none holds no soak\.jsonl"):
+    with pytest.raises(BadFolder, match=r"none holds no soak\.jsonl"):
         log.read_all([tmp_path / "none"])
 
 

@@ -169,7 +169,10 @@ def test_memory_that_grows_is_told(
         ("ada --out out --seed -1", "--seed must be 0 or more, not -1"),
         ("ada --out out --labs 9Z", "there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F"),
         ("nobody --out out", "there is no nobody"),
-        ("ada --out ada", "ada holds something else than a soak; choose another folder with --out"),
+        (
+            "ada --out ada",
+            "ada holds other files and no soak.jsonl; nothing was changed: choose another folder with --out",
+        ),
         ("--show ada", "ada holds no soak.jsonl"),
         ("--show odd", "line 1 of odd/soak.jsonl is not a block of a soak"),
     ],
@@ -231,7 +234,9 @@ def test_ctrl_c(hanging: Soak) -> None:
 def test_a_kill_costs_the_block_under_way(hanging: Soak, capsys: pytest.CaptureFixture[str]) -> None:
     hanging.wait()
     assert run("ada") == 2
-    assert capsys.readouterr().err == "raftgrade: another soak is writing to out; choose another folder with --out\n"
+    assert (
+        capsys.readouterr().err == "raftgrade: another raftgrade is writing to out; choose another folder with --out\n"
+    )
     hanging.process.kill()
     hanging.process.communicate()
     book = hanging.out / "soak.jsonl"

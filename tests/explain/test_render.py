@@ -1,4 +1,4 @@
-"""How a failure is told: every rule and every fault has its words, and terminal and HTML say the same."""
+"""Rendering a failure: every rule and fault has an explanation, and terminal and HTML have the same words."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_broken_rule_on_a_terminal() -> None:
         "  figure: State, persistent: current_term, voted_for, log[]\n"
         "  read: handouts/lab-2c.md#what-must-survive\n"
         "  often: one of the three is not saved, or is saved before it is changed\n"
-        "  often: what is read back is not what was saved\n"
+        "  often: what is read back differs from what was saved\n"
         "  what led there:\n"
         "       4.241 S0 crashes\n"
         "       4.251 S0 restarts\n"
@@ -58,7 +58,7 @@ def test_a_fault_on_a_terminal() -> None:
         "S1: an exception nobody caught\n"
         "  at raft.py:7\n"
         "  read: handouts/debugging.md#named-faults (exception)\n"
-        "  hint: An exception that nobody caught ended this thread. The traceback below ends in your own line.\n"
+        "  hint: An exception that nothing caught ended this thread. The traceback below ends at the line in your code.\n"
         "  details:\n"
         "    Traceback\n"
         "      ..."
@@ -66,9 +66,9 @@ def test_a_fault_on_a_terminal() -> None:
 
 
 def test_a_hint_about_this_run_comes_before_usual_causes() -> None:
-    told = render.as_text(Failure("assertion", "expected a leader", rules.LIVENESS, hint="Begin with step 1."))
-    assert "  hint: Begin with step 1." in told
-    assert "often:" not in told
+    text = render.as_text(Failure("assertion", "expected a leader", rules.LIVENESS, hint="Begin with step 1."))
+    assert "  hint: Begin with step 1." in text
+    assert "often:" not in text
 
 
 def test_html_says_the_same_words() -> None:

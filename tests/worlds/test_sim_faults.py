@@ -325,7 +325,7 @@ def test_a_failure_reads_in_the_agreed_order(write_raft: Write) -> None:
     assert text[1].startswith("  at raft.py:")
     assert text[2:4] == [
         "  read: handouts/debugging.md#named-faults (init-exception)",
-        "  hint: Raft(...) must return; let it set fields and start threads, and do everything else in them.",
+        "  hint: Raft(...) must return: let it set fields and start threads, and do everything else in those threads.",
     ]
     assert text[4:6] == ["  what led there:", "       0.000 S0 starts"]
     assert text[6] == "  details:"

@@ -1,1 +1,1 @@
-"""Explaining failures: what a failure says, the rules of Raft that it can name, and likely causes."""
+"""Explaining failures: the failure itself, the rules of Raft, their likely causes, and the rendering as text and HTML."""

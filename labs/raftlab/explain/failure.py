@@ -1,4 +1,4 @@
-"""What a failure says, as data: terminal, reports and pictures tell it in the same words (:mod:`raftlab.explain.render`)."""
+"""A failure as data: rules, failures, and the exception that ends a test. :mod:`raftlab.explain.render` turns it into text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import msgspec
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A promise of Raft: its name, the line of Figure 2 or the property, the paper's section, the handout to read."""
+    """A rule of Raft.
+
+    Attributes:
+        name: a few words, such as ``"Election Safety"``. Two rules may share a name if they are halves of one.
+        says: the rule in one clause, without a capital or a full stop.
+        section: where the paper states it, such as ``"Figure 2, State; §5.1"``.
+        handout: the file and anchor to read.
+    """
 
     name: str
     says: str
@@ -19,10 +26,15 @@ class Rule(msgspec.Struct, frozen=True):
 class Failure(msgspec.Struct):
     """One failed run, ready to be shown.
 
-    ``kind`` is ``"assertion"`` (a test's expectation), ``"invariant"`` (the referee) or a key of
-    :data:`raftlab.explain.causes.FAULTS`.
-    ``text`` is the sentence with expected and seen. ``where`` is ``file:line`` in the student's code, if known.
-    ``events`` are the last events that matter, one line each. ``detail`` is a traceback or list of threads.
+    Attributes:
+        kind: ``"assertion"`` (a test's expectation), ``"invariant"`` (the referee) or a key of
+            :data:`raftlab.explain.causes.FAULTS`.
+        text: one sentence with what was expected and what was observed.
+        rule: the rule that is broken; ``None`` for a fault.
+        where: ``file:line`` in the student's code, if known.
+        hint: what the test knows about this particular run; it is shown instead of the usual causes.
+        events: the last events that matter, one line each.
+        detail: a traceback or a list of threads.
     """
 
     kind: str
@@ -35,16 +47,20 @@ class Failure(msgspec.Struct):
 
 
 class LabFailure(AssertionError):
-    """Raised by the harness and the referee inside a suite's test; carries the :class:`Failure`."""
+    """Raised by the harness and the referee inside a suite's test.
+
+    Attributes:
+        failure: what is shown.
+        servers: the servers whose last events are shown; ``None`` stands for all.
+    """
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.text)
         self.failure = failure
-        # Whose last events tell the story; None: everybody's.
         self.servers: frozenset[int] | None = None
 
 
 def short(value: Any, most: int = 60) -> str:
-    """``repr(value)``, cut in its middle when nobody would read it all."""
+    """``repr(value)``; if it is longer than ``most`` characters, its middle is left out."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 20]}...{text[-12:]}"

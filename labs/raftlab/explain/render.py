@@ -1,8 +1,9 @@
-"""How a failure is told: the same words on the terminal, in reports and in the picture of a run.
+"""A failure as text or HTML: the same words on the terminal, in reports and in the picture of a run.
 
-The order is DESIGN.md's: what was expected and seen; the rule it breaks, the line of Figure 2 behind it and what usually
-is the cause; what to read; the last events that matter; the command that replays it; where the picture is. A failure is
-looked up in :mod:`raftlab.explain.causes`, by its rule or by its kind.
+The parts come in this order: what was expected and observed; the line of the student's code, if known; the rule that is
+broken and its line of Figure 2; what to read; a hint, or else the usual causes; the last events that matter; details such
+as a traceback; the command that replays the run; the command that shows its picture. Causes and hints are looked up in
+:mod:`raftlab.explain.causes`, by the failure's rule or kind.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from raftlab.explain.failure import Failure
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One paragraph. ``label`` is empty for the first sentence; ``block`` lines stand below their label, as they are."""
+    """One paragraph.
+
+    Attributes:
+        label: empty for the first sentence.
+        lines: its text.
+        block: whether the lines are shown below the label, unchanged.
+    """
 
     label: str
     lines: tuple[str, ...]
@@ -24,12 +31,12 @@ class Part:
 
 
 def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
-    """Everything there is to say of ``failure``, in order. ``replay`` and ``picture`` are commands, or empty."""
-    found = [Part("", (failure.text,))]
+    """The parts of ``failure``, in the order above. ``replay`` and ``picture`` are commands, or empty."""
+    shown = [Part("", (failure.text,))]
 
     def add(label: str, *lines: str, block: bool = False) -> None:
         if any(lines):
-            found.append(Part(label, lines, block))
+            shown.append(Part(label, lines, block))
 
     add("at", failure.where)
     rule = failure.rule
@@ -42,7 +49,7 @@ def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
         add("read", rule.handout)
     elif failure.kind in FAULTS:
         add("read", f"handouts/debugging.md#named-faults ({failure.kind})")
-    # What the test itself knows about this very run is worth more than what usually is the cause.
+    # What the test knows about this run is worth more than what usually is the cause.
     hint = failure.hint or FAULTS.get(failure.kind, "")
     add("hint", hint)
     if not hint:
@@ -52,7 +59,7 @@ def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
     add("details", *failure.detail.rstrip().splitlines(), block=True)
     add("replay", replay)
     add("picture", picture)
-    return found
+    return shown
 
 
 def as_text(failure: Failure, replay: str = "", picture: str = "") -> str:
@@ -70,7 +77,7 @@ def as_text(failure: Failure, replay: str = "", picture: str = "") -> str:
 
 
 def as_html(failure: Failure, replay: str = "", picture: str = "") -> str:
-    """The same words as a piece of HTML. Everything is escaped: students choose many of these words."""
+    """The failure as an HTML element. Everything is escaped, since students choose many of these words."""
     out = ['<div class="failure">']
     for part in parts(failure, replay, picture):
         lines = [html.escape(line) for line in part.lines]

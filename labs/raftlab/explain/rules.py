@@ -1,8 +1,8 @@
-"""The promises of Raft that a failure can name: the property, the line of Figure 2, the paper's section, what to read.
+"""The rules of Raft that a failure can name: what each says, the paper's section, and the handout to read.
 
 Section numbers are those of the extended paper (Ongaro and Ousterhout, "In Search of an Understandable Consensus
-Algorithm"); where it says "dissertation", those of Ongaro's "Consensus: Bridging Theory and Practice". The wording is
-ours.
+Algorithm"), or, after the word "dissertation", those of Ongaro's "Consensus: Bridging Theory and Practice". The wording
+is ours.
 """
 
 from __future__ import annotations
@@ -66,26 +66,26 @@ TERMS_ONLY_GROW = Rule(
 )
 STABLE_LEADER = Rule(
     "stable leader",
-    "while nothing fails the leader's heartbeats keep everybody from starting elections",
+    "while nothing fails, the leader's heartbeats keep the others from starting elections",
     "§5.2",
     f"{_LAB_2A}#elections-for-no-reason",
 )
 TIMER = Rule(
     "election timer",
-    "only three events restart a running one: a message of the current leader, a vote given, an election begun",
+    "only three events restart a running timer: a message from the current leader, granting a vote, starting an election",
     "§5.2; Figure 2, Followers",
     f"{_LAB_2A}#the-election-timer",
 )
-# The other half of the same rule, with causes of its own.
+# The other half of the same rule. Its failures have other causes.
 TIMER_RESTARTS = Rule(
     "election timer",
-    "each of three events restarts it: a message of the current leader, a vote given, an election begun",
+    "each of three events restarts it: a message from the current leader, granting a vote, starting an election",
     "§5.2; Figure 2, Followers",
     f"{_LAB_2A}#the-election-timer",
 )
 HEARTBEATS = Rule(
     "heartbeats",
-    "a leader sends them steadily, and not more than about ten a second to each server",
+    "a leader sends them steadily, and no more than about ten per second to each server",
     "§5.2; lab limits",
     f"{_LAB_2A}#heartbeats",
 )
@@ -130,13 +130,13 @@ COMMIT_PROVED = Rule(
 )
 CONSISTENCY = Rule(
     "consistency check",
-    "entries are taken only where the entry before them has the same index and term",
+    "a follower takes entries only if its log has the entry before them, with the same index and term",
     "Figure 2, AppendEntries 2; §5.3",
     f"{_LAB_2B}#the-consistency-check",
 )
 LOG_MATCHING = Rule(
     "Log Matching",
-    "only a conflict removes entries: that one and all behind it; everything else stays",
+    "only a conflict removes entries: the conflicting one and all after it; everything else stays",
     "Figure 2, AppendEntries 3-4; §5.3",
     f"{_LAB_2B}#the-consistency-check",
 )
@@ -172,13 +172,13 @@ LEADER_COMPLETENESS = Rule(
 )
 FAST_BACKUP = Rule(
     "fast backup",
-    "a refused leader goes back a whole term at a time, not entry by entry",
+    "after a refusal, the leader goes back a whole term at a time, not entry by entry",
     "the end of §5.3",
     f"{_LAB_2B}#backing-up-fast",
 )
 FEW_MESSAGES = Rule(
     "few messages",
-    "what waits to be sent goes in one message, and nothing is sent again while an answer may still come",
+    "entries that wait to be sent go out in one message, and nothing is sent again while a reply may still come",
     "lab limits",
     f"{_LAB_2B}#too-many-messages",
 )
@@ -199,7 +199,7 @@ SAVE_FIRST = Rule(
 )
 FAILED_SAVE = Rule(
     "a failed save",
-    "what could not be saved was not promised: a server whose disk fails does not answer as if it had",
+    "a server whose save failed does not answer as if the save had succeeded",
     "Figure 2, State",
     f"{_LAB_2C}#when-the-disk-fails",
 )
@@ -208,37 +208,37 @@ FAILED_SAVE = Rule(
 
 WHOLE_SNAPSHOT = Rule(
     "whole snapshots",
-    "a service gets a snapshot as some service took it: every byte, in order, and under its own index",
+    "a service gets exactly what some service took as a snapshot: every byte, in order, under the same index",
     "§7, Figure 13",
     f"{_LAB_2D}#chunks",
 )
 NEWER_SNAPSHOT = Rule(
     "newer snapshots",
-    "a snapshot never takes a server back to where it was before",
+    "a snapshot never takes a server back to an earlier index",
     "§7, Figure 13",
     f"{_LAB_2D}#old-snapshots",
 )
 KEEP_THE_REST = Rule(
     "what follows stays",
-    "a server that has the snapshot's last entry keeps the entries behind it",
+    "a server that has the snapshot's last entry keeps the entries after it",
     "Figure 13, 6; §7",
     f"{_LAB_2D}#what-follows-stays",
 )
 SNAPSHOT_FIRST = Rule(
     "the snapshot first",
-    "a service that starts anew gets the saved snapshot, then the entries behind it",
+    "after a restart the service gets the saved snapshot first, then the entries after it",
     "§7",
     f"{_LAB_2D}#after-a-restart",
 )
 LOG_IS_CUT = Rule(
     "the log is cut",
-    "what a snapshot covers is kept no longer",
+    "the log keeps no entries that a snapshot covers",
     "§7",
     f"{_LAB_2D}#the-log-is-cut",
 )
 CATCH_UP = Rule(
     "catching up",
-    "a server that lacks what the leader's log no longer has gets the snapshot, any other gets entries",
+    "a server that needs entries the leader has discarded gets the snapshot; any other server gets entries",
     "§7",
     f"{_LAB_2D}#who-gets-a-snapshot",
 )
@@ -247,7 +247,7 @@ CATCH_UP = Rule(
 
 MEMBERS_COUNT = Rule(
     "members count",
-    "only servers of the latest configuration in a log vote and count, from the moment it is appended",
+    "only the servers of the latest configuration in the log vote and count, from the moment it is appended",
     "§6; dissertation, 4.1",
     f"{_LAB_2E}#who-counts",
 )
@@ -265,19 +265,19 @@ OWN_TERM_FIRST = Rule(
 )
 JOINT_CONSENSUS = Rule(
     "joint consensus",
-    "more than one server comes or goes only by way of C_old,new, in which both sets vote",
+    "a change of more than one server goes through C_old,new, in which both sets vote",
     "§6, Figure 11",
     f"{_LAB_2E}#joint-consensus",
 )
 BOTH_MAJORITIES = Rule(
     "both majorities",
-    "while there are two sets of members, elections and commits need most of each, counted apart",
+    "while there are two sets of members, elections and commits need a majority of each, counted separately",
     "§6",
     f"{_LAB_2E}#two-majorities",
 )
 LEARNERS = Rule(
     "learners",
-    "a new server catches up without a vote, and is given up on, with an answer, if it does not",
+    "a new server has no vote until it has caught up; if it never does, change_membership gives up and answers",
     "§6; dissertation, 4.2.1",
     f"{_LAB_2E}#learners",
 )
@@ -295,7 +295,7 @@ CONFIGURATION_STAYS = Rule(
 )
 MEMBERS_TOLD = Rule(
     "telling the service",
-    "a committed configuration goes to the service in its place, with all who vote under it",
+    "the service gets each committed configuration in log order, with everyone who votes under it",
     "lab contract",
     f"{_LAB_2E}#telling-the-service",
 )
@@ -307,7 +307,7 @@ REMOVED_LEADER = Rule(
 )
 REMOVED_SERVER = Rule(
     "a removed server",
-    "it does not disturb the others, whether or not it was told",
+    "it does not disturb the others, whether or not it knows that it was removed",
     "§6; dissertation, 4.2.3",
     f"{_LAB_2E}#a-server-that-was-removed",
 )
@@ -316,25 +316,25 @@ REMOVED_SERVER = Rule(
 
 PRE_VOTE_CHANGES_NOTHING = Rule(
     "a pre-vote changes nothing",
-    "neither term nor vote, neither where it is asked nor where it is answered",
+    "neither the term nor the vote, on the server that asks or on the one that answers",
     "dissertation, 9.6",
     f"{_LAB_2F}#a-pre-vote-changes-nothing",
 )
 WHO_GETS_A_PRE_VOTE = Rule(
     "who gets a pre-vote",
-    "whoever could be elected now: with a log and a term that will do, and while no leader is heard",
+    "a server that could be elected now: its log and term are new enough, and the voter hears no leader",
     "dissertation, 9.6, 4.2.3",
     f"{_LAB_2F}#who-gets-a-pre-vote",
 )
 NOT_DISTURBED = Rule(
     "undisturbed",
-    "a leader that a majority hears goes on leading, whoever comes back or does not hear it",
+    "a leader that a majority hears goes on leading, no matter which server returns or cannot hear it",
     "dissertation, 9.6, 4.2.3",
     f"{_LAB_2F}#nobody-disturbs-a-leader",
 )
 CHECK_QUORUM = Rule(
     "a leader without answers",
-    "one that no majority answers for an election timeout steps down",
+    "a leader that no majority answers for an election timeout steps down",
     "dissertation, 6.2",
     f"{_LAB_2F}#a-leader-that-nobody-answers",
 )

@@ -56,7 +56,7 @@ RULES: dict[Rule, Entry] = {
     rules.LIVENESS: Entry(
         "Followers, 2: an election timeout without a leader's message or a vote granted: become a candidate",
         (
-            "votes are requested from one server after another, and one that is down holds up the rest: use a thread for each",
+            "votes are requested one after another, and a server that is down delays the rest: use a thread for each",
             "the timer of a candidate, or of a leader that stepped down, is never started again",
             "every vote is refused: compare the logs by their last terms first, then by their lengths",
         ),

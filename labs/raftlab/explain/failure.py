@@ -1,4 +1,4 @@
-"""A failure as data: rules, failures, and the exception that ends a test. :mod:`raftlab.explain.render` turns it into text."""
+"""A failure as data: rules, failures, and the exception that ends a test. The text is :mod:`raftlab.explain.render`'s."""
 
 from __future__ import annotations
 

@@ -277,3 +277,18 @@ def test_clock_rate_and_pause(write_raft: Write) -> None:
         c.sleep(0.5)
         # One tick was due while it stood still; its clock has gone on.
         assert lines_of(c, 1) == ["1001", "1002", "1008"]
+
+
+def test_stdout_takes_what_a_text_stream_takes(write_raft: Write) -> None:
+    init = """
+        import sys
+        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.buffer.write(b"as bytes\\n")
+        log("t", f"{sys.stdout.name} {sys.stdout.encoding} {sys.stderr.name} {sys.stdout.isatty()}")
+        print("as text", flush=True)
+        try: sys.stdout.fileno()
+        except OSError as exc: log("t", type(exc).__name__)
+    """
+    with sim_cluster(write_raft(init)) as c:
+        c.start_all()
+        assert lines_of(c) == ["as bytes", "<stdout> utf-8 <stderr> False", "as text", "UnsupportedOperation"]

@@ -41,6 +41,22 @@ class Stdout(io.TextIOBase):
         self._writer = writer
         self._partial: dict[int, str] = {}
 
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    line_buffering = True
+
+    @property
+    def name(self) -> str:
+        return "<stdout>" if self._topic == "print" else f"<{self._topic}>"
+
+    @property
+    def buffer(self) -> _Bytes:
+        """Where ``sys.stdout.buffer.write(b"...")`` goes: the same lines."""
+        return _Bytes(self)
+
+    def reconfigure(self, **settings: object) -> None:
+        """Accept and ignore what ``io.TextIOWrapper`` takes: every line goes to the trace at once anyway."""
+
     def writable(self) -> bool:
         return True
 
@@ -54,6 +70,21 @@ class Stdout(io.TextIOBase):
         for line in lines:
             self._log(self._topic, line)
         return len(text)
+
+
+class _Bytes(io.RawIOBase):
+    """The binary side of :class:`Stdout`."""
+
+    def __init__(self, text: Stdout) -> None:
+        self._text = text
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        raw = bytes(data)
+        self._text.write(raw.decode("utf-8", "backslashreplace"))
+        return len(raw)
 
 
 def route_logging(logging: Any, log: Writer) -> None:

@@ -6,6 +6,8 @@ two modules on Python 3.11 to 3.13, no more. :mod:`raftlab.host.stdlib` imports 
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time as real_time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from raftlab.host import kernel as _k
+from raftlab.host.cpython_arguments import TIMEOUT_MAX, check_acquire, check_sleep
 
 # Where the substituted clock starts: a fixed day, so that logs of two runs compare equal.
 EPOCH = 1_700_000_000.0
@@ -49,19 +52,15 @@ class Gate:
         self._sleepers: list[_k.Task] = []
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if timeout != -1 or blocking is not True:
+            check_acquire(blocking, timeout)
         if self.holder is None:
             self.holder = _k.K.current
             return True
         return self._wait(blocking, timeout)
 
     def _wait(self, blocking: bool, timeout: float) -> bool:
-        if not blocking:
-            if timeout != -1:
-                raise ValueError("can't specify a timeout for a non-blocking call")
-            return False
-        if timeout < 0 and timeout != -1:
-            raise ValueError("timeout value must be a non-negative number")
-        if timeout == 0:
+        if not blocking or timeout == 0:
             return False
         kernel = _k.K
         task = kernel.current
@@ -110,6 +109,9 @@ class Gate:
         self.holder = None
         self._sleepers.clear()
 
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle '_thread.lock' object")  # also what copy.deepcopy says; CPython's own words
+
     def __repr__(self) -> str:
         return f"<{'locked' if self.locked() else 'unlocked'} lock>"
 
@@ -125,6 +127,8 @@ class Lock(Gate):
         self.site: Site | None = None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if timeout != -1 or blocking is not True:
+            check_acquire(blocking, timeout)
         if self.holder is None:
             self.holder = task = _k.K.current
             task.held.append(self)
@@ -196,8 +200,10 @@ class Event:
     def wait(self, timeout: float | None = None) -> bool:
         if self._flag:
             return True
-        if timeout is not None and timeout <= 0:
-            return False
+        if timeout is not None:
+            if not timeout > 0:  # NaN too, as in CPython's Condition.wait
+                return False
+            check_acquire(True, timeout)
         kernel = _k.K
         task = kernel.current
         self._sleepers.append(task)
@@ -206,6 +212,9 @@ class Event:
             self._sleepers.remove(task)
         task.waiting_for = None
         return self._flag
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle '_thread.lock' object")  # CPython's Event holds one
 
     def _at_fork_reinit(self) -> None:
         self._sleepers.clear()
@@ -221,6 +230,8 @@ class RLock:
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if timeout != -1 or blocking is not True:
+            check_acquire(blocking, timeout)
         if self._block.holder is _k.K.current:
             self._count += 1
             return True
@@ -260,6 +271,9 @@ class RLock:
     def _at_fork_reinit(self) -> None:
         self._block._at_fork_reinit()
         self._count = 0
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle '_thread.RLock' object")
 
     def __repr__(self) -> str:
         return f"<{'locked' if self._block.locked() else 'unlocked'} RLock count={self._count}>"
@@ -367,7 +381,7 @@ def make_thread() -> ModuleType:
         interrupt_main=lambda signum=2: None,
         exit=leave,
         exit_thread=leave,
-        TIMEOUT_MAX=1e9,
+        TIMEOUT_MAX=TIMEOUT_MAX,
     )
     return module
 
@@ -380,8 +394,7 @@ def _monotonic() -> float:
 
 
 def _sleep(seconds: float) -> None:
-    if seconds < 0:
-        raise ValueError("sleep length must be non-negative")
+    check_sleep(seconds)
     kernel = _k.K
     task = kernel.current
     if task.held:
@@ -392,6 +405,33 @@ def _sleep(seconds: float) -> None:
     task.waiting_for = "sleep"
     kernel.block(seconds / task.owner.rate)
     task.waiting_for = None
+
+
+def _clocks(wall: Callable[[], float]) -> dict[str, Any]:
+    """``clock_gettime`` and its like: every clock of the machine is this server's own."""
+    clocks = {
+        value: wall if name in ("CLOCK_REALTIME", "CLOCK_TAI") else _monotonic
+        for name, value in vars(real_time).items()
+        if name.startswith("CLOCK_")
+    }
+
+    def clock_gettime(clock: int) -> float:
+        if clock not in clocks:
+            real_time.clock_getres(clock)  # raises what CPython raises for a clock that does not exist
+        return clocks.get(clock, _monotonic)()
+
+    def clock_settime(clock: int, seconds: float) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    return {
+        **{name: value for name, value in vars(real_time).items() if name.startswith("CLOCK_")},
+        "clock_gettime": clock_gettime,
+        "clock_gettime_ns": lambda clock: int(clock_gettime(clock) * 1_000_000_000),
+        "clock_getres": real_time.clock_getres,
+        "clock_settime": clock_settime,
+        "clock_settime_ns": clock_settime,
+        "tzset": lambda: None,  # the zone is UTC wherever a run is made
+    }
 
 
 def make_time() -> ModuleType:
@@ -416,6 +456,7 @@ def make_time() -> ModuleType:
         return lambda: int(clock() * 1_000_000_000)
 
     module.__dict__.update(
+        _clocks(wall),
         monotonic=_monotonic,
         perf_counter=_monotonic,
         process_time=_monotonic,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Collection, Iterable
 from types import FrameType, TracebackType
@@ -9,6 +10,7 @@ from types import FrameType, TracebackType
 from raftlab.host import kernel as _k
 from raftlab.host.primitives import Gate, Lock, Site
 
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _MAX_DETAIL = 8_000  # characters; a traceback of a deep recursion is cut, not shipped
 
 
@@ -42,12 +44,15 @@ def where_frame(frame: FrameType | None, files: Collection[str]) -> str:
 
 
 def story(exc: BaseException, files: Collection[str]) -> str:
-    """The traceback from the student's first line on, without the framework's frames above it."""
+    """The traceback from the student's first line on, without the framework's frames above and below it."""
     trace = exc.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename not in files:
         trace = trace.tb_next
-    lines = traceback.format_exception(type(exc), exc, trace or exc.__traceback__, limit=30)
-    return "".join(lines)[-_MAX_DETAIL:]
+    shown = traceback.TracebackException(type(exc), exc, trace or exc.__traceback__, limit=30)
+    # An argument that CPython refuses too is refused in a substitute of ours: end at the line that called it.
+    while len(shown.stack) > 1 and shown.stack[-1].filename.startswith(_OURS):
+        shown.stack.pop()
+    return "".join(shown.format())[-_MAX_DETAIL:]
 
 
 def sentence(exc: BaseException) -> str:

@@ -7,10 +7,12 @@ with its locks, its sentinel and its handshake, costs more than all the rest of 
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
 from raftlab.host import kernel as _k
+from raftlab.host.cpython_arguments import check_acquire
 from raftlab.host.primitives import Event
 
 
@@ -58,6 +60,11 @@ def simplify(threading: ModuleType) -> None:
             raise RuntimeError("cannot join thread before it is started")
         if self is library.current_thread():
             raise RuntimeError("cannot join current thread")
+        if timeout is not None:
+            timeout = max(timeout, 0)
+            # From Python 3.13 on CPython checks the timeout even if the thread has ended.
+            if sys.version_info >= (3, 13) or not self._lab_ended.is_set():
+                check_acquire(True, timeout)
         self._lab_ended.wait(timeout)
 
     def is_alive(self: Any) -> bool:

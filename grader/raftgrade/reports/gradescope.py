@@ -20,7 +20,7 @@ from raftlab.explain import render as explain
 from raftlab.safe_text import count, number, one_line, printable, spans
 
 MOST_OUTPUT = 20_000  # characters of one test
-_NEEDS = ("greenlet", "msgspec", "pytest", "pytest-timeout", "rpyc", "tabulate")
+_NEEDS = ("greenlet", "jinja2", "msgspec", "pytest", "pytest-timeout", "rpyc", "tabulate")
 _EPOCH = (2020, 1, 1, 0, 0, 0)  # the same zip for the same files
 
 

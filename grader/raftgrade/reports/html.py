@@ -1,7 +1,7 @@
-"""The class report: one HTML file that needs nothing else, with a page for each student inside it.
+"""The class report: one HTML file that needs no other file, with a page for each student inside it.
 
-What students wrote is escaped, and the page's own policy runs no script but ours and loads nothing at all. Pictures of
-failing runs lie in a folder beside it, made from the traces that were kept.
+Jinja2 makes it from ``templates/`` and escapes whatever students wrote. The page's own policy (CSP) runs no script but ours
+and loads nothing. Pictures of failing runs are made from the traces that were kept; they lie in a folder beside the page.
 """
 
 from __future__ import annotations
@@ -9,74 +9,89 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from html import escape
+from functools import cache
 from importlib import resources
 from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
 
 from raftgrade.reports import charts, student_pages, table
 from raftgrade.reports.student_pages import Pictures
 from raftgrade.results import Bad, Report, SubmissionResult
 from raftlab.harness.trace import BadTrace
-from raftlab.safe_text import count, duration, one_line
+from raftlab.safe_text import count, duration, number, one_line
 from raftlab.viewer import page
 
-MOST_PICTURES = 12  # of one student: one for each way to fail is what people look at
+MAX_PICTURES = 12  # of one student: people look at one for each way of failing
 
 
-def render(report: Report, found: Pictures | None = None, alone: bool = False) -> str:
-    """The page. ``found`` maps runs to links to their pictures; ``alone``: of one student, to be handed out."""
+def render(report: Report, pictures: Pictures | None = None, alone: bool = False) -> str:
+    """The page as HTML.
+
+    Args:
+        report: all of it, or (see :func:`raftgrade.reports.student_view.only`) what one student may see.
+        pictures: maps runs to links to their pictures (see :func:`pictures`).
+        alone: leave out the overview of the class: the page is to be handed out to a student.
+    """
     style, script = _file("class.css"), _file("class.js")
-    policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-    body = _alone(report, found or {}) if alone else _class(report, found or {})
-    title = one_line(report.submissions[0].name, 80) if alone and report.submissions else "Class report"
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="referrer" content="no-referrer">',
-            f"<title>{escape(title)} · raftgrade</title>",
-            f"<style>{style}</style>",
-            "</head>",
-            "<body>",
-            *body,
-            f"<script>{script}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
+    common = {
+        # Ours, so not escaped: in HTML, neither element knows escapes.
+        "style": Markup(style),
+        "script": Markup(script),
+        "style_hash": _digest(style),
+        "script_hash": _digest(script),
+        "students": [student_pages.student(report, each, pictures or {}) for each in report.submissions],
+    }
+    if alone:
+        title = one_line(report.submissions[0].name, 80) if report.submissions else "Class report"
+        return _templates().get_template("alone.html").render(common, title=title)
+    sandbox = report.settings.sandbox
+    return (
+        _templates()
+        .get_template("class.html")
+        .render(
+            common,
+            title="Class report",
+            report=report,
+            facts=" · ".join(_facts(report)),
+            sandbox="" if sandbox is None else table.sandbox_line(sandbox),
+            class_cards=charts.cards(report),
+            map=charts.heat_map(report),
+            marks=charts.marks(report),
+            reliability=charts.reliability(report),
+            teach_again=charts.teach_again(report),
+            slowest=charts.slowest(report),
+        )
     )
 
 
-def _class(report: Report, found: Pictures) -> list[str]:
-    return [
-        '<main id="class">',
-        *_head(report),
-        *charts.cards(report),
-        *charts.heat_map(report),
-        '<div class="columns">',
-        *charts.marks(report),
-        *charts.reliability(report),
-        *charts.teach_again(report),
-        *charts.slowest(report),
-        "</div>",
-        "</main>",
-        *(line for submission in report.submissions for line in student_pages.student(report, submission, found)),
-    ]
+@cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_file),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "casefold": str.casefold,
+        "certainty": student_pages.certainty,
+        "clean": _clean,
+        "count": count,
+        "number": number,
+    }
+    return environment
 
 
-def _alone(report: Report, found: Pictures) -> list[str]:
-    return [
-        line
-        for submission in report.submissions
-        for line in student_pages.student(report, submission, found, alone=True)
-    ] or ["<main><p>This report has no submission.</p></main>"]
+def _clean(text: str, limit: int = 300) -> str:
+    """Text that a student may have chosen, on one line of printable characters."""
+    return one_line(text, limit)
 
 
-def _head(report: Report) -> list[str]:
+def _facts(report: Report) -> list[str]:
     settings = report.settings
     runs = [
         f"{settings.runs[name]} runs in {name}"
@@ -86,7 +101,7 @@ def _head(report: Report) -> list[str]:
     ]
     if settings.hidden is not None:
         runs.append(f"{settings.hidden[1] - settings.hidden[0]} with hidden seeds")
-    facts = [
+    return [
         f"labs {', '.join(settings.labs)}",
         " + ".join(runs) + " of each test",
         count(report.done, "run") + " in all",
@@ -94,26 +109,31 @@ def _head(report: Report) -> list[str]:
         report.started[:16].replace("T", " ") + " UTC",
         report.tool,
     ]
-    head = ["<header>", "<h1>Class report</h1>", f'<p class="soft">{escape(" · ".join(facts))}</p>', "</header>"]
-    if settings.sandbox is not None:
-        head.insert(-1, f'<p class="soft">{escape(table.sandbox_line(settings.sandbox))}</p>')
-    if not report.complete:
-        head.append(f'<p class="notice">Not complete: {report.done} of {report.planned} runs have their outcome.</p>')
-    return head
 
 
 # --- pictures ---
 
 
 def pictures(report: Report, folder: Path, output: Path | None) -> Pictures:
-    """Make the pictures of failing runs in a folder beside ``output`` and say where they are. Without a file to stand
-    beside there are none. Raises ``OSError``."""
+    """Make the pictures of failing runs in a folder beside ``output``.
+
+    Args:
+        report: names the runs.
+        folder: the report's folder, which has their traces.
+        output: the page; without it (the page goes to the terminal) there are no pictures.
+
+    Returns:
+        Links, relative to ``output``. Runs whose trace is missing or damaged have none.
+
+    Raises:
+        OSError: a picture cannot be written.
+    """
     if output is None:
         return {}
     beside = output.with_name(f"{output.stem}-pictures")
-    found: Pictures = {}
+    links: Pictures = {}
     for submission in report.submissions:
-        for bad in _shown(submission)[:MOST_PICTURES]:
+        for bad in _shown(submission)[:MAX_PICTURES]:
             trace = folder / "traces" / submission.slug / Path(bad.trace).name
             picture = beside / submission.slug / f"{trace.stem}.html"
             if not trace.is_file():
@@ -123,13 +143,13 @@ def pictures(report: Report, folder: Path, output: Path | None) -> Pictures:
                     page.write(trace, picture)
                 except (BadTrace, page.CannotShow):
                     continue  # too large, or cut off by a full disk: the replay command is still there
-            found[submission.slug, bad.trace] = os.path.relpath(picture, output.parent).replace(os.sep, "/")
-    return found
+            links[submission.slug, bad.trace] = os.path.relpath(picture, output.parent).replace(os.sep, "/")
+    return links
 
 
 def _shown(submission: SubmissionResult) -> list[Bad]:
-    """The runs that the student's page tells in full."""
-    return [group.first for group in student_pages.groups(submission) if group.first.trace]
+    """The runs that the student's page shows in full."""
+    return [group.example for group in student_pages.groups(submission) if group.example.trace]
 
 
 def _newer(picture: Path, trace: Path) -> bool:
@@ -137,7 +157,7 @@ def _newer(picture: Path, trace: Path) -> bool:
 
 
 def _file(name: str) -> str:
-    return resources.files("raftgrade.reports").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("raftgrade.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

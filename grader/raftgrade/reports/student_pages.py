@@ -1,171 +1,188 @@
-"""A student's own page: the mark, each test, and each way to fail once, with what it means and how to see it."""
+"""The data of a student's own page: the mark, each test, and each way of failing once, with an example."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from html import escape
+
+from markupsafe import Markup
 
 from raftgrade import failure_classes
-from raftgrade.reports.charts import attr, cell, clean_tests
+from raftgrade.reports.charts import Cell, cell, count_passed
 from raftgrade.results import Bad, NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftlab.explain import render
 from raftlab.explain.failure import Failure
 from raftlab.safe_text import count, number, one_line, printable, spans
 
 Pictures = dict[tuple[str, str], str]  # slug, trace → link
-OPEN = 3  # ways to fail that are told without a click
-MOST_TESTS = 6  # that one way to fail names before it only counts
+OPEN_GROUPS = 3  # ways of failing that are shown without a click
+MAX_PLACES = 6  # tests that one way of failing names; further ones are only counted
 
 
 @dataclass
 class Group:
-    """The runs of a submission that failed in one way. ``first`` tells it all."""
+    """The runs of a submission that failed in the same way. ``example`` is the one that is shown in full."""
 
     sort: str
-    first: Bad
+    example: Bad
     runs: int = 0
     places: list[tuple[TestResult, NetworkResult, list[int]]] = field(default_factory=list)
 
 
 def groups(submission: SubmissionResult) -> list[Group]:
     """The ways in which runs failed, the most common first."""
-    found: dict[str, Group] = {}
+    by_sort: dict[str, Group] = {}
     for test in submission.tests:
         for network in test.networks:
             for sort in network.classes:
                 same = [bad for bad in network.bad if bad.sort == sort]
-                first = next((bad for bad in same if bad.trace and not network.hidden), same[0])
-                group = found.setdefault(sort, Group(sort, first))
-                if first.trace and not group.first.trace:
-                    group.first = first
+                example = next((bad for bad in same if bad.trace and not network.hidden), same[0])
+                group = by_sort.setdefault(sort, Group(sort, example))
+                if example.trace and not group.example.trace:
+                    group.example = example
                 group.runs += len(same)
                 group.places.append((test, network, [bad.seed for bad in same]))
-    return sorted(found.values(), key=lambda group: (group.first.outcome == "error", -group.runs, group.sort))
+    return sorted(by_sort.values(), key=lambda group: (group.example.outcome == "error", -group.runs, group.sort))
 
 
-def student(report: Report, submission: SubmissionResult, found: Pictures, alone: bool = False) -> list[str]:
-    """The page of one submission, as a part of the class's (or ``alone``)."""
-    back = "" if alone else '<a class="back" href="#class">← class</a>'
-    points = f"{number(submission.points)} <small>of {number(submission.max_points)} points</small>"
-    lines = [
-        f'<main class="student{" alone" if alone else ""}" id="s-{attr(submission.slug)}">',
-        f"<header>{back}<h1>{attr(submission.name, 100)}</h1><p class='mark'>{points}</p></header>",
-        *(f'<p class="notice">{line}</p>' for line in _notices(submission)),
-    ]
+@dataclass(frozen=True, slots=True)
+class TestRow:
+    """A line of a lab's table. ``time`` is the median of virtual time, in words."""
+
+    __test__ = False  # for pytest: not a class of tests
+
+    test: TestResult
+    cell: Cell
+    passed: bool
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabTable:
+    """The tests of a lab. ``skipped`` says why none of them was run, if so."""
+
+    name: str
+    points: float
+    max_points: float
+    passed: int
+    rows: list[TestRow]
+    skipped: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownGroup:
+    """A :class:`Group` as it is shown: ``failure`` is HTML, ``picture`` a link or empty."""
+
+    title: str
+    error: bool
+    opened: bool
+    runs: int
+    failure: Markup
+    picture: str
+    places: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StudentPage:
+    """All that the page of one submission shows."""
+
+    submission: SubmissionResult
+    notices: list[str]
+    labs: list[LabTable]
+    groups: list[ShownGroup]
+    advice: list[tuple[TestResult, str]]
+
+
+def student(report: Report, submission: SubmissionResult, pictures: Pictures) -> StudentPage:
+    """The page of ``submission``; ``pictures`` maps runs to links."""
     if submission.state in ("refused", "unjudged"):
-        lines += [_problem(problem.text, problem.where, problem.handout) for problem in submission.problems]
-        return [*lines, "</main>"]
-    lines += ['<div class="page">', "<div>"]
-    lines += [line for lab in report.settings.labs for line in _lab(submission, lab)]
-    lines += ["</div>", "<div>"]
-    told = groups(submission)
-    if told:
-        lines.append("<h2>What went wrong</h2>")
-        lines += [
-            line for place, group in enumerate(told) for line in _group(report, submission, group, found, place < OPEN)
-        ]
-    elif submission.state == "graded":
-        lines.append("<h2>Nothing went wrong</h2><p>Every run that could be judged has passed.</p>")
-    advice = [(test, line) for test in submission.tests for line in test.advice]
-    if advice:
-        items = "".join(f"<li><b>{attr(test.name)}</b>: {attr(line)}</li>" for test, line in advice)
-        lines += ["<h2>Advice <small>costs no points</small></h2>", f"<ul>{items}</ul>"]
-    return [*lines, "</div>", "</div>", "</main>"]
+        return StudentPage(submission, _notices(submission), [], [], [])
+    labs = [_lab(submission, lab) for lab in report.settings.labs]
+    return StudentPage(
+        submission,
+        _notices(submission),
+        [lab for lab in labs if lab.rows],
+        [
+            _shown(report, submission, group, pictures, place < OPEN_GROUPS)
+            for place, group in enumerate(groups(submission))
+        ],
+        [(test, line) for test in submission.tests for line in test.advice],
+    )
 
 
 def _notices(submission: SubmissionResult) -> list[str]:
-    said = []
+    notices = []
     if submission.state == "refused":
-        said.append("Refused: the submission cannot be tested, so no test was run.")
+        notices.append("Refused: the submission cannot be tested, so no test was run.")
     if submission.state == "unjudged":
-        said.append("Could not be judged: the check itself broke. This is not the student's fault and costs nothing.")
+        notices.append(
+            "Could not be judged: the check itself broke. This is not the student's fault and costs nothing."
+        )
     if submission.state in ("waiting", "running"):
-        said.append("Not complete: runs are still to come.")
+        notices.append("Not complete: runs are still to come.")
     if submission.open_points and submission.state != "unjudged":
-        said.append(f"{number(submission.open_points)} points are open: runs could not be judged. Nothing is lost yet.")
+        notices.append(
+            f"{number(submission.open_points)} points are open: runs could not be judged. Nothing is lost yet."
+        )
     if submission.penalty:
         late = number(submission.late_days)
-        said.append(f"Late by {late} days: {number(submission.penalty)} points less.")
-    return said
+        notices.append(f"Late by {late} days: {number(submission.penalty)} points less.")
+    return notices
 
 
-def _problem(text: str, where: str, handout: str) -> str:
-    lines = [f"<p><strong>{attr(text, 600)}</strong></p>"]
-    lines += [f"<p>at {attr(where)}</p>"] if where else []
-    lines += [f"<p>read: {attr(handout)}</p>"] if handout else []
-    return f'<div class="failure">{"".join(lines)}</div>'
-
-
-def _lab(submission: SubmissionResult, lab: str) -> list[str]:
+def _lab(submission: SubmissionResult, lab: str) -> LabTable:
     tests = [test for test in submission.tests if test.lab == lab]
-    if not tests:
-        return []
-    points = f"{number(sum(t.points for t in tests))} of {number(sum(t.max_points for t in tests))} points"
-    heading = f"<h2>Lab {escape(lab)} <small>{points}, {clean_tests(tests)} of {len(tests)} tests passed</small></h2>"
-    if all(test.state == "skipped" for test in tests):
-        return [heading, f'<p class="soft">{attr("; ".join(tests[0].notes))}</p>']
-    return [heading, '<table class="tests">', *(_test(submission, test) for test in tests), "</table>"]
-
-
-def _test(submission: SubmissionResult, test: TestResult) -> str:
-    tone, _, sign = cell(submission, test)
-    runs = "<br>".join(_runs(network) for network in test.networks)
-    shown = test.networks[0]
-    time = f"{shown.lab_s.p50:.1f} s" if shown.lab_s is not None else ""
-    notes = "".join(f'<br><span class="warn">{attr(note)}</span>' for note in test.notes)
-    # What a test is about matters where it is red; elsewhere it waits under the mouse.
-    name = f'<span title="{attr(test.title)}">{attr(test.name)}</span>'
-    if not passed(test):
-        name = f'<b>{attr(test.name)}</b><br><span class="soft">{attr(test.title)}</span>'
-    return (
-        f'<tr><td class="{tone} sign">{sign}</td><td>{name}{notes}</td><td class="runs">{runs}</td>'
-        f'<td title="median of virtual time">{time}</td>'
-        f"<td>{number(test.points)}/{number(test.max_points)}</td></tr>"
+    skipped = "; ".join(tests[0].notes) if tests and all(test.state == "skipped" for test in tests) else ""
+    return LabTable(
+        lab,
+        sum(test.points for test in tests),
+        sum(test.max_points for test in tests),
+        count_passed(tests),
+        [TestRow(test, cell(submission, test), passed(test), _time(test)) for test in tests],
+        skipped,
     )
 
 
-def _runs(network: NetworkResult) -> str:
-    judged = network.passes + network.failures
+def _time(test: TestResult) -> str:
+    lab_s = test.networks[0].lab_s
+    return "" if lab_s is None else f"{lab_s.p50:.1f} s"
+
+
+def certainty(network: NetworkResult) -> str:
+    """How sure the runs make us of the pass rate."""
     low, high = network.interval
-    name = f"{network.network}{' hidden' if network.hidden else ''}"
-    title = f"95 % sure that between {low:.1%} and {high:.1%} of such runs pass" if judged else "no run judged"
-    extra = f" <b>{network.verdict}</b>" if network.verdict else ""
-    extra += f' <span class="warn">?{network.errors}</span>' if network.errors else ""
-    extra += f' <span class="soft">({network.retried} tried again)</span>' if network.retried else ""
-    return f'<span title="{title}">{network.passes}/{judged} {name}</span>{extra}'
+    if not network.passes + network.failures:
+        return "no run judged"
+    return f"95 % sure that between {low:.1%} and {high:.1%} of such runs pass"
 
 
-def _group(report: Report, submission: SubmissionResult, group: Group, found: Pictures, opened: bool) -> list[str]:
-    secret = report.settings.hidden is None
-    tests = [_place(*place, secret) for place in group.places[:MOST_TESTS]]
-    if len(group.places) > MOST_TESTS:
-        tests.append(f"and {count(len(group.places) - MOST_TESTS, 'more test')}")
-    first = group.first
-    error = first.outcome == "error"
-    title = "Not judged: the machine's fault, or ours" if error else one_line(failure_classes.words(group.sort), 120)
-    link = found.get((submission.slug, first.trace))
-    picture = f'<p><a class="picture" href="{escape(link, quote=True)}">picture of the run ↗</a></p>' if link else ""
-    return [
-        f'<details class="group{" error" if error else ""}"{" open" if opened else ""}>',
-        f"<summary><b>{attr(title)}</b> <small>{count(group.runs, 'run')}</small></summary>",
-        render.as_html(_printable(first.failure), printable(first.replay)),
-        picture,
-        f'<p class="soft">in {"; ".join(tests)}</p>',
-        "</details>",
-    ]
-
-
-def _place(test: TestResult, network: NetworkResult, seeds: list[int], secret: bool) -> str:
-    where = (
-        "hidden seeds"
-        if network.hidden and secret
-        else f"{'hidden' if network.hidden else network.network} seeds {spans(seeds)}"
+def _shown(report: Report, submission: SubmissionResult, group: Group, pictures: Pictures, opened: bool) -> ShownGroup:
+    seeds_are_secret = report.settings.hidden is None
+    places = [_place(*place, seeds_are_secret) for place in group.places[:MAX_PLACES]]
+    if len(group.places) > MAX_PLACES:
+        places.append(f"and {count(len(group.places) - MAX_PLACES, 'more test')}")
+    example = group.example
+    error = example.outcome == "error"
+    return ShownGroup(
+        "Not judged: the machine's fault, or ours" if error else one_line(failure_classes.words(group.sort), 120),
+        error,
+        opened,
+        group.runs,
+        Markup(render.as_html(_printable(example.failure), printable(example.replay))),  # as_html escapes
+        pictures.get((submission.slug, example.trace), ""),
+        places,
     )
-    return f"{attr(test.lab)} {attr(test.name)} ({escape(where)}{'' if not passed(test) else ', forgiven'})"
+
+
+def _place(test: TestResult, network: NetworkResult, seeds: list[int], seeds_are_secret: bool) -> str:
+    if network.hidden and seeds_are_secret:
+        where = "hidden seeds"
+    else:
+        where = f"{'hidden' if network.hidden else network.network} seeds {spans(seeds)}"
+    return f"{one_line(test.lab)} {one_line(test.name)} ({where}{', forgiven' if passed(test) else ''})"
 
 
 def _printable(failure: Failure) -> Failure:
-    """Escapes are not enough for marks that turn text around: they are spelled out."""
+    """Spell out characters that HTML's escapes leave alone, such as marks that reverse the direction of text."""
     return Failure(
         failure.kind,
         printable(failure.text),

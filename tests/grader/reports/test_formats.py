@@ -363,7 +363,9 @@ def test_the_class_report_says_what_student_code_ran_in() -> None:
     of = made()
     assert "student code ran" not in html.render(of)
     of.settings = msgspec.structs.replace(of.settings, sandbox=Sandbox("rlimits", "bubblewrap is <not> installed"))
-    said = "student code ran with limits, and with this machine&#39;s files in reach (rlimits): bubblewrap is &lt;not&gt; "
+    said = (
+        "student code ran with limits, and with this machine&#39;s files in reach (rlimits): bubblewrap is &lt;not&gt; "
+    )
     assert said in html.render(of)
 
 

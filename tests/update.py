@@ -15,8 +15,9 @@ import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from tests import sentences
+from tests import counts, sentences
 from tests.conftest import ROOT
 
 DIFF_LINES = 30  # how much of a difference is shown: enough to see what changed
@@ -57,7 +58,14 @@ class Generated:
 
 
 GENERATED = [
+    Generated("README.md", counts.readme),
+    Generated("handouts/instructors-guide.md", counts.guide),
     Generated("tests/snapshots/rules.txt", sentences.rules_text),
+    # tests/handouts compares these, with the runs that it makes anyway.
+    *(
+        Generated(path.relative_to(ROOT).as_posix(), partial(counts.passing_transcript, path), slow=True)
+        for path in counts.HANDOUTS
+    ),
 ]
 
 

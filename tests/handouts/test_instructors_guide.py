@@ -76,11 +76,6 @@ def test_its_numbers(runs: int, percent: int) -> None:
     assert until("").verdict([True] * 31) == "reliable"
 
 
-def test_points_that_it_names() -> None:
-    assert sum(test.points for test in catalogue.tests("2A")) == 105
-    assert "(2A: 105)" in TEXT
-
-
 def test_its_example_is_a_test_that_the_reference_passes() -> None:
     example = textwrap.dedent(block("@points(5)"))
     names: dict[str, Any] = {"points": points, "StartCluster": StartCluster, "SIM": SIM}

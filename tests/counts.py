@@ -1,0 +1,75 @@
+"""Text that depends on which tests the labs have: counts in the README and the guide, and transcripts in the handouts.
+
+`python -m tests.update` rewrites it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from raftlab.suites import catalogue
+from tests.conftest import ROOT
+
+PASSING = re.compile(r"<!-- transcript: (raftlab test (?P<lab>\w+) --impl solutions) -->\n```\n(?P<shown>.*?)```", re.S)
+README = ROOT / "README.md"
+GUIDE = ROOT / "handouts" / "instructors-guide.md"
+HANDOUTS = sorted(path for path in (ROOT / "handouts").glob("*.md") if PASSING.search(path.read_text(encoding="utf-8")))
+
+
+def tests_of(lab: str) -> int:
+    """How many tests a lab has."""
+    return len(catalogue.tests(lab))
+
+
+def points_of(lab: str) -> int:
+    """How many points all tests of a lab are worth together."""
+    return sum(info.points for info in catalogue.tests(lab))
+
+
+def readme() -> str:
+    text = README.read_text(encoding="utf-8")
+    text = _replaced(text, r"# fails \d+ times", lambda _: f"# fails {tests_of('2A')} times")
+    return _replaced(
+        text,
+        r"^(\| \[(2\w) .* \|) \d+ tests, \d+ points \|$",
+        lambda row: f"{row[1]} {tests_of(row[2])} tests, {points_of(row[2])} points |",
+    )
+
+
+def guide() -> str:
+    text = GUIDE.read_text(encoding="utf-8")
+    return _replaced(text, r"\((2\w): \d+ points\)", lambda found: f"({found[1]}: {points_of(found[1])} points)")
+
+
+def passing_transcript(path: Path) -> str:
+    """The text of a handout in which the transcript of a green lab names today's tests.
+
+    A transcript that differs in figures only stays: times and message counts are those of the day it was made.
+    """
+    text = path.read_text(encoding="utf-8")
+
+    def current(found: re.Match[str]) -> str:
+        command = shlex.split(found[1])
+        words = [sys.executable, "-m", "raftlab.cli", *command[1:]]
+        real = subprocess.run(words, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+        return found[0] if _words(real) == _words(found["shown"]) else found[0].replace(found["shown"], real)
+
+    return PASSING.sub(current, text)
+
+
+def _words(transcript: str) -> list[str]:
+    """Its lines without figures of time, traffic and length; numbers of tests and points stay."""
+    transcript = re.sub(r"^(  PASS   .*?) {2,}.*$", r"\1", transcript, flags=re.M)
+    return re.sub(r"; \d+ runs?, .*$", "", transcript, flags=re.M).splitlines()
+
+
+def _replaced(text: str, pattern: str, replacement: Callable[[re.Match[str]], str]) -> str:
+    changed, count = re.subn(pattern, replacement, text, flags=re.M)
+    if not count:
+        raise ValueError(f"nothing in the text matches {pattern!r}: change the pattern in tests/counts.py")
+    return changed

@@ -8,9 +8,11 @@ from contextlib import closing
 
 import pytest
 
+from raftlab.harness.cluster import Cluster
 from raftlab.runs import random_scenarios, scenario
 from raftlab.runs.run import Implementation, Run
-from raftlab.runs.scenario import BadScenario, Scenario, Step
+from raftlab.runs.scenario import Scenario
+from raftlab.runs.scenario_commands import COMMANDS, BadScenario, Check, Leader, parse_line
 from raftlab.runs.scenario_recorder import ScenarioRecorder
 from raftlab.suites import catalogue
 from raftlab.tools import shrink
@@ -50,7 +52,7 @@ def test_text_and_back() -> None:
     told = scenario.parse(TEXT)
     assert told.text() == TEXT
     assert (told.lab, told.name, told.seed, told.servers, told.preempt) == ("2C", "example", 7, 3, False)
-    assert told.steps[1] == Step("leader", "a")
+    assert told.commands[1] == Leader("a")
     assert told.expected == ("expected something",)
 
 
@@ -66,20 +68,29 @@ def test_comments_and_spaces_do_not_count() -> None:
         (
             "raftlab scenario 1",
             "raftlab scenario 9",
-            "it begins with 'raftlab scenario 9'; this raftlab reads version 1",
+            "it begins with 'raftlab scenario 9', but this raftlab reads version 1",
         ),
-        ("seed 7\n", "", "the line 'seed ...' is missing at its top"),
-        ("seed 7", "seed x", "the seed is a whole number from 0 on, servers one from 1 to 25, members at "),
+        ("seed 7\n", "", "the line 'seed ...' is missing at the top"),
+        ("seed 7", "seed x", "seed must be a whole number from 0 on, servers one from 1 to 25, and members at "),
         (
             "servers 3",
             "servers 3\nmembers 4",
-            "the seed is a whole number from 0 on, servers one from 1 to 25, members at ",
+            "seed must be a whole number from 0 on, servers one from 1 to 25, and members at ",
         ),
-        ("servers 3", "servers 26", "the seed is a whole number from 0 on, servers one from 1 to 25"),
+        ("servers 3", "servers 26", "seed must be a whole number from 0 on, servers one from 1 to 25"),
         ("heal", "heel", "line 17: there is no command 'heel'; the commands are wait, leader, find, "),
-        ("wait 0.25", "wait long", "line 13: 'wait' does not go with 'long'"),
-        ("crash-at b before save 1", "crash-at b", "line 15: 'crash-at' does not go with 'b'"),
-        ("duplicate=0.2", "dup=0.2", "line 8: 'dup' is no condition; these are: lose_request, lose_reply, "),
+        ("wait 0.25", "wait long", "line 13: expected 'wait SECONDS', but the line is 'wait long'"),
+        (
+            "crash-at b before save 1",
+            "crash-at b",
+            "line 15: expected 'crash-at SERVER before|after save|send|answer|apply NTH [of METHOD]', "
+            "but the line is 'crash-at b'",
+        ),
+        (
+            "duplicate=0.2",
+            "dup=0.2",
+            "line 8: there is no condition 'dup'; the conditions are lose_request, lose_reply, ",
+        ),
     ],
 )
 def test_what_is_said_of_a_bad_text(old: str, new: str, said: str) -> None:
@@ -88,20 +99,22 @@ def test_what_is_said_of_a_bad_text(old: str, new: str, said: str) -> None:
 
 
 def test_tidy() -> None:
-    steps = [
-        Step("crash", "k+4"),
-        Step("leader", "q among q+1 S5"),
-        Step("propose", "q+3 2"),
-        Step("partition", "q q+3 | q+1 S4 | q+1"),
-        Step("hold", "h1 replies of append_entries from q"),
+    lines = [
+        "crash k+4",
+        "leader q among q+1 S5",
+        "propose q+3 2",
+        "partition q q+3 | q+1 S4 | q+1",
+        "hold h1 replies of append_entries from q",
+        "no-leader among q+4 k",
     ]
-    told = scenario.tidy(Scenario("2C", "x", 0, 3, tuple(steps)))
-    assert [str(step) for step in told.steps] == [
+    told = Scenario("2C", "x", 0, 3, tuple(map(parse_line, lines))).tidied()
+    assert [str(command) for command in told.commands] == [
         "crash S1",
         "leader a among S1 S2",
         "propose a 2",
         "partition a | a+1 | S1",
         "hold h1 replies of append_entries from a",
+        "no-leader among a+1 S0",
     ]
 
 
@@ -112,8 +125,8 @@ def test_random_scenarios(lab: str, reference: Implementation) -> None:
         told = random_scenarios.generate(lab, seed)
         assert told == random_scenarios.generate(lab, seed)
         assert scenario.parse(told.text()) == told
-        assert told.steps[-1] == Step("check")
-        kinds |= {step.command for step in told.steps}
+        assert told.commands[-1] == Check()
+        kinds |= {command.name for command in told.commands}
     assert ("crash" in kinds) == (lab >= "2C")
     assert ("propose" in kinds) == (lab >= "2B")
     assert ("snapshots" in kinds) == (lab >= "2D")
@@ -127,6 +140,12 @@ def test_fuzz_asks_an_election_for_no_log() -> None:
     """A program that ends with lab 2A is right there."""
     with closing(Implementation(ROOT / "tests" / "correct" / "polling")) as impl:
         assert [shrink.play(impl, random_scenarios.generate("2A", seed)) for seed in range(5)] == [None] * 5
+
+
+def test_every_recorded_method_exists() -> None:
+    recorded = [method for command in COMMANDS.values() for method in command.records]
+    assert len(recorded) == len(set(recorded))
+    assert [method for method in recorded if not callable(getattr(Cluster, method, None))] == []
 
 
 TAPED = ["many_elections", "figure_8_in_steps", "messages_of_the_past", "churn", "snapshot_chunks_come_again"]
@@ -159,7 +178,7 @@ def test_what_no_tape_can_hold(reference: Implementation) -> None:
 
 def test_the_tape_of_a_short_test(reference: Implementation) -> None:
     _, told = taped("figure_8_in_steps", reference)
-    assert [str(step) for step in told.steps] == [
+    assert [str(command) for command in told.commands] == [
         "agree 3",
         "leader a",
         "hold h1 requests of append_entries from a carrying entries",

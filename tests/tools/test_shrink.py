@@ -13,7 +13,7 @@ from raftgrade.proof.bug_bank import Bug
 from raftlab.explain.render import as_text
 from raftlab.runs import names, random_scenarios, scenario
 from raftlab.runs.run import Implementation
-from raftlab.runs.scenario import Step
+from raftlab.runs.scenario_commands import Heal, Wait, parse_line
 from raftlab.suites import catalogue
 from raftlab.tools import diff, shrink
 from raftlab.tools.shrink import NotFailing, Shrinker, Shrunk
@@ -35,7 +35,7 @@ def shrunk(folder: Path, bug: Bug, name: str, seed: int) -> Shrunk:
 def test_a_figure_8_failure(tmp_path: Path) -> None:
     found = shrunk(tmp_path, FIGURE_8, "figure_8_in_steps", 0)
     assert found.scenario is not None
-    assert len(found.scenario.steps) < 15
+    assert len(found.scenario.commands) < 15
     assert found.scenario.servers <= 3
     assert found.failure.rule is not None
     assert found.failure.rule.name == "commit the own term"
@@ -53,7 +53,7 @@ def test_a_lost_vote(tmp_path: Path) -> None:
         )
         found = Shrinker(impl, LONG).scenario(random_scenarios.generate("2C", first))
     assert found.scenario is not None
-    assert len(found.scenario.steps) < 15
+    assert len(found.scenario.commands) < 15
     assert found.failure.rule is not None
     assert found.failure.rule.name == "what survives"
 
@@ -83,12 +83,12 @@ def test_what_passes_cannot_be_shrunk(tmp_path: Path) -> None:
     ],
 )
 def test_simpler_words(line: str, simpler: list[str]) -> None:
-    assert [str(each) for each in shrink.simpler_than(scenario.step(line))] == simpler
+    assert [str(each) for each in parse_line(line).simpler()] == simpler
 
 
 def test_waits_are_joined() -> None:
-    steps = [Step("wait", "0.5"), Step("wait", "0.25"), Step("heal"), Step("wait", "1")]
-    assert [str(each) for each in shrink.joined(steps)] == ["wait 0.75", "heal", "wait 1"]
+    commands = [Wait("0.5"), Wait("0.25"), Heal(), Wait("1")]
+    assert [str(each) for each in shrink.joined(commands)] == ["wait 0.75", "heal", "wait 1"]
 
 
 # --- as a student ---
@@ -129,7 +129,7 @@ def test_fuzz(tmp_path: Path) -> None:
     name = re.search(r"replay (raftlab-out/fuzz_2A-\d+\.txt)\n$", done.stdout)
     assert name
     told = names.read(tmp_path / name[1])
-    assert len(told.steps) < 15
+    assert len(told.commands) < 15
 
 
 def test_fuzz_finds_nothing_to_complain_about(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def block(name: str) -> str:
 def test_the_handouts_scenarios_are_real(tmp_path: Path, name: str) -> None:
     shown = block(f"shrink: {name}")
     told = scenario.parse(shown[shown.index("raftlab scenario") :].partition("\nexpected")[0])
-    assert len(told.steps) < 15
+    assert len(told.commands) < 15
     with closing(Implementation(put(SHOWN[name], tmp_path))) as impl:
         played = shrink.play(impl, told)
     assert played is not None

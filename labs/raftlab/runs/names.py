@@ -10,7 +10,7 @@ from typing import Any
 from raftlab import labs
 from raftlab.explain.failure import Failure
 from raftlab.runs import random_scenarios, scenario
-from raftlab.runs.scenario import Scenario
+from raftlab.runs.scenario import Scenario, ScenarioPlayer
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 
@@ -34,10 +34,9 @@ class NamedRun:
     @property
     def script(self) -> Callable[[Any], object]:
         """The run itself, to be called with a run's ``cluster``."""
-        told = self.scenario
-        if told is None:
+        if self.scenario is None:
             return catalogue.script_of(self.info)
-        return lambda begin: scenario.play(told, begin)
+        return ScenarioPlayer(self.scenario).play
 
 
 def named(text: str, network: str, preempt: bool) -> NamedRun:

@@ -12,7 +12,9 @@ import random
 from collections.abc import Callable
 
 from raftlab import labs
-from raftlab.runs.scenario import Scenario, Step
+from raftlab.runs import scenario_commands as commands
+from raftlab.runs.scenario import Scenario
+from raftlab.runs.scenario_commands import Command
 from raftlab.seeds import derive
 
 # The name of a fuzz run: "fuzz_2C".
@@ -37,7 +39,7 @@ class _Generator:
         self._has = labs.find(lab).has
         self._rng = rng
         self._servers = rng.choice((3, 3, 3, 4, 5, 5, 5, 6, 7))
-        self._steps: list[Step] = []
+        self._commands: list[Command] = []
         self._leader = ""  # the name that was given last; the first command gives one
         self._named = 0
         self._holds: list[str] = []
@@ -53,8 +55,8 @@ class _Generator:
             # Some run on, unknown to the others, until somebody lets them in.
             members = rng.choice((0, rng.randint(1, self._servers)))
         if self._has("snapshots"):
-            self._say("snapshots", rng.choice((3, 5, 10)), rng.choice((0, 0, 500, 10_000)))
-        self._name("leader")
+            self._add(commands.Snapshots(str(rng.choice((3, 5, 10))), str(rng.choice((0, 0, 500, 10_000)))))
+        self._name(commands.Leader)
         if rng.random() < 0.5:
             self._unreliable()
         # Each run has its own mix, so that some are all about crashes and some have none.
@@ -68,8 +70,8 @@ class _Generator:
             # Things go wrong together, or one long after the other.
             if rng.random() < 0.7:
                 self._wait(rng.choice((0.01, 0.05, 0.2, 0.6, 1.5)))
-        self._say("check")
-        return Scenario(self._lab, name_of(self._lab), seed, self._servers, tuple(self._steps), members=members)
+        self._add(commands.Check())
+        return Scenario(self._lab, name_of(self._lab), seed, self._servers, tuple(self._commands), members=members)
 
     def _deeds(self) -> dict[Deed, float]:
         kinds = _Generator
@@ -87,18 +89,18 @@ class _Generator:
             found[kinds._members] = 3
         return found
 
-    def _say(self, command: str, *words: object) -> None:
-        self._steps.append(Step(command, " ".join(str(word) for word in words if word != "")))
+    def _add(self, command: Command) -> None:
+        self._commands.append(command)
 
     # --- servers ---
 
     def _find(self) -> None:
-        self._name("find")
+        self._name(commands.Find)
 
-    def _name(self, command: str) -> None:
+    def _name(self, command: type[commands.Leader | commands.Find]) -> None:
         self._leader = _NAMES[self._named % len(_NAMES)]
         self._named += 1
-        self._say(command, self._leader)
+        self._add(command(self._leader))
 
     def _any(self) -> str:
         """The leader, or one of the others: named by how far behind it they sit."""
@@ -117,27 +119,27 @@ class _Generator:
     def _propose(self) -> None:
         count = self._rng.choice((1, 1, 1, 2, 3, 8))
         server = self._leader if self._rng.random() < 0.8 else self._any()
-        self._say("propose", server, count if count > 1 else "")
+        self._add(commands.Propose(server, str(count) if count > 1 else ""))
 
     def _members(self) -> None:
         """Somebody, most likely the leader, is asked for other members: of all servers some."""
         chosen = self._rng.sample(range(self._servers), self._rng.randint(1, self._servers))
         server = self._leader if self._rng.random() < 0.8 else self._any()
-        self._say("members", server, "to", *map(self._behind, chosen))
+        self._add(commands.Members(server, " ".join(map(self._behind, chosen))))
 
     def _disconnect(self) -> None:
         self._off.append(self._any())
-        self._say("disconnect", self._off[-1])
+        self._add(commands.Disconnect(self._off[-1]))
 
     def _connect(self) -> None:
-        self._say("connect", self._one_of(self._off))
+        self._add(commands.Connect(self._one_of(self._off)))
 
     def _cut(self) -> None:
         src, dst = self._any(), self._any()
         if src != dst:
-            self._say("cut", src, dst)
+            self._add(commands.Cut(src, dst))
             if self._rng.random() < 0.4:
-                self._say("cut", dst, src)
+                self._add(commands.Cut(dst, src))
 
     def _partition(self) -> None:
         order = list(range(self._servers))
@@ -146,25 +148,25 @@ class _Generator:
         cuts = sorted(self._rng.sample(range(1, self._servers), min(groups, self._servers) - 1))
         names = list(map(self._behind, order))
         parts = [names[start:end] for start, end in zip([0, *cuts], [*cuts, len(names)], strict=True)]
-        self._say("partition", " | ".join(" ".join(part) for part in parts))
+        self._add(commands.Partition(" | ".join(" ".join(part) for part in parts)))
 
     def _heal(self) -> None:
         self._off.clear()
-        self._say("heal")
+        self._add(commands.Heal())
 
     def _unreliable(self) -> None:
         rng = self._rng
-        self._say(
-            "unreliable",
+        conditions = (
             f"lose_request={rng.choice((0.0, 0.1, 0.3))}",
             f"lose_reply={rng.choice((0.0, 0.1, 0.3))}",
             f"duplicate={rng.choice((0.0, 0.1, 0.3))}",
             f"echo={rng.choice((0.05, 0.05, 1.0))}",
             f"reorder_reply={rng.choice((0.0, 0.0, 0.3))}",
         )
+        self._add(commands.Unreliable(" ".join(conditions)))
 
     def _reliable(self) -> None:
-        self._say("reliable")
+        self._add(commands.Reliable())
 
     def _hold(self) -> None:
         rng = self._rng
@@ -174,58 +176,58 @@ class _Generator:
         if self._has("pre_vote"):
             methods.append("pre_vote")
         method = rng.choice(methods)
-        words = [rng.choice(("requests", "replies")), "of", method]
-        if rng.random() < 0.5:
-            words += ["from", self._any()]
-        if rng.random() < 0.5:
-            words += ["to", self._any()]
+        leg = rng.choice(("requests", "replies"))
+        src = self._any() if rng.random() < 0.5 else ""
+        dst = self._any() if rng.random() < 0.5 else ""
+        chosen = ""
         if method == "append_entries" and rng.random() < 0.7:
-            words += ["carrying", "entries"]
+            chosen = "entries"
         if method == "install_snapshot" and rng.random() < 0.5:
-            words += ["carrying", rng.choice(("later-chunk", "last-chunk"))]
-        words += ["most", str(rng.choice((1, 1, 2, 5)))]
-        self._keep(*words)
+            chosen = rng.choice(("later-chunk", "last-chunk"))
+        most = str(rng.choice((1, 1, 2, 5)))
+        self._add(commands.Hold(self._new_hold(), leg, method, src, dst, chosen, most))
 
-    def _keep(self, *words: str) -> None:
+    def _new_hold(self) -> str:
         self._held += 1
         self._holds.append(f"h{self._held}")
-        self._say("hold", self._holds[-1], *words)
+        return self._holds[-1]
 
     def _let_go(self) -> None:
         if self._holds:
             hold = self._holds.pop(self._rng.randrange(len(self._holds)))
-            self._say("release" if self._rng.random() < 0.8 else "drop", hold)
+            self._add(commands.Release(hold) if self._rng.random() < 0.8 else commands.Drop(hold))
 
     def _pause(self) -> None:
         self._paused.append(self._any())
-        self._say("pause", self._paused[-1])
+        self._add(commands.Pause(self._paused[-1]))
 
     def _resume(self) -> None:
         if self._paused:
-            self._say("resume", self._one_of(self._paused))
+            self._add(commands.Resume(self._one_of(self._paused)))
 
     def _clock(self) -> None:
-        self._say("clock", self._any(), self._rng.choice((0.5, 0.8, 1.25, 2.0)))
+        self._add(commands.Clock(self._any(), str(self._rng.choice((0.5, 0.8, 1.25, 2.0)))))
 
     def _left_behind(self) -> None:
         """One is away while the others go on; what it gets when it is back is kept for a while."""
         away = self._behind(self._rng.randrange(1, self._servers))
-        self._say("disconnect", away)
-        self._say("propose", self._leader, self._rng.choice((3, 12, 30)))
+        self._add(commands.Disconnect(away))
+        self._add(commands.Propose(self._leader, str(self._rng.choice((3, 12, 30)))))
         self._wait(0.3)
         method = self._rng.choice(
             ("append_entries", "install_snapshot") if self._has("snapshots") else ("append_entries",)
         )
         if self._rng.random() < 0.7:
-            self._keep(self._rng.choice(("requests", "replies")), "of", method, "to", away, "most", "1")
-        self._say("connect", away)
+            leg = self._rng.choice(("requests", "replies"))
+            self._add(commands.Hold(self._new_hold(), leg, method, dst=away, most="1"))
+        self._add(commands.Connect(away))
         self._wait(self._rng.choice((0.2, 1.0)))
         if self._rng.random() < 0.5:
-            self._say("disconnect", self._leader)
+            self._add(commands.Disconnect(self._leader))
             self._off.append(self._leader)
             self._wait(1.2)
             self._find()
-        self._say("propose", self._leader, self._rng.choice((1, 12, 30)))
+        self._add(commands.Propose(self._leader, str(self._rng.choice((1, 12, 30)))))
         self._wait(0.3)
         self._let_go()
 
@@ -233,55 +235,54 @@ class _Generator:
         """A leader's commands reach nobody, and it goes down or away; it is back when others have led."""
         self._find()
         old = self._leader
-        self._keep("requests", "of", "append_entries", "from", old, "carrying", "entries")
-        self._say("propose", old, self._rng.choice((1, 2, 5)))
+        self._add(commands.Hold(self._new_hold(), "requests", "append_entries", src=old, filter="entries"))
+        self._add(commands.Propose(old, str(self._rng.choice((1, 2, 5)))))
         self._wait(0.1)
-        gone, back = (
-            ("crash", "restart") if self._has("durable") and self._rng.random() < 0.5 else ("disconnect", "connect")
-        )
-        self._say(gone, old)
+        crash = self._has("durable") and self._rng.random() < 0.5
+        self._add(commands.Crash(old) if crash else commands.Disconnect(old))
         if self._rng.random() < 0.5:
-            self._say("drop", self._holds.pop())
+            self._add(commands.Drop(self._holds.pop()))
         self._wait(1.0)
         self._find()
         if self._rng.random() < 0.7:
-            self._say("propose", self._leader)
+            self._add(commands.Propose(self._leader))
             self._wait(0.2)
         if self._rng.random() < 0.5:
-            self._say("disconnect", self._leader)
+            self._add(commands.Disconnect(self._leader))
             self._off.append(self._leader)
-        self._say(back, old)
+        self._add(commands.Restart(old) if crash else commands.Connect(old))
         self._wait(1.0)
 
     def _restarts_in_an_election(self) -> None:
         """The leader goes away, and while the others vote some of them restart."""
         self._find()
-        self._say("disconnect", self._leader)
+        self._add(commands.Disconnect(self._leader))
         self._off.append(self._leader)
         for _ in range(self._rng.randint(1, 3)):
             self._wait(0.3)
-            self._say("restart", self._behind(self._rng.randrange(1, self._servers)))
+            self._add(commands.Restart(self._behind(self._rng.randrange(1, self._servers))))
         self._wait(0.3)
 
     def _wait(self, about: float) -> None:
-        self._say("wait", f"{about * self._rng.uniform(0.5, 1.5):.3f}")
+        self._add(commands.Wait(f"{about * self._rng.uniform(0.5, 1.5):.3f}"))
 
     def _slow(self) -> None:
-        self._say("slow-service", self._any(), self._rng.choice((0.01, 0.1)))
+        self._add(commands.SlowService(self._any(), str(self._rng.choice((0.01, 0.1)))))
 
     def _crash(self) -> None:
         self._down.append(self._any())
-        self._say("crash", self._down[-1])
+        self._add(commands.Crash(self._down[-1]))
 
     def _restart(self) -> None:
-        self._say("restart", self._one_of(self._down))
+        self._add(commands.Restart(self._one_of(self._down)))
 
     def _crash_at(self) -> None:
         rng = self._rng
         kind = rng.choice(("save", "send", "answer", "apply"))
         server = self._any()
-        self._say("crash-at", server, rng.choice(("before", "after")), kind, rng.choice((1, 1, 2, 5)))
+        side = rng.choice(("before", "after"))
+        self._add(commands.CrashAt(server, side, kind, str(rng.choice((1, 1, 2, 5)))))
         self._down.append(server)
 
     def _fail_saves(self) -> None:
-        self._say("fail-saves", self._any(), self._rng.choice((1, 2, 5)))
+        self._add(commands.FailSaves(self._any(), str(self._rng.choice((1, 2, 5)))))

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from raftlab.explain.failure import Failure
-from raftlab.runs import names, scenario
+from raftlab.runs import names
 from raftlab.runs.run import Implementation, Run
-from raftlab.runs.scenario import Scenario, ScenarioPlayer, Step
+from raftlab.runs.scenario import Scenario, ScenarioPlayer
+from raftlab.runs.scenario_commands import Command
 from raftlab.runs.scenario_recorder import ScenarioRecorder
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
@@ -47,12 +48,12 @@ class Played:
 def play(impl: Implementation, each: Scenario) -> Played | None:
     """Make the run. ``None`` when it passes."""
     run = Run(impl, names.info_of(each), "sim", each.seed, each.preempt)
-    stage = ScenarioPlayer(each)
-    failure = run.play(stage.play)
+    player = ScenarioPlayer(each)
+    failure = run.play(player.play)
     if failure is None:
         return None
-    # What was not begun did not matter.
-    return Played(each.with_steps(each.steps[: stage.begun]), failure, len(run.events))
+    # The commands that were not begun do not matter.
+    return Played(each.with_commands(each.commands[: player.begun]), failure, len(run.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Shrinker:
             told = taped.scenario(info.lab, info.name, seed, preempt)
             again = self._fails(told, OTHER_SEEDS * 4)
             if again is not None:
-                return self._shrunk(again, (len(told.steps), events))
+                return self._shrunk(again, (len(told.commands), events))
             why = "what failed is an expectation of the test's own script"
         best_seed, shown, fewest = self._other_seeds(info, seed, preempt, (first, events))
         return Shrunk(None, shown, best_seed, fewest, (0, events), why, self.tried)
@@ -132,11 +133,11 @@ class Shrinker:
         if played is None:
             raise NotFailing(f"{told.name}@{told.seed} passes; there is nothing to shrink")
         self._sort = sort_of(played.failure)
-        return self._shrunk(played, (len(told.steps), played.events))
+        return self._shrunk(played, (len(told.commands), played.events))
 
     def _shrunk(self, played: Played, before: tuple[int, int]) -> Shrunk:
         best = self._shorten(played)
-        told = replace(scenario.tidy(best.scenario), expected=names.expected(best.failure))
+        told = replace(best.scenario.tidied(), expected=names.expected(best.failure))
         return Shrunk(told, best.failure, told.seed, best.events, before, tried=self.tried)
 
     def _fails(self, told: Scenario, others: int = OTHER_SEEDS) -> Played | None:
@@ -169,20 +170,19 @@ class Shrinker:
 
     def _take_out(self, best: Played) -> Played:
         """Without some of the commands: half of them, a quarter, ... and at last each one by itself."""
-        size = max(1, len(best.scenario.steps) // 2)
+        size = max(1, len(best.scenario.commands) // 2)
         while True:
             others = MORE_SEEDS if size == 1 else OTHER_SEEDS
-            start = len(best.scenario.steps)
+            start = len(best.scenario.commands)
             while start > 0:
                 # From the end: what comes late depends on what came before, and not the other way round.
-                start = max(0, min(start, len(best.scenario.steps)) - size)
-                steps = best.scenario.steps
-                shorter = self._fails(
-                    best.scenario.with_steps(joined([*steps[:start], *steps[start + size :]])), others
-                )
+                start = max(0, min(start, len(best.scenario.commands)) - size)
+                commands = best.scenario.commands
+                kept = joined([*commands[:start], *commands[start + size :]])
+                shorter = self._fails(best.scenario.with_commands(kept), others)
                 if shorter is not None:
                     best = shorter
-                    self._tell(f"{len(best.scenario.steps)} commands, {best.events} events")
+                    self._tell(f"{len(best.scenario.commands)} commands, {best.events} events")
             if size == 1:
                 return best
             size //= 2
@@ -198,46 +198,25 @@ class Shrinker:
 
     def _simpler(self, best: Played) -> Played:
         """Each command by itself, in simpler words."""
-        for number in range(len(best.scenario.steps) - 1, -1, -1):
-            if number >= len(best.scenario.steps):
+        for number in range(len(best.scenario.commands) - 1, -1, -1):
+            if number >= len(best.scenario.commands):
                 continue
-            for simpler in simpler_than(best.scenario.steps[number]):
-                steps = list(best.scenario.steps)
-                steps[number] = simpler
-                if found := self._fails(best.scenario.with_steps(steps)):
+            for simpler in best.scenario.commands[number].simpler():
+                commands = list(best.scenario.commands)
+                commands[number] = simpler
+                if found := self._fails(best.scenario.with_commands(commands)):
                     best = found
                     break
         return best
 
 
-def joined(steps: Sequence[Step]) -> list[Step]:
-    """Waits that stand next to each other are one."""
-    found: list[Step] = []
-    for each in steps:
-        if each.command == "wait" and found and found[-1].command == "wait":
-            seconds = float(found.pop().rest) + float(each.rest)
-            each = scenario.step(f"wait {seconds:.4g}")
-        found.append(each)
+def joined(commands: Sequence[Command]) -> list[Command]:
+    """The same run with fewer commands, as far as one can do the work of two neighbours."""
+    found: list[Command] = []
+    for command in commands:
+        merged = found[-1].merged(command) if found else None
+        if merged is None:
+            found.append(command)
+        else:
+            found[-1] = merged
     return found
-
-
-def simpler_than(each: Step) -> list[Step]:
-    """Simpler commands that may do instead of this one, the simplest first."""
-    parts = each.parts()
-    lines: list[str] = []
-    if each.command == "wait":
-        seconds = float(parts["seconds"])
-        lines = [f"wait {round_:g}" for round_ in (0.1, 0.5, 1.0, 2.0) if round_ < seconds]
-        if len(parts["seconds"]) > 3:
-            lines.append(f"wait {seconds:.1f}" if seconds > 0.1 else f"wait {seconds:.2f}")
-    elif each.command == "propose" and "count" in parts:
-        count = int(parts["count"])
-        lines = [f"propose {parts['server']}"]
-        lines += [f"propose {parts['server']} {fewer}" for fewer in (2, 5, count // 2) if 1 < fewer < count]
-    elif each.command == "snapshots" and parts.get("size", "0") != "0":
-        lines = [f"snapshots {parts['every']}"]
-    elif each.command == "agree" and parts["count"] != "1":
-        lines = ["agree 1"]
-    elif each.command == "unreliable" and parts.get("changes"):
-        lines = ["unreliable"]
-    return [scenario.step(line) for line in lines if line != str(each)]

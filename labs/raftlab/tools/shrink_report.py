@@ -43,7 +43,7 @@ def told(found: Shrunk, named: NamedRun, impl: Path, out: Path) -> str:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(found.scenario.text(), encoding="utf-8")
-    steps = len(found.scenario.steps)
+    steps = len(found.scenario.commands)
     head = (
         f"{count(steps, 'command')} instead of {found.before[0]}, {count(found.events, 'event')} instead of "
         f"{found.before[1]:,}; {count(found.tried, 'run')} tried\n"

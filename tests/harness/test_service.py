@@ -43,13 +43,13 @@ def put_snapshot(index: int, data: str) -> str:
     [
         (
             put_snapshot(7, "b'x'"),
-            "expected a snapshot that some service has taken, but S0 applied one up to 7, where none has",
+            "expected a snapshot that some service has taken, but S0 applied one up to index 7, where no service took one",
         ),
         (put_snapshot(5, "b'x'"), "expected S0 to apply the 19 bytes of the snapshot up to 5, not 1 bytes"),
         (put_snapshot(5, "b'x' * 19"), "expected S0 to apply the 19 bytes of the snapshot up to 5, not other bytes"),
         (
             "apply_ch.put(ApplyMsg(6, 1, 'x'))",
-            "expected S0, fresh from its start, to apply a snapshot or index 1, not index 6",
+            "expected S0 to begin with a snapshot or index 1, but it applied index 6",
         ),
         (
             f"{APPLY_TWENTY}; {put_snapshot(5, 'b`everything up to 5.`')}".replace("`", '"'),
@@ -149,7 +149,7 @@ def test_a_server_run_wild(what: str, write_raft: Write) -> None:
             c.sleep(5)
     assert caught.value.failure.text.startswith(said)
     assert caught.value.failure.kind == "flood"
-    assert "Wait for an answer, or a while, before you send again" in as_text(caught.value.failure)
+    assert "Wait for a reply, or a while, before you send again" in as_text(caught.value.failure)
 
 
 def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:

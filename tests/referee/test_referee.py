@@ -87,12 +87,12 @@ def two_committed() -> Story:
 BROKEN = {
     "a leader changes an entry": (
         lambda: Story().append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B),
-        "expected S0, which leads term 1, to keep index 1 (term 1, 'a'), but now it says term 1, 'b'",
+        "expected S0, which leads term 1, to keep index 1 (term 1, 'a'), but now it sends term 1, 'b'",
         rules.LEADER_APPEND_ONLY,
     ),
     "a leader changes a term": (
         lambda: Story().append(0, 1, 4, (2, 3), (4, "x")).append(0, 2, 4, (2, 2)),
-        "expected S0, which leads term 4, to keep index 2 (of term 3), but now it says of term 2",
+        "expected S0, which leads term 4, to keep index 2 (term 3), but now it sends term 2",
         rules.LEADER_APPEND_ONLY,
     ),
     "one entry, two commands": (
@@ -119,8 +119,8 @@ BROKEN = {
     ),
     "an old entry counted": (
         lambda: Story().append(0, 1, 2, (0, 0), A).apply(0, "a"),
-        "expected S0 to apply index 1 once a leader has an entry of its own term there, or behind it, on a majority, "
-        "but it did so before",
+        "expected S0 to apply index 1 only after a majority has stored an entry of its leader's own term at that index or "
+        "after it, but it applied it earlier",
         rules.COMMIT_OWN_TERM,
     ),
     "elected without a committed entry": (
@@ -158,7 +158,7 @@ BROKEN = {
     ),
     "a snapshot from nowhere": (
         lambda: Story().chunk(0, 10, 0, b"x", True),
-        "expected a snapshot that some service has taken, but S0 sends one up to index 10, where none has",
+        "expected a snapshot that some service has taken, but S0 sends one up to index 10, where no service took one",
         rules.WHOLE_SNAPSHOT,
     ),
 }
@@ -175,7 +175,7 @@ def test_broken(name: str) -> None:
     [
         (0, b"x" * 4097, False, "expected at most 4096 bytes in one message, but S0 sends 4097 at offset 0"),
         (2, b"xx", False, "expected the snapshot's own bytes, but S0 sends others at offset 2"),
-        (0, b"xy", True, "expected done with the last of 5000 bytes, but S0 says it at offset 0"),
+        (0, b"xy", True, "expected done only with the last of 5000 bytes, but S0 sets it at offset 0"),
     ],
 )
 def test_broken_chunks(offset: int, data: bytes, done: bool, text: str) -> None:

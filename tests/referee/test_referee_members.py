@@ -94,7 +94,7 @@ def test_copies_of_a_learner_do_not_count() -> None:
 
 def test_a_leader_that_becomes_the_only_member_tells_nobody() -> None:
     story = Story(members=[0, 1]).send(1, 0, command(1, "1")).apply(0, 1)
-    story.referee.asked(0, frozenset(C1))
+    story.referee.change_requested(0, frozenset(C1))
     # What it had taken before, and the change itself, are committed at once, and on nobody's wire.
     story.apply(0, 2).apply(0, 3, C1).apply(0, 4)
 

@@ -397,7 +397,7 @@ class Cluster:
         """How many servers have applied ``index``, and the command there (``None`` if nobody has)."""
         applies = self.event_loop.referee.applies
         value = applies.values.get(index)
-        return len(applies.at.get(index, ())), None if value is None else value[1]
+        return len(applies.servers_at.get(index, ())), None if value is None else value[1]
 
     def agree(
         self, command: Any, servers: int, retry: bool = True, within: float = 10.0, among: Collection[int] | None = None
@@ -446,7 +446,7 @@ class Cluster:
     def ask_members(self, server: int, members: Collection[int]) -> int:
         """Begin ``change_membership(members)`` on one server (2E), without waiting. Returns the call's number, for
         ``pending`` of the event loop. :mod:`raftlab.harness.membership` waits for answers."""
-        self.event_loop.referee.asked(server, frozenset(members))
+        self.event_loop.referee.change_requested(server, frozenset(members))
         return self.event_loop.post_call(server, "change_membership", [sorted(members)])
 
     def take_snapshots(self, every: int = 10, size: int = 0) -> None:

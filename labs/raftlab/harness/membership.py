@@ -73,7 +73,7 @@ def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> 
             return leader
         index, at_term, leads = c.propose(leader, f"S{leader} leads term {term}")
         if leads and at_term == term:
-            c.wait_for(5.0, lambda at=index, by=leader: by in applies.at.get(at, ()))  # type: ignore[misc]
+            c.wait_for(5.0, lambda at=index, by=leader: by in applies.servers_at.get(at, ()))  # type: ignore[misc]
         said = f"expected a leader of {sorted(members)} to commit an entry of its own term within {within:.0f} s"
         c.expect(c.now < deadline, f"{said}, but none has", rules.AGREEMENT, [leader])
 
@@ -98,7 +98,11 @@ def configured(c: Cluster, members: Collection[int], since: int = 1) -> int:
     wanted = ("configuration", sorted(members))
     commit = c.event_loop.referee.commit
     for index, value in sorted(c.event_loop.referee.applies.values.items()):
-        joint = commit is not None and index in commit.chain and commit.chain[index].old
+        joint = (
+            commit is not None
+            and index in commit.committed_configurations
+            and commit.committed_configurations[index].old
+        )
         if index >= since and value == wanted and not joint:
             return index
     return 0
@@ -140,7 +144,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
         hint = "Begin with step 1 of the handout of lab 2E." if answer == (-1, -1, False) else ""
         c.fail(text, rules.CHANGE_ANSWERS, [server], hint)
     commit = c.event_loop.referee.commit
-    before = frozenset(c.members) if commit is None else commit.in_force(commit.applied_upto).members
+    before = frozenset(c.members) if commit is None else commit.configuration_at(commit.applied_upto).members
     text = f"expected S{server} to change the members from {sorted(before)} to {sorted(members)}, but it refuses"
     if len(before ^ frozenset(members)) > 1:
         text = f"{text}: more than one server comes or goes, and this part (2) needs joint consensus"
@@ -157,13 +161,13 @@ def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, w
     another command before it commits anything, so there are some."""
     deadline = c.now + within
     index = c.agree(command, 1, within=within)
-    there = c.event_loop.referee.applies.at
+    there = c.event_loop.referee.applies.servers_at
     commit = c.event_loop.referee.commit
 
     def wanted() -> set[int]:
         if members is not None or commit is None:
             return set(members or c.members)
-        return set(commit.in_force(commit.applied_upto).members)
+        return set(commit.configuration_at(commit.applied_upto).members)
 
     while not c.wait_for(2.0, lambda: there.get(index, set()) >= wanted()) and c.now < deadline:
         c.agree(f"{command}, {c.now:.3f}", 1, within=within)

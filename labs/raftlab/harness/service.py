@@ -10,7 +10,7 @@ import random
 
 from raftlab.api import ApplyMsg
 from raftlab.harness.event_loop import EventLoop
-from raftlab.referee.applied import Applied
+from raftlab.referee.applied import StateMachineSafety
 from raftlab.seeds import derive
 
 
@@ -18,7 +18,7 @@ class Service:
     """The services of all servers of a run. ``every`` entries applied, each takes a snapshot of ``size`` bytes or a
     little more; with ``every`` 0, none ever does."""
 
-    def __init__(self, event_loop: EventLoop, applies: Applied, seed: int) -> None:
+    def __init__(self, event_loop: EventLoop, applies: StateMachineSafety, seed: int) -> None:
         self._event_loop = event_loop
         self._applies = applies
         self._seed = seed

@@ -1,1 +1,1 @@
-"""The referee: one file per rule of Raft. Each rule watches every event of every run."""
+"""The referee: it watches every event of every run and ends the run when a rule of Raft is broken. One file per rule."""

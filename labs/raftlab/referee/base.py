@@ -1,9 +1,9 @@
-"""The referee: one file per promise of Raft, each watching every event of every run.
+"""The base class of the referee's rules.
 
-An invariant sees messages and the harness's API, never a student's fields, so it judges any implementation. It raises
-:class:`~raftlab.explain.failure.LabFailure` at the first broken promise, where the bug happens and not where it later hurts.
-Each file opens with the property, in our words, and with the correct styles that it must accept: a false alarm is the
-worst bug this project can have.
+A rule (:class:`Invariant`) sees messages and calls of the student's API, never fields of the student's objects, so it can
+judge any implementation. It raises :class:`~raftlab.explain.failure.LabFailure` as soon as the rule is broken, where the
+bug is and not where its effects show. Each file begins with the rule and with the correct styles that it must accept: a
+false alarm is the worst bug this project can have.
 """
 
 from __future__ import annotations
@@ -17,33 +17,47 @@ Message = dict[str, Any]
 
 
 class Invariant:
-    """What an invariant may watch. Each method is called as the event happens; the default sees nothing in it."""
+    """One rule. Each method below is called when its event happens; by default it does nothing.
 
-    def booted(self, server: int, incarnation: int) -> None: ...
+    ``method`` is the name of an RPC, such as ``"append_entries"``; ``args`` and ``reply`` are its decoded fields.
+    """
 
-    def sent(self, src: int, dst: int, method: str, args: Message) -> None: ...
+    def booted(self, server: int, incarnation: int) -> None:
+        """``server`` starts (incarnation 1) or restarts (2, 3, ...)."""
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        """``src`` sends a request. It may never arrive."""
 
     def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
-        """A request is in the hands of ``server``, which is no puppet."""
+        """A request is delivered to ``server``, which is not a scripted server."""
 
-    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None: ...
+    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
+        """``server`` answers a request. The reply may never arrive."""
 
-    def saved(self, server: int) -> None: ...
+    def saved(self, server: int) -> None:
+        """``persister.save`` on ``server`` succeeded."""
 
     def observed(self, server: int, term: int, is_leader: bool) -> None:
-        """``get_state`` of ``server``, asked and answered with nothing in between."""
+        """``get_state`` on ``server`` returned this. Calls on one server do not overlap."""
 
     def led(self, server: int, term: int) -> None:
-        """``start`` on ``server`` said that it leads ``term``."""
+        """``start`` on ``server`` returned that it leads ``term``."""
 
-    def asked(self, server: int, members: frozenset[int]) -> None:
-        """``server`` is about to be asked for ``change_membership(members)`` (lab 2E)."""
+    def change_requested(self, server: int, members: frozenset[int]) -> None:
+        """``change_membership(members)`` is about to be called on ``server`` (lab 2E)."""
 
-    def applied(self, server: int, msg: ApplyMsg) -> None: ...
+    def applied(self, server: int, msg: ApplyMsg) -> None:
+        """``server`` put ``msg`` into its ``apply_ch``."""
 
 
 def broken(rule: Rule, text: str, servers: frozenset[int] | None = None) -> LabFailure:
-    """The verdict of an invariant. ``servers`` are those whose last events tell the story."""
+    """The failure to raise when ``rule`` is broken.
+
+    Args:
+        rule: the broken rule.
+        text: one sentence: what was expected and what was observed.
+        servers: the servers whose last events are shown; ``None`` stands for all.
+    """
     failure = LabFailure(Failure("invariant", text, rule))
     failure.servers = servers
     return failure

@@ -1,15 +1,15 @@
-"""When an entry is committed: a leader has stored an entry of its own term on a majority; with it, all before it are
-(§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on: on a majority of the members, and while there are two configurations
-of each of them (§6).
+"""Commit by majority: an entry of the leader's own term is committed once a majority stores it, and commits all entries
+before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, the majority is one of the members, and under C_old,new a
+majority of each of the two sets (§6).
 
-Seen from outside: an index may be applied only once some leader has had, for an entry of its own term there or behind
-it, successful answers to AppendEntries of that term from so many servers that with itself they are a majority. Which
-configuration counts is read from the entries: the latest one in that leader's log.
+What the referee sees: an index may be applied only after some leader, for an entry of its own term at that index or after
+it, got successful replies to AppendEntries of that term from enough servers to be a majority together with the leader.
+The configuration that counts is the latest one in that leader's log, as its entries show it.
 
-Styles it must accept: leaders that commit on heartbeats, in batches, or many terms at once by a no-op entry; followers
-that learn of the commit before the leader applies; restarted servers that apply everything again. With configurations:
-entries counted under one that came only later, be it not even sent yet; leaders that do not know of the newest one; a
-single member, which commits without a word.
+Styles it must accept: leaders that commit on heartbeats, in batches, or entries of many terms at once with a no-op entry;
+followers that learn of the commit before the leader applies; restarted servers that apply everything again. With
+configurations: entries counted under a configuration that was appended after them, even one that is not sent yet; leaders
+that do not know the newest configuration; a single member, which commits without sending anything.
 """
 
 from __future__ import annotations
@@ -25,128 +25,143 @@ from raftlab.referee.configuration import Configuration
 
 
 class Commit(Invariant):
-    """``upto``: every index so far is committed. ``by``: in which term, by an entry at which index, with whose copies.
-    ``chain``: the committed configurations by their indexes, as far as they are known; ``known``: those on their way, by
-    index and term. ``applied_upto``: the last index that any service has seen."""
+    """The rule, and the record of commits that other rules use.
 
-    def __init__(self, members: Collection[int], shown: AppendOnly) -> None:
-        self._shown = shown
-        # For each term, how far each follower's log is known to be its leader's.
-        self.matched: dict[int, dict[int, int]] = {}
-        self.upto = 0
-        self.by: list[tuple[int, int, frozenset[int]]] = []
-        self.chain: dict[int, Configuration] = {0: Configuration(frozenset(members))}
-        self.known: dict[tuple[int, int], Configuration] = {}
+    Attributes:
+        match_index: ``match_index[term][server]`` is how much of its log the leader of ``term`` knows to be on ``server``.
+        committed_upto: every index up to this one is committed.
+        commits: each commit as (term, index, servers): the leader's term, the index of the entry of that term that was
+            counted, and the servers that stored it.
+        committed_configurations: by index; index 0 has the initial one. Some may be missing after a snapshot.
+        sent_configurations: those that a leader has sent, by index and term.
+        applied_upto: the last index that any service has applied.
+        requested: the members that the test has asked for. A leader may act on a request before it sends anything.
+    """
+
+    def __init__(self, members: Collection[int], append_only: AppendOnly) -> None:
+        self._append_only = append_only
+        self.match_index: dict[int, dict[int, int]] = {}
+        self.committed_upto = 0
+        self.commits: list[tuple[int, int, frozenset[int]]] = []
+        self.committed_configurations: dict[int, Configuration] = {0: Configuration(frozenset(members))}
+        self.sent_configurations: dict[tuple[int, int], Configuration] = {}
         self.applied_upto = 0
         self._all = len(members)
-        # What the test has asked for, as a leader may act on it before it tells anybody.
-        self.wanted: set[frozenset[int]] = set()
+        self.requested: set[frozenset[int]] = set()
 
-    def asked(self, server: int, members: frozenset[int]) -> None:
-        self.wanted.add(members)
+    def change_requested(self, server: int, members: frozenset[int]) -> None:
+        self.requested.add(members)
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
-            matched = self.matched.setdefault(args["term"], {})
+            matched = self.match_index.setdefault(args["term"], {})
             upto = args["prev_log_index"] + len(args["entries"])
             if upto > matched.get(server, 0):
                 matched[server] = upto
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
-        if msg.kind == "configuration" and msg.members is not None and msg.index not in self.chain:
-            self.chain[msg.index] = self._told(msg, msg.members)
+        if msg.kind == "configuration" and msg.members is not None and msg.index not in self.committed_configurations:
+            self.committed_configurations[msg.index] = self._configuration_applied_by(msg, msg.members)
         self.applied_upto = max(self.applied_upto, msg.index)
-        if msg.index <= self.upto or msg.kind == "snapshot":
+        if msg.index <= self.committed_upto or msg.kind == "snapshot":
             return
-        in_force = self.in_force(msg.index)
-        if len(in_force.voters) == 1:
-            self.upto = msg.index  # it has asked nobody, so nothing was to be seen
+        configuration = self.configuration_at(msg.index)
+        if len(configuration.voters) == 1:
+            self.committed_upto = msg.index  # it sent nothing, so there was nothing to see
             return
-        for term in sorted(self.matched, reverse=True):
-            index = self._counted(term, msg.index, in_force)
+        for term in sorted(self.match_index, reverse=True):
+            index = self._possible_commit(term, msg.index, configuration)
             if index >= msg.index:
-                self.upto = index
-                leader = self._shown.leaders[term]
-                have = [who for who, upto in self.matched[term].items() if upto >= index]
-                self.by.append((term, index, frozenset((*have, leader))))
+                self.committed_upto = index
+                leader = self._append_only.leaders[term]
+                have = [who for who, upto in self.match_index[term].items() if upto >= index]
+                self.commits.append((term, index, frozenset((*have, leader))))
                 return
-        raise self._too_early(server, msg.index, in_force)
+        raise self._too_early(server, msg.index, configuration)
 
-    def in_force(self, index: int) -> Configuration:
-        """The latest of the committed configurations up to ``index``."""
-        return self.chain[max(at for at in self.chain if at <= index)]
+    def configuration_at(self, index: int) -> Configuration:
+        """The latest committed configuration at ``index`` or before."""
+        return self.committed_configurations[max(at for at in self.committed_configurations if at <= index)]
 
-    def held(self, term: int, configuration: Configuration, before: float = math.inf) -> int:
-        """The last index of the term's own, below ``before``, that a majority of ``configuration`` has; 0 if there is
-        none."""
-        leader = self._shown.leaders.get(term)
+    def own_term_majority_index(self, term: int, configuration: Configuration, before: float = math.inf) -> int:
+        """The last entry of its own term that the leader of ``term`` knows to be on a majority (§5.4.2).
+
+        Args:
+            term: the leader's term.
+            configuration: the servers of which a majority is needed.
+            before: only indexes below this one are considered.
+
+        Returns:
+            The entry's index, or 0 if there is none.
+        """
+        leader = self._append_only.leaders.get(term)
         if leader is None:
             return 0
-        log = self._shown.logs[term]
-        reach = configuration.reach(self.matched.get(term, {}), leader, max(log, default=0))
+        log = self._append_only.logs[term]
+        reach = configuration.majority_index(self.match_index.get(term, {}), leader, max(log, default=0))
         return max(
             (index for index, entry in log.items() if index <= reach and index < before and entry[0] == term), default=0
         )
 
-    def _counted(self, term: int, at: int, in_force: Configuration) -> int:
-        """How far the leader of ``term`` can have committed, if that is as far as ``at``; 0 if not."""
-        log = self._shown.logs.get(term, {})
-        since = max(index for index in self.chain if index <= at)
+    def _possible_commit(self, term: int, at: int, configuration: Configuration) -> int:
+        """How far the leader of ``term`` may have committed; 0 if it cannot have committed index ``at``."""
+        log = self._append_only.logs.get(term, {})
+        since = max(index for index in self.committed_configurations if index <= at)
         if at in log and isinstance(log[at][1], Configuration):
-            since, in_force = at, log[at][1]
-        # Those behind `at` that are in its log for certain end the time of those before them; others may be in it.
+            since, configuration = at, log[at][1]
+        # A later configuration that is certainly in its log ends the validity of those before it. Others may be in it.
         later = {index: entry[1] for index, entry in log.items() if index > at and isinstance(entry[1], Configuration)}
-        last = in_force
+        last = configuration
         counted = 0
         for index in sorted(later):
-            counted = max(counted, self.held(term, last, index))
+            counted = max(counted, self.own_term_majority_index(term, last, index))
             since, last = index, later[index]
-        counted = max(counted, self.held(term, last))
-        perhaps: list[Configuration] = []
-        for (index, of_term), other in self.known.items():
+        counted = max(counted, self.own_term_majority_index(term, last))
+        others: list[Configuration] = []
+        for (index, of_term), other in self.sent_configurations.items():
             if index > at and of_term <= term and (index not in log or log[index][0] == of_term):
-                perhaps.append(other)
+                others.append(other)
         if last.old:
-            # C_new may be in its log and on nobody's wire; but only once C_old,new is committed.
-            if since <= self.upto or self.held(term, last) >= since:
-                perhaps.append(Configuration(last.members))
+            # C_new may be in its log without having been sent, but only once C_old,new is committed.
+            if since <= self.committed_upto or self.own_term_majority_index(term, last) >= since:
+                others.append(Configuration(last.members))
         else:
-            perhaps += [Configuration(members) for members in self.wanted if len(members ^ last.members) == 1]
-        for other in perhaps:
-            # Who becomes the only member need not show anybody what it commits.
-            alone = other.voters == {self._shown.leaders.get(term)}
-            counted = max(counted, at if alone else self.held(term, other))
+            others += [Configuration(members) for members in self.requested if len(members ^ last.members) == 1]
+        for other in others:
+            # A leader that becomes the only member commits without sending anything.
+            alone = other.voters == {self._append_only.leaders.get(term)}
+            counted = max(counted, at if alone else self.own_term_majority_index(term, other))
         return counted if counted >= at else 0
 
-    def _told(self, msg: ApplyMsg, members: frozenset[int]) -> Configuration:
-        """The configuration that a service is told of; the wire knows whether it has two halves."""
-        there = {term: known for (index, term), known in self.known.items() if index == msg.index}
+    def _configuration_applied_by(self, msg: ApplyMsg, members: frozenset[int]) -> Configuration:
+        """The configuration behind ``msg``. A service gets one set of members; the entry says whether it is C_old,new."""
+        there = {term: known for (index, term), known in self.sent_configurations.items() if index == msg.index}
         same = {term: known for term, known in there.items() if members in (known.voters, known.members)}
         if msg.term in same:
             return same[msg.term]
         return same[max(same)] if same else Configuration(members)
 
-    def _too_early(self, server: int, index: int, in_force: Configuration) -> Exception:
-        # Of each term: who has told its leader that the entry is there. The leader itself may have it.
+    def _too_early(self, server: int, index: int, configuration: Configuration) -> Exception:
+        # For each term, the servers that have acknowledged the entry to its leader, and the leader, which may have it.
         copies = [
-            in_force.voters
-            & {self._shown.leaders.get(term, -1), *(who for who, upto in matched.items() if upto >= index)}
-            for term, matched in self.matched.items()
+            configuration.voters
+            & {self._append_only.leaders.get(term, -1), *(who for who, upto in matched.items() if upto >= index)}
+            for term, matched in self.match_index.items()
         ]
-        if any(map(in_force.majority, copies)):
+        if any(map(configuration.has_majority, copies)):
             text = (
-                f"expected S{server} to apply index {index} once a leader has an entry of its own term there, or "
-                "behind it, on a majority, but it did so before"
+                f"expected S{server} to apply index {index} only after a majority has stored an entry of its leader's "
+                "own term at that index or after it, but it applied it earlier"
             )
             return broken(rules.COMMIT_OWN_TERM, text, frozenset((server,)))
-        if len(self.chain) == 1 and in_force.voters == frozenset(range(self._all)):
+        if len(self.committed_configurations) == 1 and configuration.voters == frozenset(range(self._all)):
             text = (
                 f"expected a majority to have stored index {index} before S{server} applies it, but no leader knew it to "
                 f"be on more than {max(map(len, copies), default=1)} of {self._all} servers"
             )
             return broken(rules.COMMIT_MAJORITY, text, frozenset((server,)))
         text = (
-            f"expected most of {in_force.most} to have stored index {index} before S{server} applies it, but nobody "
-            f"except {sorted(set().union(*copies))} can have"
+            f"expected most of {configuration.groups_text} to have stored index {index} before S{server} applies it, "
+            f"but only {sorted(set().union(*copies))} can have stored it"
         )
-        return broken(rules.BOTH_MAJORITIES if in_force.old else rules.MEMBERS_COUNT, text, frozenset((server,)))
+        return broken(rules.BOTH_MAJORITIES if configuration.old else rules.MEMBERS_COUNT, text, frozenset((server,)))

@@ -1,10 +1,11 @@
-"""Leader Completeness: what was committed in a term is in the log of every leader of a later term (§5.4, Figure 3).
+"""Leader Completeness: an entry committed in one term is in the log of every leader of a later term (§5.4, Figure 3).
 
-Seen from outside in three places: the end of its log that a candidate named and then won with; what a leader's messages
-show of its log; and the vote of a server that has stored a committed entry for a candidate whose log ends before it.
+The referee sees this in three places: the end of the log that a winning candidate named in its RequestVote; what a
+leader's messages show of its log; and a vote for a candidate whose log ends before a committed entry that the voter has
+stored.
 
-Styles it must accept: leaders of older terms that know nothing of the commit; candidates that lose; votes of a term not
-later than that of the commit, which may have been decided before the entry was stored.
+Styles it must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in a term no
+later than that of the commit, since the voter may have decided before it stored the entry.
 """
 
 from __future__ import annotations
@@ -17,23 +18,28 @@ from raftlab.referee.commit import Commit
 
 
 class Completeness(Invariant):
-    def __init__(self, shown: AppendOnly, commit: Commit) -> None:
-        self._shown = shown
+    """The rule, on top of what :class:`AppendOnly` and :class:`Commit` have recorded."""
+
+    def __init__(self, append_only: AppendOnly, commit: Commit) -> None:
+        self._append_only = append_only
         self._commit = commit
-        self._ends: dict[int, dict[int, tuple[int, int]]] = {}  # term, candidate: the (term, index) of its last entry
-        self._known = 0  # how many commits were looked at, and up to which index
-        self._upto = 0
-        self._terms: dict[int, tuple[int, int]] = {}  # of each committed index: its term, and the term of the commit
+        # By term and candidate: the (term, index) of the last entry in its log.
+        self._last_entries: dict[int, dict[int, tuple[int, int]]] = {}
+        # How many commits have been processed, and the last index of these.
+        self._processed = 0
+        self._processed_upto = 0
+        # Of each committed index: the term of its entry, and the term in which it was committed.
+        self._committed_terms: dict[int, tuple[int, int]] = {}
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if method == "request_vote":
             end = (args["last_log_term"], args["last_log_index"])
-            self._ends.setdefault(args["term"], {})[src] = end
+            self._last_entries.setdefault(args["term"], {})[src] = end
         elif method == "append_entries":
             term = args["term"]
-            log = self._shown.logs[term]
-            for index in self._shown.fresh:
-                committed, by = self._terms.get(index, (0, term))
+            log = self._append_only.logs[term]
+            for index in self._append_only.new_indexes:
+                committed, by = self._committed_terms.get(index, (0, term))
                 if by < term and log[index][0] != committed:
                     text = (
                         f"expected S{src}, which leads term {term}, to have the entry of term {committed} at index {index}, "
@@ -46,7 +52,7 @@ class Completeness(Invariant):
         if method != "request_vote" or not reply["vote_granted"]:
             return
         end = (args["last_log_term"], args["last_log_index"])
-        for term, index, stored in self._commit.by:
+        for term, index, stored in self._commit.commits:
             if server in stored and args["term"] > term and end < (term, index):
                 text = (
                     f"expected S{server} to refuse S{caller}, whose log ends with index {end[1]} of term {end[0]}: "
@@ -55,25 +61,25 @@ class Completeness(Invariant):
                 raise broken(rules.NEWER_LOG, text, frozenset((server, caller)))
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
-        commits = self._commit.by
-        while self._known < len(commits):
-            term, index, _ = commits[self._known]
-            self._known += 1
-            log = self._shown.logs[term]
-            for at in range(self._upto + 1, index + 1):
+        commits = self._commit.commits
+        while self._processed < len(commits):
+            term, index, _ = commits[self._processed]
+            self._processed += 1
+            log = self._append_only.logs[term]
+            for at in range(self._processed_upto + 1, index + 1):
                 if at in log:
-                    self._terms[at] = (log[at][0], term)
-            self._upto = index
-            for later in self._shown.leaders:
+                    self._committed_terms[at] = (log[at][0], term)
+            self._processed_upto = index
+            for later in self._append_only.leaders:
                 self._check_end(later)
 
     def _check_end(self, term: int) -> None:
-        """Whether the leader of ``term`` was elected with a log that reaches every earlier commit."""
-        leader = self._shown.leaders[term]
-        end = self._ends.get(term, {}).get(leader)
-        if end is None or not self._commit.by:
+        """Fail if the leader of ``term`` was elected with a log that ends before an entry committed in an earlier term."""
+        leader = self._append_only.leaders[term]
+        end = self._last_entries.get(term, {}).get(leader)
+        if end is None or not self._commit.commits:
             return
-        for by, index, _ in reversed(self._commit.by):
+        for by, index, _ in reversed(self._commit.commits):
             if by < term and end < (by, index):
                 text = (
                     f"expected the leader of term {term} to have index {index}, which was committed in term {by}, "

@@ -1,4 +1,4 @@
-"""Who votes: one configuration, as an entry of the log tells it (§6; dissertation, chapter 4)."""
+"""A configuration: the servers that vote, as an entry of the log lists them (§6; dissertation, chapter 4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from raftlab.referee.base import Message
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """``members`` vote; while ``old`` is not empty (C_old,new of joint consensus), these do as well, and apart."""
+    """The servers that vote.
+
+    Attributes:
+        members: the members, under C_old,new those of C_new.
+        old: under C_old,new (joint consensus) the members of C_old, else empty. A majority of each set is needed.
+    """
 
     members: frozenset[int]
     old: frozenset[int] = frozenset()
@@ -22,38 +27,44 @@ class Configuration:
 
     @property
     def groups(self) -> tuple[frozenset[int], ...]:
-        """The sets of servers of each of which a majority is needed."""
+        """The sets of servers; a majority of each is needed."""
         return (self.old, self.members) if self.old else (self.members,)
 
-    def majority(self, servers: Collection[int]) -> bool:
-        """Whether ``servers`` are more than half of each group."""
+    def has_majority(self, servers: Collection[int]) -> bool:
+        """Whether ``servers`` include more than half of each group."""
         return all(2 * len(group.intersection(servers)) > len(group) for group in self.groups)
 
-    def reach(self, copies: dict[int, int], leader: int, end: int) -> int:
-        """The last index that a majority has. ``copies`` says how far each server is; the leader is at ``end``."""
-        reach = end
+    def majority_index(self, match_index: dict[int, int], leader: int, leader_last: int) -> int:
+        """The last index that is on a majority of each group.
+
+        Args:
+            match_index: the last index known to be on each server; 0 for a server that is not in it.
+            leader: the leader. It counts only if it is in the group.
+            leader_last: the last index of the leader's own log.
+        """
+        index = leader_last
         for group in self.groups:
-            have = sorted((end if server == leader else copies.get(server, 0) for server in group), reverse=True)
-            reach = min(reach, have[len(group) // 2]) if group else 0
-        return reach
+            last = sorted((leader_last if who == leader else match_index.get(who, 0) for who in group), reverse=True)
+            index = min(index, last[len(group) // 2]) if group else 0
+        return index
 
     def __repr__(self) -> str:
         new = f"the members {sorted(self.members)}"
         return f"{new} together with the old {sorted(self.old)}" if self.old else new
 
     @property
-    def most(self) -> str:
-        """What a majority of it is called."""
+    def groups_text(self) -> str:
+        """The groups for a sentence that begins with "most of"."""
         return " and most of ".join(str(sorted(group)) for group in self.groups)
 
 
 def content(entry: Message) -> Any:
-    """What an entry carries: its configuration, if it is one, or its command."""
+    """The content of an entry: a configuration, or else its command."""
     if entry.get("kind") != "configuration":
         return entry.get("command")
     return Configuration(_servers(entry.get("members")), _servers(entry.get("old_members")))
 
 
-def _servers(told: Any) -> frozenset[int]:
-    """None at all where a student's message holds something odd."""
-    return frozenset(who for who in told if type(who) is int) if isinstance(told, list) else frozenset()
+def _servers(value: Any) -> frozenset[int]:
+    """The server numbers in a message's field. The field may hold anything; what is no server number is left out."""
+    return frozenset(who for who in value if type(who) is int) if isinstance(value, list) else frozenset()

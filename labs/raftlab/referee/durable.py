@@ -1,11 +1,11 @@
-"""Durable before answering: what a message promises is saved before the message leaves (Figure 2, State). From lab 2C on.
+"""Save before you answer: what a reply promises is saved before the reply is sent (Figure 2, State). From lab 2C on.
 
-What is in the saved bytes is the student's own business, so only this is seen from outside: a promise that a server
-could not have made before some request arrived needs a save after that arrival. Such promises are a vote for a
-candidate, and a success for entries that the server had never had.
+The format of the saved bytes is the student's choice, so the referee cannot read them. It sees only this: a promise that
+a server could not have made before some request arrived needs a save after that arrival. Such promises are a vote for a
+candidate, and a success for entries that the server did not have before.
 
-Styles it must accept: one save for many promises; saves in another thread than the answer's; the same promise made again
-without a save; entries that a server had before, as a leader or in a snapshot.
+Styles it must accept: one save for many promises; saves by another thread than the one that answers; the same promise
+again without another save; entries that the server had before, as a leader or in a snapshot.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class Durable(Invariant):
+    """The rule. It counts saves: a promise is durable if the count has grown since its request first arrived."""
+
     def __init__(self) -> None:
         self._saves: Counter[int] = Counter()
-        # What a server was first asked for or sent, and how many saves it had made by then; None: saved since.
+        # How many saves a server had made when a request first arrived: for a vote by (server, term, candidate), for an
+        # entry by server and (index, term). -1 for an entry that the server sent itself, as a leader.
         self._votes: dict[tuple[int, int, int], int] = {}
         self._entries: dict[int, dict[tuple[int, int], int]] = {}
-        self._covered: Counter[int] = Counter()  # by a snapshot that arrived, at least in part
+        # The last index of a snapshot of which at least a part arrived.
+        self._covered: Counter[int] = Counter()
 
     def saved(self, server: int) -> None:
         self._saves[server] += 1
@@ -31,7 +35,7 @@ class Durable(Invariant):
         if method == "append_entries":
             known = self._entries.setdefault(src, {})
             for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
-                known.setdefault((index, entry["term"]), -1)  # its own
+                known.setdefault((index, entry["term"]), -1)
 
     def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
         saves = self._saves[server]

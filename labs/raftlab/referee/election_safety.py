@@ -1,11 +1,11 @@
 """Election Safety: at most one server leads in any one term (§5.2, Figure 3).
 
-Seen from outside, a server leads term T when it sends AppendEntries (or InstallSnapshot) of term T, or when
-``get_state`` or ``start`` says so.
+For the referee, a server leads term T if it sends AppendEntries (or InstallSnapshot) of term T, or if its ``get_state``
+or ``start`` says so.
 
-Styles it must accept: a deposed leader's message of its old term that leaves late (it did lead that term); leaders that
-never send an empty heartbeat; a leader cut off from everybody that goes on believing. Before lab 2C a restarted server
-may have forgotten its terms, so leaders are then told apart by incarnation as well.
+Styles it must accept: a message of a deposed leader's old term that is sent late (it did lead that term); leaders that
+never send an empty heartbeat; a leader that is cut off and still believes that it leads. Before lab 2C a restarted server
+may have forgotten its terms, so the referee then forgets which terms that server led.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class ElectionSafety(Invariant):
+    """The rule."""
+
     def __init__(self, durable: bool) -> None:
         self._durable = durable
         self._leaders: dict[int, int] = {}
 
     def booted(self, server: int, incarnation: int) -> None:
         if incarnation > 1 and not self._durable:
-            # What was forgotten may be used again: only this server's own past terms are void.
+            # The server may lead the same terms again, or another server may. Other servers' terms still count.
             self._leaders = {term: leader for term, leader in self._leaders.items() if leader != server}
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:

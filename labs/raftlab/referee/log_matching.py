@@ -1,9 +1,10 @@
-"""Log Matching: entries of the same index and term hold the same command, and so do all before them (§5.3, Figure 3).
+"""Log Matching: entries with the same index and term have the same command, and so do all entries before them (§5.3,
+Figure 3).
 
-Seen from outside in what leaders send (see append_only): every (index, term) has one command and one term before it,
-whoever's log it stands in.
+The referee sees this in what leaders send (see append_only.py): an (index, term) has the same command and the same
+preceding term in every log.
 
-Styles it must accept: any way to cut a log into messages; no-op entries.
+Styles it must accept: any way to split a log into messages; no-op entries.
 """
 
 from __future__ import annotations
@@ -12,28 +13,31 @@ from typing import Any
 
 from raftlab.explain import rules
 from raftlab.explain.failure import short
-from raftlab.referee.append_only import UNSEEN, AppendOnly
+from raftlab.referee.append_only import UNKNOWN, AppendOnly
 from raftlab.referee.base import Invariant, Message, broken
 
 
 class LogMatching(Invariant):
-    def __init__(self, shown: AppendOnly) -> None:
-        self._shown = shown
-        self._commands: dict[tuple[int, int], tuple[Any, int]] = {}  # and who showed it first
-        self._before: dict[tuple[int, int], tuple[int, int]] = {}
+    """The rule, on top of the logs that :class:`AppendOnly` has recorded."""
+
+    def __init__(self, append_only: AppendOnly) -> None:
+        self._append_only = append_only
+        # By (index, term): the command, and the term of the entry before it, each with the server that sent it first.
+        self._commands: dict[tuple[int, int], tuple[Any, int]] = {}
+        self._preceding_terms: dict[tuple[int, int], tuple[int, int]] = {}
 
     def booted(self, server: int, incarnation: int) -> None:
-        if not self._shown.logs:  # forgotten, as logs may be before lab 2C
+        if not self._append_only.logs:  # before lab 2C logs do not survive a restart
             self._commands.clear()
-            self._before.clear()
+            self._preceding_terms.clear()
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if method != "append_entries":
             return
-        log = self._shown.logs[args["term"]]
-        for index in self._shown.fresh:
+        log = self._append_only.logs[args["term"]]
+        for index in self._append_only.new_indexes:
             term, command = log[index]
-            if command is not UNSEEN:
+            if command is not UNKNOWN:
                 first, who = self._commands.setdefault((index, term), (command, src))
                 if first != command:
                     where = f"at index {index} of term {term}"
@@ -41,7 +45,7 @@ class LogMatching(Invariant):
                     raise broken(rules.SAME_ENTRY, f"{text} {short(command, 30)}", frozenset((who, src)))
             before = log.get(index - 1)
             if before is not None:
-                first, who = self._before.setdefault((index, term), (before[0], src))
+                first, who = self._preceding_terms.setdefault((index, term), (before[0], src))
                 if first != before[0]:
                     text = (
                         f"expected term {first} before index {index} of term {term}, as S{who} sent it, but S{src} has"

@@ -1,9 +1,9 @@
 """One vote a term: a server gives its vote to at most one candidate in any one term (Figure 2, RequestVote 2; §5.2).
 
-Seen from outside, S votes for C in term T when S answers a RequestVote of term T with ``vote_granted``, or when S itself
-asks for votes in T (a candidate votes for itself).
+For the referee, S votes for C in term T if S answers a RequestVote of term T with ``vote_granted``, or if S itself asks
+for votes in T (a candidate votes for itself).
 
-Styles it must accept: the same vote said again to the same candidate (a repeated or duplicated request); an answer whose
+Styles it must accept: the same vote granted again to the same candidate (a repeated or duplicated request); a reply whose
 own ``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer twice.
 Before lab 2C nothing has to survive a restart, so votes count per incarnation.
 """
@@ -15,14 +15,16 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class OneVote(Invariant):
+    """The rule."""
+
     def __init__(self, durable: bool) -> None:
         self._durable = durable
-        # By server and term: the candidate, and the life in which the vote was given.
+        # By server and term: the candidate, and the incarnation in which the vote was granted.
         self._votes: dict[tuple[int, int], tuple[int, int]] = {}
-        self._lives: dict[int, int] = {}
+        self._incarnations: dict[int, int] = {}
 
     def booted(self, server: int, incarnation: int) -> None:
-        self._lives[server] = incarnation
+        self._incarnations[server] = incarnation
         if incarnation > 1 and not self._durable:
             self._votes = {key: vote for key, vote in self._votes.items() if key[0] != server}
 
@@ -35,7 +37,7 @@ class OneVote(Invariant):
             self._vote(server, args["term"], caller)
 
     def _vote(self, server: int, term: int, candidate: int) -> None:
-        incarnation = self._lives.get(server, 0)
+        incarnation = self._incarnations.get(server, 0)
         first, given = self._votes.setdefault((server, term), (candidate, incarnation))
         if first != candidate:
             mine, other = (f"S{who}" if who != server else "itself" for who in (first, candidate))

@@ -1,11 +1,11 @@
 """A pre-vote changes no term and no vote (dissertation, 9.6). From lab 2F on.
 
-Seen from outside: a server's term, as it says it in get_state, in its requests and in its answers, grows for two reasons
-only. It has met that term, in a request or an answer of somebody else's; or it has stood for election in it, with the
-pre-votes of a majority. A term that is asked about in a pre-vote is nobody's, so meeting it there is no reason.
+What the referee sees: a server's term, in get_state, in its requests and in its replies, grows for two reasons only. The
+server has received that term in another server's request or reply; or it starts an election in that term, with the
+pre-votes of a majority. The term of a pre-vote request is not yet any server's term, so receiving it is no reason.
 
-Styles it must accept: answers to a pre-vote that name the asked or the own term; candidates that ask more than once, or
-some servers only; a single member, which needs to ask nobody; configurations of which the others know nothing yet.
+Styles it must accept: replies to a pre-vote with either the requested term or the server's own; candidates that ask more
+than once, or only some servers; a single member, which asks no one; configurations that the others do not know yet.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from raftlab.referee.configuration import Configuration
 
 
 class PreVote(Invariant):
+    """The rule."""
+
     def __init__(self, commit: Commit) -> None:
         self._commit = commit
-        self._met: dict[int, int] = {}  # the highest term that each server may be in
-        self._granted: dict[tuple[int, int], set[int]] = {}  # by server and term: who would vote for it
+        self._received: dict[int, int] = {}  # the highest term that each server may be in
+        self._granted: dict[
+            tuple[int, int], set[int]
+        ] = {}  # by candidate and term: the servers that granted a pre-vote
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if method != "pre_vote":
@@ -28,30 +32,34 @@ class PreVote(Invariant):
 
     def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
         if method != "pre_vote":
-            self._meet(server, args["term"])
+            self._receive(server, args["term"])
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method != "pre_vote":
             self._is_in(server, reply["term"])
         elif reply["vote_granted"]:
             self._granted.setdefault((caller, args["term"]), {caller}).add(server)
-        self._meet(caller, reply["term"])
+        self._receive(caller, reply["term"])
 
     def observed(self, server: int, term: int, is_leader: bool) -> None:
         self._is_in(server, term)
 
-    def _meet(self, server: int, term: int) -> None:
-        if term > self._met.get(server, 0):
-            self._met[server] = term
+    def _receive(self, server: int, term: int) -> None:
+        if term > self._received.get(server, 0):
+            self._received[server] = term
 
     def _is_in(self, server: int, term: int) -> None:
-        if term <= self._met.get(server, 0):
+        if term <= self._received.get(server, 0):
             return
         granted = self._granted.get((server, term), {server})
         commit = self._commit
-        possible = [*commit.chain.values(), *commit.known.values(), *map(Configuration, commit.wanted)]
-        if not any(Configuration(group).majority(granted) for each in possible for group in each.groups if group):
-            text = f"expected S{server} to stay in term {self._met.get(server, 0)} until most members would vote for it"
-            seen = f"but it is in term {term}, for which {sorted(granted)} would"
+        possible = [
+            *commit.committed_configurations.values(),
+            *commit.sent_configurations.values(),
+            *map(Configuration, commit.requested),
+        ]
+        if not any(Configuration(group).has_majority(granted) for each in possible for group in each.groups if group):
+            text = f"expected S{server} to stay in term {self._received.get(server, 0)} until most members would vote for it"
+            seen = f"but it is in term {term}, for which only {sorted(granted)} would vote"
             raise broken(rules.PRE_VOTE_CHANGES_NOTHING, f"{text}, {seen}", frozenset((server,)))
-        self._met[server] = term
+        self._received[server] = term

@@ -1,4 +1,4 @@
-"""The referee of a run: all rules of a lab, each shown the events that it watches."""
+"""The referee of a run: all rules of a lab. It passes each event to the rules that watch it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from raftlab import labs
 from raftlab.referee.append_only import AppendOnly
-from raftlab.referee.applied import Applied
+from raftlab.referee.applied import StateMachineSafety
 from raftlab.referee.base import Invariant
 from raftlab.referee.commit import Commit
 from raftlab.referee.completeness import Completeness
@@ -22,42 +22,69 @@ from raftlab.referee.terms import Terms
 
 
 class Referee(Invariant):
-    """All invariants of a lab, asked one after the other. Where puppets play (``puppets``), whose logs and commits are a
-    script's and not Raft's, only those that look at a single server."""
+    """All rules of a lab.
+
+    Args:
+        lab: the lab's name, such as ``"2D"``.
+        servers: how many servers the cluster has.
+        scripted: whether some of them are scripted servers. Their logs and commits come from the test and not from Raft,
+            so only rules about a single server apply.
+        members: the initial configuration; ``None`` for all servers.
+
+    Attributes:
+        applies: what was applied.
+        commit: what is committed; ``None`` before lab 2B and with scripted servers.
+    """
 
     def __init__(self, lab: str, servers: int, scripted: bool = False, members: Collection[int] | None = None) -> None:
         has = labs.find(lab).has
         durable = has("durable")
-        self.applies = Applied()
+        self.applies = StateMachineSafety()
         self.commit: Commit | None = None
         every: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]
         if durable:
             every.append(Durable())
         if has("log") and not scripted:
-            # In this order: each looks at what those before it have found.
-            shown = AppendOnly(durable)
-            commit = Commit(range(servers) if members is None else members, shown)
-            every += [shown, LogMatching(shown), commit, Completeness(shown, commit), Snapshots(self.applies)]
+            # In this order: each uses what those before it have recorded.
+            append_only = AppendOnly(durable)
+            commit = Commit(range(servers) if members is None else members, append_only)
+            every += [
+                append_only,
+                LogMatching(append_only),
+                commit,
+                Completeness(append_only, commit),
+                Snapshots(self.applies),
+            ]
             if has("membership"):
-                every.append(Configurations(servers, shown, commit))
+                every.append(Configurations(servers, append_only, commit))
             if has("pre_vote"):
                 every.append(PreVote(commit))
             self.commit = commit
         every.append(self.applies)
-        # Each event goes only to those who look at it: this runs for every message of every run.
-        for hook in ("booted", "sent", "arrived", "answered", "saved", "observed", "led", "asked", "applied"):
+        # An event goes only to the rules that watch it, since this runs for every message of every run.
+        for hook in (
+            "booted",
+            "sent",
+            "arrived",
+            "answered",
+            "saved",
+            "observed",
+            "led",
+            "change_requested",
+            "applied",
+        ):
             watching = [
                 getattr(each, hook) for each in every if getattr(type(each), hook) is not getattr(Invariant, hook)
             ]
-            setattr(self, hook, _tell(watching))
+            setattr(self, hook, _call_all(watching))
 
 
-def _tell(watching: list[Callable[..., None]]) -> Callable[..., None]:
+def _call_all(watching: list[Callable[..., None]]) -> Callable[..., None]:
     if len(watching) == 1:
         return watching[0]
 
-    def tell(*event: Any) -> None:
+    def call_all(*event: Any) -> None:
         for each in watching:
             each(*event)
 
-    return tell
+    return call_all

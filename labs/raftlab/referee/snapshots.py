@@ -1,23 +1,25 @@
-"""Snapshots on the wire: a leader sends what a service has taken, under its own index and term, in chunks (§7, Figure 13).
+"""Snapshots that leaders send: a leader sends a snapshot that a service took, under its index, in chunks (§7, Figure 13).
 
-Seen from outside in InstallSnapshot: the index is one at which a service took a snapshot, the data are that snapshot's
-bytes at the offset, and done comes with the last of them.
+The referee sees this in InstallSnapshot: the index is one at which a service took a snapshot, the data is that snapshot's
+bytes at the offset, and done is set only with the last bytes.
 
-Styles it must accept: chunks of any size up to the lab's limit, in any order, repeated, begun again from the start.
+Styles it must accept: chunks of any size up to the lab's limit, in any order, repeated, and started over.
 """
 
 from __future__ import annotations
 
 from raftlab.explain import rules
-from raftlab.referee.applied import Applied
+from raftlab.referee.applied import StateMachineSafety
 from raftlab.referee.base import Invariant, Message, broken
 
-# The lab's limit: the most bytes of a snapshot in one message.
+# The most bytes of a snapshot in one message: the limit that the handout of lab 2D sets.
 CHUNK_BYTES = 4096
 
 
 class Snapshots(Invariant):
-    def __init__(self, applies: Applied) -> None:
+    """The rule."""
+
+    def __init__(self, applies: StateMachineSafety) -> None:
         self._applies = applies
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
@@ -27,14 +29,14 @@ class Snapshots(Invariant):
         whole = self._applies.snapshots.get(index)
         where = f"at offset {offset} of the snapshot up to index {index}"
         if whole is None:
-            said = f"S{src} sends one up to index {index}, where none has"
-            said = f"expected a snapshot that some service has taken, but {said}"
+            text = "expected a snapshot that some service has taken, but"
+            text = f"{text} S{src} sends one up to index {index}, where no service took one"
         elif len(data) > CHUNK_BYTES:
-            said = f"expected at most {CHUNK_BYTES} bytes in one message, but S{src} sends {len(data)} {where}"
+            text = f"expected at most {CHUNK_BYTES} bytes in one message, but S{src} sends {len(data)} {where}"
         elif whole[offset : offset + len(data)] != data:
-            said = f"expected the snapshot's own bytes, but S{src} sends others {where}"
+            text = f"expected the snapshot's own bytes, but S{src} sends others {where}"
         elif args["done"] and offset + len(data) != len(whole):
-            said = f"expected done with the last of {len(whole)} bytes, but S{src} says it {where}"
+            text = f"expected done only with the last of {len(whole)} bytes, but S{src} sets it {where}"
         else:
             return
-        raise broken(rules.WHOLE_SNAPSHOT, said, frozenset((src, dst)))
+        raise broken(rules.WHOLE_SNAPSHOT, text, frozenset((src, dst)))

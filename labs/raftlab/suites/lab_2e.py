@@ -144,7 +144,7 @@ def test_remove_a_dead_server(cluster: StartCluster) -> None:
     c.expect(leads and index > 0, said, rules.CHANGE_ANSWERS, [leader])
     c.sleep(1.0)
     commit = c.event_loop.referee.commit
-    way = None if commit is None else commit.known.get((index, term))
+    way = None if commit is None else commit.sent_configurations.get((index, term))
     if c.committed(index)[0] == 0 and (way is None or way.old):
         return  # by way of C_old,new, which the dead one has to agree to: that is right, too
     c.wait_for(2.0, lambda: c.committed(index)[0] == 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,17 @@ def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "report.json",
         "submissions",
     ]
+
+
+def test_two_jobs_for_each_processor_that_may_be_used(tmp_path: Path) -> None:
+    submission(tmp_path, "alice")
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usable)})  # as `taskset` does
+    try:
+        assert run("alice", "--network", "sim") == 0
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert report()["settings"]["jobs"] == 2
 
 
 def test_something_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from raftgrade.engines.cpu_affinity import Seats
+from raftgrade.engines.cpu_affinity import ProcessorAssigner
 
 MAX_LINE_BYTES = 64 * 1024 * 1024  # a line beyond this is no record; stop listening rather than run out of memory
 _CHUNK = 1 << 16
@@ -44,7 +44,7 @@ class Children:
     :meth:`stop` ends all of them for good."""
 
     def __init__(self, workers: int = 0) -> None:
-        self.seats = Seats(workers)
+        self.processors = ProcessorAssigner(workers)
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopped = False

@@ -211,7 +211,7 @@ class _Bench:
         self._heard = self._garbage = 0
         self._end = None
         simulated = self.job.network == "sim"
-        with self.children.seats.seat() if simulated else nullcontext() as processor:
+        with self.children.processors.assign() if simulated else nullcontext() as processor:
             ended = self.children.listen(
                 lambda fd: self.commands.job(self.job, tests, seeds, fd, self.traces),
                 on_line=self._line,

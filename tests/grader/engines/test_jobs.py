@@ -116,6 +116,13 @@ def test_a_run_at_which_the_job_dies_twice_could_not_be_judged(tmp_path: Path) -
     assert "run first 1 die" in failure.detail
 
 
+def test_progress_between_two_deaths_resets_the_count(tmp_path: Path) -> None:
+    deaths = {"first/1": "die-once", "first/3": "die-once", "first/5": "die-once"}
+    finished, commands = work(tmp_path, deaths, seeds=7)
+    assert len(commands.started) == 1 + jobs.IDLE_DEATHS
+    assert set(outcomes(finished).values()) == {"passed"}
+
+
 def test_jobs_that_never_get_anywhere_are_given_up(tmp_path: Path) -> None:
     finished, commands = work(tmp_path, {"*": "die"}, ["first", "second"], seeds=5)
     assert set(outcomes(finished).values()) == {"error"}

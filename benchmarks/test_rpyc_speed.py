@@ -18,7 +18,7 @@ from rpyc.core.stream import SocketStream
 
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
-from tests.tiny_switch import TinyEventLoop
+from tests.worlds.tiny_event_loop import TinyEventLoop
 
 SECONDS = 2.0
 PAYLOAD = "x" * 200

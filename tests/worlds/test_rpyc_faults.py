@@ -19,8 +19,8 @@ from raftlab.messages import protocol
 from raftlab.worlds import rpyc_world as rpyc_world
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
-from tests.obedient import submission
-from tests.tiny_switch import PATIENCE, TinyEventLoop
+from tests.worlds.obedient_submission import submission
+from tests.worlds.tiny_event_loop import PATIENCE, TinyEventLoop
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +185,12 @@ def test_close_leaves_nothing(host: WarmHost) -> None:
 JUDGE = """
 import sys, time
 from pathlib import Path
-from tests.tiny_switch import TinySwitch
+from tests.worlds.tiny_event_loop import TinyEventLoop
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
 host = WarmHost(Path(sys.argv[1]))
 world = RpycWorld(host)
-TinySwitch(world, 3).boot()
+TinyEventLoop(world, 3).boot()
 print(host._process.pid, *[host.pid(link.child) for link in world._links.values()], flush=True)
 time.sleep(1000)
 """

@@ -12,8 +12,8 @@ import pytest
 from raftlab.messages import protocol
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
-from tests.obedient import submission, where
-from tests.tiny_switch import PATIENCE, TinyEventLoop
+from tests.worlds.obedient_submission import submission, where
+from tests.worlds.tiny_event_loop import PATIENCE, TinyEventLoop
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.network import FLOOR
+from raftlab.harness.trace import LogLineEvent
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.sim_world import Forked, SimWorld
 
@@ -142,4 +143,9 @@ def sim_cluster(
 
 def lines_of(cluster: Cluster, server: int = 0) -> list[str]:
     """What a server logged or printed."""
-    return [event[4] for event in cluster.event_loop.trace.events if event[1] == "line" and event[2] == server]
+    return [event.text for event in log_lines(cluster) if event.server == server]
+
+
+def log_lines(cluster: Cluster) -> list[LogLineEvent]:
+    """What all servers logged or printed."""
+    return [event for event in cluster.event_loop.trace.events if isinstance(event, LogLineEvent)]

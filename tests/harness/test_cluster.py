@@ -49,7 +49,7 @@ COPYING = {
 
 
 def kinds(c: Cluster, *wanted: str) -> list[dict[str, object]]:
-    return [as_object(event) for event in c.event_loop.trace.events if event[1] in wanted]
+    return [as_object(event) for event in c.event_loop.trace.events if event.kind in wanted]
 
 
 def test_agreement_is_seen_and_counted(write_raft: Write) -> None:

@@ -172,7 +172,7 @@ def test_many_messages_at_once_all_arrive_on_time(write_raft: Write) -> None:
         for _ in range(200):
             c.scripted_server(1).send(0, "append_entries", term=1, leader_id=1, prev_log_index=0, prev_log_term=0)
         c.sleep(0.1)
-        arrived = sorted(f"{event[0]:.6f}" for event in c.event_loop.trace.events if event[1] == "arrive")
+        arrived = sorted(f"{event.time:.6f}" for event in c.event_loop.trace.events if event.kind == "arrive")
         assert sorted(lines_of(c)) == arrived
         assert len(arrived) == 200
 

@@ -3,12 +3,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from raftlab.harness.trace import FIELDS, BadTrace, Trace, line, read
+from raftlab.harness.trace import (
+    EVENT_TYPES,
+    FIELDS,
+    ArriveEvent,
+    BadTrace,
+    BootEvent,
+    CallEvent,
+    Event,
+    HoldEvent,
+    LogLineEvent,
+    LostEvent,
+    OutgoingEvent,
+    ReplyEvent,
+    SaveEvent,
+    ServerEvent,
+    TextEvent,
+    Trace,
+    line,
+    read,
+)  # fmt: skip
 from tests.conftest import ROOT
 
 pack = msgspec.msgpack.encode
@@ -24,27 +44,27 @@ APPEND = {
 }
 
 NOTATION = [
-    ((12.345, "send", 1, 2, 7, "append_entries", pack(APPEND)), "  12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4"),
-    ((0.5, "send", 1, 2, 8, "request_vote", pack(VOTE)), "   0.500 S1→S2 RequestVote term=3 last=(4,2)"),
-    ((0.5, "answer", 2, 1, 8, "request_vote", pack({"term": 3, "vote_granted": True})), "   0.500 S2⇢S1 RequestVote answers term=3 vote_granted=True"),
-    ((0.5, "reply", 1, 2, 8, "request_vote", None), "   0.500 S1 no reply of S2 to its RequestVote"),
-    ((0.5, "arrive", 2, 1, 8, "request_vote"), "   0.500 S2 receives RequestVote #8 of S1"),
-    ((0.5, "lost", 8, "reply", "the link is cut"), "   0.500 reply #8 lost: the link is cut"),
-    ((0.5, "hold", 8, "request"), "   0.500 request #8 is held back by the test"),
-    ((0.5, "release", 8, "request"), "   0.500 request #8 is let go"),
-    ((1.0, "boot", 0, 1), "   1.000 S0 starts"),
-    ((1.0, "boot", 0, 2), "   1.000 S0 restarts"),
-    ((1.0, "crash", 0), "   1.000 S0 crashes"),
-    ((1.0, "net", "cut S0→S1"), "   1.000 network: cut S0→S1"),
-    ((1.0, "save", 0, 12, 0), "   1.000 S0 saves 12 bytes"),
-    ((1.0, "line", 0, "vote", "for S1"), "   1.000 S0 [vote] for S1"),
-    ((1.0, "call", 0, 3, "start", pack(["x"])), "   1.000 S0.start('x')"),
-    ((1.0, "result", 0, 3, "start", pack([1, 1, True])), "   1.000 S0.start returns [1, 1, True]"),
+    (OutgoingEvent(12.345, "send", 1, 2, 7, "append_entries", pack(APPEND)), "  12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4"),
+    (OutgoingEvent(0.5, "send", 1, 2, 8, "request_vote", pack(VOTE)), "   0.500 S1→S2 RequestVote term=3 last=(4,2)"),
+    (OutgoingEvent(0.5, "answer", 2, 1, 8, "request_vote", pack({"term": 3, "vote_granted": True})), "   0.500 S2⇢S1 RequestVote answers term=3 vote_granted=True"),
+    (ReplyEvent(0.5, "reply", 1, 2, 8, "request_vote", None), "   0.500 S1 no reply of S2 to its RequestVote"),
+    (ArriveEvent(0.5, "arrive", 2, 1, 8, "request_vote"), "   0.500 S2 receives RequestVote #8 of S1"),
+    (LostEvent(0.5, "lost", 8, "reply", "the link is cut"), "   0.500 reply #8 lost: the link is cut"),
+    (HoldEvent(0.5, "hold", 8, "request"), "   0.500 request #8 is held back by the test"),
+    (HoldEvent(0.5, "release", 8, "request"), "   0.500 request #8 is let go"),
+    (BootEvent(1.0, "boot", 0, 1), "   1.000 S0 starts"),
+    (BootEvent(1.0, "boot", 0, 2), "   1.000 S0 restarts"),
+    (ServerEvent(1.0, "crash", 0), "   1.000 S0 crashes"),
+    (TextEvent(1.0, "net", "cut S0→S1"), "   1.000 network: cut S0→S1"),
+    (SaveEvent(1.0, "save", 0, 12, 0), "   1.000 S0 saves 12 bytes"),
+    (LogLineEvent(1.0, "line", 0, "vote", "for S1"), "   1.000 S0 [vote] for S1"),
+    (CallEvent(1.0, "call", 0, 3, "start", pack(["x"])), "   1.000 S0.start('x')"),
+    (CallEvent(1.0, "result", 0, 3, "start", pack([1, 1, True])), "   1.000 S0.start returns [1, 1, True]"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("event", "shown"), NOTATION, ids=[shown[9:40] for _, shown in NOTATION])
-def test_the_notation(event: tuple[object, ...], shown: str) -> None:
+def test_the_notation(event: Event, shown: str) -> None:
     assert line(event) == shown
 
 
@@ -57,23 +77,41 @@ def test_a_trace_is_read_back(tmp_path: Path) -> None:
     header, *events = read(path)
     assert header == {"trace": 1, "test": "x", "seed": 1, "hash": trace.hash()}
     assert events[0]["message"] == APPEND
-    assert [event["e"] for event in events] == [event[1] for event, _ in NOTATION]
+    assert [event["e"] for event in events] == [event.kind for event, _ in NOTATION]
 
 
 def test_the_hash_stands_for_every_event() -> None:
     one, two = Trace(), Trace()
     for trace in (one, two):
-        trace.add((1.0, "crash", 0))
+        trace.add(ServerEvent(1.0, "crash", 0))
     assert one.hash() == two.hash()
-    two.add((1.0, "crash", 1))
+    two.add(ServerEvent(1.0, "crash", 1))
     assert one.hash() != two.hash()
+
+
+def test_the_hash_is_of_plain_arrays_in_the_order_of_the_file() -> None:
+    """Hashes are in reports, transcripts and scenario files, so they outlive a change of how events are kept."""
+    trace = Trace()
+    trace.add(OutgoingEvent(12.345, "send", 1, 2, 7, "append_entries", b"x"))
+    trace.add(ReplyEvent(13.0, "reply", 1, 2, 7, "append_entries", None))
+    arrays = [(12.345, "send", 1, 2, 7, "append_entries", b"x"), (13.0, "reply", 1, 2, 7, "append_entries", None)]
+    assert trace.hash() == hashlib.blake2b(pack(arrays), digest_size=16).hexdigest()
+    assert FIELDS["reply"] == ("server", "from", "id", "method", "message")
+
+
+def test_every_kind_of_event_has_a_notation() -> None:
+    for kind, event_type in EVENT_TYPES.items():
+        fields = event_type.__struct_fields__[2:]
+        values = [b"\xc0" if name == "message" else 0 for name in fields]
+        if kind != "call":  # its message is a list
+            assert line(event_type(1.0, kind, *values)).startswith("   1.000 "), kind
 
 
 def test_the_last_events_that_matter() -> None:
     trace = Trace()
     for event, _ in NOTATION:
         trace.add(event)
-    trace.add((2.0, "crash", 5))
+    trace.add(ServerEvent(2.0, "crash", 5))
     assert trace.tail(3) == ["   1.000 S0 crashes", "   1.000 network: cut S0→S1", "   2.000 S5 crashes"]
     assert trace.tail(1, frozenset((2,)))[0].startswith("   1.000 network")
 

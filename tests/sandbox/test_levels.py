@@ -22,7 +22,7 @@ from raftlab.sandbox.levels import CannotConfine, Sandbox
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
 from raftlab.worlds.sim_world import Forked, SimWorld
-from tests.conftest import ROOT, Write
+from tests.conftest import ROOT, Write, log_lines
 from tests.worlds.test_worlds import alive
 
 BWRAP = levels.probe("bwrap")
@@ -83,7 +83,7 @@ def outcome(path: Path, sandbox: Sandbox, world: str) -> list[str]:
             said = [failure.failure.text]
         finally:
             made.close()
-        return [event[4] for event in cluster.event_loop.trace.events if event[1] == "line"] + said
+        return [event.text for event in log_lines(cluster)] + said
 
 
 TRY = """
@@ -225,7 +225,7 @@ def test_no_file_leads_from_one_server_or_life_to_another(write_raft: Write) -> 
             cluster.restart(0)
             cluster.sleep(0.3)
             world.close()
-            lines = [event[4] for event in cluster.event_loop.trace.events if event[1] == "line"]
+            lines = [event.text for event in log_lines(cluster)]
             note = "note 4" if OWN_TMP else f"note {READ_ONLY}"
             assert sorted(line for line in lines if "shm" not in line) == ["before []"] * 4 + [note] * 4
             assert not any("shm 4" in line for line in lines)

@@ -171,7 +171,7 @@ def test_an_ending_is_the_same_run_until_it_turns_off(tmp_path: Path) -> None:
         search = diff.Search(impl, named, LONG)
         plain, other, again = search.play(), search.play((1.5, 0)), search.play((1.5, 0))
     assert other.events == again.events
-    upto = [[event for event in run.events if event[0] < 1.5] for run in (plain, other)]
+    upto = [[event for event in run.events if event.time < 1.5] for run in (plain, other)]
     assert upto[0] == upto[1]
     assert plain.events != other.events
 

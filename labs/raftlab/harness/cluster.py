@@ -22,6 +22,7 @@ from raftlab.harness.network import RELIABLE, UNRELIABLE, Network
 from raftlab.harness.rpc import Rpc
 from raftlab.harness.scripted_server import ScriptedServer
 from raftlab.harness.service import Service
+from raftlab.harness.trace import OutgoingEvent, RateEvent, ServerEvent, TextEvent
 from raftlab.messages import codec, protocol
 from raftlab.referee.base import Message
 from raftlab.referee.referee import Referee
@@ -84,7 +85,7 @@ class Cluster:
 
     def note(self, text: str) -> None:
         """Write a step of the script into the trace."""
-        self.event_loop.trace.add((self.now, "note", text))
+        self.event_loop.trace.add(TextEvent(self.now, "note", text))
 
     # --- servers ---
 
@@ -163,13 +164,13 @@ class Cluster:
         """Stop a server's threads (sim only); messages to it wait until :meth:`resume`."""
         self._sim_only("pause")
         self.server_state(server).paused = True
-        self.event_loop.trace.add((self.now, "pause", server))
+        self.event_loop.trace.add(ServerEvent(self.now, "pause", server))
         self._world.post(protocol.Pause(server))
 
     def resume(self, server: int) -> None:
         self._sim_only("resume")
         self.server_state(server).paused = False
-        self.event_loop.trace.add((self.now, "resume", server))
+        self.event_loop.trace.add(ServerEvent(self.now, "resume", server))
         self._world.post(protocol.Resume(server))
 
     def clock_rate(self, server: int, rate: float) -> None:
@@ -177,7 +178,7 @@ class Cluster:
         their end."""
         self._sim_only("clock_rate")
         self.server_state(server).rate = rate
-        self.event_loop.trace.add((self.now, "rate", server, rate))
+        self.event_loop.trace.add(RateEvent(self.now, "rate", server, rate))
         self._world.post(protocol.Rate(server, rate))
 
     def slow_service(self, server: int, seconds: float) -> None:
@@ -197,7 +198,7 @@ class Cluster:
     # --- the network ---
 
     def _net(self, text: str) -> None:
-        self.event_loop.trace.add((self.now, "net", text))
+        self.event_loop.trace.add(TextEvent(self.now, "net", text))
 
     def disconnect(self, server: int) -> None:
         self.network.disconnect(server)
@@ -474,9 +475,12 @@ class Cluster:
     def replies(self, server: int, method: str) -> list[tuple[Message, Message]]:
         """Every request of that method that a server has answered so far, and its reply."""
         return [
-            (self.event_loop.rpcs_by_id[event[4]].args, codec.decode_plain(event[6]))
+            (self.event_loop.rpcs_by_id[event.id].args, codec.decode_plain(event.message))
             for event in self.event_loop.trace.events
-            if event[1] == "answer" and event[2] == server and event[5] == method
+            if isinstance(event, OutgoingEvent)
+            and event.kind == "answer"
+            and event.server == server
+            and event.method == method
         ]
 
     @staticmethod

@@ -19,7 +19,21 @@ import msgspec
 from raftlab.explain.failure import Failure, LabFailure
 from raftlab.harness.network import Network
 from raftlab.harness.rpc import Rpc
-from raftlab.harness.trace import Trace
+from raftlab.harness.trace import (
+    ApplyEvent,
+    ArriveEvent,
+    BootEvent,
+    CallEvent,
+    FindingEvent,
+    HoldEvent,
+    LogLineEvent,
+    LostEvent,
+    OutgoingEvent,
+    ReplyEvent,
+    SaveEvent,
+    ServerEvent,
+    Trace,
+)  # fmt: skip
 from raftlab.messages import codec, protocol
 from raftlab.referee.base import Message
 from raftlab.referee.referee import Referee
@@ -32,6 +46,23 @@ _BATCH = 32
 # so the machine's memory would be next. A busy but sane Raft stays below a tenth of either.
 _FLOOD_RPCS = 10_000
 _FLOOD_BYTES = 64 * 1024 * 1024
+
+
+class _Due(msgspec.Struct, order=True):
+    """Something that is to happen at its time: a message arrives, or a function of the harness is called.
+
+    Ordered by ``when`` and, among those due at the same time, by ``sequence``, which no two have in common.
+    """
+
+    when: float
+    sequence: int
+    kind: str
+    """``"request"`` or ``"reply"`` (of ``rpc``), or ``"call"``."""
+    rpc: Rpc | None
+    data: bytes | None
+    """A reply as its sender encoded it; ``None``: the caller learns that there is no reply."""
+    call: Callable[[], None] | None = None
+
 
 Answerer = Callable[[Rpc], Message | None]
 
@@ -52,14 +83,14 @@ class Hold:
 
     def keep(self, rpc: Rpc, data: bytes) -> None:
         self.messages.append((rpc, data))
-        self._event_loop.trace.add((self._event_loop.now, "hold", rpc.id, self._leg))
+        self._event_loop.trace.add(HoldEvent(self._event_loop.now, "hold", rpc.id, self._leg))
 
     def release(self) -> None:
         """Let everything held travel on, from now, and hold nothing more."""
         self.stop()
         kept, self.messages = self.messages, []
         for rpc, data in kept:
-            self._event_loop.trace.add((self._event_loop.now, "release", rpc.id, self._leg))
+            self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self._leg))
             if self._leg == "request":
                 self._event_loop.route_request(rpc, self._event_loop.now)
             else:
@@ -116,7 +147,7 @@ class EventLoop:
         self.on_apply: Callable[[int, Any], None] = lambda server, msg: None
         self._seed = seed
         self._waits = random.Random(derive(seed, "waits"))
-        self._due: list[tuple[float, int, str, Any, Any]] = []
+        self._due: list[_Due] = []
         self._sequence = 0
         self._last_rpc = 0
         self.rpcs_by_id: dict[int, Rpc] = {}
@@ -145,7 +176,8 @@ class EventLoop:
 
     def at(self, when: float, call: Callable[[], None]) -> None:
         """Call ``call`` when the lab's time is ``when``."""
-        self._push(when, "call", call, None)
+        self._sequence += 1
+        heappush(self._due, _Due(when, self._sequence, "call", None, None, call))
 
     def reseed(self, seed: int) -> None:
         """From now on chance takes another course (sim): in the network, in the servers and between their threads."""
@@ -154,103 +186,101 @@ class EventLoop:
         self.network.reseed(derive(seed, "network"))
         self.world.post(protocol.Reseed(derive(seed, "host")))
 
-    def _push(self, when: float, kind: str, what: Any, data: Any) -> None:
+    def _push(self, when: float, kind: str, rpc: Rpc, data: bytes | None) -> None:
         self._sequence += 1
-        heappush(self._due, (when, self._sequence, kind, what, data))
+        heappush(self._due, _Due(when, self._sequence, kind, rpc, data))
 
     def _step(self, until: float) -> None:
         """Hand the world what is due next, wait, and take in what happened."""
         heap = self._due
-        batch: list[tuple[float, int, str, Any, Any]] = []
+        batch: list[_Due] = []
         events: list[tuple[float, protocol.Event]] = []
         limit = until
-        while heap and heap[0][0] <= limit and len(batch) < _BATCH:
-            item = heap[0]
-            if self._is_ours(item):
+        while heap and heap[0].when <= limit and len(batch) < _BATCH:
+            due = heap[0]
+            if self._is_ours(due):
                 # The test's own doing happens between steps, exactly when it is due.
-                if batch or item[0] > self.now:
-                    limit = max(item[0], self.now)
+                if batch or due.when > self.now:
+                    limit = max(due.when, self.now)
                     break
                 heappop(heap)
-                self._do(item)
+                self._do(due)
                 return
             heappop(heap)
-            event = self._request_event(item) if item[2] == "request" else self._reply_event(item)
+            event = self._event_of(due)
             if event is not None:
-                batch.append(item)
-                events.append((item[0], event))
-        if heap and heap[0][0] < limit:
+                batch.append(due)
+                events.append((due.when, event))
+        if heap and heap[0].when < limit:
             # The batch is full. Nobody lives past what they have not been handed yet.
-            limit = max(heap[0][0], self.now)
+            limit = max(heap[0].when, self.now)
         try:
             stepped = self.world.wait(limit, events)
         except HostLost as lost:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
-        for item in batch[stepped.consumed :]:
-            heappush(heap, item)
+        for due in batch[stepped.consumed :]:
+            heappush(heap, due)
         self._crashed_now.clear()
         arrived = 0
         for when, effect in stepped.effects:
-            while arrived < stepped.consumed and batch[arrived][0] <= when:
+            while arrived < stepped.consumed and batch[arrived].when <= when:
                 self._arrived(batch[arrived])
                 arrived += 1
             self._take(when, effect)
-        for item in batch[arrived : stepped.consumed]:
-            self._arrived(item)
+        for due in batch[arrived : stepped.consumed]:
+            self._arrived(due)
 
-    def _is_ours(self, item: tuple[float, int, str, Any, Any]) -> bool:
+    def _is_ours(self, due: _Due) -> bool:
         """Whether the judge handles this itself: a call of the test's, or a message to a puppet."""
-        kind, rpc = item[2], item[3]
-        if kind == "call":
+        rpc = due.rpc
+        if rpc is None:
             return True
-        return self.server_states[rpc.dst if kind == "request" else rpc.src].scripted_server is not None
+        return self.server_states[rpc.dst if due.kind == "request" else rpc.src].scripted_server is not None
 
-    def _do(self, item: tuple[float, int, str, Any, Any]) -> None:
-        if item[2] == "call":
-            item[3]()
-        elif item[2] == "reply":
-            if self._reply_event(item) is not None:
-                self._arrived(item)
-        elif self._request_event(item) is not None:
-            self._ask_scripted_server(item[3], item[0])
+    def _do(self, due: _Due) -> None:
+        if due.call is not None:
+            due.call()
+        elif self._event_of(due) is not None:
+            if due.kind == "reply":
+                self._arrived(due)
+            else:
+                self._ask_scripted_server(due)
 
     # --- messages ---
 
-    def _request_event(self, item: tuple[float, int, str, Any, Any]) -> protocol.Event | None:
-        """The request as an event for its server, or None when the connection is gone by now."""
-        rpc: Rpc = item[3]
-        server_state = self.server_states[rpc.dst]
-        if not server_state.up or not self.network.open(rpc.src, rpc.dst):
-            self._unreachable(rpc, item[0], "request")
-            return None
-        return protocol.Request(rpc.dst, rpc.id, rpc.method, rpc.payload)
-
-    def _reply_event(self, item: tuple[float, int, str, Any, Any]) -> protocol.Event | None:
-        rpc: Rpc = item[3]
-        data: bytes | None = item[4]
+    def _event_of(self, due: _Due) -> protocol.Event | None:
+        """The message as an event for its server, or None when the connection is gone by now."""
+        rpc = due.rpc
+        assert rpc is not None
+        if due.kind == "request":
+            if not self.server_states[rpc.dst].up or not self.network.open(rpc.src, rpc.dst):
+                self._unreachable(rpc, due.when, "request")
+                return None
+            return protocol.Request(rpc.dst, rpc.id, rpc.method, rpc.payload)
         server_state = self.server_states[rpc.src]
         if rpc.done or not server_state.up or server_state.incarnation != rpc.src_incarnation:
             return None
-        if data is not None and not self.network.open(rpc.dst, rpc.src):
+        if due.data is not None and not self.network.open(rpc.dst, rpc.src):
             # The connection is checked again at the last moment: a reply never crosses a cut made meanwhile.
-            self._unreachable(rpc, item[0], "reply")
+            self._unreachable(rpc, due.when, "reply")
             return None
-        return protocol.Reply(rpc.src, rpc.caller_rpc, data)
+        return protocol.Reply(rpc.src, rpc.caller_rpc, due.data)
 
-    def _arrived(self, item: tuple[float, int, str, Any, Any]) -> None:
+    def _arrived(self, due: _Due) -> None:
         """A message is in its server's hands: write it down."""
-        when, _, kind, rpc, data = item
-        if kind == "request":
-            self.trace.add((when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
+        rpc = due.rpc
+        assert rpc is not None
+        if due.kind == "request":
+            self.trace.add(ArriveEvent(due.when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
             rpc.dst_incarnation = self.server_states[rpc.dst].incarnation
             self._inside[rpc.dst][rpc.id] = rpc
             if self.server_states[rpc.dst].scripted_server is None:
                 self.referee.arrived(rpc.dst, rpc.src, rpc.method, rpc.args)
         elif not rpc.done:
             rpc.done = True
-            if data is not None and self.server_states[rpc.src].scripted_server is not None:
-                rpc.reply = codec.decode_plain(data)
-            self.trace.add((when, "reply", rpc.src, rpc.dst, rpc.id, rpc.method, data))
+            if due.data is not None and self.server_states[rpc.src].scripted_server is not None:
+                rpc.reply = codec.decode_plain(due.data)
+            self.trace.add(ReplyEvent(due.when, "reply", rpc.src, rpc.dst, rpc.id, rpc.method, due.data))
 
     def send(self, src: int, caller_rpc: int, dst: int, method: str, payload: bytes, when: float) -> Rpc:
         """A call leaves ``src`` (a server's, or a puppet's)."""
@@ -260,7 +290,7 @@ class EventLoop:
         self.rpcs_by_id[rpc.id] = rpc
         self.rpcs[src, method] += 1
         self.rpc_bytes[src, method] += len(payload)
-        self.trace.add((when, "send", src, dst, rpc.id, method, payload))
+        self.trace.add(OutgoingEvent(when, "send", src, dst, rpc.id, method, payload))
         if self.server_states[src].scripted_server is None:
             self._count_burst(src, len(payload), when)
             self.referee.sent(src, dst, method, rpc.args)
@@ -320,18 +350,20 @@ class EventLoop:
     def _unreachable(self, rpc: Rpc, when: float, leg: str) -> None:
         server_state = self.server_states[rpc.dst if leg == "request" else rpc.src]
         why = "the link is cut" if server_state.up else "the server is down"
-        self.trace.add((when, "lost", rpc.id, leg, why))
+        self.trace.add(LostEvent(when, "lost", rpc.id, leg, why))
         self._push(when + self.network.give_up_after(rpc.src, rpc.dst), "reply", rpc, None)
 
     def fail(self, rpc: Rpc, when: float, leg: str, why: str) -> None:
         """Lose the message; the caller learns soon that there is no reply (but not why)."""
-        self.trace.add((when, "lost", rpc.id, leg, why))
+        self.trace.add(LostEvent(when, "lost", rpc.id, leg, why))
         self._push(when + self.network.loss_noticed_after(rpc.src, rpc.dst), "reply", rpc, None)
 
-    def _ask_scripted_server(self, rpc: Rpc, when: float) -> None:
+    def _ask_scripted_server(self, due: _Due) -> None:
+        rpc, when = due.rpc, due.when
+        assert rpc is not None
         scripted_server = self.server_states[rpc.dst].scripted_server
         assert scripted_server is not None
-        self.trace.add((when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
+        self.trace.add(ArriveEvent(when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
         reply = scripted_server(rpc)
         if reply is None:
             self.fail(rpc, when, "request", "the puppet does not answer")
@@ -340,7 +372,7 @@ class EventLoop:
 
     def _answered(self, rpc: Rpc, data: bytes, when: float) -> None:
         self.rpc_bytes[rpc.src, rpc.method] += len(data)
-        self.trace.add((when, "answer", rpc.dst, rpc.src, rpc.id, rpc.method, data))
+        self.trace.add(OutgoingEvent(when, "answer", rpc.dst, rpc.src, rpc.id, rpc.method, data))
         reply = self._plain(rpc.dst, data)
         if self.server_states[rpc.dst].scripted_server is None:
             self.referee.answered(rpc.dst, rpc.src, rpc.method, rpc.args, reply)
@@ -388,9 +420,9 @@ class EventLoop:
                     server_state.snapshot = effect.snapshot
                 server_state.saves += 1
                 self.referee.saved(server)
-                self.trace.add((when, "save", server, len(effect.state), len(effect.snapshot or b"")))
+                self.trace.add(SaveEvent(when, "save", server, len(effect.state), len(effect.snapshot or b"")))
             case protocol.Applied():
-                self.trace.add((when, "apply", server, effect.payload))
+                self.trace.add(ApplyEvent(when, "apply", server, effect.payload))
                 try:
                     msg = codec.decode_apply(effect.payload)
                 except msgspec.DecodeError as exc:
@@ -402,7 +434,7 @@ class EventLoop:
             case protocol.Result():
                 owner, method = self._calls.pop(effect.call, (-1, ""))
                 if owner == server:
-                    self.trace.add((when, "result", server, effect.call, method, effect.payload))
+                    self.trace.add(CallEvent(when, "result", server, effect.call, method, effect.payload))
                     then = self._untold.pop(effect.call, None)
                     if then is not None:
                         then()
@@ -411,15 +443,15 @@ class EventLoop:
             case protocol.Down():
                 self.crash(server, when)
             case protocol.Line():
-                self.trace.add((when, "line", server, effect.topic, effect.text))
+                self.trace.add(LogLineEvent(when, "line", server, effect.topic, effect.text))
             case protocol.Ready():
                 server_state.ready = True
-                self.trace.add((when, "ready", server))
+                self.trace.add(ServerEvent(when, "ready", server))
             case protocol.Advice():
-                self.trace.add((when, "advice", server, effect.kind, effect.text, effect.where))
+                self.trace.add(FindingEvent(when, "advice", server, effect.kind, effect.text, effect.where))
                 self.advice.setdefault(f"{effect.where}: {effect.text}")
             case protocol.Fault():
-                self.trace.add((when, "fault", server, effect.kind, effect.text, effect.where))
+                self.trace.add(FindingEvent(when, "fault", server, effect.kind, effect.text, effect.where))
                 failure = LabFailure(Failure(effect.kind, effect.text, where=effect.where, detail=effect.detail))
                 failure.servers = frozenset((server,))
                 raise failure
@@ -431,7 +463,7 @@ class EventLoop:
         server_state = self.server_states[server]
         server_state.incarnation += 1
         server_state.up, server_state.ready, server_state.paused, server_state.boundary = True, False, False, None
-        self.trace.add((self.now, "boot", server, server_state.incarnation))
+        self.trace.add(BootEvent(self.now, "boot", server, server_state.incarnation))
         if server_state.scripted_server is not None:
             return
         self.referee.booted(server, server_state.incarnation)
@@ -456,7 +488,7 @@ class EventLoop:
         server_state.up = server_state.ready = False
         server_state.boundary = None
         self._crashed_now.add(server)
-        self.trace.add((when, "crash", server))
+        self.trace.add(ServerEvent(when, "crash", server))
         self.world.kill(server)
         for rpc in self._inside.pop(server, {}).values():
             rpc.dst_incarnation = 0
@@ -479,7 +511,7 @@ class EventLoop:
         self._last_call += 1
         data = codec.encode_value(args)
         self._calls[self._last_call] = (server, method)
-        self.trace.add((self.now, "call", server, self._last_call, method, data))
+        self.trace.add(CallEvent(self.now, "call", server, self._last_call, method, data))
         self.world.post(protocol.Call(server, self._last_call, method, data))
         return self._last_call
 

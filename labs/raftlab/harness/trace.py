@@ -1,9 +1,8 @@
-"""The record of a run: every event as it happened, a hash of it all, and its notation for people.
+"""The trace: every event of a run, a hash of them all, and their one-line notation for people.
 
-An event is kept as a tuple ``(time, kind, *fields)`` and turned into JSON only when somebody wants to read it. A trace
-file is JSON lines: first a header ``{"trace": 1, ...}`` with test, seed and settings, then one object an event with
-``t`` (seconds), ``e`` (the kind) and the fields that :data:`FIELDS` lists. Messages appear as plain objects with the
-student's own field names.
+A trace file is JSON lines: a header ``{"trace": 1, ...}`` with the test, the seed and the settings, then one object per
+event with ``t`` (seconds), ``e`` (the kind) and the fields that :data:`FIELDS` lists. Messages appear as plain objects
+with the student's own field names. ``handouts/trace-format.md`` describes the format to students.
 """
 
 from __future__ import annotations
@@ -17,43 +16,169 @@ from typing import Any
 
 import msgspec
 
+# The version of the file format. A reader refuses any other.
 SCHEMA = 1
 
-Event = tuple[Any, ...]
+
+# Structs rather than NamedTuples: the judge makes one for nearly everything that happens, and a NamedTuple costs three
+# times as much. The hash and the file depend on the order of the fields and on the names given in ``field(name=...)``.
+class Event(msgspec.Struct, array_like=True, gc=False):
+    """What all events have. Iterating over an event yields its values in the order of its fields."""
+
+    time: float = msgspec.field(name="t")
+    """Seconds of the lab's time."""
+    kind: str = msgspec.field(name="e")
+    """A key of :data:`EVENT_TYPES`."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(msgspec.structs.astuple(self))
+
+
+class ServerEvent(Event):
+    """``ready``: ``Raft()`` has returned. ``crash``, ``pause``, ``resume``: the test did that to the server."""
+
+    server: int
+
+
+class BootEvent(Event):
+    """``boot``: a server starts its next incarnation, counted from 1."""
+
+    server: int
+    incarnation: int
+
+
+class RateEvent(Event):
+    """``rate``: the server's clock now runs ``rate`` times as fast as the lab's."""
+
+    server: int
+    rate: float
+
+
+class TextEvent(Event):
+    """``net``: a cut, a partition, new conditions. ``note``: a step of the test's own script."""
+
+    text: str
+
+
+class OutgoingEvent(Event):
+    """``send``: a request leaves ``server``. ``answer``: its handler has returned a reply for ``to``."""
+
+    server: int
+    to: int
+    id: int
+    method: str
+    message: bytes
+
+
+class ArriveEvent(Event):
+    """``arrive``: a request reaches ``server``."""
+
+    server: int
+    source: int = msgspec.field(name="from")
+    id: int
+    method: str
+
+
+class ReplyEvent(Event):
+    """``reply``: a call of ``server`` returns. ``message`` is ``None`` when the call returns ``None``."""
+
+    server: int
+    source: int = msgspec.field(name="from")
+    id: int
+    method: str
+    message: bytes | None
+
+
+class LostEvent(Event):
+    """``lost``: the request or the reply (``leg``) of RPC ``id`` did not get through."""
+
+    id: int
+    leg: str
+    why: str
+
+
+class HoldEvent(Event):
+    """``hold``: the test keeps a message back. ``release``: it lets the message travel on."""
+
+    id: int
+    leg: str
+
+
+class SaveEvent(Event):
+    """``save``: ``persister.save`` was called. ``snapshot_bytes`` is 0 when the snapshot stays as it was."""
+
+    server: int
+    state_bytes: int
+    snapshot_bytes: int
+
+
+class ApplyEvent(Event):
+    """``apply``: ``apply_ch.put`` was called."""
+
+    server: int
+    message: bytes
+
+
+class CallEvent(Event):
+    """``call``: the test calls a method of ``Raft``. ``result``: what the method returned."""
+
+    server: int
+    id: int
+    method: str
+    message: bytes
+
+
+class LogLineEvent(Event):
+    """``line``: the student's code called ``log`` or ``print``, or used ``logging``."""
+
+    server: int
+    topic: str
+    text: str
+
+
+class FindingEvent(Event):
+    """``advice``: worth knowing, but no failure. ``fault``: what ended the run."""
+
+    server: int
+    finding: str = msgspec.field(name="kind")
+    """A key of :data:`raftlab.explain.causes.FAULTS`, or the kind of advice."""
+    text: str
+    where: str
+
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    "boot": BootEvent,
+    "ready": ServerEvent,
+    "crash": ServerEvent,
+    "pause": ServerEvent,
+    "resume": ServerEvent,
+    "rate": RateEvent,
+    "net": TextEvent,
+    "note": TextEvent,
+    "send": OutgoingEvent,
+    "arrive": ArriveEvent,
+    "answer": OutgoingEvent,
+    "reply": ReplyEvent,
+    "lost": LostEvent,
+    "hold": HoldEvent,
+    "release": HoldEvent,
+    "save": SaveEvent,
+    "apply": ApplyEvent,
+    "call": CallEvent,
+    "result": CallEvent,
+    "line": LogLineEvent,
+    "advice": FindingEvent,
+    "fault": FindingEvent,
+}
+"""The class of each kind of event."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
-    "boot": ("server", "incarnation"),
-    "ready": ("server",),
-    "crash": ("server",),
-    "pause": ("server",),
-    "resume": ("server",),
-    "rate": ("server", "rate"),
-    "net": ("text",),  # a cut, a partition, new conditions
-    "note": ("text",),  # a step of the test's own script
-    "send": ("server", "to", "id", "method", "message"),
-    "arrive": ("server", "from", "id", "method"),
-    "answer": ("server", "to", "id", "method", "message"),
-    "reply": (
-        "server",
-        "from",
-        "id",
-        "method",
-        "message",
-    ),  # message null: the caller was told that it is lost
-    "lost": ("id", "leg", "why"),
-    "hold": ("id", "leg"),
-    "release": ("id", "leg"),
-    "save": ("server", "state_bytes", "snapshot_bytes"),
-    "apply": ("server", "message"),
-    "call": ("server", "id", "method", "message"),
-    "result": ("server", "id", "method", "message"),
-    "line": ("server", "topic", "text"),
-    "advice": ("server", "kind", "text", "where"),
-    "fault": ("server", "kind", "text", "where"),
+    kind: event_type.__struct_encode_fields__[2:] for kind, event_type in EVENT_TYPES.items()
 }
+"""The fields of each kind of event, as the trace file names them, besides ``t`` and ``e``."""
 
-# Kinds that a person wants to see when told what led to a failure.
-TELLING = frozenset({"send", "answer", "reply", "crash", "boot", "net", "note", "lost", "apply", "pause", "resume"})
+# The kinds that are shown to a person who asks what led to a failure.
+NOTABLE = frozenset({"send", "answer", "reply", "crash", "boot", "net", "note", "lost", "apply", "pause", "resume"})
 
 _decode = msgspec.msgpack.Decoder().decode
 _pack = msgspec.msgpack.Encoder().encode
@@ -61,48 +186,69 @@ _json = msgspec.json.Encoder().encode
 
 
 class Trace:
-    """The events of one run, in order of time."""
+    """The events of one run, in order of time.
+
+    Attributes:
+        events: every event so far.
+        add: appends one event. Every event of every run passes here, so it is the list's own method.
+    """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        # Hot: called for every event of every run.
         self.add = self.events.append
 
     def hash(self) -> str:
-        """A hash of every event to the last message. Equal hashes: equal runs."""
+        """A hash of every event to the last message. Equal hashes mean equal runs."""
         digest = hashlib.blake2b(digest_size=16)
         for start in range(0, len(self.events), 10_000):
             digest.update(_pack(self.events[start : start + 10_000]))
         return digest.hexdigest()
 
     def write(self, path: Path, header: dict[str, Any]) -> None:
-        """Write the trace as JSON lines. Raises ``OSError``."""
+        """Write the trace as JSON lines.
+
+        Args:
+            path: the file to write.
+            header: the first line, besides the format's version and the hash.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         with path.open("wb") as out:
             out.write(_json({"trace": SCHEMA, **header, "hash": self.hash()}) + b"\n")
             for event in self.events:
                 out.write(_json(as_object(event)) + b"\n")
 
     def tail(self, count: int = 12, servers: frozenset[int] | None = None) -> list[str]:
-        """The last ``count`` events that matter (to ``servers``, if given), oldest first, in one-line notation."""
+        """The last events that led to a failure, in one-line notation.
+
+        Args:
+            count: how many events at most.
+            servers: show only events that concern one of these; ``None``: all.
+
+        Returns:
+            One line per event, oldest first.
+        """
         picked: list[str] = []
         for event in reversed(self.events):
-            if event[1] in TELLING and (servers is None or _touches(event, servers)):
+            if event.kind in NOTABLE and (servers is None or _concerns(event, servers)):
                 picked.append(line(event))
                 if len(picked) == count:
                     break
         return picked[::-1]
 
 
-def _touches(event: Event, servers: frozenset[int]) -> bool:
-    names = FIELDS[event[1]]
-    if names[0] != "server":
-        return event[1] in ("net", "note")
-    return event[2] in servers or (len(names) > 1 and names[1] in ("to", "from") and event[3] in servers)
+def _concerns(event: Event, servers: frozenset[int]) -> bool:
+    """Whether one of ``servers`` does this or is at the other end. The network and the script concern everyone."""
+    server = getattr(event, "server", None)
+    if server is None:
+        return event.kind in ("net", "note")
+    return server in servers or getattr(event, "to", None) in servers or getattr(event, "source", None) in servers
 
 
 @dataclass(frozen=True, slots=True)
 class TraceFilter:
-    """Which events somebody wants to see: between two times (seconds), of some servers, of one topic."""
+    """Which events to show: those between two times (seconds), of some servers, on one topic."""
 
     since: float = 0.0
     until: float = math.inf
@@ -110,27 +256,25 @@ class TraceFilter:
     topic: str = ""
     """A kind of event ("crash"), a method ("request_vote"), or a topic of the student's own log lines."""
 
-    def sees(self, event: Event) -> bool:
-        if not self.since <= event[0] <= self.until:
+    def matches(self, event: Event) -> bool:
+        if not self.since <= event.time <= self.until:
             return False
-        if self.servers is not None and not _touches(event, self.servers):
+        if self.servers is not None and not _concerns(event, self.servers):
             return False
-        if not self.topic or self.topic == event[1]:
-            return True
-        names = FIELDS[event[1]]
-        return any(self.topic == event[2 + names.index(name)] for name in ("method", "topic") if name in names)
+        topics = (event.kind, getattr(event, "method", None), getattr(event, "topic", None))
+        return not self.topic or self.topic in topics
 
 
 def message_of(data: bytes | None) -> Any:
-    """A message's plain data (a dict with the student's field names), for reading."""
+    """The content of an event's ``message``: for an RPC a dict with the student's field names."""
     return None if data is None else _decode(data)
 
 
 def as_object(event: Event) -> dict[str, Any]:
     """One event as the trace file shows it."""
-    shown: dict[str, Any] = {"t": event[0], "e": event[1]}
-    for name, value in zip(FIELDS[event[1]], event[2:], strict=True):
-        shown[name] = message_of(value) if name == "message" else value
+    shown = dict(zip(event.__struct_encode_fields__, event, strict=True))
+    if "message" in shown:
+        shown["message"] = message_of(shown["message"])
     return shown
 
 
@@ -143,56 +287,52 @@ _CAMEL = {
 
 
 def line(event: Event) -> str:
-    """``12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4``"""
-    time, kind, *fields = event
-    start = f"{time:8.3f} "
-    match kind:
-        case "send":
-            server, to, _, method, data = fields
-            return f"{start}S{server}→S{to} {_CAMEL.get(method, method)} {_request(message_of(data))}"
-        case "arrive":
-            server, source, number, method = fields
-            return f"{start}S{server} receives {_CAMEL.get(method, method)} #{number} of S{source}"
-        case "answer":
-            server, to, _, method, data = fields
-            return f"{start}S{server}⇢S{to} {_CAMEL.get(method, method)} answers {_fields(message_of(data))}"
-        case "reply":
-            server, source, _, method, data = fields
+    """One event in one-line notation: ``12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4``"""
+    return f"{event.time:8.3f} {_sentence(event)}"
+
+
+def _sentence(event: Event) -> str:
+    kind = event.kind
+    match event:
+        case OutgoingEvent(server=server, to=to):
+            method, message = _CAMEL.get(event.method, event.method), message_of(event.message)
+            if kind == "send":
+                return f"S{server}→S{to} {method} {_request(message)}"
+            return f"S{server}⇢S{to} {method} answers {_fields(message)}"
+        case ArriveEvent():
+            return f"S{event.server} receives {_CAMEL.get(event.method, event.method)} #{event.id} of S{event.source}"
+        case ReplyEvent(message=data):
             what = "no reply" if data is None else f"has the reply {_fields(message_of(data))}"
-            return f"{start}S{server} {what} of S{source} to its {_CAMEL.get(method, method)}"
-        case "lost":
-            number, leg, why = fields
-            return f"{start}{leg} #{number} lost: {why}"
-        case "hold" | "release":
-            number, leg = fields
-            return f"{start}{leg} #{number} is {'held back by the test' if kind == 'hold' else 'let go'}"
-        case "boot":
-            return f"{start}S{fields[0]} {'starts' if fields[1] == 1 else 'restarts'}"
-        case "crash" | "pause" | "resume" | "ready":
+            return f"S{event.server} {what} of S{event.source} to its {_CAMEL.get(event.method, event.method)}"
+        case LostEvent():
+            return f"{event.leg} #{event.id} lost: {event.why}"
+        case HoldEvent():
+            return f"{event.leg} #{event.id} is {'held back by the test' if kind == 'hold' else 'let go'}"
+        case BootEvent():
+            return f"S{event.server} {'starts' if event.incarnation == 1 else 'restarts'}"
+        case ServerEvent():
             words = {"crash": "crashes", "pause": "is paused", "resume": "goes on", "ready": "is ready"}
-            return f"{start}S{fields[0]} {words[kind]}"
-        case "net":
-            return f"{start}network: {fields[0]}"
-        case "note":
-            return f"{start}test: {fields[0]}"
-        case "save":
-            return f"{start}S{fields[0]} saves {fields[1]} bytes" + (
-                f" and a snapshot of {fields[2]}" if fields[2] else ""
+            return f"S{event.server} {words[kind]}"
+        case TextEvent():
+            return f"{'network' if kind == 'net' else 'test'}: {event.text}"
+        case SaveEvent(snapshot_bytes=snapshot):
+            return f"S{event.server} saves {event.state_bytes} bytes" + (
+                f" and a snapshot of {snapshot}" if snapshot else ""
             )
-        case "apply":
-            return f"{start}S{fields[0]} applies {_fields(message_of(fields[1]))}"
-        case "call":
-            return f"{start}S{fields[0]}.{fields[2]}({', '.join(map(repr, message_of(fields[3])))})"
-        case "result":
-            return f"{start}S{fields[0]}.{fields[2]} returns {message_of(fields[3])!r}"
-        case "line":
-            return f"{start}S{fields[0]} [{fields[1]}] {fields[2]}"
-        case "rate":
-            return f"{start}S{fields[0]}'s clock now runs at {fields[1]}"
-        case "advice" | "fault":
-            return f"{start}S{fields[0]} {kind}: {fields[2]}" + (f" at {fields[3]}" if fields[3] else "")
-        case _:
-            return f"{start}{kind} " + " ".join(map(str, fields))
+        case ApplyEvent():
+            return f"S{event.server} applies {_fields(message_of(event.message))}"
+        case CallEvent(server=server, method=method):
+            message = message_of(event.message)
+            if kind == "call":
+                return f"S{server}.{method}({', '.join(map(repr, message))})"
+            return f"S{server}.{method} returns {message!r}"
+        case LogLineEvent():
+            return f"S{event.server} [{event.topic}] {event.text}"
+        case RateEvent():
+            return f"S{event.server}'s clock now runs at {event.rate}"
+        case FindingEvent():
+            return f"S{event.server} {kind}: {event.text}" + (f" at {event.where}" if event.where else "")
+    raise TypeError(f"{type(event).__name__} has no notation")
 
 
 def _request(message: Any) -> str:

@@ -211,7 +211,7 @@ class Run:
 
     def trace_lines(self, look: TraceFilter) -> list[str]:
         """The events of the run that ``look`` sees, in one-line notation."""
-        return [line(event) for event in self.events if look.sees(event)]
+        return [line(event) for event in self.events if look.matches(event)]
 
     def replay_command(self) -> str:
         """The command that makes the same run again (in rpyc: the same test and faults, not the same schedule)."""

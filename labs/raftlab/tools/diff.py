@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from raftlab.harness.trace import FIELDS, TELLING, Event, line, message_of
+from raftlab.harness.trace import NOTABLE, Event, OutgoingEvent, line, message_of
 from raftlab.runs.names import NamedRun
 from raftlab.runs.run import Implementation, Run
 
@@ -85,15 +85,14 @@ def story(events: list[Event]) -> list[Event]:
     told: list[Event] = []
     heartbeats = set()
     for event in events:
-        kind = event[1]
-        if kind not in TELLING or kind in ("reply", "lost"):
+        if event.kind not in NOTABLE or event.kind in ("reply", "lost"):
             continue
-        if kind in ("send", "answer") and event[5] == "append_entries":
-            message = message_of(event[6])
-            if kind == "send" and not message.get("entries"):
-                heartbeats.add(event[4])
+        if isinstance(event, OutgoingEvent) and event.method == "append_entries":
+            message = message_of(event.message)
+            if event.kind == "send" and not message.get("entries"):
+                heartbeats.add(event.id)
                 continue
-            if event[4] in heartbeats and message.get("success") is True:
+            if event.id in heartbeats and message.get("success") is True:
                 continue
         told.append(event)
     return told
@@ -116,13 +115,13 @@ def fork(first: list[Event], second: list[Event]) -> tuple[list[Event], list[Eve
         own.append(only)
     wrong, right = own
     # Where the runs part in time is where either has its first event of its own.
-    parted = min((events[0][0] for events in own if events), default=0.0)
-    return [event for event in stories[0] if event[0] < parted], wrong, right
+    parted = min((events[0].time for events in own if events), default=0.0)
+    return [event for event in stories[0] if event.time < parted], wrong, right
 
 
-def _bare(event: Event) -> Event:
-    names = FIELDS[event[1]]
-    return (event[1], *[value for name, value in zip(names, event[2:], strict=True) if name != "id"])
+def _bare(event: Event) -> tuple[object, ...]:
+    fields = zip(event.__struct_fields__, event, strict=True)
+    return tuple(value for name, value in fields if name not in ("time", "id"))
 
 
 def diff(named: NamedRun, impl: Path, seconds: float) -> int:
@@ -136,7 +135,7 @@ def diff(named: NamedRun, impl: Path, seconds: float) -> int:
         if failing.failed is None:
             print(f"{name} passes; there is nothing to compare")
             return 0
-        end = failing.events[-1][0] if failing.events else 0.0
+        end = failing.events[-1].time if failing.events else 0.0
         print(f"{name} fails at {end:.3f} s: {failing.failed}")
         passing = search.nearest(end)
     finally:

@@ -1,6 +1,6 @@
 """Loading a submission afresh for each server: same source, new modules, imports under watch (sim).
 
-Source is compiled (and woven) once in the warm host; each incarnation executes the code objects in new module
+Source is compiled (with switch points) once in the warm host; each incarnation executes the code objects in new module
 objects, so servers cannot share memory by accident. ``import`` inside student code finds, in this order: the
 student's own modules, our virtual-time copies, a refusal, the real thing.
 """
@@ -35,11 +35,11 @@ class Program:
                 continue
 
     def code(self, name: str) -> CodeType:
-        """The woven code of module ``name``. Raises ``SyntaxError``."""
+        """The code of module ``name``, with switch points. Raises ``SyntaxError``."""
         code = self._codes.get(name)
         if code is None:
             path = self.submission.modules[name]
-            code = self._codes[name] = preemption.weave(path.read_bytes(), self.filename(path))
+            code = self._codes[name] = preemption.compile_with_switch_points(path.read_bytes(), self.filename(path))
         return code
 
     def filename(self, path: Path) -> str:

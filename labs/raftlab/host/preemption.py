@@ -1,11 +1,12 @@
-"""Switch points: the AST pass that lets seeds explore preemption between a student's statements.
+"""Compiling student code with switch points, at which the simulator may preempt a thread.
 
-Every statement that could be seen by another thread (it touches an attribute or an item, or calls something) gets
+A pass over the syntax tree puts
 
     if __tick__(): __switch__()
 
-in front of it, as does every loop's body, so that a loop that never waits is noticed. Line numbers stay the
-student's own. Statements on local names alone cannot be told apart by their timing and stay as they are.
+in front of every statement whose timing another thread could notice: it touches an attribute or an item, or calls
+something. Every loop body starts with one too, so that a loop that never waits is noticed. Statements that use only
+local names stay as they are. Line numbers remain the student's own.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 import ast
 from types import CodeType
 
+# Names of the two functions that the loader puts into a module's globals: :attr:`Kernel.tick` and
+# :meth:`Kernel.switch_point` of :mod:`raftlab.host.kernel`.
 TICK = "__tick__"
 SWITCH = "__switch__"
 
+# A statement with one of these in it may be noticed by other threads.
 _SHARED = (
     ast.Attribute,
     ast.Subscript,
@@ -26,30 +30,29 @@ _SHARED = (
     ast.Nonlocal,
     ast.Delete,
 )
-_COMPOUND = (ast.If, ast.While, ast.For, ast.With, ast.Try, ast.TryStar, ast.Match)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def weave(source: str | bytes, filename: str) -> CodeType:
+def compile_with_switch_points(source: str | bytes, filename: str) -> CodeType:
     """Compile ``source`` with switch points. Raises ``SyntaxError`` as ``compile`` does."""
     tree = ast.parse(source, filename)
-    _Weaver().visit(tree)
+    _SwitchPointInserter().visit(tree)
     return compile(tree, filename, "exec", dont_inherit=True)
 
 
-def _point(statement: ast.stmt) -> ast.stmt:
+def _switch_point(statement: ast.stmt) -> ast.stmt:
     call = ast.Call(ast.Name(TICK, ast.Load()), [], [])
     switch = ast.Expr(ast.Call(ast.Name(SWITCH, ast.Load()), [], []))
     point: ast.stmt = ast.If(call, [switch], [])
     for node in ast.walk(point):
         ast.copy_location(node, statement)
-        # The point sits at the statement's first line only, or a traceback would underline the whole statement.
+        # It spans only the start of the statement; otherwise a traceback would underline the whole statement.
         node.end_lineno, node.end_col_offset = statement.lineno, statement.col_offset  # type: ignore[attr-defined]
     return point
 
 
-def _seen_by_others(statement: ast.stmt) -> bool:
-    """Whether another thread could notice when this statement runs (its nested bodies are judged on their own)."""
+def _others_may_notice(statement: ast.stmt) -> bool:
+    """Whether another thread could notice when this statement runs. Its nested bodies do not count."""
     heads: list[ast.AST]
     if isinstance(statement, _DEFINITIONS):
         return False
@@ -68,7 +71,9 @@ def _seen_by_others(statement: ast.stmt) -> bool:
     return any(isinstance(node, _SHARED) for head in heads for node in ast.walk(head))
 
 
-class _Weaver(ast.NodeTransformer):
+class _SwitchPointInserter(ast.NodeTransformer):
+    """Changes a syntax tree in place."""
+
     def __init__(self) -> None:
         self._inside_function = False
 
@@ -93,19 +98,19 @@ class _Weaver(ast.NodeTransformer):
         return node
 
     def _bodies(self, node: ast.AST, loop: bool) -> None:
-        """Weave each list of statements directly below ``node``."""
+        """Insert switch points into each list of statements directly below ``node``."""
         for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-            below = getattr(node, field, None)
-            if not isinstance(below, list):
+            statements = getattr(node, field, None)
+            if not isinstance(statements, list):
                 continue
-            woven: list[ast.AST] = []
-            for position, statement in enumerate(below):
-                if isinstance(statement, ast.stmt) and self._wants_point(statement, position, loop and field == "body"):
-                    woven.append(_point(statement))
-                woven.append(self.visit(statement))
-            below[:] = woven
+            result: list[ast.AST] = []
+            for position, statement in enumerate(statements):
+                if isinstance(statement, ast.stmt) and self._needs_point(statement, position, loop and field == "body"):
+                    result.append(_switch_point(statement))
+                result.append(self.visit(statement))
+            statements[:] = result
 
-    def _wants_point(self, statement: ast.stmt, position: int, loop_body: bool) -> bool:
+    def _needs_point(self, statement: ast.stmt, position: int, loop_body: bool) -> bool:
         if loop_body and position == 0:
             return True
-        return self._inside_function and _seen_by_others(statement)
+        return self._inside_function and _others_may_notice(statement)

@@ -21,7 +21,7 @@ from raftlab.worlds.base import HostLost
 from raftlab.worlds.host_process import WarmHost, cpu_seconds
 
 # A step of the lock step that computes for so many CPU seconds, or is silent for so many wall-clock seconds without
-# computing, will not end. A woven busy loop is named by the host itself long before; this is for one hidden in C code.
+# computing, will not end. The host itself reports a busy loop in Python code long before; this is for one in C code.
 # CPU time is what counts first, so that a loaded machine is not taken for a hang.
 HANG_CPU_S = 20.0
 HANG_WALL_S = 120.0

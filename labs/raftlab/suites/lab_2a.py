@@ -14,7 +14,7 @@ from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
-from raftlab.suites.helpers.scripted_servers import accept, append, grant, lead, send_append
+from raftlab.suites.helpers.scripted_servers import accept, append, grant, send_append, wait_for_leadership
 from raftlab.suites.marking import SIM, StartCluster, points
 
 
@@ -376,7 +376,7 @@ def test_higher_terms(cluster: StartCluster) -> None:
     _candidate(c, above=first + 99)
     for scripted_server in c.scripted:
         scripted_server.answer.update(request_vote=grant, append_entries=accept)
-    term = lead(c)
+    term = wait_for_leadership(c)
     high = term + 10
     for scripted_server in c.scripted:
         scripted_server.answer.update(request_vote=_deny, append_entries=lambda rpc: {"term": high, "success": False})

@@ -17,16 +17,16 @@ from raftlab.harness import message_filters
 from raftlab.harness.cluster import Cluster
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_servers import (
-    Campaigned,
-    Follower,
-    Leader,
+    Interrupted,
+    ScriptedFollower,
+    ScriptedLeader,
     append,
-    campaign,
     entries,
-    lead,
+    propose_to_s0,
+    run_uninterrupted,
     send_append,
-    takes,
-    undisturbed,
+    wait_for_campaign,
+    wait_for_leadership,
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
@@ -386,9 +386,9 @@ def test_append_table(cluster: StartCluster) -> None:
                 return base + term if term else 0
 
             # A leader of the past gave S0 its log. Its terms are new, so whatever was there before is gone.
-            former = Leader(c, base + 5)
+            former = ScriptedLeader(c, base + 5)
             former.append(0, 0, [at(term) for term in log])
-            leader = Leader(c, base + 9, who=2)
+            leader = ScriptedLeader(c, base + 9, who=2)
             took = leader.append(prev[0], at(prev[1]), [at(term) for term in sent])
             words = (
                 f"{said}: S0's log has terms {shown(log)}, the request has prev_log_index={prev[0]}, "
@@ -397,16 +397,16 @@ def test_append_table(cluster: StartCluster) -> None:
             want, got = ("success" if yes else "a refusal" for yes in (success, took))
             c.expect(success == took, f"expected {want}, but saw {got} ({words})", rules.CONSISTENCY, [0])
             for index, term in enumerate(after, 1):
-                kept = leader.has(index, at(term))
+                kept = leader.s0_has(index, at(term))
                 text = f"expected S0 to have term {term} at index {index} afterwards, but it has not ({words})"
                 c.expect(kept, text, rules.LOG_MATCHING, [0])
             # A refusal may or may not throw away what the leader does not have.
             if success and len(log) > len(after):
-                stale = leader.has(len(log), at(log[-1]))
+                stale = leader.s0_has(len(log), at(log[-1]))
                 text = f"expected S0 to drop everything behind a conflict, but index {len(log)} is there ({words})"
                 c.expect(not stale, text, rules.LOG_MATCHING, [0])
 
-        undisturbed(c, script)
+        run_uninterrupted(c, script)
 
     row("an empty log", [], (0, 0), [1, 1], True, [1, 1])
     row("a heartbeat for an empty log", [], (0, 0), [], True, [])
@@ -430,9 +430,9 @@ def test_newer_log_table(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
 
     def script(base: int) -> None:
-        Leader(c, base + 5).append(0, 0, [base + 1, base + 3])
+        ScriptedLeader(c, base + 5).append(0, 0, [base + 1, base + 3])
         # A server that has just heard a leader may ignore requests for a vote (§6): begin with S0 as a candidate.
-        term = max(campaign(c, base + 5), base + 10)
+        term = max(wait_for_campaign(c, base + 5), base + 10)
         rows = (
             ("ends with the same term and index", 3, 2, True),
             ("ends with the same term and is shorter", 3, 1, False),
@@ -454,14 +454,14 @@ def test_newer_log_table(cluster: StartCluster) -> None:
                 last_log_term=base + last_term if last_term else 0,
             )
             if reply["term"] > term:
-                raise Campaigned
+                raise Interrupted
             text = f"expected S0 to go into term {term}, in which it is asked for a vote, but it answers in {reply['term']}"
             c.expect(reply["term"] == term, text, rules.HIGHER_TERM, [0])
             want, got = ("a vote" if yes else "no vote" for yes in (granted, reply.get("vote_granted")))
             text = f"expected {want} from S0 (log: terms 1 3) for a candidate whose log {said}, but saw {got}"
             c.expect(want == got, text, rules.NEWER_LOG, [0])
 
-    undisturbed(c, script)
+    run_uninterrupted(c, script)
 
 
 @points(6)
@@ -471,9 +471,9 @@ def test_commit_only_what_is_proved(cluster: StartCluster) -> None:
 
     def script(base: int) -> None:
         # Two entries of an old leader's, on S0 alone.
-        Leader(c, base + 1).append(0, 0, [base + 1, base + 1])
+        ScriptedLeader(c, base + 1).append(0, 0, [base + 1, base + 1])
         # The new leader's log is another. Its heartbeat tells of the commit before S0 has any of its entries.
-        leader = Leader(c, base + 5, who=2)
+        leader = ScriptedLeader(c, base + 5, who=2)
         for _ in range(10):
             leader.append(0, 0, [], commit=2)
             c.sleep(0.03)
@@ -488,18 +488,18 @@ def test_commit_only_what_is_proved(cluster: StartCluster) -> None:
         why = "which the leader has not sent yet (leader_commit was 2, the message ended at 1)"
         _nobody_applies(c, 2, 0.2, why, rules.COMMIT_PROVED)
 
-    undisturbed(c, script)
+    run_uninterrupted(c, script)
 
 
 @points(6)
 def test_old_entries_are_not_counted(cluster: StartCluster) -> None:
     """Figure 8: an entry of an older term is not committed by counting its copies."""
     c = cluster(3, scripted=(1, 2))
-    Leader(c, 10).append(0, 0, [10])
+    ScriptedLeader(c, 10).append(0, 0, [10])
     # All three have the entry of term 10 now, but nobody has heard that it is committed. S0 leads next.
     old: list[Message] = [{"term": 10, "command": "10 at 1"}]
-    followers = [Follower(c, number, list(old), limit=1) for number in (1, 2)]
-    term = lead(c)
+    followers = [ScriptedFollower(c, number, list(old), limit=1) for number in (1, 2)]
+    term = wait_for_leadership(c)
     why = f"which is of term 10 while S0 leads term {term}, however many have it"
     _nobody_applies(c, 1, 1.0, why, rules.COMMIT_OWN_TERM)
     # An entry of its own term on a majority commits both.
@@ -513,8 +513,8 @@ def test_old_entries_are_not_counted(cluster: StartCluster) -> None:
 def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     """A late reply counts for the entries of its own request, not for those that came later."""
     c = cluster(3, scripted=(1, 2))
-    followers = [Follower(c, number) for number in (1, 2)]
-    lead(c)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    wait_for_leadership(c)
     # Whatever else the leader has to say, a no-op perhaps, is said: it may send one entry at a time, and wait for answers.
     c.agree("before", 1)
 
@@ -523,7 +523,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
 
     # No others yet: a leader may wait for a reply before it sends the next request, and give up when it hears of nobody.
     replies = c.hold("append_entries", leg="reply", when=carries_first)
-    first = takes(c, "first")
+    first = propose_to_s0(c, "first")
     if not c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers)):
         _nobody_applies(
             c, first, 0.0, "which no other server has: the replies were to requests before it", rules.REPLY_PROVES
@@ -531,7 +531,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     others = c.hold("append_entries", leg="reply")
     for follower in followers:
         follower.limit = first
-    second = takes(c, "second")
+    second = propose_to_s0(c, "second")
     replies.release()
     others.release()
     c.wait_for(2.0, lambda: c.committed(first)[0] == 1)
@@ -546,13 +546,13 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
 def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     """A leader that leads once more does not count what it was told when it led before."""
     c = cluster(5, scripted=(1, 2, 3, 4))
-    followers = {number: Follower(c, number) for number in (1, 2, 3, 4)}
-    term = lead(c)
+    followers = {number: ScriptedFollower(c, number) for number in (1, 2, 3, 4)}
+    term = wait_for_leadership(c)
     for number in (2, 3, 4):
         followers[number].silent = True
     # What S1 says of two of its entries comes at once, what it says of the third comes late.
-    takes(c, "doomed 1")
-    takes(c, "doomed 2")
+    propose_to_s0(c, "doomed 1")
+    propose_to_s0(c, "doomed 2")
     c.wait_for(2.0, lambda: followers[1].has("doomed 2"))
     c.sleep(0.05)
     late = c.hold("append_entries", dst=1, leg="reply", when=message_filters.entries)
@@ -561,11 +561,11 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     followers[1].silent = True
     # S2 leads, and S0's log becomes its: one entry. Then S0 leads again; only S2 takes its entries.
     high = term + 10
-    Leader(c, high, who=2).append(0, 0, [high])
+    ScriptedLeader(c, high, who=2).append(0, 0, [high])
     followers[2].log, followers[2].silent = [{"term": high, "command": f"{high} at 1"}], False
-    campaign(c, high)
-    lead(c)
-    index = takes(c, "on two of five")
+    wait_for_campaign(c, high)
+    wait_for_leadership(c)
+    index = propose_to_s0(c, "on two of five")
     late.release()
     why = f"which two of five have: what S1 said was about entries of term {term}"
     _nobody_applies(c, index, 1.0, why, rules.REPLY_PROVES)
@@ -578,11 +578,11 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
 def test_leader_keeps_its_log(cluster: StartCluster) -> None:
     """A leader's own entries stay, whatever leaders of the past still send."""
     c = cluster(3, scripted=(1, 2))
-    followers = [Follower(c, number) for number in (1, 2)]
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
     for follower in followers:
         follower.silent = True
-    term = lead(c)
-    index = takes(c, "the leader's own")
+    term = wait_for_leadership(c)
+    index = propose_to_s0(c, "the leader's own")
     reply = append(c, 1, term - 1, (0, 0), entries(term - 1, "of the past"), commit=1)
     c.expect(not reply["success"], f"expected S0 to refuse a leader of term {term - 1}", rules.OLD_TERM, [0])
     for follower in followers:
@@ -598,10 +598,10 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
     """A command that comes just when the leader loses its term is either of that term or refused."""
     c = cluster(3, scripted=(1, 2))
     for number in (1, 2):
-        Follower(c, number)
+        ScriptedFollower(c, number)
     for attempt in range(6):
-        term = lead(c)
-        takes(c, f"{attempt} in peace")
+        term = wait_for_leadership(c)
+        propose_to_s0(c, f"{attempt} in peace")
         # The word of a new leader is a millisecond away.
         send_append(c, 1, term + 5)
         for index, said, is_leader in c.propose_together(0, [f"{attempt} command {number}" for number in range(8)]):

@@ -12,20 +12,20 @@ from __future__ import annotations
 from raftlab.explain import rules
 from raftlab.harness import message_filters
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
-from raftlab.suites.helpers.churn import churn, pause, propose_everywhere
-from raftlab.suites.helpers.durability import REQUESTS, prepare, stands_by
+from raftlab.suites.helpers.churn import churn, pause_briefly, propose_everywhere
+from raftlab.suites.helpers.durability import REQUESTS, expect_answer_kept, prepare
 from raftlab.suites.helpers.scripted_servers import (
-    Follower,
+    ScriptedFollower,
     accept,
     append,
     ask_vote,
-    asked,
-    campaign,
+    campaign_terms,
     entries,
+    expect_entry,
+    expect_term,
     grant,
-    has,
-    in_term,
-    lead,
+    wait_for_campaign,
+    wait_for_leadership,
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
@@ -130,7 +130,7 @@ def test_vote_survives(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     for term in (1000, 2000, 3000):
         # Begin with S0 as a candidate: a server that has just heard a leader may ignore requests for a vote (§6).
-        campaign(c)
+        wait_for_campaign(c)
         ask_vote(c, 1, term)
         if term == 2000:
             append(c, 1, term)  # the winner speaks
@@ -138,10 +138,10 @@ def test_vote_survives(cluster: StartCluster) -> None:
         if term == 3000:
             c.restart(0)
         ask_vote(c, 2, term)  # the referee knows whom S0 has voted for
-        in_term(c, term)
+        expect_term(c, term)
         append(c, 2, term + 500)  # a newer leader: S0 has no vote to remember, but the term
         c.restart(0)
-        in_term(c, term + 500)
+        expect_term(c, term + 500)
         reply = append(c, 1, term + 499)
         said = f"expected S0 to refuse a leader of term {term + 499} after it had answered one of term {term + 500}"
         c.expect(not reply["success"], f"{said}, but it said success", rules.SURVIVES, [0])
@@ -151,18 +151,18 @@ def test_vote_survives(cluster: StartCluster) -> None:
 def test_own_vote_survives(cluster: StartCluster) -> None:
     """A candidate that crashes has voted for itself, and a leader that crashes leads that term no more."""
     c = cluster(3, scripted=(1, 2))
-    term = campaign(c)
+    term = wait_for_campaign(c)
     for elected in (False, True, False):
         if elected:
             for scripted_server in c.scripted:
                 scripted_server.answer.update(request_vote=grant, append_entries=accept)
-            term = lead(c)
+            term = wait_for_leadership(c)
         c.restart(0)
         for scripted_server in c.scripted:
             scripted_server.answer.clear()
         ask_vote(c, 1, term)
-        in_term(c, term)
-        again = campaign(c)
+        expect_term(c, term)
+        again = wait_for_campaign(c)
         said = f"expected S0 to campaign in a term above {term}, its last one before it crashed, but it asks in {again}"
         c.expect(again > term, said, rules.SURVIVES, [0])
         term = again
@@ -175,17 +175,17 @@ def test_log_survives(cluster: StartCluster) -> None:
     last = (0, 0)
     for term in (100, 200, 300):
         if last[0]:
-            has(c, 1, term - 50, last)
+            expect_entry(c, 1, term - 50, last)
         reply = append(c, 1, term, last, entries(term, f"of term {term}"))
         c.expect(reply["success"], "expected S0 to take an entry, but it refused", rules.CONSISTENCY, [0])
         last = (last[0] + 1, term)
         c.restart(0)
-    has(c, 1, 400, last)
+    expect_entry(c, 1, 400, last)
     # A leader that has the first entry only, and another one behind it: the second is replaced, the third goes.
     reply = append(c, 2, 500, (1, 100), entries(500, "instead"))
     c.expect(reply["success"], "expected S0 to replace the entry at index 2, but it refused", rules.LOG_MATCHING, [0])
     c.restart(0)
-    has(c, 2, 600, (2, 500))
+    expect_entry(c, 2, 600, (2, 500))
     reply = append(c, 1, 700, last)
     said = "expected S0 to have no entry at index 3 since the one at index 2 was replaced, but it still has it"
     c.expect(not reply["success"], said, rules.LOG_MATCHING, [0])
@@ -233,7 +233,7 @@ def test_crash_points(cluster: StartCluster) -> None:
                 continue
             c.sleep(0.01)  # an answer that has left arrives
             c.restart(0)
-            stands_by(c, request, term, rpc.reply or {}, rules.SAVE_FIRST)
+            expect_answer_kept(c, request, term, rpc.reply or {}, rules.SAVE_FIRST)
 
 
 @points(6, networks=SIM)
@@ -251,9 +251,9 @@ def test_own_crash_points(cluster: StartCluster) -> None:
         terms = [f.args["term"] for p in c.scripted for f in p.received if f.method == "request_vote"]
         if terms:
             ask_vote(c, 1, max(terms))  # the referee knows that S0 voted for itself
-            in_term(c, max(terms))
+            expect_term(c, max(terms))
     # Now S1 votes and stores what it is sent, S2 stays silent: what S0 commits, S0 and S1 have, and nobody else.
-    log = Follower(c, 1).log
+    log = ScriptedFollower(c, 1).log
     upto = 0
     for kind, nth, side in [*_POINTS, ("send", 1, "after"), ("apply", 1, "before"), ("apply", 1, "after")]:
         if kind == "answer":
@@ -273,7 +273,7 @@ def test_own_crash_points(cluster: StartCluster) -> None:
         said = f"expected S0 to commit up to index {len(log)}, as nobody else has more, but it applied index {upto}"
         c.expect(upto <= len(log), said, rules.COMMIT_MAJORITY, [0])
         if upto:
-            has(c, 1, term, (upto, log[upto - 1]["term"]), rules.SAVE_FIRST)
+            expect_entry(c, 1, term, (upto, log[upto - 1]["term"]), rules.SAVE_FIRST)
         append(c, 1, term, (0, 0), log, commit=upto)
 
 
@@ -318,11 +318,11 @@ def test_failed_save(cluster: StartCluster) -> None:
             rpc = REQUESTS[request][0](c, term)
             c.wait_for(1.0, lambda rpc=rpc: rpc.done or not c.server_state(0).up)  # type: ignore[misc]
             c.restart(0)
-            stands_by(c, request, term, rpc.reply or {}, rules.FAILED_SAVE)
+            expect_answer_kept(c, request, term, rpc.reply or {}, rules.FAILED_SAVE)
         c.fail_saves(0, fails)
-        c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c)) or not c.server_state(0).up)
+        c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c)) or not c.server_state(0).up)
         c.sleep(0.01)
-        terms = asked(c)
+        terms = campaign_terms(c)
         c.restart(0)
         if terms:
             ask_vote(c, 1, terms[-1])  # the referee knows that S0 voted for itself
@@ -398,7 +398,7 @@ def test_figure_8(cluster: StartCluster) -> None:
     c.agree("first", 1)
     for time in range(150):
         leader = propose_everywhere(c, f"{time}")
-        pause(c, leader is not None)
+        pause_briefly(c, leader is not None)
         if leader is not None:
             c.crash(leader)
         down = [server for server in range(5) if not c.server_state(server).up]
@@ -445,7 +445,7 @@ def test_figure_8_unreliable(cluster: StartCluster) -> None:
         if time == 50:
             c.unreliable(reorder_reply=2 / 3)
         leader = propose_everywhere(c, f"{time}")
-        pause(c, leader is not None)
+        pause_briefly(c, leader is not None)
         if leader is not None and c.random.random() < 0.5:
             c.disconnect(leader)
         away = [server for server in range(5) if not c.network.connected(server)]

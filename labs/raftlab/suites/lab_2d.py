@@ -18,8 +18,8 @@ from raftlab.explain import rules
 from raftlab.harness import message_filters
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee.base import Message
-from raftlab.suites.helpers.scripted_leader import Leader, term_of
-from raftlab.suites.helpers.scripted_servers import asked as campaigned
+from raftlab.suites.helpers.scripted_leader import SnapshotSender, term_of
+from raftlab.suites.helpers.scripted_servers import campaign_terms
 from raftlab.suites.marking import SIM, StartCluster, points
 
 # The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so this is room for
@@ -343,7 +343,7 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
     """Chunks that are missing, repeated, late or of another snapshot make no snapshot; all of them in order do."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=10_000)
-    leader = Leader(c)
+    leader = SnapshotSender(c)
     rows = (
         # The chunks of an older snapshot are a, b, c, those of a newer one A, B, C. "+" is a new leader, "!" a restart.
         ("of this very snapshot, in order, too", "ABC", True),
@@ -380,7 +380,7 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
                 break
         text = f"expected S0 to apply the snapshot up to {wanted}, sent in order after chunks {said}, but it did not"
         c.expect(c.committed(wanted)[0] == 1, text, rules.CATCH_UP, [0])
-        leader.bring(wanted, new, f"after a snapshot whose chunks came {said}")
+        leader.commit_through(wanted, new, f"after a snapshot whose chunks came {said}")
 
 
 @points(6)
@@ -388,7 +388,7 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
     """The table: every relation between a log and a snapshot that arrives, once, twice and late."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10, size=6000)
-    leader = Leader(c)
+    leader = SnapshotSender(c)
     rows = (
         # Relative to where S0 is: how many of the leader's entries it has, and the other ones behind these, by their
         # terms relative to that of the snapshot's last entry, which is the tenth.
@@ -403,26 +403,28 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
     for number, (said, own, other) in enumerate(rows):
         at, last = 30 * number, 30 * number + 10
         beyond = own > 20
-        leader.bring(at - 6, at, "by entries") if at else None
+        leader.commit_through(at - 6, at, "by entries") if at else None
         leader.append(at, at + own)
         if other:
             leader.append(at + own, at + 13, term=term_of(last) + other)
         if beyond:
-            leader.bring(at, at + 20, "by entries")
+            leader.commit_through(at, at + 20, "by entries")
         leader.term += 1  # another leader, whose snapshot is to come
         for time in ("came", "came twice"):
             leader.install(last)
             if own > 10:
-                leader.keeps(at + own, f"when a snapshot up to {last} {time}")
+                leader.expect_kept(at + own, f"when a snapshot up to {last} {time}")
         if not beyond:
-            leader.bring(last, last, f"after a snapshot met {said}")
-            leader.rival(at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} met {said}")
-        leader.bring(at + 20 if beyond else last, at + 24, f"after a snapshot met {said}")
+            leader.commit_through(last, last, f"after a snapshot met {said}")
+            leader.expect_vote_refused(
+                at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} met {said}"
+            )
+        leader.commit_through(at + 20 if beyond else last, at + 24, f"after a snapshot met {said}")
         # Now it is late, as is a newer one: S0 is further on than both.
         leader.append(at + 24, at + 27)
         for late in (last, at + 22):
             leader.install(late)
-            leader.keeps(at + 27, f"when a snapshot up to {late} came late")
+            leader.expect_kept(at + 27, f"when a snapshot up to {late} came late")
 
 
 @points(6)
@@ -430,24 +432,26 @@ def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
     """Entries that a snapshot has covered meanwhile come late, and remove nothing; after a restart none is committed."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
-    leader = Leader(c)
+    leader = SnapshotSender(c)
     for at in (10, 20):
         leader.append(at - 10, at)
-        leader.bring(at - 10, at, "by entries")
+        leader.commit_through(at - 10, at, "by entries")
         c.sleep(0.05)  # the service has taken its snapshot
         _expect_saved(c, 0)
         leader.append(at, at + 5)
-        leader.keeps(at + 5, "behind the snapshot")
+        leader.expect_kept(at + 5, "behind the snapshot")
         for prev, last in ((at - 7, at - 7), (at - 7, at - 2), (0, 5), (at - 1, at), (at - 7, at + 2), (at, at + 1)):
             leader.append(prev, last)
-            leader.keeps(at + 5, f"when entries {prev + 1} to {last} came late" if last > prev else "after a heartbeat")
+            leader.expect_kept(
+                at + 5, f"when entries {prev + 1} to {last} came late" if last > prev else "after a heartbeat"
+            )
         c.restart(0)
         c.sleep(0.2)
         text = f"expected S0, after a restart with a snapshot up to {at}, to apply nothing behind it, as no leader said"
         text += " that more is committed, but it did"
         c.expect(not c.committed(at + 1)[0], text, rules.COMMIT_PROVED, [0])
-        leader.keeps(at + 5, "before it restarted")
-        leader.bring(at + 5, at + 6, "after late entries")
+        leader.expect_kept(at + 5, "before it restarted")
+        leader.commit_through(at + 5, at + 6, "after late entries")
 
 
 @points(6)
@@ -455,11 +459,11 @@ def test_votes_after_snapshot(cluster: StartCluster) -> None:
     """A server whose log ends with a snapshot votes, and asks for votes, by the snapshot's last entry."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
-    leader = Leader(c)
+    leader = SnapshotSender(c)
     for index in (10, 20, 30):
         term = term_of(index)
         if index == 20:
-            leader.bring(10, 20, "by entries")
+            leader.commit_through(10, 20, "by entries")
         else:
             # S1 gets S0's vote and sends a snapshot in the same term; that is no reason to vote again.
             leader.term += 10
@@ -467,13 +471,13 @@ def test_votes_after_snapshot(cluster: StartCluster) -> None:
             c.scripted_server(1).ask(0, "request_vote", term=leader.term, candidate_id=1, **log)
             leader.install(index)
             c.scripted_server(2).ask(0, "request_vote", term=leader.term, candidate_id=2, **log)
-            leader.bring(index, index, "by a snapshot")
+            leader.commit_through(index, index, "by a snapshot")
         led = leader.term
         for incarnation in ("before", "after"):
             said = f"{incarnation} a restart with a snapshot up to {index} of term {term}"
-            leader.rival(index - 1, term, said)
-            leader.rival(index + 10, term - 1, said)
-            leader.rival(index + 10, 0, said)
+            leader.expect_vote_refused(index - 1, term, said)
+            leader.expect_vote_refused(index + 10, term - 1, said)
+            leader.expect_vote_refused(index + 10, 0, said)
             received = c.scripted_server(1).received
             received.clear()
             c.wait_for(ELECTION_LIMIT, lambda: any(f.method == "request_vote" for f in received))  # noqa: B023
@@ -483,11 +487,11 @@ def test_votes_after_snapshot(cluster: StartCluster) -> None:
             c.expect(ends == [(index, term)], text, rules.NEWER_LOG, [0])
             # S1 has not heard of that term. S0 waits for nobody of an older one.
             deadline, above = c.now + ELECTION_LIMIT, asked[0]["term"]
-            while not campaigned(c, above) and c.now < deadline:
+            while not campaign_terms(c, above) and c.now < deadline:
                 c.scripted_server(1).send(0, "install_snapshot", term=led, leader_id=1, **leader.chunk(index, 0))
                 c.sleep(0.04)
             text = "expected S0 to start another election although a leader of an older term keeps sending a snapshot"
-            c.expect(bool(campaigned(c, above)), f"{text}, but it did not, {said}", rules.TIMER, [0])
+            c.expect(bool(campaign_terms(c, above)), f"{text}, but it did not, {said}", rules.TIMER, [0])
             if incarnation == "before":
                 c.restart(0)
 
@@ -498,14 +502,14 @@ def test_snapshot_overtakes_entries(cluster: StartCluster) -> None:
     """A snapshot arrives while entries are being applied; the service gets everything in order."""
     c = cluster(3, scripted=(1, 2))
     c.unreliable(on=False, latency=(0.001, 0.001))
-    leader = Leader(c)
+    leader = SnapshotSender(c)
     for at in range(0, 600, 20):
         leader.append(at, at + 15)
         heartbeat = {"prev_log_index": at + 15, "prev_log_term": term_of(at + 15), "entries": []}
         leader.send("append_entries", **heartbeat, leader_commit=at + 15)
         leader.send("install_snapshot", **leader.chunk(at + 20, 0))
         c.sleep(0.01)
-        leader.bring(at + 20, at + 20, "by a snapshot")
+        leader.commit_through(at + 20, at + 20, "by a snapshot")
 
 
 @points(6, networks=SIM)
@@ -513,7 +517,7 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
     """A crash while the leader's snapshot is saved loses no acknowledged entry, and leaves no half of it."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
-    leader = Leader(c)
+    leader = SnapshotSender(c)
     # A log that goes on behind the snapshot, and one that does not reach it.
     moments = itertools.product(("save", "answer"), (1, 2, 3), ("before", "after"), (10, 16))
     for number, (kind, nth, side, last) in enumerate(moments):
@@ -526,5 +530,5 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
         c.restart(0)
         said = f"when S0 crashed {side} {kind} {nth} of a snapshot's arrival"
         if last == 10:
-            leader.keeps(at + 13, said)
-        leader.bring(at + last, at + 20, said)
+            leader.expect_kept(at + 13, said)
+        leader.commit_through(at + last, at + 20, said)

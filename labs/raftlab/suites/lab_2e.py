@@ -25,19 +25,18 @@ from raftlab.harness.membership import (
 )
 from raftlab.suites.helpers.configurations import (
     PART_2,
-    Storing,
-    Voters,
-    commits_alone,
-    commits_nothing,
-    configuration,
-    crash_in_change,
+    ScriptedFollowers,
+    ScriptedVoters,
+    configuration_entry,
+    crash_leader_during_change,
+    expect_commit_among,
     expect_members,
+    expect_no_commit,
     hold_change,
     without,
 )
-from raftlab.suites.helpers.scripted_leader import Leader as Sender
-from raftlab.suites.helpers.scripted_leader import term_of
-from raftlab.suites.helpers.scripted_servers import append, entries, lead
+from raftlab.suites.helpers.scripted_leader import SnapshotSender, term_of
+from raftlab.suites.helpers.scripted_servers import append, entries, wait_for_leadership
 from raftlab.suites.marking import SIM, StartCluster, points
 
 # --- part 1: one server at a time ---
@@ -54,8 +53,8 @@ def test_add_one(cluster: StartCluster) -> None:
     leader = leader_of(c, range(4))
     rest = without(range(4), leader)
     c.partition([leader, rest[0]], rest[1:])
-    commits_nothing(c, leader, "since two of four have it at most")
-    commits_alone(c, rest, "three of four")
+    expect_no_commit(c, leader, "since two of four have it at most")
+    expect_commit_among(c, rest, "three of four")
     c.heal()
     c.agree("by four again", 4)
 
@@ -73,8 +72,8 @@ def test_remove_one(cluster: StartCluster) -> None:
     leader = leader_of(c, left)
     others = without(left, leader)
     c.partition([leader, gone], others)
-    commits_nothing(c, leader, f"since S{leader} is one of three, and S{gone} no longer counts")
-    commits_alone(c, others, "two of three")
+    expect_no_commit(c, leader, f"since S{leader} is one of three, and S{gone} no longer counts")
+    expect_commit_among(c, others, "two of three")
     c.heal()
     agree_by(c, "by three again", left)
 
@@ -90,7 +89,7 @@ def test_replace_in_two_steps(cluster: StartCluster) -> None:
     reconfigure(c, left, among=range(4))
     c.crash(gone)
     agree_by(c, "by the three that are left", left)
-    commits_alone(c, [left[0], 3], "one of the old ones, and the new one")
+    expect_commit_among(c, [left[0], 3], "one of the old ones, and the new one")
 
 
 @points(6)
@@ -190,7 +189,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
     # It is asked to add one of them: that one gets everything, and its copies do not count.
     index, _, _ = c.propose(leader, "before S3 comes")
     asked = Asked(c, leader, range(4))
-    commits_nothing(c, leader, "since one of three members has it")
+    expect_no_commit(c, leader, "since one of three members has it")
     said = f"expected nobody to apply index {index}, since one of three members has it, and two servers that are none"
     c.expect(c.committed(index)[1] != "before S3 comes", f"{said}, but somebody did", rules.MEMBERS_COUNT, [leader])
     c.one_leader(among=rest)
@@ -339,13 +338,15 @@ def test_leader_crashes_in_a_change(cluster: StartCluster) -> None:
     c = cluster(5, members=range(3))
     now, then = list(range(3)), list(range(4))
     for phase in ("while others catch up", "with the entry", "once the entry is sent", "at the end"):
-        leader = crash_in_change(c, now, then, phase, joint=False)
+        leader = crash_leader_during_change(c, now, then, phase, joint=False)
         c.agree(f"without S{leader}, which crashed {phase}", 2, within=20.0)
         c.restart(leader)
         reconfigure(c, then)
         c.agree(f"with all, {phase}", 4, within=20.0)
         # And back again, with a crash there, too.
-        leader = crash_in_change(c, then, now, phase.replace("while others catch up", "at the end"), joint=False)
+        leader = crash_leader_during_change(
+            c, then, now, phase.replace("while others catch up", "at the end"), joint=False
+        )
         c.agree(f"without S{leader} again, {phase}", 2, within=20.0)
         c.restart(leader)
         reconfigure(c, now)
@@ -364,13 +365,13 @@ def test_partition_in_a_change(cluster: StartCluster) -> None:
         hold = hold_change(c, asked, "request")
         c.partition([leader, 3], rest)
         hold.release()
-        commits_nothing(c, leader, "since two of four have it")
+        expect_no_commit(c, leader, "since two of four have it")
         # The other two know of no change, and are two of three.
         c.agree(f"by the other two, {number}", 2, among=rest, within=20.0)
         c.heal()
         agree_by(c, f"by three again, {number}", range(3))
         # It was never committed, so it is undone everywhere: two of three are enough, whoever they are.
-        commits_alone(c, [leader, rest[0]], "two of three")
+        expect_commit_among(c, [leader, rest[0]], "two of three")
         c.heal()
 
 
@@ -388,7 +389,7 @@ def test_configuration_survives(cluster: StartCluster) -> None:
     for _ in range(6):
         c.sleep(0.5)
         c.no_leader()
-    commits_alone(c, [1, 2, 3], "three of four")
+    expect_commit_among(c, [1, 2, 3], "three of four")
     c.heal()
     # Down to one, which must know after a restart that it needs nobody else.
     for members in ((1, 2, 3), (2, 3), (3,)):
@@ -421,7 +422,7 @@ def test_snapshot_carries_the_configuration(cluster: StartCluster) -> None:
     for _ in range(6):
         c.sleep(0.5)
         c.no_leader()
-    commits_alone(c, (2, 3, 4), "three of the four")
+    expect_commit_among(c, (2, 3, 4), "three of the four")
     c.heal()
     agree_by(c, "by the four again", (1, 2, 3, 4))
 
@@ -451,7 +452,7 @@ def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
         c.sleep(0.5)
     leader = c.leader_now(among=[old, second])
     if leader is not None:
-        commits_nothing(c, leader, "since two of four have it", rules.CONFIGURATION_STAYS)
+        expect_no_commit(c, leader, "since two of four have it", rules.CONFIGURATION_STAYS)
     c.heal()
     c.agree("by four again", 4)
 
@@ -488,53 +489,53 @@ def test_removed_server_comes_back(cluster: StartCluster) -> None:
 def test_who_counts(cluster: StartCluster) -> None:
     """The latest configuration in the log counts: when it is appended, when it is gone, after a restart, from a snapshot."""
     c = cluster(5, scripted=range(1, 5), members=range(3))
-    voters = Voters(c)
+    voters = ScriptedVoters(c)
     rule = rules.MEMBERS_COUNT
-    voters.elects([3, 4], False, "of whom S3 and S4 are not members", rule)
-    append(c, 1, 1000, (0, 0), [configuration(1000, [0, 1, 2, 3])])
-    voters.elects([1], False, "two of four since the entry at index 1", rule)
-    append(c, 1, 2000, (1, 1000), [configuration(2000, [0, 1, 2, 3, 4])])
-    voters.elects([1], False, "two of five since the entry at index 2", rule)
+    voters.expect_loss([3, 4], "of whom S3 and S4 are not members", rule)
+    append(c, 1, 1000, (0, 0), [configuration_entry(1000, [0, 1, 2, 3])])
+    voters.expect_loss([1], "two of four since the entry at index 1", rule)
+    append(c, 1, 2000, (1, 1000), [configuration_entry(2000, [0, 1, 2, 3, 4])])
+    voters.expect_loss([1], "two of five since the entry at index 2", rule)
     c.restart(0)
-    voters.elects([2], False, "two of five, also after a restart", rules.CONFIGURATION_STAYS)
-    voters.elects([3, 4], True, "three of five", rule)
+    voters.expect_loss([2], "two of five, also after a restart", rules.CONFIGURATION_STAYS)
+    voters.expect_win([3, 4], "three of five", rule)
     # Another leader's entry takes the place of the last one: the configuration before it counts again.
     append(c, 2, 20_000, (1, 1000), entries(20_000, "instead"))
-    voters.elects([4, 1], False, "two of the four of index 1, as the entry at index 2 is gone", rule)
-    voters.elects([2, 3], True, "three of four", rule)
+    voters.expect_loss([4, 1], "two of the four of index 1, as the entry at index 2 is gone", rule)
+    voters.expect_win([2, 3], "three of four", rule)
     # That of index 1 cannot go any more: whoever began the change behind it has committed it before.
     # A snapshot brings one along.
-    sender = Sender(c)
+    sender = SnapshotSender(c)
     sender.term = 40_000
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 3, 4], old_members=None)
-    voters.elects([1, 2], False, "which are no members by the snapshot up to index 10", rules.CONFIGURATION_STAYS)
+    voters.expect_loss([1, 2], "which are no members by the snapshot up to index 10", rules.CONFIGURATION_STAYS)
     c.restart(0)
-    voters.elects([3], True, "two of three by the snapshot, after a restart", rules.CONFIGURATION_STAYS)
+    voters.expect_win([3], "two of three by the snapshot, after a restart", rules.CONFIGURATION_STAYS)
     last = (10, term_of(10))
-    append(c, 1, 50_000, last, [configuration(50_000, [0, 2, 3, 4])])
-    voters.elects([3], False, "two of four since the entry at index 11", rule)
+    append(c, 1, 50_000, last, [configuration_entry(50_000, [0, 2, 3, 4])])
+    voters.expect_loss([3], "two of four since the entry at index 11", rule)
     append(c, 2, 60_000, last, entries(60_000, "instead"))
-    voters.elects([2, 1], False, "which are no members by the snapshot, as the entry at index 11 is gone", rule)
-    voters.elects([4], True, "two of three by the snapshot, as the entry at index 11 is gone", rule)
+    voters.expect_loss([2, 1], "which are no members by the snapshot, as the entry at index 11 is gone", rule)
+    voters.expect_win([4], "two of three by the snapshot, as the entry at index 11 is gone", rule)
 
 
 @points(6)
 def test_leader_counts_itself_out(cluster: StartCluster) -> None:
     """A leader that removes itself commits what most of the others have, and leads until it has committed that."""
     c = cluster(4, scripted=range(1, 4))
-    storing = Storing(c)
-    lead(c)
+    followers = ScriptedFollowers(c)
+    wait_for_leadership(c)
     first = c.agree("by all", 1)
-    storing.stop_at(first, 1, 2, 3)
+    followers.limit_logs(first, 1, 2, 3)
     index, _, leads = change(c, 0, [1, 2, 3])
     if leads and index == -1:
         refused(c, 0, [1, 2, 3])
-    storing.go_on(1)
+    followers.lift_limits(1)
     c.wait_for(1.5, lambda: c.committed(index)[0] > 0)
     said = f"expected S0, which removes itself, not to apply index {index}, which one of the three others has"
     c.expect(c.committed(index)[0] == 0, f"{said}, but it did", rules.REMOVED_LEADER, [0])
-    storing.go_on(2)
-    done = storing.in_the_end(lambda: c.committed(index)[0] > 0 and not c.get_state(0)[1])
+    followers.lift_limits(2)
+    done = followers.wait_for(lambda: c.committed(index)[0] > 0 and not c.get_state(0)[1])
     said = f"expected S0 to apply index {index}, which two of the three others have, and to step down"
     c.expect(done, f"{said} within 10 s, but it did not", rules.REMOVED_LEADER, [0])
 
@@ -553,7 +554,7 @@ def test_part2_replace_one(cluster: StartCluster) -> None:
     index = reconfigure(c, left)
     expect_members(c, left, index, f"after S3 took S{gone}'s place")
     agree_by(c, "by the new three", left)
-    commits_alone(c, [3, left[0]], "two of the three")
+    expect_commit_among(c, [3, left[0]], "two of the three")
 
 
 @points(5)
@@ -597,7 +598,7 @@ def test_part2_minority_of_the_new(cluster: StartCluster) -> None:
     hold = hold_change(c, Asked(c, leader, (3, 4, 5)), "request")
     c.partition([0, 1, 2, 3], [4, 5])
     hold.release()
-    commits_nothing(c, leader, "since only one of the new three has it", rules.BOTH_MAJORITIES)
+    expect_no_commit(c, leader, "since only one of the new three has it", rules.BOTH_MAJORITIES)
     c.heal()
     reconfigure(c, (3, 4, 5), among=range(6))
     agree_by(c, "by the new three", (3, 4, 5))
@@ -613,7 +614,7 @@ def test_part2_minority_of_the_old(cluster: StartCluster) -> None:
     hold = hold_change(c, Asked(c, leader, (leader, 3, 4, 5)), "request")
     c.partition([leader, 3, 4, 5], rest)
     hold.release()
-    commits_nothing(c, leader, "since only one of the old three has it", rules.BOTH_MAJORITIES)
+    expect_no_commit(c, leader, "since only one of the old three has it", rules.BOTH_MAJORITIES)
     # The other two know of no change, and are two of three.
     c.agree("by the other two", 2, among=rest, within=20.0)
     c.heal()
@@ -634,7 +635,7 @@ def test_part2_leader_crashes(cluster: StartCluster) -> None:
         "once C_new is sent",
         "at the end",
     ):
-        leader = crash_in_change(c, now, then, phase, joint=True)
+        leader = crash_leader_during_change(c, now, then, phase, joint=True)
         c.agree(f"without S{leader}, which crashed {phase}", 2, within=20.0)
         c.restart(leader)
         reconfigure(c, then)
@@ -782,41 +783,41 @@ def test_part2_service_is_told(cluster: StartCluster) -> None:
 def test_part2_two_majorities(cluster: StartCluster) -> None:
     """Part 2: C_old,new needs votes of most of each half: when appended, after a restart, from a snapshot."""
     c = cluster(7, scripted=range(1, 7), members=range(3))
-    voters = Voters(c)
+    voters = ScriptedVoters(c)
     rule = rules.BOTH_MAJORITIES
-    append(c, 1, 1000, (0, 0), [configuration(1000, [0, 3, 4, 5, 6], [0, 1, 2])])
-    voters.elects([1, 2], False, "all of the old three and one of the new five", rule, PART_2)
+    append(c, 1, 1000, (0, 0), [configuration_entry(1000, [0, 3, 4, 5, 6], [0, 1, 2])])
+    voters.expect_loss([1, 2], "all of the old three and one of the new five", rule, PART_2)
     append(c, 1, 2000, (1, 1000), entries(2000, "behind"))
-    voters.elects([3, 4, 5, 6], False, "one of the old three and all of the new five", rule, PART_2)
+    voters.expect_loss([3, 4, 5, 6], "one of the old three and all of the new five", rule, PART_2)
     append(c, 1, 3000, (2, 2000), entries(3000, "behind"))
-    voters.elects([1, 3], False, "two of the old three and two of the new five", rule, PART_2)
+    voters.expect_loss([1, 3], "two of the old three and two of the new five", rule, PART_2)
     c.restart(0)
-    voters.elects([3, 4, 5, 6], False, "one of the old three and all of the new five, after a restart", rule, PART_2)
+    voters.expect_loss([3, 4, 5, 6], "one of the old three and all of the new five, after a restart", rule, PART_2)
     append(c, 1, 4000, (2, 2000), entries(4000, "instead"))
-    voters.elects([1, 3, 4], True, "two of the old three and three of the new five", rule, PART_2)
-    append(c, 2, 20_000, (2, 2000), [configuration(20_000, [0, 3, 4, 5, 6])])
-    voters.elects([1, 2, 3], False, "two of the new five, as C_new is in the log", rules.MEMBERS_COUNT, PART_2)
+    voters.expect_win([1, 3, 4], "two of the old three and three of the new five", rule, PART_2)
+    append(c, 2, 20_000, (2, 2000), [configuration_entry(20_000, [0, 3, 4, 5, 6])])
+    voters.expect_loss([1, 2, 3], "two of the new five, as C_new is in the log", rules.MEMBERS_COUNT, PART_2)
     append(c, 2, 30_000, (3, 20_000), entries(30_000, "behind"))
-    voters.elects([3, 4], True, "three of the new five", rules.MEMBERS_COUNT, PART_2)
-    sender = Sender(c)
+    voters.expect_win([3, 4], "three of the new five", rules.MEMBERS_COUNT, PART_2)
+    sender = SnapshotSender(c)
     sender.term = 40_000
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 1, 2], old_members=[0, 4, 5])
-    voters.elects([1, 2], False, "all of the new three and one of the old, by the snapshot", rule, PART_2)
+    voters.expect_loss([1, 2], "all of the new three and one of the old, by the snapshot", rule, PART_2)
     c.restart(0)
-    voters.elects([4, 5], False, "all of the old three and one of the new, by the snapshot", rule, PART_2)
+    voters.expect_loss([4, 5], "all of the old three and one of the new, by the snapshot", rule, PART_2)
     c.restart(0)
-    voters.elects([1, 4], True, "two of each, by the snapshot", rule, PART_2)
+    voters.expect_win([1, 4], "two of each, by the snapshot", rule, PART_2)
 
 
 @points(6)
 def test_part2_two_commits(cluster: StartCluster) -> None:
     """Part 2: a leader commits C_old,new once most of each half have it, then C_new once most of the new have it."""
     c = cluster(7, scripted=range(1, 7), members=range(3))
-    storing = Storing(c)
-    lead(c)
+    followers = ScriptedFollowers(c)
+    wait_for_leadership(c)
     first = c.agree("by all", 1)
     asked = Asked(c, 0, [3, 4, 5, 6])
-    storing.stop_at(first, 1, 2)
+    followers.limit_logs(first, 1, 2)
     index, _, leads = asked.answer() or (-1, -1, False)
     if leads and index == -1:
         refused(c, 0, [3, 4, 5, 6])
@@ -826,17 +827,17 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
     )
     c.expect(c.committed(index)[0] == 0, f"{said}, but it did", rules.BOTH_MAJORITIES, [0])
     for number in (5, 6):
-        storing.silent_to[number] = [3, 4, 5, 6]
-    storing.go_on(1)
-    done = storing.in_the_end(lambda: c.committed(index)[0] > 0)
+        followers.ignored_configuration[number] = [3, 4, 5, 6]
+    followers.lift_limits(1)
+    done = followers.wait_for(lambda: c.committed(index)[0] > 0)
     said = f"expected S0 to apply C_old,new at index {index}, which most of both have, within 10 s"
     c.expect(done, f"{said}, but it did not", rules.BOTH_MAJORITIES, [0], PART_2)
     # C_new follows, which the old ones may have or not.
-    storing.go_on(2)
+    followers.lift_limits(2)
     c.wait_for(1.5, lambda: configured(c, [3, 4, 5, 6]) > 0)
     said = "expected S0, which is not in C_new, not to apply it, as two of these four have it, but it did"
     c.expect(configured(c, [3, 4, 5, 6]) == 0, said, rules.REMOVED_LEADER, [0])
-    storing.silent_to.clear()
-    done = storing.in_the_end(lambda: configured(c, [3, 4, 5, 6]) > 0 and not c.get_state(0)[1])
+    followers.ignored_configuration.clear()
+    done = followers.wait_for(lambda: configured(c, [3, 4, 5, 6]) > 0 and not c.get_state(0)[1])
     said = "expected S0 to apply C_new, which all of the new four have, and to step down, within 10 s"
     c.expect(done, f"{said}, but it did not", rules.REMOVED_LEADER, [0], PART_2)

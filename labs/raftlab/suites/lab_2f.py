@@ -20,14 +20,14 @@ from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.configurations import hold_change, without
 from raftlab.suites.helpers.scripted_servers import (
-    Follower,
+    ScriptedFollower,
     append,
     ask_vote,
-    asked,
+    campaign_terms,
     entries,
     grant,
-    lead,
     send_append,
+    wait_for_leadership,
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
@@ -502,7 +502,7 @@ def test_asking_changes_nothing(cluster: StartCluster) -> None:
     c.sleep(4.0)
     now, _ = c.get_state(0)
     said = "expected S0 to stay in term 1000 as only one of four others would vote for it, but it is in term"
-    c.expect(now == 1000 and not asked(c), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    c.expect(now == 1000 and not campaign_terms(c), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
     terms = set(_pre_votes_asked(c))
     said = f"expected S0 to ask for term 1001 each time, but it asked for {sorted({first, *terms})}"
     c.expect(terms == {1001}, said, rules.PRE_VOTE_CHANGES_NOTHING, [0])
@@ -533,15 +533,17 @@ def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
     c.sleep(3.0)
     now, _ = c.get_state(0)
     said = "expected S0 to stay in term 2000, as the yeses it has are for term 1001, but it is in term"
-    c.expect(now == 2000 and not asked(c, 1000), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    c.expect(now == 2000 and not campaign_terms(c, 1000), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
     # Three say yes; two of them at once, and then nobody votes. The third yes comes late: it is no vote.
     for scripted_server in c.scripted:
         scripted_server.answer["pre_vote"] = _says(True)
     late = c.hold("pre_vote", leg="reply", dst=3)
     more = c.hold("pre_vote", leg="reply", dst=4)
     c.scripted_server(1).answer["request_vote"] = grant
-    c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c, 2000)))
-    c.expect(bool(asked(c, 2000)), "expected S0 to stand for election with three of five", rules.STILL_ELECTED, [0])
+    c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, 2000)))
+    c.expect(
+        bool(campaign_terms(c, 2000)), "expected S0 to stand for election with three of five", rules.STILL_ELECTED, [0]
+    )
     c.sleep(0.05)
     late.release()
     more.release()
@@ -563,7 +565,7 @@ def test_no_with_a_higher_term(cluster: StartCluster) -> None:
         "term": max(5000, rpc.args["term"] - 1),
         "vote_granted": rpc.args["term"] > 5000,
     }
-    Follower(c, 1)
+    ScriptedFollower(c, 1)
     _wait_for_asking(c, above=5000)
-    term = lead(c)
+    term = wait_for_leadership(c)
     c.expect(term > 5000, f"expected S0 to lead a term above 5000, but it leads {term}", rules.HIGHER_TERM, [0])

@@ -1,1 +1,1 @@
-"""Helpers that several suites share."""
+"""What several suites share: scripted leaders, followers and voters, and checks with a failure sentence of their own."""

@@ -1,4 +1,4 @@
-"""What tests of changing clusters share: commands for whoever may lead, and clients that work while servers fail."""
+"""Helpers for tests in which servers fail again and again: commands for every possible leader, and busy clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from raftlab.harness.cluster import Cluster
 
 
 def propose_everywhere(c: Cluster, command: str) -> int | None:
-    """Start a command on every server that is up, each its own. Returns one that took it for a leader's, if any."""
+    """Call ``start`` with a different command on every server that is up. Returns a server that took it, or ``None``."""
     leader = None
     for server in range(c.size):
         if c.server_state(server).up and c.propose(server, f"{command} at S{server}")[2]:
@@ -15,14 +15,15 @@ def propose_everywhere(c: Cluster, command: str) -> int | None:
     return leader
 
 
-def pause(c: Cluster, led: bool) -> None:
-    """A moment, often too short for a commit; without a leader a little longer, as there is nothing to cut short."""
+def pause_briefly(c: Cluster, led: bool) -> None:
+    """Sleep for a moment: if there is a leader (``led``), often too short for a commit; if there is none, for 50 ms."""
     often = c.random.random() < 0.9
     c.sleep(c.random.uniform(0.0, 0.013 if often else 0.5) if led else 0.05)
 
 
 def churn(c: Cluster) -> None:
-    """Each client starts a value, looks whether it is committed, and goes on to the next one."""
+    """Run three clients for 10 s while servers crash, restart and lose their connections. Each client starts a value, waits
+    up to 0.4 s for it to be committed, and goes on to the next. What a client saw committed must stay."""
     waiting: dict[int, tuple[int, str, float]] = {}
     seen: list[tuple[int, str]] = []
     for time in range(150):
@@ -60,5 +61,5 @@ def churn(c: Cluster) -> None:
     c.agree("last", 5, within=20.0)
     for index, value in seen:
         count, there = c.committed(index)
-        said = f"expected all servers to have {value!r} at index {index}, where a client saw it committed, but"
-        c.expect(there == value and count == 5, f"{said} {count} have it", rules.SURVIVES)
+        text = f"expected all servers to have {value!r} at index {index}, where a client saw it committed, but"
+        c.expect(there == value and count == 5, f"{text} {count} have it", rules.SURVIVES)

@@ -1,4 +1,4 @@
-"""What tests of lab 2E share: configurations on their way, who can commit, and puppets that vote or store only if told."""
+"""Helpers for lab 2E: changes that are held up halfway, checks of who can commit, and scripted voters and followers."""
 
 from __future__ import annotations
 
@@ -11,45 +11,56 @@ from raftlab.harness.event_loop import Hold
 from raftlab.harness.membership import Asked, configured, ready_leader, refused
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
-from raftlab.suites.helpers.scripted_servers import Follower, asked, campaign, grant
+from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, campaign_terms, grant, wait_for_campaign
 
+# The hint of tests that a server without joint consensus may fail.
 PART_2 = "This is part 2: it needs joint consensus."
 
 
 def without(members: range | list[int] | tuple[int, ...], *away: int) -> list[int]:
+    """``members`` except those in ``away``."""
     return [server for server in members if server not in away]
 
 
-def expect_members(c: Cluster, members: list[int], index: int, said: str) -> None:
-    """Some service is told of exactly these members, at ``index`` or behind it."""
+def expect_members(c: Cluster, members: list[int], index: int, when: str) -> None:
+    """Require that within 5 s some service applies a configuration with exactly these members, at ``index`` or after it."""
     c.wait_for(5.0, lambda: configured(c, members, index) > 0)
     seen = [
         value[1] for at, value in sorted(c.event_loop.referee.applies.values.items()) if value[0] == "configuration"
     ]
-    text = f"expected the services to be told of the members {members} {said}, but they were told of {seen}"
+    text = f"expected the services to be told of the members {members} {when}, but they were told of {seen}"
     c.expect(configured(c, members, index) > 0, text, rules.MEMBERS_TOLD)
 
 
-def configuration(term: int, members: list[int], old: list[int] | None = None) -> Message:
-    """An entry that is one; with ``old``, C_old,new."""
+def configuration_entry(term: int, members: list[int], old: list[int] | None = None) -> Message:
+    """A configuration entry: C_new with these members, or C_old,new if ``old`` has the old ones."""
     return {"term": term, "command": None, "kind": "configuration", "members": members, "old_members": old}
 
 
-def carries(members: Collection[int], joint: bool | None = None) -> Callable[[Message], bool]:
-    """For ``hold``: AppendEntries that bring the configuration with these members; only C_old,new, or only C_new, if
-    told."""
+def carries_configuration(members: Collection[int], joint: bool | None = None) -> Callable[[Message], bool]:
+    """A filter for ``hold``: AppendEntries with a configuration entry of these members. ``joint`` restricts it to C_old,new
+    (``True``) or to C_new (``False``)."""
 
-    def look(args: Message) -> bool:
-        found = [entry for entry in args["entries"] if entry.get("members") == sorted(members)]
-        return any(joint is None or bool(entry.get("old_members")) == joint for entry in found)
+    def matches(args: Message) -> bool:
+        same_members = [entry for entry in args["entries"] if entry.get("members") == sorted(members)]
+        return any(joint is None or bool(entry.get("old_members")) == joint for entry in same_members)
 
-    return look
+    return matches
 
 
 def hold_change(c: Cluster, change: Asked, leg: str, joint: bool | None = None) -> Hold:
-    """Hold the requests that bring the configuration, or their answers, until there is one. A leader that refuses what
-    it is asked for fails the test."""
-    hold = c.hold("append_entries", src=change.server, leg=leg, when=carries(change.members, joint))
+    """Hold the requests with the new configuration, or the replies to them, and wait until one is held.
+
+    Args:
+        c: the cluster.
+        change: the call of change_membership under way. If the leader refuses it, the test fails.
+        leg: ``"request"`` or ``"reply"``.
+        joint: as in :func:`carries_configuration`.
+
+    Returns:
+        The hold. It has no messages if the change came to an end or took too long.
+    """
+    hold = c.hold("append_entries", src=change.server, leg=leg, when=carries_configuration(change.members, joint))
     if not c.wait_for(10.0, lambda: bool(hold.messages) or not change.pending) or not hold.messages:
         c.wait_for(1.0, lambda: bool(hold.messages))
     if not hold.messages and not change.pending and (change.answer() or (0, 0, False))[::2] == (-1, True):
@@ -57,29 +68,41 @@ def hold_change(c: Cluster, change: Asked, leg: str, joint: bool | None = None) 
     return hold
 
 
-def commits_nothing(c: Cluster, server: int, why: str, rule: Rule = rules.MEMBERS_COUNT) -> None:
-    """A command given to ``server``, if it leads (still), is applied by nobody."""
+def expect_no_commit(c: Cluster, server: int, why: str, rule: Rule = rules.MEMBERS_COUNT) -> None:
+    """Give ``server`` a command, and require that no server applies it within 1.5 s. If ``server`` does not lead, nothing
+    is required."""
     command = f"in vain, {c.now:.3f}"
     index, _, leads = c.propose(server, command)
     if leads:
         c.wait_for(1.5, lambda: c.committed(index)[1] == command)
         count, there = c.committed(index)
-        said = f"expected nobody to apply index {index}, {why}, but {count} did"
-        c.expect(there != command, said, rule, [server])
+        text = f"expected nobody to apply index {index}, {why}, but {count} did"
+        c.expect(there != command, text, rule, [server])
 
 
-def commits_alone(c: Cluster, members: Collection[int], why: str, rule: Rule = rules.MEMBERS_COUNT) -> None:
-    """Exactly ``members`` can reach each other, and they are enough: they elect, and commit."""
+def expect_commit_among(c: Cluster, members: Collection[int], why: str, rule: Rule = rules.MEMBERS_COUNT) -> None:
+    """Cut off all but ``members``, and require that these elect a leader and commit a command within 20 s."""
     c.partition(sorted(members))
     c.agree(f"{why}, {c.now:.3f}", 1, among=sorted(members), within=20.0)
 
 
-def crash_in_change(c: Cluster, now: Collection[int], then: Collection[int], phase: str, joint: bool) -> int:
-    """Begin a change and crash the leader in the middle of it; the leader that was."""
+def crash_leader_during_change(c: Cluster, now: Collection[int], then: Collection[int], phase: str, joint: bool) -> int:
+    """Start a change from ``now`` to ``then`` and crash the leader at ``phase`` of it.
+
+    Args:
+        c: the cluster.
+        now: the members before the change.
+        then: the members after it.
+        phase: where the leader crashes, in words, such as ``"with C_new"``.
+        joint: whether the entry to wait for is C_old,new.
+
+    Returns:
+        The leader that has crashed.
+    """
     c.agree(f"before the leader crashes, {phase}", 1, within=20.0)
     leader = ready_leader(c, now)
     new = sorted(set(then) - set(now))
-    kept = c.hold("append_entries", dst=new[0]) if new and phase == "while others catch up" else None
+    catching_up = c.hold("append_entries", dst=new[0]) if new and phase == "while others catch up" else None
     change = Asked(c, leader, then)
     c.note(f"S{leader} is going to crash {phase}")
     hold: Hold | None = None
@@ -97,14 +120,18 @@ def crash_in_change(c: Cluster, now: Collection[int], then: Collection[int], pha
         c.wait_for(10.0, lambda: not change.pending)
         c.sleep(0.2)
     c.crash(leader)
-    for each in (hold, kept):
+    for each in (hold, catching_up):
         if each is not None:
             each.drop()
     return leader
 
 
-class Voters:
-    """Puppets 1 to n - 1 as voters for S0. They store nothing, so whatever S0 does as a leader is never committed."""
+class ScriptedVoters:
+    """Scripted servers 1 to n - 1 as voters for S0. They store nothing, so S0 never commits anything as a leader.
+
+    Attributes:
+        granting: the servers that grant S0 their votes. The others do not answer.
+    """
 
     def __init__(self, c: Cluster) -> None:
         self.c = c
@@ -112,48 +139,71 @@ class Voters:
         for scripted_server in c.scripted:
             scripted_server.answer["request_vote"] = lambda rpc: grant(rpc) if rpc.dst in self.granting else None
 
-    def elects(self, grants: Collection[int], wins: bool, said: str, rule: Rule, hint: str = "") -> None:
-        """S0 stands for election and gets the votes of ``grants``, which are enough, or are not."""
+    def expect_win(self, grants: Collection[int], why: str, rule: Rule, hint: str = "") -> None:
+        """Let S0 start an election with the votes of ``grants``, and require that it leads within 5 s.
+
+        ``why`` completes the sentence of the failure, and ``rule`` is the rule that S0 breaks.
+        """
+        self._hold_election(grants, ELECTION_LIMIT)
+        text = f"expected S0 to lead with the votes of {[0, *sorted(grants)]}, {why}, but it does not"
+        self.c.expect(self.c.get_state(0)[1], text, rule, [0], hint)
+
+    def expect_loss(self, grants: Collection[int], why: str, rule: Rule, hint: str = "") -> None:
+        """As :meth:`expect_win`, but require that S0 does not lead, for 2.5 s."""
+        self._hold_election(grants, 2.5)
+        text = f"expected S0 not to lead with the votes of {[0, *sorted(grants)]}, {why}, but it does"
+        self.c.expect(not self.c.get_state(0)[1], text, rule, [0], hint)
+
+    def _hold_election(self, grants: Collection[int], seconds: float) -> None:
+        """Let S0 start an election, and wait up to ``seconds`` until it leads."""
         c = self.c
         self.granting = set(grants)
         above, _ = c.get_state(0)
-        c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c, above)) or c.get_state(0)[1])
+        c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, above)) or c.get_state(0)[1])
         if not c.get_state(0)[1]:
-            campaign(c, above)
-        wait = ELECTION_LIMIT if wins else 2.5
-        c.wait_for(wait, lambda: c.get_state(0)[1])
-        leads = c.get_state(0)[1]
-        want = "S0 to lead" if wins else "S0 not to lead"
-        text = f"expected {want} with the votes of {[0, *sorted(grants)]}, {said}, but it {'does' if leads else 'does not'}"
-        c.expect(leads == wins, text, rule, [0], hint)
+            wait_for_campaign(c, above)
+        c.wait_for(seconds, lambda: c.get_state(0)[1])
 
 
-class Storing:
-    """Puppets as followers that keep logs, up to a limit that the test moves, and vote for S0. Those in ``silent_to`` do
-    not answer when the configuration with these members comes."""
+class ScriptedFollowers:
+    """Scripted servers as followers that keep logs up to a limit, and grant S0 their votes.
+
+    Attributes:
+        followers: by server number.
+        ignored_configuration: by server number, the members of a C_new to which that server does not answer.
+    """
 
     def __init__(self, c: Cluster) -> None:
         self.c = c
-        self.followers = {scripted_server.number: Follower(c, scripted_server.number) for scripted_server in c.scripted}
-        self.silent_to: dict[int, list[int]] = {}
+        self.followers = {
+            scripted_server.number: ScriptedFollower(c, scripted_server.number) for scripted_server in c.scripted
+        }
+        self.ignored_configuration: dict[int, list[int]] = {}
         for scripted_server in c.scripted:
             scripted_server.answer["append_entries"] = self._append
 
     def _append(self, rpc: Rpc) -> Message | None:
-        members = self.silent_to.get(rpc.dst)
-        return None if members and carries(members, False)(rpc.args) else self.followers[rpc.dst].append(rpc)
+        members = self.ignored_configuration.get(rpc.dst)
+        return (
+            None if members and carries_configuration(members, False)(rpc.args) else self.followers[rpc.dst].append(rpc)
+        )
 
-    def stop_at(self, index: int, *numbers: int) -> None:
+    def limit_logs(self, index: int, *numbers: int) -> None:
+        """From now on, these servers do not answer an AppendEntries whose last entry is after ``index``."""
         for number in numbers:
             self.followers[number].limit = index
 
-    def go_on(self, *numbers: int) -> None:
+    def lift_limits(self, *numbers: int) -> None:
+        """From now on, these servers answer every AppendEntries."""
         for number in numbers:
-            self.followers[number].limit = 1_000_000
+            self.followers[number].limit = NO_LIMIT
 
-    def in_the_end(self, done: Callable[[], bool]) -> bool:
-        """Wait for up to 10 s. S0 may have lost its term while nobody answered: then it needs a command to commit in
-        the next one, so there are some."""
+    def wait_for(self, done: Callable[[], bool]) -> bool:
+        """Wait up to 10 s for ``done``. Returns whether it came true.
+
+        S0 may have stepped down while nobody answered. In its next term it then needs a new command to commit anything, so
+        there is one twice a second.
+        """
         for number in range(20):
             if self.c.wait_for(2 * ELECTION_LIMIT / 20, done):
                 return True

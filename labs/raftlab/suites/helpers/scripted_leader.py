@@ -1,4 +1,5 @@
-"""A leader played by the test, for lab 2D: it speaks to S0, the one real server, as Figures 2 and 13 say."""
+"""A scripted leader that sends snapshots, for labs 2D and 2E. It follows Figures 2 and 13 and talks to S0, the one real
+server."""
 
 from __future__ import annotations
 
@@ -10,34 +11,47 @@ from raftlab.referee.snapshots import CHUNK_BYTES as CHUNK
 
 
 def term_of(index: int) -> int:
-    """The terms of the log that S0's leader has: a new one every ten entries."""
+    """The term of an entry in the scripted leader's log: a new term every ten entries, so that snapshots end a term."""
     return 0 if index == 0 else 5 + (index - 1) // 10 * 5
 
 
-class Leader:
-    """S1 leads S0. Should S0's timer run out meanwhile (it may, on a busy machine), S1 wins another election. Commands
-    tell index and term, and S1 has committed whatever its snapshots cover."""
+class SnapshotSender:
+    """S1 leads S0. If S0 starts an election meanwhile (its timer may run out, on a busy machine), S1 wins the next one.
+
+    Commands contain their index and term. S1 has committed everything that its snapshots cover.
+
+    Attributes:
+        term: S1's current term, far above any that S0 reaches by itself.
+    """
 
     def __init__(self, c: Cluster) -> None:
         self.c = c
         self.term = 1000
 
     def ask(self, method: str, **args: object) -> Message:
+        """Send a request to S0, and again in a higher term if S0 is in one. Returns the reply."""
         for _ in range(10):
             reply = self.c.scripted_server(1).ask(0, method, term=self.term, leader_id=1, **args)
             if reply["term"] <= self.term:
                 return reply
             self.term = reply["term"] + 1
         return self.c.fail(
-            "expected S0 to follow a leader that speaks to it, but it starts elections", rules.TIMER_RESTARTS, [0]
+            "expected S0 to follow a leader that sends messages, but it starts elections", rules.TIMER_RESTARTS, [0]
         )
 
     def send(self, method: str, **args: object) -> Rpc:
-        """The same without waiting for the answer, and only once."""
+        """Send a request to S0 once, without waiting for the reply."""
         return self.c.scripted_server(1).send(0, method, term=self.term, leader_id=1, **args)
 
     def append(self, prev: int, last: int, commit: int = 0, term: int = 0) -> bool:
-        """The entries behind ``prev`` up to ``last`` (of another ``term`` than the leader's own); whether S0 took them."""
+        """Send the entries after ``prev`` up to ``last`` in one AppendEntries. Returns whether S0 took them.
+
+        Args:
+            prev: prev_log_index.
+            last: the index of the last entry; no entries if it is ``prev``.
+            commit: leader_commit.
+            term: the term of all these entries, if it is not that of the leader's own log.
+        """
         entries = [
             {"term": term or term_of(index), "command": f"{index} of term {term or term_of(index)}"}
             for index in range(prev + 1, last + 1)
@@ -46,6 +60,7 @@ class Leader:
         return bool(self.ask("append_entries", **args)["success"])
 
     def chunk(self, index: int, number: int) -> dict[str, object]:
+        """The fields of the InstallSnapshot with chunk ``number`` (from 0) of the snapshot up to ``index``."""
         data = self.c.snapshot_of(index)
         return {
             "last_included_index": index,
@@ -56,31 +71,35 @@ class Leader:
         }
 
     def install(self, index: int) -> None:
-        """Every chunk of the snapshot up to ``index``, in order."""
+        """Send every chunk of the snapshot up to ``index``, in order."""
         for number in range(-(-len(self.c.snapshot_of(index)) // CHUNK)):
             self.ask("install_snapshot", **self.chunk(index, number))
 
-    def bring(self, prev: int, last: int, said: str) -> None:
-        """Entries up to ``last``, all committed now. S0 has ``prev``, or else gets the snapshot up to there again."""
+    def commit_through(self, prev: int, last: int, when: str) -> None:
+        """Send the entries after ``prev`` up to ``last``, all committed, and require that S0 applies them.
+
+        If S0 refuses because it lacks ``prev``, it gets the snapshot up to there first. ``when`` ends the sentence of the
+        failure.
+        """
         for _ in range(3):
             if self.append(prev, last, commit=last):
                 break
             self.install(prev)
             self.c.sleep(0.05)
         self.c.wait_for(2.0, lambda: self.c.committed(last)[0] == 1)
-        got = self.c.committed(last)[0]
-        self.c.expect(got == 1, f"expected S0 to go on to index {last} {said}, but it does not", rules.CATCH_UP, [0])
+        applied = self.c.committed(last)[0] == 1
+        self.c.expect(applied, f"expected S0 to go on to index {last} {when}, but it does not", rules.CATCH_UP, [0])
 
-    def keeps(self, index: int, said: str) -> None:
-        """S0 has acknowledged the entry at ``index``, so it must have it."""
-        text = f"expected S0 to keep index {index}, which it had acknowledged, {said}, but it has lost it"
+    def expect_kept(self, index: int, when: str) -> None:
+        """Require that S0 still has the entry at ``index``, which it has acknowledged."""
+        text = f"expected S0 to keep index {index}, which it had acknowledged, {when}, but it has lost it"
         self.c.expect(self.append(index, index), text, rules.KEEP_THE_REST, [0])
 
-    def rival(self, last_index: int, last_term: int, said: str) -> None:
-        """S2 asks for a vote with a log that lacks committed entries, so it must not get one."""
+    def expect_vote_refused(self, last_index: int, last_term: int, when: str) -> None:
+        """Have S2 ask for S0's vote with a log that lacks committed entries, and require that S0 refuses."""
         self.term += 1
         log = {"last_log_index": last_index, "last_log_term": last_term}
         reply = self.c.scripted_server(2).ask(0, "request_vote", term=self.term, candidate_id=2, **log)
-        text = f"expected S0 to refuse a candidate whose log ends with index {last_index} of term {last_term}, {said}"
+        text = f"expected S0 to refuse a candidate whose log ends with index {last_index} of term {last_term}, {when}"
         self.c.expect(not reply["vote_granted"], f"{text}, but it voted for it", rules.NEWER_LOG, [0])
         self.term += 1

@@ -1,8 +1,10 @@
-"""What tests with puppets share: one real server, S0, and the test plays all others.
+"""Helpers for tests with one real server, S0, where scripted servers (puppets) are all the others.
 
-S0's own timer runs meanwhile. A puppet that speaks in a term far above all that S0 can have reached by itself is obeyed
-even so; any other may find S0 in a term of its own, and is then refused with right. A script that cannot do with that
-begins again in higher terms (:func:`undisturbed`).
+S0's election timer runs during such a test. S0 still obeys a scripted server whose term is far above any that S0 can have
+reached by itself. With a lower term, S0 may be in a newer term of its own by then, and is right to refuse. A script that
+cannot work then starts over in higher terms (:func:`run_uninterrupted`).
+
+``who`` is the number of the scripted server that sends; ``prev`` and ``last`` are (index, term) of an entry.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ from raftlab.referee.base import Message
 
 
 def entries(term: int, *commands: str) -> list[Message]:
+    """Log entries of ``term``, one for each command."""
     return [{"term": term, "command": command} for command in commands]
 
 
 def ask_vote(c: Cluster, who: int, term: int) -> Message:
-    """A candidate with a log that is newer than any of S0's asks for its vote in ``term``."""
+    """As :func:`request_vote`, and returns S0's reply."""
     return c.reply_to(request_vote(c, who, term))
 
 
 def request_vote(c: Cluster, who: int, term: int) -> Rpc:
+    """Ask for S0's vote in ``term``, for a candidate whose log is newer than S0's can be."""
     return c.scripted_server(who).send(
         0, "request_vote", term=term, candidate_id=who, last_log_index=10_000, last_log_term=term - 1
     )
@@ -35,13 +39,14 @@ def request_vote(c: Cluster, who: int, term: int) -> Rpc:
 def append(
     c: Cluster, who: int, term: int, prev: tuple[int, int] = (0, 0), entries: Sequence[Message] = (), commit: int = 0
 ) -> Message:
-    """The leader of ``term`` sends entries, or a heartbeat."""
+    """As :func:`send_append`, and returns S0's reply."""
     return c.reply_to(send_append(c, who, term, prev, entries, commit))
 
 
 def send_append(
     c: Cluster, who: int, term: int, prev: tuple[int, int] = (0, 0), entries: Sequence[Message] = (), commit: int = 0
 ) -> Rpc:
+    """Send S0 an AppendEntries of the leader of ``term``: a heartbeat if there are no entries."""
     return c.scripted_server(who).send(
         0,
         "append_entries",
@@ -54,94 +59,113 @@ def send_append(
     )
 
 
-def asked(c: Cluster, above: int = 0) -> list[int]:
-    """The terms above ``above`` in which S0 has asked for votes in its present life."""
+def campaign_terms(c: Cluster, above: int = 0) -> list[int]:
+    """The terms above ``above`` in which S0 has asked for votes in its present incarnation, one for each request."""
     incarnation = c.server_state(0).incarnation
-    rpcs_by_id = (
+    requests = (
         rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "request_vote"
     )
     return sorted(
-        rpc.args["term"] for rpc in rpcs_by_id if rpc.src_incarnation == incarnation and rpc.args["term"] > above
+        rpc.args["term"] for rpc in requests if rpc.src_incarnation == incarnation and rpc.args["term"] > above
     )
 
 
-def campaign(c: Cluster, above: int = 0) -> int:
-    """Wait until S0 asks for votes in a term above ``above``, and return it."""
-    c.wait_for(ELECTION_LIMIT, lambda: bool(asked(c, above)))
-    terms = asked(c, above)
+def wait_for_campaign(c: Cluster, above: int = 0) -> int:
+    """Wait until S0 asks for votes in a term above ``above``. Returns that term."""
+    c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, above)))
+    terms = campaign_terms(c, above)
     c.expect(bool(terms), "expected S0 to start an election within 5 s, but it did not", rules.LIVENESS, [0])
     return terms[-1]
 
 
 def grant(rpc: Rpc) -> Message:
+    """A scripted server's answer to RequestVote: yes."""
     return {"term": rpc.args["term"], "vote_granted": True}
 
 
 def accept(rpc: Rpc) -> Message:
+    """A scripted server's answer to AppendEntries: success."""
     return {"term": rpc.args["term"], "success": True}
 
 
-def in_term(c: Cluster, term: int) -> None:
+def expect_term(c: Cluster, term: int) -> None:
+    """Require that S0, after a restart, is in ``term`` or a newer one."""
     now, _ = c.get_state(0)
-    said = f"expected S0 to be in term {term} or a newer one after its restart, but it is in {now}"
-    c.expect(now >= term, said, rules.SURVIVES, [0])
+    text = f"expected S0 to be in term {term} or a newer one after its restart, but it is in {now}"
+    c.expect(now >= term, text, rules.SURVIVES, [0])
 
 
-def has(c: Cluster, who: int, term: int, last: tuple[int, int], rule: Rule = rules.SURVIVES) -> None:
-    """A leader of a term that S0 cannot have reached by itself asks whether it has the entry at ``last``."""
+def expect_entry(c: Cluster, who: int, term: int, last: tuple[int, int], rule: Rule = rules.SURVIVES) -> None:
+    """Require that S0, after a restart, has the entry ``last``. A leader sends a heartbeat after that entry, in a ``term``
+    that S0 cannot have reached by itself."""
     reply = append(c, who, term, last)
-    said = f"expected S0 still to have its entry of term {last[1]} at index {last[0]} after its restart, but it is gone"
-    c.expect(reply["success"], said, rule, [0])
+    text = f"expected S0 still to have its entry of term {last[1]} at index {last[0]} after its restart, but it is gone"
+    c.expect(reply["success"], text, rule, [0])
 
 
-class Campaigned(Exception):
-    """S0's own timer ran out in the middle of a script, so that it is in a term of its own now, and right to be."""
+class Interrupted(Exception):
+    """S0's timer ran out during a script, which is no mistake, and now S0 is in a newer term than the script."""
 
 
-class Leader:
-    """A puppet that leads S0 in ``term``."""
+class ScriptedLeader:
+    """A scripted server, S1 or ``who``, that leads S0 in ``term``."""
 
     def __init__(self, c: Cluster, term: int, who: int = 1) -> None:
         self.c, self.term, self.who = c, term, who
 
     def append(self, prev: int, prev_term: int, terms: list[int], commit: int = 0) -> bool:
-        """One AppendEntries, with entries of these terms; whether S0 said success."""
-        brought = [{"term": term, "command": f"{term} at {index}"} for index, term in enumerate(terms, prev + 1)]
-        reply = append(self.c, self.who, self.term, (prev, prev_term), brought, commit)
+        """Send one AppendEntries, with entries of these terms. Returns whether S0 answered with success.
+
+        Raises:
+            Interrupted: S0 is in a newer term.
+        """
+        sent = [{"term": term, "command": f"{term} at {index}"} for index, term in enumerate(terms, prev + 1)]
+        reply = append(self.c, self.who, self.term, (prev, prev_term), sent, commit)
         if reply["term"] > self.term:
-            raise Campaigned
+            raise Interrupted
         return bool(reply["success"])
 
-    def has(self, index: int, term: int) -> bool:
-        """Whether S0's log has an entry of ``term`` at ``index``: a heartbeat that asks for nothing else."""
+    def s0_has(self, index: int, term: int) -> bool:
+        """Whether S0's log has an entry of ``term`` at ``index``, by its answer to a heartbeat after that entry."""
         return self.append(index, term, [])
 
 
-def undisturbed(c: Cluster, script: Callable[[int], None]) -> None:
-    """Run ``script(base)`` with ever higher terms, until S0 has let it come to its end."""
+def run_uninterrupted(c: Cluster, script: Callable[[int], None]) -> None:
+    """Run ``script(base)`` until S0 does not interrupt it, each time with a higher first term ``base``."""
     for base in range(1000, 20_000, 1000):
         try:
             script(base)
             return
-        except Campaigned:
+        except Interrupted:
             continue
     c.fail(
-        "expected S0 to follow a leader that speaks to it, but it starts an election each time",
+        "expected S0 to follow a leader that sends messages, but it starts an election each time",
         rules.TIMER_RESTARTS,
         [0],
     )
 
 
-class Follower:
-    """A puppet that keeps a log as Figure 2 says. It answers what ends at ``limit`` or before, and is silent otherwise."""
+# A log index that no test reaches.
+NO_LIMIT = 1_000_000
 
-    def __init__(self, c: Cluster, number: int, log: list[Message] | None = None, limit: int = 1_000_000) -> None:
+
+class ScriptedFollower:
+    """A scripted server that keeps a log as Figure 2 says, and grants every vote.
+
+    Attributes:
+        log: its entries, from index 1 on.
+        limit: it does not answer an AppendEntries whose last entry is after this index. By default there is no limit.
+        silent: whether it answers no AppendEntries at all.
+    """
+
+    def __init__(self, c: Cluster, number: int, log: list[Message] | None = None, limit: int = NO_LIMIT) -> None:
         self.log = [] if log is None else log
         self.limit = limit
         self.silent = False
         c.scripted_server(number).answer.update(request_vote=grant, append_entries=self.append)
 
     def append(self, rpc: Rpc) -> Message | None:
+        """The answer to an AppendEntries; ``None`` for no answer."""
         args = rpc.args
         prev, entries = args["prev_log_index"], args["entries"]
         if self.silent or prev + len(entries) > self.limit:
@@ -155,18 +179,19 @@ class Follower:
         return {"term": args["term"], "success": fits}
 
     def has(self, command: Any) -> bool:
+        """Whether its log has ``command``."""
         return any(entry["command"] == command for entry in self.log)
 
 
-def lead(c: Cluster) -> int:
-    """Wait until S0 leads; its term."""
+def wait_for_leadership(c: Cluster) -> int:
+    """Wait until S0 leads. Returns its term."""
     leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
     c.expect(leads, "expected S0 to lead with every vote within 5 s, but it does not", rules.LIVENESS, [0])
     return c.get_state(0)[0]
 
 
-def takes(c: Cluster, command: str) -> int:
-    """``start`` on S0, which leads; the index."""
+def propose_to_s0(c: Cluster, command: str) -> int:
+    """Call ``start`` on S0, which must lead. Returns the index."""
     index, _, is_leader = c.propose(0, command)
-    c.expect(is_leader, "expected S0 to lead still, but start() says no", rules.AGREEMENT, [0])
+    c.expect(is_leader, "expected S0 still to lead, but start() says that it does not", rules.AGREEMENT, [0])
     return index

@@ -41,7 +41,7 @@ def test_a_broken_rule_on_a_terminal() -> None:
         "  rule: what survives: current_term, voted_for and the log are the same after a restart as before "
         "(Figure 2, State; §5.2, §5.3)\n"
         "  figure: State, persistent: current_term, voted_for, log[]\n"
-        "  read: handouts/lab-2c.md#what-must-survive\n"
+        "  read: handouts/lab-2c-details.md#what-must-survive\n"
         "  often: one of the three is not saved, or is saved before it is changed\n"
         "  often: what is read back differs from what was saved\n"
         "  what led there:\n"

@@ -34,16 +34,16 @@ ROOT = Path(__file__).parents[2]
 HANDOUTS = ROOT / "handouts"
 SKELETON = ROOT / "skeleton" / "raft.py"
 SOLUTION = ROOT / "solutions" / "raft.py"
-LAB_2A = HANDOUTS / "lab-2a.md"
-LAB_2B = HANDOUTS / "lab-2b.md"
 PACKAGE = Path(raftlab.__file__).parent
-LAB_2C = HANDOUTS / "lab-2c.md"
-LAB_2D = HANDOUTS / "lab-2d.md"
-LAB_2E = HANDOUTS / "lab-2e.md"
-LAB_2F = HANDOUTS / "lab-2f.md"
-BY_LAB = {"2A": LAB_2A, "2B": LAB_2B, "2C": LAB_2C, "2D": LAB_2D, "2E": LAB_2E, "2F": LAB_2F}
-STUDENTS = [HANDOUTS / "setup.md", *BY_LAB.values()]
-LABS = pytest.mark.parametrize(("path", "lab"), [(path, lab) for lab, path in BY_LAB.items()], ids=BY_LAB)
+# Each lab has a first page, which is enough to start, and two pages behind it.
+FIRST_PAGES = {lab: HANDOUTS / f"lab-{lab.lower()}.md" for lab in labs.LABS}
+PAGES = {
+    lab: [path, *(path.with_name(f"{path.stem}-{more}.md") for more in ("details", "failures"))]
+    for lab, path in FIRST_PAGES.items()
+}
+STUDENTS = [HANDOUTS / "setup.md", *(path for paths in PAGES.values() for path in paths)]
+LABS = pytest.mark.parametrize("lab", labs.LABS)
+MOST_WORDS = 1800  # of a first page: what a student reads before the first line of code
 
 _POINTER = re.compile(r"handouts/([\w.-]+\.md)(?:#([\w-]+))?")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -84,17 +84,30 @@ def commands(path: Path) -> list[list[str]]:
     return [shlex.split(line.partition(" | ")[0], comments=True)[1:] for line in shown]
 
 
-def code(path: Path) -> ast.Module:
-    """All Python blocks of a handout, as one module."""
-    blocks = [block for language, block in _FENCE.findall(path.read_text(encoding="utf-8")) if language == "python"]
+def text_of(lab: str) -> str:
+    """The pages of a lab, one after the other."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in PAGES[lab])
+
+
+def section(lab: str, heading: str) -> str:
+    """The text below a heading of a lab's pages, up to the next heading of any level."""
+    text = _FENCE.sub(lambda block: re.sub(r"^#", "\0", block.group(), flags=re.MULTILINE), text_of(lab))
+    found = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert len(found) == 1, f"lab {lab} has {len(found)} headings {heading!r}"
+    return found[0].replace("\0", "#")
+
+
+def code(lab: str) -> ast.Module:
+    """All Python blocks of a lab's pages, as one module."""
+    blocks = [block for language, block in _FENCE.findall(text_of(lab)) if language == "python"]
     return ast.parse("\n".join(blocks))
 
 
-def transcript(path: Path, command: str) -> str:
+def transcript(lab: str, command: str) -> str:
     """The block below ``<!-- transcript: command -->``."""
-    text = path.read_text(encoding="utf-8")
+    text = text_of(lab)
     mark = f"<!-- transcript: {command} -->\n```\n"
-    assert text.count(mark) == 1, f"{path.name} has no transcript of `{command}`, or two"
+    assert text.count(mark) == 1, f"lab {lab} has no transcript of `{command}`, or two"
     return text.partition(mark)[2].partition("```")[0]
 
 
@@ -118,8 +131,9 @@ def without_numbers(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """The lines without their numbers, and without the events of a trace."""
-    return [line for line in without_numbers(without_wall_time(text)) if not re.match(r" +# (?:S#|network)", line)]
+    """The lines without their numbers, and without the events of a trace or the dots where some are left out."""
+    skipped = re.compile(r" +(# (S\d|network)|\.\.\.$)")
+    return [line for line in without_numbers(without_wall_time(text)) if not skipped.match(line)]
 
 
 def shapes(text: str) -> set[str]:
@@ -142,7 +156,8 @@ def test_what_a_message_points_to_is_there(where: str, pointer: str) -> None:
 def test_the_messages_do_point_to_handouts() -> None:
     """Else the test above says nothing."""
     found = {pointer for _, pointer in pointers()}
-    assert {"handouts/lab-2a.md#terms", "handouts/lab-2a.md#messages", "handouts/setup.md#first-run"} <= found
+    assert {"handouts/lab-2a-details.md#terms", "handouts/lab-2a-details.md#messages"} <= found
+    assert "handouts/setup.md#first-run" in found
 
 
 @pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
@@ -172,11 +187,24 @@ def test_anchors_follow_the_rules_of_github(tmp_path: Path, heading: str, anchor
 # --- commands ---
 
 
+@LABS
+def test_the_first_page_is_short(lab: str) -> None:
+    assert len(FIRST_PAGES[lab].read_text(encoding="utf-8").split()) <= MOST_WORDS
+
+
+@LABS
+def test_the_first_page_leads_to_the_others(lab: str) -> None:
+    links = {link.partition("#")[0] for link in _LINK.findall(FIRST_PAGES[lab].read_text(encoding="utf-8"))}
+    assert {path.name for path in PAGES[lab][1:]} <= links
+
+
+def test_commands_were_found() -> None:
+    assert all(len(commands(FIRST_PAGES[lab])) > 5 for lab in labs.LABS)
+
+
 @pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
 def test_every_command_names_what_exists(path: Path) -> None:
-    shown = commands(path)
-    assert len(shown) > 5
-    for words in shown:
+    for words in commands(path):
         if words in (["--version"], ["new"], ["test"]):
             continue  # the command as such, in a sentence
         arguments = cli._parser().parse_args(words)
@@ -188,8 +216,8 @@ def test_every_command_names_what_exists(path: Path) -> None:
 
 
 @LABS
-def test_every_step_has_a_command(path: Path, lab: str) -> None:
-    text = path.read_text(encoding="utf-8")
+def test_every_step_has_a_command(lab: str) -> None:
+    text = FIRST_PAGES[lab].read_text(encoding="utf-8")
     steps = re.split(r"^## ", text, flags=re.MULTILINE)
     steps = [step for step in steps if step.startswith("Step ")]
     assert [step.split(":")[0] for step in steps] == [f"Step {number}" for number in range(1, len(steps) + 1)]
@@ -214,19 +242,19 @@ def fields(node: ast.ClassDef) -> list[str]:
 
 
 def test_the_api_on_one_screen_is_there() -> None:
-    assert {"Raft", "Peer", "Persister", "ApplyChannel"} < classes(code(LAB_2A)).keys()
-    assert {"Raft", "ApplyMsg", "ApplyChannel", "LogEntry"} < classes(code(LAB_2B)).keys()
-    assert {"Raft", "Persister"} == classes(code(LAB_2C)).keys()
-    assert {"Raft", "ApplyMsg", "Persister", "InstallSnapshotArgs"} < classes(code(LAB_2D)).keys()
+    assert {"Raft", "Peer", "Persister", "ApplyChannel"} < classes(code("2A")).keys()
+    assert {"Raft", "ApplyMsg", "ApplyChannel", "LogEntry"} < classes(code("2B")).keys()
+    assert {"Raft", "Persister"} == classes(code("2C")).keys()
+    assert {"Raft", "ApplyMsg", "Persister", "InstallSnapshotArgs"} < classes(code("2D")).keys()
 
 
 @LABS
-def test_the_api_on_one_screen_is_the_api(path: Path, lab: str) -> None:
+def test_the_api_on_one_screen_is_the_api(lab: str) -> None:
     # From lab 2B on, replies have the fields that the reference adds to them.
     file = SKELETON if lab == "2A" else SOLUTION
     known = classes(ast.parse(file.read_text(encoding="utf-8")))
     known |= classes(ast.parse((PACKAGE / "api.py").read_text(encoding="utf-8")))
-    for name, node in classes(code(path)).items():
+    for name, node in classes(code(lab)).items():
         assert name in known, f"the handout shows {name}, which neither the skeleton nor the API has"
         real = methods(known[name])
         for method, parameters in methods(node).items():
@@ -235,20 +263,20 @@ def test_the_api_on_one_screen_is_the_api(path: Path, lab: str) -> None:
 
 
 def test_the_api_on_one_screen_is_complete() -> None:
-    shown = classes(code(LAB_2A))
+    shown = classes(code("2A"))
     given = classes(ast.parse(SKELETON.read_text(encoding="utf-8")))
-    # The messages of lab 2D can wait; that they can is said.
+    # The messages of lab 2D can wait, and the handout says so.
     later = {name for name in given if name.startswith("InstallSnapshot")}
     assert given.keys() - later <= shown.keys()
-    assert all(f"`{name}`" in LAB_2A.read_text(encoding="utf-8") for name in later)
+    assert all(f"`{name}`" in text_of("2A") for name in later)
     assert methods(given["Raft"]).keys() == methods(shown["Raft"]).keys()
     assert set(labs.find("2A").methods) <= methods(shown["Raft"]).keys()
 
 
 @LABS
-def test_how_long_it_is_said_to_be(path: Path, lab: str) -> None:
+def test_the_stated_length_of_the_code(lab: str) -> None:
     """The lines of the reference, without blanks, comments and what later labs add: within a quarter."""
-    (said,) = re.findall(r"(?:perhaps|about) (\d+) lines", path.read_text(encoding="utf-8"))
+    (said,) = re.findall(r"about (\d+) lines", FIRST_PAGES[lab].read_text(encoding="utf-8"))
 
     def lines(parts: Sequence[str | skeleton.Region], inside: str) -> int:
         own = [part for part in parts if isinstance(part, str) and part.strip() and not part.strip().startswith("#")]
@@ -263,21 +291,21 @@ def test_how_long_it_is_said_to_be(path: Path, lab: str) -> None:
 def test_the_log_as_the_skeleton_has_it() -> None:
     """Two lines that lab 2B quotes."""
     text = SKELETON.read_text(encoding="utf-8")
-    quoted = re.findall(r"^self\.(?:entries|base) = .*$", LAB_2B.read_text(encoding="utf-8"), re.MULTILINE)
+    quoted = re.findall(r"^self\.(?:entries|base) = .*$", text_of("2B"), re.MULTILINE)
     assert len(quoted) == 2
     assert all(f"        {line}\n" in text for line in quoted)
 
 
 @LABS
-def test_imports_in_the_handout_exist(path: Path, lab: str) -> None:
-    for node in ast.walk(code(path)):
+def test_imports_in_the_handout_exist(lab: str) -> None:
+    for node in ast.walk(code(lab)):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module or "")
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
 def test_constants_are_quoted_as_they_are() -> None:
-    text = LAB_2A.read_text(encoding="utf-8")
+    text = text_of("2A")
     values = {}
     for node in ast.parse(SKELETON.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -299,7 +327,7 @@ def test_first_run(tmp_path: Path) -> None:
     """The failure that the handout shows is the one that a student sees, to the letter."""
     shutil.copy(SKELETON, tmp_path)
     command = "raftlab test 2A -k initial_election"
-    assert without_wall_time(transcript(LAB_2A, command)) == without_wall_time(run(command, tmp_path))
+    assert without_wall_time(transcript("2A", command)) == without_wall_time(run(command, tmp_path))
 
 
 def test_first_run_of_2b(tmp_path: Path) -> None:
@@ -307,19 +335,17 @@ def test_first_run_of_2b(tmp_path: Path) -> None:
     solution = SOLUTION.read_text(encoding="utf-8")
     (tmp_path / "raft.py").write_text(skeleton.generate(solution, "2B"), encoding="utf-8")
     command = "raftlab test 2B -k basic_agreement"
-    shown, real = transcript(LAB_2B, command), run(command, tmp_path)
+    shown, real = transcript("2B", command), run(command, tmp_path)
     assert words(shown) == words(real)
-    assert shapes(shown) == shapes(real)
-    # The handout says so.
-    assert "entries=0" in real
+    assert shapes(shown) <= shapes(real)
 
 
 @LABS
-def test_what_passing_looks_like(path: Path, lab: str, tmp_path: Path) -> None:
+def test_what_passing_looks_like(lab: str, tmp_path: Path) -> None:
     """Titles, order and points are today's. Times and counts are the reference's on some day: examples."""
     shutil.copytree(ROOT / "solutions", tmp_path / "solutions")
     command = f"raftlab test {lab} --impl solutions"
-    shown, real = transcript(path, command), run(command, tmp_path)
+    shown, real = transcript(lab, command), run(command, tmp_path)
     assert without_numbers(shown) == without_numbers(real)
     tests = catalogue.tests(lab)
     most = sum(info.points for info in tests)
@@ -328,18 +354,18 @@ def test_what_passing_looks_like(path: Path, lab: str, tmp_path: Path) -> None:
     assert total in real
 
 
-def example(path: Path) -> str:
+def example(lab: str) -> str:
     """The block below ``<!-- example -->``."""
-    return path.read_text(encoding="utf-8").partition("<!-- example -->\n```\n")[2].partition("```")[0]
+    return text_of(lab).partition("<!-- example -->\n```\n")[2].partition("```")[0]
 
 
-@pytest.mark.parametrize(("path", "rule"), [(LAB_2A, rules.ONE_VOTE), (LAB_2B, rules.STATE_MACHINE_SAFETY)])
-def test_the_example_of_a_failure_names_its_rule(path: Path, rule: Rule) -> None:
-    assert as_text(Failure("invariant", "", rule)) + "\n  what led there:\n" in example(path)
+@pytest.mark.parametrize(("lab", "rule"), [("2A", rules.ONE_VOTE), ("2B", rules.STATE_MACHINE_SAFETY)])
+def test_the_example_of_a_failure_names_its_rule(lab: str, rule: Rule) -> None:
+    assert as_text(Failure("invariant", "", rule)) + "\n  what led there:\n" in example(lab)
 
 
 def test_the_example_is_in_the_notation_of_the_trace() -> None:
-    text = LAB_2A.read_text(encoding="utf-8")
+    text = text_of("2A")
     request = trace._pack({"term": 1, "candidate_id": 1, "last_log_index": 0, "last_log_term": 0})
     answer = trace._pack({"term": 1, "vote_granted": True})
     events = [
@@ -367,9 +393,9 @@ def test_the_example_of_2b_is_what_its_mistake_gives(tmp_path: Path) -> None:
     """The sentence, the rule, and the heartbeat that says more of the commit than it checks."""
     limit = "min(args.leader_commit, args.prev_log_index + len(args.entries))"
     mistake = "min(args.leader_commit, self._last_index())"
-    assert f"`{mistake}`" in LAB_2B.read_text(encoding="utf-8")
-    assert f"commit = {limit}\n" in LAB_2B.read_text(encoding="utf-8")
-    shown = example(LAB_2B)
+    assert f"`{mistake}`" in text_of("2B")
+    assert f"commit = {limit}\n" in text_of("2B")
+    shown = example("2B")
     real = run("raftlab test 2B -k rejoin --seeds 5", broken(tmp_path, (limit, mistake)))
     assert words(shown)[:3] == words(real[real.index("\nexpected ") + 1 :])[:3]
     assert not shapes(shown) - shapes(run("raftlab replay rejoin@0", tmp_path))
@@ -380,8 +406,8 @@ def test_a_step_of_2b_needs_no_later_one(step: int, missing: tuple[str, ...], tm
     """The tests that a step wants green are green with the reference as far as that step: without these threads."""
     starts = (f"        threading.Thread(target=self.{loop}, daemon=True).start()\n" for loop in missing)
     folder = broken(tmp_path, *((line, "") for line in starts))
-    section = LAB_2B.read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
-    wanted = re.findall(r"^raftlab test 2B -k \w+$", section, re.MULTILINE)
+    whole = FIRST_PAGES["2B"].read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
+    wanted = re.findall(r"^raftlab test 2B -k \w+$", whole, re.MULTILINE)
     assert wanted
     for command in wanted:
         assert "  PASS" in run(command, folder)
@@ -392,8 +418,7 @@ def test_the_rows_of_the_append_table() -> None:
     tree = ast.parse(inspect.getsource(lab_2b.test_append_table))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "row"]
     real = {tuple(map(str, map(ast.literal_eval, call.args))) for call in calls}
-    section = LAB_2B.read_text(encoding="utf-8").partition("### The consistency check\n")[2].partition("\n### ")[0]
-    rows = re.findall(r"^\| \w.*$", section, re.MULTILINE)
+    rows = re.findall(r"^\| \w.*$", section("2B", "The consistency check"), re.MULTILINE)
     assert len(rows) > 5
     for row in rows:
         said, log, prev, entries, answer, after = (cell.strip() for cell in row.strip("|").split("|"))
@@ -410,7 +435,6 @@ def test_the_limits_of_2b() -> None:
         assert match, f"{test.__name__} has moved on"
         return [int(number) for number in match.groups()]
 
-    section = LAB_2B.read_text(encoding="utf-8").partition("### Too many messages\n")[2].partition("\n## ")[0]
     (first,) = numbers(r"1 <= count <= (\d+)", lab_2b.test_rpc_counts)
     (commands,) = numbers(r"for number in range\((\d+)\)\]", lab_2b.test_rpc_counts)
     most, more = numbers(r"limit = (\d+) \+ (\d+) \*", lab_2b.test_rpc_counts)
@@ -420,7 +444,7 @@ def test_the_limits_of_2b() -> None:
     (refusals,) = numbers(r"refused <= (\d+)", lab_2b.test_fast_backup)
     (wrong,) = numbers(r"doomed .*range\((\d+)\)", lab_2b.test_fast_backup)
     sent = count * times
-    assert re.findall(r"^\| `.*$", section, re.MULTILINE) == [
+    assert re.findall(r"^\| `.*$", section("2B", "Too many messages"), re.MULTILINE) == [
         f"| `rpc_counts` | RPCs for the first election | {first} |",
         f"| `rpc_counts` | RPCs for {commands} commands at once | {most}, and {more} more for each second that it takes |",
         f"| `rpc_counts` | RPCs in one second of idleness | {idle} |",
@@ -431,12 +455,12 @@ def test_the_limits_of_2b() -> None:
 
 def test_the_example_of_fast_backup() -> None:
     """Each row follows from the logs and the rules."""
-    text = LAB_2B.read_text(encoding="utf-8")
+    text = text_of("2B")
     lines = [line for who in ("leader", "follower") for line in re.findall(rf"^{who} +([\d ]+)$", text, re.MULTILINE)]
     leader, follower = ([0, *map(int, line.split())] for line in lines)
-    section = text.partition("### Backing up fast\n")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| \((\d), (\d)\) \| (.*) \| (\d) \|$", section("2B", "Backing up fast"), re.MULTILINE)
     after = len(leader)
-    for index, term, said, then in re.findall(r"^\| \((\d), (\d)\) \| (.*) \| (\d) \|$", section, re.MULTILINE):
+    for index, term, said, then in rows:
         prev, there = after - 1, follower[after - 1]
         assert (int(index), int(term)) == (prev, leader[prev])
         fits = there == leader[prev]
@@ -482,11 +506,10 @@ def says(template: str, shown: str) -> bool:
 
 def looked_up() -> list[str]:
     """The sentences in the tables of symptoms, as far as raftlab says them: up to the first "…"."""
-    rows: list[str] = []
-    fails = "## When it fails\n"
-    for path, heading in ((LAB_2A, fails), (LAB_2B, fails), (HANDOUTS / "setup.md", "### If it stops before")):
-        section = path.read_text(encoding="utf-8").partition(heading)[2].partition("\n##")[0]
-        rows += re.findall(r"^\| `([^`]+)`(?:,[^|]*)? \|", section, re.MULTILINE)
+    setup = (HANDOUTS / "setup.md").read_text(encoding="utf-8")
+    tables = [section("2A", "When it fails"), section("2B", "When it fails")]
+    tables.append(setup.partition("### If it stops before")[2].partition("\n##")[0])
+    rows = [row for table in tables for row in re.findall(r"^\| `([^`]+)`(?:,[^|]*)? \|", table, re.MULTILINE)]
     others = ("raftlab: command not found", "No module named 'raftlab'")
     return list(dict.fromkeys(row.partition("…")[0].rstrip(" :,") for row in rows if row not in others))
 

@@ -9,85 +9,87 @@ from __future__ import annotations
 
 from raftlab.explain.failure import Rule
 
-_LAB_2A = "handouts/lab-2a.md"
-_LAB_2B = "handouts/lab-2b.md"
-_LAB_2C = "handouts/lab-2c.md"
-_LAB_2D = "handouts/lab-2d.md"
-_LAB_2E = "handouts/lab-2e.md"
-_LAB_2F = "handouts/lab-2f.md"
+_DETAILS_2A = "handouts/lab-2a-details.md"
+_DETAILS_2B = "handouts/lab-2b-details.md"
+_DETAILS_2C = "handouts/lab-2c-details.md"
+_DETAILS_2D = "handouts/lab-2d-details.md"
+_DETAILS_2E = "handouts/lab-2e-details.md"
+_DETAILS_2F = "handouts/lab-2f-details.md"
+_FAILURES_2A = "handouts/lab-2a-failures.md"
+_FAILURES_2B = "handouts/lab-2b-failures.md"
 
 ELECTION_SAFETY = Rule(
-    "Election Safety", "at most one server leads in any one term", "§5.2", f"{_LAB_2A}#one-leader-a-term"
+    "Election Safety", "at most one server leads in any one term", "§5.2", f"{_DETAILS_2A}#one-leader-a-term"
 )
 ONE_VOTE = Rule(
     "one vote a term",
     "a server gives its vote to at most one candidate in a term",
     "Figure 2, RequestVote 2; §5.2",
-    f"{_LAB_2A}#who-gets-my-vote",
+    f"{_DETAILS_2A}#who-gets-my-vote",
 )
 VOTE_ONLY_IF = Rule(
     "who gets a vote",
     "only a candidate of the current term whose log is at least as up-to-date as the voter's",
     "Figure 2, RequestVote 1-2; §5.4.1",
-    f"{_LAB_2A}#who-gets-my-vote",
+    f"{_DETAILS_2A}#who-gets-my-vote",
 )
 MAJORITY = Rule(
     "majority",
     "a candidate leads once more than half of all servers voted for it, and not before",
     "§5.2",
-    f"{_LAB_2A}#counting-votes",
+    f"{_DETAILS_2A}#counting-votes",
 )
 LIVENESS = Rule(
     "liveness of elections",
     "servers that can reach each other and are a majority elect a leader soon",
     "§5.2, §5.6",
-    f"{_LAB_2A}#nobody-is-elected",
+    f"{_FAILURES_2A}#nobody-is-elected",
 )
 HIGHER_TERM = Rule(
     "higher term",
     "a server that sees a term above its own adopts it and becomes a follower",
     "Figure 2, All Servers; §5.1",
-    f"{_LAB_2A}#terms",
+    f"{_DETAILS_2A}#terms",
 )
 OLD_TERM = Rule(
     "old term",
     "a message of an older term is refused and changes nothing",
     "Figure 2, AppendEntries 1, RequestVote 1; §5.1",
-    f"{_LAB_2A}#terms",
+    f"{_DETAILS_2A}#terms",
 )
 TERMS_AGREE = Rule(
     "terms agree",
     "servers that hear the same leader are in the same term, and terms start at 1",
     "§5.1",
-    f"{_LAB_2A}#terms",
+    f"{_DETAILS_2A}#terms",
 )
 TERMS_ONLY_GROW = Rule(
-    "terms only grow", "a server's term never goes back", "Figure 2, State; §5.1", f"{_LAB_2A}#terms"
+    "terms only grow", "a server's term never goes back", "Figure 2, State; §5.1", f"{_DETAILS_2A}#terms"
 )
 STABLE_LEADER = Rule(
     "stable leader",
     "while nothing fails, the leader's heartbeats keep the others from starting elections",
     "§5.2",
-    f"{_LAB_2A}#elections-for-no-reason",
+    f"{_FAILURES_2A}#elections-for-no-reason",
 )
 TIMER = Rule(
     "election timer",
     "only three events restart a running timer: a message from the current leader, granting a vote, starting an election",
     "§5.2; Figure 2, Followers",
-    f"{_LAB_2A}#the-election-timer",
+    f"{_DETAILS_2A}#the-election-timer",
 )
 # The other half of the same rule. Its failures have other causes.
 TIMER_RESTARTS = Rule(
     "election timer",
     "each of three events restarts it: a message from the current leader, granting a vote, starting an election",
     "§5.2; Figure 2, Followers",
-    f"{_LAB_2A}#the-election-timer",
+    f"{_DETAILS_2A}#the-election-timer",
 )
 HEARTBEATS = Rule(
     "heartbeats",
     "a leader sends them steadily, and no more than about ten per second to each server",
     "§5.2; lab limits",
-    f"{_LAB_2A}#heartbeats",
+    f"{_DETAILS_2A}#heartbeats",
 )
 
 # --- replication ---
@@ -96,91 +98,91 @@ STATE_MACHINE_SAFETY = Rule(
     "State Machine Safety",
     "no two servers apply different commands at the same index",
     "§5.4.3",
-    f"{_LAB_2B}#the-same-command-everywhere",
+    f"{_FAILURES_2B}#the-same-command-everywhere",
 )
 APPLY_IN_ORDER = Rule(
     "apply in order",
     "every server applies index 1, 2, 3, ... without a gap",
     "Figure 2, All Servers; §5.3",
-    f"{_LAB_2B}#apply-in-order",
+    f"{_DETAILS_2B}#apply-in-order",
 )
 AGREEMENT = Rule(
     "agreement",
     "a command given to a leader that reaches a majority is soon applied",
     "§5.3",
-    f"{_LAB_2B}#nothing-is-committed",
+    f"{_FAILURES_2B}#nothing-is-committed",
 )
 COMMIT_MAJORITY = Rule(
     "commit by majority",
     "an entry is committed once more than half of all servers have stored it, and not before",
     "§5.3",
-    f"{_LAB_2B}#when-is-an-entry-committed",
+    f"{_DETAILS_2B}#when-is-an-entry-committed",
 )
 COMMIT_OWN_TERM = Rule(
     "commit the own term",
     "a leader counts copies of entries of its own term only; older ones are committed along with them",
     "§5.4.2, Figure 8",
-    f"{_LAB_2B}#when-is-an-entry-committed",
+    f"{_DETAILS_2B}#when-is-an-entry-committed",
 )
 COMMIT_PROVED = Rule(
     "commit what was proved",
     "a follower commits no further than the last entry that the leader's message brought or checked",
     "Figure 2, AppendEntries 5",
-    f"{_LAB_2B}#when-is-an-entry-committed",
+    f"{_DETAILS_2B}#when-is-an-entry-committed",
 )
 CONSISTENCY = Rule(
     "consistency check",
     "a follower takes entries only if its log has the entry before them, with the same index and term",
     "Figure 2, AppendEntries 2; §5.3",
-    f"{_LAB_2B}#the-consistency-check",
+    f"{_DETAILS_2B}#the-consistency-check",
 )
 LOG_MATCHING = Rule(
     "Log Matching",
     "only a conflict removes entries: the conflicting one and all after it; everything else stays",
     "Figure 2, AppendEntries 3-4; §5.3",
-    f"{_LAB_2B}#the-consistency-check",
+    f"{_DETAILS_2B}#the-consistency-check",
 )
 LEADER_APPEND_ONLY = Rule(
     "Leader Append-Only",
     "a leader adds to its own log and never removes or overwrites an entry",
     "§5.3, Figure 3",
-    f"{_LAB_2B}#the-leaders-log",
+    f"{_DETAILS_2B}#the-leaders-log",
 )
 NEWER_LOG = Rule(
     "the newer log",
     "the one whose last entry has the later term; between equal terms, the longer one",
     "§5.4.1",
-    f"{_LAB_2B}#whose-log-is-newer",
+    f"{_DETAILS_2B}#whose-log-is-newer",
 )
 REPLY_PROVES = Rule(
     "what a reply proves",
     "that the follower has the entries of that one request, whatever the leader has appended since",
     "Figure 2, Leaders; §5.3",
-    f"{_LAB_2B}#what-a-reply-proves",
+    f"{_DETAILS_2B}#what-a-reply-proves",
 )
 SAME_ENTRY = Rule(
     "Log Matching",
     "entries of the same index and term hold the same command, and all entries before them are the same",
     "§5.3, Figure 3",
-    f"{_LAB_2B}#the-consistency-check",
+    f"{_DETAILS_2B}#the-consistency-check",
 )
 LEADER_COMPLETENESS = Rule(
     "Leader Completeness",
     "what was committed in a term is in the log of every leader of a later term",
     "§5.4, Figure 3",
-    f"{_LAB_2B}#whose-log-is-newer",
+    f"{_DETAILS_2B}#whose-log-is-newer",
 )
 FAST_BACKUP = Rule(
     "fast backup",
     "after a refusal, the leader goes back a whole term at a time, not entry by entry",
     "the end of §5.3",
-    f"{_LAB_2B}#backing-up-fast",
+    f"{_DETAILS_2B}#backing-up-fast",
 )
 FEW_MESSAGES = Rule(
     "few messages",
     "entries that wait to be sent go out in one message, and nothing is sent again while a reply may still come",
     "lab limits",
-    f"{_LAB_2B}#too-many-messages",
+    f"{_DETAILS_2B}#too-many-messages",
 )
 
 # --- persistence ---
@@ -189,19 +191,19 @@ SURVIVES = Rule(
     "what survives",
     "current_term, voted_for and the log are the same after a restart as before",
     "Figure 2, State; §5.2, §5.3",
-    f"{_LAB_2C}#what-must-survive",
+    f"{_DETAILS_2C}#what-must-survive",
 )
 SAVE_FIRST = Rule(
     "save before you answer",
     "what a message promises is on the disk before the message leaves",
     "Figure 2, State",
-    f"{_LAB_2C}#save-before-you-answer",
+    f"{_DETAILS_2C}#save-before-you-answer",
 )
 FAILED_SAVE = Rule(
     "a failed save",
     "a server whose save failed does not answer as if the save had succeeded",
     "Figure 2, State",
-    f"{_LAB_2C}#when-the-disk-fails",
+    f"{_DETAILS_2C}#when-the-disk-fails",
 )
 
 # --- snapshots ---
@@ -210,37 +212,37 @@ WHOLE_SNAPSHOT = Rule(
     "whole snapshots",
     "a service gets exactly what some service took as a snapshot: every byte, in order, under the same index",
     "§7, Figure 13",
-    f"{_LAB_2D}#chunks",
+    f"{_DETAILS_2D}#chunks",
 )
 NEWER_SNAPSHOT = Rule(
     "newer snapshots",
     "a snapshot never takes a server back to an earlier index",
     "§7, Figure 13",
-    f"{_LAB_2D}#old-snapshots",
+    f"{_DETAILS_2D}#old-snapshots",
 )
 KEEP_THE_REST = Rule(
     "what follows stays",
     "a server that has the snapshot's last entry keeps the entries after it",
     "Figure 13, 6; §7",
-    f"{_LAB_2D}#what-follows-stays",
+    f"{_DETAILS_2D}#what-follows-stays",
 )
 SNAPSHOT_FIRST = Rule(
     "the snapshot first",
     "after a restart the service gets the saved snapshot first, then the entries after it",
     "§7",
-    f"{_LAB_2D}#after-a-restart",
+    f"{_DETAILS_2D}#after-a-restart",
 )
 LOG_IS_CUT = Rule(
     "the log is cut",
     "the log keeps no entries that a snapshot covers",
     "§7",
-    f"{_LAB_2D}#the-log-is-cut",
+    f"{_DETAILS_2D}#the-log-is-cut",
 )
 CATCH_UP = Rule(
     "catching up",
     "a server that needs entries the leader has discarded gets the snapshot; any other server gets entries",
     "§7",
-    f"{_LAB_2D}#who-gets-a-snapshot",
+    f"{_DETAILS_2D}#who-gets-a-snapshot",
 )
 
 # --- membership ---
@@ -249,67 +251,67 @@ MEMBERS_COUNT = Rule(
     "members count",
     "only the servers of the latest configuration in the log vote and count, from the moment it is appended",
     "§6; dissertation, 4.1",
-    f"{_LAB_2E}#who-counts",
+    f"{_DETAILS_2E}#who-counts",
 )
 ONE_CHANGE = Rule(
     "one change at a time",
     "a configuration is committed before the next one is appended",
     "§6; dissertation, 4.1",
-    f"{_LAB_2E}#one-change-at-a-time",
+    f"{_DETAILS_2E}#one-change-at-a-time",
 )
 OWN_TERM_FIRST = Rule(
     "own term first",
     "a leader changes the membership once it has committed an entry of its own term, and not before",
     "the correction to dissertation, 4.1",
-    f"{_LAB_2E}#an-entry-of-your-own-term-first",
+    f"{_DETAILS_2E}#an-entry-of-your-own-term-first",
 )
 JOINT_CONSENSUS = Rule(
     "joint consensus",
     "a change of more than one server goes through C_old,new, in which both sets vote",
     "§6, Figure 11",
-    f"{_LAB_2E}#joint-consensus",
+    f"{_DETAILS_2E}#joint-consensus",
 )
 BOTH_MAJORITIES = Rule(
     "both majorities",
     "while there are two sets of members, elections and commits need a majority of each, counted separately",
     "§6",
-    f"{_LAB_2E}#two-majorities",
+    f"{_DETAILS_2E}#two-majorities",
 )
 LEARNERS = Rule(
     "learners",
     "a new server has no vote until it has caught up; if it never does, change_membership gives up and answers",
     "§6; dissertation, 4.2.1",
-    f"{_LAB_2E}#learners",
+    f"{_DETAILS_2E}#learners",
 )
 CHANGE_ANSWERS = Rule(
     "what change_membership answers",
     "a change that cannot be made is refused, and a server that does not lead says who does",
     "lab contract; §6, §8",
-    f"{_LAB_2E}#what-it-answers",
+    f"{_DETAILS_2E}#what-it-answers",
 )
 CONFIGURATION_STAYS = Rule(
     "the configuration stays",
     "it comes and goes with its entry, and survives restarts and snapshots",
     "§6, §7; dissertation, 4.1, 5.1",
-    f"{_LAB_2E}#the-configuration-stays",
+    f"{_DETAILS_2E}#the-configuration-stays",
 )
 MEMBERS_TOLD = Rule(
     "telling the service",
     "the service gets each committed configuration in log order, with everyone who votes under it",
     "lab contract",
-    f"{_LAB_2E}#telling-the-service",
+    f"{_DETAILS_2E}#telling-the-service",
 )
 REMOVED_LEADER = Rule(
     "a removed leader",
     "it leads until C_new is committed, without counting itself, and then steps down",
     "§6; dissertation, 4.2.2",
-    f"{_LAB_2E}#a-leader-that-is-removed",
+    f"{_DETAILS_2E}#a-leader-that-is-removed",
 )
 REMOVED_SERVER = Rule(
     "a removed server",
     "it does not disturb the others, whether or not it knows that it was removed",
     "§6; dissertation, 4.2.3",
-    f"{_LAB_2E}#a-server-that-was-removed",
+    f"{_DETAILS_2E}#a-server-that-was-removed",
 )
 
 # --- PreVote ---
@@ -318,29 +320,29 @@ PRE_VOTE_CHANGES_NOTHING = Rule(
     "a pre-vote changes nothing",
     "neither the term nor the vote, on the server that asks or on the one that answers",
     "dissertation, 9.6",
-    f"{_LAB_2F}#a-pre-vote-changes-nothing",
+    f"{_DETAILS_2F}#a-pre-vote-changes-nothing",
 )
 WHO_GETS_A_PRE_VOTE = Rule(
     "who gets a pre-vote",
     "a server that could be elected now: its log and term are new enough, and the voter hears no leader",
     "dissertation, 9.6, 4.2.3",
-    f"{_LAB_2F}#who-gets-a-pre-vote",
+    f"{_DETAILS_2F}#who-gets-a-pre-vote",
 )
 NOT_DISTURBED = Rule(
     "undisturbed",
     "a leader that a majority hears goes on leading, no matter which server returns or cannot hear it",
     "dissertation, 9.6, 4.2.3",
-    f"{_LAB_2F}#nobody-disturbs-a-leader",
+    f"{_DETAILS_2F}#nobody-disturbs-a-leader",
 )
 CHECK_QUORUM = Rule(
     "a leader without answers",
     "a leader that no majority answers for an election timeout steps down",
     "dissertation, 6.2",
-    f"{_LAB_2F}#a-leader-that-nobody-answers",
+    f"{_DETAILS_2F}#a-leader-that-nobody-answers",
 )
 STILL_ELECTED = Rule(
     "a leader all the same",
     "servers that can reach each other and are a majority elect a leader soon",
     "dissertation, 9.6; §5.2",
-    f"{_LAB_2F}#somebody-is-still-elected",
+    f"{_DETAILS_2F}#somebody-is-still-elected",
 )

@@ -29,7 +29,7 @@ from raftlab.submission.outline import Function, Outline, class_names, may_bind
 from raftlab.submission.source import Submission
 
 API = "handouts/lab-2a.md#the-api-on-one-screen"
-MESSAGES = "handouts/lab-2a.md#messages"
+MESSAGES = "handouts/lab-2a-details.md#messages"
 FIRST_RUN = "handouts/setup.md#first-run"
 
 METHODS: dict[str, tuple[str, ...]] = {

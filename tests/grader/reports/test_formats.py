@@ -29,7 +29,7 @@ from tests.grader.fakes import record
 from tests.grader.test_marks import TESTS
 
 NASTY = "<b>&\"'`|*_ ::error::x %0A =cmd() \x1b[31m \u202e ]]> $x$ @all\nsecond line"
-RULE = Rule("one vote a term", "a server votes once", "§5.2", "handouts/lab-2a.md#who-gets-my-vote")
+RULE = Rule("one vote a term", "a server votes once", "§5.2", "handouts/lab-2a-details.md#who-gets-my-vote")
 HIDDEN = rubric.Hidden(2, "nobody knows").seeds()
 
 

@@ -24,7 +24,7 @@ from raftgrade.engines.commands import Commands, RaftlabCommands
 from raftgrade.intake import submissions
 from raftgrade.intake.intake import code, still_holds, take_in
 from raftgrade.options import readable
-from raftgrade.plan import CannotStart, Listed, expect, named_labs
+from raftgrade.plan import CannotStart, CatalogueTest, expect, named_labs
 from raftgrade.proof import bug_bank, kill_rates
 from raftgrade.proof import page as proof_page
 from raftgrade.reports import formats, gradescope, table
@@ -55,7 +55,7 @@ class Tools:
     """What the grader takes from raftlab; tests put their own in its place."""
 
     commands: Commands = field(default_factory=RaftlabCommands)
-    catalogue: Callable[[str], Sequence[Listed]] = catalogue.tests
+    catalogue: Callable[[str], Sequence[CatalogueTest]] = catalogue.tests
     confine: Callable[[str], levels.Sandbox] = levels.choose
 
 
@@ -90,7 +90,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         _set_late(_late(arguments.late, [each.name for each in report.submissions]), report)
     if arguments.rubric is not None or arguments.late is not None:
         marks.mark(report)
-    wanted = formats.Wanted(
+    wanted = formats.ReportOptions(
         arguments.format,
         folder,
         None if arguments.output is None else Path(arguments.output),
@@ -245,7 +245,7 @@ def _engine(arguments: argparse.Namespace) -> grade.MakeEngine:
     if arguments.engine == "local":
         if arguments.scheduler is not None:
             raise CannotStart("--scheduler goes with --engine dask")
-        return engine.Local
+        return engine.LocalEngine
     from raftgrade.engines import dask
 
     return dask.connect(arguments.scheduler, arguments.tls_ca, arguments.tls_cert, arguments.tls_key)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
-from raftgrade.engines.engine import Engine, Event, Heard, Local, Signalled, Work
-from raftgrade.engines.jobs import Checked
+from raftgrade.engines.engine import Engine, Event, LocalEngine, RunReported, StopRequested, WorkLoop
+from raftgrade.engines.jobs import CheckResult
 from raftgrade.engines.schedule import Schedule
 from raftgrade.plan import Expected, Settings
 from raftgrade.progress import Progress
 from raftgrade.results import Report
-from raftgrade.store import Kept, Store
-from raftgrade.tally import Entry, Ran, Refused, Tally
+from raftgrade.store import KeptEntries, Store
+from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally
 from raftlab.runs.trace_quota import TraceQuota
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
@@ -28,11 +28,11 @@ def grade(
     paths: dict[str, str],
     commands: Commands,
     store: Store,
-    kept: Kept,
+    kept: KeptEntries,
     stream: TextIO,
     started: float,
-    make_engine: MakeEngine = Local,
-    refused: Sequence[Refused] = (),
+    make_engine: MakeEngine = LocalEngine,
+    refused: Sequence[RefusalEntry] = (),
 ) -> tuple[Report, int]:
     """Grade all submissions of ``plan`` (``paths`` gives where each is) and write the report to ``store``.
     ``store`` has begun with what is ``kept`` of an earlier report; who is ``refused`` already will not be run. Progress goes
@@ -49,7 +49,7 @@ def grade(
     # Who has all outcomes need not even be checked again.
     over |= {name for name in kept.submissions if name not in over and schedule.over(name)}
     engine = make_engine(plan.settings, commands, store)
-    work = Work(plan, paths, engine, schedule, over)
+    work = WorkLoop(plan, paths, engine, schedule, over)
     progress = Progress(todo, engine.workers, stream)
     progress.dropped(schedule.dropped())
     saved = time.monotonic()
@@ -61,7 +61,7 @@ def grade(
         if entry is None or not tally.take(entry):
             return
         store.add(entry)
-        if isinstance(entry, Ran):
+        if isinstance(entry, RunEntry):
             if tally.done > done:  # not what was tried once more
                 progress.ran(entry.submission, entry.record)
         else:
@@ -70,7 +70,7 @@ def grade(
     with contextlib.closing(work.events()) as events:
         for event in events:
             note(event)
-            if isinstance(event, Signalled):
+            if isinstance(event, StopRequested):
                 signal_number = event.number
             now = time.monotonic()
             progress.dropped(schedule.dropped())
@@ -88,8 +88,8 @@ def grade(
 
 def _entry(event: Event) -> Entry | None:
     """What goes into the records, if anything."""
-    if isinstance(event, Heard):
-        return Ran(event.submission, event.record)
-    if isinstance(event, Checked) and event.problems:
-        return Refused(event.submission, "refused" if event.judged else "unjudged", event.problems)
+    if isinstance(event, RunReported):
+        return RunEntry(event.submission, event.record)
+    if isinstance(event, CheckResult) and event.problems:
+        return RefusalEntry(event.submission, "refused" if event.judged else "unjudged", event.problems)
     return None

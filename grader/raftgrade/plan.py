@@ -28,7 +28,7 @@ class CannotStart(Exception):
     """The command line asks for something that cannot be done. The message says what."""
 
 
-class Listed(Protocol):
+class CatalogueTest(Protocol):
     """What the catalogue tells about one test (``raftlab.suites.catalogue.TestInfo``)."""
 
     @property
@@ -106,7 +106,9 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
         return [(test, seed) for test in self.tests for seed in range(*self.seeds)]
 
 
-def expect(settings: Settings, catalogue: Mapping[str, Sequence[Listed]]) -> tuple[list[Expected], list[LeftOut]]:
+def expect(
+    settings: Settings, catalogue: Mapping[str, Sequence[CatalogueTest]]
+) -> tuple[list[Expected], list[LeftOut]]:
     """The expected tests in the ladder's order, and those left out. ``catalogue`` maps a lab to its tests."""
     tests, left_out = [], []
     for lab in settings.labs:
@@ -120,7 +122,7 @@ def expect(settings: Settings, catalogue: Mapping[str, Sequence[Listed]]) -> tup
 
 
 @dataclass(frozen=True, slots=True)
-class JobOwner:
+class JobTarget:
     """Whose work jobs are about, and the walls it runs in."""
 
     submission: str
@@ -130,7 +132,7 @@ class JobOwner:
 
 
 def cut(
-    whose: JobOwner, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = ""
+    whose: JobTarget, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = ""
 ) -> list[Job]:
     """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds``. ``label`` tells these apart from others of
     the same lab and network."""

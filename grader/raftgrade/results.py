@@ -41,7 +41,7 @@ class Spread(msgspec.Struct, frozen=True):
     p95: float
 
 
-class Bad(msgspec.Struct, kw_only=True):
+class BadRun(msgspec.Struct, kw_only=True):
     """A run that did not pass. ``outcome`` is ``"failed"``, or ``"error"`` when it could not be judged. ``sort`` is its
     class (:mod:`raftgrade.failure_classes`). Of many runs of one class only the first tell their events and details."""
 
@@ -76,7 +76,7 @@ class NetworkResult(msgspec.Struct, kw_only=True):
     wall_s: float = 0.0
     cpu_s: float = 0.0
     classes: dict[str, int] = {}
-    bad: list[Bad] = []
+    bad: list[BadRun] = []
 
     @property
     def done(self) -> int:

@@ -67,7 +67,7 @@ class Hidden(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return first, first + self.runs
 
 
-class ForLab(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class LabRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What is different for a lab."""
 
     points: Amount | None = None
@@ -76,7 +76,7 @@ class ForLab(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     rule: Rule | None = None
 
 
-class ForTest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class TestRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What is different for a test."""
 
     points: Amount | None = None
@@ -96,17 +96,17 @@ class Rubric(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     limits: Limits = Limits()
     late: Late = Late()
     hidden: Hidden = Hidden()
-    labs: dict[str, ForLab] = {}
-    tests: dict[str, ForTest] = {}
+    labs: dict[str, LabRules] = {}
+    tests: dict[str, TestRules] = {}
 
     def rule_for(self, lab: str, test: str) -> Rule:
-        for chosen in (self.tests.get(test, ForTest()).rule, self.labs.get(lab, ForLab()).rule):
+        for chosen in (self.tests.get(test, TestRules()).rule, self.labs.get(lab, LabRules()).rule):
             if chosen is not None:
                 return chosen
         return self.rule
 
     def limits_for(self, test: str) -> Limits:
-        own = self.tests.get(test, ForTest())
+        own = self.tests.get(test, TestRules())
         chosen = {
             name: getattr(self.limits, name) if getattr(own, name) is None else getattr(own, name)
             for name in ("keep", "lab_s", "rpcs", "bytes")
@@ -114,7 +114,7 @@ class Rubric(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
         return Limits(**chosen)
 
     def needs(self, lab: str) -> list[str]:
-        return self.labs.get(lab, ForLab()).needs
+        return self.labs.get(lab, LabRules()).needs
 
     def public(self) -> Rubric:
         """Without the secret: what a report may hold."""
@@ -209,7 +209,7 @@ def _real_path(path: list[str], text: str) -> list[str]:
     """msgspec writes ``[...]`` for the key of a table; find which one it was by trying them one by one."""
     if not path or path[0] not in ("labs", "tests"):
         return path
-    kind: Any = ForLab if path[0] == "labs" else ForTest
+    kind: Any = LabRules if path[0] == "labs" else TestRules
     for name, value in tomllib.loads(text)[path[0]].items():
         try:
             msgspec.convert(value, kind, strict=True)

@@ -29,7 +29,7 @@ from raftgrade.output_folder import BadFolder
 from raftgrade.plan import Settings
 from raftgrade.results import SCHEMA, Report, SubmissionResult
 from raftgrade.spill import SpillFile
-from raftgrade.tally import Entry, Ran, Refused, Tally
+from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally
 from raftlab.safe_text import printable
 
 REPORT = "report.json"
@@ -41,25 +41,25 @@ TRACES = "traces"
 SUBMISSIONS = "submissions"
 
 
-class Known(msgspec.Struct):
+class EarlierSubmission(msgspec.Struct):
     """Of a submission in an earlier report."""
 
     name: str
     hash: str = ""
 
 
-class Before(msgspec.Struct):
+class EarlierHeader(msgspec.Struct):
     """What a new report wants to know of an earlier one: not its results, which would fill the memory again."""
 
     schema: int
     tool: str
     settings: Settings
-    submissions: list[Known]
+    submissions: list[EarlierSubmission]
     code: str = ""
 
 
-Earlier = tuple[Before, Iterator[Entry]]  # what stands in the folder, and its records, to be read once
-_AReport = TypeVar("_AReport", Report, Before)
+EarlierReport = tuple[EarlierHeader, Iterator[Entry]]  # what stands in the folder, and its records, to be read once
+_AReport = TypeVar("_AReport", Report, EarlierHeader)
 _encode = msgspec.json.Encoder().encode
 _read_entry: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
@@ -131,18 +131,18 @@ def _look_through(entries: Iterator[Entry]) -> None:
         pass
 
 
-class Kept:
+class KeptEntries:
     """What a new report takes over from an earlier one. Runs stay on the disk until they are asked for."""
 
     def __init__(self, records: Path) -> None:
         self._records = records
         self._lines: dict[str, array[int]] = {}  # of each submission: where its runs stand in the records
-        self.refused: list[Refused] = []
+        self.refused: list[RefusalEntry] = []
         self.outcomes = 0  # how many runs and refusals that are the last word
 
     def note(self, entry: Entry, place: int) -> None:
         """``entry`` stands at ``place`` in the records."""
-        if isinstance(entry, Refused):
+        if isinstance(entry, RefusalEntry):
             self.refused.append(entry)
             self.outcomes += 1
         else:
@@ -154,20 +154,20 @@ class Kept:
         """Those of which there are runs."""
         return list(self._lines)
 
-    def runs(self, submission: str) -> Iterator[Ran]:
+    def runs(self, submission: str) -> Iterator[RunEntry]:
         """The runs of ``submission``. Raises ``OSError``."""
         with self._records.open("rb") as file:
             for place in self._lines.get(submission, ()):
                 file.seek(place)
                 entry = _read_entry.decode(file.readline())
-                assert isinstance(entry, Ran)
+                assert isinstance(entry, RunEntry)
                 yield entry
 
 
 class Store:
     """A report's folder, open for writing. Use as a context manager."""
 
-    def __init__(self, folder: Path, records: BinaryIO, earlier: Earlier | None) -> None:
+    def __init__(self, folder: Path, records: BinaryIO, earlier: EarlierReport | None) -> None:
         self.folder = folder
         self._records = records
         self.earlier = earlier
@@ -182,16 +182,16 @@ class Store:
             with output_folder.usable(folder, "report"):
                 for name in (LOGS, TRACES):
                     (folder / name).mkdir(exist_ok=True)
-                earlier = _opened(folder, Before) if (folder / REPORT).exists() else None
+                earlier = _opened(folder, EarlierHeader) if (folder / REPORT).exists() else None
         except BaseException:
             records.close()
             raise
         return cls(folder, records, earlier)
 
-    def begin(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> Kept:
+    def begin(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> KeptEntries:
         """Start the new report with those ``entries`` of the earlier one that still hold. Traces of submissions that have
         such an entry stay; ``slugs`` says by their names where they are. Raises ``OSError``."""
-        kept = Kept(self.folder / RECORDS)
+        kept = KeptEntries(self.folder / RECORDS)
         # All at once: a kill in between must not lose what is kept.
         new = (self.folder / _NEW_RECORDS).open("ab", buffering=0)
         fcntl.flock(new, fcntl.LOCK_EX)
@@ -282,4 +282,4 @@ def _just_made(folder: Path) -> bool:
 def _check_ours(folder: Path) -> None:
     """Raise :class:`BadFolder` if ``folder`` holds anything but a report, or the first files of one."""
     if not _just_made(folder):
-        _look_through(_opened(folder, Before)[1])
+        _look_through(_opened(folder, EarlierHeader)[1])

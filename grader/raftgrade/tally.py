@@ -15,7 +15,7 @@ import msgspec
 
 from raftgrade import failure_classes, marks
 from raftgrade.plan import Expected, Settings
-from raftgrade.results import Bad, NetworkResult, Problem, Report, Spread, State, SubmissionResult, TestResult
+from raftgrade.results import BadRun, NetworkResult, Problem, Report, Spread, State, SubmissionResult, TestResult
 from raftgrade.spill import SpillFile
 from raftgrade.stats import BATCH, Sequential, Verdict, clopper_pearson, percentile
 from raftlab.explain.failure import Failure, Rule
@@ -27,14 +27,14 @@ TOLD = 3  # runs of one test and one class that keep their events and details; o
 Key = tuple[str, str, str, str, bool]  # submission, lab, test, network, hidden
 
 
-class Ran(msgspec.Struct, tag="run", tag_field="kind"):
+class RunEntry(msgspec.Struct, tag="run", tag_field="kind"):
     """A line of ``records.jsonl``: one run of ``submission`` has its outcome."""
 
     submission: str
     record: Record
 
 
-class Refused(msgspec.Struct, tag="refused", tag_field="kind"):
+class RefusalEntry(msgspec.Struct, tag="refused", tag_field="kind"):
     """A line of ``records.jsonl``: ``submission`` will not be run. ``state`` says whose fault that is."""
 
     submission: str
@@ -42,10 +42,10 @@ class Refused(msgspec.Struct, tag="refused", tag_field="kind"):
     problems: list[Problem]
 
 
-Entry = Ran | Refused
+Entry = RunEntry | RefusalEntry
 
 
-class Numbers(NamedTuple):
+class PassedRun(NamedTuple):
     """What is kept of a run that passed."""
 
     lab_s: float
@@ -61,8 +61,8 @@ class Runs:
         self.result = result
         self.number = number
         self.outcomes: dict[int, Outcome] = {}
-        self.passes: dict[int, Numbers] = {}
-        self.bad: dict[int, Bad] = {}
+        self.passes: dict[int, PassedRun] = {}
+        self.bad: dict[int, BadRun] = {}
         self.advice: dict[str, tuple[int, int]] = {}  # where each piece stood first: seed, place
         self.retried: set[int] = set()
         self.wall_s: dict[int, float] = {}
@@ -84,7 +84,7 @@ class Runs:
         for place, line in enumerate(record.advice):
             self.advice[line] = min((seed, place), self.advice.get(line, (seed, place)))
         if record.outcome == "passed":
-            self.passes[seed] = Numbers(record.lab_s, record.cpu_s, record.rpcs, record.rpc_bytes)
+            self.passes[seed] = PassedRun(record.lab_s, record.cpu_s, record.rpcs, record.rpc_bytes)
         else:
             self._keep(record, rules)
         return True
@@ -93,7 +93,7 @@ class Runs:
         failure = record.failure or Failure("unexplained", "the run did not pass, and nothing says why")
         if failure.rule is not None:
             failure.rule = rules.setdefault(failure.rule, failure.rule)
-        bad = Bad(
+        bad = BadRun(
             seed=record.seed,
             outcome="error" if record.outcome == "error" else "failed",
             sort=failure_classes.name(failure, record.outcome),
@@ -162,7 +162,7 @@ class Tally:
         self.done = 0
         self.failed = 0
         self._runs: dict[Key, Runs] = {}
-        self._refused: dict[str, Refused] = {}
+        self._refused: dict[str, RefusalEntry] = {}
         self._rules: dict[Rule, Rule] = {}
         self._stale = {submission.name for submission in plan.submissions}
         self._by_name = {submission.name: submission for submission in plan.submissions}
@@ -172,7 +172,7 @@ class Tally:
 
     def take(self, entry: Entry) -> bool:
         """Count ``entry``. False when it is not wanted: not in the plan, or already counted."""
-        if isinstance(entry, Refused):
+        if isinstance(entry, RefusalEntry):
             if entry.submission not in self._by_name or entry.submission in self._refused:
                 return False
             self._refused[entry.submission] = entry

@@ -9,7 +9,7 @@ from raftgrade.marks import BadLate, on_curve, read_late
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Report, SubmissionResult, exit_code
 from raftgrade.stats import Sequential
-from raftgrade.tally import Ran, Tally, blank
+from raftgrade.tally import RunEntry, Tally, blank
 from raftlab.runs.record import Outcome
 from tests.grader.fakes import record
 
@@ -41,7 +41,7 @@ def graded(text: str, runs: dict[str, str], sim: int = 10, until: Sequential | N
             )
             for seed, letter in enumerate(letters):
                 more = {"lab": test.lab, "network": network, "rpcs": 100 * (seed + 1), "lab_s": 1.0}
-                assert tally.take(Ran("alice", record(test.name, seed, words[letter], **more)))
+                assert tally.take(RunEntry("alice", record(test.name, seed, words[letter], **more)))
     return tally.make(True, 1.0)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raftgrade.plan import RUNS_IN_A_JOB, JobOwner, Settings, cut, expect
+from raftgrade.plan import RUNS_IN_A_JOB, JobTarget, Settings, cut, expect
 from tests.grader.fakes import FakeTest
 
 TESTS = [
@@ -36,7 +36,7 @@ def test_a_test_of_another_network_is_left_out_and_named() -> None:
     assert [(item.name, item.networks) for item in left_out] == [("two", ["sim"])]
 
 
-WHOSE = JobOwner("alice", "alice", "a")
+WHOSE = JobTarget("alice", "alice", "a")
 
 
 @pytest.mark.parametrize("runs", [1, 2, 3, 7, 20, 21, 40, 41, 100])

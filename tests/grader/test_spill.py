@@ -11,18 +11,18 @@ import msgspec
 from raftgrade.reports import table
 from raftgrade.results import Report
 from raftgrade.store import REPORT, Store, read
-from raftgrade.tally import Ran, Tally
+from raftgrade.tally import RunEntry, Tally
 from tests.grader.fakes import record
 from tests.grader.test_tally import all_passed, plan
 
 NAMES = ("alice", "bob", "carol")
 
 
-def entries() -> list[Ran]:
+def entries() -> list[RunEntry]:
     """Alice and Bob fail everywhere, Carol has runs to come."""
-    passed = [entry for entry in all_passed() if isinstance(entry, Ran)]
+    passed = [entry for entry in all_passed() if isinstance(entry, RunEntry)]
     failed = [
-        Ran(name, record(run.test, run.seed, "failed", lab=run.lab, network=run.network))
+        RunEntry(name, record(run.test, run.seed, "failed", lab=run.lab, network=run.network))
         for name in NAMES
         for run in (entry.record for entry in passed)
     ]

@@ -8,7 +8,7 @@ from raftgrade import store
 from raftgrade.output_folder import BadFolder
 from raftgrade.results import Problem
 from raftgrade.store import Store, read
-from raftgrade.tally import Ran, Refused, Tally
+from raftgrade.tally import RefusalEntry, RunEntry, Tally
 from tests.grader.fakes import record
 from tests.grader.test_tally import all_passed, plan
 
@@ -27,8 +27,8 @@ def cut_short(folder: Path) -> Path:
     """As a SIGKILL leaves it: the plan, some records, and half a line."""
     out = Store.create(folder)
     out.save(plan())
-    out.add(Ran("alice", record("first", 0, "failed")))
-    out.add(Ran("alice", record("first", 1)))
+    out.add(RunEntry("alice", record("first", 0, "failed")))
+    out.add(RunEntry("alice", record("first", 1)))
     with (folder / store.RECORDS).open("ab") as file:
         file.write(b'{"kind":"run","submission":"al')
     out._records.close()
@@ -134,15 +134,15 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 def test_what_is_kept_stays_on_the_disk_until_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl.tmp").write_bytes(b"left by a kill in the middle of begin()")
     told = [
-        Ran("bob", record("first", 0)),
-        Ran("alice", record("first", 0, "error")),
-        Refused("carol", "refused", [Problem("no Raft in it")]),
-        Ran("bob", record("first", 1, "failed")),
-        Ran("alice", record("first", 0)),
+        RunEntry("bob", record("first", 0)),
+        RunEntry("alice", record("first", 0, "error")),
+        RefusalEntry("carol", "refused", [Problem("no Raft in it")]),
+        RunEntry("bob", record("first", 1, "failed")),
+        RunEntry("alice", record("first", 0)),
     ]
     with Store.create(tmp_path) as out:
         kept = out.begin(told)
-        out.add(Ran("bob", record("second", 0)))  # of the new report
+        out.add(RunEntry("bob", record("second", 0)))  # of the new report
         assert kept.submissions == ["bob", "alice"]
         assert [*kept.runs("bob")] == [told[0], told[3]]
         assert [*kept.runs("alice")] == [told[1], told[4]]
@@ -158,7 +158,7 @@ def test_traces_stay_of_submissions_that_keep_something(tmp_path: Path) -> None:
         (tmp_path / "traces" / name).mkdir(parents=True)
         (tmp_path / "traces" / name / "a.trace").write_text("")
     with Store.create(tmp_path) as out:
-        out.begin([Ran("alice", record("first", 0))], slugs={"alice": "alice", "bob": "bob"})
+        out.begin([RunEntry("alice", record("first", 0))], slugs={"alice": "alice", "bob": "bob"})
         assert [path.name for path in (tmp_path / "traces").iterdir()] == ["alice"]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Problem, Report, exit_code, passed
-from raftgrade.tally import Entry, Ran, Refused, Tally, blank
+from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally, blank
 from tests.grader.fakes import record
 
 TESTS = [
@@ -28,7 +28,7 @@ def all_passed(name: str = "alice") -> list[Entry]:
     runs = [record("first", seed, lab_s=10.0 + seed, rpcs=100 + 50 * seed, wall_s=0.5) for seed in (0, 1)]
     runs += [record("second", seed) for seed in (0, 1)]
     runs += [record("first", 0, network="rpyc")]
-    return [Ran(name, run) for run in runs]
+    return [RunEntry(name, run) for run in runs]
 
 
 def fold(entries: list[Entry], *names: str, complete: bool = True) -> Report:
@@ -56,7 +56,7 @@ def test_a_clean_submission() -> None:
 
 def test_one_failed_run_costs_the_tests_points_and_no_other() -> None:
     entries = all_passed()
-    entries[1] = Ran("alice", record("first", 1, "failed", replay="again"))
+    entries[1] = RunEntry("alice", record("first", 1, "failed", replay="again"))
     report = fold(entries)
     (alice,) = report.submissions
     assert [(test.points, passed(test)) for test in alice.tests] == [(0, False), (5, True)]
@@ -68,13 +68,13 @@ def test_one_failed_run_costs_the_tests_points_and_no_other() -> None:
 
 def test_a_failure_on_the_real_network_counts_as_much() -> None:
     entries = all_passed()
-    entries[4] = Ran("alice", record("first", 0, "failed", network="rpyc"))
+    entries[4] = RunEntry("alice", record("first", 0, "failed", network="rpyc"))
     assert [test.points for test in fold(entries).submissions[0].tests] == [0, 5]
 
 
 def test_an_error_is_no_failure_and_costs_nothing() -> None:
     entries = all_passed()
-    entries[1] = Ran("alice", record("first", 1, "error"))
+    entries[1] = RunEntry("alice", record("first", 1, "error"))
     report = fold(entries)
     sim = report.submissions[0].tests[0].networks[0]
     assert (sim.passes, sim.failures, sim.errors) == (1, 0, 1)
@@ -86,8 +86,8 @@ def test_an_error_is_no_failure_and_costs_nothing() -> None:
 
 def test_what_could_mostly_not_be_judged_is_open() -> None:
     entries = all_passed()
-    entries[0] = Ran("alice", record("first", 0, "error"))
-    entries[1] = Ran("alice", record("first", 1, "error"))
+    entries[0] = RunEntry("alice", record("first", 0, "error"))
+    entries[1] = RunEntry("alice", record("first", 1, "error"))
     (alice,) = fold(entries).submissions
     assert (alice.points, alice.open_points, alice.max_points, alice.final) == (5, 10, 15, False)
     assert alice.tests[0].state == "open"
@@ -95,19 +95,19 @@ def test_what_could_mostly_not_be_judged_is_open() -> None:
 
 
 def test_a_second_attempt_counts_for_what_could_not_be_judged_and_for_nothing_else() -> None:
-    entries = [Ran("alice", record("first", 1, "error")), *all_passed()]
+    entries = [RunEntry("alice", record("first", 1, "error")), *all_passed()]
     (alice,) = fold(entries).submissions
     sim = alice.tests[0].networks[0]
     assert (alice.points, alice.final, sim.passes, sim.errors, sim.retried, sim.bad) == (15, True, 2, 0, 1, [])
-    failed = [Ran("alice", record("first", 0, "error")), Ran("alice", record("first", 0, "failed"))]
+    failed = [RunEntry("alice", record("first", 0, "error")), RunEntry("alice", record("first", 0, "failed"))]
     sim = fold(failed).submissions[0].tests[0].networks[0]
     assert (sim.failures, sim.errors, sim.retried) == (1, 0, 1)
 
 
 def test_what_failed_weighs_more_than_what_could_not_be_judged() -> None:
     entries = all_passed()
-    entries[0] = Ran("alice", record("first", 0, "failed"))
-    entries[1] = Ran("alice", record("first", 1, "error"))
+    entries[0] = RunEntry("alice", record("first", 0, "failed"))
+    entries[1] = RunEntry("alice", record("first", 1, "error"))
     assert exit_code(fold(entries)) == 1
 
 
@@ -127,7 +127,7 @@ def test_only_a_complete_report_can_be_good() -> None:
 def test_a_refused_submission_earns_nothing_and_stops_nobody(state: str) -> None:
     refused = msgspec.convert(
         {"kind": "refused", "submission": "bob", "state": state, "problems": [{"text": "no class Raft"}]},
-        Refused,
+        RefusalEntry,
     )
     report = fold([refused, *all_passed()], "alice", "bob")
     alice, bob = report.submissions
@@ -140,17 +140,17 @@ def test_a_refused_submission_earns_nothing_and_stops_nobody(state: str) -> None
 
 def test_the_first_outcome_of_a_run_stands_and_strangers_are_turned_away() -> None:
     tally = Tally(plan())
-    assert tally.take(Ran("alice", record("first", 0, "failed")))
-    assert not tally.take(Ran("alice", record("first", 0, "passed")))
-    assert not tally.take(Ran("alice", record("first", 2)))
-    assert not tally.take(Ran("alice", record("third", 0)))
-    assert not tally.take(Ran("alice", record("second", 0, network="rpyc")))
-    assert not tally.take(Ran("mallory", record("first", 1)))
-    assert not tally.take(Refused("mallory", "refused", []))
+    assert tally.take(RunEntry("alice", record("first", 0, "failed")))
+    assert not tally.take(RunEntry("alice", record("first", 0, "passed")))
+    assert not tally.take(RunEntry("alice", record("first", 2)))
+    assert not tally.take(RunEntry("alice", record("third", 0)))
+    assert not tally.take(RunEntry("alice", record("second", 0, network="rpyc")))
+    assert not tally.take(RunEntry("mallory", record("first", 1)))
+    assert not tally.take(RefusalEntry("mallory", "refused", []))
     assert (tally.done, tally.failed) == (1, 1)
 
 
 def test_a_report_is_the_same_after_a_trip_through_json() -> None:
-    report = fold([Ran("alice", record("first", 0, "failed", advice=["x", "x"]))])
+    report = fold([RunEntry("alice", record("first", 0, "failed", advice=["x", "x"]))])
     assert report.submissions[0].tests[0].advice == ["x"]
     assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report

@@ -10,11 +10,11 @@ import pytest
 
 from raftgrade import results
 from raftgrade.engines import dask
-from raftgrade.engines.jobs import Finished
+from raftgrade.engines.jobs import JobResult
 from raftgrade.plan import Settings
 from raftgrade.results import Report
 from raftgrade.store import Store, read
-from raftgrade.tally import Ran, Tally, blank
+from raftgrade.tally import RunEntry, Tally, blank
 from raftlab.runs.record import Record
 from raftlab.runs.trace_quota import TraceQuota
 from tests.grader.fakes import record
@@ -35,17 +35,17 @@ def plan() -> Report:
     )
 
 
-def failed(store: Store, run: tuple[str, str, int], size: int) -> Ran:
+def failed(store: Store, run: tuple[str, str, int], size: int) -> RunEntry:
     """A failing run whose trace has just been written."""
     test, network, seed = run
     folder = store.traces("alice")
     folder.mkdir(exist_ok=True)
     file = folder / f"2A-{test}-{network}-{seed}.jsonl"
     file.write_bytes(str(file).encode() + b"\n" + bytes(size))
-    return Ran("alice", record(test, seed, "failed", network=network, trace=str(file)))
+    return RunEntry("alice", record(test, seed, "failed", network=network, trace=str(file)))
 
 
-def bad(report: Report) -> list[results.Bad]:
+def bad(report: Report) -> list[results.BadRun]:
     return [bad for test in report.submissions[0].tests for result in test.networks for bad in result.bad]
 
 
@@ -110,7 +110,7 @@ def test_a_run_that_could_not_be_judged_and_then_passed_leaves_no_hole(tmp_path:
         first = failed(store, ("first", "sim", 109), 600)
         first.record.outcome = "error"
         assert tally.take(first)
-        assert tally.take(Ran("alice", record("first", 109)))
+        assert tally.take(RunEntry("alice", record("first", 109)))
         assert tally.take(failed(store, ("first", "sim", 100), 600))
         assert traces(tally.make(complete=False, seconds=1.0)) == {"2A-first-sim-100.jsonl"}
 
@@ -121,5 +121,5 @@ def test_a_worker_sends_home_what_may_have_room_there(tmp_path: Path, monkeypatc
     with Store.create(tmp_path) as store:
         records = [failed(store, (test, "sim", seed), 300).record for test in ("first", "second") for seed in (0, 1)]
         folder = store.traces("alice")
-        packed = dask._packed(folder, Finished("job", "alice", records, False))
+        packed = dask._packed(folder, JobResult("job", "alice", records, False))
     assert set(packed) == {"2A-first-sim-0.jsonl", "2A-second-sim-0.jsonl", "2A-first-sim-1.jsonl"}

@@ -25,16 +25,16 @@ MAX_LINE_BYTES = 64 * 1024 * 1024  # a line beyond this is no record; stop liste
 _CHUNK = 1 << 16
 _NICER = 10
 
-How = Literal["exited", "silent", "stopped", "not-started", "flood"]
+ExitKind = Literal["exited", "silent", "stopped", "not-started", "flood"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ChildExit:
     """How a child ended: ``exited`` with ``code`` (negative: killed by that signal); killed because it was
     ``silent`` for too long or sent a ``flood``; ``stopped`` because everything stops; or ``not-started``
     (``text`` says why)."""
 
-    how: How
+    how: ExitKind
     code: int = 0
     text: str = ""
 
@@ -71,7 +71,7 @@ class Children:
         from_stdout: bool = False,
         nice: bool = False,
         processor: int | None = None,
-    ) -> Ended:
+    ) -> ChildExit:
         """Run ``command(fd)`` to its end and hand each line it writes to ``fd`` (or to its stdout) to
         ``on_line``, which says whether it was news. After ``silence_s`` seconds without news the child and
         its group are killed. What else it prints is appended to ``log``. It stays on ``processor``, if one is
@@ -89,18 +89,18 @@ class Children:
                 )
         except OSError as exc:
             os.close(read_fd)
-            return Ended("not-started", text=exc.strerror or str(exc))
+            return ChildExit("not-started", text=exc.strerror or str(exc))
         finally:
             os.close(write_fd)
         if process is None:
             os.close(read_fd)
-            return Ended("stopped")
+            return ChildExit("stopped")
         with contextlib.suppress(OSError):  # neither is needed, only faster
             if nice:
                 os.setpriority(os.PRIO_PROCESS, process.pid, _NICER)
             if processor is not None:
                 os.sched_setaffinity(process.pid, {processor})
-        how: How = "stopped"
+        how: ExitKind = "stopped"
         try:
             how = _hear(read_fd, process.pid, on_line, silence_s)
         finally:
@@ -109,7 +109,7 @@ class Children:
                 _kill_group(process.pid)
                 self._running.discard(process.pid)
             code = process.wait()
-        return Ended("stopped" if self._stopped else how, code)
+        return ChildExit("stopped" if self._stopped else how, code)
 
     def _start(self, command: list[str], **options: object) -> subprocess.Popen[bytes] | None:
         # Under the lock, so that no child can start between the last kill and the end.
@@ -126,7 +126,7 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _hear(read_fd: int, pid: int, on_line: Callable[[bytes], bool], silence_s: float) -> How:
+def _hear(read_fd: int, pid: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
     """Read lines until the child has ended (or must be ended), whichever processes still hold the pipe."""
     gone_read, gone_write = os.pipe()
     waiter = threading.Thread(target=_await_end, args=(pid, gone_write), daemon=True)
@@ -147,7 +147,7 @@ def _await_end(pid: int, gone_write: int) -> None:
         os.close(gone_write)
 
 
-def _read_lines(read_fd: int, gone_fd: int, on_line: Callable[[bytes], bool], silence_s: float) -> How:
+def _read_lines(read_fd: int, gone_fd: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
     poller = select.poll()
     poller.register(read_fd, select.POLLIN)
     poller.register(gone_fd, select.POLLIN)

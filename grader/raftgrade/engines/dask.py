@@ -25,7 +25,7 @@ import msgspec
 from raftgrade.engines.child_processes import Children
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
 from raftgrade.engines.engine import Engine
-from raftgrade.engines.jobs import Checked, Finished, run_check, run_job
+from raftgrade.engines.jobs import CheckResult, JobResult, run_check, run_job
 from raftgrade.plan import CannotStart, Job, Settings
 from raftgrade.results import Problem, SubmissionResult
 from raftgrade.store import Store
@@ -62,8 +62,8 @@ class RemoteJob(msgspec.Struct, kw_only=True):
 class Answer(msgspec.Struct, kw_only=True):
     """What a worker brings back. ``traces`` are packed."""
 
-    finished: Finished | None = None
-    checked: Checked | None = None
+    finished: JobResult | None = None
+    checked: CheckResult | None = None
     traces: dict[str, bytes] = {}
     log: bytes = b""
 
@@ -123,7 +123,7 @@ def carry_out(errand: bytes, commands: Commands) -> bytes:
         return _encode(answer)
 
 
-def _packed(folder: Path, finished: Finished) -> dict[str, bytes]:
+def _packed(folder: Path, finished: JobResult) -> dict[str, bytes]:
     """The traces of a job that can have room at home."""
     room = TraceQuota(folder, TRACE_QUOTA)
     tests = list(dict.fromkeys(record.test for record in finished.records))
@@ -186,18 +186,18 @@ class Dask:
         """Twice what is being done, so that no worker waits for us."""
         return 2 * self.workers
 
-    def check(self, submission: SubmissionResult, path: str) -> Future[Checked]:
+    def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]:
         name = submission.name
 
-        def made(answer: Answer) -> Checked:
+        def made(answer: Answer) -> CheckResult:
             assert answer.checked is not None
             if answer.checked.problems and answer.log:
                 self._store.log(f"{submission.slug}.check").write_bytes(answer.log)
             return answer.checked
 
-        def lost(why: str) -> Checked:
+        def lost(why: str) -> CheckResult:
             problem = Problem(f"could not be judged: the check of the submission was lost by the cluster: {why}")
-            return Checked(name, [problem], judged=False)
+            return CheckResult(name, [problem], judged=False)
 
         try:
             errand = RemoteJob(
@@ -208,17 +208,17 @@ class Dask:
                 sandbox=self._settings.level,
             )
         except (OSError, TooLarge) as exc:
-            done: Future[Checked] = Future()
+            done: Future[CheckResult] = Future()
             done.set_result(lost(str(exc)))
             return done
         return self._send(_encode(errand), made, lost)
 
-    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[Finished]:
-        def made(answer: Answer) -> Finished:
+    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]:
+        def made(answer: Answer) -> JobResult:
             assert answer.finished is not None
             return self._home(job, answer)
 
-        def lost(why: str) -> Finished:
+        def lost(why: str) -> JobResult:
             text = f"could not be judged: the cluster lost this job, {ATTEMPTS} times: {why}"
             failure = Failure("not-judged", text, hint="This costs no mark and earns none: run raftgrade again.")
             records = [
@@ -234,12 +234,12 @@ class Dask:
                 )
                 for test, seed in job.runs
             ]
-            return Finished(job.id, job.submission, records)
+            return JobResult(job.id, job.submission, records)
 
         try:
             errand = _encode(RemoteJob(files=_files(job.path), main=_main(job.path), job=job))
         except (OSError, TooLarge) as exc:
-            done: Future[Finished] = Future()
+            done: Future[JobResult] = Future()
             done.set_result(lost(str(exc)))
             return done
         return self._send(errand, made, lost)
@@ -278,7 +278,7 @@ class Dask:
         send()
         return outer
 
-    def _home(self, job: Job, answer: Answer) -> Finished:
+    def _home(self, job: Job, answer: Answer) -> JobResult:
         """Put what came back where a job done here would have put it."""
         assert answer.finished is not None
         folder = self._store.traces(job.slug)

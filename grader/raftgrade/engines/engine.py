@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from raftgrade.engines.child_processes import Children
 from raftgrade.engines.commands import Commands
-from raftgrade.engines.jobs import Checked, Finished, run_check, run_job
+from raftgrade.engines.jobs import CheckResult, JobResult, run_check, run_job
 from raftgrade.engines.schedule import Schedule
 from raftgrade.plan import Job, Settings
 from raftgrade.results import Report, SubmissionResult
@@ -32,7 +32,7 @@ TICK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class RunReported:
     """A record came in."""
 
     submission: str
@@ -40,7 +40,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Signalled:
+class StopRequested:
     """Somebody wants us to stop."""
 
     number: int
@@ -52,13 +52,13 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class FutureDone:
     """A check or a job came to its end."""
 
     future: Future[Any]
 
 
-Event = Heard | Checked | Signalled | Tick
+Event = RunReported | CheckResult | StopRequested | Tick
 
 
 class Engine(Protocol):
@@ -71,14 +71,14 @@ class Engine(Protocol):
     @property
     def workers(self) -> int: ...
 
-    def check(self, submission: SubmissionResult, path: str) -> Future[Checked]: ...
+    def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]: ...
 
-    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[Finished]: ...
+    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]: ...
 
     def stop(self) -> None: ...
 
 
-class Local:
+class LocalEngine:
     """Threads on this machine, each with one child process at a time."""
 
     def __init__(self, settings: Settings, commands: Commands, store: Store) -> None:
@@ -89,7 +89,7 @@ class Local:
         self._children = Children(settings.jobs)
         self._executor: Executor = ThreadPoolExecutor(settings.jobs, thread_name_prefix="raftgrade")
 
-    def check(self, submission: SubmissionResult, path: str) -> Future[Checked]:
+    def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]:
         return self._executor.submit(
             run_check,
             submission.name,
@@ -101,7 +101,7 @@ class Local:
             log=self._store.log(f"{submission.slug}.check"),
         )
 
-    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[Finished]:
+    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]:
         return self._executor.submit(
             run_job,
             job,
@@ -118,7 +118,7 @@ class Local:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-class Work:
+class WorkLoop:
     """What is still to do, in the order of the submissions: the check of one, then its jobs, then the next
     one's. ``over`` are submissions with nothing to do."""
 
@@ -133,7 +133,7 @@ class Work:
         self._paths = paths
         self._schedule = schedule
         self._engine = engine
-        self._inbox: queue.SimpleQueue[Heard | Done | Signalled] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[RunReported | FutureDone | StopRequested] = queue.SimpleQueue()
         self._places = {submission.name: place for place, submission in enumerate(plan.submissions)}
         self._waiting: list[tuple[int, int, SubmissionResult | Job]] = []
         self._numbers = itertools.count()
@@ -144,24 +144,24 @@ class Work:
 
     def events(self) -> Generator[Event, None, None]:
         """Do the work and tell what happens. Ends when all is done, or after a :class:`Signalled`."""
-        with listening(lambda number: self._inbox.put(Signalled(number))):
+        with listening(lambda number: self._inbox.put(StopRequested(number))):
             try:
                 while self._hand_out():
                     event = self._next()
-                    if isinstance(event, Done):
+                    if isinstance(event, FutureDone):
                         yield from self._finished(event.future.result())
                         continue
                     yield event
-                    if isinstance(event, Signalled):
+                    if isinstance(event, StopRequested):
                         return
             finally:
                 self._engine.stop()
 
-    def leftovers(self) -> Iterator[Heard]:
+    def leftovers(self) -> Iterator[RunReported]:
         """Records that had come in when everything was stopped."""
         while not self._inbox.empty():
             event = self._inbox.get()
-            if isinstance(event, Heard):
+            if isinstance(event, RunReported):
                 yield event
 
     def _add(self, submission: str, item: SubmissionResult | Job) -> None:
@@ -177,27 +177,27 @@ class Work:
             else:
                 future = self._engine.check(item, self._paths[item.name])
             self._out += 1
-            future.add_done_callback(lambda done: self._inbox.put(Done(done)))
+            future.add_done_callback(lambda done: self._inbox.put(FutureDone(done)))
         return self._out > 0
 
     def _recorder(self, submission: str) -> Callable[[Record], None]:
-        return lambda record: self._inbox.put(Heard(submission, record))
+        return lambda record: self._inbox.put(RunReported(submission, record))
 
-    def _next(self) -> Heard | Done | Signalled | Tick:
+    def _next(self) -> RunReported | FutureDone | StopRequested | Tick:
         try:
             return self._inbox.get(timeout=TICK_S)
         except queue.Empty:
             return Tick()
 
-    def _finished(self, result: Checked | Finished) -> Iterator[Event]:
+    def _finished(self, result: CheckResult | JobResult) -> Iterator[Event]:
         self._out -= 1
         if result.stopped:
             return
-        if isinstance(result, Finished):
+        if isinstance(result, JobResult):
             # An engine without a live line tells of its records only now; those heard already are not counted
             # twice.
             for record in result.records:
-                yield Heard(result.submission, record)
+                yield RunReported(result.submission, record)
             jobs = self._schedule.finished(result)
         else:
             yield result

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from raftgrade.engines.child_processes import Children, Ended
+from raftgrade.engines.child_processes import ChildExit, Children
 from raftgrade.engines.commands import Commands, environment
 from raftgrade.plan import Job
 from raftgrade.results import Problem
@@ -37,7 +37,7 @@ Run = tuple[str, int]  # test, seed
 _read_problems = msgspec.json.Decoder(list[Problem]).decode
 
 
-class Checked(msgspec.Struct):
+class CheckResult(msgspec.Struct):
     """What the contract check said. ``problems`` empty: go ahead. ``judged`` false: the check itself
     failed."""
 
@@ -47,7 +47,7 @@ class Checked(msgspec.Struct):
     stopped: bool = False
 
 
-class Finished(msgspec.Struct):
+class JobResult(msgspec.Struct):
     """What a job came to: a record for each of its runs, unless it was ``stopped``."""
 
     job: str
@@ -65,11 +65,11 @@ def run_check(
     commands: Commands,
     children: Children,
     log: Path,
-) -> Checked:
+) -> CheckResult:
     """Check that a submission can be tested at all. Runs the check again, once, if it dies."""
     said = ""
     for _ in range(2):
-        heard = _Heard()
+        heard = _LineCollector()
         ended = children.listen(
             lambda fd: commands.check(path, labs, sandbox),
             on_line=heard,
@@ -79,7 +79,7 @@ def run_check(
             from_stdout=True,
         )
         if ended.how == "stopped":
-            return Checked(submission, [], stopped=True)
+            return CheckResult(submission, [], stopped=True)
         said = _ending(ended, CHECK_S)
         try:
             problems = _read_problems(b"\n".join(heard.lines))
@@ -87,12 +87,12 @@ def run_check(
             continue
         if ended.how == "exited" and (ended.code, bool(problems)) in ((0, False), (2, True)):
             _drop_log(log)
-            return Checked(submission, problems)
+            return CheckResult(submission, problems)
     problem = Problem(f"could not be judged: the check of the submission {said}, twice", where=str(log))
-    return Checked(submission, [problem], judged=False)
+    return CheckResult(submission, [problem], judged=False)
 
 
-class _Heard:
+class _LineCollector:
     """Keeps lines. None of them is news: a check has one limit for the whole of it."""
 
     def __init__(self) -> None:
@@ -111,17 +111,17 @@ def run_job(
     log: Path,
     traces: Path,
     on_record: Callable[[Record], None] | None = None,
-) -> Finished:
+) -> JobResult:
     """Carry out ``job``. ``on_record`` hears of each record as it comes (from this thread); the result has
     them all. The same job may be run twice: the records carry what they are about."""
-    bench = _Bench(job, commands, children, log, traces, on_record)
+    bench = _JobRunner(job, commands, children, log, traces, on_record)
     stopped = not bench.work()
     if bench.uneventful and all(record.outcome == "passed" for record in bench.got.values()):
         _drop_log(log)
-    return Finished(job.id, job.submission, list(bench.got.values()), stopped)
+    return JobResult(job.id, job.submission, list(bench.got.values()), stopped)
 
 
-class _Bench:
+class _JobRunner:
     """The state of one job at work."""
 
     def __init__(
@@ -182,7 +182,7 @@ class _Bench:
             text = f"run never reported: {before} before it had to be stopped after {limit} each"
             self._fail(self._missing(), text)
 
-    def _died_at(self, run: Run, ended: Ended, news: bool) -> None:
+    def _died_at(self, run: Run, ended: ChildExit, news: bool) -> None:
         self._deaths[run] += 1
         self._idle_deaths = 0 if news else self._idle_deaths + 1
         said = _ending(ended, SILENCE_S[self.job.network])
@@ -207,7 +207,7 @@ class _Bench:
             last += 1
         return [test], (first, last + 1)
 
-    def _attempt(self, tests: list[str], seeds: tuple[int, int]) -> Ended:
+    def _attempt(self, tests: list[str], seeds: tuple[int, int]) -> ChildExit:
         self._heard = self._garbage = 0
         self._end = None
         simulated = self.job.network == "sim"
@@ -288,7 +288,7 @@ class _Bench:
             return ""
 
 
-def _ending(ended: Ended, silence_s: float) -> str:
+def _ending(ended: ChildExit, silence_s: float) -> str:
     """How a child ended, in words that follow "the job"."""
     if ended.how == "not-started":
         return f"could not be started ({ended.text})"

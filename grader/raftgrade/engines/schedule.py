@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from raftgrade.engines.jobs import Finished
-from raftgrade.plan import Expected, Job, JobOwner, cut
+from raftgrade.engines.jobs import JobResult
+from raftgrade.plan import Expected, Job, JobTarget, cut
 from raftgrade.results import Report
 from raftgrade.stats import BATCH
-from raftgrade.tally import Ran, Tally, enough
+from raftgrade.tally import RunEntry, Tally, enough
 
 USUAL_BATCHES = 4  # what a sequential test takes for a good program; for estimates
 _AGAIN = ".again"
@@ -38,16 +38,16 @@ class Schedule:
         tests: list[Expected],
         paths: dict[str, str],
         tally: Tally,
-        known: Callable[[str], Iterable[Ran]],
+        known: Callable[[str], Iterable[RunEntry]],
     ) -> None:
         self._settings = plan.settings
         self._rubric = plan.rubric
         self._tests = tests
         self._tally = tally
         level = plan.settings.level
-        self._whose = {each.name: JobOwner(each.name, each.slug, paths[each.name], level) for each in plan.submissions}
+        self._whose = {each.name: JobTarget(each.name, each.slug, paths[each.name], level) for each in plan.submissions}
         self._ask = known
-        self._known: dict[str, dict[Run, list[Ran]]] = {}  # of each submission at work
+        self._known: dict[str, dict[Run, list[RunEntry]]] = {}  # of each submission at work
         self._out: dict[str, Job] = {}
         self._at_work: Counter[Part] = Counter()
         self._closed: dict[str, list[str]] = {each.name: list(plan.settings.labs) for each in plan.submissions}
@@ -72,7 +72,7 @@ class Schedule:
             self._at_work[job.submission, job.lab] -= 1
         return False
 
-    def finished(self, result: Finished) -> list[Job]:
+    def finished(self, result: JobResult) -> list[Job]:
         """What follows upon a job, once the tally has its records."""
         job = self._out.pop(result.job)
         part = (job.submission, job.lab)
@@ -152,7 +152,7 @@ class Schedule:
         tests = self._tally.sum_up(submission).tests
         return any(test.state == "skipped" for test in tests if test.lab == lab)
 
-    def _whole(self, whose: JobOwner, lab: str, network: str) -> Iterable[Job]:
+    def _whole(self, whose: JobTarget, lab: str, network: str) -> Iterable[Job]:
         settings = self._settings
         names = self._names(lab, network)
         first, end = settings.seeds(network)
@@ -193,7 +193,7 @@ class Schedule:
         for seeds, names in sorted(unsure.items()):
             yield from cut(self._whose[submission], lab, "sim", names, seeds, f".{seeds[0]}")
 
-    def _once_more(self, job: Job, result: Finished) -> Iterable[Job]:
+    def _once_more(self, job: Job, result: JobResult) -> Iterable[Job]:
         """What could not be judged, in jobs that hold nothing else."""
         failed = [(record.test, record.seed) for record in result.records if record.outcome == "error"]
         return _pieces(job, sorted(set(failed), key=job.runs.index), _AGAIN)
@@ -224,7 +224,7 @@ class Schedule:
         return runs is None or runs.outcomes.get(run[1], "error") != "error"
 
 
-def _place(entry: Ran) -> Run:
+def _place(entry: RunEntry) -> Run:
     record = entry.record
     return record.lab, record.test, record.network, record.seed
 

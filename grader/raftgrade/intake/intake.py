@@ -16,11 +16,11 @@ from types import ModuleType
 import raftgrade
 import raftlab
 from raftgrade.intake import staging
-from raftgrade.intake.submissions import Found
+from raftgrade.intake.submissions import FoundSubmissions
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Problem, Report, SubmissionResult
-from raftgrade.store import Earlier, Store
-from raftgrade.tally import Entry, Ran, Refused, blank
+from raftgrade.store import EarlierReport, Store
+from raftgrade.tally import Entry, RefusalEntry, RunEntry, blank
 from raftlab.safe_text import printable
 
 HANDOUT = "handouts/confinement.md"
@@ -34,26 +34,26 @@ class Intake:
 
     submissions: list[SubmissionResult] = field(default_factory=list)
     paths: dict[str, str] = field(default_factory=dict)
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusalEntry] = field(default_factory=list)
 
 
-def take_in(found: Found, tests: list[Expected], settings: Settings, store: Store) -> Intake:
+def take_in(found: FoundSubmissions, tests: list[Expected], settings: Settings, store: Store) -> Intake:
     """Copy and fingerprint every submission. Raises ``OSError`` when the report's folder cannot be written."""
     intake = Intake()
     for item in found.submissions:
         copied = None
         try:
             copied = staging.stage(item, store.copy(item.slug), found.files, store.folder)
-        except staging.Refused as exc:
+        except staging.CannotStage as exc:
             problem = Problem(str(exc), handout="" if exc.ours else HANDOUT)
-            intake.refused.append(Refused(item.name, "unjudged" if exc.ours else "refused", [problem]))
+            intake.refused.append(RefusalEntry(item.name, "unjudged" if exc.ours else "refused", [problem]))
         shown, hash = printable(item.where), copied.hash if copied else ""
         intake.submissions.append(blank(item.name, item.slug, shown, tests, settings, item.id, hash))
         intake.paths[item.name] = _argument(copied.path) if copied else ""
     return intake
 
 
-def still_holds(plan: Report, earlier: Earlier | None) -> Iterator[Entry]:
+def still_holds(plan: Report, earlier: EarlierReport | None) -> Iterator[Entry]:
     """The entries of the ``earlier`` report that are right for ``plan`` too."""
     if earlier is None:
         return
@@ -69,9 +69,9 @@ def still_holds(plan: Report, earlier: Earlier | None) -> Iterator[Entry]:
             for network in test.networks:
                 wanted.setdefault((item.name, test.lab, test.name, network.network), []).append(range(*network.seeds))
     # A fault of the machine stays on record if a second attempt was judged. That one comes later in the records.
-    faults: dict[tuple[Key, int], Ran] = {}
+    faults: dict[tuple[Key, int], RunEntry] = {}
     for entry in entries:
-        if isinstance(entry, Refused):
+        if isinstance(entry, RefusalEntry):
             if entry.submission in names and entry.state == "refused" and before.settings.labs == plan.settings.labs:
                 yield entry
             continue
@@ -86,7 +86,7 @@ def still_holds(plan: Report, earlier: Earlier | None) -> Iterator[Entry]:
         yield entry
 
 
-def _key(entry: Ran) -> Key:
+def _key(entry: RunEntry) -> Key:
     record = entry.record
     return entry.submission, record.lab, record.test, record.network
 

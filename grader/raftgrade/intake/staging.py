@@ -36,7 +36,7 @@ _DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "
 _ENCRYPTED = 1
 
 
-class Refused(Exception):
+class CannotStage(Exception):
     """A submission that cannot be taken in. The message is one sentence for the student; ``ours``: the machine or the
     network may be to blame, so it is not refused but could not be judged."""
 
@@ -61,7 +61,7 @@ def stage(item: Submission, place: Path, others: Collection[Path] = (), ignore: 
     place.mkdir(parents=True)
     try:
         if item.kind == "nothing":
-            raise Refused(item.reason)
+            raise CannotStage(item.reason)
         if item.kind == "file":
             entry = _copy_file(item.path, place, others)
             return Staged(place / entry, _hash(place))
@@ -77,8 +77,8 @@ def stage(item: Submission, place: Path, others: Collection[Path] = (), ignore: 
                 _copy_tree(_top(unpacked, item.kind), place)
     except OSError as exc:
         shutil.rmtree(place)
-        raise Refused(f"{printable(item.where)} cannot be read: {exc.strerror or exc}", ours=True) from None
-    except Refused:
+        raise CannotStage(f"{printable(item.where)} cannot be read: {exc.strerror or exc}", ours=True) from None
+    except CannotStage:
         shutil.rmtree(place)
         raise
     return Staged(place, _hash(place))
@@ -100,7 +100,7 @@ def _copy_file(path: Path, place: Path, others: Collection[Path]) -> str:
     try:
         found = source.find(path)
     except source.SubmissionError as exc:
-        raise Refused(str(exc)) from None
+        raise CannotStage(str(exc)) from None
     foreign = {other.resolve() for other in others} - {found.entry}
     for module in found.modules.values():
         if module.resolve() not in foreign:
@@ -116,17 +116,17 @@ def _copy_tree(root: Path, place: Path, ignore: Path | None = None) -> None:
         shown = printable(path.relative_to(root).as_posix())
         info = path.lstat()
         if stat.S_ISLNK(info.st_mode):
-            raise Refused(f"{shown} is a link: hand in the file itself")
+            raise CannotStage(f"{shown} is a link: hand in the file itself")
         if not stat.S_ISREG(info.st_mode):
-            raise Refused(f"{shown} is neither a file nor a folder")
+            raise CannotStage(f"{shown} is neither a file nor a folder")
         if info.st_size <= MAX_FILE_BYTES:
             files[path] = info.st_size
         elif shown == MAIN:
-            raise Refused(f"{MAIN} is larger than {source.MAX_BYTES // 1000} kB: that is no Raft written by hand")
+            raise CannotStage(f"{MAIN} is larger than {source.MAX_BYTES // 1000} kB: that is no Raft written by hand")
     if _too_much(files):  # data, notes and pictures may be large; what counts is the code
         files = {path: size for path, size in files.items() if path.suffix == ".py"}
     if excess := _too_much(files):
-        raise Refused(f"there are more than {excess} in it: hand in the Python files only")
+        raise CannotStage(f"there are more than {excess} in it: hand in the Python files only")
     for path in files:
         target = place / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _too_much(files: dict[Path, int]) -> str:
 def _walk(folder: Path, ignore: Path | None, depth: int) -> Iterator[Path]:
     """Everything in ``folder`` that is no folder, but for what tools leave behind."""
     if depth > MAX_DEPTH:
-        raise Refused(f"its folders are more than {MAX_DEPTH} deep")
+        raise CannotStage(f"its folders are more than {MAX_DEPTH} deep")
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
             tools = entry.name.startswith(".") or entry.name in NOT_STUDENTS or Path(entry.path, "pyvenv.cfg").exists()
@@ -169,8 +169,8 @@ def _top(folder: Path, kind: str) -> Path:
         return inside[0]
     what = "the zip file" if kind == "zip" else "the repository"
     if not inside:
-        raise Refused(f"there is no {MAIN} in {what}, nor in a folder at its top")
-    raise Refused(
+        raise CannotStage(f"there is no {MAIN} in {what}, nor in a folder at its top")
+    raise CannotStage(
         f"there is more than one {MAIN} in {what}: in {', '.join(printable(entry.name) for entry in inside[:5])}"
     )
 
@@ -181,7 +181,7 @@ def _top(folder: Path, kind: str) -> Path:
 def _unzip(path: Path, place: Path) -> None:
     size = path.stat().st_size
     if size > MAX_ZIP_BYTES:
-        raise Refused(f"the zip file is larger than {MAX_ZIP_BYTES // 1_000_000} MB")
+        raise CannotStage(f"the zip file is larger than {MAX_ZIP_BYTES // 1_000_000} MB")
     place.mkdir()
     try:
         with zipfile.ZipFile(path) as archive:
@@ -191,46 +191,46 @@ def _unzip(path: Path, place: Path) -> None:
                 with archive.open(info) as file:
                     data = file.read(min(left, MAX_FILE_BYTES) + 1)
                 if len(data) > left:
-                    raise Refused(f"the zip file unpacks to more than {MAX_BYTES // 1_000_000} MB")
+                    raise CannotStage(f"the zip file unpacks to more than {MAX_BYTES // 1_000_000} MB")
                 left -= len(data)
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 (place / name).write_bytes(data)
-    except Refused:
+    except CannotStage:
         raise
     except Exception as exc:
         # zipfile raises many kinds for damaged files: BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError.
         if isinstance(exc, OSError) and exc.errno:
-            raise Refused(f"the zip file cannot be unpacked: {exc.strerror}") from None
-        raise Refused("the zip file is damaged, or is none") from None
+            raise CannotStage(f"the zip file cannot be unpacked: {exc.strerror}") from None
+        raise CannotStage("the zip file is damaged, or is none") from None
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """The files to unpack, by name, once all names are harmless and the sum of sizes is bearable."""
     infos = archive.infolist()
     if len(infos) > MAX_FILES:
-        raise Refused(f"the zip file has more than {MAX_FILES} entries: hand in the Python files only")
+        raise CannotStage(f"the zip file has more than {MAX_FILES} entries: hand in the Python files only")
     total = sum(info.file_size for info in infos)
     if total > MAX_BYTES or (total > _RATIO_FROM and total > MAX_RATIO * size):
-        raise Refused(f"the zip file of {size} bytes unpacks to {total}: that is no Raft written by hand")
+        raise CannotStage(f"the zip file of {size} bytes unpacks to {total}: that is no Raft written by hand")
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name, shown = info.filename, printable(info.filename)
         parts = PurePosixPath(name).parts
         kind = stat.S_IFMT(info.external_attr >> 16)
         if name.startswith("/") or ".." in parts or "\\" in name or ":" in name or not parts:
-            raise Refused(f"the zip file has a path that leads out of it: {shown}")
+            raise CannotStage(f"the zip file has a path that leads out of it: {shown}")
         if kind == stat.S_IFLNK:
-            raise Refused(f"the zip file has a link in it: {shown}: hand in the file itself")
+            raise CannotStage(f"the zip file has a link in it: {shown}: hand in the file itself")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or any(part.split(".")[0].lower() in _DEVICES for part in parts):
-            raise Refused(f"the zip file has something in it that is neither a file nor a folder: {shown}")
+            raise CannotStage(f"the zip file has something in it that is neither a file nor a folder: {shown}")
         if info.flag_bits & _ENCRYPTED:
-            raise Refused("the zip file is locked with a password: hand it in without one")
+            raise CannotStage("the zip file is locked with a password: hand it in without one")
         if len(parts) > MAX_DEPTH:
-            raise Refused(f"its folders are more than {MAX_DEPTH} deep")
+            raise CannotStage(f"its folders are more than {MAX_DEPTH} deep")
         if info.is_dir() or any(part.startswith(".") or part in NOT_STUDENTS for part in parts):
             continue
         if "/".join(parts) in members:
-            raise Refused(f"the zip file has {shown} in it twice")
+            raise CannotStage(f"the zip file has {shown} in it twice")
         members["/".join(parts)] = info
     return members
 
@@ -245,19 +245,19 @@ def _clone(url: str, commit: str, place: Path) -> None:
         place, "fetch", "-q", "--depth", "1", "--no-tags", "--", url, commit or "HEAD"
     )
     if not fetched:
-        raise Refused("the repository, or its commit, cannot be fetched without a password", ours=True)
+        raise CannotStage("the repository, or its commit, cannot be fetched without a password", ours=True)
     listing = _git(place, "ls-tree", "-r", "-l", "-z", "FETCH_HEAD")
     total = 0
     for line in filter(None, (listing or b"").split(b"\0")):
         about, _, name = line.partition(b"\t")
         mode, _, _, size = about.split()
         if mode == b"120000":
-            raise Refused(f"{printable(os.fsdecode(name))} is a link: hand in the file itself")
+            raise CannotStage(f"{printable(os.fsdecode(name))} is a link: hand in the file itself")
         total += int(size) if size.isdigit() else 0
     if total > MAX_BYTES:
-        raise Refused(f"there are more than {MAX_BYTES // 1_000_000} MB in it: hand in the Python files only")
+        raise CannotStage(f"there are more than {MAX_BYTES // 1_000_000} MB in it: hand in the Python files only")
     if _git(place, "checkout", "-q", "--force", "--detach", "FETCH_HEAD") is None:
-        raise Refused("the repository's files cannot be checked out", ours=True)
+        raise CannotStage("the repository's files cannot be checked out", ours=True)
 
 
 def _git(place: Path, *arguments: str) -> bytes | None:

@@ -44,7 +44,7 @@ class Submission:
 
 
 @dataclass(slots=True)
-class Found:
+class FoundSubmissions:
     """What the paths gave. ``skipped`` are folders beside submissions that hold no ``raft.py``."""
 
     submissions: list[Submission] = field(default_factory=list)
@@ -69,11 +69,11 @@ class _Draft(msgspec.Struct, kw_only=True):
     reason: str = ""
 
 
-def find(paths: Sequence[str | Path], ignore: Path | None = None) -> Found:
+def find(paths: Sequence[str | Path], ignore: Path | None = None) -> FoundSubmissions:
     """The submissions under ``paths``: a file, a zip file, a folder with ``raft.py``, a folder of such folders and zip
     files, a git URL, a list of all these (``.txt``), or a table (``.csv``). ``ignore`` is a folder that is none (where the
     report goes). A submission named twice counts once. Raises :class:`BadPath`."""
-    found = Found()
+    found = FoundSubmissions()
     taken_names: set[str] = set()
     taken_slugs: set[str] = set()
     seen: set[tuple[str, str]] = set()
@@ -89,7 +89,7 @@ def find(paths: Sequence[str | Path], ignore: Path | None = None) -> Found:
     return found
 
 
-def _expand(given: str, found: Found, ignore: Path | None) -> list[_Draft]:
+def _expand(given: str, found: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
     if _is_url(given):
         return [_repository(given)]
     path = Path(given)
@@ -131,7 +131,7 @@ def _one(path: Path) -> _Draft | None:
     return None
 
 
-def _folder(path: Path, found: Found, ignore: Path | None) -> list[_Draft]:
+def _folder(path: Path, found: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
     """Submissions side by side."""
     drafts = []
     skipped = []

@@ -21,7 +21,7 @@ class CannotReport(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReportOptions:
     """What was asked for: the format; the report's folder; where the text goes (``None``: the terminal); the text of a
     gradebook to fill in, and its column; the one submission to tell of."""
 
@@ -33,7 +33,7 @@ class Wanted:
     student: str | None = None
 
 
-def make(report: Report, wanted: Wanted) -> tuple[str, list[str]]:
+def make(report: Report, wanted: ReportOptions) -> tuple[str, list[str]]:
     """The text of the report, and sentences for whoever asked. Raises :class:`CannotReport` and ``OSError``."""
     if wanted.student is not None:
         try:
@@ -49,7 +49,7 @@ def make(report: Report, wanted: Wanted) -> tuple[str, list[str]]:
     return _make(report, wanted)
 
 
-def _make(report: Report, wanted: Wanted) -> tuple[str, list[str]]:
+def _make(report: Report, wanted: ReportOptions) -> tuple[str, list[str]]:
     match wanted.format:
         case "table":
             return table.render(report) + "\n", []

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from raftgrade.reports import table
-from raftgrade.results import Bad, Report, SubmissionResult, TestResult, passed
+from raftgrade.results import BadRun, Report, SubmissionResult, TestResult, passed
 from raftlab.safe_text import duration, number, one_line, spans
 
 MOST_ERRORS = 10  # GitHub shows no more in a step
@@ -44,7 +44,7 @@ def commands(report: Report) -> list[str]:
     return lines[:MOST_ERRORS]
 
 
-def _first(test: TestResult) -> Bad | None:
+def _first(test: TestResult) -> BadRun | None:
     found = (bad for network in test.networks for bad in network.bad if bad.outcome == "failed" and not network.hidden)
     return next(found, None)
 

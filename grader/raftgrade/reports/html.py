@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from raftgrade.reports import charts, student_pages, table
 from raftgrade.reports.student_pages import Pictures
-from raftgrade.results import Bad, Report, SubmissionResult
+from raftgrade.results import BadRun, Report, SubmissionResult
 from raftlab.harness.trace import BadTrace
 from raftlab.safe_text import count, duration, number, one_line
 from raftlab.viewer import page
@@ -147,7 +147,7 @@ def pictures(report: Report, folder: Path, output: Path | None) -> Pictures:
     return links
 
 
-def _shown(submission: SubmissionResult) -> list[Bad]:
+def _shown(submission: SubmissionResult) -> list[BadRun]:
     """The runs that the student's page shows in full."""
     return [group.example for group in student_pages.groups(submission) if group.example.trace]
 

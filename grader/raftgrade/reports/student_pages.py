@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from raftgrade import failure_classes
 from raftgrade.reports.charts import Cell, cell, count_passed
-from raftgrade.results import Bad, NetworkResult, Report, SubmissionResult, TestResult, passed
+from raftgrade.results import BadRun, NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftlab.explain import render
 from raftlab.explain.failure import Failure
 from raftlab.safe_text import count, number, one_line, printable, spans
@@ -23,7 +23,7 @@ class Group:
     """The runs of a submission that failed in the same way. ``example`` is the one that is shown in full."""
 
     sort: str
-    example: Bad
+    example: BadRun
     runs: int = 0
     places: list[tuple[TestResult, NetworkResult, list[int]]] = field(default_factory=list)
 

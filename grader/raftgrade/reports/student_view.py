@@ -7,7 +7,7 @@ import shlex
 
 import msgspec
 
-from raftgrade.results import Bad, NetworkResult, Report, SubmissionResult
+from raftgrade.results import BadRun, NetworkResult, Report, SubmissionResult
 from raftlab.explain.failure import Failure
 from raftlab.safe_text import printable
 
@@ -69,8 +69,8 @@ def _hide(network: NetworkResult) -> None:
     network.bad = [_hidden(place, bad) for place, bad in enumerate(network.bad)]
 
 
-def _hidden(place: int, bad: Bad) -> Bad:
+def _hidden(place: int, bad: BadRun) -> BadRun:
     failure = bad.failure
     text = failure.text.replace(str(bad.seed), "(hidden)")
     told = Failure(failure.kind, text, failure.rule, failure.where)
-    return Bad(seed=place, outcome=bad.outcome, sort=bad.sort, failure=told)
+    return BadRun(seed=place, outcome=bad.outcome, sort=bad.sort, failure=told)

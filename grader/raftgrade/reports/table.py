@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import tabulate
 
 from raftgrade.plan import LeftOut
-from raftgrade.results import Bad, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
+from raftgrade.results import BadRun, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
 from raftlab.safe_text import count, duration, number, one_line, printable, spans
 from raftlab.sandbox.levels import Sandbox
 
@@ -163,7 +163,7 @@ def _share(value: float) -> str:
 def _failures(test: TestResult) -> Iterator[str]:
     """The failed runs of a test; those that failed in the same way stand together."""
     for result in test.networks:
-        groups: dict[tuple[str, str], list[Bad]] = {}
+        groups: dict[tuple[str, str], list[BadRun]] = {}
         for bad in result.bad:
             if bad.outcome == "failed":
                 rule = bad.failure.rule.name if bad.failure.rule else ""
@@ -179,7 +179,7 @@ def _failures(test: TestResult) -> Iterator[str]:
 
 def _errors(submission: SubmissionResult) -> Iterator[str]:
     """The runs that could not be judged. The reason is seldom the test's: the same words stand once."""
-    groups: dict[str, list[tuple[str, Bad]]] = {}
+    groups: dict[str, list[tuple[str, BadRun]]] = {}
     for test in submission.tests:
         for result in test.networks:
             for bad in result.bad:
@@ -195,7 +195,7 @@ def _errors(submission: SubmissionResult) -> Iterator[str]:
         yield from _words(group[0][1])
 
 
-def _words(bad: Bad) -> Iterator[str]:
+def _words(bad: BadRun) -> Iterator[str]:
     failure = bad.failure
     yield _wrapped(f"    {one_line(failure.text, 600)}")
     if failure.where:

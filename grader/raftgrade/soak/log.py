@@ -63,7 +63,7 @@ class Block(msgspec.Struct, kw_only=True, frozen=True):
     started: str
 
 
-class Failed(msgspec.Struct, kw_only=True, frozen=True):
+class FailureLine(msgspec.Struct, kw_only=True, frozen=True):
     """A run that failed, or (``outcome`` ``"error"``) could not be judged."""
 
     at: str
@@ -117,7 +117,7 @@ class Log:
         os.fsync(self._file.fileno())
         self.blocks.append(block)
 
-    def failed(self, failed: Failed) -> None:
+    def failed(self, failed: FailureLine) -> None:
         """Write a failure down, while there is room. Raises ``OSError``."""
         with (self.folder / FAILURES).open("ab", buffering=0) as file:
             if file.tell() < MAX_FAILURES_BYTES:

@@ -25,7 +25,7 @@ _HOG = (
 )
 
 
-class Memory:
+class MemoryMonitor:
     """The largest resident memory, in MB, of this process and of any one process below it, while the context is open."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Memory:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="memory", daemon=True)
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> MemoryMonitor:
         self._thread.start()
         return self
 

@@ -27,14 +27,14 @@ import raftlab
 from raftgrade.engines.child_processes import Children
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
 from raftgrade.engines.engine import listening
-from raftgrade.engines.jobs import Finished, run_check, run_job
+from raftgrade.engines.jobs import JobResult, run_check, run_job
 from raftgrade.intake import staging, submissions
 from raftgrade.intake.intake import code
-from raftgrade.intake.submissions import Found
-from raftgrade.plan import NETWORKS, CannotStart, JobOwner, Listed, cut, named_labs
+from raftgrade.intake.submissions import FoundSubmissions
+from raftgrade.plan import NETWORKS, CannotStart, CatalogueTest, JobTarget, cut, named_labs
 from raftgrade.soak import log as soak_log
 from raftgrade.soak import process_monitor
-from raftgrade.soak.log import Block, Failed, Kind, Log, Megabytes
+from raftgrade.soak.log import Block, FailureLine, Kind, Log, Megabytes
 from raftlab import command_line
 from raftlab.runs import random_scenarios
 from raftlab.runs.record import Record
@@ -47,12 +47,12 @@ GROWTH_MB = 50.0  # memory that grows by more than that over the first block's i
 TRIALS = 3  # seeds of a lab's first test; who passes none of them has not come to this lab
 MAX_LOGS = 100
 
-Catalogue = Callable[[str], Sequence[Listed]]
+Catalogue = Callable[[str], Sequence[CatalogueTest]]
 Key = tuple[str, str, str, str, str, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SoakSettings:
     """What was asked for. ``seconds`` may be infinite; ``passes`` is how many seeds of each test are enough, ``None``:
     no end. ``hogs`` is how many endless loops run beside each block on the real network."""
 
@@ -70,20 +70,20 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Implementation:
+class Candidate:
     """One implementation: the copy that is run, and the labs it comes to."""
 
-    whose: JobOwner
+    whose: JobTarget
     hash: str
     labs: list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class BlockSeries:
     """What blocks are made of: everything but the seeds."""
 
     kind: Kind
-    impl: Implementation
+    impl: Candidate
     lab: str
     network: str
     tests: list[str]
@@ -104,7 +104,7 @@ def _key(block: Block) -> Key:
     return block.kind, block.impl, block.impl_hash, block.lab, block.network, block.beside_hog
 
 
-def order(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> Order:
+def order(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> SoakSettings:
     """What the command line asks for. Raises :class:`CannotStart`, and :class:`raftlab.labs.UnknownLab`."""
     if not arguments.paths:
         raise CannotStart("soak needs an implementation: a raft.py, or a folder with one or with several")
@@ -124,7 +124,7 @@ def order(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> O
         raise CannotStart(f"--hours must be more than 0, not {arguments.hours:g}")
     if arguments.seed < 0:
         raise CannotStart(f"--seed must be 0 or more, not {arguments.seed}")
-    return Order(
+    return SoakSettings(
         paths=arguments.paths,
         labs=named_labs(arguments.labs),
         networks=networks,
@@ -146,15 +146,15 @@ def show(folder: Path) -> int:
     return soak_log.exit_code(soak_log.newest(blocks))
 
 
-def run(asked: Order, commands: Commands, catalogue: Catalogue, stream: TextIO) -> int:
+def run(asked: SoakSettings, commands: Commands, catalogue: Catalogue, stream: TextIO) -> int:
     """Work until it is enough, and print the table. What happens is told on ``stream``. Returns the exit code; raises
     :class:`CannotStart`, :class:`~raftgrade.intake.submissions.BadPath` and :class:`~raftgrade.output_folder.BadFolder`."""
     found = submissions.find(asked.paths, ignore=asked.out)
     with Log.open(asked.out) as log, process_monitor.reaper():
-        crew = _Crew(asked.jobs)
+        crew = _WorkerPool(asked.jobs)
         try:
             with listening(crew.signalled):
-                _Shift(asked, commands, catalogue, log, crew, stream).work(found)
+                _Soak(asked, commands, catalogue, log, crew, stream).work(found)
         finally:
             crew.stop()
         print(soak_log.table(log.blocks))
@@ -165,7 +165,7 @@ def run(asked: Order, commands: Commands, catalogue: Catalogue, stream: TextIO) 
         return soak_log.exit_code(soak_log.newest(log.blocks))
 
 
-class _Crew:
+class _WorkerPool:
     """Threads that carry out jobs, one child process each. ``signal`` is what asked us to stop, or 0."""
 
     def __init__(self, jobs: int) -> None:
@@ -204,11 +204,11 @@ class _Crew:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-class _Shift:
+class _Soak:
     """One soak at work."""
 
     def __init__(
-        self, asked: Order, commands: Commands, catalogue: Catalogue, log: Log, crew: _Crew, stream: TextIO
+        self, asked: SoakSettings, commands: Commands, catalogue: Catalogue, log: Log, crew: _WorkerPool, stream: TextIO
     ) -> None:
         self._asked = asked
         self._commands = commands
@@ -226,7 +226,7 @@ class _Shift:
             if block.code == self._code:
                 self._done.setdefault(_key(block), []).append(block.seeds)
 
-    def work(self, found: Found) -> None:
+    def work(self, found: FoundSubmissions) -> None:
         """Block after block, of the implementations that were ``found``."""
         until = time.monotonic() + self._asked.seconds
         impls = self._take_in(found)
@@ -251,16 +251,16 @@ class _Shift:
 
     # --- what there is to do ---
 
-    def _take_in(self, found: Found) -> list[Implementation]:
+    def _take_in(self, found: FoundSubmissions) -> list[Candidate]:
         """Copy the implementations, and find out how far each goes."""
         staged = []
         for item in found.submissions:
             try:
                 place = self._log.folder / "submissions" / item.slug
                 copied = staging.stage(item, place, found.files, self._log.folder)
-            except staging.Refused as exc:
+            except staging.CannotStage as exc:
                 raise CannotStart(f"{printable(item.name)} cannot be taken in: {exc}") from None
-            staged.append((JobOwner(item.name, item.slug, str(copied.path), self._asked.sandbox.level), copied.hash))
+            staged.append((JobTarget(item.name, item.slug, str(copied.path), self._asked.sandbox.level), copied.hash))
         file = self._log.folder / "reach.json"
         known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         with tempfile.TemporaryDirectory(prefix="raftgrade-soak-") as room:
@@ -271,7 +271,7 @@ class _Shift:
         for (whose, hash), future in zip(staged, futures, strict=True):
             reached: dict[str, str] = future.result()
             known |= {self._named(hash, lab): why for lab, why in reached.items()}
-            impls.append(Implementation(whose, hash, [lab for lab, why in reached.items() if not why]))
+            impls.append(Candidate(whose, hash, [lab for lab, why in reached.items() if not why]))
             for lab, why in reached.items():
                 if why:
                     self._say(
@@ -284,7 +284,7 @@ class _Shift:
     def _named(self, hash: str, lab: str) -> str:
         return f"{lab} {hash[:16]} {self._code}"
 
-    def _reach(self, whose: JobOwner, hash: str, known: dict[str, str], room: Path) -> dict[str, str]:
+    def _reach(self, whose: JobTarget, hash: str, known: dict[str, str], room: Path) -> dict[str, str]:
         """Why ``whose`` does not come to a lab, lab by lab up to the first such; an empty text: it does. A lab is come to
         by who passes its contract check and, once in three, its first test."""
         reached: dict[str, str] = {}
@@ -295,7 +295,7 @@ class _Shift:
                 break
         return reached
 
-    def _why_not(self, whose: JobOwner, lab: str, room: Path) -> str:
+    def _why_not(self, whose: JobTarget, lab: str, room: Path) -> str:
         children, commands = self._crew.children, self._commands
         log = room / f"{whose.slug}.{lab}.txt"
         checked = run_check(
@@ -317,18 +317,18 @@ class _Shift:
             raise CannotStart(f"{printable(whose.submission)} could not be judged in lab {lab}: try again")
         return ""
 
-    def _of(self, impl: Implementation, lab: str) -> list[Field]:
+    def _of(self, impl: Candidate, lab: str) -> list[BlockSeries]:
         fields = []
         for network in self._asked.networks:
             tests = [test.name for test in self._catalogue(lab) if network in test.networks]
             if tests:
                 hog = bool(self._asked.hogs) and network == "rpyc"
-                fields.append(Field("suite", impl, lab, network, tests, hog))
+                fields.append(BlockSeries("suite", impl, lab, network, tests, hog))
         if self._asked.fuzz:
-            fields.append(Field("fuzz", impl, lab, "sim", [random_scenarios.name_of(lab)]))
+            fields.append(BlockSeries("fuzz", impl, lab, "sim", [random_scenarios.name_of(lab)]))
         return fields
 
-    def _stretch(self, field: Field) -> tuple[int, int] | None:
+    def _stretch(self, field: BlockSeries) -> tuple[int, int] | None:
         """The next seeds that nobody has run yet; ``None`` when there are enough."""
         done = self._done.get(field.key, [])
         first = self._asked.seed
@@ -353,7 +353,7 @@ class _Shift:
 
     # --- a block ---
 
-    def _block(self, field: Field, seeds: tuple[int, int]) -> Block | None:
+    def _block(self, field: BlockSeries, seeds: tuple[int, int]) -> Block | None:
         """Run a block; ``None`` when it was stopped."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
         wall = time.monotonic()
@@ -363,7 +363,7 @@ class _Shift:
         label = f".{field.kind}.{seeds[0]}"
         jobs = cut(whose, field.lab, field.network, field.tests, seeds, label)
         with (
-            process_monitor.Memory() as memory,
+            process_monitor.MemoryMonitor() as memory,
             process_monitor.hogs(self._asked.hogs if field.beside_hog else 0) as hogs,
         ):
             futures = [
@@ -383,7 +383,7 @@ class _Shift:
             for record in self._crew.until_done(futures):
                 if record.outcome != "passed":
                     self._failed(field, record)
-            finished: list[Finished] = [future.result() for future in futures]
+            finished: list[JobResult] = [future.result() for future in futures]
             over = process_monitor.left(self._base | hogs)
         _keep_newest(logs)
         if any(each.stopped for each in finished):
@@ -426,7 +426,7 @@ class _Shift:
             for trace in sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime):
                 room.took((next(self._arrivals), 0), trace.name)
 
-    def _failed(self, field: Field, record: Record) -> None:
+    def _failed(self, field: BlockSeries, record: Record) -> None:
         if self._trace_quotas[field.impl.whose.slug].took((next(self._arrivals), 0), record.trace):
             record.trace = ""
         failure = record.failure
@@ -435,7 +435,7 @@ class _Shift:
             rule = failure.rule.name if failure.rule else ""
             text, detail = printable(failure.text), printable(failure.detail[:2000])
         self._log.failed(
-            Failed(
+            FailureLine(
                 at=datetime.now(UTC).isoformat(timespec="seconds"),
                 kind=field.kind,
                 impl=field.impl.whose.submission,

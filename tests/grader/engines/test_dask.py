@@ -19,7 +19,7 @@ from raftgrade.cli import main
 from raftgrade.engines import dask
 from raftgrade.engines.commands import Commands
 from raftgrade.engines.dask import Dask, connect
-from raftgrade.engines.engine import Local
+from raftgrade.engines.engine import LocalEngine
 from raftgrade.plan import CannotStart, Job, Settings, expect
 from raftgrade.results import Report
 from raftgrade.store import Store
@@ -89,7 +89,7 @@ def graded(
         settings=settings,
         submissions=[blank(name, name, paths[name], tests, settings) for name in scripts],
     )
-    engine: Any = Local if executor is None else partial(Dask, executor, lambda: 2, lambda: None)
+    engine: Any = LocalEngine if executor is None else partial(Dask, executor, lambda: 2, lambda: None)
     with Store.create(folder / ("local" if executor is None else "far")) as store:
         report, _ = grade.grade(
             plan,

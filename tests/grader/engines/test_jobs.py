@@ -13,7 +13,7 @@ import pytest
 from raftgrade.engines import jobs
 from raftgrade.engines.child_processes import Children
 from raftgrade.engines.commands import RaftlabCommands, environment
-from raftgrade.engines.jobs import Checked, Finished, run_check, run_job
+from raftgrade.engines.jobs import CheckResult, JobResult, run_check, run_job
 from raftgrade.plan import Job
 from raftgrade.results import Problem
 from raftlab.suites import catalogue
@@ -22,7 +22,7 @@ from tests.grader.fakes import FakeCommands, alive, submission, wait_until_gone
 
 def work(
     folder: Path, script: dict[str, Any], tests: list[str] | None = None, seeds: int = 3, network: str = "sim"
-) -> tuple[Finished, FakeCommands]:
+) -> tuple[JobResult, FakeCommands]:
     path = submission(folder, "alice", script)
     commands = FakeCommands()
     job = Job(
@@ -48,11 +48,11 @@ def work(
     return finished, commands
 
 
-def outcomes(finished: Finished) -> dict[str, str]:
+def outcomes(finished: JobResult) -> dict[str, str]:
     return {f"{record.test}/{record.seed}": record.outcome for record in finished.records}
 
 
-def texts(finished: Finished) -> list[str]:
+def texts(finished: JobResult) -> list[str]:
     return [record.failure.text for record in finished.records if record.failure is not None]
 
 
@@ -213,7 +213,7 @@ def test_stopping_kills_the_whole_family_and_makes_nothing_up(tmp_path: Path) ->
     wait_until_gone(mark)
 
 
-def check(folder: Path, answer: list[Any]) -> Checked:
+def check(folder: Path, answer: list[Any]) -> CheckResult:
     path = submission(folder, "alice", {"check": answer})
     return run_check("alice", str(path), ["2A"], commands=FakeCommands(), children=Children(), log=folder / "check.txt")
 

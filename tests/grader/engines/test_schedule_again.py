@@ -14,7 +14,7 @@ import pytest
 from raftgrade import cli
 from raftgrade.cli import main
 from raftgrade.engines import engine
-from raftgrade.tally import Ran
+from raftgrade.tally import RunEntry
 from tests.grader.engines.test_schedule import _in_a_folder_of_its_own, results, run, sim, tools
 from tests.grader.fakes import FakeCommands, submission
 
@@ -129,10 +129,10 @@ def test_a_gate_waits_for_what_is_tried_again() -> None:
 def test_what_an_earlier_report_has_is_counted_and_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     run({name: {} for name in ("alice", "bob", "carol")}, "--runs", "9")
     submission(Path("class"), "dave", {})
-    held, local = [], engine.Local
+    held, local = [], engine.LocalEngine
 
     def counted(*arguments: Any) -> engine.Engine:
-        held.append(sum(type(thing) is Ran for thing in gc.get_objects()))
+        held.append(sum(type(thing) is RunEntry for thing in gc.get_objects()))
         return local(*arguments)
 
     monkeypatch.setattr(cli.engine, "Local", counted)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raftgrade.intake import staging
-from raftgrade.intake.staging import Refused, Staged, stage
+from raftgrade.intake.staging import CannotStage, Staged, stage
 from raftgrade.intake.submissions import find
 
 
@@ -23,7 +23,7 @@ def take(folder: Path, given: Path | str) -> Staged:
 
 
 def refusal(folder: Path, given: Path | str, ours: bool = False) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(CannotStage) as caught:
         take(folder, given)
     assert caught.value.ours == ours
     assert not any((folder / "out").iterdir())

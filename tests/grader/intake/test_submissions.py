@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raftgrade.intake.submissions import BadPath, Found, find
+from raftgrade.intake.submissions import BadPath, FoundSubmissions, find
 
 
 def make(folder: Path, *names: str) -> None:
@@ -14,7 +14,7 @@ def make(folder: Path, *names: str) -> None:
         path.write_text("")
 
 
-def names(found: Found) -> list[str]:
+def names(found: FoundSubmissions) -> list[str]:
     return [item.name for item in found.submissions]
 
 

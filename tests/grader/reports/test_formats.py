@@ -22,7 +22,7 @@ from raftgrade.reports.gradebook import BadTemplate
 from raftgrade.reports.student_view import only
 from raftgrade.results import Problem, Report
 from raftgrade.store import Store
-from raftgrade.tally import Entry, Ran, Refused, Tally, blank
+from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally, blank
 from raftlab.explain.failure import Failure, Rule
 from raftlab.sandbox.levels import Sandbox
 from tests.grader.fakes import record
@@ -49,7 +49,7 @@ def made(text: str = "", hidden: bool = False) -> Report:
     )
     tally = Tally(report)
     nasty = Failure("invariant", f"expected {NASTY}", RULE, "raft.py:12", NASTY, [NASTY], NASTY)
-    entries: list[Entry] = [Refused("carol", "refused", [Problem(f"no class Raft {NASTY}", "raft.py:3", "setup")])]
+    entries: list[Entry] = [RefusalEntry("carol", "refused", [Problem(f"no class Raft {NASTY}", "raft.py:3", "setup")])]
     for name in ("alice", "bob", "dave"):
         for test in TESTS:
             for network in test.networks:
@@ -62,7 +62,7 @@ def made(text: str = "", hidden: bool = False) -> Report:
                         more |= {"outcome": "failed", "failure": words, "replay": replay, "trace": f"t-{seed}.jsonl"}
                     if name == "dave" and test.name == "second":
                         more |= {"outcome": "error", "failure": Failure("not-judged", "the machine is on fire")}
-                    entries.append(Ran(name, record(test.name, seed, **more)))
+                    entries.append(RunEntry(name, record(test.name, seed, **more)))
     for entry in entries:
         assert tally.take(entry)
     return tally.make(True, 12.5)

@@ -5,7 +5,7 @@ import msgspec
 from raftgrade.plan import LeftOut
 from raftgrade.reports import table
 from raftgrade.results import Problem
-from raftgrade.tally import Entry, Ran, Refused
+from raftgrade.tally import Entry, RefusalEntry, RunEntry
 from raftlab.explain.failure import Failure, Rule
 from raftlab.sandbox.levels import Sandbox
 from tests.grader.fakes import record
@@ -32,10 +32,12 @@ def test_failures_are_grouped_and_cleaned() -> None:
     rule = Rule("election safety", "one leader a term", "§5.2", "handouts/2a.md")
     failure = Failure("invariant", "expected one leader\x1b[31m, saw two\nmore", rule, where="raft.py:12")
     entries: list[Entry] = [
-        Ran("alice", record("first", seed, "failed", failure=failure, replay=f"replay {seed}")) for seed in (0, 1)
+        RunEntry("alice", record("first", seed, "failed", failure=failure, replay=f"replay {seed}")) for seed in (0, 1)
     ]
-    entries.append(Ran("alice", record("second", 0, "error", failure=Failure("not-judged", "it died", hint="again"))))
-    entries.append(Ran("alice", record("second", 1, advice=["a lock is held across a call"])))
+    entries.append(
+        RunEntry("alice", record("second", 0, "error", failure=Failure("not-judged", "it died", hint="again")))
+    )
+    entries.append(RunEntry("alice", record("second", 1, advice=["a lock is held across a call"])))
     assert (
         table.render(fold(entries, complete=False))
         == """\
@@ -71,9 +73,9 @@ points 5/15 · 0 of 1 submissions clean · 4 runs · 12 s"""
 def test_refused_submissions_and_the_overview() -> None:
     entries: list[Entry] = [
         *all_passed(),
-        Refused("bob", "refused", [Problem("no class Raft", "raft.py", "set-up")]),
+        RefusalEntry("bob", "refused", [Problem("no class Raft", "raft.py", "set-up")]),
     ]
-    entries.append(Ran("carol", record("first", 0, "failed")))
+    entries.append(RunEntry("carol", record("first", 0, "failed")))
     report = fold(entries, "alice", "bob", "carol", "dan")
     report.left_out = [LeftOut("2A", "third", "third leader", ["sim"])]
     text = table.render(report)
@@ -102,7 +104,7 @@ points 15/60 · 1 of 4 submissions clean · 6 runs · 12 s""")
 
 def test_wide_content_stays_within_the_width() -> None:
     words = Failure("assertion", "expected " + "a very long tale " * 20)
-    entries: list[Entry] = [Ran("alice", record("first", 0, "failed", failure=words))]
+    entries: list[Entry] = [RunEntry("alice", record("first", 0, "failed", failure=words))]
     report = fold(entries)
     report.submissions[0].tests[0].name = "a_leader_is_elected_again_after_the_old_one_comes_back_from_a_cut"
     for test in report.submissions[0].tests:
@@ -119,7 +121,7 @@ def test_a_share_is_never_rounded_to_certainty() -> None:
 def test_the_same_trouble_everywhere_is_told_once() -> None:
     failure = Failure("not-judged", "could not be judged: the machine is on fire", hint="call somebody")
     errors = [record(name, seed, "error", failure=failure) for name in ("first", "second") for seed in (0, 1)]
-    text = table.render(fold([Ran("alice", run) for run in errors]))
+    text = table.render(fold([RunEntry("alice", run) for run in errors]))
     assert text.count("on fire") == 1
     assert "  2A first · sim · seeds 0, 1 and 2 other runs\n    could not be judged: the machine is on fire\n" in text
 

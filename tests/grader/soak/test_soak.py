@@ -140,12 +140,12 @@ def test_memory_that_grows_is_told(
 ) -> None:
     sizes = iter((60.0, 100.0, 115.0, 120.0, 170.0))
 
-    class Memory(process_monitor.Memory):
+    class MemoryMonitor(process_monitor.MemoryMonitor):
         def __exit__(self, *exc: object) -> None:
             super().__exit__(*exc)
             self.own, self.child = next(sizes), 20.0
 
-    monkeypatch.setattr(process_monitor, "Memory", Memory)
+    monkeypatch.setattr(process_monitor, "Memory", MemoryMonitor)
     submission(tmp_path, "ada")
     assert run("ada", "--passes", "50", "--no-fuzz") == 0
     told = capsys.readouterr().err
@@ -284,7 +284,7 @@ def test_an_orphan_is_counted_and_ended(monkeypatch: pytest.MonkeyPatch) -> None
 def test_memory_of_a_child() -> None:
     hungry = "data = bytearray(200_000_000); print(len(data), flush=True); del data; input()"
     with (
-        process_monitor.Memory() as memory,
+        process_monitor.MemoryMonitor() as memory,
         subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", hungry], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as child,

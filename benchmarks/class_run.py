@@ -152,16 +152,16 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
     command = [sys.executable, "-m", "raftgrade", "run", str(folder), "--network", "sim", "--runs", str(runs)]
     command += ["--jobs", str(jobs), "--out", str(out)]
     watched, counted = Watched(), Counted(out / BOOK)
-    known = process_monitor.below()
+    known = process_monitor.descendants()
     began, (used, all_) = time.monotonic(), machine()
     with (out.parent / f"{out.name}.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
         try:
             while process.poll() is None:
                 time.sleep(LOOK_S)
-                below = process_monitor.below() - known
+                below = process_monitor.descendants() - known
                 # What jobs leave behind becomes ours: a thousand dead and more in an hour.
-                process_monitor.bury(below - {process.pid})
+                process_monitor.reap(below - {process.pid})
                 held = {pid: process_monitor.megabytes(pid, "VmRSS") for pid in below}
                 watched.memory.append((time.monotonic() - began, held.get(process.pid, 0.0)))
                 watched.together = max(watched.together, sum(held.values()))
@@ -175,7 +175,7 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     watched.memory = [each for each in watched.memory if each[1]] or [(0.0, 0.0)]
-    watched.left = process_monitor.left(known)
+    watched.left = process_monitor.leftover_processes(known)
     return watched
 
 
@@ -288,7 +288,7 @@ def main() -> int:
     asked = parser.parse_args()
     wrong = 0
     with contextlib.ExitStack() as stack:
-        stack.enter_context(process_monitor.reaper())
+        stack.enter_context(process_monitor.adopt_orphans())
         home = asked.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raftlab-class-")))
         folder = home / "class"
         if not folder.exists():

@@ -196,14 +196,14 @@ class Grading:
 def graded(folder: Path, words: list[str]) -> Grading:
     """Grade the reference with ``raftgrade run solutions`` and ``words``; the report goes into ``folder``."""
     command = [sys.executable, "-m", "raftgrade", "run", str(ROOT / "solutions"), *words, "--out", str(folder)]
-    with process_monitor.reaper():
-        known = process_monitor.below()
+    with process_monitor.adopt_orphans():
+        known = process_monitor.descendants()
         wall, cpu = time.monotonic(), all_cpu_seconds()
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"}
         )
         wall = time.monotonic() - wall
-        process_monitor.left(known)  # what outlived its parent is counted too
+        process_monitor.leftover_processes(known)  # what outlived its parent is counted too
         cpu = all_cpu_seconds() - cpu
     if done.returncode not in (0, 1, 2) or not (folder / "records.jsonl").exists():
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

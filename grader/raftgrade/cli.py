@@ -19,18 +19,19 @@ from pathlib import Path
 import msgspec
 
 from raftgrade import __version__, grade, marks, options, output_folder, rubric, store
-from raftgrade.engines import engine
+from raftgrade.engines import local
 from raftgrade.engines.commands import Commands, RaftlabCommands
 from raftgrade.intake import submissions
-from raftgrade.intake.intake import code, still_holds, take_in
-from raftgrade.options import readable
-from raftgrade.plan import CannotStart, CatalogueTest, expect, named_labs
+from raftgrade.intake.reuse import code_fingerprint, reusable_entries
+from raftgrade.intake.take_in import take_in
+from raftgrade.options import read_text_file
+from raftgrade.plan import CannotStart, CatalogueTest, expected_tests, parse_labs
 from raftgrade.proof import bug_bank, kill_rates
 from raftgrade.proof import page as proof_page
 from raftgrade.reports import formats, gradescope, table
 from raftgrade.results import Report, exit_code
 from raftgrade.rubric import Rubric
-from raftgrade.soak import log, soak
+from raftgrade.soak import log, runner
 from raftlab import command_line, labs
 from raftlab.safe_text import count, printable
 from raftlab.sandbox import levels
@@ -94,7 +95,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         arguments.format,
         folder,
         None if arguments.output is None else Path(arguments.output),
-        None if arguments.template is None else readable(arguments.template),
+        None if arguments.template is None else read_text_file(arguments.template),
         arguments.column,
         arguments.student,
     )
@@ -112,8 +113,8 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
 
 def _soak(arguments: argparse.Namespace, tools: Tools) -> int:
     if arguments.show is not None:
-        return soak.show(Path(arguments.show))
-    return soak.run(soak.order(arguments, tools.confine), tools.commands, tools.catalogue, sys.stderr)
+        return runner.show(Path(arguments.show))
+    return runner.run(runner.parse_settings(arguments, tools.confine), tools.commands, tools.catalogue, sys.stderr)
 
 
 def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:
@@ -122,9 +123,9 @@ def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:
     text = None
     if arguments.rubric is not None:
         _rubric(arguments.rubric, tools)  # better said here than by an autograder at midnight
-        text = readable(arguments.rubric)
+        text = read_text_file(arguments.rubric)
     out = Path(arguments.out)
-    gradescope.make_zip(out, named_labs(arguments.labs), arguments.network, arguments.runs, text)
+    gradescope.make_zip(out, parse_labs(arguments.labs), arguments.network, arguments.runs, text)
     print(f"raftgrade: the autograder is in {printable(str(out))}: upload it to Gradescope as it is", file=sys.stderr)
     return 0
 
@@ -136,8 +137,8 @@ def _proof(arguments: argparse.Namespace) -> int:
     reference = Path(arguments.reference)
     if reference.is_dir():
         reference /= "raft.py"
-    bugs = bug_bank.chosen(known, named_labs(arguments.labs), names)
-    trials = kill_rates.trials(bugs, readable(str(reference)), settings)
+    bugs = bug_bank.chosen(known, parse_labs(arguments.labs), names)
+    trials = kill_rates.trials(bugs, read_text_file(str(reference)), settings)
     soak = None if arguments.soak is None else log.read_all(map(Path, arguments.soak))
     shown = printable(arguments.out)
     versions = (
@@ -169,7 +170,7 @@ def _rubric(path: str | None, tools: Tools) -> Rubric:
 
 
 def _late(path: str, names: Sequence[str]) -> dict[str, float]:
-    return marks.read_late(readable(path), printable(path), names)
+    return marks.read_late(read_text_file(path), printable(path), names)
 
 
 def _set_late(late: dict[str, float], report: Report) -> None:
@@ -190,7 +191,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             f"raftgrade: no raft.py in {count(len(found.skipped), 'folder')}, left out: {names}",
             file=sys.stderr,
         )
-    tests, left_out = expect(settings, {lab: tools.catalogue(lab) for lab in settings.labs})
+    tests, left_out = expected_tests(settings, {lab: tools.catalogue(lab) for lab in settings.labs})
     if not tests:
         raise CannotStart(f"no test of {', '.join(settings.labs)} runs on {' or '.join(settings.networks)}")
     # Before anything is written: a mistake in the file must leave no trace.
@@ -199,7 +200,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
         intake = take_in(found, tests, settings, folder)
         plan = Report(
             tool=f"raftgrade {__version__}",
-            code=code(),
+            code=code_fingerprint(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             settings=settings,
             rubric=price_list.public(),
@@ -208,8 +209,8 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
         )
         _set_late(late, plan)
         marks.mark(plan)
-        kept = folder.begin(
-            [] if arguments.fresh else still_holds(plan, folder.earlier),
+        kept = folder.start_report(
+            [] if arguments.fresh else reusable_entries(plan, folder.earlier),
             slugs={item.name: item.slug for item in intake.submissions},
         )
         if kept.outcomes:
@@ -228,7 +229,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             make_engine=make_engine,
             refused=intake.refused,
         )
-        text = "" if signal_number else table.render(report, folder.shelf.whole)
+        text = "" if signal_number else table.render(report, folder.spill.load)
     shown = printable(str(out))
     if signal_number:
         so_far = f"{report.done} of {count(report.planned, 'run')} are in {shown}/{store.REPORT}"
@@ -245,7 +246,7 @@ def _engine(arguments: argparse.Namespace) -> grade.MakeEngine:
     if arguments.engine == "local":
         if arguments.scheduler is not None:
             raise CannotStart("--scheduler goes with --engine dask")
-        return engine.LocalEngine
+        return local.LocalEngine
     from raftgrade.engines import dask
 
     return dask.connect(arguments.scheduler, arguments.tls_ca, arguments.tls_cert, arguments.tls_key)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
-from raftgrade.engines.engine import Engine, Event, LocalEngine, RunReported, StopRequested, WorkLoop
 from raftgrade.engines.jobs import CheckResult
+from raftgrade.engines.local import LocalEngine
 from raftgrade.engines.schedule import Schedule
+from raftgrade.engines.work_loop import Engine, Event, RunReported, StopRequested, WorkLoop
 from raftgrade.plan import Expected, Settings
 from raftgrade.progress import Progress
 from raftgrade.results import Report
@@ -38,34 +39,34 @@ def grade(
     ``store`` has begun with what is ``kept`` of an earlier report; who is ``refused`` already will not be run. Progress goes
     to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report, of which the store's shelf has the runs,
     and the signal that interrupted it, or 0. Raises ``OSError`` when the report cannot be written."""
-    tally = Tally(plan, store.shelf, lambda slug: TraceQuota(store.traces(slug), TRACE_QUOTA))
+    tally = Tally(plan, store.spill, lambda slug: TraceQuota(store.traces(slug), TRACE_QUOTA))
     store.save(plan)  # the plan, so that the records mean something from the first one on
     for entry in refused:
         store.add(entry)
-    over = {entry.submission for entry in (*kept.refused, *refused) if tally.take(entry)}
+    over = {entry.submission for entry in (*kept.refused, *refused) if tally.add(entry)}
     schedule = Schedule(plan, tests, paths, tally, kept.runs)
-    runs = schedule.usual()
+    runs = schedule.expected_runs()
     todo = {network: number * (len(plan.submissions) - len(over)) for network, number in runs.items()}
     # Who has all outcomes need not even be checked again.
-    over |= {name for name in kept.submissions if name not in over and schedule.over(name)}
+    over |= {name for name in kept.submissions if name not in over and schedule.is_complete(name)}
     engine = make_engine(plan.settings, commands, store)
     work = WorkLoop(plan, paths, engine, schedule, over)
     progress = Progress(todo, engine.workers, stream)
-    progress.dropped(schedule.dropped())
+    progress.reduce(schedule.correction())
     saved = time.monotonic()
     signal_number = 0
 
     def note(event: Event) -> None:
         entry = _entry(event)
         done = tally.done
-        if entry is None or not tally.take(entry):
+        if entry is None or not tally.add(entry):
             return
         store.add(entry)
         if isinstance(entry, RunEntry):
             if tally.done > done:  # not what was tried once more
-                progress.ran(entry.submission, entry.record)
+                progress.add_run(entry.submission, entry.record)
         else:
-            progress.dropped(runs)
+            progress.reduce(runs)
 
     with contextlib.closing(work.events()) as events:
         for event in events:
@@ -73,15 +74,15 @@ def grade(
             if isinstance(event, StopRequested):
                 signal_number = event.number
             now = time.monotonic()
-            progress.dropped(schedule.dropped())
+            progress.reduce(schedule.correction())
             if now - saved > SAVE_S:
-                store.save(tally.make(complete=False, seconds=now - started))
+                store.save(tally.update_report(complete=False, seconds=now - started))
                 # Many submissions make a long report: spend no more than a small share of the time on it.
                 saved = now + 20 * (time.monotonic() - now)
-    for heard in work.leftovers():
+    for heard in work.late_reports():
         note(heard)
     progress.close()
-    report = tally.make(complete=not signal_number, seconds=time.monotonic() - started)
+    report = tally.update_report(complete=not signal_number, seconds=time.monotonic() - started)
     store.save(report)
     return report, signal_number
 

@@ -30,7 +30,7 @@ def mark_one(submission: SubmissionResult, rubric: Rubric, settings: Settings) -
     prices = _prices(submission.tests, rubric)
     for lab in settings.labs:
         tests = [test for test in submission.tests if test.lab == lab]
-        why = gate(submission, rubric, lab)
+        why = why_skipped(submission, rubric, lab)
         for test in tests:
             test.max_points = round(prices[lab, test.name], _DIGITS)
             test.points, test.notes = 0.0, []
@@ -51,7 +51,7 @@ def mark_one(submission: SubmissionResult, rubric: Rubric, settings: Settings) -
         submission.open_points = submission.max_points
 
 
-def gate(submission: SubmissionResult, rubric: Rubric, lab: str) -> str:
+def why_skipped(submission: SubmissionResult, rubric: Rubric, lab: str) -> str:
     """Why ``lab`` is not run for this submission; empty if it is, or if that is not known yet. The labs before it must
     have been marked. What is open counts as earned: a fault of the machine shuts no gate."""
     for need in rubric.needs(lab):

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from raftgrade import __version__
-from raftgrade.plan import NETWORKS, CannotStart, Settings, named_labs
+from raftgrade.plan import NETWORKS, CannotStart, Settings, parse_labs
 from raftgrade.proof.kill_rates import Settings as ProofSettings
 from raftgrade.rubric import Rubric
 from raftgrade.stats import Sequential, until
@@ -182,7 +182,7 @@ def settings(arguments: argparse.Namespace, rubric: Rubric) -> Settings:
     if arguments.seed < 0:
         raise CannotStart(f"--seed must be 0 or more, not {arguments.seed}")
     sure = _sure(arguments)
-    chosen = named_labs(arguments.labs)
+    chosen = parse_labs(arguments.labs)
     networks = list(NETWORKS) if arguments.network == "both" else [arguments.network]
     rpyc_runs = arguments.rpyc_runs
     if rpyc_runs is None:
@@ -212,7 +212,7 @@ def _sure(arguments: argparse.Namespace) -> Sequential | None:
         raise CannotStart(str(exc)) from None
 
 
-def readable(path: str) -> str:
+def read_text_file(path: str) -> str:
     """The text of a file that an option names. Raises :class:`CannotStart`."""
     shown = printable(path)
     try:

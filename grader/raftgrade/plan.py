@@ -106,7 +106,7 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
         return [(test, seed) for test in self.tests for seed in range(*self.seeds)]
 
 
-def expect(
+def expected_tests(
     settings: Settings, catalogue: Mapping[str, Sequence[CatalogueTest]]
 ) -> tuple[list[Expected], list[LeftOut]]:
     """The expected tests in the ladder's order, and those left out. ``catalogue`` maps a lab to its tests."""
@@ -131,22 +131,22 @@ class JobTarget:
     sandbox: Level = "none"
 
 
-def cut(
-    whose: JobTarget, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = ""
+def split_into_jobs(
+    target: JobTarget, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = ""
 ) -> list[Job]:
     """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds``. ``label`` tells these apart from others of
     the same lab and network."""
     return [
         Job(
-            id=f"{whose.slug}.{lab}.{network}{label}.{number:03d}",
-            submission=whose.submission,
-            slug=whose.slug,
-            path=whose.path,
+            id=f"{target.slug}.{lab}.{network}{label}.{number:03d}",
+            submission=target.submission,
+            slug=target.slug,
+            path=target.path,
             lab=lab,
             network=network,
             tests=chosen,
             seeds=piece,
-            sandbox=whose.sandbox,
+            sandbox=target.sandbox,
         )
         for number, (chosen, piece) in enumerate(_pieces(tests, seeds, RUNS_IN_A_JOB[network]))
     ]
@@ -165,7 +165,7 @@ def _pieces(names: list[str], seeds: tuple[int, int], size: int) -> list[tuple[l
     ]
 
 
-def named_labs(text: str | None) -> list[str]:
+def parse_labs(text: str | None) -> list[str]:
     """The labs that ``2A,2b`` names, in the ladder's order; all without a text."""
     asked = text.split(",") if text is not None else list(labs.LABS)
     chosen = {labs.find(name.strip()).name for name in asked}

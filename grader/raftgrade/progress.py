@@ -48,11 +48,11 @@ class Progress:
         self._where = ""
         self._words = words
 
-    def ran(self, submission: str, record: Record) -> None:
+    def add_run(self, submission: str, record: Record) -> None:
         """One more run has its outcome."""
-        self.did(f"{submission} {record.lab}", record.network, record.outcome, record.wall_s)
+        self.add(f"{submission} {record.lab}", record.network, record.outcome, record.wall_s)
 
-    def did(self, where: str, kind: str, outcome: Outcome, wall_s: float) -> None:
+    def add(self, where: str, kind: str, outcome: Outcome, wall_s: float) -> None:
         """The same, of whatever is counted here."""
         self._done += 1
         self._failed += outcome == "failed"
@@ -65,7 +65,7 @@ class Progress:
         self._where = where
         self.show()
 
-    def dropped(self, runs: dict[str, int]) -> None:
+    def reduce(self, runs: dict[str, int]) -> None:
         """So many runs by network will not be made: their submission was refused, their lab stays shut, or a sequential
         test was sure sooner (or later: then the number is below 0)."""
         for network, number in runs.items():
@@ -97,12 +97,12 @@ class Progress:
         if self._errors:
             parts.append(f"{self._errors} not judged")
         if self._done and left:
-            parts.append(f"about {duration(self.left_s())} left")
+            parts.append(f"about {duration(self.remaining_s())} left")
         if self._where:
             parts.append(one_line(self._where, 40))
         return " · ".join(parts)
 
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         """An estimate of the seconds that remain: what is left of each network at its own price, and of what goes by between
         the runs as much as before."""
         price = {network: total / runs for network, (total, runs) in self._cost.items()}

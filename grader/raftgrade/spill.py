@@ -39,7 +39,7 @@ class SpillFile:
             for result in test.networks:
                 result.bad = []
 
-    def text(self, submission: SubmissionResult) -> bytes:
+    def as_json(self, submission: SubmissionResult) -> bytes:
         """All of ``submission`` as JSON, whether it is here or in memory."""
         if submission.name not in self._places:
             return _encode(submission)
@@ -47,9 +47,9 @@ class SpillFile:
         self._file.seek(place)
         return self._file.read(length)
 
-    def whole(self, submission: SubmissionResult) -> SubmissionResult:
+    def load(self, submission: SubmissionResult) -> SubmissionResult:
         """``submission`` with all its runs, for as long as somebody holds it."""
-        return _decode(self.text(submission)) if submission.name in self._places else submission
+        return _decode(self.as_json(submission)) if submission.name in self._places else submission
 
     def close(self) -> None:
         self._file.close()

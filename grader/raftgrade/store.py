@@ -73,8 +73,8 @@ def read(folder: Path) -> Report:
     seconds = report.seconds
     tally = Tally(report)
     for entry in entries:
-        tally.take(entry)
-    tally.make(complete=False, seconds=seconds)
+        tally.add(entry)
+    tally.update_report(complete=False, seconds=seconds)
     for submission in report.submissions:
         traces = folder / TRACES / submission.slug
         for bad in (bad for test in submission.tests for result in test.networks for bad in result.bad):
@@ -171,7 +171,7 @@ class Store:
         self.folder = folder
         self._records = records
         self.earlier = earlier
-        self.shelf = SpillFile(folder)
+        self.spill = SpillFile(folder)
 
     @classmethod
     def create(cls, folder: Path) -> Store:
@@ -188,7 +188,7 @@ class Store:
             raise
         return cls(folder, records, earlier)
 
-    def begin(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> KeptEntries:
+    def start_report(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> KeptEntries:
         """Start the new report with those ``entries`` of the earlier one that still hold. Traces of submissions that have
         such an entry stay; ``slugs`` says by their names where they are. Raises ``OSError``."""
         kept = KeptEntries(self.folder / RECORDS)
@@ -226,7 +226,7 @@ class Store:
         nobody asks for it. Raises ``OSError``."""
         partial = self.folder / _PARTIAL
         with partial.open("wb") as file:
-            file.writelines(_pieces(report, self.shelf.text if report.complete else _encode))
+            file.writelines(_pieces(report, self.spill.as_json if report.complete else _encode))
         os.replace(partial, self.folder / REPORT)
 
     def log(self, job: str) -> Path:
@@ -237,14 +237,14 @@ class Store:
         """Where the traces of a submission go."""
         return self.folder / TRACES / slug
 
-    def copy(self, slug: str) -> Path:
+    def submission_folder(self, slug: str) -> Path:
         """Where the copy of a submission goes."""
         return self.folder / SUBMISSIONS / slug
 
     def close(self) -> None:
         """Let go of the folder, and leave no empty room in it."""
         self._records.close()
-        self.shelf.close()
+        self.spill.close()
         for folder in (*(self.folder / TRACES).glob("*"), self.folder / TRACES, self.folder / LOGS):
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -23,7 +23,7 @@ from raftlab.runs.record import Outcome, Record
 from raftlab.runs.trace_quota import TraceQuota
 
 MAX_ADVICE = 5  # different pieces of advice kept for a test; more than that nobody reads
-TOLD = 3  # runs of one test and one class that keep their events and details; of others the sentence is enough
+MAX_DETAILED = 3  # runs of one test and one class that keep their events and details; of others the sentence is enough
 Key = tuple[str, str, str, str, bool]  # submission, lab, test, network, hidden
 
 
@@ -68,7 +68,7 @@ class Runs:
         self.wall_s: dict[int, float] = {}
         self.cpu_s: dict[int, float] = {}
 
-    def take(self, record: Record, rules: dict[Rule, Rule]) -> bool:
+    def add(self, record: Record, rules: dict[Rule, Rule]) -> bool:
         """Count a run. The first outcome stands: a rerun must not hide a failure. Only a run that could not be judged
         may be judged later."""
         seed = record.seed
@@ -104,16 +104,16 @@ class Runs:
         self.bad[record.seed] = bad
         # Those with the lowest seeds tell all, whatever the order in which they came.
         same = sorted(seed for seed, other in self.bad.items() if other.sort == bad.sort)
-        for seed in same[TOLD:]:
+        for seed in same[MAX_DETAILED:]:
             self.bad[seed].failure = _sentence(self.bad[seed].failure)
 
-    def sum_up(self, until: Sequential | None) -> None:
+    def update_result(self, until: Sequential | None) -> None:
         """Bring the result up to date."""
         result = self.result
         first, end = result.seeds
         result.runs, result.verdict = end - first, ""
         if until is not None and result.network == "sim" and not result.hidden:
-            needed, said = enough(self.outcomes, first, until)
+            needed, said = runs_needed(self.outcomes, first, until)
             result.runs, result.verdict = needed, said or ""
         # An earlier report may have had more runs than a sequential test wants now.
         inside = range(first, first + result.runs)
@@ -134,7 +134,7 @@ class Runs:
         result.classes = dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
 
 
-def enough(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple[int, Verdict | None]:
+def runs_needed(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple[int, Verdict | None]:
     """How many runs from seed ``first`` on a sequential test wants by now, and its verdict once it has one. Depends on
     the outcomes alone, not on when they came."""
     wanted = 0
@@ -149,16 +149,16 @@ def enough(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple
 
 
 class Tally:
-    """Counts entries against a plan, which is a report without results. With a ``shelf``, who is done goes there.
+    """Counts entries against a plan, which is a report without results. With a ``spill``, who is done goes there.
     ``trace_quota`` makes the room for the traces of a submission, by its slug; without it, all that were written count."""
 
     def __init__(
-        self, plan: Report, shelf: SpillFile | None = None, trace_quota: Callable[[str], TraceQuota] | None = None
+        self, plan: Report, spill: SpillFile | None = None, trace_quota: Callable[[str], TraceQuota] | None = None
     ) -> None:
         self.report = plan
-        self._shelf = shelf
-        self._trace_quota = trace_quota
-        self._rooms: dict[str, TraceQuota] = {}  # of each submission at work of which a run failed
+        self._spill = spill
+        self._make_trace_quota = trace_quota
+        self._trace_quotas: dict[str, TraceQuota] = {}  # of each submission at work of which a run failed
         self.done = 0
         self.failed = 0
         self._runs: dict[Key, Runs] = {}
@@ -170,7 +170,7 @@ class Tally:
             for number, (key, result) in enumerate(_results(submission)):
                 self._runs[key] = Runs(result, number)
 
-    def take(self, entry: Entry) -> bool:
+    def add(self, entry: Entry) -> bool:
         """Count ``entry``. False when it is not wanted: not in the plan, or already counted."""
         if isinstance(entry, RefusalEntry):
             if entry.submission not in self._by_name or entry.submission in self._refused:
@@ -183,7 +183,7 @@ class Tally:
         if runs is None:
             return False
         again = record.seed in runs.outcomes
-        if not runs.take(record, self._rules):
+        if not runs.add(record, self._rules):
             return False
         self._keep_trace(entry.submission, runs, record)
         self._stale.add(entry.submission)
@@ -193,11 +193,11 @@ class Tally:
 
     def _keep_trace(self, name: str, runs: Runs, record: Record) -> None:
         """Find room for a trace; those that have to go for it are not told any more."""
-        if self._trace_quota is None or not record.trace or record.seed not in runs.bad:
+        if self._make_trace_quota is None or not record.trace or record.seed not in runs.bad:
             return
-        if name not in self._rooms:
-            self._rooms[name] = self._trace_quota(self._by_name[name].slug)
-        gone = self._rooms[name].took((record.seed - runs.result.seeds[0], runs.number), record.trace)
+        if name not in self._trace_quotas:
+            self._trace_quotas[name] = self._make_trace_quota(self._by_name[name].slug)
+        gone = self._trace_quotas[name].took((record.seed - runs.result.seeds[0], runs.number), record.trace)
         keys = [key for key, _ in _results(self._by_name[name])] if gone else []
         for seed, number in gone:
             other = self._runs[keys[number]]
@@ -213,8 +213,8 @@ class Tally:
                 return runs
         return None
 
-    def make(self, complete: bool, seconds: float) -> Report:
-        """The report as of now, but for what is on the shelf. ``seconds`` is how long the run has taken."""
+    def update_report(self, complete: bool, seconds: float) -> Report:
+        """The report as of now, but for what is on the spill. ``seconds`` is how long the run has taken."""
         for name in sorted(self._stale):
             self.settle(name)
         self._stale.clear()
@@ -224,21 +224,21 @@ class Tally:
 
     def settle(self, name: str) -> None:
         """Bring one submission up to date, and keep nothing but that if no run of it can come any more. Raises ``OSError``
-        when the shelf cannot take it."""
-        submission = self.sum_up(name)
+        when the spill cannot take it."""
+        submission = self.update(name)
         if submission.state == "graded" and not submission.errors:
             for key, _ in _results(submission):
                 self._runs.pop(key, None)
-            self._rooms.pop(name, None)
-            if self._shelf is not None:
-                self._shelf.put(submission)
+            self._trace_quotas.pop(name, None)
+            if self._spill is not None:
+                self._spill.put(submission)
 
-    def sum_up(self, name: str) -> SubmissionResult:
+    def update(self, name: str) -> SubmissionResult:
         """Bring one submission up to date."""
         submission = self._by_name[name]
         settings = self.report.settings
         for test in submission.tests:
-            if not self._sum_up_test(name, test, settings):
+            if not self._update_test(name, test, settings):
                 return submission  # done long ago
         refused = self._refused.get(name)
         if refused is not None:
@@ -249,13 +249,13 @@ class Tally:
             submission.state = _state(submission)
         return submission
 
-    def _sum_up_test(self, name: str, test: TestResult, settings: Settings) -> bool:
+    def _update_test(self, name: str, test: TestResult, settings: Settings) -> bool:
         advice: dict[str, None] = {}
         for result in test.networks:
             runs = self._runs.get((name, test.lab, test.name, result.network, result.hidden))
             if runs is None:
                 return False
-            runs.sum_up(settings.until)
+            runs.update_result(settings.until)
             advice |= dict.fromkeys(sorted(runs.advice, key=lambda line: (runs.advice[line], line)))
         test.advice = list(advice)[:MAX_ADVICE]
         return True

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 from raftgrade.cli import main
-from raftgrade.soak import soak
+from raftgrade.soak import runner
 
 if __name__ == "__main__":
     # Whoever runs the tests may have chosen to ignore these (nohup, a shell's &); a grader would then ignore
     # them too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    soak.SEEDS["suite sim"] = 10  # small blocks, as in test_soak.py
+    runner.SEEDS["suite sim"] = 10  # small blocks, as in test_soak.py
     sys.path.insert(0, str(Path(__file__).parents[1]))
     fakes = importlib.import_module("grader.fakes")
     sys.exit(main(sys.argv[2:], fakes.tools(fakes.FakeCommands(sys.argv[1]))))

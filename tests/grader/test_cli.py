@@ -251,7 +251,7 @@ def test_a_fault_of_the_graders_own_fails_nobody(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("raftgrade.engines.engine.run_job", broken)
+    monkeypatch.setattr("raftgrade.engines.local.run_job", broken)
     assert run("alice") == 2
     err = capsys.readouterr().err
     assert err.startswith("Traceback")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raftgrade.plan import RUNS_IN_A_JOB, JobTarget, Settings, cut, expect
+from raftgrade.plan import RUNS_IN_A_JOB, JobTarget, Settings, expected_tests, split_into_jobs
 from tests.grader.fakes import FakeTest
 
 TESTS = [
@@ -21,7 +21,7 @@ def by_lab() -> dict[str, list[FakeTest]]:
 
 
 def test_a_test_runs_where_it_can() -> None:
-    tests, left_out = expect(settings({"sim": 20, "rpyc": 2}), by_lab())
+    tests, left_out = expected_tests(settings({"sim": 20, "rpyc": 2}), by_lab())
     assert [(test.name, test.networks) for test in tests] == [
         ("one", ["sim", "rpyc"]),
         ("two", ["sim"]),
@@ -31,17 +31,18 @@ def test_a_test_runs_where_it_can() -> None:
 
 
 def test_a_test_of_another_network_is_left_out_and_named() -> None:
-    tests, left_out = expect(settings({"rpyc": 2}), by_lab())
+    tests, left_out = expected_tests(settings({"rpyc": 2}), by_lab())
     assert [test.name for test in tests] == ["one", "three"]
     assert [(item.name, item.networks) for item in left_out] == [("two", ["sim"])]
 
 
-WHOSE = JobTarget("alice", "alice", "a")
+TARGET = JobTarget("alice", "alice", "a")
 
 
 @pytest.mark.parametrize("runs", [1, 2, 3, 7, 20, 21, 40, 41, 100])
 def test_the_jobs_cover_every_run_exactly_once(runs: int) -> None:
-    jobs = cut(WHOSE, "2A", "sim", ["one", "two"], (40, 40 + runs)) + cut(WHOSE, "2A", "rpyc", ["one"], (40, 43))
+    jobs = split_into_jobs(TARGET, "2A", "sim", ["one", "two"], (40, 40 + runs))
+    jobs += split_into_jobs(TARGET, "2A", "rpyc", ["one"], (40, 43))
     covered = [(job.network, test, seed) for job in jobs for test, seed in job.runs]
     expected = [("sim", test, seed) for test in ("one", "two") for seed in range(40, 40 + runs)]
     assert sorted(covered) == sorted([*expected, *(("rpyc", "one", seed) for seed in (40, 41, 42))])
@@ -51,6 +52,6 @@ def test_the_jobs_cover_every_run_exactly_once(runs: int) -> None:
 
 
 def test_few_runs_share_a_job() -> None:
-    assert [(job.tests, job.seeds) for job in cut(WHOSE, "2A", "sim", ["one", "two"], (0, 5))] == [
+    assert [(job.tests, job.seeds) for job in split_into_jobs(TARGET, "2A", "sim", ["one", "two"], (0, 5))] == [
         (["one", "two"], (0, 5))
     ]

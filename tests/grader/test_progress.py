@@ -24,7 +24,7 @@ def test_a_line_on_a_pipe_now_and_then() -> None:
     progress = Progress({"sim": 20, "rpyc": 2}, 2, stream, clock)
     for seed in range(10):
         clock.now += 2
-        progress.ran("alice", record(seed=seed, outcome="failed" if seed == 3 else "passed", wall_s=0.5))
+        progress.add_run("alice", record(seed=seed, outcome="failed" if seed == 3 else "passed", wall_s=0.5))
     progress.close()
     assert stream.getvalue() == (
         "5 of 22 runs · 0.5/s · 1 failed · about 15 s left · alice 2A\n"
@@ -36,17 +36,17 @@ def test_a_line_redrawn_on_a_terminal() -> None:
     clock, stream = Clock(), Terminal()
     progress = Progress({"sim": 4}, 1, stream, clock)
     clock.now += 1
-    progress.ran("al\x1b[2Jice", record(wall_s=0.5))
-    progress.ran("alice", record(seed=1, wall_s=0.5))  # too soon to draw again
+    progress.add_run("al\x1b[2Jice", record(wall_s=0.5))
+    progress.add_run("alice", record(seed=1, wall_s=0.5))  # too soon to draw again
     progress.close()
     assert stream.getvalue() == ("\r1 of 4 runs · 1.0/s · 0 failed · about 2 s left · al\\x1b[2Jice 2A\x1b[K\r\x1b[K")
 
 
 def test_the_estimate_knows_that_networks_differ() -> None:
     progress = Progress({"sim": 20, "rpyc": 2}, 2, io.StringIO(), Clock())
-    assert progress.left_s() == (20 * 0.5 + 2 * 8.0) / 2
-    progress.ran("alice", record(network="rpyc", wall_s=4.0))
-    assert progress.left_s() == (20 * 0.5 + 1 * 6.0) / 2
+    assert progress.remaining_s() == (20 * 0.5 + 2 * 8.0) / 2
+    progress.add_run("alice", record(network="rpyc", wall_s=4.0))
+    assert progress.remaining_s() == (20 * 0.5 + 1 * 6.0) / 2
 
 
 def test_the_estimate_learns_what_goes_by_between_the_runs() -> None:
@@ -54,25 +54,25 @@ def test_the_estimate_learns_what_goes_by_between_the_runs() -> None:
     progress = Progress({"sim": 2100}, 2, io.StringIO(), clock)
     for seed in range(1100):
         clock.now += 0.5  # two workers: a second of theirs for half a second of work
-        progress.ran("alice", record(seed=seed, wall_s=0.5))
-    assert 450 < progress.left_s() < 500  # in truth 500, for work of 250
+        progress.add_run("alice", record(seed=seed, wall_s=0.5))
+    assert 450 < progress.remaining_s() < 500  # in truth 500, for work of 250
 
 
 def test_runs_of_a_refused_submission_are_no_longer_waited_for() -> None:
     progress = Progress({"sim": 40}, 1, io.StringIO(), Clock())
-    progress.dropped({"sim": 20})
+    progress.reduce({"sim": 20})
     assert progress.line() == "0 of 20 runs · 0 failed"
 
 
 def test_what_could_not_be_judged_is_told_apart() -> None:
     progress = Progress({"sim": 4}, 1, io.StringIO(), Clock())
-    progress.ran("alice", record(outcome="error"))
+    progress.add_run("alice", record(outcome="error"))
     assert progress.line().startswith("1 of 4 runs · 0 failed · 1 not judged · about ")
 
 
 def test_the_estimate_never_goes_below_nothing() -> None:
     progress = Progress({"sim": 2, "rpyc": 1}, 1, io.StringIO(), Clock())
-    progress.dropped({"sim": 3})
-    progress.ran("alice", record(network="rpyc", wall_s=2.0))
+    progress.reduce({"sim": 3})
+    progress.add_run("alice", record(network="rpyc", wall_s=2.0))
     assert progress.line() == "1 of 1 runs · 0 failed · alice 2A"
-    assert progress.left_s() == 0
+    assert progress.remaining_s() == 0

@@ -31,14 +31,14 @@ def entries() -> list[RunEntry]:
 
 def graded(folder: Path, complete: bool, shelved: bool = True) -> tuple[Report, str]:
     with Store.create(folder) as store:
-        tally = Tally(plan(*NAMES), store.shelf if shelved else None)
+        tally = Tally(plan(*NAMES), store.spill if shelved else None)
         for entry in entries():
-            tally.take(entry)
+            tally.add(entry)
             store.add(entry)
         for _ in range(2):  # every few seconds, in a grading
-            report = tally.make(complete, 1.0)
+            report = tally.update_report(complete, 1.0)
             store.save(report)
-        return report, table.render(report, store.shelf.whole)
+        return report, table.render(report, store.spill.load)
 
 
 def bad(report: Report) -> dict[str, int]:

@@ -17,9 +17,9 @@ def finished(folder: Path) -> Path:
     with Store.create(folder) as out:
         tally = Tally(plan())
         for entry in all_passed():
-            tally.take(entry)
+            tally.add(entry)
             out.add(entry)
-        out.save(tally.make(complete=True, seconds=3))
+        out.save(tally.update_report(complete=True, seconds=3))
     return folder
 
 
@@ -32,7 +32,7 @@ def cut_short(folder: Path) -> Path:
     with (folder / store.RECORDS).open("ab") as file:
         file.write(b'{"kind":"run","submission":"al')
     out._records.close()
-    out.shelf.close()
+    out.spill.close()
     return folder
 
 
@@ -71,7 +71,7 @@ def test_a_report_of_ours_is_started_afresh(tmp_path: Path, make: object) -> Non
     (folder / "notes.md").write_text("the instructor's")
     with Store.create(folder) as out:
         assert (folder / "logs" / "old.txt").exists()  # until it is known what is kept
-        out.begin([])
+        out.start_report([])
         out.save(plan())
         assert read(folder).done == 0
         assert not (folder / "logs" / "old.txt").exists()
@@ -141,7 +141,7 @@ def test_what_is_kept_stays_on_the_disk_until_it_is_asked_for(tmp_path: Path) ->
         RunEntry("alice", record("first", 0)),
     ]
     with Store.create(tmp_path) as out:
-        kept = out.begin(told)
+        kept = out.start_report(told)
         out.add(RunEntry("bob", record("second", 0)))  # of the new report
         assert kept.submissions == ["bob", "alice"]
         assert [*kept.runs("bob")] == [told[0], told[3]]
@@ -158,7 +158,7 @@ def test_traces_stay_of_submissions_that_keep_something(tmp_path: Path) -> None:
         (tmp_path / "traces" / name).mkdir(parents=True)
         (tmp_path / "traces" / name / "a.trace").write_text("")
     with Store.create(tmp_path) as out:
-        out.begin([RunEntry("alice", record("first", 0))], slugs={"alice": "alice", "bob": "bob"})
+        out.start_report([RunEntry("alice", record("first", 0))], slugs={"alice": "alice", "bob": "bob"})
         assert [path.name for path in (tmp_path / "traces").iterdir()] == ["alice"]
 
 

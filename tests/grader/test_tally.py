@@ -34,8 +34,8 @@ def all_passed(name: str = "alice") -> list[Entry]:
 def fold(entries: list[Entry], *names: str, complete: bool = True) -> Report:
     tally = Tally(plan(*names))
     for entry in entries:
-        assert tally.take(entry)
-    return tally.make(complete, 12.3456)
+        assert tally.add(entry)
+    return tally.update_report(complete, 12.3456)
 
 
 def test_a_clean_submission() -> None:
@@ -140,13 +140,13 @@ def test_a_refused_submission_earns_nothing_and_stops_nobody(state: str) -> None
 
 def test_the_first_outcome_of_a_run_stands_and_strangers_are_turned_away() -> None:
     tally = Tally(plan())
-    assert tally.take(RunEntry("alice", record("first", 0, "failed")))
-    assert not tally.take(RunEntry("alice", record("first", 0, "passed")))
-    assert not tally.take(RunEntry("alice", record("first", 2)))
-    assert not tally.take(RunEntry("alice", record("third", 0)))
-    assert not tally.take(RunEntry("alice", record("second", 0, network="rpyc")))
-    assert not tally.take(RunEntry("mallory", record("first", 1)))
-    assert not tally.take(RefusalEntry("mallory", "refused", []))
+    assert tally.add(RunEntry("alice", record("first", 0, "failed")))
+    assert not tally.add(RunEntry("alice", record("first", 0, "passed")))
+    assert not tally.add(RunEntry("alice", record("first", 2)))
+    assert not tally.add(RunEntry("alice", record("third", 0)))
+    assert not tally.add(RunEntry("alice", record("second", 0, network="rpyc")))
+    assert not tally.add(RunEntry("mallory", record("first", 1)))
+    assert not tally.add(RefusalEntry("mallory", "refused", []))
     assert (tally.done, tally.failed) == (1, 1)
 
 

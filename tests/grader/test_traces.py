@@ -63,18 +63,18 @@ def graded(folder: Path, order: list[tuple[str, str, int]], stops: int) -> set[s
     report = plan()
     for share in (stops, len(order)):
         with Store.create(folder) as store:
-            tally = Tally(plan(), store.shelf, lambda slug: TraceQuota(store.traces(slug), MOST))
+            tally = Tally(plan(), store.spill, lambda slug: TraceQuota(store.traces(slug), MOST))
             entries = list(store.earlier[1]) if store.earlier else []
-            kept = store.begin(entries, {"alice": "alice"})
+            kept = store.start_report(entries, {"alice": "alice"})
             store.save(plan())
             for entry in kept.runs("alice"):
-                assert tally.take(entry)
+                assert tally.add(entry)
             for run in itertools.islice(todo, share):
                 entry = failed(store, run, 40 + 10 * (run[2] % 7))
-                assert tally.take(entry)
+                assert tally.add(entry)
                 store.add(entry)
             left = there(store)
-            report = tally.make(complete=share == len(order), seconds=1.0)
+            report = tally.update_report(complete=share == len(order), seconds=1.0)
             store.save(report)
         assert traces(read(folder)) == left
     assert len(bad(read(folder))) == len(RUNS)
@@ -94,25 +94,25 @@ def test_the_same_traces_are_kept_in_whatever_order_the_runs_came(tmp_path: Path
 
 def test_a_partial_report_tells_of_no_trace_that_had_to_go(tmp_path: Path) -> None:
     with Store.create(tmp_path) as store:
-        tally = Tally(plan(), store.shelf, lambda slug: TraceQuota(store.traces(slug), MOST))
+        tally = Tally(plan(), store.spill, lambda slug: TraceQuota(store.traces(slug), MOST))
         store.save(plan())
         for run in RUNS[:10]:
             entry = failed(store, run, 300)
-            tally.take(entry)
+            tally.add(entry)
             store.add(entry)
-        store.save(tally.make(complete=False, seconds=1.0))
+        store.save(tally.update_report(complete=False, seconds=1.0))
     assert traces(read(tmp_path)) == {f"2A-first-sim-{seed}.jsonl" for seed in (100, 101, 102)}
 
 
 def test_a_run_that_could_not_be_judged_and_then_passed_leaves_no_hole(tmp_path: Path) -> None:
     with Store.create(tmp_path) as store:
-        tally = Tally(plan(), store.shelf, lambda slug: TraceQuota(store.traces(slug), MOST))
+        tally = Tally(plan(), store.spill, lambda slug: TraceQuota(store.traces(slug), MOST))
         first = failed(store, ("first", "sim", 109), 600)
         first.record.outcome = "error"
-        assert tally.take(first)
-        assert tally.take(RunEntry("alice", record("first", 109)))
-        assert tally.take(failed(store, ("first", "sim", 100), 600))
-        assert traces(tally.make(complete=False, seconds=1.0)) == {"2A-first-sim-100.jsonl"}
+        assert tally.add(first)
+        assert tally.add(RunEntry("alice", record("first", 109)))
+        assert tally.add(failed(store, ("first", "sim", 100), 600))
+        assert traces(tally.update_report(complete=False, seconds=1.0)) == {"2A-first-sim-100.jsonl"}
 
 
 def test_a_worker_sends_home_what_may_have_room_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

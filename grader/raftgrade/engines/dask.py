@@ -24,8 +24,8 @@ import msgspec
 
 from raftgrade.engines.child_processes import Children
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
-from raftgrade.engines.engine import Engine
 from raftgrade.engines.jobs import CheckResult, JobResult, run_check, run_job
+from raftgrade.engines.work_loop import Engine
 from raftgrade.plan import CannotStart, Job, Settings
 from raftgrade.results import Problem, SubmissionResult
 from raftgrade.store import Store
@@ -37,7 +37,7 @@ from raftlab.safe_text import one_line, printable
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Level
 
-MOST_BYTES = 20_000_000  # of a submission's files
+MAX_BYTES = 20_000_000  # of a submission's files
 ATTEMPTS = 2  # after which a job that the cluster lost could not be judged
 _ANSWER_S = 15.0  # for the scheduler's first answer
 _COUNT_S = 5.0  # between two looks at how many workers there are
@@ -81,7 +81,7 @@ class NotConfined(Exception):
 
 
 @lru_cache
-def lacking(level: Level) -> str:
+def missing_sandbox(level: Level) -> str:
     """Why ``level`` does not hold on this machine; empty if it does. Tried once in a process."""
     if level == "none":
         return ""
@@ -94,7 +94,7 @@ def carry_out(errand: bytes, commands: Commands) -> bytes:
     :class:`NotConfined`: the grader's machine has tried its own walls, not this one's."""
     asked = _read_errand(errand)
     level = asked.sandbox if asked.job is None else asked.job.sandbox
-    why = lacking(level)
+    why = missing_sandbox(level)
     if why:
         raise NotConfined(f"the worker on {platform.node()} cannot confine student code ({level}): {why}")
     with TemporaryDirectory(prefix="raftgrade-") as name:
@@ -152,8 +152,13 @@ def _renamed(answer: Answer, old: str, new: str) -> Answer:
 
 
 class Dask:
-    """An :class:`~raftgrade.engines.engine.Engine` over any executor whose workers can import raftgrade. ``threads`` is the
-    number of jobs that run at a time; ``close`` is called at the end."""
+    """Runs jobs on any executor whose workers can import raftgrade.
+
+    Args:
+        executor: a Dask client's, or (in tests) any other.
+        threads: how many jobs the workers run at a time by now; workers come and go.
+        close: called at the end.
+    """
 
     def __init__(
         self,
@@ -182,7 +187,7 @@ class Dask:
         return self._threads
 
     @property
-    def width(self) -> int:
+    def max_in_flight(self) -> int:
         """Twice what is being done, so that no worker waits for us."""
         return 2 * self.workers
 
@@ -333,8 +338,8 @@ def _files(path: str) -> bytes:
             if hidden or not file.is_file() or (file.is_symlink() and file != root):
                 continue
             total += file.stat().st_size
-            if total > MOST_BYTES:
-                raise TooLarge(f"expected a submission of at most {MOST_BYTES // 1_000_000} MB, this one has more")
+            if total > MAX_BYTES:
+                raise TooLarge(f"expected a submission of at most {MAX_BYTES // 1_000_000} MB, this one has more")
             archive.writestr(zipfile.ZipInfo(inside), file.read_bytes())
     return buffer.getvalue()
 

@@ -36,7 +36,7 @@ import msgspec
 import raftlab
 from raftgrade import output_folder
 from raftgrade.engines.jobs import SILENCE_S
-from raftgrade.intake.intake import code
+from raftgrade.intake.reuse import code_fingerprint
 from raftgrade.progress import Progress
 from raftgrade.proof.bug_bank import Bug
 from raftgrade.stats import clopper_pearson
@@ -192,7 +192,7 @@ class Trial:
 
 def trials(bugs: Sequence[Bug], reference: str, settings: Settings) -> list[Trial]:
     """The bugs, put into ``reference``. Raises :class:`raftgrade.proof.bug_bank.BadBank`."""
-    judge = code(raftlab)
+    judge = code_fingerprint(raftlab)
     made = []
     for bug in bugs:
         text = bug.changed(reference)
@@ -276,9 +276,9 @@ def run(given: list[Trial], folder: Folder, settings: Settings, stream: TextIO) 
                     folder.keep(done)
                     before = len(trial.wanted)
                     trial.passes[done.seed] = done
-                    progress.did(trial.bug.id, "later" if done.seed else "first", done.outcome, done.wall_s)
+                    progress.add(trial.bug.id, "later" if done.seed else "first", done.outcome, done.wall_s)
                     # A hard bug goes on beyond its first seeds, or has been caught there.
-                    progress.dropped({"later": before - len(trial.wanted)})
+                    progress.reduce({"later": before - len(trial.wanted)})
                 progress.show()
         except KeyboardInterrupt:
             _end(pool)
@@ -404,4 +404,4 @@ def _within(seconds: float, impl: Implementation, script: Callable[[Any], object
 
 def versions() -> str:
     """With what a proof was made: Python and the code that judges."""
-    return f"Python {'.'.join(map(str, sys.version_info[:3]))}, code {code(raftlab)}"
+    return f"Python {'.'.join(map(str, sys.version_info[:3]))}, code {code_fingerprint(raftlab)}"

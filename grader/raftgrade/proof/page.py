@@ -10,7 +10,7 @@ import tabulate
 
 from raftgrade.proof.bug_bank import HARDNESS, Bank
 from raftgrade.proof.kill_rates import Settings, Trial
-from raftgrade.soak.log import Block, column, newest
+from raftgrade.soak.log import Block, column, current_blocks
 from raftgrade.stats import clopper_pearson
 from raftlab import labs
 from raftlab.safe_text import count, duration, one_line, printable
@@ -283,7 +283,7 @@ def _misses(trials: Sequence[Trial]) -> str:
 def _false_alarms(soak: Sequence[Block] | None) -> list[str]:
     if soak is None:
         return ["Not measured for this page: `raftgrade proof --soak DIR` takes them from a soak."]
-    counted = newest(soak)
+    counted = current_blocks(soak)
     if not counted:
         return ["The soak has no runs."]
     figures = ["runs", "failures", "false alarms per 10,000 runs"]

@@ -161,7 +161,7 @@ def read_all(folders: Iterable[Path]) -> list[Block]:
     return sorted((block for folder in different.values() for block in read(folder)), key=lambda block: block.started)
 
 
-def newest(blocks: Sequence[Block]) -> list[Block]:
+def current_blocks(blocks: Sequence[Block]) -> list[Block]:
     """Of ``blocks``, the oldest first, those of the raftlab that wrote last and of the newest text of each
     implementation."""
     if not blocks:
@@ -187,7 +187,7 @@ def column(block: Block) -> str:
 
 def table(blocks: Sequence[Block]) -> str:
     """Runs and failures by implementation, lab and sort; then memory, processes and cost."""
-    now = newest(blocks)
+    now = current_blocks(blocks)
     if not now:
         return "no block is finished yet"
     # What suites say before what fuzz says.
@@ -230,7 +230,7 @@ def _cost(name: str, blocks: list[Block]) -> list[str]:
     return [name, f"{len(blocks):,}", f"{cpu:,.0f}", f"{wall / 3600:.2f}", rate, each, *memory, most]
 
 
-def line(block: Block) -> str:
+def summary_line(block: Block) -> str:
     """One block in one line."""
     seeds = f"seeds {block.seeds[0]}–{block.seeds[1] - 1}"
     bad = f"{block.failures} failed" if block.failures else "none failed"

@@ -51,7 +51,7 @@ class MemoryMonitor:
     def _look(self) -> None:
         self.own = max(self.own, megabytes(os.getpid(), "VmRSS"))
         # A child's own peak, so that nothing of it is missed between two looks.
-        self.child = max([self.child, *(megabytes(pid, "VmHWM") for pid in below())])
+        self.child = max([self.child, *(megabytes(pid, "VmHWM") for pid in descendants())])
 
 
 def megabytes(pid: int, field: str) -> float:
@@ -63,8 +63,8 @@ def megabytes(pid: int, field: str) -> float:
     return 0.0  # gone, or dead and not yet buried
 
 
-def below() -> set[int]:
-    """The processes that descend from this one. With :func:`reaper`, those too whose parent is gone."""
+def descendants() -> set[int]:
+    """The processes that descend from this one. With :func:`adopt_orphans`, those too whose parent is gone."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -80,7 +80,7 @@ def below() -> set[int]:
 
 
 @contextlib.contextmanager
-def reaper() -> Iterator[None]:
+def adopt_orphans() -> Iterator[None]:
     """Descendants that lose their parent become children of this process: nobody gets away uncounted."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -90,26 +90,26 @@ def reaper() -> Iterator[None]:
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def left(known: Collection[int]) -> list[int]:
+def leftover_processes(known: Collection[int]) -> list[int]:
     """The processes below this one but for those ``known``, once what is about to go had time to go."""
     deadline = time.monotonic() + GONE_S
     while True:
-        bury(below() - set(known))
-        others = below() - set(known)
+        reap(descendants() - set(known))
+        others = descendants() - set(known)
         if not others or time.monotonic() > deadline:
             return sorted(others)
         time.sleep(0.02)
 
 
-def bury(pids: Collection[int]) -> None:
-    """Let go of those among ``pids`` that are dead and have become ours (:func:`reaper`); to others nothing happens."""
+def reap(pids: Collection[int]) -> None:
+    """Reap the processes among ``pids`` that are dead and are children of ours (:func:`adopt_orphans`)."""
     for pid in pids:
         with contextlib.suppress(OSError):
             os.waitpid(pid, os.WNOHANG)
 
 
-def end(pids: Collection[int]) -> None:
-    """Kill processes that :func:`left` has named."""
+def kill(pids: Collection[int]) -> None:
+    """Kill processes that :func:`leftover_processes` has named."""
     for pid in pids:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)

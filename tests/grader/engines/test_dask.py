@@ -19,8 +19,8 @@ from raftgrade.cli import main
 from raftgrade.engines import dask
 from raftgrade.engines.commands import Commands
 from raftgrade.engines.dask import Dask, connect
-from raftgrade.engines.engine import LocalEngine
-from raftgrade.plan import CannotStart, Job, Settings, expect
+from raftgrade.engines.local import LocalEngine
+from raftgrade.plan import CannotStart, Job, Settings, expected_tests
 from raftgrade.results import Report
 from raftgrade.store import Store
 from raftgrade.tally import blank
@@ -82,7 +82,7 @@ def graded(
         for name, script in scripts.items()
     }
     settings = Settings(labs=["2A"], networks=["sim"], runs={"sim": 3}, seed=0, jobs=2, sandbox=Sandbox(level))
-    tests, _ = expect(settings, {"2A": catalogue("2A")})
+    tests, _ = expected_tests(settings, {"2A": catalogue("2A")})
     plan = Report(
         tool="t",
         started="2026-11-21T00:00:00",
@@ -97,7 +97,7 @@ def graded(
             paths,
             commands or FakeCommands(),
             store,
-            store.begin([]),
+            store.start_report([]),
             io.StringIO(),
             0.0,
             make_engine=engine,
@@ -135,7 +135,7 @@ def test_the_same_marks_here_and_far_away(tmp_path: Path) -> None:
 def test_the_walls_are_the_same_here_and_far_away(
     tmp_path: Path, level: Level, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "lacking", lambda level: "")
+    monkeypatch.setattr(dask, "missing_sandbox", lambda level: "")
     for executor in (None, ThreadPoolExecutor(2)):
         walls = Walls()
         graded(tmp_path, executor, {"alice": {"first/1": "error"}}, walls, level)
@@ -145,12 +145,12 @@ def test_the_walls_are_the_same_here_and_far_away(
 
 def test_a_worker_without_walls_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(levels, "probe", lambda level: Sandbox("none", "bubblewrap is not installed"))
-    dask.lacking.cache_clear()
+    dask.missing_sandbox.cache_clear()
     walls = Walls()
     try:
         report = graded(tmp_path, ThreadPoolExecutor(2), {"alice": {}}, walls, "bwrap")
     finally:
-        dask.lacking.cache_clear()
+        dask.missing_sandbox.cache_clear()
     assert walls.asked == []
     (alice,) = report.submissions
     assert (alice.state, alice.final) == ("unjudged", False)
@@ -197,7 +197,7 @@ def test_a_submission_travels_without_links_and_caches(tmp_path: Path) -> None:
 
 
 def test_a_submission_that_is_too_large_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask, "MOST_BYTES", 1)
+    monkeypatch.setattr(dask, "MAX_BYTES", 1)
     (alice,) = graded(tmp_path, ThreadPoolExecutor(1), {"alice": {}}).submissions
     assert alice.state == "unjudged"
     assert alice.problems[0].text.endswith("expected a submission of at most 0 MB, this one has more")

@@ -13,7 +13,7 @@ import pytest
 
 from raftgrade import cli
 from raftgrade.cli import main
-from raftgrade.engines import engine
+from raftgrade.engines import local, work_loop
 from raftgrade.tally import RunEntry
 from tests.grader.engines.test_schedule import _in_a_folder_of_its_own, results, run, sim, tools
 from tests.grader.fakes import FakeCommands, submission
@@ -129,13 +129,13 @@ def test_a_gate_waits_for_what_is_tried_again() -> None:
 def test_what_an_earlier_report_has_is_counted_and_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     run({name: {} for name in ("alice", "bob", "carol")}, "--runs", "9")
     submission(Path("class"), "dave", {})
-    held, local = [], engine.LocalEngine
+    held, engine = [], local.LocalEngine
 
-    def counted(*arguments: Any) -> engine.Engine:
+    def counted(*arguments: Any) -> work_loop.Engine:
         held.append(sum(type(thing) is RunEntry for thing in gc.get_objects()))
-        return local(*arguments)
+        return engine(*arguments)
 
-    monkeypatch.setattr(cli.engine, "Local", counted)
+    monkeypatch.setattr(cli.local, "LocalEngine", counted)
     assert len(again("--runs", "9")) == 3  # all of dave, and of nobody else
     assert held == [0]
 

@@ -11,7 +11,7 @@ import pytest
 
 from raftgrade import cli, grade
 from raftgrade.cli import main
-from raftgrade.intake import intake
+from raftgrade.intake import reuse
 from raftlab.sandbox.levels import Sandbox
 from tests.grader.fakes import FakeCommands, submission, tools
 
@@ -80,8 +80,8 @@ def test_other_walls_and_other_code_are_another_judgement(tmp_path: Path, monkey
     run()
     assert run(level="rlimits") == (EVERYTHING, 0)
     assert run(level="rlimits") == ([], 0)
-    assert intake.code() == intake.code() != ""
-    monkeypatch.setattr(cli, "code", lambda: "later")
+    assert reuse.code_fingerprint() == reuse.code_fingerprint() != ""
+    monkeypatch.setattr(cli, "code_fingerprint", lambda: "later")
     assert run(level="rlimits") == (EVERYTHING, 0)
 
 

@@ -64,8 +64,8 @@ def made(text: str = "", hidden: bool = False) -> Report:
                         more |= {"outcome": "error", "failure": Failure("not-judged", "the machine is on fire")}
                     entries.append(RunEntry(name, record(test.name, seed, **more)))
     for entry in entries:
-        assert tally.take(entry)
-    return tally.make(True, 12.5)
+        assert tally.add(entry)
+    return tally.update_report(True, 12.5)
 
 
 def report(tmp_path: Path, of: Report) -> Path:

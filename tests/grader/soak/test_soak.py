@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from raftgrade.cli import Tools, main
-from raftgrade.soak import process_monitor, soak
+from raftgrade.soak import process_monitor, runner
 from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
 from tests.grader.fakes import alive, submission, tools, wait_until_gone
@@ -35,7 +35,7 @@ def stretches(folder: Path, kind: str = "suite") -> list[tuple[str, list[int]]]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(soak.SEEDS, "suite sim", 10)  # as in driver.py: a dozen seeds make two blocks
+    monkeypatch.setitem(runner.SEEDS, "suite sim", 10)  # as in driver.py: a dozen seeds make two blocks
 
 
 def run(*words: str) -> int:
@@ -101,7 +101,7 @@ def test_failures_are_told_and_it_goes_on(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_traces_are_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soak, "TRACE_QUOTA", 250)
+    monkeypatch.setattr(runner, "TRACE_QUOTA", 250)
     submission(tmp_path, "ada", {"trace": 100, **{f"second/{seed}": "fail" for seed in (5, 7, 8, 11, 13)}})
 
     def kept() -> list[int]:
@@ -145,7 +145,7 @@ def test_memory_that_grows_is_told(
             super().__exit__(*exc)
             self.own, self.child = next(sizes), 20.0
 
-    monkeypatch.setattr(process_monitor, "Memory", MemoryMonitor)
+    monkeypatch.setattr(process_monitor, "MemoryMonitor", MemoryMonitor)
     submission(tmp_path, "ada")
     assert run("ada", "--passes", "50", "--no-fuzz") == 0
     told = capsys.readouterr().err
@@ -253,7 +253,7 @@ def test_a_real_soak_beside_a_hog(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # one hog will do
     real = Tools(catalogue=lambda lab: [test for test in catalogue.tests(lab) if test.name == "initial_election"])
     words = ["--labs", "2A", "--network", "sim,rpyc", "--hog", "--passes", "1", "--sandbox", "none", "--out", "out"]
-    before = process_monitor.below()
+    before = process_monitor.descendants()
     assert main(["soak", str(SOLUTION.parent), *words], real) == 0, capsys.readouterr().err
     told = {(line["kind"], line["network"], line["beside_hog"]): line for line in lines(tmp_path / "out")}
     assert set(told) == {("suite", "sim", False), ("suite", "rpyc", True), ("fuzz", "sim", False)}
@@ -262,7 +262,7 @@ def test_a_real_soak_beside_a_hog(
         # A child is looked at now and then, and such a short one perhaps before it has loaded anything.
         assert line["memory_mb"]["own"] > 10
         assert 0 < line["cpu_s"] < 60
-    assert process_monitor.below() <= before
+    assert process_monitor.descendants() <= before
 
 
 # --- the watchman ---
@@ -272,12 +272,12 @@ ORPHAN = "import os, sys, time\nif os.fork(): sys.exit()\ntime.sleep(600)"
 
 def test_an_orphan_is_counted_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_monitor, "GONE_S", 0.3)
-    with process_monitor.reaper():
-        before = process_monitor.below()
+    with process_monitor.adopt_orphans():
+        before = process_monitor.descendants()
         subprocess.run([sys.executable, "-I", "-S", "-c", ORPHAN], check=True)
-        (orphan,) = process_monitor.left(before)
-        process_monitor.end([orphan])
-        assert process_monitor.left(before) == []
+        (orphan,) = process_monitor.leftover_processes(before)
+        process_monitor.kill([orphan])
+        assert process_monitor.leftover_processes(before) == []
         assert not Path(f"/proc/{orphan}").exists()
 
 
@@ -302,8 +302,8 @@ def test_memory_of_a_child() -> None:
 def test_hogs_go_with_us() -> None:
     with process_monitor.hogs(2) as running:
         assert len(running) == 2
-        assert running <= process_monitor.below()
-    assert not running & process_monitor.below()
+        assert running <= process_monitor.descendants()
+    assert not running & process_monitor.descendants()
     # Whatever way their parent goes.
     code = (
         "import os, signal; from raftgrade.soak import process_monitor as watch\n"
@@ -318,7 +318,7 @@ def test_a_code_that_changes_meanwhile(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = iter("aab")
-    monkeypatch.setattr(soak, "code", lambda packages: next(codes))
+    monkeypatch.setattr(runner, "code_fingerprint", lambda packages: next(codes))
     submission(tmp_path, "ada")
     assert run("ada", "--passes", "20", "--no-fuzz") == 2
     assert capsys.readouterr().err.endswith(

@@ -12,22 +12,19 @@ import itertools
 import queue
 import signal
 from collections.abc import Callable, Collection, Generator, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
-from raftgrade.engines.child_processes import Children
-from raftgrade.engines.commands import Commands
-from raftgrade.engines.jobs import CheckResult, JobResult, run_check, run_job
+from raftgrade.engines.jobs import CheckResult, JobResult
 from raftgrade.engines.schedule import Schedule
-from raftgrade.plan import Job, Settings
+from raftgrade.plan import Job
 from raftgrade.results import Report, SubmissionResult
-from raftgrade.store import Store
 from raftlab.runs.record import Record
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_S = 1.0
 
 
@@ -66,7 +63,7 @@ class Engine(Protocol):
     result: whatever goes wrong is told in it."""
 
     @property
-    def width(self) -> int: ...
+    def max_in_flight(self) -> int: ...
 
     @property
     def workers(self) -> int: ...
@@ -76,46 +73,6 @@ class Engine(Protocol):
     def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]: ...
 
     def stop(self) -> None: ...
-
-
-class LocalEngine:
-    """Threads on this machine, each with one child process at a time."""
-
-    def __init__(self, settings: Settings, commands: Commands, store: Store) -> None:
-        self.width = self.workers = settings.jobs
-        self._settings = settings
-        self._commands = commands
-        self._store = store
-        self._children = Children(settings.jobs)
-        self._executor: Executor = ThreadPoolExecutor(settings.jobs, thread_name_prefix="raftgrade")
-
-    def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]:
-        return self._executor.submit(
-            run_check,
-            submission.name,
-            path,
-            self._settings.labs,
-            self._settings.level,
-            commands=self._commands,
-            children=self._children,
-            log=self._store.log(f"{submission.slug}.check"),
-        )
-
-    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]:
-        return self._executor.submit(
-            run_job,
-            job,
-            commands=self._commands,
-            children=self._children,
-            log=self._store.log(job.id),
-            traces=self._store.traces(job.slug),
-            on_record=on_record,
-        )
-
-    def stop(self) -> None:
-        """Kill every child and wait for the threads; afterwards nothing of ours runs."""
-        self._children.stop()
-        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class WorkLoop:
@@ -144,7 +101,7 @@ class WorkLoop:
 
     def events(self) -> Generator[Event, None, None]:
         """Do the work and tell what happens. Ends when all is done, or after a :class:`Signalled`."""
-        with listening(lambda number: self._inbox.put(StopRequested(number))):
+        with on_stop_signal(lambda number: self._inbox.put(StopRequested(number))):
             try:
                 while self._hand_out():
                     event = self._next()
@@ -157,7 +114,7 @@ class WorkLoop:
             finally:
                 self._engine.stop()
 
-    def leftovers(self) -> Iterator[RunReported]:
+    def late_reports(self) -> Iterator[RunReported]:
         """Records that had come in when everything was stopped."""
         while not self._inbox.empty():
             event = self._inbox.get()
@@ -169,7 +126,7 @@ class WorkLoop:
 
     def _hand_out(self) -> bool:
         """Keep the engine busy. False when nothing is left to do or to wait for."""
-        while self._waiting and self._out < self._engine.width:
+        while self._waiting and self._out < self._engine.max_in_flight:
             item = heapq.heappop(self._waiting)[2]
             future: Future[Any]
             if isinstance(item, Job):
@@ -198,16 +155,16 @@ class WorkLoop:
             # twice.
             for record in result.records:
                 yield RunReported(result.submission, record)
-            jobs = self._schedule.finished(result)
+            jobs = self._schedule.next_jobs(result)
         else:
             yield result
-            jobs = [] if result.problems else self._schedule.begin(result.submission)
+            jobs = [] if result.problems else self._schedule.start(result.submission)
         for job in jobs:
             self._add(result.submission, job)
 
 
 @contextmanager
-def listening(arrived: Callable[[int], None]) -> Iterator[None]:
+def on_stop_signal(arrived: Callable[[int], None]) -> Iterator[None]:
     """Signals that ask us to stop become calls of ``arrived`` with their number, which must not raise: a handler that did
     could strike in the middle of a write."""
 
@@ -215,7 +172,7 @@ def listening(arrived: Callable[[int], None]) -> Iterator[None]:
         arrived(number)
 
     # Who started us may have chosen to ignore one (nohup, a shell's &): leave it so.
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield

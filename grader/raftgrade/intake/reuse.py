@@ -1,7 +1,7 @@
-"""The clerk: takes the submissions in, and finds what of an earlier report in the same folder still holds.
+"""Find which outcomes of an earlier report in the same folder are still valid.
 
-A run is done again only when something changed that could change its outcome: the submission's files, the test, the seed,
-the network, the walls, or the code that judges. A run that could not be judged is always tried again.
+A run is made again only when something changed that could change its outcome: the submission's files, the test, the seed,
+the network, the sandbox, or the code that judges. A run that could not be judged is always tried again.
 """
 
 from __future__ import annotations
@@ -9,51 +9,19 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 import raftgrade
 import raftlab
-from raftgrade.intake import staging
-from raftgrade.intake.submissions import FoundSubmissions
-from raftgrade.plan import Expected, Settings
-from raftgrade.results import Problem, Report, SubmissionResult
-from raftgrade.store import EarlierReport, Store
-from raftgrade.tally import Entry, RefusalEntry, RunEntry, blank
-from raftlab.safe_text import printable
-
-HANDOUT = "handouts/confinement.md"
+from raftgrade.results import Report
+from raftgrade.store import EarlierReport
+from raftgrade.tally import Entry, RefusalEntry, RunEntry
 
 Key = tuple[str, str, str, str]  # submission, lab, test, network
 
 
-@dataclass(slots=True)
-class Intake:
-    """What was taken in: the plan's submissions, where the copy of each is, and who was refused at the door."""
-
-    submissions: list[SubmissionResult] = field(default_factory=list)
-    paths: dict[str, str] = field(default_factory=dict)
-    refused: list[RefusalEntry] = field(default_factory=list)
-
-
-def take_in(found: FoundSubmissions, tests: list[Expected], settings: Settings, store: Store) -> Intake:
-    """Copy and fingerprint every submission. Raises ``OSError`` when the report's folder cannot be written."""
-    intake = Intake()
-    for item in found.submissions:
-        copied = None
-        try:
-            copied = staging.stage(item, store.copy(item.slug), found.files, store.folder)
-        except staging.CannotStage as exc:
-            problem = Problem(str(exc), handout="" if exc.ours else HANDOUT)
-            intake.refused.append(RefusalEntry(item.name, "unjudged" if exc.ours else "refused", [problem]))
-        shown, hash = printable(item.where), copied.hash if copied else ""
-        intake.submissions.append(blank(item.name, item.slug, shown, tests, settings, item.id, hash))
-        intake.paths[item.name] = _argument(copied.path) if copied else ""
-    return intake
-
-
-def still_holds(plan: Report, earlier: EarlierReport | None) -> Iterator[Entry]:
+def reusable_entries(plan: Report, earlier: EarlierReport | None) -> Iterator[Entry]:
     """The entries of the ``earlier`` report that are right for ``plan`` too."""
     if earlier is None:
         return
@@ -91,7 +59,7 @@ def _key(entry: RunEntry) -> Key:
     return entry.submission, record.lab, record.test, record.network
 
 
-def code(*packages: ModuleType) -> str:
+def code_fingerprint(*packages: ModuleType) -> str:
     """A fingerprint of the code of ``packages`` and of Python's version; without any, of all code that has a part in a
     verdict: a version number alone does not change with every commit."""
     digest = hashlib.sha256(sys.version.encode())
@@ -100,9 +68,3 @@ def code(*packages: ModuleType) -> str:
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _argument(path: Path) -> str:
-    """``path`` so that no command line takes it for an option."""
-    text = str(path)
-    return f"./{text}" if text.startswith("-") else text

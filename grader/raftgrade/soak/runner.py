@@ -26,12 +26,12 @@ from typing import Any, TextIO
 import raftlab
 from raftgrade.engines.child_processes import Children
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
-from raftgrade.engines.engine import listening
 from raftgrade.engines.jobs import JobResult, run_check, run_job
+from raftgrade.engines.work_loop import on_stop_signal
 from raftgrade.intake import staging, submissions
-from raftgrade.intake.intake import code
+from raftgrade.intake.reuse import code_fingerprint
 from raftgrade.intake.submissions import FoundSubmissions
-from raftgrade.plan import NETWORKS, CannotStart, CatalogueTest, JobTarget, cut, named_labs
+from raftgrade.plan import NETWORKS, CannotStart, CatalogueTest, JobTarget, parse_labs, split_into_jobs
 from raftgrade.soak import log as soak_log
 from raftgrade.soak import process_monitor
 from raftgrade.soak.log import Block, FailureLine, Kind, Log, Megabytes
@@ -104,7 +104,7 @@ def _key(block: Block) -> Key:
     return block.kind, block.impl, block.impl_hash, block.lab, block.network, block.beside_hog
 
 
-def order(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> SoakSettings:
+def parse_settings(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> SoakSettings:
     """What the command line asks for. Raises :class:`CannotStart`, and :class:`raftlab.labs.UnknownLab`."""
     if not arguments.paths:
         raise CannotStart("soak needs an implementation: a raft.py, or a folder with one or with several")
@@ -126,7 +126,7 @@ def order(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> S
         raise CannotStart(f"--seed must be 0 or more, not {arguments.seed}")
     return SoakSettings(
         paths=arguments.paths,
-        labs=named_labs(arguments.labs),
+        labs=parse_labs(arguments.labs),
         networks=networks,
         seconds=math.inf if arguments.hours is None else arguments.hours * 3600,
         passes=arguments.passes,
@@ -143,17 +143,17 @@ def show(folder: Path) -> int:
     """Print what the book in ``folder`` says. Returns the exit code; raises :class:`~raftgrade.output_folder.BadFolder`."""
     blocks = soak_log.read(folder)
     print(soak_log.table(blocks))
-    return soak_log.exit_code(soak_log.newest(blocks))
+    return soak_log.exit_code(soak_log.current_blocks(blocks))
 
 
 def run(asked: SoakSettings, commands: Commands, catalogue: Catalogue, stream: TextIO) -> int:
     """Work until it is enough, and print the table. What happens is told on ``stream``. Returns the exit code; raises
     :class:`CannotStart`, :class:`~raftgrade.intake.submissions.BadPath` and :class:`~raftgrade.output_folder.BadFolder`."""
     found = submissions.find(asked.paths, ignore=asked.out)
-    with Log.open(asked.out) as log, process_monitor.reaper():
+    with Log.open(asked.out) as log, process_monitor.adopt_orphans():
         crew = _WorkerPool(asked.jobs)
         try:
-            with listening(crew.signalled):
+            with on_stop_signal(crew.signalled):
                 _Soak(asked, commands, catalogue, log, crew, stream).work(found)
         finally:
             crew.stop()
@@ -162,7 +162,7 @@ def run(asked: SoakSettings, commands: Commands, catalogue: Catalogue, stream: T
             shown = printable(str(asked.out))
             print(f"raftgrade: interrupted; the same command goes on from {shown}", file=stream)
             return 128 + crew.signal
-        return soak_log.exit_code(soak_log.newest(log.blocks))
+        return soak_log.exit_code(soak_log.current_blocks(log.blocks))
 
 
 class _WorkerPool:
@@ -216,8 +216,8 @@ class _Soak:
         self._log = log
         self._crew = crew
         self._stream = stream
-        self._code = code(raftlab)
-        self._base = process_monitor.below()
+        self._code = code_fingerprint(raftlab)
+        self._base = process_monitor.descendants()
         self._baseline: dict[tuple[str, ...], float] = {}
         self._trace_quotas: dict[str, TraceQuota] = {}
         self._arrivals = itertools.count()
@@ -308,7 +308,7 @@ class _Soak:
         first = next((test.name for test in self._catalogue(lab) if "sim" in test.networks), "")
         if checked.stopped or not first:
             return ""
-        (job,) = cut(whose, lab, "sim", [first], (0, TRIALS))
+        (job,) = split_into_jobs(whose, lab, "sim", [first], (0, TRIALS))
         trial = run_job(job, commands=commands, children=children, log=log, traces=room / whose.slug)
         failures = [record.failure for record in trial.records if record.outcome == "failed" and record.failure]
         if len(failures) == TRIALS:
@@ -361,7 +361,7 @@ class _Soak:
         logs.mkdir(exist_ok=True)
         self._make_trace_quota(whose.slug)
         label = f".{field.kind}.{seeds[0]}"
-        jobs = cut(whose, field.lab, field.network, field.tests, seeds, label)
+        jobs = split_into_jobs(whose, field.lab, field.network, field.tests, seeds, label)
         with (
             process_monitor.MemoryMonitor() as memory,
             process_monitor.hogs(self._asked.hogs if field.beside_hog else 0) as hogs,
@@ -384,14 +384,14 @@ class _Soak:
                 if record.outcome != "passed":
                     self._failed(field, record)
             finished: list[JobResult] = [future.result() for future in futures]
-            over = process_monitor.left(self._base | hogs)
+            over = process_monitor.leftover_processes(self._base | hogs)
         _keep_newest(logs)
         if any(each.stopped for each in finished):
             return None
         if over:
             self._say(f"{count(len(over), 'process')} of this block did not end by itself and was ended: {over}")
-            process_monitor.end(over)
-        if code(raftlab) != self._code:
+            process_monitor.kill(over)
+        if code_fingerprint(raftlab) != self._code:
             raise CannotStart(
                 "raftlab's own code was changed while the soak ran: its last block was dropped, start it again"
             )
@@ -462,7 +462,7 @@ class _Soak:
     def _finish(self, block: Block) -> None:
         self._log.add(block)
         self._done.setdefault(_key(block), []).append(block.seeds)
-        self._say(soak_log.line(block))
+        self._say(soak_log.summary_line(block))
         self._grown("this soak", ("own",), block.memory_mb.own)
         of = (block.impl, block.lab, soak_log.column(block))
         self._grown(f"a process of {', '.join(map(printable, of))}", of, block.memory_mb.child)

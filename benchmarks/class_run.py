@@ -89,7 +89,7 @@ def kinds(number: int) -> dict[str, str]:
 def _in_all_of_it(bug: bug_bank.Bug, reference: str) -> str | None:
     """The whole reference with the bug in it; ``None`` where later labs have changed those lines."""
     try:
-        return replace(bug, before="").changed(reference)
+        return replace(bug, before="").apply_to(reference)
     except bug_bank.BadBank:
         return None
 

@@ -1,8 +1,15 @@
-"""What the tests share about the bank of known bugs (``tests/bugs``): the bank, and runs of a reference with a bug in it."""
+"""The bank of known bugs (``tests/bugs``) for tests: runs of the reference with a bug in it, and what catches it.
+
+The files of the bugs name the test and the rule of the expected failure. The sentence that students then read is in
+``tests/snapshots/bugs.txt``, which `python -m tests.update` rewrites.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,12 +18,14 @@ import pytest
 
 from raftgrade.proof import bug_bank
 from raftgrade.proof.bug_bank import Bug, Catch
+from raftlab.explain.failure import Failure
 from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 from tests.conftest import ROOT, SOLUTION
 
 BANK = bug_bank.read(ROOT / "tests" / "bugs")
+SNAPSHOT = "tests/snapshots/bugs.txt"
 
 
 def cases(lab: str) -> list[Any]:
@@ -29,32 +38,75 @@ def cases(lab: str) -> list[Any]:
 
 
 def put(bug: Bug, folder: Path) -> Path:
-    """Write the reference with the bug in it. Returns ``folder``."""
-    (folder / "raft.py").write_text(bug.changed(SOLUTION.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the reference with the bug in it to ``folder/raft.py``. Returns ``folder``."""
+    (folder / "raft.py").write_text(bug.apply_to(SOLUTION.read_text(encoding="utf-8")), encoding="utf-8")
     return folder
 
 
-def failures(folder: Path, test: str, seeds: range) -> Iterator[str]:
-    """Run a test on ``folder/raft.py`` in the simulator, once for each seed; what the failing runs said."""
-    for _, text in failures_of(folder, [catalogue.find_test(test)], seeds):
-        yield text
-
-
-def failures_of(folder: Path, tests: Iterable[TestInfo], seeds: range = range(1)) -> Iterator[tuple[TestInfo, str]]:
-    """The same for many tests, with one host for all: to start it costs more than most runs."""
-    with closing(Implementation(folder)) as impl:
+def failures_of(folder: Path, tests: Iterable[TestInfo]) -> Iterator[tuple[TestInfo, Failure]]:
+    """Run each test once on ``folder/raft.py`` in the simulator; yields the tests that fail."""
+    with closing(Implementation(folder)) as implementation:  # one for all: to start it takes longer than most runs
         for info in tests:
-            for seed in seeds:
-                failure = Run(impl, info, "sim", seed, preempt=True).play(catalogue.script_of(info))
-                if failure is not None:
-                    yield info, failure.text
+            failure = _failure(implementation, info, 0)
+            if failure is not None:
+                yield info, failure
 
 
 def check(bug: Bug, catch: Catch, folder: Path) -> None:
-    """The bug is caught by the test, in the words that its file says."""
-    texts = []
-    for text in failures(put(bug, folder), catch.test, range(bug.seeds)):
-        texts.append(text)
-        if text.startswith(catch.says):
-            return
-    raise AssertionError(texts or "not caught")
+    """Assert that the test catches the bug as its file says, with the sentence that the snapshot has."""
+    with closing(Implementation(put(bug, folder))) as implementation:
+        found = _sentence(implementation, bug, catch)
+    first_line = found.partition("\n")[0]
+    blocks = (ROOT / SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
+    expected = next((block for block in blocks if block.partition("\n")[0] == first_line), "(nothing)")
+    if found.strip() != expected.strip():
+        pytest.fail(
+            f"{SNAPSHOT} is out of date: run python -m tests.update\nexpected:\n{expected}\nfound:\n{found}",
+            pytrace=False,
+        )
+
+
+def snapshot() -> str:
+    """The text of the snapshot: runs each bug, on all processors, which takes some 90 s on two of them."""
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        sentences = [each for found in pool.map(_sentences, range(len(BANK.bugs))) for each in found]
+    title = (
+        "# What students read about each known bug: bug, test; the first seed that catches it, kind and rule; sentence"
+    )
+    return "\n\n".join([title, *sentences]) + "\n"
+
+
+def snapshot_titles() -> list[str]:
+    """The first line of each block of the snapshot, without running anything."""
+    return [_title(bug, catch) for bug in BANK.bugs for catch in bug.catches]
+
+
+def _sentences(number: int) -> list[str]:
+    """What the snapshot says about one bug, by its place in the bank."""
+    bug = BANK.bugs[number]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Implementation(put(bug, Path(folder)))) as implementation,
+    ):
+        return [_sentence(implementation, bug, catch) for catch in bug.catches]
+
+
+def _sentence(implementation: Implementation, bug: Bug, catch: Catch) -> str:
+    """Run the test until it reports the failure that the bug's file names. Raises ``AssertionError`` if it never does."""
+    others = []
+    for seed in range(bug.seeds):
+        failure = _failure(implementation, catalogue.find_test(catch.test), seed)
+        if failure is not None and catch.matches(failure):
+            broken = failure.rule.name if failure.rule else "no rule"
+            return f"{_title(bug, catch)}\n  seed {seed}, {failure.kind}, {broken}\n  {failure.text}"
+        if failure is not None:
+            others.append((seed, failure.kind, failure.rule and failure.rule.name, failure.text))
+    raise AssertionError(f"{bug.id}: expected {catch} within {bug.seeds} seeds, but saw {others or 'no failure'}")
+
+
+def _title(bug: Bug, catch: Catch) -> str:
+    return f"{bug.id}, {catch.test}"
+
+
+def _failure(implementation: Implementation, info: TestInfo, seed: int) -> Failure | None:
+    return Run(implementation, info, "sim", seed, preempt=True).play(catalogue.script_of(info))

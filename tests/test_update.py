@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import update
+from tests import known_bugs, update
+from tests.conftest import ROOT
 from tests.update import GENERATED, Generated
 
 
@@ -34,3 +35,9 @@ def test_a_long_difference_is_cut() -> None:
     shown = update.short_diff("a", "", "x\n" * 100).splitlines()
     assert len(shown) == update.DIFF_LINES + 1
     assert shown[-1] == "... and 73 more lines"
+
+
+def test_the_snapshot_of_the_bugs_lists_each_once() -> None:
+    """Its sentences are compared where the bugs are run anyway: in ``tests/suites/test_suite_2a.py`` and its siblings."""
+    _, *blocks = (ROOT / known_bugs.SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
+    assert [block.partition("\n")[0] for block in blocks] == known_bugs.snapshot_titles(), "run python -m tests.update"

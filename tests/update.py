@@ -2,6 +2,7 @@
 
     python -m tests.update                    # rewrite every generated file that has changed
     python -m tests.update tests/snapshots    # only those in this folder (or one file)
+    python -m tests.update --fast             # leave out what takes a minute or more
     python -m tests.update --check            # rewrite nothing; exit code 1 if a file is out of date
 
 To generate another file, write a function that returns its whole text and add it to ``GENERATED``. If only part of a file
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests import counts, sentences
+from tests import counts, known_bugs, sentences
 from tests.conftest import ROOT
 
 DIFF_LINES = 30  # how much of a difference is shown: enough to see what changed
@@ -66,6 +67,7 @@ GENERATED = [
         Generated(path.relative_to(ROOT).as_posix(), partial(counts.passing_transcript, path), slow=True)
         for path in counts.HANDOUTS
     ),
+    Generated(known_bugs.SNAPSHOT, known_bugs.snapshot, slow=True),
 ]
 
 
@@ -84,12 +86,14 @@ def main(arguments: list[str]) -> int:
         prog="python -m tests.update", description="Rewrite the generated files of this repository."
     )
     parser.add_argument("paths", nargs="*", help="only these files, or the files in these folders")
+    parser.add_argument("--fast", action="store_true", help="leave out what takes a minute or more")
     parser.add_argument("--check", action="store_true", help="rewrite nothing; exit with 1 if a file is out of date")
     options = parser.parse_args(arguments)
     chosen = [
         each
         for each in GENERATED
-        if not options.paths or any(f"{each.path}/".startswith(f"{path.rstrip('/')}/") for path in options.paths)
+        if not (options.fast and each.slow)
+        and (not options.paths or any(f"{each.path}/".startswith(f"{path.rstrip('/')}/") for path in options.paths))
     ]
     if not chosen:
         parser.error(f"no generated file is at {', '.join(options.paths)}")

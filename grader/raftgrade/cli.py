@@ -137,7 +137,7 @@ def _proof(arguments: argparse.Namespace) -> int:
     reference = Path(arguments.reference)
     if reference.is_dir():
         reference /= "raft.py"
-    bugs = bug_bank.chosen(known, parse_labs(arguments.labs), names)
+    bugs = bug_bank.choose(known, parse_labs(arguments.labs), names)
     trials = kill_rates.trials(bugs, read_text_file(str(reference)), settings)
     soak = None if arguments.soak is None else log.read_all(map(Path, arguments.soak))
     shown = printable(arguments.out)

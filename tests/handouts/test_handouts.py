@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import raftlab
-from raftgrade.proof.bug_bank import without
+from raftgrade.proof.bug_bank import without_labs_from
 from raftlab import cli, labs
 from raftlab.explain import rules
 from raftlab.explain.failure import Failure, Rule
@@ -380,7 +380,7 @@ def test_the_example_is_in_the_notation_of_the_trace() -> None:
 
 def broken(folder: Path, *changes: tuple[str, str]) -> Path:
     """A folder with the reference as whoever does lab 2D has it, changed."""
-    text = without(SOLUTION.read_text(encoding="utf-8"), "2E")
+    text = without_labs_from("2E", SOLUTION.read_text(encoding="utf-8"))
     for old, new in changes:
         assert text.count(old) == 1, f"the reference has moved on: {old!r} stands there {text.count(old)} times"
         text = text.replace(old, new)

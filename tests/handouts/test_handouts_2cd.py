@@ -119,7 +119,7 @@ def test_a_step_needs_no_later_one(lab: str, step: int, changes: list[Change], t
     wanted = re.findall(rf"^raftlab test {lab} -k (\w+)$", whole, re.MULTILINE)
     assert wanted
     tests = [info for name in wanted for info, _ in session.plan(lab, "sim", name)]
-    assert [(info.name, text) for info, text in failures_of(folder, tests)] == []
+    assert [(info.name, failure.text) for info, failure in failures_of(folder, tests)] == []
 
 
 @pytest.mark.parametrize("lab", ["2C", "2D"])

@@ -24,7 +24,7 @@ def test_each_stage_of_the_reference_passes_the_suites_so_far(stage: str, tmp_pa
     upto = LADDER.index(stage) + 1
     (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), LADDER[upto]))
     tests = [info for lab in LADDER[:upto] for info in catalogue.tests(lab)]
-    assert [(info.name, text) for info, text in failures_of(tmp_path, tests)] == []
+    assert [(info.name, failure.text) for info, failure in failures_of(tmp_path, tests)] == []
 
 
 @pytest.mark.parametrize("stage", LADDER[1:])

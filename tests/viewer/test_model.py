@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raftgrade.proof.bug_bank import without
+from raftgrade.proof.bug_bank import without_labs_from
 from raftlab.viewer import page as viewer_page
 from tests.conftest import SOLUTION
 from tests.pages import (
@@ -38,7 +38,7 @@ ASKED = (
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference, telling all about itself whenever the test asks it anything."""
     # Without PreVote and its like: who steps down for want of answers tells nobody.
-    text = without(SOLUTION.read_text(), "2E")
+    text = without_labs_from("2E", SOLUTION.read_text())
     for place in ASKED:
         assert text.count(place) == 1, "the reference has moved on"
         text = text.replace(place, " " * 12 + TELL + place)

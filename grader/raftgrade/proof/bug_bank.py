@@ -1,11 +1,11 @@
-"""The cabinet of known bugs: each is a patch file against the reference, read and applied here.
+"""The bank of known bugs: reads patch files, each of which puts one bug into the reference solution, and applies them.
 
-A file begins with lines ``Key: value`` as an e-mail does, then comes an empty line, then the change as the hunks of a
-unified diff. ``tests/bugs/README.md`` describes the format for whoever writes one.
+A file begins with lines ``Key: value``, as an e-mail does. An empty line follows, and then the change as the hunks of a
+unified diff. ``tests/bugs/README.md`` describes the format for anyone who writes such a file.
 
-The numbers in a hunk's ``@@`` line are for people and editors; nothing here reads them. A hunk's old lines (context and
-``-``) must stand exactly once in the reference: so a patch survives edits elsewhere in the reference, can be written by
-hand without counting, and fails loudly when the lines it is about have changed, instead of going in at a place nearby.
+The numbers in a hunk's ``@@`` line are for people and editors; nothing here reads them. Instead, a hunk's old lines (context
+and ``-``) must occur exactly once in the reference. So a patch survives changes elsewhere in the reference, can be written
+by hand without counting, and is refused when its lines have changed, instead of being applied at a similar place.
 """
 
 from __future__ import annotations
@@ -17,33 +17,53 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raftlab import labs
+from raftlab.explain import rules
+from raftlab.explain.causes import FAULTS
+from raftlab.explain.failure import Failure, Rule
 from raftlab.safe_text import count, printable
 from raftlab.suites import catalogue
 
 HARDNESS = ("easy", "medium", "hard")
-SEEDS = 3  # runs of its test in which a bug must be caught, where the file does not say otherwise
-LEFT_OUT = "left-out.md"
+SEEDS = 3  # number of runs of its test in which a bug must be caught, unless its file has the header Seeds
+LEFT_OUT = "left-out.md"  # the notes on known bugs that are not in the bank
 
 HEADERS = ("Title", "Lab", "Breaks", "Hardness", "Source", "Seeds", "Before", "Missed")
-_NEEDED = ("Title", "Lab", "Breaks", "Hardness", "Source")
+CATCH_HEADERS = ("Caught-by", "Rule", "Kind")
+_REQUIRED = ("Title", "Lab", "Breaks", "Hardness", "Source")
 _HEADER = re.compile(r"([A-Z][A-Za-z-]*): *(.*?) *")
+
+_RULES = frozenset(rule.name for rule in vars(rules).values() if isinstance(rule, Rule))
+_KINDS = ("assertion", *FAULTS)
 
 
 class BadBank(ValueError):
-    """A bank, one of its files, or a bug that does not fit the reference. The message says where and what."""
+    """A bank cannot be read, or a bug cannot be applied to the reference. The message says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """The test that must catch a bug, and how its message begins."""
+    """A test that must catch a bug, and the failure that it must report.
+
+    Attributes:
+        test: name of the test.
+        rule: name of the rule that the failure must name; empty if it names none.
+        kind: :attr:`Failure.kind` of a failure that names no rule; empty if ``rule`` is given.
+    """
 
     test: str
-    says: str
+    rule: str = ""
+    kind: str = ""
+
+    def matches(self, failure: Failure) -> bool:
+        """Whether this is the expected failure."""
+        if failure.rule is None:
+            return not self.rule and failure.kind == self.kind
+        return failure.rule.name == self.rule
 
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """``old`` lines that become the ``new`` ones; ``line`` is where the hunk begins in its file."""
+    """``old`` lines that become the ``new`` ones. ``line`` is where the hunk begins in its patch file."""
 
     line: int
     old: tuple[str, ...]
@@ -52,9 +72,22 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """One file of the bank. ``before`` is the lab from which on the reference is taken out first (empty: nothing is),
-    ``missed`` the reason why no test catches it (empty: they must), ``seeds`` the runs that each test of ``catches`` may
-    take."""
+    """One file of the bank.
+
+    Attributes:
+        name: unique within a lab; the name of the file without ``.patch``.
+        path: the patch file.
+        title: one sentence that says what is wrong.
+        lab: the lab whose suite must catch it.
+        breaks: the property of Raft that is lost.
+        hardness: one of :data:`HARDNESS`.
+        source: where the bug is known from.
+        catches: tests that must catch it; empty if ``missed`` is given.
+        hunks: the change, in the order of the file.
+        seeds: number of runs within which each test of ``catches`` must catch it.
+        before: this lab and all later ones are removed from the reference first; empty: none is.
+        missed: why no test catches it; empty: one must.
+    """
 
     name: str
     path: Path
@@ -71,25 +104,27 @@ class Bug:
 
     @property
     def id(self) -> str:
-        """``2c/ps-no-votedfor``: names are unique within a lab only."""
+        """Unique in the bank: ``2c/ps-no-votedfor``."""
         return f"{self.lab.lower()}/{self.name}"
 
-    def changed(self, reference: str) -> str:
-        """The text ``reference`` with the bug in it. Raises :class:`BadBank`."""
-        lines = without(reference, self.before).splitlines()
+    def apply_to(self, reference: str) -> str:
+        """Returns the text of ``reference`` with the bug in it. Raises :class:`BadBank`."""
+        lines = without_labs_from(self.before, reference).splitlines()
         places = []
         for number, hunk in enumerate(self.hunks, 1):
             size = len(hunk.old)
-            found = [at for at in range(len(lines) - size + 1) if tuple(lines[at : at + size]) == hunk.old]
-            if len(found) != 1:
+            matches = [
+                start for start in range(len(lines) - size + 1) if tuple(lines[start : start + size]) == hunk.old
+            ]
+            if len(matches) != 1:
                 raise BadBank(
-                    f"{self.id}: the old lines of hunk {number} ({printable(str(self.path))}:{hunk.line}) stand in the "
-                    f"reference {count(len(found), 'time')}, and must stand there once"
+                    f"{self.id}: the old lines of hunk {number} ({printable(str(self.path))}:{hunk.line}) occur "
+                    f"{count(len(matches), 'time')} in the reference, expected exactly once"
                 )
-            places.append((found[0], number, hunk))
+            places.append((matches[0], number, hunk))
         places.sort(key=lambda place: place[0])
-        for (start, first, hunk), (after, second, _) in itertools.pairwise(places):
-            if start + len(hunk.old) > after:
+        for (start, first, hunk), (next_start, second, _) in itertools.pairwise(places):
+            if start + len(hunk.old) > next_start:
                 raise BadBank(f"{self.id}: hunks {first} and {second} change the same lines of the reference")
         for start, _, hunk in reversed(places):
             lines[start : start + len(hunk.old)] = hunk.new
@@ -98,7 +133,7 @@ class Bug:
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """All bugs, in the order of the labs and of their names; ``left_out`` is the text on those that are not there."""
+    """All bugs, ordered by lab and name. ``left_out`` is the text about known bugs that are not in the bank."""
 
     bugs: list[Bug]
     left_out: str = ""
@@ -111,72 +146,91 @@ class Bank:
         raise BadBank(f"the bank has no bug {name!r} for lab {lab}")
 
     def of(self, lab: str) -> list[Bug]:
+        """The bugs of one lab."""
         return [bug for bug in self.bugs if bug.lab == lab]
 
 
 def read(folder: Path) -> Bank:
-    """Every ``*.patch`` below ``folder``. Raises :class:`BadBank`."""
+    """Read every ``*.patch`` below ``folder``. Raises :class:`BadBank`."""
     shown = printable(str(folder))
     if not folder.is_dir():
-        raise BadBank(f"{shown} is no folder: a bank is one, with a *.patch file for each bug")
+        raise BadBank(f"{shown} is not a folder; a bank is a folder with one *.patch file for each bug")
     bugs: dict[str, Bug] = {}
     for path in sorted(folder.rglob("*.patch")):
         bug = parse(_text(path), path)
         if bug.id in bugs:
-            raise BadBank(f"{printable(str(path))}: {bug.id} is in {printable(str(bugs[bug.id].path))} already")
+            raise BadBank(f"{printable(str(path))}: {bug.id} is already defined in {printable(str(bugs[bug.id].path))}")
         bugs[bug.id] = bug
     if not bugs:
-        raise BadBank(f"{shown} has no *.patch files, so there is no bug to prove anything with")
+        raise BadBank(f"{shown} contains no *.patch files, so there are no bugs to try")
     notes = sorted(folder.rglob(LEFT_OUT))
     ordered = sorted(bugs.values(), key=lambda bug: (list(labs.LABS).index(bug.lab), bug.name))
     return Bank(ordered, "\n".join(_text(note).strip() for note in notes))
 
 
-def chosen(bank: Bank, wanted_labs: Collection[str], names: Collection[str]) -> list[Bug]:
-    """The bugs of these labs, and of these names (``ps-no-votedfor`` or ``2c/ps-no-votedfor``) if there are any.
-    Raises :class:`BadBank` for a name that nothing has."""
+def choose(bank: Bank, lab_names: Collection[str], names: Collection[str]) -> list[Bug]:
+    """The bugs of some labs, or some of them.
+
+    Args:
+        bank: where to look.
+        lab_names: the labs.
+        names: names (``ps-no-votedfor``) or ids (``2c/ps-no-votedfor``) of bugs; empty means all.
+
+    Raises:
+        BadBank: the bank has no bug of one of these names, or no such bug for these labs.
+    """
     for name in names:
         if not any(name in (bug.name, bug.id) for bug in bank.bugs):
             raise BadBank(f"the bank has no bug called {printable(name)!r}")
-    found = [bug for bug in bank.bugs if bug.lab in wanted_labs and (not names or bug.name in names or bug.id in names)]
-    if not found:
-        raise BadBank(f"the bank has none of these bugs for {', '.join(wanted_labs)}")
-    return found
+    bugs = [bug for bug in bank.bugs if bug.lab in lab_names and (not names or bug.name in names or bug.id in names)]
+    if not bugs:
+        raise BadBank(f"the bank has none of these bugs for {', '.join(lab_names)}")
+    return bugs
 
 
 def parse(text: str, path: Path) -> Bug:
-    """The bug in ``text``; ``path`` gives its name, and is named by messages. Raises :class:`BadBank`."""
+    """Parse one patch file.
+
+    Args:
+        text: what the file contains.
+        path: where it is; gives the bug its name, and error messages their place. It is not read.
+
+    Raises:
+        BadBank: ``text`` is not in the format of a bug.
+    """
     lines = text.rstrip("\n").splitlines()
-    said = _headers(lines, path)
-    single = said.single
-    missing = [key for key in _NEEDED if key not in single]
+    headers = _headers(lines, path)
+    values = headers.values
+    missing = [key for key in _REQUIRED if key not in values]
     if missing:
-        raise _bad(path, said.end, f"the headers lack {', '.join(missing)}")
-    lab, before = (_lab(single[key], said.lines[key], path) if key in single else "" for key in ("Lab", "Before"))
-    if single["Hardness"] not in HARDNESS:
-        raise _bad(path, said.lines["Hardness"], f"Hardness is {', '.join(HARDNESS)}, not {single['Hardness']!r}")
-    if not said.catches and "Missed" not in single:
-        raise _bad(path, said.end, "Caught-by must name the test that catches it, or Missed say why none does")
+        raise _bad(path, headers.end, f"these headers are missing: {', '.join(missing)}")
+    lab, before = (_lab(values[key], headers.lines[key], path) if key in values else "" for key in ("Lab", "Before"))
+    if values["Hardness"] not in HARDNESS:
+        raise _bad(
+            path, headers.lines["Hardness"], f"Hardness must be easy, medium or hard, not {values['Hardness']!r}"
+        )
+    if not headers.catches and "Missed" not in values:
+        raise _bad(path, headers.end, "Caught-by must name the test that catches it, or Missed say why none does")
     tests = {info.name for info in catalogue.tests(lab)}
-    for line, catch in said.catches.items():
+    for line, catch in headers.catches.items():
         if catch.test not in tests:
             raise _bad(path, line, f"lab {lab} has no test called {catch.test!r}")
-    seeds = single.get("Seeds", str(SEEDS))
+    seeds = values.get("Seeds", str(SEEDS))
     if not re.fullmatch("[1-9][0-9]{0,3}", seeds):
-        raise _bad(path, said.lines["Seeds"], f"Seeds is a number of runs from 1 to 9999, not {seeds!r}")
+        raise _bad(path, headers.lines["Seeds"], f"Seeds must be a number of runs from 1 to 9999, not {seeds!r}")
     return Bug(
         name=path.stem,
         path=path,
-        title=single["Title"],
+        title=values["Title"],
         lab=lab,
-        breaks=single["Breaks"],
-        hardness=single["Hardness"],
-        source=single["Source"],
-        catches=tuple(said.catches.values()),
-        hunks=tuple(_hunks(lines, said.end, path)),
+        breaks=values["Breaks"],
+        hardness=values["Hardness"],
+        source=values["Source"],
+        catches=tuple(headers.catches.values()),
+        hunks=tuple(_hunks(lines, headers.end, path)),
         seeds=int(seeds),
         before=before,
-        missed=single.get("Missed", ""),
+        missed=values.get("Missed", ""),
     )
 
 
@@ -189,42 +243,50 @@ def _lab(name: str, line: int, path: Path) -> str:
 
 @dataclass(slots=True)
 class _Headers:
-    """What the headers say. ``lines`` are where they stand, ``catches`` go by the line of their test, ``end`` is the line of
-    the empty one behind them."""
+    """The headers of one file. ``lines`` are their line numbers, ``catches`` are keyed by the line of ``Caught-by``, ``end``
+    is the line number of the empty line after them."""
 
-    single: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     catches: dict[int, Catch] = field(default_factory=dict)
     end: int = 0
 
 
 def _headers(lines: list[str], path: Path) -> _Headers:
-    said = _Headers()
-    waiting = ""  # a test whose message is still to come
+    headers = _Headers()
+    test = ""  # the value of a Caught-by that has no Rule or Kind yet
     for number, line in enumerate(lines, 1):
-        if not line.strip() and not waiting:
-            said.end = number
-            return said
-        found = _HEADER.fullmatch(line)
-        key, value = (found[1], found[2]) if found else ("", "")
-        if (key == "Says") != bool(waiting):
-            raise _bad(path, number, "each Caught-by is followed by its own Says")
+        if not line.strip() and not test:
+            headers.end = number
+            return headers
+        match = _HEADER.fullmatch(line)
+        key, value = (match[1], match[2]) if match else ("", "")
+        if (key in ("Rule", "Kind")) != bool(test):
+            raise _bad(path, number, "each Caught-by must be followed by its own Rule or Kind")
         if not value:
             raise _bad(path, number, f"expected a header such as `Lab: 2A`, not {printable(line)!r}")
         if key == "Caught-by":
-            waiting = value
-        elif key == "Says":
-            said.catches[number - 1] = Catch(waiting, value)
-            waiting = ""
+            test = value
+        elif test:
+            headers.catches[number - 1] = _catch(test, key, value, number, path)
+            test = ""
         elif key not in HEADERS:
-            raise _bad(
-                path, number, f"{key} is no header; those there are: {', '.join((*HEADERS, 'Caught-by', 'Says'))}"
-            )
-        elif key in said.single:
-            raise _bad(path, number, f"{key} stands there twice")
+            raise _bad(path, number, f"unknown header {key}; the headers are {', '.join((*HEADERS, *CATCH_HEADERS))}")
+        elif key in headers.values:
+            raise _bad(path, number, f"{key} occurs twice")
         else:
-            said.single[key], said.lines[key] = value, number
-    raise _bad(path, max(1, len(lines)), "expected an empty line behind the headers, and then the change")
+            headers.values[key], headers.lines[key] = value, number
+    raise _bad(path, max(1, len(lines)), "expected an empty line after the headers, and then the change")
+
+
+def _catch(test: str, key: str, value: str, number: int, path: Path) -> Catch:
+    if key == "Rule":
+        if value not in _RULES:
+            raise _bad(path, number, f"no failure names a rule called {printable(value)!r}")
+        return Catch(test, rule=value)
+    if value not in _KINDS:
+        raise _bad(path, number, f"Kind must be one of {', '.join(_KINDS)}, not {printable(value)!r}")
+    return Catch(test, kind=value)
 
 
 def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
@@ -233,7 +295,7 @@ def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
     new: list[str] = []
     begin, changes = 0, False
 
-    def done() -> None:
+    def finish() -> None:
         if begin and not changes:
             raise _bad(path, begin, "this hunk changes nothing")
         if begin and not old:
@@ -243,7 +305,7 @@ def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
 
     for number, line in enumerate(lines[start:], start + 1):
         if line.startswith("@@"):
-            done()
+            finish()
             begin, old, new, changes = number, [], [], False
         elif not begin:
             if line.strip() and not line.startswith(("--- ", "+++ ")):
@@ -255,25 +317,34 @@ def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
             new.append(line[1:])
             changes = True
         elif not line or line.startswith(" "):
-            # Editors take the one blank of an empty context line away.
+            # Many editors strip the single blank of an empty context line.
             old.append(line[1:])
             new.append(line[1:])
         else:
-            raise _bad(path, number, f"a hunk's lines begin with a blank, - or +, this one is {printable(line)!r}")
-    done()
+            raise _bad(
+                path, number, f"the lines of a hunk begin with a blank, - or +, but this one is {printable(line)!r}"
+            )
+    finish()
     if not hunks:
-        raise _bad(path, len(lines), "there is no hunk, so nothing is changed")
+        raise _bad(path, len(lines), "there is no hunk, so nothing would change")
     return hunks
 
 
-def without(reference: str, before: str) -> str:
-    """The reference without the regions of the labs from ``before`` on (empty: nothing is taken out), the marks of all
-    others left in it: what somebody has who has come as far as that. PreVote hides many a bug of the labs before it."""
+def without_labs_from(lab: str, reference: str) -> str:
+    """Remove later labs from the reference, because they hide bugs of earlier ones: PreVote hides many.
+
+    Args:
+        lab: the first lab to remove; empty: none is removed.
+        reference: the source of the reference solution, with its ``# region`` comments.
+
+    Returns:
+        ``reference`` as a student has it who has not begun ``lab``, with the region comments of the labs that are left.
+    """
     lines: list[str] = []
-    depth = 0  # of the regions that are left out
+    depth = 0  # of nested regions within the removed one; 0: outside
     for line in reference.splitlines():
         region = re.fullmatch(r"\s*# region (\w+): .*", line)
-        if depth or (before and region and region[1] >= before):
+        if depth or (lab and region and region[1] >= lab):
             depth += bool(region) - (line.strip() == "# endregion")
             if depth == 1 and "# skeleton: " in line:
                 lines.append(line.replace("# skeleton: ", ""))
@@ -286,7 +357,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise BadBank(f"{printable(str(path))}: expected text in UTF-8; this is something else") from None
+        raise BadBank(f"{printable(str(path))} is not text in UTF-8") from None
     except OSError as exc:
         raise BadBank(f"{printable(str(path))} cannot be read: {exc.strerror or exc}") from None
 

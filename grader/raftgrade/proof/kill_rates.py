@@ -195,7 +195,7 @@ def trials(bugs: Sequence[Bug], reference: str, settings: Settings) -> list[Tria
     judge = code_fingerprint(raftlab)
     made = []
     for bug in bugs:
-        text = bug.changed(reference)
+        text = bug.apply_to(reference)
         told = f"{_RULES}\0{judge}\0{bug.lab}\0{settings.limit_s:g}\0{text}"
         made.append(Trial(bug, text, hashlib.sha256(told.encode()).hexdigest()[:16], settings))
     return made

@@ -1,4 +1,4 @@
-"""The bank of known bugs: how its files are read and applied, and that every one of ours is whole."""
+"""The bank of known bugs: reading and applying its files, and that each file of our own bank can be applied."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from raftgrade.proof import bug_bank
-from raftgrade.proof.bug_bank import BadBank
+from raftgrade.proof.bug_bank import BadBank, Catch
 from raftlab import labs
+from raftlab.explain import rules
+from raftlab.explain.failure import Failure
 from tests.conftest import ROOT, SOLUTION
 from tests.known_bugs import BANK
 
@@ -19,7 +21,7 @@ Breaks: Election Safety
 Hardness: easy
 Source: our own variants
 Caught-by: initial_election
-Says: expected
+Rule: liveness of elections
 """
 HUNK = """@@ -1,3 +1,3 @@ def f
  def f():
@@ -31,23 +33,24 @@ REFERENCE = "# A file.\ndef f():\n    return 1\n\ndef g():\n    return 1\n"
 PATCH = Path("bank/2a/too-far.patch")
 
 
-def changed(hunks: str, reference: str = REFERENCE, headers: str = HEADERS) -> str:
-    return bug_bank.parse(f"{headers}\n{hunks}", PATCH).changed(reference)
+def changed(hunks: str, reference: str = REFERENCE) -> str:
+    """The reference after the hunks are applied."""
+    return bug_bank.parse(f"{HEADERS}\n{hunks}", PATCH).apply_to(reference)
 
 
 def test_a_bug() -> None:
     bug = bug_bank.parse(f"{HEADERS}\n{HUNK}", PATCH)
     assert (bug.id, bug.lab, bug.breaks, bug.hardness) == ("2a/too-far", "2A", "Election Safety", "easy")
     assert (bug.catches, bug.seeds, bug.before, bug.missed) == (
-        (bug_bank.Catch("initial_election", "expected"),),
+        (Catch("initial_election", rule="liveness of elections"),),
         3,
         "",
         "",
     )
-    assert bug.changed(REFERENCE) == REFERENCE.replace("1", "2", 1)
+    assert bug.apply_to(REFERENCE) == REFERENCE.replace("1", "2", 1)
 
 
-def test_the_numbers_of_a_hunk_are_for_people() -> None:
+def test_the_line_numbers_of_a_hunk_are_ignored() -> None:
     assert changed(HUNK.replace("-1,3 +1,3", "-700,9 +1,1")) == REFERENCE.replace("1", "2", 1)
     assert changed(HUNK.replace("@@ -1,3 +1,3 @@ def f", "@@")) == REFERENCE.replace("1", "2", 1)
     grown = "import os\n\n" + REFERENCE + "\ndef h():\n    return 3\n"
@@ -68,24 +71,24 @@ def test_names_as_patch_writes_them_and_empty_lines() -> None:
     ("hunks", "times"),
     [("@@\n-    return 1\n+    return 2\n", "2 times"), ("@@\n def f():\n-    return 7\n+    return 2\n", "0 times")],
 )
-def test_old_lines_must_stand_there_once(hunks: str, times: str) -> None:
+def test_old_lines_must_occur_once(hunks: str, times: str) -> None:
     with pytest.raises(BadBank) as error:
         changed(HUNK + hunks)
     assert str(error.value) == (
-        f"2a/too-far: the old lines of hunk 2 (bank/2a/too-far.patch:14) stand in the reference {times}, "
-        "and must stand there once"
+        f"2a/too-far: the old lines of hunk 2 (bank/2a/too-far.patch:14) occur {times} in the reference, "
+        "expected exactly once"
     )
 
 
-def test_hunks_that_meet() -> None:
+def test_hunks_that_overlap() -> None:
     with pytest.raises(BadBank, match="2a/too-far: hunks 1 and 2 change the same lines of the reference"):
         changed("@@\n # A file.\n def f():\n-    return 1\n@@\n     return 1\n \n-def g():\n+def h():\n")
 
 
 def test_several_tests_catch_it() -> None:
-    headers = HEADERS + "Caught-by: split_vote\nSays: more\nSeeds: 7\nBefore: 2e\n"
+    headers = HEADERS + "Caught-by: split_vote\nKind: deadlock\nSeeds: 7\nBefore: 2e\n"
     bug = bug_bank.parse(f"{headers}\n{HUNK}", PATCH)
-    assert [catch.test for catch in bug.catches] == ["initial_election", "split_vote"]
+    assert bug.catches[1:] == (Catch("split_vote", kind="deadlock"),)
     assert (bug.seeds, bug.before) == (7, "2E")
 
 
@@ -95,86 +98,108 @@ def test_a_bug_that_is_missed_names_no_test() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("", "1: expected an empty line behind the headers, and then the change"),
-        (HEADERS, "7: expected an empty line behind the headers, and then the change"),
-        (HEADERS + "\n", "7: expected an empty line behind the headers, and then the change"),
-        (HEADERS + "\n--- raft.py\n", "9: there is no hunk, so nothing is changed"),
+        ("", "1: expected an empty line after the headers, and then the change"),
+        (HEADERS, "7: expected an empty line after the headers, and then the change"),
+        (HEADERS + "\n", "7: expected an empty line after the headers, and then the change"),
+        (HEADERS + "\n--- raft.py\n", "9: there is no hunk, so nothing would change"),
         ("Hello\n\n" + HUNK, "1: expected a header such as `Lab: 2A`, not 'Hello'"),
         ("Title:\n\n" + HUNK, "1: expected a header such as `Lab: 2A`, not 'Title:'"),
-        (HEADERS.replace("Breaks: Election Safety\n", "") + "\n" + HUNK, "7: the headers lack Breaks"),
-        (HEADERS + "Lab: 2B\n\n" + HUNK, "8: Lab stands there twice"),
+        (HEADERS.replace("Breaks: Election Safety\n", "") + "\n" + HUNK, "7: these headers are missing: Breaks"),
+        (HEADERS + "Lab: 2B\n\n" + HUNK, "8: Lab occurs twice"),
         (
             HEADERS.replace("Hardness: easy", "Hardness: tough") + "\n" + HUNK,
-            "4: Hardness is easy, medium, hard, not 'tough'",
+            "4: Hardness must be easy, medium or hard, not 'tough'",
         ),
         (
             HEADERS.replace("2A", "9Z") + "\n" + HUNK,
             "2: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F",
         ),
         (HEADERS + "Before: never\n\n" + HUNK, "8: there is no lab 'never'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F"),
-        (HEADERS + "Seeds: few\n\n" + HUNK, "8: Seeds is a number of runs from 1 to 9999, not 'few'"),
+        (HEADERS + "Seeds: few\n\n" + HUNK, "8: Seeds must be a number of runs from 1 to 9999, not 'few'"),
         (HEADERS.replace("initial", "final") + "\n" + HUNK, "6: lab 2A has no test called 'final_election'"),
-        (HEADERS.replace("Says: expected\n", "") + "\n" + HUNK, "7: each Caught-by is followed by its own Says"),
-        ("Says: what\n\n" + HUNK, "1: each Caught-by is followed by its own Says"),
+        (HEADERS.partition("Rule")[0] + "\n" + HUNK, "7: each Caught-by must be followed by its own Rule or Kind"),
+        ("Rule: what\n\n" + HUNK, "1: each Caught-by must be followed by its own Rule or Kind"),
+        (
+            HEADERS.replace("of elections", "of servers") + "\n" + HUNK,
+            "7: no failure names a rule called 'liveness of servers'",
+        ),
         (
             HEADERS.partition("Caught-by")[0] + "\n" + HUNK,
             "6: Caught-by must name the test that catches it, or Missed say why none does",
         ),
         (HEADERS + "\nhello\n" + HUNK, "9: expected a hunk, which begins with @@, not 'hello'"),
-        (HEADERS + "\n" + HUNK + "hello\n", "14: a hunk's lines begin with a blank, - or +, this one is 'hello'"),
+        (
+            HEADERS + "\n" + HUNK + "hello\n",
+            "14: the lines of a hunk begin with a blank, - or +, but this one is 'hello'",
+        ),
         (HEADERS + "\n@@\n def f():\n", "9: this hunk changes nothing"),
         (HEADERS + "\n@@\n+x = 1\n", "9: this hunk has no old line, so its place cannot be found: give it context"),
     ],
 )
-def test_what_is_refused(text: str, said: str) -> None:
+def test_refused_files(text: str, message: str) -> None:
     with pytest.raises(BadBank) as error:
         bug_bank.parse(text, PATCH)
-    assert str(error.value) == f"bank/2a/too-far.patch:{said}"
+    assert str(error.value) == f"bank/2a/too-far.patch:{message}"
 
 
 def test_an_unknown_header_is_refused() -> None:
-    with pytest.raises(BadBank, match="8: Author is no header; those there are: Title, Lab, "):
+    with pytest.raises(BadBank, match="8: unknown header Author; the headers are Title, Lab, "):
         bug_bank.parse(f"{HEADERS}Author: me\n\n{HUNK}", PATCH)
 
 
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(BadBank, match=r"7: Kind must be one of assertion, exception, .*, not 'invariant'"):
+        bug_bank.parse(HEADERS.replace("Rule: liveness of elections", "Kind: invariant") + "\n" + HUNK, PATCH)
+
+
+def test_which_failures_a_bug_expects() -> None:
+    broken_rule = Failure("invariant", "expected one vote", rules.ONE_VOTE)
+    deadlock = Failure("deadlock", "S0: deadlock")
+    for failure, other in ((broken_rule, deadlock), (deadlock, broken_rule)):
+        catch = Catch("split_vote", failure.rule.name) if failure.rule else Catch("split_vote", kind=failure.kind)
+        assert (catch.matches(failure), catch.matches(other)) == (True, False)
+    assert not Catch("split_vote", rules.ONE_VOTE.name).matches(Failure("assertion", "", rules.MAJORITY))
+    assert not Catch("split_vote", kind="deadlock").matches(Failure("deadlock", "", rules.ONE_VOTE))
+
+
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(BadBank, match="is no folder: a bank is one, with a"):
+    with pytest.raises(BadBank, match="is not a folder; a bank is a folder with one"):
         bug_bank.read(tmp_path / "none")
-    with pytest.raises(BadBank, match="there is no bug to prove anything with"):
+    with pytest.raises(BadBank, match=r"contains no .*, so there are no bugs to try"):
         bug_bank.read(tmp_path)
     for name in ("b/one.patch", "a/two.patch"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(f"{HEADERS}\n{HUNK}")
     (tmp_path / "left-out.md").write_text("- `three`: is none.\n")
-    found = bug_bank.read(tmp_path)
-    assert ([bug.id for bug in found.bugs], found.left_out) == (["2a/one", "2a/two"], "- `three`: is none.")
-    assert [bug.name for bug in bug_bank.chosen(found, ["2A"], ["2a/two"])] == ["two"]
+    bank = bug_bank.read(tmp_path)
+    assert ([bug.id for bug in bank.bugs], bank.left_out) == (["2a/one", "2a/two"], "- `three`: is none.")
+    assert [bug.name for bug in bug_bank.choose(bank, ["2A"], ["2a/two"])] == ["two"]
     with pytest.raises(BadBank, match="no bug called 'four'"):
-        bug_bank.chosen(found, ["2A"], ["four"])
+        bug_bank.choose(bank, ["2A"], ["four"])
     with pytest.raises(BadBank, match="none of these bugs for 2B"):
-        bug_bank.chosen(found, ["2B"], [])
+        bug_bank.choose(bank, ["2B"], [])
     (tmp_path / "one.patch").write_text(f"{HEADERS}\n{HUNK}")
-    with pytest.raises(BadBank, match=re.escape("one.patch: 2a/one is in ")):
+    with pytest.raises(BadBank, match=re.escape("one.patch: 2a/one is already defined in ")):
         bug_bank.read(tmp_path)
     (tmp_path / "one.patch").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadBank, match="expected text in UTF-8"):
+    with pytest.raises(BadBank, match="is not text in UTF-8"):
         bug_bank.read(tmp_path)
 
 
-# --- our own ---
+# --- our own bank ---
 
 
 @pytest.mark.parametrize("lab", labs.LABS)
-def test_every_bug_of_the_lab_goes_into_the_reference(lab: str) -> None:
+def test_every_bug_of_the_lab_can_be_applied(lab: str) -> None:
     reference = SOLUTION.read_text(encoding="utf-8")
     texts = {}
     for bug in BANK.of(lab):
-        text = bug.changed(reference)
-        assert text != bug_bank.without(reference, bug.before)
+        text = bug.apply_to(reference)
+        assert text != bug_bank.without_labs_from(bug.before, reference)
         compile(text, bug.id, "exec")
-        assert text not in texts, f"{bug.id} and {texts[text]} are the same: name both tests in one file"
+        assert text not in texts, f"{bug.id} and {texts[text]} are the same change: name both tests in one file"
         texts[text] = bug.id
         assert bug.path.parent == ROOT / "tests" / "bugs" / lab.lower()
         assert bug.title.endswith(".")
@@ -188,12 +213,12 @@ def test_there_are_enough() -> None:
     assert not {bug.name for bug in BANK.bugs} & set(left_out)
 
 
-def test_the_example_of_the_format_is_one() -> None:
+def test_the_example_in_the_readme_can_be_applied() -> None:
     text = (ROOT / "tests" / "bugs" / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```\n(Title: .*?)^```$", text, re.M | re.S)
     shown, ours = bug_bank.parse(example, PATCH), BANK.find("2C", "ps-vote-not-saved")
     reference = SOLUTION.read_text(encoding="utf-8")
-    assert shown.changed(reference) == ours.changed(reference)
+    assert shown.apply_to(reference) == ours.apply_to(reference)
     assert (shown.title, shown.catches[0].test) == (ours.title, ours.catches[0].test)
-    for header in (*bug_bank.HEADERS, "Caught-by", "Says"):
+    for header in (*bug_bank.HEADERS, *bug_bank.CATCH_HEADERS):
         assert f"\n| `{header}` |" in text

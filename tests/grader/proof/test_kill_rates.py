@@ -31,7 +31,7 @@ Breaks: Liveness
 Hardness: {}
 Source: our own variants
 Caught-by: initial_election
-Says: expected
+Rule: liveness of elections
 {}
 @@
 -HEARTBEAT_EVERY = 0.1
@@ -291,7 +291,7 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "nowhere is no folder: a bank is one, with a *.patch file for each bug"),
+        (["nowhere"], "nowhere is not a folder; a bank is a folder with one *.patch file for each bug"),
         (["bank", "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["bank", "--hard-seeds", "5"], "--hard-seeds (5) must not be below --seeds (20)"),
         (["bank", "--soak", "x"], "--soak goes with --page"),
@@ -315,6 +315,6 @@ def test_a_bug_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "raft.py").write_text("HEARTBEAT_EVERY = 0.1\n")
     assert main(["proof", str(tmp_path / "bank"), "--reference", str(tmp_path)]) == 2
     assert re.match(
-        r"raftgrade: 2a/el-double-vote: the old lines of hunk 1 \(.*\.patch:10\) stand in the reference 0 times, ",
+        r"raftgrade: 2a/el-double-vote: the old lines of hunk 1 \(.*\.patch:10\) occur 0 times in the reference, ",
         capsys.readouterr().err,
     )

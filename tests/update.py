@@ -20,6 +20,7 @@ from functools import partial
 
 from tests import counts, known_bugs, sentences
 from tests.conftest import ROOT
+from tests.scenarios import transcripts
 
 DIFF_LINES = 30  # how much of a difference is shown: enough to see what changed
 
@@ -62,6 +63,11 @@ GENERATED = [
     Generated("README.md", counts.readme),
     Generated("handouts/instructors-guide.md", counts.guide),
     Generated("tests/snapshots/rules.txt", sentences.rules_text),
+    # tests/scenarios compares these.
+    *(
+        Generated(path.relative_to(ROOT).as_posix(), partial(transcripts.transcript, path), slow=True)
+        for path in transcripts.FILES
+    ),
     # tests/handouts compares these, with the runs that it makes anyway.
     *(
         Generated(path.relative_to(ROOT).as_posix(), partial(counts.passing_transcript, path), slow=True)

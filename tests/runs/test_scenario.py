@@ -78,6 +78,7 @@ def test_comments_and_spaces_do_not_count() -> None:
             "seed must be a whole number from 0 on, servers one from 1 to 25, and members at ",
         ),
         ("servers 3", "servers 26", "seed must be a whole number from 0 on, servers one from 1 to 25"),
+        ("heal", "members to a", "line 17: expected 'members SERVER to [MEMBERS]', but the line is 'members to a'"),
         ("heal", "heel", "line 17: there is no command 'heel'; the commands are wait, leader, find, "),
         ("wait 0.25", "wait long", "line 13: expected 'wait SECONDS', but the line is 'wait long'"),
         (
@@ -174,6 +175,8 @@ def test_what_no_tape_can_hold(reference: Implementation) -> None:
     assert taped("who_gets_a_vote", reference)[0].cannot == "the test plays servers itself"
     said = "the test picks messages in a way that has no name"
     assert taped("snapshot_in_chunks", reference)[0].cannot == said
+    said = "the test changes the network in a way that has no name"
+    assert taped("snapshot_overtakes_entries", reference)[0].cannot == said
 
 
 def test_the_tape_of_a_short_test(reference: Implementation) -> None:

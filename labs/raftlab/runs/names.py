@@ -80,7 +80,10 @@ def read(path: Path) -> Scenario:
         raise BadName(f"{path}: {exc}") from None
 
 
-def expected(failure: Failure) -> tuple[str, ...]:
-    """What a scenario's file says its run ends with."""
+def expected(failure: Failure | None) -> tuple[str, ...]:
+    """The lines of a scenario's file about the end of its run: the failure, the broken rule and the last events, or that
+    the run passed."""
+    if failure is None:
+        return ("passed",)
     rule = () if failure.rule is None else (f"rule: {failure.rule.name} ({failure.rule.section})",)
     return (failure.text, *rule, *failure.events)

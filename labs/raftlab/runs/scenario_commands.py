@@ -520,10 +520,10 @@ class Agree(Command):
 class Members(Command):
     """Call ``change_membership`` on a server, unless it is down or paused (lab 2E)."""
 
-    syntax = "members {server:server} to {members:servers}"
+    syntax = "members {server:server} to[ {members:servers}]"
     records = ("ask_members",)
     server: str
-    members: str
+    members: str = ""
 
     def run(self, playback: Playback) -> None:
         server = playback.server(self.server)
@@ -818,9 +818,13 @@ class Unreliable(Command):
 
     @classmethod
     def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
+        changes: dict[str, Any] = call["changes"]
+        if set(changes) - set(_CONDITIONS) or (changes and not call["on"]):
+            recording.cannot = "the test changes the network in a way that has no name"
+            changes = {}
         if not call["on"]:
             return Reliable()
-        return cls(" ".join(f"{name}={value:.4g}" for name, value in call["changes"].items()))
+        return cls(" ".join(f"{name}={value:.4g}" for name, value in changes.items()))
 
     def simpler(self) -> list[Command]:
         return [Unreliable()] if self.conditions else []

@@ -20,9 +20,9 @@ from typing import Any
 
 from raftgrade.soak import process_monitor
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.network import FLOOR
+from raftlab.harness.network import MIN_DELAY
 from raftlab.worlds.host_process import WarmHost, cpu_seconds
-from raftlab.worlds.sim_world import Forked, SimWorld
+from raftlab.worlds.sim_world import ForkedHost, SimWorld
 from tests.conftest import ROOT
 
 TOGETHER = 100  # commands that are given to a leader at the same moment
@@ -60,8 +60,8 @@ def _exact_cpu_seconds(pid: int) -> float:
 def living(
     host: WarmHost, lab: str, servers: int, preempt: bool, scripted: tuple[int, ...] = (), seed: int = 0
 ) -> Iterator[Life]:
-    forked = Forked(host, seed, preempt)
-    world = SimWorld(forked, FLOOR)
+    forked = ForkedHost(host, seed, preempt)
+    world = SimWorld(forked, MIN_DELAY)
     try:
         cluster = Cluster(world, lab, seed, servers, scripted)
         cluster.start_all()

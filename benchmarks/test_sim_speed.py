@@ -16,12 +16,12 @@ from statistics import median
 import pytest
 
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.network import FLOOR
+from raftlab.harness.network import MIN_DELAY
 from raftlab.host.loader import Program
 from raftlab.host.sim_host import SimHost
 from raftlab.submission import source
 from raftlab.worlds.host_process import WarmHost, cpu_seconds
-from raftlab.worlds.sim_world import Forked, Inside, SimWorld
+from raftlab.worlds.sim_world import ForkedHost, InProcessHost, SimWorld
 from tests.conftest import SOLUTION
 
 LIVED = 400.0  # virtual seconds of an idle cluster of five: heartbeats only
@@ -44,8 +44,8 @@ class Idle:
 
 def idle_life(host: WarmHost, preempt: bool, lived: float) -> Idle:
     """Five servers that have a leader and nothing to do, out of process, for about ``lived`` virtual seconds."""
-    forked = Forked(host, 0, preempt)
-    world = SimWorld(forked, FLOOR)
+    forked = ForkedHost(host, 0, preempt)
+    world = SimWorld(forked, MIN_DELAY)
     try:
         cluster = Cluster(world, "2A", 0, 5)
         cluster.start_all()
@@ -67,7 +67,7 @@ def start_ms(host: WarmHost, runs: int) -> float:
     walls = []
     for seed in range(runs):
         wall = time.perf_counter()
-        world = SimWorld(Forked(host, seed, True), FLOOR)
+        world = SimWorld(ForkedHost(host, seed, True), MIN_DELAY)
         Cluster(world, "2A", seed, 3).start_all()
         walls.append(time.perf_counter() - wall)
         world.close()
@@ -91,8 +91,8 @@ def test_rpcs_and_virtual_seconds(capsys: pytest.CaptureFixture[str]) -> None:
 def test_shares(capsys: pytest.CaptureFixture[str]) -> None:
     """Who spends the time: the student's file, Python's threading library on its behalf, or the framework. Under a
     profiler, which makes calls dearer than statements, so the student's share is rather understated."""
-    inside = Inside(SOLUTION, 0, True)
-    world = SimWorld(inside, FLOOR)
+    inside = InProcessHost(SOLUTION, 0, True)
+    world = SimWorld(inside, MIN_DELAY)
     cluster = Cluster(world, "2A", 0, 5)
     cluster.start_all()
     cluster.one_leader()

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.network import FLOOR
+from raftlab.harness.network import MIN_DELAY
 from raftlab.harness.trace import LogLineEvent
 from raftlab.worlds.host_process import WarmHost
-from raftlab.worlds.sim_world import Forked, SimWorld
+from raftlab.worlds.sim_world import ForkedHost, SimWorld
 
 ROOT = Path(__file__).parent.parent
 SOLUTION = ROOT / "solutions" / "raft.py"
@@ -136,7 +136,7 @@ def sim_cluster(
     """A cluster in the simulator, not yet started."""
     with ExitStack() as stack:
         host = stack.enter_context(WarmHost(path))
-        world = SimWorld(Forked(host, seed, preempt), FLOOR)
+        world = SimWorld(ForkedHost(host, seed, preempt), MIN_DELAY)
         stack.callback(world.close)
         yield Cluster(world, lab, seed, servers, scripted)
 

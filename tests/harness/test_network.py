@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from raftlab.harness.network import FLOOR, RELIABLE, UNRELIABLE, Conditions, Network
+from raftlab.harness.network import MIN_DELAY, RELIABLE, UNRELIABLE, Conditions, Network
 
 
 def test_cuts_are_one_way_and_partitions_both() -> None:
@@ -30,7 +30,7 @@ def test_the_original_figures() -> None:
     lost = sum(not fate for fate in fates) / 5000
     delays = [fate[0] for fate in fates if fate]
     assert 0.08 < lost < 0.12
-    assert min(delays) >= FLOOR
+    assert min(delays) >= MIN_DELAY
     assert max(delays) <= 0.026 + RELIABLE.latency[1]
     waits = [net.give_up_after(0, 1) for _ in range(2000)]
     assert 3.2 < statistics.mean(waits) < 3.8
@@ -48,7 +48,7 @@ def test_duplicates_come_later() -> None:
     net.conditions = Conditions(duplicate=1.0)
     for _ in range(100):
         first, second = net.request_delays(0, 1)
-        assert FLOOR <= first < second
+        assert MIN_DELAY <= first < second
 
 
 def test_a_message_more_on_one_link_changes_nothing_on_another() -> None:

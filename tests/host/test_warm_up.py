@@ -48,7 +48,7 @@ def test_everything_is_played_and_nothing_goes_wrong() -> None:
     effects = Counter(type(effect) for effect in warm_up.once())
     assert set(effects) == {
         *(protocol.Ready, protocol.Result, protocol.Send, protocol.Answer),
-        *(protocol.Save, protocol.Applied, protocol.Line),
+        *(protocol.Save, protocol.Apply, protocol.LogLine),
     }
     assert effects[protocol.Ready] == warm_up.SERVERS
     assert effects[protocol.Answer] > 50

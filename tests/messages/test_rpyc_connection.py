@@ -12,7 +12,7 @@ import rpyc
 from rpyc.core.stream import SocketStream
 
 from raftlab.messages import protocol, rpyc_connection
-from raftlab.messages.rpyc_connection import Broken, Line
+from raftlab.messages.rpyc_connection import BadFrame, BytesConnection
 from raftlab.worlds.rpyc_world import _connected_pair
 
 
@@ -26,23 +26,23 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_bytes_pass_whole_and_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
     sent = [b"", b"x", b"four", bytes(255), bytes(256), bytes(70_000), bytes(3_000_000), b"last"]
     got: list[bytes] = []
-    sender, receiver = Line(pair[0], got.append), Line(pair[1], got.append)
-    thread = threading.Thread(target=lambda: [sender.tell(data) for data in sent])
+    sender, receiver = BytesConnection(pair[0], got.append), BytesConnection(pair[1], got.append)
+    thread = threading.Thread(target=lambda: [sender.send(data) for data in sent])
     thread.start()
     while len(got) < len(sent):
-        receiver.serve_some()
+        receiver.receive()
     thread.join()
     assert got == sent
     sender.close()
     with pytest.raises(EOFError):
-        receiver.serve_some()
+        receiver.receive()
     receiver.close()
     receiver.close()
 
 
 def test_nothing_waits_to_be_sent_with_more(pair: tuple[socket.socket, socket.socket]) -> None:
     for end in pair:
-        tcp = Line(end, lambda data: None)
+        tcp = BytesConnection(end, lambda data: None)
         assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         tcp.close()
 
@@ -50,17 +50,17 @@ def test_nothing_waits_to_be_sent_with_more(pair: tuple[socket.socket, socket.so
 def test_more_than_a_frame_may_carry(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sender, receiver = Line(pair[0], lambda data: None), Line(pair[1], lambda data: None)
+    sender, receiver = BytesConnection(pair[0], lambda data: None), BytesConnection(pair[1], lambda data: None)
     monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", 1000)
-    sender.tell(bytes(1000))
-    receiver.serve_some()
+    sender.send(bytes(1000))
+    receiver.receive()
     with pytest.raises(ValueError, match="1001 bytes are more than one frame may carry"):
-        sender.tell(bytes(1001))
+        sender.send(bytes(1001))
     monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", protocol.MAX_FRAME_BYTES)
-    sender.tell(bytes(2000))
+    sender.send(bytes(2000))
     monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", 1000)
-    with pytest.raises(Broken, match="a frame of 20"):
-        receiver.serve_some()
+    with pytest.raises(BadFrame, match="a frame of 20"):
+        receiver.receive()
     sender.close()
     receiver.close()
 
@@ -81,7 +81,7 @@ ATTEMPTS: dict[str, Callable[[rpyc.Connection], Any]] = {
 @pytest.mark.parametrize("what", ATTEMPTS)
 def test_a_peer_that_speaks_full_rpyc_gets_nothing(pair: tuple[socket.socket, socket.socket], what: str) -> None:
     heard: list[bytes] = []
-    ours = Line(pair[0], heard.append)
+    ours = BytesConnection(pair[0], heard.append)
     theirs = rpyc.Connection(rpyc.VoidService(), rpyc.Channel(SocketStream(pair[1])), {"sync_request_timeout": 60})
     outcome: list[BaseException] = []
 
@@ -95,8 +95,8 @@ def test_a_peer_that_speaks_full_rpyc_gets_nothing(pair: tuple[socket.socket, so
 
     thread = threading.Thread(target=attempt)
     thread.start()
-    with pytest.raises(Broken, match="something that is no call with bytes"):
-        ours.serve_some()
+    with pytest.raises(BadFrame, match="something that is no call with bytes"):
+        ours.receive()
     ours.close()
     thread.join()
     assert [type(exc) for exc in outcome] == [EOFError]

@@ -16,12 +16,12 @@ from raftgrade.engines import commands
 from raftgrade.intake import staging
 from raftlab.explain.failure import LabFailure
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.network import FLOOR
+from raftlab.harness.network import MIN_DELAY
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import CannotConfine, Sandbox
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
-from raftlab.worlds.sim_world import Forked, SimWorld
+from raftlab.worlds.sim_world import ForkedHost, SimWorld
 from tests.conftest import ROOT, Write, log_lines
 from tests.worlds.test_worlds import alive
 
@@ -73,7 +73,7 @@ def test_walls_with_a_hole_are_not_believed(tmp_path: Path, monkeypatch: pytest.
 def outcome(path: Path, sandbox: Sandbox, world: str) -> list[str]:
     """What a server printed in a moment's life, and the fault that ended it."""
     with WarmHost(path, sandbox) as host:
-        made: Any = SimWorld(Forked(host, 0, False), FLOOR) if world == "sim" else RpycWorld(host)
+        made: Any = SimWorld(ForkedHost(host, 0, False), MIN_DELAY) if world == "sim" else RpycWorld(host)
         cluster = Cluster(made, "2A", 0, 1)
         said = []
         try:
@@ -201,7 +201,7 @@ print(subprocess.run(confine.Sandbox("bwrap").python(["-c", look, {str(package /
 @pytest.mark.parametrize("sandbox", LEVELS)
 def test_nothing_of_a_closed_host_is_left(write_raft: Write, sandbox: Sandbox) -> None:
     with WarmHost(write_raft(), sandbox) as host:
-        forked = Forked(host, 0, False)
+        forked = ForkedHost(host, 0, False)
         pid = host.pid(forked._child)
         assert alive(pid)
     assert not alive(pid)
@@ -243,7 +243,7 @@ def test_memory_is_bounded_for_all_servers_together(
     code = "def fill():\n    self.all = []\n    while True: self.all.append(b'x' * (1 << 20)); time.sleep(0.0005)\n"
     path = write_raft(f"{code}threading.Thread(target=fill).start()")
     with WarmHost(path, sandbox) as host:
-        made: Any = SimWorld(Forked(host, 0, False), FLOOR) if world == "sim" else RpycWorld(host)
+        made: Any = SimWorld(ForkedHost(host, 0, False), MIN_DELAY) if world == "sim" else RpycWorld(host)
         cluster = Cluster(made, "2A", 0, 2)
         cluster.start_all()
         with pytest.raises(LabFailure) as caught:

@@ -50,7 +50,7 @@ def event_loop(host: WarmHost) -> Iterator[TinyEventLoop]:
 )
 def test_a_process_that_ends_by_itself(event_loop: TinyEventLoop, command: list[object], text: str) -> None:
     event_loop.boot(0, 1)
-    event_loop.post_call(1, "start", command)
+    event_loop.begin_call(1, "start", command)
     fault = event_loop.fault()
     assert (fault.kind, fault.server) == ("host-died", 1)
     assert fault.text.startswith(text)
@@ -62,7 +62,7 @@ def test_a_process_that_named_its_fault_is_not_reported_twice(event_loop: TinyEv
     event_loop.boot(1)
     event_loop.call(1, "thread_raises")
     event_loop.fault()
-    event_loop.post_call(1, "start", ["exit", 3])
+    event_loop.begin_call(1, "start", ["exit", 3])
     event_loop.world.wait(event_loop.world.now() + 0.5, [])
     assert len(event_loop.faults()) == 1
 
@@ -105,7 +105,7 @@ NONSENSE = {
 def test_nonsense_on_the_line_is_named_and_harms_nobody(event_loop: TinyEventLoop, what: str) -> None:
     data, named = NONSENSE[what]
     event_loop.boot(0, 1)
-    event_loop.post_call(1, "start", ["write", data])
+    event_loop.begin_call(1, "start", ["write", data])
     fault = event_loop.fault()
     assert (fault.kind, fault.server) == ("host-died", 1)
     assert f"S1: the process that runs your code sent nonsense to the lab: {named}" in fault.text
@@ -114,7 +114,7 @@ def test_nonsense_on_the_line_is_named_and_harms_nobody(event_loop: TinyEventLoo
 
 def test_half_a_frame_does_not_hold_the_judge_up(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0, 1)
-    event_loop.post_call(1, "start", ["write", b"\x00\x00\x10\x00\x00 and no more"])
+    event_loop.begin_call(1, "start", ["write", b"\x00\x00\x10\x00\x00 and no more"])
     assert event_loop.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
     until = event_loop.world.now() + 0.2
     event_loop.world.wait(until, [])
@@ -122,12 +122,12 @@ def test_half_a_frame_does_not_hold_the_judge_up(event_loop: TinyEventLoop) -> N
 
 
 def test_a_host_that_does_not_read_is_lost(event_loop: TinyEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rpyc_world, "SEND_PATIENCE", 0.5)
+    monkeypatch.setattr(rpyc_world, "SEND_TIMEOUT_S", 0.5)
     event_loop.boot(1)
-    event_loop.post_call(1, "start", ["signal", int(signal.SIGSTOP)])
+    event_loop.begin_call(1, "start", ["signal", int(signal.SIGSTOP)])
     event_loop.world.wait(event_loop.world.now() + 0.5, [])
     for _ in range(8):
-        event_loop.world.post(protocol.Request(1, 1, "request_vote", bytes(8_000_000)))
+        event_loop.world.send_event(protocol.Request(1, 1, "request_vote", bytes(8_000_000)))
     fault = event_loop.fault()
     assert (fault.kind, fault.text) == (
         "host-hangs",
@@ -165,7 +165,7 @@ def alive(pid: int) -> bool:
 
 
 def pids(world: RpycWorld) -> list[int]:
-    return [world._host.pid(link.child) for link in world._links.values()]
+    return [world._host.pid(process.child) for process in world._processes.values()]
 
 
 def test_close_leaves_nothing(host: WarmHost) -> None:
@@ -191,7 +191,7 @@ from raftlab.worlds.rpyc_world import RpycWorld
 host = WarmHost(Path(sys.argv[1]))
 world = RpycWorld(host)
 TinyEventLoop(world, 3).boot()
-print(host._process.pid, *[host.pid(link.child) for link in world._links.values()], flush=True)
+print(host._process.pid, *[host.pid(process.child) for process in world._processes.values()], flush=True)
 time.sleep(1000)
 """
 

@@ -47,7 +47,7 @@ def test_three_servers_boot_and_talk(event_loop: TinyEventLoop) -> None:
 def test_what_arrives_before_raft_is_constructed_waits(event_loop: TinyEventLoop) -> None:
     world = event_loop.world
     world.boot(protocol.Boot(2, 1, 3, [0, 1, 2], b"", b"", 1))
-    number = event_loop.post_call(2, "get_state")
+    number = event_loop.begin_call(2, "get_state")
     event_loop.run(lambda: event_loop.result(number) is not None)
     assert event_loop.ready == {2}
     assert event_loop.result(number) == [7, True]
@@ -67,7 +67,7 @@ def test_long_messages_pass(event_loop: TinyEventLoop) -> None:
 
 def test_effects_keep_their_order(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
-    number = event_loop.post_call(0, "start", ["save", "first"])
+    number = event_loop.begin_call(0, "start", ["save", "first"])
     order: list[str] = []
     while event_loop.world.now() < PATIENCE:
         order += [type(effect).__name__ for _, effect in event_loop.world.wait(PATIENCE, []).effects]
@@ -97,7 +97,7 @@ def test_wait_delivers_what_is_due_and_comes_back_in_time(event_loop: TinyEventL
     assert [effect.call for _, effect in stepped.effects if isinstance(effect, protocol.Result)] == [999]
     assert stepped.effects[0][0] >= start + 0.05
     until = world.now() + 0.05
-    assert world.wait(until, []) == protocol.Stepped(pytest.approx(until, abs=PATIENCE), 0, [], None)
+    assert world.wait(until, []) == protocol.StepResult(pytest.approx(until, abs=PATIENCE), 0, [], None)
     assert world.now() >= until
 
 
@@ -107,7 +107,7 @@ def test_wait_delivers_what_is_due_and_comes_back_in_time(event_loop: TinyEventL
 def test_a_crash_drops_everything_and_a_restart_finds_what_was_stored(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0, 1)
     event_loop.call(0, "save", "kept")
-    event_loop.post_call(0, "start", ["linger"])
+    event_loop.begin_call(0, "start", ["linger"])
     event_loop.run(lambda: (0, "print", "lingering") in event_loop.lines())
     event_loop.kill(0)
     assert event_loop.call(1, "stored") == [b"", b""]
@@ -119,26 +119,26 @@ def test_a_crash_drops_everything_and_a_restart_finds_what_was_stored(event_loop
 
 def test_nothing_is_heard_of_a_killed_server(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
-    event_loop.post_call(0, "start", ["say"])
+    event_loop.begin_call(0, "start", ["say"])
     event_loop.world.wait(event_loop.world.now(), [])  # the call is on its way, its effects perhaps too
     time.sleep(0.2)
     event_loop.kill(0)
     assert event_loop.world.wait(event_loop.world.now() + 0.2, []).effects == []
-    event_loop.world.post(protocol.Call(0, 1, "get_state", b"\x90"))  # goes nowhere
+    event_loop.world.send_event(protocol.Call(0, 1, "get_state", b"\x90"))  # goes nowhere
     event_loop.kill(0)
 
 
 def test_a_disk_that_fails(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
-    event_loop.world.post(protocol.FailSaves(0, 1))
+    event_loop.world.send_event(protocol.FailSaves(0, 1))
     assert event_loop.call(0, "try_save", "lost") == "[Errno 5] the disk failed; nothing was stored"
     assert event_loop.call(0, "try_save", "kept") is None
     assert event_loop.call(0, "stored")[0] == b"kept"
 
 
 def test_what_only_the_simulator_can_do_is_refused(event_loop: TinyEventLoop) -> None:
-    with pytest.raises(NotImplementedError, match="pause: a real process cannot be treated so"):
-        event_loop.world.post(protocol.Pause(0))
+    with pytest.raises(NotImplementedError, match="pause works in the simulator only"):
+        event_loop.world.send_event(protocol.Pause(0))
 
 
 # --- what the student's code says -----------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_lines(event_loop: TinyEventLoop) -> None:
 def test_an_apply_message(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     event_loop.call(0, "apply")
-    assert isinstance(event_loop.seen[0], protocol.Applied)
+    assert isinstance(event_loop.seen[0], protocol.Apply)
 
 
 @pytest.mark.parametrize(("op", "role"), [("thread_raises", "thread 'bomb'"), ("bare_thread_raises", "a thread")])
@@ -174,7 +174,7 @@ def test_an_exception_that_ends_a_thread(event_loop: TinyEventLoop, op: str, rol
 
 def test_an_exception_in_a_handler(event_loop: TinyEventLoop) -> None:
     event_loop.boot()
-    event_loop.post_call(0, "start", ["ask", 1, "fall"])
+    event_loop.begin_call(0, "start", ["ask", 1, "fall"])
     fault = event_loop.fault()
     assert fault.text == "S1: an exception nobody caught in the request_vote handler: KeyError: 'fell'"
     assert fault.where == where("raise KeyError")
@@ -182,7 +182,7 @@ def test_an_exception_in_a_handler(event_loop: TinyEventLoop) -> None:
 
 def test_a_message_that_cannot_cross(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
-    event_loop.post_call(0, "start", ["ask_wrongly"])
+    event_loop.begin_call(0, "start", ["ask_wrongly"])
     fault = event_loop.fault()
     assert (fault.kind, fault.where) == ("not-by-value", where("self.bell))"))
     assert "RequestVoteArgs.text" in fault.text

@@ -38,13 +38,13 @@ JUDGE = """
 import sys, time
 from pathlib import Path
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.network import FLOOR
+from raftlab.harness.network import MIN_DELAY
 from raftlab.worlds.host_process import WarmHost
-from raftlab.worlds.sim_world import Forked, SimWorld
+from raftlab.worlds.sim_world import ForkedHost, SimWorld
 
 host = WarmHost(Path(sys.argv[1]))
-forked = Forked(host, 0, True)
-cluster = Cluster(SimWorld(forked, FLOOR), "2A", 0, 3)
+forked = ForkedHost(host, 0, True)
+cluster = Cluster(SimWorld(forked, MIN_DELAY), "2A", 0, 3)
 cluster.start_all()
 print(host._process.pid, host.pid(forked._child), flush=True)
 time.sleep(600)

@@ -40,14 +40,14 @@ class TinyEventLoop:
         self.world.kill(server)
         self.ready.discard(server)
 
-    def post_call(self, server: int, method: str, *args: Any) -> int:
+    def begin_call(self, server: int, method: str, *args: Any) -> int:
         self._last += 1
-        self.world.post(protocol.Call(server, self._last, method, codec.encode_value(list(args))))
+        self.world.send_event(protocol.Call(server, self._last, method, codec.encode_value(list(args))))
         return self._last
 
     def call(self, server: int, *command: Any) -> Any:
         """The result of ``start(command)`` on ``server``."""
-        number = self.post_call(server, "start", list(command))
+        number = self.begin_call(server, "start", list(command))
         self.run(lambda: number in self._results)
         return codec.decode_value(self._results.pop(number))
 
@@ -73,17 +73,19 @@ class TinyEventLoop:
         return [effect for effect in self.seen if isinstance(effect, protocol.Fault)]
 
     def lines(self) -> list[tuple[int, str, str]]:
-        return [(effect.server, effect.topic, effect.text) for effect in self.seen if isinstance(effect, protocol.Line)]
+        return [
+            (effect.server, effect.topic, effect.text) for effect in self.seen if isinstance(effect, protocol.LogLine)
+        ]
 
     def _take(self, effect: protocol.Effect) -> None:
         match effect:
             case protocol.Send():
                 self._last += 1
                 self._flights[self._last] = (effect.server, effect.caller_rpc)
-                self.world.post(protocol.Request(effect.target, self._last, effect.method, effect.payload))
+                self.world.send_event(protocol.Request(effect.target, self._last, effect.method, effect.payload))
             case protocol.Answer():
                 server, rpc = self._flights.pop(effect.judge_rpc)
-                self.world.post(protocol.Reply(server, rpc, effect.payload))
+                self.world.send_event(protocol.Reply(server, rpc, effect.payload))
             case protocol.Result():
                 self._results[effect.call] = effect.payload
             case protocol.Save():

@@ -144,7 +144,7 @@ class Cluster:
             "save": protocol.Save,
             "send": protocol.Send,
             "answer": protocol.Answer,
-            "apply": protocol.Applied,
+            "apply": protocol.Apply,
         }
         wanted = kinds[kind]
         if side not in ("before", "after"):
@@ -165,13 +165,13 @@ class Cluster:
         self._sim_only("pause")
         self.server_state(server).paused = True
         self.event_loop.trace.add(ServerEvent(self.now, "pause", server))
-        self._world.post(protocol.Pause(server))
+        self._world.send_event(protocol.Pause(server))
 
     def resume(self, server: int) -> None:
         self._sim_only("resume")
         self.server_state(server).paused = False
         self.event_loop.trace.add(ServerEvent(self.now, "resume", server))
-        self._world.post(protocol.Resume(server))
+        self._world.send_event(protocol.Resume(server))
 
     def clock_rate(self, server: int, rate: float) -> None:
         """Let a server's clock run ``rate`` times as fast (sim only), also after restarts. Waits that have begun keep
@@ -179,17 +179,17 @@ class Cluster:
         self._sim_only("clock_rate")
         self.server_state(server).rate = rate
         self.event_loop.trace.add(RateEvent(self.now, "rate", server, rate))
-        self._world.post(protocol.Rate(server, rate))
+        self._world.send_event(protocol.ClockRate(server, rate))
 
     def slow_service(self, server: int, seconds: float) -> None:
         """From now on ``apply_ch.put`` takes so long on a server, in this life."""
         self.note(f"from now on S{server}'s service takes {seconds} s for each entry")
-        self._world.post(protocol.SlowApply(server, seconds))
+        self._world.send_event(protocol.SlowApply(server, seconds))
 
     def fail_saves(self, server: int, count: int = 1) -> None:
         """The next ``count`` saves of a server raise ``OSError``."""
         self.note(f"the next {count} saves of S{server} fail")
-        self._world.post(protocol.FailSaves(server, count))
+        self._world.send_event(protocol.FailSaves(server, count))
 
     def _sim_only(self, what: str) -> None:
         if not self._world.virtual:
@@ -268,7 +268,7 @@ class Cluster:
     def states(self, servers: Collection[int]) -> dict[int, tuple[int, bool]]:
         """``get_state()`` of several servers, asked at the same moment, but for those that are down or paused."""
         asked = {
-            server: self.event_loop.post_call(server, "get_state", [])
+            server: self.event_loop.begin_call(server, "get_state", [])
             for server in servers
             if self.server_state(server).running
         }
@@ -377,7 +377,7 @@ class Cluster:
         """``start`` on one server with several commands at the same moment; what each said, in their order."""
         if not self.server_state(server).running:
             return [(-1, -1, False) for _ in commands]
-        calls = [self.event_loop.post_call(server, "start", [command]) for command in commands]
+        calls = [self.event_loop.begin_call(server, "start", [command]) for command in commands]
         if not self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, calls))):
             text = f"expected S{server}.start() to return at once, but after {CALL_PATIENCE:.0f} s it has not"
             raise LabFailure(Failure("no-answer", text))
@@ -448,7 +448,7 @@ class Cluster:
         """Begin ``change_membership(members)`` on one server (2E), without waiting. Returns the call's number, for
         ``pending`` of the event loop. :mod:`raftlab.harness.membership` waits for answers."""
         self.event_loop.referee.change_requested(server, frozenset(members))
-        return self.event_loop.post_call(server, "change_membership", [sorted(members)])
+        return self.event_loop.begin_call(server, "change_membership", [sorted(members)])
 
     def take_snapshots(self, every: int = 10, size: int = 0) -> None:
         """From now on the services take a snapshot every so many entries, of ``size`` bytes or a little more (2D)."""

@@ -184,7 +184,7 @@ class EventLoop:
         self._seed = seed
         self._waits.seed(derive(seed, "waits"))
         self.network.reseed(derive(seed, "network"))
-        self.world.post(protocol.Reseed(derive(seed, "host")))
+        self.world.send_event(protocol.Reseed(derive(seed, "host")))
 
     def _push(self, when: float, kind: str, rpc: Rpc, data: bytes | None) -> None:
         self._sequence += 1
@@ -421,7 +421,7 @@ class EventLoop:
                 server_state.saves += 1
                 self.referee.saved(server)
                 self.trace.add(SaveEvent(when, "save", server, len(effect.state), len(effect.snapshot or b"")))
-            case protocol.Applied():
+            case protocol.Apply():
                 self.trace.add(ApplyEvent(when, "apply", server, effect.payload))
                 try:
                     msg = codec.decode_apply(effect.payload)
@@ -442,7 +442,7 @@ class EventLoop:
                         self._results[effect.call] = effect.payload
             case protocol.Down():
                 self.crash(server, when)
-            case protocol.Line():
+            case protocol.LogLine():
                 self.trace.add(LogLineEvent(when, "line", server, effect.topic, effect.text))
             case protocol.Ready():
                 server_state.ready = True
@@ -500,25 +500,25 @@ class EventLoop:
     def call(self, server: int, method: str, args: list[Any], patience: float) -> Any:
         """Call a method of the server's ``Raft`` and wait for its result, for at most ``patience`` seconds of the lab's
         time. Returns the decoded result; raises :class:`LabFailure` when there is none in time."""
-        number = self.post_call(server, method, args)
+        number = self.begin_call(server, method, args)
         if not self.run(self.now + patience, lambda: number in self._results or number not in self._calls):
             text = f"expected S{server}.{method}() to return at once, but after {patience:.0f} s it has not"
             raise LabFailure(Failure("no-answer", text))
         return self.result(number)
 
-    def post_call(self, server: int, method: str, args: list[Any]) -> int:
+    def begin_call(self, server: int, method: str, args: list[Any]) -> int:
         """Begin a call; :meth:`result` has its outcome once it is there."""
         self._last_call += 1
         data = codec.encode_value(args)
         self._calls[self._last_call] = (server, method)
         self.trace.add(CallEvent(self.now, "call", server, self._last_call, method, data))
-        self.world.post(protocol.Call(server, self._last_call, method, data))
+        self.world.send_event(protocol.Call(server, self._last_call, method, data))
         return self._last_call
 
     def tell(self, server: int, method: str, args: list[Any], then: Callable[[], None]) -> None:
         """Call a method of the server's ``Raft`` without waiting, its result of no interest. Once it is there,
         ``then()``."""
-        self._untold[self.post_call(server, method, args)] = then
+        self._untold[self.begin_call(server, method, args)] = then
 
     def pending(self, number: int) -> bool:
         return number in self._calls

@@ -22,7 +22,7 @@ REFUSED_FOR = 6.0
 Answer = tuple[int, int, bool]
 
 
-class Asked:
+class MembershipCall:
     """A call of ``change_membership`` under way on ``server``."""
 
     def __init__(self, c: Cluster, server: int, members: Collection[int]) -> None:
@@ -54,7 +54,7 @@ class Asked:
 
 def change(c: Cluster, server: int, members: Collection[int]) -> Answer:
     """``change_membership`` on one server, once, and its answer. A server that is down does not lead."""
-    return (Asked(c, server, members).answer() if c.server_state(server).up else None) or (-1, -1, False)
+    return (MembershipCall(c, server, members).answer() if c.server_state(server).up else None) or (-1, -1, False)
 
 
 def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:

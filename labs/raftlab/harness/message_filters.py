@@ -27,7 +27,7 @@ def last_chunk(args: Message) -> bool:
     return bool(args.get("done"))
 
 
-WHATS: dict[str, Callable[[Message], bool]] = {
+FILTERS: dict[str, Callable[[Message], bool]] = {
     "entries": entries,
     "own-term": own_term,
     "later-chunk": later_chunk,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from raftlab.seeds import derive
 
 # Seconds. No message is faster than this: the simulator relies on it to run servers ahead of the judge (lookahead).
-FLOOR = 0.000_5
+MIN_DELAY = 0.000_5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Conditions:
     """
 
     latency: tuple[float, float] = (0.000_5, 0.001_5)
-    """The wire itself, uniform; never below :data:`FLOOR`."""
+    """The wire itself, uniform; never below :data:`MIN_DELAY`."""
     extra: tuple[float, float] = (0.0, 0.0)
     """Added to requests, uniform."""
     lose_request: float = 0.0
@@ -136,12 +136,12 @@ class Network:
     def give_up_after(self, src: int, dst: int) -> float:
         """How long a caller waits for a server that cannot be reached, in seconds."""
         rng, _ = self._link(src, dst)
-        return max(FLOOR, rng.uniform(0.0, 7.0 if self.long_waits else 0.1))
+        return max(MIN_DELAY, rng.uniform(0.0, 7.0 if self.long_waits else 0.1))
 
     def loss_noticed_after(self, src: int, dst: int) -> float:
         """How long a caller waits before it learns that a message was lost on an open link."""
         rng, _ = self._link(src, dst)
-        return max(FLOOR, rng.uniform(0.0, 0.1))
+        return max(MIN_DELAY, rng.uniform(0.0, 0.1))
 
     def _link(self, src: int, dst: int) -> tuple[random.Random, Conditions]:
         key = (src, dst)
@@ -152,7 +152,7 @@ class Network:
 
     @staticmethod
     def _copies(rng: random.Random, link: Conditions, delay: float) -> list[float]:
-        delay = max(FLOOR, delay)
+        delay = max(MIN_DELAY, delay)
         if link.duplicate and rng.random() < link.duplicate:
-            return [delay, delay + rng.uniform(FLOOR, link.echo)]
+            return [delay, delay + rng.uniform(MIN_DELAY, link.echo)]
         return [delay]

@@ -21,13 +21,13 @@ from raftlab.submission import contract
 IMPORT_PATIENCE = 60.0
 
 
-def run(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
-    """Read the labs' names, answer with :class:`~raftlab.messages.protocol.Checked`."""
+def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
+    """Read the labs' names, answer with :class:`~raftlab.messages.protocol.ContractReport`."""
     pipe = Pipe(*fds)
     wanted = [labs.find(name) for name in pipe.receive().decode().split(",")]
 
     def answer(problems: list[protocol.Problem]) -> None:
-        pipe.send(protocol.pack(protocol.Checked(problems)))
+        pipe.send(protocol.pack(protocol.ContractReport(problems)))
         os._exit(0)
 
     for lab in wanted:

@@ -20,7 +20,7 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from raftlab.messages.protocol import URGENT, Applied, Effect
+from raftlab.messages.protocol import URGENT, Apply, Effect
 
 # Statements that may run at one instant of virtual time before the kernel calls it a busy loop. About a second of
 # CPU: a correct Raft that walks a log of 100,000 entries a few dozen times within one handler stays far below.
@@ -165,7 +165,7 @@ class Kernel:
             self.urgent = True
 
     def _look_for_flood(self) -> None:
-        applies = sum(type(effect) is Applied for _, effect in self.effects)
+        applies = sum(type(effect) is Apply for _, effect in self.effects)
         if len(self.effects) - applies >= FLOOD or applies >= FLOOD_OF_APPLIES:
             number = max(applies, len(self.effects) - applies)
             self.on_flood(f"sends, saves or applies without end: {number:,} times within half a millisecond")

@@ -21,7 +21,7 @@ from raftlab.host.loader import Program
 from raftlab.host.output import Sink, Stdout, route_logging
 from raftlab.host.rpyc_server import Outbox, RpycServer
 from raftlab.messages import protocol
-from raftlab.messages.rpyc_connection import Line
+from raftlab.messages.rpyc_connection import BytesConnection
 
 
 class StudentFinder(MetaPathFinder, InspectLoader):
@@ -68,14 +68,14 @@ class RpycHost:
     def __init__(self, program: Program, sock: socket.socket) -> None:
         self._program = program
         self._decode = protocol.decoder(list[protocol.Event]).decode
-        self._line = Line(sock, self._deliver)
+        self._line = BytesConnection(sock, self._deliver)
         self._outbox = Outbox(self._line)
         self._server: RpycServer | None = None
 
     def serve(self) -> None:
         """Take in events for ever. Raises ``EOFError`` when the judge hangs up."""
         while True:
-            self._line.serve_some()
+            self._line.receive()
 
     def _deliver(self, data: bytes) -> None:
         for event in self._decode(data):
@@ -102,7 +102,7 @@ class RpycHost:
         name = self._program.submission.name
         files = frozenset(finder.names.values())
         self._server = server = RpycServer(boot, files, lambda: finder.load(name), self._outbox)
-        sink = Sink(lambda topic, text: server.emit(protocol.Line(server.id, topic, text)))
+        sink = Sink(lambda topic, text: server.emit(protocol.LogLine(server.id, topic, text)))
         streams: Any = sys
         streams.stdout = Stdout(sink.log, "print", threading.get_ident)
         streams.stderr = Stdout(sink.log, "stderr", threading.get_ident)
@@ -125,7 +125,7 @@ class RpycHost:
             sys.__unraisablehook__(args)
 
 
-def run(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
+def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     """Be a server until the judge hangs up (``EOFError``) or kills this process."""
     (fd,) = fds
     random.seed()  # all servers are forked from one process, whose generator they share otherwise

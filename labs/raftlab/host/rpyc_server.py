@@ -13,7 +13,7 @@ from typing import Any
 
 from raftlab.host.server import Server
 from raftlab.messages import protocol
-from raftlab.messages.rpyc_connection import Line
+from raftlab.messages.rpyc_connection import BytesConnection
 
 # Effects that wait for the line are sent together, but not without bound.
 _BATCH = 256
@@ -25,7 +25,7 @@ class Outbox:
     Whoever has something to send does so himself (a thread for it would cost every RPC two more switches of
     thread: a third of the rate); what others bring meanwhile goes out in the same breath. Nobody overtakes."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: BytesConnection) -> None:
         self._line = line
         self._queue: deque[protocol.Effect] = deque()
         self._sending = threading.Lock()
@@ -50,15 +50,15 @@ class Outbox:
             batch.append(queue.popleft())
         data = protocol.encode(batch)
         if len(data) <= protocol.MAX_FRAME_BYTES:
-            self._line.tell(data)
+            self._line.send(data)
             return
         for effect in batch:
             data = protocol.encode([effect])
             if len(data) > protocol.MAX_FRAME_BYTES:
-                name = type(effect).__name__.lower()
+                name = "log line" if isinstance(effect, protocol.LogLine) else type(effect).__name__.lower()
                 text = f"S{effect.server}: one {name} of {len(data)} bytes is more than the lab can carry"
                 data = protocol.encode([protocol.Fault(effect.server, "flood", text)])
-            self._line.tell(data)
+            self._line.send(data)
 
 
 class _Worker(threading.Thread):

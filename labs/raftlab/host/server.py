@@ -111,7 +111,7 @@ class ApplyChannel:
         server.before_put()
         if server.slow_apply:
             server.linger(server.slow_apply)
-        server.emit(protocol.Applied(server.id, payload))
+        server.emit(protocol.Apply(server.id, payload))
 
 
 class Server(ABC):

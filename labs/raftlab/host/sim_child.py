@@ -11,7 +11,7 @@ from raftlab.messages import protocol
 from raftlab.messages.pipe import Pipe
 
 
-def run(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
+def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     """Serve steps until the judge closes the pipe (``EOFError``)."""
     pipe = Pipe(*fds)
     host = SimHost(program, spawn.seed, spawn.preempt)
@@ -19,7 +19,7 @@ def run(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
     streams.stdout = host.stdout("print")
     streams.stderr = host.stdout("stderr")
     streams.breakpointhook = host.no_breakpoint
-    decode = protocol.decoder(protocol.Step).decode
+    decode = protocol.decoder(protocol.StepRequest).decode
     while True:
         frame = decode(pipe.receive())
         pipe.send(protocol.pack(host.step(frame)))

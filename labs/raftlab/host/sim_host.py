@@ -41,7 +41,7 @@ class SimHost:
         self.kernel.on_held = self._held
         self._program = program
         self._servers: dict[int, SimServer] = {}
-        self._sink = Sink(lambda topic, text: self.kernel.emit(protocol.Line(self._writing(), topic, text)))
+        self._sink = Sink(lambda topic, text: self.kernel.emit(protocol.LogLine(self._writing(), topic, text)))
         threading: Any = program.copies[LIBRARY_THREADING]
         threading.excepthook = self._excepthook
         api._sink = self._log
@@ -50,7 +50,7 @@ class SimHost:
 
     # --- the lock step ---
 
-    def step(self, frame: protocol.Step) -> protocol.Stepped:
+    def step(self, frame: protocol.StepRequest) -> protocol.StepResult:
         kernel = self.kernel
         effects: list[tuple[float, protocol.Effect]] = []
         kernel.effects = effects
@@ -80,7 +80,7 @@ class SimHost:
                 limit = min(limit, effects[0][0] + frame.lookahead)
         if now > kernel.now:
             kernel.now = now
-        return protocol.Stepped(kernel.now, consumed, effects, kernel.next_timer())
+        return protocol.StepResult(kernel.now, consumed, effects, kernel.next_timer())
 
     def _handle(self, event: protocol.Event) -> None:
         if type(event) is protocol.Boot:
@@ -98,13 +98,13 @@ class SimHost:
                 server.reply(event)
             case protocol.Request() | protocol.Call():
                 server.deliver(event)
-            case protocol.Stop():
+            case protocol.Crash():
                 self.kernel.kill(server.owner)
             case protocol.Pause():
                 self.kernel.pause(server.owner)
             case protocol.Resume():
                 self.kernel.resume(server.owner)
-            case protocol.Rate():
+            case protocol.ClockRate():
                 server.owner.set_rate(event.rate, self.kernel.now)
             case protocol.SlowApply():
                 server.slow_apply = event.seconds

@@ -54,9 +54,9 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
-def _run_child(program: Program, spawn: protocol.Spawn, fds: list[int]) -> None:
+def _run_child(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     """In the child: become what was asked for. Imports are done in the parent; see :func:`main`."""
-    run: Callable[[Program, protocol.Spawn, list[int]], None]
+    run: Callable[[Program, protocol.StartChild, list[int]], None]
     if spawn.world == "sim":
         from raftlab.host.sim_child import run
     elif spawn.world == "rpyc":
@@ -118,7 +118,7 @@ class ForkServer:
         if not data:
             return False
         order = self._orders.decode(data)
-        if isinstance(order, protocol.Spawn):
+        if isinstance(order, protocol.StartChild):
             self._simulated += order.world == "sim"
             if order.world == "sim" and self._simulated == 2:
                 # It costs as much as it saves in a handful of runs; many hosts make a single one.
@@ -132,7 +132,7 @@ class ForkServer:
                         os.kill(pid, signal.SIGKILL)
         return True
 
-    def _fork(self, spawn: protocol.Spawn, fds: list[int]) -> None:
+    def _fork(self, spawn: protocol.StartChild, fds: list[int]) -> None:
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -141,7 +141,7 @@ class ForkServer:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 die_with_parent()
                 # The judge learns from the sender of this what number the kernel knows us by.
-                self._control.send(protocol.encode(protocol.Spawned(spawn.child)))
+                self._control.send(protocol.encode(protocol.ChildStarted(spawn.child)))
                 self._control.close()
                 os.close(self._wake_read)
                 os.close(self._wake_write)
@@ -170,9 +170,9 @@ class ForkServer:
                 return
             child = self._children.pop(pid, None)
             if child is not None:
-                heavy = pid in self._too_large
+                over_memory_limit = pid in self._too_large
                 self._too_large.discard(pid)
-                self._control.send(protocol.encode(protocol.Ended(child, status, heavy)))
+                self._control.send(protocol.encode(protocol.ChildEnded(child, status, over_memory_limit)))
 
 
 def _settle() -> None:

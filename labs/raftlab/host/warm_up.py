@@ -44,7 +44,7 @@ def once() -> list[protocol.Effect]:
 def _play(program: Program) -> list[protocol.Effect]:
     host = SimHost(program, seed=0, preempt=True)
     _kept.append(host)
-    decode = protocol.decoder(protocol.Step).decode
+    decode = protocol.decoder(protocol.StepRequest).decode
     everybody = list(range(SERVERS))
     due: list[tuple[float, protocol.Event]] = [
         (0.0, protocol.Boot(server, 1, SERVERS, everybody, b"", b"", server)) for server in everybody
@@ -52,7 +52,7 @@ def _play(program: Program) -> list[protocol.Effect]:
     callers: dict[int, tuple[int, int]] = {}
     effects: list[protocol.Effect] = []
     while host.kernel.now < LONG_S:
-        stepped = host.step(decode(protocol.encode(protocol.Step(LONG_S, HOP_S, due))))
+        stepped = host.step(decode(protocol.encode(protocol.StepRequest(LONG_S, HOP_S, due))))
         protocol.pack(stepped)
         due = due[stepped.consumed :]
         for when, effect in stepped.effects:

@@ -12,11 +12,11 @@ _CHUNK = 1 << 14
 _LARGE_CHUNK = 1 << 18
 
 
-class Closed(EOFError):
+class PipeClosed(EOFError):
     """The other end is gone."""
 
 
-class TooLong(ValueError):
+class FrameTooLong(ValueError):
     """The other end announced a frame beyond the bound. The stream cannot be trusted any more."""
 
 
@@ -29,22 +29,22 @@ class Pipe:
         self._rest = b""
 
     def send(self, packed: bytes) -> None:
-        """Write a frame already packed with its length. Raises :class:`Closed`."""
+        """Write a frame already packed with its length. Raises :class:`PipeClosed`."""
         view = memoryview(packed)
         try:
             while view:
                 view = view[os.write(self.write_fd, view) :]
         except BrokenPipeError as exc:
-            raise Closed("the other end of the pipe is closed") from exc
+            raise PipeClosed("the other end of the pipe is closed") from exc
 
     def receive(self) -> bytes:
-        """The next frame's bytes. Blocks. Raises :class:`Closed` at the end, :class:`TooLong` on nonsense."""
+        """The next frame's bytes. Blocks. Raises :class:`PipeClosed` at the end, :class:`FrameTooLong` on nonsense."""
         data = self._rest
         while True:
             if len(data) >= HEADER.size:
                 (length,) = HEADER.unpack_from(data)
                 if length > MAX_FRAME_BYTES:
-                    raise TooLong(f"a frame of {length} bytes was announced")
+                    raise FrameTooLong(f"a frame of {length} bytes was announced")
                 end = HEADER.size + length
                 if len(data) >= end:
                     self._rest = data[end:]
@@ -55,7 +55,7 @@ class Pipe:
                     continue
             more = os.read(self.read_fd, _CHUNK)
             if not more:
-                raise Closed("the other end of the pipe is closed")
+                raise PipeClosed("the other end of the pipe is closed")
             data += more
 
     def _gather(self, start: bytes, end: int) -> list[bytes]:
@@ -63,7 +63,7 @@ class Pipe:
         while have < end:
             more = os.read(self.read_fd, _LARGE_CHUNK)
             if not more:
-                raise Closed("the other end of the pipe is closed")
+                raise PipeClosed("the other end of the pipe is closed")
             parts.append(more)
             have += len(more)
         return parts

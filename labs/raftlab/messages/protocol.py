@@ -1,53 +1,57 @@
-"""The whole vocabulary between judge and host, in one place.
+"""Every message between judge and host.
 
-*Events* go to the host, *effects* come back. The judge decides everything that is not student code (time, faults,
-stored state); the host runs student code and nothing else. Both worlds speak these same words: in sim they travel in
-:class:`Step` and :class:`Stepped` frames over a pipe, in rpyc as lists of events or effects inside rpyc calls.
+*Events* go to the host, *effects* come back. The judge decides everything that is not student code (time, faults, stored
+state); the host runs student code and nothing else. Both worlds use the same events and effects: in sim they travel over
+a pipe in :class:`StepRequest` and :class:`StepResult`, in rpyc as lists inside rpyc calls.
 
-Everything crosses as MessagePack decoded by declared type, so a hostile host can send wrong values but never an
-object. ``payload`` and ``args`` are messages as :mod:`raftlab.messages.codec` encodes them. Only the host knows their
-types; the judge reads them as plain dictionaries.
+Everything is MessagePack decoded by declared type, so a hostile host can send wrong values but never an object.
+``payload`` and ``args`` are encoded by :mod:`raftlab.messages.codec`. Only the host knows their types; the judge reads them
+as plain dictionaries. Times are seconds of the lab's time.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-VERSION = 1
-
-# A frame on a pipe is a 4-byte big-endian length and that many bytes. The bound is on what a judge will read from a
-# host in one piece; a host that floods is cut off rather than believed.
+# A frame on a pipe is a 4-byte big-endian length and that many bytes.
 HEADER = struct.Struct("!I")
+# The longest frame that either side accepts, in bytes. It bounds the memory that a hostile host can make the judge use; a
+# Raft that behaves stays far below it.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
 class Frame(msgspec.Struct, array_like=True, tag=True, gc=False):
-    """Base of every event and effect: positional on the wire, told apart by the class's name."""
+    """Base of every message. On the wire: the class's name, then the fields in order."""
 
 
 # --- events: judge → host ---------------------------------------------------------------------------------------
 
 
 class Boot(Frame):
-    """Start one incarnation of a server: load the student's module afresh and construct ``Raft``."""
+    """Start an incarnation of a server: load the student's module afresh and construct ``Raft``."""
 
     server: int
     incarnation: int
+    """Counted from 1 for each server."""
     servers: int
+    """How many servers there are."""
     members: list[int]
+    """Those that vote in the beginning."""
     state: bytes
+    """What earlier incarnations saved."""
     snapshot: bytes
     seed: int
+    """Seeds the server's ``random``."""
     rate: float = 1.0
+    """Local seconds per second of the lab's time."""
 
 
 class Request(Frame):
-    """A request arrives: call the handler ``method`` on ``server``. Answered by :class:`Answer` with the same
-    ``judge_rpc``, the number that the judge gave this
-    call."""
+    """A request arrives: call the handler ``method``. :class:`Answer` returns its reply under the same ``judge_rpc``, the
+    judge's number for this RPC."""
 
     server: int
     judge_rpc: int
@@ -56,7 +60,8 @@ class Request(Frame):
 
 
 class Reply(Frame):
-    """The answer to the call that ``server`` numbered ``caller_rpc`` in its :class:`Send`; ``None`` means lost."""
+    """A reply arrives for the call that ``server`` numbered ``caller_rpc`` in its :class:`Send`. ``None``: the request or
+    the reply was lost."""
 
     server: int
     caller_rpc: int
@@ -64,7 +69,8 @@ class Reply(Frame):
 
 
 class Call(Frame):
-    """The harness calls ``method`` (``start``, ``get_state``, ...) with positional JSON-like ``args``."""
+    """The harness calls ``method`` (``start``, ``get_state``, ...) with positional JSON-like ``args``; :class:`Result`
+    answers under the same ``call``."""
 
     server: int
     call: int
@@ -72,23 +78,25 @@ class Call(Frame):
     args: bytes
 
 
-class Stop(Frame):
-    """The server crashes: nothing of it runs again, not even a ``finally`` block."""
+class Crash(Frame):
+    """The server crashes: nothing of it runs again, not even a ``finally`` block (sim; in rpyc its process is killed)."""
 
     server: int
 
 
 class Pause(Frame):
-    """The server's threads stand still until :class:`Resume` (sim)."""
+    """The server's threads stop until :class:`Resume` (sim)."""
 
     server: int
 
 
 class Resume(Frame):
+    """The server's threads go on (sim)."""
+
     server: int
 
 
-class Rate(Frame):
+class ClockRate(Frame):
     """From now on the server's clock runs at ``rate`` local seconds per second (sim)."""
 
     server: int
@@ -96,14 +104,14 @@ class Rate(Frame):
 
 
 class SlowApply(Frame):
-    """From now on ``apply_ch.put`` takes so long on a server: its service is slow. Seconds of the lab's time."""
+    """From now on each ``apply_ch.put`` of this server takes ``seconds``: its service is slow."""
 
     server: int
     seconds: float
 
 
 class Reseed(Frame):
-    """From now on chance takes another course: the scheduler's, and that of every server's ``random`` (sim)."""
+    """From now on the scheduler and every server's ``random`` draw from another seed (sim)."""
 
     seed: int
 
@@ -115,7 +123,7 @@ class FailSaves(Frame):
     count: int
 
 
-Event = Boot | Request | Reply | Call | Stop | Pause | Resume | Rate | SlowApply | FailSaves | Reseed
+Event = Boot | Request | Reply | Call | Crash | Pause | Resume | ClockRate | SlowApply | FailSaves | Reseed
 
 
 # --- effects: host → judge --------------------------------------------------------------------------------------
@@ -128,7 +136,7 @@ class Ready(Frame):
 
 
 class Send(Frame):
-    """Student code called ``peers[target].call(method, args)``; ``caller_rpc`` is the caller's own number for it."""
+    """Student code called ``peers[target].call(method, args)``. ``caller_rpc`` is the server's own number for the call."""
 
     server: int
     caller_rpc: int
@@ -138,7 +146,7 @@ class Send(Frame):
 
 
 class Answer(Frame):
-    """A handler returned."""
+    """The handler of a :class:`Request` returned."""
 
     server: int
     judge_rpc: int
@@ -146,14 +154,14 @@ class Answer(Frame):
 
 
 class Save(Frame):
-    """``persister.save`` was called; durable from here on. ``snapshot`` is ``None`` when it stays as it was."""
+    """``persister.save`` was called; the data is durable from here on. ``snapshot`` is ``None`` when it stays unchanged."""
 
     server: int
     state: bytes
     snapshot: bytes | None
 
 
-class Applied(Frame):
+class Apply(Frame):
     """``apply_ch.put`` was called; ``payload`` is the :class:`raftlab.api.ApplyMsg`."""
 
     server: int
@@ -161,7 +169,7 @@ class Applied(Frame):
 
 
 class Result(Frame):
-    """A harness call returned ``payload``."""
+    """A :class:`Call` of the harness returned ``payload``."""
 
     server: int
     call: int
@@ -169,13 +177,13 @@ class Result(Frame):
 
 
 class Down(Frame):
-    """The server's disk failed and its code let the ``OSError`` pass: as far as the others can tell, it is down."""
+    """A save failed and the student's code let the ``OSError`` end its thread: to the others, the server is down."""
 
     server: int
 
 
-class Line(Frame):
-    """A line of the student's own: ``log(topic, text)``, print, logging."""
+class LogLine(Frame):
+    """Student code called ``log(topic, text)`` or ``print``, or used ``logging``."""
 
     server: int
     topic: str
@@ -183,19 +191,21 @@ class Line(Frame):
 
 
 class Fault(Frame):
-    """The student's code broke the contract in a way that ends the run. ``kind`` is a key of
-    :data:`raftlab.explain.causes.FAULTS`; ``text`` says what was seen; ``where`` is ``file:line`` in the student's
-    code or empty; ``detail`` is a traceback or a list of threads, for reading, never for judging."""
+    """Student code broke the contract in a way that ends the run."""
 
     server: int
     kind: str
+    """A key of :data:`raftlab.explain.causes.FAULTS`."""
     text: str
+    """One sentence: what was observed."""
     where: str = ""
+    """``file:line`` in the student's code, if known."""
     detail: str = ""
+    """A traceback or a list of threads, for people to read. Verdicts never depend on it."""
 
 
 class Advice(Frame):
-    """Something worth telling that is no failure, such as a lock held across ``peer.call``."""
+    """Something worth knowing that is no failure, such as a lock held across ``peer.call``. Fields as in :class:`Fault`."""
 
     server: int
     kind: str
@@ -203,100 +213,106 @@ class Advice(Frame):
     where: str = ""
 
 
-Effect = Ready | Send | Answer | Save | Applied | Result | Down | Line | Fault | Advice
+Effect = Ready | Send | Answer | Save | Apply | Result | Down | LogLine | Fault | Advice
 
-# Effects after which the simulator's host returns at once, because the judge's next decision may depend on them.
+# After one of these the simulator's host returns at once, because the judge's next decision may depend on it.
 URGENT = frozenset((Ready, Result, Down, Fault))
 
 
 # --- the simulator's lock step ----------------------------------------------------------------------------------
 
 
-class Step(Frame):
-    """Run from ``now`` up to ``until`` (virtual seconds).
+class StepRequest(Frame):
+    """Run the servers up to ``until``.
 
-    ``due`` are events with their times, in order. The host handles them and its own timers in order of time and
-    returns at the first urgent effect, or once it is ``lookahead`` past its first effect: no message sent now can
-    arrive sooner than that, so nothing in between can depend on the judge's answer.
+    The host handles the events of ``due`` and its own timers in order of time. It returns at the first urgent effect, or
+    once it is ``lookahead`` past its first effect: no message sent now can arrive sooner than that, so nothing in between
+    can depend on the judge's answer.
     """
 
     until: float
     lookahead: float
     due: list[tuple[float, Event]]
+    """Events with their times, in order."""
 
 
-class Stepped(Frame):
-    """What happened: ``now`` is the host's clock, ``consumed`` how many events of ``due`` it handled (the others
-    stay the judge's), ``timer`` when its next own timer fires. ``student`` is the CPU time spent so far outside the
-    framework's own code, in seconds, measured only when profiling."""
+class StepResult(Frame):
+    """What happened in a step, or in :meth:`raftlab.worlds.base.World.wait`."""
 
     now: float
+    """The host's clock."""
     consumed: int
+    """How many events of ``due`` the host handled. The judge keeps the others."""
     effects: list[tuple[float, Effect]]
+    """Effects with their times, in order."""
     timer: float | None
+    """When the host's next timer fires, if there is one."""
 
 
-# --- the warm host's control line -------------------------------------------------------------------------------
+# --- control of the warm host -----------------------------------------------------------------------------------
 
 
-class Spawn(Frame):
-    """Fork a child. Its descriptors travel beside the frame (SCM_RIGHTS): two pipe ends for ``sim`` and ``check``
-    (read, write), one connected TCP socket for ``rpyc``."""
+class StartChild(Frame):
+    """Fork a child. Its descriptors travel beside the frame (SCM_RIGHTS): two pipe ends for ``sim`` and ``check`` (read,
+    write), one connected TCP socket for ``rpyc``."""
 
     child: int
     world: str
+    """``"sim"``, ``"rpyc"`` or ``"check"``."""
     seed: int = 0
     preempt: bool = True
 
 
-class Kill(Frame):
-    """SIGKILL that child; answered by :class:`Ended`."""
+class KillChild(Frame):
+    """SIGKILL the child; :class:`ChildEnded` answers."""
 
     child: int
 
 
-class Spawned(Frame):
+class ChildStarted(Frame):
     """Sent by the child itself, before it runs student code."""
 
     child: int
 
 
-class Ended(Frame):
-    """The child is gone and reaped. ``status`` as ``os.waitpid`` gives it; ``heavy``: it was ended because it held more
-    memory than a confined run may."""
+class ChildEnded(Frame):
+    """The child has exited and was reaped."""
 
     child: int
     status: int
-    heavy: bool = False
+    """As ``os.waitpid`` gives it."""
+    over_memory_limit: bool = False
+    """Whether it was killed for using more memory than a sandboxed run may."""
 
 
-Control = Spawn | Kill
-Notice = Spawned | Ended
+Control = StartChild | KillChild
+Notice = ChildStarted | ChildEnded
 
 
 # --- the contract check -----------------------------------------------------------------------------------------
 
 
 class Problem(Frame):
-    """One fault of a submission, in one sentence, with where it is and which handout section helps."""
+    """One way in which a submission breaks the contract, in one sentence."""
 
     text: str
     where: str = ""
+    """``file:line`` in the student's code, if known."""
     handout: str = ""
+    """The section that helps, as ``handouts/setup.md#first-run``."""
 
 
-class Checked(Frame):
-    """What the contract check found: nothing means the submission can be tested."""
+class ContractReport(Frame):
+    """The result of the contract check. Without problems, the submission can be tested."""
 
     problems: list[Problem]
 
 
-_T = TypeVar("_T")
 encode = msgspec.msgpack.Encoder().encode
 
 
 def decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    """A decoder for one frame type or a union of them; raises ``msgspec.DecodeError`` on anything else."""
+    """A decoder for one frame type, or for a union of them. Decoding anything else raises ``msgspec.DecodeError``."""
     return msgspec.msgpack.Decoder(kind)
 
 

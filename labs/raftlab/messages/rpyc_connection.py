@@ -1,14 +1,14 @@
-"""The telephone line: an rpyc connection that carries bytes and nothing else.
+"""An rpyc connection that carries bytes and nothing else: how judge and host talk on the real network.
 
-On the real network judge and host speak through rpyc: its frames on a TCP socket, its ``brine``, its
-requests. Of rpyc's powers one is left, to call the other side with a single ``bytes`` argument. There are no
-proxies of remote objects, no attributes, no pickle, no exceptions made from what the other side says; a frame
-that is anything but such a call is refused before it is decoded, so that a hostile one costs neither time nor
-memory.
+Of rpyc this uses the frames on a TCP socket, the encoding (``brine``) and the requests. Each side can only call the other
+with one ``bytes`` argument. There are no proxies of remote objects, no attributes, no pickle, and no exceptions built from
+what the other side sends. Any other frame is refused before it is decoded, so a hostile one costs neither time nor memory.
 
-A call is not answered. rpyc would send a reply to each, which here would say "got it": TCP says that already,
-and the answers that matter are events and effects of their own. Without replies the lab carries about half as
-many RPCs again.
+Calls have no reply. rpyc's would only say that the call arrived, which TCP guarantees already; the replies that matter are
+events and effects of their own. Without them the lab carries about half as many RPCs again.
+
+This relies on rpyc's internals, so pyproject.toml admits one major version, and ``tests/messages/test_rpyc_connection.py``
+checks what is used here.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from rpyc.core.stream import SocketStream
 
 from raftlab.messages.protocol import MAX_FRAME_BYTES
 
+# Bytes asked for with each read: large messages need few reads.
 _READ_BYTES = 1 << 18
 _HEADER = Channel.FRAME_HEADER
 _FLUSHER = Channel.FLUSHER
 
-# What a call of ours looks like on the wire, up to its argument: a request, its sequence number (always 0:
-# nobody answers it), the handler, and one value in a tuple.
+# One of our calls on the wire, up to its argument: a request, its sequence number (always 0, since there is no reply),
+# the handler, and one value in a tuple.
 _CALL = (
     brine.I1.pack(consts.MSG_REQUEST)
     + brine.TAG_TUP2
@@ -54,16 +55,16 @@ _BYTES_TAGS = frozenset(
         brine.TAG_STR_L4,
     )
 )
-# What rpyc's frame adds to the bytes: the call, the tag and its length.
+# Bytes that a frame adds to the argument: the call, the argument's tag and its length.
 _OVERHEAD = len(_CALL) + 5
 
 
-class Broken(ValueError):
-    """The other side sent something that is no call with bytes. The line cannot be trusted any more."""
+class BadFrame(ValueError):
+    """The other side sent something other than a call with bytes. The connection cannot be trusted any more."""
 
 
 class _Stream(SocketStream):  # type: ignore[misc]
-    """A socket that takes all bytes at once and gives what is there."""
+    """A socket that writes everything at once and reads whatever has arrived."""
 
     __slots__ = ()
 
@@ -77,7 +78,7 @@ class _Stream(SocketStream):  # type: ignore[misc]
             raise EOFError(str(exc)) from exc
 
     def read_some(self) -> bytes:
-        """What has arrived, at least one byte; blocks if nothing has. Raises ``EOFError`` at the end."""
+        """Read what has arrived, at least one byte; block if nothing has. Raises ``EOFError`` at the end."""
         try:
             data: bytes = self.sock.recv(_READ_BYTES)
         except OSError as exc:
@@ -88,7 +89,7 @@ class _Stream(SocketStream):  # type: ignore[misc]
 
 
 class _Channel(Channel):  # type: ignore[misc]
-    """rpyc's frames, never compressed, of bounded length, and parsed only once they are complete."""
+    """rpyc's frames: never compressed, of bounded length, and parsed only once they are complete."""
 
     __slots__ = ("_buffer",)
 
@@ -100,13 +101,13 @@ class _Channel(Channel):  # type: ignore[misc]
         self.stream.write(b"".join((_HEADER.pack(len(data), 0), data, _FLUSHER)))
 
     def frames(self) -> Iterator[bytes]:
-        """Read what has arrived and give every frame that is complete. Raises :class:`Broken`."""
+        """Read what has arrived and yield every complete frame. Raises :class:`BadFrame`."""
         buffer = self._buffer
         buffer += self.stream.read_some()
         while len(buffer) >= _HEADER.size:
             length, compressed = _HEADER.unpack_from(buffer)
             if compressed or length > MAX_FRAME_BYTES + _OVERHEAD:
-                raise Broken("a frame that is compressed" if compressed else f"a frame of {length} bytes")
+                raise BadFrame("a frame that is compressed" if compressed else f"a frame of {length} bytes")
             end = _HEADER.size + length
             if len(buffer) <= end:
                 return
@@ -115,48 +116,62 @@ class _Channel(Channel):  # type: ignore[misc]
             yield frame
 
 
-class Line(Connection):  # type: ignore[misc]
-    """One end of the line. ``deliver`` is called with the bytes of each call that arrives, in
-    :meth:`serve_some`."""
+class BytesConnection(Connection):  # type: ignore[misc]
+    """One end of the connection.
+
+    Args:
+        sock: a connected TCP socket, owned by the connection from now on.
+        deliver: called in :meth:`receive` with the bytes of each call that arrives.
+    """
 
     def __init__(self, sock: socket.socket, deliver: Callable[[bytes], None]) -> None:
         self._deliver = deliver
+        # With Nagle's algorithm, each small one-way message would wait about 40 ms.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().__init__(VoidService(), _Channel(_Stream(sock)), {"allow_pickle": False, "logger": None})
 
-    def tell(self, data: bytes) -> None:
-        """Call the other side with ``data``. Not for two threads at once. Raises ``EOFError`` when it is
-        gone, ``TimeoutError`` when it reads nothing within the socket's timeout (the line is of no use then),
-        and ``ValueError`` when ``data`` is longer than a frame may be."""
+    def send(self, data: bytes) -> None:
+        """Call the other side with ``data``. Must not run in two threads at once.
+
+        Raises:
+            EOFError: the other side is gone.
+            TimeoutError: it read nothing within the socket's timeout. The connection is unusable afterwards.
+            ValueError: ``data`` is longer than a frame may be.
+        """
         if len(data) > MAX_FRAME_BYTES:
             raise ValueError(f"{len(data)} bytes are more than one frame may carry")
         request = (consts.HANDLE_CALL, self._box((data,)))
         self._channel.send(brine.I1.pack(consts.MSG_REQUEST) + brine.dump((0, request)))
 
-    def serve_some(self) -> None:
-        """Take in what has arrived; blocks only when nothing has. Raises ``EOFError`` and :class:`Broken`."""
+    def receive(self) -> None:
+        """Deliver what has arrived; block only when nothing has.
+
+        Raises:
+            EOFError: the other side is gone.
+            BadFrame: it sent something other than a call with bytes.
+        """
         for frame in self._channel.frames():
             self._dispatch(frame)
 
     def close(self) -> None:
-        """Hang up. Says no goodbye, as rpyc would: the other side may be hostile and never answer it."""
+        """Close the socket, without rpyc's closing message: a hostile peer might never answer it."""
         if not self._closed:
             with contextlib.suppress(EOFError):
                 self._cleanup()
 
     def _dispatch(self, data: bytes) -> None:
-        """Take a call apart. Whatever does not begin as ours do is refused without looking any further."""
+        """Decode a call. Anything that does not begin as our calls do is refused without looking further."""
         at = len(_CALL)
         if not data.startswith(_CALL) or len(data) <= at or data[at] not in _BYTES_TAGS:
-            raise Broken("something that is no call with bytes")
+            raise BadFrame("something that is no call with bytes")
         try:
             argument = brine.load(data[at:])
         except Exception as exc:
-            raise Broken("bytes without their length") from exc
+            raise BadFrame("bytes without their length") from exc
         self._HANDLERS[consts.HANDLE_CALL](self, argument)
 
     def _unbox(self, package: Any) -> Any:
-        raise Broken("an object")  # never asked for: see _dispatch
+        raise BadFrame("an object")  # unreachable, see _dispatch; rpyc would build a proxy here
 
     @classmethod
     def _request_handlers(cls) -> dict[int, Callable[..., None]]:

@@ -15,7 +15,7 @@ import msgspec
 
 from raftlab.explain.failure import Failure, LabFailure
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.network import FLOOR
+from raftlab.harness.network import MIN_DELAY
 from raftlab.harness.trace import Event, TraceFilter, line
 from raftlab.runs.record import Outcome, Record
 from raftlab.sandbox import levels
@@ -24,7 +24,7 @@ from raftlab.seeds import derive
 from raftlab.suites.catalogue import TestInfo
 from raftlab.worlds.base import HostLost, World
 from raftlab.worlds.host_process import WarmHost
-from raftlab.worlds.sim_world import Forked, Inside, SimWorld, Stop
+from raftlab.worlds.sim_world import Breakpoint, ForkedHost, InProcessHost, SimWorld
 
 NETWORKS = ("sim", "rpyc")
 
@@ -65,7 +65,7 @@ class Run:
     def __init__(
         self, impl: Implementation, info: TestInfo, network: str, seed: int, preempt: bool, inside: bool = False,
         kind: type[Cluster] = Cluster, turn: tuple[float, int] | None = None,
-        stop: Stop | None = None, called: Path | None = None,
+        stop: Breakpoint | None = None, called: Path | None = None,
     ) -> None:  # fmt: skip
         self.impl = impl
         self.info = info
@@ -113,8 +113,8 @@ class Run:
             return RpycWorld(self.impl.host())
         seed = derive(self._own_seed, "host")
         if self._inside:
-            return SimWorld(Inside(self.impl.path, seed, self.preempt, self._stop), FLOOR)
-        return SimWorld(Forked(self.impl.host(), seed, self.preempt), FLOOR)
+            return SimWorld(InProcessHost(self.impl.path, seed, self.preempt, self._stop), MIN_DELAY)
+        return SimWorld(ForkedHost(self.impl.host(), seed, self.preempt), MIN_DELAY)
 
     def play(self, script: Callable[[Callable[..., Cluster]], object]) -> Failure | None:
         """Run ``script`` with this run's cluster to its end, and close. Returns how it failed, ``None`` if it passed;

@@ -44,7 +44,7 @@ _KINDS = {
     "number": _NUMBER,
     "count": r"\d+",
     "word": r"\w+",
-    "filter": "|".join(map(re.escape, message_filters.WHATS)),
+    "filter": "|".join(map(re.escape, message_filters.FILTERS)),
     "conditions": rf"\w+={_NUMBER}(?: \w+={_NUMBER})*",
 }
 _FIELD = re.compile(r"\{(?P<name>\w+):(?P<kind>[^}]+)\}")
@@ -862,13 +862,13 @@ class Hold(Command):
             playback.server(self.src) if self.src else None,
             playback.server(self.dst) if self.dst else None,
             "request" if self.leg == "requests" else "reply",
-            message_filters.WHATS[self.filter] if self.filter else None,
+            message_filters.FILTERS[self.filter] if self.filter else None,
             int(self.most) if self.most else None,
         )
 
     @classmethod
     def record(cls, recording: Recording, call: RecordedCall) -> Any:
-        chosen = next((name for name, each in message_filters.WHATS.items() if each is call["when"]), "")
+        chosen = next((name for name, each in message_filters.FILTERS.items() if each is call["when"]), "")
         if call["when"] is not None and not chosen:
             recording.cannot = "the test picks messages in a way that has no name"
         name = recording.next_hold_name()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT
 from raftlab.harness.membership import (
-    Asked,
+    MembershipCall,
     agree_by,
     change,
     configured,
@@ -116,7 +116,7 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
     c.agree("by two", 2)
     first = ready_leader(c, range(2))
     other = 1 - first
-    asked = Asked(c, first, [other])
+    asked = MembershipCall(c, first, [other])
     hold = hold_change(c, asked, "request")
     c.crash(first)
     hold.drop()
@@ -188,7 +188,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
     c.partition([leader, 3, 4], rest)
     # It is asked to add one of them: that one gets everything, and its copies do not count.
     index, _, _ = c.propose(leader, "before S3 comes")
-    asked = Asked(c, leader, range(4))
+    asked = MembershipCall(c, leader, range(4))
     expect_no_commit(c, leader, "since one of three members has it")
     said = f"expected nobody to apply index {index}, since one of three members has it, and two servers that are none"
     c.expect(c.committed(index)[1] != "before S3 comes", f"{said}, but somebody did", rules.MEMBERS_COUNT, [leader])
@@ -214,7 +214,7 @@ def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
     away = (leader + 1) % 3
     for away_too in (3, away):
         c.disconnect(away_too)
-    asked = Asked(c, leader, range(4))
+    asked = MembershipCall(c, leader, range(4))
     for number in range(4):
         c.agree(f"by two, {number}", 2)
     answer = asked.answer()
@@ -236,7 +236,7 @@ def test_a_learner_that_crashes(cluster: StartCluster) -> None:
         c.agree(f"by three, {number}", 3)
         leader = ready_leader(c, range(3))
         slow = c.hold("append_entries", dst=3, leg="reply", when=lambda args: bool(args["entries"]), most=1)
-        asked = Asked(c, leader, range(4))
+        asked = MembershipCall(c, leader, range(4))
         c.wait_for(3.0, lambda: bool(slow.messages))  # noqa: B023  (called in this round only)
         c.crash(3)
         slow.drop()
@@ -268,7 +268,7 @@ def test_one_at_a_time(cluster: StartCluster) -> None:
     # A new server that catches up is a change under way as well.
     leader = ready_leader(c, range(4))
     c.disconnect(4)
-    asked = Asked(c, leader, range(5))
+    asked = MembershipCall(c, leader, range(5))
     c.sleep(0.1)
     if asked.pending:
         again = change(c, leader, without(range(4), (leader + 1) % 4))
@@ -361,7 +361,7 @@ def test_partition_in_a_change(cluster: StartCluster) -> None:
         c.agree(f"by three, {number}", 3)
         leader = ready_leader(c, range(3))
         rest = without(range(3), leader)
-        asked = Asked(c, leader, range(4))
+        asked = MembershipCall(c, leader, range(4))
         hold = hold_change(c, asked, "request")
         c.partition([leader, 3], rest)
         hold.release()
@@ -595,7 +595,7 @@ def test_part2_minority_of_the_new(cluster: StartCluster) -> None:
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     leader = ready_leader(c, range(3))
-    hold = hold_change(c, Asked(c, leader, (3, 4, 5)), "request")
+    hold = hold_change(c, MembershipCall(c, leader, (3, 4, 5)), "request")
     c.partition([0, 1, 2, 3], [4, 5])
     hold.release()
     expect_no_commit(c, leader, "since only one of the new three has it", rules.BOTH_MAJORITIES)
@@ -611,7 +611,7 @@ def test_part2_minority_of_the_old(cluster: StartCluster) -> None:
     c.agree("by the old three", 3)
     leader = ready_leader(c, range(3))
     rest = without(range(3), leader)
-    hold = hold_change(c, Asked(c, leader, (leader, 3, 4, 5)), "request")
+    hold = hold_change(c, MembershipCall(c, leader, (leader, 3, 4, 5)), "request")
     c.partition([leader, 3, 4, 5], rest)
     hold.release()
     expect_no_commit(c, leader, "since only one of the old three has it", rules.BOTH_MAJORITIES)
@@ -651,7 +651,7 @@ def test_part2_restart_between_two(cluster: StartCluster) -> None:
     for number in range(3):
         c.agree(f"before, {number}", 2, within=20.0)
         leader = ready_leader(c, now)
-        asked = Asked(c, leader, then)
+        asked = MembershipCall(c, leader, then)
         hold = hold_change(c, asked, "request", joint=False)
         # C_old,new is committed, and C_new is nowhere but at the leader (if that still leads).
         begun = bool(hold.messages)
@@ -677,7 +677,7 @@ def test_part2_two_leaders(cluster: StartCluster) -> None:
         first = ready_leader(c, range(3))
         rest = without(range(3), first)
         # C_old,new reaches the new ones only, and the leader goes down and comes up again.
-        hold = hold_change(c, Asked(c, first, (first, 3, 4)), "request")
+        hold = hold_change(c, MembershipCall(c, first, (first, 3, 4)), "request")
         c.partition([first, 3, 4], rest)
         hold.release()
         c.sleep(0.3)
@@ -706,7 +706,7 @@ def test_part2_asked_twice(cluster: StartCluster) -> None:
     for number in range(3):
         c.agree(f"before both, {number}", 2)
         leader = ready_leader(c, range(3))
-        both = [Asked(c, leader, members) for members in wanted[:2]]
+        both = [MembershipCall(c, leader, members) for members in wanted[:2]]
         answers = [asked.answer() or (-1, -1, False) for asked in both]
         taken = [members for members, (index, _, leads) in zip(wanted, answers, strict=False) if leads and index > 0]
         said = f"expected S{leader} to take one of two changes asked for together at most, but it answered {answers}"
@@ -730,7 +730,7 @@ def test_part2_churn(cluster: StartCluster) -> None:
     c = cluster(6, members=range(3))
     c.unreliable(duplicate=0.05)
     c.agree("by three", 3, within=20.0)
-    under_way: list[Asked] = []
+    under_way: list[MembershipCall] = []
     for number in range(40):
         c.propose_together(c.random.randrange(6), [f"{number}: {at}" for at in range(2)])
         leader = c.leader_now()
@@ -738,7 +738,7 @@ def test_part2_churn(cluster: StartCluster) -> None:
             c.propose(leader, f"{number} at S{leader}")
             if c.random.random() < 0.4:
                 size = c.random.randint(1, 5)
-                under_way.append(Asked(c, leader, c.random.sample(range(6), size)))
+                under_way.append(MembershipCall(c, leader, c.random.sample(range(6), size)))
             if c.random.random() < 0.15:
                 c.crash(leader)
         chance = c.random.random()
@@ -816,7 +816,7 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
     followers = ScriptedFollowers(c)
     wait_for_leadership(c)
     first = c.agree("by all", 1)
-    asked = Asked(c, 0, [3, 4, 5, 6])
+    asked = MembershipCall(c, 0, [3, 4, 5, 6])
     followers.limit_logs(first, 1, 2)
     index, _, leads = asked.answer() or (-1, -1, False)
     if leads and index == -1:

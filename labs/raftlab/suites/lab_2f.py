@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
-from raftlab.harness.membership import Asked, agree_by, leader_of, ready_leader, reconfigure
+from raftlab.harness.membership import MembershipCall, agree_by, leader_of, ready_leader, reconfigure
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.configurations import hold_change, without
@@ -361,7 +361,7 @@ def test_changing_members(cluster: StartCluster) -> None:
     c = cluster(6, members=range(3))
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
-    hold = hold_change(c, Asked(c, leader, (3, 4, 5)), "reply", joint=True)
+    hold = hold_change(c, MembershipCall(c, leader, (3, 4, 5)), "reply", joint=True)
     c.sleep(0.3)
     c.crash(leader)
     hold.drop()

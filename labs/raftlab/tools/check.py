@@ -19,15 +19,15 @@ import msgspec
 from raftlab import labs
 from raftlab.explain.failure import LabFailure
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.network import FLOOR
+from raftlab.harness.network import MIN_DELAY
 from raftlab.messages import protocol
-from raftlab.messages.pipe import Closed, Pipe, TooLong
+from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Sandbox
 from raftlab.submission.source import SubmissionError, find
 from raftlab.worlds.base import HostLost, HostNotStarted
 from raftlab.worlds.host_process import WarmHost
-from raftlab.worlds.sim_world import Forked, SimWorld, await_child
+from raftlab.worlds.sim_world import ForkedHost, SimWorld, await_child
 
 # Seconds of the lab's time that the trial cluster lives: long enough for threads to fall over at their first step.
 TRIAL = 0.05
@@ -60,8 +60,8 @@ def _inspect(host: WarmHost, wanted: list[str]) -> list[protocol.Problem]:
         names = ",".join(wanted).encode()
         pipe.send(protocol.HEADER.pack(len(names)) + names)
         await_child(host, child, ours_read)
-        checked: protocol.Checked = protocol.decoder(protocol.Checked).decode(pipe.receive())
-    except (Closed, TooLong, msgspec.DecodeError):
+        checked: protocol.ContractReport = protocol.decoder(protocol.ContractReport).decode(pipe.receive())
+    except (PipeClosed, FrameTooLong, msgspec.DecodeError):
         raise HostLost("host-died", "the process that imports it ended", host.stderr()) from None
     finally:
         pipe.close()
@@ -71,7 +71,7 @@ def _inspect(host: WarmHost, wanted: list[str]) -> list[protocol.Problem]:
 def _trial(host: WarmHost, lab: str) -> list[protocol.Problem]:
     """Start three servers, for a moment."""
     try:
-        world = SimWorld(Forked(host, 0, False), FLOOR)
+        world = SimWorld(ForkedHost(host, 0, False), MIN_DELAY)
     except HostLost as lost:
         return [protocol.Problem(lost.text, "", "handouts/setup.md#first-run")]
     try:

@@ -21,7 +21,7 @@ from raftlab.runs.names import NamedRun
 from raftlab.runs.record import Record
 from raftlab.runs.run import Implementation, Run
 from raftlab.tools import debug
-from raftlab.worlds.sim_world import Stop
+from raftlab.worlds.sim_world import Breakpoint
 
 # Events shown where a prompt opens.
 _LAST = 6
@@ -67,7 +67,7 @@ def with_pdb(named: NamedRun, impl: Path, look: TraceFilter) -> int:
         print(f"stopped at {look.until:.3f} s; n: next line, c: go on, q: leave")
         debug.stand(frame)
 
-    stop = Stop(look.until, look.servers, tell) if math.isfinite(look.until) else None
+    stop = Breakpoint(look.until, look.servers, tell) if math.isfinite(look.until) else None
     run = Run(warm, named.info, "sim", named.seed, named.preempt, inside=True, stop=stop, called=named.file)
     with debug.Debugger(impl) as debugger:
         try:

@@ -1,6 +1,7 @@
-"""Two worlds, one small interface: where hosts run, what time it is, and how events and effects travel.
+"""The interface of a world: where servers run, what time it is, and how events and effects travel.
 
-The judge's loop (:mod:`raftlab.harness.cluster`) is the same in both; only the clock and the source of effects differ.
+The judge's loop (:mod:`raftlab.harness.event_loop`) is the same in both worlds. Only the clock and the source of effects
+differ.
 """
 
 from __future__ import annotations
@@ -8,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from raftlab.messages.protocol import Boot, Event, Stepped
+from raftlab.messages.protocol import Boot, Event, StepResult
 
 
 class HostLost(Exception):
-    """The host process ended or stopped answering. ``text`` is one sentence for the student; ``detail`` what is
-    known about where it hung (a traceback as text, or empty); ``kind`` a key of :data:`raftlab.explain.causes.FAULTS`."""
+    """The host process ended or stopped answering.
+
+    Attributes:
+        kind: a key of :data:`raftlab.explain.causes.FAULTS`.
+        text: one sentence for the student.
+        detail: where the host hung, if that is known: a traceback as text, or empty.
+    """
 
     def __init__(self, kind: str, text: str, detail: str = "") -> None:
         super().__init__(text)
@@ -23,32 +29,47 @@ class HostLost(Exception):
 
 
 class HostNotStarted(RuntimeError):
-    """The warm host did not come up. No student code has run yet, so this is our trouble or the machine's."""
+    """The warm host did not start. No student code has run yet, so the cause is raftlab or the machine."""
 
 
 class World(Protocol):
     """What the judge needs of a world. Times are seconds since the run began."""
 
     name: str
+    """``"sim"`` or ``"rpyc"``."""
     virtual: bool
+    """Whether time is virtual, so that servers can be paused and their clocks changed."""
 
     def now(self) -> float:
-        """The present: virtual in sim, wall-clock in rpyc."""
+        """The current time: virtual in sim, wall-clock time in rpyc."""
 
     def boot(self, boot: Boot) -> None:
-        """Start an incarnation. In rpyc this makes a process; in both, :class:`~raftlab.messages.protocol.Ready` follows."""
+        """Start an incarnation; the effect :class:`~raftlab.messages.protocol.Ready` follows. In rpyc this starts a
+        process.
+
+        Raises:
+            HostLost: the warm host is gone (rpyc).
+            ValueError: the server is running already (rpyc).
+        """
 
     def kill(self, server: int) -> None:
-        """Crash ``server`` at once. Effects of it that were not yet returned by :meth:`wait` never will be."""
+        """Crash ``server`` at once. :meth:`wait` returns none of its effects afterwards."""
 
-    def post(self, event: Event) -> None:
-        """Send an event to its server now (before anything later in :meth:`wait`)."""
+    def send_event(self, event: Event) -> None:
+        """Send an event to its server now, before any event that is due later in :meth:`wait`."""
 
-    def wait(self, until: float, due: Sequence[tuple[float, Event]]) -> Stepped:
+    def wait(self, until: float, due: Sequence[tuple[float, Event]]) -> StepResult:
         """Let the hosts run until something happens or ``until`` is reached, whichever is sooner.
 
-        ``due`` are events to be delivered at their own times, in order. Returns how many were, and the effects in
-        order of time. Raises :class:`HostLost`.
+        Args:
+            until: the time at which to return at the latest.
+            due: events with the times at which they are to be delivered, in order.
+
+        Returns:
+            How many events of ``due`` were delivered, and the effects in order of time.
+
+        Raises:
+            HostLost: the process that runs the servers ended or hangs (sim; in rpyc a lost server is a ``Fault``).
         """
 
     def close(self) -> None:

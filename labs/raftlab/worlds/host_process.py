@@ -1,4 +1,4 @@
-"""The judge's side of the warm host: start it, ask for children, end them, and never leave one behind."""
+"""The judge's side of the warm host: start it, have it fork children, and end it together with all of them."""
 
 from __future__ import annotations
 
@@ -20,32 +20,38 @@ from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Sandbox
 from raftlab.worlds.base import HostLost, HostNotStarted
 
-# How long the warm host may take to load and to fork, in seconds. It only reads files and compiles; minutes would
-# mean that the machine is in trouble, not the student's code.
-PATIENCE = 60.0
+# Seconds that the warm host may take to load and to fork. It only reads files and compiles, so if it takes longer the
+# machine is in trouble, not the student's code.
+_START_TIMEOUT_S = 60.0
 
-# How long a killed host may take to be gone with all its children, in seconds.
-_LEAVE_S = 5.0
+# Seconds that each child of a killed host may take to exit.
+_EXIT_TIMEOUT_S = 5.0
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class WarmHost:
-    """A running warm host for one submission. Use from the thread that made it: the kernel kills the host when that
-    thread ends."""
+    """A running warm host for one submission: it has the submission loaded, and forks a child for each run or server.
+
+    Use it from the thread that created it: the kernel kills the host when that thread ends.
+
+    Args:
+        path: the submission's folder.
+        sandbox: what the host may do, see :mod:`raftlab.sandbox.levels`.
+    """
 
     def __init__(self, path: Path, sandbox: Sandbox = levels.NONE) -> None:
         self.path = path
-        self._ended: dict[int, int] = {}
-        self._heavy: set[int] = set()
+        self._exit_statuses: dict[int, int] = {}
+        self._over_memory_limit: set[int] = set()
         self._pids: dict[int, int] = {}
         self._last_child = 0
         self._notices = protocol.decoder(protocol.Notice)
-        # Appended to by the host, whatever we read meanwhile (the file offset is shared).
+        # Opened for appending, since the host shares the file offset that we move when reading.
         self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed in close)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Each notice comes with its sender's number as we count processes, which a host with a process space of its own
-        # cannot know.
+        # The kernel adds to each notice its sender's process id as we see it. A host in a process namespace of its own
+        # cannot know that id.
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
             limits = msgspec.json.encode(sandbox.limits).decode()
@@ -63,17 +69,29 @@ class WarmHost:
         return self._process.poll() is None
 
     def spawn(self, world: str, fds: list[int], seed: int = 0, preempt: bool = True) -> int:
-        """Fork a child that gets ``fds``; they are closed here. Returns the child's number. Raises
-        :class:`~raftlab.worlds.base.HostNotStarted` when there has never been a child (no student code ran, so it is not to
-        blame), else :class:`~raftlab.worlds.base.HostLost`."""
+        """Fork a child.
+
+        Args:
+            world: what the child does: ``"sim"``, ``"rpyc"`` or ``"check"``.
+            fds: descriptors to pass to the child, see :class:`~raftlab.messages.protocol.StartChild`. They are closed here.
+            seed: the seed of the run (sim) or the incarnation (rpyc).
+            preempt: whether the simulator may switch threads between two statements.
+
+        Returns:
+            The child's number, for the other methods.
+
+        Raises:
+            HostNotStarted: the host failed before its first child existed, so no student code is to blame.
+            HostLost: the host failed later.
+        """
         self._last_child += 1
         child = self._last_child
-        order = protocol.encode(protocol.Spawn(child, world, seed, preempt))
+        order = protocol.encode(protocol.StartChild(child, world, seed, preempt))
         try:
             socket.send_fds(self._control, [order], fds)
             while child not in self._pids:
-                self._notice(PATIENCE)
-                if child in self._ended:
+                self._receive_notice(_START_TIMEOUT_S)
+                if child in self._exit_statuses:
                     raise HostLost("host-died", "the process that runs your code ended", self.stderr())
         except (HostLost, BrokenPipeError, ConnectionError):
             if not self._pids:
@@ -87,35 +105,37 @@ class WarmHost:
     def kill(self, child: int) -> None:
         """SIGKILL ``child`` and wait until it is gone."""
         with contextlib.suppress(BrokenPipeError, ConnectionError):
-            self._control.send(protocol.encode(protocol.Kill(child)))
+            self._control.send(protocol.encode(protocol.KillChild(child)))
         with contextlib.suppress(HostLost):
-            self.ended(child, PATIENCE)
+            self.exit_status(child, _START_TIMEOUT_S)
 
-    def ended(self, child: int, timeout: float) -> int | None:
-        """The child's exit status (as ``os.waitpid`` gives it) once it has ended within ``timeout`` seconds."""
+    def exit_status(self, child: int, timeout: float) -> int | None:
+        """Wait up to ``timeout`` seconds for ``child`` to end. Returns its status as ``os.waitpid`` gives it, ``None`` if it
+        is still running. Raises :class:`~raftlab.worlds.base.HostLost` when the host itself has ended."""
         deadline = time.monotonic() + timeout
-        while child not in self._ended:
+        while child not in self._exit_statuses:
             left = deadline - time.monotonic()
-            if left < 0 or not self._notice(left, final=False):
+            if left < 0 or not self._receive_notice(left, required=False):
                 return None
-        return self._ended[child]
+        return self._exit_statuses[child]
 
-    def ending(self, child: int, timeout: float) -> str:
-        """How ``child`` ended, as the end of a sentence about it."""
-        status = self.ended(child, timeout)
-        return "held too much memory and was ended" if child in self._heavy else ending(status)
+    def how_it_ended(self, child: int, timeout: float) -> str:
+        """The predicate of a sentence about how ``child`` ended; waits up to ``timeout`` seconds for its status."""
+        status = self.exit_status(child, timeout)
+        return "held too much memory and was ended" if child in self._over_memory_limit else describe_exit(status)
 
     def pid(self, child: int) -> int:
+        """The child's process id, as this process sees it."""
         return self._pids[child]
 
     def stderr(self) -> str:
-        """The end of what the host and its children wrote outside student code: tracebacks, a hung stack."""
+        """The last 4,000 bytes that the host and its children wrote outside student code: tracebacks, a hung stack."""
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, self._stderr.tell() - 4000))
         return self._stderr.read().decode(errors="replace")
 
-    def _notice(self, timeout: float, final: bool = True) -> bool:
-        """Take in one notice. False (or, if ``final``, HostLost) when none comes in time."""
+    def _receive_notice(self, timeout: float, required: bool = True) -> bool:
+        """Receive one notice. When none comes in time, return False or, if ``required``, raise HostLost."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         ready = poll.poll(timeout * 1000)
@@ -124,20 +144,20 @@ class WarmHost:
             with contextlib.suppress(ConnectionError):
                 data, sender = self._receive()
         if not data:
-            if final or ready:
+            if required or ready:
                 raise HostLost("host-died", "the process that runs your code ended", self.stderr())
             return False
         notice = self._notices.decode(data)
-        if isinstance(notice, protocol.Spawned):
+        if isinstance(notice, protocol.ChildStarted):
             self._pids.setdefault(notice.child, sender)
         else:
-            self._ended[notice.child] = notice.status
-            if notice.heavy:
-                self._heavy.add(notice.child)
+            self._exit_statuses[notice.child] = notice.status
+            if notice.over_memory_limit:
+                self._over_memory_limit.add(notice.child)
         return True
 
     def _receive(self) -> tuple[bytes, int]:
-        """A notice, and the number of the process that sent it."""
+        """A notice, and the id of the process that sent it."""
         data, extra, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
         for level, kind, value in extra:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
@@ -149,10 +169,10 @@ class WarmHost:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        # The kernel ends them with their host, a moment after it.
+        # The kernel ends the children with their host, a moment later.
         for child, pid in self._pids.items():
-            if child not in self._ended:
-                _await_end(pid)
+            if child not in self._exit_statuses:
+                _await_exit(pid)
         self._control.close()
         self._stderr.close()
 
@@ -163,15 +183,15 @@ class WarmHost:
         self.close()
 
 
-def _await_end(pid: int) -> None:
+def _await_exit(pid: int) -> None:
     try:
         fd = os.pidfd_open(pid)
     except OSError:
-        return  # it is gone
+        return  # it has exited
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        poll.poll(_LEAVE_S * 1000)
+        poll.poll(_EXIT_TIMEOUT_S * 1000)
     finally:
         os.close(fd)
 
@@ -185,12 +205,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ending(status: int | None) -> str:
-    """How a process ended, as the end of a sentence about it; ``status`` as ``os.waitpid`` gives it."""
+def describe_exit(status: int | None) -> str:
+    """The predicate of a sentence about how a process ended; ``status`` as ``os.waitpid`` gives it, ``None``: unknown."""
     if status is None:
-        return "closed its line to the lab"
+        return "closed its connection to the lab"
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        named = number in {known.value for known in signal.Signals}  # the real-time ones have no names
+        named = number in {known.value for known in signal.Signals}  # real-time signals have no names
         return f"was ended by signal {signal.Signals(number).name if named else number}"
     return f"ended by itself with exit code {os.WEXITSTATUS(status)}"

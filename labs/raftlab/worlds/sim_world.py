@@ -1,4 +1,4 @@
-"""The sim world: virtual time, one host for all servers, in lock step over a pipe."""
+"""The sim world: virtual time, and one host for all servers, in lock step with the judge over a pipe."""
 
 from __future__ import annotations
 
@@ -16,115 +16,125 @@ from typing import Protocol
 import msgspec
 
 from raftlab.messages import protocol
-from raftlab.messages.pipe import Closed, Pipe, TooLong
+from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
 from raftlab.worlds.base import HostLost
 from raftlab.worlds.host_process import WarmHost, cpu_seconds
 
-# A step of the lock step that computes for so many CPU seconds, or is silent for so many wall-clock seconds without
-# computing, will not end. The host itself reports a busy loop in Python code long before; this is for one in C code.
-# CPU time is what counts first, so that a loaded machine is not taken for a hang.
+# A step that computes for this many CPU seconds, or is silent for this many wall-clock seconds without computing, will not
+# end. The host itself reports a busy loop in Python code long before; this is for one hidden in C code. CPU time comes
+# first, so that a loaded machine is not taken for a hang.
 HANG_CPU_S = 20.0
 HANG_WALL_S = 120.0
 
 
-class Taker(Protocol):
-    """Whoever takes the steps of a run."""
+class Host(Protocol):
+    """Where the servers of one run live: they run one step at a time."""
 
     cpu_s: float
-    """CPU seconds that the run has cost outside this process, known once it is closed."""
+    """CPU seconds that the run has cost outside this process, known once the host is closed."""
 
-    def __call__(self, frame: protocol.Step) -> protocol.Stepped: ...
+    def step(self, request: protocol.StepRequest) -> protocol.StepResult: ...
 
     def close(self) -> None: ...
 
 
 class SimWorld:
-    """One run, its steps taken by a forked host over a pipe, or directly in this process for ``--pdb``."""
+    """One run in the simulator: a :class:`~raftlab.worlds.base.World`.
+
+    Args:
+        host: a forked process, or this process itself for ``--pdb``.
+        lookahead: seconds that servers may run ahead of the judge: the least delay of a message,
+            :data:`raftlab.harness.network.MIN_DELAY`.
+    """
 
     name = "sim"
     virtual = True
 
-    def __init__(self, take: Taker, lookahead: float) -> None:
-        self._take = take
+    def __init__(self, host: Host, lookahead: float) -> None:
+        self._host = host
         self._lookahead = lookahead
         self._now = 0.0
         self._timer: float | None = 0.0
-        self._posted: list[tuple[float, protocol.Event]] = []
+        self._unsent: list[tuple[float, protocol.Event]] = []
 
     @property
     def cpu_s(self) -> float:
-        return self._take.cpu_s
+        return self._host.cpu_s
 
     def now(self) -> float:
         return self._now
 
     def boot(self, boot: protocol.Boot) -> None:
-        self.post(boot)
+        self.send_event(boot)
 
     def kill(self, server: int) -> None:
-        self.post(protocol.Stop(server))
+        self.send_event(protocol.Crash(server))
 
-    def post(self, event: protocol.Event) -> None:
-        self._posted.append((self._now, event))
+    def send_event(self, event: protocol.Event) -> None:
+        self._unsent.append((self._now, event))
 
-    def wait(self, until: float, due: Sequence[tuple[float, protocol.Event]]) -> protocol.Stepped:
-        posted = self._posted
-        if not posted and not due and (self._timer is None or self._timer > until):
-            # Nobody has anything to do before `until`: no need to ask.
+    def wait(self, until: float, due: Sequence[tuple[float, protocol.Event]]) -> protocol.StepResult:
+        unsent = self._unsent
+        if not unsent and not due and (self._timer is None or self._timer > until):
+            # No server has anything to do before `until`, so there is no need to ask the host.
             self._now = max(self._now, until)
-            return protocol.Stepped(self._now, 0, [], self._timer)
-        self._posted = []
-        stepped = self._take(protocol.Step(until, self._lookahead, [*posted, *due]))
-        # Posted events are due at once, so the host has handled them all before anything else.
-        consumed = max(0, stepped.consumed - len(posted))
-        self._now = max(self._now, stepped.now)
-        self._timer = stepped.timer
-        return protocol.Stepped(self._now, consumed, stepped.effects, stepped.timer)
+            return protocol.StepResult(self._now, 0, [], self._timer)
+        self._unsent = []
+        result = self._host.step(protocol.StepRequest(until, self._lookahead, [*unsent, *due]))
+        # Unsent events are due at once, so the host has handled all of them before anything else.
+        consumed = max(0, result.consumed - len(unsent))
+        self._now = max(self._now, result.now)
+        self._timer = result.timer
+        return protocol.StepResult(self._now, consumed, result.effects, result.timer)
 
     def close(self) -> None:
-        self._take.close()
+        self._host.close()
 
 
-class Forked:
-    """A step taken by a forked child of the warm host."""
+class ForkedHost:
+    """A child forked from the warm host. This is how runs are judged."""
 
-    def __init__(self, host: WarmHost, seed: int, preempt: bool) -> None:
+    def __init__(self, warm_host: WarmHost, seed: int, preempt: bool) -> None:
         theirs_read, ours_write = os.pipe()
         ours_read, theirs_write = os.pipe()
-        self._host = host
+        self._warm_host = warm_host
         self._pipe = Pipe(ours_read, ours_write)
-        self._decode = protocol.decoder(protocol.Stepped).decode
+        self._decode = protocol.decoder(protocol.StepResult).decode
         self._poll = select.poll()
         self._poll.register(ours_read, select.POLLIN)
-        self._child = host.spawn("sim", [theirs_read, theirs_write], seed, preempt)
+        self._child = warm_host.spawn("sim", [theirs_read, theirs_write], seed, preempt)
         self.cpu_s = 0.0
 
-    def __call__(self, frame: protocol.Step) -> protocol.Stepped:
+    def step(self, request: protocol.StepRequest) -> protocol.StepResult:
+        """Run one step. Raises :class:`~raftlab.worlds.base.HostLost`."""
         try:
-            self._pipe.send(protocol.pack(frame))
+            self._pipe.send(protocol.pack(request))
             if not self._poll.poll(1000):
-                await_child(self._host, self._child, self._pipe.read_fd)
-            stepped: protocol.Stepped = self._decode(self._pipe.receive())
-        except Closed:
-            text = f"the process that runs your code {self._host.ending(self._child, 5.0)}"
-            raise HostLost("host-died", text, self._host.stderr()) from None
-        except (TooLong, msgspec.DecodeError) as exc:
+                await_child(self._warm_host, self._child, self._pipe.read_fd)
+            result: protocol.StepResult = self._decode(self._pipe.receive())
+        except PipeClosed:
+            text = f"the process that runs your code {self._warm_host.how_it_ended(self._child, 5.0)}"
+            raise HostLost("host-died", text, self._warm_host.stderr()) from None
+        except (FrameTooLong, msgspec.DecodeError) as exc:
             raise HostLost("host-died", f"the process that runs your code sent nonsense: {exc}") from None
-        if not (stepped.now <= frame.until and 0 <= stepped.consumed <= len(frame.due)):
-            raise HostLost("host-died", "the process that runs your code sent a clock that cannot be")
-        return stepped
+        if not (result.now <= request.until and 0 <= result.consumed <= len(request.due)):
+            raise HostLost("host-died", "the process that runs your code sent an impossible time")
+        return result
 
     def close(self) -> None:
         if self._pipe.read_fd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                self.cpu_s = cpu_seconds(self._host.pid(self._child))
+                self.cpu_s = cpu_seconds(self._warm_host.pid(self._child))
             self._pipe.close()
-            self._host.kill(self._child)
+            self._warm_host.kill(self._child)
 
 
 def await_child(host: WarmHost, child: int, fd: int) -> None:
-    """Wait until a forked child has written to ``fd`` or closed it, but not for ever. Raises
-    :class:`~raftlab.worlds.base.HostLost`."""
+    """Wait until ``child`` has written to the pipe ``fd`` or closed it.
+
+    Raises:
+        HostLost: the child hangs (:data:`HANG_CPU_S`, :data:`HANG_WALL_S`). ``detail`` shows where.
+    """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     pid = host.pid(child)
@@ -134,7 +144,7 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
         if cpu < HANG_CPU_S and time.monotonic() - wall_before < HANG_WALL_S:
             continue
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGUSR1)
+            os.kill(pid, signal.SIGUSR1)  # makes the child print its stacks
         poll.poll(500)
         stack = host.stderr()
         what = f"has computed for {cpu:.0f} s" if cpu >= HANG_CPU_S else "has been silent for two minutes"
@@ -142,31 +152,33 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Where a run is to be stopped once: at ``when`` (seconds), in the code of one of ``servers`` (``None``: of any). Then
-    ``tell`` is called with the frame that is about to run."""
+class Breakpoint:
+    """Where a run is interrupted, once."""
 
     when: float
+    """Seconds of virtual time."""
     servers: frozenset[int] | None
-    tell: Callable[[FrameType], None]
+    """Interrupt code of one of these servers; ``None``: of any."""
+    callback: Callable[[FrameType], None]
+    """Called with the frame that is about to run."""
 
 
-class Inside:
-    """Steps taken in this very process, for ``--pdb``: student code then runs inside the judge, unconfined, so this is
-    for one's own code only. ``sys.stdout`` stays the terminal's."""
+class InProcessHost:
+    """Runs the servers in this very process, for ``--pdb``. Student code then runs inside the judge and outside any
+    sandbox, so use it only for your own code. ``sys.stdout`` stays the terminal's."""
 
     cpu_s = 0.0
 
-    def __init__(self, path: Path, seed: int, preempt: bool, stop: Stop | None = None) -> None:
+    def __init__(self, path: Path, seed: int, preempt: bool, stop_at: Breakpoint | None = None) -> None:
         from raftlab.host.loader import Program
         from raftlab.host.sim_host import SimHost
         from raftlab.submission import source
 
-        self._host = SimHost(Program(source.find(path)), seed, preempt)
-        if stop is not None:
-            self._host.kernel.stop_at(stop.when, stop.servers, stop.tell)
+        self._sim_host = SimHost(Program(source.find(path)), seed, preempt)
+        if stop_at is not None:
+            self._sim_host.kernel.stop_at(stop_at.when, stop_at.servers, stop_at.callback)
 
-    def __call__(self, frame: protocol.Step) -> protocol.Stepped:
-        return self._host.step(frame)
+    def step(self, request: protocol.StepRequest) -> protocol.StepResult:
+        return self._sim_host.step(request)
 
     def close(self) -> None: ...

@@ -8,7 +8,7 @@ from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.event_loop import Hold
-from raftlab.harness.membership import Asked, configured, ready_leader, refused
+from raftlab.harness.membership import MembershipCall, configured, ready_leader, refused
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, campaign_terms, grant, wait_for_campaign
@@ -48,7 +48,7 @@ def carries_configuration(members: Collection[int], joint: bool | None = None) -
     return matches
 
 
-def hold_change(c: Cluster, change: Asked, leg: str, joint: bool | None = None) -> Hold:
+def hold_change(c: Cluster, change: MembershipCall, leg: str, joint: bool | None = None) -> Hold:
     """Hold the requests with the new configuration, or the replies to them, and wait until one is held.
 
     Args:
@@ -103,7 +103,7 @@ def crash_leader_during_change(c: Cluster, now: Collection[int], then: Collectio
     leader = ready_leader(c, now)
     new = sorted(set(then) - set(now))
     catching_up = c.hold("append_entries", dst=new[0]) if new and phase == "while others catch up" else None
-    change = Asked(c, leader, then)
+    change = MembershipCall(c, leader, then)
     c.note(f"S{leader} is going to crash {phase}")
     hold: Hold | None = None
     if phase in ("with the entry", "with C_old,new"):

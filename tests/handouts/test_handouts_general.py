@@ -8,6 +8,7 @@ import shutil
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -213,7 +214,7 @@ def shown_events() -> dict[str, str]:
             "leader_commit": 6,
         }
     )
-    events: list[trace.Event] = [
+    events: list[tuple[Any, ...]] = [
         (2.414, "send", 3, 0, 179, "request_vote", vote),
         (2.414, "send", 3, 0, 180, "append_entries", entries),
         (2.415, "arrive", 0, 3, 179, "request_vote"),
@@ -236,7 +237,8 @@ def shown_events() -> dict[str, str]:
         (2.416, "release", 179, "request"),
         (2.416, "net", "S5 is off the network"),
     ]
-    lines = [trace.line(event).split(maxsplit=1)[1] for event in events]
+    made = [trace.EVENT_TYPES[kind](time, kind, *fields) for time, kind, *fields in events]
+    lines = [trace.line(event).split(maxsplit=1)[1] for event in made]
     return {shape(line): line for line in lines}
 
 

@@ -367,10 +367,13 @@ def _pass(
         made = Run(_impl, infos[test], "sim", seed, preempt=True)
         too_long = False
         try:
-            record = made.judge(_within(limit_s, _impl, catalogue.script_of(infos[test])))
+            record = made.judge(_within(limit_s, catalogue.script_of(infos[test])))
         except _TooLong as exc:
             too_long = True
             record = made.record(exc)
+            # The host may be in the middle of an answer, so the next run starts a new one. Close it after the run, which
+            # still asks the host to end the servers' process.
+            _impl.close()
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
         if too_long:
             # What never ends has not passed: so it is in a grading, too.
@@ -385,19 +388,15 @@ def _pass(
     return Pass(key, bug, seed, whole, caught, unjudged, round(cpu_s, 3), round(wall_s, 3))
 
 
-def _within(seconds: float, impl: Implementation, script: Callable[[Any], object]) -> Callable[[Any], None]:
-    """``script``, ended by :class:`_TooLong` when it has had its time."""
+def _within(seconds: float, script: Callable[[Any], object]) -> Callable[[Any], None]:
+    """``script``, but it raises :class:`_TooLong` if it takes longer."""
 
     def timed(cluster: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            try:
-                script(cluster)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except _TooLong:
-            impl.close()  # it may be in the middle of an answer: the next host is a fresh one
-            raise
+            script(cluster)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     return timed
 

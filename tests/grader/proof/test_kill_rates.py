@@ -262,6 +262,17 @@ def test_what_never_ends_is_caught(tmp_path: Path) -> None:
     assert len(made.passes[0].caught) == 21
 
 
+def test_a_run_that_exceeds_its_limit_is_caught(tmp_path: Path) -> None:
+    """Here the servers run already; in the test before, their process has not even started."""
+    (made,) = kill_rates.trials(BANK.bugs[:1], SOLUTION.read_text(), Settings(2, 2, 1, limit_s=2.0))
+    made.text += "\nsum(range(10**11))  # minutes, in which nothing can interrupt it\n"
+    made.passes[0] = a_pass(made, 0)  # so that the next pass ends with the first test that fails
+    with Folder(tmp_path) as folder:
+        kill_rates.run([made], folder, made.settings, io.StringIO())
+    (caught,) = made.passes[1].caught
+    assert caught.text == "run never reported: it had not ended after 2 s"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
     a_bank(tmp_path / "bank")

@@ -86,7 +86,7 @@ def test_even_cluster(cluster: StartCluster) -> None:
 
 @points(5)
 def test_lone_server(cluster: StartCluster) -> None:
-    """A server that is cut off alone never leads, and the others keep theirs."""
+    """A server that is cut off never leads, and the others still have a leader."""
     c = cluster(5)
     leader = c.settled_leader()
     alone = (leader + 1) % 5
@@ -152,7 +152,7 @@ def test_one_way_cut(cluster: StartCluster) -> None:
 
 @points(5)
 def test_survivors(cluster: StartCluster) -> None:
-    """Exactly a majority is left, and it elects; nobody returns to help."""
+    """Exactly a majority is left, and it elects a leader without further help."""
     c = cluster(5)
     for _ in range(2):
         c.disconnect(c.one_leader())
@@ -161,7 +161,7 @@ def test_survivors(cluster: StartCluster) -> None:
 
 @points(5)
 def test_stray_survivor(cluster: StartCluster) -> None:
-    """A server comes back with a high term just when the leader goes: the two that are left agree on a leader."""
+    """A server returns with a high term just as the leader goes: the two that are left agree on a leader."""
     c = cluster(3)
     leader = c.one_leader()
     stray = (leader + 1) % 3
@@ -187,7 +187,7 @@ def test_unreliable(cluster: StartCluster) -> None:
 
 @points(5)
 def test_heartbeat_rate(cluster: StartCluster) -> None:
-    """The leader's heartbeats are steady and not too many."""
+    """The leader's heartbeats are steady and not too frequent."""
     c = cluster(3)
     leader = c.one_leader()
     before = c.rpc_count(leader, "append_entries")
@@ -224,7 +224,7 @@ def test_terms_stay_put(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_paused_leader(cluster: StartCluster) -> None:
-    """A leader that stood still for a while wakes up as one of the past."""
+    """A leader that was paused learns of the new term when it wakes up."""
     c = cluster(3)
     old = c.one_leader()
     c.pause(old)
@@ -293,7 +293,7 @@ def test_votes_counted_once(cluster: StartCluster) -> None:
 
 @points(5)
 def test_late_vote(cluster: StartCluster) -> None:
-    """A vote asked for in an old term does not count in a new one."""
+    """A vote requested in an old term does not count in a new one."""
     c = cluster(3, scripted=(1, 2))
     c.scripted_server(1).answer["request_vote"] = grant
     late = c.hold("request_vote", dst=1, leg="reply", most=1)
@@ -368,7 +368,7 @@ def test_who_gets_a_vote(cluster: StartCluster) -> None:
 
 @points(5)
 def test_higher_terms(cluster: StartCluster) -> None:
-    """Whoever sees a higher term follows: as a candidate or leader in a reply, as a candidate in a request."""
+    """A server that sees a higher term becomes a follower, whether in a request or in a reply."""
     c = cluster(3, scripted=(1, 2))
     first = _candidate(c).args["term"]
     for scripted_server in c.scripted:
@@ -424,7 +424,7 @@ def test_old_messages_do_not_calm(cluster: StartCluster) -> None:
 # Sim only: the test must send on time, which a busy machine does not always allow.
 @points(5, networks=SIM)
 def test_right_events_calm(cluster: StartCluster) -> None:
-    """The leader's heartbeats restart the election timer, and so does a vote given."""
+    """The leader's heartbeats restart the election timer, and so does granting a vote."""
     c = cluster(3, scripted=(1, 2))
     base = _candidate(c).args["term"] + 10
     for beat in range(60):

@@ -39,7 +39,7 @@ def _nobody_applies(c: Cluster, index: int, seconds: float, why: str, rule: Rule
 
 @points(5)
 def test_basic_agreement(cluster: StartCluster) -> None:
-    """Commands given to the leader are applied by everybody, one after the other."""
+    """Commands given to the leader are applied by all servers, one after the other."""
     c = cluster(3)
     before = 0
     for number in range(1, 4):
@@ -50,7 +50,7 @@ def test_basic_agreement(cluster: StartCluster) -> None:
 
 @points(3)
 def test_one_server(cluster: StartCluster) -> None:
-    """A cluster of one commits without asking anybody: its own copy is more than half of one."""
+    """A cluster of one commits on its own: its own copy is more than half of one."""
     c = cluster(1)
     for number in range(3):
         c.agree(f"command {number}", 1)
@@ -110,7 +110,7 @@ def test_leader_failure(cluster: StartCluster) -> None:
 # Sim only: on a busy machine an election may be right.
 @points(4, networks=SIM)
 def test_dead_follower(cluster: StartCluster) -> None:
-    """A follower that cannot be reached holds up nobody: leader and term stay as they are."""
+    """A follower that cannot be reached delays no one: leader and term stay as they are."""
     c = cluster(3)
     leader = c.settled_leader()
     term = c.agreed_term()
@@ -142,7 +142,7 @@ def test_agreement_after_reconnect(cluster: StartCluster) -> None:
 
 @points(5)
 def test_no_agreement_without_majority(cluster: StartCluster) -> None:
-    """Two of four commit nothing; when the others are back, everybody agrees again."""
+    """Two of four commit nothing; when the others are back, all agree again."""
     c = cluster(4)
     c.agree("before", 4)
     leader = c.settled_leader()
@@ -157,7 +157,7 @@ def test_no_agreement_without_majority(cluster: StartCluster) -> None:
 
 @points(5)
 def test_concurrent_starts(cluster: StartCluster) -> None:
-    """Commands that come at the same time all get their place."""
+    """Commands started at the same time each get an index of their own."""
     c = cluster(3)
     for attempt in range(5):
         leader = c.one_leader()
@@ -266,7 +266,7 @@ def test_fast_backup(cluster: StartCluster) -> None:
 
 @points(6)
 def test_rpc_counts(cluster: StartCluster) -> None:
-    """Elections, agreement and idleness need few messages."""
+    """Elections, agreement and idle time need few messages."""
     c = cluster(3)
     c.settled_leader()
     count = c.rpc_count()
@@ -299,7 +299,7 @@ def test_rpc_counts(cluster: StartCluster) -> None:
 
 @points(5)
 def test_lossy_network(cluster: StartCluster) -> None:
-    """Messages that are lost, late, repeated and out of order change nothing but the time it takes."""
+    """Lost, late, repeated and reordered messages cost time and nothing else."""
     c = cluster(5)
     c.unreliable(duplicate=0.2, reorder_reply=0.2)
     for round_ in range(6):
@@ -335,7 +335,7 @@ def test_messages_of_the_past(cluster: StartCluster) -> None:
 
 @points(5)
 def test_longer_log_is_not_newer(cluster: StartCluster) -> None:
-    """Of a long old log and a short new one the new one wins, with nobody else left to help."""
+    """Of a longer old log and a shorter new one, the new one wins, with nobody else left to help."""
     c = cluster(3)
     c.agree("before", 3)
     old = c.one_leader()
@@ -352,7 +352,7 @@ def test_longer_log_is_not_newer(cluster: StartCluster) -> None:
 
 @points(4)
 def test_slow_service(cluster: StartCluster) -> None:
-    """A service that takes its time over a command does not stop the Raft below it."""
+    """A slow service does not stop the Raft below it."""
     c = cluster(3)
     c.agree("before", 3)
     leader = c.settled_leader()
@@ -426,7 +426,7 @@ def test_append_table(cluster: StartCluster) -> None:
 
 @points(6)
 def test_newer_log_table(cluster: StartCluster) -> None:
-    """The up-to-date check: whose log is newer gets the vote, and nobody else."""
+    """The up-to-date check: only a candidate whose log is at least as new gets the vote."""
     c = cluster(3, scripted=(1, 2))
 
     def script(base: int) -> None:
@@ -544,7 +544,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
 
 @points(5)
 def test_replies_of_an_old_term(cluster: StartCluster) -> None:
-    """A leader that leads once more does not count what it was told when it led before."""
+    """A leader that is elected again does not count replies from its earlier term."""
     c = cluster(5, scripted=(1, 2, 3, 4))
     followers = {number: ScriptedFollower(c, number) for number in (1, 2, 3, 4)}
     term = wait_for_leadership(c)
@@ -576,7 +576,7 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
 
 @points(5)
 def test_leader_keeps_its_log(cluster: StartCluster) -> None:
-    """A leader's own entries stay, whatever leaders of the past still send."""
+    """A leader keeps its own entries, whatever earlier leaders still send."""
     c = cluster(3, scripted=(1, 2))
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     for follower in followers:
@@ -595,7 +595,7 @@ def test_leader_keeps_its_log(cluster: StartCluster) -> None:
 
 @points(4)
 def test_start_while_stepping_down(cluster: StartCluster) -> None:
-    """A command that comes just when the leader loses its term is either of that term or refused."""
+    """A command that arrives just as the leader steps down is either of the old term or refused."""
     c = cluster(3, scripted=(1, 2))
     for number in (1, 2):
         ScriptedFollower(c, number)

@@ -38,7 +38,7 @@ _POINTS = [(kind, nth, side) for kind, nth in (("save", 1), ("save", 2), ("answe
 
 @points(5)
 def test_restarts(cluster: StartCluster) -> None:
-    """What was agreed on is still there after all servers, a leader or a follower restarted."""
+    """What was agreed is still there after all servers, the leader or a follower restart."""
     c = cluster(3)
     c.agree("before any crash", 3)
     _restart_all(c)
@@ -59,7 +59,7 @@ def test_restarts(cluster: StartCluster) -> None:
 
 @points(5)
 def test_changing_majorities(cluster: StartCluster) -> None:
-    """Three of five servers restart in turn; those that come together have one that knows."""
+    """Servers restart in turn, and each new majority has one server that knows what was agreed."""
     c = cluster(5)
     for time in range(3):
         c.agree(f"{time}: by all", 5)
@@ -101,7 +101,7 @@ def test_leader_and_follower_restart(cluster: StartCluster) -> None:
 
 @points(5)
 def test_long_life(cluster: StartCluster) -> None:
-    """Again and again one server or all restart in the middle of their work, and everything goes on."""
+    """One server or all restart again and again in the middle of their work, and the cluster goes on."""
     c = cluster(3)
     last = c.agree("first", 3)
     for time in range(6):
@@ -126,7 +126,7 @@ def test_long_life(cluster: StartCluster) -> None:
 
 @points(5)
 def test_vote_survives(cluster: StartCluster) -> None:
-    """A vote that was given, and a term that was seen, are not forgotten in a crash."""
+    """A server that crashes remembers its vote and its term."""
     c = cluster(3, scripted=(1, 2))
     for term in (1000, 2000, 3000):
         # Begin with S0 as a candidate: a server that has just heard a leader may ignore requests for a vote (§6).
@@ -149,7 +149,7 @@ def test_vote_survives(cluster: StartCluster) -> None:
 
 @points(5)
 def test_own_vote_survives(cluster: StartCluster) -> None:
-    """A candidate that crashes has voted for itself, and a leader that crashes leads that term no more."""
+    """A candidate that crashes remembers its own vote, and a leader that crashes no longer leads its term."""
     c = cluster(3, scripted=(1, 2))
     term = wait_for_campaign(c)
     for elected in (False, True, False):
@@ -170,7 +170,7 @@ def test_own_vote_survives(cluster: StartCluster) -> None:
 
 @points(5)
 def test_log_survives(cluster: StartCluster) -> None:
-    """Entries that were acknowledged are still there after a crash, and those that were replaced are not."""
+    """After a crash, acknowledged entries are still there, and replaced ones are not."""
     c = cluster(3, scripted=(1, 2))
     last = (0, 0)
     for term in (100, 200, 300):
@@ -193,7 +193,7 @@ def test_log_survives(cluster: StartCluster) -> None:
 
 @points(5)
 def test_restart_commits_nothing(cluster: StartCluster) -> None:
-    """What is on the disk is not committed for that, and what is committed is applied again."""
+    """After a restart, saved entries are not yet committed, and committed ones are applied again."""
     c = cluster(3, scripted=(1, 2))
     reply = append(c, 1, 1000, (0, 0), entries(1000, "never", "committed"))
     c.expect(reply["success"], "expected S0 to take the first entries, but it refused", rules.CONSISTENCY, [0])
@@ -238,7 +238,7 @@ def test_crash_points(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_own_crash_points(cluster: StartCluster) -> None:
-    """The same when S0 crashes in the middle of its own election, or of its own work as a leader."""
+    """S0 crashes in the middle of its own election, or of its work as a leader, and stands by what it sent."""
     c = cluster(3, scripted=(1, 2))
     for kind, nth, side in _POINTS:
         if kind == "answer":
@@ -279,7 +279,7 @@ def test_own_crash_points(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_crash_points_in_a_cluster(cluster: StartCluster) -> None:
-    """Servers crash between any two effects; no promise is broken, and the cluster goes on."""
+    """Servers crash at any point between two steps; no promise is broken, and the cluster goes on."""
     c = cluster(3)
     for time in range(10):
         leader = c.settled_leader()
@@ -307,7 +307,7 @@ def test_crash_points_in_a_cluster(cluster: StartCluster) -> None:
 
 @points(5)
 def test_failed_save(cluster: StartCluster) -> None:
-    """When a save fails, nothing is answered as if it had been stored."""
+    """When a save fails, the server does not answer as if it had succeeded."""
     c = cluster(3, scripted=(1, 2))
     term = 0
     for fails in (1, 5):  # the second are more than somebody will try again
@@ -330,7 +330,7 @@ def test_failed_save(cluster: StartCluster) -> None:
 
 @points(5)
 def test_failed_saves_in_a_cluster(cluster: StartCluster) -> None:
-    """What a leader or a follower could not save does not count when the leader commits."""
+    """A copy that the leader or a follower could not save does not count for a commit."""
     c = cluster(3)
     c.agree("by all", 3)
     for failing in ("leader", "follower"):
@@ -356,7 +356,7 @@ def test_failed_saves_in_a_cluster(cluster: StartCluster) -> None:
 
 @points(5)
 def test_figure_8_in_steps(cluster: StartCluster) -> None:
-    """Figure 8, step by step: an entry of an old term is not committed for being stored by a majority."""
+    """Figure 8, step by step: an entry of an old term is not committed just because a majority has it."""
     c = cluster(3)
     c.agree("by all", 3)
     # (a) A leader has an entry that nobody else gets.
@@ -465,7 +465,7 @@ def test_churn(cluster: StartCluster) -> None:
 
 @points(5)
 def test_unreliable_churn(cluster: StartCluster) -> None:
-    """The same over a network that delays and loses messages."""
+    """Three clients work while servers fail, on a network that delays and loses messages."""
     c = cluster(5)
     c.unreliable()
     churn(c)

@@ -84,14 +84,14 @@ def test_snapshots_basic(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_after_disconnect(cluster: StartCluster) -> None:
-    """A server that was cut off for long gets the snapshot, and then the entries behind it."""
+    """A server that was cut off for a long time gets the snapshot, and then the entries after it."""
     c = cluster(3)
     _rounds(c, c.disconnect, c.connect, 9)
 
 
 @points(5)
 def test_snapshot_after_crash(cluster: StartCluster) -> None:
-    """A server that was down for long starts from its own snapshot, gets a newer one, and then entries."""
+    """A server that was down for a long time starts from its own snapshot, gets a newer one, and then entries."""
     c = cluster(3)
     _rounds(c, c.crash, c.restart, 6)
 
@@ -107,7 +107,7 @@ def test_snapshot_unreliable(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_all_restart(cluster: StartCluster) -> None:
-    """All servers restart, now with entries behind the snapshot and now without; the log goes on where it was."""
+    """All servers restart, with or without entries after the snapshot; the log goes on where it was."""
     c = cluster(3)
     c.unreliable()
     c.take_snapshots(every=10)
@@ -139,7 +139,7 @@ def _chunks_to(c: Cluster, server: int) -> list[Message]:
 
 @points(6)
 def test_snapshot_in_chunks(cluster: StartCluster) -> None:
-    """A big snapshot travels in chunks, also when a request and an answer of them are lost."""
+    """A big snapshot travels in chunks, even if one request and one reply are lost."""
     c = cluster(3)
     c.take_snapshots(every=10, size=20_000)
     c.agree("by all", 3)
@@ -168,7 +168,7 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
 
 @points(6)
 def test_snapshot_chunks_come_again(cluster: StartCluster) -> None:
-    """Every message comes twice, the second time up to two seconds late; nothing goes back to where it was."""
+    """Every message arrives twice, the second time up to two seconds late; no server goes back."""
     c = cluster(3)
     c.take_snapshots(every=10, size=9000)
     c.agree("by all", 3)
@@ -189,7 +189,7 @@ def test_snapshot_chunks_come_again(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_boundary(cluster: StartCluster) -> None:
-    """A server that lacks nothing but the last entry of a snapshot gets it."""
+    """A server that lacks only the last entry of a snapshot gets it."""
     c = cluster(3)
     c.take_snapshots(every=10)
     index = c.agree("first", 3)
@@ -210,7 +210,7 @@ def test_snapshot_boundary(cluster: StartCluster) -> None:
 
 @points(5)
 def test_entries_if_they_are_there(cluster: StartCluster) -> None:
-    """A server that lacks only entries behind the snapshot gets these, not the snapshot."""
+    """A server that lacks only entries after the snapshot gets these, not the snapshot."""
     c = cluster(3)
     c.take_snapshots(every=10)
     index = c.agree("first", 3)
@@ -243,7 +243,7 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
 
 @points(5)
 def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
-    """A leader that restarted from its snapshot brings up one that has nothing; nobody else is left."""
+    """A leader that restarted from its snapshot brings a server with nothing up to date, with no others left."""
     c = cluster(3)
     c.take_snapshots(every=10, size=5000)
     away = (c.one_leader() + 1) % 3
@@ -264,7 +264,7 @@ def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_reply_proves(cluster: StartCluster) -> None:
-    """The answer to a snapshot counts for what the snapshot covers, not for entries that came later."""
+    """The reply to a snapshot counts for what the snapshot covers, not for entries that came later."""
     c = cluster(3)
     c.take_snapshots(every=10)
     c.agree("by all", 3)
@@ -296,7 +296,7 @@ def test_snapshot_reply_proves(cluster: StartCluster) -> None:
 
 @points(5)
 def test_old_snapshot_calls(cluster: StartCluster) -> None:
-    """snapshot() called once more, late or for an older index changes nothing."""
+    """snapshot() called again, late or for an older index changes nothing."""
     c = cluster(3)
     c.take_snapshots(every=10)
     for number in range(2):
@@ -340,7 +340,7 @@ def test_crash_while_cutting(cluster: StartCluster) -> None:
 
 @points(6)
 def test_chunks_in_any_order(cluster: StartCluster) -> None:
-    """Chunks that are missing, repeated, late or of another snapshot make no snapshot; all of them in order do."""
+    """Missing, repeated, late or foreign chunks do not make a snapshot; all of them in order do."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=10_000)
     leader = SnapshotSender(c)
@@ -385,7 +385,7 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
 
 @points(6)
 def test_log_meets_snapshot(cluster: StartCluster) -> None:
-    """The table: every relation between a log and a snapshot that arrives, once, twice and late."""
+    """The table: every relation between a log and a snapshot, which arrives once, twice and late."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10, size=6000)
     leader = SnapshotSender(c)
@@ -429,7 +429,7 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
 
 @points(6)
 def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
-    """Entries that a snapshot has covered meanwhile come late, and remove nothing; after a restart none is committed."""
+    """Late entries that a snapshot already covers remove nothing; after a restart nothing beyond it is committed."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
     leader = SnapshotSender(c)
@@ -514,7 +514,7 @@ def test_snapshot_overtakes_entries(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_crash_while_installing(cluster: StartCluster) -> None:
-    """A crash while the leader's snapshot is saved loses no acknowledged entry, and leaves no half of it."""
+    """A crash while the leader's snapshot is saved loses no acknowledged entry and leaves no half of a snapshot."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     leader = SnapshotSender(c)

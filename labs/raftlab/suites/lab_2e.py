@@ -61,7 +61,7 @@ def test_add_one(cluster: StartCluster) -> None:
 
 @points(5)
 def test_remove_one(cluster: StartCluster) -> None:
-    """One of four is removed, and from then on two of three are enough, and it is no help any more."""
+    """One of four is removed; from then on two of three are enough, and the removed one does not count."""
     c = cluster(4)
     c.agree("by four", 4)
     gone = (leader_of(c, range(4)) + 1) % 4
@@ -80,7 +80,7 @@ def test_remove_one(cluster: StartCluster) -> None:
 
 @points(4)
 def test_replace_in_two_steps(cluster: StartCluster) -> None:
-    """A new server comes, and then an old one goes; its place is taken."""
+    """A new server is added, and then an old one is removed; the new one takes its place."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     gone = leader_of(c, range(3))
@@ -94,7 +94,7 @@ def test_replace_in_two_steps(cluster: StartCluster) -> None:
 
 @points(6)
 def test_remove_the_leader(cluster: StartCluster) -> None:
-    """A leader that is asked to remove itself does so, and steps down; down to the last server."""
+    """A leader that is asked to remove itself does so and steps down, until one server is left."""
     c = cluster(4)
     c.agree("by four", 4)
     left = list(range(4))
@@ -111,7 +111,7 @@ def test_remove_the_leader(cluster: StartCluster) -> None:
 
 @points(5)
 def test_removed_leader_crashes(cluster: StartCluster) -> None:
-    """The first of two servers removes itself and crashes before the other one knows: it is needed once more."""
+    """One of two servers removes itself and crashes before the other knows: it is needed once more."""
     c = cluster(2)
     c.agree("by two", 2)
     first = ready_leader(c, range(2))
@@ -131,7 +131,7 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
 # Sim only: the dead one must be removed before the leader has waited too long for its answer.
 @points(4, networks=SIM)
 def test_remove_a_dead_server(cluster: StartCluster) -> None:
-    """One of two has crashed, and the other one removes it: that is committed at once, as nobody else is asked any more."""
+    """One of two servers has crashed, and the other one removes it: that commits at once, without the dead one."""
     c = cluster(2)
     c.agree("by two", 2)
     leader = ready_leader(c, range(2))
@@ -169,7 +169,7 @@ def test_grow_and_shrink(cluster: StartCluster) -> None:
 
 @points(5)
 def test_changes_on_a_bad_network(cluster: StartCluster) -> None:
-    """Servers come and go on a network that delays, loses and repeats messages."""
+    """Servers are added and removed on a network that delays, loses and repeats messages."""
     c = cluster(5, members=range(3))
     c.unreliable(duplicate=0.1)
     c.agree("by three", 3, within=20.0)
@@ -180,7 +180,7 @@ def test_changes_on_a_bad_network(cluster: StartCluster) -> None:
 
 @points(5)
 def test_outsiders_do_not_count(cluster: StartCluster) -> None:
-    """Servers that are not members are no help, neither to elect nor to commit."""
+    """Servers that are not members do not count, neither in elections nor in commits."""
     c = cluster(5, members=range(3))
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
@@ -207,7 +207,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
 
 @points(5)
 def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
-    """A new server that cannot be reached is given up on, with an answer, and nothing stops meanwhile."""
+    """If a new server cannot be reached, change_membership gives up and answers; commits go on meanwhile."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
@@ -229,7 +229,7 @@ def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
 
 @points(5)
 def test_a_learner_that_crashes(cluster: StartCluster) -> None:
-    """A new server crashes while it catches up; the others go on, and it is added when it is back."""
+    """A new server crashes while it catches up; the others go on, and it is added once it is back."""
     c = cluster(4, members=range(3))
     for number in range(3):
         c.propose_together(c.one_leader(among=range(3)), [f"{number}: {at}" for at in range(30)])
@@ -310,7 +310,7 @@ def test_own_term_first(cluster: StartCluster) -> None:
 
 @points(5)
 def test_what_is_refused(cluster: StartCluster) -> None:
-    """No members at all, or servers that do not exist, are refused; a follower says who leads."""
+    """An empty set, or servers that do not exist, are refused; a follower says who leads."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     for number in range(2):
@@ -334,7 +334,7 @@ def test_what_is_refused(cluster: StartCluster) -> None:
 
 @points(6)
 def test_leader_crashes_in_a_change(cluster: StartCluster) -> None:
-    """The leader crashes at each step of a change; those that are left elect and go on, and the change can be made."""
+    """The leader crashes at each step of a change; the others elect a leader, and the change can be made."""
     c = cluster(5, members=range(3))
     now, then = list(range(3)), list(range(4))
     for phase in ("while others catch up", "with the entry", "once the entry is sent", "at the end"):
@@ -355,7 +355,7 @@ def test_leader_crashes_in_a_change(cluster: StartCluster) -> None:
 
 @points(5)
 def test_partition_in_a_change(cluster: StartCluster) -> None:
-    """The network parts in the middle of a change: an entry that is gone takes its configuration along."""
+    """The network is partitioned during a change: an entry that is removed takes its configuration along."""
     c = cluster(4, members=range(3))
     for number in range(3):
         c.agree(f"by three, {number}", 3)
@@ -377,7 +377,7 @@ def test_partition_in_a_change(cluster: StartCluster) -> None:
 
 @points(5)
 def test_configuration_survives(cluster: StartCluster) -> None:
-    """After a restart servers go by the configuration in their logs, not by that of the beginning."""
+    """After a restart, servers use the configuration in their logs, not the initial one."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     reconfigure(c, range(4))
@@ -402,7 +402,7 @@ def test_configuration_survives(cluster: StartCluster) -> None:
 
 @points(6)
 def test_snapshot_carries_the_configuration(cluster: StartCluster) -> None:
-    """A configuration that is only in a snapshot counts, after a restart and for a server that is sent it."""
+    """A configuration that is only in a snapshot counts, after a restart and on a server that receives it."""
     c = cluster(5, members=range(3))
     c.take_snapshots(every=5)
     c.agree("by three", 3)
@@ -429,7 +429,7 @@ def test_snapshot_carries_the_configuration(cluster: StartCluster) -> None:
 
 @points(6)
 def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
-    """A change that only its leader knows goes, when a snapshot takes the place of that leader's log."""
+    """A change that only its leader knows is gone once a snapshot replaces that leader's log."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     old = ready_leader(c, range(3))
@@ -459,7 +459,7 @@ def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
 
 @points(6)
 def test_removed_server_comes_back(cluster: StartCluster) -> None:
-    """A server that was removed behind its back returns with a high term, and does not keep the others from work."""
+    """A server that was removed while it was cut off returns with a high term and does not keep the others from work."""
     c = cluster(4)
     c.agree("by four", 4)
     gone = (leader_of(c, range(4)) + 1) % 4
@@ -487,7 +487,7 @@ def test_removed_server_comes_back(cluster: StartCluster) -> None:
 
 @points(6)
 def test_who_counts(cluster: StartCluster) -> None:
-    """The latest configuration in the log counts: when it is appended, when it is gone, after a restart, from a snapshot."""
+    """The latest configuration in the log counts: once appended, once removed, after a restart, from a snapshot."""
     c = cluster(5, scripted=range(1, 5), members=range(3))
     voters = ScriptedVoters(c)
     rule = rules.MEMBERS_COUNT
@@ -521,7 +521,7 @@ def test_who_counts(cluster: StartCluster) -> None:
 
 @points(6)
 def test_leader_counts_itself_out(cluster: StartCluster) -> None:
-    """A leader that removes itself commits what most of the others have, and leads until it has committed that."""
+    """A leader that removes itself commits what a majority of the others has, and leads until that is committed."""
     c = cluster(4, scripted=range(1, 4))
     followers = ScriptedFollowers(c)
     wait_for_leadership(c)
@@ -546,7 +546,7 @@ def test_leader_counts_itself_out(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_replace_one(cluster: StartCluster) -> None:
-    """Part 2: one server takes another one's place in a single change."""
+    """Part 2: one server takes another's place in a single change."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     gone = (leader_of(c, range(3)) + 1) % 3
@@ -559,7 +559,7 @@ def test_part2_replace_one(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_any_set(cluster: StartCluster) -> None:
-    """Part 2: from one set to any other, larger, smaller or altogether new, while commands keep coming."""
+    """Part 2: from one set to any other, larger, smaller or entirely new, while commands keep coming."""
     c = cluster(7, members=range(3))
     c.agree("by three", 3)
     for members in ((0, 1, 2, 3, 4), (3, 4, 5, 6), (6,), (0, 1, 6), (0, 1, 2, 3, 4, 5, 6), (0, 2)):
@@ -572,7 +572,7 @@ def test_part2_any_set(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_swap_all(cluster: StartCluster) -> None:
-    """Part 2: three new servers take the place of all three old ones, which are gone then."""
+    """Part 2: three new servers replace all three old ones, which then go away."""
     c = cluster(6, members=range(3))
     c.take_snapshots(every=10)
     c.agree("by the old three", 3)
@@ -591,7 +591,7 @@ def test_part2_swap_all(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_minority_of_the_new(cluster: StartCluster) -> None:
-    """Part 2: while there are two configurations, most of the old ones alone commit nothing."""
+    """Part 2: under C_old,new, a majority of the old servers alone commits nothing."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     leader = ready_leader(c, range(3))
@@ -606,7 +606,7 @@ def test_part2_minority_of_the_new(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_minority_of_the_old(cluster: StartCluster) -> None:
-    """Part 2: while there are two configurations, most of the new ones alone commit nothing, be they most of all."""
+    """Part 2: under C_old,new, a majority of the new servers alone commits nothing, even if it is one of all."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     leader = ready_leader(c, range(3))
@@ -624,7 +624,7 @@ def test_part2_minority_of_the_old(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_leader_crashes(cluster: StartCluster) -> None:
-    """Part 2: the leader crashes at each step of the way; those that are left elect and go on."""
+    """Part 2: the leader crashes at each step of a change; the others elect a leader and go on."""
     c = cluster(6, members=range(3))
     now, then = [0, 1, 2], [3, 4, 5]
     for phase in (
@@ -645,7 +645,7 @@ def test_part2_leader_crashes(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_restart_between_two(cluster: StartCluster) -> None:
-    """Part 2: all servers restart while there are two configurations; the change is completed without another word."""
+    """Part 2: all servers restart under C_old,new; the change is completed without another request."""
     c = cluster(6, members=range(3))
     now, then = [0, 1, 2], [3, 4, 5]
     for number in range(3):
@@ -670,7 +670,7 @@ def test_part2_restart_between_two(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_two_leaders(cluster: StartCluster) -> None:
-    """Part 2: a leader that recovers C_old,new commits it by both halves before it goes on to C_new."""
+    """Part 2: a leader that finds C_old,new in its log commits it by both majorities before it goes on to C_new."""
     c = cluster(5, members=range(3))
     for number in range(3):
         c.agree(f"by the old three, {number}", 3)
@@ -699,7 +699,7 @@ def test_part2_two_leaders(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_asked_twice(cluster: StartCluster) -> None:
-    """Part 2: two changes asked for at the same moment: one is made, as it was asked for, or none."""
+    """Part 2: of two changes requested at the same moment, one is made as requested, or none."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     wanted: list[list[int]] = [[0, 1, 2, 3, 4], [3, 4, 5], [0, 1, 2]]
@@ -764,7 +764,7 @@ def test_part2_churn(cluster: StartCluster) -> None:
 
 @points(4)
 def test_part2_service_is_told(cluster: StartCluster) -> None:
-    """Part 2: services are told of C_old,new, with everybody who votes then, and of C_new."""
+    """Part 2: services get C_old,new, with every server that votes then, and C_new."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     index = reconfigure(c, (2, 3, 4, 5), among=range(6))
@@ -781,7 +781,7 @@ def test_part2_service_is_told(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_two_majorities(cluster: StartCluster) -> None:
-    """Part 2: C_old,new needs votes of most of each half: when appended, after a restart, from a snapshot."""
+    """Part 2: C_old,new needs votes of a majority of each set: once appended, after a restart, from a snapshot."""
     c = cluster(7, scripted=range(1, 7), members=range(3))
     voters = ScriptedVoters(c)
     rule = rules.BOTH_MAJORITIES
@@ -811,7 +811,7 @@ def test_part2_two_majorities(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_two_commits(cluster: StartCluster) -> None:
-    """Part 2: a leader commits C_old,new once most of each half have it, then C_new once most of the new have it."""
+    """Part 2: C_old,new is committed once a majority of each set has it, C_new once a majority of the new set has it."""
     c = cluster(7, scripted=range(1, 7), members=range(3))
     followers = ScriptedFollowers(c)
     wait_for_leadership(c)

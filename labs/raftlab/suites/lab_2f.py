@@ -54,7 +54,7 @@ def _asks_first(c: Cluster, server: int, seconds: float, said: str) -> None:
 # Sim only, as others below: on a busy machine a heartbeat may come late, and an election is right then.
 @points(6, networks=SIM)
 def test_partitioned_server_returns(cluster: StartCluster) -> None:
-    """A server that was cut off comes back with the term it had, and the leader does not notice."""
+    """A server that was cut off returns in the term that it had, and the leader is not disturbed."""
     c = cluster(5)
     for number in range(3):
         leader = c.settled_leader()
@@ -71,7 +71,7 @@ def test_partitioned_server_returns(cluster: StartCluster) -> None:
 
 @points(4)
 def test_cut_off_server_stays_in_its_term(cluster: StartCluster) -> None:
-    """Cut off alone, a server asks and asks, and its term does not grow; with two of five it is the same."""
+    """A server that is cut off asks again and again, and its term does not grow; the same for two of five."""
     c = cluster(5)
     leader = c.settled_leader()
     first, second = (leader + 1) % 5, (leader + 2) % 5
@@ -108,7 +108,7 @@ def test_flapping_link(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_one_way_cuts(cluster: StartCluster) -> None:
-    """A server that can send but not hear, and one that can hear but not send, do no harm."""
+    """A server that can only send, and one that can only receive, do no harm."""
     c = cluster(5)
     leader = c.settled_leader()
     term = c.agreed_term()
@@ -130,7 +130,7 @@ def test_one_way_cuts(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_one_link_is_cut(cluster: StartCluster) -> None:
-    """A follower loses nothing but its link to the leader; all the others hear that one, and do not help to replace it."""
+    """A follower loses only its link to the leader; the others hear the leader and do not help to replace it."""
     c = cluster(5)
     leader = c.settled_leader()
     term = c.agreed_term()
@@ -151,7 +151,7 @@ def test_one_link_is_cut(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_partial_partition(cluster: StartCluster) -> None:
-    """Two servers that do not see each other, both see the third: there is one stable leader, and work goes on."""
+    """Two servers cannot reach each other, but both reach the third: the leader is stable, and work goes on."""
     c = cluster(3)
     c.agree("by three", 3)
     for number in range(3):
@@ -176,7 +176,7 @@ def test_partial_partition(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_ring_with_gaps(cluster: StartCluster) -> None:
-    """Of five servers only five pairs see each other (1-2, 1-3, 2-3, 2-4, 3-5): the leader stays, and work goes on."""
+    """Of five servers only five pairs reach each other (1-2, 1-3, 2-3, 2-4, 3-5): the leader stays, and work goes on."""
     c = cluster(5)
     c.agree("by all", 5)
     links = {(0, 1), (0, 2), (1, 2), (1, 3), (2, 4)}
@@ -198,7 +198,7 @@ def test_ring_with_gaps(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_removed_server_was_never_told(cluster: StartCluster) -> None:
-    """A server is removed while it is cut off, comes back, and cannot raise anybody's term."""
+    """A server that was removed while it was cut off returns, and cannot raise anybody's term."""
     c = cluster(4)
     c.agree("by four", 4)
     leader = leader_of(c, range(4))
@@ -237,7 +237,7 @@ def test_leader_fails(cluster: StartCluster) -> None:
 
 @points(5)
 def test_two_of_three_elect(cluster: StartCluster) -> None:
-    """The leader is gone, and the two that are left are just enough: one of them is elected, every time."""
+    """The leader is gone, and the two servers that are left are just enough: they elect a leader, every time."""
     c = cluster(3)
     for number in range(6):
         c.agree(f"by all, {number}", 3)
@@ -250,7 +250,7 @@ def test_two_of_three_elect(cluster: StartCluster) -> None:
 
 @points(5)
 def test_all_restart(cluster: StartCluster) -> None:
-    """All servers restart together, and elect."""
+    """All servers restart together and elect a leader."""
     c = cluster(5)
     for number in range(4):
         c.agree(f"number {number}", 5)
@@ -262,7 +262,7 @@ def test_all_restart(cluster: StartCluster) -> None:
 
 @points(5)
 def test_lost_and_repeated(cluster: StartCluster) -> None:
-    """Pre-votes and their answers are lost, late and repeated: leaders are elected all the same, one in each term."""
+    """Pre-votes and replies to them are lost, late and repeated: still, one leader is elected in each term."""
     c = cluster(5)
     c.unreliable(duplicate=0.5, echo=1.0)
     for number in range(5):
@@ -284,7 +284,7 @@ def _gives_up(c: Cluster, leader: int, why: str) -> None:
 
 @points(6)
 def test_deaf_leader(cluster: StartCluster) -> None:
-    """A leader that can send but hears nothing gives up, and the others elect another one."""
+    """A leader that can send but not receive steps down, and the others elect another one."""
     c = cluster(5)
     for number in range(3):
         c.agree(f"by all, {number}", 5)
@@ -300,7 +300,7 @@ def test_deaf_leader(cluster: StartCluster) -> None:
 
 @points(6)
 def test_leader_of_a_minority(cluster: StartCluster) -> None:
-    """A leader that reaches too few gives up, and then its one friend helps to elect another."""
+    """A leader that reaches too few servers steps down, and the one that it reaches helps to elect another."""
     c = cluster(5)
     for number in range(3):
         c.agree(f"by all, {number}", 5)
@@ -320,7 +320,7 @@ def test_leader_of_a_minority(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_old_leader_returns(cluster: StartCluster) -> None:
-    """A leader that was cut off gives up; when it is back, nobody's term grows by it."""
+    """A leader that was cut off steps down, and its return raises nobody's term."""
     c = cluster(5)
     for number in range(3):
         c.agree(f"by all, {number}", 5)
@@ -337,7 +337,7 @@ def test_old_leader_returns(cluster: StartCluster) -> None:
 
 @points(5)
 def test_old_leader_is_needed(cluster: StartCluster) -> None:
-    """Of two that are left only the leader of before has the newer log: the other one says yes to it."""
+    """Of the two servers that are left, only the old leader has the newer log: the other one votes for it."""
     c = cluster(3)
     for number in range(3):
         c.agree(f"by all, {number}", 3)
@@ -357,7 +357,7 @@ def test_old_leader_is_needed(cluster: StartCluster) -> None:
 
 @points(5)
 def test_changing_members(cluster: StartCluster) -> None:
-    """Pre-votes in the middle of a change of members: most of both sets must say yes, and then one is elected."""
+    """Pre-votes during a change of members: a majority of each set must say yes, and then one is elected."""
     c = cluster(6, members=range(3))
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
@@ -427,7 +427,7 @@ def _wait_for_asking(c: Cluster, above: int = 0) -> int:
 
 @points(6)
 def test_who_gets_a_pre_vote(cluster: StartCluster) -> None:
-    """The table: who gets a pre-vote, who does not, and that either way nothing has changed."""
+    """The pre-vote table: who gets a pre-vote, who does not, and that neither changes anything."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000, (0, 0), entries(900, "one", "two"))
@@ -466,7 +466,7 @@ def test_who_gets_a_pre_vote(cluster: StartCluster) -> None:
 
 @points(5)
 def test_a_pre_vote_is_no_vote(cluster: StartCluster) -> None:
-    """Who got a pre-vote may not get the vote: that is still free, also after a restart; and pre-votes calm nobody."""
+    """A pre-vote is not a vote: the vote is still free, even after a restart, and pre-votes restart no timer."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     for term in (1000, 2000, 3000):
@@ -493,7 +493,7 @@ def test_a_pre_vote_is_no_vote(cluster: StartCluster) -> None:
 
 @points(5)
 def test_asking_changes_nothing(cluster: StartCluster) -> None:
-    """As long as most say no, S0 asks again and again for one and the same term, and stands in no election."""
+    """As long as most say no, S0 asks again and again for the same term, and starts no election."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000)
@@ -515,7 +515,7 @@ def test_asking_changes_nothing(cluster: StartCluster) -> None:
 
 @points(6)
 def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
-    """Answers of a past term, or of an earlier question, do nothing; nor are they votes."""
+    """Replies from a past term, or to an earlier pre-vote, do nothing, and pre-votes are not votes."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000)
@@ -556,7 +556,7 @@ def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
 
 @points(5)
 def test_no_with_a_higher_term(cluster: StartCluster) -> None:
-    """A no that comes with a higher term is believed: S0 asks for a term above that one, and is elected in it."""
+    """A refusal with a higher term is believed: S0 asks for a term above that one, and is elected in it."""
     c = cluster(3, scripted=(1, 2))
     append(c, 1, 1000, (0, 0), entries(1000, "one"))
     # S2 is gone. S1 has a higher term and a shorter log: it says no to a term of the past, and needs S0's vote itself.

@@ -123,7 +123,7 @@ WILD = {
     ),
     "starts threads without end": (
         "while True: threading.Thread(target=lambda: None).start()",
-        "S0: a thread has started so many threads that 20,000 are there now",
+        "S0: a thread has started too many threads: there are 20,000 now",
     ),
     "sends and sends": (
         "while True: threading.Thread(target=peers[1].call, args=('append_entries', heartbeat())).start(); "

@@ -1,4 +1,4 @@
-"""Text that Python's own library compiles is compiled once, and the classes made of it stay apart."""
+"""Equal texts are compiled once, and the classes made from them are still independent of each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PROGRAM = """
 import dataclasses, typing
 from raftlab.host import compile_cache
 
-def life():
+def make_class():
     @dataclasses.dataclass(order=True)
     class Args:
         term: "int" = 1
@@ -17,9 +17,9 @@ def life():
     typing.get_type_hints(Args)
     return Args
 
-before = life()
-compile_cache.once()
-first, second = life(), life()
+before = make_class()
+compile_cache.install()
+first, second = make_class(), make_class()
 assert first is not second and first(2) != second(2) and first(2) == first(2) < first(3)
 assert repr(first(2)) == repr(before(2)) and first.__init__ is not second.__init__
 assert first.__init__.__code__ is second.__init__.__code__

@@ -72,7 +72,7 @@ def _at(depth: int, code: str) -> str:
 NOT_ALLOWED = "PermissionError: [Errno 1] Operation not permitted"
 UNWRITABLE = ("[Errno 30] Read-only file system", "[Errno 13] Permission denied")
 FULL = ("[Errno 28] No space left on device", "[Errno 27] File too large", *UNWRITABLE)
-BUSY = "runs and runs without ever waiting"
+BUSY = "keeps running without ever waiting"
 NO_LEADER = "expected a leader within 5 s, but there is none"
 
 DEAF = "import _signal; _signal.pthread_sigmask(0, range(1, 65))"
@@ -114,7 +114,7 @@ EARLY = [
     Entry("binary", REFUSED, ("has a null byte in it",), base="", files={"raft.py": bytes(range(256)) * 9}),
     Entry("huge-file", REFUSED, ("larger than 1000 kB",), base="", files={"raft.py": "#" * 5_000_000}),
     Entry("hides-queue", REFUSED, ("hides Python's own module queue",), module="import queue", files={"queue.py": ""}),
-    Entry("import-loop", REFUSED, ("a loop outside of all functions runs for ever",), module="while True: pass"),
+    Entry("import-loop", REFUSED, ("a loop outside of all functions runs forever",), module="while True: pass"),
     Entry("import-sleeps", REFUSED, ("importing your file never ends",), module="time.sleep(1e9)"),
     Entry("import-exits", REFUSED, ("os._exit() cannot be used",), module="import os; os._exit(0)"),
     Entry("import-ends", REFUSED, ("ends the program when it is imported",), module="raise SystemExit(0)"),
@@ -163,7 +163,7 @@ LATE = [
     Entry("exits-later", FAILED, ("ended by itself with exit code 0",), vote="import posix; posix._exit(0)"),
     Entry("kills-its-parent-later", FAILED, (NOT_ALLOWED,), vote="import posix; posix.kill(posix.getppid(), 9)"),
     Entry("handler-sleeps-for-ever", FAILED, (NO_LEADER,), vote="time.sleep(1e9)"),
-    Entry("thread-bomb", FAILED, ("so many threads", "can't start new thread"), init=THREADS),
+    Entry("thread-bomb", FAILED, ("too many threads", "can't start new thread"), init=THREADS),
     Entry("forged-records", FAILED, ("sent nonsense",), vote=FORGED),
     Entry("lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR),
     Entry("lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"),

@@ -43,7 +43,7 @@ def test_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert levels.choose("none") == Sandbox("none", "asked for")
     with pytest.raises(CannotConfine) as caught:
         levels.choose("bwrap")
-    assert str(caught.value) == f"--sandbox bwrap cannot be had here: {why}"
+    assert str(caught.value) == f"--sandbox bwrap is not available here: {why}"
 
 
 def stub(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

@@ -150,7 +150,9 @@ def test_a_machine_without_threads_to_give(monkeypatch: pytest.MonkeyPatch) -> N
     outbox = Kept()
     boot = protocol.Boot(0, 1, 1, [0], b"", b"", 1)
     RpycServer(boot, (), lambda: threading, outbox).start()
-    text = "S0: 0 handlers and calls are inside your code and none returns; the machine gives no more threads"
+    text = (
+        "S0: 0 handlers and calls are running in your code and none has returned; the machine cannot start more threads"
+    )
     assert outbox.effects == [protocol.Fault(0, "no-answer", text)]
 
 

@@ -167,7 +167,7 @@ def test_an_exception_that_ends_a_thread(event_loop: TinyEventLoop, op: str, rol
     event_loop.call(1, op)
     fault = event_loop.fault()
     assert fault.kind == "exception"
-    assert fault.text == f"S1: an exception nobody caught in {role}: ValueError: boom"
+    assert fault.text == f"S1: uncaught exception in {role}: ValueError: boom"
     assert fault.where == where("raise ValueError")
     assert 'raise ValueError("boom")' in fault.detail
 
@@ -176,7 +176,7 @@ def test_an_exception_in_a_handler(event_loop: TinyEventLoop) -> None:
     event_loop.boot()
     event_loop.begin_call(0, "start", ["ask", 1, "fall"])
     fault = event_loop.fault()
-    assert fault.text == "S1: an exception nobody caught in the request_vote handler: KeyError: 'fell'"
+    assert fault.text == "S1: uncaught exception in the request_vote handler: KeyError: 'fell'"
     assert fault.where == where("raise KeyError")
 
 

@@ -39,7 +39,7 @@ class Case:
 CASES = {
     "exception-in-a-thread": Case(
         "exception",
-        "S0: an exception nobody caught in thread 'ticker': ZeroDivisionError: division by zero",
+        "S0: uncaught exception in thread 'ticker': ZeroDivisionError: division by zero",
         "1 / zero",
         init="""
             def tick(zero=0):
@@ -49,7 +49,7 @@ CASES = {
     ),
     "exception-in-a-bare-thread": Case(
         "exception",
-        "S0: an exception nobody caught in a thread: KeyError: 'x'",
+        "S0: uncaught exception in a thread: KeyError: 'x'",
         "{}['x']",
         init="""
             import _thread
@@ -58,7 +58,7 @@ CASES = {
     ),
     "exception-in-a-handler": Case(
         "exception",
-        "S1: an exception nobody caught in the append_entries handler: RuntimeError: no",
+        "S1: uncaught exception in the append_entries handler: RuntimeError: no",
         "raise RuntimeError",
         init="threading.Thread(target=lambda: me == 0 and peers[1].call('append_entries', heartbeat())).start()",
         methods="""
@@ -76,7 +76,7 @@ CASES = {
     ),
     "busy-loop": Case(
         "busy-loop",
-        "S0: a thread runs and runs without ever waiting, so the clock stands still",
+        "S0: a thread keeps running without ever waiting, so the clock stands still",
         "pass  # spin",
         init="""
             def spin():
@@ -87,7 +87,7 @@ CASES = {
     ),
     "busy-sleep-zero": Case(
         "busy-loop",
-        "S0: a thread runs and runs without ever waiting, so the clock stands still",
+        "S0: a thread keeps running without ever waiting, so the clock stands still",
         "time.sleep(0)",
         init="""
             def spin():
@@ -214,7 +214,7 @@ CASES = {
     ),
     "breakpoint": Case(
         "refused-call",
-        "S0: breakpoint() cannot be used here: nobody is there to type; it works under `raftlab test --pdb`",
+        "S0: breakpoint() cannot be used here: there is no terminal to type at; it works under `raftlab test --pdb`",
         "breakpoint()",
         init="breakpoint()",
     ),

@@ -1,8 +1,8 @@
-"""The copying machine: source text that Python's own library compiles again and again is compiled once.
+"""A cache for source text that Python's own library compiles again and again.
 
-Every life of a server executes the student's module anew, and with it every ``@dataclass``: each method that
-``dataclasses`` writes, and each annotation that ``typing`` reads from a string, is compiled from text. The texts are the
-same each time. That was a fifth of the processor time of a host.
+Every incarnation of a server executes the student's module anew, and with it every ``@dataclass``. Each method that
+``dataclasses`` generates and each annotation that ``typing`` reads from a string is compiled from text, and the text is
+the same each time. Without the cache this takes a fifth of a host's CPU time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import functools
 import typing
 from typing import Any
 
-# Texts kept: far more than the classes of a submission need; a student who makes classes in a loop must not fill the memory.
-_MOST = 2048
+# Texts in the cache. This is far more than the classes of a submission need; the limit is for a student who makes classes
+# in a loop.
+_MAX_TEXTS = 2048
 
 
-@functools.lru_cache(_MOST)
+@functools.lru_cache(_MAX_TEXTS)
 def _code(text: str, name: str, mode: str) -> Any:
     return compile(text, name, mode, dont_inherit=True)
 
@@ -25,9 +26,9 @@ def _run(text: Any, globals: dict[str, Any] | None = None, locals: Any = None) -
     exec(_code(text, "<string>", "exec") if isinstance(text, str) else text, globals, locals)
 
 
-def once() -> None:
-    """From now on, ``dataclasses`` and ``typing`` compile equal texts once in this process and in each of its children."""
-    # Looked up there as global names, before the built-in ones.
+def install() -> None:
+    """Make ``dataclasses`` and ``typing`` use the cache, in this process and the children it forks from now on."""
+    # They find these as global names, before the built-in ones.
     modules: list[Any] = [dataclasses, typing]
     modules[0].exec = _run
     modules[1].compile = _code

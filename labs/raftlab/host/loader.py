@@ -1,8 +1,8 @@
-"""Loading a submission afresh for each server: same source, new modules, imports under watch (sim).
+"""Loading a submission: compiled once, and executed in new modules for each incarnation of a server (simulator).
 
-Source is compiled (with switch points) once in the warm host; each incarnation executes the code objects in new module
-objects, so servers cannot share memory by accident. ``import`` inside student code finds, in this order: the
-student's own modules, our virtual-time copies, a refusal, the real thing.
+The warm host compiles the source with switch points. Each incarnation executes the code in modules of its own, so
+servers cannot share memory by accident. ``import`` in student code looks, in this order, for a module of the
+submission, for one of our virtual-time copies, for one that is refused, and for the real module.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from raftlab.host import kernel as _k
 from raftlab.host import preemption, stdlib
+from raftlab.host.kernel import Incarnation, Kernel
 from raftlab.submission.source import Submission
 
 
 class Program:
-    """A submission, compiled."""
+    """A compiled submission, and the library copies that its modules import."""
 
     def __init__(self, submission: Submission) -> None:
         self.submission = submission
-        self.copies = stdlib.copies()
+        self.copies = stdlib.make_copies()
         self._codes: dict[str, CodeType] = {}
 
     def compile_all(self) -> None:
-        """Compile what parses; what does not is reported when (and if) it is imported."""
+        """Compile every module that can be compiled. An error in another is reported if that module is imported."""
         for name in self.submission.modules:
             try:
                 self.code(name)
@@ -43,38 +43,40 @@ class Program:
         return code
 
     def filename(self, path: Path) -> str:
-        """How a module's file is called in tracebacks: relative to the submission, so that traces compare equal."""
+        """The name of a module's file in tracebacks: relative to the submission, so that traces compare equal."""
         return path.relative_to(self.submission.root).as_posix()
 
 
 class Loader:
-    """The modules of one incarnation."""
+    """The modules of one incarnation. ``seed`` is that of its ``random`` module."""
 
-    def __init__(self, program: Program, kernel: _k.Kernel, owner: _k.Owner, seed: int, refuse: stdlib.Refuse) -> None:
+    def __init__(
+        self, program: Program, kernel: Kernel, incarnation: Incarnation, seed: int, refuse: stdlib.Refuse
+    ) -> None:
         self._program = program
         self._refuse = refuse
-        self._loading: dict[str, ModuleType] = owner.modules
-        self._given = {
+        self._modules: dict[str, ModuleType] = incarnation.modules
+        self._substitutes = {
             **program.copies,
-            **stdlib.guarded(refuse),
-            "random": stdlib.seeded_random(owner, seed, refuse),
+            **stdlib.make_guarded_modules(refuse),
+            "random": stdlib.make_random_module(incarnation, seed, refuse),
         }
         self._builtins: dict[str, Any] = {
             **builtins.__dict__,
             "__import__": self._import,
-            "input": lambda *args: refuse("input()", "nobody is there to type"),
+            "input": lambda *args: refuse("input()", "there is no terminal to type at"),
         }
-        importlib: Any = stdlib._copy_of(sys.modules["importlib"])
+        importlib: Any = stdlib.copy_module(sys.modules["importlib"])
         importlib.import_module = lambda name, package=None: self._import(name, {}, {}, ("*",), 0)
-        self._given["importlib"] = importlib
+        self._substitutes["importlib"] = importlib
         self._globals = {preemption.TICK: kernel.tick, preemption.SWITCH: kernel.switch_point}
 
     def load(self) -> ModuleType:
         """Import the submission's entry module. Whatever its code raises passes through."""
-        return self._local(self._program.submission.name)
+        return self._load_module(self._program.submission.name)
 
-    def _local(self, name: str) -> ModuleType:
-        module = self._loading.get(name)
+    def _load_module(self, name: str) -> ModuleType:
+        module = self._modules.get(name)
         if module is not None:
             return module
         code = self._program.code(name)
@@ -88,13 +90,13 @@ class Loader:
             module.__package__ = name
         else:
             module.__package__ = name.rpartition(".")[0]
-        # In place before it runs: dataclasses with postponed annotations look their module up by name.
-        self._loading[name] = module
+        # Registered before it runs, because dataclasses with postponed annotations look up their module by name.
+        self._modules[name] = module
         sys.modules[name] = module
         try:
             exec(code, module.__dict__)
         except BaseException:
-            del self._loading[name]
+            del self._modules[name]
             sys.modules.pop(name, None)
             raise
         return module
@@ -115,31 +117,31 @@ class Loader:
             base = base[: len(base) - level + 1]
             name = ".".join([*base, name] if name else base)
         top = name.partition(".")[0]
-        local = self._program.submission.modules
-        if name in local:
-            return self._local_tree(name, fromlist)
-        if top in local:
+        own_modules = self._program.submission.modules
+        if name in own_modules:
+            return self._load_with_parents(name, fromlist)
+        if top in own_modules:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        if name in self._given:
-            return self._given[name] if fromlist else self._given[top]
-        why = stdlib.REFUSED_MODULES.get(name) or stdlib.REFUSED_MODULES.get(top)
-        if why is not None or name == "concurrent.futures.process":
-            self._refuse(f"import {name}", why or "one server is one process")
+        if name in self._substitutes:
+            return self._substitutes[name] if fromlist else self._substitutes[top]
+        reason = stdlib.REFUSED_MODULES.get(name) or stdlib.REFUSED_MODULES.get(top)
+        if reason is not None or name == "concurrent.futures.process":
+            self._refuse(f"import {name}", reason or "one server is one process")
         module = builtins.__import__(name, globals, locals, fromlist or (), 0)
-        # `import os.path` binds `os`: it must be ours.
-        return module if fromlist else self._given.get(top, module)
+        # `import os.path` binds `os`, which must be the substitute.
+        return module if fromlist else self._substitutes.get(top, module)
 
-    def _local_tree(self, name: str, fromlist: tuple[str, ...] | None) -> ModuleType:
-        """Import ``a.b.c`` with its parents, and bind each to its parent as Python does."""
+    def _load_with_parents(self, name: str, fromlist: tuple[str, ...] | None) -> ModuleType:
+        """Import ``a.b.c`` and its parents from the submission, and bind each to its parent as Python does."""
         parts = name.split(".")
         modules = []
         for end in range(1, len(parts) + 1):
-            modules.append(self._local(".".join(parts[:end])))
+            modules.append(self._load_module(".".join(parts[:end])))
             if end > 1:
                 setattr(modules[-2], parts[end - 1], modules[-1])
         leaf = modules[-1]
-        for wanted in fromlist or ():
-            below = f"{name}.{wanted}"
-            if not hasattr(leaf, wanted) and below in self._program.submission.modules:
-                setattr(leaf, wanted, self._local(below))
+        for attribute in fromlist or ():
+            submodule = f"{name}.{attribute}"
+            if not hasattr(leaf, attribute) and submodule in self._program.submission.modules:
+                setattr(leaf, attribute, self._load_module(submodule))
         return leaf if fromlist else modules[0]

@@ -1,4 +1,4 @@
-"""What student code writes: ``log``, ``print`` and ``logging`` become lines of the trace. Both worlds use this."""
+"""Output of student code: ``log``, ``print`` and ``logging`` become lines of the trace, in both worlds."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-# What a run may print before the rest is dropped, in characters.
+# Characters that a host process may print before the rest is dropped.
 MAX_OUTPUT = 20_000_000
 
-# A line that never ends must not grow for ever: only its last so many characters are kept.
-_MAX_LINE = 100_000
+# Characters kept of a line that has not ended yet. Older ones are dropped, so that it cannot grow without bound.
+_MAX_UNFINISHED_LINE = 100_000
 
 Writer = Callable[[str, str], None]  # topic, text
 
 
 class Sink:
-    """Takes lines up to a bound. ``write`` sends one on; it is given a topic and a text that can be encoded."""
+    """Passes lines on to ``write`` until :data:`MAX_OUTPUT` is reached. ``write`` gets only text that can be encoded."""
 
     def __init__(self, write: Writer) -> None:
         self._write = write
@@ -27,19 +27,21 @@ class Sink:
             return
         self._printed += len(text) + len(topic)
         if self._printed > MAX_OUTPUT:
-            text = "(more output than a run may print: the rest is dropped)"
+            text = "(too much output: the rest is dropped)"
         self._write(printable(topic)[:40], printable(text))
 
 
 class Stdout(io.TextIOBase):
-    """Stands where ``print`` writes. ``writer`` says whose line is being written, as a dictionary's key, or
-    ``None`` when it is nobody's: what two of them print at the same time must not be mixed within a line."""
+    """Replaces ``sys.stdout`` or ``sys.stderr``, and passes each complete line to ``log``.
 
-    def __init__(self, log: Writer, topic: str, writer: Callable[[], int | None]) -> None:
+    ``current_writer`` returns a number for whoever is writing: text that two writers print at the same time must not be
+    mixed within a line."""
+
+    def __init__(self, log: Writer, topic: str, current_writer: Callable[[], int]) -> None:
         self._log = log
         self._topic = topic
-        self._writer = writer
-        self._partial: dict[int, str] = {}
+        self._current_writer = current_writer
+        self._unfinished: dict[int, str] = {}
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -61,12 +63,10 @@ class Stdout(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        key = self._writer()
-        if key is None:
-            return len(text)
-        *lines, rest = (self._partial.pop(key, "") + text).split("\n")
+        key = self._current_writer()
+        *lines, rest = (self._unfinished.pop(key, "") + text).split("\n")
         if rest:
-            self._partial[key] = rest[-_MAX_LINE:]
+            self._unfinished[key] = rest[-_MAX_UNFINISHED_LINE:]
         for line in lines:
             self._log(self._topic, line)
         return len(text)
@@ -88,7 +88,7 @@ class _Bytes(io.RawIOBase):
 
 
 def route_logging(logging: Any, log: Writer) -> None:
-    """Make ``logging`` (the module, or its virtual-time copy) write to ``log``; the level is the topic."""
+    """Make ``logging`` (the module, or its virtual-time copy) write to ``log``, with the level as the topic."""
 
     class ToTrace(logging.Handler):  # type: ignore[misc]
         def emit(self, record: Any) -> None:
@@ -99,5 +99,5 @@ def route_logging(logging: Any, log: Writer) -> None:
 
 
 def printable(text: str) -> str:
-    """``text`` without what UTF-8 cannot carry (halves of surrogate pairs), which it shows as ``\\udc80``."""
+    """``text`` with lone surrogates, which UTF-8 cannot encode, written as ``\\udc80``."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

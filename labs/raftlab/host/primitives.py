@@ -1,7 +1,7 @@
-"""Substitutes for ``_thread`` and ``time``, built on the kernel.
+"""Substitutes for ``_thread`` and ``time`` in virtual time, built on the kernel.
 
-They have the shape that the standard library's own ``threading``, ``queue`` and ``concurrent.futures`` expect of those
-two modules on Python 3.11 to 3.13, no more. :mod:`raftlab.host.stdlib` imports fresh copies of the former over them.
+They provide what the standard library's own ``threading``, ``queue`` and ``concurrent.futures`` use of these two
+modules on Python 3.11 and later, and no more. :mod:`raftlab.host.stdlib` imports fresh copies of those libraries on top.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from collections.abc import Callable
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from raftlab.host import kernel as _k
+from raftlab.host import kernel as kernels
 from raftlab.host.cpython_arguments import TIMEOUT_MAX, check_acquire, check_sleep
+from raftlab.host.kernel import Task
 
-# Where the substituted clock starts: a fixed day, so that logs of two runs compare equal.
+# The date at which the substitute clock starts, in seconds since 1970: 14 November 2023, in every run, so that the logs
+# of two runs compare equal.
 EPOCH = 1_700_000_000.0
 
-# Where a lock was taken: code and instruction. The line is worked out only when somebody asks.
+# Where a lock was taken: code object and instruction offset. The line is computed only for a report.
 Site = tuple[CodeType, int]
 
-# Identities of the globals of this module and of the library copies: a lock taken inside them was really taken by
-# their caller. raftlab.host.stdlib adds to it.
+# The id() of the globals of this module and of the library copies, which raftlab.host.stdlib adds. A lock that one of
+# them takes is reported at the line of the caller.
 framework_globals: set[int] = {id(globals())}
 
 
 def site() -> Site | None:
-    """The nearest place outside the framework: the student's own line."""
+    """The innermost running place outside the framework: the student's own line."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if id(frame.f_globals) not in framework_globals:
@@ -38,46 +40,46 @@ def site() -> Site | None:
     return None
 
 
-class Gate:
-    """A lock, handed to the longest waiter on release.
+class UntrackedLock:
+    """A lock that does not record where it was taken. On release it is handed to the task that has waited longest.
 
-    The library copies use it as it is: as a signal (inside Condition.wait) or around a few lines of their own. Locks
-    of the student's are :class:`Lock`.
+    The library copies use it for their own purposes: as a signal inside ``Condition.wait``, or around a few lines.
+    The student's locks are :class:`Lock`.
     """
 
-    __slots__ = ("__weakref__", "_sleepers", "holder")
+    __slots__ = ("__weakref__", "_waiting", "holder")
 
     def __init__(self) -> None:
-        self.holder: _k.Task | None = None
-        self._sleepers: list[_k.Task] = []
+        self.holder: Task | None = None
+        self._waiting: list[Task] = []
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         if timeout != -1 or blocking is not True:
             check_acquire(blocking, timeout)
         if self.holder is None:
-            self.holder = _k.K.current
+            self.holder = kernels.active.current
             return True
         return self._wait(blocking, timeout)
 
     def _wait(self, blocking: bool, timeout: float) -> bool:
         if not blocking or timeout == 0:
             return False
-        kernel = _k.K
+        kernel = kernels.active
         task = kernel.current
-        self._sleepers.append(task)
+        self._waiting.append(task)
         task.waiting_for = self
-        got = kernel.block(None if timeout == -1 else timeout / task.owner.rate)
+        got = kernel.block(None if timeout == -1 else timeout / task.incarnation.rate)
         task.waiting_for = None
         if not got:
-            self._sleepers.remove(task)
+            self._waiting.remove(task)
         return got
 
     def release(self) -> None:
         if self.holder is None:
             raise RuntimeError("release unlocked lock")
-        if self._sleepers:
-            self.holder = self._sleepers.pop(0)
-            _k.K.wake(self.holder)
+        if self._waiting:
+            self.holder = self._waiting.pop(0)
+            kernels.active.wake(self.holder)
         else:
             self.holder = None
 
@@ -86,12 +88,12 @@ class Gate:
 
     def __enter__(self) -> bool:
         if self.holder is None:
-            self.holder = _k.K.current
+            self.holder = kernels.active.current
             return True
         return self._wait(True, -1)
 
     def __exit__(self, *exc: object) -> None:
-        if self._sleepers:
+        if self._waiting:
             self.release()
         else:
             self.holder = None
@@ -107,7 +109,7 @@ class Gate:
 
     def _at_fork_reinit(self) -> None:
         self.holder = None
-        self._sleepers.clear()
+        self._waiting.clear()
 
     def __reduce__(self) -> Any:
         raise TypeError("cannot pickle '_thread.lock' object")  # also what copy.deepcopy says; CPython's own words
@@ -116,25 +118,25 @@ class Gate:
         return f"<{'locked' if self.locked() else 'unlocked'} lock>"
 
 
-class Lock(Gate):
-    """``threading.Lock``: knows where it was taken, for deadlock reports and advice."""
+class Lock(UntrackedLock):
+    """``threading.Lock``: records where it was taken, for deadlock reports and advice."""
 
     __slots__ = ("site",)
 
     def __init__(self) -> None:
         self.holder = None
-        self._sleepers = []
+        self._waiting = []
         self.site: Site | None = None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         if timeout != -1 or blocking is not True:
             check_acquire(blocking, timeout)
         if self.holder is None:
-            self.holder = task = _k.K.current
+            self.holder = task = kernels.active.current
             task.held.append(self)
             self.site = site()
             return True
-        task = _k.K.current
+        task = kernels.active.current
         task.waiting_site = here = site()
         got = self._wait(blocking, timeout)
         task.waiting_site = None
@@ -146,21 +148,21 @@ class Lock(Gate):
         holder = self.holder
         if holder is None:
             raise RuntimeError("release unlocked lock")
-        # A lock may be released by another thread than the one that took it.
+        # A thread may release a lock that another thread took.
         holder.held.remove(self)
         self.site = None
-        if self._sleepers:
-            self.holder = heir = self._sleepers.pop(0)
-            heir.held.append(self)
-            _k.K.wake(heir)
+        if self._waiting:
+            self.holder = next_holder = self._waiting.pop(0)
+            next_holder.held.append(self)
+            kernels.active.wake(next_holder)
         else:
             self.holder = None
 
-    # `with lock:` is what student code does most: both ends in one call each when nobody contends.
+    # `with lock:` is what student code does most: without contention, each end costs a single call.
     def __enter__(self) -> bool:
         if self.holder is not None:
             return self.acquire()
-        self.holder = task = _k.K.current
+        self.holder = task = kernels.active.current
         task.held.append(self)
         frame = sys._getframe(1)
         outside = id(frame.f_globals) not in framework_globals
@@ -169,7 +171,7 @@ class Lock(Gate):
 
     def __exit__(self, *exc: object) -> None:
         holder = self.holder
-        if holder is not None and not self._sleepers and holder.held[-1] is self:
+        if holder is not None and not self._waiting and holder.held[-1] is self:
             holder.held.pop()
             self.holder = None
         else:
@@ -177,11 +179,11 @@ class Lock(Gate):
 
 
 class Event:
-    """``threading.Event`` without the Condition: every thread that starts makes one and waits for it."""
+    """``threading.Event`` without a Condition, for speed: every thread that starts makes one."""
 
     def __init__(self) -> None:
         self._flag = False
-        self._sleepers: list[_k.Task] = []
+        self._waiting: list[Task] = []
 
     def is_set(self) -> bool:
         return self._flag
@@ -190,9 +192,9 @@ class Event:
 
     def set(self) -> None:
         self._flag = True
-        sleepers, self._sleepers = self._sleepers, []
-        for task in sleepers:
-            _k.K.wake(task)
+        waiting, self._waiting = self._waiting, []
+        for task in waiting:
+            kernels.active.wake(task)
 
     def clear(self) -> None:
         self._flag = False
@@ -204,12 +206,12 @@ class Event:
             if not timeout > 0:  # NaN too, as in CPython's Condition.wait
                 return False
             check_acquire(True, timeout)
-        kernel = _k.K
+        kernel = kernels.active
         task = kernel.current
-        self._sleepers.append(task)
+        self._waiting.append(task)
         task.waiting_for = "an Event"
-        if not kernel.block(None if timeout is None else timeout / task.owner.rate):
-            self._sleepers.remove(task)
+        if not kernel.block(None if timeout is None else timeout / task.incarnation.rate):
+            self._waiting.remove(task)
         task.waiting_for = None
         return self._flag
 
@@ -217,35 +219,35 @@ class Event:
         raise TypeError("cannot pickle '_thread.lock' object")  # CPython's Event holds one
 
     def _at_fork_reinit(self) -> None:
-        self._sleepers.clear()
+        self._waiting.clear()
 
 
 class RLock:
-    """``threading.RLock``. ``_block`` is the inner lock; its holder is this lock's owner."""
+    """``threading.RLock``. The task that holds the inner lock owns this one."""
 
-    __slots__ = ("__weakref__", "_block", "_count")
+    __slots__ = ("__weakref__", "_count", "_lock")
 
     def __init__(self) -> None:
-        self._block = Lock()
+        self._lock = Lock()
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         if timeout != -1 or blocking is not True:
             check_acquire(blocking, timeout)
-        if self._block.holder is _k.K.current:
+        if self._lock.holder is kernels.active.current:
             self._count += 1
             return True
-        got = self._block.acquire(blocking, timeout)
+        got = self._lock.acquire(blocking, timeout)
         if got:
             self._count = 1
         return got
 
     def release(self) -> None:
-        if self._block.holder is not _k.K.current:
+        if self._lock.holder is not kernels.active.current:
             raise RuntimeError("cannot release un-acquired lock")
         self._count -= 1
         if not self._count:
-            self._block.release()
+            self._lock.release()
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -254,35 +256,35 @@ class RLock:
         self.release()
 
     def _is_owned(self) -> bool:
-        return self._block.holder is _k.K.current
+        return self._lock.holder is kernels.active.current
 
     def _recursion_count(self) -> int:
         return self._count if self._is_owned() else 0
 
     def _release_save(self) -> int:
         count, self._count = self._count, 0
-        self._block.release()
+        self._lock.release()
         return count
 
     def _acquire_restore(self, count: int) -> None:
-        self._block.acquire()
+        self._lock.acquire()
         self._count = count
 
     def _at_fork_reinit(self) -> None:
-        self._block._at_fork_reinit()
+        self._lock._at_fork_reinit()
         self._count = 0
 
     def __reduce__(self) -> Any:
         raise TypeError("cannot pickle '_thread.RLock' object")
 
     def __repr__(self) -> str:
-        return f"<{'locked' if self._block.locked() else 'unlocked'} RLock count={self._count}>"
+        return f"<{'locked' if self._lock.locked() else 'unlocked'} RLock count={self._count}>"
 
 
-def _start(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _k.Task:
-    kernel = _k.K
+def _start(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
+    kernel = kernels.active
 
-    def life() -> None:
+    def run_to_its_end() -> None:
         try:
             run(*args, **kwargs)
         except SystemExit:
@@ -290,35 +292,35 @@ def _start(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, 
         except BaseException as exc:
             kernel.on_uncaught(exc)
 
-    return kernel.spawn(kernel.current.owner, "a thread", life)
+    return kernel.spawn(kernel.current.incarnation, "a thread", run_to_its_end)
 
 
 class ThreadHandle:
-    """Python 3.13's joinable-thread handle."""
+    """The handle of a joinable thread, which Python 3.13 introduced."""
 
     def __init__(self, ident: int | None = None) -> None:
         self.ident = ident
         self._done = ident is None
-        self._sleepers: list[_k.Task] = []
+        self._waiting: list[Task] = []
 
     def is_done(self) -> bool:
         return self._done
 
     def _set_done(self) -> None:
         self._done = True
-        sleepers, self._sleepers = self._sleepers, []
-        for task in sleepers:
-            _k.K.wake(task)
+        waiting, self._waiting = self._waiting, []
+        for task in waiting:
+            kernels.active.wake(task)
 
     def join(self, timeout: float | None = None) -> None:
-        task = _k.K.current
+        task = kernels.active.current
         if self._done or (timeout is not None and timeout == 0):
             return
-        self._sleepers.append(task)
-        seconds = None if timeout is None or timeout < 0 else timeout / task.owner.rate
+        self._waiting.append(task)
+        seconds = None if timeout is None or timeout < 0 else timeout / task.incarnation.rate
         task.waiting_for = "a thread to end"
-        if not _k.K.block(seconds):
-            self._sleepers.remove(task)
+        if not kernels.active.block(seconds):
+            self._waiting.remove(task)
         task.waiting_for = None
 
 
@@ -338,22 +340,22 @@ def _start_joinable_thread(
 
 
 def _get_ident() -> int:
-    return _k.K.current.ident
+    return kernels.active.current.ident
 
 
-def _set_sentinel() -> Gate:
-    """Python up to 3.12: a lock that its thread's end releases."""
-    gate = Gate()
-    task = _k.K.current
-    task.on_end.append(lambda: gate.release() if gate.locked() else None)
-    return gate
+def _set_sentinel() -> UntrackedLock:
+    """For Python up to 3.12: a lock that is released when the current thread ends."""
+    lock = UntrackedLock()
+    task = kernels.active.current
+    task.on_end.append(lambda: lock.release() if lock.locked() else None)
+    return lock
 
 
-def make_thread() -> ModuleType:
+def make_thread_module() -> ModuleType:
     """The substitute for ``_thread``."""
     module = ModuleType("_thread", "raftlab's substitute for _thread: greenlets in virtual time")
 
-    def leave() -> None:
+    def exit_thread() -> None:
         raise SystemExit
 
     module.__dict__.update(
@@ -370,17 +372,17 @@ def make_thread() -> ModuleType:
         _make_thread_handle=ThreadHandle,
         daemon_threads_allowed=lambda: True,
         _is_main_interpreter=lambda: True,
-        _get_main_thread_ident=lambda: _k.MAIN_IDENT,
+        _get_main_thread_ident=lambda: kernels.MAIN_IDENT,
         _shutdown=lambda: None,
-        _count=lambda: len(_k.K.tasks),
-        _local=object,  # raftlab.host.stdlib puts Python's own `_threading_local` in its place
+        _count=lambda: len(kernels.active.tasks),
+        _local=object,  # raftlab.host.stdlib replaces it by Python's own `_threading_local`
         _set_sentinel=_set_sentinel,
         get_ident=_get_ident,
         get_native_id=_get_ident,
         stack_size=lambda size=0: 0,
         interrupt_main=lambda signum=2: None,
-        exit=leave,
-        exit_thread=leave,
+        exit=exit_thread,
+        exit_thread=exit_thread,
         TIMEOUT_MAX=TIMEOUT_MAX,
     )
     return module
@@ -388,27 +390,27 @@ def make_thread() -> ModuleType:
 
 def _monotonic() -> float:
     """This server's own clock, in seconds."""
-    kernel = _k.K
-    owner = kernel.current.owner
-    return owner.base_local + (kernel.now - owner.base_now) * owner.rate
+    kernel = kernels.active
+    incarnation = kernel.current.incarnation
+    return incarnation.base_local + (kernel.now - incarnation.base_now) * incarnation.rate
 
 
 def _sleep(seconds: float) -> None:
     check_sleep(seconds)
-    kernel = _k.K
+    kernel = kernels.active
     task = kernel.current
     if task.held:
-        kernel.on_held(task, "time.sleep")
+        kernel.on_wait_with_lock(task, "time.sleep")
     if seconds == 0:
         kernel.give_way()
         return
     task.waiting_for = "sleep"
-    kernel.block(seconds / task.owner.rate)
+    kernel.block(seconds / task.incarnation.rate)
     task.waiting_for = None
 
 
 def _clocks(wall: Callable[[], float]) -> dict[str, Any]:
-    """``clock_gettime`` and its like: every clock of the machine is this server's own."""
+    """``clock_gettime`` and the like: they read this server's own clock, whichever clock they are asked for."""
     clocks = {
         value: wall if name in ("CLOCK_REALTIME", "CLOCK_TAI") else _monotonic
         for name, value in vars(real_time).items()
@@ -430,13 +432,13 @@ def _clocks(wall: Callable[[], float]) -> dict[str, Any]:
         "clock_getres": real_time.clock_getres,
         "clock_settime": clock_settime,
         "clock_settime_ns": clock_settime,
-        "tzset": lambda: None,  # the zone is UTC wherever a run is made
+        "tzset": lambda: None,  # the time zone is UTC on every machine
     }
 
 
-def make_time() -> ModuleType:
-    """The substitute for ``time``: virtual, each server by its own clock. Formatting is Python's own."""
-    module = ModuleType("time", "raftlab's substitute for time: virtual")
+def make_time_module() -> ModuleType:
+    """The substitute for ``time``: each server reads its own clock. Formatting is Python's own."""
+    module = ModuleType("time", "raftlab's substitute for time: virtual time")
     for name in (
         "struct_time",
         "strptime",
@@ -468,7 +470,7 @@ def make_time() -> ModuleType:
         thread_time_ns=in_ns(_monotonic),
         time_ns=in_ns(wall),
         sleep=_sleep,
-        # UTC whatever the machine's zone: a log line must not depend on where it is replayed.
+        # UTC whatever the machine's time zone: a log line must not depend on where it is replayed.
         localtime=lambda seconds=None: real_time.gmtime(wall() if seconds is None else seconds),
         gmtime=lambda seconds=None: real_time.gmtime(wall() if seconds is None else seconds),
         strftime=lambda form, t=None: real_time.strftime(form, t or real_time.gmtime(wall())),

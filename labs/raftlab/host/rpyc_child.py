@@ -1,4 +1,4 @@
-"""The child that is one server of the real network: ordinary Python, ordinary threads, one line to the judge."""
+"""The child process that is one server of the real network, with Python's own threads and a connection to the judge."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from raftlab.messages.rpyc_connection import BytesConnection
 
 
 class StudentFinder(MetaPathFinder, InspectLoader):
-    """Finds the submission's modules for ``import``, ahead of everything else.
+    """Finds the submission's modules for ``import``, ahead of all others.
 
-    They are the same ones as in the simulator, and tracebacks call their files by the same short names, so
-    that a report reads the same in both worlds and shows nobody's folders."""
+    They are the same as in the simulator, and their files have the same short names in tracebacks. So a report reads
+    the same in both worlds, and shows no paths of the machine."""
 
     def __init__(self, program: Program) -> None:
         self._modules = program.submission.modules
@@ -50,32 +50,32 @@ class StudentFinder(MetaPathFinder, InspectLoader):
         return compile(self._modules[fullname].read_bytes(), self.names[fullname], "exec", dont_inherit=True)
 
     def get_source(self, fullname: str) -> str:
-        """For tracebacks, which want to show the line."""
+        """For tracebacks, which show the line."""
         return importlib.util.decode_source(self._modules[fullname].read_bytes())
 
     def load(self, name: str) -> ModuleType:
         """Import the submission's module ``name``. Whatever its code raises passes through."""
-        for ours in self._modules:
-            # A module of the framework's dependencies may have the same name; the student's goes first.
-            sys.modules.pop(ours, None)
+        for own_name in self._modules:
+            # A module that the framework imported may have the same name; the student's comes first.
+            sys.modules.pop(own_name, None)
         sys.meta_path.insert(0, self)
         return importlib.import_module(name)
 
 
 class RpycHost:
-    """This process: events come in through :meth:`serve`, effects go out from whatever thread makes them."""
+    """This process: :meth:`serve` takes events, and effects are sent from the thread that makes them."""
 
     def __init__(self, program: Program, sock: socket.socket) -> None:
         self._program = program
         self._decode = protocol.decoder(list[protocol.Event]).decode
-        self._line = BytesConnection(sock, self._deliver)
-        self._outbox = Outbox(self._line)
+        self._connection = BytesConnection(sock, self._deliver)
+        self._outbox = Outbox(self._connection)
         self._server: RpycServer | None = None
 
     def serve(self) -> None:
-        """Take in events for ever. Raises ``EOFError`` when the judge hangs up."""
+        """Handle events until the judge closes the connection (``EOFError``)."""
         while True:
-            self._line.receive()
+            self._connection.receive()
 
     def _deliver(self, data: bytes) -> None:
         for event in self._decode(data):
@@ -118,7 +118,7 @@ class RpycHost:
             self._server.uncaught(args.exc_value, role)
 
     def _unraisable(self, args: Any) -> None:
-        """An exception with nowhere to go. One that ended a bare ``_thread`` counts; others are worth a line."""
+        """Handle an exception that Python cannot raise. One that ended a bare ``_thread`` counts, others are printed."""
         if "in thread started by" in (args.err_msg or "") and self._server is not None:
             self._server.uncaught(args.exc_value, "a thread")
         else:
@@ -126,7 +126,7 @@ class RpycHost:
 
 
 def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
-    """Be a server until the judge hangs up (``EOFError``) or kills this process."""
+    """Run a server until the judge closes the connection (``EOFError``) or kills this process."""
     (fd,) = fds
-    random.seed()  # all servers are forked from one process, whose generator they share otherwise
+    random.seed()  # all servers are forked from one process, and would share its generator's state
     RpycHost(program, socket.socket(fileno=fd)).serve()

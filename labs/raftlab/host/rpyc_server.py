@@ -1,4 +1,4 @@
-"""One server on the real network: the common stub, with Python's own threads and a line to the judge."""
+"""One server on the real network: the common stub with Python's own threads and a connection to the judge."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from raftlab.host.server import Server
 from raftlab.messages import protocol
 from raftlab.messages.rpyc_connection import BytesConnection
 
-# Effects that wait for the line are sent together, but not without bound.
-_BATCH = 256
+# Effects that are sent together, at most.
+_MAX_BATCH = 256
 
 
 class Outbox:
-    """The way of effects to the judge.
+    """Sends effects to the judge, in order.
 
-    Whoever has something to send does so himself (a thread for it would cost every RPC two more switches of
-    thread: a third of the rate); what others bring meanwhile goes out in the same breath. Nobody overtakes."""
+    The thread that has an effect sends it, together with those that other threads add meanwhile. (A thread just for
+    sending would cost every RPC two more thread switches, which is a third of the rate.)"""
 
-    def __init__(self, line: BytesConnection) -> None:
-        self._line = line
+    def __init__(self, connection: BytesConnection) -> None:
+        self._connection = connection
         self._queue: deque[protocol.Effect] = deque()
-        self._sending = threading.Lock()
+        self._send_lock = threading.Lock()
 
     def put(self, effect: protocol.Effect) -> None:
-        """Send ``effect``, or leave it to the thread that is sending. Ends the process when the judge is gone."""
+        """Send ``effect``, or leave it to the thread that is sending. Ends the process if the judge is gone."""
         queue = self._queue
         queue.append(effect)
-        # Looked at again after each release: what came in while we held the lock is nobody else's to send.
-        while queue and self._sending.acquire(False):
+        # Checked again after each release: no other thread sends what was added while this one held the lock.
+        while queue and self._send_lock.acquire(False):
             try:
                 self._send()
             except EOFError:
                 os._exit(0)
             finally:
-                self._sending.release()
+                self._send_lock.release()
 
     def _send(self) -> None:
         queue = self._queue
         batch: list[protocol.Effect] = []
-        while queue and len(batch) < _BATCH:
+        while queue and len(batch) < _MAX_BATCH:
             batch.append(queue.popleft())
         data = protocol.encode(batch)
         if len(data) <= protocol.MAX_FRAME_BYTES:
-            self._line.send(data)
+            self._connection.send(data)
             return
         for effect in batch:
             data = protocol.encode([effect])
@@ -58,11 +58,11 @@ class Outbox:
                 name = "log line" if isinstance(effect, protocol.LogLine) else type(effect).__name__.lower()
                 text = f"S{effect.server}: one {name} of {len(data)} bytes is more than the lab can carry"
                 data = protocol.encode([protocol.Fault(effect.server, "flood", text)])
-            self._line.send(data)
+            self._connection.send(data)
 
 
 class _Worker(threading.Thread):
-    """One of the :class:`Workers`: runs a job, then waits for the next."""
+    """A thread of :class:`Workers`. It runs a job, then waits for the next."""
 
     def __init__(self, idle: list[_Worker], job: Callable[[], None]) -> None:
         super().__init__(daemon=True)
@@ -71,7 +71,7 @@ class _Worker(threading.Thread):
         self._wake = threading.Lock()
         self._wake.acquire()
 
-    def give(self, job: Callable[[], None]) -> None:
+    def assign(self, job: Callable[[], None]) -> None:
         self._job = job
         self._wake.release()
 
@@ -85,25 +85,25 @@ class _Worker(threading.Thread):
 
 
 class Workers:
-    """As many threads as there are jobs at the same time, kept for the next ones: no job waits for another."""
+    """A pool that has a thread for each job that runs at the same time, so no job waits for another. Threads are reused."""
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
         self.count = 0
 
     def run(self, job: Callable[[], None]) -> None:
-        """Run ``job``, which must not raise, in a thread. Raises ``RuntimeError`` when no more can be started."""
+        """Run ``job``, which must not raise, in a thread. Raises ``RuntimeError`` if no more threads can be started."""
         try:
             worker = self._idle.pop()
         except IndexError:
             _Worker(self._idle, job).start()
             self.count += 1
         else:
-            worker.give(job)
+            worker.assign(job)
 
 
-class _Asked:
-    """A call of the student's that waits for its reply."""
+class _PendingCall:
+    """An RPC by student code that waits for its reply."""
 
     __slots__ = ("arrived", "payload")
 
@@ -114,7 +114,7 @@ class _Asked:
 
 
 class RpycServer(Server):
-    """The one server of this process. ``load`` imports the student's module."""
+    """The only server of this process. ``load`` imports the student's module."""
 
     def __init__(
         self, boot: protocol.Boot, files: Collection[str], load: Callable[[], ModuleType], outbox: Outbox
@@ -123,8 +123,8 @@ class RpycServer(Server):
         self._load = load
         self._outbox = outbox
         self._workers = Workers()
-        self._numbers = itertools.count(1)  # next() of a C iterator: two threads never get the same one
-        self._asked: dict[int, _Asked] = {}
+        self._numbers = itertools.count(1)  # next() of an iterator in C: two threads never get the same number
+        self._pending: dict[int, _PendingCall] = {}
 
     def emit(self, effect: protocol.Effect) -> None:
         self._outbox.put(effect)
@@ -132,21 +132,21 @@ class RpycServer(Server):
     def load(self) -> ModuleType:
         return self._load()
 
-    def ask(self, target: int, method: str, payload: bytes) -> bytes | None:
+    def send_request(self, target: int, method: str, payload: bytes) -> bytes | None:
         number = next(self._numbers)
-        asked = self._asked[number] = _Asked()
+        call = self._pending[number] = _PendingCall()
         self.emit(protocol.Send(self.id, number, target, method, payload))
-        asked.arrived.acquire()
-        return asked.payload
+        call.arrived.acquire()
+        return call.payload
 
-    def linger(self, seconds: float) -> None:
+    def delay(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def reply(self, event: protocol.Reply) -> None:
-        asked = self._asked.pop(event.caller_rpc, None)
-        if asked is not None:
-            asked.payload = event.payload
-            asked.arrived.release()
+        call = self._pending.pop(event.caller_rpc, None)
+        if call is not None:
+            call.payload = event.payload
+            call.arrived.release()
 
     def enter(self, role: str, run: Callable[..., None], *args: Any) -> None:
         def guarded() -> None:
@@ -158,5 +158,7 @@ class RpycServer(Server):
         try:
             self._workers.run(guarded)
         except RuntimeError:  # "can't start new thread"
-            text = f"S{self.id}: {self._workers.count} handlers and calls are inside your code and none returns"
-            self.fault("no-answer", f"{text}; the machine gives no more threads")
+            text = (
+                f"S{self.id}: {self._workers.count} handlers and calls are running in your code and none has returned"
+            )
+            self.fault("no-answer", f"{text}; the machine cannot start more threads")

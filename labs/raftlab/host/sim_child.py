@@ -1,4 +1,4 @@
-"""The child that is one simulated run: read a step, take it, answer."""
+"""The child process that is one simulated run: it reads a step, takes it and answers with its effects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from raftlab.messages.pipe import Pipe
 
 
 def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
-    """Serve steps until the judge closes the pipe (``EOFError``)."""
+    """Take steps until the judge closes the pipe (``EOFError``)."""
     pipe = Pipe(*fds)
     host = SimHost(program, spawn.seed, spawn.preempt)
     streams: Any = sys
     streams.stdout = host.stdout("print")
     streams.stderr = host.stdout("stderr")
-    streams.breakpointhook = host.no_breakpoint
+    streams.breakpointhook = host.refuse_breakpoint
     decode = protocol.decoder(protocol.StepRequest).decode
     while True:
-        frame = decode(pipe.receive())
-        pipe.send(protocol.pack(host.step(frame)))
+        step = decode(pipe.receive())
+        pipe.send(protocol.pack(host.step(step)))

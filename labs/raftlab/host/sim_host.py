@@ -1,7 +1,7 @@
-"""The simulator's host: all servers of one run in one process, in lock step with the judge.
+"""All servers of one simulated run in one process, in lock step with the judge.
 
-:meth:`SimHost.step` is the whole of it: handle the events that are due, run every thread until it blocks, jump to the
-next timer, and come back as soon as the judge has to know something.
+Everything happens in :meth:`SimHost.step`: it handles the events that are due, runs every thread until it blocks, jumps
+to the next timer, and returns as soon as the judge's next decision may depend on what happened.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from types import FrameType
 from typing import Any
 
 from raftlab import api
-from raftlab.host import kernel as _k
+from raftlab.host import kernel as kernels
 from raftlab.host import student_frames
+from raftlab.host.kernel import Kernel, Task
 from raftlab.host.loader import Program
 from raftlab.host.output import Sink, Stdout, route_logging
 from raftlab.host.sim_server import SimServer
@@ -21,43 +22,45 @@ from raftlab.host.stdlib import LIBRARY_THREADING
 from raftlab.messages import protocol
 from raftlab.seeds import derive
 
-# A harness call or a handler that has not answered for this long (virtual seconds) is looked at. If it waits on a
-# circle of locks, it never will answer. If it merely waits, it is given longer: a handler may well be in a call of
-# its own, and that takes up to 7 s towards a dead server.
-LOOK_EVERY = 1.0
-DEADLOCKED_AFTER = 2.0
-SILENT_AFTER = 20.0
+# How often the host looks for calls and handlers that have not returned, in virtual seconds.
+CHECK_INTERVAL = 1.0
+# A harness call or a handler that has not returned for this long is a fault if it waits for a cycle of locks (virtual
+# seconds): it never will return.
+DEADLOCK_TIMEOUT = 2.0
+# The same if it merely waits. It may be in a call of its own, which takes up to 7 s if the other server is dead.
+ANSWER_TIMEOUT = 20.0
 
 
 class SimHost:
-    """One run. Installs its kernel as the process's."""
+    """One run. Its kernel becomes that of the process."""
 
     def __init__(self, program: Program, seed: int, preempt: bool) -> None:
-        self.kernel = _k.Kernel(seed, preempt)
-        _k.install(self.kernel)
-        self.kernel.on_busy = self._busy
-        self.kernel.on_flood = self._flood
+        self.kernel = Kernel(seed, preempt)
+        kernels.install(self.kernel)
+        self.kernel.on_busy = self._report_busy_loop
+        self.kernel.on_flood = self._report_flood
         self.kernel.on_uncaught = lambda exc: self._thread_died(exc, "a thread")
-        self.kernel.on_held = self._held
+        self.kernel.on_wait_with_lock = self._advise_held_lock
         self._program = program
         self._servers: dict[int, SimServer] = {}
-        self._sink = Sink(lambda topic, text: self.kernel.emit(protocol.LogLine(self._writing(), topic, text)))
+        self._sink = Sink(lambda topic, text: self.kernel.emit(protocol.LogLine(self._current_number(), topic, text)))
         threading: Any = program.copies[LIBRARY_THREADING]
         threading.excepthook = self._excepthook
         api._sink = self._log
         route_logging(program.copies["logging"], self._log)
-        self.kernel.at(LOOK_EVERY, self._look)
+        self.kernel.call_at(CHECK_INTERVAL, self._check_answers)
 
     # --- the lock step ---
 
-    def step(self, frame: protocol.StepRequest) -> protocol.StepResult:
+    def step(self, step: protocol.StepRequest) -> protocol.StepResult:
+        """Take one step: run up to ``step.until``, or until the judge's next decision may depend on what happened."""
         kernel = self.kernel
         effects: list[tuple[float, protocol.Effect]] = []
         kernel.effects = effects
         kernel.urgent = False
-        due = frame.due
+        due = step.due
         consumed, count = 0, len(due)
-        limit = frame.until
+        limit = step.until
         while True:
             when = due[consumed][0] if consumed < count else math.inf
             timer = kernel.next_timer()
@@ -77,7 +80,7 @@ class SimHost:
                 now = kernel.now
                 break
             if effects:
-                limit = min(limit, effects[0][0] + frame.lookahead)
+                limit = min(limit, effects[0][0] + step.lookahead)
         if now > kernel.now:
             kernel.now = now
         return protocol.StepResult(kernel.now, consumed, effects, kernel.next_timer())
@@ -90,22 +93,22 @@ class SimHost:
             self._reseed(event.seed)
             return
         server = self._servers.get(event.server)
-        if server is None or not server.owner.alive:
+        if server is None or not server.incarnation.alive:
             return
-        # The first two are nearly all there is.
+        # The first two cases come first because nearly all events are replies, requests and calls.
         match event:
             case protocol.Reply():
                 server.reply(event)
             case protocol.Request() | protocol.Call():
                 server.deliver(event)
             case protocol.Crash():
-                self.kernel.kill(server.owner)
+                self.kernel.kill(server.incarnation)
             case protocol.Pause():
-                self.kernel.pause(server.owner)
+                self.kernel.pause(server.incarnation)
             case protocol.Resume():
-                self.kernel.resume(server.owner)
+                self.kernel.resume(server.incarnation)
             case protocol.ClockRate():
-                server.owner.set_rate(event.rate, self.kernel.now)
+                server.incarnation.set_rate(event.rate, self.kernel.now)
             case protocol.SlowApply():
                 server.slow_apply = event.seconds
             case protocol.FailSaves():
@@ -114,58 +117,59 @@ class SimHost:
     def _reseed(self, seed: int) -> None:
         self.kernel.reseed(derive(seed, "kernel"))
         for server in self._servers.values():
-            if server.owner.random is not None:
-                server.owner.random.seed(derive(seed, "server", server.id))
+            if server.incarnation.random is not None:
+                server.incarnation.random.seed(derive(seed, "server", server.id))
 
-    # --- watching the student's code ---
+    # --- finding faults ---
 
     def _current(self) -> SimServer | None:
-        return self._servers.get(self.kernel.current.owner.server)
+        """The server whose code is running."""
+        return self._servers.get(self.kernel.current.incarnation.server)
 
-    def _look(self) -> None:
-        """Once a second: is anything waiting that will never be answered?"""
+    def _check_answers(self) -> None:
+        """Report a handler or a harness call that does not return."""
         kernel = self.kernel
-        kernel.at(kernel.now + LOOK_EVERY, self._look)
+        kernel.call_at(kernel.now + CHECK_INTERVAL, self._check_answers)
         for server in self._servers.values():
-            if not server.owner.alive or server.owner.paused:
+            if not server.incarnation.alive or server.incarnation.paused:
                 continue
             for task in list(server.entries.values()):
                 waited = kernel.now - task.since
-                if waited >= DEADLOCKED_AFTER and (circle := student_frames.deadlock(task, server.files)):
+                if waited >= DEADLOCK_TIMEOUT and (cycle := student_frames.deadlock(task)):
                     text = f"S{server.id}: deadlock: {task.role} has not answered for {waited:.0f} s and never will"
-                    server.fault("deadlock", text, "", "\n".join(circle))
+                    server.fault("deadlock", text, "", "\n".join(cycle))
                     return
-                # Someone else may be in a call and hold what this thread waits for, so only full silence counts.
-                if waited >= SILENT_AFTER and task.waiting_for not in ("a reply", "sleep"):
+                # The thread that holds what this one waits for may itself be in a call, so this takes longer to count.
+                if waited >= ANSWER_TIMEOUT and task.waiting_for not in ("a reply", "sleep"):
                     text = f"S{server.id}: {task.role} has not answered for {waited:.0f} s"
-                    where = student_frames.where_frame(task.glet.gr_frame, server.files)
-                    mine = (other for other in kernel.tasks.values() if other.owner is server.owner)
-                    server.fault("no-answer", text, where, student_frames.stacks(mine, server.files))
+                    where = student_frames.innermost_line(task.glet.gr_frame, server.files)
+                    own = (other for other in kernel.tasks.values() if other.incarnation is server.incarnation)
+                    server.fault("no-answer", text, where, student_frames.describe_threads(own, server.files))
                     return
 
-    def no_breakpoint(self, *args: object, **kwargs: object) -> None:
-        """``breakpoint()`` where no terminal is: say how to get one."""
+    def refuse_breakpoint(self, *args: object, **kwargs: object) -> None:
+        """``sys.breakpointhook`` where there is no terminal."""
         server = self._current()
         if server is not None:
-            server.refuse("breakpoint()", "nobody is there to type; it works under `raftlab test --pdb`")
+            server.refuse("breakpoint()", "there is no terminal to type at; it works under `raftlab test --pdb`")
 
-    def _busy(self, frame: FrameType) -> None:
+    def _report_busy_loop(self, frame: FrameType) -> None:
         server = self._current()
         assert server is not None
         task = self.kernel.current
-        where = student_frames.where_frame(frame, server.files)
-        text = f"S{server.id}: {task.role} runs and runs without ever waiting, so the clock stands still"
+        where = student_frames.innermost_line(frame, server.files)
+        text = f"S{server.id}: {task.role} keeps running without ever waiting, so the clock stands still"
         server.fault("busy-loop", text, where)
-        self.kernel.kill(server.owner)
+        self.kernel.kill(server.incarnation)
         self.kernel._next_greenlet().switch()
 
-    def _flood(self, what: str) -> None:
+    def _report_flood(self, what: str) -> None:
         server = self._current()
         assert server is not None
         task = self.kernel.current
-        where = student_frames.where_frame(sys._getframe(1), server.files)
+        where = student_frames.innermost_line(sys._getframe(1), server.files)
         server.fault("flood", f"S{server.id}: {task.role} {what}", where)
-        self.kernel.kill(server.owner)
+        self.kernel.kill(server.incarnation)
         self.kernel._next_greenlet().switch()
 
     def _excepthook(self, args: Any) -> None:
@@ -177,27 +181,22 @@ class SimHost:
         if server is not None:
             server.uncaught(exc, role)
 
-    def _held(self, task: _k.Task, what: str) -> None:
+    def _advise_held_lock(self, task: Task, what: str) -> None:
         server = self._current()
         if server is not None:
-            server.advise_held(task, what)
+            server.advise_held_lock(task, what)
 
-    # --- what the student writes ---
+    # --- output ---
 
     def _log(self, topic: str, text: str) -> None:
         if self._current() is not None:
             self._sink.log(topic, text)
 
-    def _writing(self) -> int:
+    def _current_number(self) -> int:
         server = self._current()
         assert server is not None
         return server.id
 
     def stdout(self, topic: str) -> Stdout:
-        """A stand-in for ``sys.stdout`` and the like, with a line under construction for each incarnation."""
-
-        def writer() -> int | None:
-            task = self.kernel.current
-            return None if task is None else id(task.owner)
-
-        return Stdout(self._log, topic, writer)
+        """A replacement for ``sys.stdout`` or ``sys.stderr``, with an unfinished line for each incarnation."""
+        return Stdout(self._log, topic, lambda: id(self.kernel.current.incarnation))

@@ -1,11 +1,11 @@
-"""Python's own threading library in virtual time: fresh copies of it over the substitute primitives.
+"""Virtual-time copies of Python's own threading library, and substitutes for what would make a run unrepeatable.
 
-``threading``, ``queue`` and ``concurrent.futures`` are plain Python over ``_thread`` and ``time``. Imported while
-``sys.modules`` holds our substitutes for these two, fresh copies of them run in virtual time with not a line changed;
-the process's real modules are put back afterwards. What cannot be made deterministic is refused, by name.
+``threading``, ``queue`` and ``concurrent.futures`` are plain Python over ``_thread`` and ``time``. Fresh copies of them,
+imported while ``sys.modules`` holds our substitutes for these two, run in virtual time without a changed line; the real
+modules are put back afterwards. What cannot be made deterministic is refused by name.
 
-The copies are made once, in the warm host, and shared by all servers of a run; ``random`` and the student's own
-modules are per server.
+The copies are made once, in the warm host, and shared by all servers of a run. Each server has a ``random`` module of
+its own.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
-from raftlab.host import kernel as _k
 from raftlab.host import primitives, threads
+from raftlab.host.kernel import Incarnation
 
-# Modules that reach outside the run. The value is the reason, in the student's words.
+# Modules that reach outside the run. The value is the reason that the student reads.
 REFUSED_MODULES: dict[str, str] = {
     **dict.fromkeys(
         (
@@ -43,7 +43,7 @@ REFUSED_MODULES: dict[str, str] = {
     **dict.fromkeys(
         ("subprocess", "multiprocessing", "signal", "pty", "_posixsubprocess"), "one server is one process"
     ),
-    **dict.fromkeys(("ctypes", "cffi", "mmap", "fcntl"), "it steps outside Python"),
+    **dict.fromkeys(("ctypes", "cffi", "mmap", "fcntl"), "it reaches outside Python"),
     "secrets": "a run must be repeatable: use random",
 }
 
@@ -77,45 +77,46 @@ _COPIED = (
     "concurrent.futures.thread",
 )
 
-# Under this name, which no import can ask for, the copies hold the library's own side of `threading`.
+# The copy of `threading` that the other copies use has this name, which no import statement can ask for.
 LIBRARY_THREADING = "threading (library)"
 
 
 class RefusedCall(RuntimeError):
-    """Student code asked for something that cannot be replayed. The run fails even if the code catches this."""
+    """Student code used something that cannot be replayed. The run fails even if the code catches this."""
 
 
+# Called with what was used and the reason why it is refused.
 Refuse = Callable[[str, str], NoReturn]
 
 
-def copies() -> dict[str, ModuleType]:
-    """Make the copies, by module name. Leaves ``sys.modules`` as it was."""
+def make_copies() -> dict[str, ModuleType]:
+    """Make the copies. Returns them by module name, and leaves ``sys.modules`` as it was."""
     names = (*_COPIED, "_thread", "time", "_queue")
-    kept = {name: sys.modules.pop(name, None) for name in names}
-    # Fresh copies would register hooks in the real interpreter: at fork, where ours are not to be touched.
+    originals = {name: sys.modules.pop(name, None) for name in names}
+    # Otherwise the copies would register at-fork hooks in the real interpreter.
     at_fork, os.register_at_fork = os.register_at_fork, lambda **hooks: None
-    fakes = {"_thread": primitives.make_thread(), "time": primitives.make_time()}
-    sys.modules.update(fakes)
+    substitutes = {"_thread": primitives.make_thread_module(), "time": primitives.make_time_module()}
+    sys.modules.update(substitutes)
     sys.modules["_queue"] = None  # type: ignore[assignment]  # makes `queue` use its Python implementation
     try:
-        made = {name: importlib.import_module(name) for name in _COPIED} | fakes
+        made = {name: importlib.import_module(name) for name in _COPIED} | substitutes
     finally:
         os.register_at_fork = at_fork
-        for name, module in kept.items():
+        for name, module in originals.items():
             if module is None:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
     threading = made["threading"]
-    # The student's view of `threading` is a copy: in the library itself locks are plain ones that nobody reports.
+    # The student gets a second copy of `threading`, because locks of the library itself are not to be reported.
     shared = {"Event": primitives.Event, "local": made["_threading_local"].__dict__["local"]}
-    made["threading"] = _copy_of(threading)
+    made["threading"] = copy_module(threading)
     made["threading"].__dict__.update(shared)
-    if hasattr(threading, "_thread_local_info"):  # Python 3.13 makes one while it is imported
+    if hasattr(threading, "_thread_local_info"):  # Python 3.13 makes one during the import
         shared["_thread_local_info"] = shared["local"]()
-    threading.__dict__.update(shared, Lock=primitives.Gate, _allocate_lock=primitives.Gate)
+    threading.__dict__.update(shared, Lock=primitives.UntrackedLock, _allocate_lock=primitives.UntrackedLock)
     made[LIBRARY_THREADING] = threading
-    threads.simplify(threading)
+    threads.install_fast_methods(threading)
     primitives.framework_globals.add(id(threads.__dict__))
     primitives.framework_globals.update(id(module.__dict__) for module in made.values())
     futures: Any = made["concurrent.futures"]
@@ -124,8 +125,8 @@ def copies() -> dict[str, ModuleType]:
     return made
 
 
-def guarded(refuse: Refuse) -> dict[str, ModuleType]:
-    """Stand-ins for modules of which only parts can be allowed: ``os``, ``datetime``, ``uuid``."""
+def make_guarded_modules(refuse: Refuse) -> dict[str, ModuleType]:
+    """Substitutes for modules of which only parts are allowed: ``os``, ``datetime``, ``uuid``."""
     import uuid as real_uuid
 
     def refusing(name: str, why: str) -> Callable[..., NoReturn]:
@@ -134,29 +135,29 @@ def guarded(refuse: Refuse) -> dict[str, ModuleType]:
 
         return call
 
-    safe_os = _copy_of(os)
+    safe_os = copy_module(os)
     for name in _REFUSED_OS:
         if hasattr(os, name):
             why = "a run must be repeatable: use random" if "rand" in name else "one server is one process"
             safe_os.__dict__[name] = refusing(f"os.{name}", why)
-    safe_uuid = _copy_of(real_uuid)
+    safe_uuid = copy_module(real_uuid)
     for name in ("uuid1", "uuid4", "getnode"):
         safe_uuid.__dict__[name] = refusing(f"uuid.{name}", "a run must be repeatable: use random")
     return {"os": safe_os, "uuid": safe_uuid, "datetime": _virtual_datetime()}
 
 
-def seeded_random(owner: _k.Owner, seed: int, refuse: Refuse) -> ModuleType:
-    """A ``random`` module of the server's own: module-level functions drawn from ``seed``, and ``Random()`` too."""
-    module = _copy_of(random)
+def make_random_module(incarnation: Incarnation, seed: int, refuse: Refuse) -> ModuleType:
+    """The ``random`` module of one server. Its functions, and ``Random()`` without a seed, draw from ``seed``."""
+    module = copy_module(random)
     source = random.Random(seed)
-    owner.random = source
+    incarnation.random = source
     for name in random.__all__:
         bound = getattr(source, name, None)
         if callable(bound) and not isinstance(getattr(random, name), type):
             module.__dict__[name] = bound
 
     class Random(random.Random):
-        """``random.Random``; without a seed it takes one from the server's own."""
+        """``random.Random``, which without a seed draws one from the server's own generator."""
 
         def __init__(self, x: Any = None) -> None:
             super().__init__(source.getrandbits(64) if x is None else x)
@@ -165,7 +166,7 @@ def seeded_random(owner: _k.Owner, seed: int, refuse: Refuse) -> ModuleType:
             super().seed(source.getrandbits(64) if a is None else a, version)
 
     def reseed(a: Any = None, version: int = 2) -> None:
-        # `random.seed()` asks for the machine's entropy; here it asks for the run's.
+        # Without an argument the real one uses the machine's entropy; this one uses the run's.
         source.seed(source.getrandbits(64) if a is None else a, version)
 
     class SystemRandom:
@@ -176,16 +177,17 @@ def seeded_random(owner: _k.Owner, seed: int, refuse: Refuse) -> ModuleType:
     return module
 
 
-def _copy_of(real: ModuleType) -> ModuleType:
+def copy_module(real: ModuleType) -> ModuleType:
+    """A module with the same contents, whose attributes can be replaced without touching ``real``."""
     module = ModuleType(real.__name__, real.__doc__)
     module.__dict__.update(real.__dict__)
     return module
 
 
 def _virtual_datetime() -> ModuleType:
-    """``datetime`` whose "now" is the server's clock."""
-    module = _copy_of(real_datetime)
-    now = primitives.make_time().__dict__["time"]
+    """``datetime`` that reads the server's clock."""
+    module = copy_module(real_datetime)
+    now = primitives.make_time_module().__dict__["time"]
 
     class datetime(real_datetime.datetime):
         @classmethod

@@ -1,8 +1,8 @@
-"""``Thread.start``, ``join`` and ``is_alive`` for the library's copy of ``threading``.
+"""Fast ``Thread.start``, ``join`` and ``is_alive`` for the library's copy of ``threading``.
 
-Starting a thread is what a student's Raft does most often (one for each call to a peer), and Python's own way there,
-with its locks, its sentinel and its handshake, costs more than all the rest of the call. What a thread does otherwise
-(names, daemons, excepthook, Timer, the executor's workers) stays the library's own.
+A student's Raft starts a thread for each call to a peer. Python's own implementation, with its locks and its handshake
+with the new thread, costs more than all the rest of the call. Everything else about threads (names, daemons,
+excepthook, Timer, the executor's workers) is the library's own.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from raftlab.host import kernel as _k
+from raftlab.host import kernel as kernels
 from raftlab.host.cpython_arguments import check_acquire
 from raftlab.host.primitives import Event
 
 
-def simplify(threading: ModuleType) -> None:
-    """Put the three methods into the copy's ``Thread`` class."""
+def install_fast_methods(threading: ModuleType) -> None:
+    """Replace the three methods in the ``Thread`` class of ``threading``, which must be a copy over the kernel."""
     library: Any = threading
     active: dict[int, Any] = library._active
     thread_class: Any = library.Thread
 
-    def live(thread: Any) -> None:
+    def run_to_its_end(thread: Any) -> None:
         try:
             thread.run()
         except BaseException:
             thread._invoke_excepthook(thread)
         active.pop(thread._ident, None)
-        thread._is_stopped = True  # what repr() looks at up to Python 3.12; from 3.13 on at the handle
+        thread._is_stopped = True  # for repr() up to Python 3.12; from 3.13 on it uses the handle
         handle = getattr(thread, "_handle", None)
         if handle is not None:
             handle._set_done()
         thread._lab_ended.set()
 
     def start(self: Any) -> None:
-        """Start the thread's activity; once only."""
+        """Start the thread. Raises ``RuntimeError`` if it was started before."""
         if not self._initialized:
             raise RuntimeError("thread.__init__() not called")
         if self._started.is_set():
             raise RuntimeError("threads can only be started once")
-        kernel = _k.K
+        kernel = kernels.active
         self._lab_ended = Event()
-        task = kernel.spawn(kernel.current.owner, "a thread", live, self)
+        task = kernel.spawn(kernel.current.incarnation, "a thread", run_to_its_end, self)
         self._ident = self._native_id = task.ident
         handle = getattr(self, "_handle", None)
         if handle is not None:
             handle.ident, handle._done = task.ident, False
         active[task.ident] = self
         self._started.set()
-        # The new thread may overtake the one that started it, or not: as the seed has it.
+        # The seed decides whether the new thread runs before the one that started it goes on.
         kernel.perhaps_give_way()
 
     def join(self: Any, timeout: float | None = None) -> None:

@@ -1,8 +1,8 @@
 """The warm host: a process that has everything loaded and forks a child for each run (sim) or server (rpyc).
 
-It reads the student's source but never runs it; only its children do. It takes orders from the judge over a Unix
-socket that arrived as an inherited descriptor, hands each child the descriptors that came with the order, and reports
-when a child has ended. When the judge is gone, so is everything here.
+It reads the student's source but never runs it; only its children do. It takes orders from the judge over an inherited
+Unix socket, passes the descriptors that come with an order on to the child, and reports when a child has ended. When
+the judge ends, the warm host and its children end too.
 
     python -P -m raftlab.host.warm_host CONTROL_FD PATH LIMITS
 
@@ -37,16 +37,17 @@ from raftlab.submission import source
 
 _PR_SET_PDEATHSIG = 1
 
-# Modules that a child goes on with, and those that a Raft likes to import.
-_OURS = ("raftlab.host.check_child", "raftlab.host.rpyc_child", "raftlab.host.sim_child")
-_LIKED = ("base64", "bisect", "json", "pickle", "struct", "zlib")
+# Modules to import before the forks: those of the children, and those that a Raft often imports.
+_CHILD_MODULES = ("raftlab.host.check_child", "raftlab.host.rpyc_child", "raftlab.host.sim_child")
+_OFTEN_IMPORTED = ("base64", "bisect", "json", "pickle", "struct", "zlib")
 
-# How often the children's memory is looked at when they are confined: what can be filled meanwhile is the overshoot.
-_LOOK_MS = 100
+# Milliseconds between two checks of the children's memory in a sandbox. They can exceed the limit by what they fill in
+# between.
+_MEMORY_CHECK_MS = 100
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to SIGKILL this process when its parent ends, however the parent ends (Linux)."""
+    """Ask the operating system to SIGKILL this process when its parent ends, for whatever reason (Linux)."""
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -55,7 +56,7 @@ def die_with_parent() -> None:
 
 
 def _run_child(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
-    """In the child: become what was asked for. Imports are done in the parent; see :func:`main`."""
+    """In the child: run what the judge asked for. The imports cost nothing; see :func:`main`."""
     run: Callable[[Program, protocol.StartChild, list[int]], None]
     if spawn.world == "sim":
         from raftlab.host.sim_child import run
@@ -67,13 +68,19 @@ def _run_child(program: Program, spawn: protocol.StartChild, fds: list[int]) -> 
 
 
 class ForkServer:
-    """The parent's loop."""
+    """The warm host's loop: forks children as the judge orders, and reports their ends.
+
+    Args:
+        control: The socket to the judge.
+        program: The submission.
+        limits: What the children may use; ``None`` outside a sandbox.
+    """
 
     def __init__(self, control: socket.socket, program: Program, limits: Limits | None) -> None:
         self._control = control
         self._limits = limits
-        self._weighed = 0.0
-        self._too_large: set[int] = set()
+        self._memory_checked = 0.0  # time.monotonic()
+        self._too_large: set[int] = set()  # pids that were killed for their memory
         self._program = program
         self._children: dict[int, int] = {}  # pid → child number
         self._simulated = 0
@@ -89,31 +96,33 @@ class ForkServer:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         while True:
-            for fd, _ in poll.poll(_LOOK_MS if self._limits and self._children else None):
+            for fd, _ in poll.poll(_MEMORY_CHECK_MS if self._limits and self._children else None):
                 if fd == self._wake_read:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
                     self._reap()
-                elif not self._order():
+                elif not self._take_order():
                     return
             if self._limits is not None:
-                self._weigh(self._limits.memory)
+                self._limit_memory(self._limits.memory)
 
-    def _weigh(self, most: int) -> None:
-        """End the largest child when together they hold more memory than ``most``. There is nothing to wait on for that
-        without powers over the machine, so it is looked at now and then."""
+    def _limit_memory(self, max_bytes: int) -> None:
+        """Kill the largest child if all together use more than ``max_bytes``.
+
+        This is polled: an ordinary user cannot ask the operating system to be notified."""
         now = time.monotonic()
-        if now < self._weighed + _LOOK_MS / 1000:
+        if now < self._memory_checked + _MEMORY_CHECK_MS / 1000:
             return
-        self._weighed = now
-        held = {pid: _held_by(pid) for pid in self._children}
-        if sum(held.values()) > most:
-            largest = max(held, key=lambda pid: held[pid])
+        self._memory_checked = now
+        used = {pid: _private_memory(pid) for pid in self._children}
+        if sum(used.values()) > max_bytes:
+            largest = max(used, key=lambda pid: used[pid])
             self._too_large.add(largest)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(largest, signal.SIGKILL)
 
-    def _order(self) -> bool:
+    def _take_order(self) -> bool:
+        """Carry out one order. False if the judge has closed the socket."""
         data, fds, _, _ = socket.recv_fds(self._control, 65536, 8)
         if not data:
             return False
@@ -121,9 +130,9 @@ class ForkServer:
         if isinstance(order, protocol.StartChild):
             self._simulated += order.world == "sim"
             if order.world == "sim" and self._simulated == 2:
-                # It costs as much as it saves in a handful of runs; many hosts make a single one.
-                warm_up.once()
-                _settle()
+                # The warm-up costs as much as it saves in a few runs, and many hosts make only one.
+                warm_up.run()
+                _freeze_objects()
             self._fork(order, list(fds))
         else:
             for pid, child in self._children.items():
@@ -140,7 +149,7 @@ class ForkServer:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 die_with_parent()
-                # The judge learns from the sender of this what number the kernel knows us by.
+                # The judge learns our process id as it sees it from the credentials of this message.
                 self._control.send(protocol.encode(protocol.ChildStarted(spawn.child)))
                 self._control.close()
                 os.close(self._wake_read)
@@ -150,7 +159,7 @@ class ForkServer:
                 _run_child(self._program, spawn, fds)
                 code = 0
             except (EOFError, BrokenPipeError):
-                code = 0  # the judge has what it wanted
+                code = 0  # the judge has ended this run
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
@@ -161,6 +170,7 @@ class ForkServer:
         self._children[pid] = spawn.child
 
     def _reap(self) -> None:
+        """Report every child that has ended."""
         while self._children:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -175,18 +185,18 @@ class ForkServer:
                 self._control.send(protocol.encode(protocol.ChildEnded(child, status, over_memory_limit)))
 
 
-def _settle() -> None:
-    """What is there now stays: no child need look through it for garbage, and copy it by doing so."""
+def _freeze_objects() -> None:
+    """Exclude all present objects from garbage collection: in a child it would write to, and so copy, their memory."""
     gc.collect()
     gc.freeze()
 
 
-def _held_by(pid: int) -> int:
-    """The bytes of memory that a process has for itself."""
+def _private_memory(pid: int) -> int:
+    """The resident memory of a process without what it shares (files), in bytes; 0 if the process is gone."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except (OSError, ValueError):
-        return 0  # it is gone
+        return 0
     return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
 
 
@@ -194,25 +204,25 @@ def main() -> None:
     limits = msgspec.json.decode(sys.argv[3], type=Limits | None)
     if limits is not None:
         restrictions.enter_host(limits)
-    die_with_parent()  # after a change of user, which makes the kernel forget it
-    # Ctrl-C goes to the whole terminal group: only the judge decides what it means.
+    die_with_parent()  # not before, because a change of user cancels it
+    # Ctrl-C is sent to every process of the terminal. Only the judge decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The judge sends SIGUSR1 before it kills a child that hangs: the stack goes to stderr, which the judge keeps.
+    # The judge sends SIGUSR1 to a child that hangs before it kills it. The stack goes to stderr, which the judge reads.
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     control = socket.socket(fileno=int(sys.argv[1]))
     program = Program(source.find(sys.argv[2]))
     program.compile_all()
-    compile_cache.once()
-    # Loaded before the forks, so that each child starts with everything in place.
-    for name in (*_OURS, *_LIKED):
+    compile_cache.install()
+    # Imported before the forks, so that no child has to.
+    for name in (*_CHILD_MODULES, *_OFTEN_IMPORTED):
         importlib.import_module(name)
 
-    _settle()
-    # A run's cyclic garbage is small; collecting rarely keeps the pauses out of the lock step.
+    _freeze_objects()
+    # A run makes little cyclic garbage. Rare collections keep pauses out of the lock step.
     gc.set_threshold(50_000, 20, 100)
     with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone
         ForkServer(control, program, limits).serve()
-    # No clean-up: the children go when this process does.
+    # No cleanup is needed: the children end with this process.
     os._exit(0)
 
 

@@ -1,6 +1,6 @@
-"""The play of :mod:`raftlab.host.warm_up`: looks like a Raft and is none. It uses what a Raft uses, once.
+"""The submission of :mod:`raftlab.host.warm_up`. It is no Raft, but uses everything that a Raft uses.
 
-The messages are those of the skeleton: `dataclasses` writes the same texts for them as for a student's.
+The messages are those of the skeleton, so that `dataclasses` compiles the same text for them as for a student's.
 """
 
 from __future__ import annotations
@@ -103,11 +103,11 @@ class Raft:
             return len(self.entries) - 1, 1, False
 
     def status(self) -> Status:
-        return Status(1, None, "actor", self.applied, self.applied, 1, len(self.entries) - 1)
+        return Status(1, None, "follower", self.applied, self.applied, 1, len(self.entries) - 1)
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         with self.lock:
-            log("play", f"asked by S{args.candidate_id}")
+            log("vote", f"asked by S{args.candidate_id}")
             return RequestVoteReply(term=args.term, vote_granted=False)
 
     def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:

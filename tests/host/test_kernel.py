@@ -1,0 +1,213 @@
+"""The scheduler by itself: who gets a lock next, and what it keeps of threads that have ended or crashed."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from raftlab.host import kernel as kernels
+from raftlab.host.kernel import TIMEOUT_DELAY, Incarnation, Kernel
+from raftlab.host.primitives import Lock, RLock, UntrackedLock
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    before = kernels.active
+    kernels.install(Kernel(0, preempt=False))
+    yield kernels.active
+    kernels.install(before)
+
+
+@pytest.fixture
+def server() -> Incarnation:
+    return Incarnation(0, 0.0)
+
+
+def run_until(kernel: Kernel, end: float) -> None:
+    """Run all tasks and timers up to virtual time ``end``."""
+    kernel.run_ready()
+    while (timer := kernel.next_timer()) is not None and timer <= end:
+        kernel.now = timer
+        kernel.fire_timers()
+        kernel.run_ready()
+
+
+# --- locks ---
+
+
+@pytest.mark.parametrize("kind", [Lock, RLock, UntrackedLock])
+@pytest.mark.parametrize("use_with", [False, True], ids=["acquire", "with"])
+def test_a_lock_goes_to_the_thread_that_has_waited_longest(
+    kernel: Kernel, server: Incarnation, kind: Callable[[], Any], use_with: bool
+) -> None:
+    lock, order = kind(), []
+
+    def hold(name: str, arrival: float) -> None:
+        if arrival:
+            kernel.block(arrival)
+        if use_with:
+            with lock:
+                order.append(name)
+                kernel.block(1.0)
+        else:
+            assert lock.acquire()
+            order.append(name)
+            kernel.block(1.0)
+            lock.release()
+
+    # They start in another order than they arrive.
+    for name, arrival in (("third", 0.3), ("first", 0.1), ("holder", 0.0), ("fourth", 0.4), ("second", 0.2)):
+        kernel.spawn(server, name, hold, name, arrival)
+    run_until(kernel, 10.0)
+    assert order == ["holder", "first", "second", "third", "fourth"]
+
+
+@pytest.mark.parametrize("kind", [Lock, RLock, UntrackedLock])
+def test_a_lock_passes_over_a_thread_whose_timeout_has_expired(
+    kernel: Kernel, server: Incarnation, kind: Callable[[], Any]
+) -> None:
+    lock, got = kind(), {}
+
+    def hold() -> None:
+        with lock:
+            kernel.block(1.0)
+
+    def wait(name: str, arrival: float, timeout: float) -> None:
+        kernel.block(arrival)
+        got[name] = lock.acquire(timeout=timeout), round(kernel.now, 3)
+        if got[name][0]:
+            lock.release()
+
+    kernel.spawn(server, "holder", hold)
+    kernel.spawn(server, "impatient", wait, "impatient", 0.1, 0.5)
+    kernel.spawn(server, "patient", wait, "patient", 0.2, 5.0)
+    run_until(kernel, 10.0)
+    assert got == {"impatient": (False, 0.6), "patient": (True, 1.0)}
+
+
+def test_nobody_takes_a_lock_between_its_release_and_the_next_holder(kernel: Kernel, server: Incarnation) -> None:
+    """The lock belongs to the thread that waited, even before that thread runs."""
+    lock, taken = Lock(), []
+
+    def hold() -> None:
+        lock.acquire()
+        kernel.block(1.0)
+        lock.release()
+        taken.append(("again", lock.acquire(blocking=False)))
+
+    def wait() -> None:
+        kernel.block(0.5)
+        taken.append(("waiting", lock.acquire()))
+
+    kernel.spawn(server, "holder", hold)
+    task = kernel.spawn(server, "waiting", wait)
+    run_until(kernel, 10.0)
+    assert taken == [("again", False), ("waiting", True)]
+    assert lock.holder is task
+    assert task.held == [lock]
+
+
+# --- crashes ---
+
+
+class Crash:
+    """A server that is killed with one thread in each state, beside a server that goes on."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.server, self.other = Incarnation(0, 0.0), Incarnation(1, 0.0)
+        self.ran: list[str] = []
+
+        def sleep(name: str, timeout: float | None) -> None:
+            try:
+                kernel.block(timeout)
+                self.ran.append(f"{name} woke up")
+            finally:
+                self.ran.append(f"{name} finally")
+
+        self.waiting = kernel.spawn(self.server, "waiting", sleep, "waiting", None)
+        kernel.spawn(self.server, "sleeping", sleep, "sleeping", 5.0)
+        self.survivor = kernel.spawn(self.other, "survivor", sleep, "survivor", 7.0)
+        kernel.run_ready()
+        kernel.spawn(self.server, "ready", self.ran.append, "ready ran")
+        kernel.kill(self.server)
+
+
+def test_nothing_of_a_crashed_server_runs_again(kernel: Kernel) -> None:
+    crash = Crash(kernel)
+    assert list(kernel.tasks.values()) == [crash.survivor]
+    assert kernel.next_timer() == 7.0 + TIMEOUT_DELAY  # not that of the thread that slept
+    run_until(kernel, 10.0)
+    assert crash.ran == ["survivor woke up", "survivor finally"]
+    assert kernel.tasks == {}
+
+
+def test_the_greenlets_of_a_crashed_server_are_never_collected(kernel: Kernel) -> None:
+    """A greenlet that is collected runs its ``finally`` blocks."""
+    crash = Crash(kernel)
+    greenlets = [weakref.ref(task.glet) for task in (crash.waiting, crash.survivor)]
+    run_until(kernel, 10.0)
+    crash.ran.clear()
+    del crash.waiting
+    gc.collect()
+    assert crash.ran == []
+    assert all(glet() is not None for glet in greenlets)
+
+
+def test_a_crashed_greenlet_is_not_used_for_another_thread(kernel: Kernel) -> None:
+    crash = Crash(kernel)
+    run_until(kernel, 10.0)
+    later = [kernel.spawn(crash.other, "later", kernel.block, 1.0) for _ in range(5)]
+    assert crash.waiting.glet not in [task.glet for task in later]
+    run_until(kernel, 20.0)
+    assert kernel.tasks == {}
+
+
+def test_a_server_that_crashes_while_paused_does_not_run_when_resumed(kernel: Kernel, server: Incarnation) -> None:
+    ran: list[str] = []
+
+    def sleep() -> None:
+        kernel.block(1.0)
+        ran.append("sleeping")
+
+    kernel.spawn(server, "sleeping", sleep)
+    kernel.run_ready()
+    kernel.spawn(server, "ready", ran.append, "ready")
+    kernel.pause(server)
+    run_until(kernel, 0.5)
+    kernel.kill(server)
+    kernel.resume(server)
+    run_until(kernel, 10.0)
+    assert ran == []
+    assert kernel.tasks == {}
+
+
+# --- threads that have ended ---
+
+
+def test_an_ended_thread_leaves_nothing_but_an_idle_greenlet(kernel: Kernel, server: Incarnation) -> None:
+    class Argument: ...
+
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen: list[str] = []
+
+    def run(argument: object) -> None:
+        seen.append(variable.get())
+        variable.set("set by an earlier thread")
+
+    def spawn() -> tuple[Any, weakref.ref[Argument]]:
+        argument = Argument()
+        task = kernel.spawn(server, "a thread", run, argument)
+        return task.glet, weakref.ref(argument)
+
+    glet, argument = spawn()
+    kernel.run_ready()
+    assert kernel.tasks == {}
+    assert argument() is None
+    assert spawn()[0] is glet  # reused
+    kernel.run_ready()
+    assert seen == ["unset", "unset"]

@@ -42,7 +42,7 @@ REFUSALS = (
     output_folder.BadFolder,
     submissions.BadPath,
     labs.UnknownLab,
-    levels.CannotConfine,
+    levels.SandboxUnavailable,
     rubric.BadRubric,
     marks.BadLate,
     formats.CannotReport,

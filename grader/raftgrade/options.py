@@ -130,7 +130,7 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
     run.add_argument(
         "--sandbox",
-        choices=levels.ASKED,
+        choices=levels.CHOICES,
         default="auto",
         help="walls around student code: the best there is (auto, the default), bubblewrap or nothing (bwrap), none",
     )
@@ -168,7 +168,7 @@ def _soak(soak: argparse.ArgumentParser) -> None:
     soak.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: two per processor)")
     soak.add_argument("--fuzz", action=argparse.BooleanOptionalAction, default=True, help="in sim: fuzz too (default)")
     soak.add_argument("--hog", action="store_true", help="an endless loop on each processor beside runs on rpyc")
-    soak.add_argument("--sandbox", choices=levels.ASKED, default="auto", help="as for run (default: auto)")
+    soak.add_argument("--sandbox", choices=levels.CHOICES, default="auto", help="as for run (default: auto)")
     soak.add_argument("--out", metavar="DIR", help="where the logbook is; the same DIR again: goes on there")
     soak.add_argument("--show", metavar="DIR", help="show what the logbook in DIR says, and run nothing")
 

@@ -22,7 +22,7 @@ BESIDE = "the-answers.txt"
 REFUSED, FAILED, CLEAN = "refused", "failed", "clean"
 
 # Where the project itself lies in /tmp, a server has none of its own and cannot write there.
-FILED = REFUSED if levels._hidden_by_tmp() else FAILED
+FILED = REFUSED if levels.python_is_below_tmp() else FAILED
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The walls around student code: what holds, what is said when nothing does, and that each level is tried for real."""
+"""The sandbox: what each level stops, and what is reported if a level does not work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raftlab.explain.failure import LabFailure
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.network import MIN_DELAY
 from raftlab.sandbox import levels
-from raftlab.sandbox.levels import CannotConfine, Sandbox
+from raftlab.sandbox.levels import Sandbox, SandboxUnavailable
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
 from raftlab.worlds.sim_world import ForkedHost, SimWorld
@@ -27,12 +27,12 @@ from tests.worlds.test_worlds import alive
 
 BWRAP = levels.probe("bwrap")
 needs_bwrap = pytest.mark.skipif(BWRAP.level != "bwrap", reason=BWRAP.reason)
-OWN_TMP = not levels._hidden_by_tmp()  # where the project itself lies in /tmp, nothing can be written there
+OWN_TMP = not levels.python_is_below_tmp()  # otherwise a server cannot write in /tmp
 READ_ONLY = "OSError Read-only file system"
 LEVELS = [pytest.param(Sandbox("bwrap"), marks=needs_bwrap, id="bwrap"), pytest.param(Sandbox("rlimits"), id="rlimits")]
 
 
-def test_the_lower_level_holds_here() -> None:
+def test_the_lower_level_works_here() -> None:
     assert levels.probe("rlimits") == Sandbox("rlimits")
 
 
@@ -41,58 +41,61 @@ def test_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "bubblewrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)"
     assert levels.choose("auto") == Sandbox("rlimits", why)
     assert levels.choose("none") == Sandbox("none", "asked for")
-    with pytest.raises(CannotConfine) as caught:
+    with pytest.raises(SandboxUnavailable) as caught:
         levels.choose("bwrap")
     assert str(caught.value) == f"--sandbox bwrap is not available here: {why}"
 
 
-def stub(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A bwrap that does not confine."""
+def fake_bwrap(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program ``bwrap`` into ``PATH`` that is not a sandbox."""
     (folder / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-def test_a_bubblewrap_that_does_not_work_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub(tmp_path, monkeypatch, "echo 'bwrap: No permissions to create new namespace' >&2; exit 1")
+def test_a_bubblewrap_that_does_not_start_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_bwrap(tmp_path, monkeypatch, "echo 'bwrap: No permissions to create new namespace' >&2; exit 1")
     assert levels.choose("auto") == Sandbox(
         "rlimits", "bubblewrap does not work here: bwrap: No permissions to create new namespace"
     )
 
 
-def test_walls_with_a_hole_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It starts what it is given, and nothing else.
-    found = ":".join(levels._import_roots())
-    stub(tmp_path, monkeypatch, f'export PYTHONPATH={found}; while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+def test_a_sandbox_with_a_hole_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It only starts the program that it is given.
+    roots = ":".join(levels._import_roots())
+    fake_bwrap(
+        tmp_path, monkeypatch, f'export PYTHONPATH={roots}; while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+    )
     monkeypatch.setattr(Sandbox, "inside", lambda self, submission: submission)
     found = levels.probe("bwrap")
     assert found.level == "none"
-    assert "bubblewrap does not hold here: a confined process could " in found.reason
+    assert "bubblewrap is not safe here: a process in the sandbox could " in found.reason
 
 
-def outcome(path: Path, sandbox: Sandbox, world: str) -> list[str]:
-    """What a server printed in a moment's life, and the fault that ended it."""
+def output(path: Path, sandbox: Sandbox, world: str) -> list[str]:
+    """The lines that a server prints within 0.3 s, and the failure that ends it."""
     with WarmHost(path, sandbox) as host:
         made: Any = SimWorld(ForkedHost(host, 0, False), MIN_DELAY) if world == "sim" else RpycWorld(host)
         cluster = Cluster(made, "2A", 0, 1)
-        said = []
+        failures = []
         try:
             cluster.start_all()
             cluster.sleep(0.3)
         except LabFailure as failure:
-            said = [failure.failure.text]
+            failures = [failure.failure.text]
         finally:
             made.close()
-        return [event.text for event in log_lines(cluster)] + said
+        return [event.text for event in log_lines(cluster)] + failures
 
 
-TRY = """
-def attempt(what, f):
+# Prints what came of an attempt.
+ATTEMPT = """
+def attempt(what, action):
     try:
-        got = f()
+        result = action()
     except BaseException as exc:
-        got = f"{type(exc).__name__} {getattr(exc, 'strerror', '')}"
-    print(what, got)
+        result = f"{type(exc).__name__} {getattr(exc, 'strerror', '')}"
+    print(what, result)
 """
 
 
@@ -108,26 +111,26 @@ def test_no_way_out_of_a_server(write_raft: Write, sandbox: Sandbox) -> None:
         attempt("memory", lambda: bytearray(9 << 30))
         attempt("thread", lambda: threading.Thread(target=len, args=[()]).start())
         links = {fd: os.path.realpath(f"/proc/self/fd/{fd}") for fd in range(3, 50)}
-        line = next(fd for fd, link in links.items() if "socket:" in link)
-        phone = socket.socket(fileno=os.dup(line))
-        attempt("dial anew", lambda: ctypes.CDLL(None, use_errno=True).connect(line, bytes(16), 16) or "hung up")
-        attempt("dial", lambda: phone.connect(("127.0.0.1", 9)))
-        attempt("fast open", lambda: phone.sendto(b"", socket.MSG_FASTOPEN, ("127.0.0.1", 9)))
+        judge = next(fd for fd, link in links.items() if "socket:" in link)
+        copy = socket.socket(fileno=os.dup(judge))
+        attempt("disconnect", lambda: ctypes.CDLL(None, use_errno=True).connect(judge, bytes(16), 16) or "done")
+        attempt("reconnect", lambda: copy.connect(("127.0.0.1", 9)))
+        attempt("fast open", lambda: copy.sendto(b"", socket.MSG_FASTOPEN, ("127.0.0.1", 9)))
         attempt("host's limits", lambda: __import__("resource").prlimit(os.getppid(), 7, (1, 1)))
         attempt("unshare", lambda: ctypes.CDLL(None).unshare(0x10000000))
         attempt("shared memory", lambda: ctypes.CDLL(None).shmget(1, 10, 0o1777))
         attempt("user", os.getuid)
     """
-    said = outcome(write_raft(code, module=TRY), sandbox, "rpyc")
+    lines = output(write_raft(code, module=ATTEMPT), sandbox, "rpyc")
     not_allowed = "PermissionError Operation not permitted"
-    assert len(said) > 1, said
-    assert said[:-1] == [
+    assert len(lines) > 1, lines
+    assert lines[:-1] == [
         *(f"fork {not_allowed}", f"run {not_allowed}", f"kill all {not_allowed}", f"kill the host {not_allowed}"),
-        *(f"socket {not_allowed}", "memory MemoryError ", "thread None", "dial anew -1", f"dial {not_allowed}"),
+        *(f"socket {not_allowed}", "memory MemoryError ", "thread None", "disconnect -1", f"reconnect {not_allowed}"),
         *(f"fast open {not_allowed}", f"host's limits {not_allowed}", "unshare -1", "shared memory -1"),
     ]
     if sandbox.level == "bwrap":
-        assert said[-1] not in ("user 0", f"user {os.getuid() or 0}")
+        assert lines[-1] not in ("user 0", f"user {os.getuid() or 0}")
 
 
 @needs_bwrap
@@ -145,36 +148,36 @@ def test_what_a_submission_can_see(
             attempt("read", lambda: open(path).read())
         attempt("write", lambda: open("/submission/raft.py", "a"))
         attempt("write", lambda: open({levels.__file__!r}, "a"))
-        attempt("beside", lambda: os.listdir("/"))
+        attempt("root", lambda: os.listdir("/"))
         attempt("env", lambda: sorted(os.environ))
         attempt("processes", lambda: len([name for name in os.listdir("/proc") if name.isdigit()]) <= 3)
         attempt("note", lambda: open("/tmp/note", "w").write("fine"))
         attempt("big", lambda: open("/tmp/big", "wb").write(bytes(17 << 20)))
     """
-    said = outcome(write_raft(code, module=TRY), Sandbox("bwrap"), world)
-    assert said[0] == "own True"
-    assert all(line.startswith(("read FileNotFoundError", "read PermissionError")) for line in said[1:5]), said
+    lines = output(write_raft(code, module=ATTEMPT), Sandbox("bwrap"), world)
+    assert lines[0] == "own True"
+    assert all(line.startswith(("read FileNotFoundError", "read PermissionError")) for line in lines[1:5]), lines
     refused = ("write OSError Read-only file system", "write PermissionError Permission denied")
-    assert all(line in refused for line in said[5:7]), said
-    assert not {"home", "root", "work"} & set(eval(said[7].removeprefix("beside "))) - made_for_python()
-    assert "RAFTLAB_SECRET" not in said[8]
-    assert "HOME" not in said[8]
+    assert all(line in refused for line in lines[5:7]), lines
+    assert not {"home", "root", "work"} & set(eval(lines[7].removeprefix("root "))) - made_for_python()
+    assert "RAFTLAB_SECRET" not in lines[8]
+    assert "HOME" not in lines[8]
     tmp = (
         ["note 4", "big OSError No space left on device"]
         if OWN_TMP
         else [f"{what} {READ_ONLY}" for what in ("note", "big")]
     )
-    assert said[9:] == ["processes True", *tmp]
+    assert lines[9:] == ["processes True", *tmp]
 
 
 def made_for_python() -> set[str]:
-    """Folders at the root that are there only as the way to Python and this package."""
+    """Folders at the root that exist only because Python and this package are below them."""
     return {Path(path).parts[1] for path in [*sys.path, sys.base_prefix, levels.__file__] if len(Path(path).parts) > 1}
 
 
 @needs_bwrap
-def test_an_installed_packages_solutions_are_out_of_sight(tmp_path: Path) -> None:
-    """A wheel brings the solutions along, in the package's own folder."""
+def test_the_solutions_of_an_installed_package_are_hidden(tmp_path: Path) -> None:
+    """A wheel contains the solutions, in the package's own folder."""
     package = tmp_path / "site" / "raftlab"
     shutil.copytree(Path(levels.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "data" / "solutions").mkdir(parents=True)
@@ -183,23 +186,19 @@ def test_an_installed_packages_solutions_are_out_of_sight(tmp_path: Path) -> Non
 import sys
 sys.path.insert(0, {str(package.parent)!r})
 from pathlib import Path
-from types import SimpleNamespace
 import subprocess
-from raftgrade.engines import commands
-from raftgrade.intake import staging
-from raftlab.sandbox import levels as confine
-from raftlab.runs import plugin
-assert confine.__file__.startswith({str(package)!r})
-look = "import os, sys; print(os.listdir(sys.argv[1]))"
+from raftlab.sandbox import levels
+assert levels.__file__.startswith({str(package)!r})
+program = "import os, sys; print(os.listdir(sys.argv[1]))"
 own = Path({str(tmp_path)!r}, "own"); own.mkdir()
-print(subprocess.run(confine.Sandbox("bwrap").python(["-c", look, {str(package / "data")!r}], own), capture_output=True))
+print(subprocess.run(levels.Sandbox("bwrap").python(["-c", program, {str(package / "data")!r}], own), capture_output=True))
 """
-    said = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "stdout=b'[]\\n'" in said
+    lines = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "stdout=b'[]\\n'" in lines
 
 
 @pytest.mark.parametrize("sandbox", LEVELS)
-def test_nothing_of_a_closed_host_is_left(write_raft: Write, sandbox: Sandbox) -> None:
+def test_closing_a_host_ends_its_processes(write_raft: Write, sandbox: Sandbox) -> None:
     with WarmHost(write_raft(), sandbox) as host:
         forked = ForkedHost(host, 0, False)
         pid = host.pid(forked._child)
@@ -209,14 +208,14 @@ def test_nothing_of_a_closed_host_is_left(write_raft: Write, sandbox: Sandbox) -
 
 
 @needs_bwrap
-def test_no_file_leads_from_one_server_or_life_to_another(write_raft: Write) -> None:
+def test_files_do_not_pass_from_one_server_or_incarnation_to_another(write_raft: Write) -> None:
     code = """
         import os
         attempt("before", lambda: [name for name in os.listdir("/tmp") if name.isdigit()])
         attempt("note", lambda: open(f"/tmp/{me}", "w").write("here"))
         attempt("shm", lambda: open(f"/dev/shm/{me}", "w").write("here"))
     """
-    with WarmHost(write_raft(code, module=TRY), Sandbox("bwrap")) as host:
+    with WarmHost(write_raft(code, module=ATTEMPT), Sandbox("bwrap")) as host:
         for _ in range(2):
             world = RpycWorld(host)
             cluster = Cluster(world, "2A", 0, 3)
@@ -233,13 +232,13 @@ def test_no_file_leads_from_one_server_or_life_to_another(write_raft: Write) -> 
 
 @pytest.mark.parametrize("world", ["sim", "rpyc"])
 @pytest.mark.parametrize("sandbox", LEVELS)
-def test_memory_is_bounded_for_all_servers_together(
+def test_memory_is_limited_for_all_servers_together(
     write_raft: Write, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, world: str
 ) -> None:
     limits = sandbox.limits
     assert limits is not None
-    less = msgspec.structs.replace(limits, memory=300 * levels.MIB)
-    monkeypatch.setattr(Sandbox, "limits", less)
+    lower = msgspec.structs.replace(limits, memory=300 * levels.MIB)
+    monkeypatch.setattr(Sandbox, "limits", lower)
     code = "def fill():\n    self.all = []\n    while True: self.all.append(b'x' * (1 << 20)); time.sleep(0.0005)\n"
     path = write_raft(f"{code}threading.Thread(target=fill).start()")
     with WarmHost(path, sandbox) as host:
@@ -253,7 +252,7 @@ def test_memory_is_bounded_for_all_servers_together(
 
 
 @pytest.mark.parametrize("world", ["sim", "rpyc"])
-def test_with_limits_only_nothing_can_be_written(write_raft: Write, tmp_path: Path, world: str) -> None:
+def test_without_bubblewrap_nothing_can_be_written(write_raft: Write, tmp_path: Path, world: str) -> None:
     code = f"""
         import os
         attempt("make", lambda: open({str(tmp_path / "made")!r}, "w"))
@@ -261,8 +260,8 @@ def test_with_limits_only_nothing_can_be_written(write_raft: Write, tmp_path: Pa
         attempt("move", lambda: os.rename({str(tmp_path)!r}, {str(tmp_path / "moved")!r}))
         attempt("remove", lambda: os.remove({str(tmp_path / "submission" / "raft.py")!r}))
     """
-    said = outcome(write_raft(code, module=TRY), Sandbox("rlimits"), world)
-    assert [line.partition(" ")[2] for line in said] == ["OSError Read-only file system"] * 4
+    lines = output(write_raft(code, module=ATTEMPT), Sandbox("rlimits"), world)
+    assert [line.partition(" ")[2] for line in lines] == ["OSError Read-only file system"] * 4
 
 
 def test_the_handout_has_the_numbers() -> None:

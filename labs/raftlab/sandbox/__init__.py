@@ -1,1 +1,1 @@
-"""The sandbox around processes that run student code: its levels, what a process gives up, and the probe that tests it."""
+"""The sandbox for processes that run student code: its levels, the restrictions, and a probe that tests them."""

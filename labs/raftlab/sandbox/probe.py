@@ -1,6 +1,9 @@
-"""Tries to get out of the sandbox that it was put in, and says what it could do: :func:`raftlab.sandbox.levels.probe` asks.
+"""A program that tries to get out of the sandbox it runs in, for :func:`raftlab.sandbox.levels.probe`.
 
-python -P -m raftlab.sandbox.probe LIMITS SUBMISSION NEIGHBOUR PORT PID
+    python -P -m raftlab.sandbox.probe LIMITS SUBMISSION NEIGHBOUR PORT PID
+
+``LIMITS`` is a :class:`~raftlab.sandbox.levels.Limits` as JSON, ``NEIGHBOUR`` a file beside the submission, ``PORT`` one
+that the judge listens on, and ``PID`` the judge's. The output is a JSON list of what the process could do.
 """
 
 from __future__ import annotations
@@ -22,38 +25,42 @@ from raftlab.sandbox.levels import MIB, Limits
 
 def main() -> None:
     limits = msgspec.json.decode(sys.argv[1], type=Limits)
-    submission, beside, port, judge = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-    line, other_end = socket.socketpair()
-    with line, other_end:
+    submission, neighbour, port, judge = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+    # A host has such a socket too: its connection to the judge.
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
         restrictions.enter_host(limits)
         restrictions.enter_child(limits, "sim")
-        print(json.dumps([what for what, attempt in _attempts(submission, beside, port, judge) if _works(attempt)]))
+        print(
+            json.dumps([what for what, attempt in _attempts(submission, neighbour, port, judge) if _succeeds(attempt)])
+        )
 
 
-def _attempts(submission: Path, beside: Path, port: int, judge: int) -> list[tuple[str, Callable[[], object]]]:
-    def processes() -> None:
+def _attempts(submission: Path, neighbour: Path, port: int, judge: int) -> list[tuple[str, Callable[[], object]]]:
+    def see_other_processes() -> None:
         if len(list(Path("/proc").glob("[0-9]*"))) > 5:
             return
         raise OSError
 
+    # Each name completes the sentence "a process in the sandbox could ...".
     return [
         ("not read its own submission", lambda: _fails((submission / "raft.py").read_bytes)),
-        ("start no thread", lambda: _fails(_thread)),
-        ("read a file beside the submission", beside.read_bytes),
+        ("start no thread", lambda: _fails(_start_thread)),
+        ("read a file beside the submission", neighbour.read_bytes),
         ("read the environment", lambda: os.environ["RAFTLAB_PROBE"]),
         ("write beside the submission", (submission / "written").touch),
         ("be root", lambda: 1 / (os.geteuid() == 0)),
-        ("see other processes", processes),
+        ("see other processes", see_other_processes),
         ("fill the disk", lambda: _fill(Path("/tmp"))),
         ("write to the system", lambda: Path("/etc/raftlab-probe").touch()),
         ("reach the network", lambda: socket.create_connection(("127.0.0.1", port), 5)),
-        ("start a process", _fork),
+        ("start a process", _start_process),
         ("signal the judge", lambda: os.kill(judge, 0)),
         ("take all memory", lambda: bytearray(4096 * MIB)),
     ]
 
 
-def _works(attempt: Callable[[], object]) -> bool:
+def _succeeds(attempt: Callable[[], object]) -> bool:
     try:
         attempt()
     except Exception:
@@ -62,23 +69,24 @@ def _works(attempt: Callable[[], object]) -> bool:
 
 
 def _fails(attempt: Callable[[], object]) -> None:
-    if _works(attempt):
+    """Raises ``OSError`` if ``attempt`` succeeds: for what a process in the sandbox must be able to do."""
+    if _succeeds(attempt):
         raise OSError
 
 
-def _thread() -> None:
+def _start_thread() -> None:
     thread = threading.Thread(target=lambda: None)
     thread.start()
     thread.join()
 
 
-def _fork() -> None:
+def _start_process() -> None:
     if os.fork() == 0:
         os._exit(0)
 
 
 def _fill(folder: Path) -> None:
-    """Write 64 MB, in files that are no larger than a file may be."""
+    """Write 64 MiB, in files of a size that is allowed."""
     names = [folder / f"raftlab-probe-{os.getpid()}-{number}" for number in range(8)]
     try:
         for name in names:

@@ -1,8 +1,8 @@
-"""The lock on the inside: what a host process gives up before it runs a line of student code.
+"""The restrictions that a host process puts on itself before it runs student code. They cannot be lifted again.
 
-Resource limits stop what eats the machine. A filter of system calls (seccomp) stops what limits cannot: in a thread-happy
-Raft a limit on processes cannot tell a thread from a fork bomb, and the connection to the judge is a socket of the world
-outside, which could be dialled elsewhere. Neither can be undone by whoever is under it.
+Resource limits stop code that uses up the machine. A system call filter (seccomp) stops what limits cannot: a limit on
+processes does not distinguish a Raft with many threads from a fork bomb, and the socket to the judge could be connected
+to another address.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 
 from raftlab.sandbox.levels import Limits
 
+# Constants of Linux: prctl, clone, mount and capset.
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _PR_SET_DUMPABLE, _CLONE_NEWUSER, _CLONE_NEWNS = 4, 0x10000000, 0x00020000
 _MS_NOSUID, _MS_NODEV, _CAPABILITIES_3 = 2, 4, 0x20080522
 
-# Calls that are refused with EPERM: number on x86_64, number on aarch64.
+# System calls that are refused with EPERM: the number on x86_64 and on aarch64 (-1: there is none).
 _REFUSED: dict[str, tuple[int, int]] = {
-    # Other processes: to start, to become, to reach into one.
+    # Other processes: starting one, becoming one, acting on one.
     "fork": (57, -1),
     "vfork": (58, -1),
     "execve": (59, 221),
@@ -39,14 +40,14 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "rt_tgsigqueueinfo": (297, 240),
     "setpriority": (141, 140),
     "sched_setaffinity": (203, 122),
-    # The world outside. `connect` and `listen` also because the line to the judge could be hung up and dialled anew.
+    # The network. `connect` and `listen` also because the socket to the judge could be disconnected and used again.
     "socket": (41, 198),
     "connect": (42, 203),
     "bind": (49, 200),
     "listen": (50, 201),
     "accept": (43, 202),
     "accept4": (288, 242),
-    # The servers of a submission speak through the switch and not behind its back.
+    # Servers of a submission must communicate through the lab's network only.
     "shmget": (29, 194),
     "semget": (64, 190),
     "msgget": (68, 186),
@@ -54,7 +55,7 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
-    # Ways around all of this, and large surfaces that no Raft needs.
+    # Ways around the filter and the namespaces, and complex parts of Linux that no Raft needs.
     "io_uring_setup": (425, 425),
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
@@ -72,11 +73,12 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "mount_setattr": (442, 442),
     "open_by_handle_at": (304, 265),
 }
-# Refused or not by an argument: kill and tgkill reach the own process only, prlimit64 too; sending must not connect.
+# These are refused or allowed by an argument. kill, tgkill and prlimit64 may reach only the process itself.
 _OWN_PID_ONLY = {"kill": (62, 129), "tgkill": (234, 131)}
 _OWN_LIMITS_ONLY = {"prlimit64": (302, 261)}
-_FLAGS_AT = {"sendto": (44, 206, 3), "sendmsg": (46, 211, 2), "sendmmsg": (307, 269, 3)}
-# Refused with "read-only file system" where there is no file system of its own to write to.
+# Sending must not connect (MSG_FASTOPEN). The third number is the position of the flags among the arguments.
+_SENDING = {"sendto": (44, 206, 3), "sendmsg": (46, 211, 2), "sendmmsg": (307, 269, 3)}
+# System calls that are refused with EROFS if the process has no `/tmp` of its own to write to.
 _WRITING: dict[str, tuple[int, int]] = {
     "creat": (85, -1),
     "mkdir": (83, -1),
@@ -110,16 +112,19 @@ _WRITING: dict[str, tuple[int, int]] = {
     "lsetxattr": (189, 6),
     "fsetxattr": (190, 7),
 }
+# Refused in the same way if the flags say that the file is to be written. The third number is the position of the flags.
 _OPENING = {"open": (2, -1, 1), "openat": (257, 56, 2)}
 _OPENAT2 = (437, 437)
 _TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 
+# For each machine: the position of its numbers in the tables above, and its AUDIT_ARCH value.
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CLONE_THREAD = 0x00010000
 _MSG_FASTOPEN = 0x20000000
 
+# Instruction codes of classic BPF, return values of a filter, and the offsets of its input (struct seccomp_data).
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _EPERM, _EROFS, _ENOSYS = _ERRNO | 1, _ERRNO | 30, _ERRNO | 38
@@ -127,35 +132,40 @@ _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 
 def enter_host(limits: Limits) -> None:
-    """In the warm host, before it forks: become an ordinary user, and bound what is shared by all its children."""
+    """Call this in the warm host before it forks: change the user, and set the limits that all its children inherit."""
     if limits.user:
         os.setgroups([])
         os.setresgid(limits.user, limits.user, limits.user)
         os.setresuid(limits.user, limits.user, limits.user)
-    # Reading and compiling is done here, and source can be made that takes any amount of room to compile.
+    # The warm host compiles the source, and a hostile source can take any amount of memory to compile.
     resource.setrlimit(resource.RLIMIT_AS, (limits.space, limits.server_space))
-    _bound(resource.RLIMIT_CORE, 0)
-    _bound(resource.RLIMIT_NOFILE, limits.files)
-    _bound(resource.RLIMIT_FSIZE, limits.file_bytes)
+    _set_limit(resource.RLIMIT_CORE, 0)
+    _set_limit(resource.RLIMIT_NOFILE, limits.files)
+    _set_limit(resource.RLIMIT_FSIZE, limits.file_bytes)
     if limits.threads:
-        _bound(resource.RLIMIT_NPROC, limits.threads)
+        _set_limit(resource.RLIMIT_NPROC, limits.threads)
     for name in ("RLIMIT_MSGQUEUE", "RLIMIT_MEMLOCK"):
         if hasattr(resource, name):
-            _bound(getattr(resource, name), 0)
+            _set_limit(getattr(resource, name), 0)
 
 
 def enter_child(limits: Limits, world: str) -> None:
-    """In a child of the host, which has one thread, before it runs student code."""
-    own_tmp = limits.own_tmp and _own_tmp()
-    _give_up_powers()
-    _bound(resource.RLIMIT_AS, limits.server_space if world == "rpyc" else limits.space)
-    _bound(resource.RLIMIT_CPU, limits.cpu_s)
+    """Call this in a child of the host before it runs student code, while it has only one thread.
+
+    Args:
+        limits: Those of the warm host.
+        world: ``sim``, ``rpyc`` or ``check``.
+    """
+    own_tmp = limits.own_tmp and _mount_own_tmp()
+    _drop_capabilities()
+    _set_limit(resource.RLIMIT_AS, limits.server_space if world == "rpyc" else limits.space)
+    _set_limit(resource.RLIMIT_CPU, limits.cpu_s)
     install_filter(read_only=not own_tmp)
 
 
-def _own_tmp() -> bool:
-    """Give this process an empty ``/tmp`` that nobody else sees: a file there is no way to another server, nor from before
-    a crash to after it. False where the kernel allows no user namespaces below the sandbox's own."""
+def _mount_own_tmp() -> bool:
+    """Give this process an empty ``/tmp`` that no other process sees, so that files cannot pass from one server or
+    incarnation to another. False if the operating system allows no user namespace inside the sandbox's own."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
     if libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0) or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS):
@@ -173,23 +183,29 @@ def _own_tmp() -> bool:
     return not failed
 
 
-def _give_up_powers() -> None:
-    """Those of root, and those that whoever makes a user namespace has in it."""
+def _drop_capabilities() -> None:
+    """Drop all capabilities: those of root, and those that come with a new user namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
-    who, nothing = struct.pack("Ii", _CAPABILITIES_3, 0), bytes(24)
-    if libc.capset(ctypes.create_string_buffer(who), ctypes.create_string_buffer(nothing)):
-        raise OSError(ctypes.get_errno(), "this process cannot give up its powers")
+    header, nothing = struct.pack("Ii", _CAPABILITIES_3, 0), bytes(24)
+    if libc.capset(ctypes.create_string_buffer(header), ctypes.create_string_buffer(nothing)):
+        raise OSError(ctypes.get_errno(), "this process cannot drop its capabilities")
 
 
-def _bound(what: int, most: int) -> None:
-    hard = resource.getrlimit(what)[1]
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(what, (most, most))
+def _set_limit(resource_number: int, limit: int) -> None:
+    hard = resource.getrlimit(resource_number)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource_number, (limit, limit))
 
 
 def install_filter(read_only: bool) -> bool:
-    """Put the filter of system calls on this process, for good. ``read_only``: no file can be written or made. False on
-    a machine whose calls we do not know."""
+    """Install the system call filter in this process, forever.
+
+    Args:
+        read_only: Also refuse to write or create files.
+
+    Returns:
+        False on a machine whose system calls are not known here; then there is no filter.
+    """
     column, machine = _MACHINES.get(platform.machine(), (-1, 0))
     if column < 0:
         return False
@@ -201,7 +217,7 @@ def install_filter(read_only: bool) -> bool:
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
         _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0
     ):
-        raise OSError(ctypes.get_errno(), "the filter of system calls cannot be put on")
+        raise OSError(ctypes.get_errno(), "the system call filter cannot be installed")
     return True
 
 
@@ -210,7 +226,7 @@ def _program(column: int, machine: int, own_pid: int, read_only: bool) -> list[b
     code = [
         _op(_LOAD, _MACHINE_AT),
         _op(_JUMP_EQUAL, machine, 1, 0),
-        _op(_RETURN, _EPERM),  # another machine's calls (32 bits): numbers mean other things there
+        _op(_RETURN, _EPERM),  # the 32-bit calls, which have other numbers
         _op(_LOAD, _NUMBER_AT),
     ]
     if column == 0:  # x32: the same calls under other numbers
@@ -218,14 +234,14 @@ def _program(column: int, machine: int, own_pid: int, read_only: bool) -> list[b
     for numbers in _REFUSED.values():
         if numbers[column] >= 0:
             code += [_op(_JUMP_EQUAL, numbers[column], 0, 1), _op(_RETURN, _EPERM)]
-    # "Not there" makes the C library fall back to clone, whose flags can be looked at.
+    # ENOSYS makes the C library fall back to clone, whose flags the filter can read.
     code += [_op(_JUMP_EQUAL, _CLONE3[column], 0, 1), _op(_RETURN, _ENOSYS)]
     code += _by_argument(_CLONE[column], 0, [_op(_JUMP_SET, _CLONE_THREAD, 1, 0)])
     for numbers in _OWN_PID_ONLY.values():
         code += _by_argument(numbers[column], 0, [_op(_JUMP_EQUAL, own_pid, 1, 0)])
     for numbers in _OWN_LIMITS_ONLY.values():
         code += _by_argument(numbers[column], 0, [_op(_JUMP_EQUAL, 0, 2, 0), _op(_JUMP_EQUAL, own_pid, 1, 0)])
-    for *pair, argument in _FLAGS_AT.values():
+    for *pair, argument in _SENDING.values():
         code += _by_argument(pair[column], argument, [_op(_JUMP_SET, _MSG_FASTOPEN, 0, 1)])
     if read_only:
         for numbers in _WRITING.values():
@@ -239,7 +255,9 @@ def _program(column: int, machine: int, own_pid: int, read_only: bool) -> list[b
 
 
 def _by_argument(number: int, argument: int, test: list[bytes], refusal: int = _EPERM) -> list[bytes]:
-    """For call ``number``: load the lower half of an argument; ``test`` jumps over the refusal that follows it."""
+    """For the system call ``number``: load the lower half of an argument and test it.
+
+    ``test`` falls through to the refusal that follows it, or jumps over it to allow the call."""
     rest = [_op(_LOAD, _ARGUMENTS_AT + 8 * argument), *test, _op(_RETURN, refusal), _op(_RETURN, _ALLOW)]
     return [_op(_JUMP_EQUAL, number, 0, len(rest)), *rest]
 

@@ -6,6 +6,6 @@
   ``output`` turns what it prints into lines of the trace; ``student_frames`` names its lines in reports.
 - Simulator: ``sim_host`` runs all servers (``sim_server``) in lock step with the judge. ``kernel`` schedules their threads
   in virtual time, ``preemption`` compiles switch points into student code, and ``primitives``, ``threads`` and ``stdlib``
-  let Python's own threading library run on the kernel.
+  (with ``cpython_arguments``) let Python's own threading library run on the kernel.
 - Real network: ``rpyc_server`` runs one server with Python's own threads.
 """

@@ -1,8 +1,8 @@
-"""Check the arguments of ``acquire`` and ``sleep`` exactly as CPython does.
+"""Checks of the arguments of ``acquire`` and ``sleep``, which refuse exactly what CPython refuses.
 
 A timeout that CPython refuses (NaN, infinity, a negative number, a string) must raise the same exception in the simulator
-as on the real network, on the same line, whether or not the lock is free. Python's own lock and ``time.sleep`` make the
-exception, so its type and words are right on every version.
+as on the real network, on the same line, whether or not the lock is free. Python's own lock and ``time.sleep`` raise the
+exception, so its type and text are right on every version.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ def check_acquire(blocking: Any, timeout: Any) -> None:
     """Raise what ``lock.acquire(blocking, timeout)`` raises in CPython, if it does.
 
     Raises:
-        ValueError: a timeout that is negative (except -1) or NaN, or a timeout for a call that does not block.
-        OverflowError: a timeout above :data:`TIMEOUT_MAX`.
-        TypeError: an argument that is no number.
+        ValueError: The timeout is negative (except -1) or NaN, or the call has a timeout but does not block.
+        OverflowError: The timeout is above :data:`TIMEOUT_MAX`.
+        TypeError: An argument is not a number.
     """
     if type(timeout) in (int, float) and type(blocking) in (bool, int):
         if blocking and 0 <= timeout <= TIMEOUT_MAX:
             return
         if timeout == -1:
             return
-    # A lock of its own that nobody holds: the call raises, or it returns at once.
+    # A new lock is free, so the call raises or returns at once.
     _thread.allocate_lock().acquire(blocking, timeout)
 
 
@@ -36,13 +36,13 @@ def check_sleep(seconds: Any) -> None:
     """Raise what ``time.sleep(seconds)`` raises in CPython, if it does.
 
     Raises:
-        ValueError: a length that is negative or NaN.
-        OverflowError: a length that CPython's clock cannot hold.
-        TypeError: not a number.
+        ValueError: The length is negative or NaN.
+        OverflowError: CPython's clock cannot represent the length.
+        TypeError: It is not a number.
     """
     number: Any = seconds
     if not isinstance(number, float) and hasattr(type(number), "__index__"):
         number = number.__index__()
     if isinstance(number, int | float) and 0 <= number <= TIMEOUT_MAX:
         return
-    real_time.sleep(number)  # raises: every length that it would accept has returned above
+    real_time.sleep(number)  # raises: lengths that it would accept have returned above

@@ -53,11 +53,11 @@ class Stdout(io.TextIOBase):
 
     @property
     def buffer(self) -> _Bytes:
-        """Where ``sys.stdout.buffer.write(b"...")`` goes: the same lines."""
+        """For ``sys.stdout.buffer.write(b"...")``, which writes to the same lines."""
         return _Bytes(self)
 
     def reconfigure(self, **settings: object) -> None:
-        """Accept and ignore what ``io.TextIOWrapper`` takes: every line goes to the trace at once anyway."""
+        """Accept and ignore the arguments of ``io.TextIOWrapper``: every line goes to the trace at once anyway."""
 
     def writable(self) -> bool:
         return True

@@ -63,6 +63,7 @@ GENERATED = [
     Generated("README.md", counts.readme),
     Generated("handouts/instructors-guide.md", counts.guide),
     Generated("tests/snapshots/rules.txt", sentences.rules_text),
+    Generated("tests/snapshots/contract.txt", sentences.contract_text),
     # tests/scenarios compares these.
     *(
         Generated(path.relative_to(ROOT).as_posix(), partial(transcripts.transcript, path), slow=True)

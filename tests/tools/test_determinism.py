@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raftlab import cli
+from raftlab.harness.trace import BootEvent, ServerEvent
 from raftlab.tools import determinism
 from tests.conftest import SOLUTION, Write
 
@@ -43,8 +44,8 @@ def test_what_differs_is_shown_with_its_likely_source(write_raft: Write, capsys:
 
 
 def test_one_run_may_be_longer() -> None:
-    event = (0.5, "crash", 1)
-    difference = determinism.compare([event], [event, (0.7, "boot", 1, 2)])
+    event = ServerEvent(0.5, "crash", 1)
+    difference = determinism.compare([event], [event, BootEvent(0.7, "boot", 1, 2)])
     assert difference is not None
     assert difference.lines() == [
         "event 2 is in one run:  (the run is over)",

@@ -1,4 +1,4 @@
-"""The lab network: who reaches whom, and that a message's fate depends on its link and seed alone."""
+"""The lab network: who reaches whom, and that what becomes of a message depends on its link and seed alone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,35 @@ def test_cuts_are_one_way_and_partitions_both() -> None:
     assert all(net.open(a, b) for a in range(4) for b in range(4))
 
 
-def test_the_original_figures() -> None:
+def test_a_server_in_no_group_is_isolated() -> None:
+    net = Network(5, seed=1)
+    net.partition([(0, 1), (2,)])
+    reached = [(a, b) for a in range(5) for b in range(5) if a != b and net.open(a, b)]
+    assert reached == [(0, 1), (1, 0)]  # neither 3 nor 4 reaches anyone, not even each other
+
+
+def test_no_message_is_faster_than_the_least_delay() -> None:
+    """The simulator lets servers run this far ahead."""
+    net = Network(2, seed=1)
+    net.conditions = Conditions(latency=(0.0, 0.0))
+    assert net.request_delays(0, 1) == [MIN_DELAY]
+    assert net.reply_delays(0, 1) == [MIN_DELAY]
+    net.conditions = Conditions(latency=(0.0, 0.0), duplicate=1.0, echo=0.0)
+    first, second = net.request_delays(0, 1)
+    assert first == MIN_DELAY
+    assert second <= 2 * MIN_DELAY
+    net.long_waits = False
+    # Enough draws that some are below the bound.
+    assert min(net.give_up_after(0, 1) for _ in range(2000)) == MIN_DELAY
+    assert min(net.loss_noticed_after(0, 1) for _ in range(2000)) == MIN_DELAY
+
+
+def test_the_values_of_the_6_824_lab() -> None:
     net = Network(2, seed=7)
     net.conditions = UNRELIABLE
-    fates = [net.request_delays(0, 1) for _ in range(5000)]
-    lost = sum(not fate for fate in fates) / 5000
-    delays = [fate[0] for fate in fates if fate]
+    copies = [net.request_delays(0, 1) for _ in range(5000)]
+    lost = sum(not delays for delays in copies) / 5000
+    delays = [delays[0] for delays in copies if delays]
     assert 0.08 < lost < 0.12
     assert min(delays) >= MIN_DELAY
     assert max(delays) <= 0.026 + RELIABLE.latency[1]
@@ -38,7 +61,7 @@ def test_the_original_figures() -> None:
     net.long_waits = False
     assert max(net.give_up_after(0, 1) for _ in range(500)) <= 0.1
     net.conditions = Conditions(reorder_reply=2 / 3)
-    late = [fate[0] for fate in (net.reply_delays(1, 0) for _ in range(3000)) if fate[0] > 0.2]
+    late = [delay for (delay,) in (net.reply_delays(1, 0) for _ in range(3000)) if delay > 0.2]
     assert 0.62 < len(late) / 3000 < 0.71
     assert max(late) <= 0.2 + 2.2 + RELIABLE.latency[1]
 
@@ -51,7 +74,7 @@ def test_duplicates_come_later() -> None:
         assert MIN_DELAY <= first < second
 
 
-def test_a_message_more_on_one_link_changes_nothing_on_another() -> None:
+def test_an_additional_message_on_one_link_changes_nothing_on_another() -> None:
     quiet, busy = Network(3, seed=9), Network(3, seed=9)
     for net in (quiet, busy):
         net.conditions = UNRELIABLE

@@ -1,11 +1,12 @@
-"""The harness that suites are written against: a cluster of servers, what a test can do to it, and what it may expect.
+"""The cluster that tests are written against: what a test can do to its servers, and what it may expect of them.
 
-A test is a script: ``cluster(3)``, then lines such as ``c.disconnect(leader)`` and ``c.one_leader()``. Nothing happens
-between two lines; time passes only inside calls that wait (``sleep``, ``one_leader``, ``agree``, ...), in seconds of
-the lab's time: virtual in sim, real in rpyc. The same script runs in both worlds, except where a method says sim only.
+A test is a script: ``c = cluster(3)``, then lines such as ``c.disconnect(leader)`` and ``c.one_leader()``. Time passes only
+inside calls that wait (``sleep``, ``one_leader``, ``agree``, ...), never between two lines. All times are seconds of the
+lab's time: virtual in sim, real in rpyc. The same script runs in both worlds, except where a method says "sim only".
 
-An expectation that is not met raises :class:`~raftlab.explain.failure.LabFailure` with what was expected, what was seen and
-the rule behind it.
+An expectation that is not met raises :class:`~raftlab.explain.failure.LabFailure`, which says what was expected, what was
+observed and which rule is broken. So does every method that lets time pass, when the referee sees a broken rule or the
+student's code fails meanwhile.
 """
 
 from __future__ import annotations
@@ -29,23 +30,40 @@ from raftlab.referee.referee import Referee
 from raftlab.seeds import derive
 from raftlab.worlds.base import World
 
-# A new leader must be there within this many seconds (the original's limit).
+# Seconds within which a new leader must be elected (the limit of the 6.824 lab).
 ELECTION_LIMIT = 5.0
-# How long Raft() may take, and how long start() and get_state() may: they must return at once. The limit is that of
-# a student who holds a lock across a call to a dead server (advice, no failure): 7 s, and some.
+# Seconds that start(), get_state() and Raft() may take. They should return at once, but code that holds a lock across a call
+# to a dead server (which earns advice, no failure) can take the 7 s of such a call twice.
 CALL_PATIENCE = 15.0
 INIT_PATIENCE = 15.0
-# A leader counts as found when it still leads this much later.
+# Seconds after which a leader must still lead to be accepted as the leader.
 SETTLE = 0.15
 
 
 class SimOnly(RuntimeError):
-    """The method asked for exists only in the sim world. A test that uses it must say so (``networks=("sim",)``)."""
+    """A method that only the simulator supports was called on the real network. Mark the test ``networks=("sim",)``."""
 
 
 class Cluster:
-    """``servers`` servers, started by :meth:`start_all`. Those in ``puppets`` are played by the test. ``members`` vote in
-    the beginning: all, unless a test of lab 2E says who (:mod:`raftlab.harness.membership` has the rest of that lab)."""
+    """The servers of one run, the network between them, and the test's means to control both.
+
+    Args:
+        world: where the servers run.
+        lab: the name of the lab, such as ``"2B"``, which determines the referee's rules.
+        seed: the seed of the run.
+        servers: how many servers there are, 1 to 25.
+        scripted: the servers that the test plays itself.
+        members: the servers that vote in the beginning; ``None``: all. Lab 2E changes them, see
+            :mod:`raftlab.harness.membership`.
+
+    Attributes:
+        size: how many servers there are.
+        members: the servers that vote in the beginning, sorted.
+        network: the state of every link.
+        event_loop: the judge's loop.
+        service: the services above Raft, which take snapshots.
+        random: for the test's own random choices.
+    """
 
     def __init__(
         self, world: World, lab: str, seed: int, servers: int, scripted: Collection[int] = (),
@@ -62,7 +80,7 @@ class Cluster:
         self.service = Service(self.event_loop, self.event_loop.referee.applies, derive(seed, "service"))
         self.random = random.Random(derive(seed, "test"))
         self._world = world
-        self._has_led = False  # some start() was taken
+        self._has_led = False  # whether any start() has returned is_leader = True
         self._scripted: dict[int, ScriptedServer] = {}
         for number in scripted:
             self._scripted[number] = self.event_loop.server_states[number].scripted_server = ScriptedServer(
@@ -73,25 +91,26 @@ class Cluster:
 
     @property
     def now(self) -> float:
+        """The lab's time in seconds."""
         return self.event_loop.now
 
     def sleep(self, seconds: float) -> None:
-        """Let the cluster live for ``seconds``."""
+        """Let ``seconds`` pass."""
         self.event_loop.run(self.now + seconds)
 
     def wait_for(self, seconds: float, done: Callable[[], bool]) -> bool:
-        """Let the cluster live until ``done()``, for at most ``seconds``. Returns whether it came true."""
+        """Let time pass until ``done()`` is true, for at most ``seconds``. Returns whether it became true."""
         return self.event_loop.run(self.now + seconds, done)
 
     def note(self, text: str) -> None:
-        """Write a step of the script into the trace."""
+        """Write a step of the test into the trace."""
         self.event_loop.trace.add(TextEvent(self.now, "note", text))
 
     # --- servers ---
 
     @property
     def everybody(self) -> list[int]:
-        """The real servers (not the puppets), up or down."""
+        """The real servers, up or down: all but those that the test plays."""
         return [
             server_state.number
             for server_state in self.event_loop.server_states
@@ -99,28 +118,32 @@ class Cluster:
         ]
 
     def server_state(self, server: int) -> ServerState:
+        """What the judge knows of a server: its incarnation, what it saved, whether it is up."""
         return self.event_loop.server_states[server]
 
     def scripted_server(self, server: int) -> ScriptedServer:
+        """The server with this number, which the test plays."""
         return self._scripted[server]
 
     @property
     def scripted(self) -> list[ScriptedServer]:
+        """All servers that the test plays."""
         return list(self._scripted.values())
 
     def start_all(self) -> None:
+        """Start every server that is down, and wait until each ``Raft()`` has returned."""
         for server in range(self.size):
             if not self.server_state(server).up:
                 self.event_loop.boot(server, self.members)
         self._until_ready(self.everybody)
 
     def crash(self, server: int) -> None:
-        """End a server without a word; what it saved stays."""
+        """Crash a server. What it saved survives."""
         if self.server_state(server).up:
             self.event_loop.crash(server)
 
     def restart(self, server: int) -> None:
-        """Start a crashed server again (or crash and start it) with what it saved, connected."""
+        """Start a server again with what it saved, crashing it first if it is up. It is connected to the network."""
         self.crash(server)
         self.network.connect(server)
         self.event_loop.boot(server, self.members)
@@ -136,9 +159,15 @@ class Cluster:
             raise LabFailure(Failure("init-hangs", text))
 
     def crash_at(self, server: int, kind: str, nth: int = 1, side: str = "before", method: str = "") -> None:
-        """Arm a crash (sim only) before or after the ``nth`` effect of ``kind`` from now: ``"save"``, ``"send"``,
-        ``"answer"`` or ``"apply"``; ``method`` picks sends by method. The rest of the step never happens. With ``nth=0`` a
-        crash that was armed is called off."""
+        """Crash a server at a given effect (sim only). Its later effects never happen.
+
+        Args:
+            server: the server.
+            kind: which effects count: ``"save"``, ``"send"``, ``"answer"`` or ``"apply"``.
+            nth: crash at this one of them, counted from 1, from now on; 0 cancels an earlier call.
+            side: ``"before"`` or ``"after"`` the effect.
+            method: of sends, count only those that call this method; empty: all.
+        """
         self._sim_only("crash_at")
         kinds: dict[str, type] = {
             "save": protocol.Save,
@@ -151,38 +180,39 @@ class Cluster:
             raise ValueError(f"side is 'before' or 'after', not {side!r}")
         seen = 0
 
-        def boundary(effect: protocol.Effect) -> str:
+        def crash_trigger(effect: protocol.Effect) -> str:
             nonlocal seen
             if not isinstance(effect, wanted) or (method and getattr(effect, "method", "") != method):
                 return ""
             seen += 1
             return side if seen == nth else ""
 
-        self.server_state(server).boundary = boundary
+        self.server_state(server).crash_trigger = crash_trigger
 
     def pause(self, server: int) -> None:
-        """Stop a server's threads (sim only); messages to it wait until :meth:`resume`."""
+        """Stop a server's threads (sim only). Messages to it wait until :meth:`resume`."""
         self._sim_only("pause")
         self.server_state(server).paused = True
         self.event_loop.trace.add(ServerEvent(self.now, "pause", server))
         self._world.send_event(protocol.Pause(server))
 
     def resume(self, server: int) -> None:
+        """Let a paused server go on (sim only)."""
         self._sim_only("resume")
         self.server_state(server).paused = False
         self.event_loop.trace.add(ServerEvent(self.now, "resume", server))
         self._world.send_event(protocol.Resume(server))
 
     def clock_rate(self, server: int, rate: float) -> None:
-        """Let a server's clock run ``rate`` times as fast (sim only), also after restarts. Waits that have begun keep
-        their end."""
+        """Let a server's clock run ``rate`` times as fast as the lab's (sim only), also after restarts. Waits that have
+        already begun end when they would have ended."""
         self._sim_only("clock_rate")
         self.server_state(server).rate = rate
         self.event_loop.trace.add(RateEvent(self.now, "rate", server, rate))
         self._world.send_event(protocol.ClockRate(server, rate))
 
     def slow_service(self, server: int, seconds: float) -> None:
-        """From now on ``apply_ch.put`` takes so long on a server, in this life."""
+        """From now on each ``apply_ch.put`` of a server takes ``seconds``, until it restarts."""
         self.note(f"from now on S{server}'s service takes {seconds} s for each entry")
         self._world.send_event(protocol.SlowApply(server, seconds))
 
@@ -201,15 +231,17 @@ class Cluster:
         self.event_loop.trace.add(TextEvent(self.now, "net", text))
 
     def disconnect(self, server: int) -> None:
+        """Cut a server off from all others. It keeps running."""
         self.network.disconnect(server)
         self._net(f"S{server} is off the network")
 
     def connect(self, server: int) -> None:
+        """Undo :meth:`disconnect`."""
         self.network.connect(server)
         self._net(f"S{server} is on the network")
 
     def partition(self, *groups: Iterable[int]) -> None:
-        """Only servers of the same group reach each other; a server in no group is alone."""
+        """Let only servers of the same group reach each other. A server in no group is isolated."""
         named = [sorted(group) for group in groups]
         self.network.partition(named)
         self._net("partition " + " | ".join(" ".join(f"S{server}" for server in group) for group in named))
@@ -220,6 +252,7 @@ class Cluster:
         self._net(f"cut S{src}→S{dst}")
 
     def mend(self, src: int, dst: int) -> None:
+        """Undo :meth:`cut`."""
         self.network.mend(src, dst)
         self._net(f"mended S{src}→S{dst}")
 
@@ -229,7 +262,13 @@ class Cluster:
         self._net("healed")
 
     def unreliable(self, on: bool = True, **changes: Any) -> None:
-        """Delay, lose (and with ``duplicate=0.1`` repeat) messages as :data:`raftlab.harness.network.UNRELIABLE` says."""
+        """Delay and lose messages on every link.
+
+        Args:
+            on: ``True``: as :data:`raftlab.harness.network.UNRELIABLE` says; ``False``: as ``RELIABLE`` says.
+            changes: other values for some fields of :class:`raftlab.harness.network.Conditions`, such as
+                ``duplicate=0.1``.
+        """
         self.network.conditions = replace(UNRELIABLE if on else RELIABLE, **changes)
         self._net("unreliable" if on else "reliable")
 
@@ -237,8 +276,19 @@ class Cluster:
         self, method: str = "", src: int | None = None, dst: int | None = None, leg: str = "request",
         when: Callable[[Message], bool] | None = None, most: int | None = None,
     ) -> Hold:  # fmt: skip
-        """Keep back matching messages (at most ``most``) until the hold is released or dropped. ``src`` is the caller
-        and ``dst`` the callee also for replies; ``when`` looks at the request's fields."""
+        """Keep back matching messages until the hold is released or dropped.
+
+        Args:
+            method: hold only RPCs of this method; empty: of all.
+            src: hold only RPCs that this server calls, for requests and replies alike.
+            dst: hold only RPCs that call this server, for requests and replies alike.
+            leg: ``"request"`` or ``"reply"``.
+            when: hold only RPCs for whose request's fields this returns true.
+            most: hold at most this many messages; ``None``: no limit.
+
+        Returns:
+            The hold, with the messages that it holds.
+        """
 
         def wanted(rpc: Rpc) -> bool:
             return (
@@ -253,32 +303,37 @@ class Cluster:
         return hold
 
     def reply_to(self, rpc: Rpc, patience: float = CALL_PATIENCE) -> Message:
-        """The reply to a puppet's call. Fails when none comes within ``patience`` seconds."""
+        """Wait up to ``patience`` seconds for the reply to a scripted server's call, and return its fields. Fails when there
+        is none."""
         self.wait_for(patience, lambda: rpc.done)
         if rpc.reply is None:
             self.fail(f"expected S{rpc.dst} to answer {rpc.method}, but no reply came in {patience:.0f} s")
         return rpc.reply
 
-    # --- what servers say ---
+    # --- terms and leaders ---
 
     def get_state(self, server: int) -> tuple[int, bool]:
         """``(term, is_leader)`` of one server."""
         return self.states([server])[server]
 
     def states(self, servers: Collection[int]) -> dict[int, tuple[int, bool]]:
-        """``get_state()`` of several servers, asked at the same moment, but for those that are down or paused."""
-        asked = {
+        """Call ``get_state()`` of several servers at the same moment.
+
+        Returns:
+            ``(term, is_leader)`` by server, without those that are down or paused.
+        """
+        calls = {
             server: self.event_loop.begin_call(server, "get_state", [])
             for server in servers
             if self.server_state(server).running
         }
-        answered = self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, asked.values())))
+        answered = self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, calls.values())))
         if not answered:
-            server = next(server for server, number in asked.items() if self.event_loop.pending(number))
+            server = next(server for server, number in calls.items() if self.event_loop.pending(number))
             text = f"expected S{server}.get_state() to return at once, but after {CALL_PATIENCE:.0f} s it has not"
             raise LabFailure(Failure("no-answer", text))
-        found = {}
-        for server, number in asked.items():
+        states = {}
+        for server, number in calls.items():
             state = self.event_loop.result(number)
             if state is None and not self.server_state(server).up:
                 continue
@@ -290,8 +345,8 @@ class Cluster:
                     )
                 )
             self.event_loop.referee.observed(server, *state)
-            found[server] = (state[0], state[1])
-        return found
+            states[server] = (state[0], state[1])
+        return states
 
     def connected(self) -> list[int]:
         """The real servers that are up, not paused and on the network."""
@@ -300,13 +355,21 @@ class Cluster:
         ]
 
     def leader_now(self, among: Collection[int] | None = None) -> int | None:
-        """The leader of the newest term among the connected servers (or ``among``) at this moment, if there is one."""
+        """The leader with the highest term among ``among`` (default: the connected servers) at this moment, if any."""
         states = self.states(self.connected() if among is None else among)
         leading = [(term, server) for server, (term, leads) in states.items() if leads]
         return max(leading)[1] if leading else None
 
     def one_leader(self, among: Collection[int] | None = None, within: float = ELECTION_LIMIT) -> int:
-        """Wait until one of the connected servers (or of ``among``) leads, and still does a moment later."""
+        """Wait until a server leads, and still leads :data:`SETTLE` seconds later.
+
+        Args:
+            among: the servers to ask; ``None``: those that are connected.
+            within: fail if there is no leader after this many seconds.
+
+        Returns:
+            The leader with the highest term.
+        """
         deadline = self.now + within
         before: int | None = None
         while True:
@@ -325,8 +388,8 @@ class Cluster:
             self.sleep(SETTLE)
 
     def settled_leader(self, within: float = ELECTION_LIMIT + 2.0) -> int:
-        """Wait until one connected server leads and all the others are in its term, so that no leader of the past is
-        left among them."""
+        """Wait until exactly one connected server leads and all others are in its term, so that no deposed leader remains
+        among them. Fails after ``within`` seconds. Returns the leader."""
         deadline = self.now + within
         self.one_leader()
         while True:
@@ -336,12 +399,13 @@ class Cluster:
                 return leading[0]
             if self.now >= deadline:
                 seen = ", ".join(f"S{server}: {term}" for server, (term, _) in states.items())
-                text = f"expected one leader and all servers in its term, but S{leading} lead and the terms are {seen}"
+                leaders = ", ".join(f"S{server}" for server in leading) or "none"
+                text = f"expected one leader and all servers in its term, but the leaders: {leaders}; the terms: {seen}"
                 self.fail(text, rules.TERMS_AGREE)
             self.sleep(SETTLE)
 
     def first_hint(self) -> str:
-        """What to do first, for somebody whose servers have not yet asked for a single vote; else nothing."""
+        """A hint about the first step, if no server has requested a vote yet; else empty."""
         if self.rpc_count(method="request_vote"):
             return ""
         if self.size == 1:
@@ -349,13 +413,14 @@ class Cluster:
         return "Nobody has called request_vote yet. Begin with step 1 of the handout: the election timer."
 
     def no_leader(self, among: Collection[int] | None = None) -> None:
-        """No connected server (or none of ``among``) leads at this moment."""
+        """Fail if one of ``among`` (default: the connected servers) leads at this moment."""
         leader = self.leader_now(among)
         if leader is not None:
             self.fail(f"expected no leader without a majority, but S{leader} leads", rules.MAJORITY, [leader])
 
     def agreed_term(self, among: Collection[int] | None = None, within: float = ELECTION_LIMIT) -> int:
-        """The term that all connected servers (or ``among``) are in; they have ``within`` seconds to agree."""
+        """Wait up to ``within`` seconds until all of ``among`` (default: the connected servers) are in one term. Returns
+        that term."""
         deadline = self.now + within
         while True:
             states = self.states(self.connected() if among is None else among)
@@ -370,11 +435,16 @@ class Cluster:
     # --- commands ---
 
     def propose(self, server: int, command: Any) -> tuple[int, int, bool]:
-        """``start(command)`` on one server: ``(index, term, is_leader)``. One that is down or paused does not lead."""
+        """Call ``start(command)`` on one server.
+
+        Returns:
+            ``(index, term, is_leader)``; ``(-1, -1, False)`` if the server is down or paused.
+        """
         return self.propose_together(server, [command])[0]
 
     def propose_together(self, server: int, commands: Iterable[Any]) -> list[tuple[int, int, bool]]:
-        """``start`` on one server with several commands at the same moment; what each said, in their order."""
+        """Call ``start`` on one server with several commands at the same moment. Returns what :meth:`propose` returns, for
+        each command in order."""
         if not self.server_state(server).running:
             return [(-1, -1, False) for _ in commands]
         calls = [self.event_loop.begin_call(server, "start", [command]) for command in commands]
@@ -385,7 +455,7 @@ class Cluster:
 
     def _started(self, server: int, result: Any) -> tuple[int, int, bool]:
         if result is None and not self.server_state(server).up:
-            return -1, -1, False  # it went down meanwhile
+            return -1, -1, False  # the server crashed meanwhile
         if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
             text = f"expected start() to return (index, term, is_leader), but S{server} returned {result!r}"
             raise LabFailure(Failure("bad-result", text))
@@ -395,7 +465,7 @@ class Cluster:
         return result[0], result[1], result[2]
 
     def committed(self, index: int) -> tuple[int, Any]:
-        """How many servers have applied ``index``, and the command there (``None`` if nobody has)."""
+        """How many servers have applied ``index``, and the command there (``None`` if there is none)."""
         applies = self.event_loop.referee.applies
         value = applies.values.get(index)
         return len(applies.servers_at.get(index, ())), None if value is None else value[1]
@@ -403,23 +473,33 @@ class Cluster:
     def agree(
         self, command: Any, servers: int, retry: bool = True, within: float = 10.0, among: Collection[int] | None = None
     ) -> int:
-        """Have ``command`` committed by at least ``servers`` servers, and return its index. Whoever leads (``among`` the
-        given ones) is asked; with ``retry``, asked again when the command was lost with its leader."""
+        """Propose a command to the leader and wait until it is applied.
+
+        Args:
+            command: a JSON-like value.
+            servers: how many servers must apply it.
+            retry: propose it again if it is not applied within 2 s, as when its leader was deposed.
+            within: fail after this many seconds.
+            among: the servers that may lead; ``None``: those that are connected.
+
+        Returns:
+            The index at which the command was applied.
+        """
         deadline = self.now + within
-        asked = 0
-        there = self._indexes_of(command)
+        proposals = 0
+        before = self._indexes_of(command)
         while self.now < deadline:
             for server in self.connected() if among is None else sorted(among):
                 index, _, is_leader = self.propose(server, command)
                 if not is_leader:
                     continue
-                asked += 1
+                proposals += 1
                 if self.wait_for(2.0, lambda at=index: self._has(at, command, servers)):  # type: ignore[misc]
                     return index
-                if asked == 1 and (elsewhere := self._indexes_of(command) - there - {index}):
-                    # Nobody else has been given it, so this is the very entry that start() spoke of.
-                    said = f"expected {short(command)} at index {index}, as start() said, but it is at {min(elsewhere)}"
-                    self.fail(said, rules.AGREEMENT, hint="start() returns the index that the command will have.")
+                if proposals == 1 and (elsewhere := self._indexes_of(command) - before - {index}):
+                    # The command was proposed only once, so this is the entry whose index start() returned.
+                    text = f"expected {short(command)} at index {index}, as start() said, but it is at {min(elsewhere)}"
+                    self.fail(text, rules.AGREEMENT, hint="start() returns the index that the command will have.")
                 if not retry:
                     self._no_agreement(command, servers, 2.0)
             self.sleep(0.05)
@@ -435,45 +515,45 @@ class Cluster:
 
     def _no_agreement(self, command: Any, servers: int, within: float) -> NoReturn:
         by = f"{servers} server{'s' if servers > 1 else ''}"
-        said = f"expected {short(command)} to be applied by {by} within {within:.0f} s, but it was not"
-        self.fail(said, rules.AGREEMENT, hint=self._agreement_hint())
+        text = f"expected {short(command)} to be applied by {by} within {within:.0f} s, but it was not"
+        self.fail(text, rules.AGREEMENT, hint=self._agreement_hint())
 
     def _agreement_hint(self) -> str:
-        """What to do first, for somebody whose leaders refuse every command; else nothing."""
+        """A hint about the first step, if no server has accepted a command yet; else empty."""
         if self._has_led:
             return ""
         return "No start() has said yet that it leads. Begin with step 1 of the handout of lab 2B."
 
     def ask_members(self, server: int, members: Collection[int]) -> int:
-        """Begin ``change_membership(members)`` on one server (2E), without waiting. Returns the call's number, for
-        ``pending`` of the event loop. :mod:`raftlab.harness.membership` waits for answers."""
+        """Call ``change_membership(members)`` on one server without waiting (lab 2E). Returns the call's number in the event
+        loop. :mod:`raftlab.harness.membership` waits for answers."""
         self.event_loop.referee.change_requested(server, frozenset(members))
         return self.event_loop.begin_call(server, "change_membership", [sorted(members)])
 
     def take_snapshots(self, every: int = 10, size: int = 0) -> None:
-        """From now on the services take a snapshot every so many entries, of ``size`` bytes or a little more (2D)."""
+        """From now on the services take a snapshot after every ``every`` entries, with ``size`` random bytes (lab 2D)."""
         self.service.every, self.service.size = every, size
 
     def snapshot_of(self, index: int) -> bytes:
-        """The services' snapshot of everything up to ``index``, for puppets that send it."""
+        """The services' snapshot of everything up to ``index``, for scripted servers to send."""
         return self.service.snapshot_of(index)
 
     def call_snapshot(self, server: int, index: int) -> None:
-        """``snapshot(index, ...)`` on one server, besides those that its service calls, until it returns."""
+        """Call ``snapshot(index, ...)`` on one server, besides its service's own calls, and wait until it returns."""
         self.event_loop.call(server, "snapshot", [index, self.snapshot_of(index)], CALL_PATIENCE)
 
     # --- counters ---
 
     def rpc_count(self, server: int | None = None, method: str = "") -> int:
-        """RPCs sent so far, of one server or of all, of one method or of all."""
+        """How many RPCs a server (default: all) has sent so far, of one method (default: all)."""
         return self._count(self.event_loop.rpcs, server, method)
 
     def rpc_bytes(self, server: int | None = None, method: str = "") -> int:
-        """Bytes of requests and their answers so far, by the server that asked."""
+        """Bytes of these RPCs so far, requests and replies. A reply counts for the server that called."""
         return self._count(self.event_loop.rpc_bytes, server, method)
 
     def replies(self, server: int, method: str) -> list[tuple[Message, Message]]:
-        """Every request of that method that a server has answered so far, and its reply."""
+        """The fields of every request of this method that ``server`` has answered so far, and of its reply."""
         return [
             (self.event_loop.rpcs_by_id[event.id].args, codec.decode_plain(event.message))
             for event in self.event_loop.trace.events
@@ -486,9 +566,9 @@ class Cluster:
     @staticmethod
     def _count(counts: dict[tuple[int, str], int], server: int | None, method: str) -> int:
         return sum(
-            n
-            for (who, what), n in counts.items()
-            if (server is None or who == server) and (not method or what == method)
+            number
+            for (caller, called), number in counts.items()
+            if (server is None or caller == server) and (not method or called == method)
         )
 
     # --- verdicts ---
@@ -496,7 +576,17 @@ class Cluster:
     def fail(
         self, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = ""
     ) -> NoReturn:
-        """End the test: ``text`` says in one sentence what was expected and what was seen."""
+        """Fail the test.
+
+        Args:
+            text: what was expected and what was observed, in one sentence.
+            rule: the rule that is broken, if there is one.
+            servers: show the last events of these servers only; ``None``: of all.
+            hint: advice for the student.
+
+        Raises:
+            LabFailure: always.
+        """
         failure = LabFailure(Failure("assertion", text, rule, hint=hint))
         failure.servers = None if servers is None else frozenset(servers)
         raise failure
@@ -504,6 +594,6 @@ class Cluster:
     def expect(
         self, holds: bool, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = ""
     ) -> None:
-        """Go on if ``holds``, else :meth:`fail`."""
+        """Call :meth:`fail` unless ``holds``."""
         if not holds:
             self.fail(text, rule, servers, hint)

@@ -1,14 +1,13 @@
-"""The judge's loop: one heap of due things, one place where every event and effect passes.
+"""The judge's event loop: it delivers every message between servers and handles every effect of theirs, in order of time.
 
-The switch carries each message through the network (and holds, drops, duplicates it as the test asked), keeps what
-servers stored, counts, writes the trace and shows every event to the referee. It is single-threaded and the same in
-both worlds. Suites do not use it directly; :mod:`raftlab.harness.cluster` is the harness they are written against.
+It sends each message through the network (and holds, drops or duplicates it as the test asked), keeps what servers saved,
+counts, writes the trace and shows everything to the referee. It is single-threaded and the same in both worlds. Suites do
+not use it directly; they are written against :mod:`raftlab.harness.cluster`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -33,25 +32,25 @@ from raftlab.harness.trace import (
     SaveEvent,
     ServerEvent,
     Trace,
-)  # fmt: skip
+)
 from raftlab.messages import codec, protocol
 from raftlab.referee.base import Message
 from raftlab.referee.referee import Referee
 from raftlab.seeds import derive
 from raftlab.worlds.base import HostLost, World
 
-# How many due messages are handed to the world at a time.
+# The most due messages that are passed to the world at a time.
 _BATCH = 32
-# A server that sends more than this within a second of the lab's time has run wild: everything is kept for the trace,
-# so the machine's memory would be next. A busy but sane Raft stays below a tenth of either.
+# A server that sends more RPCs or bytes than this within a second of the lab's time is out of control. The trace keeps
+# everything, so such a run would exhaust the machine's memory. A busy but sane Raft stays below a tenth of either.
 _FLOOD_RPCS = 10_000
 _FLOOD_BYTES = 64 * 1024 * 1024
 
 
 class _Due(msgspec.Struct, order=True):
-    """Something that is to happen at its time: a message arrives, or a function of the harness is called.
+    """What happens at a given time: a message arrives, or a function of the harness is called.
 
-    Ordered by ``when`` and, among those due at the same time, by ``sequence``, which no two have in common.
+    Sorted by ``when`` and, at the same time, by ``sequence``, which is unique.
     """
 
     when: float
@@ -60,15 +59,20 @@ class _Due(msgspec.Struct, order=True):
     """``"request"`` or ``"reply"`` (of ``rpc``), or ``"call"``."""
     rpc: Rpc | None
     data: bytes | None
-    """A reply as its sender encoded it; ``None``: the caller learns that there is no reply."""
+    """The reply, encoded. ``None``: the call returns ``None``."""
     call: Callable[[], None] | None = None
 
 
+# Plays a server: gets a request and returns the reply's fields, or None for no reply.
 Answerer = Callable[[Rpc], Message | None]
 
 
 class Hold:
-    """Messages kept back by :meth:`EventLoop.hold`. ``leg`` is ``"request"`` or ``"reply"``."""
+    """Messages that a test keeps back, see :meth:`raftlab.harness.cluster.Cluster.hold`.
+
+    Attributes:
+        messages: what is held now: each RPC with its encoded request or reply, the oldest first.
+    """
 
     def __init__(self, event_loop: EventLoop, leg: str, wanted: Callable[[Rpc], bool], most: int | None) -> None:
         self._event_loop = event_loop
@@ -77,19 +81,19 @@ class Hold:
         self._most = most
         self.messages: list[tuple[Rpc, bytes]] = []
 
-    def takes(self, leg: str, rpc: Rpc) -> bool:
+    def matches(self, leg: str, rpc: Rpc) -> bool:
+        """Whether this message is to be held."""
         full = self._most is not None and len(self.messages) >= self._most
         return leg == self._leg and not full and self._wanted(rpc)
 
-    def keep(self, rpc: Rpc, data: bytes) -> None:
+    def add(self, rpc: Rpc, data: bytes) -> None:
+        """Hold a message."""
         self.messages.append((rpc, data))
         self._event_loop.trace.add(HoldEvent(self._event_loop.now, "hold", rpc.id, self._leg))
 
     def release(self) -> None:
-        """Let everything held travel on, from now, and hold nothing more."""
-        self.stop()
-        kept, self.messages = self.messages, []
-        for rpc, data in kept:
+        """Let everything held travel on, starting now, and hold nothing more."""
+        for rpc, data in self._take_all():
             self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self._leg))
             if self._leg == "request":
                 self._event_loop.route_request(rpc, self._event_loop.now)
@@ -97,19 +101,38 @@ class Hold:
                 self._event_loop.route_reply(rpc, data, self._event_loop.now)
 
     def drop(self) -> None:
-        """Lose everything held (the callers are told that there is no reply) and hold nothing more."""
-        self.stop()
-        kept, self.messages = self.messages, []
-        for rpc, _ in kept:
+        """Lose everything held, so that the calls return ``None``, and hold nothing more."""
+        for rpc, _ in self._take_all():
             self._event_loop.fail(rpc, self._event_loop.now, self._leg, "dropped by the test")
 
     def stop(self) -> None:
+        """Hold nothing more. What is held stays held."""
         with contextlib.suppress(ValueError):
             self._event_loop.holds.remove(self)
 
+    def _take_all(self) -> list[tuple[Rpc, bytes]]:
+        self.stop()
+        held, self.messages = self.messages, []
+        return held
+
 
 class ServerState:
-    """What the judge knows of one server: whether it runs, which life it is in, what it stored."""
+    """What the judge knows of one server.
+
+    Attributes:
+        number: the server's number, from 0.
+        incarnation: how many times it has started.
+        up: whether it is running, possibly paused.
+        ready: whether ``Raft()`` has returned in this incarnation.
+        paused: whether its threads are stopped (sim).
+        scripted_server: answers requests in its place, if the test plays this server.
+        state: what ``persister.save`` stored last.
+        snapshot: the snapshot that ``persister.save`` stored last.
+        saves: how many saves there were, in all incarnations.
+        rate: local seconds per second of the lab's time.
+        crash_trigger: set by ``Cluster.crash_at``. Called with each effect; returns ``"before"`` or ``"after"`` to crash
+            the server at this effect, else ``""``.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -122,8 +145,7 @@ class ServerState:
         self.snapshot = b""
         self.saves = 0
         self.rate = 1.0
-        # Armed by the harness's `crash_at`: asked at each effect, answers "before", "after" or "" (no crash here).
-        self.boundary: Callable[[protocol.Effect], str] | None = None
+        self.crash_trigger: Callable[[protocol.Effect], str] | None = None
 
     @property
     def running(self) -> bool:
@@ -132,7 +154,25 @@ class ServerState:
 
 
 class EventLoop:
-    """The loop over one run. ``now`` is the lab's time in seconds."""
+    """The loop of one run.
+
+    Args:
+        world: where the servers run.
+        network: decides what becomes of each message.
+        referee: is shown every message and effect, and raises ``LabFailure`` when a rule is broken.
+        servers: how many servers there are.
+        seed: the seed of the run.
+
+    Attributes:
+        trace: every event so far.
+        server_states: one for each server, by number.
+        holds: the active holds. The first that matches a message gets it.
+        rpcs: how many RPCs each server has sent, by server and method.
+        rpc_bytes: bytes of these requests and of the replies to them, by the server that called, and method.
+        advice: advice on the student's code so far, in order (a dict used as an ordered set).
+        on_apply: called with the server and the :class:`raftlab.api.ApplyMsg` of each ``apply_ch.put``.
+        rpcs_by_id: every RPC so far, by its number in the trace.
+    """
 
     def __init__(self, world: World, network: Network, referee: Referee, servers: int, seed: int) -> None:
         self.world = world
@@ -143,30 +183,41 @@ class EventLoop:
         self.holds: list[Hold] = []
         self.rpcs: Counter[tuple[int, str]] = Counter()
         self.rpc_bytes: Counter[tuple[int, str]] = Counter()
-        self.advice: dict[str, None] = {}  # an ordered set
+        self.advice: dict[str, None] = {}
         self.on_apply: Callable[[int, Any], None] = lambda server, msg: None
-        self._seed = seed
-        self._waits = random.Random(derive(seed, "waits"))
-        self._due: list[_Due] = []
-        self._sequence = 0
-        self._last_rpc = 0
         self.rpcs_by_id: dict[int, Rpc] = {}
-        self._inside: defaultdict[int, dict[int, Rpc]] = defaultdict(dict)  # arrived at a server, not answered
+        self._seed = seed
+        self._due: list[_Due] = []  # a heap
+        self._last_sequence = 0
+        self._last_rpc = 0
+        self._in_handlers: defaultdict[int, dict[int, Rpc]] = defaultdict(dict)  # arrived at a server, not answered
         self._last_call = 0
-        self._calls: dict[int, tuple[int, str]] = {}
+        self._calls: dict[int, tuple[int, str]] = {}  # without a result yet: the server and the method
         self._results: dict[int, Any] = {}
-        self._untold: dict[int, Callable[[], None]] = {}  # calls whose result nobody asks for, and what follows
-        self._crashed_now: set[int] = set()
-        self._bursts: dict[int, tuple[float, int, int]] = {}  # of each server: since when, how many RPCs, bytes
+        self._callbacks: dict[int, Callable[[], None]] = {}  # by call: called instead of keeping its result
+        self._crashed_in_step: set[int] = set()
+        self._bursts: dict[int, tuple[float, int, int]] = {}  # by server: since when, how many RPCs, how many bytes
 
     @property
     def now(self) -> float:
+        """The lab's time in seconds."""
         return self.world.now()
 
     # --- the loop ---
 
     def run(self, until: float, done: Callable[[], bool] | None = None) -> bool:
-        """Let the cluster live until ``until`` or until ``done()``. Returns whether ``done()`` held."""
+        """Let time pass for the servers.
+
+        Args:
+            until: the time at which to return at the latest, in seconds.
+            done: return as soon as this returns true; it is asked after every step.
+
+        Returns:
+            Whether ``done()`` was true.
+
+        Raises:
+            LabFailure: a rule is broken, or the student's code failed.
+        """
         while True:
             if done is not None and done():
                 return True
@@ -176,35 +227,34 @@ class EventLoop:
 
     def at(self, when: float, call: Callable[[], None]) -> None:
         """Call ``call`` when the lab's time is ``when``."""
-        self._sequence += 1
-        heappush(self._due, _Due(when, self._sequence, "call", None, None, call))
+        self._last_sequence += 1
+        heappush(self._due, _Due(when, self._last_sequence, "call", None, None, call))
 
     def reseed(self, seed: int) -> None:
-        """From now on chance takes another course (sim): in the network, in the servers and between their threads."""
+        """Draw from another seed from now on (sim): in the network, in the servers and between their threads."""
         self._seed = seed
-        self._waits.seed(derive(seed, "waits"))
         self.network.reseed(derive(seed, "network"))
         self.world.send_event(protocol.Reseed(derive(seed, "host")))
 
     def _push(self, when: float, kind: str, rpc: Rpc, data: bytes | None) -> None:
-        self._sequence += 1
-        heappush(self._due, _Due(when, self._sequence, kind, rpc, data))
+        self._last_sequence += 1
+        heappush(self._due, _Due(when, self._last_sequence, kind, rpc, data))
 
     def _step(self, until: float) -> None:
-        """Hand the world what is due next, wait, and take in what happened."""
+        """Pass the world what is due next, wait, and handle what happened."""
         heap = self._due
         batch: list[_Due] = []
         events: list[tuple[float, protocol.Event]] = []
         limit = until
         while heap and heap[0].when <= limit and len(batch) < _BATCH:
             due = heap[0]
-            if self._is_ours(due):
-                # The test's own doing happens between steps, exactly when it is due.
+            if self._is_for_judge(due):
+                # What the test does happens between steps, exactly when it is due.
                 if batch or due.when > self.now:
                     limit = max(due.when, self.now)
                     break
                 heappop(heap)
-                self._do(due)
+                self._handle_due(due)
                 return
             heappop(heap)
             event = self._event_of(due)
@@ -212,7 +262,7 @@ class EventLoop:
                 batch.append(due)
                 events.append((due.when, event))
         if heap and heap[0].when < limit:
-            # The batch is full. Nobody lives past what they have not been handed yet.
+            # The batch is full. No server may run past a message that has not been passed on yet.
             limit = max(heap[0].when, self.now)
         try:
             stepped = self.world.wait(limit, events)
@@ -220,24 +270,24 @@ class EventLoop:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
         for due in batch[stepped.consumed :]:
             heappush(heap, due)
-        self._crashed_now.clear()
+        self._crashed_in_step.clear()
         arrived = 0
         for when, effect in stepped.effects:
             while arrived < stepped.consumed and batch[arrived].when <= when:
                 self._arrived(batch[arrived])
                 arrived += 1
-            self._take(when, effect)
+            self._handle_effect(when, effect)
         for due in batch[arrived : stepped.consumed]:
             self._arrived(due)
 
-    def _is_ours(self, due: _Due) -> bool:
-        """Whether the judge handles this itself: a call of the test's, or a message to a puppet."""
+    def _is_for_judge(self, due: _Due) -> bool:
+        """Whether the judge handles this itself: a call, or a message to a scripted server."""
         rpc = due.rpc
         if rpc is None:
             return True
         return self.server_states[rpc.dst if due.kind == "request" else rpc.src].scripted_server is not None
 
-    def _do(self, due: _Due) -> None:
+    def _handle_due(self, due: _Due) -> None:
         if due.call is not None:
             due.call()
         elif self._event_of(due) is not None:
@@ -249,7 +299,7 @@ class EventLoop:
     # --- messages ---
 
     def _event_of(self, due: _Due) -> protocol.Event | None:
-        """The message as an event for its server, or None when the connection is gone by now."""
+        """The message as an event for its server, or ``None`` if it no longer can be delivered."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
@@ -261,19 +311,19 @@ class EventLoop:
         if rpc.done or not server_state.up or server_state.incarnation != rpc.src_incarnation:
             return None
         if due.data is not None and not self.network.open(rpc.dst, rpc.src):
-            # The connection is checked again at the last moment: a reply never crosses a cut made meanwhile.
+            # The link is checked again on arrival: a reply never crosses a link that was cut meanwhile.
             self._unreachable(rpc, due.when, "reply")
             return None
         return protocol.Reply(rpc.src, rpc.caller_rpc, due.data)
 
     def _arrived(self, due: _Due) -> None:
-        """A message is in its server's hands: write it down."""
+        """Record that a message has reached its server."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
             self.trace.add(ArriveEvent(due.when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
             rpc.dst_incarnation = self.server_states[rpc.dst].incarnation
-            self._inside[rpc.dst][rpc.id] = rpc
+            self._in_handlers[rpc.dst][rpc.id] = rpc
             if self.server_states[rpc.dst].scripted_server is None:
                 self.referee.arrived(rpc.dst, rpc.src, rpc.method, rpc.args)
         elif not rpc.done:
@@ -283,10 +333,25 @@ class EventLoop:
             self.trace.add(ReplyEvent(due.when, "reply", rpc.src, rpc.dst, rpc.id, rpc.method, due.data))
 
     def send(self, src: int, caller_rpc: int, dst: int, method: str, payload: bytes, when: float) -> Rpc:
-        """A call leaves ``src`` (a server's, or a puppet's)."""
+        """Send a request, of a real or of a scripted server.
+
+        Args:
+            src: the calling server.
+            caller_rpc: the caller's own number for the call.
+            dst: the called server.
+            method: the name of the handler.
+            payload: the encoded arguments.
+            when: the time of the call, in seconds.
+
+        Returns:
+            The RPC, which is updated as it travels.
+
+        Raises:
+            LabFailure: the message has no term, the server sends without end, or the referee objects.
+        """
         self._last_rpc += 1
         rpc = Rpc(self._last_rpc, src, self.server_states[src].incarnation, caller_rpc, dst, method, payload)
-        rpc.args = self._plain(src, payload)
+        rpc.args = self._decoded(src, payload)
         self.rpcs_by_id[rpc.id] = rpc
         self.rpcs[src, method] += 1
         self.rpc_bytes[src, method] += len(payload)
@@ -307,7 +372,8 @@ class EventLoop:
             text = f"expected S{server} to send a few messages, but within a second it sent {rpcs:,} ({sent:,} bytes)"
             raise LabFailure(Failure("flood", text))
 
-    def _plain(self, server: int, payload: bytes) -> Message:
+    def _decoded(self, server: int, payload: bytes) -> Message:
+        """A message of ``server`` as a plain dict. Without an int ``term`` it is a failure."""
         try:
             message = codec.decode_plain(payload)
         except msgspec.DecodeError:
@@ -319,13 +385,13 @@ class EventLoop:
 
     def _held(self, leg: str, rpc: Rpc, data: bytes) -> bool:
         for hold in self.holds:
-            if hold.takes(leg, rpc):
-                hold.keep(rpc, data)
+            if hold.matches(leg, rpc):
+                hold.add(rpc, data)
                 return True
         return False
 
     def route_request(self, rpc: Rpc, when: float) -> None:
-        """Send a request on its way through the network, from ``when``."""
+        """Let a request enter the network at time ``when``."""
         src, dst = rpc.src, rpc.dst
         if not self.server_states[dst].up or not self.network.open(src, dst):
             self._unreachable(rpc, when, "request")
@@ -337,7 +403,7 @@ class EventLoop:
             self._push(when + delay, "request", rpc, None)
 
     def route_reply(self, rpc: Rpc, data: bytes, when: float) -> None:
-        """Send a reply on its way back, from ``when``."""
+        """Let a reply enter the network at time ``when``."""
         if not self.network.open(rpc.dst, rpc.src):
             self._unreachable(rpc, when, "reply")
             return
@@ -354,7 +420,14 @@ class EventLoop:
         self._push(when + self.network.give_up_after(rpc.src, rpc.dst), "reply", rpc, None)
 
     def fail(self, rpc: Rpc, when: float, leg: str, why: str) -> None:
-        """Lose the message; the caller learns soon that there is no reply (but not why)."""
+        """Lose a message: the call returns ``None`` soon, which does not tell the caller why.
+
+        Args:
+            rpc: the RPC that the message belongs to.
+            when: the time of the loss, in seconds.
+            leg: ``"request"`` or ``"reply"``.
+            why: the reason, for the trace.
+        """
         self.trace.add(LostEvent(when, "lost", rpc.id, leg, why))
         self._push(when + self.network.loss_noticed_after(rpc.src, rpc.dst), "reply", rpc, None)
 
@@ -373,35 +446,34 @@ class EventLoop:
     def _answered(self, rpc: Rpc, data: bytes, when: float) -> None:
         self.rpc_bytes[rpc.src, rpc.method] += len(data)
         self.trace.add(OutgoingEvent(when, "answer", rpc.dst, rpc.src, rpc.id, rpc.method, data))
-        reply = self._plain(rpc.dst, data)
+        reply = self._decoded(rpc.dst, data)
         if self.server_states[rpc.dst].scripted_server is None:
             self.referee.answered(rpc.dst, rpc.src, rpc.method, rpc.args, reply)
-        rpc.answers += 1
         if not self._held("reply", rpc, data):
             self.route_reply(rpc, data, when)
 
     # --- effects ---
 
-    def _take(self, when: float, effect: protocol.Effect) -> None:
-        """One effect of a server, in its order. Those behind a crash within the step never happened."""
+    def _handle_effect(self, when: float, effect: protocol.Effect) -> None:
+        """Handle one effect. Effects that follow a crash of their server in the same step never happened."""
         server = effect.server
-        if server in self._crashed_now or not 0 <= server < len(self.server_states):
+        if server in self._crashed_in_step or not 0 <= server < len(self.server_states):
             return
         server_state = self.server_states[server]
         if not server_state.up:
             return
-        if server_state.boundary is not None:
-            side = server_state.boundary(effect)
+        if server_state.crash_trigger is not None:
+            side = server_state.crash_trigger(effect)
             if side == "before":
                 self.crash(server, when)
                 return
             if side == "after":
-                self._happen(server_state, when, effect)
+                self._perform(server_state, when, effect)
                 self.crash(server, when)
                 return
-        self._happen(server_state, when, effect)
+        self._perform(server_state, when, effect)
 
-    def _happen(self, server_state: ServerState, when: float, effect: protocol.Effect) -> None:
+    def _perform(self, server_state: ServerState, when: float, effect: protocol.Effect) -> None:
         server = server_state.number
         match effect:
             case protocol.Send():
@@ -409,10 +481,10 @@ class EventLoop:
                     raise LabFailure(Failure("bad-peer", f"S{server} called peers[{effect.target}], which is nobody"))
                 self.send(server, effect.caller_rpc, effect.target, effect.method, effect.payload, when)
             case protocol.Answer():
-                # Two copies of a request make two answers: the flight stays known until its server crashes.
+                # Two copies of a request have two answers, so the RPC is remembered until its server crashes.
                 rpc = self.rpcs_by_id.get(effect.judge_rpc)
                 if rpc is not None and rpc.dst == server and rpc.dst_incarnation == server_state.incarnation:
-                    self._inside[server].pop(rpc.id, None)
+                    self._in_handlers[server].pop(rpc.id, None)
                     self._answered(rpc, effect.payload, when)
             case protocol.Save():
                 server_state.state = effect.state
@@ -435,9 +507,9 @@ class EventLoop:
                 owner, method = self._calls.pop(effect.call, (-1, ""))
                 if owner == server:
                     self.trace.add(CallEvent(when, "result", server, effect.call, method, effect.payload))
-                    then = self._untold.pop(effect.call, None)
-                    if then is not None:
-                        then()
+                    callback = self._callbacks.pop(effect.call, None)
+                    if callback is not None:
+                        callback()
                     else:
                         self._results[effect.call] = effect.payload
             case protocol.Down():
@@ -459,10 +531,15 @@ class EventLoop:
     # --- servers ---
 
     def boot(self, server: int, members: list[int]) -> None:
-        """Start a server's next life, with what its former one stored."""
+        """Start a server's next incarnation with what the earlier ones saved.
+
+        Args:
+            server: the server; it must be down.
+            members: the servers that vote in the beginning.
+        """
         server_state = self.server_states[server]
         server_state.incarnation += 1
-        server_state.up, server_state.ready, server_state.paused, server_state.boundary = True, False, False, None
+        server_state.up, server_state.ready, server_state.paused, server_state.crash_trigger = True, False, False, None
         self.trace.add(BootEvent(self.now, "boot", server, server_state.incarnation))
         if server_state.scripted_server is not None:
             return
@@ -482,15 +559,20 @@ class EventLoop:
         )
 
     def crash(self, server: int, when: float | None = None) -> None:
-        """Nothing of this life of ``server`` happens any more."""
+        """End this incarnation of ``server``: none of its later effects happens.
+
+        Args:
+            server: the server.
+            when: the time of the crash in seconds; ``None``: now.
+        """
         server_state = self.server_states[server]
         when = self.now if when is None else when
         server_state.up = server_state.ready = False
-        server_state.boundary = None
-        self._crashed_now.add(server)
+        server_state.crash_trigger = None
+        self._crashed_in_step.add(server)
         self.trace.add(ServerEvent(when, "crash", server))
         self.world.kill(server)
-        for rpc in self._inside.pop(server, {}).values():
+        for rpc in self._in_handlers.pop(server, {}).values():
             rpc.dst_incarnation = 0
             self._unreachable(rpc, when, "request")
         self._calls = {call: (owner, name) for call, (owner, name) in self._calls.items() if owner != server}
@@ -498,32 +580,53 @@ class EventLoop:
     # --- harness calls ---
 
     def call(self, server: int, method: str, args: list[Any], patience: float) -> Any:
-        """Call a method of the server's ``Raft`` and wait for its result, for at most ``patience`` seconds of the lab's
-        time. Returns the decoded result; raises :class:`LabFailure` when there is none in time."""
+        """Call a method of the server's ``Raft`` and wait for its result.
+
+        Args:
+            server: the server.
+            method: the method's name.
+            args: its JSON-like positional arguments.
+            patience: how long to wait, in seconds of the lab's time.
+
+        Returns:
+            The result; ``None`` if the server crashed meanwhile.
+
+        Raises:
+            LabFailure: there is no result in time, or a rule is broken meanwhile.
+        """
         number = self.begin_call(server, method, args)
         if not self.run(self.now + patience, lambda: number in self._results or number not in self._calls):
             text = f"expected S{server}.{method}() to return at once, but after {patience:.0f} s it has not"
             raise LabFailure(Failure("no-answer", text))
         return self.result(number)
 
-    def begin_call(self, server: int, method: str, args: list[Any]) -> int:
-        """Begin a call; :meth:`result` has its outcome once it is there."""
-        self._last_call += 1
-        data = codec.encode_value(args)
-        self._calls[self._last_call] = (server, method)
-        self.trace.add(CallEvent(self.now, "call", server, self._last_call, method, data))
-        self.world.send_event(protocol.Call(server, self._last_call, method, data))
-        return self._last_call
+    def begin_call(self, server: int, method: str, args: list[Any], callback: Callable[[], None] | None = None) -> int:
+        """Call a method of the server's ``Raft`` without waiting.
 
-    def tell(self, server: int, method: str, args: list[Any], then: Callable[[], None]) -> None:
-        """Call a method of the server's ``Raft`` without waiting, its result of no interest. Once it is there,
-        ``then()``."""
-        self._untold[self.begin_call(server, method, args)] = then
+        Args:
+            server: the server.
+            method: the method's name.
+            args: its JSON-like positional arguments.
+            callback: called once the method has returned; its result is then discarded.
+
+        Returns:
+            The call's number, for :meth:`pending` and :meth:`result`.
+        """
+        self._last_call += 1
+        number = self._last_call
+        data = codec.encode_value(args)
+        self._calls[number] = (server, method)
+        if callback is not None:
+            self._callbacks[number] = callback
+        self.trace.add(CallEvent(self.now, "call", server, number, method, data))
+        self.world.send_event(protocol.Call(server, number, method, data))
+        return number
 
     def pending(self, number: int) -> bool:
+        """Whether a call may still return: it has not, and its server has not crashed."""
         return number in self._calls
 
     def result(self, number: int) -> Any:
-        """The decoded result of a call, ``None`` while there is none or when its server crashed."""
+        """The decoded result of a call, once; ``None`` if there is none yet or its server crashed."""
         data = self._results.pop(number, None)
         return None if data is None else codec.decode_value(data)

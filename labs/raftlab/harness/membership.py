@@ -1,4 +1,4 @@
-"""Lab 2E for the harness: servers that come and go, as scripts for :class:`raftlab.harness.cluster.Cluster`.
+"""Lab 2E for the harness: helpers with which a test changes the cluster's members and waits for the change.
 
 ``members`` are sets of server numbers. Times are seconds of the lab's time.
 """
@@ -12,39 +12,49 @@ from raftlab.explain import rules
 from raftlab.explain.failure import Failure, LabFailure
 from raftlab.harness.cluster import SETTLE, Cluster
 
-# change_membership answers within this time, also about a server that never catches up.
+# Seconds within which change_membership must return, even if a new server never catches up. The handout of lab 2E says so.
 CHANGE_LIMIT = 15.0
-# With nothing in the way, a change is made within this time: catching up, both entries, an election in between.
-MADE_WITHIN = 30.0
-# A leader that refuses for so long has had the time to commit an entry of its own term, and to end what was under way.
+# Seconds within which a change must be complete if nothing interferes: new servers catch up, both entries are committed, and
+# there may be an election in between.
+CHANGE_COMPLETE_WITHIN = 30.0
+# A leader that has refused a change for this many seconds had time to commit an entry of its own term and to finish an
+# earlier change, so it has no reason left to refuse.
 REFUSED_FOR = 6.0
 
+# (index, term, is_leader), as change_membership returns them.
 Answer = tuple[int, int, bool]
 
 
 class MembershipCall:
-    """A call of ``change_membership`` under way on ``server``."""
+    """A call of ``change_membership(members)`` on ``server``, made at once. Several may be under way."""
 
     def __init__(self, c: Cluster, server: int, members: Collection[int]) -> None:
         self.server = server
         self.members = frozenset(members)
         self._c = c
         self._since = c.now
-        self._life = c.server_state(server).incarnation
+        self._incarnation = c.server_state(server).incarnation
         self._call = c.ask_members(server, self.members)
 
     @property
     def pending(self) -> bool:
+        """Whether the call may still return."""
         return self._c.event_loop.pending(self._call)
 
     def answer(self) -> Answer | None:
-        """Wait for the answer: ``None`` when the server went down instead. Fails when there is none in time."""
+        """Wait for the call to return. Fails if it does not within :data:`CHANGE_LIMIT` seconds of its beginning.
+
+        Returns:
+            What it returned, or ``None`` if the server crashed instead.
+        """
         c, server = self._c, self.server
         if not c.wait_for(self._since + CHANGE_LIMIT - c.now, lambda: not self.pending):
             text = f"expected S{server}.change_membership({sorted(self.members)}) to answer within {CHANGE_LIMIT:.0f} s"
             c.fail(f"{text}, but it has not", rules.LEARNERS, [server])
         result: Any = c.event_loop.result(self._call)
-        if result is None and not (c.server_state(server).up and c.server_state(server).incarnation == self._life):
+        if result is None and not (
+            c.server_state(server).up and c.server_state(server).incarnation == self._incarnation
+        ):
             return None
         if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
             text = f"expected change_membership() to return (index, term, is_leader), but S{server} returned {result!r}"
@@ -53,18 +63,18 @@ class MembershipCall:
 
 
 def change(c: Cluster, server: int, members: Collection[int]) -> Answer:
-    """``change_membership`` on one server, once, and its answer. A server that is down does not lead."""
+    """Call ``change_membership`` once and wait for its answer, which is ``(-1, -1, False)`` if the server is down."""
     return (MembershipCall(c, server, members).answer() if c.server_state(server).up else None) or (-1, -1, False)
 
 
 def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:
-    """Wait until one of ``members`` leads, and all the others of them that are connected are in its term."""
+    """Wait up to ``within`` seconds until one of ``members`` leads and all others that are connected are in its term."""
     return _leading(c, members, within)[0]
 
 
 def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> int:
-    """As :func:`leader_of`, and it has committed an entry of its own term, before which it may refuse a change. Most often
-    it has; on a busy machine another may have been elected since the last command was."""
+    """Wait up to ``within`` seconds for a leader, as :func:`leader_of`, that has committed an entry of its own term. Until
+    then it may refuse a change. Usually it has; on a busy machine there may have been an election since the last command."""
     deadline = c.now + within
     applies = c.event_loop.referee.applies
     while True:
@@ -74,27 +84,30 @@ def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> 
         index, at_term, leads = c.propose(leader, f"S{leader} leads term {term}")
         if leads and at_term == term:
             c.wait_for(5.0, lambda at=index, by=leader: by in applies.servers_at.get(at, ()))  # type: ignore[misc]
-        said = f"expected a leader of {sorted(members)} to commit an entry of its own term within {within:.0f} s"
-        c.expect(c.now < deadline, f"{said}, but none has", rules.AGREEMENT, [leader])
+        text = f"expected a leader of {sorted(members)} to commit an entry of its own term within {within:.0f} s"
+        c.expect(c.now < deadline, f"{text}, but none has", rules.AGREEMENT, [leader])
 
 
 def _leading(c: Cluster, members: Collection[int], within: float) -> tuple[int, int]:
-    """The leader, and its term."""
+    """Wait for a leader as :func:`leader_of` does. Returns it and its term."""
     deadline = c.now + within
-    there = [server for server in c.connected() if server in members]
+    connected = [server for server in c.connected() if server in members]
     while True:
-        leader = c.one_leader(among=there)
-        states = c.states(there)
+        leader = c.one_leader(among=connected)
+        states = c.states(connected)
         if states[leader][1] and {term for term, _ in states.values()} == {states[leader][0]}:
             return leader, states[leader][0]
         if c.now >= deadline:
             seen = ", ".join(f"S{server}: {term}" for server, (term, _) in states.items())
-            c.fail(f"expected one leader and all of {there} in its term, but the terms are {seen}", rules.TERMS_AGREE)
+            c.fail(
+                f"expected one leader and all of {connected} in its term, but the terms are {seen}", rules.TERMS_AGREE
+            )
         c.sleep(SETTLE)
 
 
 def configured(c: Cluster, members: Collection[int], since: int = 1) -> int:
-    """The first index from ``since`` on at which a service has seen that ``members``, and no others, vote; 0: none."""
+    """The first index, from ``since`` on, at which a server has applied the configuration of exactly ``members``; 0 if none
+    has. C_old,new does not count."""
     wanted = ("configuration", sorted(members))
     commit = c.event_loop.referee.commit
     for index, value in sorted(c.event_loop.referee.applies.values.items()):
@@ -109,9 +122,17 @@ def configured(c: Cluster, members: Collection[int], since: int = 1) -> int:
 
 
 def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | None = None) -> int:
-    """Let ``members`` be those who vote, whatever it takes: whoever leads (``among`` the given ones) is asked, and asked
-    again, until some service has seen the configuration. Returns the index that ``change_membership`` spoke of."""
-    deadline = c.now + MADE_WITHIN
+    """Change the members, asking the current leader again and again until some server has applied the configuration.
+
+    Args:
+        c: the cluster.
+        members: the servers that are to vote.
+        among: the servers that may lead; ``None``: those that are connected.
+
+    Returns:
+        The index that ``change_membership`` returned.
+    """
+    deadline = c.now + CHANGE_COMPLETE_WITHIN
     refused_since: float | None = None
     while c.now < deadline:
         for server in c.connected() if among is None else sorted(among):
@@ -128,17 +149,24 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
                 refused_since = c.now if refused_since is None else refused_since
                 if c.now > refused_since + REFUSED_FOR:
                     refused(c, server, members, answer)
-                # It may have nothing of its own term to commit.
+                # It may have no entry of its own term yet, and must not change the members before it has committed one.
                 c.propose(server, f"S{server} leads term {term}")
         c.sleep(0.2)
     return c.fail(
-        f"expected {sorted(members)} to be the members within {MADE_WITHIN:.0f} s, but no service has seen that",
+        f"expected {sorted(members)} to be the members within {CHANGE_COMPLETE_WITHIN:.0f} s, but no service has seen that",
         rules.MEMBERS_TOLD,
     )
 
 
 def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = (-1, 0, True)) -> None:
-    """A leader goes on refusing what it could do: say why, if the reason is plain."""
+    """Fail the test because a leader refuses a change that it could make.
+
+    Args:
+        c: the cluster.
+        server: the leader.
+        members: the servers that are to vote.
+        answer: what ``change_membership`` returned. If that is not the answer of a leader, the failure shows it.
+    """
     if not answer[2]:
         text = f"expected S{server}, which leads, to change the members to {sorted(members)}, but it answers {answer}"
         hint = "Begin with step 1 of the handout of lab 2E." if answer == (-1, -1, False) else ""
@@ -155,13 +183,21 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
 
 
 def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, within: float = 20.0) -> None:
-    """Have ``command`` committed by whoever leads, and applied by all of ``members`` (``None``: by all who are members by
-    then, as a change may still be under way). For a while the leader may be one that was removed: it can be elected as long
-    as it does not know that this is committed, finds out by this very command, and steps down. Whoever comes next may need
-    another command before it commits anything, so there are some."""
+    """Propose a command and wait until all members have applied it.
+
+    For a while, a removed server may lead: it can be elected as long as it does not know that its removal is committed,
+    learns so through this very command, and steps down. Its successor may need another command before it commits anything,
+    so this proposes more.
+
+    Args:
+        c: the cluster.
+        command: the command.
+        members: the servers that must apply it; ``None``: those that are members by then, since a change may be under way.
+        within: fail after this many seconds.
+    """
     deadline = c.now + within
     index = c.agree(command, 1, within=within)
-    there = c.event_loop.referee.applies.servers_at
+    applied = c.event_loop.referee.applies.servers_at
     commit = c.event_loop.referee.commit
 
     def wanted() -> set[int]:
@@ -169,8 +205,8 @@ def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, w
             return set(members or c.members)
         return set(commit.configuration_at(commit.applied_upto).members)
 
-    while not c.wait_for(2.0, lambda: there.get(index, set()) >= wanted()) and c.now < deadline:
+    while not c.wait_for(2.0, lambda: applied.get(index, set()) >= wanted()) and c.now < deadline:
         c.agree(f"{command}, {c.now:.3f}", 1, within=within)
-    have = sorted(there.get(index, set()) & wanted())
-    said = f"expected {command!r} to be applied by all of {sorted(wanted())} within {within:.0f} s, but {have} have it"
-    c.expect(len(have) == len(wanted()), said, rules.AGREEMENT)
+    have = sorted(applied.get(index, set()) & wanted())
+    text = f"expected {command!r} to be applied by all of {sorted(wanted())} within {within:.0f} s, but {have} have it"
+    c.expect(len(have) == len(wanted()), text, rules.AGREEMENT)

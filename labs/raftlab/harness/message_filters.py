@@ -1,4 +1,4 @@
-"""What a held message may be picked by, besides its method and its ends: named, so that a scenario's text can say it."""
+"""Filters for ``Cluster.hold(when=...)``: they select RPCs by the fields of the request. Scenario files use their names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from raftlab.referee.base import Message
 
 
 def entries(args: Message) -> bool:
-    """An AppendEntries that is more than a heartbeat."""
+    """An AppendEntries with entries."""
     return bool(args.get("entries"))
 
 
 def own_term(args: Message) -> bool:
-    """An AppendEntries that brings an entry of the leader's own term."""
+    """An AppendEntries with an entry of the leader's own term."""
     return any(entry["term"] == args["term"] for entry in args.get("entries") or [])
 
 
 def later_chunk(args: Message) -> bool:
-    """A chunk of a snapshot that is not the first."""
+    """A chunk of a snapshot, but not the first."""
     return bool(args.get("offset", 0) > 0)
 
 
@@ -27,6 +27,7 @@ def last_chunk(args: Message) -> bool:
     return bool(args.get("done"))
 
 
+# By the name that a scenario file uses.
 FILTERS: dict[str, Callable[[Message], bool]] = {
     "entries": entries,
     "own-term": own_term,

@@ -1,11 +1,11 @@
-"""The unreliable lab network: who can reach whom, and what happens to a message on its way.
+"""The unreliable lab network: which servers can reach each other, and what becomes of each message.
 
-It holds no messages and no clock. The judge asks it "what becomes of this message on this link?" and gets delays (none:
-lost; two: duplicated); the answer depends only on the link, its conditions and the link's own seeded generator, so a
-message more on one link changes nothing on another.
+It has no clock and keeps no messages. The judge asks what becomes of a message on a link and gets delays: none if it is
+lost, two if it is duplicated. The answer depends only on the link, its conditions and its own random generator, so that an
+additional message on one link changes nothing on another.
 
-A request from S1 to S2 travels the link S1→S2, its reply the link S2→S1. A cut of one direction stops requests one way
-and replies the other.
+A request from S1 to S2 travels on the link S1→S2, its reply on the link S2→S1. Cutting one direction thus stops the requests
+of one server and the replies to the other.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from dataclasses import dataclass, replace
 
 from raftlab.seeds import derive
 
-# Seconds. No message is faster than this: the simulator relies on it to run servers ahead of the judge (lookahead).
+# The least delay of a message, in seconds; RELIABLE's latency begins here. The simulator relies on it: nothing that one
+# server does can reach another sooner, so servers may run this far ahead of the judge (its lookahead).
 MIN_DELAY = 0.000_5
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How a link treats messages. Times are seconds, chances are between 0 and 1.
+    """How a link treats messages. Times are in seconds, chances between 0 and 1.
 
-    The figures of :data:`UNRELIABLE` and of :meth:`Network.give_up_after` are the original lab's.
+    The values of :data:`UNRELIABLE` and of :meth:`Network.give_up_after` are those of the 6.824 lab.
     """
 
     latency: tuple[float, float] = (0.000_5, 0.001_5)
-    """The wire itself, uniform; never below :data:`MIN_DELAY`."""
+    """Bounds of the delay of every message, drawn uniformly; never below :data:`MIN_DELAY`."""
     extra: tuple[float, float] = (0.0, 0.0)
-    """Added to requests, uniform."""
+    """Bounds of a delay added to requests, drawn uniformly."""
     lose_request: float = 0.0
     lose_reply: float = 0.0
     duplicate: float = 0.0
     """The chance that a message arrives a second time, up to :attr:`echo` seconds later."""
     echo: float = 0.05
     reorder_reply: float = 0.0
-    """The chance that a reply is kept back for 0.2 s to 2.4 s, so that later ones overtake it."""
+    """The chance that a reply is delayed by another 0.2 s to 2.4 s, so that later ones overtake it."""
 
 
 RELIABLE = Conditions()
@@ -45,76 +46,87 @@ UNRELIABLE = Conditions(extra=(0.0, 0.026), lose_request=0.1, lose_reply=0.1)
 
 
 class Network:
-    """The state of every link between ``servers`` servers."""
+    """The state of every link.
+
+    Args:
+        servers: how many servers there are.
+        seed: seeds the random generator of each link.
+
+    Attributes:
+        conditions: those of every link without conditions of its own.
+        long_waits: whether a call to a server that cannot be reached takes up to 7 s to fail (as in the Raft tests of
+            6.824), or up to 0.1 s.
+    """
 
     def __init__(self, servers: int, seed: int) -> None:
         self.servers = servers
         self.conditions = RELIABLE
         self.long_waits = True
-        """Whether a call to a server that cannot be reached fails after up to 7 s (as in all of the original's Raft
-        tests), or after up to 0.1 s."""
-        self._special: dict[tuple[int, int], Conditions] = {}
+        self._link_conditions: dict[tuple[int, int], Conditions] = {}
         self._cut: set[tuple[int, int]] = set()
-        self._off: set[int] = set()
+        self._disconnected: set[int] = set()
         self._seed = seed
         self._rngs: dict[tuple[int, int], random.Random] = {}
 
     def reseed(self, seed: int) -> None:
-        """What becomes of messages comes from another seed from now on."""
+        """Draw from another seed from now on."""
         self._seed = seed
         self._rngs.clear()
 
     # --- who can reach whom ---
 
     def connected(self, server: int) -> bool:
-        """Whether the server is on the network at all."""
-        return server not in self._off
+        """Whether the server is connected to the network at all."""
+        return server not in self._disconnected
 
     def open(self, src: int, dst: int) -> bool:
         """Whether a message from ``src`` reaches ``dst``. A server always reaches itself."""
         if src == dst:
             return True
-        return not (src in self._off or dst in self._off or (src, dst) in self._cut)
+        return not (src in self._disconnected or dst in self._disconnected or (src, dst) in self._cut)
 
     def disconnect(self, server: int) -> None:
-        self._off.add(server)
+        """Cut a server off from all others."""
+        self._disconnected.add(server)
 
     def connect(self, server: int) -> None:
-        self._off.discard(server)
+        """Undo :meth:`disconnect`. Cut links stay cut."""
+        self._disconnected.discard(server)
 
     def cut(self, src: int, dst: int) -> None:
         """Cut one direction: nothing from ``src`` reaches ``dst``."""
         self._cut.add((src, dst))
 
     def mend(self, src: int, dst: int) -> None:
+        """Undo :meth:`cut`."""
         self._cut.discard((src, dst))
 
     def partition(self, groups: Iterable[Iterable[int]]) -> None:
-        """Cut every link between servers of different groups, and no other. A server in no group is alone."""
-        home: dict[int, int] = {}
+        """Cut every link between servers of different groups, and no other. A server in no group is isolated."""
+        group_of: dict[int, int] = {}
         for number, group in enumerate(groups):
-            home.update(dict.fromkeys(group, number))
+            group_of.update(dict.fromkeys(group, number))
         self._cut = {
             (a, b)
             for a in range(self.servers)
             for b in range(self.servers)
-            if a != b and (a not in home or home[a] != home.get(b))
+            if a != b and (a not in group_of or group_of[a] != group_of.get(b))
         }
 
     def heal(self) -> None:
-        """Every server on the network, every link open. Conditions (loss, delay) stay as they are."""
+        """Connect every server and open every link. Conditions (loss, delay) stay as they are."""
         self._cut.clear()
-        self._off.clear()
+        self._disconnected.clear()
 
-    # --- what becomes of a message ---
+    # --- delays and losses ---
 
     def set_link(self, src: int, dst: int, **changes: object) -> None:
-        """Give one direction conditions of its own: ``set_link(0, 1, lose_request=0.5)``."""
-        old = self._special.get((src, dst), self.conditions)
-        self._special[src, dst] = replace(old, **changes)  # type: ignore[arg-type]
+        """Change some conditions of one direction: ``set_link(0, 1, lose_request=0.5)``."""
+        old = self._link_conditions.get((src, dst), self.conditions)
+        self._link_conditions[src, dst] = replace(old, **changes)  # type: ignore[arg-type]
 
     def request_delays(self, src: int, dst: int) -> list[float]:
-        """When the copies of a request arrive, in seconds from now; none when it is lost."""
+        """After how many seconds each copy of a request arrives. Empty if the request is lost."""
         rng, link = self._link(src, dst)
         if link.lose_request and rng.random() < link.lose_request:
             return []
@@ -124,7 +136,7 @@ class Network:
         return self._copies(rng, link, delay)
 
     def reply_delays(self, src: int, dst: int) -> list[float]:
-        """The same for a reply travelling from ``src`` back to ``dst``."""
+        """After how many seconds each copy of a reply from ``src`` to ``dst`` arrives. Empty if the reply is lost."""
         rng, link = self._link(src, dst)
         if link.lose_reply and rng.random() < link.lose_reply:
             return []
@@ -134,12 +146,12 @@ class Network:
         return self._copies(rng, link, delay)
 
     def give_up_after(self, src: int, dst: int) -> float:
-        """How long a caller waits for a server that cannot be reached, in seconds."""
+        """After how many seconds a call to a server that cannot be reached returns ``None``."""
         rng, _ = self._link(src, dst)
         return max(MIN_DELAY, rng.uniform(0.0, 7.0 if self.long_waits else 0.1))
 
     def loss_noticed_after(self, src: int, dst: int) -> float:
-        """How long a caller waits before it learns that a message was lost on an open link."""
+        """After how many seconds a call returns ``None`` when the network has lost its request or reply."""
         rng, _ = self._link(src, dst)
         return max(MIN_DELAY, rng.uniform(0.0, 0.1))
 
@@ -148,7 +160,7 @@ class Network:
         rng = self._rngs.get(key)
         if rng is None:
             rng = self._rngs[key] = random.Random(derive(self._seed, "link", src, dst))
-        return rng, self._special.get(key, self.conditions)
+        return rng, self._link_conditions.get(key, self.conditions)
 
     @staticmethod
     def _copies(rng: random.Random, link: Conditions, delay: float) -> list[float]:

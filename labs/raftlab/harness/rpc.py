@@ -1,4 +1,4 @@
-"""A call between two servers, while the judge carries it."""
+"""One RPC between two servers, as the judge sees it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ from raftlab.referee.base import Message
 
 
 class Rpc:
-    """One call on its way: request, handler, reply. ``id`` is its number in the trace."""
+    """An RPC: a request, the handler's work and a reply.
+
+    Attributes:
+        id: its number in the trace, and the ``judge_rpc`` of the protocol.
+        src: the calling server.
+        src_incarnation: the incarnation that called.
+        caller_rpc: the caller's own number for the call.
+        dst: the called server.
+        dst_incarnation: the incarnation that received the request; 0 if none has.
+        method: the name of the handler.
+        payload: the encoded request.
+        args: the request's fields.
+        reply: the reply's fields, if ``src`` is a scripted server and has the reply.
+        done: whether the call has returned, with a reply or with ``None``.
+    """
 
     __slots__ = (
-        "answers",
         "args",
         "caller_rpc",
         "done",
@@ -31,10 +44,9 @@ class Rpc:
         self.src_incarnation = src_incarnation
         self.caller_rpc = caller_rpc
         self.dst = dst
-        self.dst_incarnation = 0  # the life of the server that received it; 0: not arrived
+        self.dst_incarnation = 0
         self.method = method
         self.payload = payload
         self.args: Message = {}
-        self.answers = 0
         self.reply: Message | None = None
-        self.done = False  # the caller has its reply, or was told that there is none
+        self.done = False

@@ -1,4 +1,7 @@
-"""A server that a test plays: it calls the real ones and answers them, so that a table of cases needs no timing."""
+"""A scripted server: the test plays it, calling the real servers and answering them, so that no case depends on timing.
+
+The handouts call it a puppet.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,19 @@ from raftlab.referee.base import Message
 
 
 class ScriptedServer:
-    """A server that the test plays. ``answer`` maps a method to what this puppet replies: a function from the request
-    (:class:`~raftlab.harness.rpc.Rpc`: ``src``, ``method``, ``args``) to the reply's fields, or to ``None`` for silence.
-    A method without an entry is not answered."""
+    """A server that the test plays.
+
+    Args:
+        event_loop: the run's event loop.
+        number: the server's number.
+        reply_to: waits for the reply to an RPC, as ``Cluster.reply_to`` does.
+
+    Attributes:
+        number: the server's number.
+        answer: by method, a function from a request (:class:`~raftlab.harness.rpc.Rpc`: ``src``, ``method``, ``args``) to
+            the reply's fields, or to ``None`` for no reply. Requests of other methods get no reply.
+        received: every request so far.
+    """
 
     def __init__(self, event_loop: EventLoop, number: int, reply_to: Callable[[Rpc], Message]) -> None:
         self._event_loop = event_loop
@@ -24,20 +37,29 @@ class ScriptedServer:
         self.received: list[Rpc] = []
 
     def __call__(self, rpc: Rpc) -> Message | None:
+        """Answer a request; the event loop calls this."""
         self.received.append(rpc)
         answer = self.answer.get(rpc.method)
         if answer is None and rpc.method == "pre_vote":
-            # A Raft that has lab 2F asks this first. Tests that know nothing of it let it go on: as somebody who is in
-            # the asker's own term, since whoever treats all replies alike adopts a higher one.
+            # A Raft that has lab 2F asks this first, and tests of other labs let it continue. The candidate's own term is
+            # one below that of its request; a reply with the higher one would make some Rafts adopt it.
             return {"term": rpc.args["term"] - 1, "vote_granted": True}
         return None if answer is None else answer(rpc)
 
     def ask(self, server: int, method: str, **args: Any) -> Message:
-        """Call ``method`` on a real server and wait for its reply. Fields of the student's own may be left out: they
-        have defaults. Fails when no reply comes."""
+        """Call a handler and wait for its reply. Fails when there is none.
+
+        Args:
+            server: the real server to call.
+            method: the name of the handler.
+            args: the request's fields. Fields that the student added have defaults and may be left out.
+
+        Returns:
+            The reply's fields.
+        """
         rpc = self.send(server, method, **args)
         return self._reply_to(rpc)
 
     def send(self, server: int, method: str, **args: Any) -> Rpc:
-        """Call without waiting; :meth:`raftlab.harness.cluster.Cluster.reply_to` has the reply later."""
+        """Like :meth:`ask`, without waiting. :meth:`raftlab.harness.cluster.Cluster.reply_to` waits for the reply."""
         return self._event_loop.send(self.number, 0, server, method, protocol.encode(args), self._event_loop.now)

@@ -1,7 +1,7 @@
 """The service above Raft, as far as the labs need one: it takes a snapshot every so many entries (lab 2D).
 
-What a service keeps does not matter to Raft, so a snapshot here is a heading and noise: every index has its own bytes,
-and any two snapshots differ nearly everywhere. Whoever mixes, cuts or relabels them is found out.
+Raft does not care what a snapshot contains, so here it is a heading and random bytes. Every index has bytes of its own and
+any two snapshots differ nearly everywhere, so a Raft that mixes, truncates or relabels them is detected.
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ from raftlab.seeds import derive
 
 
 class Service:
-    """The services of all servers of a run. ``every`` entries applied, each takes a snapshot of ``size`` bytes or a
-    little more; with ``every`` 0, none ever does."""
+    """The services of all servers of a run.
+
+    Args:
+        event_loop: the run's event loop.
+        applies: the referee's record of what was applied. Snapshots that servers may apply are registered there.
+        seed: seeds the contents of snapshots.
+
+    Attributes:
+        every: a service takes a snapshot each time it has applied this many entries; 0: never.
+        size: random bytes in a snapshot.
+    """
 
     def __init__(self, event_loop: EventLoop, applies: StateMachineSafety, seed: int) -> None:
         self._event_loop = event_loop
@@ -24,9 +33,10 @@ class Service:
         self._seed = seed
         self.every = 0
         self.size = 0
-        # A service takes one snapshot after the other; what came due meanwhile, of which only the newest matters.
-        self._busy: dict[tuple[int, int], int] = {}
-        event_loop.on_apply = self._applied
+        # By server and incarnation, the calls of snapshot() under way. The value is the newest index that has become due
+        # meanwhile, 0 if none: a service takes one snapshot at a time, and only the newest matters.
+        self._taking: dict[tuple[int, int], int] = {}
+        event_loop.on_apply = self._on_apply
 
     def snapshot_of(self, index: int) -> bytes:
         """The snapshot of everything up to ``index``. From now on a server may apply it."""
@@ -36,21 +46,21 @@ class Service:
             data = self._applies.snapshots[index] = f"everything up to {index}.".encode() + noise
         return data
 
-    def _applied(self, server: int, msg: ApplyMsg) -> None:
+    def _on_apply(self, server: int, msg: ApplyMsg) -> None:
         if self.every and msg.kind != "snapshot" and msg.index % self.every == 0:
             incarnation = (server, self._event_loop.server_states[server].incarnation)
-            if incarnation in self._busy:
-                self._busy[incarnation] = msg.index
+            if incarnation in self._taking:
+                self._taking[incarnation] = msg.index
             else:
-                self._take(incarnation, msg.index)
+                self._begin(incarnation, msg.index)
 
-    def _take(self, incarnation: tuple[int, int], index: int) -> None:
-        self._busy[incarnation] = 0
-        self._event_loop.tell(
-            incarnation[0], "snapshot", [index, self.snapshot_of(index)], lambda: self._taken(incarnation)
+    def _begin(self, incarnation: tuple[int, int], index: int) -> None:
+        self._taking[incarnation] = 0
+        self._event_loop.begin_call(
+            incarnation[0], "snapshot", [index, self.snapshot_of(index)], callback=lambda: self._taken(incarnation)
         )
 
     def _taken(self, incarnation: tuple[int, int]) -> None:
-        newer = self._busy.pop(incarnation)
+        newer = self._taking.pop(incarnation)
         if newer:
-            self._take(incarnation, newer)
+            self._begin(incarnation, newer)

@@ -272,3 +272,17 @@ def test_a_cluster_has_a_size() -> None:
         sim_cluster(SOLUTION, servers=0),
     ):
         pass
+
+
+def test_two_leaders_that_last_are_named(write_raft: Write) -> None:
+    methods = """
+        def get_state(self):
+            return self.me + 1, self.me < 2
+    """
+    with sim_cluster(write_raft(methods=methods), servers=3) as c:
+        c.start_all()
+        with pytest.raises(LabFailure) as caught:
+            c.settled_leader(within=1.0)
+    assert caught.value.failure.text == (
+        "expected one leader and all servers in its term, but the leaders: S0, S1; the terms: S0: 1, S1: 2, S2: 3"
+    )

@@ -1,7 +1,8 @@
-"""The line between judge and host: bytes pass, and everything else that rpyc could do does not."""
+"""The connection between judge and host: bytes pass, and everything else that rpyc could do does not."""
 
 from __future__ import annotations
 
+import inspect
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 import rpyc
+from rpyc.core import brine, consts
+from rpyc.core.channel import Channel
+from rpyc.core.protocol import Connection
 from rpyc.core.stream import SocketStream
 
 from raftlab.messages import protocol, rpyc_connection
@@ -63,6 +67,54 @@ def test_more_than_a_frame_may_carry(
         receiver.receive()
     sender.close()
     receiver.close()
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_internals_of_rpyc_are_those_that_we_rely_on() -> None:
+    """If this fails with a new rpyc, read ``rpyc_connection.py`` against it before you admit it in pyproject.toml."""
+    assert parameters(Connection.__init__) == ["self", "root", "channel", "config"]
+    assert parameters(Connection._box) == ["self", "obj"]
+    assert parameters(Connection._unbox) == ["self", "package"]
+    assert parameters(Connection._dispatch) == ["self", "data"]
+    assert parameters(Connection._cleanup)[:1] == ["self"]
+    assert all(
+        parameter.default is not inspect.Parameter.empty
+        for parameter in list(inspect.signature(Connection._cleanup).parameters.values())[1:]
+    )
+    assert inspect.ismethod(Connection._request_handlers)  # a class method
+    assert parameters(Connection._request_handlers) == []
+    assert parameters(Channel.__init__) == ["self", "stream", "compress"]
+    assert parameters(Channel.send) == ["self", "data"]
+    assert parameters(SocketStream.write) == ["self", "data"]
+    assert Channel.FRAME_HEADER.format in ("!LB", b"!LB")
+    assert Channel.FLUSHER == b"\n"
+    assert (consts.MSG_REQUEST, consts.HANDLE_CALL, consts.LABEL_VALUE) == (1, 7, 1)
+    assert brine.I1.pack(200) == b"\xc8"
+    assert brine.load(brine.dump((0, b"x"))) == (0, b"x")
+
+
+def test_a_connection_has_what_we_use_of_it(pair: tuple[socket.socket, socket.socket]) -> None:
+    connection = rpyc.Connection(rpyc.VoidService(), rpyc.Channel(SocketStream(pair[0])), {})
+    assert connection._closed is False
+    assert connection._channel.stream.sock is pair[0]
+    assert consts.HANDLE_CALL in connection._HANDLERS
+    assert connection._box((b"x",)) == (consts.LABEL_VALUE, (b"x",))
+    connection._cleanup()  # close() would wait for the peer
+    assert connection._closed is True
+
+
+def test_a_call_is_what_rpyc_itself_would_send_first(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Only the first: rpyc numbers its calls from 0, and ours all have the number 0."""
+    ours = BytesConnection(pair[0], lambda data: None)
+    theirs = rpyc.Connection(rpyc.VoidService(), rpyc.Channel(SocketStream(pair[1])), {})
+    ours.send(b"hello")
+    theirs.async_request(consts.HANDLE_CALL, b"hello")
+    assert pair[1].recv(1000) == pair[0].recv(1000)
+    ours.close()
+    theirs._cleanup()
 
 
 # What a real rpyc peer could try, each a function of its connection.

@@ -278,7 +278,7 @@ class Kernel:
     def _make_ready(self, task: Task) -> None:
         if not task.incarnation.paused:
             self._ready.append(task)
-        elif task.incarnation.alive:
+        else:
             task.incarnation.ready_when_resumed.append(task)
 
     def _next_greenlet(self) -> greenlet:

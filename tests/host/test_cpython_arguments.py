@@ -1,4 +1,4 @@
-"""Timeouts, lock arguments and clocks in the simulator do what this very Python does, exception for exception."""
+"""In the simulator, timeouts, lock arguments and clocks do what they do in this Python, with the same exceptions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMBERS = (
     "True",
 )
 
-# Each is tried on a lock that is free, one that another thread holds, and one that this thread holds.
+# Each is called on a free lock, on one that another thread holds, and on one that this thread holds.
 LOCK_CALLS = (
     *(f"lock.acquire(timeout={number})" for number in NUMBERS if number not in ("0", "True")),
     *(f"lock.acquire(False, {number})" for number in NUMBERS),
@@ -39,7 +39,7 @@ OTHER_CALLS = (
     *(f"time.sleep({number})" for number in NUMBERS if number != "True"),
     *(f"threading.Event().wait({number})" for number in NUMBERS if number not in ("None", "True")),
     *(f"waiting(threading.Condition(), {number})" for number in NUMBERS if number not in ("None", "True")),
-    # NaN is left out: CPython then asks again and again for ever.
+    # NaN is left out: CPython then loops forever.
     *(f"queue.Queue().get(timeout={number})" for number in NUMBERS if number not in ("None", "True", "math.nan")),
     *(f"ended.join({number})" for number in NUMBERS),
     *(f"joining({number})" for number in NUMBERS if number not in ("None", "True")),
@@ -66,7 +66,7 @@ def outcome(expression, names):
 
 def outcomes(names, lock_calls, other_calls):
     threading = names["threading"]
-    found = []
+    lines = []
     for kind in ("Lock", "RLock"):
         make = getattr(threading, kind)
         for expression in lock_calls:
@@ -80,27 +80,27 @@ def outcomes(names, lock_calls, other_calls):
             holder.start()
             held.wait()
             for name, lock in (("free", free), ("taken", taken)):
-                found.append(f"{kind} {name}: " + outcome(expression, {**names, "lock": lock}))
+                lines.append(f"{kind} {name}: " + outcome(expression, {**names, "lock": lock}))
             release.set()
             holder.join()
         own = threading.RLock()
         own.acquire()
-        found += ["own: " + outcome(expression, {**names, "lock": own}) for expression in lock_calls]
+        lines += ["own: " + outcome(expression, {**names, "lock": own}) for expression in lock_calls]
     ended = threading.Thread(target=lambda: None)
     ended.start()
     ended.join()
     done = threading.Event()
 
     def joining(timeout):
-        # A new one each time: CPython 3.11 takes a thread for ended once a join with a bad timeout has raised.
+        # A new thread each time: CPython 3.11 believes that a thread has ended once a join with a bad timeout has raised.
         alive = threading.Thread(target=done.wait)
         alive.start()
         alive.join(timeout)
 
     names = {**names, "waiting": waiting, "ended": ended, "joining": joining}
-    found += [outcome(expression, names) for expression in other_calls]
+    lines += [outcome(expression, names) for expression in other_calls]
     done.set()
-    return found
+    return lines
 """
 
 
@@ -120,6 +120,6 @@ def test_arguments_do_what_cpython_does(write_raft: Write) -> None:
     with sim_cluster(write_raft(init, module=HELPERS)) as c:
         c.start_all()
         c.sleep(1.0)
-        found = lines_of(c)
+        actual = lines_of(c)
     assert len(expected) > 150
-    assert [pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1]] == []
+    assert [pair for pair in zip(actual, expected, strict=True) if pair[0] != pair[1]] == []

@@ -90,8 +90,8 @@ def test_a_lock_passes_over_a_thread_whose_timeout_has_expired(
     assert got == {"impatient": (False, 0.6), "patient": (True, 1.0)}
 
 
-def test_nobody_takes_a_lock_between_its_release_and_the_next_holder(kernel: Kernel, server: Incarnation) -> None:
-    """The lock belongs to the thread that waited, even before that thread runs."""
+def test_no_thread_can_take_a_lock_before_the_one_that_waits_for_it(kernel: Kernel, server: Incarnation) -> None:
+    """From its release on, the lock belongs to the thread that waited, even before that thread runs."""
     lock, taken = Lock(), []
 
     def hold() -> None:
@@ -116,7 +116,7 @@ def test_nobody_takes_a_lock_between_its_release_and_the_next_holder(kernel: Ker
 
 
 class Crash:
-    """A server that is killed with one thread in each state, beside a server that goes on."""
+    """A server that crashes with one thread in each state, and another server that keeps running."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.server, self.other = Incarnation(0, 0.0), Incarnation(1, 0.0)
@@ -154,7 +154,7 @@ def test_nothing_of_a_crashed_server_runs_again(kernel: Kernel) -> None:
 def test_the_greenlets_of_a_crashed_server_are_never_collected(kernel: Kernel) -> None:
     """A greenlet that is collected runs its ``finally`` blocks."""
     crash = Crash(kernel)
-    # The frames of a suspended greenlet refer to its task, and so to the greenlet itself. The kernel must not rely on it.
+    # The frames of a suspended greenlet refer to its task and so to the greenlet itself. The kernel must not rely on that.
     del crash.waiting.glet
     gc.collect()
     assert crash.ran == []
@@ -191,7 +191,7 @@ def test_a_server_that_crashes_while_paused_does_not_run_when_resumed(kernel: Ke
 # --- threads that have ended ---
 
 
-def test_an_ended_thread_leaves_nothing_but_an_idle_greenlet(kernel: Kernel, server: Incarnation) -> None:
+def test_a_thread_that_has_ended_leaves_only_an_idle_greenlet(kernel: Kernel, server: Incarnation) -> None:
     class Argument: ...
 
     variable = contextvars.ContextVar("variable", default="unset")

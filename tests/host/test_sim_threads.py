@@ -1,4 +1,4 @@
-"""The simulator's threads: Python's own library in virtual time, unchanged in what it does."""
+"""Threads in the simulator: Python's own threading library behaves as usual, in virtual time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import Write, lines_of, sim_cluster
 
-# Each: what a student's __init__ does, and the lines it must log.
+# By name: the body of a student's __init__, and the lines that it must log.
 LIBRARY = {
     "thread-and-join": (
         """
@@ -146,8 +146,8 @@ def test_the_library_works_in_virtual_time(name: str, write_raft: Write) -> None
         assert lines_of(c) == expected
 
 
-def test_a_wait_ends_just_behind_its_deadline(write_raft: Write) -> None:
-    """Legal and common: `while now <= deadline: wait(deadline - now)`. It must not wait for 0 s again and again."""
+def test_a_wait_ends_just_after_its_deadline(write_raft: Write) -> None:
+    """`while now <= deadline: wait(deadline - now)` is common and correct. It must not wait for 0 s again and again."""
     init = """
         cond, turns = threading.Condition(), []
         def main():
@@ -166,8 +166,8 @@ def test_a_wait_ends_just_behind_its_deadline(write_raft: Write) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_wait_that_is_woken_as_its_time_runs_out(write_raft: Write, seed: int) -> None:
-    """Both at one instant: the thread goes on once, and its next wait is not cut short."""
+def test_a_thread_is_woken_at_the_instant_its_timeout_expires(write_raft: Write, seed: int) -> None:
+    """When both happen at one instant, the thread continues once, and its next wait is not cut short."""
     init = """
         event, lock = threading.Event(), threading.Lock()
         def waiter():
@@ -194,7 +194,7 @@ def test_a_wait_that_is_woken_as_its_time_runs_out(write_raft: Write, seed: int)
         assert [float(line) >= 1.0 for line in lines_of(c)] == [True, True]
 
 
-def test_servers_share_no_module_state(write_raft: Write) -> None:
+def test_servers_do_not_share_modules(write_raft: Write) -> None:
     module = "seen = []"
     with sim_cluster(write_raft("seen.append(me); log('t', str(seen))", module=module), servers=3) as c:
         c.start_all()
@@ -267,7 +267,7 @@ def test_clock_rate_and_pause(write_raft: Write) -> None:
         c.start_all()
         c.clock_rate(0, 2.0)
         c.sleep(2.9)
-        # A wait that has begun keeps its end; the next ones go by the new rate.
+        # A wait that has begun still ends when it was to end; the next ones follow the new rate.
         assert lines_of(c, 0) == ["1002", "1003", "1004", "1005"]
         assert lines_of(c, 1) == ["1001", "1002"]
         c.pause(1)
@@ -275,11 +275,11 @@ def test_clock_rate_and_pause(write_raft: Write) -> None:
         assert lines_of(c, 1) == ["1001", "1002"]
         c.resume(1)
         c.sleep(0.5)
-        # One tick was due while it stood still; its clock has gone on.
+        # One tick was due while the server was paused; its clock did not stop.
         assert lines_of(c, 1) == ["1001", "1002", "1008"]
 
 
-def test_stdout_takes_what_a_text_stream_takes(write_raft: Write) -> None:
+def test_stdout_has_the_interface_of_a_text_stream(write_raft: Write) -> None:
     init = """
         import sys
         sys.stdout.reconfigure(line_buffering=True)

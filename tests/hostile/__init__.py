@@ -1,1 +1,1 @@
-"""A bank of hostile and broken submissions, graded in one batch beside honest ones."""
+"""Hostile and broken submissions, graded in one batch together with honest ones."""

@@ -1,8 +1,8 @@
-"""The bank: every submission and the verdict that is right for it.
+"""The hostile and broken submissions, each with the correct verdict.
 
-Most are the reference solution with something added, so that they would pass if what they try were of no consequence: at
-the module's top (``module``), when a server is made (``init``) or when it is asked for its vote (``vote``, so not before a
-test runs, and in both worlds).
+Most are the reference solution with added code, so they pass if that code has no effect. It runs when the module is
+imported (``module``), when a server is made (``init``), or when a server is asked for its vote (``vote``: only in a test,
+and in both worlds).
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from pathlib import Path
 from raftlab.sandbox import levels
 from tests.conftest import SKELETON, SOLUTION
 
-# In the judge's environment, and in a file beside the submissions.
+# A variable in the judge's environment, and a file beside the submissions. No submission must be able to read them.
 SECRET = "RAFTLAB_BANK_SECRET"
 BESIDE = "the-answers.txt"
 
 REFUSED, FAILED, CLEAN = "refused", "failed", "clean"
 
-# Where the project itself lies in /tmp, a server has none of its own and cannot write there.
-FILED = REFUSED if levels.python_is_below_tmp() else FAILED
+# The verdict on code that writes to /tmp. If the project itself is in /tmp, a server has no /tmp of its own, and every
+# write fails.
+WRITES_TMP = REFUSED if levels.python_is_below_tmp() else FAILED
 
 
 @dataclass(frozen=True)
 class Entry:
-    """``verdict``: ``refused`` before a test, ``failed``, or ``clean``. Each problem and failure in the report has one of
-    ``says`` in its words."""
+    """A submission.
+
+    ``verdict`` is ``refused`` (before any test), ``failed`` or ``clean``. The text of each problem and failure in the report
+    must contain one of ``says``."""
 
     name: str
     verdict: str
@@ -36,7 +39,7 @@ class Entry:
     module: str = ""
     init: str = ""
     vote: str = ""
-    files: dict[str, str | bytes | None] = field(default_factory=dict)  # None: a link to the file beside
+    files: dict[str, str | bytes | None] = field(default_factory=dict)  # None: a symlink to BESIDE
     base: str = "solution"
 
     def write(self, folder: Path) -> None:
@@ -57,7 +60,7 @@ class Entry:
             ("        self.peers = peers\n", f"{_at(8, self.init)}\n        self.peers = peers\n"),
             (VOTE, f"{VOTE}{_at(8, self.vote)}\n"),
         ):
-            assert text.count(mark) == 1, f"the reference has moved on: {mark!r}"
+            assert text.count(mark) == 1, f"not exactly once in the reference: {mark!r}"
             text = text.replace(mark, code)
         return text
 
@@ -107,7 +110,7 @@ for fd in range(3, 100):
         pass
 """
 
-# What cannot even be tested, and what shows itself when a server is made.
+# These are refused: they cannot be imported, or fail when a server is made.
 EARLY = [
     Entry("empty", REFUSED, ("has no class Raft",), base="", files={"raft.py": ""}),
     Entry("syntax", REFUSED, ("is not valid Python",), base="", files={"raft.py": "class Raft\n"}),
@@ -157,7 +160,7 @@ EARLY = [
     Entry("reads-the-terminal", REFUSED, ("input() cannot be used",), init="input()"),
 ]
 
-# What shows itself in a test.
+# These fail in a test.
 LATE = [
     Entry("tampers-with-pytest", FAILED, (NO_LEADER,), base="skeleton", files=PYTEST),
     Entry("exits-later", FAILED, ("ended by itself with exit code 0",), vote="import posix; posix._exit(0)"),
@@ -168,7 +171,7 @@ LATE = [
     Entry("lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR),
     Entry("lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"),
     Entry("leader-by-shared-memory", FAILED, ("at most one leader",), base="skeleton", init=SHARED),
-    Entry("leader-by-a-file", FILED, ("at most one leader", *UNWRITABLE), base="skeleton", init=FILE),
+    Entry("leader-by-a-file", WRITES_TMP, ("at most one leader", *UNWRITABLE), base="skeleton", init=FILE),
     Entry("silences-the-lab", FAILED, (NO_LEADER,), base="skeleton", init=SILENCE),
     Entry(
         "speaks-for-the-lab",
@@ -187,7 +190,7 @@ LATE = [
     Entry("huge-message", FAILED, ("does not fit in 64 bits",), vote=HUGE),
 ]
 
-# Honest work that must not suffer, under names that a report may stumble over.
+# Honest submissions that must not suffer, under names that could break a report.
 HONEST = [
     Entry("alice", CLEAN),
     Entry('=1+1,<b>&"bob', CLEAN),
@@ -198,7 +201,7 @@ BANK = [*HONEST[:1], *EARLY, *HONEST[1:2], *LATE, *HONEST[2:]]
 
 
 def write(folder: Path) -> None:
-    """Write the whole bank into ``folder/class``, and the secret beside it."""
+    """Write all submissions into ``folder/class``, and the secret file beside it."""
     (folder / BESIDE).write_text("a secret")
     os.chmod(folder, 0o755)
     for entry in BANK:

@@ -1,9 +1,9 @@
-"""``raftgrade`` on one test, in a process that sees what is left behind.
+"""Run ``raftgrade`` with one test, and count the processes that it leaves behind.
 
-python driver.py RAFTGRADE-ARGUMENTS
+    python driver.py RAFTGRADE-ARGUMENTS
 
-It is made the reaper of all its descendants, so whatever process outlives its own parent becomes a child of this one. The
-last line of its output is the number of those that were left a moment after grading ended.
+The driver is the reaper of all its descendants: a process that outlives its parent becomes a child of the driver. The last
+line of the output is the number of processes that are still there after up to 5 s.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ PR_SET_CHILD_SUBREAPER = 36
 TESTS = ("initial_election",)
 
 
-def left() -> int:
-    """How many children there are still, after those that are gone were buried."""
+def count_children() -> int:
+    """The number of children that are still running. Those that have ended are reaped."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     tools = Tools(catalogue=lambda lab: [test for test in catalogue.tests(lab) if test.name in TESTS])
     code = main(sys.argv[1:], tools)
     deadline = time.monotonic() + 5
-    while left() and time.monotonic() < deadline:
+    while count_children() and time.monotonic() < deadline:
         time.sleep(0.05)
-    print(left())
+    print(count_children())
     sys.exit(code)

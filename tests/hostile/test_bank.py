@@ -1,4 +1,4 @@
-"""The whole bank in one batch: each gets its verdict, honest neighbours keep full marks, nothing is left behind."""
+"""All hostile submissions in one batch: each gets the correct verdict, honest ones keep full marks, nothing is left."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ class Batch:
     report: dict[str, Any]
 
     def of(self, entry: Entry) -> dict[str, Any]:
-        named = [item for item in self.report["submissions"] if item["name"] == printable(entry.name)]
-        (found,) = named
-        return dict(found)
+        (submission,) = (item for item in self.report["submissions"] if item["name"] == printable(entry.name))
+        return dict(submission)
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +66,24 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
     return Batch(folder, done.stdout, json.loads((folder / "raftgrade-out" / "report.json").read_text()))
 
 
-def words(submission: dict[str, Any]) -> list[str]:
-    """Every problem and every failure of a submission."""
+def texts(submission: dict[str, Any]) -> list[str]:
+    """The texts of all problems and failures of a submission."""
     networks = [network for test in submission["tests"] for network in test["networks"]]
-    # On a machine that is too busy for real time, a failure about time counts for nobody (raftlab.runs.run.TOO_LATE_S).
+    # Failures of runs with another outcome do not count: the machine was too busy (raftlab.runs.run.TOO_LATE_S).
     bad = [run["failure"]["text"] for network in networks for run in network["bad"] if run["outcome"] == "failed"]
     return [problem["text"] for problem in submission["problems"]] + bad
 
 
 @pytest.mark.parametrize("entry", BANK, ids=lambda entry: printable(entry.name))
 def test_the_verdict_is_right(batch: Batch, entry: Entry) -> None:
-    found = batch.of(entry)
-    assert found["state"] == (bank.REFUSED if entry.verdict == bank.REFUSED else "graded"), words(found)
-    assert found["points"] == (found["max_points"] if entry.verdict == bank.CLEAN else 0), words(found)
-    assert bool(words(found)) == (entry.verdict != bank.CLEAN), words(found)
-    for said in words(found):
-        assert any(part in said for part in entry.says), said
-    errors = [(network["network"], network["errors"]) for test in found["tests"] for network in test["networks"]]
-    assert ("sim", 0) in errors  # none of it is a fault of the machine's
+    submission = batch.of(entry)
+    assert submission["state"] == (bank.REFUSED if entry.verdict == bank.REFUSED else "graded"), texts(submission)
+    assert submission["points"] == (submission["max_points"] if entry.verdict == bank.CLEAN else 0), texts(submission)
+    assert bool(texts(submission)) == (entry.verdict != bank.CLEAN), texts(submission)
+    for text in texts(submission):
+        assert any(part in text for part in entry.says), text
+    errors = [(network["network"], network["errors"]) for test in submission["tests"] for network in test["networks"]]
+    assert ("sim", 0) in errors  # none of the failures is the machine's fault
 
 
 def test_nothing_is_left_behind(batch: Batch) -> None:
@@ -93,7 +92,7 @@ def test_nothing_is_left_behind(batch: Batch) -> None:
     assert sorted(path.name for path in batch.folder.iterdir()) == ["class", "raftgrade-out", "the-answers.txt", "tmp"]
 
 
-def test_nothing_was_changed(batch: Batch, tmp_path: Path) -> None:
+def test_no_submission_was_changed(batch: Batch, tmp_path: Path) -> None:
     (tmp_path / "class").mkdir()
     for entry in BANK:
         entry.write(tmp_path / "class")
@@ -102,7 +101,7 @@ def test_nothing_was_changed(batch: Batch, tmp_path: Path) -> None:
                 assert (batch.folder / "class" / entry.name / file.name).read_bytes() == file.read_bytes()
 
 
-def test_the_table_is_safe_to_look_at(batch: Batch) -> None:
+def test_the_table_is_safe_to_print(batch: Batch) -> None:
     assert "\x1b" not in batch.out
     assert "student code ran confined (bwrap)" in batch.out
     assert "carol \\x1b[31m" in batch.out

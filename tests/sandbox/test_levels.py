@@ -67,9 +67,9 @@ def test_a_sandbox_with_a_hole_is_not_used(tmp_path: Path, monkeypatch: pytest.M
         tmp_path, monkeypatch, f'export PYTHONPATH={roots}; while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
     )
     monkeypatch.setattr(Sandbox, "inside", lambda self, submission: submission)
-    found = levels.probe("bwrap")
-    assert found.level == "none"
-    assert "bubblewrap is not safe here: a process in the sandbox could " in found.reason
+    sandbox = levels.probe("bwrap")
+    assert sandbox.level == "none"
+    assert "bubblewrap is not safe here: a process in the sandbox could " in sandbox.reason
 
 
 def output(path: Path, sandbox: Sandbox, world: str) -> list[str]:

@@ -1,11 +1,11 @@
 """Lab 2A: leader election (§5.1, §5.2, Figure 2).
 
-What every test asks for, and no more: a majority that can talk elects one leader within 5 seconds and keeps it while
-nothing fails; nobody else leads. Timeouts, threads and messages beyond Figure 2 are the student's choice; the only limit
-is the lab's: about ten heartbeats a second to each server, so election timeouts well above 100 ms.
+Every test requires only this: servers that can reach each other and are a majority elect one leader within 5 seconds and
+keep it while nothing fails; no other server leads. Timeouts, threads and messages beyond Figure 2 are the student's choice.
+The only limit is the lab's: about ten heartbeats per second to each server, so election timeouts well above 100 ms.
 
-The last tests use puppets: one real server (S0), all others played by the test. They ask what Figure 2 says must be
-answered, whatever the implementation.
+In the last tests there is one real server (S0), and the others are scripted servers. They require the answers that
+Figure 2 requires of any implementation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_re_election(cluster: StartCluster) -> None:
     c.disconnect(first)
     c.one_leader()
     c.connect(first)
-    second = c.settled_leader()  # the first one has heard of it, and leads no more
+    second = c.settled_leader()  # the first one has heard of it, and has stepped down
     other = (second + 1) % 3
     c.disconnect(second)
     c.disconnect(other)
@@ -105,10 +105,10 @@ def test_split_vote(cluster: StartCluster) -> None:
     c = cluster(3, start=False)
     votes = c.hold("request_vote")
     c.start_all()
-    # Of two servers in one term, or of one in two: where pre-votes are asked for first, one may win them again and again.
-    asked = c.wait_for(ELECTION_LIMIT, lambda: len({(rpc.src, rpc.args["term"]) for rpc, _ in votes.messages}) >= 2)
-    said = "expected a second candidate, or the first one again, to ask for votes within 5 s, but there was none"
-    c.expect(asked, said, rules.LIVENESS, hint=c.first_hint())
+    # Requests of two servers, or of one in two terms: with pre-votes, the same server may win these again and again.
+    second = c.wait_for(ELECTION_LIMIT, lambda: len({(rpc.src, rpc.args["term"]) for rpc, _ in votes.messages}) >= 2)
+    text = "expected a second candidate, or the first one again, to ask for votes within 5 s, but none did"
+    c.expect(second, text, rules.LIVENESS, hint=c.first_hint())
     votes.drop()
     c.one_leader()
 
@@ -131,7 +131,7 @@ def test_old_leader_steps_down(cluster: StartCluster) -> None:
         rules.HIGHER_TERM,
         [old],
     )
-    c.agreed_term()  # in one term the referee allows one leader
+    c.agreed_term()  # and the referee allows only one leader in a term
 
 
 @points(5)
@@ -178,8 +178,8 @@ def test_unreliable(cluster: StartCluster) -> None:
     """Leaders are elected although the network delays, loses and repeats messages."""
     c = cluster(5)
     c.unreliable(duplicate=0.1)
-    # Twice the usual limit: once two are away every vote must arrive, and one lost message costs a whole election. With
-    # timeouts of up to 2 s, which are legal, three or four elections do not fit into 5 s.
+    # Twice the usual limit: with two servers away every vote must arrive, so one lost message costs a whole election. With
+    # timeouts of up to 2 s, which are allowed, three or four elections do not fit into 5 s.
     for _ in range(2):
         c.disconnect(c.one_leader(within=2 * ELECTION_LIMIT))
         c.one_leader(within=2 * ELECTION_LIMIT)
@@ -194,9 +194,9 @@ def test_heartbeat_rate(cluster: StartCluster) -> None:
     c.sleep(3.0)
     each = (c.rpc_count(leader, "append_entries") - before) / 2 / 3  # two followers, three seconds
     if c.leader_now() != leader:
-        return  # another took over meanwhile: this count says nothing
+        return  # the leader has changed, so this count says nothing
     c.expect(each >= 0.5, f"expected a heartbeat a second to each server, but saw {each:.1f}", rules.HEARTBEATS)
-    # The lab's limit is ten; some room for a leader that also answers a change at once.
+    # The lab's limit is ten per second. Twice that, for a leader that also sends a message at each change.
     c.expect(
         each <= 20,
         f"expected about ten heartbeats a second to each server, but saw {each:.0f}",
@@ -204,7 +204,7 @@ def test_heartbeat_rate(cluster: StartCluster) -> None:
     )
 
 
-# Sim only: on a machine that is busy with other things a real heartbeat may come late, and an election is right then.
+# Sim only: on a busy machine a real heartbeat may be late, and then an election is right.
 @points(5, networks=SIM)
 def test_terms_stay_put(cluster: StartCluster) -> None:
     """While nothing fails, leader and term stay as they are."""
@@ -219,7 +219,7 @@ def test_terms_stay_put(cluster: StartCluster) -> None:
             f"expected term {term} to last, but it is {now} though nothing failed",
             rules.STABLE_LEADER,
         )
-        c.expect(c.leader_now() == leader, f"expected S{leader} to go on leading", rules.STABLE_LEADER)
+        c.expect(c.leader_now() == leader, f"expected S{leader} to go on leading, but it does not", rules.STABLE_LEADER)
 
 
 @points(5, networks=SIM)
@@ -247,27 +247,28 @@ def test_paused_leader(cluster: StartCluster) -> None:
 
 
 def _candidate(c: Cluster, above: int = 0) -> Rpc:
-    """S0's next request for a vote in a term above ``above``, once it has sent one."""
-    found: list[Rpc] = []
+    """Wait until S0 asks for a vote in a term above ``above``. Returns its latest such request."""
+    sent: list[Rpc] = []
 
-    def asked() -> bool:
+    def has_sent() -> bool:
         requests = (
             rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "request_vote"
         )
-        found[:] = [rpc for rpc in requests if rpc.args["term"] > above]
-        return bool(found)
+        sent[:] = [rpc for rpc in requests if rpc.args["term"] > above]
+        return bool(sent)
 
-    if not c.wait_for(ELECTION_LIMIT, asked):
+    if not c.wait_for(ELECTION_LIMIT, has_sent):
         what = "ask for votes" if not above else f"start another election, above term {above},"
         c.fail(f"expected S0 to {what} within 5 s, but it did not", rules.LIVENESS, [0], c.first_hint())
-    return found[-1]
+    return sent[-1]
 
 
 def _deny(rpc: Rpc) -> Message:
     return {"term": rpc.args["term"], "vote_granted": False}
 
 
-def _not_leading(c: Cluster, seconds: float, why: str) -> None:
+def _expect_no_lead(c: Cluster, seconds: float, why: str) -> None:
+    """Require that S0 does not lead, for this long. ``why`` completes the sentence of the failure."""
     for _ in range(round(seconds / 0.1)):
         c.sleep(0.1)
         term, leads = c.get_state(0)
@@ -283,7 +284,7 @@ def test_votes_counted_once(cluster: StartCluster) -> None:
     for number in (2, 3, 4):
         c.scripted_server(number).answer["request_vote"] = _deny
     _candidate(c)
-    _not_leading(c, 3.0, "of five servers only itself and S1 voted for it")
+    _expect_no_lead(c, 3.0, "of five servers only itself and S1 voted for it")
     c.unreliable(on=False)
     for number in (1, 2):
         c.scripted_server(number).answer.update(request_vote=grant, append_entries=accept)
@@ -302,7 +303,7 @@ def test_late_vote(cluster: StartCluster) -> None:
     c.scripted_server(1).answer["request_vote"] = _deny
     _candidate(c, above=first)
     late.release()
-    _not_leading(c, 1.0, f"the only vote it was given is one of the past, of term {first}")
+    _expect_no_lead(c, 1.0, f"the only vote that it was given is for term {first}, which is over")
 
 
 @points(6)
@@ -318,23 +319,23 @@ def test_who_gets_a_vote(cluster: StartCluster) -> None:
     def heartbeat(who: int, term: int) -> Message:
         return append(c, who, term)
 
-    def check(said: str, reply: Message, granted: bool, term: int) -> None:
+    def check(case: str, reply: Message, granted: bool, term: int) -> None:
         want, got = ("a vote" if yes else "no vote" for yes in (granted, reply.get("vote_granted")))
-        c.expect(want == got, f"expected {want} from S0 for {said}, but it gave {got}", rules.VOTE_ONLY_IF, [0])
+        c.expect(want == got, f"expected {want} from S0 for {case}, but it gave {got}", rules.VOTE_ONLY_IF, [0])
         seen = reply["term"]
         c.expect(
             seen == term,
-            f"expected S0 to answer {said} with term {term}, but it said {seen}",
+            f"expected S0 to answer {case} with term {term}, but it said {seen}",
             rules.HIGHER_TERM,
             [0],
         )
 
     def table(base: int) -> list[tuple[str, Message, bool, int]]:
-        """Each row: what was asked, the answer, whether it should be a vote, and S0's term then."""
+        """Each row: the case, S0's reply, whether it should grant its vote, and the term that it should answer with."""
         rows = [
             ("the first candidate of a new term", ask(1, base), True, base),
             ("another candidate of that term", ask(2, base), False, base),
-            ("the same candidate, who asks again", ask(1, base), True, base),
+            ("the same candidate, which asks again", ask(1, base), True, base),
             ("a candidate of an older term", ask(3, base - 1), False, base),
             ("a candidate of a newer term", ask(3, base + 1), True, base + 1),
         ]
@@ -344,16 +345,16 @@ def test_who_gets_a_vote(cluster: StartCluster) -> None:
         rows.append(("a candidate of an older term, its own vote not yet given", ask(4, base + 1), False, base + 2))
         return rows
 
-    # S0's own timer may run out in the middle (on a busy machine): it is then in a term of its own, and right to refuse.
-    # Such a try says nothing, so it is made again in higher terms.
-    told = 0
+    # S0's own timer may run out during the table (on a busy machine). S0 is then in a newer term, and right to refuse. Such
+    # an attempt says nothing, so there is another one in higher terms.
+    last_term = 0
     for base in range(1000, 20_000, 1000):
-        # Begin with S0 as a candidate: a server that has just heard a leader may ignore requests for a vote (§6).
-        _candidate(c, above=told)
+        # Begin with S0 as a candidate: a server that has just heard a leader may ignore vote requests (§6).
+        _candidate(c, above=last_term)
         rows = table(base)
-        told = base + 2
-        c.sleep(0.05)  # a request of S0's own may still be on its way
-        own = [f.args["term"] for p in c.scripted for f in p.received if f.method == "request_vote"]
+        last_term = base + 2
+        c.sleep(0.05)  # a request of S0 may still be in flight
+        own = [rpc.args["term"] for each in c.scripted for rpc in each.received if rpc.method == "request_vote"]
         if max(own) < base:
             break
     else:
@@ -362,8 +363,8 @@ def test_who_gets_a_vote(cluster: StartCluster) -> None:
             rules.TIMER_RESTARTS,
             [0],
         )
-    for said, reply, granted, term in rows:
-        check(said, reply, granted, term)
+    for case, reply, granted, term in rows:
+        check(case, reply, granted, term)
 
 
 @points(5)
@@ -393,10 +394,10 @@ def test_higher_terms(cluster: StartCluster) -> None:
         rules.HIGHER_TERM,
         [0],
     )
-    campaign = _candidate(c, above=high).args["term"]
-    reply = append(c, 1, campaign + 10)
-    said = f"expected S0 to adopt the leader's term {campaign + 10}, but it answers with {reply['term']}"
-    c.expect(reply["term"] >= campaign + 10, said, rules.HIGHER_TERM, [0])
+    candidate_term = _candidate(c, above=high).args["term"]
+    reply = append(c, 1, candidate_term + 10)
+    text = f"expected S0 to adopt the leader's term {candidate_term + 10}, but it answers with {reply['term']}"
+    c.expect(reply["term"] >= candidate_term + 10, text, rules.HIGHER_TERM, [0])
 
 
 @points(5)
@@ -409,19 +410,21 @@ def test_old_messages_do_not_calm(cluster: StartCluster) -> None:
     while not own and c.now < deadline:
         stale = send_append(c, 2, 3)
         c.scripted_server(3).send(0, "request_vote", term=3, candidate_id=3, last_log_index=0, last_log_term=0)
-        # Of this term, but the vote is gone: refused as well.
+        # Of the current term, in which S0 has voted for S1: refused as well.
         c.scripted_server(4).send(0, "request_vote", term=50, candidate_id=4, last_log_index=0, last_log_term=0)
         c.sleep(0.04)
         if stale.reply is not None:
-            refused, told = not stale.reply["success"], stale.reply["term"]
+            refused, term = not stale.reply["success"], stale.reply["term"]
             c.expect(refused, "expected S0 to refuse a leader of term 3, but it said success", rules.OLD_TERM, [0])
-            said = f"expected S0 to answer with term 50, which it was told of, or a higher one, but it said {told}"
-            c.expect(told >= 50, said, rules.HIGHER_TERM, [0])
-        own = [f for p in c.scripted for f in p.received if f.method == "request_vote" and f.args["term"] > 50]
-    c.expect(bool(own), "expected S0 to start an election although an old leader keeps talking", rules.TIMER, [0])
+            text = f"expected S0 to answer with term 50, which it has seen, or a higher one, but it said {term}"
+            c.expect(term >= 50, text, rules.HIGHER_TERM, [0])
+        requests = (rpc for each in c.scripted for rpc in each.received if rpc.method == "request_vote")
+        own = [rpc for rpc in requests if rpc.args["term"] > 50]
+    text = "expected S0 to start an election although an old leader keeps talking, but it did not"
+    c.expect(bool(own), text, rules.TIMER, [0])
 
 
-# Sim only: the test must send on time, which a busy machine does not always allow.
+# Sim only: the test must send on time, which is not always possible on a busy machine.
 @points(5, networks=SIM)
 def test_right_events_calm(cluster: StartCluster) -> None:
     """The leader's heartbeats restart the election timer, and so does granting a vote."""
@@ -439,7 +442,7 @@ def test_right_events_calm(cluster: StartCluster) -> None:
         rules.TIMER_RESTARTS,
         [0],
     )
-    # Begin with S0 as a candidate again: a server that has just heard a leader may ignore requests for a vote (§6).
+    # Begin with S0 as a candidate again: a server that has just heard a leader may ignore vote requests (§6).
     base = _candidate(c, above=base).args["term"] + 10
     for term in range(base + 1, base + 61):
         c.scripted_server(1 + term % 2).send(

@@ -1,12 +1,12 @@
 """Lab 2B: log replication (§5.3, §5.4, Figure 2).
 
-What every test asks for: a command given to a leader that reaches a majority is applied by all who can hear of it, in the
-same order everywhere; what has no majority is not; and no more messages are needed than a sensible Raft sends. How many
-entries a message carries, whether heartbeats bring entries, and whether a new leader begins with a no-op entry is the
-student's choice, so no test counts on an index before `start` has named it.
+Every test requires this: a command given to a leader that reaches a majority is applied by all servers that can be reached,
+in the same order; a command without a majority is not applied; and no more messages are sent than a sensible Raft needs.
+How many entries a message has, whether heartbeats carry entries, and whether a new leader begins with a no-op entry is the
+student's choice, so no test relies on an index before `start` has returned it.
 
-The last tests use puppets: one real server (S0), all others played by the test. They ask what Figure 2 says must be
-answered, and what must not be committed, whatever the implementation.
+In the last tests there is one real server (S0), and the others are scripted servers. They require the answers and the
+commits that Figure 2 requires of any implementation.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from raftlab.suites.marking import SIM, StartCluster, points
 
 
 def _nobody_applies(c: Cluster, index: int, seconds: float, why: str, rule: Rule = rules.COMMIT_MAJORITY) -> None:
+    """Require that no server applies ``index``, for this long. ``why`` completes the sentence of the failure."""
     c.wait_for(seconds, lambda: c.committed(index)[0] > 0)
     count, command = c.committed(index)
     c.expect(count == 0, f"expected nobody to apply index {index}, {why}, but {count} applied {command!r}", rule)
@@ -61,15 +62,15 @@ def test_rpc_bytes(cluster: StartCluster) -> None:
     """Each command travels to each server once."""
     c = cluster(3)
     c.agree("the first", 3)
-    before, sent = c.rpc_bytes(), 0
+    before, command_bytes = c.rpc_bytes(), 0
     for number in range(10):
         command = f"{number}" * 5000
         c.agree(command, 3)
-        sent += len(command)
+        command_bytes += len(command)
     total = c.rpc_bytes() - before
-    limit = 3 * sent + 50_000
-    said = f"expected at most {limit:,} bytes for {sent:,} bytes of commands, but saw {total:,}"
-    c.expect(total <= limit, said, rules.FEW_MESSAGES)
+    limit = 3 * command_bytes + 50_000  # as in MIT 6.824's test
+    text = f"expected at most {limit:,} bytes for {command_bytes:,} bytes of commands, but saw {total:,}"
+    c.expect(total <= limit, text, rules.FEW_MESSAGES)
 
 
 @points(5)
@@ -87,7 +88,7 @@ def test_follower_failure(cluster: StartCluster) -> None:
         if server != leader:
             c.disconnect(server)
     index, _, is_leader = c.propose(leader, "alone")
-    c.expect(is_leader, f"expected S{leader} to lead still, but start() says no", rules.AGREEMENT)
+    c.expect(is_leader, f"expected S{leader} still to lead, but start() says that it does not", rules.AGREEMENT)
     _nobody_applies(c, index, 2.0, "since only the leader has it")
 
 
@@ -103,7 +104,7 @@ def test_leader_failure(cluster: StartCluster) -> None:
     second = c.one_leader()
     c.disconnect(second)
     index, _, is_leader = c.propose(second, "alone")
-    c.expect(is_leader, f"expected S{second} to lead still, but start() says no", rules.AGREEMENT)
+    c.expect(is_leader, f"expected S{second} still to lead, but start() says that it does not", rules.AGREEMENT)
     _nobody_applies(c, index, 2.0, "since only the leader has it")
 
 
@@ -119,10 +120,10 @@ def test_dead_follower(cluster: StartCluster) -> None:
         c.sleep(0.8)
         c.agree(f"command {number}", 2)
         now, leads = c.get_state(leader)
-        said = f"expected S{leader} to go on leading term {term}, but it says term {now}" + (
-            "" if leads else ", follower"
-        )
-        c.expect(leads and now == term, said, rules.STABLE_LEADER, hint="Call each server in a thread of its own.")
+        text = f"expected S{leader} to go on leading term {term}, but it is in term {now}"
+        if not leads:
+            text += " and does not lead"
+        c.expect(leads and now == term, text, rules.STABLE_LEADER, hint="Call each server in a thread of its own.")
 
 
 @points(5)
@@ -149,7 +150,7 @@ def test_no_agreement_without_majority(cluster: StartCluster) -> None:
     for step in (1, 2):
         c.disconnect((leader + step) % 4)
     index, _, is_leader = c.propose(leader, "two of four")
-    c.expect(is_leader, f"expected S{leader} to lead still, but start() says no", rules.AGREEMENT)
+    c.expect(is_leader, f"expected S{leader} still to lead, but start() says that it does not", rules.AGREEMENT)
     _nobody_applies(c, index, 2.0, "since two of four have it at most")
     c.heal()
     c.agree("after", 4)
@@ -165,17 +166,17 @@ def test_concurrent_starts(cluster: StartCluster) -> None:
         commands = [f"{attempt} at once {number}" for number in range(5)]
         taken = c.propose_together(leader, commands)
         if len({term for _, term, _ in taken}) != 1 or not all(is_leader for _, _, is_leader in taken):
-            continue  # the leader changed meanwhile: this try says nothing
+            continue  # the leader has changed, so this attempt says nothing
         places = {index: command for (index, _, _), command in zip(taken, commands, strict=True)}
-        said = f"expected five commands to get five indexes, but start() said {sorted(i for i, _, _ in taken)}"
-        c.expect(len(places) == 5, said, rules.APPLY_IN_ORDER)
+        text = f"expected five commands to get five indexes, but start() said {sorted(i for i, _, _ in taken)}"
+        c.expect(len(places) == 5, text, rules.APPLY_IN_ORDER)
         c.wait_for(2.0, lambda at=places: all(c.committed(index)[0] == 3 for index in at))  # type: ignore[misc]
         if c.get_state(leader) != (taken[0][1], True):
             continue
         for index, command in places.items():
-            count, found = c.committed(index)
-            said = f"expected {command!r} at index {index} on 3 servers within 2 s, but saw {found!r} on {count}"
-            c.expect(count == 3 and found == command, said, rules.AGREEMENT)
+            count, applied = c.committed(index)
+            text = f"expected {command!r} at index {index} on 3 servers within 2 s, but saw {applied!r} on {count}"
+            c.expect(count == 3 and applied == command, text, rules.AGREEMENT)
         return
     c.fail("expected a leader to last for the length of five commands, but five times it did not", rules.STABLE_LEADER)
 
@@ -220,7 +221,7 @@ def test_backup(cluster: StartCluster) -> None:
     c.disconnect(other)
     c.propose_together(second, [f"doomed c{number}" for number in range(50)])
     c.sleep(0.5)
-    # The first leader, its follower and the server that was cut off last are all that is left.
+    # Only the first leader, its follower and the server that was cut off last are left.
     for server in range(5):
         c.disconnect(server)
     left = [first, rest[0], other]
@@ -246,7 +247,7 @@ def test_fast_backup(cluster: StartCluster) -> None:
     second = c.one_leader()
     c.propose_together(second, [f"good {number}" for number in range(60)])
     c.agree("good, too", 2)
-    # The third has never led: as a new leader it must find out where the first one's log still agrees.
+    # The third server has never led. As a new leader it must find the last index at which the first one's log agrees.
     second = c.one_leader()
     c.disconnect(second)
     c.connect(first)
@@ -257,11 +258,11 @@ def test_fast_backup(cluster: StartCluster) -> None:
     for args, reply in c.replies(first, "append_entries"):
         if args["term"] == term and reply["term"] == term:
             if reply["success"] and args["entries"]:
-                break  # it is found; what is refused later has overtaken others on the way
+                break  # the index is found; later refusals are of messages that arrived out of order
             refused += not reply["success"]
-    # One would do; a few more for messages that were on their way meanwhile, and for other ways to search (halving).
-    said = f"expected S{first} to refuse 12 messages at most until it takes one, but it refused {refused}"
-    c.expect(refused <= 12, said, rules.FAST_BACKUP)
+    # One refusal is enough. A few more are allowed for messages in flight and for other ways to search (halving).
+    text = f"expected S{first} to refuse at most 12 messages before it takes one, but it refused {refused}"
+    c.expect(refused <= 12, text, rules.FAST_BACKUP)
 
 
 @points(6)
@@ -270,8 +271,8 @@ def test_rpc_counts(cluster: StartCluster) -> None:
     c = cluster(3)
     c.settled_leader()
     count = c.rpc_count()
-    said = f"expected 1 to 30 RPCs for a first election, but saw {count}"
-    c.expect(1 <= count <= 30, said, rules.FEW_MESSAGES)
+    text = f"expected 1 to 30 RPCs for a first election, but saw {count}"
+    c.expect(1 <= count <= 30, text, rules.FEW_MESSAGES)
     for attempt in range(5):
         leader = c.one_leader()
         term, _ = c.get_state(leader)
@@ -281,16 +282,16 @@ def test_rpc_counts(cluster: StartCluster) -> None:
         last = max(index for index, _, _ in taken)
         done = c.wait_for(2.0, lambda at=last: c.committed(at)[0] == 3)  # type: ignore[misc]
         if not done or c.get_state(leader) != (term, True):
-            continue  # the leader changed meanwhile: this try says nothing
+            continue  # the leader has changed, so this attempt says nothing
         used = c.rpc_count() - before
-        # The original's figure, and the heartbeats of the time that it took.
+        # The limit of MIT 6.824's test, and heartbeats for the time that it took.
         limit = 42 + 40 * (c.now - since)
-        said = f"expected at most {limit:.0f} RPCs for eleven commands, but saw {used}"
-        c.expect(used <= limit, said, rules.FEW_MESSAGES)
+        text = f"expected at most {limit:.0f} RPCs for eleven commands, but saw {used}"
+        c.expect(used <= limit, text, rules.FEW_MESSAGES)
         break
     else:
-        said = "expected eleven commands to be applied by all within 2 s, but in five tries they were not"
-        c.fail(said, rules.AGREEMENT)
+        text = "expected eleven commands to be applied by all within 2 s, but in five tries they were not"
+        c.fail(text, rules.AGREEMENT)
     before = c.rpc_count()
     c.sleep(1.0)
     idle = c.rpc_count() - before
@@ -318,15 +319,15 @@ def test_messages_of_the_past(cluster: StartCluster) -> None:
     c.agree("before", 3)
     old = c.one_leader()
     others = [server for server in range(3) if server != old]
-    held = c.hold("append_entries", src=old, when=message_filters.entries)
+    late = c.hold("append_entries", src=old, when=message_filters.entries)
     c.propose_together(old, ["doomed 1", "doomed 2"])
-    c.wait_for(1.0, lambda: len(held.messages) >= 2)
+    c.wait_for(1.0, lambda: len(late.messages) >= 2)
     c.disconnect(old)
     for number in range(3):
         c.agree(f"good {number}", 2, among=others)
     c.connect(old)
     c.settled_leader()
-    held.release()
+    late.release()
     c.sleep(0.2)
     c.agree("all", 3)
     c.disconnect(old)
@@ -342,12 +343,13 @@ def test_longer_log_is_not_newer(cluster: StartCluster) -> None:
     others = [server for server in range(3) if server != old]
     c.disconnect(old)
     c.propose_together(old, [f"doomed {number}" for number in range(8)])
-    kept = c.agree("good", 2, among=others)
+    index = c.agree("good", 2, among=others)
     c.disconnect(c.one_leader(among=others))
     c.connect(old)
     left = [server for server in range(3) if c.network.connected(server)]
     c.agree("the two that are left", 2, among=left)
-    c.expect(c.committed(kept) == (3, "good"), f"expected S{old} to get index {kept}, too", rules.NEWER_LOG)
+    text = f"expected S{old} to get index {index}, too, but it did not"
+    c.expect(c.committed(index) == (3, "good"), text, rules.NEWER_LOG)
 
 
 @points(4)
@@ -362,9 +364,9 @@ def test_slow_service(cluster: StartCluster) -> None:
     taken = c.propose_together(leader, ["command 3", "command 4"])
     last = max(index for index, _, _ in taken)
     done = c.wait_for(4.0, lambda: c.committed(last)[0] >= 2)
-    hint = "Hold no lock while you put a message into apply_ch, and let one thread do nothing else."
-    said = f"expected the others to apply 4 commands within 4 s while S{leader}'s service is slow, but they did not"
-    c.expect(done, said, rules.AGREEMENT, hint=hint)
+    hint = "Hold no lock while you put a message into apply_ch, and let one thread do nothing but that."
+    text = f"expected the others to apply 4 commands within 4 s while S{leader}'s service is slow, but they did not"
+    c.expect(done, text, rules.AGREEMENT, hint=hint)
     done = c.wait_for(15.0, lambda: c.committed(last)[0] == 3)
     c.expect(done, f"expected S{leader} to apply all 4 commands in the end, but it did not", rules.AGREEMENT)
 
@@ -377,22 +379,25 @@ def test_append_table(cluster: StartCluster) -> None:
     """The AppendEntries table: every relation between a log and a request."""
     c = cluster(3, scripted=(1, 2))
 
-    def shown(terms: list[int]) -> str:
+    def listed(terms: list[int]) -> str:
         return " ".join(map(str, terms)) or "nothing"
 
-    def row(said: str, log: list[int], prev: tuple[int, int], sent: list[int], success: bool, after: list[int]) -> None:
+    def row(case: str, log: list[int], prev: tuple[int, int], sent: list[int], success: bool, after: list[int]) -> None:
+        """Give S0 a log with entries of these terms, send it one request, and check its answer and its log ``after``. Terms
+        are relative to the script's first term."""
+
         def script(base: int) -> None:
             def at(term: int) -> int:
                 return base + term if term else 0
 
-            # A leader of the past gave S0 its log. Its terms are new, so whatever was there before is gone.
+            # An earlier leader gave S0 its log. Its terms are new, so S0 has dropped its log of the last row.
             former = ScriptedLeader(c, base + 5)
             former.append(0, 0, [at(term) for term in log])
             leader = ScriptedLeader(c, base + 9, who=2)
             took = leader.append(prev[0], at(prev[1]), [at(term) for term in sent])
             words = (
-                f"{said}: S0's log has terms {shown(log)}, the request has prev_log_index={prev[0]}, "
-                f"prev_log_term={prev[1]} and entries of terms {shown(sent)}"
+                f"{case}: S0's log has terms {listed(log)}, the request has prev_log_index={prev[0]}, "
+                f"prev_log_term={prev[1]} and entries of terms {listed(sent)}"
             )
             want, got = ("success" if yes else "a refusal" for yes in (success, took))
             c.expect(success == took, f"expected {want}, but saw {got} ({words})", rules.CONSISTENCY, [0])
@@ -400,10 +405,10 @@ def test_append_table(cluster: StartCluster) -> None:
                 kept = leader.s0_has(index, at(term))
                 text = f"expected S0 to have term {term} at index {index} afterwards, but it has not ({words})"
                 c.expect(kept, text, rules.LOG_MATCHING, [0])
-            # A refusal may or may not throw away what the leader does not have.
+            # With a refusal, S0 may drop entries that the leader does not have, or keep them.
             if success and len(log) > len(after):
                 stale = leader.s0_has(len(log), at(log[-1]))
-                text = f"expected S0 to drop everything behind a conflict, but index {len(log)} is there ({words})"
+                text = f"expected S0 to drop everything after a conflict, but index {len(log)} is still there ({words})"
                 c.expect(not stale, text, rules.LOG_MATCHING, [0])
 
         run_uninterrupted(c, script)
@@ -431,7 +436,7 @@ def test_newer_log_table(cluster: StartCluster) -> None:
 
     def script(base: int) -> None:
         ScriptedLeader(c, base + 5).append(0, 0, [base + 1, base + 3])
-        # A server that has just heard a leader may ignore requests for a vote (§6): begin with S0 as a candidate.
+        # A server that has just heard a leader may ignore vote requests (§6), so begin with S0 as a candidate.
         term = max(wait_for_campaign(c, base + 5), base + 10)
         rows = (
             ("ends with the same term and index", 3, 2, True),
@@ -442,7 +447,7 @@ def test_newer_log_table(cluster: StartCluster) -> None:
             ("has the same length and ends with an older term", 1, 2, False),
             ("is empty", 0, 0, False),
         )
-        for said, last_term, last_index, granted in rows:
+        for case, last_term, last_index, granted in rows:
             term += 1
             who = 1 + term % 2
             reply = c.scripted_server(who).ask(
@@ -455,10 +460,12 @@ def test_newer_log_table(cluster: StartCluster) -> None:
             )
             if reply["term"] > term:
                 raise Interrupted
-            text = f"expected S0 to go into term {term}, in which it is asked for a vote, but it answers in {reply['term']}"
+            text = (
+                f"expected S0 to adopt term {term}, in which it is asked for a vote, but it answers in {reply['term']}"
+            )
             c.expect(reply["term"] == term, text, rules.HIGHER_TERM, [0])
             want, got = ("a vote" if yes else "no vote" for yes in (granted, reply.get("vote_granted")))
-            text = f"expected {want} from S0 (log: terms 1 3) for a candidate whose log {said}, but saw {got}"
+            text = f"expected {want} from S0 (log: terms 1 3) for a candidate whose log {case}, but saw {got}"
             c.expect(want == got, text, rules.NEWER_LOG, [0])
 
     run_uninterrupted(c, script)
@@ -470,16 +477,16 @@ def test_commit_only_what_is_proved(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
 
     def script(base: int) -> None:
-        # Two entries of an old leader's, on S0 alone.
+        # Two entries of an old leader, on S0 alone.
         ScriptedLeader(c, base + 1).append(0, 0, [base + 1, base + 1])
-        # The new leader's log is another. Its heartbeat tells of the commit before S0 has any of its entries.
+        # The new leader has a different log. Its heartbeat has leader_commit=2 before S0 has any of its entries.
         leader = ScriptedLeader(c, base + 5, who=2)
         for _ in range(10):
             leader.append(0, 0, [], commit=2)
             c.sleep(0.03)
         why = "which the leader's message did not check (leader_commit was 2, the message ended at 0)"
         _nobody_applies(c, 1, 0.0, why, rules.COMMIT_PROVED)
-        # One entry comes: the commit goes as far as that.
+        # One entry arrives: S0 may commit up to this one.
         leader.append(0, 0, [base + 5], commit=2)
         c.wait_for(2.0, lambda: c.committed(1)[0] == 1)
         c.expect(
@@ -496,17 +503,18 @@ def test_old_entries_are_not_counted(cluster: StartCluster) -> None:
     """Figure 8: an entry of an older term is not committed by counting its copies."""
     c = cluster(3, scripted=(1, 2))
     ScriptedLeader(c, 10).append(0, 0, [10])
-    # All three have the entry of term 10 now, but nobody has heard that it is committed. S0 leads next.
+    # All three have the entry of term 10 now, but no server knows that it is committed. S0 leads next.
     old: list[Message] = [{"term": 10, "command": "10 at 1"}]
     followers = [ScriptedFollower(c, number, list(old), limit=1) for number in (1, 2)]
     term = wait_for_leadership(c)
     why = f"which is of term 10 while S0 leads term {term}, however many have it"
     _nobody_applies(c, 1, 1.0, why, rules.COMMIT_OWN_TERM)
-    # An entry of its own term on a majority commits both.
+    # Once an entry of its own term is on a majority, both are committed.
     for follower in followers:
         follower.limit = 1_000_000
     c.agree("of its own term", 1)
-    c.expect(c.committed(1) == (1, "10 at 1"), "expected S0 to apply index 1, too", rules.COMMIT_OWN_TERM, [0])
+    text = "expected S0 to apply index 1, too, but it did not"
+    c.expect(c.committed(1) == (1, "10 at 1"), text, rules.COMMIT_OWN_TERM, [0])
 
 
 @points(6)
@@ -515,13 +523,14 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     wait_for_leadership(c)
-    # Whatever else the leader has to say, a no-op perhaps, is said: it may send one entry at a time, and wait for answers.
+    # Then everything else that the leader may send first, such as a no-op, has been sent. A leader may send one entry at a
+    # time and wait for each reply.
     c.agree("before", 1)
 
     def carries_first(args: Message) -> bool:
         return any(entry["command"] == "first" for entry in args["entries"])
 
-    # No others yet: a leader may wait for a reply before it sends the next request, and give up when it hears of nobody.
+    # Hold no other replies yet: a leader may wait for a reply before its next request, and step down if it gets none.
     replies = c.hold("append_entries", leg="reply", when=carries_first)
     first = propose_to_s0(c, "first")
     if not c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers)):
@@ -550,16 +559,16 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     term = wait_for_leadership(c)
     for number in (2, 3, 4):
         followers[number].silent = True
-    # What S1 says of two of its entries comes at once, what it says of the third comes late.
+    # S1's replies for two entries arrive at once, its reply for the third arrives late.
     propose_to_s0(c, "doomed 1")
     propose_to_s0(c, "doomed 2")
     c.wait_for(2.0, lambda: followers[1].has("doomed 2"))
     c.sleep(0.05)
     late = c.hold("append_entries", dst=1, leg="reply", when=message_filters.entries)
-    c.propose(0, "doomed 3")  # S0 may have stepped down by now: it has heard of nobody but S1
+    c.propose(0, "doomed 3")  # S0 may have stepped down by now, since only S1 has answered
     c.wait_for(0.5, lambda: followers[1].has("doomed 3"))
     followers[1].silent = True
-    # S2 leads, and S0's log becomes its: one entry. Then S0 leads again; only S2 takes its entries.
+    # S2 leads, and S0 takes over its log of one entry. Then S0 leads again, and only S2 takes its entries.
     high = term + 10
     ScriptedLeader(c, high, who=2).append(0, 0, [high])
     followers[2].log, followers[2].silent = [{"term": high, "command": f"{high} at 1"}], False
@@ -567,7 +576,7 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     wait_for_leadership(c)
     index = propose_to_s0(c, "on two of five")
     late.release()
-    why = f"which two of five have: what S1 said was about entries of term {term}"
+    why = f"which two of five have: S1's late reply was about entries of term {term}"
     _nobody_applies(c, index, 1.0, why, rules.REPLY_PROVES)
     for follower in followers.values():
         follower.silent = False
@@ -584,13 +593,14 @@ def test_leader_keeps_its_log(cluster: StartCluster) -> None:
     term = wait_for_leadership(c)
     index = propose_to_s0(c, "the leader's own")
     reply = append(c, 1, term - 1, (0, 0), entries(term - 1, "of the past"), commit=1)
-    c.expect(not reply["success"], f"expected S0 to refuse a leader of term {term - 1}", rules.OLD_TERM, [0])
+    text = f"expected S0 to refuse a leader of term {term - 1}, but it said success"
+    c.expect(not reply["success"], text, rules.OLD_TERM, [0])
     for follower in followers:
         follower.silent = False
     c.agree("another", 1)
-    found = c.committed(index)[1]
-    said = f"expected S0 to keep its own entry at index {index}, but it applied {found!r} there"
-    c.expect(found == "the leader's own", said, rules.LEADER_APPEND_ONLY, [0])
+    applied = c.committed(index)[1]
+    text = f"expected S0 to keep its own entry at index {index}, but it applied {applied!r} there"
+    c.expect(applied == "the leader's own", text, rules.LEADER_APPEND_ONLY, [0])
 
 
 @points(4)
@@ -602,10 +612,10 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
     for attempt in range(6):
         term = wait_for_leadership(c)
         propose_to_s0(c, f"{attempt} in peace")
-        # The word of a new leader is a millisecond away.
+        # The heartbeat of a new leader is a millisecond away.
         send_append(c, 1, term + 5)
-        for index, said, is_leader in c.propose_together(0, [f"{attempt} command {number}" for number in range(8)]):
+        for index, in_term, is_leader in c.propose_together(0, [f"{attempt} command {number}" for number in range(8)]):
             text = f"expected S0 to take a command in term {term}, which it leads, or to refuse it, but start() said "
-            text += f"index {index}, term {said}"
-            c.expect(not is_leader or said == term, text, rules.ELECTION_SAFETY, [0])
+            text += f"index {index}, term {in_term}"
+            c.expect(not is_leader or in_term == term, text, rules.ELECTION_SAFETY, [0])
         c.sleep(0.1)

@@ -1,10 +1,10 @@
 """Lab 2C: persistence (Figure 2, State: what is persistent on all servers; §5.2, §5.3, §5.4.2, Figure 8).
 
-What every test asks for, and no more: a server stands by what it said before it crashed. The votes that it gave, the
-terms that it was in and the entries that it acknowledged are there after a restart; what it never said may be gone.
-When to save, how often, and in which format are the student's choice.
+Every test requires only this: a server stands by what it said before it crashed. The votes that it granted, the terms that
+it was in and the entries that it acknowledged are there after a restart; what it never told anybody may be lost. When to
+save, how often, and in which format are the student's choice.
 
-Servers crash at any moment: in the tests that are marked SIM even between a save and the answer behind it.
+Servers crash at any moment: in the tests that are marked SIM even between a save and the answer after it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from raftlab.suites.helpers.scripted_servers import (
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
-# Where a step can be cut in two: (what S0 does, which one, before or after it).
+# Where a crash can interrupt a step: (the kind of effect, which one of that kind, before or after it).
 _SIDES = ("before", "after")
 _POINTS = [(kind, nth, side) for kind, nth in (("save", 1), ("save", 2), ("answer", 1)) for side in _SIDES]
 
@@ -74,7 +74,7 @@ def test_changing_majorities(cluster: StartCluster) -> None:
         c.restart(second)
         c.sleep(1.0)
         c.restart(third)
-        # Only the third knows what was agreed on, and it needs every vote there is: that may take some elections.
+        # Only the third knows what was agreed, so only it can win, with every vote: that may take some elections.
         c.agree(f"{time}: by S{first}, S{second} and S{third}", 3, within=20.0)
         c.connect(leader)
         c.connect(fourth)
@@ -116,8 +116,8 @@ def test_long_life(cluster: StartCluster) -> None:
             c.restart(c.random.choice([leader, (leader + 1) % 3]))
         c.states(range(3))
         index = c.agree(f"{time}: after it", 3)
-        said = f"expected the next command to come behind index {last}, but it is at {index}"
-        c.expect(index > last, said, rules.SURVIVES)
+        text = f"expected the next command to come after index {last}, but it is at index {index}"
+        c.expect(index > last, text, rules.SURVIVES)
         last = index
 
 
@@ -129,22 +129,22 @@ def test_vote_survives(cluster: StartCluster) -> None:
     """A server that crashes remembers its vote and its term."""
     c = cluster(3, scripted=(1, 2))
     for term in (1000, 2000, 3000):
-        # Begin with S0 as a candidate: a server that has just heard a leader may ignore requests for a vote (§6).
+        # Begin with S0 as a candidate: a server that has just heard a leader may ignore vote requests (§6).
         wait_for_campaign(c)
         ask_vote(c, 1, term)
         if term == 2000:
-            append(c, 1, term)  # the winner speaks
+            append(c, 1, term)  # a heartbeat of the winner
         c.restart(0)
         if term == 3000:
             c.restart(0)
-        ask_vote(c, 2, term)  # the referee knows whom S0 has voted for
+        ask_vote(c, 2, term)  # the referee remembers for whom S0 has voted
         expect_term(c, term)
-        append(c, 2, term + 500)  # a newer leader: S0 has no vote to remember, but the term
+        append(c, 2, term + 500)  # a newer leader: now S0 has no vote to remember, only the term
         c.restart(0)
         expect_term(c, term + 500)
         reply = append(c, 1, term + 499)
-        said = f"expected S0 to refuse a leader of term {term + 499} after it had answered one of term {term + 500}"
-        c.expect(not reply["success"], f"{said}, but it said success", rules.SURVIVES, [0])
+        text = f"expected S0 to refuse a leader of term {term + 499} after it had answered one of term {term + 500}"
+        c.expect(not reply["success"], f"{text}, but it said success", rules.SURVIVES, [0])
 
 
 @points(5)
@@ -163,8 +163,8 @@ def test_own_vote_survives(cluster: StartCluster) -> None:
         ask_vote(c, 1, term)
         expect_term(c, term)
         again = wait_for_campaign(c)
-        said = f"expected S0 to campaign in a term above {term}, its last one before it crashed, but it asks in {again}"
-        c.expect(again > term, said, rules.SURVIVES, [0])
+        text = f"expected S0 to campaign in a term above {term}, its last one before it crashed, but it did in {again}"
+        c.expect(again > term, text, rules.SURVIVES, [0])
         term = again
 
 
@@ -181,14 +181,14 @@ def test_log_survives(cluster: StartCluster) -> None:
         last = (last[0] + 1, term)
         c.restart(0)
     expect_entry(c, 1, 400, last)
-    # A leader that has the first entry only, and another one behind it: the second is replaced, the third goes.
+    # A leader that has only the first entry, and a different one after it: S0 replaces the second and drops the third.
     reply = append(c, 2, 500, (1, 100), entries(500, "instead"))
     c.expect(reply["success"], "expected S0 to replace the entry at index 2, but it refused", rules.LOG_MATCHING, [0])
     c.restart(0)
     expect_entry(c, 2, 600, (2, 500))
     reply = append(c, 1, 700, last)
-    said = "expected S0 to have no entry at index 3 since the one at index 2 was replaced, but it still has it"
-    c.expect(not reply["success"], said, rules.LOG_MATCHING, [0])
+    text = "expected S0 to have no entry at index 3 since the one at index 2 was replaced, but it still has it"
+    c.expect(not reply["success"], text, rules.LOG_MATCHING, [0])
 
 
 @points(5)
@@ -199,18 +199,19 @@ def test_restart_commits_nothing(cluster: StartCluster) -> None:
     c.expect(reply["success"], "expected S0 to take the first entries, but it refused", rules.CONSISTENCY, [0])
     c.restart(0)
     c.sleep(0.2)
-    said = "expected S0 to apply nothing after its restart, as no leader said that anything is committed, but it did"
-    c.expect(not c.committed(1)[0], said, rules.COMMIT_MAJORITY, [0])
+    text = "expected S0 to apply nothing after its restart, as no leader said that anything is committed, but it did"
+    c.expect(not c.committed(1)[0], text, rules.COMMIT_MAJORITY, [0])
     reply = append(c, 2, 2000, (0, 0), entries(2000, "at last", "committed", "not yet"), commit=2)
     c.expect(reply["success"], "expected S0 to take entries from index 1 on, but it refused", rules.LOG_MATCHING, [0])
     term = 2000
     for _ in range(3):
         deadline = c.now + ELECTION_LIMIT
         while c.committed(2)[0] == 0 and c.now < deadline:
-            term += 10  # so that S0 obeys, though it may have begun an election
+            term += 10  # so that S0 obeys even if it has started an election
             append(c, 2, term, (3, 2000), commit=2)
             c.sleep(0.05)
-        c.expect(bool(c.committed(2)[0]), "expected S0 to apply index 1 and 2 within 5 s", rules.APPLY_IN_ORDER, [0])
+        text = "expected S0 to apply index 1 and 2 within 5 s, but it did not"
+        c.expect(bool(c.committed(2)[0]), text, rules.APPLY_IN_ORDER, [0])
         c.sleep(0.1)
         c.expect(not c.committed(3)[0], "expected S0 not to apply index 3 yet, but it did", rules.COMMIT_PROVED, [0])
         c.restart(0)
@@ -226,12 +227,12 @@ def test_crash_points(cluster: StartCluster) -> None:
             term += 1000
             prepare(c, request, term)
             c.crash_at(0, kind, nth, side)
-            rpc = REQUESTS[request][0](c, term)
+            rpc = REQUESTS[request].send(c, term)
             c.wait_for(1.0, lambda rpc=rpc: rpc.done or not c.server_state(0).up)  # type: ignore[misc]
             if c.server_state(0).up:
-                c.crash_at(0, kind, nth=0)  # it does not save that often
+                c.crash_at(0, kind, nth=0)  # disarm it: S0 does not save that often
                 continue
-            c.sleep(0.01)  # an answer that has left arrives
+            c.sleep(0.01)  # an answer that was sent arrives
             c.restart(0)
             expect_answer_kept(c, request, term, rpc.reply or {}, rules.SAVE_FIRST)
 
@@ -245,14 +246,16 @@ def test_own_crash_points(cluster: StartCluster) -> None:
             c.crash_at(0, "send", nth, side, method="request_vote")
         else:
             c.crash_at(0, kind, nth, side)
-        c.wait_for(2 * ELECTION_LIMIT, lambda: not c.server_state(0).up)  # it goes on campaigning, nobody votes
+        c.wait_for(
+            2 * ELECTION_LIMIT, lambda: not c.server_state(0).up
+        )  # it campaigns again and again, and no one votes
         c.sleep(0.01)
         c.restart(0)
-        terms = [f.args["term"] for p in c.scripted for f in p.received if f.method == "request_vote"]
+        terms = [rpc.args["term"] for each in c.scripted for rpc in each.received if rpc.method == "request_vote"]
         if terms:
-            ask_vote(c, 1, max(terms))  # the referee knows that S0 voted for itself
+            ask_vote(c, 1, max(terms))  # the referee remembers that S0 voted for itself
             expect_term(c, max(terms))
-    # Now S1 votes and stores what it is sent, S2 stays silent: what S0 commits, S0 and S1 have, and nobody else.
+    # Now S1 votes for S0 and stores its entries, and S2 stays silent: what S0 commits is on S0 and S1 only.
     log = ScriptedFollower(c, 1).log
     upto = 0
     for kind, nth, side in [*_POINTS, ("send", 1, "after"), ("apply", 1, "before"), ("apply", 1, "after")]:
@@ -270,8 +273,10 @@ def test_own_crash_points(cluster: StartCluster) -> None:
             upto += 1
         c.restart(0)
         term = c.get_state(0)[0] + 1000
-        said = f"expected S0 to commit up to index {len(log)}, as nobody else has more, but it applied index {upto}"
-        c.expect(upto <= len(log), said, rules.COMMIT_MAJORITY, [0])
+        text = (
+            f"expected S0 to commit no more than index {len(log)}, as nobody else has more, but it applied index {upto}"
+        )
+        c.expect(upto <= len(log), text, rules.COMMIT_MAJORITY, [0])
         if upto:
             expect_entry(c, 1, term, (upto, log[upto - 1]["term"]), rules.SAVE_FIRST)
         append(c, 1, term, (0, 0), log, commit=upto)
@@ -291,7 +296,7 @@ def test_crash_points_in_a_cluster(cluster: StartCluster) -> None:
             if c.server_state(leader).up:
                 c.propose(leader, f"{time}: {number}")
         c.sleep(0.02)
-        # Entries that only the old leader has, and a new one, if the others have elected one by then.
+        # An entry that only the old leader has. Meanwhile the others may elect a new one.
         c.disconnect(leader)
         if c.server_state(leader).up:
             c.propose(leader, f"{time}: in vain")
@@ -310,12 +315,12 @@ def test_failed_save(cluster: StartCluster) -> None:
     """When a save fails, the server does not answer as if it had succeeded."""
     c = cluster(3, scripted=(1, 2))
     term = 0
-    for fails in (1, 5):  # the second are more than somebody will try again
+    for fails in (1, 5):  # more than a server that tries again would try
         for request in REQUESTS:
             term += 1000
             prepare(c, request, term)
             c.fail_saves(0, fails)
-            rpc = REQUESTS[request][0](c, term)
+            rpc = REQUESTS[request].send(c, term)
             c.wait_for(1.0, lambda rpc=rpc: rpc.done or not c.server_state(0).up)  # type: ignore[misc]
             c.restart(0)
             expect_answer_kept(c, request, term, rpc.reply or {}, rules.FAILED_SAVE)
@@ -325,7 +330,7 @@ def test_failed_save(cluster: StartCluster) -> None:
         terms = campaign_terms(c)
         c.restart(0)
         if terms:
-            ask_vote(c, 1, terms[-1])  # the referee knows that S0 voted for itself
+            ask_vote(c, 1, terms[-1])  # the referee remembers that S0 voted for itself
 
 
 @points(5)
@@ -340,7 +345,7 @@ def test_failed_saves_in_a_cluster(cluster: StartCluster) -> None:
         c.fail_saves(leader if failing == "leader" else follower, 5)
         c.propose(leader, f"the {failing} cannot save this")
         c.sleep(0.3)
-        # The one that could not save it, and the one that never heard of it, are a majority.
+        # The server that could not save the entry, and the one that never got it, are a majority.
         c.crash(leader)
         c.crash(follower)
         c.connect(alone)
@@ -359,25 +364,25 @@ def test_figure_8_in_steps(cluster: StartCluster) -> None:
     """Figure 8, step by step: an entry of an old term is not committed just because a majority has it."""
     c = cluster(3)
     c.agree("by all", 3)
-    # (a) A leader has an entry that nobody else gets.
+    # (a) A leader has an entry that no other server gets.
     first = c.settled_leader()
-    kept = c.hold("append_entries", src=first, when=message_filters.entries)
+    unsent = c.hold("append_entries", src=first, when=message_filters.entries)
     c.propose(first, "the older")
     c.sleep(0.1)
     c.crash(first)
-    kept.drop()
-    # (b) So has the next leader, at the same index.
+    unsent.drop()
+    # (b) So does the next leader, at the same index.
     others = [server for server in range(3) if server != first]
-    held = [c.hold("append_entries", src=server, when=message_filters.entries) for server in others]
+    holds = [c.hold("append_entries", src=server, when=message_filters.entries) for server in others]
     second = c.one_leader()
     third = next(server for server in others if server != second)
     c.propose(second, "the newer")
     c.sleep(0.1)
     c.crash(second)
-    for hold in held:
+    for hold in holds:
         hold.drop()
-    # (c) The first one leads again, and copies its old entry to the third: a majority. Of its new term it has nothing
-    # to commit (or nothing that arrives).
+    # (c) The first one leads again, and copies its old entry to the third: a majority. It has no entry of its new term, or
+    # none that arrives.
     own = c.hold("append_entries", src=first, when=message_filters.own_term)
     c.restart(first)
     c.one_leader()
@@ -428,11 +433,13 @@ def test_unreliable_agreement(cluster: StartCluster) -> None:
     leader = c.settled_leader()
     last = c.agree("last", 5)
     term, _ = c.get_state(leader)
-    # Of the term in which the last one was committed, none can be missing (Leader Append-Only). Others may be lost.
+    # No command of the term in which the last one was committed can be missing (Leader Append-Only). Others may be lost.
     for index, of_term, command in taken:
         if of_term == term and index < last:
-            said = f"expected {command!r} to be committed at index {index}, where the leader of term {term} took it"
-            c.expect(c.committed(index)[1] == command, said, rules.LEADER_APPEND_ONLY)
+            text = (
+                f"expected {command!r} to be committed at index {index}, where the leader of term {term} took it, but"
+            )
+            c.expect(c.committed(index)[1] == command, f"{text} it is not", rules.LEADER_APPEND_ONLY)
 
 
 @points(5)

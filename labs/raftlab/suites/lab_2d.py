@@ -1,12 +1,12 @@
 """Lab 2D: snapshots (§7, Figure 13).
 
-What every test asks for: the log is cut where a service took a snapshot; a server that lacks what was cut gets the
+Every test requires this: the log is cut where a service took a snapshot; a server that needs entries that were cut gets the
 snapshot, in chunks of at most 4096 bytes; after a restart the service gets the snapshot first. And nothing that lab 2C
-promised is lost: an entry once acknowledged, in the log or in a snapshot, stays.
+promised is lost: an acknowledged entry stays, in the log or in a snapshot.
 
-How chunks are put together, what a reply to one says beyond its term, and whether a transfer goes on or starts over when
-something was lost is the student's choice. The referee sees to it that no service ever gets half a snapshot, the wrong
-one, or an older one. The last tests use puppets: one real server (S0), all others played by the test.
+How chunks are combined, what a reply to a chunk says beyond its term, and whether a transfer continues or starts over after
+a loss is the student's choice. The referee checks that no service ever gets half a snapshot, a wrong one, or an older one.
+In the last tests there is one real server (S0), and the others are scripted servers.
 """
 
 from __future__ import annotations
@@ -22,41 +22,53 @@ from raftlab.suites.helpers.scripted_leader import SnapshotSender, term_of
 from raftlab.suites.helpers.scripted_servers import campaign_terms
 from raftlab.suites.marking import SIM, StartCluster, points
 
-# The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so this is room for
-# more than 30 in a wordy format, while a service takes a snapshot every 10.
+# The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so more than 30 fit even
+# in a wordy format, while a service takes a snapshot every 10.
 MOST_STATE = 10_000
-# A call to a server that is off the network may take 7 s, and some Rafts make no other one to it meanwhile.
+# Seconds. A call to a server that is cut off may take 7 s, and some Rafts make no other call to it meanwhile.
 CATCH_UP_LIMIT = 15.0
 
 
 def _commands(c: Cluster, how_many: int) -> list[str]:
+    """Random commands of 200 characters."""
     return [c.random.randbytes(100).hex() for _ in range(how_many)]
 
 
 def _expect_short_logs(c: Cluster) -> None:
+    """Require that within 2 s no server stores more than ``MOST_STATE`` besides its snapshot."""
     c.wait_for(2.0, lambda: all(len(c.server_state(server).state) <= MOST_STATE for server in c.everybody))
     for server in c.everybody:
         size = len(c.server_state(server).state)
-        said = f"expected S{server} to store at most {MOST_STATE:,} bytes besides the snapshot, but it stores {size:,}"
-        c.expect(size <= MOST_STATE, said, rules.LOG_IS_CUT, [server])
+        text = f"expected S{server} to store at most {MOST_STATE:,} bytes besides the snapshot, but it stores {size:,}"
+        c.expect(size <= MOST_STATE, text, rules.LOG_IS_CUT, [server])
 
 
 def _expect_saved(c: Cluster, server: int) -> None:
-    """The snapshot that the service gave is on the disk by now."""
+    """Require that within 2 s the server has saved a snapshot."""
     c.wait_for(2.0, lambda: bool(c.server_state(server).snapshot))
-    said = f"expected S{server} to save the snapshot that its service has taken, but nothing is stored"
-    c.expect(bool(c.server_state(server).snapshot), said, rules.LOG_IS_CUT, [server])
+    text = f"expected S{server} to save the snapshot that its service has taken, but nothing is stored"
+    c.expect(bool(c.server_state(server).snapshot), text, rules.LOG_IS_CUT, [server])
 
 
-def _expect_applied(c: Cluster, index: int, servers: int, said: str) -> None:
+def _expect_applied(c: Cluster, index: int, servers: int, what: str) -> None:
+    """Require that within ``CATCH_UP_LIMIT`` so many servers have applied ``index``. ``what`` is part of the failure."""
     c.wait_for(CATCH_UP_LIMIT, lambda: c.committed(index)[0] >= servers)
     got = c.committed(index)[0]
-    text = f"expected {said} within {CATCH_UP_LIMIT:.0f} s, but {got} of {servers} servers are there"
+    text = (
+        f"expected {what} within {CATCH_UP_LIMIT:.0f} s, but only {got} of {servers} servers have applied index {index}"
+    )
     c.expect(got >= servers, text, rules.CATCH_UP)
 
 
 def _rounds(c: Cluster, away: Callable[[int], None], back: Callable[[int], None], rounds: int) -> None:
-    """The original's course: in each round a server is away while the others take a snapshot or two."""
+    """As in MIT 6.824's test: in each round a server is away while the others take a snapshot or two.
+
+    Args:
+        c: the cluster, of three servers.
+        away: cuts off or crashes a server.
+        back: undoes that.
+        rounds: how many rounds; in every third one the leader is away, and else a follower.
+    """
     c.take_snapshots(every=10)
     c.agree("first", 3, within=20.0)
     for number in range(rounds):
@@ -118,23 +130,23 @@ def test_snapshot_all_restart(cluster: StartCluster) -> None:
             c.crash(server)
         c.start_all()
         after = c.agree(f"after the crash, with {count}", 3, within=20.0)
-        said = f"expected the next command to come behind index {before}, but it is at {after}"
-        c.expect(after > before, said, rules.SURVIVES)
+        text = f"expected the next command to come after index {before}, but it is at index {after}"
+        c.expect(after > before, text, rules.SURVIVES)
     _expect_short_logs(c)
     for server in range(3):
         _expect_saved(c, server)
 
 
 def _chunks_to(c: Cluster, server: int) -> list[Message]:
-    """From now on every install_snapshot request to ``server``, as it leaves."""
-    seen: list[Message] = []
+    """A list to which every InstallSnapshot request to ``server`` is added from now on, as it is sent."""
+    chunks: list[Message] = []
 
-    def look(args: Message) -> bool:
-        seen.append(args)
-        return False
+    def record(args: Message) -> bool:
+        chunks.append(args)
+        return False  # do not hold it
 
-    c.hold("install_snapshot", dst=server, when=look)
-    return seen
+    c.hold("install_snapshot", dst=server, when=record)
+    return chunks
 
 
 @points(6)
@@ -147,22 +159,22 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     c.disconnect(away)
     c.propose_together(c.one_leader(), _commands(c, 60))
     last = c.agree("by two", 2)
-    seen = _chunks_to(c, away)
+    chunks = _chunks_to(c, away)
     answer = c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.later_chunk, most=1)
     c.connect(away)
     c.wait_for(CATCH_UP_LIMIT, lambda: bool(answer.messages) or c.committed(last)[0] == 3)
-    # The others go on while that answer is lost, and their snapshot is a newer one.
+    # The others go on while that reply is held, so that their next snapshot is a newer one.
     c.propose_together(c.one_leader(), _commands(c, 12))
     last = c.agree("by two, too", 2)
     newest = last - last % 10
-    # Nothing comes to the rescue of a transfer of that one: a request is lost, and has to be sent again.
+    # During the transfer of that one a request is lost, and nothing but a retry can help.
     request = c.hold("install_snapshot", dst=away, when=lambda args: args["last_included_index"] >= newest, most=1)
     answer.drop()
     c.wait_for(CATCH_UP_LIMIT, lambda: bool(request.messages) or c.committed(last)[0] == 3)
     request.drop()
-    _expect_applied(c, last, 3, f"S{away} to catch up by a snapshot of 20,000 bytes")
-    # What they bring, and that none is too big, the referee has looked at.
-    c.expect(bool(seen), "expected a snapshot to be sent for a log that was cut, but saw none", rules.CATCH_UP)
+    _expect_applied(c, last, 3, f"S{away} to catch up with a snapshot of 20,000 bytes")
+    # The referee has checked what the chunks contain, and that none is too big.
+    c.expect(bool(chunks), "expected a snapshot to be sent for a log that was cut, but saw none", rules.CATCH_UP)
     c.agree("by all again", 3)
 
 
@@ -199,7 +211,7 @@ def test_snapshot_boundary(cluster: StartCluster) -> None:
         away = (c.one_leader() + 1) % 3
         c.disconnect(away)
         index = c.agree("the last one of the snapshot", 2)
-        c.sleep(0.2)  # the logs end with the snapshot now
+        c.sleep(0.2)  # now the logs end with the snapshot
         c.connect(away)
         _expect_applied(c, index, 3, f"S{away} to apply index {index}")
         c.propose_together(c.one_leader(), _commands(c, 8))
@@ -218,8 +230,8 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
         index = c.agree(f"after {index}", 3)
     for server in range(3):
         _expect_saved(c, server)
-    # No more snapshots, and another leader: the entries behind this one are many, and of a term of their own, so that
-    # whatever way a leader looks for the right place, it need not look before the snapshot.
+    # No more snapshots, and another leader: now there are many entries after this snapshot, in a term of their own. However
+    # a leader searches for the last index that agrees, it need not search before the snapshot.
     c.take_snapshots(every=0)
     first = c.one_leader()
     c.disconnect(first)
@@ -231,14 +243,14 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     c.disconnect(away)
     for number in range(3):
         index = c.agree(f"by two {number}", 2)
-    # One more leader, which has to find out what the third one lacks. These two are all that is left.
+    # One more leader, which has to find out what the third server lacks. Only these two are left.
     c.disconnect(c.one_leader())
-    seen = _chunks_to(c, away)
+    chunks = _chunks_to(c, away)
     c.connect(away)
     c.one_leader(within=2 * ELECTION_LIMIT)
     _expect_applied(c, index, 3, f"S{away} to apply index {index}")
-    said = f"expected S{away} to get entries, all of which the leader still has, but it was sent a snapshot"
-    c.expect(not seen, said, rules.CATCH_UP)
+    text = f"expected S{away} to get entries, all of which the leader still has, but it was sent a snapshot"
+    c.expect(not chunks, text, rules.CATCH_UP)
 
 
 @points(5)
@@ -257,7 +269,7 @@ def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
             c.crash(server)
     c.restart(left)
     c.connect(away)
-    # Only the restarted one can be elected, and with both votes: that may take some elections.
+    # Only the restarted server can win, with both votes: that may take some elections.
     c.agree("by the restarted one and one that had nothing", 2, within=20.0)
     _expect_applied(c, last, 2, f"S{away} to apply index {last}")
 
@@ -287,8 +299,8 @@ def test_snapshot_reply_proves(cluster: StartCluster) -> None:
         answers.release()
         c.wait_for(0.3, lambda: is_leader and c.committed(index)[0] > 0)  # noqa: B023
         got = c.committed(index)[0] if is_leader else 0
-        said = f"expected nobody to apply index {index}, which only the leader has, but {got} did"
-        c.expect(got == 0, said, rules.REPLY_PROVES, [leader])
+        text = f"expected nobody to apply index {index}, which only the leader has, but {got} did"
+        c.expect(got == 0, text, rules.REPLY_PROVES, [leader])
         entries.drop()
         c.heal()
         c.agree("by all again", 3, within=20.0)
@@ -312,7 +324,7 @@ def test_old_snapshot_calls(cluster: StartCluster) -> None:
     _expect_short_logs(c)
 
 
-# Sim only, as the next but one: the crash comes at an exact point.
+# Sim only: the crash must happen at an exact point.
 @points(6, networks=SIM)
 def test_crash_while_cutting(cluster: StartCluster) -> None:
     """A crash while a server cuts its log and saves the snapshot loses nothing, and applies nothing twice."""
@@ -323,14 +335,14 @@ def test_crash_while_cutting(cluster: StartCluster) -> None:
         for side in ("before", "after"):
             while index % 10 != 9:
                 index = c.agree(f"after {index}", 1)
-            # The first save is that of the entry, the next is that of the snapshot, unless it takes two. The leader is asked
-            # for first: a snapshot() that was put aside may still be on its way, and its save be the one that crashes.
+            # The first save stores the entry, the next one (or two) the snapshot. Look up the leader before the crash is
+            # armed: the server may not have finished an earlier snapshot() yet, and would crash in the save of that one.
             leader = c.one_leader()
             c.crash_at(0, "save", nth, side)
             c.propose(leader, f"crash {side} save {nth}")
             c.sleep(0.1)
             c.restart(0)
-            # The referee knows what S0 has applied before, and holds it to that.
+            # The referee remembers what S0 has applied before.
             index = c.agree(f"after the crash {side} save {nth}", 1)
     _expect_saved(c, 0)
 
@@ -345,16 +357,17 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
     c.take_snapshots(every=0, size=10_000)
     leader = SnapshotSender(c)
     rows = (
-        # The chunks of an older snapshot are a, b, c, those of a newer one A, B, C. "+" is a new leader, "!" a restart.
-        ("of this very snapshot, in order, too", "ABC", True),
+        # The chunks of an older snapshot are a, b, c, those of a newer one A, B, C. "+" is a new leader, "!" a restart. The
+        # last column says whether the newer snapshot follows, or else the older one.
+        ("of the same snapshot in order", "ABC", True),
         ("with the first one twice", "AABC", True),
-        ("with the first one once more in the middle", "ABAC", True),
-        ("with the last one before the middle", "ACB", True),
-        ("with the middle one lost", "AC", True),
+        ("with the first one again in the middle", "ABAC", True),
+        ("with the last one before the middle one", "ACB", True),
+        ("without the middle one", "AC", True),
         ("with only the last one", "C", True),
         ("mixed with those of an older snapshot", "aAbBcC", True),
-        ("of two snapshots, fitting each other", "abC", True),
-        ("of two snapshots, fitting each other the other way", "AaBbc", True),
+        ("of two snapshots, with fitting offsets", "abC", True),
+        ("of two snapshots, with fitting offsets, the other way round", "AaBbc", True),
         ("followed by late ones of an older snapshot", "ABCabcc", True),
         ("cut short by a new leader", "AB+C", True),
         ("begun by one leader and ended by the next", "A+BC", True),
@@ -362,7 +375,7 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
         ("cut short by a restart", "AB!C", True),
         ("cut short by a restart after the first one", "A!BC", True),
     )
-    for number, (said, sequence, newer) in enumerate(rows):
+    for number, (case, sequence, newer) in enumerate(rows):
         old, new = 20 * number + 10, 20 * number + 20
         for step in sequence:
             if step == "+":
@@ -371,16 +384,16 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
                 c.restart(0)
             else:
                 leader.ask("install_snapshot", **leader.chunk(old if step in "abc" else new, "abcABC".index(step) % 3))
-        # Whatever that was, it may or may not have been enough. A whole snapshot must be; if a leader has to begin
-        # again because S0 did not expect this one to start over, so be it.
+        # That may or may not have been enough for a snapshot. All chunks in order must be enough, even if the leader has to
+        # send them more than once because S0 did not expect the transfer to start over.
         wanted = new if newer else old
         for _ in range(4):
             leader.install(wanted)
             if c.wait_for(0.5, lambda at=wanted: c.committed(at)[0] == 1):  # type: ignore[misc]
                 break
-        text = f"expected S0 to apply the snapshot up to {wanted}, sent in order after chunks {said}, but it did not"
+        text = f"expected S0 to apply the snapshot up to {wanted}, sent in order after chunks {case}, but it did not"
         c.expect(c.committed(wanted)[0] == 1, text, rules.CATCH_UP, [0])
-        leader.commit_through(wanted, new, f"after a snapshot whose chunks came {said}")
+        leader.commit_through(wanted, new, f"after a snapshot whose chunks came {case}")
 
 
 @points(6)
@@ -390,17 +403,17 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
     c.take_snapshots(every=10, size=6000)
     leader = SnapshotSender(c)
     rows = (
-        # Relative to where S0 is: how many of the leader's entries it has, and the other ones behind these, by their
-        # terms relative to that of the snapshot's last entry, which is the tenth.
+        # From S0's last index on: how many of the leader's entries S0 has, and then the term of its other entries, relative
+        # to that of the snapshot's last entry, the tenth (0: no other entries).
         ("a log that is shorter", 4, 0),
         ("a log that ends with the snapshot", 10, 0),
         ("a longer log that agrees", 13, 0),
         ("a longer log that conflicts with it", 0, -1),
-        ("a longer log that conflicts behind it", 10, 1),
+        ("a longer log that conflicts after it", 10, 1),
         ("a longer log that conflicts with higher terms", 0, 2),
         ("a log that is cut beyond it", 23, 0),
     )
-    for number, (said, own, other) in enumerate(rows):
+    for number, (case, own, other) in enumerate(rows):
         at, last = 30 * number, 30 * number + 10
         beyond = own > 20
         leader.commit_through(at - 6, at, "by entries") if at else None
@@ -409,18 +422,18 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
             leader.append(at + own, at + 13, term=term_of(last) + other)
         if beyond:
             leader.commit_through(at, at + 20, "by entries")
-        leader.term += 1  # another leader, whose snapshot is to come
+        leader.term += 1  # another leader, which sends its snapshot
         for time in ("came", "came twice"):
             leader.install(last)
             if own > 10:
                 leader.expect_kept(at + own, f"when a snapshot up to {last} {time}")
         if not beyond:
-            leader.commit_through(last, last, f"after a snapshot met {said}")
+            leader.commit_through(last, last, f"after a snapshot met {case}")
             leader.expect_vote_refused(
-                at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} met {said}"
+                at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} met {case}"
             )
-        leader.commit_through(at + 20 if beyond else last, at + 24, f"after a snapshot met {said}")
-        # Now it is late, as is a newer one: S0 is further on than both.
+        leader.commit_through(at + 20 if beyond else last, at + 24, f"after a snapshot met {case}")
+        # Now this snapshot is late, and so is a newer one: S0 has more than either.
         leader.append(at + 24, at + 27)
         for late in (last, at + 22):
             leader.install(late)
@@ -439,7 +452,7 @@ def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
         c.sleep(0.05)  # the service has taken its snapshot
         _expect_saved(c, 0)
         leader.append(at, at + 5)
-        leader.expect_kept(at + 5, "behind the snapshot")
+        leader.expect_kept(at + 5, "after the snapshot")
         for prev, last in ((at - 7, at - 7), (at - 7, at - 2), (0, 5), (at - 1, at), (at - 7, at + 2), (at, at + 1)):
             leader.append(prev, last)
             leader.expect_kept(
@@ -447,7 +460,7 @@ def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
             )
         c.restart(0)
         c.sleep(0.2)
-        text = f"expected S0, after a restart with a snapshot up to {at}, to apply nothing behind it, as no leader said"
+        text = f"expected S0, after a restart with a snapshot up to {at}, to apply nothing after it, as no leader said"
         text += " that more is committed, but it did"
         c.expect(not c.committed(at + 1)[0], text, rules.COMMIT_PROVED, [0])
         leader.expect_kept(at + 5, "before it restarted")
@@ -465,33 +478,33 @@ def test_votes_after_snapshot(cluster: StartCluster) -> None:
         if index == 20:
             leader.commit_through(10, 20, "by entries")
         else:
-            # S1 gets S0's vote and sends a snapshot in the same term; that is no reason to vote again.
+            # S1 gets S0's vote and sends a snapshot in the same term. S0 must not vote again.
             leader.term += 10
             log = {"last_log_index": index, "last_log_term": term}
             c.scripted_server(1).ask(0, "request_vote", term=leader.term, candidate_id=1, **log)
             leader.install(index)
             c.scripted_server(2).ask(0, "request_vote", term=leader.term, candidate_id=2, **log)
             leader.commit_through(index, index, "by a snapshot")
-        led = leader.term
+        old_term = leader.term
         for incarnation in ("before", "after"):
-            said = f"{incarnation} a restart with a snapshot up to {index} of term {term}"
-            leader.expect_vote_refused(index - 1, term, said)
-            leader.expect_vote_refused(index + 10, term - 1, said)
-            leader.expect_vote_refused(index + 10, 0, said)
+            when = f"{incarnation} a restart with a snapshot up to {index} of term {term}"
+            leader.expect_vote_refused(index - 1, term, when)
+            leader.expect_vote_refused(index + 10, term - 1, when)
+            leader.expect_vote_refused(index + 10, 0, when)
             received = c.scripted_server(1).received
             received.clear()
-            c.wait_for(ELECTION_LIMIT, lambda: any(f.method == "request_vote" for f in received))  # noqa: B023
-            asked = [f.args for f in received if f.method == "request_vote"]
-            ends = [(args["last_log_index"], args["last_log_term"]) for args in asked[:1]]
-            text = f"expected S0 to ask for votes and name {index, term} as the end of its log, but it named {ends}, {said}"
+            c.wait_for(ELECTION_LIMIT, lambda: any(rpc.method == "request_vote" for rpc in received))  # noqa: B023
+            requests = [rpc.args for rpc in received if rpc.method == "request_vote"]
+            ends = [(args["last_log_index"], args["last_log_term"]) for args in requests[:1]]
+            text = f"expected S0 to ask for votes and name {index, term} as the end of its log, but it named {ends}, {when}"
             c.expect(ends == [(index, term)], text, rules.NEWER_LOG, [0])
-            # S1 has not heard of that term. S0 waits for nobody of an older one.
-            deadline, above = c.now + ELECTION_LIMIT, asked[0]["term"]
+            # S1 does not know that term, and sends in its older one. That must not restart S0's timer.
+            deadline, above = c.now + ELECTION_LIMIT, requests[0]["term"]
             while not campaign_terms(c, above) and c.now < deadline:
-                c.scripted_server(1).send(0, "install_snapshot", term=led, leader_id=1, **leader.chunk(index, 0))
+                c.scripted_server(1).send(0, "install_snapshot", term=old_term, leader_id=1, **leader.chunk(index, 0))
                 c.sleep(0.04)
             text = "expected S0 to start another election although a leader of an older term keeps sending a snapshot"
-            c.expect(bool(campaign_terms(c, above)), f"{text}, but it did not, {said}", rules.TIMER, [0])
+            c.expect(bool(campaign_terms(c, above)), f"{text}, but it did not, {when}", rules.TIMER, [0])
             if incarnation == "before":
                 c.restart(0)
 
@@ -518,7 +531,7 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     leader = SnapshotSender(c)
-    # A log that goes on behind the snapshot, and one that does not reach it.
+    # A log that continues after the snapshot (last is 10), and one that ends before it (16).
     moments = itertools.product(("save", "answer"), (1, 2, 3), ("before", "after"), (10, 16))
     for number, (kind, nth, side, last) in enumerate(moments):
         at = 20 * number
@@ -528,7 +541,7 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
             rpc = leader.send("install_snapshot", **leader.chunk(at + last, part))
             c.wait_for(0.5, lambda: rpc.done or not c.server_state(0).up)  # noqa: B023  (called in this round only)
         c.restart(0)
-        said = f"when S0 crashed {side} {kind} {nth} of a snapshot's arrival"
+        when = f"when S0 crashed {side} {kind} {nth} of a snapshot's arrival"
         if last == 10:
-            leader.expect_kept(at + 13, said)
-        leader.commit_through(at + last, at + 20, said)
+            leader.expect_kept(at + 13, when)
+        leader.commit_through(at + last, at + 20, when)

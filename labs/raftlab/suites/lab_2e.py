@@ -1,12 +1,12 @@
 """Lab 2E: membership (§6; dissertation, chapter 4).
 
-What every test asks for: a leader that is asked makes the change, and the servers of the new configuration, and no others,
-elect and commit from then on; whatever fails meanwhile, nothing that was committed is lost. Part 1 changes one server at a
-time, by whatever way; the tests of part 2, whose names begin with part2, change any number at once.
+Every test requires this: a leader makes the change that it is asked for, and from then on the servers of the new
+configuration, and no others, elect and commit; whatever fails meanwhile, nothing that was committed is lost. Part 1 changes
+one server at a time, in whatever way; the tests of part 2, whose names begin with part2, change any number at once.
 
-How a new server is brought up to date, for how long a leader tries, and whether it tells a server that it was removed is the
-student's choice. The referee reads the configurations that entries and snapshots carry. The tests at the end of each part
-use puppets: one real server (S0), all others played by the test.
+How a new server is brought up to date, how long a leader tries, and whether it tells a server that it was removed is the
+student's choice. The referee reads the configurations in entries and snapshots. In the tests at the end of each part there
+is one real server (S0), and the others are scripted servers.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def test_remove_the_leader(cluster: StartCluster) -> None:
         left = without(left, old)
         reconfigure(c, left, among=[old, *left])
         c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(old)[1])  # noqa: B023  (called in this round only)
-        said = f"expected S{old}, which is removed, to step down within 5 s, but it still leads"
-        c.expect(not c.get_state(old)[1], said, rules.REMOVED_LEADER, [old])
+        text = f"expected S{old}, which is removed, to step down within 5 s, but it still leads"
+        c.expect(not c.get_state(old)[1], text, rules.REMOVED_LEADER, [old])
         c.one_leader(among=left)
         agree_by(c, f"without S{old}", left)
 
@@ -121,34 +121,34 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
     c.crash(first)
     hold.drop()
     c.restart(first)
-    # Only the first one's log has the change, so only it can be elected, with the vote of the other.
+    # Only the first one's log has the change, so only it can win, with the other one's vote.
     c.agree("after all", 1, within=20.0)
     reconfigure(c, [other])
     c.crash(first)
     agree_by(c, "by the other one alone", [other])
 
 
-# Sim only: the dead one must be removed before the leader has waited too long for its answer.
+# Sim only: the dead server must be removed before the leader has waited too long for its answer.
 @points(4, networks=SIM)
 def test_remove_a_dead_server(cluster: StartCluster) -> None:
     """One of two servers has crashed, and the other one removes it: that commits at once, without the dead one."""
     c = cluster(2)
     c.agree("by two", 2)
     leader = ready_leader(c, range(2))
-    c.network.long_waits = False  # so that whatever it sends is sent soon
+    c.network.long_waits = False  # so that its calls to the dead server fail soon
     c.crash(1 - leader)
     waiting, _, _ = c.propose(leader, "waiting")
     index, term, leads = change(c, leader, [leader])
-    said = f"expected S{leader} to take the change, but it refuses"
-    c.expect(leads and index > 0, said, rules.CHANGE_ANSWERS, [leader])
+    text = f"expected S{leader} to accept the change, but it refuses"
+    c.expect(leads and index > 0, text, rules.CHANGE_ANSWERS, [leader])
     c.sleep(1.0)
     commit = c.event_loop.referee.commit
-    way = None if commit is None else commit.sent_configurations.get((index, term))
-    if c.committed(index)[0] == 0 and (way is None or way.old):
-        return  # by way of C_old,new, which the dead one has to agree to: that is right, too
+    sent = None if commit is None else commit.sent_configurations.get((index, term))
+    if c.committed(index)[0] == 0 and (sent is None or sent.old):
+        return  # through C_old,new, which needs the dead server: that is right, too
     c.wait_for(2.0, lambda: c.committed(index)[0] == 1)
-    said = f"expected S{leader}, alone now, to apply index {waiting} and its change at {index} within 2 s"
-    c.expect(c.committed(index)[0] == 1, f"{said}, but it has not", rules.MEMBERS_COUNT, [leader])
+    text = f"expected S{leader}, alone now, to apply index {waiting} and its change at {index} within 2 s"
+    c.expect(c.committed(index)[0] == 1, f"{text}, but it has not", rules.MEMBERS_COUNT, [leader])
     c.agree("by one", 1)
 
 
@@ -186,12 +186,12 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
     leader = ready_leader(c, range(3))
     rest = without(range(3), leader)
     c.partition([leader, 3, 4], rest)
-    # It is asked to add one of them: that one gets everything, and its copies do not count.
+    # It is asked to add one of them. That server gets every entry, but its copies do not count.
     index, _, _ = c.propose(leader, "before S3 comes")
     asked = MembershipCall(c, leader, range(4))
     expect_no_commit(c, leader, "since one of three members has it")
-    said = f"expected nobody to apply index {index}, since one of three members has it, and two servers that are none"
-    c.expect(c.committed(index)[1] != "before S3 comes", f"{said}, but somebody did", rules.MEMBERS_COUNT, [leader])
+    text = f"expected nobody to apply index {index}, since only one of three members has it, but somebody did"
+    c.expect(c.committed(index)[1] != "before S3 comes", text, rules.MEMBERS_COUNT, [leader])
     c.one_leader(among=rest)
     c.agree("by two members", 2, among=rest)
     c.crash(leader)
@@ -201,7 +201,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
         c.sleep(0.5)
         c.no_leader(among=[leader, 3, 4])
     c.heal()
-    c.expect(not asked.pending, "expected the crash to end the change", rules.CHANGE_ANSWERS)
+    c.expect(not asked.pending, "expected the crash to end the change, but it is still under way", rules.CHANGE_ANSWERS)
     agree_by(c, "by three again", range(3))
 
 
@@ -212,15 +212,15 @@ def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
     away = (leader + 1) % 3
-    for away_too in (3, away):
-        c.disconnect(away_too)
+    for server in (3, away):
+        c.disconnect(server)
     asked = MembershipCall(c, leader, range(4))
     for number in range(4):
         c.agree(f"by two, {number}", 2)
     answer = asked.answer()
     if answer is not None and answer[2]:
-        said = f"expected S{leader} to answer -1 as S3 never caught up, but it answered {answer[0]}"
-        c.expect(answer[0] == -1, said, rules.LEARNERS, [leader])
+        text = f"expected S{leader} to answer -1 as S3 never caught up, but it answered {answer[0]}"
+        c.expect(answer[0] == -1, text, rules.LEARNERS, [leader])
     c.agree("by two of three still", 2)
     c.heal()
     reconfigure(c, range(4))
@@ -244,7 +244,7 @@ def test_a_learner_that_crashes(cluster: StartCluster) -> None:
         answer = asked.answer()
         c.restart(3)
         if answer is not None and answer[0] > 0:
-            reconfigure(c, range(3))  # it may have caught up just before
+            reconfigure(c, range(3))  # S3 may have caught up just before its crash
     reconfigure(c, range(4))
     c.agree("by four", 4)
 
@@ -260,8 +260,8 @@ def test_one_at_a_time(cluster: StartCluster) -> None:
     taken = change(c, leader, [leader, first, second])
     again = change(c, leader, [leader, first])
     if taken[2] and taken[0] > 0 and again[2]:
-        said = f"expected S{leader} to refuse a change while the one at index {taken[0]} is not committed"
-        c.expect(again[0] == -1, f"{said}, but it took it, for index {again[0]}", rules.ONE_CHANGE, [leader])
+        text = f"expected S{leader} to refuse a change while the one at index {taken[0]} is not committed"
+        c.expect(again[0] == -1, f"{text}, but it accepted it at index {again[0]}", rules.ONE_CHANGE, [leader])
     held.release()
     c.agree("by three", 3, within=20.0)
     reconfigure(c, range(4))
@@ -272,8 +272,8 @@ def test_one_at_a_time(cluster: StartCluster) -> None:
     c.sleep(0.1)
     if asked.pending:
         again = change(c, leader, without(range(4), (leader + 1) % 4))
-        said = f"expected S{leader} to refuse a change while a new server catches up, but it answered {again[0]}"
-        c.expect(not again[2] or again[0] == -1, said, rules.ONE_CHANGE, [leader])
+        text = f"expected S{leader} to refuse a change while a new server catches up, but it answered {again[0]}"
+        c.expect(not again[2] or again[0] == -1, text, rules.ONE_CHANGE, [leader])
     asked.answer()
     c.heal()
     c.agree("by four again", 4)
@@ -285,21 +285,19 @@ def test_own_term_first(cluster: StartCluster) -> None:
     c = cluster(4)
     c.agree("by four", 4)
     for number in range(3):
-        # A leader begins a change that nobody hears of, and is cut off.
+        # A leader starts a change that no other server gets, and is cut off.
         old = ready_leader(c, range(4))
         rest = without(range(4), old)
         unheard = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
         change(c, old, without(range(4), rest[0]))
         c.partition([old], rest)
-        # The next one is asked for another change from the same four. None of its own entries gets out.
+        # The next leader is asked for another change of the same four, while none of its own entries reaches the others.
         held = [c.hold("append_entries", src=who, when=lambda args: bool(args["entries"])) for who in rest]
         new = c.one_leader(among=rest)
         index, term, leads = change(c, new, rest)
         if leads:
-            said = (
-                f"expected S{new} to refuse a change before an entry of its term {term} is committed, but it answered"
-            )
-            c.expect(index == -1, f"{said} {index}", rules.OWN_TERM_FIRST, [new])
+            text = f"expected S{new} to refuse a change before an entry of its term {term} is committed"
+            c.expect(index == -1, f"{text}, but it answered {index}", rules.OWN_TERM_FIRST, [new])
         unheard.drop()
         for hold in held:
             hold.release()
@@ -318,14 +316,14 @@ def test_what_is_refused(cluster: StartCluster) -> None:
         c.sleep(0.5)
         for members in ([], [0, 1, 2, 99], [-1, 0, 1, 2], [7]):
             index, _, leads = change(c, leader, members)
-            said = f"expected S{leader} to refuse the members {members}, but it answered {index}"
-            c.expect(not leads or index == -1, said, rules.CHANGE_ANSWERS, [leader])
+            text = f"expected S{leader} to refuse the members {members}, but it answered {index}"
+            c.expect(not leads or index == -1, text, rules.CHANGE_ANSWERS, [leader])
         for server in without(range(3), leader):
             index, _, leads = change(c, server, range(4))
             if c.leader_now(among=range(3)) != leader:
-                continue  # they change just now: this try says nothing
-            said = f"expected S{server}, which follows, to answer that it does not lead and S{leader} does"
-            c.expect((index, leads) == (leader, False), f"{said}, not {index}, {leads}", rules.CHANGE_ANSWERS, [server])
+                continue  # the leader has changed, so this attempt says nothing
+            text = f"expected S{server}, which follows, to answer that it does not lead and S{leader} does"
+            c.expect((index, leads) == (leader, False), f"{text}, not {index}, {leads}", rules.CHANGE_ANSWERS, [server])
         c.agree(f"nothing has changed, {number}", 3)
         c.crash(leader)
         c.agree(f"nor in the next term, {number}", 2)
@@ -343,7 +341,7 @@ def test_leader_crashes_in_a_change(cluster: StartCluster) -> None:
         c.restart(leader)
         reconfigure(c, then)
         c.agree(f"with all, {phase}", 4, within=20.0)
-        # And back again, with a crash there, too.
+        # And back again, with another crash.
         leader = crash_leader_during_change(
             c, then, now, phase.replace("while others catch up", "at the end"), joint=False
         )
@@ -370,7 +368,7 @@ def test_partition_in_a_change(cluster: StartCluster) -> None:
         c.agree(f"by the other two, {number}", 2, among=rest, within=20.0)
         c.heal()
         agree_by(c, f"by three again, {number}", range(3))
-        # It was never committed, so it is undone everywhere: two of three are enough, whoever they are.
+        # The change was never committed, so it is undone everywhere: any two of three are enough.
         expect_commit_among(c, [leader, rest[0]], "two of three")
         c.heal()
 
@@ -391,7 +389,7 @@ def test_configuration_survives(cluster: StartCluster) -> None:
         c.no_leader()
     expect_commit_among(c, [1, 2, 3], "three of four")
     c.heal()
-    # Down to one, which must know after a restart that it needs nobody else.
+    # Down to one server, which must know after a restart that it needs no other.
     for members in ((1, 2, 3), (2, 3), (3,)):
         reconfigure(c, members)
     for server in range(4):
@@ -417,7 +415,7 @@ def test_snapshot_carries_the_configuration(cluster: StartCluster) -> None:
     for server in range(5):
         c.crash(server)
     c.start_all()
-    # Two servers of the beginning are half of the four now, or less.
+    # Servers 0 to 2 were all the members at first. Now two of them are half of the four members.
     c.partition([0, 1, 2], [3, 4])
     for _ in range(6):
         c.sleep(0.5)
@@ -446,7 +444,7 @@ def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
     c.heal()
     c.agree("by four", 4)
     c.take_snapshots(every=0)
-    # Two of four. Whoever goes by the change that never was takes them for all there are.
+    # Two of four. A server that still uses the change that was lost takes them for all members.
     c.partition([old, second], [first, 3])
     for _ in range(8):
         c.sleep(0.5)
@@ -473,13 +471,13 @@ def test_removed_server_comes_back(cluster: StartCluster) -> None:
         c.sleep(0.7)
         c.agree(f"while S{gone} is back, {number}", 3, among=left)
     c.sleep(1.0)
-    # Every change of leaders is a new term. One or two may be the price of its return; then there must be quiet.
+    # Every change of leaders is a new term. One or two are allowed when it returns; after that there must be none.
     leader = leader_of(c, left)
     before, _ = c.get_state(leader)
     c.sleep(5.0)
     now = c.agreed_term(among=left)
-    said = f"expected the members to stay in term {before} once S{gone} is back, but they are in term {now} 5 s later"
-    c.expect(now <= before + 1, f"{said} (they were in {term} when it came)", rules.REMOVED_SERVER, left)
+    text = f"expected the members to stay in term {before} once S{gone} is back, but 5 s later they are in term {now}"
+    c.expect(now <= before + 1, f"{text} (and were in term {term} when it returned)", rules.REMOVED_SERVER, left)
 
 
 # --- part 1, one real server, S0; the test plays the others ---
@@ -503,19 +501,23 @@ def test_who_counts(cluster: StartCluster) -> None:
     append(c, 2, 20_000, (1, 1000), entries(20_000, "instead"))
     voters.expect_loss([4, 1], "two of the four of index 1, as the entry at index 2 is gone", rule)
     voters.expect_win([2, 3], "three of four", rule)
-    # That of index 1 cannot go any more: whoever began the change behind it has committed it before.
-    # A snapshot brings one along.
+    # The configuration at index 1 cannot be removed any more: it was committed before the change at index 2 began.
+    # Now a snapshot brings a configuration.
     sender = SnapshotSender(c)
     sender.term = 40_000
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 3, 4], old_members=None)
-    voters.expect_loss([1, 2], "which are no members by the snapshot up to index 10", rules.CONFIGURATION_STAYS)
+    voters.expect_loss(
+        [1, 2], "of whom S1 and S2 are not members by the snapshot up to index 10", rules.CONFIGURATION_STAYS
+    )
     c.restart(0)
     voters.expect_win([3], "two of three by the snapshot, after a restart", rules.CONFIGURATION_STAYS)
     last = (10, term_of(10))
     append(c, 1, 50_000, last, [configuration_entry(50_000, [0, 2, 3, 4])])
     voters.expect_loss([3], "two of four since the entry at index 11", rule)
     append(c, 2, 60_000, last, entries(60_000, "instead"))
-    voters.expect_loss([2, 1], "which are no members by the snapshot, as the entry at index 11 is gone", rule)
+    voters.expect_loss(
+        [2, 1], "of whom S1 and S2 are not members by the snapshot, as the entry at index 11 is gone", rule
+    )
     voters.expect_win([4], "two of three by the snapshot, as the entry at index 11 is gone", rule)
 
 
@@ -532,16 +534,16 @@ def test_leader_counts_itself_out(cluster: StartCluster) -> None:
         refused(c, 0, [1, 2, 3])
     followers.lift_limits(1)
     c.wait_for(1.5, lambda: c.committed(index)[0] > 0)
-    said = f"expected S0, which removes itself, not to apply index {index}, which one of the three others has"
-    c.expect(c.committed(index)[0] == 0, f"{said}, but it did", rules.REMOVED_LEADER, [0])
+    text = f"expected S0, which removes itself, not to apply index {index}, which one of the three others has"
+    c.expect(c.committed(index)[0] == 0, f"{text}, but it did", rules.REMOVED_LEADER, [0])
     followers.lift_limits(2)
     done = followers.wait_for(lambda: c.committed(index)[0] > 0 and not c.get_state(0)[1])
-    said = f"expected S0 to apply index {index}, which two of the three others have, and to step down"
-    c.expect(done, f"{said} within 10 s, but it did not", rules.REMOVED_LEADER, [0])
+    text = f"expected S0 to apply index {index}, which two of the three others have, and to step down"
+    c.expect(done, f"{text} within 10 s, but it did not", rules.REMOVED_LEADER, [0])
 
 
 # --- part 2: any number of servers at once (joint consensus, dissertation 4.3) ---
-# A server that has done part 1 only refuses such a change, and is told so.
+# A Raft that has only part 1 refuses such a change, and the failure says so.
 
 
 @points(5)
@@ -580,8 +582,8 @@ def test_part2_swap_all(cluster: StartCluster) -> None:
     old = leader_of(c, range(3))
     reconfigure(c, (3, 4, 5), among=range(6))
     c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(old)[1])
-    said = f"expected S{old}, which is removed, to step down within 5 s, but it still leads"
-    c.expect(not c.get_state(old)[1], said, rules.REMOVED_LEADER, [old])
+    text = f"expected S{old}, which is removed, to step down within 5 s, but it still leads"
+    c.expect(not c.get_state(old)[1], text, rules.REMOVED_LEADER, [old])
     for server in range(3):
         c.crash(server)
     agree_by(c, "by the new three", (3, 4, 5))
@@ -653,7 +655,7 @@ def test_part2_restart_between_two(cluster: StartCluster) -> None:
         leader = ready_leader(c, now)
         asked = MembershipCall(c, leader, then)
         hold = hold_change(c, asked, "request", joint=False)
-        # C_old,new is committed, and C_new is nowhere but at the leader (if that still leads).
+        # C_old,new is committed, and C_new is on the leader only (if it still leads).
         begun = bool(hold.messages)
         index = max(c.event_loop.referee.applies.values)
         for server in range(6):
@@ -676,21 +678,21 @@ def test_part2_two_leaders(cluster: StartCluster) -> None:
         c.agree(f"by the old three, {number}", 3)
         first = ready_leader(c, range(3))
         rest = without(range(3), first)
-        # C_old,new reaches the new ones only, and the leader goes down and comes up again.
+        # C_old,new reaches only the new servers, and the leader crashes and restarts.
         hold = hold_change(c, MembershipCall(c, first, (first, 3, 4)), "request")
         c.partition([first, 3, 4], rest)
         hold.release()
         c.sleep(0.3)
-        # It is elected again, as the other old ones vote for it. But whatever it sends them is held up.
-        kept = [c.hold(method, src=who) for who in rest for method in ("request_vote", "pre_vote")]
-        kept += [c.hold("append_entries", dst=who) for who in rest]
+        # It is elected again, with the votes of the other old servers. But its AppendEntries to them are held.
+        holds = [c.hold(method, src=who) for who in rest for method in ("request_vote", "pre_vote")]
+        holds += [c.hold("append_entries", dst=who) for who in rest]
         c.restart(first)
         c.heal()
         c.sleep(4.0)
         c.partition([first, 3, 4], rest)
-        for each in kept:
-            each.drop()
-        # C_old,new is committed nowhere, so these two may still decide otherwise.
+        for hold in holds:
+            hold.drop()
+        # C_old,new is not committed, so these two may still decide otherwise.
         c.agree(f"by two of the old, {number}", 2, among=rest, within=20.0)
         c.heal()
         c.agree(f"by the old three again, {number}", 3, within=20.0)
@@ -709,18 +711,18 @@ def test_part2_asked_twice(cluster: StartCluster) -> None:
         both = [MembershipCall(c, leader, members) for members in wanted[:2]]
         answers = [asked.answer() or (-1, -1, False) for asked in both]
         taken = [members for members, (index, _, leads) in zip(wanted, answers, strict=False) if leads and index > 0]
-        said = f"expected S{leader} to take one of two changes asked for together at most, but it answered {answers}"
-        c.expect(len(taken) <= 1 or answers[0][0] != answers[1][0], said, rules.ONE_CHANGE, [leader])
+        text = f"expected S{leader} to accept at most one of two changes requested together, but it answered {answers}"
+        c.expect(len(taken) <= 1 or answers[0][0] != answers[1][0], text, rules.ONE_CHANGE, [leader])
         if not taken and all(leads for _, _, leads in answers):
             refused(c, leader, wanted[0])
         c.sleep(1.0)
         c.agree(f"after both, {number}", 2)
-        told = [
+        applied = [
             value[1] for at, value in sorted(c.event_loop.referee.applies.values.items()) if value[0] == "configuration"
         ]
         if taken:
-            text = f"expected the members to be {taken[-1]} in the end, but the services were told of {told}"
-            c.expect(told[-1:] == taken[-1:], text, rules.ONE_CHANGE)
+            text = f"expected the members to be {taken[-1]} in the end, but the services got {applied}"
+            c.expect(applied[-1:] == taken[-1:], text, rules.ONE_CHANGE)
         reconfigure(c, wanted[2])
 
 
@@ -769,11 +771,11 @@ def test_part2_service_is_told(cluster: StartCluster) -> None:
     c.agree("by the old three", 3)
     index = reconfigure(c, (2, 3, 4, 5), among=range(6))
     agree_by(c, "by the new four", (2, 3, 4, 5))
-    told = {at: value[1] for at, value in c.event_loop.referee.applies.values.items() if value[0] == "configuration"}
-    first = told.get(index)
-    said = f"expected the services to be told of C_old,new at index {index}, with all who vote, [0, 1, 2, 3, 4, 5], but"
-    c.expect(first == [0, 1, 2, 3, 4, 5], f"{said} they were told {first}", rules.MEMBERS_TOLD, hint=PART_2)
-    expect_members(c, [2, 3, 4, 5], index + 1, "behind C_old,new")
+    applied = {at: value[1] for at, value in c.event_loop.referee.applies.values.items() if value[0] == "configuration"}
+    first = applied.get(index)
+    text = f"expected the services to get C_old,new at index {index}, with all who vote, [0, 1, 2, 3, 4, 5], but"
+    c.expect(first == [0, 1, 2, 3, 4, 5], f"{text} they got {first}", rules.MEMBERS_TOLD, hint=PART_2)
+    expect_members(c, [2, 3, 4, 5], index + 1, "after C_old,new")
 
 
 # --- part 2, one real server, S0; the test plays the others ---
@@ -822,22 +824,20 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
     if leads and index == -1:
         refused(c, 0, [3, 4, 5, 6])
     c.wait_for(1.5, lambda: c.committed(index)[0] > 0)
-    said = (
-        f"expected S0 not to apply C_old,new at index {index}, which all of the new four and one of the old three have"
-    )
-    c.expect(c.committed(index)[0] == 0, f"{said}, but it did", rules.BOTH_MAJORITIES, [0])
+    text = f"expected S0 not to apply C_old,new at index {index}, which all new four and one of the old three have"
+    c.expect(c.committed(index)[0] == 0, f"{text}, but it did", rules.BOTH_MAJORITIES, [0])
     for number in (5, 6):
         followers.ignored_configuration[number] = [3, 4, 5, 6]
     followers.lift_limits(1)
     done = followers.wait_for(lambda: c.committed(index)[0] > 0)
-    said = f"expected S0 to apply C_old,new at index {index}, which most of both have, within 10 s"
-    c.expect(done, f"{said}, but it did not", rules.BOTH_MAJORITIES, [0], PART_2)
-    # C_new follows, which the old ones may have or not.
+    text = f"expected S0 to apply C_old,new at index {index}, which most of each set have, within 10 s"
+    c.expect(done, f"{text}, but it did not", rules.BOTH_MAJORITIES, [0], PART_2)
+    # C_new follows. Whether the old servers get it makes no difference.
     followers.lift_limits(2)
     c.wait_for(1.5, lambda: configured(c, [3, 4, 5, 6]) > 0)
-    said = "expected S0, which is not in C_new, not to apply it, as two of these four have it, but it did"
-    c.expect(configured(c, [3, 4, 5, 6]) == 0, said, rules.REMOVED_LEADER, [0])
+    text = "expected S0, which is not in C_new, not to apply it, as two of these four have it, but it did"
+    c.expect(configured(c, [3, 4, 5, 6]) == 0, text, rules.REMOVED_LEADER, [0])
     followers.ignored_configuration.clear()
     done = followers.wait_for(lambda: configured(c, [3, 4, 5, 6]) > 0 and not c.get_state(0)[1])
-    said = "expected S0 to apply C_new, which all of the new four have, and to step down, within 10 s"
-    c.expect(done, f"{said}, but it did not", rules.REMOVED_LEADER, [0], PART_2)
+    text = "expected S0 to apply C_new, which all of the new four have, and to step down, within 10 s"
+    c.expect(done, f"{text}, but it did not", rules.REMOVED_LEADER, [0], PART_2)

@@ -1,12 +1,12 @@
 """Lab 2F: PreVote (dissertation, 9.6, 6.2 and 4.2.3).
 
-What every test asks for: a server asks whether it would be elected before it stands for election, and until most members
-say yes its term stays what it is; as long as most members hear a leader, that one goes on leading, whoever comes back or
-cannot hear it; and a leader that is not answered by a majority gives up, so that the others elect another one.
+Every test requires this: a server asks whether it would be elected before it starts an election, and its term does not
+grow until most members say yes; as long as most members hear a leader, it goes on leading, no matter which server returns
+or cannot hear it; and a leader that no majority answers steps down, so that the others elect another one.
 
-How often a server asks, and what an answer says beyond Figure 2, is the student's choice. The referee sees to it that no
-term grows without the pre-votes of a majority. The last tests use puppets: one real server (S0), all others played by the
-test; a puppet says yes to every pre-vote unless a test has it answer something else.
+How often a server asks, and what a reply says beyond Figure 2, is the student's choice. The referee checks that no term
+grows without the pre-votes of a majority. In the last tests there is one real server (S0), and the others are scripted
+servers, which say yes to every pre-vote unless the test has them answer something else.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from raftlab.suites.helpers.scripted_servers import (
 from raftlab.suites.marking import SIM, StartCluster, points
 
 
-def _quiet(c: Cluster, leader: int, term: int, said: str) -> None:
-    """The leader and its term are what they were."""
+def _expect_undisturbed(c: Cluster, leader: int, term: int, when: str) -> None:
+    """Require that ``leader`` still leads ``term``."""
     now, leads = c.get_state(leader)
-    text = f"expected S{leader} to go on leading term {term} {said}, but it is in term {now}"
+    text = f"expected S{leader} to go on leading term {term} {when}, but it is in term {now}"
     c.expect(leads and now == term, text + ("" if leads else " and follows"), rules.NOT_DISTURBED, [leader])
 
 
-def _asks_first(c: Cluster, server: int, seconds: float, said: str) -> None:
-    """Whoever hears no leader asks for pre-votes, and its term stays."""
+def _expect_pre_votes_only(c: Cluster, server: int, seconds: float, when: str) -> None:
+    """Require that a server that hears no leader asks for pre-votes, for this long, and that its term does not grow."""
     before, _ = c.get_state(server)
     count = c.rpc_count(server, "pre_vote")
     c.sleep(seconds)
-    asked = c.rpc_count(server, "pre_vote") - count
-    c.expect(asked > 0, f"expected S{server} to call pre_vote {said}, but it did not", rules.STILL_ELECTED, [server])
+    calls = c.rpc_count(server, "pre_vote") - count
+    c.expect(calls > 0, f"expected S{server} to call pre_vote {when}, but it did not", rules.STILL_ELECTED, [server])
     now, _ = c.get_state(server)
-    text = f"expected S{server} to stay in term {before} {said}, but it is in term {now}"
+    text = f"expected S{server} to stay in term {before} {when}, but it is in term {now}"
     c.expect(now == before, text, rules.PRE_VOTE_CHANGES_NOTHING, [server])
 
 
-# Sim only, as others below: on a busy machine a heartbeat may come late, and an election is right then.
+# Sim only, as others below: on a busy machine a heartbeat may be late, and then an election is right.
 @points(6, networks=SIM)
 def test_partitioned_server_returns(cluster: StartCluster) -> None:
     """A server that was cut off returns in the term that it had, and the leader is not disturbed."""
@@ -61,11 +61,11 @@ def test_partitioned_server_returns(cluster: StartCluster) -> None:
         term = c.agreed_term()
         away = (leader + 1 + number) % 5
         c.disconnect(away)
-        _asks_first(c, away, 5.0, "while it is cut off")
+        _expect_pre_votes_only(c, away, 5.0, "while it is cut off")
         c.agree(f"without S{away}", 4)
         c.connect(away)
         c.sleep(2.0)
-        _quiet(c, leader, term, f"now that S{away} is back")
+        _expect_undisturbed(c, leader, term, f"now that S{away} is back")
         c.agree(f"with S{away}", 5)
 
 
@@ -76,14 +76,14 @@ def test_cut_off_server_stays_in_its_term(cluster: StartCluster) -> None:
     leader = c.settled_leader()
     first, second = (leader + 1) % 5, (leader + 2) % 5
     c.disconnect(first)
-    _asks_first(c, first, 4.0, "while it is cut off")
+    _expect_pre_votes_only(c, first, 4.0, "while it is cut off")
     c.heal()
     leader = c.settled_leader()
     two = [first, second] if leader not in (first, second) else [(leader + 1) % 5, (leader + 2) % 5]
     c.partition(two, [server for server in range(5) if server not in two])
     c.sleep(0.3)
     for server in two:
-        _asks_first(c, server, 3.0, "as one of two of five")
+        _expect_pre_votes_only(c, server, 3.0, "as one of two of five")
     c.heal()
     c.agree("by all", 5)
 
@@ -100,10 +100,10 @@ def test_flapping_link(cluster: StartCluster) -> None:
         c.sleep(c.random.uniform(0.1, 3.0))
         c.connect(away)
         c.sleep(c.random.uniform(0.05, 0.6))
-        _quiet(c, leader, term, f"while S{away} comes and goes")
+        _expect_undisturbed(c, leader, term, f"while S{away} comes and goes")
         c.agree(f"number {number}", 4)
-    asked = c.rpc_count(away, "pre_vote")
-    c.expect(asked > 0, f"expected S{away} to call pre_vote in between, but it did not", rules.STILL_ELECTED, [away])
+    calls = c.rpc_count(away, "pre_vote")
+    c.expect(calls > 0, f"expected S{away} to call pre_vote in between, but it did not", rules.STILL_ELECTED, [away])
 
 
 @points(5, networks=SIM)
@@ -115,17 +115,17 @@ def test_one_way_cuts(cluster: StartCluster) -> None:
     deaf, mute = (leader + 1) % 5, (leader + 2) % 5
     for server in without(range(5), deaf):
         c.cut(server, deaf)
-    _asks_first(c, deaf, 4.0, "while it hears nothing")
-    _quiet(c, leader, term, f"while S{deaf} hears nothing and asks everybody")
+    _expect_pre_votes_only(c, deaf, 4.0, "while it hears nothing")
+    _expect_undisturbed(c, leader, term, f"while S{deaf} hears nothing and asks everybody")
     c.heal()
     c.agree("by all", 5)
     for server in without(range(5), mute):
         c.cut(mute, server)
     c.sleep(4.0)
-    _quiet(c, leader, term, f"while nobody hears S{mute}")
+    _expect_undisturbed(c, leader, term, f"while nobody hears S{mute}")
     c.heal()
     c.agree("by all again", 5)
-    _quiet(c, leader, term, "when all can talk again")
+    _expect_undisturbed(c, leader, term, "when all can talk again")
 
 
 @points(6, networks=SIM)
@@ -141,12 +141,14 @@ def test_one_link_is_cut(cluster: StartCluster) -> None:
         if both or hears:
             c.cut(other, leader)
         c.sleep(4.0)
-        _quiet(c, leader, term, f"without its link to S{other}, as the others hear it")
+        _expect_undisturbed(c, leader, term, f"without its link to S{other}, as the others hear it")
         c.agree(f"number {number}", 4)
         c.heal()
         c.agree(f"by all, {number}", 5)
-    asked = c.rpc_count(method="pre_vote")
-    c.expect(asked > 0, "expected a server that does not hear the leader to call pre_vote", rules.STILL_ELECTED)
+    calls = c.rpc_count(method="pre_vote")
+    c.expect(
+        calls > 0, "expected a server that does not hear the leader to call pre_vote, but none did", rules.STILL_ELECTED
+    )
 
 
 @points(6, networks=SIM)
@@ -164,9 +166,9 @@ def test_partial_partition(cluster: StartCluster) -> None:
         for step in range(8):
             c.sleep(0.8)
             c.agree(f"{number}: {step}", 2)
-        _quiet(c, leader, term, f"as S{both} hears it, though S{other} does not")
-        asked = c.rpc_count(other, "pre_vote")
-        c.expect(asked > 0, f"expected S{other} to call pre_vote, but it did not", rules.STILL_ELECTED, [other])
+        _expect_undisturbed(c, leader, term, f"as S{both} hears it, though S{other} does not")
+        calls = c.rpc_count(other, "pre_vote")
+        c.expect(calls > 0, f"expected S{other} to call pre_vote, but it did not", rules.STILL_ELECTED, [other])
         c.heal()
         c.agree(f"{number}: by three", 3)
         c.disconnect(leader)
@@ -190,7 +192,7 @@ def test_ring_with_gaps(cluster: StartCluster) -> None:
     term, _ = c.get_state(leader)
     for number in range(6):
         c.sleep(1.0)
-        _quiet(c, leader, term, "as most hear it")
+        _expect_undisturbed(c, leader, term, "as most hear it")
         c.agree(f"number {number}", 3, among=range(3))
     c.heal()
     c.agree("by all again", 5)
@@ -208,11 +210,11 @@ def test_removed_server_was_never_told(cluster: StartCluster) -> None:
     reconfigure(c, left)
     leader = leader_of(c, left)
     term, _ = c.get_state(leader)
-    _asks_first(c, gone, 5.0, "while it is cut off")
+    _expect_pre_votes_only(c, gone, 5.0, "while it is cut off")
     c.connect(gone)
     for number in range(5):
         c.sleep(1.0)
-        _quiet(c, leader, term, f"though S{gone}, which is no member any more, is back")
+        _expect_undisturbed(c, leader, term, f"although S{gone}, which is no longer a member, is back")
         c.agree(f"number {number}", 3, among=left)
 
 
@@ -271,14 +273,14 @@ def test_lost_and_repeated(cluster: StartCluster) -> None:
         c.one_leader(within=2 * ELECTION_LIMIT)
         c.agree(f"number {number}", 3, within=20.0)
         c.connect(leader)
-    asked = c.rpc_count(method="pre_vote")
-    c.expect(asked > 0, "expected candidates to call pre_vote first, but nobody did", rules.STILL_ELECTED)
+    calls = c.rpc_count(method="pre_vote")
+    c.expect(calls > 0, "expected candidates to call pre_vote first, but nobody did", rules.STILL_ELECTED)
 
 
-def _gives_up(c: Cluster, leader: int, why: str) -> None:
-    """A leader that no majority answers says so, of itself, within the time that an election may take."""
+def _expect_step_down(c: Cluster, leader: int, why: str) -> None:
+    """Require that a leader that no majority answers steps down by itself, within the time that an election may take."""
     done = c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(leader)[1])
-    text = f"expected S{leader}, {why}, to lead no more within 5 s, but it still says that it does"
+    text = f"expected S{leader}, {why}, to step down within 5 s, but it still says that it leads"
     c.expect(done, text, rules.CHECK_QUORUM, [leader])
 
 
@@ -292,7 +294,7 @@ def test_deaf_leader(cluster: StartCluster) -> None:
         rest = without(range(5), leader)
         for server in rest:
             c.cut(server, leader)
-        _gives_up(c, leader, "which hears nobody")
+        _expect_step_down(c, leader, "which hears nobody")
         c.one_leader(among=rest)
         c.agree(f"without S{leader}", 4, among=rest)
         c.heal()
@@ -306,12 +308,12 @@ def test_leader_of_a_minority(cluster: StartCluster) -> None:
         c.agree(f"by all, {number}", 5)
         leader = c.settled_leader()
         friend, second, third, alone = without(range(5), leader)
-        # The leader sees its friend only; the friend sees two more as well; nobody sees the fifth.
+        # The leader reaches only its friend; the friend reaches two more; nobody reaches the fifth.
         for server in (second, third):
             c.cut(server, leader)
             c.cut(leader, server)
         c.disconnect(alone)
-        _gives_up(c, leader, f"which only S{friend} answers")
+        _expect_step_down(c, leader, f"which only S{friend} answers")
         quorum = [friend, second, third]
         c.one_leader(among=quorum)
         c.agree(f"by three, {number}", 3, among=quorum, within=20.0)
@@ -326,13 +328,13 @@ def test_old_leader_returns(cluster: StartCluster) -> None:
         c.agree(f"by all, {number}", 5)
         old = c.settled_leader()
         c.disconnect(old)
-        _gives_up(c, old, "which is cut off")
+        _expect_step_down(c, old, "which is cut off")
         new = c.one_leader()
         term, _ = c.get_state(new)
         c.sleep(3.0)
         c.connect(old)
         c.sleep(2.0)
-        _quiet(c, new, term, f"now that S{old} is back")
+        _expect_undisturbed(c, new, term, f"now that S{old} is back")
 
 
 @points(5)
@@ -344,12 +346,12 @@ def test_old_leader_is_needed(cluster: StartCluster) -> None:
         old = c.settled_leader()
         other, gone = without(range(3), old)
         c.crash(gone)
-        held = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
+        unsent = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
         c.propose(old, f"on S{old} alone, {number}")
         c.sleep(0.05)
         c.partition([old], [other])
-        _gives_up(c, old, "which is alone")
-        held.drop()
+        _expect_step_down(c, old, "which is alone")
+        unsent.drop()
         c.heal()
         c.agree(f"by the two, {number}", 2, within=20.0)
         c.restart(gone)
@@ -366,7 +368,7 @@ def test_changing_members(cluster: StartCluster) -> None:
     c.crash(leader)
     hold.drop()
     c.agree("in the middle of it", 2, within=20.0)
-    # One half alone elects nobody, whichever of the two configurations counts by now.
+    # The new configuration elects a leader by itself; servers outside it, or a minority of it, do not.
     c.restart(leader)
     reconfigure(c, (3, 4, 5))
     agree_by(c, "by the new three", (3, 4, 5))
@@ -381,47 +383,48 @@ def test_changing_members(cluster: StartCluster) -> None:
 # --- one real server, S0; the test plays the others ---
 
 
-def _pre_vote(c: Cluster, who: int, term: int, last: tuple[int, int]) -> Message:
-    """S``who`` asks S0 whether it would vote for it."""
+def _ask_pre_vote(c: Cluster, who: int, term: int, last: tuple[int, int]) -> Message:
+    """Have S``who`` ask for S0's pre-vote. ``last`` is (index, term) of the last entry in its log. Returns S0's reply."""
     log = {"last_log_index": last[0], "last_log_term": last[1]}
     return c.scripted_server(who).ask(0, "pre_vote", term=term, candidate_id=who, **log)
 
 
-def _says(granted: bool, term: int | None = None) -> Callable[[Rpc], Message]:
-    """A puppet's answer to a pre-vote: from the term that the asker is in, if nothing else is said."""
+def _pre_vote_answer(granted: bool, term: int | None = None) -> Callable[[Rpc], Message]:
+    """A scripted server's answer to pre-votes: yes or no, in ``term``, by default the term that the candidate is in."""
     return lambda rpc: {"term": rpc.args["term"] - 1 if term is None else term, "vote_granted": granted}
 
 
-def _denies(rpc: Rpc) -> Message:
-    """A puppet's answer to a request for its vote."""
+def _deny(rpc: Rpc) -> Message:
+    """A scripted server's answer to RequestVote: no."""
     return {"term": rpc.args["term"], "vote_granted": False}
 
 
-def _pre_votes_asked(c: Cluster, above: int = 0) -> list[int]:
-    """The terms above ``above`` for which S0 has asked for pre-votes in its present life."""
+def _pre_vote_terms(c: Cluster, above: int = 0) -> list[int]:
+    """The terms above ``above`` for which S0 has asked for pre-votes in its present incarnation, one for each request."""
     incarnation = c.server_state(0).incarnation
-    rpcs_by_id = (
-        f
+    requests = (
+        rpc
         for scripted_server in c.scripted
-        for f in scripted_server.received
-        if f.method == "pre_vote" and f.src_incarnation == incarnation
+        for rpc in scripted_server.received
+        if rpc.method == "pre_vote" and rpc.src_incarnation == incarnation
     )
-    return sorted(rpc.args["term"] for rpc in rpcs_by_id if rpc.args["term"] > above)
+    return sorted(rpc.args["term"] for rpc in requests if rpc.args["term"] > above)
 
 
 def _deny_all(c: Cluster) -> None:
+    """Let every scripted server say no to pre-votes and votes."""
     for scripted_server in c.scripted:
-        scripted_server.answer.update(pre_vote=_says(False, 0), request_vote=_denies)
+        scripted_server.answer.update(pre_vote=_pre_vote_answer(False, 0), request_vote=_deny)
 
 
-def _wait_for_asking(c: Cluster, above: int = 0) -> int:
-    """Forget what S0 asked so far, and wait until it asks for pre-votes; for which term."""
+def _wait_for_pre_vote(c: Cluster, above: int = 0) -> int:
+    """Forget S0's requests so far, and wait until it asks for pre-votes. Returns the latest term that it asks for."""
     for scripted_server in c.scripted:
         scripted_server.received.clear()
-    c.wait_for(ELECTION_LIMIT, lambda: bool(_pre_votes_asked(c, above)))
-    terms = _pre_votes_asked(c, above)
-    said = "expected S0 to call pre_vote within 5 s" + (f" for a term above {above}" if above else "")
-    c.expect(bool(terms), f"{said}, but it did not", rules.STILL_ELECTED, [0])
+    c.wait_for(ELECTION_LIMIT, lambda: bool(_pre_vote_terms(c, above)))
+    terms = _pre_vote_terms(c, above)
+    text = "expected S0 to call pre_vote within 5 s" + (f" for a term above {above}" if above else "")
+    c.expect(bool(terms), f"{text}, but it did not", rules.STILL_ELECTED, [0])
     return terms[-1]
 
 
@@ -432,13 +435,13 @@ def test_who_gets_a_pre_vote(cluster: StartCluster) -> None:
     _deny_all(c)
     append(c, 1, 1000, (0, 0), entries(900, "one", "two"))
     rule = rules.WHO_GETS_A_PRE_VOTE
-    # While it hears a leader, S0 says no. (A beat comes with each question, so that this is so on any machine.)
+    # While it hears a leader, S0 says no. (A heartbeat comes with each request, so that this holds on a slow machine.)
     for last, term in (((2, 900), 1001), ((9, 1000), 5000)):
         send_append(c, 1, 1000, (2, 900))
-        reply = _pre_vote(c, 2, term, last)
-        said = f"expected S0 to say no to a pre-vote for term {term} while it hears the leader of term 1000"
-        c.expect(not reply["vote_granted"], f"{said}, but it said yes", rule, [0])
-    _wait_for_asking(c)
+        reply = _ask_pre_vote(c, 2, term, last)
+        text = f"expected S0 to say no to a pre-vote for term {term} while it hears the leader of term 1000"
+        c.expect(not reply["vote_granted"], f"{text}, but it said yes", rule, [0])
+    _wait_for_pre_vote(c)
     rows = (
         ("with the same log", 1001, (2, 900), True),
         ("with a longer log", 1001, (3, 900), True),
@@ -450,12 +453,12 @@ def test_who_gets_a_pre_vote(cluster: StartCluster) -> None:
         ("with the same log, for an older term", 999, (2, 900), False),
         ("with a longer log, for an older term", 500, (9, 999), False),
     )
-    for said, term, last, granted in rows:
+    for case, term, last, granted in rows:
         for who in (2, 3):
-            reply = _pre_vote(c, who, term, last)
+            reply = _ask_pre_vote(c, who, term, last)
             want, got = ("yes" if yes else "no" for yes in (granted, reply["vote_granted"]))
-            asked_for = f"a pre-vote {said}, term {term}"
-            text = f"expected {want} from S0 (in term 1000, log: 900 900) to {asked_for}, but it said {got}"
+            request = f"a pre-vote {case}, term {term}"
+            text = f"expected {want} from S0 (in term 1000, log: 900 900) to {request}, but it said {got}"
             c.expect(want == got, text, rule, [0])
         now, _ = c.get_state(0)
         text = f"expected S0 to stay in term 1000 after a pre-vote for term {term}, but it is in term {now}"
@@ -471,24 +474,24 @@ def test_a_pre_vote_is_no_vote(cluster: StartCluster) -> None:
     _deny_all(c)
     for term in (1000, 2000, 3000):
         append(c, 1, term)
-        _wait_for_asking(c)
+        _wait_for_pre_vote(c)
         for who in (2, 3, 4):
-            reply = _pre_vote(c, who, term + 10, (0, 0))
-            said = f"expected S0 to say yes to S{who}, too, as a pre-vote for term {term + 10} binds nobody"
-            c.expect(reply["vote_granted"], f"{said}, but it said no", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+            reply = _ask_pre_vote(c, who, term + 10, (0, 0))
+            text = f"expected S0 to say yes to S{who}, too, as a pre-vote for term {term + 10} binds nobody"
+            c.expect(reply["vote_granted"], f"{text}, but it said no", rules.PRE_VOTE_CHANGES_NOTHING, [0])
         reply = ask_vote(c, 1, term + 10)
-        said = f"expected S0 to vote for S1 in term {term + 10}, as it has voted for nobody"
-        c.expect(reply["vote_granted"], f"{said}, but it did not", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+        text = f"expected S0 to vote for S1 in term {term + 10}, as it has voted for nobody"
+        c.expect(reply["vote_granted"], f"{text}, but it did not", rules.PRE_VOTE_CHANGES_NOTHING, [0])
         c.restart(0)
-    # S0 asks, too, however often others do.
+    # S0 asks, too, no matter how often others do.
     for scripted_server in c.scripted:
         scripted_server.received.clear()
     deadline = c.now + ELECTION_LIMIT
-    while not _pre_votes_asked(c) and c.now < deadline:
+    while not _pre_vote_terms(c) and c.now < deadline:
         c.scripted_server(2).send(0, "pre_vote", term=9000, candidate_id=2, last_log_index=9, last_log_term=9)
         c.sleep(0.05)
-    said = "expected S0 to call pre_vote within 5 s though others ask it all the time, but it did not"
-    c.expect(bool(_pre_votes_asked(c)), said, rules.TIMER, [0])
+    text = "expected S0 to call pre_vote within 5 s although others ask it all the time, but it did not"
+    c.expect(bool(_pre_vote_terms(c)), text, rules.TIMER, [0])
 
 
 @points(5)
@@ -497,17 +500,17 @@ def test_asking_changes_nothing(cluster: StartCluster) -> None:
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000)
-    c.scripted_server(1).answer["pre_vote"] = _says(True)
-    first = _wait_for_asking(c)
+    c.scripted_server(1).answer["pre_vote"] = _pre_vote_answer(True)
+    first = _wait_for_pre_vote(c)
     c.sleep(4.0)
     now, _ = c.get_state(0)
-    said = "expected S0 to stay in term 1000 as only one of four others would vote for it, but it is in term"
-    c.expect(now == 1000 and not campaign_terms(c), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
-    terms = set(_pre_votes_asked(c))
-    said = f"expected S0 to ask for term 1001 each time, but it asked for {sorted({first, *terms})}"
-    c.expect(terms == {1001}, said, rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    text = "expected S0 to stay in term 1000 as only one of four others would vote for it, but it is in term"
+    c.expect(now == 1000 and not campaign_terms(c), f"{text} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    terms = set(_pre_vote_terms(c))
+    text = f"expected S0 to ask for term 1001 each time, but it asked for {sorted({first, *terms})}"
+    c.expect(terms == {1001}, text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
     for scripted_server in c.scripted:
-        scripted_server.answer.update(pre_vote=_says(True), request_vote=grant)
+        scripted_server.answer.update(pre_vote=_pre_vote_answer(True), request_vote=grant)
     c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
     leads = c.get_state(0)[1]
     c.expect(leads, "expected S0 to lead within 5 s once all say yes, but it does not", rules.STILL_ELECTED, [0])
@@ -520,11 +523,11 @@ def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
     _deny_all(c)
     append(c, 1, 1000)
     for scripted_server in c.scripted:
-        scripted_server.answer["pre_vote"] = _says(True)
+        scripted_server.answer["pre_vote"] = _pre_vote_answer(True)
     late = c.hold("pre_vote", leg="reply")
-    _wait_for_asking(c)
+    _wait_for_pre_vote(c)
     c.wait_for(1.0, lambda: len(late.messages) >= 4)
-    # Meanwhile there is a leader of a newer term. Then all is silent, and nobody would vote for S0.
+    # Meanwhile there is a leader of a newer term. It falls silent, and no server would vote for S0 any more.
     append(c, 2, 2000)
     _deny_all(c)
     for scripted_server in c.scripted:
@@ -532,26 +535,26 @@ def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
     late.release()
     c.sleep(3.0)
     now, _ = c.get_state(0)
-    said = "expected S0 to stay in term 2000, as the yeses it has are for term 1001, but it is in term"
-    c.expect(now == 2000 and not campaign_terms(c, 1000), f"{said} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
-    # Three say yes; two of them at once, and then nobody votes. The third yes comes late: it is no vote.
+    text = "expected S0 to stay in term 2000, as the yeses it has are for term 1001, but it is in term"
+    c.expect(now == 2000 and not campaign_terms(c, 1000), f"{text} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    # All say yes, but two of these replies arrive late. S0 starts an election, in which only S1 votes for it. The late
+    # replies are not votes.
     for scripted_server in c.scripted:
-        scripted_server.answer["pre_vote"] = _says(True)
+        scripted_server.answer["pre_vote"] = _pre_vote_answer(True)
     late = c.hold("pre_vote", leg="reply", dst=3)
     more = c.hold("pre_vote", leg="reply", dst=4)
     c.scripted_server(1).answer["request_vote"] = grant
     c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, 2000)))
-    c.expect(
-        bool(campaign_terms(c, 2000)), "expected S0 to stand for election with three of five", rules.STILL_ELECTED, [0]
-    )
+    text = "expected S0 to start an election with three pre-votes of five, but it did not"
+    c.expect(bool(campaign_terms(c, 2000)), text, rules.STILL_ELECTED, [0])
     c.sleep(0.05)
     late.release()
     more.release()
     for _ in range(8):
         c.sleep(0.05)
         leads = c.get_state(0)[1]
-        said = "expected S0 not to lead, as only S1 has voted for it; pre-votes are no votes, but it leads"
-        c.expect(not leads, said, rules.PRE_VOTE_CHANGES_NOTHING, [0])
+        text = "expected S0 not to lead, as only S1 has voted for it; pre-votes are not votes, but it leads"
+        c.expect(not leads, text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
 
 
 @points(5)
@@ -559,13 +562,13 @@ def test_no_with_a_higher_term(cluster: StartCluster) -> None:
     """A refusal with a higher term is believed: S0 asks for a term above that one, and is elected in it."""
     c = cluster(3, scripted=(1, 2))
     append(c, 1, 1000, (0, 0), entries(1000, "one"))
-    # S2 is gone. S1 has a higher term and a shorter log: it says no to a term of the past, and needs S0's vote itself.
+    # S2 does not answer. S1 has a higher term and a shorter log: it refuses lower terms, and cannot win without S0's vote.
     c.scripted_server(2).answer["pre_vote"] = lambda rpc: None
     c.scripted_server(1).answer["pre_vote"] = lambda rpc: {
         "term": max(5000, rpc.args["term"] - 1),
         "vote_granted": rpc.args["term"] > 5000,
     }
     ScriptedFollower(c, 1)
-    _wait_for_asking(c, above=5000)
+    _wait_for_pre_vote(c, above=5000)
     term = wait_for_leadership(c)
     c.expect(term > 5000, f"expected S0 to lead a term above 5000, but it leads {term}", rules.HIGHER_TERM, [0])

@@ -28,7 +28,7 @@ def expect_members(c: Cluster, members: list[int], index: int, when: str) -> Non
     seen = [
         value[1] for at, value in sorted(c.event_loop.referee.applies.values.items()) if value[0] == "configuration"
     ]
-    text = f"expected the services to be told of the members {members} {when}, but they were told of {seen}"
+    text = f"expected the services to get the members {members} {when}, but they got {seen}"
     c.expect(configured(c, members, index) > 0, text, rules.MEMBERS_TOLD)
 
 

@@ -5,12 +5,17 @@ A snapshot shows in review how a sentence reads before and after a change; tests
 
 from __future__ import annotations
 
+import argparse
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import raftlab.cli
+from raftgrade import options
 from raftlab.explain import causes, rules
 from raftlab.explain.failure import Rule
 from raftlab.labs import Lab
+from tests import refused_commands
 from tests.submission import broken
 
 
@@ -57,3 +62,45 @@ def _problems(mistake: str, files: broken.Files, lab: Lab) -> str:
                 f"    read: {problem.handout}",
             ]
     return "\n".join(lines)
+
+
+def refusals_text() -> str:
+    """What `raftlab` and `raftgrade` say about command lines that they refuse."""
+    lines = ["# Refused command lines (tests/refused_commands.py)", ""]
+    with tempfile.TemporaryDirectory() as folder:
+        refused_commands.prepare(Path(folder))
+        for command in refused_commands.COMMANDS:
+            if command:
+                lines += [f"$ {command}", *refused_commands.run(command, Path(folder))[2].splitlines()]
+            else:
+                lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def help_text() -> str:
+    """The words of each command's ``--help``. Its layout is argparse's, and differs between versions of Python."""
+    blocks = ["# The text of --help (raftlab/cli.py, raftgrade/options.py)"]
+    for parser in (raftlab.cli._parser(), options.parser()):
+        blocks += ["\n".join(_help(each)) for each in _with_commands(parser)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _with_commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parser of a program, and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+def _help(parser: argparse.ArgumentParser) -> list[str]:
+    lines = [parser.prog, f"  {parser.description}"]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            lines += [f"    {choice.dest}: {choice.help}" for choice in action._choices_actions]
+        elif not isinstance(action, argparse._HelpAction):
+            value = action.metavar or ("{" + ",".join(action.choices) + "}" if action.choices else "")
+            name = " ".join(filter(None, [", ".join(action.option_strings), value])) or action.dest
+            text = action.help and parser._get_formatter()._expand_help(action)
+            lines.append(f"    {name}: {text or '(no help)'}")
+    return [*lines, f"  {parser.epilog}"] if parser.epilog else lines

@@ -64,6 +64,8 @@ GENERATED = [
     Generated("handouts/instructors-guide.md", counts.guide),
     Generated("tests/snapshots/rules.txt", sentences.rules_text),
     Generated("tests/snapshots/contract.txt", sentences.contract_text),
+    Generated("tests/snapshots/help.txt", sentences.help_text),
+    Generated("tests/snapshots/refusals.txt", sentences.refusals_text),
     # tests/scenarios compares these.
     *(
         Generated(path.relative_to(ROOT).as_posix(), partial(transcripts.transcript, path), slow=True)

@@ -1,4 +1,4 @@
-"""``raftlab``'s command line: what it says to bad input, and a few real runs."""
+"""``raftlab``'s command line in real runs. ``tests/test_refused_commands.py`` has what it refuses."""
 
 from __future__ import annotations
 
@@ -54,65 +54,6 @@ def raftlab_in(folder: Path, *arguments: str, typed: str = "", **more: str) -> s
 def solved(tmp_path: Path) -> Path:
     shutil.copy(SOLUTION, tmp_path / "raft.py")
     return tmp_path
-
-
-# --- bad input: one clear sentence, exit code 2 ---
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("test 9Z", "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F"),
-        ("test 2A --seeds x", "raftlab: --seeds wants a number or A:B, not 'x'"),
-        ("test 2A --seeds 0", "raftlab: --seeds wants at least one seed, from 0 on; '0' has none"),
-        ("test 2A --seeds 5:5", "raftlab: --seeds wants at least one seed, from 0 on; '5:5' has none"),
-        ("test 2A -k zzz", "raftlab: lab 2A has no test with 'zzz' in its name; `raftlab labs` lists them"),
-        (
-            "test 2A -k terms_stay_put --network rpyc",
-            "raftlab: terms_stay_put: made for sim only, not for rpyc",
-        ),
-        ("test 2A --impl none", "raftlab: none does not exist\n  read: handouts/setup.md#first-run"),
-        (
-            "test 2A",
-            "raftlab: there is no raft.py in ., and no other Python file\n  read: handouts/setup.md#first-run",
-        ),
-        (
-            "replay late_vote@1 --server S1,x",
-            "raftlab: --server wants numbers, as in --server 0,2, not 'S1,x'",
-        ),
-        ("replay x", "raftlab: a run is called TEST@SEED, as in initial_election@7, or is a scenario's file, not 'x'"),
-        (
-            "replay x@-1",
-            "raftlab: a run is called TEST@SEED, as in initial_election@7, or is a scenario's file, not 'x@-1'",
-        ),
-        ("replay terms_stay_put@1 --network rpyc", "raftlab: terms_stay_put runs on sim only, not on rpyc"),
-        ("test 2A --pdb --seeds 3:9", "raftlab: --pdb wants one seed, as in --seeds 3:4"),
-        ("test 2A --pdb --network both", "raftlab: --pdb works in the simulator only: leave --network away"),
-        ("replay x@1", "raftlab: no lab has a test called 'x'; `raftlab labs` lists them"),
-        ("test", "raftlab test: the following arguments are required: LAB (see raftlab test --help)"),
-        (
-            "",
-            "raftlab: the following arguments are required: COMMAND (see raftlab --help)",
-        ),
-        ("new .", "raftlab: . already has README.md; choose another folder (--force overwrites)"),
-    ],
-)
-def test_one_clear_sentence(
-    arguments: str,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "README.md").touch()
-    monkeypatch.chdir(tmp_path)
-    try:
-        code = cli.main(arguments.split())
-    except SystemExit as exc:
-        code = int(exc.code or 0)
-    assert capsys.readouterr().err == said + "\n"
-    assert code == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md"]
 
 
 def test_contract_problems_are_told_one_by_one(tmp_path: Path) -> None:

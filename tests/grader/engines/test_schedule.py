@@ -133,18 +133,3 @@ def test_hidden_seeds_are_run_and_not_told_to_students(capsys: pytest.CaptureFix
     first = json.loads(text)["settings"]["hidden"][0]
     assert [network["seeds"] for network in results()["first"]["networks"]] == [[0, 2], [first, first + 2]]
     assert "test      points  sim          hidden       " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--until-sure", "good=2"], "--until-sure wants 0 < bad < good < 1, not bad=0.9, good=2"),
-        (["--until-sure", "max=0"], "--until-sure wants a whole max from 1 to 100000, not 0"),
-        (["--until-sure", "often"], "--until-sure wants good=.99,bad=.90,max=200; 'often' is none of these"),
-        (["--until-sure", "", "--network", "rpyc"], "--until-sure is for runs in sim, and --network rpyc has none"),
-        (["--scheduler", "tls://x:1"], "--scheduler goes with --engine dask"),
-    ],
-)
-def test_bad_input(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run({"alice": {}}, *arguments)[0] == 2
-    assert capsys.readouterr().err == f"raftgrade: {words}\n"

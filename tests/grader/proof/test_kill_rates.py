@@ -299,28 +299,6 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
         assert folder.load(made) == passes.read_bytes().count(b"\n") >= 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["nowhere"], "nowhere is not a folder; a bank is a folder with one *.patch file for each bug"),
-        (["bank", "--seeds", "0"], "--seeds must be at least 1, not 0"),
-        (["bank", "--hard-seeds", "5"], "--hard-seeds (5) must not be below --seeds (20)"),
-        (["bank", "--soak", "x"], "--soak goes with --page"),
-        (["bank", "--bugs", "x"], "the bank has no bug called 'x'"),
-        (["bank", "--labs", "2B"], "the bank has none of these bugs for 2B"),
-        (["bank", "--reference", "x"], "x cannot be read: No such file or directory"),
-    ],
-)
-def test_what_is_refused(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    a_bank(tmp_path / "bank")
-    monkeypatch.chdir(tmp_path)
-    assert main(["proof", *arguments]) == 2
-    assert capsys.readouterr().err == f"raftgrade: {said}\n"
-    assert not Path("raftgrade-proof").exists()
-
-
 def test_a_bug_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_bank(tmp_path / "bank")
     (tmp_path / "raft.py").write_text("HEARTBEAT_EVERY = 0.1\n")

@@ -155,36 +155,6 @@ def test_memory_that_grows_is_told(
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("--out out", "soak needs an implementation: a raft.py, or a folder with one or with several"),
-        ("ada", "soak needs --out DIR: a folder of its own, where it can go on later"),
-        ("ada --out out --network lan", "--network must be sim, rpyc or sim,rpyc, not lan"),
-        ("ada --out out --hog", "--hog goes with --network rpyc: simulated runs keep no clock of the outside"),
-        ("ada --out out --hours 0", "--hours must be more than 0, not 0"),
-        ("ada --out out --hours nan", "--hours must be more than 0, not nan"),
-        ("ada --out out --passes 0", "--passes must be at least 1, not 0"),
-        ("ada --out out --jobs 0", "--jobs must be at least 1, not 0"),
-        ("ada --out out --seed -1", "--seed must be 0 or more, not -1"),
-        ("ada --out out --labs 9Z", "there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F"),
-        ("nobody --out out", "there is no nobody"),
-        (
-            "ada --out ada",
-            "ada holds other files and no soak.jsonl; nothing was changed: choose another folder with --out",
-        ),
-        ("--show ada", "ada holds no soak.jsonl"),
-        ("--show odd", "line 1 of odd/soak.jsonl is not a block of a soak"),
-    ],
-)
-def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, said: str) -> None:
-    submission(tmp_path, "ada")
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "soak.jsonl").write_text("{}\n")
-    assert main(["soak", *words.split()], tools()) == 2
-    assert capsys.readouterr().err == f"raftgrade: {said}\n"
-
-
 class Soak:
     """A soak of one submission that hangs in its second block, leaving a child."""
 

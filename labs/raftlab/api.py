@@ -1,8 +1,7 @@
-"""The front door: what a student's ``raft.py`` imports.
+"""What ``raft.py`` imports: ``ApplyMsg``, ``Status``, ``log``, and the types of ``peers``, ``persister`` and ``apply_ch``.
 
-Nothing here depends on the rest of the package, so that this page can be read on its own. The objects behind
-``peers``, ``persister`` and ``apply_ch`` are made by the host (the simulator's or the real network's); student code
-sees only the shapes below.
+This module imports nothing else of the package, so that it can be read on its own. The host (the simulator's or the real
+network's) makes the objects behind ``peers``, ``persister`` and ``apply_ch``; student code sees only the types below.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ Kind = Literal["command", "noop", "snapshot", "configuration"]
 
 @dataclass(frozen=True, slots=True)
 class ApplyMsg:
-    """One step of the replicated state machine, handed to the service in log order.
+    """One step of the replicated state machine. The service gets these in log order.
 
-    ``index`` and ``term`` are those of the log entry (for a snapshot: of the last entry it covers). ``kind`` says
-    which of the other fields counts:
+    ``index`` and ``term`` are those of the log entry (for a snapshot: of the last entry that it covers). ``kind`` determines
+    which other field counts:
 
-    - ``"command"`` (the default): ``command`` is what a client gave to ``start``;
-    - ``"noop"``: the empty entry some leaders append when elected; it carries nothing, but its index is reported
-      like any other, so that the service sees no gap;
-    - ``"snapshot"``: ``snapshot`` are the bytes once given to ``snapshot()`` on some server (lab 2D);
+    - ``"command"`` (the default): ``command`` is what a client passed to ``start``;
+    - ``"noop"``: the empty entry that some leaders append when elected. It has no content, but its index is reported like
+      any other, so that the service sees no gap;
+    - ``"snapshot"``: ``snapshot`` are the bytes that were once passed to ``snapshot()`` on some server (lab 2D);
     - ``"configuration"``: ``members`` are the voting servers from this index on (lab 2E).
     """
 
@@ -40,7 +39,7 @@ class ApplyMsg:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What ``Raft.status()`` reports for the trace and the viewer. Optional: marks never rest on it."""
+    """What ``Raft.status()`` returns. Optional: your points never depend on it."""
 
     term: int
     voted_for: int | None
@@ -52,51 +51,67 @@ class Status:
 
 
 class Peer(Protocol):
-    """The far end of a wire to one server. ``peers[i]`` reaches server ``i``; ``peers[me]`` works too."""
+    """A server as others call it. ``peers[i]`` is server ``i``; ``peers[me]`` works too."""
 
     def call(self, method: str, args: Any) -> Any:
-        """Call ``method`` on that server with ``args`` (a dataclass, passed by value) and wait for the reply.
+        """Call a handler of that server and wait for the reply. This can take up to 7 seconds, so hold no lock meanwhile.
 
-        Returns the reply, or ``None`` when the network lost the request or the reply: there is no telling which, as
-        in life. The wait can be long (up to 7 seconds towards a dead server), so hold no lock meanwhile.
-        Raises ``TypeError`` when ``args`` cannot cross by value, naming the field.
+        Args:
+            method: the name of the handler, such as ``"request_vote"``.
+            args: its argument, a dataclass. It is passed by value.
+
+        Returns:
+            The reply, or ``None`` if the network lost the request or the reply. As on a real network, you cannot tell which.
+
+        Raises:
+            TypeError: ``args`` cannot be passed by value. The message names the field.
         """
 
 
 class Persister(Protocol):
-    """One server's stable storage. What was saved survives a crash; everything else does not."""
+    """A server's stable storage. What is saved there survives a crash; everything else is lost."""
 
     def save(self, state: bytes, snapshot: bytes | None = None) -> None:
-        """Store ``state`` and, unless ``None``, replace the snapshot. Atomic, and durable once it returns.
+        """Save atomically. The data is durable once this returns.
 
-        Raises ``OSError`` when the disk fails; nothing was stored then.
+        Args:
+            state: replaces the saved state.
+            snapshot: replaces the saved snapshot; ``None``: keep the old one.
+
+        Raises:
+            OSError: the disk failed, and nothing was saved.
         """
 
     def state(self) -> bytes:
-        """The state last saved, ``b""`` when there is none."""
+        """The state that was saved last, ``b""`` if there is none."""
 
     def snapshot(self) -> bytes:
-        """The snapshot last saved, ``b""`` when there is none."""
+        """The snapshot that was saved last, ``b""`` if there is none."""
 
 
 class ApplyChannel(Protocol):
-    """Where committed entries leave Raft for the service above it."""
+    """Takes committed entries from Raft to the service above it."""
 
     def put(self, msg: ApplyMsg) -> None:
-        """Hand ``msg`` to the service. Indexes must come in order, each once per life of the server.
+        """Pass ``msg`` to the service, and wait until it has taken it. This can be slow, so hold no lock meanwhile.
 
-        Returns once the service has taken it, which may be slow: hold no lock meanwhile.
+        Indexes must come in order, and each only once between two restarts of the server.
         """
 
 
-def _nowhere(topic: str, text: str) -> None:
-    """The sink outside a host: a ``raft.py`` imported by hand may still call :func:`log`."""
+def _discard(topic: str, text: str) -> None:
+    """Discards log lines where there is no host, so that a ``raft.py`` that is imported by hand can call :func:`log`."""
 
 
 # The host replaces this with its own sink when it starts.
-_sink: Callable[[str, str], None] = _nowhere
+_sink: Callable[[str, str], None] = _discard
 
 
 def log(topic: str, text: str) -> None:
-    """Write a line into the run's trace, with server and time. ``topic`` is a short word to filter by ("vote")."""
+    """Write a line into the trace of the run, which adds the server and the time.
+
+    Args:
+        topic: a short word to filter by, such as ``"vote"``.
+        text: the line.
+    """
     _sink(str(topic), str(text))

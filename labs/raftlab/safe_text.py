@@ -1,16 +1,16 @@
-"""The doormat: text that a student could have written is cleaned here before it reaches a terminal."""
+"""Text for terminals and reports: untrusted text made safe to print, and numbers, counts and durations in words."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` with every character that is not plainly printable (ESC, bidi marks, lone surrogates) written
-    out as an escape. Line ends and tabs stay."""
+    """``text`` with an escape sequence in place of every unprintable character (ESC, bidi marks, lone surrogates). Newlines
+    and tabs stay. Use it on any text that a student could have written."""
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
 
 
 def one_line(text: str, limit: int = 240) -> str:
-    """The first line of ``text``, cleaned, and cut at ``limit`` characters."""
+    """The first line of ``text``, made printable and cut to at most ``limit`` characters."""
     stripped = text.strip()
     line = stripped.splitlines()[0] if stripped else ""
     cleaned = printable(line).replace("\t", " ")
@@ -22,7 +22,7 @@ def _escaped(character: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``38 s``, ``2 min 05 s``, ``1 h 04 min``."""
+    """Seconds in words: ``38 s``, ``2 min 05 s``, ``1 h 04 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -32,12 +32,12 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, thing: str) -> str:
-    """``1 run``, ``2 runs``."""
+    """A number with its noun: ``1 run``, ``2 runs``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def spans(numbers: list[int]) -> str:
-    """``3, 7–9, 12``: sorted numbers, neighbours joined."""
+    """Numbers, sorted, with ranges of neighbours: ``3, 7–9, 12``."""
     parts: list[list[int]] = []
     for number in sorted(set(numbers)):
         if parts and number == parts[-1][-1] + 1:
@@ -54,6 +54,6 @@ def _span(part: list[int]) -> str:
 
 
 def number(value: float) -> str:
-    """At most two decimals, and no more than needed: ``15``, ``7.5``, ``3.33``."""
+    """A number with at most two decimals, and no more than it needs: ``15``, ``7.5``, ``3.33``."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text

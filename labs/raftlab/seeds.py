@@ -1,4 +1,4 @@
-"""One seed a run, and from it a seed of its own for each purpose."""
+"""Derives a separate seed for each purpose from the one seed of a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import hashlib
 
 
 def derive(seed: int, *labels: object) -> int:
-    """A 63-bit seed for the purpose named by ``labels``: drawing more for one never disturbs another."""
+    """Derive a 63-bit seed. More draws for one purpose never change those for another.
+
+    Args:
+        seed: the seed of the run.
+        labels: name the purpose, as in ``derive(seed, "link", 0, 1)``.
+    """
     text = "/".join(map(str, (seed, *labels)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

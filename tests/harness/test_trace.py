@@ -119,10 +119,10 @@ def test_the_last_events_that_matter() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("no json\n", "run.jsonl: line 1 is not JSON: the file is cut off or no trace"),
+        ("no json\n", "run.jsonl: line 1 is not JSON: the file is truncated or is not a trace"),
         ('{"other": 1}\n', "run.jsonl is not a raftlab trace"),
         ('{"trace": 9}\n', "run.jsonl is a trace of version 9; this raftlab reads 1"),
-        ('{"trace": 1}\n{"t": 1, "e"', "run.jsonl: line 2 is not JSON: the file is cut off or no trace"),
+        ('{"trace": 1}\n{"t": 1, "e"', "run.jsonl: line 2 is not JSON: the file is truncated or is not a trace"),
     ],
 )
 def test_a_file_that_is_no_trace(tmp_path: Path, text: str, says: str) -> None:

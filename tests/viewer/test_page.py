@@ -194,7 +194,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("text", "says"),
     [
         ("", "run.jsonl is empty: a trace has at least a header"),
-        ("hello\n", "run.jsonl: line 1 is not JSON: the file is cut off or no trace"),
+        ("hello\n", "run.jsonl: line 1 is not JSON: the file is truncated or is not a trace"),
         ("[1]\n", "run.jsonl is not a raftlab trace"),
         ('{"trace":9}\n', "run.jsonl is a trace of version 9; this raftlab reads 1"),
         ('{"trace":1}\n', "run.jsonl is not a raftlab trace: its header does not say how many servers there were"),

@@ -367,17 +367,27 @@ def _short(value: Any) -> str:
 
 
 class BadTrace(ValueError):
-    """A file that is no trace of ours, or not of this version. The message says which."""
+    """A file is not a raftlab trace, or has another version. The message says which."""
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The header, then the events, of a trace file. Raises ``OSError`` and :class:`BadTrace`."""
+    """Read a trace file line by line.
+
+    Yields:
+        The header, then each event, as JSON objects.
+
+    Raises:
+        OSError: the file cannot be read.
+        BadTrace: it is not a trace of this version.
+    """
     with path.open("rb") as lines:
         for number, text in enumerate(lines, 1):
             try:
                 item = msgspec.json.decode(text)
             except msgspec.DecodeError:
-                raise BadTrace(f"{path.name}: line {number} is not JSON: the file is cut off or no trace") from None
+                raise BadTrace(
+                    f"{path.name}: line {number} is not JSON: the file is truncated or is not a trace"
+                ) from None
             if number == 1 and not (isinstance(item, dict) and "trace" in item):
                 raise BadTrace(f"{path.name} is not a raftlab trace")
             if number == 1 and item["trace"] != SCHEMA:

@@ -1,9 +1,8 @@
-"""The post office: messages by value, typed from the handlers' annotations.
+"""Encodes messages between servers by value, and decodes them by the types that the handlers' annotations declare.
 
-Messages travel as MessagePack maps with field names, so the judge reads them as plain dictionaries without
-knowing a student's classes. Equal messages give equal bytes. Everything is prepared once per class; the quick
-path of a message is a type test, a look at its untyped places, and msgspec. Only the failing path takes its
-time, to name the field.
+Messages travel as MessagePack maps with field names, so the judge reads them as plain dictionaries without knowing a
+student's classes. Equal messages have equal bytes. Everything is prepared once per class, so that the fast path is a type
+test, a check of the untyped fields, and msgspec. Only if that fails, a slow search finds the field to name.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ STATUS_FIELDS = tuple(field.name for field in dataclasses.fields(Status))
 
 
 class NotByValue(TypeError):
-    """A value that cannot cross. The message names the field: ``RequestVoteArgs.extra: a set cannot ...``."""
+    """A value cannot travel by value. The message names the field: ``RequestVoteArgs.extra: a set cannot ...``."""
 
 
 class BadMessage(msgspec.ValidationError):
-    """Bytes that are not what the handler's annotations declare. The message names the field."""
+    """Bytes do not match what the handler's annotations declare. The message names the field."""
 
 
 class UnknownMethod(ValueError):
-    """``peers[i].call`` with the name of no RPC handler. The message lists those there are."""
+    """``peers[i].call`` named a handler that does not exist. The message lists the existing ones."""
 
 
 # --- encoding and decoding --------------------------------------------------------------------------------
 
 
 def _plain_subclass(value: Any) -> Any:
-    """What msgspec does not take itself: a str, int, float or bytes of the student's own class is one too."""
+    """Convert what msgspec does not accept: a str, int, float or bytes of the student's own subclass."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -60,21 +59,21 @@ def _no_extension(code: int, data: memoryview) -> Any:
     raise msgspec.ValidationError(f"MessagePack extension {code} is not part of the lab's messages")
 
 
-# Deterministic: sets are sorted, so that a message does not depend on the hash seed; dicts are sorted too,
-# which needs string keys. The other one is for classes that declare dicts with int keys.
+# The deterministic encoder sorts sets, so that a message does not depend on the hash seed. It sorts dicts too and needs
+# string keys for that; the other encoder is for classes that declare dicts with int keys.
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain_subclass, order="deterministic").encode
 _encode_unsorted = msgspec.msgpack.Encoder(enc_hook=_plain_subclass).encode
 _decode_any = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
 _decode_apply_msg = msgspec.msgpack.Decoder(ApplyMsg, ext_hook=_no_extension).decode
 
-# What the quick path can stumble over. RuntimeError: in real threads somebody changed the value meanwhile.
-_STUMBLES = (Suspect, TypeError, ValueError, OverflowError, AttributeError, RecursionError, RuntimeError)
-_UNREADABLE = (UnicodeDecodeError, RecursionError)
+# What the fast path can raise. RuntimeError: another real thread changed the value meanwhile.
+_ENCODING_ERRORS = (Suspect, TypeError, ValueError, OverflowError, AttributeError, RecursionError, RuntimeError)
+_DECODING_ERRORS = (UnicodeDecodeError, RecursionError)
 
 
 class Codec:
-    """The messages of one Raft class, both ways."""
+    """Encodes and decodes the messages of one Raft class. ``methods`` are its RPC handlers."""
 
     __slots__ = ("_faults", "_read_args", "_read_reply", "_write_args", "_write_reply", "methods")
 
@@ -88,10 +87,14 @@ class Codec:
 
     @classmethod
     def of(cls, raft_class: type, methods: Iterable[str] = RPC_METHODS) -> Codec:
-        """Prepare those of ``methods`` that ``raft_class`` has, while ``sys.modules`` holds its module.
+        """Prepare the messages of a Raft class.
 
-        Never raises for a handler whose annotations do not serve: a student may have sketched the next lab's
-        handler. Using that one raises its :class:`AnnotationFault`; the contract check raises it sooner.
+        A handler with unsuitable annotations does not raise here, since a student may have sketched the next lab's handler.
+        Using it raises :class:`AnnotationFault`; the contract check reports it sooner.
+
+        Args:
+            raft_class: the student's class. ``sys.modules`` must hold its module.
+            methods: the handlers to look for. Those that the class lacks are ignored.
         """
         codec = cls()
         known = Shapes()
@@ -113,22 +116,28 @@ class Codec:
         return codec
 
     def encode_args(self, method: str, value: Any) -> bytes:
-        """Raises :class:`NotByValue`, :class:`UnknownMethod`, :class:`AnnotationFault` (see :meth:`of`)."""
+        """Encode a request.
+
+        Raises:
+            NotByValue: a field cannot travel by value.
+            UnknownMethod: there is no such handler.
+            AnnotationFault: its annotations are unsuitable.
+        """
         write = self._write_args.get(method)
         return write(value) if write is not None else self._unknown(method)
 
     def encode_reply(self, method: str, value: Any) -> bytes:
-        """Raises as :meth:`encode_args` does."""
+        """Encode a reply. Raises as :meth:`encode_args` does."""
         write = self._write_reply.get(method)
         return write(value) if write is not None else self._unknown(method)
 
     def decode_args(self, method: str, data: bytes) -> Any:
-        """Raises :class:`BadMessage`, :class:`UnknownMethod`, or :class:`AnnotationFault`."""
+        """Decode a request. Raises :class:`BadMessage`, :class:`UnknownMethod` or :class:`AnnotationFault`."""
         read = self._read_args.get(method)
         return read(data) if read is not None else self._unknown(method)
 
     def decode_reply(self, method: str, data: bytes) -> Any:
-        """Raises as :meth:`decode_args` does."""
+        """Decode a reply. Raises as :meth:`decode_args` does."""
         read = self._read_reply.get(method)
         return read(data) if read is not None else self._unknown(method)
 
@@ -136,12 +145,12 @@ class Codec:
         fault = self._faults.get(method)
         if fault is not None:
             raise fault
-        there = ", ".join(self.methods) or "none"
-        raise UnknownMethod(f"there is no RPC handler {method!r}; your Raft class has: {there}")
+        existing = ", ".join(self.methods) or "none"
+        raise UnknownMethod(f"there is no RPC handler {method!r}; your Raft class has: {existing}")
 
 
 def check_message(message: Any, known: Shapes | None = None) -> None:
-    """Raise :class:`AnnotationFault` unless the dataclass ``message`` can cross by value."""
+    """Raise :class:`AnnotationFault` unless messages of the dataclass ``message`` can travel by value."""
     known = known or Shapes()
     _writer(message, known, "")
     _reader(message, known)
@@ -163,7 +172,7 @@ def _writer(message: Any, known: Shapes, wrong: str) -> Callable[[Any], bytes]:
             if check is not None:
                 check(value)
             return encode(value)
-        except _STUMBLES as exc:
+        except _ENCODING_ERRORS as exc:
             why = _find(value, message, cls.__name__, known, 0)
             raise NotByValue(why or f"{cls.__name__} cannot travel by value: {_first_line(exc)}") from None
 
@@ -182,7 +191,7 @@ def _reader(message: Any, known: Shapes) -> Callable[[bytes], Any]:
             return decode(data)
         except msgspec.DecodeError as exc:
             raise BadMessage(_place(exc, cls.__name__)) from None
-        except _UNREADABLE as exc:
+        except _DECODING_ERRORS as exc:
             raise BadMessage(f"{cls.__name__}: {_first_line(exc)}") from None
 
     return read
@@ -192,51 +201,58 @@ def _reader(message: Any, known: Shapes) -> Callable[[bytes], Any]:
 
 
 def check_command(value: Any, name: str = "command") -> None:
-    """Raise :class:`NotByValue` unless ``value`` is JSON-like: ``None``, bool, 64-bit int, float, str, bytes,
-    and lists and string-keyed dicts of these. ``name`` starts the path that the message names."""
+    """Check that a value is JSON-like: ``None``, bool, 64-bit int, float, str, bytes, or lists and string-keyed dicts of
+    these.
+
+    Args:
+        value: the value.
+        name: what the error message calls it.
+
+    Raises:
+        NotByValue: it is not.
+    """
     try:
         message_types.check_json(value)
         _encode(value)
-    except _STUMBLES as exc:
+    except _ENCODING_ERRORS as exc:
         why = _find(value, Any, name, Shapes(), 0)
         raise NotByValue(why or f"{name} cannot travel by value: {_first_line(exc)}") from None
 
 
 def encode_value(value: Any, name: str = "value") -> bytes:
-    """A JSON-like value, or a tuple of them (as ``start`` returns), as bytes. Raises :class:`NotByValue`."""
+    """Encode a JSON-like value, or a tuple of them (as ``start`` returns). Raises :class:`NotByValue`."""
     plain = list(value) if isinstance(value, tuple) else value
     try:
         message_types.check_json(plain)
         return _encode(plain)
-    except _STUMBLES as exc:
+    except _ENCODING_ERRORS as exc:
         why = _find(plain, Any, name, Shapes(), 0)
         raise NotByValue(why or f"{name} cannot travel by value: {_first_line(exc)}") from None
 
 
 def decode_value(data: bytes) -> Any:
-    """The JSON-like value in ``data``, whoever wrote it. Raises nothing but ``msgspec.DecodeError``."""
+    """Decode a JSON-like value. ``data`` may be hostile: this raises nothing but ``msgspec.DecodeError``."""
     try:
         value = _decode_any(data)
         message_types.check_json(value)
-    except (Suspect, *_UNREADABLE) as exc:
+    except (Suspect, *_DECODING_ERRORS) as exc:
         raise msgspec.ValidationError(f"not a JSON-like value: {_first_line(exc)}") from None
     return value
 
 
 def decode_plain(data: bytes) -> dict[str, Any]:
-    """A message as the judge reads it: field names and JSON-like values (dict keys may be ints), of whatever
-    types a host cared to send: only the bytes are checked here, not the meaning.
+    """Decode a message for the judge: field names with JSON-like values (dict keys may be ints).
 
-    Raises nothing but ``msgspec.DecodeError``.
+    ``data`` may be hostile: this raises nothing but ``msgspec.DecodeError``. A field may have any type, since only the
+    student's classes declare them.
     """
     try:
         message = _decode_map(data)
         for value in message.values():
             if type(value) not in type_annotations.SCALARS:
-                message_types.check_json(
-                    value, -message_types.MAX_DEPTH, (str, int)
-                )  # a command may be deep in a message
-    except (Suspect, *_UNREADABLE) as exc:
+                # Twice the usual depth, since a command may lie deep in a message.
+                message_types.check_json(value, -message_types.MAX_DEPTH, (str, int))
+    except (Suspect, *_DECODING_ERRORS) as exc:
         raise msgspec.ValidationError(f"not a message: {_first_line(exc)}") from None
     return message
 
@@ -247,7 +263,7 @@ _KINDS = ("command", "noop", "snapshot", "configuration")
 
 
 def encode_apply(msg: Any) -> bytes:
-    """An :class:`ApplyMsg` as bytes. Raises :class:`NotByValue` naming the field that is wrong."""
+    """Encode an :class:`ApplyMsg`. Raises :class:`NotByValue`, which names the field that is wrong."""
     if not isinstance(msg, ApplyMsg):
         raise NotByValue(f"apply_ch.put takes an ApplyMsg, got {_a_thing(msg)}")
     for name in ("index", "term"):
@@ -256,19 +272,19 @@ def encode_apply(msg: Any) -> bytes:
             raise NotByValue(f"ApplyMsg.{name} must be an int, got {_a_thing(value)}")
     if msg.kind not in _KINDS:
         raise NotByValue(f"ApplyMsg.kind must be one of {', '.join(_KINDS)}; got {msg.kind!r:.40}")
-    wanted = _missing_part(msg)
-    if wanted:
-        raise NotByValue(f"ApplyMsg.{wanted}")
+    problem = _wrong_field(msg)
+    if problem:
+        raise NotByValue(f"ApplyMsg.{problem}")
     check_command(msg.command, "ApplyMsg.command")
     try:
         return _encode(msg)
-    except _STUMBLES as exc:
+    except _ENCODING_ERRORS as exc:
         why = _find(msg, ApplyMsg, "ApplyMsg", Shapes(), 0)
         raise NotByValue(why or f"ApplyMsg cannot travel by value: {_first_line(exc)}") from None
 
 
-def _missing_part(msg: ApplyMsg) -> str:
-    """What is wrong with the part of ``msg`` that its kind is about, if anything."""
+def _wrong_field(msg: ApplyMsg) -> str:
+    """What is wrong with the field that belongs to the kind of ``msg``; empty if nothing is."""
     snapshot, members = msg.snapshot, msg.members
     if not isinstance(snapshot, bytes) and not (snapshot is None and msg.kind != "snapshot"):
         need = ' for kind "snapshot"' if msg.kind == "snapshot" else ""
@@ -281,26 +297,37 @@ def _missing_part(msg: ApplyMsg) -> str:
 
 
 def decode_apply(data: bytes) -> ApplyMsg:
-    """The :class:`ApplyMsg` in ``data``, whoever wrote it. Raises nothing but ``msgspec.DecodeError``."""
+    """Decode an :class:`ApplyMsg`. ``data`` may be hostile: this raises nothing but ``msgspec.DecodeError``."""
     try:
         msg = _decode_apply_msg(data)
         message_types.check_json(msg.command)
-    except (Suspect, *_UNREADABLE) as exc:
+    except (Suspect, *_DECODING_ERRORS) as exc:
         raise msgspec.ValidationError(f"not an ApplyMsg: {_first_line(exc)}") from None
-    wanted = _missing_part(msg)
-    if wanted:
-        raise msgspec.ValidationError(f"ApplyMsg.{wanted}")
+    problem = _wrong_field(msg)
+    if problem:
+        raise msgspec.ValidationError(f"ApplyMsg.{problem}")
     return msg
 
 
-# --- the slow path: what could not cross ------------------------------------------------------------------
+# --- the slow path: find what cannot travel ----------------------------------------------------------------
 
 
 _USE = "use numbers, strings, bytes, and lists or dicts of these"
 
 
 def _find(value: Any, hint: Any, path: str, known: Shapes, depth: int) -> str | None:
-    """The first part of ``value`` that cannot cross, in one sentence; ``hint`` is its declared type."""
+    """Find the first part of a value that cannot travel.
+
+    Args:
+        value: the value or part to search.
+        hint: its declared type.
+        path: what to call it, as ``RequestVoteArgs.extra[0]``.
+        known: the message classes seen so far.
+        depth: how deep this part is nested.
+
+    Returns:
+        One sentence about that part; ``None`` if everything can travel.
+    """
     if depth > message_types.MAX_DEPTH:
         return f"{path:.80}...: nested more than {message_types.MAX_DEPTH} deep; does it contain itself?"
     kind = type(value)
@@ -369,7 +396,7 @@ def _bad_scalar(value: Any, path: str) -> str | None:
 
 
 def _a_thing(value: Any) -> str:
-    """A value's kind in plain words: "a lock", "an int", "None"."""
+    """The kind of a value, in words: "a lock", "an int", "None"."""
     if value is None:
         return "None"
     name = type(value).__name__
@@ -395,7 +422,7 @@ def _plain_words(exc: BaseException) -> str:
 
 
 def _place(exc: Exception, root: str) -> str:
-    """msgspec's "Expected `int`, got `str` - at `$.term`" in our notation: "RequestVoteArgs.term: ..."."""
+    """Reword msgspec's "Expected `int`, got `str` - at `$.term`" as "RequestVoteArgs.term: expected int, got str"."""
     text, _, at = _plain_words(exc).partition(" - at $")
     text = re.sub(r"^Expected\b", "expected", text)
     text = re.sub(r"^Object missing required field (.*)$", r"the field \1 is missing", text)

@@ -1,8 +1,8 @@
-"""The pattern drawer: reads the annotations of handlers and message classes, and says what crosses by value.
+"""Message types: reads the annotations of handlers and message classes, and checks what can travel by value.
 
-:mod:`raftlab.messages.codec` uses it twice: once per class to prepare a quick check of the places that are not typed
-(``command: Any``), where a tuple or a dataclass would silently arrive as something else; and, after something
-went wrong, to find the one field to name. :mod:`raftlab.submission.contract` judges message classes with it.
+:mod:`raftlab.messages.codec` uses it twice: once per class, to prepare a fast check of the untyped fields (``command:
+Any``), where a tuple or a dataclass would silently arrive as something else; and after a failure, to find the field to
+name. :mod:`raftlab.submission.contract` checks message classes with it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ from raftlab.messages.type_annotations import SCALARS
 
 Check = Callable[[Any], None]
 
-# Deeper than any command in earnest, shallower than every recursion limit on the way.
+# How deeply a value may be nested: more than any sensible command, less than every recursion limit it meets.
 MAX_DEPTH = 100
 _ENDLESS = "a type alias that contains itself cannot be followed; declare the field as Any"
 
 
 class AnnotationFault(TypeError):
-    """An annotation that messages cannot be built on. ``owner`` and ``field`` are set if it is a field's."""
+    """An annotation is missing or unsuitable for messages.
+
+    Attributes:
+        owner: the message class, if a field of it is annotated so.
+        field: the field's name.
+    """
 
     def __init__(self, text: str, owner: type | None = None, field: str = "") -> None:
         super().__init__(text)
@@ -35,16 +40,17 @@ class AnnotationFault(TypeError):
 
 
 class Suspect(Exception):
-    """A quick check stumbled; the slow search says over what."""
+    """A fast check has failed. A slow search then finds out where."""
 
 
 # --- handlers ---------------------------------------------------------------------------------------------
 
 
 def handler_types(raft_class: type, method: str) -> tuple[Any, Any]:
-    """The declared types of a handler's argument and of its result, ``X | None`` counted as ``X``.
+    """The types of a handler's argument and of its result; of ``X | None``, this is ``X``.
 
-    Raises :class:`AnnotationFault` when one is missing, cannot be resolved, or is not a dataclass.
+    Raises:
+        AnnotationFault: an annotation is missing, cannot be resolved, or is not a dataclass.
     """
     outer = inspect.getattr_static(raft_class, method)
     skip = 0 if isinstance(outer, staticmethod) else 1
@@ -70,7 +76,7 @@ def _declared_types(handler: Any, method: str, raft_class: type, skip: int) -> t
     except (TypeError, ValueError) as exc:
         raise AnnotationFault(f"{name} is not a method") from exc
     raw = getattr(handler, "__annotations__", {})
-    # The first that is annotated: a decorator may put others in front.
+    # The first annotated parameter: a decorator may add others before it.
     parameter = next((known for known in parameters if known in raw), parameters[0] if parameters else "args")
     if parameter not in raw:
         raise AnnotationFault(f"{name} must say which dataclass it takes, as in `{parameter}: {_camel(method)}Args`")
@@ -89,20 +95,20 @@ def _camel(method: str) -> str:
 
 
 def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> dict[str, Any]:
-    """Evaluate just these annotations; other parameters may say what they like."""
+    """Evaluate only these annotations; those of other parameters do not matter."""
     carrier = types.SimpleNamespace(__annotations__=raw)
     space = getattr(handler, "__globals__", {})
     try:
         return typing.get_type_hints(carrier, globalns=space)
     except NameError:
-        pass  # perhaps a class defined inside Raft
+        pass  # it may name a class defined inside Raft
     except Exception as exc:
-        raise AnnotationFault(f"the annotations of {name} cannot be read: {_said(exc)}") from exc
+        raise AnnotationFault(f"the annotations of {name} cannot be read: {_describe(exc)}") from exc
     try:
         return typing.get_type_hints(carrier, globalns=space, localns=dict(vars(raft_class)))
     except Exception as exc:
         missing = getattr(exc, "name", None)
-        what = f"{missing} is not defined" if isinstance(exc, NameError) and missing else _said(exc)
+        what = f"{missing} is not defined" if isinstance(exc, NameError) and missing else _describe(exc)
         raise AnnotationFault(
             f"the annotations of {name} cannot be read: {what} (import it for running too, not only for type checkers)"
         ) from exc
@@ -118,17 +124,26 @@ def _message_type(hint: Any, what: str) -> Any:
     return target
 
 
-# --- quick checks -----------------------------------------------------------------------------------------
+# --- fast checks -----------------------------------------------------------------------------------------
 
 
 def check_json(value: Any, depth: int = 0, keys: Any = str) -> None:
-    """Raise :class:`Suspect` unless ``value`` is JSON-like and arrives as it left (but for large ints)."""
+    """Check that a value is JSON-like, so that it arrives as it was sent. Large ints are left to the encoder.
+
+    Args:
+        value: the value.
+        depth: how deep it is nested already.
+        keys: the types that dict keys may have.
+
+    Raises:
+        Suspect: it is not.
+    """
     if type(value) in SCALARS:
         return
     if depth >= MAX_DEPTH:
         raise Suspect(f"nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
-        # A copy: in real threads somebody may be changing it.
+        # A copy, since another real thread may be changing the dict.
         for key, item in tuple(value.items()):
             if type(key) is not str and not isinstance(key, keys):
                 raise Suspect("a dict key that is not a string")
@@ -143,8 +158,13 @@ def check_json(value: Any, depth: int = 0, keys: Any = str) -> None:
 
 
 class Shapes:
-    """What is known of one set of message classes. Use it while ``sys.modules`` holds the student's module:
-    type hints are looked up there, once."""
+    """The fields and checks of a set of message classes. Use it while ``sys.modules`` holds the student's module, since type
+    hints are resolved there, once.
+
+    Attributes:
+        sets: the messages that contain a set.
+        odd_keys: the messages that contain a dict with int keys.
+    """
 
     def __init__(self) -> None:
         self._fields: dict[type, dict[str, Any]] = {}
@@ -153,14 +173,14 @@ class Shapes:
         self.odd_keys: set[type] = set()
 
     def fields(self, cls: type) -> dict[str, Any]:
-        """The resolved types of a record's fields. Raises :class:`AnnotationFault`."""
+        """The resolved types of a record's fields, by name. Raises :class:`AnnotationFault`."""
         known = self._fields.get(cls)
         if known is None:
             try:
                 hints = typing.get_type_hints(cls, include_extras=True)
             except Exception as exc:
                 missing = getattr(exc, "name", None)
-                what = f"{missing} is not defined" if isinstance(exc, NameError) and missing else _said(exc)
+                what = f"{missing} is not defined" if isinstance(exc, NameError) and missing else _describe(exc)
                 raise AnnotationFault(f"the annotations of {cls.__name__} cannot be read: {what}", cls) from exc
             if dataclasses.is_dataclass(cls):
                 names = [field.name for field in dataclasses.fields(cls)]
@@ -172,31 +192,39 @@ class Shapes:
         return known
 
     def check(self, message: Any) -> Check | None:
-        """The quick check of a message class, ``None`` when its types alone say enough.
+        """The fast check of a message class; ``None`` if it has no untyped field.
 
-        Raises :class:`AnnotationFault` for a field whose type cannot cross by value.
+        Raises:
+            AnnotationFault: the type of some field cannot travel by value.
         """
         root = typing.get_origin(message) or message
         return self._record(root, root)
 
-    def blame(self, message: Any, said: str) -> AnnotationFault:
-        """What to say when msgspec refuses a class whose single types all cross: the field to name."""
+    def blame(self, message: Any, complaint: str) -> AnnotationFault:
+        """The fault to raise when msgspec refuses a class although each of its types can travel: it names the field.
+
+        Args:
+            message: the message class.
+            complaint: what msgspec says.
+        """
         bad: list[tuple[type, str, Any]] = []
         for cls, fields in self._fields.items():
             bad += [(cls, name, hint) for name, hint in fields.items() if not type_annotations.readable(hint)]
         owners = {cls for cls, _, _ in bad}
         root = typing.get_origin(message) or message
         for cls, name, hint in bad:
-            if owners.isdisjoint(type_annotations.records_in(hint)):  # not just a place where the culprit is used
+            if owners.isdisjoint(type_annotations.records_in(hint)):  # else the fault lies in the record that it uses
                 text = f"{cls.__name__}.{name} is declared {type_annotations.type_name(hint)}, "
                 text += "whose alternatives cannot be told apart in a message; declare it as Any"
-                return AnnotationFault(text if "union" in said else f"{cls.__name__}.{name}: {said}", cls, name)
-        return AnnotationFault(f"{root.__name__}: {said}", root)
+                return AnnotationFault(
+                    text if "union" in complaint else f"{cls.__name__}.{name}: {complaint}", cls, name
+                )
+        return AnnotationFault(f"{root.__name__}: {complaint}", root)
 
     def _record(self, cls: type, root: type) -> Check | None:
         if cls in self._checks:
             return self._checks[cls]
-        # A class may contain itself: until its check is known, look it up when called.
+        # A class may contain itself, so until its check exists, look it up when called.
         self._checks[cls] = lambda value: self._run(cls, value)
         checks: list[tuple[str, Check]] = []
         try:
@@ -218,11 +246,11 @@ class Shapes:
             if type(item) not in SCALARS:
                 check_json(item)
 
-        found: Check | None = check_record if checks else None
+        check_all: Check | None = check_record if checks else None
         if len(checks) == 1 and checks[0][1] is check_json and not by_key:
-            found = check_one  # a log entry: the one check that runs thousands of times a second
-        self._checks[cls] = found
-        return found
+            check_all = check_one  # a log entry: this check runs thousands of times a second
+        self._checks[cls] = check_all
+        return check_all
 
     def _run(self, cls: type, value: Any) -> None:
         check = self._checks[cls]
@@ -258,7 +286,7 @@ class Shapes:
             return self._record(kind, root)
         if isinstance(kind, type) and issubclass(kind, enum.Enum) and type_annotations.crosses(kind):
             return None
-        if isinstance(hint, typing.ForwardRef):  # what is left of an alias that names itself
+        if isinstance(hint, typing.ForwardRef):  # the rest of an alias that refers to itself
             raise AnnotationFault(f"{_dotted(place)}: {_ENDLESS}", *place)
         if not type_annotations.crosses(hint):
             raise AnnotationFault(
@@ -330,6 +358,6 @@ def _dotted(place: tuple[type, str]) -> str:
     return f"{place[0].__name__}.{place[1]}"
 
 
-def _said(exc: BaseException) -> str:
+def _describe(exc: BaseException) -> str:
     text = str(exc).splitlines()
     return f"{type(exc).__name__}: {text[0]}" if text else type(exc).__name__

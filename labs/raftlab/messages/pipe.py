@@ -1,4 +1,4 @@
-"""Frames over a pair of pipes: a length, then the bytes. Used by the judge and by the simulator's host alike."""
+"""Frames over a pair of pipes, each a length and then the bytes. The judge and the simulator's host both use it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import os
 
 from raftlab.messages.protocol import HEADER, MAX_FRAME_BYTES
 
-# A read asks for this much: nearly every frame fits, and the buffer is small enough to come from the heap (a large one
-# would be mapped and unmapped by the operating system each time, which costs more than the read).
+# Bytes that a read asks for. Nearly every frame fits, and the buffer is small enough to come from the heap: the operating
+# system would map and unmap a large one each time, which costs more than the read.
 _CHUNK = 1 << 14
+# Bytes that a read asks for within a longer frame.
 _LARGE_CHUNK = 1 << 18
 
 
 class PipeClosed(EOFError):
-    """The other end is gone."""
+    """The other end has closed the pipe."""
 
 
 class FrameTooLong(ValueError):
-    """The other end announced a frame beyond the bound. The stream cannot be trusted any more."""
+    """The other end announced a frame longer than ``MAX_FRAME_BYTES``. The stream cannot be trusted any more."""
 
 
 class Pipe:
-    """One direction in (``read_fd``), one out (``write_fd``)."""
+    """Reads frames from ``read_fd`` and writes frames to ``write_fd``. Owns both descriptors."""
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.read_fd = read_fd
@@ -29,7 +30,7 @@ class Pipe:
         self._rest = b""
 
     def send(self, packed: bytes) -> None:
-        """Write a frame already packed with its length. Raises :class:`PipeClosed`."""
+        """Write a frame that ``protocol.pack`` has prepared. Raises :class:`PipeClosed`."""
         view = memoryview(packed)
         try:
             while view:
@@ -38,7 +39,7 @@ class Pipe:
             raise PipeClosed("the other end of the pipe is closed") from exc
 
     def receive(self) -> bytes:
-        """The next frame's bytes. Blocks. Raises :class:`PipeClosed` at the end, :class:`FrameTooLong` on nonsense."""
+        """Wait for the next frame and return its bytes. Raises :class:`PipeClosed` and :class:`FrameTooLong`."""
         data = self._rest
         while True:
             if len(data) >= HEADER.size:
@@ -49,7 +50,7 @@ class Pipe:
                 if len(data) >= end:
                     self._rest = data[end:]
                     return data[HEADER.size : end]
-                # Many chunks for one long frame: gather them once instead of growing a string step by step.
+                # A long frame comes in many chunks: join them once instead of appending each.
                 if end - len(data) > _CHUNK:
                     data = b"".join(self._gather(data, end))
                     continue

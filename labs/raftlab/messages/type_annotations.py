@@ -1,7 +1,7 @@
-"""The dictionary of type annotations: what one says, whatever way a student wrote it.
+"""Type annotations: what an annotation means, in whichever notation a student wrote it.
 
-To the lab ``Optional[int]``, ``int | None`` and ``Annotated[...]`` mean the same, as do NewTypes and aliases.
-Nothing here knows of messages; :mod:`raftlab.messages.message_types` does.
+To the lab ``Optional[int]``, ``int | None`` and ``Annotated[...]`` mean the same, as do NewTypes and aliases. This module
+knows nothing of messages; :mod:`raftlab.messages.message_types` does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ LEAVES = SCALARS | {bytearray, None}
 
 
 def is_any(hint: Any) -> bool:
+    """Whether the annotation allows any value."""
     return hint is Any or hint is object or isinstance(hint, typing.TypeVar)
 
 
@@ -37,11 +38,12 @@ def is_record(kind: Any) -> bool:
 
 
 def is_dataclass(kind: Any) -> bool:
+    """Whether this is a dataclass, rather than an instance of one."""
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def bare(hint: Any) -> Any:
-    """``hint`` without what says nothing about the value: Annotated, Final, NewType, type aliases."""
+    """``hint`` without Annotated, Final, NewType and aliases, which do not change the values."""
     while True:
         origin = typing.get_origin(hint)
         if origin is typing.Annotated or origin in (typing.Final, typing.Required, typing.NotRequired):
@@ -55,6 +57,7 @@ def bare(hint: Any) -> Any:
 
 
 def arms_of(hint: Any) -> list[Any]:
+    """The alternatives of a union, with nested unions flattened; ``[hint]`` if it is not a union."""
     hint = bare(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [deep for arm in typing.get_args(hint) for deep in arms_of(arm)]
@@ -62,12 +65,13 @@ def arms_of(hint: Any) -> list[Any]:
 
 
 def arm_for(hint: Any, value: Any) -> Any:
-    """The arm of a union that ``value`` belongs to; ``hint`` itself when it is no union."""
+    """The first alternative of a union that ``value`` matches; the first of all if none does."""
     arms = arms_of(hint)
     return next((arm for arm in arms if isinstance(value, runtime_type(arm))), arms[0])
 
 
 def runtime_type(arm: Any) -> type:
+    """The class for ``isinstance`` that comes nearest to an annotation other than a union."""
     if is_any(arm):
         return object
     if arm is None:
@@ -80,29 +84,29 @@ def runtime_type(arm: Any) -> type:
 
 
 def accepts(hint: Any, kind: type) -> bool:
-    """Whether values of ``kind`` may stand where ``hint`` is declared."""
+    """Whether a field declared as ``hint`` may hold values of ``kind``."""
     return any(is_any(arm) or arm is kind or (kind is bytes and arm is bytearray) for arm in arms_of(hint))
 
 
 def element_of(hint: Any) -> type | None:
-    """The dataclass that a list is declared to hold; ``None`` when it is no such list."""
+    """The dataclass of a list's elements; ``None`` if ``hint`` is not a list of dataclasses."""
     hint = bare(hint)
-    held = element_types(hint)
-    if (typing.get_origin(hint) or hint) not in LISTS - SETS or len(held) != 1:
+    elements = element_types(hint)
+    if (typing.get_origin(hint) or hint) not in LISTS - SETS or len(elements) != 1:
         return None
-    held_type = bare(held[0])
-    found: type = typing.get_origin(held_type) or held_type
-    return found if is_dataclass(found) else None
+    element = bare(elements[0])
+    kind: type = typing.get_origin(element) or element
+    return kind if is_dataclass(kind) else None
 
 
 def fits(arm: Any, value: Any) -> bool:
-    """Whether a scalar can be what ``arm`` declares, as far as the quick checks rely on it: no containers."""
+    """Whether a scalar can be what ``arm`` declares, as far as the fast checks need it: only containers are excluded."""
     kind = typing.get_origin(bare(arm)) or bare(arm)
     return not (kind in LISTS or kind in DICTS or is_record(kind)) or isinstance(value, runtime_type(arm))
 
 
 def element_types(hint: Any) -> tuple[Any, ...]:
-    """What a list, set or tuple holds: one type for all, or one for each place of a fixed tuple."""
+    """The element types of a list, set or tuple: one for all elements, or one for each place of a fixed-length tuple."""
     args = typing.get_args(hint)
     if not args:
         return (Any,)
@@ -118,11 +122,12 @@ def dict_types(hint: Any) -> tuple[Any, Any]:
 
 
 def has_int_keys(hint: Any) -> bool:
+    """Whether a dict's keys may be ints."""
     return int in {bare(arm) for arm in arms_of(dict_types(hint)[0])}
 
 
 def crosses(hint: Any) -> bool:
-    """Whether values of this one type have a form that the judge reads: timestamps, for one, have not."""
+    """Whether values of this type have an encoding that the judge can read. Timestamps, for example, have none."""
     refused = (msgspec.inspect.CustomType, msgspec.inspect.DateTimeType)
     try:
         return not isinstance(msgspec.inspect.type_info(hint), refused)
@@ -131,6 +136,7 @@ def crosses(hint: Any) -> bool:
 
 
 def readable(hint: Any) -> bool:
+    """Whether msgspec can decode the type at all."""
     try:
         msgspec.inspect.type_info(hint)
     except (TypeError, ValueError, RecursionError):
@@ -139,18 +145,19 @@ def readable(hint: Any) -> bool:
 
 
 def records_in(hint: Any) -> set[Any]:
-    found = set()
+    """All records that an annotation mentions."""
+    records = set()
     for arm in arms_of(hint):
         kind = typing.get_origin(arm) or arm
         if is_record(kind):
-            found.add(kind)
+            records.add(kind)
         for part in typing.get_args(arm) if typing.get_origin(arm) is not typing.Literal else ():
-            found |= records_in(part)
-    return found
+            records |= records_in(part)
+    return records
 
 
 def type_name(hint: Any) -> str:
-    """A type as a student would write it."""
+    """A type, as a student would write it."""
     if hint is None or hint is type(None):
         return "None"
     if hint is Ellipsis:

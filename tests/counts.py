@@ -21,7 +21,7 @@ GUIDE = ROOT / "handouts" / "instructors-guide.md"
 HANDOUTS = sorted(path for path in (ROOT / "handouts").glob("*.md") if PASSING.search(path.read_text(encoding="utf-8")))
 
 
-def tests_of(lab: str) -> int:
+def number_of_tests(lab: str) -> int:
     """How many tests a lab has."""
     return len(catalogue.tests(lab))
 
@@ -33,11 +33,11 @@ def points_of(lab: str) -> int:
 
 def readme() -> str:
     text = README.read_text(encoding="utf-8")
-    text = _replaced(text, r"# fails \d+ times", lambda _: f"# fails {tests_of('2A')} times")
+    text = _replaced(text, r"# fails \d+ times", lambda _: f"# fails {number_of_tests('2A')} times")
     return _replaced(
         text,
         r"^(\| \[(2\w) .* \|) \d+ tests, \d+ points \|$",
-        lambda row: f"{row[1]} {tests_of(row[2])} tests, {points_of(row[2])} points |",
+        lambda row: f"{row[1]} {number_of_tests(row[2])} tests, {points_of(row[2])} points |",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import page
 from benchmarks.plot import Bars, Lines
-from tests.counts import tests_of
+from tests.counts import number_of_tests
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -29,7 +29,7 @@ def test_a_quick_page(tmp_path: Path) -> None:
         "Beside the original",
     ]
     assert not re.search(r"\bnan\b|\binf\b|None|\{|\}", text)
-    assert re.search(rf"{tests_of('2A')} runs,\s+all\s+of\s+them\s+passed", text)
+    assert re.search(rf"{number_of_tests('2A')} runs,\s+all\s+of\s+them\s+passed", text)
     assert re.search(r"^\| 2,000 \| 0\.\d+ ", text, re.MULTILINE)
     named = re.findall(r"\]\((benchmarks/\w+\.svg)\)", text)
     assert sorted(named) == sorted(f"benchmarks/{path.name}" for path in (tmp_path / "benchmarks").iterdir())

@@ -128,10 +128,10 @@ def test_new_keeps_what_is_there(tmp_path: Path) -> None:
 
 def test_commands_in_the_starter_files_exist(tmp_path: Path) -> None:
     starter.new(tmp_path)
-    for path in (tmp_path / "README.md", tmp_path / ".github/workflows/raftlab.yml", ROOT / "README.md"):
-        for line in re.findall(r"^[^#\n]*?\b(raftlab (?:test|replay|labs|new)\b[^#|&\n]*)", path.read_text(), re.M):
+    for path in (tmp_path / "README.md", tmp_path / ".github/workflows/raftlab.yml"):
+        for line in re.findall(r"^[^#\n]*?\b(raftlab (?:test|replay|labs|new)\b[^#|&`\n]*)", path.read_text(), re.M):
             words = line.split()[1:]
-            if words[-1].startswith(("2>", "`")):
+            if words[-1].startswith("2>"):
                 words.pop()
             cli._parser().parse_args(words)
 

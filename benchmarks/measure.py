@@ -1,6 +1,6 @@
-"""What the page of benchmarks measures with the reference: clusters of many sizes, long logs, whole gradings.
+"""The measurements of the benchmarks page: clusters of several sizes, long logs, and whole gradings of the reference.
 
-CPU seconds are those of judge and host together; virtual seconds those of the simulator's clock.
+CPU seconds are those of judge and host together; virtual seconds are those of the simulator's clock.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from raftlab.worlds.host_process import WarmHost, cpu_seconds
 from raftlab.worlds.sim_world import ForkedHost, SimWorld
 from tests.conftest import ROOT
 
-TOGETHER = 100  # commands that are given to a leader at the same moment
-IN_A_MESSAGE = 1000  # entries in an AppendEntries of the leader that the benchmark plays
-EVERY = 100  # entries between two snapshots
-PATIENCE = 20.0  # virtual seconds
+PROPOSED_TOGETHER = 100  # commands that a leader gets at the same moment
+ENTRIES_PER_MESSAGE = 1000  # in an AppendEntries of the leader that the benchmark plays
+SNAPSHOT_EVERY = 100  # entries
+PATIENCE = 20.0  # virtual seconds until entries must be applied
 
 
-class Life:
+class RunningCluster:
     """A cluster in sim, and what it has cost so far."""
 
     def __init__(self, cluster: Cluster, pid: int) -> None:
@@ -39,10 +39,11 @@ class Life:
         self._pid = pid
 
     def cpu(self) -> float:
+        """CPU seconds so far."""
         return time.process_time() + _exact_cpu_seconds(self._pid)
 
     def peak_mb(self) -> float:
-        """The largest resident memory of the host so far."""
+        """The largest resident memory of the host so far, in megabytes."""
         text = Path(f"/proc/{self._pid}/status").read_text()
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
@@ -57,15 +58,15 @@ def _exact_cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def living(
+def running_cluster(
     host: WarmHost, lab: str, servers: int, preempt: bool, scripted: tuple[int, ...] = (), seed: int = 0
-) -> Iterator[Life]:
+) -> Iterator[RunningCluster]:
     forked = ForkedHost(host, seed, preempt)
     world = SimWorld(forked, MIN_DELAY)
     try:
         cluster = Cluster(world, lab, seed, servers, scripted)
         cluster.start_all()
-        yield Life(cluster, host.pid(forked._child))
+        yield RunningCluster(cluster, host.pid(forked._child))
     finally:
         world.close()
 
@@ -75,25 +76,25 @@ def living(
 
 @dataclass(frozen=True)
 class Servers:
-    """A cluster that agrees on commands, one after the other, each applied by all; per command."""
+    """What a command costs: commands one after the other, each applied by every server before the next."""
 
     servers: int
     elect_s: float
-    """Virtual seconds until the first leader was found (looked for every 0.15 s)."""
+    """Virtual seconds until the first leader was found (the test looks every 0.15 s)."""
     cpu_ms: float
     virtual_ms: float
     rpcs: float
 
 
 def agree(host: WarmHost, servers: int, commands: int) -> Servers:
-    with living(host, "2B", servers, True) as incarnation:
-        c = incarnation.cluster
+    with running_cluster(host, "2B", servers, True) as running:
+        c = running.cluster
         leader = c.one_leader()
         elected = c.now
-        cpu, now, rpcs = incarnation.cpu(), c.now, c.rpc_count()
+        cpu, now, rpcs = running.cpu(), c.now, c.rpc_count()
         for number in range(commands):
             c.agree(f"command {number}", servers, among=[leader])
-        cpu, now, rpcs = incarnation.cpu() - cpu, c.now - now, c.rpc_count() - rpcs
+        cpu, now, rpcs = running.cpu() - cpu, c.now - now, c.rpc_count() - rpcs
         return Servers(servers, elected, cpu / commands * 1000, now / commands * 1000, rpcs / commands)
 
 
@@ -101,40 +102,42 @@ def agree(host: WarmHost, servers: int, commands: int) -> Servers:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A log that was written through a leader. ``reached`` entries; CPU and virtual seconds for all of them."""
+class WrittenLog:
+    """A log written through a leader, of ``reached`` entries; CPU and virtual seconds are for all of them."""
 
     reached: int
     cpu_s: float
     virtual_s: float
 
 
-def through_a_leader(host: WarmHost, entries: int, snapshots: bool, preempt: bool = False, seed: int = 0) -> Written:
-    """Three servers; commands go to the leader, :data:`TOGETHER` at a time, until all have applied them, or until it leads
-    no longer."""
-    with living(host, "2D" if snapshots else "2B", 3, preempt, seed=seed) as incarnation:
-        c = incarnation.cluster
+def write_through_leader(
+    host: WarmHost, entries: int, snapshots: bool, preempt: bool = False, seed: int = 0
+) -> WrittenLog:
+    """Give commands to the leader of three servers, :data:`PROPOSED_TOGETHER` at a time, until all servers have applied
+    ``entries`` of them or the leader has lost its office."""
+    with running_cluster(host, "2D" if snapshots else "2B", 3, preempt, seed=seed) as running:
+        c = running.cluster
         if snapshots:
-            c.take_snapshots(EVERY)
+            c.take_snapshots(SNAPSHOT_EVERY)
         leader = c.one_leader()
-        cpu, now = incarnation.cpu(), c.now
+        cpu, now = running.cpu(), c.now
         reached = 0
         while reached < entries:
-            told = c.propose_together(leader, range(reached, reached + TOGETHER))
-            last = max(index for index, _, _ in told)
+            proposed = c.propose_together(leader, range(reached, reached + PROPOSED_TOGETHER))
+            last = max(index for index, _, _ in proposed)
             if not c.wait_for(PATIENCE, lambda at=last: c.committed(at)[0] == 3):  # type: ignore[misc]
                 break
             reached = last
-        return Written(reached, incarnation.cpu() - cpu, c.now - now)
+        return WrittenLog(reached, running.cpu() - cpu, c.now - now)
 
 
 @dataclass(frozen=True)
-class Brought:
-    """A log that a leader, played by the benchmark, brings to one real server in long messages; CPU seconds of each
-    step, and the host's largest memory."""
+class ReceivedLog:
+    """A log that one real server receives in long messages from a leader played by the benchmark: CPU seconds of each
+    step, and the largest memory of the host."""
 
     entries: int
-    bring_s: float
+    append_s: float
     restart_s: float
     apply_s: float
     snapshot_s: float
@@ -142,36 +145,36 @@ class Brought:
     host_mb: float
 
 
-def brought(host: WarmHost, entries: int) -> Brought:
-    with living(host, "2D", 3, False, scripted=(1, 2)) as incarnation:
-        c = incarnation.cluster
+def receive_log(host: WarmHost, entries: int) -> ReceivedLog:
+    with running_cluster(host, "2D", 3, False, scripted=(1, 2)) as running:
+        c = running.cluster
 
-        def tell(term: int, prev: int, last: int, commit: int) -> None:
+        def send(term: int, prev: int, last: int, commit: int) -> None:
             new = [{"term": 1000, "command": index} for index in range(prev + 1, last + 1)]
             before = 1000 if prev else 0
             where = {"prev_log_index": prev, "prev_log_term": before, "entries": new, "leader_commit": commit}
             reply = c.scripted_server(1).ask(0, "append_entries", term=term, leader_id=1, **where)
             assert reply["success"], reply
 
-        steps = [incarnation.cpu()]
-        for prev in range(0, entries, IN_A_MESSAGE):
-            tell(1000, prev, min(entries, prev + IN_A_MESSAGE), prev)
-        steps.append(incarnation.cpu())
+        steps = [running.cpu()]
+        for prev in range(0, entries, ENTRIES_PER_MESSAGE):
+            send(1000, prev, min(entries, prev + ENTRIES_PER_MESSAGE), prev)
+        steps.append(running.cpu())
         stored = len(c.server_state(0).state) / 1000
         c.restart(0)
-        steps.append(incarnation.cpu())
-        # It knows the log and not how far it is committed: now it hears that, and applies all of it at once.
-        tell(2000, entries, entries, entries)
+        steps.append(running.cpu())
+        # It has the log but does not know the commit index. This message has it, so the server applies everything at once.
+        send(2000, entries, entries, entries)
         assert c.wait_for(PATIENCE, lambda: c.committed(entries)[0] == 1)
-        steps.append(incarnation.cpu())
+        steps.append(running.cpu())
         c.call_snapshot(0, entries)
-        steps.append(incarnation.cpu())
-        bring, restart, apply, snapshot = (after - before for before, after in pairwise(steps))
-        return Brought(entries, bring, restart, apply, snapshot, stored, incarnation.peak_mb())
+        steps.append(running.cpu())
+        append, restart, apply, snapshot = (after - before for before, after in pairwise(steps))
+        return ReceivedLog(entries, append, restart, apply, snapshot, stored, running.peak_mb())
 
 
 def all_cpu_seconds() -> float:
-    """CPU seconds so far of this process and of all below it that have ended and were counted."""
+    """CPU seconds so far of this process and of all its descendants that have ended."""
     both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
@@ -181,8 +184,11 @@ def all_cpu_seconds() -> float:
 
 @dataclass(frozen=True)
 class Grading:
-    """One ``raftgrade run solutions``. ``runs`` and ``run_cpu`` by lab and network; ``cpu_s`` is of all processes, where
-    bubblewrap does not hide those inside it from the kernel's accounts."""
+    """One ``raftgrade run solutions``.
+
+    ``runs`` and ``run_cpu`` (seconds) are by lab and network. ``cpu_s`` is that of all processes, except that processes
+    inside bubblewrap do not show up in it.
+    """
 
     command: str
     wall_s: float
@@ -193,7 +199,7 @@ class Grading:
     bad: int
 
 
-def graded(folder: Path, words: list[str]) -> Grading:
+def grade(folder: Path, words: list[str]) -> Grading:
     """Grade the reference with ``raftgrade run solutions`` and ``words``; the report goes into ``folder``."""
     command = [sys.executable, "-m", "raftgrade", "run", str(ROOT / "solutions"), *words, "--out", str(folder)]
     with process_monitor.adopt_orphans():
@@ -203,7 +209,9 @@ def graded(folder: Path, words: list[str]) -> Grading:
             command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"}
         )
         wall = time.monotonic() - wall
-        process_monitor.leftover_processes(known)  # what outlived its parent is counted too
+        process_monitor.leftover_processes(
+            known
+        )  # waits for processes that outlived their parent, so that they are counted too
         cpu = all_cpu_seconds() - cpu
     if done.returncode not in (0, 1, 2) or not (folder / "records.jsonl").exists():
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

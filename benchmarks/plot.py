@@ -1,6 +1,6 @@
-"""Plots as SVG: lines and bars, with axes that say their units, and text that stays text.
+"""Line and bar plots as SVG, with units on the axes and text that can be selected.
 
-Each picture has a ground of its own, light or dark as the viewer prefers.
+Each plot has its own background, light or dark as the viewer prefers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 680, 380
-LEFT, RIGHT, TOP, BOTTOM = 78, 150, 44, 58
-_GAP = 15.0  # between two labels
+LEFT, RIGHT, TOP, BOTTOM = 78, 150, 44, 58  # margins, in pixels as all sizes here
+_GAP = 15.0  # the least distance between two labels, in pixels
 _STYLE = """\
 .ground{fill:#ffffff}.axis{stroke:#57606a;stroke-width:1}.grid{stroke:#d8dee4;stroke-width:1}
 text{font:12px system-ui,sans-serif;fill:#24292f}.title{font-size:14px;font-weight:600}.unit{fill:#57606a}
@@ -27,8 +27,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Lines:
-    """Series of points, each with its name at its end. ``ticks`` are the marks on the x axis; with ``log`` both axes are
-    logarithmic, else both begin at 0."""
+    """Series of points, each labelled at its last point.
+
+    ``ticks`` are the marks on the x axis. With ``log`` both axes are logarithmic; otherwise both begin at 0.
+    """
 
     title: str
     x_unit: str
@@ -67,7 +69,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar for each name, from the left; each is cut into parts, which ``parts`` names."""
+    """One horizontal bar per name, divided into the parts that ``parts`` names."""
 
     title: str
     unit: str
@@ -128,7 +130,7 @@ class _Page:
 
 
 class _Axis:
-    """From values to places."""
+    """Maps values to coordinates."""
 
     def __init__(self, values: Sequence[float], start: float, end: float, log: bool) -> None:
         self._log = log

@@ -1,6 +1,6 @@
-"""The same marks from a real Dask cluster, TLS on, with a worker killed in the middle. About two minutes:
+"""A real Dask cluster with TLS gives the same marks as one machine, even if a worker is killed. Takes about two minutes:
 
-python -m pytest benchmarks/test_dask_cluster.py -s --timeout 900
+python -m pytest -n 0 -s --timeout 900 benchmarks/test_dask_cluster.py
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORKERS = 3
 
 
 def certificates(folder: Path) -> list[str]:
-    """A certificate authority of our own and one certificate for all, as options."""
+    """Make a certificate authority and one certificate for all processes. Returns the options that name it."""
 
     def openssl(*words: str) -> None:
         assert OPENSSL is not None
@@ -43,8 +43,8 @@ def certificates(folder: Path) -> list[str]:
 
 
 @contextmanager
-def started(log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a group of its own, gone at the end with all of it."""
+def running(log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in its own process group, all of which is killed at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", *words], stdout=output, stderr=output, process_group=0)
     try:
@@ -59,8 +59,8 @@ def traces(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "traces").rglob("*.jsonl"))}
 
 
-@pytest.mark.skipif(OPENSSL is None, reason="no openssl here to make certificates with")
-def test_a_cluster_gives_the_same_marks_although_a_worker_dies(tmp_path: Path) -> None:
+@pytest.mark.skipif(OPENSSL is None, reason="openssl, which makes the certificates, is not installed")
+def test_a_cluster_gives_the_same_marks_even_if_a_worker_dies(tmp_path: Path) -> None:
     for name, source in (("alice", SOLUTION), ("bob", SKELETON), ("carol", SOLUTION)):
         (tmp_path / "class" / name).mkdir(parents=True)
         shutil.copyfile(source, tmp_path / "class" / name / "raft.py")
@@ -73,30 +73,30 @@ def test_a_cluster_gives_the_same_marks_although_a_worker_dies(tmp_path: Path) -
     with ExitStack() as stack:
         port = address.rpartition(":")[2]
         scheduler = ("distributed.cli.dask_scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", port)
-        stack.enter_context(started(tmp_path / "scheduler.txt", *scheduler, "--no-dashboard", *tls))
+        stack.enter_context(running(tmp_path / "scheduler.txt", *scheduler, "--no-dashboard", *tls))
         workers = []
         for number in range(WORKERS):
             place = ["--local-directory", str(tmp_path / f"w{number}"), "--no-dashboard", "--nthreads", "1"]
             log = tmp_path / f"worker{number}.txt"
             words = ("distributed.cli.dask_worker", address, *place, "--no-nanny", *tls)
-            workers.append(stack.enter_context(started(log, *words)))
+            workers.append(stack.enter_context(running(log, *words)))
         while not all("Registered to" in (tmp_path / f"worker{n}.txt").read_text() for n in range(WORKERS)):
             assert all(worker.poll() is None for worker in workers)
             time.sleep(0.1)
-        grader = stack.enter_context(started(tmp_path / "grader.txt", *far, "--tls-ca", str(tmp_path / "ca.pem"), *own))
+        grader = stack.enter_context(running(tmp_path / "grader.txt", *far, "--tls-ca", str(tmp_path / "ca.pem"), *own))
         records = tmp_path / "far" / "records.jsonl"
         while not (records.exists() and records.read_bytes().count(b"\n") > 40):
             assert grader.poll() is None, (tmp_path / "grader.txt").read_text()
             time.sleep(0.05)
         os.killpg(workers[1].pid, signal.SIGKILL)
-        print(f"\n{records.read_bytes().count(chr(10).encode())} runs had come in when a worker was killed")
+        print(f"\n{records.read_bytes().count(chr(10).encode())} runs had arrived when a worker was killed")
         assert grader.wait() == 1, (tmp_path / "grader.txt").read_text()
         lines = records.read_bytes().splitlines()
-        told = [json.loads(line)["record"] for line in lines]
+        runs = [json.loads(line)["record"] for line in lines]
         assert len(
-            {(r["test"], r["seed"], json.loads(line)["submission"]) for r, line in zip(told, lines, strict=True)}
+            {(r["test"], r["seed"], json.loads(line)["submission"]) for r, line in zip(runs, lines, strict=True)}
         ) == (len(lines))
-        print(f"{len(lines)} runs, none twice; errors: {sum(r['outcome'] == 'error' for r in told)}")
+        print(f"{len(lines)} runs, none made twice; errors: {sum(r['outcome'] == 'error' for r in runs)}")
     assert "Remove worker" in (tmp_path / "scheduler.txt").read_text()
     near = [sys.executable, "-m", *grade, "--out", str(tmp_path / "near"), "--jobs", "2"]
     assert subprocess.run(near, capture_output=True, check=False).returncode == 1

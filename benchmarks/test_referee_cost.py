@@ -1,6 +1,6 @@
-"""What the referee and the trace cost: the same runs with both and without either, in turn, by CPU time of judge and host.
+"""What the referee and the trace cost: CPU time of judge and host for the same runs with both and without either.
 
-"Without" keeps only the look at what is applied, which the harness itself needs to know what is committed.
+"Without" keeps only the rule about applied entries, which the harness needs to know what is committed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
 from tests.referee_table import Plain
 
-# Tests of many messages, none of which looks at the trace by itself.
+# Tests with many messages, none of which reads the trace itself.
 TESTS = [
     "many_elections",
     "unreliable",
@@ -32,7 +32,7 @@ ROUNDS = 15
 
 
 class Bare(Plain):
-    """A cluster with neither referee nor trace."""
+    """A cluster without referee and trace."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -46,7 +46,7 @@ def cpu_of(impl: Implementation, name: str, seed: int, kind: type[Cluster]) -> f
     spent = run.record(None).cpu_s
     assert run.made is not None
     before = time.process_time()
-    run.made.event_loop.trace.hash()  # every record has it
+    run.made.event_loop.trace.hash()  # every record contains it
     return spent + time.process_time() - before
 
 

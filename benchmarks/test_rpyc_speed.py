@@ -1,8 +1,8 @@
-"""How many RPCs a second the real network carries through the judge's switch, beside what bare rpyc does.
+"""How many RPCs a second the real network carries through the judge, compared with bare rpyc.
 
-Bare: one process calls a function in another, over loopback TCP without Nagle's delay. Through the switch: a server
-calls its peer; the request goes to the judge and on to the peer, its answer the same way back, so a call makes four
-hops instead of two and wakes two threads.
+Bare: one process calls a function in another over loopback TCP, without Nagle's delay. Through the judge: a server calls
+its peer, the request goes to the judge and on to the peer, and the answer returns the same way. A call takes four hops
+instead of two and wakes two threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
 from tests.worlds.tiny_event_loop import TinyEventLoop
 
-SECONDS = 2.0
+SECONDS = 2.0  # of real time, for each measurement
 PAYLOAD = "x" * 200
 
 RAFT = """
@@ -80,7 +80,7 @@ rpyc.utils.factory.connect_stream(SocketStream(sock), Echo).serve_all()
 
 
 def bare_rate(seconds: float = SECONDS) -> float:
-    """Sequential calls a second of bare rpyc."""
+    """Sequential calls a second with bare rpyc."""
     with subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -95,8 +95,8 @@ def bare_rate(seconds: float = SECONDS) -> float:
     return rate
 
 
-def switch_rate(folder: Path, callers: int, seconds: float = SECONDS) -> float:
-    """RPCs a second of one server calling its peer from so many threads."""
+def judge_rate(folder: Path, callers: int, seconds: float = SECONDS) -> float:
+    """RPCs a second if one server calls its peer from ``callers`` threads."""
     (folder / "raft.py").write_text(RAFT)
     with WarmHost(folder) as host:
         world = RpycWorld(host)
@@ -109,8 +109,8 @@ def switch_rate(folder: Path, callers: int, seconds: float = SECONDS) -> float:
 
 
 def test_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bare, one, eight = bare_rate(), switch_rate(tmp_path, 1), switch_rate(tmp_path, 8)
+    bare, one, eight = bare_rate(), judge_rate(tmp_path, 1), judge_rate(tmp_path, 8)
     with capsys.disabled():
         print(f"\n  bare rpyc, sequential:                 {bare:8,.0f} calls/s")
-        print(f"  through the switch, sequential:        {one:8,.0f} RPC/s  ({one / bare:.2f} of bare)")
-        print(f"  through the switch, 8 callers at once: {eight:8,.0f} RPC/s  ({eight / bare:.2f} of bare)")
+        print(f"  through the judge, sequential:         {one:8,.0f} RPC/s  ({one / bare:.2f} of bare)")
+        print(f"  through the judge, 8 callers at once:  {eight:8,.0f} RPC/s  ({eight / bare:.2f} of bare)")

@@ -1,7 +1,6 @@
-"""How fast the simulator is, with the reference: run by hand (``python -m pytest benchmarks -s``), never in CI.
+"""How fast the simulator is with the reference.
 
-Figures, not verdicts: they depend on the machine and on what else it does. RPCs are counted as the harness counts them
-(a call and its reply are one). CPU seconds are those of judge and host together.
+An RPC is a call and its reply, as the harness counts them. CPU seconds are those of judge and host together.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from raftlab.worlds.host_process import WarmHost, cpu_seconds
 from raftlab.worlds.sim_world import ForkedHost, InProcessHost, SimWorld
 from tests.conftest import SOLUTION
 
-LIVED = 400.0  # virtual seconds of an idle cluster of five: heartbeats only
+IDLE_S = 400.0  # virtual seconds of an idle cluster of five servers: heartbeats only
 
 
 @dataclass(frozen=True)
 class Idle:
-    """A stretch of an idle cluster's life. ``lived`` are virtual seconds, ``judge`` and ``host`` CPU seconds."""
+    """An idle cluster: ``virtual_s`` are virtual seconds, ``wall`` real ones, ``judge`` and ``host`` CPU seconds."""
 
     rpcs: int
-    lived: float
+    virtual_s: float
     wall: float
     judge: float
     host: float
@@ -42,8 +41,8 @@ class Idle:
         return self.judge + self.host
 
 
-def idle_life(host: WarmHost, preempt: bool, lived: float) -> Idle:
-    """Five servers that have a leader and nothing to do, out of process, for about ``lived`` virtual seconds."""
+def idle_cluster(host: WarmHost, preempt: bool, virtual_s: float) -> Idle:
+    """Run five servers that have a leader and nothing to do for about ``virtual_s`` virtual seconds, in a host process."""
     forked = ForkedHost(host, 0, preempt)
     world = SimWorld(forked, MIN_DELAY)
     try:
@@ -53,7 +52,7 @@ def idle_life(host: WarmHost, preempt: bool, lived: float) -> Idle:
         pid = host.pid(forked._child)
         rpcs, began = cluster.rpc_count(), cluster.now
         wall, judge, student = time.perf_counter(), time.process_time(), cpu_seconds(pid)
-        cluster.sleep(lived)
+        cluster.sleep(virtual_s)
         wall, judge = time.perf_counter() - wall, time.process_time() - judge
         student = cpu_seconds(pid) - student
         return Idle(cluster.rpc_count() - rpcs, cluster.now - began, wall, judge, student)
@@ -62,8 +61,8 @@ def idle_life(host: WarmHost, preempt: bool, lived: float) -> Idle:
 
 
 def start_ms(host: WarmHost, runs: int) -> float:
-    """Milliseconds by the clock that a run costs before its first event, the median of so many: a fork from the warm host,
-    and three servers started."""
+    """Real milliseconds that a run takes before its first event, the median of ``runs``: a fork from the warm host, and the
+    start of three servers."""
     walls = []
     for seed in range(runs):
         wall = time.perf_counter()
@@ -75,13 +74,13 @@ def start_ms(host: WarmHost, runs: int) -> float:
 
 
 def test_rpcs_and_virtual_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    """RPC/s out of process, and virtual seconds for each CPU second."""
+    """RPCs a second with a host process, and virtual seconds per CPU second."""
     rows = []
     with WarmHost(SOLUTION) as host:
         for preempt in (True, False):
-            one = idle_life(host, preempt, LIVED)
+            one = idle_cluster(host, preempt, IDLE_S)
             rows.append(
-                f"preempt={preempt!s:5}  {one.rpcs / one.wall:7.0f} RPC/s   {one.lived / one.cpu:6.0f} virtual s per CPU"
+                f"preempt={preempt!s:5}  {one.rpcs / one.wall:7.0f} RPC/s   {one.virtual_s / one.cpu:6.0f} virtual s per CPU"
                 f" s   judge {one.judge / one.rpcs * 1e6:4.0f} us, host {one.host / one.rpcs * 1e6:4.0f} us of CPU an RPC"
             )
     with capsys.disabled():
@@ -89,8 +88,10 @@ def test_rpcs_and_virtual_seconds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_shares(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who spends the time: the student's file, Python's threading library on its behalf, or the framework. Under a
-    profiler, which makes calls dearer than statements, so the student's share is rather understated."""
+    """Where the time goes: the student's file, Python's threading library on its behalf, or the framework.
+
+    A profiler makes calls more expensive than statements, so the student's share is somewhat understated.
+    """
     inside = InProcessHost(SOLUTION, 0, True)
     world = SimWorld(inside, MIN_DELAY)
     cluster = Cluster(world, "2A", 0, 5)
@@ -110,10 +111,10 @@ def test_shares(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_start_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a run costs before its first event."""
+    """What a run takes before its first event."""
     program_wall = time.perf_counter()
     Program(source.find(SOLUTION)).compile_all()
     program_wall = time.perf_counter() - program_wall
-    assert SimHost  # the host's side, imported above so that its import is not counted
+    assert SimHost  # imported above, so that its import is not measured
     with WarmHost(SOLUTION) as host, capsys.disabled():
         print(f"\nstart of a run: {start_ms(host, 20):.1f} ms (median of 20); loading: {program_wall * 1000:.0f} ms")

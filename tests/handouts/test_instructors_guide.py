@@ -63,7 +63,7 @@ def test_its_rubric_is_one() -> None:
             known = {
                 *rubric.Rubric.__struct_fields__,
                 *rubric.Limits.__struct_fields__,
-                *rubric.ForLab.__struct_fields__,
+                *rubric.LabRules.__struct_fields__,
             }
             assert name in known or name.startswith("["), name
 

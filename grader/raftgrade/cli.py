@@ -57,7 +57,7 @@ class Tools:
 
     commands: Commands = field(default_factory=RaftlabCommands)
     catalogue: Callable[[str], Sequence[CatalogueTest]] = catalogue.tests
-    confine: Callable[[str], levels.Sandbox] = levels.choose
+    choose_sandbox: Callable[[str], levels.Sandbox] = levels.choose
 
 
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
@@ -114,7 +114,9 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
 def _soak(arguments: argparse.Namespace, tools: Tools) -> int:
     if arguments.show is not None:
         return runner.show(Path(arguments.show))
-    return runner.run(runner.parse_settings(arguments, tools.confine), tools.commands, tools.catalogue, sys.stderr)
+    return runner.run(
+        runner.parse_settings(arguments, tools.choose_sandbox), tools.commands, tools.catalogue, sys.stderr
+    )
 
 
 def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:
@@ -181,7 +183,7 @@ def _set_late(late: dict[str, float], report: Report) -> None:
 def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     price_list = _rubric(arguments.rubric, tools)
     settings = options.settings(arguments, price_list)
-    settings = msgspec.structs.replace(settings, sandbox=tools.confine(arguments.sandbox))
+    settings = msgspec.structs.replace(settings, sandbox=tools.choose_sandbox(arguments.sandbox))
     make_engine = _engine(arguments)
     out = Path(arguments.out)
     found = submissions.find(arguments.paths, ignore=out)

@@ -132,7 +132,7 @@ def _run(run: argparse.ArgumentParser) -> None:
         "--sandbox",
         choices=levels.CHOICES,
         default="auto",
-        help="walls around student code: the best there is (auto, the default), bubblewrap or nothing (bwrap), none",
+        help="sandbox for student code: the best that works here (auto, the default), bubblewrap or an error (bwrap), none",
     )
     run.add_argument("--out", default="raftgrade-out", metavar="DIR", help="default: raftgrade-out")
     run.add_argument("--fresh", action="store_true", help="do everything again, also what an earlier report in DIR has")

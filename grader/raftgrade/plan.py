@@ -123,7 +123,7 @@ def expected_tests(
 
 @dataclass(frozen=True, slots=True)
 class JobTarget:
-    """Whose work jobs are about, and the walls it runs in."""
+    """Whose work jobs are about, and the sandbox it runs in."""
 
     submission: str
     slug: str

@@ -151,7 +151,7 @@ def test_a_sandbox_that_cannot_be_had_is_no_reason_to_go_without(
 ) -> None:
     submission(tmp_path, "alice")
     monkeypatch.setattr(levels, "probe", lambda level: levels.Sandbox("none", "it is not installed"))
-    ours = dataclasses.replace(tools(), confine=levels.choose)
+    ours = dataclasses.replace(tools(), choose_sandbox=levels.choose)
     assert main(["run", "alice", "--sandbox", "bwrap"], ours) == 2
     assert capsys.readouterr().err == "raftgrade: --sandbox bwrap is not available here: it is not installed\n"
     assert not Path("raftgrade-out").exists()

@@ -103,5 +103,5 @@ def test_no_submission_was_changed(batch: Batch, tmp_path: Path) -> None:
 
 def test_the_table_is_safe_to_print(batch: Batch) -> None:
     assert "\x1b" not in batch.out
-    assert "student code ran confined (bwrap)" in batch.out
+    assert "student code ran in a sandbox (bwrap)" in batch.out
     assert "carol \\x1b[31m" in batch.out

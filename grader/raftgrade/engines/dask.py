@@ -76,8 +76,8 @@ _read_answer = msgspec.msgpack.Decoder(Answer).decode
 # --- at the worker ---
 
 
-class NotConfined(Exception):
-    """This worker cannot confine student code as the grader can. The message says where, and why."""
+class WorkerWithoutSandbox(Exception):
+    """The sandbox that the grader uses does not work on this worker. The message says on which machine, and why."""
 
 
 @lru_cache
@@ -91,12 +91,14 @@ def missing_sandbox(level: Level) -> str:
 
 def carry_out(errand: bytes, commands: Commands) -> bytes:
     """Do an errand. Runs in a worker; everything it needs is in its arguments, and nothing stays behind. Raises
-    :class:`NotConfined`: the grader's machine has tried its own walls, not this one's."""
+    :class:`WorkerWithoutSandbox`: the grader has tested the sandbox on its own machine, not on this one."""
     asked = _read_errand(errand)
     level = asked.sandbox if asked.job is None else asked.job.sandbox
     why = missing_sandbox(level)
     if why:
-        raise NotConfined(f"the worker on {platform.node()} cannot confine student code ({level}): {why}")
+        raise WorkerWithoutSandbox(
+            f"the worker on {platform.node()} cannot run student code in the sandbox ({level}): {why}"
+        )
     with TemporaryDirectory(prefix="raftgrade-") as name:
         folder = Path(name)
         place = folder / "submission"

@@ -56,7 +56,7 @@ def _make(report: Report, wanted: ReportOptions) -> tuple[str, list[str]]:
         case "json":
             return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n", []
         case "csv":
-            return gradebook.plain(report), _walls(report)
+            return gradebook.plain(report), _sandbox_note(report)
         case "junit":
             return junit.render(report), []
         case "github":
@@ -76,13 +76,13 @@ def _make(report: Report, wanted: ReportOptions) -> tuple[str, list[str]]:
                 text, notes = gradebook.fill(report, wanted.template, wanted.format, wanted.column)
             except gradebook.BadTemplate as exc:
                 raise CannotReport(str(exc)) from None
-            return text, [*notes, *_walls(report)]
+            return text, [*notes, *_sandbox_note(report)]
         case "html":
             pictures = html.pictures(report, wanted.folder, wanted.output)
             return html.render(report, pictures, alone=wanted.student is not None), []
     raise CannotReport(f"there is no format {wanted.format!r}")
 
 
-def _walls(report: Report) -> list[str]:
-    # A gradebook has no place for it: whoever asked is told.
+def _sandbox_note(report: Report) -> list[str]:
+    # A gradebook has no place for this, so it goes to the terminal.
     return [] if report.settings.sandbox is None else [table.sandbox_line(report.settings.sandbox)]

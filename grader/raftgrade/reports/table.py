@@ -38,11 +38,11 @@ def render(report: Report, whole: Callable[[SubmissionResult], SubmissionResult]
 
 
 def sandbox_line(sandbox: Sandbox) -> str:
-    """Which walls student code ran in."""
+    """Which sandbox student code ran in."""
     said = {
-        "bwrap": "student code ran confined (bwrap)",
-        "rlimits": "student code ran with limits, and with this machine's files in reach (rlimits)",
-        "none": "student code ran without any confinement (none)",
+        "bwrap": "student code ran in a sandbox (bwrap)",
+        "rlimits": "student code ran with limits, but could read this machine's files (rlimits)",
+        "none": "student code ran without a sandbox (none)",
     }[sandbox.level]
     return f"{said}: {one_line(sandbox.reason, 400)}" if sandbox.reason else said
 

@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--only", default="", metavar="NAME,...", help="only these tests")
     group.addoption("--no-preempt", action="store_true", help="switch threads at blocking calls only (sim)")
     group.addoption("--inside", action="store_true", help="run student code in this process, to debug it (sim)")
-    group.addoption("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="walls around student code")
+    group.addoption("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="sandbox for student code")
     group.addoption("--records-fd", type=int, default=-1, help="write a record of each run to this descriptor")
     group.addoption(
         "--trace-quota", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)"

@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("path")
     parser.add_argument("--labs", default="2A", help="comma-separated")
     parser.add_argument("--json", action="store_true", help="print a JSON list of {text, where, handout}")
-    parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="walls around the code")
+    parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="sandbox for the code")
     options = parser.parse_args()
     try:
         problems = check(options.path, options.labs.split(","), Sandbox(options.sandbox))

@@ -2,7 +2,7 @@
 
 With ``--inside`` student code runs in this very process, so pytest's debugger can show it. What is left: at a
 failure, go to the student's line (for an exception in their code) or to the test's line (for anything else);
-and make ``q`` end the run from within a student's thread. For one's own code only: nothing is confined here.
+and make ``q`` end the run from within a student's thread. For your own code only: there is no sandbox.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class Losing(ThreadPoolExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
-class Walls(FakeCommands):
-    """Remembers within which walls it was asked to work."""
+class RecordsSandbox(FakeCommands):
+    """Records the sandbox of each command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,29 +132,29 @@ def test_the_same_marks_here_and_far_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["bwrap", "rlimits"])
-def test_the_walls_are_the_same_here_and_far_away(
-    tmp_path: Path, level: Level, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_use_the_sandbox_of_the_grader(tmp_path: Path, level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask, "missing_sandbox", lambda level: "")
     for executor in (None, ThreadPoolExecutor(2)):
-        walls = Walls()
-        graded(tmp_path, executor, {"alice": {"first/1": "error"}}, walls, level)
+        recorded = RecordsSandbox()
+        graded(tmp_path, executor, {"alice": {"first/1": "error"}}, recorded, level)
         # The check, the job, and what was tried once more.
-        assert walls.asked == [("check", level), ("job", level), ("job", level)]
+        assert recorded.asked == [("check", level), ("job", level), ("job", level)]
 
 
-def test_a_worker_without_walls_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_the_sandbox_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(levels, "probe", lambda level: Sandbox("none", "bubblewrap is not installed"))
     dask.missing_sandbox.cache_clear()
-    walls = Walls()
+    recorded = RecordsSandbox()
     try:
-        report = graded(tmp_path, ThreadPoolExecutor(2), {"alice": {}}, walls, "bwrap")
+        report = graded(tmp_path, ThreadPoolExecutor(2), {"alice": {}}, recorded, "bwrap")
     finally:
         dask.missing_sandbox.cache_clear()
-    assert walls.asked == []
+    assert recorded.asked == []
     (alice,) = report.submissions
     assert (alice.state, alice.final) == ("unjudged", False)
-    assert alice.problems[0].text.endswith("cannot confine student code (bwrap): bubblewrap is not installed")
+    assert alice.problems[0].text.endswith(
+        "cannot run student code in the sandbox (bwrap): bubblewrap is not installed"
+    )
 
 
 def test_a_worker_that_dies_costs_its_job_a_second_attempt_and_nothing_else(tmp_path: Path) -> None:

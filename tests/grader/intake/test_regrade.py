@@ -24,7 +24,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def run(*more: str, level: Any = "none") -> tuple[list[str], int]:
     """Grade ``class``. The runs that were done, as test/first–end, and the exit code."""
     commands = FakeCommands()
-    ours = dataclasses.replace(tools(commands), confine=lambda asked: Sandbox(level))
+    ours = dataclasses.replace(tools(commands), choose_sandbox=lambda choice: Sandbox(level))
     code = main(["run", "class", "--network", "sim", "--runs", "3", *more], ours)
     return sorted(f"{'+'.join(tests)} {first}-{end}" for tests, (first, end) in commands.started), code
 
@@ -75,7 +75,7 @@ def test_what_could_not_be_judged_is_tried_again(tmp_path: Path) -> None:
     assert run() == (["first 1-2", "first 1-2"], 2)  # and once more, as ever
 
 
-def test_other_walls_and_other_code_are_another_judgement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_sandbox_and_other_code_are_another_judgement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submission(tmp_path, "class/alice")
     run()
     assert run(level="rlimits") == (EVERYTHING, 0)

@@ -363,9 +363,7 @@ def test_the_class_report_says_what_student_code_ran_in() -> None:
     of = made()
     assert "student code ran" not in html.render(of)
     of.settings = msgspec.structs.replace(of.settings, sandbox=Sandbox("rlimits", "bubblewrap is <not> installed"))
-    said = (
-        "student code ran with limits, and with this machine&#39;s files in reach (rlimits): bubblewrap is &lt;not&gt; "
-    )
+    said = "student code ran with limits, but could read this machine&#39;s files (rlimits): bubblewrap is &lt;not&gt; "
     assert said in html.render(of)
 
 
@@ -384,7 +382,7 @@ def test_every_other_format_says_it_too(
     ):  # fmt: skip
         main(["report", out, "--format", *more])
         shown = capsys.readouterr()
-        said = "student code ran confined (bwrap)"
+        said = "student code ran in a sandbox (bwrap)"
         if more[0] == "github":
             said = said.replace("(", "&#40;").replace(")", "&#41;")
         assert said in (shown.err if more[0] in ("csv", "canvas", "moodle") else shown.out), more

@@ -126,14 +126,14 @@ def test_the_same_trouble_everywhere_is_told_once() -> None:
     assert "  2A first · sim · seeds 0, 1 and 2 other runs\n    could not be judged: the machine is on fire\n" in text
 
 
-def test_the_foot_says_which_walls_there_were() -> None:
+def test_the_last_lines_say_which_sandbox_was_used() -> None:
     for sandbox, words in [
-        (Sandbox("bwrap"), "student code ran confined (bwrap)"),
+        (Sandbox("bwrap"), "student code ran in a sandbox (bwrap)"),
         (
             Sandbox("rlimits", "bubblewrap is not installed"),
-            "student code ran with limits, and with this machine's files in reach (rlimits): bubblewrap is not\ninstalled",
+            "student code ran with limits, but could read this machine's files (rlimits): bubblewrap is not\ninstalled",
         ),
-        (Sandbox("none", "asked for"), "student code ran without any confinement (none): asked for"),
+        (Sandbox("none", "asked for"), "student code ran without a sandbox (none): asked for"),
     ]:
         report = fold(all_passed())
         report.settings = msgspec.structs.replace(report.settings, sandbox=sandbox)

@@ -440,7 +440,7 @@ def test_the_limits_of_2b() -> None:
     most, more = numbers(r"limit = (\d+) \+ (\d+) \*", lab_2b.test_rpc_counts)
     (idle,) = numbers(r"idle <= (\d+)", lab_2b.test_rpc_counts)
     count, times = numbers(r"range\((\d+)\):\n +command = .* \* (\d+)\n", lab_2b.test_rpc_bytes)
-    factor, rest = numbers(r"limit = (\d+) \* sent \+ ([\d_]+)", lab_2b.test_rpc_bytes)
+    factor, rest = numbers(r"limit = (\d+) \* command_bytes \+ ([\d_]+)", lab_2b.test_rpc_bytes)
     (refusals,) = numbers(r"refused <= (\d+)", lab_2b.test_fast_backup)
     (wrong,) = numbers(r"doomed .*range\((\d+)\)", lab_2b.test_fast_backup)
     sent = count * times

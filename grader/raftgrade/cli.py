@@ -140,7 +140,7 @@ def _proof(arguments: argparse.Namespace) -> int:
     if reference.is_dir():
         reference /= "raft.py"
     bugs = bug_bank.choose(known, parse_labs(arguments.labs), names)
-    trials = kill_rates.trials(bugs, read_text_file(str(reference)), settings)
+    trials = kill_rates.make_trials(bugs, read_text_file(str(reference)), settings)
     soak = None if arguments.soak is None else log.read_all(map(Path, arguments.soak))
     shown = printable(arguments.out)
     versions = (

@@ -1,14 +1,15 @@
-"""The test of the tests: how surely do the suites catch the bugs of a bank?
+"""Measure how reliably the suites catch known bugs: run passes of each bug, count them, and store them in a folder.
 
 A *pass* is what a grading does with one seed: the whole suite of the bug's lab, each test once, in the simulator, with
-preemption. A pass in which any test fails has killed the bug. The first pass of a bug runs every test; later ones begin
-with the likeliest killer and end at the first test that fails, which decides the same question for less.
+preemption. A pass in which a test fails has *killed* the bug. The first pass of a bug runs every test. Later ones begin
+with the test that is most likely to fail and end at the first failure, which answers the same question in less time.
 
-How many passes: an easy or medium bug gets ``seeds`` of them. So does a hard one, and then, only if none of these killed it,
-it goes on to the first kill or to ``hard_seeds``. What a bug's passes say is counted in the order of the seeds and by this
-rule alone, so it does not depend on how many ran at a time. Nothing is stopped because a number looks good; and the
-Clopper-Pearson interval of k of n stays one of at least 95 % under this rule: in the second part k is 0 or 1, its lower end
-solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n", and its upper end lies above the exact one.
+An easy or medium bug gets ``seeds`` passes. So does a hard one; only if none of these kills it, it gets more, until the
+first kill or up to ``hard_seeds``. Passes are counted in the order of their seeds and by this rule alone, so the result
+does not depend on how many passes run at a time, and nothing stops because a number looks good. The Clopper-Pearson
+interval for k of n still covers at least 95 % under this rule: beyond the first ``seeds`` passes k is 0 or 1, the
+interval's lower end solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n", and its upper end lies above the
+exact one.
 """
 
 from __future__ import annotations
@@ -46,16 +47,15 @@ from raftlab.safe_text import one_line, printable
 from raftlab.suites import catalogue
 
 PASSES = "passes.jsonl"
-_RULES = 1  # goes up when what a pass is, or what is noted of it, changes
+_FORMAT = 1  # increased when the meaning of a pass changes, or what is stored about it, so that old passes do not count
 
 
 class CannotProve(Exception):
-    """The proof cannot go on: its records are damaged, or a process of it died. The message says why."""
+    """The proof cannot go on: its records are damaged, or one of its processes died. The message says why."""
 
 
-class Caught(msgspec.Struct, frozen=True):
-    """A test that failed: the promise of Raft that was seen broken (empty: an expectation of the test), and what it
-    said."""
+class Kill(msgspec.Struct, frozen=True):
+    """A test that failed. ``rule`` is the name of the broken rule, or empty; ``text`` is the failure's sentence."""
 
     test: str
     rule: str
@@ -63,21 +63,31 @@ class Caught(msgspec.Struct, frozen=True):
 
 
 class Pass(msgspec.Struct, frozen=True):
-    """One pass. ``key`` tells of which text and with which code, ``whole`` that every test was run, ``unjudged`` those
-    tests that came to no verdict through our fault or the machine's; ``cpu_s`` is of judge and servers."""
+    """One pass, as it is stored.
+
+    Attributes:
+        key: identifies the bug's text, the code that judged it and the settings (:attr:`Trial.key`).
+        bug: id of the bug.
+        seed: seed of each run.
+        whole: whether every test was run.
+        caught: the tests that failed.
+        unjudged: tests without a verdict, because of a bug of ours or trouble of the machine.
+        cpu_s: CPU seconds of the judge and the servers.
+        wall_s: wall-clock seconds.
+    """
 
     key: str
     bug: str
     seed: int
     whole: bool
-    caught: list[Caught]
+    caught: list[Kill]
     unjudged: list[str]
     cpu_s: float
     wall_s: float
 
     @property
     def judged(self) -> bool:
-        """A kill is one whatever else happened; to say that nothing failed, all tests must have had a verdict."""
+        """A kill counts whatever else happened. To count as not killed, a pass needs a verdict of every test."""
         return self.outcome != "error"
 
     @property
@@ -87,7 +97,14 @@ class Pass(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How many passes, see above; ``limit_s`` seconds is the longest that a test may take, as in a grading."""
+    """Settings of a proof.
+
+    Attributes:
+        seeds: passes of each bug.
+        hard_seeds: the most passes of a hard bug that the first ``seeds`` did not kill.
+        jobs: passes at a time.
+        limit_s: the longest that a run of a test may take, in seconds; the default is that of a grading.
+    """
 
     seeds: int = 20
     hard_seeds: int = 200
@@ -97,17 +114,26 @@ class Settings:
 
 @dataclass
 class Trial:
-    """A bug and its passes, by seed."""
+    """A bug and its passes.
+
+    Attributes:
+        bug: the bug.
+        text: the reference with the bug in it.
+        key: identifies ``text``, the judging code and the settings: a stored pass with another key does not count.
+        settings: how many passes to run.
+        passes: the finished passes, by seed.
+        started: seeds of the passes that were started in this process.
+    """
 
     bug: Bug
     text: str
     key: str
     settings: Settings
     passes: dict[int, Pass] = field(default_factory=dict)
-    asked: set[int] = field(default_factory=set)
+    started: set[int] = field(default_factory=set)
 
     @property
-    def most(self) -> int:
+    def max_passes(self) -> int:
         """The most passes that this bug can get."""
         hard = self.bug.hardness == "hard"
         return max(self.settings.seeds, self.settings.hard_seeds) if hard else self.settings.seeds
@@ -115,45 +141,47 @@ class Trial:
     @property
     def counted(self) -> list[Pass]:
         """The passes that count, in the order of their seeds."""
-        found = [self.passes[seed] for seed in range(self.settings.seeds) if seed in self.passes]
-        if any(each.caught for each in found):
-            return found
-        for seed in range(self.settings.seeds, self.most):
+        counted = [self.passes[seed] for seed in range(self.settings.seeds) if seed in self.passes]
+        if any(each.caught for each in counted):
+            return counted
+        for seed in range(self.settings.seeds, self.max_passes):
             if seed in self.passes:
-                found.append(self.passes[seed])
-                if found[-1].caught:
+                counted.append(self.passes[seed])
+                if counted[-1].caught:
                     break
-        return found
+        return counted
 
     @property
-    def wanted(self) -> range:
-        """The seeds to be run, as far as is known now."""
+    def needed_seeds(self) -> range:
+        """The seeds that the rule asks for, given the passes so far."""
         first = range(self.settings.seeds)
         if not all(seed in self.passes for seed in first) or any(self.passes[seed].caught for seed in first):
             return first
         kills = [seed for seed, each in self.passes.items() if each.caught]
-        return range(min([self.most, *(seed + 1 for seed in kills)]))
+        return range(min([self.max_passes, *(seed + 1 for seed in kills)]))
 
     @property
     def complete(self) -> bool:
-        return all(seed in self.passes and self.passes[seed].judged for seed in self.wanted)
+        return all(seed in self.passes and self.passes[seed].judged for seed in self.needed_seeds)
 
     @property
     def runs(self) -> int:
+        """Number of judged passes among those that count."""
         return sum(each.judged for each in self.counted)
 
     @property
     def kills(self) -> int:
+        """Number of passes that killed the bug among those that count."""
         return sum(bool(each.caught) for each in self.counted)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the chance that a pass kills the bug."""
+        """The 95 % confidence interval of the probability that a pass kills the bug."""
         return clopper_pearson(self.kills, self.runs)
 
     @property
-    def first(self) -> Caught | None:
-        """What caught it first: in the first pass that did, and there the first test in the suite's order."""
+    def first_kill(self) -> Kill | None:
+        """What caught the bug first: in the first pass that did, the first test in that pass's order."""
         for each in self.counted:
             if each.caught:
                 return each.caught[0]
@@ -161,12 +189,12 @@ class Trial:
 
     @property
     def whole_cpu_s(self) -> float | None:
-        """What a pass with every test costs, in CPU seconds."""
+        """CPU seconds of a pass that runs every test; ``None``: there is none yet."""
         return self.passes[0].cpu_s if 0 in self.passes else None
 
     @property
     def seeds_to_be_sure(self) -> int | None:
-        """The passes after which a bug with this rate of kills is caught with 95 %; ``None``: never was it killed."""
+        """How many passes catch the bug with probability 95 %, at the measured rate; ``None`` if no pass killed it."""
         if not self.kills:
             return None
         rate = self.kills / self.runs
@@ -178,32 +206,33 @@ class Trial:
         return [info.name for info in catalogue.tests(self.bug.lab) if "sim" in info.networks]
 
     def next_seed(self) -> int | None:
-        """The next pass to be started, if there is one: all else waits for the first, which tells who kills."""
-        if 0 not in self.passes and self.asked:
+        """The seed of the next pass to start; ``None`` if none can be started now. The first pass runs alone, because its
+        result tells which tests the others should begin with."""
+        if 0 not in self.passes and self.started:
             return None
-        return next((seed for seed in self.wanted if seed not in self.passes and seed not in self.asked), None)
+        return next((seed for seed in self.needed_seeds if seed not in self.passes and seed not in self.started), None)
 
-    def order(self) -> list[str]:
-        """The tests, the likeliest killer first: who killed before, then whom the bug's file names."""
-        kills = Counter(caught.test for each in self.passes.values() for caught in each.caught)
+    def likeliest_first(self) -> list[str]:
+        """The tests of a pass, most likely to fail first: those that failed most often, then those in the bug's file."""
+        kills = Counter(kill.test for each in self.passes.values() for kill in each.caught)
         named = [catch.test for catch in self.bug.catches]
         return sorted(self.tests, key=lambda test: (-kills[test], test not in named))
 
 
-def trials(bugs: Sequence[Bug], reference: str, settings: Settings) -> list[Trial]:
-    """The bugs, put into ``reference``. Raises :class:`raftgrade.proof.bug_bank.BadBank`."""
+def make_trials(bugs: Sequence[Bug], reference: str, settings: Settings) -> list[Trial]:
+    """Apply each bug to the source ``reference``. Raises :class:`raftgrade.proof.bug_bank.BadBank`."""
     judge = code_fingerprint(raftlab)
-    made = []
+    trials = []
     for bug in bugs:
         text = bug.apply_to(reference)
-        told = f"{_RULES}\0{judge}\0{bug.lab}\0{settings.limit_s:g}\0{text}"
-        made.append(Trial(bug, text, hashlib.sha256(told.encode()).hexdigest()[:16], settings))
-    return made
+        identity = f"{_FORMAT}\0{judge}\0{bug.lab}\0{settings.limit_s:g}\0{text}"
+        trials.append(Trial(bug, text, hashlib.sha256(identity.encode()).hexdigest()[:16], settings))
+    return trials
 
 
 class Folder:
-    """Where a proof is kept: ``passes.jsonl``, a line for each pass, and ``LAB/BUG/raft.py``. A context manager: one proof
-    at a time."""
+    """The folder of a proof: ``passes.jsonl`` with one line for each pass, and ``LAB/BUG/raft.py``. A context manager, which
+    locks the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -217,31 +246,34 @@ class Folder:
         assert self._file is not None
         self._file.close()
 
-    def load(self, given: list[Trial]) -> int:
-        """Take over what earlier proofs found out about the same texts with the same code. Returns how many passes."""
+    def load(self, trials: list[Trial]) -> int:
+        """Add the stored passes of the same texts, judged by the same code, to ``trials``. Returns how many there are.
+        Raises :class:`CannotProve`."""
         assert self._file is not None
-        keys = {trial.key: trial for trial in given}
+        by_key = {trial.key: trial for trial in trials}
         self._file.seek(0)
         *lines, torn = self._file.read().split(b"\n")
         if torn:
-            self._file.truncate(sum(len(line) + 1 for line in lines))  # we were killed while writing it
+            self._file.truncate(sum(len(line) + 1 for line in lines))  # the process was killed while writing this line
         for number, line in enumerate(lines, 1):
             try:
-                done = msgspec.json.decode(line, type=Pass)
+                stored = msgspec.json.decode(line, type=Pass)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                raise CannotProve(f"{printable(str(self.path / PASSES))}:{number} is not a pass of a proof") from None
-            trial = keys.get(done.key)
-            # What could not be judged is tried again, and the last word counts.
-            if trial is not None and done.judged and (done.seed or done.whole):
-                trial.passes[done.seed] = done
-        return sum(len(trial.passes) for trial in given)
+                raise CannotProve(
+                    f"line {number} of {printable(str(self.path / PASSES))} is not a pass of a proof"
+                ) from None
+            trial = by_key.get(stored.key)
+            # A pass that could not be judged is run again, and the last line about a seed counts.
+            if trial is not None and stored.judged and (stored.seed or stored.whole):
+                trial.passes[stored.seed] = stored
+        return sum(len(trial.passes) for trial in trials)
 
-    def keep(self, done: Pass) -> None:
+    def append(self, finished: Pass) -> None:
         assert self._file is not None
-        self._file.write(msgspec.json.encode(done) + b"\n")
+        self._file.write(msgspec.json.encode(finished) + b"\n")
 
-    def put(self, trial: Trial) -> Path:
-        """Write the bug's raft.py, if it is not there yet. Returns its folder."""
+    def write_raft(self, trial: Trial) -> Path:
+        """Write the bug's raft.py unless it is there already. Returns its folder."""
         folder = self.path / trial.bug.lab.lower() / trial.bug.name
         file = folder / "raft.py"
         if not file.is_file() or file.read_text(encoding="utf-8") != trial.text:
@@ -250,64 +282,76 @@ class Folder:
         return folder
 
 
-def run(given: list[Trial], folder: Folder, settings: Settings, stream: TextIO) -> None:
-    """Run every pass that is missing, on ``settings.jobs`` processes. Raises :class:`CannotProve` and, after Ctrl-C,
-    ``KeyboardInterrupt``; every pass that ended is kept then too."""
-    going: dict[Future[Pass], Trial] = {}
+def run(trials: list[Trial], folder: Folder, settings: Settings, stream: TextIO) -> None:
+    """Run every pass that is missing, and add it to its trial and to the folder.
+
+    Args:
+        trials: the bugs, with the passes that were loaded.
+        folder: where each finished pass is stored at once.
+        settings: ``jobs`` is the number of processes.
+        stream: where progress is shown.
+
+    Raises:
+        CannotProve: a process died.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP.
+    """
+    running: dict[Future[Pass], Trial] = {}
     todo = {
-        "first": sum(0 not in trial.passes for trial in given),
-        "later": sum(sum(seed not in trial.passes for seed in trial.wanted if seed) for trial in given),
+        "first": sum(0 not in trial.passes for trial in trials),
+        "later": sum(sum(seed not in trial.passes for seed in trial.needed_seeds if seed) for trial in trials),
     }
     progress = Progress(todo, settings.jobs, stream, words=("passes", "caught"))
     context = multiprocessing.get_context("spawn")
-    with _signals(), ProcessPoolExecutor(settings.jobs, context, _begin) as pool:
+    with _signals(), ProcessPoolExecutor(settings.jobs, context, _start_worker) as pool:
         try:
             while True:
-                # One more than can run: a worker that is done shall not wait for us.
-                for trial, seed in _next(given, settings.jobs + 1 - len(going)):
-                    place = folder.put(trial)
-                    order = trial.order() if seed else trial.tests
+                # One more than there are workers, so that a worker never waits for this process.
+                for trial, seed in _next_passes(trials, settings.jobs + 1 - len(running)):
+                    place = folder.write_raft(trial)
+                    order = trial.likeliest_first() if seed else trial.tests
                     work = (place, trial.bug.lab, trial.key, trial.bug.id, seed, order, not seed, settings.limit_s)
-                    going[pool.submit(_pass, *work)] = trial
-                if not going:
+                    running[pool.submit(_pass, *work)] = trial
+                if not running:
                     break
-                for future in wait(going, timeout=1.0, return_when=FIRST_COMPLETED).done:
-                    trial, done = going.pop(future), future.result()
-                    folder.keep(done)
-                    before = len(trial.wanted)
-                    trial.passes[done.seed] = done
-                    progress.add(trial.bug.id, "later" if done.seed else "first", done.outcome, done.wall_s)
-                    # A hard bug goes on beyond its first seeds, or has been caught there.
-                    progress.reduce({"later": before - len(trial.wanted)})
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    trial, finished = running.pop(future), future.result()
+                    folder.append(finished)
+                    needed_before = len(trial.needed_seeds)
+                    trial.passes[finished.seed] = finished
+                    kind = "later" if finished.seed else "first"
+                    progress.add(trial.bug.id, kind, finished.outcome, finished.wall_s)
+                    # Below 0 if a hard bug needs more passes than its first ones, above 0 if it has been killed since.
+                    progress.reduce({"later": needed_before - len(trial.needed_seeds)})
                 progress.show()
         except KeyboardInterrupt:
-            _end(pool)
+            _kill_workers(pool)
             raise
         except BrokenProcessPool:
             raise CannotProve(
-                "a process of the proof died; what was done is kept: run the same command again"
+                "a process of the proof died; all finished passes are saved: run the same command again"
             ) from None
         finally:
             progress.close()
 
 
-def _next(given: list[Trial], most: int) -> Iterator[tuple[Trial, int]]:
-    for trial in given:
+def _next_passes(trials: list[Trial], most: int) -> Iterator[tuple[Trial, int]]:
+    """Up to ``most`` passes to start now, each as its trial and seed."""
+    for trial in trials:
         while most > 0 and (seed := trial.next_seed()) is not None:
-            trial.asked.add(seed)
+            trial.started.add(seed)
             most -= 1
             yield trial, seed
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a proof as Ctrl-C does."""
+    """SIGTERM and SIGHUP end a proof as Ctrl-C does, unless they are ignored (``nohup``)."""
 
-    def arrived(number: int, frame: FrameType | None) -> NoReturn:
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, arrived) for each in heeded}
+    handled = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, interrupt) for each in handled}
     try:
         yield
     finally:
@@ -315,72 +359,72 @@ def _signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """End the workers now; the kernel ends the servers' processes with them."""
+def _kill_workers(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once; the kernel ends the servers' processes with them."""
     for worker in list(pool._processes.values()):
         worker.kill()
 
 
-# --- in a process of its own ---
+# --- in a worker process ---
 
 
 class _TooLong(BaseException):
-    """A test has had its time. No ``Exception``: nothing on the way shall take it for one of its own."""
+    """A run has exceeded its limit. Not an ``Exception``, so that no handler in the run's code catches it."""
 
 
-# The warm host of this process: of the bug that it had last.
-_impl: Implementation | None = None
+# The submission that this worker ran last, whose warm host serves the next pass of the same bug.
+_implementation: Implementation | None = None
 
 
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGALRM, _raise_too_long)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_leave_with, args=(parent.sentinel,), name="leash", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
 
 
-def _leave_with(sentinel: int) -> None:
+def _exit_with_parent(sentinel: int) -> None:
     wait_for([sentinel])
     os._exit(1)
 
 
-def _alarm(number: int, frame: FrameType | None) -> NoReturn:
+def _raise_too_long(number: int, frame: FrameType | None) -> NoReturn:
     raise _TooLong
 
 
 def _pass(
     place: Path, lab: str, key: str, bug: str, seed: int, order: Sequence[str], whole: bool, limit_s: float
 ) -> Pass:
-    """Run the tests ``order`` of ``lab`` on ``place``, all if ``whole``, else until one fails."""
-    global _impl
-    if _impl is None or _impl.path != place:
-        if _impl is not None:
-            _impl.close()
-        _impl = Implementation(place)
+    """Run the tests ``order`` of ``lab`` on ``place``: all if ``whole``, else until one fails."""
+    global _implementation
+    if _implementation is None or _implementation.path != place:
+        if _implementation is not None:
+            _implementation.close()
+        _implementation = Implementation(place)
     infos = {info.name: info for info in catalogue.tests(lab)}
-    caught: list[Caught] = []
+    caught: list[Kill] = []
     unjudged: list[str] = []
     cpu_s = wall_s = 0.0
     for test in order:
-        made = Run(_impl, infos[test], "sim", seed, preempt=True)
+        test_run = Run(_implementation, infos[test], "sim", seed, preempt=True)
         too_long = False
         try:
-            record = made.judge(_within(limit_s, catalogue.script_of(infos[test])))
+            record = test_run.judge(_within(limit_s, catalogue.script_of(infos[test])))
         except _TooLong as exc:
             too_long = True
-            record = made.record(exc)
+            record = test_run.record(exc)
             # The host may be in the middle of an answer, so the next run starts a new one. Close it after the run, which
             # still asks the host to end the servers' process.
-            _impl.close()
+            _implementation.close()
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
         if too_long:
-            # What never ends has not passed: so it is in a grading, too.
-            caught.append(Caught(test, "", f"run never reported: it had not ended after {limit_s:g} s"))
+            # A run that does not end has not passed: a grading counts it as a failure, too.
+            caught.append(Kill(test, "", f"run never reported: it had not ended after {limit_s:g} s"))
         elif record.outcome == "failed" and record.failure is not None:
             rule = record.failure.rule
-            caught.append(Caught(test, "" if rule is None else rule.name, one_line(record.failure.text, 200)))
+            caught.append(Kill(test, "" if rule is None else rule.name, one_line(record.failure.text, 200)))
         elif record.outcome != "passed":
             unjudged.append(test)
         if caught and not whole:
@@ -402,5 +446,5 @@ def _within(seconds: float, script: Callable[[Any], object]) -> Callable[[Any], 
 
 
 def versions() -> str:
-    """With what a proof was made: Python and the code that judges."""
+    """The versions that a proof depends on: Python, and the code that judges."""
     return f"Python {'.'.join(map(str, sys.version_info[:3]))}, code {code_fingerprint(raftlab)}"

@@ -1,4 +1,4 @@
-"""The certificate: a proof as a table for the terminal, and as a page of Markdown. No figure here that was not measured."""
+"""A finished proof as text: a table for the terminal, and a page of Markdown. Every figure in them is measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from raftlab.safe_text import count, duration, one_line, printable
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the page says of how it was made."""
+    """How a proof was made, for the page.
+
+    Attributes:
+        when: the date, as ``2026-11-22``.
+        command: the command line that makes the same proof.
+        versions: of raftgrade, Python and the judging code.
+        settings: the number of passes.
+    """
 
     when: str
     command: str
@@ -30,18 +37,19 @@ class Facts:
 
 
 def missed(trials: Iterable[Trial]) -> list[Trial]:
-    """The bugs that none of their passes killed."""
+    """The bugs that no pass has killed, among those whose passes are complete."""
     return [trial for trial in trials if trial.complete and not trial.kills]
 
 
 def exit_code(trials: Sequence[Trial]) -> int:
-    """0: all caught, or missed for a reason that stands in the bug's file; 1: missed without one; 2: not finished."""
+    """0: every bug is caught, or its file says why it is missed; 1: one is missed without a reason; 2: not finished."""
     if any(not trial.bug.missed for trial in missed(trials)):
         return 1
     return 0 if all(trial.complete for trial in trials) else 2
 
 
 def caught_within(trials: Iterable[Trial], passes: int) -> int:
+    """How many bugs were caught by their first ``passes`` passes."""
     return sum(any(each.caught for each in trial.counted if each.seed < passes) for trial in trials)
 
 
@@ -58,34 +66,35 @@ def _probability(trial: Trial) -> str:
 
 
 def _fraction(value: float) -> str:
-    """Two digits behind the point, three below a tenth; what is not 1 is never shown as 1."""
+    """Two digits after the point, three below a tenth; only exactly 1 is shown as 1."""
     if value in (0.0, 1.0):
         return f"{value:.0f}"
     return f"{min(value, 0.994):.2f}".lstrip("0") if value >= 0.1 else f"{value:.3f}".lstrip("0")
 
 
-def _sure(trial: Trial) -> tuple[str, str]:
-    """Seeds, and CPU seconds, until the bug is caught with 95 %."""
+def _cost_to_be_sure(trial: Trial) -> tuple[str, str]:
+    """Seeds and CPU seconds that it takes to catch the bug with probability 95 %."""
     seeds, cpu = trial.seeds_to_be_sure, trial.whole_cpu_s
     if seeds is None or cpu is None:
         return "–", "–"
     return str(seeds), f"{seeds * cpu:.1f}"
 
 
-def _by(trial: Trial) -> str:
-    """The rule that was broken where the bug was caught first, else the test."""
-    return "–" if trial.first is None else trial.first.rule or trial.first.test
+def _caught_by(trial: Trial) -> str:
+    """The rule that the first failure named or, if it named none, the test."""
+    return "–" if trial.first_kill is None else trial.first_kill.rule or trial.first_kill.test
 
 
 def _on_the_first(trial: Trial) -> str:
-    """How many tests of the lab catch it on the first seed."""
+    """How many tests of the lab catch the bug on the first seed."""
     first = trial.passes.get(0)
-    return "–" if first is None else f"{len({caught.test for caught in first.caught})} of {len(trial.tests)}"
+    return "–" if first is None else f"{len({kill.test for kill in first.caught})} of {len(trial.tests)}"
 
 
 def _passes(trial: Trial) -> str:
-    lost = sum(not each.judged for each in trial.counted)
-    return f"{trial.kills}/{trial.runs}" + (f" ?{lost}" if lost else "") + ("" if trial.complete else " …")
+    """``13/20``: killed of judged; then ``?2`` if two could not be judged, and ``…`` if more are to come."""
+    unjudged = sum(not each.judged for each in trial.counted)
+    return f"{trial.kills}/{trial.runs}" + (f" ?{unjudged}" if unjudged else "") + ("" if trial.complete else " …")
 
 
 Group = tuple[str, list[Trial]]
@@ -96,29 +105,29 @@ def _by_hardness(trials: Sequence[Trial]) -> list[Group]:
 
 
 def _by_lab(trials: Sequence[Trial]) -> list[Group]:
-    return [(lab, found) for lab in labs.LABS if (found := [trial for trial in trials if trial.bug.lab == lab])]
+    return [(lab, group) for lab in labs.LABS if (group := [trial for trial in trials if trial.bug.lab == lab])]
 
 
 def _rates(groups: Sequence[Group], settings: Settings) -> list[list[str]]:
-    """Name, bugs, caught within the seeds and in all their passes; of those whose passes are all there."""
+    """Rows of name, number of bugs, caught by the first passes, caught by all. Shares are of the finished bugs."""
     rows = []
-    for name, all_of_them in groups:
-        done = [trial for trial in all_of_them if trial.complete]
-        short = f" ({len(all_of_them) - len(done)} not finished)" if len(done) < len(all_of_them) else ""
+    for name, group in groups:
+        done = [trial for trial in group if trial.complete]
+        unfinished = f" ({len(group) - len(done)} not finished)" if len(done) < len(group) else ""
         within = [_share(caught_within(done, most), len(done)) for most in (settings.seeds, settings.hard_seeds)]
-        rows.append([name, f"{len(all_of_them)}{short}", *within])
+        rows.append([name, f"{len(group)}{unfinished}", *within])
     return rows
 
 
 def last_line(trials: Sequence[Trial]) -> str:
+    """``184 of 185 bugs caught · 3704 passes · 10 min 42 s of CPU``"""
     passes = sum(len(trial.counted) for trial in trials)
     cpu_s = sum(each.cpu_s for trial in trials for each in trial.counted)
     caught = sum(bool(trial.kills) for trial in trials)
-    told = f"{caught} of {count(len(trials), 'bug')} caught · {_in_passes(passes)}"
-    return f"{told} · {duration(cpu_s)} of CPU"
+    return f"{caught} of {count(len(trials), 'bug')} caught · {_count_passes(passes)} · {duration(cpu_s)} of CPU"
 
 
-def _in_passes(number: int) -> str:
+def _count_passes(number: int) -> str:
     return "1 pass" if number == 1 else f"{number} passes"
 
 
@@ -126,7 +135,7 @@ def _in_passes(number: int) -> str:
 
 
 def table(trials: Sequence[Trial], settings: Settings, bold: bool = False) -> str:
-    """The proof for a terminal of 100 columns; with ``bold``, what was missed stands out."""
+    """The proof for a terminal of 100 columns. With ``bold``, missed bugs are in bold type."""
 
     def marked(text: str) -> str:
         return f"\x1b[1m{text}\x1b[0m" if bold else text
@@ -138,8 +147,15 @@ def table(trials: Sequence[Trial], settings: Settings, bold: bool = False) -> st
         blocks.append(tabulate.tabulate(rows, [name, *rates], disable_numparse=True))
     rows = []
     for trial in trials:
-        by = marked("missed") if trial.complete and not trial.kills else one_line(_by(trial), 26)
-        shown = [one_line(trial.bug.id, 33), trial.bug.hardness, by, _passes(trial), _probability(trial), *_sure(trial)]
+        by = marked("missed") if trial.complete and not trial.kills else one_line(_caught_by(trial), 26)
+        shown = [
+            one_line(trial.bug.id, 33),
+            trial.bug.hardness,
+            by,
+            _passes(trial),
+            _probability(trial),
+            *_cost_to_be_sure(trial),
+        ]
         rows.append(shown)
     headers = ["bug", "hardness", "caught by", "killed", "p [95 %]", "seeds", "CPU s"]
     align = ("left", "left", "left", "left", "left", "right", "right")
@@ -147,10 +163,12 @@ def table(trials: Sequence[Trial], settings: Settings, bold: bool = False) -> st
     for trial in missed(trials):
         blocks.append(f"{marked(f'missed: {trial.bug.id}')}: {printable(trial.bug.missed) or 'unexplained'}")
     for trial in _no_longer_missed(trials):
-        blocks.append(f"{trial.bug.id} is caught now, and its file still says why it is missed")
+        blocks.append(f"{trial.bug.id} is caught now, but its file still says why it is missed")
     unfinished = [trial.bug.id for trial in trials if not trial.complete]
     if unfinished:
-        blocks.append(f"not finished, as passes could not be judged: {', '.join(unfinished)}; the same command goes on")
+        blocks.append(
+            f"not finished, because some passes could not be judged: {', '.join(unfinished)}; run the same command again"
+        )
     return "\n\n".join([*blocks, last_line(trials)])
 
 
@@ -161,47 +179,55 @@ def _no_longer_missed(trials: Iterable[Trial]) -> list[Trial]:
 # --- as a page ---
 
 _INTRO = """\
-A known bug is a small change of the reference solution, which is taken without the labs that come later. Here are {bugs}
-in {texts} (some are tried in two labs), each from a patch file with its source. A *pass* is what a grading does
-with one seed: the whole suite of the bug's lab, each test once, in the simulator. A pass in which any test fails has killed
-the bug.
+A known bug is a small change of the reference solution, from which later labs are removed first. This page is about
+{bugs} in {texts} (some are tried in two labs). Each comes from a patch file that names its source. A *pass* is what a
+grading does with one seed: the whole suite of the bug's lab, each test once, in the simulator. A pass in which a test
+fails has *killed* the bug.
 
-Easy and medium bugs had {few} passes each. So had a hard one; only if none of these killed it, it went on to the first kill
-or to {many}. Nothing was stopped because a number looked good, so the intervals hold (Clopper-Pearson, two-sided, 95 %).
-*Seeds to be sure* is after how many passes the bug is caught with 95 %, if the share of passes that killed it is the true
-one; *CPU s* is what so many whole passes cost, judge and servers together.
+Each easy or medium bug had {few} passes. So did each hard one; only if none of these killed it, it had more, until the
+first kill or up to {many}. No measurement was stopped because a number looked good, so the intervals are valid
+(Clopper-Pearson, two-sided, 95 %). *Seeds to be sure* is the number of passes that catch the bug with probability 95 %,
+if the measured share of passes that killed it is the true one. *CPU s* is what that many whole passes cost, judge and
+servers together.
 
-The suites were written with most of these bugs at hand. So the figures say how surely a known mistake is caught, not how
-many unknown ones there are; bugs that were put in after the suites say so in their files."""
+Most of these bugs were known when the suites were written. So the figures show how reliably the suites catch a known
+mistake, not how many unknown ones they miss. Bugs that were added after the suites say so in their files."""
 
 
 def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block] | None) -> str:
-    """The proof as Markdown. ``soak`` is ``None`` when false alarms were not measured."""
+    """The proof as a page of Markdown.
+
+    Args:
+        trials: the bugs with their passes.
+        bank: the bank they are from.
+        facts: how the proof was made.
+        soak: runs of correct Rafts, which show false alarms; ``None`` if they were not measured.
+    """
     few, many = facts.settings.seeds, facts.settings.hard_seeds
     texts = len({trial.text for trial in trials})
     blocks = [
         "# What the suites catch",
-        f"Made {facts.when} with {facts.versions}, seeds from 0 on, by",
+        f"Made on {facts.when} with {facts.versions} and seeds from 0, by",
         f"    {printable(facts.command)}",
         *_INTRO.format(few=few, many=many, bugs=count(len(trials), "bug"), texts=count(texts, "different text")).split(
             "\n\n"
         ),
-        f"In all: {last_line(trials)}.",
-        "## Against what we aim at",
+        f"In total: {last_line(trials)}.",
+        "## Aims and results",
         _aims(trials, facts.settings),
         "## Lab by lab",
         _markdown(["lab", "bugs", f"caught within {few}", "caught at all"], _rates(_by_lab(trials), facts.settings)),
     ]
-    for lab, found in _by_lab(trials):
-        blocks += [f"### Lab {lab}: {labs.LABS[lab].title}", _matrix(found)]
+    for lab, group in _by_lab(trials):
+        blocks += [f"### Lab {lab}: {labs.LABS[lab].title}", _matrix(group)]
     blocks += ["## Missed", _misses(trials)]
-    blocks += ["## Bugs that are not in the bank", bank.left_out or "The bank does not name any."]
+    blocks += ["## Bugs that are not in the bank", bank.left_out or "The bank lists none."]
     blocks += ["## False alarms", *_false_alarms(soak)]
     return "\n\n".join(map(_wrapped, blocks)) + "\n"
 
 
 def _wrapped(block: str) -> str:
-    """A paragraph of prose, so that it can be read as it stands."""
+    """A paragraph of prose with its lines wrapped; any other block as it is."""
     if block.startswith(("#", "|", "-", "    ")) or "\n- " in block or "\n\n" in block:
         return block
     return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False)
@@ -210,38 +236,38 @@ def _wrapped(block: str) -> str:
 def _aims(trials: Sequence[Trial], settings: Settings) -> str:
     few, many = settings.seeds, settings.hard_seeds
     rows = []
-    for name, found in _by_hardness(trials):
-        done = [trial for trial in found if trial.complete]
+    for name, group in _by_hardness(trials):
+        done = [trial for trial in group if trial.complete]
         most, share = (many, 0.9) if name == "hard" else (few, 1.0)
         caught = caught_within(done, most)
-        if len(done) < len(found):
-            met = f"open: {len(found) - len(done)} not finished"
-        elif not found:
+        if len(done) < len(group):
+            met = f"open: {len(group) - len(done)} not finished"
+        elif not group:
             met = "–"
         else:
             met = "met" if caught >= share * len(done) else "**not met**"
         aim = f"9 of 10 within {many} passes" if name == "hard" else f"all within {few} passes"
         early = _share(caught_within(done, few), len(done))
-        late = _share(caught_within(done, many), len(done)) if name == "hard" else "–"  # others had no more passes
-        rows.append([name, str(len(found)), early, late, aim, met])
+        late = _share(caught_within(done, many), len(done)) if name == "hard" else "–"  # the others had no more passes
+        rows.append([name, str(len(group)), early, late, aim, met])
     return _markdown(["hardness", "bugs", f"caught within {few}", f"caught within {many}", "aim", ""], rows)
 
 
 def _matrix(trials: Sequence[Trial]) -> str:
     rows = []
     for trial in trials:
-        bug, gone = trial.bug, trial.complete and not trial.kills
+        bug, is_missed = trial.bug, trial.complete and not trial.kills
         rows.append(
             [
-                f"**{bug.name}**" if gone else bug.name,
+                f"**{bug.name}**" if is_missed else bug.name,
                 bug.title,
                 bug.breaks,
                 bug.hardness,
-                "**missed**" if gone else _by(trial),
+                "**missed**" if is_missed else _caught_by(trial),
                 _on_the_first(trial),
                 _passes(trial),
                 _probability(trial),
-                *_sure(trial),
+                *_cost_to_be_sure(trial),
             ]
         )
     return _markdown(
@@ -250,9 +276,9 @@ def _matrix(trials: Sequence[Trial]) -> str:
             "what is wrong",
             "breaks",
             "hardness",
-            "caught by (rule, else test)",
+            "caught by (rule or test)",
             "tests that catch it on the first seed",
-            "passes killed",
+            "passes that killed it",
             "kill probability",
             "seeds to be sure",
             "CPU s",
@@ -263,17 +289,19 @@ def _matrix(trials: Sequence[Trial]) -> str:
 
 def _misses(trials: Sequence[Trial]) -> str:
     lines = [
-        f"- **{trial.bug.id}** ({_in_passes(trial.runs)}): {trial.bug.missed or '**unexplained**'}"
+        f"- **{trial.bug.id}** ({_count_passes(trial.runs)}): {trial.bug.missed or '**unexplained**'}"
         for trial in missed(trials)
     ]
     lines += [
-        f"- {trial.bug.id} is caught now, and its file still says: {trial.bug.missed}"
+        f"- {trial.bug.id} is caught now, but its file still says: {trial.bug.missed}"
         for trial in _no_longer_missed(trials)
     ]
     for trial in trials:
         if not trial.complete:
-            why = f": {trial.bug.missed}" if trial.bug.missed and not trial.kills else ""
-            lines.append(f"- {trial.bug.id} is not finished, {trial.kills} of {_in_passes(trial.runs)} so far{why}")
+            reason = f": {trial.bug.missed}" if trial.bug.missed and not trial.kills else ""
+            lines.append(
+                f"- {trial.bug.id} is not finished; {trial.kills} of {_count_passes(trial.runs)} killed it so far{reason}"
+            )
     return "\n".join(lines) or "None."
 
 
@@ -282,23 +310,23 @@ def _misses(trials: Sequence[Trial]) -> str:
 
 def _false_alarms(soak: Sequence[Block] | None) -> list[str]:
     if soak is None:
-        return ["Not measured for this page: `raftgrade proof --soak DIR` takes them from a soak."]
+        return ["Not measured for this page. `raftgrade proof --soak DIR` takes them from a soak."]
     counted = current_blocks(soak)
     if not counted:
         return ["The soak has no runs."]
     figures = ["runs", "failures", "false alarms per 10,000 runs"]
     by_lab = _sums(counted, lambda block: (column(block), block.lab))
     by_impl = _sums(counted, lambda block: (block.impl,))
-    of = f"Code {counted[-1].code}."
+    counts = f"Code {counted[-1].code}."
     unjudged = sum(block.unjudged for block in counted)
     if unjudged:
-        of += f" Not among them: {count(unjudged, 'run')} that could not be judged."
+        counts += f" Not counted: {count(unjudged, 'run')} that could not be judged."
     old = sum(block.runs for block in soak) - sum(block.runs for block in counted)
     if old:
-        of += f" Left out: {old:,} runs of another version of raftlab, or of a Raft that was changed since."
+        counts += f" Left out: {old:,} runs with another version of raftlab, or of a Raft that has changed since."
     return [
-        "Runs of Rafts that are correct: every failure is a false alarm. With each rate stands the upper end of its 95 % "
-        f"Clopper-Pearson interval. {of}",
+        "These are runs of correct Rafts, so every failure is a false alarm. After each rate comes the upper end of its "
+        f"95 % Clopper-Pearson interval. {counts}",
         _markdown(["runs of", "lab", *figures], by_lab),
         _markdown(["Raft", *figures], by_impl),
     ]

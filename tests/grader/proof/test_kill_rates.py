@@ -1,4 +1,4 @@
-"""``raftgrade proof``: what is counted, what is kept, what is said of what was missed; and real bugs, a few, for real."""
+"""``raftgrade proof``: which passes count, what is stored, what it reports, and real proofs of a few bugs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raftgrade.cli import main
 from raftgrade.output_folder import BadFolder
 from raftgrade.proof import bug_bank, kill_rates
 from raftgrade.proof import page as proof_page
-from raftgrade.proof.kill_rates import CannotProve, Caught, Folder, Pass, Settings, Trial
+from raftgrade.proof.kill_rates import CannotProve, Folder, Kill, Pass, Settings, Trial
 from raftgrade.soak import log
 from raftgrade.soak.log import Block, Megabytes
 from tests.conftest import ROOT, SOLUTION
@@ -26,7 +26,7 @@ from tests.counts import number_of_tests
 from tests.grader.fakes import alive, wait_until_gone
 from tests.known_bugs import BANK
 
-HARMLESS = """Title: A comment is another one.
+HARMLESS = """Title: The heartbeats are a little slower.
 Lab: 2A
 Breaks: Liveness
 Hardness: {}
@@ -42,14 +42,14 @@ FEW = Settings(seeds=3, hard_seeds=6)
 
 
 def trial(name: str = "el-double-vote", settings: Settings = FEW) -> Trial:
-    """Of a hard bug, whatever the bank says of it."""
-    (made,) = kill_rates.trials([BANK.find("2A", name)], SOLUTION.read_text(encoding="utf-8"), settings)
+    """A hard bug, whatever its hardness in the bank."""
+    (made,) = kill_rates.make_trials([BANK.find("2A", name)], SOLUTION.read_text(encoding="utf-8"), settings)
     made.bug = bug_bank.parse(HARMLESS.format("hard", ""), Path(f"2a/{name}.patch"))
     return made
 
 
 def a_pass(of: Trial, seed: int, outcome: str = "passed", cpu_s: float = 2.0) -> Pass:
-    caught = [Caught("split_vote", "Election Safety", "expected one leader")] if outcome == "failed" else []
+    caught = [Kill("split_vote", "Election Safety", "expected one leader")] if outcome == "failed" else []
     unjudged = ["many_elections"] if outcome == "error" else []
     return Pass(of.key, of.bug.id, seed, seed == 0, caught, unjudged, cpu_s, 1.0)
 
@@ -67,40 +67,40 @@ P, F, E = "passed", "failed", "error"
     ("outcomes", "kills", "runs", "complete"),
     [
         ([F, P, F], 2, 3, True),
-        ([P, F], 1, 2, False),  # the seeds are always all run, whatever comes early
+        ([P, F], 1, 2, False),  # the first seeds are all run, even after a kill
         ([P, P, P], 0, 3, False),
-        ([P, P, P, P, F], 1, 5, True),  # beyond them, the first kill is the end
+        ([P, P, P, P, F], 1, 5, True),  # after them, the first kill ends it
         ([P, P, P, P, F, F], 1, 5, True),
         ([P, P, P, P, P, P], 0, 6, True),
-        ([F, P, P, F, F, F], 1, 3, True),  # of an earlier proof with more seeds
+        ([F, P, P, F, F, F], 1, 3, True),  # from an earlier proof with more seeds
         ([P, P, E], 0, 2, False),
     ],
 )
-def test_what_is_counted(outcomes: list[str], kills: int, runs: int, complete: bool) -> None:
+def test_which_passes_count(outcomes: list[str], kills: int, runs: int, complete: bool) -> None:
     made = with_passes(*outcomes)
     assert (made.kills, made.runs, made.complete) == (kills, runs, complete)
 
 
-def test_what_is_run_next() -> None:
+def test_which_pass_is_next() -> None:
     made = trial()
     assert made.next_seed() == 0
-    made.asked.add(0)
-    assert made.next_seed() is None, "the first pass tells who kills"
+    made.started.add(0)
+    assert made.next_seed() is None, "the first pass tells which tests the others begin with"
     made.passes[0] = a_pass(made, 0)
-    made.asked |= {1, 2}
-    assert made.next_seed() is None, "the rule needs all of the first seeds"
+    made.started |= {1, 2}
+    assert made.next_seed() is None, "whether there are more depends on all of the first seeds"
     made.passes |= {1: a_pass(made, 1), 2: a_pass(made, 2)}
     assert made.next_seed() == 3
     made.passes[3] = a_pass(made, 3, F)
     assert made.next_seed() is None
 
 
-def test_the_likeliest_killer_comes_first() -> None:
+def test_the_likeliest_test_comes_first() -> None:
     made = trial()
-    assert made.order()[0] == "initial_election", "as the bug's file says"
+    assert made.likeliest_first()[0] == "initial_election", "because the bug's file names it"
     made.passes[0] = a_pass(made, 0, F)
-    assert made.order()[:2] == ["split_vote", "initial_election"]
-    assert sorted(made.order()) == sorted(made.tests)
+    assert made.likeliest_first()[:2] == ["split_vote", "initial_election"]
+    assert sorted(made.likeliest_first()) == sorted(made.tests)
 
 
 def test_seeds_to_be_sure() -> None:
@@ -110,25 +110,41 @@ def test_seeds_to_be_sure() -> None:
     assert with_passes(P, P, P).seeds_to_be_sure is None
 
 
-def test_what_is_kept(tmp_path: Path) -> None:
+def test_stored_passes(tmp_path: Path) -> None:
     first = with_passes(F, P, E)
     with Folder(tmp_path / "out") as folder:
         for done in first.passes.values():
-            folder.keep(done)
+            folder.append(done)
         with pytest.raises(BadFolder, match="another raftgrade is writing to"), Folder(tmp_path / "out"):
             pass
     with open(tmp_path / "out" / "passes.jsonl", "ab") as file:
         file.write(b'{"key": "torn')
     again, other = trial(), trial("el-majority-half")
     with Folder(tmp_path / "out") as folder:
-        assert folder.load([again, other]) == 2, "what could not be judged is tried again"
+        assert folder.load([again, other]) == 2, "a pass that could not be judged is run again"
         assert (sorted(again.passes), other.passes) == ([0, 1], {})
-        folder.keep(a_pass(again, 2))
+        folder.append(a_pass(again, 2))
     with Folder(tmp_path / "out") as folder:
         assert folder.load([again]) == 3
     (tmp_path / "out" / "passes.jsonl").write_text("what\n")
-    with Folder(tmp_path / "out") as folder, pytest.raises(CannotProve, match=r"passes\.jsonl:1 is not a pass"):
+    with (
+        Folder(tmp_path / "out") as folder,
+        pytest.raises(CannotProve, match=r"line 1 of .*passes\.jsonl is not a pass"),
+    ):
         folder.load([again])
+
+
+def test_passes_of_an_older_version_can_be_read(tmp_path: Path) -> None:
+    """They count only if they are of the same text and the same code, which the key says."""
+    line = (
+        '{"key":"KEY","bug":"2a/el-double-vote","seed":0,"whole":true,"caught":[{"test":"who_gets_a_vote","rule":"one vote'
+        ' a term","text":"expected S0 to vote once"}],"unjudged":[],"cpu_s":0.3,"wall_s":0.5}\n'
+    )
+    made = trial()
+    (tmp_path / "passes.jsonl").write_text(line + line.replace("KEY", made.key))
+    with Folder(tmp_path) as folder:
+        assert folder.load([made]) == 1
+    assert made.first_kill == Kill("who_gets_a_vote", "one vote a term", "expected S0 to vote once")
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
@@ -154,8 +170,8 @@ def test_the_aims() -> None:
     assert line.format(2, "1 of 2 (50 %)", "1 of 2 (50 %)", "**not met**") in page(caught, gone)
     assert line.format(2, "1 of 1 (100 %)", "1 of 1 (100 %)", "open: 1 not finished") in page(caught, with_passes(P))
     lost = with_passes(P, E)
-    assert "\n- 2a/el-double-vote is not finished, 0 of 1 pass so far\n" in page(caught, lost)
-    assert "not finished, as passes could not be judged: 2a/el-double-vote; the" in proof_page.table(
+    assert "\n- 2a/el-double-vote is not finished; 0 of 1 pass killed it so far\n" in page(caught, lost)
+    assert "not finished, because some passes could not be judged: 2a/el-double-vote; run" in proof_page.table(
         [caught, lost], FEW
     )
     assert [proof_page.exit_code(each) for each in ([caught], [caught, lost], [gone, lost])] == [0, 2, 1]
@@ -186,14 +202,14 @@ def test_false_alarms() -> None:
     assert "\n| futures | 1,000 | 2 | 20.00, below 72.06 |\n" in text
     assert "\n| suite rpyc beside a hog | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
     assert "\n| all |  | 41,000 | 2 | 0.49, below 1.76 |\n" in text
-    assert "Code abc. Not among them: 1 run that could not be judged.\n" in text
+    assert "Code abc. Not counted: 1 run that could not be judged.\n" in text
 
 
 def test_a_raft_that_was_changed_counts_from_then_on() -> None:
     flawed = soak(impl_hash="flawed", failures=3)
     text = page(with_passes(F, F, F), soak=[soak(code="older"), flawed, soak()])
     assert "\n| all |  | 20,000 | 0 | 0, below 1.84 |\n" in text
-    said = "Code abc. Left out: 40,000 runs of another version of raftlab, or of a Raft that was changed since."
+    said = "Code abc. Left out: 40,000 runs with another version of raftlab, or of a Raft that has changed since."
     assert said in " ".join(text.split())
 
 
@@ -208,7 +224,7 @@ def test_several_soaks_are_read(tmp_path: Path) -> None:
         log.read_all([tmp_path / "none"])
 
 
-# --- for real ---
+# --- real proofs ---
 
 
 def a_bank(folder: Path, hardness: str = "easy", headers: str = "") -> Path:
@@ -231,7 +247,7 @@ def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^2a/el-double-vote +easy +one vote a term +2/2 +1 \[\.16–1\] +1 +\d", said, re.M)
     assert re.search(r"^2a/harmless +easy +missed +0/2 +0 \[0–\.84\] +– +–$", said, re.M)
     assert "\nmissed: 2a/harmless: unexplained\n\n1 of 2 bugs caught · 4 passes · " in said
-    row = "| **harmless** | A comment is another one. | Liveness | easy | **missed** |"
+    row = "| **harmless** | The heartbeats are a little slower. | Liveness | easy | **missed** |"
     assert f"\n{row} 0 of {number_of_tests('2A')} | 0/2 |" in text
     assert "\n- **2a/harmless** (2 passes): **unexplained**\n" in text
     assert "| easy | 2 | 1 of 2 (50 %) | – | all within 2 passes | **not met** |" in text
@@ -239,7 +255,7 @@ def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = (tmp_path / "out" / "passes.jsonl").read_bytes()
     assert kept.count(b"\n") == 4
 
-    # Again, with a reason: nothing is run twice, and a miss that is explained is none of the exit code's.
+    # Again, with a reason: no pass is run twice, and the exit code does not count a miss that has a reason.
     a_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2") == 0
     again = capsys.readouterr()
@@ -247,28 +263,28 @@ def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "\nmissed: 2a/harmless: is no fault.\n" in again.out
     assert (tmp_path / "out" / "passes.jsonl").read_bytes() == kept
 
-    # A hard one, now: its two passes count, and two more follow.
+    # Now as a hard bug: its two passes count, and two more follow.
     a_bank(tmp_path / "bank", "hard", "Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2", "--hard-seeds", "4", "--bugs", "harmless") == 0
     assert re.search(r"^2a/harmless +hard +missed +0/4 ", capsys.readouterr().out, re.M)
     assert (tmp_path / "out" / "passes.jsonl").read_bytes().count(b"\n") == 6
 
 
-def test_what_never_ends_is_caught(tmp_path: Path) -> None:
-    (made,) = kill_rates.trials(
+def test_a_run_whose_host_takes_too_long_is_caught(tmp_path: Path) -> None:
+    (made,) = kill_rates.make_trials(
         [BANK.find("2A", "el-double-vote")], SOLUTION.read_text(), Settings(1, 1, 1, limit_s=0.002)
     )
     with Folder(tmp_path) as folder:
         kill_rates.run([made], folder, made.settings, io.StringIO())
-    assert made.first == Caught("initial_election", "", "run never reported: it had not ended after 0.002 s")
+    assert made.first_kill == Kill("initial_election", "", "run never reported: it had not ended after 0.002 s")
     assert len(made.passes[0].caught) == number_of_tests("2A")
 
 
 def test_a_run_that_exceeds_its_limit_is_caught(tmp_path: Path) -> None:
-    """Here the servers run already; in the test before, their process has not even started."""
-    (made,) = kill_rates.trials(BANK.bugs[:1], SOLUTION.read_text(), Settings(2, 2, 1, limit_s=2.0))
-    made.text += "\nsum(range(10**11))  # minutes, in which nothing can interrupt it\n"
-    made.passes[0] = a_pass(made, 0)  # so that the next pass ends with the first test that fails
+    """Unlike in the test above, the servers are running when the time is over."""
+    (made,) = kill_rates.make_trials(BANK.bugs[:1], SOLUTION.read_text(), Settings(2, 2, 1, limit_s=2.0))
+    made.text += "\nsum(range(10**11))  # takes minutes, and nothing can interrupt it\n"
+    made.passes[0] = a_pass(made, 0)  # then the next pass ends with the first test that fails
     with Folder(tmp_path) as folder:
         kill_rates.run([made], folder, made.settings, io.StringIO())
     (caught,) = made.passes[1].caught
@@ -296,7 +312,7 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
     assert process.returncode == 130
     assert said.splitlines()[-1] == "raftgrade: interrupted; what was done is in out, and the same command goes on"
     wait_until_gone(str(Path("out", "2a")))
-    made = kill_rates.trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
+    made = kill_rates.make_trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
     with Folder(tmp_path / "out") as folder:
         assert folder.load(made) == passes.read_bytes().count(b"\n") >= 2
 

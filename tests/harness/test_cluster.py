@@ -1,4 +1,4 @@
-"""The harness: what a suite's script can do to a cluster, shown on small Rafts in the simulator."""
+"""The harness: what a test can do to a cluster, tried in the simulator with small stand-ins for a Raft."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raftlab.harness.cluster import Cluster
 from raftlab.harness.trace import as_object
 from tests.conftest import SOLUTION, Write, lines_of, sim_cluster
 
-# A stand-in for a Raft: S0 leads, copies each command to everybody, applies it when a majority has it. Saves as it goes.
+# A stand-in for a Raft: S0 always leads, copies each command to all servers, and applies it when a majority has it.
 COPYING = {
     "init": """
         self.log = []

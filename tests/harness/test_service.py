@@ -1,4 +1,4 @@
-"""Storage and service: snapshots taken and given back, a disk that fails, a service that is slow, a server run wild."""
+"""Storage and service: snapshots, failing saves, a slow service, and a server that sends or saves without end."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_server_whose_disk_fails_is_down(write_raft: Write) -> None:
         assert (c.server_state(0).up, c.server_state(0).state) == (True, b"new")
 
 
-WILD = {
+FLOODS = {
     "sends without end": (
         "while True: threading.Thread(target=peers[1].call, args=('append_entries', heartbeat())).start(); time.sleep(0)",
         "S0: a thread sends, saves or applies without end: 5,000 times within half a millisecond",
@@ -133,9 +133,9 @@ WILD = {
 }
 
 
-@pytest.mark.parametrize("what", WILD)
-def test_a_server_run_wild(what: str, write_raft: Write) -> None:
-    code, said = WILD[what]
+@pytest.mark.parametrize("what", FLOODS)
+def test_a_server_that_floods_is_stopped(what: str, write_raft: Write) -> None:
+    code, text = FLOODS[what]
     init = f"""
         def run():
             time.sleep(0.1)
@@ -146,12 +146,12 @@ def test_a_server_run_wild(what: str, write_raft: Write) -> None:
         c.start_all()
         with pytest.raises(LabFailure) as caught:
             c.sleep(5)
-    assert caught.value.failure.text.startswith(said)
+    assert caught.value.failure.text.startswith(text)
     assert caught.value.failure.kind == "flood"
 
 
 def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:
-    """As a server does that restarts with one, and hears how far it is committed."""
+    """A restarted server does this when it learns how far its log is committed."""
     with sim_cluster(write_raft("for index in range(1, 20_001): apply_ch.put(ApplyMsg(index, 1, index))")) as c:
         c.start_all()
         c.sleep(0.1)
@@ -159,7 +159,7 @@ def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:
 
 
 def test_many_messages_at_once_all_arrive_on_time(write_raft: Write) -> None:
-    """More than the judge hands over in one piece: nobody lives past what is still in its hands."""
+    """More messages than the judge passes on at a time: no server runs past one that is still to be passed on."""
     methods = """
         def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
             log("t", f"{time.monotonic() - 1000:.6f}")

@@ -1,4 +1,4 @@
-"""Messages by value: what crosses, what is refused in which words; equal messages are equal bytes."""
+"""The encoding of messages: what can travel by value, how the rest is refused, and that equal messages have equal bytes."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A submission that does as it is told, misdeeds included: for tests of what a host does with student code."""
+"""A submission whose ``start`` does whatever a test asks for, misbehaviour included: for tests of the rpyc world."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# A Raft that does as it is told: `start(["op", ...])` calls `op(...)`.
+# `start(["op", ...])` calls `op(...)`.
 RAFT = """
 import _thread, logging, os, random, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ class Raft:
         self.members = members
         self.bell = threading.Event()
         if me == 2:
-            time.sleep(0.2)  # one is always late
+            time.sleep(0.2)  # one server is always ready later than the others
 
     def start(self, command):
         op, *rest = command
@@ -52,7 +52,7 @@ class Raft:
             raise KeyError("fell")
         return RequestVoteReply(args.term + 1, f"{args.text} by {self.me}, {len(args.blob)}")
 
-    # What `start` can be told.
+    # What `start` can call.
 
     def ask(self, target, text, size=0):
         reply = self.peers[target].call("request_vote", RequestVoteArgs(1, text, bytes(size)))
@@ -142,7 +142,7 @@ class Raft:
 
 
 def submission(folder: Path) -> Path:
-    """Write it into ``folder``, with a module beside it and a package."""
+    """Write the submission into ``folder``: ``raft.py``, another module and a package. Returns the folder."""
     (folder / "raft.py").write_text(RAFT)
     (folder / "helper.py").write_text("NAME = __name__\n")
     (folder / "box").mkdir()
@@ -153,5 +153,5 @@ def submission(folder: Path) -> Path:
 
 
 def where(text: str) -> str:
-    """The place of the first line with ``text``, as a failure names it."""
+    """Where the first line that contains ``text`` is, as a failure shows it: ``raft.py:12``."""
     return next(f"raft.py:{number}" for number, line in enumerate(RAFT.splitlines(), 1) if text in line)

@@ -1,4 +1,5 @@
-"""The rpyc world with code that ends, hangs or lies: each is named, harms nobody, and leaves no process behind."""
+"""The rpyc world when a server's process exits, hangs or sends garbage: the fault is named, no other server is harmed, and
+no process is left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import pytest
 
 from raftlab.host.rpyc_server import Outbox, RpycServer
 from raftlab.messages import protocol
-from raftlab.worlds import rpyc_world as rpyc_world
+from raftlab.worlds import rpyc_world
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.rpyc_world import RpycWorld
 from tests.worlds.obedient_submission import submission
@@ -36,7 +37,7 @@ def event_loop(host: WarmHost) -> Iterator[TinyEventLoop]:
     world.close()
 
 
-# --- processes that end, hang or lie --------------------------------------------------------------------------
+# --- processes that exit, hang or send garbage ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-def test_nonsense_on_the_line_is_named_and_harms_nobody(event_loop: TinyEventLoop, what: str) -> None:
+def test_garbage_is_named_and_harms_no_other_server(event_loop: TinyEventLoop, what: str) -> None:
     data, named = NONSENSE[what]
     event_loop.boot(0, 1)
     event_loop.begin_call(1, "start", ["write", data])
@@ -135,11 +136,11 @@ def test_a_host_that_does_not_read_is_lost(event_loop: TinyEventLoop, monkeypatc
     )
 
 
-def test_a_machine_without_threads_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_cannot_start_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    class Kept(Outbox):
+    class ListOutbox(Outbox):
         def __init__(self) -> None:
             self.effects: list[protocol.Effect] = []
 
@@ -147,7 +148,7 @@ def test_a_machine_without_threads_to_give(monkeypatch: pytest.MonkeyPatch) -> N
             self.effects.append(effect)
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    outbox = Kept()
+    outbox = ListOutbox()
     boot = protocol.Boot(0, 1, 1, [0], b"", b"", 1)
     RpycServer(boot, (), lambda: threading, outbox).start()
     text = (

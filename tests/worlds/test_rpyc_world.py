@@ -1,4 +1,4 @@
-"""The rpyc world with code that means well, or is merely wrong: real processes, real threads, real sockets."""
+"""The rpyc world with correct code and with ordinary mistakes: real processes, threads and sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def one_file(folder: Path, code: str) -> Path:
     return folder
 
 
-# --- life in a healthy cluster --------------------------------------------------------------------------------
+# --- a healthy cluster -----------------------------------------------------------------------------------------
 
 
 def test_three_servers_boot_and_talk(event_loop: TinyEventLoop) -> None:
@@ -53,7 +53,7 @@ def test_what_arrives_before_raft_is_constructed_waits(event_loop: TinyEventLoop
     assert event_loop.result(number) == [7, True]
 
 
-def test_a_slow_handler_holds_nobody_up(event_loop: TinyEventLoop) -> None:
+def test_a_slow_handler_delays_no_other(event_loop: TinyEventLoop) -> None:
     event_loop.boot()
     slow = ["wait"] * 20
     answers = event_loop.call(0, "ask_many", 1, [*slow, "ring"])
@@ -92,10 +92,10 @@ def test_wait_delivers_what_is_due_and_comes_back_in_time(event_loop: TinyEventL
     world = event_loop.world
     start = world.now()
     call = protocol.Call(0, 999, "get_state", b"\x90")
-    stepped = world.wait(start + 5.0, [(start + 0.05, call), (start + 5.5, call)])
-    assert stepped.consumed == 1
-    assert [effect.call for _, effect in stepped.effects if isinstance(effect, protocol.Result)] == [999]
-    assert stepped.effects[0][0] >= start + 0.05
+    result = world.wait(start + 5.0, [(start + 0.05, call), (start + 5.5, call)])
+    assert result.consumed == 1
+    assert [effect.call for _, effect in result.effects if isinstance(effect, protocol.Result)] == [999]
+    assert result.effects[0][0] >= start + 0.05
     until = world.now() + 0.05
     assert world.wait(until, []) == protocol.StepResult(pytest.approx(until, abs=PATIENCE), 0, [], None)
     assert world.now() >= until
@@ -120,7 +120,7 @@ def test_a_crash_drops_everything_and_a_restart_finds_what_was_stored(event_loop
 def test_nothing_is_heard_of_a_killed_server(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     event_loop.begin_call(0, "start", ["say"])
-    event_loop.world.wait(event_loop.world.now(), [])  # the call is on its way, its effects perhaps too
+    event_loop.world.wait(event_loop.world.now(), [])  # sends the call; its effects may be under way already
     time.sleep(0.2)
     event_loop.kill(0)
     assert event_loop.world.wait(event_loop.world.now() + 0.2, []).effects == []
@@ -141,7 +141,7 @@ def test_what_only_the_simulator_can_do_is_refused(event_loop: TinyEventLoop) ->
         event_loop.world.send_event(protocol.Pause(0))
 
 
-# --- what the student's code says -----------------------------------------------------------------------------
+# --- log lines and faults --------------------------------------------------------------------------------------
 
 
 def test_lines(event_loop: TinyEventLoop) -> None:
@@ -180,7 +180,7 @@ def test_an_exception_in_a_handler(event_loop: TinyEventLoop) -> None:
     assert fault.where == where("raise KeyError")
 
 
-def test_a_message_that_cannot_cross(event_loop: TinyEventLoop) -> None:
+def test_a_message_that_cannot_travel_by_value(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     event_loop.begin_call(0, "start", ["ask_wrongly"])
     fault = event_loop.fault()

@@ -1,4 +1,4 @@
-"""What the simulator catches in a student's code, and the words it finds for it."""
+"""Faults in student code that the simulator detects, and the sentences that report them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Case:
         self.code = {"init": init, "methods": methods, "module": module}
 
 
-# `where` is a piece of the student's line that must be named.
+# `where` is part of the line of student code that the failure must name.
 CASES = {
     "exception-in-a-thread": Case(
         "exception",
@@ -242,7 +242,7 @@ def test_the_fault_is_named(name: str, write_raft: Write) -> None:
     with sim_cluster(folder, servers=2) as c:
         failure = failure_of(c, lambda c: (c.states([0]), c.sleep(30)))
     assert failure.kind == case.kind
-    # Which of two equal servers comes first is the seed's choice.
+    # The seed decides which of two equal servers comes first.
     assert re.sub("^S1", "S0", failure.text) == re.sub("^S1", "S0", case.text)
     source = (folder / "raft.py").read_text()
     if case.where:
@@ -265,7 +265,7 @@ def test_a_deadlock_says_who_waits_for_what(write_raft: Write) -> None:
     ]
 
 
-def test_a_loop_in_c_code_is_noticed(write_raft: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_in_c_code_is_detected(write_raft: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftlab.worlds.sim_world.HANG_CPU_S", 1.0)
     with sim_cluster(write_raft("sum(range(10**11))")) as c:
         failure = failure_of(c)
@@ -316,7 +316,7 @@ def test_locks_held_across_waits_are_advice_and_no_failure(write_raft: Write) ->
         ]
 
 
-def test_a_failure_reads_in_the_agreed_order(write_raft: Write) -> None:
+def test_a_failure_is_shown_in_a_fixed_order(write_raft: Write) -> None:
     with sim_cluster(write_raft(init="raise ValueError('bad')")) as c:
         failure = failure_of(c)
     failure.events = ["   0.000 S0 starts"]

@@ -1,4 +1,4 @@
-"""The judge's side of host processes: whose fault it is when one does not come up, and that none outlives the judge."""
+"""Host processes: who is to blame if one does not start, and that none outlives the judge."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from raftlab.worlds.host_process import WarmHost
 from tests.conftest import SOLUTION
 
 
-def test_a_host_that_never_came_up_is_no_students_fault(tmp_path: Path) -> None:
+def test_a_host_that_does_not_start_is_not_the_students_fault(tmp_path: Path) -> None:
     with (
         pytest.raises(HostNotStarted, match="the host process did not start"),
         WarmHost(tmp_path / "nowhere.py") as host,
@@ -83,7 +83,7 @@ def test_no_process_outlives_the_judge(how: signal.Signals) -> None:
         ("deadlock", 9.0, "failed"),
     ],
 )
-def test_a_machine_that_has_no_time_for_the_lab_proves_nothing(
+def test_an_overloaded_machine_gives_no_verdict_on_timing(
     kind: str, late: float, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impl = Implementation(SOLUTION)

@@ -1,4 +1,4 @@
-"""The smallest switch there is, for tests of the rpyc world alone: it loses nothing, delays nothing, judges nothing."""
+"""A minimal event loop for tests of the rpyc world: it delivers every message at once and has no referee."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from raftlab.messages import codec, protocol
 from raftlab.worlds.rpyc_world import RpycWorld
 
-# Seconds after which a test gives up. Only a hang reaches it; it says nothing about speed.
+# Seconds after which a test gives up. Far more than anything here takes, so only a hang reaches it.
 PATIENCE = 60.0
 
 
 class TinyEventLoop:
-    """Routes requests and replies between the servers of ``world``, and keeps every other effect in ``seen``."""
+    """Delivers requests and replies between the servers of ``world``. Other effects are kept in ``seen``."""
 
     def __init__(self, world: RpycWorld, servers: int) -> None:
         self.world = world
@@ -21,19 +21,19 @@ class TinyEventLoop:
         self.seen: list[protocol.Effect] = []
         self.stored: dict[int, tuple[bytes, bytes]] = {}
         self.ready: set[int] = set()
-        self._life = 0
-        self._flights: dict[int, tuple[int, int]] = {}  # number in the switch → caller and its number there
+        self._incarnation = 0
+        self._callers: dict[int, tuple[int, int]] = {}  # by judge_rpc: the caller and its caller_rpc
         self._results: dict[int, bytes] = {}
         self._last = 0
 
     def boot(self, *servers: int) -> None:
-        """Start ``servers`` (all of them when none is named) with what they stored, and wait until they are ready."""
+        """Start ``servers`` (default: all) with what they saved, and wait until they are ready."""
         wanted = servers or tuple(range(self.servers))
-        self._life += 1
+        self._incarnation += 1
         for server in wanted:
             state, snapshot = self.stored.get(server, (b"", b""))
             members = list(range(self.servers))
-            self.world.boot(protocol.Boot(server, self._life, self.servers, members, state, snapshot, 1))
+            self.world.boot(protocol.Boot(server, self._incarnation, self.servers, members, state, snapshot, 1))
         self.run(lambda: self.ready.issuperset(wanted))
 
     def kill(self, server: int) -> None:
@@ -52,20 +52,20 @@ class TinyEventLoop:
         return codec.decode_value(self._results.pop(number))
 
     def result(self, number: int) -> Any:
-        """The result of a call posted before, ``None`` while there is none."""
+        """The result of a call, ``None`` if there is none yet."""
         data = self._results.get(number)
         return None if data is None else codec.decode_value(data)
 
     def run(self, done: Callable[[], bool]) -> None:
-        """Let the servers live until ``done()``."""
+        """Let the servers run until ``done()``."""
         deadline = self.world.now() + PATIENCE
         while not done():
-            assert self.world.now() < deadline, f"nothing came of it; seen: {self.seen[-5:]}"
+            assert self.world.now() < deadline, f"timed out; other effects: {self.seen[-5:]}"
             for _, effect in self.world.wait(deadline, []).effects:
-                self._take(effect)
+                self._handle(effect)
 
     def fault(self) -> protocol.Fault:
-        """Wait for a fault."""
+        """Wait for the first fault."""
         self.run(lambda: bool(self.faults()))
         return self.faults()[0]
 
@@ -77,15 +77,15 @@ class TinyEventLoop:
             (effect.server, effect.topic, effect.text) for effect in self.seen if isinstance(effect, protocol.LogLine)
         ]
 
-    def _take(self, effect: protocol.Effect) -> None:
+    def _handle(self, effect: protocol.Effect) -> None:
         match effect:
             case protocol.Send():
                 self._last += 1
-                self._flights[self._last] = (effect.server, effect.caller_rpc)
+                self._callers[self._last] = (effect.server, effect.caller_rpc)
                 self.world.send_event(protocol.Request(effect.target, self._last, effect.method, effect.payload))
             case protocol.Answer():
-                server, rpc = self._flights.pop(effect.judge_rpc)
-                self.world.send_event(protocol.Reply(server, rpc, effect.payload))
+                server, caller_rpc = self._callers.pop(effect.judge_rpc)
+                self.world.send_event(protocol.Reply(server, caller_rpc, effect.payload))
             case protocol.Result():
                 self._results[effect.call] = effect.payload
             case protocol.Save():

@@ -24,7 +24,7 @@ IMPORT_TIMEOUT = 60.0
 
 
 def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
-    """Read the names of the labs, check for each, and answer with :class:`~raftlab.messages.protocol.ContractReport`."""
+    """Read names of labs, check for each of them, and send a :class:`~raftlab.messages.protocol.ContractReport`."""
     pipe = Pipe(*fds)
     checked_labs = [labs.find(name) for name in pipe.receive().decode().split(",")]
 

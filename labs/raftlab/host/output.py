@@ -37,15 +37,15 @@ class Stdout(io.TextIOBase):
     ``current_writer`` returns a number for whoever is writing: text that two writers print at the same time must not be
     mixed within a line."""
 
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    line_buffering = True
+
     def __init__(self, log: Writer, topic: str, current_writer: Callable[[], int]) -> None:
         self._log = log
         self._topic = topic
         self._current_writer = current_writer
         self._unfinished: dict[int, str] = {}
-
-    encoding = "utf-8"
-    errors = "backslashreplace"
-    line_buffering = True
 
     @property
     def name(self) -> str:

@@ -160,7 +160,7 @@ def enter_child(limits: Limits, world: str) -> None:
     _drop_capabilities()
     _set_limit(resource.RLIMIT_AS, limits.server_space if world == "rpyc" else limits.space)
     _set_limit(resource.RLIMIT_CPU, limits.cpu_s)
-    install_filter(read_only=not own_tmp)
+    _install_filter(read_only=not own_tmp)
 
 
 def _mount_own_tmp() -> bool:
@@ -197,18 +197,14 @@ def _set_limit(resource_number: int, limit: int) -> None:
     resource.setrlimit(resource_number, (limit, limit))
 
 
-def install_filter(read_only: bool) -> bool:
-    """Install the system call filter in this process, forever.
+def _install_filter(read_only: bool) -> None:
+    """Install the system call filter in this process, forever. ``read_only``: also refuse to write or create files.
 
-    Args:
-        read_only: Also refuse to write or create files.
-
-    Returns:
-        False on a machine whose system calls are not known here; then there is no filter.
-    """
+    On a machine whose system calls are not known here there is no filter. The probe then finds that the sandbox is not
+    safe."""
     column, machine = _MACHINES.get(platform.machine(), (-1, 0))
     if column < 0:
-        return False
+        return
     program = b"".join(_program(column, machine, os.getpid(), read_only))
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, padding, their address.
@@ -218,7 +214,6 @@ def install_filter(read_only: bool) -> bool:
         _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0
     ):
         raise OSError(ctypes.get_errno(), "the system call filter cannot be installed")
-    return True
 
 
 def _program(column: int, machine: int, own_pid: int, read_only: bool) -> list[bytes]:

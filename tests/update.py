@@ -18,8 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from raftlab.submission import skeleton
 from tests import counts, known_bugs, sentences
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SOLUTION
 from tests.scenarios import transcripts
 
 DIFF_LINES = 30  # how much of a difference is shown: enough to see what changed
@@ -60,6 +61,7 @@ class Generated:
 
 
 GENERATED = [
+    Generated("skeleton/raft.py", lambda: skeleton.generate(SOLUTION.read_text(encoding="utf-8"))),
     Generated("README.md", counts.readme),
     Generated("handouts/instructors-guide.md", counts.guide),
     Generated("tests/snapshots/rules.txt", sentences.rules_text),

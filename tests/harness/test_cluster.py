@@ -284,5 +284,5 @@ def test_two_leaders_that_last_are_named(write_raft: Write) -> None:
         with pytest.raises(LabFailure) as caught:
             c.settled_leader(within=1.0)
     assert caught.value.failure.text == (
-        "expected one leader and all servers in its term, but the leaders: S0, S1; the terms: S0: 1, S1: 2, S2: 3"
+        "expected one leader and all servers in its term, but S0, S1 lead and the terms are S0: 1, S1: 2, S2: 3"
     )

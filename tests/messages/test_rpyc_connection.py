@@ -147,7 +147,7 @@ def test_a_peer_that_speaks_full_rpyc_gets_nothing(pair: tuple[socket.socket, so
 
     thread = threading.Thread(target=attempt)
     thread.start()
-    with pytest.raises(BadFrame, match="something that is no call with bytes"):
+    with pytest.raises(BadFrame, match="something other than a call with bytes"):
         ours.receive()
     ours.close()
     thread.join()

@@ -71,7 +71,7 @@ CASES = {
     ),
     "init-never-returns": Case(
         "init-hangs",
-        "expected Raft(...) to return, but after 15 s it has not on S0, S1",
+        "expected Raft(...) to return within 15 s, but it has not on S0, S1",
         init="time.sleep(1000)",
     ),
     "busy-loop": Case(

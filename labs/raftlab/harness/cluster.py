@@ -155,7 +155,7 @@ class Cluster:
             INIT_PATIENCE, lambda: all(server_state.ready or not server_state.up for server_state in server_states)
         ):
             late = ", ".join(f"S{server_state.number}" for server_state in server_states if not server_state.ready)
-            text = f"expected Raft(...) to return, but after {INIT_PATIENCE:.0f} s it has not on {late}"
+            text = f"expected Raft(...) to return within {INIT_PATIENCE:.0f} s, but it has not on {late}"
             raise LabFailure(Failure("init-hangs", text))
 
     def crash_at(self, server: int, kind: str, nth: int = 1, side: str = "before", method: str = "") -> None:
@@ -383,7 +383,9 @@ class Cluster:
                     hint=self.first_hint(),
                 )
             if self.now >= deadline + 1.0:
-                self.fail(f"expected one leader to last within {within:.0f} s, but they change", rules.LIVENESS)
+                self.fail(
+                    f"expected a stable leader within {within:.0f} s, but the leaders keep changing", rules.LIVENESS
+                )
             before = leader
             self.sleep(SETTLE)
 
@@ -399,8 +401,9 @@ class Cluster:
                 return leading[0]
             if self.now >= deadline:
                 seen = ", ".join(f"S{server}: {term}" for server, (term, _) in states.items())
-                leaders = ", ".join(f"S{server}" for server in leading) or "none"
-                text = f"expected one leader and all servers in its term, but the leaders: {leaders}; the terms: {seen}"
+                lead = ", ".join(f"S{server}" for server in leading) + (" leads" if len(leading) == 1 else " lead")
+                lead = lead if leading else "no server leads"
+                text = f"expected one leader and all servers in its term, but {lead} and the terms are {seen}"
                 self.fail(text, rules.TERMS_AGREE)
             self.sleep(SETTLE)
 
@@ -409,8 +412,8 @@ class Cluster:
         if self.rpc_count(method="request_vote"):
             return ""
         if self.size == 1:
-            return "A candidate votes for itself, and here that is a majority: count the votes when an election begins, too."
-        return "Nobody has called request_vote yet. Begin with step 1 of the handout: the election timer."
+            return "A candidate votes for itself, and here that is a majority: count the votes at once, too."
+        return "No server has called request_vote yet. Begin with step 1 of the handout: the election timer."
 
     def no_leader(self, among: Collection[int] | None = None) -> None:
         """Fail if one of ``among`` (default: the connected servers) leads at this moment."""
@@ -429,7 +432,7 @@ class Cluster:
                 return terms.pop()
             if self.now >= deadline:
                 seen = ", ".join(f"S{server}: {term}" for server, (term, _) in states.items())
-                self.fail(f"expected all servers to be in one term, but they are in {seen}", rules.TERMS_AGREE)
+                self.fail(f"expected all servers to be in one term, but the terms are {seen}", rules.TERMS_AGREE)
             self.sleep(SETTLE)
 
     # --- commands ---
@@ -498,7 +501,7 @@ class Cluster:
                     return index
                 if proposals == 1 and (elsewhere := self._indexes_of(command) - before - {index}):
                     # The command was proposed only once, so this is the entry whose index start() returned.
-                    text = f"expected {short(command)} at index {index}, as start() said, but it is at {min(elsewhere)}"
+                    text = f"expected {short(command)} at index {index}, as start() returned, but it is at {min(elsewhere)}"
                     self.fail(text, rules.AGREEMENT, hint="start() returns the index that the command will have.")
                 if not retry:
                     self._no_agreement(command, servers, 2.0)
@@ -522,7 +525,7 @@ class Cluster:
         """A hint about the first step, if no server has accepted a command yet; else empty."""
         if self._has_led:
             return ""
-        return "No start() has said yet that it leads. Begin with step 1 of the handout of lab 2B."
+        return "No start() has returned is_leader = True yet. Begin with step 1 of the handout of lab 2B."
 
     def ask_members(self, server: int, members: Collection[int]) -> int:
         """Call ``change_membership(members)`` on one server without waiting (lab 2E). Returns the call's number in the event

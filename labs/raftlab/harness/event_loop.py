@@ -379,7 +379,7 @@ class EventLoop:
         except msgspec.DecodeError:
             message = {}
         if type(message.get("term")) is not int:
-            text = f"S{server} sent a message without a whole number for term"
+            text = f"S{server} sent a message whose field term is missing or not an int"
             raise LabFailure(Failure("bad-message", text))
         return message
 
@@ -478,7 +478,9 @@ class EventLoop:
         match effect:
             case protocol.Send():
                 if not 0 <= effect.target < len(self.server_states):
-                    raise LabFailure(Failure("bad-peer", f"S{server} called peers[{effect.target}], which is nobody"))
+                    raise LabFailure(
+                        Failure("bad-peer", f"S{server} called peers[{effect.target}], but there is no such server")
+                    )
                 self.send(server, effect.caller_rpc, effect.target, effect.method, effect.payload, when)
             case protocol.Answer():
                 # Two copies of a request have two answers, so the RPC is remembered until its server crashes.
@@ -499,7 +501,7 @@ class EventLoop:
                     msg = codec.decode_apply(effect.payload)
                 except msgspec.DecodeError as exc:
                     raise LabFailure(
-                        Failure("bad-apply", f"S{server} put something odd into apply_ch: {exc}")
+                        Failure("bad-apply", f"S{server} put something other than an ApplyMsg into apply_ch: {exc}")
                     ) from None
                 self.referee.applied(server, msg)
                 self.on_apply(server, msg)

@@ -152,10 +152,8 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
                 # It may have no entry of its own term yet, and must not change the members before it has committed one.
                 c.propose(server, f"S{server} leads term {term}")
         c.sleep(0.2)
-    return c.fail(
-        f"expected {sorted(members)} to be the members within {CHANGE_COMPLETE_WITHIN:.0f} s, but no service has seen that",
-        rules.MEMBERS_TOLD,
-    )
+    text = f"expected {sorted(members)} to be the members within {CHANGE_COMPLETE_WITHIN:.0f} s"
+    return c.fail(f"{text}, but no service has applied that configuration", rules.MEMBERS_TOLD)
 
 
 def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = (-1, 0, True)) -> None:

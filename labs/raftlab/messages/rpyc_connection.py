@@ -163,7 +163,7 @@ class BytesConnection(Connection):  # type: ignore[misc]
         """Decode a call. Anything that does not begin as our calls do is refused without looking further."""
         at = len(_CALL)
         if not data.startswith(_CALL) or len(data) <= at or data[at] not in _BYTES_TAGS:
-            raise BadFrame("something that is no call with bytes")
+            raise BadFrame("something other than a call with bytes")
         try:
             argument = brine.load(data[at:])
         except Exception as exc:

@@ -1,5 +1,4 @@
-"""raftgrade: grades submissions with raftlab's suites. ``raftgrade run PATH`` is the front door
-(:mod:`raftgrade.cli`)."""
+"""raftgrade: grades submissions with raftlab's suites. :mod:`raftgrade.cli` is where to start reading."""
 
 from raftlab import __version__
 

@@ -1,4 +1,4 @@
-"""The side door: ``python -m raftgrade`` is the same as ``raftgrade``."""
+"""``python -m raftgrade`` is the same as ``raftgrade``."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""The front door: ``raftgrade run PATH…`` grades, ``raftgrade report DIR`` shows a report again, ``raftgrade proof`` tests
-the suites themselves, ``raftgrade soak`` runs them for hours.
+"""The command line of raftgrade: ``run`` grades submissions, ``report`` shows a report in any format, ``proof`` tests the
+suites themselves, and ``soak`` runs them for hours.
 
-Exit codes: 0 everything passed · 1 a run failed · 2 something could not be judged, a submission was refused,
-the report is not complete, or the command line was wrong · 130 stopped with Ctrl-C (143 SIGTERM, 129 SIGHUP),
-with what was done so far in the report.
+Exit codes: 0 everything passed · 1 a run failed · 2 something could not be judged, a submission was refused, the report is
+not complete, or the command line was wrong · 130 stopped with Ctrl-C (143 SIGTERM, 129 SIGHUP); the report then has what
+had finished.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the grader takes from raftlab; tests put their own in its place."""
+    """What the grader needs from raftlab. Tests replace it."""
 
     commands: Commands = field(default_factory=RaftlabCommands)
     catalogue: Callable[[str], Sequence[CatalogueTest]] = catalogue.tests
@@ -64,13 +64,13 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
     """Run the command line ``argv``. Returns the exit code; raises ``SystemExit`` where argparse does."""
     command_line.tolerate_narrow_terminals()
     arguments = options.parser().parse_args(argv)
-    chosen = tools or Tools()
+    tools = tools or Tools()
     commands: dict[str, Callable[[], int]] = {
-        "run": lambda: _run(arguments, chosen),
-        "report": lambda: _report(arguments, chosen),
+        "run": lambda: _run(arguments, tools),
+        "report": lambda: _report(arguments, tools),
         "rubric": _print_rubric,
-        "soak": lambda: _soak(arguments, chosen),
-        "gradescope-zip": lambda: _gradescope_zip(arguments, chosen),
+        "soak": lambda: _soak(arguments, tools),
+        "gradescope-zip": lambda: _gradescope_zip(arguments, tools),
         "proof": lambda: _proof(arguments),
     }
     return command_line.run("raftgrade", commands[arguments.command], REFUSALS, "the report cannot be written")
@@ -85,7 +85,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
     folder = Path(arguments.dir)
     report = store.read(folder)
     if arguments.rubric is not None:
-        # The hidden runs are those that were made: their secret is not needed for new marks.
+        # The hidden runs were made already: new points do not need their secret.
         report.rubric = _rubric(arguments.rubric, tools).public()
     if arguments.late is not None:
         _set_late(_late(arguments.late, [each.name for each in report.submissions]), report)
@@ -107,7 +107,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
     else:
         wanted.output.write_text(text, encoding="utf-8", newline="")
         print(f"raftgrade: the report is in {printable(str(wanted.output))}", file=sys.stderr)
-    # A report that was made is a success of its own, except for the table, which is how a run ends too.
+    # To have made a report is a success, whatever it says; except for the table, which is also how `run` ends.
     return exit_code(report) if arguments.format == "table" else 0
 
 
@@ -124,43 +124,48 @@ def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:
         raise CannotStart(f"--runs must be at least 1, not {arguments.runs}")
     text = None
     if arguments.rubric is not None:
-        _rubric(arguments.rubric, tools)  # better said here than by an autograder at midnight
+        _rubric(arguments.rubric, tools)  # a mistake should be found here, not by the autograder at midnight
         text = read_text_file(arguments.rubric)
     out = Path(arguments.out)
     gradescope.make_zip(out, parse_labs(arguments.labs), arguments.network, arguments.runs, text)
-    print(f"raftgrade: the autograder is in {printable(str(out))}: upload it to Gradescope as it is", file=sys.stderr)
+    print(
+        f"raftgrade: the autograder is in {printable(str(out))}: upload it to Gradescope without changes",
+        file=sys.stderr,
+    )
     return 0
 
 
 def _proof(arguments: argparse.Namespace) -> int:
     settings = options.proof_settings(arguments)
-    known = bug_bank.read(Path(arguments.bank))
+    bank = bug_bank.read(Path(arguments.bank))
     names = [name.strip() for name in (arguments.bugs or "").split(",") if name.strip()]
     reference = Path(arguments.reference)
     if reference.is_dir():
         reference /= "raft.py"
-    bugs = bug_bank.choose(known, parse_labs(arguments.labs), names)
+    bugs = bug_bank.choose(bank, parse_labs(arguments.labs), names)
     trials = kill_rates.make_trials(bugs, read_text_file(str(reference)), settings)
     soak = None if arguments.soak is None else log.read_all(map(Path, arguments.soak))
     shown = printable(arguments.out)
-    versions = (
-        f"raftgrade {__version__}, {kill_rates.versions()}"  # those that run, whatever changes on the disk meanwhile
-    )
+    # Of the code that runs now: it may change on disk during the proof.
+    versions = f"raftgrade {__version__}, {kill_rates.versions()}"
     with kill_rates.Folder(Path(arguments.out)) as folder:
-        kept = folder.load(trials)
-        if kept:
+        reused = folder.load(trials)
+        if reused:
             print(
-                f"raftgrade: kept {kept} passes of the proof in {shown}, nothing has changed for them", file=sys.stderr
+                f"raftgrade: reused {reused} passes of the proof in {shown}: nothing has changed for them",
+                file=sys.stderr,
             )
         try:
             kill_rates.run(trials, folder, settings, sys.stderr)
         except KeyboardInterrupt:
-            print(f"raftgrade: interrupted; what was done is in {shown}, and the same command goes on", file=sys.stderr)
+            print(
+                f"raftgrade: interrupted; finished passes are in {shown}, and the same command goes on", file=sys.stderr
+            )
             return 130
     print(proof_page.table(trials, settings, bold=sys.stdout.isatty()))
     if arguments.page is not None:
         made = proof_page.Facts(f"{datetime.now(UTC):%Y-%m-%d}", options.proof_command(arguments), versions, settings)
-        Path(arguments.page).write_text(proof_page.page(trials, known, made, soak), encoding="utf-8")
+        Path(arguments.page).write_text(proof_page.page(trials, bank, made, soak), encoding="utf-8")
         print(f"raftgrade: the page is in {printable(arguments.page)}", file=sys.stderr)
     return proof_page.exit_code(trials)
 
@@ -181,43 +186,44 @@ def _set_late(late: dict[str, float], report: Report) -> None:
 
 
 def _run(arguments: argparse.Namespace, tools: Tools) -> int:
-    price_list = _rubric(arguments.rubric, tools)
-    settings = options.settings(arguments, price_list)
+    chosen_rubric = _rubric(arguments.rubric, tools)
+    settings = options.settings(arguments, chosen_rubric)
     settings = msgspec.structs.replace(settings, sandbox=tools.choose_sandbox(arguments.sandbox))
     make_engine = _engine(arguments)
     out = Path(arguments.out)
-    found = submissions.find(arguments.paths, ignore=out)
-    if found.skipped:
-        names = ", ".join(printable(path.name) for path in found.skipped)
+    given = submissions.find(arguments.paths, ignore=out)
+    if given.skipped:
+        names = ", ".join(printable(path.name) for path in given.skipped)
         print(
-            f"raftgrade: no raft.py in {count(len(found.skipped), 'folder')}, left out: {names}",
+            f"raftgrade: no raft.py in {count(len(given.skipped), 'folder')}, left out: {names}",
             file=sys.stderr,
         )
     tests, left_out = expected_tests(settings, {lab: tools.catalogue(lab) for lab in settings.labs})
     if not tests:
         raise CannotStart(f"no test of {', '.join(settings.labs)} runs on {' or '.join(settings.networks)}")
-    # Before anything is written: a mistake in the file must leave no trace.
-    late = {} if arguments.late is None else _late(arguments.late, [item.name for item in found.submissions])
+    # Before anything is written: after a mistake in the file, nothing must have changed.
+    late = {} if arguments.late is None else _late(arguments.late, [item.name for item in given.submissions])
     with store.Store.create(out) as folder:
-        intake = take_in(found, tests, settings, folder)
+        intake = take_in(given, tests, settings, folder)
         plan = Report(
             tool=f"raftgrade {__version__}",
             code=code_fingerprint(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             settings=settings,
-            rubric=price_list.public(),
+            rubric=chosen_rubric.public(),
             left_out=left_out,
             submissions=intake.submissions,
         )
         _set_late(late, plan)
         marks.mark(plan)
-        kept = folder.start_report(
+        reused = folder.start_report(
             [] if arguments.fresh else reusable_entries(plan, folder.earlier),
             slugs={item.name: item.slug for item in intake.submissions},
         )
-        if kept.outcomes:
-            had = f"{count(kept.outcomes, 'outcome')} of the report in {printable(str(out))}"
-            print(f"raftgrade: kept {had}, nothing has changed for them; --fresh does all again", file=sys.stderr)
+        if reused.outcomes:
+            outcomes = f"{count(reused.outcomes, 'outcome')} of the report in {printable(str(out))}"
+            text = f"reused {outcomes}: nothing has changed for them (--fresh makes all runs again)"
+            print(f"raftgrade: {text}", file=sys.stderr)
         started = time.monotonic()
         report, signal_number = grade.grade(
             plan,
@@ -225,7 +231,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             intake.paths,
             tools.commands,
             folder,
-            kept,
+            reused,
             sys.stderr,
             started,
             make_engine=make_engine,
@@ -244,7 +250,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
 
 
 def _engine(arguments: argparse.Namespace) -> grade.MakeEngine:
-    """The engine that was asked for. Raises :class:`CannotStart`."""
+    """The engine that ``--engine`` names. Raises :class:`CannotStart`."""
     if arguments.engine == "local":
         if arguments.scheduler is not None:
             raise CannotStart("--scheduler goes with --engine dask")

@@ -1,4 +1,4 @@
-"""The sorting table: which class a failure belongs to, so that a class report can say what to teach again."""
+"""Sort failures into classes, so that the class report can say what to teach again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Literal
 
 from raftlab.explain.failure import Failure
 
-# Kinds of failure that mean: it went on for ever, or stood still, until somebody stopped it.
+# Kinds of failure in which code ran for ever or did not react, until it was stopped.
 _TIMEOUTS = frozenset({"never-reported", "init-hangs", "host-hangs", "busy-loop", "no-answer"})
 _EXCEPTIONS = frozenset({"exception", "init-exception"})
-# What a program may not do to the lab, whatever it knows of Raft.
+# Kinds of failure in which the code breaks the contract with the lab, whatever it does about Raft.
 _CONTRACT = frozenset(
     {"refused-call", "not-by-value", "bad-reply", "bad-message", "bad-result", "bad-apply", "bad-peer"}
 )
@@ -18,7 +18,7 @@ Family = Literal["rule", "deadlock", "exception", "timeout", "contract", "machin
 
 
 def family(failure: Failure, outcome: str) -> Family:
-    """The rough class."""
+    """The coarse class of a failure. ``outcome`` is the run's."""
     if outcome == "error":
         return "machine"
     if failure.kind == "deadlock":
@@ -33,13 +33,13 @@ def family(failure: Failure, outcome: str) -> Family:
 
 
 def name(failure: Failure, outcome: str) -> str:
-    """The fine class: the rule's own name, or the family and the kind."""
-    rough = family(failure, outcome)
-    if rough == "rule" and failure.rule is not None:
+    """The fine class: the name of the broken rule, or the family and the kind of failure."""
+    coarse = family(failure, outcome)
+    if coarse == "rule" and failure.rule is not None:
         return f"rule: {failure.rule.name}"
-    if rough in ("machine", "deadlock", "exception"):
-        return rough
-    return f"{rough}: {failure.kind}"
+    if coarse in ("machine", "deadlock", "exception"):
+        return coarse
+    return f"{coarse}: {failure.kind}"
 
 
 _WORDS = {
@@ -51,18 +51,18 @@ _WORDS = {
     "timeout: host-hangs": "code that computes or blocks for ever",
     "timeout: busy-loop": "a thread that never waits",
     "timeout: no-answer": "a call that gets no answer",
-    "contract: refused-call": "a call that the simulator cannot let through",
-    "contract: not-by-value": "a message that cannot travel as bytes",
-    "contract: bad-reply": "a handler that returns no proper reply",
+    "contract: refused-call": "a call that the simulator cannot allow",
+    "contract: not-by-value": "a message that cannot be sent as bytes",
+    "contract: bad-reply": "a handler that returns a wrong reply",
     "contract: bad-message": "a message of the wrong shape",
     "contract: bad-result": "a method that returns the wrong thing",
     "contract: bad-apply": "a wrong ApplyMsg",
-    "contract: bad-peer": "a call to a server or method that is not there",
+    "contract: bad-peer": "a call to a server or method that does not exist",
     "other: flood": "far too many messages, saves or lines",
-    "other: assertion": "an expectation of a test that no rule stands behind",
+    "other: assertion": "an expectation of a test that belongs to no rule",
 }
 
 
 def words(sort: str) -> str:
-    """A class in words for people."""
+    """A class in words."""
     return _WORDS.get(sort, sort.removeprefix("rule: "))

@@ -1,4 +1,4 @@
-"""The foreman: one grading run from the plan to the last line of the report."""
+"""One grading run, from the plan to the finished report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from raftgrade.engines.work_loop import Engine, Event, RunReported, StopRequeste
 from raftgrade.plan import Expected, Settings
 from raftgrade.progress import Progress
 from raftgrade.results import Report
-from raftgrade.store import KeptEntries, Store
+from raftgrade.store import ReusedEntries, Store
 from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally
 from raftlab.runs.trace_quota import TraceQuota
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
-SAVE_S = 5.0  # how often report.json is brought up to date, in seconds; the records are written at once
+SAVE_S = 5.0  # seconds between two updates of report.json; the records are written at once
+SAVE_SHARE = 20  # the time between two updates is at least so many times what an update takes
 
 
 def grade(
@@ -29,28 +30,42 @@ def grade(
     paths: dict[str, str],
     commands: Commands,
     store: Store,
-    kept: KeptEntries,
+    reused: ReusedEntries,
     stream: TextIO,
     started: float,
     make_engine: MakeEngine = LocalEngine,
     refused: Sequence[RefusalEntry] = (),
 ) -> tuple[Report, int]:
-    """Grade all submissions of ``plan`` (``paths`` gives where each is) and write the report to ``store``.
-    ``store`` has begun with what is ``kept`` of an earlier report; who is ``refused`` already will not be run. Progress goes
-    to ``stream``; ``started`` is in ``time.monotonic`` seconds. Returns the report, of which the store's shelf has the runs,
-    and the signal that interrupted it, or 0. Raises ``OSError`` when the report cannot be written."""
+    """Grade all submissions of ``plan`` and write the report to ``store``.
+
+    Args:
+        plan: a report without results.
+        tests: the tests that every submission must run.
+        paths: where the copy of each submission is, by its name.
+        reused: the entries of an earlier report that ``store`` has started with.
+        stream: where progress is shown.
+        started: when the command started, in ``time.monotonic`` seconds.
+        refused: submissions that were refused already; they are not run.
+
+    Returns:
+        The report, and the number of the signal that interrupted it, or 0. Details of the runs that did not pass are in
+        ``store.spill``.
+
+    Raises:
+        OSError: the report cannot be written.
+    """
     tally = Tally(plan, store.spill, lambda slug: TraceQuota(store.traces(slug), TRACE_QUOTA))
-    store.save(plan)  # the plan, so that the records mean something from the first one on
+    store.save(plan)  # from the first record on, the records need the plan to be understood
     for entry in refused:
         store.add(entry)
-    over = {entry.submission for entry in (*kept.refused, *refused) if tally.add(entry)}
-    schedule = Schedule(plan, tests, paths, tally, kept.runs)
+    complete = {entry.submission for entry in (*reused.refused, *refused) if tally.add(entry)}
+    schedule = Schedule(plan, tests, paths, tally, reused.runs)
     runs = schedule.expected_runs()
-    todo = {network: number * (len(plan.submissions) - len(over)) for network, number in runs.items()}
-    # Who has all outcomes need not even be checked again.
-    over |= {name for name in kept.submissions if name not in over and schedule.is_complete(name)}
+    todo = {network: number * (len(plan.submissions) - len(complete)) for network, number in runs.items()}
+    # A submission with all its outcomes need not even be checked again.
+    complete |= {name for name in reused.submissions if name not in complete and schedule.is_complete(name)}
     engine = make_engine(plan.settings, commands, store)
-    work = WorkLoop(plan, paths, engine, schedule, over)
+    work = WorkLoop(plan, paths, engine, schedule, complete)
     progress = Progress(todo, engine.workers, stream)
     progress.reduce(schedule.correction())
     saved = time.monotonic()
@@ -63,7 +78,7 @@ def grade(
             return
         store.add(entry)
         if isinstance(entry, RunEntry):
-            if tally.done > done:  # not what was tried once more
+            if tally.done > done:  # not a retry
                 progress.add_run(entry.submission, entry.record)
         else:
             progress.reduce(runs)
@@ -77,10 +92,10 @@ def grade(
             progress.reduce(schedule.correction())
             if now - saved > SAVE_S:
                 store.save(tally.update_report(complete=False, seconds=now - started))
-                # Many submissions make a long report: spend no more than a small share of the time on it.
-                saved = now + 20 * (time.monotonic() - now)
-    for heard in work.late_reports():
-        note(heard)
+                # The report of many submissions is long: writing it must not take more than a small share of the time.
+                saved = now + SAVE_SHARE * (time.monotonic() - now)
+    for late in work.late_reports():
+        note(late)
     progress.close()
     report = tally.update_report(complete=not signal_number, seconds=time.monotonic() - started)
     store.save(report)

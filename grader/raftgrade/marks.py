@@ -1,7 +1,7 @@
-"""The cashier: what runs are worth under a rubric. Pure arithmetic over a report, so that marks can be made again.
+"""Compute the points of a report by its rubric. This is pure arithmetic, so points can be computed again later.
 
-A run that could not be judged (``error``) neither passed nor failed: marks rest on the judged runs alone. When fewer
-than half of a test's runs on a network were judged, its points are *open*: not lost, not earned, for people to decide.
+A run that could not be judged (``error``) neither passed nor failed: points depend on the judged runs alone. When fewer
+than half of a test's runs on a network were judged, its points are *open*: neither lost nor earned, for people to decide.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResul
 from raftgrade.rubric import Curve, Rubric
 from raftlab.safe_text import count, printable
 
-_DIGITS = 4  # of points: enough that no sum of a lab is off by a visible amount
+_DIGITS = 4  # decimals of points: enough that the sum of a lab is not visibly off
 
 
 def mark(report: Report) -> None:
-    """Give every submission of ``report`` its points, by the report's own rubric."""
+    """Compute the points of every submission of ``report``, by the report's own rubric."""
     for submission in report.submissions:
         mark_one(submission, report.rubric, report.settings)
 
 
 def mark_one(submission: SubmissionResult, rubric: Rubric, settings: Settings) -> None:
-    """Set points, states and reasons of a submission whose runs are counted."""
+    """Set the points, and the states and notes of the tests, of a submission whose runs were counted."""
     prices = _prices(submission.tests, rubric)
     for lab in settings.labs:
         tests = [test for test in submission.tests if test.lab == lab]
-        why = why_skipped(submission, rubric, lab)
+        reason = why_skipped(submission, rubric, lab)
         for test in tests:
             test.max_points = round(prices[lab, test.name], _DIGITS)
             test.points, test.notes = 0.0, []
-            if why:
-                test.state, test.notes = "skipped", [why]
+            if reason:
+                test.state, test.notes = "skipped", [reason]
                 for network in test.networks:
-                    network.runs = network.done  # some may be there from before, under another rubric
+                    network.runs = network.done  # some runs may have been made under another rubric
             else:
                 _judge(test, rubric, settings)
     submission.max_points = round(sum(test.max_points for test in submission.tests), _DIGITS)
@@ -52,8 +52,8 @@ def mark_one(submission: SubmissionResult, rubric: Rubric, settings: Settings) -
 
 
 def why_skipped(submission: SubmissionResult, rubric: Rubric, lab: str) -> str:
-    """Why ``lab`` is not run for this submission; empty if it is, or if that is not known yet. The labs before it must
-    have been marked. What is open counts as earned: a fault of the machine shuts no gate."""
+    """Why ``lab`` is not run for this submission; empty if it is, or if that cannot be known yet. The labs before it must
+    have been marked. Open points count as earned: a fault of the machine must not cause a lab to be skipped."""
     for need in rubric.needs(lab):
         tests = [test for test in submission.tests if test.lab == need]
         if not tests or not all(test.state in ("judged", "open", "skipped") for test in tests):
@@ -67,7 +67,7 @@ def why_skipped(submission: SubmissionResult, rubric: Rubric, lab: str) -> str:
 
 
 def _prices(tests: Sequence[TestResult], rubric: Rubric) -> dict[tuple[str, str], float]:
-    """The points of each test: the suite's, or the rubric's, scaled to what the rubric gives the lab."""
+    """The maximum points of each test: from the suite or the rubric, scaled to the rubric's points for the lab."""
     prices: dict[tuple[str, str], float] = {}
     for test in tests:
         own = rubric.tests.get(test.name)
@@ -98,7 +98,7 @@ def _judge(test: TestResult, rubric: Rubric, settings: Settings) -> None:
         return
     test.state = "judged"
     earned = test.max_points * _share(test, rubric, settings)
-    for note in _over(test, rubric):
+    for note in _exceeded(test, rubric):
         test.notes.append(note)
     if test.notes and earned:
         earned *= rubric.limits_for(test.name).keep
@@ -115,7 +115,7 @@ def _share(test: TestResult, rubric: Rubric, settings: Settings) -> float:
         passes = sum(network.passes for network in same)
         judged = passes + sum(network.failures for network in same)
         rate = passes / judged
-        # A network that the rubric does not name counts nothing, unless there is no other.
+        # A network that the rubric does not name has no weight, unless it is the only one.
         weight = rubric.weights.get(name, 0.0) if len(settings.networks) > 1 and len(test.networks) > 1 else 1.0
         total += weight * (rate if rule == "proportional" else on_curve(rubric.curve, rate))
         weights += weight
@@ -123,7 +123,7 @@ def _share(test: TestResult, rubric: Rubric, settings: Settings) -> float:
 
 
 def _whole(network: NetworkResult, settings: Settings) -> bool:
-    """Every judged run passed; in a sequential test: reliable, or more likely so than not."""
+    """Whether every judged run passed; with a sequential test, whether the test is more likely reliable than not."""
     if network.verdict and settings.until is not None:
         undecided = network.verdict == "undecided"
         likely = settings.until.llr(network.passes, network.failures) >= 0
@@ -132,15 +132,15 @@ def _whole(network: NetworkResult, settings: Settings) -> bool:
 
 
 def on_curve(curve: Curve, rate: float) -> float:
-    """The share of the points that ``rate`` earns."""
+    """The share of the points that the pass rate ``rate`` earns."""
     for (low, at_low), (high, at_high) in pairwise(curve):
         if rate <= high:
             return at_low + (at_high - at_low) * (rate - low) / (high - low)
     return curve[-1][1]
 
 
-def _over(test: TestResult, rubric: Rubric) -> list[str]:
-    """What the passing runs in sim used too much of. Only what virtual time makes exact is ever held against anybody."""
+def _exceeded(test: TestResult, rubric: Rubric) -> list[str]:
+    """The limits that the passing runs in sim exceed. Only there does virtual time make measurements exact."""
     limits = rubric.limits_for(test.name)
     notes = []
     for network in test.networks:
@@ -153,8 +153,8 @@ def _over(test: TestResult, rubric: Rubric) -> list[str]:
         )
         for what, most, spread in measured:
             if most is not None and spread is not None and spread.p95 > most:
-                kept = f"{limits.keep:.0%} of the points are kept"
-                notes.append(f"expected at most {most:g} {what} in 95 % of runs, saw {spread.p95:g}: {kept}")
+                share = f"the test keeps {limits.keep:.0%} of its points"
+                notes.append(f"expected at most {most:g} {what} in 95 % of runs, saw {spread.p95:g}: {share}")
     return notes
 
 
@@ -163,8 +163,16 @@ class BadLate(Exception):
 
 
 def read_late(text: str, shown: str, names: Iterable[str]) -> dict[str, float]:
-    """Days late by submission, from CSV with a header that names ``submission`` and ``days`` or ``hours``. Raises
-    :class:`BadLate`."""
+    """How many days late each submission is.
+
+    Args:
+        text: CSV with the columns ``submission`` and ``days`` or ``hours``.
+        shown: what messages call the file.
+        names: of all submissions.
+
+    Raises:
+        BadLate: the list has a mistake.
+    """
     rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
     header = [name.strip().lower() for name in rows.fieldnames or []]
     rows.fieldnames = header
@@ -184,6 +192,6 @@ def read_late(text: str, shown: str, names: Iterable[str]) -> dict[str, float]:
         except ValueError:
             days = -1.0
         if not 0 <= days < 10_000:
-            raise BadLate(f"{where}: expected {unit}, a number from 0 on, not {printable(amount)!r}")
+            raise BadLate(f"{where}: expected {unit}, a number of 0 or more, not {printable(amount)!r}")
         late[name] = days
     return late

@@ -1,7 +1,7 @@
-"""The drawing board: what was asked for, which tests that means, and how it is cut into jobs.
+"""The settings of a grading run, the tests that it must make, and how they are split into jobs.
 
-The plan comes from raftlab's own catalogue before anything of a submission runs. It is the list the verdict
-is held against: what it names and nobody reports has failed.
+The list of tests comes from raftlab's own catalogue before any code of a submission runs. A run that is on the list and
+is never reported has failed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from raftlab.sandbox.levels import Level, Sandbox
 
 NETWORKS = ("sim", "rpyc")
 
-# Runs in one job. A job's start costs half a second of processor time, and a simulated run a tenth of that, so many of
-# them share one; a run on the real network takes several seconds, and small jobs keep the cores evenly busy until the end.
+# How many runs share one job. Starting a job costs half a second of CPU time and a simulated run a tenth of that, so many
+# of them share one. A run on the real network takes several seconds, and small jobs keep all cores busy until the end.
 RUNS_IN_A_JOB = {"sim": 100, "rpyc": 2}
 
 
@@ -29,7 +29,7 @@ class CannotStart(Exception):
 
 
 class CatalogueTest(Protocol):
-    """What the catalogue tells about one test (``raftlab.suites.catalogue.TestInfo``)."""
+    """A test as the catalogue describes it (``raftlab.suites.catalogue.TestInfo``)."""
 
     @property
     def lab(self) -> str: ...
@@ -44,10 +44,15 @@ class CatalogueTest(Protocol):
 
 
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
-    """What was asked for. ``runs`` is the number of runs of each test by network; seeds go from ``seed``
-    upwards. ``until`` is the sequential test that decides when sim has run enough (``runs`` is then the most);
-    ``hidden`` the seeds of the hidden runs in sim, first and one past the last. ``sandbox`` is what student code runs in;
-    reports of old do not say."""
+    """The settings of a grading run.
+
+    Attributes:
+        runs: the number of runs of each test, by network. Seeds count upwards from ``seed``.
+        jobs: how many jobs run in parallel.
+        until: the sequential test that decides when sim has run enough; ``runs`` is then the upper limit.
+        hidden: the seeds of the hidden runs in sim, the first and one past the last.
+        sandbox: what student code runs in. Reports of early versions lack it.
+    """
 
     labs: list[str]
     networks: list[str]
@@ -68,7 +73,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """One test that every submission must run, and the networks it runs on of those asked for."""
+    """A test that every submission must run, and on which of the requested networks."""
 
     lab: str
     name: str
@@ -78,7 +83,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """A test that runs on none of the networks asked for: not run, and its points do not count."""
+    """A test that runs on none of the requested networks. It is not run, and its points do not count."""
 
     lab: str
     name: str
@@ -87,8 +92,8 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, kw_only=True, frozen=True):
-    """One unit of work: ``tests`` of one lab on one network, each with every seed in ``seeds`` (half open).
-    Plain data with a stable ``id``, so that any engine can run it anywhere, twice if it must."""
+    """A unit of work: ``tests`` of one lab on one network, each with every seed in ``seeds`` (half open).
+    It is plain data with a stable ``id``, so that any engine can run it anywhere, and more than once."""
 
     id: str
     submission: str
@@ -102,14 +107,14 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def runs(self) -> list[tuple[str, int]]:
-        """(test, seed) in the order in which a job takes them: test by test, seeds upwards."""
+        """(test, seed) in the order in which a job makes the runs: test by test, seeds upwards."""
         return [(test, seed) for test in self.tests for seed in range(*self.seeds)]
 
 
 def expected_tests(
     settings: Settings, catalogue: Mapping[str, Sequence[CatalogueTest]]
 ) -> tuple[list[Expected], list[LeftOut]]:
-    """The expected tests in the ladder's order, and those left out. ``catalogue`` maps a lab to its tests."""
+    """The expected tests in the order of the labs, and those left out. ``catalogue`` maps a lab to its tests."""
     tests, left_out = [], []
     for lab in settings.labs:
         for info in catalogue[lab]:
@@ -123,7 +128,7 @@ def expected_tests(
 
 @dataclass(frozen=True, slots=True)
 class JobTarget:
-    """Whose work jobs are about, and the sandbox it runs in."""
+    """The submission that a job runs: its name, its slug for file names, where its copy is, and its sandbox."""
 
     submission: str
     slug: str
@@ -134,8 +139,8 @@ class JobTarget:
 def split_into_jobs(
     target: JobTarget, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = ""
 ) -> list[Job]:
-    """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds``. ``label`` tells these apart from others of
-    the same lab and network."""
+    """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds`` (half open). ``label`` goes into their ids, to
+    distinguish them from other jobs of the same lab and network."""
     return [
         Job(
             id=f"{target.slug}.{lab}.{network}{label}.{number:03d}",
@@ -166,7 +171,7 @@ def _pieces(names: list[str], seeds: tuple[int, int], size: int) -> list[tuple[l
 
 
 def parse_labs(text: str | None) -> list[str]:
-    """The labs that ``2A,2b`` names, in the ladder's order; all without a text."""
-    asked = text.split(",") if text is not None else list(labs.LABS)
-    chosen = {labs.find(name.strip()).name for name in asked}
+    """The labs in a list such as ``2A,2b``, in their usual order; all labs for ``None``."""
+    names = text.split(",") if text is not None else list(labs.LABS)
+    chosen = {labs.find(name.strip()).name for name in names}
     return [name for name in labs.LABS if name in chosen]

@@ -1,5 +1,4 @@
-"""The window in the door: how far the run is. One line, redrawn on a terminal; now and then a line on a
-pipe."""
+"""Show progress: one line that is redrawn on a terminal, or a new line every few seconds on a pipe."""
 
 from __future__ import annotations
 
@@ -11,20 +10,27 @@ from typing import TextIO
 from raftlab.runs.record import Outcome, Record
 from raftlab.safe_text import duration, one_line
 
-REDRAW_S = 0.1
-LINE_S = 10.0
+REDRAW_S = 0.1  # seconds between two redraws on a terminal
+LINE_S = 10.0  # seconds between two lines on a pipe
 
-# What a run costs in seconds of one worker, until there are some to measure.
+# Estimates of how many seconds of one worker a run takes, until there are measurements.
 GUESS_S = {"sim": 0.5, "rpyc": 8.0}
 
-# Workers also start jobs and write reports, and may get little of a busy machine. How much that is shows in time; one minute
-# of work without any of it is believed beforehand, so that the first start does not count for too much.
-BELIEVED_S = 60.0
+# Workers also start jobs and write reports, and may get little of a busy machine. This overhead is measured; so that the
+# first start of a job does not dominate it, the estimate begins as if there had been so many seconds without overhead.
+PRIOR_S = 60.0
 
 
 class Progress:
-    """``todo`` is the number of runs still to do by their kind (network); ``workers`` how many are done at a time.
-    ``clock`` gives seconds, ``words`` are what runs, and those that failed, are called."""
+    """The progress of many runs.
+
+    Args:
+        todo: how many runs are left, by kind (network).
+        workers: how many are made in parallel.
+        stream: where the line goes.
+        clock: returns seconds.
+        words: what runs, and those that failed, are called.
+    """
 
     def __init__(
         self,
@@ -49,11 +55,11 @@ class Progress:
         self._words = words
 
     def add_run(self, submission: str, record: Record) -> None:
-        """One more run has its outcome."""
+        """Count a finished run."""
         self.add(f"{submission} {record.lab}", record.network, record.outcome, record.wall_s)
 
     def add(self, where: str, kind: str, outcome: Outcome, wall_s: float) -> None:
-        """The same, of whatever is counted here."""
+        """Count a finished run of any kind. ``where`` is shown at the end of the line; ``wall_s`` is what it took."""
         self._done += 1
         self._failed += outcome == "failed"
         self._errors += outcome == "error"
@@ -66,14 +72,14 @@ class Progress:
         self.show()
 
     def reduce(self, runs: dict[str, int]) -> None:
-        """So many runs by network will not be made: their submission was refused, their lab stays shut, or a sequential
-        test was sure sooner (or later: then the number is below 0)."""
+        """Take back planned runs, by kind, that will not be made: their submission was refused, their lab is skipped, or
+        a sequential test needed fewer runs than expected. If it needed more, the number is negative."""
         for network, number in runs.items():
             self._todo[network] -= number
         self.show()
 
     def show(self) -> None:
-        """Draw, if it is time to."""
+        """Draw the line, if enough time has passed."""
         now = self._clock()
         if now - self._shown < (REDRAW_S if self._tty else LINE_S):
             return
@@ -88,30 +94,30 @@ class Progress:
     def line(self) -> str:
         """``12 of 320 runs · 8.1/s · 2 failed · about 38 s left · alice 2A``"""
         spent = self._clock() - self._started
-        left = max(0, sum(self._todo.values()))
-        things, failed = self._words
-        parts = [f"{self._done} of {self._done + left} {things}"]
+        remaining = max(0, sum(self._todo.values()))
+        runs, failed = self._words
+        parts = [f"{self._done} of {self._done + remaining} {runs}"]
         if self._done and spent > 0:
             parts.append(f"{self._done / spent:.1f}/s")
         parts.append(f"{self._failed} {failed}")
         if self._errors:
             parts.append(f"{self._errors} not judged")
-        if self._done and left:
+        if self._done and remaining:
             parts.append(f"about {duration(self.remaining_s())} left")
         if self._where:
             parts.append(one_line(self._where, 40))
         return " · ".join(parts)
 
     def remaining_s(self) -> float:
-        """An estimate of the seconds that remain: what is left of each network at its own price, and of what goes by between
-        the runs as much as before."""
-        price = {network: total / runs for network, (total, runs) in self._cost.items()}
-        work = sum(max(0, number) * price[network] for network, number in self._todo.items())
+        """An estimate of the seconds that remain: the runs that are left, at the mean cost of their kind, and as much
+        overhead between runs as so far."""
+        cost = {network: total / runs for network, (total, runs) in self._cost.items()}
+        work = sum(max(0, number) * cost[network] for network, number in self._todo.items())
         spent = (self._clock() - self._started) * self._workers
-        return work / self._workers * max(1.0, (spent + BELIEVED_S) / (self._worked + BELIEVED_S))
+        return work / self._workers * max(1.0, (spent + PRIOR_S) / (self._worked + PRIOR_S))
 
     def close(self) -> None:
-        """Leave the terminal's line as we found it."""
+        """Clear the line on a terminal."""
         if self._tty:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

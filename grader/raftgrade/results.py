@@ -1,13 +1,12 @@
-"""The report's shape: what ``report.json`` holds. ``handouts/report-schema.md`` says the same for readers of
-the file.
+"""The types of ``report.json``. ``handouts/report-schema.md`` documents them for readers of the file.
 
     Report
-      settings            what was asked for
+      settings            of the grading run
       submissions[]       one for each, in the order given
         tests[]           every expected test
           networks[]      its runs on one network: counts, interval, times, and each run that did not pass
 
-Times are in seconds. ``lab_s`` is the lab's own time (virtual in sim), ``wall_s`` what it cost here.
+Times are in seconds. ``lab_s`` is the lab's own time (virtual in sim), ``wall_s`` and ``cpu_s`` are what it cost.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ TestState = Literal["waiting", "judged", "open", "skipped"]
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Why a submission was refused: one sentence, where, and the handout section that helps."""
+    """Why a submission was refused: a sentence, the place in its code, and the handout section that helps."""
 
     text: str
     where: str = ""
@@ -35,7 +34,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """The middle and the tail of a measurement over the runs that passed."""
+    """The median and the 95th percentile of a measurement over the runs that passed."""
 
     p50: float
     p95: float
@@ -43,7 +42,8 @@ class Spread(msgspec.Struct, frozen=True):
 
 class BadRun(msgspec.Struct, kw_only=True):
     """A run that did not pass. ``outcome`` is ``"failed"``, or ``"error"`` when it could not be judged. ``sort`` is its
-    class (:mod:`raftgrade.failure_classes`). Of many runs of one class only the first tell their events and details."""
+    class (:mod:`raftgrade.failure_classes`). Of many runs of one class, only those with the lowest seeds keep their events
+    and details."""
 
     seed: int
     outcome: Literal["failed", "error"]
@@ -54,10 +54,15 @@ class BadRun(msgspec.Struct, kw_only=True):
 
 
 class NetworkResult(msgspec.Struct, kw_only=True):
-    """One test on one network; ``hidden`` runs, whose seeds no student sees, stand by themselves. ``runs`` were asked
-    for, on ``seeds`` (first, one past the last); ``passes``, ``failures`` and ``errors`` have come in, ``retried`` of
-    them in a second attempt, after a fault of the machine. ``interval`` is the two-sided 95 % Clopper-Pearson interval
-    of ``passes`` among the judged runs (``passes + failures``); ``verdict`` what a sequential test came to."""
+    """The runs of one test on one network. ``hidden`` runs, whose seeds no student sees, have a result of their own.
+
+    Attributes:
+        seeds: of the planned runs, the first and one past the last.
+        runs: how many are planned.
+        retried: how many of the finished runs were judged only in a second attempt, after a fault of the machine.
+        interval: two-sided 95 % Clopper-Pearson interval of ``passes`` among the judged runs (``passes + failures``).
+        verdict: of the sequential test; empty without one.
+    """
 
     network: str
     seeds: tuple[int, int]
@@ -84,9 +89,14 @@ class NetworkResult(msgspec.Struct, kw_only=True):
 
 
 class TestResult(msgspec.Struct, kw_only=True):
-    """One test of one submission. ``points`` are what it earned; ``suite_points`` what the suite itself gives it.
-    ``state``: ``waiting`` (runs are still to come), ``judged``, ``open`` (too few runs could be judged: the machine's
-    fault, so nothing is lost yet) or ``skipped``; ``notes`` say why."""
+    """One test of one submission.
+
+    Attributes:
+        points: what the test earned.
+        suite_points: its points in the suite, without a rubric.
+        state: ``waiting`` (runs are missing), ``judged``, ``open`` (too few runs could be judged, which is the machine's
+            fault, so no points are lost yet) or ``skipped``. ``notes`` say why.
+    """
 
     __test__ = False  # for pytest: not a class of tests
 
@@ -103,11 +113,16 @@ class TestResult(msgspec.Struct, kw_only=True):
 
 
 class SubmissionResult(msgspec.Struct, kw_only=True):
-    """One submission. ``id`` is the course's, from the table it was listed in; ``hash`` the sha256 of its files (empty if
-    they could not be taken in). ``state``: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its
-    outcome), ``refused`` (see ``problems``: it cannot be tested), ``unjudged`` (the check itself failed: not
-    the student's fault, see ``problems``). ``points`` are what is left after the ``penalty`` for being late;
-    ``open_points`` may still come."""
+    """One submission.
+
+    Attributes:
+        id: the student's in the course, from the table of submissions.
+        hash: the sha256 of its files; empty if they could not be copied.
+        state: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its outcome), ``refused`` (it cannot be
+            tested) or ``unjudged`` (the check itself failed, which is not the student's fault). ``problems`` say why.
+        points: what is left after the ``penalty`` for being late.
+        open_points: points that it may still earn when runs are repeated.
+    """
 
     name: str
     slug: str
@@ -125,12 +140,12 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
     @property
     def clean(self) -> bool:
-        """Every run there should be has passed."""
+        """Whether every planned run has passed."""
         return self.state == "graded" and all(passed(test) for test in self.tests)
 
     @property
     def final(self) -> bool:
-        """The mark can be given: nothing is still to come, and nothing is open."""
+        """Whether the mark can be given: no run is missing, and no points are open."""
         return self.state in ("graded", "refused") and not self.open_points
 
     @property
@@ -143,8 +158,14 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """The whole of ``report.json``. ``complete`` is false while the run goes on and after it was interrupted;
-    ``code`` is a fingerprint of the code that judged; ``started`` is UTC, ``seconds`` how long it has taken so far."""
+    """The whole of ``report.json``.
+
+    Attributes:
+        code: a fingerprint of the code that judged.
+        complete: false during the run, and after it was interrupted.
+        started: in UTC.
+        seconds: how long the run has taken so far.
+    """
 
     schema: int = SCHEMA
     tool: str
@@ -159,7 +180,7 @@ class Report(msgspec.Struct, kw_only=True):
 
     @property
     def planned(self) -> int:
-        """How many runs there should be, without those of refused submissions."""
+        """How many runs are planned, without those of refused submissions."""
         return sum(
             network.runs
             for submission in self.submissions
@@ -174,7 +195,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def passed(test: TestResult) -> bool:
-    """All runs of the test passed, on every network asked for; a sequential test may forgive a few."""
+    """Whether all runs of the test passed, on every requested network. A sequential test may forgive a few."""
     return test.state != "skipped" and all(
         network.passes == network.runs or (network.verdict == "reliable" and not network.errors)
         for network in test.networks
@@ -182,7 +203,7 @@ def passed(test: TestResult) -> bool:
 
 
 def exit_code(report: Report) -> int:
-    """What the shell gets: 0 everything passed; 2 a submission was refused or could not be checked, or the
+    """The exit code: 0 everything passed; 2 a submission was refused or could not be checked, or the
     report is not complete; else 1 if a run failed; else 2 if a run could not be judged."""
     states = {submission.state for submission in report.submissions}
     if not report.complete or states & {"refused", "unjudged"}:

@@ -1,7 +1,7 @@
-"""The price list: what a pass rate is worth, read from a TOML file.
+"""The rubric: how pass rates become points, read from a TOML file.
 
-A mistake in the file is told in one sentence with the line and the key it is about. The secret of hidden runs is used
-once, to draw their seeds, and never written anywhere.
+A mistake in the file is reported in one sentence with its line and key. The secret of hidden runs is used once, to draw
+their seeds, and never written anywhere.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ Amount = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Curve = tuple[tuple[Share, Share], ...]
 
-# Hidden seeds start above all that anybody would ask for, and stay exact in any reader of JSON.
+# Hidden seeds start above all seeds that anyone would choose, and stay below 2**53: they are exact in any reader of JSON.
 _FIRST_HIDDEN = 1 << 40
 _HIDDEN_BITS = 47
-_MOST_HIDDEN = 10_000
-_SHORTEST_SECRET = 8
+_MAX_HIDDEN_RUNS = 10_000
+_MIN_SECRET_CHARACTERS = 8
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """At most this at the 95th percentile; beyond it a test keeps the share ``keep`` of its points."""
+    """Limits on the 95th percentile of passing runs in sim. If a test exceeds one, it keeps the share ``keep`` of its
+    points. ``lab_s`` is in seconds of virtual time."""
 
     keep: Share = 0.5
     lab_s: Positive | None = None
@@ -48,27 +49,27 @@ class Late(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     most_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 100.0
 
     def share(self, days: float) -> float:
-        """The share of its points that a submission loses that is so many days late; a day begun counts whole."""
-        over = days - self.grace_hours / 24
-        begun = int(over) + (over > int(over)) if over > 0 else 0
+        """The share of its points (0 to 1) that a submission loses if it is ``days`` late; each day begun counts whole."""
+        late = days - self.grace_hours / 24
+        begun = int(late) + (late > int(late)) if late > 0 else 0
         return min(begun * self.percent_a_day, self.most_percent) / 100
 
 
 class Hidden(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Runs with seeds that nobody knows. ``secret`` is only ever in the file."""
+    """Runs with seeds that students cannot know. ``secret`` is only in the instructor's file."""
 
-    runs: Annotated[int, msgspec.Meta(ge=0, le=_MOST_HIDDEN)] = 0
+    runs: Annotated[int, msgspec.Meta(ge=0, le=_MAX_HIDDEN_RUNS)] = 0
     secret: str = ""
 
     def seeds(self) -> tuple[int, int]:
-        """First seed and one past the last; the same for everybody who is graded with this secret."""
+        """The first seed and one past the last. They are the same for all submissions graded with this secret."""
         drawn = hashlib.blake2b(self.secret.encode(), digest_size=8, person=b"raftgrade").digest()
         first = _FIRST_HIDDEN + (int.from_bytes(drawn, "big") >> (64 - _HIDDEN_BITS))
         return first, first + self.runs
 
 
 class LabRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What is different for a lab."""
+    """What differs for one lab. ``needs`` are labs in which the share ``needs_share`` of the points must be earned first."""
 
     points: Amount | None = None
     needs: list[str] = []
@@ -77,7 +78,7 @@ class LabRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class TestRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What is different for a test."""
+    """What differs for one test; the fields are those of the rubric and of :class:`Limits`."""
 
     points: Amount | None = None
     rule: Rule | None = None
@@ -88,7 +89,13 @@ class TestRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Rubric(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """How marks are made."""
+    """How runs become points.
+
+    Attributes:
+        rule: how a test's pass rate becomes a share of its points.
+        curve: for the rule ``"curve"``: points (pass rate, share), with straight lines between them.
+        weights: for the rules other than ``"all-or-nothing"``: how much the runs on each network count.
+    """
 
     rule: Rule = "all-or-nothing"
     curve: Curve = ((0.0, 0.0), (0.8, 0.4), (0.95, 0.9), (1.0, 1.0))
@@ -117,16 +124,16 @@ class Rubric(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
         return self.labs.get(lab, LabRules()).needs
 
     def public(self) -> Rubric:
-        """Without the secret: what a report may hold."""
+        """A copy without the secret, for reports."""
         return msgspec.structs.replace(self, hidden=msgspec.structs.replace(self.hidden, secret=""))
 
 
 class BadRubric(Exception):
-    """The file is no rubric. The message says where and why, in one sentence."""
+    """The file is not a rubric. The message says where and why, in one sentence."""
 
 
 def default_text() -> str:
-    """The rubric that ships, with its explanations."""
+    """The text of the default rubric, with its comments."""
     return resources.files("raftgrade").joinpath("default_rubric.toml").read_text(encoding="utf-8")
 
 
@@ -135,8 +142,7 @@ def default() -> Rubric:
 
 
 def load(path: Path, tests: Mapping[str, Iterable[str]]) -> Rubric:
-    """The rubric in ``path``. ``tests`` maps every lab there is to the names of its tests. Raises
-    :class:`BadRubric`."""
+    """The rubric in the file ``path``. ``tests`` maps every lab to the names of its tests. Raises :class:`BadRubric`."""
     shown = printable(str(path))
     try:
         text = path.read_text(encoding="utf-8")
@@ -148,7 +154,16 @@ def load(path: Path, tests: Mapping[str, Iterable[str]]) -> Rubric:
 
 
 def parse(text: str, shown: str, tests: Mapping[str, Iterable[str]] | None = None) -> Rubric:
-    """The rubric that ``text`` is; ``shown`` is what messages call it. Raises :class:`BadRubric`."""
+    """Read a rubric.
+
+    Args:
+        text: TOML.
+        shown: what messages call it.
+        tests: maps every lab to the names of its tests. Without it, names of labs and tests are not checked.
+
+    Raises:
+        BadRubric: the text has a mistake.
+    """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -156,14 +171,14 @@ def parse(text: str, shown: str, tests: Mapping[str, Iterable[str]] | None = Non
     try:
         rubric = msgspec.convert(data, Rubric, strict=True)
     except msgspec.ValidationError as exc:
-        raise _told(exc, text, shown) from None
-    for path, said in _mistakes(rubric, tests):
-        raise BadRubric(_place(text, shown, path) + said)
+        raise _bad_type(exc, text, shown) from None
+    for path, mistake in _mistakes(rubric, tests):
+        raise BadRubric(_place(text, shown, path) + mistake)
     return rubric
 
 
 def _mistakes(rubric: Rubric, tests: Mapping[str, Iterable[str]] | None) -> Iterable[tuple[list[str], str]]:
-    """What a type does not say: (the key's path, what is wrong)."""
+    """Mistakes that the types do not catch: (the path of the key, what is wrong)."""
     rates = [rate for rate, _ in rubric.curve]
     if len(rates) < 2 or rates != sorted(set(rates)) or (rates[0], rates[-1]) != (0.0, 1.0):
         yield ["curve"], "expected pass rates that grow from 0 to 1, each with its share: [[0, 0], [0.9, 0.5], [1, 1]]"
@@ -172,8 +187,8 @@ def _mistakes(rubric: Rubric, tests: Mapping[str, Iterable[str]] | None) -> Iter
             yield ["weights", name], f"expected sim or rpyc, not {name!r}"
     if not any(rubric.weights.values()):
         yield ["weights"], "expected a weight above 0 for at least one network"
-    if rubric.hidden.runs and len(rubric.hidden.secret) < _SHORTEST_SECRET:
-        yield ["hidden", "secret"], f"expected at least {_SHORTEST_SECRET} characters that nobody can guess"
+    if rubric.hidden.runs and len(rubric.hidden.secret) < _MIN_SECRET_CHARACTERS:
+        yield ["hidden", "secret"], f"expected at least {_MIN_SECRET_CHARACTERS} characters that nobody can guess"
     if tests is None:
         return
     names = {name for listed in tests.values() for name in listed}
@@ -193,20 +208,20 @@ def _mistakes(rubric: Rubric, tests: Mapping[str, Iterable[str]] | None) -> Iter
 _TYPES = {"float": "a number", "int": "a whole number", "str": "a text", "array": "a list", "object": "a table"}
 
 
-def _told(exc: msgspec.ValidationError, text: str, shown: str) -> BadRubric:
-    said, _, where = str(exc).partition(" - at `")
+def _bad_type(exc: msgspec.ValidationError, text: str, shown: str) -> BadRubric:
+    message, _, where = str(exc).partition(" - at `")
     path = [part for part in re.split(r"\.|\[[^\]]*\]", where.removesuffix("`").removeprefix("key in `")) if part]
     path = _real_path(path[1:], text)
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", said)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
     if unknown:
         return BadRubric(_place(text, shown, [*path, unknown[1]]) + f"there is no key {printable(unknown[1])!r} here")
     for name, words in _TYPES.items():
-        said = said.replace(f"`{name}`", words).replace(f"`{name} | null`", words)
-    return BadRubric(_place(text, shown, path) + said[:1].lower() + said[1:].replace(", got", ", seen"))
+        message = message.replace(f"`{name}`", words).replace(f"`{name} | null`", words)
+    return BadRubric(_place(text, shown, path) + message[:1].lower() + message[1:].replace(", got", ", seen"))
 
 
 def _real_path(path: list[str], text: str) -> list[str]:
-    """msgspec writes ``[...]`` for the key of a table; find which one it was by trying them one by one."""
+    """msgspec writes ``[...]`` instead of the key of a table: find the key by trying them one by one."""
     if not path or path[0] not in ("labs", "tests"):
         return path
     kind: Any = LabRules if path[0] == "labs" else TestRules
@@ -225,7 +240,7 @@ def _place(text: str, shown: str, path: list[str]) -> str:
 
 
 def _line(text: str, path: list[str]) -> int:
-    """Where ``path`` stands in the file; 0 if that cannot be told."""
+    """The line of ``path`` in the file; 0 if it is not found."""
     table: list[str] = []
     best = 0
     for number, line in enumerate(text.splitlines(), start=1):

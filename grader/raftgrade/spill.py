@@ -1,8 +1,8 @@
-"""The shelf: submissions whose results are final, on the disk instead of in memory.
+"""Spill submissions whose results are final to disk.
 
-A run that failed is some hundred bytes of the report, the first of its kind some thousand, and a class of hundreds has
-hundreds of thousands of them. What is on the shelf keeps its numbers in memory and lets go of its runs. The file has no
-name and goes with us: after a kill the records are counted again.
+A failed run takes hundreds of bytes of the report, the first of its kind thousands, and a class of hundreds has hundreds
+of thousands of them. A submission that was spilled keeps its numbers in memory, but not its failed runs. The file has no
+name and disappears with the process: after a kill, the records are counted again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _decode = msgspec.json.Decoder(SubmissionResult).decode
 
 
 class SpillFile:
-    """In a file without a name in ``folder``."""
+    """Submissions in a file without a name in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed at the end)
-        self._places: dict[str, tuple[int, int]] = {}  # by name: where it begins, how long it is
+        self._places: dict[str, tuple[int, int]] = {}  # by name: offset and length in bytes
 
     def put(self, submission: SubmissionResult) -> None:
-        """Take the runs of ``submission`` that did not pass out of memory. Once: what is here does not change any more.
-        Raises ``OSError`` (a full disk)."""
+        """Write ``submission`` to the file, and drop its runs that did not pass from memory. A second call does nothing:
+        what was spilled does not change any more. Raises ``OSError`` (a full disk)."""
         if submission.name in self._places:
             return
         data = _encode(submission)
@@ -40,7 +40,7 @@ class SpillFile:
                 result.bad = []
 
     def as_json(self, submission: SubmissionResult) -> bytes:
-        """All of ``submission`` as JSON, whether it is here or in memory."""
+        """All of ``submission`` as JSON, whether it was spilled or not."""
         if submission.name not in self._places:
             return _encode(submission)
         place, length = self._places[submission.name]
@@ -48,7 +48,7 @@ class SpillFile:
         return self._file.read(length)
 
     def load(self, submission: SubmissionResult) -> SubmissionResult:
-        """``submission`` with all its runs, for as long as somebody holds it."""
+        """``submission`` with all its runs. If it was spilled, this is a copy."""
         return _decode(self.as_json(submission)) if submission.name in self._places else submission
 
     def close(self) -> None:

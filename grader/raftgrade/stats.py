@@ -1,4 +1,4 @@
-"""The measuring room: how sure k passes of n make us, and the middle and the tail of a list of numbers."""
+"""Statistics: confidence intervals of pass rates, a sequential test, and percentiles."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from functools import lru_cache
 from typing import Literal
 
 Verdict = Literal["reliable", "unreliable", "undecided"]
-BATCH = 8  # runs of a test between two looks of a sequential test: four batches make 31, the least for "reliable"
+# How many runs of a test are made between two looks of the sequential test. "reliable" takes at least 31 passes with the
+# default rates, so four batches are just enough.
+BATCH = 8
 
-_HALVINGS = 60  # bisection steps: enough to exhaust a double between 0 and 1
-_TERMS = 500  # the continued fraction converges in O(sqrt(n)) terms
+_BISECTIONS = 60  # enough for the precision of a double between 0 and 1
+_MAX_TERMS = 500  # the continued fraction converges in O(sqrt(n)) terms
 _EPSILON = 1e-15
 _TINY = 1e-300
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b): the chance that a Beta(a, b) variable is at most
-    ``x``."""
+    """The regularised incomplete beta function I_x(a, b): the probability that a Beta(a, b) variable is at most ``x``."""
     if x <= 0.0:
         return 0.0
     if x >= 1.0:
@@ -36,7 +37,7 @@ def _fraction(x: float, a: float, b: float) -> float:
     c = 1.0
     d = 1.0 / _away_from_zero(1.0 - (a + b) * x / (a + 1.0))
     total = d
-    for m in range(1, _TERMS):
+    for m in range(1, _MAX_TERMS):
         even = m * (b - m) * x / ((a + 2 * m - 1.0) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0))
         step = 1.0
@@ -56,7 +57,7 @@ def _away_from_zero(value: float) -> float:
 
 def _quantile(p: float, a: float, b: float) -> float:
     low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if beta_cdf(middle, a, b) < p:
             low = middle
@@ -70,7 +71,7 @@ def clopper_pearson(passes: int, runs: int, confidence: float = 0.95) -> tuple[f
     """The exact **two-sided** interval for the true pass rate after ``passes`` of ``runs``: (low, high).
 
     Two-sided 95 % leaves 2.5 % on each side, so 20 of 20 gives .832 to 1 (the one-sided bound would be .861).
-    No runs tell nothing: (0, 1). Raises ``ValueError`` when ``passes`` is not between 0 and ``runs``.
+    Without runs it is (0, 1). Raises ``ValueError`` when ``passes`` is not between 0 and ``runs``.
     """
     if not 0 <= passes <= runs:
         raise ValueError(f"{passes} passes of {runs} runs")
@@ -81,8 +82,7 @@ def clopper_pearson(passes: int, runs: int, confidence: float = 0.95) -> tuple[f
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The ``percent``-th percentile (0 to 100), straight lines between neighbours. Raises ``ValueError`` if
-    empty."""
+    """The ``percent``-th percentile (0 to 100), interpolated between neighbours. Raises ``ValueError`` without values."""
     if not values:
         raise ValueError("no values, no percentile")
     ordered = sorted(values)
@@ -96,8 +96,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
 class Sequential:
     """Wald's sequential probability ratio test of ``good`` against ``bad`` pass rates, both errors at most ``error``.
 
-    Looking after each run and stopping when the interval pleases is wrong 28 % of the time; this is not. It begins with
-    :data:`BATCH` runs and goes on in such steps until it knows, or until ``most`` runs were judged.
+    Looking at the interval after each run, and stopping when it looks good, is wrong 28 % of the time; this test keeps its
+    error. It goes in steps of :data:`BATCH` runs until it has a verdict, or until ``most`` runs were made.
     """
 
     good: float
@@ -106,36 +106,36 @@ class Sequential:
     error: float = 0.05
 
     def llr(self, passes: int, failures: int) -> float:
-        """The logarithm of how much more likely this is if the program is good than if it is bad."""
+        """The log-likelihood ratio: positive if these counts are more likely with the good rate than with the bad one."""
         return passes * math.log(self.good / self.bad) + failures * math.log((1 - self.good) / (1 - self.bad))
 
     def verdict(self, outcomes: Iterable[bool]) -> Verdict:
-        """What ``outcomes`` (in the order of their seeds) say at the first moment they say anything."""
-        edge = math.log((1 - self.error) / self.error)
+        """The verdict at the first of ``outcomes`` (in the order of their seeds) that gives one, else ``"undecided"``."""
+        threshold = math.log((1 - self.error) / self.error)
         passes = failures = 0
         for passed in outcomes:
             passes, failures = passes + passed, failures + (not passed)
             llr = self.llr(passes, failures)
-            if llr >= edge:
+            if llr >= threshold:
                 return "reliable"
-            if llr <= -edge:
+            if llr <= -threshold:
                 return "unreliable"
         return "undecided"
 
 
 def until(text: str) -> Sequential:
-    """``good=.99,bad=.90,max=200`` as a test. Raises ``ValueError`` with a sentence."""
-    known = {"good": 0.99, "bad": 0.90, "max": 200.0}
+    """Parse ``good=.99,bad=.90,max=200``. Raises ``ValueError`` with a sentence for the user."""
+    values = {"good": 0.99, "bad": 0.90, "max": 200.0}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
         try:
-            if name not in known or not equals:
+            if name not in values or not equals:
                 raise ValueError
-            known[name] = float(value)
+            values[name] = float(value)
         except ValueError:
             raise ValueError(f"--until-sure wants good=.99,bad=.90,max=200; {part!r} is none of these") from None
-    if not 0 < known["bad"] < known["good"] < 1:
-        raise ValueError(f"--until-sure wants 0 < bad < good < 1, not bad={known['bad']:g}, good={known['good']:g}")
-    if not 1 <= known["max"] <= 100_000 or known["max"] != int(known["max"]):
-        raise ValueError(f"--until-sure wants a whole max from 1 to 100000, not {known['max']:g}")
-    return Sequential(known["good"], known["bad"], int(known["max"]))
+    if not 0 < values["bad"] < values["good"] < 1:
+        raise ValueError(f"--until-sure wants 0 < bad < good < 1, not bad={values['bad']:g}, good={values['good']:g}")
+    if not 1 <= values["max"] <= 100_000 or values["max"] != int(values["max"]):
+        raise ValueError(f"--until-sure wants a whole max from 1 to 100000, not {values['max']:g}")
+    return Sequential(values["good"], values["bad"], int(values["max"]))

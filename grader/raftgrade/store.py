@@ -1,14 +1,14 @@
-"""The cellar: a report's folder on disk, written so that a kill at any moment loses no finished run.
+"""The folder of a report, written so that a kill at any moment loses no finished run.
 
-    DIR/report.json     the report, replaced as a whole now and then and at the end
+    DIR/report.json     the report, replaced as a whole every few seconds and at the end
     DIR/records.jsonl   one line for each outcome, appended the moment it arrives
     DIR/submissions/    the copies that are graded
     DIR/logs/           what jobs that ended badly printed
-    DIR/traces/         pictures of failed runs, a folder for each submission
+    DIR/traces/         traces of failed runs, a folder for each submission
 
-A complete ``report.json`` says it all. An incomplete one holds the plan and what is known in short, and the records are
-counted again. The records of a large course do not fit well into memory (1.2 KB each, and there are a million of them),
-so they are read one by one.
+A complete ``report.json`` holds everything. An incomplete one holds the plan and the counts so far, and whoever reads it
+counts the records again. The records of a large course may not fit into memory (1.2 KB each, and there can be a million
+of them), so they are read one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 
@@ -42,14 +42,14 @@ SUBMISSIONS = "submissions"
 
 
 class EarlierSubmission(msgspec.Struct):
-    """Of a submission in an earlier report."""
+    """The part of a submission in an earlier report that a new report needs."""
 
     name: str
     hash: str = ""
 
 
 class EarlierHeader(msgspec.Struct):
-    """What a new report wants to know of an earlier one: not its results, which would fill the memory again."""
+    """The part of an earlier report that a new one needs. Its results are not read: they would fill the memory."""
 
     schema: int
     tool: str
@@ -58,17 +58,27 @@ class EarlierHeader(msgspec.Struct):
     code: str = ""
 
 
-EarlierReport = tuple[EarlierHeader, Iterator[Entry]]  # what stands in the folder, and its records, to be read once
+class EarlierReport(NamedTuple):
+    """The report that a folder already has. ``entries`` can be read once."""
+
+    header: EarlierHeader
+    entries: Iterator[Entry]
+
+
 _AReport = TypeVar("_AReport", Report, EarlierHeader)
 _encode = msgspec.json.Encoder().encode
 _read_entry: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
 def read(folder: Path) -> Report:
-    """The report in ``folder``, whole or partial. Raises :class:`BadFolder`."""
-    report, entries = _opened(folder, Report)
+    """The report in ``folder``, complete or not.
+
+    Raises:
+        BadFolder: there is no report of this schema, or it is damaged. The message says why, in one sentence.
+    """
+    report, entries = _open(folder, Report)
     if report.complete:
-        _look_through(entries)
+        _check_all(entries)
         return report
     seconds = report.seconds
     tally = Tally(report)
@@ -79,12 +89,12 @@ def read(folder: Path) -> Report:
         traces = folder / TRACES / submission.slug
         for bad in (bad for test in submission.tests for result in test.networks for bad in result.bad):
             if bad.trace and not (traces / Path(bad.trace).name).is_file():
-                bad.trace = ""  # there was no room for it
+                bad.trace = ""  # it was over the quota
     return report
 
 
-def _opened(folder: Path, kind: type[_AReport]) -> tuple[_AReport, Iterator[Entry]]:
-    """``report.json`` as it is, and the records."""
+def _open(folder: Path, kind: type[_AReport]) -> tuple[_AReport, Iterator[Entry]]:
+    """``report.json``, and an iterator over the records."""
     shown = printable(str(folder))
     if not folder.exists():
         raise BadFolder(f"there is no {shown}")
@@ -125,47 +135,53 @@ def _entries(folder: Path, shown: str) -> Iterator[Entry]:
         raise BadFolder(f"{shown}/{RECORDS} cannot be read: {exc.strerror or exc}") from None
 
 
-def _look_through(entries: Iterator[Entry]) -> None:
-    """Read them all, only to see that none is damaged."""
+def _check_all(entries: Iterator[Entry]) -> None:
+    """Read all entries, which raises :class:`BadFolder` if one is damaged."""
     for _ in entries:
         pass
 
 
-class KeptEntries:
-    """What a new report takes over from an earlier one. Runs stay on the disk until they are asked for."""
+class ReusedEntries:
+    """The entries that a new report takes over from an earlier one. Runs stay on disk until they are needed."""
 
     def __init__(self, records: Path) -> None:
         self._records = records
-        self._lines: dict[str, array[int]] = {}  # of each submission: where its runs stand in the records
+        self._offsets: dict[str, array[int]] = {}  # of the runs of each submission, in the records
         self.refused: list[RefusalEntry] = []
-        self.outcomes = 0  # how many runs and refusals that are the last word
+        self.outcomes = 0  # how many of the runs and refusals will not be tried again
 
-    def note(self, entry: Entry, place: int) -> None:
-        """``entry`` stands at ``place`` in the records."""
+    def add(self, entry: Entry, offset: int) -> None:
+        """Note that ``entry`` begins at ``offset`` in the records."""
         if isinstance(entry, RefusalEntry):
             self.refused.append(entry)
             self.outcomes += 1
         else:
-            self._lines.setdefault(entry.submission, array("Q")).append(place)
+            self._offsets.setdefault(entry.submission, array("Q")).append(offset)
             self.outcomes += entry.record.outcome != "error"
 
     @property
     def submissions(self) -> list[str]:
-        """Those of which there are runs."""
-        return list(self._lines)
+        """The submissions that have runs here."""
+        return list(self._offsets)
 
     def runs(self, submission: str) -> Iterator[RunEntry]:
         """The runs of ``submission``. Raises ``OSError``."""
         with self._records.open("rb") as file:
-            for place in self._lines.get(submission, ()):
-                file.seek(place)
+            for offset in self._offsets.get(submission, ()):
+                file.seek(offset)
                 entry = _read_entry.decode(file.readline())
                 assert isinstance(entry, RunEntry)
                 yield entry
 
 
 class Store:
-    """A report's folder, open for writing. Use as a context manager."""
+    """The folder of a report, open for writing and locked. Use as a context manager.
+
+    Attributes:
+        folder: where it is.
+        earlier: the report that the folder had, until :meth:`start_report`.
+        spill: takes the details of finished submissions out of memory.
+    """
 
     def __init__(self, folder: Path, records: BinaryIO, earlier: EarlierReport | None) -> None:
         self.folder = folder
@@ -175,74 +191,88 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path) -> Store:
-        """Claim ``folder`` for a new report: absent, empty, or holding an earlier report, which stays until
-        :meth:`begin`. Anything else is left exactly as it is. Raises :class:`BadFolder`."""
+        """Claim ``folder`` for a new report.
+
+        Args:
+            folder: new, empty, or with an earlier report, which stays until :meth:`start_report`.
+
+        Raises:
+            BadFolder: the folder holds something else, which is left as it is, or cannot be used.
+        """
         records = output_folder.claim(folder, RECORDS, "report", _check_ours)
         try:
             with output_folder.usable(folder, "report"):
                 for name in (LOGS, TRACES):
                     (folder / name).mkdir(exist_ok=True)
-                earlier = _opened(folder, EarlierHeader) if (folder / REPORT).exists() else None
+                earlier = EarlierReport(*_open(folder, EarlierHeader)) if (folder / REPORT).exists() else None
         except BaseException:
             records.close()
             raise
         return cls(folder, records, earlier)
 
-    def start_report(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> KeptEntries:
-        """Start the new report with those ``entries`` of the earlier one that still hold. Traces of submissions that have
-        such an entry stay; ``slugs`` says by their names where they are. Raises ``OSError``."""
-        kept = KeptEntries(self.folder / RECORDS)
-        # All at once: a kill in between must not lose what is kept.
+    def start_report(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> ReusedEntries:
+        """Start the new report. Logs and traces of the earlier one are removed, except the traces of submissions that
+        have one of ``entries``.
+
+        Args:
+            entries: the entries of the earlier report that are still valid.
+            slugs: the slugs of the submissions, by name.
+
+        Raises:
+            OSError: the new records cannot be written. The earlier report is then still there.
+        """
+        reused = ReusedEntries(self.folder / RECORDS)
+        # A new file replaces the records at once: a kill in between must not lose what is reused.
         new = (self.folder / _NEW_RECORDS).open("ab", buffering=0)
         fcntl.flock(new, fcntl.LOCK_EX)
         new.truncate(0)
         new.seek(0)
-        before, self._records = self._records, new
+        old_records, self._records = self._records, new
         for entry in entries:
-            kept.note(entry, self.add(entry))
+            reused.add(entry, self.add(entry))
         os.replace(self.folder / _NEW_RECORDS, self.folder / RECORDS)
-        before.close()
+        old_records.close()
         self.earlier = None  # read to its end
-        named = {*kept.submissions, *(entry.submission for entry in kept.refused)}
-        stay = {slug for name, slug in (slugs or {}).items() if name in named}
+        names = {*reused.submissions, *(entry.submission for entry in reused.refused)}
+        stay = {slug for name, slug in (slugs or {}).items() if name in names}
         for name in (LOGS, TRACES):
             for old in (self.folder / name).iterdir():
                 if old.is_dir() and old.name not in stay:
                     shutil.rmtree(old)
                 elif not old.is_dir():
                     old.unlink()
-        return kept
+        return reused
 
     def add(self, entry: Entry) -> int:
-        """Append ``entry`` to the records; where it stands there. Raises ``OSError`` (a full disk)."""
-        place = self._records.tell()
+        """Append ``entry`` to the records, and return its offset there. Raises ``OSError`` (a full disk)."""
+        offset = self._records.tell()
         line = _encode(entry) + b"\n"
         while line:
             line = line[self._records.write(line) or 0 :]
-        return place
+        return offset
 
     def save(self, report: Report) -> None:
-        """Replace ``report.json`` in one stroke. What is on the shelf is in it when the report is complete; before that
-        nobody asks for it. Raises ``OSError``."""
+        """Replace ``report.json`` atomically. What was spilled to disk is in it only when the report is complete: until
+        then, readers count the records. Raises ``OSError``."""
         partial = self.folder / _PARTIAL
         with partial.open("wb") as file:
             file.writelines(_pieces(report, self.spill.as_json if report.complete else _encode))
         os.replace(partial, self.folder / REPORT)
 
     def log(self, job: str) -> Path:
-        """Where the output of ``job`` goes."""
+        """The file for the output of ``job``."""
         return self.folder / LOGS / f"{job}.txt"
 
     def traces(self, slug: str) -> Path:
-        """Where the traces of a submission go."""
+        """The folder for the traces of a submission."""
         return self.folder / TRACES / slug
 
     def submission_folder(self, slug: str) -> Path:
-        """Where the copy of a submission goes."""
+        """The folder for the copy of a submission."""
         return self.folder / SUBMISSIONS / slug
 
     def close(self) -> None:
-        """Let go of the folder, and leave no empty room in it."""
+        """Release the folder, and remove empty folders in it."""
         self._records.close()
         self.spill.close()
         for folder in (*(self.folder / TRACES).glob("*"), self.folder / TRACES, self.folder / LOGS):
@@ -256,19 +286,19 @@ class Store:
         self.close()
 
 
-def _pieces(report: Report, text: Callable[[SubmissionResult], bytes]) -> Iterator[bytes]:
-    """The file, submission by submission: the report of a large course is larger than all else that we hold."""
+def _pieces(report: Report, as_json: Callable[[SubmissionResult], bytes]) -> Iterator[bytes]:
+    """The text of ``report.json``, one submission at a time: that of a large course is larger than all else in memory."""
     frame = msgspec.json.format(_encode(msgspec.structs.replace(report, submissions=[])), indent=1)
     start, end = frame.rsplit(b"[]", 1)  # the submissions come last
     yield start + b"["
     for number, submission in enumerate(report.submissions):
         yield b",\n  " if number else b"\n  "
-        yield msgspec.json.format(text(submission), indent=1).replace(b"\n", b"\n  ")
+        yield msgspec.json.format(as_json(submission), indent=1).replace(b"\n", b"\n  ")
     yield (b"\n ]" if report.submissions else b"]") + end
 
 
 def _just_made(folder: Path) -> bool:
-    """Empty, or what a raftgrade leaves that was killed before its first ``report.json``."""
+    """Whether ``folder`` is what a raftgrade leaves that was killed before its first ``report.json``."""
     if not all(
         entry.name in (RECORDS, LOGS, TRACES, SUBMISSIONS, _PARTIAL, _NEW_RECORDS) for entry in folder.iterdir()
     ):
@@ -282,4 +312,4 @@ def _just_made(folder: Path) -> bool:
 def _check_ours(folder: Path) -> None:
     """Raise :class:`BadFolder` if ``folder`` holds anything but a report, or the first files of one."""
     if not _just_made(folder):
-        _look_through(_opened(folder, EarlierHeader)[1])
+        _check_all(_open(folder, EarlierHeader)[1])

@@ -1,8 +1,8 @@
-"""The counting room: takes in records as they come and makes the report of them.
+"""Count records as they arrive, and make the report from them.
 
-The report is a pure fold of the plan and the entries of ``records.jsonl``, so whatever was written before a
-crash gives the same report as it would have given in memory, in whatever order it came. What a course of hundreds has
-done is counted and let go: memory holds numbers of the submissions at work, and few words of each.
+The report depends only on the plan and on the set of entries in ``records.jsonl``, not on their order. So the records
+that were written before a crash give the same report as they would have given in memory. Records are counted and dropped:
+for a course of hundreds, memory holds only numbers and a few failures of the submissions that are in progress.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from raftlab.explain.failure import Failure, Rule
 from raftlab.runs.record import Outcome, Record
 from raftlab.runs.trace_quota import TraceQuota
 
-MAX_ADVICE = 5  # different pieces of advice kept for a test; more than that nobody reads
-MAX_DETAILED = 3  # runs of one test and one class that keep their events and details; of others the sentence is enough
+MAX_ADVICE = 5  # different pieces of advice for one test; nobody reads more
+MAX_DETAILED = 3  # failures of one test and class that keep their events and details; for others, a sentence is enough
 Key = tuple[str, str, str, str, bool]  # submission, lab, test, network, hidden
 
 
 class RunEntry(msgspec.Struct, tag="run", tag_field="kind"):
-    """A line of ``records.jsonl``: one run of ``submission`` has its outcome."""
+    """A line of ``records.jsonl``: the outcome of one run of ``submission``."""
 
     submission: str
     record: Record
 
 
 class RefusalEntry(msgspec.Struct, tag="refused", tag_field="kind"):
-    """A line of ``records.jsonl``: ``submission`` will not be run. ``state`` says whose fault that is."""
+    """A line of ``records.jsonl``: ``submission`` will not be run. With ``"unjudged"``, that is not the student's fault."""
 
     submission: str
     state: Literal["refused", "unjudged"]
@@ -46,7 +46,7 @@ Entry = RunEntry | RefusalEntry
 
 
 class PassedRun(NamedTuple):
-    """What is kept of a run that passed."""
+    """The measurements of a run that passed."""
 
     lab_s: float
     cpu_s: float
@@ -55,7 +55,7 @@ class PassedRun(NamedTuple):
 
 
 class Runs:
-    """The runs of one test on one network that have come in. ``number`` is its place in the submission."""
+    """The finished runs of one test on one network. ``number`` is the place of its result in the submission."""
 
     def __init__(self, result: NetworkResult, number: int) -> None:
         self.result = result
@@ -63,14 +63,14 @@ class Runs:
         self.outcomes: dict[int, Outcome] = {}
         self.passes: dict[int, PassedRun] = {}
         self.bad: dict[int, BadRun] = {}
-        self.advice: dict[str, tuple[int, int]] = {}  # where each piece stood first: seed, place
+        self.advice: dict[str, tuple[int, int]] = {}  # by text: the lowest seed, and the place in its list
         self.retried: set[int] = set()
         self.wall_s: dict[int, float] = {}
         self.cpu_s: dict[int, float] = {}
 
     def add(self, record: Record, rules: dict[Rule, Rule]) -> bool:
-        """Count a run. The first outcome stands: a rerun must not hide a failure. Only a run that could not be judged
-        may be judged later."""
+        """Count a run, and return whether it was news. The first outcome stands, because a rerun must not hide a failure;
+        only a run that could not be judged may be judged later."""
         seed = record.seed
         if self.outcomes.get(seed, "error") != "error":
             return False
@@ -102,55 +102,64 @@ class Runs:
             trace=record.trace,
         )
         self.bad[record.seed] = bad
-        # Those with the lowest seeds tell all, whatever the order in which they came.
+        # The lowest seeds keep their details, in whatever order the runs arrived.
         same = sorted(seed for seed, other in self.bad.items() if other.sort == bad.sort)
         for seed in same[MAX_DETAILED:]:
             self.bad[seed].failure = _sentence(self.bad[seed].failure)
 
     def update_result(self, until: Sequential | None) -> None:
-        """Bring the result up to date."""
+        """Bring the result up to date. ``until`` is the sequential test, if there is one."""
         result = self.result
         first, end = result.seeds
         result.runs, result.verdict = end - first, ""
         if until is not None and result.network == "sim" and not result.hidden:
-            needed, said = runs_needed(self.outcomes, first, until)
-            result.runs, result.verdict = needed, said or ""
-        # An earlier report may have had more runs than a sequential test wants now.
-        inside = range(first, first + result.runs)
-        result.bad = [self.bad[seed] for seed in sorted(self.bad) if seed in inside]
-        numbers = [self.passes[seed] for seed in sorted(self.passes) if seed in inside]
-        result.passes = len(numbers)
+            needed, verdict = runs_needed(self.outcomes, first, until)
+            result.runs, result.verdict = needed, verdict or ""
+        # An earlier report may have more runs than the sequential test needs now.
+        counted_seeds = range(first, first + result.runs)
+        result.bad = [self.bad[seed] for seed in sorted(self.bad) if seed in counted_seeds]
+        passes = [self.passes[seed] for seed in sorted(self.passes) if seed in counted_seeds]
+        result.passes = len(passes)
         result.failures = sum(bad.outcome == "failed" for bad in result.bad)
         result.errors = sum(bad.outcome == "error" for bad in result.bad)
         result.retried = len(self.retried)
         result.interval = clopper_pearson(result.passes, result.passes + result.failures)
-        result.lab_s = _spread([each.lab_s for each in numbers])
-        result.run_cpu_s = _spread([each.cpu_s for each in numbers])
-        result.rpcs = _spread([each.rpcs for each in numbers])
-        result.rpc_bytes = _spread([each.rpc_bytes for each in numbers])
+        result.lab_s = _spread([each.lab_s for each in passes])
+        result.run_cpu_s = _spread([each.cpu_s for each in passes])
+        result.rpcs = _spread([each.rpcs for each in passes])
+        result.rpc_bytes = _spread([each.rpc_bytes for each in passes])
         result.wall_s = round(sum(self.wall_s[seed] for seed in sorted(self.wall_s)), 3)
         result.cpu_s = round(sum(self.cpu_s[seed] for seed in sorted(self.cpu_s)), 3)
-        counted = Counter(bad.sort for bad in result.bad)
-        result.classes = dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+        classes = Counter(bad.sort for bad in result.bad)
+        result.classes = dict(sorted(classes.items(), key=lambda item: (-item[1], item[0])))
 
 
 def runs_needed(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple[int, Verdict | None]:
-    """How many runs from seed ``first`` on a sequential test wants by now, and its verdict once it has one. Depends on
-    the outcomes alone, not on when they came."""
-    wanted = 0
+    """How many runs from seed ``first`` on the sequential test ``until`` needs, and its verdict once it has one. This
+    depends on the outcomes alone, not on their order in time."""
+    needed = 0
     while True:
-        wanted = min(wanted + BATCH, until.most)
-        seeds = range(first, first + wanted)
+        needed = min(needed + BATCH, until.most)
+        seeds = range(first, first + needed)
         if not all(seed in outcomes for seed in seeds):
-            return wanted, None
+            return needed, None
         verdict = until.verdict(outcomes[seed] == "passed" for seed in seeds if outcomes[seed] != "error")
-        if verdict != "undecided" or wanted == until.most:
-            return wanted, verdict
+        if verdict != "undecided" or needed == until.most:
+            return needed, verdict
 
 
 class Tally:
-    """Counts entries against a plan, which is a report without results. With a ``spill``, who is done goes there.
-    ``trace_quota`` makes the room for the traces of a submission, by its slug; without it, all that were written count."""
+    """Counts entries against a plan.
+
+    Args:
+        plan: a report without results; it is filled in.
+        spill: where finished submissions go; without it, they stay in memory.
+        trace_quota: makes the quota for the traces of a submission, by its slug; without it there is no limit.
+
+    Attributes:
+        done: how many runs have an outcome.
+        failed: how many of them failed.
+    """
 
     def __init__(
         self, plan: Report, spill: SpillFile | None = None, trace_quota: Callable[[str], TraceQuota] | None = None
@@ -158,7 +167,7 @@ class Tally:
         self.report = plan
         self._spill = spill
         self._make_trace_quota = trace_quota
-        self._trace_quotas: dict[str, TraceQuota] = {}  # of each submission at work of which a run failed
+        self._trace_quotas: dict[str, TraceQuota] = {}  # of each submission in progress that has a failed run
         self.done = 0
         self.failed = 0
         self._runs: dict[Key, Runs] = {}
@@ -171,7 +180,7 @@ class Tally:
                 self._runs[key] = Runs(result, number)
 
     def add(self, entry: Entry) -> bool:
-        """Count ``entry``. False when it is not wanted: not in the plan, or already counted."""
+        """Count ``entry``. Returns ``False`` if it does not count: it is not in the plan, or was counted already."""
         if isinstance(entry, RefusalEntry):
             if entry.submission not in self._by_name or entry.submission in self._refused:
                 return False
@@ -192,21 +201,21 @@ class Tally:
         return True
 
     def _keep_trace(self, name: str, runs: Runs, record: Record) -> None:
-        """Find room for a trace; those that have to go for it are not told any more."""
+        """Add a trace to the quota; results forget the traces that were removed to make room."""
         if self._make_trace_quota is None or not record.trace or record.seed not in runs.bad:
             return
         if name not in self._trace_quotas:
             self._trace_quotas[name] = self._make_trace_quota(self._by_name[name].slug)
-        gone = self._trace_quotas[name].took((record.seed - runs.result.seeds[0], runs.number), record.trace)
-        keys = [key for key, _ in _results(self._by_name[name])] if gone else []
-        for seed, number in gone:
+        removed = self._trace_quotas[name].took((record.seed - runs.result.seeds[0], runs.number), record.trace)
+        keys = [key for key, _ in _results(self._by_name[name])] if removed else []
+        for seed, number in removed:
             other = self._runs[keys[number]]
             bad = other.bad.get(seed + other.result.seeds[0])
-            if bad is not None:  # what could not be judged at first may have passed since
+            if bad is not None:  # a run that could not be judged at first may have passed since
                 bad.trace = ""
 
     def runs(self, submission: str, lab: str, test: str, network: str, seed: int) -> Runs | None:
-        """Where the run belongs; ``None`` if it is not in the plan, or its submission is done."""
+        """The counter that a run belongs to; ``None`` if the run is not in the plan, or its submission is finished."""
         for hidden in (False, True):
             runs = self._runs.get((submission, lab, test, network, hidden))
             if runs is not None and seed in range(*runs.result.seeds):
@@ -214,7 +223,7 @@ class Tally:
         return None
 
     def update_report(self, complete: bool, seconds: float) -> Report:
-        """The report as of now, but for what is on the spill. ``seconds`` is how long the run has taken."""
+        """The report so far, without what was spilled to disk. ``seconds`` is how long the run has taken."""
         for name in sorted(self._stale):
             self.settle(name)
         self._stale.clear()
@@ -223,8 +232,8 @@ class Tally:
         return self.report
 
     def settle(self, name: str) -> None:
-        """Bring one submission up to date, and keep nothing but that if no run of it can come any more. Raises ``OSError``
-        when the spill cannot take it."""
+        """Bring one submission up to date. If it is finished, release the memory of its runs. Raises ``OSError`` when it
+        cannot be spilled to disk."""
         submission = self.update(name)
         if submission.state == "graded" and not submission.errors:
             for key, _ in _results(submission):
@@ -239,7 +248,7 @@ class Tally:
         settings = self.report.settings
         for test in submission.tests:
             if not self._update_test(name, test, settings):
-                return submission  # done long ago
+                return submission  # it was finished before
         refused = self._refused.get(name)
         if refused is not None:
             submission.problems = refused.problems
@@ -262,7 +271,7 @@ class Tally:
 
 
 def _results(submission: SubmissionResult) -> list[tuple[Key, NetworkResult]]:
-    """All results of ``submission``, in the ladder's order."""
+    """All results of ``submission``, in the order of the labs."""
     return [
         ((submission.name, test.lab, test.name, result.network, result.hidden), result)
         for test in submission.tests
@@ -278,7 +287,7 @@ def _state(submission: SubmissionResult) -> State:
 
 
 def _sentence(failure: Failure) -> Failure:
-    """The failure without what is long."""
+    """The failure without its long parts."""
     return Failure(failure.kind, failure.text, failure.rule, failure.where)
 
 

@@ -76,7 +76,7 @@ def test_points(text: str, runs: dict[str, str], earned: list[float]) -> None:
 
 def test_a_limit_says_so() -> None:
     assert alice("[limits]\nrpcs = 500\nkeep = 0.25", {}).tests[1].notes == [
-        "expected at most 500 RPCs in 95 % of runs, saw 955: 25% of the points are kept"
+        "expected at most 500 RPCs in 95 % of runs, saw 955: the test keeps 25% of its points"
     ]
 
 
@@ -158,8 +158,8 @@ def test_the_list_of_the_late() -> None:
         ("", "l.csv: expected a first line with submission,days or submission,hours; saw nothing"),
         ("name,days\n", "l.csv: expected a first line with submission,days or submission,hours; saw name, days"),
         ("submission,days\nbob,1\n", "l.csv line 2: there is no submission 'bob'"),
-        ("submission,days\nalice,soon\n", "l.csv line 2: expected days, a number from 0 on, not 'soon'"),
-        ("submission,hours\nalice,-1\n", "l.csv line 2: expected hours, a number from 0 on, not '-1'"),
+        ("submission,days\nalice,soon\n", "l.csv line 2: expected days, a number of 0 or more, not 'soon'"),
+        ("submission,hours\nalice,-1\n", "l.csv line 2: expected hours, a number of 0 or more, not '-1'"),
     ],
 )
 def test_a_bad_list_of_the_late(text: str, words: str) -> None:

@@ -1,8 +1,7 @@
-"""The leash: starts child processes, hears them out, and never leaves one behind.
+"""Start child processes, read what they write, and never leave one behind.
 
-Each child leads a process group of its own, so that whatever it started can be killed with it, and Ctrl-C in
-the terminal reaches only us. A group is killed while its leader is still unreaped: its number cannot have
-gone to somebody else in between.
+Each child leads a process group of its own, so that whatever it started can be killed with it, and Ctrl-C in the terminal
+reaches only us. A group is killed before its leader is reaped: until then, no other process can get its number.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from typing import Literal
 
 from raftgrade.engines.cpu_affinity import ProcessorAssigner
 
-MAX_LINE_BYTES = 64 * 1024 * 1024  # a line beyond this is no record; stop listening rather than run out of memory
-_CHUNK = 1 << 16
-_NICER = 10
+MAX_LINE_BYTES = 64 * 1024 * 1024  # a longer line is not a record; stop reading rather than run out of memory
+_CHUNK_BYTES = 1 << 16
+_NICENESS = 10  # of children that have a lower priority
 
 ExitKind = Literal["exited", "silent", "stopped", "not-started", "flood"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChildExit:
-    """How a child ended: ``exited`` with ``code`` (negative: killed by that signal); killed because it was
-    ``silent`` for too long or sent a ``flood``; ``stopped`` because everything stops; or ``not-started``
-    (``text`` says why)."""
+    """How a child ended: it ``exited`` with ``code`` (negative: killed by that signal); it was killed because it was
+    ``silent`` for too long, sent a line that is too long (``flood``), or everything was ``stopped``; or it was
+    ``not-started`` (``text`` says why)."""
 
     how: ExitKind
     code: int = 0
@@ -40,8 +39,11 @@ class ChildExit:
 
 
 class Children:
-    """Every child there is, of ``workers`` threads (0: this is not all that keeps the machine busy). Threads may share it;
-    :meth:`stop` ends all of them for good."""
+    """All child processes. Threads may share it.
+
+    Args:
+        workers: how many threads run a child each; 0 if other work keeps the machine busy too.
+    """
 
     def __init__(self, workers: int = 0) -> None:
         self.processors = ProcessorAssigner(workers)
@@ -54,7 +56,7 @@ class Children:
         return self._stopped
 
     def stop(self) -> None:
-        """Kill every child and everything in its group, and start no more."""
+        """Kill every child and everything in its group, and start no more children."""
         with self._lock:
             self._stopped = True
             for pid in self._running:
@@ -72,10 +74,18 @@ class Children:
         nice: bool = False,
         processor: int | None = None,
     ) -> ChildExit:
-        """Run ``command(fd)`` to its end and hand each line it writes to ``fd`` (or to its stdout) to
-        ``on_line``, which says whether it was news. After ``silence_s`` seconds without news the child and
-        its group are killed. What else it prints is appended to ``log``. It stays on ``processor``, if one is
-        given. Blocks; raises nothing of the child's doing."""
+        """Run a child to its end. Blocks, and does not raise whatever the child does.
+
+        Args:
+            command: makes the command line; its argument is the file descriptor for records.
+            on_line: takes each line that the child writes to the descriptor, and returns whether it was news.
+            silence_s: after so many seconds without news, the child and its group are killed.
+            log: whatever else the child prints is appended to this file.
+            environment: all of the child's environment variables.
+            from_stdout: read lines from the child's stdout instead of the descriptor.
+            nice: give the child a lower priority.
+            processor: the only processor that the child may use.
+        """
         read_fd, write_fd = os.pipe()
         try:
             with log.open("ab") as output:
@@ -95,14 +105,14 @@ class Children:
         if process is None:
             os.close(read_fd)
             return ChildExit("stopped")
-        with contextlib.suppress(OSError):  # neither is needed, only faster
+        with contextlib.suppress(OSError):  # both only save time
             if nice:
-                os.setpriority(os.PRIO_PROCESS, process.pid, _NICER)
+                os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
             if processor is not None:
                 os.sched_setaffinity(process.pid, {processor})
         how: ExitKind = "stopped"
         try:
-            how = _hear(read_fd, process.pid, on_line, silence_s)
+            how = _read_until_exit(read_fd, process.pid, on_line, silence_s)
         finally:
             os.close(read_fd)
             with self._lock:
@@ -126,48 +136,48 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _hear(read_fd: int, pid: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
-    """Read lines until the child has ended (or must be ended), whichever processes still hold the pipe."""
-    gone_read, gone_write = os.pipe()
-    waiter = threading.Thread(target=_await_end, args=(pid, gone_write), daemon=True)
+def _read_until_exit(read_fd: int, pid: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
+    """Read lines until the child has ended, or must be ended, even if other processes still have the pipe open."""
+    exit_read, exit_write = os.pipe()
+    waiter = threading.Thread(target=_await_end, args=(pid, exit_write), daemon=True)
     waiter.start()
     try:
-        return _read_lines(read_fd, gone_read, on_line, silence_s)
+        return _read_lines(read_fd, exit_read, on_line, silence_s)
     finally:
         _kill_group(pid)
         waiter.join()
-        os.close(gone_read)
+        os.close(exit_read)
 
 
-def _await_end(pid: int, gone_write: int) -> None:
-    # WNOWAIT leaves the child unreaped: until we have killed its group, nobody else can be given its number.
+def _await_end(pid: int, exit_write: int) -> None:
+    # WNOWAIT does not reap the child: until we have killed its group, no other process can get its number.
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     finally:
-        os.close(gone_write)
+        os.close(exit_write)
 
 
-def _read_lines(read_fd: int, gone_fd: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
+def _read_lines(read_fd: int, exit_fd: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
     poller = select.poll()
     poller.register(read_fd, select.POLLIN)
-    poller.register(gone_fd, select.POLLIN)
+    poller.register(exit_fd, select.POLLIN)
     deadline = time.monotonic() + silence_s
     rest = b""
     while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
             return "silent"
-        ready = {fd for fd, _ in poller.poll(left * 1000)}
+        ready = {fd for fd, _ in poller.poll(remaining_s * 1000)}
         if read_fd in ready:
-            chunk = os.read(read_fd, _CHUNK)
+            chunk = os.read(read_fd, _CHUNK_BYTES)
             if not chunk:
                 poller.unregister(read_fd)
                 continue
             *lines, rest = (rest + chunk).split(b"\n")
-            news = [on_line(line) for line in lines]  # every line must be heard, not only up to the first news
+            news = [on_line(line) for line in lines]  # a list, so that no line is skipped after the first news
             if any(news):
                 deadline = time.monotonic() + silence_s
             if len(rest) > MAX_LINE_BYTES:
                 return "flood"
-        elif gone_fd in ready:
+        elif exit_fd in ready:
             return "exited"

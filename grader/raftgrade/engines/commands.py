@@ -1,8 +1,7 @@
-"""The tool rack: the exact command lines of a job and of the contract check, and what they see of the
-environment.
+"""The command lines and the environment of jobs and of the contract check.
 
-Both run in a Python that ignores the current folder (``-P``), and pytest in the root of the suites, so
-that no file of a submission can configure the judge.
+Both run in a Python that ignores the current folder (``-P``), and pytest runs in the folder of the suites, so that no file
+of a submission can configure the judge.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from raftlab.runs import random_scenarios
 from raftlab.sandbox.levels import Level
 from raftlab.suites import catalogue
 
-# Bytes of traces kept for a submission: one that floods its traces must not fill the disk. Each job at work keeps to this,
-# and so does the whole as soon as its records are counted.
+# Bytes of traces that are kept of a submission, because a program that floods its traces must not fill the disk. It limits
+# each running job, and the submission as a whole as soon as the job's records are counted.
 TRACE_QUOTA = 100_000_000
 
 
 class Commands(Protocol):
-    """How jobs and checks are started. Tests put their own in its place."""
+    """How jobs and checks are started. Tests replace it."""
 
     def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
-        """The command that runs ``tests`` with ``seeds`` and writes records to the descriptor
-        ``records_fd``."""
+        """The command that runs ``tests`` of ``job`` with ``seeds`` (half open), writes records to the file descriptor
+        ``records_fd``, and traces to the folder ``traces``."""
 
     def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
-        """The command that prints the submission's problems as JSON."""
+        """The command that prints the problems of the submission at ``path`` as JSON."""
 
 
 class RaftlabCommands:
@@ -39,12 +38,12 @@ class RaftlabCommands:
     ``raftlab.tools.check``."""
 
     def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
-        asked = [
+        options = [
             *(f"--impl={job.path}", f"--lab={job.lab}", f"--seeds={seeds[0]}:{seeds[1]}", f"--records-fd={records_fd}"),
             *(f"--trace-dir={traces}", f"--trace-quota={TRACE_QUOTA}", f"--sandbox={job.sandbox}"),
         ]
         if job.tests == [random_scenarios.name_of(job.lab)]:
-            return [sys.executable, "-P", "-m", "raftgrade.engines.fuzz_job", *asked]
+            return [sys.executable, "-P", "-m", "raftgrade.engines.fuzz_job", *options]
         suite = catalogue.suite_file(job.lab)
         root = ["-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"]
         return [
@@ -59,17 +58,17 @@ class RaftlabCommands:
                 "-p",
                 "raftgrade.engines.parent_watch",
             ),
-            *(str(suite), f"--network={job.network}", f"--only={','.join(tests)}", *asked),
+            *(str(suite), f"--network={job.network}", f"--only={','.join(tests)}", *options),
         ]
 
     def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
-        wanted = ["--labs", ",".join(labs), "--sandbox", sandbox, "--json"]
-        return [sys.executable, "-P", "-m", "raftlab.tools.check", path, *wanted]
+        options = ["--labs", ",".join(labs), "--sandbox", sandbox, "--json"]
+        return [sys.executable, "-P", "-m", "raftlab.tools.check", path, *options]
 
 
 def environment(ours: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a job sees: our environment without what would change pytest's mind."""
-    kept = {
+    """The environment of a job: ours, without the variables that change pytest's behaviour."""
+    variables = {
         name: value for name, value in (os.environ if ours is None else ours).items() if not name.startswith("PYTEST_")
     }
-    return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1"}
+    return {**variables, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1"}

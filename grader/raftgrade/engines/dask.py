@@ -1,9 +1,9 @@
-"""The engine of many machines: jobs go to the workers of a Dask cluster, over ``concurrent.futures.Executor``.
+"""The Dask engine: run jobs on the workers of a cluster, through ``concurrent.futures.Executor``.
 
-A parcel carries all that a job needs, the submission's files included, and brings back records and traces as plain
-bytes: workers share no disk with us. A job may be carried out twice (Dask starts what a dead worker had again); its id and
-the tally's first-outcome rule make that harmless. A job that the cluster loses for good could not be judged, which costs
-nobody a mark.
+Workers share no disk with us: a message carries everything that a job needs, including the submission's files, and the
+answer brings back records and traces as plain bytes. A job may run twice (Dask restarts the jobs of a dead worker), which is
+harmless because the tally counts only the first outcome of a run. If the cluster loses a job for good, its runs could not be
+judged, which costs nobody a mark.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Level
 
 MAX_BYTES = 20_000_000  # of a submission's files
-ATTEMPTS = 2  # after which a job that the cluster lost could not be judged
-_ANSWER_S = 15.0  # for the scheduler's first answer
-_COUNT_S = 5.0  # between two looks at how many workers there are
-_LOG_TAIL = 64_000
+ATTEMPTS = 2  # if the cluster loses a job so often, its runs could not be judged
+_ANSWER_S = 15.0  # seconds for the scheduler's first answer
+_COUNT_S = 5.0  # seconds between two counts of the workers
+_LOG_TAIL_BYTES = 64_000  # of a job's output, for the answer
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 T = TypeVar("T")
 
 
 class RemoteJob(msgspec.Struct, kw_only=True):
-    """What a worker is asked to do: a job, or the check of a submission. ``files`` is a zip, in which the submission is
-    called ``main``."""
+    """What a worker is to do: a job, or (without ``job``) the check of a submission. ``files`` is a zip of the submission;
+    ``main`` is its file, or empty if the submission is a folder."""
 
     files: bytes
     main: str
@@ -60,7 +60,7 @@ class RemoteJob(msgspec.Struct, kw_only=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """What a worker brings back. ``traces`` are packed."""
+    """What a worker sends back. ``traces`` are compressed with zlib, by file name."""
 
     finished: JobResult | None = None
     checked: CheckResult | None = None
@@ -69,7 +69,7 @@ class Answer(msgspec.Struct, kw_only=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_read_errand = msgspec.msgpack.Decoder(RemoteJob).decode
+_decode_job = msgspec.msgpack.Decoder(RemoteJob).decode
 _read_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
@@ -82,72 +82,81 @@ class WorkerWithoutSandbox(Exception):
 
 @lru_cache
 def missing_sandbox(level: Level) -> str:
-    """Why ``level`` does not hold on this machine; empty if it does. Tried once in a process."""
+    """Why the sandbox ``level`` does not work on this machine; empty if it does. Tried once in a process."""
     if level == "none":
         return ""
     found = levels.probe(level)
     return "" if found.level == level else found.reason
 
 
-def carry_out(errand: bytes, commands: Commands) -> bytes:
-    """Do an errand. Runs in a worker; everything it needs is in its arguments, and nothing stays behind. Raises
-    :class:`WorkerWithoutSandbox`: the grader has tested the sandbox on its own machine, not on this one."""
-    asked = _read_errand(errand)
-    level = asked.sandbox if asked.job is None else asked.job.sandbox
-    why = missing_sandbox(level)
-    if why:
+def carry_out(message: bytes, commands: Commands) -> bytes:
+    """Run a job or a check in a worker. Everything it needs is in its arguments, and it leaves nothing behind.
+
+    Args:
+        message: an encoded :class:`RemoteJob`.
+
+    Returns:
+        An encoded :class:`Answer`.
+
+    Raises:
+        WorkerWithoutSandbox: the sandbox works on the grader's machine, but not on this one.
+    """
+    remote = _decode_job(message)
+    level = remote.sandbox if remote.job is None else remote.job.sandbox
+    reason = missing_sandbox(level)
+    if reason:
         raise WorkerWithoutSandbox(
-            f"the worker on {platform.node()} cannot run student code in the sandbox ({level}): {why}"
+            f"the worker on {platform.node()} cannot run student code in the sandbox ({level}): {reason}"
         )
     with TemporaryDirectory(prefix="raftgrade-") as name:
         folder = Path(name)
         place = folder / "submission"
-        with zipfile.ZipFile(io.BytesIO(asked.files)) as archive:
+        with zipfile.ZipFile(io.BytesIO(remote.files)) as archive:
             archive.extractall(place)
-        path = str(place / asked.main) if asked.main else str(place)
+        path = str(place / remote.main) if remote.main else str(place)
         log = folder / "log.txt"
         answer = Answer()
-        if asked.job is None:
+        if remote.job is None:
             answer.checked = run_check(
-                asked.submission, path, asked.labs, asked.sandbox, commands=commands, children=Children(), log=log
+                remote.submission, path, remote.labs, remote.sandbox, commands=commands, children=Children(), log=log
             )
         else:
-            job = msgspec.structs.replace(asked.job, path=path)
+            job = msgspec.structs.replace(remote.job, path=path)
             traces = folder / "traces"
             answer.finished = run_job(job, commands=commands, children=Children(), log=log, traces=traces)
             answer.traces = _packed(traces, answer.finished)
         if log.exists():
-            answer.log = log.read_bytes()[-_LOG_TAIL:]
-        # Where this was done is nobody's business, and differs from worker to worker.
-        shown = asked.job.path if asked.job is not None else asked.main or asked.submission
+            answer.log = log.read_bytes()[-_LOG_TAIL_BYTES:]
+        # The worker's own paths mean nothing elsewhere.
+        shown = remote.job.path if remote.job is not None else remote.main or remote.submission
         for old, new in ((path, shown), (name, "(worker)")):
-            answer = _renamed(answer, old, new)
+            answer = _replaced(answer, old, new)
         return _encode(answer)
 
 
 def _packed(folder: Path, finished: JobResult) -> dict[str, bytes]:
-    """The traces of a job that can have room at home."""
-    room = TraceQuota(folder, TRACE_QUOTA)
+    """The traces of a job that the grader's quota allows."""
+    quota = TraceQuota(folder, TRACE_QUOTA)
     tests = list(dict.fromkeys(record.test for record in finished.records))
     for record in finished.records:
-        room.took((record.seed, tests.index(record.test)), record.trace)
+        quota.took((record.seed, tests.index(record.test)), record.trace)
     return {path.name: zlib.compress(path.read_bytes(), 1) for path in folder.glob("*.jsonl")}
 
 
-def _renamed(answer: Answer, old: str, new: str) -> Answer:
+def _replaced(answer: Answer, old: str, new: str) -> Answer:
     """``answer`` with ``old`` replaced in every text."""
 
-    def renamed(value: Any) -> Any:
+    def replaced(value: Any) -> Any:
         if isinstance(value, str):
             return value.replace(old, new)
         if isinstance(value, list):
-            return [renamed(item) for item in value]
+            return [replaced(item) for item in value]
         if isinstance(value, dict):
-            return {key: renamed(item) for key, item in value.items()}
+            return {key: replaced(item) for key, item in value.items()}
         return value
 
     plain = msgspec.to_builtins(answer, builtin_types=(bytes,))
-    return msgspec.convert(renamed(plain), Answer)
+    return msgspec.convert(replaced(plain), Answer)
 
 
 # --- at the grader ---
@@ -190,13 +199,13 @@ class Dask:
 
     @property
     def max_in_flight(self) -> int:
-        """Twice what is being done, so that no worker waits for us."""
+        """Twice the number of workers, so that no worker waits for us."""
         return 2 * self.workers
 
     def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]:
         name = submission.name
 
-        def made(answer: Answer) -> CheckResult:
+        def convert(answer: Answer) -> CheckResult:
             assert answer.checked is not None
             if answer.checked.problems and answer.log:
                 self._store.log(f"{submission.slug}.check").write_bytes(answer.log)
@@ -207,7 +216,7 @@ class Dask:
             return CheckResult(name, [problem], judged=False)
 
         try:
-            errand = RemoteJob(
+            remote = RemoteJob(
                 files=_files(path),
                 main=_main(path),
                 submission=name,
@@ -218,16 +227,16 @@ class Dask:
             done: Future[CheckResult] = Future()
             done.set_result(lost(str(exc)))
             return done
-        return self._send(_encode(errand), made, lost)
+        return self._send(_encode(remote), convert, lost)
 
     def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]:
-        def made(answer: Answer) -> JobResult:
+        def convert(answer: Answer) -> JobResult:
             assert answer.finished is not None
-            return self._home(job, answer)
+            return self._store_answer(job, answer)
 
         def lost(why: str) -> JobResult:
             text = f"could not be judged: the cluster lost this job, {ATTEMPTS} times: {why}"
-            failure = Failure("not-judged", text, hint="This costs no mark and earns none: run raftgrade again.")
+            failure = Failure("not-judged", text, hint="This run neither earns nor costs points: run raftgrade again.")
             records = [
                 Record(
                     test=test,
@@ -244,49 +253,49 @@ class Dask:
             return JobResult(job.id, job.submission, records)
 
         try:
-            errand = _encode(RemoteJob(files=_files(job.path), main=_main(job.path), job=job))
+            message = _encode(RemoteJob(files=_files(job.path), main=_main(job.path), job=job))
         except (OSError, TooLarge) as exc:
             done: Future[JobResult] = Future()
             done.set_result(lost(str(exc)))
             return done
-        return self._send(errand, made, lost)
+        return self._send(message, convert, lost)
 
     def stop(self) -> None:
-        """Take back what has not begun. What a worker is doing it ends by itself, and nobody listens."""
+        """Cancel what has not begun. Jobs that are running end by themselves, and their answers are ignored."""
         self._stopped = True
         self._executor.shutdown(wait=False)
         self._close()
 
-    def _send(self, errand: bytes, made: Callable[[Answer], T], lost: Callable[[str], T]) -> Future[T]:
-        outer: Future[T] = Future()
+    def _send(self, message: bytes, convert: Callable[[Answer], T], lost: Callable[[str], T]) -> Future[T]:
+        result_future: Future[T] = Future()
         attempts = 0
 
         def send() -> None:
             nonlocal attempts
             attempts += 1
             try:
-                self._executor.submit(carry_out, errand, self._commands).add_done_callback(back)
+                self._executor.submit(carry_out, message, self._commands).add_done_callback(answered)
             except Exception as exc:
-                outer.set_result(lost(_said(exc)))
+                result_future.set_result(lost(_error_text(exc)))
 
-        def back(inner: Future[bytes]) -> None:
+        def answered(inner: Future[bytes]) -> None:
             if self._stopped:
                 return
             try:
-                result = made(_read_answer(inner.result()))
+                result = convert(_read_answer(inner.result()))
             except BaseException as exc:
                 if attempts < ATTEMPTS:
                     send()
                 else:
-                    outer.set_result(lost(_said(exc)))
+                    result_future.set_result(lost(_error_text(exc)))
                 return
-            outer.set_result(result)
+            result_future.set_result(result)
 
         send()
-        return outer
+        return result_future
 
-    def _home(self, job: Job, answer: Answer) -> JobResult:
-        """Put what came back where a job done here would have put it."""
+    def _store_answer(self, job: Job, answer: Answer) -> JobResult:
+        """Store an answer where a local job would have stored its output and traces."""
         assert answer.finished is not None
         folder = self._store.traces(job.slug)
         if answer.log:
@@ -295,31 +304,31 @@ class Dask:
             if record.replay:
                 record.replay = replay_command(f"{record.test}@{record.seed}", job.path, record.network, record.preempt)
             if record.trace:
-                # One that had no room at the worker has none here: the tally will find that it is not there.
+                # A trace over the worker's quota is missing here: the tally will notice.
                 file = folder / Path(record.trace).name
                 record.trace = str(file)
                 folder.mkdir(parents=True, exist_ok=True)
                 if file.name in answer.traces:
-                    file.write_bytes(_retold(zlib.decompress(answer.traces[file.name]), record.replay))
+                    file.write_bytes(_with_replay(zlib.decompress(answer.traces[file.name]), record.replay))
         return answer.finished
 
 
-def _retold(trace: bytes, replay: str) -> bytes:
-    """``trace`` with the command in its header that replays it here."""
+def _with_replay(trace: bytes, replay: str) -> bytes:
+    """``trace`` with the command ``replay`` in its header: here, the submission has another path."""
     header, _, events = trace.partition(b"\n")
     try:
-        told = msgspec.json.decode(header, type=dict[str, Any])
+        fields = msgspec.json.decode(header, type=dict[str, Any])
     except msgspec.DecodeError:
         return trace
-    return msgspec.json.encode({**told, "replay": replay}) + b"\n" + events
+    return msgspec.json.encode({**fields, "replay": replay}) + b"\n" + events
 
 
-def _said(exc: BaseException) -> str:
+def _error_text(exc: BaseException) -> str:
     return one_line(f"{type(exc).__name__}: {exc}", 200)
 
 
 class TooLarge(Exception):
-    """The submission is too large to be sent around."""
+    """The submission is too large to be sent to workers."""
 
 
 def _main(path: str) -> str:
@@ -328,7 +337,7 @@ def _main(path: str) -> str:
 
 @lru_cache(maxsize=32)
 def _files(path: str) -> bytes:
-    """The submission as a zip: plain files, and no link that could lead out of it."""
+    """The submission as a zip of plain files, without links, which could lead out of it."""
     root = Path(path)
     buffer = io.BytesIO()
     total = 0
@@ -341,7 +350,7 @@ def _files(path: str) -> bytes:
                 continue
             total += file.stat().st_size
             if total > MAX_BYTES:
-                raise TooLarge(f"expected a submission of at most {MAX_BYTES // 1_000_000} MB, this one has more")
+                raise TooLarge(f"expected a submission of at most {MAX_BYTES // 1_000_000} MB, but this one is larger")
             archive.writestr(zipfile.ZipInfo(inside), file.read_bytes())
     return buffer.getvalue()
 
@@ -349,7 +358,14 @@ def _files(path: str) -> bytes:
 def connect(
     address: str | None, ca: str | None, cert: str | None, key: str | None
 ) -> Callable[[Settings, Commands, Store], Engine]:
-    """An engine on the cluster at ``address``. Raises :class:`raftgrade.plan.CannotStart`."""
+    """Connect to the Dask scheduler at ``address``. ``ca``, ``cert`` and ``key`` are paths of PEM files, for ``tls://``.
+
+    Returns:
+        Makes the engine of a grading run.
+
+    Raises:
+        CannotStart: the options do not fit together, or there is no such cluster.
+    """
     if address is None:
         raise CannotStart("--engine dask needs --scheduler ADDRESS, such as tls://host:8786")
     shown = printable(address)
@@ -360,7 +376,7 @@ def connect(
         raise CannotStart(f"--scheduler wants tls://host:port, not {shown}")
     files = {"--tls-ca": ca, "--tls-cert": cert, "--tls-key": key}
     if scheme == "tcp" and host.rpartition(":")[0] not in _LOOPBACK:
-        raise CannotStart(f"{shown} is open to whoever reaches it: expected tls://, or a scheduler on 127.0.0.1")
+        raise CannotStart(f"anyone could connect to {shown}: expected tls://, or a scheduler on 127.0.0.1")
     missing = [name for name, value in files.items() if value is None]
     if scheme == "tls" and missing:
         raise CannotStart(f"a tls:// scheduler needs {', '.join(missing)} too")
@@ -377,7 +393,7 @@ def connect(
     try:
         client = Client(address, security=security, timeout=_ANSWER_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as exc:
-        raise CannotStart(f"no Dask scheduler answers at {shown}: {_said(exc)}") from None
+        raise CannotStart(f"no Dask scheduler answers at {shown}: {_error_text(exc)}") from None
     if not client.nthreads():
         client.close()
         raise CannotStart(f"the Dask scheduler at {shown} has no workers yet: start some with dask worker {shown}")

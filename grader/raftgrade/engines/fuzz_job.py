@@ -1,8 +1,8 @@
-"""A job of fuzz runs: what pytest and raftlab's plugin are for a suite, for schedules that nobody thought of.
+"""Run a job of random scenarios, as pytest and raftlab's plugin run a job of a suite.
 
     python -P -m raftgrade.engines.fuzz_job --impl PATH --lab 2C --seeds A:B --records-fd N
 
-Writes a record for each seed and the end marker, as the suites' runner does, and is held by the same leash.
+It writes a record for each seed and then the end marker, and ends when the grader is gone (parent_watch.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raftlab.sandbox.levels import Sandbox
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m raftgrade.engines.fuzz_job", description="Make fuzz runs for the grader."
+        prog="python -m raftgrade.engines.fuzz_job", description="Run random scenarios for the grader."
     )
     parser.add_argument("--impl", type=Path, required=True)
     parser.add_argument("--lab", required=True)
@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--trace-quota", type=int, required=True, help="bytes")
     parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"])
     options = parser.parse_args()
-    threading.Thread(target=parent_watch.watch, args=(os.dup(options.records_fd),), name="leash", daemon=True).start()
+    threading.Thread(
+        target=parent_watch.watch, args=(os.dup(options.records_fd),), name="parent-watch", daemon=True
+    ).start()
     impl = Implementation(options.impl, Sandbox(options.sandbox))
     traces = TraceQuota(options.trace_dir, options.trace_quota)
     try:

@@ -1,10 +1,9 @@
-"""The workbench: carries out one job and accounts for every run in it.
+"""Run one job, and account for every run in it.
 
-A job's own process is the judge's: student code runs in a host process beside it. So a job process that
-*dies* is the machine's fault or ours, and its missing runs are tried again in a fresh one; a run at which it
-dies twice gets the outcome ``error`` ("could not be judged"). A run that is missing although the job came to
-its end, or that never came to an end itself, has *failed*: what does not report has not passed. The exit code
-is never asked.
+The job's process is the judge: student code runs in a host process beside it. So if the job's process *dies*, that is our
+fault or the machine's, and its missing runs are tried again in a new process; a run at which it dies twice gets the outcome
+``error`` ("could not be judged"). A run that is missing although the job reached its end, or that never ends, has *failed*:
+a run that does not report has not passed. The exit code plays no part.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from raftlab.runs.record import SCHEMA, End, Outcome, Record, from_line
 from raftlab.safe_text import count, printable
 from raftlab.sandbox.levels import Level
 
-# Seconds without a new record after which a job is stopped: far beyond the limits that the job itself keeps.
+# A job without a new record for so many seconds is stopped. This is far beyond the time limits of the job itself.
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
-CHECK_S = 120.0
-DEATHS_AT_A_RUN = 2  # then that run could not be judged
-IDLE_DEATHS = 3  # jobs that die one after the other with nothing reported: then none of the rest could be judged
-SILENCES = 2  # runs that never end, in one job: then the rest is not tried any more
-_LOG_TAIL = 2000  # characters of a dead job's output that go into the report
+CHECK_S = 120.0  # seconds for the contract check
+DEATHS_AT_A_RUN = 2  # if the job dies so often at a run, that run could not be judged
+IDLE_DEATHS = 3  # if it dies so often in a row without a new record, none of the remaining runs could be judged
+SILENCES = 2  # if so many runs of a job never end, the remaining runs are not tried
+_LOG_TAIL_BYTES = 2000  # of a dead job's output, for the report
 
 Run = tuple[str, int]  # test, seed
 _read_problems = msgspec.json.Decoder(list[Problem]).decode
 
 
 class CheckResult(msgspec.Struct):
-    """What the contract check said. ``problems`` empty: go ahead. ``judged`` false: the check itself
-    failed."""
+    """The result of the contract check. Without ``problems``, the submission can be tested. If not ``judged``, the check
+    itself failed; if ``stopped``, it did not finish because everything was stopped."""
 
     submission: str
     problems: list[Problem]
@@ -48,7 +47,7 @@ class CheckResult(msgspec.Struct):
 
 
 class JobResult(msgspec.Struct):
-    """What a job came to: a record for each of its runs, unless it was ``stopped``."""
+    """A record for each run of a job, unless it was ``stopped``."""
 
     job: str
     submission: str
@@ -66,13 +65,20 @@ def run_check(
     children: Children,
     log: Path,
 ) -> CheckResult:
-    """Check that a submission can be tested at all. Runs the check again, once, if it dies."""
-    said = ""
+    """Check that a submission can be tested at all. If the check dies, it is tried once more.
+
+    Args:
+        submission: its name.
+        path: where its copy is.
+        labs: the labs that it must be ready for.
+        log: what the check prints; removed unless something goes wrong.
+    """
+    ending = ""
     for _ in range(2):
-        heard = _LineCollector()
+        output = _LineCollector()
         ended = children.listen(
             lambda fd: commands.check(path, labs, sandbox),
-            on_line=heard,
+            on_line=output,
             silence_s=CHECK_S,
             log=log,
             environment=environment(),
@@ -80,20 +86,20 @@ def run_check(
         )
         if ended.how == "stopped":
             return CheckResult(submission, [], stopped=True)
-        said = _ending(ended, CHECK_S)
+        ending = _ending(ended, CHECK_S)
         try:
-            problems = _read_problems(b"\n".join(heard.lines))
+            problems = _read_problems(b"\n".join(output.lines))
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
         if ended.how == "exited" and (ended.code, bool(problems)) in ((0, False), (2, True)):
             _drop_log(log)
             return CheckResult(submission, problems)
-    problem = Problem(f"could not be judged: the check of the submission {said}, twice", where=str(log))
+    problem = Problem(f"could not be judged: the check of the submission {ending}, twice", where=str(log))
     return CheckResult(submission, [problem], judged=False)
 
 
 class _LineCollector:
-    """Keeps lines. None of them is news: a check has one limit for the whole of it."""
+    """Collects lines. None of them counts as news, so one time limit applies to the whole check."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -112,17 +118,27 @@ def run_job(
     traces: Path,
     on_record: Callable[[Record], None] | None = None,
 ) -> JobResult:
-    """Carry out ``job``. ``on_record`` hears of each record as it comes (from this thread); the result has
-    them all. The same job may be run twice: the records carry what they are about."""
-    bench = _JobRunner(job, commands, children, log, traces, on_record)
-    stopped = not bench.work()
-    if bench.uneventful and all(record.outcome == "passed" for record in bench.got.values()):
+    """Run ``job``. The same job may be run twice: the records say what they are about.
+
+    Args:
+        log: what the job prints; removed unless something goes wrong.
+        traces: the folder for traces of failed runs.
+        on_record: called with each record when it arrives, in this thread. The result has all of them.
+    """
+    runner = _JobRunner(job, commands, children, log, traces, on_record)
+    stopped = not runner.work()
+    if runner.uneventful and all(record.outcome == "passed" for record in runner.got.values()):
         _drop_log(log)
-    return JobResult(job.id, job.submission, list(bench.got.values()), stopped)
+    return JobResult(job.id, job.submission, list(runner.got.values()), stopped)
 
 
 class _JobRunner:
-    """The state of one job at work."""
+    """One job while it runs.
+
+    Attributes:
+        got: the records so far.
+        uneventful: whether every process of the job exited normally and wrote only valid records.
+    """
 
     def __init__(
         self,
@@ -142,7 +158,7 @@ class _JobRunner:
         self.got: dict[Run, Record] = {}
         self.uneventful = True
         self._wanted = set(job.runs)
-        self._heard = 0
+        self._reported = 0
         self._garbage = 0
         self._end: int | None = None
         self._deaths: Counter[Run] = Counter()
@@ -150,17 +166,17 @@ class _JobRunner:
         self._silences = 0
 
     def work(self) -> bool:
-        """Try until every run is accounted for. False when everything was stopped meanwhile."""
+        """Try until every run is accounted for. Returns ``False`` if everything was stopped before."""
         tests, seeds = self.job.tests, self.job.seeds
         while self._missing():
             before = len(self.got)
             ended = self._attempt(tests, seeds)
             if ended.how == "stopped":
                 return False
-            asked = [(test, seed) for test in tests for seed in range(*seeds)]
-            missing = [run for run in asked if run not in self.got]
+            attempted = [(test, seed) for test in tests for seed in range(*seeds)]
+            missing = [run for run in attempted if run not in self.got]
             if missing and self._end is not None:
-                self._left_out(missing)
+                self._never_reported(missing)
             elif missing and ended.how == "silent":
                 self._silent_at(missing[0])
             elif missing:
@@ -168,36 +184,35 @@ class _JobRunner:
             tests, seeds = self._next_piece()
         return True
 
-    def _left_out(self, missing: list[Run]) -> None:
-        """The job came to its end without these."""
-        heard = count(self._heard, "result")
-        self._fail(missing, f"run never reported: the job ended after {heard}, this one not among them")
+    def _never_reported(self, missing: list[Run]) -> None:
+        """The job reached its end without these runs."""
+        results = count(self._reported, "result")
+        self._fail(missing, f"run never reported: the job ended after {results}, and this was not one of them")
 
     def _silent_at(self, run: Run) -> None:
         self._silences += 1
         limit = f"{SILENCE_S[self.job.network]:.0f} s"
-        self._fail([run], f"run never reported: nothing was heard of it for {limit}, so it was stopped")
+        self._fail([run], f"run never reported: it was stopped after {limit} without a result")
         if self._silences >= SILENCES:
-            before = count(self._silences, "run")
-            text = f"run never reported: {before} before it had to be stopped after {limit} each"
+            stopped = count(self._silences, "run")
+            text = f"run never reported: {stopped} before it had to be stopped after {limit} each"
             self._fail(self._missing(), text)
 
     def _died_at(self, run: Run, ended: ChildExit, news: bool) -> None:
         self._deaths[run] += 1
         self._idle_deaths = 0 if news else self._idle_deaths + 1
-        said = _ending(ended, SILENCE_S[self.job.network])
+        ending = _ending(ended, SILENCE_S[self.job.network])
         if self._idle_deaths >= IDLE_DEATHS:
-            text = f"could not be judged: the job {said}, {self._idle_deaths} times in a row"
+            text = f"could not be judged: the job {ending}, {self._idle_deaths} times in a row"
             self._give_up(self._missing(), text)
         elif self._deaths[run] >= DEATHS_AT_A_RUN:
-            self._give_up([run], f"could not be judged: the job {said} at this run, twice")
+            self._give_up([run], f"could not be judged: the job {ending} at this run, twice")
 
     def _missing(self) -> list[Run]:
         return [run for run in self.job.runs if run not in self.got]
 
     def _next_piece(self) -> tuple[list[str], tuple[int, int]]:
-        """What a fresh job takes on: the first test with missing runs, and its first unbroken stretch of
-        them."""
+        """What the next process runs: the first test with missing runs, and its first unbroken range of their seeds."""
         missing = self._missing()
         if not missing:
             return [], (0, 0)
@@ -208,7 +223,7 @@ class _JobRunner:
         return [test], (first, last + 1)
 
     def _attempt(self, tests: list[str], seeds: tuple[int, int]) -> ChildExit:
-        self._heard = self._garbage = 0
+        self._reported = self._garbage = 0
         self._end = None
         simulated = self.job.network == "sim"
         with self.children.processors.assign() if simulated else nullcontext() as processor:
@@ -218,18 +233,18 @@ class _JobRunner:
                 silence_s=SILENCE_S[self.job.network],
                 log=self.log,
                 environment=environment(),
-                # Simulated runs keep no clock of the outside: let those that do have the processor first.
+                # Simulated runs do not depend on real time: runs that do get the processor first.
                 nice=simulated,
                 processor=processor,
             )
         if ended.how != "exited" or self._garbage or self._end is None:
             self.uneventful = False
         if self._garbage:
-            self._note(f"{count(self._garbage, 'line')} among the records made no sense and were not counted")
+            self._note(f"{count(self._garbage, 'line')} among the records were not valid and do not count")
         return ended
 
     def _line(self, line: bytes) -> bool:
-        """Take in one line from the job. True if it was news."""
+        """Take one line from the job, and return whether it was news."""
         try:
             item = from_line(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -239,11 +254,11 @@ class _JobRunner:
             self._end = item.end
             return False
         run = (item.test, item.seed)
-        ours = (item.schema, item.lab, item.network) == (SCHEMA, self.job.lab, self.job.network)
-        if not ours or run not in self._wanted or self._end is not None:
+        expected = (item.schema, item.lab, item.network) == (SCHEMA, self.job.lab, self.job.network)
+        if not expected or run not in self._wanted or self._end is not None:
             self._garbage += 1
             return False
-        self._heard += 1
+        self._reported += 1
         if run in self.got:  # the first outcome stands: a rerun must not hide a failure
             return False
         self._keep(item)
@@ -256,15 +271,15 @@ class _JobRunner:
 
     def _fail(self, runs: list[Run], text: str) -> None:
         for run in runs:
-            self._keep(self._made_up(run, "failed", Failure("never-reported", text, detail=self._log_tail())))
+            self._keep(self._substitute(run, "failed", Failure("never-reported", text, detail=self._log_tail())))
 
     def _give_up(self, runs: list[Run], text: str) -> None:
-        hint = f"This costs no mark and earns none: run raftgrade again. What the job printed is in {self.log}"
+        hint = f"This run neither earns nor costs points: run raftgrade again. The output of the job is in {self.log}"
         for run in runs:
             failure = Failure("not-judged", text, hint=hint, detail=self._log_tail())
-            self._keep(self._made_up(run, "error", failure))
+            self._keep(self._substitute(run, "error", failure))
 
-    def _made_up(self, run: Run, outcome: Outcome, failure: Failure) -> Record:
+    def _substitute(self, run: Run, outcome: Outcome, failure: Failure) -> Record:
         test, seed = run
         return Record(
             test=test,
@@ -283,7 +298,7 @@ class _JobRunner:
 
     def _log_tail(self) -> str:
         try:
-            return printable(self.log.read_bytes()[-_LOG_TAIL:].decode(errors="replace"))
+            return printable(self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace"))
         except OSError:
             return ""
 
@@ -293,12 +308,12 @@ def _ending(ended: ChildExit, silence_s: float) -> str:
     if ended.how == "not-started":
         return f"could not be started ({ended.text})"
     if ended.how == "silent":
-        return f"said nothing for {silence_s:.0f} s"
+        return f"reported nothing for {silence_s:.0f} s"
     if ended.how == "flood":
-        return "sent a line that is too long to be a record"
+        return "sent a line that is too long for a record"
     if ended.code < 0:
         return f"was killed by signal {-ended.code}"
-    return f"ended too soon with code {ended.code}"
+    return f"ended too early with code {ended.code}"
 
 
 def _drop_log(log: Path) -> None:

@@ -15,7 +15,7 @@ from raftlab.runs.record import Record
 
 
 class LocalEngine:
-    """Threads on this machine, each with one child process at a time."""
+    """An :class:`~raftgrade.engines.work_loop.Engine` on this machine, with ``settings.jobs`` threads."""
 
     def __init__(self, settings: Settings, commands: Commands, store: Store) -> None:
         self.max_in_flight = self.workers = settings.jobs
@@ -49,6 +49,6 @@ class LocalEngine:
         )
 
     def stop(self) -> None:
-        """Kill every child and wait for the threads; afterwards nothing of ours runs."""
+        """Kill every child and wait for the threads."""
         self._children.stop()
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,11 +1,12 @@
-"""The conductor: which jobs of a submission come next, and when there are none left.
+"""Decide which jobs of a submission come next, and when there are none left.
 
-Most often it is all of them at once. But a rubric may keep a lab shut until another is passed, a sequential test goes on
-only while it is unsure, and what could not be judged is tried once more, apart from the rest. Each decision rests on the
-outcomes alone and never on when they came, so that any number of jobs on any engine makes the same runs. Runs that an
-earlier report has are not made again: their outcomes are counted when their turn comes, and those target turn never comes
-(of a lab that stays shut, or after a sequential test was sure) are not, so that a report does not depend on what was done
-before.
+Mostly all jobs start at once. But a rubric may skip a lab unless another one was passed, a sequential test goes on only
+while it is undecided, and runs that could not be judged are tried once more, in jobs of their own. Each decision depends on
+the outcomes alone and never on their order in time, so that any number of jobs on any engine makes the same runs.
+
+Runs that an earlier report has are not made again. Their outcomes are counted when it is their turn; those whose turn never
+comes (of a skipped lab, or after a sequential test was decided) are not counted. So a report does not depend on what was
+done before.
 """
 
 from __future__ import annotations
@@ -21,16 +22,23 @@ from raftgrade.results import Report
 from raftgrade.stats import BATCH
 from raftgrade.tally import RunEntry, Tally, runs_needed
 
-EXPECTED_BATCHES = 4  # what a sequential test takes for a good program; for estimates
-_AGAIN = ".again"
+EXPECTED_BATCHES = 4  # how many batches a sequential test of a good program takes; for estimates
+_RETRY = ".again"  # in the ids of jobs that try runs once more
 
 Part = tuple[str, str]  # submission, lab (or test)
 Run = tuple[str, str, str, int]  # lab, test, network, seed
 
 
 class Schedule:
-    """Hands out the jobs of every submission of ``plan``; ``paths`` gives where each is. ``known`` gives the runs of a
-    submission that need not be made; it is asked once, when the submission's turn comes."""
+    """Hands out the jobs of every submission of ``plan``.
+
+    Args:
+        plan: a report without results.
+        tests: the tests that every submission must run.
+        paths: where the copy of each submission is, by its name.
+        tally: counts the outcomes that the decisions depend on.
+        known: returns the runs of a submission that need not be made; called once, when it is the submission's turn.
+    """
 
     def __init__(
         self,
@@ -49,7 +57,7 @@ class Schedule:
             each.name: JobTarget(each.name, each.slug, paths[each.name], level) for each in plan.submissions
         }
         self._read_known = known
-        self._known: dict[str, dict[Run, list[RunEntry]]] = {}  # of each submission at work
+        self._known: dict[str, dict[Run, list[RunEntry]]] = {}  # of each submission in progress
         self._running: dict[str, Job] = {}
         self._unfinished: Counter[Part] = Counter()
         self._unopened: dict[str, list[str]] = {each.name: list(plan.settings.labs) for each in plan.submissions}
@@ -61,13 +69,13 @@ class Schedule:
         return self._open(submission)
 
     def is_complete(self, submission: str) -> bool:
-        """Whether every run of a submission is known. To be asked before :meth:`begin`."""
+        """Whether every run of a submission is known already. To be called before :meth:`start`."""
         jobs = self._open(submission)
         if not jobs:
             del self._known[submission]
             self._tally.settle(submission)
             return True
-        # Not yet: there is a check to come, and the jobs of a whole course would fill the memory.
+        # Forget the jobs: the check comes first, and the jobs of a whole course would fill the memory.
         self._unopened[submission] = list(self._settings.labs)
         for job in jobs:
             del self._running[job.id]
@@ -75,33 +83,33 @@ class Schedule:
         return False
 
     def next_jobs(self, result: JobResult) -> list[Job]:
-        """What follows upon a job, once the tally has its records."""
+        """The jobs that follow upon a finished one. The tally must have its records."""
         job = self._running.pop(result.job)
         part = (job.submission, job.lab)
         self._unfinished[part] -= 1
         jobs: list[Job] = []
-        if _AGAIN not in job.id.removeprefix(job.slug):
+        if _RETRY not in job.id.removeprefix(job.slug):
             jobs += self._start_jobs(self._retries(job, result))
         if not self._unfinished[part]:
             jobs += self._continue_test(job.submission, job.lab)
         if not self._unfinished[part]:
             jobs += self._open(job.submission)
         if not any(self._unfinished[job.submission, lab] for lab in self._settings.labs):
-            del self._known[job.submission]  # what is left is of labs that stayed shut
+            del self._known[job.submission]  # what is left belongs to skipped labs
         return jobs
 
     def expected_runs(self) -> dict[str, int]:
-        """About how many runs a submission takes, by network."""
+        """An estimate of how many runs a submission takes, by network."""
         return {network: sum(self._expected(lab, network) for lab in self._settings.labs) for network in self._networks}
 
     def correction(self) -> dict[str, int]:
-        """By how much :meth:`usual` was too high, by network, for what was decided since the last call."""
-        dropped, self._correction = dict(self._correction), Counter()
-        return dropped
+        """By how much :meth:`expected_runs` was too high, by network, considering what was decided since the last call."""
+        correction, self._correction = dict(self._correction), Counter()
+        return correction
 
     @property
     def _networks(self) -> list[str]:
-        """The long jobs (rpyc) first, so that none of them is left alone at the end."""
+        """Long jobs (rpyc) come first, so that none of them runs alone at the end."""
         return sorted(self._settings.networks, key=lambda name: name != "rpyc")
 
     def _names(self, lab: str, network: str) -> list[str]:
@@ -116,7 +124,7 @@ class Schedule:
         return runs * len(self._names(lab, network))
 
     def _open(self, submission: str) -> list[Job]:
-        """Jobs of the labs that need nothing more; those that stay shut for good are passed over."""
+        """The jobs of labs whose required labs are finished. Labs that the rubric skips get no jobs."""
         if submission not in self._known:
             known = self._known[submission] = {}
             for entry in self._read_known(submission):
@@ -139,7 +147,7 @@ class Schedule:
             for job in self._first_jobs(self._targets[submission], lab, network)
         ]
         jobs = self._start_jobs(jobs)
-        # What was opened may all be known: then what follows must come from here.
+        # If all runs of an opened lab are known, no job will end and lead to the next ones: they must come from here.
         for lab in opened:
             if not self._unfinished[submission, lab]:
                 jobs += self._continue_test(submission, lab)
@@ -168,40 +176,40 @@ class Schedule:
             yield from split_into_jobs(target, lab, network, names, settings.hidden, ".hidden")
 
     def _continue_test(self, submission: str, lab: str) -> list[Job]:
-        """The next batch of a sequential test of which not all is known."""
+        """The next batch of the sequential tests that has unknown runs."""
         while batch := list(self._next_batch(submission, lab)):
             if jobs := self._start_jobs(batch):
                 return jobs
         return []
 
     def _next_batch(self, submission: str, lab: str) -> Iterable[Job]:
-        """More runs of the tests of which a sequential test is not sure yet."""
+        """More runs of the tests that are still undecided."""
         until = self._settings.until
         if until is None or "sim" not in self._settings.networks:
             return
         first = self._settings.seed
-        unsure: dict[tuple[int, int], list[str]] = {}
+        undecided: dict[tuple[int, int], list[str]] = {}
         for name in self._names(lab, "sim"):
             runs = self._tally.runs(submission, lab, name, "sim", first)
             if runs is None:
-                continue  # the tally is done with this submission
-            wanted, verdict = runs_needed(runs.outcomes, first, until)
+                continue  # this submission is finished
+            needed, verdict = runs_needed(runs.outcomes, first, until)
             if verdict is None:
-                # No more than a batch at a time, so the seeds before have been tried; gaps are closed in _started.
-                unsure.setdefault((first + max(0, wanted - BATCH), first + wanted), []).append(name)
+                # One batch at a time: the seeds before have been tried. Runs that are known drop out in _start_jobs.
+                undecided.setdefault((first + max(0, needed - BATCH), first + needed), []).append(name)
             elif (submission, name) not in self._decided:
                 self._decided.add((submission, name))
-                self._correction["sim"] += min(EXPECTED_BATCHES * BATCH, until.most) - wanted
-        for seeds, names in sorted(unsure.items()):
+                self._correction["sim"] += min(EXPECTED_BATCHES * BATCH, until.most) - needed
+        for seeds, names in sorted(undecided.items()):
             yield from split_into_jobs(self._targets[submission], lab, "sim", names, seeds, f".{seeds[0]}")
 
     def _retries(self, job: Job, result: JobResult) -> Iterable[Job]:
-        """What could not be judged, in jobs that hold nothing else."""
+        """Jobs for the runs that could not be judged, and for no others."""
         failed = [(record.test, record.seed) for record in result.records if record.outcome == "error"]
-        return _pieces(job, sorted(set(failed), key=job.runs.index), _AGAIN)
+        return _pieces(job, sorted(set(failed), key=job.runs.index), _RETRY)
 
     def _start_jobs(self, jobs: Iterable[Job]) -> list[Job]:
-        """Note that ``jobs`` are at work, without the runs that have their outcome already."""
+        """Note that ``jobs`` are running. Runs that have an outcome already are taken out of them."""
         started = []
         for job in jobs:
             self._count_known(job)
@@ -213,7 +221,7 @@ class Schedule:
         return started
 
     def _count_known(self, job: Job) -> None:
-        """Count what is known of ``job``."""
+        """Count the known runs of ``job``."""
         known = self._known[job.submission]
         for test, seed in job.runs:
             for entry in known.pop((job.lab, test, job.network, seed), ()):
@@ -222,7 +230,7 @@ class Schedule:
 
     def _has(self, job: Job, run: tuple[str, int]) -> bool:
         runs = self._tally.runs(job.submission, job.lab, run[0], job.network, run[1])
-        # What the tally is done with is wanted no more: it has no place for it.
+        # Without a counter, the submission is finished, and the run is not needed.
         return runs is None or runs.outcomes.get(run[1], "error") != "error"
 
 
@@ -232,14 +240,14 @@ def _place(entry: RunEntry) -> Run:
 
 
 def _pieces(job: Job, runs: list[tuple[str, int]], label: str) -> list[Job]:
-    """Jobs for some of the runs of ``job``: one for each unbroken stretch of seeds of a test."""
-    stretches: list[tuple[str, int, int]] = []
+    """Jobs for some of the runs of ``job``: one for each unbroken range of seeds of a test."""
+    ranges: list[tuple[str, int, int]] = []
     for test, seed in runs:
-        if stretches and stretches[-1][0] == test and stretches[-1][2] == seed:
-            stretches[-1] = (test, stretches[-1][1], seed + 1)
+        if ranges and ranges[-1][0] == test and ranges[-1][2] == seed:
+            ranges[-1] = (test, ranges[-1][1], seed + 1)
         else:
-            stretches.append((test, seed, seed + 1))
+            ranges.append((test, seed, seed + 1))
     return [
         msgspec.structs.replace(job, id=f"{job.id}{label}{number}", tests=[test], seeds=(first, end))
-        for number, (test, first, end) in enumerate(stretches)
+        for number, (test, first, end) in enumerate(ranges)
     ]

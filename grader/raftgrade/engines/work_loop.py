@@ -1,8 +1,8 @@
-"""The engine room: hands checks and jobs to an executor, in order, and tells what comes back.
+"""The main loop of a grading run: hand checks and jobs to an engine, in order, and yield what comes back.
 
-An engine needs only a ``concurrent.futures.Executor``. The local engine uses threads, each of which starts one child
-process at a time; :mod:`raftgrade.engines.dask` uses the workers of a cluster. All events arrive in one queue and are
-handled in the main thread, so nothing else here needs a lock.
+An engine is a ``concurrent.futures.Executor`` with a few lines around it. The one in :mod:`raftgrade.engines.local` uses
+threads, each of which starts one child process at a time; :mod:`raftgrade.engines.dask` uses the workers of a cluster. All
+events arrive in one queue and are handled in the main thread, so nothing here needs a lock.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from raftgrade.results import Report, SubmissionResult
 from raftlab.runs.record import Record
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TICK_S = 1.0
+TICK_S = 1.0  # seconds without an event until a Tick, so that progress is shown
 
 
 @dataclass(frozen=True, slots=True)
 class RunReported:
-    """A record came in."""
+    """A record callback."""
 
     submission: str
     record: Record
@@ -38,19 +38,19 @@ class RunReported:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Somebody wants us to stop."""
+    """A signal asks us to stop; ``number`` is the signal's."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Nothing happened for a while."""
+    """Nothing happened for :data:`TICK_S`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FutureDone:
-    """A check or a job came to its end."""
+    """A check or a job has ended."""
 
     future: Future[Any]
 
@@ -59,25 +59,38 @@ Event = RunReported | CheckResult | StopRequested | Tick
 
 
 class Engine(Protocol):
-    """Where work is done: ``workers`` jobs at a time, of ``width`` that may be handed out. The futures always have a
-    result: whatever goes wrong is told in it."""
+    """Runs checks and jobs. Its futures always have a result, which also says what went wrong."""
 
     @property
-    def max_in_flight(self) -> int: ...
+    def max_in_flight(self) -> int:
+        """How many checks and jobs may be handed out at a time."""
+        ...
 
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int:
+        """How many of them run in parallel."""
+        ...
 
-    def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]: ...
+    def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]:
+        """Check the copy of ``submission`` at ``path`` against the contract."""
+        ...
 
-    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]: ...
+    def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]:
+        """Run ``job``. An engine may call ``on_record`` with records as they arrive, from any thread."""
+        ...
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Stop everything. On this machine, nothing that was handed out runs any more afterwards."""
 
 
 class WorkLoop:
-    """What is still to do, in the order of the submissions: the check of one, then its jobs, then the next
-    one's. ``over`` are submissions with nothing to do."""
+    """Works through the submissions in their order: the check of one, then its jobs, then those of the next.
+
+    Args:
+        plan: names the submissions.
+        paths: where the copy of each submission is, by its name.
+        complete: submissions with nothing left to do.
+    """
 
     def __init__(
         self,
@@ -85,7 +98,7 @@ class WorkLoop:
         paths: dict[str, str],
         engine: Engine,
         schedule: Schedule,
-        over: Collection[str] = (),
+        complete: Collection[str] = (),
     ) -> None:
         self._paths = paths
         self._schedule = schedule
@@ -94,13 +107,13 @@ class WorkLoop:
         self._places = {submission.name: place for place, submission in enumerate(plan.submissions)}
         self._waiting: list[tuple[int, int, SubmissionResult | Job]] = []
         self._numbers = itertools.count()
-        self._out = 0
+        self._in_flight = 0
         for submission in plan.submissions:
-            if submission.name not in over:
+            if submission.name not in complete:
                 self._add(submission.name, submission)
 
     def events(self) -> Generator[Event, None, None]:
-        """Do the work and tell what happens. Ends when all is done, or after a :class:`Signalled`."""
+        """Do the work, and yield what happens. Ends when all is done, or after a :class:`StopRequested`."""
         with on_stop_signal(lambda number: self._inbox.put(StopRequested(number))):
             try:
                 while self._hand_out():
@@ -115,7 +128,7 @@ class WorkLoop:
                 self._engine.stop()
 
     def late_reports(self) -> Iterator[RunReported]:
-        """Records that had come in when everything was stopped."""
+        """Records that callback while everything was being stopped."""
         while not self._inbox.empty():
             event = self._inbox.get()
             if isinstance(event, RunReported):
@@ -125,17 +138,17 @@ class WorkLoop:
         heapq.heappush(self._waiting, (self._places[submission], next(self._numbers), item))
 
     def _hand_out(self) -> bool:
-        """Keep the engine busy. False when nothing is left to do or to wait for."""
-        while self._waiting and self._out < self._engine.max_in_flight:
+        """Keep the engine busy. Returns ``False`` when there is nothing left to do or to wait for."""
+        while self._waiting and self._in_flight < self._engine.max_in_flight:
             item = heapq.heappop(self._waiting)[2]
             future: Future[Any]
             if isinstance(item, Job):
                 future = self._engine.job(item, self._recorder(item.submission))
             else:
                 future = self._engine.check(item, self._paths[item.name])
-            self._out += 1
+            self._in_flight += 1
             future.add_done_callback(lambda done: self._inbox.put(FutureDone(done)))
-        return self._out > 0
+        return self._in_flight > 0
 
     def _recorder(self, submission: str) -> Callable[[Record], None]:
         return lambda record: self._inbox.put(RunReported(submission, record))
@@ -147,12 +160,11 @@ class WorkLoop:
             return Tick()
 
     def _finished(self, result: CheckResult | JobResult) -> Iterator[Event]:
-        self._out -= 1
+        self._in_flight -= 1
         if result.stopped:
             return
         if isinstance(result, JobResult):
-            # An engine without a live line tells of its records only now; those heard already are not counted
-            # twice.
+            # Some engines deliver records only now. The tally does not count any of them twice.
             for record in result.records:
                 yield RunReported(result.submission, record)
             jobs = self._schedule.next_jobs(result)
@@ -164,18 +176,20 @@ class WorkLoop:
 
 
 @contextmanager
-def on_stop_signal(arrived: Callable[[int], None]) -> Iterator[None]:
-    """Signals that ask us to stop become calls of ``arrived`` with their number, which must not raise: a handler that did
-    could strike in the middle of a write."""
+def on_stop_signal(callback: Callable[[int], None]) -> Iterator[None]:
+    """During the block, call ``callback`` with the number of each signal that asks us to stop.
+
+    The callback must not raise: the exception could appear in the middle of a write.
+    """
 
     def handler(number: int, frame: FrameType | None) -> None:
-        arrived(number)
+        callback(number)
 
-    # Who started us may have chosen to ignore one (nohup, a shell's &): leave it so.
-    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
+    # If whoever started us has chosen to ignore a signal (nohup, a shell's &), leave it ignored.
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    former_handlers = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:
-        for number, former in before.items():
+        for number, former in former_handlers.items():
             signal.signal(number, former)

@@ -1,1 +1,1 @@
-"""Taking submissions in: finding, copying and fingerprinting them, and reusing results of an earlier report."""
+"""Find and copy submissions, and reuse results of an earlier report."""

@@ -22,13 +22,13 @@ Key = tuple[str, str, str, str]  # submission, lab, test, network
 
 
 def reusable_entries(plan: Report, earlier: EarlierReport | None) -> Iterator[Entry]:
-    """The entries of the ``earlier`` report that are right for ``plan`` too."""
+    """The entries of the ``earlier`` report that are valid for ``plan`` too."""
     if earlier is None:
         return
-    before, entries = earlier
-    if (before.tool, before.code, before.settings.level) != (plan.tool, plan.code, plan.settings.level):
+    header, entries = earlier
+    if (header.tool, header.code, header.settings.level) != (plan.tool, plan.code, plan.settings.level):
         return
-    hashes = {submission.name: submission.hash for submission in before.submissions}
+    hashes = {submission.name: submission.hash for submission in header.submissions}
     same = [item for item in plan.submissions if item.hash and hashes.get(item.name) == item.hash]
     names = {item.name for item in same}
     wanted: dict[Key, list[range]] = {}
@@ -36,21 +36,21 @@ def reusable_entries(plan: Report, earlier: EarlierReport | None) -> Iterator[En
         for test in item.tests:
             for network in test.networks:
                 wanted.setdefault((item.name, test.lab, test.name, network.network), []).append(range(*network.seeds))
-    # A fault of the machine stays on record if a second attempt was judged. That one comes later in the records.
-    faults: dict[tuple[Key, int], RunEntry] = {}
+    # A run that could not be judged stays on record only if a second attempt was judged, which comes later in the records.
+    unjudged: dict[tuple[Key, int], RunEntry] = {}
     for entry in entries:
         if isinstance(entry, RefusalEntry):
-            if entry.submission in names and entry.state == "refused" and before.settings.labs == plan.settings.labs:
+            if entry.submission in names and entry.state == "refused" and header.settings.labs == plan.settings.labs:
                 yield entry
             continue
         key, seed = _key(entry), entry.record.seed
         if not any(seed in seeds for seeds in wanted.get(key, ())):
             continue
         if entry.record.outcome == "error":
-            faults.setdefault((key, seed), entry)
+            unjudged.setdefault((key, seed), entry)
             continue
-        if (key, seed) in faults:
-            yield faults.pop((key, seed))
+        if (key, seed) in unjudged:
+            yield unjudged.pop((key, seed))
         yield entry
 
 
@@ -60,8 +60,8 @@ def _key(entry: RunEntry) -> Key:
 
 
 def code_fingerprint(*packages: ModuleType) -> str:
-    """A fingerprint of the code of ``packages`` and of Python's version; without any, of all code that has a part in a
-    verdict: a version number alone does not change with every commit."""
+    """A fingerprint of the code of ``packages`` and of Python's version. Without packages, it covers all code that affects
+    a verdict. (The version number does not change with every commit.)"""
     digest = hashlib.sha256(sys.version.encode())
     for package in packages or (raftlab, raftgrade):
         root = Path(package.__path__[0])

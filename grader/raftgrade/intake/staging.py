@@ -1,7 +1,7 @@
-"""The goods-in door: copies each submission into the report's folder and takes its fingerprint.
+"""Copy a submission into the report's folder, and compute its hash.
 
-What is graded is the copy: it stays as it was hashed, it holds nothing but plain files, and nobody's neighbour lies beside
-it. Nothing of it is run here. What cannot be taken in is refused with a reason, and the others go on.
+The copy is what is graded: it does not change after it was hashed, it holds only plain files, and no other submission lies
+beside it. No code of a submission runs here. If one cannot be copied, it is refused with a reason, and the others go on.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from raftgrade.intake.submissions import MAIN, NOT_STUDENTS, Submission
+from raftgrade.intake.submissions import MAIN, TOOL_FOLDERS, Submission
 from raftlab.safe_text import printable
 from raftlab.submission import source
 
+# Limits on a submission, far above what a Raft written by hand needs.
 MAX_FILES = 2000
 MAX_BYTES = 50_000_000
-MAX_FILE_BYTES = 5_000_000  # a larger file is left out: no part of a Raft
+MAX_FILE_BYTES = 5_000_000  # a larger file is left out
 MAX_ZIP_BYTES = 20_000_000
-MAX_RATIO = 100  # what unpacks to more than this many times its size, and is large, is a bomb
-_RATIO_FROM = 5_000_000
-MAX_DEPTH = 20
-GIT_PATIENCE = 120.0
+MAX_RATIO = 100  # a zip file that unpacks to more than so many times its size is a bomb, if it is large (_RATIO_FROM)
+_RATIO_FROM = 5_000_000  # bytes
+MAX_DEPTH = 20  # of folders
+GIT_TIMEOUT_S = 120.0
 
 _PROTOCOLS = ("https", "file")
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(1, 10))}
-_ENCRYPTED = 1
+_ENCRYPTED = 1  # the bit in a zip entry's flags
 
 
 class CannotStage(Exception):
-    """A submission that cannot be taken in. The message is one sentence for the student; ``ours``: the machine or the
-    network may be to blame, so it is not refused but could not be judged."""
+    """A submission cannot be copied. The message is one sentence for the student. If the machine or the network may be to
+    blame (``ours``), the submission is not refused: it could not be judged."""
 
     def __init__(self, text: str, ours: bool = False) -> None:
         super().__init__(text)
@@ -47,15 +48,24 @@ class CannotStage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A copy that was taken in: what to grade, and the sha256 of its files' names and contents."""
+    """The copy of a submission: the path to grade, and the sha256 of its files' names and contents."""
 
     path: Path
     hash: str
 
 
 def stage(item: Submission, place: Path, others: Collection[Path] = (), ignore: Path | None = None) -> Staged:
-    """Copy ``item`` to ``place``, which is emptied first. ``others`` are files that are submissions of their own,
-    ``ignore`` a folder that is part of none. Raises :class:`Refused`."""
+    """Copy a submission.
+
+    Args:
+        item: the submission.
+        place: the folder for the copy; it is emptied first.
+        others: files that are submissions of their own, and no part of this one.
+        ignore: a folder that is part of no submission.
+
+    Raises:
+        CannotStage: the submission cannot be copied.
+    """
     if place.exists():
         shutil.rmtree(place)
     place.mkdir(parents=True)
@@ -96,18 +106,18 @@ def _hash(folder: Path) -> str:
 
 
 def _copy_file(path: Path, place: Path, others: Collection[Path]) -> str:
-    """A file handed in by its name, and the modules beside it that are nobody else's."""
+    """Copy a file that was given by its name, and the modules beside it that belong to no other submission."""
     try:
-        found = source.find(path)
+        located = source.find(path)
     except source.SubmissionError as exc:
         raise CannotStage(str(exc)) from None
-    foreign = {other.resolve() for other in others} - {found.entry}
-    for module in found.modules.values():
+    foreign = {other.resolve() for other in others} - {located.entry}
+    for module in located.modules.values():
         if module.resolve() not in foreign:
-            target = place / module.relative_to(found.root)
+            target = place / module.relative_to(located.root)
             target.parent.mkdir(parents=True, exist_ok=True)
             _copy(module, target)
-    return found.entry.name
+    return located.entry.name
 
 
 def _copy_tree(root: Path, place: Path, ignore: Path | None = None) -> None:
@@ -123,9 +133,9 @@ def _copy_tree(root: Path, place: Path, ignore: Path | None = None) -> None:
             files[path] = info.st_size
         elif shown == MAIN:
             raise CannotStage(f"{MAIN} is larger than {source.MAX_BYTES // 1000} kB: that is no Raft written by hand")
-    if _too_much(files):  # data, notes and pictures may be large; what counts is the code
+    if _excess(files):  # data, notes and pictures may be large: the code alone may fit
         files = {path: size for path, size in files.items() if path.suffix == ".py"}
-    if excess := _too_much(files):
+    if excess := _excess(files):
         raise CannotStage(f"there are more than {excess} in it: hand in the Python files only")
     for path in files:
         target = place / path.relative_to(root)
@@ -133,19 +143,19 @@ def _copy_tree(root: Path, place: Path, ignore: Path | None = None) -> None:
         _copy(path, target)
 
 
-def _too_much(files: dict[Path, int]) -> str:
+def _excess(files: dict[Path, int]) -> str:
     if len(files) > MAX_FILES:
         return f"{MAX_FILES} files"
     return f"{MAX_BYTES // 1_000_000} MB" if sum(files.values()) > MAX_BYTES else ""
 
 
 def _walk(folder: Path, ignore: Path | None, depth: int) -> Iterator[Path]:
-    """Everything in ``folder`` that is no folder, but for what tools leave behind."""
+    """Everything below ``folder`` that is not a folder, except what tools leave behind."""
     if depth > MAX_DEPTH:
         raise CannotStage(f"its folders are more than {MAX_DEPTH} deep")
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
-            tools = entry.name.startswith(".") or entry.name in NOT_STUDENTS or Path(entry.path, "pyvenv.cfg").exists()
+            tools = entry.name.startswith(".") or entry.name in TOOL_FOLDERS or Path(entry.path, "pyvenv.cfg").exists()
             if not tools and Path(entry.path).resolve() != ignore:
                 yield from _walk(Path(entry.path), ignore, depth + 1)
         elif not entry.name.startswith("."):
@@ -153,7 +163,7 @@ def _walk(folder: Path, ignore: Path | None, depth: int) -> Iterator[Path]:
 
 
 def _copy(path: Path, target: Path) -> None:
-    # Not following links: the file could have become one since it was looked at.
+    # Without following links: the file could have become a link after it was checked.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(fd, "rb") as file:
         target.write_bytes(file.read(MAX_FILE_BYTES + 1))
@@ -186,26 +196,26 @@ def _unzip(path: Path, place: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, size)
-            left = MAX_BYTES
+            remaining = MAX_BYTES
             for name, info in members.items():
                 with archive.open(info) as file:
-                    data = file.read(min(left, MAX_FILE_BYTES) + 1)
-                if len(data) > left:
+                    data = file.read(min(remaining, MAX_FILE_BYTES) + 1)
+                if len(data) > remaining:
                     raise CannotStage(f"the zip file unpacks to more than {MAX_BYTES // 1_000_000} MB")
-                left -= len(data)
+                remaining -= len(data)
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 (place / name).write_bytes(data)
     except CannotStage:
         raise
     except Exception as exc:
-        # zipfile raises many kinds for damaged files: BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError.
+        # For damaged files, zipfile may raise BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError.
         if isinstance(exc, OSError) and exc.errno:
             raise CannotStage(f"the zip file cannot be unpacked: {exc.strerror}") from None
-        raise CannotStage("the zip file is damaged, or is none") from None
+        raise CannotStage("the zip file is damaged, or is not a zip file") from None
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The files to unpack, by name, once all names are harmless and the sum of sizes is bearable."""
+    """The files to unpack, by name. All names are harmless, and their sizes are within the limits."""
     infos = archive.infolist()
     if len(infos) > MAX_FILES:
         raise CannotStage(f"the zip file has more than {MAX_FILES} entries: hand in the Python files only")
@@ -227,7 +237,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
             raise CannotStage("the zip file is locked with a password: hand it in without one")
         if len(parts) > MAX_DEPTH:
             raise CannotStage(f"its folders are more than {MAX_DEPTH} deep")
-        if info.is_dir() or any(part.startswith(".") or part in NOT_STUDENTS for part in parts):
+        if info.is_dir() or any(part.startswith(".") or part in TOOL_FOLDERS for part in parts):
             continue
         if "/".join(parts) in members:
             raise CannotStage(f"the zip file has {shown} in it twice")
@@ -239,7 +249,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _clone(url: str, commit: str, place: Path) -> None:
-    """The files of one commit. No hooks, no submodules, no credentials, no questions."""
+    """Fetch the files of one commit, without hooks, submodules, credentials or prompts."""
     place.mkdir()
     fetched = _git(place, "init", "-q") and _git(
         place, "fetch", "-q", "--depth", "1", "--no-tags", "--", url, commit or "HEAD"
@@ -261,7 +271,7 @@ def _clone(url: str, commit: str, place: Path) -> None:
 
 
 def _git(place: Path, *arguments: str) -> bytes | None:
-    """What git printed, ``b"\\n"`` for nothing; ``None`` if it failed."""
+    """Run git. Returns what it printed (``b"\\n"`` if it printed nothing), or ``None`` if it failed."""
     settings = {
         "core.hooksPath": "/dev/null",
         "core.symlinks": "false",
@@ -299,7 +309,7 @@ def _git(place: Path, *arguments: str) -> bytes | None:
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=GIT_PATIENCE,
+            timeout=GIT_TIMEOUT_S,
             check=False,
             preexec_fn=bounded,
         )

@@ -1,5 +1,4 @@
-"""The front gate: which submissions the paths on the command line mean. Nothing of theirs is read or run
-here."""
+"""Find the submissions that the paths on the command line name. None of their code is read or run here."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ import msgspec
 from raftlab.safe_text import printable
 
 MAIN = "raft.py"
-NOT_STUDENTS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}
+TOOL_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}
 LISTS = (".txt", ".list")
-MAX_LIST_BYTES = 5_000_000
+MAX_LIST_BYTES = 5_000_000  # of a list or table of submissions
 
 Kind = Literal["file", "folder", "zip", "git", "nothing"]
 
@@ -28,9 +27,16 @@ class BadPath(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One student's work. ``name`` is for people, ``slug`` for file names (both unique in a run); ``where`` is what was
-    given, to be shown; ``id`` is the course's, if a table gave one. ``kind`` says which of the others matter: ``path``, or
-    ``url`` and ``commit``, or ``reason``, why there is nothing."""
+    """One student's work.
+
+    Attributes:
+        name: for people; unique in a run.
+        slug: for file names; unique in a run.
+        where: the path or URL as it was given, for messages.
+        kind: says which attributes matter: ``path``; for ``"git"``, ``url`` and ``commit``; for ``"nothing"``,
+            ``reason``, which says why there is no submission.
+        id: the student's in the course, if a table gave one.
+    """
 
     name: str
     slug: str
@@ -45,14 +51,14 @@ class Submission:
 
 @dataclass(slots=True)
 class FoundSubmissions:
-    """What the paths gave. ``skipped`` are folders beside submissions that hold no ``raft.py``."""
+    """The submissions, and the folders beside them that were ``skipped`` because they have no ``raft.py``."""
 
     submissions: list[Submission] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
 
     @property
     def files(self) -> list[Path]:
-        """Files that are submissions by themselves, so no part of another one."""
+        """Files that are submissions of their own, and no part of another one."""
         return [item.path for item in self.submissions if item.kind == "file"]
 
 
@@ -70,9 +76,16 @@ class _Draft(msgspec.Struct, kw_only=True):
 
 
 def find(paths: Sequence[str | Path], ignore: Path | None = None) -> FoundSubmissions:
-    """The submissions under ``paths``: a file, a zip file, a folder with ``raft.py``, a folder of such folders and zip
-    files, a git URL, a list of all these (``.txt``), or a table (``.csv``). ``ignore`` is a folder that is none (where the
-    report goes). A submission named twice counts once. Raises :class:`BadPath`."""
+    """Find submissions. One that is named twice counts once.
+
+    Args:
+        paths: each is a file, a zip file, a folder with ``raft.py``, a folder of such folders and zip files, a git URL, a
+            list of all these (``.txt``), or a table (``.csv``).
+        ignore: a folder that is no submission, because the report goes there.
+
+    Raises:
+        BadPath: a path names no submission.
+    """
     found = FoundSubmissions()
     taken_names: set[str] = set()
     taken_slugs: set[str] = set()
@@ -103,7 +116,7 @@ def _expand(given: str, found: FoundSubmissions, ignore: Path | None) -> list[_D
             lines = [line.strip() for line in _text(path).splitlines()]
             drafts = [_named(line, path) for line in lines if line and not line.startswith("#")]
             if not drafts:
-                raise BadPath(f"{shown} lists nothing: it needs a path or a git URL on each line")
+                raise BadPath(f"{shown} is empty: expected a path or a git URL on each line")
             return drafts
         draft = _one(path)
         if draft is not None:
@@ -116,7 +129,7 @@ def _expand(given: str, found: FoundSubmissions, ignore: Path | None) -> list[_D
 
 
 def _one(path: Path) -> _Draft | None:
-    """The single submission that ``path`` is, if it is one."""
+    """The submission at ``path``, if ``path`` is a single one."""
     if path.is_file():
         kind: Kind | None = {".py": "file", ".zip": "zip"}.get(path.suffix.lower())  # type: ignore[assignment]
         if kind is None:
@@ -132,11 +145,11 @@ def _one(path: Path) -> _Draft | None:
 
 
 def _folder(path: Path, found: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
-    """Submissions side by side."""
+    """The submissions in a folder of submissions."""
     drafts = []
     skipped = []
     for entry in sorted(path.iterdir()):
-        if entry.name.startswith(".") or entry.name in NOT_STUDENTS:
+        if entry.name.startswith(".") or entry.name in TOOL_FOLDERS:
             continue
         if ignore is not None and entry.resolve() == ignore.resolve():
             continue
@@ -179,7 +192,8 @@ def _table(path: Path) -> list[_Draft]:
 
 
 def _named(where: str, listed_in: Path) -> _Draft:
-    """The submission that a line of a list means; relative to the list. One that is not there is refused, not an end."""
+    """The submission in a line of the list ``listed_in``, relative to the list. If there is none, it is refused, and the
+    others go on."""
     if not where:
         return _Draft(kind="nothing", name="nothing", where="(nothing)", reason="nothing was handed in")
     if _is_url(where):
@@ -208,7 +222,7 @@ def _is_url(text: str) -> bool:
 
 
 def _repository(text: str) -> _Draft:
-    """``https://host/group/name.git#commit``. What stands before an ``@`` in it is a secret and not shown."""
+    """``https://host/group/name.git#commit``. Whatever comes before an ``@`` is a secret, and not shown."""
     url, _, commit = text.partition("#")
     where = re.sub(r"//[^/@]*@", "//", text)
     name = re.sub(r"\.git$", "", url.rstrip("/")).rpartition("/")[2] or "repository"
@@ -226,7 +240,7 @@ def _holds_raft(folder: Path) -> bool:
 
 
 def _name(path: Path) -> str:
-    """A folder's own name; a ``raft.py`` is called after its folder, any other file after itself."""
+    """The name of a folder or file; a ``raft.py`` is named after its folder."""
     real = path.resolve()
     if real.is_file():
         return real.stem if real.name != MAIN else real.parent.name or "raft"

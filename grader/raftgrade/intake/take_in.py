@@ -18,20 +18,20 @@ HANDOUT = "handouts/confinement.md"
 
 @dataclass(slots=True)
 class Intake:
-    """What was taken in: the plan's submissions, where the copy of each is, and who was refused at the door."""
+    """The submissions without results, where the copy of each is (by name), and those that were refused."""
 
     submissions: list[SubmissionResult] = field(default_factory=list)
     paths: dict[str, str] = field(default_factory=dict)
     refused: list[RefusalEntry] = field(default_factory=list)
 
 
-def take_in(found: FoundSubmissions, tests: list[Expected], settings: Settings, store: Store) -> Intake:
-    """Copy and fingerprint every submission. Raises ``OSError`` when the report's folder cannot be written."""
+def take_in(submissions: FoundSubmissions, tests: list[Expected], settings: Settings, store: Store) -> Intake:
+    """Copy every submission into ``store`` and compute its hash. Raises ``OSError`` if the folder cannot be written."""
     intake = Intake()
-    for item in found.submissions:
+    for item in submissions.submissions:
         copied = None
         try:
-            copied = staging.stage(item, store.submission_folder(item.slug), found.files, store.folder)
+            copied = staging.stage(item, store.submission_folder(item.slug), submissions.files, store.folder)
         except staging.CannotStage as exc:
             problem = Problem(str(exc), handout="" if exc.ours else HANDOUT)
             intake.refused.append(RefusalEntry(item.name, "unjudged" if exc.ours else "refused", [problem]))
@@ -42,6 +42,6 @@ def take_in(found: FoundSubmissions, tests: list[Expected], settings: Settings, 
 
 
 def _argument(path: Path) -> str:
-    """``path`` so that no command line takes it for an option."""
+    """``path`` in a form that no command line takes for an option."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text

@@ -1,11 +1,11 @@
-"""The logbook of a soak: one line for each finished block, and what they add up to.
+"""The log of a soak: one line for each finished block, and tables of their sums.
 
-    DIR/soak.jsonl      one line for each block, on the disk before the next begins
+    DIR/soak.jsonl      one line for each block, on disk before the next block starts
     DIR/failures.jsonl  one line for each run that failed or could not be judged, written when it happens
-    DIR/reach.json      how far each implementation goes
+    DIR/reach.json      why an implementation cannot do a lab; empty if it can
     DIR/submissions/    the copies that are run;  DIR/traces/ and DIR/logs/: of runs that failed
 
-Blocks of another raftlab, or of another text of the same implementation, stay in the book as history and count no more.
+Blocks of another version of raftlab or of the implementation stay in the log as history, but no longer count.
 """
 
 from __future__ import annotations
@@ -24,24 +24,32 @@ from raftlab.safe_text import count, duration, printable
 
 BLOCKS = "soak.jsonl"
 FAILURES = "failures.jsonl"
-MAX_FAILURES_BYTES = 50_000_000  # then failures are counted, and told no more
+MAX_FAILURES_BYTES = 50_000_000  # a larger failures.jsonl gets no new lines; failures are only counted then
 
 Kind = Literal["suite", "fuzz"]
 
 
 class Megabytes(msgspec.Struct, frozen=True):
-    """The largest resident memory of the soak itself and of any one process that it started."""
+    """The largest resident memory of the soak itself and of any one process that it started, in MB."""
 
     own: float
     child: float
 
 
 class Block(msgspec.Struct, kw_only=True, frozen=True):
-    """A stretch of seeds of one lab, one implementation, one network: each of ``tests`` tests (or the lab's fuzz run) with
-    each seed from ``seeds[0]`` to before ``seeds[1]``. ``runs`` is one test with one seed; ``failures`` and ``unjudged``
-    are of these. ``cpu_s`` is of the runs (judge and hosts, without the start of either), ``processes`` is how many of
-    ours there were after the block, ``code`` and ``impl_hash`` are fingerprints of raftlab and of the implementation,
-    ``started`` is UTC."""
+    """A range of seeds of one lab, implementation and network: all its tests (or its random scenarios) with each seed.
+
+    Attributes:
+        impl_hash: a fingerprint of the implementation.
+        beside_hog: whether endless loops kept the processors busy.
+        runs: how many there were; a run is one test with one seed. ``failures`` and ``unjudged`` are some of them.
+        seeds: the first, and one past the last.
+        tests: how many tests there were.
+        cpu_s: of the runs (judge and hosts), without starting their processes.
+        processes: how many of ours there were after the block, this one included.
+        code: a fingerprint of raftlab.
+        started: in UTC.
+    """
 
     kind: Kind
     impl: str
@@ -89,7 +97,7 @@ _read_block = msgspec.json.Decoder(Block).decode
 
 
 class Log:
-    """The book, open for writing and locked. Use as a context manager."""
+    """The log, open for writing and locked. Use as a context manager."""
 
     def __init__(self, folder: Path, file: BinaryIO, blocks: list[Block]) -> None:
         self.folder = folder
@@ -98,12 +106,12 @@ class Log:
 
     @classmethod
     def open(cls, folder: Path) -> Log:
-        """The book in ``folder``, which is new, empty, or has one. Raises :class:`~raftgrade.output_folder.BadFolder`."""
+        """Open the log in ``folder``, which is new, empty, or has one. Raises :class:`BadFolder`."""
         file = output_folder.claim(folder, BLOCKS, "soak")
         try:
             with output_folder.usable(folder, "soak"):
                 blocks = read(folder)
-                # A kill in the middle of a line: its block was not finished.
+                # A line that a kill cut short: its block was not finished.
                 whole = (folder / BLOCKS).read_bytes()
                 file.truncate(whole.rfind(b"\n") + 1)
         except BaseException:
@@ -112,13 +120,13 @@ class Log:
         return cls(folder, file, blocks)
 
     def add(self, block: Block) -> None:
-        """Write ``block`` down; it is on the disk when this returns. Raises ``OSError``."""
+        """Append ``block``; it is on disk when this returns. Raises ``OSError``."""
         _write(self._file, _encode(block) + b"\n")
         os.fsync(self._file.fileno())
         self.blocks.append(block)
 
     def failed(self, failed: FailureLine) -> None:
-        """Write a failure down, while there is room. Raises ``OSError``."""
+        """Append a failure, unless the file has reached its size limit. Raises ``OSError``."""
         with (self.folder / FAILURES).open("ab", buffering=0) as file:
             if file.tell() < MAX_FAILURES_BYTES:
                 _write(file, _encode(failed) + b"\n")
@@ -139,7 +147,7 @@ def read(folder: Path) -> list[Block]:
     """All finished blocks in ``folder``, the oldest first. Raises :class:`~raftgrade.output_folder.BadFolder`."""
     shown = printable(f"{folder}/{BLOCKS}")
     try:
-        # What follows the last line end was cut short by a kill.
+        # Whatever follows the last end of line was cut short by a kill.
         lines = (folder / BLOCKS).read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         raise BadFolder(f"{printable(str(folder))} holds no {BLOCKS}") from None
@@ -155,20 +163,23 @@ def read(folder: Path) -> list[Block]:
 
 
 def read_all(folders: Iterable[Path]) -> list[Block]:
-    """The blocks of several books, the oldest first; one that is named twice counts once. Raises
-    :class:`~raftgrade.output_folder.BadFolder`."""
-    different = {folder.resolve(): folder for folder in folders}
-    return sorted((block for folder in different.values() for block in read(folder)), key=lambda block: block.started)
+    """The blocks of several logs, the oldest first. A folder that is named twice counts once.
+
+    Raises:
+        BadFolder: a folder has no log, or it is damaged.
+    """
+    distinct = {folder.resolve(): folder for folder in folders}
+    return sorted((block for folder in distinct.values() for block in read(folder)), key=lambda block: block.started)
 
 
 def current_blocks(blocks: Sequence[Block]) -> list[Block]:
-    """Of ``blocks``, the oldest first, those of the raftlab that wrote last and of the newest text of each
-    implementation."""
+    """The blocks of the newest version of raftlab, and with it of the newest version of each implementation. ``blocks``
+    must begin with the oldest."""
     if not blocks:
         return []
     code = blocks[-1].code
-    texts = {block.impl: block.impl_hash for block in blocks if block.code == code}
-    return [block for block in blocks if block.code == code and block.impl_hash == texts[block.impl]]
+    hashes = {block.impl: block.impl_hash for block in blocks if block.code == code}
+    return [block for block in blocks if block.code == code and block.impl_hash == hashes[block.impl]]
 
 
 def exit_code(blocks: Iterable[Block]) -> int:
@@ -177,20 +188,20 @@ def exit_code(blocks: Iterable[Block]) -> int:
     return 1 if any(block.failures for block in blocks) else 2 if any(block.unjudged for block in blocks) else 0
 
 
-# --- for people ----------------------------------------------------------------------------------------------------
+# --- text ----------------------------------------------------------------------------------------------------
 
 
 def column(block: Block) -> str:
-    """What sort of evidence it is."""
+    """The column of the table that a block belongs to."""
     return f"{block.kind} {block.network}" + (" beside a hog" if block.beside_hog else "")
 
 
 def table(blocks: Sequence[Block]) -> str:
-    """Runs and failures by implementation, lab and sort; then memory, processes and cost."""
+    """Runs and failures by implementation, lab and column; then memory, processes and cost."""
     now = current_blocks(blocks)
     if not now:
         return "no block is finished yet"
-    # What suites say before what fuzz says.
+    # Suites come before random scenarios.
     columns = sorted({column(block) for block in now}, key=lambda name: (name[0] == "f", name))
     cells: dict[tuple[str, str], dict[str, list[Block]]] = {}
     for block in sorted(now, key=lambda block: (block.impl, block.lab)):
@@ -203,11 +214,15 @@ def table(blocks: Sequence[Block]) -> str:
     costs = [_cost(name, [block for block in now if column(block) == name]) for name in columns]
     heads = ["", "blocks", "CPU s", "hours", "runs/h", "CPU s a run", "MB own", "MB child", "processes after"]
     shown.append(tabulate.tabulate(costs, heads, disable_numparse=True))
-    shown.append("MB: largest in the first block / in the last / in any; processes: most that were ours after a block.")
+    shown.append(
+        "MB: largest in the first block / in the last / in any; processes: the most after a block, with this one"
+    )
     old = len(blocks) - len(now)
     if old:
         runs = sum(block.runs for block in blocks) - sum(block.runs for block in now)
-        shown.append(f"{count(old, 'block')} with {count(runs, 'run')} of another version stay in the book, uncounted")
+        shown.append(
+            f"{count(old, 'block')} with {count(runs, 'run')} of another version are in the log and do not count"
+        )
     return "\n\n".join(shown)
 
 
@@ -222,7 +237,7 @@ def _cost(name: str, blocks: list[Block]) -> list[str]:
     cpu, wall = sum(block.cpu_s for block in blocks), sum(block.wall_s for block in blocks)
     memory = [
         f"{values[0]:.0f} / {values[-1]:.0f} / {max(values):.0f}"
-        for values in ([getattr(block.memory_mb, whose) for block in blocks] for whose in ("own", "child"))
+        for values in ([getattr(block.memory_mb, kind) for block in blocks] for kind in ("own", "child"))
     ]
     rate = f"{runs / wall * 3600:,.0f}" if wall else ""
     each = f"{cpu / max(1, runs):.3f}"

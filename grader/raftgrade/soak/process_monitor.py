@@ -1,6 +1,6 @@
-"""The watchman of a soak: how much memory our processes hold, whether all of them are gone, and the load beside them.
+"""Watch the processes of a soak: measure their memory, find those that are left over, and create load beside them.
 
-Linux only, as the hosts are: it reads ``/proc``.
+It reads ``/proc``, so it runs on Linux only, as the hosts do.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-EVERY_S = 0.5  # how often memory is looked at
-GONE_S = 5.0  # how long what was killed may take to be gone
+EVERY_S = 0.5  # seconds between two measurements of memory
+GONE_S = 5.0  # seconds that a process may take to end
 _PR_SET_CHILD_SUBREAPER = 36
-# Counts until its parent is gone, whatever way that went: then the pipe to its stdin ends.
+# Loops until its parent is gone, for whatever reason: then the pipe to its stdin ends.
 _HOG = (
     "import os,sys,threading\nt=threading.Thread(target=lambda:(sys.stdin.read(),os._exit(0)))\nt.start()\nwhile 1: 0"
 )
@@ -31,57 +31,57 @@ class MemoryMonitor:
     def __init__(self) -> None:
         self.own = 0.0
         self.child = 0.0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, name="memory", daemon=True)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
 
     def __enter__(self) -> MemoryMonitor:
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
-        self._look()
+        self._measure()
 
-    def _look_on(self) -> None:
-        while not self._over.is_set():
-            self._look()
-            self._over.wait(EVERY_S)
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self._measure()
+            self._stop.wait(EVERY_S)
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         self.own = max(self.own, megabytes(os.getpid(), "VmRSS"))
-        # A child's own peak, so that nothing of it is missed between two looks.
+        # The kernel's own record of the peak (VmHWM), so that nothing is missed between two measurements.
         self.child = max([self.child, *(megabytes(pid, "VmHWM") for pid in descendants())])
 
 
 def megabytes(pid: int, field: str) -> float:
-    """What the kernel says of a process's memory under ``field`` (``VmRSS``, ``VmHWM``); 0 when it is gone."""
+    """The memory of a process in MB: now (``field`` is ``VmRSS``) or at its peak (``VmHWM``); 0 if the process is gone."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(field + ":"):
                 return int(line.split()[1]) / 1000 * 1.024
-    return 0.0  # gone, or dead and not yet buried
+    return 0.0  # gone, or a zombie
 
 
 def descendants() -> set[int]:
-    """The processes that descend from this one. With :func:`adopt_orphans`, those too whose parent is gone."""
+    """The processes that descend from this one. With :func:`adopt_orphans`, they include those whose parent is gone."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry.name))
-    found: set[int] = set()
+    pids: set[int] = set()
     new = [os.getpid()]
     while new:
         new = [child for pid in new for child in children.get(pid, ())]
-        found.update(new)
-    return found
+        pids.update(new)
+    return pids
 
 
 @contextlib.contextmanager
 def adopt_orphans() -> Iterator[None]:
-    """Descendants that lose their parent become children of this process: nobody gets away uncounted."""
+    """During the block, descendants that lose their parent become children of this process: none is missed."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -91,7 +91,7 @@ def adopt_orphans() -> Iterator[None]:
 
 
 def leftover_processes(known: Collection[int]) -> list[int]:
-    """The processes below this one but for those ``known``, once what is about to go had time to go."""
+    """The descendants of this process, without those ``known``, after giving them :data:`GONE_S` to end."""
     deadline = time.monotonic() + GONE_S
     while True:
         reap(descendants() - set(known))
@@ -109,7 +109,7 @@ def reap(pids: Collection[int]) -> None:
 
 
 def kill(pids: Collection[int]) -> None:
-    """Kill processes that :func:`leftover_processes` has named."""
+    """Kill processes."""
     for pid in pids:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
@@ -117,11 +117,11 @@ def kill(pids: Collection[int]) -> None:
 
 @contextlib.contextmanager
 def hogs(number: int) -> Iterator[set[int]]:
-    """So many endless loops at our own priority, for as long as the context is open and this process lives."""
+    """Run ``number`` endless loops at our own priority while the context is open and this process lives."""
     running: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(number):
-            # A group of its own: Ctrl-C is ours to handle.
+            # A process group of its own, so that Ctrl-C reaches only us.
             command = [sys.executable, "-I", "-S", "-c", _HOG]
             running.append(subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0))
         yield {process.pid for process in running}

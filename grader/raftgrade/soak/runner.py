@@ -1,8 +1,8 @@
-"""The night shift: ``raftgrade soak IMPL…`` runs suites and fuzz for hours, and watches memory and processes meanwhile.
+"""Run suites and random scenarios for hours, and watch memory and processes meanwhile (``raftgrade soak IMPL…``).
 
-The work is cut into blocks: a stretch of fresh seeds of one lab, one implementation and one network. What has the fewest
-blocks comes next, so that evidence grows evenly; a finished block is a line in the logbook (:mod:`raftgrade.soak.log`), and
-the next soak with the same folder goes on behind it. A kill at any moment costs the block under way and nothing else.
+The work is split into blocks: a range of fresh seeds of one lab, one implementation and one network. The series with the
+fewest blocks comes next, so that evidence grows evenly. A finished block is a line in the log (:mod:`raftgrade.soak.log`),
+and the next soak in the same folder goes on after it. A kill at any moment costs only the block that is running.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from raftlab.runs.trace_quota import TraceQuota
 from raftlab.safe_text import count, one_line, printable
 from raftlab.sandbox.levels import Sandbox
 
-SEEDS = {"suite sim": 50, "suite rpyc": 4, "fuzz sim": 200}  # in a block: a minute or two
-GROWTH_MB = 50.0  # memory that grows by more than that over the first block's is told
-TRIALS = 3  # seeds of a lab's first test; who passes none of them has not come to this lab
-MAX_LOGS = 100
+SEEDS = {"suite sim": 50, "suite rpyc": 4, "fuzz sim": 200}  # of a block, which then takes a minute or two
+GROWTH_MB = 50.0  # memory that grows by more than this since the first block is reported
+TRIALS = 3  # seeds of a lab's first test; an implementation that passes none of them cannot do the lab
+MAX_LOGS = 100  # files in DIR/logs
 
 Catalogue = Callable[[str], Sequence[CatalogueTest]]
 Key = tuple[str, str, str, str, str, bool]
@@ -53,8 +53,15 @@ Key = tuple[str, str, str, str, str, bool]
 
 @dataclass(frozen=True, slots=True)
 class SoakSettings:
-    """What was asked for. ``seconds`` may be infinite; ``passes`` is how many seeds of each test are enough, ``None``:
-    no end. ``hogs`` is how many endless loops run beside each block on the real network."""
+    """The settings of a soak.
+
+    Attributes:
+        seconds: no block starts after this time; may be infinite.
+        passes: how many seeds of each test are enough; ``None``: no limit.
+        seed: the first seed.
+        jobs: how many jobs run in parallel.
+        hogs: how many endless loops run beside each block on the real network.
+    """
 
     paths: list[str]
     labs: list[str]
@@ -71,16 +78,16 @@ class SoakSettings:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One implementation: the copy that is run, and the labs it comes to."""
+    """An implementation: the copy that is run, and the labs that it can do."""
 
-    whose: JobTarget
+    target: JobTarget
     hash: str
     labs: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockSeries:
-    """What blocks are made of: everything but the seeds."""
+    """The blocks that differ only in their seeds."""
 
     kind: Kind
     impl: Candidate
@@ -90,14 +97,15 @@ class BlockSeries:
     beside_hog: bool = False
 
     @property
-    def sort(self) -> str:
+    def column(self) -> str:
+        """The key of :data:`SEEDS`."""
         return f"{self.kind} {self.network}"
 
     @property
     def key(self) -> Key:
-        """What its blocks have in common (:func:`_key`)."""
-        whose = self.impl.whose
-        return self.kind, whose.submission, self.impl.hash, self.lab, self.network, self.beside_hog
+        """What its blocks have in common (see :func:`_key`)."""
+        target = self.impl.target
+        return self.kind, target.submission, self.impl.hash, self.lab, self.network, self.beside_hog
 
 
 def _key(block: Block) -> Key:
@@ -105,17 +113,17 @@ def _key(block: Block) -> Key:
 
 
 def parse_settings(arguments: argparse.Namespace, sandbox: Callable[[str], Sandbox]) -> SoakSettings:
-    """What the command line asks for. Raises :class:`CannotStart`, and :class:`raftlab.labs.UnknownLab`."""
+    """The settings on the command line. Raises :class:`CannotStart`, and :class:`raftlab.labs.UnknownLab`."""
     if not arguments.paths:
-        raise CannotStart("soak needs an implementation: a raft.py, or a folder with one or with several")
+        raise CannotStart("soak needs an implementation: a raft.py, or a folder with one or more")
     if arguments.out is None:
-        raise CannotStart("soak needs --out DIR: a folder of its own, where it can go on later")
+        raise CannotStart("soak needs --out DIR: a folder of its own, so that it can go on later")
     networks = list(dict.fromkeys(name.strip() for name in arguments.network.split(",")))
     for name in networks:
         if name not in NETWORKS:
             raise CannotStart(f"--network must be sim, rpyc or sim,rpyc, not {arguments.network}")
     if arguments.hog and "rpyc" not in networks:
-        raise CannotStart("--hog goes with --network rpyc: simulated runs keep no clock of the outside")
+        raise CannotStart("--hog goes with --network rpyc: simulated runs do not depend on real time")
     for name in ("passes", "jobs"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -140,33 +148,44 @@ def parse_settings(arguments: argparse.Namespace, sandbox: Callable[[str], Sandb
 
 
 def show(folder: Path) -> int:
-    """Print what the book in ``folder`` says. Returns the exit code; raises :class:`~raftgrade.output_folder.BadFolder`."""
+    """Print the log in ``folder``. Returns the exit code; raises :class:`~raftgrade.output_folder.BadFolder`."""
     blocks = soak_log.read(folder)
     print(soak_log.table(blocks))
     return soak_log.exit_code(soak_log.current_blocks(blocks))
 
 
-def run(asked: SoakSettings, commands: Commands, catalogue: Catalogue, stream: TextIO) -> int:
-    """Work until it is enough, and print the table. What happens is told on ``stream``. Returns the exit code; raises
-    :class:`CannotStart`, :class:`~raftgrade.intake.submissions.BadPath` and :class:`~raftgrade.output_folder.BadFolder`."""
-    found = submissions.find(asked.paths, ignore=asked.out)
-    with Log.open(asked.out) as log, process_monitor.adopt_orphans():
-        crew = _WorkerPool(asked.jobs)
+def run(settings: SoakSettings, commands: Commands, catalogue: Catalogue, stream: TextIO) -> int:
+    """Run blocks until the time or the seeds are used up, and print the table.
+
+    Args:
+        stream: where messages go meanwhile.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CannotStart: nothing can be run.
+        BadPath: a path names no implementation.
+        BadFolder: the output folder cannot be used.
+    """
+    given = submissions.find(settings.paths, ignore=settings.out)
+    with Log.open(settings.out) as log, process_monitor.adopt_orphans():
+        pool = _WorkerPool(settings.jobs)
         try:
-            with on_stop_signal(crew.signalled):
-                _Soak(asked, commands, catalogue, log, crew, stream).work(found)
+            with on_stop_signal(pool.on_signal):
+                _Soak(settings, commands, catalogue, log, pool, stream).work(given)
         finally:
-            crew.stop()
+            pool.stop()
         print(soak_log.table(log.blocks))
-        if crew.signal:
-            shown = printable(str(asked.out))
-            print(f"raftgrade: interrupted; the same command goes on from {shown}", file=stream)
-            return 128 + crew.signal
+        if pool.signal:
+            shown = printable(str(settings.out))
+            print(f"raftgrade: interrupted; the same command goes on in {shown}", file=stream)
+            return 128 + pool.signal
         return soak_log.exit_code(soak_log.current_blocks(log.blocks))
 
 
 class _WorkerPool:
-    """Threads that carry out jobs, one child process each. ``signal`` is what asked us to stop, or 0."""
+    """Threads that run jobs, with one child process each. ``signal`` is the signal that asked us to stop, or 0."""
 
     def __init__(self, jobs: int) -> None:
         self.children = Children(jobs)
@@ -174,10 +193,10 @@ class _WorkerPool:
         self._inbox: queue.SimpleQueue[Record | Future[Any] | int] = queue.SimpleQueue()
         self._executor = ThreadPoolExecutor(jobs, thread_name_prefix="soak")
 
-    def signalled(self, number: int) -> None:
+    def on_signal(self, number: int) -> None:
         self._inbox.put(number)
 
-    def hear(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         self._inbox.put(record)
 
     def submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
@@ -186,9 +205,9 @@ class _WorkerPool:
         return future
 
     def until_done(self, futures: Sequence[Future[Any]]) -> Iterator[Record]:
-        """Wait for ``futures``, with the records that come in meanwhile. A signal ends them soon."""
-        left = set(futures)
-        while left:
+        """Wait for ``futures``, and yield records meanwhile. After a signal, the futures end soon."""
+        pending = set(futures)
+        while pending:
             event = self._inbox.get()
             if isinstance(event, Record):
                 yield event
@@ -196,7 +215,7 @@ class _WorkerPool:
                 self.signal = self.signal or event
                 self.children.stop()
             else:
-                left.discard(event)
+                pending.discard(event)
 
     def stop(self) -> None:
         """Kill every child and wait for the threads."""
@@ -205,16 +224,22 @@ class _WorkerPool:
 
 
 class _Soak:
-    """One soak at work."""
+    """One soak while it runs."""
 
     def __init__(
-        self, asked: SoakSettings, commands: Commands, catalogue: Catalogue, log: Log, crew: _WorkerPool, stream: TextIO
+        self,
+        settings: SoakSettings,
+        commands: Commands,
+        catalogue: Catalogue,
+        log: Log,
+        pool: _WorkerPool,
+        stream: TextIO,
     ) -> None:
-        self._asked = asked
+        self._settings = settings
         self._commands = commands
         self._catalogue = catalogue
         self._log = log
-        self._crew = crew
+        self._pool = pool
         self._stream = stream
         self._code = code_fingerprint(raftlab)
         self._base = process_monitor.descendants()
@@ -226,119 +251,125 @@ class _Soak:
             if block.code == self._code:
                 self._done.setdefault(_key(block), []).append(block.seeds)
 
-    def work(self, found: FoundSubmissions) -> None:
-        """Block after block, of the implementations that were ``found``."""
-        until = time.monotonic() + self._asked.seconds
-        impls = self._take_in(found)
-        if self._crew.signal:
+    def work(self, given: FoundSubmissions) -> None:
+        """Run block after block of the implementations."""
+        until = time.monotonic() + self._settings.seconds
+        impls = self._take_in(given)
+        if self._pool.signal:
             return
-        fields = [
-            field for lab in self._asked.labs for impl in impls if lab in impl.labs for field in self._of(impl, lab)
+        all_series = [
+            series
+            for lab in self._settings.labs
+            for impl in impls
+            if lab in impl.labs
+            for series in self._series(impl, lab)
         ]
-        if not fields:
-            raise CannotStart(f"nothing to run: no implementation comes to lab {' or '.join(self._asked.labs)}")
+        if not all_series:
+            raise CannotStart(f"nothing to run: no implementation can do lab {' or '.join(self._settings.labs)}")
         self._tell_history()
-        while time.monotonic() < until and not self._crew.signal:
-            todo = [(field, self._stretch(field)) for field in fields]
-            left = [(field, seeds) for field, seeds in todo if seeds is not None]
-            if not left:
+        while time.monotonic() < until and not self._pool.signal:
+            todo = [(series, self._next_seeds(series)) for series in all_series]
+            ready = [(series, seeds) for series, seeds in todo if seeds is not None]
+            if not ready:
                 self._say("every test has had all its seeds")
                 return
-            field, seeds = min(left, key=lambda pair: (pair[1][0] - self._asked.seed) // SEEDS[pair[0].sort])
-            block = self._block(field, seeds)
+            series, seeds = min(ready, key=lambda pair: (pair[1][0] - self._settings.seed) // SEEDS[pair[0].column])
+            block = self._block(series, seeds)
             if block is not None:
                 self._finish(block)
 
-    # --- what there is to do ---
+    # --- planning ---
 
-    def _take_in(self, found: FoundSubmissions) -> list[Candidate]:
-        """Copy the implementations, and find out how far each goes."""
+    def _take_in(self, given: FoundSubmissions) -> list[Candidate]:
+        """Copy the implementations, and find out which labs each can do."""
         staged = []
-        for item in found.submissions:
+        for item in given.submissions:
             try:
                 place = self._log.folder / "submissions" / item.slug
-                copied = staging.stage(item, place, found.files, self._log.folder)
+                copied = staging.stage(item, place, given.files, self._log.folder)
             except staging.CannotStage as exc:
-                raise CannotStart(f"{printable(item.name)} cannot be taken in: {exc}") from None
-            staged.append((JobTarget(item.name, item.slug, str(copied.path), self._asked.sandbox.level), copied.hash))
+                raise CannotStart(f"{printable(item.name)} cannot be used: {exc}") from None
+            staged.append(
+                (JobTarget(item.name, item.slug, str(copied.path), self._settings.sandbox.level), copied.hash)
+            )
         file = self._log.folder / "reach.json"
         known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
-        with tempfile.TemporaryDirectory(prefix="raftgrade-soak-") as room:
-            futures = [self._crew.submit(self._reach, whose, hash, known, Path(room)) for whose, hash in staged]
-            for _ in self._crew.until_done(futures):
+        with tempfile.TemporaryDirectory(prefix="raftgrade-soak-") as folder:
+            futures = [self._pool.submit(self._obstacles, target, hash, known, Path(folder)) for target, hash in staged]
+            for _ in self._pool.until_done(futures):
                 pass
         impls = []
-        for (whose, hash), future in zip(staged, futures, strict=True):
-            reached: dict[str, str] = future.result()
-            known |= {self._named(hash, lab): why for lab, why in reached.items()}
-            impls.append(Candidate(whose, hash, [lab for lab, why in reached.items() if not why]))
-            for lab, why in reached.items():
-                if why:
+        for (target, hash), future in zip(staged, futures, strict=True):
+            obstacles: dict[str, str] = future.result()
+            known |= {self._reach_key(hash, lab): obstacle for lab, obstacle in obstacles.items()}
+            impls.append(Candidate(target, hash, [lab for lab, obstacle in obstacles.items() if not obstacle]))
+            for lab, obstacle in obstacles.items():
+                if obstacle:
                     self._say(
-                        f"{printable(whose.submission)} does not come to lab {lab}, which is left out: {one_line(why)}"
+                        f"{printable(target.submission)} cannot do lab {lab}, which is left out: {one_line(obstacle)}"
                     )
-        if not self._crew.signal:
+        if not self._pool.signal:
             _replace(file, json.dumps(known, indent=1))
         return impls
 
-    def _named(self, hash: str, lab: str) -> str:
+    def _reach_key(self, hash: str, lab: str) -> str:
         return f"{lab} {hash[:16]} {self._code}"
 
-    def _reach(self, whose: JobTarget, hash: str, known: dict[str, str], room: Path) -> dict[str, str]:
-        """Why ``whose`` does not come to a lab, lab by lab up to the first such; an empty text: it does. A lab is come to
-        by who passes its contract check and, once in three, its first test."""
-        reached: dict[str, str] = {}
-        for lab in self._asked.labs:
-            key = self._named(hash, lab)
-            reached[lab] = known[key] if key in known else self._why_not(whose, lab, room)
-            if reached[lab]:
+    def _obstacles(self, target: JobTarget, hash: str, known: dict[str, str], folder: Path) -> dict[str, str]:
+        """What keeps ``target`` from doing each lab, up to the first such lab; an empty text means that it can. It can do a
+        lab if it passes the contract check and, with one of :data:`TRIALS` seeds, the lab's first test."""
+        obstacles: dict[str, str] = {}
+        for lab in self._settings.labs:
+            key = self._reach_key(hash, lab)
+            obstacles[lab] = known[key] if key in known else self._obstacle(target, lab, folder)
+            if obstacles[lab]:
                 break
-        return reached
+        return obstacles
 
-    def _why_not(self, whose: JobTarget, lab: str, room: Path) -> str:
-        children, commands = self._crew.children, self._commands
-        log = room / f"{whose.slug}.{lab}.txt"
+    def _obstacle(self, target: JobTarget, lab: str, folder: Path) -> str:
+        children, commands = self._pool.children, self._commands
+        log = folder / f"{target.slug}.{lab}.txt"
         checked = run_check(
-            whose.submission, whose.path, [lab], whose.sandbox, commands=commands, children=children, log=log
+            target.submission, target.path, [lab], target.sandbox, commands=commands, children=children, log=log
         )
         if checked.problems:
             if not checked.judged:
-                raise CannotStart(f"{printable(whose.submission)}: {one_line(checked.problems[0].text)}")
+                raise CannotStart(f"{printable(target.submission)}: {one_line(checked.problems[0].text)}")
             return checked.problems[0].text
         first = next((test.name for test in self._catalogue(lab) if "sim" in test.networks), "")
         if checked.stopped or not first:
             return ""
-        (job,) = split_into_jobs(whose, lab, "sim", [first], (0, TRIALS))
-        trial = run_job(job, commands=commands, children=children, log=log, traces=room / whose.slug)
+        (job,) = split_into_jobs(target, lab, "sim", [first], (0, TRIALS))
+        trial = run_job(job, commands=commands, children=children, log=log, traces=folder / target.slug)
         failures = [record.failure for record in trial.records if record.outcome == "failed" and record.failure]
         if len(failures) == TRIALS:
             return f"its first test, {first}, failed with seeds 0 to {TRIALS - 1}: {failures[0].text}"
         if not trial.stopped and not any(record.outcome == "passed" for record in trial.records):
-            raise CannotStart(f"{printable(whose.submission)} could not be judged in lab {lab}: try again")
+            raise CannotStart(f"{printable(target.submission)} could not be judged in lab {lab}: try again")
         return ""
 
-    def _of(self, impl: Candidate, lab: str) -> list[BlockSeries]:
-        fields = []
-        for network in self._asked.networks:
+    def _series(self, impl: Candidate, lab: str) -> list[BlockSeries]:
+        all_series = []
+        for network in self._settings.networks:
             tests = [test.name for test in self._catalogue(lab) if network in test.networks]
             if tests:
-                hog = bool(self._asked.hogs) and network == "rpyc"
-                fields.append(BlockSeries("suite", impl, lab, network, tests, hog))
-        if self._asked.fuzz:
-            fields.append(BlockSeries("fuzz", impl, lab, "sim", [random_scenarios.name_of(lab)]))
-        return fields
+                hog = bool(self._settings.hogs) and network == "rpyc"
+                all_series.append(BlockSeries("suite", impl, lab, network, tests, hog))
+        if self._settings.fuzz:
+            all_series.append(BlockSeries("fuzz", impl, lab, "sim", [random_scenarios.name_of(lab)]))
+        return all_series
 
-    def _stretch(self, field: BlockSeries) -> tuple[int, int] | None:
-        """The next seeds that nobody has run yet; ``None`` when there are enough."""
-        done = self._done.get(field.key, [])
-        first = self._asked.seed
+    def _next_seeds(self, series: BlockSeries) -> tuple[int, int] | None:
+        """The next range of seeds that were not run yet; ``None`` when there are enough."""
+        done = self._done.get(series.key, [])
+        first = self._settings.seed
         for start, end in sorted(done):
             if start <= first:
                 first = max(first, end)
-        last = first + SEEDS[field.sort]
+        last = first + SEEDS[series.column]
         last = min([last, *(start for start, _ in done if start > first)])
-        if self._asked.passes is not None:
-            last = min(last, self._asked.seed + self._asked.passes)
+        if self._settings.passes is not None:
+            last = min(last, self._settings.seed + self._settings.passes)
         return (first, last) if first < last else None
 
     def _tell_history(self) -> None:
@@ -346,88 +377,88 @@ class _Soak:
         now = [block for block in blocks if block.code == self._code]
         if now:
             runs = count(sum(block.runs for block in now), "run")
-            self._say(f"going on behind {count(len(now), 'block')} with {runs}")
+            self._say(f"going on after {count(len(now), 'block')} with {runs}")
         if len(now) < len(blocks):
             old = count(len(blocks) - len(now), "block")
-            self._say(f"{old} of another version of raftlab stay in the book as history and do not count")
+            self._say(f"{old} of another version of raftlab stay in the log as history and do not count")
 
     # --- a block ---
 
-    def _block(self, field: BlockSeries, seeds: tuple[int, int]) -> Block | None:
-        """Run a block; ``None`` when it was stopped."""
+    def _block(self, series: BlockSeries, seeds: tuple[int, int]) -> Block | None:
+        """Run a block. Returns ``None`` if it was stopped."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
         wall = time.monotonic()
-        whose, logs = field.impl.whose, self._log.folder / "logs"
+        target, logs = series.impl.target, self._log.folder / "logs"
         logs.mkdir(exist_ok=True)
-        self._make_trace_quota(whose.slug)
-        label = f".{field.kind}.{seeds[0]}"
-        jobs = split_into_jobs(whose, field.lab, field.network, field.tests, seeds, label)
+        self._make_trace_quota(target.slug)
+        label = f".{series.kind}.{seeds[0]}"
+        jobs = split_into_jobs(target, series.lab, series.network, series.tests, seeds, label)
         with (
             process_monitor.MemoryMonitor() as memory,
-            process_monitor.hogs(self._asked.hogs if field.beside_hog else 0) as hogs,
+            process_monitor.hogs(self._settings.hogs if series.beside_hog else 0) as hogs,
         ):
             futures = [
-                self._crew.submit(
+                self._pool.submit(
                     partial(
                         run_job,
                         job,
                         commands=self._commands,
-                        children=self._crew.children,
+                        children=self._pool.children,
                         log=logs / f"{job.id}.txt",
-                        traces=self._log.folder / "traces" / whose.slug,
-                        on_record=self._crew.hear,
+                        traces=self._log.folder / "traces" / target.slug,
+                        on_record=self._pool.on_record,
                     )
                 )
                 for job in jobs
             ]
-            for record in self._crew.until_done(futures):
+            for record in self._pool.until_done(futures):
                 if record.outcome != "passed":
-                    self._failed(field, record)
+                    self._failed(series, record)
             finished: list[JobResult] = [future.result() for future in futures]
-            over = process_monitor.leftover_processes(self._base | hogs)
+            leftover = process_monitor.leftover_processes(self._base | hogs)
         _keep_newest(logs)
         if any(each.stopped for each in finished):
             return None
-        if over:
-            self._say(f"{count(len(over), 'process')} of this block did not end by itself and was ended: {over}")
-            process_monitor.kill(over)
+        if leftover:
+            self._say(f"this block left processes behind, which were killed: {leftover}")
+            process_monitor.kill(leftover)
         if code_fingerprint(raftlab) != self._code:
             raise CannotStart(
-                "raftlab's own code was changed while the soak ran: its last block was dropped, start it again"
+                "raftlab's code was changed while the soak ran: the last block was dropped, start the soak again"
             )
         records = [record for each in finished for record in each.records]
         outcomes = [record.outcome for record in records]
         return Block(
-            kind=field.kind,
-            impl=whose.submission,
-            impl_hash=field.impl.hash,
-            lab=field.lab,
-            network=field.network,
-            beside_hog=field.beside_hog,
+            kind=series.kind,
+            impl=target.submission,
+            impl_hash=series.impl.hash,
+            lab=series.lab,
+            network=series.network,
+            beside_hog=series.beside_hog,
             runs=len(outcomes),
             failures=outcomes.count("failed"),
             unjudged=outcomes.count("error"),
             seeds=seeds,
-            tests=len(field.tests),
+            tests=len(series.tests),
             cpu_s=round(sum(record.cpu_s for record in records), 3),
             wall_s=round(time.monotonic() - wall, 3),
             memory_mb=Megabytes(round(memory.own, 1), round(memory.child, 1)),
-            processes=1 + len(over),
+            processes=1 + len(leftover),
             code=self._code,
-            sandbox=self._asked.sandbox.level,
+            sandbox=self._settings.sandbox.level,
             started=started,
         )
 
     def _make_trace_quota(self, slug: str) -> None:
-        """Where the traces of a Raft go, first come, first served. Those of an earlier soak are there already."""
+        """Make the quota for the traces of an implementation: first come, first served, earlier soaks first."""
         if slug not in self._trace_quotas:
             folder = self._log.folder / "traces" / slug
-            room = self._trace_quotas[slug] = TraceQuota(folder, TRACE_QUOTA)
+            quota = self._trace_quotas[slug] = TraceQuota(folder, TRACE_QUOTA)
             for trace in sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime):
-                room.took((next(self._arrivals), 0), trace.name)
+                quota.took((next(self._arrivals), 0), trace.name)
 
-    def _failed(self, field: BlockSeries, record: Record) -> None:
-        if self._trace_quotas[field.impl.whose.slug].took((next(self._arrivals), 0), record.trace):
+    def _failed(self, series: BlockSeries, record: Record) -> None:
+        if self._trace_quotas[series.impl.target.slug].took((next(self._arrivals), 0), record.trace):
             record.trace = ""
         failure = record.failure
         text, rule, detail = "", "", ""
@@ -437,14 +468,14 @@ class _Soak:
         self._log.failed(
             FailureLine(
                 at=datetime.now(UTC).isoformat(timespec="seconds"),
-                kind=field.kind,
-                impl=field.impl.whose.submission,
-                impl_hash=field.impl.hash,
+                kind=series.kind,
+                impl=series.impl.target.submission,
+                impl_hash=series.impl.hash,
                 code=self._code,
-                lab=field.lab,
+                lab=series.lab,
                 test=record.test,
-                network=field.network,
-                beside_hog=field.beside_hog,
+                network=series.network,
+                beside_hog=series.beside_hog,
                 seed=record.seed,
                 outcome=record.outcome,
                 text=text,
@@ -455,7 +486,7 @@ class _Soak:
             )
         )
         what = "FAILED" if record.outcome == "failed" else "not judged"
-        name = f"{printable(field.impl.whose.submission)} {record.test}@{record.seed} {field.network}"
+        name = f"{printable(series.impl.target.submission)} {record.test}@{record.seed} {series.network}"
         again = f" ({printable(record.replay)})" if record.replay else ""
         self._say(f"{what}: {name}: {one_line(text)}{again}")
 
@@ -463,15 +494,15 @@ class _Soak:
         self._log.add(block)
         self._done.setdefault(_key(block), []).append(block.seeds)
         self._say(soak_log.summary_line(block))
-        self._grown("this soak", ("own",), block.memory_mb.own)
+        self._report_growth("this soak", ("own",), block.memory_mb.own)
         of = (block.impl, block.lab, soak_log.column(block))
-        self._grown(f"a process of {', '.join(map(printable, of))}", of, block.memory_mb.child)
+        self._report_growth(f"a process of {', '.join(map(printable, of))}", of, block.memory_mb.child)
 
-    def _grown(self, whose: str, key: tuple[str, ...], now: float) -> None:
-        """Say so when memory is well above the first block's; then again only when it is that much higher still."""
+    def _report_growth(self, owner: str, key: tuple[str, ...], now: float) -> None:
+        """Report memory that is well above the first block's; after that, only when it has grown by as much again."""
         first = self._baseline.setdefault(key, now)
         if now > first + GROWTH_MB:
-            self._say(f"memory grows: {whose} held {now:.0f} MB, {now - first:.0f} MB more than before")
+            self._say(f"memory grows: {owner} held {now:.0f} MB, {now - first:.0f} MB more than before")
             self._baseline[key] = now
 
     def _say(self, text: str) -> None:
@@ -479,7 +510,7 @@ class _Soak:
 
 
 def _keep_newest(logs: Path) -> None:
-    """What jobs printed that did not go well: the newest of it."""
+    """Remove all but the newest logs of jobs."""
     files = sorted(logs.iterdir(), key=lambda file: file.stat().st_mtime)
     for file in files[:-MAX_LOGS]:
         file.unlink()
@@ -488,7 +519,7 @@ def _keep_newest(logs: Path) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write ``file`` in one stroke."""
+    """Write ``file`` atomically."""
     new = file.with_suffix(".tmp")
     new.write_text(text)
     os.replace(new, file)

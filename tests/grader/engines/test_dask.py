@@ -165,7 +165,7 @@ def test_a_worker_that_dies_costs_its_job_a_second_attempt_and_nothing_else(tmp_
 def test_a_job_that_the_cluster_loses_for_good_could_not_be_judged(tmp_path: Path) -> None:
     class LosesJobs(ThreadPoolExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-            if dask._read_errand(args[0]).job is not None:
+            if dask._decode_job(args[0]).job is not None:
                 raise RuntimeError("no worker is left")
             return super().submit(fn, *args, **kwargs)
 
@@ -200,22 +200,22 @@ def test_a_submission_that_is_too_large_is_not_sent(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(dask, "MAX_BYTES", 1)
     (alice,) = graded(tmp_path, ThreadPoolExecutor(1), {"alice": {}}).submissions
     assert alice.state == "unjudged"
-    assert alice.problems[0].text.endswith("expected a submission of at most 0 MB, this one has more")
+    assert alice.problems[0].text.endswith("expected a submission of at most 0 MB, but this one is larger")
 
 
 def test_a_traces_header_gets_the_command_of_here() -> None:
     trace = b'{"trace":1,"replay":"raftlab replay x@1 --impl elsewhere"}\n{"t":0.0}\n'
-    assert dask._retold(trace, "raftlab replay x@1") == b'{"trace":1,"replay":"raftlab replay x@1"}\n{"t":0.0}\n'
-    assert dask._retold(b"damaged", "x") == b"damaged"
+    assert dask._with_replay(trace, "raftlab replay x@1") == b'{"trace":1,"replay":"raftlab replay x@1"}\n{"t":0.0}\n'
+    assert dask._with_replay(b"damaged", "x") == b"damaged"
 
 
 @pytest.mark.parametrize(
     ("address", "files", "words"),
     [
         (None, {}, "--engine dask needs --scheduler ADDRESS, such as tls://host:8786"),
-        ("tcp://10.0.0.1:8786", {}, "tcp://10.0.0.1:8786 is open to whoever reaches it: expected tls://, or a scheduler on "
+        ("tcp://10.0.0.1:8786", {}, "anyone could connect to tcp://10.0.0.1:8786: expected tls://, or a scheduler on "
          "127.0.0.1"),
-        ("10.0.0.1:8786", {}, "10.0.0.1:8786 is open to whoever reaches it: expected tls://, or a scheduler on 127.0.0.1"),
+        ("10.0.0.1:8786", {}, "anyone could connect to 10.0.0.1:8786: expected tls://, or a scheduler on 127.0.0.1"),
         ("http://localhost:1", {}, "--scheduler wants tls://host:port, not http://localhost:1"),
         ("tls://h:1", {"ca": "x"}, "a tls:// scheduler needs --tls-cert, --tls-key too"),
         ("tls://h:1", {"ca": "x", "cert": "y", "key": "z"}, "--tls-ca: there is no x"),

@@ -83,7 +83,7 @@ def test_the_exit_code_is_never_asked(tmp_path: Path) -> None:
 def test_a_run_missing_from_a_whole_job_has_failed(tmp_path: Path) -> None:
     finished, commands = work(tmp_path, {"first/1": "skip"})
     assert outcomes(finished) == {"first/0": "passed", "first/2": "passed", "first/1": "failed"}
-    assert texts(finished) == ["run never reported: the job ended after 2 results, this one not among them"]
+    assert texts(finished) == ["run never reported: the job ended after 2 results, and this was not one of them"]
     assert len(commands.started) == 1
 
 
@@ -91,7 +91,7 @@ def test_forged_and_garbled_lines_count_for_nothing(tmp_path: Path) -> None:
     finished, _ = work(tmp_path, {"first/1": "garbage"})
     assert outcomes(finished) == {"first/0": "passed", "first/2": "passed", "first/1": "failed"}
     log = (tmp_path / "log.txt").read_text()
-    assert log.endswith("raftgrade: 4 lines among the records made no sense and were not counted\n")
+    assert log.endswith("raftgrade: 4 lines among the records were not valid and do not count\n")
 
 
 def test_a_dead_job_is_tried_again_from_where_it_was(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_a_run_at_which_the_job_dies_twice_could_not_be_judged(tmp_path: Path) -
     assert commands.started == [(["first"], (0, 3)), (["first"], (1, 3)), (["first"], (2, 3))]
     failure = finished.records[1].failure
     assert failure is not None
-    again = "This costs no mark and earns none: run raftgrade again."
-    assert failure.hint == f"{again} What the job printed is in {tmp_path}/log.txt"
+    again = "This run neither earns nor costs points: run raftgrade again."
+    assert failure.hint == f"{again} The output of the job is in {tmp_path}/log.txt"
     assert "run first 1 die" in failure.detail
 
 
@@ -134,14 +134,14 @@ def test_jobs_that_never_get_anywhere_are_given_up(tmp_path: Path) -> None:
 def test_without_an_end_marker_the_job_was_cut_short(tmp_path: Path) -> None:
     finished, _ = work(tmp_path, {"first/2": "skip", "end": False, "exit": 3})
     assert outcomes(finished)["first/2"] == "error"
-    assert texts(finished) == ["could not be judged: the job ended too soon with code 3 at this run, twice"]
+    assert texts(finished) == ["could not be judged: the job ended too early with code 3 at this run, twice"]
 
 
 def test_a_run_that_never_ends_has_failed_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(jobs.SILENCE_S, "sim", 2)
     finished, commands = work(tmp_path, {"first/1": "hang"})
     assert outcomes(finished) == {"first/0": "passed", "first/1": "failed", "first/2": "passed"}
-    assert texts(finished) == ["run never reported: nothing was heard of it for 2 s, so it was stopped"]
+    assert texts(finished) == ["run never reported: it was stopped after 2 s without a result"]
     assert commands.started == [(["first"], (0, 3)), (["first"], (2, 3))]
 
 
@@ -231,7 +231,7 @@ def test_a_check_that_makes_no_sense_is_nobodys_refusal(tmp_path: Path, answer: 
     assert not said.judged
     code = answer[0]
     assert [problem.text for problem in said.problems] == [
-        f"could not be judged: the check of the submission ended too soon with code {code}, twice"
+        f"could not be judged: the check of the submission ended too early with code {code}, twice"
     ]
 
 

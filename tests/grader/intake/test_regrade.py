@@ -45,8 +45,8 @@ def test_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     before = states()
     assert run() == ([], 2)
     assert states() == before == {"alice": ("graded", 5), "bob": ("refused", 0)}
-    said = "raftgrade: kept 7 outcomes of the report in raftgrade-out, nothing has changed for them; --fresh does all again"
-    assert said in capsys.readouterr().err
+    said = "raftgrade: reused 7 outcomes of the report in raftgrade-out: nothing has changed for them (--fresh "
+    assert said + "makes all runs again)\n" in capsys.readouterr().err
     assert run("--fresh") == (EVERYTHING, 2)
 
 

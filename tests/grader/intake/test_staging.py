@@ -162,8 +162,8 @@ LINK = stat.S_IFLNK | 0o777
             "the zip file has more than 2000 entries: hand in the Python files only",
         ),
         (locked, "the zip file is locked with a password: hand it in without one"),
-        (cut_short, "the zip file is damaged, or is none"),
-        (lying, "the zip file is damaged, or is none"),
+        (cut_short, "the zip file is damaged, or is not a zip file"),
+        (lying, "the zip file is damaged, or is not a zip file"),
         (twice, "the zip file has raft.py in it twice"),
         (lambda p: packed(p, "solution.py"), "there is no raft.py in the zip file, nor in a folder at its top"),
         (lambda p: packed(p, "a/raft.py", "b/raft.py"), "there is more than one raft.py in the zip file: in a, b"),
@@ -185,7 +185,7 @@ def test_zip_bombs(tmp_path: Path) -> None:
         file.truncate(staging.MAX_ZIP_BYTES + 1)
     assert refusal(tmp_path, tmp_path / "large.zip") == "the zip file is larger than 20 MB"
     (tmp_path / "none.zip").write_text("no zip")
-    assert refusal(tmp_path, tmp_path / "none.zip") == "the zip file is damaged, or is none"
+    assert refusal(tmp_path, tmp_path / "none.zip") == "the zip file is damaged, or is not a zip file"
 
 
 # --- git ---

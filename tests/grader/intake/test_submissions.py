@@ -61,7 +61,7 @@ def test_what_is_no_submission(tmp_path: Path) -> None:
         ("empty", "there is no raft.py in {}, nor in a folder in it"),
         ("odd", "there is no raft.py in {}, nor in a folder in it"),
         ("notes.md", "{} is not a Python file: give a raft.py, or a folder with a raft.py in it"),
-        ("list.txt", "{} lists nothing: it needs a path or a git URL on each line"),
+        ("list.txt", "{} is empty: expected a path or a git URL on each line"),
         ("list.csv", "{} needs the columns id, name and path (or url), but has: none"),
     ]:
         with pytest.raises(BadPath) as caught:

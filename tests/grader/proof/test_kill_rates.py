@@ -259,7 +259,7 @@ def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2") == 0
     again = capsys.readouterr()
-    assert "raftgrade: kept 4 passes of the proof in " in again.err
+    assert "raftgrade: reused 4 passes of the proof in " in again.err
     assert "\nmissed: 2a/harmless: is no fault.\n" in again.out
     assert (tmp_path / "out" / "passes.jsonl").read_bytes() == kept
 
@@ -310,7 +310,7 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
     process.send_signal(number)
     said = process.communicate()[1]
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "raftgrade: interrupted; what was done is in out, and the same command goes on"
+    assert said.splitlines()[-1] == "raftgrade: interrupted; finished passes are in out, and the same command goes on"
     wait_until_gone(str(Path("out", "2a")))
     made = kill_rates.make_trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
     with Folder(tmp_path / "out") as folder:

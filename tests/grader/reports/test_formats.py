@@ -212,7 +212,9 @@ def test_the_autograders_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     price.write_text("rule = 'proportional'")
     out = tmp_path / "a.zip"
     assert main(["gradescope-zip", str(out), "--labs", "2a,2b", "--runs", "7", "--rubric", str(price)]) == 0
-    assert capsys.readouterr().err == f"raftgrade: the autograder is in {out}: upload it to Gradescope as it is\n"
+    assert (
+        capsys.readouterr().err == f"raftgrade: the autograder is in {out}: upload it to Gradescope without changes\n"
+    )
     first = out.read_bytes()
     with zipfile.ZipFile(out) as archive:
         names = archive.namelist()

@@ -57,7 +57,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixtu
     done = (out / "soak.jsonl").read_text()
     assert run("class", "--passes", "12") == 0
     assert (out / "soak.jsonl").read_text() == done
-    assert "going on behind 6 blocks with 72 runs" in capsys.readouterr().err
+    assert "going on after 6 blocks with 72 runs" in capsys.readouterr().err
     assert run("class/bob", "--passes", "13", "--no-fuzz") == 0
     assert stretches(out)[4:] == [("bob", [12, 13])]
     # Other seeds first: then the ones between are still to be had.
@@ -74,12 +74,12 @@ def test_another_version_counts_anew(tmp_path: Path, capsys: pytest.CaptureFixtu
     (path / "raft.py").write_text('{"*": "pass"}')
     assert run("ada", "--passes", "2", "--no-fuzz") == 0
     assert stretches(out) == [("ada", [0, 2]), ("ada", [0, 2])]
-    assert "1 block with 4 runs of another version stay in the book, uncounted" in capsys.readouterr().out
+    assert "1 block with 4 runs of another version are in the log and do not count" in capsys.readouterr().out
     old = (out / "soak.jsonl").read_text()
     (out / "soak.jsonl").write_text(old.replace(lines(out)[0]["code"], "0123456789abcdef"))
     assert run("ada", "--passes", "2", "--no-fuzz") == 0
     assert len(stretches(out)) == 3
-    assert "2 blocks of another version of raftlab stay in the book as history" in capsys.readouterr().err
+    assert "2 blocks of another version of raftlab stay in the log as history" in capsys.readouterr().err
 
 
 def test_failures_are_told_and_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,9 +128,9 @@ def test_who_does_not_come_to_a_lab(tmp_path: Path, capsys: pytest.CaptureFixtur
     submission(tmp_path, "cyd")
     assert run("ada", "bob", "--passes", "1") == 2
     told = capsys.readouterr().err
-    assert "ada does not come to lab 2A, which is left out: its first test, first, failed with seeds 0 to 2" in told
-    assert "bob does not come to lab 2A, which is left out: Raft has no method snapshot" in told
-    assert told.endswith("raftgrade: nothing to run: no implementation comes to lab 2A\n")
+    assert "ada cannot do lab 2A, which is left out: its first test, first, failed with seeds 0 to 2" in told
+    assert "bob cannot do lab 2A, which is left out: Raft has no method snapshot" in told
+    assert told.endswith("raftgrade: nothing to run: no implementation can do lab 2A\n")
     assert run("ada", "cyd", "--passes", "1", "--no-fuzz") == 0
     assert stretches(tmp_path / "out") == [("cyd", [0, 1])]
 
@@ -195,7 +195,7 @@ def test_ctrl_c(hanging: Soak) -> None:
     hanging.process.send_signal(signal.SIGINT)
     out, err = hanging.process.communicate(timeout=10)
     assert hanging.process.returncode == 130
-    assert err.endswith("raftgrade: interrupted; the same command goes on from out\n")
+    assert err.endswith("raftgrade: interrupted; the same command goes on in out\n")
     assert "processes after" in out
     wait_until_gone(hanging.mark)
     assert stretches(hanging.out) == [("ada", [0, 10])]
@@ -214,7 +214,7 @@ def test_a_kill_costs_the_block_under_way(hanging: Soak, capsys: pytest.CaptureF
         file.write('{"kind": "sui')
     assert run("ada", "--passes", "11", "--no-fuzz") == 0
     assert stretches(hanging.out) == [("ada", [0, 10]), ("ada", [10, 11])]
-    assert "going on behind 1 block with 20 runs" in capsys.readouterr().err
+    assert "going on after 1 block with 20 runs" in capsys.readouterr().err
 
 
 def test_a_real_soak_beside_a_hog(
@@ -292,6 +292,6 @@ def test_a_code_that_changes_meanwhile(
     submission(tmp_path, "ada")
     assert run("ada", "--passes", "20", "--no-fuzz") == 2
     assert capsys.readouterr().err.endswith(
-        "raftgrade: raftlab's own code was changed while the soak ran: its last block was dropped, start it again\n"
+        "raftgrade: raftlab's code was changed while the soak ran: the last block was dropped, start the soak again\n"
     )
     assert stretches(tmp_path / "out") == [("ada", [0, 10])]

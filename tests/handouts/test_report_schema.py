@@ -20,7 +20,7 @@ def test_every_field_is_in_the_handout_and_no_other() -> None:
         results.SubmissionResult,
         results.TestResult,
         results.NetworkResult,
-        results.Bad,
+        results.BadRun,
     )
     assert documented == {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
 

@@ -65,6 +65,7 @@ def grader(tmp_path: Path) -> Iterator[Grader]:
     running.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_a_report_and_no_process(grader: Grader, number: signal.Signals) -> None:
     # Alice's job is stuck at its third run; all of bob's are done.

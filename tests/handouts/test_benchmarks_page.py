@@ -12,6 +12,8 @@ from benchmarks import page
 from benchmarks.plot import Bars, Lines
 from tests.counts import number_of_tests
 
+pytestmark = pytest.mark.slow
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -323,6 +323,7 @@ def test_files_of_the_package_that_are_named_exist() -> None:
 # --- what runs say ---
 
 
+@pytest.mark.slow
 def test_first_run(tmp_path: Path) -> None:
     """The failure that the handout shows is the one that a student sees, to the letter."""
     shutil.copy(SKELETON, tmp_path)
@@ -330,6 +331,7 @@ def test_first_run(tmp_path: Path) -> None:
     assert without_wall_time(transcript("2A", command)) == without_wall_time(run(command, tmp_path))
 
 
+@pytest.mark.slow
 def test_first_run_of_2b(tmp_path: Path) -> None:
     """Here the reference's lab 2A runs below, so only what does not hang on its timing is the same to the letter."""
     solution = SOLUTION.read_text(encoding="utf-8")
@@ -340,6 +342,7 @@ def test_first_run_of_2b(tmp_path: Path) -> None:
     assert shapes(shown) <= shapes(real)
 
 
+@pytest.mark.slow
 @LABS
 def test_what_passing_looks_like(lab: str, tmp_path: Path) -> None:
     """Titles, order and points are today's. Times and counts are the reference's on some day: examples."""
@@ -389,6 +392,7 @@ def broken(folder: Path, *changes: tuple[str, str]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_example_of_2b_is_what_its_mistake_gives(tmp_path: Path) -> None:
     """The sentence, the rule, and the heartbeat that says more of the commit than it checks."""
     limit = "min(args.leader_commit, args.prev_log_index + len(args.entries))"
@@ -401,6 +405,7 @@ def test_the_example_of_2b_is_what_its_mistake_gives(tmp_path: Path) -> None:
     assert not shapes(shown) - shapes(run("raftlab replay rejoin@0", tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "missing"), [(2, ("_replicate_loop", "_apply_loop")), (3, ("_replicate_loop",))])
 def test_a_step_of_2b_needs_no_later_one(step: int, missing: tuple[str, ...], tmp_path: Path) -> None:
     """The tests that a step wants green are green with the reference as far as that step: without these threads."""
@@ -514,6 +519,7 @@ def looked_up() -> list[str]:
     return list(dict.fromkeys(row.partition("…")[0].rstrip(" :,") for row in rows if row not in others))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", looked_up())
 def test_a_sentence_to_look_up_is_said_somewhere(row: str) -> None:
     named = [row, re.sub(r"^S\d: ", "", row)]  # the name of the server may be put before it elsewhere

@@ -58,6 +58,7 @@ def test_the_rules_point_to_the_details(lab: str) -> None:
 # --- what runs say ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lab", "test"), [("2C", "log_survives"), ("2D", "snapshots_basic")])
 def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
     """The folder of those who join here, without a line written. What hangs on the reference's timing may differ."""
@@ -102,6 +103,7 @@ _NOT_RESTORED: list[Change] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lab", "step", "changes"),
     [
@@ -151,6 +153,7 @@ _ALL_THROWN_AWAY: list[Change] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lab", "command", "changes", "rule"),
     [
@@ -256,6 +259,7 @@ def looked_up(lab: str) -> list[str]:
 ROWS = [(lab, row) for lab in ("2C", "2D") for row in looked_up(lab)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lab", "row"), ROWS)
 def test_a_sentence_to_look_up_is_said_somewhere(lab: str, row: str) -> None:
     named = [row, re.sub(r"^S\d: ", "", row)]  # the name of the server may be put before it elsewhere

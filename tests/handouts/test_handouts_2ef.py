@@ -28,6 +28,8 @@ from tests.handouts.test_handouts import (
 )
 from tests.known_bugs import BANK, put
 
+pytestmark = pytest.mark.slow
+
 BOTH = pytest.mark.parametrize("lab", ["2E", "2F"])
 
 

@@ -293,6 +293,7 @@ def with_mistake(folder: Path, mistake: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["many_elections", "who_gets_a_vote"])
 def test_a_forgotten_vote_fails_as_shown(tmp_path: Path, name: str) -> None:
     shown = example(DEBUGGING, "many_elections")
@@ -307,6 +308,7 @@ def test_a_forgotten_vote_fails_as_shown(tmp_path: Path, name: str) -> None:
     assert rule.group() in real
 
 
+@pytest.mark.slow
 def test_the_deadlock_is_as_shown(tmp_path: Path) -> None:
     shown = example(LOCKING, "deadlock").splitlines()
     real = run("raftlab test 2A -k initial_election", with_mistake(tmp_path, LOCKS_TWICE))

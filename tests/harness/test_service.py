@@ -133,6 +133,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FLOODS)
 def test_a_server_that_floods_is_stopped(what: str, write_raft: Write) -> None:
     code, text = FLOODS[what]

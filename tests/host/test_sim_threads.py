@@ -165,6 +165,7 @@ def test_a_wait_ends_just_after_its_deadline(write_raft: Write) -> None:
         assert lines_of(c) == ["1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_a_thread_is_woken_at_the_instant_its_timeout_expires(write_raft: Write, seed: int) -> None:
     """When both happen at one instant, the thread continues once, and its next wait is not cut short."""

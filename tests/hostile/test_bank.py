@@ -19,6 +19,7 @@ from tests.hostile.bank import BANK, Entry
 
 BWRAP = levels.probe("bwrap")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(BWRAP.level != "bwrap", reason=BWRAP.reason),
     pytest.mark.timeout(600),  # half a minute on an idle machine
 ]

@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from raftlab.explain.failure import Failure
 from raftlab.runs.plugin import HANGS, Patience
 from raftlab.runs.record import Record, from_line
 from raftlab.suites import catalogue
 from tests.conftest import ROOT
 from tests.grader.fakes import record
+
+pytestmark = pytest.mark.slow
 
 SUITE = catalogue.suite_file("2A")
 HANGING = """

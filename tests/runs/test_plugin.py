@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from raftlab.suites import catalogue
 from tests.conftest import ROOT, SKELETON
+
+pytestmark = pytest.mark.slow
 
 SUITE = catalogue.suite_file("2A")
 

@@ -16,6 +16,8 @@ from raftlab import labs
 from raftlab.suites import catalogue
 from tests.conftest import ROOT, SOLUTION
 
+pytestmark = pytest.mark.slow
+
 # Prints the trace hash of each test: in lab 2A for two seeds, with and without preemption; in the others for one seed.
 SCRIPT = """
 import importlib, json, sys

@@ -119,6 +119,7 @@ def test_tidy() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lab", ["2A", "2B", "2C", "2D", "2E", "2F"])
 def test_random_scenarios(lab: str, reference: Implementation) -> None:
     kinds: set[str] = set()
@@ -137,6 +138,7 @@ def test_random_scenarios(lab: str, reference: Implementation) -> None:
         assert shrink.play(reference, random_scenarios.generate(lab, seed)) is None
 
 
+@pytest.mark.slow
 def test_fuzz_asks_an_election_for_no_log() -> None:
     """A program that ends with lab 2A is right there."""
     with closing(Implementation(ROOT / "tests" / "correct" / "polling")) as impl:
@@ -163,6 +165,7 @@ def taped(name: str, reference: Implementation) -> tuple[ScenarioRecorder, Scena
     return tape, tape.scenario(info.lab, info.name, 0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAPED)
 def test_a_tape_is_a_scenario(name: str, reference: Implementation) -> None:
     tape, told = taped(name, reference)

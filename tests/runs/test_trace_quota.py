@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +43,7 @@ def fitting(failed: Failed) -> set[str]:
     return inside
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None)  # files take their time on a busy machine
 @given(failed=FAILED, data=st.data())
 def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: st.DataObject) -> None:
@@ -68,6 +70,7 @@ def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: 
         assert there(folder) == told == fitting(failed)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None)
 @given(failed=FAILED, data=st.data())
 def test_nor_on_how_the_runs_are_cut_into_jobs(failed: Failed, data: st.DataObject) -> None:

@@ -230,6 +230,7 @@ def test_files_do_not_pass_from_one_server_or_incarnation_to_another(write_raft:
             assert not any("shm 4" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["sim", "rpyc"])
 @pytest.mark.parametrize("sandbox", LEVELS)
 def test_memory_is_limited_for_all_servers_together(

@@ -11,6 +11,8 @@ from raftlab.runs.scenario_commands import COMMANDS
 from tests.scenarios.transcripts import FILES, transcript
 from tests.update import short_diff
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_scenario_ends_as_its_transcript_says(path: Path) -> None:

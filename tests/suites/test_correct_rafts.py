@@ -22,6 +22,8 @@ from raftlab.runs.record import End, Record, from_line
 from raftlab.suites import catalogue
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 STYLES = sorted(path.parent.name for path in (ROOT / "tests" / "correct").glob("*/raft.py"))
 WHOLE = [style for style in STYLES if style.startswith("whole_")]
 NOW = 'UPTO = "2F"\n'

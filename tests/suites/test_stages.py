@@ -16,6 +16,8 @@ from tests import referee_table
 from tests.conftest import ROOT, SKELETON, SOLUTION
 from tests.known_bugs import failures_of
 
+pytestmark = pytest.mark.slow
+
 LADDER = list(labs.LABS)
 
 

@@ -10,6 +10,8 @@ import pytest
 from raftgrade.proof.bug_bank import Bug, Catch
 from tests.known_bugs import cases, check
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("bug", "catch"), cases("2A"))
 def test_the_bug_is_caught(bug: Bug, catch: Catch, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
 from tests.known_bugs import cases, check, failures_of
 
+pytestmark = pytest.mark.slow
+
 # Changes of the reference to what a student has after part 1: no joint consensus, and C_old,new in no entry.
 PART_1 = {
     "            and self._term_at(self.commit_index) == self.current_term\n": (

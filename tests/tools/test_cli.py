@@ -147,6 +147,7 @@ def test_labs(capsys: pytest.CaptureFixture[str]) -> None:
 # --- real runs ---
 
 
+@pytest.mark.slow
 def test_solution_passes(solved: Path) -> None:
     done = raftlab_in(solved, "test", "2a", "-k", "initial", "--seeds", "2", PYTEST_ADDOPTS="--bad")
     assert (done.returncode, done.stderr) == (0, "")
@@ -160,6 +161,7 @@ def test_title_finds_tests_too(solved: Path) -> None:
     assert done.stdout.startswith("  PASS   Half of four servers is no majority ")
 
 
+@pytest.mark.slow
 def test_skeleton_fails_kindly_and_soon(tmp_path: Path) -> None:
     shutil.copy(SKELETON, tmp_path / "raft.py")
     began = time.monotonic()
@@ -179,6 +181,7 @@ def test_skeleton_fails_kindly_and_soon(tmp_path: Path) -> None:
     assert len(list((tmp_path / "raftlab-out").iterdir())) == len(told)
 
 
+@pytest.mark.slow
 def test_replay_tells_the_same_run(tmp_path: Path) -> None:
     shutil.copy(SKELETON, tmp_path / "raft.py")
     raftlab_in(tmp_path, "test", "2A", "-k", "old_messages", "--seeds", "3:4")
@@ -192,6 +195,7 @@ def test_replay_tells_the_same_run(tmp_path: Path) -> None:
     assert (tmp_path / "again.jsonl").read_bytes() == trace.read_bytes()
 
 
+@pytest.mark.slow
 def test_replay_shows_what_was_asked_for(solved: Path) -> None:
     asked = ["--since", "0.4", "--until", "0.7", "--server", "s2", "--topic", "request_vote"]
     done = raftlab_in(solved, "replay", "initial_election@1", *asked)
@@ -205,6 +209,7 @@ def test_replay_shows_what_was_asked_for(solved: Path) -> None:
     assert re.fullmatch(r" +[\d.]+ S\d \[leader\] of term 1 by \[.*\]\n", done.stdout.partition("\n\n")[0] + "\n")
 
 
+@pytest.mark.slow
 def test_replay_of_a_run_that_passes(solved: Path) -> None:
     done = raftlab_in(solved, "replay", "cluster_of_one@1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -224,6 +229,7 @@ def children_of(pid: int) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["sim", "rpyc"])
 def test_interrupt(solved: Path, network: str) -> None:
     arguments = ("test", "2A", "--network", network, "--seeds", "300", "-k", "cluster_of_one")
@@ -254,6 +260,7 @@ def with_line(folder: Path, before: str, line: str) -> None:
     (folder / "raft.py").write_text(text.replace(before, f"{indent}{line}\n{before}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ['        log("election"', "        self.peers = peers"])
 def test_pdb_at_a_breakpoint(solved: Path, where: str) -> None:
     with_line(solved, where, "breakpoint()")
@@ -263,6 +270,7 @@ def test_pdb_at_a_breakpoint(solved: Path, where: str) -> None:
     assert done.returncode == 130
 
 
+@pytest.mark.slow
 def test_pdb_at_an_exception_of_a_student_thread(solved: Path) -> None:
     with_line(solved, "            self._see_term(reply.term)\n            # The answer", "mine = {}['x']")
     done = raftlab_in(solved, "test", "2A", "-k", "initial", "--pdb", typed="p 'reply', reply.vote_granted\nq\n")
@@ -271,6 +279,7 @@ def test_pdb_at_an_exception_of_a_student_thread(solved: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_pdb_at_a_failed_expectation(tmp_path: Path) -> None:
     shutil.copy(SKELETON, tmp_path / "raft.py")
     done = raftlab_in(tmp_path, "test", "2A", "-k", "initial", "--pdb", typed="p 'size', c.size\nq\n")

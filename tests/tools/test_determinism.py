@@ -12,6 +12,7 @@ from raftlab.tools import determinism
 from tests.conftest import SOLUTION, Write
 
 
+@pytest.mark.slow
 def test_the_reference_repeats(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["test", "2A", "-k", "cluster_of_one", "--seeds", "2", "--impl", str(SOLUTION), "--check-determinism"]
     assert cli.main(asked) == 0

@@ -21,6 +21,8 @@ from tests.conftest import ROOT, SOLUTION
 from tests.known_bugs import BANK, put
 from tests.tools.test_cli import raftlab_in
 
+pytestmark = pytest.mark.slow
+
 LONG = 3600.0  # seconds: the searches below end by themselves
 CLEARS_ITS_VOTE = BANK.find("2A", "el-vote-cleared-same-term")
 FIGURE_8 = BANK.find("2C", "rp-commit-old-term")

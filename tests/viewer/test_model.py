@@ -21,7 +21,7 @@ from tests.pages import (
     run_of,
 )
 
-pytestmark = NEEDS_BROWSER
+pytestmark = [NEEDS_BROWSER, pytest.mark.slow]
 
 TELL = (
     'log("truth", json.dumps({"term": self.current_term, "role": self.role, "vote": self.voted_for, '

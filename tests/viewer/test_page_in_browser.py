@@ -21,7 +21,7 @@ from tests.pages import (
     write,
 )
 
-pytestmark = NEEDS_BROWSER
+pytestmark = [NEEDS_BROWSER, pytest.mark.slow]
 
 BAD = "</script><img src=x onerror='window.broken = 1'>"
 

@@ -235,6 +235,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_fault_is_named(name: str, write_raft: Write) -> None:
     case = CASES[name]
@@ -265,6 +266,7 @@ def test_a_deadlock_says_who_waits_for_what(write_raft: Write) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_loop_in_c_code_is_detected(write_raft: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftlab.worlds.sim_world.HANG_CPU_S", 1.0)
     with sim_cluster(write_raft("sum(range(10**11))")) as c:

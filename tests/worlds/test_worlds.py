@@ -59,6 +59,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_process_outlives_the_judge(how: signal.Signals) -> None:
     judge = subprocess.Popen([sys.executable, "-c", JUDGE, str(SOLUTION)], stdout=subprocess.PIPE, text=True)

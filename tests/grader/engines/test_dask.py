@@ -243,6 +243,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
     assert str(caught.value).startswith("no Dask scheduler answers at tcp://127.0.0.1:1: ")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # they are distributed's own
 def test_on_a_real_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="distributed is not installed (it is the cluster extra)")

@@ -18,6 +18,8 @@ from raftgrade.tally import RunEntry
 from tests.grader.engines.test_schedule import _in_a_folder_of_its_own, results, run, sim, tools
 from tests.grader.fakes import FakeCommands, submission
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_in_a_folder_of_its_own"]  # a fixture, for every test here too
 
 GATES = "[labs.2B]\nneeds = ['2A']\n[hidden]\nruns = 2\nsecret = 'nobody knows'\n"

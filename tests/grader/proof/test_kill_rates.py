@@ -26,6 +26,8 @@ from tests.counts import number_of_tests
 from tests.grader.fakes import alive, wait_until_gone
 from tests.known_bugs import BANK
 
+pytestmark = pytest.mark.slow
+
 HARMLESS = """Title: The heartbeats are a little slower.
 Lab: 2A
 Breaks: Liveness

@@ -21,6 +21,8 @@ from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
 from tests.grader.fakes import alive, submission, tools, wait_until_gone
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(__file__).parents[1] / "driver.py"
 
 

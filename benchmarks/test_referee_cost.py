@@ -16,7 +16,7 @@ from raftlab.harness.cluster import Cluster
 from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
-from tests.referee_table import Plain
+from tests.referee.bug_table import Plain
 
 # Tests with many messages, none of which reads the trace itself.
 TESTS = [

@@ -1,4 +1,4 @@
-"""The labs: what each one adds, which methods and features it needs, and where its suite is."""
+"""The table of labs: what each one adds, which methods and features it needs, and where its suite is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Feature = Literal["log", "durable", "snapshots", "membership", "pre_vote"]
-"""What servers can do from some lab on. Rules, scenarios and random scenarios ask for a feature, never for a lab's name.
+"""What servers can do from a certain lab on. Rules, scenarios and fuzzing ask for a feature, never for a lab's name.
 
 - ``log``: servers replicate a log and apply it.
 - ``durable``: servers save their state and survive a crash.
@@ -101,11 +101,15 @@ LABS: dict[str, Lab] = {
 
 
 class UnknownLab(ValueError):
-    """No lab has that name. The message lists those there are."""
+    """No lab has that name. The message lists the labs."""
 
 
 def find(name: str) -> Lab:
-    """The lab called ``name`` (case does not matter). Raises :class:`UnknownLab`."""
+    """The lab called ``name``, in upper or lower case.
+
+    Raises:
+        UnknownLab: there is none.
+    """
     lab = LABS.get(name.upper())
     if lab is None:
         raise UnknownLab(f"there is no lab {name!r}; the labs are: {', '.join(LABS)}")

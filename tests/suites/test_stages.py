@@ -12,7 +12,7 @@ from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.submission import skeleton
 from raftlab.suites import catalogue
-from tests import referee_table
+from tests.referee import bug_table
 from tests.conftest import ROOT, SKELETON, SOLUTION
 from tests.known_bugs import failures_of
 
@@ -48,6 +48,6 @@ def test_the_table_of_what_the_referee_stops_is_whole() -> None:
     text = (ROOT / "tests" / "referee-bugs.md").read_text()
     rows = re.findall(r"^\| (2\w) \| (.+?) \| (.+?) \| (.+?) \| \d+ \| (.+?) \|$", text, re.M)
     listed = [(lab, name) for lab, name, *_ in rows]
-    assert listed == [(bug.lab, bug.name) for bug in referee_table.bugs(referee_table.LABS)]
+    assert listed == [(bug.lab, bug.name) for bug in bug_table.bugs(bug_table.LABS)]
     named = {rule.name for rule in vars(rules).values() if isinstance(rule, Rule)}
     assert {rule.removesuffix(", as a consequence") for _, _, rule, *_ in rows} - {"(none)"} <= named

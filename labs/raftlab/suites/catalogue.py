@@ -1,4 +1,4 @@
-"""Which tests a lab's suite has: read from the suite's module, in the order in which they stand there."""
+"""The list of a lab's tests, read from the suite's module in the order of their definitions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from raftlab import labs
 
 @dataclass(frozen=True, slots=True)
 class TestInfo:
-    """One staged test. ``networks`` are the worlds it runs in."""
+    """One test of a suite.
 
-    __test__ = False  # not a test class, whatever its name says
+    Attributes:
+        lab: the lab's name, such as ``"2A"``.
+        name: the function's name without ``test_``.
+        title: the first paragraph of its docstring, without the full stop.
+        points: what it is worth.
+        networks: the worlds that it can run in: ``"sim"``, ``"rpyc"``.
+    """
+
+    __test__ = False  # not a test class, despite its name
 
     lab: str
     name: str
@@ -30,16 +38,17 @@ class UnknownTest(ValueError):
 
 def tests(lab: str) -> list[TestInfo]:
     """The tests of ``lab``, easiest first. Raises :class:`raftlab.labs.UnknownLab`."""
-    found = labs.find(lab)
-    module = importlib.import_module(found.module)
+    suite = labs.find(lab)
+    module = importlib.import_module(suite.module)
     return [
-        info_of(found.name, function)
+        info_of(suite.name, function)
         for name, function in vars(module).items()
         if name.startswith("test_") and hasattr(function, "lab_points")
     ]
 
 
 def info_of(lab: str, function: Callable[..., None]) -> TestInfo:
+    """The description of a test function that :func:`raftlab.suites.marking.points` has marked."""
     title = (inspect.getdoc(function) or function.__name__).split("\n\n")[0].replace("\n", " ").rstrip(".")
     points: int = function.lab_points  # type: ignore[attr-defined]
     networks: tuple[str, ...] = function.lab_networks  # type: ignore[attr-defined]
@@ -47,7 +56,7 @@ def info_of(lab: str, function: Callable[..., None]) -> TestInfo:
 
 
 def find_test(name: str) -> TestInfo:
-    """The test called ``name`` in whichever lab has it. Raises :class:`UnknownTest`."""
+    """The test called ``name``, with or without ``test_``, of any lab. Raises :class:`UnknownTest`."""
     wanted = name.removeprefix("test_")
     for lab in labs.LABS:
         for info in tests(lab):
@@ -57,7 +66,7 @@ def find_test(name: str) -> TestInfo:
 
 
 def script_of(info: TestInfo) -> Callable[..., None]:
-    """The test itself, to be called with a run's ``cluster``."""
+    """The test function. It takes a run's ``cluster`` (:class:`raftlab.suites.marking.StartCluster`)."""
     script: Callable[..., None] = getattr(importlib.import_module(labs.find(info.lab).module), f"test_{info.name}")
     return script
 

@@ -1,8 +1,7 @@
-"""How a suite marks its tests: :func:`points` says what a test is worth and in which worlds it runs.
+"""The decorator of a suite's tests: :func:`points` says what a test is worth and which worlds it can run in.
 
-A test is a script against :class:`raftlab.harness.cluster.Cluster`. Its docstring is the title that people read.
-
-These are tests of students' code. The framework's own are in ``tests/``.
+A test is a script that drives a :class:`raftlab.harness.cluster.Cluster`. Its docstring is the title that students read.
+These are tests of students' code; the framework's own tests are in ``tests/``.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from raftlab.harness.cluster import Cluster
 
+# The worlds that a test can run in.
 BOTH = ("sim", "rpyc")
 SIM = ("sim",)
 
@@ -39,7 +39,12 @@ _F = TypeVar("_F", bound=Callable[..., None])
 
 
 def points(worth: int, networks: tuple[str, ...] = BOTH) -> Callable[[_F], _F]:
-    """Mark a suite's test: what it is worth, and the worlds it can run in."""
+    """Mark a function as a suite's test.
+
+    Args:
+        worth: its points.
+        networks: the worlds that it can run in, ``BOTH`` or ``SIM``.
+    """
 
     def mark(test: _F) -> _F:
         test.lab_points = worth  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """The table of known bugs that the referee itself stops: with which rule, after how many runs, and whether the suites
 would have caught them without it.
 
-    python -m tests.referee_table > tests/referee-bugs.md
+    python -m tests.referee.bug_table > tests/referee/bug-table.md
 
 For each bug of the bank (``tests/bugs``): its own test, then the others of its lab, then random schedules
 (``raftlab fuzz``), until a run is ended by the referee and not by what a test expects. Takes about twenty minutes.
@@ -122,7 +122,7 @@ def row(bug: Bug) -> Row:
 def main() -> None:
     print("# Known bugs that the referee itself stops\n")
     print(
-        "Made by `python -m tests.referee_table`, which says what is run. Each bug is a small change of the reference.\n"
+        "Made by `python -m tests.referee.bug_table`, which says what is run. Each bug is a small change of the reference.\n"
     )
     print("| lab | bug | rule | ended | runs | caught without the referee by |\n|---|---|---|---|---|---|")
     rows = []

@@ -1,13 +1,14 @@
-"""The table of known bugs that the referee itself stops: with which rule, after how many runs, and whether the suites
-would have caught them without it.
+"""Makes the table of known bugs that the referee itself stops: with which rule, after how many runs, and which test
+would catch them without the referee.
 
-    python -m tests.referee.bug_table > tests/referee/bug-table.md
+    python -m tests.referee.bug_table > tests/referee/bug-table.md    # about twenty minutes
+    python -m tests.referee.bug_table 2A                              # one lab
 
-For each bug of the bank (``tests/bugs``): its own test, then the others of its lab, then random schedules
-(``raftlab fuzz``), until a run is ended by the referee and not by what a test expects. Takes about twenty minutes.
+For each bug of the bank (``tests/bugs``) it runs the bug's own test, then the others of its lab, then random scenarios
+(``raftlab fuzz``), until the referee ends a run, and not an expectation of a test.
 
-"Plain" is the same suite with a referee that only looks at what is applied (same command, in order), as the original's
-harness does.
+"Without the referee" means the same suite with a referee that checks only what is applied (the same commands, in order),
+as MIT 6.824's test harness does.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from tests.known_bugs import BANK, put
 
-OWN_SEEDS = 3
-FUZZ_SEEDS = 120
+OWN_SEEDS = 3  # runs of the bug's own test
+FUZZ_SEEDS = 120  # random scenarios
 LABS = [lab for lab in labs.LABS if lab <= "2D"]
 
 
-# Where the rule that is named is broken by what followed, not by the mistake itself: entries that were lost or cut show in
-# a vote for whoever lacks them, for example. Judged by hand.
+# Bugs whose named rule is broken by a consequence and not by the mistake itself. For example, lost entries show when a
+# server votes for a candidate that lacks them. This list was made by hand.
 CONSEQUENCES = {
     "2B": {"rp-truncate-always", "rp-no-truncate-tail", "rp-next-underflow", "rp-accept-old-leader",
            "rp-conflict-first-entry-only"},
@@ -50,7 +51,7 @@ CONSEQUENCES = {
 
 
 class _AppliesOnly(Invariant):
-    """A referee that knows nothing of messages."""
+    """A referee that sees only what is applied, and no messages."""
 
     def __init__(self, applies: Any) -> None:
         self.applies = applies
@@ -59,7 +60,7 @@ class _AppliesOnly(Invariant):
 
 
 class Plain(Cluster):
-    """A cluster without the referee."""
+    """A cluster whose referee checks only what is applied."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -68,7 +69,16 @@ class Plain(Cluster):
 
 @dataclass(frozen=True)
 class Row:
-    """``rule`` is empty when the referee never spoke; ``runs`` is how many runs it took."""
+    """One row of the table.
+
+    Attributes:
+        lab: the lab of the bug.
+        bug: its name.
+        rule: the rule that the referee named; empty if it ended no run.
+        by: the test or scenario of that run.
+        runs: how many runs that took, or how many there were.
+        plain: the first test that fails without the referee, or ``"no"``.
+    """
 
     lab: str
     bug: str
@@ -83,7 +93,7 @@ def bugs(wanted: list[str]) -> list[Bug]:
 
 
 def order(bug: Bug) -> Iterator[NamedRun]:
-    """What is run, in this order."""
+    """The runs for one bug, in order."""
     own = [catalogue.find_test(catch.test) for catch in bug.catches[:1]]
     for info in own:
         for seed in range(OWN_SEEDS):
@@ -92,11 +102,11 @@ def order(bug: Bug) -> Iterator[NamedRun]:
         if info not in own:
             yield NamedRun(info, "sim", 0, True)
     for seed in range(FUZZ_SEEDS):
-        told = random_scenarios.generate(bug.lab, seed)
-        yield NamedRun(names.info_of(told), "sim", seed, True, told)
+        scenario = random_scenarios.generate(bug.lab, seed)
+        yield NamedRun(names.info_of(scenario), "sim", seed, True, scenario)
 
 
-def ended(impl: Implementation, named: NamedRun, kind: type[Cluster] = Cluster) -> Failure | None:
+def failure_of(impl: Implementation, named: NamedRun, kind: type[Cluster] = Cluster) -> Failure | None:
     return Run(impl, named.info, "sim", named.seed, named.preempt, kind=kind).play(named.script)
 
 
@@ -105,7 +115,7 @@ def row(bug: Bug) -> Row:
         rule, by, runs = "", "", 0
         for named in order(bug):
             runs += 1
-            failure = ended(impl, named)
+            failure = failure_of(impl, named)
             if failure is not None and failure.kind == "invariant" and failure.rule is not None:
                 rule, by = failure.rule.name, named.info.name
                 break
@@ -113,7 +123,7 @@ def row(bug: Bug) -> Row:
         for named in order(bug):
             if named.scenario is not None:
                 break
-            if ended(impl, named, Plain) is not None:
+            if failure_of(impl, named, Plain) is not None:
                 plain = named.info.name
                 break
     return Row(bug.lab, bug.name, rule, by, runs, plain)
@@ -122,18 +132,19 @@ def row(bug: Bug) -> Row:
 def main() -> None:
     print("# Known bugs that the referee itself stops\n")
     print(
-        "Made by `python -m tests.referee.bug_table`, which says what is run. Each bug is a small change of the reference.\n"
+        "Made by `python -m tests.referee.bug_table`. Its docstring explains the columns. Each bug is a small change of the "
+        "reference.\n"
     )
     print("| lab | bug | rule | ended | runs | caught without the referee by |\n|---|---|---|---|---|---|")
     rows = []
     for bug in bugs(sys.argv[1:] or LABS):
-        found = row(bug)
-        rows.append(found)
-        rule = found.rule or "(none)"
-        if found.rule and bug.name in CONSEQUENCES.get(bug.lab, ()):
+        this = row(bug)
+        rows.append(this)
+        rule = this.rule or "(none)"
+        if this.rule and bug.name in CONSEQUENCES.get(bug.lab, ()):
             rule += ", as a consequence"
-        shown = (rule, found.by or "-", found.runs, found.plain)
-        print(f"| {bug.lab} | {bug.name} | " + " | ".join(map(str, shown)) + " |", flush=True)
+        cells = (bug.lab, bug.name, rule, this.by or "-", this.runs, this.plain)
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     stopped = [each for each in rows if each.rule]
     alone = [each for each in stopped if each.plain == "no"]
     later = [each for each in stopped if each.bug in CONSEQUENCES.get(each.lab, ())]

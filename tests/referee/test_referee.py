@@ -1,4 +1,4 @@
-"""The referee, one invariant at a time: what breaks it, in the words that students read, and what must not."""
+"""The referee's rules, one at a time: what breaks each, with the sentence that students read, and what must not break it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Entry = tuple[int, Any]
 
 
 class Story:
-    """Events of a cluster of ``servers``, told to a referee of lab 2D (or another) one by one."""
+    """A cluster whose events are passed to a referee one by one. Each method is one event and returns the story."""
 
     def __init__(self, servers: int = 3, lab: str = "2D", scripted: bool = False) -> None:
         self.referee = Referee(lab, servers, scripted)
@@ -25,7 +25,7 @@ class Story:
     def append(
         self, src: int, dst: int, term: int, prev: tuple[int, int] = (0, 0), *entries: Entry, save: bool = True
     ) -> Story:
-        """The leader of ``term`` sends entries, and they are taken."""
+        """The leader of ``term`` sends entries, and ``dst`` accepts them."""
         args = self.send(src, dst, term, prev, *entries)
         self.referee.arrived(dst, src, "append_entries", args)
         if save:
@@ -46,7 +46,7 @@ class Story:
         return args
 
     def vote(self, src: int, dst: int, term: int, last: tuple[int, int] = (0, 0), save: bool = True) -> Story:
-        """``dst`` votes for ``src``, whose log ends with ``last``, an index and a term."""
+        """``dst`` votes for ``src``, whose log ends with ``last``, an (index, term)."""
         args = {"term": term, "last_log_index": last[0], "last_log_term": last[1]}
         self.referee.sent(src, dst, "request_vote", args)
         self.referee.arrived(dst, src, "request_vote", args)
@@ -70,9 +70,9 @@ class Story:
         return self
 
 
-def verdict(tell: Any) -> tuple[str, Rule | None]:
+def verdict(story: Any) -> tuple[str, Rule | None]:
     with pytest.raises(LabFailure) as caught:
-        tell()
+        story()
     return caught.value.failure.text, caught.value.failure.rule
 
 
@@ -100,7 +100,7 @@ BROKEN = {
         "expected 'a' at index 1 of term 1, as S0 sent it, but S1 sends 'x'",
         rules.SAME_ENTRY,
     ),
-    "one entry, two pasts": (
+    "one entry, two predecessors": (
         lambda: Story().append(0, 1, 3, (1, 1), (3, "x")).append(1, 2, 4, (1, 2), (3, "x")),
         "expected term 1 before index 2 of term 3, as S0 sent it, but S1 has term 2 there",
         rules.SAME_ENTRY,
@@ -135,7 +135,7 @@ BROKEN = {
         "it has one of term 3",
         rules.LEADER_COMPLETENESS,
     ),
-    "a vote by one who knows better": (
+    "a vote against a newer log": (
         lambda: two_committed().vote(2, 1, 2, (1, 1)),
         "expected S1 to refuse S2, whose log ends with index 1 of term 1: S1 has stored index 2 of term 1, which is "
         "committed",
@@ -156,7 +156,7 @@ BROKEN = {
         "expected S1 to vote once in term 1, but it voted for S0 and then, after a restart, for S2",
         rules.SURVIVES,
     ),
-    "a snapshot from nowhere": (
+    "a snapshot that no service took": (
         lambda: Story().chunk(0, 10, 0, b"x", True),
         "expected a snapshot that some service has taken, but S0 sends one up to index 10, where no service took one",
         rules.WHOLE_SNAPSHOT,
@@ -189,7 +189,7 @@ def test_broken_chunks(offset: int, data: bytes, done: bool, text: str) -> None:
 
 def test_terms_across_a_restart_are_those_of_replies() -> None:
     story = Story().append(0, 1, 5)
-    story.referee.observed(1, 7, False)  # known from get_state alone: perhaps not saved yet
+    story.referee.observed(1, 7, False)  # seen only in get_state: it may not be saved yet
     story.restart(1)
     story.referee.observed(1, 5, False)
     story.restart(1, 3)
@@ -205,15 +205,15 @@ def test_correct_styles() -> None:
     Story().append(0, 1, 2, (0, 0), A).append(0, 1, 2, (1, 1), (2, "x")).apply(1, "a", "x").apply(0, "a", "x")
     # A heartbeat proves as much as entries do. Messages come twice and out of order.
     Story().append(0, 1, 1, (0, 0), A, B).append(0, 1, 1, (0, 0), A, save=False).append(0, 2, 1, (2, 1)).apply(0, "a")
-    # Candidates may lose, and a newer leader has what was committed.
+    # A candidate may lose, and a newer leader may have everything that was committed.
     two_committed().vote(2, 2, 2, (1, 1)).vote(1, 2, 3, (2, 1)).send(1, 2, 3, (2, 1))
-    # The same vote again, the same entries again, after a restart and without another save.
+    # The same vote or entries again, after a restart and without another save.
     Story().vote(0, 1, 1).restart(1).vote(0, 1, 1, save=False)
     Story().append(0, 1, 1, (0, 0), A).restart(1).append(0, 1, 1, (0, 0), A, save=False)
     # One server alone is a majority; a restarted one applies everything again.
     Story(1).apply(0, "a").restart(0).apply(0, "a", "b")
     two_committed().restart(0).apply(0, "a", "b")
-    # A former leader gets its own entries back, which it had saved then.
+    # A former leader is sent its own entries, which it has saved already.
     story = Story()
     story.referee.saved(0)
     story.send(0, 1, 1, (0, 0), A)
@@ -232,5 +232,5 @@ def test_before_lab_2c_nothing_survives_a_restart() -> None:
     story.vote(1, 2, 1, save=False).append(1, 2, 1, (0, 0), B, save=False)
 
 
-def test_puppets_may_have_any_log() -> None:
+def test_scripted_servers_may_have_any_log() -> None:
     Story(scripted=True).append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B).apply(0, "x")

@@ -1,4 +1,4 @@
-"""The referee of labs 2E and 2F: what it stops, and above all what it must let pass."""
+"""The referee's rules of labs 2E and 2F: what breaks them, and above all what must not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(term: int, text: str) -> dict[str, Any]:
 
 
 class Story:
-    """S0 leads term 1 of {0, 1, 2}, with six servers around, and tells of its log."""
+    """S0 leads term 1. There are six servers, of which ``members`` vote at first. Each method returns the story."""
 
     def __init__(self, lab: str = "2E", members: list[int] = C3) -> None:
         self.referee = Referee(lab, 6, False, members)
@@ -44,8 +44,8 @@ class Story:
 
     def apply(self, server: int, index: int, members: list[int] | None = None) -> Story:
         kind = "command" if members is None else "configuration"
-        told = None if members is None else frozenset(members)
-        self.referee.applied(server, ApplyMsg(index, 1, f"{index}" if members is None else None, kind, None, told))
+        applied = None if members is None else frozenset(members)
+        self.referee.applied(server, ApplyMsg(index, 1, f"{index}" if members is None else None, kind, None, applied))
         return self
 
 
@@ -92,10 +92,10 @@ def test_copies_of_a_learner_do_not_count() -> None:
     assert caught.value.failure.rule in (rules.MEMBERS_COUNT, rules.COMMIT_MAJORITY)
 
 
-def test_a_leader_that_becomes_the_only_member_tells_nobody() -> None:
+def test_a_leader_that_becomes_the_only_member_commits_alone() -> None:
     story = Story(members=[0, 1]).send(1, 0, command(1, "1")).apply(0, 1)
     story.referee.change_requested(0, frozenset(C1))
-    # What it had taken before, and the change itself, are committed at once, and on nobody's wire.
+    # The entries that it had before, and the change itself, are committed at once, without a message.
     story.apply(0, 2).apply(0, 3, C1).apply(0, 4)
 
 
@@ -108,5 +108,7 @@ def test_a_term_grows_by_pre_votes_only() -> None:
     referee.sent(0, 1, "request_vote", ask)
     referee.observed(0, 1, False)
     with pytest.raises(LabFailure) as caught:
-        referee.observed(2, 1, False)  # it has been asked about term 1, and has not met it
+        referee.observed(
+            2, 1, False
+        )  # S2 was asked for a pre-vote for term 1, but nobody has told it that it is in that term
     assert caught.value.failure.rule == rules.PRE_VOTE_CHANGES_NOTHING

@@ -1,9 +1,8 @@
-"""Correct Rafts in clearly different styles: the suites must pass each of them. A false alarm is our worst bug.
+"""The suites pass correct Rafts of clearly different styles (``tests/correct``). A false alarm is our worst bug.
 
-Those called ``whole_...`` go all the way to lab 2F, the others end with lab 2A. Whoever hands in lab 2C has not done lab 2F
-yet, so the whole ones are also run as they were for an earlier lab (their constant ``UPTO``). Here they take turns: every
-lab meets two or three of them, and each of them two or three labs. All of it, with many seeds, is for
-``raftgrade run tests/correct/whole_*``.
+Those called ``whole_...`` have all labs up to 2F, the others only lab 2A. A student who hands in lab 2C has not done lab 2F
+yet, so the whole ones are also run without the later labs (their constant ``UPTO``). To save time, each lab is run with two
+or three of them here. To run every style with every lab and many seeds, use ``raftgrade run tests/correct/whole_*``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SUITES = Path(raftlab.suites.__file__).parent
 
 
 def _runs() -> list[tuple[str, str, str]]:
-    """Style, lab, and the lab for which it was handed in."""
+    """Each run as (style, lab, the last lab that the student has done)."""
     runs = [(style, "2A", "2A") for style in STYLES if style not in WHOLE]
     for number, style in enumerate(WHOLE):
         for at, lab in enumerate(labs.LABS):
@@ -41,7 +40,7 @@ def _runs() -> list[tuple[str, str, str]]:
 
 
 def handed_in(style: str, lab: str, folder: Path) -> Path:
-    """The Raft of this style, as it was for ``lab``."""
+    """The folder of this Raft without the labs after ``lab``: a copy in ``folder``, or the original if it has none."""
     there = ROOT / "tests" / "correct" / style
     if style not in WHOLE or lab == "2F":
         return there
@@ -54,7 +53,7 @@ def handed_in(style: str, lab: str, folder: Path) -> Path:
 
 
 def records_of(impl: Path, lab: str, seeds: str) -> tuple[list[Record], str]:
-    """The records of one run of the lab's suite for each seed, and what the suites' own pytest printed."""
+    """Run the lab's suite. Returns the records of all tests and seeds, and what pytest printed."""
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-p", "raftlab.runs.plugin"]
     command += ["-c", str(SUITES / "pytest.ini"), "--rootdir", str(SUITES), str(catalogue.suite_file(lab))]
     command += ["--lab", lab, "--impl", str(impl), "--seeds", seeds]
@@ -72,7 +71,7 @@ def records_of(impl: Path, lab: str, seeds: str) -> tuple[list[Record], str]:
         finally:
             os.close(writer)
         with process:
-            # A few dozen kilobytes at most: the pipe to its output does not fill up meanwhile.
+            # pytest prints a few dozen kilobytes at most, so its output pipe does not fill up meanwhile.
             items = [from_line(line) for line in records]
             printed = process.communicate()[0]
     assert items, printed
@@ -87,7 +86,7 @@ def test_the_suite_passes_it(style: str, lab: str, upto: str, tmp_path: Path) ->
     assert [record.test for record in records if record.outcome != "passed"] == [], printed
 
 
-def test_there_are_some() -> None:
+def test_there_are_enough_styles() -> None:
     assert len(STYLES) >= 12
     assert len(WHOLE) >= 6
     assert {style for style, lab, _ in _runs() if lab >= "2E"} == set(WHOLE)

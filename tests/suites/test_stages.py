@@ -1,4 +1,4 @@
-"""The ladder: the reference with the labs up to N in it passes the suites up to N, and the skeleton fails every test."""
+"""The reference with the labs up to N passes the suites up to N, fails the next one, and the skeleton fails every test."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.submission import skeleton
 from raftlab.suites import catalogue
-from tests.referee import bug_table
 from tests.conftest import ROOT, SKELETON, SOLUTION
 from tests.known_bugs import failures_of
+from tests.referee import bug_table
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def test_each_stage_of_the_reference_passes_the_suites_so_far(stage: str, tmp_pa
 
 @pytest.mark.parametrize("stage", LADDER[1:])
 def test_each_stage_fails_in_the_next_suite(stage: str, tmp_path: Path) -> None:
-    """Most of its tests: some only say what must not happen, and whoever has not begun does nothing wrong."""
+    """It fails most of its tests. Some tests only require that something does not happen, and pass without any work."""
     (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), stage))
     tests = catalogue.tests(stage)
     red = {info.name for info, _ in failures_of(tmp_path, tests)}
@@ -45,7 +45,7 @@ def test_the_skeleton_fails_every_test(lab: str) -> None:
 
 
 def test_the_table_of_what_the_referee_stops_is_whole() -> None:
-    text = (ROOT / "tests" / "referee-bugs.md").read_text()
+    text = (ROOT / "tests" / "referee" / "bug-table.md").read_text()
     rows = re.findall(r"^\| (2\w) \| (.+?) \| (.+?) \| (.+?) \| \d+ \| (.+?) \|$", text, re.M)
     listed = [(lab, name) for lab, name, *_ in rows]
     assert listed == [(bug.lab, bug.name) for bug in bug_table.bugs(bug_table.LABS)]

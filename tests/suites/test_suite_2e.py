@@ -1,5 +1,4 @@
-"""Proof in small that lab 2E's suite catches what it claims: each known bug (``tests/bugs``), put into the reference, fails
-the test that its file names."""
+"""Each known bug of lab 2E (``tests/bugs/2e``), put into the reference, fails the tests that its file names."""
 
 from __future__ import annotations
 

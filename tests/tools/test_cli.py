@@ -171,11 +171,10 @@ def test_skeleton_fails_kindly_and_soon(tmp_path: Path) -> None:
     told = [line.strip() for line in done.stdout.splitlines() if re.match(r" {9}\w+@0: ", line)]
     assert len(told) == len(catalogue.tests("2A")) == done.stdout.count("  FAIL   ")
     assert all(re.match(r"\w+@0: expected ", line) for line in told)
-    assert told[0] == "initial_election@0: expected a leader within 5 s, but there is none"
-    assert (
-        "\nA leader is elected, and there still is one later: failed first (initial_election, sim, seed 0)\n"
-        "expected a leader within 5 s, but there is none\n"
-    ) in done.stdout
+    test, sentence = told[0].split(": ")
+    assert test == "initial_election@0"
+    title = "A leader is elected, and there still is one later"
+    assert f"\n{title}: failed first (initial_election, sim, seed 0)\n{sentence}\n" in done.stdout
     assert "\n  replay: raftlab replay initial_election@0\n" in done.stdout
     assert f"\nthe traces of the {len(told)} failing runs are in raftlab-out/\n" in done.stdout
     assert len(list((tmp_path / "raftlab-out").iterdir())) == len(told)
@@ -283,6 +282,6 @@ def test_pdb_at_an_exception_of_a_student_thread(solved: Path) -> None:
 def test_pdb_at_a_failed_expectation(tmp_path: Path) -> None:
     shutil.copy(SKELETON, tmp_path / "raft.py")
     done = raftlab_in(tmp_path, "test", "2A", "-k", "initial", "--pdb", typed="p 'size', c.size\nq\n")
-    assert "expected a leader within 5 s, but there is none\n" in done.stdout
+    assert "\n  rule: liveness of elections: " in done.stdout
     assert "-> c.one_leader()\n(Pdb) ('size', 3)" in done.stdout
     assert done.returncode == 1

@@ -126,7 +126,7 @@ def test_fuzz(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "fuzz", "2A", "--seeds", "40", "--jobs", "1")
     assert (done.returncode, done.stderr) == (1, "")
-    assert re.match(r"fuzz_2A@\d+ failed, after \d+ runs?: expected S\d to vote once in term \d+, ", done.stdout)
+    assert re.match(r"fuzz_2A@\d+ failed, after \d+ runs?: expected ", done.stdout)
     assert "\n  rule: one vote a term: " in done.stdout
     name = re.search(r"replay (raftlab-out/fuzz_2A-\d+\.txt)\n$", done.stdout)
     assert name
@@ -145,7 +145,7 @@ def test_diff(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "diff", "many_elections@0")
     assert (done.returncode, done.stderr) == (1, "")
-    assert re.match(r"many_elections@0 fails at \d\.\d{3} s: expected S0 to vote once in term 4, ", done.stdout)
+    assert re.match(r"many_elections@0 fails at \d\.\d{3} s: expected ", done.stdout)
     assert re.search(
         r"\nOf \d+ other endings, the one that passes and turns off latest does so at \d\.\d{3} s:\n", done.stdout
     )
@@ -184,8 +184,8 @@ def test_pdb_at_a_moment(tmp_path: Path) -> None:
     done = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "2.8", "--server", "0", typed=typed)
     assert "stopped at 2.800 s; n: next line, c: go on, q: leave\n> " in done.stdout
     assert "(Pdb) ('S', 0)\n" in done.stdout
-    # Nobody's looking changes anything: the run still ends as it did.
-    assert "expected S0 to vote once in term 4, but it voted for S3 and then for S1\n  rule: " in done.stdout
+    # The debugger changes nothing: the run still ends as it does without.
+    assert re.search(r"expected S0 .* term 4, .*\n  rule: one vote a term: ", done.stdout)
     assert done.returncode == 1
     left = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "1", typed="q\n")
     assert left.stdout.endswith("left the run\n")

@@ -109,8 +109,8 @@ class Cluster:
     # --- servers ---
 
     @property
-    def everybody(self) -> list[int]:
-        """The real servers, up or down: all but those that the test plays."""
+    def real_servers(self) -> list[int]:
+        """All servers but those that the test plays, up or down."""
         return [
             server_state.number
             for server_state in self.event_loop.server_states
@@ -135,7 +135,7 @@ class Cluster:
         for server in range(self.size):
             if not self.server_state(server).up:
                 self.event_loop.boot(server, self.members)
-        self._until_ready(self.everybody)
+        self._until_ready(self.real_servers)
 
     def crash(self, server: int) -> None:
         """Crash a server. What it saved survives."""
@@ -351,7 +351,9 @@ class Cluster:
     def connected(self) -> list[int]:
         """The real servers that are up, not paused and on the network."""
         return [
-            server for server in self.everybody if self.server_state(server).running and self.network.connected(server)
+            server
+            for server in self.real_servers
+            if self.server_state(server).running and self.network.connected(server)
         ]
 
     def leader_now(self, among: Collection[int] | None = None) -> int | None:

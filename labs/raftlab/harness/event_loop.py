@@ -265,19 +265,19 @@ class EventLoop:
             # The batch is full. No server may run past a message that has not been passed on yet.
             limit = max(heap[0].when, self.now)
         try:
-            stepped = self.world.wait(limit, events)
+            result = self.world.wait(limit, events)
         except HostLost as lost:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
-        for due in batch[stepped.consumed :]:
+        for due in batch[result.consumed :]:
             heappush(heap, due)
         self._crashed_in_step.clear()
         arrived = 0
-        for when, effect in stepped.effects:
-            while arrived < stepped.consumed and batch[arrived].when <= when:
+        for when, effect in result.effects:
+            while arrived < result.consumed and batch[arrived].when <= when:
                 self._arrived(batch[arrived])
                 arrived += 1
             self._handle_effect(when, effect)
-        for due in batch[arrived : stepped.consumed]:
+        for due in batch[arrived : result.consumed]:
             self._arrived(due)
 
     def _is_for_judge(self, due: _Due) -> bool:

@@ -938,7 +938,7 @@ class Check(Command):
         cluster.unreliable(on=False)
         playback.undo_all()
         for rest in (REST, 0.0):  # twice: a server whose save failed just now may crash a moment later
-            for server in cluster.everybody:
+            for server in cluster.real_servers:
                 if not cluster.server_state(server).up:
                     cluster.restart(server)
             cluster.sleep(rest)
@@ -948,4 +948,4 @@ class Check(Command):
         if playback.lab.has("membership"):
             membership.agree_by(cluster, playback.next_proposal(), within=PATIENCE)
         else:
-            cluster.agree(playback.next_proposal(), len(cluster.everybody), within=PATIENCE)
+            cluster.agree(playback.next_proposal(), len(cluster.real_servers), within=PATIENCE)

@@ -36,8 +36,8 @@ def _commands(c: Cluster, how_many: int) -> list[str]:
 
 def _expect_short_logs(c: Cluster) -> None:
     """Require that within 2 s no server stores more than ``MOST_STATE`` besides its snapshot."""
-    c.wait_for(2.0, lambda: all(len(c.server_state(server).state) <= MOST_STATE for server in c.everybody))
-    for server in c.everybody:
+    c.wait_for(2.0, lambda: all(len(c.server_state(server).state) <= MOST_STATE for server in c.real_servers))
+    for server in c.real_servers:
         size = len(c.server_state(server).state)
         text = f"expected S{server} to store at most {MOST_STATE:,} bytes besides the snapshot, but it stores {size:,}"
         c.expect(size <= MOST_STATE, text, rules.LOG_IS_CUT, [server])

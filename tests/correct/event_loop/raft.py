@@ -1,4 +1,4 @@
-"""Event loop: one thread owns all state, handlers post to its inbox and wait for a Future; RPCs go out from a pool.
+"""Event loop: one thread owns all state; handlers post to its inbox and wait for a Future; a thread pool makes the RPCs.
 A lost RequestVote is sent again within the term; a new leader sends heartbeats at once; get_state asks the loop."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raftlab.api import ApplyChannel, Peer, Persister, log
 
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)
-# A call to a dead server blocks for up to 7 s: workers enough for all the heartbeats of that time.
+# A call to a dead server blocks for up to 7 s: enough workers for all the heartbeats of that time.
 WORKERS_PER_PEER = 80
 
 
@@ -72,7 +72,7 @@ class Raft:
         self.quorum = len(members) // 2 + 1
         self.pool = ThreadPoolExecutor(WORKERS_PER_PEER * len(peers), thread_name_prefix=f"rpc-{me}")
         self.inbox: queue.Queue[Callable[[], None]] = queue.Queue()
-        # Below: touched by the loop's thread alone.
+        # Used only by the loop's thread.
         self.current_term = 0
         self.voted_for: int | None = None
         self.role = "follower"
@@ -121,10 +121,10 @@ class Raft:
         self.alarm = time.monotonic() + random.uniform(*TIMEOUT)
 
     def _see(self, term: int) -> None:
-        """All servers: a higher term makes a follower."""
+        """All Servers: with a higher term, become a follower."""
         if term > self.current_term:
             if self.role == "leader":
-                self._restart_timer()  # the alarm was the next heartbeat's
+                self._restart_timer()  # it was set for the next heartbeat
             self.current_term = term
             self.voted_for = None
             self.role = "follower"

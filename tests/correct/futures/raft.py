@@ -1,5 +1,5 @@
-"""Futures: an election collects its votes with as_completed and a timeout, a reign sends rounds and waits for Events.
-Uses much of the library: wait_for, Semaphore, Event, logging, perf_counter_ns, threads that are no daemons."""
+"""Futures: an election collects its votes with as_completed and a timeout; a leader sends rounds and waits for Events.
+It uses much of the library: wait_for, Semaphore, Event, logging, perf_counter_ns, threads that are not daemons."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Raft:
         self.voted_for: int | None = None
         self.role = Role.FOLLOWER
         self.quiet_until = 0
-        self.over = threading.Event()  # set when the present candidacy or reign ends
+        self.over = threading.Event()  # set when the present candidacy or leadership ends
         self.free = {peer: threading.BoundedSemaphore(MOST_CALLS) for peer in self.others}
         self.pool = futures.ThreadPoolExecutor(max_workers=MOST_CALLS * len(peers))
         with self.changed:
@@ -134,7 +134,7 @@ class Raft:
         self.quiet_until = time.perf_counter_ns() + random.randrange(300 * MS, 600 * MS)
         self.changed.notify_all()
 
-    # --- the life of a server ---
+    # --- the loops of a server ---
 
     def _live(self) -> None:
         while True:
@@ -159,7 +159,7 @@ class Raft:
             return self.current_term
 
     def _collect(self, term: int) -> bool:
-        """Ask for votes until there are enough, the timeout is over, or the candidacy is."""
+        """Ask for votes until there are enough, the timeout passes, or the candidacy ends."""
         ballot = RequestVoteArgs(term=term, candidate_id=self.me, last_log_index=0, last_log_term=0)
         asked = [call for peer in self.others if (call := self._call(peer, "request_vote", ballot))]
         votes = 1
@@ -187,7 +187,7 @@ class Raft:
             over.wait(HEARTBEAT_S)
 
     def _call(self, peer: int, method: str, args: Any) -> futures.Future[Any] | None:
-        """Begin a call, unless too many are under way."""
+        """Start a call, unless too many are in flight."""
         if not self.free[peer].acquire(blocking=False):
             return None
         return self.pool.submit(self._carry, peer, method, args)

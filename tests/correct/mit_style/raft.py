@@ -1,5 +1,5 @@
-"""A Go solution, ported: a mutex, a ticker that sleeps 50 to 350 ms and looks at a flag, goroutine-like threads.
-Frozen messages with slots and extra fields, nobody is -1, annotations are not postponed, and it prints a lot."""
+"""A Go solution, ported: a mutex, a ticker that sleeps 50 to 350 ms and checks a flag, threads used like goroutines.
+Messages are frozen, with slots and extra fields; -1 means nobody; annotations are not postponed; it prints a lot."""
 
 import enum
 import random

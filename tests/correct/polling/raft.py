@@ -1,4 +1,4 @@
-"""Polling: one big RLock, loops that sleep for a moment and look, a fresh thread for each RPC, votes in a counter.
+"""Polling: one big RLock, loops that sleep for a moment and check, a new thread for each RPC, votes in a counter.
 A new leader's first heartbeats wait for the next tick; get_state reads one tuple without the lock."""
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Raft:
             return AppendEntriesReply(term=self.current_term, success=True)
 
     def _watch(self) -> None:
-        """Start an election when nothing was heard for too long."""
+        """Start an election if no leader was heard for too long."""
         while True:
             time.sleep(random.uniform(0.01, 0.03))
             with self.big_lock:

@@ -1,4 +1,4 @@
-"""Thread per peer: each has a courier with a worker, a one-letter box and a Condition; a stuck worker is replaced.
+"""Thread per peer: each has a worker, a queue for one message and a Condition; a worker that is stuck is replaced.
 A leader that hears from no quorum for an election timeout steps down by itself (check-quorum)."""
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Letter(NamedTuple):
 
 
 class Courier:
-    """Carries letters to one peer, the newest first and last: an older one that was not sent yet is thrown away.
+    """Sends messages to one peer. A newer message replaces one that was not sent yet.
 
     A call to a dead server can take seconds. A worker stuck in one is given up: another takes its place, and the old
     one only delivers its late reply and ends.

@@ -1,5 +1,5 @@
-"""Timers: threading.Timer for the election timeout and for heartbeats, cancelled and restarted; RLock, votes in a set.
-A server whose heartbeat was lost gets another one at once, at most twice in a row."""
+"""Timers: threading.Timer for the election timeout and for heartbeats, cancelled and restarted; RLock; votes in a set.
+If a heartbeat to a server is lost, another one is sent at once, at most twice in a row."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class AppendEntriesReply:
 
 
 class Alarm:
-    """One restartable timer. One that was restarted or stopped does not ring any more, however late it was."""
+    """A timer that can be restarted. Once restarted or stopped, its old timeout has no effect, even if it is late."""
 
     def __init__(self, lock: Any, ring: Any) -> None:
         self.lock = lock

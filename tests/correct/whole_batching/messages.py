@@ -1,4 +1,4 @@
-"""The messages of Figures 2 and 13, with the fields of lab 2E. A refusal says nothing more than no."""
+"""The messages of Figures 2 and 13, with the fields of lab 2E. A refusal says no more than no."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ class InstallSnapshotArgs:
 @dataclass
 class InstallSnapshotReply:
     term: int
-    # Where the next chunk should begin; past the end, once all is here. Beyond what was sent: no need of it.
+    # The offset of the next chunk: the end once everything has arrived; more than was sent if the snapshot is not needed.
     next_offset: int | None = None

@@ -1,6 +1,6 @@
-"""Batching, labs 2A to 2F: start() only appends; some milliseconds later one save, and one message to each, take all there
-is. Where a log joins the leader's is found by halving; refusals tell nothing. Roles are objects. Always joint, C_new with
-the next batch; a leader's lease begins when messages that were answered were sent. A no-op if something is not committed."""
+"""Batching, labs 2A to 2F: start() only appends; some milliseconds later one save and one message to each server cover it
+all. The leader finds where a log agrees by halving; refusals carry no hint. Roles are objects. Every change is joint, with
+C_new in the next batch; a leader's lease counts from when answered messages were sent. A no-op if needed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from store import Store
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
 UPTO = "2F"
 BATCH_DELAY = 0.006
 BEAT = 0.1
 TIMEOUT = (0.45, 0.9)
-# Whoever has not answered for so long is sent the next message all the same, if there is news.
+# Seconds after which a server that has not answered is sent the next message anyway, if there is something new.
 PATIENCE = 0.15
 MOST_ENTRIES = 80
 CHUNK = 4096
@@ -56,8 +56,8 @@ class Raft:
         self.commit = self.store.base
         self.applied = 0
         self.role: Follower | Asking | Candidate | Leader = Follower()
-        self.news = False  # something is to be saved or sent
-        self.incoming: tuple[int, int, bytes] = (0, 0, b"")  # leader's term, last index, what has come of a snapshot
+        self.news = False  # there is something to save or send
+        self.incoming: tuple[int, int, bytes] = (0, 0, b"")  # leader's term, last index, the snapshot's bytes so far
         self.deadline = 0.0
         self._restart_timer()
         for loop in (self._time, self._batches, self._applier):
@@ -65,8 +65,8 @@ class Raft:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """The lock. All that is changed is saved before it is let go, unless it can wait for the next batch; after a save
-        that failed nobody gets in any more."""
+        """The lock. Changes are saved before it is released, unless they can wait for the next batch. After a failed save
+        no thread gets it any more."""
         with self.changed:
             if self.broken is not None:
                 raise self.broken
@@ -145,7 +145,7 @@ class Raft:
                     self._ask()
 
     def _follow(self, term: int, leader: int = -1) -> None:
-        """Be a follower in this term, of this leader if one was heard just now."""
+        """Become a follower in this term, of this leader if it was just heard."""
         if term > self.store.term:
             self.store.enter(term)
         if isinstance(self.role, Leader) or leader >= 0:
@@ -168,7 +168,7 @@ class Raft:
         threading.Thread(target=work, daemon=True).start()
 
     def _may_stand(self) -> bool:
-        """Any configuration but those that are known to have been replaced gives a vote."""
+        """Whether we vote in any configuration that is not known to have been replaced."""
         voters = self.store.voters
         known = max(at for at in voters if at <= max(self.commit, self.store.base))
         return any(self.me in who.all for at, who in voters.items() if at >= known)
@@ -227,7 +227,7 @@ class Raft:
     def _hears_leader(self, asker: int) -> bool:
         role = self.role
         if isinstance(role, Follower):
-            # A leader that asks for votes leads no more.
+            # A leader that asks for votes no longer leads.
             return role.leader != asker and time.monotonic() < role.heard_at + TIMEOUT[0]
         return isinstance(role, Leader)
 
@@ -258,7 +258,7 @@ class Raft:
     # --- the leader ---
 
     def _batches(self) -> None:
-        """All that a leader saves and sends goes through here."""
+        """Everything that a leader saves and sends passes through here."""
         while True:
             with self._alone():
                 role = self.role
@@ -309,7 +309,7 @@ class Raft:
             remote.pending = self._chunk(remote)
             self._call(server, "install_snapshot", remote.pending, self._installed)
             return
-        # Our last entry first, as most logs are all right; then halve. Entries go once it is known where.
+        # Try our last entry first, as most logs agree there; then halve. Entries are sent once the index is known.
         found = remote.match == remote.most
         prev = least if found else remote.most if not remote.probed else (least + remote.most + 1) // 2
         remote.probed = True
@@ -325,7 +325,7 @@ class Raft:
         self._call(server, "append_entries", remote.pending, self._appended)
 
     def _answered(self, server: int, args: Any, reply: Any) -> tuple[Leader, Remote, bool] | None:
-        """Who answers this leader, and whether it is the answer that is waited for."""
+        """The server that answers this leader, and whether its answer is the one that the leader waits for."""
         self._meet(reply.term)
         role = self.role
         if not isinstance(role, Leader) or args.term != self.store.term or server not in role.remotes:
@@ -344,7 +344,7 @@ class Raft:
         leader, remote, current = found
         if reply.success:
             upto = args.prev_log_index + len(args.entries)
-            # What is known to agree at `most` agrees as far as we have sent since.
+            # The log agrees at `most`, so it also agrees with everything sent since.
             remote.match = max(remote.match, upto)
             remote.most = max(remote.most, remote.match)
             if remote.leaves_at is not None and min(upto, args.leader_commit) >= self.store.latest[0]:
@@ -397,7 +397,7 @@ class Raft:
             return other.leader if isinstance(other, Follower) else -1, self.store.term, False
 
     def _has_caught_up(self, remote: Remote, mark: int, now: float) -> bool:
-        """It has what there was when the change was asked for, and is quick enough."""
+        """Whether it has everything from before the request for the change, and is fast enough."""
         return remote.match >= max(mark, self.commit) and now - remote.confirmed < TIMEOUT[0]
 
     def _look_after(self, leader: Leader) -> None:

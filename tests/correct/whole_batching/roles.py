@@ -1,4 +1,4 @@
-"""What a server is, with what it has to remember as that. As long as it is the same object, nothing has come between."""
+"""The roles of a server, each with its own state. While the role is the same object, no other role has come between."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Follower:
 
 @dataclass(eq=False)
 class Asking:
-    """Gathers pre-votes."""
+    """Collects pre-votes."""
 
     args: RequestVoteArgs
     yes: set[int]
@@ -30,15 +30,15 @@ class Candidate:
 
 @dataclass(eq=False)
 class Remote:
-    """A server as its leader sees it. Its log agrees with ours up to ``match``, and not beyond ``most``; where exactly is
-    found by halving what is between."""
+    """What a leader knows of a server. Its log agrees with ours up to ``match``, and not after ``most``; the exact index
+    is found by halving."""
 
     match: int
     most: int
     confirmed: float  # when the latest message that it has answered was sent
     probed: bool = False
     told_commit: int = 0
-    pending: Any = None  # the arguments of the message whose answer is waited for
+    pending: Any = None  # the arguments of the message that it has not answered yet
     sent_at: float = 0.0
     parcel: tuple[int, int, bytes, Voters] | None = None
     offset: int = 0
@@ -71,7 +71,7 @@ class Voters:
         return all(2 * len(half & servers) > len(half) for half in self.halves())
 
     def reached(self, values: dict[int, float]) -> float:
-        """The value that most of each half have reached."""
+        """The value that a majority of each half has reached."""
         lowest = float("-inf")
         return min(
             sorted(values.get(server, lowest) for server in half)[(len(half) - 1) // 2] for half in self.halves()

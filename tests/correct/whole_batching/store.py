@@ -1,4 +1,4 @@
-"""Terms, votes, entries and configurations, and which of them are on the disk."""
+"""Term, vote, log and configurations, and which of them are saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raftlab.api import Persister
 
 
 class Store:
-    """Changes are made in memory; ``flush`` writes all that there are since the last time, in one save."""
+    """Changes are made in memory; ``flush`` writes all changes since the last one in one save."""
 
     def __init__(self, persister: Persister, members: frozenset[int]) -> None:
         self._persister = persister
@@ -21,7 +21,7 @@ class Store:
         self.vote: int | None = None
         self.base = self.base_term = 0
         self.entries: list[LogEntry] = []
-        # By the index of the entry. The lowest is that of the snapshot, or of the beginning.
+        # By the index of the entry. The lowest one comes from the snapshot, or is the initial one.
         self.voters = {0: Voters(members)}
         if persister.state():
             self.term, self.vote, self.base, self.base_term, self.entries, self.voters = pickle.loads(persister.state())
@@ -37,7 +37,7 @@ class Store:
     def snapshot(self) -> bytes:
         return self._persister.snapshot()
 
-    # --- what is there ---
+    # --- reading ---
 
     @property
     def last(self) -> int:
@@ -49,12 +49,12 @@ class Store:
 
     @property
     def latest(self) -> tuple[int, Voters]:
-        """The configuration that counts, and where it stands."""
+        """The latest configuration, and its index."""
         at = max(self.voters)
         return at, self.voters[at]
 
     def term_of(self, index: int) -> int:
-        """-1 where there is nothing."""
+        """-1 if there is no entry."""
         if index == self.base:
             return self.base_term
         return self.entries[index - self.base - 1].term if self.base < index <= self.last else -1
@@ -73,7 +73,7 @@ class Store:
             self._dirty = True
 
     def put(self, first: int, entries: Sequence[LogEntry]) -> None:
-        """These are the log from ``first`` on."""
+        """Replace the log from ``first`` on."""
         self._dirty = True
         self.saved_last = min(self.saved_last, first - 1)
         self.entries[first - self.base - 1 :] = entries
@@ -83,8 +83,8 @@ class Store:
                 self.voters[index] = Voters(frozenset(entry.members), frozenset(entry.old_members or ()))
 
     def cut(self, index: int, term: int, who: Voters | None = None) -> None:
-        """The snapshot covers all up to ``index``. If our own log is another one there, nothing of it is left, and the
-        snapshot's ``who`` votes."""
+        """Cut the log at ``index``. If it does not agree with the snapshot there, drop all of it, and use the snapshot's
+        configuration ``who``."""
         self._dirty = True
         if self.term_of(index) == term:
             known = self.voters[max(at for at in self.voters if at <= index)]

@@ -1,4 +1,4 @@
-"""What is pickled, with names that need no comment; above all the log, and beside it the stack of its configurations."""
+"""What is saved, with pickle: above all the log, and beside it the stack of its configurations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from messages import LogEntry
 
 @dataclass(frozen=True)
 class Configuration:
-    """Who votes from ``index`` on. There is an ``old`` group as long as both have to agree."""
+    """The voters from ``index`` on. There is an ``old`` group while both have to agree."""
 
     index: int
     new: frozenset[int]
@@ -20,7 +20,7 @@ class Configuration:
         return self.new | (self.old or frozenset())
 
     def agrees(self, servers: set[int]) -> bool:
-        """Whether these are a majority of it: of each group, while there are two."""
+        """Whether these are a majority, of each group if there are two."""
         return all(2 * len(group & servers) > len(group) for group in (self.new, self.old) if group is not None)
 
     def fields(self) -> dict[str, list[int] | None]:
@@ -33,7 +33,7 @@ def told(index: int, members: list[int], old_members: list[int] | None) -> Confi
 
 @dataclass
 class DurableState:
-    # The last one counts. The first one is that of the snapshot, or of the beginning; the others are in the log.
+    # The last one counts. The first one comes from the snapshot, or is the initial one; the others are in the log.
     configurations: list[Configuration]
     current_term: int = 0
     voted_for_candidate: int | None = None
@@ -63,7 +63,7 @@ class DurableState:
         return self.log_entries_behind_snapshot[index - self.base :]
 
     def replace_behind(self, index: int, entries: list[LogEntry]) -> None:
-        """Whatever is behind ``index`` goes, and the entries come in its place; configurations go and come with them."""
+        """Replace everything after ``index`` by these entries, and the configurations along with them."""
         del self.log_entries_behind_snapshot[index - self.base :]
         while self.configuration.index > index:
             self.configurations.pop()
@@ -73,8 +73,8 @@ class DurableState:
                 self.configurations.append(told(self.last, entry.members, entry.old_members))
 
     def cut(self, index: int, term: int, configuration: Configuration | None = None) -> None:
-        """Forget everything up to ``index``; all of it, when what stands there is of another term. Then the configuration
-        is the one that came along."""
+        """Drop everything up to ``index``, or the whole log if its entry there is of another term. Then use the
+        configuration that came with the snapshot."""
         if index <= self.last and self.term_of(index) == term:
             self.log_entries_behind_snapshot = self.behind(index)
             while len(self.configurations) > 1 and self.configurations[1].index <= index:

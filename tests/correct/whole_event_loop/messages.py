@@ -1,4 +1,4 @@
-"""The messages of Figures 2 and 13, with the fields of lab 2E, and what this Raft adds to the replies."""
+"""The messages of Figures 2 and 13, with the fields of lab 2E and this Raft's additions to the replies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    # Where the log is too short: no term, and the first index that is missing.
+    # If the log is too short: no term, and the first missing index.
     conflict_term: int | None = None
     conflict_index: int | None = None
 

@@ -1,5 +1,5 @@
-"""Event loop, labs 2A to 2F: one thread owns everything and takes events from an inbox; not one lock in this file. Events
-are handled in groups: first all of them, then one save, then answers, messages and what is to be applied. No-op on election.
+"""Event loop, labs 2A to 2F: one thread owns all state and takes events from an inbox; there is no lock in this file. Events
+are handled in groups: all of them, then one save, then replies, messages and whatever is to be applied. No-op on election.
 A stack of configurations; one step for one server, joint for more; learners in rounds; a leader counts who answers."""
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from views import Change, Round, Shipment, View
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
 UPTO = "2F"
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)
 MOST_EVENTS = 32
 MOST_ENTRIES = 64
 CHUNK = 4096
-# A learner has so many rounds to catch up in, and so many seconds for all of them.
+# The rounds that a learner has for catching up, and the seconds for all of them.
 ROUNDS = 10
 CATCH_UP_WITHIN = 6.0
-# For how long a leader tries to tell a server that it was removed.
+# Seconds for which a leader tries to tell a server that it was removed.
 FAREWELL = 3.0
 
 
@@ -55,7 +55,7 @@ class Raft:
         self.apply_ch = apply_ch
         self.inbox: queue.Queue[Callable[[], None]] = queue.Queue()
         self.to_service: queue.Queue[ApplyMsg] = queue.Queue()
-        # Below: touched by the loop's thread alone.
+        # Used only by the loop's thread.
         saved = persister.state()
         self.durable: DurableState = pickle.loads(saved) if saved else DurableState([Configuration(0, members)])
         self.snapshot_bytes = persister.snapshot()
@@ -63,17 +63,17 @@ class Raft:
         self.role = "follower"
         self.leader = -1
         self.leader_heard_at = -TIMEOUT[1]
-        self.question: RequestVoteArgs | None = None  # the pre-vote that is being asked for
+        self.question: RequestVoteArgs | None = None  # the pre-vote request under way
         self.yeses: set[int] = set()
         self.votes: set[int] = set()
         self.views: dict[int, View] = {}
-        self.leaving: dict[int, float] = {}  # removed servers, and until when they are still told
-        self.answered: set[int] = set()  # who has answered this leader since `counted_at`
+        self.leaving: dict[int, float] = {}  # removed servers, and until when they still get messages
+        self.answered: set[int] = set()  # servers that have answered this leader since `counted_at`
         self.counted_at = 0.0
         self.change: Change | None = None
         self.incoming: Shipment | None = None
         self.alarm = time.monotonic() + random.uniform(*TIMEOUT)
-        # What the events at hand have led to, and what leaves once it is saved.
+        # What the current events have caused, and what is sent once it is saved.
         self.unsaved = False
         self.unsaved_snapshot: bytes | None = None
         self.answers: list[tuple[queue.Queue[Any], Any]] = []
@@ -118,14 +118,14 @@ class Raft:
         return self._ask(self._on_install_snapshot, args)
 
     def _serve(self) -> None:
-        """A thread of its own: the service may take its time."""
+        """Runs in its own thread, since the service may be slow."""
         while True:
             self.apply_ch.put(self.to_service.get())
 
     # --- the loop's thread ---
 
     def _loop(self) -> None:
-        # A save that fails ends this thread, and nobody gets an answer any more.
+        # A failed save ends this thread, and nothing is answered any more.
         while True:
             self._release()
             try:
@@ -139,7 +139,7 @@ class Raft:
                 self._rang()
 
     def _release(self) -> None:
-        """Save, if there is anything to be saved; then let go what waited for it."""
+        """Save if there is something to save; then send what waited for it."""
         self._save()
         if self.change is not None:
             self._go_on_with_change(self.change)
@@ -187,7 +187,7 @@ class Raft:
         self.alarm = time.monotonic() + random.uniform(*TIMEOUT)
 
     def _see(self, term: int) -> None:
-        """All servers: a higher term makes a follower."""
+        """All Servers: with a higher term, become a follower."""
         if term > self.durable.current_term:
             self.durable.current_term, self.durable.voted_for_candidate = term, None
             self.unsaved = True
@@ -195,7 +195,7 @@ class Raft:
 
     def _resign(self) -> None:
         if self.role == "leader":
-            self._restart_timer()  # the alarm was the next heartbeat's
+            self._restart_timer()  # it was set for the next heartbeat
         self.role = "follower"
         self.leader = -1
         self.question = None
@@ -203,7 +203,7 @@ class Raft:
     # --- elections ---
 
     def _hears_leader(self, asker: int) -> bool:
-        """Whoever does refuses candidates. If it is the leader itself that asks, it leads no more."""
+        """A server that hears a leader refuses candidates. If the leader itself asks, it no longer leads."""
         if self.role == "leader":
             return True
         return asker != self.leader and time.monotonic() - self.leader_heard_at < TIMEOUT[0]
@@ -213,7 +213,7 @@ class Raft:
         return (args.last_log_term, args.last_log_index) >= (mine.term_of(mine.last), mine.last)
 
     def _may_stand(self) -> bool:
-        """A vote in the last configuration known to be committed, or in one behind it."""
+        """Whether we vote in the last configuration known to be committed, or in a later one."""
         stack = self.durable.configurations
         known = max(number for number, each in enumerate(stack) if number == 0 or each.index <= self.commit_index)
         return any(self.me in each.voters for each in stack[known:])
@@ -303,7 +303,7 @@ class Raft:
         self.leader = self.me
         self.question = None
         self.views = {}
-        # Those that the last change has removed may not have heard of it.
+        # Servers that the last change removed may not know it.
         now = time.monotonic()
         before = mine.configurations[-2].voters if len(mine.configurations) > 1 else frozenset()
         self.leaving = dict.fromkeys(before - mine.configuration.voters - {self.me}, now + FAREWELL)
@@ -332,7 +332,7 @@ class Raft:
                 self._send_news(peer)
 
     def _send_news(self, peer: int) -> None:
-        """The entries that the server lacks, or a piece of the snapshot; if there is nothing, a heartbeat."""
+        """The entries that the server lacks, or a chunk of the snapshot, or else a heartbeat."""
         view, mine = self.views[peer], self.durable
         if view.shipment is None and view.next_index <= mine.base:
             term = mine.term_of_last_entry_in_snapshot
@@ -353,7 +353,7 @@ class Raft:
         self.messages.append((peer, "append_entries", args, self._on_appended))
 
     def _leads(self, peer: int, args: Any, reply: Any) -> View | None:
-        """The view of the peer, if the reply is one to the leader that this server is now."""
+        """The view of the peer, if the reply belongs to our present term as leader."""
         if reply is not None:
             self._see(reply.term)
         if self.role != "leader" or args.term != self.durable.current_term:
@@ -362,7 +362,7 @@ class Raft:
             self.answered.add(peer)
         view = self.views.get(peer)
         if view is not None and view.unanswered is args:
-            # What was lost goes out again with the next heartbeat.
+            # A lost message is sent again with the next heartbeat.
             view.unanswered = args if reply is None else None
         return view if reply is not None else None
 
@@ -409,7 +409,7 @@ class Raft:
     # --- members ---
 
     def _look_after(self) -> None:
-        """There is a view of everybody who is to get anything, and of nobody else."""
+        """Keep a view of exactly those servers that get messages."""
         learners = set(self.change.rounds) if self.change is not None else set()
         wanted = (self.durable.configuration.voters | learners | set(self.leaving)) - {self.me}
         for peer in wanted - set(self.views):
@@ -437,7 +437,7 @@ class Raft:
         self._look_after()
 
     def _go_on_with_change(self, change: Change) -> None:
-        """Look whether the learners have caught up, or there is no hope."""
+        """Check whether the learners have caught up, or have run out of time."""
         mine, now = self.durable, time.monotonic()
         if self.role != "leader" or mine.current_term != change.term:
             self._end_change(change, (self.leader, mine.current_term, False))
@@ -473,7 +473,7 @@ class Raft:
     def _retire_if_removed(self) -> None:
         current = self.durable.configuration
         if current.index <= self.commit_index and self.me not in current.voters:
-            # One more word to all: that it is committed.
+            # One more message to all: that it is committed.
             for peer in self.views:
                 self._send_news(peer)
             self._resign()
@@ -556,7 +556,7 @@ class Raft:
             return
         parcel = view.shipment
         if (parcel.index, parcel.offset) != (args.last_included_index, args.offset):
-            return  # the answer to a copy
+            return  # the answer to a duplicate
         end = args.offset + len(args.data)
         parcel.offset = end if reply.received_so_far is None else min(end, reply.received_so_far)
         if args.done and parcel.offset == end:
@@ -574,7 +574,7 @@ class Raft:
         self._hear(args.leader_id)
         end = args.offset + len(args.data)
         if args.last_included_index <= self.commit_index:
-            return InstallSnapshotReply(term, end)  # we have all that, or more
+            return InstallSnapshotReply(term, end)  # we have all of that, or more
         parcel = self.incoming
         if parcel is None or (parcel.leader_term, parcel.index) != (args.term, args.last_included_index):
             who = told(args.last_included_index, args.members, args.old_members) if args.members else None

@@ -1,4 +1,4 @@
-"""What a leader keeps of the others, and of a change of members; and snapshots on their way."""
+"""What a leader knows of the other servers and of a change of members; snapshots in transfer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from durable import Configuration
 
 @dataclass
 class Shipment:
-    """A snapshot on its way: at the leader what is still to be sent, at a follower what has come."""
+    """A snapshot in transfer: at the leader the rest to be sent, at a follower the part that has arrived."""
 
     leader_term: int
     index: int
@@ -33,7 +33,7 @@ class View:
 
 @dataclass
 class Round:
-    """A learner is to have ``target`` soon."""
+    """A learner, and the index ``target`` that it must reach soon."""
 
     number: int
     target: int
@@ -42,7 +42,7 @@ class Round:
 
 @dataclass
 class Change:
-    """A change of members that waits for its learners, and whom to answer then."""
+    """A change of members that waits for its learners, and the call to answer then."""
 
     term: int
     members: frozenset[int]

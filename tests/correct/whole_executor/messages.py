@@ -1,4 +1,4 @@
-"""The messages of Figures 2 and 13, with the fields of lab 2E, and what this Raft adds to the replies."""
+"""The messages of Figures 2 and 13, with the fields of lab 2E and this Raft's additions to the replies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    # After a refusal: the follower's last entry at or before prev_log_index that may be the leader's, too. -1: not told.
+    # After a refusal: the follower's last entry at or before prev_log_index that the leader may have, too. -1: unknown.
     maybe_common: int = -1
     maybe_common_term: int = -1
 

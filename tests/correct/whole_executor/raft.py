@@ -1,6 +1,6 @@
-"""Executor, labs 2A to 2F: every call is a future of one pool, an RLock guards the state, Events wake the threads. What is
-lost is sent again at once, a new commit told at once. Beside each entry stands who votes there. One server comes in one
-step, all else is joint; learners are in when they have all that is committed. Some entries before the snapshot stay here."""
+"""Executor, labs 2A to 2F: every call is a future of one pool, an RLock guards the state, Events wake the threads. Lost
+messages and new commits are sent at once. Each entry is stored with the voters at its index. Adding one server is one step,
+all else is joint; learners join once they have all committed entries. Some entries before the snapshot are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from views import Change, Electorate, Other, Parcel
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
 UPTO = "2F"
 BEAT = 0.1
 MIN_TIMEOUT, MAX_TIMEOUT = 0.5, 1.0
@@ -36,13 +36,13 @@ CHUNK = 4096
 MOST_ENTRIES = 100
 # How many entries stay in memory (not on disk) although a snapshot covers them, for servers that lag only a little.
 TRAIL = 6
-# A call to a dead server blocks for up to 7 s: workers enough for the heartbeats of that time, and for a few more calls.
+# A call to a dead server blocks for up to 7 s: enough workers for the heartbeats of that time and a few more calls.
 WORKERS_PER_PEER = 120
-# A call that takes longer than this will not be waited for, if the server shows otherwise that it is alive.
+# Seconds after which the leader no longer waits for a call, if the server is known to be alive otherwise.
 OVERDUE = 0.2
 TRIES = 4
 CATCH_UP = 4.0
-# For how long a server that was removed is told so.
+# Seconds for which a removed server still gets messages that say so.
 FAREWELL = 2.0
 
 
@@ -74,7 +74,7 @@ class Raft:
         # Entries in memory from index `start` + 1 on; the snapshot on disk goes up to `covered`.
         self.start_index = self.start_term = 0
         self.memory: list[LogEntry] = []
-        # One more than there are entries: who votes after the entry at `start`, and after each that follows.
+        # The voters after the entry at `start`, and after each entry that follows: one more than there are entries.
         self.in_force = [Electorate(0, members)]
         self.covered = self.covered_term = 0
         self._restore()
@@ -84,7 +84,7 @@ class Raft:
         self.role = Role.FOLLOWER
         self.leader = -1
         self.survey: RequestVoteArgs | None = None
-        self.votes: set[int] = set()  # or the pre-votes, during a survey
+        self.votes: set[int] = set()  # or pre-votes, while these are collected
         self.change: Change | None = None
         self.view: dict[int, Other] = {}
         self.leader_heard_at = -MAX_TIMEOUT
@@ -100,7 +100,7 @@ class Raft:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """The lock. After a fault (a disk that failed, above all) memory is not what the disk says: nobody goes on."""
+        """The lock. After a fault (above all a failed save) memory and disk may differ, so no thread goes on."""
         with self.lock:
             if self.broken is not None:
                 raise self.broken
@@ -146,7 +146,7 @@ class Raft:
         return self.start_term if index == self.start_index else self.memory[index - self.start_index - 1].term
 
     def _put(self, first: int, entries: list[LogEntry]) -> None:
-        """These are the log from ``first`` on."""
+        """Replace the log from ``first`` on."""
         number = first - self.start_index
         self.memory[number - 1 :] = entries
         del self.in_force[number:]
@@ -250,16 +250,16 @@ class Raft:
     def _call(self, server: int, method: str, args: Any, then: Callable[[int, Any, Any], None]) -> None:
         def exchange() -> None:
             reply = self.peers[server].call(method, args)
-            # Here, and not in a callback of the future: that of a future which is done already would run in the middle of
-            # whatever loop has called us.
+            # Here, and not in a callback of the future: if the future is done already, the callback would run in the middle
+            # of our caller's loop.
             with self._alone():
-                # Who says yes to a pre-vote may name the term that it was asked for.
+                # A yes to a pre-vote may have the requested term.
                 real = reply is not None and not (method == "pre_vote" and reply.vote_granted)
                 if real and reply.term > self.current_term:
                     self._adopt(reply.term)
                 then(server, args, reply)
 
-        # A future keeps what it raises to itself. `_alone` has taken note, and the other threads raise it.
+        # A future swallows its exception. `_alone` has recorded it, and the other threads raise it.
         self.pool.submit(exchange)
 
     def _leading_since(self, args: Any) -> bool:
@@ -282,7 +282,7 @@ class Raft:
         self._look_at_change()
 
     def _may_stand(self) -> bool:
-        """Some have a vote in a configuration that may count, from the commit on."""
+        """Whether we vote in some configuration that may count, from the committed one on."""
         return any(self.me in who.everybody() for who in self.in_force[self.commit_index - self.start_index :])
 
     def _ask_around(self) -> None:
@@ -368,7 +368,7 @@ class Raft:
         return free and (args.last_log_term, args.last_log_index) >= (self._term_at(self._last()), self._last())
 
     def _is_content(self, asker: int) -> bool:
-        """There is a working leader (§6): whoever asks for a vote now only disturbs, unless it is the leader that was."""
+        """Whether there is a working leader (§6). Then a candidate only disturbs, unless it is that leader itself."""
         now = time.monotonic()
         if self.role is Role.LEADER:
             return self._has_majority(now, MIN_TIMEOUT)
@@ -406,7 +406,7 @@ class Raft:
             return index, term, True
 
     def _look_at_change(self) -> None:
-        """Whether its learners are there, or it has come to nothing."""
+        """Check whether the learners of the change have caught up, or whether it has failed."""
         change = self.change
         if change is None:
             return
@@ -434,7 +434,7 @@ class Raft:
                 del self.view[server]
 
     def _next_configuration(self) -> None:
-        """The leader's, once the last one is committed."""
+        """A leader's next step once the last configuration is committed."""
         who = self.in_force[-1]
         if who.since > self.commit_index or self.role is not Role.LEADER:
             return
@@ -452,7 +452,7 @@ class Raft:
             self._call(server, "append_entries", args, self._answered)
 
     def _spread(self) -> None:
-        """To each server what is new for it, unless it is still busy with what came before."""
+        """Send each server what is new for it, unless it has not answered the last message yet."""
         for server, other in self.view.items():
             if other.call is None:
                 self._tell(server, other)
@@ -481,7 +481,7 @@ class Raft:
         )
 
     def _over(self, other: Other, args: Any) -> bool:
-        """Whether the server may be sent the next thing: its call has ended, or it is overdue."""
+        """Whether the server may be sent the next message: its call has ended, or is overdue."""
         if other.call is not args and time.monotonic() - other.call_since < OVERDUE:
             return other.call is None
         other.call = None
@@ -518,7 +518,7 @@ class Raft:
             self._tell(server, other)
 
     def _common(self, args: AppendEntriesArgs, reply: AppendEntriesReply) -> int:
-        """Up to where our logs may agree: there, the follower's entry is of a term not later than ours."""
+        """The last index where the logs may agree: the follower's entry there has no later term than ours."""
         if reply.maybe_common < 0:
             return max(0, args.prev_log_index - 1)
         index = min(reply.maybe_common, args.prev_log_index - 1)
@@ -571,7 +571,7 @@ class Raft:
             return AppendEntriesReply(term=self.current_term, success=True)
 
     def _refuse(self, args: AppendEntriesArgs) -> AppendEntriesReply:
-        """Skip what cannot be common: entries of a later term than the leader's there, and the one that it named."""
+        """Skip entries that the leader cannot have: those of a later term than it has there, and the one that it named."""
         index = min(self._last(), args.prev_log_index)
         if index == args.prev_log_index:
             index -= 1
@@ -641,7 +641,7 @@ class Raft:
 
     def _take_chunk(self, args: InstallSnapshotArgs) -> bool:
         if args.last_included_index <= self.commit_index:
-            return True  # no need of it
+            return True  # it is not needed
         if args.offset == 0:
             self.incoming_term = args.term
             old = frozenset(args.old_members or ())
@@ -651,7 +651,7 @@ class Raft:
         if parcel is None or (self.incoming_term, parcel.index) != (args.term, args.last_included_index):
             return False
         if args.offset + len(args.data) <= len(parcel.data) and not args.done:
-            return True  # it came before, and only the answer was lost
+            return True  # it arrived before, and only the reply was lost
         if len(parcel.data) != args.offset:
             return False
         parcel.data += args.data

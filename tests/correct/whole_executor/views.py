@@ -1,4 +1,4 @@
-"""What a server keeps of the others, and who of them votes."""
+"""What a server knows of the others, and which of them vote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Electorate:
-    """Who votes since the entry at ``since``; in two halves while C_old,new counts."""
+    """The voters from the entry at ``since`` on; two halves while C_old,new counts."""
 
     since: int
     members: frozenset[int]
@@ -19,7 +19,7 @@ class Electorate:
         return self.members | self.old
 
     def decides(self, servers: set[int]) -> bool:
-        """Whether these servers can, on their own."""
+        """Whether these servers are a majority, of each half."""
         new, old = len(self.members & servers), len(self.old & servers)
         return 2 * new > len(self.members) and (not self.old or 2 * old > len(self.old))
 
@@ -36,22 +36,22 @@ class Change:
 
 @dataclass
 class Other:
-    """What a leader keeps of another server."""
+    """What a leader knows of another server."""
 
     next_index: int
     heard_at: float
     match_index: int = 0
     told_commit: int = 0
-    call: Any = None  # the arguments of the call with news that is under way
+    call: Any = None  # the arguments of the call in flight that has something new
     call_since: float = 0.0
     parcel: Parcel | None = None
-    # For a server that was removed: until when it is told so.
+    # For a removed server: until when it still gets messages.
     leaves_at: float | None = None
 
 
 @dataclass
 class Parcel:
-    """A snapshot on its way to one server."""
+    """A snapshot in transfer to one server."""
 
     index: int
     index_term: int

@@ -1,7 +1,7 @@
-"""Lazy, labs 2A to 2F: a leader sends everything to everybody, member or not, so whoever comes has caught up long ago, and
-whoever was removed is still told. Every change goes by C_old,new, be it of one server. Nothing but the tick of a leader
-ever sends entries, so start() waits for the next one and the followers hear of a commit one tick later. Election timeouts
-as long as the labs allow. Steps are methods of an immutable state that is replaced as a whole."""
+"""Lazy, labs 2A to 2F: a leader sends everything to every server, member or not, so a new member has long caught up, and a
+removed one still gets messages. Every change goes through C_old,new, even of one server. Entries are sent only on the
+leader's tick, so start() waits for the next one, and followers learn of a commit one tick later. Election timeouts are as
+long as the labs allow. Steps are methods of an immutable state that is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister
 
-# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
 UPTO = "2F"
 TICK = 0.1
 TIMEOUT = (0.8, 1.6)
@@ -85,7 +85,7 @@ class InstallSnapshotReply:
 
 @dataclass(frozen=True)
 class Saved:
-    """All that is persistent."""
+    """Everything that is persistent."""
 
     term: int = 0
     vote: int | None = None
@@ -125,7 +125,7 @@ class Saved:
         return replace(self, term=term, vote=None) if term > self.term else self
 
     def with_entries(self, first: int, entries: list[LogEntry]) -> Saved:
-        """The entries from ``first`` on, and nothing behind them, if one of them is new or another; else all as it is."""
+        """Replace the log from ``first`` on by these entries, if one of them is new or different; else change nothing."""
         for index, entry in enumerate(entries, first):
             if index > self.base and self.term_at(index) != entry.term:
                 kept = {at: old for at, old in self.log.items() if at < index}
@@ -167,7 +167,7 @@ class Raft:
         self.applied = 0
         self.next_index: dict[int, int] = {}
         self.match_index: dict[int, int] = {}
-        # At the leader: which parts of which snapshot a server has said it has. At a follower: the parts that came.
+        # At the leader: the parts of a snapshot that a server has acknowledged. At a follower: the parts that have arrived.
         self.has: dict[int, tuple[int, set[int]]] = {}
         self.parts: dict[int, bytes] = {}
         self.parts_of = (0, 0)
@@ -176,7 +176,7 @@ class Raft:
             threading.Thread(target=loop, daemon=True).start()
 
     def _become(self, new: Saved, snapshot: bytes | None = None) -> None:
-        """Save first: should that fail, this server is what it was, and says nothing."""
+        """Save first: if that fails, the server keeps its old state and does not answer."""
         if new is not self.saved or snapshot is not None:
             self.persister.save(pickle.dumps(new), snapshot)
             self.saved = new
@@ -296,7 +296,7 @@ class Raft:
                 threading.Thread(target=self._ask, args=(server, args, this, said_yes), daemon=True).start()
 
     def _may_stand(self) -> bool:
-        """A vote in the last configuration known to be committed, or in a later one."""
+        """Whether we vote in the last configuration known to be committed, or in a later one."""
         at, entry = self.saved.configured(self.commit_index)
         later = [other for index, other in self.saved.log.items() if index > at and other.kind == "configuration"]
         return any(self.me in [*(each.members or ()), *(each.old_members or ())] for each in [entry, *later])
@@ -380,7 +380,7 @@ class Raft:
                         calls += self._messages_to(server)
             for call in calls:
                 threading.Thread(target=self._send, args=call, daemon=True).start()
-            # Until there is a tick to be kept, look more often: a new leader should say so soon.
+            # Check more often while there is no tick to wait for: a new leader should announce itself soon.
             time.sleep(TICK if calls else 0.02)
 
     def _advance(self) -> None:
@@ -415,13 +415,13 @@ class Raft:
         return [(server, "append_entries", args)]
 
     def _chunks(self, server: int) -> list[InstallSnapshotArgs]:
-        """The next few parts of our newest snapshot that the server is not known to have."""
+        """The next few parts of our newest snapshot that the server has not acknowledged."""
         mine, data = self.saved, self.persister.snapshot()
         index, has = self.has.setdefault(server, (mine.base, set()))
         if index != mine.base:
             _, has = self.has[server] = (mine.base, set())
         offsets = range(0, max(1, len(data)), CHUNK)
-        # The last one makes it whole, so it goes last, and alone.
+        # The last part completes the snapshot, so it is sent last, and alone.
         missing = [at for at in offsets[:-1] if at not in has][:CHUNKS_A_TICK] or [offsets[-1]]
         return [
             InstallSnapshotArgs(
@@ -462,7 +462,7 @@ class Raft:
             self.next_index[server] = max(match + 1, self._retreat(args, reply))
 
     def _retreat(self, args: AppendEntriesArgs, reply: AppendEntriesReply) -> int:
-        """Behind the last index where both logs have the same term, as far as the reply shows."""
+        """The index after the last one where both logs have the same term, as far as the reply shows."""
         if not reply.runs:
             return args.prev_log_index
         end = (
@@ -544,7 +544,7 @@ class Raft:
                 self.parts = {}
                 return InstallSnapshotReply(self.saved.term)
             if args.done:
-                del self.parts[args.offset]  # it is sent once more when the others are here
+                del self.parts[args.offset]  # it is sent again once the others have arrived
             return InstallSnapshotReply(self.saved.term, sorted(self.parts))
 
     def _is_whole(self, last: int) -> bool:

@@ -1,4 +1,4 @@
-"""The messages of Figures 2 and 13, with the fields of lab 2E, and what this Raft adds to the replies."""
+"""The messages of Figures 2 and 13, with the fields of lab 2E and this Raft's additions to the replies."""
 
 from dataclasses import dataclass, field
 from typing import Any, List, Optional  # noqa: UP035
@@ -16,7 +16,7 @@ class LogEntry:
         return set(self.members) | set(self.old_members or [])
 
     def majority(self, servers):
-        """Of a configuration: whether these servers are one, or two while there are two sets."""
+        """Of a configuration: whether these servers are a majority, of both sets if there are two."""
         for group in (self.members, self.old_members):
             if group and sum(server in servers for server in group) <= len(group) // 2:
                 return False

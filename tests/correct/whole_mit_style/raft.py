@@ -1,6 +1,6 @@
 """A Go solution of labs 2A to 2F, ported: one big mutex, no condition variable, and everything that waits polls: ticker,
-applier, change_membership. A "goroutine" for each RPC. Everything from next_index on goes out with each start() and each
-heartbeat. Long election timeouts; nobody is -1; of configurations it knows the latest, and the one before."""
+applier, change_membership. A "goroutine" for each RPC. Everything from next_index on is sent with each start() and each
+heartbeat. Long election timeouts; -1 means nobody; it keeps only the latest configuration and the one before."""
 
 import enum
 import pickle
@@ -22,20 +22,20 @@ from messages import (
 from raftlab.api import ApplyMsg
 
 DEBUG = False
-# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
 UPTO = "2F"
 NOBODY = -1
 TICK_MS = 30
 HEARTBEAT_MS = 100
 ELECTION_MS = (600, 1200)
 CHUNK = 4096
-# A snapshot's sender of whom nothing was heard for so long is given up, and another begins.
+# How long a snapshot's sender may show no sign of life before another one starts.
 STUCK_MS = 800
 APPLY_MS = 10
-# A learner is waited for so long; a leader that gets no majority of answers in so many heartbeats in a row gives up.
+# How long to wait for a learner; and how many heartbeats in a row without a majority's answers a leader stays leader.
 LEARN_MS = 5000
 STRIKES = 12
-# Heartbeats to servers that a change has removed.
+# How many heartbeats a removed server still gets.
 FAREWELLS = 10
 
 
@@ -68,7 +68,7 @@ class Raft:
         self.last_applied = 0
         self.next_index = {}
         self.match_index = {}
-        self.snapshot_sent = {}  # server -> when its sender heard of it last, and which sender that is
+        self.snapshot_sent = {}  # server -> when its sender last got an answer, and the number of that sender
         self.leader = NOBODY
         self.leader_heard = -ELECTION_MS[1]
         self.questions = 0  # rounds of pre-votes
@@ -82,8 +82,8 @@ class Raft:
         self.incoming_id = (0, 0)
 
         self.read_persist()
-        # The latest configuration, and the one before. That one is committed, as nobody begins a change before; so it
-        # is never taken back, and these two are enough.
+        # The latest configuration, and the one before. The one before is committed, since no change starts earlier. So it
+        # is never removed, and these two are enough.
         self.conf = self.conf_before = (self.log_start, self.log[0])
         self.look_for_configurations(1)
         self.reset_timer()
@@ -143,7 +143,7 @@ class Raft:
         return self.last_index()
 
     def look_for_configurations(self, first):
-        """log[first:] is new, and whatever was there before is gone."""
+        """Replace log[first:]."""
         if self.conf[0] >= self.log_start + first:
             self.conf = self.conf_before
         for i in range(first, len(self.log)):
@@ -152,7 +152,7 @@ class Raft:
                 self.conf = (self.log_start + i, self.log[i])
 
     def configuration_at(self, index):
-        """log[0] to be, when the log is cut there."""
+        """The entry for log[0] if the log is cut there."""
         i = index - self.log_start
         while self.log[i].kind != "configuration":
             i -= 1
@@ -243,7 +243,7 @@ class Raft:
                     return (NOBODY if self.leader == self.me else self.leader), self.current_term, False
                 if all(self.match_index[server] >= target for server in learners):
                     self.learners = None
-                    # One server more or less is one step.
+                    # Adding or removing one server is one step.
                     old = conf.members if len(members ^ set(conf.members)) > 1 else None
                     return self.append(LogEntry(term, None, "configuration", sorted(members), old)), term, True
             finally:
@@ -259,7 +259,7 @@ class Raft:
             self.unlock()
 
     def next_step(self):
-        """The leader, now and then: when the latest configuration is committed, something may have to follow."""
+        """Called by the leader from time to time: once the latest configuration is committed, there may be a next step."""
         index, conf = self.conf
         if index > self.commit_index:
             return
@@ -269,7 +269,7 @@ class Raft:
             self.become_follower(self.current_term)
 
     def audience(self):
-        """Whom a leader sends to."""
+        """The servers that a leader sends to."""
         _, conf = self.conf
         gone = self.conf_before[1].voters() - conf.voters()
         if self.conf[0] > self.commit_index:
@@ -538,7 +538,7 @@ class Raft:
             if prev > self.last_index():
                 return AppendEntriesReply(self.current_term, False, x_len=self.last_index())
             if prev < self.log_start:
-                # Part of this is in our snapshot already.
+                # Our snapshot covers a part of this.
                 entries = entries[self.log_start - prev :]
                 prev = self.log_start
             elif self.at(prev).term != args.prev_log_term:
@@ -621,7 +621,7 @@ class Raft:
                     return InstallSnapshotReply(self.current_term, False)
                 self.incoming_id = this
                 self.incoming = b""
-            # A chunk that has come before is written over itself; one behind a gap is not taken.
+            # A chunk that has arrived before is written again; one after a gap is dropped.
             if args.offset > len(self.incoming):
                 return InstallSnapshotReply(self.current_term, False)
             if args.offset == len(self.incoming):

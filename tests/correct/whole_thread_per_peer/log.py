@@ -1,4 +1,4 @@
-"""The log, and what a leader knows of another server's."""
+"""The log, and what a leader knows of another server's log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from messages import LogEntry
 
 
 class Log:
-    """Entries by index, the first ones of which a snapshot may have replaced."""
+    """Entries by index. A snapshot may have replaced the first ones."""
 
     def __init__(self, base: int, stand_in: LogEntry, entries: list[LogEntry]) -> None:
         self.base = base
-        # In the place of what the snapshot covers: its last term, and the configuration as of there.
+        # Stands for everything that the snapshot covers: its last term, and the configuration at that point.
         self.stand_in = stand_in
         self.entries = entries
 
@@ -22,7 +22,7 @@ class Log:
         return self.base + len(self.entries)
 
     def term(self, index: int) -> int | None:
-        """None where nothing is known."""
+        """None if it is not known."""
         if index == self.base:
             return self.stand_in.term
         return self.entries[index - self.base - 1].term if self.base < index <= self.last else None
@@ -31,7 +31,7 @@ class Log:
         return self.entries[first - self.base - 1 : end - self.base - 1]
 
     def configurations(self, upto: int) -> Iterator[tuple[int, LogEntry]]:
-        """All that there are at or before ``upto``, the latest first; the last one is that of the snapshot."""
+        """All configurations at or before ``upto``, the latest first; the last one is that of the snapshot."""
         for index in range(min(upto, self.last), self.base, -1):
             entry = self.entries[index - self.base - 1]
             if entry.kind == "configuration":
@@ -42,7 +42,7 @@ class Log:
         return next(self.configurations(upto))
 
     def compact(self, index: int, term: int, stand_in: LogEntry | None = None) -> None:
-        """``stand_in`` is used if this log goes on differently, or not as far."""
+        """``stand_in`` is used if this log differs there, or is too short."""
         if self.term(index) == term:
             _, stand_in = self.configured(index)
             self.entries = self.entries[index - self.base :]
@@ -55,19 +55,19 @@ class Log:
 
 @dataclass
 class Progress:
-    """How far a leader is with one server."""
+    """What a leader knows of one server's log."""
 
     next_index: int
     match_index: int = 0
-    streaming: bool = False  # else probing: one message at a time, until one is taken
+    streaming: bool = False  # else probing: one message at a time, until one succeeds
     window: int = 1
     on_the_way: int = 0
     heard: float = 0.0
-    # Grows when the replicator starts over. Answers to what was sent before do not count as arrivals then.
+    # Grows when the replicator starts over. Replies to earlier messages no longer count.
     attempt: int = 0
-    # The snapshot on its way (index, stand-in, bytes) and how much of it has been answered.
+    # The snapshot in transfer (index, stand-in, bytes), and how much of it is acknowledged.
     sending: tuple[int, LogEntry, bytes] | None = None
     offset: int = 0
     answered: float = 0.0
-    # For one that was removed: so many more heartbeats, if it does not answer that it knows. None: for a member.
+    # For a removed server: how many more heartbeats it gets until it answers that it knows. None: for a member.
     farewells: int | None = None

@@ -1,6 +1,6 @@
-"""Thread per peer, labs 2A to 2F: a replicator for each, which lives as long as the server, and heartbeats from a thread of
-their own, which also tell the commit. Small batches, several on their way at once: pipelined AppendEntries. InstallSnapshot
-exactly as in Figure 13. Configurations are looked up in the log; joint always; a learner that is close to the end is in."""
+"""Thread per peer, labs 2A to 2F: each peer has a replicator that lives as long as the server, and a separate thread sends
+heartbeats, which also carry the commit. Small batches, several in flight: pipelined AppendEntries. InstallSnapshot exactly
+as in Figure 13. Configurations are looked up in the log; always joint; a learner joins once it is close to the end."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from messages import (
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# "2E": as it was handed in for that lab, without pre-votes; "2D": candidates are not ignored either.
+# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
 UPTO = "2F"
 HEARTBEAT = 0.1
 TIMEOUT = (0.4, 0.8)
 BATCH = 3
 WINDOW = 8
-# Seconds without an answer after which a replicator starts over from what is proved.
+# Seconds without an answer after which a replicator starts over from the last acknowledged entry.
 PATIENCE = 0.25
 CHUNK = 4096
-# A learner that lacks no more than this counts as caught up, and has so many seconds for it.
+# A learner that lacks no more entries than this has caught up, and has so many seconds to get there.
 CLOSE = 4
 CATCH_UP_WITHIN = 5.0
-# Heartbeats to a server that was removed.
+# How many heartbeats a removed server still gets.
 FAREWELLS = 20
 
 
@@ -83,7 +83,7 @@ class Raft:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The lock. Once the disk has failed nobody gets any further: memory and disk are no longer the same."""
+        """The lock. After a failed save memory and disk may differ, so no thread goes on."""
         with self.cond:
             if self.disk_error is not None:
                 raise self.disk_error
@@ -151,7 +151,7 @@ class Raft:
                 while self.last_applied >= self.commit_index:
                     self.cond.wait()
                 if self.last_applied < self.log.base:
-                    # What the service lacks is no longer in the log: it was restarted, or a snapshot was installed.
+                    # The log no longer has the service's next entry: the server restarted, or a snapshot was installed.
                     self.last_applied = self.log.base
                     snapshot = self.persister.snapshot()
                     term = self.log.stand_in.term
@@ -185,7 +185,7 @@ class Raft:
             if self.log.term(self.commit_index) != term:
                 return -1, term, True
             learners = self.changing = set(members) - who.voters
-            # One that was a member before may have lost everything since.
+            # A server that was a member before may have lost everything since.
             for peer in learners:
                 self.progress.pop(peer, None)
             self._look_after()
@@ -209,7 +209,7 @@ class Raft:
         return match > 0 and match >= self.log.last - CLOSE
 
     def _look_after(self) -> None:
-        """Progress is kept of members and learners; of those that have just been removed, until they know."""
+        """Keep the progress of members and learners, and of removed servers until they know."""
         _, who = self.log.configured(self.log.last)
         wanted = (who.voters | (self.changing or set())) - {self.me}
         for peer in wanted:
@@ -222,7 +222,7 @@ class Raft:
                 self.progress[peer].farewells = FAREWELLS
 
     def _settle(self) -> None:
-        """What is to be done once the last configuration is committed."""
+        """The next step once the last configuration is committed."""
         at, who = self.log.configured(self.log.last)
         if at > self.commit_index:
             return
@@ -260,7 +260,7 @@ class Raft:
     def _has_leader(self, args: RequestVoteArgs) -> bool:
         if self.role == "leader":
             return True
-        # Should the leader itself ask, it leads no more.
+        # If the leader itself asks, it no longer leads.
         return args.candidate_id != self.leader and time.monotonic() < self.leader_heard + TIMEOUT[0]
 
     def _log_will_do(self, args: RequestVoteArgs) -> bool:
@@ -307,7 +307,7 @@ class Raft:
         if reply is None:
             return
         with self._locked():
-            # The rule for all servers (Figure 2), here as everywhere: nobody answers with a term that it is not in.
+            # Figure 2, All Servers: no server answers with a term that it is not in.
             self._see(reply.term)
             if reply.vote_granted and self.asking == asking:
                 yes.add(peer)
@@ -369,7 +369,7 @@ class Raft:
                 self._restart_timer()
             return RequestVoteReply(self.term, granted)
 
-    # --- heartbeats: they never wait for entries, and entries never for them ---
+    # --- heartbeats: they never wait for entries, nor entries for them ---
 
     def _heartbeats(self) -> None:
         while True:
@@ -389,7 +389,7 @@ class Raft:
                         if progress.farewells < 0:
                             del self.progress[peer]
                             continue
-                    # Behind the last entry that is proved, so that the commit may go as far; or before all of them.
+                    # After the last acknowledged entry, so that the follower can commit that far; or before all entries.
                     prev = progress.match_index
                     prev_term = self.log.term(prev)
                     if prev_term is None:
@@ -418,7 +418,7 @@ class Raft:
     # --- replication, the leader's side ---
 
     def _replicator(self, peer: int) -> None:
-        """Looks after one server, in every term in which we lead."""
+        """Replicates to one server, in every term in which we lead."""
         while True:
             with self._locked():
                 progress = self.progress.get(peer)
@@ -437,7 +437,7 @@ class Raft:
                     progress.heard = now
                 progress.on_the_way += 1
                 work = (peer, progress, progress.attempt, *job)
-            # A call may hang for seconds: the replicator goes on, only the call waits.
+            # A call may take seconds: only the call waits, and the replicator goes on.
             threading.Thread(target=self._carry, args=work, daemon=True).start()
 
     def _start_over(self, progress: Progress, next_index: int) -> None:
@@ -448,7 +448,7 @@ class Raft:
         progress.attempt += 1
 
     def _next_job(self, progress: Progress) -> tuple[str, Any] | None:
-        """The next message, and what it is; None when it is time to wait."""
+        """The next message and its kind; None if there is nothing to send now."""
         if progress.on_the_way >= (progress.window if progress.streaming else 1):
             return None
         if progress.sending is not None or progress.next_index <= self.log.base:
@@ -511,12 +511,12 @@ class Raft:
                 progress.streaming = True
             self._count_copies()
         elif current and progress.sending is None:
-            # Overtaken by the one before it, or really not ours: probe again, never behind what is proved.
+            # It overtook an earlier message, or the logs differ: probe again, never before the last acknowledged entry.
             back = min(args.prev_log_index, reply.try_index or args.prev_log_index)
             self._start_over(progress, back)
 
     def _chunk_arrived(self, progress: Progress, args: InstallSnapshotArgs) -> None:
-        """Somebody has taken a chunk. That the snapshot is whole over there, the next AppendEntries shows."""
+        """A server has taken a chunk. The next AppendEntries shows whether its snapshot is complete."""
         progress.offset = args.offset + len(args.data)
         if args.done:
             progress.sending = None
@@ -560,7 +560,7 @@ class Raft:
         return index
 
     def _take(self, prev: int, entries: list[LogEntry]) -> bool:
-        """Store what is new. Whether anything was."""
+        """Store the new entries. Returns whether there were any."""
         for number, entry in enumerate(entries):
             index = prev + 1 + number
             if index > self.log.base and self.log.term(index) != entry.term:
@@ -592,7 +592,7 @@ class Raft:
         while len(data) < args.offset and len(data) in self.chunks:
             data += self.chunks[len(data)]
         if len(data) != args.offset:
-            return  # a part is missing: the leader will notice, and send it all again
+            return  # a part is missing: the leader will notice, and send everything again
         self.chunks = {}
         told = LogEntry(0, None, "configuration", args.members, args.old_members) if args.members else None
         self.log.compact(args.last_included_index, args.last_included_term, told)

@@ -329,7 +329,7 @@ WHO_GETS_A_PRE_VOTE = Rule(
     f"{_DETAILS_2F}#who-gets-a-pre-vote",
 )
 NOT_DISTURBED = Rule(
-    "undisturbed",
+    "an undisturbed leader",
     "a leader that a majority hears goes on leading, no matter which server returns or cannot hear it",
     "dissertation, 9.6, 4.2.3",
     f"{_DETAILS_2F}#nobody-disturbs-a-leader",
@@ -341,7 +341,7 @@ CHECK_QUORUM = Rule(
     f"{_DETAILS_2F}#a-leader-that-nobody-answers",
 )
 STILL_ELECTED = Rule(
-    "a leader all the same",
+    "a leader is still elected",
     "servers that can reach each other and are a majority elect a leader soon",
     "dissertation, 9.6; §5.2",
     f"{_DETAILS_2F}#somebody-is-still-elected",

@@ -31,7 +31,7 @@ from raftlab.suites.helpers.scripted_servers import (
 from raftlab.suites.marking import SIM, StartCluster, points
 
 
-def _nobody_applies(c: Cluster, index: int, seconds: float, why: str, rule: Rule = rules.COMMIT_MAJORITY) -> None:
+def _expect_not_applied(c: Cluster, index: int, seconds: float, why: str, rule: Rule = rules.COMMIT_MAJORITY) -> None:
     """Require that no server applies ``index``, for this long. ``why`` completes the sentence of the failure."""
     c.wait_for(seconds, lambda: c.committed(index)[0] > 0)
     count, command = c.committed(index)
@@ -89,7 +89,7 @@ def test_follower_failure(cluster: StartCluster) -> None:
             c.disconnect(server)
     index, _, is_leader = c.propose(leader, "alone")
     c.expect(is_leader, f"expected S{leader} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _nobody_applies(c, index, 2.0, "since only the leader has it")
+    _expect_not_applied(c, index, 2.0, "since only the leader has it")
 
 
 @points(5)
@@ -105,7 +105,7 @@ def test_leader_failure(cluster: StartCluster) -> None:
     c.disconnect(second)
     index, _, is_leader = c.propose(second, "alone")
     c.expect(is_leader, f"expected S{second} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _nobody_applies(c, index, 2.0, "since only the leader has it")
+    _expect_not_applied(c, index, 2.0, "since only the leader has it")
 
 
 # Sim only: on a busy machine an election may be right.
@@ -151,7 +151,7 @@ def test_no_agreement_without_majority(cluster: StartCluster) -> None:
         c.disconnect((leader + step) % 4)
     index, _, is_leader = c.propose(leader, "two of four")
     c.expect(is_leader, f"expected S{leader} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _nobody_applies(c, index, 2.0, "since two of four have it at most")
+    _expect_not_applied(c, index, 2.0, "since at most two of four have it")
     c.heal()
     c.agree("after", 4)
 
@@ -485,7 +485,7 @@ def test_commit_only_what_is_proved(cluster: StartCluster) -> None:
             leader.append(0, 0, [], commit=2)
             c.sleep(0.03)
         why = "which the leader's message did not check (leader_commit was 2, the message ended at 0)"
-        _nobody_applies(c, 1, 0.0, why, rules.COMMIT_PROVED)
+        _expect_not_applied(c, 1, 0.0, why, rules.COMMIT_PROVED)
         # One entry arrives: S0 may commit up to this one.
         leader.append(0, 0, [base + 5], commit=2)
         c.wait_for(2.0, lambda: c.committed(1)[0] == 1)
@@ -493,7 +493,7 @@ def test_commit_only_what_is_proved(cluster: StartCluster) -> None:
             c.committed(1)[0] == 1, "expected S0 to apply index 1 within 2 s, but it did not", rules.AGREEMENT, [0]
         )
         why = "which the leader has not sent yet (leader_commit was 2, the message ended at 1)"
-        _nobody_applies(c, 2, 0.2, why, rules.COMMIT_PROVED)
+        _expect_not_applied(c, 2, 0.2, why, rules.COMMIT_PROVED)
 
     run_uninterrupted(c, script)
 
@@ -508,7 +508,7 @@ def test_old_entries_are_not_counted(cluster: StartCluster) -> None:
     followers = [ScriptedFollower(c, number, list(old), limit=1) for number in (1, 2)]
     term = wait_for_leadership(c)
     why = f"which is of term 10 while S0 leads term {term}, however many have it"
-    _nobody_applies(c, 1, 1.0, why, rules.COMMIT_OWN_TERM)
+    _expect_not_applied(c, 1, 1.0, why, rules.COMMIT_OWN_TERM)
     # Once an entry of its own term is on a majority, both are committed.
     for follower in followers:
         follower.limit = 1_000_000
@@ -534,7 +534,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     replies = c.hold("append_entries", leg="reply", when=carries_first)
     first = propose_to_s0(c, "first")
     if not c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers)):
-        _nobody_applies(
+        _expect_not_applied(
             c, first, 0.0, "which no other server has: the replies were to requests before it", rules.REPLY_PROVES
         )
     others = c.hold("append_entries", leg="reply")
@@ -545,7 +545,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     others.release()
     c.wait_for(2.0, lambda: c.committed(first)[0] == 1)
     why = "which no other server has: the replies were to the request before it"
-    _nobody_applies(c, second, 0.5, why, rules.REPLY_PROVES)
+    _expect_not_applied(c, second, 0.5, why, rules.REPLY_PROVES)
     for follower in followers:
         follower.limit = 1_000_000
     c.agree("third", 1)
@@ -577,7 +577,7 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     index = propose_to_s0(c, "on two of five")
     late.release()
     why = f"which two of five have: S1's late reply was about entries of term {term}"
-    _nobody_applies(c, index, 1.0, why, rules.REPLY_PROVES)
+    _expect_not_applied(c, index, 1.0, why, rules.REPLY_PROVES)
     for follower in followers.values():
         follower.silent = False
     c.agree("at last", 1)

@@ -53,7 +53,7 @@ def test_add_one(cluster: StartCluster) -> None:
     leader = leader_of(c, range(4))
     rest = without(range(4), leader)
     c.partition([leader, rest[0]], rest[1:])
-    expect_no_commit(c, leader, "since two of four have it at most")
+    expect_no_commit(c, leader, "since at most two of four have it")
     expect_commit_among(c, rest, "three of four")
     c.heal()
     c.agree("by four again", 4)
@@ -116,8 +116,8 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
     c.agree("by two", 2)
     first = ready_leader(c, range(2))
     other = 1 - first
-    asked = MembershipCall(c, first, [other])
-    hold = hold_change(c, asked, "request")
+    call = MembershipCall(c, first, [other])
+    hold = hold_change(c, call, "request")
     c.crash(first)
     hold.drop()
     c.restart(first)
@@ -188,7 +188,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
     c.partition([leader, 3, 4], rest)
     # It is asked to add one of them. That server gets every entry, but its copies do not count.
     index, _, _ = c.propose(leader, "before S3 comes")
-    asked = MembershipCall(c, leader, range(4))
+    call = MembershipCall(c, leader, range(4))
     expect_no_commit(c, leader, "since one of three members has it")
     text = f"expected nobody to apply index {index}, since only one of three members has it, but somebody did"
     c.expect(c.committed(index)[1] != "before S3 comes", text, rules.MEMBERS_COUNT, [leader])
@@ -201,7 +201,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
         c.sleep(0.5)
         c.no_leader(among=[leader, 3, 4])
     c.heal()
-    c.expect(not asked.pending, "expected the crash to end the change, but it is still under way", rules.CHANGE_ANSWERS)
+    c.expect(not call.pending, "expected the crash to end the change, but it is still under way", rules.CHANGE_ANSWERS)
     agree_by(c, "by three again", range(3))
 
 
@@ -214,10 +214,10 @@ def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
     away = (leader + 1) % 3
     for server in (3, away):
         c.disconnect(server)
-    asked = MembershipCall(c, leader, range(4))
+    call = MembershipCall(c, leader, range(4))
     for number in range(4):
         c.agree(f"by two, {number}", 2)
-    answer = asked.answer()
+    answer = call.answer()
     if answer is not None and answer[2]:
         text = f"expected S{leader} to answer -1 as S3 never caught up, but it answered {answer[0]}"
         c.expect(answer[0] == -1, text, rules.LEARNERS, [leader])
@@ -236,12 +236,12 @@ def test_a_learner_that_crashes(cluster: StartCluster) -> None:
         c.agree(f"by three, {number}", 3)
         leader = ready_leader(c, range(3))
         slow = c.hold("append_entries", dst=3, leg="reply", when=lambda args: bool(args["entries"]), most=1)
-        asked = MembershipCall(c, leader, range(4))
+        call = MembershipCall(c, leader, range(4))
         c.wait_for(3.0, lambda: bool(slow.messages))  # noqa: B023  (called in this round only)
         c.crash(3)
         slow.drop()
         c.agree(f"by three, while S3 is down, {number}", 3)
-        answer = asked.answer()
+        answer = call.answer()
         c.restart(3)
         if answer is not None and answer[0] > 0:
             reconfigure(c, range(3))  # S3 may have caught up just before its crash
@@ -268,13 +268,13 @@ def test_one_at_a_time(cluster: StartCluster) -> None:
     # A new server that catches up is a change under way as well.
     leader = ready_leader(c, range(4))
     c.disconnect(4)
-    asked = MembershipCall(c, leader, range(5))
+    call = MembershipCall(c, leader, range(5))
     c.sleep(0.1)
-    if asked.pending:
+    if call.pending:
         again = change(c, leader, without(range(4), (leader + 1) % 4))
         text = f"expected S{leader} to refuse a change while a new server catches up, but it answered {again[0]}"
         c.expect(not again[2] or again[0] == -1, text, rules.ONE_CHANGE, [leader])
-    asked.answer()
+    call.answer()
     c.heal()
     c.agree("by four again", 4)
 
@@ -359,8 +359,8 @@ def test_partition_in_a_change(cluster: StartCluster) -> None:
         c.agree(f"by three, {number}", 3)
         leader = ready_leader(c, range(3))
         rest = without(range(3), leader)
-        asked = MembershipCall(c, leader, range(4))
-        hold = hold_change(c, asked, "request")
+        call = MembershipCall(c, leader, range(4))
+        hold = hold_change(c, call, "request")
         c.partition([leader, 3], rest)
         hold.release()
         expect_no_commit(c, leader, "since two of four have it")
@@ -653,8 +653,8 @@ def test_part2_restart_between_two(cluster: StartCluster) -> None:
     for number in range(3):
         c.agree(f"before, {number}", 2, within=20.0)
         leader = ready_leader(c, now)
-        asked = MembershipCall(c, leader, then)
-        hold = hold_change(c, asked, "request", joint=False)
+        call = MembershipCall(c, leader, then)
+        hold = hold_change(c, call, "request", joint=False)
         # C_old,new is committed, and C_new is on the leader only (if it still leads).
         begun = bool(hold.messages)
         index = max(c.event_loop.referee.applies.values)
@@ -709,7 +709,7 @@ def test_part2_asked_twice(cluster: StartCluster) -> None:
         c.agree(f"before both, {number}", 2)
         leader = ready_leader(c, range(3))
         both = [MembershipCall(c, leader, members) for members in wanted[:2]]
-        answers = [asked.answer() or (-1, -1, False) for asked in both]
+        answers = [call.answer() or (-1, -1, False) for call in both]
         taken = [members for members, (index, _, leads) in zip(wanted, answers, strict=False) if leads and index > 0]
         text = f"expected S{leader} to accept at most one of two changes requested together, but it answered {answers}"
         c.expect(len(taken) <= 1 or answers[0][0] != answers[1][0], text, rules.ONE_CHANGE, [leader])
@@ -756,8 +756,8 @@ def test_part2_churn(cluster: StartCluster) -> None:
     for server in range(6):
         if not c.server_state(server).up:
             c.restart(server)
-    for asked in under_way:
-        asked.answer()
+    for call in under_way:
+        call.answer()
     c.agree("at last", 1, within=30.0)
     reconfigure(c, range(6))
     c.unreliable(on=False)
@@ -818,9 +818,9 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
     followers = ScriptedFollowers(c)
     wait_for_leadership(c)
     first = c.agree("by all", 1)
-    asked = MembershipCall(c, 0, [3, 4, 5, 6])
+    call = MembershipCall(c, 0, [3, 4, 5, 6])
     followers.limit_logs(first, 1, 2)
-    index, _, leads = asked.answer() or (-1, -1, False)
+    index, _, leads = call.answer() or (-1, -1, False)
     if leads and index == -1:
         refused(c, 0, [3, 4, 5, 6])
     c.wait_for(1.5, lambda: c.committed(index)[0] > 0)

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from raftlab import labs
 from raftlab.suites import catalogue
 from tests.conftest import ROOT
 
+ALL_LABS = ", ".join(labs.LABS)
 PASSING = re.compile(r"<!-- transcript: (raftlab test (?P<lab>\w+) --impl solutions) -->\n```\n(?P<shown>.*?)```", re.S)
 README = ROOT / "README.md"
 GUIDE = ROOT / "handouts" / "instructors-guide.md"
@@ -33,6 +35,9 @@ def points_of(lab: str) -> int:
 
 def readme() -> str:
     text = README.read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(\w+) ", text, re.M)
+    if listed != list(labs.LABS):
+        raise ValueError(f"the README's table has the labs {', '.join(listed)}, but there are {ALL_LABS}")
     text = _replaced(text, r"# fails \d+ times", lambda _: f"# fails {number_of_tests('2A')} times")
     return _replaced(
         text,

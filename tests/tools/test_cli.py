@@ -19,7 +19,7 @@ from raftlab import cli, labs
 from raftlab.submission import skeleton
 from raftlab.suites import catalogue
 from raftlab.tools import new as starter
-from tests.counts import points_of
+from tests.counts import ALL_LABS, points_of
 
 ROOT = Path(__file__).parents[2]
 SOLUTION = ROOT / "solutions" / "raft.py"
@@ -112,7 +112,7 @@ def test_new_for_those_who_join_late(
     assert "lab-2c.md" in Path("me/README.md").read_text()
     assert "raftlab test 2C" in Path("me/.github/workflows/raftlab.yml").read_text()
     assert cli.main(["new", "you", "--from", "9Z"]) == 2
-    assert capsys.readouterr().err == "raftlab: there is no lab '9Z'; the labs are: 2A, 2B, 2C, 2D, 2E, 2F\n"
+    assert capsys.readouterr().err == f"raftlab: there is no lab '9Z'; the labs are: {ALL_LABS}\n"
     assert not Path("you").exists()
 
 

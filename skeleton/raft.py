@@ -54,8 +54,8 @@ SNAPSHOT_CHUNK = 4096
 class LogEntry:
     """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there.
 
-    Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new servers' numbers, sorted;
-    while the old ones vote as well (C_old,new of joint consensus), `old_members` are these, else it is None.
+    Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new set's numbers, sorted;
+    while the old set votes as well (C_old,new of joint consensus), `old_members` is that set, otherwise None.
     """
 
     term: int
@@ -93,8 +93,8 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    # Your code here (2B): what else a leader wants to know when it was refused (the end of §5.3)
-    # New fields need a default value. None says: not told.
+    # Your code here (2B): what else a leader needs to know when a follower refuses (the end of §5.3)
+    # New fields need a default value. None means: not given.
 
 
 @dataclass
@@ -118,21 +118,21 @@ class InstallSnapshotArgs:
 @dataclass
 class InstallSnapshotReply:
     term: int
-    # Your code here (2D): what else a leader wants to know after each chunk
+    # Your code here (2D): what else a leader needs to know after each chunk
     # Replies get lost, chunks come twice, and a server that restarted has lost its half of a snapshot.
 
 
-# Your code here (2D): what you need to remember about a snapshot on its way
+# Your code here (2D): what you need to remember about a snapshot in transfer
 
 
-# Your code here (2E): what you need to say about configurations
+# Your code here (2E): what you need for configurations
 
 
 class Raft:
     """One server.
 
-    One lock guards every field below it. Whoever reads or writes them holds it; nobody holds it while waiting for the
-    network, for time to pass or for the service. After waiting, the world may have changed: look at the term again.
+    One lock guards every field below it. Hold it to read or write them, but never while you wait for the network, for
+    time to pass or for the service. After waiting, things may have changed: check the term again.
     """
 
     def __init__(
@@ -161,19 +161,19 @@ class Raft:
         # Your code here (2A): what else an election needs: when your timer runs out, and who voted for you
         # The timeout is random, and new each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
 
-        # Your code here (2B): what else a leader knows of the others, and how your threads wake each other
-        # Figure 2: next_index and match_index, made anew after each election.
+        # Your code here (2B): what else a leader knows about the others, and how your threads wake each other
+        # Figure 2: next_index and match_index, created anew after each election.
 
-        # Your code here (2D): snapshots on their way
+        # Your code here (2D): snapshots in transfer
 
-        # Your code here (2C): go on from what the server had saved before it crashed
+        # Your code here (2C): continue from what the server had saved before it crashed
         # persister.state() is b"" when nothing was ever saved.
 
         # Your code here (2E): who votes, and since which index of the log
-        # The latest configuration in the log counts, be it committed or not (§6). Without one: `members`.
+        # The latest configuration in the log counts, committed or not (§6). Without one: `members`.
         # Snapshots cut configurations off: remember the one as of the last entry that was cut.
 
-        # Your code here (2F): what a server remembers while it asks before it stands, and a leader of who answers it
+        # Your code here (2F): what a server remembers while it asks, and when each server last answered a leader
 
         # Your code here (2A): start your threads here, with daemon=True; __init__ must return at once
         # One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
@@ -197,12 +197,12 @@ class Raft:
         # Your code here (2D): cut the log, save what is left of it together with the snapshot
 
     def change_membership(self, members: frozenset[int]) -> tuple[int, int, bool]:
-        """Lab 2E. Let `members` be the servers that vote: (index of the configuration entry, term, whether this server
-        leads), once that entry is in its log. That may take a while, as new servers first catch up, but not for ever.
+        """Lab 2E. Make `members` the servers that vote: (index of the configuration entry, term, whether this server
+        leads), once that entry is in its log. That may take a while, as new servers catch up first, but not forever.
 
         A leader that cannot or will not do it answers (-1, term, True): while another change is under way; before it has
-        committed an entry of its own term; when a new server does not catch up; when there is nobody in `members`, or
-        somebody unknown. In part 1 also when more than one server comes or goes.
+        committed an entry of its own term; when a new server does not catch up; when `members` is empty, or has an
+        unknown server. In part 1 also when more than one server joins or leaves.
         Any other server answers (the leader's number, or -1 if it knows none, its term, False).
         """
         # Your code here (2E): let new servers catch up, then append the configuration; the rest happens in other threads
@@ -237,12 +237,12 @@ class Raft:
     def install_snapshot(self, args: InstallSnapshotArgs) -> InstallSnapshotReply:
         """Lab 2D. Figure 13, InstallSnapshot RPC: one chunk of the leader's snapshot."""
         # Your code here (2D): Figure 13, InstallSnapshot RPC, receiver implementation
-        # The chunks of one snapshot can come twice, late, or not at all. Install only what is whole, and newer.
+        # The chunks of a snapshot can arrive twice, late, or not at all. Install only what is complete and newer.
         return InstallSnapshotReply(term=self.current_term)
 
     def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
-        """Lab 2F. Would `args.candidate_id` get my vote, if it stood in `args.term`? Asking and answering change nothing."""
-        # Your code here (2F): no to whoever is behind, and to anybody while there is a leader (dissertation, 9.6)
+        """Lab 2F. Would `args.candidate_id` get my vote as a candidate of `args.term`? The question changes nothing."""
+        # Your code here (2F): no to a server that is behind, and to everybody while there is a leader (dissertation, 9.6)
         # args.term is a term that may never come: it is nobody's current term, and you do not adopt it.
         return RequestVoteReply(term=self.current_term, vote_granted=False)
 
@@ -252,7 +252,7 @@ class Raft:
     # peers[i].call(...) waits for the reply: give each call its own thread, and hold no lock meanwhile.
 
     # Your code here (2B): replication: what to send, what an answer means, when to commit, and the thread that applies
-    # One thread only puts into apply_ch, and it holds no lock meanwhile: copy what is to be applied, then put.
+    # Only one thread calls apply_ch.put, and it holds no lock meanwhile: copy what is to be applied, then put.
     # An AppendEntries that was answered: match_index = prev_log_index + len(entries) of that request.
     # Refused: next_index goes back, a whole term at a time (the end of §5.3), and never below 1.
 
@@ -266,7 +266,7 @@ class Raft:
 
     # Your code here (2E): configurations: which one counts, how one follows another, and who may stand for election
     # Whenever the log changes, look for the latest configuration in it. It counts, and it can disappear again.
-    # C_new follows when C_old,new is committed, whoever leads then. A leader that is not in C_new is the last to go.
+    # Whichever server leads when C_old,new is committed appends C_new. A leader that is not in C_new leaves last.
 
-    # Your code here (2F): asking before standing, and giving up without answers
-    # A pre-vote counts for one round of asking only. With a majority of them, stand for election as ever.
+    # Your code here (2F): asking before an election, and stepping down without answers
+    # A pre-vote counts for one round of asking only. With a majority of them, start an election as before.

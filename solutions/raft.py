@@ -43,22 +43,22 @@ SNAPSHOT_CHUNK = 4096
 # region 2B: constants of your own
 # How many entries one message carries at most, so that a server far behind does not get everything in each retry.
 MAX_BATCH = 200
-# Seconds. Entries that have not been answered for this long are sent once more; a call to a dead server takes longer.
+# Seconds. Entries without an answer for this long are sent again; a call to a dead server takes longer.
 RESEND_AFTER = 0.3
-# Two things that a Raft may do or not. Bugs hide behind either, so whoever looks for bugs tries both.
+# Two things that a Raft may or may not do. Each choice hides other bugs, so try both when you look for bugs.
 HEARTBEATS_CARRY_ENTRIES = False
 NOOP_ON_ELECTION = False
 # endregion
 
 # region 2E: constants of your own
-# Seconds. A new server that has not caught up by then is given up on; a server that was removed is told so for as long.
+# Seconds. A leader gives up on a new server after this time, and keeps sending to a removed server for as long.
 LEARNER_PATIENCE = 5.0
-# Whether to go by way of joint consensus even where one server comes or goes, and a simple step would do.
+# Whether to use joint consensus even when one server joins or leaves, and a single step would be enough.
 ALWAYS_JOINT = False
 # endregion
 
 # region 2F: constants of your own
-# Two things that keep a server from doing harm: it asks before it stands, and a leader that nobody answers gives up.
+# Two safeguards: a server asks before it starts an election, and a leader that nobody answers steps down.
 PRE_VOTE = True
 CHECK_QUORUM = True
 # endregion
@@ -68,8 +68,8 @@ CHECK_QUORUM = True
 class LogEntry:
     """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there.
 
-    Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new servers' numbers, sorted;
-    while the old ones vote as well (C_old,new of joint consensus), `old_members` are these, else it is None.
+    Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new set's numbers, sorted;
+    while the old set votes as well (C_old,new of joint consensus), `old_members` is that set, otherwise None.
     """
 
     term: int
@@ -107,10 +107,10 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    # region 2B: what else a leader wants to know when it was refused (the end of §5.3)
-    # hint: New fields need a default value. None says: not told.
-    # The term of the entry in the way, and the first index that the follower has of that term. Where there is no entry
-    # in the way, the log is too short: conflict_index is then the first index that it lacks.
+    # region 2B: what else a leader needs to know when a follower refuses (the end of §5.3)
+    # hint: New fields need a default value. None means: not given.
+    # The term of the conflicting entry, and the first index that the follower has of that term. If there is no such
+    # entry, the log is too short: conflict_index is then the first index that it lacks.
     conflict_term: int | None = None
     conflict_index: int | None = None
     # endregion
@@ -137,17 +137,17 @@ class InstallSnapshotArgs:
 @dataclass
 class InstallSnapshotReply:
     term: int
-    # region 2D: what else a leader wants to know after each chunk
+    # region 2D: what else a leader needs to know after each chunk
     # hint: Replies get lost, chunks come twice, and a server that restarted has lost its half of a snapshot.
-    # How many bytes the follower has by now, from the beginning: where to go on. None: not told.
+    # How many bytes the follower has so far: where to continue. None: not given.
     received: int | None = None
     # endregion
 
 
-# region 2D: what you need to remember about a snapshot on its way
+# region 2D: what you need to remember about a snapshot in transfer
 @dataclass
 class Transfer:
-    """A snapshot on its way, at the leader (what to send next) and at the follower (what has come)."""
+    """A snapshot in transfer: at the leader, what to send next; at the follower, what has arrived."""
 
     term: int  # the leader's
     index: int
@@ -155,7 +155,7 @@ class Transfer:
     data: bytes
     offset: int = 0
     # region 2E: who the members were then
-    # None: not told.
+    # None: not given.
     members: list[int] | None = None
     old_members: list[int] | None = None
     # endregion
@@ -164,8 +164,8 @@ class Transfer:
 # endregion
 
 
-# region 2E: what you need to say about configurations
-# The kind of an entry that is one.
+# region 2E: what you need for configurations
+# The kind of an entry that is a configuration.
 CONFIGURATION = "configuration"
 
 
@@ -180,8 +180,8 @@ def _voters(entry: LogEntry) -> frozenset[int]:
 class Raft:
     """One server.
 
-    One lock guards every field below it. Whoever reads or writes them holds it; nobody holds it while waiting for the
-    network, for time to pass or for the service. After waiting, the world may have changed: look at the term again.
+    One lock guards every field below it. Hold it to read or write them, but never while you wait for the network, for
+    time to pass or for the service. After waiting, things may have changed: check the term again.
     """
 
     def __init__(
@@ -211,54 +211,54 @@ class Raft:
         # hint: The timeout is random, and new each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
         self.votes: set[int] = set()
         self.election_deadline = 0.0
-        # Signalled when the role changes, so that the two loops below need not poll.
+        # Notified when the role changes, so that the two loops below need not poll.
         self.changed = threading.Condition(self.lock)
         self._restart_election_timer()
         # endregion
 
-        # region 2B: what else a leader knows of the others, and how your threads wake each other
-        # hint: Figure 2: next_index and match_index, made anew after each election.
+        # region 2B: what else a leader knows about the others, and how your threads wake each other
+        # hint: Figure 2: next_index and match_index, created anew after each election.
         self.next_index: dict[int, int] = {}
         self.match_index: dict[int, int] = {}
-        # What the leader sent last to each server and has no answer to: the message, and since when.
+        # The message in flight to each server, and since when.
         self.in_flight: dict[int, tuple[object, float]] = {}
-        # The commit_index that each server was told last.
+        # The commit_index last sent to each server.
         self.told_commit: dict[int, int] = {}
-        # Signalled when there may be something to send, and something to apply.
+        # Notified when there may be something to send, and something to apply.
         self.to_send = threading.Condition(self.lock)
         self.to_apply = threading.Condition(self.lock)
         # endregion
 
-        # region 2D: snapshots on their way
+        # region 2D: snapshots in transfer
         self.outgoing: dict[int, Transfer] = {}
         self.incoming: Transfer | None = None
-        # A snapshot that the service has yet to be given, ahead of any entry.
+        # A snapshot that the service must get before any entry.
         self.to_restore: ApplyMsg | None = None
         # endregion
 
-        # region 2C: go on from what the server had saved before it crashed
+        # region 2C: continue from what the server had saved before it crashed
         # hint: persister.state() is b"" when nothing was ever saved.
         self._restore()
         # endregion
 
         # region 2E: who votes, and since which index of the log
-        # hint: The latest configuration in the log counts, be it committed or not (§6). Without one: `members`.
+        # hint: The latest configuration in the log counts, committed or not (§6). Without one: `members`.
         # hint: Snapshots cut configurations off: remember the one as of the last entry that was cut.
         self.old_members: frozenset[int] = frozenset()  # C_old, while there are two; self.members is C_new then
         self.configured_at = 0
-        # At a leader: who catches up and has no vote yet; who has none any more, and until when to tell them so.
+        # At a leader: servers that catch up and have no vote yet; removed servers, and until when to send to them.
         self.learners: frozenset[int] = frozenset()
         self.leaving: dict[int, float] = {}
-        # Who leads, as far as this server knows, and when it heard of that leader last.
+        # The leader, as far as this server knows, and when it last heard from a leader.
         self.leader_id: int | None = None
         self.heard_leader_at = float("-inf")
         if self.entries[0].members is None:
-            # The stand-in tells of all that is cut, and at first of what there was at the beginning.
+            # The stand-in has the configuration of what was cut; at first, the initial one.
             self.entries[0].members = sorted(members)
         self._use_latest_configuration()
         # endregion
 
-        # region 2F: what a server remembers while it asks before it stands, and a leader of who answers it
+        # region 2F: what a server remembers while it asks, and when each server last answered a leader
         self.asking: RequestVoteArgs | None = None
         self.pre_votes: set[int] = set()
         self.answered_at: dict[int, float] = {}
@@ -303,12 +303,12 @@ class Raft:
         # endregion
 
     def change_membership(self, members: frozenset[int]) -> tuple[int, int, bool]:
-        """Lab 2E. Let `members` be the servers that vote: (index of the configuration entry, term, whether this server
-        leads), once that entry is in its log. That may take a while, as new servers first catch up, but not for ever.
+        """Lab 2E. Make `members` the servers that vote: (index of the configuration entry, term, whether this server
+        leads), once that entry is in its log. That may take a while, as new servers catch up first, but not forever.
 
         A leader that cannot or will not do it answers (-1, term, True): while another change is under way; before it has
-        committed an entry of its own term; when a new server does not catch up; when there is nobody in `members`, or
-        somebody unknown. In part 1 also when more than one server comes or goes.
+        committed an entry of its own term; when a new server does not catch up; when `members` is empty, or has an
+        unknown server. In part 1 also when more than one server joins or leaves.
         Any other server answers (the leader's number, or -1 if it knows none, its term, False).
         """
         # region 2E: let new servers catch up, then append the configuration; the rest happens in other threads
@@ -364,7 +364,7 @@ class Raft:
             )
             if granted:
                 self._vote_for(args.candidate_id)
-                # A vote given is one of the three events that restart the timer: the candidate deserves its chance.
+                # Giving a vote is one of the three events that restart the timer: the candidate deserves its chance.
                 self._restart_election_timer()
                 log("vote", f"for S{args.candidate_id} in term {args.term}")
             return RequestVoteReply(term=self.current_term, vote_granted=granted)
@@ -378,10 +378,10 @@ class Raft:
         with self.lock:
             self._see_term(args.term)
             if args.term < self.current_term:
-                # A leader of the past. It learns from our term that its time is over; our timer runs on.
+                # A leader of an older term. It learns from our term that it must step down; our timer runs on.
                 return AppendEntriesReply(term=self.current_term, success=False)
             self._hear_leader()
-            # region 2E: clients are told who leads
+            # region 2E: clients ask who leads
             self.leader_id = args.leader_id
             # endregion
             # region 2B: Figure 2, AppendEntries RPC, receiver implementation 2 to 5
@@ -389,7 +389,7 @@ class Raft:
             if refusal is not None:
                 return refusal
             self._store(args)
-            # 5. What lies behind the last new entry may be an old leader's: the commit stops there.
+            # 5. Entries after the last new one may come from an old leader: the commit stops there.
             self._commit(min(args.leader_commit, args.prev_log_index + len(args.entries)))
             # endregion
             return AppendEntriesReply(term=self.current_term, success=True)
@@ -399,13 +399,13 @@ class Raft:
     def install_snapshot(self, args: InstallSnapshotArgs) -> InstallSnapshotReply:
         """Lab 2D. Figure 13, InstallSnapshot RPC: one chunk of the leader's snapshot."""
         # region 2D: Figure 13, InstallSnapshot RPC, receiver implementation
-        # hint: The chunks of one snapshot can come twice, late, or not at all. Install only what is whole, and newer.
+        # hint: The chunks of a snapshot can arrive twice, late, or not at all. Install only what is complete and newer.
         with self.lock:
             self._see_term(args.term)
             if args.term < self.current_term:
                 return InstallSnapshotReply(term=self.current_term)
             self._hear_leader()
-            # region 2E: clients are told who leads
+            # region 2E: clients ask who leads
             self.leader_id = args.leader_id
             # endregion
             whole = self._collect(args)
@@ -417,8 +417,8 @@ class Raft:
         # endregion
 
     def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
-        """Lab 2F. Would `args.candidate_id` get my vote, if it stood in `args.term`? Asking and answering change nothing."""
-        # region 2F: no to whoever is behind, and to anybody while there is a leader (dissertation, 9.6)
+        """Lab 2F. Would `args.candidate_id` get my vote as a candidate of `args.term`? The question changes nothing."""
+        # region 2F: no to a server that is behind, and to everybody while there is a leader (dissertation, 9.6)
         # hint: args.term is a term that may never come: it is nobody's current term, and you do not adopt it.
         with self.lock:
             granted = (
@@ -446,7 +446,7 @@ class Raft:
                 while self.role == LEADER or time.monotonic() < self.election_deadline:
                     left = self.election_deadline - time.monotonic()
                     self.changed.wait(None if self.role == LEADER else max(0.0, left))
-                # region 2E: who has no vote waits
+                # region 2E: a server without a vote waits
                 if not self._may_stand():
                     self._restart_election_timer()
                     continue
@@ -494,12 +494,12 @@ class Raft:
         """More than half of the members voted for us. Called with the lock held."""
         if self._is_majority(self.votes):
             self.role = LEADER
-            # region 2E: nobody catches up with you yet, and nobody is sent off
+            # region 2E: no server is catching up yet, and none is being removed
             self.leader_id = self.me
             self.learners = frozenset()
             self.leaving.clear()
             # endregion
-            # region 2F: who answers you, from now on
+            # region 2F: when each server last answered you; the count starts now
             self.asking = None
             self.answered_at = dict.fromkeys(range(len(self.peers)), time.monotonic())
             # endregion
@@ -509,7 +509,7 @@ class Raft:
                 self.match_index[server] = 0
                 self.told_commit[server] = 0
             self.in_flight.clear()
-            # region 2D: forget what was on its way when you led before
+            # region 2D: forget the transfers of an earlier term as leader
             self.outgoing.clear()
             # endregion
             if NOOP_ON_ELECTION:
@@ -522,18 +522,18 @@ class Raft:
     # --- heartbeats (§5.2) ---
 
     def _heartbeat_loop(self) -> None:
-        """While leading, tell everybody so, at once and then steadily."""
+        """While leading, send heartbeats to everybody, at once and then steadily."""
         while True:
             with self.lock:
                 while self.role != LEADER:
                     self.changed.wait()
-                # region 2F: a leader that no majority answers holds up the others: it gives up
+                # region 2F: a leader that no majority answers blocks the others: it steps down
                 if CHECK_QUORUM and not self._is_answered():
                     self._step_down("no majority answers")
                     continue
                 # endregion
                 for server in self._others():
-                    # region 2B: a heartbeat obeys the same check as any AppendEntries, so it looks like one
+                    # region 2B: a heartbeat goes through the same check as any AppendEntries, so it looks like one
                     args = self._append_args(server, MAX_BATCH if HEARTBEATS_CARRY_ENTRIES else 0)
                     # skeleton: args = AppendEntriesArgs(
                     # skeleton:     term=self.current_term,
@@ -544,7 +544,7 @@ class Raft:
                     # endregion
                     # A thread for each: a call to a dead server takes seconds, and the others must not wait for it.
                     threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
-                # region 2B: entries that were lost on the way are sent again now and then
+                # region 2B: entries that were lost are sent again from time to time
                 self.to_send.notify_all()
                 # endregion
             time.sleep(HEARTBEAT_EVERY)
@@ -563,10 +563,10 @@ class Raft:
             # region 2B: move next_index and match_index, and commit
             if self.role != LEADER or self.current_term != args.term:
                 return
-            # region 2F: an answer is an answer, whatever it says
+            # region 2F: any answer counts, whatever it says
             self.answered_at[server] = time.monotonic()
             # endregion
-            # region 2E: a removed server that knows of it needs nothing more
+            # region 2E: a removed server that knows of its removal needs nothing more
             if reply.success and self.configured_at <= args.leader_commit:
                 self.leaving.pop(server, None)
             # endregion
@@ -586,18 +586,18 @@ class Raft:
             self.current_term = term
             self._vote_for(None)
             if self.role == LEADER:
-                # No timer ran while we led: a new follower begins with a fresh one.
+                # No timer ran while we led: a new follower needs a new deadline.
                 self._restart_election_timer()
             if self.role != FOLLOWER:
                 log("term", f"{self.role} no more: term {term}")
             self.role = FOLLOWER
-            # region 2E: who leads the new term is not known yet
+            # region 2E: the leader of the new term is not known yet
             self.leader_id = None
             # endregion
             self.changed.notify_all()
 
     def _hear_leader(self) -> None:
-        """This term has a leader, and it is not us: a candidate gives up, but keeps its vote (it is the same term)."""
+        """Another server leads this term: a candidate gives up, but keeps its vote (it is the same term)."""
         self.role = FOLLOWER
         self._restart_election_timer()
         # region 2E: remember when that was
@@ -621,13 +621,13 @@ class Raft:
         return self.base + len(self.entries) - 1
 
     def _restart_election_timer(self) -> None:
-        """A new random timeout each time, so that two candidates do not collide for ever (§5.2). The election loop need
-        not be told: the deadline only moves away, and the loop looks again when the old one has passed."""
+        """A new random timeout each time, so that two candidates do not collide forever (§5.2). The election loop needs
+        no notification: the deadline only moves later, and the loop looks again when the old one has passed."""
         self.election_deadline = time.monotonic() + random.uniform(*ELECTION_TIMEOUT)
 
     def _is_majority(self, servers: set[int]) -> bool:
         """Whether `servers` are more than half of the members."""
-        # region 2E: while there are two configurations, of each of them
+        # region 2E: while there are two configurations, a majority of each
         # hint: A server that is in neither does not count, and that may be yourself.
         if self.old_members and len(servers & self.old_members) * 2 <= len(self.old_members):
             return False
@@ -636,7 +636,7 @@ class Raft:
 
     def _others(self) -> list[int]:
         """The servers to send to."""
-        # region 2E: whoever votes; and a leader sends to those who are to come, and to those who have to go
+        # region 2E: all who vote; a leader also sends to servers that join, and to removed ones
         # skeleton: others = self.members
         others = self.members | self.old_members
         if self.role == LEADER:
@@ -648,7 +648,7 @@ class Raft:
     # endregion
 
     # region 2B: replication: what to send, what an answer means, when to commit, and the thread that applies
-    # hint: One thread only puts into apply_ch, and it holds no lock meanwhile: copy what is to be applied, then put.
+    # hint: Only one thread calls apply_ch.put, and it holds no lock meanwhile: copy what is to be applied, then put.
     # hint: An AppendEntries that was answered: match_index = prev_log_index + len(entries) of that request.
     # hint: Refused: next_index goes back, a whole term at a time (the end of §5.3), and never below 1.
     # --- replication, the leader's side (§5.3) ---
@@ -659,7 +659,7 @@ class Raft:
         # region 2E: a configuration counts from here on
         self._use_latest_configuration()
         # endregion
-        # region 2C: what is on no disk must not be counted
+        # region 2C: what is not on the disk must not be counted
         self._persist()
         # endregion
         self._advance_commit()
@@ -673,7 +673,7 @@ class Raft:
                 if not receivers:
                     self.to_send.wait()
                 for server in receivers:
-                    # region 2D: who lacks what is no longer in the log gets the snapshot
+                    # region 2D: a server that lacks entries that are no longer in the log gets the snapshot
                     if self.next_index[server] <= self.base:
                         self._send_chunk(server)
                         continue
@@ -683,7 +683,7 @@ class Raft:
                     threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
 
     def _has_news_for(self, server: int) -> bool:
-        """Whether to send now: there is something to say, and nothing on its way that may say it. Lock held."""
+        """Whether to send now: there is something new, and no recent message in flight that may have it. Lock held."""
         if self.role != LEADER:
             return False
         _, since = self.in_flight.get(server, (None, None))
@@ -692,7 +692,7 @@ class Raft:
         return self.next_index[server] <= self._last_index() or self.told_commit[server] < self.commit_index
 
     def _append_args(self, server: int, most: int) -> AppendEntriesArgs:
-        """Up to `most` of the entries that the server lacks, and what stands before them. Called with the lock held."""
+        """Up to `most` of the entries that the server lacks, and the entry before them. Called with the lock held."""
         first = max(self.next_index[server], self.base + 1)
         self.told_commit[server] = self.commit_index
         return AppendEntriesArgs(
@@ -705,16 +705,16 @@ class Raft:
         )
 
     def _landed(self, server: int, args: object) -> None:
-        """A call has ended, one way or the other: nothing is on its way now, unless something was sent since."""
+        """A call has ended, with or without a reply: nothing is in flight now, unless something was sent since."""
         if self.in_flight.get(server, (None, None))[0] is args:
             del self.in_flight[server]
             self.to_send.notify_all()
 
     def _matched(self, server: int, index: int) -> None:
-        """The server's log is ours up to `index`. Called with the lock held."""
+        """The server's log equals ours up to `index`. Called with the lock held."""
         if index > self.match_index[server]:
             self.match_index[server] = index
-            # region 2E: perhaps somebody waits for it to catch up
+            # region 2E: change_membership may be waiting for it to catch up
             self.changed.notify_all()
             # endregion
             self._advance_commit()
@@ -742,7 +742,7 @@ class Raft:
     def _advance_commit(self) -> None:
         """Figure 2, Leaders: commit what a majority has, if it is of this term. Called with the lock held."""
         index = self._held_by_most(self.members)
-        # region 2E: while there are two configurations, most of each must have it
+        # region 2E: while there are two configurations, a majority of each must have it
         if self.old_members:
             index = min(index, self._held_by_most(self.old_members))
         # endregion
@@ -758,7 +758,7 @@ class Raft:
     # --- replication, the follower's side (§5.3) ---
 
     def _conflict(self, args: AppendEntriesArgs) -> AppendEntriesReply | None:
-        """2. Refuse what does not join our log, and say where to look instead. Called with the lock held."""
+        """2. Refuse entries that do not join our log, and say where to look instead. Called with the lock held."""
         index = args.prev_log_index
         if index > self._last_index():
             return AppendEntriesReply(self.current_term, False, conflict_index=self._last_index() + 1)
@@ -777,9 +777,9 @@ class Raft:
                 continue
             if index <= self._last_index() and self._term_at(index) == entry.term:
                 continue
-            # From here on everything is new. What stood here, and all behind it, was an old leader's.
+            # From here on everything is new. The entry here, and all after it, came from an old leader.
             self.entries[index - self.base :] = args.entries[index - args.prev_log_index - 1 :]
-            # region 2E: a configuration may have come, or one may be gone
+            # region 2E: a configuration may have been added or removed
             self._use_latest_configuration()
             # endregion
             # region 2C: the answer promises that these entries stay
@@ -815,7 +815,7 @@ class Raft:
                 while self.last_applied < self.commit_index:
                     self.last_applied += 1
                     entry = self.entries[self.last_applied - self.base]
-                    # region 2E: a configuration tells all who vote from here on, in either half
+                    # region 2E: a configuration names all who vote from here on, in either set
                     voters = _voters(entry) if entry.kind == CONFIGURATION else None
                     message = ApplyMsg(self.last_applied, entry.term, entry.command, kind=entry.kind, members=voters)
                     # skeleton: message = ApplyMsg(self.last_applied, entry.term, entry.command, kind=entry.kind)
@@ -825,7 +825,7 @@ class Raft:
                 self.apply_ch.put(message)
 
     def _term_at(self, index: int) -> int:
-        """The term of the entry at `index`, which is neither before entries[0] nor behind the end. Lock held."""
+        """The term of the entry at `index`, which is neither before entries[0] nor past the end. Lock held."""
         return self.entries[index - self.base].term
 
     # endregion
@@ -836,21 +836,21 @@ class Raft:
     # --- persistence (Figure 2, State) ---
 
     def _persist(self, snapshot: bytes | None = None) -> None:
-        """Save what must survive a crash, before anybody is told of it. Called with the lock held.
+        """Save what must survive a crash, before any message depends on it. Called with the lock held.
 
-        Should the disk fail, the OSError ends this thread, and the lab this server: it must not answer any more."""
+        If the disk fails, the OSError ends this thread, and the lab stops this server: it must not answer any more."""
         entries = [list(vars(entry).values()) for entry in self.entries]
         state = json.dumps((self.current_term, self.voted_for, self.base, entries))
         self.persister.save(state.encode(), snapshot)
 
     def _restore(self) -> None:
-        """Go on from what was saved; from nothing, if nothing was."""
+        """Continue from what was saved, if anything was."""
         state = self.persister.state()
         if state:
             self.current_term, self.voted_for, self.base, entries = json.loads(state)
             self.entries = [LogEntry(*entry) for entry in entries]
         # region 2D: the service has lost its state, too: give it the snapshot first
-        # hint: What the snapshot covers is committed. Everything else is not known to be (it is volatile).
+        # hint: What the snapshot covers is committed. Nothing else is known to be (commit_index is volatile).
         if self.base:
             self.commit_index = self.base
             self.to_restore = self._snapshot_message(self.persister.snapshot())
@@ -864,20 +864,20 @@ class Raft:
     # --- snapshots (§7) ---
 
     def _cut_log(self, index: int, term: int) -> None:
-        """Forget the log up to `index`; its term stays known, as entries[0]. Called with the lock held."""
+        """Discard the log up to `index`; its term stays, in entries[0]. Called with the lock held."""
         rest = self.entries[index - self.base + 1 :]
         # region 2E: the stand-in remembers the configuration, too
         last = self._configuration_at(index)
         # endregion
         self.entries = [LogEntry(term, None), *rest]
         self.base = index
-        # region 2E: and has it from here on
+        # region 2E: it is in the stand-in from here on
         self.entries[0].members, self.entries[0].old_members = last.members, last.old_members
         # endregion
 
     def _send_chunk(self, server: int) -> None:
-        """Send the next chunk of the snapshot. A snapshot once begun is finished, though newer ones be taken meanwhile:
-        else a busy leader would never come to the end of one. Called with the lock held."""
+        """Send the next chunk of the snapshot. A transfer that has begun is finished even if a newer snapshot is taken:
+        otherwise a busy leader would never finish one. Called with the lock held."""
         transfer = self.outgoing.get(server)
         if transfer is None:
             transfer = Transfer(self.current_term, self.base, self._term_at(self.base), self.persister.snapshot())
@@ -910,7 +910,7 @@ class Raft:
             if reply is None:
                 return
             self._see_term(reply.term)
-            # region 2F: an answer is an answer
+            # region 2F: any answer counts
             if self.current_term == args.term:
                 self.answered_at[server] = time.monotonic()
             # endregion
@@ -923,7 +923,7 @@ class Raft:
                 self._matched(server, transfer.index)
 
     def _collect(self, args: InstallSnapshotArgs) -> Transfer | None:
-        """Add a chunk to what has come so far; the snapshot, if it is whole now. Called with the lock held."""
+        """Add a chunk to those so far. Returns the snapshot if it is complete now. Called with the lock held."""
         known = self.incoming
         if known is None or (known.term, known.index) != (args.term, args.last_included_index):
             known = Transfer(args.term, args.last_included_index, args.last_included_term, b"")
@@ -933,7 +933,7 @@ class Raft:
             known.members, known.old_members = args.members, args.old_members
             # endregion
             self.incoming = known
-        # A chunk that was here before, or one behind a gap, changes nothing: the reply says where to go on.
+        # A chunk that arrived before, or one after a gap, changes nothing: the reply says where to continue.
         if args.offset != known.offset:
             return None
         known.data += args.data
@@ -941,11 +941,11 @@ class Raft:
         return known if args.done else None
 
     def _install(self, new: Transfer) -> None:
-        """A whole snapshot is here: take it, unless what we have is newer. Called with the lock held."""
+        """A snapshot is complete: take it, unless what we have is newer. Called with the lock held."""
         if new.index <= self.commit_index:
             return
         if new.index <= self._last_index() and self._term_at(new.index) == new.index_term:
-            # It covers the beginning of our own log: what follows stays, it may be counted already (Figure 13, 6).
+            # It covers the beginning of our own log: what follows stays, as it may be counted already (Figure 13, 6).
             self._cut_log(new.index, new.index_term)
         else:
             # region 2E: nothing is left of the log but the configuration that the snapshot brings
@@ -955,7 +955,7 @@ class Raft:
             # endregion
             self.entries = [LogEntry(new.index_term, None)]
             self.base = new.index
-            # region 2E: and that one counts now
+            # region 2E: that configuration counts now
             self.entries[0].members, self.entries[0].old_members = last.members, last.old_members
             # endregion
         # region 2E: who votes now
@@ -972,22 +972,22 @@ class Raft:
 
     # region 2E: configurations: which one counts, how one follows another, and who may stand for election
     # hint: Whenever the log changes, look for the latest configuration in it. It counts, and it can disappear again.
-    # hint: C_new follows when C_old,new is committed, whoever leads then. A leader that is not in C_new is the last to go.
+    # hint: Whichever server leads when C_old,new is committed appends C_new. A leader that is not in C_new leaves last.
     # --- membership (§6; dissertation, chapter 4) ---
 
     def _use_latest_configuration(self) -> None:
-        """The latest configuration in the log counts, be it committed or not. Called with the lock held."""
+        """Use the latest configuration in the log, committed or not. Called with the lock held."""
         before = self.members | self.old_members
         at = self._configured_at(self._last_index())
         entry = self.entries[at - self.base]
         self.members, self.old_members = frozenset(entry.members or ()), frozenset(entry.old_members or ())
         self.configured_at = at
         if self.role == LEADER:
-            # They shall hear that they are out of it. Who does not hear it in time stays without a vote all the same.
+            # Tell removed servers that they are removed. One that does not learn of it in time has no vote either.
             self.leaving.update(dict.fromkeys(before - _voters(entry), time.monotonic() + LEARNER_PATIENCE))
 
     def _configured_at(self, index: int) -> int:
-        """Where the configuration stands that counts at `index`: an entry's index, or the stand-in's. Lock held."""
+        """The index of the configuration that counts at `index`: an entry's, or the stand-in's. Lock held."""
         while index > self.base and self.entries[index - self.base].kind != CONFIGURATION:
             index -= 1
         return index
@@ -1003,21 +1003,21 @@ class Raft:
         self._append(LogEntry(self.current_term, None, CONFIGURATION, sorted(members), old))
 
     def _configuration_committed(self) -> None:
-        """More is committed. If it is the latest configuration, its leader goes on to what follows. Lock held."""
+        """More is committed. If the latest configuration is, the leader takes the next step. Lock held."""
         if self.role != LEADER or self.configured_at > self.commit_index:
             return
         if self.old_members:
-            # C_old,new is on most of both: nobody is elected without it any more, so C_new may follow.
+            # A majority of each set has C_old,new: nobody is elected without it any more, so C_new may follow.
             self._append_configuration(self.members)
         elif self.me not in self.members:
-            # The others do without us. They know that C_new is committed when they hear it from us, or commit more.
+            # The others go on without us. They learn that C_new is committed from this, or when they commit more.
             for server in self._others():
                 args = self._append_args(server, MAX_BATCH)
                 threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
             self._step_down("removed")
 
     def _step_down(self, why: str) -> None:
-        """Lead no more, in the same term. Called with the lock held."""
+        """Stop leading, in the same term. Called with the lock held."""
         log("leader", f"no more: {why}")
         self.role = FOLLOWER
         self.leader_id = None
@@ -1029,22 +1029,22 @@ class Raft:
         return (
             bool(members)
             and members <= frozenset(range(len(self.peers)))
-            # One at a time: nobody is catching up, and what counts is committed, and not half of a change.
+            # One at a time: no server is catching up; the configuration is committed, and not half of a change.
             and not self.learners
             and self.configured_at <= self.commit_index
             and not self.old_members
-            # An entry of our own term is committed. Else some earlier leader's change, which we do not have, may be
-            # only just not committed, and two changes from the same C_old need not overlap (the bug of 2015).
+            # An entry of our own term is committed. Otherwise an earlier leader's change, which we do not have, may
+            # still be committed, and two changes from the same C_old need not overlap (the bug of 2015).
             and self._term_at(self.commit_index) == self.current_term
         )
 
     def _begin_learning(self, servers: frozenset[int]) -> None:
-        """From now on they are sent everything, and have no vote. Called with the lock held."""
+        """From now on these servers get everything, but have no vote. Called with the lock held."""
         self.learners = servers
         for server in servers:
             self.leaving.pop(server, None)
             self.outgoing.pop(server, None)
-            # Whatever it had when it was a member: it is there if it says so now.
+            # What it had as a member may be gone: it must acknowledge its entries again.
             self.match_index[server] = 0
             self.next_index[server] = self._last_index() + 1
             self.in_flight.pop(server, None)
@@ -1052,7 +1052,7 @@ class Raft:
 
     def _wait_for_learners(self, term: int) -> bool:
         """Wait until all learners have caught up: a round of what they lacked took less than an election timeout
-        (dissertation, 4.2.1). Called with the lock held, which is free meanwhile."""
+        (dissertation, 4.2.1). Called with the lock held; waiting releases it."""
         give_up = time.monotonic() + LEARNER_PATIENCE
         while True:
             goal, since = self._last_index(), time.monotonic()
@@ -1065,8 +1065,8 @@ class Raft:
                 return True
 
     def _may_stand(self) -> bool:
-        """Whether this server has a vote in the last configuration that it knows to be committed, or in a later one: who
-        is being removed may be needed until that is committed. Called with the lock held."""
+        """Whether this server has a vote in the last configuration that it knows to be committed, or in a later one: a
+        server that is being removed may be needed until that is committed. Called with the lock held."""
         at = self._configured_at(self.commit_index)
         later = (entry for entry in self.entries[at - self.base + 1 :] if entry.kind == CONFIGURATION)
         return any(self.me in _voters(entry) for entry in (self.entries[at - self.base], *later))
@@ -1080,8 +1080,8 @@ class Raft:
 
     # endregion
 
-    # region 2F: asking before standing, and giving up without answers
-    # hint: A pre-vote counts for one round of asking only. With a majority of them, stand for election as ever.
+    # region 2F: asking before an election, and stepping down without answers
+    # hint: A pre-vote counts for one round of asking only. With a majority of them, start an election as before.
     # --- PreVote and CheckQuorum (dissertation, 9.6 and 6.2) ---
 
     def _begin_pre_vote(self) -> None:
@@ -1104,7 +1104,7 @@ class Raft:
             return
         with self.lock:
             if not reply.vote_granted:
-                # A no may come with a higher term, and that is somebody's: without it we would ask in vain for ever.
+                # A no may carry the higher term of a real server: if we ignored it, we would ask in vain forever.
                 self._see_term(reply.term)
                 return
             if self.asking is not args or self.current_term + 1 != args.term:

@@ -92,7 +92,7 @@ def test_what_runs_in_the_simulator_only() -> None:
 # What the reference does not have, as far as a step of a handout has come.
 _NO_ENTRIES: list[Change] = [
     ("            # region 2C: the answer promises that these entries stay\n            self._persist()\n", ""),
-    ("        # region 2C: what is on no disk must not be counted\n        self._persist()\n", ""),
+    ("        # region 2C: what is not on the disk must not be counted\n        self._persist()\n", ""),
     ("            self.entries = [LogEntry(*entry) for entry in entries]\n", ""),
 ]
 _NOT_SENT: list[Change] = [

@@ -26,6 +26,9 @@ from tests.conftest import ROOT, SOLUTION
 
 BANK = bug_bank.read(ROOT / "tests" / "bugs")
 SNAPSHOT = "tests/snapshots/bugs.txt"
+_HEAD = """\
+# What students read about each known bug: the bug and the test; the first seed that catches it, the failure's kind and rule;
+# the sentence. Do not edit: python -m tests.update rewrites this file."""
 
 
 def cases(lab: str) -> list[Any]:
@@ -55,13 +58,12 @@ def failures_of(folder: Path, tests: Iterable[TestInfo]) -> Iterator[tuple[TestI
 def check(bug: Bug, catch: Catch, folder: Path) -> None:
     """Assert that the test catches the bug as its file says, with the sentence that the snapshot has."""
     with closing(Implementation(put(bug, folder))) as implementation:
-        found = _sentence(implementation, bug, catch)
-    first_line = found.partition("\n")[0]
+        observed = _sentence(implementation, bug, catch)
     blocks = (ROOT / SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
-    expected = next((block for block in blocks if block.partition("\n")[0] == first_line), "(nothing)")
-    if found.strip() != expected.strip():
+    recorded = next((block for block in blocks if block.partition("\n")[0] == _title(bug, catch)), "(nothing)")
+    if observed.strip() != recorded.strip():
         pytest.fail(
-            f"{SNAPSHOT} is out of date: run python -m tests.update\nexpected:\n{expected}\nfound:\n{found}",
+            f"{SNAPSHOT} is out of date: run python -m tests.update\n--- snapshot\n{recorded}\n--- now\n{observed}",
             pytrace=False,
         )
 
@@ -69,11 +71,8 @@ def check(bug: Bug, catch: Catch, folder: Path) -> None:
 def snapshot() -> str:
     """The text of the snapshot: runs each bug, on all processors, which takes some 90 s on two of them."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        sentences = [each for found in pool.map(_sentences, range(len(BANK.bugs))) for each in found]
-    title = (
-        "# What students read about each known bug: bug, test; the first seed that catches it, kind and rule; sentence"
-    )
-    return "\n\n".join([title, *sentences]) + "\n"
+        sentences = [each for of_bug in pool.map(_sentences, range(len(BANK.bugs))) for each in of_bug]
+    return "\n\n".join([_HEAD, *sentences]) + "\n"
 
 
 def snapshot_titles() -> list[str]:

@@ -18,10 +18,12 @@ from raftlab.labs import Lab
 from tests import refused_commands
 from tests.submission import broken
 
+NOTE = "# Do not edit: python -m tests.update rewrites this file."
+
 
 def rules_text() -> str:
     """Every rule that a failure can name with its usual causes, then the mistakes that have nothing to do with Raft."""
-    blocks = ["# The rules that a failure can name (raftlab/explain/rules.py and causes.py)"]
+    blocks = [f"# The rules that a failure can name (raftlab/explain/rules.py and causes.py)\n{NOTE}"]
     for constant, rule in vars(rules).items():
         if isinstance(rule, Rule):
             blocks.append(_rule(constant, rule))
@@ -43,7 +45,7 @@ def _rule(constant: str, rule: Rule) -> str:
 
 def contract_text() -> str:
     """What the contract check says about each broken submission of :mod:`tests.submission.broken`."""
-    blocks = ["# The contract check, by what is wrong with the submission (tests/submission/broken.py)"]
+    blocks = [f"# The contract check, by what is wrong with the submission (tests/submission/broken.py)\n{NOTE}"]
     blocks += [_problems(mistake, files, broken.LAB_2A) for mistake, files in broken.BROKEN.items()]
     blocks += [_problems(mistake, files, broken.LAB_2F) for mistake, files in broken.BROKEN_2F.items()]
     return "\n\n".join(blocks) + "\n"
@@ -66,7 +68,7 @@ def _problems(mistake: str, files: broken.Files, lab: Lab) -> str:
 
 def refusals_text() -> str:
     """What `raftlab` and `raftgrade` say about command lines that they refuse."""
-    lines = ["# Refused command lines (tests/refused_commands.py)", ""]
+    lines = ["# Refused command lines (tests/refused_commands.py)", NOTE, ""]
     with tempfile.TemporaryDirectory() as folder:
         refused_commands.prepare(Path(folder))
         for command in refused_commands.COMMANDS:
@@ -79,7 +81,7 @@ def refusals_text() -> str:
 
 def help_text() -> str:
     """The words of each command's ``--help``. Its layout is argparse's, and differs between versions of Python."""
-    blocks = ["# The text of --help (raftlab/cli.py, raftgrade/options.py)"]
+    blocks = [f"# The text of --help (raftlab/cli.py, raftgrade/options.py)\n{NOTE}"]
     for parser in (raftlab.cli._parser(), options.parser()):
         blocks += ["\n".join(_help(each)) for each in _with_commands(parser)]
     return "\n\n".join(blocks) + "\n"

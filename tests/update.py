@@ -110,6 +110,8 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no generated file is at {', '.join(options.paths)}")
     outdated = False
     for each in chosen:
+        if each.slow:
+            print(f"making {each.path} ...", flush=True)
         if options.check:
             difference = each.difference()
             outdated |= bool(difference)

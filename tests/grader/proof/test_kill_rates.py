@@ -211,8 +211,8 @@ def test_a_raft_that_was_changed_counts_from_then_on() -> None:
     flawed = soak(impl_hash="flawed", failures=3)
     text = page(with_passes(F, F, F), soak=[soak(code="older"), flawed, soak()])
     assert "\n| all |  | 20,000 | 0 | 0, below 1.84 |\n" in text
-    said = "Code abc. Left out: 40,000 runs with another version of raftlab, or of a Raft that has changed since."
-    assert said in " ".join(text.split())
+    sentence = "Code abc. Left out: 40,000 runs with another version of raftlab, or of a Raft that has changed since."
+    assert sentence in " ".join(text.split())
 
 
 def test_several_soaks_are_read(tmp_path: Path) -> None:
@@ -245,17 +245,17 @@ def prove(folder: Path, *more: str) -> int:
 def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_bank(tmp_path / "bank")
     assert prove(tmp_path, "--seeds", "2") == 1
-    said, text = capsys.readouterr().out, (tmp_path / "page.md").read_text()
-    assert re.search(r"^2a/el-double-vote +easy +one vote a term +2/2 +1 \[\.16–1\] +1 +\d", said, re.M)
-    assert re.search(r"^2a/harmless +easy +missed +0/2 +0 \[0–\.84\] +– +–$", said, re.M)
-    assert "\nmissed: 2a/harmless: unexplained\n\n1 of 2 bugs caught · 4 passes · " in said
+    printed, text = capsys.readouterr().out, (tmp_path / "page.md").read_text()
+    assert re.search(r"^2a/el-double-vote +easy +one vote a term +2/2 +1 \[\.16–1\] +1 +\d", printed, re.M)
+    assert re.search(r"^2a/harmless +easy +missed +0/2 +0 \[0–\.84\] +– +–$", printed, re.M)
+    assert "\nmissed: 2a/harmless: unexplained\n\n1 of 2 bugs caught · 4 passes · " in printed
     row = "| **harmless** | The heartbeats are a little slower. | Liveness | easy | **missed** |"
     assert f"\n{row} 0 of {number_of_tests('2A')} | 0/2 |" in text
     assert "\n- **2a/harmless** (2 passes): **unexplained**\n" in text
     assert "| easy | 2 | 1 of 2 (50 %) | – | all within 2 passes | **not met** |" in text
     assert (tmp_path / "out" / "2a" / "harmless" / "raft.py").read_text() != SOLUTION.read_text()
-    kept = (tmp_path / "out" / "passes.jsonl").read_bytes()
-    assert kept.count(b"\n") == 4
+    stored = (tmp_path / "out" / "passes.jsonl").read_bytes()
+    assert stored.count(b"\n") == 4
 
     # Again, with a reason: no pass is run twice, and the exit code does not count a miss that has a reason.
     a_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
@@ -263,7 +263,7 @@ def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = capsys.readouterr()
     assert "raftgrade: reused 4 passes of the proof in " in again.err
     assert "\nmissed: 2a/harmless: is no fault.\n" in again.out
-    assert (tmp_path / "out" / "passes.jsonl").read_bytes() == kept
+    assert (tmp_path / "out" / "passes.jsonl").read_bytes() == stored
 
     # Now as a hard bug: its two passes count, and two more follow.
     a_bank(tmp_path / "bank", "hard", "Missed: is no fault.\n")
@@ -310,9 +310,9 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
         time.sleep(0.01)
     assert alive(str(Path("out", "2a")))
     process.send_signal(number)
-    said = process.communicate()[1]
+    err = process.communicate()[1]
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "raftgrade: interrupted; finished passes are in out, and the same command goes on"
+    assert err.splitlines()[-1] == "raftgrade: interrupted; finished passes are in out, and the same command goes on"
     wait_until_gone(str(Path("out", "2a")))
     made = kill_rates.make_trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
     with Folder(tmp_path / "out") as folder:

@@ -43,7 +43,11 @@ RULES: dict[Rule, Entry] = {
     ),
     rules.VOTE_ONLY_IF: Entry(
         "RequestVote, receiver, 1 and 2: not for an older term, and only for a log at least as up-to-date as mine",
-        ("voted_for is not cleared when a newer term begins", "only the length of the logs is compared"),
+        (
+            "a vote too few: voted_for is not cleared when a newer term begins",
+            "a vote too many: the terms are not compared, or voted_for is not checked",
+            "the logs are compared only by their lengths",
+        ),
     ),
     rules.MAJORITY: Entry(
         "Candidates, 2: leader upon votes of a majority of all servers",
@@ -235,7 +239,10 @@ RULES: dict[Rule, Entry] = {
     ),
     rules.LOG_IS_CUT: Entry(
         "§7: the log up to the snapshot's last entry is discarded",
-        ("the saved log keeps entries that the snapshot covers",),
+        (
+            "the saved log keeps entries that the snapshot covers",
+            "snapshot() cuts the log but does not save the snapshot",
+        ),
     ),
     rules.CATCH_UP: Entry(
         "Rules for leaders, §7: send the snapshot to a follower that needs discarded entries",

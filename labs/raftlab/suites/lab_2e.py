@@ -128,7 +128,7 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
     agree_by(c, "by the other one alone", [other])
 
 
-# Sim only: the dead server must be removed before the leader has waited too long for its answer.
+# Sim only: the dead server must be removed before the leader may step down for lack of its answers.
 @points(4, networks=SIM)
 def test_remove_a_dead_server(cluster: StartCluster) -> None:
     """One of two servers has crashed, and the other one removes it: that commits at once, without the dead one."""

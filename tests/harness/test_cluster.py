@@ -182,6 +182,30 @@ def test_the_connection_is_checked_again_before_a_reply_is_delivered(write_raft:
         assert kinds(c, "lost")[0]["why"] == "the link is cut"
 
 
+def test_a_message_survives_a_cut_that_is_healed_before_it_is_due(write_raft: Write) -> None:
+    init = """
+        def call():
+            time.sleep(0.1)
+            log("t", str(peers[1].call("append_entries", heartbeat())))
+        def save():
+            time.sleep(0.3)
+            persister.save(b"x")
+        threading.Thread(target=call if me == 0 else save).start()
+    """
+    with sim_cluster(write_raft(init), servers=2) as c:
+        c.unreliable(on=False, latency=(1.0, 1.0))
+        c.start_all()
+        c.sleep(0.2)  # the request is in flight; it is due at 1.1
+        c.cut(0, 1)
+        # The wait could last beyond 1.1, but the save ends it at 0.3.
+        assert c.wait_for(5.0, lambda: c.server_state(1).saves == 1)
+        c.heal()
+        c.sleep(3.0)
+        assert lines_of(c) == ["AppendEntriesReply(term=1, success=True)"]
+        times = [event.time for event in c.event_loop.trace.events]
+        assert times == sorted(times)
+
+
 def test_a_call_to_a_dead_server_takes_its_time(write_raft: Write) -> None:
     with sim_cluster(write_raft(**ECHO), servers=2, seed=4) as c:
         c.start_all()

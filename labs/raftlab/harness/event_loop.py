@@ -256,6 +256,10 @@ class EventLoop:
                 heappop(heap)
                 self._handle_due(due)
                 return
+            if due.when > self.now and not self._can_arrive(due):
+                # Whether it is lost is decided when it is due: before that, the test may heal the link.
+                limit = due.when
+                break
             heappop(heap)
             event = self._event_of(due)
             if event is not None:
@@ -286,6 +290,14 @@ class EventLoop:
         if rpc is None:
             return True
         return self.server_states[rpc.dst if due.kind == "request" else rpc.src].scripted_server is not None
+
+    def _can_arrive(self, due: _Due) -> bool:
+        """Whether nothing would keep a message from its server if it were due now."""
+        rpc = due.rpc
+        assert rpc is not None
+        if due.kind == "request":
+            return self.server_states[rpc.dst].up and self.network.open(rpc.src, rpc.dst)
+        return due.data is None or rpc.done or self.network.open(rpc.dst, rpc.src)
 
     def _handle_due(self, due: _Due) -> None:
         if due.call is not None:

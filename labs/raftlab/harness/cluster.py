@@ -11,15 +11,16 @@ student's code fails meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from raftlab.explain import rules
 from raftlab.explain.failure import Failure, LabFailure, Rule, short
 from raftlab.harness.event_loop import EventLoop, Hold, ServerState
-from raftlab.harness.network import RELIABLE, UNRELIABLE, Network
+from raftlab.harness.network import FLOOR, RELIABLE, UNRELIABLE, Network
 from raftlab.harness.rpc import Rpc
 from raftlab.harness.scripted_server import ScriptedServer
 from raftlab.harness.service import Service
@@ -301,6 +302,16 @@ class Cluster:
         hold = Hold(self.event_loop, leg, wanted, most)
         self.event_loop.holds.append(hold)
         return hold
+
+    @contextlib.contextmanager
+    def at_once(self, server: int, *held: Hold) -> Iterator[None]:
+        """Deliver to ``server`` at one instant every request that is sent to it in the ``with`` block, and all that
+        ``held`` has kept back. On the real network the messages leave one right after the other."""
+        requests = self.hold(dst=server)
+        yield
+        when = self.now + FLOOR
+        for hold in (*held, requests):
+            hold.deliver(when)
 
     def reply_to(self, rpc: Rpc, patience: float = CALL_PATIENCE) -> Message:
         """Wait up to ``patience`` seconds for the reply to a scripted server's call, and return its fields. Fails when there

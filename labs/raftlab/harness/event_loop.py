@@ -100,6 +100,14 @@ class Hold:
             else:
                 self._event_loop.route_reply(rpc, data, self._event_loop.now)
 
+    def deliver(self, when: float) -> None:
+        """Deliver everything held at ``when`` (seconds), without loss or further delay, and hold nothing more."""
+        self.stop()
+        kept, self.messages = self.messages, []
+        for rpc, data in kept:
+            self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self._leg))
+            self._event_loop.deliver(when, rpc, None if self._leg == "request" else data)
+
     def drop(self) -> None:
         """Lose everything held, so that the calls return ``None``, and hold nothing more."""
         for rpc, _ in self._take_all():
@@ -235,6 +243,10 @@ class EventLoop:
         self._seed = seed
         self.network.reseed(derive(seed, "network"))
         self.world.send_event(protocol.Reseed(derive(seed, "host")))
+
+    def deliver(self, when: float, rpc: Rpc, reply: bytes | None) -> None:
+        """Deliver a request, or its ``reply``, at ``when``, whatever the network's conditions are."""
+        self._push(when, "request" if reply is None else "reply", rpc, reply)
 
     def _push(self, when: float, kind: str, rpc: Rpc, data: bytes | None) -> None:
         self._last_sequence += 1

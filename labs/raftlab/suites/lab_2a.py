@@ -14,8 +14,18 @@ from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
-from raftlab.suites.helpers.scripted_servers import accept, append, grant, send_append, wait_for_leadership
+from raftlab.suites.helpers.scripted_servers import (
+    accept,
+    append,
+    grant,
+    request_vote,
+    send_append,
+    wait_for_leadership,
+)
 from raftlab.suites.marking import SIM, StartCluster, points
+
+# How often a test makes messages meet at one moment. A mistake in locking shows in one of a few tries.
+ROUNDS = 30
 
 
 @points(5)
@@ -453,3 +463,41 @@ def test_right_events_calm(cluster: StartCluster) -> None:
     c.expect(
         not own, "expected S0 to stay calm while it gives votes to others, but it campaigns", rules.TIMER_RESTARTS, [0]
     )
+
+
+@points(5)
+def test_candidates_at_once(cluster: StartCluster) -> None:
+    """Four candidates of one term ask at the same moment, and at most one of them gets the vote."""
+    c = cluster(5, scripted=range(1, 5))
+    voted = 0
+    for term in range(1000, 1000 + 10 * ROUNDS, 10):
+        with c.at_once(0):
+            requests = [request_vote(c, who, term) for who in (1, 2, 3, 4)]
+        winners = [rpc.src for rpc in requests if c.reply_to(rpc)["vote_granted"]]
+        shown = " and ".join(f"S{who}" for who in winners)
+        text = f"expected S0 to vote for one candidate in term {term}, but it voted for {shown}"
+        c.expect(len(winners) <= 1, text, rules.ONE_VOTE, [0])
+        voted += len(winners)
+    c.expect(voted > 0, f"expected S0 to vote in one of {ROUNDS} new terms, but it never did", rules.VOTE_ONLY_IF, [0])
+
+
+@points(5)
+def test_newer_candidate_at_once(cluster: StartCluster) -> None:
+    """A candidate that votes for another one in a newer term asks for no votes in that term."""
+    c = cluster(7, scripted=range(1, 7))
+    # Fast enough for the newer candidate to be heard while S0 is still asking for votes.
+    c.unreliable(on=False, latency=(0.0, 0.0))
+    terms: set[int] = set()
+
+    def answer_with_newer_request(rpc: Rpc) -> Message | None:
+        term = rpc.args["term"]
+        if term not in terms:
+            terms.update((term, term + 1))
+            request_vote(c, rpc.dst, term + 1)
+        return None
+
+    for scripted_server in c.scripted:
+        scripted_server.answer["request_vote"] = answer_with_newer_request
+    # The referee watches: S0 asks for votes in a term only if it votes for itself in that term.
+    c.wait_for(20.0, lambda: len(terms) >= 2 * ROUNDS)
+    c.expect(bool(terms), "expected S0 to start an election within 20 s, but it did not", rules.LIVENESS, [0])

@@ -21,7 +21,9 @@ from raftlab.suites.helpers.scripted_servers import (
     ScriptedFollower,
     ScriptedLeader,
     append,
+    campaign_terms,
     entries,
+    grant,
     propose_to_s0,
     run_uninterrupted,
     send_append,
@@ -619,3 +621,49 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
             text += f"index {index}, term {in_term}"
             c.expect(not is_leader or in_term == term, text, rules.ELECTION_SAFETY, [0])
         c.sleep(0.1)
+
+
+@points(5)
+def test_commands_of_every_kind(cluster: StartCluster) -> None:
+    """Commands of every kind and size are applied, also those that Python takes for false."""
+    c = cluster(3)
+    for command in (0, "", [], {}, None, False, 0.0, "x" * 20_000, {"key": [1, None, ""]}, "the last"):
+        c.agree(command, 3)
+
+
+# Sim only: the test must send on time, which a busy machine does not always allow.
+@points(5, networks=SIM)
+def test_refusals_calm(cluster: StartCluster) -> None:
+    """A leader whose entries do not fit yet is heard all the same: a refusal restarts the election timer."""
+    c = cluster(3, scripted=(1, 2))
+    term = wait_for_campaign(c) + 10
+    for _ in range(60):
+        send_append(c, 1, term, prev=(50, term - 1))
+        c.sleep(0.05)
+    text = (
+        "expected S0 to wait while the leader of its term sends entries that S0 must refuse, but S0 starts an election"
+    )
+    c.expect(not campaign_terms(c, term), text, rules.TIMER, [0])
+
+
+@points(5)
+def test_refusal_ends_candidacy(cluster: StartCluster) -> None:
+    """A candidate that hears the leader of its own term follows it, even if it must refuse the leader's entries."""
+    c = cluster(3, scripted=(1, 2))
+    c.scripted_server(2).answer["request_vote"] = grant
+    term = 0
+    for _ in range(10):
+        votes = c.hold("request_vote", dst=2, leg="reply")
+        term = wait_for_campaign(c, term)
+        c.wait_for(1.0, lambda: bool(votes.messages))  # noqa: B023  (called in this round only)
+        reply = append(c, 1, term, prev=(50, term))
+        votes.release()
+        c.sleep(0.3)
+        if reply["term"] > term:
+            term = reply["term"]  # S0's timer ran out just before: this round says nothing
+            continue
+        now, leads = c.get_state(0)
+        text = f"expected S0 to follow S1, which led term {term} when the last vote came, but S0 leads that term too"
+        c.expect(not (leads and now == term), text, rules.ELECTION_SAFETY, [0])
+        return
+    c.fail("expected S0 to wait between two elections, but it starts one after the other", rules.TIMER, [0])

@@ -19,7 +19,16 @@ from raftlab.harness import message_filters
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_leader import SnapshotSender, term_of
-from raftlab.suites.helpers.scripted_servers import campaign_terms
+from raftlab.suites.helpers.scripted_servers import (
+    ScriptedFollower,
+    accept,
+    campaign_terms,
+    expect_term,
+    grant,
+    propose_to_s0,
+    wait_for_campaign,
+    wait_for_leadership,
+)
 from raftlab.suites.marking import SIM, StartCluster, points
 
 # The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so more than 30 fit even
@@ -545,3 +554,76 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
         if last == 10:
             leader.expect_kept(at + 13, when)
         leader.commit_through(at + last, at + 20, when)
+
+
+# Sim only: the test must send on time, which a busy machine does not always allow.
+@points(5, networks=SIM)
+def test_snapshot_calms(cluster: StartCluster) -> None:
+    """A leader that sends a snapshot is heard: every chunk restarts the election timer."""
+    c = cluster(3, scripted=(1, 2))
+    c.take_snapshots(every=0, size=10_000)
+    leader = SnapshotSender(c)
+    leader.ask("install_snapshot", **leader.chunk(20, 0))
+    for number in range(60):
+        leader.send("install_snapshot", **leader.chunk(20, number % 2))
+        c.sleep(0.05)
+    text = "expected S0 to wait while the leader of its term sends a snapshot, but S0 starts an election"
+    c.expect(not campaign_terms(c, leader.term), text, rules.TIMER, [0])
+
+
+@points(6)
+def test_snapshot_terms(cluster: StartCluster) -> None:
+    """InstallSnapshot follows the rules of terms: an older one is refused, a newer one is adopted and survives a crash."""
+    c = cluster(3, scripted=(1, 2))
+    c.take_snapshots(every=0, size=6000)
+    leader = SnapshotSender(c)
+    for role in ("follower", "candidate", "leader"):
+        if role == "candidate":
+            leader.term = wait_for_campaign(c, leader.term)
+        elif role == "leader":
+            for scripted_server in c.scripted:
+                scripted_server.answer.update(request_vote=grant, append_entries=accept)
+            leader.term = wait_for_leadership(c)
+            for scripted_server in c.scripted:
+                scripted_server.answer.clear()
+        leader.term += 10
+        reply = leader.ask("install_snapshot", **leader.chunk(20, 0))
+        term, leads = c.get_state(0)
+        text = f"expected S0, a {role}, to adopt term {leader.term} of a leader that sends a snapshot, but it"
+        c.expect(reply["term"] == leader.term, f"{text} answers in term {reply['term']}", rules.HIGHER_TERM, [0])
+        c.expect(term >= leader.term, f"{text} says that it is in term {term}", rules.HIGHER_TERM, [0])
+        c.expect(not leads, f"{text} leads", rules.HIGHER_TERM, [0])
+        c.restart(0)
+        expect_term(c, leader.term)
+    for number in (0, 1):
+        stale = {**leader.chunk(20, number), "term": leader.term - 1, "leader_id": 1}
+        c.scripted_server(1).ask(0, "install_snapshot", **stale)
+    c.sleep(0.3)
+    text = f"expected S0 to refuse a snapshot of term {leader.term - 1}, which is over, but it applied it"
+    c.expect(c.committed(20)[0] == 0, text, rules.OLD_TERM, [0])
+
+
+@points(5)
+def test_snapshot_reply_of_a_newer_term(cluster: StartCluster) -> None:
+    """A leader steps down when the answer to its snapshot comes from a newer term."""
+    c = cluster(3, scripted=(1, 2))
+    c.take_snapshots(every=10)
+    ScriptedFollower(c, 2)
+    behind = c.scripted_server(1)
+    behind.answer["request_vote"] = grant
+    term = wait_for_leadership(c)
+    index = 0
+    for number in range(25):
+        index = propose_to_s0(c, f"by two {number}")
+    c.wait_for(5.0, lambda: c.committed(index)[0] == 1)
+    _expect_saved(c, 0)
+    newer = term + 10
+    # S1 has nothing. It refuses every entry until S0 sends the snapshot that its log begins with.
+    behind.answer["append_entries"] = lambda rpc: {"term": rpc.args["term"], "success": False}
+    behind.answer["install_snapshot"] = lambda rpc: {"term": newer}
+    sent = c.wait_for(CATCH_UP_LIMIT, lambda: any(rpc.method == "install_snapshot" for rpc in behind.received))
+    text = f"expected S0 to send S1, which has nothing, a snapshot within {CATCH_UP_LIMIT:.0f} s, but it did not"
+    c.expect(sent, text, rules.CATCH_UP, [0])
+    adopted = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[0] >= newer)
+    text = f"expected S0 to adopt term {newer} from the answer to its snapshot within 5 s, but it did not"
+    c.expect(adopted, text, rules.HIGHER_TERM, [0])

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from raftlab.explain import rules
 from raftlab.explain.failure import Failure, LabFailure, Rule, short
 from raftlab.harness.event_loop import EventLoop, Hold, ServerState
-from raftlab.harness.network import FLOOR, RELIABLE, UNRELIABLE, Network
+from raftlab.harness.network import MIN_DELAY, RELIABLE, UNRELIABLE, Network
 from raftlab.harness.rpc import Rpc
 from raftlab.harness.scripted_server import ScriptedServer
 from raftlab.harness.service import Service
@@ -309,7 +309,7 @@ class Cluster:
         ``held`` has kept back. On the real network the messages leave one right after the other."""
         requests = self.hold(dst=server)
         yield
-        when = self.now + FLOOR
+        when = self.now + MIN_DELAY
         for hold in (*held, requests):
             hold.deliver(when)
 

@@ -11,6 +11,8 @@ commits that Figure 2 requires of any implementation.
 
 from __future__ import annotations
 
+from typing import Any
+
 from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.harness import message_filters
@@ -627,7 +629,8 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
 def test_commands_of_every_kind(cluster: StartCluster) -> None:
     """Commands of every kind and size are applied, also those that Python takes for false."""
     c = cluster(3)
-    for command in (0, "", [], {}, None, False, 0.0, "x" * 20_000, {"key": [1, None, ""]}, "the last"):
+    commands: tuple[Any, ...] = (0, "", [], {}, None, False, 0.0, "x" * 20_000, {"key": [1, None, ""]}, "the last")
+    for command in commands:
         c.agree(command, 3)
 
 

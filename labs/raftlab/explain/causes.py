@@ -31,7 +31,7 @@ RULES: dict[Rule, Entry] = {
         "Candidates, 2: a majority of the votes of this term makes a leader",
         (
             "a vote requested in an older term is counted: compare the terms after call() returns",
-            "a server votes twice in a term: see its two answers above",
+            "a server votes twice in a term: see its two answers below",
         ),
     ),
     rules.ONE_VOTE: Entry(

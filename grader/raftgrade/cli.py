@@ -91,7 +91,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         _set_late(_late(arguments.late, [each.name for each in report.submissions]), report)
     if arguments.rubric is not None or arguments.late is not None:
         marks.mark(report)
-    wanted = formats.ReportOptions(
+    report_options = formats.ReportOptions(
         arguments.format,
         folder,
         None if arguments.output is None else Path(arguments.output),
@@ -99,14 +99,14 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         arguments.column,
         arguments.student,
     )
-    text, notes = formats.make(report, wanted)
+    text, notes = formats.make(report, report_options)
     for note in notes:
         print(f"raftgrade: {printable(note)}", file=sys.stderr)
-    if wanted.output is None:
+    if report_options.output is None:
         sys.stdout.write(text)
     else:
-        wanted.output.write_text(text, encoding="utf-8", newline="")
-        print(f"raftgrade: the report is in {printable(str(wanted.output))}", file=sys.stderr)
+        report_options.output.write_text(text, encoding="utf-8", newline="")
+        print(f"raftgrade: the report is in {printable(str(report_options.output))}", file=sys.stderr)
     # To have made a report is a success, whatever it says; except for the table, which is also how `run` ends.
     return exit_code(report) if arguments.format == "table" else 0
 

@@ -91,4 +91,4 @@ def test_a_killed_run_loses_no_finished_result(grader: Grader, capsys: pytest.Ca
     assert report.done == 8
     assert [item.points for item in report.submissions] == [0, 15]
     assert main(["report", str(grader.out)]) == 2
-    assert "not complete: 8 of 12 runs have their outcome" in capsys.readouterr().out
+    assert "not complete: 8 of 12 runs have finished" in capsys.readouterr().out

@@ -1,1 +1,1 @@
-"""Reports: one module per format."""
+"""Reports in many formats: a module for each."""

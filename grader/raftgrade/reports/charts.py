@@ -43,7 +43,7 @@ def cards(report: Report) -> list[Card]:
         Card(number(mean(points)) if points else "–", out_of, "mean mark"),
         Card(str(refused), "", "refused", "bad" if refused else ""),
         Card(str(not_final), "", "marks not final", "warn" if not_final else ""),
-        Card(str(errors), f" ({retried} mended by a retry)", "faults of the machine", "warn" if errors else ""),
+        Card(str(errors), f" ({retried} judged in a retry)", "runs not judged", "warn" if errors else ""),
     ]
 
 

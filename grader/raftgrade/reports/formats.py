@@ -1,7 +1,7 @@
-"""The print shop: a report in the formats that terminals, course systems and continuous integration read.
+"""Make a report in the formats that terminals, course systems and continuous integration read.
 
-Each format is a module of its own and a pure function of the report. Text that a student may have chosen is cleaned or
-escaped in each of them, in the way of that format.
+Each format is a module, and a pure function of the report. Each cleans or escapes the text that a student may have chosen,
+as its format requires.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ from raftgrade.results import Report
 
 
 class CannotReport(Exception):
-    """The report cannot be made in that format. The message says why, and what would help."""
+    """The report cannot be made in that format. The message says why, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """What was asked for: the format; the report's folder; where the text goes (``None``: the terminal); the text of a
-    gradebook to fill in, and its column; the one submission to tell of."""
+    """The options of `raftgrade report`.
+
+    Attributes:
+        format: one of :data:`raftgrade.options.FORMATS`.
+        folder: the report's.
+        output: the file for the text; ``None``: the terminal.
+        template: the text of a gradebook to fill in.
+        column: the gradebook's column for the points.
+        student: the only submission to report, by name or slug.
+    """
 
     format: str
     folder: Path
@@ -33,24 +41,24 @@ class ReportOptions:
     student: str | None = None
 
 
-def make(report: Report, wanted: ReportOptions) -> tuple[str, list[str]]:
-    """The text of the report, and sentences for whoever asked. Raises :class:`CannotReport` and ``OSError``."""
-    if wanted.student is not None:
+def make(report: Report, options: ReportOptions) -> tuple[str, list[str]]:
+    """The text of the report, and notes for the terminal. Raises :class:`CannotReport` and ``OSError``."""
+    if options.student is not None:
         try:
-            report = only(report, wanted.student)
+            report = only(report, options.student)
         except NoSuchStudent as exc:
             raise CannotReport(str(exc)) from None
     for option, value, formats in (
-        ("--template", wanted.template, ("canvas", "moodle")),
-        ("--column", wanted.column, ("canvas", "moodle")),
+        ("--template", options.template, ("canvas", "moodle")),
+        ("--column", options.column, ("canvas", "moodle")),
     ):
-        if value is not None and wanted.format not in formats:
+        if value is not None and options.format not in formats:
             raise CannotReport(f"{option} goes with --format {' or '.join(formats)}")
-    return _make(report, wanted)
+    return _make(report, options)
 
 
-def _make(report: Report, wanted: ReportOptions) -> tuple[str, list[str]]:
-    match wanted.format:
+def _make(report: Report, options: ReportOptions) -> tuple[str, list[str]]:
+    match options.format:
         case "table":
             return table.render(report) + "\n", []
         case "json":
@@ -60,27 +68,27 @@ def _make(report: Report, wanted: ReportOptions) -> tuple[str, list[str]]:
         case "junit":
             return junit.render(report), []
         case "github":
-            return github.render(report, to_file=wanted.output is not None)
+            return github.render(report, to_file=options.output is not None)
         case "gradescope":
             try:
-                return gradescope.render(report, for_student=wanted.student is None), []
+                return gradescope.render(report, for_student=options.student is None), []
             except gradescope.NoMark as exc:
                 raise CannotReport(str(exc)) from None
         case "canvas" | "moodle":
-            if wanted.template is None:
+            if options.template is None:
                 raise CannotReport(
-                    f"--format {wanted.format} fills in a gradebook: export it from {wanted.format.title()} and name "
+                    f"--format {options.format} fills in a gradebook: export it from {options.format.title()} and name "
                     "it with --template FILE"
                 )
             try:
-                text, notes = gradebook.fill(report, wanted.template, wanted.format, wanted.column)
+                text, notes = gradebook.fill(report, options.template, options.format, options.column)
             except gradebook.BadTemplate as exc:
                 raise CannotReport(str(exc)) from None
             return text, [*notes, *_sandbox_note(report)]
         case "html":
-            pictures = html.pictures(report, wanted.folder, wanted.output)
-            return html.render(report, pictures, alone=wanted.student is not None), []
-    raise CannotReport(f"there is no format {wanted.format!r}")
+            pictures = html.pictures(report, options.folder, options.output)
+            return html.render(report, pictures, alone=options.student is not None), []
+    raise CannotReport(f"there is no format {options.format!r}")
 
 
 def _sandbox_note(report: Report) -> list[str]:

@@ -11,25 +11,25 @@ from raftgrade.reports import table
 from raftgrade.results import BadRun, Report, SubmissionResult, TestResult, passed
 from raftlab.safe_text import duration, number, one_line, spans
 
-MOST_ERRORS = 10  # GitHub shows no more in a step
-MOST_BYTES = 1024 * 1024 - 4096  # of a step's summary
+MAX_ERRORS = 10  # GitHub shows no more for a step
+MAX_BYTES = 1024 * 1024 - 4096  # of a step's summary; GitHub allows 1 MiB
 _MARKS = re.compile(r"[\\`*_{}\[\]()#+\-.!|~>@:$]")
 
 
 def render(report: Report, to_file: bool = False) -> tuple[str, list[str]]:
-    """What goes to the step's output. The summary goes to ``$GITHUB_STEP_SUMMARY``; without that (or ``to_file``) it
-    is the text itself. Raises ``OSError``."""
-    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    """The text for the step's output. The summary goes to the file ``$GITHUB_STEP_SUMMARY``; without it, or with
+    ``to_file``, the summary is part of the text. Raises ``OSError``."""
+    summary_file = os.environ.get("GITHUB_STEP_SUMMARY")
     text = summary(report)
-    if place and not to_file:
-        with Path(place).open("a", encoding="utf-8") as output:
+    if summary_file and not to_file:
+        with Path(summary_file).open("a", encoding="utf-8") as output:
             output.write(text)
         return "".join(commands(report)), []
     return (text if to_file else "".join(commands(report)) + text), []
 
 
 def commands(report: Report) -> list[str]:
-    """One for each test that failed, at the line it is about if that is known."""
+    """An annotation for each failed test, at its line of the student's code if that is known."""
     lines = []
     for submission in report.submissions:
         for problem in submission.problems:
@@ -41,12 +41,14 @@ def commands(report: Report) -> list[str]:
                 rule = f" ({bad.failure.rule.name})" if bad.failure.rule is not None else ""
                 text = f"{bad.failure.text}{rule}" + (f"\nreplay: {bad.replay}" if bad.replay else "")
                 lines.append(_command("error", bad.failure.where, f"{test.lab} {test.name}", text))
-    return lines[:MOST_ERRORS]
+    return lines[:MAX_ERRORS]
 
 
 def _first(test: TestResult) -> BadRun | None:
-    found = (bad for network in test.networks for bad in network.bad if bad.outcome == "failed" and not network.hidden)
-    return next(found, None)
+    failures = (
+        bad for network in test.networks if not network.hidden for bad in network.bad if bad.outcome == "failed"
+    )
+    return next(failures, None)
 
 
 def _command(level: str, where: str, title: str, text: str) -> str:
@@ -74,15 +76,15 @@ def summary(report: Report) -> str:
     most = sum(submission.max_points for submission in report.submissions)
     blocks.append(f"**{number(points)} of {number(most)} points**, {report.done} runs, {duration(report.seconds)}\n")
     if not report.complete:
-        blocks.append(f"**Not complete**: {report.done} of {report.planned} runs have their outcome.\n")
+        blocks.append(f"**Not complete**: {report.done} of {report.planned} runs have finished.\n")
     if report.settings.sandbox is not None:
         blocks.append(f"{text(table.sandbox_line(report.settings.sandbox))}\n")
     size = sum(len(block.encode()) for block in blocks)
     for submission in report.submissions:
         block = _submission(report, submission)
         size += len(block.encode())
-        if size > MOST_BYTES:
-            blocks.append("\nThe rest does not fit into a summary: see report.json.\n")
+        if size > MAX_BYTES:
+            blocks.append("\nThe rest does not fit into the summary: see report.json.\n")
             break
         blocks.append(block)
     return "\n".join(blocks)
@@ -112,13 +114,13 @@ def _row(test: TestResult) -> str:
         for each in test.networks
     )
     bad = _first(test)
-    said = "; ".join(text(note) for note in test.notes)
+    first = "; ".join(text(note) for note in test.notes)
     if bad is not None and test.state != "skipped":
         same = [each.seed for n in test.networks if not n.hidden for each in n.bad if each.outcome == "failed"]
-        said = f"{text(bad.failure.text)} (seeds {spans(same)})<br><code>{text(bad.replay)}</code>"
-    return f"| {test.lab} {text(test.name)} | {number(test.points)}/{number(test.max_points)} | {runs} | {said} |"
+        first = f"{text(bad.failure.text)} (seeds {spans(same)})<br><code>{text(bad.replay)}</code>"
+    return f"| {test.lab} {text(test.name)} | {number(test.points)}/{number(test.max_points)} | {runs} | {first} |"
 
 
 def text(words: str) -> str:
-    """``words`` so that Markdown shows them as they are: whatever means something to it becomes an entity."""
-    return _MARKS.sub(lambda found: f"&#{ord(found[0])};", html.escape(one_line(words, 400)))
+    """``words`` in a form that Markdown shows unchanged: its special characters become entities."""
+    return _MARKS.sub(lambda match: f"&#{ord(match[0])};", html.escape(one_line(words, 400)))

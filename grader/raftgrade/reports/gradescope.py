@@ -1,4 +1,4 @@
-"""Gradescope: the results.json of one submission, as its author sees it, and the zip of an autograder."""
+"""Gradescope: the results.json of one submission, as its author may see it, and the zip of an autograder."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from raftgrade.results import Report, SubmissionResult, TestResult, passed
 from raftlab.explain import render as explain
 from raftlab.safe_text import count, number, one_line, printable, spans
 
-MOST_OUTPUT = 20_000  # characters of one test
-_NEEDS = ("greenlet", "jinja2", "msgspec", "pytest", "pytest-timeout", "rpyc", "tabulate")
-_EPOCH = (2020, 1, 1, 0, 0, 0)  # the same zip for the same files
+MAX_OUTPUT = 20_000  # characters for one test
+_PACKAGES = ("greenlet", "jinja2", "msgspec", "pytest", "pytest-timeout", "rpyc", "tabulate")
+_EPOCH = (2020, 1, 1, 0, 0, 0)  # the date of all files, so that the same files give the same zip
 
 
 class NoMark(Exception):
-    """A mark must not be given: something could not be judged. Gradescope then shows that its autograder failed."""
+    """No mark may be given yet, because something could not be judged. Gradescope then shows that its autograder failed."""
 
 
 def render(report: Report, for_student: bool = True) -> str:
     """``results.json``. Raises :class:`NoMark`."""
     if len(report.submissions) != 1:
         raise NoMark(
-            f"results.json is of one submission, and this report has {len(report.submissions)}: choose one with "
+            f"results.json is about one submission, and this report has {len(report.submissions)}: choose one with "
             "--student NAME"
         )
     if for_student:
@@ -41,7 +41,7 @@ def render(report: Report, for_student: bool = True) -> str:
     if not submission.final:
         raise NoMark(
             f"{printable(submission.name)} gets no mark yet: {number(submission.open_points)} points are open because "
-            "runs could not be judged, or runs are still to come; run it again"
+            "runs could not be judged, or runs are missing; run it again"
         )
     data: dict[str, Any] = {
         "score": submission.points,
@@ -72,7 +72,7 @@ def _output(report: Report, submission: SubmissionResult) -> str:
     else:
         red = sum(not passed(test) for test in submission.tests)
         lines.append(f"{count(red, 'test')} of {len(submission.tests)} did not pass every run.")
-        lines.append("Each failure below has a command that makes the same run again on your own machine.")
+        lines.append("Each failure below has a command that repeats the run on your own machine.")
     if submission.penalty:
         lines.append(f"Late by {number(submission.late_days)} days: {number(submission.penalty)} points less.")
     if report.settings.sandbox is not None:
@@ -99,7 +99,7 @@ def _test(place: int, test: TestResult) -> dict[str, Any]:
         "score": test.points,
         "max_score": test.max_points,
         "status": "passed" if passed(test) and test.points == test.max_points else "failed",
-        "output": printable("\n\n".join(blocks))[:MOST_OUTPUT],
+        "output": printable("\n\n".join(blocks))[:MAX_OUTPUT],
         "tags": [test.lab],
         "visibility": "visible",
         "extra_data": {"title": printable(test.title)},
@@ -127,7 +127,7 @@ fi
 /autograder/venv/bin/pip install -q --require-virtualenv @needs@
 site=$(/autograder/venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 cp -r /autograder/source/packages/. "$site/"
-# Students' code runs in processes of its own: what is in here is none of its business.
+# Students' code runs in processes of its own, which must not read this folder.
 chmod -R go-rwx /autograder/source
 /autograder/venv/bin/python -m raftgrade --version
 """
@@ -140,26 +140,26 @@ export PYTHONDONTWRITEBYTECODE=1
 grade() { venv/bin/python -m raftgrade "$@"; }
 rm -rf out
 grade run submission --labs @labs@ --network @network@ --runs @runs@@rubric@ --out out
-# No results.json when something could not be judged: then Gradescope says that the autograder failed, nobody loses a
-# mark, and the instructor runs it again.
+# If something could not be judged, there is no results.json: Gradescope says that the autograder failed, nobody loses
+# points, and the instructor runs it again.
 grade report out --format gradescope -o results/results.json
 """
 
 
 def make_zip(out: Path, labs: list[str], network: str, runs: int, rubric: str | None) -> None:
     """Write the autograder's zip. Raises ``OSError``."""
-    words = {
+    values = {
         "@labs@": ",".join(labs),
         "@network@": network,
         "@runs@": str(runs),
         "@rubric@": " --rubric source/rubric.toml" if rubric is not None else "",
-        "@needs@": " ".join(f"{name}=={metadata.version(name)}" for name in _NEEDS),
+        "@needs@": " ".join(f"{name}=={metadata.version(name)}" for name in _PACKAGES),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in (("setup.sh", _SETUP), ("run_autograder", _RUN)):
-            for hole, value in words.items():
-                text = text.replace(hole, value)
+            for placeholder, value in values.items():
+                text = text.replace(placeholder, value)
             _add(archive, name, text.encode(), executable=True)
         if rubric is not None:
             _add(archive, "rubric.toml", rubric.encode())

@@ -1,4 +1,4 @@
-"""JUnit XML: a suite for each submission and lab, a case for each test. What continuous integration reads."""
+"""JUnit XML, for continuous integration: a suite for each submission and lab, a case for each test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResul
 from raftlab.explain import render as explain
 from raftlab.safe_text import count, printable, spans
 
-MOST = 3  # failures that are told in full for one test
+MAX_FAILURES = 3  # of one test, in full
 
 
 def render(report: Report) -> str:
@@ -35,7 +35,7 @@ def _suites(root: xml.Element, report: Report, submission: SubmissionResult) -> 
         case = xml.SubElement(suite, "testcase", classname=_clean(submission.name), name="check", time="0.000")
         text = "\n".join(f"{each.text}\n{each.where}".strip() for each in submission.problems)
         kind = "failure" if submission.state == "refused" else "error"
-        _said(case, kind, text, submission.state)
+        _add_outcome(case, kind, text, submission.state)
         _count(suite)
         return
     for lab in report.settings.labs:
@@ -45,8 +45,8 @@ def _suites(root: xml.Element, report: Report, submission: SubmissionResult) -> 
         name = _clean(f"{submission.name} {lab}")
         suite = xml.SubElement(root, "testsuite", name=name, timestamp=report.started[:19])
         if report.settings.sandbox is not None:
-            told = table.sandbox_line(report.settings.sandbox)
-            xml.SubElement(xml.SubElement(suite, "properties"), "property", name="sandbox", value=_clean(told))
+            sandbox = table.sandbox_line(report.settings.sandbox)
+            xml.SubElement(xml.SubElement(suite, "properties"), "property", name="sandbox", value=_clean(sandbox))
         for test in tests:
             _case(suite, submission, test)
         _count(suite)
@@ -60,11 +60,11 @@ def _case(suite: xml.Element, submission: SubmissionResult, test: TestResult) ->
     if test.state == "skipped":
         xml.SubElement(case, "skipped", message=_clean("; ".join(test.notes)))
     elif failures and not passed(test):
-        _said(case, "failure", "\n\n".join(_failures(test)), _kind(test))
+        _add_outcome(case, "failure", "\n\n".join(_failures(test)), _kind(test))
     elif test.state in ("open", "waiting"):
-        _said(case, "error", "; ".join(test.notes) or "not all of its runs have been made", test.state)
-    told = [*(f"advice: {line}" for line in test.advice), *(_summary(network) for network in test.networks)]
-    xml.SubElement(case, "system-out").text = _clean("\n".join(told))
+        _add_outcome(case, "error", "; ".join(test.notes) or "some of its runs are missing", test.state)
+    output = [*(f"advice: {line}" for line in test.advice), *(_summary(network) for network in test.networks)]
+    xml.SubElement(case, "system-out").text = _clean("\n".join(output))
 
 
 def _kind(test: TestResult) -> str:
@@ -72,8 +72,8 @@ def _kind(test: TestResult) -> str:
 
 
 def _failures(test: TestResult) -> list[str]:
-    """The first run of each class of failure, as the terminal tells it, on each network."""
-    told = []
+    """The first run of each class of failure on each network, with its explanation."""
+    failures = []
     for network in test.networks:
         for sort, number in network.classes.items():
             same = [bad for bad in network.bad if bad.sort == sort and bad.outcome == "failed"]
@@ -81,8 +81,8 @@ def _failures(test: TestResult) -> list[str]:
                 where = f"{network.network}{' (hidden)' if network.hidden else ''}"
                 seeds = "" if network.hidden else f", seeds {spans([bad.seed for bad in same])}"
                 heading = f"{where}: {number} of {count(network.runs, 'run')}{seeds}"
-                told.append(explain.as_text(same[0].failure, same[0].replay) + f"\n  {heading}")
-    return told[:MOST]
+                failures.append(explain.as_text(same[0].failure, same[0].replay) + f"\n  {heading}")
+    return failures[:MAX_FAILURES]
 
 
 def _summary(network: NetworkResult) -> str:
@@ -94,7 +94,7 @@ def _summary(network: NetworkResult) -> str:
     return f"{name}: {network.passes} of {count(judged, 'judged run')} passed{verdict}{errors}{retried}"
 
 
-def _said(case: xml.Element, tag: str, text: str, kind: str) -> None:
+def _add_outcome(case: xml.Element, tag: str, text: str, kind: str) -> None:
     first = text.strip().splitlines()[0] if text.strip() else ""
     xml.SubElement(case, tag, message=_clean(first), type=_clean(kind)).text = _clean(text)
 
@@ -108,5 +108,5 @@ def _count(suite: xml.Element) -> None:
 
 
 def _clean(text: str) -> str:
-    """XML has no way at all to write most control characters: they are spelled out."""
+    """XML cannot contain most control characters, not even as entities: write them as Python escapes."""
     return printable(text)

@@ -115,13 +115,13 @@ def _notices(submission: SubmissionResult) -> list[str]:
         notices.append("Refused: the submission cannot be tested, so no test was run.")
     if submission.state == "unjudged":
         notices.append(
-            "Could not be judged: the check itself broke. This is not the student's fault and costs nothing."
+            "Could not be judged: the check itself failed. This is not the student's fault and costs no points."
         )
     if submission.state in ("waiting", "running"):
-        notices.append("Not complete: runs are still to come.")
+        notices.append("Not complete: some runs are missing.")
     if submission.open_points and submission.state != "unjudged":
         notices.append(
-            f"{number(submission.open_points)} points are open: runs could not be judged. Nothing is lost yet."
+            f"{number(submission.open_points)} points are open: runs could not be judged. No points are lost yet."
         )
     if submission.penalty:
         late = number(submission.late_days)

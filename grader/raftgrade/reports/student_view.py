@@ -1,5 +1,5 @@
-"""The letter slot: what of a report one student may see. Of hidden runs that is how many there were and what broke, but
-no seed, and nothing that a seed could be read from."""
+"""The part of a report that a student may see. For hidden runs, that is how many there were and what failed, but no seed,
+and nothing that reveals a seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raftlab.safe_text import printable
 
 
 class NoSuchStudent(Exception):
-    """No submission has that name. The message says which there are."""
+    """No submission has that name. The message lists some names."""
 
 
 def only(report: Report, name: str) -> Report:
@@ -27,7 +27,7 @@ def only(report: Report, name: str) -> Report:
 
 
 def for_students(report: Report) -> Report:
-    """A copy of ``report`` without what students must not see. The report itself stays as it is."""
+    """A copy of ``report`` without what students must not see."""
     copy = msgspec.json.decode(msgspec.json.encode(report), type=Report)
     copy.settings = msgspec.structs.replace(copy.settings, hidden=None)
     for submission in copy.submissions:
@@ -38,7 +38,7 @@ def for_students(report: Report) -> Report:
 def _clean(submission: SubmissionResult) -> None:
     submission.path = "raft.py"
     if submission.state == "unjudged":
-        # Where the grader keeps its logs is nobody's business.
+        # Students need not know where the grader keeps its logs.
         submission.problems = [msgspec.structs.replace(problem, where="") for problem in submission.problems]
     for test in submission.tests:
         for network in test.networks:
@@ -47,17 +47,17 @@ def _clean(submission: SubmissionResult) -> None:
             for bad in network.bad:
                 bad.replay = local(bad.replay)
                 if bad.outcome == "error":
-                    bad.failure = Failure(bad.failure.kind, "this run could not be judged, and costs nothing")
+                    bad.failure = Failure(bad.failure.kind, "this run could not be judged, and costs no points")
                 elif bad.failure.kind == "never-reported":
                     bad.failure.detail = ""  # the end of the grader's log
 
 
 def local(replay: str) -> str:
-    """The command as students type it: their raft.py is not where the grader's is."""
+    """The replay command without the path of the grader's copy."""
     try:
         words = shlex.split(replay)
     except ValueError:
-        return ""  # none of ours
+        return ""  # not a command of ours
     if "--impl" in words:
         place = words.index("--impl")
         del words[place : place + 2]
@@ -72,5 +72,5 @@ def _hide(network: NetworkResult) -> None:
 def _hidden(place: int, bad: BadRun) -> BadRun:
     failure = bad.failure
     text = failure.text.replace(str(bad.seed), "(hidden)")
-    told = Failure(failure.kind, text, failure.rule, failure.where)
-    return BadRun(seed=place, outcome=bad.outcome, sort=bad.sort, failure=told)
+    shown = Failure(failure.kind, text, failure.rule, failure.where)
+    return BadRun(seed=place, outcome=bad.outcome, sort=bad.sort, failure=shown)

@@ -1,5 +1,4 @@
-"""The notice board: a report as text for a terminal of 100 columns. All foreign text is cleaned on the
-way."""
+"""The report as text for a terminal of 100 columns. Text from submissions is cleaned."""
 
 from __future__ import annotations
 
@@ -13,15 +12,17 @@ from raftgrade.results import BadRun, NetworkResult, Problem, Report, Submission
 from raftlab.safe_text import count, duration, number, one_line, printable, spans
 from raftlab.sandbox.levels import Sandbox
 
-WIDTH = 100
+WIDTH = 100  # columns
 _VERDICTS = {"reliable": "sure", "unreliable": "sure not", "undecided": "unsure"}
 _NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
-_NAME = 24  # the widest column of names that fits; titles are sentences, and stand with the failures
+_NAME_WIDTH = 24  # the widest column of names that fits; titles are too long, and are shown with the failures
 
 
-def render(report: Report, whole: Callable[[SubmissionResult], SubmissionResult] = lambda known: known) -> str:
-    """The whole report: for each submission a table per lab and its failures; then a summary. ``whole`` brings what the
-    report itself does not hold of a submission."""
+def render(
+    report: Report, whole: Callable[[SubmissionResult], SubmissionResult] = lambda submission: submission
+) -> str:
+    """The whole report: for each submission, a table for each lab and its failures; then a summary. ``whole`` loads the
+    details of a submission that were spilled to disk."""
     blocks: list[str] = []
     for submission in report.submissions:
         blocks += _submission(report, whole(submission))
@@ -30,7 +31,7 @@ def render(report: Report, whole: Callable[[SubmissionResult], SubmissionResult]
     if len(report.submissions) > 1:
         blocks.append(_overview(report))
     if not report.complete:
-        blocks.append(f"not complete: {report.done} of {count(report.planned, 'run')} have their outcome")
+        blocks.append(f"not complete: {report.done} of {count(report.planned, 'run')} have finished")
     if report.settings.sandbox is not None:
         blocks.append(_wrapped(sandbox_line(report.settings.sandbox)))
     blocks.append(last_line(report))
@@ -39,12 +40,12 @@ def render(report: Report, whole: Callable[[SubmissionResult], SubmissionResult]
 
 def sandbox_line(sandbox: Sandbox) -> str:
     """Which sandbox student code ran in."""
-    said = {
+    text = {
         "bwrap": "student code ran in a sandbox (bwrap)",
         "rlimits": "student code ran with limits, but could read this machine's files (rlimits)",
         "none": "student code ran without a sandbox (none)",
     }[sandbox.level]
-    return f"{said}: {one_line(sandbox.reason, 400)}" if sandbox.reason else said
+    return f"{text}: {one_line(sandbox.reason, 400)}" if sandbox.reason else text
 
 
 def last_line(report: Report) -> str:
@@ -101,7 +102,7 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
 
 
 def _columns(report: Report) -> list[str]:
-    """The networks, and ``hidden`` behind sim if there are such runs."""
+    """The networks, and ``hidden`` after sim if there are hidden runs."""
     names = list(report.settings.networks)
     if report.settings.hidden is not None:
         names.insert(names.index("sim") + 1, "hidden")
@@ -128,7 +129,7 @@ def _row(test: TestResult, networks: list[str], timed: str) -> list[str]:
     if shown.lab_s is not None:
         times = [f"{shown.lab_s.p50:.2f}", f"{shown.lab_s.p95:.2f}"]
     rpcs = "–" if shown.rpcs is None else f"{shown.rpcs.p50:.0f}"
-    name = "\n".join(textwrap.wrap(one_line(test.name), _NAME))
+    name = "\n".join(textwrap.wrap(one_line(test.name), _NAME_WIDTH))
     return [name, f"{number(test.points)}/{number(test.max_points)}", *passes, *times, rpcs]
 
 
@@ -137,8 +138,8 @@ def _caveat(submission: SubmissionResult) -> str:
 
 
 def _passes(result: NetworkResult) -> str:
-    """``18/20 [.68–.99]``: passes of judged runs and their interval; ``?2`` more could not be judged, ``↻1`` was
-    judged in a second attempt, ``…3`` are still to come."""
+    """``18/20 [.68–.99]``: passes of judged runs and their interval; ``?2``: 2 more could not be judged; ``↻1``: 1 was
+    judged in a second attempt; ``…3``: 3 are missing."""
     judged = result.passes + result.failures
     low, high = (_share(bound) for bound in result.interval)
     text = f"{result.passes}/{judged} [{low}–{high}]" if judged else "0/0"
@@ -161,7 +162,7 @@ def _share(value: float) -> str:
 
 
 def _failures(test: TestResult) -> Iterator[str]:
-    """The failed runs of a test; those that failed in the same way stand together."""
+    """The failed runs of a test, grouped by kind of failure and rule."""
     for result in test.networks:
         groups: dict[tuple[str, str], list[BadRun]] = {}
         for bad in result.bad:
@@ -178,7 +179,7 @@ def _failures(test: TestResult) -> Iterator[str]:
 
 
 def _errors(submission: SubmissionResult) -> Iterator[str]:
-    """The runs that could not be judged. The reason is seldom the test's: the same words stand once."""
+    """The runs that could not be judged, grouped by reason, which seldom has to do with the test."""
     groups: dict[str, list[tuple[str, BadRun]]] = {}
     for test in submission.tests:
         for result in test.networks:
@@ -205,7 +206,7 @@ def _words(bad: BadRun) -> Iterator[str]:
     if bad.outcome == "error" and failure.hint:
         yield _wrapped(f"    {one_line(failure.hint)}")
     if bad.replay:
-        # Not wrapped: it is there to be copied.
+        # Not wrapped, so that it can be copied.
         yield f"    replay: {one_line(bad.replay, 1000)}"
 
 
@@ -241,7 +242,7 @@ def _overview(report: Report) -> str:
 
 
 def _tabulate(rows: list[list[str]], headers: list[str], align: list[str]) -> str:
-    # Numbers come formatted: tabulate is not to guess which names are numbers.
+    # Numbers are formatted already: tabulate must not take a name for a number.
     text = tabulate.tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
     return str(text)
 

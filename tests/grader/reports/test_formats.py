@@ -145,10 +145,10 @@ def test_the_summary_shows_nasty_text_as_text(
 
 
 def test_a_summary_is_no_larger_than_github_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(github, "MOST_BYTES", 900)
+    monkeypatch.setattr(github, "MAX_BYTES", 900)
     text = github.summary(made())
     assert len(text) < 1000
-    assert text.endswith("The rest does not fit into a summary: see report.json.\n")
+    assert text.endswith("The rest does not fit into the summary: see report.json.\n")
 
 
 # --- Gradescope ---
@@ -184,13 +184,13 @@ def test_no_mark_is_given_that_a_fault_of_the_machine_would_lower(
     target = tmp_path / "results.json"
     assert main(["report", str(out), "--format", "gradescope", "--student", "dave", "-o", str(target)]) == 2
     assert capsys.readouterr().err == (
-        "raftgrade: dave gets no mark yet: 5 points are open because runs could not be judged, or runs are still to "
-        "come; run it again\n"
+        "raftgrade: dave gets no mark yet: 5 points are open because runs could not be judged, or runs are missing; run "
+        "it again\n"
     )
     assert not target.exists()
     assert main(["report", str(out), "--format", "gradescope"]) == 2
     assert capsys.readouterr().err == (
-        "raftgrade: results.json is of one submission, and this report has 4: choose one with --student NAME\n"
+        "raftgrade: results.json is about one submission, and this report has 4: choose one with --student NAME\n"
     )
 
 
@@ -256,7 +256,7 @@ def test_canvas() -> None:
     )
     assert notes == [
         "1 submission could not be matched to exactly one row, left out: carol",
-        "1 mark not final (runs that could not be judged), left as it was: dave",
+        "1 mark not final (some runs could not be judged), cell left unchanged: dave",
         "1 cell that a spreadsheet would run as a formula got a ' in front",
     ]
 
@@ -293,9 +293,7 @@ def test_a_new_column_and_a_named_one() -> None:
     assert gradebook.fill(made(), two, "canvas", "b")[0] == "Student,ID,A (1),B (2)\nalice,1,,35\n"
     with pytest.raises(BadTemplate) as caught:
         gradebook.fill(made(), two, "canvas")
-    assert str(caught.value) == (
-        "the gradebook has 2 columns that could be meant (A (1), B (2)): name one with --column"
-    )
+    assert str(caught.value) == ("the gradebook has 2 columns that fit (A (1), B (2)): name one with --column")
 
 
 def test_two_for_one_row_and_one_for_two_rows_are_left_to_people() -> None:
@@ -311,7 +309,7 @@ def test_two_for_one_row_and_one_for_two_rows_are_left_to_people() -> None:
 
 def test_other_totals_are_said() -> None:
     _, notes = gradebook.fill(made(), CANVAS.replace(",35,", ",100,"), "canvas")
-    assert "the gradebook gives 100 points at most, and the report 35: marks are not scaled" in notes
+    assert "the gradebook allows at most 100 points, and the report 35: marks are not scaled" in notes
 
 
 @pytest.mark.parametrize(
@@ -321,7 +319,7 @@ def test_other_totals_are_said() -> None:
          "--template FILE"),
         (["--format", "moodle", "--template", "t.csv"], "", "the gradebook is empty: expected the CSV that the course "
          "system exports"),
-        (["--format", "moodle", "--template", "t.csv"], "a,b\n1,2\n", "the gradebook has no column that says who is who: "
+        (["--format", "moodle", "--template", "t.csv"], "a,b\n1,2\n", "the gradebook has no column that identifies students: "
          "expected one of email address, username, id number, identifier, full name in its first line"),
         (["--format", "moodle", "--template", "none.csv"], None, "none.csv cannot be read: No such file or directory"),
         (["--format", "junit", "--column", "x"], None, "--column goes with --format canvas or moodle"),

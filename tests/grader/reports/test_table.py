@@ -64,7 +64,7 @@ Not judged (the machine's fault or ours: no mark is lost)
 Advice (costs no points)
   2A second: a lock is held across a call
 
-not complete: 4 of 5 runs have their outcome
+not complete: 4 of 5 runs have finished
 
 points 5/15 · 0 of 1 submissions clean · 4 runs · 12 s"""
     )

@@ -1,4 +1,4 @@
-// Sorting and finding in the heat map. Everything else of the page works without a script.
+// Sorting and searching the heat map. Everything else on the page works without a script.
 "use strict";
 (() => {
   const body = document.querySelector(".heat tbody");

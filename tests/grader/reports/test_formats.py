@@ -319,8 +319,8 @@ def test_other_totals_are_said() -> None:
          "--template FILE"),
         (["--format", "moodle", "--template", "t.csv"], "", "the gradebook is empty: expected the CSV that the course "
          "system exports"),
-        (["--format", "moodle", "--template", "t.csv"], "a,b\n1,2\n", "the gradebook has no column that identifies students: "
-         "expected one of email address, username, id number, identifier, full name in its first line"),
+        (["--format", "moodle", "--template", "t.csv"], "a,b\n1,2\n", "the gradebook has no column that identifies "
+         "students: expected one of email address, username, id number, identifier, full name in its first line"),
         (["--format", "moodle", "--template", "none.csv"], None, "none.csv cannot be read: No such file or directory"),
         (["--format", "junit", "--column", "x"], None, "--column goes with --format canvas or moodle"),
         (["--format", "html", "--student", "eve"], None, "there is no submission 'eve' in this report; there are: alice, "

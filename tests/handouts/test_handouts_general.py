@@ -130,7 +130,7 @@ def test_timeouts_are_quoted_as_they_are() -> None:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             values[node.targets[0].id] = node.value
     low, high = ast.literal_eval(values["ELECTION_TIMEOUT"])
-    assert f"; {low * 1000:.0f} to {high * 1000:.0f} ms;" in TWO_PAGES.read_text(encoding="utf-8")
+    assert f"{low * 1000:.0f} to {high * 1000:.0f} ms" in TWO_PAGES.read_text(encoding="utf-8")
     assert f"`{ast.unparse(values['ELECTION_TIMEOUT'])}`" in DEBUGGING.read_text(encoding="utf-8")
 
 

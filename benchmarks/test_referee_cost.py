@@ -40,13 +40,13 @@ class Bare(Plain):
 
 
 def cpu_of(impl: Implementation, name: str, seed: int, kind: type[Cluster]) -> float:
-    run = Run(impl, catalogue.find_test(name), "sim", seed, True, kind=kind)
+    run = Run(impl, catalogue.find_test(name), "sim", seed, True, cluster_class=kind)
     catalogue.script_of(run.info)(run.cluster)
     run.close()
     spent = run.record(None).cpu_s
-    assert run.made is not None
+    assert run.started_cluster is not None
     before = time.process_time()
-    run.made.event_loop.trace.hash()  # every record contains it
+    run.started_cluster.event_loop.trace.hash()  # every record contains it
     return spent + time.process_time() - before
 
 

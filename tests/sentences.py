@@ -82,7 +82,7 @@ def refusals_text() -> str:
 def help_text() -> str:
     """The words of each command's ``--help``. Its layout is argparse's, and differs between versions of Python."""
     blocks = [f"# The text of --help (raftlab/cli.py, raftgrade/options.py)\n{NOTE}"]
-    for parser in (raftlab.cli._parser(), options.parser()):
+    for parser in (raftlab.cli.make_parser(), options.parser()):
         blocks += ["\n".join(_help(each)) for each in _with_commands(parser)]
     return "\n\n".join(blocks) + "\n"
 

@@ -169,7 +169,7 @@ def test_links_between_handouts(path: Path) -> None:
         target = path.with_name(name) if name else path
         assert target.is_file(), f"{path.name} links to {link}, which is not there"
         # `raftlab new` copies the handouts for students, without the rest of the repository.
-        theirs = target.parent == HANDOUTS and not starter._for_others(target)
+        theirs = target.parent == HANDOUTS and starter.is_for_students(target)
         assert theirs, f"{path.name} links to {link}, which a student does not have"
         assert not anchor or anchor in anchors(target), f"{path.name} links to {link}: no such heading"
 
@@ -207,7 +207,7 @@ def test_every_command_names_what_exists(path: Path) -> None:
     for words in commands(path):
         if words in (["--version"], ["new"], ["test"]):
             continue  # the command as such, in a sentence
-        arguments = cli._parser().parse_args(words)
+        arguments = cli.make_parser().parse_args(words)
         if arguments.command == "test":
             assert session.plan(labs.find(arguments.lab).name, arguments.network, arguments.name)
         elif arguments.command == "replay":

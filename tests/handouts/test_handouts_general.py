@@ -22,7 +22,7 @@ from raftlab.harness import trace
 from raftlab.messages import codec
 from raftlab.suites import catalogue
 from raftlab.tools import test
-from raftlab.tools.new import _for_others
+from raftlab.tools.new import is_for_students
 from tests.handouts.test_handouts import (
     _FENCE,
     _LINK,
@@ -75,7 +75,7 @@ def test_links(path: Path) -> None:
         name, _, anchor = link.partition("#")
         target = path.with_name(name) if name else path
         assert target.is_file(), f"{path.name} links to {link}, which is not there"
-        assert not _for_others(target), f"{path.name} links to {link}, which a student does not have"
+        assert is_for_students(target), f"{path.name} links to {link}, which a student does not have"
         assert not anchor or anchor in anchors(target), f"{path.name} links to {link}: no such heading"
 
 
@@ -84,7 +84,7 @@ def test_commands(path: Path) -> None:
     for words in commands(path):
         if words in (["test"], ["shrink"], ["replay"]) or words[0] == "scenario":
             continue  # the command as such, in a sentence; the first line of a scenario
-        arguments = cli._parser().parse_args(words)
+        arguments = cli.make_parser().parse_args(words)
         if arguments.command == "test":
             assert test.plan(labs.find(arguments.lab).name, arguments.network, arguments.name)
         elif arguments.command in ("shrink", "diff") or (arguments.command == "replay" and "@" in arguments.name):

@@ -107,7 +107,7 @@ def order(bug: Bug) -> Iterator[NamedRun]:
 
 
 def failure_of(impl: Implementation, named: NamedRun, kind: type[Cluster] = Cluster) -> Failure | None:
-    return Run(impl, named.info, "sim", named.seed, named.preempt, kind=kind).play(named.script)
+    return Run(impl, named.info, "sim", named.seed, named.preempt, cluster_class=kind).play(named.script)
 
 
 def row(bug: Bug) -> Row:

@@ -157,10 +157,10 @@ TAPED = ["many_elections", "figure_8_in_steps", "messages_of_the_past", "churn",
 def taped(name: str, reference: Implementation) -> tuple[ScenarioRecorder, Scenario]:
     """A test of the suites, run on the reference with the tape recorder on."""
     info = catalogue.find_test(name)
-    run = Run(reference, info, "sim", 0, True, kind=ScenarioRecorder)
+    run = Run(reference, info, "sim", 0, True, cluster_class=ScenarioRecorder)
     catalogue.script_of(info)(run.cluster)
     run.close()
-    tape = run.made
+    tape = run.started_cluster
     assert isinstance(tape, ScenarioRecorder)
     return tape, tape.scenario(info.lab, info.name, 0, True)
 

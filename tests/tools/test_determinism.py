@@ -16,7 +16,7 @@ from tests.conftest import SOLUTION, Write
 def test_the_reference_repeats(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["test", "2A", "-k", "cluster_of_one", "--seeds", "2", "--impl", str(SOLUTION), "--check-determinism"]
     assert cli.main(asked) == 0
-    assert capsys.readouterr().out == "2 seeds, each run twice: the same to the last event\n"
+    assert capsys.readouterr().out == "2 runs, each made twice: no event differs\n"
 
 
 def test_what_differs_is_shown_with_its_likely_source(write_raft: Write, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,13 +28,13 @@ def test_what_differs_is_shown_with_its_likely_source(write_raft: Write, capsys:
     asked = ["test", "2A", "-k", "cluster_of_one", "--impl", str(folder), "--check-determinism"]
     assert cli.main(asked) == 1
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "cluster_of_one@0: two runs of one seed differ"
+    assert said[0] == "cluster_of_one@0: two runs with the same seed differ"
     assert said[1].startswith("  event 2 is in one run:  0.000 S0 [address] ")
     assert said[2].startswith("             and in the other:  0.000 S0 [address] ")
     assert said[1].split()[-1] != said[2].split()[-1]
     assert said[4:6] == [
-        "1 of 1 seeds do not repeat, so their replay may show another run.",
-        "Likely sources: the order of a set, id() or hash() of an object, a file that is read.",
+        "1 of 1 run cannot be repeated, so that a replay may show another run.",
+        "Likely causes: the order of a set, id() or hash() of an object, or a file that is read.",
     ]
     lines = (folder / "raft.py").read_text().splitlines()
     number = next(number for number, text in enumerate(lines, 1) if "for other in others" in text)
@@ -58,5 +58,5 @@ def test_one_run_may_be_longer() -> None:
 @pytest.mark.parametrize("extra", [["--network", "rpyc"], ["--pdb"]])
 def test_only_in_the_simulator(extra: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["test", "2A", "--check-determinism", "--impl", str(tmp_path), *extra]) == 2
-    said = "raftlab: --check-determinism works in the simulator only: leave --network and --pdb away\n"
+    said = "raftlab: --check-determinism works only in the simulator: leave out --network and --pdb\n"
     assert capsys.readouterr().err == said

@@ -12,7 +12,7 @@ import pytest
 from raftgrade.proof.bug_bank import Bug
 from raftlab.explain.render import as_text
 from raftlab.runs import names, random_scenarios, scenario
-from raftlab.runs.run import Implementation
+from raftlab.runs.run import Branch, Implementation
 from raftlab.runs.scenario_commands import Heal, Wait, parse_line
 from raftlab.suites import catalogue
 from raftlab.tools import diff, shrink
@@ -64,8 +64,8 @@ def test_a_lost_vote(tmp_path: Path) -> None:
 def test_a_test_that_plays_servers_itself_gets_its_shortest_run(tmp_path: Path) -> None:
     found = shrunk(tmp_path, CLEARS_ITS_VOTE, "who_gets_a_vote", 0)
     assert found.scenario is None
-    assert found.why == "the test plays servers itself"
-    assert found.events <= found.before[1]
+    assert found.why_not == "the test plays servers itself"
+    assert found.events <= found.events_before
 
 
 def test_what_passes_cannot_be_shrunk(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_simpler_words(line: str, simpler: list[str]) -> None:
 
 def test_waits_are_joined() -> None:
     commands = [Wait("0.5"), Wait("0.25"), Heal(), Wait("1")]
-    assert [str(each) for each in shrink.joined(commands)] == ["wait 0.75", "heal", "wait 1"]
+    assert [str(each) for each in shrink.merged(commands)] == ["wait 0.75", "heal", "wait 1"]
 
 
 # --- as a student ---
@@ -111,12 +111,12 @@ def test_shrink_and_replay(tmp_path: Path) -> None:
     assert again.returncode == 1
     header = json.loads((tmp_path / "again.jsonl").read_text().partition("\n")[0])
     assert header["replay"].startswith("raftlab replay raftlab-out/many_elections-0.txt")
-    assert "\nthe run ended as the file expects, to the last message\n" in again.stdout
+    assert "\nthe run ended as the scenario file says, with the same last events\n" in again.stdout
     # Another Raft: the file says what it had been.
     (tmp_path / "raft.py").write_text(SOLUTION.read_text())
     well = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt")
     assert well.returncode == 0
-    assert "\nthe file expects another end: expected S" in well.stdout
+    assert "\nthe scenario file says that the run ends differently: expected S" in well.stdout
     assert (
         raftlab_in(tmp_path, "shrink", "many_elections@0").stdout
         == "many_elections@0 passes; there is nothing to shrink\n"
@@ -127,7 +127,7 @@ def test_fuzz(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "fuzz", "2A", "--seeds", "40", "--jobs", "1")
     assert (done.returncode, done.stderr) == (1, "")
-    assert re.match(r"fuzz_2A@\d+ failed, after \d+ runs?: expected ", done.stdout)
+    assert re.match(r"fuzz_2A@\d+ failed after \d+ runs?: expected ", done.stdout)
     assert "\n  rule: one vote a term: " in done.stdout
     name = re.search(r"replay (raftlab-out/fuzz_2A-\d+\.txt)\n$", done.stdout)
     assert name
@@ -135,11 +135,11 @@ def test_fuzz(tmp_path: Path) -> None:
     assert len(told.commands) < 15
 
 
-def test_fuzz_finds_nothing_to_complain_about(tmp_path: Path) -> None:
+def test_fuzz_finds_no_failure(tmp_path: Path) -> None:
     (tmp_path / "raft.py").write_text(SOLUTION.read_text())
     done = raftlab_in(tmp_path, "fuzz", "2D", "--seeds", "5:25", "--jobs", "2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"lab 2D: 20 runs from seed 5 on in \d+ s, and nothing to complain about\n", done.stdout)
+    assert re.fullmatch(r"lab 2D: 20 runs in \d+ s, from seed 5 on: nothing failed\n", done.stdout)
 
 
 def test_diff(tmp_path: Path) -> None:
@@ -147,9 +147,7 @@ def test_diff(tmp_path: Path) -> None:
     done = raftlab_in(tmp_path, "diff", "many_elections@0")
     assert (done.returncode, done.stderr) == (1, "")
     assert re.match(r"many_elections@0 fails at \d\.\d{3} s: expected ", done.stdout)
-    assert re.search(
-        r"\nOf \d+ other endings, the one that passes and turns off latest does so at \d\.\d{3} s:\n", done.stdout
-    )
+    assert re.search(r"\nThe passing run that stays identical the longest departs at \d\.\d{3} s\. ", done.stdout)
     blocks = re.findall(r"\n  (.*):\n((?:    .*\n?)+)", done.stdout)
     assert [title for title, _ in blocks] == [
         "both runs have",
@@ -163,16 +161,15 @@ def test_diff_of_what_always_fails(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "diff", "who_gets_a_vote@0")
     assert done.returncode == 1
-    assert "\nNo other ending passes (" in done.stdout
-    assert done.stdout.endswith("\nchance. The failure itself tells all there is to tell.\n")
+    assert done.stdout.endswith("from the start: the failure does not depend on chance.\n")
     assert raftlab_in(tmp_path, "diff", "initial_election@0").stdout.startswith("initial_election@0 passes; ")
 
 
-def test_an_ending_is_the_same_run_until_it_turns_off(tmp_path: Path) -> None:
+def test_a_branch_is_the_same_run_until_its_time(tmp_path: Path) -> None:
     named = names.named("many_elections@3", "sim", True)
     with closing(Implementation(put(FIGURE_8, tmp_path))) as impl:
         search = diff.Search(impl, named, LONG)
-        plain, other, again = search.play(), search.play((1.5, 0)), search.play((1.5, 0))
+        plain, other, again = search.play(), search.play(Branch(1.5, 0)), search.play(Branch(1.5, 0))
     assert other.events == again.events
     upto = [[event for event in run.events if event.time < 1.5] for run in (plain, other)]
     assert upto[0] == upto[1]
@@ -183,13 +180,13 @@ def test_pdb_at_a_moment(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     typed = "p 'S', self.me\nn\nc\n"
     done = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "2.8", "--server", "0", typed=typed)
-    assert "stopped at 2.800 s; n: next line, c: go on, q: leave\n> " in done.stdout
+    assert "stopped at 2.800 s (n: next line, c: continue, q: quit)\n> " in done.stdout
     assert "(Pdb) ('S', 0)\n" in done.stdout
     # The debugger changes nothing: the run still ends as it does without.
     assert re.search(r"expected S0 .* term 4, .*\n  rule: one vote a term: ", done.stdout)
     assert done.returncode == 1
     left = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "1", typed="q\n")
-    assert left.stdout.endswith("left the run\n")
+    assert left.stdout.endswith("quit before the end of the run\n")
     assert left.returncode == 130
 
 
@@ -199,14 +196,14 @@ def test_pdb_at_a_moment(tmp_path: Path) -> None:
         ("shrink nothing.txt", "raftlab: nothing.txt cannot be used: No such file or directory\n"),
         ("replay bad.txt", "raftlab: bad.txt: a scenario begins with the line 'raftlab scenario 1'\n"),
         ("replay odd.txt", f"raftlab: odd.txt: there is no lab '9Z'; the labs are: {ALL_LABS}\n"),
-        ("replay bytes.txt", "raftlab: bytes.txt is no scenario: it is not even text\n"),
-        ("replay fuzz_2A@1 --network rpyc", "raftlab: a scenario runs on sim only, not on rpyc\n"),
+        ("replay bytes.txt", "raftlab: bytes.txt is not a scenario: it is not a text file\n"),
+        ("replay fuzz_2A@1 --network rpyc", "raftlab: a scenario runs only on sim, not on rpyc\n"),
         ("fuzz 7X", f"raftlab: there is no lab '7X'; the labs are: {ALL_LABS}\n"),
-        ("fuzz 2A --for ever", "raftlab: --for wants a time, as in 90s, 5m or 1h, not 'ever'\n"),
-        ("fuzz 2A --jobs -1", "raftlab: --jobs wants a number from 1 on, not -1\n"),
+        ("fuzz 2A --for ever", "raftlab: --for takes a time such as 90s, 5m or 1h, not 'ever'\n"),
+        ("fuzz 2A --jobs -1", "raftlab: --jobs takes a number from 1 on, not -1\n"),
         (
             "replay initial_election@0 --pdb --network rpyc",
-            "raftlab: --pdb works in the simulator only, and writes no trace: leave --network and --out away\n",
+            "raftlab: --pdb works only in the simulator, and writes no trace: leave out --network and --out\n",
         ),
     ],
 )

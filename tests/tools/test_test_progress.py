@@ -144,10 +144,8 @@ def test_colour() -> None:
     assert out.getvalue().startswith("  \x1b[32mPASS \x1b[0m  A leader is elected")
 
 
-def test_trouble_is_ours() -> None:
+def test_an_error_of_raftlab() -> None:
     out = io.StringIO()
     board = ProgressBoard(out, "2A", [(FIRST, ("sim",))], 1)
-    board.trouble("ImportError: x")
-    assert out.getvalue() == (
-        "\nthe labs could not do their work; this is a fault of raftlab, not of your code:\nImportError: x\n"
-    )
+    board.error("ImportError: x")
+    assert out.getvalue() == ("\nraftlab itself failed; this is a bug in raftlab, not in your code:\nImportError: x\n")

@@ -223,16 +223,16 @@ def test_no_trace(
         ("none.jsonl", "none.jsonl does not exist"),
         (
             "initial_election@7",
-            "view shows a trace file, not a run; make one: raftlab replay initial_election@7 --out run.jsonl",
+            "view shows a trace file, not a run; to make one: raftlab replay initial_election@7 --out run.jsonl",
         ),
-        ("run.jsonl --out run.jsonl", "run.jsonl is the trace itself: --out wants another file"),
+        ("run.jsonl --out run.jsonl", "run.jsonl is the trace itself: give --out another file"),
         ("run.jsonl --since 2 --until 1", "--since 2 is later than --until 1"),
         ("run.jsonl --since 2", "run.jsonl has nothing after 2 s: the run ends at 0.700 s"),
         (
             "run.jsonl --since 0.2 --until 0.3",
             "run.jsonl has nothing between 0.2 and 0.3 s: the run goes on until later",
         ),
-        (".", ". is a folder: view wants one trace of it, a .jsonl file"),
+        (".", ". is a folder; expected a trace file from it, which ends in .jsonl"),
     ],
 )
 def test_what_cannot_be_shown(
@@ -294,7 +294,7 @@ def test_without_a_screen_it_says_where_the_page_is(
     monkeypatch.chdir(run.parent)
     assert cli.main(["view", "run.jsonl"]) == 0
     assert capsys.readouterr().out == (
-        "the picture is in run.html\nno browser was found here: open that file in yours\n"
+        "the picture is in run.html\nfound no browser to open it in: open that file yourself\n"
     )
 
 

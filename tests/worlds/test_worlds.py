@@ -95,6 +95,6 @@ def test_an_overloaded_machine_gives_no_verdict_on_timing(
     assert record.failure is not None
     if outcome == "error":
         assert record.failure.text == (
-            "could not be judged: the machine was so busy that the lab itself came 0.7 s late; seen: expected a leader "
+            "could not be judged: the machine was so busy that the lab itself ran 0.7 s late; seen: expected a leader "
             "within 5 s, but there is none"
         )

@@ -47,19 +47,19 @@ def named(text: str, network: str, preempt: bool) -> NamedRun:
         return replace(_of_scenario(read(path), network, preempt), file=path)
     name, at, seed = text.rpartition("@")
     if not at or not (seed.isascii() and seed.isdigit()):
-        raise BadName(f"a run is called TEST@SEED, as in initial_election@7, or is a scenario's file, not {text!r}")
+        raise BadName(f"expected TEST@SEED, such as initial_election@7, or a scenario file, not {text!r}")
     if name.startswith(random_scenarios.PREFIX):
         lab = labs.find(name.removeprefix(random_scenarios.PREFIX)).name
         return _of_scenario(random_scenarios.generate(lab, int(seed)), network, preempt)
     info = catalogue.find_test(name)
     if network not in info.networks:
-        raise BadName(f"{info.name} runs on {' and '.join(info.networks)} only, not on {network}")
+        raise BadName(f"{info.name} runs only on {' and '.join(info.networks)}, not on {network}")
     return NamedRun(info, network, int(seed), preempt)
 
 
 def _of_scenario(told: Scenario, network: str, preempt: bool) -> NamedRun:
     if network != "sim":
-        raise BadName(f"a scenario runs on sim only, not on {network}")
+        raise BadName(f"a scenario runs only on sim, not on {network}")
     told = replace(told, preempt=told.preempt and preempt)
     return NamedRun(info_of(told), network, told.seed, told.preempt, told)
 
@@ -75,7 +75,7 @@ def read(path: Path) -> Scenario:
         told = scenario.parse(path.read_text(encoding="utf-8"))
         return replace(told, lab=labs.find(told.lab).name)
     except UnicodeDecodeError:
-        raise BadName(f"{path} is no scenario: it is not even text") from None
+        raise BadName(f"{path} is not a scenario: it is not a text file") from None
     except ValueError as exc:
         raise BadName(f"{path}: {exc}") from None
 

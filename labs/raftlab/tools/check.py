@@ -1,10 +1,12 @@
-"""The contract check, from the judge's side: can this submission be tested at all?
+"""`python -m raftlab.tools.check`: check whether a submission keeps the contract, so that it can be tested at all.
 
     python -m raftlab.tools.check PATH [--labs 2A,2B] [--sandbox LEVEL] [--json]
 
-Finds the file, asks a host process to read and import it (:mod:`raftlab.host.check_child`), then starts three servers in
-the simulator and lets them live for a moment. Student code runs in the host only. Exit code 0: it can be tested; 2: it
-cannot, and every reason was printed; 3: the lab itself failed, which says nothing about the submission.
+Every command that takes a submission makes this check first. It finds the file, lets a host process read and import it
+(:mod:`raftlab.host.check_child`), and runs three servers in the simulator for a moment. Student code runs in the host only.
+
+Exit codes: 0 it can be tested; 2 it cannot, and every reason was printed; 3 raftlab itself failed, which says nothing about
+the submission.
 """
 
 from __future__ import annotations
@@ -29,26 +31,38 @@ from raftlab.worlds.base import HostLost, HostNotStarted
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.sim_world import ForkedHost, SimWorld, await_child
 
-# Seconds of the lab's time that the trial cluster lives: long enough for threads to fall over at their first step.
+# How long the trial cluster runs, in seconds of the lab's time: long enough for threads that fail at their first step.
 TRIAL = 0.05
-# Faults of the trial that mean "cannot be tested". Others (a thread that raises later, say) are for the tests to find.
+# Failures of the trial that mean that the submission cannot be tested. The tests will find any others.
 FATAL = ("init-exception", "init-hangs", "busy-loop", "host-hangs", "host-died", "refused-call", "deadlock")
 
 
 def check(path: str | Path, wanted: list[str], sandbox: Sandbox = levels.NONE) -> list[protocol.Problem]:
-    """What keeps the submission at ``path`` from being tested in these labs; nothing: all is well. Raises
-    :class:`raftlab.labs.UnknownLab`, and :class:`~raftlab.worlds.base.HostNotStarted` when it is our trouble."""
-    rungs = [labs.find(name) for name in wanted]
+    """Check a submission.
+
+    Args:
+        path: the submission's file or folder.
+        wanted: the names of the labs whose methods it must have.
+        sandbox: how its code is confined.
+
+    Returns:
+        Why it cannot be tested; empty if it can.
+
+    Raises:
+        raftlab.labs.UnknownLab: there is no such lab.
+        raftlab.worlds.base.HostNotStarted: the host process cannot be started, which says nothing about the submission.
+    """
+    chosen = [labs.find(name) for name in wanted]
     try:
         find(path)
     except SubmissionError as exc:
         return [protocol.Problem(str(exc), "", "handouts/setup.md#first-run")]
     with WarmHost(Path(path), sandbox) as host:
         try:
-            problems = _inspect(host, [lab.name for lab in rungs])
+            problems = _inspect(host, [lab.name for lab in chosen])
         except HostLost as lost:
             return [protocol.Problem(f"reading your code failed: {lost.text}", "", "handouts/setup.md#first-run")]
-        return problems or _trial(host, rungs[0].name)
+        return problems or _trial(host, chosen[0].name)
 
 
 def _inspect(host: WarmHost, wanted: list[str]) -> list[protocol.Problem]:
@@ -69,7 +83,7 @@ def _inspect(host: WarmHost, wanted: list[str]) -> list[protocol.Problem]:
 
 
 def _trial(host: WarmHost, lab: str) -> list[protocol.Problem]:
-    """Start three servers, for a moment."""
+    """Run three servers for a moment."""
     try:
         world = SimWorld(ForkedHost(host, 0, False), MIN_DELAY)
     except HostLost as lost:
@@ -90,11 +104,20 @@ def _trial(host: WarmHost, lab: str) -> list[protocol.Problem]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m raftlab.tools.check", description="Can this submission be tested?")
-    parser.add_argument("path")
-    parser.add_argument("--labs", default="2A", help="comma-separated")
-    parser.add_argument("--json", action="store_true", help="print a JSON list of {text, where, handout}")
-    parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="sandbox for the code")
+    parser = argparse.ArgumentParser(
+        prog="python -m raftlab.tools.check", description="Check whether a submission can be tested."
+    )
+    parser.add_argument("path", metavar="PATH", help="the submission: a raft.py, or the folder with it")
+    parser.add_argument("--labs", default="2A", metavar="LAB,...", help="check for these labs (default: 2A)")
+    parser.add_argument(
+        "--json", action="store_true", help="print the problems as a JSON list of {text, where, handout}"
+    )
+    parser.add_argument(
+        "--sandbox",
+        default="none",
+        choices=["bwrap", "rlimits", "none"],
+        help="how to confine its code (default: none)",
+    )
     options = parser.parse_args()
     try:
         problems = check(options.path, options.labs.split(","), Sandbox(options.sandbox))
@@ -104,14 +127,14 @@ def main() -> None:
         sys.stderr.write(f"{exc}\n")
         sys.exit(3)
     if options.json:
-        sys.stdout.write(msgspec.json.encode([_plain(problem) for problem in problems]).decode() + "\n")
+        sys.stdout.write(msgspec.json.encode([_as_json(problem) for problem in problems]).decode() + "\n")
     else:
         for problem in problems:
             print(problem.text + (f"\n  at {problem.where}" if problem.where else "") + f"\n  read: {problem.handout}")
     sys.exit(2 if problems else 0)
 
 
-def _plain(problem: protocol.Problem) -> dict[str, str]:
+def _as_json(problem: protocol.Problem) -> dict[str, str]:
     return {"text": problem.text, "where": problem.where, "handout": problem.handout}
 
 

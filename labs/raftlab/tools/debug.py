@@ -1,8 +1,8 @@
-"""The workbench of ``raftlab test --pdb``: a prompt where the student's code stands, not deep inside the lab.
+"""`raftlab test --pdb` and `raftlab replay --pdb`: open a debugger in the student's code instead of deep inside raftlab.
 
-With ``--inside`` student code runs in this very process, so pytest's debugger can show it. What is left: at a
-failure, go to the student's line (for an exception in their code) or to the test's line (for anything else);
-and make ``q`` end the run from within a student's thread. For your own code only: there is no sandbox.
+Student code then runs in this process, without a sandbox, so that pytest's debugger can show it. This module does the rest:
+after a failure the debugger opens at the student's line (for an exception in their code) or at the test's line (for
+anything else), and ``q`` ends the run even in a student's thread.
 """
 
 from __future__ import annotations
@@ -23,15 +23,21 @@ from raftlab.explain.failure import LabFailure
 from raftlab.host.server import Server
 from raftlab.submission import source
 
-# What `q` at the prompt, or Ctrl-C, raises in whatever code is running.
-_LEAVING = (bdb.BdbQuit, pytest.exit.Exception, KeyboardInterrupt)
+# What `q` in the debugger, or Ctrl-C, raises in the code that is running.
+_QUIT = (bdb.BdbQuit, pytest.exit.Exception, KeyboardInterrupt)
 
 
 class Debugger:
-    """A pytest plugin, and a context manager around the whole session."""
+    """A pytest plugin, and a context manager around the whole session. ``failed`` is whether a test has failed."""
 
     def __init__(self, impl: Path) -> None:
-        """Raises :class:`raftlab.submission.source.SubmissionError`."""
+        """
+        Args:
+            impl: the submission.
+
+        Raises:
+            raftlab.submission.source.SubmissionError: there is none.
+        """
         self._submission = source.find(impl)
         self._files = {self._submission.show(path) for path in self._submission.modules.values()}
         self._raised: BaseException | None = None
@@ -42,8 +48,8 @@ class Debugger:
         original = self._original
 
         def uncaught(server: Server, exc: BaseException, role: str) -> None:
-            if isinstance(exc, _LEAVING):
-                _leave(exc)
+            if isinstance(exc, _QUIT):
+                _end_run(exc)
             self._raised = self._raised or exc
             original(server, exc, role)
 
@@ -55,8 +61,8 @@ class Debugger:
         Server.uncaught = self._original  # type: ignore[method-assign]
 
     def _show_sources(self) -> None:
-        """Student code is compiled under names relative to its folder, and pdb looks for those in the current
-        one. Entries without a time stamp are taken as they are."""
+        """Let pdb find the source. Student code is compiled with file names relative to its own folder, but pdb looks for
+        them in the current one. Entries of the cache without a time stamp are never checked against a file."""
         submission = self._submission
         for path in submission.modules.values():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -70,7 +76,7 @@ class Debugger:
     def pytest_exception_interact(
         self, node: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport
     ) -> None:
-        """Before pytest opens its prompt: choose what it says and where it stands."""
+        """Before pytest opens its debugger: choose what it says and where it opens."""
         error = call.excinfo.value if call.excinfo is not None else None
         if not isinstance(error, LabFailure):
             return
@@ -83,14 +89,14 @@ class Debugger:
         call.excinfo = pytest.ExceptionInfo.from_exception(shown)
 
     def student_error(self) -> BaseException | None:
-        """The exception that ended the run in the student's code, its traceback cut behind their own last line."""
+        """The exception that ended the run in the student's code, its traceback cut after their own last line."""
         if self._raised is not None:
             self._raised.__traceback__ = _until_last(self._raised.__traceback__, self._files)
         return self._raised
 
 
-def stand(frame: FrameType) -> None:
-    """A prompt in front of the line that ``frame`` is about to run. ``q`` ends the run."""
+def open_at(frame: FrameType) -> None:
+    """Open a debugger at the line that ``frame`` is about to run. Raises ``bdb.BdbQuit`` after ``q``."""
     prompt = pdb.Pdb(nosigint=True)
     prompt.reset()
     above: FrameType | None = frame
@@ -102,20 +108,20 @@ def stand(frame: FrameType) -> None:
     if prompt.quitting:
         raise bdb.BdbQuit
     if prompt.stoplineno != -1 or prompt.breaks:
-        # Not "go on": the prompt wants to see the lines that follow. Any sooner, it would see its own.
+        # Unless the user typed `c`, the debugger traces the lines that follow. Any sooner, it would trace its own.
         sys.settrace(prompt.trace_dispatch)
 
 
-def _leave(exc: BaseException) -> None:
-    """Out of the student's thread, past all others that are ready, into the judge who waits for them."""
+def _end_run(exc: BaseException) -> None:
+    """Raise in the judge, which waits for the student's threads: other threads that are ready must not run first."""
     judge = greenlet.getcurrent().parent
     if judge is not None:
         judge.throw(exc if isinstance(exc, KeyboardInterrupt) else pytest.exit.Exception("Quitting debugger"))
 
 
 def _until_last(trace: TracebackType | None, files: Collection[str]) -> TracebackType | None:
-    """The traceback, cut behind its last entry in one of ``files``, so that a prompt opens there; all of it
-    if there is none."""
+    """The traceback, cut after its last entry in one of ``files``, so that a debugger opens there; all of it if there is
+    no such entry."""
     entries: list[TracebackType] = []
     entry = trace
     while entry is not None:

@@ -1,27 +1,37 @@
-"""The second look of ``raftlab test --check-determinism``: every run twice, in two fresh processes, event by event.
+"""`raftlab test --check-determinism`: make each run twice, in two fresh processes, and compare all events.
 
-The simulator makes one run out of one seed, and replay rests on it. A student's code can break that in few ways, because
-clocks, random numbers and the hashes of strings are the simulator's: what is left hangs on memory addresses or on files.
+The simulator makes the same run from the same seed, and replay relies on it. Clocks, random numbers and the hashes of
+strings are the simulator's own, so student code can break this only by what depends on memory addresses or on files.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raftlab.command_line import FAILED, PASSED
 from raftlab.harness.trace import Event, line
 from raftlab.runs.run import Implementation, Run
 from raftlab.submission import source
 from raftlab.suites import catalogue
-from raftlab.tools.test import Order
+from raftlab.suites.catalogue import TestInfo
+from raftlab.tools.printing import count
 
-_MOST_PLACES = 6
+_SUSPECTS_SHOWN = 6
+_SUSPICIOUS_CALLS = ("id", "hash", "open")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two runs of one seed part: the number of the event, from 1, and both events (``None``: no more)."""
+    """The first event in which two runs of one seed differ.
+
+    Attributes:
+        number: the event's number, from 1.
+        first: the event in the first run; ``None`` if the run was over.
+        second: the same for the second run.
+    """
 
     number: int
     first: Event | None
@@ -41,40 +51,50 @@ def compare(first: list[Event], second: list[Event]) -> Difference | None:
     return None
 
 
-def check(order: Order) -> int:
-    """Run everything in ``order`` twice and print what differs. Returns 0 if nothing does, else 1."""
-    # Two warm hosts, so that nothing lies at the same address in both.
-    impls = [Implementation(order.impl), Implementation(order.impl)]
+def check(impl: Path, tests: Sequence[TestInfo], seeds: Sequence[int], preempt: bool) -> int:
+    """Make every run of some tests twice in the simulator, and print what differs.
+
+    Args:
+        impl: the submission.
+        tests: the tests.
+        seeds: each test runs with each of these.
+        preempt: as for :class:`~raftlab.runs.run.Run`.
+
+    Returns:
+        0 if nothing differs, else 1.
+    """
+    # Two warm hosts, so that objects have different addresses in them.
+    implementations = [Implementation(impl), Implementation(impl)]
     runs = different = 0
     try:
-        for info, _ in order.plan:
-            for seed in order.seeds:
-                found = []
-                for impl in impls:
-                    run = Run(impl, info, "sim", seed, order.preempt)
-                    run.play(catalogue.script_of(info))  # red or green is another question
-                    found.append(run.events)
+        for info in tests:
+            for seed in seeds:
+                events = []
+                for implementation in implementations:
+                    run = Run(implementation, info, "sim", seed, preempt)
+                    run.play(catalogue.script_of(info))  # whether it passes does not matter here
+                    events.append(run.events)
                 runs += 1
-                if difference := compare(*found):
+                if difference := compare(*events):
                     different += 1
-                    print(f"{info.name}@{seed}: two runs of one seed differ")
+                    print(f"{info.name}@{seed}: two runs with the same seed differ")
                     for text in difference.lines():
                         print(f"  {text}")
     finally:
-        for impl in impls:
-            impl.close()
+        for implementation in implementations:
+            implementation.close()
     if different:
-        print(f"\n{different} of {runs} seeds do not repeat, so their replay may show another run.")
-        print("Likely sources: the order of a set, id() or hash() of an object, a file that is read.")
-        for place in suspects(order.impl):
+        print(f"\n{different} of {count(runs, 'run')} cannot be repeated, so that a replay may show another run.")
+        print("Likely causes: the order of a set, id() or hash() of an object, or a file that is read.")
+        for place in suspects(impl):
             print(f"  look at {place}")
-        return 1
-    print(f"{runs} {'seed' if runs == 1 else 'seeds'}, each run twice: the same to the last event")
-    return 0
+        return FAILED
+    print(f"{count(runs, 'run')}, each made twice: no event differs")
+    return PASSED
 
 
 def suspects(impl: Path) -> list[str]:
-    """Lines of the submission on which runs may differ: ``raft.py:12: id(...)``."""
+    """Lines of the submission that may make runs differ, such as ``raft.py:12: id(...)``."""
     submission = source.find(impl)
     places = []
     for path in submission.modules.values():
@@ -87,18 +107,15 @@ def suspects(impl: Path) -> list[str]:
             for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         } - {""}
         for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id in ("id", "hash", "open")
-            ):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SUSPICIOUS_CALLS:
                 places.append((shown, node.lineno, f"{node.func.id}(...)"))
             elif isinstance(node, (ast.For, ast.comprehension)) and _is_set(node.iter, sets):
                 places.append((shown, node.iter.lineno, f"a loop over the set {ast.unparse(node.iter)}"))
-    return [f"{name}:{number}: {what}" for name, number, what in sorted(set(places))[:_MOST_PLACES]]
+    return [f"{name}:{number}: {what}" for name, number, what in sorted(set(places))[:_SUSPECTS_SHOWN]]
 
 
 def _is_set(node: ast.expr | None, names: set[str]) -> bool:
+    """Whether an expression makes a set, or is one of the variables and fields in ``names``."""
     if isinstance(node, (ast.Set, ast.SetComp)):
         return True
     if isinstance(node, ast.Call):

@@ -1,68 +1,100 @@
-"""The fork in the road of ``raftlab diff``: the passing run that is like a failing one for the longest time.
+"""`raftlab diff`: find the passing run that stays identical to a failing run the longest.
 
-Two seeds differ from their first event on, so comparing them says little. But a run can be made again up to any moment
-and left to another chance from there: another ending of the same story. If endings from 2.4 s on pass and those from
-2.5 s on all fail, then what went wrong was done in between.
+Two seeds differ from their first event on, so comparing their runs says little. But a run can be made again up to any
+moment, with other random numbers from there on: a branch of the run. If branches at 2.4 s pass and those at 2.5 s all
+fail, then what went wrong happened in between.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from raftlab.command_line import FAILED, PASSED
 from raftlab.harness.trace import NOTABLE, Event, OutgoingEvent, line, message_of
+from raftlab.runs import names
 from raftlab.runs.names import NamedRun
-from raftlab.runs.run import Implementation, Run
+from raftlab.runs.run import Branch, Implementation, Run
+from raftlab.tools.arguments import add_submission, add_time_limit, seconds, submission
+from raftlab.tools.replay import add_run
 
-# How many endings are tried from one moment before it is given up.
+HELP = "find where a failing run departs from a passing one"
+
+# If so many branches at one moment fail, every branch there is taken to fail.
 TRIES = 6
-# The first moment tried is so long before the failure, in seconds; each further one is twice as far away.
+# How long before the failure the first branch is, in seconds. Each further one is twice as far away.
 NEAREST = 0.01
 # The moment is found to within this much, in seconds.
-EXACT = 0.005
-# Events shown: those that both runs have, and those of each after that.
-_SAME, _OWN = 4, 8
+PRECISION = 0.005
+# Events shown: the last ones that both runs have, and the first ones that only one of them has.
+_COMMON_SHOWN, _OWN_SHOWN = 4, 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    add_submission(parser)
+    add_time_limit(parser, "stop searching after this time, such as 30s, 5m or 1h (default: 60s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare the run with a passing one. Returns the exit code."""
+    named = names.named(arguments.name, "sim", not arguments.no_preempt)
+    return diff(named, submission(arguments, named.info.lab), seconds(arguments))
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """A run that ended: ``failed`` is what it said, ``None`` if it passed."""
+class FinishedRun:
+    """A run that was made.
 
-    turn: float
+    Attributes:
+        branch_time: the moment of its branch, in seconds; 0 without a branch.
+        events: all its events.
+        failed: how it failed, as a sentence; ``None`` if it passed.
+    """
+
+    branch_time: float
     events: list[Event]
     failed: str | None
 
 
 class Search:
-    """The endings of one run. ``tried`` and ``passed`` count them."""
+    """Makes branches of one run.
+
+    Attributes:
+        tried: how many branches were made.
+        timed_out: whether the search ended because its time was used up.
+    """
 
     def __init__(self, impl: Implementation, named: NamedRun, seconds: float) -> None:
+        """``seconds`` is how long the search may take, by the wall clock."""
         self._impl = impl
         self._named = named
-        self._until = time.monotonic() + seconds
+        self._deadline = time.monotonic() + seconds
         self.tried = 0
-        self.passed = 0
+        self.timed_out = False
 
-    def play(self, turn: tuple[float, int] | None = None) -> Ending:
-        """Make the run, as it is or with another ending."""
+    def play(self, branch: Branch | None = None) -> FinishedRun:
+        """Make the run, as it is or with a branch."""
         named = self._named
-        run = Run(self._impl, named.info, "sim", named.seed, named.preempt, turn=turn, called=named.file)
+        run = Run(self._impl, named.info, "sim", named.seed, named.preempt, branch=branch, file=named.file)
         failure = run.play(named.script)
-        return Ending(turn[0] if turn else 0.0, run.events, failure.text if failure else None)
+        return FinishedRun(branch.time if branch else 0.0, run.events, failure.text if failure else None)
 
-    def nearest(self, end: float) -> Ending | None:
-        """The passing run that turns off latest before ``end``, as far as these tries can tell."""
+    def latest_passing(self, end: float) -> FinishedRun | None:
+        """The passing branch that is latest before ``end`` (seconds), as far as the tries can tell. ``None`` if no branch
+        passes, or none was found in time."""
         late, early = end, end - NEAREST
         found = self._passing(max(0.0, early))
         while found is None:
-            if early <= 0 or time.monotonic() > self._until:
+            if early <= 0 or self._out_of_time():
                 return None
             late, early = early, end - 2 * (end - early)
             found = self._passing(max(0.0, early))
-        while late - found.turn > EXACT and time.monotonic() < self._until:
-            middle = (late + found.turn) / 2
+        while late - found.branch_time > PRECISION and not self._out_of_time():
+            middle = (late + found.branch_time) / 2
             later = self._passing(middle)
             if later is None:
                 late = middle
@@ -70,19 +102,23 @@ class Search:
                 found = later
         return found
 
-    def _passing(self, when: float) -> Ending | None:
+    def _out_of_time(self) -> bool:
+        self.timed_out = time.monotonic() > self._deadline
+        return self.timed_out
+
+    def _passing(self, when: float) -> FinishedRun | None:
         for number in range(TRIES):
-            ending = self.play((when, number))
+            finished = self.play(Branch(when, number))
             self.tried += 1
-            if ending.failed is None:
-                self.passed += 1
-                return ending
+            if finished.failed is None:
+                return finished
         return None
 
 
-def story(events: list[Event]) -> list[Event]:
-    """What a run is about: what the test does, and messages but for heartbeats that are taken."""
-    told: list[Event] = []
+def notable(events: list[Event]) -> list[Event]:
+    """The events that tell what a run is about: what the test does, requests and answers, but no heartbeats that were
+    accepted."""
+    found: list[Event] = []
     heartbeats = set()
     for event in events:
         if event.kind not in NOTABLE or event.kind in ("reply", "lost"):
@@ -94,39 +130,48 @@ def story(events: list[Event]) -> list[Event]:
                 continue
             if event.id in heartbeats and message.get("success") is True:
                 continue
-        told.append(event)
-    return told
+        found.append(event)
+    return found
 
 
-def fork(first: list[Event], second: list[Event]) -> tuple[list[Event], list[Event], list[Event]]:
-    """The story that two runs have in common until one of them has something that the other never has; then what only
-    the first has, and what only the second has. Times, the numbers of messages and who was a moment quicker do not count.
+def compare(first: list[Event], second: list[Event]) -> tuple[list[Event], list[Event], list[Event]]:
+    """Compare the notable events of two runs, regardless of times, message numbers and order.
+
+    Returns:
+        The events before either run has one of its own; those that only the first run has; those that only the second
+        has.
     """
-    stories = [story(events) for events in (first, second)]
+    runs = [notable(events) for events in (first, second)]
     own: list[list[Event]] = []
-    for mine, theirs in (stories, stories[::-1]):
-        left = Counter(map(_bare, theirs))
+    for mine, theirs in (runs, runs[::-1]):
+        left = Counter(map(_content, theirs))
         only = []
         for event in mine:
-            if left[_bare(event)]:
-                left[_bare(event)] -= 1
+            if left[_content(event)]:
+                left[_content(event)] -= 1
             else:
                 only.append(event)
         own.append(only)
-    wrong, right = own
-    # Where the runs part in time is where either has its first event of its own.
     parted = min((events[0].time for events in own if events), default=0.0)
-    return [event for event in stories[0] if event.time < parted], wrong, right
+    return [event for event in runs[0] if event.time < parted], own[0], own[1]
 
 
-def _bare(event: Event) -> tuple[object, ...]:
+def _content(event: Event) -> tuple[object, ...]:
     fields = zip(event.__struct_fields__, event, strict=True)
     return tuple(value for name, value in fields if name not in ("time", "id"))
 
 
 def diff(named: NamedRun, impl: Path, seconds: float) -> int:
-    """Print where a failing run parts from the passing run nearest to it. Returns 1 (there is a failure), or 0 when the
-    run passes."""
+    """Print where a failing run departs from the passing run that is nearest to it.
+
+    Args:
+        named: the failing run.
+        impl: the submission.
+        seconds: how long to search, by the wall clock.
+
+    Returns:
+        1, as there is a failure; or 0 if the run passes.
+    """
     warm = Implementation(impl)
     try:
         search = Search(warm, named, seconds)
@@ -134,31 +179,32 @@ def diff(named: NamedRun, impl: Path, seconds: float) -> int:
         name = f"{named.info.name}@{named.seed}"
         if failing.failed is None:
             print(f"{name} passes; there is nothing to compare")
-            return 0
+            return PASSED
         end = failing.events[-1].time if failing.events else 0.0
         print(f"{name} fails at {end:.3f} s: {failing.failed}")
-        passing = search.nearest(end)
+        passing = search.latest_passing(end)
     finally:
         warm.close()
+    print(f"\n{search.tried} runs repeat this one up to some moment and then continue with different random choices.")
     if passing is None:
-        print(
-            f"\nNo other ending passes ({search.tried} tried, from {end:.3f} s back to the start): this does not hang on\n"
-            "chance. The failure itself tells all there is to tell."
-        )
-        return 1
-    same, wrong, right = fork(failing.events, passing.events)
+        if search.timed_out:
+            print("None of them passed before the time was up. Use --for to search longer.")
+        else:
+            print("All of them fail, even those that differ from the start: the failure does not depend on chance.")
+        return FAILED
     print(
-        f"\nOf {search.tried} other endings, the one that passes and turns off latest does so at {passing.turn:.3f} s:"
+        f"The passing run that stays identical the longest departs at {passing.branch_time:.3f} s. "
+        "What happens soon after that probably decides\nthe outcome. Heartbeats are left out."
     )
-    print("what decides is likely to happen soon after that. Heartbeats are left out.")
+    common, wrong, right = compare(failing.events, passing.events)
     for title, events in (
-        ("both runs have", same[-_SAME:]),
-        ("only the run that fails has", wrong[:_OWN]),
-        ("only the run that passes has", right[:_OWN]),
+        ("both runs have", common[-_COMMON_SHOWN:]),
+        ("only the run that fails has", wrong[:_OWN_SHOWN]),
+        ("only the run that passes has", right[:_OWN_SHOWN]),
     ):
         print(f"\n  {title}:")
         for event in events:
             print(f"    {line(event)}")
         if not events:
             print("    (nothing)")
-    return 1
+    return FAILED

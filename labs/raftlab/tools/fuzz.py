@@ -1,8 +1,10 @@
-"""The field trip of ``raftlab fuzz``: random schedules on all cores until one fails; that one is made short and shown."""
+"""`raftlab fuzz`: run random scenarios on all processors until one fails, then shrink and show that one."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import math
 import multiprocessing
 import signal
 import time
@@ -11,19 +13,42 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from pathlib import Path
 
+from raftlab import labs
+from raftlab.command_line import PASSED, processors
 from raftlab.runs import names, random_scenarios
 from raftlab.runs.run import Implementation
-from raftlab.tools import shrink_report
-from raftlab.tools.shrink import Played, play
-from raftlab.tools.test_progress import count, live
+from raftlab.tools.arguments import (
+    OUTPUT_FOLDER,
+    CommandError,
+    add_submission,
+    add_time_limit,
+    seconds,
+    seeds,
+    submission,
+)
+from raftlab.tools.printing import count, show_progress
+from raftlab.tools.shrink import FailedRun, play, shrink
 
-_SAY_EVERY = 1.0  # seconds between two words on the screen
-_SHRINK_S = 60.0
+HELP = "run random scenarios until one fails"
+
+_PROGRESS_EVERY = 1.0  # seconds between two updates of the progress line
+_SHRINK_TIME = 60.0  # seconds for which a failing run is shrunk
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be run: at most ``runs`` seeds from ``first`` on (``None``: as many as ``seconds`` allow)."""
+class FuzzRequest:
+    """What `raftlab fuzz` is asked to run.
+
+    Attributes:
+        impl: the submission.
+        lab: the lab's name.
+        first: the first seed.
+        runs: how many seeds at most. ``None``: as many as there is time for.
+        seconds: no run begins after this time, by the wall clock.
+        jobs: how many processes to use.
+        preempt: whether the simulator may switch threads anywhere, or at blocking calls only.
+        out: the folder for the scenario that fails.
+    """
 
     impl: Path
     lab: str
@@ -32,68 +57,100 @@ class Order:
     seconds: float
     jobs: int
     preempt: bool
-    out: Path
+    out: Path = OUTPUT_FOLDER
 
 
-# The warm host of this worker process; made when it starts.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    first = next(iter(labs.LABS))
+    parser.add_argument(
+        "lab", nargs="?", default=first, metavar="LAB", help=f"use the faults of this lab (default: {first})"
+    )
+    add_submission(parser)
+    add_time_limit(parser, "stop after this time, such as 30s, 5m or 1h (default: 60s)")
+    parser.add_argument(
+        "--seeds", default="", metavar="N or A:B", help="run exactly these seeds, however long it takes"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="how many processes to use (default: one per processor)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run random scenarios. Returns the exit code."""
+    lab = labs.find(arguments.lab).name
+    time_limit = seconds(arguments)
+    first, runs = 0, None
+    if arguments.seeds:
+        chosen = seeds(arguments.seeds)
+        first, runs, time_limit = chosen.start, len(chosen), math.inf
+    if arguments.jobs < 0:
+        raise CommandError(f"--jobs takes a number from 1 on, not {arguments.jobs}")
+    impl = submission(arguments, lab)
+    jobs = arguments.jobs or processors()
+    return fuzz(FuzzRequest(impl, lab, first, runs, time_limit, jobs, not arguments.no_preempt))
+
+
+# The warm host of this worker process, made when the process starts.
 _impl: Implementation | None = None
 
 
-def _begin(path: str) -> None:
+def _start_worker(path: str) -> None:
     global _impl
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _impl = Implementation(Path(path))
 
 
-def _one(lab: str, seed: int, preempt: bool) -> Played | None:
+def _play(lab: str, seed: int, preempt: bool) -> FailedRun | None:
     assert _impl is not None
-    told = names.named(f"{random_scenarios.name_of(lab)}@{seed}", "sim", preempt).scenario
-    assert told is not None
-    return play(_impl, told)
+    scenario = names.named(f"{random_scenarios.name_of(lab)}@{seed}", "sim", preempt).scenario
+    assert scenario is not None
+    return play(_impl, scenario)
 
 
-def run(order: Order) -> int:
-    """Run until something fails, or the time or the seeds are used up. Returns 0 or 1."""
+def fuzz(request: FuzzRequest) -> int:
+    """Run scenarios until one fails or the time or the seeds are used up; shrink and print the one that failed. Returns
+    0 or 1."""
     began = time.monotonic()
-    deadline = began + order.seconds
-    seeds: Iterator[int] = itertools.count(order.first)
-    if order.runs is not None:
-        seeds = iter(range(order.first, order.first + order.runs))
+    deadline = began + request.seconds
+    seeds: Iterator[int] = itertools.count(request.first)
+    if request.runs is not None:
+        seeds = iter(range(request.first, request.first + request.runs))
     done = 0
-    failed: Played | None = None
-    said = began
+    failed: FailedRun | None = None
+    progress_at = began
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(order.jobs, context, _begin, (str(order.impl),)) as pool:
-        going: set[Future[Played | None]] = set()
+    with ProcessPoolExecutor(request.jobs, context, _start_worker, (str(request.impl),)) as pool:
+        running: set[Future[FailedRun | None]] = set()
         try:
             while True:
-                while failed is None and len(going) < 2 * order.jobs and time.monotonic() < deadline:
+                while failed is None and len(running) < 2 * request.jobs and time.monotonic() < deadline:
                     seed = next(seeds, None)
                     if seed is None:
                         break
-                    going.add(pool.submit(_one, order.lab, seed, order.preempt))
-                if not going:
+                    running.add(pool.submit(_play, request.lab, seed, request.preempt))
+                if not running:
                     break
-                ended, going = wait(going, timeout=_SAY_EVERY, return_when=FIRST_COMPLETED)
-                for each in ended:
+                ended, running = wait(running, timeout=_PROGRESS_EVERY, return_when=FIRST_COMPLETED)
+                for future in ended:
                     done += 1
-                    played = each.result()
-                    if played is not None and (failed is None or played.scenario.seed < failed.scenario.seed):
-                        failed = played
-                if time.monotonic() - said > _SAY_EVERY:
-                    said = time.monotonic()
-                    live(f"  {done:,} runs, {said - began:.0f} s")
+                    result = future.result()
+                    # The lowest seed, so that the outcome does not depend on which run ended first.
+                    if result is not None and (failed is None or result.scenario.seed < failed.scenario.seed):
+                        failed = result
+                if time.monotonic() - progress_at > _PROGRESS_EVERY:
+                    progress_at = time.monotonic()
+                    show_progress(f"  {done:,} runs, {progress_at - began:.0f} s")
         except KeyboardInterrupt:
             for worker in list(pool._processes.values()):
                 worker.terminate()
             raise
-    live()
-    took = time.monotonic() - began
+    show_progress()
     runs = count(done, "run")
     if failed is None:
-        print(f"lab {order.lab}: {runs} from seed {order.first} on in {took:.0f} s, and nothing to complain about")
-        return 0
+        took = time.monotonic() - began
+        print(f"lab {request.lab}: {runs} in {took:.0f} s, from seed {request.first} on: nothing failed")
+        return PASSED
     name = f"{failed.scenario.name}@{failed.scenario.seed}"
-    print(f"{name} failed, after {runs}: {failed.failure.text}")
-    named = names.named(name, "sim", order.preempt)
-    return shrink_report.shrink(named, order.impl, _SHRINK_S, order.out / f"{name.replace('@', '-')}.txt")
+    print(f"{name} failed after {runs}: {failed.failure.text}")
+    named = names.named(name, "sim", request.preempt)
+    return shrink(named, request.impl, _SHRINK_TIME, request.out / f"{name.replace('@', '-')}.txt")

@@ -1,87 +1,171 @@
-"""The cutting room of ``raftlab shrink``: a failing run, made as short as it gets while the same rule stays broken.
+"""`raftlab shrink`: make a failing run as short as possible while the same rule stays broken.
 
-A failing test becomes a scenario first (:mod:`raftlab.runs.scenario_recorder`), then commands are taken out, in halves,
-quarters, ... down to single ones (delta debugging), servers are taken away, preemption is switched off and waits
-are shortened, for as long as the run still fails in the same way.
-A test that cannot be written as a scenario, or fails by an expectation of
-its own, gets the second best: the seed whose failing run is the shortest.
+A failing test first becomes a scenario (:mod:`raftlab.runs.scenario_recorder`). Then commands are taken out, in halves,
+quarters, ... down to single ones (delta debugging), servers are removed, preemption is switched off and commands are
+simplified, as long as the run still fails in the same way.
+
+If a test cannot be written as a scenario, or fails by an expectation of its own script, the search is for the seed whose
+failing run is shortest.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from raftlab.command_line import FAILED, PASSED
+from raftlab.explain import render
 from raftlab.explain.failure import Failure
 from raftlab.runs import names
+from raftlab.runs.names import NamedRun
 from raftlab.runs.run import Implementation, Run
 from raftlab.runs.scenario import Scenario, ScenarioPlayer
 from raftlab.runs.scenario_commands import Command
 from raftlab.runs.scenario_recorder import ScenarioRecorder
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
+from raftlab.tools.arguments import OUTPUT_FOLDER, add_submission, add_time_limit, seconds, submission
+from raftlab.tools.printing import count, show_progress
+from raftlab.tools.replay import add_run
 
-# Every shortened text is tried with its own seed and this many others: another seed may have what one has lost.
+HELP = "make a failing run as short as possible"
+
+# Every shortened scenario is tried with its own seed and this many others, with which it may still fail.
 OTHER_SEEDS = 2
-# ... and the shortest steps, which are the last hope, with more.
-MORE_SEEDS = 5
-# How many seeds of a test are tried for one that fails sooner.
-SEEDS = 40
+# The same when a single command is taken out: these are the last steps, and worth more tries.
+OTHER_SEEDS_FOR_ONE = 5
+# How many seeds of a test are tried if it cannot be written as a scenario.
+TEST_SEEDS = 40
 _FEWEST_SERVERS = 2
 
 
-def sort_of(failure: Failure) -> tuple[str, str]:
-    """What must stay the same: the kind of failure, and the broken rule (or, where no rule is, the place)."""
-    return failure.kind, failure.rule.name if failure.rule else failure.where
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    add_submission(parser)
+    add_time_limit(parser, "stop searching after this time, such as 30s, 5m or 1h (default: 60s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"write the scenario to this file (default: a file in {OUTPUT_FOLDER}/)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Shrink the run. Returns the exit code."""
+    named = names.named(arguments.name, "sim", not arguments.no_preempt)
+    out: Path = arguments.out or OUTPUT_FOLDER / f"{named.info.name}-{named.seed}.txt"
+    return shrink(named, submission(arguments, named.info.lab), seconds(arguments), out)
+
+
+def shrink(named: NamedRun, impl: Path, seconds: float, out: Path) -> int:
+    """Search for a shorter run that fails in the same way, and print it.
+
+    Args:
+        named: the failing run.
+        impl: the submission.
+        seconds: how long to search, by the wall clock.
+        out: where to write the scenario, if there is one.
+
+    Returns:
+        1, as there is a failure; or 0 if the run passes.
+
+    Raises:
+        OSError: ``out`` cannot be written.
+    """
+    warm = Implementation(impl)
+    shrinker = Shrinker(warm, seconds, show_progress)
+    try:
+        if named.scenario is not None:
+            shrunk = shrinker.scenario(named.scenario)
+        else:
+            shrunk = shrinker.test(named.info, named.seed, named.preempt)
+    except NotFailing as exc:
+        print(exc)
+        return PASSED
+    finally:
+        warm.close()
+    show_progress()
+    if shrunk.scenario is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(shrunk.scenario.text(), encoding="utf-8")
+    print(_report(shrunk, named, impl, out))
+    return FAILED
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """A scenario that failed: up to where it was played, how, and with how many events."""
+class FailedRun:
+    """A failing run of a scenario.
+
+    Attributes:
+        scenario: without the commands that were not begun.
+        failure: how it failed.
+        events: how many events the run had.
+    """
 
     scenario: Scenario
     failure: Failure
     events: int
 
 
-def play(impl: Implementation, each: Scenario) -> Played | None:
-    """Make the run. ``None`` when it passes."""
-    run = Run(impl, names.info_of(each), "sim", each.seed, each.preempt)
-    player = ScenarioPlayer(each)
+def play(impl: Implementation, scenario: Scenario) -> FailedRun | None:
+    """Make the run. Returns ``None`` if it passes."""
+    run = Run(impl, names.info_of(scenario), "sim", scenario.seed, scenario.preempt)
+    player = ScenarioPlayer(scenario)
     failure = run.play(player.play)
     if failure is None:
         return None
-    # The commands that were not begun do not matter.
-    return Played(each.with_commands(each.commands[: player.begun]), failure, len(run.events))
+    return FailedRun(scenario.with_commands(scenario.commands[: player.begun]), failure, len(run.events))
 
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """What came of it. ``scenario`` is ``None`` when the run could not be written as one; ``why`` says why, and ``seed``
-    is then that of the shortest failing run of the test."""
+    """The shortest failing run that was found.
+
+    Attributes:
+        scenario: the run as a scenario; ``None`` if it cannot be written as one.
+        failure: how it fails.
+        seed: its seed.
+        events: how many events it has.
+        commands_before: how many commands the run had at first; 0 without a scenario.
+        events_before: how many events the run had at first.
+        tried: how many runs were made.
+        why_not: why there is no scenario, as a clause.
+    """
 
     scenario: Scenario | None
     failure: Failure
     seed: int
     events: int
-    before: tuple[int, int]  # commands and events of the run one began with; commands 0: unknown
-    why: str = ""
-    tried: int = 0
+    commands_before: int
+    events_before: int
+    tried: int
+    why_not: str = ""
 
 
 class NotFailing(ValueError):
-    """There is nothing to shrink: the run passes."""
+    """The run passes, so that there is nothing to shrink. The message is a sentence."""
 
 
 class Shrinker:
-    """One search. ``seconds`` is how long it may take, by the wall clock; ``tell`` hears of each step forward."""
+    """One search. ``tried`` counts the runs that it has made."""
 
-    def __init__(self, impl: Implementation, seconds: float, tell: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, impl: Implementation, seconds: float, progress: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """
+        Args:
+            impl: the submission.
+            seconds: how long the search may take, by the wall clock.
+            progress: called with a text about each success.
+        """
         self._impl = impl
-        self._until = time.monotonic() + seconds
-        self._tell = tell
-        self._sort: tuple[str, str] = ("", "")
+        self._deadline = time.monotonic() + seconds
+        self._progress = progress
+        self._wanted: tuple[str, str] = ("", "")  # the signature that each run must have
         self._seen: set[Scenario] = set()
         self.tried = 0
 
@@ -89,134 +173,159 @@ class Shrinker:
 
     def test(self, info: TestInfo, seed: int, preempt: bool) -> Shrunk:
         """Shrink a failing run of a test. Raises :class:`NotFailing`."""
-        taped, first, events = self._record(info, seed, preempt)
-        if first is None:
+        recorder, failure, events = self._record(info, seed, preempt)
+        if failure is None:
             raise NotFailing(f"{info.name}@{seed} passes; there is nothing to shrink")
-        self._sort = sort_of(first)
-        why = taped.cannot
-        if not why:
-            told = taped.scenario(info.lab, info.name, seed, preempt)
-            again = self._fails(told, OTHER_SEEDS * 4)
+        self._wanted = _signature(failure)
+        why_not = recorder.cannot
+        if not why_not:
+            scenario = recorder.scenario(info.lab, info.name, seed, preempt)
+            again = self._fails(scenario, OTHER_SEEDS * 4)
             if again is not None:
-                return self._shrunk(again, (len(told.commands), events))
-            why = "what failed is an expectation of the test's own script"
-        best_seed, shown, fewest = self._other_seeds(info, seed, preempt, (first, events))
-        return Shrunk(None, shown, best_seed, fewest, (0, events), why, self.tried)
+                return self._shrink(again, len(scenario.commands), events)
+            why_not = "what failed is an expectation of the test's own script"
+        best_seed, best_failure, fewest = self._shortest_seed(info, seed, preempt, failure, events)
+        return Shrunk(None, best_failure, best_seed, fewest, 0, events, self.tried, why_not)
 
     def _record(self, info: TestInfo, seed: int, preempt: bool) -> tuple[ScenarioRecorder, Failure | None, int]:
-        run = Run(self._impl, info, "sim", seed, preempt, kind=ScenarioRecorder)
+        run = Run(self._impl, info, "sim", seed, preempt, cluster_class=ScenarioRecorder)
         self.tried += 1
         failure = run.play(catalogue.script_of(info))
-        taped = run.made
-        assert isinstance(taped, ScenarioRecorder)
-        return taped, failure, len(run.events)
+        recorder = run.started_cluster
+        assert isinstance(recorder, ScenarioRecorder)
+        return recorder, failure, len(run.events)
 
-    def _other_seeds(
-        self, info: TestInfo, seed: int, preempt: bool, first: tuple[Failure, int]
+    def _shortest_seed(
+        self, info: TestInfo, seed: int, preempt: bool, failure: Failure, events: int
     ) -> tuple[int, Failure, int]:
-        best = (first[1], seed, first[0])
-        for other in range(SEEDS):
-            if time.monotonic() > self._until:
+        """The seed whose run fails in the same way with the fewest events, with that failure and that number."""
+        best = (seed, failure, events)
+        for other in range(TEST_SEEDS):
+            if time.monotonic() > self._deadline:
                 break
-            _, failure, events = self._record(info, other, preempt)
-            if failure is not None and sort_of(failure) == self._sort and events < best[0]:
-                best = (events, other, failure)
-                self._tell(f"seed {other} fails within {events} events")
-        return best[1], best[2], best[0]
+            _, failed, number = self._record(info, other, preempt)
+            if failed is not None and _signature(failed) == self._wanted and number < best[2]:
+                best = (other, failed, number)
+                self._progress(f"seed {other} fails within {number} events")
+        return best
 
-    # --- a scenario ---
+    # --- from a scenario ---
 
-    def scenario(self, told: Scenario) -> Shrunk:
+    def scenario(self, scenario: Scenario) -> Shrunk:
         """Shrink a failing scenario. Raises :class:`NotFailing`."""
         self.tried += 1
-        played = play(self._impl, told)
-        if played is None:
-            raise NotFailing(f"{told.name}@{told.seed} passes; there is nothing to shrink")
-        self._sort = sort_of(played.failure)
-        return self._shrunk(played, (len(told.commands), played.events))
+        failed = play(self._impl, scenario)
+        if failed is None:
+            raise NotFailing(f"{scenario.name}@{scenario.seed} passes; there is nothing to shrink")
+        self._wanted = _signature(failed.failure)
+        return self._shrink(failed, len(scenario.commands), failed.events)
 
-    def _shrunk(self, played: Played, before: tuple[int, int]) -> Shrunk:
-        best = self._shorten(played)
-        told = replace(best.scenario.tidied(), expected=names.expected(best.failure))
-        return Shrunk(told, best.failure, told.seed, best.events, before, tried=self.tried)
+    def _shrink(self, failed: FailedRun, commands: int, events: int) -> Shrunk:
+        best = self._shortest(failed)
+        scenario = replace(best.scenario.tidied(), expected=names.expected(best.failure))
+        return Shrunk(scenario, best.failure, scenario.seed, best.events, commands, events, self.tried)
 
-    def _fails(self, told: Scenario, others: int = OTHER_SEEDS) -> Played | None:
-        """The run, if it fails in the way that is wanted, with its own seed or with one of some others."""
-        if told in self._seen:
+    def _fails(self, scenario: Scenario, others: int = OTHER_SEEDS) -> FailedRun | None:
+        """The first run that fails in the wanted way: with the scenario's own seed, or with one of some others. ``None``
+        if there is none, or if the scenario was tried before."""
+        if scenario in self._seen:
             return None
-        self._seen.add(told)
-        seeds = [told.seed, *[seed for seed in range(others + 1) if seed != told.seed][:others]]
+        self._seen.add(scenario)
+        seeds = [scenario.seed, *[seed for seed in range(others + 1) if seed != scenario.seed][:others]]
         for seed in seeds:
-            if time.monotonic() > self._until:
+            if time.monotonic() > self._deadline:
                 return None
             self.tried += 1
-            played = play(self._impl, replace(told, seed=seed))
-            if played is not None and sort_of(played.failure) == self._sort:
-                return played
+            failed = play(self._impl, replace(scenario, seed=seed))
+            if failed is not None and _signature(failed.failure) == self._wanted:
+                return failed
         return None
 
-    def _shorten(self, best: Played) -> Played:
-        """All that can be done, again and again, until nothing helps."""
-        # What frees the other attempts comes first.
+    def _shortest(self, best: FailedRun) -> FailedRun:
+        """Try everything, again and again, until nothing makes the run shorter."""
+        # First what makes the other attempts more likely to succeed.
         if best.scenario.preempt:
             best = self._fails(replace(best.scenario, preempt=False)) or best
         while True:
             before = best
-            best = self._take_out(best)
-            best = self._fewer_servers(best)
-            best = self._simpler(best)
-            if best.scenario == before.scenario or time.monotonic() > self._until:
+            best = self._with_fewer_commands(best)
+            best = self._with_fewer_servers(best)
+            best = self._with_simpler_commands(best)
+            if best.scenario == before.scenario or time.monotonic() > self._deadline:
                 return best
 
-    def _take_out(self, best: Played) -> Played:
-        """Without some of the commands: half of them, a quarter, ... and at last each one by itself."""
+    def _with_fewer_commands(self, best: FailedRun) -> FailedRun:
+        """Take out half of the commands, a quarter, ... and at last each one by itself."""
         size = max(1, len(best.scenario.commands) // 2)
         while True:
-            others = MORE_SEEDS if size == 1 else OTHER_SEEDS
+            others = OTHER_SEEDS_FOR_ONE if size == 1 else OTHER_SEEDS
             start = len(best.scenario.commands)
             while start > 0:
-                # From the end: what comes late depends on what came before, and not the other way round.
+                # From the end, because later commands depend on earlier ones and not the other way round.
                 start = max(0, min(start, len(best.scenario.commands)) - size)
                 commands = best.scenario.commands
-                kept = joined([*commands[:start], *commands[start + size :]])
-                shorter = self._fails(best.scenario.with_commands(kept), others)
+                remaining = merged([*commands[:start], *commands[start + size :]])
+                shorter = self._fails(best.scenario.with_commands(remaining), others)
                 if shorter is not None:
                     best = shorter
-                    self._tell(f"{len(best.scenario.commands)} commands, {best.events} events")
+                    self._progress(f"{len(best.scenario.commands)} commands, {best.events} events")
             if size == 1:
                 return best
             size //= 2
 
-    def _fewer_servers(self, best: Played) -> Played:
+    def _with_fewer_servers(self, best: FailedRun) -> FailedRun:
         for servers in range(_FEWEST_SERVERS, best.scenario.servers):
             members = min(best.scenario.members, servers)
             fewer = self._fails(replace(best.scenario, servers=servers, members=members))
             if fewer is not None:
-                self._tell(f"{servers} servers")
+                self._progress(f"{servers} servers")
                 return fewer
         return best
 
-    def _simpler(self, best: Played) -> Played:
-        """Each command by itself, in simpler words."""
+    def _with_simpler_commands(self, best: FailedRun) -> FailedRun:
         for number in range(len(best.scenario.commands) - 1, -1, -1):
             if number >= len(best.scenario.commands):
                 continue
             for simpler in best.scenario.commands[number].simpler():
                 commands = list(best.scenario.commands)
                 commands[number] = simpler
-                if found := self._fails(best.scenario.with_commands(commands)):
-                    best = found
+                if failed := self._fails(best.scenario.with_commands(commands)):
+                    best = failed
                     break
         return best
 
 
-def joined(commands: Sequence[Command]) -> list[Command]:
-    """The same run with fewer commands, as far as one can do the work of two neighbours."""
-    found: list[Command] = []
+def _signature(failure: Failure) -> tuple[str, str]:
+    """What stays the same while a run is shrunk: the kind of failure and the broken rule, or without a rule the place."""
+    return failure.kind, failure.rule.name if failure.rule else failure.where
+
+
+def merged(commands: Sequence[Command]) -> list[Command]:
+    """The same run with one command instead of each two neighbours that can be merged."""
+    result: list[Command] = []
     for command in commands:
-        merged = found[-1].merged(command) if found else None
-        if merged is None:
-            found.append(command)
+        both = result[-1].merged(command) if result else None
+        if both is None:
+            result.append(command)
         else:
-            found[-1] = merged
-    return found
+            result[-1] = both
+    return result
+
+
+def _report(shrunk: Shrunk, named: NamedRun, impl: Path, out: Path) -> str:
+    """What `raftlab shrink` prints about the run that it found."""
+    impl_option = "" if str(impl) in (".", "raft.py") else f" --impl {impl}"
+    if shrunk.scenario is None:
+        name = f"{named.info.name}@{shrunk.seed}"
+        return (
+            f"This run cannot be written as a scenario: {shrunk.why_not}.\n"
+            f"Of {count(shrunk.tried, 'run')}, the shortest that breaks the same rule is {name}: "
+            f"{count(shrunk.events, 'event')} instead of {shrunk.events_before:,}.\n\n"
+            + render.as_text(shrunk.failure, f"raftlab replay {name}{impl_option}")
+        )
+    head = (
+        f"{count(len(shrunk.scenario.commands), 'command')} instead of {shrunk.commands_before}, "
+        f"{count(shrunk.events, 'event')} instead of {shrunk.events_before:,}; {count(shrunk.tried, 'run')} tried\n"
+    )
+    text = replace(shrunk.scenario, expected=()).text()
+    return f"{head}\n{text}\n{render.as_text(shrunk.failure, f'raftlab replay {out}{impl_option}')}"

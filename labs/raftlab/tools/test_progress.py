@@ -1,13 +1,12 @@
-"""The notice board of ``raftlab test``: a line for each test as it finishes; at the end the first
-failure in full, advice and points.
+"""The output of `raftlab test`: a line for each test as it finishes; at the end the first failure in full, advice and
+points.
 
-Knows records and how to word them; knows nothing of pytest. On a terminal the last line shows what runs now.
+On a terminal the last line shows which run is under way.
 """
 
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,14 +16,14 @@ from typing import TextIO
 from raftlab.explain import render
 from raftlab.runs.record import Record
 from raftlab.suites.catalogue import TestInfo
+from raftlab.tools.printing import ERASE_LINE, count
 
 _RED, _GREEN, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[1m", "\x1b[0m"
-_ERASE = "\r\x1b[K"
-# Numbers stand below each other. On a narrow terminal the less telling ones make room for the title, which is
-# cut there rather than let the line wrap; elsewhere the few longest titles push their numbers to the right.
+# Numbers form columns. On a narrow terminal only two are shown, to leave space for the title, and a title that is too long
+# is cut; elsewhere the few longest titles push their numbers to the right.
 _NUMBERS = "{:>7.1f} s {:>10} {:>11} {:>8} {:>10}"
 _FEW_NUMBERS = "{0:>7.1f} s {2:>11}"
-_TITLE_WANTED, _TITLE_WIDEST = 45, 72
+_TITLE_WANTED, _TITLE_WIDEST = 45, 72  # characters
 _NETWORK_WIDTH = 6
 _SEEDS_SHOWN = 8
 
@@ -43,11 +42,8 @@ class Group:
 
 
 class ProgressBoard:
-    """Told of each run by :meth:`started` and :meth:`finished`; :meth:`close` writes the end.
-
-    ``plan`` are the tests with the networks each will run on, ``seeds`` the number of runs of each there.
-    ``live`` is whether ``out`` is a terminal; if so, no line is longer than ``columns``.
-    """
+    """Shows the runs of one lab's tests. Call :meth:`started` and :meth:`finished` for each run, and :meth:`close` at the
+    end. ``planned`` and ``done`` count runs."""
 
     def __init__(
         self,
@@ -59,6 +55,16 @@ class ProgressBoard:
         colour: bool = False,
         columns: int = 80,
     ) -> None:
+        """
+        Args:
+            out: where to write.
+            lab: the lab's name.
+            plan: the tests, each with the networks on which it will run.
+            seeds: how many runs each test has on each network.
+            live: whether ``out`` is a terminal. If so, no line is longer than ``columns``.
+            colour: whether to use colours.
+            columns: the width of the terminal.
+        """
         self._out = out
         self._lab = lab
         self._seeds = seeds
@@ -69,12 +75,12 @@ class ProgressBoard:
         self._mixed = len({network for _, network in self._groups}) > 1
         self._began = time.monotonic()
         self._label_width = max(len("ERROR"), len(f"{seeds}/{seeds}") if seeds > 1 else 0)
-        room = columns - len("    ") - self._label_width - (_NETWORK_WIDTH if self._mixed else 0)
-        wide = not live or room - len(_NUMBERS.format(0.0, *[""] * 4)) >= _TITLE_WANTED
+        space = columns - len("    ") - self._label_width - (_NETWORK_WIDTH if self._mixed else 0)
+        wide = not live or space - len(_NUMBERS.format(0.0, *[""] * 4)) >= _TITLE_WANTED
         self._numbers = _NUMBERS if wide else _FEW_NUMBERS
-        room -= len(self._numbers.format(0.0, *[""] * 4))
+        space -= len(self._numbers.format(0.0, *[""] * 4))
         longest = max((len(info.title) for info, _ in plan), default=0)
-        self._title_width = min(longest, max(10, room) if live else _TITLE_WIDEST)
+        self._title_width = min(longest, max(10, space) if live else _TITLE_WIDEST)
         self.planned = len(self._groups) * seeds
         self.done = 0
 
@@ -86,7 +92,7 @@ class ProgressBoard:
             return
         which = [*([network] if self._mixed else []), *([f"seed {seed}"] if self._seeds > 1 else [])]
         text = f"  {self.done}/{self.planned}  {info.title}" + (f" ({', '.join(which)})" if which else "")
-        self._write(_ERASE + _cut(text, self._columns - 1))
+        self._write(ERASE_LINE + _cut(text, self._columns - 1))
 
     def finished(self, record: Record) -> None:
         """A run is over."""
@@ -122,7 +128,7 @@ class ProgressBoard:
     # --- at the end ---
 
     def interrupted(self) -> None:
-        """Somebody pressed Ctrl-C: say how far it went, and what is known already."""
+        """The user pressed Ctrl-C: write how many runs were made, and what they showed."""
         self._clear()
         begun = [group for group in self._groups.values() if 0 < len(group.records) < self._seeds]
         for group in begun:
@@ -132,13 +138,13 @@ class ProgressBoard:
             self._write("\n" + self._in_full(bad[0], len(bad)) + "\n")
         self._write(f"\ninterrupted: {self.done} of {count(self.planned, 'run')} done\n")
 
-    def trouble(self, text: str) -> None:
-        """The labs themselves failed, in words meant for us."""
+    def error(self, text: str) -> None:
+        """raftlab itself failed; ``text`` is for its developers."""
         self._clear()
-        self._write(f"\nthe labs could not do their work; this is a fault of raftlab, not of your code:\n{text}\n")
+        self._write(f"\nraftlab itself failed; this is a bug in raftlab, not in your code:\n{text}\n")
 
     def close(self) -> int:
-        """Write the end. Returns 0 all passed, 1 something failed, 2 something could not be judged."""
+        """Write the end. Returns the exit code: 0 all passed, 1 something failed, 2 something could not be judged."""
         self._clear()
         groups = [group for group in self._groups.values() if group.records]
         bad = self._bad()
@@ -149,7 +155,7 @@ class ProgressBoard:
             self._write("\nadvice (it costs no points):\n" + "".join(f"  {text}\n" for text in advice))
         traces = [record.trace for record in bad if record.trace]
         if traces:
-            self._write(f"\n{_kept(traces)}\n")
+            self._write(f"\n{_where_traces_are(traces)}\n")
         self._write("\n" + self._totals(groups) + "\n")
         return 0 if not bad else 1 if bad[0].outcome == "failed" else 2
 
@@ -169,7 +175,7 @@ class ProgressBoard:
         tests: dict[str, list[Group]] = {}
         for group in self._groups.values():
             tests.setdefault(group.info.name, []).append(group)
-        # As the grader counts: a test earns its points when every run of it passed.
+        # A test earns its points if every run of it passed; the grader counts in the same way.
         passed = [
             test[0].info
             for test in tests.values()
@@ -185,14 +191,14 @@ class ProgressBoard:
             f"{count(len(records), 'run')}, {lab_s:.0f} s of lab time in {wall_s:.1f} s"
         )
 
-    # --- the pen ---
+    # --- writing ---
 
     def _painted(self, text: str, colour: str) -> str:
         return f"{colour}{text}{_PLAIN}" if self._colour else text
 
     def _clear(self) -> None:
         if self._live:
-            self._write(_ERASE)
+            self._write(ERASE_LINE)
 
     def _write(self, text: str) -> None:
         self._out.write(text)
@@ -217,19 +223,6 @@ def _size(size: float) -> str:
     return f"{size / 1000:.0f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
 
 
-def live(text: str = "") -> None:
-    """Show ``text`` in place of what the last call showed, where somebody sits at a terminal (standard error)."""
-    if sys.stderr.isatty():
-        print(f"{_ERASE}{text}", end="", file=sys.stderr, flush=True)
-
-
-def count(number: int, thing: str) -> str:
-    """``1 run``, ``2 runs``, ``3 entries``."""
-    if number == 1:
-        return f"1 {thing}"
-    return f"{number:,} {thing[:-1] + 'ies' if thing.endswith('y') else thing + 's'}"
-
-
 def _seeds(seeds: Sequence[int]) -> str:
     """``seed 3``, or ``seeds 3, 7, 9 and 12 more``."""
     shown = ", ".join(map(str, seeds[:_SEEDS_SHOWN]))
@@ -237,7 +230,7 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'' if len(seeds) == 1 else 's'} {shown}" + (f" and {more} more" if more > 0 else "")
 
 
-def _kept(traces: Sequence[str]) -> str:
+def _where_traces_are(traces: Sequence[str]) -> str:
     if len(traces) == 1:
         return f"the trace of the failing run is in {traces[0]}"
     return f"the traces of the {len(traces)} failing runs are in {Path(traces[0]).parent}/"

@@ -1,45 +1,87 @@
-"""The hanging of the picture: ``raftlab view`` makes the page of a trace and opens it in a browser."""
+"""`raftlab view`: make the page that shows a trace as a picture, and open it in a browser."""
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import sys
 import webbrowser
 from pathlib import Path
 
+from raftlab.command_line import PASSED
+from raftlab.tools.arguments import OUTPUT_FOLDER, CommandError
 from raftlab.viewer import page as viewer_page
 
+HELP = "show a run as a picture, in the browser"
 
-class BadRequest(ValueError):
-    """There is no such trace, or the page cannot go where it should. The message is one sentence."""
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "trace",
+        type=Path,
+        metavar="TRACE",
+        help=f"a trace file from {OUTPUT_FOLDER}/, or from `raftlab replay ... --out TRACE`",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the page to this file (default: beside the trace, as .html)"
+    )
+    parser.add_argument("--no-open", action="store_true", help="write the page, but do not open it")
+    parser.add_argument(
+        "--since", type=float, default=0.0, metavar="T", help="leave out events before this time, in seconds"
+    )
+    parser.add_argument(
+        "--until", type=float, default=math.inf, metavar="T", help="leave out events after this time, in seconds"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the page and open it. Returns 0."""
+    return view(arguments.trace, arguments.out, arguments.since, arguments.until, not arguments.no_open)
 
 
 def view(trace: Path, out: Path | None, since: float, until: float, opened: bool) -> int:
-    """Make the page and, if wanted, open it. Returns 0. Raises :class:`BadRequest`, :class:`viewer.CannotShow`,
-    :class:`raftlab.harness.trace.BadTrace` and ``OSError``."""
+    """Make the page.
+
+    Args:
+        trace: the trace file.
+        out: where the page goes; ``None``: beside the trace.
+        since: events before this time (seconds) are left out.
+        until: events after this time (seconds) are left out.
+        opened: whether to open the page in a browser.
+
+    Returns:
+        0.
+
+    Raises:
+        CommandError: there is no such trace, or the page cannot be at ``out``.
+        raftlab.viewer.page.CannotShow: the trace is too large, or has nothing between the two times.
+        raftlab.harness.trace.BadTrace: the file is not a trace.
+        OSError: a file cannot be read or written.
+    """
     if not trace.exists():
         text = f"{trace} does not exist"
         name, at, seed = str(trace).rpartition("@")
         if name and at and seed.isdigit():
-            text = f"view shows a trace file, not a run; make one: raftlab replay {trace} --out run.jsonl"
-        raise BadRequest(text)
+            text = f"view shows a trace file, not a run; to make one: raftlab replay {trace} --out run.jsonl"
+        raise CommandError(text)
     if trace.is_dir():
-        raise BadRequest(f"{trace} is a folder: view wants one trace of it, a .jsonl file")
+        raise CommandError(f"{trace} is a folder; expected a trace file from it, which ends in .jsonl")
     page = trace.with_suffix(".html") if out is None else out
     if page.exists() and page.samefile(trace):
-        raise BadRequest(f"{page} is the trace itself: --out wants another file")
+        raise CommandError(f"{page} is the trace itself: give --out another file")
     if since > until:
-        raise BadRequest(f"--since {since:g} is later than --until {until:g}")
+        raise CommandError(f"--since {since:g} is later than --until {until:g}")
     viewer_page.write(trace, page, since, until)
     print(f"the picture is in {page}")
     sys.stdout.flush()
     if opened and not (_has_screen() and webbrowser.open(page.resolve().as_uri())):
-        print("no browser was found here: open that file in yours")
-    return 0
+        print("found no browser to open it in: open that file yourself")
+    return PASSED
 
 
 def _has_screen() -> bool:
-    """Without a screen a browser in the terminal might be found, and that shows nothing of a picture."""
+    """Whether a graphical browser can be opened. A browser in the terminal, which might be found, cannot show the page."""
     return sys.platform != "linux" or any(
         map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME", "BROWSER"))
     )

@@ -1,0 +1,20 @@
+"""Printing for several commands: numbers with their nouns, and a line that shows progress."""
+
+from __future__ import annotations
+
+import sys
+
+ERASE_LINE = "\r\x1b[K"
+
+
+def count(number: int, thing: str) -> str:
+    """``1 run``, ``2 runs``, ``3 entries``."""
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number:,} {thing[:-1] + 'ies' if thing.endswith('y') else thing + 's'}"
+
+
+def show_progress(text: str = "") -> None:
+    """Replace the progress line by ``text`` if standard error is a terminal; do nothing if it is not."""
+    if sys.stderr.isatty():
+        print(f"{ERASE_LINE}{text}", end="", file=sys.stderr, flush=True)

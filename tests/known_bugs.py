@@ -7,6 +7,7 @@ The files of the bugs name the test and the rule of the expected failure. The se
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +26,7 @@ from raftlab.suites.catalogue import TestInfo
 from tests.conftest import ROOT, SOLUTION
 
 BANK = bug_bank.read(ROOT / "tests" / "bugs")
+PROOF_PAGE = ROOT / "handouts" / "proof.md"
 SNAPSHOT = "tests/snapshots/bugs.txt"
 _HEAD = """\
 # What students read about each known bug: the bug and the test; the first seed that catches it, the failure's kind and rule;
@@ -73,6 +75,23 @@ def snapshot() -> str:
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         sentences = [each for of_bug in pool.map(_sentences, range(len(BANK.bugs))) for each in of_bug]
     return "\n\n".join([_HEAD, *sentences]) + "\n"
+
+
+def proof_page() -> str:
+    """``handouts/proof.md`` with the present titles, hardness and notes of the bank; its figures stay as measured."""
+    text = PROOF_PAGE.read_text(encoding="utf-8")
+    before, heading, after = text.partition("## Bugs that are not in the bank\n\n")
+    _, next_heading, alarms = after.partition("\n\n## False alarms\n")
+    sections = re.split(r"(?m)^(?=### Lab )", before)
+    for number, section in enumerate(sections):
+        lab = re.match("### Lab (\\w+)", section)
+        for bug in BANK.of(lab[1]) if lab else []:
+            cells = f"| {bug.name} | {bug.title} | {bug.breaks} | {bug.hardness} |"
+            section = re.sub(
+                rf"(?m)^\| {bug.name} \| [^|]* \| [^|]* \| [^|]* \|", lambda _, cells=cells: cells, section
+            )
+        sections[number] = section
+    return "".join(sections) + heading + BANK.left_out + next_heading + alarms
 
 
 def snapshot_titles() -> list[str]:

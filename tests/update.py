@@ -64,6 +64,7 @@ GENERATED = [
     Generated("skeleton/raft.py", lambda: skeleton.generate(SOLUTION.read_text(encoding="utf-8"))),
     Generated("README.md", counts.readme),
     Generated("handouts/instructors-guide.md", counts.guide),
+    Generated("handouts/proof.md", known_bugs.proof_page),
     Generated("tests/snapshots/rules.txt", sentences.rules_text),
     Generated("tests/snapshots/contract.txt", sentences.contract_text),
     Generated("tests/snapshots/help.txt", sentences.help_text),

@@ -1,4 +1,4 @@
-"""What the handouts promise is there: anchors, commands, names, transcripts."""
+"""Tests of the labs' handouts: links lead somewhere, commands and names exist, transcripts match, first pages are short."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def pointers() -> list[tuple[str, str]]:
-    """Every string of the package that names a handout, and where it stands."""
+    """Every string of the package that names a handout, with the file that contains it."""
     found = {("rules.py", value.handout) for value in vars(rules).values() if isinstance(value, Rule)}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -75,7 +75,7 @@ def pointers() -> list[tuple[str, str]]:
 
 
 def commands(path: Path) -> list[list[str]]:
-    """Every ``raftlab ...`` command that a handout shows, split into words; without what follows a pipe."""
+    """Every ``raftlab ...`` command that a handout shows, split into words, without anything after a pipe."""
     text = _COMMENT.sub("", path.read_text(encoding="utf-8"))
     blocks = _FENCE.findall(text)
     lines = [line.strip().removeprefix("replay: ") for _, block in blocks for line in block.splitlines()]
@@ -112,7 +112,7 @@ def transcript(lab: str, command: str) -> str:
 
 
 def run(command: str, folder: Path) -> str:
-    """What a command really says, in a student's folder."""
+    """The output of a command in a student's folder."""
     words = [sys.executable, "-m", "raftlab.cli", *shlex.split(command)[1:]]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
@@ -125,7 +125,7 @@ def without_wall_time(text: str) -> str:
 
 
 def without_numbers(text: str) -> list[str]:
-    """What does not depend on the reference's timing: the words of each line."""
+    """The words of each line, which do not depend on the reference's timing."""
     lines = re.sub(r"\b\d[\d,.]*", "#", text).splitlines()
     return [re.sub(r" +", " ", re.sub(r"# (B|kB|MB)\b", "# B", line.replace("RPCs", "RPC"))) for line in lines]
 
@@ -137,7 +137,7 @@ def words(text: str) -> list[str]:
 
 
 def shapes(text: str) -> set[str]:
-    """The kinds of events that a text shows: the same with other numbers is the same kind."""
+    """The kinds of events that a text shows. Events that differ only in numbers are of the same kind."""
     return {re.sub(r"\d+", "#", event) for event in re.findall(r"^ +\d+\.\d{3} (.*)$", text, re.MULTILINE)}
 
 
@@ -154,7 +154,7 @@ def test_what_a_message_points_to_is_there(where: str, pointer: str) -> None:
 
 
 def test_the_messages_do_point_to_handouts() -> None:
-    """Else the test above says nothing."""
+    """Otherwise the test above would prove nothing."""
     found = {pointer for _, pointer in pointers()}
     assert {"handouts/lab-2a-details.md#terms", "handouts/lab-2a-details.md#messages"} <= found
     assert "handouts/setup.md#first-run" in found
@@ -275,8 +275,8 @@ def test_the_api_on_one_screen_is_complete() -> None:
 
 @LABS
 def test_the_stated_length_of_the_code(lab: str) -> None:
-    """The lines of the reference, without blanks, comments and what later labs add: within a quarter."""
-    (said,) = re.findall(r"about (\d+) lines", FIRST_PAGES[lab].read_text(encoding="utf-8"))
+    """It is within a quarter of the reference's, not counting blank lines, comments and additions of later labs."""
+    (stated,) = re.findall(r"about (\d+) lines", FIRST_PAGES[lab].read_text(encoding="utf-8"))
 
     def lines(parts: Sequence[str | skeleton.Region], inside: str) -> int:
         own = [part for part in parts if isinstance(part, str) and part.strip() and not part.strip().startswith("#")]
@@ -285,11 +285,11 @@ def test_the_stated_length_of_the_code(lab: str) -> None:
 
     solution = SOLUTION.read_text(encoding="utf-8").splitlines()
     real = lines(skeleton._parts(solution, tuple(labs.LABS), "raft.py"), "")
-    assert 0.75 * real <= int(said) <= 1.25 * real
+    assert 0.75 * real <= int(stated) <= 1.25 * real
 
 
 def test_the_log_as_the_skeleton_has_it() -> None:
-    """Two lines that lab 2B quotes."""
+    """Lab 2B quotes two lines of the skeleton."""
     text = SKELETON.read_text(encoding="utf-8")
     quoted = re.findall(r"^self\.(?:entries|base) = .*$", text_of("2B"), re.MULTILINE)
     assert len(quoted) == 2
@@ -325,7 +325,7 @@ def test_files_of_the_package_that_are_named_exist() -> None:
 
 @pytest.mark.slow
 def test_first_run(tmp_path: Path) -> None:
-    """The failure that the handout shows is the one that a student sees, to the letter."""
+    """The failure that the handout shows is exactly the one that a student sees."""
     shutil.copy(SKELETON, tmp_path)
     command = "raftlab test 2A -k initial_election"
     assert without_wall_time(transcript("2A", command)) == without_wall_time(run(command, tmp_path))
@@ -333,7 +333,7 @@ def test_first_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_first_run_of_2b(tmp_path: Path) -> None:
-    """Here the reference's lab 2A runs below, so only what does not hang on its timing is the same to the letter."""
+    """The reference's lab 2A runs here, so numbers and the order of events may differ."""
     solution = SOLUTION.read_text(encoding="utf-8")
     (tmp_path / "raft.py").write_text(skeleton.generate(solution, "2B"), encoding="utf-8")
     command = "raftlab test 2B -k basic_agreement"
@@ -345,7 +345,7 @@ def test_first_run_of_2b(tmp_path: Path) -> None:
 @pytest.mark.slow
 @LABS
 def test_what_passing_looks_like(lab: str, tmp_path: Path) -> None:
-    """Titles, order and points are today's. Times and counts are the reference's on some day: examples."""
+    """Titles, order and points are current. Times and counts are examples from an earlier run."""
     shutil.copytree(ROOT / "solutions", tmp_path / "solutions")
     command = f"raftlab test {lab} --impl solutions"
     shown, real = transcript(lab, command), run(command, tmp_path)
@@ -382,7 +382,7 @@ def test_the_example_is_in_the_notation_of_the_trace() -> None:
 
 
 def broken(folder: Path, *changes: tuple[str, str]) -> Path:
-    """A folder with the reference as whoever does lab 2D has it, changed."""
+    """A folder with the reference without labs 2E and 2F, and with some changes."""
     text = without_labs_from("2E", SOLUTION.read_text(encoding="utf-8"))
     for old, new in changes:
         assert text.count(old) == 1, f"the reference has moved on: {old!r} stands there {text.count(old)} times"
@@ -394,7 +394,7 @@ def broken(folder: Path, *changes: tuple[str, str]) -> Path:
 
 @pytest.mark.slow
 def test_the_example_of_2b_is_what_its_mistake_gives(tmp_path: Path) -> None:
-    """The sentence, the rule, and the heartbeat that says more of the commit than it checks."""
+    """The sentence, the rule, and the kinds of events are those of a real run with this mistake."""
     limit = "min(args.leader_commit, args.prev_log_index + len(args.entries))"
     mistake = "min(args.leader_commit, self._last_index())"
     assert f"`{mistake}`" in text_of("2B")
@@ -408,7 +408,7 @@ def test_the_example_of_2b_is_what_its_mistake_gives(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("step", "missing"), [(2, ("_replicate_loop", "_apply_loop")), (3, ("_replicate_loop",))])
 def test_a_step_of_2b_needs_no_later_one(step: int, missing: tuple[str, ...], tmp_path: Path) -> None:
-    """The tests that a step wants green are green with the reference as far as that step: without these threads."""
+    """The tests of a step pass with the reference as far as that step: without these threads."""
     starts = (f"        threading.Thread(target=self.{loop}, daemon=True).start()\n" for loop in missing)
     folder = broken(tmp_path, *((line, "") for line in starts))
     whole = FIRST_PAGES["2B"].read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
@@ -419,17 +419,17 @@ def test_a_step_of_2b_needs_no_later_one(step: int, missing: tuple[str, ...], tm
 
 
 def test_the_rows_of_the_append_table() -> None:
-    """Each row that lab 2B shows is one of the test's."""
+    """Each row that lab 2B shows is a row of the test."""
     tree = ast.parse(inspect.getsource(lab_2b.test_append_table))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "row"]
     real = {tuple(map(str, map(ast.literal_eval, call.args))) for call in calls}
     rows = re.findall(r"^\| \w.*$", section("2B", "The consistency check"), re.MULTILINE)
     assert len(rows) > 5
     for row in rows:
-        said, log, prev, entries, answer, after = (cell.strip() for cell in row.strip("|").split("|"))
+        title, log, prev, entries, answer, after = (cell.strip() for cell in row.strip("|").split("|"))
         lists = [[int(term) for term in cell.replace("…", "").split()] for cell in (log, entries, after)]
         before, sent, then = map(str, lists)
-        assert (said, before, prev, sent, str(answer == "success"), then) in real
+        assert (title, before, prev, sent, str(answer == "success"), then) in real
 
 
 def test_the_limits_of_2b() -> None:
@@ -467,11 +467,11 @@ def test_the_example_of_fast_backup() -> None:
     leader, follower = ([0, *map(int, line.split())] for line in lines)
     rows = re.findall(r"^\| \((\d), (\d)\) \| (.*) \| (\d) \|$", section("2B", "Backing up fast"), re.MULTILINE)
     after = len(leader)
-    for index, term, said, then in rows:
+    for index, term, report, then in rows:
         prev, there = after - 1, follower[after - 1]
         assert (int(index), int(term)) == (prev, leader[prev])
         fits = there == leader[prev]
-        assert said == ("success" if fits else f"refused: term {there}, from index {follower.index(there)} on")
+        assert report == ("success" if fits else f"refused: term {there}, from index {follower.index(there)} on")
         own = max((at for at, term in enumerate(leader) if term == there), default=0)
         after = len(leader) if fits else own + 1 if own else follower.index(there)
         assert after == int(then)
@@ -480,20 +480,20 @@ def test_the_example_of_fast_backup() -> None:
 
 @cache
 def templates() -> set[str]:
-    """Every string of the package, with NUL for what is filled in at run time."""
-    said = set()
+    """Every string of the package, with NUL in place of each value that is filled in at run time."""
+    strings = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
-                said.add("".join(map(str, parts)))
+                strings.add("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                said.add(node.value)
-    return {template for template in said if len(template.replace("\0", "")) >= 10}
+                strings.add(node.value)
+    return {template for template in strings if len(template.replace("\0", "")) >= 10}
 
 
 def says(template: str, shown: str) -> bool:
-    """Whether ``shown`` can be the beginning of ``template`` filled in."""
+    """Whether ``shown`` can be the beginning of ``template`` with its values filled in."""
     lead = template.partition("\0")[0]
     if (
         not (shown.startswith(lead) or lead.startswith(shown))
@@ -512,7 +512,7 @@ def says(template: str, shown: str) -> bool:
 
 
 def looked_up() -> list[str]:
-    """The sentences in the tables of symptoms, as far as raftlab says them: up to the first "…"."""
+    """The sentences in the tables of symptoms that raftlab prints, each up to its first "…"."""
     setup = (HANDOUTS / "setup.md").read_text(encoding="utf-8")
     tables = [section("2A", "When it fails"), section("2B", "When it fails")]
     tables.append(setup.partition("### If it stops before")[2].partition("\n##")[0])

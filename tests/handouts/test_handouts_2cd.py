@@ -1,4 +1,4 @@
-"""What the handouts of labs 2C and 2D promise is there, besides what `test_handouts.py` asks of every lab's handout."""
+"""Tests of the handouts of labs 2C and 2D, in addition to those that `test_handouts.py` has for every lab."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_rules_point_to_the_details(lab: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("lab", "test"), [("2C", "log_survives"), ("2D", "snapshots_basic")])
 def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
-    """The folder of those who join here, without a line written. What hangs on the reference's timing may differ."""
+    """The shown output is that of a new folder for this lab; numbers and the order of events may differ."""
     solution = SOLUTION.read_text(encoding="utf-8")
     (tmp_path / "raft.py").write_text(skeleton.generate(solution, lab), encoding="utf-8")
     command = f"raftlab test {lab} -k {test}"
@@ -115,7 +115,7 @@ _NOT_RESTORED: list[Change] = [
     ids=["2C-1", "2D-1", "2D-2", "2D-3"],
 )
 def test_a_step_needs_no_later_one(lab: str, step: int, changes: list[Change], tmp_path: Path) -> None:
-    """The tests that a step wants green are green with the reference as far as that step."""
+    """The tests of a step pass with the reference as far as that step."""
     folder = broken(tmp_path, *changes)
     whole = FIRST_PAGES[lab].read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
     wanted = re.findall(rf"^raftlab test {lab} -k (\w+)$", whole, re.MULTILINE)
@@ -126,7 +126,7 @@ def test_a_step_needs_no_later_one(lab: str, step: int, changes: list[Change], t
 
 @pytest.mark.parametrize("lab", ["2C", "2D"])
 def test_every_test_of_the_lab_is_in_a_step(lab: str) -> None:
-    """Nobody meets a test for the first time in "everything", but for those that bring back old rules."""
+    """No test runs for the first time in the step "everything", except those that repeat old rules."""
     text = FIRST_PAGES[lab].read_text(encoding="utf-8")
     parts = set(re.findall(rf"^raftlab test {lab} -k (\w+)$", text, re.MULTILINE))
     run_there = {info.name for part in parts for info, _ in session.plan(lab, "sim", part)}
@@ -178,9 +178,9 @@ def test_the_example_is_what_its_mistake_gives(
     for event in re.findall(r"`(S0 saves \d+ bytes and [^`]+)`", " ".join(text_of(lab).split())):
         assert re.sub(r"\d+", "#", event) in events
     # Each moment that the text names is one of those shown.
-    told = section(lab, "Reading a failure")
-    times = set(re.findall(r"^ +(\d+\.\d{3}) ", told, re.MULTILINE))
-    assert set(re.findall(r"(?<=[Aa]t )\d+\.\d{3}", told)) <= times
+    text = section(lab, "Reading a failure")
+    times = set(re.findall(r"^ +(\d+\.\d{3}) ", text, re.MULTILINE))
+    assert set(re.findall(r"(?<=[Aa]t )\d+\.\d{3}", text)) <= times
 
 
 # --- tables and pictures ---
@@ -197,8 +197,8 @@ def test_the_relations_between_a_log_and_a_snapshot() -> None:
     tested = [ast.literal_eval(row)[0] for row in table.elts]
     lines = text_of("2D").partition("<!-- relations -->\n```\n")[2].partition("```")[0].splitlines()
     assert lines[0].split() == ["index", *"123456", "afterwards"]
-    told = [re.split(r" {2,}", line.strip()) for line in lines[1:] if line]
-    ((_, snapshot), *rows) = told
+    table = [re.split(r" {2,}", line.strip()) for line in lines[1:] if line]
+    ((_, snapshot), *rows) = table
     assert [name for name, _, _ in rows] == tested
     covered, term = len(snapshot.split()), snapshot.split()[-1]
     for name, before, after in rows:
@@ -239,7 +239,7 @@ def test_the_limits_of_2d() -> None:
 
 
 def test_what_python_says_of_nothing_saved() -> None:
-    """`b""` is no state: both ways of loading raise."""
+    """Both ways of loading raise for `b""`, which means that nothing was saved."""
     quoted = {"json": json.loads, "pickle": pickle.loads}
     for name, loads in quoted.items():
         assert f'`{name}.loads(b"")`' in text_of("2C")
@@ -251,7 +251,7 @@ def test_what_python_says_of_nothing_saved() -> None:
 
 
 def looked_up(lab: str) -> list[str]:
-    """The sentences in the table of symptoms, as far as raftlab says them: up to the first "…"."""
+    """The sentences in the table of symptoms, each up to its first "…"."""
     rows = re.findall(r"^\| `([^`]+)`(?:,[^|]*)? \|", section(lab, "When it fails"), re.MULTILINE)
     return list(dict.fromkeys(row.partition("…")[0].rstrip(" :,") for row in rows))
 

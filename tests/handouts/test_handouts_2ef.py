@@ -1,4 +1,4 @@
-"""What the handouts of labs 2E and 2F promise is there, besides what `test_handouts.py` asks of every lab's handout."""
+"""Tests of the handouts of labs 2E and 2F, in addition to those that `test_handouts.py` has for every lab."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_rules_point_to_the_details(lab: str) -> None:
 
 @pytest.mark.parametrize(("lab", "test"), [("2E", "add_one"), ("2F", "cut_off_server")])
 def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
-    """The folder of those who join here, without a line written. What hangs on the reference's timing may differ."""
+    """The shown output is that of a new folder for this lab; numbers and the order of events may differ."""
     (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(encoding="utf-8"), lab), encoding="utf-8")
     command = f"raftlab test {lab} -k {test}"
     shown, real = transcript(lab, command), run(command, tmp_path)
@@ -88,7 +88,7 @@ def test_the_example_is_what_its_mistake_gives(lab: str, bug: Bug, command: str,
 
 
 def test_the_pictures_are_of_real_runs(tmp_path: Path) -> None:
-    """What they show happens, in that order, in the runs that they name; moments and names are those of some day."""
+    """The runs that they name contain the shown events in that order; times may differ."""
     (tmp_path / "raft.py").write_text(SOLUTION.read_text(encoding="utf-8"), encoding="utf-8")
     for lab in ("2E", "2F"):
         (name,) = re.findall(r"<!-- run: (\w+@\d+) -->", text_of(lab))

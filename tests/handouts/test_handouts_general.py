@@ -1,4 +1,4 @@
-"""What the handouts that go with every lab promise is there: Raft on two pages, debugging, locking."""
+"""Tests of the handouts that belong to all labs: Raft on two pages, debugging, locking."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_advice_as_shown() -> None:
 
 
 def shown_events() -> dict[str, str]:
-    """A line of each kind, by its shape: the same with other numbers is the same shape."""
+    """A line of each kind of event, by its shape; lines that differ only in numbers have the same shape."""
     vote = trace._pack({"term": 4, "candidate_id": 3, "last_log_index": 7, "last_log_term": 3})
     granted = trace._pack({"term": 4, "vote_granted": True})
     entry = {"term": 4, "command": "x"}
@@ -253,9 +253,9 @@ def test_the_notation_is_the_traces() -> None:
 
 
 def test_the_examples_are_in_the_notation() -> None:
-    told = [*examples(DEBUGGING, "replay"), example(DEBUGGING, "many_elections"), *examples(LOCKING, "replay")]
+    blocks = [*examples(DEBUGGING, "replay"), example(DEBUGGING, "many_elections"), *examples(LOCKING, "replay")]
     lines = [
-        line.split(maxsplit=1)[1] for block in told for line in block.splitlines() if re.match(r" +\d+\.\d{3} ", line)
+        line.split(maxsplit=1)[1] for block in blocks for line in block.splitlines() if re.match(r" +\d+\.\d{3} ", line)
     ]
     assert len(lines) > 30
     assert not {shape(line) for line in lines} - shown_events().keys()
@@ -299,10 +299,10 @@ def test_a_forgotten_vote_fails_as_shown(tmp_path: Path, name: str) -> None:
     shown = example(DEBUGGING, "many_elections")
     info = catalogue.find_test(name)
     assert f"  FAIL   {info.title}  " in shown
-    said = next(line for line in shown.splitlines() if line.startswith(f"         {name}@"))
-    said = said.partition(": ")[2]
+    sentence = next(line for line in shown.splitlines() if line.startswith(f"         {name}@"))
+    sentence = sentence.partition(": ")[2]
     real = run(f"raftlab test 2A -k {name} --seeds 10", with_mistake(tmp_path, FORGETS_ITS_VOTE))
-    assert shape(said) in shape(real)
+    assert shape(sentence) in shape(real)
     rule = re.search(r"^  rule: .*\n  figure: .*\n  read: .*\n(  often: .*\n)+  what led there:\n", shown, re.MULTILINE)
     assert rule
     assert rule.group() in real
@@ -317,10 +317,10 @@ def test_the_deadlock_is_as_shown(tmp_path: Path) -> None:
 
 
 def test_what_python_says_of_a_condition_without_its_lock() -> None:
-    said = "cannot notify on un-acquired lock"
-    assert f"`{said}`" in DEBUGGING.read_text(encoding="utf-8")
-    assert f"`{said}`" in LOCKING.read_text(encoding="utf-8")
-    with pytest.raises(RuntimeError, match=f"^{said}$"):
+    message = "cannot notify on un-acquired lock"
+    assert f"`{message}`" in DEBUGGING.read_text(encoding="utf-8")
+    assert f"`{message}`" in LOCKING.read_text(encoding="utf-8")
+    with pytest.raises(RuntimeError, match=f"^{message}$"):
         threading.Condition().notify_all()
 
 

@@ -1,4 +1,4 @@
-"""What the framework's own tests share: small Rafts written on the spot, and clusters of them in the simulator."""
+"""Fixtures and helpers for raftlab's own tests: small Rafts, and clusters of them in the simulator."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * len(os.sched_getaffinity(0))
 
 
-# A Raft that does nothing but keep the contract. Tests put code of their own at its three open places.
+# A Raft that fulfils the contract and does nothing else. Tests insert their own code at its three placeholders.
 TEMPLATE = """
 from __future__ import annotations
 import logging, queue, random, threading, time
@@ -108,7 +108,10 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write_raft(tmp_path: Path) -> Write:
-    """Write a raft.py with code at the module's level, in ``__init__`` and among the methods (which may override)."""
+    """Returns a function that writes a raft.py with code of the test and returns its folder.
+
+    The code goes to the module's level, to the end of ``__init__`` and after the methods, which it may override.
+    """
 
     def write(init: str = "", methods: str = "", module: str = "", name: str = "submission") -> Path:
         folder = tmp_path / name
@@ -133,7 +136,7 @@ def sim_cluster(
     lab: str = "2A",
     scripted: tuple[int, ...] = (),
 ) -> Iterator[Cluster]:
-    """A cluster in the simulator, not yet started."""
+    """Make a cluster in the simulator, without starting its servers."""
     with ExitStack() as stack:
         host = stack.enter_context(WarmHost(path))
         world = SimWorld(ForkedHost(host, seed, preempt), MIN_DELAY)
@@ -142,7 +145,7 @@ def sim_cluster(
 
 
 def lines_of(cluster: Cluster, server: int = 0) -> list[str]:
-    """What a server logged or printed."""
+    """The lines that a server logged or printed."""
     return [event.text for event in log_lines(cluster) if event.server == server]
 
 

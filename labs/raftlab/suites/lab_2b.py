@@ -16,12 +16,14 @@ from typing import Any
 from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.harness import message_filters
-from raftlab.harness.cluster import Cluster
+from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_servers import (
     Interrupted,
     ScriptedFollower,
     ScriptedLeader,
+    accept,
     append,
     campaign_terms,
     entries,
@@ -646,7 +648,7 @@ def test_refusals_calm(cluster: StartCluster) -> None:
     text = (
         "expected S0 to wait while the leader of its term sends entries that S0 must refuse, but S0 starts an election"
     )
-    c.expect(not campaign_terms(c, term), text, rules.TIMER, [0])
+    c.expect(not campaign_terms(c, term), text, rules.TIMER_RESTARTS, [0])
 
 
 @points(5)
@@ -670,3 +672,22 @@ def test_refusal_ends_candidacy(cluster: StartCluster) -> None:
         c.expect(not (leads and now == term), text, rules.ELECTION_SAFETY, [0])
         return
     c.fail("expected S0 to wait between two elections, but it starts one after the other", rules.TIMER, [0])
+
+
+@points(5)
+def test_entries_refused_in_a_newer_term(cluster: StartCluster) -> None:
+    """A leader steps down when the answer to its entries comes from a newer term."""
+    c = cluster(3, scripted=(1, 2))
+    for number in (1, 2):
+        ScriptedFollower(c, number)
+    newer = wait_for_leadership(c) + 1000  # so far away that S0 does not get there by elections of its own
+
+    def refuse_entries(rpc: Rpc) -> Message:
+        return {"term": newer, "success": False} if rpc.args["entries"] else accept(rpc)
+
+    for scripted_server in c.scripted:
+        scripted_server.answer["append_entries"] = refuse_entries
+    c.propose(0, "refused")
+    adopted = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[0] >= newer)
+    text = f"expected S0 to adopt term {newer} from the answer to its entries within 5 s, but it did not"
+    c.expect(adopted, text, rules.HIGHER_TERM, [0])

@@ -133,9 +133,9 @@ def until(text: str) -> Sequential:
                 raise ValueError
             values[name] = float(value)
         except ValueError:
-            raise ValueError(f"--until-sure wants good=.99,bad=.90,max=200; {part!r} is none of these") from None
+            raise ValueError(f"--until-sure expects good=.99,bad=.90,max=200; {part!r} is none of these") from None
     if not 0 < values["bad"] < values["good"] < 1:
-        raise ValueError(f"--until-sure wants 0 < bad < good < 1, not bad={values['bad']:g}, good={values['good']:g}")
+        raise ValueError(f"--until-sure expects 0 < bad < good < 1, not bad={values['bad']:g}, good={values['good']:g}")
     if not 1 <= values["max"] <= 100_000 or values["max"] != int(values["max"]):
-        raise ValueError(f"--until-sure wants a whole max from 1 to 100000, not {values['max']:g}")
+        raise ValueError(f"--until-sure expects a whole max from 1 to 100000, not {values['max']:g}")
     return Sequential(values["good"], values["bad"], int(values["max"]))

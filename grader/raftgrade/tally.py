@@ -90,7 +90,7 @@ class Runs:
         return True
 
     def _keep(self, record: Record, rules: dict[Rule, Rule]) -> None:
-        failure = record.failure or Failure("unexplained", "the run did not pass, and nothing says why")
+        failure = record.failure or Failure("unexplained", "the run did not pass, and its record does not say why")
         if failure.rule is not None:
             failure.rule = rules.setdefault(failure.rule, failure.rule)
         bad = BadRun(

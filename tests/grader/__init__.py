@@ -1,1 +1,1 @@
-"""The grader's own tests. No submission runs here: jobs and checks are small scripts that play their part."""
+"""The grader's own tests. No submission runs here: small scripts stand in for jobs and checks."""

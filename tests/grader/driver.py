@@ -1,4 +1,4 @@
-"""``raftgrade`` with fake tools, as a process of its own: for the tests that interrupt or kill it.
+"""Run ``raftgrade`` with fake tools in a process of its own, for tests that interrupt or kill it.
 
 python driver.py MARK run PATH…
 """

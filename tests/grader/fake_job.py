@@ -1,9 +1,9 @@
-"""Plays the part of a job: writes records as its script (a JSON file) says. Needs nothing but Python.
+"""A stand-in for a job: it writes records as its script (a JSON file) says. Needs nothing but Python.
 
-The script maps ``"test/seed"``, ``"test"`` or ``"*"`` (the closest fits) to a word: ``pass``, ``fail``,
+The script maps ``"test/seed"``, ``"test"`` or ``"*"`` (the most specific counts) to a word: ``pass``, ``fail``,
 ``error``, ``skip`` (no record), ``garbage`` (forged lines instead), ``die`` (SIGKILL oneself), ``die-once``, ``error-once``,
-``hang``, ``family`` (leave a child behind and hang); ``"end"`` to ``false`` for no end marker; and ``"trace"`` to how many
-bytes of events the trace of a run has that does not pass.
+``hang``, ``family`` (leave a child behind and hang); ``"end"`` to ``false`` for no end marker; and ``"trace"`` to the size
+in bytes of the events in the trace of a run that does not pass.
 """
 
 import json

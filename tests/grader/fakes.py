@@ -60,8 +60,8 @@ class FakeCommands:
 
     def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
         script = json.loads((Path(path) / "raft.py").read_text())
-        code, said = script.get("check", [0, "[]"])
-        return [*PYTHON, "-c", f"print({said!r}); raise SystemExit({code})"]
+        code, output = script.get("check", [0, "[]"])
+        return [*PYTHON, "-c", f"print({output!r}); raise SystemExit({code})"]
 
 
 def tools(commands: FakeCommands | None = None) -> Tools:
@@ -77,12 +77,12 @@ def submission(folder: Path, name: str, script: dict[str, Any] | None = None) ->
 
 def alive(mark: str) -> list[int]:
     """The processes that carry ``mark`` on their command line; the dead and unreaped have none."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 def wait_until_gone(mark: str) -> None:

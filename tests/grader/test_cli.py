@@ -34,10 +34,10 @@ def report(folder: str = "raftgrade-out") -> dict[str, Any]:
 def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice")
     assert run("alice") == 0
-    said = capsys.readouterr()
-    assert "== alice (alice)" in said.out
-    assert said.out.splitlines()[-1].startswith("points 15/15 · 1 of 1 submissions clean · 7 runs · ")
-    assert said.err == "raftgrade: the report is in raftgrade-out/report.json\n"
+    captured = capsys.readouterr()
+    assert "== alice (alice)" in captured.out
+    assert captured.out.splitlines()[-1].startswith("points 15/15 · 1 of 1 submissions clean · 7 runs · ")
+    assert captured.err == "raftgrade: the report is in raftgrade-out/report.json\n"
     saved = report()
     assert saved["complete"]
     assert saved["settings"] == {
@@ -105,10 +105,10 @@ def test_one_refused_submission_does_not_stop_the_others(tmp_path: Path, capsys:
     submission(tmp_path, "class/carol", {"first/0": "fail"})
     (tmp_path / "class" / "dan").mkdir()
     assert run("class") == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("raftgrade: no raft.py in 1 folder, left out: dan\n")
-    assert "== alice (class/alice): refused, no test was run" in said.out
-    assert "raft.py does not compile: line 3" in said.out
+    captured = capsys.readouterr()
+    assert captured.err.startswith("raftgrade: no raft.py in 1 folder, left out: dan\n")
+    assert "== alice (class/alice): refused, no test was run" in captured.out
+    assert "raft.py does not compile: line 3" in captured.out
     states = {item["name"]: (item["state"], item["points"]) for item in report()["submissions"]}
     assert states == {"alice": ("refused", 0), "bob": ("graded", 15), "carol": ("graded", 5)}
 

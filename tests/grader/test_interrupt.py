@@ -1,4 +1,4 @@
-"""A grader that is interrupted or killed: nothing finished is lost, nothing is left running."""
+"""A grader that is interrupted or killed loses no finished run and leaves no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Marks: what runs are worth under a rubric, and that no fault of the machine costs anything."""
+"""Points under a rubric; no fault of the machine costs any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is expected, and how it is cut into jobs."""
+"""The expected tests, and how they are split into jobs."""
 
 import pytest
 

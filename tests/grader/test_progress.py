@@ -1,4 +1,4 @@
-"""The progress line, with a clock of the test's own."""
+"""The progress line, with a fake clock."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Rubrics: what may stand in one, and what is said when something else does."""
+"""Rubrics: what they may contain, and the messages about mistakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raftgrade.rubric import BadRubric, Hidden, Late, Rubric
 TESTS = {"2A": ["first", "second"], "2B": ["third"]}
 
 
-def said(text: str) -> str:
+def error(text: str) -> str:
     with pytest.raises(BadRubric) as caught:
         rubric.parse(text, "r.toml", TESTS)
     return str(caught.value)
@@ -67,7 +67,7 @@ def test_what_the_defaults_comments_offer_is_understood() -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_line_and_key(text: str, words: str) -> None:
-    assert said(text) == words
+    assert error(text) == words
 
 
 def test_files_that_are_no_rubric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

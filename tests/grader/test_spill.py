@@ -1,4 +1,4 @@
-"""What a class has done is on the disk, not in memory, and the report is the same."""
+"""Spilling: finished submissions are on disk and not in memory, and the report is the same."""
 
 from __future__ import annotations
 

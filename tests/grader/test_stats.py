@@ -1,4 +1,4 @@
-"""Intervals and percentiles against values known from elsewhere."""
+"""Intervals, percentiles and the sequential test, compared with known values."""
 
 import math
 import random
@@ -78,6 +78,6 @@ def test_a_sequential_test_needs_31_passes() -> None:
 def test_a_sequential_test_is_seldom_wrong(rate: float, wrong: str) -> None:
     chance = random.Random(7)
     test = Sequential(0.99, 0.90, 10_000)
-    said = [test.verdict(iter(lambda: chance.random() < rate, None)) for _ in range(1500)]
-    assert said.count(wrong) / len(said) < 0.06
-    assert "undecided" not in said
+    verdicts = [test.verdict(iter(lambda: chance.random() < rate, None)) for _ in range(1500)]
+    assert verdicts.count(wrong) / len(verdicts) < 0.06
+    assert "undecided" not in verdicts

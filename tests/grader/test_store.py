@@ -1,4 +1,4 @@
-"""The report's folder: nothing finished is lost, nothing foreign is touched."""
+"""The folder of a report: no finished run is lost, and foreign files are not touched."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def cut_short(folder: Path) -> Path:
     return folder
 
 
-def said(folder: Path) -> str:
+def refusal(folder: Path) -> str:
     with pytest.raises(BadFolder) as caught:
         Store.create(folder)
     return str(caught.value)
@@ -99,23 +99,23 @@ def test_foreign_things_are_left_alone(tmp_path: Path) -> None:
     foreign.joinpath("thesis.tex").write_text("years of work")
     file.write_text("a file")
     before = snapshot(tmp_path)
-    assert said(damaged) == f"{damaged}/report.json is not a report of raftgrade, or is damaged; {other}"
-    assert said(half) == f"line 3 of {half}/records.jsonl is not a record of raftgrade; {other}"
-    assert said(later) == f"{later}/report.json has schema 7; this raftgrade reads schema 1; {other}"
-    assert said(foreign) == f"{foreign} holds no report.json; {other}"
-    assert said(file) == f"{file} is a file; choose another folder with --out"
+    assert refusal(damaged) == f"{damaged}/report.json is not a report of raftgrade, or is damaged; {other}"
+    assert refusal(half) == f"line 3 of {half}/records.jsonl is not a record of raftgrade; {other}"
+    assert refusal(later) == f"{later}/report.json has schema 7; this raftgrade reads schema 1; {other}"
+    assert refusal(foreign) == f"{foreign} holds no report.json; {other}"
+    assert refusal(file) == f"{file} is a file; choose another folder with --out"
     assert snapshot(tmp_path) == before
 
 
 def test_records_of_somebody_else_are_not_touched(tmp_path: Path) -> None:
     tmp_path.joinpath("records.jsonl").write_text('{"vinyl": "B-side"}\n')
-    assert said(tmp_path).startswith(f"{tmp_path} holds no report.json; nothing was changed")
+    assert refusal(tmp_path).startswith(f"{tmp_path} holds no report.json; nothing was changed")
 
 
 def test_two_graders_do_not_share_a_folder(tmp_path: Path) -> None:
     with Store.create(tmp_path) as out:
         out.save(plan())
-        assert said(tmp_path) == f"another raftgrade is writing to {tmp_path}; choose another folder with --out"
+        assert refusal(tmp_path) == f"another raftgrade is writing to {tmp_path}; choose another folder with --out"
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 
 def test_what_is_kept_stays_on_the_disk_until_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl.tmp").write_bytes(b"left by a kill in the middle of begin()")
-    told = [
+    entries = [
         RunEntry("bob", record("first", 0)),
         RunEntry("alice", record("first", 0, "error")),
         RefusalEntry("carol", "refused", [Problem("no Raft in it")]),
@@ -141,14 +141,14 @@ def test_what_is_kept_stays_on_the_disk_until_it_is_asked_for(tmp_path: Path) ->
         RunEntry("alice", record("first", 0)),
     ]
     with Store.create(tmp_path) as out:
-        kept = out.start_report(told)
+        reused = out.start_report(entries)
         out.add(RunEntry("bob", record("second", 0)))  # of the new report
-        assert kept.submissions == ["bob", "alice"]
-        assert [*kept.runs("bob")] == [told[0], told[3]]
-        assert [*kept.runs("alice")] == [told[1], told[4]]
-        assert [*kept.runs("dave")] == []
-        assert kept.refused == [told[2]]
-        assert kept.outcomes == 4  # the run that could not be judged is not the last word
+        assert reused.submissions == ["bob", "alice"]
+        assert [*reused.runs("bob")] == [entries[0], entries[3]]
+        assert [*reused.runs("alice")] == [entries[1], entries[4]]
+        assert [*reused.runs("dave")] == []
+        assert reused.refused == [entries[2]]
+        assert reused.outcomes == 4  # the run that could not be judged is not the last word
     assert (tmp_path / "records.jsonl").read_bytes().count(b"\n") == 6
 
 

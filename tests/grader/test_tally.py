@@ -1,4 +1,4 @@
-"""Counting: what a report says of the records that came in, and the exit code of it."""
+"""Counting records: the report that they give, and its exit code."""
 
 import msgspec
 import pytest
@@ -62,7 +62,7 @@ def test_one_failed_run_costs_the_tests_points_and_no_other() -> None:
     assert [(test.points, passed(test)) for test in alice.tests] == [(0, False), (5, True)]
     (bad,) = alice.tests[0].networks[0].bad
     assert (bad.seed, bad.outcome, bad.replay) == (1, "failed", "again")
-    assert bad.failure.text == "the run did not pass, and nothing says why"
+    assert bad.failure.text == "the run did not pass, and its record does not say why"
     assert exit_code(report) == 1
 
 

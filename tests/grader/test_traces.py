@@ -1,4 +1,4 @@
-"""The report tells of the traces that are there, and two gradings of the same class keep the same ones."""
+"""The report names only traces that exist, and two gradings of the same class keep the same traces."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def graded(folder: Path, order: list[tuple[str, str, int]], stops: int) -> set[s
         with Store.create(folder) as store:
             tally = Tally(plan(), store.spill, lambda slug: TraceQuota(store.traces(slug), MOST))
             entries = list(store.earlier[1]) if store.earlier else []
-            kept = store.start_report(entries, {"alice": "alice"})
+            reused = store.start_report(entries, {"alice": "alice"})
             store.save(plan())
-            for entry in kept.runs("alice"):
+            for entry in reused.runs("alice"):
                 assert tally.add(entry)
             for run in itertools.islice(todo, share):
                 entry = failed(store, run, 40 + 10 * (run[2] % 7))
@@ -81,18 +81,18 @@ def graded(folder: Path, order: list[tuple[str, str, int]], stops: int) -> set[s
     return traces(read(folder))
 
 
-def test_the_same_traces_are_kept_in_whatever_order_the_runs_came(tmp_path: Path) -> None:
-    kept = []
+def test_the_same_traces_are_kept_in_any_order_of_the_runs(tmp_path: Path) -> None:
+    names = []
     for number in range(8):
         order = random.Random(number).sample(RUNS, len(RUNS))
-        kept.append(graded(tmp_path / str(number), order, stops=1 + 3 * number))
-    assert all(each == kept[0] for each in kept)
-    # Of each test the first seeds: who fails everywhere has something to show of everything.
-    assert {f"2A-{test}-{network}-{seed}.jsonl" for test, network, seed in RUNS if seed < 103} <= kept[0]
-    assert len(kept[0]) < len(RUNS)
+        names.append(graded(tmp_path / str(number), order, stops=1 + 3 * number))
+    assert all(each == names[0] for each in names)
+    # The first seeds of each test: a program that fails everywhere has an example of every failure.
+    assert {f"2A-{test}-{network}-{seed}.jsonl" for test, network, seed in RUNS if seed < 103} <= names[0]
+    assert len(names[0]) < len(RUNS)
 
 
-def test_a_partial_report_tells_of_no_trace_that_had_to_go(tmp_path: Path) -> None:
+def test_a_partial_report_names_no_trace_that_was_removed(tmp_path: Path) -> None:
     with Store.create(tmp_path) as store:
         tally = Tally(plan(), store.spill, lambda slug: TraceQuota(store.traces(slug), MOST))
         store.save(plan())

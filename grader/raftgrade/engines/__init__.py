@@ -1,1 +1,1 @@
-"""Running jobs: on this machine or on a Dask cluster, and the child processes that do the work."""
+"""Run jobs, on this machine or on a Dask cluster, in child processes."""

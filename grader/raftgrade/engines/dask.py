@@ -85,8 +85,8 @@ def missing_sandbox(level: Level) -> str:
     """Why the sandbox ``level`` does not work on this machine; empty if it does. Tried once in a process."""
     if level == "none":
         return ""
-    found = levels.probe(level)
-    return "" if found.level == level else found.reason
+    available = levels.probe(level)
+    return "" if available.level == level else available.reason
 
 
 def carry_out(message: bytes, commands: Commands) -> bytes:
@@ -373,7 +373,7 @@ def connect(
     if not colon:
         scheme, host = "tcp", address
     if scheme not in ("tcp", "tls"):
-        raise CannotStart(f"--scheduler wants tls://host:port, not {shown}")
+        raise CannotStart(f"--scheduler expects tls://host:port, not {shown}")
     files = {"--tls-ca": ca, "--tls-cert": cert, "--tls-key": key}
     if scheme == "tcp" and host.rpartition(":")[0] not in _LOOPBACK:
         raise CannotStart(f"anyone could connect to {shown}: expected tls://, or a scheduler on 127.0.0.1")

@@ -86,23 +86,23 @@ def find(paths: Sequence[str | Path], ignore: Path | None = None) -> FoundSubmis
     Raises:
         BadPath: a path names no submission.
     """
-    found = FoundSubmissions()
+    result = FoundSubmissions()
     taken_names: set[str] = set()
     taken_slugs: set[str] = set()
     seen: set[tuple[str, str]] = set()
     for given in paths:
-        for draft in _expand(str(given), found, ignore):
+        for draft in _expand(str(given), result, ignore):
             same = (draft.url + draft.reason, f"{draft.commit} {draft.path.resolve()} {draft.id}")
             if same in seen:
                 continue
             seen.add(same)
             name = _unique(printable(draft.name).replace("\n", "\\n").replace("\t", " "), taken_names)
             slug = _unique(re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].strip(".") or "submission", taken_slugs)
-            found.submissions.append(Submission(**{**msgspec.structs.asdict(draft), "name": name, "slug": slug}))
-    return found
+            result.submissions.append(Submission(**{**msgspec.structs.asdict(draft), "name": name, "slug": slug}))
+    return result
 
 
-def _expand(given: str, found: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
+def _expand(given: str, result: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
     if _is_url(given):
         return [_repository(given)]
     path = Path(given)
@@ -123,7 +123,7 @@ def _expand(given: str, found: FoundSubmissions, ignore: Path | None) -> list[_D
             return [draft]
         if path.is_file():
             raise BadPath(f"{shown} is not a Python file: give a raft.py, or a folder with a raft.py in it")
-        return _folder(path, found, ignore)
+        return _folder(path, result, ignore)
     except OSError as exc:
         raise BadPath(f"{shown} cannot be read: {exc.strerror or exc}") from None
 
@@ -144,7 +144,7 @@ def _one(path: Path) -> _Draft | None:
     return None
 
 
-def _folder(path: Path, found: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
+def _folder(path: Path, result: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
     """The submissions in a folder of submissions."""
     drafts = []
     skipped = []
@@ -163,7 +163,7 @@ def _folder(path: Path, found: FoundSubmissions, ignore: Path | None) -> list[_D
             skipped.append(entry)
     if not drafts:
         raise BadPath(f"there is no raft.py in {printable(str(path))}, nor in a folder in it")
-    found.skipped += skipped
+    result.skipped += skipped
     return drafts
 
 

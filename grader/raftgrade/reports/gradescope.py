@@ -90,7 +90,9 @@ def _test(place: int, test: TestResult) -> dict[str, Any]:
             same = [bad for bad in network.bad if bad.sort == sort and bad.outcome == "failed"]
             if same:
                 seeds = "" if network.hidden else f" (seeds {spans([bad.seed for bad in same])})"
-                blocks.append(f"{len(same)} times{seeds}:\n" + explain.as_text(same[0].failure, same[0].replay))
+                blocks.append(
+                    f"{count(len(same), 'time')}{seeds}:\n" + explain.as_text(same[0].failure, same[0].replay)
+                )
     if not passed(test):
         blocks += [f"advice: {line}" for line in test.advice]
     return {

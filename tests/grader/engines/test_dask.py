@@ -1,4 +1,4 @@
-"""The engine of many machines, over plain executors; and over a real Dask scheduler where that is installed."""
+"""The Dask engine, with plain executors; and with a real Dask scheduler where that is installed."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def graded(
     return report
 
 
-def told(report: Report) -> Any:
+def comparable(report: Report) -> Any:
     """What may not differ between two engines."""
     marks = [
         [
@@ -125,7 +125,7 @@ def told(report: Report) -> Any:
 def test_the_same_marks_here_and_far_away(tmp_path: Path) -> None:
     near = graded(tmp_path, None, SCRIPTS)
     far = graded(tmp_path, ThreadPoolExecutor(2), SCRIPTS)
-    assert told(near) == told(far)
+    assert comparable(near) == comparable(far)
     assert [each.points for each in near.submissions] == [5, 0, 10]
     text = (tmp_path / "far" / "records.jsonl").read_text() + (tmp_path / "far" / "report.json").read_text()
     assert "raftgrade-" not in text.replace("raftgrade-0", "")  # where the worker did it is told nowhere
@@ -216,7 +216,7 @@ def test_a_traces_header_gets_the_command_of_here() -> None:
         ("tcp://10.0.0.1:8786", {}, "anyone could connect to tcp://10.0.0.1:8786: expected tls://, or a scheduler on "
          "127.0.0.1"),
         ("10.0.0.1:8786", {}, "anyone could connect to 10.0.0.1:8786: expected tls://, or a scheduler on 127.0.0.1"),
-        ("http://localhost:1", {}, "--scheduler wants tls://host:port, not http://localhost:1"),
+        ("http://localhost:1", {}, "--scheduler expects tls://host:port, not http://localhost:1"),
         ("tls://h:1", {"ca": "x"}, "a tls:// scheduler needs --tls-cert, --tls-key too"),
         ("tls://h:1", {"ca": "x", "cert": "y", "key": "z"}, "--tls-ca: there is no x"),
     ],

@@ -1,4 +1,4 @@
-"""Every run of a job gets its outcome, whatever becomes of the job."""
+"""Every run of a job gets its outcome, whatever happens to the job."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def work(
         tests=tests or ["first"],
         seeds=(0, seeds),
     )
-    heard: list[Any] = []
+    reported: list[Any] = []
     finished = run_job(
         job,
         commands=commands,
         children=Children(),
         log=folder / "log.txt",
         traces=folder / "traces",
-        on_record=heard.append,
+        on_record=reported.append,
     )
-    assert heard == finished.records
+    assert reported == finished.records
     return finished, commands
 
 
@@ -220,17 +220,17 @@ def check(folder: Path, answer: list[Any]) -> CheckResult:
 
 def test_the_check_says_yes_or_no(tmp_path: Path) -> None:
     assert check(tmp_path / "a", [0, "[]"]).problems == []
-    said = check(tmp_path / "b", [2, '[{"text": "no class Raft", "where": "raft.py", "handout": "setup"}]'])
-    assert said.problems == [Problem("no class Raft", "raft.py", "setup")]
-    assert said.judged
+    result = check(tmp_path / "b", [2, '[{"text": "no class Raft", "where": "raft.py", "handout": "setup"}]'])
+    assert result.problems == [Problem("no class Raft", "raft.py", "setup")]
+    assert result.judged
 
 
 @pytest.mark.parametrize("answer", [[1, ""], [0, '[{"text": "x"}]'], [2, "[]"], [0, "Traceback"]])
 def test_a_check_that_makes_no_sense_is_nobodys_refusal(tmp_path: Path, answer: list[Any]) -> None:
-    said = check(tmp_path, answer)
-    assert not said.judged
+    result = check(tmp_path, answer)
+    assert not result.judged
     code = answer[0]
-    assert [problem.text for problem in said.problems] == [
+    assert [problem.text for problem in result.problems] == [
         f"could not be judged: the check of the submission ended too early with code {code}, twice"
     ]
 

@@ -1,4 +1,4 @@
-"""A job whose grader is gone ends itself and whatever it started."""
+"""A job whose grader is gone ends itself and the processes that it started."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What is run, and in what order: gates, sequential tests, second attempts. Whole runs with fake jobs."""
+"""The schedule: required labs, sequential tests, retries and hidden seeds, in whole gradings with fake jobs."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def run(scripts: dict[str, dict[str, Any]], *arguments: str, rubric: str = "", j
 def results(name: str = "alice") -> dict[str, Any]:
     report = json.loads(Path("raftgrade-out/report.json").read_text())
     assert report["complete"]
-    (found,) = [item for item in report["submissions"] if item["name"] == name]
-    return {test["name"]: test for test in found["tests"]} | {"": found}
+    (result,) = [item for item in report["submissions"] if item["name"] == name]
+    return {test["name"]: test for test in result["tests"]} | {"": result}
 
 
 def sim(test: dict[str, Any]) -> dict[str, Any]:
@@ -70,14 +70,14 @@ def test_until_sure() -> None:
     runs = {"first": "pass", "second/3": "fail", "third/2": "fail", "third/3": "fail"}
     code, _ = run({"alice": runs}, "--until-sure", "good=.99,bad=.90,max=80")
     assert code == 1
-    found = results()
-    assert [(sim(found[name])["verdict"], sim(found[name])["runs"]) for name in ("first", "second", "third")] == [
+    result = results()
+    assert [(sim(result[name])["verdict"], sim(result[name])["runs"]) for name in ("first", "second", "third")] == [
         ("reliable", 32),
         ("reliable", 64),
         ("unreliable", 8),
     ]
-    assert [found[name]["points"] for name in ("first", "second", "third")] == [10, 5, 0]
-    assert all(sim(found[name])["runs"] == sum(sim(found[name])[k] for k in ("passes", "failures")) for name in runs
+    assert [result[name]["points"] for name in ("first", "second", "third")] == [10, 5, 0]
+    assert all(sim(result[name])["runs"] == sum(sim(result[name])[k] for k in ("passes", "failures")) for name in runs
                if "/" not in name)  # fmt: skip
 
 

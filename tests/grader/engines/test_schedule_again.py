@@ -1,5 +1,6 @@
-"""What is run on a folder that has a report already, with gates, hidden seeds, sequential tests and second attempts: only
-what is missing, and the report is the one that a first run would have made."""
+"""Grading again into the same folder, with required labs, hidden seeds, sequential tests and retries: only missing runs are
+made, and the report is the same as that of a first grading.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def again(*arguments: str, rubric: str = "", fresh: bool = False) -> list[tuple[
     return made.commands.started
 
 
-def told(folder: str) -> Any:
+def comparable(folder: str) -> Any:
     """What may not depend on what was done before."""
     report = json.loads(Path(folder, "report.json").read_text())
     assert report["complete"]
@@ -51,7 +52,7 @@ def told(folder: str) -> Any:
 
 def as_if_never_before(*arguments: str, rubric: str = "") -> bool:
     again(*arguments, rubric=rubric, fresh=True)
-    return bool(told("raftgrade-out") == told("fresh"))
+    return bool(comparable("raftgrade-out") == comparable("fresh"))
 
 
 def cut_short(lines: int) -> None:
@@ -69,9 +70,9 @@ def test_again_with_nothing_changed_runs_nothing(arguments: tuple[str, ...]) -> 
         "bob": {"second/1": "fail", "third": "fail"},
     }
     run(scripts, *arguments, rubric=GATES)
-    before = told("raftgrade-out")
+    before = comparable("raftgrade-out")
     assert again(*arguments, rubric=GATES) == []
-    assert told("raftgrade-out") == before
+    assert comparable("raftgrade-out") == before
 
 
 @pytest.mark.parametrize("arguments", [("--runs", "9"), SURE])
@@ -79,7 +80,7 @@ def test_after_a_kill_only_the_rest_is_run(arguments: tuple[str, ...]) -> None:
     scripts: dict[str, dict[str, Any]] = {"alice": {"second/3": "fail"}, "bob": {"third/2": "fail", "third/3": "fail"}}
     rubric = "rule = 'proportional'\n" + GATES.replace("['2A']", "['2A']\nneeds_share = 0.9")
     run(scripts, *arguments, rubric=rubric)
-    undisturbed = told("raftgrade-out")
+    undisturbed = comparable("raftgrade-out")
     everything = Path("raftgrade-out/records.jsonl").read_text().count("\n")
     shutil.copytree("raftgrade-out", "whole")
     for lines in (0, 1, 9, 20, 41, 70):
@@ -88,7 +89,7 @@ def test_after_a_kill_only_the_rest_is_run(arguments: tuple[str, ...]) -> None:
         cut_short(lines)
         did = again(*arguments, rubric=rubric)
         assert sum(len(tests) * (end - first) for tests, (first, end) in did) == max(0, everything - lines), lines
-        assert told("raftgrade-out") == undisturbed, lines
+        assert comparable("raftgrade-out") == undisturbed, lines
 
 
 def test_what_a_sequential_test_does_not_want_is_not_counted() -> None:

@@ -1,4 +1,4 @@
-"""Running again on the same folder does what is missing or changed, and nothing else."""
+"""Grading again into the same folder makes only missing or changed runs."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     before = states()
     assert run() == ([], 2)
     assert states() == before == {"alice": ("graded", 5), "bob": ("refused", 0)}
-    said = "raftgrade: reused 7 outcomes of the report in raftgrade-out: nothing has changed for them (--fresh "
-    assert said + "makes all runs again)\n" in capsys.readouterr().err
+    expected = "raftgrade: reused 7 outcomes of the report in raftgrade-out: nothing has changed for them (--fresh "
+    assert expected + "makes all runs again)\n" in capsys.readouterr().err
     assert run("--fresh") == (EVERYTHING, 2)
 
 
@@ -133,17 +133,17 @@ def test_the_same_traces_are_kept_as_in_a_first_run(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(grade, "TRACE_QUOTA", 550)
     submission(tmp_path, "class/alice", {"*": "fail", "trace": 100})
 
-    def kept() -> set[str]:
+    def traces_on_disk() -> set[str]:
         report = json.loads(Path("raftgrade-out/report.json").read_text())
         (alice,) = report["submissions"]
-        told = [bad["trace"] for test in alice["tests"] for network in test["networks"] for bad in network["bad"]]
+        named = [bad["trace"] for test in alice["tests"] for network in test["networks"] for bad in network["bad"]]
         there = {file.name for file in Path("raftgrade-out/traces/alice").iterdir()}
-        assert {Path(trace).name for trace in told if trace} == there
+        assert {Path(trace).name for trace in named if trace} == there
         return there
 
     first = {f"2A-{test}-sim-{seed}.jsonl" for test in ("first", "second") for seed in (0, 1)}
     run("--runs", "2")
-    assert kept() == first
+    assert traces_on_disk() == first
     for more in (["--runs", "8"], ["--runs", "6"], ["--runs", "8", "--fresh", "--jobs", "3"]):
         assert run(*more)[1] == 1
-        assert kept() == first | {"2A-first-sim-2.jsonl"}
+        assert traces_on_disk() == first | {"2A-first-sim-2.jsonl"}

@@ -1,4 +1,4 @@
-"""What is taken in is a plain copy with a fingerprint; what cannot be is refused, with a reason."""
+"""Copying submissions: the copy is plain files with a hash; what cannot be copied is refused with a reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from raftgrade.intake.submissions import find
 
 
 def take(folder: Path, given: Path | str) -> Staged:
-    found = find([given])
-    (item,) = found.submissions
-    return stage(item, folder / "out" / item.slug, found.files)
+    submissions = find([given])
+    (item,) = submissions.submissions
+    return stage(item, folder / "out" / item.slug, submissions.files)
 
 
 def refusal(folder: Path, given: Path | str, ours: bool = False) -> str:
@@ -76,8 +76,8 @@ def test_the_same_files_have_the_same_fingerprint(tmp_path: Path) -> None:
 
 def test_a_file_brings_what_lies_beside_it_but_not_a_neighbour(tmp_path: Path) -> None:
     made(tmp_path / "all", "alice.py", "bob.py", "common.py", "notes.md")
-    found = find([tmp_path / "all" / "alice.py", tmp_path / "all" / "bob.py"])
-    alice, bob = (stage(item, tmp_path / "out" / item.slug, found.files) for item in found.submissions)
+    submissions = find([tmp_path / "all" / "alice.py", tmp_path / "all" / "bob.py"])
+    alice, bob = (stage(item, tmp_path / "out" / item.slug, submissions.files) for item in submissions.submissions)
     assert (alice.path.name, [path.name for path in sorted(alice.path.parent.iterdir())]) == (
         "alice.py",
         ["alice.py", "common.py"],
@@ -139,7 +139,7 @@ LINK = stat.S_IFLNK | 0o777
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "expected"),
     [
         (lambda p: packed(p, "raft.py", "../evil.py"), "the zip file has a path that leads out of it: ../evil.py"),
         (lambda p: packed(p, "raft.py", "/etc/evil"), "the zip file has a path that leads out of it: /etc/evil"),
@@ -170,8 +170,8 @@ LINK = stat.S_IFLNK | 0o777
         (lambda p: packed(p, "x/" * 25 + "raft.py"), "its folders are more than 20 deep"),
     ],
 )
-def test_zip_files_that_are_refused(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
-    assert refusal(tmp_path, make(tmp_path / "evil.zip")) == said
+def test_zip_files_that_are_refused(tmp_path: Path, make: Callable[[Path], Path], expected: str) -> None:
+    assert refusal(tmp_path, make(tmp_path / "evil.zip")) == expected
     assert not (tmp_path / "evil.py").exists()
 
 

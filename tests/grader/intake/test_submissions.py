@@ -1,4 +1,4 @@
-"""What a path on the command line means, and what it says when it means nothing."""
+"""Which submissions a path names, and the messages for paths that name none."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ def make(folder: Path, *names: str) -> None:
         path.write_text("")
 
 
-def names(found: FoundSubmissions) -> list[str]:
-    return [item.name for item in found.submissions]
+def names(result: FoundSubmissions) -> list[str]:
+    return [item.name for item in result.submissions]
 
 
 def test_a_file_a_folder_and_a_folder_of_folders(tmp_path: Path) -> None:
@@ -23,9 +23,9 @@ def test_a_file_a_folder_and_a_folder_of_folders(tmp_path: Path) -> None:
     assert names(find([tmp_path / "alice"])) == ["alice"]
     assert names(find([tmp_path / "alice" / "raft.py"])) == ["alice"]
     assert names(find([tmp_path / "mine.py"])) == ["mine"]
-    found = find([tmp_path / "class", tmp_path / "alice"])
-    assert names(found) == ["bob", "carol", "alice"]
-    assert found.submissions[0].path == tmp_path / "class" / "bob"
+    result = find([tmp_path / "class", tmp_path / "alice"])
+    assert names(result) == ["bob", "carol", "alice"]
+    assert result.submissions[0].path == tmp_path / "class" / "bob"
 
 
 def test_a_folder_with_raft_is_one_submission_even_with_folders_in_it(tmp_path: Path) -> None:
@@ -35,16 +35,16 @@ def test_a_folder_with_raft_is_one_submission_even_with_folders_in_it(tmp_path: 
 
 def test_names_are_unique_and_a_submission_counts_once(tmp_path: Path) -> None:
     make(tmp_path, "a/x/raft.py", "b/x/raft.py", "c/ä é/raft.py")
-    found = find([tmp_path / "a/x", tmp_path / "b/x", tmp_path / "a/x", tmp_path / "c"])
-    assert names(found) == ["x", "x-2", "ä é"]
-    assert [item.slug for item in found.submissions] == ["x", "x-2", "___"]
+    result = find([tmp_path / "a/x", tmp_path / "b/x", tmp_path / "a/x", tmp_path / "c"])
+    assert names(result) == ["x", "x-2", "ä é"]
+    assert [item.slug for item in result.submissions] == ["x", "x-2", "___"]
 
 
 def test_folders_without_raft_are_named(tmp_path: Path) -> None:
     make(tmp_path, "bob/raft.py", "dan/notes.txt", ".git/x", "__pycache__/x", "out/report.json")
-    found = find([tmp_path], ignore=tmp_path / "out")
-    assert names(found) == ["bob"]
-    assert [path.name for path in found.skipped] == ["dan"]
+    result = find([tmp_path], ignore=tmp_path / "out")
+    assert names(result) == ["bob"]
+    assert [path.name for path in result.skipped] == ["dan"]
 
 
 def test_a_hostile_name_is_shown_escaped(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_hostile_name_is_shown_escaped(tmp_path: Path) -> None:
 def test_what_is_no_submission(tmp_path: Path) -> None:
     make(tmp_path, "empty/notes.txt", "notes.md", "list.txt", "list.csv")
     (tmp_path / "odd" / "raft.py").mkdir(parents=True)
-    for path, said in [
+    for path, expected in [
         ("nowhere", "there is no {}"),
         ("empty", "there is no raft.py in {}, nor in a folder in it"),
         ("odd", "there is no raft.py in {}, nor in a folder in it"),
@@ -66,7 +66,7 @@ def test_what_is_no_submission(tmp_path: Path) -> None:
     ]:
         with pytest.raises(BadPath) as caught:
             find([tmp_path / path])
-        assert str(caught.value) == said.format(tmp_path / path)
+        assert str(caught.value) == expected.format(tmp_path / path)
 
 
 def test_lists_and_tables(tmp_path: Path) -> None:
@@ -74,30 +74,33 @@ def test_lists_and_tables(tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text(
         "# the class\nalice\n\nbob.zip\nnowhere\nhttps://me:key@git.example/x/dan.git#" + "a" * 40
     )
-    found = find([tmp_path / "all.txt", tmp_path / "moodle"])
-    assert [(item.name, item.kind) for item in found.submissions] == [
+    result = find([tmp_path / "all.txt", tmp_path / "moodle"])
+    assert [(item.name, item.kind) for item in result.submissions] == [
         ("alice", "folder"),
         ("bob", "zip"),
         ("nowhere", "nothing"),
         ("dan", "git"),
         ("Carol_1_file_", "zip"),
     ]
-    assert found.submissions[2].reason == "there is no nowhere"
-    assert found.submissions[3].where == "https://git.example/x/dan.git#" + "a" * 40
-    assert (found.submissions[3].url, found.submissions[3].commit) == ("https://me:key@git.example/x/dan.git", "a" * 40)
+    assert result.submissions[2].reason == "there is no nowhere"
+    assert result.submissions[3].where == "https://git.example/x/dan.git#" + "a" * 40
+    assert (result.submissions[3].url, result.submissions[3].commit) == (
+        "https://me:key@git.example/x/dan.git",
+        "a" * 40,
+    )
     (tmp_path / "class.csv").write_text(
         "\ufeffName,ID,Path\n"
         'Alice A.,7,alice\n"=cmd()|,\x1b[2J",8,bob.zip\nEve,9,\nEve,10,ssh://host/eve\nZoe,11,https://host/zoe#main\n'
     )
-    found = find([tmp_path / "class.csv"])
-    assert [(item.id, item.name, item.slug, item.kind) for item in found.submissions] == [
+    result = find([tmp_path / "class.csv"])
+    assert [(item.id, item.name, item.slug, item.kind) for item in result.submissions] == [
         ("7", "Alice A.", "Alice_A", "folder"),
         ("8", "=cmd()|,\\x1b[2J", "_cmd_____x1b_2J", "zip"),
         ("9", "Eve", "Eve", "nothing"),
         ("10", "Eve-2", "Eve-2", "nothing"),
         ("11", "Zoe", "Zoe", "nothing"),
     ]
-    assert [item.reason for item in found.submissions[2:]] == [
+    assert [item.reason for item in result.submissions[2:]] == [
         "nothing was handed in",
         "ssh://host/eve cannot be fetched: only https:// and file:// can",
         "https://host/zoe#main names no commit: after # there must be 40 hexadecimal digits",
@@ -108,14 +111,14 @@ def test_a_list_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "short.csv").write_text("name,mail\nA,a@b\n")
     (tmp_path / "bare.csv").write_text("id,path\n")
-    for name, said in [
+    for name, expected in [
         ("latin.txt", "{} is not UTF-8 text: save it as UTF-8"),
         ("short.csv", "{} needs the columns id, name and path (or url), but has: name, mail"),
         ("bare.csv", "{} has no row"),
     ]:
         with pytest.raises(BadPath) as caught:
             find([tmp_path / name])
-        assert str(caught.value) == said.format(tmp_path / name)
+        assert str(caught.value) == expected.format(tmp_path / name)
 
 
 def test_a_link_among_the_folders_is_refused(tmp_path: Path) -> None:

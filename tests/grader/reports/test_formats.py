@@ -1,4 +1,4 @@
-"""Reports for other programs: each format's shape, and that nothing a student writes breaks out of it."""
+"""Reports for other programs: the structure of each format, and that no text of a student breaks out of it."""
 
 from __future__ import annotations
 
@@ -363,8 +363,10 @@ def test_the_class_report_says_what_student_code_ran_in() -> None:
     of = made()
     assert "student code ran" not in html.render(of)
     of.settings = msgspec.structs.replace(of.settings, sandbox=Sandbox("rlimits", "bubblewrap is <not> installed"))
-    said = "student code ran with limits, but could read this machine&#39;s files (rlimits): bubblewrap is &lt;not&gt; "
-    assert said in html.render(of)
+    expected = (
+        "student code ran with limits, but could read this machine&#39;s files (rlimits): bubblewrap is &lt;not&gt; "
+    )
+    assert expected in html.render(of)
 
 
 def test_every_other_format_says_it_too(
@@ -382,7 +384,7 @@ def test_every_other_format_says_it_too(
     ):  # fmt: skip
         main(["report", out, "--format", *more])
         shown = capsys.readouterr()
-        said = "student code ran in a sandbox (bwrap)"
+        expected = "student code ran in a sandbox (bwrap)"
         if more[0] == "github":
-            said = said.replace("(", "&#40;").replace(")", "&#41;")
-        assert said in (shown.err if more[0] in ("csv", "canvas", "moodle") else shown.out), more
+            expected = expected.replace("(", "&#40;").replace(")", "&#41;")
+        assert expected in (shown.err if more[0] in ("csv", "canvas", "moodle") else shown.out), more

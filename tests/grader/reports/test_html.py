@@ -1,4 +1,4 @@
-"""The class report in a real browser: what it shows, that nothing of a student's runs in it, that it loads nothing."""
+"""The class report in a real browser: what it shows, that no code of a student runs in it, and that it loads nothing."""
 
 from __future__ import annotations
 

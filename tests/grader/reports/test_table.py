@@ -1,4 +1,4 @@
-"""The table as people see it."""
+"""The report as a table on the terminal."""
 
 import msgspec
 

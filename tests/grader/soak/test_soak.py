@@ -1,4 +1,4 @@
-"""``raftgrade soak``: evidence that grows block by block, and what is said when something is wrong."""
+"""``raftgrade soak``: blocks, the log, messages, and watching processes."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_failures_are_told_and_it_goes_on(tmp_path: Path, capsys: pytest.Capture
     assert "FAILED: ada second@1 sim: expected one leader, saw none at seed 1 \\x1b[31m (raftlab replay" in printed.err
     assert "not judged: ada second@3 sim" in printed.err
     assert "24 (1 failed, 1 not judged)" in printed.out
-    told = lines(tmp_path / "out", "failures.jsonl")
-    assert [(line["test"], line["seed"], line["outcome"]) for line in told] == [
+    reported = lines(tmp_path / "out", "failures.jsonl")
+    assert [(line["test"], line["seed"], line["outcome"]) for line in reported] == [
         ("second", 1, "failed"),
         ("second", 3, "error"),
         ("fuzz_2A", 2, "failed"),
@@ -106,17 +106,17 @@ def test_traces_are_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(runner, "TRACE_QUOTA", 250)
     submission(tmp_path, "ada", {"trace": 100, **{f"second/{seed}": "fail" for seed in (5, 7, 8, 11, 13)}})
 
-    def kept() -> list[int]:
-        told = lines(tmp_path / "out", "failures.jsonl")
+    def traced_seeds() -> list[int]:
+        reported = lines(tmp_path / "out", "failures.jsonl")
         there = sorted(str(file) for file in (tmp_path / "out" / "traces" / "ada").iterdir())
-        assert there == sorted(str(tmp_path / line["trace"]) for line in told if line["trace"])
-        return [line["seed"] for line in told if line["trace"]]
+        assert there == sorted(str(tmp_path / line["trace"]) for line in reported if line["trace"])
+        return [line["seed"] for line in reported if line["trace"]]
 
     assert run("ada", "--passes", "12") == 1
-    assert kept() == [5, 7]
+    assert traced_seeds() == [5, 7]
     # The next one on the same folder finds what is there.
     assert run("ada", "--passes", "14") == 1
-    assert kept() == [5, 7]
+    assert traced_seeds() == [5, 7]
 
 
 def test_what_could_not_be_judged_is_no_success(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_who_does_not_come_to_a_lab(tmp_path: Path, capsys: pytest.CaptureFixtur
     submission(tmp_path, "bob", {"check": [2, '[{"text": "Raft has no method snapshot"}]']})
     submission(tmp_path, "cyd")
     assert run("ada", "bob", "--passes", "1") == 2
-    told = capsys.readouterr().err
-    assert "ada cannot do lab 2A, which is left out: its first test, first, failed with seeds 0 to 2" in told
-    assert "bob cannot do lab 2A, which is left out: Raft has no method snapshot" in told
-    assert told.endswith("raftgrade: nothing to run: no implementation can do lab 2A\n")
+    reported = capsys.readouterr().err
+    assert "ada cannot do lab 2A, which is left out: its first test, first, failed with seeds 0 to 2" in reported
+    assert "bob cannot do lab 2A, which is left out: Raft has no method snapshot" in reported
+    assert reported.endswith("raftgrade: nothing to run: no implementation can do lab 2A\n")
     assert run("ada", "cyd", "--passes", "1", "--no-fuzz") == 0
     assert stretches(tmp_path / "out") == [("cyd", [0, 1])]
 
@@ -150,8 +150,8 @@ def test_memory_that_grows_is_told(
     monkeypatch.setattr(process_monitor, "MemoryMonitor", MemoryMonitor)
     submission(tmp_path, "ada")
     assert run("ada", "--passes", "50", "--no-fuzz") == 0
-    told = capsys.readouterr().err
-    assert [line[10:] for line in told.splitlines() if "memory" in line] == [
+    reported = capsys.readouterr().err
+    assert [line[10:] for line in reported.splitlines() if "memory" in line] == [
         "memory grows: this soak held 115 MB, 55 MB more than before",
         "memory grows: this soak held 170 MB, 55 MB more than before",
     ]
@@ -227,9 +227,9 @@ def test_a_real_soak_beside_a_hog(
     words = ["--labs", "2A", "--network", "sim,rpyc", "--hog", "--passes", "1", "--sandbox", "none", "--out", "out"]
     before = process_monitor.descendants()
     assert main(["soak", str(SOLUTION.parent), *words], real) == 0, capsys.readouterr().err
-    told = {(line["kind"], line["network"], line["beside_hog"]): line for line in lines(tmp_path / "out")}
-    assert set(told) == {("suite", "sim", False), ("suite", "rpyc", True), ("fuzz", "sim", False)}
-    for line in told.values():
+    reported = {(line["kind"], line["network"], line["beside_hog"]): line for line in lines(tmp_path / "out")}
+    assert set(reported) == {("suite", "sim", False), ("suite", "rpyc", True), ("fuzz", "sim", False)}
+    for line in reported.values():
         assert (line["runs"], line["failures"], line["unjudged"], line["processes"]) == (1, 0, 0, 1)
         # A child is looked at now and then, and such a short one perhaps before it has loaded anything.
         assert line["memory_mb"]["own"] > 10
@@ -281,8 +281,8 @@ def test_hogs_go_with_us() -> None:
         "import os, signal; from raftgrade.soak import process_monitor as watch\n"
         "with watch.hogs(1) as running: print(*running, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    while Path(f"/proc/{int(told.stdout)}").exists():
+    reported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    while Path(f"/proc/{int(reported.stdout)}").exists():
         time.sleep(0.02)
 
 

@@ -52,12 +52,12 @@ def test_commands_are_understood(page: Path) -> None:
         for program, arguments in re.findall(r"^ *(?:\S*/)?(raftlab|raftgrade) (\S+ [^&|)]+)", line):
             words = shlex.split(arguments, comments=True)
             if "..." not in words:
-                (cli._parser() if program == "raftlab" else options.parser()).parse_args(words)
+                (cli.make_parser() if program == "raftlab" else options.parser()).parse_args(words)
 
 
 def test_every_command_and_folder_is_in_the_architecture() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    commands = [("raftlab", cli._parser()), ("raftgrade", options.parser())]
+    commands = [("raftlab", cli.make_parser()), ("raftgrade", options.parser())]
     for program, parser in commands:
         (actions,) = [action for action in parser._actions if action.dest == "command"]
         for command in actions.choices or ():

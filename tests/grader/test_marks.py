@@ -74,13 +74,13 @@ def test_points(text: str, runs: dict[str, str], earned: list[float]) -> None:
     assert points(alice(text, runs)) == pytest.approx(earned)
 
 
-def test_a_limit_says_so() -> None:
+def test_an_exceeded_limit_is_noted() -> None:
     assert alice("[limits]\nrpcs = 500\nkeep = 0.25", {}).tests[1].notes == [
         "expected at most 500 RPCs in 95 % of runs, saw 955: the test keeps 25% of its points"
     ]
 
 
-def test_a_lab_stays_shut_and_says_so() -> None:
+def test_a_lab_is_skipped_with_a_reason() -> None:
     text = "[labs.2B]\nneeds = ['2A']"
     submission = alice(text, {"second": "+++++++++-", "third": ""})
     assert [test.state for test in submission.tests] == ["judged", "judged", "skipped"]
@@ -98,7 +98,7 @@ def test_a_fault_of_the_machine_costs_nothing(rule: str, letters: str) -> None:
     assert points(alice(f"rule = '{rule}'", {"first": letters, "second": letters})) == [10, 5, 20]
 
 
-def test_what_could_mostly_not_be_judged_shuts_no_gate() -> None:
+def test_open_points_cause_no_lab_to_be_skipped() -> None:
     submission = alice("[labs.2B]\nneeds = ['2A']", {"second": "??????++++"})
     assert [test.state for test in submission.tests] == ["judged", "open", "judged"]
     assert (submission.points, submission.open_points, submission.final) == (30, 5, False)
@@ -106,7 +106,7 @@ def test_what_could_mostly_not_be_judged_shuts_no_gate() -> None:
     assert alice("", {"first@rpyc": "?"}).open_points == 10
 
 
-def test_a_sequential_tests_word_counts() -> None:
+def test_the_verdict_of_a_sequential_test_counts() -> None:
     until = Sequential(0.99, 0.90, 80)
     report = graded("", {"first": "+" * 32, "second": "+" * 16 + "-" + "+" * 47, "third": "+-+-++++"}, 80, until)
     (submission,) = report.submissions
@@ -118,17 +118,17 @@ def test_a_sequential_tests_word_counts() -> None:
     short = Sequential(0.99, 0.90, 20)
     (unsure,) = graded("", {"first": "+" * 20, "second": "+" * 19 + "-", "third": "+" * 20}, 20, short).submissions
     assert [test.networks[0].verdict for test in unsure.tests] == ["undecided"] * 3
-    assert points(unsure) == [10, 0, 20]  # what is likelier
+    assert points(unsure) == [10, 0, 20]  # by what is more likely
 
 
-def test_runs_of_before_that_nobody_asked_for_now_change_nothing() -> None:
+def test_earlier_runs_that_are_not_needed_now_change_nothing() -> None:
     until = Sequential(0.99, 0.90, 80)
     (submission,) = graded("", {"first": "--------++", "second": "+" * 40, "third": "+" * 33}, 80, until).submissions
     assert [test.networks[0].runs for test in submission.tests] == [8, 32, 32]
     assert [test.networks[0].done for test in submission.tests] == [8, 32, 32]
     assert (submission.state, points(submission)) == ("graded", [0, 5, 20])
-    shut = alice("[labs.2B]\nneeds = ['2A']", {"second": "+++++++++-", "third": "+++"})
-    assert (shut.state, shut.tests[2].state, shut.points) == ("graded", "skipped", 10)
+    skipped = alice("[labs.2B]\nneeds = ['2A']", {"second": "+++++++++-", "third": "+++"})
+    assert (skipped.state, skipped.tests[2].state, skipped.points) == ("graded", "skipped", 10)
 
 
 def test_late_marks_and_other_marks_for_the_same_runs() -> None:

@@ -58,11 +58,11 @@ class Schedule:
         }
         self._read_known = known
         self._known: dict[str, dict[Run, list[RunEntry]]] = {}  # of each submission in progress
-        self._running: dict[str, Job] = {}
-        self._unfinished: Counter[Part] = Counter()
+        self._running: dict[str, Job] = {}  # by id
+        self._unfinished: Counter[Part] = Counter()  # how many jobs of a lab are running
         self._unopened: dict[str, list[str]] = {each.name: list(plan.settings.labs) for each in plan.submissions}
         self._correction: Counter[str] = Counter()
-        self._decided: set[Part] = set()
+        self._decided: set[Part] = set()  # skipped labs and decided tests that are in the correction already
 
     def start(self, submission: str) -> list[Job]:
         """The first jobs of a submission."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from raftgrade.store import Store
 from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally, blank
 from raftlab.explain.failure import Failure, Rule
 from raftlab.sandbox.levels import Sandbox
+from tests.conftest import ROOT
 from tests.grader.fakes import record
 from tests.grader.test_marks import TESTS
 
@@ -205,6 +208,11 @@ def test_students_never_see_hidden_seeds() -> None:
     assert "at seed (hidden)" in gradescope.render(own)
     assert whole.settings.hidden == HIDDEN  # the instructor's own report is as it was
     assert gradescope.render(only(whole, "bob"), for_student=False) == gradescope.render(own)
+
+
+def test_the_autograder_installs_what_raftlab_depends_on() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {re.split("[<>=]", each)[0] for each in project["dependencies"]} == set(gradescope._PACKAGES)
 
 
 def test_the_autograders_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

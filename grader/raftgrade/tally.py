@@ -54,7 +54,7 @@ class PassedRun(NamedTuple):
     rpc_bytes: float
 
 
-class Runs:
+class RunCounter:
     """The finished runs of one test on one network. ``number`` is the place of its result in the submission."""
 
     def __init__(self, result: NetworkResult, number: int) -> None:
@@ -170,14 +170,14 @@ class Tally:
         self._trace_quotas: dict[str, TraceQuota] = {}  # of each submission in progress that has a failed run
         self.done = 0
         self.failed = 0
-        self._runs: dict[Key, Runs] = {}
+        self._counters: dict[Key, RunCounter] = {}
         self._refused: dict[str, RefusalEntry] = {}
         self._rules: dict[Rule, Rule] = {}
         self._stale = {submission.name for submission in plan.submissions}
         self._by_name = {submission.name: submission for submission in plan.submissions}
         for submission in plan.submissions:
             for number, (key, result) in enumerate(_results(submission)):
-                self._runs[key] = Runs(result, number)
+                self._counters[key] = RunCounter(result, number)
 
     def add(self, entry: Entry) -> bool:
         """Count ``entry``. Returns ``False`` if it does not count: it is not in the plan, or was counted already."""
@@ -188,38 +188,38 @@ class Tally:
             self._stale.add(entry.submission)
             return True
         record = entry.record
-        runs = self.runs(entry.submission, record.lab, record.test, record.network, record.seed)
-        if runs is None:
+        counter = self.counter(entry.submission, record.lab, record.test, record.network, record.seed)
+        if counter is None:
             return False
-        again = record.seed in runs.outcomes
-        if not runs.add(record, self._rules):
+        again = record.seed in counter.outcomes
+        if not counter.add(record, self._rules):
             return False
-        self._keep_trace(entry.submission, runs, record)
+        self._keep_trace(entry.submission, counter, record)
         self._stale.add(entry.submission)
         self.done += not again
         self.failed += record.outcome == "failed"
         return True
 
-    def _keep_trace(self, name: str, runs: Runs, record: Record) -> None:
+    def _keep_trace(self, name: str, counter: RunCounter, record: Record) -> None:
         """Add a trace to the quota; results forget the traces that were removed to make room."""
-        if self._make_trace_quota is None or not record.trace or record.seed not in runs.bad:
+        if self._make_trace_quota is None or not record.trace or record.seed not in counter.bad:
             return
         if name not in self._trace_quotas:
             self._trace_quotas[name] = self._make_trace_quota(self._by_name[name].slug)
-        removed = self._trace_quotas[name].took((record.seed - runs.result.seeds[0], runs.number), record.trace)
+        removed = self._trace_quotas[name].took((record.seed - counter.result.seeds[0], counter.number), record.trace)
         keys = [key for key, _ in _results(self._by_name[name])] if removed else []
         for seed, number in removed:
-            other = self._runs[keys[number]]
+            other = self._counters[keys[number]]
             bad = other.bad.get(seed + other.result.seeds[0])
             if bad is not None:  # a run that could not be judged at first may have passed since
                 bad.trace = ""
 
-    def runs(self, submission: str, lab: str, test: str, network: str, seed: int) -> Runs | None:
+    def counter(self, submission: str, lab: str, test: str, network: str, seed: int) -> RunCounter | None:
         """The counter that a run belongs to; ``None`` if the run is not in the plan, or its submission is finished."""
         for hidden in (False, True):
-            runs = self._runs.get((submission, lab, test, network, hidden))
-            if runs is not None and seed in range(*runs.result.seeds):
-                return runs
+            counter = self._counters.get((submission, lab, test, network, hidden))
+            if counter is not None and seed in range(*counter.result.seeds):
+                return counter
         return None
 
     def update_report(self, complete: bool, seconds: float) -> Report:
@@ -237,7 +237,7 @@ class Tally:
         submission = self.update(name)
         if submission.state == "graded" and not submission.errors:
             for key, _ in _results(submission):
-                self._runs.pop(key, None)
+                self._counters.pop(key, None)
             self._trace_quotas.pop(name, None)
             if self._spill is not None:
                 self._spill.put(submission)
@@ -261,11 +261,11 @@ class Tally:
     def _update_test(self, name: str, test: TestResult, settings: Settings) -> bool:
         advice: dict[str, None] = {}
         for result in test.networks:
-            runs = self._runs.get((name, test.lab, test.name, result.network, result.hidden))
-            if runs is None:
+            counter = self._counters.get((name, test.lab, test.name, result.network, result.hidden))
+            if counter is None:
                 return False
-            runs.update_result(settings.until)
-            advice |= dict.fromkeys(sorted(runs.advice, key=lambda line: (runs.advice[line], line)))
+            counter.update_result(settings.until)
+            advice |= dict.fromkeys(sorted(counter.advice, key=lambda line: (counter.advice[line], line)))
         test.advice = list(advice)[:MAX_ADVICE]
         return True
 

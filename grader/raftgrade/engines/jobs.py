@@ -127,16 +127,16 @@ def run_job(
     """
     runner = _JobRunner(job, commands, children, log, traces, on_record)
     stopped = not runner.work()
-    if runner.uneventful and all(record.outcome == "passed" for record in runner.got.values()):
+    if runner.uneventful and all(record.outcome == "passed" for record in runner.records.values()):
         _drop_log(log)
-    return JobResult(job.id, job.submission, list(runner.got.values()), stopped)
+    return JobResult(job.id, job.submission, list(runner.records.values()), stopped)
 
 
 class _JobRunner:
     """One job while it runs.
 
     Attributes:
-        got: the records so far.
+        records: those that have arrived, by run.
         uneventful: whether every process of the job exited normally and wrote only valid records.
     """
 
@@ -155,7 +155,7 @@ class _JobRunner:
         self.log = log
         self.traces = traces
         self.on_record = on_record
-        self.got: dict[Run, Record] = {}
+        self.records: dict[Run, Record] = {}
         self.uneventful = True
         self._wanted = set(job.runs)
         self._reported = 0
@@ -169,18 +169,18 @@ class _JobRunner:
         """Try until every run is accounted for. Returns ``False`` if everything was stopped before."""
         tests, seeds = self.job.tests, self.job.seeds
         while self._missing():
-            before = len(self.got)
+            before = len(self.records)
             ended = self._attempt(tests, seeds)
             if ended.how == "stopped":
                 return False
             attempted = [(test, seed) for test in tests for seed in range(*seeds)]
-            missing = [run for run in attempted if run not in self.got]
+            missing = [run for run in attempted if run not in self.records]
             if missing and self._end is not None:
                 self._never_reported(missing)
             elif missing and ended.how == "silent":
                 self._silent_at(missing[0])
             elif missing:
-                self._died_at(missing[0], ended, news=len(self.got) > before)
+                self._died_at(missing[0], ended, news=len(self.records) > before)
             tests, seeds = self._next_piece()
         return True
 
@@ -209,7 +209,7 @@ class _JobRunner:
             self._give_up([run], f"could not be judged: the job {ending} at this run, twice")
 
     def _missing(self) -> list[Run]:
-        return [run for run in self.job.runs if run not in self.got]
+        return [run for run in self.job.runs if run not in self.records]
 
     def _next_piece(self) -> tuple[list[str], tuple[int, int]]:
         """What the next process runs: the first test with missing runs, and its first unbroken range of their seeds."""
@@ -218,7 +218,7 @@ class _JobRunner:
             return [], (0, 0)
         test, first = missing[0]
         last = first
-        while (test, last + 1) in self._wanted and (test, last + 1) not in self.got:
+        while (test, last + 1) in self._wanted and (test, last + 1) not in self.records:
             last += 1
         return [test], (first, last + 1)
 
@@ -259,13 +259,13 @@ class _JobRunner:
             self._garbage += 1
             return False
         self._reported += 1
-        if run in self.got:  # the first outcome stands: a rerun must not hide a failure
+        if run in self.records:  # the first outcome stands: a rerun must not hide a failure
             return False
         self._keep(item)
         return True
 
     def _keep(self, record: Record) -> None:
-        self.got[record.test, record.seed] = record
+        self.records[record.test, record.seed] = record
         if self.on_record is not None:
             self.on_record(record)
 

@@ -190,10 +190,10 @@ class Schedule:
         first = self._settings.seed
         undecided: dict[tuple[int, int], list[str]] = {}
         for name in self._names(lab, "sim"):
-            runs = self._tally.runs(submission, lab, name, "sim", first)
-            if runs is None:
+            counter = self._tally.counter(submission, lab, name, "sim", first)
+            if counter is None:
                 continue  # this submission is finished
-            needed, verdict = runs_needed(runs.outcomes, first, until)
+            needed, verdict = runs_needed(counter.outcomes, first, until)
             if verdict is None:
                 # One batch at a time: the seeds before have been tried. Runs that are known drop out in _start_jobs.
                 undecided.setdefault((first + max(0, needed - BATCH), first + needed), []).append(name)
@@ -229,9 +229,9 @@ class Schedule:
                     self._correction[job.network] += 1
 
     def _has(self, job: Job, run: tuple[str, int]) -> bool:
-        runs = self._tally.runs(job.submission, job.lab, run[0], job.network, run[1])
+        counter = self._tally.counter(job.submission, job.lab, run[0], job.network, run[1])
         # Without a counter, the submission is finished, and the run is not needed.
-        return runs is None or runs.outcomes.get(run[1], "error") != "error"
+        return counter is None or counter.outcomes.get(run[1], "error") != "error"
 
 
 def _place(entry: RunEntry) -> Run:

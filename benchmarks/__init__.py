@@ -1,5 +1,5 @@
 """Benchmarks, run by hand and never in CI.
 
-They print figures and assert almost nothing, because figures depend on the machine and on what else it does:
-``python -m pytest -n 0 -s benchmarks``. :mod:`benchmarks.page` measures and writes ``handouts/benchmarks.md``.
+They print numbers and assert almost nothing, because the numbers depend on the machine and its load:
+``python -m pytest -n 0 -s benchmarks``. :mod:`benchmarks.page` runs them all and writes ``handouts/benchmarks.md``.
 """

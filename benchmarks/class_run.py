@@ -2,15 +2,15 @@
 
     python -m benchmarks.class_run --submissions 60 --runs 20
 
-This makes a class of correct Rafts, known bugs, unfinished and broken files, and grades all of its labs in the simulator.
-The grader is killed (SIGKILL) when the share ``--kill-at`` of its runs is done, and started again on the same folder. Then
-another grading, with another number of jobs, is left alone. No finished result may be lost or made twice, and both reports
-must say the same. Memory and processor use are measured meanwhile. The exit code is 1 if something is wrong.
+This generates a class of correct Rafts, known bugs, unfinished and broken files, and grades all labs in the simulator. The
+grader is killed (SIGKILL) when a share ``--kill-at`` of its runs is done, and started again on the same folder. Then a
+second grading run, with a different number of jobs, is left undisturbed. No finished run may be lost or repeated, and both
+reports must be the same. Memory and processor use are measured throughout. The exit code is 1 if something is wrong.
 
-At full size this takes some hours on two processors. With ``--out DIR`` it continues where it was stopped: the killed
-grading may be killed once more, and the undisturbed one starts again unless it had finished. To make the two on different
-machines, use ``--half killed`` and ``--half undisturbed``: each prints the SHA-256 of its report and of its marks, which are
-equal for the same class, raftlab and Python.
+At full size this takes some hours on two processors. With ``--out DIR``, a later call continues where this one stopped: the
+interrupted grading run may be killed once more, and the undisturbed one starts from the beginning unless it had finished.
+To do the two on different machines, use ``--half killed`` and ``--half undisturbed``: each prints the SHA-256 of its report
+and of its marks, which are equal for the same class, raftlab and Python.
 """
 
 from __future__ import annotations
@@ -43,30 +43,31 @@ from tests.conftest import ROOT, SKELETON, SOLUTION
 SAMPLE_S = 1.0  # seconds between two measurements of memory and processors
 RECORDS = "records.jsonl"
 RUN = b'"kind":"run"'
-TIMINGS = ("wall_s", "cpu_s", "run_cpu_s")  # of a test on a network: different each time
-KINDS = (  # of the first twelve submissions, then again from the beginning
+TIMINGS = ("wall_s", "cpu_s", "run_cpu_s")  # fields of a report that differ each time
+KINDS = (  # the kinds of the first twelve submissions; they repeat after that
     *("correct", "unfinished", "unfinished", "broken", "unfinished", "nothing"),
     *("bug", "unfinished", "unfinished", "unfinished", "unfinished", "broken"),
 )
-NEXT_LAB = ("2B", "2C", "2B", "2C", "2D")  # of unfinished submissions, as in the weeks of labs 2B and 2C
+# The first lab that an unfinished submission lacks, in turn: as in the weeks of labs 2B and 2C.
+NEXT_LAB = ("2B", "2C", "2B", "2C", "2D")
 BROKEN = {
     "no-syntax": "class Raft\n",
     "no-class": "print('hello')\n",
-    "leaves-at-once": "import os\nos._exit(0)\n",
+    "exits-at-once": "import os\nos._exit(0)\n",
     "raises": "class Raft:\n    def __init__(self, *given): raise ValueError('not yet')\n",
 }
 
 
 def make_class(folder: Path, number: int) -> None:
-    """Make ``number`` submissions. Of each twelve, one is correct, one has a known bug, eight lack most or all labs, and two
-    are broken."""
+    """Generate ``number`` submissions. In each dozen, one is correct, one has a known bug, eight lack most or all labs, and
+    two are broken."""
     reference = SOLUTION.read_text()
-    # From the whole bank and not only its first labs; in the whole reference, so that every lab is run.
-    bugs = [text for bug in bug_bank.read(ROOT / "tests").bugs if (text := _in_whole_reference(bug, reference))]
-    wanted = -(-number // 12)
+    # Spread over the whole bank, not only its first labs, and put into the complete reference, so that every lab is run.
+    bugs = [text for bug in bug_bank.read(ROOT / "tests").bugs if (text := _in_complete_reference(bug, reference))]
+    dozens = -(-number // 12)
     correct = itertools.cycle([SOLUTION, *sorted((ROOT / "tests" / "correct").glob("whole_*/raft.py"))])
     texts = {
-        "bug": itertools.cycle([bugs[place * len(bugs) // wanted] for place in range(wanted)]),
+        "bug": itertools.cycle([bugs[dozen * len(bugs) // dozens] for dozen in range(dozens)]),
         "unfinished": itertools.cycle([skeleton.generate(reference, lab) for lab in NEXT_LAB]),
         "nothing": itertools.repeat(SKELETON.read_text()),
         "broken": itertools.cycle(BROKEN.values()),
@@ -83,11 +84,11 @@ def make_class(folder: Path, number: int) -> None:
 
 def kinds(number: int) -> dict[str, str]:
     """The names of ``number`` submissions, and the kind of each."""
-    return {f"s{place:03d}": KINDS[place % len(KINDS)] for place in range(number)}
+    return {f"s{index:03d}": KINDS[index % len(KINDS)] for index in range(number)}
 
 
-def _in_whole_reference(bug: bug_bank.Bug, reference: str) -> str | None:
-    """The whole reference with the bug in it; ``None`` if later labs have changed those lines."""
+def _in_complete_reference(bug: bug_bank.Bug, reference: str) -> str | None:
+    """The reference with all labs and the bug; ``None`` if later labs have changed those lines."""
     try:
         return replace(bug, before="").apply_to(reference)
     except bug_bank.BadBank:
@@ -96,43 +97,45 @@ def _in_whole_reference(bug: bug_bank.Bug, reference: str) -> str | None:
 
 @dataclass
 class Usage:
-    """What a grader and its descendants used: memory in MB, and shares of the processors."""
+    """Resources that a grader and its descendants used: memory in MB, and shares of the processors."""
 
-    # Of the grader itself: seconds since the start, and MB.
+    # The grader's own memory: seconds since the start, and MB.
     memory: list[tuple[float, float]] = field(default_factory=list)
-    peak_together: float = 0.0  # the largest sum over all processes at a time
+    peak_together: float = 0.0  # the peak of the sum over all processes
     busy: list[float] = field(default_factory=list)  # share of the machine's processors in use, one value per sample
     killed: bool = False
-    left: list[int] = field(default_factory=list)  # processes that still existed some seconds after the grader ended
+    leftover: list[int] = field(
+        default_factory=list
+    )  # processes that still existed some seconds after the grader ended
 
     def early_and_final_memory(self) -> tuple[float, float]:
-        """The grader's memory in MB after a tenth of its time, and at the end."""
+        """The grader's memory in MB after a tenth of its running time, and at the end."""
         return self.memory[len(self.memory) // 10][1], self.memory[-1][1]
 
 
 def processor_jiffies() -> tuple[float, float]:
-    """Jiffies of all processors since the machine started: busy ones, and all."""
-    figures = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))
-    return sum(figures) - figures[3] - figures[4], sum(figures)
+    """Busy jiffies and all jiffies since the machine started, added up over all processors."""
+    jiffies = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))
+    return sum(jiffies) - jiffies[3] - jiffies[4], sum(jiffies)
 
 
 def recorded_runs(records: Path) -> Counter[tuple[Any, ...]]:
-    """Which runs a file of records has, and how often."""
-    found: Counter[tuple[Any, ...]] = Counter()
+    """The runs in a file of records, and how often each occurs."""
+    counts: Counter[tuple[Any, ...]] = Counter()
     with records.open("rb") as file:
         for line in file:
             try:
-                made = json.loads(line)
+                entry = json.loads(line)
             except ValueError:
                 continue  # the kill cut this line short
-            if made["kind"] == "run":
-                run = made["record"]
-                found[made["submission"], run["lab"], run["test"], run["network"], run["seed"]] += 1
-    return found
+            if entry["kind"] == "run":
+                run = entry["record"]
+                counts[entry["submission"], run["lab"], run["test"], run["network"], run["seed"]] += 1
+    return counts
 
 
 class RunCounter:
-    """Counts the runs in a growing file of records; reads only what is new."""
+    """Counts the runs in a growing file of records, reading only what was added since the last call."""
 
     def __init__(self, records: Path) -> None:
         self._records, self._offset, self._runs = records, 0, 0
@@ -142,14 +145,14 @@ class RunCounter:
             with self._records.open("rb") as file:
                 file.seek(self._offset)
                 new = file.read()
-            whole = new.rfind(b"\n") + 1
-            self._offset += whole
-            self._runs += new[:whole].count(RUN)
+            end = new.rfind(b"\n") + 1  # the last line may be incomplete
+            self._offset += end
+            self._runs += new[:end].count(RUN)
         return self._runs
 
 
 def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = None) -> Usage:
-    """One `raftgrade run`, killed when ``kill_at`` runs are done."""
+    """Run ``raftgrade run`` once. Kill it when ``kill_at`` runs are done."""
     command = [sys.executable, "-m", "raftgrade", "run", str(folder), "--network", "sim", "--runs", str(runs)]
     command += ["--jobs", str(jobs), "--out", str(out)]
     usage, counter = Usage(), RunCounter(out / RECORDS)
@@ -160,12 +163,12 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
         try:
             while process.poll() is None:
                 time.sleep(SAMPLE_S)
-                below = process_monitor.descendants() - known
-                # Processes whose job has ended become our children: more than a thousand dead ones in an hour.
-                process_monitor.reap(below - {process.pid})
-                held = {pid: process_monitor.megabytes(pid, "VmRSS") for pid in below}
-                usage.memory.append((time.monotonic() - began, held.get(process.pid, 0.0)))
-                usage.peak_together = max(usage.peak_together, sum(held.values()))
+                descendants = process_monitor.descendants() - known
+                # Processes whose job has ended become our children: more than a thousand zombies per hour.
+                process_monitor.reap(descendants - {process.pid})
+                memory = {pid: process_monitor.megabytes(pid, "VmRSS") for pid in descendants}
+                usage.memory.append((time.monotonic() - began, memory.get(process.pid, 0.0)))
+                usage.peak_together = max(usage.peak_together, sum(memory.values()))
                 (before, all_before), (used, all_) = (used, all_), processor_jiffies()
                 usage.busy.append((used - before) / max(1, all_ - all_before))
                 if kill_at is not None and counter.now() >= kill_at:
@@ -176,13 +179,13 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     usage.memory = [each for each in usage.memory if each[1]] or [(0.0, 0.0)]
-    usage.left = process_monitor.leftover_processes(known)
+    usage.leftover = process_monitor.leftover_processes(known)
     return usage
 
 
 def verdicts(out: Path) -> Any:
-    """What a report says apart from real times and places. It must not depend on when, where and in what order the runs
-    were made: points, outcomes, virtual times, RPCs, bytes, failures with their events, commands."""
+    """The contents of a report without real times and paths: points, outcomes, virtual times, RPCs, bytes, failures with
+    their events, commands. They must not depend on when, where and in what order the runs took place."""
     report = json.loads((out / "report.json").read_text())
     assert report["complete"], out
     for submission in report["submissions"]:
@@ -197,16 +200,15 @@ def verdicts(out: Path) -> Any:
     return report["submissions"]
 
 
-def printed(name: str, usage: Usage) -> Usage:
-    first, last = usage.early_and_final_memory()
+def print_usage(name: str, usage: Usage) -> None:
+    early, final = usage.early_and_final_memory()
     share = sum(usage.busy) / max(1, len(usage.busy))
     print(
-        f"  {name}: {usage.memory[-1][0]:.0f} s; the grader held {first:.0f} MB after a tenth of that, {last:.0f} MB at"
+        f"  {name}: {usage.memory[-1][0]:.0f} s; the grader used {early:.0f} MB after a tenth of that, {final:.0f} MB at"
         f" the end and {max(size for _, size in usage.memory):.0f} MB at most; all processes together"
-        f" {usage.peak_together:.0f} MB at most; the processors were {share:.0%} in use",
+        f" {usage.peak_together:.0f} MB at most; the processors were {share:.0%} busy",
         flush=True,
     )
-    return usage
 
 
 def marks(out: Path) -> bytes:
@@ -215,61 +217,66 @@ def marks(out: Path) -> bytes:
 
 
 def count_errors(out: Path, usages: list[Usage], number: int) -> int:
-    """Print the result of a finished grading. Returns how many things are wrong with it."""
-    made, found = recorded_runs(out / RECORDS), verdicts(out)
-    states = Counter(each["state"] for each in found)
-    clean = {each["name"] for each in found if each["state"] == "graded" and each["points"] == each["max_points"]}
+    """Print the result of a finished grading run. Returns the number of errors found in it."""
+    runs, submissions = recorded_runs(out / RECORDS), verdicts(out)
+    states = Counter(each["state"] for each in submissions)
+    full_marks = {
+        each["name"] for each in submissions if each["state"] == "graded" and each["points"] == each["max_points"]
+    }
     correct = {name for name, kind in kinds(number).items() if kind == "correct"}
-    twice = sum(times > 1 for times in made.values())
-    left = sum(len(each.left) for each in usages)
-    verdict_text = json.dumps(found, sort_keys=True).encode()
-    print(f"  {made.total()} runs, made twice: {twice}, processes left over: {left}")
-    correct_and_clean = f"{len(clean & correct)} of {len(correct)} correct ones"
-    print(f"  submissions: {dict(states)}, {len(clean)} clean, among them {correct_and_clean}")
-    print(f"  the report is {hashlib.sha256(verdict_text).hexdigest()}, the marks are ", end="")
+    repeated = sum(times > 1 for times in runs.values())
+    leftover = sum(len(each.leftover) for each in usages)
+    verdict_text = json.dumps(submissions, sort_keys=True).encode()
+    print(f"  {runs.total()} runs; repeated: {repeated}; processes left over: {leftover}")
+    correct_with_full_marks = f"{len(full_marks & correct)} of the {len(correct)} correct ones"
+    print(f"  submissions: {dict(states)}; {len(full_marks)} have full marks, including {correct_with_full_marks}")
+    print(f"  SHA-256 of the report: {hashlib.sha256(verdict_text).hexdigest()}, of the marks: ", end="")
     print(hashlib.sha256(marks(out)).hexdigest(), flush=True)
-    return (not correct <= clean) + bool(twice) + bool(left)
+    return (not correct <= full_marks) + bool(repeated) + bool(leftover)
 
 
-def killed_half(folder: Path, home: Path, asked: argparse.Namespace) -> int:
-    """Grade with a SIGKILL in the middle, then to the end. Returns how many things are wrong."""
+def killed_half(folder: Path, home: Path, options: argparse.Namespace) -> int:
+    """Grade with a SIGKILL in the middle, then to the end. Returns the number of errors."""
     out, at_kill = home / "killed", home / f"killed.{RECORDS}"
     usages = []
     if not at_kill.exists():
         tests = sum("sim" in test.networks for lab in labs.LABS for test in catalogue.tests(lab))
-        kill_at = int(asked.kill_at * asked.submissions * tests * asked.runs)
-        usages.append(printed("until killed", grade(folder, out, asked.runs, asked.jobs, kill_at)))
+        kill_at = int(options.kill_at * options.submissions * tests * options.runs)
+        usages.append(grade(folder, out, options.runs, options.jobs, kill_at))
+        print_usage("until killed", usages[-1])
         if not usages[-1].killed:
             sys.exit("all runs were done before the kill; use a smaller --kill-at")
-        # A copy of that moment: later records must contain all of it.
+        # Copy the records as they are now: the final ones must contain all of them.
         copied = shutil.copyfile(out / RECORDS, home / "copy")
         os.replace(copied, at_kill)
-    usages.append(printed("and the rest", grade(folder, out, asked.runs, asked.jobs)))
+    usages.append(grade(folder, out, options.runs, options.jobs))
+    print_usage("after the kill", usages[-1])
     before = recorded_runs(at_kill)
     lost = before - recorded_runs(out / RECORDS)
-    print(f"  {before.total()} runs were done when it was killed; lost: {lost.total()}")
-    return count_errors(out, usages, asked.submissions) + bool(lost)
+    print(f"  {before.total()} runs were done when the grader was killed; lost: {lost.total()}")
+    return count_errors(out, usages, options.submissions) + bool(lost)
 
 
-def undisturbed_half(folder: Path, home: Path, asked: argparse.Namespace) -> int:
-    """Grade with another number of jobs, undisturbed. Returns how many things are wrong."""
-    out, whole = home / "alone", home / "alone.whole"
+def undisturbed_half(folder: Path, home: Path, options: argparse.Namespace) -> int:
+    """Grade undisturbed, with a different number of jobs. Returns the number of errors."""
+    out, finished = home / "alone", home / "alone.whole"
     usages = []
-    if not whole.exists():
+    if not finished.exists():
         shutil.rmtree(out, ignore_errors=True)
-        usages.append(printed("undisturbed", grade(folder, out, asked.runs, asked.jobs + 1)))
-        whole.touch()
-    return count_errors(out, usages, asked.submissions)
+        usages.append(grade(folder, out, options.runs, options.jobs + 1))
+        print_usage("undisturbed", usages[-1])
+        finished.touch()
+    return count_errors(out, usages, options.submissions)
 
 
-def compared(first: Path, second: Path) -> int:
-    """Compare the two gradings. Returns how many differences there are."""
-    only_one = len(set(recorded_runs(first / RECORDS)) ^ set(recorded_runs(second / RECORDS)))
+def count_differences(first: Path, second: Path) -> int:
+    """Compare the two grading runs. Returns the number of differences."""
+    unmatched = len(set(recorded_runs(first / RECORDS)) ^ set(recorded_runs(second / RECORDS)))
     same, same_marks = verdicts(first) == verdicts(second), marks(first) == marks(second)
-    print(f"  runs that only one of them made: {only_one}")
+    print(f"  runs that only one of them has: {unmatched}")
     print(f"  the reports are {'the same' if same else 'DIFFERENT'}")
-    print(f"  the marks are {'byte for byte the same' if same_marks else 'DIFFERENT'}")
-    return bool(only_one) + (not same) + (not same_marks)
+    print(f"  the marks are {'identical byte for byte' if same_marks else 'DIFFERENT'}")
+    return bool(unmatched) + (not same) + (not same_marks)
 
 
 def main() -> int:
@@ -281,32 +288,32 @@ def main() -> int:
         "--kill-at",
         type=float,
         default=0.4,
-        help="kill when this share of all runs is done (refused submissions have no runs)",
+        help="kill when this share of all runs is done (rejected submissions have no runs)",
     )
     parser.add_argument(
-        "--out", type=Path, help="keep everything in this folder, and continue what an earlier call has begun there"
+        "--out", type=Path, help="keep everything in this folder, and continue what an earlier call started there"
     )
     parser.add_argument(
-        "--half", choices=["both", "killed", "undisturbed"], default="both", help="make only one of the two gradings"
+        "--half", choices=["both", "killed", "undisturbed"], default="both", help="do only one of the two grading runs"
     )
-    asked = parser.parse_args()
-    wrong = 0
+    options = parser.parse_args()
+    errors = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(process_monitor.adopt_orphans())
-        home = asked.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raftlab-class-")))
+        home = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raftlab-class-")))
         folder = home / "class"
         if not folder.exists():
             folder.mkdir(parents=True)
-            make_class(folder, asked.submissions)
-        if (there := len(list(folder.iterdir()))) != asked.submissions:
-            parser.error(f"{folder} has {there} submissions, not {asked.submissions}")
-        if asked.half != "undisturbed":
-            wrong += killed_half(folder, home, asked)
-        if asked.half != "killed":
-            wrong += undisturbed_half(folder, home, asked)
-        if asked.half == "both":
-            wrong += compared(home / "killed", home / "alone")
-    return int(bool(wrong))
+            make_class(folder, options.submissions)
+        if (existing := len(list(folder.iterdir()))) != options.submissions:
+            parser.error(f"{folder} has {existing} submissions, not {options.submissions}")
+        if options.half != "undisturbed":
+            errors += killed_half(folder, home, options)
+        if options.half != "killed":
+            errors += undisturbed_half(folder, home, options)
+        if options.half == "both":
+            errors += count_differences(home / "killed", home / "alone")
+    return int(bool(errors))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The measurements of the benchmarks page: clusters of several sizes, long logs, and whole gradings of the reference.
+"""The measurements of the benchmarks page: clusters of several sizes, long logs, and grading runs of the reference.
 
-CPU seconds are those of judge and host together; virtual seconds are those of the simulator's clock.
+CPU seconds are those of judge and host together; virtual seconds are on the simulator's clock.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from raftlab.worlds.host_process import WarmHost, cpu_seconds
 from raftlab.worlds.sim_world import ForkedHost, SimWorld
 from tests.conftest import ROOT
 
-PROPOSED_TOGETHER = 100  # commands that a leader gets at the same moment
+PROPOSED_TOGETHER = 100  # commands that are proposed to a leader at the same moment
 ENTRIES_PER_MESSAGE = 1000  # in an AppendEntries of the leader that the benchmark plays
 SNAPSHOT_EVERY = 100  # entries
-PATIENCE = 20.0  # virtual seconds until entries must be applied
+APPLY_TIMEOUT = 20.0  # virtual seconds within which entries must be applied
 
 
 class RunningCluster:
-    """A cluster in sim, and what it has cost so far."""
+    """A cluster in sim, and the CPU time and memory that it has used so far."""
 
     def __init__(self, cluster: Cluster, pid: int) -> None:
         self.cluster = cluster
@@ -76,11 +76,11 @@ def running_cluster(
 
 @dataclass(frozen=True)
 class Servers:
-    """What a command costs: commands one after the other, each applied by every server before the next."""
+    """The average cost of a command, if every server applies it before the next one is proposed."""
 
     servers: int
     elect_s: float
-    """Virtual seconds until the first leader was found (the test looks every 0.15 s)."""
+    """Virtual seconds until the benchmark saw the first leader (it checks every 0.15 s)."""
     cpu_ms: float
     virtual_ms: float
     rpcs: float
@@ -113,8 +113,8 @@ class WrittenLog:
 def write_through_leader(
     host: WarmHost, entries: int, snapshots: bool, preempt: bool = False, seed: int = 0
 ) -> WrittenLog:
-    """Give commands to the leader of three servers, :data:`PROPOSED_TOGETHER` at a time, until all servers have applied
-    ``entries`` of them or the leader has lost its office."""
+    """Propose commands to the leader of three servers, :data:`PROPOSED_TOGETHER` at a time, until all servers have applied
+    ``entries`` of them or the leader has been replaced."""
     with running_cluster(host, "2D" if snapshots else "2B", 3, preempt, seed=seed) as running:
         c = running.cluster
         if snapshots:
@@ -125,7 +125,7 @@ def write_through_leader(
         while reached < entries:
             proposed = c.propose_together(leader, range(reached, reached + PROPOSED_TOGETHER))
             last = max(index for index, _, _ in proposed)
-            if not c.wait_for(PATIENCE, lambda at=last: c.committed(at)[0] == 3):  # type: ignore[misc]
+            if not c.wait_for(APPLY_TIMEOUT, lambda at=last: c.committed(at)[0] == 3):  # type: ignore[misc]
                 break
             reached = last
         return WrittenLog(reached, running.cpu() - cpu, c.now - now)
@@ -151,9 +151,9 @@ def receive_log(host: WarmHost, entries: int) -> ReceivedLog:
 
         def send(term: int, prev: int, last: int, commit: int) -> None:
             new = [{"term": 1000, "command": index} for index in range(prev + 1, last + 1)]
-            before = 1000 if prev else 0
-            where = {"prev_log_index": prev, "prev_log_term": before, "entries": new, "leader_commit": commit}
-            reply = c.scripted_server(1).ask(0, "append_entries", term=term, leader_id=1, **where)
+            prev_term = 1000 if prev else 0
+            fields = {"prev_log_index": prev, "prev_log_term": prev_term, "entries": new, "leader_commit": commit}
+            reply = c.scripted_server(1).ask(0, "append_entries", term=term, leader_id=1, **fields)
             assert reply["success"], reply
 
         steps = [running.cpu()]
@@ -163,9 +163,9 @@ def receive_log(host: WarmHost, entries: int) -> ReceivedLog:
         stored = len(c.server_state(0).state) / 1000
         c.restart(0)
         steps.append(running.cpu())
-        # It has the log but does not know the commit index. This message has it, so the server applies everything at once.
+        # The server has its log but no longer knows the commit index. This message tells it, so it applies everything.
         send(2000, entries, entries, entries)
-        assert c.wait_for(PATIENCE, lambda: c.committed(entries)[0] == 1)
+        assert c.wait_for(APPLY_TIMEOUT, lambda: c.committed(entries)[0] == 1)
         steps.append(running.cpu())
         c.call_snapshot(0, entries)
         steps.append(running.cpu())
@@ -174,20 +174,20 @@ def receive_log(host: WarmHost, entries: int) -> ReceivedLog:
 
 
 def all_cpu_seconds() -> float:
-    """CPU seconds so far of this process and of all its descendants that have ended."""
+    """CPU seconds used so far by this process and by all its descendants that have ended."""
     both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-# --- whole gradings ------------------------------------------------------------------------------------------------
+# --- grading runs --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Grading:
-    """One ``raftgrade run solutions``.
+    """Measurements of one ``raftgrade run solutions``.
 
-    ``runs`` and ``run_cpu`` (seconds) are by lab and network. ``cpu_s`` is that of all processes, except that processes
-    inside bubblewrap do not show up in it.
+    ``runs`` and ``run_cpu`` (seconds) are by lab and network. ``cpu_s`` is that of all processes, without those inside
+    bubblewrap.
     """
 
     command: str
@@ -199,9 +199,9 @@ class Grading:
     bad: int
 
 
-def grade(folder: Path, words: list[str]) -> Grading:
-    """Grade the reference with ``raftgrade run solutions`` and ``words``; the report goes into ``folder``."""
-    command = [sys.executable, "-m", "raftgrade", "run", str(ROOT / "solutions"), *words, "--out", str(folder)]
+def grade(folder: Path, options: list[str]) -> Grading:
+    """Grade the reference with ``raftgrade run solutions`` and ``options``; the report goes into ``folder``."""
+    command = [sys.executable, "-m", "raftgrade", "run", str(ROOT / "solutions"), *options, "--out", str(folder)]
     with process_monitor.adopt_orphans():
         known = process_monitor.descendants()
         wall, cpu = time.monotonic(), all_cpu_seconds()
@@ -209,9 +209,8 @@ def grade(folder: Path, words: list[str]) -> Grading:
             command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"}
         )
         wall = time.monotonic() - wall
-        process_monitor.leftover_processes(
-            known
-        )  # waits for processes that outlived their parent, so that they are counted too
+        # Waits for processes that outlived their parent, so that they are counted too.
+        process_monitor.leftover_processes(known)
         cpu = all_cpu_seconds() - cpu
     if done.returncode not in (0, 1, 2) or not (folder / "records.jsonl").exists():
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
@@ -219,13 +218,13 @@ def grade(folder: Path, words: list[str]) -> Grading:
         json.loads(line)["record"] for line in (folder / "records.jsonl").read_text().splitlines() if '"record"' in line
     ]
     runs: dict[tuple[str, str], int] = {}
-    spent: dict[tuple[str, str], float] = {}
-    names: dict[str, set[str]] = {}
+    run_cpu: dict[tuple[str, str], float] = {}
+    tests: dict[str, set[str]] = {}
     for record in records:
         key = (record["lab"], record["network"])
         runs[key] = runs.get(key, 0) + 1
-        spent[key] = spent.get(key, 0.0) + record["cpu_s"]
-        names.setdefault(record["lab"], set()).add(record["test"])
-    shown = " ".join(["raftgrade run solutions", *words])
+        run_cpu[key] = run_cpu.get(key, 0.0) + record["cpu_s"]
+        tests.setdefault(record["lab"], set()).add(record["test"])
+    shown = " ".join(["raftgrade run solutions", *options])
     bad = sum(record["outcome"] != "passed" for record in records)
-    return Grading(shown, wall, cpu, runs, spent, {lab: len(tests) for lab, tests in names.items()}, bad)
+    return Grading(shown, wall, cpu, runs, run_cpu, {lab: len(names) for lab, names in tests.items()}, bad)

@@ -1,6 +1,6 @@
-"""Line and bar plots as SVG, with units on the axes and text that can be selected.
+"""Line and bar plots as SVG, with units on the axes and selectable text.
 
-Each plot has its own background, light or dark as the viewer prefers.
+Each plot draws its own background, light or dark according to the viewer's preference.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 680, 380
-LEFT, RIGHT, TOP, BOTTOM = 78, 150, 44, 58  # margins, in pixels as all sizes here
-_GAP = 15.0  # the least distance between two labels, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 78, 150, 44, 58  # margins; like all sizes here, in pixels
+_GAP = 15.0  # the minimum distance between two labels
 _STYLE = """\
-.ground{fill:#ffffff}.axis{stroke:#57606a;stroke-width:1}.grid{stroke:#d8dee4;stroke-width:1}
+.background{fill:#ffffff}.axis{stroke:#57606a;stroke-width:1}.grid{stroke:#d8dee4;stroke-width:1}
 text{font:12px system-ui,sans-serif;fill:#24292f}.title{font-size:14px;font-weight:600}.unit{fill:#57606a}
 .line{fill:none;stroke-width:2}.s0{stroke:#0969da}.s1{stroke:#bc4c00}.s2{stroke:#1a7f37}.s3{stroke:#8250df}
 .d0,.b0{fill:#0969da}.d1,.b1{fill:#bc4c00}.d2,.b2{fill:#1a7f37}.d3,.b3{fill:#8250df}
-@media (prefers-color-scheme:dark){.ground{fill:#0d1117}.axis{stroke:#8b949e}.grid{stroke:#30363d}text{fill:#e6edf3}
+@media (prefers-color-scheme:dark){.background{fill:#0d1117}.axis{stroke:#8b949e}.grid{stroke:#30363d}text{fill:#e6edf3}
 .unit{fill:#9da7b3}.s0{stroke:#58a6ff}.s1{stroke:#f0883e}.s2{stroke:#3fb950}.s3{stroke:#bc8cff}
 .d0,.b0{fill:#58a6ff}.d1,.b1{fill:#f0883e}.d2,.b2{fill:#3fb950}.d3,.b3{fill:#bc8cff}}"""
 
@@ -53,23 +53,23 @@ class Lines:
         page.line("axis", LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM)
         page.line("axis", LEFT, TOP, LEFT, HEIGHT - BOTTOM)
         page.units(self.x_unit, self.y_unit)
-        for place, (_, row) in enumerate(self.series):
+        for index, (_, row) in enumerate(self.series):
             path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in row)
-            page.add(f'<polyline class="line s{place}" points="{path}"/>')
+            page.add(f'<polyline class="line s{index}" points="{path}"/>')
             for x, y in row:
-                page.add(f'<circle class="d{place}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="3.5"/>')
-        ends = [(up(row[-1][1]), place) for place, (_, row) in enumerate(self.series)]
+                page.add(f'<circle class="d{index}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="3.5"/>')
+        ends = [(up(row[-1][1]), index) for index, (_, row) in enumerate(self.series)]
         lowest = -math.inf
-        for y, place in sorted(ends):
+        for y, index in sorted(ends):
             lowest = max(y, lowest + _GAP)
-            name, row = self.series[place]
+            name, row = self.series[index]
             page.text(across(row[-1][0]) + 9, lowest + 4, name, "start")
         return page.svg()
 
 
 @dataclass(frozen=True)
 class Bars:
-    """One horizontal bar per name, divided into the parts that ``parts`` names."""
+    """Horizontal bars, each labelled with its name and divided into ``parts``."""
 
     title: str
     unit: str
@@ -86,14 +86,14 @@ class Bars:
         for row, (name, values) in enumerate(self.bars):
             y, so_far = TOP + height * row, 0.0
             page.text(LEFT - 8, y + height / 2 + 4, name, "end")
-            for place, value in enumerate(values):
+            for index, value in enumerate(values):
                 x, end = across(so_far), across(so_far + value)
-                page.add(f'<rect class="b{place}" x="{x:.1f}" y="{y + height * 0.15:.1f}" width="{max(0.0, end - x):.1f}" height="{height * 0.7:.1f}"/>')  # fmt: skip  # noqa: E501
+                page.add(f'<rect class="b{index}" x="{x:.1f}" y="{y + height * 0.15:.1f}" width="{max(0.0, end - x):.1f}" height="{height * 0.7:.1f}"/>')  # fmt: skip  # noqa: E501
                 so_far += value
         page.line("axis", LEFT, TOP, LEFT, HEIGHT - BOTTOM)
-        for place, part in enumerate(self.parts):
-            y = TOP + 10 + 20 * place
-            page.add(f'<rect class="b{place}" x="{WIDTH - RIGHT + 14}" y="{y}" width="12" height="12"/>')
+        for index, part in enumerate(self.parts):
+            y = TOP + 10 + 20 * index
+            page.add(f'<rect class="b{index}" x="{WIDTH - RIGHT + 14}" y="{y}" width="12" height="12"/>')
             page.text(WIDTH - RIGHT + 32, y + 10, part, "start")
         page.units(self.unit, "")
         return page.svg()
@@ -123,9 +123,9 @@ class _Page:
         head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">'  # noqa: E501
         title = escape(self.title)
         top = f'<text class="title" x="{LEFT}" y="24">{title}</text>'
-        ground = f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}"/>'
+        background = f'<rect class="background" width="{WIDTH}" height="{HEIGHT}"/>'
         return "\n".join(
-            [head, f"<title>{title}</title><style>{_STYLE}</style>", ground, top, *self._parts, "</svg>\n"]
+            [head, f"<title>{title}</title><style>{_STYLE}</style>", background, top, *self._parts, "</svg>\n"]
         )
 
 

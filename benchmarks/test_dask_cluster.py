@@ -28,11 +28,11 @@ WORKERS = 3
 
 
 def certificates(folder: Path) -> list[str]:
-    """Make a certificate authority and one certificate for all processes. Returns the options that name it."""
+    """Create a certificate authority and one certificate for all processes. Returns the options that pass it."""
 
-    def openssl(*words: str) -> None:
+    def openssl(*args: str) -> None:
         assert OPENSSL is not None
-        subprocess.run([OPENSSL, *words], cwd=folder, check=True, capture_output=True)
+        subprocess.run([OPENSSL, *args], cwd=folder, check=True, capture_output=True)
 
     new = ("-newkey", "rsa:2048", "-nodes", "-subj")
     openssl("req", "-x509", *new, "/CN=a test's authority", "-days", "1", "-keyout", "ca-key.pem", "-out", "ca.pem")
@@ -43,10 +43,10 @@ def certificates(folder: Path) -> list[str]:
 
 
 @contextmanager
-def running(log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in its own process group, all of which is killed at the end."""
+def running(log: Path, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process in its own process group, and kill the whole group at the end."""
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", *words], stdout=output, stderr=output, process_group=0)
+        process = subprocess.Popen([sys.executable, "-m", *args], stdout=output, stderr=output, process_group=0)
     try:
         yield process
     finally:
@@ -59,8 +59,8 @@ def traces(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "traces").rglob("*.jsonl"))}
 
 
-@pytest.mark.skipif(OPENSSL is None, reason="openssl, which makes the certificates, is not installed")
-def test_a_cluster_gives_the_same_marks_even_if_a_worker_dies(tmp_path: Path) -> None:
+@pytest.mark.skipif(OPENSSL is None, reason="openssl, which creates the certificates, is not installed")
+def test_cluster_gives_the_same_marks_even_if_a_worker_dies(tmp_path: Path) -> None:
     for name, source in (("alice", SOLUTION), ("bob", SKELETON), ("carol", SOLUTION)):
         (tmp_path / "class" / name).mkdir(parents=True)
         shutil.copyfile(source, tmp_path / "class" / name / "raft.py")
@@ -69,22 +69,23 @@ def test_a_cluster_gives_the_same_marks_even_if_a_worker_dies(tmp_path: Path) ->
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"tls://127.0.0.1:{free.getsockname()[1]}"
     grade = ["raftgrade", "run", str(tmp_path / "class"), "--labs", "2A", "--network", "sim", "--runs", "4"]
-    far = [*grade, "--out", str(tmp_path / "far"), "--engine", "dask", "--scheduler", address]
+    on_cluster = [*grade, "--out", str(tmp_path / "cluster"), "--engine", "dask", "--scheduler", address]
     with ExitStack() as stack:
         port = address.rpartition(":")[2]
         scheduler = ("distributed.cli.dask_scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", port)
         stack.enter_context(running(tmp_path / "scheduler.txt", *scheduler, "--no-dashboard", *tls))
         workers = []
         for number in range(WORKERS):
-            place = ["--local-directory", str(tmp_path / f"w{number}"), "--no-dashboard", "--nthreads", "1"]
+            options = ["--local-directory", str(tmp_path / f"w{number}"), "--no-dashboard", "--nthreads", "1"]
             log = tmp_path / f"worker{number}.txt"
-            words = ("distributed.cli.dask_worker", address, *place, "--no-nanny", *tls)
-            workers.append(stack.enter_context(running(log, *words)))
+            worker = ("distributed.cli.dask_worker", address, *options, "--no-nanny", *tls)
+            workers.append(stack.enter_context(running(log, *worker)))
         while not all("Registered to" in (tmp_path / f"worker{n}.txt").read_text() for n in range(WORKERS)):
             assert all(worker.poll() is None for worker in workers)
             time.sleep(0.1)
-        grader = stack.enter_context(running(tmp_path / "grader.txt", *far, "--tls-ca", str(tmp_path / "ca.pem"), *own))
-        records = tmp_path / "far" / "records.jsonl"
+        on_cluster += ["--tls-ca", str(tmp_path / "ca.pem"), *own]
+        grader = stack.enter_context(running(tmp_path / "grader.txt", *on_cluster))
+        records = tmp_path / "cluster" / "records.jsonl"
         while not (records.exists() and records.read_bytes().count(b"\n") > 40):
             assert grader.poll() is None, (tmp_path / "grader.txt").read_text()
             time.sleep(0.05)
@@ -96,9 +97,9 @@ def test_a_cluster_gives_the_same_marks_even_if_a_worker_dies(tmp_path: Path) ->
         assert len(
             {(r["test"], r["seed"], json.loads(line)["submission"]) for r, line in zip(runs, lines, strict=True)}
         ) == (len(lines))
-        print(f"{len(lines)} runs, none made twice; errors: {sum(r['outcome'] == 'error' for r in runs)}")
+        print(f"{len(lines)} runs, none repeated; errors: {sum(r['outcome'] == 'error' for r in runs)}")
     assert "Remove worker" in (tmp_path / "scheduler.txt").read_text()
-    near = [sys.executable, "-m", *grade, "--out", str(tmp_path / "near"), "--jobs", "2"]
-    assert subprocess.run(near, capture_output=True, check=False).returncode == 1
-    assert verdicts(tmp_path / "near") == verdicts(tmp_path / "far")
-    assert traces(tmp_path / "near") == traces(tmp_path / "far")
+    local = [sys.executable, "-m", *grade, "--out", str(tmp_path / "local"), "--jobs", "2"]
+    assert subprocess.run(local, capture_output=True, check=False).returncode == 1
+    assert verdicts(tmp_path / "local") == verdicts(tmp_path / "cluster")
+    assert traces(tmp_path / "local") == traces(tmp_path / "cluster")

@@ -1,6 +1,6 @@
-"""What the referee and the trace cost: CPU time of judge and host for the same runs with both and without either.
+"""The cost of referee and trace: CPU time of judge and host for the same runs, with both and with neither.
 
-"Without" keeps only the rule about applied entries, which the harness needs to know what is committed.
+Without them, only the rule about applied entries is left, because it tells the harness which entries are committed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
 from tests.referee.bug_table import Plain
 
-# Tests with many messages, none of which reads the trace itself.
+# Tests with many messages that do not read the trace themselves.
 TESTS = [
     "many_elections",
     "unreliable",
@@ -32,7 +32,7 @@ ROUNDS = 15
 
 
 class Bare(Plain):
-    """A cluster without referee and trace."""
+    """A cluster without a referee or a trace."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

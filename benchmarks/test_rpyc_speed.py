@@ -1,4 +1,4 @@
-"""How many RPCs a second the real network carries through the judge, compared with bare rpyc.
+"""RPCs per second on the real network through the judge, compared with bare rpyc.
 
 Bare: one process calls a function in another over loopback TCP, without Nagle's delay. Through the judge: a server calls
 its peer, the request goes to the judge and on to the peer, and the answer returns the same way. A call takes four hops
@@ -44,7 +44,7 @@ class Raft:
     def start(self, command):
         callers, seconds, text = command
         self.counts.clear()
-        threads = [threading.Thread(target=self.storm, args=(seconds, text)) for _ in range(callers)]
+        threads = [threading.Thread(target=self.call_repeatedly, args=(seconds, text)) for _ in range(callers)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -54,7 +54,7 @@ class Raft:
     def get_state(self):
         return 0, False
 
-    def storm(self, seconds, text):
+    def call_repeatedly(self, seconds, text):
         count, end = 0, time.monotonic() + seconds
         while time.monotonic() < end:
             assert self.peers[1].call("request_vote", RequestVoteArgs(1, text)).text == text
@@ -80,7 +80,7 @@ rpyc.utils.factory.connect_stream(SocketStream(sock), Echo).serve_all()
 
 
 def bare_rate(seconds: float = SECONDS) -> float:
-    """Sequential calls a second with bare rpyc."""
+    """Sequential calls per second with bare rpyc."""
     with subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -96,7 +96,7 @@ def bare_rate(seconds: float = SECONDS) -> float:
 
 
 def judge_rate(folder: Path, callers: int, seconds: float = SECONDS) -> float:
-    """RPCs a second if one server calls its peer from ``callers`` threads."""
+    """RPCs per second if one server calls its peer from ``callers`` threads."""
     (folder / "raft.py").write_text(RAFT)
     with WarmHost(folder) as host:
         world = RpycWorld(host)

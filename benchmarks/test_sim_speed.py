@@ -1,4 +1,4 @@
-"""How fast the simulator is with the reference.
+"""The speed of the simulator with the reference.
 
 An RPC is a call and its reply, as the harness counts them. CPU seconds are those of judge and host together.
 """
@@ -42,7 +42,7 @@ class Idle:
 
 
 def idle_cluster(host: WarmHost, preempt: bool, virtual_s: float) -> Idle:
-    """Run five servers that have a leader and nothing to do for about ``virtual_s`` virtual seconds, in a host process."""
+    """Run five idle servers with a leader in a host process, for about ``virtual_s`` virtual seconds."""
     forked = ForkedHost(host, 0, preempt)
     world = SimWorld(forked, MIN_DELAY)
     try:
@@ -61,8 +61,8 @@ def idle_cluster(host: WarmHost, preempt: bool, virtual_s: float) -> Idle:
 
 
 def start_ms(host: WarmHost, runs: int) -> float:
-    """Real milliseconds that a run takes before its first event, the median of ``runs``: a fork from the warm host, and the
-    start of three servers."""
+    """Real milliseconds before the first event of a run (a fork from the warm host, and the start of three servers): the
+    median of ``runs``."""
     walls = []
     for seed in range(runs):
         wall = time.perf_counter()
@@ -74,23 +74,23 @@ def start_ms(host: WarmHost, runs: int) -> float:
 
 
 def test_rpcs_and_virtual_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    """RPCs a second with a host process, and virtual seconds per CPU second."""
+    """RPCs per second with a host process, and virtual seconds per CPU second."""
     rows = []
     with WarmHost(SOLUTION) as host:
         for preempt in (True, False):
             one = idle_cluster(host, preempt, IDLE_S)
             rows.append(
                 f"preempt={preempt!s:5}  {one.rpcs / one.wall:7.0f} RPC/s   {one.virtual_s / one.cpu:6.0f} virtual s per CPU"
-                f" s   judge {one.judge / one.rpcs * 1e6:4.0f} us, host {one.host / one.rpcs * 1e6:4.0f} us of CPU an RPC"
+                f" s   judge {one.judge / one.rpcs * 1e6:4.0f} us, host {one.host / one.rpcs * 1e6:4.0f} us of CPU per RPC"
             )
     with capsys.disabled():
         print("\nsim, 5 servers, reference:", *rows, sep="\n  ")
 
 
 def test_shares(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the time goes: the student's file, Python's threading library on its behalf, or the framework.
+    """Shares of CPU time: the student's file, the threading library on its behalf, and the framework.
 
-    A profiler makes calls more expensive than statements, so the student's share is somewhat understated.
+    A profiler slows calls down more than statements, so the student's share is somewhat understated.
     """
     inside = InProcessHost(SOLUTION, 0, True)
     world = SimWorld(inside, MIN_DELAY)
@@ -101,17 +101,17 @@ def test_shares(capsys: pytest.CaptureFixture[str]) -> None:
     profile.enable()
     cluster.sleep(50)
     profile.disable()
-    spent = {"student": 0.0, "library": 0.0, "framework": 0.0}
+    cpu_s = {"student": 0.0, "library": 0.0, "framework": 0.0}
     for (file, _, _), (_, _, own, _, _) in pstats.Stats(profile, stream=io.StringIO()).stats.items():  # type: ignore[attr-defined]
         kind = "student" if file == "raft.py" else "framework" if "raftlab" in file or file == "~" else "library"
-        spent[kind] += own
-    total = sum(spent.values())
+        cpu_s[kind] += own
+    total = sum(cpu_s.values())
     with capsys.disabled():
-        print("\nshares of a run:", ", ".join(f"{kind} {own / total:.0%}" for kind, own in spent.items()))
+        print("\nshares of a run:", ", ".join(f"{kind} {own / total:.0%}" for kind, own in cpu_s.items()))
 
 
 def test_start_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a run takes before its first event."""
+    """The real time before the first event of a run."""
     program_wall = time.perf_counter()
     Program(source.find(SOLUTION)).compile_all()
     program_wall = time.perf_counter() - program_wall

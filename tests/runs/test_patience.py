@@ -68,10 +68,10 @@ def _record(test: str, kind: str) -> Record:
 def test_one_run_that_ends_is_a_new_beginning() -> None:
     patience = Patience()
     for kind in ["host-hangs"] * (HANGS - 1) + [""] + ["host-hangs"] * (HANGS - 1) + ["assertion"]:
-        patience.heard(_record("first", kind))
-        assert patience.lost("first", "sim") is None
+        patience.ended(_record("first", kind))
+        assert patience.refusal("first", "sim") is None
     for _ in range(HANGS):
-        patience.heard(_record("first", "host-hangs"))
-    assert patience.lost("first", "sim") is not None
-    assert patience.lost("first", "rpyc") is None
-    assert patience.lost("second", "sim") is None
+        patience.ended(_record("first", "host-hangs"))
+    assert patience.refusal("first", "sim") is not None
+    assert patience.refusal("first", "rpyc") is None
+    assert patience.refusal("second", "sim") is None

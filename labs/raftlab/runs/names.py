@@ -1,4 +1,4 @@
-"""The index of runs that have a name: a test's (``vote_table@7``), a fuzz run's (``fuzz_2C@7``), a scenario's (its file)."""
+"""Finding runs by name: a test's run (``vote_table@7``), a random scenario (``fuzz_2C@7``), or a scenario's file."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ from typing import Any
 
 from raftlab import labs
 from raftlab.explain.failure import Failure
-from raftlab.runs import random_scenarios, scenario
-from raftlab.runs.scenario import Scenario, ScenarioPlayer
+from raftlab.runs import random_scenarios
+from raftlab.runs.scenario import Scenario, ScenarioPlayer, parse
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 
 
 class BadName(ValueError):
-    """Not the name of a run. The message says what one looks like."""
+    """Not the name of a run. The message says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """One run: what, where, on which seed. ``scenario`` is ``None`` when it is a lab's own test; ``file`` is where it was
-    read."""
+    """A run that can be made.
+
+    Attributes:
+        info: the test, or what stands for the scenario in records and traces.
+        network: ``"sim"`` or ``"rpyc"``.
+        seed: from 0 on.
+        preempt: whether the simulator may switch threads anywhere, or at blocking calls only.
+        scenario: the scenario; ``None`` if the run is that of a lab's test.
+        file: the file from which the scenario was read, if any.
+    """
 
     info: TestInfo
     network: str
@@ -33,15 +41,25 @@ class NamedRun:
 
     @property
     def script(self) -> Callable[[Any], object]:
-        """The run itself, to be called with a run's ``cluster``."""
+        """The function that makes the run, to be called with a run's ``cluster``."""
         if self.scenario is None:
             return catalogue.script_of(self.info)
         return ScenarioPlayer(self.scenario).play
 
 
 def named(text: str, network: str, preempt: bool) -> NamedRun:
-    """The run called ``text`` on ``network``. Raises :class:`BadName` (also when it does not run there),
-    :class:`raftlab.suites.catalogue.UnknownTest` and ``OSError`` (a file that cannot be read)."""
+    """Find a run by its name.
+
+    Args:
+        text: TEST@SEED, fuzz_LAB@SEED, or the path of a scenario's file.
+        network: ``"sim"`` or ``"rpyc"``.
+        preempt: whether the simulator may switch threads anywhere. A scenario may forbid it, too.
+
+    Raises:
+        BadName: the text is none of these, or the run cannot be made on ``network``.
+        raftlab.suites.catalogue.UnknownTest: no lab has such a test.
+        OSError: the file cannot be read.
+    """
     path = Path(text)
     if path.suffix == ".txt" or path.is_file():
         return replace(_of_scenario(read(path), network, preempt), file=path)
@@ -57,23 +75,23 @@ def named(text: str, network: str, preempt: bool) -> NamedRun:
     return NamedRun(info, network, int(seed), preempt)
 
 
-def _of_scenario(told: Scenario, network: str, preempt: bool) -> NamedRun:
+def _of_scenario(scenario: Scenario, network: str, preempt: bool) -> NamedRun:
     if network != "sim":
         raise BadName(f"a scenario runs only on sim, not on {network}")
-    told = replace(told, preempt=told.preempt and preempt)
-    return NamedRun(info_of(told), network, told.seed, told.preempt, told)
+    scenario = replace(scenario, preempt=scenario.preempt and preempt)
+    return NamedRun(info_of(scenario), network, scenario.seed, scenario.preempt, scenario)
 
 
-def info_of(told: Scenario) -> TestInfo:
-    """What records and traces say of a scenario."""
-    return TestInfo(told.lab, told.name, f"Scenario {told.name}", 0, ("sim",))
+def info_of(scenario: Scenario) -> TestInfo:
+    """What stands for a scenario where records and traces name the test."""
+    return TestInfo(scenario.lab, scenario.name, f"Scenario {scenario.name}", 0, ("sim",))
 
 
 def read(path: Path) -> Scenario:
-    """The scenario in a file. Raises :class:`BadName` with the file's name and line, and ``OSError``."""
+    """Read a scenario's file. Raises :class:`BadName`, which names the file and the line, and ``OSError``."""
     try:
-        told = scenario.parse(path.read_text(encoding="utf-8"))
-        return replace(told, lab=labs.find(told.lab).name)
+        found = parse(path.read_text(encoding="utf-8"))
+        return replace(found, lab=labs.find(found.lab).name)
     except UnicodeDecodeError:
         raise BadName(f"{path} is not a scenario: it is not a text file") from None
     except ValueError as exc:

@@ -1,7 +1,7 @@
-"""The suites' runner: a pytest plugin that gives each test its cluster, once for each world and seed, and writes records.
+"""The pytest plugin that runs the suites: it gives each test its cluster, once per network and seed, and writes records.
 
-``raftlab test`` and the grader load it by name (``-p raftlab.runs.plugin``). Nothing of the student's is imported here: the
-plugin starts the host process and talks to it.
+``raftlab test`` and the grader load it by name (``-p raftlab.runs.plugin``). No student code is imported here: the plugin
+starts the host process and talks to it.
 """
 
 from __future__ import annotations
@@ -24,44 +24,49 @@ from raftlab.suites import catalogue
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("raftlab")
-    group.addoption("--impl", metavar="PATH", help="the raft.py, or the folder with it, under test")
-    group.addoption("--lab", default="2A", help="the lab whose suite this is")
-    group.addoption("--network", default="sim", choices=[*NETWORKS, "both"], help="where the servers run")
-    group.addoption("--seeds", default="1", metavar="N or A:B", help="one run of each test for each seed")
-    group.addoption("--only", default="", metavar="NAME,...", help="only these tests")
-    group.addoption("--no-preempt", action="store_true", help="switch threads at blocking calls only (sim)")
-    group.addoption("--inside", action="store_true", help="run student code in this process, to debug it (sim)")
-    group.addoption("--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="sandbox for student code")
-    group.addoption("--records-fd", type=int, default=-1, help="write a record of each run to this descriptor")
+    group.addoption("--impl", metavar="PATH", help="the submission: a raft.py, or the folder with it")
+    group.addoption("--lab", default="2A", help="the lab whose suite is run")
     group.addoption(
-        "--trace-quota", type=int, default=-1, metavar="BYTES", help="keep no more traces than that (-1: all)"
+        "--network", default="sim", choices=[*NETWORKS, "both"], help="run in the simulator, over TCP, or both"
     )
-    group.addoption("--trace-dir", default="", metavar="DIR", help="keep the traces of failing runs there")
+    group.addoption("--seeds", default="1", metavar="N or A:B", help="run each test once per seed")
+    group.addoption("--only", default="", metavar="NAME,...", help="run only these tests")
+    group.addoption("--no-preempt", action="store_true", help="switch threads only at blocking calls (sim)")
+    group.addoption("--inside", action="store_true", help="run student code in this process, for a debugger (sim)")
+    group.addoption(
+        "--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="how to confine student code"
+    )
+    group.addoption("--records-fd", type=int, default=-1, help="write the records to this file descriptor")
+    group.addoption(
+        "--trace-quota", type=int, default=-1, metavar="BYTES", help="keep at most so many bytes of traces (-1: all)"
+    )
+    group.addoption("--trace-dir", default="", metavar="DIR", help="write the traces of failing runs to this folder")
 
 
-# Runs of one test in one world that hang one after the other; then the rest is not tried any more. Each of them takes 20 s
-# of processor time, and a submission that hangs everywhere would keep a grader busy for a day.
+# If so many runs of one test on one network hang in a row, the rest are not run. Each costs 20 s of processor time, and a
+# submission that always hangs would keep a grader busy for a day.
 HANGS = 3
 
 
 class Patience:
-    """What is known of code that hangs: how often the last runs of a test did."""
+    """Decides when a test that keeps hanging is not run any more."""
 
     def __init__(self) -> None:
         self._runs = ("", "")
         self._hung = 0
 
-    def heard(self, record: Record) -> None:
+    def ended(self, record: Record) -> None:
+        """Count a run that has ended."""
         runs = (record.test, record.network)
         before = self._hung if runs == self._runs else 0
         hung = record.failure is not None and record.failure.kind == "host-hangs"
         self._runs, self._hung = runs, before + 1 if hung else 0
 
-    def lost(self, test: str, network: str) -> LabFailure | None:
-        """Why a run is not worth its time, if it is not."""
+    def refusal(self, test: str, network: str) -> LabFailure | None:
+        """The failure of a run that is not to be made; ``None`` if it is."""
         if (test, network) != self._runs or self._hung < HANGS:
             return None
-        text = f"not run: the {HANGS} runs of this test before it computed or blocked without letting the clock move on"
+        text = f"not run: the {HANGS} runs of this test before it computed or blocked without letting the clock advance"
         return LabFailure(Failure("host-hangs", text))
 
 
@@ -72,7 +77,7 @@ class Session:
         option = config.getoption
         path: str | None = option("--impl")
         if path is None:
-            raise pytest.UsageError("--impl PATH is missing: which raft.py is to be tested?")
+            raise pytest.UsageError("--impl PATH is missing: it names the submission to test")
         try:
             self.lab = labs.find(option("--lab"))
             self.seeds = seeds_of(option("--seeds"))
@@ -87,22 +92,22 @@ class Session:
         self.traces = TraceQuota(
             Path(option("--trace-dir")) if option("--trace-dir") else None, option("--trace-quota")
         )
-        self.tests: dict[str, int] = {}  # those that had a run, numbered
+        self.tests: dict[str, int] = {}  # tests that had a run, numbered in that order
         self.patience = Patience()
         self.listeners: list[Any] = []
         self.written = 0
         fd: int = option("--records-fd")
         self._out: BinaryIO | None = open(fd, "wb", buffering=0) if fd >= 0 else None  # noqa: SIM115  (closed at the end)
 
-    def tell(self, record: Record) -> None:
-        """A run is over: write its record, tell whoever shows progress."""
+    def ended(self, record: Record) -> None:
+        """A run has ended: write its record and call the listeners."""
         self.written += 1
-        self.patience.heard(record)
+        self.patience.ended(record)
         if self._out is not None:
             try:
                 self._out.write(to_line(record))
             except BrokenPipeError:
-                # Nobody reads any more: whoever ordered these runs is gone.
+                # Nobody reads any more: the process that wanted these records is gone.
                 self.impl.close()
                 os._exit(1)
         for listener in self.listeners:
@@ -144,7 +149,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what pytest would call skipped: tests that do not run in this world, or were not asked for."""
+    """Leave out tests that do not run on this network or were not asked for; pytest would report them as skipped."""
     items[:] = [item for item in items if "NOTSET" not in item.name]
 
 
@@ -155,16 +160,16 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     info, network, seed = request.param
     run = Run(session.impl, info, network, seed, session.preempt, session.inside)
     request.node.stash[_run] = run
-    lost = session.patience.lost(info.name, network)
+    refusal = session.patience.refusal(info.name, network)
 
     def start(*arguments: Any, **named: Any) -> Any:
-        if lost is not None:
-            raise lost
+        if refusal is not None:
+            raise refusal
         return run.cluster(*arguments, **named)
 
     yield start
     run.close()
-    # pytest keeps its items to the end, and a run holds its whole trace.
+    # pytest keeps its items to the end, and a run has its whole trace in memory.
     del request.node.stash[_run]
 
 
@@ -172,8 +177,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     error = call.excinfo.value if call.excinfo is not None else None
     if call.excinfo is not None and isinstance(error, LabFailure) and not item.config.getoption("usepdb", False):
-        # What failed is in the record. pytest would read and parse the whole suite to quote its lines, for nobody: half of
-        # the judge's time with a submission that fails everywhere.
+        # The failure is in the record. To quote the suite's lines, which nobody reads, pytest would read and parse the whole
+        # suite: half of the judge's time with a submission that always fails.
         call.excinfo.traceback = call.excinfo.traceback[:0]
     report = yield
     run = item.stash.get(_run, None)
@@ -182,11 +187,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         place = run.seed, session.tests.setdefault(run.info.name, len(session.tests))
         record = run.record(error, session.traces.folder_for(place))
         session.traces.took(place, record.trace)
-        session.tell(record)
+        session.ended(record)
     return report
 
 
-# Last: after Ctrl-C pytest ends the running test's fixture in this hook too, and that needs the host.
+# Last, because after Ctrl-C pytest also ends the running test's fixture in this hook, and that needs the host.
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     ours = session.config.stash.get(_session, None)

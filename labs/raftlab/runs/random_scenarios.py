@@ -1,9 +1,9 @@
-"""Schedules that nobody thought of: random commands for a cluster, with the referee watching.
+"""Random scenarios, for `raftlab fuzz` and hidden tests: a lab and a seed make a list of random commands.
 
-A lab and a seed make a scenario: proposals, cuts of servers, links and single directions, loss, repetition and reordering,
-messages kept back, pauses and clocks that run fast or slow; from lab 2C on crashes (also between two effects of one step)
-and saves that fail; from 2D on snapshots. At the end everything is mended, and then the cluster must elect a leader and
-(from 2B on) apply one more command everywhere: safety is judged at every event, liveness at the end.
+There are proposals, cuts of servers, links and single directions, loss, duplication and reordering of messages, messages
+that are held, pauses, and clocks that run fast or slow; servers that are durable also crash (even between two effects of
+one step) and fail to save. At the end every fault is undone, and the cluster must elect a leader and, if it has a log, apply one
+more command everywhere: the referee judges safety at every event, the last command liveness.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from raftlab.runs.scenario import Scenario
 from raftlab.runs.scenario_commands import Command
 from raftlab.seeds import derive
 
-# The name of a fuzz run: "fuzz_2C".
+# The name of a random scenario of lab 2C is fuzz_2C.
 PREFIX = "fuzz_"
 _NAMES = "abcdefgh"
 
-Deed = Callable[["_Generator"], None]
+Action = Callable[["_Generator"], None]
+"""Adds one command or a few that belong together."""
 
 
 def name_of(lab: str) -> str:
@@ -29,7 +30,7 @@ def name_of(lab: str) -> str:
 
 
 def generate(lab: str, seed: int) -> Scenario:
-    """The scenario of ``lab`` (``"2A"`` to ``"2D"`` and on) that ``seed`` stands for."""
+    """The random scenario of a lab, by the lab's name, that belongs to ``seed``. Always the same for the same arguments."""
     return _Generator(lab, random.Random(derive(seed, "fuzz", lab))).scenario(seed)
 
 
@@ -40,7 +41,7 @@ class _Generator:
         self._rng = rng
         self._servers = rng.choice((3, 3, 3, 4, 5, 5, 5, 6, 7))
         self._commands: list[Command] = []
-        self._leader = ""  # the name that was given last; the first command gives one
+        self._leader = ""  # the latest leader's name; one of the first commands gives it one
         self._named = 0
         self._holds: list[str] = []
         self._held = 0
@@ -52,30 +53,30 @@ class _Generator:
         rng = self._rng
         members = 0
         if self._has("membership"):
-            # Some run on, unknown to the others, until somebody lets them in.
+            # The other servers run, but are unknown to the members until they are added.
             members = rng.choice((0, rng.randint(1, self._servers)))
         if self._has("snapshots"):
             self._add(commands.Snapshots(str(rng.choice((3, 5, 10))), str(rng.choice((0, 0, 500, 10_000)))))
         self._name(commands.Leader)
         if rng.random() < 0.5:
             self._unreliable()
-        # Each run has its own mix, so that some are all about crashes and some have none.
-        deeds = {deed: rng.choice((0, 1, 1, 2, 4)) * weight for deed, weight in self._deeds().items()}
-        deeds[_Generator._find] = 6
+        # Each scenario has its own mix, so that some are mostly about crashes and some have none.
+        weights = {action: rng.choice((0, 1, 1, 2, 4)) * weight for action, weight in self._actions().items()}
+        weights[_Generator._find] = 6
         if self._has("log"):
-            deeds[_Generator._propose] = 8
+            weights[_Generator._propose] = 8
         for _ in range(rng.randint(8, 30)):
-            (deed,) = rng.choices(list(deeds), list(deeds.values()))
-            deed(self)
-            # Things go wrong together, or one long after the other.
+            (action,) = rng.choices(list(weights), list(weights.values()))
+            action(self)
+            # Faults come together, or one long after the other.
             if rng.random() < 0.7:
                 self._wait(rng.choice((0.01, 0.05, 0.2, 0.6, 1.5)))
         self._add(commands.Check())
         return Scenario(self._lab, name_of(self._lab), seed, self._servers, tuple(self._commands), members=members)
 
-    def _deeds(self) -> dict[Deed, float]:
+    def _actions(self) -> dict[Action, float]:
         kinds = _Generator
-        found: dict[Deed, float] = {
+        found: dict[Action, float] = {
             kinds._disconnect: 2, kinds._connect: 3, kinds._cut: 2, kinds._partition: 2, kinds._heal: 2, kinds._hold: 3,
             kinds._let_go: 3, kinds._pause: 1, kinds._resume: 2, kinds._clock: 0.5, kinds._unreliable: 1,
             kinds._reliable: 1,
@@ -103,18 +104,18 @@ class _Generator:
         self._add(command(self._leader))
 
     def _any(self) -> str:
-        """The leader, or one of the others: named by how far behind it they sit."""
+        """The leader, or one of the others."""
         return self._behind(0 if self._rng.random() < 0.4 else self._rng.randrange(self._servers))
 
     def _behind(self, places: int) -> str:
-        """Who sits so many places behind the leader."""
+        """What a server is called that is so many places after the leader."""
         return f"{self._leader}+{places}" if places else self._leader
 
     def _one_of(self, servers: list[str]) -> str:
-        """One that something was done to, to be undone; else any."""
+        """One of ``servers``, which it is then removed from; any server if the list is empty."""
         return servers.pop(self._rng.randrange(len(servers))) if servers else self._any()
 
-    # --- deeds ---
+    # --- actions ---
 
     def _propose(self) -> None:
         count = self._rng.choice((1, 1, 1, 2, 3, 8))
@@ -122,7 +123,7 @@ class _Generator:
         self._add(commands.Propose(server, str(count) if count > 1 else ""))
 
     def _members(self) -> None:
-        """Somebody, most likely the leader, is asked for other members: of all servers some."""
+        """Ask a server, most likely the leader, to change the members to a random choice of all servers."""
         chosen = self._rng.sample(range(self._servers), self._rng.randint(1, self._servers))
         server = self._leader if self._rng.random() < 0.8 else self._any()
         self._add(commands.Members(server, " ".join(map(self._behind, chosen))))
@@ -209,7 +210,7 @@ class _Generator:
         self._add(commands.Clock(self._any(), str(self._rng.choice((0.5, 0.8, 1.25, 2.0)))))
 
     def _left_behind(self) -> None:
-        """One is away while the others go on; what it gets when it is back is kept for a while."""
+        """A server is away while the others commit; what it gets after its return may be held for a while."""
         away = self._behind(self._rng.randrange(1, self._servers))
         self._add(commands.Disconnect(away))
         self._add(commands.Propose(self._leader, str(self._rng.choice((3, 12, 30)))))
@@ -232,7 +233,7 @@ class _Generator:
         self._let_go()
 
     def _left_alone(self) -> None:
-        """A leader's commands reach nobody, and it goes down or away; it is back when others have led."""
+        """A leader's commands reach nobody, and it crashes or is cut off; it comes back after others have led."""
         self._find()
         old = self._leader
         self._add(commands.Hold(self._new_hold(), "requests", "append_entries", src=old, filter="entries"))
@@ -254,7 +255,7 @@ class _Generator:
         self._wait(1.0)
 
     def _restarts_in_an_election(self) -> None:
-        """The leader goes away, and while the others vote some of them restart."""
+        """The leader is cut off, and some of the others restart during the election."""
         self._find()
         self._add(commands.Disconnect(self._leader))
         self._off.append(self._leader)

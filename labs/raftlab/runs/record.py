@@ -1,8 +1,7 @@
-"""The record of one run of one test: what the suites' runner hands to whoever asked for it.
+"""The record of one run of one test: its outcome, its failure and its numbers.
 
-Records are JSON, one a line, so that a reader can use what arrived when the writer was killed in the middle. A
-runner that finished writes ``{"end": n}`` with the number of records as its last line; a reader that does not see it
-knows that runs are missing.
+Records are written as JSON, one per line, so that a reader can use what arrived even if the writer was killed in the middle.
+A writer that finished ends with the line ``{"end": n}``, where n is the number of records; without it, runs are missing.
 """
 
 from __future__ import annotations
@@ -18,9 +17,21 @@ Outcome = Literal["passed", "failed", "error"]
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One run. ``outcome`` is ``"error"`` when the run could not be judged (our fault or the machine's): never a
-    mark. ``lab_s`` is the length of the run in the lab's own time (virtual in sim), ``wall_s`` and ``cpu_s`` what it
-    cost here; ``cpu_s`` covers judge and hosts. ``entries`` counts log entries the cluster agreed on."""
+    """One run.
+
+    Attributes:
+        outcome: ``"error"`` means that the run could not be judged, because of us or the machine. It never lowers a mark.
+        servers: how many servers the cluster had.
+        lab_s: how long the run took in the lab's time, in seconds (virtual in sim).
+        wall_s: how long it took by the wall clock, in seconds.
+        cpu_s: processor time of the judge and the hosts, in seconds.
+        rpcs: how many RPCs were sent.
+        rpc_bytes: bytes of requests and replies.
+        entries: how many log entries the cluster agreed on.
+        trace_hash: equal if and only if two runs have equal events.
+        trace: the file with the trace, if it was kept.
+        replay: the command that makes the run again.
+    """
 
     schema: int = SCHEMA
     test: str
@@ -61,7 +72,7 @@ def to_line(item: Record | End) -> bytes:
 
 
 def from_line(line: bytes) -> Record | End:
-    """Read one line back. Raises ``msgspec.DecodeError`` (or its ``ValidationError``) when it is not one of ours."""
+    """Read one line. Raises ``msgspec.DecodeError`` (or its subclass ``ValidationError``) if it is neither."""
     try:
         return _decode_record(line)
     except msgspec.ValidationError:

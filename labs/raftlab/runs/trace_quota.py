@@ -1,8 +1,8 @@
-"""The picture hall: which traces of failing runs stay when there is no room for all.
+"""A quota for traces: which traces of failing runs are kept if there are too many bytes of them.
 
-A trace stays when it fits in together with all those that go before it. What goes before what is fixed (the seed, then the
-test), so what stays depends on which runs failed and not on when, where or how often it was begun: two gradings keep the
-same traces. Low seeds go first so that each test that fails keeps some.
+Traces have a fixed order: by seed, then by test. A trace is kept if it fits into the quota together with all those before
+it. So it depends only on which runs failed, and not on when, where or how often they were made: two gradings keep the same
+traces. Low seeds come first so that each failing test keeps some.
 """
 
 from __future__ import annotations
@@ -10,48 +10,63 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-Place = tuple[int, int]  # of the seed, of the test
+Place = tuple[int, int]
+"""A trace's place in the order: its seed, and the number of its test."""
 
 
 class TraceQuota:
-    """``most`` bytes of events in ``folder`` (below 0: no end; without a folder no trace is kept). A place that is
-    told twice counts once, with its newest trace."""
+    """The traces in one folder."""
 
     def __init__(self, folder: Path | None, most: int) -> None:
+        """
+        Args:
+            folder: where the traces are. ``None``: no trace is kept.
+            most: how many bytes of events to keep. Below 0: no limit.
+        """
         self._folder = folder
         self._most = most
         self._traces: dict[Place, tuple[Path, int]] = {}
         self._bytes = 0
-        self._shut: Place | None = None  # this one did not fit, so nothing behind it does
+        self._first_out: Place | None = None  # this trace did not fit, so none after it does
 
     def folder_for(self, place: Place) -> Path | None:
-        """Where the trace of ``place`` goes, ``None`` when it would not stay."""
-        return None if self._shut is not None and place >= self._shut else self._folder
+        """Where to write the trace of ``place``; ``None`` if it would not be kept."""
+        return None if self._first_out is not None and place >= self._first_out else self._folder
 
     def took(self, place: Place, trace: str) -> list[Place]:
-        """The trace of ``place`` is the file ``trace`` in the folder (empty: none was written). Deletes what does not fit
-        any more and returns its places. A trace that is not there any more did not fit earlier, unless somebody took the
-        whole folder away. Raises ``OSError`` when one cannot be deleted."""
+        """Count a trace that was written, and delete those that no longer fit.
+
+        Args:
+            place: the trace's place. If it had a trace before, that one no longer counts.
+            trace: the file's name or path; only its name counts. Empty: no trace was written.
+
+        Returns:
+            The places of the traces that are gone. A file that does not exist was deleted earlier because it did not fit,
+            unless the whole folder was removed.
+
+        Raises:
+            OSError: a file cannot be deleted.
+        """
         if self._folder is None or self._most < 0 or not trace:
             return []
         path = self._folder / Path(trace).name
         try:
-            size = _weight(path)
+            size = _bytes_of_events(path)
         except OSError:
-            return self._shut_at(place) if self._folder.exists() else [place]
+            return self._drop_from(place) if self._folder.exists() else [place]
         self._bytes += size - self._traces.get(place, (path, 0))[1]
         self._traces[place] = path, size
         if self.folder_for(place) is None:
-            return self._shut_at(place)
+            return self._drop_from(place)
         gone: list[Place] = []
         while self._bytes > self._most:
-            gone += self._shut_at(max(self._traces))
+            gone += self._drop_from(max(self._traces))
         return gone
 
-    def _shut_at(self, place: Place) -> list[Place]:
-        """Nothing from ``place`` on stays."""
-        self._shut = place if self._shut is None else min(place, self._shut)
-        gone = [each for each in self._traces if each >= self._shut]
+    def _drop_from(self, place: Place) -> list[Place]:
+        """Delete the trace of ``place`` and all after it. Returns their places."""
+        self._first_out = place if self._first_out is None else min(place, self._first_out)
+        gone = [each for each in self._traces if each >= self._first_out]
         for each in gone:
             path, size = self._traces.pop(each)
             self._bytes -= size
@@ -59,9 +74,8 @@ class TraceQuota:
         return gone if place in gone else [*gone, place]
 
 
-def _weight(trace: Path) -> int:
-    """The bytes of its events. The first line counts for nothing: it tells where the submission is, which is not the same
-    everywhere."""
+def _bytes_of_events(trace: Path) -> int:
+    """The size without the first line, which has the path of the submission and so differs between machines."""
     with trace.open("rb") as file:
         file.readline()
         return os.fstat(file.fileno()).st_size - file.tell()

@@ -184,7 +184,7 @@ def test_used_imports_need_no_excuse() -> None:
         ("# region 9Z: a\n# endregion\n", "raft.py:1: there is no lab '9Z'; the labs are: 2A, 2B"),
         (
             "# region 2A\n# endregion\n",
-            "raft.py:1: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`",
+            "raft.py:1: a region needs a lab and a hint, as in `# region 2A: who gets my vote?`",
         ),
         ("# skeleton: pass\n", "raft.py:1: a `# skeleton:` line outside a region"),
         ("# hint: look\n", "raft.py:1: a `# hint:` line outside a region"),
@@ -210,7 +210,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     made = tmp_path / "raft.py"
     assert skeleton.main([str(SOLUTION), str(made), "--check"]) == 1
     assert capsys.readouterr().err == (
-        f"skeleton: {made} is not what {SOLUTION} gives; make it again: "
+        f"skeleton: {made} does not match {SOLUTION}; to make it again: "
         f"python -m raftlab.submission.skeleton {SOLUTION} {made}\n"
     )
     assert skeleton.main([str(SOLUTION), str(made)]) == 0

@@ -159,7 +159,7 @@ def test_an_entry_that_is_a_link_out_of_the_folder(tmp_path: Path) -> None:
 
 def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path, {"raft.py": "#" * (source.MAX_BYTES + 1)})
-    assert refused(tmp_path) == "raft.py is larger than 1000 kB: that is no Raft written by hand"
+    assert refused(tmp_path) == "raft.py is larger than 1000 kB, which is too large for a submission"
     build(tmp_path, {"raft.py": RAFT, "a.py": "", "b.py": ""})
     monkeypatch.setattr(source, "MAX_MODULES", 2)
     assert refused(tmp_path) == "there are more than 2 modules beside raft.py"

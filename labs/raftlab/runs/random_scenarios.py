@@ -2,8 +2,8 @@
 
 There are proposals, cuts of servers, links and single directions, loss, duplication and reordering of messages, messages
 that are held, pauses, and clocks that run fast or slow; servers that are durable also crash (even between two effects of
-one step) and fail to save. At the end every fault is undone, and the cluster must elect a leader and, if it has a log, apply one
-more command everywhere: the referee judges safety at every event, the last command liveness.
+one step) and fail to save. At the end every fault is undone, and the cluster must elect a leader and, if it has a log,
+apply one more command everywhere: the referee judges safety at every event, the last command liveness.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The doorkeeper: checks a student's Raft class before the first test, so that a slip costs no red test.
+"""The contract check: whether a student's Raft class has the methods and messages that the tests use.
 
-Runs in the untrusted host child, in two stages: :func:`check_source` reads the file without running it, and
-:func:`check_class` looks at the imported class. The first only refuses what is wrong beyond doubt: methods
-may be inherited, decorated or imported, and then the second stage knows better. Arguments are passed by
-position, so the names of parameters are the student's own.
+It runs before the first test, in a child of the untrusted host, in two stages: :func:`check_source` reads the file without
+running it, and :func:`check_class` looks at the imported class. The first reports only what is certainly wrong, because
+methods may be inherited, decorated or imported; then the second decides. The tests pass arguments by position, so students
+may name parameters as they like.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _VOTE: tuple[dict[str, type], dict[str, type]] = (
     {"term": int, "candidate_id": int, "last_log_index": int, "last_log_term": int},
     {"term": int, "vote_granted": bool},
 )
-# The paper's fields and what the tests put into them: arguments, reply.
+# The fields of the paper's messages, and the types of what the tests put into them: arguments, reply.
 PAPER: dict[str, tuple[dict[str, type], dict[str, type]]] = {
     "request_vote": _VOTE,
     "pre_vote": _VOTE,
@@ -66,12 +66,12 @@ PAPER: dict[str, tuple[dict[str, type], dict[str, type]]] = {
         {"term": int},
     ),
 }  # fmt: skip
-# What lab 2E adds to these messages: the tests read there who votes.
-_WHO_VOTES = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
+# The fields that lab 2E adds to entries and snapshots, in which the tests read who votes.
+_CONFIGURATION_FIELDS = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
 _COMMANDS: tuple[Any, ...] = (1, "x", [1], {"x": 1})
 
 
-def _wanted(lab: Lab) -> list[str]:
+def _required_methods(lab: Lab) -> list[str]:
     return ["__init__", *lab.methods]
 
 
@@ -92,21 +92,21 @@ def _is_async(method: str) -> str:
 
 
 def _is_generator(method: str) -> str:
-    return f"Raft.{method} has a yield in it, so calling it runs nothing: return the answer instead"
+    return f"Raft.{method} contains a yield, so calling it runs nothing: return the answer instead"
 
 
-# --- stage one: the source, unread by Python's importer ---------------------------------------------------
+# --- stage one: the source, without importing it ---------------------------------------------------
 
 
 def check_source(submission: Submission, lab: Lab) -> list[Problem]:
-    """What is wrong with the entry file beyond doubt, found without running it; nothing: go on, import it."""
+    """What is certainly wrong with the entry file, found without running it. If the list is empty, import it."""
     entry = submission.entry
     shown = submission.show(entry)
     try:
         tree = source.parse(entry, shown)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(tree, shown, "exec", dont_inherit=True)  # finds `return` outside a function, and the like
+            compile(tree, shown, "exec", dont_inherit=True)  # reports `return` outside a function, for example
     except source.SubmissionError as exc:
         return [Problem(str(exc), shown, FIRST_RUN)]
     except SyntaxError as exc:
@@ -116,21 +116,21 @@ def check_source(submission: Submission, lab: Lab) -> list[Problem]:
     definitions = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Raft"]
     if not definitions:
         return [] if may_bind(tree, "Raft") else [_no_class(submission, class_names(tree))]
-    if len(definitions) > 1 or not _speaks_for_itself(tree, definitions[0]):
+    if len(definitions) > 1 or not _is_self_contained(tree, definitions[0]):
         return []
     return list(_check_methods(definitions[0], shown, lab))
 
 
 def _syntax(exc: SyntaxError, submission: Submission) -> Problem:
-    """A syntax error of any file of the submission, with the line it stands on."""
+    """The problem for a syntax error in any file of the submission."""
     shown = submission.show(exc.filename or submission.entry)
     lines: list[str] = []
     for path in submission.modules.values():
         if submission.show(path) == shown:
             try:
                 lines = source.read(path).splitlines()
-            except source.SubmissionError as fault:
-                return Problem(str(fault), shown, FIRST_RUN)
+            except source.SubmissionError as error:
+                return Problem(str(error), shown, FIRST_RUN)
     number = exc.lineno or 0
     line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
     text = f"{shown} is not valid Python: {exc.msg}" + (f", in the line: {line[:80]}" if line else "")
@@ -156,8 +156,8 @@ def _no_class(submission: Submission, names: Sequence[str]) -> Problem:
     return Problem(text, f"{shown}:1", API)
 
 
-def _speaks_for_itself(tree: ast.Module, raft: ast.ClassDef) -> bool:
-    """Whether the class body alone says what methods there are: nothing inherited, decorated or set later."""
+def _is_self_contained(tree: ast.Module, raft: ast.ClassDef) -> bool:
+    """Whether the class body alone shows which methods exist: none is inherited, made by a decorator or set later."""
     bases = [base for base in raft.bases if getattr(base, "id", "") != "object"]
     if bases or raft.keywords or raft.decorator_list:
         return False
@@ -187,7 +187,7 @@ def _check_methods(raft: ast.ClassDef, shown: str, lab: Lab) -> Iterator[Problem
             defined.setdefault(node.name, []).append(node)
         else:
             assigned |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
-    for method in (*_wanted(lab), *OPTIONAL):
+    for method in (*_required_methods(lab), *OPTIONAL):
         if method in assigned:
             continue
         found = defined.get(method, [])
@@ -243,9 +243,9 @@ def check_module(module: Any, lab: Lab, submission: Submission) -> list[Problem]
 
 
 def check_class(raft_class: Any, lab: Lab, submission: Submission) -> list[Problem]:
-    """What is wrong with the imported ``Raft``, or ``None`` for none.
+    """What is wrong with the imported ``Raft`` (``None`` if there is none).
 
-    Call it while ``sys.modules`` holds the student's module: annotations are looked up there.
+    Call it while ``sys.modules`` has the student's module, in which annotations are looked up.
     """
     shown = submission.show(submission.entry)
     if raft_class is None:
@@ -256,7 +256,7 @@ def check_class(raft_class: Any, lab: Lab, submission: Submission) -> list[Probl
         return [Problem(f"Raft in {shown} is not a class (it is of type {kind})", f"{shown}:1", API)]
     outline = Outline(submission)
     problems: list[Problem] = []
-    for method in (*_wanted(lab), *OPTIONAL):
+    for method in (*_required_methods(lab), *OPTIONAL):
         text = _check_method(raft_class, method, lab)
         if text:
             problems.append(Problem(text, outline.where_method(raft_class, method), API))
@@ -265,12 +265,12 @@ def check_class(raft_class: Any, lab: Lab, submission: Submission) -> list[Probl
         if method in PAPER and callable(getattr(raft_class, method, None)):
             problems += _check_handler(raft_class, method, outline, seen)
             if "change_membership" in lab.methods and not problems:
-                problems += _check_who_votes(raft_class, method, lab, outline)
+                problems += _check_configuration_fields(raft_class, method, lab, outline)
     return problems
 
 
 def _check_method(raft_class: type, method: str, lab: Lab) -> str:
-    """What is wrong with one method, or nothing."""
+    """What is wrong with one method; empty if nothing is."""
     static = inspect.getattr_static(raft_class, method, None)
     attribute = getattr(raft_class, method, None)
     if attribute is None or static is object.__init__:
@@ -284,7 +284,7 @@ def _check_method(raft_class: type, method: str, lab: Lab) -> str:
         return _is_async(method)
     if inspect.isgeneratorfunction(attribute) and inner is attribute:
         return _is_generator(method)
-    # The outermost function is what gets called: a decorator may add or take arguments.
+    # A decorator may add or remove arguments, so look at the outermost function: the tests call that one.
     try:
         signature = inspect.signature(attribute, follow_wrapped=False)
     except (TypeError, ValueError):
@@ -296,21 +296,21 @@ def _check_method(raft_class: type, method: str, lab: Lab) -> str:
         counts.append(count)  # a callable object is not bound to the instance
     if any(_binds(signature, number) for number in counts):
         return ""
-    return _wrong_parameters(method, _told(signature))
+    return _wrong_parameters(method, _parameters(signature))
 
 
-class _Dots:
+class _Ellipsis:
     def __repr__(self) -> str:
         return "..."
 
 
-def _told(signature: inspect.Signature) -> str:
+def _parameters(signature: inspect.Signature) -> str:
     """The parameters without annotations, and without defaults whose text may differ from run to run."""
-    empty, told = inspect.Parameter.empty, []
+    empty, shown = inspect.Parameter.empty, []
     for parameter in signature.parameters.values():
         plain = parameter.default is empty or type(parameter.default) in type_annotations.SCALARS
-        told.append(parameter.replace(annotation=empty, default=parameter.default if plain else _Dots()))
-    return str(signature.replace(parameters=told, return_annotation=inspect.Signature.empty))[1:-1]
+        shown.append(parameter.replace(annotation=empty, default=parameter.default if plain else _Ellipsis()))
+    return str(signature.replace(parameters=shown, return_annotation=inspect.Signature.empty))[1:-1]
 
 
 def _binds(signature: inspect.Signature, count: int) -> bool:
@@ -355,7 +355,7 @@ def _check_message(message: Any, paper: dict[str, type], outline: Outline) -> It
 
 
 def _check_fields(cls: type, paper: dict[str, type], hints: dict[str, Any], outline: Outline) -> Iterator[Problem]:
-    """The paper's fields are there with the paper's types, and every other one can be left out."""
+    """Check that a message has the paper's fields with the paper's types, and that every other field has a default."""
     renamed = set()
     for name, kind in paper.items():
         if name not in hints:
@@ -374,20 +374,20 @@ def _check_fields(cls: type, paper: dict[str, type], hints: dict[str, Any], outl
             yield Problem(text, outline.where_field(cls, field.name), MESSAGES)
 
 
-def _check_who_votes(raft_class: type, method: str, lab: Lab, outline: Outline) -> Iterator[Problem]:
-    """Entries and snapshots can tell a configuration (lab 2E), in the fields that the skeleton gives them."""
+def _check_configuration_fields(raft_class: type, method: str, lab: Lab, outline: Outline) -> Iterator[Problem]:
+    """Check that entries and snapshots can carry a configuration (lab 2E), in the fields that the skeleton has."""
     message = message_types.handler_types(raft_class, method)[0]
     known = message_types.Shapes()
     cls = typing.get_origin(message) or message
     hints = known.fields(cls)
-    for field, names in _WHO_VOTES.items():
+    for field, names in _CONFIGURATION_FIELDS.items():
         if field not in PAPER[method][0]:
             continue
         holder = type_annotations.element_of(hints[field]) if field == "entries" else cls
         for name in names:
             if holder is not None and name not in known.fields(holder):
-                text = f"{holder.__name__} has no field {name}, in which lab {lab.name} tells who votes"
-                yield Problem(f"{text}: take it from the skeleton", outline.where_class(holder), MESSAGES)
+                text = f"{holder.__name__} has no field {name}, in which the tests of lab {lab.name} read who votes"
+                yield Problem(f"{text}: copy it from the skeleton", outline.where_class(holder), MESSAGES)
 
 
 def _folded(name: str) -> str:
@@ -423,7 +423,7 @@ def _converts(value: Any, hint: Any) -> bool:
 
 
 def explain_import_error(exc: BaseException, submission: Submission) -> Problem:
-    """Why importing the submission raised ``exc``, at the last line of the student's own that was running."""
+    """The problem for an exception that importing the submission raised, at the student's last line that was running."""
     shown = submission.show(submission.entry)
     where = _last_line(exc, submission) or shown
     if isinstance(exc, SyntaxError):
@@ -433,14 +433,14 @@ def explain_import_error(exc: BaseException, submission: Submission) -> Problem:
         return Problem(text, where, FIRST_RUN)
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return Problem(_not_found(exc.name, where.partition(":")[0], submission), where, FIRST_RUN)
-    said = _said(exc)
+    message = _first_line(exc)
     if isinstance(exc, ImportError):
-        if "relative import" in said:
+        if "relative import" in message:
             text = f"relative imports do not work beside {shown}: write `from log import ...`, without the dot"
             return Problem(text, where, FIRST_RUN)
-        said = said.partition(" (")[0]  # the rest is a path on this machine
+        message = message.partition(" (")[0]  # the rest is a path on this machine
     name = type(exc).__name__
-    return Problem(f"importing {shown} raised {name}{': ' if said else ''}{said}", where, FIRST_RUN)
+    return Problem(f"importing {shown} raised {name}{': ' if message else ''}{message}", where, FIRST_RUN)
 
 
 def _not_found(name: str, importer: str, submission: Submission) -> str:
@@ -471,8 +471,8 @@ def _last_line(exc: BaseException, submission: Submission) -> str:
     return found
 
 
-def _said(exc: BaseException) -> str:
-    """The first line of an exception's text, whatever its ``__str__`` may do."""
+def _first_line(exc: BaseException) -> str:
+    """The first line of an exception's message; empty if its ``__str__`` fails."""
     try:
         lines = str(exc).splitlines()
     except Exception:

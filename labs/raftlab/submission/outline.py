@@ -1,7 +1,7 @@
-"""The floor plan of a submission: where its classes, methods and fields stand, read from the source.
+"""Where the classes, methods and fields of a submission are defined, as file and line, read from its source.
 
-The contract check needs lines to point at, also for classes that sit in another of the student's files, or
-are inherited, decorated or generated. What is not found is an empty string, never an error.
+The contract check shows these lines, even for classes that are in another of the student's files, or are inherited,
+decorated or generated. If a definition is not found the answer is an empty string, never an error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Outline:
-    """The syntax trees of a submission, parsed when first asked for."""
+    """The definitions in a submission. Each module is parsed when it is first needed."""
 
     def __init__(self, submission: Submission) -> None:
         self._submission = submission
         self._trees: dict[str, ast.Module | None] = {}
 
     def tree(self, name: str) -> ast.Module | None:
-        """Module ``name``, or ``None`` when it does not parse."""
+        """The syntax tree of a module; ``None`` if it cannot be parsed."""
         if name not in self._trees:
             path = self._submission.modules[name]
             try:
@@ -44,7 +44,7 @@ class Outline:
         return self.at(*found) if found else ""
 
     def where_field(self, cls: type, field: str) -> str:
-        """Where a dataclass or one of its bases declares ``field``; where the class begins if nowhere."""
+        """Where a dataclass or one of its bases declares ``field``; if none does, where the class begins."""
         for base in cls.__mro__:
             found = self._find(base)
             for node in found[1].body if found else ():
@@ -53,7 +53,7 @@ class Outline:
         return self.where_class(cls)
 
     def where_method(self, cls: type, method: str) -> str:
-        """Where ``cls`` or one of its bases defines ``method``; where the class begins if nowhere."""
+        """Where ``cls`` or one of its bases defines ``method``; if none does, where the class begins."""
         for base in cls.__mro__:
             if method in vars(base):
                 found = self._find(base)
@@ -72,7 +72,7 @@ class Outline:
         return ""
 
     def _find(self, cls: Any) -> tuple[str, ast.ClassDef] | None:
-        """The definition of ``cls`` and the module it stands in."""
+        """The module in which ``cls`` is defined, and the definition."""
         path = [part for part in getattr(cls, "__qualname__", "").split(".") if part != "<locals>"]
         own = getattr(cls, "__module__", "")
         if own not in self._submission.modules:
@@ -89,7 +89,7 @@ class Outline:
 
 
 def _below(body: list[ast.stmt]) -> list[Any]:
-    """Classes and functions of a body, also those inside ``if`` and ``try``; the last definition first."""
+    """Classes and functions of a body, including those inside ``if`` and ``try``; the last definition first."""
     found: list[Any] = []
     for node in body:
         if isinstance(node, ast.ClassDef | Function):
@@ -112,7 +112,7 @@ def class_names(tree: ast.Module) -> list[str]:
 
 
 def may_bind(tree: ast.Module, name: str) -> bool:
-    """Whether running the module could bind ``name`` in some way other than a plain ``class`` at the top."""
+    """Whether running the module could bind ``name`` other than by a plain ``class`` at the top level."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == name and not isinstance(node.ctx, ast.Load):
             return True
@@ -120,7 +120,7 @@ def may_bind(tree: ast.Module, name: str) -> bool:
             return True
         if isinstance(node, ast.ClassDef | Function) and node.name == name:
             return True
-        # These bind names out of sight: globals()["Raft"] = ..., exec(...), setattr(module, "Raft", ...).
+        # These bind names that the tree does not show: globals()["Raft"] = ..., exec(...), setattr(module, "Raft", ...).
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
             "globals",
             "exec",

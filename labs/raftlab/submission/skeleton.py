@@ -1,4 +1,4 @@
-"""The eraser: makes the student's skeleton from the reference solution by removing its marked regions.
+"""Makes the student's skeleton from the reference solution by removing the marked regions.
 
     python -m raftlab.submission.skeleton solutions/raft.py skeleton/raft.py [--check] [--from 2B]
 
@@ -11,10 +11,10 @@ A region of the solution looks like this, and becomes the three lines on the rig
     # skeleton: return False
     # endregion
 
-A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B,
-for those who start there. A region may hold regions of later labs: what these add to code that an earlier lab
-wrote. Where they are not kept, their own ``# skeleton:`` lines stand in the kept region around them. One source
-for both files, so that they cannot drift apart; a test compares the committed skeleton byte for byte.
+A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B, for students who
+start there. A region may contain regions of later labs, which add to the code of an earlier lab. If these are not kept,
+their own ``# skeleton:`` lines take their place. As both files have one source they cannot drift apart; a test compares the
+committed skeleton byte for byte.
 """
 
 from __future__ import annotations
@@ -33,18 +33,24 @@ _REGION = re.compile(r"(\s*)#\s*region\b\s*(?:([^\s:]+)\s*:\s*(\S.*)|.*)")
 _END = re.compile(r"\s*#\s*endregion\b.*")
 _LINE = re.compile(r"(\s*)#\s*(skeleton|hint):(?: (.*))?")
 
-# Whoever has written nothing yet shall not be told off for the imports that the solution will need.
+# The linter must not complain about imports that only the student's code will use.
 _UNUSED = "# Not every import is used yet: your code will want them.\n# ruff: noqa: F401\n"
 
 
 class BadRegions(ValueError):
-    """The marks of the solution do not fit together. The message says which line and why."""
+    """The marks in the solution do not match. The message says which line is wrong, and why."""
 
 
 @dataclass
 class Region:
-    """One marked part of the solution. ``body`` is its code, with regions of later labs in it; ``lines`` are what the
-    skeleton has in its place."""
+    """A marked part of the solution.
+
+    Attributes:
+        lab: the lab in which students write it.
+        line: the line of its first mark.
+        lines: what the skeleton has in its place.
+        body: its code, with the regions of later labs in it.
+    """
 
     lab: str
     line: int
@@ -53,10 +59,17 @@ class Region:
 
 
 def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.LABS), name: str = "raft.py") -> str:
-    """The skeleton of ``solution``, for a student who starts at lab ``start`` (default: the first).
+    """Make a skeleton.
 
-    ``ladder`` are the labs in order, ``name`` is what messages call the solution. Raises :class:`BadRegions`,
-    and :class:`raftlab.labs.UnknownLab` for a start that is not on the ladder.
+    Args:
+        solution: the text of the solution.
+        start: the lab at which the student starts; empty: the first.
+        ladder: the names of the labs, in order.
+        name: what messages call the solution.
+
+    Raises:
+        BadRegions: the marks in the solution do not match.
+        raftlab.labs.UnknownLab: ``start`` is not one of the labs.
     """
     if start and start not in ladder:
         raise labs.UnknownLab(f"there is no lab {start!r}; the labs are: {', '.join(ladder)}")
@@ -67,13 +80,13 @@ def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.
         tree = ast.parse(text)
     except SyntaxError as exc:
         line = (exc.text or "").strip()
-        said = f"{name}: without its regions this is not valid Python: {exc.msg}, in the line: {line}"
-        raise BadRegions(f"{said}; a `# skeleton:` line may be missing") from None
+        text = f"{name}: without its regions this is not valid Python: {exc.msg}, in the line: {line}"
+        raise BadRegions(f"{text}; a `# skeleton:` line may be missing") from None
     return _excuse_imports(text, tree)
 
 
 def _shown(parts: Sequence[str | Region], kept: Sequence[str]) -> list[str]:
-    """The lines of ``parts`` for somebody who is given the labs in ``kept``."""
+    """The lines of ``parts`` for a student who is given the solution of the labs in ``kept``."""
     lines: list[str] = []
     for part in parts:
         if isinstance(part, str):
@@ -94,12 +107,12 @@ def _parts(lines: Sequence[str], ladder: Sequence[str], name: str) -> list[str |
         if found := _REGION.fullmatch(line):
             indent, lab, hint = found.groups()
             if lab is None:
-                raise BadRegions(f"{here}: a region wants a lab and a hint, as in `# region 2A: who gets my vote?`")
+                raise BadRegions(f"{here}: a region needs a lab and a hint, as in `# region 2A: who gets my vote?`")
             if lab not in ladder:
                 raise BadRegions(f"{here}: there is no lab {lab!r}; the labs are: {', '.join(ladder)}")
             if inside is not None and ladder.index(lab) <= ladder.index(inside.lab):
-                said = f"a region of {lab} within the one of line {inside.line}, of {inside.lab}; only a later lab's may be"
-                raise BadRegions(f"{here}: {said}")
+                text = f"a region of {lab} within the one of line {inside.line}, of {inside.lab}; only a later lab's may be"
+                raise BadRegions(f"{here}: {text}")
             region = Region(lab, number, [f"{indent}# Your code here ({lab}): {hint}"])
             body.append(region)
             opened.append(region)
@@ -127,7 +140,7 @@ def _trimmed(lines: list[str]) -> list[str]:
 
 
 def _excuse_imports(text: str, tree: ast.Module) -> str:
-    """``text`` with a line for the linter below the docstring, if there are imports that nothing uses yet."""
+    """``text`` with a line for the linter below the docstring, if it has imports that nothing uses yet."""
     imported = {
         (alias.asname or alias.name).partition(".")[0]
         for node in tree.body
@@ -143,7 +156,7 @@ def _excuse_imports(text: str, tree: ast.Module) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0; 1 when ``--check`` found a difference; 2 when none can be made."""
+    """The command line. Returns 0; 1 if ``--check`` found a difference; 2 if the skeleton cannot be made."""
     parser = argparse.ArgumentParser(
         prog="python -m raftlab.submission.skeleton", description="Make the skeleton of a solution."
     )
@@ -165,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if not same:
         again = f"python -m raftlab.submission.skeleton {solution} {skeleton}"
-        print(f"skeleton: {skeleton} is not what {solution} gives; make it again: {again}", file=sys.stderr)
+        print(f"skeleton: {skeleton} does not match {solution}; to make it again: {again}", file=sys.stderr)
         return 1
     return 0
 

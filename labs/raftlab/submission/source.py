@@ -1,8 +1,8 @@
-"""The coat check: what a submission consists of, found by looking at names and bytes, never by importing.
+"""Finding and reading the files of a submission, without importing them.
 
-A submission is a file, or a folder with ``raft.py``; the modules beside it and the packages below it come
-along, so that students may split their work. Everything here may meet a hostile folder: links that lead
-elsewhere are left alone, sizes and counts are bounded, and each complaint is one sentence for its author.
+A submission is a file, or a folder with ``raft.py``. The modules beside it and the packages below it belong to it, so that
+students may split their code. The folder may be hostile: links that lead out of it are ignored, sizes and counts are
+limited, and each error is one sentence for its author.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENTRY = "raft.py"
-MAX_BYTES = 1_000_000
+MAX_BYTES = 1_000_000  # of one file; the reference solution has 55 kB
 MAX_MODULES = 1_000
-MAX_DEPTH = 10
+MAX_DEPTH = 10  # of packages in packages
 
 _OURS = "raftlab"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -33,9 +33,13 @@ class SubmissionError(Exception):
 
 @dataclass(frozen=True)
 class Submission:
-    """What was handed in: its folder, its entry file, and every module by the name ``import`` knows it by.
+    """The files of a submission.
 
-    ``modules`` holds the entry too, under ``name``.
+    Attributes:
+        root: its folder.
+        entry: the file with the class ``Raft``.
+        name: the entry's name as a module.
+        modules: every module, the entry included, by the name under which it is imported.
     """
 
     root: Path
@@ -44,7 +48,7 @@ class Submission:
     modules: dict[str, Path]
 
     def show(self, path: Path | str) -> str:
-        """How to call a file of the submission when talking to its author: relative to the folder."""
+        """A file's name in messages to the author: relative to the folder."""
         try:
             return Path(path).relative_to(self.root).as_posix()
         except ValueError:
@@ -52,7 +56,7 @@ class Submission:
 
 
 def find(path: Path | str) -> Submission:
-    """The submission at ``path``: a file, or a folder with ``raft.py``. Raises :class:`SubmissionError`."""
+    """Find the submission at ``path``, which is a file or a folder with ``raft.py``. Raises :class:`SubmissionError`."""
     given = Path(path)
     try:
         submission = _find(given)
@@ -92,7 +96,7 @@ def _find(given: Path) -> Submission:
 
 
 def _no_entry(given: Path, root: Path) -> str:
-    """A folder without raft.py: say what it has, so that a wrong name or a wrong folder is seen at once."""
+    """What to say about a folder without raft.py: what it has instead, so that the author sees which name is wrong."""
     names = sorted(file.name for file in root.glob("*.py") if file.is_file())
     below = sorted(file.parent.name for file in root.glob(f"*/{ENTRY}") if file.is_file())
     text = f"there is no {ENTRY} in {given}"
@@ -116,7 +120,7 @@ def _modules(folder: Path, prefix: str, depth: int, seen: set[Path], root: Path)
         if item.is_dir():
             init = item / "__init__.py"
             real = item.resolve()
-            ours = not prefix and item.name == _OURS  # the package itself, beside a raft.py in a clone
+            ours = not prefix and item.name == _OURS  # raftlab itself, beside a raft.py in a clone
             if item.name == "tests" or ours or real in seen or not init.is_file() or not _inside(init, root):
                 continue
             seen.add(real)
@@ -134,7 +138,7 @@ def _importable(stem: str) -> bool:
 
 
 def _inside(item: Path, root: Path) -> bool:
-    """Whether ``item`` is what it seems: no link (nor below one) to outside ``root``, no dangling link."""
+    """Whether ``item`` exists and is inside ``root`` once all links are followed."""
     if not item.is_symlink() and item.parent == root:
         return True
     try:
@@ -154,7 +158,7 @@ def read(path: Path) -> str:
     except OSError as exc:
         raise SubmissionError(f"{path.name} cannot be read: {exc.strerror or exc}") from exc
     if len(data) > MAX_BYTES:
-        raise SubmissionError(f"{path.name} is larger than {MAX_BYTES // 1000} kB: that is no Raft written by hand")
+        raise SubmissionError(f"{path.name} is larger than {MAX_BYTES // 1000} kB, which is too large for a submission")
     if data.startswith(_UTF_16):
         raise SubmissionError(f"{path.name} is saved as UTF-16: save it as UTF-8")
     if b"\0" in data:
@@ -175,7 +179,8 @@ def read(path: Path) -> str:
 
 
 def _undecodable(name: str, data: bytes, said: str) -> str:
-    """``detect_encoding`` says much the same of a wrong first line and of an encoding that does not exist."""
+    """What to say about a file that cannot be decoded. ``detect_encoding`` has nearly the same message for a wrong first
+    line and for an encoding that does not exist."""
     cookie = re.search(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", b"\n".join(data.splitlines()[:2]), re.MULTILINE)
     if cookie and "unknown encoding" in said:
         return f"{name} declares the encoding {cookie[1].decode('ascii')}, which Python does not know: use UTF-8"
@@ -188,11 +193,20 @@ def _undecodable(name: str, data: bytes, said: str) -> str:
 
 
 def parse(path: Path, shown: str) -> ast.Module:
-    """The syntax tree of a file, called ``shown`` in messages. Raises :class:`SubmissionError` and
-    ``SyntaxError``; ``RecursionError`` or ``MemoryError`` for source nested beyond reason."""
+    """Parse a file.
+
+    Args:
+        path: the file.
+        shown: its name in messages.
+
+    Raises:
+        SubmissionError: it cannot be read.
+        SyntaxError: it is not Python.
+        RecursionError, MemoryError: it is nested too deeply.
+    """
     text = read(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "invalid escape sequence": Python says it again when it matters
+        warnings.simplefilter("ignore")  # "invalid escape sequence": Python warns again when it imports the file
         return ast.parse(text, shown)
 
 
@@ -200,7 +214,7 @@ def parse(path: Path, shown: str) -> ast.Module:
 
 
 def _refuse_hiding(submission: Submission) -> None:
-    """Refuse a file such as ``queue.py``, but only when something imports it: a stray one hurts nobody."""
+    """Refuse a file such as ``queue.py``, but only if something imports it: otherwise it does no harm."""
     taken = sys.stdlib_module_names | {_OURS}
     suspects = {name for name in submission.modules if name in taken}
     if not suspects:
@@ -220,12 +234,12 @@ def _refuse_hiding(submission: Submission) -> None:
 
 
 def _imports(submission: Submission, name: str) -> Iterator[str]:
-    """Every name that module ``name`` could import, absolute; nothing if it does not parse."""
+    """The absolute names of everything that a module may import; nothing if it cannot be parsed."""
     path = submission.modules[name]
     try:
         tree = parse(path, path.name)
     except (SubmissionError, SyntaxError, RecursionError, MemoryError):
-        return  # said elsewhere, and better
+        return  # the contract check reports this with file and line
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -671,7 +671,7 @@ def test_refusal_ends_candidacy(cluster: StartCluster) -> None:
         text = f"expected S0 to follow S1, which led term {term} when the last vote came, but S0 leads that term too"
         c.expect(not (leads and now == term), text, rules.ELECTION_SAFETY, [0])
         return
-    c.fail("expected S0 to wait between two elections, but it starts one after the other", rules.TIMER, [0])
+    c.fail("expected S0 to wait between two elections, but it starts one after the other", rules.TIMER_RESTARTS, [0])
 
 
 @points(5)

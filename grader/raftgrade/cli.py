@@ -159,7 +159,8 @@ def _proof(arguments: argparse.Namespace) -> int:
             kill_rates.run(trials, folder, settings, sys.stderr)
         except KeyboardInterrupt:
             print(
-                f"raftgrade: interrupted; finished passes are in {shown}, and the same command goes on", file=sys.stderr
+                f"raftgrade: interrupted; finished passes are in {shown}; run the same command again to continue",
+                file=sys.stderr,
             )
             return 130
     print(proof_page.table(trials, settings, bold=sys.stdout.isatty()))

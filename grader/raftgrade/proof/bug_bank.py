@@ -1,11 +1,11 @@
 """The bank of known bugs: reads patch files, each of which puts one bug into the reference solution, and applies them.
 
-A file begins with lines ``Key: value``, as an e-mail does. An empty line follows, and then the change as the hunks of a
-unified diff. ``tests/bugs/README.md`` describes the format for anyone who writes such a file.
+A file begins with ``Key: value`` headers, like an e-mail. An empty line follows, and then the change as the hunks of a
+unified diff. ``tests/bugs/README.md`` describes the format.
 
-The numbers in a hunk's ``@@`` line are for people and editors; nothing here reads them. Instead, a hunk's old lines (context
-and ``-``) must occur exactly once in the reference. So a patch survives changes elsewhere in the reference, can be written
-by hand without counting, and is refused when its lines have changed, instead of being applied at a similar place.
+The line numbers in a hunk's ``@@`` line are ignored. Instead, a hunk's old lines (context and ``-``) must occur exactly once
+in the reference. So a patch survives changes elsewhere in the reference and can be written by hand without counting lines.
+When its own lines have changed, it is rejected instead of being applied at a similar place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from raftlab.safe_text import count, printable
 from raftlab.suites import catalogue
 
 HARDNESS = ("easy", "medium", "hard")
-SEEDS = 3  # number of runs of its test in which a bug must be caught, unless its file has the header Seeds
+SEEDS = 3  # number of seeds within which a test must catch the bug at least once, unless its file has the header Seeds
 LEFT_OUT = "left-out.md"  # the notes on known bugs that are not in the bank
 
 HEADERS = ("Title", "Lab", "Breaks", "Hardness", "Source", "Seeds", "Before", "Missed")
@@ -46,8 +46,8 @@ class Catch:
 
     Attributes:
         test: name of the test.
-        rule: name of the rule that the failure must name; empty if it names none.
-        kind: :attr:`Failure.kind` of a failure that names no rule; empty if ``rule`` is given.
+        rule: name of the rule that the failure must name; empty if it must name none.
+        kind: :attr:`Failure.kind` of the failure if it must name no rule; otherwise empty.
     """
 
     test: str
@@ -63,7 +63,7 @@ class Catch:
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """``old`` lines that become the ``new`` ones. ``line`` is where the hunk begins in its patch file."""
+    """A change from ``old`` lines to ``new`` ones. ``line`` is the line of the patch file where the hunk begins."""
 
     line: int
     old: tuple[str, ...]
@@ -75,18 +75,18 @@ class Bug:
     """One file of the bank.
 
     Attributes:
-        name: unique within a lab; the name of the file without ``.patch``.
+        name: the name of the file without ``.patch``; unique within a lab.
         path: the patch file.
-        title: one sentence that says what is wrong.
-        lab: the lab whose suite must catch it.
-        breaks: the property of Raft that is lost.
+        title: one sentence that describes the mistake.
+        lab: the lab whose suite must catch the bug.
+        breaks: the property of Raft that the bug violates.
         hardness: one of :data:`HARDNESS`.
-        source: where the bug is known from.
-        catches: tests that must catch it; empty if ``missed`` is given.
+        source: the paper, issue or submission where the bug was first seen.
+        catches: tests that must catch the bug; empty if ``missed`` is given.
         hunks: the change, in the order of the file.
-        seeds: number of runs within which each test of ``catches`` must catch it.
-        before: this lab and all later ones are removed from the reference first; empty: none is.
-        missed: why no test catches it; empty: one must.
+        seeds: number of seeds within which each test of ``catches`` must catch the bug at least once.
+        before: remove this lab and all later ones from the reference before applying the bug; empty to remove none.
+        missed: why no test catches the bug; empty if a test must catch it.
     """
 
     name: str
@@ -108,9 +108,9 @@ class Bug:
         return f"{self.lab.lower()}/{self.name}"
 
     def apply_to(self, reference: str) -> str:
-        """Returns the text of ``reference`` with the bug in it. Raises :class:`BadBank`."""
+        """The source ``reference`` with the bug applied. Raises :class:`BadBank`."""
         lines = without_labs_from(self.before, reference).splitlines()
-        places = []
+        positions = []
         for number, hunk in enumerate(self.hunks, 1):
             size = len(hunk.old)
             matches = [
@@ -121,19 +121,19 @@ class Bug:
                     f"{self.id}: the old lines of hunk {number} ({printable(str(self.path))}:{hunk.line}) occur "
                     f"{count(len(matches), 'time')} in the reference, expected exactly once"
                 )
-            places.append((matches[0], number, hunk))
-        places.sort(key=lambda place: place[0])
-        for (start, first, hunk), (next_start, second, _) in itertools.pairwise(places):
+            positions.append((matches[0], number, hunk))
+        positions.sort(key=lambda position: position[0])
+        for (start, first, hunk), (next_start, second, _) in itertools.pairwise(positions):
             if start + len(hunk.old) > next_start:
                 raise BadBank(f"{self.id}: hunks {first} and {second} change the same lines of the reference")
-        for start, _, hunk in reversed(places):
+        for start, _, hunk in reversed(positions):
             lines[start : start + len(hunk.old)] = hunk.new
         return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """All bugs, ordered by lab and name. ``left_out`` is the text about known bugs that are not in the bank."""
+    """All bugs, ordered by lab and name. ``left_out`` holds the notes on known bugs that are not in the bank."""
 
     bugs: list[Bug]
     left_out: str = ""
@@ -154,7 +154,7 @@ def read(folder: Path) -> Bank:
     """Read every ``*.patch`` below ``folder``. Raises :class:`BadBank`."""
     shown = printable(str(folder))
     if not folder.is_dir():
-        raise BadBank(f"{shown} is not a folder; a bank is a folder with one *.patch file for each bug")
+        raise BadBank(f"{shown} is not a folder; a bank is a folder with one *.patch file per bug")
     bugs: dict[str, Bug] = {}
     for path in sorted(folder.rglob("*.patch")):
         bug = parse(_text(path), path)
@@ -169,15 +169,15 @@ def read(folder: Path) -> Bank:
 
 
 def choose(bank: Bank, lab_names: Collection[str], names: Collection[str]) -> list[Bug]:
-    """The bugs of some labs, or some of them.
+    """Select bugs by lab and, optionally, by name.
 
     Args:
-        bank: where to look.
-        lab_names: the labs.
-        names: names (``ps-no-votedfor``) or ids (``2c/ps-no-votedfor``) of bugs; empty means all.
+        bank: the bank to select from.
+        lab_names: names of labs, such as ``2C``.
+        names: names (``ps-no-votedfor``) or ids (``2c/ps-no-votedfor``) of bugs; empty to select all.
 
     Raises:
-        BadBank: the bank has no bug of one of these names, or no such bug for these labs.
+        BadBank: no bug in the bank has one of these names, or none of the named bugs belongs to these labs.
     """
     for name in names:
         if not any(name in (bug.name, bug.id) for bug in bank.bugs):
@@ -192,11 +192,11 @@ def parse(text: str, path: Path) -> Bug:
     """Parse one patch file.
 
     Args:
-        text: what the file contains.
-        path: where it is; gives the bug its name, and error messages their place. It is not read.
+        text: the contents of the file.
+        path: the path of the file, for the bug's name and for error messages. The file is not read.
 
     Raises:
-        BadBank: ``text`` is not in the format of a bug.
+        BadBank: ``text`` is not a valid patch file.
     """
     lines = text.rstrip("\n").splitlines()
     headers = _headers(lines, path)
@@ -210,14 +210,14 @@ def parse(text: str, path: Path) -> Bug:
             path, headers.lines["Hardness"], f"Hardness must be easy, medium or hard, not {values['Hardness']!r}"
         )
     if not headers.catches and "Missed" not in values:
-        raise _bad(path, headers.end, "Caught-by must name the test that catches it, or Missed say why none does")
+        raise _bad(path, headers.end, "Caught-by must name the test that catches it, or Missed must say why none does")
     tests = {info.name for info in catalogue.tests(lab)}
     for line, catch in headers.catches.items():
         if catch.test not in tests:
             raise _bad(path, line, f"lab {lab} has no test called {catch.test!r}")
     seeds = values.get("Seeds", str(SEEDS))
     if not re.fullmatch("[1-9][0-9]{0,3}", seeds):
-        raise _bad(path, headers.lines["Seeds"], f"Seeds must be a number of runs from 1 to 9999, not {seeds!r}")
+        raise _bad(path, headers.lines["Seeds"], f"Seeds must be a number from 1 to 9999, not {seeds!r}")
     return Bug(
         name=path.stem,
         path=path,
@@ -243,8 +243,11 @@ def _lab(name: str, line: int, path: Path) -> str:
 
 @dataclass(slots=True)
 class _Headers:
-    """The headers of one file. ``lines`` are their line numbers, ``catches`` are keyed by the line of ``Caught-by``, ``end``
-    is the line number of the empty line after them."""
+    """The headers of one file.
+
+    ``lines`` holds their line numbers, and ``catches`` is keyed by the line number of ``Caught-by``. ``end`` is the line
+    number of the empty line after the headers.
+    """
 
     values: dict[str, str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
@@ -254,7 +257,7 @@ class _Headers:
 
 def _headers(lines: list[str], path: Path) -> _Headers:
     headers = _Headers()
-    test = ""  # the value of a Caught-by that has no Rule or Kind yet
+    test = ""  # the value of a Caught-by whose Rule or Kind has not been read yet
     for number, line in enumerate(lines, 1):
         if not line.strip() and not test:
             headers.end = number
@@ -299,7 +302,7 @@ def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
         if begin and not changes:
             raise _bad(path, begin, "this hunk changes nothing")
         if begin and not old:
-            raise _bad(path, begin, "this hunk has no old line, so its place cannot be found: give it context")
+            raise _bad(path, begin, "this hunk has no old line, so its place cannot be found: add context lines")
         if begin:
             hunks.append(Hunk(begin, tuple(old), tuple(new)))
 
@@ -317,12 +320,12 @@ def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
             new.append(line[1:])
             changes = True
         elif not line or line.startswith(" "):
-            # Many editors strip the single blank of an empty context line.
+            # Many editors strip the space from an otherwise empty context line.
             old.append(line[1:])
             new.append(line[1:])
         else:
             raise _bad(
-                path, number, f"the lines of a hunk begin with a blank, - or +, but this one is {printable(line)!r}"
+                path, number, f"the lines of a hunk begin with a space, - or +, but this one is {printable(line)!r}"
             )
     finish()
     if not hunks:
@@ -331,17 +334,18 @@ def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
 
 
 def without_labs_from(lab: str, reference: str) -> str:
-    """Remove later labs from the reference, because they hide bugs of earlier ones: PreVote hides many.
+    """Remove later labs from the reference, because they hide bugs of earlier ones (PreVote hides many).
 
     Args:
-        lab: the first lab to remove; empty: none is removed.
+        lab: the first lab to remove; empty to remove none.
         reference: the source of the reference solution, with its ``# region`` comments.
 
     Returns:
-        ``reference`` as a student has it who has not begun ``lab``, with the region comments of the labs that are left.
+        ``reference`` as it would look for a student who has not started ``lab``, with the region comments of the other
+        labs.
     """
     lines: list[str] = []
-    depth = 0  # of nested regions within the removed one; 0: outside
+    depth = 0  # nesting depth of regions within the removed one; 0 outside of it
     for line in reference.splitlines():
         region = re.fullmatch(r"\s*# region (\w+): .*", line)
         if depth or (lab and region and region[1] >= lab):

@@ -1,15 +1,14 @@
 """Measure how reliably the suites catch known bugs: run passes of each bug, count them, and store them in a folder.
 
-A *pass* is what a grading does with one seed: the whole suite of the bug's lab, each test once, in the simulator, with
-preemption. A pass in which a test fails has *killed* the bug. The first pass of a bug runs every test. Later ones begin
-with the test that is most likely to fail and end at the first failure, which answers the same question in less time.
+A *pass* is what a grading run does with one seed: it runs each test in the suite of the bug's lab once, in the simulator,
+with preemption. A pass in which a test fails has *killed* the bug. The first pass of a bug runs every test. Later ones
+begin with the test that is most likely to fail and stop at the first failure, which answers the same question faster.
 
-An easy or medium bug gets ``seeds`` passes. So does a hard one; only if none of these kills it, it gets more, until the
-first kill or up to ``hard_seeds``. Passes are counted in the order of their seeds and by this rule alone, so the result
-does not depend on how many passes run at a time, and nothing stops because a number looks good. The Clopper-Pearson
-interval for k of n still covers at least 95 % under this rule: beyond the first ``seeds`` passes k is 0 or 1, the
-interval's lower end solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n", and its upper end lies above the
-exact one.
+An easy or medium bug gets ``seeds`` passes. So does a hard one; if none of them kills it, it gets more, until the first
+kill or up to ``hard_seeds``. Passes are counted in the order of their seeds and only by this rule, so the result does not
+depend on the number of parallel passes, and no measurement stops because a number looks good. The Clopper-Pearson interval
+for k of n still covers at least 95 % under this rule: beyond the first ``seeds`` passes k is 0 or 1, the interval's lower
+end solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n", and its upper end lies above the exact one.
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ from raftlab.safe_text import one_line, printable
 from raftlab.suites import catalogue
 
 PASSES = "passes.jsonl"
-_FORMAT = 1  # increased when the meaning of a pass changes, or what is stored about it, so that old passes do not count
+_FORMAT = 1  # increase it when the meaning or the stored fields of a pass change, so that old passes do not count
 
 
 class CannotProve(Exception):
-    """The proof cannot go on: its records are damaged, or one of its processes died. The message says why."""
+    """The proof cannot continue: its records are damaged, or one of its processes died. The message says why."""
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """A test that failed. ``rule`` is the name of the broken rule, or empty; ``text`` is the failure's sentence."""
+    """A test that failed. ``rule`` is the name of the broken rule, or empty; ``text`` is the failure's message."""
 
     test: str
     rule: str
@@ -66,12 +65,12 @@ class Pass(msgspec.Struct, frozen=True):
     """One pass, as it is stored.
 
     Attributes:
-        key: identifies the bug's text, the code that judged it and the settings (:attr:`Trial.key`).
+        key: identifies the bug's source text, the code that judged it and the settings (:attr:`Trial.key`).
         bug: id of the bug.
-        seed: seed of each run.
+        seed: the seed of all its runs.
         whole: whether every test was run.
         caught: the tests that failed.
-        unjudged: tests without a verdict, because of a bug of ours or trouble of the machine.
+        unjudged: tests without a verdict, because of a bug in raftlab or a problem with the machine.
         cpu_s: CPU seconds of the judge and the servers.
         wall_s: wall-clock seconds.
     """
@@ -87,7 +86,7 @@ class Pass(msgspec.Struct, frozen=True):
 
     @property
     def judged(self) -> bool:
-        """A kill counts whatever else happened. To count as not killed, a pass needs a verdict of every test."""
+        """Whether the pass counts. A kill always does; a pass without one needs a verdict for every test."""
         return self.outcome != "error"
 
     @property
@@ -101,9 +100,9 @@ class Settings:
 
     Attributes:
         seeds: passes of each bug.
-        hard_seeds: the most passes of a hard bug that the first ``seeds`` did not kill.
-        jobs: passes at a time.
-        limit_s: the longest that a run of a test may take, in seconds; the default is that of a grading.
+        hard_seeds: the maximum number of passes of a hard bug that the first ``seeds`` did not kill.
+        jobs: number of parallel passes.
+        limit_s: time limit of each run, in real seconds; the default is that of a grading run.
     """
 
     seeds: int = 20
@@ -118,8 +117,8 @@ class Trial:
 
     Attributes:
         bug: the bug.
-        text: the reference with the bug in it.
-        key: identifies ``text``, the judging code and the settings: a stored pass with another key does not count.
+        text: the source of the reference with the bug applied.
+        key: identifies ``text``, the judging code and the settings: a stored pass with a different key does not count.
         settings: how many passes to run.
         passes: the finished passes, by seed.
         started: seeds of the passes that were started in this process.
@@ -134,7 +133,7 @@ class Trial:
 
     @property
     def max_passes(self) -> int:
-        """The most passes that this bug can get."""
+        """The maximum number of passes for this bug."""
         hard = self.bug.hardness == "hard"
         return max(self.settings.seeds, self.settings.hard_seeds) if hard else self.settings.seeds
 
@@ -153,7 +152,7 @@ class Trial:
 
     @property
     def needed_seeds(self) -> range:
-        """The seeds that the rule asks for, given the passes so far."""
+        """The seeds that the rule above requires, given the passes so far."""
         first = range(self.settings.seeds)
         if not all(seed in self.passes for seed in first) or any(self.passes[seed].caught for seed in first):
             return first
@@ -181,7 +180,7 @@ class Trial:
 
     @property
     def first_kill(self) -> Kill | None:
-        """What caught the bug first: in the first pass that did, the first test in that pass's order."""
+        """The first failed test of the first pass that killed the bug."""
         for each in self.counted:
             if each.caught:
                 return each.caught[0]
@@ -189,12 +188,12 @@ class Trial:
 
     @property
     def whole_cpu_s(self) -> float | None:
-        """CPU seconds of a pass that runs every test; ``None``: there is none yet."""
+        """CPU seconds of a pass that runs every test; ``None`` if no such pass has finished."""
         return self.passes[0].cpu_s if 0 in self.passes else None
 
     @property
     def seeds_to_be_sure(self) -> int | None:
-        """How many passes catch the bug with probability 95 %, at the measured rate; ``None`` if no pass killed it."""
+        """Number of passes that catch the bug with probability 95 % at the measured rate; ``None`` if no pass killed it."""
         if not self.kills:
             return None
         rate = self.kills / self.runs
@@ -206,8 +205,8 @@ class Trial:
         return [info.name for info in catalogue.tests(self.bug.lab) if "sim" in info.networks]
 
     def next_seed(self) -> int | None:
-        """The seed of the next pass to start; ``None`` if none can be started now. The first pass runs alone, because its
-        result tells which tests the others should begin with."""
+        """The seed of the next pass to start; ``None`` if none can start now. The first pass runs alone, because its result
+        determines which tests the others should begin with."""
         if 0 not in self.passes and self.started:
             return None
         return next((seed for seed in self.needed_seeds if seed not in self.passes and seed not in self.started), None)
@@ -215,8 +214,8 @@ class Trial:
     def likeliest_first(self) -> list[str]:
         """The tests of a pass, most likely to fail first: those that failed most often, then those in the bug's file."""
         kills = Counter(kill.test for each in self.passes.values() for kill in each.caught)
-        named = [catch.test for catch in self.bug.catches]
-        return sorted(self.tests, key=lambda test: (-kills[test], test not in named))
+        expected = [catch.test for catch in self.bug.catches]
+        return sorted(self.tests, key=lambda test: (-kills[test], test not in expected))
 
 
 def make_trials(bugs: Sequence[Bug], reference: str, settings: Settings) -> list[Trial]:
@@ -231,8 +230,8 @@ def make_trials(bugs: Sequence[Bug], reference: str, settings: Settings) -> list
 
 
 class Folder:
-    """The folder of a proof: ``passes.jsonl`` with one line for each pass, and ``LAB/BUG/raft.py``. A context manager, which
-    locks the folder."""
+    """The folder of a proof: ``passes.jsonl`` with one line per pass, and ``LAB/BUG/raft.py`` for each bug. As a context
+    manager, it locks the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -247,8 +246,8 @@ class Folder:
         self._file.close()
 
     def load(self, trials: list[Trial]) -> int:
-        """Add the stored passes of the same texts, judged by the same code, to ``trials``. Returns how many there are.
-        Raises :class:`CannotProve`."""
+        """Add the stored passes to those ``trials`` that have the same key. Returns the number of passes added. Raises
+        :class:`CannotProve`."""
         assert self._file is not None
         by_key = {trial.key: trial for trial in trials}
         self._file.seek(0)
@@ -263,7 +262,7 @@ class Folder:
                     f"line {number} of {printable(str(self.path / PASSES))} is not a pass of a proof"
                 ) from None
             trial = by_key.get(stored.key)
-            # A pass that could not be judged is run again, and the last line about a seed counts.
+            # A pass that could not be judged is repeated; if a seed occurs several times, the last line counts.
             if trial is not None and stored.judged and (stored.seed or stored.whole):
                 trial.passes[stored.seed] = stored
         return sum(len(trial.passes) for trial in trials)
@@ -289,7 +288,7 @@ def run(trials: list[Trial], folder: Folder, settings: Settings, stream: TextIO)
         trials: the bugs, with the passes that were loaded.
         folder: where each finished pass is stored at once.
         settings: ``jobs`` is the number of processes.
-        stream: where progress is shown.
+        stream: the stream on which to show progress.
 
     Raises:
         CannotProve: a process died.
@@ -302,15 +301,15 @@ def run(trials: list[Trial], folder: Folder, settings: Settings, stream: TextIO)
     }
     progress = Progress(todo, settings.jobs, stream, words=("passes", "caught"))
     context = multiprocessing.get_context("spawn")
-    with _signals(), ProcessPoolExecutor(settings.jobs, context, _start_worker) as pool:
+    with _interrupt_on_signals(), ProcessPoolExecutor(settings.jobs, context, _start_worker) as pool:
         try:
             while True:
-                # One more than there are workers, so that a worker never waits for this process.
+                # Submit one more than there are workers, so that no worker ever waits for this process.
                 for trial, seed in _next_passes(trials, settings.jobs + 1 - len(running)):
-                    place = folder.write_raft(trial)
+                    path = folder.write_raft(trial)
                     order = trial.likeliest_first() if seed else trial.tests
-                    work = (place, trial.bug.lab, trial.key, trial.bug.id, seed, order, not seed, settings.limit_s)
-                    running[pool.submit(_pass, *work)] = trial
+                    args = (path, trial.bug.lab, trial.key, trial.bug.id, seed, order, not seed, settings.limit_s)
+                    running[pool.submit(_run_pass, *args)] = trial
                 if not running:
                     break
                 for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
@@ -320,7 +319,7 @@ def run(trials: list[Trial], folder: Folder, settings: Settings, stream: TextIO)
                     trial.passes[finished.seed] = finished
                     kind = "later" if finished.seed else "first"
                     progress.add(trial.bug.id, kind, finished.outcome, finished.wall_s)
-                    # Below 0 if a hard bug needs more passes than its first ones, above 0 if it has been killed since.
+                    # Negative if a hard bug needs further passes, positive if a kill has made some unnecessary.
                     progress.reduce({"later": needed_before - len(trial.needed_seeds)})
                 progress.show()
         except KeyboardInterrupt:
@@ -328,39 +327,39 @@ def run(trials: list[Trial], folder: Folder, settings: Settings, stream: TextIO)
             raise
         except BrokenProcessPool:
             raise CannotProve(
-                "a process of the proof died; all finished passes are saved: run the same command again"
+                "a process of the proof died; all finished passes are saved, so run the same command again to continue"
             ) from None
         finally:
             progress.close()
 
 
-def _next_passes(trials: list[Trial], most: int) -> Iterator[tuple[Trial, int]]:
-    """Up to ``most`` passes to start now, each as its trial and seed."""
+def _next_passes(trials: list[Trial], limit: int) -> Iterator[tuple[Trial, int]]:
+    """Up to ``limit`` passes to start now, each as its trial and seed."""
     for trial in trials:
-        while most > 0 and (seed := trial.next_seed()) is not None:
+        while limit > 0 and (seed := trial.next_seed()) is not None:
             trial.started.add(seed)
-            most -= 1
+            limit -= 1
             yield trial, seed
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a proof as Ctrl-C does, unless they are ignored (``nohup``)."""
+def _interrupt_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt a proof like Ctrl-C, unless they are ignored (``nohup``)."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    handled = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, interrupt) for each in handled}
+    handled = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _kill_workers(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once; the kernel ends the servers' processes with them."""
+    """Kill the workers at once; the kernel kills the servers' processes with them."""
     for worker in list(pool._processes.values()):
         worker.kill()
 
@@ -368,18 +367,18 @@ def _kill_workers(pool: ProcessPoolExecutor) -> None:
 # --- in a worker process ---
 
 
-class _TooLong(BaseException):
-    """A run has exceeded its limit. Not an ``Exception``, so that no handler in the run's code catches it."""
+class _TimeLimitExceeded(BaseException):
+    """A run has exceeded its time limit. Not an ``Exception``, so that no handler in the run's code catches it."""
 
 
-# The submission that this worker ran last, whose warm host serves the next pass of the same bug.
+# The submission that this worker ran last. Its warm host is reused by the next pass of the same bug.
 _implementation: Implementation | None = None
 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, _raise_too_long)
+    signal.signal(signal.SIGALRM, _raise_time_limit_exceeded)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
@@ -390,37 +389,37 @@ def _exit_with_parent(sentinel: int) -> None:
     os._exit(1)
 
 
-def _raise_too_long(number: int, frame: FrameType | None) -> NoReturn:
-    raise _TooLong
+def _raise_time_limit_exceeded(number: int, frame: FrameType | None) -> NoReturn:
+    raise _TimeLimitExceeded
 
 
-def _pass(
-    place: Path, lab: str, key: str, bug: str, seed: int, order: Sequence[str], whole: bool, limit_s: float
+def _run_pass(
+    path: Path, lab: str, key: str, bug: str, seed: int, order: Sequence[str], whole: bool, limit_s: float
 ) -> Pass:
-    """Run the tests ``order`` of ``lab`` on ``place``: all if ``whole``, else until one fails."""
+    """Run the tests of ``lab`` on the submission ``path`` in ``order``: all of them if ``whole``, else until one fails."""
     global _implementation
-    if _implementation is None or _implementation.path != place:
+    if _implementation is None or _implementation.path != path:
         if _implementation is not None:
             _implementation.close()
-        _implementation = Implementation(place)
+        _implementation = Implementation(path)
     infos = {info.name: info for info in catalogue.tests(lab)}
     caught: list[Kill] = []
     unjudged: list[str] = []
     cpu_s = wall_s = 0.0
     for test in order:
         test_run = Run(_implementation, infos[test], "sim", seed, preempt=True)
-        too_long = False
+        timed_out = False
         try:
-            record = test_run.judge(_within(limit_s, catalogue.script_of(infos[test])))
-        except _TooLong as exc:
-            too_long = True
+            record = test_run.judge(_with_time_limit(limit_s, catalogue.script_of(infos[test])))
+        except _TimeLimitExceeded as exc:
+            timed_out = True
             record = test_run.record(exc)
-            # The host may be in the middle of an answer, so the next run starts a new one. Close it after the run, which
-            # still asks the host to end the servers' process.
+            # The host may have sent only part of an answer, so the next run starts a new host. Close this one after the
+            # run, which still asks the host to end the servers' process.
             _implementation.close()
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
-        if too_long:
-            # A run that does not end has not passed: a grading counts it as a failure, too.
+        if timed_out:
+            # A grading run, too, counts a run that does not end as a failure.
             caught.append(Kill(test, "", f"run never reported: it had not ended after {limit_s:g} s"))
         elif record.outcome == "failed" and record.failure is not None:
             rule = record.failure.rule
@@ -432,8 +431,8 @@ def _pass(
     return Pass(key, bug, seed, whole, caught, unjudged, round(cpu_s, 3), round(wall_s, 3))
 
 
-def _within(seconds: float, script: Callable[[Any], object]) -> Callable[[Any], None]:
-    """``script``, but it raises :class:`_TooLong` if it takes longer."""
+def _with_time_limit(seconds: float, script: Callable[[Any], object]) -> Callable[[Any], None]:
+    """Wrap ``script`` so that it raises :class:`_TimeLimitExceeded` if it takes longer than this."""
 
     def timed(cluster: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,4 +1,4 @@
-"""A finished proof as text: a table for the terminal, and a page of Markdown. Every figure in them is measured."""
+"""Show a finished proof as a table for the terminal, and as a page of Markdown."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from raftlab.safe_text import count, duration, one_line, printable
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """How a proof was made, for the page.
+    """Facts about a proof that the page shows.
 
     Attributes:
-        when: the date, as ``2026-11-22``.
-        command: the command line that makes the same proof.
-        versions: of raftgrade, Python and the judging code.
+        when: the date, such as ``2026-11-22``.
+        command: the command line that repeats the proof.
+        versions: the versions of raftgrade, Python and the judging code.
         settings: the number of passes.
     """
 
@@ -33,16 +33,16 @@ class Facts:
     settings: Settings
 
 
-# --- figures ---
+# --- numbers ---
 
 
 def missed(trials: Iterable[Trial]) -> list[Trial]:
-    """The bugs that no pass has killed, among those whose passes are complete."""
+    """The bugs whose passes are complete and none of whose passes killed them."""
     return [trial for trial in trials if trial.complete and not trial.kills]
 
 
 def exit_code(trials: Sequence[Trial]) -> int:
-    """0: every bug is caught, or its file says why it is missed; 1: one is missed without a reason; 2: not finished."""
+    """0: every bug is caught, or its file says why it is missed; 1: a bug is missed without a reason; 2: not finished."""
     if any(not trial.bug.missed for trial in missed(trials)):
         return 1
     return 0 if all(trial.complete for trial in trials) else 2
@@ -66,14 +66,14 @@ def _probability(trial: Trial) -> str:
 
 
 def _fraction(value: float) -> str:
-    """Two digits after the point, three below a tenth; only exactly 1 is shown as 1."""
+    """Two decimal places, or three if below 0.1; only exactly 1 is shown as 1."""
     if value in (0.0, 1.0):
         return f"{value:.0f}"
     return f"{min(value, 0.994):.2f}".lstrip("0") if value >= 0.1 else f"{value:.3f}".lstrip("0")
 
 
 def _cost_to_be_sure(trial: Trial) -> tuple[str, str]:
-    """Seeds and CPU seconds that it takes to catch the bug with probability 95 %."""
+    """Number of seeds, and of CPU seconds, that it takes to catch the bug with probability 95 %."""
     seeds, cpu = trial.seeds_to_be_sure, trial.whole_cpu_s
     if seeds is None or cpu is None:
         return "–", "–"
@@ -81,18 +81,18 @@ def _cost_to_be_sure(trial: Trial) -> tuple[str, str]:
 
 
 def _caught_by(trial: Trial) -> str:
-    """The rule that the first failure named or, if it named none, the test."""
+    """The rule that the first failure names or, if it names none, the test."""
     return "–" if trial.first_kill is None else trial.first_kill.rule or trial.first_kill.test
 
 
-def _on_the_first(trial: Trial) -> str:
-    """How many tests of the lab catch the bug on the first seed."""
+def _tests_on_first_seed(trial: Trial) -> str:
+    """How many of the lab's tests catch the bug on the first seed."""
     first = trial.passes.get(0)
     return "–" if first is None else f"{len({kill.test for kill in first.caught})} of {len(trial.tests)}"
 
 
 def _passes(trial: Trial) -> str:
-    """``13/20``: killed of judged; then ``?2`` if two could not be judged, and ``…`` if more are to come."""
+    """``13/20``: kills of judged passes; then ``?2`` if two could not be judged, and ``…`` if more are needed."""
     unjudged = sum(not each.judged for each in trial.counted)
     return f"{trial.kills}/{trial.runs}" + (f" ?{unjudged}" if unjudged else "") + ("" if trial.complete else " …")
 
@@ -109,7 +109,7 @@ def _by_lab(trials: Sequence[Trial]) -> list[Group]:
 
 
 def _rates(groups: Sequence[Group], settings: Settings) -> list[list[str]]:
-    """Rows of name, number of bugs, caught by the first passes, caught by all. Shares are of the finished bugs."""
+    """Rows of name, number of bugs, caught by the first passes, caught by any. Shares are of the finished bugs."""
     rows = []
     for name, group in groups:
         done = [trial for trial in group if trial.complete]
@@ -131,13 +131,13 @@ def _count_passes(number: int) -> str:
     return "1 pass" if number == 1 else f"{number} passes"
 
 
-# --- on a terminal ---
+# --- for the terminal ---
 
 
 def table(trials: Sequence[Trial], settings: Settings, bold: bool = False) -> str:
     """The proof for a terminal of 100 columns. With ``bold``, missed bugs are in bold type."""
 
-    def marked(text: str) -> str:
+    def emphasized(text: str) -> str:
         return f"\x1b[1m{text}\x1b[0m" if bold else text
 
     rates = ["bugs", f"within {settings.seeds}", "at all"]
@@ -147,7 +147,7 @@ def table(trials: Sequence[Trial], settings: Settings, bold: bool = False) -> st
         blocks.append(tabulate.tabulate(rows, [name, *rates], disable_numparse=True))
     rows = []
     for trial in trials:
-        by = marked("missed") if trial.complete and not trial.kills else one_line(_caught_by(trial), 26)
+        by = emphasized("missed") if trial.complete and not trial.kills else one_line(_caught_by(trial), 26)
         shown = [
             one_line(trial.bug.id, 33),
             trial.bug.hardness,
@@ -161,7 +161,7 @@ def table(trials: Sequence[Trial], settings: Settings, bold: bool = False) -> st
     align = ("left", "left", "left", "left", "left", "right", "right")
     blocks.append(tabulate.tabulate(rows, headers, disable_numparse=True, colalign=align))
     for trial in missed(trials):
-        blocks.append(f"{marked(f'missed: {trial.bug.id}')}: {printable(trial.bug.missed) or 'unexplained'}")
+        blocks.append(f"{emphasized(f'missed: {trial.bug.id}')}: {printable(trial.bug.missed) or 'unexplained'}")
     for trial in _no_longer_missed(trials):
         blocks.append(f"{trial.bug.id} is caught now, but its file still says why it is missed")
     unfinished = [trial.bug.id for trial in trials if not trial.complete]
@@ -176,22 +176,21 @@ def _no_longer_missed(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.bug.missed and trial.kills]
 
 
-# --- as a page ---
+# --- as a Markdown page ---
 
 _INTRO = """\
-A known bug is a small change of the reference solution, from which later labs are removed first. This page is about
+A known bug is a small change to the reference solution, from which later labs are removed first. This page covers
 {bugs} in {texts} (some are tried in two labs). Each comes from a patch file that names its source. A *pass* is what a
-grading does with one seed: the whole suite of the bug's lab, each test once, in the simulator. A pass in which a test
-fails has *killed* the bug.
+grading run does with one seed: it runs each test in the suite of the bug's lab once, in the simulator. A pass in which
+a test fails has *killed* the bug.
 
-Each easy or medium bug had {few} passes. So did each hard one; only if none of these killed it, it had more, until the
-first kill or up to {many}. No measurement was stopped because a number looked good, so the intervals are valid
+Each easy or medium bug had {few} passes. So did each hard one; if none of them killed it, it had more, until the first
+kill or up to {many}. No measurement was stopped because a number looked good, so the intervals are valid
 (Clopper-Pearson, two-sided, 95 %). *Seeds to be sure* is the number of passes that catch the bug with probability 95 %,
-if the measured share of passes that killed it is the true one. *CPU s* is what that many whole passes cost, judge and
-servers together.
+if the measured kill rate is the true one. *CPU s* is the cost of that many complete passes, judge and servers together.
 
-Most of these bugs were known when the suites were written. So the figures show how reliably the suites catch a known
-mistake, not how many unknown ones they miss. Bugs that were added after the suites say so in their files."""
+Most of these bugs were known when the suites were written. So the numbers show how reliably the suites catch known
+mistakes, not how many unknown ones they miss. If a bug was added after the suites, its file says so."""
 
 
 def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block] | None) -> str:
@@ -199,15 +198,15 @@ def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block
 
     Args:
         trials: the bugs with their passes.
-        bank: the bank they are from.
-        facts: how the proof was made.
-        soak: runs of correct Rafts, which show false alarms; ``None`` if they were not measured.
+        bank: the bank that contains the bugs.
+        facts: facts about the proof.
+        soak: runs of correct Rafts, which show false alarms; ``None`` if there was no soak.
     """
     few, many = facts.settings.seeds, facts.settings.hard_seeds
     texts = len({trial.text for trial in trials})
     blocks = [
         "# What the suites catch",
-        f"Made on {facts.when} with {facts.versions} and seeds from 0, by",
+        f"Generated on {facts.when} with {facts.versions} and seeds from 0, by",
         f"    {printable(facts.command)}",
         *_INTRO.format(few=few, many=many, bugs=count(len(trials), "bug"), texts=count(texts, "different text")).split(
             "\n\n"
@@ -227,7 +226,7 @@ def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block
 
 
 def _wrapped(block: str) -> str:
-    """A paragraph of prose with its lines wrapped; any other block as it is."""
+    """``block`` with its lines wrapped if it is prose; any other block unchanged."""
     if block.startswith(("#", "|", "-", "    ")) or "\n- " in block or "\n\n" in block:
         return block
     return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False)
@@ -248,7 +247,7 @@ def _aims(trials: Sequence[Trial], settings: Settings) -> str:
             met = "met" if caught >= share * len(done) else "**not met**"
         aim = f"9 of 10 within {many} passes" if name == "hard" else f"all within {few} passes"
         early = _share(caught_within(done, few), len(done))
-        late = _share(caught_within(done, many), len(done)) if name == "hard" else "–"  # the others had no more passes
+        late = _share(caught_within(done, many), len(done)) if name == "hard" else "–"  # others had no further passes
         rows.append([name, str(len(group)), early, late, aim, met])
     return _markdown(["hardness", "bugs", f"caught within {few}", f"caught within {many}", "aim", ""], rows)
 
@@ -264,7 +263,7 @@ def _matrix(trials: Sequence[Trial]) -> str:
                 bug.breaks,
                 bug.hardness,
                 "**missed**" if is_missed else _caught_by(trial),
-                _on_the_first(trial),
+                _tests_on_first_seed(trial),
                 _passes(trial),
                 _probability(trial),
                 *_cost_to_be_sure(trial),
@@ -310,11 +309,11 @@ def _misses(trials: Sequence[Trial]) -> str:
 
 def _false_alarms(soak: Sequence[Block] | None) -> list[str]:
     if soak is None:
-        return ["Not measured for this page. `raftgrade proof --soak DIR` takes them from a soak."]
+        return ["Not measured for this page. `raftgrade proof --soak DIR` takes the numbers from a soak."]
     counted = current_blocks(soak)
     if not counted:
         return ["The soak has no runs."]
-    figures = ["runs", "failures", "false alarms per 10,000 runs"]
+    columns = ["runs", "failures", "false alarms per 10,000 runs"]
     by_lab = _sums(counted, lambda block: (column(block), block.lab))
     by_impl = _sums(counted, lambda block: (block.impl,))
     counts = f"Code {counted[-1].code}."
@@ -323,12 +322,12 @@ def _false_alarms(soak: Sequence[Block] | None) -> list[str]:
         counts += f" Not counted: {count(unjudged, 'run')} that could not be judged."
     old = sum(block.runs for block in soak) - sum(block.runs for block in counted)
     if old:
-        counts += f" Left out: {old:,} runs with another version of raftlab, or of a Raft that has changed since."
+        counts += f" Left out: {old:,} runs with a different version of raftlab, or of a Raft that has changed since."
     return [
-        "These are runs of correct Rafts, so every failure is a false alarm. After each rate comes the upper end of its "
+        "These are runs of correct Rafts, so every failure is a false alarm. Each rate is followed by the upper end of its "
         f"95 % Clopper-Pearson interval. {counts}",
-        _markdown(["runs of", "lab", *figures], by_lab),
-        _markdown(["Raft", *figures], by_impl),
+        _markdown(["runs of", "lab", *columns], by_lab),
+        _markdown(["Raft", *columns], by_impl),
     ]
 
 
@@ -338,7 +337,7 @@ def _sums(soak: Sequence[Block], key: Callable[[Block], tuple[str, ...]]) -> lis
         runs, failures = sums.get(key(block), (0, 0))
         sums[key(block)] = (runs + block.runs - block.unjudged, failures + block.failures)
     rows = [[*names, *_alarms(*sums[names])] for names in sorted(sums)]
-    total = (sum(figures) for figures in zip(*sums.values(), strict=True))
+    total = (sum(column) for column in zip(*sums.values(), strict=True))
     return [*rows, ["all", *[""] * (len(rows[0]) - 4), *_alarms(*total)]]
 
 

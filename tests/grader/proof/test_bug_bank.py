@@ -1,4 +1,4 @@
-"""The bank of known bugs: reading and applying its files, and that each file of our own bank can be applied."""
+"""Tests of the bank of known bugs: reading and applying patch files, and applying each file of our own bank."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ REFERENCE = "# A file.\ndef f():\n    return 1\n\ndef g():\n    return 1\n"
 PATCH = Path("bank/2a/too-far.patch")
 
 
-def changed(hunks: str, reference: str = REFERENCE) -> str:
-    """The reference after the hunks are applied."""
+def apply_hunks(hunks: str, reference: str = REFERENCE) -> str:
+    """The reference with the hunks applied."""
     return bug_bank.parse(f"{HEADERS}\n{hunks}", PATCH).apply_to(reference)
 
 
-def test_a_bug() -> None:
+def test_headers_and_hunks_are_parsed() -> None:
     bug = bug_bank.parse(f"{HEADERS}\n{HUNK}", PATCH)
     assert (bug.id, bug.lab, bug.breaks, bug.hardness) == ("2a/too-far", "2A", "Election Safety", "easy")
     assert (bug.catches, bug.seeds, bug.before, bug.missed) == (
@@ -51,21 +51,21 @@ def test_a_bug() -> None:
     assert bug.apply_to(REFERENCE) == REFERENCE.replace("1", "2", 1)
 
 
-def test_the_line_numbers_of_a_hunk_are_ignored() -> None:
-    assert changed(HUNK.replace("-1,3 +1,3", "-700,9 +1,1")) == REFERENCE.replace("1", "2", 1)
-    assert changed(HUNK.replace("@@ -1,3 +1,3 @@ def f", "@@")) == REFERENCE.replace("1", "2", 1)
+def test_line_numbers_of_hunks_are_ignored() -> None:
+    assert apply_hunks(HUNK.replace("-1,3 +1,3", "-700,9 +1,1")) == REFERENCE.replace("1", "2", 1)
+    assert apply_hunks(HUNK.replace("@@ -1,3 +1,3 @@ def f", "@@")) == REFERENCE.replace("1", "2", 1)
     grown = "import os\n\n" + REFERENCE + "\ndef h():\n    return 3\n"
-    assert changed(HUNK, grown) == grown.replace("1", "2", 1)
+    assert apply_hunks(HUNK, grown) == grown.replace("1", "2", 1)
 
 
-def test_hunks_in_any_order() -> None:
+def test_hunks_can_come_in_any_order() -> None:
     second = "@@\n def g():\n-    return 1\n+    return 3\n"
     both = REFERENCE.replace("1", "2", 1).replace("1", "3", 1)
-    assert changed(HUNK + second) == changed(second + HUNK) == both
+    assert apply_hunks(HUNK + second) == apply_hunks(second + HUNK) == both
 
 
-def test_names_as_patch_writes_them_and_empty_lines() -> None:
-    assert changed(f"--- a/raft.py\n+++ b/raft.py\n{HUNK}\n\n") == REFERENCE.replace("1", "2", 1)
+def test_diff_file_names_and_empty_lines_are_ignored() -> None:
+    assert apply_hunks(f"--- a/raft.py\n+++ b/raft.py\n{HUNK}\n\n") == REFERENCE.replace("1", "2", 1)
 
 
 @pytest.mark.parametrize(
@@ -74,26 +74,26 @@ def test_names_as_patch_writes_them_and_empty_lines() -> None:
 )
 def test_old_lines_must_occur_once(hunks: str, times: str) -> None:
     with pytest.raises(BadBank) as error:
-        changed(HUNK + hunks)
+        apply_hunks(HUNK + hunks)
     assert str(error.value) == (
         f"2a/too-far: the old lines of hunk 2 (bank/2a/too-far.patch:14) occur {times} in the reference, "
         "expected exactly once"
     )
 
 
-def test_hunks_that_overlap() -> None:
+def test_overlapping_hunks_are_rejected() -> None:
     with pytest.raises(BadBank, match="2a/too-far: hunks 1 and 2 change the same lines of the reference"):
-        changed("@@\n # A file.\n def f():\n-    return 1\n@@\n     return 1\n \n-def g():\n+def h():\n")
+        apply_hunks("@@\n # A file.\n def f():\n-    return 1\n@@\n     return 1\n \n-def g():\n+def h():\n")
 
 
-def test_several_tests_catch_it() -> None:
+def test_a_bug_can_name_several_tests() -> None:
     headers = HEADERS + "Caught-by: split_vote\nKind: deadlock\nSeeds: 7\nBefore: 2e\n"
     bug = bug_bank.parse(f"{headers}\n{HUNK}", PATCH)
     assert bug.catches[1:] == (Catch("split_vote", kind="deadlock"),)
     assert (bug.seeds, bug.before) == (7, "2E")
 
 
-def test_a_bug_that_is_missed_names_no_test() -> None:
+def test_a_missed_bug_names_no_test() -> None:
     headers = HEADERS.partition("Caught-by")[0] + "Missed: needs a clock that goes backwards.\n"
     assert bug_bank.parse(f"{headers}\n{HUNK}", PATCH).missed == "needs a clock that goes backwards."
 
@@ -118,7 +118,7 @@ def test_a_bug_that_is_missed_names_no_test() -> None:
             f"2: there is no lab '9Z'; the labs are: {ALL_LABS}",
         ),
         (HEADERS + "Before: never\n\n" + HUNK, f"8: there is no lab 'never'; the labs are: {ALL_LABS}"),
-        (HEADERS + "Seeds: few\n\n" + HUNK, "8: Seeds must be a number of runs from 1 to 9999, not 'few'"),
+        (HEADERS + "Seeds: few\n\n" + HUNK, "8: Seeds must be a number from 1 to 9999, not 'few'"),
         (HEADERS.replace("initial", "final") + "\n" + HUNK, "6: lab 2A has no test called 'final_election'"),
         (HEADERS.partition("Rule")[0] + "\n" + HUNK, "7: each Caught-by must be followed by its own Rule or Kind"),
         ("Rule: what\n\n" + HUNK, "1: each Caught-by must be followed by its own Rule or Kind"),
@@ -128,34 +128,34 @@ def test_a_bug_that_is_missed_names_no_test() -> None:
         ),
         (
             HEADERS.partition("Caught-by")[0] + "\n" + HUNK,
-            "6: Caught-by must name the test that catches it, or Missed say why none does",
+            "6: Caught-by must name the test that catches it, or Missed must say why none does",
         ),
         (HEADERS + "\nhello\n" + HUNK, "9: expected a hunk, which begins with @@, not 'hello'"),
         (
             HEADERS + "\n" + HUNK + "hello\n",
-            "14: the lines of a hunk begin with a blank, - or +, but this one is 'hello'",
+            "14: the lines of a hunk begin with a space, - or +, but this one is 'hello'",
         ),
         (HEADERS + "\n@@\n def f():\n", "9: this hunk changes nothing"),
-        (HEADERS + "\n@@\n+x = 1\n", "9: this hunk has no old line, so its place cannot be found: give it context"),
+        (HEADERS + "\n@@\n+x = 1\n", "9: this hunk has no old line, so its place cannot be found: add context lines"),
     ],
 )
-def test_refused_files(text: str, message: str) -> None:
+def test_malformed_files_are_rejected(text: str, message: str) -> None:
     with pytest.raises(BadBank) as error:
         bug_bank.parse(text, PATCH)
     assert str(error.value) == f"bank/2a/too-far.patch:{message}"
 
 
-def test_an_unknown_header_is_refused() -> None:
+def test_an_unknown_header_is_rejected() -> None:
     with pytest.raises(BadBank, match="8: unknown header Author; the headers are Title, Lab, "):
         bug_bank.parse(f"{HEADERS}Author: me\n\n{HUNK}", PATCH)
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_an_unknown_kind_is_rejected() -> None:
     with pytest.raises(BadBank, match=r"7: Kind must be one of assertion, exception, .*, not 'invariant'"):
         bug_bank.parse(HEADERS.replace("Rule: liveness of elections", "Kind: invariant") + "\n" + HUNK, PATCH)
 
 
-def test_which_failures_a_bug_expects() -> None:
+def test_a_catch_matches_the_expected_failure_only() -> None:
     broken_rule = Failure("invariant", "expected one vote", rules.ONE_VOTE)
     deadlock = Failure("deadlock", "S0: deadlock")
     for failure, other in ((broken_rule, deadlock), (deadlock, broken_rule)):
@@ -165,7 +165,7 @@ def test_which_failures_a_bug_expects() -> None:
     assert not Catch("split_vote", kind="deadlock").matches(Failure("deadlock", "", rules.ONE_VOTE))
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_reading_a_folder(tmp_path: Path) -> None:
     with pytest.raises(BadBank, match="is not a folder; a bank is a folder with one"):
         bug_bank.read(tmp_path / "none")
     with pytest.raises(BadBank, match=r"contains no .*, so there are no bugs to try"):
@@ -207,7 +207,7 @@ def test_every_bug_of_the_lab_can_be_applied(lab: str) -> None:
     assert len(texts) >= 15
 
 
-def test_there_are_enough() -> None:
+def test_the_bank_is_large_enough() -> None:
     assert len(BANK.bugs) >= 80
     left_out = re.findall(r"^- `(\S+)`: ", BANK.left_out, re.M)
     assert len(left_out) >= 9

@@ -1,4 +1,4 @@
-"""``raftgrade proof``: which passes count, what is stored, what it reports, and real proofs of a few bugs."""
+"""Tests of ``raftgrade proof``: which passes count, what is stored, what it reports, and real proofs of a few bugs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FEW = Settings(seeds=3, hard_seeds=6)
 
 
 def trial(name: str = "el-double-vote", settings: Settings = FEW) -> Trial:
-    """A hard bug, whatever its hardness in the bank."""
+    """The trial of a bug that counts as hard, whatever its hardness in the bank."""
     (made,) = kill_rates.make_trials([BANK.find("2A", name)], SOLUTION.read_text(encoding="utf-8"), settings)
     made.bug = bug_bank.parse(HARMLESS.format("hard", ""), Path(f"2a/{name}.patch"))
     return made
@@ -69,12 +69,12 @@ P, F, E = "passed", "failed", "error"
     ("outcomes", "kills", "runs", "complete"),
     [
         ([F, P, F], 2, 3, True),
-        ([P, F], 1, 2, False),  # the first seeds are all run, even after a kill
+        ([P, F], 1, 2, False),  # all of the first seeds are run, even after a kill
         ([P, P, P], 0, 3, False),
-        ([P, P, P, P, F], 1, 5, True),  # after them, the first kill ends it
+        ([P, P, P, P, F], 1, 5, True),  # after the first seeds, the first kill ends the trial
         ([P, P, P, P, F, F], 1, 5, True),
         ([P, P, P, P, P, P], 0, 6, True),
-        ([F, P, P, F, F, F], 1, 3, True),  # from an earlier proof with more seeds
+        ([F, P, P, F, F, F], 1, 3, True),  # stored passes of an earlier proof with more seeds
         ([P, P, E], 0, 2, False),
     ],
 )
@@ -87,10 +87,10 @@ def test_which_pass_is_next() -> None:
     made = trial()
     assert made.next_seed() == 0
     made.started.add(0)
-    assert made.next_seed() is None, "the first pass tells which tests the others begin with"
+    assert made.next_seed() is None, "the first pass determines which tests the others begin with"
     made.passes[0] = a_pass(made, 0)
     made.started |= {1, 2}
-    assert made.next_seed() is None, "whether there are more depends on all of the first seeds"
+    assert made.next_seed() is None, "whether more passes are needed depends on all of the first seeds"
     made.passes |= {1: a_pass(made, 1), 2: a_pass(made, 2)}
     assert made.next_seed() == 3
     made.passes[3] = a_pass(made, 3, F)
@@ -115,8 +115,8 @@ def test_seeds_to_be_sure() -> None:
 def test_stored_passes(tmp_path: Path) -> None:
     first = with_passes(F, P, E)
     with Folder(tmp_path / "out") as folder:
-        for done in first.passes.values():
-            folder.append(done)
+        for finished in first.passes.values():
+            folder.append(finished)
         with pytest.raises(BadFolder, match="another raftgrade is writing to"), Folder(tmp_path / "out"):
             pass
     with open(tmp_path / "out" / "passes.jsonl", "ab") as file:
@@ -128,7 +128,7 @@ def test_stored_passes(tmp_path: Path) -> None:
         folder.append(a_pass(again, 2))
     with Folder(tmp_path / "out") as folder:
         assert folder.load([again]) == 3
-    (tmp_path / "out" / "passes.jsonl").write_text("what\n")
+    (tmp_path / "out" / "passes.jsonl").write_text("malformed\n")
     with (
         Folder(tmp_path / "out") as folder,
         pytest.raises(CannotProve, match=r"line 1 of .*passes\.jsonl is not a pass"),
@@ -137,7 +137,7 @@ def test_stored_passes(tmp_path: Path) -> None:
 
 
 def test_passes_of_an_older_version_can_be_read(tmp_path: Path) -> None:
-    """They count only if they are of the same text and the same code, which the key says."""
+    """They count only if their key shows that the bug's source text and the judging code are the same."""
     line = (
         '{"key":"KEY","bug":"2a/el-double-vote","seed":0,"whole":true,"caught":[{"test":"who_gets_a_vote","rule":"one vote'
         ' a term","text":"expected S0 to vote once"}],"unjudged":[],"cpu_s":0.3,"wall_s":0.5}\n'
@@ -149,7 +149,7 @@ def test_passes_of_an_older_version_can_be_read(tmp_path: Path) -> None:
     assert made.first_kill == Kill("who_gets_a_vote", "one vote a term", "expected S0 to vote once")
 
 
-def test_a_folder_of_something_else(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(BadFolder, match=r"holds other files and no passes\.jsonl"), Folder(tmp_path):
         pass
@@ -164,7 +164,7 @@ def page(*trials: Trial, soak: list[Block] | None = None) -> str:
     return proof_page.page(trials, BANK, proof_page.Facts("today", "raftgrade proof", "these", FEW), soak)
 
 
-def test_the_aims() -> None:
+def test_table_of_aims() -> None:
     caught, late, gone = with_passes(F, F, F), with_passes(P, P, P, P, F), with_passes(*[P] * 6)
     line = "| hard | {} | {} | {} | 9 of 10 within 6 passes | {} |\n"
     text = page(*[caught] * 8, late, gone)
@@ -179,7 +179,7 @@ def test_the_aims() -> None:
     assert [proof_page.exit_code(each) for each in ([caught], [caught, lost], [gone, lost])] == [0, 2, 1]
 
 
-def test_a_row() -> None:
+def test_row_of_a_bug() -> None:
     (row,) = re.findall(r"^\| el-double-vote .*$", page(with_passes(F, P, F)), re.M)
     assert row.split(" | ")[2:] == (
         ["Liveness", "hard", "Election Safety", f"1 of {number_of_tests('2A')}", "2/3", ".67 [.094–.99]", "3", "6.0 |"]
@@ -207,15 +207,17 @@ def test_false_alarms() -> None:
     assert "Code abc. Not counted: 1 run that could not be judged.\n" in text
 
 
-def test_a_raft_that_was_changed_counts_from_then_on() -> None:
+def test_runs_from_before_a_raft_changed_do_not_count() -> None:
     flawed = soak(impl_hash="flawed", failures=3)
     text = page(with_passes(F, F, F), soak=[soak(code="older"), flawed, soak()])
     assert "\n| all |  | 20,000 | 0 | 0, below 1.84 |\n" in text
-    sentence = "Code abc. Left out: 40,000 runs with another version of raftlab, or of a Raft that has changed since."
+    sentence = (
+        "Code abc. Left out: 40,000 runs with a different version of raftlab, or of a Raft that has changed since."
+    )
     assert sentence in " ".join(text.split())
 
 
-def test_several_soaks_are_read(tmp_path: Path) -> None:
+def test_several_soaks_are_combined(tmp_path: Path) -> None:
     late, early = soak(started="2026-01-03"), soak(impl="a", started="2026-01-01")
     for name, block in (("one", late), ("two", early)):
         (tmp_path / name).mkdir()
@@ -242,7 +244,7 @@ def prove(folder: Path, *more: str) -> int:
     return main(["proof", str(folder / "bank"), *where, "--jobs", "1", *more])
 
 
-def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_proofs_of_a_small_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_bank(tmp_path / "bank")
     assert prove(tmp_path, "--seeds", "2") == 1
     printed, text = capsys.readouterr().out, (tmp_path / "page.md").read_text()
@@ -257,7 +259,7 @@ def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored = (tmp_path / "out" / "passes.jsonl").read_bytes()
     assert stored.count(b"\n") == 4
 
-    # Again, with a reason: no pass is run twice, and the exit code does not count a miss that has a reason.
+    # Again, with a reason: no pass is repeated, and a miss with a reason does not make the command fail.
     a_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2") == 0
     again = capsys.readouterr()
@@ -265,7 +267,7 @@ def test_a_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "\nmissed: 2a/harmless: is no fault.\n" in again.out
     assert (tmp_path / "out" / "passes.jsonl").read_bytes() == stored
 
-    # Now as a hard bug: its two passes count, and two more follow.
+    # Now as a hard bug: its two stored passes count, and two more follow.
     a_bank(tmp_path / "bank", "hard", "Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2", "--hard-seeds", "4", "--bugs", "harmless") == 0
     assert re.search(r"^2a/harmless +hard +missed +0/4 ", capsys.readouterr().out, re.M)
@@ -283,10 +285,10 @@ def test_a_run_whose_host_takes_too_long_is_caught(tmp_path: Path) -> None:
 
 
 def test_a_run_that_exceeds_its_limit_is_caught(tmp_path: Path) -> None:
-    """Unlike in the test above, the servers are running when the time is over."""
+    """Unlike in the test above, the servers are running when the time limit is reached."""
     (made,) = kill_rates.make_trials(BANK.bugs[:1], SOLUTION.read_text(), Settings(2, 2, 1, limit_s=2.0))
     made.text += "\nsum(range(10**11))  # takes minutes, and nothing can interrupt it\n"
-    made.passes[0] = a_pass(made, 0)  # then the next pass ends with the first test that fails
+    made.passes[0] = a_pass(made, 0)  # so the next pass stops at the first test that fails
     with Folder(tmp_path) as folder:
         kill_rates.run([made], folder, made.settings, io.StringIO())
     (caught,) = made.passes[1].caught
@@ -312,14 +314,17 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
     process.send_signal(number)
     err = process.communicate()[1]
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "raftgrade: interrupted; finished passes are in out, and the same command goes on"
+    assert (
+        err.splitlines()[-1]
+        == "raftgrade: interrupted; finished passes are in out; run the same command again to continue"
+    )
     wait_until_gone(str(Path("out", "2a")))
     made = kill_rates.make_trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
     with Folder(tmp_path / "out") as folder:
         assert folder.load(made) == passes.read_bytes().count(b"\n") >= 2
 
 
-def test_a_bug_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_that_cannot_be_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_bank(tmp_path / "bank")
     (tmp_path / "raft.py").write_text("HEARTBEAT_EVERY = 0.1\n")
     assert main(["proof", str(tmp_path / "bank"), "--reference", str(tmp_path)]) == 2

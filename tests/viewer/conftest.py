@@ -1,5 +1,5 @@
 """Fixtures of the viewer's tests: traces to show, and a browser page to show them in."""
 
-from tests.pages import broken, browser, busy, calm, folder, open_page, tab
+from tests.viewer.pages import broken, browser, busy, calm, folder, open_page, tab
 
 __all__ = ["broken", "browser", "busy", "calm", "folder", "open_page", "tab"]

@@ -11,10 +11,10 @@ import pytest
 from raftgrade.proof.bug_bank import without_labs_from
 from raftlab.viewer import page as viewer_page
 from tests.conftest import SOLUTION
-from tests.pages import (
+from tests.viewer.pages import (
     NEEDS_BROWSER,
-    Kept,
     Open,
+    RunTrace,
     append,
     exchange,
     message_run,
@@ -81,7 +81,7 @@ def test_the_states_are_the_true_ones(test: str, hidden: int, honest: Path, fold
     assert len(told["wrong"]) <= hidden, told["wrong"]
 
 
-def test_any_moment_is_the_same_whatever_the_way_to_it(busy: Kept, open_page: Open) -> None:
+def test_any_moment_is_the_same_whatever_the_way_to_it(busy: RunTrace, open_page: Open) -> None:
     page = open_page(busy.path)
     same = page.evaluate("""() => {
       const { model, count } = raftlab;
@@ -98,7 +98,7 @@ After = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def after(browser: Any, calm: Kept, folder: Path) -> Iterator[After]:
+def after(browser: Any, calm: RunTrace, folder: Path) -> Iterator[After]:
     """The states after the events of a made-up run. One page's own model reckons for all of these tests."""
     out = folder / "reckons.html"
     viewer_page.write(calm.path, out)

@@ -165,7 +165,7 @@ def test_a_part_says_so_and_remembers_what_it_needs(run: Path) -> None:
     assert data["events"] == EVENTS[2:]
     assert data["first"] == 3
     assert data["before"] == [EVENTS[1], EVENTS[0], EVENTS[1]]
-    assert data["notices"] == ["a part of the run, 0.600 to 0.700 s: what servers had before is known only in part"]
+    assert data["notices"] == ["only the part from 0.600 to 0.700 s: the servers' earlier state is known only in part"]
     assert data["ends"]
     data = data_of(viewer_page.page(run, until=0.5))
     assert data["events"] == EVENTS[:2]
@@ -176,7 +176,7 @@ def test_a_trace_that_is_cut_off_is_shown_up_to_there(run: Path) -> None:
     run.write_bytes(run.read_bytes()[:-12])
     data = data_of(viewer_page.page(run))
     assert data["events"] == EVENTS[:-1]
-    assert data["notices"] == ["this trace is cut off after line 4: what came then is not in the file"]
+    assert data["notices"] == ["this trace is cut off after line 4: later events are missing"]
     assert not data["ends"]
 
 
@@ -198,9 +198,9 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("[1]\n", "run.jsonl is not a raftlab trace"),
         ('{"trace":9}\n', "run.jsonl is a trace of version 9; this raftlab reads 1"),
         ('{"trace":1}\n', "run.jsonl is not a raftlab trace: its header does not say how many servers there were"),
-        ('{"trace":1,"servers":1}\n{"a":1}\n', "run.jsonl: line 2 is no event"),
-        ('{"trace":1,"servers":1}\n{"t":1e300,"e":"crash","server":0}\n', "run.jsonl: line 2 is no event"),
-        ('{"trace":1,"servers":1}\n7\n', "run.jsonl: line 2 is no event"),
+        ('{"trace":1,"servers":1}\n{"a":1}\n', "run.jsonl: line 2 is not an event"),
+        ('{"trace":1,"servers":1}\n{"t":1e300,"e":"crash","server":0}\n', "run.jsonl: line 2 is not an event"),
+        ('{"trace":1,"servers":1}\n7\n', "run.jsonl: line 2 is not an event"),
         (
             '{"trace":1,"servers":1}\n{"t":1,"e":"crash"}\n',
             "run.jsonl: line 2: a crash event without a good 'server'",

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from raftlab.harness import trace
-from tests.pages import (
+from tests.viewer.pages import (
     NEEDS_BROWSER,
-    Kept,
     Open,
+    RunTrace,
     append,
     events_of,
     exchange,
@@ -29,7 +29,7 @@ BAD = "</script><img src=x onerror='window.broken = 1'>"
 # --- what is said ---
 
 
-def test_events_are_told_as_raftlab_tells_them(busy: Kept, broken: Kept, open_page: Open) -> None:
+def test_events_are_told_as_raftlab_tells_them(busy: RunTrace, broken: RunTrace, open_page: Open) -> None:
     for kept in (busy, broken):
         page = open_page(kept.path)
         assert page.evaluate("raftlab.data.events.map(raftlab.sentence)") == kept.lines
@@ -62,7 +62,7 @@ def test_text_stays_text(open_page: Open, tmp_path: Path) -> None:
     assert BAD in page.locator("#event").text_content()
 
 
-def test_odd_messages_do_not_stop_the_page(busy: Kept, open_page: Open, tmp_path: Path) -> None:
+def test_odd_messages_do_not_stop_the_page(busy: RunTrace, open_page: Open, tmp_path: Path) -> None:
     dice = random.Random(7)
     odd: list[Any] = [None, "x", -1, 1.5, [], {}, [None], {"term": "x"}, True, 10**9]
 
@@ -81,7 +81,7 @@ def test_odd_messages_do_not_stop_the_page(busy: Kept, open_page: Open, tmp_path
 # --- a failing run ---
 
 
-def test_a_failing_run_opens_where_it_broke(broken: Kept, open_page: Open) -> None:
+def test_a_failing_run_opens_where_it_broke(broken: RunTrace, open_page: Open) -> None:
     page = open_page(broken.path)
     last = len(broken.lines) - 1
     assert know(page, "[raftlab.cursor, raftlab.fails]") == [last, last]
@@ -93,7 +93,7 @@ def test_a_failing_run_opens_where_it_broke(broken: Kept, open_page: Open) -> No
     assert know(page, "raftlab.picture.at(raftlab.fails) < raftlab.picture.height")
 
 
-def test_the_whole_explanation(broken: Kept, open_page: Open, tmp_path: Path) -> None:
+def test_the_whole_explanation(broken: RunTrace, open_page: Open, tmp_path: Path) -> None:
     rule = {"name": "one vote a term", "says": "votes once", "section": "§5.2", "handout": "handouts/lab-2a.md"}
     led = [f"   {event['t']:5.3f} {text}" for event, text in zip(events_of(broken.path), broken.lines, strict=True)][
         -3:
@@ -110,18 +110,18 @@ def test_the_whole_explanation(broken: Kept, open_page: Open, tmp_path: Path) ->
     assert know(page, "raftlab.cursor") == len(broken.lines) - 3
 
 
-def test_a_trace_cut_off_says_so_and_marks_no_end(broken: Kept, open_page: Open, tmp_path: Path) -> None:
+def test_a_trace_cut_off_says_so_and_marks_no_end(broken: RunTrace, open_page: Open, tmp_path: Path) -> None:
     path = tmp_path / "cut.jsonl"
     path.write_bytes(broken.path.read_bytes()[:-30])
     page = open_page(path)
     assert page.locator(".notice").all_text_contents() == [
-        f"this trace is cut off after line {len(broken.lines)}: what came then is not in the file"
+        f"this trace is cut off after line {len(broken.lines)}: later events are missing"
     ]
     assert know(page, "[raftlab.fails, raftlab.count]") == [-1, len(broken.lines) - 1]
     assert page.locator("#failure-text").is_visible()
 
 
-def test_a_part_keeps_the_numbers_of_the_whole(busy: Kept, open_page: Open) -> None:
+def test_a_part_keeps_the_numbers_of_the_whole(busy: RunTrace, open_page: Open) -> None:
     events = events_of(busy.path)
     first = next(number for number, event in enumerate(events) if event["t"] >= 1.0)
     page = open_page(busy.path, f"#e={first + 11}", since=1.0, until=2.0)
@@ -136,7 +136,7 @@ def test_a_part_keeps_the_numbers_of_the_whole(busy: Kept, open_page: Open) -> N
 # --- looking around ---
 
 
-def test_clicking_an_arrow(calm: Kept, open_page: Open) -> None:
+def test_clicking_an_arrow(calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     # An arrow whose middle nothing else covers.
     index, x, y = know(
@@ -171,7 +171,7 @@ def test_clicking_an_arrow(calm: Kept, open_page: Open) -> None:
     assert know(page, "raftlab.data.events[raftlab.cursor].e") == "arrive"
 
 
-def test_scrubbing(busy: Kept, open_page: Open) -> None:
+def test_scrubbing(busy: RunTrace, open_page: Open) -> None:
     page = open_page(busy.path)
     box = page.locator("#timebar").bounding_box()
     where = box["x"] + box["width"] * 0.6
@@ -200,7 +200,7 @@ def test_scrubbing(busy: Kept, open_page: Open) -> None:
 
 
 @pytest.mark.parametrize(("link", "cursor"), [("#e=12", 11), ("#t=1.0", None), ("#t=99999", -1), ("#e=999999", -1)])
-def test_links(link: str, cursor: int | None, calm: Kept, open_page: Open) -> None:
+def test_links(link: str, cursor: int | None, calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path, link)
     if cursor is None:
         cursor = know(page, "raftlab.scene.rows.findLast((at) => raftlab.data.events[at].t <= 1.0)")
@@ -209,7 +209,7 @@ def test_links(link: str, cursor: int | None, calm: Kept, open_page: Open) -> No
     assert know(page, "raftlab.cursor") == cursor
 
 
-def test_keys(calm: Kept, open_page: Open) -> None:
+def test_keys(calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     shown = know(page, "[...raftlab.scene.rows]")
     for key, place in [("j", 1), ("ArrowDown", 2), ("k", 1), ("ArrowUp", 0), ("k", 0), ("End", -1), ("j", -1)]:
@@ -242,7 +242,7 @@ def test_keys(calm: Kept, open_page: Open) -> None:
     assert all(abs(y - time * scale) < 1e-6 for y, time in zip(places, times, strict=True))
 
 
-def test_play_ends_at_the_end(calm: Kept, open_page: Open) -> None:
+def test_play_ends_at_the_end(calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     page.keyboard.press("End")
     page.keyboard.press("k")
@@ -257,7 +257,7 @@ def test_play_ends_at_the_end(calm: Kept, open_page: Open) -> None:
     assert page.locator("#play").get_attribute("aria-pressed") == "false"
 
 
-def test_filters(busy: Kept, open_page: Open) -> None:
+def test_filters(busy: RunTrace, open_page: Open) -> None:
     page = open_page(busy.path)
     events = events_of(busy.path)
 
@@ -299,7 +299,7 @@ def test_filters(busy: Kept, open_page: Open) -> None:
     assert page.locator("#nothing").is_hidden()
 
 
-def test_what_is_folded_at_first(calm: Kept, busy: Kept, open_page: Open) -> None:
+def test_what_is_folded_at_first(calm: RunTrace, busy: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     assert page.locator("[data-kind=states]").get_attribute("aria-pressed") == "false"
     assert not know(page, "[...raftlab.scene.rows].some((at) => raftlab.data.events[at].method === 'get_state')")
@@ -313,7 +313,7 @@ def test_what_is_folded_at_first(calm: Kept, busy: Kept, open_page: Open) -> Non
     assert all(result[2] for result in results)
 
 
-def test_every_message_has_its_arrow(busy: Kept, open_page: Open) -> None:
+def test_every_message_has_its_arrow(busy: RunTrace, open_page: Open) -> None:
     fates = know(
         open_page(busy.path), "raftlab.scene.arrows.map(({ leg, fate, start, end }) => ({ leg, fate, start, end }))"
     )
@@ -351,7 +351,7 @@ def test_held_and_repeated_messages(open_page: Open, tmp_path: Path) -> None:
 # --- light, dark, and whoever hears the page ---
 
 
-def test_light_and_dark(calm: Kept, open_page: Open) -> None:
+def test_light_and_dark(calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
 
     def colour() -> str:
@@ -371,7 +371,7 @@ def test_light_and_dark(calm: Kept, open_page: Open) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_their_ground(scheme: str, calm: Kept, open_page: Open) -> None:
+def test_words_stand_out_from_their_ground(scheme: str, calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     page.emulate_media(color_scheme=scheme)
     colours = know(page, "raftlab.colours")
@@ -394,7 +394,7 @@ def contrast(one: str, two: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_every_control_has_a_name(broken: Kept, open_page: Open) -> None:
+def test_every_control_has_a_name(broken: RunTrace, open_page: Open) -> None:
     page = open_page(broken.path)
     nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, canvas[tabindex], [role=application]")]
       .filter((one) => !one.getAttribute("aria-label") && !one.textContent.trim())
@@ -406,7 +406,7 @@ def test_every_control_has_a_name(broken: Kept, open_page: Open) -> None:
     assert broken.lines[know(page, "raftlab.cursor")] in page.locator("#spoken").text_content()
 
 
-def test_it_fits_on_a_laptop(broken: Kept, open_page: Open) -> None:
+def test_it_fits_on_a_laptop(broken: RunTrace, open_page: Open) -> None:
     page = open_page(broken.path)
     assert page.evaluate("document.documentElement.scrollWidth <= 1366 && document.documentElement.scrollHeight <= 768")
     assert page.locator("#stage").bounding_box()["height"] > 500
@@ -415,7 +415,7 @@ def test_it_fits_on_a_laptop(broken: Kept, open_page: Open) -> None:
 # --- fifty thousand events ---
 
 
-def test_fifty_thousand_events(busy: Kept, open_page: Open, tmp_path: Path) -> None:
+def test_fifty_thousand_events(busy: RunTrace, open_page: Open, tmp_path: Path) -> None:
     events = events_of(busy.path)
     many: list[dict[str, Any]] = []
     for round_ in range(50_000 // len(events) + 1):

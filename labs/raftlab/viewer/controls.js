@@ -1,4 +1,4 @@
-// The switchboard: the buttons above the picture and the keys. Each does its work through the `app` it is given.
+// The buttons above the picture, the keys, and the box with the failure. Each acts on the `app` that it is given.
 
 import { HIDDEN_AT_FIRST, KINDS } from "./scene.js";
 import { el } from "./panel.js";
@@ -8,23 +8,23 @@ const $ = (id) => document.getElementById(id);
 
 export const KEYS = [
   [["ArrowDown", "j"], "next event", (app) => app.stepBy(1)],
-  [["ArrowUp", "k"], "event before", (app) => app.stepBy(-1)],
+  [["ArrowUp", "k"], "previous event", (app) => app.stepBy(-1)],
   [["n"], "next event of the same server", (app) => app.stepBy(1, true)],
-  [["N"], "event before of the same server", (app) => app.stepBy(-1, true)],
-  [["PageDown"], "a screen on", (app) => app.page(1)],
-  [["PageUp"], "a screen back", (app) => app.page(-1)],
+  [["N"], "previous event of the same server", (app) => app.stepBy(-1, true)],
+  [["PageDown"], "one screen down", (app) => app.page(1)],
+  [["PageUp"], "one screen up", (app) => app.page(-1)],
   [["Home"], "the beginning", (app) => app.go(app.scene.next(-1, 1) ?? -1)],
   [["End"], "the end", (app) => app.go(app.scene.next(app.count, -1) ?? app.count - 1)],
-  [["f"], "where the run broke", (app) => app.goToFailure()],
+  [["f"], "go to the failure", (app) => app.goToFailure()],
   [["/"], "search", () => $("search").focus()],
-  [["]"], "next thing found", (app) => app.nextFound(1)],
-  [["["], "thing found before", (app) => app.nextFound(-1)],
+  [["]"], "next match", (app) => app.nextFound(1)],
+  [["["], "previous match", (app) => app.nextFound(-1)],
   [["h"], "hide or show heartbeats", (app) => app.toggleKind("heartbeats")],
-  [["t"], "time to scale, or a row for each event", (app) => app.setSpacing(app.spacing === "time" ? "event" : "time")],
-  [["+", "="], "closer", (app) => app.zoomBy(1.4)],
-  [["-"], "further away", (app) => app.zoomBy(1 / 1.4)],
-  [[" "], "play or stop", (app) => app.play()],
-  [["d"], "dark or light", (app) => app.switchTheme()],
+  [["t"], "time to scale, or one row per event", (app) => app.setSpacing(app.spacing === "time" ? "event" : "time")],
+  [["+", "="], "zoom in", (app) => app.zoomBy(1.4)],
+  [["-"], "zoom out", (app) => app.zoomBy(1 / 1.4)],
+  [[" "], "play or pause", (app) => app.play()],
+  [["d"], "dark or light theme", (app) => app.switchTheme()],
   [["?"], "this help", () => $("help").showModal()],
 ];
 const SHOWN_AS = { ArrowDown: "↓", ArrowUp: "↑", " ": "space", PageDown: "PgDn", PageUp: "PgUp" };
@@ -109,7 +109,7 @@ function failure(app) {
   };
 }
 
-/** A line of what led there: a button when the event it tells of is on this page. */
+/** A line of what led to the failure: a button if its event is on this page. */
 function ledLine(app, line) {
   const [, time, text] = /^\s*(\d+\.\d{3}) (.*)$/s.exec(line) ?? [];
   if (time === undefined) return el("span", "", line);
@@ -141,7 +141,7 @@ function kinds(app) {
 function servers(app) {
   for (let server = 0; server < app.scene.servers; server++) {
     const button = el("button", "chip", `S${server}`);
-    button.title = `only what touches S${server} (and other servers chosen so)`;
+    button.title = `show only events of S${server}, and of other servers selected here`;
     button.dataset.server = server;
     button.setAttribute("aria-pressed", "false");
     button.onclick = () => app.toggleServer(server);

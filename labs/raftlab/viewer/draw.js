@@ -1,6 +1,6 @@
-// The easel: paints the part of the picture that can be seen, and says what lies under the pointer.
+// The visible part of the picture: drawing it, and finding the event under the pointer.
 //
-// Time runs downwards, a lane for each server. Nothing here decides what is shown: that is scene.js. A painting costs what
+// Time runs downwards, with a lane for each server. What is shown is decided in scene.js. The cost depends on what
 // is on the screen, not what is in the trace.
 
 import { label, seconds } from "./words.js";
@@ -209,7 +209,7 @@ export class Picture {
     let x = x1 + side * 4;
     let y = this.at(arrow.start);
     if (arrow.hold >= 0) {
-      // Kept back by the test: waits between the lanes until it is let go.
+      // Held back by the test: it waits between the lanes until it is released.
       const wait = x1 + (x2 - x1) * 0.4;
       const ends = arrow.release >= 0 ? arrow.release : arrow.end;
       const until = ends >= 0 ? this.at(ends) : this.at(arrow.hold) + 26;
@@ -399,7 +399,7 @@ export class Picture {
     return line.length <= most ? line : line.slice(0, Math.max(1, most - 1)) + "…";
   }
 
-  // --- where the run broke, where the cursor is, who the lanes are ---
+  // --- the failure, the cursor, the names of the lanes ---
 
   #failure() {
     const { brush, colours, view } = this;

@@ -1,4 +1,4 @@
-// The landlord: holds what is chosen (cursor, filters, spacing), and has the other rooms show it.
+// The application: its state (cursor, filters, spacing), and what shows it.
 
 import { Model } from "./model.js";
 import { HIDDEN_AT_FIRST, KINDS, Scene } from "./scene.js";
@@ -269,7 +269,7 @@ class App {
     tip.style.top = `${event.clientY + 18 + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 10 : event.clientY + 18}px`;
   }
 
-  /** `#e=512` is an event by its number, `#t=1.234` a moment. Returns whether there was a good one. */
+  /** `#e=512` selects an event by its number, `#t=1.234` a moment. Returns whether the link had one of them. */
   #followLink() {
     const [, name, value] = /^#(e|t)=(\d+(?:\.\d+)?)$/.exec(location.hash) ?? [];
     if (!name || !this.count) return false;
@@ -281,12 +281,12 @@ class App {
 
 addEventListener("error", (event) => {
   // Half a picture without a word would be taken for the run.
-  $("notices").append(Object.assign(document.createElement("p"), { className: "notice", textContent: `this page has stumbled, and may show less than there was: ${event.message}` }));
+  $("notices").append(Object.assign(document.createElement("p"), { className: "notice", textContent: `this page had an error and may not show everything: ${event.message}` }));
 });
 const began = performance.now();
 restoreTheme();
 const app = new App(JSON.parse($("trace").textContent));
-// For tests, and for whoever wants to look closer from the browser's console.
+// For tests, and for the browser's console.
 window.raftlab = app;
 app.sentence = sentence;
 app.loadTime = performance.now() - began;

@@ -1,9 +1,9 @@
-// The records office: what each server's state must be, as far as the recorded messages tell it.
+// The servers' states at any moment, derived from the messages in the trace.
 //
-// A trace has no states, only what went over the wire and what the test called. So everything here is derived, by the
+// A trace has no states, only messages and the test's calls. So everything here is derived, by the
 // rules of Figures 2 and 13, and by what a server *said* rather than by what it should have done: a term is taken over
-// when a server answers with it or hears it in a reply, entries when it says that it has them. All of it runs through
-// `step`, one event at a time; every `EVERY` events the states are kept, so that any moment is a few steps away.
+// when a server answers with it or gets it in a reply, entries when it says that it has them. All events go through
+// `step`, one at a time; the states are saved every `EVERY` events, so that any moment is a few steps away.
 
 export const EVERY = 256;
 

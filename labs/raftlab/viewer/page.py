@@ -1,9 +1,9 @@
-"""The darkroom: a trace goes in, one page that shows the run comes out.
+"""Makes the page that shows a trace as a picture.
 
-The page is a single HTML file that needs nothing else: no network, no server, no library. Style, scripts and the trace
-are put into it here. The scripts are ordinary ES modules in this folder; each may import only from those that stand
-before it in :data:`SCRIPTS`, so that they can be joined into one. What students wrote reaches the page as JSON only, in
-which no ``<`` is left, and the page's own policy runs no script but ours.
+The page is one HTML file that needs no network, server or library: style, scripts and the trace are put into it here. The
+scripts are ordinary ES modules in this folder; each may import only from those before it in :data:`SCRIPTS`, so that they
+can be joined into one. Text that students wrote reaches the page only as JSON without any ``<``, and the page's content
+security policy allows no scripts but ours.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from raftlab.explain import render
 from raftlab.explain.failure import Failure
 from raftlab.harness.trace import FIELDS, BadTrace, read
 
+# What a browser shows without delay on a laptop.
 MOST_BYTES = 64_000_000
 MOST_EVENTS = 300_000
-MOST_SERVERS = 99
+MOST_SERVERS = 99  # more lanes than fit on any screen
 
 SCRIPTS = (
     "words.js",
@@ -47,23 +48,31 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "rate": (int, float),
 }
 _LATEST = 1e7  # seconds; no run takes months
-_LIFE = frozenset({"boot", "crash", "pause", "resume"})
+_UP_OR_DOWN = frozenset({"boot", "crash", "pause", "resume"})
 _json = msgspec.json.Encoder().encode
 
 
 class CannotShow(ValueError):
-    """A trace that a page would choke on, or a part of one with nothing in it. The message says what to do."""
+    """A trace that is too large for a page, or a part of one that is empty. The message says what to do."""
 
 
 class BadEvent(BadTrace):
-    """A line that can be read, but is no event."""
+    """A line that is JSON but not an event."""
 
 
 def write(trace: Path, out: Path, since: float = 0.0, until: float = math.inf) -> None:
-    """Make the page of ``trace`` in ``out``, whole or not at all.
+    """Write the page of a trace, whole or not at all.
 
-    ``since`` and ``until`` (seconds of the lab's time) show a part of it only. Raises
-    :class:`raftlab.harness.trace.BadTrace`, :class:`CannotShow` and ``OSError``.
+    Args:
+        trace: the trace file.
+        out: the page. Its folder is made if necessary.
+        since: leave out events before this time, in seconds of the lab's time.
+        until: leave out events after this time.
+
+    Raises:
+        raftlab.harness.trace.BadTrace: the file is not a trace.
+        CannotShow: the trace is too large, or the part is empty.
+        OSError: a file cannot be read or written.
     """
     made = page(trace, since, until)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,14 +89,14 @@ def page(trace: Path, since: float = 0.0, until: float = math.inf) -> bytes:
     policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'"
     data = _data(trace, since, until).replace(b"<", b"\\u003c").decode()
     holes = {"policy": policy, "style": style, "script": script, "data": data}
-    # One pass, so that what goes into one hole is never looked at for another.
+    # One pass, so that no placeholder is looked for in what replaced another.
     return re.sub(r"<!-- (policy|style|script|data) -->", lambda hole: holes[hole[1]], _file("page.html")).encode()
 
 
 def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
-    """A header's failure in the page's words: its sentence, then rows of (label, text), as the terminal has them.
+    """A header's failure as the page shows it: its sentence, and rows of (label, text) as in the terminal.
 
-    A header may carry nothing, a bare sentence, or all of a :class:`raftlab.explain.failure.Failure`.
+    A header may have no failure, a bare sentence, or all of a :class:`raftlab.explain.failure.Failure`.
     """
     if failure is None or failure == "":
         return None
@@ -109,7 +118,7 @@ def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
 
 
 def _data(trace: Path, since: float, until: float) -> bytes:
-    """The header, what must be said about the trace, and its events, as one JSON object."""
+    """The header, notices about the trace, and its events, as one JSON object."""
     whole = since <= 0 and until == math.inf
     size = trace.stat().st_size
     if whole and size > MOST_BYTES:
@@ -128,21 +137,23 @@ def _data(trace: Path, since: float, until: float) -> bytes:
     except BadEvent:
         raise
     except BadTrace:
-        notices.append(f"this trace is cut off after line {part.lines}: what came then is not in the file")
+        notices.append(f"this trace is cut off after line {part.lines}: later events are missing")
     if not whole:
         if not part.events:
             shown = f"between {since:g} and {until:g} s" if until < math.inf else f"after {since:g} s"
             end = "goes on until later" if part.more_behind else f"ends at {part.end:.3f} s"
             raise CannotShow(f"{trace.name} has nothing {shown}: the run {end}")
         first, last = part.times
-        notices.append(f"a part of the run, {first:.3f} to {last:.3f} s: what servers had before is known only in part")
+        notices.append(
+            f"only the part from {first:.3f} to {last:.3f} s: the servers' earlier state is known only in part"
+        )
     failure = explained(header.get("failure"), str(header.get("replay") or ""))
     ends = not part.more_behind and not any("cut off" in notice for notice in notices)
     told = {
         "header": {name: value for name, value in header.items() if name != "failure"},
         "name": trace.name,
         "failure": failure,
-        "ends": ends,  # the last event is the run's last: where it broke, if it did
+        "ends": ends,  # whether the last event is the run's last, where it failed if it did
         "notices": notices,
         "first": part.first,
         "before": list(part.before()),
@@ -151,11 +162,11 @@ def _data(trace: Path, since: float, until: float) -> bytes:
 
 
 class _Part:
-    """The events between two times, encoded; and of what came before only what their reading needs."""
+    """The events between two times, encoded, and those earlier events that are needed to understand them."""
 
     def __init__(self, trace: Path, servers: int, since: float, until: float) -> None:
         self._trace, self._servers, self._since, self._until = trace, servers, since, until
-        self.lines = 1  # the header is there
+        self.lines = 1  # the header
         self.first = 1  # the number of the first event shown; the run's first event has number 1
         self.events: list[bytes] = []
         self.times = (0.0, 0.0)
@@ -163,7 +174,8 @@ class _Part:
         self.more_behind = False
         self._bytes = 0
         self._open: dict[int, dict[str, Any]] = {}  # calls without a reply yet
-        self._last: dict[tuple[int, str], tuple[int, dict[str, Any]]] = {}  # of each server, what tells its state
+        # For each server and kind of event, the last event that tells something about its state, with its line.
+        self._last: dict[tuple[int, str], tuple[int, dict[str, Any]]] = {}
 
     def take(self, items: Iterator[dict[str, Any]]) -> None:
         for item in items:
@@ -188,7 +200,7 @@ class _Part:
                 raise CannotShow(_too_large(self._trace, "more", f"{MOST_BYTES / 1e6:.0f} MB"))
 
     def before(self) -> Iterator[dict[str, Any]]:
-        """Older events, in order, that say what the servers were when the part begins."""
+        """Earlier events, in order, that tell the servers' states at the beginning of the part."""
         kept = dict(self._last.values())
         return iter([*self._open.values(), *(kept[number] for number in sorted(kept))])
 
@@ -198,16 +210,16 @@ class _Part:
             self._open[item["id"]] = item
         elif kind == "reply":
             self._open.pop(item["id"], None)
-        if kind in _LIFE:
-            self._last[item["server"], "life"] = (self.lines, item)
+        if kind in _UP_OR_DOWN:
+            self._last[item["server"], "up or down"] = (self.lines, item)
         elif kind in ("send", "apply", "answer") or (kind == "reply" and item["message"] is not None):
             self._last[item["server"], kind] = (self.lines, item)
 
     def _check(self, item: Any) -> None:
-        """Anybody may hand us any file: what the page relies on is looked at here."""
+        """Check what the page relies on, as the file may come from anyone."""
         good = isinstance(item, dict) and type(item.get("t")) in (int, float) and isinstance(item.get("e"), str)
         if not good or not 0 <= item["t"] < _LATEST:
-            raise BadEvent(f"{self._trace.name}: line {self.lines} is no event")
+            raise BadEvent(f"{self._trace.name}: line {self.lines} is not an event")
         for name in FIELDS.get(item["e"], ()):
             if name not in item or not isinstance(item[name], _TYPES.get(name, object)):
                 raise BadEvent(f"{self._trace.name}: line {self.lines}: a {item['e']} event without a good {name!r}")
@@ -230,15 +242,15 @@ def _file(name: str) -> str:
 
 
 def _script() -> str:
-    """All scripts as one. Each becomes a room of its own with its exports as doors, so that it need import nothing."""
-    return "\n".join(map(_room, SCRIPTS))
+    """All scripts as one. Each becomes a function that returns its exports, so that no imports are needed."""
+    return "\n".join(map(_as_function, SCRIPTS))
 
 
-def _room(name: str) -> str:
+def _as_function(name: str) -> str:
     text = re.sub(r"^import .*?;\n", "", _file(name), flags=re.MULTILINE | re.DOTALL)
-    doors = ", ".join(re.findall(r"^export (?:const|function|class) (\w+)", text, re.MULTILINE))
+    exports = ", ".join(re.findall(r"^export (?:const|function|class) (\w+)", text, re.MULTILINE))
     text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
-    return f"// --- {name}\nconst {{ {doors} }} = (() => {{\n{text}\nreturn {{ {doors} }};\n}})();"
+    return f"// --- {name}\nconst {{ {exports} }} = (() => {{\n{text}\nreturn {{ {exports} }};\n}})();"
 
 
 def _digest(text: str) -> str:

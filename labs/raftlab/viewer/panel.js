@@ -1,13 +1,13 @@
-// The reading desk: beside the picture, the chosen moment in words. States of all servers, their logs in columns by index,
-// the chosen event with all its fields, and the events around it.
+// The panel beside the picture: at the selected moment, the states of all servers, their logs in columns by index, the
+// selected event with all its fields, and the events around it.
 //
-// What students wrote gets into the page here and on the canvas only, and only as text: never as HTML.
+// Text that students wrote reaches the page only here and on the canvas, and only as text, never as HTML.
 
 import { entryAt, lastIndex, roleOf } from "./model.js";
 import { field, methodName, seconds, sentence } from "./words.js";
 import { termClass } from "./theme.js";
 
-const AROUND = 4; // events before and after the chosen one
+const AROUND = 4; // events shown before and after the selected one
 const GAP = 2; // pixels between the entries of a log; as in style.css
 
 /** An element with a class and children; strings become text. */
@@ -24,7 +24,7 @@ export class Panel {
     this.scene = scene;
     this.model = model;
     this.go = go;
-    this.shift = 0; // how far the logs are moved back from their ends
+    this.shift = 0; // how many entries the logs are scrolled back from their ends
     this.states = root.querySelector("#states");
     this.logs = root.querySelector("#logs");
     this.event = root.querySelector("#event");
@@ -105,15 +105,15 @@ export class Panel {
   #showEvent() {
     const event = this.scene.events[this.index];
     if (!event) {
-      this.event.replaceChildren(el("p", "soft", "Nothing has happened yet. j or ↓ goes to the first event."));
+      this.event.replaceChildren(el("p", "soft", "Nothing has happened yet. Press j or ↓ for the first event."));
       return;
     }
     const parts = [el("p", "sentence", sentence(event))];
-    const call = this.#life(event);
+    const call = this.#rpcEvents(event);
     if (call) parts.push(call);
     const message = event.message ?? this.scene.arrowOf.get(this.index)?.send?.message;
     if (message && typeof message === "object" && !Array.isArray(message)) {
-      if (!event.message) parts.push(el("h4", "", `the ${methodName(event.method ?? this.scene.asked(event)?.method)} it is about`));
+      if (!event.message) parts.push(el("h4", "", `the ${methodName(event.method ?? this.scene.asked(event)?.method)} request`));
       parts.push(fieldTable(message));
     } else if (event.e === "line" || event.e === "fault" || event.e === "advice") {
       parts.push(el("pre", "", event.text + (event.where ? `\n${event.where}` : "")));
@@ -121,10 +121,10 @@ export class Panel {
     this.event.replaceChildren(...parts);
   }
 
-  /** A call from beginning to end: each step a button. */
-  #life(event) {
+  /** All events of one RPC, each as a button. */
+  #rpcEvents(event) {
     if (!("id" in event) || event.e === "call" || event.e === "result") return null;
-    const words = { send: "sent", arrive: "arrived", answer: "answered", reply: "reply", lost: "lost", hold: "held", release: "let go" };
+    const words = { send: "sent", arrive: "arrived", answer: "answered", reply: "reply", lost: "lost", hold: "held", release: "released" };
     const steps = this.#callEvents(event.id).map((index) => {
       const one = this.scene.events[index];
       const what = one.e === "reply" && one.message === null ? "no reply" : one.e === "lost" ? `${one.leg} lost` : words[one.e];
@@ -163,11 +163,11 @@ export class Panel {
   }
 }
 
-/** One place of a log: the entry's term, and whether it is committed and applied there. */
+/** One index of a server's log: the entry's term, and whether it is committed and applied there. */
 function cell(s, index) {
   if (index <= s.base) {
     const box = el("span", "cell snapshot", "");
-    box.title = `index ${index}: in the snapshot, which covers up to ${s.base}`;
+    box.title = `index ${index}: in the snapshot, which ends at ${s.base}`;
     return box;
   }
   const entry = entryAt(s, index);
@@ -192,7 +192,7 @@ function entryList(entries, message) {
   if (!entries.length) return "none: a heartbeat";
   const list = el("ol", "entries");
   list.start = (message.prev_log_index ?? 0) + 1;
-  // A message may carry hundreds; who needs the others finds them in the trace.
+  // A message may have hundreds of entries; the trace has them all.
   for (const entry of entries.slice(0, 50)) {
     const rest = Object.entries(entry ?? {}).filter(([name]) => name !== "term" && name !== "command");
     const more = rest.length ? `  ${rest.map(([name, value]) => `${name}=${field(name, value)}`).join(" ")}` : "";

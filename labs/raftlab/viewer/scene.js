@@ -1,4 +1,4 @@
-// The stage manager: which events there are to see, which arrows they make, and where on the page each one stands.
+// The layout of the picture: which events are shown, which arrows they make, and where on the page each of them is.
 
 import { sentence } from "./words.js";
 

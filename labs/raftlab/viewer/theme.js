@@ -1,4 +1,4 @@
-// The paint shop: the page's colours as the canvases need them. They are defined once, in style.css.
+// The page's colours, for the canvases. They are defined in style.css.
 
 const NAMES = ["bg", "panel", "ink", "soft", "faint", "line", "accent", "bad", "good", "warn", "band"];
 const TERMS = 8;

@@ -1,5 +1,5 @@
-// The bar at the foot: the whole run at a glance. Who led when, how busy it was, crashes, cuts, and where it broke; and a
-// slider over it that moves the cursor.
+// The bar at the bottom: the whole run with its leaders, its load, crashes, cuts and the failure; and a slider that moves
+// the cursor.
 
 import { seconds } from "./words.js";
 import { FONT, fit, termColour } from "./theme.js";

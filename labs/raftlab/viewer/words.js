@@ -1,5 +1,5 @@
-// The interpreter's booth: an event in words. `sentence` is raftlab's one-line notation (trace.py has it in Python, and a
-// test holds the two together); `label` is what fits beside an arrow.
+// The text of events. `sentence` is raftlab's one-line notation (trace.py has it in Python, and a test compares the two);
+// `label` is short enough to be next to an arrow.
 
 const NAMES = {
   request_vote: "RequestVote",
@@ -7,7 +7,7 @@ const NAMES = {
   install_snapshot: "InstallSnapshot",
   pre_vote: "PreVote",
 };
-// Bytes are base64 in a trace: only these fields are known to be bytes.
+// Fields with bytes, which a trace has as base64. No others are known to be bytes.
 const BYTES = new Set(["data", "snapshot"]);
 
 export const methodName = (method) => NAMES[method] ?? method;
@@ -22,7 +22,7 @@ function quoted(text) {
   return quote + shown + quote;
 }
 
-/** A value as Python shows it, for that is what students read all day. */
+/** A value as Python prints it. */
 export function shown(value) {
   if (value === null || value === undefined) return "None";
   if (value === true) return "True";
@@ -156,7 +156,7 @@ function answerLabel(event) {
   return `reply${term}`;
 }
 
-/** A few words to stand beside an event in the picture; "" when its mark says it all. A call shows its `result`, too. */
+/** The text next to an event in the picture; "" if its mark is enough. A call shows its `result`, too. */
 export function label(event, roomy, result) {
   switch (event.e) {
     case "send":

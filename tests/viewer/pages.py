@@ -1,6 +1,6 @@
-"""What the tests of the viewer's page share: real runs, made-up ones, and a browser without a screen.
+"""What the tests of the viewer's page share: traces of real and made-up runs, and a headless browser.
 
-Nothing here waits for time to pass: the page paints when told (`raftlab.paint()`), and is asked what it knows.
+Nothing here waits for time to pass: the tests make the page paint (`raftlab.paint()`) and then ask it for its state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to
 
 
 @dataclass
-class Kept:
+class RunTrace:
     """A run's trace in a file, and its events in raftlab's own notation, without the time."""
 
     path: Path
@@ -36,7 +36,7 @@ class Kept:
     failure: str = ""
 
 
-def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> Kept:
+def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> RunTrace:
     info = catalogue.find_test(test)
     impl = Implementation(impl_path)
     run = Run(impl, info, "sim", seed, preempt=True)
@@ -50,7 +50,7 @@ def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> Kept:
         impl.close()
     failure = run.record(error).failure
     lines = [trace.line(event)[9:] for event in run.events]
-    return Kept(run.write_trace(folder, failure), lines, failure.text if failure else "")
+    return RunTrace(run.write_trace(folder, failure), lines, failure.text if failure else "")
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +59,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calm(folder: Path) -> Kept:
+def calm(folder: Path) -> RunTrace:
     """Three servers elect a leader."""
     return run_of(folder, SOLUTION.parent, "initial_election")
 
 
 @pytest.fixture(scope="module")
-def busy(folder: Path) -> Kept:
+def busy(folder: Path) -> RunTrace:
     """Five servers, partitions, long wrong logs."""
     return run_of(folder, SOLUTION.parent, "backup")
 
 
 @pytest.fixture(scope="module")
-def broken(folder: Path) -> Kept:
+def broken(folder: Path) -> RunTrace:
     """A server that forgets its vote, as its test sees it."""
     bug = known_bugs.BANK.find("2A", "el-vote-cleared-same-term")
     return run_of(folder, known_bugs.put(bug, folder), bug.catches[0].test)

@@ -17,7 +17,7 @@ What the lab gives you (see `raftlab.api`):
 - `log("vote", "...")` writes a line into the trace of the run.
 """
 
-# Not every import is used yet: your code will want them.
+# Not every import is used yet: your code will need them.
 # ruff: noqa: F401
 
 from __future__ import annotations

@@ -284,7 +284,7 @@ def test_the_stated_length_of_the_code(lab: str) -> None:
         return len(own) * (inside == lab) + deeper
 
     solution = SOLUTION.read_text(encoding="utf-8").splitlines()
-    real = lines(skeleton._parts(solution, tuple(labs.LABS), "raft.py"), "")
+    real = lines(skeleton.parse_regions(solution, tuple(labs.LABS), "raft.py"), "")
     assert 0.75 * real <= int(stated) <= 1.25 * real
 
 

@@ -125,9 +125,9 @@ EARLY = [
     Entry("import-ends", REFUSED, ("ends the program when it is imported",), module="raise SystemExit(0)"),
     Entry("exits-quietly", REFUSED, ("ended by itself with exit code 0",), init="import posix; posix._exit(0)"),
     Entry(
-        "kills-itself", REFUSED, ("was ended by signal SIGKILL",), init="import posix; posix.kill(posix.getpid(), 9)"
+        "kills-itself", REFUSED, ("was killed by signal SIGKILL",), init="import posix; posix.kill(posix.getpid(), 9)"
     ),
-    Entry("segfault", REFUSED, ("was ended by signal SIGSEGV",), init="import faulthandler; faulthandler._sigsegv()"),
+    Entry("segfault", REFUSED, ("was killed by signal SIGSEGV",), init="import faulthandler; faulthandler._sigsegv()"),
     Entry("fork-bomb", REFUSED, (NOT_ALLOWED,), init="import posix\nwhile True: posix.fork()"),
     Entry(
         "leaves-a-daemon", REFUSED, (NOT_ALLOWED,), init="import posix\nif posix.fork(): posix._exit(0)\nposix.setsid()"
@@ -169,7 +169,7 @@ LATE = [
     Entry("kills-its-parent-later", FAILED, (NOT_ALLOWED,), vote="import posix; posix.kill(posix.getppid(), 9)"),
     Entry("handler-sleeps-for-ever", FAILED, (NO_LEADER,), vote="time.sleep(1e9)"),
     Entry("thread-bomb", FAILED, ("too many threads", "can't start new thread"), init=THREADS),
-    Entry("forged-records", FAILED, ("sent nonsense",), vote=FORGED),
+    Entry("forged-records", FAILED, ("sent malformed data",), vote=FORGED),
     Entry("lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR),
     Entry("lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"),
     Entry("leader-by-shared-memory", FAILED, ("at most one leader",), base="skeleton", init=SHARED),
@@ -178,7 +178,7 @@ LATE = [
     Entry(
         "speaks-for-the-lab",
         FAILED,
-        ("sent nonsense",),
+        ("sent malformed data",),
         vote="import raftlab.messages.protocol as p; p.encode = lambda *a: b'{}'",
     ),
     Entry("trace-flood", FAILED, (NO_LEADER,), vote="while True: log('flood', 'x' * 50_000); time.sleep(0.0001)"),
@@ -186,7 +186,7 @@ LATE = [
     Entry(
         "memory-later",
         FAILED,
-        ("held too much memory", "MemoryError", SLOW),
+        ("used too much memory", "MemoryError", SLOW),
         vote="self.all = b'x'\nwhile True: self.all += self.all",
     ),
     Entry("huge-message", FAILED, ("does not fit in 64 bits",), vote=HUGE),

@@ -249,7 +249,7 @@ def test_memory_is_limited_for_all_servers_together(
         with pytest.raises(LabFailure) as caught:
             cluster.sleep(20)
         made.close()
-    assert caught.value.failure.text.endswith("the process that runs your code held too much memory and was ended")
+    assert caught.value.failure.text.endswith("the process that runs your code used too much memory and was killed")
 
 
 @pytest.mark.parametrize("world", ["sim", "rpyc"])

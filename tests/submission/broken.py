@@ -1,6 +1,6 @@
 """Submissions for the tests of the contract check: a good one, and many that it refuses.
 
-`python -m tests.update` writes what it says about each to ``tests/snapshots/contract.txt``.
+``python -m tests.update`` writes the check's messages about each to ``tests/snapshots/contract.txt``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raftlab.messages.protocol import Problem
 from raftlab.submission import contract, source
 
 LAB_2A, LAB_2F = LABS["2A"], LABS["2F"]
-Files = dict[str, str] | str  # name to text; a string is the text of raft.py
+Files = dict[str, str] | str  # file name → text; a plain string is the text of raft.py
 
 MESSAGES = """\
 @dataclass
@@ -108,11 +108,11 @@ def build(root: Path, files: Files) -> source.Submission:
 
 
 def check(submission: source.Submission, lab: Lab = LAB_2A) -> list[Problem]:
-    """What the host does: check the source and, if that has no problems, import it and check the class."""
-    return contract.check_source(submission, lab) or imported(submission, lab)
+    """Do what the host does: check the source and, if it has no problems, import it and check the class."""
+    return contract.check_source(submission, lab) or check_by_importing(submission, lab)
 
 
-def imported(submission: source.Submission, lab: Lab = LAB_2A) -> list[Problem]:
+def check_by_importing(submission: source.Submission, lab: Lab = LAB_2A) -> list[Problem]:
     """Import the submission, and check its class."""
     importlib.invalidate_caches()
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -131,7 +131,7 @@ def imported(submission: source.Submission, lab: Lab = LAB_2A) -> list[Problem]:
 
 
 def replaced(*pairs: str) -> str:
-    """The good submission with the first, third, ... text replaced by the one after it."""
+    """The good submission with replacements. ``pairs`` are old text, new text, old text, new text, ..."""
     text = GOOD
     for old, new in zip(pairs[::2], pairs[1::2], strict=True):
         assert old in text
@@ -143,9 +143,9 @@ VOTE = "    def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:"
 APPEND = "    def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:"
 
 
-# --- submissions that are refused, by what is wrong with them (lab 2A) ---
+# --- submissions that are refused in lab 2A, by their mistake ---
 
-# Mistakes in methods, which the check finds in the source, and in the class if the method is inherited.
+# Mistakes in methods. The check finds them in the source or, if the method is inherited, in the class.
 METHODS_BROKEN: dict[str, str] = {
     "a method is missing": replaced("def get_state(", "def state("),
     "no __init__": replaced("def __init__(", "def init("),

@@ -1,4 +1,4 @@
-"""The contract check. What it says about each broken submission is in ``tests/snapshots/contract.txt``."""
+"""The contract check. Its messages about each broken submission are in ``tests/snapshots/contract.txt``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from raftlab.submission import contract
 from tests.submission.broken import BROKEN, BROKEN_2F, GOOD, GOOD_2F, LAB_2A, LAB_2F, METHODS_BROKEN, build, check
 
 
-def test_the_good_ones_have_no_problems(tmp_path: Path) -> None:
+def test_good_submissions_have_no_problems(tmp_path: Path) -> None:
     assert check(build(tmp_path / "a", GOOD)) == []
     assert check(build(tmp_path / "b", GOOD_2F), LAB_2F) == []
 
 
 @pytest.mark.parametrize("mistake", [*BROKEN, *BROKEN_2F])
-def test_the_broken_ones_have(tmp_path: Path, mistake: str) -> None:
+def test_broken_submissions_have_well_formed_problems(tmp_path: Path, mistake: str) -> None:
     files, lab = (BROKEN_2F[mistake], LAB_2F) if mistake in BROKEN_2F else (BROKEN[mistake], LAB_2A)
     for problem in check(build(tmp_path, files), lab):
         assert "\n" not in problem.text
@@ -26,7 +26,7 @@ def test_the_broken_ones_have(tmp_path: Path, mistake: str) -> None:
 
 @pytest.mark.parametrize("mistake", METHODS_BROKEN)
 def test_inherited_methods_have_the_same_problems(tmp_path: Path, mistake: str) -> None:
-    """The check finds them in the class only, and says so in the words that it uses for the source."""
+    """The check finds them only in the class, and reports them in the same words as for the source."""
     text = METHODS_BROKEN[mistake]
     inherited = text.replace("class Raft:", "class Base:") + "\n\nclass Raft(Base):\n    pass\n"
     assert contract.check_source(build(tmp_path / "b", inherited), LAB_2A) == []
@@ -37,7 +37,7 @@ def test_inherited_methods_have_the_same_problems(tmp_path: Path, mistake: str) 
         assert same.where == problem.where
 
 
-def test_source_beyond_reason(tmp_path: Path) -> None:
+def test_source_that_is_nested_too_deeply(tmp_path: Path) -> None:
     (problem,) = check(build(tmp_path, "x = " + "-" * 100_000 + "1\n"))
     assert "nested too deeply" in problem.text or "too many nested" in problem.text
     assert problem.handout == contract.FIRST_RUN

@@ -52,7 +52,7 @@ class Signed(Generic[T]):
 """
 STYLES: dict[str, str | dict[str, str]] = {
     "without postponed annotations": GOOD.replace("from __future__ import annotations\n", ""),
-    "names of one's own": replaced(
+    "parameter and class names of the student's own": replaced(
         "self, peers, me, persister, apply_ch, members", "this, ends, i, disk, out, who", "def start(self, command)",
         "def start(this, cmd)", "def request_vote(self, args:", "def request_vote(self, request:",
         "RequestVoteArgs", "Ballot",
@@ -62,10 +62,11 @@ STYLES: dict[str, str | dict[str, str]] = {
         "apply_ch, members)", "apply_ch, members, *, clock=None, debug=False)",
         "def start(self, command)", "def start(self, command, client=None, **options)",
     ),
-    "stars": replaced("def start(self, command)", "def start(*args)", "self, peers, me, persister", "self, *rest")
-    .replace("*rest, apply_ch, members", "*rest"),
+    "*args in place of named parameters": replaced(
+        "def start(self, command)", "def start(*args)", "self, peers, me, persister", "self, *rest"
+    ).replace("*rest, apply_ch, members", "*rest"),
     "imported from a sibling": {"raft.py": "from core import Raft\n", **SPLIT},
-    "imported under the name": {"raft.py": "from core import Raft as Impl\nRaft = Impl\n", **SPLIT},
+    "imported under another name": {"raft.py": "from core import Raft as Impl\nRaft = Impl\n", **SPLIT},
     "star import": {"raft.py": "from core import *\n", **SPLIT},
     "a mixin and a base": {
         "raft.py": "import core\n\n\nclass Log:\n    pass\n\n\nclass Raft(Log, core.Raft):\n    pass\n", **SPLIT,
@@ -86,7 +87,7 @@ STYLES: dict[str, str | dict[str, str]] = {
     "methods added later": replaced("def get_state", "def spare") + (
         "\n\ndef get_state(self):\n    return 0, False\n\n\nRaft.get_state = get_state\n"
     ),
-    "methods by setattr": replaced("def get_state", "def spare") + (
+    "methods set by setattr": replaced("def get_state", "def spare") + (
         "\n\nfor name in ('get_state',):\n    setattr(Raft, name, lambda self: (0, False))\n"
     ),
     "methods assigned": replaced("def get_state(self)", "def spare(self)") + "\n    get_state = spare\n",
@@ -108,7 +109,7 @@ STYLES: dict[str, str | dict[str, str]] = {
     ).replace("class Raft:", "@dataclass\nclass Raft:"),
     "messages inside Raft": HEAD + "\n\nclass Raft:\n" + "\n".join(
         f"    {row}" for row in MESSAGES.replace("list[LogEntry]", '"list[Raft.LogEntry]"').splitlines()
-    ).replace("class Raft:\n", "class Raft:\n") + "\n\n" + METHODS,
+    ) + "\n\n" + METHODS,
     "frozen, slots, kw_only, inherited, generic": HEAD.replace("from __future__ import annotations\n", "") + GENERIC
     + MESSAGES.replace("@dataclass\n", "@dataclass(frozen=True, slots=True)\n").replace(
         "@dataclass(frozen=True, slots=True)\nclass AppendEntriesReply:\n    term: int\n    success: bool",
@@ -132,8 +133,9 @@ STYLES: dict[str, str | dict[str, str]] = {
     ),
     "everything untyped": replaced("leader_commit: int", "leader_commit: Any", "success: bool", "success: object"),
     "a tuple of entries": replaced("list[LogEntry]", "tuple[LogEntry, ...]"),
-    "a sketch of the next lab": GOOD + "\n    def install_snapshot(self, args):\n        raise NotImplementedError\n",
-    "type checking imports elsewhere": replaced(
+    "an unfinished handler of a later lab": GOOD
+    + "\n    def install_snapshot(self, args):\n        raise NotImplementedError\n",
+    "an undefined type on an extra parameter": replaced(
         VOTE, "    def request_vote(self, args: RequestVoteArgs, trace: Trace = None) -> RequestVoteReply:"
     ),
     "one class for two handlers": GOOD + LATER + SNAPSHOT_MESSAGES,

@@ -1,5 +1,4 @@
-"""The skeleton is the solution without its regions: byte for byte, importable, and red from the first test to the
-last."""
+"""The skeleton is exactly the solution without its regions, passes the contract check, and is tidy."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from raftlab.tools.check import check
 ROOT = Path(__file__).parents[2]
 SOLUTION = ROOT / "solutions" / "raft.py"
 SKELETON = ROOT / "skeleton" / "raft.py"
-LADDER = ("2A", "2B")
+LABS = ("2A", "2B")
 
 SMALL = '''"""A text."""
 
@@ -54,7 +53,7 @@ class Raft:
 
 FROM_2A = '''"""A text."""
 
-# Not every import is used yet: your code will want them.
+# Not every import is used yet: your code will need them.
 # ruff: noqa: F401
 
 import random
@@ -77,7 +76,7 @@ class Raft:
 
 FROM_2B = '''"""A text."""
 
-# Not every import is used yet: your code will want them.
+# Not every import is used yet: your code will need them.
 # ruff: noqa: F401
 
 import random
@@ -99,16 +98,16 @@ class Raft:
 '''
 
 
-def test_committed_skeleton_is_what_the_solution_gives() -> None:
-    again = "python -m raftlab.submission.skeleton solutions/raft.py skeleton/raft.py"
-    assert SKELETON.read_text() == skeleton.generate(SOLUTION.read_text()), f"make it again: {again}"
+def test_committed_skeleton_is_up_to_date() -> None:
+    command = "python -m raftlab.submission.skeleton solutions/raft.py skeleton/raft.py"
+    assert SKELETON.read_text() == skeleton.generate(SOLUTION.read_text()), f"regenerate it: {command}"
 
 
-def test_skeleton_can_be_tested() -> None:
+def test_skeleton_passes_the_contract_check() -> None:
     assert check(SKELETON, ["2A"]) == []
 
 
-def test_skeleton_has_all_names_of_the_solution_outside_regions() -> None:
+def test_skeleton_has_all_methods_and_no_markers() -> None:
     text = SKELETON.read_text()
     assert text.count("Your code here (2A): ") == SOLUTION.read_text().count("# region 2A: ") >= 5
     for word in ("# region", "# endregion", "# skeleton:", "# hint:"):
@@ -119,7 +118,7 @@ def test_skeleton_has_all_names_of_the_solution_outside_regions() -> None:
 
 
 @pytest.mark.parametrize("lab", labs.LABS)
-def test_every_lab_has_a_start(lab: str, tmp_path: Path) -> None:
+def test_every_lab_can_be_the_start(lab: str, tmp_path: Path) -> None:
     (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), lab))
     text = (tmp_path / "raft.py").read_text()
     for other in labs.LABS:
@@ -128,7 +127,7 @@ def test_every_lab_has_a_start(lab: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("ruff") is None, reason="ruff is not on the path")
-def test_skeleton_is_tidy(tmp_path: Path) -> None:
+def test_skeleton_passes_the_linter(tmp_path: Path) -> None:
     for lab in labs.LABS:
         start = tmp_path / lab / "raft.py"
         start.parent.mkdir()
@@ -138,13 +137,13 @@ def test_skeleton_is_tidy(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stdout
 
 
-def test_regions_become_places_to_write() -> None:
-    assert skeleton.generate(SMALL, ladder=LADDER) == FROM_2A
+def test_regions_become_comments() -> None:
+    assert skeleton.generate(SMALL, lab_names=LABS) == FROM_2A
 
 
 def test_a_later_start_keeps_the_solutions_before_it() -> None:
-    assert skeleton.generate(SMALL, "2B", ladder=LADDER) == FROM_2B
-    assert skeleton.generate(SMALL, "2A", ladder=LADDER) == FROM_2A
+    assert skeleton.generate(SMALL, "2B", lab_names=LABS) == FROM_2B
+    assert skeleton.generate(SMALL, "2A", lab_names=LABS) == FROM_2A
 
 
 NESTED = """# region 2A: count
@@ -162,22 +161,22 @@ def count():
 """
 
 
-def test_a_later_lab_adds_to_what_an_earlier_one_wrote() -> None:
-    assert skeleton.generate(NESTED, "2A", ladder=LADDER) == "# Your code here (2A): count\n"
+def test_a_region_of_a_later_lab_inside_one_of_an_earlier_lab() -> None:
+    assert skeleton.generate(NESTED, "2A", lab_names=LABS) == "# Your code here (2A): count\n"
     given = "def count():\n    n = 1\n    # Your code here (2B): more\n    # Two more.\n    n += 0\n\n    return n\n"
-    assert skeleton.generate(NESTED, "2B", ladder=LADDER) == given
+    assert skeleton.generate(NESTED, "2B", lab_names=LABS) == given
 
 
-def test_used_imports_need_no_excuse() -> None:
+def test_no_linter_comment_if_all_imports_are_used() -> None:
     assert "noqa" not in skeleton.generate("import time\n\n# region 2A: x\n# endregion\nprint(time.time())\n")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "# region 2B: a\n# region 2A: b\n",
-            "raft.py:2: a region of 2A within the one of line 1, of 2B; only a later lab's may be",
+            "raft.py:2: a region of 2A cannot be inside a region of 2B (line 1); only a region of a later lab can",
         ),
         ("\n# region 2A: a\n", "raft.py:2: this region has no endregion"),
         ("# endregion\n", "raft.py:1: an endregion without a region"),
@@ -195,26 +194,26 @@ def test_used_imports_need_no_excuse() -> None:
         ),
     ],
 )
-def test_bad_marks(text: str, said: str) -> None:
+def test_wrong_markers(text: str, message: str) -> None:
     with pytest.raises(skeleton.BadRegions) as caught:
-        skeleton.generate(text, ladder=LADDER)
-    assert str(caught.value) == said
+        skeleton.generate(text, lab_names=LABS)
+    assert str(caught.value) == message
 
 
 def test_unknown_start() -> None:
     with pytest.raises(UnknownLab, match="there is no lab '2F'; the labs are: 2A, 2B"):
-        skeleton.generate("", "2F", ladder=LADDER)
+        skeleton.generate("", "2F", lab_names=LABS)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = tmp_path / "raft.py"
-    assert skeleton.main([str(SOLUTION), str(made), "--check"]) == 1
+    output = tmp_path / "raft.py"
+    assert skeleton.main([str(SOLUTION), str(output), "--check"]) == 1
     assert capsys.readouterr().err == (
-        f"skeleton: {made} does not match {SOLUTION}; to make it again: "
-        f"python -m raftlab.submission.skeleton {SOLUTION} {made}\n"
+        f"skeleton: {output} does not match {SOLUTION}; regenerate it: "
+        f"python -m raftlab.submission.skeleton {SOLUTION} {output}\n"
     )
-    assert skeleton.main([str(SOLUTION), str(made)]) == 0
-    assert made.read_bytes() == SKELETON.read_bytes()
-    assert skeleton.main([str(SOLUTION), str(made), "--check"]) == 0
-    assert skeleton.main([str(tmp_path / "none.py"), str(made)]) == 2
-    assert skeleton.main([str(SOLUTION), str(made), "--from", "9Z"]) == 2
+    assert skeleton.main([str(SOLUTION), str(output)]) == 0
+    assert output.read_bytes() == SKELETON.read_bytes()
+    assert skeleton.main([str(SOLUTION), str(output), "--check"]) == 0
+    assert skeleton.main([str(tmp_path / "none.py"), str(output)]) == 2
+    assert skeleton.main([str(SOLUTION), str(output), "--from", "9Z"]) == 2

@@ -1,4 +1,4 @@
-"""Finding a submission: what is taken along, what is refused, and in which words."""
+"""Finding a submission: which files belong to it, what is refused, and with which messages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def build(root: Path, files: dict[str, str | bytes]) -> Path:
     return root
 
 
-def found(root: Path) -> dict[str, str]:
+def find_modules(root: Path) -> dict[str, str]:
     submission = source.find(root)
     return {name: submission.show(path) for name, path in submission.modules.items()}
 
 
-def refused(path: Path) -> str:
+def refusal(path: Path) -> str:
     with pytest.raises(source.SubmissionError) as info:
         source.find(path)
     return str(info.value)
@@ -58,7 +58,7 @@ def test_a_folder_with_modules_and_packages(tmp_path: Path) -> None:
         "big.py": "#" * (source.MAX_BYTES + 1), "raftlab/__init__.py": "", "raftlab/api.py": "",
     }  # fmt: skip
     build(tmp_path, {**files, **extra})
-    assert found(tmp_path) == {
+    assert find_modules(tmp_path) == {
         "raft": "raft.py",
         "timers": "timers.py",
         "core": "core/__init__.py",
@@ -68,12 +68,12 @@ def test_a_folder_with_modules_and_packages(tmp_path: Path) -> None:
     }
 
 
-def test_a_package_wins_over_a_module_of_its_name(tmp_path: Path) -> None:
+def test_a_package_takes_precedence_over_a_module_of_the_same_name(tmp_path: Path) -> None:
     build(tmp_path, {"raft.py": RAFT, "log.py": "", "log/__init__.py": ""})
-    assert found(tmp_path)["log"] == "log/__init__.py"
+    assert find_modules(tmp_path)["log"] == "log/__init__.py"
 
 
-def test_links_that_lead_elsewhere_are_left_alone(tmp_path: Path) -> None:
+def test_links_that_lead_outside_the_folder_are_ignored(tmp_path: Path) -> None:
     outside = build(tmp_path / "outside", {"secret.py": "", "pkg/__init__.py": ""})
     root = build(tmp_path / "in", {"raft.py": RAFT, "real.py": "", "p/__init__.py": ""})
     (root / "secret.py").symlink_to(outside / "secret.py")
@@ -83,7 +83,7 @@ def test_links_that_lead_elsewhere_are_left_alone(tmp_path: Path) -> None:
     (root / "gone.py").symlink_to(root / "nowhere.py")
     (root / "p" / "loop").symlink_to(root / "p")
     (root / "self.py").symlink_to(root / "self.py")
-    assert set(found(root)) == {"raft", "real", "alias", "p"}
+    assert set(find_modules(root)) == {"raft", "real", "alias", "p"}
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,17 @@ def test_text_is_decoded_as_python_does(tmp_path: Path, text: bytes) -> None:
 
 
 def test_no_such_path(tmp_path: Path) -> None:
-    assert refused(tmp_path / "nope") == f"{tmp_path}/nope does not exist"
+    assert refusal(tmp_path / "nope") == f"{tmp_path}/nope does not exist"
 
 
 def test_a_folder_without_raft_py(tmp_path: Path) -> None:
-    assert refused(tmp_path) == f"there is no raft.py in {tmp_path}, and no other Python file"
+    assert refusal(tmp_path) == f"there is no raft.py in {tmp_path}, and no other Python file"
     build(tmp_path, {"lab/raft.py": RAFT})
-    assert refused(tmp_path) == (
+    assert refusal(tmp_path) == (
         f"there is no raft.py in {tmp_path}, but there is one in lab: name that folder instead"
     )
     build(tmp_path, {"server.py": "", "Raft.py": ""})
-    assert refused(tmp_path) == (
+    assert refusal(tmp_path) == (
         f"there is no raft.py in {tmp_path}, only Raft.py, server.py: "
         "rename the file with your Raft class, or name it instead of the folder"
     )
@@ -138,35 +138,35 @@ def test_a_folder_without_raft_py(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_imported(tmp_path: Path, name: str, text: str) -> None:
     build(tmp_path, {name: RAFT})
-    assert refused(tmp_path / name) == text
+    assert refusal(tmp_path / name) == text
 
 
-def test_what_is_not_a_file(tmp_path: Path) -> None:
+def test_an_entry_that_is_not_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "raft.py")
-    assert refused(tmp_path) == "raft.py is not a file"
+    assert refusal(tmp_path) == "raft.py is not a file"
     (tmp_path / "x" / "raft.py").mkdir(parents=True)
-    assert refused(tmp_path / "x") == "raft.py is not a file"
+    assert refusal(tmp_path / "x") == "raft.py is not a file"
 
 
-def test_an_entry_that_is_a_link_out_of_the_folder(tmp_path: Path) -> None:
+def test_an_entry_that_links_to_a_file_outside_the_folder(tmp_path: Path) -> None:
     build(tmp_path, {"elsewhere.py": RAFT})
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "raft.py").symlink_to(tmp_path / "elsewhere.py")
-    assert refused(tmp_path / "in") == (
+    assert refusal(tmp_path / "in") == (
         f"raft.py is a link to somewhere outside {tmp_path}/in: hand in the file itself"
     )
 
 
-def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_too_large_and_too_many_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path, {"raft.py": "#" * (source.MAX_BYTES + 1)})
-    assert refused(tmp_path) == "raft.py is larger than 1000 kB, which is too large for a submission"
+    assert refusal(tmp_path) == "raft.py is larger than 1000 kB, which is too large for a submission"
     build(tmp_path, {"raft.py": RAFT, "a.py": "", "b.py": ""})
     monkeypatch.setattr(source, "MAX_MODULES", 2)
-    assert refused(tmp_path) == "there are more than 2 modules beside raft.py"
+    assert refusal(tmp_path) == "there are more than 2 modules beside raft.py"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"# caf\xe9\n", "raft.py:1 has a byte that is not utf-8 text: save the file as UTF-8"),
         (b"\n\nx = '\xe9'\n", "raft.py:3 has a byte that is not utf-8 text: save the file as UTF-8"),
@@ -175,9 +175,9 @@ def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"# coding: utf-9\n", "raft.py declares the encoding utf-9, which Python does not know: use UTF-8"),
     ],
 )
-def test_bytes_that_are_no_text(tmp_path: Path, text: bytes, said: str) -> None:
+def test_bytes_that_are_no_text(tmp_path: Path, text: bytes, message: str) -> None:
     build(tmp_path, {"raft.py": text})
-    assert refused(tmp_path) == said
+    assert refusal(tmp_path) == message
 
 
 # --- hiding Python's own ---
@@ -185,35 +185,35 @@ def test_bytes_that_are_no_text(tmp_path: Path, text: bytes, said: str) -> None:
 
 def test_a_module_that_hides_pythons_own_is_refused_when_imported(tmp_path: Path) -> None:
     build(tmp_path, {"raft.py": "import queue\n", "queue.py": ""})
-    assert refused(tmp_path) == "queue.py hides Python's own module queue: rename it"
+    assert refusal(tmp_path) == "queue.py hides Python's own module queue: rename it"
     build(
         tmp_path,
         {"raft.py": "def f():\n    from helper import x\n", "helper.py": "from queue import Queue\n"},
     )
-    assert refused(tmp_path) == "queue.py hides Python's own module queue: rename it"
+    assert refusal(tmp_path) == "queue.py hides Python's own module queue: rename it"
 
 
-def test_a_package_and_our_own_name_too(tmp_path: Path) -> None:
+def test_a_package_that_shadows_and_a_module_named_raftlab_are_refused(tmp_path: Path) -> None:
     build(tmp_path / "a", {"raft.py": "import logging.handlers\n", "logging/__init__.py": ""})
-    assert refused(tmp_path / "a") == "logging hides Python's own module logging: rename it"
+    assert refusal(tmp_path / "a") == "logging hides Python's own module logging: rename it"
     build(tmp_path / "b", {"raft.py": "from raftlab.api import log\n", "raftlab.py": ""})
-    assert refused(tmp_path / "b") == "raftlab.py hides the labs' own package raftlab: rename it"
+    assert refusal(tmp_path / "b") == "raftlab.py hides the labs' own package raftlab: rename it"
 
 
-def test_a_stray_module_hurts_nobody(tmp_path: Path) -> None:
+def test_a_shadowing_module_that_nothing_imports_is_accepted(tmp_path: Path) -> None:
     build(tmp_path, {"raft.py": "import helper\n", "helper.py": "", "queue.py": "", "old.py": "import queue\n"})
-    assert "queue" in found(tmp_path)
+    assert "queue" in find_modules(tmp_path)
 
 
-def test_a_packages_inner_module_hides_nothing(tmp_path: Path) -> None:
+def test_a_module_inside_a_package_does_not_shadow(tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {
         "raft.py": "import queue\nfrom core import queue as q\n",
         "core/__init__.py": "from . import queue\nfrom .queue import x\n",
         "core/queue.py": "x = 1\n",
     }
-    assert "core.queue" in found(build(tmp_path, files))
+    assert "core.queue" in find_modules(build(tmp_path, files))
 
 
-def test_a_sibling_that_does_not_parse_is_no_matter_here(tmp_path: Path) -> None:
+def test_a_sibling_that_does_not_parse_is_accepted(tmp_path: Path) -> None:
     build(tmp_path, {"raft.py": "import helper\n", "helper.py": "def\n", "queue.py": ""})
-    assert "helper" in found(tmp_path)
+    assert "helper" in find_modules(tmp_path)

@@ -44,8 +44,8 @@ def event_loop(host: WarmHost) -> Iterator[TinyEventLoop]:
     ("command", "text"),
     [
         (["exit", 3], "S1: the process that runs your code ended by itself with exit code 3"),
-        (["signal", int(signal.SIGSEGV)], "S1: the process that runs your code was ended by signal SIGSEGV"),
-        (["signal", 40], "S1: the process that runs your code was ended by signal 40"),
+        (["signal", int(signal.SIGSEGV)], "S1: the process that runs your code was killed by signal SIGSEGV"),
+        (["signal", 40], "S1: the process that runs your code was killed by signal 40"),
         (["hang_up"], "S1: the process that runs your code"),
     ],
 )
@@ -98,7 +98,7 @@ NONSENSE = {
     "bytes without a length": (call(b"\x0f\x00"), "bytes without their length"),
     "no effects": (call(b"\x0c\x92\x90"), ""),
     "deeply nested": (call(b"\x0f" + struct.pack("!L", 9000) + b"\x91" * 9000), ""),
-    "someone else's name": (effects(protocol.Ready(0)), "something in the name of S0"),
+    "someone else's name": (effects(protocol.Ready(0)), "a message that claims to come from S0"),
 }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_garbage_is_named_and_harms_no_other_server(event_loop: TinyEventLoop, w
     event_loop.begin_call(1, "start", ["write", data])
     fault = event_loop.fault()
     assert (fault.kind, fault.server) == ("host-died", 1)
-    assert f"S1: the process that runs your code sent nonsense to the lab: {named}" in fault.text
+    assert f"S1: the process that runs your code sent malformed data: {named}" in fault.text
     assert event_loop.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
 
 

@@ -214,7 +214,7 @@ CASES = {
     ),
     "breakpoint": Case(
         "refused-call",
-        "S0: breakpoint() cannot be used here: there is no terminal to type at; it works under `raftlab test --pdb`",
+        "S0: breakpoint() cannot be used here: there is no terminal to read from; it works under `raftlab test --pdb`",
         "breakpoint()",
         init="breakpoint()",
     ),

@@ -1,6 +1,6 @@
 """The child process that checks the contract: first the source text, then the imported class.
 
-It makes no instance. The trial start of a cluster is an ordinary simulated run (:mod:`raftlab.tools.check`).
+It creates no ``Raft``. The trial start of a cluster is an ordinary simulated run (:mod:`raftlab.tools.check`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ IMPORT_TIMEOUT = 60.0
 
 
 def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
-    """Read names of labs, check for each of them, and send a :class:`~raftlab.messages.protocol.ContractReport`."""
+    """Read the names of the labs, check the contract of each, and send a
+    :class:`~raftlab.messages.protocol.ContractReport`."""
     pipe = Pipe(*fds)
     checked_labs = [labs.find(name) for name in pipe.receive().decode().split(",")]
 
@@ -65,8 +66,8 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
         raft = module.__dict__.get("Raft")
         problems = []
         for lab in checked_labs:
-            more = contract.check_class(raft, lab, program.submission)
-            problems += [problem for problem in more if problem not in problems]
+            found = contract.check_class(raft, lab, program.submission)
+            problems += [problem for problem in found if problem not in problems]
 
     kernel.spawn(incarnation, "the import", load)
     kernel.run_ready()

@@ -1,4 +1,4 @@
-"""A cache for source text that Python's own library compiles again and again.
+"""A cache for source text that the standard library compiles again and again.
 
 Every incarnation of a server executes the student's module anew, and with it every ``@dataclass``. Each method that
 ``dataclasses`` generates and each annotation that ``typing`` reads from a string is compiled from text, and the text is
@@ -12,8 +12,8 @@ import functools
 import typing
 from typing import Any
 
-# Texts in the cache. This is far more than the classes of a submission need; the limit is for a student who makes classes
-# in a loop.
+# Number of texts in the cache: far more than the classes of a submission need. The limit guards against code that creates
+# classes in a loop.
 _MAX_TEXTS = 2048
 
 
@@ -28,7 +28,7 @@ def _run(text: Any, globals: dict[str, Any] | None = None, locals: Any = None) -
 
 def install() -> None:
     """Make ``dataclasses`` and ``typing`` use the cache, in this process and the children it forks from now on."""
-    # They find these as global names, before the built-in ones.
+    # A module's global names take precedence over the built-in ones.
     modules: list[Any] = [dataclasses, typing]
     modules[0].exec = _run
     modules[1].compile = _code

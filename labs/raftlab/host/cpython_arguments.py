@@ -45,4 +45,4 @@ def check_sleep(seconds: Any) -> None:
         number = number.__index__()
     if isinstance(number, int | float) and 0 <= number <= TIMEOUT_MAX:
         return
-    real_time.sleep(number)  # raises: lengths that it would accept have returned above
+    real_time.sleep(number)  # always raises: valid lengths have returned above

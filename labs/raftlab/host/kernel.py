@@ -22,41 +22,41 @@ from greenlet import getcurrent, greenlet
 
 from raftlab.messages.protocol import URGENT, Apply, Effect
 
-# Switch points that may pass at one instant of virtual time before the kernel reports a busy loop. They take about a
-# second of CPU: a correct Raft that walks a log of 100,000 entries a few dozen times within one handler stays far below.
+# Number of switch points at one instant of virtual time at which the kernel reports a busy loop: about a second of CPU. A
+# correct Raft that walks a log of 100,000 entries a few dozen times within one handler stays far below.
 BUSY_POINTS = 10_000_000
 
-# How often a run preempts, as the probability at each switch point. It is drawn once for each run: some runs hardly
-# disturb the code, some disturb it all the time.
+# The probability of a preemption at each switch point. It is drawn once per run: some runs hardly ever preempt, others do
+# so all the time.
 PREEMPT_RATES = (0.0, 1 / 2000, 1 / 300, 1 / 60)
-# How long a preempted thread stands still, in virtual seconds, as if the operating system had taken the processor away.
-# Half of the preemptions take no time at all: only other threads that are ready at the same instant go first.
+# How long a preempted thread is suspended, in virtual seconds, as if the operating system had taken the processor away.
+# Half of the preemptions take no time at all: they only let other threads that are ready at the same instant go first.
 PREEMPT_MEAN = 0.000_5
 PREEMPT_MAX = 0.010
 
-# A wait with a timeout ends this many virtual seconds late, never at the very instant that was asked for. Real clocks
-# behave like that, and code relies on it: `while now() <= deadline: cond.wait(deadline - now())` would wait for
-# 0 seconds again and again if the wait could end exactly at the deadline.
+# A wait with a timeout ends this many virtual seconds late, never exactly at the requested instant. Real clocks behave
+# like that, and code relies on it: `while now() <= deadline: cond.wait(deadline - now())` would wait for 0 seconds again
+# and again if the wait could end exactly at the deadline.
 TIMEOUT_DELAY = 0.000_001
 
 # The thread ident of the framework's own code, which runs in no task.
 MAIN_IDENT = 1
 
-# Effects in one step, which is half a millisecond of virtual time, before the run is ended: code that goes on like this
-# would use up the machine's memory.
+# Number of effects in one step (half a millisecond of virtual time) that ends the run: code that went on like this would
+# use up the machine's memory.
 MAX_EFFECTS = 5000
-# The same for applies alone: a server that restarts with a long log may apply all of it at once.
+# The limit for applies is higher: a server that restarts with a long log may apply all of it at once.
 MAX_APPLIES = 200_000
-# Threads in all servers together before the run is ended. No real machine would start more.
+# Number of threads, over all servers, that ends the run. A real machine would not start more.
 MAX_TASKS = 20_000
-# Switch points between two looks at the busy count, at most.
+# Maximum number of switch points between two checks for a busy loop.
 _MAX_GAP = 100_000
 
 
 class Incarnation:
-    """One incarnation of one server: the tasks of a server between its start and its crash belong to it.
+    """One incarnation of a server, from its start to its crash. It owns the server's tasks, its clock and its modules.
 
-    It holds the server's clock and its modules. The clock runs at ``rate`` local seconds per virtual second.
+    The clock runs at ``rate`` local seconds per virtual second.
     """
 
     def __init__(self, server: int, now: float, rate: float = 1.0) -> None:
@@ -153,7 +153,7 @@ class Kernel:
         # For `raftlab replay --pdb`, see stop_at: virtual seconds, servers, callback.
         self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
         self._stopping = False
-        # Called at each switch point in student code. True means that :meth:`switch_point` is to be called. It is an
+        # Called at each switch point in student code. True means that :meth:`switch_point` must be called. It is an
         # iterator implemented in C because it runs between all statements.
         self.tick: Callable[[], bool] = chain.from_iterable(self._gaps()).__next__
 
@@ -180,7 +180,7 @@ class Kernel:
     # --- tasks ---
 
     def spawn(self, incarnation: Incarnation, role: str, run: Callable[..., None], *args: Any) -> Task:
-        """Make a task that will run ``run(*args)``, which must not raise. It becomes ready at once."""
+        """Create a task that runs ``run(*args)``, which must not raise. The task is ready at once."""
         self._next_ident += 1
         if self._idle:
             glet = self._idle.pop()
@@ -196,7 +196,7 @@ class Kernel:
         return task
 
     def _run_tasks(self) -> None:
-        """The body of every greenlet. It runs one task after the other, because making a greenlet costs more than most
+        """The body of every greenlet. It runs one task after another, because creating a greenlet costs more than most
         tasks do."""
         while True:
             task = self.current
@@ -204,8 +204,8 @@ class Kernel:
             task.value = None
             run(*args)
             del self.tasks[task.ident]
-            for end in task.on_end:
-                end()
+            for callback in task.on_end:
+                callback()
             self._idle.append(task.glet)
             del task, run, args  # an idle greenlet must not keep objects of the student's alive
             self._next_greenlet().switch()
@@ -222,7 +222,7 @@ class Kernel:
         self._ready = [task for task in self._ready if task.incarnation is not incarnation]
 
     def pause(self, incarnation: Incarnation) -> None:
-        """Let no task of ``incarnation`` run until :meth:`resume`."""
+        """Stop all tasks of ``incarnation`` until :meth:`resume`."""
         incarnation.paused = True
         incarnation.ready_when_resumed.extend(task for task in self._ready if task.incarnation is incarnation)
         self._ready = [task for task in self._ready if task.incarnation is not incarnation]
@@ -250,8 +250,8 @@ class Kernel:
     def wake(self, task: Task) -> None:
         """End the wait of ``task``; the caller keeps its own list of waiting tasks.
 
-        A task whose timeout expired at this very instant is ready already. It then learns that it was woken, and is not
-        made ready twice."""
+        A task whose timeout expired at this very instant is ready already. It still learns that it was woken, but is not
+        made ready a second time."""
         task.woken = True
         if task.blocked:
             task.blocked = False
@@ -302,7 +302,7 @@ class Kernel:
     # --- switch points ---
 
     def _gaps(self) -> Iterator[Any]:
-        """Yield the answers of :attr:`tick` in runs: False for a gap, then True once."""
+        """Yield iterables of the values of :attr:`tick`: many False (a gap between two checks), then one True."""
         while True:
             if self._rate:
                 self._gap = min(_MAX_GAP, 1 + int(self._rng.expovariate(self._rate)))
@@ -322,7 +322,7 @@ class Kernel:
         self._stop = (when, servers, callback)
 
     def _gap_with_stop(self, gap: int) -> Iterator[bool]:
-        """False ``gap`` times, and True once more where the run is to stop."""
+        """Yield False ``gap`` times, with one True inserted where the run must stop."""
         for _ in range(gap):
             if self._stop is not None and self.now >= self._stop[0]:
                 servers = self._stop[1]
@@ -370,7 +370,7 @@ class Kernel:
         return None
 
     def fire_timers(self) -> None:
-        """Make every task ready whose timeout has expired, and call the functions that are due."""
+        """Make ready every task whose timeout has expired, and call the functions that are due."""
         timers = self._timers
         while timers and timers[0][0] <= self.now:
             _, _, task, token = heappop(timers)
@@ -382,8 +382,8 @@ class Kernel:
                 self._make_ready(task)
 
 
-# The kernel of this process. The substitutes for `threading` and `time` are made once, in the warm host, and look up the
-# kernel of the forked run here.
+# The kernel of this process. The substitutes for `threading` and `time` are created once, in the warm host, and look up
+# the kernel of the forked run here.
 active = Kernel(0, preempt=False)
 
 

@@ -1,8 +1,8 @@
-"""Loading a submission: compiled once, and executed in new modules for each incarnation of a server (simulator).
+"""Loads a submission: compiles it once, and executes it in new modules for each incarnation of a server (simulator).
 
-The warm host compiles the source with switch points. Each incarnation executes the code in modules of its own, so
-servers cannot share memory by accident. ``import`` in student code looks, in this order, for a module of the
-submission, for one of our virtual-time copies, for one that is refused, and for the real module.
+The warm host compiles the source with switch points. Each incarnation executes the code in its own modules, so
+servers cannot share memory by accident. ``import`` in student code resolves to the first of these that matches: a
+module of the submission, one of our virtual-time copies, a module that is refused, or the real module.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Program:
         self._codes: dict[str, CodeType] = {}
 
     def compile_all(self) -> None:
-        """Compile every module that can be compiled. An error in another is reported if that module is imported."""
+        """Compile every module that can be compiled. Errors in the others are reported when they are imported."""
         for name in self.submission.modules:
             try:
                 self.code(name)
@@ -48,7 +48,7 @@ class Program:
 
 
 class Loader:
-    """The modules of one incarnation. ``seed`` is that of its ``random`` module."""
+    """The modules of one incarnation. ``seed`` seeds its ``random`` module."""
 
     def __init__(
         self, program: Program, kernel: Kernel, incarnation: Incarnation, seed: int, refuse: stdlib.Refuse
@@ -64,7 +64,7 @@ class Loader:
         self._builtins: dict[str, Any] = {
             **builtins.__dict__,
             "__import__": self._import,
-            "input": lambda *args: refuse("input()", "there is no terminal to type at"),
+            "input": lambda *args: refuse("input()", "there is no terminal to read from"),
         }
         importlib: Any = stdlib.copy_module(sys.modules["importlib"])
         importlib.import_module = lambda name, package=None: self._import(name, {}, {}, ("*",), 0)
@@ -72,7 +72,7 @@ class Loader:
         self._globals = {preemption.TICK: kernel.tick, preemption.SWITCH: kernel.switch_point}
 
     def load(self) -> ModuleType:
-        """Import the submission's entry module. Whatever its code raises passes through."""
+        """Import the submission's entry module. Exceptions from its code propagate."""
         return self._load_module(self._program.submission.name)
 
     def _load_module(self, name: str) -> ModuleType:

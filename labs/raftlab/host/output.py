@@ -34,8 +34,8 @@ class Sink:
 class Stdout(io.TextIOBase):
     """Replaces ``sys.stdout`` or ``sys.stderr``, and passes each complete line to ``log``.
 
-    ``current_writer`` returns a number for whoever is writing: text that two writers print at the same time must not be
-    mixed within a line."""
+    ``current_writer`` returns a number that identifies who is writing: text that two writers print at the same time must
+    not be mixed within a line."""
 
     encoding = "utf-8"
     errors = "backslashreplace"

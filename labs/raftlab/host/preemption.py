@@ -6,7 +6,7 @@ A pass over the syntax tree puts
 
 in front of every statement whose timing another thread could notice: it touches an attribute or an item, or calls
 something. Every loop body starts with one too, so that a loop that never waits is noticed. Statements that use only
-local names stay as they are. Line numbers remain the student's own.
+local names get none. Line numbers do not change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import CodeType
 TICK = "__tick__"
 SWITCH = "__switch__"
 
-# A statement with one of these in it may be noticed by other threads.
+# Other threads may notice when a statement that contains one of these runs.
 _SHARED = (
     ast.Attribute,
     ast.Subscript,

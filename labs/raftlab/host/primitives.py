@@ -1,7 +1,7 @@
 """Substitutes for ``_thread`` and ``time`` in virtual time, built on the kernel.
 
-They provide what the standard library's own ``threading``, ``queue`` and ``concurrent.futures`` use of these two
-modules on Python 3.11 and later, and no more. :mod:`raftlab.host.stdlib` imports fresh copies of those libraries on top.
+They provide only what the standard library's ``threading``, ``queue`` and ``concurrent.futures`` use of these two
+modules on Python 3.11 and later. :mod:`raftlab.host.stdlib` imports fresh copies of those libraries on top.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ framework_globals: set[int] = {id(globals())}
 
 
 def site() -> Site | None:
-    """The innermost running place outside the framework: the student's own line."""
+    """The innermost running line outside the framework, which is the student's."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if id(frame.f_globals) not in framework_globals:
@@ -112,7 +112,7 @@ class UntrackedLock:
         self._waiting.clear()
 
     def __reduce__(self) -> Any:
-        raise TypeError("cannot pickle '_thread.lock' object")  # also what copy.deepcopy says; CPython's own words
+        raise TypeError("cannot pickle '_thread.lock' object")  # CPython's message; copy.deepcopy raises it too
 
     def __repr__(self) -> str:
         return f"<{'locked' if self.locked() else 'unlocked'} lock>"
@@ -158,7 +158,7 @@ class Lock(UntrackedLock):
         else:
             self.holder = None
 
-    # `with lock:` is what student code does most: without contention, each end costs a single call.
+    # Student code uses `with lock:` most of all. Without contention, entering and leaving it cost one call each.
     def __enter__(self) -> bool:
         if self.holder is not None:
             return self.acquire()
@@ -179,7 +179,7 @@ class Lock(UntrackedLock):
 
 
 class Event:
-    """``threading.Event`` without a Condition, for speed: every thread that starts makes one."""
+    """``threading.Event`` without a Condition, for speed: one is created for every thread that starts."""
 
     def __init__(self) -> None:
         self._flag = False
@@ -375,7 +375,7 @@ def make_thread_module() -> ModuleType:
         _get_main_thread_ident=lambda: kernels.MAIN_IDENT,
         _shutdown=lambda: None,
         _count=lambda: len(kernels.active.tasks),
-        _local=object,  # raftlab.host.stdlib replaces it by Python's own `_threading_local`
+        _local=object,  # raftlab.host.stdlib replaces it with Python's own `_threading_local`
         _set_sentinel=_set_sentinel,
         get_ident=_get_ident,
         get_native_id=_get_ident,
@@ -410,7 +410,7 @@ def _sleep(seconds: float) -> None:
 
 
 def _clocks(wall: Callable[[], float]) -> dict[str, Any]:
-    """``clock_gettime`` and the like: they read this server's own clock, whichever clock they are asked for."""
+    """``clock_gettime`` and the like. Each reads this server's own clock, whichever clock the caller names."""
     clocks = {
         value: wall if name in ("CLOCK_REALTIME", "CLOCK_TAI") else _monotonic
         for name, value in vars(real_time).items()

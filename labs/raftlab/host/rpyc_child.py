@@ -1,4 +1,4 @@
-"""The child process that is one server of the real network, with Python's own threads and a connection to the judge."""
+"""The child process that runs one server on the real network, with Python's own threads and a connection to the judge."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from raftlab.messages.rpyc_connection import BytesConnection
 class StudentFinder(MetaPathFinder, InspectLoader):
     """Finds the submission's modules for ``import``, ahead of all others.
 
-    They are the same as in the simulator, and their files have the same short names in tracebacks. So a report reads
-    the same in both worlds, and shows no paths of the machine."""
+    They are the same modules as in the simulator, and their files have the same short names in tracebacks. So a report
+    reads the same in both worlds, and shows no paths of the machine."""
 
     def __init__(self, program: Program) -> None:
         self._modules = program.submission.modules
@@ -50,11 +50,11 @@ class StudentFinder(MetaPathFinder, InspectLoader):
         return compile(self._modules[fullname].read_bytes(), self.names[fullname], "exec", dont_inherit=True)
 
     def get_source(self, fullname: str) -> str:
-        """For tracebacks, which show the line."""
+        """Used by tracebacks, which show the line."""
         return importlib.util.decode_source(self._modules[fullname].read_bytes())
 
     def load(self, name: str) -> ModuleType:
-        """Import the submission's module ``name``. Whatever its code raises passes through."""
+        """Import the submission's module ``name``. Exceptions from its code propagate."""
         for own_name in self._modules:
             # A module that the framework imported may have the same name; the student's comes first.
             sys.modules.pop(own_name, None)
@@ -63,7 +63,7 @@ class StudentFinder(MetaPathFinder, InspectLoader):
 
 
 class RpycHost:
-    """This process: :meth:`serve` takes events, and effects are sent from the thread that makes them."""
+    """This process: :meth:`serve` handles events, and each effect is sent by the thread that caused it."""
 
     def __init__(self, program: Program, sock: socket.socket) -> None:
         self._program = program
@@ -118,7 +118,7 @@ class RpycHost:
             self._server.uncaught(args.exc_value, role)
 
     def _unraisable(self, args: Any) -> None:
-        """Handle an exception that Python cannot raise. One that ended a bare ``_thread`` counts, others are printed."""
+        """Handle an exception that Python cannot raise: report it if it ended a bare ``_thread``, else print it."""
         if "in thread started by" in (args.err_msg or "") and self._server is not None:
             self._server.uncaught(args.exc_value, "a thread")
         else:

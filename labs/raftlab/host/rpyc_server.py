@@ -15,15 +15,15 @@ from raftlab.host.server import Server
 from raftlab.messages import protocol
 from raftlab.messages.rpyc_connection import BytesConnection
 
-# Effects that are sent together, at most.
+# Maximum number of effects that are sent together.
 _MAX_BATCH = 256
 
 
 class Outbox:
     """Sends effects to the judge, in order.
 
-    The thread that has an effect sends it, together with those that other threads add meanwhile. (A thread just for
-    sending would cost every RPC two more thread switches, which is a third of the rate.)"""
+    The thread that has an effect sends it, together with those that other threads add meanwhile. (A dedicated sender
+    thread would cost every RPC two more thread switches, and a third of the throughput.)"""
 
     def __init__(self, connection: BytesConnection) -> None:
         self._connection = connection
@@ -56,7 +56,7 @@ class Outbox:
             data = protocol.encode([effect])
             if len(data) > protocol.MAX_FRAME_BYTES:
                 name = "log line" if isinstance(effect, protocol.LogLine) else type(effect).__name__.lower()
-                text = f"S{effect.server}: one {name} of {len(data)} bytes is more than the lab can carry"
+                text = f"S{effect.server}: one {name} of {len(data)} bytes is more than raftlab can send"
                 data = protocol.encode([protocol.Fault(effect.server, "flood", text)])
             self._connection.send(data)
 
@@ -85,7 +85,7 @@ class _Worker(threading.Thread):
 
 
 class Workers:
-    """A pool that has a thread for each job that runs at the same time, so no job waits for another. Threads are reused."""
+    """A pool with as many threads as there are concurrent jobs, so no job waits for another. Threads are reused."""
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
@@ -103,7 +103,7 @@ class Workers:
 
 
 class _PendingCall:
-    """An RPC by student code that waits for its reply."""
+    """An RPC that student code has sent and whose reply it awaits."""
 
     __slots__ = ("arrived", "payload")
 

@@ -50,7 +50,7 @@ class Peer:
 
 
 class DiskFailed(OSError):
-    """What a failing save raises. Code that does not catch it is right: a server whose disk has failed should be down."""
+    """Raised by a failing save. Student code need not catch it: a server whose disk has failed should go down."""
 
 
 def _caused_by_disk(exc: BaseException) -> bool:
@@ -69,7 +69,7 @@ class Persister:
         self._state = state
         self._snapshot = snapshot
         self._lock = threading.RLock()  # when two threads save, both copies must change in the same order
-        self.failing = 0  # saves that are still to fail
+        self.failing = 0  # number of saves that must still fail
 
     def save(self, state: bytes, snapshot: bytes | None = None) -> None:
         for name, value in (("state", state), ("snapshot", snapshot)):
@@ -139,7 +139,7 @@ class Server(ABC):
 
     @abstractmethod
     def send_request(self, target: int, method: str, payload: bytes) -> bytes | None:
-        """Send a request and block the calling thread until the judge delivers a reply (``None``: there is none)."""
+        """Send a request and block the calling thread until the judge delivers the reply, or ``None`` for no reply."""
 
     @abstractmethod
     def reply(self, event: protocol.Reply) -> None:
@@ -153,11 +153,11 @@ class Server(ABC):
 
     @abstractmethod
     def load(self) -> ModuleType:
-        """Import the student's module. Whatever its code raises passes through."""
+        """Import the student's module. Exceptions from its code propagate."""
 
     @abstractmethod
     def delay(self, seconds: float) -> None:
-        """Block the calling thread for ``seconds`` of the lab's time."""
+        """Block the calling thread for ``seconds`` (virtual ones in the simulator)."""
 
     def before_put(self) -> None:  # noqa: B027  (a hook that does nothing by default)
         """Student code is about to put a message into ``apply_ch``."""
@@ -222,7 +222,7 @@ class Server(ABC):
             args = [frozenset(args[0])]
         result = getattr(self.raft, event.method)(*args)
         if event.method == "status" and result is not None:
-            # It is only displayed, so any value (an Enum for the role, say) is shown as text and never a fault.
+            # It is only displayed, so any value (an Enum for the role, say) is shown as text and is never a fault.
             shown = {name: getattr(result, name, None) for name in codec.STATUS_FIELDS}
             result = {name: value if isinstance(value, int) else str(value) for name, value in shown.items()}
         try:
@@ -235,7 +235,7 @@ class Server(ABC):
     # --- faults ---
 
     def fault(self, kind: str, text: str, where: str = "", detail: str = "") -> None:
-        """Report a mistake of the student's that ends the run. See :class:`~raftlab.messages.protocol.Fault`."""
+        """Report a mistake in student code, which ends the run. See :class:`~raftlab.messages.protocol.Fault`."""
         self.emit(protocol.Fault(self.id, kind, text, where, detail))
 
     def uncaught(self, exc: BaseException, role: str) -> None:

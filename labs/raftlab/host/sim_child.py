@@ -1,4 +1,4 @@
-"""The child process that is one simulated run: it reads a step, takes it and answers with its effects."""
+"""The child process of one simulated run: it reads a step, performs it and answers with its effects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raftlab.messages.pipe import Pipe
 
 
 def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
-    """Take steps until the judge closes the pipe (``EOFError``)."""
+    """Perform steps until the judge closes the pipe (``EOFError``)."""
     pipe = Pipe(*fds)
     host = SimHost(program, spawn.seed, spawn.preempt)
     streams: Any = sys

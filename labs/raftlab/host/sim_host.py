@@ -24,10 +24,10 @@ from raftlab.seeds import derive
 
 # How often the host looks for calls and handlers that have not returned, in virtual seconds.
 CHECK_INTERVAL = 1.0
-# A harness call or a handler that has not returned for this long is a fault if it waits for a cycle of locks (virtual
-# seconds): it never will return.
+# Virtual seconds after which a harness call or handler that waits for a cycle of locks is a fault: it will never return.
 DEADLOCK_TIMEOUT = 2.0
-# The same if it merely waits. It may be in a call of its own, which takes up to 7 s if the other server is dead.
+# The same for one that waits for anything else. The lock that it waits for may be held across RPCs, each of which takes
+# up to 7 s if the other server is dead.
 ANSWER_TIMEOUT = 20.0
 
 
@@ -53,7 +53,7 @@ class SimHost:
     # --- the lock step ---
 
     def step(self, step: protocol.StepRequest) -> protocol.StepResult:
-        """Take one step: run up to ``step.until``, or until the judge's next decision may depend on what happened."""
+        """Perform one step: run up to ``step.until``, or until the judge's next decision may depend on what happened."""
         kernel = self.kernel
         effects: list[tuple[float, protocol.Effect]] = []
         kernel.effects = effects
@@ -139,7 +139,7 @@ class SimHost:
                     text = f"S{server.id}: deadlock: {task.role} has not answered for {waited:.0f} s and never will"
                     server.fault("deadlock", text, "", "\n".join(cycle))
                     return
-                # The thread that holds what this one waits for may itself be in a call, so this takes longer to count.
+                # The thread that holds the lock may itself be waiting for a reply, so this limit is longer.
                 if waited >= ANSWER_TIMEOUT and task.waiting_for not in ("a reply", "sleep"):
                     text = f"S{server.id}: {task.role} has not answered for {waited:.0f} s"
                     where = student_frames.innermost_line(task.glet.gr_frame, server.files)
@@ -151,7 +151,7 @@ class SimHost:
         """``sys.breakpointhook`` where there is no terminal."""
         server = self._current()
         if server is not None:
-            server.refuse("breakpoint()", "there is no terminal to type at; it works under `raftlab test --pdb`")
+            server.refuse("breakpoint()", "there is no terminal to read from; it works under `raftlab test --pdb`")
 
     def _report_busy_loop(self, frame: FrameType) -> None:
         server = self._current()

@@ -23,7 +23,7 @@ class SimServer(Server):
     """One incarnation.
 
     ``entries`` are the tasks of its handlers and harness calls that have not returned, by task ident. ``calls`` are the
-    tasks that wait for the reply to an RPC, by its number.
+    tasks that wait for the reply to an RPC, by the RPC's number.
     """
 
     def __init__(self, kernel: Kernel, program: Program, boot: protocol.Boot) -> None:
@@ -96,7 +96,7 @@ class SimServer(Server):
         raise RefusedCall(text)
 
     def advise_held_lock(self, task: Task, what: str) -> None:
-        """Advise that ``task`` holds a lock across ``what``, which is slow. This is no failure."""
+        """Advise that ``task`` holds a lock across ``what``, which is slow. This is not a failure."""
         lock = task.held[-1]
         place = student_frames.line_of(lock.site)
         where = student_frames.innermost_line(sys._getframe(1), self.files)

@@ -1,11 +1,11 @@
 """Virtual-time copies of Python's own threading library, and substitutes for what would make a run unrepeatable.
 
 ``threading``, ``queue`` and ``concurrent.futures`` are plain Python over ``_thread`` and ``time``. Fresh copies of them,
-imported while ``sys.modules`` holds our substitutes for these two, run in virtual time without a changed line; the real
-modules are put back afterwards. What cannot be made deterministic is refused by name.
+imported while ``sys.modules`` holds our substitutes for these two, run in virtual time unmodified; the real modules are
+put back afterwards. What cannot be made deterministic is refused by name.
 
-The copies are made once, in the warm host, and shared by all servers of a run. Each server has a ``random`` module of
-its own.
+The copies are created once, in the warm host, and shared by all servers of a run. Each server has its own ``random``
+module.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _COPIED = (
     "concurrent.futures.thread",
 )
 
-# The copy of `threading` that the other copies use has this name, which no import statement can ask for.
+# The name of the copy of `threading` that the other copies use. No import statement can contain it.
 LIBRARY_THREADING = "threading (library)"
 
 
@@ -90,7 +90,7 @@ Refuse = Callable[[str, str], NoReturn]
 
 
 def make_copies() -> dict[str, ModuleType]:
-    """Make the copies. Returns them by module name, and leaves ``sys.modules`` as it was."""
+    """Create the copies. Returns them by module name, and leaves ``sys.modules`` as it was."""
     names = (*_COPIED, "_thread", "time", "_queue")
     originals = {name: sys.modules.pop(name, None) for name in names}
     # Otherwise the copies would register at-fork hooks in the real interpreter.
@@ -99,7 +99,7 @@ def make_copies() -> dict[str, ModuleType]:
     sys.modules.update(substitutes)
     sys.modules["_queue"] = None  # type: ignore[assignment]  # makes `queue` use its Python implementation
     try:
-        made = {name: importlib.import_module(name) for name in _COPIED} | substitutes
+        copies = {name: importlib.import_module(name) for name in _COPIED} | substitutes
     finally:
         os.register_at_fork = at_fork
         for name, module in originals.items():
@@ -107,26 +107,26 @@ def make_copies() -> dict[str, ModuleType]:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
-    threading = made["threading"]
-    # The student gets a second copy of `threading`, because locks of the library itself are not to be reported.
-    shared = {"Event": primitives.Event, "local": made["_threading_local"].__dict__["local"]}
-    made["threading"] = copy_module(threading)
-    made["threading"].__dict__.update(shared)
-    if hasattr(threading, "_thread_local_info"):  # Python 3.13 makes one during the import
+    threading = copies["threading"]
+    # The student gets a second copy of `threading`, because the library's own locks must not be reported.
+    shared = {"Event": primitives.Event, "local": copies["_threading_local"].__dict__["local"]}
+    copies["threading"] = copy_module(threading)
+    copies["threading"].__dict__.update(shared)
+    if hasattr(threading, "_thread_local_info"):  # Python 3.13 creates one during the import
         shared["_thread_local_info"] = shared["local"]()
     threading.__dict__.update(shared, Lock=primitives.UntrackedLock, _allocate_lock=primitives.UntrackedLock)
-    made[LIBRARY_THREADING] = threading
+    copies[LIBRARY_THREADING] = threading
     threads.install_fast_methods(threading)
     primitives.framework_globals.add(id(threads.__dict__))
-    primitives.framework_globals.update(id(module.__dict__) for module in made.values())
-    futures: Any = made["concurrent.futures"]
-    futures.ThreadPoolExecutor = made["concurrent.futures.thread"].ThreadPoolExecutor
-    futures.thread = made["concurrent.futures.thread"]
-    return made
+    primitives.framework_globals.update(id(module.__dict__) for module in copies.values())
+    futures: Any = copies["concurrent.futures"]
+    futures.ThreadPoolExecutor = copies["concurrent.futures.thread"].ThreadPoolExecutor
+    futures.thread = copies["concurrent.futures.thread"]
+    return copies
 
 
 def make_guarded_modules(refuse: Refuse) -> dict[str, ModuleType]:
-    """Substitutes for modules of which only parts are allowed: ``os``, ``datetime``, ``uuid``."""
+    """Substitutes for modules that are only partly allowed: ``os``, ``datetime``, ``uuid``."""
     import uuid as real_uuid
 
     def refusing(name: str, why: str) -> Callable[..., NoReturn]:
@@ -185,7 +185,7 @@ def copy_module(real: ModuleType) -> ModuleType:
 
 
 def _virtual_datetime() -> ModuleType:
-    """``datetime`` that reads the server's clock."""
+    """The substitute for ``datetime``, which reads the server's clock."""
     module = copy_module(real_datetime)
     now = primitives.make_time_module().__dict__["time"]
 

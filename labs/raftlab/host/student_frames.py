@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 from raftlab.host.kernel import Task
 from raftlab.host.primitives import Lock, Site, UntrackedLock
 
-# Where the framework's own code in a host process is.
+# The folder of the framework's own code in a host process.
 _HOST_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _MAX_DETAIL = 8_000  # characters of a report; the traceback of a deep recursion is longer
 
@@ -27,7 +27,7 @@ def line_of(site: Site | None) -> str:
 
 
 def last_line(trace: TracebackType | None, files: Collection[str]) -> str:
-    """The last place of a traceback that is in one of ``files``, as ``file:line``; empty if there is none."""
+    """The last line of a traceback that is in one of ``files``, as ``file:line``; empty if there is none."""
     place = ""
     for frame, line in traceback.walk_tb(trace):
         if frame.f_code.co_filename in files:
@@ -36,7 +36,7 @@ def last_line(trace: TracebackType | None, files: Collection[str]) -> str:
 
 
 def innermost_line(frame: FrameType | None, files: Collection[str]) -> str:
-    """The innermost place of a running stack that is in one of ``files``, as ``file:line``; empty if there is none."""
+    """The innermost line of a running stack that is in one of ``files``, as ``file:line``; empty if there is none."""
     while frame is not None:
         if frame.f_code.co_filename in files:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -45,7 +45,7 @@ def innermost_line(frame: FrameType | None, files: Collection[str]) -> str:
 
 
 def student_traceback(exc: BaseException, files: Collection[str]) -> str:
-    """The traceback from the first place in one of ``files`` on, without the framework's frames before and after."""
+    """The traceback from the first frame in one of ``files``, without the framework's frames before and after."""
     trace = exc.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename not in files:
         trace = trace.tb_next
@@ -63,7 +63,7 @@ def one_line(exc: BaseException) -> str:
 
 
 def deadlock(task: Task) -> list[str]:
-    """If ``task`` waits, directly or indirectly, for a cycle of locks: who waits for whom, a line each. Else empty."""
+    """The cycle of locks that ``task`` waits for, directly or indirectly, one line per task; empty if there is none."""
     chain: list[Task] = []
     current: Task | None = task
     while current is not None and current not in chain:
@@ -86,7 +86,7 @@ def _describe_wait(task: Task) -> str:
 
 
 def describe_threads(tasks: Iterable[Task], files: Collection[str]) -> str:
-    """A line for each blocked thread: where it stands and what it waits for."""
+    """One line per blocked thread: where it is and what it waits for."""
     lines = []
     for task in tasks:
         place = innermost_line(task.glet.gr_frame, files) or "the framework"

@@ -1,7 +1,7 @@
 """Fast ``Thread.start``, ``join`` and ``is_alive`` for the library's copy of ``threading``.
 
 A student's Raft starts a thread for each call to a peer. Python's own implementation, with its locks and its handshake
-with the new thread, costs more than all the rest of the call. Everything else about threads (names, daemons,
+with the new thread, costs more than the rest of the call. Everything else about threads (names, daemons,
 excepthook, Timer, the executor's workers) is the library's own.
 """
 
@@ -17,7 +17,7 @@ from raftlab.host.primitives import Event
 
 
 def install_fast_methods(threading: ModuleType) -> None:
-    """Replace the three methods in the ``Thread`` class of ``threading``, which must be a copy over the kernel."""
+    """Replace the three methods in the ``Thread`` class of ``threading``, which must be a copy that runs on the kernel."""
     library: Any = threading
     active: dict[int, Any] = library._active
     thread_class: Any = library.Thread
@@ -49,7 +49,7 @@ def install_fast_methods(threading: ModuleType) -> None:
             handle.ident, handle._done = task.ident, False
         active[task.ident] = self
         self._started.set()
-        # The seed decides whether the new thread runs before the one that started it goes on.
+        # The seed decides whether the new thread runs before the one that started it continues.
         kernel.perhaps_give_way()
 
     def join(self: Any, timeout: float | None = None) -> None:

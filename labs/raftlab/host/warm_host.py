@@ -1,8 +1,8 @@
 """The warm host: a process that has everything loaded and forks a child for each run (sim) or server (rpyc).
 
-It reads the student's source but never runs it; only its children do. It takes orders from the judge over an inherited
-Unix socket, passes the descriptors that come with an order on to the child, and reports when a child has ended. When
-the judge ends, the warm host and its children end too.
+It reads the student's source but never runs it; only its children do. It receives commands from the judge over an
+inherited Unix socket, passes the file descriptors that come with a command to the child, and reports when a child has
+ended. When the judge ends, the warm host and its children end too.
 
     python -P -m raftlab.host.warm_host CONTROL_FD PATH LIMITS
 
@@ -41,8 +41,8 @@ _PR_SET_PDEATHSIG = 1
 _CHILD_MODULES = ("raftlab.host.check_child", "raftlab.host.rpyc_child", "raftlab.host.sim_child")
 _OFTEN_IMPORTED = ("base64", "bisect", "json", "pickle", "struct", "zlib")
 
-# Milliseconds between two checks of the children's memory in a sandbox. They can exceed the limit by what they fill in
-# between.
+# Milliseconds between two checks of the children's memory in a sandbox. Between checks they can exceed the limit by
+# however much they allocate.
 _MEMORY_CHECK_MS = 100
 
 
@@ -68,7 +68,7 @@ def _run_child(program: Program, spawn: protocol.StartChild, fds: list[int]) -> 
 
 
 class ForkServer:
-    """The warm host's loop: forks children as the judge orders, and reports their ends.
+    """The warm host's loop: forks and kills children as the judge commands, and reports when they end.
 
     Args:
         control: The socket to the judge.
@@ -84,7 +84,7 @@ class ForkServer:
         self._program = program
         self._children: dict[int, int] = {}  # pid → child number
         self._simulated = 0
-        self._orders = protocol.decoder(protocol.Control)
+        self._decoder = protocol.decoder(protocol.Control)
         self._wake_read, self._wake_write = os.pipe()
         for fd in (self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
@@ -101,13 +101,13 @@ class ForkServer:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
                     self._reap()
-                elif not self._take_order():
+                elif not self._handle_command():
                     return
             if self._limits is not None:
                 self._limit_memory(self._limits.memory)
 
     def _limit_memory(self, max_bytes: int) -> None:
-        """Kill the largest child if all together use more than ``max_bytes``.
+        """Kill the largest child if all children together use more than ``max_bytes``.
 
         This is polled: an ordinary user cannot ask the operating system to be notified."""
         now = time.monotonic()
@@ -121,22 +121,22 @@ class ForkServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(largest, signal.SIGKILL)
 
-    def _take_order(self) -> bool:
-        """Carry out one order. False if the judge has closed the socket."""
+    def _handle_command(self) -> bool:
+        """Read and carry out one command. False if the judge has closed the socket."""
         data, fds, _, _ = socket.recv_fds(self._control, 65536, 8)
         if not data:
             return False
-        order = self._orders.decode(data)
-        if isinstance(order, protocol.StartChild):
-            self._simulated += order.world == "sim"
-            if order.world == "sim" and self._simulated == 2:
-                # The warm-up costs as much as it saves in a few runs, and many hosts make only one.
+        command = self._decoder.decode(data)
+        if isinstance(command, protocol.StartChild):
+            self._simulated += command.world == "sim"
+            if command.world == "sim" and self._simulated == 2:
+                # Not before the second run: the warm-up pays off only after a few runs, and many hosts do only one.
                 warm_up.run()
                 _freeze_objects()
-            self._fork(order, list(fds))
+            self._fork(command, list(fds))
         else:
             for pid, child in self._children.items():
-                if child == order.child:
+                if child == command.child:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
         return True
@@ -149,7 +149,7 @@ class ForkServer:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 die_with_parent()
-                # The judge learns our process id as it sees it from the credentials of this message.
+                # The credentials of this message tell the judge our process id in its own namespace.
                 self._control.send(protocol.encode(protocol.ChildStarted(spawn.child)))
                 self._control.close()
                 os.close(self._wake_read)
@@ -186,13 +186,13 @@ class ForkServer:
 
 
 def _freeze_objects() -> None:
-    """Exclude all present objects from garbage collection: in a child it would write to, and so copy, their memory."""
+    """Exclude all existing objects from garbage collection, which in a child would write to (and so copy) their memory."""
     gc.collect()
     gc.freeze()
 
 
 def _private_memory(pid: int) -> int:
-    """The resident memory of a process without what it shares (files), in bytes; 0 if the process is gone."""
+    """The resident memory of a process in bytes, without shared memory (files); 0 if the process is gone."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except (OSError, ValueError):
@@ -204,10 +204,10 @@ def main() -> None:
     limits = msgspec.json.decode(sys.argv[3], type=Limits | None)
     if limits is not None:
         restrictions.enter_host(limits)
-    die_with_parent()  # not before, because a change of user cancels it
-    # Ctrl-C is sent to every process of the terminal. Only the judge decides what happens.
+    die_with_parent()  # after enter_host, because a change of user cancels it
+    # Ctrl-C is sent to every process of the terminal, but only the judge handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The judge sends SIGUSR1 to a child that hangs before it kills it. The stack goes to stderr, which the judge reads.
+    # Before it kills a hung child, the judge sends it SIGUSR1 to dump its stack to stderr, which the judge reads.
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     control = socket.socket(fileno=int(sys.argv[1]))
     program = Program(source.find(sys.argv[2]))
@@ -218,7 +218,7 @@ def main() -> None:
         importlib.import_module(name)
 
     _freeze_objects()
-    # A run makes little cyclic garbage. Rare collections keep pauses out of the lock step.
+    # A run creates little cyclic garbage. Infrequent collections mean fewer pauses in the lock step.
     gc.set_threshold(50_000, 20, 100)
     with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone
         ForkServer(control, program, limits).serve()

@@ -1,9 +1,9 @@
 """A short simulated run in the warm host itself, which makes all later children faster.
 
-What ``dataclasses`` compiles for the first server of a run, and how Python specialises each line by running it, is lost
-when the child ends, and the next child pays for it again: a quarter of the CPU time of a short run. Children inherit
-what this run has compiled and specialised. It uses a submission of ours (``warm_up_submission/raft.py``), never the
-student's code, and library copies of its own, so no child sees anything of it.
+When a child ends, everything that ``dataclasses`` compiled and everything that Python specialised by running it is lost,
+and the next child pays for it again: a quarter of the CPU time of a short run. Children inherit what this run has
+compiled and specialised. It uses our own submission (``warm_up_submission/raft.py``), never the student's code, and its
+own copies of the libraries, so it leaves nothing that a child can see.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _finished: list[SimHost] = []  # never collected: a collected greenlet would run
 
 
 def run() -> list[protocol.Effect]:
-    """Make the run in this process, and leave everything else as it was. Returns its effects."""
+    """Perform the run in this process, then restore everything else. Returns its effects."""
     sink, kernel = api._sink, kernels.active
     program = Program(source.find(_SUBMISSION))
     replaced = {name: sys.modules.get(name) for name in program.submission.modules}
@@ -68,5 +68,5 @@ def _simulate(program: Program) -> list[protocol.Effect]:
                     due.append((arrival, protocol.Request(effect.target, number, effect.method, effect.payload)))
                 case protocol.Answer():
                     due.append((arrival, protocol.Reply(*callers[effect.judge_rpc], effect.payload)))
-        due.sort(key=lambda each: each[0])
+        due.sort(key=lambda item: item[0])
     return effects

@@ -3,7 +3,8 @@
 There are three levels, and every report says which one was used:
 
 - ``bwrap``: bubblewrap. A process sees only Python, this package and one submission, all read-only except for a small
-  ``/tmp``. It has no network, no environment and no other processes, and is an ordinary user. The next level applies too.
+  ``/tmp``. It has no network and no environment, sees no other processes, and runs as an ordinary user. All restrictions
+  of ``rlimits`` apply too.
 - ``rlimits``: limits on memory, files, output and CPU, and a system call filter (:mod:`raftlab.sandbox.restrictions`): no
   new processes, no connections, no signals to others, no writing. The machine's files can still be read.
 - ``none``: no restrictions, for your own code.
@@ -35,7 +36,7 @@ MIB = 1 << 20
 # Where the submission is inside a bubblewrap sandbox.
 INSIDE = Path("/submission")
 
-# The packages that a host process imports besides Python's own library.
+# The packages that a host process imports besides the standard library.
 _PACKAGES = ("raftlab", "msgspec", "greenlet", "rpyc", "plumbum")
 
 # User ids that belong to no one: the range of systemd's dynamic users. Each grading process that is root uses one of them,
@@ -55,15 +56,15 @@ class Limits(msgspec.Struct, frozen=True):
 
     Attributes:
         user: The user id to change to; 0 means no change.
-        own_tmp: Whether each child gets a ``/tmp`` of its own.
-        memory: Bytes that all servers of a run together may use at a time.
+        own_tmp: Whether each child gets its own ``/tmp``.
+        memory: Bytes of memory that all servers of a run together may use at any time.
         space: Bytes of address space for a simulated run.
         server_space: Bytes of address space for a server on the real network. It is larger because the stacks of threads
             use address space but hardly any memory.
-        threads: Threads of the user; 0 means no limit.
-        files: Open files of a process.
-        file_bytes: Bytes of each file that is written.
-        cpu_s: CPU seconds of a child.
+        threads: Number of threads of the user; 0 means no limit.
+        files: Number of open files per process.
+        file_bytes: Maximum size of a written file, in bytes.
+        cpu_s: CPU seconds per child.
     """
 
     user: int = 0
@@ -78,7 +79,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True):
-    """A level, and the reason why it is not a better one (text for people, may be empty)."""
+    """A level, and the reason why it is not a better one (human-readable, may be empty)."""
 
     level: Level = "none"
     reason: str = ""
@@ -185,7 +186,7 @@ def probe(level: Literal["bwrap", "rlimits"]) -> Sandbox:
 
 _NAMES = {"bwrap": "bubblewrap", "rlimits": "the system call filter"}
 
-# What the level rlimits does not prevent, in the words of raftlab.sandbox.probe.
+# What the level rlimits does not prevent, as raftlab.sandbox.probe words it.
 POSSIBLE_IN_RLIMITS: tuple[str, ...] = ("read a file beside the submission", "read the environment", "be root")
 POSSIBLE_IN_RLIMITS += ("see other processes",)
 
@@ -204,12 +205,12 @@ def _bwrap(submission: Path) -> list[str]:
     argv += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "raftlab"]
     for name, value in {**host_environment(), "PATH": "/nowhere", "PYTHONPATH": ":".join(_import_roots())}.items():
         argv += ["--setenv", name, value]
-    # The fixed places come first, because Python or the package may be below one of them.
+    # The fixed mount points come first, because Python or the package may be below one of them.
     argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm"]
     argv += ["--remount-ro", "/dev/shm", "--remount-ro", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
     trees = _python_trees()
     for folder in sorted({str(above) for path in trees for above in Path(path).parents} - {"/", "/tmp"}):
-        argv += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them for root only
+        argv += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them accessible to root only
     for path in trees:
         argv += ["--ro-bind", path, path]
     for link in ("/lib", "/lib32", "/lib64"):
@@ -248,7 +249,7 @@ def python_is_below_tmp() -> bool:
 
 
 def _import_roots() -> list[str]:
-    """The folders of the packages, for ``PYTHONPATH``: Python does not know the virtual environment in the sandbox."""
+    """The folders of the packages, for ``PYTHONPATH``: in the sandbox Python does not find the virtual environment."""
     return list(dict.fromkeys([*(os.path.dirname(_package(name)) for name in _PACKAGES), *_site_packages()]))
 
 

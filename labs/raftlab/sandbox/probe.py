@@ -2,8 +2,8 @@
 
     python -P -m raftlab.sandbox.probe LIMITS SUBMISSION NEIGHBOUR PORT PID
 
-``LIMITS`` is a :class:`~raftlab.sandbox.levels.Limits` as JSON, ``NEIGHBOUR`` a file beside the submission, ``PORT`` one
-that the judge listens on, and ``PID`` the judge's. The output is a JSON list of what the process could do.
+``LIMITS`` is a :class:`~raftlab.sandbox.levels.Limits` as JSON, ``NEIGHBOUR`` a file beside the submission, ``PORT`` a
+port that the judge listens on, and ``PID`` the judge's. The output is a JSON list of what the process could do.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _succeeds(attempt: Callable[[], object]) -> bool:
 
 
 def _fails(attempt: Callable[[], object]) -> None:
-    """Raises ``OSError`` if ``attempt`` succeeds: for what a process in the sandbox must be able to do."""
+    """Raises ``OSError`` if ``attempt``, which a process in the sandbox must be able to do, succeeds."""
     if _succeeds(attempt):
         raise OSError
 
@@ -86,7 +86,7 @@ def _start_process() -> None:
 
 
 def _fill(folder: Path) -> None:
-    """Write 64 MiB, in files of a size that is allowed."""
+    """Write 64 MiB, in files below the size limit."""
     names = [folder / f"raftlab-probe-{os.getpid()}-{number}" for number in range(8)]
     try:
         for name in names:

@@ -21,7 +21,7 @@ _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _PR_SET_DUMPABLE, _CLONE_NEWUSER, _CLONE_NEWNS = 4, 0x10000000, 0x00020000
 _MS_NOSUID, _MS_NODEV, _CAPABILITIES_3 = 2, 4, 0x20080522
 
-# System calls that are refused with EPERM: the number on x86_64 and on aarch64 (-1: there is none).
+# System calls that are refused with EPERM: their numbers on x86_64 and on aarch64 (-1: does not exist there).
 _REFUSED: dict[str, tuple[int, int]] = {
     # Other processes: starting one, becoming one, acting on one.
     "fork": (57, -1),
@@ -47,7 +47,7 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "listen": (50, 201),
     "accept": (43, 202),
     "accept4": (288, 242),
-    # Servers of a submission must communicate through the lab's network only.
+    # Servers of a submission must communicate only through raftlab's network.
     "shmget": (29, 194),
     "semget": (64, 190),
     "msgget": (68, 186),
@@ -73,7 +73,7 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "mount_setattr": (442, 442),
     "open_by_handle_at": (304, 265),
 }
-# These are refused or allowed by an argument. kill, tgkill and prlimit64 may reach only the process itself.
+# These are refused or allowed depending on an argument. kill, tgkill and prlimit64 may affect only the process itself.
 _OWN_PID_ONLY = {"kill": (62, 129), "tgkill": (234, 131)}
 _OWN_LIMITS_ONLY = {"prlimit64": (302, 261)}
 # Sending must not connect (MSG_FASTOPEN). The third number is the position of the flags among the arguments.
@@ -112,7 +112,7 @@ _WRITING: dict[str, tuple[int, int]] = {
     "lsetxattr": (189, 6),
     "fsetxattr": (190, 7),
 }
-# Refused in the same way if the flags say that the file is to be written. The third number is the position of the flags.
+# Refused in the same way if the flags open the file for writing. The third number is the position of the flags.
 _OPENING = {"open": (2, -1, 1), "openat": (257, 56, 2)}
 _OPENAT2 = (437, 437)
 _TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -153,7 +153,7 @@ def enter_child(limits: Limits, world: str) -> None:
     """Call this in a child of the host before it runs student code, while it has only one thread.
 
     Args:
-        limits: Those of the warm host.
+        limits: The limits of the warm host.
         world: ``sim``, ``rpyc`` or ``check``.
     """
     own_tmp = limits.own_tmp and _mount_own_tmp()
@@ -165,7 +165,7 @@ def enter_child(limits: Limits, world: str) -> None:
 
 def _mount_own_tmp() -> bool:
     """Give this process an empty ``/tmp`` that no other process sees, so that files cannot pass from one server or
-    incarnation to another. False if the operating system allows no user namespace inside the sandbox's own."""
+    incarnation to another. False if the operating system does not allow a user namespace within the sandbox's."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
     if libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0) or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS):
@@ -198,10 +198,9 @@ def _set_limit(resource_number: int, limit: int) -> None:
 
 
 def _install_filter(read_only: bool) -> None:
-    """Install the system call filter in this process, forever. ``read_only``: also refuse to write or create files.
+    """Install the system call filter in this process, permanently. ``read_only``: also refuse to write or create files.
 
-    On a machine whose system calls are not known here there is no filter. The probe then finds that the sandbox is not
-    safe."""
+    An architecture that is not in the tables above gets no filter. The probe then finds that the sandbox is not safe."""
     column, machine = _MACHINES.get(platform.machine(), (-1, 0))
     if column < 0:
         return

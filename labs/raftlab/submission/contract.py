@@ -75,16 +75,16 @@ def _required_methods(lab: Lab) -> list[str]:
     return ["__init__", *lab.methods]
 
 
-def _call(method: str) -> str:
+def _signature(method: str) -> str:
     return f"({', '.join(('self', *METHODS.get(method, ())))})"
 
 
 def _wrong_parameters(method: str, declared: str) -> str:
-    return f"Raft.{method} must take {_call(method)}, but is declared ({declared})"
+    return f"Raft.{method} must take {_signature(method)}, but is declared ({declared})"
 
 
 def _no_method(method: str, lab: Lab) -> str:
-    return f"Raft has no method {method}{_call(method)}, which lab {lab.name} needs"
+    return f"Raft has no method {method}{_signature(method)}, which lab {lab.name} needs"
 
 
 def _is_async(method: str) -> str:
@@ -110,7 +110,7 @@ def check_source(submission: Submission, lab: Lab) -> list[Problem]:
     except source.SubmissionError as exc:
         return [Problem(str(exc), shown, FIRST_RUN)]
     except SyntaxError as exc:
-        return [_syntax(exc, submission)]
+        return [_syntax_problem(exc, submission)]
     except (RecursionError, MemoryError, ValueError):
         return [Problem(f"{shown} is nested too deeply for Python to read", shown, FIRST_RUN)]
     definitions = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Raft"]
@@ -121,7 +121,7 @@ def check_source(submission: Submission, lab: Lab) -> list[Problem]:
     return list(_check_methods(definitions[0], shown, lab))
 
 
-def _syntax(exc: SyntaxError, submission: Submission) -> Problem:
+def _syntax_problem(exc: SyntaxError, submission: Submission) -> Problem:
     """The problem for a syntax error in any file of the submission."""
     shown = submission.show(exc.filename or submission.entry)
     lines: list[str] = []
@@ -147,9 +147,9 @@ def _no_class(submission: Submission, names: Sequence[str]) -> Problem:
             other = submission.show(submission.modules[name])
             text += f", but {other} has one: add `from {name} import Raft`"
             return Problem(text, f"{shown}:1", API)
-    close = [alike for alike in names if difflib.SequenceMatcher(None, alike.lower(), "raft").ratio() > 0.6]
-    if close:
-        text += f", but one named {close[0]}: rename it Raft"
+    similar = [name for name in names if difflib.SequenceMatcher(None, name.lower(), "raft").ratio() > 0.6]
+    if similar:
+        text += f", but one named {similar[0]}: rename it Raft"
     elif names:
         shown_names = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         text += f", only {shown_names}: the tests look for the name Raft"
@@ -190,22 +190,22 @@ def _check_methods(raft: ast.ClassDef, shown: str, lab: Lab) -> Iterator[Problem
     for method in (*_required_methods(lab), *OPTIONAL):
         if method in assigned:
             continue
-        found = defined.get(method, [])
-        if not found:
+        definitions = defined.get(method, [])
+        if not definitions:
             if method not in OPTIONAL:
                 yield Problem(_no_method(method, lab), f"{shown}:{raft.lineno}", API)
             continue
-        definition = found[-1]
+        definition = definitions[-1]
         where = f"{shown}:{definition.lineno}"
         if definition.decorator_list:
             continue
         if isinstance(definition, ast.AsyncFunctionDef):
             yield Problem(_is_async(method), where, API)
-        elif not _takes(definition.args, len(METHODS.get(method, ())) + 1):
+        elif not _accepts(definition.args, len(METHODS.get(method, ())) + 1):
             yield Problem(_wrong_parameters(method, _declared(definition.args)), where, API)
 
 
-def _takes(args: ast.arguments, count: int) -> bool:
+def _accepts(args: ast.arguments, count: int) -> bool:
     positional = len(args.posonlyargs) + len(args.args)
     required = positional - len(args.defaults)
     keywords = any(default is None for default in args.kw_defaults)
@@ -359,9 +359,9 @@ def _check_fields(cls: type, paper: dict[str, type], hints: dict[str, Any], outl
     renamed = set()
     for name, kind in paper.items():
         if name not in hints:
-            alike = next((other for other in hints if _folded(other) == _folded(name)), "")
-            renamed.add(alike)
-            hint = f"rename its field {alike}" if alike else "the tests use the paper's names in snake_case"
+            similar = next((other for other in hints if _normalized(other) == _normalized(name)), "")
+            renamed.add(similar)
+            hint = f"rename its field {similar}" if similar else "the tests use the paper's names in snake_case"
             yield Problem(f"{cls.__name__} has no field {name}: {hint}", outline.where_class(cls), MESSAGES)
         elif kind is not list and not type_annotations.accepts(hints[name], kind):
             declared = type_annotations.type_name(hints[name])
@@ -390,7 +390,7 @@ def _check_configuration_fields(raft_class: type, method: str, lab: Lab, outline
                 yield Problem(f"{text}: copy it from the skeleton", outline.where_class(holder), MESSAGES)
 
 
-def _folded(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.replace("_", "").lower()
 
 
@@ -427,12 +427,12 @@ def explain_import_error(exc: BaseException, submission: Submission) -> Problem:
     shown = submission.show(submission.entry)
     where = _last_line(exc, submission) or shown
     if isinstance(exc, SyntaxError):
-        return _syntax(exc, submission)
+        return _syntax_problem(exc, submission)
     if isinstance(exc, SystemExit):
         text = f"{shown} ends the program when it is imported: put that under `if __name__ == '__main__':`"
         return Problem(text, where, FIRST_RUN)
     if isinstance(exc, ModuleNotFoundError) and exc.name:
-        return Problem(_not_found(exc.name, where.partition(":")[0], submission), where, FIRST_RUN)
+        return Problem(_module_not_found(exc.name, where.partition(":")[0], submission), where, FIRST_RUN)
     message = _first_line(exc)
     if isinstance(exc, ImportError):
         if "relative import" in message:
@@ -443,7 +443,7 @@ def explain_import_error(exc: BaseException, submission: Submission) -> Problem:
     return Problem(f"importing {shown} raised {name}{': ' if message else ''}{message}", where, FIRST_RUN)
 
 
-def _not_found(name: str, importer: str, submission: Submission) -> str:
+def _module_not_found(name: str, importer: str, submission: Submission) -> str:
     top = name.partition(".")[0]
     folder = submission.root / top
     if top == "raftlab":
@@ -451,8 +451,8 @@ def _not_found(name: str, importer: str, submission: Submission) -> str:
     if top not in submission.modules and folder.is_dir():
         return f"{importer} imports {name}, but the folder {top} has no __init__.py: add an empty one"
     entry = submission.entry.name
-    beside = sorted({module.partition(".")[0] for module in submission.modules} - {submission.name})
-    files = f" ({', '.join(beside[:8])}{', ...' if len(beside) > 8 else ''})" if beside else ""
+    siblings = sorted({module.partition(".")[0] for module in submission.modules} - {submission.name})
+    files = f" ({', '.join(siblings[:8])}{', ...' if len(siblings) > 8 else ''})" if siblings else ""
     return (
         f"{importer} imports {name}, which is not there: "
         f"only the standard library and modules beside {entry}{files} can be imported"
@@ -463,12 +463,12 @@ def _last_line(exc: BaseException, submission: Submission) -> str:
     files = {}
     for path in submission.modules.values():
         files[str(path)] = files[submission.show(path)] = submission.show(path)
-    found = ""
+    where = ""
     for frame, line in traceback.walk_tb(exc.__traceback__):
         shown = files.get(frame.f_code.co_filename)
         if shown:
-            found = f"{shown}:{line}"
-    return found
+            where = f"{shown}:{line}"
+    return where
 
 
 def _first_line(exc: BaseException) -> str:

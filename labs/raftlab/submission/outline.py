@@ -34,14 +34,14 @@ class Outline:
                 self._trees[name] = None
         return self._trees[name]
 
-    def at(self, module: str, node: ast.AST | None) -> str:
+    def _line_of(self, module: str, node: ast.AST | None) -> str:
         """``file:line`` of a node of ``module``."""
         shown = self._submission.show(self._submission.modules[module])
         return f"{shown}:{getattr(node, 'lineno', 1)}"
 
     def where_class(self, cls: Any) -> str:
         found = self._find(cls)
-        return self.at(*found) if found else ""
+        return self._line_of(*found) if found else ""
 
     def where_field(self, cls: type, field: str) -> str:
         """Where a dataclass or one of its bases declares ``field``; if none does, where the class begins."""
@@ -49,7 +49,7 @@ class Outline:
             found = self._find(base)
             for node in found[1].body if found else ():
                 if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == field:
-                    return self.at(found[0], node) if found else ""
+                    return self._line_of(found[0], node) if found else ""
         return self.where_class(cls)
 
     def where_method(self, cls: type, method: str) -> str:
@@ -59,9 +59,9 @@ class Outline:
                 found = self._find(base)
                 for node in reversed(found[1].body if found else []):
                     if isinstance(node, Function) and node.name == method and found:
-                        return self.at(found[0], node)
-                made = self._where_code(getattr(inspect.unwrap(_function(vars(base)[method])), "__code__", None))
-                return made or self.where_class(cls)
+                        return self._line_of(found[0], node)
+                where = self._where_code(getattr(inspect.unwrap(_function(vars(base)[method])), "__code__", None))
+                return where or self.where_class(cls)
         return self.where_class(cls)
 
     def _where_code(self, code: CodeType | None) -> str:
@@ -74,21 +74,21 @@ class Outline:
     def _find(self, cls: Any) -> tuple[str, ast.ClassDef] | None:
         """The module in which ``cls`` is defined, and the definition."""
         path = [part for part in getattr(cls, "__qualname__", "").split(".") if part != "<locals>"]
-        own = getattr(cls, "__module__", "")
-        if own not in self._submission.modules:
+        module = getattr(cls, "__module__", "")
+        if module not in self._submission.modules:
             return None
-        tree = self.tree(own)
+        tree = self.tree(module)
         body: list[ast.stmt] = tree.body if tree else []
         node: ast.ClassDef | None = None
         for part in path:
-            node = next((item for item in _below(body) if getattr(item, "name", "") == part), None)
+            node = next((item for item in _definitions(body) if getattr(item, "name", "") == part), None)
             if node is None:
                 return None
             body = node.body
-        return (own, node) if isinstance(node, ast.ClassDef) else None
+        return (module, node) if isinstance(node, ast.ClassDef) else None
 
 
-def _below(body: list[ast.stmt]) -> list[Any]:
+def _definitions(body: list[ast.stmt]) -> list[Any]:
     """Classes and functions of a body, including those inside ``if`` and ``try``; the last definition first."""
     found: list[Any] = []
     for node in body:
@@ -96,9 +96,9 @@ def _below(body: list[ast.stmt]) -> list[Any]:
             found.append(node)
         elif isinstance(node, ast.If | ast.Try | ast.With):
             for part in ("body", "orelse", "finalbody"):
-                found += reversed(_below(getattr(node, part, [])))
+                found += reversed(_definitions(getattr(node, part, [])))
             for handler in getattr(node, "handlers", ()):
-                found += reversed(_below(handler.body))
+                found += reversed(_definitions(handler.body))
     return found[::-1]
 
 
@@ -108,7 +108,7 @@ def _function(attribute: Any) -> Any:
 
 def class_names(tree: ast.Module) -> list[str]:
     """The classes of a module, in order."""
-    return [node.name for node in reversed(_below(tree.body)) if isinstance(node, ast.ClassDef)]
+    return [node.name for node in reversed(_definitions(tree.body)) if isinstance(node, ast.ClassDef)]
 
 
 def may_bind(tree: ast.Module, name: str) -> bool:

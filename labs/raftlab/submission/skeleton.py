@@ -34,7 +34,7 @@ _END = re.compile(r"\s*#\s*endregion\b.*")
 _LINE = re.compile(r"(\s*)#\s*(skeleton|hint):(?: (.*))?")
 
 # The linter must not complain about imports that only the student's code will use.
-_UNUSED = "# Not every import is used yet: your code will want them.\n# ruff: noqa: F401\n"
+_ALLOW_UNUSED_IMPORTS = "# Not every import is used yet: your code will need them.\n# ruff: noqa: F401\n"
 
 
 class BadRegions(ValueError):
@@ -58,23 +58,23 @@ class Region:
     body: list[str | Region] = field(default_factory=list)
 
 
-def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.LABS), name: str = "raft.py") -> str:
+def generate(solution: str, start: str = "", lab_names: Sequence[str] = tuple(labs.LABS), name: str = "raft.py") -> str:
     """Make a skeleton.
 
     Args:
         solution: the text of the solution.
         start: the lab at which the student starts; empty: the first.
-        ladder: the names of the labs, in order.
+        lab_names: the names of the labs, in order.
         name: what messages call the solution.
 
     Raises:
         BadRegions: the marks in the solution do not match.
         raftlab.labs.UnknownLab: ``start`` is not one of the labs.
     """
-    if start and start not in ladder:
-        raise labs.UnknownLab(f"there is no lab {start!r}; the labs are: {', '.join(ladder)}")
-    kept = ladder[: ladder.index(start)] if start else ()
-    lines = _shown(_parts(solution.splitlines(), ladder, name), kept)
+    if start and start not in lab_names:
+        raise labs.UnknownLab(f"there is no lab {start!r}; the labs are: {', '.join(lab_names)}")
+    kept = lab_names[: lab_names.index(start)] if start else ()
+    lines = _replace_regions(parse_regions(solution.splitlines(), lab_names, name), kept)
     text = "\n".join(_trimmed(lines)) + "\n"
     try:
         tree = ast.parse(text)
@@ -82,50 +82,50 @@ def generate(solution: str, start: str = "", ladder: Sequence[str] = tuple(labs.
         line = (exc.text or "").strip()
         text = f"{name}: without its regions this is not valid Python: {exc.msg}, in the line: {line}"
         raise BadRegions(f"{text}; a `# skeleton:` line may be missing") from None
-    return _excuse_imports(text, tree)
+    return _allow_unused_imports(text, tree)
 
 
-def _shown(parts: Sequence[str | Region], kept: Sequence[str]) -> list[str]:
+def _replace_regions(parts: Sequence[str | Region], kept: Sequence[str]) -> list[str]:
     """The lines of ``parts`` for a student who is given the solution of the labs in ``kept``."""
     lines: list[str] = []
     for part in parts:
         if isinstance(part, str):
             lines.append(part)
         else:
-            lines += _trimmed(_shown(part.body, kept)) if part.lab in kept else part.lines
+            lines += _trimmed(_replace_regions(part.body, kept)) if part.lab in kept else part.lines
     return lines
 
 
-def _parts(lines: Sequence[str], ladder: Sequence[str], name: str) -> list[str | Region]:
-    """The lines outside regions, and the regions, in order."""
+def parse_regions(lines: Sequence[str], lab_names: Sequence[str], name: str) -> list[str | Region]:
+    """Return the regions, and the lines outside them, in order. ``lab_names`` and ``name`` as in :func:`generate`."""
     top: list[str | Region] = []
     opened: list[Region] = []
     for number, line in enumerate(lines, 1):
-        here = f"{name}:{number}"
-        inside = opened[-1] if opened else None
-        body = top if inside is None else inside.body
+        where = f"{name}:{number}"
+        outer = opened[-1] if opened else None
+        body = top if outer is None else outer.body
         if found := _REGION.fullmatch(line):
             indent, lab, hint = found.groups()
             if lab is None:
-                raise BadRegions(f"{here}: a region needs a lab and a hint, as in `# region 2A: who gets my vote?`")
-            if lab not in ladder:
-                raise BadRegions(f"{here}: there is no lab {lab!r}; the labs are: {', '.join(ladder)}")
-            if inside is not None and ladder.index(lab) <= ladder.index(inside.lab):
-                text = f"a region of {lab} within the one of line {inside.line}, of {inside.lab}; only a later lab's may be"
-                raise BadRegions(f"{here}: {text}")
+                raise BadRegions(f"{where}: a region needs a lab and a hint, as in `# region 2A: who gets my vote?`")
+            if lab not in lab_names:
+                raise BadRegions(f"{where}: there is no lab {lab!r}; the labs are: {', '.join(lab_names)}")
+            if outer is not None and lab_names.index(lab) <= lab_names.index(outer.lab):
+                text = f"a region of {lab} cannot be inside a region of {outer.lab} (line {outer.line})"
+                raise BadRegions(f"{where}: {text}; only a region of a later lab can")
             region = Region(lab, number, [f"{indent}# Your code here ({lab}): {hint}"])
             body.append(region)
             opened.append(region)
         elif _END.fullmatch(line):
-            if inside is None:
-                raise BadRegions(f"{here}: an endregion without a region")
+            if outer is None:
+                raise BadRegions(f"{where}: an endregion without a region")
             opened.pop()
         elif found := _LINE.fullmatch(line):
             indent, kind, text = found.groups()
-            if inside is None:
-                raise BadRegions(f"{here}: a `# {kind}:` line outside a region")
+            if outer is None:
+                raise BadRegions(f"{where}: a `# {kind}:` line outside a region")
             mark = "# " if kind == "hint" else ""
-            inside.lines.append(f"{indent}{mark}{text or ''}".rstrip())
+            outer.lines.append(f"{indent}{mark}{text or ''}".rstrip())
         else:
             body.append(line)
     if opened:
@@ -139,7 +139,7 @@ def _trimmed(lines: list[str]) -> list[str]:
     return lines[full[0] : full[-1] + 1] if full else []
 
 
-def _excuse_imports(text: str, tree: ast.Module) -> str:
+def _allow_unused_imports(text: str, tree: ast.Module) -> str:
     """``text`` with a line for the linter below the docstring, if it has imports that nothing uses yet."""
     imported = {
         (alias.asname or alias.name).partition(".")[0]
@@ -152,7 +152,7 @@ def _excuse_imports(text: str, tree: ast.Module) -> str:
         return text
     lines = text.splitlines(keepends=True)
     at = tree.body[0].end_lineno or 0 if ast.get_docstring(tree) is not None else 0
-    return "".join([*lines[:at], "\n" if at else "", _UNUSED, *lines[at:]])
+    return "".join([*lines[:at], "\n" if at else "", _ALLOW_UNUSED_IMPORTS, *lines[at:]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,13 +172,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.check:
             skeleton.write_text(text, encoding="utf-8")
             return 0
-        same = skeleton.is_file() and skeleton.read_bytes() == text.encode()
+        up_to_date = skeleton.is_file() and skeleton.read_bytes() == text.encode()
     except (BadRegions, labs.UnknownLab, OSError) as exc:
         print(f"skeleton: {exc}", file=sys.stderr)
         return 2
-    if not same:
-        again = f"python -m raftlab.submission.skeleton {solution} {skeleton}"
-        print(f"skeleton: {skeleton} does not match {solution}; to make it again: {again}", file=sys.stderr)
+    if not up_to_date:
+        command = f"python -m raftlab.submission.skeleton {solution} {skeleton}"
+        print(f"skeleton: {skeleton} does not match {solution}; regenerate it: {command}", file=sys.stderr)
         return 1
     return 0
 

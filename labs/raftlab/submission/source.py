@@ -61,10 +61,10 @@ def find(path: Path | str) -> Submission:
     try:
         submission = _find(given)
     except (OSError, ValueError) as exc:  # ValueError: a null byte in the path
-        said = getattr(exc, "strerror", None) or str(exc)
-        raise SubmissionError(f"{given} cannot be read: {said}") from exc
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise SubmissionError(f"{given} cannot be read: {reason}") from exc
     read(submission.entry)
-    _refuse_hiding(submission)
+    _refuse_shadowing(submission)
     return submission
 
 
@@ -178,18 +178,18 @@ def read(path: Path) -> str:
     return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
 
 
-def _undecodable(name: str, data: bytes, said: str) -> str:
+def _undecodable(name: str, data: bytes, reason: str) -> str:
     """What to say about a file that cannot be decoded. ``detect_encoding`` has nearly the same message for a wrong first
     line and for an encoding that does not exist."""
     cookie = re.search(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", b"\n".join(data.splitlines()[:2]), re.MULTILINE)
-    if cookie and "unknown encoding" in said:
+    if cookie and "unknown encoding" in reason:
         return f"{name} declares the encoding {cookie[1].decode('ascii')}, which Python does not know: use UTF-8"
     for number, line in enumerate(data.splitlines()[:2], 1):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError:
             return f"{name}:{number} has a byte that is not utf-8 text: save the file as UTF-8"
-    return f"{name} cannot be read as text: {said}"
+    return f"{name} cannot be read as text: {reason}"
 
 
 def parse(path: Path, shown: str) -> ast.Module:
@@ -213,10 +213,10 @@ def parse(path: Path, shown: str) -> ast.Module:
 # --- modules that hide Python's own ------------------------------------------------------------------------
 
 
-def _refuse_hiding(submission: Submission) -> None:
+def _refuse_shadowing(submission: Submission) -> None:
     """Refuse a file such as ``queue.py``, but only if something imports it: otherwise it does no harm."""
-    taken = sys.stdlib_module_names | {_OURS}
-    suspects = {name for name in submission.modules if name in taken}
+    reserved = sys.stdlib_module_names | {_OURS}
+    suspects = {name for name in submission.modules if name in reserved}
     if not suspects:
         return
     todo, seen = [submission.name], set[str]()
@@ -228,8 +228,8 @@ def _refuse_hiding(submission: Submission) -> None:
         if name in suspects:
             path = submission.modules[name]
             shown = submission.show(path.parent if path.name == "__init__.py" else path)
-            whose = "the labs' own package" if name == _OURS else "Python's own module"
-            raise SubmissionError(f"{shown} hides {whose} {name}: rename it")
+            hidden = "the labs' own package" if name == _OURS else "Python's own module"
+            raise SubmissionError(f"{shown} hides {hidden} {name}: rename it")
         todo += [target for target in _imports(submission, name) if target in submission.modules]
 
 

@@ -33,7 +33,7 @@ class HostNotStarted(RuntimeError):
 
 
 class World(Protocol):
-    """What the judge needs of a world. Times are seconds since the run began."""
+    """What the judge needs from a world. Times are seconds since the run began."""
 
     name: str
     """``"sim"`` or ``"rpyc"``."""
@@ -56,17 +56,17 @@ class World(Protocol):
         """Crash ``server`` at once. :meth:`wait` returns none of its effects afterwards."""
 
     def send_event(self, event: Event) -> None:
-        """Send an event to its server now, before any event that is due later in :meth:`wait`."""
+        """Send an event to its server now, ahead of all events that are passed to :meth:`wait` afterwards."""
 
     def wait(self, until: float, due: Sequence[tuple[float, Event]]) -> StepResult:
         """Let the hosts run until something happens or ``until`` is reached, whichever is sooner.
 
         Args:
-            until: the time at which to return at the latest.
-            due: events with the times at which they are to be delivered, in order.
+            until: the latest time at which to return.
+            due: events with their delivery times, in order.
 
         Returns:
-            How many events of ``due`` were delivered, and the effects in order of time.
+            How many events of ``due`` were delivered, and the effects in chronological order.
 
         Raises:
             HostLost: the process that runs the servers ended or hangs (sim; in rpyc a lost server is a ``Fault``).

@@ -21,7 +21,7 @@ from raftlab.sandbox.levels import Sandbox
 from raftlab.worlds.base import HostLost, HostNotStarted
 
 # Seconds that the warm host may take to load and to fork. It only reads files and compiles, so if it takes longer the
-# machine is in trouble, not the student's code.
+# machine is to blame, not the student's code.
 _START_TIMEOUT_S = 60.0
 
 # Seconds that each child of a killed host may take to exit.
@@ -46,11 +46,11 @@ class WarmHost:
         self._over_memory_limit: set[int] = set()
         self._pids: dict[int, int] = {}
         self._last_child = 0
-        self._notices = protocol.decoder(protocol.Notice)
+        self._decoder = protocol.decoder(protocol.Notice)
         # Opened for appending, since the host shares the file offset that we move when reading.
         self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed in close)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # The kernel adds to each notice its sender's process id as we see it. A host in a process namespace of its own
+        # The kernel adds to each notice its sender's process id in our namespace. A host in another process namespace
         # cannot know that id.
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
@@ -73,7 +73,7 @@ class WarmHost:
 
         Args:
             world: what the child does: ``"sim"``, ``"rpyc"`` or ``"check"``.
-            fds: descriptors to pass to the child, see :class:`~raftlab.messages.protocol.StartChild`. They are closed here.
+            fds: descriptors to pass to the child, see :class:`~raftlab.messages.protocol.StartChild`. Closed afterwards.
             seed: the seed of the run (sim) or the incarnation (rpyc).
             preempt: whether the simulator may switch threads between two statements.
 
@@ -86,9 +86,9 @@ class WarmHost:
         """
         self._last_child += 1
         child = self._last_child
-        order = protocol.encode(protocol.StartChild(child, world, seed, preempt))
+        command = protocol.encode(protocol.StartChild(child, world, seed, preempt))
         try:
-            socket.send_fds(self._control, [order], fds)
+            socket.send_fds(self._control, [command], fds)
             while child not in self._pids:
                 self._receive_notice(_START_TIMEOUT_S)
                 if child in self._exit_statuses:
@@ -114,28 +114,28 @@ class WarmHost:
         is still running. Raises :class:`~raftlab.worlds.base.HostLost` when the host itself has ended."""
         deadline = time.monotonic() + timeout
         while child not in self._exit_statuses:
-            left = deadline - time.monotonic()
-            if left < 0 or not self._receive_notice(left, required=False):
+            remaining = deadline - time.monotonic()
+            if remaining < 0 or not self._receive_notice(remaining, required=False):
                 return None
         return self._exit_statuses[child]
 
     def how_it_ended(self, child: int, timeout: float) -> str:
         """The predicate of a sentence about how ``child`` ended; waits up to ``timeout`` seconds for its status."""
         status = self.exit_status(child, timeout)
-        return "held too much memory and was ended" if child in self._over_memory_limit else describe_exit(status)
+        return "used too much memory and was killed" if child in self._over_memory_limit else describe_exit(status)
 
     def pid(self, child: int) -> int:
         """The child's process id, as this process sees it."""
         return self._pids[child]
 
     def stderr(self) -> str:
-        """The last 4,000 bytes that the host and its children wrote outside student code: tracebacks, a hung stack."""
+        """The last 4,000 bytes that the host and its children wrote outside student code: tracebacks, stacks of hangs."""
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, self._stderr.tell() - 4000))
         return self._stderr.read().decode(errors="replace")
 
     def _receive_notice(self, timeout: float, required: bool = True) -> bool:
-        """Receive one notice. When none comes in time, return False or, if ``required``, raise HostLost."""
+        """Receive one notice. If none arrives in time, return False or, if ``required``, raise HostLost."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         ready = poll.poll(timeout * 1000)
@@ -147,7 +147,7 @@ class WarmHost:
             if required or ready:
                 raise HostLost("host-died", "the process that runs your code ended", self.stderr())
             return False
-        notice = self._notices.decode(data)
+        notice = self._decoder.decode(data)
         if isinstance(notice, protocol.ChildStarted):
             self._pids.setdefault(notice.child, sender)
         else:
@@ -157,7 +157,7 @@ class WarmHost:
         return True
 
     def _receive(self) -> tuple[bytes, int]:
-        """A notice, and the id of the process that sent it."""
+        """Receive a notice. Returns it with the id of the process that sent it."""
         data, extra, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
         for level, kind, value in extra:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
@@ -208,9 +208,9 @@ def cpu_seconds(pid: int) -> float:
 def describe_exit(status: int | None) -> str:
     """The predicate of a sentence about how a process ended; ``status`` as ``os.waitpid`` gives it, ``None``: unknown."""
     if status is None:
-        return "closed its connection to the lab"
+        return "closed its connection to raftlab"
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        named = number in {known.value for known in signal.Signals}  # real-time signals have no names
-        return f"was ended by signal {signal.Signals(number).name if named else number}"
+        has_name = number in {known.value for known in signal.Signals}  # real-time signals have no names
+        return f"was killed by signal {signal.Signals(number).name if has_name else number}"
     return f"ended by itself with exit code {os.WEXITSTATUS(status)}"

@@ -36,7 +36,9 @@ class _Process:
         self.fd = fd
         self.connection = connection
         self.outgoing: list[protocol.Event] = []
-        self.faulted = False  # the child has reported a fault itself, so that its process ends needs no report
+        self.faulted = (
+            False  # the child has reported a fault itself, so the end of its process is not reported as another
+        )
 
 
 class RpycWorld:
@@ -144,7 +146,7 @@ class RpycWorld:
             if process.server in self._processes:
                 self._lose(process, "host-hangs", f"has read nothing for {SEND_TIMEOUT_S:.0f} s")
         except EOFError:
-            pass  # what it sent before, and then the end, is still to be read
+            pass  # `_read` still has to read what the child sent before it closed the connection, and reports the end
 
     # --- effects in ---
 
@@ -176,19 +178,19 @@ class RpycWorld:
         except EOFError:
             self._lose(process, "host-died", self._host.how_it_ended(process.child, _EXIT_TIMEOUT_S))
         except (BadFrame, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            self._lose(process, "host-died", f"sent nonsense to the lab: {exc}")
+            self._lose(process, "host-died", f"sent malformed data: {exc}")
 
     def _deliver(self, process: _Process, data: bytes) -> None:
         now = self.now()
         for effect in self._decode(data):
             if effect.server != process.server:
-                raise BadFrame(f"something in the name of S{effect.server}")
+                raise BadFrame(f"a message that claims to come from S{effect.server}")
             if isinstance(effect, protocol.Fault):
                 process.faulted = True
             self._effects.append((now, effect))
 
     def _lose(self, process: _Process, kind: str, what: str) -> None:
-        """Report, once, that a server cannot go on, and end its process if it still exists."""
+        """Report, once, that a server cannot continue, and end its process if it still exists."""
         self._end(process)
         if not process.faulted:
             text = f"S{process.server}: the process that runs your code {what}"
@@ -196,7 +198,7 @@ class RpycWorld:
 
 
 def _connected_pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends of a TCP connection on loopback. Anyone else who connects meanwhile is turned away."""
+    """The two ends of a TCP connection on loopback. Anyone else who connects meanwhile is rejected."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         while True:

@@ -20,15 +20,15 @@ from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
 from raftlab.worlds.base import HostLost
 from raftlab.worlds.host_process import WarmHost, cpu_seconds
 
-# A step that computes for this many CPU seconds, or is silent for this many wall-clock seconds without computing, will not
-# end. The host itself reports a busy loop in Python code long before; this is for one hidden in C code. CPU time comes
-# first, so that a loaded machine is not taken for a hang.
+# A step counts as hung when it has used this many CPU seconds, or has lasted this many wall-clock seconds using less. The
+# host itself reports a busy loop in Python code long before; this is for one hidden in C code. The CPU limit is much
+# lower, so that a slow step on a busy machine is not mistaken for a hang.
 HANG_CPU_S = 20.0
 HANG_WALL_S = 120.0
 
 
 class Host(Protocol):
-    """Where the servers of one run live: they run one step at a time."""
+    """The process in which the servers of one run execute, one step at a time."""
 
     cpu_s: float
     """CPU seconds that the run has cost outside this process, known once the host is closed."""
@@ -43,7 +43,7 @@ class SimWorld:
 
     Args:
         host: a forked process, or this process itself for ``--pdb``.
-        lookahead: seconds that servers may run ahead of the judge: the least delay of a message,
+        lookahead: seconds that servers may run ahead of the judge: the minimum delay of a message,
             :data:`raftlab.harness.network.MIN_DELAY`.
     """
 
@@ -116,7 +116,7 @@ class ForkedHost:
             text = f"the process that runs your code {self._warm_host.how_it_ended(self._child, 5.0)}"
             raise HostLost("host-died", text, self._warm_host.stderr()) from None
         except (FrameTooLong, msgspec.DecodeError) as exc:
-            raise HostLost("host-died", f"the process that runs your code sent nonsense: {exc}") from None
+            raise HostLost("host-died", f"the process that runs your code sent malformed data: {exc}") from None
         if not (result.now <= request.until and 0 <= result.consumed <= len(request.due)):
             raise HostLost("host-died", "the process that runs your code sent an impossible time")
         return result
@@ -153,19 +153,19 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Breakpoint:
-    """Where a run is interrupted, once."""
+    """Where to interrupt a run, once."""
 
     when: float
     """Seconds of virtual time."""
     servers: frozenset[int] | None
-    """Interrupt code of one of these servers; ``None``: of any."""
+    """Interrupt only the code of these servers; ``None`` means any server."""
     callback: Callable[[FrameType], None]
     """Called with the frame that is about to run."""
 
 
 class InProcessHost:
-    """Runs the servers in this very process, for ``--pdb``. Student code then runs inside the judge and outside any
-    sandbox, so use it only for your own code. ``sys.stdout`` stays the terminal's."""
+    """Runs the servers in the judge's process, for ``--pdb``. Student code then runs outside any sandbox, so use it only
+    for your own code. ``sys.stdout`` remains the terminal."""
 
     cpu_s = 0.0
 

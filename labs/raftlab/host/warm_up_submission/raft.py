@@ -1,6 +1,6 @@
-"""The submission of :mod:`raftlab.host.warm_up`. It is no Raft, but uses everything that a Raft uses.
+"""The submission of :mod:`raftlab.host.warm_up`. It does not implement Raft, but uses everything that a Raft uses.
 
-The messages are those of the skeleton, so that `dataclasses` compiles the same text for them as for a student's.
+Its messages are those of the skeleton, so that `dataclasses` compiles the same text as for a student's messages.
 """
 
 from __future__ import annotations

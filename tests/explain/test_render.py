@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+import msgspec
+
 from raftlab.explain import render, rules
 from raftlab.explain.causes import FAULTS, RULES
 from raftlab.explain.failure import Failure, Rule
@@ -84,3 +86,10 @@ def test_html_escapes_what_students_choose() -> None:
     shown = render.as_html(Failure("exception", evil, where=evil, events=[evil], detail=evil), evil)
     assert "<script" not in shown
     assert shown.count("&lt;script&gt;") == 5
+
+
+def test_a_rule_that_an_older_report_words_differently_is_explained_all_the_same() -> None:
+    old = msgspec.structs.replace(rules.ONE_VOTE, says="as it was worded before", handout="handouts/old.md")
+    labels = [part.label for part in render.parts(Failure("invariant", "expected one vote", old))]
+    assert "figure" in labels
+    assert "often" in labels

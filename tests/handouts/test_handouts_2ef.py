@@ -12,7 +12,6 @@ from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.harness.membership import CHANGE_LIMIT
 from raftlab.submission import skeleton
-from raftlab.suites import catalogue
 from raftlab.tools import test as session
 from tests.handouts.test_handouts import (
     FIRST_PAGES,
@@ -59,11 +58,11 @@ def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_every_test_of_the_lab_is_in_a_step(lab: str) -> None:
+def test_every_command_of_a_step_runs_a_test(lab: str) -> None:
     text = FIRST_PAGES[lab].read_text(encoding="utf-8")
-    parts = set(re.findall(rf"^raftlab test {lab} -k (\w+)$", text, re.MULTILINE))
-    run_there = {info.name for part in parts for info, _ in session.plan(lab, "sim", part)}
-    assert [info.name for info in catalogue.tests(lab) if info.name not in run_there] == []
+    parts = re.findall(rf"^raftlab test {lab} -k (\w+)$", text, re.MULTILINE)
+    assert parts
+    assert all(session.plan(lab, "sim", part) for part in parts)
 
 
 @pytest.mark.parametrize(

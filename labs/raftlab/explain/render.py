@@ -11,8 +11,8 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
-from raftlab.explain.causes import FAULTS, RULES
-from raftlab.explain.failure import Failure
+from raftlab.explain.causes import FAULTS, RULES, Entry
+from raftlab.explain.failure import Failure, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,12 @@ class Part:
     block: bool = False
 
 
+def _entry_of(rule: Rule) -> Entry | None:
+    """What is known about a rule. A report of an older raftlab may word it differently, so its name will do."""
+    by_name = (entry for known, entry in RULES.items() if known.name == rule.name)
+    return RULES.get(rule) or next(by_name, None)
+
+
 def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
     """The parts of ``failure``, in the order above. ``replay`` and ``picture`` are commands, or empty."""
     shown = [Part("", (failure.text,))]
@@ -43,9 +49,10 @@ def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
     often: tuple[str, ...] = ()
     if rule is not None:
         add("rule", f"{rule.name}: {rule.says} ({rule.section})")
-        if rule in RULES:
-            add("figure", RULES[rule].figure)
-            often = RULES[rule].often
+        entry = _entry_of(rule)
+        if entry is not None:
+            add("figure", entry.figure)
+            often = entry.often
         add("read", rule.handout)
     elif failure.kind in FAULTS:
         add("read", f"handouts/debugging.md#named-faults ({failure.kind})")

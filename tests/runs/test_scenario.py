@@ -1,4 +1,4 @@
-"""Scenarios: the text of a run, what is said of a bad one, what a tape recorder makes of a test, random ones."""
+"""Scenarios: the text of a run, what is said of a bad one, recordings of tests, random ones."""
 
 from __future__ import annotations
 
@@ -172,6 +172,13 @@ def test_a_tape_is_a_scenario(name: str, reference: Implementation) -> None:
     assert tape.cannot == ""
     assert scenario.parse(told.text()) == told
     assert shrink.play(reference, told) is None
+
+
+def test_a_recording_has_the_first_members(reference: Implementation) -> None:
+    recorder, recorded = taped("add_one", reference)
+    assert (recorder.cannot, recorded.members, recorded.servers) == ("", 3, 4)
+    assert scenario.parse(recorded.text()) == recorded
+    assert shrink.play(reference, recorded) is None
 
 
 def test_what_no_tape_can_hold(reference: Implementation) -> None:

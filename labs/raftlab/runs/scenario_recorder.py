@@ -33,6 +33,10 @@ class ScenarioRecorder(Cluster):
     ) -> None:  # fmt: skip
         super().__init__(world, lab, seed, servers, scripted, members)
         self.recording = Recording(self)
+        # The field of Scenario: how many servers, from S0 on, are members at first; 0: all.
+        self._members = 0 if members is None or len(members) == servers else len(members)
+        if self._members and sorted(self.members) != list(range(self._members)):
+            self.recording.cannot = "the first members are not the first servers"
         if scripted:
             self.recording.cannot = "the test plays servers itself"
 
@@ -44,8 +48,8 @@ class ScenarioRecorder(Cluster):
     def scenario(self, lab: str, name: str, seed: int, preempt: bool) -> Scenario:
         """What was recorded, to be called at the end of the run. The arguments are those of :class:`Scenario`."""
         self.recording.write_wait(_MARGIN)
-        recording = self.recording
-        return Scenario(lab, name, seed, self.size, tuple(recording.commands), preempt, recording.started)
+        commands = tuple(self.recording.commands)
+        return Scenario(lab, name, seed, self.size, commands, preempt, self.recording.started, self._members)
 
 
 def _recorded(method_name: str, command: type[Command]) -> Callable[..., Any]:

@@ -108,7 +108,7 @@ def test_the_wheel_takes_the_whole_folder() -> None:
 
 # --- failures ---
 
-RULE = Rule("one vote a term", "a server votes once", "§5.2", "handouts/lab-2a-details.md#who-gets-my-vote")
+RULE = Rule("a made-up rule", "a server votes once", "§5.2", "handouts/lab-2a-details.md#who-gets-my-vote")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ RULE = Rule("one vote a term", "a server votes once", "§5.2", "handouts/lab-2a-
             {
                 "kind": "invariant",
                 "text": "two votes",
-                "rows": [["rule", "one vote a term: a server votes once (§5.2)"], ["read", RULE.handout]],
+                "rows": [["rule", "a made-up rule: a server votes once (§5.2)"], ["read", RULE.handout]],
                 "events": [],
                 "detail": "",
             },

@@ -94,14 +94,14 @@ def test_a_failing_run_opens_where_it_broke(broken: RunTrace, open_page: Open) -
 
 
 def test_the_whole_explanation(broken: RunTrace, open_page: Open, tmp_path: Path) -> None:
-    rule = {"name": "one vote a term", "says": "votes once", "section": "§5.2", "handout": "handouts/lab-2a.md"}
+    rule = {"name": "a made-up rule", "says": "votes once", "section": "§5.2", "handout": "handouts/lab-2a.md"}
     led = [f"   {event['t']:5.3f} {text}" for event, text in zip(events_of(broken.path), broken.lines, strict=True)][
         -3:
     ]
     failure = {"kind": "invariant", "text": "two votes", "rule": rule, "events": led, "detail": "more"}
     path = write(tmp_path / "told.jsonl", {"servers": 5, "failure": failure}, events_of(broken.path))
     page = open_page(path)
-    assert page.locator("#failure-rule").text_content() == "one vote a term: votes once (§5.2)"
+    assert page.locator("#failure-rule").text_content() == "a made-up rule: votes once (§5.2)"
     assert page.locator("#failure-more").is_hidden()
     page.click("#failure-toggle")
     assert page.locator("#failure-more").is_visible()
@@ -156,7 +156,7 @@ def test_clicking_an_arrow(calm: RunTrace, open_page: Open) -> None:
     page.mouse.click(x, y)
     assert know(page, "raftlab.cursor") == index
     assert page.locator("#event .sentence").text_content() == calm.lines[index]
-    assert page.locator("#event .life button").count() >= 2
+    assert page.locator("#event .rpc-events button").count() >= 2
     fields = dict(
         zip(
             page.locator("#event .fields th").all_text_contents(),
@@ -167,7 +167,7 @@ def test_clicking_an_arrow(calm: RunTrace, open_page: Open) -> None:
     message = events_of(calm.path)[index]["message"]
     assert fields["term"] == str(message["term"])
     assert set(fields) == set(message)
-    page.locator("#event .life button").nth(1).click()
+    page.locator("#event .rpc-events button").nth(1).click()
     assert know(page, "raftlab.data.events[raftlab.cursor].e") == "arrive"
 
 

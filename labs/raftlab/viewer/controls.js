@@ -31,7 +31,7 @@ const SHOWN_AS = { ArrowDown: "↓", ArrowUp: "↑", " ": "space", PageDown: "Pg
 
 export function setUp(app) {
   title(app);
-  failure(app);
+  showFailure(app);
   kinds(app);
   servers(app);
   $("search").oninput = (event) => app.search(event.target.value);
@@ -85,20 +85,20 @@ function title({ data, scene }) {
   $("notices").replaceChildren(...data.notices.map((notice) => el("p", "notice", notice)));
 }
 
-function failure(app) {
-  const told = app.data.failure;
-  $("failure").hidden = !told;
-  if (!told) return;
-  $("failure-text").textContent = told.text;
+function showFailure(app) {
+  const failure = app.data.failure;
+  $("failure").hidden = !failure;
+  if (!failure) return;
+  $("failure-text").textContent = failure.text;
   $("go-failure").onclick = () => app.goToFailure();
   $("go-failure").hidden = app.fails < 0;
-  $("failure-rule").textContent = told.rows.find(([name]) => name === "rule")?.[1] ?? "";
-  const rows = told.rows.filter(([name]) => name !== "rule").flatMap(([name, text]) => [el("dt", "", name), el("dd", "", text)]);
+  $("failure-rule").textContent = failure.rows.find(([name]) => name === "rule")?.[1] ?? "";
+  const rows = failure.rows.filter(([name]) => name !== "rule").flatMap(([name, text]) => [el("dt", "", name), el("dd", "", text)]);
   const parts = rows.length ? [el("dl", "", ...rows)] : [];
-  if (told.events.length) {
-    parts.push(el("h4", "", "what led there"), el("ol", "led", ...told.events.map((line) => el("li", "", ledLine(app, line)))));
+  if (failure.events.length) {
+    parts.push(el("h4", "", "what led there"), el("ol", "led", ...failure.events.map((line) => el("li", "", ledLine(app, line)))));
   }
-  if (told.detail) parts.push(el("h4", "", "details"), el("pre", "", told.detail));
+  if (failure.detail) parts.push(el("h4", "", "details"), el("pre", "", failure.detail));
   $("failure-more").replaceChildren(...parts);
   $("failure-toggle").hidden = !parts.length;
   $("failure-toggle").onclick = () => {

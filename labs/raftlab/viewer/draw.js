@@ -9,10 +9,10 @@ import { messageKind, search } from "./scene.js";
 import { FONT, fit, termColour } from "./theme.js";
 
 export const HEAD = 34; // the names of the lanes, above the picture
-export const ABOVE = 16; // room above the first event
+export const ABOVE = 16; // space above the first event
 const GUTTER = 66;
 const LEFT = 26;
-const ROOMY = 230; // lanes so far apart have room for long labels
+const ROOMY = 230; // lanes that are so far apart have space for long labels
 
 const LEADER = 9;
 const OTHER = 3;
@@ -25,7 +25,7 @@ export class Picture {
     this.hits = [];
   }
 
-  // Words stand to the right of a lane, or on its arrows: so each lane has its room there, the last as well.
+  // Labels are to the right of a lane or on its arrows, so there is space to the right of each lane, even the last.
   lane(server) {
     return GUTTER + LEFT + server * this.gap;
   }
@@ -328,7 +328,7 @@ export class Picture {
 
   #labels(from, to) {
     const { scene } = this;
-    // What one looks for first gets its words first; what then has no room goes without (the pointer still tells).
+    // The most important events get their labels first; those for which no space is left show theirs under the pointer.
     const later = [];
     for (let place = from; place < to; place++) {
       const index = scene.rows[place];
@@ -452,7 +452,7 @@ export class Picture {
       const x = this.lane(s.server) - 7;
       brush.globalAlpha = this.#dim(s.server) ? 0.4 : 1;
       const role = roleOf(s);
-      const played = this.model.puppets.has(s.server) ? "test: " : "";
+      const played = this.model.scripted.has(s.server) ? "test: " : "";
       const words = this.#short(this.gap > 110 ? `${played}${role} T${s.term}` : `T${s.term}`, this.gap - 36);
       brush.font = `bold 13px ${FONT}`;
       brush.fillStyle = colours.ink;

@@ -7,9 +7,9 @@
 
 export const EVERY = 256;
 
-// An entry that must be there though nobody has shown it: in a part of a run, or below a snapshot.
+// An entry that must exist but was in no message: in a part of a run, or below a snapshot.
 const UNKNOWN = Object.freeze({ term: null, command: undefined });
-// A server that was told of a higher term may still have a request of the old one on its way out, for so long (seconds).
+// How long, in seconds, a server that has got a higher term may still send requests of its old one.
 const STRAY = 0.05;
 
 const listOf = (value) => (Array.isArray(value) ? value : []);
@@ -18,7 +18,7 @@ const isIndex = (value) => Number.isInteger(value) && value >= 0;
 function fresh(server) {
   return {
     server,
-    life: 0, up: false, paused: false,
+    incarnation: 0, up: false, paused: false,
     role: "follower", term: 0, vote: null, leader: null,
     // The term before one that it only heard of, and when: see `stillLeads`.
     ownTerm: 0, heardAt: 0,
@@ -28,7 +28,7 @@ function fresh(server) {
 }
 
 /** What a server is, in words. */
-export const roleOf = (s) => (!s.up ? (s.life ? "down" : "not started") : s.paused ? `paused ${s.role}` : s.role);
+export const roleOf = (s) => (!s.up ? (s.incarnation ? "down" : "not started") : s.paused ? `paused ${s.role}` : s.role);
 
 export const lastIndex = (s) => s.base + s.entries.length;
 
@@ -83,7 +83,7 @@ function follow(s, term) {
   if (term > s.term) enter(s, term, "follower");
 }
 
-/** It was told of a higher term, and still sends requests of its old one: it did not look at what it was told. */
+/** It has got a higher term and still sends requests of its old one, so it ignores the higher one. */
 const stillLeads = (s, term, now) => term === s.ownTerm && s.ownTerm < s.term && now > s.heardAt + STRAY;
 
 function sent(s, event) {
@@ -182,7 +182,7 @@ export function step(states, event, asked) {
   if (!s) return;
   switch (event.e) {
     case "boot":
-      Object.assign(s, { up: true, paused: false, life: event.incarnation, role: "follower", leader: null, commit: s.base, applied: 0 });
+      Object.assign(s, { up: true, paused: false, incarnation: event.incarnation, role: "follower", leader: null, commit: s.base, applied: 0 });
       return;
     case "crash":
       // Log, term and vote are on the disk; the rest is gone.
@@ -206,8 +206,8 @@ export function step(states, event, asked) {
   }
 }
 
-/** Servers that the test itself plays: they speak, but no `Raft()` of theirs ever returned, and nobody asks them anything. */
-function puppets(events) {
+/** Servers that the test itself plays: they send messages, but their `Raft()` never returned and the test calls no method. */
+function scripted(events) {
   const spoke = new Set();
   const real = new Set();
   for (const event of events) {
@@ -240,7 +240,7 @@ export class Model {
       else if (event.e === "call") this.calls.set(event.id, event);
       else if (event.e === "result") this.results.set(event.id, event);
     }
-    this.puppets = puppets(events);
+    this.scripted = scripted(events);
     this.terms = termsOf(before.concat(events));
     this.asked = (event) => (event.e === "result" ? this.calls : this.sends).get(event.id);
     this.spans = Array.from({ length: servers }, () => []);

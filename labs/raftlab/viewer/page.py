@@ -101,17 +101,17 @@ def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
     if failure is None or failure == "":
         return None
     try:
-        told = msgspec.convert(failure, Failure)
+        parsed = msgspec.convert(failure, Failure)
     except msgspec.ValidationError:
         text = failure.get("text") if isinstance(failure, dict) else failure
-        told = Failure("", str(text))
+        parsed = Failure("", str(text))
     rows = [
         [part.label, line]
-        for part in render.parts(told, replay)
+        for part in render.parts(parsed, replay)
         if part.label and not part.block
         for line in part.lines
     ]
-    return {"kind": told.kind, "text": told.text, "rows": rows, "events": told.events, "detail": told.detail}
+    return {"kind": parsed.kind, "text": parsed.text, "rows": rows, "events": parsed.events, "detail": parsed.detail}
 
 
 # --- the trace, as the page gets it ---
@@ -149,7 +149,7 @@ def _data(trace: Path, since: float, until: float) -> bytes:
         )
     failure = explained(header.get("failure"), str(header.get("replay") or ""))
     ends = not part.more_behind and not any("cut off" in notice for notice in notices)
-    told = {
+    page_data = {
         "header": {name: value for name, value in header.items() if name != "failure"},
         "name": trace.name,
         "failure": failure,
@@ -158,7 +158,7 @@ def _data(trace: Path, since: float, until: float) -> bytes:
         "first": part.first,
         "before": list(part.before()),
     }
-    return _json(told)[:-1] + b',"events":[' + b",".join(part.events) + b"]}"
+    return _json(page_data)[:-1] + b',"events":[' + b",".join(part.events) + b"]}"
 
 
 class _Part:

@@ -61,7 +61,7 @@ export class Panel {
       const row = el(
         "tr",
         s.up ? "" : "off",
-        el("th", "", `S${s.server}`, this.model.puppets.has(s.server) ? el("small", "", " test") : null),
+        el("th", "", `S${s.server}`, this.model.scripted.has(s.server) ? el("small", "", " test") : null),
         el("td", "", el("span", `role ${s.up ? s.role : "down"} ${termClass(s.up ? s.term : 0)}`, roleOf(s))),
         el("td", "", String(s.term)),
         el("td", "", s.vote === null ? "–" : `S${s.vote}`),
@@ -132,7 +132,7 @@ export class Panel {
       button.onclick = () => this.go(index);
       return button;
     });
-    return el("div", "life", el("span", "soft", `call #${event.id}`), ...steps);
+    return el("div", "rpc-events", el("span", "soft", `call #${event.id}`), ...steps);
   }
 
   #callEvents(id) {

@@ -21,7 +21,7 @@ export const HIDDEN_AT_FIRST = ["refused", "states"];
 const KIND = Object.fromEntries(KINDS.map(([name], number) => [name, 1 << number]));
 
 const LANE_KINDS = { line: KIND.lines, apply: KIND.applies, save: KIND.saves };
-// Events whose mark says everything get little room in the picture.
+// Events whose mark is enough get little space in the picture.
 const TALL = 16;
 const LOW = 6;
 const CLOSE = 3;

@@ -1,7 +1,7 @@
 """What ``raft.py`` imports: ``ApplyMsg``, ``Status``, ``log``, and the types of ``peers``, ``persister`` and ``apply_ch``.
 
 This module imports nothing else of the package, so that it can be read on its own. The host (the simulator's or the real
-network's) makes the objects behind ``peers``, ``persister`` and ``apply_ch``; student code sees only the types below.
+network's) creates the objects behind ``peers``, ``persister`` and ``apply_ch``; student code sees only the types below.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def run(prog: str, command: Callable[[], int], refusals: tuple[type[Exception], 
         print(f"{prog}: {printable(str(exc))}", file=sys.stderr)
         return CANNOT
     except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough. Without this, Python would complain when it exits.
+        # The reader of our output (head, less) has closed it. Without this, Python would complain when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CANNOT
     except OSError as exc:
@@ -73,7 +73,7 @@ def run(prog: str, command: Callable[[], int], refusals: tuple[type[Exception], 
 
 
 def tolerate_narrow_terminals() -> None:
-    """Print an escape, rather than raise, when the terminal lacks a character."""
+    """Print an escape, rather than raise, when the terminal cannot show a character."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

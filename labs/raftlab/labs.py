@@ -21,7 +21,7 @@ class Lab:
     """One lab.
 
     Attributes:
-        name: as the command line takes it, such as ``"2A"``.
+        name: its name on the command line, such as ``"2A"``.
         title: one word, such as ``"election"``.
         adds: what the student adds in this lab, as a phrase.
         methods: the methods that ``Raft`` must have from this lab on.

@@ -1,4 +1,4 @@
-"""The harness: what a test can do to a cluster, tried in the simulator with small stand-ins for a Raft."""
+"""The harness: what a test can do to a cluster, tested in the simulator with small stand-ins for a Raft."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_agreement_is_seen_and_counted(write_raft: Write) -> None:
         assert c.agreed_term() == 1
 
 
-def test_agreement_that_does_not_come_is_a_failure(write_raft: Write) -> None:
+def test_missing_agreement_is_a_failure(write_raft: Write) -> None:
     with sim_cluster(write_raft(**COPYING), servers=3) as c:
         c.start_all()
         c.disconnect(1)
@@ -75,7 +75,7 @@ def test_agreement_that_does_not_come_is_a_failure(write_raft: Write) -> None:
         assert c.committed(1) == (2, "a")
 
 
-def test_stored_state_survives_and_nothing_else(write_raft: Write) -> None:
+def test_only_stored_state_survives_a_crash(write_raft: Write) -> None:
     with sim_cluster(write_raft(**COPYING), servers=3) as c:
         c.start_all()
         c.agree("a", servers=3)
@@ -206,7 +206,7 @@ def test_a_message_survives_a_cut_that_is_healed_before_it_is_due(write_raft: Wr
         assert times == sorted(times)
 
 
-def test_a_call_to_a_dead_server_takes_its_time(write_raft: Write) -> None:
+def test_a_call_to_a_dead_server_takes_seconds_to_fail(write_raft: Write) -> None:
     with sim_cluster(write_raft(**ECHO), servers=2, seed=4) as c:
         c.start_all()
         c.crash(1)
@@ -225,7 +225,7 @@ def test_duplicates_reach_the_handler_twice_and_the_caller_once(write_raft: Writ
         assert replies <= sent
 
 
-def test_puppets_ask_and_answer() -> None:
+def test_scripted_servers_call_and_answer() -> None:
     with sim_cluster(SOLUTION, servers=3, scripted=(1, 2)) as c:
         c.start_all()
         reply = c.scripted_server(1).ask(0, "request_vote", term=5, candidate_id=1, last_log_index=0, last_log_term=0)
@@ -248,7 +248,7 @@ def test_two_leaders_in_a_term_end_the_run(write_raft: Write) -> None:
     assert (failure.rule.name, failure.rule.section) == ("Election Safety", "§5.2")
 
 
-# A raft that applies what the test tells it to: [[index, command], ...] for each server.
+# A stand-in that applies what the test tells it to: [(index, command), ...] for each server.
 def applying(*plans: list[tuple[int, str]]) -> str:
     return f"""
         for index, command in {list(plans)!r}[me]:
@@ -283,14 +283,14 @@ def test_applying_different_commands_ends_the_run(write_raft: Write) -> None:
     assert caught.value.failure.rule.name == "State Machine Safety"
 
 
-def test_what_only_the_simulator_can_do_says_so(write_raft: Write) -> None:
+def test_simulator_only_methods_are_refused_on_the_real_network(write_raft: Write) -> None:
     with sim_cluster(write_raft()) as c:
         c._world.virtual = False
         with pytest.raises(Exception, match=r"pause needs the simulator; mark the test networks=\('sim',\)"):
             c.pause(0)
 
 
-def test_a_cluster_has_a_size() -> None:
+def test_a_cluster_needs_at_least_one_server() -> None:
     with (
         pytest.raises(ValueError, match="a cluster has 1 to 25 servers, not 0"),
         sim_cluster(SOLUTION, servers=0),
@@ -298,7 +298,7 @@ def test_a_cluster_has_a_size() -> None:
         pass
 
 
-def test_two_leaders_that_last_are_named(write_raft: Write) -> None:
+def test_two_lasting_leaders_are_reported(write_raft: Write) -> None:
     methods = """
         def get_state(self):
             return self.me + 1, self.me < 2

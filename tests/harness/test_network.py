@@ -1,4 +1,4 @@
-"""The lab network: who reaches whom, and that what becomes of a message depends on its link and seed alone."""
+"""The lab network: who reaches whom, and that the fate of a message depends only on its link and the seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from raftlab.harness.network import MIN_DELAY, RELIABLE, UNRELIABLE, Conditions, Network
 
 
-def test_cuts_are_one_way_and_partitions_both() -> None:
+def test_cuts_are_one_way_and_partitions_two_way() -> None:
     net = Network(4, seed=1)
     net.cut(0, 1)
     assert not net.open(0, 1)
@@ -30,7 +30,7 @@ def test_a_server_in_no_group_is_isolated() -> None:
     assert reached == [(0, 1), (1, 0)]  # neither 3 nor 4 reaches anyone, not even each other
 
 
-def test_no_message_is_faster_than_the_least_delay() -> None:
+def test_no_message_is_faster_than_the_minimum_delay() -> None:
     """The simulator lets servers run this far ahead."""
     net = Network(2, seed=1)
     net.conditions = Conditions(latency=(0.0, 0.0))

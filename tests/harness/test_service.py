@@ -56,13 +56,13 @@ def put_snapshot(index: int, data: str) -> str:
         ),
     ],
 )
-def test_a_snapshot_that_is_none(init: str, text: str, write_raft: Write) -> None:
+def test_an_invalid_snapshot(init: str, text: str, write_raft: Write) -> None:
     with sim_cluster(write_raft(init.replace("; ", "\n")), lab="2D") as c:
         c.snapshot_of(5)
         assert failure_text(c) == text
 
 
-def test_a_snapshot_takes_the_service_ahead(write_raft: Write) -> None:
+def test_a_snapshot_advances_the_service(write_raft: Write) -> None:
     data = 'b"everything up to 5."'
     with sim_cluster(write_raft(f"{put_snapshot(5, data)}\napply_ch.put(ApplyMsg(6, 1, 'x'))"), lab="2D") as c:
         c.snapshot_of(5)
@@ -71,7 +71,7 @@ def test_a_snapshot_takes_the_service_ahead(write_raft: Write) -> None:
         assert c.committed(6) == (1, "x")
 
 
-def test_a_slow_service_keeps_the_thread_that_puts(write_raft: Write) -> None:
+def test_a_slow_service_blocks_the_thread_that_calls_put(write_raft: Write) -> None:
     init = """
         def apply():
             time.sleep(1)
@@ -160,7 +160,7 @@ def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:
 
 
 def test_many_messages_at_once_all_arrive_on_time(write_raft: Write) -> None:
-    """More messages than the judge passes on at a time: no server runs past one that is still to be passed on."""
+    """More messages than the judge passes on at a time: no server runs past one that has not been passed on yet."""
     methods = """
         def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
             log("t", f"{time.monotonic() - 1000:.6f}")

@@ -94,7 +94,7 @@ def test_the_hash_covers_every_event() -> None:
 
 
 def test_the_hash_is_of_plain_arrays_in_the_order_of_the_file() -> None:
-    """Hashes are in reports, transcripts and scenario files, so they outlive a change of how events are kept."""
+    """Hashes are in reports, transcripts and scenario files, so they must not depend on how events are stored."""
     trace = Trace()
     trace.add(OutgoingEvent(12.345, "send", 1, 2, 7, "append_entries", b"x"))
     trace.add(ReplyEvent(13.0, "reply", 1, 2, 7, "append_entries", None))
@@ -121,7 +121,7 @@ def test_the_last_events_that_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("no json\n", "run.jsonl: line 1 is not JSON: the file is truncated or is not a trace"),
         ('{"other": 1}\n', "run.jsonl is not a raftlab trace"),
@@ -129,12 +129,12 @@ def test_the_last_events_that_matter() -> None:
         ('{"trace": 1}\n{"t": 1, "e"', "run.jsonl: line 2 is not JSON: the file is truncated or is not a trace"),
     ],
 )
-def test_a_file_that_is_no_trace(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_that_is_not_a_trace(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.jsonl"
     path.write_text(text)
     with pytest.raises(BadTrace) as caught:
         list(read(path))
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
 def test_the_handout_lists_every_kind_with_its_fields() -> None:

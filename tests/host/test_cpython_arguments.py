@@ -1,4 +1,4 @@
-"""In the simulator, timeouts, lock arguments and clocks do what they do in this Python, with the same exceptions."""
+"""In the simulator, timeouts, lock arguments and clocks behave as in this Python, with the same exceptions."""
 
 from __future__ import annotations
 

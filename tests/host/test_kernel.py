@@ -1,4 +1,4 @@
-"""The scheduler by itself: who gets a lock next, and what it keeps of threads that have ended or crashed."""
+"""The scheduler by itself: who gets a lock next, and what it retains of threads that have ended or crashed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_lock_goes_to_the_thread_that_has_waited_longest(
             kernel.block(1.0)
             lock.release()
 
-    # They start in another order than they arrive.
+    # They start in a different order from the one in which they reach the lock.
     for name, arrival in (("third", 0.3), ("first", 0.1), ("holder", 0.0), ("fourth", 0.4), ("second", 0.2)):
         kernel.spawn(server, name, hold, name, arrival)
     run_until(kernel, 10.0)
@@ -91,7 +91,7 @@ def test_a_lock_passes_over_a_thread_whose_timeout_has_expired(
 
 
 def test_no_thread_can_take_a_lock_before_the_one_that_waits_for_it(kernel: Kernel, server: Incarnation) -> None:
-    """From its release on, the lock belongs to the thread that waited, even before that thread runs."""
+    """Once released, the lock belongs to the thread that waited, even before that thread runs."""
     lock, taken = Lock(), []
 
     def hold() -> None:
@@ -141,7 +141,7 @@ class Crash:
         kernel.kill(self.server)
 
 
-def test_nothing_of_a_crashed_server_runs_again(kernel: Kernel) -> None:
+def test_no_thread_of_a_crashed_server_runs_again(kernel: Kernel) -> None:
     crash = Crash(kernel)
     assert list(kernel.tasks.values()) == [crash.survivor]
     assert kernel.next_timer() == 7.0 + TIMEOUT_DELAY  # not that of the thread that slept

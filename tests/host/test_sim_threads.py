@@ -241,7 +241,7 @@ def test_a_submission_of_several_modules(write_raft: Write) -> None:
         assert lines_of(c, 1) == ["2 1000.0"]
 
 
-def test_a_crash_runs_nothing(write_raft: Write) -> None:
+def test_a_crash_runs_no_finally_blocks(write_raft: Write) -> None:
     init = """
         def forever():
             try: time.sleep(100)
@@ -268,7 +268,7 @@ def test_clock_rate_and_pause(write_raft: Write) -> None:
         c.start_all()
         c.clock_rate(0, 2.0)
         c.sleep(2.9)
-        # A wait that has begun still ends when it was to end; the next ones follow the new rate.
+        # A wait that has already begun is not affected; the next ones follow the new rate.
         assert lines_of(c, 0) == ["1002", "1003", "1004", "1005"]
         assert lines_of(c, 1) == ["1001", "1002"]
         c.pause(1)

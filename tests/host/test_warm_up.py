@@ -1,4 +1,4 @@
-"""The warm-up run changes nothing but what Python has compiled, which includes all that the skeleton needs."""
+"""The warm-up run leaves nothing behind but compiled code, which includes everything that the skeleton needs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(known, compile_cache._code.cache_info().misses - known)
 """
 
 
-def test_it_restores_the_process_and_has_compiled_all_texts_of_the_skeleton() -> None:
+def test_warm_up_restores_the_process_and_has_compiled_all_texts_of_the_skeleton() -> None:
     command = [sys.executable, "-c", PROGRAM, str(SKELETON)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
@@ -43,7 +43,7 @@ def test_it_restores_the_process_and_has_compiled_all_texts_of_the_skeleton() ->
     assert new == 0  # the skeleton's messages; a student may add fields
 
 
-def test_it_makes_every_kind_of_effect_and_no_fault() -> None:
+def test_warm_up_produces_every_kind_of_effect_and_no_fault() -> None:
     effects = Counter(type(effect) for effect in warm_up.run())
     assert set(effects) == {
         *(protocol.Ready, protocol.Result, protocol.Send, protocol.Answer),

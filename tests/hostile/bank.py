@@ -1,8 +1,8 @@
 """The hostile and broken submissions, each with the correct verdict.
 
 Most are the reference solution with added code, so they pass if that code has no effect. It runs when the module is
-imported (``module``), when a server is made (``init``), or when a server is asked for its vote (``vote``: only in a test,
-and in both worlds).
+imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``: only in a
+test, and in both worlds).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ for fd in range(3, 100):
         pass
 """
 
-# These are refused: they cannot be imported, or fail when a server is made.
+# These are refused: they cannot be imported, or fail when a server is created.
 EARLY = [
     Entry("empty", REFUSED, ("has no class Raft",), base="", files={"raft.py": ""}),
     Entry("syntax", REFUSED, ("is not valid Python",), base="", files={"raft.py": "class Raft\n"}),
@@ -192,7 +192,7 @@ LATE = [
     Entry("huge-message", FAILED, ("does not fit in 64 bits",), vote=HUGE),
 ]
 
-# Honest submissions that must not suffer, under names that could break a report.
+# Honest submissions that must get full marks, under names that could break a report.
 HONEST = [
     Entry("alice", CLEAN),
     Entry('=1+1,<b>&"bob', CLEAN),

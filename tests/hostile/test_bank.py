@@ -1,4 +1,5 @@
-"""All hostile submissions in one batch: each gets the correct verdict, honest ones keep full marks, nothing is left."""
+"""All hostile submissions in one batch: each gets the correct verdict, honest ones get full marks, and no process or file
+is left behind."""
 
 from __future__ import annotations
 
@@ -87,7 +88,7 @@ def test_the_verdict_is_right(batch: Batch, entry: Entry) -> None:
     assert ("sim", 0) in errors  # none of the failures is the machine's fault
 
 
-def test_nothing_is_left_behind(batch: Batch) -> None:
+def test_no_process_or_file_is_left_behind(batch: Batch) -> None:
     assert batch.out.splitlines()[-1] == "0"  # processes
     assert list((batch.folder / "tmp").iterdir()) == []
     assert sorted(path.name for path in batch.folder.iterdir()) == ["class", "raftgrade-out", "the-answers.txt", "tmp"]

@@ -1,4 +1,5 @@
-"""The encoding of messages: what can travel by value, how the rest is refused, and that equal messages have equal bytes."""
+"""The encoding of messages: what can travel by value, how other values are refused, and that equal messages have equal
+bytes."""
 
 from __future__ import annotations
 
@@ -71,9 +72,9 @@ class Raft:
 CODEC = wire.Codec.of(Raft)
 
 
-def test_nothing_is_left_to_prepare_when_the_first_message_travels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the real network many threads send their first messages at once: what they share must be whole by then. Made when
-    first used, one thread met what another had half made, and a correct Raft failed."""
+def test_everything_is_prepared_before_the_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the real network many threads send their first messages at once. When encoders were created on first use, one
+    thread could see another's half-built encoder, and a correct Raft failed."""
     codec = wire.Codec.of(Raft)
     monkeypatch.delattr(wire, "_writer")
     monkeypatch.delattr(wire, "_reader")
@@ -115,7 +116,7 @@ def nested(depth: int) -> Any:
     return value
 
 
-# --- what crosses ---
+# --- what can travel by value ---
 
 
 @pytest.mark.parametrize(
@@ -142,12 +143,12 @@ def test_a_message_is_a_map_of_field_names_for_the_judge() -> None:
     assert plain["members"] == [1, 2]
 
 
-def test_a_puppet_may_leave_out_fields_with_defaults() -> None:
+def test_a_scripted_server_may_leave_out_fields_with_defaults() -> None:
     data = msgspec.msgpack.encode({"term": 7, "of_a_later_version": 1})
     assert CODEC.decode_args("request_vote", data) == RequestVoteArgs(7)
 
 
-def test_int_keys_cross_where_they_are_declared() -> None:
+def test_int_keys_can_travel_where_they_are_declared() -> None:
     reply = AppendEntriesReply(1, {3: 4, 1: 2})
     data = CODEC.encode_reply("append_entries", reply)
     assert CODEC.decode_reply("append_entries", data) == reply
@@ -155,11 +156,11 @@ def test_int_keys_cross_where_they_are_declared() -> None:
 
 
 @pytest.mark.parametrize("value", [Text("t"), Name.RED, 2**64 - 1, -(2**63), OrderedDict(b=1, a=2), nested(100)])
-def test_values_that_equal_plain_ones_cross(value: Any) -> None:
+def test_values_that_equal_plain_ones_can_travel(value: Any) -> None:
     assert CODEC.decode_args("request_vote", vote(value)).extra == value
 
 
-def test_a_subclass_of_the_declared_message_crosses() -> None:
+def test_a_subclass_of_the_declared_message_can_travel() -> None:
     @dataclass
     class More(RequestVoteReply):
         debug: int = 1
@@ -184,11 +185,11 @@ def test_equal_messages_give_equal_bytes_under_any_hash_seed() -> None:
     assert len(seen) == 1
 
 
-def test_dicts_are_equal_bytes_in_any_order() -> None:
+def test_equal_dicts_give_equal_bytes_in_any_order() -> None:
     assert vote({"a": 1, "b": 2}) == vote({"b": 2, "a": 1})
 
 
-# --- what is refused, and how it is said ---
+# --- what is refused, and with which message ---
 
 USE = "use numbers, strings, bytes, and lists or dicts of these"
 
@@ -222,7 +223,7 @@ USE = "use numbers, strings, bytes, and lists or dicts of these"
         ),
     ],
 )
-def test_a_field_that_cannot_cross_is_named(value: Any, text: str) -> None:
+def test_a_field_that_cannot_travel_is_named(value: Any, text: str) -> None:
     with pytest.raises(wire.NotByValue) as info:
         vote(value)
     assert str(info.value) == text
@@ -271,7 +272,7 @@ def test_deep_and_circular_values_are_refused_without_recursion_errors() -> None
         ),
     ],
 )
-def test_a_wrong_place_deep_in_a_message_is_named(message: AppendEntriesArgs, text: str) -> None:
+def test_a_wrong_value_deep_in_a_message_is_named(message: AppendEntriesArgs, text: str) -> None:
     with pytest.raises(wire.NotByValue) as info:
         CODEC.encode_args("append_entries", message)
     assert str(info.value) == text
@@ -285,7 +286,7 @@ def test_a_field_never_set_is_named() -> None:
     assert str(info.value) == "RequestVoteArgs.extra was never set"
 
 
-def test_what_is_no_message_is_named() -> None:
+def test_a_value_that_is_not_a_message_is_refused() -> None:
     with pytest.raises(wire.NotByValue) as info:
         CODEC.encode_args("request_vote", {"term": 1})
     assert str(info.value) == 'peers[i].call("request_vote", args) takes RequestVoteArgs, got dict'
@@ -340,7 +341,7 @@ def test_hostile_bytes_end_in_decode_errors_only(data: bytes) -> None:
         CODEC.decode_args("append_entries", data)
 
 
-def test_a_sketched_handler_faults_only_when_used() -> None:
+def test_an_unfinished_handler_faults_only_when_used() -> None:
     class Sketch(Raft):
         def install_snapshot(self, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, RUF100
             pass
@@ -380,7 +381,7 @@ def test_a_result_may_be_a_tuple() -> None:
         ApplyMsg(1, 2, kind="configuration", members=frozenset({0, 2})),
     ],
 )
-def test_apply_messages_cross(msg: ApplyMsg) -> None:
+def test_apply_messages_can_travel(msg: ApplyMsg) -> None:
     assert wire.decode_apply(wire.encode_apply(msg)) == msg
 
 
@@ -414,7 +415,7 @@ def test_a_wrong_apply_message_is_named(msg: Any, text: str) -> None:
     assert str(info.value) == text
 
 
-def test_the_judge_believes_no_apply_message() -> None:
+def test_the_judge_validates_apply_messages() -> None:
     for plain in ({"index": 1, "term": 1, "kind": "snapshot"}, {"index": "1", "term": 1}, {"index": 1}):
         with pytest.raises(msgspec.ValidationError):
             wire.decode_apply(msgspec.msgpack.encode(plain))

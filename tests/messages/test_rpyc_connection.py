@@ -1,4 +1,4 @@
-"""The connection between judge and host: bytes pass, and everything else that rpyc could do does not."""
+"""The connection between judge and host: it carries bytes, and refuses everything else that rpyc can do."""
 
 from __future__ import annotations
 
@@ -44,16 +44,14 @@ def test_bytes_pass_whole_and_in_order(pair: tuple[socket.socket, socket.socket]
     receiver.close()
 
 
-def test_nothing_waits_to_be_sent_with_more(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_nagles_algorithm_is_off(pair: tuple[socket.socket, socket.socket]) -> None:
     for end in pair:
         tcp = BytesConnection(end, lambda data: None)
         assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         tcp.close()
 
 
-def test_more_than_a_frame_may_carry(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_that_are_too_long(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     sender, receiver = BytesConnection(pair[0], lambda data: None), BytesConnection(pair[1], lambda data: None)
     monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", 1000)
     sender.send(bytes(1000))
@@ -96,7 +94,7 @@ def test_the_internals_of_rpyc_are_those_that_we_rely_on() -> None:
     assert brine.load(brine.dump((0, b"x"))) == (0, b"x")
 
 
-def test_a_connection_has_what_we_use_of_it(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_connection_has_the_attributes_that_we_use(pair: tuple[socket.socket, socket.socket]) -> None:
     connection = rpyc.Connection(rpyc.VoidService(), rpyc.Channel(SocketStream(pair[0])), {})
     assert connection._closed is False
     assert connection._channel.stream.sock is pair[0]
@@ -117,7 +115,7 @@ def test_a_call_is_what_rpyc_itself_would_send_first(pair: tuple[socket.socket, 
     theirs._cleanup()
 
 
-# What a real rpyc peer could try, each a function of its connection.
+# What a real rpyc peer could try: functions that take its connection.
 ATTEMPTS: dict[str, Callable[[rpyc.Connection], Any]] = {
     "the root": lambda peer: peer.root,
     "a ping": lambda peer: peer.ping(),
@@ -132,8 +130,8 @@ ATTEMPTS: dict[str, Callable[[rpyc.Connection], Any]] = {
 
 @pytest.mark.parametrize("what", ATTEMPTS)
 def test_a_peer_that_speaks_full_rpyc_gets_nothing(pair: tuple[socket.socket, socket.socket], what: str) -> None:
-    heard: list[bytes] = []
-    ours = BytesConnection(pair[0], heard.append)
+    received: list[bytes] = []
+    ours = BytesConnection(pair[0], received.append)
     theirs = rpyc.Connection(rpyc.VoidService(), rpyc.Channel(SocketStream(pair[1])), {"sync_request_timeout": 60})
     outcome: list[BaseException] = []
 
@@ -152,5 +150,5 @@ def test_a_peer_that_speaks_full_rpyc_gets_nothing(pair: tuple[socket.socket, so
     ours.close()
     thread.join()
     assert [type(exc) for exc in outcome] == [EOFError]
-    assert heard == []
+    assert received == []
     theirs.close()

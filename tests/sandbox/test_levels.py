@@ -75,8 +75,8 @@ def test_a_sandbox_with_a_hole_is_not_used(tmp_path: Path, monkeypatch: pytest.M
 def output(path: Path, sandbox: Sandbox, world: str) -> list[str]:
     """The lines that a server prints within 0.3 s, and the failure that ends it."""
     with WarmHost(path, sandbox) as host:
-        made: Any = SimWorld(ForkedHost(host, 0, False), MIN_DELAY) if world == "sim" else RpycWorld(host)
-        cluster = Cluster(made, "2A", 0, 1)
+        new_world: Any = SimWorld(ForkedHost(host, 0, False), MIN_DELAY) if world == "sim" else RpycWorld(host)
+        cluster = Cluster(new_world, "2A", 0, 1)
         failures = []
         try:
             cluster.start_all()
@@ -84,11 +84,11 @@ def output(path: Path, sandbox: Sandbox, world: str) -> list[str]:
         except LabFailure as failure:
             failures = [failure.failure.text]
         finally:
-            made.close()
+            new_world.close()
         return [event.text for event in log_lines(cluster)] + failures
 
 
-# Prints what came of an attempt.
+# Prints the outcome of an attempt.
 ATTEMPT = """
 def attempt(what, action):
     try:
@@ -100,7 +100,7 @@ def attempt(what, action):
 
 
 @pytest.mark.parametrize("sandbox", LEVELS)
-def test_no_way_out_of_a_server(write_raft: Write, sandbox: Sandbox) -> None:
+def test_a_server_cannot_escape(write_raft: Write, sandbox: Sandbox) -> None:
     code = """
         import os, socket, ctypes
         attempt("fork", os.fork)
@@ -159,7 +159,7 @@ def test_what_a_submission_can_see(
     assert all(line.startswith(("read FileNotFoundError", "read PermissionError")) for line in lines[1:5]), lines
     refused = ("write OSError Read-only file system", "write PermissionError Permission denied")
     assert all(line in refused for line in lines[5:7]), lines
-    assert not {"home", "root", "work"} & set(eval(lines[7].removeprefix("root "))) - made_for_python()
+    assert not {"home", "root", "work"} & set(eval(lines[7].removeprefix("root "))) - root_folders_of_python()
     assert "RAFTLAB_SECRET" not in lines[8]
     assert "HOME" not in lines[8]
     tmp = (
@@ -170,7 +170,7 @@ def test_what_a_submission_can_see(
     assert lines[9:] == ["processes True", *tmp]
 
 
-def made_for_python() -> set[str]:
+def root_folders_of_python() -> set[str]:
     """Folders at the root that exist only because Python and this package are below them."""
     return {Path(path).parts[1] for path in [*sys.path, sys.base_prefix, levels.__file__] if len(Path(path).parts) > 1}
 
@@ -243,12 +243,12 @@ def test_memory_is_limited_for_all_servers_together(
     code = "def fill():\n    self.all = []\n    while True: self.all.append(b'x' * (1 << 20)); time.sleep(0.0005)\n"
     path = write_raft(f"{code}threading.Thread(target=fill).start()")
     with WarmHost(path, sandbox) as host:
-        made: Any = SimWorld(ForkedHost(host, 0, False), MIN_DELAY) if world == "sim" else RpycWorld(host)
-        cluster = Cluster(made, "2A", 0, 2)
+        new_world: Any = SimWorld(ForkedHost(host, 0, False), MIN_DELAY) if world == "sim" else RpycWorld(host)
+        cluster = Cluster(new_world, "2A", 0, 2)
         cluster.start_all()
         with pytest.raises(LabFailure) as caught:
             cluster.sleep(20)
-        made.close()
+        new_world.close()
     assert caught.value.failure.text.endswith("the process that runs your code used too much memory and was killed")
 
 
@@ -265,7 +265,7 @@ def test_without_bubblewrap_nothing_can_be_written(write_raft: Write, tmp_path: 
     assert [line.partition(" ")[2] for line in lines] == ["OSError Read-only file system"] * 4
 
 
-def test_the_handout_has_the_numbers() -> None:
+def test_the_handout_states_the_limits() -> None:
     text = (ROOT / "handouts" / "confinement.md").read_text()
     limits = levels.Limits()
     for words in (

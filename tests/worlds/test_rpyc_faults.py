@@ -1,5 +1,5 @@
-"""The rpyc world when a server's process exits, hangs or sends garbage: the fault is named, no other server is harmed, and
-no process is left behind."""
+"""The rpyc world when a server's process exits, hangs or sends malformed data: the fault is reported, no other server is
+harmed, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def event_loop(host: WarmHost) -> Iterator[TinyEventLoop]:
     world.close()
 
 
-# --- processes that exit, hang or send garbage ----------------------------------------------------------------
+# --- processes that exit, hang or send malformed data ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_process_that_ends_by_itself(event_loop: TinyEventLoop, command: list[
     assert len(event_loop.faults()) == 1
 
 
-def test_a_process_that_named_its_fault_is_not_reported_twice(event_loop: TinyEventLoop) -> None:
+def test_a_process_that_reported_its_fault_is_not_reported_twice(event_loop: TinyEventLoop) -> None:
     event_loop.boot(1)
     event_loop.call(1, "thread_raises")
     event_loop.fault()
@@ -82,7 +82,8 @@ def effects(*some: protocol.Effect) -> bytes:
     return call(b"\x0e" + bytes([len(data)]) + data)
 
 
-NONSENSE = {
+# Bytes that a child writes to its socket, and what the fault says about them.
+MALFORMED = {
     "noise": (os.urandom(5000), ""),
     "a huge frame": (b"\xff\xff\xff\xff\x00", "a frame of 4294967295 bytes"),
     "a compressed frame": (frame(b"x", compressed=1), "a frame that is compressed"),
@@ -98,22 +99,22 @@ NONSENSE = {
     "bytes without a length": (call(b"\x0f\x00"), "bytes without their length"),
     "no effects": (call(b"\x0c\x92\x90"), ""),
     "deeply nested": (call(b"\x0f" + struct.pack("!L", 9000) + b"\x91" * 9000), ""),
-    "someone else's name": (effects(protocol.Ready(0)), "a message that claims to come from S0"),
+    "an effect of another server": (effects(protocol.Ready(0)), "a message that claims to come from S0"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", NONSENSE)
-def test_garbage_is_named_and_harms_no_other_server(event_loop: TinyEventLoop, what: str) -> None:
-    data, named = NONSENSE[what]
+@pytest.mark.parametrize("what", MALFORMED)
+def test_malformed_data_is_reported_and_harms_no_other_server(event_loop: TinyEventLoop, what: str) -> None:
+    data, message = MALFORMED[what]
     event_loop.boot(0, 1)
     event_loop.begin_call(1, "start", ["write", data])
     fault = event_loop.fault()
     assert (fault.kind, fault.server) == ("host-died", 1)
-    assert f"S1: the process that runs your code sent malformed data: {named}" in fault.text
+    assert f"S1: the process that runs your code sent malformed data: {message}" in fault.text
     assert event_loop.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
 
 
-def test_half_a_frame_does_not_hold_the_judge_up(event_loop: TinyEventLoop) -> None:
+def test_half_a_frame_does_not_block_the_judge(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0, 1)
     event_loop.begin_call(1, "start", ["write", b"\x00\x00\x10\x00\x00 and no more"])
     assert event_loop.call(0, "ask", 0, "unharmed") == [2, "unharmed by 0, 0"]
@@ -171,7 +172,7 @@ def pids(world: RpycWorld) -> list[int]:
     return [world._host.pid(process.child) for process in world._processes.values()]
 
 
-def test_close_leaves_nothing(host: WarmHost) -> None:
+def test_close_leaves_no_process(host: WarmHost) -> None:
     world = RpycWorld(host)
     event_loop = TinyEventLoop(world, 3)
     event_loop.boot()
@@ -199,18 +200,18 @@ time.sleep(1000)
 """
 
 
-def test_a_judge_that_is_killed_leaves_nothing(host: WarmHost) -> None:
+def test_a_judge_that_is_killed_leaves_no_process(host: WarmHost) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     judge = subprocess.Popen(
         [sys.executable, "-c", JUDGE, str(host.path)], stdout=subprocess.PIPE, text=True, env=environment
     )
     with judge:
         assert judge.stdout is not None
-        family = [int(word) for word in judge.stdout.readline().split()]
-        assert len(family) == 4
-        assert all(map(alive, family))
+        children = [int(word) for word in judge.stdout.readline().split()]
+        assert len(children) == 4
+        assert all(map(alive, children))
         judge.kill()
     deadline = time.monotonic() + PATIENCE
-    while any(map(alive, family)):
+    while any(map(alive, children)):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -44,7 +44,7 @@ def test_three_servers_boot_and_talk(event_loop: TinyEventLoop) -> None:
     assert not event_loop.faults()
 
 
-def test_what_arrives_before_raft_is_constructed_waits(event_loop: TinyEventLoop) -> None:
+def test_messages_wait_until_raft_is_constructed(event_loop: TinyEventLoop) -> None:
     world = event_loop.world
     world.boot(protocol.Boot(2, 1, 3, [0, 1, 2], b"", b"", 1))
     number = event_loop.begin_call(2, "get_state")
@@ -87,7 +87,7 @@ def test_servers_do_not_share_their_randomness(event_loop: TinyEventLoop) -> Non
     assert len({event_loop.call(server, "roll") for server in range(3)}) == 3
 
 
-def test_wait_delivers_what_is_due_and_comes_back_in_time(event_loop: TinyEventLoop) -> None:
+def test_wait_delivers_what_is_due_and_returns_in_time(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     world = event_loop.world
     start = world.now()
@@ -117,7 +117,7 @@ def test_a_crash_drops_everything_and_a_restart_finds_what_was_stored(event_loop
     assert (0, "print", "never seen") not in event_loop.lines()
 
 
-def test_nothing_is_heard_of_a_killed_server(event_loop: TinyEventLoop) -> None:
+def test_a_killed_server_has_no_further_effects(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     event_loop.begin_call(0, "start", ["say"])
     event_loop.world.wait(event_loop.world.now(), [])  # sends the call; its effects may be under way already
@@ -136,7 +136,7 @@ def test_a_disk_that_fails(event_loop: TinyEventLoop) -> None:
     assert event_loop.call(0, "stored")[0] == b"kept"
 
 
-def test_what_only_the_simulator_can_do_is_refused(event_loop: TinyEventLoop) -> None:
+def test_events_that_only_the_simulator_supports_are_refused(event_loop: TinyEventLoop) -> None:
     with pytest.raises(NotImplementedError, match="pause works in the simulator only"):
         event_loop.world.send_event(protocol.Pause(0))
 
@@ -144,7 +144,7 @@ def test_what_only_the_simulator_can_do_is_refused(event_loop: TinyEventLoop) ->
 # --- log lines and faults --------------------------------------------------------------------------------------
 
 
-def test_lines(event_loop: TinyEventLoop) -> None:
+def test_output_becomes_log_lines(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     event_loop.call(0, "say")
     assert event_loop.lines() == [
@@ -188,7 +188,7 @@ def test_a_message_that_cannot_travel_by_value(event_loop: TinyEventLoop) -> Non
     assert "RequestVoteArgs.text" in fault.text
 
 
-def test_a_thread_may_leave_by_system_exit(event_loop: TinyEventLoop) -> None:
+def test_a_thread_may_end_with_system_exit(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     event_loop.call(0, "thread_exits")
     assert event_loop.call(0, "roll")
@@ -207,7 +207,7 @@ def test_a_thread_may_leave_by_system_exit(event_loop: TinyEventLoop) -> None:
         ("class Raft(:", "S0: Raft() raised: SyntaxError: invalid syntax", ""),
     ],
 )
-def test_a_raft_that_cannot_be_made(tmp_path: Path, code: str, text: str, where: str) -> None:
+def test_a_raft_that_cannot_be_constructed(tmp_path: Path, code: str, text: str, where: str) -> None:
     with WarmHost(one_file(tmp_path, code)) as warm:
         world = RpycWorld(warm)
         event_loop = TinyEventLoop(world, 1)

@@ -1,4 +1,4 @@
-"""Faults in student code that the simulator detects, and the sentences that report them."""
+"""Faults in student code that the simulator detects, and the messages that report them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.conftest import Write, sim_cluster
 
 
 def failure_of(c: Cluster, script: Callable[[Cluster], object] = lambda c: c.sleep(30)) -> Failure:
-    def live() -> None:
+    def run() -> None:
         c.start_all()
         script(c)
 
     with pytest.raises(LabFailure) as caught:
-        live()
+        run()
     return caught.value.failure
 
 
@@ -237,7 +237,7 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_the_fault_is_named(name: str, write_raft: Write) -> None:
+def test_the_fault_is_reported(name: str, write_raft: Write) -> None:
     case = CASES[name]
     folder = write_raft(**case.code)
     with sim_cluster(folder, servers=2) as c:
@@ -250,7 +250,7 @@ def test_the_fault_is_named(name: str, write_raft: Write) -> None:
         assert failure.where == f"raft.py:{line(source, case.where)}"
 
 
-def test_a_deadlock_says_who_waits_for_what(write_raft: Write) -> None:
+def test_a_deadlock_report_shows_who_waits_for_what(write_raft: Write) -> None:
     case = CASES["deadlock-of-two"]
     folder = write_raft(**case.code)
     with sim_cluster(folder, servers=1) as c:
@@ -276,7 +276,7 @@ def test_a_loop_in_c_code_is_detected(write_raft: Write, monkeypatch: pytest.Mon
     assert 'raft.py", line' in failure.detail
 
 
-def test_a_lock_used_as_a_signal_is_no_deadlock(write_raft: Write) -> None:
+def test_a_lock_used_as_a_signal_is_not_a_deadlock(write_raft: Write) -> None:
     init = """
         signal = threading.Lock()
         signal.acquire()
@@ -296,7 +296,7 @@ def test_a_lock_used_as_a_signal_is_no_deadlock(write_raft: Write) -> None:
         c.states([0])
 
 
-def test_locks_held_across_waits_are_advice_and_no_failure(write_raft: Write) -> None:
+def test_locks_held_across_waits_cause_advice_but_no_failure(write_raft: Write) -> None:
     init = """
         def work():
             with self.lock:

@@ -1,11 +1,11 @@
-"""The cluster that tests are written against: what a test can do to its servers, and what it may expect of them.
+"""The cluster that tests are written against: what a test can do to its servers, and what it may expect from them.
 
 A test is a script: ``c = cluster(3)``, then lines such as ``c.disconnect(leader)`` and ``c.one_leader()``. Time passes only
 inside calls that wait (``sleep``, ``one_leader``, ``agree``, ...), never between two lines. All times are seconds of the
 lab's time: virtual in sim, real in rpyc. The same script runs in both worlds, except where a method says "sim only".
 
 An expectation that is not met raises :class:`~raftlab.explain.failure.LabFailure`, which says what was expected, what was
-observed and which rule is broken. So does every method that lets time pass, when the referee sees a broken rule or the
+observed and which rule is broken. Every method that lets time pass also raises it if the referee sees a broken rule or the
 student's code fails meanwhile.
 """
 
@@ -34,7 +34,7 @@ from raftlab.worlds.base import World
 # Seconds within which a new leader must be elected (the limit of the 6.824 lab).
 ELECTION_LIMIT = 5.0
 # Seconds that start(), get_state() and Raft() may take. They should return at once, but code that holds a lock across a call
-# to a dead server (which earns advice, no failure) can take the 7 s of such a call twice.
+# to a dead server (advice, not a failure) can have to wait for two such calls of 7 s each.
 CALL_PATIENCE = 15.0
 INIT_PATIENCE = 15.0
 # Seconds after which a leader must still lead to be accepted as the leader.
@@ -54,12 +54,12 @@ class Cluster:
         seed: the seed of the run.
         servers: how many servers there are, 1 to 25.
         scripted: the servers that the test plays itself.
-        members: the servers that vote in the beginning; ``None``: all. Lab 2E changes them, see
+        members: the servers that vote initially; ``None`` means all. Lab 2E changes them, see
             :mod:`raftlab.harness.membership`.
 
     Attributes:
         size: how many servers there are.
-        members: the servers that vote in the beginning, sorted.
+        members: the servers that vote initially, sorted.
         network: the state of every link.
         event_loop: the judge's loop.
         service: the services above Raft, which take snapshots.
@@ -111,7 +111,7 @@ class Cluster:
 
     @property
     def real_servers(self) -> list[int]:
-        """All servers but those that the test plays, up or down."""
+        """All servers, up or down, except those that the test plays."""
         return [
             server_state.number
             for server_state in self.event_loop.server_states
@@ -165,9 +165,9 @@ class Cluster:
         Args:
             server: the server.
             kind: which effects count: ``"save"``, ``"send"``, ``"answer"`` or ``"apply"``.
-            nth: crash at this one of them, counted from 1, from now on; 0 cancels an earlier call.
+            nth: crash at the nth such effect from now on, counted from 1; 0 cancels an earlier call.
             side: ``"before"`` or ``"after"`` the effect.
-            method: of sends, count only those that call this method; empty: all.
+            method: count only sends that call this method; empty means all.
         """
         self._sim_only("crash_at")
         kinds: dict[str, type] = {
@@ -198,7 +198,7 @@ class Cluster:
         self._world.send_event(protocol.Pause(server))
 
     def resume(self, server: int) -> None:
-        """Let a paused server go on (sim only)."""
+        """Let a paused server continue (sim only)."""
         self._sim_only("resume")
         self.server_state(server).paused = False
         self.event_loop.trace.add(ServerEvent(self.now, "resume", server))
@@ -206,7 +206,7 @@ class Cluster:
 
     def clock_rate(self, server: int, rate: float) -> None:
         """Let a server's clock run ``rate`` times as fast as the lab's (sim only), also after restarts. Waits that have
-        already begun end when they would have ended."""
+        already begun are not affected."""
         self._sim_only("clock_rate")
         self.server_state(server).rate = rate
         self.event_loop.trace.add(RateEvent(self.now, "rate", server, rate))
@@ -280,12 +280,12 @@ class Cluster:
         """Keep back matching messages until the hold is released or dropped.
 
         Args:
-            method: hold only RPCs of this method; empty: of all.
-            src: hold only RPCs that this server calls, for requests and replies alike.
-            dst: hold only RPCs that call this server, for requests and replies alike.
+            method: hold only RPCs of this method; empty means all.
+            src: hold only RPCs in which this server is the caller (for requests and replies alike).
+            dst: hold only RPCs in which this server is called (for requests and replies alike).
             leg: ``"request"`` or ``"reply"``.
-            when: hold only RPCs for whose request's fields this returns true.
-            most: hold at most this many messages; ``None``: no limit.
+            when: given the request's fields, returns whether to hold the RPC.
+            most: hold at most this many messages; ``None`` means no limit.
 
         Returns:
             The hold, with the messages that it holds.
@@ -305,8 +305,8 @@ class Cluster:
 
     @contextlib.contextmanager
     def at_once(self, server: int, *held: Hold) -> Iterator[None]:
-        """Deliver to ``server`` at one instant every request that is sent to it in the ``with`` block, and all that
-        ``held`` has kept back. On the real network the messages leave one right after the other."""
+        """Deliver to ``server``, at one instant, every request that is sent to it in the ``with`` block and every message of
+        the holds in ``held``. On the real network the messages leave one right after the other."""
         requests = self.hold(dst=server)
         yield
         when = self.now + MIN_DELAY
@@ -314,8 +314,8 @@ class Cluster:
             hold.deliver(when)
 
     def reply_to(self, rpc: Rpc, patience: float = CALL_PATIENCE) -> Message:
-        """Wait up to ``patience`` seconds for the reply to a scripted server's call, and return its fields. Fails when there
-        is none."""
+        """Wait up to ``patience`` seconds for the reply to a scripted server's call, and return its fields. Fails if none
+        arrives."""
         self.wait_for(patience, lambda: rpc.done)
         if rpc.reply is None:
             self.fail(f"expected S{rpc.dst} to answer {rpc.method}, but no reply came in {patience:.0f} s")
@@ -494,7 +494,7 @@ class Cluster:
         Args:
             command: a JSON-like value.
             servers: how many servers must apply it.
-            retry: propose it again if it is not applied within 2 s, as when its leader was deposed.
+            retry: propose it again if it is not applied within 2 s, for example because its leader was deposed.
             within: fail after this many seconds.
             among: the servers that may lead; ``None``: those that are connected.
 
@@ -555,7 +555,7 @@ class Cluster:
         return self.service.snapshot_of(index)
 
     def call_snapshot(self, server: int, index: int) -> None:
-        """Call ``snapshot(index, ...)`` on one server, besides its service's own calls, and wait until it returns."""
+        """Call ``snapshot(index, ...)`` on one server, in addition to its service's calls, and wait until it returns."""
         self.event_loop.call(server, "snapshot", [index, self.snapshot_of(index)], CALL_PATIENCE)
 
     # --- counters ---
@@ -565,7 +565,7 @@ class Cluster:
         return self._count(self.event_loop.rpcs, server, method)
 
     def rpc_bytes(self, server: int | None = None, method: str = "") -> int:
-        """Bytes of these RPCs so far, requests and replies. A reply counts for the server that called."""
+        """Bytes in the RPCs that :meth:`rpc_count` counts, requests and replies. A reply counts for the caller."""
         return self._count(self.event_loop.rpc_bytes, server, method)
 
     def replies(self, server: int, method: str) -> list[tuple[Message, Message]]:
@@ -597,7 +597,7 @@ class Cluster:
         Args:
             text: what was expected and what was observed, in one sentence.
             rule: the rule that is broken, if there is one.
-            servers: show the last events of these servers only; ``None``: of all.
+            servers: show the last events of these servers only; ``None`` means all.
             hint: advice for the student.
 
         Raises:

@@ -1,8 +1,8 @@
-"""The judge's event loop: it delivers every message between servers and handles every effect of theirs, in order of time.
+"""The judge's event loop: it delivers all messages between servers and handles all their effects, in chronological order.
 
-It sends each message through the network (and holds, drops or duplicates it as the test asked), keeps what servers saved,
-counts, writes the trace and shows everything to the referee. It is single-threaded and the same in both worlds. Suites do
-not use it directly; they are written against :mod:`raftlab.harness.cluster`.
+It sends each message through the network (and holds, drops or duplicates it as the test asked), stores what servers save,
+counts RPCs, writes the trace and shows everything to the referee. It is single-threaded and the same in both worlds. Suites
+do not use it directly; they are written against :mod:`raftlab.harness.cluster`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from raftlab.referee.referee import Referee
 from raftlab.seeds import derive
 from raftlab.worlds.base import HostLost, World
 
-# The most due messages that are passed to the world at a time.
+# Maximum number of due messages that are passed to the world at a time.
 _BATCH = 32
 # A server that sends more RPCs or bytes than this within a second of the lab's time is out of control. The trace keeps
-# everything, so such a run would exhaust the machine's memory. A busy but sane Raft stays below a tenth of either.
+# everything, so such a run would exhaust the machine's memory. A busy but correct Raft stays below a tenth of either.
 _FLOOD_RPCS = 10_000
 _FLOOD_BYTES = 64 * 1024 * 1024
 
@@ -82,7 +82,7 @@ class Hold:
         self.messages: list[tuple[Rpc, bytes]] = []
 
     def matches(self, leg: str, rpc: Rpc) -> bool:
-        """Whether this message is to be held."""
+        """Whether this message must be held."""
         full = self._most is not None and len(self.messages) >= self._most
         return leg == self._leg and not full and self._wanted(rpc)
 
@@ -92,7 +92,7 @@ class Hold:
         self._event_loop.trace.add(HoldEvent(self._event_loop.now, "hold", rpc.id, self._leg))
 
     def release(self) -> None:
-        """Let everything held travel on, starting now, and hold nothing more."""
+        """Send everything held on its way, starting now, and stop holding."""
         for rpc, data in self._take_all():
             self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self._leg))
             if self._leg == "request":
@@ -101,20 +101,18 @@ class Hold:
                 self._event_loop.route_reply(rpc, data, self._event_loop.now)
 
     def deliver(self, when: float) -> None:
-        """Deliver everything held at ``when`` (seconds), without loss or further delay, and hold nothing more."""
-        self.stop()
-        kept, self.messages = self.messages, []
-        for rpc, data in kept:
+        """Deliver everything held at ``when`` (seconds), without loss or further delay, and stop holding."""
+        for rpc, data in self._take_all():
             self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self._leg))
             self._event_loop.deliver(when, rpc, None if self._leg == "request" else data)
 
     def drop(self) -> None:
-        """Lose everything held, so that the calls return ``None``, and hold nothing more."""
+        """Lose everything held, so that the calls return ``None``, and stop holding."""
         for rpc, _ in self._take_all():
             self._event_loop.fail(rpc, self._event_loop.now, self._leg, "dropped by the test")
 
     def stop(self) -> None:
-        """Hold nothing more. What is held stays held."""
+        """Hold no further messages. Those that are held stay held."""
         with contextlib.suppress(ValueError):
             self._event_loop.holds.remove(self)
 
@@ -166,7 +164,7 @@ class EventLoop:
 
     Args:
         world: where the servers run.
-        network: decides what becomes of each message.
+        network: decides what happens to each message.
         referee: is shown every message and effect, and raises ``LabFailure`` when a rule is broken.
         servers: how many servers there are.
         seed: the seed of the run.
@@ -217,8 +215,8 @@ class EventLoop:
         """Let time pass for the servers.
 
         Args:
-            until: the time at which to return at the latest, in seconds.
-            done: return as soon as this returns true; it is asked after every step.
+            until: the latest time at which to return, in seconds.
+            done: return as soon as this returns true; it is called after every step.
 
         Returns:
             Whether ``done()`` was true.
@@ -304,7 +302,7 @@ class EventLoop:
         return self.server_states[rpc.dst if due.kind == "request" else rpc.src].scripted_server is not None
 
     def _can_arrive(self, due: _Due) -> bool:
-        """Whether nothing would keep a message from its server if it were due now."""
+        """Whether a message would reach its server if it were due now."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
@@ -323,7 +321,7 @@ class EventLoop:
     # --- messages ---
 
     def _event_of(self, due: _Due) -> protocol.Event | None:
-        """The message as an event for its server, or ``None`` if it no longer can be delivered."""
+        """The message as an event for its server, or ``None`` if it can no longer be delivered."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
@@ -357,7 +355,7 @@ class EventLoop:
             self.trace.add(ReplyEvent(due.when, "reply", rpc.src, rpc.dst, rpc.id, rpc.method, due.data))
 
     def send(self, src: int, caller_rpc: int, dst: int, method: str, payload: bytes, when: float) -> Rpc:
-        """Send a request, of a real or of a scripted server.
+        """Send a request from a real or a scripted server.
 
         Args:
             src: the calling server.
@@ -371,7 +369,7 @@ class EventLoop:
             The RPC, which is updated as it travels.
 
         Raises:
-            LabFailure: the message has no term, the server sends without end, or the referee objects.
+            LabFailure: the message has no term, the server sends far too much, or the referee sees a broken rule.
         """
         self._last_rpc += 1
         rpc = Rpc(self._last_rpc, src, self.server_states[src].incarnation, caller_rpc, dst, method, payload)
@@ -397,7 +395,7 @@ class EventLoop:
             raise LabFailure(Failure("flood", text))
 
     def _decoded(self, server: int, payload: bytes) -> Message:
-        """A message of ``server`` as a plain dict. Without an int ``term`` it is a failure."""
+        """A message of ``server`` as a plain dict. Fails if it has no int ``term``."""
         try:
             message = codec.decode_plain(payload)
         except msgspec.DecodeError:
@@ -444,7 +442,7 @@ class EventLoop:
         self._push(when + self.network.give_up_after(rpc.src, rpc.dst), "reply", rpc, None)
 
     def fail(self, rpc: Rpc, when: float, leg: str, why: str) -> None:
-        """Lose a message: the call returns ``None`` soon, which does not tell the caller why.
+        """Lose a message: its call soon returns ``None``, which does not tell the caller why.
 
         Args:
             rpc: the RPC that the message belongs to.
@@ -561,7 +559,7 @@ class EventLoop:
 
         Args:
             server: the server; it must be down.
-            members: the servers that vote in the beginning.
+            members: the servers that vote initially.
         """
         server_state = self.server_states[server]
         server_state.incarnation += 1
@@ -585,7 +583,7 @@ class EventLoop:
         )
 
     def crash(self, server: int, when: float | None = None) -> None:
-        """End this incarnation of ``server``: none of its later effects happens.
+        """End this incarnation of ``server``: its later effects never happen.
 
         Args:
             server: the server.
@@ -653,6 +651,6 @@ class EventLoop:
         return number in self._calls
 
     def result(self, number: int) -> Any:
-        """The decoded result of a call, once; ``None`` if there is none yet or its server crashed."""
+        """Return and forget the decoded result of a call; ``None`` if there is none yet or its server crashed."""
         data = self._results.pop(number, None)
         return None if data is None else codec.decode_value(data)

@@ -26,7 +26,7 @@ Answer = tuple[int, int, bool]
 
 
 class MembershipCall:
-    """A call of ``change_membership(members)`` on ``server``, made at once. Several may be under way."""
+    """A call of ``change_membership(members)`` on ``server``, sent immediately. Several may be in flight."""
 
     def __init__(self, c: Cluster, server: int, members: Collection[int]) -> None:
         self.server = server
@@ -42,7 +42,7 @@ class MembershipCall:
         return self._c.event_loop.pending(self._call)
 
     def answer(self) -> Answer | None:
-        """Wait for the call to return. Fails if it does not within :data:`CHANGE_LIMIT` seconds of its beginning.
+        """Wait for the call to return. Fails if it takes more than :data:`CHANGE_LIMIT` seconds.
 
         Returns:
             What it returned, or ``None`` if the server crashed instead.
@@ -73,8 +73,9 @@ def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:
 
 
 def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> int:
-    """Wait up to ``within`` seconds for a leader, as :func:`leader_of`, that has committed an entry of its own term. Until
-    then it may refuse a change. Usually it has; on a busy machine there may have been an election since the last command."""
+    """Wait up to ``within`` seconds for a leader, as :func:`leader_of` does, that has committed an entry of its own term;
+    before that it may refuse a change. This matters on a busy machine, where there may have been an election since the last
+    command."""
     deadline = c.now + within
     applies = c.event_loop.referee.applies
     while True:
@@ -106,8 +107,8 @@ def _leading(c: Cluster, members: Collection[int], within: float) -> tuple[int, 
 
 
 def configured(c: Cluster, members: Collection[int], since: int = 1) -> int:
-    """The first index, from ``since`` on, at which a server has applied the configuration of exactly ``members``; 0 if none
-    has. C_old,new does not count."""
+    """The first index >= ``since`` at which a server has applied the configuration of exactly ``members``; 0 if none has.
+    C_old,new does not count."""
     wanted = ("configuration", sorted(members))
     commit = c.event_loop.referee.commit
     for index, value in sorted(c.event_loop.referee.applies.values.items()):
@@ -126,7 +127,7 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
 
     Args:
         c: the cluster.
-        members: the servers that are to vote.
+        members: the servers that should vote.
         among: the servers that may lead; ``None``: those that are connected.
 
     Returns:
@@ -149,7 +150,7 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
                 refused_since = c.now if refused_since is None else refused_since
                 if c.now > refused_since + REFUSED_FOR:
                     refused(c, server, members, answer)
-                # It may have no entry of its own term yet, and must not change the members before it has committed one.
+                # The leader must not change the members before it has committed an entry of its own term: give it one.
                 c.propose(server, f"S{server} leads term {term}")
         c.sleep(0.2)
     text = f"expected {sorted(members)} to be the members within {CHANGE_COMPLETE_WITHIN:.0f} s"
@@ -162,7 +163,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
     Args:
         c: the cluster.
         server: the leader.
-        members: the servers that are to vote.
+        members: the servers that should vote.
         answer: what ``change_membership`` returned. If that is not the answer of a leader, the failure shows it.
     """
     if not answer[2]:
@@ -183,14 +184,14 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
 def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, within: float = 20.0) -> None:
     """Propose a command and wait until all members have applied it.
 
-    For a while, a removed server may lead: it can be elected as long as it does not know that its removal is committed,
-    learns so through this very command, and steps down. Its successor may need another command before it commits anything,
+    For a while, a removed server may lead: it can be elected as long as it does not know that its removal is committed. It
+    may learn that only from this command, and step down. Its successor may need another command before it commits anything,
     so this proposes more.
 
     Args:
         c: the cluster.
         command: the command.
-        members: the servers that must apply it; ``None``: those that are members by then, since a change may be under way.
+        members: the servers that must apply it; ``None``: the members at that time, since a change may be in progress.
         within: fail after this many seconds.
     """
     deadline = c.now + within

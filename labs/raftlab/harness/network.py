@@ -1,6 +1,6 @@
-"""The unreliable lab network: which servers can reach each other, and what becomes of each message.
+"""The unreliable lab network: which servers can reach each other, and what happens to each message.
 
-It has no clock and keeps no messages. The judge asks what becomes of a message on a link and gets delays: none if it is
+It has no clock and stores no messages. The judge asks what happens to a message on a link and gets delays: none if it is
 lost, two if it is duplicated. The answer depends only on the link, its conditions and its own random generator, so that an
 additional message on one link changes nothing on another.
 
@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 
 from raftlab.seeds import derive
 
-# The least delay of a message, in seconds; RELIABLE's latency begins here. The simulator relies on it: nothing that one
+# The minimum delay of a message, in seconds, and of RELIABLE's latency. The simulator relies on it: nothing that one
 # server does can reach another sooner, so servers may run this far ahead of the judge (its lookahead).
 MIN_DELAY = 0.000_5
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How a link treats messages. Times are in seconds, chances between 0 and 1.
+    """How a link treats messages. Times are in seconds, probabilities between 0 and 1.
 
     The values of :data:`UNRELIABLE` and of :meth:`Network.give_up_after` are those of the 6.824 lab.
     """
@@ -35,10 +35,10 @@ class Conditions:
     lose_request: float = 0.0
     lose_reply: float = 0.0
     duplicate: float = 0.0
-    """The chance that a message arrives a second time, up to :attr:`echo` seconds later."""
+    """The probability that a message arrives a second time, up to :attr:`echo` seconds later."""
     echo: float = 0.05
     reorder_reply: float = 0.0
-    """The chance that a reply is delayed by another 0.2 s to 2.4 s, so that later ones overtake it."""
+    """The probability that a reply is delayed by another 0.2 s to 2.4 s, so that later ones overtake it."""
 
 
 RELIABLE = Conditions()
@@ -53,7 +53,7 @@ class Network:
         seed: seeds the random generator of each link.
 
     Attributes:
-        conditions: those of every link without conditions of its own.
+        conditions: the conditions of every link that has none of its own.
         long_waits: whether a call to a server that cannot be reached takes up to 7 s to fail (as in the Raft tests of
             6.824), or up to 0.1 s.
     """

@@ -18,7 +18,7 @@ class Rpc:
         method: the name of the handler.
         payload: the encoded request.
         args: the request's fields.
-        reply: the reply's fields, if ``src`` is a scripted server and has the reply.
+        reply: the reply's fields, if ``src`` is a scripted server and has received it.
         done: whether the call has returned, with a reply or with ``None``.
     """
 

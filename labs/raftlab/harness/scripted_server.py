@@ -41,13 +41,13 @@ class ScriptedServer:
         self.received.append(rpc)
         answer = self.answer.get(rpc.method)
         if answer is None and rpc.method == "pre_vote":
-            # A Raft that has lab 2F asks this first, and tests of other labs let it continue. The candidate's own term is
-            # one below that of its request; a reply with the higher one would make some Rafts adopt it.
+            # A Raft with lab 2F asks this first, and tests of other labs let it continue. The candidate's own term is one
+            # below that of its request; some Rafts would adopt the higher term from the reply.
             return {"term": rpc.args["term"] - 1, "vote_granted": True}
         return None if answer is None else answer(rpc)
 
     def ask(self, server: int, method: str, **args: Any) -> Message:
-        """Call a handler and wait for its reply. Fails when there is none.
+        """Call a handler and wait for its reply. Fails if none arrives.
 
         Args:
             server: the real server to call.

@@ -1,7 +1,7 @@
-"""The service above Raft, as far as the labs need one: it takes a snapshot every so many entries (lab 2D).
+"""The service above Raft, reduced to what the labs need: it takes a snapshot every so many entries (lab 2D).
 
-Raft does not care what a snapshot contains, so here it is a heading and random bytes. Every index has bytes of its own and
-any two snapshots differ nearly everywhere, so a Raft that mixes, truncates or relabels them is detected.
+Raft does not care what a snapshot contains, so here it is a heading and random bytes. The bytes depend on the index and any
+two snapshots differ nearly everywhere, so a Raft that mixes, truncates or relabels them is detected.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Service:
         seed: seeds the contents of snapshots.
 
     Attributes:
-        every: a service takes a snapshot each time it has applied this many entries; 0: never.
-        size: random bytes in a snapshot.
+        every: a service takes a snapshot each time it has applied this many entries; 0 means never.
+        size: number of random bytes in a snapshot.
     """
 
     def __init__(self, event_loop: EventLoop, applies: StateMachineSafety, seed: int) -> None:
@@ -33,8 +33,8 @@ class Service:
         self._seed = seed
         self.every = 0
         self.size = 0
-        # By server and incarnation, the calls of snapshot() under way. The value is the newest index that has become due
-        # meanwhile, 0 if none: a service takes one snapshot at a time, and only the newest matters.
+        # By server and incarnation: the snapshot() call in progress. The value is the newest index that has become due
+        # meanwhile, or 0: a service takes one snapshot at a time, and only the newest matters.
         self._taking: dict[tuple[int, int], int] = {}
         event_loop.on_apply = self._on_apply
 

@@ -1,4 +1,4 @@
-"""The trace: every event of a run, a hash of them all, and their one-line notation for people.
+"""The trace: every event of a run, a hash over them all, and a human-readable one-line notation.
 
 A trace file is JSON lines: a header ``{"trace": 1, ...}`` with the test, the seed and the settings, then one object per
 event with ``t`` (seconds), ``e`` (the kind) and the fields that :data:`FIELDS` lists. Messages appear as plain objects
@@ -20,7 +20,7 @@ import msgspec
 SCHEMA = 1
 
 
-# Structs rather than NamedTuples: the judge makes one for nearly everything that happens, and a NamedTuple costs three
+# Structs rather than NamedTuples: the judge creates one for nearly everything that happens, and a NamedTuple costs three
 # times as much. The hash and the file depend on the order of the fields and on the names given in ``field(name=...)``.
 class Event(msgspec.Struct, array_like=True, gc=False):
     """What all events have. Iterating over an event yields its values in the order of its fields."""
@@ -105,7 +105,7 @@ class HoldEvent(Event):
 
 
 class SaveEvent(Event):
-    """``save``: ``persister.save`` was called. ``snapshot_bytes`` is 0 when the snapshot stays as it was."""
+    """``save``: ``persister.save`` was called. ``snapshot_bytes`` is 0 if the snapshot did not change."""
 
     server: int
     state_bytes: int
@@ -137,7 +137,7 @@ class LogLineEvent(Event):
 
 
 class FindingEvent(Event):
-    """``advice``: worth knowing, but no failure. ``fault``: what ended the run."""
+    """``advice``: worth knowing, but not a failure. ``fault``: what ended the run."""
 
     server: int
     finding: str = msgspec.field(name="kind")
@@ -175,9 +175,9 @@ EVENT_TYPES: dict[str, type[Event]] = {
 FIELDS: dict[str, tuple[str, ...]] = {
     kind: event_type.__struct_encode_fields__[2:] for kind, event_type in EVENT_TYPES.items()
 }
-"""The fields of each kind of event, as the trace file names them, besides ``t`` and ``e``."""
+"""The fields of each kind of event other than ``t`` and ``e``, as the trace file names them."""
 
-# The kinds that are shown to a person who asks what led to a failure.
+# The kinds of events that are shown as what led to a failure.
 NOTABLE = frozenset({"send", "answer", "reply", "crash", "boot", "net", "note", "lost", "apply", "pause", "resume"})
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -190,7 +190,7 @@ class Trace:
 
     Attributes:
         events: every event so far.
-        add: appends one event. Every event of every run passes here, so it is the list's own method.
+        add: appends one event. It is the list's own method for speed, because every event passes through it.
     """
 
     def __init__(self) -> None:
@@ -198,7 +198,7 @@ class Trace:
         self.add = self.events.append
 
     def hash(self) -> str:
-        """A hash of every event to the last message. Equal hashes mean equal runs."""
+        """A hash over every event, messages included. Equal hashes mean equal runs."""
         digest = hashlib.blake2b(digest_size=16)
         for start in range(0, len(self.events), 10_000):
             digest.update(_pack(self.events[start : start + 10_000]))
@@ -209,7 +209,7 @@ class Trace:
 
         Args:
             path: the file to write.
-            header: the first line, besides the format's version and the hash.
+            header: the fields of the first line, without the format's version and the hash.
 
         Raises:
             OSError: the file cannot be written.
@@ -239,7 +239,7 @@ class Trace:
 
 
 def _concerns(event: Event, servers: frozenset[int]) -> bool:
-    """Whether one of ``servers`` does this or is at the other end. The network and the script concern everyone."""
+    """Whether one of ``servers`` is at either end of this event. Events of the network and the test concern all servers."""
     server = getattr(event, "server", None)
     if server is None:
         return event.kind in ("net", "note")

@@ -2,7 +2,7 @@
 
 Messages travel as MessagePack maps with field names, so the judge reads them as plain dictionaries without knowing a
 student's classes. Equal messages have equal bytes. Everything is prepared once per class, so that the fast path is a type
-test, a check of the untyped fields, and msgspec. Only if that fails, a slow search finds the field to name.
+test, a check of the untyped fields, and msgspec. Only if that fails does a slow search find the field to name.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Codec:
     def of(cls, raft_class: type, methods: Iterable[str] = RPC_METHODS) -> Codec:
         """Prepare the messages of a Raft class.
 
-        A handler with unsuitable annotations does not raise here, since a student may have sketched the next lab's handler.
-        Using it raises :class:`AnnotationFault`; the contract check reports it sooner.
+        Unsuitable annotations do not raise here, since a student may have begun the next lab's handler. Using that handler
+        raises :class:`AnnotationFault`, unless the contract check has already reported it.
 
         Args:
             raft_class: the student's class. ``sys.modules`` must hold its module.
@@ -206,10 +206,10 @@ def check_command(value: Any, name: str = "command") -> None:
 
     Args:
         value: the value.
-        name: what the error message calls it.
+        name: its name in the error message.
 
     Raises:
-        NotByValue: it is not.
+        NotByValue: it is not JSON-like.
     """
     try:
         message_types.check_json(value)
@@ -354,7 +354,7 @@ def _find(value: Any, hint: Any, path: str, known: Shapes, depth: int) -> str | 
         return _find_in_list(value, hint, path, known, depth)
     if isinstance(value, tuple):
         return f"{path}: a tuple would arrive as a list here; send a list"
-    if not untyped and type_annotations.crosses(kind):
+    if not untyped and type_annotations.has_encoding(kind):
         return None
     return f"{path}: {_a_thing(value)} cannot travel by value; {_USE}"
 

@@ -20,7 +20,7 @@ from raftlab.messages.type_annotations import SCALARS
 
 Check = Callable[[Any], None]
 
-# How deeply a value may be nested: more than any sensible command, less than every recursion limit it meets.
+# How deeply a value may be nested: more than any sensible command, less than every recursion limit involved.
 MAX_DEPTH = 100
 _ENDLESS = "a type alias that contains itself cannot be followed; declare the field as Any"
 
@@ -29,7 +29,7 @@ class AnnotationFault(TypeError):
     """An annotation is missing or unsuitable for messages.
 
     Attributes:
-        owner: the message class, if a field of it is annotated so.
+        owner: the message class, if the annotation is that of a field.
         field: the field's name.
     """
 
@@ -40,14 +40,14 @@ class AnnotationFault(TypeError):
 
 
 class Suspect(Exception):
-    """A fast check has failed. A slow search then finds out where."""
+    """A fast check has failed. A slow search then finds the place."""
 
 
 # --- handlers ---------------------------------------------------------------------------------------------
 
 
 def handler_types(raft_class: type, method: str) -> tuple[Any, Any]:
-    """The types of a handler's argument and of its result; of ``X | None``, this is ``X``.
+    """The types of a handler's argument and of its result; for ``X | None``, this is ``X``.
 
     Raises:
         AnnotationFault: an annotation is missing, cannot be resolved, or is not a dataclass.
@@ -136,7 +136,7 @@ def check_json(value: Any, depth: int = 0, keys: Any = str) -> None:
         keys: the types that dict keys may have.
 
     Raises:
-        Suspect: it is not.
+        Suspect: it is not JSON-like.
     """
     if type(value) in SCALARS:
         return
@@ -205,11 +205,11 @@ class Shapes:
 
         Args:
             message: the message class.
-            complaint: what msgspec says.
+            complaint: msgspec's message.
         """
         bad: list[tuple[type, str, Any]] = []
         for cls, fields in self._fields.items():
-            bad += [(cls, name, hint) for name, hint in fields.items() if not type_annotations.readable(hint)]
+            bad += [(cls, name, hint) for name, hint in fields.items() if not type_annotations.is_decodable(hint)]
         owners = {cls for cls, _, _ in bad}
         root = typing.get_origin(message) or message
         for cls, name, hint in bad:
@@ -248,7 +248,7 @@ class Shapes:
 
         check_all: Check | None = check_record if checks else None
         if len(checks) == 1 and checks[0][1] is check_json and not by_key:
-            check_all = check_one  # a log entry: this check runs thousands of times a second
+            check_all = check_one  # a log entry: this check runs thousands of times per second
         self._checks[cls] = check_all
         return check_all
 
@@ -284,11 +284,11 @@ class Shapes:
             return self._dict(hint, place, root)
         if type_annotations.is_record(kind):
             return self._record(kind, root)
-        if isinstance(kind, type) and issubclass(kind, enum.Enum) and type_annotations.crosses(kind):
+        if isinstance(kind, type) and issubclass(kind, enum.Enum) and type_annotations.has_encoding(kind):
             return None
         if isinstance(hint, typing.ForwardRef):  # the rest of an alias that refers to itself
             raise AnnotationFault(f"{_dotted(place)}: {_ENDLESS}", *place)
-        if not type_annotations.crosses(hint):
+        if not type_annotations.has_encoding(hint):
             raise AnnotationFault(
                 f"{_dotted(place)}: {type_annotations.type_name(hint)} cannot travel by value", *place
             )

@@ -9,7 +9,7 @@ from raftlab.messages.protocol import HEADER, MAX_FRAME_BYTES
 # Bytes that a read asks for. Nearly every frame fits, and the buffer is small enough to come from the heap: the operating
 # system would map and unmap a large one each time, which costs more than the read.
 _CHUNK = 1 << 14
-# Bytes that a read asks for within a longer frame.
+# Bytes that a read asks for inside a longer frame.
 _LARGE_CHUNK = 1 << 18
 
 

@@ -39,7 +39,7 @@ class Boot(Frame):
     servers: int
     """How many servers there are."""
     members: list[int]
-    """Those that vote in the beginning."""
+    """The servers that vote initially."""
     state: bytes
     """What earlier incarnations saved."""
     snapshot: bytes
@@ -91,7 +91,7 @@ class Pause(Frame):
 
 
 class Resume(Frame):
-    """The server's threads go on (sim)."""
+    """The server's threads continue (sim)."""
 
     server: int
 
@@ -201,11 +201,11 @@ class Fault(Frame):
     where: str = ""
     """``file:line`` in the student's code, if known."""
     detail: str = ""
-    """A traceback or a list of threads, for people to read. Verdicts never depend on it."""
+    """A human-readable traceback or list of threads. Verdicts never depend on it."""
 
 
 class Advice(Frame):
-    """Something worth knowing that is no failure, such as a lock held across ``peer.call``. Fields as in :class:`Fault`."""
+    """Worth knowing, but not a failure, such as a lock held across ``peer.call``. Fields as in :class:`Fault`."""
 
     server: int
     kind: str
@@ -253,8 +253,8 @@ class StepResult(Frame):
 
 
 class StartChild(Frame):
-    """Fork a child. Its descriptors travel beside the frame (SCM_RIGHTS): two pipe ends for ``sim`` and ``check`` (read,
-    write), one connected TCP socket for ``rpyc``."""
+    """Fork a child. Its descriptors are sent along with the frame (SCM_RIGHTS): two pipe ends for ``sim`` and ``check``
+    (read, write), one connected TCP socket for ``rpyc``."""
 
     child: int
     world: str
@@ -317,6 +317,6 @@ def decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def pack(frame: Any) -> bytes:
-    """``frame`` with its length in front, ready for a pipe."""
+    """``frame`` prefixed with its length, ready for a pipe."""
     data = encode(frame)
     return HEADER.pack(len(data)) + data

@@ -1,13 +1,13 @@
 """An rpyc connection that carries bytes and nothing else: how judge and host talk on the real network.
 
-Of rpyc this uses the frames on a TCP socket, the encoding (``brine``) and the requests. Each side can only call the other
+It uses only rpyc's frames on a TCP socket, its encoding (``brine``) and its requests. Each side can only call the other
 with one ``bytes`` argument. There are no proxies of remote objects, no attributes, no pickle, and no exceptions built from
 what the other side sends. Any other frame is refused before it is decoded, so a hostile one costs neither time nor memory.
 
 Calls have no reply. rpyc's would only say that the call arrived, which TCP guarantees already; the replies that matter are
-events and effects of their own. Without them the lab carries about half as many RPCs again.
+separate events and effects. Without rpyc's replies, raftlab handles about 50 % more RPCs per second.
 
-This relies on rpyc's internals, so pyproject.toml admits one major version, and ``tests/messages/test_rpyc_connection.py``
+This relies on rpyc's internals, so pyproject.toml allows one major version, and ``tests/messages/test_rpyc_connection.py``
 checks what is used here.
 """
 
@@ -78,7 +78,7 @@ class _Stream(SocketStream):  # type: ignore[misc]
             raise EOFError(str(exc)) from exc
 
     def read_some(self) -> bytes:
-        """Read what has arrived, at least one byte; block if nothing has. Raises ``EOFError`` at the end."""
+        """Read what has arrived; block until there is at least one byte. Raises ``EOFError`` at the end."""
         try:
             data: bytes = self.sock.recv(_READ_BYTES)
         except OSError as exc:
@@ -144,7 +144,7 @@ class BytesConnection(Connection):  # type: ignore[misc]
         self._channel.send(brine.I1.pack(consts.MSG_REQUEST) + brine.dump((0, request)))
 
     def receive(self) -> None:
-        """Deliver what has arrived; block only when nothing has.
+        """Deliver what has arrived; block only if nothing has.
 
         Raises:
             EOFError: the other side is gone.

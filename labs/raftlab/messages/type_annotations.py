@@ -1,7 +1,7 @@
 """Type annotations: what an annotation means, in whichever notation a student wrote it.
 
-To the lab ``Optional[int]``, ``int | None`` and ``Annotated[...]`` mean the same, as do NewTypes and aliases. This module
-knows nothing of messages; :mod:`raftlab.messages.message_types` does.
+``Optional[int]``, ``int | None`` and ``Annotated[int | None, ...]`` mean the same here, and NewTypes and aliases mean what
+they stand for. This module knows nothing about messages; :mod:`raftlab.messages.message_types` does.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def bare(hint: Any) -> Any:
             hint = typing.get_args(hint)[0]
         elif isinstance(hint, typing.NewType):
             hint = hint.__supertype__
-        elif type(hint).__name__ == "TypeAliasType":  # `type Term = int`, Python 3.12 on
+        elif type(hint).__name__ == "TypeAliasType":  # `type Term = int`, from Python 3.12
             hint = hint.__value__
         else:
             return hint
@@ -65,13 +65,13 @@ def arms_of(hint: Any) -> list[Any]:
 
 
 def arm_for(hint: Any, value: Any) -> Any:
-    """The first alternative of a union that ``value`` matches; the first of all if none does."""
+    """The first alternative of a union that ``value`` matches; if none does, the first alternative."""
     arms = arms_of(hint)
     return next((arm for arm in arms if isinstance(value, runtime_type(arm))), arms[0])
 
 
 def runtime_type(arm: Any) -> type:
-    """The class for ``isinstance`` that comes nearest to an annotation other than a union."""
+    """The class for ``isinstance`` that is closest to an annotation, which must not be a union."""
     if is_any(arm):
         return object
     if arm is None:
@@ -100,13 +100,13 @@ def element_of(hint: Any) -> type | None:
 
 
 def fits(arm: Any, value: Any) -> bool:
-    """Whether a scalar can be what ``arm`` declares, as far as the fast checks need it: only containers are excluded."""
+    """Whether a scalar may have the declared type ``arm``. Only containers and records are excluded."""
     kind = typing.get_origin(bare(arm)) or bare(arm)
     return not (kind in LISTS or kind in DICTS or is_record(kind)) or isinstance(value, runtime_type(arm))
 
 
 def element_types(hint: Any) -> tuple[Any, ...]:
-    """The element types of a list, set or tuple: one for all elements, or one for each place of a fixed-length tuple."""
+    """The element types of a list, set or tuple: one for all elements, or one for each position of a fixed-length tuple."""
     args = typing.get_args(hint)
     if not args:
         return (Any,)
@@ -126,7 +126,7 @@ def has_int_keys(hint: Any) -> bool:
     return int in {bare(arm) for arm in arms_of(dict_types(hint)[0])}
 
 
-def crosses(hint: Any) -> bool:
+def has_encoding(hint: Any) -> bool:
     """Whether values of this type have an encoding that the judge can read. Timestamps, for example, have none."""
     refused = (msgspec.inspect.CustomType, msgspec.inspect.DateTimeType)
     try:
@@ -135,7 +135,7 @@ def crosses(hint: Any) -> bool:
         return False
 
 
-def readable(hint: Any) -> bool:
+def is_decodable(hint: Any) -> bool:
     """Whether msgspec can decode the type at all."""
     try:
         msgspec.inspect.type_info(hint)

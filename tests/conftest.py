@@ -23,7 +23,7 @@ SKELETON = ROOT / "skeleton" / "raft.py"
 
 
 def pytest_configure() -> None:
-    """Make Ctrl-C work again where the calling shell ignores it, as a job in the background does.
+    """Restore SIGINT if it is ignored, as it is in a shell's background jobs.
 
     Child processes inherit an ignored signal, and some tests send SIGINT to theirs. The hook runs in pytest itself and in
     each xdist worker.
@@ -33,11 +33,11 @@ def pytest_configure() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each processor: for a third of their time, the tests wait for real servers and for hostile code to end."""
+    """Two per processor: the tests spend a third of their time waiting for real servers and for hostile code to end."""
     return 2 * len(os.sched_getaffinity(0))
 
 
-# A Raft that fulfils the contract and does nothing else. Tests insert their own code at its three placeholders.
+# A Raft that meets the contract and does nothing else. Tests insert their own code at its three placeholders.
 TEMPLATE = """
 from __future__ import annotations
 import logging, queue, random, threading, time
@@ -108,9 +108,9 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write_raft(tmp_path: Path) -> Write:
-    """Returns a function that writes a raft.py with code of the test and returns its folder.
+    """Returns a function that writes a raft.py with the test's code and returns its folder.
 
-    The code goes to the module's level, to the end of ``__init__`` and after the methods, which it may override.
+    The code goes to the module level, to the end of ``__init__`` and after the methods, which it may override.
     """
 
     def write(init: str = "", methods: str = "", module: str = "", name: str = "submission") -> Path:
@@ -136,7 +136,7 @@ def sim_cluster(
     lab: str = "2A",
     scripted: tuple[int, ...] = (),
 ) -> Iterator[Cluster]:
-    """Make a cluster in the simulator, without starting its servers."""
+    """Create a cluster in the simulator, without starting its servers."""
     with ExitStack() as stack:
         host = stack.enter_context(WarmHost(path))
         world = SimWorld(ForkedHost(host, seed, preempt), MIN_DELAY)
@@ -150,5 +150,5 @@ def lines_of(cluster: Cluster, server: int = 0) -> list[str]:
 
 
 def log_lines(cluster: Cluster) -> list[LogLineEvent]:
-    """What all servers logged or printed."""
+    """The lines that all servers logged or printed."""
     return [event for event in cluster.event_loop.trace.events if isinstance(event, LogLineEvent)]

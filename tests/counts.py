@@ -1,4 +1,4 @@
-"""Text that depends on which tests the labs have: counts in the README and the guide, and transcripts in the handouts.
+"""Text that depends on the labs' tests: counts in the README and the guide, and transcripts in the handouts.
 
 `python -m tests.update` rewrites it.
 """
@@ -52,9 +52,9 @@ def guide() -> str:
 
 
 def passing_transcript(path: Path) -> str:
-    """The text of a handout in which the transcript of a green lab names today's tests.
+    """The text of a handout, with the transcript of a lab that passes brought up to date.
 
-    A transcript that differs in figures only stays: times and message counts are those of the day it was made.
+    A transcript that differs only in measured numbers stays: its times and message counts are those of its first run.
     """
     text = path.read_text(encoding="utf-8")
 
@@ -68,7 +68,7 @@ def passing_transcript(path: Path) -> str:
 
 
 def _words(transcript: str) -> list[str]:
-    """Its lines without figures of time, traffic and length; numbers of tests and points stay."""
+    """Its lines without measured numbers (time, traffic, length); numbers of tests and points stay."""
     transcript = re.sub(r"^(  PASS   .*?) {2,}.*$", r"\1", transcript, flags=re.M)
     return re.sub(r"; \d+ runs?, .*$", "", transcript, flags=re.M).splitlines()
 

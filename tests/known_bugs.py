@@ -1,6 +1,6 @@
-"""The bank of known bugs (``tests/bugs``) for tests: runs of the reference with a bug in it, and what catches it.
+"""Helpers for tests with known bugs (``tests/bugs``): apply a bug to the reference, run tests on it, check their failures.
 
-The files of the bugs name the test and the rule of the expected failure. The sentence that students then read is in
+The file of a bug names the test and the rule of the expected failure. The message that students then read is in
 ``tests/snapshots/bugs.txt``, which `python -m tests.update` rewrites.
 """
 
@@ -43,14 +43,14 @@ def cases(lab: str) -> list[Any]:
 
 
 def put(bug: Bug, folder: Path) -> Path:
-    """Write the reference with the bug in it to ``folder/raft.py``. Returns ``folder``."""
+    """Write the reference with the bug applied to ``folder/raft.py``. Returns ``folder``."""
     (folder / "raft.py").write_text(bug.apply_to(SOLUTION.read_text(encoding="utf-8")), encoding="utf-8")
     return folder
 
 
 def failures_of(folder: Path, tests: Iterable[TestInfo]) -> Iterator[tuple[TestInfo, Failure]]:
     """Run each test once on ``folder/raft.py`` in the simulator; yields the tests that fail."""
-    with closing(Implementation(folder)) as implementation:  # one for all: to start it takes longer than most runs
+    with closing(Implementation(folder)) as implementation:  # shared, because starting it takes longer than most runs
         for info in tests:
             failure = _failure(implementation, info, 0)
             if failure is not None:
@@ -58,7 +58,7 @@ def failures_of(folder: Path, tests: Iterable[TestInfo]) -> Iterator[tuple[TestI
 
 
 def check(bug: Bug, catch: Catch, folder: Path) -> None:
-    """Assert that the test catches the bug as its file says, with the sentence that the snapshot has."""
+    """Assert that the test catches the bug as its file says, with the message in the snapshot."""
     with closing(Implementation(put(bug, folder))) as implementation:
         observed = _sentence(implementation, bug, catch)
     blocks = (ROOT / SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
@@ -71,14 +71,14 @@ def check(bug: Bug, catch: Catch, folder: Path) -> None:
 
 
 def snapshot() -> str:
-    """The text of the snapshot: runs each bug, on all processors, which takes some 90 s on two of them."""
+    """The text of the snapshot. Runs each bug, on all processors; with two, this takes about 90 s."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         sentences = [each for of_bug in pool.map(_sentences, range(len(BANK.bugs))) for each in of_bug]
     return "\n\n".join([_HEAD, *sentences]) + "\n"
 
 
 def proof_page() -> str:
-    """``handouts/proof.md`` with the present titles, hardness and notes of the bank; its figures stay as measured."""
+    """``handouts/proof.md`` with the current titles, hardness and notes of the bank; its numbers stay as measured."""
     text = PROOF_PAGE.read_text(encoding="utf-8")
     before, heading, after = text.partition("## Bugs that are not in the bank\n\n")
     _, next_heading, alarms = after.partition("\n\n## False alarms\n")
@@ -100,7 +100,7 @@ def snapshot_titles() -> list[str]:
 
 
 def _sentences(number: int) -> list[str]:
-    """What the snapshot says about one bug, by its place in the bank."""
+    """The snapshot's blocks for one bug, by its index in the bank."""
     bug = BANK.bugs[number]
     with (
         tempfile.TemporaryDirectory() as folder,

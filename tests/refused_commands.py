@@ -1,6 +1,6 @@
-"""Command lines that `raftlab` and `raftgrade` refuse with one sentence.
+"""Command lines that `raftlab` and `raftgrade` reject with one message.
 
-`python -m tests.update` writes the sentences to ``tests/snapshots/refusals.txt``.
+`python -m tests.update` writes the messages to ``tests/snapshots/refusals.txt``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ raftgrade proof bank --reference alice
 
 
 def prepare(folder: Path) -> None:
-    """Make the files that the commands name: a submission ``alice``, a bank of one bug, and folders without either."""
+    """Create the files that the commands name: a submission ``alice``, a bank with one bug, and folders without either."""
     (folder / "README.md").touch()
     fakes.submission(folder, "alice")
     for name in ("empty", "odd", "bank"):
@@ -100,10 +100,10 @@ def prepare(folder: Path) -> None:
 
 
 def run(command: str, folder: Path) -> tuple[int, str, str]:
-    """Run a command line in ``folder``, with fakes in place of what the grader takes from raftlab.
+    """Run a command line in ``folder``, with fakes for the parts of raftlab that the grader uses.
 
     Returns:
-        The exit code, and what went to stdout and to stderr.
+        The exit code, stdout and stderr.
     """
     program, *arguments = shlex.split(command)
     out, err = io.StringIO(), io.StringIO()

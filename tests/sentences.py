@@ -1,6 +1,6 @@
-"""What students read, as text for the snapshots in ``tests/snapshots``. `python -m tests.update` rewrites them.
+"""The text of the snapshots in ``tests/snapshots``: what students read. `python -m tests.update` rewrites them.
 
-A snapshot shows in review how a sentence reads before and after a change; tests need not pin its words elsewhere.
+In a review, the diff of a snapshot shows how a message changes, so tests need not pin its words elsewhere.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _rule(constant: str, rule: Rule) -> str:
 
 
 def contract_text() -> str:
-    """What the contract check says about each broken submission of :mod:`tests.submission.broken`."""
+    """The problems that the contract check reports for each broken submission in :mod:`tests.submission.broken`."""
     blocks = [f"# The contract check, by what is wrong with the submission (tests/submission/broken.py)\n{NOTE}"]
     blocks += [_problems(mistake, files, broken.LAB_2A) for mistake, files in broken.BROKEN.items()]
     blocks += [_problems(mistake, files, broken.LAB_2F) for mistake, files in broken.BROKEN_2F.items()]
@@ -52,7 +52,7 @@ def contract_text() -> str:
 
 
 def _problems(mistake: str, files: broken.Files, lab: Lab) -> str:
-    """The problems of one submission, each with its place, the line there, and the handout."""
+    """The problems of one submission, each with its position, the line there, and the handout."""
     lines = [mistake]
     with tempfile.TemporaryDirectory() as folder:
         for problem in broken.check(broken.build(Path(folder), files), lab):
@@ -67,7 +67,7 @@ def _problems(mistake: str, files: broken.Files, lab: Lab) -> str:
 
 
 def refusals_text() -> str:
-    """What `raftlab` and `raftgrade` say about command lines that they refuse."""
+    """The messages of `raftlab` and `raftgrade` for command lines that they reject."""
     lines = ["# Refused command lines (tests/refused_commands.py)", NOTE, ""]
     with tempfile.TemporaryDirectory() as folder:
         refused_commands.prepare(Path(folder))

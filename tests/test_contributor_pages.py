@@ -45,7 +45,7 @@ def test_links(page: Path) -> None:
 
 @PAGE
 def test_commands_are_understood(page: Path) -> None:
-    """Every `raftlab ...` and `raftgrade ...` that has arguments."""
+    """Checks every `raftlab ...` and `raftgrade ...` that has arguments."""
     text = page.read_text(encoding="utf-8")
     lines = [line for block in re.findall(r"^ *```\n(.*?)^ *```", text, re.M | re.S) for line in block.splitlines()]
     for line in [*lines, *re.findall(r"`([^`\n]+)`", text)]:

@@ -1,4 +1,4 @@
-"""Imports run downwards: the levels of both packages, as ARCHITECTURE.md shows them."""
+"""Modules import only from their own level and below. The levels of both packages are those in ARCHITECTURE.md."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ GRADER = ROOT / "grader" / "raftgrade"
 
 
 def upward(package: Path, path: Path, levels: dict[str, int]) -> list[str]:
-    """One sentence for each import that goes up within the file's own package."""
+    """A message for each import from a higher level of the file's own package."""
     shown = path.relative_to(package).as_posix()
     own = path.relative_to(package).parts[0].removesuffix(".py")
     assert own in levels, f"{own} has no level yet: add it to LAB_LEVELS or GRADER_LEVELS, and to ARCHITECTURE.md"
@@ -98,7 +98,7 @@ def test_folders_of_one_level_do_not_import_each_other() -> None:
                     pytest.fail(f"{path.relative_to(package)} imports {name}, which is on the same level")
 
 
-def test_the_judge_runs_no_student_code() -> None:
+def test_the_judge_does_not_import_the_host() -> None:
     for path in modules(LAB):
         shown = path.relative_to(LAB).as_posix()
         if shown.startswith("host/") or LAB_LEVEL[shown.split("/")[0].removesuffix(".py")] < LAB_LEVEL["host"]:
@@ -109,7 +109,7 @@ def test_the_judge_runs_no_student_code() -> None:
 
 
 @pytest.mark.parametrize("path", modules(GRADER), ids=lambda path: path.relative_to(GRADER).as_posix())
-def test_the_grader_uses_the_lab_and_nothing_else(path: Path) -> None:
+def test_the_grader_imports_only_itself_and_raftlab(path: Path) -> None:
     assert upward(GRADER, path, GRADER_LEVEL) == []
     for name in imports(path):
         assert name.split(".")[0] in ("raftlab", "raftgrade"), f"{path.name} imports {name}"

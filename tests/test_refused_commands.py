@@ -1,4 +1,4 @@
-"""What `raftlab` and `raftgrade` refuse: one sentence, exit code 2, and no file is made or changed."""
+"""`raftlab` and `raftgrade` reject bad command lines with one message and exit code 2, and create or change no file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def files(folder: Path) -> dict[Path, str]:
 
 
 @pytest.mark.parametrize("command", list(filter(None, refused_commands.COMMANDS)))
-def test_a_refused_command(command: str, tmp_path: Path) -> None:
+def test_a_bad_command_line_is_rejected(command: str, tmp_path: Path) -> None:
     refused_commands.prepare(tmp_path)
     before = files(tmp_path)
     code, out, err = refused_commands.run(command, tmp_path)
     assert (code, out) == (2, "")
-    sentence, *more = err.splitlines()
-    assert sentence.startswith((f"{command.split()[0]}: ", f"{' '.join(command.split()[:2])}: "))
+    message, *more = err.splitlines()
+    assert message.startswith((f"{command.split()[0]}: ", f"{' '.join(command.split()[:2])}: "))
     assert not [line for line in more if not line.startswith(("  at ", "  read: "))]
     assert files(tmp_path) == before

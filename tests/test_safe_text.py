@@ -1,9 +1,9 @@
-"""No foreign character moves a terminal's cursor."""
+"""Text from submissions cannot control the terminal."""
 
 from raftlab.safe_text import count, duration, one_line, printable, spans
 
 
-def test_control_characters_are_written_out() -> None:
+def test_control_characters_are_escaped() -> None:
     assert printable("a\x1b[31mb\x07\r\u202ec\n\td\udc80") == "a\\x1b[31mb\\x07\\r\\u202ec\n\td\\udc80"
     assert printable("größer – 語") == "größer – 語"
 

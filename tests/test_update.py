@@ -38,6 +38,6 @@ def test_a_long_difference_is_cut() -> None:
 
 
 def test_the_snapshot_of_the_bugs_lists_each_once() -> None:
-    """Its sentences are compared where the bugs are run anyway: in ``tests/suites/test_suite_2a.py`` and its siblings."""
+    """Its messages are compared in ``tests/suites/test_suite_2a.py`` and its siblings, which run the bugs anyway."""
     _, *blocks = (ROOT / known_bugs.SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
     assert [block.partition("\n")[0] for block in blocks] == known_bugs.snapshot_titles(), "run python -m tests.update"

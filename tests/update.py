@@ -2,7 +2,7 @@
 
     python -m tests.update                    # rewrite every generated file that has changed
     python -m tests.update tests/snapshots    # only those in this folder (or one file)
-    python -m tests.update --fast             # leave out what takes a minute or more
+    python -m tests.update --fast             # leave out files that take a minute or more
     python -m tests.update --check            # rewrite nothing; exit code 1 if a file is out of date
 
 To generate another file, write a function that returns its whole text and add it to ``GENERATED``. If only part of a file
@@ -23,7 +23,7 @@ from tests import counts, known_bugs, sentences
 from tests.conftest import ROOT, SOLUTION
 from tests.scenarios import transcripts
 
-DIFF_LINES = 30  # how much of a difference is shown: enough to see what changed
+DIFF_LINES = 30  # maximum number of lines of a diff to show: enough to see what changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Generated:
     """A generated file.
 
     Attributes:
-        path: where it is, relative to the root of the repository.
-        text: returns what it must contain.
-        slow: making the text takes a minute or more, so that ``tests/test_update.py`` leaves it out. Another test must
-            compare such a file.
+        path: its path, relative to the root of the repository.
+        text: returns the text that it must contain.
+        slow: whether generating the text takes a minute or more. ``tests/test_update.py`` leaves such a file out, so
+            another test must compare it.
     """
 
     path: str
@@ -42,11 +42,11 @@ class Generated:
     slow: bool = False
 
     def difference(self) -> str:
-        """How the file differs from what it must contain, as a unified diff; empty if it does not."""
+        """The unified diff from the file to the text that it must contain; empty if they are equal."""
         return short_diff(self.path, self._current(), self.text())
 
     def rewrite(self) -> bool:
-        """Returns whether the file has changed."""
+        """Write the file if it is out of date. Returns whether it was."""
         current, wanted = self._current(), self.text()
         if current == wanted:
             return False
@@ -74,7 +74,7 @@ GENERATED = [
         Generated(path.relative_to(ROOT).as_posix(), partial(transcripts.transcript, path), slow=True)
         for path in transcripts.FILES
     ),
-    # tests/handouts compares these, with the runs that it makes anyway.
+    # tests/handouts compares these, because it runs their commands anyway.
     *(
         Generated(path.relative_to(ROOT).as_posix(), partial(counts.passing_transcript, path), slow=True)
         for path in counts.HANDOUTS
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m tests.update", description="Rewrite the generated files of this repository."
     )
     parser.add_argument("paths", nargs="*", help="only these files, or the files in these folders")
-    parser.add_argument("--fast", action="store_true", help="leave out what takes a minute or more")
+    parser.add_argument("--fast", action="store_true", help="leave out files that take a minute or more")
     parser.add_argument("--check", action="store_true", help="rewrite nothing; exit with 1 if a file is out of date")
     options = parser.parse_args(arguments)
     chosen = [
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
     outdated = False
     for each in chosen:
         if each.slow:
-            print(f"making {each.path} ...", flush=True)
+            print(f"generating {each.path} ...", flush=True)
         if options.check:
             difference = each.difference()
             outdated |= bool(difference)

@@ -1,4 +1,4 @@
-"""The referee's rules, one at a time: what breaks each, with the sentence that students read, and what must not break it."""
+"""Tests of the referee's rules: what breaks each rule, with the message that students read, and what must not break it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from raftlab.referee.referee import Referee
 Entry = tuple[int, Any]
 
 
-class Story:
-    """A cluster whose events are passed to a referee one by one. Each method is one event and returns the story."""
+class History:
+    """A cluster whose events are passed to a referee one by one. Each method adds events and returns the hihistory."""
 
     def __init__(self, servers: int = 3, lab: str = "2D", scripted: bool = False) -> None:
         self.referee = Referee(lab, servers, scripted)
@@ -24,7 +24,7 @@ class Story:
 
     def append(
         self, src: int, dst: int, term: int, prev: tuple[int, int] = (0, 0), *entries: Entry, save: bool = True
-    ) -> Story:
+    ) -> History:
         """The leader of ``term`` sends entries, and ``dst`` accepts them."""
         args = self.send(src, dst, term, prev, *entries)
         self.referee.arrived(dst, src, "append_entries", args)
@@ -45,7 +45,7 @@ class Story:
         self.referee.sent(src, dst, "append_entries", args)
         return args
 
-    def vote(self, src: int, dst: int, term: int, last: tuple[int, int] = (0, 0), save: bool = True) -> Story:
+    def vote(self, src: int, dst: int, term: int, last: tuple[int, int] = (0, 0), save: bool = True) -> History:
         """``dst`` votes for ``src``, whose log ends with ``last``, an (index, term)."""
         args = {"term": term, "last_log_index": last[0], "last_log_term": last[1]}
         self.referee.sent(src, dst, "request_vote", args)
@@ -55,70 +55,70 @@ class Story:
         self.referee.answered(dst, src, "request_vote", args, {"term": term, "vote_granted": True})
         return self
 
-    def apply(self, server: int, *commands: Any, first: int = 1) -> Story:
+    def apply(self, server: int, *commands: Any, first: int = 1) -> History:
         for index, command in enumerate(commands, first):
             self.referee.applied(server, ApplyMsg(index, 1, command))
         return self
 
-    def chunk(self, src: int, index: int, offset: int, data: bytes, done: bool) -> Story:
+    def chunk(self, src: int, index: int, offset: int, data: bytes, done: bool) -> History:
         args = {"term": 1, "last_included_index": index, "offset": offset, "data": data, "done": done}
         self.referee.sent(src, 1, "install_snapshot", args)
         return self
 
-    def restart(self, server: int, incarnation: int = 2) -> Story:
+    def restart(self, server: int, incarnation: int = 2) -> History:
         self.referee.booted(server, incarnation)
         return self
 
 
-def verdict(story: Any) -> tuple[str, Rule | None]:
+def verdict(history: Any) -> tuple[str, Rule | None]:
     with pytest.raises(LabFailure) as caught:
-        story()
+        history()
     return caught.value.failure.text, caught.value.failure.rule
 
 
 A, B = (1, "a"), (1, "b")
 
 
-def two_committed() -> Story:
+def two_committed() -> History:
     """S0 leads term 1, and entries 1 and 2 are committed on S0 and S1."""
-    return Story().append(0, 1, 1, (0, 0), A, B).apply(0, "a", "b")
+    return History().append(0, 1, 1, (0, 0), A, B).apply(0, "a", "b")
 
 
 BROKEN = {
     "a leader changes an entry": (
-        lambda: Story().append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B),
+        lambda: History().append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B),
         "expected S0, which leads term 1, to keep index 1 (term 1, 'a'), but now it sends term 1, 'b'",
         rules.LEADER_APPEND_ONLY,
     ),
     "a leader changes a term": (
-        lambda: Story().append(0, 1, 4, (2, 3), (4, "x")).append(0, 2, 4, (2, 2)),
+        lambda: History().append(0, 1, 4, (2, 3), (4, "x")).append(0, 2, 4, (2, 2)),
         "expected S0, which leads term 4, to keep index 2 (term 3), but now it sends term 2",
         rules.LEADER_APPEND_ONLY,
     ),
     "one entry, two commands": (
-        lambda: Story().append(0, 1, 1, (0, 0), A).append(1, 2, 2, (0, 0), (1, "x"), (2, "y")),
+        lambda: History().append(0, 1, 1, (0, 0), A).append(1, 2, 2, (0, 0), (1, "x"), (2, "y")),
         "expected 'a' at index 1 of term 1, as S0 sent it, but S1 sends 'x'",
         rules.SAME_ENTRY,
     ),
     "one entry, two predecessors": (
-        lambda: Story().append(0, 1, 3, (1, 1), (3, "x")).append(1, 2, 4, (1, 2), (3, "x")),
+        lambda: History().append(0, 1, 3, (1, 1), (3, "x")).append(1, 2, 4, (1, 2), (3, "x")),
         "expected term 1 before index 2 of term 3, as S0 sent it, but S1 has term 2 there",
         rules.SAME_ENTRY,
     ),
     "applied by a minority": (
-        lambda: Story().append(0, 1, 1).apply(0, "a"),
+        lambda: History().append(0, 1, 1).apply(0, "a"),
         "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than "
         "1 of 3 servers",
         rules.COMMIT_MAJORITY,
     ),
     "half of four": (
-        lambda: Story(4).append(0, 1, 1, (0, 0), A).apply(0, "a"),
+        lambda: History(4).append(0, 1, 1, (0, 0), A).apply(0, "a"),
         "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than "
         "2 of 4 servers",
         rules.COMMIT_MAJORITY,
     ),
     "an old entry counted": (
-        lambda: Story().append(0, 1, 2, (0, 0), A).apply(0, "a"),
+        lambda: History().append(0, 1, 2, (0, 0), A).apply(0, "a"),
         "expected S0 to apply index 1 only after a majority has stored an entry of its leader's own term at that index or "
         "after it, but it applied it earlier",
         rules.COMMIT_OWN_TERM,
@@ -142,22 +142,22 @@ BROKEN = {
         rules.NEWER_LOG,
     ),
     "a vote not saved": (
-        lambda: Story().vote(0, 1, 1, save=False),
+        lambda: History().vote(0, 1, 1, save=False),
         "expected S1 to save its vote for S0 in term 1 before it answers, but it has saved nothing since it was asked",
         rules.SAVE_FIRST,
     ),
     "an entry not saved": (
-        lambda: Story().append(0, 1, 1, (0, 0), A).append(0, 1, 1, (1, 1), B, save=False),
+        lambda: History().append(0, 1, 1, (0, 0), A).append(0, 1, 1, (1, 1), B, save=False),
         "expected S1 to save index 2 of term 1 before it says success, but it has saved nothing since it was sent",
         rules.SAVE_FIRST,
     ),
     "a vote forgotten": (
-        lambda: Story().vote(0, 1, 1).restart(1).vote(2, 1, 1),
+        lambda: History().vote(0, 1, 1).restart(1).vote(2, 1, 1),
         "expected S1 to vote once in term 1, but it voted for S0 and then, after a restart, for S2",
         rules.SURVIVES,
     ),
     "a snapshot that no service took": (
-        lambda: Story().chunk(0, 10, 0, b"x", True),
+        lambda: History().chunk(0, 10, 0, b"x", True),
         "expected a snapshot that some service has taken, but S0 sends one up to index 10, where no service took one",
         rules.WHOLE_SNAPSHOT,
     ),
@@ -166,8 +166,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken(name: str) -> None:
-    story, text, rule = BROKEN[name]
-    assert verdict(story) == (text, rule)
+    history, text, rule = BROKEN[name]
+    assert verdict(history) == (text, rule)
 
 
 @pytest.mark.parametrize(
@@ -179,21 +179,21 @@ def test_broken(name: str) -> None:
     ],
 )
 def test_broken_chunks(offset: int, data: bytes, done: bool, text: str) -> None:
-    story = Story()
-    story.referee.applies.snapshots[10] = b"xy" * 2500
-    assert verdict(lambda: story.chunk(0, 10, offset, data, done)) == (
+    history = History()
+    history.referee.applies.snapshots[10] = b"xy" * 2500
+    assert verdict(lambda: history.chunk(0, 10, offset, data, done)) == (
         f"{text} of the snapshot up to index 10",
         rules.WHOLE_SNAPSHOT,
     )
 
 
 def test_terms_across_a_restart_are_those_of_replies() -> None:
-    story = Story().append(0, 1, 5)
-    story.referee.observed(1, 7, False)  # seen only in get_state: it may not be saved yet
-    story.restart(1)
-    story.referee.observed(1, 5, False)
-    story.restart(1, 3)
-    assert verdict(lambda: story.referee.observed(1, 4, False)) == (
+    history = History().append(0, 1, 5)
+    history.referee.observed(1, 7, False)  # seen only in get_state: it may not be saved yet
+    history.restart(1)
+    history.referee.observed(1, 5, False)
+    history.restart(1, 3)
+    assert verdict(lambda: history.referee.observed(1, 4, False)) == (
         "expected S1's term to stay at 5 or grow, but get_state() now says 4",
         rules.SURVIVES,
     )
@@ -201,36 +201,36 @@ def test_terms_across_a_restart_are_those_of_replies() -> None:
 
 def test_correct_styles() -> None:
     # An old entry is committed along with one of the leader's own, by a no-op or a command, in one message or two.
-    Story().append(0, 1, 2, (0, 0), A, (2, None)).apply(0, "a", None).apply(1, "a", None)
-    Story().append(0, 1, 2, (0, 0), A).append(0, 1, 2, (1, 1), (2, "x")).apply(1, "a", "x").apply(0, "a", "x")
-    # A heartbeat proves as much as entries do. Messages come twice and out of order.
-    Story().append(0, 1, 1, (0, 0), A, B).append(0, 1, 1, (0, 0), A, save=False).append(0, 2, 1, (2, 1)).apply(0, "a")
+    History().append(0, 1, 2, (0, 0), A, (2, None)).apply(0, "a", None).apply(1, "a", None)
+    History().append(0, 1, 2, (0, 0), A).append(0, 1, 2, (1, 1), (2, "x")).apply(1, "a", "x").apply(0, "a", "x")
+    # A successful heartbeat proves as much as entries do. Messages come twice and out of order.
+    History().append(0, 1, 1, (0, 0), A, B).append(0, 1, 1, (0, 0), A, save=False).append(0, 2, 1, (2, 1)).apply(0, "a")
     # A candidate may lose, and a newer leader may have everything that was committed.
     two_committed().vote(2, 2, 2, (1, 1)).vote(1, 2, 3, (2, 1)).send(1, 2, 3, (2, 1))
     # The same vote or entries again, after a restart and without another save.
-    Story().vote(0, 1, 1).restart(1).vote(0, 1, 1, save=False)
-    Story().append(0, 1, 1, (0, 0), A).restart(1).append(0, 1, 1, (0, 0), A, save=False)
+    History().vote(0, 1, 1).restart(1).vote(0, 1, 1, save=False)
+    History().append(0, 1, 1, (0, 0), A).restart(1).append(0, 1, 1, (0, 0), A, save=False)
     # One server alone is a majority; a restarted one applies everything again.
-    Story(1).apply(0, "a").restart(0).apply(0, "a", "b")
+    History(1).apply(0, "a").restart(0).apply(0, "a", "b")
     two_committed().restart(0).apply(0, "a", "b")
     # A former leader is sent its own entries, which it has saved already.
-    story = Story()
-    story.referee.saved(0)
-    story.send(0, 1, 1, (0, 0), A)
-    story.append(1, 0, 2, (0, 0), A, save=False)
+    history = History()
+    history.referee.saved(0)
+    history.send(0, 1, 1, (0, 0), A)
+    history.append(1, 0, 2, (0, 0), A, save=False)
     # Entries that a snapshot brought need no save of their own.
-    story = Story()
-    story.referee.arrived(1, 0, "install_snapshot", {"term": 1, "last_included_index": 2})
-    story.referee.saved(1)
-    story.append(0, 1, 1, (0, 0), A, B, save=False)
+    history = History()
+    history.referee.arrived(1, 0, "install_snapshot", {"term": 1, "last_included_index": 2})
+    history.referee.saved(1)
+    history.append(0, 1, 1, (0, 0), A, B, save=False)
 
 
 def test_before_lab_2c_nothing_survives_a_restart() -> None:
-    story = Story(lab="2B").append(0, 1, 1, (0, 0), A, save=False)
+    history = History(lab="2B").append(0, 1, 1, (0, 0), A, save=False)
     for server in range(3):
-        story.restart(server)
-    story.vote(1, 2, 1, save=False).append(1, 2, 1, (0, 0), B, save=False)
+        history.restart(server)
+    history.vote(1, 2, 1, save=False).append(1, 2, 1, (0, 0), B, save=False)
 
 
 def test_scripted_servers_may_have_any_log() -> None:
-    Story(scripted=True).append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B).apply(0, "x")
+    History(scripted=True).append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B).apply(0, "x")

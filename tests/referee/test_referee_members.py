@@ -1,4 +1,4 @@
-"""The referee's rules of labs 2E and 2F: what breaks them, and above all what must not."""
+"""Tests of the referee's rules for labs 2E and 2F: what breaks them, and above all what must not."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def command(term: int, text: str) -> dict[str, Any]:
     return {"term": term, "command": text, "kind": "command"}
 
 
-class Story:
-    """S0 leads term 1. There are six servers, of which ``members`` vote at first. Each method returns the story."""
+class History:
+    """Events of six servers, of which S0 leads term 1 and ``members`` vote at first. Each method returns the hihistory."""
 
     def __init__(self, lab: str = "2E", members: list[int] = C3) -> None:
         self.referee = Referee(lab, 6, False, members)
         for server in range(6):
             self.referee.booted(server, 1)
 
-    def send(self, dst: int, prev: int, *entries: dict[str, Any], term: int = 1, answer: bool = True) -> Story:
+    def send(self, dst: int, prev: int, *entries: dict[str, Any], term: int = 1, answer: bool = True) -> History:
         args = {
             "term": term, "prev_log_index": prev, "prev_log_term": term if prev else 0, "entries": list(entries),
             "leader_commit": 0,
@@ -42,21 +42,21 @@ class Story:
             self.referee.answered(dst, 0, "append_entries", args, {"term": term, "success": True})
         return self
 
-    def apply(self, server: int, index: int, members: list[int] | None = None) -> Story:
+    def apply(self, server: int, index: int, members: list[int] | None = None) -> History:
         kind = "command" if members is None else "configuration"
         applied = None if members is None else frozenset(members)
         self.referee.applied(server, ApplyMsg(index, 1, f"{index}" if members is None else None, kind, None, applied))
         return self
 
 
-def begun() -> Story:
+def begun() -> History:
     """Index 1 is committed in term 1."""
-    return Story().send(1, 0, command(1, "1")).apply(0, 1)
+    return History().send(1, 0, command(1, "1")).apply(0, 1)
 
 
 def test_one_server_at_a_time() -> None:
-    story = begun().send(1, 1, conf(1, C4)).send(3, 0, command(1, "1"), conf(1, C4))
-    story.apply(0, 2, C4)
+    history = begun().send(1, 1, conf(1, C4)).send(3, 0, command(1, "1"), conf(1, C4))
+    history.apply(0, 2, C4)
     with pytest.raises(LabFailure) as caught:
         begun().send(1, 1, conf(1, [0, 3, 4]))
     assert caught.value.failure.rule == rules.JOINT_CONSENSUS
@@ -70,20 +70,20 @@ def test_two_changes_and_the_first_not_committed() -> None:
 
 def test_no_entry_of_the_own_term() -> None:
     with pytest.raises(LabFailure) as caught:
-        Story().send(1, 0, conf(1, C4))
+        History().send(1, 0, conf(1, C4))
     assert caught.value.failure.rule == rules.OWN_TERM_FIRST
 
 
 def test_joint_consensus_needs_both() -> None:
     joint = conf(1, [3, 4, 5], C3)
-    story = begun().send(3, 1, joint).send(4, 1, joint).send(5, 1, joint)
+    history = begun().send(3, 1, joint).send(4, 1, joint).send(5, 1, joint)
     with pytest.raises(LabFailure) as caught:
-        story.apply(0, 2, [0, 1, 2, 3, 4, 5])
+        history.apply(0, 2, [0, 1, 2, 3, 4, 5])
     assert caught.value.failure.rule == rules.BOTH_MAJORITIES
-    story = begun().send(3, 1, joint).send(4, 1, joint).send(1, 1, joint)
-    story.apply(0, 2, [0, 1, 2, 3, 4, 5])
+    history = begun().send(3, 1, joint).send(4, 1, joint).send(1, 1, joint)
+    history.apply(0, 2, [0, 1, 2, 3, 4, 5])
     # C_new follows, and S0, which is not in it, does not count.
-    story.send(3, 2, conf(1, [3, 4, 5])).send(4, 2, conf(1, [3, 4, 5])).apply(0, 3, [3, 4, 5])
+    history.send(3, 2, conf(1, [3, 4, 5])).send(4, 2, conf(1, [3, 4, 5])).apply(0, 3, [3, 4, 5])
 
 
 def test_copies_of_a_learner_do_not_count() -> None:
@@ -93,22 +93,21 @@ def test_copies_of_a_learner_do_not_count() -> None:
 
 
 def test_a_leader_that_becomes_the_only_member_commits_alone() -> None:
-    story = Story(members=[0, 1]).send(1, 0, command(1, "1")).apply(0, 1)
-    story.referee.change_requested(0, frozenset(C1))
+    history = History(members=[0, 1]).send(1, 0, command(1, "1")).apply(0, 1)
+    history.referee.change_requested(0, frozenset(C1))
     # The entries that it had before, and the change itself, are committed at once, without a message.
-    story.apply(0, 2).apply(0, 3, C1).apply(0, 4)
+    history.apply(0, 2).apply(0, 3, C1).apply(0, 4)
 
 
 def test_a_term_grows_by_pre_votes_only() -> None:
     ask = {"term": 1, "last_log_index": 0, "last_log_term": 0}
-    referee = Story("2F").referee
+    referee = History("2F").referee
     for voter in (1, 2):
         referee.sent(0, voter, "pre_vote", ask)
     referee.answered(1, 0, "pre_vote", ask, {"term": 0, "vote_granted": True})
     referee.sent(0, 1, "request_vote", ask)
     referee.observed(0, 1, False)
     with pytest.raises(LabFailure) as caught:
-        referee.observed(
-            2, 1, False
-        )  # S2 was asked for a pre-vote for term 1, but nobody has told it that it is in that term
+        # S2 was asked for a pre-vote for term 1, but has received no message of that term.
+        referee.observed(2, 1, False)
     assert caught.value.failure.rule == rules.PRE_VOTE_CHANGES_NOTHING

@@ -1,8 +1,9 @@
-"""The suites pass correct Rafts of clearly different styles (``tests/correct``). A false alarm is our worst bug.
+"""The suites pass correct Rafts in clearly different styles (``tests/correct``). A false alarm is our worst bug.
 
-Those called ``whole_...`` have all labs up to 2F, the others only lab 2A. A student who hands in lab 2C has not done lab 2F
-yet, so the whole ones are also run without the later labs (their constant ``UPTO``). To save time, each lab is run with two
-or three of them here. To run every style with every lab and many seeds, use ``raftgrade run tests/correct/whole_*``.
+Those called ``whole_...`` have all labs up to 2F, the others only lab 2A. A student who submits lab 2C has not done lab 2F
+yet, so the former also run without the later labs (their constant ``UPTO`` switches these off). To save time, each lab runs
+with only two or three of them here. To run every style with every lab and many seeds, use
+``raftgrade run tests/correct/whole_*``.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ def _runs() -> list[tuple[str, str, str]]:
     return runs
 
 
-def handed_in(style: str, lab: str, folder: Path) -> Path:
+def without_later_labs(style: str, lab: str, folder: Path) -> Path:
     """The folder of this Raft without the labs after ``lab``: a copy in ``folder``, or the original if it has none."""
-    there = ROOT / "tests" / "correct" / style
+    original = ROOT / "tests" / "correct" / style
     if style not in WHOLE or lab == "2F":
-        return there
+        return original
     copy = folder / style
-    shutil.copytree(there, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("__pycache__"))
     text = (copy / "raft.py").read_text()
     assert text.count(NOW) == 1, f"{style} has no {NOW}"
     (copy / "raft.py").write_text(text.replace(NOW, NOW.replace("2F", lab)))
@@ -53,7 +54,7 @@ def handed_in(style: str, lab: str, folder: Path) -> Path:
 
 
 def records_of(impl: Path, lab: str, seeds: str) -> tuple[list[Record], str]:
-    """Run the lab's suite. Returns the records of all tests and seeds, and what pytest printed."""
+    """Run the lab's suite. Returns the records of all tests and seeds, and pytest's output."""
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-p", "raftlab.runs.plugin"]
     command += ["-c", str(SUITES / "pytest.ini"), "--rootdir", str(SUITES), str(catalogue.suite_file(lab))]
     command += ["--lab", lab, "--impl", str(impl), "--seeds", seeds]
@@ -71,7 +72,7 @@ def records_of(impl: Path, lab: str, seeds: str) -> tuple[list[Record], str]:
         finally:
             os.close(writer)
         with process:
-            # pytest prints a few dozen kilobytes at most, so its output pipe does not fill up meanwhile.
+            # pytest prints a few dozen kilobytes at most, so its output pipe does not fill up during this loop.
             items = [from_line(line) for line in records]
             printed = process.communicate()[0]
     assert items, printed
@@ -80,8 +81,8 @@ def records_of(impl: Path, lab: str, seeds: str) -> tuple[list[Record], str]:
 
 
 @pytest.mark.parametrize(("style", "lab", "upto"), _runs())
-def test_the_suite_passes_it(style: str, lab: str, upto: str, tmp_path: Path) -> None:
-    records, printed = records_of(handed_in(style, upto, tmp_path), lab, "1")
+def test_the_suite_passes_a_correct_raft(style: str, lab: str, upto: str, tmp_path: Path) -> None:
+    records, printed = records_of(without_later_labs(style, upto, tmp_path), lab, "1")
     assert {record.test for record in records} == {info.name for info in catalogue.tests(lab)}
     assert [record.test for record in records if record.outcome != "passed"] == [], printed
 

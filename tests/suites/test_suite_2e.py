@@ -14,7 +14,7 @@ from tests.known_bugs import cases, check, failures_of
 
 pytestmark = pytest.mark.slow
 
-# Changes of the reference to what a student has after part 1: no joint consensus, and C_old,new in no entry.
+# Changes that turn the reference into a Raft with part 1 only: no joint consensus, and no entry has C_old,new.
 PART_1 = {
     "            and self._term_at(self.commit_index) == self.current_term\n": (
         "            and self._term_at(self.commit_index) == self.current_term\n"
@@ -34,12 +34,12 @@ def test_the_bug_is_caught(bug: Bug, catch: Catch, tmp_path: Path) -> None:
 def test_part_1_is_enough_for_part_1(tmp_path: Path) -> None:
     text = without_labs_from("2F", SOLUTION.read_text(encoding="utf-8"))
     for old, new in PART_1.items():
-        assert text.count(old) == 1, f"the reference has moved on: {old!r}"
+        assert text.count(old) == 1, f"the reference has changed: {old!r}"
         text = text.replace(old, new)
     (tmp_path / "raft.py").write_text(text, encoding="utf-8")
     failures = {info.name: failure for info, failure in failures_of(tmp_path, catalogue.tests("2E"))}
     assert sorted(failures) == sorted(info.name for info in catalogue.tests("2E") if info.name.startswith("part2_"))
-    # In this test the lab plays the leader, so nobody refuses a change.
+    # In this test raftlab plays the leader, so no server refuses a change.
     assert failures.pop("part2_two_majorities").rule == rules.BOTH_MAJORITIES
     for name, failure in failures.items():
         assert failure.rule == rules.JOINT_CONSENSUS, (name, failure)

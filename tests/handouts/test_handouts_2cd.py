@@ -226,7 +226,7 @@ def test_the_limits_of_2d() -> None:
     rows = dict(re.findall(r"^\| (\w[\w ]+) \| ([\d,]+) \|$", section("2D", "Step 6: everything"), re.MULTILINE))
     assert list(rows.values()) == [
         f"{scripted_leader.CHUNK:,}",
-        f"{lab_2d.MOST_STATE:,}",
+        f"{lab_2d.MAX_STATE_BYTES:,}",
         f"{lab_2d.CATCH_UP_LIMIT:.0f}",
     ]
     text = SKELETON.read_text(encoding="utf-8")

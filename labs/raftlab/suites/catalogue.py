@@ -1,4 +1,4 @@
-"""The list of a lab's tests, read from the suite's module in the order of their definitions."""
+"""Lists a lab's tests, from the suite's module and in the order of their definitions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TestInfo:
         lab: the lab's name, such as ``"2A"``.
         name: the function's name without ``test_``.
         title: the first paragraph of its docstring, without the full stop.
-        points: what it is worth.
+        points: the points for passing it.
         networks: the worlds that it can run in: ``"sim"``, ``"rpyc"``.
     """
 
@@ -57,10 +57,10 @@ def info_of(lab: str, function: Callable[..., None]) -> TestInfo:
 
 def find_test(name: str) -> TestInfo:
     """The test called ``name``, with or without ``test_``, of any lab. Raises :class:`UnknownTest`."""
-    wanted = name.removeprefix("test_")
+    short_name = name.removeprefix("test_")
     for lab in labs.LABS:
         for info in tests(lab):
-            if info.name == wanted:
+            if info.name == short_name:
                 return info
     raise UnknownTest(f"no lab has a test called {name!r}; `raftlab labs` lists them")
 

@@ -2,7 +2,7 @@
 
 Every test requires only this: servers that can reach each other and are a majority elect one leader within 5 seconds and
 keep it while nothing fails; no other server leads. Timeouts, threads and messages beyond Figure 2 are the student's choice.
-The only limit is the lab's: about ten heartbeats per second to each server, so election timeouts well above 100 ms.
+The only limit is the lab's: about ten heartbeats a second to each server, so election timeouts well above 100 ms.
 
 In the last tests there is one real server (S0), and the others are scripted servers. They require the answers that
 Figure 2 requires of any implementation.
@@ -25,7 +25,7 @@ from raftlab.suites.helpers.scripted_servers import (
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
-# How often a test makes messages meet at one moment. A mistake in locking shows in one of a few tries.
+# How often a test lets messages arrive at the same moment. A mistake in locking shows after a few attempts.
 ROUNDS = 30
 
 
@@ -48,7 +48,7 @@ def test_re_election(cluster: StartCluster) -> None:
     c.disconnect(first)
     c.one_leader()
     c.connect(first)
-    second = c.settled_leader()  # the first one has heard of it, and has stepped down
+    second = c.settled_leader()  # the first leader has heard of the new one, and has stepped down
     other = (second + 1) % 3
     c.disconnect(second)
     c.disconnect(other)
@@ -69,7 +69,7 @@ def test_many_elections(cluster: StartCluster) -> None:
         away = c.random.sample(range(7), 3)
         for server in away:
             c.disconnect(server)
-        # Twice the usual limit: with a no-op entry in some logs, fewer servers can win, and others may campaign first.
+        # Twice the usual limit: if some logs have a no-op entry, fewer servers can win, and others may campaign first.
         c.one_leader(within=2 * ELECTION_LIMIT)
         for server in away:
             c.connect(server)
@@ -117,7 +117,7 @@ def test_split_vote(cluster: StartCluster) -> None:
     c = cluster(3, start=False)
     votes = c.hold("request_vote")
     c.start_all()
-    # Requests of two servers, or of one in two terms: with pre-votes, the same server may win these again and again.
+    # Wait for requests of two servers, or of one server in two terms: the same server may win the pre-votes every time.
     second = c.wait_for(ELECTION_LIMIT, lambda: len({(rpc.src, rpc.args["term"]) for rpc, _ in votes.messages}) >= 2)
     text = "expected a second candidate, or the first one again, to ask for votes within 5 s, but none did"
     c.expect(second, text, rules.LIVENESS, hint=c.first_hint())
@@ -190,8 +190,8 @@ def test_unreliable(cluster: StartCluster) -> None:
     """Leaders are elected although the network delays, loses and repeats messages."""
     c = cluster(5)
     c.unreliable(duplicate=0.1)
-    # Twice the usual limit: with two servers away every vote must arrive, so one lost message costs a whole election. With
-    # timeouts of up to 2 s, which are allowed, three or four elections do not fit into 5 s.
+    # Twice the usual limit: without two of the servers, every vote must arrive, so one lost message costs a whole election.
+    # With timeouts of up to 2 s, which are allowed, three or four elections do not fit into 5 s.
     for _ in range(2):
         c.disconnect(c.one_leader(within=2 * ELECTION_LIMIT))
         c.one_leader(within=2 * ELECTION_LIMIT)
@@ -204,19 +204,19 @@ def test_heartbeat_rate(cluster: StartCluster) -> None:
     leader = c.one_leader()
     before = c.rpc_count(leader, "append_entries")
     c.sleep(3.0)
-    each = (c.rpc_count(leader, "append_entries") - before) / 2 / 3  # two followers, three seconds
+    rate = (c.rpc_count(leader, "append_entries") - before) / 2 / 3  # two followers, three seconds
     if c.leader_now() != leader:
-        return  # the leader has changed, so this count says nothing
-    c.expect(each >= 0.5, f"expected a heartbeat a second to each server, but saw {each:.1f}", rules.HEARTBEATS)
-    # The lab's limit is ten per second. Twice that, for a leader that also sends a message at each change.
+        return  # the leader has changed, so this count is inconclusive
+    c.expect(rate >= 0.5, f"expected a heartbeat a second to each server, but saw {rate:.1f}", rules.HEARTBEATS)
+    # The lab's limit is ten per second. Allow twice that, for a leader that also sends a message at each change.
     c.expect(
-        each <= 20,
-        f"expected about ten heartbeats a second to each server, but saw {each:.0f}",
+        rate <= 20,
+        f"expected about ten heartbeats a second to each server, but saw {rate:.0f}",
         rules.HEARTBEATS,
     )
 
 
-# Sim only: on a busy machine a real heartbeat may be late, and then an election is right.
+# Sim only: on a busy machine a real heartbeat may be late, and then an election is correct.
 @points(5, networks=SIM)
 def test_terms_stay_put(cluster: StartCluster) -> None:
     """While nothing fails, leader and term stay as they are."""
@@ -280,7 +280,7 @@ def _deny(rpc: Rpc) -> Message:
 
 
 def _expect_no_lead(c: Cluster, seconds: float, why: str) -> None:
-    """Require that S0 does not lead, for this long. ``why`` completes the sentence of the failure."""
+    """Require that S0 does not lead for ``seconds``. ``why`` completes the failure's message."""
     for _ in range(round(seconds / 0.1)):
         c.sleep(0.1)
         term, leads = c.get_state(0)
@@ -357,8 +357,8 @@ def test_who_gets_a_vote(cluster: StartCluster) -> None:
         rows.append(("a candidate of an older term, its own vote not yet given", ask(4, base + 1), False, base + 2))
         return rows
 
-    # S0's own timer may run out during the table (on a busy machine). S0 is then in a newer term, and right to refuse. Such
-    # an attempt says nothing, so there is another one in higher terms.
+    # On a busy machine, S0's own timer may run out during the table. S0 is then in a newer term, and right to refuse. Such
+    # an attempt is inconclusive, so the test repeats it in higher terms.
     last_term = 0
     for base in range(1000, 20_000, 1000):
         # Begin with S0 as a candidate: a server that has just heard a leader may ignore vote requests (§6).
@@ -422,7 +422,7 @@ def test_old_messages_do_not_calm(cluster: StartCluster) -> None:
     while not own and c.now < deadline:
         stale = send_append(c, 2, 3)
         c.scripted_server(3).send(0, "request_vote", term=3, candidate_id=3, last_log_index=0, last_log_term=0)
-        # Of the current term, in which S0 has voted for S1: refused as well.
+        # A request of the current term, in which S0 has voted for S1: S0 must refuse it as well.
         c.scripted_server(4).send(0, "request_vote", term=50, candidate_id=4, last_log_index=0, last_log_term=0)
         c.sleep(0.04)
         if stale.reply is not None:
@@ -487,7 +487,7 @@ def test_candidates_at_once(cluster: StartCluster) -> None:
 def test_newer_candidate_at_once(cluster: StartCluster) -> None:
     """A candidate that votes for another one in a newer term asks for no votes in that term."""
     c = cluster(7, scripted=range(1, 7))
-    # Fast enough for the newer candidate to be heard while S0 is still asking for votes.
+    # No delay, so that the newer candidate's request arrives while S0 is still asking for votes.
     c.unreliable(on=False, latency=(0.0, 0.0))
     terms: set[int] = set()
 
@@ -500,7 +500,7 @@ def test_newer_candidate_at_once(cluster: StartCluster) -> None:
 
     for scripted_server in c.scripted:
         scripted_server.answer["request_vote"] = answer_with_newer_request
-    # The referee watches: S0 asks for votes in a term only if it votes for itself in that term.
+    # The referee checks this: S0 asks for votes in a term only if it votes for itself in that term.
     c.wait_for(20.0, lambda: len(terms) >= 2 * ROUNDS)
     c.expect(bool(terms), "expected S0 to start an election within 20 s, but it did not", rules.LIVENESS, [0])
 

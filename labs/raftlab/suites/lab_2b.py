@@ -1,9 +1,9 @@
 """Lab 2B: log replication (§5.3, §5.4, Figure 2).
 
 Every test requires this: a command given to a leader that reaches a majority is applied by all servers that can be reached,
-in the same order; a command without a majority is not applied; and no more messages are sent than a sensible Raft needs.
-How many entries a message has, whether heartbeats carry entries, and whether a new leader begins with a no-op entry is the
-student's choice, so no test relies on an index before `start` has returned it.
+in the same order; a command without a majority is not applied; and no more messages are sent than a reasonable Raft needs.
+The number of entries per message, whether heartbeats carry entries, and whether a new leader begins with a no-op entry are
+the student's choice, so no test relies on an index before `start` has returned it.
 
 In the last tests there is one real server (S0), and the others are scripted servers. They require the answers and the
 commits that Figure 2 requires of any implementation.
@@ -38,7 +38,7 @@ from raftlab.suites.marking import SIM, StartCluster, points
 
 
 def _expect_not_applied(c: Cluster, index: int, seconds: float, why: str, rule: Rule = rules.COMMIT_MAJORITY) -> None:
-    """Require that no server applies ``index``, for this long. ``why`` completes the sentence of the failure."""
+    """Require that no server applies ``index`` for ``seconds``. ``why`` completes the failure's message."""
     c.wait_for(seconds, lambda: c.committed(index)[0] > 0)
     count, command = c.committed(index)
     c.expect(count == 0, f"expected nobody to apply index {index}, {why}, but {count} applied {command!r}", rule)
@@ -114,7 +114,7 @@ def test_leader_failure(cluster: StartCluster) -> None:
     _expect_not_applied(c, index, 2.0, "since only the leader has it")
 
 
-# Sim only: on a busy machine an election may be right.
+# Sim only: on a busy machine an election may be correct.
 @points(4, networks=SIM)
 def test_dead_follower(cluster: StartCluster) -> None:
     """A follower that cannot be reached delays no one: leader and term stay as they are."""
@@ -172,7 +172,7 @@ def test_concurrent_starts(cluster: StartCluster) -> None:
         commands = [f"{attempt} at once {number}" for number in range(5)]
         taken = c.propose_together(leader, commands)
         if len({term for _, term, _ in taken}) != 1 or not all(is_leader for _, _, is_leader in taken):
-            continue  # the leader has changed, so this attempt says nothing
+            continue  # the leader has changed, so this attempt is inconclusive
         places = {index: command for (index, _, _), command in zip(taken, commands, strict=True)}
         text = f"expected five commands to get five indexes, but start() said {sorted(i for i, _, _ in taken)}"
         c.expect(len(places) == 5, text, rules.APPLY_IN_ORDER)
@@ -221,7 +221,7 @@ def test_backup(cluster: StartCluster) -> None:
     second = c.one_leader(among=rest[1:])
     c.propose_together(second, [f"good b{number}" for number in range(50)])
     c.agree("good b", 3, among=rest[1:])
-    # Their leader keeps one of them, and takes 50 more that have no majority.
+    # Their leader stays with only one of them, and takes 50 more commands that have no majority.
     second = c.one_leader(among=rest[1:])
     other = next(server for server in rest[1:] if server != second)
     c.disconnect(other)
@@ -264,9 +264,9 @@ def test_fast_backup(cluster: StartCluster) -> None:
     for args, reply in c.replies(first, "append_entries"):
         if args["term"] == term and reply["term"] == term:
             if reply["success"] and args["entries"]:
-                break  # the index is found; later refusals are of messages that arrived out of order
+                break  # the leader has found the index; later refusals are of messages that arrived out of order
             refused += not reply["success"]
-    # One refusal is enough. A few more are allowed for messages in flight and for other ways to search (halving).
+    # One refusal is enough. Allow a few more for messages in flight and for other ways to search (such as bisection).
     text = f"expected S{first} to refuse at most 12 messages before it takes one, but it refused {refused}"
     c.expect(refused <= 12, text, rules.FAST_BACKUP)
 
@@ -288,9 +288,9 @@ def test_rpc_counts(cluster: StartCluster) -> None:
         last = max(index for index, _, _ in taken)
         done = c.wait_for(2.0, lambda at=last: c.committed(at)[0] == 3)  # type: ignore[misc]
         if not done or c.get_state(leader) != (term, True):
-            continue  # the leader has changed, so this attempt says nothing
+            continue  # the leader has changed, so this attempt is inconclusive
         used = c.rpc_count() - before
-        # The limit of MIT 6.824's test, and heartbeats for the time that it took.
+        # The limit of MIT 6.824's test, plus heartbeats for the elapsed time.
         limit = 42 + 40 * (c.now - since)
         text = f"expected at most {limit:.0f} RPCs for eleven commands, but saw {used}"
         c.expect(used <= limit, text, rules.FEW_MESSAGES)
@@ -396,7 +396,7 @@ def test_append_table(cluster: StartCluster) -> None:
             def at(term: int) -> int:
                 return base + term if term else 0
 
-            # An earlier leader gave S0 its log. Its terms are new, so S0 has dropped its log of the last row.
+            # An earlier leader sends S0 its log. Its terms are new, so S0 drops its log from the previous row.
             former = ScriptedLeader(c, base + 5)
             former.append(0, 0, [at(term) for term in log])
             leader = ScriptedLeader(c, base + 9, who=2)
@@ -529,7 +529,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     wait_for_leadership(c)
-    # Then everything else that the leader may send first, such as a no-op, has been sent. A leader may send one entry at a
+    # After this, the leader has sent everything that it may send first, such as a no-op. A leader may send one entry at a
     # time and wait for each reply.
     c.agree("before", 1)
 
@@ -565,7 +565,7 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     term = wait_for_leadership(c)
     for number in (2, 3, 4):
         followers[number].silent = True
-    # S1's replies for two entries arrive at once, its reply for the third arrives late.
+    # S1's replies for two entries arrive immediately, its reply for the third arrives late.
     propose_to_s0(c, "doomed 1")
     propose_to_s0(c, "doomed 2")
     c.wait_for(2.0, lambda: followers[1].has("doomed 2"))
@@ -665,7 +665,7 @@ def test_refusal_ends_candidacy(cluster: StartCluster) -> None:
         votes.release()
         c.sleep(0.3)
         if reply["term"] > term:
-            term = reply["term"]  # S0's timer ran out just before: this round says nothing
+            term = reply["term"]  # S0's timer ran out just before: this round is inconclusive
             continue
         now, leads = c.get_state(0)
         text = f"expected S0 to follow S1, which led term {term} when the last vote came, but S0 leads that term too"
@@ -680,7 +680,7 @@ def test_entries_refused_in_a_newer_term(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     for number in (1, 2):
         ScriptedFollower(c, number)
-    newer = wait_for_leadership(c) + 1000  # so far away that S0 does not get there by elections of its own
+    newer = wait_for_leadership(c) + 1000  # so high that S0 does not reach it by its own elections
 
     def refuse_entries(rpc: Rpc) -> Message:
         return {"term": newer, "success": False} if rpc.args["entries"] else accept(rpc)

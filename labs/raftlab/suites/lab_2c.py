@@ -1,10 +1,10 @@
 """Lab 2C: persistence (Figure 2, State: what is persistent on all servers; §5.2, §5.3, §5.4.2, Figure 8).
 
-Every test requires only this: a server stands by what it said before it crashed. The votes that it granted, the terms that
-it was in and the entries that it acknowledged are there after a restart; what it never told anybody may be lost. When to
-save, how often, and in which format are the student's choice.
+Every test requires only this: a server keeps the promises that it made before it crashed. The votes that it granted, the
+terms that it was in and the entries that it acknowledged survive a restart; anything that it never sent to another server
+may be lost. When to save, how often, and in which format are the student's choice.
 
-Servers crash at any moment: in the tests that are marked SIM even between a save and the answer after it.
+Servers crash at any moment: in tests marked SIM, even between a save and the answer after it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from raftlab.suites.helpers.scripted_servers import (
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
-# Where a crash can interrupt a step: (the kind of effect, which one of that kind, before or after it).
+# The points at which a crash can interrupt a step: (kind of effect, its number among those of that kind, before or after).
 _SIDES = ("before", "after")
 _POINTS = [(kind, nth, side) for kind, nth in (("save", 1), ("save", 2), ("answer", 1)) for side in _SIDES]
 
@@ -139,7 +139,7 @@ def test_vote_survives(cluster: StartCluster) -> None:
             c.restart(0)
         ask_vote(c, 2, term)  # the referee remembers for whom S0 has voted
         expect_term(c, term)
-        append(c, 2, term + 500)  # a newer leader: now S0 has no vote to remember, only the term
+        append(c, 2, term + 500)  # a newer leader: now S0 has only the term to remember, and no vote
         c.restart(0)
         expect_term(c, term + 500)
         reply = append(c, 1, term + 499)
@@ -230,9 +230,9 @@ def test_crash_points(cluster: StartCluster) -> None:
             rpc = REQUESTS[request].send(c, term)
             c.wait_for(1.0, lambda rpc=rpc: rpc.done or not c.server_state(0).up)  # type: ignore[misc]
             if c.server_state(0).up:
-                c.crash_at(0, kind, nth=0)  # disarm it: S0 does not save that often
+                c.crash_at(0, kind, nth=0)  # disarm the crash: S0 does not save that often
                 continue
-            c.sleep(0.01)  # an answer that was sent arrives
+            c.sleep(0.01)  # so that an answer that was sent arrives
             c.restart(0)
             expect_answer_kept(c, request, term, rpc.reply or {}, rules.SAVE_FIRST)
 
@@ -315,7 +315,7 @@ def test_failed_save(cluster: StartCluster) -> None:
     """When a save fails, the server does not answer as if it had succeeded."""
     c = cluster(3, scripted=(1, 2))
     term = 0
-    for fails in (1, 5):  # more than a server that tries again would try
+    for fails in (1, 5):  # 5 is more than the attempts of a server that retries
         for request in REQUESTS:
             term += 1000
             prepare(c, request, term)

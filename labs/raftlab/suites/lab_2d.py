@@ -1,11 +1,11 @@
 """Lab 2D: snapshots (§7, Figure 13).
 
 Every test requires this: the log is cut where a service took a snapshot; a server that needs entries that were cut gets the
-snapshot, in chunks of at most 4096 bytes; after a restart the service gets the snapshot first. And nothing that lab 2C
-promised is lost: an acknowledged entry stays, in the log or in a snapshot.
+snapshot, in chunks of at most 4096 bytes; after a restart the service gets the snapshot first. The guarantees of lab 2C
+still hold: an acknowledged entry stays, in the log or in a snapshot.
 
-How chunks are combined, what a reply to a chunk says beyond its term, and whether a transfer continues or starts over after
-a loss is the student's choice. The referee checks that no service ever gets half a snapshot, a wrong one, or an older one.
+How chunks are combined, what a reply to a chunk contains besides its term, and whether a transfer continues or starts over
+after a loss are the student's choice. The referee checks that no service ever gets an incomplete, wrong or older snapshot.
 In the last tests there is one real server (S0), and the others are scripted servers.
 """
 
@@ -31,25 +31,25 @@ from raftlab.suites.helpers.scripted_servers import (
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
-# The most bytes that a server may store besides the snapshot. Commands here have 200 characters, so more than 30 fit even
-# in a wordy format, while a service takes a snapshot every 10.
-MOST_STATE = 10_000
+# The maximum number of bytes that a server may store besides the snapshot. Commands here have 200 characters, so more than
+# 30 fit even in a verbose format, while a service takes a snapshot every 10.
+MAX_STATE_BYTES = 10_000
 # Seconds. A call to a server that is cut off may take 7 s, and some Rafts make no other call to it meanwhile.
 CATCH_UP_LIMIT = 15.0
 
 
-def _commands(c: Cluster, how_many: int) -> list[str]:
+def _commands(c: Cluster, count: int) -> list[str]:
     """Random commands of 200 characters."""
-    return [c.random.randbytes(100).hex() for _ in range(how_many)]
+    return [c.random.randbytes(100).hex() for _ in range(count)]
 
 
 def _expect_short_logs(c: Cluster) -> None:
-    """Require that within 2 s no server stores more than ``MOST_STATE`` besides its snapshot."""
-    c.wait_for(2.0, lambda: all(len(c.server_state(server).state) <= MOST_STATE for server in c.real_servers))
+    """Require that within 2 s no server stores more than ``MAX_STATE_BYTES`` besides its snapshot."""
+    c.wait_for(2.0, lambda: all(len(c.server_state(server).state) <= MAX_STATE_BYTES for server in c.real_servers))
     for server in c.real_servers:
         size = len(c.server_state(server).state)
-        text = f"expected S{server} to store at most {MOST_STATE:,} bytes besides the snapshot, but it stores {size:,}"
-        c.expect(size <= MOST_STATE, text, rules.LOG_IS_CUT, [server])
+        text = f"expected S{server} to store at most {MAX_STATE_BYTES:,} bytes besides the snapshot, but it stores {size:,}"
+        c.expect(size <= MAX_STATE_BYTES, text, rules.LOG_IS_CUT, [server])
 
 
 def _expect_saved(c: Cluster, server: int) -> None:
@@ -60,7 +60,7 @@ def _expect_saved(c: Cluster, server: int) -> None:
 
 
 def _expect_applied(c: Cluster, index: int, servers: int, what: str) -> None:
-    """Require that within ``CATCH_UP_LIMIT`` so many servers have applied ``index``. ``what`` is part of the failure."""
+    """Require that ``servers`` servers apply ``index`` within ``CATCH_UP_LIMIT``. ``what`` is part of the failure."""
     c.wait_for(CATCH_UP_LIMIT, lambda: c.committed(index)[0] >= servers)
     got = c.committed(index)[0]
     text = (
@@ -70,13 +70,13 @@ def _expect_applied(c: Cluster, index: int, servers: int, what: str) -> None:
 
 
 def _rounds(c: Cluster, away: Callable[[int], None], back: Callable[[int], None], rounds: int) -> None:
-    """As in MIT 6.824's test: in each round a server is away while the others take a snapshot or two.
+    """Like MIT 6.824's test: in each round a server is away while the others take a snapshot or two.
 
     Args:
         c: the cluster, of three servers.
         away: cuts off or crashes a server.
-        back: undoes that.
-        rounds: how many rounds; in every third one the leader is away, and else a follower.
+        back: undoes ``away``.
+        rounds: number of rounds; in every third one the leader is away, otherwise a follower.
     """
     c.take_snapshots(every=10)
     c.agree("first", 3, within=20.0)
@@ -176,7 +176,7 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     c.propose_together(c.one_leader(), _commands(c, 12))
     last = c.agree("by two, too", 2)
     newest = last - last % 10
-    # During the transfer of that one a request is lost, and nothing but a retry can help.
+    # During the transfer of that snapshot a request is lost, and only a retry can help.
     request = c.hold("install_snapshot", dst=away, when=lambda args: args["last_included_index"] >= newest, most=1)
     answer.drop()
     c.wait_for(CATCH_UP_LIMIT, lambda: bool(request.messages) or c.committed(last)[0] == 3)
@@ -252,7 +252,7 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     c.disconnect(away)
     for number in range(3):
         index = c.agree(f"by two {number}", 2)
-    # One more leader, which has to find out what the third server lacks. Only these two are left.
+    # Another leader has to find out which entries the third server lacks. Only these two are left.
     c.disconnect(c.one_leader())
     chunks = _chunks_to(c, away)
     c.connect(away)
@@ -344,14 +344,14 @@ def test_crash_while_cutting(cluster: StartCluster) -> None:
         for side in ("before", "after"):
             while index % 10 != 9:
                 index = c.agree(f"after {index}", 1)
-            # The first save stores the entry, the next one (or two) the snapshot. Look up the leader before the crash is
-            # armed: the server may not have finished an earlier snapshot() yet, and would crash in the save of that one.
+            # The first save stores the entry, the next one (or two) the snapshot. Look up the leader before arming the
+            # crash: the server may not have finished an earlier snapshot() yet, and would crash in the save for that one.
             leader = c.one_leader()
             c.crash_at(0, "save", nth, side)
             c.propose(leader, f"crash {side} save {nth}")
             c.sleep(0.1)
             c.restart(0)
-            # The referee remembers what S0 has applied before.
+            # The referee remembers what S0 applied before the crash.
             index = c.agree(f"after the crash {side} save {nth}", 1)
     _expect_saved(c, 0)
 
@@ -367,7 +367,7 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
     leader = SnapshotSender(c)
     rows = (
         # The chunks of an older snapshot are a, b, c, those of a newer one A, B, C. "+" is a new leader, "!" a restart. The
-        # last column says whether the newer snapshot follows, or else the older one.
+        # last column says which snapshot follows: the newer one (True) or the older one (False).
         ("of the same snapshot in order", "ABC", True),
         ("with the first one twice", "AABC", True),
         ("with the first one again in the middle", "ABAC", True),
@@ -412,8 +412,8 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
     c.take_snapshots(every=10, size=6000)
     leader = SnapshotSender(c)
     rows = (
-        # From S0's last index on: how many of the leader's entries S0 has, and then the term of its other entries, relative
-        # to that of the snapshot's last entry, the tenth (0: no other entries).
+        # The number of the leader's entries that S0 has after the previous row, and the term of S0's other entries, relative
+        # to the term of the snapshot's last entry, which is the tenth (0: no other entries).
         ("a log that is shorter", 4, 0),
         ("a log that ends with the snapshot", 10, 0),
         ("a longer log that agrees", 13, 0),
@@ -458,7 +458,7 @@ def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
     for at in (10, 20):
         leader.append(at - 10, at)
         leader.commit_through(at - 10, at, "by entries")
-        c.sleep(0.05)  # the service has taken its snapshot
+        c.sleep(0.05)  # so that the service takes its snapshot
         _expect_saved(c, 0)
         leader.append(at, at + 5)
         leader.expect_kept(at + 5, "after the snapshot")
@@ -507,7 +507,7 @@ def test_votes_after_snapshot(cluster: StartCluster) -> None:
             ends = [(args["last_log_index"], args["last_log_term"]) for args in requests[:1]]
             text = f"expected S0 to ask for votes and name {index, term} as the end of its log, but it named {ends}, {when}"
             c.expect(ends == [(index, term)], text, rules.NEWER_LOG, [0])
-            # S1 does not know that term, and sends in its older one. That must not restart S0's timer.
+            # S1 does not know that term, and sends a chunk in its older one. That must not restart S0's timer.
             deadline, above = c.now + ELECTION_LIMIT, requests[0]["term"]
             while not campaign_terms(c, above) and c.now < deadline:
                 c.scripted_server(1).send(0, "install_snapshot", term=old_term, leader_id=1, **leader.chunk(index, 0))

@@ -1,12 +1,12 @@
 """Lab 2E: membership (§6; dissertation, chapter 4).
 
-Every test requires this: a leader makes the change that it is asked for, and from then on the servers of the new
-configuration, and no others, elect and commit; whatever fails meanwhile, nothing that was committed is lost. Part 1 changes
-one server at a time, in whatever way; the tests of part 2, whose names begin with part2, change any number at once.
+Every test requires this: a leader performs the requested change, and from then on the servers of the new configuration, and
+no others, elect and commit; no failure during a change loses anything committed. Part 1 changes one server at a time, by any
+method; the tests of part 2, whose names begin with part2, change any number at once.
 
-How a new server is brought up to date, how long a leader tries, and whether it tells a server that it was removed is the
-student's choice. The referee reads the configurations in entries and snapshots. In the tests at the end of each part there
-is one real server (S0), and the others are scripted servers.
+How a new server is brought up to date, how long a leader tries, and whether it notifies a removed server are the student's
+choice. The referee reads the configurations in entries and snapshots. In the tests at the end of each part there is one real
+server (S0), and the others are scripted servers.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
     leader = ready_leader(c, range(3))
     rest = without(range(3), leader)
     c.partition([leader, 3, 4], rest)
-    # It is asked to add one of them. That server gets every entry, but its copies do not count.
+    # The leader is asked to add one of them. That server gets every entry, but its copies do not count.
     index, _, _ = c.propose(leader, "before S3 comes")
     call = MembershipCall(c, leader, range(4))
     expect_no_commit(c, leader, "since one of three members has it")
@@ -321,7 +321,7 @@ def test_what_is_refused(cluster: StartCluster) -> None:
         for server in without(range(3), leader):
             index, _, leads = change(c, server, range(4))
             if c.leader_now(among=range(3)) != leader:
-                continue  # the leader has changed, so this attempt says nothing
+                continue  # the leader has changed, so this attempt is inconclusive
             text = f"expected S{server}, which follows, to answer that it does not lead and S{leader} does"
             c.expect((index, leads) == (leader, False), f"{text}, not {index}, {leads}", rules.CHANGE_ANSWERS, [server])
         c.agree(f"nothing has changed, {number}", 3)
@@ -444,7 +444,7 @@ def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
     c.heal()
     c.agree("by four", 4)
     c.take_snapshots(every=0)
-    # Two of four. A server that still uses the change that was lost takes them for all members.
+    # These are two of four. A server that still uses the lost change would think that they are all members.
     c.partition([old, second], [first, 3])
     for _ in range(8):
         c.sleep(0.5)
@@ -471,7 +471,7 @@ def test_removed_server_comes_back(cluster: StartCluster) -> None:
         c.sleep(0.7)
         c.agree(f"while S{gone} is back, {number}", 3, among=left)
     c.sleep(1.0)
-    # Every change of leaders is a new term. One or two are allowed when it returns; after that there must be none.
+    # Every change of leader starts a new term. One or two are allowed when the server returns, but none after that.
     leader = leader_of(c, left)
     before, _ = c.get_state(leader)
     c.sleep(5.0)

@@ -1,10 +1,10 @@
 """Lab 2F: PreVote (dissertation, 9.6, 6.2 and 4.2.3).
 
-Every test requires this: a server asks whether it would be elected before it starts an election, and its term does not
-grow until most members say yes; as long as most members hear a leader, it goes on leading, no matter which server returns
-or cannot hear it; and a leader that no majority answers steps down, so that the others elect another one.
+Every test requires this: before a server starts an election, it asks whether it would be elected, and its term does not grow
+until most members say yes; as long as most members hear a leader, it continues to lead, no matter which server returns or
+cannot hear it; and a leader that no majority answers steps down, so that the others elect another one.
 
-How often a server asks, and what a reply says beyond Figure 2, is the student's choice. The referee checks that no term
+How often a server asks, and what a reply contains beyond Figure 2, are the student's choice. The referee checks that no term
 grows without the pre-votes of a majority. In the last tests there is one real server (S0), and the others are scripted
 servers, which say yes to every pre-vote unless the test has them answer something else.
 """
@@ -40,7 +40,7 @@ def _expect_undisturbed(c: Cluster, leader: int, term: int, when: str) -> None:
 
 
 def _expect_pre_votes_only(c: Cluster, server: int, seconds: float, when: str) -> None:
-    """Require that a server that hears no leader asks for pre-votes, for this long, and that its term does not grow."""
+    """Require that for ``seconds`` a server that hears no leader asks for pre-votes, and that its term does not grow."""
     before, _ = c.get_state(server)
     count = c.rpc_count(server, "pre_vote")
     c.sleep(seconds)
@@ -51,7 +51,7 @@ def _expect_pre_votes_only(c: Cluster, server: int, seconds: float, when: str) -
     c.expect(now == before, text, rules.PRE_VOTE_CHANGES_NOTHING, [server])
 
 
-# Sim only, as others below: on a busy machine a heartbeat may be late, and then an election is right.
+# Sim only, like others below: on a busy machine a heartbeat may be late, and then an election is correct.
 @points(6, networks=SIM)
 def test_partitioned_server_returns(cluster: StartCluster) -> None:
     """A server that was cut off returns in the term that it had, and the leader is not disturbed."""
@@ -400,7 +400,7 @@ def _deny(rpc: Rpc) -> Message:
 
 
 def _pre_vote_terms(c: Cluster, above: int = 0) -> list[int]:
-    """The terms above ``above`` for which S0 has asked for pre-votes in its present incarnation, one for each request."""
+    """The terms above ``above`` for which S0 has asked for pre-votes in its current incarnation, one per request."""
     incarnation = c.server_state(0).incarnation
     requests = (
         rpc
@@ -418,7 +418,7 @@ def _deny_all(c: Cluster) -> None:
 
 
 def _wait_for_pre_vote(c: Cluster, above: int = 0) -> int:
-    """Forget S0's requests so far, and wait until it asks for pre-votes. Returns the latest term that it asks for."""
+    """Discard S0's requests so far, and wait until it asks for pre-votes. Returns the latest term that it asks for."""
     for scripted_server in c.scripted:
         scripted_server.received.clear()
     c.wait_for(ELECTION_LIMIT, lambda: bool(_pre_vote_terms(c, above)))

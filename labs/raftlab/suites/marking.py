@@ -1,4 +1,4 @@
-"""The decorator of a suite's tests: :func:`points` says what a test is worth and which worlds it can run in.
+"""The decorator for a suite's tests: :func:`points` sets the points of a test and the worlds in which it can run.
 
 A test is a script that drives a :class:`raftlab.harness.cluster.Cluster`. Its docstring is the title that students read.
 These are tests of students' code; the framework's own tests are in ``tests/``.
@@ -17,13 +17,13 @@ SIM = ("sim",)
 
 
 class StartCluster(Protocol):
-    """The ``cluster`` fixture of a test: makes the run's one cluster.
+    """The ``cluster`` fixture of a test: creates the run's only cluster.
 
     Args:
-        servers: how many, from 1 to 25.
+        servers: number of servers, from 1 to 25.
         scripted: the servers that the test plays itself.
         start: whether to start all servers and wait until they are ready.
-        members: the servers that vote at first (lab 2E). ``None``: all.
+        members: the servers in the initial configuration (lab 2E); ``None`` for all.
     """
 
     def __call__(
@@ -38,16 +38,16 @@ class StartCluster(Protocol):
 _F = TypeVar("_F", bound=Callable[..., None])
 
 
-def points(worth: int, networks: tuple[str, ...] = BOTH) -> Callable[[_F], _F]:
+def points(number: int, networks: tuple[str, ...] = BOTH) -> Callable[[_F], _F]:
     """Mark a function as a suite's test.
 
     Args:
-        worth: its points.
+        number: the points for passing it.
         networks: the worlds that it can run in, ``BOTH`` or ``SIM``.
     """
 
     def mark(test: _F) -> _F:
-        test.lab_points = worth  # type: ignore[attr-defined]
+        test.lab_points = number  # type: ignore[attr-defined]
         test.lab_networks = networks  # type: ignore[attr-defined]
         return test
 

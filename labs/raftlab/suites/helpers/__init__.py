@@ -1,1 +1,1 @@
-"""What several suites share: scripted leaders, followers and voters, and checks with a failure sentence of their own."""
+"""Helpers that several suites share: scripted leaders, followers and voters, and checks with their own failure messages."""

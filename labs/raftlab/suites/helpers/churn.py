@@ -1,4 +1,4 @@
-"""Helpers for tests in which servers fail again and again: commands for every possible leader, and busy clients."""
+"""Helpers for tests in which servers keep failing: commands for every possible leader, and busy clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from raftlab.harness.cluster import Cluster
 
 
 def propose_everywhere(c: Cluster, command: str) -> int | None:
-    """Call ``start`` with a different command on every server that is up. Returns a server that took it, or ``None``."""
+    """Call ``start`` with a different command on every running server. Returns a server that accepted it, or ``None``."""
     leader = None
     for server in range(c.size):
         if c.server_state(server).up and c.propose(server, f"{command} at S{server}")[2]:
@@ -16,16 +16,16 @@ def propose_everywhere(c: Cluster, command: str) -> int | None:
 
 
 def pause_briefly(c: Cluster, led: bool) -> None:
-    """Sleep for a moment: if there is a leader (``led``), often too short for a commit; if there is none, for 50 ms."""
-    often = c.random.random() < 0.9
-    c.sleep(c.random.uniform(0.0, 0.013 if often else 0.5) if led else 0.05)
+    """Sleep briefly: usually too short for a commit if there is a leader (``led``), or 50 ms if there is none."""
+    very_short = c.random.random() < 0.9
+    c.sleep(c.random.uniform(0.0, 0.013 if very_short else 0.5) if led else 0.05)
 
 
 def churn(c: Cluster) -> None:
-    """Run three clients for 10 s while servers crash, restart and lose their connections. Each client starts a value, waits
-    up to 0.4 s for it to be committed, and goes on to the next. What a client saw committed must stay."""
-    waiting: dict[int, tuple[int, str, float]] = {}
-    seen: list[tuple[int, str]] = []
+    """Run three clients for 10 s while servers crash, restart and lose their connections. Each client proposes a value,
+    waits up to 0.4 s until it is committed, and continues with the next. A value that a client saw committed must stay."""
+    waiting: dict[int, tuple[int, str, float]] = {}  # by client: the index, the value, and when to give up
+    committed: list[tuple[int, str]] = []
     for time in range(150):
         if time % 10 == 0:
             if c.random.random() < 0.2:
@@ -41,10 +41,10 @@ def churn(c: Cluster) -> None:
         for client in range(3):
             if client in waiting:
                 index, value, until = waiting[client]
-                there = c.committed(index)[1]
-                if there == value:
-                    seen.append((index, value))
-                if there is None and c.now < until:
+                applied = c.committed(index)[1]
+                if applied == value:
+                    committed.append((index, value))
+                if applied is None and c.now < until:
                     continue
                 del waiting[client]
             value = f"client {client}: {time}"
@@ -59,7 +59,7 @@ def churn(c: Cluster) -> None:
             c.restart(server)
         c.connect(server)
     c.agree("last", 5, within=20.0)
-    for index, value in seen:
-        count, there = c.committed(index)
+    for index, value in committed:
+        count, applied = c.committed(index)
         text = f"expected all servers to have {value!r} at index {index}, where a client saw it committed, but"
-        c.expect(there == value and count == 5, f"{text} {count} have it", rules.SURVIVES)
+        c.expect(applied == value and count == 5, f"{text} {count} have it", rules.SURVIVES)

@@ -1,4 +1,4 @@
-"""Helpers for lab 2E: changes that are held up halfway, checks of who can commit, and scripted voters and followers."""
+"""Helpers for lab 2E: interrupted changes, checks of which servers can commit, and scripted voters and followers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, 
 PART_2 = "This is part 2: it needs joint consensus."
 
 
-def without(members: range | list[int] | tuple[int, ...], *away: int) -> list[int]:
-    """``members`` except those in ``away``."""
-    return [server for server in members if server not in away]
+def without(members: range | list[int] | tuple[int, ...], *excluded: int) -> list[int]:
+    """``members`` except those in ``excluded``."""
+    return [server for server in members if server not in excluded]
 
 
 def expect_members(c: Cluster, members: list[int], index: int, when: str) -> None:
@@ -33,7 +33,7 @@ def expect_members(c: Cluster, members: list[int], index: int, when: str) -> Non
 
 
 def configuration_entry(term: int, members: list[int], old: list[int] | None = None) -> Message:
-    """A configuration entry: C_new with these members, or C_old,new if ``old`` has the old ones."""
+    """A configuration entry: C_new with these members, or C_old,new if ``old`` gives the old members."""
     return {"term": term, "command": None, "kind": "configuration", "members": members, "old_members": old}
 
 
@@ -58,7 +58,7 @@ def hold_change(c: Cluster, change: MembershipCall, leg: str, joint: bool | None
         joint: as in :func:`carries_configuration`.
 
     Returns:
-        The hold. It has no messages if the change came to an end or took too long.
+        The hold. It has no messages if the change ended or took too long.
     """
     hold = c.hold("append_entries", src=change.server, leg=leg, when=carries_configuration(change.members, joint))
     if not c.wait_for(10.0, lambda: bool(hold.messages) or not change.pending) or not hold.messages:
@@ -69,15 +69,15 @@ def hold_change(c: Cluster, change: MembershipCall, leg: str, joint: bool | None
 
 
 def expect_no_commit(c: Cluster, server: int, why: str, rule: Rule = rules.MEMBERS_COUNT) -> None:
-    """Give ``server`` a command, and require that no server applies it within 1.5 s. If ``server`` does not lead, nothing
-    is required."""
+    """Propose a command to ``server``, and require that no server applies it within 1.5 s. Does nothing else if ``server``
+    does not lead."""
     command = f"in vain, {c.now:.3f}"
     index, _, leads = c.propose(server, command)
     if leads:
         c.wait_for(1.5, lambda: c.committed(index)[1] == command)
-        count, there = c.committed(index)
+        count, applied = c.committed(index)
         text = f"expected nobody to apply index {index}, {why}, but {count} did"
-        c.expect(there != command, text, rule, [server])
+        c.expect(applied != command, text, rule, [server])
 
 
 def expect_commit_among(c: Cluster, members: Collection[int], why: str, rule: Rule = rules.MEMBERS_COUNT) -> None:
@@ -93,11 +93,11 @@ def crash_leader_during_change(c: Cluster, now: Collection[int], then: Collectio
         c: the cluster.
         now: the members before the change.
         then: the members after it.
-        phase: where the leader crashes, in words, such as ``"with C_new"``.
+        phase: when the leader crashes: one of the phrases below, such as ``"with C_new"``.
         joint: whether the entry to wait for is C_old,new.
 
     Returns:
-        The leader that has crashed.
+        The leader that crashed.
     """
     c.agree(f"before the leader crashes, {phase}", 1, within=20.0)
     leader = ready_leader(c, now)
@@ -127,7 +127,7 @@ def crash_leader_during_change(c: Cluster, now: Collection[int], then: Collectio
 
 
 class ScriptedVoters:
-    """Scripted servers 1 to n - 1 as voters for S0. They store nothing, so S0 never commits anything as a leader.
+    """All scripted servers as voters for S0. They store nothing, so S0 never commits anything as a leader.
 
     Attributes:
         granting: the servers that grant S0 their votes. The others do not answer.
@@ -149,7 +149,7 @@ class ScriptedVoters:
         self.c.expect(self.c.get_state(0)[1], text, rule, [0], hint)
 
     def expect_loss(self, grants: Collection[int], why: str, rule: Rule, hint: str = "") -> None:
-        """As :meth:`expect_win`, but require that S0 does not lead, for 2.5 s."""
+        """Like :meth:`expect_win`, but require that S0 does not lead for 2.5 s."""
         self._hold_election(grants, 2.5)
         text = f"expected S0 not to lead with the votes of {[0, *sorted(grants)]}, {why}, but it does"
         self.c.expect(not self.c.get_state(0)[1], text, rule, [0], hint)
@@ -170,7 +170,7 @@ class ScriptedFollowers:
 
     Attributes:
         followers: by server number.
-        ignored_configuration: by server number, the members of a C_new to which that server does not answer.
+        ignored_configuration: by server number, the members of a C_new that the server does not acknowledge.
     """
 
     def __init__(self, c: Cluster) -> None:
@@ -201,8 +201,8 @@ class ScriptedFollowers:
     def wait_for(self, done: Callable[[], bool]) -> bool:
         """Wait up to 10 s for ``done``. Returns whether it came true.
 
-        S0 may have stepped down while nobody answered. In its next term it then needs a new command to commit anything, so
-        there is one twice a second.
+        S0 may have stepped down while no server answered. In its next term it then needs a new command before it can commit
+        anything, so this proposes one twice per second.
         """
         for number in range(20):
             if self.c.wait_for(2 * ELECTION_LIMIT / 20, done):

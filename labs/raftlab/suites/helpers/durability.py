@@ -1,5 +1,5 @@
 """Requests that lab 2C sends to S0, the one real server, before S0 crashes or while its disk fails, and the check that S0
-still stands by its answer afterwards."""
+afterwards still keeps the promises in its answer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REQUESTS = {
 
 
 def prepare(c: Cluster, request: str, term: int) -> None:
-    """Give S0 its three entries of ``term``."""
+    """Send S0 its three entries of ``term``."""
     reply = append(c, 1, term, (0, 0), entries(term, *"abc"))
     c.expect(reply["success"], "expected S0 to take new entries, but it refused", rules.LOG_MATCHING, [0])
     if request == "a vote":
@@ -60,8 +60,8 @@ def prepare(c: Cluster, request: str, term: int) -> None:
 
 
 def expect_answer_kept(c: Cluster, request: str, term: int, answer: Message, rule: Rule) -> None:
-    """Require of S0, after a restart, what its answer promised. ``answer`` is empty if there was none; ``rule`` is the
-    rule that S0 breaks if it has lost an entry."""
+    """Require that S0, after a restart, keeps the promises in its answer. ``answer`` is empty if S0 sent none; ``rule`` is
+    the rule that S0 breaks if it has lost an entry."""
     if answer.get("vote_granted"):
         ask_vote(c, 1, term + 100)  # the referee remembers the first vote
     expect_term(c, answer.get("term", term))

@@ -1,5 +1,4 @@
-"""A scripted leader that sends snapshots, for labs 2D and 2E. It follows Figures 2 and 13 and talks to S0, the one real
-server."""
+"""A scripted leader that sends snapshots to S0, the one real server, for labs 2D and 2E. It follows Figures 2 and 13."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ def term_of(index: int) -> int:
 
 
 class SnapshotSender:
-    """S1 leads S0. If S0 starts an election meanwhile (its timer may run out, on a busy machine), S1 wins the next one.
+    """S1 leads S0. If S0 starts an election (its timer may run out on a busy machine), S1 continues in a higher term.
 
     Commands contain their index and term. S1 has committed everything that its snapshots cover.
 
@@ -29,7 +28,7 @@ class SnapshotSender:
         self.term = 1000
 
     def ask(self, method: str, **args: object) -> Message:
-        """Send a request to S0, and again in a higher term if S0 is in one. Returns the reply."""
+        """Send a request to S0. If S0 is in a higher term, send it again in an even higher one. Returns the reply."""
         for _ in range(10):
             reply = self.c.scripted_server(1).ask(0, method, term=self.term, leader_id=1, **args)
             if reply["term"] <= self.term:
@@ -44,13 +43,13 @@ class SnapshotSender:
         return self.c.scripted_server(1).send(0, method, term=self.term, leader_id=1, **args)
 
     def append(self, prev: int, last: int, commit: int = 0, term: int = 0) -> bool:
-        """Send the entries after ``prev`` up to ``last`` in one AppendEntries. Returns whether S0 took them.
+        """Send the entries after ``prev`` up to ``last`` in one AppendEntries. Returns whether S0 accepted them.
 
         Args:
             prev: prev_log_index.
-            last: the index of the last entry; no entries if it is ``prev``.
+            last: the index of the last entry; no entries if it equals ``prev``.
             commit: leader_commit.
-            term: the term of all these entries, if it is not that of the leader's own log.
+            term: the term of all these entries; 0 for the terms in the leader's own log.
         """
         entries = [
             {"term": term or term_of(index), "command": f"{index} of term {term or term_of(index)}"}
@@ -78,8 +77,8 @@ class SnapshotSender:
     def commit_through(self, prev: int, last: int, when: str) -> None:
         """Send the entries after ``prev`` up to ``last``, all committed, and require that S0 applies them.
 
-        If S0 refuses because it lacks ``prev``, it gets the snapshot up to there first. ``when`` ends the sentence of the
-        failure.
+        If S0 refuses because it lacks ``prev``, send it the snapshot up to ``prev`` first. ``when`` is part of the failure's
+        message.
         """
         for _ in range(3):
             if self.append(prev, last, commit=last):

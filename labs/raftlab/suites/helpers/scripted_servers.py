@@ -1,8 +1,8 @@
-"""Helpers for tests with one real server, S0, where scripted servers (puppets) are all the others.
+"""Helpers for tests with one real server, S0, in which all other servers are scripted (puppets).
 
 S0's election timer runs during such a test. S0 still obeys a scripted server whose term is far above any that S0 can have
-reached by itself. With a lower term, S0 may be in a newer term of its own by then, and is right to refuse. A script that
-cannot work then starts over in higher terms (:func:`run_uninterrupted`).
+reached by itself. If the term is lower, S0 may already be in a newer term and is right to refuse. A script for which this
+matters starts over in higher terms (:func:`run_uninterrupted`).
 
 ``who`` is the number of the scripted server that sends; ``prev`` and ``last`` are (index, term) of an entry.
 """
@@ -20,12 +20,12 @@ from raftlab.referee.base import Message
 
 
 def entries(term: int, *commands: str) -> list[Message]:
-    """Log entries of ``term``, one for each command."""
+    """Log entries of ``term``, one per command."""
     return [{"term": term, "command": command} for command in commands]
 
 
 def ask_vote(c: Cluster, who: int, term: int) -> Message:
-    """As :func:`request_vote`, and returns S0's reply."""
+    """Like :func:`request_vote`, but wait for S0's reply and return it."""
     return c.reply_to(request_vote(c, who, term))
 
 
@@ -39,14 +39,14 @@ def request_vote(c: Cluster, who: int, term: int) -> Rpc:
 def append(
     c: Cluster, who: int, term: int, prev: tuple[int, int] = (0, 0), entries: Sequence[Message] = (), commit: int = 0
 ) -> Message:
-    """As :func:`send_append`, and returns S0's reply."""
+    """Like :func:`send_append`, but wait for S0's reply and return it."""
     return c.reply_to(send_append(c, who, term, prev, entries, commit))
 
 
 def send_append(
     c: Cluster, who: int, term: int, prev: tuple[int, int] = (0, 0), entries: Sequence[Message] = (), commit: int = 0
 ) -> Rpc:
-    """Send S0 an AppendEntries of the leader of ``term``: a heartbeat if there are no entries."""
+    """Send S0 an AppendEntries as the leader of ``term``: a heartbeat if there are no entries."""
     return c.scripted_server(who).send(
         0,
         "append_entries",
@@ -60,7 +60,7 @@ def send_append(
 
 
 def campaign_terms(c: Cluster, above: int = 0) -> list[int]:
-    """The terms above ``above`` in which S0 has asked for votes in its present incarnation, one for each request."""
+    """The terms above ``above`` in which S0 has asked for votes in its current incarnation, one per request."""
     incarnation = c.server_state(0).incarnation
     requests = (
         rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "request_vote"
@@ -96,19 +96,19 @@ def expect_term(c: Cluster, term: int) -> None:
 
 
 def expect_entry(c: Cluster, who: int, term: int, last: tuple[int, int], rule: Rule = rules.SURVIVES) -> None:
-    """Require that S0, after a restart, has the entry ``last``. A leader sends a heartbeat after that entry, in a ``term``
-    that S0 cannot have reached by itself."""
+    """Require that S0, after a restart, has the entry ``last``: it must accept a heartbeat with this prev_log_index from a
+    leader of ``term``, which S0 cannot have reached by itself."""
     reply = append(c, who, term, last)
     text = f"expected S0 still to have its entry of term {last[1]} at index {last[0]} after its restart, but it is gone"
     c.expect(reply["success"], text, rule, [0])
 
 
 class Interrupted(Exception):
-    """S0's timer ran out during a script, which is no mistake, and now S0 is in a newer term than the script."""
+    """S0's timer ran out during a script, which is not a mistake, so S0 is now in a newer term than the script."""
 
 
 class ScriptedLeader:
-    """A scripted server, S1 or ``who``, that leads S0 in ``term``."""
+    """The scripted server ``who`` as the leader of ``term``, which S0 follows."""
 
     def __init__(self, c: Cluster, term: int, who: int = 1) -> None:
         self.c, self.term, self.who = c, term, who
@@ -126,12 +126,12 @@ class ScriptedLeader:
         return bool(reply["success"])
 
     def s0_has(self, index: int, term: int) -> bool:
-        """Whether S0's log has an entry of ``term`` at ``index``, by its answer to a heartbeat after that entry."""
+        """Whether S0's log has an entry of ``term`` at ``index``, judging by its answer to a heartbeat after that entry."""
         return self.append(index, term, [])
 
 
 def run_uninterrupted(c: Cluster, script: Callable[[int], None]) -> None:
-    """Run ``script(base)`` until S0 does not interrupt it, each time with a higher first term ``base``."""
+    """Run ``script(base)`` until S0 does not interrupt it, with a higher first term ``base`` in each attempt."""
     for base in range(1000, 20_000, 1000):
         try:
             script(base)
@@ -150,10 +150,10 @@ NO_LIMIT = 1_000_000
 
 
 class ScriptedFollower:
-    """A scripted server that keeps a log as Figure 2 says, and grants every vote.
+    """A scripted server that keeps a log according to Figure 2, and grants every vote.
 
     Attributes:
-        log: its entries, from index 1 on.
+        log: its entries; the first one has index 1.
         limit: it does not answer an AppendEntries whose last entry is after this index. By default there is no limit.
         silent: whether it answers no AppendEntries at all.
     """

@@ -1,4 +1,4 @@
-"""The likely causes ("often") that a failure lists fit its sentence."""
+"""Tests that the likely causes ("often") that a failure lists match its message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendering a failure: every rule and fault has an explanation, and terminal and HTML have the same words."""
+"""Tests of rendering a failure: every rule and fault has an explanation, and the terminal and HTML show the same words."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_hint_about_this_run_comes_before_usual_causes() -> None:
     assert "often:" not in text
 
 
-def test_html_says_the_same_words() -> None:
+def test_html_has_the_same_words() -> None:
     shown = render.as_html(LOST_VOTE, "raftlab replay x@1")
     words = re.sub(r"<[^>]+>", " ", shown)
     for part in render.parts(LOST_VOTE, "raftlab replay x@1"):
@@ -81,7 +81,7 @@ def test_html_says_the_same_words() -> None:
             assert " ".join(line.split()) in " ".join(html.unescape(words).split())
 
 
-def test_html_escapes_what_students_choose() -> None:
+def test_html_escapes_student_text() -> None:
     evil = "</pre><script>alert(1)</script>"
     shown = render.as_html(Failure("exception", evil, where=evil, events=[evil], detail=evil), evil)
     assert "<script" not in shown

@@ -1,8 +1,8 @@
 """The explanation of each failure: for a rule, the line of Figure 2 and the usual causes; for a fault, a hint.
 
 ``RULES`` has an entry for every rule in :mod:`raftlab.explain.rules`. Figure 2 is quoted in our own words; the causes are
-bugs that real Rafts have had, written by students and by companies. ``FAULTS`` are mistakes that have nothing to do with
-Raft, such as a deadlock. The host that runs the code reports them, or the judge that watches the host.
+bugs that real Rafts have had, written by students and by companies. ``FAULTS`` has mistakes that have nothing to do with
+Raft, such as a deadlock. They are reported by the host that runs the code, or by the judge that watches the host.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from raftlab.explain.failure import Rule
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How a broken rule is explained.
+    """The explanation of a broken rule.
 
     Attributes:
-        figure: the line of Figure 2 (or 13, or the section) and what it says.
+        figure: the line of Figure 2 or 13, or the section, and what it says.
         often: the usual causes, the most common first; at most three.
     """
 

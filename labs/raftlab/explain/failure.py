@@ -1,4 +1,4 @@
-"""A failure as data: rules, failures, and the exception that ends a test. The text is :mod:`raftlab.explain.render`'s."""
+"""A failure as data: rules, failures, and the exception that ends a test. :mod:`raftlab.explain.render` makes the text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Rule(msgspec.Struct, frozen=True):
     Attributes:
         name: a few words, such as ``"Election Safety"``. Two rules may share a name if they are halves of one.
         says: the rule in one clause, without a capital or a full stop.
-        section: where the paper states it, such as ``"Figure 2, State; §5.1"``.
-        handout: the file and anchor to read.
+        section: the section of the paper, such as ``"Figure 2, State; §5.1"``.
+        handout: the file and anchor of the handout to read.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct):
-    """One failed run, ready to be shown.
+    """The failure of one run, ready to be shown.
 
     Attributes:
         kind: ``"assertion"`` (a test's expectation), ``"invariant"`` (the referee) or a key of
@@ -32,8 +32,8 @@ class Failure(msgspec.Struct):
         text: one sentence with what was expected and what was observed.
         rule: the rule that is broken; ``None`` for a fault.
         where: ``file:line`` in the student's code, if known.
-        hint: what the test knows about this particular run; it is shown instead of the usual causes.
-        events: the last events that matter, one line each.
+        hint: advice about this particular run, shown instead of the usual causes.
+        events: the last relevant events, one line each.
         detail: a traceback or a list of threads.
     """
 
@@ -50,8 +50,8 @@ class LabFailure(AssertionError):
     """Raised by the harness and the referee inside a suite's test.
 
     Attributes:
-        failure: what is shown.
-        servers: the servers whose last events are shown; ``None`` stands for all.
+        failure: the failure to show.
+        servers: the servers whose last events are shown; ``None`` for all.
     """
 
     def __init__(self, failure: Failure) -> None:
@@ -60,7 +60,7 @@ class LabFailure(AssertionError):
         self.servers: frozenset[int] | None = None
 
 
-def short(value: Any, most: int = 60) -> str:
-    """``repr(value)``; if it is longer than ``most`` characters, its middle is left out."""
+def short(value: Any, limit: int = 60) -> str:
+    """``repr(value)``; if it is longer than ``limit`` characters, its middle is left out."""
     text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 20]}...{text[-12:]}"
+    return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-12:]}"

@@ -1,8 +1,8 @@
-"""A failure as text or HTML: the same words on the terminal, in reports and in the picture of a run.
+"""A failure as text or HTML: the same words on the terminal, in reports and in the diagram of a run.
 
-The parts come in this order: what was expected and observed; the line of the student's code, if known; the rule that is
-broken and its line of Figure 2; what to read; a hint, or else the usual causes; the last events that matter; details such
-as a traceback; the command that replays the run; the command that shows its picture. Causes and hints are looked up in
+The parts come in this order: what was expected and observed; the line of the student's code, if known; the broken rule and
+its line of Figure 2; what to read; a hint, or else the usual causes; the last relevant events; details such as a traceback;
+the command that replays the run; the command that shows its diagram. Causes and hints come from
 :mod:`raftlab.explain.causes`, by the failure's rule or kind.
 """
 
@@ -20,8 +20,8 @@ class Part:
     """One paragraph.
 
     Attributes:
-        label: empty for the first sentence.
-        lines: its text.
+        label: the label before the text; empty for the first part.
+        lines: the text.
         block: whether the lines are shown below the label, unchanged.
     """
 
@@ -56,7 +56,7 @@ def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
         add("read", rule.handout)
     elif failure.kind in FAULTS:
         add("read", f"handouts/debugging.md#named-faults ({failure.kind})")
-    # What the test knows about this run is worth more than what usually is the cause.
+    # The test's own hint about this run is more useful than the usual causes.
     hint = failure.hint or FAULTS.get(failure.kind, "")
     add("hint", hint)
     if not hint:

@@ -1,4 +1,4 @@
-"""The rules of Raft that a failure can name: what each says, the paper's section, and the handout to read.
+"""The rules of Raft that a failure can name: the text of each, the paper's section, and the handout to read.
 
 Section numbers are those of the extended paper (Ongaro and Ousterhout, "In Search of an Understandable Consensus
 Algorithm"), or, after the word "dissertation", those of Ongaro's "Consensus: Bridging Theory and Practice". The wording
@@ -78,7 +78,7 @@ TIMER = Rule(
     "§5.2; Figure 2, Followers",
     f"{_DETAILS_2A}#the-election-timer",
 )
-# The other half of the same rule. Its failures have other causes.
+# The other half of the same rule. Its failures have different causes.
 TIMER_RESTARTS = Rule(
     "election timer",
     "each of three events restarts it: a message from the current leader, granting a vote, starting an election",

@@ -1,10 +1,10 @@
 """Leader Append-Only: a leader adds to its own log and never removes or overwrites an entry (§5.3, Figure 3).
 
-What the referee sees of a leader's log is what the AppendEntries of its term show: the entries, and the term at
-prev_log_index. All of these must fit one log.
+The referee knows a leader's log only from the AppendEntries of its term: the entries, and the term at prev_log_index. All
+of these must be consistent with a single log.
 
-Styles it must accept: messages that are sent late, out of order or more than once; messages with many entries, few or
-none; entries with more fields than Figure 2 has (only the term and the command, or the members, are compared).
+Styles it must accept: messages that are sent late, out of order or more than once; messages with many, few or no entries;
+entries with more fields than in Figure 2 (only the term and the command, or the members, are compared).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raftlab.explain.failure import short
 from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.configuration import content
 
-# Stands for the command of an entry of which only the term is known, from prev_log_index and prev_log_term.
+# Stands for the command of an entry if only the entry's term is known, from prev_log_index and prev_log_term.
 UNKNOWN = object()
 
 
@@ -37,7 +37,7 @@ class AppendOnly(Invariant):
 
     def booted(self, server: int, incarnation: int) -> None:
         if incarnation > 1 and not self._durable:
-            # Logs and terms may be lost, so what was seen before says nothing about what follows.
+            # Logs and terms may be lost, so the records from before the restart are no longer valid.
             self.logs.clear()
             self.leaders.clear()
 
@@ -62,7 +62,7 @@ class AppendOnly(Invariant):
                 log[index] = new
                 self.new_indexes.append(index)
             elif known != new:
-                seen, now = (f"term {what[0]}" + _named(what[1]) for what in (known, new))
+                seen, now = (f"term {entry_term}" + _command_text(command) for entry_term, command in (known, new))
                 raise self._changed(src, term, index, seen, now)
 
     @staticmethod
@@ -71,5 +71,5 @@ class AppendOnly(Invariant):
         return broken(rules.LEADER_APPEND_ONLY, text, frozenset((server,)))
 
 
-def _named(command: Any) -> str:
+def _command_text(command: Any) -> str:
     return "" if command is UNKNOWN else f", {short(command, 30)}"

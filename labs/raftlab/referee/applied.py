@@ -1,7 +1,7 @@
 """State Machine Safety: servers apply every index in order, and the same command at the same index (§5.4.3, Figure 3);
 a snapshot that is applied is one that a service took, complete and unchanged (§7).
 
-What the referee sees is ``apply_ch``.
+The referee checks what servers put into ``apply_ch``.
 
 Styles it must accept: a restarted server that applies everything again from index 1 (or from its snapshot); no-op
 entries, which have no command but take up an index; a snapshot that skips indexes.
@@ -18,7 +18,7 @@ from raftlab.referee.base import Invariant, broken
 
 
 class StateMachineSafety(Invariant):
-    """The rule, and the harness's record of what was applied.
+    """The rule, and the record of applied entries that the harness uses.
 
     Attributes:
         values: ``values[index]`` is the (kind, command or members) that every server must apply at ``index``.

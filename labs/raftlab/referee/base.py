@@ -1,9 +1,9 @@
 """The base class of the referee's rules.
 
 A rule (:class:`Invariant`) sees messages and calls of the student's API, never fields of the student's objects, so it can
-judge any implementation. It raises :class:`~raftlab.explain.failure.LabFailure` as soon as the rule is broken, where the
-bug is and not where its effects show. Each file begins with the rule and with the correct styles that it must accept: a
-false alarm is the worst bug this project can have.
+judge any implementation. It raises :class:`~raftlab.explain.failure.LabFailure` as soon as the rule is broken, before the
+effects of the bug show elsewhere. Each file begins with the rule and the correct styles that it must accept, because a false
+alarm is the worst bug that raftlab can have.
 """
 
 from __future__ import annotations

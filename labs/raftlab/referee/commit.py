@@ -1,13 +1,13 @@
 """Commit by majority: an entry of the leader's own term is committed once a majority stores it, and commits all entries
-before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, the majority is one of the members, and under C_old,new a
-majority of each of the two sets (§6).
+before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, only members count towards the majority; under C_old,new a
+majority of each of the two sets is needed (§6).
 
-What the referee sees: an index may be applied only after some leader, for an entry of its own term at that index or after
+The referee checks this: an index may be applied only after some leader, for an entry of its own term at that index or after
 it, got successful replies to AppendEntries of that term from enough servers to be a majority together with the leader.
-The configuration that counts is the latest one in that leader's log, as its entries show it.
+The configuration that counts is the latest one in that leader's log, as far as its messages show it.
 
 Styles it must accept: leaders that commit on heartbeats, in batches, or entries of many terms at once with a no-op entry;
-followers that learn of the commit before the leader applies; restarted servers that apply everything again. With
+followers that learn of the commit before the leader applies the entry; restarted servers that apply everything again. With
 configurations: entries counted under a configuration that was appended after them, even one that is not sent yet; leaders
 that do not know the newest configuration; a single member, which commits without sending anything.
 """
@@ -28,7 +28,7 @@ class Commit(Invariant):
     """The rule, and the record of commits that other rules use.
 
     Attributes:
-        match_index: ``match_index[term][server]`` is how much of its log the leader of ``term`` knows to be on ``server``.
+        match_index: ``match_index[term][server]`` is the last index that the leader of ``term`` knows to be on ``server``.
         committed_upto: every index up to this one is committed.
         commits: each commit as (term, index, servers): the leader's term, the index of the entry of that term that was
             counted, and the servers that stored it.
@@ -67,7 +67,7 @@ class Commit(Invariant):
             return
         configuration = self.configuration_at(msg.index)
         if len(configuration.voters) == 1:
-            self.committed_upto = msg.index  # it sent nothing, so there was nothing to see
+            self.committed_upto = msg.index  # a single member commits without sending anything that could be checked
             return
         for term in sorted(self.match_index, reverse=True):
             index = self._possible_commit(term, msg.index, configuration)
@@ -109,7 +109,7 @@ class Commit(Invariant):
         since = max(index for index in self.committed_configurations if index <= at)
         if at in log and isinstance(log[at][1], Configuration):
             since, configuration = at, log[at][1]
-        # A later configuration that is certainly in its log ends the validity of those before it. Others may be in it.
+        # A later configuration that is certainly in the leader's log replaces those before it. Others may be in that log.
         later = {index: entry[1] for index, entry in log.items() if index > at and isinstance(entry[1], Configuration)}
         last = configuration
         counted = 0
@@ -122,7 +122,7 @@ class Commit(Invariant):
             if index > at and of_term <= term and (index not in log or log[index][0] == of_term):
                 others.append(other)
         if last.old:
-            # C_new may be in its log without having been sent, but only once C_old,new is committed.
+            # C_new may be in the leader's log without having been sent, but only once C_old,new is committed.
             if since <= self.committed_upto or self.own_term_majority_index(term, last) >= since:
                 others.append(Configuration(last.members))
         else:

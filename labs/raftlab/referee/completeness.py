@@ -1,8 +1,7 @@
 """Leader Completeness: an entry committed in one term is in the log of every leader of a later term (§5.4, Figure 3).
 
-The referee sees this in three places: the end of the log that a winning candidate named in its RequestVote; what a
-leader's messages show of its log; and a vote for a candidate whose log ends before a committed entry that the voter has
-stored.
+The referee checks three things: the last index and term that a winning candidate named in its RequestVote; the entries in a
+leader's messages; and votes for candidates whose log ends before a committed entry that the voter has stored.
 
 Styles it must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in a term no
 later than that of the commit, since the voter may have decided before it stored the entry.
@@ -18,17 +17,17 @@ from raftlab.referee.commit import Commit
 
 
 class Completeness(Invariant):
-    """The rule, on top of what :class:`AppendOnly` and :class:`Commit` have recorded."""
+    """The rule, which uses the records of :class:`AppendOnly` and :class:`Commit`."""
 
     def __init__(self, append_only: AppendOnly, commit: Commit) -> None:
         self._append_only = append_only
         self._commit = commit
         # By term and candidate: the (term, index) of the last entry in its log.
         self._last_entries: dict[int, dict[int, tuple[int, int]]] = {}
-        # How many commits have been processed, and the last index of these.
+        # The number of processed commits, and the last index that they cover.
         self._processed = 0
         self._processed_upto = 0
-        # Of each committed index: the term of its entry, and the term in which it was committed.
+        # By committed index: the term of its entry, and the term in which it was committed.
         self._committed_terms: dict[int, tuple[int, int]] = {}
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:

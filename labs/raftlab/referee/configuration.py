@@ -14,8 +14,8 @@ class Configuration:
     """The servers that vote.
 
     Attributes:
-        members: the members, under C_old,new those of C_new.
-        old: under C_old,new (joint consensus) the members of C_old, else empty. A majority of each set is needed.
+        members: the members; under C_old,new, those of C_new.
+        old: under C_old,new (joint consensus), the members of C_old; otherwise empty. A majority of each set is needed.
     """
 
     members: frozenset[int]
@@ -39,7 +39,7 @@ class Configuration:
 
         Args:
             match_index: the last index known to be on each server; 0 for a server that is not in it.
-            leader: the leader. It counts only if it is in the group.
+            leader: the leader. It counts only in groups that contain it.
             leader_last: the last index of the leader's own log.
         """
         index = leader_last
@@ -54,7 +54,7 @@ class Configuration:
 
     @property
     def groups_text(self) -> str:
-        """The groups for a sentence that begins with "most of"."""
+        """The groups as text that follows the words "most of"."""
         return " and most of ".join(str(sorted(group)) for group in self.groups)
 
 
@@ -66,5 +66,5 @@ def content(entry: Message) -> Any:
 
 
 def _servers(value: Any) -> frozenset[int]:
-    """The server numbers in a message's field. The field may hold anything; what is no server number is left out."""
+    """The server numbers in a message's field. The field may hold anything; other values are ignored."""
     return frozenset(who for who in value if type(who) is int) if isinstance(value, list) else frozenset()

@@ -1,13 +1,13 @@
 """Changes of the configuration: one at a time; either of one server or through C_old,new; only by a leader that has
 committed an entry of its own term; and a leader has the votes of its own configuration (§6; dissertation, 4.1 to 4.3).
 
-The referee sees this in entries of kind "configuration" and in the replies to RequestVote. It knows the configuration
-before an entry from the messages of the leader that sends the entry, or because it was applied; if it does not know it,
-it does not judge. Whether an entry may be committed is decided as in commit.py.
+The referee checks entries of kind "configuration" and the replies to RequestVote. It knows the configuration before an entry
+from the messages of the leader that sends the entry, or because that configuration was applied; if neither is the case, it
+does not judge the change. Whether an entry may be committed is decided as in commit.py.
 
 Styles it must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a
 C_old,new that is undone by another C_old entry; a C_new that is appended on the very reply that commits C_old,new; voters
-and candidates that use a configuration of which the others know nothing yet; a leader that is the only member.
+and candidates that use a configuration that no other server knows yet; a leader that is the only member.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from raftlab.referee.configuration import Configuration
 
 
 class Configurations(Invariant):
-    """The rule, on top of what :class:`AppendOnly` and :class:`Commit` have recorded."""
+    """The rule, which uses the records of :class:`AppendOnly` and :class:`Commit`."""
 
     def __init__(self, servers: int, append_only: AppendOnly, commit: Commit) -> None:
-        self._everybody = frozenset(range(servers))
+        self._all_servers = frozenset(range(servers))
         self._append_only = append_only
         self._commit = commit
         # By term and candidate: the servers that voted for it, and the configurations that may be the latest in its log.
@@ -58,21 +58,21 @@ class Configurations(Invariant):
     # --- elections ---
 
     def _possible(self, last_index: int, last_term: int) -> list[Configuration]:
-        """The configurations that may be the latest in the log of a candidate whose log ends there. The committed ones are
-        in it if the candidate can win at all; those that were sent, or that only a leader has, may be in it."""
+        """The configurations that may be the latest in the log of a candidate whose log ends there. If the candidate can
+        win at all, its log has the committed ones; it may have those that were sent, or that only a leader has."""
         commit = self._commit
         since = max(index for index in commit.committed_configurations if index <= last_index)
-        found = [commit.committed_configurations[since]]
-        found += [
+        possible = [commit.committed_configurations[since]]
+        possible += [
             other
             for (index, term), other in commit.sent_configurations.items()
             if since < index <= last_index and term <= last_term
         ]
-        for base in list(found):
+        for base in list(possible):
             if base.old:
-                found.append(Configuration(base.members))
-            found += [Configuration(members) for members in commit.requested if len(members ^ base.members) == 1]
-        return found
+                possible.append(Configuration(base.members))
+            possible += [Configuration(members) for members in commit.requested if len(members ^ base.members) == 1]
+        return possible
 
     def _check_votes(self, leader: int, term: int) -> None:
         possible = self._may_count.get((term, leader))
@@ -89,7 +89,7 @@ class Configurations(Invariant):
 
     def _check(self, src: int, term: int, index: int, of_term: int, new: Configuration) -> None:
         here = f"S{src} sends {new!r} at index {index}"
-        if not new.members or not new.voters <= self._everybody:
+        if not new.members or not new.voters <= self._all_servers:
             text = f"expected a configuration to name existing servers, and at least one, but {here}"
             raise broken(rules.CHANGE_ANSWERS, text, frozenset((src,)))
         at, before = self._before(term, index)
@@ -117,8 +117,8 @@ class Configurations(Invariant):
             raise broken(rules.OWN_TERM_FIRST, text, frozenset((src,)))
 
     def _before(self, term: int, index: int) -> tuple[int, Configuration | None]:
-        """The last configuration before ``index`` in the log of the leader of ``term``, after its own index. If the referee
-        cannot know it, it is ``None``."""
+        """The last configuration before ``index`` in the log of the leader of ``term``, as (its index, configuration). The
+        configuration is ``None`` if the referee cannot know it."""
         log = self._append_only.logs[term]
         for at in range(index - 1, -1, -1):
             if at <= self._commit.applied_upto:

@@ -1,11 +1,11 @@
 """Election Safety: at most one server leads in any one term (§5.2, Figure 3).
 
 For the referee, a server leads term T if it sends AppendEntries (or InstallSnapshot) of term T, or if its ``get_state``
-or ``start`` says so.
+or ``start`` reports that it leads T.
 
 Styles it must accept: a message of a deposed leader's old term that is sent late (it did lead that term); leaders that
 never send an empty heartbeat; a leader that is cut off and still believes that it leads. Before lab 2C a restarted server
-may have forgotten its terms, so the referee then forgets which terms that server led.
+may have forgotten its terms, so the referee forgets which terms that server led.
 """
 
 from __future__ import annotations

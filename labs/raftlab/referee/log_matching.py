@@ -1,8 +1,8 @@
 """Log Matching: entries with the same index and term have the same command, and so do all entries before them (§5.3,
 Figure 3).
 
-The referee sees this in what leaders send (see append_only.py): an (index, term) has the same command and the same
-preceding term in every log.
+The referee checks this for the entries that leaders send (see append_only.py): each (index, term) has the same command and
+the same preceding term in every log.
 
 Styles it must accept: any way to split a log into messages; no-op entries.
 """
@@ -18,11 +18,11 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class LogMatching(Invariant):
-    """The rule, on top of the logs that :class:`AppendOnly` has recorded."""
+    """The rule, which uses the logs that :class:`AppendOnly` has recorded."""
 
     def __init__(self, append_only: AppendOnly) -> None:
         self._append_only = append_only
-        # By (index, term): the command, and the term of the entry before it, each with the server that sent it first.
+        # By (index, term): the command, and the term of the preceding entry, each with the server that sent it first.
         self._commands: dict[tuple[int, int], tuple[Any, int]] = {}
         self._preceding_terms: dict[tuple[int, int], tuple[int, int]] = {}
 

@@ -1,4 +1,4 @@
-"""One vote a term: a server gives its vote to at most one candidate in any one term (Figure 2, RequestVote 2; §5.2).
+"""One vote per term: a server gives its vote to at most one candidate in any one term (Figure 2, RequestVote 2; §5.2).
 
 For the referee, S votes for C in term T if S answers a RequestVote of term T with ``vote_granted``, or if S itself asks
 for votes in T (a candidate votes for itself).

@@ -1,11 +1,11 @@
 """A pre-vote changes no term and no vote (dissertation, 9.6). From lab 2F on.
 
-What the referee sees: a server's term, in get_state, in its requests and in its replies, grows for two reasons only. The
-server has received that term in another server's request or reply; or it starts an election in that term, with the
-pre-votes of a majority. The term of a pre-vote request is not yet any server's term, so receiving it is no reason.
+The referee checks a server's term in get_state, in its requests and in its replies. The term may grow for two reasons only:
+the server has received that term in another server's request or reply; or it starts an election in that term, with the
+pre-votes of a majority. The term of a pre-vote request is not any server's term yet, so receiving it is not a reason.
 
 Styles it must accept: replies to a pre-vote with either the requested term or the server's own; candidates that ask more
-than once, or only some servers; a single member, which asks no one; configurations that the others do not know yet.
+than once, or ask only some servers; a single member, which asks no one; configurations that the others do not know yet.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ class PreVote(Invariant):
     def __init__(self, commit: Commit) -> None:
         self._commit = commit
         self._received: dict[int, int] = {}  # the highest term that each server may be in
-        self._granted: dict[
-            tuple[int, int], set[int]
-        ] = {}  # by candidate and term: the servers that granted a pre-vote
+        # By candidate and term: the servers that granted a pre-vote.
+        self._granted: dict[tuple[int, int], set[int]] = {}
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if method != "pre_vote":

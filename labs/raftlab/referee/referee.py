@@ -26,14 +26,14 @@ class Referee(Invariant):
 
     Args:
         lab: the lab's name, such as ``"2D"``.
-        servers: how many servers the cluster has.
+        servers: number of servers in the cluster.
         scripted: whether some of them are scripted servers. Their logs and commits come from the test and not from Raft,
             so only rules about a single server apply.
         members: the initial configuration; ``None`` for all servers.
 
     Attributes:
-        applies: what was applied.
-        commit: what is committed; ``None`` before lab 2B and with scripted servers.
+        applies: the record of applied entries and snapshots.
+        commit: the record of commits; ``None`` before lab 2B and with scripted servers.
     """
 
     def __init__(self, lab: str, servers: int, scripted: bool = False, members: Collection[int] | None = None) -> None:
@@ -41,14 +41,14 @@ class Referee(Invariant):
         durable = has("durable")
         self.applies = StateMachineSafety()
         self.commit: Commit | None = None
-        every: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]
+        rules: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]
         if durable:
-            every.append(Durable())
+            rules.append(Durable())
         if has("log") and not scripted:
-            # In this order: each uses what those before it have recorded.
+            # The order matters: a rule uses the records of the rules before it.
             append_only = AppendOnly(durable)
             commit = Commit(range(servers) if members is None else members, append_only)
-            every += [
+            rules += [
                 append_only,
                 LogMatching(append_only),
                 commit,
@@ -56,12 +56,12 @@ class Referee(Invariant):
                 Snapshots(self.applies),
             ]
             if has("membership"):
-                every.append(Configurations(servers, append_only, commit))
+                rules.append(Configurations(servers, append_only, commit))
             if has("pre_vote"):
-                every.append(PreVote(commit))
+                rules.append(PreVote(commit))
             self.commit = commit
-        every.append(self.applies)
-        # An event goes only to the rules that watch it, since this runs for every message of every run.
+        rules.append(self.applies)
+        # Pass an event only to the rules that watch it, since this runs for every message of every run.
         for hook in (
             "booted",
             "sent",
@@ -74,7 +74,7 @@ class Referee(Invariant):
             "applied",
         ):
             watching = [
-                getattr(each, hook) for each in every if getattr(type(each), hook) is not getattr(Invariant, hook)
+                getattr(rule, hook) for rule in rules if getattr(type(rule), hook) is not getattr(Invariant, hook)
             ]
             setattr(self, hook, _call_all(watching))
 
@@ -84,7 +84,7 @@ def _call_all(watching: list[Callable[..., None]]) -> Callable[..., None]:
         return watching[0]
 
     def call_all(*event: Any) -> None:
-        for each in watching:
-            each(*event)
+        for method in watching:
+            method(*event)
 
     return call_all

@@ -1,7 +1,7 @@
 """Snapshots that leaders send: a leader sends a snapshot that a service took, under its index, in chunks (§7, Figure 13).
 
-The referee sees this in InstallSnapshot: the index is one at which a service took a snapshot, the data is that snapshot's
-bytes at the offset, and done is set only with the last bytes.
+The referee checks InstallSnapshot: a service took a snapshot at this index, the data is that snapshot's bytes at the offset,
+and done is set only with the last bytes.
 
 Styles it must accept: chunks of any size up to the lab's limit, in any order, repeated, and started over.
 """
@@ -12,7 +12,7 @@ from raftlab.explain import rules
 from raftlab.referee.applied import StateMachineSafety
 from raftlab.referee.base import Invariant, Message, broken
 
-# The most bytes of a snapshot in one message: the limit that the handout of lab 2D sets.
+# The maximum number of bytes of a snapshot in one message: the limit in the handout of lab 2D.
 CHUNK_BYTES = 4096
 
 

@@ -1,11 +1,11 @@
 """Terms only grow: a server's term never goes back (Figure 2, State; §5.1), from lab 2C on not even in a restart.
 
-The referee sees this in two calls of ``get_state``, the second made after the first has returned. Requests prove nothing,
-because a thread may send a message of an older term late. After a restart, the term must be at least the one in the
-server's replies to others, since Figure 2 requires it to be saved before a reply is sent.
+The referee compares successive calls of ``get_state`` that do not overlap. Requests prove nothing, because a thread may send
+a message of an older term late. After a restart, the term must be at least the highest one in the server's replies, since
+Figure 2 requires a term to be saved before a reply is sent.
 
-Styles it must accept: a ``get_state`` that returns the current term, whether it is saved already or not; replies to a
-pre-vote that name the requested term, which no server may ever be in.
+Styles it must accept: a ``get_state`` that returns the current term before it is saved; replies to a pre-vote that name the
+requested term, which no server may ever be in.
 """
 
 from __future__ import annotations

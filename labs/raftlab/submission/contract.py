@@ -32,6 +32,7 @@ API = "handouts/lab-2a.md#the-api-on-one-screen"
 MESSAGES = "handouts/lab-2a-details.md#messages"
 FIRST_RUN = "handouts/setup.md#first-run"
 
+# The methods of the contract, with the names of their parameters as messages show them.
 METHODS: dict[str, tuple[str, ...]] = {
     "__init__": ("peers", "me", "persister", "apply_ch", "members"),
     "start": ("command",),
@@ -47,7 +48,7 @@ _VOTE: tuple[dict[str, type], dict[str, type]] = (
     {"term": int, "candidate_id": int, "last_log_index": int, "last_log_term": int},
     {"term": int, "vote_granted": bool},
 )
-# The fields of the paper's messages, and the types of what the tests put into them: arguments, reply.
+# For each RPC, the paper's fields in the arguments and in the reply, with the types that the tests use.
 PAPER: dict[str, tuple[dict[str, type], dict[str, type]]] = {
     "request_vote": _VOTE,
     "pre_vote": _VOTE,
@@ -68,6 +69,7 @@ PAPER: dict[str, tuple[dict[str, type], dict[str, type]]] = {
 }  # fmt: skip
 # The fields that lab 2E adds to entries and snapshots, in which the tests read who votes.
 _CONFIGURATION_FIELDS = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
+# Examples of the commands that a log entry must be able to hold.
 _COMMANDS: tuple[Any, ...] = (1, "x", [1], {"x": 1})
 
 
@@ -99,7 +101,7 @@ def _is_generator(method: str) -> str:
 
 
 def check_source(submission: Submission, lab: Lab) -> list[Problem]:
-    """What is certainly wrong with the entry file, found without running it. If the list is empty, import it."""
+    """Return what is certainly wrong with the entry file, without running it. If nothing is, import the file next."""
     entry = submission.entry
     shown = submission.show(entry)
     try:
@@ -206,6 +208,7 @@ def _check_methods(raft: ast.ClassDef, shown: str, lab: Lab) -> Iterator[Problem
 
 
 def _accepts(args: ast.arguments, count: int) -> bool:
+    """Whether a function with these parameters can be called with ``count`` positional arguments."""
     positional = len(args.posonlyargs) + len(args.args)
     required = positional - len(args.defaults)
     keywords = any(default is None for default in args.kw_defaults)
@@ -238,14 +241,14 @@ def _without_annotations(args: ast.arguments) -> ast.arguments:
 
 
 def check_module(module: Any, lab: Lab, submission: Submission) -> list[Problem]:
-    """:func:`check_class` on the ``Raft`` of the imported entry module, if there is one."""
+    """Call :func:`check_class` with the ``Raft`` of the imported entry module, or with ``None``."""
     return check_class(getattr(module, "Raft", None), lab, submission)
 
 
 def check_class(raft_class: Any, lab: Lab, submission: Submission) -> list[Problem]:
-    """What is wrong with the imported ``Raft`` (``None`` if there is none).
+    """Return what is wrong with the imported ``Raft``; ``raft_class`` is ``None`` if the module has none.
 
-    Call it while ``sys.modules`` has the student's module, in which annotations are looked up.
+    Call it while ``sys.modules`` holds the student's module: annotations are looked up there.
     """
     shown = submission.show(submission.entry)
     if raft_class is None:
@@ -300,12 +303,14 @@ def _check_method(raft_class: type, method: str, lab: Lab) -> str:
 
 
 class _Ellipsis:
+    """A default value that is shown as three dots."""
+
     def __repr__(self) -> str:
         return "..."
 
 
 def _parameters(signature: inspect.Signature) -> str:
-    """The parameters without annotations, and without defaults whose text may differ from run to run."""
+    """The parameters without annotations. Defaults whose text may differ from run to run are shown as ``...``."""
     empty, shown = inspect.Parameter.empty, []
     for parameter in signature.parameters.values():
         plain = parameter.default is empty or type(parameter.default) in type_annotations.SCALARS
@@ -423,7 +428,7 @@ def _converts(value: Any, hint: Any) -> bool:
 
 
 def explain_import_error(exc: BaseException, submission: Submission) -> Problem:
-    """The problem for an exception that importing the submission raised, at the student's last line that was running."""
+    """The problem for an exception that was raised while importing the submission, with the student's innermost line."""
     shown = submission.show(submission.entry)
     where = _last_line(exc, submission) or shown
     if isinstance(exc, SyntaxError):
@@ -460,6 +465,7 @@ def _module_not_found(name: str, importer: str, submission: Submission) -> str:
 
 
 def _last_line(exc: BaseException, submission: Submission) -> str:
+    """The innermost line of the submission in a traceback, as ``file:line``; empty if there is none."""
     files = {}
     for path in submission.modules.values():
         files[str(path)] = files[submission.show(path)] = submission.show(path)

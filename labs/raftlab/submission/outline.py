@@ -1,7 +1,7 @@
 """Where the classes, methods and fields of a submission are defined, as file and line, read from its source.
 
 The contract check shows these lines, even for classes that are in another of the student's files, or are inherited,
-decorated or generated. If a definition is not found the answer is an empty string, never an error.
+decorated or generated. If a definition is not found, the result is an empty string, never an error.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def class_names(tree: ast.Module) -> list[str]:
 
 
 def may_bind(tree: ast.Module, name: str) -> bool:
-    """Whether running the module could bind ``name`` other than by a plain ``class`` at the top level."""
+    """Whether running the module could bind ``name`` in any way other than a plain top-level ``class``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == name and not isinstance(node.ctx, ast.Load):
             return True
@@ -120,7 +120,7 @@ def may_bind(tree: ast.Module, name: str) -> bool:
             return True
         if isinstance(node, ast.ClassDef | Function) and node.name == name:
             return True
-        # These bind names that the tree does not show: globals()["Raft"] = ..., exec(...), setattr(module, "Raft", ...).
+        # These can bind any name: globals()["Raft"] = ..., exec(...), setattr(module, "Raft", ...).
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
             "globals",
             "exec",

@@ -1,4 +1,4 @@
-"""Makes the student's skeleton from the reference solution by removing the marked regions.
+"""Generates the student's skeleton from the reference solution by replacing the marked regions.
 
     python -m raftlab.submission.skeleton solutions/raft.py skeleton/raft.py [--check] [--from 2B]
 
@@ -12,9 +12,8 @@ A region of the solution looks like this, and becomes the three lines on the rig
     # endregion
 
 A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B, for students who
-start there. A region may contain regions of later labs, which add to the code of an earlier lab. If these are not kept,
-their own ``# skeleton:`` lines take their place. As both files have one source they cannot drift apart; a test compares the
-committed skeleton byte for byte.
+start there. A region may contain regions of later labs, which add to the code of the earlier lab. If these are not kept,
+their own ``# skeleton:`` lines take their place. A test checks that the committed skeleton is up to date.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _ALLOW_UNUSED_IMPORTS = "# Not every import is used yet: your code will need the
 
 
 class BadRegions(ValueError):
-    """The marks in the solution do not match. The message says which line is wrong, and why."""
+    """The region markers in the solution are wrong. The message says in which line, and why."""
 
 
 @dataclass
@@ -47,9 +46,9 @@ class Region:
 
     Attributes:
         lab: the lab in which students write it.
-        line: the line of its first mark.
+        line: the line number of its ``# region`` marker.
         lines: what the skeleton has in its place.
-        body: its code, with the regions of later labs in it.
+        body: its code, with the regions of later labs inside it.
     """
 
     lab: str
@@ -59,16 +58,16 @@ class Region:
 
 
 def generate(solution: str, start: str = "", lab_names: Sequence[str] = tuple(labs.LABS), name: str = "raft.py") -> str:
-    """Make a skeleton.
+    """Generate a skeleton.
 
     Args:
         solution: the text of the solution.
-        start: the lab at which the student starts; empty: the first.
+        start: the lab at which the student starts; empty means the first.
         lab_names: the names of the labs, in order.
-        name: what messages call the solution.
+        name: the name of the solution in messages.
 
     Raises:
-        BadRegions: the marks in the solution do not match.
+        BadRegions: the region markers in the solution are wrong.
         raftlab.labs.UnknownLab: ``start`` is not one of the labs.
     """
     if start and start not in lab_names:
@@ -86,7 +85,7 @@ def generate(solution: str, start: str = "", lab_names: Sequence[str] = tuple(la
 
 
 def _replace_regions(parts: Sequence[str | Region], kept: Sequence[str]) -> list[str]:
-    """The lines of ``parts`` for a student who is given the solution of the labs in ``kept``."""
+    """The lines of ``parts``, in which only the regions of the labs in ``kept`` keep their code."""
     lines: list[str] = []
     for part in parts:
         if isinstance(part, str):
@@ -134,13 +133,13 @@ def parse_regions(lines: Sequence[str], lab_names: Sequence[str], name: str) -> 
 
 
 def _trimmed(lines: list[str]) -> list[str]:
-    """``lines`` without blank ones at either end."""
+    """``lines`` without blank lines at either end."""
     full = [number for number, line in enumerate(lines) if line.strip()]
     return lines[full[0] : full[-1] + 1] if full else []
 
 
 def _allow_unused_imports(text: str, tree: ast.Module) -> str:
-    """``text`` with a line for the linter below the docstring, if it has imports that nothing uses yet."""
+    """``text`` with a comment for the linter below the docstring if it has unused imports."""
     imported = {
         (alias.asname or alias.name).partition(".")[0]
         for node in tree.body
@@ -156,14 +155,14 @@ def _allow_unused_imports(text: str, tree: ast.Module) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0; 1 if ``--check`` found a difference; 2 if the skeleton cannot be made."""
+    """Run the command line. Returns 0; 1 if ``--check`` found a difference; 2 if the skeleton cannot be generated."""
     parser = argparse.ArgumentParser(
-        prog="python -m raftlab.submission.skeleton", description="Make the skeleton of a solution."
+        prog="python -m raftlab.submission.skeleton", description="Generate the skeleton of a solution."
     )
     parser.add_argument("solution", type=Path)
     parser.add_argument("skeleton", type=Path, help="the file to write, or to compare with")
-    parser.add_argument("--check", action="store_true", help="write nothing; say whether the skeleton is up to date")
-    parser.add_argument("--from", dest="start", default="", metavar="LAB", help="keep the solutions of the labs before")
+    parser.add_argument("--check", action="store_true", help="write nothing; check that the skeleton is up to date")
+    parser.add_argument("--from", dest="start", default="", metavar="LAB", help="keep the code of the labs before LAB")
     arguments = parser.parse_args(argv)
     solution: Path = arguments.solution
     skeleton: Path = arguments.skeleton

@@ -1,8 +1,8 @@
-"""Finding and reading the files of a submission, without importing them.
+"""Finds and reads the files of a submission, without importing them.
 
 A submission is a file, or a folder with ``raft.py``. The modules beside it and the packages below it belong to it, so that
 students may split their code. The folder may be hostile: links that lead out of it are ignored, sizes and counts are
-limited, and each error is one sentence for its author.
+limited, and each error message is one sentence for the student.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _find(given: Path) -> Submission:
 
 
 def _no_entry(given: Path, root: Path) -> str:
-    """What to say about a folder without raft.py: what it has instead, so that the author sees which name is wrong."""
+    """The message for a folder without raft.py. It lists what is there instead, so the student sees which name is wrong."""
     names = sorted(file.name for file in root.glob("*.py") if file.is_file())
     below = sorted(file.parent.name for file in root.glob(f"*/{ENTRY}") if file.is_file())
     text = f"there is no {ENTRY} in {given}"
@@ -109,7 +109,7 @@ def _no_entry(given: Path, root: Path) -> str:
 
 
 def _modules(folder: Path, prefix: str, depth: int, seen: set[Path], root: Path) -> Iterator[tuple[str, Path]]:
-    """The importable modules in ``folder`` and in the packages below it; a package wins over a module."""
+    """The importable modules in ``folder`` and in the packages below it; packages take precedence over modules."""
     if depth > MAX_DEPTH:
         return
     files = []
@@ -179,8 +179,8 @@ def read(path: Path) -> str:
 
 
 def _undecodable(name: str, data: bytes, reason: str) -> str:
-    """What to say about a file that cannot be decoded. ``detect_encoding`` has nearly the same message for a wrong first
-    line and for an encoding that does not exist."""
+    """The message for a file that cannot be decoded. ``detect_encoding`` has nearly the same message for a first line that
+    is not UTF-8 and for an encoding that does not exist."""
     cookie = re.search(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", b"\n".join(data.splitlines()[:2]), re.MULTILINE)
     if cookie and "unknown encoding" in reason:
         return f"{name} declares the encoding {cookie[1].decode('ascii')}, which Python does not know: use UTF-8"
@@ -210,7 +210,7 @@ def parse(path: Path, shown: str) -> ast.Module:
         return ast.parse(text, shown)
 
 
-# --- modules that hide Python's own ------------------------------------------------------------------------
+# --- modules that shadow the standard library --------------------------------------------------------------
 
 
 def _refuse_shadowing(submission: Submission) -> None:
@@ -234,7 +234,7 @@ def _refuse_shadowing(submission: Submission) -> None:
 
 
 def _imports(submission: Submission, name: str) -> Iterator[str]:
-    """The absolute names of everything that a module may import; nothing if it cannot be parsed."""
+    """The absolute names of all modules that a module may import; nothing if it cannot be parsed."""
     path = submission.modules[name]
     try:
         tree = parse(path, path.name)

@@ -20,7 +20,7 @@ class ApplyMsg:
     """One step of the replicated state machine. The service gets these in log order.
 
     ``index`` and ``term`` are those of the log entry (for a snapshot: of the last entry that it covers). ``kind`` determines
-    which other field counts:
+    which other field is used:
 
     - ``"command"`` (the default): ``command`` is what a client passed to ``start``;
     - ``"noop"``: the empty entry that some leaders append when elected. It has no content, but its index is reported like

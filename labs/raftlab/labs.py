@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Feature = Literal["log", "durable", "snapshots", "membership", "pre_vote"]
-"""What servers can do from a certain lab on. Rules, scenarios and fuzzing ask for a feature, never for a lab's name.
+"""What servers can do once a certain lab is done. Rules, scenarios and fuzzing ask for a feature, never for a lab's name.
 
 - ``log``: servers replicate a log and apply it.
 - ``durable``: servers save their state and survive a crash.

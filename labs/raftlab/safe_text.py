@@ -54,6 +54,6 @@ def _span(part: list[int]) -> str:
 
 
 def number(value: float) -> str:
-    """A number with at most two decimals, and no more than it needs: ``15``, ``7.5``, ``3.33``."""
+    """A number with at most two decimals and no trailing zeros: ``15``, ``7.5``, ``3.33``."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text

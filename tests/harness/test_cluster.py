@@ -248,7 +248,7 @@ def test_two_leaders_in_a_term_end_the_run(write_raft: Write) -> None:
     assert (failure.rule.name, failure.rule.section) == ("Election Safety", "§5.2")
 
 
-# A stand-in that applies what the test tells it to: [(index, command), ...] for each server.
+# A stand-in that applies a given list of (index, command) on each server.
 def applying(*plans: list[tuple[int, str]]) -> str:
     return f"""
         for index, command in {list(plans)!r}[me]:

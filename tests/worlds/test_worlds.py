@@ -1,4 +1,4 @@
-"""Host processes: who is to blame if one does not start, and that none outlives the judge."""
+"""Host processes: a student is not blamed if one does not start, and none outlives the judge."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Cluster:
             self.event_loop.crash(server)
 
     def restart(self, server: int) -> None:
-        """Start a server again with what it saved, crashing it first if it is up. It is connected to the network."""
+        """Restart a server with what it saved, crashing it first if it is up, and connect it to the network."""
         self.crash(server)
         self.network.connect(server)
         self.event_loop.boot(server, self.members)

@@ -237,7 +237,7 @@ class EventLoop:
         heappush(self._due, _Due(when, self._last_sequence, "call", None, None, call))
 
     def reseed(self, seed: int) -> None:
-        """Draw from another seed from now on (sim): in the network, in the servers and between their threads."""
+        """From now on, draw the decisions of the network, the servers and the thread scheduler from another seed (sim)."""
         self._seed = seed
         self.network.reseed(derive(seed, "network"))
         self.world.send_event(protocol.Reseed(derive(seed, "host")))
@@ -251,7 +251,7 @@ class EventLoop:
         heappush(self._due, _Due(when, self._last_sequence, kind, rpc, data))
 
     def _step(self, until: float) -> None:
-        """Pass the world what is due next, wait, and handle what happened."""
+        """Pass the next due messages to the world, wait, and handle what happened."""
         heap = self._due
         batch: list[_Due] = []
         events: list[tuple[float, protocol.Event]] = []

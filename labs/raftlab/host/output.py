@@ -9,7 +9,7 @@ from typing import Any
 # Characters that a host process may print before the rest is dropped.
 MAX_OUTPUT = 20_000_000
 
-# Characters kept of a line that has not ended yet. Older ones are dropped, so that it cannot grow without bound.
+# Maximum length of an unfinished line, in characters. Older characters are dropped, so it cannot grow without bound.
 _MAX_UNFINISHED_LINE = 100_000
 
 Writer = Callable[[str, str], None]  # topic, text

@@ -147,7 +147,7 @@ class Server(ABC):
 
     @abstractmethod
     def enter(self, role: str, run: Callable[..., None], *args: Any) -> None:
-        """Run ``run(*args)``, which calls student code, in a thread of its own. Pass what it raises to :meth:`uncaught`.
+        """Run ``run(*args)``, which calls student code, in its own thread. Pass what it raises to :meth:`uncaught`.
 
         ``role`` says what the thread is for, in words a student knows."""
 

@@ -1,7 +1,7 @@
 """One server in the simulator: the common stub, with the kernel's tasks for threads.
 
-Every call into student code (construction, a handler, a harness call) is a task of its own, so handlers run
-concurrently, as the contract says. All effects go through ``kernel.emit``.
+Every call into student code (construction, a handler, a harness call) is a separate task, so handlers run concurrently,
+as the contract says. All effects go through ``kernel.emit``.
 """
 
 from __future__ import annotations

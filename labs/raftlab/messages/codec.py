@@ -231,7 +231,7 @@ def encode_value(value: Any, name: str = "value") -> bytes:
 
 
 def decode_value(data: bytes) -> Any:
-    """Decode a JSON-like value. ``data`` may be hostile: this raises nothing but ``msgspec.DecodeError``."""
+    """Decode a JSON-like value. ``data`` may be hostile: this raises only ``msgspec.DecodeError``."""
     try:
         value = _decode_any(data)
         message_types.check_json(value)
@@ -243,8 +243,8 @@ def decode_value(data: bytes) -> Any:
 def decode_plain(data: bytes) -> dict[str, Any]:
     """Decode a message for the judge: field names with JSON-like values (dict keys may be ints).
 
-    ``data`` may be hostile: this raises nothing but ``msgspec.DecodeError``. A field may have any type, since only the
-    student's classes declare them.
+    ``data`` may be hostile: this raises only ``msgspec.DecodeError``. A field may have any type, since only the student's
+    classes declare them.
     """
     try:
         message = _decode_map(data)
@@ -297,7 +297,7 @@ def _wrong_field(msg: ApplyMsg) -> str:
 
 
 def decode_apply(data: bytes) -> ApplyMsg:
-    """Decode an :class:`ApplyMsg`. ``data`` may be hostile: this raises nothing but ``msgspec.DecodeError``."""
+    """Decode an :class:`ApplyMsg`. ``data`` may be hostile: this raises only ``msgspec.DecodeError``."""
     try:
         msg = _decode_apply_msg(data)
         message_types.check_json(msg.command)

@@ -79,7 +79,7 @@ class Call(Frame):
 
 
 class Crash(Frame):
-    """The server crashes: nothing of it runs again, not even a ``finally`` block (sim; in rpyc its process is killed)."""
+    """The server crashes: none of its code runs again, not even a ``finally`` block (sim; in rpyc its process is killed)."""
 
     server: int
 
@@ -154,7 +154,7 @@ class Answer(Frame):
 
 
 class Save(Frame):
-    """``persister.save`` was called; the data is durable from here on. ``snapshot`` is ``None`` when it stays unchanged."""
+    """``persister.save`` was called; the data is now durable. ``snapshot`` is ``None`` if it stays unchanged."""
 
     server: int
     state: bytes

@@ -1,4 +1,4 @@
-"""The restrictions that a host process puts on itself before it runs student code. They cannot be lifted again.
+"""The restrictions that a host process puts on itself before it runs student code. They cannot be lifted.
 
 Resource limits stop code that uses up the machine. A system call filter (seccomp) stops what limits cannot: a limit on
 processes does not distinguish a Raft with many threads from a fork bomb, and the socket to the judge could be connected
@@ -40,7 +40,7 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "rt_tgsigqueueinfo": (297, 240),
     "setpriority": (141, 140),
     "sched_setaffinity": (203, 122),
-    # The network. `connect` and `listen` also because the socket to the judge could be disconnected and used again.
+    # The network. `connect` and `listen` are here because the socket to the judge could be disconnected and reused.
     "socket": (41, 198),
     "connect": (42, 203),
     "bind": (49, 200),

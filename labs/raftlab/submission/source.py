@@ -48,7 +48,7 @@ class Submission:
     modules: dict[str, Path]
 
     def show(self, path: Path | str) -> str:
-        """A file's name in messages to the author: relative to the folder."""
+        """The path of a file as messages show it: relative to the folder."""
         try:
             return Path(path).relative_to(self.root).as_posix()
         except ValueError:

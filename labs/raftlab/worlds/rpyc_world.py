@@ -17,7 +17,7 @@ from raftlab.messages import protocol
 from raftlab.messages.rpyc_connection import BadFrame, BytesConnection
 from raftlab.worlds.host_process import WarmHost, cpu_seconds
 
-# Seconds that a send may block. A child reads all the time, in a thread of its own, and the kernel buffers megabytes for
+# Seconds that a send may block. A child reads all the time, in a dedicated thread, and the kernel buffers megabytes for
 # it, so a child that accepts nothing for this long is stopped or stuck in C code.
 SEND_TIMEOUT_S = 20.0
 

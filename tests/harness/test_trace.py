@@ -85,12 +85,12 @@ def test_a_trace_is_read_back(tmp_path: Path) -> None:
 
 
 def test_the_hash_covers_every_event() -> None:
-    one, two = Trace(), Trace()
-    for trace in (one, two):
+    first, second = Trace(), Trace()
+    for trace in (first, second):
         trace.add(ServerEvent(1.0, "crash", 0))
-    assert one.hash() == two.hash()
-    two.add(ServerEvent(1.0, "crash", 1))
-    assert one.hash() != two.hash()
+    assert first.hash() == second.hash()
+    second.add(ServerEvent(1.0, "crash", 1))
+    assert first.hash() != second.hash()
 
 
 def test_the_hash_is_of_plain_arrays_in_the_order_of_the_file() -> None:

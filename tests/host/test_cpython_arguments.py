@@ -105,10 +105,10 @@ def outcomes(names, lock_calls, other_calls):
 
 
 def test_arguments_do_what_cpython_does(write_raft: Write) -> None:
-    here: dict[str, Any] = {}
-    exec(HELPERS, here)
+    helpers: dict[str, Any] = {}
+    exec(HELPERS, helpers)
     real = {"threading": threading, "time": time, "queue": queue, "math": math, "copy": copy, "pickle": pickle}
-    expected = here["outcomes"](real, LOCK_CALLS, OTHER_CALLS)
+    expected = helpers["outcomes"](real, LOCK_CALLS, OTHER_CALLS)
     init = f"""
         def main():
             import copy, math, pickle, queue

@@ -176,10 +176,10 @@ def test_equal_messages_give_equal_bytes_under_any_hash_seed() -> None:
         "names = frozenset(str(i) for i in range(50))\n"
         "print(t.CODEC.encode_args('append_entries', t.AppendEntriesArgs(1, names=names)).hex())"
     )
-    here = __file__.rpartition("/")[0]
+    folder = __file__.rpartition("/")[0]
     seen = set()
     for seed in ("1", "2"):
-        command = [sys.executable, "-c", code, here]
+        command = [sys.executable, "-c", code, folder]
         env = {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
         seen.add(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
     assert len(seen) == 1

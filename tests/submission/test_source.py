@@ -175,15 +175,15 @@ def test_a_file_too_large_and_too_many_modules(tmp_path: Path, monkeypatch: pyte
         (b"# coding: utf-9\n", "raft.py declares the encoding utf-9, which Python does not know: use UTF-8"),
     ],
 )
-def test_bytes_that_are_no_text(tmp_path: Path, text: bytes, message: str) -> None:
+def test_bytes_that_are_not_text(tmp_path: Path, text: bytes, message: str) -> None:
     build(tmp_path, {"raft.py": text})
     assert refusal(tmp_path) == message
 
 
-# --- hiding Python's own ---
+# --- modules that shadow the standard library ---
 
 
-def test_a_module_that_hides_pythons_own_is_refused_when_imported(tmp_path: Path) -> None:
+def test_a_module_that_shadows_the_standard_library_is_refused_if_imported(tmp_path: Path) -> None:
     build(tmp_path, {"raft.py": "import queue\n", "queue.py": ""})
     assert refusal(tmp_path) == "queue.py hides Python's own module queue: rename it"
     build(

@@ -257,12 +257,12 @@ def test_a_deadlock_report_shows_who_waits_for_what(write_raft: Write) -> None:
         failure = failure_of(c, lambda c: (c.states([0]), c.sleep(30)))
     source = (folder / "raft.py").read_text()
     wanted_a, wanted_b = line(source, "with self.a: return"), line(source, "with self.b: pass")
-    took = [
+    lock_lines = [
         number for number, text in enumerate(source.splitlines(), 1) if text.strip() in ("with self.a:", "with self.b:")
     ]
     assert failure.detail.splitlines() == [
-        f"get_state() waits at raft.py:{wanted_a} for a lock that a thread took at raft.py:{took[0]}",
-        f"a thread waits at raft.py:{wanted_b} for a lock that get_state() took at raft.py:{took[1]}",
+        f"get_state() waits at raft.py:{wanted_a} for a lock that a thread took at raft.py:{lock_lines[0]}",
+        f"a thread waits at raft.py:{wanted_b} for a lock that get_state() took at raft.py:{lock_lines[1]}",
     ]
 
 
@@ -310,11 +310,11 @@ def test_locks_held_across_waits_cause_advice_but_no_failure(write_raft: Write) 
         c.start_all()
         c.sleep(1)
         source = (folder / "raft.py").read_text()
-        took = line(source, "with self.lock:")
+        lock_line = line(source, "with self.lock:")
         assert list(c.event_loop.advice) == [
-            f"raft.py:{took + 1}: the lock taken at raft.py:{took} is held across time.sleep",
-            f"raft.py:{took + 2}: the lock taken at raft.py:{took} is held across peers[1].call",
-            f"raft.py:{took + 3}: the lock taken at raft.py:{took} is held across apply_ch.put",
+            f"raft.py:{lock_line + 1}: the lock taken at raft.py:{lock_line} is held across time.sleep",
+            f"raft.py:{lock_line + 2}: the lock taken at raft.py:{lock_line} is held across peers[1].call",
+            f"raft.py:{lock_line + 3}: the lock taken at raft.py:{lock_line} is held across apply_ch.put",
         ]
 
 

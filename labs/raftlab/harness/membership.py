@@ -206,6 +206,8 @@ def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, w
 
     while not c.wait_for(2.0, lambda: applied.get(index, set()) >= wanted()) and c.now < deadline:
         c.agree(f"{command}, {c.now:.3f}", 1, within=within)
-    have = sorted(applied.get(index, set()) & wanted())
-    text = f"expected {command!r} to be applied by all of {sorted(wanted())} within {within:.0f} s, but {have} have it"
-    c.expect(len(have) == len(wanted()), text, rules.AGREEMENT)
+    holders = sorted(applied.get(index, set()) & wanted())
+    text = (
+        f"expected {command!r} to be applied by all of {sorted(wanted())} within {within:.0f} s, but {holders} have it"
+    )
+    c.expect(len(holders) == len(wanted()), text, rules.AGREEMENT)

@@ -68,11 +68,11 @@ class UntrackedLock:
         task = kernel.current
         self._waiting.append(task)
         task.waiting_for = self
-        got = kernel.block(None if timeout == -1 else timeout / task.incarnation.rate)
+        acquired = kernel.block(None if timeout == -1 else timeout / task.incarnation.rate)
         task.waiting_for = None
-        if not got:
+        if not acquired:
             self._waiting.remove(task)
-        return got
+        return acquired
 
     def release(self) -> None:
         if self.holder is None:
@@ -138,11 +138,11 @@ class Lock(UntrackedLock):
             return True
         task = kernels.active.current
         task.waiting_site = here = site()
-        got = self._wait(blocking, timeout)
+        acquired = self._wait(blocking, timeout)
         task.waiting_site = None
-        if got:
+        if acquired:
             self.site = here
-        return got
+        return acquired
 
     def release(self) -> None:
         holder = self.holder
@@ -237,10 +237,10 @@ class RLock:
         if self._lock.holder is kernels.active.current:
             self._count += 1
             return True
-        got = self._lock.acquire(blocking, timeout)
-        if got:
+        acquired = self._lock.acquire(blocking, timeout)
+        if acquired:
             self._count = 1
-        return got
+        return acquired
 
     def release(self) -> None:
         if self._lock.holder is not kernels.active.current:

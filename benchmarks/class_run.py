@@ -36,6 +36,7 @@ from typing import Any
 from raftgrade.proof import bug_bank
 from raftgrade.soak import process_monitor
 from raftlab import labs
+from raftlab.command_line import processors
 from raftlab.submission import skeleton
 from raftlab.suites import catalogue
 from tests.conftest import ROOT, SKELETON, SOLUTION
@@ -283,7 +284,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--submissions", type=int, default=60)
     parser.add_argument("--runs", type=int, default=20, help="runs of each test")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--jobs", type=int, default=processors())
     parser.add_argument(
         "--kill-at",
         type=float,

@@ -28,6 +28,7 @@ from benchmarks.plot import Bars, Lines
 from benchmarks.test_rpyc_speed import bare_rate, judge_rate
 from benchmarks.test_sim_speed import Idle, idle_cluster, start_ms
 from raftlab import labs
+from raftlab.command_line import processors
 from raftlab.safe_text import count, duration
 from raftlab.worlds.host_process import WarmHost
 from tests.conftest import ROOT, SOLUTION
@@ -185,7 +186,7 @@ def take_measurements(sizes: Sizes, progress: Callable[[str], None]) -> Measured
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return processors()
 
 
 def _busy_seconds() -> float:

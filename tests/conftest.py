@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import textwrap
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raftlab.command_line import processors
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.network import MIN_DELAY
 from raftlab.harness.trace import LogLineEvent
@@ -34,7 +34,7 @@ def pytest_configure() -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     """Two per processor: the tests spend a third of their time waiting for real servers and for hostile code to end."""
-    return 2 * len(os.sched_getaffinity(0))
+    return 2 * processors()
 
 
 # A Raft that meets the contract and does nothing else. Tests insert their own code at its three placeholders.

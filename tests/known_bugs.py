@@ -6,7 +6,6 @@ The file of a bug names the test and the rule of the expected failure. The messa
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from raftgrade.proof import bug_bank
 from raftgrade.proof.bug_bank import Bug, Catch
+from raftlab.command_line import processors
 from raftlab.explain.failure import Failure
 from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
@@ -72,7 +72,7 @@ def check(bug: Bug, catch: Catch, folder: Path) -> None:
 
 def snapshot() -> str:
     """The text of the snapshot. Runs each bug, on all processors; with two, this takes about 90 s."""
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ProcessPoolExecutor(processors()) as pool:
         sentences = [each for of_bug in pool.map(_sentences, range(len(BANK.bugs))) for each in of_bug]
     return "\n\n".join([_HEAD, *sentences]) + "\n"
 

@@ -43,23 +43,23 @@ Rule: liveness of elections
 FEW = Settings(seeds=3, hard_seeds=6)
 
 
-def trial(name: str = "el-double-vote", settings: Settings = FEW) -> Trial:
+def make_trial(name: str = "el-double-vote", settings: Settings = FEW) -> Trial:
     """The trial of a bug that counts as hard, whatever its hardness in the bank."""
-    (made,) = kill_rates.make_trials([BANK.find("2A", name)], SOLUTION.read_text(encoding="utf-8"), settings)
-    made.bug = bug_bank.parse(HARMLESS.format("hard", ""), Path(f"2a/{name}.patch"))
-    return made
+    (trial,) = kill_rates.make_trials([BANK.find("2A", name)], SOLUTION.read_text(encoding="utf-8"), settings)
+    trial.bug = bug_bank.parse(HARMLESS.format("hard", ""), Path(f"2a/{name}.patch"))
+    return trial
 
 
-def a_pass(of: Trial, seed: int, outcome: str = "passed", cpu_s: float = 2.0) -> Pass:
+def make_pass(of: Trial, seed: int, outcome: str = "passed", cpu_s: float = 2.0) -> Pass:
     caught = [Kill("split_vote", "Election Safety", "expected one leader")] if outcome == "failed" else []
     unjudged = ["many_elections"] if outcome == "error" else []
     return Pass(of.key, of.bug.id, seed, seed == 0, caught, unjudged, cpu_s, 1.0)
 
 
 def with_passes(*outcomes: str) -> Trial:
-    made = trial()
-    made.passes = {seed: a_pass(made, seed, outcome) for seed, outcome in enumerate(outcomes)}
-    return made
+    trial = make_trial()
+    trial.passes = {seed: make_pass(trial, seed, outcome) for seed, outcome in enumerate(outcomes)}
+    return trial
 
 
 P, F, E = "passed", "failed", "error"
@@ -78,31 +78,31 @@ P, F, E = "passed", "failed", "error"
         ([P, P, E], 0, 2, False),
     ],
 )
-def test_which_passes_count(outcomes: list[str], kills: int, runs: int, complete: bool) -> None:
-    made = with_passes(*outcomes)
-    assert (made.kills, made.runs, made.complete) == (kills, runs, complete)
+def test_only_some_passes_count(outcomes: list[str], kills: int, runs: int, complete: bool) -> None:
+    trial = with_passes(*outcomes)
+    assert (trial.kills, trial.runs, trial.complete) == (kills, runs, complete)
 
 
-def test_which_pass_is_next() -> None:
-    made = trial()
-    assert made.next_seed() == 0
-    made.started.add(0)
-    assert made.next_seed() is None, "the first pass determines which tests the others begin with"
-    made.passes[0] = a_pass(made, 0)
-    made.started |= {1, 2}
-    assert made.next_seed() is None, "whether more passes are needed depends on all of the first seeds"
-    made.passes |= {1: a_pass(made, 1), 2: a_pass(made, 2)}
-    assert made.next_seed() == 3
-    made.passes[3] = a_pass(made, 3, F)
-    assert made.next_seed() is None
+def test_next_seed() -> None:
+    trial = make_trial()
+    assert trial.next_seed() == 0
+    trial.started.add(0)
+    assert trial.next_seed() is None, "the first pass determines which tests the others begin with"
+    trial.passes[0] = make_pass(trial, 0)
+    trial.started |= {1, 2}
+    assert trial.next_seed() is None, "whether more passes are needed depends on all of the first seeds"
+    trial.passes |= {1: make_pass(trial, 1), 2: make_pass(trial, 2)}
+    assert trial.next_seed() == 3
+    trial.passes[3] = make_pass(trial, 3, F)
+    assert trial.next_seed() is None
 
 
 def test_the_likeliest_test_comes_first() -> None:
-    made = trial()
-    assert made.likeliest_first()[0] == "initial_election", "because the bug's file names it"
-    made.passes[0] = a_pass(made, 0, F)
-    assert made.likeliest_first()[:2] == ["split_vote", "initial_election"]
-    assert sorted(made.likeliest_first()) == sorted(made.tests)
+    trial = make_trial()
+    assert trial.likeliest_first()[0] == "initial_election", "because the bug's file names it"
+    trial.passes[0] = make_pass(trial, 0, F)
+    assert trial.likeliest_first()[:2] == ["split_vote", "initial_election"]
+    assert sorted(trial.likeliest_first()) == sorted(trial.tests)
 
 
 def test_seeds_to_be_sure() -> None:
@@ -121,11 +121,11 @@ def test_stored_passes(tmp_path: Path) -> None:
             pass
     with open(tmp_path / "out" / "passes.jsonl", "ab") as file:
         file.write(b'{"key": "torn')
-    again, other = trial(), trial("el-majority-half")
+    again, other = make_trial(), make_trial("el-majority-half")
     with Folder(tmp_path / "out") as folder:
         assert folder.load([again, other]) == 2, "a pass that could not be judged is run again"
         assert (sorted(again.passes), other.passes) == ([0, 1], {})
-        folder.append(a_pass(again, 2))
+        folder.append(make_pass(again, 2))
     with Folder(tmp_path / "out") as folder:
         assert folder.load([again]) == 3
     (tmp_path / "out" / "passes.jsonl").write_text("malformed\n")
@@ -142,11 +142,11 @@ def test_passes_of_an_older_version_can_be_read(tmp_path: Path) -> None:
         '{"key":"KEY","bug":"2a/el-double-vote","seed":0,"whole":true,"caught":[{"test":"who_gets_a_vote","rule":"one vote'
         ' a term","text":"expected S0 to vote once"}],"unjudged":[],"cpu_s":0.3,"wall_s":0.5}\n'
     )
-    made = trial()
-    (tmp_path / "passes.jsonl").write_text(line + line.replace("KEY", made.key))
+    trial = make_trial()
+    (tmp_path / "passes.jsonl").write_text(line + line.replace("KEY", trial.key))
     with Folder(tmp_path) as folder:
-        assert folder.load([made]) == 1
-    assert made.first_kill == Kill("who_gets_a_vote", "one vote a term", "expected S0 to vote once")
+        assert folder.load([trial]) == 1
+    assert trial.first_kill == Kill("who_gets_a_vote", "one vote a term", "expected S0 to vote once")
 
 
 def test_a_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
@@ -195,11 +195,11 @@ def soak(**other: object) -> Block:
 
 
 def test_false_alarms() -> None:
-    made = with_passes(F, F, F)
-    assert "## False alarms\n\nNot measured for this page" in page(made)
-    assert "The soak has no runs." in page(made, soak=[])
+    trial = with_passes(F, F, F)
+    assert "## False alarms\n\nNot measured for this page" in page(trial)
+    assert "The soak has no runs." in page(trial, soak=[])
     hog = soak(impl="futures", network="rpyc", beside_hog=True, runs=1001, failures=2, unjudged=1)
-    text = page(made, soak=[soak(), soak(), hog])
+    text = page(trial, soak=[soak(), soak(), hog])
     assert "\n| timers | 40,000 | 0 | 0, below 0.92 |\n" in text
     assert "\n| futures | 1,000 | 2 | 20.00, below 72.06 |\n" in text
     assert "\n| suite rpyc beside a hog | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
@@ -231,7 +231,7 @@ def test_several_soaks_are_combined(tmp_path: Path) -> None:
 # --- real proofs ---
 
 
-def a_bank(folder: Path, hardness: str = "easy", headers: str = "") -> Path:
+def write_bank(folder: Path, hardness: str = "easy", headers: str = "") -> Path:
     folder.mkdir(exist_ok=True)
     source = ROOT / "tests" / "bugs" / "2a" / "el-double-vote.patch"
     (folder / source.name).write_text(source.read_text())
@@ -245,7 +245,7 @@ def prove(folder: Path, *more: str) -> int:
 
 
 def test_proofs_of_a_small_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a_bank(tmp_path / "bank")
+    write_bank(tmp_path / "bank")
     assert prove(tmp_path, "--seeds", "2") == 1
     printed, text = capsys.readouterr().out, (tmp_path / "page.md").read_text()
     assert re.search(r"^2a/el-double-vote +easy +one vote a term +2/2 +1 \[\.16–1\] +1 +\d", printed, re.M)
@@ -260,7 +260,7 @@ def test_proofs_of_a_small_bank(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert stored.count(b"\n") == 4
 
     # Again, with a reason: no pass is repeated, and a miss with a reason does not make the command fail.
-    a_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
+    write_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2") == 0
     again = capsys.readouterr()
     assert "raftgrade: reused 4 passes of the proof in " in again.err
@@ -268,36 +268,36 @@ def test_proofs_of_a_small_bank(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "out" / "passes.jsonl").read_bytes() == stored
 
     # Now as a hard bug: its two stored passes count, and two more follow.
-    a_bank(tmp_path / "bank", "hard", "Missed: is no fault.\n")
+    write_bank(tmp_path / "bank", "hard", "Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2", "--hard-seeds", "4", "--bugs", "harmless") == 0
     assert re.search(r"^2a/harmless +hard +missed +0/4 ", capsys.readouterr().out, re.M)
     assert (tmp_path / "out" / "passes.jsonl").read_bytes().count(b"\n") == 6
 
 
 def test_a_run_whose_host_takes_too_long_is_caught(tmp_path: Path) -> None:
-    (made,) = kill_rates.make_trials(
+    (trial,) = kill_rates.make_trials(
         [BANK.find("2A", "el-double-vote")], SOLUTION.read_text(), Settings(1, 1, 1, limit_s=0.002)
     )
     with Folder(tmp_path) as folder:
-        kill_rates.run([made], folder, made.settings, io.StringIO())
-    assert made.first_kill == Kill("initial_election", "", "run never reported: it had not ended after 0.002 s")
-    assert len(made.passes[0].caught) == number_of_tests("2A")
+        kill_rates.run([trial], folder, trial.settings, io.StringIO())
+    assert trial.first_kill == Kill("initial_election", "", "run never reported: it had not ended after 0.002 s")
+    assert len(trial.passes[0].caught) == number_of_tests("2A")
 
 
 def test_a_run_that_exceeds_its_limit_is_caught(tmp_path: Path) -> None:
     """Unlike in the test above, the servers are running when the time limit is reached."""
-    (made,) = kill_rates.make_trials(BANK.bugs[:1], SOLUTION.read_text(), Settings(2, 2, 1, limit_s=2.0))
-    made.text += "\nsum(range(10**11))  # takes minutes, and nothing can interrupt it\n"
-    made.passes[0] = a_pass(made, 0)  # so the next pass stops at the first test that fails
+    (trial,) = kill_rates.make_trials(BANK.bugs[:1], SOLUTION.read_text(), Settings(2, 2, 1, limit_s=2.0))
+    trial.text += "\nsum(range(10**11))  # takes minutes, and nothing can interrupt it\n"
+    trial.passes[0] = make_pass(trial, 0)  # so the next pass stops at the first test that fails
     with Folder(tmp_path) as folder:
-        kill_rates.run([made], folder, made.settings, io.StringIO())
-    (caught,) = made.passes[1].caught
+        kill_rates.run([trial], folder, trial.settings, io.StringIO())
+    (caught,) = trial.passes[1].caught
     assert caught.text == "run never reported: it had not ended after 2 s"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
-    a_bank(tmp_path / "bank")
+    write_bank(tmp_path / "bank")
     command = [sys.executable, "-m", "raftgrade", "proof", "bank", "--reference", str(SOLUTION)]
     process = subprocess.Popen(
         [*command, "--seeds", "200", "--out", "out", "--jobs", "2"],
@@ -319,13 +319,13 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
         == "raftgrade: interrupted; finished passes are in out; run the same command again to continue"
     )
     wait_until_gone(str(Path("out", "2a")))
-    made = kill_rates.make_trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
+    trial = kill_rates.make_trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
     with Folder(tmp_path / "out") as folder:
-        assert folder.load(made) == passes.read_bytes().count(b"\n") >= 2
+        assert folder.load(trial) == passes.read_bytes().count(b"\n") >= 2
 
 
 def test_a_bug_that_cannot_be_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a_bank(tmp_path / "bank")
+    write_bank(tmp_path / "bank")
     (tmp_path / "raft.py").write_text("HEARTBEAT_EVERY = 0.1\n")
     assert main(["proof", str(tmp_path / "bank"), "--reference", str(tmp_path)]) == 2
     assert re.match(

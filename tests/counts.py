@@ -48,7 +48,12 @@ def readme() -> str:
 
 def guide() -> str:
     text = GUIDE.read_text(encoding="utf-8")
-    return _replaced(text, r"\((2\w): \d+ points\)", lambda found: f"({found[1]}: {points_of(found[1])} points)")
+    # The words may be on two lines.
+    return _replaced(
+        text,
+        r"\((2\w):(\s+)\d+(\s+)points\)",
+        lambda found: f"({found[1]}:{found[2]}{points_of(found[1])}{found[3]}points)",
+    )
 
 
 def passing_transcript(path: Path) -> str:

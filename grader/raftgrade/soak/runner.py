@@ -1,8 +1,9 @@
 """Run suites and random scenarios for hours, and watch memory and processes meanwhile (``raftgrade soak IMPL…``).
 
-The work is split into blocks: a range of fresh seeds of one lab, one implementation and one network. The series with the
-fewest blocks comes next, so that evidence grows evenly. A finished block is a line in the log (:mod:`raftgrade.soak.log`),
-and the next soak in the same folder goes on after it. A kill at any moment costs only the block that is running.
+The work is split into blocks: a range of fresh seeds of one lab, one implementation and one network. Blocks that differ
+only in their seeds form a series; the series with the fewest blocks goes next, so that evidence grows evenly. A
+finished block is a line in the log (:mod:`raftgrade.soak.log`), and the next soak in the same folder goes on after it.
+A kill at any moment costs only the block that is running.
 """
 
 from __future__ import annotations
@@ -316,7 +317,7 @@ class _Soak:
         return f"{lab} {hash[:16]} {self._code}"
 
     def _obstacles(self, target: JobTarget, hash: str, known: dict[str, str], folder: Path) -> dict[str, str]:
-        """What keeps ``target`` from doing each lab, up to the first such lab; an empty text means that it can. It can do a
+        """For each lab, why ``target`` cannot do it (empty: it can). Ends after the first lab that it cannot do. It can do a
         lab if it passes the contract check and, with one of :data:`TRIALS` seeds, the lab's first test."""
         obstacles: dict[str, str] = {}
         for lab in self._settings.labs:
@@ -450,7 +451,7 @@ class _Soak:
         )
 
     def _make_trace_quota(self, slug: str) -> None:
-        """Make the quota for the traces of an implementation: first come, first served, earlier soaks first."""
+        """Make the quota for an implementation's traces. Traces that earlier soaks left in the folder count first."""
         if slug not in self._trace_quotas:
             folder = self._log.folder / "traces" / slug
             quota = self._trace_quotas[slug] = TraceQuota(folder, TRACE_QUOTA)

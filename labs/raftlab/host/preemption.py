@@ -19,7 +19,7 @@ from types import CodeType
 TICK = "__tick__"
 SWITCH = "__switch__"
 
-# Other threads may notice when a statement that contains one of these runs.
+# If a statement contains one of these nodes, other threads may notice when it is executed.
 _SHARED = (
     ast.Attribute,
     ast.Subscript,

@@ -34,7 +34,7 @@ class Outbox:
         """Send ``effect``, or leave it to the thread that is sending. Ends the process if the judge is gone."""
         queue = self._queue
         queue.append(effect)
-        # Checked again after each release: no other thread sends what was added while this one held the lock.
+        # Checked again after each release: a thread that added an effect meanwhile has left it to us.
         while queue and self._send_lock.acquire(False):
             try:
                 self._send()

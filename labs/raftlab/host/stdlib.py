@@ -1,8 +1,8 @@
 """Virtual-time copies of Python's own threading library, and substitutes for what would make a run unrepeatable.
 
-``threading``, ``queue`` and ``concurrent.futures`` are plain Python over ``_thread`` and ``time``. Fresh copies of them,
-imported while ``sys.modules`` holds our substitutes for these two, run in virtual time unmodified; the real modules are
-put back afterwards. What cannot be made deterministic is refused by name.
+``threading``, ``queue`` and ``concurrent.futures`` are plain Python over ``_thread`` and ``time``. We import fresh copies
+of them while ``sys.modules`` holds our substitutes for those two. The copies then run in virtual time, unmodified; the
+real modules are put back afterwards. What cannot be made deterministic is refused by name.
 
 The copies are created once, in the warm host, and shared by all servers of a run. Each server has its own ``random``
 module.
@@ -108,7 +108,7 @@ def make_copies() -> dict[str, ModuleType]:
             else:
                 sys.modules[name] = module
     threading = copies["threading"]
-    # The student gets a second copy of `threading`, because the library's own locks must not be reported.
+    # There are two copies of `threading`: the student's, whose locks are tracked, and the library's, whose are not.
     shared = {"Event": primitives.Event, "local": copies["_threading_local"].__dict__["local"]}
     copies["threading"] = copy_module(threading)
     copies["threading"].__dict__.update(shared)

@@ -217,7 +217,7 @@ def test_a_repository(tmp_path: Path) -> None:
 
 
 def test_a_repository_cannot_run_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither through hooks, nor attributes and filters, nor the templates and settings of whoever grades."""
+    """Fetching runs no code of the repository: not through hooks, attributes, filters, or the grader's own settings."""
     url, _ = repository(tmp_path / "dan")
     mark = tmp_path / "ran"
     hook = tmp_path / "templates" / "hooks" / "post-checkout"

@@ -273,7 +273,7 @@ def test_the_handout_states_the_limits() -> None:
         f"more than {limits.files} files, or computes for more than {limits.cpu_s} s",
         f"more than {limits.threads} threads",
         f"{limits.file_bytes // levels.MIB} MB in a `/tmp` of its own",
-        f"{commands.TRACE_QUOTA // 1_000_000} MB are kept of a submission",
+        f"{commands.TRACE_QUOTA // 1_000_000} MB are kept per submission",
         f"{staging.MAX_BYTES // 1_000_000} MB, to {staging.MAX_RATIO} times their size",
         f"more than {staging.MAX_FILES} entries",
     ):

@@ -325,14 +325,14 @@ class EventLoop:
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
-            if not self.server_states[rpc.dst].up or not self.network.open(rpc.src, rpc.dst):
+            if not self._can_arrive(due):
                 self._unreachable(rpc, due.when, "request")
                 return None
             return protocol.Request(rpc.dst, rpc.id, rpc.method, rpc.payload)
         server_state = self.server_states[rpc.src]
         if rpc.done or not server_state.up or server_state.incarnation != rpc.src_incarnation:
             return None
-        if due.data is not None and not self.network.open(rpc.dst, rpc.src):
+        if not self._can_arrive(due):
             # The link is checked again on arrival: a reply never crosses a link that was cut meanwhile.
             self._unreachable(rpc, due.when, "reply")
             return None

@@ -1,16 +1,17 @@
-"""Grade a whole class twice, once with the grader killed in the middle, and compare the two reports:
+"""Grade a whole class twice, kill the grader in the middle of the first time, and compare the two reports:
 
     python -m benchmarks.class_run --submissions 60 --runs 20
 
-This generates a class of correct Rafts, known bugs, unfinished and broken files, and grades all labs in the simulator. The
-grader is killed (SIGKILL) when a share ``--kill-at`` of its runs is done, and started again on the same folder. Then a
-second grading run, with a different number of jobs, is left undisturbed. No finished run may be lost or repeated, and both
-reports must be the same. Memory and processor use are measured throughout. The exit code is 1 if something is wrong.
+The class is generated: correct Rafts, known bugs, unfinished files and broken files. All labs are graded in the simulator.
+The first grading run is killed (SIGKILL) when ``--kill-at`` of its runs are done (0.4 means 40 %), and then started again
+on the same folder. The second grading run has a different number of jobs and is not interrupted. No finished run may be
+lost or repeated, and both reports must be the same. Memory and CPU use are measured all the time. The exit code is 1 if
+any of these checks fails.
 
-At full size this takes some hours on two processors. With ``--out DIR``, a later call continues where this one stopped: the
-interrupted grading run may be killed once more, and the undisturbed one starts from the beginning unless it had finished.
-To do the two on different machines, use ``--half killed`` and ``--half undisturbed``: each prints the SHA-256 of its report
-and of its marks, which are equal for the same class, raftlab and Python.
+At full size this takes a few hours on two processors. If it is interrupted, call it again with the same ``--out DIR`` to
+continue: the first grading run goes on from its last record, and the second one starts over unless it had finished.
+To run the two on different machines, use ``--half killed`` and ``--half undisturbed``. Each prints the SHA-256 of its
+report and of its marks. These are equal if the class, the version of raftlab and the version of Python are the same.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any
 from raftgrade.proof import bug_bank
 from raftgrade.soak import process_monitor
 from raftlab import labs
-from raftlab.command_line import processors
+from raftlab.operating_system import processors
 from raftlab.submission import skeleton
 from raftlab.suites import catalogue
 from tests.conftest import ROOT, SKELETON, SOLUTION
@@ -49,7 +50,7 @@ KINDS = (  # the kinds of the first twelve submissions; they repeat after that
     *("correct", "unfinished", "unfinished", "broken", "unfinished", "nothing"),
     *("bug", "unfinished", "unfinished", "unfinished", "unfinished", "broken"),
 )
-# The first lab that an unfinished submission lacks, in turn: as in the weeks of labs 2B and 2C.
+# The first lab that an unfinished submission lacks. Submissions take turns, as in a class that works on labs 2B and 2C.
 NEXT_LAB = ("2B", "2C", "2B", "2C", "2D")
 BROKEN = {
     "no-syntax": "class Raft\n",
@@ -63,8 +64,10 @@ def make_class(folder: Path, number: int) -> None:
     """Generate ``number`` submissions. In each dozen, one is correct, one has a known bug, eight lack most or all labs, and
     two are broken."""
     reference = SOLUTION.read_text()
-    # Spread over the whole bank, not only its first labs, and put into the complete reference, so that every lab is run.
-    bugs = [text for bug in bug_bank.read(ROOT / "tests").bugs if (text := _in_complete_reference(bug, reference))]
+    # Take bugs from the whole bank, not only from its first labs, and put them into the complete reference, so that every
+    # lab is run.
+    bank = bug_bank.read(ROOT / "tests").bugs
+    bugs = [text for bug in bank if (text := _in_complete_reference(bug, reference)) is not None]
     dozens = -(-number // 12)
     correct = itertools.cycle([SOLUTION, *sorted((ROOT / "tests" / "correct").glob("whole_*/raft.py"))])
     texts = {
@@ -89,9 +92,10 @@ def kinds(number: int) -> dict[str, str]:
 
 
 def _in_complete_reference(bug: bug_bank.Bug, reference: str) -> str | None:
-    """The reference with all labs and the bug; ``None`` if later labs have changed those lines."""
+    """The reference's ``raft.py`` with all labs and the bug; ``None`` if later labs have changed those lines, or if the bug
+    is in another file."""
     try:
-        return replace(bug, before="").apply_to(reference)
+        return replace(bug, before="").apply_to({"raft.py": reference})["raft.py"]
     except bug_bank.BadBank:
         return None
 
@@ -105,9 +109,8 @@ class Usage:
     peak_together: float = 0.0  # the peak of the sum over all processes
     busy: list[float] = field(default_factory=list)  # share of the machine's processors in use, one value per sample
     killed: bool = False
-    leftover: list[int] = field(
-        default_factory=list
-    )  # processes that still existed some seconds after the grader ended
+    # Processes that still existed some seconds after the grader ended.
+    leftover: list[int] = field(default_factory=list)
 
     def early_and_final_memory(self) -> tuple[float, float]:
         """The grader's memory in MB after a tenth of its running time, and at the end."""
@@ -165,7 +168,8 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
             while process.poll() is None:
                 time.sleep(SAMPLE_S)
                 descendants = process_monitor.descendants() - known
-                # Processes whose job has ended become our children: more than a thousand zombies per hour.
+                # When a job ends, its remaining processes become our children. If they were not reaped, there would be
+                # over a thousand zombies per hour.
                 process_monitor.reap(descendants - {process.pid})
                 memory = {pid: process_monitor.megabytes(pid, "VmRSS") for pid in descendants}
                 usage.memory.append((time.monotonic() - began, memory.get(process.pid, 0.0)))
@@ -289,7 +293,8 @@ def main() -> int:
         "--kill-at",
         type=float,
         default=0.4,
-        help="kill when this share of all runs is done (rejected submissions have no runs)",
+        help="kill when this share of all runs is done; runs of rejected submissions count but never happen, so keep it "
+        "well below 1",
     )
     parser.add_argument(
         "--out", type=Path, help="keep everything in this folder, and continue what an earlier call started there"

@@ -25,6 +25,9 @@ from raftlab.worlds.host_process import WarmHost, cpu_seconds
 from raftlab.worlds.sim_world import ForkedHost, SimWorld
 from tests.conftest import ROOT
 
+# The schedule of runs "with preemption".
+PREEMPTING = "random"
+
 PROPOSED_TOGETHER = 100  # commands that are proposed to a leader at the same moment
 ENTRIES_PER_MESSAGE = 1000  # in an AppendEntries of the leader that the benchmark plays
 SNAPSHOT_EVERY = 100  # entries
@@ -40,7 +43,7 @@ class RunningCluster:
 
     def cpu(self) -> float:
         """CPU seconds so far."""
-        return time.process_time() + _exact_cpu_seconds(self._pid)
+        return time.process_time() + cpu_seconds(self._pid)
 
     def peak_mb(self) -> float:
         """The largest resident memory of the host so far, in megabytes."""
@@ -48,20 +51,11 @@ class RunningCluster:
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
-def _exact_cpu_seconds(pid: int) -> float:
-    """Like :func:`raftlab.worlds.host_process.cpu_seconds`, but in nanoseconds where the kernel has them."""
-    try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
-        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
-    except (OSError, IndexError):
-        return cpu_seconds(pid)
-
-
 @contextmanager
 def running_cluster(
     host: WarmHost, lab: str, servers: int, preempt: bool, scripted: tuple[int, ...] = (), seed: int = 0
 ) -> Iterator[RunningCluster]:
-    forked = ForkedHost(host, seed, preempt)
+    forked = ForkedHost(host, seed, PREEMPTING if preempt else "none")
     world = SimWorld(forked, MIN_DELAY)
     try:
         cluster = Cluster(world, lab, seed, servers, scripted)
@@ -177,6 +171,23 @@ def all_cpu_seconds() -> float:
     """CPU seconds used so far by this process and by all its descendants that have ended."""
     both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+# --- other simulations ---------------------------------------------------------------------------------------------
+
+
+def peer_rate(script: str, size: float, python: str = sys.executable) -> float:
+    """RPCs per CPU second of another simulation: a script in this folder, which prints the RPCs and their CPU seconds.
+
+    Args:
+        script: the script's name.
+        size: its argument, which says how much to simulate.
+        python: the Python that runs it.
+    """
+    command = [python, str(ROOT / "benchmarks" / script), str(size)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    rpcs, cpu = done.stdout.split()
+    return int(rpcs) / float(cpu)
 
 
 # --- grading runs --------------------------------------------------------------------------------------------------

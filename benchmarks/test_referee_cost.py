@@ -40,7 +40,7 @@ class Bare(Plain):
 
 
 def cpu_of(impl: Implementation, name: str, seed: int, kind: type[Cluster]) -> float:
-    run = Run(impl, catalogue.find_test(name), "sim", seed, True, cluster_class=kind)
+    run = Run(impl, catalogue.find_test(name), "sim", seed, cluster_class=kind)
     catalogue.script_of(run.info)(run.cluster)
     run.close()
     spent = run.record(None).cpu_s

@@ -14,6 +14,7 @@ from statistics import median
 
 import pytest
 
+from benchmarks.measure import PREEMPTING
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.network import MIN_DELAY
 from raftlab.host.loader import Program
@@ -43,7 +44,7 @@ class Idle:
 
 def idle_cluster(host: WarmHost, preempt: bool, virtual_s: float) -> Idle:
     """Run five idle servers with a leader in a host process, for about ``virtual_s`` virtual seconds."""
-    forked = ForkedHost(host, 0, preempt)
+    forked = ForkedHost(host, 0, PREEMPTING if preempt else "none")
     world = SimWorld(forked, MIN_DELAY)
     try:
         cluster = Cluster(world, "2A", 0, 5)
@@ -60,13 +61,27 @@ def idle_cluster(host: WarmHost, preempt: bool, virtual_s: float) -> Idle:
         world.close()
 
 
+def idle_rate(host: WarmHost | None, virtual_s: float) -> float:
+    """RPCs per CPU second of five idle servers without preemption, in a host process; ``None``: in this process."""
+    if host is not None:
+        one = idle_cluster(host, False, virtual_s)
+        return one.rpcs / one.cpu
+    world = SimWorld(InProcessHost(SOLUTION, 0, "none"), MIN_DELAY)
+    cluster = Cluster(world, "2A", 0, 5)
+    cluster.start_all()
+    cluster.one_leader()
+    rpcs, cpu = cluster.rpc_count(), time.process_time()
+    cluster.sleep(virtual_s)
+    return (cluster.rpc_count() - rpcs) / (time.process_time() - cpu)
+
+
 def start_ms(host: WarmHost, runs: int) -> float:
     """Real milliseconds before the first event of a run (a fork from the warm host, and the start of three servers): the
     median of ``runs``."""
     walls = []
     for seed in range(runs):
         wall = time.perf_counter()
-        world = SimWorld(ForkedHost(host, seed, True), MIN_DELAY)
+        world = SimWorld(ForkedHost(host, seed, PREEMPTING), MIN_DELAY)
         Cluster(world, "2A", seed, 3).start_all()
         walls.append(time.perf_counter() - wall)
         world.close()
@@ -92,7 +107,7 @@ def test_shares(capsys: pytest.CaptureFixture[str]) -> None:
 
     A profiler slows calls down more than statements, so the student's share is somewhat understated.
     """
-    inside = InProcessHost(SOLUTION, 0, True)
+    inside = InProcessHost(SOLUTION, 0, PREEMPTING)
     world = SimWorld(inside, MIN_DELAY)
     cluster = Cluster(world, "2A", 0, 5)
     cluster.start_all()

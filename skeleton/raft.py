@@ -22,6 +22,7 @@ What the lab gives you (see `raftlab.api`):
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import threading
@@ -29,7 +30,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
+from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
 FOLLOWER = "follower"
 CANDIDATE = "candidate"
@@ -49,6 +50,10 @@ SNAPSHOT_CHUNK = 4096
 
 # Your code here (2F): constants of your own
 
+# Your code here (2G): constants of your own
+
+# Your code here (3B): constants of your own
+
 
 @dataclass
 class LogEntry:
@@ -67,10 +72,13 @@ class LogEntry:
 
 @dataclass
 class RequestVoteArgs:
+    """Figure 2, and in lab 2G: `leadership_transfer` says that the leader told this candidate to stand (TimeoutNow)."""
+
     term: int
     candidate_id: int
     last_log_index: int
     last_log_term: int
+    leadership_transfer: bool = False
 
 
 @dataclass
@@ -87,6 +95,8 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
+    # Your code here (3B): what else a leader says, so that the answer proves something about its leadership
+    # New fields need a default value.
 
 
 @dataclass
@@ -120,6 +130,35 @@ class InstallSnapshotReply:
     term: int
     # Your code here (2D): what else a leader needs to know after each chunk
     # Replies get lost, chunks come twice, and a server that restarted has lost its half of a snapshot.
+
+
+@dataclass
+class TimeoutNowArgs:
+    """Lab 2G: the leader of `term` asks a server to stand for election at once."""
+
+    term: int
+    leader_id: int
+
+
+@dataclass
+class TimeoutNowReply:
+    term: int
+
+
+@dataclass
+class ReadIndexArgs:
+    """Lab 3B: server `server_id` asks the leader for a read index."""
+
+    term: int
+    server_id: int
+
+
+@dataclass
+class ReadIndexReply:
+    """`index` is -1 if there is none."""
+
+    term: int
+    index: int
 
 
 # Your code here (2D): what you need to remember about a snapshot in transfer
@@ -166,6 +205,8 @@ class Raft:
 
         # Your code here (2D): snapshots in transfer
 
+        # Your code here (3B): whether a leader may rely on this server's silence, and until when it is silent
+
         # Your code here (2C): continue from what the server had saved before it crashed
         # persister.state() is b"" when nothing was ever saved.
 
@@ -174,6 +215,11 @@ class Raft:
         # Snapshots cut configurations off: remember the one as of the last entry that was cut.
 
         # Your code here (2F): what a server remembers while it asks, and when each server last answered a leader
+
+        # Your code here (2G): what a leader remembers while it hands over
+
+        # Your code here (3B): rounds of messages, whose answers prove that this server still leads
+        # An answer proves leadership at the moment when its message was sent, not when the answer arrived.
 
         # Your code here (2A): start your threads here, with daemon=True; __init__ must return at once
         # One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
@@ -207,6 +253,32 @@ class Raft:
         """
         # Your code here (2E): let new servers catch up, then append the configuration; the rest happens in other threads
         return -1, -1, False
+
+    def transfer_leadership(self, target: int) -> tuple[int, int, bool]:
+        """Lab 2G. Begin to hand the leadership over to server `target`: (target, term, True). Returns at once.
+
+        A leader that cannot do it answers (-1, term, True): when `target` is itself, an unknown server, or one that does
+        not vote in every configuration in force; while another transfer is under way. Any other server answers (the
+        leader's number, or -1 if it knows none, its term, False).
+
+        While a transfer is under way, start() and change_membership() answer (-1, term, True): come again. It ends when a
+        higher term is seen, or after one election timeout of the leader's own, at most 1 s.
+        """
+        # Your code here (2G): remember the target; as soon as its log equals yours, send it TimeoutNow (dissertation, 3.10)
+        return -1, -1, False
+
+    def read_index(self) -> int:
+        """Lab 3B. An index such that a read is linearizable once the service has applied it; -1 if there is none. Waits for
+        messages, at most 2 s. A follower asks the leader."""
+        # Your code here (3B): the commit index, once a majority has answered messages that were sent after this call
+        # A new leader does not know what is committed until it has committed an entry of its own term (6.4).
+        return -1
+
+    def lease_index(self) -> int:
+        """Lab 3B. The same at once, without any message, if this server leads and holds a lease; otherwise -1."""
+        # Your code here (3B): the commit index, if no other server can have been elected yet (dissertation, 6.4.1)
+        # First the index, then the clock. A lease that rests on a round begins when the round was sent.
+        return -1
 
     def status(self) -> Status:
         """A look inside for the trace and the viewer. Optional; nothing is graded by it."""
@@ -246,6 +318,17 @@ class Raft:
         # args.term is a term that may never come: it is nobody's current term, and you do not adopt it.
         return RequestVoteReply(term=self.current_term, vote_granted=False)
 
+    def timeout_now(self, args: TimeoutNowArgs) -> TimeoutNowReply:
+        """Lab 2G. The leader wants this server to lead: stand for election at once, without asking for pre-votes."""
+        # Your code here (2G): as if the timer had run out, but no for an older term, or without a vote (dissertation, 3.10)
+        # A higher term is adopted first. The election's requests carry leadership_transfer=True.
+        return TimeoutNowReply(term=self.current_term)
+
+    def read_index_of(self, args: ReadIndexArgs) -> ReadIndexReply:
+        """Lab 3B. A follower asks for a read index."""
+        # Your code here (3B): as if a client had asked here; -1 if this server does not lead
+        return ReadIndexReply(term=self.current_term, index=-1)
+
     # Your code here (2A): the election, the heartbeats, and the helpers you want
     # An election (Figure 2, Candidates): a new term, a vote for yourself, then ask all others at once.
     # With votes of more than half of the members you lead: heartbeats to all, every HEARTBEAT_EVERY seconds.
@@ -270,3 +353,9 @@ class Raft:
 
     # Your code here (2F): asking before an election, and stepping down without answers
     # A pre-vote counts for one round of asking only. With a majority of them, start an election as before.
+
+    # Your code here (2G): handing the leadership over
+    # TimeoutNow leaves only when the target has answered for your whole log. It can be lost, so send it again.
+
+    # Your code here (3B): reads without an entry in the log
+    # Several reads may share a round, if it is sent after all of them arrived.

@@ -19,6 +19,7 @@ What the lab gives you (see `raftlab.api`):
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import threading
@@ -26,7 +27,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
+from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
 FOLLOWER = "follower"
 CANDIDATE = "candidate"
@@ -63,6 +64,20 @@ PRE_VOTE = True
 CHECK_QUORUM = True
 # endregion
 
+# region 2G: constants of your own
+# Seconds. A leader gives up a transfer after one election timeout of its own (at most 1 s), and asks the target again
+# meanwhile: its TimeoutNow may have been lost.
+TRANSFER_LIMIT = ELECTION_TIMEOUT[1]
+ASK_AGAIN_AFTER = 0.2
+# endregion
+
+# region 3B: constants of your own
+# Seconds. read_index gives up after this time; the contract allows 2 s. A follower also waits for the leader's answer.
+READ_WITHIN = 1.0
+# Seconds. Voters wait for ELECTION_TIMEOUT[0] by clocks that may be faster than the leader's, so a lease is shorter.
+LEASE = ELECTION_TIMEOUT[0] / MAX_DRIFT
+# endregion
+
 
 @dataclass
 class LogEntry:
@@ -81,10 +96,13 @@ class LogEntry:
 
 @dataclass
 class RequestVoteArgs:
+    """Figure 2, and in lab 2G: `leadership_transfer` says that the leader told this candidate to stand (TimeoutNow)."""
+
     term: int
     candidate_id: int
     last_log_index: int
     last_log_term: int
+    leadership_transfer: bool = False
 
 
 @dataclass
@@ -101,6 +119,12 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
+    # region 3B: what else a leader says, so that the answer proves something about its leadership
+    # hint: New fields need a default value.
+    # The round that this message belongs to, and whether the leader will rely on the answer for a lease.
+    round: int = 0
+    lease: bool = False
+    # endregion
 
 
 @dataclass
@@ -142,6 +166,35 @@ class InstallSnapshotReply:
     # How many bytes the follower has so far: where to continue. None: not given.
     received: int | None = None
     # endregion
+
+
+@dataclass
+class TimeoutNowArgs:
+    """Lab 2G: the leader of `term` asks a server to stand for election at once."""
+
+    term: int
+    leader_id: int
+
+
+@dataclass
+class TimeoutNowReply:
+    term: int
+
+
+@dataclass
+class ReadIndexArgs:
+    """Lab 3B: server `server_id` asks the leader for a read index."""
+
+    term: int
+    server_id: int
+
+
+@dataclass
+class ReadIndexReply:
+    """`index` is -1 if there is none."""
+
+    term: int
+    index: int
 
 
 # region 2D: what you need to remember about a snapshot in transfer
@@ -236,6 +289,10 @@ class Raft:
         self.to_restore: ApplyMsg | None = None
         # endregion
 
+        # region 3B: whether a leader may rely on this server's silence, and until when it is silent
+        self.promised = False
+        # endregion
+
         # region 2C: continue from what the server had saved before it crashed
         # hint: persister.state() is b"" when nothing was ever saved.
         self._restore()
@@ -264,6 +321,31 @@ class Raft:
         self.answered_at: dict[int, float] = {}
         # endregion
 
+        # region 2G: what a leader remembers while it hands over
+        # The server that is to lead, until when to wait for it, and when it was last asked to stand.
+        self.target: int | None = None
+        self.transfer_until = 0.0
+        self.asked_at = float("-inf")
+        # endregion
+
+        # region 3B: rounds of messages, whose answers prove that this server still leads
+        # hint: An answer proves leadership at the moment when its message was sent, not when the answer arrived.
+        # Each message has the number of the latest round. By round: when it began. By server: the last round it answered.
+        self.round = 0
+        self.round_began: dict[int, float] = {}
+        self.answered_round: dict[int, int] = {}
+        # Notified when a round is answered.
+        self.answered = threading.Condition(self.lock)
+        # The first round whose messages ask for a lease; None: no service has asked for one in this term. And the last
+        # term in which this server has told another one to stand: there is no lease in that term any more.
+        self.lease_round: int | None = None
+        self.gave_up_lease_in = 0
+        # A server that has just started does not know whom it heard before: a leader's lease may rest on it.
+        self.silent_until = time.monotonic() + ELECTION_TIMEOUT[0] if self.promised else 0.0
+        # The term of the last leader that asked for a lease.
+        self.promised_to = 0
+        # endregion
+
         # region 2A: start your threads here, with daemon=True; __init__ must return at once
         # hint: One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
         threading.Thread(target=self._election_loop, daemon=True).start()
@@ -288,6 +370,10 @@ class Raft:
         with self.lock:
             if self.role != LEADER:
                 return -1, self.current_term, False
+            # region 2G: no commands while you hand over: the target could not catch up
+            if self._is_handing_over():
+                return -1, self.current_term, True
+            # endregion
             self._append(LogEntry(self.current_term, command))
             return self._last_index(), self.current_term, True
         # skeleton: return -1, -1, False
@@ -333,6 +419,59 @@ class Raft:
         # skeleton: return -1, -1, False
         # endregion
 
+    def transfer_leadership(self, target: int) -> tuple[int, int, bool]:
+        """Lab 2G. Begin to hand the leadership over to server `target`: (target, term, True). Returns at once.
+
+        A leader that cannot do it answers (-1, term, True): when `target` is itself, an unknown server, or one that does
+        not vote in every configuration in force; while another transfer is under way. Any other server answers (the
+        leader's number, or -1 if it knows none, its term, False).
+
+        While a transfer is under way, start() and change_membership() answer (-1, term, True): come again. It ends when a
+        higher term is seen, or after one election timeout of the leader's own, at most 1 s.
+        """
+        # region 2G: remember the target; as soon as its log equals yours, send it TimeoutNow (dissertation, 3.10)
+        with self.lock:
+            if self.role != LEADER:
+                return self._known_leader(), self.current_term, False
+            voters = self.members & (self.old_members or self.members)
+            if target == self.me or target not in voters or self._is_handing_over():
+                return -1, self.current_term, True
+            log("transfer", f"to S{target}")
+            self.target, self.transfer_until = target, time.monotonic() + TRANSFER_LIMIT
+            self.asked_at = float("-inf")
+            self._ask_target()
+            return target, self.current_term, True
+        # skeleton: return -1, -1, False
+        # endregion
+
+    def read_index(self) -> int:
+        """Lab 3B. An index such that a read is linearizable once the service has applied it; -1 if there is none. Waits for
+        messages, at most 2 s. A follower asks the leader."""
+        # region 3B: the commit index, once a majority has answered messages that were sent after this call
+        # hint: A new leader does not know what is committed until it has committed an entry of its own term (6.4).
+        with self.lock:
+            if self.role == LEADER:
+                return self._confirmed_index()
+            leader, args = self.leader_id, ReadIndexArgs(self.current_term, self.me)
+        return -1 if leader is None else self._ask_leader(leader, args)
+        # skeleton: return -1
+        # endregion
+
+    def lease_index(self) -> int:
+        """Lab 3B. The same at once, without any message, if this server leads and holds a lease; otherwise -1."""
+        # region 3B: the commit index, if no other server can have been elected yet (dissertation, 6.4.1)
+        # hint: First the index, then the clock. A lease that rests on a round begins when the round was sent.
+        with self.lock:
+            if self.role != LEADER:
+                return -1
+            self._ask_for_lease()
+            if not self._has_committed():
+                return -1
+            index = self.commit_index
+            return index if self._holds_lease() else -1
+        # skeleton: return -1
+        # endregion
+
     def status(self) -> Status:
         """A look inside for the trace and the viewer. Optional; nothing is graded by it."""
         return Status(
@@ -352,8 +491,17 @@ class Raft:
         # region 2A: Figure 2, RequestVote RPC, receiver implementation
         # hint: Take the lock. First the rule for all servers: a higher term makes you a follower (§5.1). Then 1 and 2.
         with self.lock:
+            # region 2G: an election that the leader asked for is no disturbance: let it past the next check
+            if args.leadership_transfer:
+                self._see_term(args.term)
+            # endregion
             # region 2E: a server that was removed, and does not know it, must not disturb the others (the end of §6)
             if args.term > self.current_term and self._hears_leader():
+                return RequestVoteReply(term=self.current_term, vote_granted=False)
+            # endregion
+            # region 3B: not even if our term has risen meanwhile: the promise to a leader of an earlier term still holds
+            promise_holds = self.promised and args.term > self.promised_to and self._hears_leader()
+            if promise_holds and not args.leadership_transfer:
                 return RequestVoteReply(term=self.current_term, vote_granted=False)
             # endregion
             self._see_term(args.term)
@@ -383,6 +531,13 @@ class Raft:
             self._hear_leader()
             # region 2E: clients ask who leads
             self.leader_id = args.leader_id
+            # endregion
+            # region 3B: the answer is a promise to be silent for a while, even after a restart
+            if args.lease:
+                self.promised_to = args.term
+            if args.lease and not self.promised:
+                self.promised = True
+                self._persist()
             # endregion
             # region 2B: Figure 2, AppendEntries RPC, receiver implementation 2 to 5
             refusal = self._conflict(args)
@@ -433,6 +588,32 @@ class Raft:
         # skeleton: return RequestVoteReply(term=self.current_term, vote_granted=False)
         # endregion
 
+    def timeout_now(self, args: TimeoutNowArgs) -> TimeoutNowReply:
+        """Lab 2G. The leader wants this server to lead: stand for election at once, without asking for pre-votes."""
+        # region 2G: as if the timer had run out, but no for an older term, or without a vote (dissertation, 3.10)
+        # hint: A higher term is adopted first. The election's requests carry leadership_transfer=True.
+        with self.lock:
+            leads = self.role == LEADER and args.term == self.current_term
+            if args.term < self.current_term or leads or self.me not in self.members | self.old_members:
+                return TimeoutNowReply(term=self.current_term)
+            self._see_term(args.term)
+            request = dataclasses.replace(self._become_candidate(), leadership_transfer=True)
+            for server in self._others():
+                threading.Thread(target=self._ask_for_vote, args=(server, request), daemon=True).start()
+            return TimeoutNowReply(term=self.current_term)
+        # skeleton: return TimeoutNowReply(term=self.current_term)
+        # endregion
+
+    def read_index_of(self, args: ReadIndexArgs) -> ReadIndexReply:
+        """Lab 3B. A follower asks for a read index."""
+        # region 3B: as if a client had asked here; -1 if this server does not lead
+        with self.lock:
+            self._see_term(args.term)
+            index = self._confirmed_index() if self.role == LEADER else -1
+            return ReadIndexReply(term=self.current_term, index=index)
+        # skeleton: return ReadIndexReply(term=self.current_term, index=-1)
+        # endregion
+
     # region 2A: the election, the heartbeats, and the helpers you want
     # hint: An election (Figure 2, Candidates): a new term, a vote for yourself, then ask all others at once.
     # hint: With votes of more than half of the members you lead: heartbeats to all, every HEARTBEAT_EVERY seconds.
@@ -457,7 +638,8 @@ class Raft:
                     continue
                 # endregion
                 args = self._become_candidate()
-            for server in self._others():
+                others = self._others()
+            for server in others:
                 threading.Thread(target=self._ask_for_vote, args=(server, args), daemon=True).start()
 
     def _become_candidate(self) -> RequestVoteArgs:
@@ -499,6 +681,13 @@ class Raft:
             self.learners = frozenset()
             self.leaving.clear()
             # endregion
+            # region 2G: an earlier transfer is over
+            self.target = None
+            # endregion
+            # region 3B: nobody has answered a round of this term, or asked for a lease in it
+            self.answered_round.clear()
+            self.lease_round = None
+            # endregion
             # region 2F: when each server last answered you; the count starts now
             self.asking = None
             self.answered_at = dict.fromkeys(range(len(self.peers)), time.monotonic())
@@ -527,6 +716,9 @@ class Raft:
             with self.lock:
                 while self.role != LEADER:
                     self.changed.wait()
+                # region 3B: its answers also prove that this server leads
+                self._begin_round()
+                # endregion
                 # region 2F: a leader that no majority answers blocks the others: it steps down
                 if CHECK_QUORUM and not self._is_answered():
                     self._step_down("no majority answers")
@@ -566,6 +758,10 @@ class Raft:
             # region 2F: any answer counts, whatever it says
             self.answered_at[server] = time.monotonic()
             # endregion
+            # region 3B: it proves that this server led when it sent the round
+            self.answered_round[server] = max(self.answered_round.get(server, 0), args.round)
+            self.answered.notify_all()
+            # endregion
             # region 2E: a removed server that knows of its removal needs nothing more
             if reply.success and self.configured_at <= args.leader_commit:
                 self.leaving.pop(server, None)
@@ -578,7 +774,7 @@ class Raft:
                 self._back_up(server, reply)
             # endregion
 
-    # --- helpers; all are called with the lock held, but for _others ---
+    # --- helpers; all are called with the lock held ---
 
     def _see_term(self, term: int) -> None:
         """Figure 2, All Servers: a higher term makes a follower, with a vote to give. The same term changes nothing."""
@@ -702,6 +898,10 @@ class Raft:
             prev_log_term=self._term_at(first - 1),
             entries=self.entries[first - self.base : first - self.base + most],
             leader_commit=self.commit_index,
+            # region 3B: see AppendEntriesArgs
+            round=self.round,
+            lease=self.lease_round is not None,
+            # endregion
         )
 
     def _landed(self, server: int, args: object) -> None:
@@ -720,6 +920,10 @@ class Raft:
             self._advance_commit()
         self.next_index[server] = max(self.next_index[server], self.match_index[server] + 1)
         self.to_send.notify_all()
+        # region 2G: perhaps this is what the target lacked
+        if server == self.target:
+            self._ask_target()
+        # endregion
 
     def _back_up(self, server: int, reply: AppendEntriesReply) -> None:
         """The server's log differs just before next_index: try a whole term earlier. Called with the lock held."""
@@ -840,14 +1044,20 @@ class Raft:
 
         If the disk fails, the OSError ends this thread, and the lab stops this server: it must not answer any more."""
         entries = [list(vars(entry).values()) for entry in self.entries]
-        state = json.dumps((self.current_term, self.voted_for, self.base, entries))
+        # region 3B: and what a leader's lease may rest on
+        # skeleton: state = json.dumps((self.current_term, self.voted_for, self.base, entries))
+        state = json.dumps((self.current_term, self.voted_for, self.base, entries, self.promised))
+        # endregion
         self.persister.save(state.encode(), snapshot)
 
     def _restore(self) -> None:
         """Continue from what was saved, if anything was."""
         state = self.persister.state()
         if state:
-            self.current_term, self.voted_for, self.base, entries = json.loads(state)
+            # region 3B: and what a leader's lease may rest on
+            # skeleton: self.current_term, self.voted_for, self.base, entries = json.loads(state)
+            self.current_term, self.voted_for, self.base, entries, self.promised = json.loads(state)
+            # endregion
             self.entries = [LogEntry(*entry) for entry in entries]
         # region 2D: the service has lost its state, too: give it the snapshot first
         # hint: What the snapshot covers is committed. Nothing else is known to be (commit_index is volatile).
@@ -1036,6 +1246,9 @@ class Raft:
             # An entry of our own term is committed. Otherwise an earlier leader's change, which we do not have, may
             # still be committed, and two changes from the same C_old need not overlap (the bug of 2015).
             and self._term_at(self.commit_index) == self.current_term
+            # region 2G: and no transfer is under way
+            and not self._is_handing_over()
+            # endregion
         )
 
     def _begin_learning(self, servers: frozenset[int]) -> None:
@@ -1073,6 +1286,10 @@ class Raft:
 
     def _hears_leader(self) -> bool:
         """Whether there is a leader: this server, or one heard within the shortest election timeout. Lock held."""
+        # region 3B: after a restart, this server may have heard one without knowing it
+        if time.monotonic() < self.silent_until:
+            return True
+        # endregion
         return self.role == LEADER or time.monotonic() < self.heard_leader_at + ELECTION_TIMEOUT[0]
 
     def _known_leader(self) -> int:
@@ -1114,12 +1331,140 @@ class Raft:
                 return
             self.asking = None
             args = self._become_candidate()
-        for other in self._others():
+            others = self._others()
+        for other in others:
             threading.Thread(target=self._ask_for_vote, args=(other, args), daemon=True).start()
 
     def _is_answered(self) -> bool:
         """Whether a majority has answered this leader within an election timeout. Called with the lock held."""
         since = time.monotonic() - ELECTION_TIMEOUT[1]
         return self._is_majority({self.me} | {server for server, when in self.answered_at.items() if when >= since})
+
+    # endregion
+
+    # region 2G: handing the leadership over
+    # hint: TimeoutNow leaves only when the target has answered for your whole log. It can be lost, so send it again.
+    # --- leadership transfer (dissertation, 3.10) ---
+
+    def _is_handing_over(self) -> bool:
+        """Whether a transfer is under way. After TRANSFER_LIMIT it is given up. Called with the lock held, at a leader."""
+        if self.target is not None and time.monotonic() >= self.transfer_until:
+            log("transfer", f"S{self.target} does not lead: given up")
+            self.target = None
+        return self.target is not None
+
+    def _ask_target(self) -> None:
+        """Ask the target to stand if it has our whole log, and was not asked a moment ago. Called with the lock held."""
+        if not self._is_handing_over() or time.monotonic() < self.asked_at + ASK_AGAIN_AFTER:
+            return
+        assert self.target is not None
+        if self.match_index[self.target] == self._last_index():
+            # region 3B: from now on another server may be elected at any time
+            self.lease_round = None
+            self.gave_up_lease_in = self.current_term
+            # endregion
+            self.asked_at = time.monotonic()
+            args = TimeoutNowArgs(self.current_term, self.me)
+            threading.Thread(target=self._send_timeout_now, args=(self.target, args), daemon=True).start()
+
+    def _send_timeout_now(self, server: int, args: TimeoutNowArgs) -> None:
+        reply = self.peers[server].call("timeout_now", args)
+        if reply is not None:
+            with self.lock:
+                self._see_term(reply.term)
+
+    # endregion
+
+    # region 3B: reads without an entry in the log
+    # hint: Several reads may share a round, if it is sent after all of them arrived.
+    # --- reads (dissertation, 6.4) ---
+
+    def _confirmed_index(self) -> int:
+        """The commit index, once a majority has answered a round that began after this call; -1 if none does in time.
+        Called with the lock held, at a leader; waiting releases it."""
+        term, deadline = self.current_term, time.monotonic() + READ_WITHIN
+        if not self._has_committed() and not self._wait_for_commit(term, deadline):
+            return -1
+        index, mine = self.commit_index, self.round + 1
+        while self._answered_round() < mine:
+            if not self._still_leads(term, deadline):
+                return -1
+            # One round at a time: reads that arrive meanwhile share the next one.
+            if self.round <= self._answered_round() or time.monotonic() >= self.round_began[self.round] + RESEND_AFTER:
+                self._begin_round()
+                for server in self._others():
+                    args = self._append_args(server, 0)
+                    threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
+                continue
+            self.answered.wait(min(RESEND_AFTER, max(0.0, deadline - time.monotonic())))
+        return index if self.role == LEADER and self.current_term == term else -1
+
+    def _has_committed(self) -> bool:
+        """Whether this leader has committed an entry of its own term. If there is none yet, append one. Lock held."""
+        if self.entries[-1].term != self.current_term:
+            self._append(LogEntry(self.current_term, None, kind="noop"))
+        return self._term_at(self.commit_index) == self.current_term
+
+    def _wait_for_commit(self, term: int, deadline: float) -> bool:
+        """Wait until this leader has committed an entry of its own term. Called with the lock held."""
+        while self._still_leads(term, deadline):
+            if self._term_at(self.commit_index) == term:
+                return True
+            self.to_apply.wait(max(0.0, deadline - time.monotonic()))
+        return False
+
+    def _still_leads(self, term: int, deadline: float) -> bool:
+        return self.role == LEADER and self.current_term == term and time.monotonic() < deadline
+
+    def _begin_round(self) -> None:
+        """Messages that are sent from now on belong to a new round. Called with the lock held, at a leader."""
+        self.round += 1
+        self.round_began[self.round] = time.monotonic()
+        # Only the last round that a majority has answered, and later ones, are needed.
+        answered = self._answered_round()
+        for number in [number for number in self.round_began if number < answered]:
+            del self.round_began[number]
+
+    def _answered_round(self) -> int:
+        """The last round that a majority has answered. Called with the lock held, at a leader."""
+        answered = self._answered_by_most(self.members)
+        return min(answered, self._answered_by_most(self.old_members)) if self.old_members else answered
+
+    def _answered_by_most(self, members: frozenset[int]) -> int:
+        """The last round that more than half of `members` have answered. Called with the lock held."""
+        rounds = sorted(self.round if each == self.me else self.answered_round.get(each, 0) for each in members)
+        return rounds[(len(rounds) - 1) // 2]
+
+    def _ask_for_lease(self) -> None:
+        """From now on, messages ask their receivers to refuse votes for a while. Called with the lock held, at a leader."""
+        if self.lease_round is None and self.gave_up_lease_in != self.current_term:
+            self._begin_round()
+            self.lease_round = self.round
+
+    def _holds_lease(self) -> bool:
+        """Whether no other server can have been elected. Called with the lock held, at a leader."""
+        answered = self._answered_round()
+        if self.lease_round is None or answered < self.lease_round:
+            return False
+        return time.monotonic() < self.round_began[answered] + LEASE
+
+    def _ask_leader(self, leader: int, args: ReadIndexArgs) -> int:
+        """Ask the leader for a read index. Called without the lock. The call may take longer than a read may."""
+        answers: list[ReadIndexReply] = []
+        answered = threading.Event()
+
+        def ask() -> None:
+            reply = self.peers[leader].call("read_index_of", args)
+            if reply is not None:
+                answers.append(reply)
+            answered.set()
+
+        threading.Thread(target=ask, daemon=True).start()
+        answered.wait(1.5 * READ_WITHIN)
+        if not answers:
+            return -1
+        with self.lock:
+            self._see_term(answers[0].term)
+        return answers[0].index
 
     # endregion

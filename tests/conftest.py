@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import compileall
 import signal
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
-from raftlab.command_line import processors
-from raftlab.harness.cluster import Cluster
+import raftgrade
+import raftlab
+from raftlab.harness.cluster import Cluster, ServiceOptions
 from raftlab.harness.network import MIN_DELAY
 from raftlab.harness.trace import LogLineEvent
+from raftlab.operating_system import processors
+from raftlab.referee.referee import Referee
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.sim_world import ForkedHost, SimWorld
 
@@ -22,19 +27,38 @@ SOLUTION = ROOT / "solutions" / "raft.py"
 SKELETON = ROOT / "skeleton" / "raft.py"
 
 
-def pytest_configure() -> None:
-    """Restore SIGINT if it is ignored, as it is in a shell's background jobs.
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole-suites",
+        action="store_true",
+        help="run all tests of a suite where a sample of them is run by default, and searches that take half a minute",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Restore SIGINT if it is ignored, as it is in a shell's background jobs, and compile raftlab.
 
     Child processes inherit an ignored signal, and some tests send SIGINT to theirs. The hook runs in pytest itself and in
-    each xdist worker.
+    each xdist worker. Hosts write no bytecode, so each of the hundreds that the tests start would compile the same modules.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):  # not in the workers, which start later
+        for package in (raftlab, raftgrade):
+            compileall.compile_dir(Path(package.__file__).parent, quiet=2)
 
 
 def pytest_xdist_auto_num_workers() -> int:
     """Two per processor: the tests spend a third of their time waiting for real servers and for hostile code to end."""
     return 2 * processors()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Gradings sign their records with a key in the user's state folder. Tests leave that of the developer alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 # A Raft that meets the contract and does nothing else. Tests insert their own code at its three placeholders.
@@ -132,16 +156,33 @@ def sim_cluster(
     path: Path,
     servers: int = 1,
     seed: int = 0,
-    preempt: bool = False,
+    schedule: str = "none",
     lab: str = "2A",
     scripted: tuple[int, ...] = (),
+    anyone_leads: bool = True,
+    **service: Unpack[ServiceOptions],
 ) -> Iterator[Cluster]:
-    """Create a cluster in the simulator, without starting its servers."""
+    """Create a cluster in the simulator, without starting its servers. If ``anyone_leads``, the referee accepts leaders
+    without votes: the small Rafts of most tests hold no elections. ``service`` are the clerks of lab 3A, and so on."""
     with ExitStack() as stack:
         host = stack.enter_context(WarmHost(path))
-        world = SimWorld(ForkedHost(host, seed, preempt), MIN_DELAY)
+        world = SimWorld(ForkedHost(host, seed, schedule), MIN_DELAY)
         stack.callback(world.close)
-        yield Cluster(world, lab, seed, servers, scripted)
+        cluster = Cluster(world, lab, seed, servers, scripted, **service)
+        if anyone_leads:
+            let_anyone_lead(cluster.event_loop.referee)
+        yield cluster
+
+
+class _Everything(set[tuple[int, int]]):
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+def let_anyone_lead(referee: Referee) -> None:
+    """From now on, a leader needs no votes."""
+    if referee.leadership is not None:
+        referee.leadership._elected = _Everything()
 
 
 def lines_of(cluster: Cluster, server: int = 0) -> list[str]:

@@ -41,7 +41,7 @@ def readme() -> str:
     text = _replaced(text, r"# fails \d+ times", lambda _: f"# fails {number_of_tests('2A')} times")
     return _replaced(
         text,
-        r"^(\| \[(2\w) .* \|) \d+ tests, \d+ points \|$",
+        r"^(\| \[(\d\w) .* \|) \d+ tests, \d+ points \|$",
         lambda row: f"{row[1]} {number_of_tests(row[2])} tests, {points_of(row[2])} points |",
     )
 
@@ -51,7 +51,7 @@ def guide() -> str:
     # The words may be on two lines.
     return _replaced(
         text,
-        r"\((2\w):(\s+)\d+(\s+)points\)",
+        r"\((\d\w):(\s+)\d+(\s+)points\)",
         lambda found: f"({found[1]}:{found[2]}{points_of(found[1])}{found[3]}points)",
     )
 
@@ -67,13 +67,15 @@ def passing_transcript(path: Path) -> str:
         command = shlex.split(found[1])
         words = [sys.executable, "-m", "raftlab.cli", *command[1:]]
         real = subprocess.run(words, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
-        return found[0] if _words(real) == _words(found["shown"]) else found[0].replace(found["shown"], real)
+        if _words(real) == _words(found["shown"]):
+            return found[0]
+        return f"<!-- transcript: {found[1]} -->\n```\n{real}```"
 
     return PASSING.sub(current, text)
 
 
 def _words(transcript: str) -> list[str]:
-    """Its lines without measured numbers (time, traffic, length); numbers of tests and points stay."""
+    """The lines of a transcript without measured numbers (time, traffic, length). The numbers of tests and points stay."""
     transcript = re.sub(r"^(  PASS   .*?) {2,}.*$", r"\1", transcript, flags=re.M)
     return re.sub(r"; \d+ runs?, .*$", "", transcript, flags=re.M).splitlines()
 

@@ -33,6 +33,11 @@ raftlab test 2A -k terms_stay_put --network rpyc
 raftlab test 2A --pdb --seeds 3:9
 raftlab test 2A --pdb --network both
 raftlab test 2A --check-determinism --network rpyc
+raftlab test 2A --failed --seeds 3
+raftlab test 2A --jobs 0
+raftlab check
+raftlab check 9Z
+raftlab check 2A --labs 2B
 raftlab replay x
 raftlab replay x@1
 raftlab replay x@-1
@@ -41,6 +46,13 @@ raftlab replay terms_stay_put@1 --network rpyc
 raftlab fuzz 2A --for soon
 raftlab fuzz 2A --jobs -1
 raftlab view none.jsonl
+raftlab play none.txt
+raftlab play 9Z
+raftlab play 2B --servers 10
+raftlab play 2B --members 3
+raftlab play 3A --clerks 0
+raftlab play 2B --seed -1
+raftlab play 2B --solution --impl alice
 
 raftgrade
 raftgrade run
@@ -48,11 +60,14 @@ raftgrade run nowhere
 raftgrade run empty
 raftgrade run alice --labs 9Z
 raftgrade run alice --labs ''
+raftgrade run alice --labs 2A --raft reference
+raftgrade run alice --raft none
 raftgrade run alice --runs many
 raftgrade run alice --runs 0
 raftgrade run alice --runs -3
 raftgrade run alice --rpyc-runs 0
 raftgrade run alice --jobs 0
+raftgrade run alice --rpyc-jobs 0
 raftgrade run alice --seed -1
 raftgrade run alice --out alice/raft.py
 raftgrade run alice --out alice
@@ -63,7 +78,20 @@ raftgrade run alice --until-sure max=0
 raftgrade run alice --until-sure often
 raftgrade run alice --until-sure '' --network rpyc
 raftgrade run alice --scheduler tls://x:1
+raftgrade run alice --roster none
+raftgrade run alice --roster README.md
+raftgrade run alice --due soon
+raftgrade run alice --late none
+raftgrade run alice --manual none
 raftgrade report alice
+raftgrade gradescope-zip a.zip --raft reference --labs 2A
+raftgrade gradescope-zip a.zip --raft nowhere
+raftgrade similarity
+raftgrade similarity nowhere
+raftgrade similarity alice --pairs 0
+raftgrade kit
+raftgrade kit kit --starts 9Z
+raftgrade kit kit --url example.edu
 raftgrade soak --out out
 raftgrade soak alice
 raftgrade soak alice --out out --network lan
@@ -86,6 +114,10 @@ raftgrade proof bank --bugs x
 raftgrade proof bank --labs 2B
 raftgrade proof bank --reference x
 raftgrade proof bank --reference alice
+raftgrade proof bank --only x
+raftgrade proof bank --mutants --bugs x
+raftgrade proof bank --mutants --sample 0
+raftgrade proof bank --mutants
 """.strip().splitlines()
 
 

@@ -22,7 +22,7 @@ NOTE = "# Do not edit: python -m tests.update rewrites this file."
 
 
 def rules_text() -> str:
-    """Every rule that a failure can name with its usual causes, then the mistakes that have nothing to do with Raft."""
+    """Every rule that a failure can name, then the mistakes that have nothing to do with Raft."""
     blocks = [f"# The rules that a failure can name (raftlab/explain/rules.py and causes.py)\n{NOTE}"]
     for constant, rule in vars(rules).items():
         if isinstance(rule, Rule):
@@ -31,15 +31,16 @@ def rules_text() -> str:
         "# Mistakes that have nothing to do with Raft, by the kind of the failure (raftlab/explain/causes.py)"
     )
     blocks += [f"{kind}\n  {hint}" for kind, hint in sorted(causes.FAULTS.items())]
+    blocks.append("# The usual causes of exceptions, by name and words of the message (raftlab/explain/causes.py)")
+    for (name, words), often in causes.EXCEPTIONS.items():
+        blocks.append("\n".join([f"{name} {words}".rstrip(), *(f"  look for: {each}" for each in often)]))
     return "\n\n".join(blocks) + "\n"
 
 
 def _rule(constant: str, rule: Rule) -> str:
     lines = [f"{rule.name} ({constant})", f"  {rule.says} ({rule.section})", f"  read: {rule.handout}"]
-    entry = causes.RULES.get(rule)
-    if entry is not None:
-        lines.append(f"  figure: {entry.figure}")
-        lines += [f"  often: {each}" for each in entry.often]
+    if rule in causes.RULES:
+        lines.append(f"  figure: {causes.RULES[rule]}")
     return "\n".join(lines)
 
 
@@ -48,6 +49,7 @@ def contract_text() -> str:
     blocks = [f"# The contract check, by what is wrong with the submission (tests/submission/broken.py)\n{NOTE}"]
     blocks += [_problems(mistake, files, broken.LAB_2A) for mistake, files in broken.BROKEN.items()]
     blocks += [_problems(mistake, files, broken.LAB_2F) for mistake, files in broken.BROKEN_2F.items()]
+    blocks += [_problems(mistake, files, broken.LAB_2G) for mistake, files in broken.BROKEN_2G.items()]
     return "\n\n".join(blocks) + "\n"
 
 

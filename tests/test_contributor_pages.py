@@ -20,7 +20,7 @@ PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 # Where a path in a page may begin. Within a table or a recipe, paths are shortened.
 PLACES = (".", "labs/raftlab", "grader/raftgrade", "tests")
 SUFFIXES = (".py", ".md", ".toml", ".txt", ".patch", ".yaml", "/")
-INVENTED = re.compile(r"NAME|NEW|LAB|^raft\.py$")
+INVENTED = re.compile(r"NAME|NEW|LAB|^(raft|kv)\.py$")
 
 
 @PAGE

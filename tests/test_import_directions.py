@@ -12,7 +12,19 @@ from tests.conftest import ROOT
 
 # Folders and top-level modules of each package, lowest level first. A module may import from its own level and below.
 LAB_LEVELS = (
-    ("__init__", "api", "labs", "seeds", "safe_text", "explain", "sandbox"),
+    (
+        "__init__",
+        "api",
+        "labs",
+        "seeds",
+        "safe_text",
+        "schedules",
+        "participants",
+        "operating_system",
+        "explain",
+        "sandbox",
+        "linearizability",
+    ),
     ("command_line", "messages", "referee"),
     ("submission",),
     ("host",),
@@ -20,18 +32,21 @@ LAB_LEVELS = (
     ("harness",),
     ("suites", "viewer"),
     ("runs",),
+    ("play",),
     ("tools",),
     ("cli",),
 )
 GRADER_LEVELS = (
-    ("__init__", "stats", "failure_classes", "output_folder"),
-    ("plan", "rubric", "progress"),
+    ("__init__", "stats", "failure_classes", "output_folder", "zip_files", "code_hash", "students"),
+    ("plan", "rubric", "progress", "kit", "dates"),
     ("results",),
-    ("marks", "spill", "reports"),
+    ("attempts",),
+    ("marks", "late", "manual", "spill", "reports"),
     ("tally",),
+    ("signatures",),
     ("store",),
     ("engines", "intake"),
-    ("grade", "soak"),
+    ("grade", "soak", "similarity"),
     ("proof",),
     ("options", "cli", "__main__"),
 )
@@ -39,8 +54,8 @@ LAB_LEVEL = {unit: number for number, units in enumerate(LAB_LEVELS) for unit in
 GRADER_LEVEL = {unit: number for number, units in enumerate(GRADER_LEVELS) for unit in units}
 
 # The judge does not import the host, which runs student code. The exceptions run the host in the judge's process, for
-# `--pdb`.
-HOST_IN_JUDGE = ("worlds/sim_world.py", "tools/debug.py")
+# `--pdb` and in a child that judges one's own code.
+HOST_IN_JUDGE = ("runs/together_child.py", "worlds/sim_world.py", "tools/debug.py")
 
 
 def modules(package: Path) -> list[Path]:

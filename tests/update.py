@@ -60,12 +60,17 @@ class Generated:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+def _skeleton_of(name: str) -> str:
+    return skeleton.generate(SOLUTION.with_name(name).read_text(encoding="utf-8"), name=name)
+
+
 GENERATED = [
-    Generated("skeleton/raft.py", lambda: skeleton.generate(SOLUTION.read_text(encoding="utf-8"))),
+    *(Generated(f"skeleton/{name}", partial(_skeleton_of, name)) for name in ("raft.py", "kv.py")),
     Generated("README.md", counts.readme),
     Generated("handouts/instructors-guide.md", counts.guide),
     Generated("handouts/proof.md", known_bugs.proof_page),
     Generated("tests/snapshots/rules.txt", sentences.rules_text),
+    Generated("tests/snapshots/rows.txt", known_bugs.rows_text),
     Generated("tests/snapshots/contract.txt", sentences.contract_text),
     Generated("tests/snapshots/help.txt", sentences.help_text),
     Generated("tests/snapshots/refusals.txt", sentences.refusals_text),

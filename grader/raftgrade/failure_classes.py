@@ -6,12 +6,12 @@ from typing import Literal
 
 from raftlab.explain.failure import Failure
 
-# Kinds of failure in which code ran for ever or did not react, until it was stopped.
+# Kinds of failure in which code never ended or did not react, and had to be stopped.
 _TIMEOUTS = frozenset({"never-reported", "init-hangs", "host-hangs", "busy-loop", "no-answer"})
 _EXCEPTIONS = frozenset({"exception", "init-exception"})
-# Kinds of failure in which the code breaks the contract with the lab, whatever it does about Raft.
+# Kinds of failure in which the code breaks the lab's contract, whether or not it implements Raft correctly.
 _CONTRACT = frozenset(
-    {"refused-call", "not-by-value", "bad-reply", "bad-message", "bad-result", "bad-apply", "bad-peer"}
+    {"refused-call", "not-by-value", "bad-reply", "bad-message", "bad-result", "bad-apply", "bad-peer", "no-method"}
 )
 
 Family = Literal["rule", "deadlock", "exception", "timeout", "contract", "machine", "other"]
@@ -58,6 +58,7 @@ _WORDS = {
     "contract: bad-result": "a method that returns the wrong thing",
     "contract: bad-apply": "a wrong ApplyMsg",
     "contract: bad-peer": "a call to a server or method that does not exist",
+    "contract: no-method": "a method of an earlier lab that is missing",
     "other: flood": "far too many messages, saves or lines",
     "other: assertion": "an expectation of a test that belongs to no rule",
 }

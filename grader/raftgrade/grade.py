@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import Literal, TextIO
 
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
 from raftgrade.engines.jobs import CheckResult
@@ -20,8 +20,8 @@ from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally
 from raftlab.runs.trace_quota import TraceQuota
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
-SAVE_S = 5.0  # seconds between two updates of report.json; the records are written at once
-SAVE_SHARE = 20  # the time between two updates is at least so many times what an update takes
+SAVE_S = 5.0  # seconds between two updates of report.json; each record is written when it arrives
+SAVE_SHARE = 20  # the time between two updates is at least this many times the time that an update takes
 
 
 def grade(
@@ -55,10 +55,12 @@ def grade(
         OSError: the report cannot be written.
     """
     tally = Tally(plan, store.spill, lambda slug: TraceQuota(store.traces(slug), TRACE_QUOTA))
-    store.save(plan)  # from the first record on, the records need the plan to be understood
+    store.save(plan)  # whoever reads the records needs the plan, so it is written before the first record
     for entry in refused:
         store.add(entry)
-    complete = {entry.submission for entry in (*reused.refused, *refused) if tally.add(entry)}
+    complete = {entry.submission for entry in (*reused.refused, *refused) if tally.add(entry) and not entry.missing}
+    # If something is missing for every lab, there is nothing to check and to run.
+    complete |= {each.name for each in plan.submissions if each.missing.keys() >= set(plan.settings.labs)}
     schedule = Schedule(plan, tests, paths, tally, reused.runs)
     runs = schedule.expected_runs()
     todo = {network: number * (len(plan.submissions) - len(complete)) for network, number in runs.items()}
@@ -66,7 +68,7 @@ def grade(
     complete |= {name for name in reused.submissions if name not in complete and schedule.is_complete(name)}
     engine = make_engine(plan.settings, commands, store)
     work = WorkLoop(plan, paths, engine, schedule, complete)
-    progress = Progress(todo, engine.workers, stream)
+    progress = Progress(todo, {pool.networks: pool.workers for pool in engine.pools()}, stream)
     progress.reduce(schedule.correction())
     saved = time.monotonic()
     signal_number = 0
@@ -80,7 +82,7 @@ def grade(
         if isinstance(entry, RunEntry):
             if tally.done > done:  # not a retry
                 progress.add_run(entry.submission, entry.record)
-        else:
+        elif not entry.missing:
             progress.reduce(runs)
 
     with contextlib.closing(work.events()) as events:
@@ -103,9 +105,10 @@ def grade(
 
 
 def _entry(event: Event) -> Entry | None:
-    """What goes into the records, if anything."""
+    """The entry that goes into the records, if any."""
     if isinstance(event, RunReported):
         return RunEntry(event.submission, event.record)
-    if isinstance(event, CheckResult) and event.problems:
-        return RefusalEntry(event.submission, "refused" if event.judged else "unjudged", event.problems)
+    if isinstance(event, CheckResult) and (event.problems or event.missing):
+        state: Literal["refused", "unjudged"] = "refused" if event.judged else "unjudged"
+        return RefusalEntry(event.submission, state, event.problems, event.missing)
     return None

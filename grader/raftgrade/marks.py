@@ -1,20 +1,19 @@
-"""Compute the points of a report by its rubric. This is pure arithmetic, so points can be computed again later.
+"""Compute the points of a report from its rubric. No run is needed, so points can be computed again later.
 
 A run that could not be judged (``error``) neither passed nor failed: points depend on the judged runs alone. When fewer
-than half of a test's runs on a network were judged, its points are *open*: neither lost nor earned, for people to decide.
+than half of a test's runs on a network were judged, its points are *open*: neither lost nor earned until a person
+decides. But a test that must pass every run has failed as soon as one run on one network has, whatever is open elsewhere.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from raftgrade.plan import Settings
-from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult
+from raftgrade.results import ManualMark, NetworkResult, Report, SubmissionResult, TestResult
 from raftgrade.rubric import Curve, Rubric
-from raftlab.safe_text import count, printable
+from raftlab.safe_text import count, number
 
 _DIGITS = 4  # decimals of points: enough that the sum of a lab is not visibly off
 
@@ -26,44 +25,79 @@ def mark(report: Report) -> None:
 
 
 def mark_one(submission: SubmissionResult, rubric: Rubric, settings: Settings) -> None:
-    """Set the points, and the states and notes of the tests, of a submission whose runs were counted."""
+    """Set a submission's points, and the states and notes of its tests. Its runs must have been counted."""
     prices = _prices(submission.tests, rubric)
     for lab in settings.labs:
         tests = [test for test in submission.tests if test.lab == lab]
-        reason = why_skipped(submission, rubric, lab)
+        reason, is_open = why_skipped(submission, rubric, lab)
         for test in tests:
             test.max_points = round(prices[lab, test.name], _DIGITS)
             test.points, test.notes = 0.0, []
             if reason:
-                test.state, test.notes = "skipped", [reason]
+                test.state, test.notes = "open" if is_open else "skipped", [reason]
                 for network in test.networks:
-                    network.runs = network.done  # some runs may have been made under another rubric
+                    network.runs = network.done  # the runs may have been made with another rubric
             else:
                 _judge(test, rubric, settings)
+            for decided in submission.manual:
+                if decided.test == test.name:
+                    _decide(test, decided)
     submission.max_points = round(sum(test.max_points for test in submission.tests), _DIGITS)
-    earned = sum(test.points for test in submission.tests)
-    if submission.state in ("refused", "unjudged"):
-        earned = 0.0
+    earned = submission.earned
     submission.penalty = round(earned * rubric.late.share(submission.late_days), _DIGITS)
-    submission.points = round(earned - submission.penalty, _DIGITS)
+    points = earned - submission.penalty
     submission.open_points = round(sum(test.max_points for test in submission.tests if test.state == "open"), _DIGITS)
     if submission.state == "unjudged":
         submission.open_points = submission.max_points
+    submission.settled = False
+    for decided in submission.manual:
+        if not decided.test and decided.points is not None:
+            submission.settled |= not decided.change
+            points = points + decided.points if decided.change else decided.points
+    if submission.settled:
+        submission.open_points = 0.0
+    submission.points = round(max(0.0, points), _DIGITS)
 
 
-def why_skipped(submission: SubmissionResult, rubric: Rubric, lab: str) -> str:
-    """Why ``lab`` is not run for this submission; empty if it is, or if that cannot be known yet. The labs before it must
-    have been marked. Open points count as earned: a fault of the machine must not cause a lab to be skipped."""
+def _decide(test: TestResult, decided: ManualMark) -> None:
+    """Apply what a person has decided about a test."""
+    if decided.points is not None and decided.change:
+        test.points = round(max(0.0, test.points + decided.points), _DIGITS)
+        text = f"{'+' if decided.points >= 0 else '−'}{number(abs(decided.points))} by hand"
+    elif decided.points is not None:
+        test.points, text = decided.points, f"{number(decided.points)} points by hand"
+        if test.state == "open":
+            test.state, test.notes = "judged", []
+    else:
+        text = ""
+    test.notes.append(": ".join(filter(None, (text, decided.comment))))
+
+
+def why_skipped(submission: SubmissionResult, rubric: Rubric, lab: str) -> tuple[str, bool]:
+    """The reason why ``lab`` is skipped for this submission; empty if it is not skipped, or if this is not known yet. A lab
+    is skipped if something is missing for it, or if another one has not earned enough points. The labs before it must have
+    been marked.
+
+    Open points do not count as earned. But if they might be enough, the lab is not lost either: it is open until the
+    runs that it depends on have been judged. The second part of the result says whether that is so.
+    """
+    if lab in submission.missing:
+        return submission.missing[lab], False
     for need in rubric.needs(lab):
         tests = [test for test in submission.tests if test.lab == need]
         if not tests or not all(test.state in ("judged", "open", "skipped") for test in tests):
             continue
-        best = sum(test.max_points if test.state == "open" else test.points for test in tests)
+        earned = sum(test.points for test in tests)
+        still_open = sum(test.max_points for test in tests if test.state == "open")
         most = sum(test.max_points for test in tests)
         wanted = rubric.labs[lab].needs_share * most
-        if best < wanted - 1e-9 or any(test.state == "skipped" for test in tests):
-            return f"skipped: it needs {wanted:g} of {most:g} points in {need}, and {need} has {best:g}"
-    return ""
+        lost = any(test.state == "skipped" for test in tests) or earned + still_open < wanted - 1e-9
+        if lost:
+            return f"skipped: it needs {wanted:g} of {most:g} points in {need}, and {need} has {earned:g}", False
+        if earned < wanted - 1e-9:
+            has = f"{need} has {earned:g}, and {still_open:g} are open"
+            return f"open: it needs {wanted:g} of {most:g} points in {need}, and {has}; run raftgrade again", True
+    return "", False
 
 
 def _prices(tests: Sequence[TestResult], rubric: Rubric) -> dict[tuple[str, str], float]:
@@ -89,6 +123,11 @@ def _judge(test: TestResult, rubric: Rubric, settings: Settings) -> None:
         if unrun:
             test.notes = ["open: it was skipped under the rubric of the run; run raftgrade again"]
         return
+    test.state = "judged"
+    if rubric.rule_for(test.lab, test.name) == "all-or-nothing" and any(
+        network.failures and not _whole(network, settings) for network in test.networks
+    ):
+        return
     short = [network for network in test.networks if 2 * (network.passes + network.failures) < network.runs]
     if short:
         lost = sum(network.errors for network in short)
@@ -96,12 +135,14 @@ def _judge(test: TestResult, rubric: Rubric, settings: Settings) -> None:
         test.state = "open"
         test.notes = [f"open: {lost} of {count(runs, 'run')} could not be judged; run raftgrade again"]
         return
-    test.state = "judged"
     earned = test.max_points * _share(test, rubric, settings)
     for note in _exceeded(test, rubric):
         test.notes.append(note)
     if test.notes and earned:
         earned *= rubric.limits_for(test.name).keep
+    if test.races and rubric.races.keep < 1:
+        test.notes.append(f"{count(test.races, 'race')} found: the test keeps {rubric.races.keep:.0%} of its points")
+        earned *= rubric.races.keep
     test.points = round(earned, _DIGITS)
 
 
@@ -140,7 +181,7 @@ def on_curve(curve: Curve, rate: float) -> float:
 
 
 def _exceeded(test: TestResult, rubric: Rubric) -> list[str]:
-    """The limits that the passing runs in sim exceed. Only there does virtual time make measurements exact."""
+    """Notes on the limits that the passing runs in sim exceed. Only sim's measurements are exact, as its time is virtual."""
     limits = rubric.limits_for(test.name)
     notes = []
     for network in test.networks:
@@ -156,42 +197,3 @@ def _exceeded(test: TestResult, rubric: Rubric) -> list[str]:
                 share = f"the test keeps {limits.keep:.0%} of its points"
                 notes.append(f"expected at most {most:g} {what} in 95 % of runs, saw {spread.p95:g}: {share}")
     return notes
-
-
-class BadLate(Exception):
-    """The list of late submissions cannot be used. The message says where and why."""
-
-
-def read_late(text: str, shown: str, names: Iterable[str]) -> dict[str, float]:
-    """How many days late each submission is.
-
-    Args:
-        text: CSV with the columns ``submission`` and ``days`` or ``hours``.
-        shown: what messages call the file.
-        names: of all submissions.
-
-    Raises:
-        BadLate: the list has a mistake.
-    """
-    rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
-    header = [name.strip().lower() for name in rows.fieldnames or []]
-    rows.fieldnames = header
-    unit = next((name for name in ("days", "hours") if name in header), None)
-    if "submission" not in header or unit is None:
-        seen = ", ".join(map(printable, header)) or "nothing"
-        raise BadLate(f"{shown}: expected a first line with submission,days or submission,hours; saw {seen}")
-    known = set(names)
-    late: dict[str, float] = {}
-    for row in rows:
-        name, amount = (row["submission"] or "").strip(), (row[unit] or "").strip()
-        where = f"{shown} line {rows.line_num}"
-        if name not in known:
-            raise BadLate(f"{where}: there is no submission {printable(name)!r}")
-        try:
-            days = float(amount) / (1 if unit == "days" else 24)
-        except ValueError:
-            days = -1.0
-        if not 0 <= days < 10_000:
-            raise BadLate(f"{where}: expected {unit}, a number of 0 or more, not {printable(amount)!r}")
-        late[name] = days
-    return late

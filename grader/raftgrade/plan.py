@@ -9,23 +9,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import msgspec
 
 from raftgrade.stats import Sequential
-from raftlab import labs
+from raftlab import labs, operating_system
 from raftlab.sandbox.levels import Level, Sandbox
 
 NETWORKS = ("sim", "rpyc")
 
-# How many runs share one job. Starting a job costs half a second of CPU time and a simulated run a tenth of that, so many
-# of them share one. A run on the real network takes several seconds, and small jobs keep all cores busy until the end.
-RUNS_IN_A_JOB = {"sim": 100, "rpyc": 2}
+# The largest number of runs that share one job. Starting a job costs half a second of CPU time. That is ten times the cost
+# of a simulated run, and several times that of a run on the real network. But such a run takes several seconds, most of
+# which it waits, and the jobs must not be so long that the last ones run alone at the end.
+RUNS_IN_A_JOB = {"sim": 100, "rpyc": 6}
+
+# How many jobs run in parallel on the real network, for each job in sim. Such a run uses a tenth of a processor. Beside
+# endless loops on both processors of a small machine, its judge woke up at most 0.17 s late with four jobs per processor, a
+# third of what raftlab.runs.run.TOO_LATE_S allows; more jobs did not finish sooner.
+RPYC_JOBS_PER_JOB = 4
+
+TestRun = tuple[str, int]  # test, seed
+
+REFERENCE = "reference"  # the name of the reference solution's Raft in --raft
 
 
 class CannotStart(Exception):
-    """The command line asks for something that cannot be done. The message says what."""
+    """The command line asks for something impossible. The message says what it is."""
 
 
 class CatalogueTest(Protocol):
@@ -48,10 +58,14 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         runs: the number of runs of each test, by network. Seeds count upwards from ``seed``.
-        jobs: how many jobs run in parallel.
-        until: the sequential test that decides when sim has run enough; ``runs`` is then the upper limit.
+        jobs: how many jobs run in parallel in sim. In reports of early versions, on both networks together.
+        rpyc_jobs: how many jobs run in parallel on the real network, beside those in sim.
+        until: the sequential test that decides how many runs in sim are enough; ``runs`` is then the upper limit.
         hidden: the seeds of the hidden runs in sim, the first and one past the last.
-        sandbox: what student code runs in. Reports of early versions lack it.
+        races: whether the race detector observes the runs in sim.
+        sandbox: the sandbox that student code runs in. Reports of early versions lack this field.
+        raft: the Raft on which every service of lab 3 runs: ``reference``, or the name of a file or folder; empty: each
+            submission's own.
     """
 
     labs: list[str]
@@ -59,13 +73,30 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     runs: dict[str, int]
     seed: int
     jobs: int
+    rpyc_jobs: int = 1
     until: Sequential | None = None
     hidden: tuple[int, int] | None = None
     sandbox: Sandbox | None = None
+    races: bool = False
+    raft: str = ""
 
     @property
     def level(self) -> Level:
         return "none" if self.sandbox is None else self.sandbox.level
+
+    def whose_raft(self, lab: str) -> str:
+        """The Raft on which ``lab`` runs, in words that follow "lab 3A"; empty for lab 2."""
+        if not labs.LABS[lab].has("service"):
+            return ""
+        if not self.raft:
+            return "on the submission's own Raft"
+        return "on the reference Raft" if self.raft == REFERENCE else f"on the Raft {self.raft}"
+
+    @property
+    def raft_line(self) -> str:
+        """``labs 3A and 3B ran on the reference Raft``; empty if no lab needs a service."""
+        with_service = [lab for lab in self.labs if labs.LABS[lab].has("service")]
+        return f"{_in_words(with_service)} ran {self.whose_raft(with_service[0])}" if with_service else ""
 
     def seeds(self, network: str) -> tuple[int, int]:
         """First seed and one past the last."""
@@ -91,9 +122,27 @@ class LeftOut(msgspec.Struct, frozen=True):
     networks: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Workers that run the jobs of some networks.
+
+    Attributes:
+        networks: the networks. The pool with ``sim`` also checks submissions.
+        workers: the number of jobs and checks that run in parallel.
+        max_in_flight: the number of jobs and checks that may be handed out at a time.
+    """
+
+    networks: tuple[str, ...]
+    workers: int
+    max_in_flight: int
+
+
 class Job(msgspec.Struct, kw_only=True, frozen=True):
     """A unit of work: ``tests`` of one lab on one network, each with every seed in ``seeds`` (half open).
-    It is plain data with a stable ``id``, so that any engine can run it anywhere, and more than once."""
+    It is plain data with a stable ``id``, so that any engine can run it anywhere, and more than once.
+
+    ``together``: the judge and the servers of a simulated run share a process. Never for grading, because student code could
+    change its own verdict."""
 
     id: str
     submission: str
@@ -104,11 +153,13 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
     tests: list[str]
     seeds: tuple[int, int]
     sandbox: Level = "none"
+    races: bool = False
+    together: bool = False
 
     @property
-    def runs(self) -> list[tuple[str, int]]:
-        """(test, seed) in the order in which a job makes the runs: test by test, seeds upwards."""
-        return [(test, seed) for test in self.tests for seed in range(*self.seeds)]
+    def runs(self) -> list[TestRun]:
+        """The runs in the order in which a job makes them: test by test, seeds upwards."""
+        return runs_of(self.tests, self.seeds)
 
 
 def expected_tests(
@@ -128,19 +179,39 @@ def expected_tests(
 
 @dataclass(frozen=True, slots=True)
 class JobTarget:
-    """The submission that a job runs: its name, its slug for file names, where its copy is, and its sandbox."""
+    """The submission that a job runs: its name, its slug for file names, where its copy is, its sandbox, and whether the
+    race detector observes it."""
 
     submission: str
     slug: str
     path: str
     sandbox: Level = "none"
+    races: bool = False
 
 
-def split_into_jobs(
-    target: JobTarget, lab: str, network: str, tests: list[str], seeds: tuple[int, int], label: str = ""
-) -> list[Job]:
-    """The jobs that run ``tests`` of ``lab`` with every seed in ``seeds`` (half open). ``label`` goes into their ids, to
-    distinguish them from other jobs of the same lab and network."""
+def runs_of(tests: Sequence[str], seeds: tuple[int, int]) -> list[TestRun]:
+    """Each of ``tests`` with every seed in ``seeds`` (half open)."""
+    return [(test, seed) for test in tests for seed in range(*seeds)]
+
+
+def split_into_jobs(target: JobTarget, lab: str, network: str, runs: Sequence[TestRun], label: str = "") -> list[Job]:
+    """The jobs that make ``runs``, which are tests of ``lab``. A job costs CPU time to start, so tests with the same seeds
+    share jobs.
+
+    Args:
+        runs: test by test, with the seeds of a test in ascending order.
+        label: goes into the ids of the jobs, to distinguish them from other jobs of the same lab and network.
+    """
+    ranges: list[tuple[str, int, int]] = []  # the unbroken ranges of each test's seeds
+    for test, seed in runs:
+        if ranges and ranges[-1][0] == test and ranges[-1][2] == seed:
+            ranges[-1] = (test, ranges[-1][1], seed + 1)
+        else:
+            ranges.append((test, seed, seed + 1))
+    names: dict[tuple[int, int], list[str]] = {}
+    for test, first, end in ranges:
+        names.setdefault((first, end), []).append(test)
+    pieces = [piece for seeds, tests in names.items() for piece in _pieces(tests, seeds, RUNS_IN_A_JOB[network])]
     return [
         Job(
             id=f"{target.slug}.{lab}.{network}{label}.{number:03d}",
@@ -150,24 +221,34 @@ def split_into_jobs(
             lab=lab,
             network=network,
             tests=chosen,
-            seeds=piece,
+            seeds=seeds,
             sandbox=target.sandbox,
+            races=target.races,
         )
-        for number, (chosen, piece) in enumerate(_pieces(tests, seeds, RUNS_IN_A_JOB[network]))
+        for number, (chosen, seeds) in enumerate(pieces)
     ]
 
 
 def _pieces(names: list[str], seeds: tuple[int, int], size: int) -> list[tuple[list[str], tuple[int, int]]]:
+    """Tests and seeds of jobs with at most ``size`` runs, and about as many in each."""
     first, end = seeds
     runs = end - first
     together = max(1, size // runs)
+    groups = math.ceil(len(names) / together)
     slices = math.ceil(runs / size)
     edges = [first + runs * number // slices for number in range(slices + 1)]
+    bounds = [len(names) * number // groups for number in range(groups + 1)]
     return [
-        (names[start : start + together], (edges[number], edges[number + 1]))
-        for start in range(0, len(names), together)
+        (names[bounds[group] : bounds[group + 1]], (edges[number], edges[number + 1]))
+        for group in range(groups)
         for number in range(slices)
     ]
+
+
+def default_jobs(jobs: int | None = None) -> dict[str, int]:
+    """How many jobs run in parallel, by network. ``jobs`` is the number in sim; by default, one per processor."""
+    jobs = jobs or operating_system.processors()
+    return {"sim": jobs, "rpyc": RPYC_JOBS_PER_JOB * jobs}
 
 
 def parse_labs(text: str | None) -> list[str]:
@@ -175,3 +256,18 @@ def parse_labs(text: str | None) -> list[str]:
     names = text.split(",") if text is not None else list(labs.LABS)
     chosen = {labs.find(name.strip()).name for name in names}
     return [name for name in labs.LABS if name in chosen]
+
+
+def without_service(lab_names: Sequence[str], stream: TextIO) -> list[str]:
+    """The default labs when no submission has a service: those without lab 3. Says so on ``stream``."""
+    out = [name for name in lab_names if labs.LABS[name].has("service")]
+    if out:
+        is_, it = ("is", "it") if len(out) == 1 else ("are", "them")
+        why = f"no submission has a kv.py of its own (--labs {','.join(out)} grades {it})"
+        print(f"raftgrade: {_in_words(out)} {is_} left out, because {why}", file=stream)
+    return [name for name in lab_names if name not in out]
+
+
+def _in_words(lab_names: Sequence[str]) -> str:
+    """``lab 3A``, or ``labs 3A and 3B``."""
+    return f"lab{'s' if len(lab_names) > 1 else ''} {' and '.join(lab_names)}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from raftlab.command_line import redraws
 from raftlab.runs.record import Outcome, Record
 from raftlab.safe_text import duration, one_line
 
@@ -16,8 +17,9 @@ LINE_S = 10.0  # seconds between two lines on a pipe
 # Estimates of how many seconds of one worker a run takes, until there are measurements.
 GUESS_S = {"sim": 0.5, "rpyc": 8.0}
 
-# Workers also start jobs and write reports, and may get little of a busy machine. This overhead is measured; so that the
-# first start of a job does not dominate it, the estimate begins as if there had been so many seconds without overhead.
+# Workers also start jobs and write reports, and on a busy machine they may have to wait for a processor. This overhead
+# is measured. So that the start of the first job does not dominate the estimate, it begins as if this many seconds had
+# passed without overhead.
 PRIOR_S = 60.0
 
 
@@ -26,27 +28,27 @@ class Progress:
 
     Args:
         todo: how many runs are left, by kind (network).
-        workers: how many are made in parallel.
+        pools: the kinds that share workers, and how many workers they have. Pools work in parallel.
         stream: where the line goes.
         clock: returns seconds.
-        words: what runs, and those that failed, are called.
+        words: the words for runs, and for runs that failed.
     """
 
     def __init__(
         self,
         todo: dict[str, int],
-        workers: int,
+        pools: Mapping[tuple[str, ...], int],
         stream: TextIO,
         clock: Callable[[], float] = time.monotonic,
         words: tuple[str, str] = ("runs", "failed"),
     ) -> None:
         self._todo = dict(todo)
-        self._workers = workers
+        self._pools = dict(pools)
         self._stream = stream
         self._clock = clock
-        self._tty = stream.isatty()
+        self._tty = redraws(stream)
         self._started = self._shown = clock()
-        self._worked = 0.0
+        self._worked = dict.fromkeys(todo, 0.0)
         self._cost = {network: (GUESS_S.get(network, 1.0), 1) for network in todo}
         self._done = 0
         self._failed = 0
@@ -59,7 +61,7 @@ class Progress:
         self.add(f"{submission} {record.lab}", record.network, record.outcome, record.wall_s)
 
     def add(self, where: str, kind: str, outcome: Outcome, wall_s: float) -> None:
-        """Count a finished run of any kind. ``where`` is shown at the end of the line; ``wall_s`` is what it took."""
+        """Count a finished run of any kind. ``where`` is shown at the end of the line; ``wall_s`` is the run's duration."""
         self._done += 1
         self._failed += outcome == "failed"
         self._errors += outcome == "error"
@@ -67,13 +69,13 @@ class Progress:
         if wall_s > 0:
             total, runs = self._cost[kind]
             self._cost[kind] = (total + wall_s, runs + 1)
-            self._worked += wall_s
+            self._worked[kind] += wall_s
         self._where = where
         self.show()
 
     def reduce(self, runs: dict[str, int]) -> None:
-        """Take back planned runs, by kind, that will not be made: their submission was refused, their lab is skipped, or
-        a sequential test needed fewer runs than expected. If it needed more, the number is negative."""
+        """Subtract planned runs, by kind, that will not be made, because their submission was refused, their lab is
+        skipped, or a sequential test needed fewer runs than expected. If it needed more, the number is negative."""
         for network, number in runs.items():
             self._todo[network] -= number
         self.show()
@@ -109,12 +111,16 @@ class Progress:
         return " · ".join(parts)
 
     def remaining_s(self) -> float:
-        """An estimate of the seconds that remain: the runs that are left, at the mean cost of their kind, and as much
-        overhead between runs as so far."""
-        cost = {network: total / runs for network, (total, runs) in self._cost.items()}
-        work = sum(max(0, number) * cost[network] for network, number in self._todo.items())
-        spent = (self._clock() - self._started) * self._workers
-        return work / self._workers * max(1.0, (spent + PRIOR_S) / (self._worked + PRIOR_S))
+        """An estimate of the seconds that remain: those of the pool that needs most time. In a pool, these are the runs that
+        are left, at the mean cost of their kind, and as much overhead between runs as so far."""
+        return max((self._remaining_s(kinds, workers) for kinds, workers in self._pools.items()), default=0.0)
+
+    def _remaining_s(self, kinds: tuple[str, ...], workers: int) -> float:
+        cost = {kind: total / runs for kind, (total, runs) in self._cost.items()}
+        work = sum(max(0, number) * cost[kind] for kind, number in self._todo.items() if kind in kinds)
+        spent = (self._clock() - self._started) * workers
+        worked = sum(seconds for kind, seconds in self._worked.items() if kind in kinds)
+        return work / workers * max(1.0, (spent + PRIOR_S) / (worked + PRIOR_S))
 
     def close(self) -> None:
         """Clear the line on a terminal."""

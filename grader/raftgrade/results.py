@@ -6,7 +6,8 @@
         tests[]           every expected test
           networks[]      its runs on one network: counts, interval, times, and each run that did not pass
 
-Times are in seconds. ``lab_s`` is the lab's own time (virtual in sim), ``wall_s`` and ``cpu_s`` are what it cost.
+Times are in seconds. ``lab_s`` is the time that passes for the servers (virtual in sim); ``wall_s`` and ``cpu_s`` are what
+a run cost.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ import msgspec
 from raftgrade.plan import LeftOut, Settings
 from raftgrade.rubric import Rubric
 from raftgrade.stats import Verdict
+from raftgrade.students import Student
 from raftlab.explain.failure import Failure
 
 SCHEMA = 1
 State = Literal["waiting", "running", "graded", "refused", "unjudged"]
+Attempts = Literal["", "best", "last"]
 TestState = Literal["waiting", "judged", "open", "skipped"]
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Why a submission was refused: a sentence, the place in its code, and the handout section that helps."""
+    """The reason why a submission was refused: a sentence, the place in its code, and the handout section that helps."""
 
     text: str
     where: str = ""
@@ -42,8 +45,8 @@ class Spread(msgspec.Struct, frozen=True):
 
 class BadRun(msgspec.Struct, kw_only=True):
     """A run that did not pass. ``outcome`` is ``"failed"``, or ``"error"`` when it could not be judged. ``sort`` is its
-    class (:mod:`raftgrade.failure_classes`). Of many runs of one class, only those with the lowest seeds keep their events
-    and details."""
+    class (:mod:`raftgrade.failure_classes`). If many runs belong to one class, only those with the lowest seeds keep their
+    events and details."""
 
     seed: int
     outcome: Literal["failed", "error"]
@@ -57,11 +60,11 @@ class NetworkResult(msgspec.Struct, kw_only=True):
     """The runs of one test on one network. ``hidden`` runs, whose seeds no student sees, have a result of their own.
 
     Attributes:
-        seeds: of the planned runs, the first and one past the last.
+        seeds: the first seed of the planned runs, and one past the last.
         runs: how many are planned.
         retried: how many of the finished runs were judged only in a second attempt, after a fault of the machine.
         interval: two-sided 95 % Clopper-Pearson interval of ``passes`` among the judged runs (``passes + failures``).
-        verdict: of the sequential test; empty without one.
+        verdict: the verdict of the sequential test; empty without one.
     """
 
     network: str
@@ -96,6 +99,7 @@ class TestResult(msgspec.Struct, kw_only=True):
         suite_points: its points in the suite, without a rubric.
         state: ``waiting`` (runs are missing), ``judged``, ``open`` (too few runs could be judged, which is the machine's
             fault, so no points are lost yet) or ``skipped``. ``notes`` say why.
+        races: how many findings of the race detector this test is the first to show.
     """
 
     __test__ = False  # for pytest: not a class of tests
@@ -110,24 +114,51 @@ class TestResult(msgspec.Struct, kw_only=True):
     notes: list[str] = []
     networks: list[NetworkResult]
     advice: list[str] = []
+    races: int = 0
+
+
+class ManualMark(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person has decided about a submission.
+
+    Attributes:
+        test: the test that it is about; empty: the whole submission.
+        points: its points, or with ``change`` the points to add; ``None``: only a comment.
+        comment: for the student.
+    """
+
+    test: str = ""
+    points: float | None = None
+    change: bool = False
+    comment: str = ""
 
 
 class SubmissionResult(msgspec.Struct, kw_only=True):
     """One submission.
 
     Attributes:
-        id: the student's in the course, from the table of submissions.
+        id: the first author's id in the course.
+        students: the authors, as far as the roster or a course system's download names them.
+        submitted: when it was handed in (ISO 8601, or as a course system writes it); empty if that is unknown.
+        prefix: how the course system's file names for this submission begin, for feedback files.
         hash: the sha256 of its files; empty if they could not be copied.
         state: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its outcome), ``refused`` (it cannot be
-            tested) or ``unjudged`` (the check itself failed, which is not the student's fault). ``problems`` say why.
+            tested) or ``unjudged`` (nothing was handed in, it could not be fetched, or the check itself failed, which is not
+            the student's fault). ``problems`` say why.
         points: what is left after the ``penalty`` for being late.
         open_points: points that it may still earn when runs are repeated.
+        manual: what a person has decided.
+        settled: whether a person has set the points of the whole submission, which are then final.
+        missing: the labs that are not run and earn no points, because it lacks a file or breaks their contract; for each,
+            the reason.
     """
 
     name: str
     slug: str
     path: str
     id: str = ""
+    students: list[Student] = []
+    submitted: str = ""
+    prefix: str = ""
     hash: str = ""
     state: State
     points: float
@@ -135,8 +166,11 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
     open_points: float = 0.0
     late_days: float = 0.0
     penalty: float = 0.0
+    manual: list[ManualMark] = []
+    settled: bool = False
     tests: list[TestResult]
     problems: list[Problem] = []
+    missing: dict[str, str] = {}
 
     @property
     def clean(self) -> bool:
@@ -146,7 +180,17 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
     @property
     def final(self) -> bool:
         """Whether the mark can be given: no run is missing, and no points are open."""
-        return self.state in ("graded", "refused") and not self.open_points
+        return self.settled or (self.state in ("graded", "refused") and not self.open_points)
+
+    @property
+    def earned(self) -> float:
+        """What its tests have earned, before the penalty and points by hand for the whole submission."""
+        return sum(test.points for test in self.tests) if self.state not in ("refused", "unjudged") else 0.0
+
+    @property
+    def comments(self) -> list[str]:
+        """A person's comments on the whole submission."""
+        return [mark.comment for mark in self.manual if mark.comment and not mark.test]
 
     @property
     def failures(self) -> int:
@@ -157,14 +201,41 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
         return sum(network.errors for test in self.tests for network in test.networks)
 
 
+class CodePlace(msgspec.Struct, frozen=True):
+    """A class or function of a submission: the submission's name, the file in it, and ``"class Raft"``. The last is empty if
+    all of the submission is meant."""
+
+    submission: str
+    file: str
+    name: str = ""
+
+
+class SameCode(msgspec.Struct, frozen=True, kw_only=True):
+    """Places with the same code, apart from comments, docstrings and formatting.
+
+    Attributes:
+        renamed: whether names, texts or type annotations differ.
+        origin: what raftlab hands out that has the same code, such as ``"the start of lab 2C"``; empty if there is none, and
+            then at least two submissions have it.
+    """
+
+    places: list[CodePlace]
+    renamed: bool = False
+    origin: str = ""
+
+
 class Report(msgspec.Struct, kw_only=True):
     """The whole of ``report.json``.
 
     Attributes:
         code: a fingerprint of the code that judged.
         complete: false during the run, and after it was interrupted.
-        started: in UTC.
+        started: when the run started, in UTC.
         seconds: how long the run has taken so far.
+        due: the deadline (ISO 8601); empty if dates did not count.
+        attempts: which submission of a student counts if there are several: the ``best`` or the ``last``; empty if nobody
+            has said that.
+        unverified: why the report cannot be known to be ours; empty if it is, and in every file.
     """
 
     schema: int = SCHEMA
@@ -173,14 +244,18 @@ class Report(msgspec.Struct, kw_only=True):
     complete: bool = False
     started: str
     seconds: float = 0.0
+    due: str = ""
+    attempts: Attempts = ""
     settings: Settings
     rubric: Rubric = Rubric()
     left_out: list[LeftOut] = []
+    same_code: list[SameCode] = []
+    unverified: str = ""
     submissions: list[SubmissionResult]
 
     @property
     def planned(self) -> int:
-        """How many runs are planned, without those of refused submissions."""
+        """The number of planned runs, without those of refused submissions."""
         return sum(
             network.runs
             for submission in self.submissions
@@ -204,10 +279,10 @@ def passed(test: TestResult) -> bool:
 
 def exit_code(report: Report) -> int:
     """The exit code: 0 everything passed; 2 a submission was refused or could not be checked, or the
-    report is not complete; else 1 if a run failed; else 2 if a run could not be judged."""
+    report is not complete; else 1 if a run failed, or a lab was missing; else 2 if a run could not be judged."""
     states = {submission.state for submission in report.submissions}
     if not report.complete or states & {"refused", "unjudged"}:
         return 2
-    if any(submission.failures for submission in report.submissions):
+    if any(submission.failures or submission.missing for submission in report.submissions):
         return 1
     return 0 if all(submission.clean for submission in report.submissions) else 2

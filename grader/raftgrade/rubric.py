@@ -1,30 +1,33 @@
 """The rubric: how pass rates become points, read from a TOML file.
 
-A mistake in the file is reported in one sentence with its line and key. The secret of hidden runs is used once, to draw
-their seeds, and never written anywhere.
+A mistake in the file is reported in one sentence with its line and key. The secret of hidden runs is used only to draw
+their seeds, and is never written anywhere.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
 from raftlab.safe_text import one_line, printable
 
 Rule = Literal["all-or-nothing", "proportional", "curve"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Curve = tuple[tuple[Share, Share], ...]
 
-# Hidden seeds start above all seeds that anyone would choose, and stay below 2**53: they are exact in any reader of JSON.
+# Hidden seeds start above all seeds that anyone would choose. They stay below 2**53, so that every JSON reader reads them
+# exactly.
 _FIRST_HIDDEN = 1 << 40
 _HIDDEN_BITS = 47
 _MAX_HIDDEN_RUNS = 10_000
@@ -42,7 +45,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Late(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What being late costs, in percent of the points."""
+    """The percentage of the points that a late submission loses."""
 
     percent_a_day: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     grace_hours: Amount = 0.0
@@ -53,6 +56,12 @@ class Late(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         late = days - self.grace_hours / 24
         begun = int(late) + (late > int(late)) if late > 0 else 0
         return min(begun * self.percent_a_day, self.most_percent) / 100
+
+
+class Races(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The cost of findings of the race detector: a test that shows one keeps this share of its points."""
+
+    keep: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
 
 
 class Hidden(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -69,7 +78,8 @@ class Hidden(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class LabRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What differs for one lab. ``needs`` are labs in which the share ``needs_share`` of the points must be earned first."""
+    """Rules for one lab that replace the general ones. This lab is run only if each lab in ``needs`` has earned the share
+    ``needs_share`` of its points."""
 
     points: Amount | None = None
     needs: list[str] = []
@@ -78,7 +88,7 @@ class LabRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class TestRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What differs for one test; the fields are those of the rubric and of :class:`Limits`."""
+    """Rules for one test that replace the general ones. The fields are those of the rubric and of :class:`Limits`."""
 
     points: Amount | None = None
     rule: Rule | None = None
@@ -89,7 +99,7 @@ class TestRules(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Rubric(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """How runs become points.
+    """The rules by which runs become points.
 
     Attributes:
         rule: how a test's pass rate becomes a share of its points.
@@ -103,6 +113,7 @@ class Rubric(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     limits: Limits = Limits()
     late: Late = Late()
     hidden: Hidden = Hidden()
+    races: Races = Races()
     labs: dict[str, LabRules] = {}
     tests: dict[str, TestRules] = {}
 
@@ -182,6 +193,13 @@ def _mistakes(rubric: Rubric, tests: Mapping[str, Iterable[str]] | None) -> Iter
     rates = [rate for rate, _ in rubric.curve]
     if len(rates) < 2 or rates != sorted(set(rates)) or (rates[0], rates[-1]) != (0.0, 1.0):
         yield ["curve"], "expected pass rates that grow from 0 to 1, each with its share: [[0, 0], [0.9, 0.5], [1, 1]]"
+    shares = [share for _, share in rubric.curve]
+    if shares != sorted(shares):
+        yield ["curve"], "expected shares that never fall as the pass rate grows: [[0, 0], [0.9, 0.5], [1, 1]]"
+    for key in ("percent_a_day", "most_percent"):
+        percent = getattr(rubric.late, key)
+        if 0 < percent < 1:
+            yield ["late", key], f"expected a number of percent, such as {percent * 100:g}, not a share ({percent:g})"
     for name in rubric.weights:
         if name not in ("sim", "rpyc"):
             yield ["weights", name], f"expected sim or rpyc, not {name!r}"
@@ -202,7 +220,8 @@ def _mistakes(rubric: Rubric, tests: Mapping[str, Iterable[str]] | None) -> Iter
                 yield ["labs", lab, "needs"], f"expected labs that come before {lab} ({before}), not {need!r}"
     for name in rubric.tests:
         if name not in names:
-            yield ["tests", name], f"no lab has a test called {name!r}; `raftlab labs` lists them"
+            near = _did_you_mean(name, names)
+            yield ["tests", name], f"no lab has a test called {name!r}{near}; `raftlab labs` lists them"
 
 
 _TYPES = {"float": "a number", "int": "a whole number", "str": "a text", "array": "a list", "object": "a table"}
@@ -214,10 +233,36 @@ def _bad_type(exc: msgspec.ValidationError, text: str, shown: str) -> BadRubric:
     path = _real_path(path[1:], text)
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
     if unknown:
-        return BadRubric(_place(text, shown, [*path, unknown[1]]) + f"there is no key {printable(unknown[1])!r} here")
+        keys = [field.name for field in msgspec.structs.fields(_table_at(path))]
+        near = _did_you_mean(unknown[1], keys)
+        valid = f"the keys here are {', '.join(keys)}"
+        return BadRubric(
+            _place(text, shown, [*path, unknown[1]]) + f"there is no key {printable(unknown[1])!r} here{near}; {valid}"
+        )
+    if message.startswith("Invalid enum value"):
+        seen = message.removeprefix("Invalid enum value ")
+        return BadRubric(_place(text, shown, path) + f"expected one of {', '.join(RULES)}, not {seen}")
     for name, words in _TYPES.items():
         message = message.replace(f"`{name}`", words).replace(f"`{name} | null`", words)
     return BadRubric(_place(text, shown, path) + message[:1].lower() + message[1:].replace(", got", ", seen"))
+
+
+def _table_at(path: list[str]) -> type[msgspec.Struct]:
+    """The type of the table at ``path``."""
+    tables: dict[str, type[msgspec.Struct]] = {
+        "limits": Limits,
+        "late": Late,
+        "races": Races,
+        "hidden": Hidden,
+        "labs": LabRules,
+        "tests": TestRules,
+    }
+    return tables[path[0]] if path else Rubric
+
+
+def _did_you_mean(text: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(text, list(names), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _real_path(path: list[str], text: str) -> list[str]:

@@ -1,8 +1,9 @@
 """Spill submissions whose results are final to disk.
 
-A failed run takes hundreds of bytes of the report, the first of its kind thousands, and a class of hundreds has hundreds
-of thousands of them. A submission that was spilled keeps its numbers in memory, but not its failed runs. The file has no
-name and disappears with the process: after a kill, the records are counted again.
+A failed run takes hundreds of bytes in the report, and the first run of each kind of failure takes thousands. A class of
+hundreds of students can have hundreds of thousands of failed runs. A submission that was spilled keeps its numbers in
+memory, but not its failed runs. The file has no name and disappears with the process; after a kill, the records are counted
+again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class SpillFile:
         self._places: dict[str, tuple[int, int]] = {}  # by name: offset and length in bytes
 
     def put(self, submission: SubmissionResult) -> None:
-        """Write ``submission`` to the file, and drop its runs that did not pass from memory. A second call does nothing:
-        what was spilled does not change any more. Raises ``OSError`` (a full disk)."""
+        """Write ``submission`` to the file, and drop its runs that did not pass from memory. A second call does nothing,
+        because a spilled submission no longer changes. Raises ``OSError`` (a full disk)."""
         if submission.name in self._places:
             return
         data = _encode(submission)

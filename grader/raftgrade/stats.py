@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Literal
 
 Verdict = Literal["reliable", "unreliable", "undecided"]
-# How many runs of a test are made between two looks of the sequential test. "reliable" takes at least 31 passes with the
-# default rates, so four batches are just enough.
+# The number of runs of a test that are made before the sequential test looks at the outcomes again. With the default
+# rates, the verdict "reliable" takes at least 31 passes, so four batches are just enough.
 BATCH = 8
 
 _BISECTIONS = 60  # enough for the precision of a double between 0 and 1
@@ -84,7 +84,7 @@ def clopper_pearson(passes: int, runs: int, confidence: float = 0.95) -> tuple[f
 def percentile(values: Sequence[float], percent: float) -> float:
     """The ``percent``-th percentile (0 to 100), interpolated between neighbours. Raises ``ValueError`` without values."""
     if not values:
-        raise ValueError("no values, no percentile")
+        raise ValueError("a percentile needs at least one value")
     ordered = sorted(values)
     place = (len(ordered) - 1) * percent / 100
     below = math.floor(place)
@@ -96,8 +96,9 @@ def percentile(values: Sequence[float], percent: float) -> float:
 class Sequential:
     """Wald's sequential probability ratio test of ``good`` against ``bad`` pass rates, both errors at most ``error``.
 
-    Looking at the interval after each run, and stopping when it looks good, is wrong 28 % of the time; this test keeps its
-    error. It goes in steps of :data:`BATCH` runs until it has a verdict, or until ``most`` runs were made.
+    Looking at the confidence interval after each run, and stopping when it looks good, gives a wrong verdict 28 % of the
+    time; this test keeps its error probability. It continues in steps of :data:`BATCH` runs until it has a verdict, or
+    until ``most`` runs were made.
     """
 
     good: float

@@ -1,21 +1,23 @@
 """The folder of a report, written so that a kill at any moment loses no finished run.
 
-    DIR/report.json     the report, replaced as a whole every few seconds and at the end
+    DIR/report.json     the report and its signature, replaced as a whole every few seconds and at the end
     DIR/records.jsonl   one line for each outcome, appended the moment it arrives
     DIR/submissions/    the copies that are graded
-    DIR/logs/           what jobs that ended badly printed
+    DIR/logs/           the output of jobs that ended badly
     DIR/traces/         traces of failed runs, a folder for each submission
 
-A complete ``report.json`` holds everything. An incomplete one holds the plan and the counts so far, and whoever reads it
-counts the records again. The records of a large course may not fit into memory (1.2 KB each, and there can be a million
-of them), so they are read one by one.
+A complete ``report.json`` holds everything. An incomplete one holds the plan and the counts so far, and its readers count
+the records again. The records of a large course may not fit into memory (there can be a million records of 1.2 KB each), so
+they are read one by one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hmac
 import os
+import re
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,18 +29,22 @@ import msgspec
 from raftgrade import output_folder
 from raftgrade.output_folder import BadFolder
 from raftgrade.plan import Settings
-from raftgrade.results import SCHEMA, Report, SubmissionResult
+from raftgrade.results import SCHEMA, ManualMark, Report, SubmissionResult
+from raftgrade.signatures import Signer, kept_key, report_digest
 from raftgrade.spill import SpillFile
 from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally
 from raftlab.safe_text import printable
 
 REPORT = "report.json"
 RECORDS = "records.jsonl"
+MAIN = "raft.py"  # of a submission
 _PARTIAL = REPORT + ".tmp"
 _NEW_RECORDS = RECORDS + ".tmp"
 LOGS = "logs"
 TRACES = "traces"
 SUBMISSIONS = "submissions"
+_SIGNATURE = b',\n "signature": "%s"\n}'
+_SIGNED = re.compile(rb',\n "signature": "([0-9a-f]{64})"\n\}\Z')  # the end of a signed report
 
 
 class EarlierSubmission(msgspec.Struct):
@@ -46,6 +52,7 @@ class EarlierSubmission(msgspec.Struct):
 
     name: str
     hash: str = ""
+    manual: list[ManualMark] = []
 
 
 class EarlierHeader(msgspec.Struct):
@@ -59,10 +66,11 @@ class EarlierHeader(msgspec.Struct):
 
 
 class EarlierReport(NamedTuple):
-    """The report that a folder already has. ``entries`` can be read once."""
+    """The report that a folder already has. ``entries`` can be read once. ``signed`` is whether this user has signed it."""
 
     header: EarlierHeader
     entries: Iterator[Entry]
+    signed: bool = False
 
 
 _AReport = TypeVar("_AReport", Report, EarlierHeader)
@@ -70,13 +78,20 @@ _encode = msgspec.json.Encoder().encode
 _read_entry: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
-def read(folder: Path) -> Report:
+def read(folder: Path, key: bytes | None = None) -> Report:
     """The report in ``folder``, complete or not.
+
+    Args:
+        folder: the folder of the report.
+        key: the key that the report must be signed with (see signatures.py). The report's ``unverified`` says if it is not.
 
     Raises:
         BadFolder: there is no report of this schema, or it is damaged. The message says why, in one sentence.
     """
-    report, entries = _open(folder, Report)
+    report, entries, data = _open(folder, Report)
+    signer = None if key is None else Signer(key, report)
+    signed = key is not None and _is_signed(data, key)
+    report.unverified = "" if signed else f"{printable(str(folder))}/{REPORT} is not signed with your key"
     if report.complete:
         _check_all(entries)
         return report
@@ -84,6 +99,8 @@ def read(folder: Path) -> Report:
     tally = Tally(report)
     for entry in entries:
         tally.add(entry)
+        if signed and signer is not None and not signer.accepts(entry):
+            report.unverified = f"{printable(str(folder))}/{RECORDS} has lines that are not signed with your key"
     tally.update_report(complete=False, seconds=seconds)
     for submission in report.submissions:
         traces = folder / TRACES / submission.slug
@@ -93,8 +110,18 @@ def read(folder: Path) -> Report:
     return report
 
 
-def _open(folder: Path, kind: type[_AReport]) -> tuple[_AReport, Iterator[Entry]]:
-    """``report.json``, and an iterator over the records."""
+def _is_signed(data: bytes, key: bytes) -> bool:
+    """Whether ``data``, the text of a report, ends with a signature made with ``key``."""
+    found = _SIGNED.search(data, max(0, len(data) - 100))
+    if found is None:
+        return False
+    digest = report_digest(key)
+    digest.update(memoryview(data)[: found.start()])
+    return hmac.compare_digest(found[1], digest.hexdigest().encode())
+
+
+def _open(folder: Path, kind: type[_AReport]) -> tuple[_AReport, Iterator[Entry], bytes]:
+    """``report.json``, an iterator over the records, and the text of ``report.json``."""
     shown = printable(str(folder))
     if not folder.exists():
         raise BadFolder(f"there is no {shown}")
@@ -106,7 +133,7 @@ def _open(folder: Path, kind: type[_AReport]) -> tuple[_AReport, Iterator[Entry]
         raise BadFolder(f"{shown} holds no {REPORT}") from None
     except OSError as exc:
         raise BadFolder(f"{shown}/{REPORT} cannot be read: {exc.strerror or exc}") from None
-    return _parse(data, f"{shown}/{REPORT}", kind), _entries(folder, shown)
+    return _parse(data, f"{shown}/{REPORT}", kind), _entries(folder, shown), data
 
 
 def _parse(data: bytes, shown: str, kind: type[_AReport]) -> _AReport:
@@ -124,7 +151,7 @@ def _entries(folder: Path, shown: str) -> Iterator[Entry]:
         with (folder / RECORDS).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
-                    return  # a kill cut it short: its run counts as not reported
+                    return  # a kill cut this line short, so its run counts as not reported
                 try:
                     yield _read_entry.decode(line)
                 except (msgspec.DecodeError, UnicodeDecodeError):
@@ -146,7 +173,7 @@ class ReusedEntries:
 
     def __init__(self, records: Path) -> None:
         self._records = records
-        self._offsets: dict[str, array[int]] = {}  # of the runs of each submission, in the records
+        self._offsets: dict[str, array[int]] = {}  # by submission: where its runs begin in the records
         self.refused: list[RefusalEntry] = []
         self.outcomes = 0  # how many of the runs and refusals will not be tried again
 
@@ -181,6 +208,7 @@ class Store:
         folder: where it is.
         earlier: the report that the folder had, until :meth:`start_report`.
         spill: takes the details of finished submissions out of memory.
+        signer: signs the report, and what is added to the records.
     """
 
     def __init__(self, folder: Path, records: BinaryIO, earlier: EarlierReport | None) -> None:
@@ -188,6 +216,7 @@ class Store:
         self._records = records
         self.earlier = earlier
         self.spill = SpillFile(folder)
+        self.signer: Signer | None = None
 
     @classmethod
     def create(cls, folder: Path) -> Store:
@@ -204,7 +233,7 @@ class Store:
             with output_folder.usable(folder, "report"):
                 for name in (LOGS, TRACES):
                     (folder / name).mkdir(exist_ok=True)
-                earlier = EarlierReport(*_open(folder, EarlierHeader)) if (folder / REPORT).exists() else None
+                earlier = _earlier(folder) if (folder / REPORT).exists() else None
         except BaseException:
             records.close()
             raise
@@ -222,7 +251,7 @@ class Store:
             OSError: the new records cannot be written. The earlier report is then still there.
         """
         reused = ReusedEntries(self.folder / RECORDS)
-        # A new file replaces the records at once: a kill in between must not lose what is reused.
+        # A new file replaces the old one atomically, because a kill must not lose the reused entries.
         new = (self.folder / _NEW_RECORDS).open("ab", buffering=0)
         fcntl.flock(new, fcntl.LOCK_EX)
         new.truncate(0)
@@ -232,7 +261,7 @@ class Store:
             reused.add(entry, self.add(entry))
         os.replace(self.folder / _NEW_RECORDS, self.folder / RECORDS)
         old_records.close()
-        self.earlier = None  # read to its end
+        self.earlier = None  # its entries have all been read
         names = {*reused.submissions, *(entry.submission for entry in reused.refused)}
         stay = {slug for name, slug in (slugs or {}).items() if name in names}
         for name in (LOGS, TRACES):
@@ -246,17 +275,22 @@ class Store:
     def add(self, entry: Entry) -> int:
         """Append ``entry`` to the records, and return its offset there. Raises ``OSError`` (a full disk)."""
         offset = self._records.tell()
-        line = _encode(entry) + b"\n"
+        line = _encode(entry if self.signer is None else self.signer.sign(entry)) + b"\n"
         while line:
             line = line[self._records.write(line) or 0 :]
         return offset
 
     def save(self, report: Report) -> None:
-        """Replace ``report.json`` atomically. What was spilled to disk is in it only when the report is complete: until
-        then, readers count the records. Raises ``OSError``."""
+        """Replace ``report.json`` atomically. It contains the spilled details only when the report is complete; until then,
+        readers count the records. Raises ``OSError``."""
         partial = self.folder / _PARTIAL
+        digest = None if self.signer is None else self.signer.report_digest()
         with partial.open("wb") as file:
-            file.writelines(_pieces(report, self.spill.as_json if report.complete else _encode))
+            for piece in _pieces(report, self.spill.as_json if report.complete else _encode):
+                file.write(piece)
+                if digest is not None:
+                    digest.update(piece)
+            file.write(b"\n}" if digest is None else _SIGNATURE % digest.hexdigest().encode())
         os.replace(partial, self.folder / REPORT)
 
     def log(self, job: str) -> Path:
@@ -267,9 +301,14 @@ class Store:
         """The folder for the traces of a submission."""
         return self.folder / TRACES / slug
 
+    @property
+    def submissions(self) -> Path:
+        """The folder for the copies of all submissions."""
+        return self.folder / SUBMISSIONS
+
     def submission_folder(self, slug: str) -> Path:
         """The folder for the copy of a submission."""
-        return self.folder / SUBMISSIONS / slug
+        return self.submissions / slug
 
     def close(self) -> None:
         """Release the folder, and remove empty folders in it."""
@@ -286,19 +325,26 @@ class Store:
         self.close()
 
 
+def _earlier(folder: Path) -> EarlierReport:
+    header, entries, data = _open(folder, EarlierHeader)
+    key = kept_key()
+    return EarlierReport(header, entries, key is not None and _is_signed(data, key))
+
+
 def _pieces(report: Report, as_json: Callable[[SubmissionResult], bytes]) -> Iterator[bytes]:
-    """The text of ``report.json``, one submission at a time: that of a large course is larger than all else in memory."""
+    """The text of ``report.json`` up to its last line, one submission at a time, because the whole text of a large course
+    would fill the memory."""
     frame = msgspec.json.format(_encode(msgspec.structs.replace(report, submissions=[])), indent=1)
-    start, end = frame.rsplit(b"[]", 1)  # the submissions come last
+    start, _ = frame.rsplit(b"[]", 1)  # the submissions come last
     yield start + b"["
     for number, submission in enumerate(report.submissions):
         yield b",\n  " if number else b"\n  "
         yield msgspec.json.format(as_json(submission), indent=1).replace(b"\n", b"\n  ")
-    yield (b"\n ]" if report.submissions else b"]") + end
+    yield b"\n ]" if report.submissions else b"]"
 
 
 def _just_made(folder: Path) -> bool:
-    """Whether ``folder`` is what a raftgrade leaves that was killed before its first ``report.json``."""
+    """Whether ``folder`` holds only what a run leaves that was killed before it wrote its first ``report.json``."""
     if not all(
         entry.name in (RECORDS, LOGS, TRACES, SUBMISSIONS, _PARTIAL, _NEW_RECORDS) for entry in folder.iterdir()
     ):
@@ -311,5 +357,7 @@ def _just_made(folder: Path) -> bool:
 
 def _check_ours(folder: Path) -> None:
     """Raise :class:`BadFolder` if ``folder`` holds anything but a report, or the first files of one."""
+    if (folder / MAIN).exists():
+        raise BadFolder(f"{printable(str(folder))} has a {MAIN} in it, so it is a submission and no report of ours")
     if not _just_made(folder):
         _check_all(_open(folder, EarlierHeader)[1])

@@ -1,8 +1,8 @@
 """Count records as they arrive, and make the report from them.
 
-The report depends only on the plan and on the set of entries in ``records.jsonl``, not on their order. So the records
-that were written before a crash give the same report as they would have given in memory. Records are counted and dropped:
-for a course of hundreds, memory holds only numbers and a few failures of the submissions that are in progress.
+The report depends only on the plan and on the set of entries in ``records.jsonl``, not on their order. So after a crash,
+the records on disk give the same report as those in memory would have given. Records are counted and then dropped. Even for
+a course with hundreds of students, memory holds only numbers, and a few failures of the submissions that are in progress.
 """
 
 from __future__ import annotations
@@ -22,24 +22,28 @@ from raftlab.explain.failure import Failure, Rule
 from raftlab.runs.record import Outcome, Record
 from raftlab.runs.trace_quota import TraceQuota
 
-MAX_ADVICE = 5  # different pieces of advice for one test; nobody reads more
-MAX_DETAILED = 3  # failures of one test and class that keep their events and details; for others, a sentence is enough
+MAX_ADVICE = 5  # how many different pieces of advice are kept for one test; nobody reads more
+MAX_DETAILED = 3  # how many failures of one test and class keep their events and details; the others keep one sentence
 Key = tuple[str, str, str, str, bool]  # submission, lab, test, network, hidden
 
 
 class RunEntry(msgspec.Struct, tag="run", tag_field="kind"):
-    """A line of ``records.jsonl``: the outcome of one run of ``submission``."""
+    """A line of ``records.jsonl``: the outcome of one run of ``submission``, signed (see signatures.py)."""
 
     submission: str
     record: Record
+    signature: str = ""
 
 
 class RefusalEntry(msgspec.Struct, tag="refused", tag_field="kind"):
-    """A line of ``records.jsonl``: ``submission`` will not be run. With ``"unjudged"``, that is not the student's fault."""
+    """A line of ``records.jsonl``: ``submission`` will not be run, or not in the labs that are in ``missing`` with the
+    reason. The state ``"unjudged"`` means that this is not the student's fault."""
 
     submission: str
     state: Literal["refused", "unjudged"]
     problems: list[Problem]
+    missing: dict[str, str] = {}
+    signature: str = ""
 
 
 Entry = RunEntry | RefusalEntry
@@ -55,7 +59,7 @@ class PassedRun(NamedTuple):
 
 
 class RunCounter:
-    """The finished runs of one test on one network. ``number`` is the place of its result in the submission."""
+    """The finished runs of one test on one network. ``number`` is the index of its result in the submission."""
 
     def __init__(self, result: NetworkResult, number: int) -> None:
         self.result = result
@@ -63,26 +67,41 @@ class RunCounter:
         self.outcomes: dict[int, Outcome] = {}
         self.passes: dict[int, PassedRun] = {}
         self.bad: dict[int, BadRun] = {}
-        self.advice: dict[str, tuple[int, int]] = {}  # by text: the lowest seed, and the place in its list
+        # By text: the lowest seed whose run gave this advice, and the position in the advice of that run.
+        self.advice: dict[str, tuple[int, int]] = {}
+        # Findings of the race detector, by key: the lowest seed whose run had it, and its text.
+        self.findings: dict[str, tuple[int, str]] = {}
         self.retried: set[int] = set()
         self.wall_s: dict[int, float] = {}
         self.cpu_s: dict[int, float] = {}
 
     def add(self, record: Record, rules: dict[Rule, Rule]) -> bool:
-        """Count a run, and return whether it was news. The first outcome stands, because a rerun must not hide a failure;
-        only a run that could not be judged may be judged later."""
+        """Count a run, and return whether that changed anything. The first outcome stays, because a rerun must not hide a
+        failure; only a run that could not be judged may be judged later.
+
+        If the lab itself failed, that may be our mistake, the machine's or the submission's. If it fails at the same seed a
+        second time, and nothing shows that the machine is to blame, it is the submission's.
+        """
         seed = record.seed
         if self.outcomes.get(seed, "error") != "error":
             return False
         if seed in self.outcomes:
             if record.outcome == "error":
-                return False
+                if not (_is_unexplained(record.failure) and _is_unexplained(self.bad[seed].failure)):
+                    return False
+                assert record.failure is not None
+                text = f"this run makes the lab itself fail, each time that it is made: {record.failure.text}"
+                record = msgspec.structs.replace(
+                    record, outcome="failed", failure=Failure("host-died", text[:1000], detail=record.failure.detail)
+                )
             self.retried.add(seed)
             self.bad.pop(seed, None)
         self.outcomes[seed] = record.outcome
         self.wall_s[seed], self.cpu_s[seed] = record.wall_s, record.cpu_s
         for place, line in enumerate(record.advice):
             self.advice[line] = min((seed, place), self.advice.get(line, (seed, place)))
+        for finding in record.findings:
+            self.findings[finding.key] = min((seed, finding.text), self.findings.get(finding.key, (seed, finding.text)))
         if record.outcome == "passed":
             self.passes[seed] = PassedRun(record.lab_s, record.cpu_s, record.rpcs, record.rpc_bytes)
         else:
@@ -105,7 +124,7 @@ class RunCounter:
         # The lowest seeds keep their details, in whatever order the runs arrived.
         same = sorted(seed for seed, other in self.bad.items() if other.sort == bad.sort)
         for seed in same[MAX_DETAILED:]:
-            self.bad[seed].failure = _sentence(self.bad[seed].failure)
+            self.bad[seed].failure = without_details(self.bad[seed].failure)
 
     def update_result(self, until: Sequential | None) -> None:
         """Bring the result up to date. ``until`` is the sequential test, if there is one."""
@@ -115,7 +134,7 @@ class RunCounter:
         if until is not None and result.network == "sim" and not result.hidden:
             needed, verdict = runs_needed(self.outcomes, first, until)
             result.runs, result.verdict = needed, verdict or ""
-        # An earlier report may have more runs than the sequential test needs now.
+        # The reused runs of an earlier report may be more than the sequential test needs now.
         counted_seeds = range(first, first + result.runs)
         result.bad = [self.bad[seed] for seed in sorted(self.bad) if seed in counted_seeds]
         passes = [self.passes[seed] for seed in sorted(self.passes) if seed in counted_seeds]
@@ -134,9 +153,14 @@ class RunCounter:
         result.classes = dict(sorted(classes.items(), key=lambda item: (-item[1], item[0])))
 
 
+def _is_unexplained(failure: Failure | None) -> bool:
+    """Whether the lab failed without any evidence that the machine is to blame."""
+    return failure is not None and failure.kind == "error"
+
+
 def runs_needed(outcomes: dict[int, Outcome], first: int, until: Sequential) -> tuple[int, Verdict | None]:
-    """How many runs from seed ``first`` on the sequential test ``until`` needs, and its verdict once it has one. This
-    depends on the outcomes alone, not on their order in time."""
+    """The number of runs, from seed ``first`` on, that the sequential test ``until`` needs, and its verdict once it has
+    one. This depends on the outcomes alone, not on their order in time."""
     needed = 0
     while True:
         needed = min(needed + BATCH, until.most)
@@ -184,7 +208,13 @@ class Tally:
         if isinstance(entry, RefusalEntry):
             if entry.submission not in self._by_name or entry.submission in self._refused:
                 return False
-            self._refused[entry.submission] = entry
+            if entry.missing:
+                known = self._by_name[entry.submission].missing
+                if known.keys() >= entry.missing.keys():
+                    return False
+                self._by_name[entry.submission].missing = known | entry.missing
+            else:
+                self._refused[entry.submission] = entry
             self._stale.add(entry.submission)
             return True
         record = entry.record
@@ -197,7 +227,7 @@ class Tally:
         self._keep_trace(entry.submission, counter, record)
         self._stale.add(entry.submission)
         self.done += not again
-        self.failed += record.outcome == "failed"
+        self.failed += counter.outcomes[record.seed] == "failed"
         return True
 
     def _keep_trace(self, name: str, counter: RunCounter, record: Record) -> None:
@@ -211,7 +241,7 @@ class Tally:
         for seed, number in removed:
             other = self._counters[keys[number]]
             bad = other.bad.get(seed + other.result.seeds[0])
-            if bad is not None:  # a run that could not be judged at first may have passed since
+            if bad is not None:  # missing if a run could not be judged at first and passed later
                 bad.trace = ""
 
     def counter(self, submission: str, lab: str, test: str, network: str, seed: int) -> RunCounter | None:
@@ -232,8 +262,8 @@ class Tally:
         return self.report
 
     def settle(self, name: str) -> None:
-        """Bring one submission up to date. If it is finished, release the memory of its runs. Raises ``OSError`` when it
-        cannot be spilled to disk."""
+        """Bring one submission's results up to date. If it is finished, release the memory of its runs. Raises ``OSError``
+        if it cannot be spilled to disk."""
         submission = self.update(name)
         if submission.state == "graded" and not submission.errors:
             for key, _ in _results(submission):
@@ -243,11 +273,12 @@ class Tally:
                 self._spill.put(submission)
 
     def update(self, name: str) -> SubmissionResult:
-        """Bring one submission up to date."""
+        """Bring one submission's results up to date."""
         submission = self._by_name[name]
         settings = self.report.settings
+        found: set[str] = set()
         for test in submission.tests:
-            if not self._update_test(name, test, settings):
+            if not self._update_test(name, test, settings, found):
                 return submission  # it was finished before
         refused = self._refused.get(name)
         if refused is not None:
@@ -258,14 +289,20 @@ class Tally:
             submission.state = _state(submission)
         return submission
 
-    def _update_test(self, name: str, test: TestResult, settings: Settings) -> bool:
+    def _update_test(self, name: str, test: TestResult, settings: Settings, found: set[str]) -> bool:
+        """Bring one test up to date. ``found`` are the findings of the race detector in the tests before it."""
         advice: dict[str, None] = {}
+        test.races = 0
         for result in test.networks:
             counter = self._counters.get((name, test.lab, test.name, result.network, result.hidden))
             if counter is None:
                 return False
             counter.update_result(settings.until)
             advice |= dict.fromkeys(sorted(counter.advice, key=lambda line: (counter.advice[line], line)))
+            for key in sorted(counter.findings.keys() - found):
+                found.add(key)
+                test.races += 1
+                advice[f"races: {counter.findings[key][1]}"] = None
         test.advice = list(advice)[:MAX_ADVICE]
         return True
 
@@ -286,7 +323,7 @@ def _state(submission: SubmissionResult) -> State:
     return "running" if any(network.done for network in networks) else "waiting"
 
 
-def _sentence(failure: Failure) -> Failure:
+def without_details(failure: Failure) -> Failure:
     """The failure without its long parts."""
     return Failure(failure.kind, failure.text, failure.rule, failure.where)
 

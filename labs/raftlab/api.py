@@ -1,4 +1,5 @@
-"""What ``raft.py`` imports: ``ApplyMsg``, ``Status``, ``log``, and the types of ``peers``, ``persister`` and ``apply_ch``.
+"""The names that ``raft.py`` and ``kv.py`` import: ``ApplyMsg``, ``Status``, ``Unknown``, ``log``, and the types of
+``peers``, ``persister``, ``apply_ch`` and ``raft``.
 
 This module imports nothing else of the package, so that it can be read on its own. The host (the simulator's or the real
 network's) creates the objects behind ``peers``, ``persister`` and ``apply_ch``; student code sees only the types below.
@@ -10,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-__all__ = ["ApplyChannel", "ApplyMsg", "Peer", "Persister", "Status", "log"]
+__all__ = ["MAX_DRIFT", "ApplyChannel", "ApplyMsg", "Peer", "Persister", "Raft", "Status", "Unknown", "log"]
+
+# In lab 3B, the clocks of any two servers run at rates that differ by less than this factor. Leases rely on it.
+MAX_DRIFT = 1.25
 
 Kind = Literal["command", "noop", "snapshot", "configuration"]
 
@@ -39,7 +43,7 @@ class ApplyMsg:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What ``Raft.status()`` returns. Optional: your points never depend on it."""
+    """The result of ``Raft.status()``. Optional: your points never depend on it."""
 
     term: int
     voted_for: int | None
@@ -48,6 +52,15 @@ class Status:
     last_applied: int
     first_index: int
     last_index: int
+
+
+class Unknown(Exception):
+    """It cannot be found out whether an operation was carried out (lab 3A).
+
+    A ``Clerk`` raises this if a put, append or swap was sent more than once and a server then answered ``no_session``: an
+    earlier copy may have been carried out, and the session that knew it is gone. Only the caller can decide what to do: read
+    the key, or live with it. The clerk itself goes on: its next operation begins a new session.
+    """
 
 
 class Peer(Protocol):
@@ -95,8 +108,37 @@ class ApplyChannel(Protocol):
     def put(self, msg: ApplyMsg) -> None:
         """Pass ``msg`` to the service, and wait until it has taken it. This can be slow, so hold no lock meanwhile.
 
-        Indexes must come in order, and each only once between two restarts of the server.
+        Indexes must come in order. Each may come only once between two restarts of the server. The service may call
+        ``snapshot()`` before this returns (lab 2D).
         """
+
+
+class Raft(Protocol):
+    """A Raft server as the service on the same machine calls it (lab 3A). It is your own, or one that you were given."""
+
+    def get_state(self) -> tuple[int, bool]:
+        """The current term, and whether this server believes that it leads. Cheap: ask as often as every 50 ms."""
+
+    def start(self, command: Any) -> tuple[int, int, bool]:
+        """Begin agreement on ``command``. Returns at once, but hold no lock meanwhile.
+
+        Args:
+            command: made of dicts, lists, strings, numbers, booleans and ``None``, as in JSON.
+
+        Returns:
+            The index that the command will have if it is ever committed, the term, and whether this server leads. The index
+            is -1 if it does not lead, or if it leads but takes no commands at the moment (lab 2G).
+        """
+
+    def snapshot(self, index: int, data: bytes) -> None:
+        """The log up to ``index`` is no longer needed: ``data`` has what it led to. Hold no lock meanwhile."""
+
+    def read_index(self) -> int:
+        """An index such that a read is linearizable once the service has applied it (lab 3B). Waits up to 2 seconds, so hold
+        no lock meanwhile. -1 if this server cannot find one, for example because no leader answers."""
+
+    def lease_index(self) -> int:
+        """The same, at once and without any message, while this server holds a lease (lab 3B). -1 if it holds none."""
 
 
 def _discard(topic: str, text: str) -> None:

@@ -6,65 +6,98 @@ Exit codes are those of :mod:`raftlab.command_line`.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import sys
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Container, Sequence
+from typing import Protocol, cast
 
-from raftlab import __version__, command_line, labs
-from raftlab.harness.trace import BadTrace
-from raftlab.runs import names
-from raftlab.suites import catalogue
-from raftlab.tools import diff, fuzz, list_labs, new, replay, shrink, test, view
-from raftlab.tools.arguments import CommandError
-from raftlab.viewer import page
+from raftlab import __version__, command_line
 
 
 class CommandModule(Protocol):
-    """What a module that implements a command has."""
-
-    HELP: str
-    """What the command does, as a phrase."""
+    """The members that every module of a command must have."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Returns the exit code; raises one of :data:`REFUSALS` or ``OSError``."""
+        """Returns the exit code; raises one of :func:`refusals` or ``OSError``. ``arguments.cleanup``, an ``ExitStack``, is
+        closed afterwards."""
 
 
-COMMANDS: dict[str, CommandModule] = {
-    "new": new,
-    "test": test,
-    "replay": replay,
-    "shrink": shrink,
-    "diff": diff,
-    "fuzz": fuzz,
-    "view": view,
-    "labs": list_labs,
+# By name: the command's module in raftlab.tools, and what the command does, as a phrase. Only the module of the command that
+# is given is imported, because importing all of them takes longer than many a command.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "new": ("new", "create a folder to work in"),
+    "test": ("test", "run the tests of a lab"),
+    "check": ("check_labs", "are you done? run all labs so far in both worlds, with many seeds"),
+    "replay": ("replay", "repeat one run exactly, and print its events"),
+    "shrink": ("shrink", "make a failing run as short as possible"),
+    "diff": ("diff", "find where a failing run departs from a passing one"),
+    "fuzz": ("fuzz", "run random scenarios until one fails"),
+    "view": ("view", "show a run as a picture, in the browser"),
+    "play": ("play", "play with a cluster of your servers, in the browser"),
+    "labs": ("list_labs", "list the labs and their tests"),
 }
 
-# Exceptions whose message is a sentence for the user.
-REFUSALS = (CommandError, names.BadName, page.CannotShow, BadTrace, catalogue.UnknownTest, labs.UnknownLab)
+
+def refusals() -> tuple[type[Exception], ...]:
+    """The exceptions whose message is a sentence for the user."""
+    from raftlab import labs
+    from raftlab.harness.trace import BadTrace
+    from raftlab.runs.names import BadName
+    from raftlab.sandbox.levels import SandboxUnavailable
+    from raftlab.suites.catalogue import UnknownTest
+    from raftlab.tools.arguments import CommandError
+    from raftlab.tools.many_runs import WorkerLost
+    from raftlab.viewer.page import CannotShow
+
+    return (
+        CommandError,
+        WorkerLost,
+        SandboxUnavailable,
+        BadName,
+        CannotShow,
+        BadTrace,
+        UnknownTest,
+        labs.UnknownLab,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: that of this process). Returns the exit code; raises ``SystemExit`` where
     argparse does."""
-    command_line.tolerate_narrow_terminals()
-    arguments = make_parser().parse_args(argv)
-    return command_line.run("raftlab", lambda: arguments.run(arguments), REFUSALS, cannot_write="")
+    command_line.prepare_streams()
+    command_line.end_on_signals()
+
+    def command() -> int:
+        words = sys.argv[1:] if argv is None else argv
+        given = next((word for word in words if not word.startswith("-")), "")
+        arguments = make_parser((given,)).parse_args(argv)
+        with contextlib.ExitStack() as arguments.cleanup:
+            code: int = arguments.run(arguments)
+        return code
+
+    return command_line.run("raftlab", command, refusals, cannot_write="")
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(complete: Container[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        complete: the commands whose arguments it can parse. It only lists the others.
+    """
     parser = command_line.Parser(
         prog="raftlab", description="Learn Raft by writing it.", epilog=command_line.EXIT_CODES
     )
     parser.add_argument("--version", action="version", version=f"raftlab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        description = f"{module.HELP[0].upper()}{module.HELP[1:]}."
-        command = commands.add_parser(name, help=module.HELP, description=description)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+    for name, (module_name, does) in COMMANDS.items():
+        command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        if name in complete:
+            module = cast(CommandModule, importlib.import_module(f"raftlab.tools.{module_name}"))
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Feature = Literal["log", "durable", "snapshots", "membership", "pre_vote"]
+Feature = Literal["log", "durable", "snapshots", "membership", "pre_vote", "transfer", "service", "reads"]
 """What servers can do once a certain lab is done. Rules, scenarios and fuzzing ask for a feature, never for a lab's name.
 
 - ``log``: servers replicate a log and apply it.
@@ -13,6 +13,9 @@ Feature = Literal["log", "durable", "snapshots", "membership", "pre_vote"]
 - ``snapshots``: services take snapshots, and leaders install them.
 - ``membership``: the set of servers that vote can change.
 - ``pre_vote``: servers ask whether they would win before they start an election.
+- ``transfer``: a leader can hand its leadership to a server of the test's choice.
+- ``service``: the student's own service runs above Raft, and clerks call it.
+- ``reads``: the service answers reads that cost no entry of the log.
 """
 
 
@@ -25,6 +28,7 @@ class Lab:
         title: one word, such as ``"election"``.
         adds: what the student adds in this lab, as a phrase.
         methods: the methods that ``Raft`` must have from this lab on.
+        optional: those of ``methods`` that it may lack, because none or few of this lab's tests call them.
         features: what the servers of this lab can do, earlier labs included.
         module: the dotted name of the suite's module.
     """
@@ -35,6 +39,7 @@ class Lab:
     methods: tuple[str, ...]
     features: frozenset[Feature]
     module: str
+    optional: tuple[str, ...] = ()
 
     def has(self, feature: Feature) -> bool:
         """Whether servers of this lab have ``feature``."""
@@ -67,7 +72,7 @@ LABS: dict[str, Lab] = {
         Lab(
             "2C",
             "persistence",
-            "what must be durable before an answer leaves, restarts",
+            "restarts, and saving state before a server answers",
             _METHODS,
             frozenset({"log", "durable"}),
             "raftlab.suites.lab_2c",
@@ -95,6 +100,33 @@ LABS: dict[str, Lab] = {
             (*_WITH_MEMBERSHIP, "pre_vote"),
             frozenset({"log", "durable", "snapshots", "membership", "pre_vote"}),
             "raftlab.suites.lab_2f",
+            optional=("snapshot", "install_snapshot", "change_membership"),
+        ),
+        Lab(
+            "2G",
+            "transfer",
+            "a leader that hands over to a server of your choice, without waiting for a timeout",
+            (*_WITH_MEMBERSHIP, "pre_vote", "transfer_leadership", "timeout_now"),
+            frozenset({"log", "durable", "snapshots", "membership", "pre_vote", "transfer"}),
+            "raftlab.suites.lab_2g",
+            # A Raft without labs 2E and 2F can have this lab, too. The tests that change members need lab 2E.
+            optional=("change_membership", "pre_vote"),
+        ),
+        Lab(
+            "3A",
+            "clients",
+            "a key/value service above Raft, and clerks whose operations are carried out exactly once",
+            _WITH_SNAPSHOTS,
+            frozenset({"log", "durable", "snapshots", "service"}),
+            "raftlab.suites.lab_3a",
+        ),
+        Lab(
+            "3B",
+            "reads",
+            "reads that cost no entry of the log: by index, by lease, by session, and of a snapshot",
+            (*_WITH_SNAPSHOTS, "read_index", "lease_index", "read_index_of"),
+            frozenset({"log", "durable", "snapshots", "service", "reads"}),
+            "raftlab.suites.lab_3b",
         ),
     )
 }

@@ -6,9 +6,10 @@ import html
 import re
 
 import msgspec
+import pytest
 
 from raftlab.explain import render, rules
-from raftlab.explain.causes import FAULTS, RULES
+from raftlab.explain.causes import EXCEPTIONS, FAULTS, RULES
 from raftlab.explain.failure import Failure, Rule
 
 ALL_RULES = [rule for rule in vars(rules).values() if isinstance(rule, Rule)]
@@ -18,39 +19,71 @@ LOST_VOTE = Failure(
     "expected S0 to vote once in term 5, but it voted for itself and then, after a restart, for S1",
     rules.SURVIVES,
     events=["   4.241 S0 crashes", "   4.251 S0 restarts"],
+    causes=["the vote is not saved", "the vote is saved, but not loaded"],
 )
 
 
 def test_every_rule_is_explained() -> None:
     assert list(RULES) == sorted(RULES, key=list(RULES).index)
     assert set(RULES) == set(ALL_RULES)
-    for entry in RULES.values():
-        assert entry.figure
-        assert 1 <= len(entry.often) <= 3
-        for text in (entry.figure, *entry.often):
-            assert len(text) <= 112, text
-            assert not text.endswith("."), text
+    for figure in RULES.values():
+        assert figure
+        assert len(figure) <= 112, figure
+        assert not figure.endswith("."), figure
 
 
 def test_every_fault_is_explained() -> None:
     assert all(len(hint) <= 112 and hint.endswith(".") for hint in FAULTS.values())
 
 
+def test_the_causes_of_exceptions_have_the_form_of_those_of_rules() -> None:
+    for often in EXCEPTIONS.values():
+        assert 1 <= len(often) <= 3
+        assert all(len(text) <= 112 and not text.endswith(".") for text in often)
+
+
+@pytest.mark.parametrize(
+    ("exception", "cause"),
+    [
+        ("IndexError: list index out of range", "an index from a message"),
+        ("KeyError: 3", "there is no entry for this server"),
+        ("AttributeError: 'NoneType' object has no attribute 'term'", "call() returned None"),
+        ("AttributeError: 'Raft' object has no attribute 'votes'. Did you mean: 'vote'?", "__init__ starts a thread"),
+        ("TypeError: unsupported operand type(s) for +: 'NoneType' and 'int'", "call() returned None"),
+        ("RuntimeError: dictionary changed size during iteration", "another thread changed it"),
+        ("RuntimeError: cannot notify on un-acquired lock", "a Condition needs its lock"),
+        ("bdb.BdbQuit", "a breakpoint() is left in your code"),
+    ],
+)
+def test_an_exception_that_is_frequent_in_rafts(exception: str, cause: str) -> None:
+    failure = Failure("exception", f"S1: uncaught exception in thread 'ticker': {exception}", where="raft.py:7")
+    text = render.as_text(failure)
+    assert f"\n  look for: {cause}" in text
+    assert "hint" not in text
+    failure.where = "kv.py:7"
+    assert "look for" not in render.as_text(failure)
+
+
+def test_another_exception() -> None:
+    failure = Failure("exception", "S1: uncaught exception in a thread: ValueError: IndexError", where="raft.py:7")
+    assert f"  hint: {FAULTS['exception']}" in render.as_text(failure)
+
+
 def test_a_broken_rule_on_a_terminal() -> None:
     text = render.as_text(LOST_VOTE, "raftlab replay x@1", "raftlab view out/x.jsonl")
     assert text == (
         "expected S0 to vote once in term 5, but it voted for itself and then, after a restart, for S1\n"
+        "  picture: raftlab view out/x.jsonl\n"
         "  rule: what survives: current_term, voted_for and the log are the same after a restart as before "
         "(Figure 2, State; §5.2, §5.3)\n"
         "  figure: State, persistent: current_term, voted_for, log[]\n"
         "  read: handouts/lab-2c-details.md#what-must-survive\n"
-        "  often: one of the three is not saved, or is saved before it is changed\n"
-        "  often: what is read back differs from what was saved\n"
+        "  look for: the vote is not saved\n"
+        "  look for: the vote is saved, but not loaded\n"
         "  what led there:\n"
         "       4.241 S0 crashes\n"
         "       4.251 S0 restarts\n"
-        "  replay: raftlab replay x@1\n"
-        "  picture: raftlab view out/x.jsonl"
+        "  replay: raftlab replay x@1"
     )
 
 
@@ -68,9 +101,11 @@ def test_a_fault_on_a_terminal() -> None:
 
 
 def test_a_hint_about_this_run_comes_before_usual_causes() -> None:
-    text = render.as_text(Failure("assertion", "expected a leader", rules.LIVENESS, hint="Begin with step 1."))
+    text = render.as_text(
+        Failure("assertion", "expected a leader", rules.LIVENESS, hint="Begin with step 1.", causes=["the timer"])
+    )
     assert "  hint: Begin with step 1." in text
-    assert "often:" not in text
+    assert "look for:" not in text
 
 
 def test_html_has_the_same_words() -> None:
@@ -92,4 +127,3 @@ def test_a_rule_that_an_older_report_words_differently_is_explained_all_the_same
     old = msgspec.structs.replace(rules.ONE_VOTE, says="as it was worded before", handout="handouts/old.md")
     labels = [part.label for part in render.parts(Failure("invariant", "expected one vote", old))]
     assert "figure" in labels
-    assert "often" in labels

@@ -12,8 +12,7 @@ from raftgrade.cli import main
 from raftgrade.soak import runner
 
 if __name__ == "__main__":
-    # Whoever runs the tests may have chosen to ignore these (nohup, a shell's &); a grader would then ignore
-    # them too.
+    # A grader ignores signals that were ignored when it started. The shell that runs the tests may ignore these (nohup, &).
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     runner.SEEDS["suite sim"] = 10  # small blocks, as in test_soak.py

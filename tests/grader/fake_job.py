@@ -1,9 +1,9 @@
-"""A stand-in for a job: it writes records as its script (a JSON file) says. Needs nothing but Python.
+"""A fake job: it writes records as its script (a JSON file) says. It needs nothing but Python.
 
-The script maps ``"test/seed"``, ``"test"`` or ``"*"`` (the most specific counts) to a word: ``pass``, ``fail``,
-``error``, ``skip`` (no record), ``garbage`` (forged lines instead), ``die`` (SIGKILL oneself), ``die-once``, ``error-once``,
-``hang``, ``family`` (leave a child behind and hang); ``"end"`` to ``false`` for no end marker; and ``"trace"`` to the size
-in bytes of the events in the trace of a run that does not pass.
+The script maps ``"test/seed"``, ``"test"`` or ``"*"`` (the most specific one counts) to what happens: ``pass``, ``fail``,
+``error``, ``skip`` (no record), ``garbage`` (forged lines instead), ``die`` (the job kills itself with SIGKILL),
+``die-once``, ``error-once``, ``hang``, or ``family`` (start a child and hang). ``"end": false`` leaves out the end marker.
+``"trace"`` is the size, in bytes, of the events in the trace of a run that does not pass.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Stand-ins for what the grader takes from raftlab: a catalogue, and commands that run ``fake_job.py``."""
+"""Fakes of what the grader uses from raftlab: a catalogue, and commands that run ``fake_job.py``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ class FakeTest:
     networks: tuple[str, ...] = ("sim", "rpyc")
 
 
-LADDER = (FakeTest("2A", "first", "first leader", 10), FakeTest("2A", "second", "second leader", 5, ("sim",)))
+LADDER = (
+    FakeTest("2A", "first", "first leader", 10),
+    FakeTest("2A", "second", "second leader", 5, ("sim",)),
+    FakeTest("3A", "serve", "a service answers", 4),
+)
 
 
 def catalogue(lab: str) -> Sequence[FakeTest]:
@@ -38,8 +42,8 @@ def catalogue(lab: str) -> Sequence[FakeTest]:
 
 @dataclass
 class FakeCommands:
-    """Every submission is a folder whose ``raft.py`` is the JSON script of its jobs; under ``"check"`` it
-    says what the contract check answers: ``[exit code, output]``."""
+    """Every submission is a folder whose ``raft.py`` is the JSON script of its jobs. Under ``"check"`` the script has the
+    result of the contract check: ``[exit code, output]``; under ``"check 2G"``, that of a check for lab 2G."""
 
     mark: str = ""
     started: list[tuple[list[str], tuple[int, int]]] = field(default_factory=list)
@@ -59,24 +63,31 @@ class FakeCommands:
         return [*PYTHON, str(JOB), json.dumps(asked)]
 
     def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:
-        script = json.loads((Path(path) / "raft.py").read_text())
-        code, output = script.get("check", [0, "[]"])
+        try:
+            script = json.loads((Path(path) / "raft.py").read_text())
+        except ValueError:
+            script = {"check": [1, "not a script"]}  # the grader's own submission, which is a real one
+        answers = [script[f"check {lab}"] for lab in labs if f"check {lab}" in script]
+        code, output = answers[0] if answers else script.get("check", [0, "[]"])
         return [*PYTHON, "-c", f"print({output!r}); raise SystemExit({code})"]
 
 
 def tools(commands: FakeCommands | None = None) -> Tools:
-    return Tools(commands or FakeCommands(), catalogue, lambda asked: Sandbox("none", "asked for"))
+    return Tools(commands or FakeCommands(), catalogue, lambda asked, trusted: Sandbox("none", "asked for"))
 
 
-def submission(folder: Path, name: str, script: dict[str, Any] | None = None) -> Path:
+def submission(folder: Path, name: str, script: dict[str, Any] | None = None, service: str | None = None) -> Path:
+    """A folder with the script of its jobs, and a ``kv.py`` if ``service`` is its text."""
     path = folder / name
     path.mkdir(parents=True)
     (path / "raft.py").write_text(json.dumps(script or {}))
+    if service is not None:
+        (path / "kv.py").write_text(service)
     return path
 
 
 def alive(mark: str) -> list[int]:
-    """The processes that carry ``mark`` on their command line; the dead and unreaped have none."""
+    """The processes with ``mark`` on their command line. Processes that are dead but not reaped have no command line."""
     pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -86,8 +97,8 @@ def alive(mark: str) -> list[int]:
 
 
 def wait_until_gone(mark: str) -> None:
-    """A killed process takes a moment to go. One that was not killed never does: the test's own limit ends
-    that."""
+    """Wait until no process has ``mark`` on its command line. A killed process needs a moment to end. If a process was not
+    killed, the test's time limit ends the wait."""
     while alive(mark):
         time.sleep(0.01)
 

@@ -12,9 +12,12 @@ import pytest
 
 from raftgrade.cli import main
 from raftgrade.engines import commands
+from raftgrade.options import parser, settings
+from raftgrade.rubric import Rubric
 from raftlab import labs
 from raftlab.sandbox import levels
-from tests.grader.fakes import submission, tools
+from tests.conftest import ROOT
+from tests.grader.fakes import FakeCommands, FakeTest, submission, tools
 
 
 @pytest.fixture(autouse=True)
@@ -37,17 +40,20 @@ def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     captured = capsys.readouterr()
     assert "== alice (alice)" in captured.out
     assert captured.out.splitlines()[-1].startswith("points 15/15 · 1 of 1 submissions clean · 7 runs · ")
-    assert captured.err == "raftgrade: the report is in raftgrade-out/report.json\n"
+    assert captured.err.endswith("raftgrade: the report is in raftgrade-out/report.json\n")
     saved = report()
     assert saved["complete"]
     assert saved["settings"] == {
-        "labs": list(labs.LABS),
+        "labs": [name for name, lab in labs.LABS.items() if not lab.has("service")],
         "networks": ["sim", "rpyc"],
         "runs": {"sim": 3, "rpyc": 1},
         "seed": 0,
         "jobs": saved["settings"]["jobs"],
+        "rpyc_jobs": 4 * saved["settings"]["jobs"],
         "until": None,
         "hidden": None,
+        "races": False,
+        "raft": "",
         "sandbox": {"level": "none", "reason": "asked for"},
     }
     (alice,) = saved["submissions"]
@@ -63,7 +69,7 @@ def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-def test_two_jobs_for_each_processor_that_may_be_used(tmp_path: Path) -> None:
+def test_the_number_of_jobs_depends_on_the_processors_that_may_be_used(tmp_path: Path) -> None:
     submission(tmp_path, "alice")
     usable = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(usable)})  # as `taskset` does
@@ -71,7 +77,21 @@ def test_two_jobs_for_each_processor_that_may_be_used(tmp_path: Path) -> None:
         assert run("alice", "--network", "sim") == 0
     finally:
         os.sched_setaffinity(0, usable)
-    assert report()["settings"]["jobs"] == 2
+    assert (report()["settings"]["jobs"], report()["settings"]["rpyc_jobs"]) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--jobs", "3"], (3, 12)),
+        (["--jobs", "3", "--rpyc-jobs", "2"], (3, 2)),
+        (["--network", "rpyc", "--jobs", "3"], (3, 3)),
+    ],
+)
+def test_jobs_in_sim_and_on_the_real_network(options: list[str], expected: tuple[int, int]) -> None:
+    arguments = parser().parse_args(["run", "alice", *options])
+    chosen = settings(arguments, Rubric())
+    assert (chosen.jobs, chosen.rpyc_jobs) == expected
 
 
 def test_something_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +133,41 @@ def test_one_refused_submission_does_not_stop_the_others(tmp_path: Path, capsys:
     assert states == {"alice": ("refused", 0), "bob": ("graded", 15), "carol": ("graded", 5)}
 
 
+def test_a_submission_that_is_ready_for_some_labs_is_tested_in_these(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"text": "Raft has no method snapshot(self)", "where": "raft.py:3", "handout": "setup.md"}
+    bad = [2, json.dumps([problem, problem])]
+    script = {"check 2D": bad, "check 2E": bad}
+    submission(tmp_path, "class/alice", script)
+    submission(tmp_path, "class/bob", {"check 2A": bad, **script})
+    tests = [FakeTest(lab, f"test_of_{lab}", lab, 5, ("sim",)) for lab in ("2A", "2D", "2E", "3A")]
+    commands = FakeCommands()
+    ours = dataclasses.replace(tools(commands), catalogue=lambda lab: [test for test in tests if test.lab == lab])
+    words = ["run", "class", "--labs", "2A,2D,2E", "--network", "sim", "--runs", "2"]
+    assert main(words, ours) == 2
+    text = "this lab cannot be tested and earns no points: Raft has no method snapshot(self), at raft.py:3"
+    text += " (and 1 more problem)"
+    assert f"Lab 2D: {text}" in capsys.readouterr().out.replace("\n", " ")
+    alice, bob = report()["submissions"]
+    assert (alice["state"], alice["points"], alice["max_points"]) == ("graded", 5, 15)
+    assert alice["missing"] == {"2D": text, "2E": text}
+    assert (bob["state"], bob["missing"], len(bob["problems"])) == ("refused", {}, 2)
+    assert commands.started == [(["test_of_2A"], (0, 2))]
+    # Both are known the next time.
+    before = report()["submissions"]
+    assert main(words, ours) == 2
+    assert (report()["submissions"], len(commands.started)) == (before, 1)
+    # An interrupted report is counted from its records, and tells the same.
+    saved = report()
+    saved["complete"] = False
+    saved["submissions"][0]["missing"] = {}
+    Path("raftgrade-out/report.json").write_text(json.dumps(saved))
+    capsys.readouterr()
+    main(["report", "raftgrade-out", "--unverified", "--format", "json"])
+    assert json.loads(capsys.readouterr().out)["submissions"][0]["missing"] == alice["missing"]
+
+
 def test_a_check_that_breaks_is_not_the_students_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice", {"check": [1, "Traceback"]})
     assert run("alice") == 2
@@ -128,7 +183,7 @@ def test_a_report_is_shown_again_with_the_same_exit_code(tmp_path: Path, capsys:
     assert capsys.readouterr().out == first
 
 
-def test_a_new_run_starts_afresh(tmp_path: Path) -> None:
+def test_a_new_grading_replaces_the_report(tmp_path: Path) -> None:
     submission(tmp_path, "alice", {"first": "fail"})
     submission(tmp_path, "bob")
     assert run("alice") == 1
@@ -146,7 +201,7 @@ def test_an_unknown_choice(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("raftgrade run: argument --network: invalid choice: 'lan'")
 
 
-def test_a_sandbox_that_cannot_be_had_is_no_reason_to_go_without(
+def test_a_requested_sandbox_that_does_not_work_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission(tmp_path, "alice")
@@ -154,7 +209,44 @@ def test_a_sandbox_that_cannot_be_had_is_no_reason_to_go_without(
     ours = dataclasses.replace(tools(), choose_sandbox=levels.choose)
     assert main(["run", "alice", "--sandbox", "bwrap"], ours) == 2
     assert capsys.readouterr().err == "raftgrade: --sandbox bwrap is not available here: it is not installed\n"
+    assert main(["run", "alice"], ours) == 2
+    assert capsys.readouterr().err == (
+        "raftgrade: the sandbox for other people's code does not work here: it is not installed. With --sandbox rlimits "
+        "their code could read this machine's files; handouts/confinement.md says what else differs\n"
+    )
     assert not Path("raftgrade-out").exists()
+
+
+def test_the_reference_is_graded_without_bubblewrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        levels, "probe", lambda level: levels.Sandbox("none" if level == "bwrap" else level, "it is not installed")
+    )
+    asked = []
+
+    def choose(choice: str, trusted: bool) -> levels.Sandbox:
+        asked.append(trusted)
+        return levels.choose(choice, trusted)
+
+    ours = dataclasses.replace(tools(), choose_sandbox=choose)
+    raft, service = ((ROOT / "solutions" / name).read_text() for name in ("raft.py", "kv.py"))
+    for number, (path, files, trusted) in enumerate(
+        (
+            ("", {"raft.py": raft}, True),
+            ("", {"raft.py": raft, "kv.py": service}, True),
+            ("raft.py", {"raft.py": raft, "kv.py": service}, True),
+            ("", {"raft.py": raft, "helper.py": "x = 1"}, False),
+            ("", {"raft.py": raft + "#"}, False),
+            ("", {"raft.py": raft, "kv.py": service + "#"}, False),
+            ("raft.py", {"raft.py": raft, "kv.py": service + "#"}, False),
+            ("kv.py", {"kv.py": service, "raft.py": raft + "#"}, False),
+        )
+    ):
+        solution = tmp_path / str(number)
+        solution.mkdir()
+        for name, content in files.items():
+            (solution / name).write_text(content)
+        main(["run", str(solution / path)], ours)
+        assert asked.pop() == trusted
 
 
 def test_a_damaged_report_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +257,7 @@ def test_a_damaged_report_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFix
     )
 
 
-def test_labs_are_taken_in_any_case_and_once(tmp_path: Path) -> None:
+def test_labs_may_be_lower_case_and_repeated(tmp_path: Path) -> None:
     submission(tmp_path, "alice")
     assert run("alice", "--labs", "2a, 2A") == 0
     assert report()["settings"]["labs"] == ["2A"]
@@ -181,7 +273,7 @@ def test_only_the_real_network(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert report()["settings"]["runs"] == {"rpyc": 1}
 
 
-def test_a_full_disk_is_said_in_one_sentence(
+def test_a_full_disk_is_reported_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission(tmp_path, "alice")
@@ -190,11 +282,12 @@ def test_a_full_disk_is_said_in_one_sentence(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("raftgrade.store.Store.add", full)
-    assert run("alice") == 2
-    assert capsys.readouterr().err == ("raftgrade: the report cannot be written: [Errno 28] No space left on device\n")
+    assert run("alice", "--labs", "2A") == 2
+    err = capsys.readouterr().err
+    assert err == ("raftgrade: the report cannot be written: [Errno 28] No space left on device\n")
 
 
-def test_a_fault_of_the_graders_own_fails_nobody(
+def test_a_bug_in_the_grader_fails_no_submission(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission(tmp_path, "alice")
@@ -203,7 +296,7 @@ def test_a_fault_of_the_graders_own_fails_nobody(
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr("raftgrade.engines.local.run_job", broken)
-    assert run("alice") == 2
+    assert run("alice", "--labs", "2A") == 2
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
     assert err.endswith("raftgrade: this is a bug in raftgrade, not in the code under test\n")

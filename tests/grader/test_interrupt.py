@@ -22,8 +22,7 @@ DRIVER = Path(__file__).with_name("driver.py")
 
 
 class Grader:
-    """A ``raftgrade run`` of two submissions whose jobs stop for ever at the last run, leaving a child
-    each."""
+    """A ``raftgrade run`` of two submissions whose jobs hang at the last run and have each started a child."""
 
     def __init__(self, folder: Path) -> None:
         self.mark = f"mark-{uuid.uuid4()}"
@@ -68,7 +67,7 @@ def grader(tmp_path: Path) -> Iterator[Grader]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_a_report_and_no_process(grader: Grader, number: signal.Signals) -> None:
-    # Alice's job is stuck at its third run; all of bob's are done.
+    # Alice's job hangs at its third run. All of bob's runs are done.
     grader.wait_for_records(8)
     assert alive(grader.mark)
     code, out, err = grader.end(number)

@@ -1,14 +1,16 @@
-"""Points under a rubric; no fault of the machine costs any."""
+"""Points under a rubric. A fault of the machine costs no points."""
 
 from __future__ import annotations
 
 import pytest
 
 from raftgrade import marks, rubric
-from raftgrade.marks import BadLate, on_curve, read_late
+from raftgrade.late import BadLate, read_late
+from raftgrade.marks import on_curve
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Report, SubmissionResult, exit_code
 from raftgrade.stats import Sequential
+from raftgrade.students import Finder, Student
 from raftgrade.tally import RunEntry, Tally, blank
 from raftlab.runs.record import Outcome
 from tests.grader.fakes import record
@@ -80,6 +82,18 @@ def test_an_exceeded_limit_is_noted() -> None:
     ]
 
 
+@pytest.mark.parametrize(("text", "earned"), [("", [10, 5, 20]), ("[races]\nkeep = 0.5", [5, 5, 10])])
+def test_a_race_costs_what_the_rubric_says(text: str, earned: list[float]) -> None:
+    report = graded(text, {})
+    submission = report.submissions[0]
+    for number in (0, 2):
+        submission.tests[number].races = 2
+    marks.mark(report)
+    assert points(submission) == earned
+    notes = ["2 races found: the test keeps 50% of its points"] if text else []
+    assert [test.notes for test in submission.tests] == [notes, [], notes]
+
+
 def test_a_lab_is_skipped_with_a_reason() -> None:
     text = "[labs.2B]\nneeds = ['2A']"
     submission = alice(text, {"second": "+++++++++-", "third": ""})
@@ -98,12 +112,24 @@ def test_a_fault_of_the_machine_costs_nothing(rule: str, letters: str) -> None:
     assert points(alice(f"rule = '{rule}'", {"first": letters, "second": letters})) == [10, 5, 20]
 
 
-def test_open_points_cause_no_lab_to_be_skipped() -> None:
-    submission = alice("[labs.2B]\nneeds = ['2A']", {"second": "??????++++"})
-    assert [test.state for test in submission.tests] == ["judged", "open", "judged"]
-    assert (submission.points, submission.open_points, submission.final) == (30, 5, False)
-    assert submission.tests[1].notes == ["open: 6 of 10 runs could not be judged; run raftgrade again"]
+def test_open_points_are_not_earned_but_cause_no_lab_to_be_skipped() -> None:
+    submission = alice("[labs.2B]\nneeds = ['2A']", {"second": "??????++++", "third": ""})
+    assert [test.state for test in submission.tests] == ["judged", "open", "open"]
+    assert (submission.points, submission.open_points, submission.final) == (10, 25, False)
+    assert [test.notes for test in submission.tests[1:]] == [
+        ["open: 6 of 10 runs could not be judged; run raftgrade again"],
+        ["open: it needs 15 of 15 points in 2A, and 2A has 10, and 5 are open; run raftgrade again"],
+    ]
     assert alice("", {"first@rpyc": "?"}).open_points == 10
+    enough = alice("[labs.2B]\nneeds = ['2A']\nneeds_share = 0.66", {"second": "??????++++"})
+    assert [test.state for test in enough.tests] == ["judged", "open", "judged"]
+
+
+def test_a_test_that_fails_on_one_network_has_failed_whatever_the_other_does() -> None:
+    for runs in ({"first": "-" * 10, "first@rpyc": "?"}, {"first": "?" * 10, "first@rpyc": "-"}):
+        submission = alice("", runs)
+        assert (submission.tests[0].state, submission.points, submission.open_points) == ("judged", 25, 0)
+    assert alice("rule = 'proportional'", {"first": "-" * 10, "first@rpyc": "?"}).open_points == 10
 
 
 def test_the_verdict_of_a_sequential_test_counts() -> None:
@@ -118,7 +144,7 @@ def test_the_verdict_of_a_sequential_test_counts() -> None:
     short = Sequential(0.99, 0.90, 20)
     (unsure,) = graded("", {"first": "+" * 20, "second": "+" * 19 + "-", "third": "+" * 20}, 20, short).submissions
     assert [test.networks[0].verdict for test in unsure.tests] == ["undecided"] * 3
-    assert points(unsure) == [10, 0, 20]  # by what is more likely
+    assert points(unsure) == [10, 0, 20]  # undecided tests count as what is more likely
 
 
 def test_earlier_runs_that_are_not_needed_now_change_nothing() -> None:
@@ -131,7 +157,7 @@ def test_earlier_runs_that_are_not_needed_now_change_nothing() -> None:
     assert (skipped.state, skipped.tests[2].state, skipped.points) == ("graded", "skipped", 10)
 
 
-def test_late_marks_and_other_marks_for_the_same_runs() -> None:
+def test_late_submissions_and_another_rubric_for_the_same_runs() -> None:
     report = graded("[late]\npercent_a_day = 10", {"first": "+++++++++-"})
     submission = report.submissions[0]
     submission.late_days = 1.5
@@ -147,22 +173,43 @@ def test_the_curve_is_straight_between_its_points() -> None:
     assert [on_curve(curve, rate) for rate in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 0.25, 0.5, 0.65, 0.8])
 
 
-def test_the_list_of_the_late() -> None:
-    assert read_late("Submission,Days\nalice,1.5\n", "l.csv", ["alice"]) == {"alice": 1.5}
-    assert read_late("\ufeffsubmission,hours\nalice,36\n", "l.csv", ["alice"]) == {"alice": 1.5}
+def late(text: str, taken: str = "percent_a_day = 10") -> dict[str, float]:
+    settings = graded("", {}).settings
+    people = [blank(name, name, name, TESTS, settings) for name in ("alice", "bob")]
+    people[0].students = [Student(id="1", name="Alice Liddell", email="alice@x.org", group="team")]
+    people[1].students = [Student(id="7", group="team")]
+    find = Finder(people, lambda each: each.path).find
+    return read_late(text, "l.csv", find, rubric.parse(f"[late]\n{taken}", "r.toml"))
+
+
+def test_late_submissions_need_a_rule() -> None:
+    assert late("id,days\n7,0\n", "") == {"bob": 0}
+    with pytest.raises(BadLate) as caught:
+        late("id,days\n7,2\n", "")
+    assert str(caught.value) == (
+        "l.csv names 1 late submission, but the rubric takes nothing for that: set percent_a_day in its [late]"
+    )
+
+
+def test_the_list_of_late_submissions() -> None:
+    assert late("Submission,Days\nalice,1.5\n") == {"alice": 1.5}
+    assert late("\ufeffemail;hours\nALICE@x.org;36\n\n") == {"alice": 1.5}
+    assert late('name,days\n"Liddell, Alice",2\n7,0\n') == {"alice": 2, "bob": 0}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "l.csv: expected a first line with submission,days or submission,hours; saw nothing"),
-        ("name,days\n", "l.csv: expected a first line with submission,days or submission,hours; saw name, days"),
-        ("submission,days\nbob,1\n", "l.csv line 2: there is no submission 'bob'"),
+        ("mail,days\n", "l.csv: expected a first line with submission,days or submission,hours; saw mail, days"),
+        ("submission,days\ncarol,1\n", "l.csv line 2: there is no submission 'carol'"),
+        ("id,days\nteam,1\n", "l.csv line 2: 'team' may be any of these submissions: alice, bob"),
+        ("id,days\nalice,1\nalice@X.org,1", "l.csv line 3: alice is in line 2, too"),
         ("submission,days\nalice,soon\n", "l.csv line 2: expected days, a number of 0 or more, not 'soon'"),
         ("submission,hours\nalice,-1\n", "l.csv line 2: expected hours, a number of 0 or more, not '-1'"),
     ],
 )
-def test_a_bad_list_of_the_late(text: str, words: str) -> None:
+def test_mistakes_in_the_list_of_late_submissions(text: str, words: str) -> None:
     with pytest.raises(BadLate) as caught:
-        read_late(text, "l.csv", ["alice"])
+        late(text)
     assert str(caught.value) == words

@@ -13,7 +13,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_new_empty_and_ours(tmp_path: Path) -> None:
+def test_folders_that_can_be_claimed(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "a" / "b"):
         with claim(folder, "main.jsonl", "soak") as file:
             file.write(b"line\n")

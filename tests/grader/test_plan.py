@@ -1,8 +1,10 @@
 """The expected tests, and how they are split into jobs."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from raftgrade.plan import RUNS_IN_A_JOB, JobTarget, Settings, expected_tests, split_into_jobs
+from raftgrade.plan import RUNS_IN_A_JOB, JobTarget, Settings, TestRun, expected_tests, runs_of, split_into_jobs
 from tests.grader.fakes import FakeTest
 
 TESTS = [
@@ -41,8 +43,8 @@ TARGET = JobTarget("alice", "alice", "a")
 
 @pytest.mark.parametrize("runs", [1, 2, 3, 7, 20, 21, 40, 41, 100])
 def test_the_jobs_cover_every_run_exactly_once(runs: int) -> None:
-    jobs = split_into_jobs(TARGET, "2A", "sim", ["one", "two"], (40, 40 + runs))
-    jobs += split_into_jobs(TARGET, "2A", "rpyc", ["one"], (40, 43))
+    jobs = split_into_jobs(TARGET, "2A", "sim", runs_of(["one", "two"], (40, 40 + runs)))
+    jobs += split_into_jobs(TARGET, "2A", "rpyc", runs_of(["one"], (40, 43)))
     covered = [(job.network, test, seed) for job in jobs for test, seed in job.runs]
     expected = [("sim", test, seed) for test in ("one", "two") for seed in range(40, 40 + runs)]
     assert sorted(covered) == sorted([*expected, *(("rpyc", "one", seed) for seed in (40, 41, 42))])
@@ -52,6 +54,18 @@ def test_the_jobs_cover_every_run_exactly_once(runs: int) -> None:
 
 
 def test_few_runs_share_a_job() -> None:
-    assert [(job.tests, job.seeds) for job in split_into_jobs(TARGET, "2A", "sim", ["one", "two"], (0, 5))] == [
-        (["one", "two"], (0, 5))
-    ]
+    assert pieces("sim", runs_of(["one", "two"], (0, 5))) == [(["one", "two"], (0, 5))]
+
+
+def test_tests_that_lack_the_same_runs_share_a_job() -> None:
+    missing = [*runs_of(["one"], (4, 6)), *runs_of(["two"], (4, 6)), ("three", 0), ("three", 5)]
+    assert pieces("sim", missing) == [(["one", "two"], (4, 6)), (["three"], (0, 1)), (["three"], (5, 6))]
+
+
+def test_jobs_are_about_equally_long() -> None:
+    jobs = pieces("rpyc", runs_of([f"test-{number}" for number in range(13)], (0, 1)))
+    assert [len(tests) for tests, _ in jobs] == [4, 4, 5]
+
+
+def pieces(network: str, runs: Sequence[TestRun]) -> list[tuple[list[str], tuple[int, int]]]:
+    return [(job.tests, job.seeds) for job in split_into_jobs(TARGET, "2A", network, runs)]

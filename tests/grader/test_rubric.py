@@ -19,13 +19,13 @@ def error(text: str) -> str:
     return str(caught.value)
 
 
-def test_the_default_is_what_happens_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_rubric_is_used_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert rubric.default() == Rubric()
     assert main(["rubric"]) == 0
     assert capsys.readouterr().out == rubric.default_text()
 
 
-def test_what_the_defaults_comments_offer_is_understood() -> None:
+def test_the_settings_in_the_default_rubrics_comments_are_valid() -> None:
     offered = [
         line.removeprefix("# ")
         for line in rubric.default_text().splitlines()
@@ -47,11 +47,25 @@ def test_what_the_defaults_comments_offer_is_understood() -> None:
     ("text", "words"),
     [
         ("rule = ", "r.toml: expected TOML; Invalid value (at end of document)"),
-        ("x = 1", "r.toml line 1, x: there is no key 'x' here"),
-        ("[late]\n\nper_day = 3", "r.toml line 3, late.per_day: there is no key 'per_day' here"),
+        ("x = 1", "r.toml line 1, x: there is no key 'x' here; the keys here are rule, curve, weights, limits, late, "
+         "hidden, races, labs, tests"),
+        ("[late]\n\nper_day = 3", "r.toml line 3, late.per_day: there is no key 'per_day' here (did you mean "
+         "'percent_a_day'?); the keys here are "
+         "percent_a_day, grace_hours, most_percent"),
         ('[late]\npercent_a_day = "ten"', "r.toml line 2, late.percent_a_day: expected a number, seen a text"),
         ("[late]\npercent_a_day = 120", "r.toml line 2, late.percent_a_day: expected a number <= 100.0"),
-        ('rule = "harsh"', "r.toml line 1, rule: invalid enum value 'harsh'"),
+        ('rule = "allornothing"', "r.toml line 1, rule: expected one of all-or-nothing, proportional, curve, not "
+         "'allornothing'"),
+        ("rul = 'curve'", "r.toml line 1, rul: there is no key 'rul' here (did you mean 'rule'?); the keys here are rule, "
+         "curve, weights, limits, late, hidden, races, labs, tests"),
+        ("[labs.2A]\nruel = 'curve'", "r.toml line 2, labs.2A.ruel: there is no key 'ruel' here (did you mean 'rule'?); the "
+         "keys here are points, needs, needs_share, rule"),
+        ("curve = [[0, 0.5], [0.5, 0.2], [1, 1]]", "r.toml line 1, curve: expected shares that never fall as the pass rate "
+         "grows: [[0, 0], [0.9, 0.5], [1, 1]]"),
+        ("[late]\npercent_a_day = 0.1", "r.toml line 2, late.percent_a_day: expected a number of percent, such as 10, not a "
+         "share (0.1)"),
+        ("[late]\nmost_percent = 0.5", "r.toml line 2, late.most_percent: expected a number of percent, such as 50, not a "
+         "share (0.5)"),
         ("curve = [[0, 0], [0.5, 1]]", "r.toml line 1, curve: expected pass rates that grow from 0 to 1, each with its "
          "share: [[0, 0], [0.9, 0.5], [1, 1]]"),
         ("weights = { lan = 1 }", "r.toml line 1, weights.lan: expected sim or rpyc, not 'lan'"),
@@ -66,7 +80,7 @@ def test_what_the_defaults_comments_offer_is_understood() -> None:
          ">= 0.0"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_its_line_and_key(text: str, words: str) -> None:
+def test_a_mistake_is_reported_with_its_line_and_key(text: str, words: str) -> None:
     assert error(text) == words
 
 

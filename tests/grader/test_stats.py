@@ -45,7 +45,7 @@ def test_the_bounds_leave_two_and_a_half_percent(passes: int, runs: int) -> None
     assert chance(high, range(passes + 1)) == pytest.approx(0.025, abs=1e-9)
 
 
-def test_no_runs_tell_nothing() -> None:
+def test_the_interval_without_runs() -> None:
     assert clopper_pearson(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="3 passes of 2 runs"):
         clopper_pearson(3, 2)
@@ -61,7 +61,7 @@ def test_percentiles() -> None:
     assert percentile([3.0], 95) == 3.0
     assert percentile([4, 1, 3, 2], 50) == 2.5
     assert percentile(list(range(101)), 95) == 95
-    with pytest.raises(ValueError, match="no values"):
+    with pytest.raises(ValueError, match="at least one value"):
         percentile([], 50)
 
 
@@ -71,7 +71,7 @@ def test_a_sequential_test_needs_31_passes() -> None:
     assert test.verdict([True] * 30) == "undecided"
     assert test.verdict([True] * 31) == "reliable"
     assert test.verdict([False, False]) == "unreliable"
-    assert test.verdict([True] * 31 + [False] * 9) == "reliable"  # what comes after the verdict is not looked at
+    assert test.verdict([True] * 31 + [False] * 9) == "reliable"  # outcomes after the verdict are ignored
 
 
 @pytest.mark.parametrize(("rate", "wrong"), [(0.99, "unreliable"), (0.90, "reliable")])

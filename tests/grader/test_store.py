@@ -24,7 +24,7 @@ def finished(folder: Path) -> Path:
 
 
 def cut_short(folder: Path) -> Path:
-    """As a SIGKILL leaves it: the plan, some records, and half a line."""
+    """Make a report's folder as SIGKILL leaves it: the plan, some records, and half a line."""
     out = Store.create(folder)
     out.save(plan())
     out.add(RunEntry("alice", record("first", 0, "failed")))
@@ -62,7 +62,7 @@ def test_after_a_kill_every_finished_run_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [finished, cut_short])
-def test_a_report_of_ours_is_started_afresh(tmp_path: Path, make: object) -> None:
+def test_a_report_in_the_same_folder_is_replaced(tmp_path: Path, make: object) -> None:
     folder = tmp_path / "out"
     assert callable(make)
     make(folder)
@@ -70,7 +70,7 @@ def test_a_report_of_ours_is_started_afresh(tmp_path: Path, make: object) -> Non
     (folder / "logs" / "old.txt").write_text("old")
     (folder / "notes.md").write_text("the instructor's")
     with Store.create(folder) as out:
-        assert (folder / "logs" / "old.txt").exists()  # until it is known what is kept
+        assert (folder / "logs" / "old.txt").exists()  # logs are kept until it is known which entries are reused
         out.start_report([])
         out.save(plan())
         assert read(folder).done == 0
@@ -78,7 +78,7 @@ def test_a_report_of_ours_is_started_afresh(tmp_path: Path, make: object) -> Non
         assert (folder / "notes.md").exists()
 
 
-def test_an_empty_folder_and_one_that_got_no_further_will_do(tmp_path: Path) -> None:
+def test_an_empty_folder_and_one_after_an_early_kill_are_accepted(tmp_path: Path) -> None:
     tmp_path.joinpath("a", "logs").mkdir(parents=True)
     tmp_path.joinpath("a", "records.jsonl").write_text("")
     Store.create(tmp_path / "a").close()
@@ -87,7 +87,7 @@ def test_an_empty_folder_and_one_that_got_no_further_will_do(tmp_path: Path) -> 
     Store.create(tmp_path / "c" / "deep").close()
 
 
-def test_foreign_things_are_left_alone(tmp_path: Path) -> None:
+def test_folders_with_other_files_are_refused(tmp_path: Path) -> None:
     other = "nothing was changed: choose another folder with --out"
     damaged, half, later, foreign, file = (tmp_path / name for name in ("d", "h", "l", "f", "file"))
     finished(damaged).joinpath("report.json").write_text("{")
@@ -107,7 +107,7 @@ def test_foreign_things_are_left_alone(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_records_of_somebody_else_are_not_touched(tmp_path: Path) -> None:
+def test_records_of_another_program_are_not_touched(tmp_path: Path) -> None:
     tmp_path.joinpath("records.jsonl").write_text('{"vinyl": "B-side"}\n')
     assert refusal(tmp_path).startswith(f"{tmp_path} holds no report.json; nothing was changed")
 
@@ -131,7 +131,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         assert str(caught.value) == words.format(path)
 
 
-def test_what_is_kept_stays_on_the_disk_until_it_is_asked_for(tmp_path: Path) -> None:
+def test_reused_entries_are_read_only_when_needed(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl.tmp").write_bytes(b"left by a kill in the middle of begin()")
     entries = [
         RunEntry("bob", record("first", 0)),
@@ -142,17 +142,17 @@ def test_what_is_kept_stays_on_the_disk_until_it_is_asked_for(tmp_path: Path) ->
     ]
     with Store.create(tmp_path) as out:
         reused = out.start_report(entries)
-        out.add(RunEntry("bob", record("second", 0)))  # of the new report
+        out.add(RunEntry("bob", record("second", 0)))  # an entry of the new report
         assert reused.submissions == ["bob", "alice"]
         assert [*reused.runs("bob")] == [entries[0], entries[3]]
         assert [*reused.runs("alice")] == [entries[1], entries[4]]
         assert [*reused.runs("dave")] == []
         assert reused.refused == [entries[2]]
-        assert reused.outcomes == 4  # the run that could not be judged is not the last word
+        assert reused.outcomes == 4  # the run that could not be judged will be tried again
     assert (tmp_path / "records.jsonl").read_bytes().count(b"\n") == 6
 
 
-def test_traces_stay_of_submissions_that_keep_something(tmp_path: Path) -> None:
+def test_traces_of_submissions_with_reused_runs_are_kept(tmp_path: Path) -> None:
     finished(tmp_path)
     for name in ("alice", "bob"):
         (tmp_path / "traces" / name).mkdir(parents=True)
@@ -162,7 +162,7 @@ def test_traces_stay_of_submissions_that_keep_something(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / "traces").iterdir()] == ["alice"]
 
 
-def test_a_report_is_replaced_in_one_stroke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Store.create(tmp_path) as out:
         out.save(plan())
         before = (tmp_path / "report.json").read_bytes()

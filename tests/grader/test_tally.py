@@ -6,6 +6,8 @@ import pytest
 from raftgrade.plan import Expected, Settings
 from raftgrade.results import Problem, Report, exit_code, passed
 from raftgrade.tally import Entry, RefusalEntry, RunEntry, Tally, blank
+from raftlab.explain.failure import Failure
+from raftlab.explain.races import Finding
 from tests.grader.fakes import record
 
 TESTS = [
@@ -66,7 +68,7 @@ def test_one_failed_run_costs_the_tests_points_and_no_other() -> None:
     assert exit_code(report) == 1
 
 
-def test_a_failure_on_the_real_network_counts_as_much() -> None:
+def test_a_failure_on_the_real_network_costs_the_points() -> None:
     entries = all_passed()
     entries[4] = RunEntry("alice", record("first", 0, "failed", network="rpyc"))
     assert [test.points for test in fold(entries).submissions[0].tests] == [0, 5]
@@ -78,13 +80,13 @@ def test_an_error_is_no_failure_and_costs_nothing() -> None:
     report = fold(entries)
     sim = report.submissions[0].tests[0].networks[0]
     assert (sim.passes, sim.failures, sim.errors) == (1, 0, 1)
-    assert sim.interval[1] == 1.0  # of the one run that was judged
+    assert sim.interval[1] == 1.0  # the interval of the one run that was judged
     assert sim.classes == {"machine": 1}
-    assert report.submissions[0].tests[0].points == 10  # what was judged has passed
+    assert report.submissions[0].tests[0].points == 10  # all judged runs have passed
     assert exit_code(report) == 2
 
 
-def test_what_could_mostly_not_be_judged_is_open() -> None:
+def test_a_test_with_few_judged_runs_is_open() -> None:
     entries = all_passed()
     entries[0] = RunEntry("alice", record("first", 0, "error"))
     entries[1] = RunEntry("alice", record("first", 1, "error"))
@@ -94,7 +96,7 @@ def test_what_could_mostly_not_be_judged_is_open() -> None:
     assert alice.tests[0].notes == ["open: 2 of 2 runs could not be judged; run raftgrade again"]
 
 
-def test_a_second_attempt_counts_for_what_could_not_be_judged_and_for_nothing_else() -> None:
+def test_a_second_attempt_counts_only_after_an_unjudged_run() -> None:
     entries = [RunEntry("alice", record("first", 1, "error")), *all_passed()]
     (alice,) = fold(entries).submissions
     sim = alice.tests[0].networks[0]
@@ -104,7 +106,28 @@ def test_a_second_attempt_counts_for_what_could_not_be_judged_and_for_nothing_el
     assert (sim.failures, sim.errors, sim.retried) == (1, 0, 1)
 
 
-def test_what_failed_weighs_more_than_what_could_not_be_judged() -> None:
+@pytest.mark.parametrize(("kinds", "outcome"), [
+    (("error", "error"), "failed"),
+    (("error", "machine-busy"), "error"),
+    (("machine-full", "error"), "error"),
+    (("machine-busy", "machine-busy"), "error"),
+])  # fmt: skip
+def test_a_run_that_breaks_the_lab_twice_has_failed_unless_the_machine_is_to_blame(
+    kinds: tuple[str, str], outcome: str
+) -> None:
+    tally = Tally(plan())
+    for kind in kinds:
+        failure = Failure(kind, "KeyError: 'vote_granted'")
+        tally.add(RunEntry("alice", record("first", 1, "error", failure=failure)))
+    (bad,) = tally.update_report(complete=False, seconds=1.0).submissions[0].tests[0].networks[0].bad
+    assert bad.outcome == outcome
+    assert (tally.done, tally.failed) == (1, int(outcome == "failed"))
+    if outcome == "failed":
+        text = "this run makes the lab itself fail, each time that it is made: KeyError: 'vote_granted'"
+        assert (bad.failure.kind, bad.failure.text) == ("host-died", text)
+
+
+def test_a_failure_decides_the_exit_code_before_an_unjudged_run() -> None:
     entries = all_passed()
     entries[0] = RunEntry("alice", record("first", 0, "failed"))
     entries[1] = RunEntry("alice", record("first", 1, "error"))
@@ -119,12 +142,12 @@ def test_missing_is_not_passed() -> None:
     assert fold([]).submissions[0].state == "waiting"
 
 
-def test_only_a_complete_report_can_be_good() -> None:
+def test_the_exit_code_of_an_incomplete_report() -> None:
     assert exit_code(fold(all_passed(), complete=False)) == 2
 
 
 @pytest.mark.parametrize("state", ["refused", "unjudged"])
-def test_a_refused_submission_earns_nothing_and_stops_nobody(state: str) -> None:
+def test_a_refused_submission_earns_no_points(state: str) -> None:
     refused = msgspec.convert(
         {"kind": "refused", "submission": "bob", "state": state, "problems": [{"text": "no class Raft"}]},
         RefusalEntry,
@@ -138,7 +161,7 @@ def test_a_refused_submission_earns_nothing_and_stops_nobody(state: str) -> None
     assert exit_code(report) == 2
 
 
-def test_the_first_outcome_of_a_run_stands_and_strangers_are_turned_away() -> None:
+def test_the_first_outcome_counts_and_unplanned_runs_do_not() -> None:
     tally = Tally(plan())
     assert tally.add(RunEntry("alice", record("first", 0, "failed")))
     assert not tally.add(RunEntry("alice", record("first", 0, "passed")))
@@ -150,7 +173,20 @@ def test_the_first_outcome_of_a_run_stands_and_strangers_are_turned_away() -> No
     assert (tally.done, tally.failed) == (1, 1)
 
 
-def test_a_report_is_the_same_after_a_trip_through_json() -> None:
+def test_a_report_is_the_same_after_encoding_and_decoding() -> None:
     report = fold([RunEntry("alice", record("first", 0, "failed", advice=["x", "x"]))])
     assert report.submissions[0].tests[0].advice == ["x"]
     assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+
+
+def test_each_race_is_advice_in_the_first_test_that_shows_it() -> None:
+    def found(test: str, seed: int, *keys: str) -> RunEntry:
+        findings = [Finding("race", key, f"{key} in run {seed}") for key in keys]
+        return RunEntry("alice", record(test, seed, findings=findings))
+
+    entries = [found("first", 1, "a"), found("first", 0, "a", "b"), found("second", 0, "b", "c")]
+    for order in (entries, entries[::-1]):
+        first, second = fold(order).submissions[0].tests[:2]
+        assert first.advice == ["races: a in run 0", "races: b in run 0"]
+        assert second.advice == ["races: c in run 0"]
+        assert (first.races, second.races) == (2, 1)

@@ -58,7 +58,7 @@ def there(store: Store) -> set[str]:
 
 
 def graded(folder: Path, order: list[tuple[str, str, int]], stops: int) -> set[str]:
-    """Grade runs in this order, and begin again after ``stops`` of them; which traces are told in the end."""
+    """Grade runs in this order, and start a new grading after ``stops`` of them. Returns the traces in the final report."""
     todo = iter(order)
     report = plan()
     for share in (stops, len(order)):
@@ -87,7 +87,7 @@ def test_the_same_traces_are_kept_in_any_order_of_the_runs(tmp_path: Path) -> No
         order = random.Random(number).sample(RUNS, len(RUNS))
         names.append(graded(tmp_path / str(number), order, stops=1 + 3 * number))
     assert all(each == names[0] for each in names)
-    # The first seeds of each test: a program that fails everywhere has an example of every failure.
+    # The traces of each test's first seeds are kept, so a program that fails everywhere has an example of every failure.
     assert {f"2A-{test}-{network}-{seed}.jsonl" for test, network, seed in RUNS if seed < 103} <= names[0]
     assert len(names[0]) < len(RUNS)
 
@@ -104,7 +104,7 @@ def test_a_partial_report_names_no_trace_that_was_removed(tmp_path: Path) -> Non
     assert traces(read(tmp_path)) == {f"2A-first-sim-{seed}.jsonl" for seed in (100, 101, 102)}
 
 
-def test_a_run_that_could_not_be_judged_and_then_passed_leaves_no_hole(tmp_path: Path) -> None:
+def test_a_run_that_passed_on_the_second_attempt_has_no_trace(tmp_path: Path) -> None:
     with Store.create(tmp_path) as store:
         tally = Tally(plan(), store.spill, lambda slug: TraceQuota(store.traces(slug), MOST))
         first = failed(store, ("first", "sim", 109), 600)
@@ -115,7 +115,7 @@ def test_a_run_that_could_not_be_judged_and_then_passed_leaves_no_hole(tmp_path:
         assert traces(tally.update_report(complete=False, seconds=1.0)) == {"2A-first-sim-100.jsonl"}
 
 
-def test_a_worker_sends_home_what_may_have_room_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_sends_only_traces_that_may_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask, "TRACE_QUOTA", MOST)
     records: list[Record] = []
     with Store.create(tmp_path) as store:

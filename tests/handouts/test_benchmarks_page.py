@@ -23,6 +23,7 @@ def test_quick_page_is_complete(tmp_path: Path) -> None:
     text = (tmp_path / "benchmarks.md").read_text()
     assert "**Tiny sizes (`--quick`): these numbers mean nothing.**" in text
     assert re.findall("^## (.*)", text, re.MULTILINE) == [
+        "Beside other simulations",
         "Speed of the two worlds",
         "A full grading run",
         "More cores",

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from raftgrade import options, rubric
+from raftgrade import manual, options, rubric
+from raftgrade.intake import submissions
 from raftgrade.stats import clopper_pearson, until
+from raftgrade.students import Finder
 from raftlab import labs
 from raftlab.suites import catalogue
 from raftlab.suites.marking import SIM, StartCluster, points
@@ -51,7 +53,17 @@ def test_its_links() -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def test_its_points_by_hand_fit_its_class(tmp_path: Path) -> None:
+    table = tmp_path / "class.csv"
+    table.write_text(block("id,name"), encoding="utf-8")
+    finder = Finder(submissions.find([table]).submissions, lambda each: each.where)
+    tests = [test.name for test in catalogue.tests("2A")]
+    given = manual.read(block("submission,test"), "guide", finder.find, tests)
+    assert {name: len(marks) for name, marks in given.items()} == {"Ada Lovelace": 1, "Grace Hopper": 2, "Team 7": 1}
+
+
 def test_its_rubric_is_valid() -> None:
+    assert rubric.parse(block("[late]"), "guide").late.percent_a_day == 10
     assert rubric.parse(block("[hidden]"), "guide").hidden.runs == 10
     tests = {lab: [test.name for test in catalogue.tests(lab)] for lab in labs.LABS}
     text = '[labs.2B]\nneeds = ["2A"]\nneeds_share = 0.8\n[labs.2A]\npoints = 30'
@@ -63,6 +75,7 @@ def test_its_rubric_is_valid() -> None:
                 *rubric.Rubric.__struct_fields__,
                 *rubric.Limits.__struct_fields__,
                 *rubric.LabRules.__struct_fields__,
+                *rubric.Late.__struct_fields__,
             }
             assert name in known or name.startswith("["), name
 

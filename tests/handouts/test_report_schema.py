@@ -7,6 +7,7 @@ import msgspec
 
 from raftgrade import results
 from raftgrade.plan import LeftOut, Settings
+from raftgrade.students import Student
 from raftlab.explain.failure import Failure
 
 HANDOUT = Path(__file__).parents[2] / "handouts" / "report-schema.md"
@@ -27,7 +28,17 @@ def test_every_field_is_in_the_handout_and_no_other() -> None:
 
 def test_the_smaller_parts_are_named_too() -> None:
     text = HANDOUT.read_text(encoding="utf-8")
-    for kind in (Settings, LeftOut, results.Problem, results.Spread, Failure):
+    for kind in (
+        Settings,
+        LeftOut,
+        Student,
+        results.ManualMark,
+        results.SameCode,
+        results.CodePlace,
+        results.Problem,
+        results.Spread,
+        Failure,
+    ):
         for field in msgspec.structs.fields(kind):
             assert f"`{field.name}`" in text, f"{kind.__name__}.{field.name}"
     assert f"schema {results.SCHEMA}" in text

@@ -1,4 +1,4 @@
-"""The harness: what a test can do to a cluster, tested in the simulator with small stand-ins for a Raft."""
+"""What a test can do to a cluster, tried in the simulator with small fake Rafts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 
 from raftlab.explain.failure import LabFailure
 from raftlab.harness.cluster import Cluster
-from raftlab.harness.trace import as_object
+from raftlab.harness.trace import ArriveEvent, ReplyEvent, as_object
 from tests.conftest import SOLUTION, Write, lines_of, sim_cluster
 
-# A stand-in for a Raft: S0 always leads, copies each command to all servers, and applies it when a majority has it.
+# A fake Raft: S0 always leads, copies each command to all servers, and applies it when a majority has it.
 COPYING = {
     "init": """
         self.log = []
@@ -109,6 +109,51 @@ def test_a_crash_at_a_boundary(write_raft: Write, kind: str, side: str, stored: 
         assert len(kinds(c, "answer")) == answers
 
 
+def test_messages_of_the_same_moment_reach_no_crashed_server(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**COPYING), servers=4) as c:
+        c.start_all()
+        for server in (2, 3):
+            c.disconnect(server)
+        c.crash_at(1, "save", nth=3)
+        for number in range(20):
+            c.propose(0, f"x{number}")
+        c.sleep(8)
+        events = c.event_loop.trace.events
+        crash = [event.kind for event in events].index("crash")
+        assert not [event for event in events[crash:] if isinstance(event, ArriveEvent)]
+        assert len([event for event in events if isinstance(event, ReplyEvent) and event.source == 1]) == 20
+
+
+def test_a_crash_at_a_send_or_an_answer_of_one_method(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**COPYING), servers=2) as c:
+        c.start_all()
+        c.crash_at(1, "answer", method="request_vote")
+        c.propose(0, "x")
+        c.sleep(1)
+        assert c.server_state(1).up
+        c.crash_at(1, "answer", method="append_entries", when=lambda args: args["entries"][0]["command"] == "z")
+        for command in ("y", "z"):
+            c.propose(0, command)
+            c.sleep(1)
+        assert not c.server_state(1).up
+        assert c.server_state(1).state == b"x,y,z"
+        assert len(kinds(c, "answer")) == 2
+        c.crash_at(0, "send", method="append_entries", when=lambda args: args["prev_log_index"] == 4)
+        c.propose(0, "4")
+        c.sleep(1)
+        assert c.server_state(0).up
+        c.propose(0, "5")
+        c.sleep(1)
+        assert not c.server_state(0).up
+
+
+def test_what_a_raft_has(write_raft: Write) -> None:
+    with sim_cluster(write_raft(**COPYING)) as c:
+        c.start_all()
+        assert c.raft_has("start")
+        assert not c.raft_has("change_membership")
+
+
 def test_a_failing_save_raises_and_stores_nothing(write_raft: Write) -> None:
     init = """
         def save():
@@ -137,6 +182,31 @@ ECHO = {
         if me == 0: threading.Thread(target=send, daemon=True).start()
     """
 }
+
+
+def test_messages_and_calls_of_a_block_arrive_at_once(write_raft: Write) -> None:
+    methods = """
+        def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
+            log("vote", f"{time.monotonic():.6f}")
+            time.sleep(1.0)
+            return RequestVoteReply(args.term, True)
+        def start(self, command):
+            log("start", f"{time.monotonic():.6f}")
+            return 1, 1, True
+    """
+    with sim_cluster(write_raft(methods=methods), servers=3, scripted=(1, 2)) as c:
+        c.start_all()
+        ask = {"term": 1, "candidate_id": 1, "last_log_index": 0, "last_log_term": 0}
+        before = c.hold("request_vote")
+        c.scripted_server(1).send(0, "request_vote", **ask)
+        c.sleep(0.5)
+        with c.at_once(0, before):
+            calls = [c.ask_start(0, "x"), c.ask_start(0, "y")]
+            c.scripted_server(2).send(0, "request_vote", **ask)
+            assert lines_of(c) == []
+        assert c.started(0, calls) == [(1, 1, True), (1, 1, True)]
+        assert len(lines_of(c)) == 4
+        assert len(set(lines_of(c))) == 1
 
 
 def test_a_held_request_travels_when_released(write_raft: Write) -> None:
@@ -248,7 +318,7 @@ def test_two_leaders_in_a_term_end_the_run(write_raft: Write) -> None:
     assert (failure.rule.name, failure.rule.section) == ("Election Safety", "§5.2")
 
 
-# A stand-in that applies a given list of (index, command) on each server.
+# A fake Raft that applies a given list of (index, command) on each server.
 def applying(*plans: list[tuple[int, str]]) -> str:
     return f"""
         for index, command in {list(plans)!r}[me]:
@@ -310,3 +380,12 @@ def test_two_lasting_leaders_are_reported(write_raft: Write) -> None:
     assert caught.value.failure.text == (
         "expected one leader and all servers in its term, but S0, S1 lead and the terms are S0: 1, S1: 2, S2: 3"
     )
+
+
+def test_a_server_that_has_ended_has_no_state(write_raft: Write) -> None:
+    with sim_cluster(write_raft()) as c:
+        c.start_all()
+        c.crash(0)
+        with pytest.raises(LabFailure) as caught:
+            c.get_state(0)
+    assert caught.value.failure.text == "expected S0 to say its term and whether it leads, but it has ended"

@@ -27,11 +27,11 @@ def test_a_server_in_no_group_is_isolated() -> None:
     net = Network(5, seed=1)
     net.partition([(0, 1), (2,)])
     reached = [(a, b) for a in range(5) for b in range(5) if a != b and net.open(a, b)]
-    assert reached == [(0, 1), (1, 0)]  # neither 3 nor 4 reaches anyone, not even each other
+    assert reached == [(0, 1), (1, 0)]  # servers 3 and 4, which are in no group, reach nobody, not even each other
 
 
 def test_no_message_is_faster_than_the_minimum_delay() -> None:
-    """The simulator lets servers run this far ahead."""
+    """The simulator lets servers run ahead of each other by this delay, so no message may arrive sooner."""
     net = Network(2, seed=1)
     net.conditions = Conditions(latency=(0.0, 0.0))
     assert net.request_delays(0, 1) == [MIN_DELAY]

@@ -1,4 +1,4 @@
-"""Storage and service: snapshots, failing saves, a slow service, and a server that sends or saves without end."""
+"""Storage and service: snapshots, failing saves, a slow service, and servers that send or save without end."""
 
 from __future__ import annotations
 
@@ -89,6 +89,57 @@ def test_a_slow_service_blocks_the_thread_that_calls_put(write_raft: Write) -> N
         assert lines_of(c) == ["3.000"]
 
 
+PUT_TWELVE = {
+    "init": """
+        def apply():
+            self.applier = threading.get_ident()
+            for index in range(1, 13):
+                apply_ch.put(ApplyMsg(index, 1, index))
+                log("put", str(index))
+        threading.Thread(target=apply).start()
+    """,
+    "methods": """
+        def snapshot(self, index, data):
+            log("snapshot", f"up to {index}, inside put: {threading.get_ident() == self.applier}")
+            self.persister.save(b"", data)
+    """,
+}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_put_returns_after_snapshot(inside: bool, write_raft: Write) -> None:
+    with sim_cluster(write_raft(**PUT_TWELVE)) as c:
+        c.take_snapshots(every=5)
+        if inside:
+            c.service.snapshot_inside_put()
+        else:
+            c.service.snapshot_before_put_returns()
+        c.start_all()
+        c.sleep(0.1)
+        five, ten = (f"up to {index}, inside put: {inside}" for index in (5, 10))
+        puts = [str(index) for index in range(1, 13)]
+        assert lines_of(c) == [*puts[:4], five, "5", five, *puts[5:9], ten, "10", ten, *puts[10:]]
+        assert c.server_state(0).snapshot == c.snapshot_of(10)
+
+
+def test_a_server_that_crashes_while_put_waits_starts_again(write_raft: Write) -> None:
+    methods = """
+        def snapshot(self, index, data):
+            time.sleep(1.0)
+    """
+    with sim_cluster(write_raft(PUT_TWELVE["init"], methods)) as c:
+        c.take_snapshots(every=5)
+        c.service.snapshot_before_put_returns()
+        c.start_all()
+        c.sleep(0.5)
+        assert c.committed(5)[0] == 1
+        c.restart(0)
+        c.sleep(0.5)
+        assert lines_of(c) == ["1", "2", "3", "4"] * 2
+        c.sleep(5.0)
+        assert lines_of(c)[-1] == "12"
+
+
 def test_a_server_whose_disk_fails_is_down(write_raft: Write) -> None:
     init = """
         def save():
@@ -160,7 +211,8 @@ def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:
 
 
 def test_many_messages_at_once_all_arrive_on_time(write_raft: Write) -> None:
-    """More messages than the judge passes on at a time: no server runs past one that has not been passed on yet."""
+    """There are more messages than the judge passes on at a time. No server may run past one that has not been passed
+    on."""
     methods = """
         def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
             log("t", f"{time.monotonic() - 1000:.6f}")

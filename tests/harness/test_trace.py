@@ -82,6 +82,20 @@ def test_a_trace_is_read_back(tmp_path: Path) -> None:
     assert header == {"trace": 1, "test": "x", "seed": 1, "hash": trace.hash()}
     assert events[0]["message"] == APPEND
     assert [event["e"] for event in events] == [event.kind for event, _ in NOTATION]
+    trace.write(path, {}, most=path.stat().st_size)
+    assert path.exists()
+    trace.write(path, {}, most=300)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("data", [b"\xc1", b"\x91" * 5000 + b"\x90", b"\xa1\xff", b"\x81\x92\x01\x01\x01"])
+def test_a_message_that_cannot_be_decoded_is_shown_as_such(tmp_path: Path, data: bytes) -> None:
+    trace = Trace()
+    event = OutgoingEvent(1.0, "send", 0, 1, 1, "request_vote", data)
+    trace.add(event)
+    assert line(event).startswith("   1.000 S0→S1 RequestVote ")
+    trace.write(tmp_path / "run.jsonl", {})
+    assert [item["message"] for item in read(tmp_path / "run.jsonl") if "e" in item]
 
 
 def test_the_hash_covers_every_event() -> None:
@@ -116,7 +130,8 @@ def test_the_last_events_that_matter() -> None:
     for event, _ in NOTATION:
         trace.add(event)
     trace.add(ServerEvent(2.0, "crash", 5))
-    assert trace.tail(3) == ["   1.000 S0 crashes", "   1.000 network: cut S0→S1", "   2.000 S5 crashes"]
+    shown = ["   1.000 S0 crashes", "   1.000 network: cut S0→S1", "   1.000 S0 [vote] for S1", "   2.000 S5 crashes"]
+    assert trace.tail(3) == shown
     assert trace.tail(1, frozenset((2,)))[0].startswith("   1.000 network")
 
 

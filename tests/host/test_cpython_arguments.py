@@ -26,7 +26,7 @@ NUMBERS = (
     "True",
 )
 
-# Each is called on a free lock, on one that another thread holds, and on one that this thread holds.
+# Each expression is evaluated with a free lock, with one that another thread holds, and with one that this thread holds.
 LOCK_CALLS = (
     *(f"lock.acquire(timeout={number})" for number in NUMBERS if number not in ("0", "True")),
     *(f"lock.acquire(False, {number})" for number in NUMBERS),

@@ -1,4 +1,4 @@
-"""The scheduler by itself: who gets a lock next, and what it retains of threads that have ended or crashed."""
+"""The scheduler alone: which thread gets a lock next, and what is kept of threads that have ended or crashed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raftlab.host.primitives import Lock, RLock, UntrackedLock
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
     before = kernels.active
-    kernels.install(Kernel(0, preempt=False))
+    kernels.install(Kernel(0))
     yield kernels.active
     kernels.install(before)
 
@@ -60,7 +60,7 @@ def test_a_lock_goes_to_the_thread_that_has_waited_longest(
             kernel.block(1.0)
             lock.release()
 
-    # They start in a different order from the one in which they reach the lock.
+    # The threads start in a different order from the one in which they reach the lock.
     for name, arrival in (("third", 0.3), ("first", 0.1), ("holder", 0.0), ("fourth", 0.4), ("second", 0.2)):
         kernel.spawn(server, name, hold, name, arrival)
     run_until(kernel, 10.0)
@@ -144,7 +144,7 @@ class Crash:
 def test_no_thread_of_a_crashed_server_runs_again(kernel: Kernel) -> None:
     crash = Crash(kernel)
     assert list(kernel.tasks.values()) == [crash.survivor]
-    assert kernel.next_timer() == 7.0 + TIMEOUT_DELAY  # not that of the thread that slept
+    assert kernel.next_timer() == 7.0 + TIMEOUT_DELAY  # the timer of the sleeping thread that crashed is gone
     run_until(kernel, 10.0)
     assert crash.ran == ["survivor woke up", "survivor finally"]
     assert kernel.tasks == {}
@@ -152,7 +152,7 @@ def test_no_thread_of_a_crashed_server_runs_again(kernel: Kernel) -> None:
 
 
 def test_the_greenlets_of_a_crashed_server_are_never_collected(kernel: Kernel) -> None:
-    """A greenlet that is collected runs its ``finally`` blocks."""
+    """If a greenlet were collected, its ``finally`` blocks would run."""
     crash = Crash(kernel)
     # The frames of a suspended greenlet refer to its task and so to the greenlet itself. The kernel must not rely on that.
     del crash.waiting.glet

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from raftlab.host.stdlib import make_copies
 from tests.conftest import Write, lines_of, sim_cluster
 
-# By name: the body of a student's __init__, and the lines that it must log.
+# Maps a name to the body of a student's __init__ and the lines that it must log.
 LIBRARY = {
     "thread-and-join": (
         """
@@ -41,6 +42,50 @@ LIBRARY = {
         threading.Thread(target=take).start(); threading.Thread(target=give).start()
         """,
         ["took it", "timed out: True False"],
+    ),
+    "condition-with-any-lock": (
+        """
+        class Own:
+            def __init__(self): self.inner = threading.Lock()
+            def acquire(self, *args): return self.inner.acquire(*args)
+            def release(self): self.inner.release()
+            def __enter__(self): self.acquire()
+            def __exit__(self, *exc): self.release()
+        def waiter(cond, n, seen):
+            with cond:
+                seen.append((n, cond.wait(n)))
+        def main():
+            for lock in (threading.Lock(), threading.RLock(), Own()):
+                cond, seen = threading.Condition(lock), []
+                for call in (cond.notify, cond.notify_all, cond.wait):
+                    try: call()
+                    except RuntimeError as exc: log("t", str(exc))
+                for n in (5, 4, 1, 3):
+                    threading.Thread(target=waiter, args=(cond, n, seen)).start()
+                    time.sleep(0.01)
+                time.sleep(2)
+                with cond: cond.notify(2)
+                time.sleep(0.1)
+                with cond:
+                    cond.notify_all()
+                    cond.wait(0.1)
+                    log("t", f"{sorted(seen[:1])} {sorted(seen[1:])} {cond.wait(0)}")
+                time.sleep(0.1)
+                with cond:
+                    log("t", f"{seen[3:]} {len(cond._waiters)}")
+        threading.Thread(target=main).start()
+        """,
+        [
+            line
+            for _ in range(3)
+            for line in (
+                "cannot notify on un-acquired lock",
+                "cannot notify on un-acquired lock",
+                "cannot wait on un-acquired lock",
+                "[(1, False)] [(3, True), (4, True), (5, True)] False",
+                "[(3, True)] 0",
+            )
+        ],
     ),
     "locks": (
         """
@@ -124,6 +169,11 @@ LIBRARY = {
         log("t", f"{datetime.datetime.now() - datetime.datetime.now()} {os.path.basename('a/b')}")
         print("printed", "here"); print("half", end=""); print(" line")
         logging.getLogger("raft").warning("from %s", "logging")
+        import importlib.util, logging.handlers, logging.config
+        log("t", f"{importlib.util.find_spec('no_such_module')} {logging.handlers.QueueHandler(queue.Queue()).level}")
+        log("t", importlib.import_module(".thread", "concurrent.futures").__name__)
+        try: importlib.import_module(".thread")
+        except TypeError as exc: log("t", str(exc))
         """,
         [
             "True 0.134 True",
@@ -132,6 +182,9 @@ LIBRARY = {
             "printed here",
             "half line",
             "from logging",
+            "None 0",
+            "concurrent.futures.thread",
+            "the 'package' argument is required to perform a relative import for '.thread'",
         ],
     ),
 }
@@ -189,7 +242,7 @@ def test_a_thread_is_woken_at_the_instant_its_timeout_expires(write_raft: Write,
             log("t", f"{time.monotonic() - before:.3f}")
         for run in (waiter, setter, holder, taker): threading.Thread(target=run).start()
     """
-    with sim_cluster(write_raft(init), seed=seed, preempt=True) as c:
+    with sim_cluster(write_raft(init), seed=seed, schedule="random") as c:
         c.start_all()
         c.sleep(5)
         assert [float(line) >= 1.0 for line in lines_of(c)] == [True, True]
@@ -293,3 +346,31 @@ def test_stdout_has_the_interface_of_a_text_stream(write_raft: Write) -> None:
     with sim_cluster(write_raft(init)) as c:
         c.start_all()
         assert lines_of(c) == ["as bytes", "<stdout> utf-8 <stderr> False", "as text", "UnsupportedOperation"]
+
+
+def test_futures_are_locked_in_the_order_in_which_they_were_created() -> None:
+    base = make_copies()["concurrent.futures._base"].__dict__
+    futures = [base["Future"]() for _ in range(50)]
+    assert base["_AcquireFutures"](set(futures)).futures == futures
+    assert sorted(futures, key=hash) == futures
+
+
+def test_a_server_that_crashes_while_it_submits_work_does_not_stop_the_others(write_raft: Write) -> None:
+    """Executors of all servers share a lock."""
+    init = """
+        from concurrent.futures import ThreadPoolExecutor
+        def work():
+            for number in range(1000):
+                with ThreadPoolExecutor(2) as pool:
+                    assert pool.submit(int, 3).result() == 3
+                if number % 100 == 99: log("t", str(number + 1))
+                time.sleep(0.01)
+        threading.Thread(target=work).start()
+    """
+    with sim_cluster(write_raft(init), servers=2, schedule="release") as c:
+        c.start_all()
+        for _ in range(60):
+            c.sleep(0.1)
+            c.restart(0)
+        c.sleep(20)
+        assert lines_of(c, 1)[-1:] == ["1000"]

@@ -1,8 +1,8 @@
 """The hostile and broken submissions, each with the correct verdict.
 
-Most are the reference solution with added code, so they pass if that code has no effect. It runs when the module is
-imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``: only in a
-test, and in both worlds).
+Most are the reference solution with added code, so they pass if that code has no effect. The code runs when the module is
+imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``; this happens
+only in a test, but in both worlds).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raftlab.sandbox import levels
 from tests.conftest import SKELETON, SOLUTION
+from tests.hostile import escapes
 
 # A variable in the judge's environment, and a file beside the submissions. No submission must be able to read them.
 SECRET = "RAFTLAB_BANK_SECRET"
@@ -21,17 +21,13 @@ BESIDE = "the-answers.txt"
 
 REFUSED, FAILED, CLEAN = "refused", "failed", "clean"
 
-# The verdict on code that writes to /tmp. If the project itself is in /tmp, a server has no /tmp of its own, and every
-# write fails.
-WRITES_TMP = REFUSED if levels.python_is_below_tmp() else FAILED
-
 
 @dataclass(frozen=True)
 class Entry:
     """A submission.
 
     ``verdict`` is ``refused`` (before any test), ``failed`` or ``clean``. The text of each problem and failure in the report
-    must contain one of ``says``."""
+    must contain one of ``says``; ``says_at_rlimits`` replaces it at that level."""
 
     name: str
     verdict: str
@@ -41,12 +37,14 @@ class Entry:
     vote: str = ""
     files: dict[str, str | bytes | None] = field(default_factory=dict)  # None: a symlink to BESIDE
     base: str = "solution"
+    says_at_rlimits: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         place = folder / self.name
         place.mkdir(parents=True)
         if self.base:
-            (place / "raft.py").write_text(self._source())
+            text = self._source().replace("@BESIDE@", str(folder.parent / BESIDE))
+            (place / "raft.py").write_text(text.replace("@SOLUTION@", str(SOLUTION)))
         for name, content in self.files.items():
             if content is None:
                 (place / name).symlink_to(folder.parent / BESIDE)
@@ -76,13 +74,13 @@ NOT_ALLOWED = "PermissionError: [Errno 1] Operation not permitted"
 UNWRITABLE = ("[Errno 30] Read-only file system", "[Errno 13] Permission denied")
 FULL = ("[Errno 28] No space left on device", "[Errno 27] File too large", *UNWRITABLE)
 BUSY = "keeps running without ever waiting"
-# On a busy machine, code that fills the memory may take so long that a call is what fails first.
-SLOW = "get_state() to return at once, but after 15 s it has not"
+NO_VOTES = "to lead term 1 only with the votes of most of"
 NO_LEADER = "expected a leader within 5 s, but there is none"
 
 DEAF = "import _signal; _signal.pthread_sigmask(0, range(1, 65))"
 WAIT = "threading.Condition.wait"
 BESIDE_US = "import sys; sys.path.insert(0, '..')"
+SURROGATE = r"ValueError: \ud800"  # the backslash and the digits: what it stands for is not valid in UTF-8
 HTML = "=1+1 <script>alert(1)</script> \x1b[2J"
 THREADS = "while True: threading.Thread(target=threading.Event().wait).start()"
 SILENCE = "import raftlab.host.server as b; b.Server.fault = b.Server.uncaught = lambda *a, **k: None"
@@ -121,13 +119,15 @@ EARLY = [
     Entry("hides-queue", REFUSED, ("hides Python's own module queue",), module="import queue", files={"queue.py": ""}),
     Entry("import-loop", REFUSED, ("a loop outside of all functions runs forever",), module="while True: pass"),
     Entry("import-sleeps", REFUSED, ("importing your file never ends",), module="time.sleep(1e9)"),
+    Entry("import-raises-a-surrogate", REFUSED, (SURROGATE,), module="raise ValueError('\\ud800')"),
+    Entry("raises-a-surrogate", REFUSED, (SURROGATE,), init="raise ValueError('\\ud800')"),
     Entry("import-exits", REFUSED, ("os._exit() cannot be used",), module="import os; os._exit(0)"),
     Entry("import-ends", REFUSED, ("ends the program when it is imported",), module="raise SystemExit(0)"),
     Entry("exits-quietly", REFUSED, ("ended by itself with exit code 0",), init="import posix; posix._exit(0)"),
+    Entry("kills-itself", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(posix.getpid(), 9)"),
     Entry(
-        "kills-itself", REFUSED, ("was killed by signal SIGKILL",), init="import posix; posix.kill(posix.getpid(), 9)"
+        "segfault", REFUSED, ("was killed by signal SIGSEGV",), init="import faulthandler; faulthandler._read_null()"
     ),
-    Entry("segfault", REFUSED, ("was killed by signal SIGSEGV",), init="import faulthandler; faulthandler._sigsegv()"),
     Entry("fork-bomb", REFUSED, (NOT_ALLOWED,), init="import posix\nwhile True: posix.fork()"),
     Entry(
         "leaves-a-daemon", REFUSED, (NOT_ALLOWED,), init="import posix\nif posix.fork(): posix._exit(0)\nposix.setsid()"
@@ -172,8 +172,8 @@ LATE = [
     Entry("forged-records", FAILED, ("sent malformed data",), vote=FORGED),
     Entry("lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR),
     Entry("lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"),
-    Entry("leader-by-shared-memory", FAILED, ("at most one leader",), base="skeleton", init=SHARED),
-    Entry("leader-by-a-file", WRITES_TMP, ("at most one leader", *UNWRITABLE), base="skeleton", init=FILE),
+    Entry("leader-by-shared-memory", FAILED, ("at most one leader", NO_VOTES), base="skeleton", init=SHARED),
+    Entry("leader-by-a-file", FAILED, ("at most one leader", NO_VOTES, *UNWRITABLE), base="skeleton", init=FILE),
     Entry("silences-the-lab", FAILED, (NO_LEADER,), base="skeleton", init=SILENCE),
     Entry(
         "speaks-for-the-lab",
@@ -186,8 +186,9 @@ LATE = [
     Entry(
         "memory-later",
         FAILED,
-        ("used too much memory", "MemoryError", SLOW),
-        vote="self.all = b'x'\nwhile True: self.all += self.all",
+        ("MemoryError",),
+        # Zeroed memory that is never touched takes no time, so that the verdict does not depend on the machine's load.
+        vote="self.all = [bytes(1 << 28) for _ in range(64)]",
     ),
     Entry("huge-message", FAILED, ("does not fit in 64 bits",), vote=HUGE),
 ]
@@ -199,12 +200,27 @@ HONEST = [
     Entry("carol \x1b[31m", CLEAN, init=f"print({HTML!r})"),
 ]
 
-BANK = [*HONEST[:1], *EARLY, *HONEST[1:2], *LATE, *HONEST[2:]]
+# One for each promise of the page about the sandbox, and some of their attempts alone.
+ESCAPES = [
+    Entry(
+        promise.name,
+        REFUSED,
+        (promise.says("bwrap"),),
+        module=escapes.TOOLS,
+        init=promise.init(),
+        says_at_rlimits=(promise.says("rlimits"),),
+    )
+    for promise in [*escapes.PROMISES, *escapes.ALONE]
+]
+
+BANK = [*HONEST[:1], *EARLY, *HONEST[1:2], *ESCAPES, *LATE, *HONEST[2:]]
+# The submissions that are graded at the other levels and as other users.
+SHORT_BANK = [*HONEST[:1], *ESCAPES[: len(escapes.PROMISES)]]
 
 
-def write(folder: Path) -> None:
-    """Write all submissions into ``folder/class``, and the secret file beside it."""
+def write(folder: Path, entries: list[Entry]) -> None:
+    """Write submissions into ``folder/class``, and the secret file beside it."""
     (folder / BESIDE).write_text("a secret")
     os.chmod(folder, 0o755)
-    for entry in BANK:
+    for entry in entries:
         entry.write(folder / "class")

@@ -28,6 +28,12 @@ def count_children() -> int:
         return len(file.read().split())
 
 
+def peak_memory_kb() -> int:
+    """The most memory that this process has used. ``ru_maxrss`` would include that of the process that started it."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+
+
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     tools = Tools(catalogue=lambda lab: [test for test in catalogue.tests(lab) if test.name in TESTS])
@@ -35,5 +41,6 @@ if __name__ == "__main__":
     deadline = time.monotonic() + 5
     while count_children() and time.monotonic() < deadline:
         time.sleep(0.05)
+    print(peak_memory_kb())
     print(count_children())
     sys.exit(code)

@@ -3,32 +3,40 @@ is left behind."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from raftlab.safe_text import printable
 from raftlab.sandbox import levels
+from tests import ordinary_user
 from tests.hostile import bank
-from tests.hostile.bank import BANK, Entry
+from tests.hostile.bank import BANK, SHORT_BANK, Entry
 
-BWRAP = levels.probe("bwrap")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(BWRAP.level != "bwrap", reason=BWRAP.reason),
-    pytest.mark.timeout(600),  # half a minute on an idle machine
+    pytest.mark.timeout(600),  # less than a minute on an idle machine
 ]
+
+LEVELS: tuple[Literal["bwrap", "rlimits"], ...] = ("bwrap", "rlimits")
+USERS = ("root", "ordinary user")
+THIS_USER = "root" if os.geteuid() == 0 else "ordinary user"
 
 
 @dataclass(frozen=True)
 class Batch:
     folder: Path
+    level: str
     out: str
     report: dict[str, Any]
 
@@ -37,35 +45,50 @@ class Batch:
         return dict(submission)
 
 
-@pytest.fixture(scope="module")
-def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
-    folder = tmp_path_factory.mktemp("bank")
-    bank.write(folder)
-    (folder / "tmp").mkdir()
-    driver = Path(__file__).with_name("driver.py")
+def entries(level: str, user: str) -> list[Entry]:
+    """The submissions to grade at ``level`` as ``user``: all for this user in bwrap, otherwise a smaller bank."""
+    return BANK if (level, user) == ("bwrap", THIS_USER) else SHORT_BANK
+
+
+@functools.cache
+def grade(level: Literal["bwrap", "rlimits"], user: str) -> Batch:
+    """Grade the submissions. Skips the test where that is impossible."""
+    if user != THIS_USER and THIS_USER != "root":
+        pytest.skip("only root can become root")
+    if user != THIS_USER and ordinary_user.why_not():
+        pytest.skip(ordinary_user.why_not())
+    if (here := levels.probe(level)).level != level:
+        pytest.skip(here.reason)
+    folder = Path(tempfile.mkdtemp(prefix="raftlab-hostile-"))
+    atexit.register(shutil.rmtree, folder)
+    bank.write(folder, entries(level, user))
+    for name in ("tmp", "stage"):
+        (folder / name).mkdir()
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("driver.py")),
+        "run",
+        "class",
+        "--labs",
+        "2A",
+        "--runs",
+        "1",
+    ]
+    command += ["--jobs", "6", "--sandbox", level]
+    if user != THIS_USER:
+        os.chown(folder, ordinary_user.USER, ordinary_user.USER)
+        os.chown(folder / "tmp", ordinary_user.USER, ordinary_user.USER)
+        command = ordinary_user.as_ordinary_user(command, folder / "stage")
     done = subprocess.run(
-        [
-            sys.executable,
-            str(driver),
-            "run",
-            "class",
-            "--labs",
-            "2A",
-            "--runs",
-            "1",
-            "--jobs",
-            "6",
-            "--sandbox",
-            "bwrap",
-        ],
+        command,
         cwd=folder,
-        env={**os.environ, bank.SECRET: "key", "TMPDIR": str(folder / "tmp")},
+        env={**os.environ, bank.SECRET: "key", "TMPDIR": str(folder / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2, done.stderr
-    return Batch(folder, done.stdout, json.loads((folder / "raftgrade-out" / "report.json").read_text()))
+    return Batch(folder, level, done.stdout, json.loads((folder / "raftgrade-out" / "report.json").read_text()))
 
 
 def texts(submission: dict[str, Any]) -> list[str]:
@@ -76,34 +99,53 @@ def texts(submission: dict[str, Any]) -> list[str]:
     return [problem["text"] for problem in submission["problems"]] + bad
 
 
-@pytest.mark.parametrize("entry", BANK, ids=lambda entry: printable(entry.name))
-def test_the_verdict_is_right(batch: Batch, entry: Entry) -> None:
+EVERYTHING = [(level, user, entry) for level in LEVELS for user in USERS for entry in entries(level, user)]
+
+
+@pytest.mark.parametrize(
+    ("level", "user", "entry"),
+    EVERYTHING,
+    ids=[f"{level}-{user}-{printable(entry.name)}" for level, user, entry in EVERYTHING],
+)
+def test_the_verdict_is_right(level: Literal["bwrap", "rlimits"], user: str, entry: Entry) -> None:
+    batch = grade(level, user)
+    says = entry.says_at_rlimits or entry.says if level == "rlimits" else entry.says
     submission = batch.of(entry)
     assert submission["state"] == (bank.REFUSED if entry.verdict == bank.REFUSED else "graded"), texts(submission)
     assert submission["points"] == (submission["max_points"] if entry.verdict == bank.CLEAN else 0), texts(submission)
     assert bool(texts(submission)) == (entry.verdict != bank.CLEAN), texts(submission)
     for text in texts(submission):
-        assert any(part in text for part in entry.says), text
+        assert any(part in text for part in says), text
     errors = [(network["network"], network["errors"]) for test in submission["tests"] for network in test["networks"]]
     assert ("sim", 0) in errors  # none of the failures is the machine's fault
 
 
-def test_no_process_or_file_is_left_behind(batch: Batch) -> None:
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_process_or_file_is_left_behind(level: Literal["bwrap", "rlimits"], user: str) -> None:
+    batch = grade(level, user)
     assert batch.out.splitlines()[-1] == "0"  # processes
     assert list((batch.folder / "tmp").iterdir()) == []
-    assert sorted(path.name for path in batch.folder.iterdir()) == ["class", "raftgrade-out", "the-answers.txt", "tmp"]
+    left = {path.name for path in batch.folder.iterdir()} - {"tmp", "stage"}
+    assert left == {"class", "raftgrade-out", "the-answers.txt"}
 
 
-def test_no_submission_was_changed(batch: Batch, tmp_path: Path) -> None:
-    (tmp_path / "class").mkdir()
-    for entry in BANK:
-        entry.write(tmp_path / "class")
-        for file in (tmp_path / "class" / entry.name).iterdir():
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_submission_was_changed(level: Literal["bwrap", "rlimits"], user: str) -> None:
+    batch = grade(level, user)
+    for entry in entries(level, user):
+        entry.write(batch.folder / "again")
+        for file in (batch.folder / "again" / entry.name).iterdir():
             if not file.is_symlink():
                 assert (batch.folder / "class" / entry.name / file.name).read_bytes() == file.read_bytes()
+    shutil.rmtree(batch.folder / "again")
 
 
-def test_the_table_is_safe_to_print(batch: Batch) -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_table_is_safe_to_print(level: Literal["bwrap", "rlimits"]) -> None:
+    batch = grade(level, THIS_USER)
     assert "\x1b" not in batch.out
-    assert "student code ran in a sandbox (bwrap)" in batch.out
-    assert "carol \\x1b[31m" in batch.out
+    words = {"bwrap": "student code ran in a sandbox (bwrap)", "rlimits": "could read this machine's files (rlimits)"}
+    assert words[level] in " ".join(batch.out.split())
+    assert ("carol \\x1b[31m" in batch.out) == (level == "bwrap")

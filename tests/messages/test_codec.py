@@ -296,7 +296,7 @@ def test_a_value_that_is_not_a_message_is_refused() -> None:
     with pytest.raises(wire.UnknownMethod) as unknown:
         CODEC.encode_args("request_votes", None)
     assert str(unknown.value) == (
-        "there is no RPC handler 'request_votes'; your Raft class has: request_vote, append_entries"
+        "there is no RPC handler 'request_votes'; your code has: request_vote, append_entries"
     )
 
 

@@ -52,7 +52,7 @@ def test_nagles_algorithm_is_off(pair: tuple[socket.socket, socket.socket]) -> N
 
 
 def test_frames_that_are_too_long(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    sender, receiver = BytesConnection(pair[0], lambda data: None), BytesConnection(pair[1], lambda data: None)
+    sender, receiver = BytesConnection(pair[0], lambda data: None), BytesConnection(pair[1], lambda data: None, 1000)
     monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", 1000)
     sender.send(bytes(1000))
     receiver.receive()
@@ -60,7 +60,6 @@ def test_frames_that_are_too_long(pair: tuple[socket.socket, socket.socket], mon
         sender.send(bytes(1001))
     monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", protocol.MAX_FRAME_BYTES)
     sender.send(bytes(2000))
-    monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", 1000)
     with pytest.raises(BadFrame, match="a frame of 20"):
         receiver.receive()
     sender.close()
@@ -105,7 +104,7 @@ def test_a_connection_has_the_attributes_that_we_use(pair: tuple[socket.socket, 
 
 
 def test_a_call_is_what_rpyc_itself_would_send_first(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Only the first: rpyc numbers its calls from 0, and ours all have the number 0."""
+    """Only the first call is equal, because rpyc numbers its calls from 0, and all of ours have the number 0."""
     ours = BytesConnection(pair[0], lambda data: None)
     theirs = rpyc.Connection(rpyc.VoidService(), rpyc.Channel(SocketStream(pair[1])), {})
     ours.send(b"hello")

@@ -10,15 +10,17 @@ from raftlab.api import ApplyMsg
 from raftlab.explain import rules
 from raftlab.explain.failure import LabFailure, Rule
 from raftlab.referee.referee import Referee
+from tests.conftest import let_anyone_lead
 
 Entry = tuple[int, Any]
 
 
 class History:
-    """A cluster whose events are passed to a referee one by one. Each method adds events and returns the hihistory."""
+    """A cluster whose events are passed to a referee one by one. Each method adds events and returns the history."""
 
     def __init__(self, servers: int = 3, lab: str = "2D", scripted: bool = False) -> None:
         self.referee = Referee(lab, servers, scripted)
+        let_anyone_lead(self.referee)
         for server in range(servers):
             self.referee.booted(server, 1)
 
@@ -54,6 +56,11 @@ class History:
             self.referee.saved(dst)
         self.referee.answered(dst, src, "request_vote", args, {"term": term, "vote_granted": True})
         return self
+
+    def send_and_restart(self, src: int, dst: int, term: int) -> History:
+        """``src`` leads ``term``, as its message shows, and restarts."""
+        self.send(src, dst, term)
+        return self.restart(src)
 
     def apply(self, server: int, *commands: Any, first: int = 1) -> History:
         for index, command in enumerate(commands, first):
@@ -156,6 +163,21 @@ BROKEN = {
         "expected S1 to vote once in term 1, but it voted for S0 and then, after a restart, for S2",
         rules.SURVIVES,
     ),
+    "a leader forgets its vote for itself": (
+        lambda: History().vote(0, 1, 1).send_and_restart(0, 1, 1).vote(2, 0, 1),
+        "expected S0 to vote once in term 1, but it voted for itself and then, after a restart, for S2",
+        rules.SURVIVES,
+    ),
+    "a candidate votes for another": (
+        lambda: History().vote(0, 1, 1).vote(2, 0, 1),
+        "expected S0 to vote once in term 1, but it voted for itself and then for S2",
+        rules.ONE_VOTE,
+    ),
+    "a voter asks in the same term after a restart": (
+        lambda: History().vote(2, 0, 1).restart(0).vote(0, 1, 1),
+        "expected S0 to vote once in term 1, but it voted for S2 and then, after a restart, for itself",
+        rules.SURVIVES,
+    ),
     "a snapshot that no service took": (
         lambda: History().chunk(0, 10, 0, b"x", True),
         "expected a snapshot that some service has taken, but S0 sends one up to index 10, where no service took one",
@@ -210,6 +232,10 @@ def test_correct_styles() -> None:
     # The same vote or entries again, after a restart and without another save.
     History().vote(0, 1, 1).restart(1).vote(0, 1, 1, save=False)
     History().append(0, 1, 1, (0, 0), A).restart(1).append(0, 1, 1, (0, 0), A, save=False)
+    # A candidate crashes before it has saved, or counted, its vote for itself. Then it votes for another one.
+    History().vote(0, 1, 1).restart(0).vote(2, 0, 1)
+    # It leads in its second attempt, which it counts from the start.
+    History().vote(0, 1, 1).restart(0).vote(0, 2, 1).send(0, 1, 1)
     # One server alone is a majority; a restarted one applies everything again.
     History(1).apply(0, "a").restart(0).apply(0, "a", "b")
     two_committed().restart(0).apply(0, "a", "b")
@@ -218,6 +244,13 @@ def test_correct_styles() -> None:
     history.referee.saved(0)
     history.send(0, 1, 1, (0, 0), A)
     history.append(1, 0, 2, (0, 0), A, save=False)
+    # A follower agrees up to its commit index only, and takes the rest of the message later. It may then vote without it.
+    history = History()
+    for dst in (1, 2):
+        history.append(0, dst, 1, (0, 0), A)
+    history.referee.arrived(1, 0, "append_entries", {**history.send(0, 1, 1, (1, 1)), "leader_commit": 1})
+    history.append(0, 1, 1, (0, 0), A, B, save=False).apply(0, "a")
+    history.vote(2, 1, 2, (1, 1)).send(2, 0, 2, (1, 1))
     # Entries that a snapshot brought need no save of their own.
     history = History()
     history.referee.arrived(1, 0, "install_snapshot", {"term": 1, "last_included_index": 2})
@@ -234,3 +267,54 @@ def test_before_lab_2c_nothing_survives_a_restart() -> None:
 
 def test_scripted_servers_may_have_any_log() -> None:
     History(scripted=True).append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B).apply(0, "x")
+
+
+# --- leaders are elected ---
+
+
+def elect(referee: Referee, leader: int, term: int, *voters: int) -> None:
+    args = {"term": term, "candidate_id": leader, "last_log_index": 0, "last_log_term": 0}
+    for voter in voters:
+        referee.sent(leader, voter, "request_vote", args)
+        referee.arrived(voter, leader, "request_vote", args)
+        referee.saved(voter)
+        referee.answered(voter, leader, "request_vote", args, {"term": term, "vote_granted": True})
+
+
+HEARTBEAT = {"leader_id": 0, "prev_log_index": 0, "prev_log_term": 0, "entries": [], "leader_commit": 0}
+
+
+@pytest.mark.parametrize("lab", ["2A", "2D", "2E"])
+@pytest.mark.parametrize("voters", [(), (1,)])
+@pytest.mark.parametrize("how", ["sent", "observed"])
+def test_a_leader_needs_votes(lab: str, voters: tuple[int, ...], how: str) -> None:
+    def lead(term: int) -> None:
+        if how == "sent":
+            referee.sent(0, 1, "append_entries", {"term": term, **HEARTBEAT})
+        else:
+            referee.observed(0, term, True)
+
+    referee = Referee(lab, 5)
+    elect(referee, 0, 3, 1, 2)
+    lead(3)
+    lead(3)
+    elect(referee, 0, 4, *voters)
+    with pytest.raises(LabFailure) as caught:
+        lead(4)
+    seen = "it has only those of S0, S1" if voters else "it has asked nobody for votes in that term"
+    text = "expected S0 to lead term 4 only with the votes of most of S0, S1, S2, S3, S4, but"
+    if lab != "2E" or how != "sent":  # there, the rule about configurations may see it first
+        assert caught.value.failure.text == f"{text} {seen}"
+        assert caught.value.failure.rule is rules.MAJORITY
+
+
+def test_a_single_server_leads() -> None:
+    Referee("2D", 1).observed(0, 1, True)
+    Referee("2E", 3, members=[0]).observed(0, 1, True)
+
+
+def test_a_leader_may_count_by_a_configuration_that_was_asked_for() -> None:
+    referee = Referee("2E", 5, members=[0, 1, 2, 3, 4])
+    referee.change_requested(0, frozenset([0, 1, 2]))
+    elect(referee, 0, 2, 1)
+    referee.observed(0, 2, True)

@@ -10,6 +10,7 @@ from raftlab.api import ApplyMsg
 from raftlab.explain import rules
 from raftlab.explain.failure import LabFailure
 from raftlab.referee.referee import Referee
+from tests.conftest import let_anyone_lead
 
 C3, C4, C1 = [0, 1, 2], [0, 1, 2, 3], [0]
 
@@ -23,10 +24,11 @@ def command(term: int, text: str) -> dict[str, Any]:
 
 
 class History:
-    """Events of six servers, of which S0 leads term 1 and ``members`` vote at first. Each method returns the hihistory."""
+    """Events of six servers, of which S0 leads term 1 and ``members`` vote at first. Each method returns the history."""
 
     def __init__(self, lab: str = "2E", members: list[int] = C3) -> None:
         self.referee = Referee(lab, 6, False, members)
+        let_anyone_lead(self.referee)
         for server in range(6):
             self.referee.booted(server, 1)
 
@@ -82,7 +84,7 @@ def test_joint_consensus_needs_both() -> None:
     assert caught.value.failure.rule == rules.BOTH_MAJORITIES
     history = begun().send(3, 1, joint).send(4, 1, joint).send(1, 1, joint)
     history.apply(0, 2, [0, 1, 2, 3, 4, 5])
-    # C_new follows, and S0, which is not in it, does not count.
+    # C_new follows. S0 is not a member of C_new, so it does not count.
     history.send(3, 2, conf(1, [3, 4, 5])).send(4, 2, conf(1, [3, 4, 5])).apply(0, 3, [3, 4, 5])
 
 
@@ -111,3 +113,14 @@ def test_a_term_grows_by_pre_votes_only() -> None:
         # S2 was asked for a pre-vote for term 1, but has received no message of that term.
         referee.observed(2, 1, False)
     assert caught.value.failure.rule == rules.PRE_VOTE_CHANGES_NOTHING
+
+
+def test_a_negative_index_is_judged_like_any_other() -> None:
+    """A server that names index -1 as the end of its log is wrong, but that must not end as an error of the judge."""
+    history = begun()
+    args = {"term": 2, "candidate_id": 1, "last_log_index": -1, "last_log_term": 0}
+    history.referee.sent(1, 2, "request_vote", args)
+    history.referee.arrived(2, 1, "request_vote", args)
+    with pytest.raises(LabFailure) as caught:
+        history.referee.answered(2, 1, "request_vote", args, {"term": 2, "vote_granted": True})
+    assert caught.value.failure.rule == rules.SAVE_FIRST

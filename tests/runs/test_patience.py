@@ -1,4 +1,4 @@
-"""Code that hangs in one run after the other is not waited for in all of them."""
+"""If a test hangs in several runs in a row, its remaining runs are not made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raftlab.explain.failure import Failure
-from raftlab.runs.plugin import HANGS, Patience
+from raftlab.runs.patience import HANGS, Patience
 from raftlab.runs.record import Record, from_line
 from raftlab.suites import catalogue
 from tests.conftest import ROOT
@@ -29,9 +29,9 @@ class Raft:
 """
 
 
-def test_the_rest_is_not_run(tmp_path: Path) -> None:
+def test_runs_after_several_hangs_are_not_made(tmp_path: Path) -> None:
     (tmp_path / "raft.py").write_text(HANGING)
-    # For this test a hang is known after a tenth of a second.
+    # In this test, code counts as hanging after a tenth of a second.
     (tmp_path / "impatient.py").write_text(
         "import raftlab.worlds.sim_world\nraftlab.worlds.sim_world.HANG_CPU_S = 0.1\n"
     )
@@ -65,7 +65,7 @@ def _record(test: str, kind: str) -> Record:
     return record(test, outcome="failed", failure=Failure(kind, "it is told what happened"))
 
 
-def test_one_run_that_ends_is_a_new_beginning() -> None:
+def test_a_run_that_ends_resets_the_count_of_hangs() -> None:
     patience = Patience()
     for kind in ["host-hangs"] * (HANGS - 1) + [""] + ["host-hangs"] * (HANGS - 1) + ["assertion"]:
         patience.ended(_record("first", kind))

@@ -1,4 +1,5 @@
-"""What pytest prints of a run: nothing of the suite's own text for a student's failure, all of it for one of ours."""
+"""What pytest prints about a run: none of the suite's code for a student's failure, but a full traceback for a bug of
+ours."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raftlab.runs.record import End, Record, from_line
 from raftlab.suites import catalogue
 from tests.conftest import ROOT, SKELETON
 
@@ -17,28 +19,49 @@ pytestmark = pytest.mark.slow
 SUITE = catalogue.suite_file("2A")
 
 
-def _printed(folder: Path, ours: str = "") -> str:
-    """Of one test that the skeleton fails; ``ours`` is done to the lab before."""
+def _printed(folder: Path, ours: str = "", *options: str, pass_fds: tuple[int, ...] = ()) -> str:
+    """What pytest prints for one test that the skeleton fails. The code ``ours`` changes raftlab first."""
     (folder / "ours.py").write_text(ours)
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
     command += ["-p", "ours", "-p", "raftlab.runs.plugin"]
     command += ["-c", str(SUITE.with_name("pytest.ini")), "--rootdir", str(SUITE.parent), "--noconftest", str(SUITE)]
-    command += [f"--impl={SKELETON}", "--only=initial_election"]
+    command += [f"--impl={SKELETON}", "--only=initial_election", *options]
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT / 'labs'}"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, pass_fds=pass_fds)
     assert (done.returncode, done.stderr) == (1, "")
     return done.stdout
 
 
 def test_the_suite_is_not_quoted_for_a_failing_run(tmp_path: Path) -> None:
     printed = _printed(tmp_path)
-    assert "expected" in printed  # what was seen is told
+    assert "expected" in printed  # the failure itself is printed
     assert "one_leader()" not in printed
 
 
-def test_where_the_lab_itself_failed_is_quoted(tmp_path: Path) -> None:
+def test_a_failure_of_raftlab_itself_is_quoted(tmp_path: Path) -> None:
     printed = _printed(
         tmp_path, "import raftlab.harness.cluster\nraftlab.harness.cluster.Cluster.one_leader = lambda self: 1 / 0\n"
     )
     assert "one_leader()" in printed
     assert "ZeroDivisionError" in printed
+
+
+def test_a_run_together_with_its_judge_is_reported_in_the_same_way(tmp_path: Path) -> None:
+    def records(*options: str) -> tuple[list[Record | End], str]:
+        with (tmp_path / "records").open("w+b") as file:
+            fd = f"--records-fd={file.fileno()}"
+            # A run that is not made together cannot be made at all.
+            ours = (
+                "from raftlab.runs import run, together\ntogether.RUNS_APART = 0\nrun.Run.cluster = None\n"
+                if options
+                else ""
+            )
+            printed = _printed(tmp_path, ours, fd, *options, pass_fds=(file.fileno(),))
+            file.seek(0)
+            found = [from_line(line) for line in file]
+        for record in found:
+            if isinstance(record, Record):
+                record.wall_s = record.cpu_s = 0.0
+        return found, printed.rpartition(" in ")[0]
+
+    assert records("--together") == records()

@@ -1,4 +1,4 @@
-"""Which traces stay when there is no room for all: the same ones, whatever the order and however often it was begun."""
+"""Which traces are kept if not all fit: the same ones in any order of the runs, and after any number of restarts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def name(place: Place) -> str:
 
 def write(folder: Path, place: Place, size: int) -> str:
     folder.mkdir(exist_ok=True)
-    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # is not weighed
+    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # the header's size does not count
     (folder / name(place)).write_bytes(header + bytes(size))
     return name(place)
 
@@ -32,7 +32,7 @@ def there(folder: Path) -> set[str]:
 
 
 def fitting(failed: Failed) -> set[str]:
-    """What should stay, said another way."""
+    """The traces that should be kept, computed in another way."""
     inside: set[str] = set()
     together = 0
     for place, size in sorted(failed.items()):
@@ -44,9 +44,9 @@ def fitting(failed: Failed) -> set[str]:
 
 
 @pytest.mark.slow
-@settings(derandomize=True, deadline=None)  # files take their time on a busy machine
+@settings(derandomize=True, deadline=None)  # files can be slow on a busy machine
 @given(failed=FAILED, data=st.data())
-def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: st.DataObject) -> None:
+def test_kept_traces_do_not_depend_on_order_or_restarts(failed: Failed, data: st.DataObject) -> None:
     order = data.draw(st.permutations(sorted(failed)))
     killed_at = data.draw(st.integers(0, len(order)))
     with tempfile.TemporaryDirectory() as home:
@@ -60,7 +60,7 @@ def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: 
 
         for number, place in enumerate(order):
             if number == killed_at:
-                # As a regrade does it: what the records tell of, in any order, whether it is still there or not.
+                # A new grading counts the traces that the records name, in any order, whether or not they still exist.
                 room = TraceQuota(folder, MOST)
                 told.clear()
                 for earlier in data.draw(st.permutations(order[:number])):
@@ -73,8 +73,9 @@ def test_what_stays_does_not_depend_on_order_nor_on_kills(failed: Failed, data: 
 @pytest.mark.slow
 @settings(derandomize=True, deadline=None)
 @given(failed=FAILED, data=st.data())
-def test_nor_on_how_the_runs_are_cut_into_jobs(failed: Failed, data: st.DataObject) -> None:
-    """A job keeps to the room, too, and may know less: what it lets go has no room in the whole either."""
+def test_kept_traces_do_not_depend_on_the_jobs(failed: Failed, data: st.DataObject) -> None:
+    """Each job has the same quota. A trace that does not fit into a job's quota does not fit into the submission's
+    either."""
     places = data.draw(st.permutations(sorted(failed)))
     cut = data.draw(st.integers(0, len(places)))
     with tempfile.TemporaryDirectory() as home:
@@ -92,7 +93,7 @@ def test_nor_on_how_the_runs_are_cut_into_jobs(failed: Failed, data: st.DataObje
         assert there(folder) == fitting(failed)
 
 
-def test_a_trace_that_has_no_room_need_not_be_written(tmp_path: Path) -> None:
+def test_a_trace_over_the_quota_need_not_be_written(tmp_path: Path) -> None:
     room = TraceQuota(tmp_path, MOST)
     assert room.folder_for((5, 0)) == tmp_path
     assert room.took((1, 0), write(tmp_path, (1, 0), 90)) == []
@@ -103,7 +104,16 @@ def test_a_trace_that_has_no_room_need_not_be_written(tmp_path: Path) -> None:
     assert there(tmp_path) == {name((1, 0))}
 
 
-def test_a_run_that_is_made_again_counts_once(tmp_path: Path) -> None:
+def test_the_failure_in_the_header_counts(tmp_path: Path) -> None:
+    for number, failure in enumerate((b"null", b'{"kind":"exception","text":"%s"}' % (b"x" * 60))):
+        header = b'{"trace":1,"replay":"somewhere","failure":%s}\n' % failure
+        (tmp_path / name((number, 0))).write_bytes(header + bytes(30))
+    quota = TraceQuota(tmp_path, MOST)
+    assert quota.took((0, 0), name((0, 0))) == []
+    assert quota.took((1, 0), name((1, 0))) == [(1, 0)]
+
+
+def test_a_run_that_is_repeated_counts_once(tmp_path: Path) -> None:
     room = TraceQuota(tmp_path, MOST)
     for size in (90, 60, 80):
         assert room.took((0, 0), write(tmp_path, (0, 0), size)) == []
@@ -111,14 +121,14 @@ def test_a_run_that_is_made_again_counts_once(tmp_path: Path) -> None:
     assert room.took((0, 0), write(tmp_path, (0, 0), 81)) == [(0, 1)]
 
 
-def test_who_takes_the_traces_away_gets_new_ones(tmp_path: Path) -> None:
+def test_deleted_traces_are_written_again(tmp_path: Path) -> None:
     folder = tmp_path / "traces"
     room = TraceQuota(folder, MOST)
     assert room.took((0, 0), name((0, 0))) == [(0, 0)]
     assert room.took((1, 0), write(folder, (1, 0), 10)) == []
 
 
-def test_without_an_end_all_are_kept_and_without_a_folder_none(tmp_path: Path) -> None:
+def test_quotas_without_a_limit_or_a_folder(tmp_path: Path) -> None:
     room = TraceQuota(tmp_path, -1)
     assert room.took((0, 0), write(tmp_path, (0, 0), 1000)) == []
     assert room.folder_for((9, 9)) == tmp_path

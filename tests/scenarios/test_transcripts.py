@@ -19,7 +19,7 @@ def test_a_scenario_ends_as_its_transcript_says(path: Path) -> None:
     difference = short_diff(path.name, path.read_text(encoding="utf-8"), transcript(path))
     if difference:
         pytest.fail(
-            f"if this is what it must be, run python -m tests.update tests/scenarios\n{difference}", pytrace=False
+            f"if the new end is correct, run python -m tests.update tests/scenarios\n{difference}", pytrace=False
         )
 
 

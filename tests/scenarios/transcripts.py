@@ -35,5 +35,5 @@ def transcript(path: Path) -> str:
 def _end(path: Path, implementation: Path) -> tuple[str, ...]:
     scenario = names.read(path)
     with closing(Implementation(implementation)) as impl:
-        run = Run(impl, names.info_of(scenario), "sim", scenario.seed, scenario.preempt)
+        run = Run(impl, names.info_of(scenario), "sim", scenario.seed, scenario.schedule)
         return names.expected(run.play(ScenarioPlayer(scenario).play))

@@ -14,7 +14,7 @@ from raftlab.labs import LABS, Lab
 from raftlab.messages.protocol import Problem
 from raftlab.submission import contract, source
 
-LAB_2A, LAB_2F = LABS["2A"], LABS["2F"]
+LAB_2A, LAB_2F, LAB_2G = LABS["2A"], LABS["2F"], LABS["2G"]
 Files = dict[str, str] | str  # file name → text; a plain string is the text of raft.py
 
 MESSAGES = """\
@@ -122,7 +122,7 @@ def check_by_importing(submission: source.Submission, lab: Lab = LAB_2A) -> list
             module: Any = importlib.import_module(submission.name)
         except BaseException as exc:
             return [contract.explain_import_error(exc, submission)]
-        return contract.check_module(module, lab, submission)
+        return contract.check_module(module, contract.contracts(lab)[0], submission)
     finally:
         sys.path.remove(str(submission.root))
         sys.dont_write_bytecode = writes
@@ -296,4 +296,32 @@ BROKEN_2F: dict[str, Files] = {
     "InstallSnapshotArgs without the fields of lab 2E": GOOD_2F.replace(
         f"    done: bool\n{VOTERS}", "    done: bool\n"
     ),
+}
+
+# --- for lab 2G ---
+
+FLAG = "    leadership_transfer: bool = False\n"
+TRANSFER = """\
+    def transfer_leadership(self, target): ...
+    def timeout_now(self, args: TimeoutNowArgs) -> TimeoutNowReply: ...
+"""
+TIMEOUT_NOW = """
+@dataclass
+class TimeoutNowArgs:
+    term: int
+    leader_id: int
+
+
+@dataclass
+class TimeoutNowReply:
+    term: int
+"""
+GOOD_2G = (GOOD_2F + TIMEOUT_NOW).replace(LATER, LATER + TRANSFER)
+GOOD_2G = GOOD_2G.replace("    last_log_term: int\n", f"    last_log_term: int\n{FLAG}")
+
+BROKEN_2G: dict[str, Files] = {
+    "the methods of lab 2G are missing": GOOD_2F,
+    "RequestVoteArgs without leadership_transfer": GOOD_2G.replace(FLAG, ""),
+    "leadership_transfer as an int": GOOD_2G.replace(FLAG, FLAG.replace("bool = False", "int = 0")),
+    "leadership_transfer without a default": GOOD_2G.replace(FLAG, FLAG.replace(" = False", "")),
 }

@@ -6,18 +6,59 @@ from pathlib import Path
 
 import pytest
 
+from raftlab.labs import LABS, Lab
 from raftlab.submission import contract
-from tests.submission.broken import BROKEN, BROKEN_2F, GOOD, GOOD_2F, LAB_2A, LAB_2F, METHODS_BROKEN, build, check
+from tests.submission.broken import (
+    BROKEN,
+    BROKEN_2F,
+    BROKEN_2G,
+    GOOD,
+    GOOD_2F,
+    GOOD_2G,
+    LAB_2A,
+    LAB_2F,
+    LAB_2G,
+    METHODS_BROKEN,
+    Files,
+    build,
+    check,
+)
 
 
 def test_good_submissions_have_no_problems(tmp_path: Path) -> None:
     assert check(build(tmp_path / "a", GOOD)) == []
     assert check(build(tmp_path / "b", GOOD_2F), LAB_2F) == []
+    assert check(build(tmp_path / "c", GOOD_2G), LAB_2G) == []
+    assert check(build(tmp_path / "c", GOOD_2G), LAB_2F) == []
 
 
-@pytest.mark.parametrize("mistake", [*BROKEN, *BROKEN_2F])
-def test_broken_submissions_have_well_formed_problems(tmp_path: Path, mistake: str) -> None:
-    files, lab = (BROKEN_2F[mistake], LAB_2F) if mistake in BROKEN_2F else (BROKEN[mistake], LAB_2A)
+def test_lab_2f_needs_no_method_that_few_of_its_tests_call(tmp_path: Path) -> None:
+    lines = GOOD_2F.splitlines(keepends=True)
+    without = "".join(line for line in lines if "def change_membership" not in line and "def snapshot" not in line)
+    assert without != GOOD_2F
+    assert check(build(tmp_path / "a", without), LAB_2F) == []
+    problems = check(build(tmp_path / "b", without), LABS["2E"])
+    assert {problem.text.split("(")[0] for problem in problems} == {
+        "Raft has no method snapshot",
+        "Raft has no method change_membership",
+    }
+
+
+def test_lab_2g_needs_neither_2e_nor_2f(tmp_path: Path) -> None:
+    lines = GOOD_2G.splitlines(keepends=True)
+    without = "".join(line for line in lines if "def change_membership" not in line and "def pre_vote" not in line)
+    assert check(build(tmp_path, without), LAB_2G) == []
+
+
+ALL_BROKEN: list[tuple[str, Files, Lab]] = [
+    (mistake, files, lab)
+    for bank, lab in ((BROKEN, LAB_2A), (BROKEN_2F, LAB_2F), (BROKEN_2G, LAB_2G))
+    for mistake, files in bank.items()
+]
+
+
+@pytest.mark.parametrize(("files", "lab"), [each[1:] for each in ALL_BROKEN], ids=[each[0] for each in ALL_BROKEN])
+def test_broken_submissions_have_well_formed_problems(tmp_path: Path, files: Files, lab: Lab) -> None:
     for problem in check(build(tmp_path, files), lab):
         assert "\n" not in problem.text
         assert problem.where.startswith(tuple(name for name in ("raft.py:", *files) if name.endswith((".py", ":"))))

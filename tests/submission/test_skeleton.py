@@ -17,6 +17,7 @@ from raftlab.tools.check import check
 ROOT = Path(__file__).parents[2]
 SOLUTION = ROOT / "solutions" / "raft.py"
 SKELETON = ROOT / "skeleton" / "raft.py"
+FILES = ("raft.py", "kv.py")
 LABS = ("2A", "2B")
 
 SMALL = '''"""A text."""
@@ -98,9 +99,15 @@ class Raft:
 '''
 
 
-def test_committed_skeleton_is_up_to_date() -> None:
-    command = "python -m raftlab.submission.skeleton solutions/raft.py skeleton/raft.py"
-    assert SKELETON.read_text() == skeleton.generate(SOLUTION.read_text()), f"regenerate it: {command}"
+def generated(name: str, start: str = "") -> str:
+    """A file of the skeleton, or of the start at a later lab."""
+    return skeleton.generate(SOLUTION.with_name(name).read_text(), start, name=name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_committed_skeleton_is_up_to_date(name: str) -> None:
+    command = f"python -m raftlab.submission.skeleton solutions/{name} skeleton/{name}"
+    assert SKELETON.with_name(name).read_text() == generated(name), f"regenerate it: {command}"
 
 
 def test_skeleton_passes_the_contract_check() -> None:
@@ -113,25 +120,45 @@ def test_skeleton_has_all_methods_and_no_markers() -> None:
     for word in ("# region", "# endregion", "# skeleton:", "# hint:"):
         assert word not in text
     names = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    calls = ["__init__", "get_state", "start", "snapshot", "change_membership", "status"]
-    assert names == [*calls, "request_vote", "append_entries", "install_snapshot", "pre_vote"]
+    calls = ["__init__", "get_state", "start", "snapshot", "change_membership", "transfer_leadership"]
+    calls += ["read_index", "lease_index", "status"]
+    assert names == [
+        *calls,
+        "request_vote",
+        "append_entries",
+        "install_snapshot",
+        "pre_vote",
+        "timeout_now",
+        "read_index_of",
+    ]
+
+
+def test_the_skeleton_of_the_service_has_all_methods_and_no_markers() -> None:
+    text = SKELETON.with_name("kv.py").read_text()
+    for word in ("# region", "# endregion", "# skeleton:", "# hint:"):
+        assert word not in text
+    names = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert names == ["__init__", "client_request", "__init__", "get", "put", "append", "swap", "_execute"]
 
 
 @pytest.mark.parametrize("lab", labs.LABS)
 def test_every_lab_can_be_the_start(lab: str, tmp_path: Path) -> None:
-    (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(), lab))
-    text = (tmp_path / "raft.py").read_text()
-    for other in labs.LABS:
-        assert (f"Your code here ({other}): " in text) == (other >= lab)
-    assert check(tmp_path, list(labs.LABS)) == []
+    for name in FILES:
+        (tmp_path / name).write_text(generated(name, lab))
+    text = "".join((tmp_path / name).read_text() for name in FILES)
+    order = list(labs.LABS)
+    for other in order:
+        assert (f"Your code here ({other}): " in text) == (order.index(other) >= order.index(lab))
+    assert check(tmp_path, order) == []
 
 
 @pytest.mark.skipif(shutil.which("ruff") is None, reason="ruff is not on the path")
 def test_skeleton_passes_the_linter(tmp_path: Path) -> None:
     for lab in labs.LABS:
-        start = tmp_path / lab / "raft.py"
-        start.parent.mkdir()
-        start.write_text(skeleton.generate(SOLUTION.read_text(), lab))
+        start = tmp_path / lab
+        start.mkdir()
+        for name in FILES:
+            (start / name).write_text(generated(name, lab))
         for command in (["ruff", "format", "--check", "--line-length=120"], ["ruff", "check", "--isolated"]):
             done = subprocess.run([*command, "--no-cache", str(start)], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout

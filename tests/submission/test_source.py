@@ -120,7 +120,7 @@ def test_a_folder_without_raft_py(tmp_path: Path) -> None:
     build(tmp_path, {"server.py": "", "Raft.py": ""})
     assert refusal(tmp_path) == (
         f"there is no raft.py in {tmp_path}, only Raft.py, server.py: "
-        "rename the file with your Raft class, or name it instead of the folder"
+        "if one of these contains your Raft class, rename it to raft.py, or pass its path instead of the folder"
     )
 
 

@@ -1,45 +1,70 @@
-"""The suites pass correct Rafts in clearly different styles (``tests/correct``). A false alarm is our worst bug.
+"""The suites pass correct Rafts in clearly different styles (``tests/correct``). A false alarm is the worst bug that
+raftlab can have.
 
-Those called ``whole_...`` have all labs up to 2F, the others only lab 2A. A student who submits lab 2C has not done lab 2F
-yet, so the former also run without the later labs (their constant ``UPTO`` switches these off). To save time, each lab runs
-with only two or three of them here. To run every style with every lab and many seeds, use
+Those called ``whole_...`` have all labs up to 2F, some of them also 2G; the others have only lab 2A. A student who submits
+lab 2C has not done lab 2F yet, so the former also run without the later labs (their constant ``UPTO`` switches these off).
+Lab 2G needs neither 2E nor 2F, and lab 3 is tested in ``test_correct_services.py``.
+
+To save time, each Raft runs a sample of each suite here, so that each test runs on one Raft of each group. With
+``--whole-suites``, each Raft runs every test. To run every style with many seeds, use
 ``raftgrade run tests/correct/whole_*``.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-import raftlab.suites
 from raftlab import labs
-from raftlab.runs.record import End, Record, from_line
 from raftlab.suites import catalogue
+from raftlab.suites.catalogue import TestInfo
 from tests.conftest import ROOT
+from tests.known_bugs import failures_of
 
 pytestmark = pytest.mark.slow
 
 STYLES = sorted(path.parent.name for path in (ROOT / "tests" / "correct").glob("*/raft.py"))
 WHOLE = [style for style in STYLES if style.startswith("whole_")]
 NOW = 'UPTO = "2F"\n'
-SUITES = Path(raftlab.suites.__file__).parent
+HANDS_OVER = [
+    style
+    for style in WHOLE
+    if "def transfer_leadership" in (ROOT / "tests" / "correct" / style / "raft.py").read_text()
+]
 
 
-def _runs() -> list[tuple[str, str, str]]:
-    """Each run as (style, lab, the last lab that the student has done)."""
-    runs = [(style, "2A", "2A") for style in STYLES if style not in WHOLE]
-    for number, style in enumerate(WHOLE):
-        for at, lab in enumerate(labs.LABS):
-            if (number + at) % (2 if labs.find(lab).has("membership") else 3) == 0:
-                runs.append(
-                    (style, lab, "2D" if not labs.find(lab).has("membership") else "2F" if number // 2 % 2 else lab)
-                )
-    return runs
+def upto(styles: Sequence[str], *last: str) -> list[tuple[str, str]]:
+    """The Rafts of a group, as (style, the last lab that the student has done). ``last`` are these labs for equal parts of
+    the group."""
+    return [(style, last[number * len(last) // len(styles)]) for number, style in enumerate(styles)]
+
+
+# The Rafts that run the suite of each lab. Within a group, each of them runs a sample.
+GROUPS = {
+    "2A": [upto([style for style in STYLES if style not in WHOLE], "2A"), upto(WHOLE, "2D")],
+    "2B": [upto(WHOLE, "2D")],
+    "2C": [upto(WHOLE, "2D")],
+    "2D": [upto(WHOLE, "2D")],
+    "2E": [upto(WHOLE, "2E", "2F")],
+    "2F": [upto(WHOLE, "2F")],
+    "2G": [upto(HANDS_OVER, "2D", "2F")],
+}
+RAFTS = sorted({raft for groups in GROUPS.values() for group in groups for raft in group})
+
+
+def sample_of(raft: tuple[str, str], whole: bool) -> list[TestInfo]:
+    """The tests that this Raft runs, of all labs."""
+    found = []
+    for lab, groups in GROUPS.items():
+        for group in groups:
+            if raft in group:
+                step = 1 if whole else len(group)
+                found += catalogue.tests(lab)[group.index(raft) % step :: step]
+    return found
 
 
 def without_later_labs(style: str, lab: str, folder: Path) -> Path:
@@ -55,42 +80,17 @@ def without_later_labs(style: str, lab: str, folder: Path) -> Path:
     return copy
 
 
-def records_of(impl: Path, lab: str, seeds: str) -> tuple[list[Record], str]:
-    """Run the lab's suite. Returns the records of all tests and seeds, and pytest's output."""
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-p", "raftlab.runs.plugin"]
-    command += ["-c", str(SUITES / "pytest.ini"), "--rootdir", str(SUITES), str(catalogue.suite_file(lab))]
-    command += ["--lab", lab, "--impl", str(impl), "--seeds", seeds]
-    reader, writer = os.pipe()
-    with open(reader, "rb") as records:
-        try:
-            process = subprocess.Popen(
-                [*command, "--records-fd", str(writer)],
-                pass_fds=[writer],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env={**os.environ, "PYTHONPATH": str(SUITES.parent.parent)},
-            )
-        finally:
-            os.close(writer)
-        with process:
-            # pytest prints a few dozen kilobytes at most, so its output pipe does not fill up during this loop.
-            items = [from_line(line) for line in records]
-            printed = process.communicate()[0]
-    assert items, printed
-    assert items[-1] == End(len(items) - 1), printed
-    return [item for item in items if isinstance(item, Record)], printed
+@pytest.mark.timeout(900)  # with --whole-suites
+@pytest.mark.parametrize("raft", RAFTS, ids="-".join)
+def test_the_suites_pass_a_correct_raft(raft: tuple[str, str], tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    tests = sample_of(raft, pytestconfig.getoption("--whole-suites"))
+    folder = without_later_labs(*raft, tmp_path)
+    assert [(info.name, failure.text) for info, failure in failures_of(folder, tests)] == []
 
 
-@pytest.mark.parametrize(("style", "lab", "upto"), _runs())
-def test_the_suite_passes_a_correct_raft(style: str, lab: str, upto: str, tmp_path: Path) -> None:
-    records, printed = records_of(without_later_labs(style, upto, tmp_path), lab, "1")
-    assert {record.test for record in records} == {info.name for info in catalogue.tests(lab)}
-    assert [record.test for record in records if record.outcome != "passed"] == [], printed
-
-
-def test_there_are_enough_styles() -> None:
-    assert len(STYLES) >= 12
-    assert len(WHOLE) >= 6
-    assert {style for style, lab, _ in _runs() if labs.find(lab).has("membership")} == set(WHOLE)
-    assert {lab for _, lab, upto in _runs() if upto == "2E"} == {"2E"}
+def test_each_test_runs_on_a_raft_of_each_group() -> None:
+    assert len(STYLES) >= 14
+    assert len(WHOLE) >= 8
+    assert set(GROUPS) == {lab.name for lab in labs.LABS.values() if not lab.has("service")}
+    runs = Counter(info.name for raft in RAFTS for info in sample_of(raft, whole=False))
+    assert runs == {info.name: len(groups) for lab, groups in GROUPS.items() for info in catalogue.tests(lab)}

@@ -1,16 +1,18 @@
-"""``raftlab``'s command line in real runs. ``tests/test_refused_commands.py`` has what it refuses."""
+"""``raftlab``'s command line in real runs. ``tests/test_refused_commands.py`` tests what the command line refuses."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from raftlab.submission import skeleton
 from raftlab.suites import catalogue
 from raftlab.tools import new as starter
 from raftlab.tools.arguments import CommandError
+from raftlab.worlds.host_process import WarmHost
 from tests.counts import ALL_LABS, points_of
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +31,8 @@ SKELETON = ROOT / "skeleton" / "raft.py"
 
 
 def environment() -> dict[str, str]:
-    """A student's: nothing of the test run's own pytest, and raftlab found from any folder."""
+    """A student's environment: no variables of the pytest that runs this test, and raftlab can be imported from any
+    folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     assert raftlab.__file__ is not None
     return {**kept, "PYTHONPATH": str(Path(raftlab.__file__).parent.parent), "PYTHONUNBUFFERED": "1"}
@@ -57,7 +61,7 @@ def solved(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_contract_problems_are_told_one_by_one(tmp_path: Path) -> None:
+def test_every_contract_problem_is_listed(tmp_path: Path) -> None:
     text = SKELETON.read_text().replace("def get_state(self)", "def state(self)")
     (tmp_path / "raft.py").write_text(text.replace("def start(self, command: Any)", "def start(self)"))
     done = raftlab_in(tmp_path, "test", "2A")
@@ -87,19 +91,25 @@ def test_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert cli.main(["new", "me"]) == 0
     assert capsys.readouterr().out.endswith("Your code goes into me/raft.py. Start here:  cd me && raftlab test 2A\n")
     assert Path("me/raft.py").read_bytes() == SKELETON.read_bytes()
-    for name in ("README.md", ".gitignore", ".github/workflows/raftlab.yml"):
+    for name in (
+        "kv.py",
+        "README.md",
+        ".gitignore",
+        ".github/workflows/raftlab.yml",
+        ".devcontainer/devcontainer.json",
+    ):
         assert Path("me", name).is_file()
     for handout in Path("me/handouts").glob("*"):
         assert not handout.name.startswith(("instructor", "report-schema"))
     Path("me/raft.py").write_text("mine")
     assert cli.main(["new", "me"]) == 2
-    assert capsys.readouterr().err.startswith("raftlab: me already has raft.py, README.md, .gitignore and ")
+    assert capsys.readouterr().err.startswith("raftlab: me already has kv.py, raft.py, README.md and ")
     assert Path("me/raft.py").read_text() == "mine"
     assert cli.main(["new", "me", "--force"]) == 0
     assert Path("me/raft.py").read_bytes() == SKELETON.read_bytes()
 
 
-def test_new_for_those_who_join_late(
+def test_new_from_a_later_lab(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -112,12 +122,17 @@ def test_new_for_those_who_join_late(
     assert "raftlab test 2C" in Path("me/README.md").read_text()
     assert "lab-2c.md" in Path("me/README.md").read_text()
     assert "raftlab test 2C" in Path("me/.github/workflows/raftlab.yml").read_text()
+    assert cli.main(["new", "service", "--from", "3A"]) == 0
+    assert "Your code goes into service/kv.py. " in capsys.readouterr().out
+    assert "Your code here (2" not in Path("service/raft.py").read_text()  # 3B needs code in both files
+    assert Path("service/kv.py").read_bytes() == SKELETON.with_name("kv.py").read_bytes()
+    assert 'Find "Your code here (3A)" in `kv.py`' in Path("service/README.md").read_text()
     assert cli.main(["new", "you", "--from", "9Z"]) == 2
     assert capsys.readouterr().err == f"raftlab: there is no lab '9Z'; the labs are: {ALL_LABS}\n"
     assert not Path("you").exists()
 
 
-def test_new_keeps_what_is_there(tmp_path: Path) -> None:
+def test_new_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     starter.new(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -137,24 +152,58 @@ def test_commands_in_the_starter_files_exist(tmp_path: Path) -> None:
             cli.make_parser().parse_args(words)
 
 
+@pytest.mark.parametrize(
+    ("command", "needed", "not_needed"),
+    [("--help", "raftlab.cli", "raftlab.runs"), ("test", "raftlab.tools.many_runs", "pytest")],
+)
+def test_a_command_imports_only_what_it_needs(command: str, needed: str, not_needed: str) -> None:
+    code = f"import sys; from raftlab import cli; cli.make_parser({(command,)}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert needed in loaded
+    assert loaded.isdisjoint({not_needed, "rpyc", "pytest", "multiprocessing", "raftlab.play"})
+
+
 def test_labs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["labs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"2A  election: terms, votes, heartbeats, randomised timeouts ({points_of('2A')} points)"
-    assert lines[1] == ("   5  initial_election          sim+rpyc  A leader is elected, and there still is one later")
+    assert lines[1].split(None, 3) == [
+        "5",
+        "initial_election",
+        "sim+rpyc",
+        "A leader is elected, and there is still a leader later",
+    ]
     assert len(lines) == sum(1 + len(catalogue.tests(lab)) for lab in labs.LABS)
 
 
 # --- real runs ---
 
 
+def test_the_contract_check_and_the_runs_share_a_host(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    started: list[WarmHost] = []
+    begin = WarmHost.__init__
+
+    def counted(host: WarmHost, *args: Any) -> None:
+        started.append(host)
+        begin(host, *args)
+
+    monkeypatch.setattr(WarmHost, "__init__", counted)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["test", "2A", "-k", "cluster_of_one", "--impl", str(SOLUTION), "--sandbox", "none"]) == 0
+    (host,) = started
+    assert not host.alive()
+
+
 @pytest.mark.slow
 def test_solution_passes(solved: Path) -> None:
     done = raftlab_in(solved, "test", "2a", "-k", "initial", "--seeds", "2", PYTEST_ADDOPTS="--bad")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("  2/2    A leader is elected, and there still is one later ")
+    assert done.stdout.startswith("  2/2    A leader is elected, and there is still a leader later ")
     assert "lab 2A: 1 of 1 test passed, 5 of 5 points; 2 runs, " in done.stdout
-    assert not (solved / "raftlab-out").exists()
+    assert [path.name for path in (solved / "raftlab-out").iterdir()] == ["results.json"]
 
 
 def test_title_finds_tests_too(solved: Path) -> None:
@@ -163,7 +212,7 @@ def test_title_finds_tests_too(solved: Path) -> None:
 
 
 @pytest.mark.slow
-def test_skeleton_fails_kindly_and_soon(tmp_path: Path) -> None:
+def test_the_skeleton_fails_quickly_with_a_hint(tmp_path: Path) -> None:
     shutil.copy(SKELETON, tmp_path / "raft.py")
     began = time.monotonic()
     done = raftlab_in(tmp_path, "test", "2A")
@@ -172,20 +221,23 @@ def test_skeleton_fails_kindly_and_soon(tmp_path: Path) -> None:
     told = [line.strip() for line in done.stdout.splitlines() if re.match(r" {9}\w+@0: ", line)]
     assert len(told) == len(catalogue.tests("2A")) == done.stdout.count("  FAIL   ")
     assert all(re.match(r"\w+@0: expected ", line) for line in told)
-    test, sentence = told[0].split(": ")
+    test, _, sentence = told[0].partition(": ")
     assert test == "initial_election@0"
-    title = "A leader is elected, and there still is one later"
-    assert f"\n{title}: failed first (initial_election, sim, seed 0)\n{sentence}\n" in done.stdout
-    assert "\n  replay: raftlab replay initial_election@0\n" in done.stdout
+    title = "A leader is elected, and there is still a leader later"
+    assert (
+        f"\n{title}: failed (initial_election, sim, seed 0; of {len(told)} failing runs, this one tells most)\n{sentence}\n"
+        in done.stdout
+    )
+    assert "\n  replay: raftlab replay initial_election@0 --schedule " in done.stdout
     assert f"\nthe traces of the {len(told)} failing runs are in raftlab-out/\n" in done.stdout
-    assert len(list((tmp_path / "raftlab-out").iterdir())) == len(told)
+    assert len(list((tmp_path / "raftlab-out").glob("*.jsonl"))) == len(told)
 
 
 @pytest.mark.slow
-def test_replay_tells_the_same_run(tmp_path: Path) -> None:
+def test_replay_prints_the_same_run(tmp_path: Path) -> None:
     shutil.copy(SKELETON, tmp_path / "raft.py")
     raftlab_in(tmp_path, "test", "2A", "-k", "old_messages", "--seeds", "3:4")
-    (trace,) = (tmp_path / "raftlab-out").iterdir()
+    (trace,) = (tmp_path / "raftlab-out").glob("*.jsonl")
     done = raftlab_in(tmp_path, "replay", "old_messages_do_not_calm@3", "--out", "again.jsonl")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith("   0.000 S0 starts\n")
@@ -243,18 +295,48 @@ def test_interrupt(solved: Path, network: str) -> None:
         children = children_of(process.pid)
         assert children
         process.send_signal(signal.SIGINT)
-        # Half a second, on a machine that has nothing else to do; all 300 runs take many minutes.
+        # This takes half a second on an idle machine. All 300 runs would take many minutes.
         out, err = process.communicate(timeout=90)
     assert (process.returncode, err) == (130, "")
     assert re.search(r"\ninterrupted: \d+ of 300 runs done\n$", out)
-    # The kernel kills the servers' processes when the one that forked them is gone, and needs a moment for it.
+    # The kernel kills the servers' processes when the process that forked them is gone. This takes a moment.
     ended = time.monotonic()
     while (left := [child for child in children if Path(f"/proc/{child}").exists()]) and time.monotonic() - ended < 10:
         time.sleep(0.05)
     assert not left
 
 
-# --- --pdb: a prompt where the student's code stands ---
+# --- outputs that do not work ---
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "error"),
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 2, "raftlab: the output or a file cannot be written: No space left on device\n"),
+        (">/dev/full 2>&1", 2, ""),
+        ("| true; exit ${PIPESTATUS[0]}", 2, ""),
+    ],
+)
+def test_outputs_that_are_closed_or_full(tmp_path: Path, redirection: str, code: int, error: str) -> None:
+    # Buffered, as in a shell, and unbuffered.
+    for unbuffered in ("", "1"):
+        script = f"{shlex.join(command('labs'))} {redirection}"
+        done = subprocess.run(
+            ["bash", "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**environment(), "PYTHONUNBUFFERED": unbuffered},
+        )
+        assert (done.returncode, done.stderr) == (code, error)
+
+
+def test_titles_without_docstrings(tmp_path: Path) -> None:
+    assert "  A leader is elected, and there is still " in raftlab_in(tmp_path, "labs", PYTHONOPTIMIZE="2").stdout
+
+
+# --- --pdb: a debugger in the student's code ---
 
 
 def with_line(folder: Path, before: str, line: str) -> None:

@@ -1,4 +1,4 @@
-"""``raftlab test --check-determinism``: what it finds, and in which words."""
+"""``raftlab test --check-determinism``: what it finds and prints."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.conftest import SOLUTION, Write
 def test_the_reference_repeats(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["test", "2A", "-k", "cluster_of_one", "--seeds", "2", "--impl", str(SOLUTION), "--check-determinism"]
     assert cli.main(asked) == 0
-    assert capsys.readouterr().out == "2 runs, each made twice: no event differs\n"
+    assert capsys.readouterr().out == "2 runs, each performed twice: all events are the same\n"
 
 
-def test_what_differs_is_shown_with_its_likely_source(write_raft: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_are_shown_with_likely_causes(write_raft: Write, capsys: pytest.CaptureFixture[str]) -> None:
     init = """
         others = {object() for _ in range(9)}
         for other in others: log("address", str(id(other)))
@@ -29,11 +29,11 @@ def test_what_differs_is_shown_with_its_likely_source(write_raft: Write, capsys:
     assert cli.main(asked) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "cluster_of_one@0: two runs with the same seed differ"
-    assert said[1].startswith("  event 2 is in one run:  0.000 S0 [address] ")
-    assert said[2].startswith("             and in the other:  0.000 S0 [address] ")
+    assert said[1].startswith("  event 2 of one run:    0.000 S0 [address] ")
+    assert said[2].startswith("  event 2 of the other:  0.000 S0 [address] ")
     assert said[1].split()[-1] != said[2].split()[-1]
     assert said[4:6] == [
-        "1 of 1 run cannot be repeated, so that a replay may show another run.",
+        "1 of 1 run cannot be repeated exactly, so a replay may show a different run.",
         "Likely causes: the order of a set, id() or hash() of an object, or a file that is read.",
     ]
     lines = (folder / "raft.py").read_text().splitlines()
@@ -49,8 +49,8 @@ def test_one_run_may_be_longer() -> None:
     difference = determinism.compare([event], [event, BootEvent(0.7, "boot", 1, 2)])
     assert difference is not None
     assert difference.lines() == [
-        "event 2 is in one run:  (the run is over)",
-        "           and in the other:  0.700 S1 restarts",
+        "event 2 of one run:    (the run is over)",
+        "event 2 of the other:  0.700 S1 restarts",
     ]
     assert determinism.compare([event], [event]) is None
 

@@ -1,4 +1,4 @@
-"""raftlab shrink, diff and fuzz, and the prompt of replay: on Rafts with a mistake, as a student would use them."""
+"""`raftlab shrink`, `diff`, `fuzz` and `replay --pdb`, run as a student would, on Rafts with a mistake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.tools.test_cli import raftlab_in
 
 pytestmark = pytest.mark.slow
 
-LONG = 3600.0  # seconds: the searches below end by themselves
+LONG = 3600.0  # seconds; the searches below end sooner, by themselves
 CLEARS_ITS_VOTE = BANK.find("2A", "el-vote-cleared-same-term")
 FIGURE_8 = BANK.find("2C", "rp-commit-old-term")
 FORGETS_ITS_VOTE = BANK.find("2C", "ps-no-votedfor")
@@ -32,7 +32,13 @@ FORGETS_ITS_VOTE = BANK.find("2C", "ps-no-votedfor")
 
 def shrunk(folder: Path, bug: Bug, name: str, seed: int) -> Shrunk:
     with closing(Implementation(put(bug, folder))) as impl:
-        return Shrinker(impl, LONG).test(catalogue.find_test(name), seed, True)
+        return Shrinker(impl, LONG).test(catalogue.find_test(name), seed)
+
+
+def only_with_whole_suites(config: pytest.Config) -> None:
+    """Skip a search of half a minute that resembles another test's."""
+    if not config.getoption("--whole-suites"):
+        pytest.skip("a long search, run with --whole-suites")
 
 
 def test_a_figure_8_failure(tmp_path: Path) -> None:
@@ -42,14 +48,15 @@ def test_a_figure_8_failure(tmp_path: Path) -> None:
     assert found.scenario.servers <= 3
     assert found.failure.rule is not None
     assert found.failure.rule.name == "commit the own term"
-    # Its text, run again, ends the same way.
+    # The scenario's text, run again, ends in the same way.
     with closing(Implementation(tmp_path)) as impl:
         again = shrink.play(impl, scenario.parse(found.scenario.text()))
     assert again is not None
     assert names.expected(again.failure) == found.scenario.expected
 
 
-def test_a_lost_vote(tmp_path: Path) -> None:
+def test_a_lost_vote(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    only_with_whole_suites(pytestconfig)
     with closing(Implementation(put(FORGETS_ITS_VOTE, tmp_path))) as impl:
         first = next(
             seed for seed in range(100) if shrink.play(impl, random_scenarios.generate("2C", seed)) is not None
@@ -61,14 +68,14 @@ def test_a_lost_vote(tmp_path: Path) -> None:
     assert found.failure.rule.name == "what survives"
 
 
-def test_a_test_that_plays_servers_itself_gets_its_shortest_run(tmp_path: Path) -> None:
+def test_shrinking_a_test_with_scripted_servers_finds_its_shortest_run(tmp_path: Path) -> None:
     found = shrunk(tmp_path, CLEARS_ITS_VOTE, "who_gets_a_vote", 0)
     assert found.scenario is None
     assert found.why_not == "the test plays servers itself"
     assert found.events <= found.events_before
 
 
-def test_what_passes_cannot_be_shrunk(tmp_path: Path) -> None:
+def test_a_passing_run_cannot_be_shrunk(tmp_path: Path) -> None:
     with pytest.raises(NotFailing, match=r"^many_elections@1 passes; there is nothing to shrink$"):
         shrunk(tmp_path, FIGURE_8, "many_elections", 1)
 
@@ -112,11 +119,11 @@ def test_shrink_and_replay(tmp_path: Path) -> None:
     header = json.loads((tmp_path / "again.jsonl").read_text().partition("\n")[0])
     assert header["replay"].startswith("raftlab replay raftlab-out/many_elections-0.txt")
     assert "\nthe run ended as the scenario file says, with the same last events\n" in again.stdout
-    # Another Raft: the file says what it had been.
+    # With a different Raft, the run ends differently, and replay says so.
     (tmp_path / "raft.py").write_text(SOLUTION.read_text())
     well = raftlab_in(tmp_path, "replay", "raftlab-out/many_elections-0.txt")
     assert well.returncode == 0
-    assert "\nthe scenario file says that the run ends differently: expected S" in well.stdout
+    assert "\nthe run did not end as in the scenario file, which says: expected S" in well.stdout
     assert (
         raftlab_in(tmp_path, "shrink", "many_elections@0").stdout
         == "many_elections@0 passes; there is nothing to shrink\n"
@@ -157,7 +164,7 @@ def test_diff(tmp_path: Path) -> None:
     assert "S0⇢S1 RequestVote answers term=4 vote_granted=True" in blocks[1][1]
 
 
-def test_diff_of_what_always_fails(tmp_path: Path) -> None:
+def test_diff_of_a_run_that_always_fails(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "diff", "who_gets_a_vote@0")
     assert done.returncode == 1
@@ -166,7 +173,7 @@ def test_diff_of_what_always_fails(tmp_path: Path) -> None:
 
 
 def test_a_branch_is_the_same_run_until_its_time(tmp_path: Path) -> None:
-    named = names.named("many_elections@3", "sim", True)
+    named = names.named("many_elections@3", "sim", None)
     with closing(Implementation(put(FIGURE_8, tmp_path))) as impl:
         search = diff.Search(impl, named, LONG)
         plain, other, again = search.play(), search.play(Branch(1.5, 0)), search.play(Branch(1.5, 0))
@@ -182,7 +189,7 @@ def test_pdb_at_a_moment(tmp_path: Path) -> None:
     done = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "2.8", "--server", "0", typed=typed)
     assert "stopped at 2.800 s (n: next line, c: continue, q: quit)\n> " in done.stdout
     assert "(Pdb) ('S', 0)\n" in done.stdout
-    # The debugger changes nothing: the run still ends as it does without.
+    # The debugger changes nothing: the run ends as it does without one.
     assert re.search(r"expected S0 .* term 4, .*\n  rule: one vote a term: ", done.stdout)
     assert done.returncode == 1
     left = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "1", typed="q\n")
@@ -243,12 +250,13 @@ def test_the_handouts_scenarios_are_real(tmp_path: Path, name: str) -> None:
         assert shrink.play(impl, told) is None
 
 
-def test_the_handouts_snapshot_is_what_shrink_says(tmp_path: Path) -> None:
+def test_the_handouts_example_of_shrink_is_current(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    only_with_whole_suites(pytestconfig)
     put(GOES_BACK, tmp_path)
     said = raftlab_in(tmp_path, "shrink", "snapshot_unreliable@0").stdout
     assert said == block("shrink: snapshot")
 
 
-def test_the_handouts_fork_is_what_diff_says(tmp_path: Path) -> None:
+def test_the_handouts_example_of_diff_is_current(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     assert raftlab_in(tmp_path, "diff", "many_elections@0").stdout == block("diff: many_elections")

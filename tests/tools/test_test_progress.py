@@ -1,14 +1,17 @@
-"""The text of ``raftlab test``, word for word."""
+"""The exact output of ``raftlab test``."""
 
 from __future__ import annotations
 
 import io
 import re
 
+import pytest
+
 from raftlab.explain.failure import Failure
 from raftlab.runs.record import Outcome, Record
 from raftlab.suites.catalogue import TestInfo
-from raftlab.tools.test_progress import ProgressBoard
+from raftlab.tools.many_runs import PlannedRun
+from raftlab.tools.test_progress import Look, ProgressBoard, terminal_look
 
 FIRST = TestInfo("2A", "first", "A leader is elected", 5, ("sim", "rpyc"))
 SECOND = TestInfo("2A", "second", "Half of four servers is no majority", 4, ("sim",))
@@ -36,6 +39,16 @@ def record(info: TestInfo, seed: int = 0, outcome: Outcome = "passed", network: 
     )
 
 
+def runs(*tests: TestInfo, seeds: int = 1, networks: tuple[str, ...] = ("sim",)) -> list[PlannedRun]:
+    return [
+        PlannedRun(info, network, seed)
+        for info in tests
+        for seed in range(seeds)
+        for network in networks
+        if network in info.networks
+    ]
+
+
 def shown(board: ProgressBoard, out: io.StringIO) -> str:
     """What the board wrote, with the wall-clock time made constant."""
     return re.sub(r"in \d+\.\d s$", "in 0.0 s", out.getvalue().rstrip("\n"), flags=re.MULTILINE)
@@ -43,8 +56,8 @@ def shown(board: ProgressBoard, out: io.StringIO) -> str:
 
 def test_one_seed() -> None:
     out = io.StringIO()
-    board = ProgressBoard(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
-    board.started(FIRST, "sim", 0)
+    board = ProgressBoard(out, "2A", runs(FIRST, SECOND))
+    board.started(PlannedRun(FIRST, "sim", 0), 0)
     board.finished(record(FIRST))
     board.finished(record(SECOND, outcome="failed"))
     assert board.close() == 1
@@ -55,9 +68,9 @@ def test_one_seed() -> None:
         "\n"
         "Half of four servers is no majority: failed (second, sim, seed 0)\n"
         "expected a leader, but there is none\n"
+        "  picture: raftlab view raftlab-out/2A-second-sim-0.jsonl\n"
         "  hint: Begin.\n"
         "  replay: raftlab replay second@0\n"
-        "  picture: raftlab view raftlab-out/2A-second-sim-0.jsonl\n"
         "\n"
         "advice (it costs no points):\n"
         "  raft.py:9: hold less\n"
@@ -70,7 +83,7 @@ def test_one_seed() -> None:
 
 def test_many_seeds_and_both_networks() -> None:
     out = io.StringIO()
-    board = ProgressBoard(out, "2A", [(FIRST, ("sim", "rpyc")), (SECOND, ("sim",))], 12)
+    board = ProgressBoard(out, "2A", runs(FIRST, SECOND, seeds=12, networks=("sim", "rpyc")))
     for seed in range(12):
         board.finished(record(FIRST, seed, "failed" if seed > 1 else "passed"))
         board.finished(record(FIRST, seed, network="rpyc"))
@@ -81,16 +94,16 @@ def test_many_seeds_and_both_networks() -> None:
         "         first, seeds 2, 3, 4, 5, 6, 7, 8, 9 and 2 more (sim): expected a leader, but there is none\n"
         "  12/12  rpyc  A leader is elected                    5.4 s  3 servers  1,230 RPCs    21 kB    1 entry\n"
         "\n"
-        "A leader is elected: failed first (first, sim, seed 2)\n"
+        "A leader is elected: failed (first, sim, seed 2; of 10 failing runs, this one tells most)\n"
     )
     assert "\nthe traces of the 10 failing runs are in raftlab-out/\n" in text
-    # Earned only by a test whose every run passed.
+    # Only a test whose every run passed earns points.
     assert text.endswith("lab 2A: 0 of 2 tests passed, 0 of 9 points; 24 runs, 130 s of lab time in 0.0 s")
 
 
-def test_error_is_no_failure() -> None:
+def test_an_unjudged_run_is_no_failure() -> None:
     out = io.StringIO()
-    board = ProgressBoard(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
+    board = ProgressBoard(out, "2A", runs(FIRST, SECOND))
     board.finished(record(FIRST, outcome="error"))
     board.finished(record(SECOND))
     assert board.close() == 2
@@ -99,16 +112,19 @@ def test_error_is_no_failure() -> None:
 
 def test_failure_counts_before_error() -> None:
     out = io.StringIO()
-    board = ProgressBoard(out, "2A", [(FIRST, ("sim",)), (SECOND, ("sim",))], 1)
+    board = ProgressBoard(out, "2A", runs(FIRST, SECOND))
     board.finished(record(FIRST, outcome="error"))
     board.finished(record(SECOND, outcome="failed"))
     assert board.close() == 1
-    assert "\nHalf of four servers is no majority: failed first (second, sim, seed 0)\n" in shown(board, out)
+    assert (
+        "\nHalf of four servers is no majority: failed (second, sim, seed 0; of 2 failing runs, this one tells most)\n"
+        in shown(board, out)
+    )
 
 
 def test_interrupted() -> None:
     out = io.StringIO()
-    board = ProgressBoard(out, "2A", [(FIRST, ("sim",))], 20)
+    board = ProgressBoard(out, "2A", runs(FIRST, seeds=20))
     board.finished(record(FIRST, 0))
     board.finished(record(FIRST, 1, "failed"))
     board.interrupted()
@@ -118,9 +134,9 @@ def test_interrupted() -> None:
         "\n"
         "A leader is elected: failed (first, sim, seed 1)\n"
         "expected a leader, but there is none\n"
+        "  picture: raftlab view raftlab-out/2A-first-sim-1.jsonl\n"
         "  hint: Begin.\n"
         "  replay: raftlab replay first@1\n"
-        "  picture: raftlab view raftlab-out/2A-first-sim-1.jsonl\n"
         "\n"
         "interrupted: 2 of 20 runs done"
     )
@@ -128,8 +144,8 @@ def test_interrupted() -> None:
 
 def test_live_line_is_redrawn_and_fits() -> None:
     out = io.StringIO()
-    board = ProgressBoard(out, "2A", [(SECOND, ("sim",))], 1, live=True, columns=50)
-    board.started(SECOND, "sim", 0)
+    board = ProgressBoard(out, "2A", runs(SECOND), Look(live=True, columns=50))
+    board.started(PlannedRun(SECOND, "sim", 0), 0)
     board.finished(record(SECOND))
     assert out.getvalue() == (
         "\r\x1b[K  0/1  Half of four servers is no majority\r\x1b[K  PASS   Half of four server…    5.4 s  1,230 RPCs\n"
@@ -137,15 +153,36 @@ def test_live_line_is_redrawn_and_fits() -> None:
     assert all(len(line) <= 50 for line in re.split(r"\r\x1b\[K|\n", out.getvalue()))
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_a_terminal_can_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert terminal_look(io.StringIO()) == Look(False, False, 100)
+    assert terminal_look(Terminal()) == Look(True, True, 100)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal_look(Terminal()) == Look(True, False, 100)
+    monkeypatch.setenv("TERM", "dumb")  # a shell in Emacs
+    assert terminal_look(Terminal()) == Look(False, False, 100)
+
+
 def test_colour() -> None:
     out = io.StringIO()
-    board = ProgressBoard(out, "2A", [(FIRST, ("sim",))], 1, colour=True)
+    board = ProgressBoard(out, "2A", runs(FIRST), Look(colour=True))
     board.finished(record(FIRST))
     assert out.getvalue().startswith("  \x1b[32mPASS \x1b[0m  A leader is elected")
 
 
-def test_an_error_of_raftlab() -> None:
+def test_stopped_at_the_first_failure() -> None:
     out = io.StringIO()
-    board = ProgressBoard(out, "2A", [(FIRST, ("sim",))], 1)
-    board.error("ImportError: x")
-    assert out.getvalue() == ("\nraftlab itself failed; this is a bug in raftlab, not in your code:\nImportError: x\n")
+    board = ProgressBoard(out, "2A", runs(FIRST, SECOND, seeds=3))
+    for seed in range(3):
+        board.finished(record(FIRST, seed))
+    board.finished(record(SECOND, 0, "failed"))
+    assert board.close(stopped=True) == 1
+    assert "\n  0/1    Half of four servers is no majority " in shown(board, out)
+    assert shown(board, out).endswith("\nstopped at the first failure: 4 of 6 runs done")

@@ -1,4 +1,4 @@
-"""What the tests of the viewer's page share: traces of real and made-up runs, and a headless browser.
+"""Helpers of the viewer's tests: traces of real and made-up runs, and a headless browser.
 
 Nothing here waits for time to pass: the tests make the page paint (`raftlab.paint()`) and then ask it for its state.
 """
@@ -24,7 +24,7 @@ from tests.conftest import SOLUTION
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (it is in the dev extra)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to show the page in")
+NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 @dataclass
@@ -39,7 +39,9 @@ class RunTrace:
 def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> RunTrace:
     info = catalogue.find_test(test)
     impl = Implementation(impl_path)
-    run = Run(impl, info, "sim", seed, preempt=True)
+    # Without preemption: otherwise a handler may be suspended between a change of its state and its answer, which is the
+    # first event that shows the change.
+    run = Run(impl, info, "sim", seed, "none")
     error = None
     try:
         catalogue.script_of(info)(run.cluster)
@@ -60,19 +62,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(folder: Path) -> RunTrace:
-    """Three servers elect a leader."""
+    """A run in which three servers elect a leader."""
     return run_of(folder, SOLUTION.parent, "initial_election")
 
 
 @pytest.fixture(scope="module")
 def busy(folder: Path) -> RunTrace:
-    """Five servers, partitions, long wrong logs."""
+    """A run with five servers, partitions, and followers with long wrong logs."""
     return run_of(folder, SOLUTION.parent, "backup")
 
 
 @pytest.fixture(scope="module")
 def broken(folder: Path) -> RunTrace:
-    """A server that forgets its vote, as its test sees it."""
+    """A failing run: a server forgets its vote, and votes twice."""
     bug = known_bugs.BANK.find("2A", "el-vote-cleared-same-term")
     return run_of(folder, known_bugs.put(bug, folder), bug.catches[0].test)
 
@@ -83,7 +85,7 @@ def broken(folder: Path) -> RunTrace:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as play:
-        # CI may run as root, and Chromium's own sandbox does not.
+        # CI may run as root, and then Chromium's own sandbox does not start.
         started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield started
         started.close()
@@ -94,13 +96,13 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def tab(browser: Any) -> Any:
-    """One for all tests: to open a new one takes longer than most of them."""
+    """One browser page for all tests, because opening one takes longer than most tests."""
     return browser.new_page(viewport={"width": 1366, "height": 768}, offline=True)
 
 
 @pytest.fixture
 def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
-    """Make the page of a trace and open it, in place of the one before. An error on it fails the test."""
+    """Make the page of a trace and open it in place of the previous one. An error on the page fails the test."""
     errors: list[str] = []
 
     def on_error(error: Any) -> None:
@@ -128,7 +130,7 @@ def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
 
 
 def know(page: Any, what: str) -> Any:
-    """What the page knows: an expression over ``raftlab``, painted first."""
+    """The value of an expression over ``raftlab``, after the page has been painted."""
     return page.evaluate(f"() => {{ raftlab.paint(); return {what}; }}")
 
 

@@ -1,4 +1,4 @@
-"""What the viewer's page derives from messages, held against what servers really were."""
+"""The states that the viewer's page derives from messages, compared with the servers' real states."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ ASKED = (
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reference, telling all about itself whenever the test asks it anything."""
-    # Without PreVote and its like: who steps down for want of answers tells nobody.
+    """The reference, changed to log its whole state whenever the test calls it."""
+    # Without labs 2E and 2F: in lab 2F a leader steps down for lack of answers, and no message shows that.
     text = without_labs_from("2E", SOLUTION.read_text())
     for place in ASKED:
-        assert text.count(place) == 1, "the reference has moved on"
+        assert text.count(place) == 1, "the reference has changed: bring ASKED up to date"
         text = text.replace(place, " " * 12 + TELL + place)
     folder = tmp_path_factory.mktemp("honest")
     (folder / "raft.py").write_text(text)
@@ -70,18 +70,18 @@ COMPARE = """() => {
         ("many_elections", 0),
         ("backup", 0),
         ("snapshot_unreliable", 0),
-        # A server that took a higher term, crashed and told nobody: its term and its vote cannot be known.
+        # If a server took a higher term and crashed before it sent a message, its term and its vote cannot be known.
         ("crash_points_in_a_cluster", 2),
     ],
 )
-def test_the_states_are_the_true_ones(test: str, hidden: int, honest: Path, folder: Path, open_page: Open) -> None:
+def test_derived_states_are_the_real_ones(test: str, hidden: int, honest: Path, folder: Path, open_page: Open) -> None:
     page = open_page(run_of(folder, honest, test).path)
     told = page.evaluate(COMPARE)
     assert told["count"] > 100
     assert len(told["wrong"]) <= hidden, told["wrong"]
 
 
-def test_any_moment_is_the_same_whatever_the_way_to_it(busy: RunTrace, open_page: Open) -> None:
+def test_states_do_not_depend_on_the_order_of_visits(busy: RunTrace, open_page: Open) -> None:
     page = open_page(busy.path)
     same = page.evaluate("""() => {
       const { model, count } = raftlab;
@@ -99,7 +99,7 @@ After = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def after(browser: Any, calm: RunTrace, folder: Path) -> Iterator[After]:
-    """The states after the events of a made-up run. One page's own model reckons for all of these tests."""
+    """The states after the events of a made-up run, computed by the model of one page that all these tests share."""
     out = folder / "reckons.html"
     viewer_page.write(calm.path, out)
     page = browser.new_page()
@@ -120,10 +120,10 @@ OK = {"term": 1, "success": True}
 def test_only_a_conflict_removes_entries(after: After) -> None:
     states = after(
         *exchange(1, 0, 1, "append_entries", append(1, entries="1111", commit=9), OK),
-        *exchange(2, 0, 1, "append_entries", append(1, entries="11"), OK),  # old and short: nothing goes
+        *exchange(2, 0, 1, "append_entries", append(1, entries="11"), OK),  # an old, short request removes nothing
     )
     assert states[1]["log"] == "1111"
-    assert states[1]["commit"] == 4  # not 9: no further than what was checked
+    assert states[1]["commit"] == 4  # not 9, because the message checked entries only up to 4
     states = after(
         *exchange(1, 0, 1, "append_entries", append(1, entries="1111"), OK),
         *exchange(2, 2, 1, "append_entries", append(2, (2, 1), entries="2"), {"term": 2, "success": True}),
@@ -134,7 +134,7 @@ def test_only_a_conflict_removes_entries(after: After) -> None:
 def test_a_refusal_and_a_lost_request_store_nothing(after: After) -> None:
     refusal = exchange(1, 0, 1, "append_entries", append(1, (3, 1), "1"), {"term": 1, "success": False})
     states = after(*refusal, ("send", 0, 2, 2, "append_entries", append(1, (3, 1), "1")))
-    assert [state["log"] for state in states] == ["NoneNone11", "", ""]  # what stands before was never shown
+    assert [state["log"] for state in states] == ["NoneNone11", "", ""]  # earlier entries were in no message
 
 
 def test_a_pre_vote_changes_no_term(after: After) -> None:
@@ -148,10 +148,10 @@ def test_a_deposed_leader_follows_and_one_that_does_not_listen_leads(after: Afte
     higher = exchange(1, 0, 1, "append_entries", append(1), {"term": 5, "success": False})
     states = after(*higher)
     assert (states[0]["role"], states[0]["term"]) == ("follower", 5)
-    # A stray of the old term may still be on its way out...
+    # A request of the old term may still be sent for a moment...
     states = after(*higher, ("send", 0, 2, 2, "append_entries", append(1)))
     assert (states[0]["role"], states[0]["term"]) == ("follower", 5)
-    # ...but not for long: who still sends then has not looked at what it was told.
+    # ...but not for long: a server that still sends such requests ignores the higher term.
     pause = [("note", "x")] * 9
     states = after(*higher, *pause, ("send", 0, 2, 2, "append_entries", append(1)))
     assert (states[0]["role"], states[0]["term"]) == ("leader", 1)

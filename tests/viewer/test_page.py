@@ -1,4 +1,4 @@
-"""The viewer, Python's side: what becomes a page, what is refused and how it is said. Then: test_viewer_page.py."""
+"""The viewer's Python side: which traces become a page, and the messages about those that are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(path: Path, events: list[dict[str, Any]] | None = None, **header: Any)
 
 
 def data_of(page: bytes) -> dict[str, Any]:
-    """What the page was given of the trace."""
+    """The part of the trace that the page contains."""
     (found,) = re.findall(rb'<script type="application/json" id="trace">(.*?)</script>', page, re.DOTALL)
     data: dict[str, Any] = json.loads(found)
     return data
@@ -64,7 +64,7 @@ def test_the_page_needs_nothing_else(run: Path) -> None:
     assert "unsafe" not in page
 
 
-def test_what_students_wrote_cannot_leave_its_place(tmp_path: Path) -> None:
+def test_student_text_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     bad = "</script><img src=x onerror=alert(1)><!-- style --><!-- script -->"
     events = [{"t": 0.1, "e": "line", "server": 0, "topic": bad, "text": bad}]
     page = viewer_page.page(write(tmp_path / "run.jsonl", events, test=bad, failure=bad))
@@ -96,7 +96,7 @@ def test_files_are_short_and_say_what_they_are(path: Path) -> None:
 
 
 def test_the_wheel_takes_the_whole_folder() -> None:
-    """Hatchling takes all of a package that git does not ignore, so nothing need be listed."""
+    """The build tool, hatchling, includes all files of a package that git does not ignore, so no file need be listed."""
     assert 'packages = ["labs/raftlab", "grader/raftgrade"]' in (ROOT / "pyproject.toml").read_text()
     ignored = (ROOT / ".gitignore").read_text().split()
     assert not [
@@ -149,7 +149,7 @@ def test_a_failure_in_the_header(header: object, shown: object) -> None:
     assert viewer_page.explained(header) == shown
 
 
-def test_a_failure_is_told_as_the_terminal_tells_it() -> None:
+def test_a_failure_has_the_same_words_as_on_the_terminal() -> None:
     failure = Failure("exception", "it broke", RULE, "raft.py:7", events=["  1.0 x"], detail="traceback")
     told = viewer_page.explained(json.loads(viewer_page._json(failure)))
     assert told is not None
@@ -160,7 +160,7 @@ def test_a_failure_is_told_as_the_terminal_tells_it() -> None:
 # --- parts, and traces that are cut off ---
 
 
-def test_a_part_says_so_and_remembers_what_it_needs(run: Path) -> None:
+def test_a_part_has_a_notice_and_the_earlier_events_it_needs(run: Path) -> None:
     data = data_of(viewer_page.page(run, since=0.55))
     assert data["events"] == EVENTS[2:]
     assert data["first"] == 3
@@ -172,7 +172,7 @@ def test_a_part_says_so_and_remembers_what_it_needs(run: Path) -> None:
     assert not data["ends"]
 
 
-def test_a_trace_that_is_cut_off_is_shown_up_to_there(run: Path) -> None:
+def test_a_truncated_trace_is_shown_up_to_its_end(run: Path) -> None:
     run.write_bytes(run.read_bytes()[:-12])
     data = data_of(viewer_page.page(run))
     assert data["events"] == EVENTS[:-1]
@@ -203,7 +203,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ('{"trace":1,"servers":1}\n7\n', "run.jsonl: line 2 is not an event"),
         (
             '{"trace":1,"servers":1}\n{"t":1,"e":"crash"}\n',
-            "run.jsonl: line 2: a crash event without a good 'server'",
+            "run.jsonl: line 2: a crash event without a valid 'server'",
         ),
         ('{"trace":1,"servers":1}\n{"t":1,"e":"crash","server":1}\n', "run.jsonl: line 2: there is no server 1"),
     ],
@@ -235,7 +235,7 @@ def test_no_trace(
         (".", ". is a folder; expected a trace file from it, which ends in .jsonl"),
     ],
 )
-def test_what_cannot_be_shown(
+def test_traces_that_are_refused(
     arguments: str, says: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(run.parent)
@@ -252,7 +252,7 @@ def test_too_large(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert cli.main(["view", "run.jsonl", "--no-open", "--since", "0.55"]) == 0
     capsys.readouterr()
     with run.open("ab") as file:
-        file.truncate(100_000_000)  # a hole: nothing of it is read
+        file.truncate(100_000_000)  # a sparse file, of which nothing is read
     assert said(["run.jsonl"], capsys) == (
         f"raftlab: run.jsonl is too large for a page: expected at most 64 MB, it has 100 MB; {part}\n"
     )
@@ -268,7 +268,7 @@ def test_a_part_may_still_be_too_large(run: Path, monkeypatch: pytest.MonkeyPatc
 # --- the command ---
 
 
-def test_the_page_stands_beside_the_trace_and_opens(
+def test_the_page_is_written_beside_the_trace_and_opened(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened: list[str] = []
@@ -284,7 +284,7 @@ def test_the_page_stands_beside_the_trace_and_opens(
     assert sorted(path.name for path in run.parent.rglob("*")) == ["new", "page.html", "run.html", "run.jsonl"]
 
 
-def test_without_a_screen_it_says_where_the_page_is(
+def test_without_a_screen_the_pages_path_is_printed(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(webbrowser, "open", lambda where: pytest.fail("a browser in the terminal shows no picture"))

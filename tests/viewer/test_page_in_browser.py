@@ -1,4 +1,4 @@
-"""The viewer's page: what it shows, how one moves about in it, and that it stays quick."""
+"""The viewer's page in a browser: what it shows, how the reader moves in it, and that it is fast."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ pytestmark = [NEEDS_BROWSER, pytest.mark.slow]
 BAD = "</script><img src=x onerror='window.broken = 1'>"
 
 
-# --- what is said ---
+# --- the text of events ---
 
 
-def test_events_are_told_as_raftlab_tells_them(busy: RunTrace, broken: RunTrace, open_page: Open) -> None:
+def test_events_have_raftlabs_notation(busy: RunTrace, broken: RunTrace, open_page: Open) -> None:
     for kept in (busy, broken):
         page = open_page(kept.path)
         assert page.evaluate("raftlab.data.events.map(raftlab.sentence)") == kept.lines
@@ -81,7 +81,7 @@ def test_odd_messages_do_not_stop_the_page(busy: RunTrace, open_page: Open, tmp_
 # --- a failing run ---
 
 
-def test_a_failing_run_opens_where_it_broke(broken: RunTrace, open_page: Open) -> None:
+def test_a_failing_run_opens_at_the_failure(broken: RunTrace, open_page: Open) -> None:
     page = open_page(broken.path)
     last = len(broken.lines) - 1
     assert know(page, "[raftlab.cursor, raftlab.fails]") == [last, last]
@@ -110,7 +110,7 @@ def test_the_whole_explanation(broken: RunTrace, open_page: Open, tmp_path: Path
     assert know(page, "raftlab.cursor") == len(broken.lines) - 3
 
 
-def test_a_trace_cut_off_says_so_and_marks_no_end(broken: RunTrace, open_page: Open, tmp_path: Path) -> None:
+def test_a_truncated_trace_has_a_notice_and_no_end(broken: RunTrace, open_page: Open, tmp_path: Path) -> None:
     path = tmp_path / "cut.jsonl"
     path.write_bytes(broken.path.read_bytes()[:-30])
     page = open_page(path)
@@ -138,7 +138,7 @@ def test_a_part_keeps_the_numbers_of_the_whole(busy: RunTrace, open_page: Open) 
 
 def test_clicking_an_arrow(calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
-    # An arrow whose middle nothing else covers.
+    # Find an arrow whose middle nothing else covers.
     index, x, y = know(
         page,
         """(() => {
@@ -194,7 +194,7 @@ def test_scrubbing(busy: RunTrace, open_page: Open) -> None:
     page.keyboard.press("End")
     assert page.locator("#logs .cell.applied").count() > 0
     page.evaluate(f"raftlab.go({wanted})")
-    # The chosen moment is on the screen, and so is its address.
+    # The chosen moment is visible, and the page's address names it.
     assert know(page, "raftlab.picture.at(raftlab.cursor) > 34 && raftlab.picture.at(raftlab.cursor) < 700")
     assert page.url.endswith(f"#e={wanted + 1}")
 
@@ -236,7 +236,7 @@ def test_keys(calm: RunTrace, open_page: Open) -> None:
     assert know(page, "raftlab.spacing") == "time"
     page.keyboard.press("+")
     assert know(page, "raftlab.zoom") > 1
-    # To scale: as far apart as they are in time.
+    # To scale: distances are proportional to time.
     places, times = know(page, "[[...raftlab.scene.y], [...raftlab.scene.times]]")
     scale = places[-1] / times[-1]
     assert all(abs(y - time * scale) < 1e-6 for y, time in zip(places, times, strict=True))
@@ -299,7 +299,7 @@ def test_filters(busy: RunTrace, open_page: Open) -> None:
     assert page.locator("#nothing").is_hidden()
 
 
-def test_what_is_folded_at_first(calm: RunTrace, busy: RunTrace, open_page: Open) -> None:
+def test_parts_of_the_page_that_are_folded_at_first(calm: RunTrace, busy: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     assert page.locator("[data-kind=states]").get_attribute("aria-pressed") == "false"
     assert not know(page, "[...raftlab.scene.rows].some((at) => raftlab.data.events[at].method === 'get_state')")
@@ -348,14 +348,14 @@ def test_held_and_repeated_messages(open_page: Open, tmp_path: Path) -> None:
     assert know(page, "raftlab.scene.arrowOf.get(9).id") == 1
 
 
-# --- light, dark, and whoever hears the page ---
+# --- themes and screen readers ---
 
 
 def test_light_and_dark(calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
 
     def colour() -> str:
-        # The system's wish reaches the page with the next frame.
+        # The page learns the system's preference with the next frame.
         page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return str(page.evaluate("raftlab.colours.bg + getComputedStyle(document.body).backgroundColor"))
 
@@ -371,7 +371,7 @@ def test_light_and_dark(calm: RunTrace, open_page: Open) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_their_ground(scheme: str, calm: RunTrace, open_page: Open) -> None:
+def test_text_has_enough_contrast(scheme: str, calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     page.emulate_media(color_scheme=scheme)
     colours = know(page, "raftlab.colours")
@@ -383,7 +383,7 @@ def test_words_stand_out_from_their_ground(scheme: str, calm: RunTrace, open_pag
 
 
 def contrast(one: str, two: str) -> float:
-    """As WCAG 2 reckons it."""
+    """The contrast of two colours, as WCAG 2 defines it."""
 
     def light(colour: str) -> float:
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
@@ -406,7 +406,7 @@ def test_every_control_has_a_name(broken: RunTrace, open_page: Open) -> None:
     assert broken.lines[know(page, "raftlab.cursor")] in page.locator("#spoken").text_content()
 
 
-def test_it_fits_on_a_laptop(broken: RunTrace, open_page: Open) -> None:
+def test_the_page_fits_on_a_laptop(broken: RunTrace, open_page: Open) -> None:
     page = open_page(broken.path)
     assert page.evaluate("document.documentElement.scrollWidth <= 1366 && document.documentElement.scrollHeight <= 768")
     assert page.locator("#stage").bounding_box()["height"] > 500
@@ -442,7 +442,7 @@ def test_fifty_thousand_events(busy: RunTrace, open_page: Open, tmp_path: Path) 
         painted: raftlab.picture.hits.length,
       };
     }""")
-    # Several times what it takes on an old laptop: a shared machine must not turn this red, a slow page must.
+    # Several times the time on an old laptop, so that the test fails for a slow page but not on a busy machine.
     assert took["load"] < 5000, took
     assert took["scrub"] < 250, took
     assert took["filter"] < 500, took

@@ -1,4 +1,4 @@
-"""A submission whose ``start`` does whatever a test asks for, misbehaviour included: for tests of the rpyc world."""
+"""A submission for tests of the rpyc world. Its ``start`` does whatever a test asks for, including misbehaviour."""
 
 from __future__ import annotations
 
@@ -57,6 +57,13 @@ class Raft:
     def ask(self, target, text, size=0):
         reply = self.peers[target].call("request_vote", RequestVoteArgs(1, text, bytes(size)))
         return None if reply is None else [reply.term, reply.text]
+
+    def stop_here(self):
+        breakpoint()
+
+    def set_trace(self):
+        import pdb
+        pdb.set_trace()
 
     def ask_many(self, target, texts):
         with ThreadPoolExecutor(len(texts)) as pool:

@@ -4,6 +4,7 @@ harmed, and no process is left behind."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -176,7 +177,7 @@ def test_close_leaves_no_process(host: WarmHost) -> None:
     world = RpycWorld(host)
     event_loop = TinyEventLoop(world, 3)
     event_loop.boot()
-    event_loop.call(0, "burn")  # more than the clock tick in which processor time is counted
+    event_loop.call(0, "burn")  # uses more processor time than one tick of the clock that counts it
     children = pids(world)
     assert len(children) == 3
     assert all(map(alive, children))
@@ -215,3 +216,31 @@ def test_a_judge_that_is_killed_leaves_no_process(host: WarmHost) -> None:
     while any(map(alive, children)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+# --- messages that help ---------------------------------------------------------------------------------------
+
+
+def test_the_threads_of_a_server_that_does_not_answer(event_loop: TinyEventLoop) -> None:
+    event_loop.boot(0, 1)
+    event_loop.begin_call(0, "start", ["ask", 1, "wait"])
+    event_loop.call(1, "ask", 0, "both have begun")
+    time.sleep(0.1)
+    assert re.fullmatch(r"start\(\) waits at raft\.py:\d+ for a reply", event_loop.world.threads(0))
+    text = event_loop.world.threads(1)
+    assert re.fullmatch(r"the request_vote handler waits at raft\.py:\d+ to be notified", text)
+    event_loop.kill(1)
+    assert event_loop.world.threads(1) == ""
+
+
+@pytest.mark.parametrize("command", ["stop_here", "set_trace"])
+def test_a_breakpoint(event_loop: TinyEventLoop, command: str) -> None:
+    event_loop.boot(1)
+    event_loop.begin_call(1, "start", [command])
+    fault = event_loop.fault()
+    assert fault.kind == "refused-call"
+    assert re.fullmatch(r"raft\.py:\d+", fault.where)
+    assert fault.text == (
+        "S1: breakpoint() does not work on the real network: here your code has no terminal. In the simulator, "
+        "`raftlab test ... --pdb` opens the debugger there"
+    )

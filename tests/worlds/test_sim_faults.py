@@ -166,9 +166,14 @@ CASES = {
     ),
     "unknown-method": Case(
         "bad-peer",
-        "S0: there is no RPC handler 'appendEntries'; your Raft class has: request_vote, append_entries",
+        "S0: there is no RPC handler 'appendEntries'; your code has: request_vote, append_entries",
         "appendEntries",
         init="threading.Thread(target=lambda: me == 0 and peers[1].call('appendEntries', heartbeat())).start()",
+    ),
+    "missing-method": Case(
+        "no-method",
+        "expected Raft to have the method get_state, which this test calls, but it has none",
+        init="self.get_state = None",
     ),
     "bad-state": Case(
         "bad-result",
@@ -248,6 +253,22 @@ def test_the_fault_is_reported(name: str, write_raft: Write) -> None:
     source = (folder / "raft.py").read_text()
     if case.where:
         assert failure.where == f"raft.py:{line(source, case.where)}"
+
+
+def test_a_scripted_server_calls_a_handler_that_is_missing(write_raft: Write) -> None:
+    chunk = {
+        "term": 1,
+        "leader_id": 1,
+        "last_included_index": 1,
+        "last_included_term": 1,
+        "offset": 0,
+        "data": b"",
+        "done": True,
+    }
+    with sim_cluster(write_raft(), servers=2, scripted=(1,)) as c:
+        failure = failure_of(c, lambda c: c.scripted_server(1).ask(0, "install_snapshot", **chunk))
+    assert failure.kind == "no-method"
+    assert failure.text == "expected Raft to have the method install_snapshot, which this test calls, but it has none"
 
 
 def test_a_deadlock_report_shows_who_waits_for_what(write_raft: Write) -> None:

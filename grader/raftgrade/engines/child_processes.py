@@ -20,7 +20,7 @@ from typing import Literal
 
 from raftgrade.engines.cpu_affinity import ProcessorAssigner
 
-MAX_LINE_BYTES = 64 * 1024 * 1024  # a longer line is not a record; stop reading rather than run out of memory
+MAX_LINE_BYTES = 1_000_000  # a longer line is not a record, which has a tenth of that at most
 _CHUNK_BYTES = 1 << 16
 _NICENESS = 10  # of children that have a lower priority
 
@@ -29,9 +29,9 @@ ExitKind = Literal["exited", "silent", "stopped", "not-started", "flood"]
 
 @dataclass(frozen=True, slots=True)
 class ChildExit:
-    """How a child ended: it ``exited`` with ``code`` (negative: killed by that signal); it was killed because it was
-    ``silent`` for too long, sent a line that is too long (``flood``), or everything was ``stopped``; or it was
-    ``not-started`` (``text`` says why)."""
+    """The end of a child process. ``code`` is its exit code if it exited (negative: the signal that killed it). ``text``
+    says why it could not be started. ``silent`` and ``flood`` mean that it was killed because it reported nothing for too
+    long, or sent a line that is too long; ``stopped``, because everything was stopped."""
 
     how: ExitKind
     code: int = 0
@@ -39,10 +39,11 @@ class ChildExit:
 
 
 class Children:
-    """All child processes. Threads may share it.
+    """Starts child processes and kills them. Several threads may use one object.
 
     Args:
-        workers: how many threads run a child each; 0 if other work keeps the machine busy too.
+        workers: the number of threads, each of which runs one child at a time. Pass 0 if other work also keeps the
+            machine busy; then no child gets a processor of its own.
     """
 
     def __init__(self, workers: int = 0) -> None:
@@ -74,14 +75,15 @@ class Children:
         nice: bool = False,
         processor: int | None = None,
     ) -> ChildExit:
-        """Run a child to its end. Blocks, and does not raise whatever the child does.
+        """Run a child and wait until it ends. Nothing that the child does makes this raise.
 
         Args:
-            command: makes the command line; its argument is the file descriptor for records.
-            on_line: takes each line that the child writes to the descriptor, and returns whether it was news.
-            silence_s: after so many seconds without news, the child and its group are killed.
+            command: returns the command line; its argument is the file descriptor for records.
+            on_line: called with each line that the child writes to the descriptor. It returns whether the line shows
+                progress.
+            silence_s: after this many seconds without progress, the child and its group are killed.
             log: whatever else the child prints is appended to this file.
-            environment: all of the child's environment variables.
+            environment: the child's environment variables; it gets no others.
             from_stdout: read lines from the child's stdout instead of the descriptor.
             nice: give the child a lower priority.
             processor: the only processor that the child may use.
@@ -105,7 +107,7 @@ class Children:
         if process is None:
             os.close(read_fd)
             return ChildExit("stopped")
-        with contextlib.suppress(OSError):  # both only save time
+        with contextlib.suppress(OSError):  # both only make grading faster, so a failure does not matter
             if nice:
                 os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
             if processor is not None:
@@ -122,7 +124,7 @@ class Children:
         return ChildExit("stopped" if self._stopped else how, code)
 
     def _start(self, command: list[str], **options: object) -> subprocess.Popen[bytes] | None:
-        # Under the lock, so that no child can start between the last kill and the end.
+        # The lock ensures that no child starts after `stop` has killed the running ones.
         with self._lock:
             if self._stopped:
                 return None
@@ -137,7 +139,7 @@ def _kill_group(pid: int) -> None:
 
 
 def _read_until_exit(read_fd: int, pid: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
-    """Read lines until the child has ended, or must be ended, even if other processes still have the pipe open."""
+    """Read lines until the child has ended or must be killed. Other processes may still have the pipe open then."""
     exit_read, exit_write = os.pipe()
     waiter = threading.Thread(target=_await_end, args=(pid, exit_write), daemon=True)
     waiter.start()
@@ -150,7 +152,8 @@ def _read_until_exit(read_fd: int, pid: int, on_line: Callable[[bytes], bool], s
 
 
 def _await_end(pid: int, exit_write: int) -> None:
-    # WNOWAIT does not reap the child: until we have killed its group, no other process can get its number.
+    # WNOWAIT does not reap the child. It is not reaped before its group has been killed, so no other process can get its
+    # number.
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     finally:
@@ -162,7 +165,7 @@ def _read_lines(read_fd: int, exit_fd: int, on_line: Callable[[bytes], bool], si
     poller.register(read_fd, select.POLLIN)
     poller.register(exit_fd, select.POLLIN)
     deadline = time.monotonic() + silence_s
-    rest = b""
+    rest = bytearray()  # the beginning of a line
     while True:
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
@@ -173,9 +176,13 @@ def _read_lines(read_fd: int, exit_fd: int, on_line: Callable[[bytes], bool], si
             if not chunk:
                 poller.unregister(read_fd)
                 continue
-            *lines, rest = (rest + chunk).split(b"\n")
-            news = [on_line(line) for line in lines]  # a list, so that no line is skipped after the first news
-            if any(news):
+            first, *more = chunk.split(b"\n")
+            rest += first
+            progress = False
+            for line in more:
+                progress |= on_line(bytes(rest))
+                rest = bytearray(line)
+            if progress:
                 deadline = time.monotonic() + silence_s
             if len(rest) > MAX_LINE_BYTES:
                 return "flood"

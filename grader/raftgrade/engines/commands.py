@@ -17,13 +17,13 @@ from raftlab.runs import random_scenarios
 from raftlab.sandbox.levels import Level
 from raftlab.suites import catalogue
 
-# Bytes of traces that are kept of a submission, because a program that floods its traces must not fill the disk. It limits
-# each running job, and the submission as a whole as soon as the job's records are counted.
+# The number of bytes of traces that are kept for a submission, so that a program with huge traces cannot fill the disk.
+# The limit applies to each running job, and to all of a submission's traces once the job's records are counted.
 TRACE_QUOTA = 100_000_000
 
 
 class Commands(Protocol):
-    """How jobs and checks are started. Tests replace it."""
+    """The commands that start jobs and checks. Tests replace it."""
 
     def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
         """The command that runs ``tests`` of ``job`` with ``seeds`` (half open), writes records to the file descriptor
@@ -41,6 +41,7 @@ class RaftlabCommands:
         options = [
             *(f"--impl={job.path}", f"--lab={job.lab}", f"--seeds={seeds[0]}:{seeds[1]}", f"--records-fd={records_fd}"),
             *(f"--trace-dir={traces}", f"--trace-quota={TRACE_QUOTA}", f"--sandbox={job.sandbox}"),
+            *(["--together"] if job.together else []),
         ]
         if job.tests == [random_scenarios.name_of(job.lab)]:
             return [sys.executable, "-P", "-m", "raftgrade.engines.fuzz_job", *options]
@@ -59,6 +60,7 @@ class RaftlabCommands:
                 "raftgrade.engines.parent_watch",
             ),
             *(str(suite), f"--network={job.network}", f"--only={','.join(tests)}", *options),
+            *(["--races"] if job.races else []),
         ]
 
     def check(self, path: str, labs: Sequence[str], sandbox: Level) -> list[str]:

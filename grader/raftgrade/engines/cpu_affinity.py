@@ -1,8 +1,9 @@
 """Assign a processor to each simulated job.
 
-Judge and host of a simulated run take turns: one sleeps while the other computes. On two processors, each turn wakes one
-that had gone to sleep; on a single one it is a plain switch, which saves an eighth of the CPU time. It is done only where
-our own jobs fill the machine, because a job with a fixed processor cannot move away from somebody else's work.
+The judge and the host of a simulated run take turns: one sleeps while the other computes. On two processors, each turn
+must wake an idle processor. On one processor, a turn is only a context switch, which saves an eighth of the CPU time.
+Processors are assigned only if our own jobs keep all of them busy, because a job with a fixed processor cannot move away
+when another program needs that processor.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class ProcessorAssigner:
     """Spreads jobs evenly over the processors that this process may use. Threads may share it.
 
     Args:
-        workers: how many jobs run at a time. If they do not fill the machine, no job is assigned a processor.
+        workers: how many jobs run at a time. With fewer jobs than processors, no job is assigned a processor.
     """
 
     def __init__(self, workers: int) -> None:
@@ -27,7 +28,8 @@ class ProcessorAssigner:
 
     @contextmanager
     def assign(self) -> Iterator[int | None]:
-        """The number of the processor with the fewest jobs, which has one more while the block runs; ``None``: any."""
+        """Choose the processor with the fewest jobs, and count one more job on it while the block runs. ``None``: the job
+        may use any."""
         with self._lock:
             chosen = min(self._jobs, key=lambda processor: self._jobs[processor], default=None)
             if chosen is not None:

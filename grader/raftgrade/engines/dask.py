@@ -2,8 +2,8 @@
 
 Workers share no disk with us: a message carries everything that a job needs, including the submission's files, and the
 answer brings back records and traces as plain bytes. A job may run twice (Dask restarts the jobs of a dead worker), which is
-harmless because the tally counts only the first outcome of a run. If the cluster loses a job for good, its runs could not be
-judged, which costs nobody a mark.
+harmless because the tally counts only the first outcome of a run. If the cluster loses a job for good, its runs count
+as not judged, which costs no points.
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from raftgrade.engines.child_processes import Children
+from raftgrade.engines.child_processes import MAX_LINE_BYTES, Children
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
 from raftgrade.engines.jobs import CheckResult, JobResult, run_check, run_job
 from raftgrade.engines.work_loop import Engine
-from raftgrade.plan import CannotStart, Job, Settings
+from raftgrade.plan import NETWORKS, CannotStart, Job, Pool, Settings
 from raftgrade.results import Problem, SubmissionResult
 from raftgrade.store import Store
 from raftlab.explain.failure import Failure
-from raftlab.runs.record import Record
-from raftlab.runs.run import replay_command
+from raftlab.runs.record import SCHEMA, Record, to_line
+from raftlab.runs.run import replay_command, trace_name
 from raftlab.runs.trace_quota import TraceQuota
 from raftlab.safe_text import one_line, printable
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Level
 
 MAX_BYTES = 20_000_000  # of a submission's files
-ATTEMPTS = 2  # if the cluster loses a job so often, its runs could not be judged
-_ANSWER_S = 15.0  # seconds for the scheduler's first answer
-_COUNT_S = 5.0  # seconds between two counts of the workers
-_LOG_TAIL_BYTES = 64_000  # of a job's output, for the answer
+MAX_PROBLEMS = 100  # of a submission, in a worker's answer
+ATTEMPTS = 2  # if the cluster loses a job this often, its runs count as not judged
+_ANSWER_S = 15.0  # seconds to wait for the scheduler's first answer
+_COUNT_S = 5.0  # seconds for which a count of the workers is used again
+_LOG_TAIL_BYTES = 64_000  # of a job's output, sent with the answer
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 T = TypeVar("T")
 
 
 class RemoteJob(msgspec.Struct, kw_only=True):
-    """What a worker is to do: a job, or (without ``job``) the check of a submission. ``files`` is a zip of the submission;
-    ``main`` is its file, or empty if the submission is a folder."""
+    """The task of a worker: a job, or (without ``job``) the check of a submission. ``files`` is a zip of the submission;
+    ``main`` is the name of its file, or empty if the submission is a folder."""
 
     files: bytes
     main: str
@@ -60,7 +61,7 @@ class RemoteJob(msgspec.Struct, kw_only=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """What a worker sends back. ``traces`` are compressed with zlib, by file name."""
+    """The answer of a worker. ``traces`` are compressed with zlib, by file name."""
 
     finished: JobResult | None = None
     checked: CheckResult | None = None
@@ -82,7 +83,8 @@ class WorkerWithoutSandbox(Exception):
 
 @lru_cache
 def missing_sandbox(level: Level) -> str:
-    """Why the sandbox ``level`` does not work on this machine; empty if it does. Tried once in a process."""
+    """The reason why the sandbox ``level`` does not work on this machine; empty if it works. Each process tries it only
+    once."""
     if level == "none":
         return ""
     available = levels.probe(level)
@@ -167,8 +169,8 @@ class Dask:
 
     Args:
         executor: a Dask client's, or (in tests) any other.
-        threads: how many jobs the workers run at a time by now; workers come and go.
-        close: called at the end.
+        threads: returns how many jobs the workers can run at a time at this moment; workers come and go.
+        close: called when the grading run ends.
     """
 
     def __init__(
@@ -190,29 +192,33 @@ class Dask:
         self._threads = 1
         self._stopped = False
 
-    @property
-    def workers(self) -> int:
+    def pools(self) -> list[Pool]:
+        """One pool for both networks. Twice as many jobs are handed out as run, so that no worker waits for us."""
         now = time.monotonic()
         if now - self._counted >= _COUNT_S:
             self._counted, self._threads = now, max(1, self._count())
-        return self._threads
-
-    @property
-    def max_in_flight(self) -> int:
-        """Twice the number of workers, so that no worker waits for us."""
-        return 2 * self.workers
+        return [Pool(NETWORKS, self._threads, 2 * self._threads)]
 
     def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]:
         name = submission.name
+        labs = [lab for lab in self._settings.labs if lab not in submission.missing]
 
         def convert(answer: Answer) -> CheckResult:
-            assert answer.checked is not None
-            if answer.checked.problems and answer.log:
-                self._store.log(f"{submission.slug}.check").write_bytes(answer.log)
-            return answer.checked
+            checked = answer.checked
+            if (
+                checked is None
+                or checked.submission != name
+                or checked.stopped
+                or len(checked.problems) > MAX_PROBLEMS
+                or not checked.missing.keys() <= set(labs)
+            ):
+                raise WrongAnswer("a worker did not answer the check that it was given")
+            if checked.problems and answer.log:
+                self._store.log(f"{submission.slug}.check").write_bytes(answer.log[-_LOG_TAIL_BYTES:])
+            return checked
 
         def lost(why: str) -> CheckResult:
-            problem = Problem(f"could not be judged: the check of the submission was lost by the cluster: {why}")
+            problem = Problem(f"could not be judged: the cluster lost the check of the submission: {why}")
             return CheckResult(name, [problem], judged=False)
 
         try:
@@ -220,7 +226,7 @@ class Dask:
                 files=_files(path),
                 main=_main(path),
                 submission=name,
-                labs=self._settings.labs,
+                labs=labs,
                 sandbox=self._settings.level,
             )
         except (OSError, TooLarge) as exc:
@@ -231,7 +237,6 @@ class Dask:
 
     def job(self, job: Job, on_record: Callable[[Record], None]) -> Future[JobResult]:
         def convert(answer: Answer) -> JobResult:
-            assert answer.finished is not None
             return self._store_answer(job, answer)
 
         def lost(why: str) -> JobResult:
@@ -261,7 +266,7 @@ class Dask:
         return self._send(message, convert, lost)
 
     def stop(self) -> None:
-        """Cancel what has not begun. Jobs that are running end by themselves, and their answers are ignored."""
+        """Cancel jobs that have not begun. Running jobs go on to their end, but their answers are ignored."""
         self._stopped = True
         self._executor.shutdown(wait=False)
         self._close()
@@ -295,26 +300,62 @@ class Dask:
         return result_future
 
     def _store_answer(self, job: Job, answer: Answer) -> JobResult:
-        """Store an answer where a local job would have stored its output and traces."""
-        assert answer.finished is not None
+        """Store an answer where a local job would have stored its output and traces.
+
+        Raises:
+            WrongAnswer: it is not the answer to ``job``.
+        """
+        records = _records_of(job, answer)
         folder = self._store.traces(job.slug)
         if answer.log:
-            self._store.log(job.id).write_bytes(answer.log)
-        for record in answer.finished.records:
+            self._store.log(job.id).write_bytes(answer.log[-_LOG_TAIL_BYTES:])
+        room = TRACE_QUOTA
+        for record in records:
             if record.replay:
-                record.replay = replay_command(f"{record.test}@{record.seed}", job.path, record.network, record.preempt)
+                record.replay = replay_command(
+                    f"{record.test}@{record.seed}", job.path, record.network, record.schedule
+                )
             if record.trace:
-                # A trace over the worker's quota is missing here: the tally will notice.
-                file = folder / Path(record.trace).name
+                # A trace over the worker's quota was not sent. The tally counts it as removed.
+                file = folder / trace_name(record.lab, record.test, record.network, record.seed)
                 record.trace = str(file)
                 folder.mkdir(parents=True, exist_ok=True)
                 if file.name in answer.traces:
-                    file.write_bytes(_with_replay(zlib.decompress(answer.traces[file.name]), record.replay))
-        return answer.finished
+                    trace = _decompressed(answer.traces[file.name], room)
+                    room -= len(trace)
+                    file.write_bytes(_with_replay(trace, record.replay))
+        return JobResult(job.id, job.submission, records)
+
+
+def _records_of(job: Job, answer: Answer) -> list[Record]:
+    """The records in the answer to ``job``: one for each of its runs. Raises :class:`WrongAnswer`."""
+    finished = answer.finished
+    if finished is None or (finished.job, finished.submission, finished.stopped) != (job.id, job.submission, False):
+        raise WrongAnswer("a worker did not answer the job that it was given")
+    runs = [(record.test, record.seed) for record in finished.records]
+    if sorted(runs) != sorted(job.runs):
+        raise WrongAnswer("a worker's answer does not have the runs of the job that it was given")
+    if any(
+        (record.schema, record.lab, record.network) != (SCHEMA, job.lab, job.network) for record in finished.records
+    ):
+        raise WrongAnswer("a worker's answer has runs of another lab or network")
+    if any(len(to_line(record)) > MAX_LINE_BYTES for record in finished.records):
+        raise WrongAnswer("a worker's answer has a record that is too long")
+    return finished.records
+
+
+def _decompressed(data: bytes, most: int) -> bytes:
+    """A trace. Raises :class:`WrongAnswer` if it has more than ``most`` bytes."""
+    unpacker = zlib.decompressobj()
+    trace = unpacker.decompress(data, max(1, most))
+    if not unpacker.eof:
+        raise WrongAnswer("a worker's answer has traces that are too long")
+    return trace
 
 
 def _with_replay(trace: bytes, replay: str) -> bytes:
-    """``trace`` with the command ``replay`` in its header: here, the submission has another path."""
+    """``trace`` with the command ``replay`` in its header, because the submission's path is different on this
+    machine."""
     header, _, events = trace.partition(b"\n")
     try:
         fields = msgspec.json.decode(header, type=dict[str, Any])
@@ -327,6 +368,10 @@ def _error_text(exc: BaseException) -> str:
     return one_line(f"{type(exc).__name__}: {exc}", 200)
 
 
+class WrongAnswer(Exception):
+    """A worker's answer does not belong to its task."""
+
+
 class TooLarge(Exception):
     """The submission is too large to be sent to workers."""
 
@@ -337,7 +382,7 @@ def _main(path: str) -> str:
 
 @lru_cache(maxsize=32)
 def _files(path: str) -> bytes:
-    """The submission as a zip of plain files, without links, which could lead out of it."""
+    """The submission as a zip of plain files. Links are left out, because they could lead outside the submission."""
     root = Path(path)
     buffer = io.BytesIO()
     total = 0
@@ -361,7 +406,7 @@ def connect(
     """Connect to the Dask scheduler at ``address``. ``ca``, ``cert`` and ``key`` are paths of PEM files, for ``tls://``.
 
     Returns:
-        Makes the engine of a grading run.
+        A function that makes the engine of a grading run.
 
     Raises:
         CannotStart: the options do not fit together, or there is no such cluster.

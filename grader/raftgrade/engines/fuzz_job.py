@@ -2,7 +2,7 @@
 
     python -P -m raftgrade.engines.fuzz_job --impl PATH --lab 2C --seeds A:B --records-fd N
 
-It writes a record for each seed and then the end marker, and ends when the grader is gone (parent_watch.py).
+It writes a record for each seed and then the end marker. It ends early if the grader has ended (parent_watch.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from raftgrade.engines import parent_watch
-from raftlab.runs import names, random_scenarios
+from raftlab.runs import names, random_scenarios, together
 from raftlab.runs.record import End, to_line
 from raftlab.runs.run import Implementation, Run, seeds_of
 from raftlab.runs.trace_quota import TraceQuota
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--trace-dir", type=Path, required=True)
     parser.add_argument("--trace-quota", type=int, required=True, help="bytes")
     parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"])
+    parser.add_argument("--together", action="store_true")
     options = parser.parse_args()
     threading.Thread(
         target=parent_watch.watch, args=(os.dup(options.records_fd),), name="parent-watch", daemon=True
@@ -40,9 +41,11 @@ def main() -> None:
     try:
         with open(options.records_fd, "wb", buffering=0) as out:
             for seed in options.seeds:
-                named = names.named(f"{random_scenarios.name_of(options.lab)}@{seed}", "sim", True)
-                run = Run(impl, named.info, "sim", seed, named.preempt)
-                record = run.judge(named.script, traces.folder_for((seed, 0)))
+                named = names.named(f"{random_scenarios.name_of(options.lab)}@{seed}", "sim", None)
+                run = Run(impl, named.info, "sim", seed, named.schedule)
+                folder = traces.folder_for((seed, 0))
+                answer = together.make(run, named.scenario, folder) if options.together else None
+                record = run.judge(named.script, folder) if answer is None else answer.record
                 traces.took((seed, 0), record.trace)
                 out.write(to_line(record))
             out.write(to_line(End(len(options.seeds))))

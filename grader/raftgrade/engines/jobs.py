@@ -1,13 +1,15 @@
 """Run one job, and account for every run in it.
 
-The job's process is the judge: student code runs in a host process beside it. So if the job's process *dies*, that is our
-fault or the machine's, and its missing runs are tried again in a new process; a run at which it dies twice gets the outcome
-``error`` ("could not be judged"). A run that is missing although the job reached its end, or that never ends, has *failed*:
-a run that does not report has not passed. The exit code plays no part.
+The job's process is the judge: student code runs in a host process beside it. If the job's process *dies*, its missing
+runs are tried again in a new process. If it dies twice at the same run, this run is tried with a submission of our own. If
+the job dies then too, the machine is to blame, and the run gets the outcome ``error`` ("could not be judged"); otherwise
+it has *failed*. A run that is missing although the job reached its end, or that never ends, has failed as well: a run
+that does not report has not passed. The exit code does not matter.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -15,33 +17,40 @@ from pathlib import Path
 
 import msgspec
 
+from raftgrade import failure_classes
 from raftgrade.engines.child_processes import ChildExit, Children
 from raftgrade.engines.commands import Commands, environment
 from raftgrade.plan import Job
 from raftgrade.results import Problem
+from raftgrade.tally import MAX_DETAILED, without_details
 from raftlab.explain.failure import Failure
+from raftlab.labs import LABS
 from raftlab.runs.record import SCHEMA, End, Outcome, Record, from_line
 from raftlab.safe_text import count, printable
 from raftlab.sandbox.levels import Level
+from raftlab.worlds.host_process import EMPTY_SUBMISSION
 
-# A job without a new record for so many seconds is stopped. This is far beyond the time limits of the job itself.
+# A job that reports no new record for this many seconds is stopped. The job's own time limits are far shorter.
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
 CHECK_S = 120.0  # seconds for the contract check
-DEATHS_AT_A_RUN = 2  # if the job dies so often at a run, that run could not be judged
-IDLE_DEATHS = 3  # if it dies so often in a row without a new record, none of the remaining runs could be judged
-SILENCES = 2  # if so many runs of a job never end, the remaining runs are not tried
-_LOG_TAIL_BYTES = 2000  # of a dead job's output, for the report
+DEATHS_AT_A_RUN = 2  # if the job dies this often at a run, the run counts as not judged
+IDLE_DEATHS = 3  # if it dies this often in a row without a new record, the remaining runs count as not judged
+SILENCES = 2  # if this many runs of a job never end, the remaining runs are not tried
+_MAX_LINES = 100  # kept of the output of a check, which prints one line
+_LOG_TAIL_BYTES = 2000  # of a dead job's output are copied into the report
 
 Run = tuple[str, int]  # test, seed
 _read_problems = msgspec.json.Decoder(list[Problem]).decode
 
 
 class CheckResult(msgspec.Struct):
-    """The result of the contract check. Without ``problems``, the submission can be tested. If not ``judged``, the check
-    itself failed; if ``stopped``, it did not finish because everything was stopped."""
+    """The result of the contract check. Without ``problems``, the submission can be tested, except in the labs that are in
+    ``missing`` with the reason. If not ``judged``, the check itself failed; if ``stopped``, it did not finish because
+    everything was stopped."""
 
     submission: str
     problems: list[Problem]
+    missing: dict[str, str] = {}
     judged: bool = True
     stopped: bool = False
 
@@ -65,25 +74,63 @@ def run_check(
     children: Children,
     log: Path,
 ) -> CheckResult:
-    """Check that a submission can be tested at all. If the check dies, it is tried once more.
+    """Check that a submission can be tested. If it has problems, each lab is checked alone, as it may be ready for some.
 
     Args:
         submission: its name.
         path: where its copy is.
-        labs: the labs that it must be ready for.
+        labs: the labs to check it for.
         log: what the check prints; removed unless something goes wrong.
     """
-    ending = ""
-    for _ in range(2):
-        output = _LineCollector()
-        ended = children.listen(
-            lambda fd: commands.check(path, labs, sandbox),
+
+    def check(lab_names: Sequence[str]) -> CheckResult:
+        return _check(submission, path, lab_names, sandbox, commands=commands, children=children, log=log)
+
+    together = check(labs)
+    if together.stopped or not together.judged or not together.problems or len(labs) == 1:
+        return together
+    missing: dict[str, str] = {}
+    for lab in labs:
+        alone = check([lab])
+        if alone.stopped or not alone.judged:
+            return alone
+        if alone.problems:
+            first, *others = alone.problems
+            where = f", at {first.where}" if first.where else ""
+            more = f" (and {count(len(others), 'more problem')})" if others else ""
+            missing[lab] = f"this lab cannot be tested and earns no points: {first.text}{where}{more}"
+            if not LABS[lab].features:
+                return together  # all labs build on this one
+    return CheckResult(submission, [], missing) if len(missing) < len(labs) else together
+
+
+def _check(
+    submission: str,
+    path: str,
+    labs: Sequence[str],
+    sandbox: Level,
+    *,
+    commands: Commands,
+    children: Children,
+    log: Path,
+) -> CheckResult:
+    """Make one contract check for all of ``labs``. If the check dies, it is tried once more, and then with a submission of
+    our own, to see whether the machine is to blame."""
+
+    def check(code: str, output: _LineCollector) -> ChildExit:
+        return children.listen(
+            lambda fd: commands.check(code, labs, sandbox),
             on_line=output,
             silence_s=CHECK_S,
             log=log,
             environment=environment(),
             from_stdout=True,
         )
+
+    ending = ""
+    for _ in range(2):
+        output = _LineCollector()
+        ended = check(path, output)
         if ended.how == "stopped":
             return CheckResult(submission, [], stopped=True)
         ending = _ending(ended, CHECK_S)
@@ -94,18 +141,26 @@ def run_check(
         if ended.how == "exited" and (ended.code, bool(problems)) in ((0, False), (2, True)):
             _drop_log(log)
             return CheckResult(submission, problems)
+    control = check(str(EMPTY_SUBMISSION), _LineCollector())
+    if control.how == "stopped":
+        return CheckResult(submission, [], stopped=True)
+    if (control.how, control.code) == ("exited", 0):
+        text = f"reading your code failed: the check of the submission {ending}, twice; a check of other code succeeded"
+        return CheckResult(submission, [Problem(text, handout="handouts/setup.md#first-run")])
+    _clean_log(log)
     problem = Problem(f"could not be judged: the check of the submission {ending}, twice", where=str(log))
     return CheckResult(submission, [problem], judged=False)
 
 
 class _LineCollector:
-    """Collects lines. None of them counts as news, so one time limit applies to the whole check."""
+    """Collects lines. None of them counts as progress, so one time limit applies to the whole check."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
 
     def __call__(self, line: bytes) -> bool:
-        self.lines.append(line)
+        if len(self.lines) < _MAX_LINES:
+            self.lines.append(line)
         return False
 
 
@@ -118,17 +173,19 @@ def run_job(
     traces: Path,
     on_record: Callable[[Record], None] | None = None,
 ) -> JobResult:
-    """Run ``job``. The same job may be run twice: the records say what they are about.
+    """Run ``job``. It may be run twice, because each record names its run.
 
     Args:
         log: what the job prints; removed unless something goes wrong.
         traces: the folder for traces of failed runs.
-        on_record: called with each record when it arrives, in this thread. The result has all of them.
+        on_record: called in this thread with each record when it arrives. The result contains all records.
     """
     runner = _JobRunner(job, commands, children, log, traces, on_record)
     stopped = not runner.work()
     if runner.uneventful and all(record.outcome == "passed" for record in runner.records.values()):
         _drop_log(log)
+    else:
+        _clean_log(log)
     return JobResult(job.id, job.submission, list(runner.records.values()), stopped)
 
 
@@ -136,7 +193,7 @@ class _JobRunner:
     """One job while it runs.
 
     Attributes:
-        records: those that have arrived, by run.
+        records: the records that have arrived, by run.
         uneventful: whether every process of the job exited normally and wrote only valid records.
     """
 
@@ -164,9 +221,10 @@ class _JobRunner:
         self._deaths: Counter[Run] = Counter()
         self._idle_deaths = 0
         self._silences = 0
+        self._failures: Counter[tuple[str, str]] = Counter()  # by test and class of failure
 
     def work(self) -> bool:
-        """Try until every run is accounted for. Returns ``False`` if everything was stopped before."""
+        """Start processes until every run has a record. Returns ``False`` if everything was stopped first."""
         tests, seeds = self.job.tests, self.job.seeds
         while self._missing():
             before = len(self.records)
@@ -185,7 +243,7 @@ class _JobRunner:
         return True
 
     def _never_reported(self, missing: list[Run]) -> None:
-        """The job reached its end without these runs."""
+        """Fail the runs that the job did not report although it reached its end."""
         results = count(self._reported, "result")
         self._fail(missing, f"run never reported: the job ended after {results}, and this was not one of them")
 
@@ -203,16 +261,40 @@ class _JobRunner:
         self._idle_deaths = 0 if news else self._idle_deaths + 1
         ending = _ending(ended, SILENCE_S[self.job.network])
         if self._idle_deaths >= IDLE_DEATHS:
-            text = f"could not be judged: the job {ending}, {self._idle_deaths} times in a row"
-            self._give_up(self._missing(), text)
+            self._blame(self._missing(), f"the job {ending}, {self._idle_deaths} times in a row")
         elif self._deaths[run] >= DEATHS_AT_A_RUN:
-            self._give_up([run], f"could not be judged: the job {ending} at this run, twice")
+            self._blame([run], f"the job {ending} at this run, twice")
+
+    def _blame(self, runs: list[Run], what: str) -> None:
+        """Account for runs at which the job dies."""
+        if self._is_the_machine(runs[0]):
+            self._give_up(runs, f"could not be judged: {what}")
+        else:
+            self._fail(runs, f"run never reported: {what}; with other code it ran to its end")
+
+    def _is_the_machine(self, run: Run) -> bool:
+        """Whether the job dies at ``run`` with a submission of our own, too."""
+        test, seed = run
+        control = msgspec.structs.replace(self.job, path=str(EMPTY_SUBMISSION))
+        lines = _LineCollector()
+        ended = self.children.listen(
+            lambda fd: self.commands.job(control, [test], (seed, seed + 1), fd, self.traces),
+            on_line=lines,
+            silence_s=CHECK_S,
+            log=self.log,
+            environment=environment(),
+        )
+        try:
+            items = [from_line(line) for line in lines.lines]
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            items = []
+        return ended.how != "stopped" and not any(isinstance(item, Record) for item in items)
 
     def _missing(self) -> list[Run]:
         return [run for run in self.job.runs if run not in self.records]
 
     def _next_piece(self) -> tuple[list[str], tuple[int, int]]:
-        """What the next process runs: the first test with missing runs, and its first unbroken range of their seeds."""
+        """The runs of the next process: the first test with missing runs, and its first unbroken range of their seeds."""
         missing = self._missing()
         if not missing:
             return [], (0, 0)
@@ -233,7 +315,7 @@ class _JobRunner:
                 silence_s=SILENCE_S[self.job.network],
                 log=self.log,
                 environment=environment(),
-                # Simulated runs do not depend on real time: runs that do get the processor first.
+                # Simulated runs do not depend on real time, so runs on the real network get the processor first.
                 nice=simulated,
                 processor=processor,
             )
@@ -244,7 +326,7 @@ class _JobRunner:
         return ended
 
     def _line(self, line: bytes) -> bool:
-        """Take one line from the job, and return whether it was news."""
+        """Handle one line from the job, and return whether it shows progress."""
         try:
             item = from_line(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -259,12 +341,18 @@ class _JobRunner:
             self._garbage += 1
             return False
         self._reported += 1
-        if run in self.records:  # the first outcome stands: a rerun must not hide a failure
+        if run in self.records:  # keep the first outcome, because a rerun must not hide a failure
             return False
         self._keep(item)
         return True
 
     def _keep(self, record: Record) -> None:
+        if record.failure is not None:
+            # The report keeps the details of the lowest seeds only, and seeds arrive in order.
+            failure_class = (record.test, failure_classes.name(record.failure, record.outcome))
+            self._failures[failure_class] += 1
+            if self._failures[failure_class] > MAX_DETAILED:
+                record.failure = without_details(record.failure)
         self.records[record.test, record.seed] = record
         if self.on_record is not None:
             self.on_record(record)
@@ -304,7 +392,7 @@ class _JobRunner:
 
 
 def _ending(ended: ChildExit, silence_s: float) -> str:
-    """How a child ended, in words that follow "the job"."""
+    """The end of a child process, in words that follow "the job"."""
     if ended.how == "not-started":
         return f"could not be started ({ended.text})"
     if ended.how == "silent":
@@ -314,6 +402,12 @@ def _ending(ended: ChildExit, silence_s: float) -> str:
     if ended.code < 0:
         return f"was killed by signal {-ended.code}"
     return f"ended too early with code {ended.code}"
+
+
+def _clean_log(log: Path) -> None:
+    """Make a log safe to print: it may quote student code."""
+    with contextlib.suppress(FileNotFoundError):
+        log.write_text(printable(log.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
 
 
 def _drop_log(log: Path) -> None:

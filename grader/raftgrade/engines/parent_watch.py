@@ -1,7 +1,7 @@
-"""A pytest plugin for jobs: when the grader is gone, end the job (``-p raftgrade.engines.parent_watch``).
+"""A pytest plugin that ends a job when its grader has ended (``-p raftgrade.engines.parent_watch``).
 
-However the grader ended, by SIGKILL too, the kernel closes its end of the pipe for records. A thread sees that at once and
-kills the job's whole process group. Without it, a job would notice only at the end of its current run.
+Whenever the grader ends, even by SIGKILL, the kernel closes its end of the pipe for records. A thread notices this at
+once and kills the job's whole process group. Without the thread, a job would notice only at the end of its current run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def watch(fd: int) -> None:
     """Wait until no process reads from the pipe that ``fd`` writes to; then kill this process and its group."""
     poller = select.poll()
-    poller.register(fd, 0)  # no events requested: only the end of the reader wakes it
+    poller.register(fd, 0)  # no events are requested: only the end of the reader wakes this thread
     poller.poll()
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -1,6 +1,6 @@
 """The main loop of a grading run: hand checks and jobs to an engine, in order, and yield what comes back.
 
-An engine is a ``concurrent.futures.Executor`` with a few lines around it. The one in :mod:`raftgrade.engines.local` uses
+An engine is a thin layer on top of a ``concurrent.futures.Executor``. The one in :mod:`raftgrade.engines.local` uses
 threads, each of which starts one child process at a time; :mod:`raftgrade.engines.dask` uses the workers of a cluster. All
 events arrive in one queue and are handled in the main thread, so nothing here needs a lock.
 """
@@ -11,6 +11,7 @@ import heapq
 import itertools
 import queue
 import signal
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -20,17 +21,17 @@ from typing import Any, Protocol
 
 from raftgrade.engines.jobs import CheckResult, JobResult
 from raftgrade.engines.schedule import Schedule
-from raftgrade.plan import Job
+from raftgrade.plan import Job, Pool
 from raftgrade.results import Report, SubmissionResult
 from raftlab.runs.record import Record
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TICK_S = 1.0  # seconds without an event until a Tick, so that progress is shown
+TICK_S = 1.0  # seconds without an event, after which a Tick lets the progress line be updated
 
 
 @dataclass(frozen=True, slots=True)
 class RunReported:
-    """A record callback."""
+    """A running job has reported a record."""
 
     submission: str
     record: Record
@@ -38,7 +39,7 @@ class RunReported:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """A signal asks us to stop; ``number`` is the signal's."""
+    """The signal ``number`` asks the grader to stop."""
 
     number: int
 
@@ -50,8 +51,9 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class FutureDone:
-    """A check or a job has ended."""
+    """A check or a job has ended in the pool of these networks."""
 
+    pool: tuple[str, ...]
     future: Future[Any]
 
 
@@ -61,14 +63,8 @@ Event = RunReported | CheckResult | StopRequested | Tick
 class Engine(Protocol):
     """Runs checks and jobs. Its futures always have a result, which also says what went wrong."""
 
-    @property
-    def max_in_flight(self) -> int:
-        """How many checks and jobs may be handed out at a time."""
-        ...
-
-    @property
-    def workers(self) -> int:
-        """How many of them run in parallel."""
+    def pools(self) -> list[Pool]:
+        """Its workers at this moment. Each network is in one pool."""
         ...
 
     def check(self, submission: SubmissionResult, path: str) -> Future[CheckResult]:
@@ -80,11 +76,12 @@ class Engine(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stop everything. On this machine, nothing that was handed out runs any more afterwards."""
+        """Stop everything. When this returns, no process on this machine still runs a check or a job."""
 
 
 class WorkLoop:
-    """Works through the submissions in their order: the check of one, then its jobs, then those of the next.
+    """Works through the submissions in order: first the check of a submission, then its jobs, then the next submission.
+    The pools of the engine do so independently, but no pool is so far ahead that many submissions are unfinished.
 
     Args:
         plan: names the submissions.
@@ -105,12 +102,15 @@ class WorkLoop:
         self._engine = engine
         self._inbox: queue.SimpleQueue[RunReported | FutureDone | StopRequested] = queue.SimpleQueue()
         self._places = {submission.name: place for place, submission in enumerate(plan.submissions)}
-        self._waiting: list[tuple[int, int, SubmissionResult | Job]] = []
+        self._waiting: dict[tuple[str, ...], list[tuple[int, int, SubmissionResult | Job]]] = {
+            pool.networks: [] for pool in engine.pools()
+        }
         self._numbers = itertools.count()
-        self._in_flight = 0
+        self._in_flight: Counter[tuple[str, ...]] = Counter()  # by pool
+        self._unfinished: Counter[str] = Counter()  # jobs and checks of the submissions that have been started
         for submission in plan.submissions:
             if submission.name not in complete:
-                self._add(submission.name, submission)
+                self._add(submission)
 
     def events(self) -> Generator[Event, None, None]:
         """Do the work, and yield what happens. Ends when all is done, or after a :class:`StopRequested`."""
@@ -119,6 +119,7 @@ class WorkLoop:
                 while self._hand_out():
                     event = self._next()
                     if isinstance(event, FutureDone):
+                        self._in_flight[event.pool] -= 1
                         yield from self._finished(event.future.result())
                         continue
                     yield event
@@ -128,27 +129,44 @@ class WorkLoop:
                 self._engine.stop()
 
     def late_reports(self) -> Iterator[RunReported]:
-        """Records that callback while everything was being stopped."""
+        """Records that arrived while everything was being stopped."""
         while not self._inbox.empty():
             event = self._inbox.get()
             if isinstance(event, RunReported):
                 yield event
 
-    def _add(self, submission: str, item: SubmissionResult | Job) -> None:
-        heapq.heappush(self._waiting, (self._places[submission], next(self._numbers), item))
+    def _add(self, item: SubmissionResult | Job) -> None:
+        submission = item.submission if isinstance(item, Job) else item.name
+        heapq.heappush(self._waiting[self._pool_of(item)], (self._places[submission], next(self._numbers), item))
+
+    def _pool_of(self, item: SubmissionResult | Job) -> tuple[str, ...]:
+        network = item.network if isinstance(item, Job) else "sim"
+        return next(networks for networks in self._waiting if network in networks)
 
     def _hand_out(self) -> bool:
         """Keep the engine busy. Returns ``False`` when there is nothing left to do or to wait for."""
-        while self._waiting and self._in_flight < self._engine.max_in_flight:
-            item = heapq.heappop(self._waiting)[2]
-            future: Future[Any]
-            if isinstance(item, Job):
-                future = self._engine.job(item, self._recorder(item.submission))
-            else:
-                future = self._engine.check(item, self._paths[item.name])
-            self._in_flight += 1
-            future.add_done_callback(lambda done: self._inbox.put(FutureDone(done)))
-        return self._in_flight > 0
+        pools = self._engine.pools()
+        most = sum(pool.max_in_flight for pool in pools)
+        for pool in pools:
+            waiting = self._waiting[pool.networks]
+            while waiting and self._in_flight[pool.networks] < pool.max_in_flight:
+                item = waiting[0][2]
+                if not isinstance(item, Job):
+                    if len(self._unfinished) >= most:
+                        break  # the results of unfinished submissions are in memory
+                    self._unfinished[item.name] = 1
+                heapq.heappop(waiting)
+                self._in_flight[pool.networks] += 1
+                self._start(item)
+        return self._in_flight.total() > 0
+
+    def _start(self, item: SubmissionResult | Job) -> None:
+        future: Future[Any]
+        if isinstance(item, Job):
+            future = self._engine.job(item, self._recorder(item.submission))
+        else:
+            future = self._engine.check(item, self._paths[item.name])
+        future.add_done_callback(lambda done: self._inbox.put(FutureDone(self._pool_of(item), done)))
 
     def _recorder(self, submission: str) -> Callable[[Record], None]:
         return lambda record: self._inbox.put(RunReported(submission, record))
@@ -160,7 +178,6 @@ class WorkLoop:
             return Tick()
 
     def _finished(self, result: CheckResult | JobResult) -> Iterator[Event]:
-        self._in_flight -= 1
         if result.stopped:
             return
         if isinstance(result, JobResult):
@@ -172,20 +189,23 @@ class WorkLoop:
             yield result
             jobs = [] if result.problems else self._schedule.start(result.submission)
         for job in jobs:
-            self._add(result.submission, job)
+            self._add(job)
+        self._unfinished[result.submission] += len(jobs) - 1
+        if not self._unfinished[result.submission]:
+            del self._unfinished[result.submission]
 
 
 @contextmanager
 def on_stop_signal(callback: Callable[[int], None]) -> Iterator[None]:
-    """During the block, call ``callback`` with the number of each signal that asks us to stop.
+    """During the block, call ``callback`` with the number of each signal that asks this process to stop.
 
-    The callback must not raise: the exception could appear in the middle of a write.
+    The callback must not raise, because the exception could interrupt a write.
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
         callback(number)
 
-    # If whoever started us has chosen to ignore a signal (nohup, a shell's &), leave it ignored.
+    # A signal that was ignored when this process started (by nohup, or a shell's &) stays ignored.
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     former_handlers = {number: signal.signal(number, handler) for number in handled}
     try:

@@ -1,7 +1,7 @@
-"""Find which outcomes of an earlier report in the same folder are still valid.
+"""Finds the outcomes of an earlier report in the same folder that are still valid.
 
-A run is made again only when something changed that could change its outcome: the submission's files, the test, the seed,
-the network, the sandbox, or the code that judges. A run that could not be judged is always tried again.
+A run is repeated only if something has changed that could affect its outcome: the submission's files, the test, the seed,
+the network, the sandbox, or the code that judges. A run that could not be judged is always repeated.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ from types import ModuleType
 import raftgrade
 import raftlab
 from raftgrade.results import Report
-from raftgrade.store import EarlierReport
+from raftgrade.signatures import Signer
+from raftgrade.store import EarlierHeader, EarlierReport
 from raftgrade.tally import Entry, RefusalEntry, RunEntry
 
 Key = tuple[str, str, str, str]  # submission, lab, test, network
 
 
-def reusable_entries(plan: Report, earlier: EarlierReport | None) -> Iterator[Entry]:
-    """The entries of the ``earlier`` report that are valid for ``plan`` too."""
+def _made_by(report: Report | EarlierHeader) -> tuple[object, ...]:
+    """The facts about a report that must be equal for its runs to count in another report."""
+    return report.tool, report.code, report.settings.level, report.settings.races
+
+
+def reusable_entries(plan: Report, earlier: EarlierReport | None, signer: Signer) -> Iterator[Entry]:
+    """The entries of the ``earlier`` report that this user has signed and that are valid for ``plan``, too."""
     if earlier is None:
         return
-    header, entries = earlier
-    if (header.tool, header.code, header.settings.level) != (plan.tool, plan.code, plan.settings.level):
+    header, entries, _ = earlier
+    if _made_by(header) != _made_by(plan):
         return
     hashes = {submission.name: submission.hash for submission in header.submissions}
     same = [item for item in plan.submissions if item.hash and hashes.get(item.name) == item.hash]
@@ -36,15 +42,16 @@ def reusable_entries(plan: Report, earlier: EarlierReport | None) -> Iterator[En
         for test in item.tests:
             for network in test.networks:
                 wanted.setdefault((item.name, test.lab, test.name, network.network), []).append(range(*network.seeds))
-    # A run that could not be judged stays on record only if a second attempt was judged, which comes later in the records.
+    # A run that could not be judged is kept only if its second attempt, which comes later in the records, was judged.
     unjudged: dict[tuple[Key, int], RunEntry] = {}
     for entry in entries:
         if isinstance(entry, RefusalEntry):
-            if entry.submission in names and entry.state == "refused" and header.settings.labs == plan.settings.labs:
+            same_labs = header.settings.labs == plan.settings.labs
+            if entry.submission in names and entry.state == "refused" and same_labs and signer.accepts(entry):
                 yield entry
             continue
         key, seed = _key(entry), entry.record.seed
-        if not any(seed in seeds for seeds in wanted.get(key, ())):
+        if not any(seed in seeds for seeds in wanted.get(key, ())) or not signer.accepts(entry):
             continue
         if entry.record.outcome == "error":
             unjudged.setdefault((key, seed), entry)
@@ -61,7 +68,7 @@ def _key(entry: RunEntry) -> Key:
 
 def code_fingerprint(*packages: ModuleType) -> str:
     """A fingerprint of the code of ``packages`` and of Python's version. Without packages, it covers all code that affects
-    a verdict. (The version number does not change with every commit.)"""
+    a verdict. (The version number would not do, because it does not change with every commit.)"""
     digest = hashlib.sha256(sys.version.encode())
     for package in packages or (raftlab, raftgrade):
         root = Path(package.__path__[0])

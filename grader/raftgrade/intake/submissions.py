@@ -1,28 +1,25 @@
-"""Find the submissions that the paths on the command line name. None of their code is read or run here."""
+"""Finds the submissions that the paths on the command line name. None of their code is read or run here."""
 
 from __future__ import annotations
 
-import csv
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from raftlab.safe_text import printable
+from raftgrade.intake import downloads, repositories, roster
+from raftgrade.intake.drafts import ENTRIES, TOOL_FOLDERS, Draft, Kind, archive, no_entry, one
+from raftgrade.intake.roster import BadPath, read_text
+from raftgrade.students import Directory, Student, folded
+from raftlab.safe_text import count, printable
 
-MAIN = "raft.py"
-TOOL_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}
+__all__ = ["BadPath", "FoundSubmissions", "Submission", "find"]
+
 LISTS = (".txt", ".list")
-MAX_LIST_BYTES = 5_000_000  # of a list or table of submissions
-
-Kind = Literal["file", "folder", "zip", "git", "nothing"]
-
-
-class BadPath(ValueError):
-    """A path that names no submission. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,76 +30,95 @@ class Submission:
         name: for people; unique in a run.
         slug: for file names; unique in a run.
         where: the path or URL as it was given, for messages.
-        kind: says which attributes matter: ``path``; for ``"git"``, ``url`` and ``commit``; for ``"nothing"``,
-            ``reason``, which says why there is no submission.
-        id: the student's in the course, if a table gave one.
+        kind: decides which of the other attributes are used: for ``"git"``, ``url`` and ``commit``; for ``"files"``,
+            ``files``: where each file of the submission is, by the name that its author gave it; for ``"nothing"``,
+            ``reason``, which says why there is no submission; otherwise ``path``.
+        given_by_us: for ``"nothing"``: whether the reason is not in what the student handed in (a wrong path in a table, or
+            no submission at all), so that there is no mark.
+        students: the authors, as far as a table or a course system's download names them.
+        submitted: when it was handed in (ISO 8601, or as a course system writes it; "late" if that is all that it says);
+            empty if that is unknown.
+        prefix: how the course system's file names for this submission begin.
     """
 
     name: str
     slug: str
     where: str
     kind: Kind
-    id: str = ""
     path: Path = Path()
+    files: dict[str, Path] = field(default_factory=dict)
     url: str = ""
     commit: str = ""
     reason: str = ""
+    given_by_us: bool = False
+    students: tuple[Student, ...] = ()
+    submitted: str = ""
+    prefix: str = ""
 
 
 @dataclass(slots=True)
 class FoundSubmissions:
-    """The submissions, and the folders beside them that were ``skipped`` because they have no ``raft.py``."""
+    """The submissions, and the folders beside them that were ``skipped`` because they have none of the ``entries``.
 
+    ``notes`` are sentences for the instructor, such as whom the roster does not name.
+    """
+
+    entries: tuple[str, ...] = ENTRIES
     submissions: list[Submission] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def files(self) -> list[Path]:
-        """Files that are submissions of their own, and no part of another one."""
+        """The files that are submissions of their own, and so do not belong to any other submission."""
         return [item.path for item in self.submissions if item.kind == "file"]
 
 
-class _Draft(msgspec.Struct, kw_only=True):
-    """A submission before it has its unique names."""
-
-    kind: Kind
-    name: str
-    where: str
-    id: str = ""
-    path: Path = Path()
-    url: str = ""
-    commit: str = ""
-    reason: str = ""
-
-
-def find(paths: Sequence[str | Path], ignore: Path | None = None) -> FoundSubmissions:
+def find(
+    paths: Sequence[str | Path],
+    ignore: Path | None = None,
+    entries: tuple[str, ...] = ENTRIES,
+    students: roster.Table | None = None,
+    single: bool = False,
+) -> FoundSubmissions:
     """Find submissions. One that is named twice counts once.
 
     Args:
-        paths: each is a file, a zip file, a folder with ``raft.py``, a folder of such folders and zip files, a git URL, a
-            list of all these (``.txt``), or a table (``.csv``).
-        ignore: a folder that is no submission, because the report goes there.
+        paths: each is a file, a zip file, a folder with one of ``entries``, a folder of such folders and zip files, an
+            unpacked download of Canvas, Moodle or Gradescope, a git URL, a list of all these (``.txt``), or a table
+            (``.csv``).
+        ignore: the folder for the report, which is not a submission.
+        entries: :data:`ENTRIES` or :data:`SERVICE_ENTRIES`.
+        students: the roster. Every student in it who has no submission gets an entry that says so.
+        single: whether each folder among ``paths`` is one submission, whatever it contains.
 
     Raises:
         BadPath: a path names no submission.
     """
-    result = FoundSubmissions()
+    result = FoundSubmissions(entries)
+    drafts: list[Draft] = []
+    seen: set[tuple[str, ...]] = set()
+    for given in paths:
+        for draft in _expand(str(given), result, ignore, single):
+            places = (str(path.resolve()) for path in (draft.path, *draft.files.values()))
+            same = (draft.url, draft.reason, draft.commit, *places, *(student.label for student in draft.students))
+            if same not in seen:
+                seen.add(same)
+                drafts.append(draft)
+    if students is not None:
+        drafts = _assign(drafts, students, result.notes)
     taken_names: set[str] = set()
     taken_slugs: set[str] = set()
-    seen: set[tuple[str, str]] = set()
-    for given in paths:
-        for draft in _expand(str(given), result, ignore):
-            same = (draft.url + draft.reason, f"{draft.commit} {draft.path.resolve()} {draft.id}")
-            if same in seen:
-                continue
-            seen.add(same)
-            name = _unique(printable(draft.name).replace("\n", "\\n").replace("\t", " "), taken_names)
-            slug = _unique(re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].strip(".") or "submission", taken_slugs)
-            result.submissions.append(Submission(**{**msgspec.structs.asdict(draft), "name": name, "slug": slug}))
+    for draft in drafts:
+        shown = printable(unicodedata.normalize("NFC", draft.name)).replace("\n", "\\n").replace("\t", " ")
+        name = _unique(shown, taken_names)
+        slug = _unique(re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].strip(".") or "submission", taken_slugs)
+        about = {field: getattr(draft, field) for field in draft.__struct_fields__} | {"name": name, "slug": slug}
+        result.submissions.append(Submission(**about))
     return result
 
 
-def _expand(given: str, result: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
+def _expand(given: str, result: FoundSubmissions, ignore: Path | None, single: bool) -> list[Draft]:
     if _is_url(given):
         return [_repository(given)]
     path = Path(given)
@@ -111,40 +127,27 @@ def _expand(given: str, result: FoundSubmissions, ignore: Path | None) -> list[_
         if not path.exists():
             raise BadPath(f"there is no {shown}")
         if path.suffix.lower() == ".csv":
-            return _table(path)
+            return _table(path, result.entries)
         if path.suffix.lower() in LISTS:
-            lines = [line.strip() for line in _text(path).splitlines()]
-            drafts = [_named(line, path) for line in lines if line and not line.startswith("#")]
+            lines = [line.strip() for line in read_text(path).splitlines()]
+            drafts = [_named(line, path, result.entries) for line in lines if line and not line.startswith("#")]
             if not drafts:
                 raise BadPath(f"{shown} is empty: expected a path or a git URL on each line")
             return drafts
-        draft = _one(path)
+        draft = one(path, result.entries)
         if draft is not None:
-            return [draft]
+            return [_dated(draft)]
         if path.is_file():
-            raise BadPath(f"{shown} is not a Python file: give a raft.py, or a folder with a raft.py in it")
-        return _folder(path, result, ignore)
+            entry = result.entries[0]
+            raise BadPath(f"{shown} is not a Python file: give a {entry}, or a folder with a {entry} in it")
+        if single:
+            return [_single(path, result.entries)]
+        return downloads.recognise(path, result.entries, result.notes) or _folder(path, result, ignore)
     except OSError as exc:
         raise BadPath(f"{shown} cannot be read: {exc.strerror or exc}") from None
 
 
-def _one(path: Path) -> _Draft | None:
-    """The submission at ``path``, if ``path`` is a single one."""
-    if path.is_file():
-        kind: Kind | None = {".py": "file", ".zip": "zip"}.get(path.suffix.lower())  # type: ignore[assignment]
-        if kind is None:
-            return None
-        return _Draft(kind=kind, name=_name(path), where=str(path), path=path)
-    if _holds_raft(path):
-        return _Draft(kind="folder", name=_name(path), where=str(path), path=path)
-    inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-    if len(inside) == 1 and inside[0].suffix.lower() == ".zip" and inside[0].is_file():  # as Moodle packs them
-        folder = path.resolve().parent if not path.name else path
-        return _Draft(kind="zip", name=_name(folder), where=str(path), path=inside[0])
-    return None
-
-
-def _folder(path: Path, result: FoundSubmissions, ignore: Path | None) -> list[_Draft]:
+def _folder(path: Path, result: FoundSubmissions, ignore: Path | None) -> list[Draft]:
     """The submissions in a folder of submissions."""
     drafts = []
     skipped = []
@@ -153,98 +156,220 @@ def _folder(path: Path, result: FoundSubmissions, ignore: Path | None) -> list[_
             continue
         if ignore is not None and entry.resolve() == ignore.resolve():
             continue
-        draft = _one(entry) if entry.is_dir() or entry.suffix.lower() == ".zip" else None
-        if entry.is_symlink() and (entry.is_dir() or entry.suffix.lower() == ".zip"):
+        draft = one(entry, result.entries) if entry.is_dir() else archive(entry)
+        if entry.is_symlink() and (entry.is_dir() or draft is not None):
             reason = f"{printable(entry.name)} is a link: hand in the files themselves"
-            drafts.append(_Draft(kind="nothing", name=entry.name, where=str(entry), reason=reason))
+            drafts.append(Draft(kind="nothing", name=entry.name, where=str(entry), reason=reason))
         elif draft is not None:
-            drafts.append(draft)
+            drafts.append(_dated(draft))
         elif entry.is_dir():
             skipped.append(entry)
     if not drafts:
-        raise BadPath(f"there is no raft.py in {printable(str(path))}, nor in a folder in it")
+        raise BadPath(f"there is no {result.entries[0]} in {printable(str(path))}, nor in a folder in it")
     result.skipped += skipped
     return drafts
+
+
+def _single(path: Path, entries: tuple[str, ...]) -> Draft:
+    """The only submission in a folder that has none of ``entries`` itself. It may lack them altogether."""
+    name = path.resolve().name or "submission"
+    folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.is_symlink()]
+    inside = [draft for entry in folders if entry.name not in TOOL_FOLDERS and (draft := one(entry, entries))]
+    if len(inside) == 1:  # as in an archive, the files may lie in a folder
+        inside[0].name = name
+        return inside[0]
+    reason = no_entry([entry.name for entry in path.iterdir()], entries, "the submission")
+    if inside:
+        reason = f"there is more than one {entries[0]} in the submission"
+    return Draft(kind="nothing", name=name, where=str(path), reason=reason)
+
+
+def _dated(draft: Draft) -> Draft:
+    """``draft`` with the date of its last commit, if it is a clone."""
+    if draft.kind == "folder" and (draft.path / ".git").is_dir():
+        draft.submitted = repositories.committed(draft.path)
+    return draft
 
 
 # --- lists and tables ----------------------------------------------------------------------------------------------
 
 
-def _table(path: Path) -> list[_Draft]:
-    shown = printable(str(path))
-    rows = csv.DictReader(_text(path).splitlines())
-    names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
-    where = names.get("path", names.get("url"))
-    if where is None or ("id" not in names and "name" not in names):
-        seen = ", ".join(printable(name) for name in names) or "none"
-        raise BadPath(f"{shown} needs the columns id, name and path (or url), but has: {seen}")
+def _table(path: Path, entries: tuple[str, ...]) -> list[Draft]:
+    """The submissions in a table. Students of a group share the submissions of all its rows."""
+    table = roster.read(path)
+    if not table.has_places:
+        raise BadPath(f"{table.shown} needs a column path or url; a table without submissions goes with --roster")
+    roster.require_distinct(table)
+    groups: dict[str, list[roster.Row]] = {}
+    for row in table.rows:
+        if row.student.group:
+            groups.setdefault(folded(row.student.group), []).append(row)
     drafts = []
-    for row in rows:
-        # A row with too many cells keeps them under None.
-        cells = {key: (row.get(name) or "").strip() for key, name in names.items()}
-        draft = _named(cells["path" if "path" in cells else "url"] or cells.get("url", ""), path)
-        draft.id = printable(cells.get("id", ""))
-        draft.name = cells.get("name") or draft.id or draft.name
+    for row in table.rows:
+        together = groups.get(folded(row.student.group), [row])
+        places = list(dict.fromkeys((each.path, each.url) for each in together if each.path or each.url))
+        if not (row.path or row.url) and places:
+            continue  # another row of the group has its submission
+        if row is not next(each for each in together if (each.path, each.url) == (row.path, row.url)):
+            continue  # an earlier row of the group has the same submission
+        if row.path:
+            draft = _named(row.path, path, entries)
+        else:
+            # Students may have typed these URLs, so they must not lead to other people's files on this machine.
+            draft = _fetched(row.url) if row.url else _nothing()
+        if draft.given_by_us and (row.path or row.url):
+            draft.reason += f" ({printable(path.name)} line {row.line})"
+        draft.students = tuple({each.student.label: each.student for each in together}.values())
+        draft.name = row.student.group if len(draft.students) > 1 else row.student.label
+        draft.submitted = row.submitted or draft.submitted
         drafts.append(draft)
-    if not drafts:
-        raise BadPath(f"{shown} has no row")
     return drafts
 
 
-def _named(where: str, listed_in: Path) -> _Draft:
-    """The submission in a line of the list ``listed_in``, relative to the list. If there is none, it is refused, and the
-    others go on."""
-    if not where:
-        return _Draft(kind="nothing", name="nothing", where="(nothing)", reason="nothing was handed in")
+def _fetched(url: str) -> Draft:
+    """The submission in the column ``url`` of a table. It must be a repository on another machine."""
+    if not url.startswith("https://"):
+        reason = f"{printable(_without_secret(url))} cannot be fetched: the column url takes https:// only"
+        return Draft(kind="nothing", name="submission", where=_without_secret(url), reason=reason, given_by_us=True)
+    return _repository(url)
+
+
+def _nothing(students: tuple[Student, ...] = ()) -> Draft:
+    reason = "nothing was handed in"
+    return Draft(kind="nothing", name="nothing", where="(nothing)", reason=reason, given_by_us=True, students=students)
+
+
+def _without_secret(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
+def _named(where: str, listed_in: Path, entries: tuple[str, ...]) -> Draft:
+    """The submission that a line of ``listed_in`` names, relative to the list's folder. If it names none, this entry is not
+    graded, and the others are."""
     if _is_url(where):
         return _repository(where)
-    path = listed_in.parent / where
-    name = Path(where).name or "submission"
+    path = _existing(listed_in.parent, where)
+    shown = printable(where)
+    reason, ours = f"there is no {shown}", True
     try:
-        draft = _one(path) if path.exists() else None
-        reason = f"there is no raft.py in {printable(where)}" if path.exists() else f"there is no {printable(where)}"
+        if path.exists():
+            draft = one(path, entries)
+            if draft is not None:
+                return _dated(draft)
+            inside = list(path.iterdir()) if path.is_dir() else []
+            reason, ours = no_entry([entry.name for entry in inside], entries, "the submission"), False
+            if any(one(entry, entries) for entry in inside if entry.is_dir()):
+                reason, ours = f"{shown} is a folder of submissions, not one submission", True
     except (OSError, ValueError) as exc:
-        draft, reason = None, f"{printable(where)} cannot be read: {getattr(exc, 'strerror', None) or exc}"
-    return draft or _Draft(kind="nothing", name=name, where=where, reason=reason)
+        reason = f"{shown} cannot be read: {getattr(exc, 'strerror', None) or exc}"
+    name = Path(where).name or "submission"
+    return Draft(kind="nothing", name=name, where=where, reason=reason, given_by_us=ours)
 
 
-def _text(path: Path) -> str:
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise BadPath(f"{printable(str(path))} is too long for a list of submissions")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadPath(f"{printable(str(path))} is not UTF-8 text: save it as UTF-8") from None
+def _existing(folder: Path, where: str) -> Path:
+    """The path that a table names. Its accents may have another form on disk (NFC or NFD)."""
+    forms = (where, unicodedata.normalize("NFC", where), unicodedata.normalize("NFD", where))
+    paths = [folder / form for form in forms]
+    return next((path for path in paths if "\0" not in where and path.exists()), paths[0])
+
+
+# --- the roster ----------------------------------------------------------------------------------------------------
+
+
+def _assign(drafts: list[Draft], table: roster.Table, notes: list[str]) -> list[Draft]:
+    """Give each submission the students of the roster who wrote it. What fits no student, or more than one, keeps its own
+    name, and is noted. Students without a submission get an entry without one."""
+    roster.require_distinct(table)
+    students = roster.directory(table)
+    prefixes = _prefixes_of_clones(drafts)
+    unknown: list[str] = []
+    have: set[int] = set()
+    for draft in drafts:
+        found = _authors(draft, students, prefixes)
+        if not found:
+            unknown.append(printable(draft.name))
+            continue
+        known = {key for student in draft.students for key in student.ids}
+        more = tuple(text for student in draft.students for text in student.other_ids)
+        together = {member for number in found for member in _members(students, number)}
+        have |= together
+        draft.students = tuple(
+            msgspec.structs.replace(each, other_ids=tuple(dict.fromkeys((*each.other_ids, *more))))
+            if number in found and (len(found) == 1 or known & each.ids)
+            else each
+            for number, each in enumerate(students.students)
+            if number in together
+        )
+        draft.name = draft.students[0].group if len(draft.students) > 1 else draft.students[0].label
+        draft.name = draft.name or ", ".join(student.label for student in draft.students)
+        if not draft.submitted:
+            draft.submitted = next((table.rows[number].submitted for number in sorted(found)), "")
+    missing = [number for number in range(len(students.students)) if number not in have]
+    if unknown:
+        one_of = "is" if len(unknown) == 1 else "are"
+        text = f"{count(len(unknown), 'submission')} {one_of} of no student in {table.shown}, or of more than one"
+        notes.append(f"{text}, and graded without a row there: {'; '.join(unknown)}")
+    if missing:
+        names = "; ".join(students.students[number].label for number in missing)
+        notes.append(
+            f"{count(len(missing), 'student')} of {table.shown} without a submission, so without a mark: {names}"
+        )
+    absent = []
+    for number in missing:
+        draft = _nothing((students.students[number],))
+        draft.name = students.students[number].label
+        absent.append(draft)
+    return drafts + absent
+
+
+def _authors(draft: Draft, students: Directory, prefixes: list[str]) -> set[int]:
+    """The numbers of the students who wrote a submission, without the other members of their groups; empty if that is not
+    clear."""
+    if draft.students:
+        each_found = [students.find(student.ids, [student.name]) for student in draft.students]
+        found = {number for numbers in each_found for number in numbers}
+        return found if all(len(numbers) == 1 for numbers in each_found) else set()
+    numbers = students.find([draft.name], [draft.name])
+    if not numbers:
+        group = students.find_group(draft.name)
+        if group:
+            return set(group)
+        # GitHub Classroom puts the assignment's name and a hyphen before the login.
+        numbers = students.find([draft.name.removeprefix(each) for each in prefixes if draft.name.startswith(each)])
+    return set(numbers) if len(numbers) == 1 else set()
+
+
+def _members(students: Directory, number: int) -> list[int]:
+    group = students.students[number].group
+    return students.find_group(group) if group else [number]
+
+
+def _prefixes_of_clones(drafts: list[Draft]) -> list[str]:
+    """The parts up to a hyphen with which the names of all clones begin: the name of the assignment, and perhaps more."""
+    names = [draft.name for draft in drafts if draft.kind == "folder" and (draft.path / ".git").exists()]
+    common = os.path.commonprefix(names) if len(names) > 1 else (names or [""])[0]  # noqa: RUF071 (not paths)
+    return [common[: found.end()] for found in re.finditer("-", common)]
 
 
 def _is_url(text: str) -> bool:
     return "://" in text or re.match(r"[\w.-]+@[\w.-]+:", text) is not None
 
 
-def _repository(text: str) -> _Draft:
-    """``https://host/group/name.git#commit``. Whatever comes before an ``@`` is a secret, and not shown."""
+def _repository(text: str) -> Draft:
+    """Parse ``https://host/group/name.git#commit``. Text before an ``@`` may be a password, so it is not shown."""
     url, _, commit = text.partition("#")
-    where = re.sub(r"//[^/@]*@", "//", text)
+    where = _without_secret(text)
     name = re.sub(r"\.git$", "", url.rstrip("/")).rpartition("/")[2] or "repository"
     if not url.startswith(("https://", "file://")):
         reason = f"{printable(where)} cannot be fetched: only https:// and file:// can"
-        return _Draft(kind="nothing", name=name, where=where, reason=reason)
+        return Draft(kind="nothing", name=name, where=where, reason=reason, given_by_us=True)
+    if not url.isprintable() or " " in url:
+        reason = f"{printable(where)} cannot be fetched: a URL has no spaces or control characters"
+        return Draft(kind="nothing", name=name, where=where, reason=reason, given_by_us=True)
     if commit and not re.fullmatch(r"[0-9a-fA-F]{40}", commit):
         reason = f"{printable(where)} names no commit: after # there must be 40 hexadecimal digits"
-        return _Draft(kind="nothing", name=name, where=where, reason=reason)
-    return _Draft(kind="git", name=name, where=where, url=url, commit=commit)
-
-
-def _holds_raft(folder: Path) -> bool:
-    return (folder / MAIN).is_file()
-
-
-def _name(path: Path) -> str:
-    """The name of a folder or file; a ``raft.py`` is named after its folder."""
-    real = path.resolve()
-    if real.is_file():
-        return real.stem if real.name != MAIN else real.parent.name or "raft"
-    return real.name or "submission"
+        return Draft(kind="nothing", name=name, where=where, reason=reason, given_by_us=True)
+    return Draft(kind="git", name=name, where=where, url=url, commit=commit)
 
 
 def _unique(name: str, taken: set[str]) -> str:

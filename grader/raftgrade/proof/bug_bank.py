@@ -1,20 +1,21 @@
 """The bank of known bugs: reads patch files, each of which puts one bug into the reference solution, and applies them.
 
 A file begins with ``Key: value`` headers, like an e-mail. An empty line follows, and then the change as the hunks of a
-unified diff. ``tests/bugs/README.md`` describes the format.
+unified diff. ``tests/bugs/README.md`` describes the format. A hunk changes ``raft.py``, unless the two lines before it that
+name files, as ``diff -u`` writes them, say ``kv.py``.
 
 The line numbers in a hunk's ``@@`` line are ignored. Instead, a hunk's old lines (context and ``-``) must occur exactly once
-in the reference. So a patch survives changes elsewhere in the reference and can be written by hand without counting lines.
-When its own lines have changed, it is rejected instead of being applied at a similar place.
+in the reference. So a patch still applies after changes elsewhere in the reference, and can be written by hand without
+counting lines. If its own old lines have changed, it is rejected instead of being applied at a similar place.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from raftlab import labs
 from raftlab.explain import rules
@@ -24,7 +25,8 @@ from raftlab.safe_text import count, printable
 from raftlab.suites import catalogue
 
 HARDNESS = ("easy", "medium", "hard")
-SEEDS = 3  # number of seeds within which a test must catch the bug at least once, unless its file has the header Seeds
+SEEDS = 3  # a test must catch the bug at least once with this many seeds, unless the bug's file has the header Seeds
+FILES = ("raft.py", "kv.py")  # of the reference, which patches may change; the first one is the default
 LEFT_OUT = "left-out.md"  # the notes on known bugs that are not in the bank
 
 HEADERS = ("Title", "Lab", "Breaks", "Hardness", "Source", "Seeds", "Before", "Missed")
@@ -55,7 +57,7 @@ class Catch:
     kind: str = ""
 
     def matches(self, failure: Failure) -> bool:
-        """Whether this is the expected failure."""
+        """Whether ``failure`` is the expected one."""
         if failure.rule is None:
             return not self.rule and failure.kind == self.kind
         return failure.rule.name == self.rule
@@ -63,8 +65,9 @@ class Catch:
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """A change from ``old`` lines to ``new`` ones. ``line`` is the line of the patch file where the hunk begins."""
+    """A change of ``file`` from ``old`` lines to ``new`` ones. ``line`` is the line of the patch where the hunk begins."""
 
+    file: str
     line: int
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -84,8 +87,9 @@ class Bug:
         source: the paper, issue or submission where the bug was first seen.
         catches: tests that must catch the bug; empty if ``missed`` is given.
         hunks: the change, in the order of the file.
-        seeds: number of seeds within which each test of ``catches`` must catch the bug at least once.
-        before: remove this lab and all later ones from the reference before applying the bug; empty to remove none.
+        seeds: each test of ``catches`` must catch the bug at least once with this many seeds.
+        before: remove this lab and all later ones, except ``lab``, from the reference before applying the bug; empty to
+            remove none.
         missed: why no test catches the bug; empty if a test must catch it.
     """
 
@@ -107,11 +111,32 @@ class Bug:
         """Unique in the bank: ``2c/ps-no-votedfor``."""
         return f"{self.lab.lower()}/{self.name}"
 
-    def apply_to(self, reference: str) -> str:
-        """The source ``reference`` with the bug applied. Raises :class:`BadBank`."""
-        lines = without_labs_from(self.before, reference).splitlines()
+    def apply_to(self, reference: Mapping[str, str]) -> dict[str, str]:
+        """Apply the bug.
+
+        Args:
+            reference: the source of each of :data:`FILES` that the reference has, by name.
+
+        Returns:
+            The sources that the bug's lab needs, by name.
+
+        Raises:
+            BadBank: a file is missing, or a hunk does not fit.
+        """
+        changed = {}
+        for file in _files_of(self.lab):
+            if file not in reference:
+                raise BadBank(f"{self.id}: the reference has no {file}")
+            changed[file] = self._changed(file, without_labs_from(self.before, reference[file], self.lab))
+        return changed
+
+    def _changed(self, file: str, source: str) -> str:
+        """The text ``source`` of ``file`` with the hunks for that file applied."""
+        lines = source.splitlines()
         positions = []
         for number, hunk in enumerate(self.hunks, 1):
+            if hunk.file != file:
+                continue
             size = len(hunk.old)
             matches = [
                 start for start in range(len(lines) - size + 1) if tuple(lines[start : start + size]) == hunk.old
@@ -227,7 +252,7 @@ def parse(text: str, path: Path) -> Bug:
         hardness=values["Hardness"],
         source=values["Source"],
         catches=tuple(headers.catches.values()),
-        hunks=tuple(_hunks(lines, headers.end, path)),
+        hunks=tuple(_hunks(lines, headers.end, lab, path)),
         seeds=int(seeds),
         before=before,
         missed=values.get("Missed", ""),
@@ -292,8 +317,14 @@ def _catch(test: str, key: str, value: str, number: int, path: Path) -> Catch:
     return Catch(test, kind=value)
 
 
-def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
+def _files_of(lab: str) -> tuple[str, ...]:
+    """The files of the reference that a lab needs."""
+    return FILES if labs.LABS[lab].has("service") else FILES[:1]
+
+
+def _hunks(lines: list[str], start: int, lab: str, path: Path) -> list[Hunk]:
     hunks: list[Hunk] = []
+    file = FILES[0]
     old: list[str] = []
     new: list[str] = []
     begin, changes = 0, False
@@ -304,12 +335,15 @@ def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
         if begin and not old:
             raise _bad(path, begin, "this hunk has no old line, so its place cannot be found: add context lines")
         if begin:
-            hunks.append(Hunk(begin, tuple(old), tuple(new)))
+            hunks.append(Hunk(file, begin, tuple(old), tuple(new)))
 
     for number, line in enumerate(lines[start:], start + 1):
         if line.startswith("@@"):
             finish()
             begin, old, new, changes = number, [], [], False
+        elif line.startswith("--- ") and lines[number : number + 1] and lines[number].startswith("+++ "):
+            finish()
+            begin, file = 0, _file(lines[number], number + 1, lab, path)
         elif not begin:
             if line.strip() and not line.startswith(("--- ", "+++ ")):
                 raise _bad(path, number, f"expected a hunk, which begins with @@, not {printable(line)!r}")
@@ -333,12 +367,23 @@ def _hunks(lines: list[str], start: int, path: Path) -> list[Hunk]:
     return hunks
 
 
-def without_labs_from(lab: str, reference: str) -> str:
+def _file(line: str, number: int, lab: str, path: Path) -> str:
+    """The file that a line such as ``+++ solutions/kv.py`` names; ``diff`` appends a tab and a date."""
+    name = PurePosixPath(line.removeprefix("+++ ").partition("\t")[0].strip()).name
+    if name not in _files_of(lab):
+        raise _bad(
+            path, number, f"a bug of lab {lab} can change {' and '.join(_files_of(lab))}, not {printable(name)!r}"
+        )
+    return name
+
+
+def without_labs_from(lab: str, reference: str, kept: str = "") -> str:
     """Remove later labs from the reference, because they hide bugs of earlier ones (PreVote hides many).
 
     Args:
         lab: the first lab to remove; empty to remove none.
-        reference: the source of the reference solution, with its ``# region`` comments.
+        reference: the source of a file of the reference solution, with its ``# region`` comments.
+        kept: a lab to keep, although it comes later.
 
     Returns:
         ``reference`` as it would look for a student who has not started ``lab``, with the region comments of the other
@@ -348,7 +393,7 @@ def without_labs_from(lab: str, reference: str) -> str:
     depth = 0  # nesting depth of regions within the removed one; 0 outside of it
     for line in reference.splitlines():
         region = re.fullmatch(r"\s*# region (\w+): .*", line)
-        if depth or (lab and region and region[1] >= lab):
+        if depth or (lab and region and region[1] >= lab and region[1] != kept):
             depth += bool(region) - (line.strip() == "# endregion")
             if depth == 1 and "# skeleton: " in line:
                 lines.append(line.replace("# skeleton: ", ""))

@@ -1,14 +1,15 @@
-"""Measure how reliably the suites catch known bugs: run passes of each bug, count them, and store them in a folder.
+"""Measures how reliably the suites catch known bugs: runs the suites on each bug, and counts and stores the results.
 
-A *pass* is what a grading run does with one seed: it runs each test in the suite of the bug's lab once, in the simulator,
-with preemption. A pass in which a test fails has *killed* the bug. The first pass of a bug runs every test. Later ones
-begin with the test that is most likely to fail and stop at the first failure, which answers the same question faster.
+A *pass* is one run of a suite with one seed, as in a grading: each test in the suite of the bug's lab runs once, in the
+simulator, with preemption. A pass in which a test fails has *killed* the bug. The first pass of a bug runs every test.
+Later ones begin with the test that is most likely to fail and stop at the first failure, which answers the same question
+faster.
 
-An easy or medium bug gets ``seeds`` passes. So does a hard one; if none of them kills it, it gets more, until the first
-kill or up to ``hard_seeds``. Passes are counted in the order of their seeds and only by this rule, so the result does not
-depend on the number of parallel passes, and no measurement stops because a number looks good. The Clopper-Pearson interval
-for k of n still covers at least 95 % under this rule: beyond the first ``seeds`` passes k is 0 or 1, the interval's lower
-end solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n", and its upper end lies above the exact one.
+Each bug gets ``seeds`` passes. If none of these kills a hard bug, it gets more, until the first kill or up to
+``hard_seeds``. Passes are counted in the order of their seeds, so the result does not depend on the number of parallel
+passes. Only this rule ends a measurement, so none ends because its result looks good. The Clopper-Pearson interval for k
+of n still covers at least 95 % under this rule: beyond the first ``seeds`` passes k is 0 or 1, the interval's lower end
+solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n", and its upper end lies above the exact one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, Protocol, TextIO
 
 import msgspec
 
@@ -40,6 +41,7 @@ from raftgrade.intake.reuse import code_fingerprint
 from raftgrade.progress import Progress
 from raftgrade.proof.bug_bank import Bug
 from raftgrade.stats import clopper_pearson
+from raftlab.runs import together
 from raftlab.runs.record import Outcome
 from raftlab.runs.run import Implementation, Run
 from raftlab.safe_text import one_line, printable
@@ -62,11 +64,11 @@ class Kill(msgspec.Struct, frozen=True):
 
 
 class Pass(msgspec.Struct, frozen=True):
-    """One pass, as it is stored.
+    """The stored result of a pass.
 
     Attributes:
         key: identifies the bug's source text, the code that judged it and the settings (:attr:`Trial.key`).
-        bug: id of the bug.
+        bug: id of the bug, or name of the mutant.
         seed: the seed of all its runs.
         whole: whether every test was run.
         caught: the tests that failed.
@@ -86,7 +88,7 @@ class Pass(msgspec.Struct, frozen=True):
 
     @property
     def judged(self) -> bool:
-        """Whether the pass counts. A kill always does; a pass without one needs a verdict for every test."""
+        """Whether the pass counts. A pass with a kill always counts; any other pass needs a verdict for every test."""
         return self.outcome != "error"
 
     @property
@@ -101,7 +103,7 @@ class Settings:
     Attributes:
         seeds: passes of each bug.
         hard_seeds: the maximum number of passes of a hard bug that the first ``seeds`` did not kill.
-        jobs: number of parallel passes.
+        jobs: number of passes that run in parallel.
         limit_s: time limit of each run, in real seconds; the default is that of a grading run.
     """
 
@@ -111,25 +113,90 @@ class Settings:
     limit_s: float = SILENCE_S["sim"]
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A part of a pass: the suite of ``lab`` on the submission ``path``, with its tests in this order.
+
+    Attributes:
+        path: the folder with the ``raft.py``, and the ``kv.py`` if the lab needs one.
+        lab: the name of the lab.
+        tests: the names of the tests.
+        network: ``sim`` or ``rpyc``.
+    """
+
+    path: Path
+    lab: str
+    tests: list[str]
+    network: str = "sim"
+
+
+class Measured(Protocol):
+    """A bug or a mutant, of which :func:`run` can run passes.
+
+    Attributes:
+        passes: the finished passes, by seed.
+        started: seeds of the passes that were started in this process.
+    """
+
+    passes: dict[int, Pass]
+    started: set[int]
+
+    @property
+    def name(self) -> str:
+        """The name of the bug or mutant in the stored passes and on the screen."""
+
+    @property
+    def key(self) -> str:
+        """Identifies the code that is run, the judging code and the settings. Stored passes with another key do not
+        count."""
+
+    @property
+    def needed_seeds(self) -> Collection[int]:
+        """The seeds of the passes that are needed, given those that have finished."""
+
+    def next_seed(self) -> int | None:
+        """The seed of the next pass to start; ``None`` if none can start now."""
+
+    def is_whole(self, seed: int) -> bool:
+        """Whether the pass with this seed runs every test, even after a failure."""
+
+    def parts(self, seed: int, folder: Path) -> list[Part]:
+        """The suites that the pass with this seed runs. Writes the sources that they need below ``folder``."""
+
+
+def up_to_first_kill(passes: dict[int, Pass], seeds: Iterable[int]) -> list[Pass]:
+    """The finished passes with these seeds, in this order, up to the first that caught the bug."""
+    counted = []
+    for seed in seeds:
+        if seed in passes:
+            counted.append(passes[seed])
+            if counted[-1].caught:
+                break
+    return counted
+
+
 @dataclass
 class Trial:
     """A bug and its passes.
 
     Attributes:
         bug: the bug.
-        text: the source of the reference with the bug applied.
-        key: identifies ``text``, the judging code and the settings: a stored pass with a different key does not count.
+        sources: the sources of the reference with the bug applied, by name of the file.
+        key: identifies ``sources``, the judging code and the settings: a stored pass with a different key does not count.
         settings: how many passes to run.
         passes: the finished passes, by seed.
         started: seeds of the passes that were started in this process.
     """
 
     bug: Bug
-    text: str
+    sources: dict[str, str]
     key: str
     settings: Settings
     passes: dict[int, Pass] = field(default_factory=dict)
     started: set[int] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        return self.bug.id
 
     @property
     def max_passes(self) -> int:
@@ -143,16 +210,11 @@ class Trial:
         counted = [self.passes[seed] for seed in range(self.settings.seeds) if seed in self.passes]
         if any(each.caught for each in counted):
             return counted
-        for seed in range(self.settings.seeds, self.max_passes):
-            if seed in self.passes:
-                counted.append(self.passes[seed])
-                if counted[-1].caught:
-                    break
-        return counted
+        return counted + up_to_first_kill(self.passes, range(self.settings.seeds, self.max_passes))
 
     @property
     def needed_seeds(self) -> range:
-        """The seeds that the rule above requires, given the passes so far."""
+        """The seeds that the rule at the top of this module requires, given the passes so far."""
         first = range(self.settings.seeds)
         if not all(seed in self.passes for seed in first) or any(self.passes[seed].caught for seed in first):
             return first
@@ -211,27 +273,35 @@ class Trial:
             return None
         return next((seed for seed in self.needed_seeds if seed not in self.passes and seed not in self.started), None)
 
+    def is_whole(self, seed: int) -> bool:
+        return seed == 0
+
+    def parts(self, seed: int, folder: Path) -> list[Part]:
+        """All tests of the bug's lab."""
+        path = write_sources(folder / self.bug.lab.lower() / self.bug.name, self.sources)
+        return [Part(path, self.bug.lab, self.likeliest_first() if seed else self.tests)]
+
     def likeliest_first(self) -> list[str]:
-        """The tests of a pass, most likely to fail first: those that failed most often, then those in the bug's file."""
+        """The tests of a pass: first those that have failed most often, then those in the bug's file, then all others."""
         kills = Counter(kill.test for each in self.passes.values() for kill in each.caught)
         expected = [catch.test for catch in self.bug.catches]
         return sorted(self.tests, key=lambda test: (-kills[test], test not in expected))
 
 
-def make_trials(bugs: Sequence[Bug], reference: str, settings: Settings) -> list[Trial]:
-    """Apply each bug to the source ``reference``. Raises :class:`raftgrade.proof.bug_bank.BadBank`."""
+def make_trials(bugs: Sequence[Bug], reference: Mapping[str, str], settings: Settings) -> list[Trial]:
+    """Apply each bug to the sources ``reference``. Raises :class:`raftgrade.proof.bug_bank.BadBank`."""
     judge = code_fingerprint(raftlab)
     trials = []
     for bug in bugs:
-        text = bug.apply_to(reference)
-        identity = f"{_FORMAT}\0{judge}\0{bug.lab}\0{settings.limit_s:g}\0{text}"
-        trials.append(Trial(bug, text, hashlib.sha256(identity.encode()).hexdigest()[:16], settings))
+        sources = bug.apply_to(reference)
+        identity = "\0".join([str(_FORMAT), judge, bug.lab, f"{settings.limit_s:g}", *sources.values()])
+        trials.append(Trial(bug, sources, hashlib.sha256(identity.encode()).hexdigest()[:16], settings))
     return trials
 
 
 class Folder:
-    """The folder of a proof: ``passes.jsonl`` with one line per pass, and ``LAB/BUG/raft.py`` for each bug. As a context
-    manager, it locks the folder."""
+    """The folder of a proof: ``passes.jsonl`` with one line per pass, and the sources of each bug in ``LAB/BUG``. As a
+    context manager, it locks the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -245,7 +315,7 @@ class Folder:
         assert self._file is not None
         self._file.close()
 
-    def load(self, trials: list[Trial]) -> int:
+    def load(self, trials: Sequence[Measured]) -> int:
         """Add the stored passes to those ``trials`` that have the same key. Returns the number of passes added. Raises
         :class:`CannotProve`."""
         assert self._file is not None
@@ -263,7 +333,7 @@ class Folder:
                 ) from None
             trial = by_key.get(stored.key)
             # A pass that could not be judged is repeated; if a seed occurs several times, the last line counts.
-            if trial is not None and stored.judged and (stored.seed or stored.whole):
+            if trial is not None and stored.judged and (stored.whole or not trial.is_whole(stored.seed)):
                 trial.passes[stored.seed] = stored
         return sum(len(trial.passes) for trial in trials)
 
@@ -271,44 +341,44 @@ class Folder:
         assert self._file is not None
         self._file.write(msgspec.json.encode(finished) + b"\n")
 
-    def write_raft(self, trial: Trial) -> Path:
-        """Write the bug's raft.py unless it is there already. Returns its folder."""
-        folder = self.path / trial.bug.lab.lower() / trial.bug.name
-        file = folder / "raft.py"
-        if not file.is_file() or file.read_text(encoding="utf-8") != trial.text:
+
+def write_sources(folder: Path, sources: Mapping[str, str]) -> Path:
+    """Write each of ``sources`` to ``folder`` unless it is there already. Returns the folder."""
+    for name, text in sources.items():
+        file = folder / name
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
             folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(trial.text, encoding="utf-8")
-        return folder
+            file.write_text(text, encoding="utf-8")
+    return folder
 
 
-def run(trials: list[Trial], folder: Folder, settings: Settings, stream: TextIO) -> None:
+def run(trials: Sequence[Measured], folder: Folder, settings: Settings, stream: TextIO) -> None:
     """Run every pass that is missing, and add it to its trial and to the folder.
 
     Args:
-        trials: the bugs, with the passes that were loaded.
+        trials: the bugs or mutants, with the passes that were loaded.
         folder: where each finished pass is stored at once.
-        settings: ``jobs`` is the number of processes.
+        settings: the number of processes, and the time limit of each run.
         stream: the stream on which to show progress.
 
     Raises:
         CannotProve: a process died.
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP.
     """
-    running: dict[Future[Pass], Trial] = {}
+    running: dict[Future[Pass], Measured] = {}
     todo = {
         "first": sum(0 not in trial.passes for trial in trials),
         "later": sum(sum(seed not in trial.passes for seed in trial.needed_seeds if seed) for trial in trials),
     }
-    progress = Progress(todo, settings.jobs, stream, words=("passes", "caught"))
+    progress = Progress(todo, {tuple(todo): settings.jobs}, stream, words=("passes", "caught"))
     context = multiprocessing.get_context("spawn")
     with _interrupt_on_signals(), ProcessPoolExecutor(settings.jobs, context, _start_worker) as pool:
         try:
             while True:
-                # Submit one more than there are workers, so that no worker ever waits for this process.
+                # Submit one more pass than there are workers, so that no worker ever waits for this process.
                 for trial, seed in _next_passes(trials, settings.jobs + 1 - len(running)):
-                    path = folder.write_raft(trial)
-                    order = trial.likeliest_first() if seed else trial.tests
-                    args = (path, trial.bug.lab, trial.key, trial.bug.id, seed, order, not seed, settings.limit_s)
+                    parts = trial.parts(seed, folder.path)
+                    args = (parts, trial.key, trial.name, seed, trial.is_whole(seed), settings.limit_s)
                     running[pool.submit(_run_pass, *args)] = trial
                 if not running:
                     break
@@ -318,8 +388,9 @@ def run(trials: list[Trial], folder: Folder, settings: Settings, stream: TextIO)
                     needed_before = len(trial.needed_seeds)
                     trial.passes[finished.seed] = finished
                     kind = "later" if finished.seed else "first"
-                    progress.add(trial.bug.id, kind, finished.outcome, finished.wall_s)
-                    # Negative if a hard bug needs further passes, positive if a kill has made some unnecessary.
+                    progress.add(trial.name, kind, finished.outcome, finished.wall_s)
+                    # The change is negative if a hard bug needs further passes, and positive if a kill has made some
+                    # unnecessary.
                     progress.reduce({"later": needed_before - len(trial.needed_seeds)})
                 progress.show()
         except KeyboardInterrupt:
@@ -333,8 +404,8 @@ def run(trials: list[Trial], folder: Folder, settings: Settings, stream: TextIO)
             progress.close()
 
 
-def _next_passes(trials: list[Trial], limit: int) -> Iterator[tuple[Trial, int]]:
-    """Up to ``limit`` passes to start now, each as its trial and seed."""
+def _next_passes(trials: Sequence[Measured], limit: int) -> Iterator[tuple[Measured, int]]:
+    """The next passes to start, at most ``limit``: the trial and the seed of each."""
     for trial in trials:
         while limit > 0 and (seed := trial.next_seed()) is not None:
             trial.started.add(seed)
@@ -393,30 +464,24 @@ def _raise_time_limit_exceeded(number: int, frame: FrameType | None) -> NoReturn
     raise _TimeLimitExceeded
 
 
-def _run_pass(
-    path: Path, lab: str, key: str, bug: str, seed: int, order: Sequence[str], whole: bool, limit_s: float
-) -> Pass:
-    """Run the tests of ``lab`` on the submission ``path`` in ``order``: all of them if ``whole``, else until one fails."""
-    global _implementation
-    if _implementation is None or _implementation.path != path:
-        if _implementation is not None:
-            _implementation.close()
-        _implementation = Implementation(path)
-    infos = {info.name: info for info in catalogue.tests(lab)}
+def _run_pass(parts: Sequence[Part], key: str, name: str, seed: int, whole: bool, limit_s: float) -> Pass:
+    """Run the tests of ``parts`` in their order: all of them if ``whole``, else until one fails."""
     caught: list[Kill] = []
     unjudged: list[str] = []
     cpu_s = wall_s = 0.0
-    for test in order:
-        test_run = Run(_implementation, infos[test], "sim", seed, preempt=True)
+    for part, test in [(each, test) for each in parts for test in each.tests]:
+        test_run = Run(_implementation_of(part.path), _infos(part.lab)[test], part.network, seed)
         timed_out = False
         try:
-            record = test_run.judge(_with_time_limit(limit_s, catalogue.script_of(infos[test])))
+            answer = together.make(test_run)
+            script = _with_time_limit(limit_s, catalogue.script_of(test_run.info))
+            record = test_run.judge(script) if answer is None else answer.record
         except _TimeLimitExceeded as exc:
             timed_out = True
             record = test_run.record(exc)
-            # The host may have sent only part of an answer, so the next run starts a new host. Close this one after the
-            # run, which still asks the host to end the servers' process.
-            _implementation.close()
+            # The host may have sent only part of an answer, so the next run must start a new host. This one is closed after
+            # the run, because the run still asks it to end the servers' process.
+            _implementation_of(part.path).close()
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
         if timed_out:
             # A grading run, too, counts a run that does not end as a failure.
@@ -428,7 +493,21 @@ def _run_pass(
             unjudged.append(test)
         if caught and not whole:
             break
-    return Pass(key, bug, seed, whole, caught, unjudged, round(cpu_s, 3), round(wall_s, 3))
+    return Pass(key, name, seed, whole, caught, unjudged, round(cpu_s, 3), round(wall_s, 3))
+
+
+def _implementation_of(path: Path) -> Implementation:
+    """The submission in this folder. Closes the submission that this worker ran before."""
+    global _implementation
+    if _implementation is None or _implementation.path != path:
+        if _implementation is not None:
+            _implementation.close()
+        _implementation = Implementation(path)
+    return _implementation
+
+
+def _infos(lab: str) -> dict[str, catalogue.TestInfo]:
+    return {info.name: info for info in catalogue.tests(lab)}
 
 
 def _with_time_limit(seconds: float, script: Callable[[Any], object]) -> Callable[[Any], None]:

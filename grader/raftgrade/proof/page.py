@@ -1,4 +1,4 @@
-"""Show a finished proof as a table for the terminal, and as a page of Markdown."""
+"""The results of a proof: a table for the terminal, and a page of Markdown."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tabulate
 
 from raftgrade.proof.bug_bank import HARDNESS, Bank
 from raftgrade.proof.kill_rates import Settings, Trial
+from raftgrade.proof.rules import Matrix, summary
 from raftgrade.soak.log import Block, column, current_blocks
 from raftgrade.stats import clopper_pearson
 from raftlab import labs
@@ -49,7 +50,7 @@ def exit_code(trials: Sequence[Trial]) -> int:
 
 
 def caught_within(trials: Iterable[Trial], passes: int) -> int:
-    """How many bugs were caught by their first ``passes`` passes."""
+    """The number of bugs that were caught by their first ``passes`` passes."""
     return sum(any(each.caught for each in trial.counted if each.seed < passes) for trial in trials)
 
 
@@ -86,7 +87,7 @@ def _caught_by(trial: Trial) -> str:
 
 
 def _tests_on_first_seed(trial: Trial) -> str:
-    """How many of the lab's tests catch the bug on the first seed."""
+    """The number of the lab's tests that catch the bug on the first seed."""
     first = trial.passes.get(0)
     return "–" if first is None else f"{len({kill.test for kill in first.caught})} of {len(trial.tests)}"
 
@@ -124,10 +125,11 @@ def last_line(trials: Sequence[Trial]) -> str:
     passes = sum(len(trial.counted) for trial in trials)
     cpu_s = sum(each.cpu_s for trial in trials for each in trial.counted)
     caught = sum(bool(trial.kills) for trial in trials)
-    return f"{caught} of {count(len(trials), 'bug')} caught · {_count_passes(passes)} · {duration(cpu_s)} of CPU"
+    return f"{caught} of {count(len(trials), 'bug')} caught · {count_passes(passes)} · {duration(cpu_s)} of CPU"
 
 
-def _count_passes(number: int) -> str:
+def count_passes(number: int) -> str:
+    """``1 pass``, ``2 passes``"""
     return "1 pass" if number == 1 else f"{number} passes"
 
 
@@ -184,16 +186,16 @@ A known bug is a small change to the reference solution, from which later labs a
 grading run does with one seed: it runs each test in the suite of the bug's lab once, in the simulator. A pass in which
 a test fails has *killed* the bug.
 
-Each easy or medium bug had {few} passes. So did each hard one; if none of them killed it, it had more, until the first
-kill or up to {many}. No measurement was stopped because a number looked good, so the intervals are valid
-(Clopper-Pearson, two-sided, 95 %). *Seeds to be sure* is the number of passes that catch the bug with probability 95 %,
-if the measured kill rate is the true one. *CPU s* is the cost of that many complete passes, judge and servers together.
+Each bug had {few} passes. If none of these killed a hard bug, it had more, until the first kill or up to {many}. No
+measurement was stopped because a number looked good, so the intervals are valid (Clopper-Pearson, two-sided, 95 %). *Seeds
+to be sure* is the number of passes that catch the bug with probability 95 %, if the measured kill rate is the true one.
+*CPU s* is the cost of that many complete passes, judge and servers together.
 
 Most of these bugs were known when the suites were written. So the numbers show how reliably the suites catch known
-mistakes, not how many unknown ones they miss. If a bug was added after the suites, its file says so."""
+mistakes, not how many unknown mistakes they miss. If a bug was added after the suites, its file says so."""
 
 
-def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block] | None) -> str:
+def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block] | None, matrix: Matrix) -> str:
     """The proof as a page of Markdown.
 
     Args:
@@ -201,9 +203,10 @@ def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block
         bank: the bank that contains the bugs.
         facts: facts about the proof.
         soak: runs of correct Rafts, which show false alarms; ``None`` if there was no soak.
+        matrix: the rules with their bugs and tests.
     """
     few, many = facts.settings.seeds, facts.settings.hard_seeds
-    texts = len({trial.text for trial in trials})
+    texts = len({tuple(trial.sources.values()) for trial in trials})
     blocks = [
         "# What the suites catch",
         f"Generated on {facts.when} with {facts.versions} and seeds from 0, by",
@@ -215,17 +218,18 @@ def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block
         "## Aims and results",
         _aims(trials, facts.settings),
         "## Lab by lab",
-        _markdown(["lab", "bugs", f"caught within {few}", "caught at all"], _rates(_by_lab(trials), facts.settings)),
+        markdown(["lab", "bugs", f"caught within {few}", "caught at all"], _rates(_by_lab(trials), facts.settings)),
     ]
     for lab, group in _by_lab(trials):
         blocks += [f"### Lab {lab}: {labs.LABS[lab].title}", _matrix(group)]
     blocks += ["## Missed", _misses(trials)]
+    blocks += ["## Rules", rule_matrix(matrix)]
     blocks += ["## Bugs that are not in the bank", bank.left_out or "The bank lists none."]
     blocks += ["## False alarms", *_false_alarms(soak)]
-    return "\n\n".join(map(_wrapped, blocks)) + "\n"
+    return "\n\n".join(map(wrapped, blocks)) + "\n"
 
 
-def _wrapped(block: str) -> str:
+def wrapped(block: str) -> str:
     """``block`` with its lines wrapped if it is prose; any other block unchanged."""
     if block.startswith(("#", "|", "-", "    ")) or "\n- " in block or "\n\n" in block:
         return block
@@ -247,9 +251,11 @@ def _aims(trials: Sequence[Trial], settings: Settings) -> str:
             met = "met" if caught >= share * len(done) else "**not met**"
         aim = f"9 of 10 within {many} passes" if name == "hard" else f"all within {few} passes"
         early = _share(caught_within(done, few), len(done))
-        late = _share(caught_within(done, many), len(done)) if name == "hard" else "–"  # others had no further passes
+        late = (
+            _share(caught_within(done, many), len(done)) if name == "hard" else "–"
+        )  # only hard bugs had further passes
         rows.append([name, str(len(group)), early, late, aim, met])
-    return _markdown(["hardness", "bugs", f"caught within {few}", f"caught within {many}", "aim", ""], rows)
+    return markdown(["hardness", "bugs", f"caught within {few}", f"caught within {many}", "aim", ""], rows)
 
 
 def _matrix(trials: Sequence[Trial]) -> str:
@@ -269,7 +275,7 @@ def _matrix(trials: Sequence[Trial]) -> str:
                 *_cost_to_be_sure(trial),
             ]
         )
-    return _markdown(
+    return markdown(
         [
             "bug",
             "what is wrong",
@@ -286,9 +292,26 @@ def _matrix(trials: Sequence[Trial]) -> str:
     )
 
 
+def rule_matrix(matrix: Matrix) -> str:
+    """The page's section on rules: for each rule, the bug that breaks it and the test that catches this bug."""
+    if not matrix.rule:
+        return "The bank has no matrix of rules."
+    text = (
+        f"{summary(matrix)}. Among them is each line that binds a server in Figures 2 and 13, in section 6, and in chapters "
+        "4, 6.2 and 9.6 of the dissertation. For each rule, the bank has a bug that breaks it, and a test catches this bug. "
+        "`raftgrade proof --rules` prints this table."
+    )
+    rows = [
+        ["; ".join(row.source), ", ".join(row.labs), row.says, f"`{row.bug}`", f"`{row.test}`"] for row in matrix.rule
+    ]
+    return f"{wrapped(text)}\n\n" + markdown(
+        ["stated in", "lab", "rule", "bug that breaks it", "test that catches it"], rows
+    )
+
+
 def _misses(trials: Sequence[Trial]) -> str:
     lines = [
-        f"- **{trial.bug.id}** ({_count_passes(trial.runs)}): {trial.bug.missed or '**unexplained**'}"
+        f"- **{trial.bug.id}** ({count_passes(trial.runs)}): {trial.bug.missed or '**unexplained**'}"
         for trial in missed(trials)
     ]
     lines += [
@@ -299,7 +322,7 @@ def _misses(trials: Sequence[Trial]) -> str:
         if not trial.complete:
             reason = f": {trial.bug.missed}" if trial.bug.missed and not trial.kills else ""
             lines.append(
-                f"- {trial.bug.id} is not finished; {trial.kills} of {_count_passes(trial.runs)} killed it so far{reason}"
+                f"- {trial.bug.id} is not finished; {trial.kills} of {count_passes(trial.runs)} killed it so far{reason}"
             )
     return "\n".join(lines) or "None."
 
@@ -326,8 +349,8 @@ def _false_alarms(soak: Sequence[Block] | None) -> list[str]:
     return [
         "These are runs of correct Rafts, so every failure is a false alarm. Each rate is followed by the upper end of its "
         f"95 % Clopper-Pearson interval. {counts}",
-        _markdown(["runs of", "lab", *columns], by_lab),
-        _markdown(["Raft", *columns], by_impl),
+        markdown(["runs of", "lab", *columns], by_lab),
+        markdown(["Raft", *columns], by_impl),
     ]
 
 
@@ -349,7 +372,9 @@ def _alarms(runs: int, failures: int) -> list[str]:
     return [f"{runs:,}", str(failures), rate]
 
 
-def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+
     def cell(text: str) -> str:
         return printable(text).replace("|", "\\|").replace("\n", " ")
 

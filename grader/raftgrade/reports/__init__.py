@@ -1,1 +1,1 @@
-"""Reports in many formats: a module for each."""
+"""Reports in many formats, one module per format."""

@@ -9,8 +9,10 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from raftgrade import failure_classes
-from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
+from raftgrade.reports.items import Item, items
+from raftgrade.results import BadRun, NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftlab.explain.failure import Rule
+from raftlab.explain.render import handout
 from raftlab.safe_text import count, number
 
 MAX_SLOW_TESTS = 10
@@ -19,7 +21,7 @@ _BINS = 10  # of the distribution of marks: each is 10 % of the points wide
 
 
 class Card(NamedTuple):
-    """A number that answers "how did it go?". ``note`` is shown small behind it; ``tone`` is a CSS class."""
+    """One of the large numbers at the top. ``note`` is shown small behind the number; ``tone`` is a CSS class."""
 
     value: str
     note: str
@@ -51,8 +53,8 @@ def cards(report: Report) -> list[Card]:
 
 
 class Cell(NamedTuple):
-    """How one submission did in one test. The sign says what the colour (``tone``, a CSS class) says, for people who
-    cannot see the colours; ``text`` is the tooltip."""
+    """The result of one submission in one test. ``tone`` is a CSS class for the colour. ``sign`` says the same to people who
+    cannot see the colours. ``text`` is the tooltip."""
 
     tone: str
     text: str
@@ -61,37 +63,73 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A submission and its cells; the last value of each says that the cell is the first of its lab."""
+    """A submission, its points (in a lab, or as a whole), and its cells."""
 
     submission: SubmissionResult
-    cells: list[tuple[Cell, TestResult, bool]]
+    points: float
+    cells: list[Cell]
 
 
 @dataclass(frozen=True, slots=True)
-class HeatMap:
-    """Submissions × tests, the best mark first. ``labs`` are the labs' names and how many columns each has."""
+class LabMap:
+    """The heat map of a lab: a row for each submission, the best mark first, and a column for each test, whose statistics
+    are in ``items``."""
 
-    labs: list[tuple[str, int]]
-    tests: list[TestResult]
+    lab: str
+    whose_raft: str
+    items: list[Item]
     rows: list[Row]
 
 
-def heat_map(report: Report) -> HeatMap:
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A row for each submission, the best mark first, and a column for each lab."""
+
+    labs: list[str]
+    rows: list[Row]
+
+
+def overview(report: Report) -> Overview:
+    """The share of each lab's points that each submission earned."""
     tests = report.submissions[0].tests if report.submissions else []
-    columns = Counter(test.lab for test in tests)
-    ordered = sorted(report.submissions, key=lambda each: (-each.points, each.name))
-    return HeatMap(
-        [(lab, columns[lab]) for lab in report.settings.labs if columns[lab]],
-        tests,
-        [Row(submission, list(_cells(submission))) for submission in ordered],
+    names = [lab for lab in report.settings.labs if any(test.lab == lab for test in tests)]
+    return Overview(
+        names, [Row(each, each.points, [_lab_cell(each, lab) for lab in names]) for each in _by_mark(report)]
     )
 
 
-def _cells(submission: SubmissionResult) -> Iterator[tuple[Cell, TestResult, bool]]:
-    before: TestResult | None = None
-    for test in submission.tests:
-        yield cell(submission, test), test, before is not None and before.lab != test.lab
-        before = test
+def lab_maps(report: Report) -> list[LabMap]:
+    """The heat maps of all labs."""
+    submissions = _by_mark(report)
+    statistics = items(report)
+    maps = []
+    for lab in overview(report).labs:
+        rows = []
+        for each in submissions:
+            tests = [test for test in each.tests if test.lab == lab]
+            rows.append(Row(each, sum(test.points for test in tests), [cell(each, test) for test in tests]))
+        columns = [item for item in statistics if item.test.lab == lab]
+        maps.append(LabMap(lab, report.settings.whose_raft(lab), columns, rows))
+    return maps
+
+
+def _by_mark(report: Report) -> list[SubmissionResult]:
+    return sorted(report.submissions, key=lambda each: (-each.points, each.name))
+
+
+def _lab_cell(submission: SubmissionResult, lab: str) -> Cell:
+    tests = [test for test in submission.tests if test.lab == lab]
+    if submission.state in ("refused", "unjudged"):
+        return Cell("skip", submission.state, "–")
+    if all(test.state == "skipped" for test in tests):
+        return Cell("skip", "skipped", "–")
+    if all(test.state == "waiting" for test in tests):
+        return Cell("wait", "no run yet", "…")
+    if any(test.state in ("open", "waiting") for test in tests):
+        return Cell("open", "some runs are missing, or could not be judged", "?")
+    points, most = sum(test.points for test in tests), sum(test.max_points for test in tests)
+    text = f"{number(points)} of {number(most)} points, {count_passed(tests)} of {count(len(tests), 'test')} passed"
+    return _shaded(points / most if most else count_passed(tests) / len(tests), text)
 
 
 def cell(submission: SubmissionResult, test: TestResult) -> Cell:
@@ -108,11 +146,14 @@ def cell(submission: SubmissionResult, test: TestResult) -> Cell:
     errors = sum(each.errors for each in test.networks)
     text = f"{passes} of {count(judged, 'run')} passed" + (f", {errors} could not be judged" if errors else "")
     text += "".join(f", {each.verdict}" for each in test.networks if each.verdict)
-    if passes == judged:
+    return _shaded(passes / judged, text)
+
+
+def _shaded(share: float, text: str) -> Cell:
+    if share >= 1:
         return Cell("c10", text, "✓")
-    if not passes:
+    if share <= 0:
         return Cell("c0", text, "×")
-    share = passes / judged
     return Cell(f"c{min(9, max(1, int(share * 10)))}", text, str(min(99, max(1, round(share * 100)))))
 
 
@@ -121,7 +162,7 @@ def cell(submission: SubmissionResult, test: TestResult) -> Cell:
 
 @dataclass(frozen=True, slots=True)
 class BarChart:
-    """Labels and their numbers; ``counted`` is what is counted, in the plural."""
+    """Labels and their numbers. ``counted`` is a plural noun that says what the numbers count."""
 
     title: str
     subtitle: str
@@ -130,12 +171,12 @@ class BarChart:
 
     @property
     def largest(self) -> int:
-        """The number that fills the width."""
+        """The number whose bar fills the width."""
         return max([value for _, value in self.bars] + [1])
 
 
 def marks(report: Report) -> BarChart:
-    """How many submissions have which mark."""
+    """The number of submissions with each mark."""
     values = [each.points / each.max_points for each in report.submissions if each.max_points and each.final]
     bins = Counter(min(_BINS - 1, int(value * _BINS)) for value in values)
     bars = [(f"{place * 100 // _BINS}–{(place + 1) * 100 // _BINS} %", bins[place]) for place in range(_BINS)]
@@ -143,7 +184,7 @@ def marks(report: Report) -> BarChart:
 
 
 def reliability(report: Report) -> BarChart:
-    """How reliably the tests pass. Bugs in timing lie between "always" and "never"."""
+    """The share of passed runs of each test. Bugs in timing lie between "always" and "never"."""
     labels = ("never", "below 50 %", "50–90 %", "90–99 %", "99 % and more", "always")
     tests: Counter[str] = Counter()
     for result in _judged(report):
@@ -169,48 +210,59 @@ def _judged(report: Report) -> Iterator[NetworkResult]:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A class of failures: the rule that was broken, or ``text`` where no rule is behind it; how many submissions and
-    runs it hit, and the share of all submissions."""
+    """A class of failures.
+
+    Attributes:
+        rule: the broken rule, or ``None``; then ``text`` says what went wrong.
+        read: the file and anchor of the handout about it; empty if there is none.
+        tests: the tests in which it happened, the one with most submissions first.
+        submissions: those in which it happened.
+        share: their share of all submissions.
+    """
 
     rule: Rule | None
     text: str
-    submissions: int
+    read: str
+    tests: list[TestResult]
+    submissions: list[SubmissionResult]
     runs: int
     share: float
 
 
 def teach_again(report: Report) -> list[Lesson]:
     """The rules that most programs break, and the other ways in which most of them fail."""
-    submissions: defaultdict[str, set[str]] = defaultdict(set)
-    runs: Counter[str] = Counter()
-    rules: dict[str, Rule] = {}
+    found: defaultdict[str, list[tuple[SubmissionResult, TestResult, BadRun]]] = defaultdict(list)
     for submission in report.submissions:
         for test in submission.tests:
             for result in test.networks:
                 for bad in result.bad:
                     if bad.outcome == "failed":
-                        submissions[bad.sort].add(submission.name)
-                        runs[bad.sort] += 1
-                        if bad.failure.rule is not None and bad.sort.startswith("rule: "):
-                            rules[bad.sort] = bad.failure.rule
-    ordered = sorted(submissions, key=lambda sort: (-len(submissions[sort]), -runs[sort], sort))[:MAX_LESSONS]
-    total = max(1, len(report.submissions))
-    return [
-        Lesson(
-            rules.get(sort),
-            failure_classes.words(sort),
-            len(submissions[sort]),
-            runs[sort],
-            len(submissions[sort]) / total,
-        )
-        for sort in ordered
-    ]
+                        found[bad.sort].append((submission, test, bad))
+    lessons = [_lesson(sort, runs, len(report.submissions)) for sort, runs in sorted(found.items())]
+    return sorted(lessons, key=lambda lesson: (-len(lesson.submissions), -lesson.runs))[:MAX_LESSONS]
+
+
+def _lesson(sort: str, runs: list[tuple[SubmissionResult, TestResult, BadRun]], total: int) -> Lesson:
+    submissions = {submission.name: submission for submission, _, _ in runs}
+    tests = {(test.lab, test.name): test for _, test, _ in runs}
+    affected = Counter(place for place, _ in {((test.lab, test.name), each.name) for each, test, _ in runs})
+    handouts = Counter(read for _, _, bad in runs if (read := handout(bad.failure)))
+    rules = [bad.failure.rule for _, _, bad in runs if bad.failure.rule is not None]
+    return Lesson(
+        rules[0] if sort.startswith("rule: ") and rules else None,
+        failure_classes.words(sort),
+        min(handouts, key=lambda read: (-handouts[read], read), default=""),
+        [tests[place] for place in sorted(tests, key=lambda place: (-affected[place], place))],
+        list(submissions.values()),
+        len(runs),
+        len(submissions) / total,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SlowTest:
-    """Seconds of the median submission's median run, and of the slowest submission's 95th percentile. ``share`` is of the
-    slowest test's CPU time."""
+    """The CPU seconds of one test: the median submission's median run, and the slowest submission's 95th percentile.
+    ``share`` is the test's CPU time relative to that of the slowest test."""
 
     lab: str
     name: str
@@ -240,5 +292,5 @@ def slowest(report: Report) -> list[SlowTest]:
 
 
 def count_passed(tests: Iterable[TestResult]) -> int:
-    """How many tests passed every run."""
+    """The number of tests that passed every run."""
     return sum(passed(test) for test in tests)

@@ -1,7 +1,7 @@
 """Make a report in the formats that terminals, course systems and continuous integration read.
 
-Each format is a module, and a pure function of the report. Each cleans or escapes the text that a student may have chosen,
-as its format requires.
+Each format has a module with a pure function of the report, which cleans or escapes text that a student may have chosen, as
+the format requires.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from raftgrade.reports import github, gradebook, gradescope, html, junit, table
+from raftgrade.reports import autolab, feedback, github, gradebook, gradescope, html, junit, prairielearn, table
+from raftgrade.reports.student_text import NoMark
 from raftgrade.reports.student_view import NoSuchStudent, only
 from raftgrade.results import Report
 
@@ -26,11 +27,13 @@ class ReportOptions:
 
     Attributes:
         format: one of :data:`raftgrade.options.FORMATS`.
-        folder: the report's.
+        folder: the report's folder.
         output: the file for the text; ``None``: the terminal.
         template: the text of a gradebook to fill in.
         column: the gradebook's column for the points.
-        student: the only submission to report, by name or slug.
+        student: the only submission to report, by any name or id.
+        visibility: when Gradescope shows the result.
+        anonymous: whether the report has codes instead of names.
     """
 
     format: str
@@ -39,21 +42,29 @@ class ReportOptions:
     template: str | None = None
     column: str | None = None
     student: str | None = None
+    visibility: str | None = None
+    anonymous: bool = False
 
 
 def make(report: Report, options: ReportOptions) -> tuple[str, list[str]]:
-    """The text of the report, and notes for the terminal. Raises :class:`CannotReport` and ``OSError``."""
+    """The text of the report (of feedback files, none, because they are written here), and notes for the terminal. Raises
+    :class:`CannotReport` and ``OSError``."""
     if options.student is not None:
         try:
             report = only(report, options.student)
         except NoSuchStudent as exc:
             raise CannotReport(str(exc)) from None
+    if options.format == "feedback" and options.output is None:
+        raise CannotReport("--format feedback writes many files: name a folder, or a .zip file, with -o")
     for option, value, formats in (
         ("--template", options.template, ("canvas", "moodle")),
         ("--column", options.column, ("canvas", "moodle")),
+        ("--visibility", options.visibility, ("gradescope",)),
     ):
         if value is not None and options.format not in formats:
             raise CannotReport(f"{option} goes with --format {' or '.join(formats)}")
+    if options.anonymous and options.format in ("canvas", "moodle", "feedback"):
+        raise CannotReport(f"--format {options.format} needs to know who is who: leave out --anonymous")
     return _make(report, options)
 
 
@@ -64,15 +75,17 @@ def _make(report: Report, options: ReportOptions) -> tuple[str, list[str]]:
         case "json":
             return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n", []
         case "csv":
-            return gradebook.plain(report), _sandbox_note(report)
+            return gradebook.plain(report), _conditions(report)
+        case "csv-tests":
+            return gradebook.per_test(report), _conditions(report)
         case "junit":
             return junit.render(report), []
         case "github":
-            return github.render(report, to_file=options.output is not None)
-        case "gradescope":
+            return github.render(report, options.folder, to_file=options.output is not None)
+        case "gradescope" | "prairielearn" | "autolab":
             try:
-                return gradescope.render(report, for_student=options.student is None), []
-            except gradescope.NoMark as exc:
+                return _for_one(report, options), []
+            except NoMark as exc:
                 raise CannotReport(str(exc)) from None
         case "canvas" | "moodle":
             if options.template is None:
@@ -84,13 +97,29 @@ def _make(report: Report, options: ReportOptions) -> tuple[str, list[str]]:
                 text, notes = gradebook.fill(report, options.template, options.format, options.column)
             except gradebook.BadTemplate as exc:
                 raise CannotReport(str(exc)) from None
-            return text, [*notes, *_sandbox_note(report)]
+            return text, [*notes, *_conditions(report)]
+        case "feedback":
+            assert options.output is not None
+            return "", feedback.write(report, options.folder, options.output)
         case "html":
-            pictures = html.pictures(report, options.folder, options.output)
+            # The traces of an anonymous report lie in folders with the students' names.
+            pictures = {} if options.anonymous else html.pictures(report, options.folder, options.output)
             return html.render(report, pictures, alone=options.student is not None), []
     raise CannotReport(f"there is no format {options.format!r}")
 
 
-def _sandbox_note(report: Report) -> list[str]:
-    # A gradebook has no place for this, so it goes to the terminal.
-    return [] if report.settings.sandbox is None else [table.sandbox_line(report.settings.sandbox)]
+def _for_one(report: Report, options: ReportOptions) -> str:
+    """The results of one submission for a platform that shows them. Raises :class:`NoMark`."""
+    match options.format:
+        case "gradescope":
+            return gradescope.render(report, options.student is None, options.visibility or "visible")
+        case "prairielearn":
+            return prairielearn.render(report)
+    return autolab.render(report)
+
+
+def _conditions(report: Report) -> list[str]:
+    # A gradebook has no place for these, so they go to the terminal.
+    settings = report.settings
+    lines = [settings.raft_line] if settings.raft_line else []
+    return lines if settings.sandbox is None else [*lines, table.sandbox_line(settings.sandbox)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import stat
+import shlex
 import zipfile
-from importlib import metadata, resources
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,97 +14,58 @@ import msgspec
 
 import raftgrade
 import raftlab
-from raftgrade.reports import table
+from raftgrade import zip_files
+from raftgrade.reports import student_text
 from raftgrade.reports.student_view import for_students
-from raftgrade.results import Report, SubmissionResult, TestResult, passed
-from raftlab.explain import render as explain
-from raftlab.safe_text import count, number, one_line, printable, spans
+from raftgrade.results import Report, TestResult, passed
+from raftlab.safe_text import printable
 
 MAX_OUTPUT = 20_000  # characters for one test
+# "hidden" hides a result from students for good, the last two until the assignment is due or its grades are published.
+VISIBILITIES = ("visible", "hidden", "after_due_date", "after_published")
 _PACKAGES = ("greenlet", "jinja2", "msgspec", "pytest", "pytest-timeout", "rpyc", "tabulate")
-_EPOCH = (2020, 1, 1, 0, 0, 0)  # the date of all files, so that the same files give the same zip
 
 
-class NoMark(Exception):
-    """No mark may be given yet, because something could not be judged. Gradescope then shows that its autograder failed."""
+def render(report: Report, for_student: bool = True, visibility: str = "visible") -> str:
+    """``results.json``.
 
+    Args:
+        for_student: leave out what students must not see.
+        visibility: when students see the result, one of :data:`VISIBILITIES`.
 
-def render(report: Report, for_student: bool = True) -> str:
-    """``results.json``. Raises :class:`NoMark`."""
-    if len(report.submissions) != 1:
-        raise NoMark(
-            f"results.json is about one submission, and this report has {len(report.submissions)}: choose one with "
-            "--student NAME"
-        )
+    Raises:
+        NoMark: no mark may be given yet.
+    """
     if for_student:
         report = for_students(report)
-    submission = report.submissions[0]
-    if not submission.final:
-        raise NoMark(
-            f"{printable(submission.name)} gets no mark yet: {number(submission.open_points)} points are open because "
-            "runs could not be judged, or runs are missing; run it again"
-        )
+    submission = student_text.only_one(report, "results.json")
     data: dict[str, Any] = {
         "score": submission.points,
         "execution_time": report.seconds,
-        "output": _output(report, submission),
+        "output": student_text.about_submission(report, submission),
         "output_format": "text",
         "test_output_format": "text",
         "test_name_format": "text",
-        "visibility": "visible",
+        "visibility": visibility,
         "stdout_visibility": "hidden",
         "extra_data": {"tool": report.tool, "late_days": submission.late_days, "penalty": submission.penalty},
-        "tests": [_test(place, test) for place, test in enumerate(submission.tests, start=1)],
+        "tests": [_test(place, test, visibility) for place, test in enumerate(submission.tests, start=1)],
     }
     if submission.state == "refused":
         data["tests"] = []
     return msgspec.json.format(msgspec.json.encode(data), indent=1).decode() + "\n"
 
 
-def _output(report: Report, submission: SubmissionResult) -> str:
-    lines = []
-    if submission.state == "refused":
-        lines.append("The submission cannot be tested:")
-        for problem in submission.problems:
-            lines += [f"  {one_line(problem.text, 600)}", *([f"    at {problem.where}"] if problem.where else [])]
-            lines += [f"    read: {problem.handout}"] if problem.handout else []
-    elif submission.clean:
-        lines.append("Every run of every test passed.")
-    else:
-        red = sum(not passed(test) for test in submission.tests)
-        lines.append(f"{count(red, 'test')} of {len(submission.tests)} did not pass every run.")
-        lines.append("Each failure below has a command that repeats the run on your own machine.")
-    if submission.penalty:
-        lines.append(f"Late by {number(submission.late_days)} days: {number(submission.penalty)} points less.")
-    if report.settings.sandbox is not None:
-        lines.append(f"({table.sandbox_line(report.settings.sandbox)})")
-    return printable("\n".join(lines))
-
-
-def _test(place: int, test: TestResult) -> dict[str, Any]:
-    blocks = [printable(note) for note in test.notes]
-    for network in test.networks:
-        name = f"{network.network}, hidden seeds" if network.hidden else network.network
-        judged = network.passes + network.failures
-        blocks.append(f"{name}: {network.passes} of {count(judged, 'run')} passed")
-        for sort in network.classes:
-            same = [bad for bad in network.bad if bad.sort == sort and bad.outcome == "failed"]
-            if same:
-                seeds = "" if network.hidden else f" (seeds {spans([bad.seed for bad in same])})"
-                blocks.append(
-                    f"{count(len(same), 'time')}{seeds}:\n" + explain.as_text(same[0].failure, same[0].replay)
-                )
-    if not passed(test):
-        blocks += [f"advice: {line}" for line in test.advice]
+def _test(place: int, test: TestResult, visibility: str) -> dict[str, Any]:
     return {
         "name": f"{test.lab} {test.name}",
         "number": str(place),
         "score": test.points,
         "max_score": test.max_points,
         "status": "passed" if passed(test) and test.points == test.max_points else "failed",
-        "output": printable("\n\n".join(blocks))[:MAX_OUTPUT],
+        "output": student_text.about_test(test)[:MAX_OUTPUT],
         "tags": [test.lab],
-        "visibility": "visible",
+        "visibility": visibility,
         "extra_data": {"title": printable(test.title)},
     }
 
@@ -139,21 +101,48 @@ _RUN = """#!/usr/bin/env bash
 set -uo pipefail
 cd /autograder
 export PYTHONDONTWRITEBYTECODE=1
+# The report is signed with a key that is kept here; the container's user may have no other place for it.
+XDG_STATE_HOME=$(mktemp -d)
+export XDG_STATE_HOME
 grade() { venv/bin/python -m raftgrade "$@"; }
 rm -rf out
-grade run submission --labs @labs@ --network @network@ --runs @runs@@rubric@ --out out
+# A submission without the file that is asked for gets 0 points and the reason (--single).
+grade run submission --single --labs @labs@@raft@ --network @network@ --runs @runs@ --sandbox @sandbox@@rubric@ --out out
 # If something could not be judged, there is no results.json: Gradescope says that the autograder failed, nobody loses
 # points, and the instructor runs it again.
-grade report out --format gradescope -o results/results.json
+grade report out --format gradescope --visibility @visibility@ -o results/results.json
 """
 
 
-def make_zip(out: Path, labs: list[str], network: str, runs: int, rubric: str | None) -> None:
-    """Write the autograder's zip. Raises ``OSError``."""
+def make_zip(
+    out: Path,
+    labs: list[str],
+    network: str,
+    runs: int,
+    rubric: str | None,
+    sandbox: str = "auto",
+    visibility: str = "visible",
+    raft: str = "",
+    more_files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write the autograder's zip.
+
+    Args:
+        rubric: the text of the rubric, if there is one.
+        visibility: one of :data:`VISIBILITIES`.
+        raft: the argument of ``--raft``, if every ``kv.py`` runs on one Raft.
+        more_files: their contents, by their names in the zip.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     values = {
         "@labs@": ",".join(labs),
+        "@raft@": f" --raft {shlex.quote(raft)}" if raft else "",
+        "@visibility@": visibility,
         "@network@": network,
         "@runs@": str(runs),
+        "@sandbox@": sandbox,
         "@rubric@": " --rubric source/rubric.toml" if rubric is not None else "",
         "@needs@": " ".join(f"{name}=={metadata.version(name)}" for name in _PACKAGES),
     }
@@ -162,25 +151,14 @@ def make_zip(out: Path, labs: list[str], network: str, runs: int, rubric: str | 
         for name, text in (("setup.sh", _SETUP), ("run_autograder", _RUN)):
             for placeholder, value in values.items():
                 text = text.replace(placeholder, value)
-            _add(archive, name, text.encode(), executable=True)
+            zip_files.add(archive, name, text.encode(), executable=True)
         if rubric is not None:
-            _add(archive, "rubric.toml", rubric.encode())
-        for package in (raftlab, raftgrade):
-            for name, data in _files(Path(str(resources.files(package)))):
-                _add(archive, f"packages/{package.__name__}/{name}", data)
+            zip_files.add(archive, "rubric.toml", rubric.encode())
+        files = {
+            f"packages/{package.__name__}/{name}": data
+            for package in (raftlab, raftgrade)
+            for name, data in zip_files.package_files(package)
+        }
+        for name, data in (files | dict(more_files or {})).items():
+            zip_files.add(archive, name, data)
     out.write_bytes(buffer.getvalue())
-
-
-def _files(folder: Path) -> list[tuple[str, bytes]]:
-    return [
-        (path.relative_to(folder).as_posix(), path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes, executable: bool = False) -> None:
-    entry = zipfile.ZipInfo(name, _EPOCH)
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.external_attr = (stat.S_IFREG | (0o755 if executable else 0o644)) << 16
-    archive.writestr(entry, data)

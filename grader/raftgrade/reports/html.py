@@ -1,7 +1,8 @@
 """The class report: one HTML file that needs no other file, with a page for each student inside it.
 
-Jinja2 makes it from ``templates/`` and escapes whatever students wrote. The page's own policy (CSP) runs no script but ours
-and loads nothing. Pictures of failing runs are made from the traces that were kept; they lie in a folder beside the page.
+Jinja2 makes it from ``templates/`` and escapes whatever students wrote. The page's content security policy allows no script
+but ours and loads nothing. Pictures of failing runs are made from the traces that were kept, and are put into a folder
+beside the page.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from raftgrade.reports import charts, student_pages, table
+from raftgrade.reports import charts, same_code, student_pages, table
+from raftgrade.reports.items import MIN_SUBMISSIONS
 from raftgrade.reports.student_pages import Pictures
 from raftgrade.results import BadRun, Report, SubmissionResult
 from raftlab.harness.trace import BadTrace
 from raftlab.safe_text import count, duration, number, one_line
 from raftlab.viewer import page
 
-MAX_PICTURES = 12  # of one student: people look at one for each way of failing
+MAX_PICTURES = 12  # pictures for one student; one for each way of failing is enough
 
 
 def render(report: Report, pictures: Pictures | None = None, alone: bool = False) -> str:
@@ -32,11 +34,11 @@ def render(report: Report, pictures: Pictures | None = None, alone: bool = False
     Args:
         report: all of it, or (see :func:`raftgrade.reports.student_view.only`) what one student may see.
         pictures: maps runs to links to their pictures (see :func:`pictures`).
-        alone: leave out the overview of the class: the page is to be handed out to a student.
+        alone: leave out the overview of the class, because a student gets the page.
     """
     style, script = _file("class.css"), _file("class.js")
     common = {
-        # Ours, so not escaped: in HTML, neither element knows escapes.
+        # Not escaped: this text is ours, and HTML has no escapes inside <style> and <script>.
         "style": Markup(style),
         "script": Markup(script),
         "style_hash": _digest(style),
@@ -45,7 +47,7 @@ def render(report: Report, pictures: Pictures | None = None, alone: bool = False
     }
     if alone:
         title = one_line(report.submissions[0].name, 80) if report.submissions else "Class report"
-        return _templates().get_template("alone.html").render(common, title=title)
+        return _templates().get_template("alone.html").render(common, title=title, unverified=report.unverified)
     sandbox = report.settings.sandbox
     return (
         _templates()
@@ -57,11 +59,15 @@ def render(report: Report, pictures: Pictures | None = None, alone: bool = False
             facts=" · ".join(_facts(report)),
             sandbox="" if sandbox is None else table.sandbox_line(sandbox),
             class_cards=charts.cards(report),
-            map=charts.heat_map(report),
+            overview=charts.overview(report),
+            lab_maps=charts.lab_maps(report),
+            few=MIN_SUBMISSIONS,
             marks=charts.marks(report),
             reliability=charts.reliability(report),
             teach_again=charts.teach_again(report),
             slowest=charts.slowest(report),
+            same_code_heading=same_code.HEADING,
+            same_code=same_code.lines(report),
         )
     )
 
@@ -92,22 +98,11 @@ def _clean(text: str, limit: int = 300) -> str:
 
 
 def _facts(report: Report) -> list[str]:
-    settings = report.settings
-    runs = [
-        f"{settings.runs[name]} runs in {name}"
-        if name != "sim" or settings.until is None
-        else f"up to {settings.runs[name]} runs in sim, until sure"
-        for name in settings.networks
-    ]
-    if settings.hidden is not None:
-        runs.append(f"{settings.hidden[1] - settings.hidden[0]} with hidden seeds")
     return [
-        f"labs {', '.join(settings.labs)}",
-        " + ".join(runs) + " of each test",
+        *student_pages.plan(report),
         count(report.done, "run") + " in all",
         f"took {duration(report.seconds)}",
-        report.started[:16].replace("T", " ") + " UTC",
-        report.tool,
+        *student_pages.origin(report),
     ]
 
 
@@ -120,7 +115,7 @@ def pictures(report: Report, folder: Path, output: Path | None) -> Pictures:
     Args:
         report: names the runs.
         folder: the report's folder, which has their traces.
-        output: the page; without it (the page goes to the terminal) there are no pictures.
+        output: the page. ``None``: the page goes to the terminal, and there are no pictures.
 
     Returns:
         Links, relative to ``output``. Runs whose trace is missing or damaged have none.
@@ -142,7 +137,7 @@ def pictures(report: Report, folder: Path, output: Path | None) -> Pictures:
                 try:
                     page.write(trace, picture)
                 except (BadTrace, page.CannotShow):
-                    continue  # too large, or cut off by a full disk: the replay command is still there
+                    continue  # too large, or cut off by a full disk; the page still shows the replay command
             links[submission.slug, bad.trace] = os.path.relpath(picture, output.parent).replace(os.sep, "/")
     return links
 

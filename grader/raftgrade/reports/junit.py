@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as xml
 
 from raftgrade.reports import table
+from raftgrade.reports.student_view import local
 from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftlab.explain import render as explain
 from raftlab.safe_text import count, printable, spans
@@ -17,7 +18,8 @@ def render(report: Report) -> str:
     root = xml.Element("testsuites", name="raftgrade")
     for submission in report.submissions:
         _suites(root, report, submission)
-    totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    # Jenkins' schema allows no total of skipped tests here, only in each suite.
+    totals = {"tests": 0, "failures": 0, "errors": 0}
     for suite in root:
         for name in totals:
             totals[name] += int(suite.attrib[name])
@@ -44,15 +46,21 @@ def _suites(root: xml.Element, report: Report, submission: SubmissionResult) -> 
             continue
         name = _clean(f"{submission.name} {lab}")
         suite = xml.SubElement(root, "testsuite", name=name, timestamp=report.started[:19])
+        properties = {"unverified": report.unverified} if report.unverified else {}
+        if whose_raft := report.settings.whose_raft(lab):
+            properties["raft"] = whose_raft
         if report.settings.sandbox is not None:
-            sandbox = table.sandbox_line(report.settings.sandbox)
-            xml.SubElement(xml.SubElement(suite, "properties"), "property", name="sandbox", value=_clean(sandbox))
+            properties["sandbox"] = table.sandbox_line(report.settings.sandbox)
+        if properties:
+            parent = xml.SubElement(suite, "properties")
+            for name, value in properties.items():
+                xml.SubElement(parent, "property", name=name, value=_clean(value))
         for test in tests:
-            _case(suite, submission, test)
+            _case(suite, submission, test, report.settings.raft)
         _count(suite)
 
 
-def _case(suite: xml.Element, submission: SubmissionResult, test: TestResult) -> None:
+def _case(suite: xml.Element, submission: SubmissionResult, test: TestResult, raft: str) -> None:
     wall = sum(network.wall_s for network in test.networks)
     classname = _clean(f"{submission.name}.{test.lab}")
     case = xml.SubElement(suite, "testcase", classname=classname, name=_clean(test.name), time=f"{wall:.3f}")
@@ -60,7 +68,7 @@ def _case(suite: xml.Element, submission: SubmissionResult, test: TestResult) ->
     if test.state == "skipped":
         xml.SubElement(case, "skipped", message=_clean("; ".join(test.notes)))
     elif failures and not passed(test):
-        _add_outcome(case, "failure", "\n\n".join(_failures(test)), _kind(test))
+        _add_outcome(case, "failure", "\n\n".join(_failures(test, raft)), _kind(test))
     elif test.state in ("open", "waiting"):
         _add_outcome(case, "error", "; ".join(test.notes) or "some of its runs are missing", test.state)
     output = [*(f"advice: {line}" for line in test.advice), *(_summary(network) for network in test.networks)]
@@ -71,8 +79,9 @@ def _kind(test: TestResult) -> str:
     return next(iter(next(network.classes for network in test.networks if network.failures)))
 
 
-def _failures(test: TestResult) -> list[str]:
-    """The first run of each class of failure on each network, with its explanation."""
+def _failures(test: TestResult, raft: str) -> list[str]:
+    """The first run of each class of failure on each network, with its explanation. Its command has no path of this machine,
+    because others read the report."""
     failures = []
     for network in test.networks:
         for sort, number in network.classes.items():
@@ -81,7 +90,7 @@ def _failures(test: TestResult) -> list[str]:
                 where = f"{network.network}{' (hidden)' if network.hidden else ''}"
                 seeds = "" if network.hidden else f", seeds {spans([bad.seed for bad in same])}"
                 heading = f"{where}: {number} of {count(network.runs, 'run')}{seeds}"
-                failures.append(explain.as_text(same[0].failure, same[0].replay) + f"\n  {heading}")
+                failures.append(explain.as_text(same[0].failure, local(same[0].replay, raft)) + f"\n  {heading}")
     return failures[:MAX_FAILURES]
 
 

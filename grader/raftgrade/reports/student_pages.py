@@ -14,8 +14,9 @@ from raftlab.explain.failure import Failure
 from raftlab.safe_text import count, number, one_line, printable, spans
 
 Pictures = dict[tuple[str, str], str]  # slug, trace → link
-OPEN_GROUPS = 3  # ways of failing that are shown without a click
-MAX_PLACES = 6  # tests that one way of failing names; further ones are only counted
+OPEN_GROUPS = 3  # how many ways of failing are shown without a click
+_HASH_DIGITS = 16  # of a submission's hash; enough to tell any two submissions apart
+MAX_PLACES = 6  # how many tests are listed for one way of failing; the others are only counted
 
 
 @dataclass
@@ -46,9 +47,9 @@ def groups(submission: SubmissionResult) -> list[Group]:
 
 @dataclass(frozen=True, slots=True)
 class TestRow:
-    """A line of a lab's table. ``time`` is the median of virtual time, in words."""
+    """A line of a lab's table. ``time`` is the median of virtual time, as text."""
 
-    __test__ = False  # for pytest: not a class of tests
+    __test__ = False  # tells pytest that this is not a class of tests
 
     test: TestResult
     cell: Cell
@@ -58,9 +59,11 @@ class TestRow:
 
 @dataclass(frozen=True, slots=True)
 class LabTable:
-    """The tests of a lab. ``skipped`` says why none of them was run, if so."""
+    """The tests of a lab. ``skipped`` says why none of them was run; it is empty if they were. ``whose_raft`` is empty in
+    lab 2."""
 
     name: str
+    whose_raft: str
     points: float
     max_points: float
     passed: int
@@ -83,9 +86,10 @@ class ShownGroup:
 
 @dataclass(frozen=True, slots=True)
 class StudentPage:
-    """All that the page of one submission shows."""
+    """All that the page of one submission shows. ``facts`` are short lines about what was graded, when and how."""
 
     submission: SubmissionResult
+    facts: list[list[str]]
     notices: list[str]
     labs: list[LabTable]
     groups: list[ShownGroup]
@@ -95,10 +99,11 @@ class StudentPage:
 def student(report: Report, submission: SubmissionResult, pictures: Pictures) -> StudentPage:
     """The page of ``submission``; ``pictures`` maps runs to links."""
     if submission.state in ("refused", "unjudged"):
-        return StudentPage(submission, _notices(submission), [], [], [])
-    labs = [_lab(submission, lab) for lab in report.settings.labs]
+        return StudentPage(submission, _facts(report, submission), _notices(submission), [], [], [])
+    labs = [_lab(submission, lab, report.settings.whose_raft(lab)) for lab in report.settings.labs]
     return StudentPage(
         submission,
+        _facts(report, submission),
         _notices(submission),
         [lab for lab in labs if lab.rows],
         [
@@ -107,6 +112,33 @@ def student(report: Report, submission: SubmissionResult, pictures: Pictures) ->
         ],
         [(test, line) for test in submission.tests for line in test.advice],
     )
+
+
+def plan(report: Report) -> list[str]:
+    """What is run of each submission, in words: the labs, the runs of each test, and the Raft below lab 3."""
+    settings = report.settings
+    runs = [
+        f"{count(settings.runs[name], 'run')} in {name}"
+        if name != "sim" or settings.until is None
+        else f"at most {count(settings.runs[name], 'run')} in sim (fewer if the verdict is clear earlier)"
+        for name in settings.networks
+    ]
+    if settings.hidden is not None:
+        runs.append(f"{count(settings.hidden[1] - settings.hidden[0], 'run')} with hidden seeds")
+    labs = f"lab{'s' if len(settings.labs) > 1 else ''} {', '.join(settings.labs)}"
+    return [labs, "each test: " + " and ".join(runs), *([settings.raft_line] if settings.raft_line else [])]
+
+
+def origin(report: Report) -> list[str]:
+    """When the report was made, and by which version."""
+    return [report.started[:16].replace("T", " ") + " UTC", report.tool]
+
+
+def _facts(report: Report, submission: SubmissionResult) -> list[list[str]]:
+    when, tool = origin(report)
+    dates = [f"handed in {one_line(submission.submitted, 40)}"] if submission.submitted else []
+    files = [f"files sha256 {submission.hash[:_HASH_DIGITS]}"] if submission.hash else []
+    return [plan(report), [*dates, f"graded {when}", tool, *files]]
 
 
 def _notices(submission: SubmissionResult) -> list[str]:
@@ -129,11 +161,12 @@ def _notices(submission: SubmissionResult) -> list[str]:
     return notices
 
 
-def _lab(submission: SubmissionResult, lab: str) -> LabTable:
+def _lab(submission: SubmissionResult, lab: str, whose_raft: str) -> LabTable:
     tests = [test for test in submission.tests if test.lab == lab]
     skipped = "; ".join(tests[0].notes) if tests and all(test.state == "skipped" for test in tests) else ""
     return LabTable(
         lab,
+        whose_raft,
         sum(test.points for test in tests),
         sum(test.max_points for test in tests),
         count_passed(tests),
@@ -148,7 +181,7 @@ def _time(test: TestResult) -> str:
 
 
 def certainty(network: NetworkResult) -> str:
-    """How sure the runs make us of the pass rate."""
+    """The confidence interval of the pass rate, in words."""
     low, high = network.interval
     if not network.passes + network.failures:
         return "no run judged"
@@ -191,4 +224,6 @@ def _printable(failure: Failure) -> Failure:
         printable(failure.hint),
         [printable(line) for line in failure.events],
         printable(failure.detail),
+        failure.causes,
+        failure.read,
     )

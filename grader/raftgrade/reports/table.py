@@ -8,28 +8,30 @@ from collections.abc import Callable, Iterable, Iterator
 import tabulate
 
 from raftgrade.plan import LeftOut
+from raftgrade.reports import same_code
 from raftgrade.results import BadRun, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
 from raftlab.safe_text import count, duration, number, one_line, printable, spans
 from raftlab.sandbox.levels import Sandbox
 
 WIDTH = 100  # columns
-_VERDICTS = {"reliable": "sure", "unreliable": "sure not", "undecided": "unsure"}
 _NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
-_NAME_WIDTH = 24  # the widest column of names that fits; titles are too long, and are shown with the failures
+_MIN_NAME_WIDTH = 20  # columns. Tests' titles are much longer than their names, so they are shown with the failures
 
 
 def render(
     report: Report, whole: Callable[[SubmissionResult], SubmissionResult] = lambda submission: submission
 ) -> str:
-    """The whole report: for each submission, a table for each lab and its failures; then a summary. ``whole`` loads the
-    details of a submission that were spilled to disk."""
-    blocks: list[str] = []
+    """The whole report: for each submission, a table for each lab and its failures; then a summary. ``whole`` returns a
+    submission with the details that were spilled to disk."""
+    blocks = [_wrapped(f"NOT VERIFIED: {report.unverified}")] if report.unverified else []
     for submission in report.submissions:
         blocks += _submission(report, whole(submission))
     if report.left_out:
         blocks.append("\n".join(_left_out(item) for item in report.left_out))
     if len(report.submissions) > 1:
         blocks.append(_overview(report))
+    if report.same_code:
+        blocks.append("\n".join([same_code.HEADING, *(_wrapped(f"  {line}") for line in same_code.lines(report))]))
     if not report.complete:
         blocks.append(f"not complete: {report.done} of {count(report.planned, 'run')} have finished")
     if report.settings.sandbox is not None:
@@ -39,7 +41,7 @@ def render(
 
 
 def sandbox_line(sandbox: Sandbox) -> str:
-    """Which sandbox student code ran in."""
+    """The sandbox in which student code ran."""
     text = {
         "bwrap": "student code ran in a sandbox (bwrap)",
         "rlimits": "student code ran with limits, but could read this machine's files (rlimits)",
@@ -68,7 +70,8 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
     heading = f"== {name} ({printable(submission.path)})"
     if submission.state in ("refused", "unjudged"):
         verdict = "refused, no test was run" if submission.state == "refused" else "could not be judged"
-        return [f"{heading}: {verdict}", "\n".join(_problem(problem) for problem in submission.problems)]
+        problems = "\n".join(_problem(problem) for problem in submission.problems)
+        return [f"{heading}: {verdict}", problems, *_by_hand(submission)]
     if submission.state == "waiting":
         return [f"{heading}: not run"]
     blocks = [heading]
@@ -77,10 +80,12 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
         if tests and all(test.state == "skipped" for test in tests):
             blocks.append(_wrapped(f"Lab {lab}: {one_line(tests[0].notes[0])}"))
         elif tests:
-            blocks.append(_table(lab, tests, _columns(report)))
+            blocks.append(_table(lab, report.settings.whose_raft(lab), tests, _columns(report)))
     if submission.penalty:
         late = f"late by {number(submission.late_days)} days: {number(submission.penalty)} points less"
-        blocks.append(f"{late}, {number(submission.points)} of {number(submission.max_points)} are left")
+        left = submission.points if not submission.manual else submission.earned - submission.penalty
+        blocks.append(f"{late}, {number(left)} of {number(submission.max_points)} are left")
+    blocks += _by_hand(submission)
     notes = [
         _wrapped(f"  {test.lab} {test.name}: {one_line(note)}")
         for test in submission.tests
@@ -101,6 +106,17 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
     return blocks
 
 
+def _by_hand(submission: SubmissionResult) -> list[str]:
+    """What a person has decided about the whole submission."""
+    lines = []
+    for mark in submission.manual:
+        if not mark.test:
+            sign = "+" if mark.change and (mark.points or 0) >= 0 else ""
+            points = "" if mark.points is None else f"{sign}{number(mark.points)} points"
+            lines.append(_wrapped(f"By hand: {': '.join(filter(None, (points, one_line(mark.comment, 600))))}"))
+    return ["\n".join(lines)] if lines else []
+
+
 def _columns(report: Report) -> list[str]:
     """The networks, and ``hidden`` after sim if there are hidden runs."""
     names = list(report.settings.networks)
@@ -109,11 +125,19 @@ def _columns(report: Report) -> list[str]:
     return names
 
 
-def _table(lab: str, tests: list[TestResult], networks: list[str]) -> str:
+def _table(lab: str, whose_raft: str, tests: list[TestResult], networks: list[str]) -> str:
     timed = "sim" if "sim" in networks else networks[0]
     headers = ["test", "points", *networks, "p50 s", "p95 s", "RPCs"]
     rows = [_row(test, networks, timed) for test in tests]
-    heading = f"Lab {lab} (seconds and RPCs of the runs that passed in {timed})"
+    padding = tabulate.MIN_PADDING  # of a heading; two spaces separate columns
+    others = sum(
+        2 + max(len(heading) + padding, *(len(row[column]) for row in rows))
+        for column, heading in enumerate(headers)
+        if column
+    )
+    for row in rows:
+        row[0] = _broken(row[0], max(_MIN_NAME_WIDTH, WIDTH - others))
+    heading = f"Lab {lab}{f' {whose_raft}' if whose_raft else ''} (seconds and RPCs of the runs that passed in {timed})"
     return (
         heading
         + "\n"
@@ -129,8 +153,13 @@ def _row(test: TestResult, networks: list[str], timed: str) -> list[str]:
     if shown.lab_s is not None:
         times = [f"{shown.lab_s.p50:.2f}", f"{shown.lab_s.p95:.2f}"]
     rpcs = "–" if shown.rpcs is None else f"{shown.rpcs.p50:.0f}"
-    name = "\n".join(textwrap.wrap(one_line(test.name), _NAME_WIDTH))
-    return [name, f"{number(test.points)}/{number(test.max_points)}", *passes, *times, rpcs]
+    return [one_line(test.name), f"{number(test.points)}/{number(test.max_points)}", *passes, *times, rpcs]
+
+
+def _broken(name: str, width: int) -> str:
+    """``name``; on several lines, each of whole words, if it is longer than ``width``."""
+    lines = textwrap.wrap(name.replace("_", "_ "), width) if len(name) > width else [name]
+    return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def _caveat(submission: SubmissionResult) -> str:
@@ -148,7 +177,7 @@ def _passes(result: NetworkResult) -> str:
     if result.retried:
         text += f" ↻{result.retried}"
     if result.verdict:
-        text = f"{text} {_VERDICTS[result.verdict]}"
+        text = f"{text} {result.verdict}"
     if result.done < result.runs:
         text += f" …{result.runs - result.done}"
     return text
@@ -157,7 +186,7 @@ def _passes(result: NetworkResult) -> str:
 def _share(value: float) -> str:
     if value in (0.0, 1.0):
         return f"{value:.0f}"
-    # Never round up to certainty, nor down to impossibility.
+    # Never round up to 1 or down to 0.
     return f"{min(max(value, 0.01), 0.99):.2f}".lstrip("0")
 
 
@@ -179,7 +208,7 @@ def _failures(test: TestResult) -> Iterator[str]:
 
 
 def _errors(submission: SubmissionResult) -> Iterator[str]:
-    """The runs that could not be judged, grouped by reason, which seldom has to do with the test."""
+    """The runs that could not be judged, grouped by reason, because the reason seldom depends on the test."""
     groups: dict[str, list[tuple[str, BadRun]]] = {}
     for test in submission.tests:
         for result in test.networks:
@@ -242,7 +271,7 @@ def _overview(report: Report) -> str:
 
 
 def _tabulate(rows: list[list[str]], headers: list[str], align: list[str]) -> str:
-    # Numbers are formatted already: tabulate must not take a name for a number.
+    # Numbers are formatted already. Without this, tabulate would format a name such as "007" as a number.
     text = tabulate.tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
     return str(text)
 

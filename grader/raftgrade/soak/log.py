@@ -3,9 +3,11 @@
     DIR/soak.jsonl      one line for each block, on disk before the next block starts
     DIR/failures.jsonl  one line for each run that failed or could not be judged, written when it happens
     DIR/reach.json      why an implementation cannot do a lab; empty if it can
-    DIR/submissions/    the copies that are run;  DIR/traces/ and DIR/logs/: of runs that failed
+    DIR/submissions/    copies of the implementations; these are what is run
+    DIR/traces/         the traces of failed runs
+    DIR/logs/           the output of failed runs
 
-Blocks of another version of raftlab or of the implementation stay in the log as history, but no longer count.
+If raftlab or an implementation changes, the blocks of its earlier versions stay in the log, but no longer count.
 """
 
 from __future__ import annotations
@@ -24,31 +26,31 @@ from raftlab.safe_text import count, duration, printable
 
 BLOCKS = "soak.jsonl"
 FAILURES = "failures.jsonl"
-MAX_FAILURES_BYTES = 50_000_000  # a larger failures.jsonl gets no new lines; failures are only counted then
+MAX_FAILURES_BYTES = 50_000_000  # once failures.jsonl is larger, failures are only counted
 
 Kind = Literal["suite", "fuzz"]
 
 
 class Megabytes(msgspec.Struct, frozen=True):
-    """The largest resident memory of the soak itself and of any one process that it started, in MB."""
+    """The largest resident memory, in MB: of the soak's own process, and of the largest process that it started."""
 
     own: float
     child: float
 
 
 class Block(msgspec.Struct, kw_only=True, frozen=True):
-    """A range of seeds of one lab, implementation and network: all its tests (or its random scenarios) with each seed.
+    """All tests of a lab (or its random scenarios), run with each seed of a range, for one implementation on one network.
 
     Attributes:
         impl_hash: a fingerprint of the implementation.
         beside_hog: whether endless loops kept the processors busy.
-        runs: how many there were; a run is one test with one seed. ``failures`` and ``unjudged`` are some of them.
-        seeds: the first, and one past the last.
+        runs: how many runs there were; a run is one test with one seed. ``failures`` and ``unjudged`` count some of these.
+        seeds: the first seed, and one past the last.
         tests: how many tests there were.
-        cpu_s: of the runs (judge and hosts), without starting their processes.
-        processes: how many of ours there were after the block, this one included.
+        cpu_s: CPU seconds of the runs (judge and hosts), without starting their processes.
+        processes: how many processes of the soak there were after the block, the soak itself included.
         code: a fingerprint of raftlab.
-        started: in UTC.
+        started: when the block started, in UTC.
     """
 
     kind: Kind
@@ -111,7 +113,7 @@ class Log:
         try:
             with output_folder.usable(folder, "soak"):
                 blocks = read(folder)
-                # A line that a kill cut short: its block was not finished.
+                # Remove a line that a kill cut short; its block was not finished.
                 whole = (folder / BLOCKS).read_bytes()
                 file.truncate(whole.rfind(b"\n") + 1)
         except BaseException:
@@ -147,7 +149,7 @@ def read(folder: Path) -> list[Block]:
     """All finished blocks in ``folder``, the oldest first. Raises :class:`~raftgrade.output_folder.BadFolder`."""
     shown = printable(f"{folder}/{BLOCKS}")
     try:
-        # Whatever follows the last end of line was cut short by a kill.
+        # Text after the last end of line was cut short by a kill.
         lines = (folder / BLOCKS).read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         raise BadFolder(f"{printable(str(folder))} holds no {BLOCKS}") from None
@@ -173,8 +175,8 @@ def read_all(folders: Iterable[Path]) -> list[Block]:
 
 
 def current_blocks(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks of the newest version of raftlab, and with it of the newest version of each implementation. ``blocks``
-    must begin with the oldest."""
+    """The blocks made by the newest version of raftlab; of these, for each implementation, only those of its newest
+    version. ``blocks`` must begin with the oldest."""
     if not blocks:
         return []
     code = blocks[-1].code
@@ -193,7 +195,7 @@ def exit_code(blocks: Iterable[Block]) -> int:
 
 def column(block: Block) -> str:
     """The column of the table that a block belongs to."""
-    return f"{block.kind} {block.network}" + (" beside a hog" if block.beside_hog else "")
+    return f"{block.kind} {block.network}" + (", all processors busy" if block.beside_hog else "")
 
 
 def table(blocks: Sequence[Block]) -> str:
@@ -215,7 +217,8 @@ def table(blocks: Sequence[Block]) -> str:
     heads = ["", "blocks", "CPU s", "hours", "runs/h", "CPU s a run", "MB own", "MB child", "processes after"]
     shown.append(tabulate.tabulate(costs, heads, disable_numparse=True))
     shown.append(
-        "MB: largest in the first block / in the last / in any; processes: the most after a block, with this one"
+        "MB: largest in the first block / in the last / in any; processes: the most that existed after any block, "
+        "including this process"
     )
     old = len(blocks) - len(now)
     if old:

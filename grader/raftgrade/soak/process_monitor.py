@@ -17,16 +17,17 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 EVERY_S = 0.5  # seconds between two measurements of memory
-GONE_S = 5.0  # seconds that a process may take to end
+GONE_S = 5.0  # how many seconds a process may take to end
 _PR_SET_CHILD_SUBREAPER = 36
-# Loops until its parent is gone, for whatever reason: then the pipe to its stdin ends.
+# Loops until its parent is gone, however it ended; the pipe to its stdin then closes.
 _HOG = (
     "import os,sys,threading\nt=threading.Thread(target=lambda:(sys.stdin.read(),os._exit(0)))\nt.start()\nwhile 1: 0"
 )
 
 
 class MemoryMonitor:
-    """The largest resident memory, in MB, of this process and of any one process below it, while the context is open."""
+    """Measures the largest resident memory, in MB, of this process and of the largest process below it, while the context
+    is open."""
 
     def __init__(self) -> None:
         self.own = 0.0
@@ -81,7 +82,7 @@ def descendants() -> set[int]:
 
 @contextlib.contextmanager
 def adopt_orphans() -> Iterator[None]:
-    """During the block, descendants that lose their parent become children of this process: none is missed."""
+    """During the block, descendants that lose their parent become children of this process, so that none is missed."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -117,7 +118,7 @@ def kill(pids: Collection[int]) -> None:
 
 @contextlib.contextmanager
 def hogs(number: int) -> Iterator[set[int]]:
-    """Run ``number`` endless loops at our own priority while the context is open and this process lives."""
+    """Run ``number`` endless loops, at this process's priority, while the context is open and this process lives."""
     running: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(number):

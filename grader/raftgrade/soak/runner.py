@@ -1,9 +1,9 @@
 """Run suites and random scenarios for hours, and watch memory and processes meanwhile (``raftgrade soak IMPL…``).
 
 The work is split into blocks: a range of fresh seeds of one lab, one implementation and one network. Blocks that differ
-only in their seeds form a series; the series with the fewest blocks goes next, so that evidence grows evenly. A
-finished block is a line in the log (:mod:`raftgrade.soak.log`), and the next soak in the same folder goes on after it.
-A kill at any moment costs only the block that is running.
+only in their seeds form a series. The series with the fewest blocks goes next, so that all series get equally many runs. A
+finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues after it. A
+kill at any moment loses only the block that is running.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+import msgspec
+
 import raftlab
 from raftgrade.engines.child_processes import Children
 from raftgrade.engines.commands import TRACE_QUOTA, Commands
@@ -32,19 +34,35 @@ from raftgrade.engines.work_loop import on_stop_signal
 from raftgrade.intake import staging, submissions
 from raftgrade.intake.reuse import code_fingerprint
 from raftgrade.intake.submissions import FoundSubmissions
-from raftgrade.plan import NETWORKS, CannotStart, CatalogueTest, JobTarget, parse_labs, split_into_jobs
+from raftgrade.intake.take_in import why_no_service
+from raftgrade.plan import (
+    NETWORKS,
+    CannotStart,
+    CatalogueTest,
+    Job,
+    JobTarget,
+    default_jobs,
+    parse_labs,
+    runs_of,
+    split_into_jobs,
+    without_service,
+)
 from raftgrade.soak import log as soak_log
 from raftgrade.soak import process_monitor
 from raftgrade.soak.log import Block, FailureLine, Kind, Log, Megabytes
-from raftlab import command_line
+from raftlab import labs, operating_system
 from raftlab.runs import random_scenarios
 from raftlab.runs.record import Record
 from raftlab.runs.trace_quota import TraceQuota
 from raftlab.safe_text import count, one_line, printable
 from raftlab.sandbox.levels import Sandbox
 
-SEEDS = {"suite sim": 50, "suite rpyc": 4, "fuzz sim": 200}  # of a block, which then takes a minute or two
-GROWTH_MB = 50.0  # memory that grows by more than this since the first block is reported
+SEEDS = {
+    "suite sim": 50,
+    "suite rpyc": 4,
+    "fuzz sim": 200,
+}  # how many seeds a block has, so that it takes a minute or two
+GROWTH_MB = 50.0  # memory is reported if it has grown by more than this since the first block
 TRIALS = 3  # seeds of a lab's first test; an implementation that passes none of them cannot do the lab
 MAX_LOGS = 100  # files in DIR/logs
 
@@ -57,20 +75,21 @@ class SoakSettings:
     """The settings of a soak.
 
     Attributes:
+        labs: the labs to run; ``None``: all, but lab 3 only if an implementation has a service.
         seconds: no block starts after this time; may be infinite.
-        passes: how many seeds of each test are enough; ``None``: no limit.
+        passes: after how many seeds of each test the soak ends; ``None``: no limit.
         seed: the first seed.
-        jobs: how many jobs run in parallel.
-        hogs: how many endless loops run beside each block on the real network.
+        jobs: how many jobs run in parallel, by network.
+        hogs: the number of endless loops that keep the processors busy during each block on the real network.
     """
 
     paths: list[str]
-    labs: list[str]
+    labs: list[str] | None
     networks: list[str]
     seconds: float
     passes: int | None
     seed: int
-    jobs: int
+    jobs: dict[str, int]
     fuzz: bool
     hogs: int
     out: Path
@@ -88,7 +107,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class BlockSeries:
-    """The blocks that differ only in their seeds."""
+    """Blocks that differ only in their seeds."""
 
     kind: Kind
     impl: Candidate
@@ -104,7 +123,7 @@ class BlockSeries:
 
     @property
     def key(self) -> Key:
-        """What its blocks have in common (see :func:`_key`)."""
+        """The attributes that its blocks have in common (see :func:`_key`)."""
         target = self.impl.target
         return self.kind, target.submission, self.impl.hash, self.lab, self.network, self.beside_hog
 
@@ -135,14 +154,14 @@ def parse_settings(arguments: argparse.Namespace, sandbox: Callable[[str], Sandb
         raise CannotStart(f"--seed must be 0 or more, not {arguments.seed}")
     return SoakSettings(
         paths=arguments.paths,
-        labs=parse_labs(arguments.labs),
+        labs=None if arguments.labs is None else parse_labs(arguments.labs),
         networks=networks,
         seconds=math.inf if arguments.hours is None else arguments.hours * 3600,
         passes=arguments.passes,
         seed=arguments.seed,
-        jobs=arguments.jobs or 2 * command_line.processors(),
+        jobs={network: arguments.jobs or number for network, number in default_jobs().items()},
         fuzz=arguments.fuzz and "sim" in networks,
-        hogs=command_line.processors() if arguments.hog else 0,
+        hogs=operating_system.processors() if arguments.hog else 0,
         out=Path(arguments.out),
         sandbox=sandbox(arguments.sandbox),
     )
@@ -159,7 +178,7 @@ def run(settings: SoakSettings, commands: Commands, catalogue: Catalogue, stream
     """Run blocks until the time or the seeds are used up, and print the table.
 
     Args:
-        stream: where messages go meanwhile.
+        stream: where messages go while it runs.
 
     Returns:
         The exit code.
@@ -186,13 +205,17 @@ def run(settings: SoakSettings, commands: Commands, catalogue: Catalogue, stream
 
 
 class _WorkerPool:
-    """Threads that run jobs, with one child process each. ``signal`` is the signal that asked us to stop, or 0."""
+    """Threads that run jobs, with one child process each. ``signal`` is the number of the signal that asked the soak to
+    stop, or 0."""
 
-    def __init__(self, jobs: int) -> None:
-        self.children = Children(jobs)
+    def __init__(self, jobs: dict[str, int]) -> None:
+        self.children = Children(jobs["sim"])
         self.signal = 0
         self._inbox: queue.SimpleQueue[Record | Future[Any] | int] = queue.SimpleQueue()
-        self._executor = ThreadPoolExecutor(jobs, thread_name_prefix="soak")
+        self._executors = {
+            network: ThreadPoolExecutor(number, thread_name_prefix=f"soak-{network}")
+            for network, number in jobs.items()
+        }
 
     def on_signal(self, number: int) -> None:
         self._inbox.put(number)
@@ -200,8 +223,8 @@ class _WorkerPool:
     def on_record(self, record: Record) -> None:
         self._inbox.put(record)
 
-    def submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
-        future = self._executor.submit(function, *arguments)
+    def submit(self, network: str, function: Callable[..., Any], *arguments: object) -> Future[Any]:
+        future = self._executors[network].submit(function, *arguments)
         future.add_done_callback(self._inbox.put)
         return future
 
@@ -221,7 +244,8 @@ class _WorkerPool:
     def stop(self) -> None:
         """Kill every child and wait for the threads."""
         self.children.stop()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        for executor in self._executors.values():
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
 class _Soak:
@@ -242,6 +266,7 @@ class _Soak:
         self._log = log
         self._pool = pool
         self._stream = stream
+        self._labs = parse_labs(None) if settings.labs is None else settings.labs
         self._code = code_fingerprint(raftlab)
         self._base = process_monitor.descendants()
         self._baseline: dict[tuple[str, ...], float] = {}
@@ -259,14 +284,10 @@ class _Soak:
         if self._pool.signal:
             return
         all_series = [
-            series
-            for lab in self._settings.labs
-            for impl in impls
-            if lab in impl.labs
-            for series in self._series(impl, lab)
+            series for lab in self._labs for impl in impls if lab in impl.labs for series in self._series(impl, lab)
         ]
         if not all_series:
-            raise CannotStart(f"nothing to run: no implementation can do lab {' or '.join(self._settings.labs)}")
+            raise CannotStart(f"nothing to run: no implementation can do lab {' or '.join(self._labs)}")
         self._tell_history()
         while time.monotonic() < until and not self._pool.signal:
             todo = [(series, self._next_seeds(series)) for series in all_series]
@@ -293,10 +314,14 @@ class _Soak:
             staged.append(
                 (JobTarget(item.name, item.slug, str(copied.path), self._settings.sandbox.level), copied.hash)
             )
+        if self._settings.labs is None and all(why_no_service(Path(target.path)) for target, _ in staged):
+            self._labs = without_service(self._labs, self._stream)
         file = self._log.folder / "reach.json"
         known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         with tempfile.TemporaryDirectory(prefix="raftgrade-soak-") as folder:
-            futures = [self._pool.submit(self._obstacles, target, hash, known, Path(folder)) for target, hash in staged]
+            futures = [
+                self._pool.submit("sim", self._obstacles, target, hash, known, Path(folder)) for target, hash in staged
+            ]
             for _ in self._pool.until_done(futures):
                 pass
         impls = []
@@ -317,17 +342,21 @@ class _Soak:
         return f"{lab} {hash[:16]} {self._code}"
 
     def _obstacles(self, target: JobTarget, hash: str, known: dict[str, str], folder: Path) -> dict[str, str]:
-        """For each lab, why ``target`` cannot do it (empty: it can). Ends after the first lab that it cannot do. It can do a
-        lab if it passes the contract check and, with one of :data:`TRIALS` seeds, the lab's first test."""
+        """For each lab, why ``target`` cannot do it (empty: it can). The labs that build on one that it cannot do are left
+        out. ``target`` can do a lab if it passes the contract check and, with one of :data:`TRIALS` seeds, the lab's first
+        test."""
         obstacles: dict[str, str] = {}
-        for lab in self._settings.labs:
+        for lab in self._labs:
+            features = labs.LABS[lab].features
+            if any(obstacles.get(earlier) and labs.LABS[earlier].features <= features for earlier in self._labs):
+                continue
             key = self._reach_key(hash, lab)
             obstacles[lab] = known[key] if key in known else self._obstacle(target, lab, folder)
-            if obstacles[lab]:
-                break
         return obstacles
 
     def _obstacle(self, target: JobTarget, lab: str, folder: Path) -> str:
+        if labs.LABS[lab].has("service") and (why := why_no_service(Path(target.path))):
+            return why
         children, commands = self._pool.children, self._commands
         log = folder / f"{target.slug}.{lab}.txt"
         checked = run_check(
@@ -340,8 +369,8 @@ class _Soak:
         first = next((test.name for test in self._catalogue(lab) if "sim" in test.networks), "")
         if checked.stopped or not first:
             return ""
-        (job,) = split_into_jobs(target, lab, "sim", [first], (0, TRIALS))
-        trial = run_job(job, commands=commands, children=children, log=log, traces=folder / target.slug)
+        (job,) = split_into_jobs(target, lab, "sim", runs_of([first], (0, TRIALS)))
+        trial = run_job(_together(job), commands=commands, children=children, log=log, traces=folder / target.slug)
         failures = [record.failure for record in trial.records if record.outcome == "failed" and record.failure]
         if len(failures) == TRIALS:
             return f"its first test, {first}, failed with seeds 0 to {TRIALS - 1}: {failures[0].text}"
@@ -361,7 +390,7 @@ class _Soak:
         return all_series
 
     def _next_seeds(self, series: BlockSeries) -> tuple[int, int] | None:
-        """The next range of seeds that were not run yet; ``None`` when there are enough."""
+        """The next range of seeds that have not been run; ``None`` if no more are needed."""
         done = self._done.get(series.key, [])
         first = self._settings.seed
         for start, end in sorted(done):
@@ -393,22 +422,23 @@ class _Soak:
         logs.mkdir(exist_ok=True)
         self._make_trace_quota(target.slug)
         label = f".{series.kind}.{seeds[0]}"
-        jobs = split_into_jobs(target, series.lab, series.network, series.tests, seeds, label)
+        jobs = split_into_jobs(target, series.lab, series.network, runs_of(series.tests, seeds), label)
         with (
             process_monitor.MemoryMonitor() as memory,
             process_monitor.hogs(self._settings.hogs if series.beside_hog else 0) as hogs,
         ):
             futures = [
                 self._pool.submit(
+                    series.network,
                     partial(
                         run_job,
-                        job,
+                        _together(job),
                         commands=self._commands,
                         children=self._pool.children,
                         log=logs / f"{job.id}.txt",
                         traces=self._log.folder / "traces" / target.slug,
                         on_record=self._pool.on_record,
-                    )
+                    ),
                 )
                 for job in jobs
             ]
@@ -451,7 +481,8 @@ class _Soak:
         )
 
     def _make_trace_quota(self, slug: str) -> None:
-        """Make the quota for an implementation's traces. Traces that earlier soaks left in the folder count first."""
+        """Make the quota for an implementation's traces. It first counts the traces that earlier soaks left in the
+        folder."""
         if slug not in self._trace_quotas:
             folder = self._log.folder / "traces" / slug
             quota = self._trace_quotas[slug] = TraceQuota(folder, TRACE_QUOTA)
@@ -500,7 +531,8 @@ class _Soak:
         self._report_growth(f"a process of {', '.join(map(printable, of))}", of, block.memory_mb.child)
 
     def _report_growth(self, owner: str, key: tuple[str, ...], now: float) -> None:
-        """Report memory that is well above the first block's; after that, only when it has grown by as much again."""
+        """Report memory that has grown by :data:`GROWTH_MB` since the first block, and again each time it has grown by as
+        much."""
         first = self._baseline.setdefault(key, now)
         if now > first + GROWTH_MB:
             self._say(f"memory grows: {owner} held {now:.0f} MB, {now - first:.0f} MB more than before")
@@ -508,6 +540,11 @@ class _Soak:
 
     def _say(self, text: str) -> None:
         print(f"{datetime.now().strftime('%H:%M:%S')}  {text}", file=self._stream, flush=True)
+
+
+def _together(job: Job) -> Job:
+    """The same job, with judge and servers in one process where that is possible: a soak gives no marks."""
+    return msgspec.structs.replace(job, together=True)
 
 
 def _keep_newest(logs: Path) -> None:

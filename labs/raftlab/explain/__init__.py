@@ -1,1 +1,1 @@
-"""Explaining failures: the failure itself, the rules of Raft, their likely causes, and the rendering as text and HTML."""
+"""Explain failures: the failure as data, the rules of Raft, likely causes, and rendering as text and HTML."""

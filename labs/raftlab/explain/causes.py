@@ -1,346 +1,142 @@
-"""The explanation of each failure: for a rule, the line of Figure 2 and the usual causes; for a fault, a hint.
+"""What is behind each failure: for a rule, the line of Figure 2; for a fault, a hint; for an exception, its usual causes.
 
-``RULES`` has an entry for every rule in :mod:`raftlab.explain.rules`. Figure 2 is quoted in our own words; the causes are
-bugs that real Rafts have had, written by students and by companies. ``FAULTS`` has mistakes that have nothing to do with
-Raft, such as a deadlock. They are reported by the host that runs the code, or by the judge that watches the host.
+``RULES`` has a line for every rule in :mod:`raftlab.explain.rules`. Figure 2 is quoted in our own words. ``FAULTS`` has
+mistakes that have nothing to do with Raft, such as a deadlock. The host that runs the code reports them, or the judge that
+watches the host. ``EXCEPTIONS`` has the usual causes of the exceptions that are frequent in Rafts. The usual causes of a
+broken rule depend on the failure's sentence, see :mod:`raftlab.explain.symptoms`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The explanation of a broken rule.
-
-    Attributes:
-        figure: the line of Figure 2 or 13, or the section, and what it says.
-        often: the usual causes, the most common first; at most three.
-    """
-
-    figure: str
-    often: tuple[str, ...] = ()
-
-
-RULES: dict[Rule, Entry] = {
-    rules.ELECTION_SAFETY: Entry(
-        "Candidates, 2: a majority of the votes of this term makes a leader",
-        (
-            "a vote requested in an older term is counted: compare the terms after call() returns",
-            "a server votes twice in a term: see its two answers below",
-        ),
+RULES: dict[Rule, str] = {
+    rules.ELECTION_SAFETY: "Candidates, 2: a majority of the votes of this term makes a leader",
+    rules.ONE_VOTE: "RequestVote, receiver, 2: grant if voted_for is nobody or this candidate",
+    rules.VOTE_ONLY_IF: (
+        "RequestVote, receiver, 1 and 2: not for an older term, and only for a log at least as up-to-date as mine"
     ),
-    rules.ONE_VOTE: Entry(
-        "RequestVote, receiver, 2: grant if voted_for is nobody or this candidate",
-        (
-            "voted_for is cleared although no new term begins (on a heartbeat, after a lost election)",
-            "voted_for is checked and set in two steps, and the lock is released in between",
-        ),
+    rules.MAJORITY: "Candidates, 2: a candidate leads once a majority of all servers has voted for it",
+    rules.LIVENESS: (
+        "Followers, 2: an election timeout without a leader's message or a vote granted: become a candidate"
     ),
-    rules.VOTE_ONLY_IF: Entry(
-        "RequestVote, receiver, 1 and 2: not for an older term, and only for a log at least as up-to-date as mine",
-        (
-            "a vote too few: voted_for is not cleared when a newer term begins",
-            "a vote too many: the terms are not compared, or voted_for is not checked",
-            "the logs are compared only by their lengths",
-        ),
+    rules.HIGHER_TERM: (
+        "All Servers, 2: a term above mine, in a request or in a reply, becomes my term, and I am a follower"
     ),
-    rules.MAJORITY: Entry(
-        "Candidates, 2: leader upon votes of a majority of all servers",
-        (
-            "the majority is computed from the servers that answered, not from all: len(peers) // 2 + 1",
-            "a server's vote is counted twice: keep the voters in a set",
-            "the candidate does not count its own vote",
-        ),
+    rules.OLD_TERM: "AppendEntries, receiver, 1 and RequestVote, receiver, 1: say no to a term below mine",
+    rules.TERMS_AGREE: "All Servers, 2: a term above mine becomes my term",
+    rules.TERMS_ONLY_GROW: "State: current_term increases monotonically",
+    rules.STABLE_LEADER: "Leaders, 1: heartbeats during idle periods, so that nobody's election timeout passes",
+    rules.TIMER: "Followers, 2: the timer is restarted by AppendEntries of the current leader, and by giving a vote",
+    rules.TIMER_RESTARTS: (
+        "Followers, 2: the timer is restarted by AppendEntries of the current leader, and by giving a vote"
     ),
-    rules.LIVENESS: Entry(
-        "Followers, 2: an election timeout without a leader's message or a vote granted: become a candidate",
-        (
-            "votes are requested one after another, and a server that is down delays the rest: use a thread for each",
-            "the timer of a candidate, or of a leader that stepped down, is never started again",
-            "every vote is refused: compare the logs by their last terms first, then by their lengths",
-        ),
+    rules.HEARTBEATS: "Leaders, 1: a heartbeat at once when elected, then again and again",
+    rules.STATE_MACHINE_SAFETY: "Figure 3, State Machine Safety; all of Figure 2 ensures it",
+    rules.APPLY_IN_ORDER: "All Servers, 1: while commit_index > last_applied, apply the next one",
+    rules.AGREEMENT: "Leaders, 2 to 4: append, send, retry until stored, commit what a majority has",
+    rules.COMMIT_MAJORITY: "Leaders, 4: an N that a majority of match_index has reached",
+    rules.COMMIT_OWN_TERM: "Leaders, 4: ... and log[N].term == current_term",
+    rules.COMMIT_PROVED: "AppendEntries, receiver, 5: commit_index = min(leader_commit, index of the last new entry)",
+    rules.CONSISTENCY: "AppendEntries, receiver, 2: refuse if there is no entry at prev_log_index with prev_log_term",
+    rules.LOG_MATCHING: (
+        "AppendEntries, receiver, 3 and 4: a conflict removes that entry and all after it; append what is missing"
     ),
-    rules.HIGHER_TERM: Entry(
-        "All Servers, 2: a term above mine, in a request or in a reply, becomes my term, and I am a follower",
-        (
-            "the term of a reply is ignored, or checked only if the reply says yes",
-            "the role changes, but the term does not",
-        ),
+    rules.SAME_ENTRY: "AppendEntries, receiver, 2 to 4",
+    rules.LEADER_APPEND_ONLY: "Figure 3, Leader Append-Only; Leaders, 2: append to the local log",
+    rules.NEWER_LOG: "RequestVote, receiver, 2: ... and the candidate's log is at least as up-to-date as mine",
+    rules.REPLY_PROVES: "Leaders, 3: if successful, update next_index and match_index for this follower",
+    rules.LEADER_COMPLETENESS: "Figure 3, Leader Completeness; RequestVote, receiver, 2 ensures it",
+    rules.FAST_BACKUP: "the end of §5.3: the refusal names the conflicting term and its first index",
+    rules.FEW_MESSAGES: "Leaders, 3: send the entries from next_index on, all in one message",
+    rules.SURVIVES: "State, persistent: current_term, voted_for, log[]",
+    rules.SAVE_FIRST: "State, persistent: updated on stable storage before responding to RPCs",
+    rules.FAILED_SAVE: "State, persistent: updated on stable storage before responding to RPCs",
+    rules.WHOLE_SNAPSHOT: (
+        "InstallSnapshot, receiver, 2 to 4 (Figure 13): write the data at its offset; wait for more until done is true"
     ),
-    rules.OLD_TERM: Entry(
-        "AppendEntries, receiver, 1 and RequestVote, receiver, 1: say no to a term below mine",
-        ("the timer is restarted, or the leader accepted, before the terms are compared",),
+    rules.NEWER_SNAPSHOT: (
+        "InstallSnapshot, receiver, 5 (Figure 13): discard a snapshot older than what the server already has"
     ),
-    rules.TERMS_AGREE: Entry(
-        "All Servers, 2: a term above mine becomes my term",
-        ("a follower accepts a heartbeat without adopting its term", "the first election must make term 1, not 0 or 2"),
+    rules.KEEP_THE_REST: (
+        "InstallSnapshot, receiver, 6 (Figure 13): if the log has the snapshot's last entry, keep what follows it"
     ),
-    rules.TERMS_ONLY_GROW: Entry(
-        "State: current_term increases monotonically",
-        ("the term of a message or a snapshot is stored without checking that it is newer",),
+    rules.SNAPSHOT_FIRST: "InstallSnapshot, receiver, 8 (Figure 13): reset the service with the snapshot",
+    rules.LOG_IS_CUT: "§7: the log up to the snapshot's last entry is discarded",
+    rules.CATCH_UP: "Rules for leaders, §7: send the snapshot to a follower that needs discarded entries",
+    rules.MEMBERS_COUNT: "§6: a server uses the latest configuration in its log, committed or not",
+    rules.ONE_CHANGE: "dissertation, 4.1: no new change before the entry of the last one is committed",
+    rules.OWN_TERM_FIRST: "the correction to dissertation, 4.1: first an entry of the leader's own term",
+    rules.JOINT_CONSENSUS: "Figure 11: C_old,new first, then C_new",
+    rules.BOTH_MAJORITIES: "§6: agreement needs separate majorities of the old and of the new configuration",
+    rules.LEARNERS: "§6: new servers join as non-voting members until they have caught up",
+    rules.CHANGE_ANSWERS: (
+        "the contract: (index, term, True), (-1, term, True) when refused, (leader, term, False) elsewhere"
     ),
-    rules.STABLE_LEADER: Entry(
-        "Leaders, 1: heartbeats during idle periods, so that nobody's election timeout passes",
-        (
-            "heartbeats are too far apart for the timeouts, or one slow server delays those to the others",
-            "a heartbeat does not restart the timer, or a new timeout is drawn without one",
-        ),
+    rules.CONFIGURATION_STAYS: (
+        "§6: use the latest configuration in the log; §7: a snapshot carries the one as of its last entry"
     ),
-    rules.TIMER: Entry(
-        "Followers, 2: the timer is restarted by AppendEntries of the current leader, and by giving a vote",
-        (
-            "any RequestVote restarts it: only one that is granted the vote may",
-            "an AppendEntries of an old leader restarts it: compare the terms first",
-        ),
+    rules.MEMBERS_TOLD: "All Servers, 1: apply every committed entry, including those of kind configuration",
+    rules.REMOVED_LEADER: "§6: it steps down once C_new is committed; until then it does not count itself",
+    rules.REMOVED_SERVER: "§6: servers disregard RequestVote while they believe that there is a leader",
+    rules.PRE_VOTE_CHANGES_NOTHING: "dissertation, 9.6: would you vote for me, if I asked in the next term?",
+    rules.WHO_GETS_A_PRE_VOTE: (
+        "dissertation, 9.6: only if the log is new enough, and no leader was heard for the minimum election timeout"
     ),
-    rules.TIMER_RESTARTS: Entry(
-        "Followers, 2: the timer is restarted by AppendEntries of the current leader, and by giving a vote",
-        (
-            "giving a vote does not restart it, or an AppendEntries without entries does not",
-            "the deadline moves, but the thread that waits for it still waits for the old one",
-        ),
+    rules.NOT_DISTURBED: "dissertation, 9.6 and 4.2.3: a server that hears a leader answers no",
+    rules.CHECK_QUORUM: (
+        "dissertation, 6.2: a leader steps down if an election timeout passes without answers from a majority"
     ),
-    rules.HEARTBEATS: Entry(
-        "Leaders, 1: a heartbeat at once when elected, then again and again",
-        (
-            "too many: a loop without a wait, or a thread for each server that does not end when the leader steps down",
-            "too few: heartbeats are sent only along with entries, or stop while a server does not answer",
-        ),
+    rules.STILL_ELECTED: "dissertation, 9.6; Followers, 2: after an election timeout, ask",
+    rules.TRANSFER_ANSWERS: (
+        "the contract: (target, term, True) when begun, (-1, term, True) when refused, (leader, term, False) elsewhere"
     ),
-    rules.STATE_MACHINE_SAFETY: Entry(
-        "Figure 3, State Machine Safety; all of Figure 2 ensures it",
-        (
-            "a follower keeps the entries after a conflicting one: all of them must go",
-            "a follower commits up to leader_commit although its own log may differ there: AppendEntries, 5",
-            "an entry of an old term is committed by counting copies: Leaders, 4",
-        ),
+    rules.TRANSFER: (
+        "dissertation, 3.10: replicate what the target lacks, then send TimeoutNow; the target stands at once"
     ),
-    rules.APPLY_IN_ORDER: Entry(
-        "All Servers, 1: while commit_index > last_applied, apply the next one",
-        (
-            "two threads apply entries and overtake each other: let exactly one thread apply",
-            "last_applied is increased before put() and read again after it, without the lock",
-        ),
+    rules.WHOLE_LOG_FIRST: (
+        "dissertation, 3.10: the target's log matches the leader's, as its answers prove, and only then TimeoutNow leaves"
     ),
-    rules.AGREEMENT: Entry(
-        "Leaders, 2 to 4: append, send, retry until stored, commit what a majority has",
-        (
-            "commit_index moves, but nothing wakes the thread that applies",
-            "followers never hear of the commit: every AppendEntries, heartbeats too, carries leader_commit",
-            "next_index is not moved back after a refusal, or never forward after a success",
-        ),
+    rules.NO_COMMANDS_MEANWHILE: (
+        "dissertation, 3.10: no new client requests meanwhile; after about an election timeout the leader resumes"
     ),
-    rules.COMMIT_MAJORITY: Entry(
-        "Leaders, 4: an N that a majority of match_index has reached",
-        (
-            "match_index is set to the end of the leader's log: a reply proves prev_log_index + len(entries), not more",
-            "match_index is left over from an earlier term as leader: it starts at 0 after each election",
-        ),
+    rules.WHO_STANDS: "dissertation, 3.10: as if the election timer had run out; All Servers: an older term is refused",
+    rules.ELECTION_ON_REQUEST: "dissertation, 4.2.3: a flag in RequestVote says that the leader wants this election",
+    rules.LINEARIZABLE: (
+        "§8: each operation seems to happen at once, exactly once, at some moment between its call and its return"
     ),
-    rules.COMMIT_OWN_TERM: Entry(
-        "Leaders, 4: ... and log[N].term == current_term",
-        ("copies of entries of older terms are counted, too: check the term of the entry to be committed",),
+    rules.EXACTLY_ONCE: "§8: the state machine tracks the latest serial number of each client, with its response",
+    rules.PROGRESS: (
+        "§8: if the server is not the leader, it rejects the request and says who leads; the client tries again"
     ),
-    rules.COMMIT_PROVED: Entry(
-        "AppendEntries, receiver, 5: commit_index = min(leader_commit, index of the last new entry)",
-        ("the minimum is taken with the end of the server's own log, or not at all",),
+    rules.ANSWERED_IN_TIME: "dissertation, 6.2: a leader that cannot commit must not keep its clients waiting",
+    rules.STATUSES: "§8: respond after applying the entry to the state machine",
+    rules.SESSIONS: "dissertation, 6.3: servers must agree on when a session expires",
+    rules.UNKNOWN_ONLY_IF: "dissertation, 6.3: without a session, a retry could be carried out twice",
+    rules.CLERK_SERIALS: "§8: clients assign unique serial numbers to every command",
+    rules.BAD_REQUESTS: "dissertation, 6.3: what is in the log is applied by every server, for ever",
+    rules.SERVICE_SNAPSHOTS: "§7: once the log has reached a size, take a snapshot",
+    rules.CLIENT_COST: "§8: the client sends its requests to the leader",
+    rules.APPLIED_STATE: (
+        "Figure 3: if a server has applied an entry at an index, no other server applies another one there"
     ),
-    rules.CONSISTENCY: Entry(
-        "AppendEntries, receiver, 2: refuse if there is no entry at prev_log_index with prev_log_term",
-        ("only the index is compared, not the term", "heartbeats skip the check"),
+    rules.READ_INDEX: (
+        "dissertation, 6.4: save the commit index, send a round of heartbeats, and wait for a majority of answers"
     ),
-    rules.LOG_MATCHING: Entry(
-        "AppendEntries, receiver, 3 and 4: a conflict removes that entry and all after it; append what is missing",
-        (
-            "the log is cut after prev_log_index without a conflict: an old, short message then removes good entries",
-            "only the conflicting entry is replaced, and what follows stays",
-        ),
+    rules.LEASE: (
+        "dissertation, 6.4.1: a lease begins when the round was sent, and ends before anyone else can be elected"
     ),
-    rules.SAME_ENTRY: Entry(
-        "AppendEntries, receiver, 2 to 4",
-        ("the consistency check compares the index only", "an entry is changed after it was sent or stored"),
+    rules.SILENT_VOTERS: (
+        "dissertation, 6.4.1: a lease relies on voters that refuse for a while after they heard a leader"
     ),
-    rules.LEADER_APPEND_ONLY: Entry(
-        "Figure 3, Leader Append-Only; Leaders, 2: append to the local log",
-        ("a leader handles an AppendEntries of its own term", "start() chooses an index without the lock"),
+    rules.SESSION_READS: (
+        "dissertation, 6.4: a client gives the index that it has seen, and the server waits until it has applied it"
     ),
-    rules.NEWER_LOG: Entry(
-        "RequestVote, receiver, 2: ... and the candidate's log is at least as up-to-date as mine",
-        (
-            "only the lengths are compared, or only the last terms",
-            "after a snapshot has cut the log, the last term is read from an empty list",
-        ),
-    ),
-    rules.REPLY_PROVES: Entry(
-        "Leaders, 3: if successful, update next_index and match_index for this follower",
-        (
-            "match_index is computed from the log at the time of the reply, not from the request",
-            "a reply from an earlier term as leader is counted: compare the terms after call() returns",
-        ),
-    ),
-    rules.LEADER_COMPLETENESS: Entry(
-        "Figure 3, Leader Completeness; RequestVote, receiver, 2 ensures it",
-        (
-            "a vote is given to a candidate with an older log",
-            "something was committed too soon: by a minority, or by counting copies of an old term's entry",
-            "a server forgot what it had stored: is everything saved before the answer leaves?",
-        ),
-    ),
-    rules.FAST_BACKUP: Entry(
-        "the end of §5.3: the refusal names the conflicting term and its first index",
-        ("next_index goes back by one, or the follower's hint is not used",),
-    ),
-    rules.FEW_MESSAGES: Entry(
-        "Leaders, 3: send the entries from next_index on, all in one message",
-        ("a thread for each entry, or a loop that sends again before a reply could have arrived",),
-    ),
-    rules.SURVIVES: Entry(
-        "State, persistent: current_term, voted_for, log[]",
-        (
-            "one of the three is not saved, or is saved before it is changed",
-            "what is read back differs from what was saved",
-        ),
-    ),
-    rules.SAVE_FIRST: Entry(
-        "State, persistent: updated on stable storage before responding to RPCs",
-        (
-            "the answer leaves without save() on one path: check each return of the handler",
-            "a candidate asks for votes before it has saved its own",
-        ),
-    ),
-    rules.FAILED_SAVE: Entry(
-        "State, persistent: updated on stable storage before responding to RPCs",
-        ("the exception from save() is caught, and the answer says yes anyway",),
-    ),
-    rules.WHOLE_SNAPSHOT: Entry(
-        "InstallSnapshot, receiver, 2 to 4 (Figure 13): write the data at its offset; wait for more until done is true",
-        (
-            "chunks of two snapshots, or from two leaders, are combined",
-            "a chunk that arrives twice, or late, is appended twice",
-            "a snapshot is saved under an index other than the one passed to snapshot()",
-        ),
-    ),
-    rules.NEWER_SNAPSHOT: Entry(
-        "InstallSnapshot, receiver, 5 (Figure 13): discard a snapshot older than what the server already has",
-        ("a late InstallSnapshot is not compared with last_applied and with the server's own snapshot",),
-    ),
-    rules.KEEP_THE_REST: Entry(
-        "InstallSnapshot, receiver, 6 (Figure 13): if the log has the snapshot's last entry, keep what follows it",
-        ("the whole log is discarded whenever a snapshot arrives",),
-    ),
-    rules.SNAPSHOT_FIRST: Entry(
-        "InstallSnapshot, receiver, 8 (Figure 13): reset the service with the snapshot",
-        ("after a restart the log continues where the snapshot ends, but the service never gets the snapshot",),
-    ),
-    rules.LOG_IS_CUT: Entry(
-        "§7: the log up to the snapshot's last entry is discarded",
-        (
-            "the saved log keeps entries that the snapshot covers",
-            "snapshot() cuts the log but does not save the snapshot",
-        ),
-    ),
-    rules.CATCH_UP: Entry(
-        "Rules for leaders, §7: send the snapshot to a follower that needs discarded entries",
-        (
-            "next_index is before the first entry left in the log, and entries are sent anyway",
-            "an InstallSnapshot that was lost is not sent again",
-        ),
-    ),
-    rules.MEMBERS_COUNT: Entry(
-        "§6: a server uses the latest configuration in its log, committed or not",
-        (
-            "majorities are still computed from len(peers), or from the last committed configuration",
-            "a learner, or a leader that is not a member, is counted",
-        ),
-    ),
-    rules.ONE_CHANGE: Entry(
-        "dissertation, 4.1: no new change before the entry of the last one is committed",
-        ("change_membership does not check that the last configuration in the log is committed",),
-    ),
-    rules.OWN_TERM_FIRST: Entry(
-        "the correction to dissertation, 4.1: first an entry of the leader's own term",
-        ("a new leader changes the membership before its commit_index has reached an entry of its term",),
-    ),
-    rules.JOINT_CONSENSUS: Entry(
-        "Figure 11: C_old,new first, then C_new",
-        (
-            "C_new is appended at once although more than one server is added or removed",
-            "C_new is appended before C_old,new is committed, for example by a leader that restarted",
-        ),
-    ),
-    rules.BOTH_MAJORITIES: Entry(
-        "§6: agreement needs separate majorities of the old and of the new configuration",
-        (
-            "one majority is computed from the servers of both sets together",
-            "elections require both majorities and commits do not, or the reverse",
-        ),
-    ),
-    rules.LEARNERS: Entry(
-        "§6: new servers join as non-voting members until they have caught up",
-        (
-            "the new server votes, or commits wait for it, from its first entry on",
-            "catching up has no time limit: if the new server is down, change_membership waits forever",
-        ),
-    ),
-    rules.CHANGE_ANSWERS: Entry(
-        "the contract: (index, term, True), (-1, term, True) when refused, (leader, term, False) elsewhere",
-        (
-            "an empty set, or a server that is not in peers, is not refused",
-            "a follower does not remember its leader",
-        ),
-    ),
-    rules.CONFIGURATION_STAYS: Entry(
-        "§6: use the latest configuration in the log; §7: a snapshot carries the one as of its last entry",
-        (
-            "after a restart the initial configuration is used again",
-            "an entry that is removed from the log leaves its configuration behind",
-            "a snapshot is installed without its configuration",
-        ),
-    ),
-    rules.MEMBERS_TOLD: Entry(
-        "All Servers, 1: apply every committed entry, including those of kind configuration",
-        ("entries of kind configuration are skipped when applying, or members is left empty",),
-    ),
-    rules.REMOVED_LEADER: Entry(
-        "§6: it steps down once C_new is committed; until then it does not count itself",
-        ("it steps down when C_new is appended", "it never steps down", "it counts itself in the majority of C_new"),
-    ),
-    rules.REMOVED_SERVER: Entry(
-        "§6: servers disregard RequestVote while they believe that there is a leader",
-        ("a RequestVote with a higher term is accepted although the leader was heard a moment ago",),
-    ),
-    rules.PRE_VOTE_CHANGES_NOTHING: Entry(
-        "dissertation, 9.6: would you vote for me, if I asked in the next term?",
-        (
-            "the term grows, or voted_for is set, when the pre-vote starts: both belong to the real election",
-            "a pre-vote request passes through the code that adopts higher terms",
-        ),
-    ),
-    rules.WHO_GETS_A_PRE_VOTE: Entry(
-        "dissertation, 9.6: only if the log is new enough, and no leader was heard for the minimum election timeout",
-        ("only the log is checked, or only whether a leader was heard", "a pre-vote of a past term is granted"),
-    ),
-    rules.NOT_DISTURBED: Entry(
-        "dissertation, 9.6 and 4.2.3: a server that hears a leader answers no",
-        ("a server that returns raises the term before a majority has said yes",),
-    ),
-    rules.CHECK_QUORUM: Entry(
-        "dissertation, 6.2: a leader steps down if an election timeout passes without answers from a majority",
-        ("a leader never checks how long ago a majority answered",),
-    ),
-    rules.STILL_ELECTED: Entry(
-        "dissertation, 9.6; Followers, 2: after an election timeout, ask",
-        (
-            "the server still remembers the lost leader, so it refuses every pre-vote",
-            "the higher term in a refusal is ignored, so the candidate's term stays behind",
-        ),
-    ),
+    rules.SNAPSHOT_READS: "dissertation, 6.4: a value belongs to the index up to which the server has applied the log",
+    rules.READ_COST: "dissertation, 6.4: read-only queries bypass the Raft log",
 }
+"""The line of Figure 2 or 13, or the section of the paper, behind each rule, and what it says."""
 
 FAULTS: dict[str, str] = {
     "exception": "An exception that nothing caught ended this thread. The traceback below ends at the line in your code.",
@@ -351,12 +147,61 @@ FAULTS: dict[str, str] = {
     "host-died": "The process that runs your code ended. Nothing in a Raft needs os._exit, signals or kill.",
     "deadlock": "Take locks in one fixed order, and hold none during a call, a sleep or a put.",
     "no-answer": "Every handler must return a reply, and start() and get_state() must return at once.",
-    "refused-call": "The simulator replays runs exactly, so it cannot let this call through. The labs never need it.",
+    "refused-call": "A run must be repeatable, and has no terminal. No lab needs this call; breakpoint() needs --pdb.",
     "not-by-value": "Messages travel as bytes: use numbers, strings, bytes, lists, dicts and dataclasses of these.",
     "bad-reply": "Every path through the handler must return its reply.",
     "bad-message": "The message does not have the fields and types that the handler's annotations declare.",
+    "no-method": "The method belongs to an earlier lab. The other tests of this lab do not need it.",
     "bad-result": "The contract at the top of the skeleton says what each method returns.",
     "bad-apply": "See ApplyMsg in the skeleton: index, term, and a command that can be copied by value.",
     "bad-peer": "peers[i].call(method, args) reaches servers 0 to n-1 and the RPC handlers of your Raft class.",
     "flood": "This is far more than a Raft needs. Wait for a reply, or a while, before you send again; log fewer lines.",
 }
+
+_NO_REPLY = ("call() returned None, because the request or the reply was lost: check for None before you use it",)
+_CHANGED_MEANWHILE = (
+    "another thread changed it during this loop: hold the lock for the whole loop, or loop over a copy",
+)
+
+BDB_QUIT = "bdb.BdbQuit"  # has no message
+
+EXCEPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("IndexError", ""): (
+        "an index from a message, or next_index, is outside this log: compare it with the log's first and last index",
+        "from lab 2D on, the log does not begin at index 1: subtract the index of the snapshot",
+        "another thread cut the log after this one had looked at it: hold the lock from the check to the use",
+    ),
+    ("KeyError", ""): (
+        "there is no entry for this server: from lab 2E on, the servers in a configuration change",
+        "another thread has replaced or changed the dict: hold the lock from the check to the use",
+    ),
+    ("AttributeError", "'NoneType' object"): _NO_REPLY,
+    ("TypeError", "'NoneType'"): _NO_REPLY,
+    ("AttributeError", "'Raft' object has no attribute"): (
+        "__init__ starts a thread before it sets all fields: start the threads at its end",
+        "the name of the field is misspelt, here or in __init__",
+    ),
+    ("RuntimeError", "changed size during iteration"): _CHANGED_MEANWHILE,
+    ("RuntimeError", "mutated during iteration"): _CHANGED_MEANWHILE,
+    ("RuntimeError", "on un-acquired lock"): (
+        "a Condition needs its lock for wait() and notify(): call them inside `with condition:`",
+    ),
+    (BDB_QUIT, ""): (
+        "a breakpoint() is left in your code: servers on the real network have no terminal, use the simulator",
+    ),
+    ("RuntimeError", "release unlocked lock"): (
+        "the lock is released twice: use `with lock:` instead of acquire() and release()",
+    ),
+}
+"""The usual causes of an exception in a Raft, by its name and words of its message."""
+
+
+def of_exception(text: str) -> tuple[str, ...]:
+    """The usual causes of an exception, found in a text that ends with its name and message; empty if it is not in
+    ``EXCEPTIONS``."""
+    for (name, words), often in EXCEPTIONS.items():
+        if name == BDB_QUIT and text.endswith(name):
+            return often
+        if f": {name}: " in text and words in text.rpartition(f": {name}: ")[2]:
+            return often
+    return ()

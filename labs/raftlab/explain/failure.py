@@ -11,7 +11,8 @@ class Rule(msgspec.Struct, frozen=True):
     """A rule of Raft.
 
     Attributes:
-        name: a few words, such as ``"Election Safety"``. Two rules may share a name if they are halves of one.
+        name: a few words, such as ``"Election Safety"``. Two rules may have the same name if together they make up one
+            rule.
         says: the rule in one clause, without a capital or a full stop.
         section: the section of the paper, such as ``"Figure 2, State; §5.1"``.
         handout: the file and anchor of the handout to read.
@@ -32,7 +33,10 @@ class Failure(msgspec.Struct):
         text: one sentence with what was expected and what was observed.
         rule: the rule that is broken; ``None`` for a fault.
         where: ``file:line`` in the student's code, if known.
-        hint: advice about this particular run, shown instead of the usual causes.
+        hint: advice about this particular run, such as the next step for a lab that is not done, shown instead of the usual
+            causes.
+        causes: the usual causes of this sentence; see :mod:`raftlab.explain.symptoms`.
+        read: the file and anchor of the handout about these causes; empty: the rule's.
         events: the last relevant events, one line each.
         detail: a traceback or a list of threads.
     """
@@ -44,23 +48,31 @@ class Failure(msgspec.Struct):
     hint: str = ""
     events: list[str] = []
     detail: str = ""
+    causes: list[str] = []
+    read: str = ""
 
 
 class LabFailure(AssertionError):
-    """Raised by the harness and the referee inside a suite's test.
+    """Raised by the harness or the referee when a test fails.
 
     Attributes:
         failure: the failure to show.
         servers: the servers whose last events are shown; ``None`` for all.
+        about: the numbers of the RPCs that the sentence speaks of, which are shown in any case.
     """
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.text)
         self.failure = failure
         self.servers: frozenset[int] | None = None
+        self.about: frozenset[int] = frozenset()
 
 
 def short(value: Any, limit: int = 60) -> str:
     """``repr(value)``; if it is longer than ``limit`` characters, its middle is left out."""
-    text = repr(value)
+    return shortened(repr(value), limit)
+
+
+def shortened(text: str, limit: int) -> str:
+    """``text``; if it is longer than ``limit`` characters, its middle is left out."""
     return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-12:]}"

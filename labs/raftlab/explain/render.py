@@ -1,9 +1,10 @@
 """A failure as text or HTML: the same words on the terminal, in reports and in the diagram of a run.
 
-The parts come in this order: what was expected and observed; the line of the student's code, if known; the broken rule and
-its line of Figure 2; what to read; a hint, or else the usual causes; the last relevant events; details such as a traceback;
-the command that replays the run; the command that shows its diagram. Causes and hints come from
-:mod:`raftlab.explain.causes`, by the failure's rule or kind.
+The parts come in this order: what was expected and observed; the command that shows a diagram of the run, which is what
+helps most; the line of the student's code, if known; the broken rule and its line of Figure 2; what to read; a hint, or else
+the usual causes of the sentence; the last relevant events; details such as a traceback; the command that replays the run. A
+failure brings its causes along (:mod:`raftlab.explain.symptoms`); :mod:`raftlab.explain.causes` has those of exceptions, and
+the hints.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
-from raftlab.explain.causes import FAULTS, RULES, Entry
+from raftlab.explain.causes import FAULTS, RULES, of_exception
 from raftlab.explain.failure import Failure, Rule
 
 
@@ -30,10 +31,20 @@ class Part:
     block: bool = False
 
 
-def _entry_of(rule: Rule) -> Entry | None:
-    """What is known about a rule. A report of an older raftlab may word it differently, so its name will do."""
-    by_name = (entry for known, entry in RULES.items() if known.name == rule.name)
-    return RULES.get(rule) or next(by_name, None)
+def _figure_of(rule: Rule) -> str:
+    """The line of Figure 2 behind a rule. It is found by the rule's name, because an older raftlab may have worded the rest
+    differently."""
+    by_name = (figure for known, figure in RULES.items() if known.name == rule.name)
+    return RULES.get(rule) or next(by_name, "")
+
+
+def handout(failure: Failure) -> str:
+    """The file and anchor of the handout that explains ``failure``; empty if there is none."""
+    if failure.read:
+        return failure.read
+    if failure.rule is not None:
+        return failure.rule.handout
+    return "handouts/debugging.md#named-faults" if failure.kind in FAULTS else ""
 
 
 def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
@@ -44,33 +55,33 @@ def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
         if any(lines):
             shown.append(Part(label, lines, block))
 
+    add("picture", picture)
     add("at", failure.where)
     rule = failure.rule
     often: tuple[str, ...] = ()
     if rule is not None:
         add("rule", f"{rule.name}: {rule.says} ({rule.section})")
-        entry = _entry_of(rule)
-        if entry is not None:
-            add("figure", entry.figure)
-            often = entry.often
-        add("read", rule.handout)
-    elif failure.kind in FAULTS:
-        add("read", f"handouts/debugging.md#named-faults ({failure.kind})")
+        add("figure", _figure_of(rule))
+    read = handout(failure)
+    named = rule is None and not failure.read and failure.kind in FAULTS
+    add("read", f"{read} ({failure.kind})" if named else read)
+    if failure.kind == "exception" and not failure.where.startswith("kv.py:"):
+        often = of_exception(failure.text)
+    often = tuple(failure.causes) or often
     # The test's own hint about this run is more useful than the usual causes.
-    hint = failure.hint or FAULTS.get(failure.kind, "")
+    hint = failure.hint or ("" if often else FAULTS.get(failure.kind, ""))
     add("hint", hint)
     if not hint:
         for each in often:
-            add("often", each)
+            add("look for", each)
     add("what led there", *failure.events, block=True)
     add("details", *failure.detail.rstrip().splitlines(), block=True)
     add("replay", replay)
-    add("picture", picture)
     return shown
 
 
 def as_text(failure: Failure, replay: str = "", picture: str = "") -> str:
-    """The failure for a terminal."""
+    """The failure for a terminal. It still has to be made printable, since students choose many of these words."""
     lines: list[str] = []
     for part in parts(failure, replay, picture):
         if not part.label:
@@ -91,7 +102,7 @@ def as_html(failure: Failure, replay: str = "", picture: str = "") -> str:
         if not part.label:
             out += [f"<p><strong>{line}</strong></p>" for line in lines]
         elif part.block:
-            out.append(f"<p>{part.label}:</p><pre>" + "\n".join(lines) + "</pre>")
+            out.append(f'<p>{part.label}:</p><pre tabindex="0">' + "\n".join(lines) + "</pre>")
         else:
             code = part.label in ("replay", "picture")
             out += [f"<p>{part.label}: {f'<code>{line}</code>' if code else line}</p>" for line in lines]

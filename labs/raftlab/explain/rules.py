@@ -15,6 +15,9 @@ _DETAILS_2C = "handouts/lab-2c-details.md"
 _DETAILS_2D = "handouts/lab-2d-details.md"
 _DETAILS_2E = "handouts/lab-2e-details.md"
 _DETAILS_2F = "handouts/lab-2f-details.md"
+_DETAILS_2G = "handouts/lab-2g-details.md"
+_DETAILS_3A = "handouts/lab-3a-details.md"
+_DETAILS_3B = "handouts/lab-3b-details.md"
 _FAILURES_2A = "handouts/lab-2a-failures.md"
 _FAILURES_2B = "handouts/lab-2b-failures.md"
 
@@ -29,7 +32,7 @@ ONE_VOTE = Rule(
 )
 VOTE_ONLY_IF = Rule(
     "who gets a vote",
-    "only a candidate of the current term whose log is at least as up-to-date as the voter's",
+    "a server votes only for candidates of its term whose logs are at least as up-to-date as its own",
     "Figure 2, RequestVote 1-2; §5.4.1",
     f"{_DETAILS_2A}#who-gets-my-vote",
 )
@@ -78,7 +81,7 @@ TIMER = Rule(
     "§5.2; Figure 2, Followers",
     f"{_DETAILS_2A}#the-election-timer",
 )
-# The other half of the same rule. Its failures have different causes.
+# The same rule as TIMER, broken in the other direction. Such failures have different causes.
 TIMER_RESTARTS = Rule(
     "election timer",
     "each of three events restarts it: a message from the current leader, granting a vote, starting an election",
@@ -87,7 +90,7 @@ TIMER_RESTARTS = Rule(
 )
 HEARTBEATS = Rule(
     "heartbeats",
-    "a leader sends them steadily, and no more than about ten per second to each server",
+    "a leader sends heartbeats steadily, and no more than about ten per second to each server",
     "§5.2; lab limits",
     f"{_DETAILS_2A}#heartbeats",
 )
@@ -108,7 +111,7 @@ APPLY_IN_ORDER = Rule(
 )
 AGREEMENT = Rule(
     "agreement",
-    "a command given to a leader that reaches a majority is soon applied",
+    "a command is soon applied if the leader that accepted it can reach a majority",
     "§5.3",
     f"{_FAILURES_2B}#nothing-is-committed",
 )
@@ -150,13 +153,13 @@ LEADER_APPEND_ONLY = Rule(
 )
 NEWER_LOG = Rule(
     "the newer log",
-    "the one whose last entry has the later term; between equal terms, the longer one",
+    "the log whose last entry has the later term is newer; between equal terms, the longer log is newer",
     "§5.4.1",
     f"{_DETAILS_2B}#whose-log-is-newer",
 )
 REPLY_PROVES = Rule(
     "what a reply proves",
-    "that the follower has the entries of that one request, whatever the leader has appended since",
+    "a reply proves only that the follower has the entries of that one request, whatever the leader has appended since",
     "Figure 2, Leaders; §5.3",
     f"{_DETAILS_2B}#what-a-reply-proves",
 )
@@ -291,7 +294,7 @@ CHANGE_ANSWERS = Rule(
 )
 CONFIGURATION_STAYS = Rule(
     "the configuration stays",
-    "it comes and goes with its entry, and survives restarts and snapshots",
+    "a configuration comes and goes with its entry, and survives restarts and snapshots",
     "§6, §7; dissertation, 4.1, 5.1",
     f"{_DETAILS_2E}#the-configuration-stays",
 )
@@ -303,13 +306,13 @@ MEMBERS_TOLD = Rule(
 )
 REMOVED_LEADER = Rule(
     "a removed leader",
-    "it leads until C_new is committed, without counting itself, and then steps down",
+    "a leader that is not in C_new leads until C_new is committed, without counting itself, and then steps down",
     "§6; dissertation, 4.2.2",
     f"{_DETAILS_2E}#a-leader-that-is-removed",
 )
 REMOVED_SERVER = Rule(
     "a removed server",
-    "it does not disturb the others, whether or not it knows that it was removed",
+    "a removed server does not disturb the others, whether or not it knows that it was removed",
     "§6; dissertation, 4.2.3",
     f"{_DETAILS_2E}#a-server-that-was-removed",
 )
@@ -318,13 +321,13 @@ REMOVED_SERVER = Rule(
 
 PRE_VOTE_CHANGES_NOTHING = Rule(
     "a pre-vote changes nothing",
-    "neither the term nor the vote, on the server that asks or on the one that answers",
+    "a pre-vote changes neither the term nor the vote, on the server that asks or on the one that answers",
     "dissertation, 9.6",
     f"{_DETAILS_2F}#a-pre-vote-changes-nothing",
 )
 WHO_GETS_A_PRE_VOTE = Rule(
     "who gets a pre-vote",
-    "a server that could be elected now: its log and term are new enough, and the voter hears no leader",
+    "a server gets a pre-vote if its log and term are new enough and the voter hears no leader",
     "dissertation, 9.6, 4.2.3",
     f"{_DETAILS_2F}#who-gets-a-pre-vote",
 )
@@ -345,4 +348,157 @@ STILL_ELECTED = Rule(
     "servers that can reach each other and are a majority elect a leader soon",
     "dissertation, 9.6; §5.2",
     f"{_DETAILS_2F}#somebody-is-still-elected",
+)
+
+# --- leadership transfer ---
+
+TRANSFER_ANSWERS = Rule(
+    "what transfer_leadership answers",
+    "a transfer that cannot be made is refused, and a server that does not lead says who does",
+    "lab contract; dissertation, 3.10",
+    f"{_DETAILS_2G}#what-it-answers",
+)
+TRANSFER = Rule(
+    "a transfer",
+    "a server that the leader hands over to is elected at once, although all others hear the old leader",
+    "dissertation, 3.10",
+    f"{_DETAILS_2G}#the-target-leads",
+)
+WHOLE_LOG_FIRST = Rule(
+    "the whole log first",
+    "a leader sends TimeoutNow only to a server that has answered for the leader's whole log",
+    "dissertation, 3.10",
+    f"{_DETAILS_2G}#the-whole-log-first",
+)
+NO_COMMANDS_MEANWHILE = Rule(
+    "no commands meanwhile",
+    "a leader takes no commands while it hands over, and takes them again once the transfer has failed",
+    "dissertation, 3.10",
+    f"{_DETAILS_2G}#no-commands-meanwhile",
+)
+WHO_STANDS = Rule(
+    "who obeys TimeoutNow",
+    "TimeoutNow makes a voter of its term or an older one stand at once; it changes nothing on other servers",
+    "dissertation, 3.10",
+    f"{_DETAILS_2G}#who-stands",
+)
+ELECTION_ON_REQUEST = Rule(
+    "an election on request",
+    "only a server that was told to stand says so, for one term, and voters then vote although they hear a leader",
+    "dissertation, 3.10, 4.2.3",
+    f"{_DETAILS_2G}#an-election-on-request",
+)
+
+# --- clients ---
+
+LINEARIZABLE = Rule(
+    "linearizability",
+    "it looks as if every operation happened at one moment between its call and its return",
+    "§8; dissertation, 6.3",
+    f"{_DETAILS_3A}#linearizable",
+)
+EXACTLY_ONCE = Rule(
+    "exactly once",
+    "an operation that returns was carried out once, however often the clerk had to ask",
+    "§8; dissertation, 6.3",
+    f"{_DETAILS_3A}#exactly-once",
+)
+PROGRESS = Rule(
+    "progress",
+    "an operation soon returns if a majority of the servers can reach each other and the clerk",
+    "§8",
+    f"{_DETAILS_3A}#progress",
+)
+ANSWERED_IN_TIME = Rule(
+    "an answer in time",
+    "a server answers every client_request within 2 s, whatever has become of its leadership",
+    "dissertation, 6.2",
+    f"{_DETAILS_3A}#answered-in-time",
+)
+STATUSES = Rule(
+    "what a status promises",
+    "ok means carried out; not_leader and try_again promise nothing",
+    "§8",
+    f"{_DETAILS_3A}#statuses",
+)
+SESSIONS = Rule(
+    "sessions",
+    "a service knows each client by its session, which begins with register and ends only when max_sessions is exceeded",
+    "dissertation, 6.3",
+    f"{_DETAILS_3A}#sessions",
+)
+UNKNOWN_ONLY_IF = Rule(
+    "Unknown",
+    "a clerk raises Unknown only if a server has answered no_session, so that nobody can know what became of the operation",
+    "dissertation, 6.3",
+    f"{_DETAILS_3A}#sessions",
+)
+CLERK_SERIALS = Rule(
+    "one serial per operation",
+    "a clerk repeats a request with the same serial, and gives the next operation a higher one",
+    "§8; dissertation, 6.3",
+    f"{_DETAILS_3A}#serials",
+)
+BAD_REQUESTS = Rule(
+    "bad requests",
+    "a request that nobody can understand is answered with bad_request, and harms nothing",
+    "dissertation, 6.3",
+    f"{_DETAILS_3A}#bad-requests",
+)
+SERVICE_SNAPSHOTS = Rule(
+    "the service's snapshots",
+    "a service takes snapshots, so that Raft's saved state stays below 8 times max_state; a snapshot has all of its state",
+    "§7; dissertation, 6.3",
+    f"{_DETAILS_3A}#snapshots-of-the-service",
+)
+CLIENT_COST = Rule(
+    "the cost of an operation",
+    "a quiet service needs about one request for each operation, and answers many in a second",
+    "§8",
+    f"{_DETAILS_3A}#cost",
+)
+APPLIED_STATE = Rule(
+    "every server has the same state",
+    "every server has carried out the same operations, and none that no clerk asked for",
+    "Figure 3, State Machine Safety; §8",
+    f"{_DETAILS_3A}#applied-state",
+)
+
+# --- reads ---
+
+READ_INDEX = Rule(
+    "a read by index",
+    "its index is that of a leader which a majority has answered since, and which has committed an entry of its own term",
+    "dissertation, 6.4",
+    f"{_DETAILS_3B}#read-index",
+)
+LEASE = Rule(
+    "leases",
+    "a leader answers without a message only as long as no other server can have been elected",
+    "dissertation, 6.4.1",
+    f"{_DETAILS_3B}#leases",
+)
+SILENT_VOTERS = Rule(
+    "voters keep silent",
+    "a server on whose answer a lease may rest refuses votes for the shortest election timeout, even after a restart",
+    "dissertation, 6.4.1, 4.2.3",
+    f"{_DETAILS_3B}#voters-keep-silent",
+)
+SESSION_READS = Rule(
+    "reads of a session",
+    "a read shows the state at the index that its reply names, and everything that its clerk has seen before",
+    "dissertation, 6.4; §8",
+    f"{_DETAILS_3B}#session",
+)
+SNAPSHOT_READS = Rule(
+    "reads of a snapshot",
+    "a read shows the whole state at one index, which never goes back for one clerk",
+    "dissertation, 6.4",
+    f"{_DETAILS_3B}#snapshot",
+)
+READ_COST = Rule(
+    "the cost of a read",
+    "a read by index costs no entry, a read by lease no message between servers, a session's read no leader",
+    "dissertation, 6.4",
+    f"{_DETAILS_3B}#what-each-read-costs",
 )

@@ -13,19 +13,26 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict, Unpack
 
+from raftlab import labs, participants
 from raftlab.explain import rules
 from raftlab.explain.failure import Failure, LabFailure, Rule, short
-from raftlab.harness.event_loop import EventLoop, Hold, ServerState
-from raftlab.harness.network import MIN_DELAY, RELIABLE, UNRELIABLE, Network
+from raftlab.harness import history_check, observations, reads_check
+from raftlab.harness.answer_times import answered_in_time
+from raftlab.harness.clerks import ClerkHandle, ClientOperation, Load, token
+from raftlab.harness.event_loop import EventLoop, Hold, ServerState, ServiceSettings
+from raftlab.harness.network import RELIABLE, UNRELIABLE, Network
+from raftlab.harness.observations import Accepted, Observation
 from raftlab.harness.rpc import Rpc
 from raftlab.harness.scripted_server import ScriptedServer
 from raftlab.harness.service import Service
 from raftlab.harness.trace import OutgoingEvent, RateEvent, ServerEvent, TextEvent
-from raftlab.messages import codec, protocol
+from raftlab.labs import Feature
+from raftlab.messages import paper, protocol
+from raftlab.participants import name_of
 from raftlab.referee.base import Message
 from raftlab.referee.referee import Referee
 from raftlab.seeds import derive
@@ -39,6 +46,27 @@ CALL_PATIENCE = 15.0
 INIT_PATIENCE = 15.0
 # Seconds after which a leader must still lead to be accepted as the leader.
 SETTLE = 0.15
+
+
+# The sessions that a service keeps at most, unless the test says otherwise. No such test has as many clients.
+MAX_SESSIONS = 100
+
+
+class ServiceOptions(TypedDict, total=False):
+    """What a cluster of lab 3A has besides its servers."""
+
+    clerks: int
+    """How many clerks there are; they are called C0, C1, ..."""
+    scripted_clerks: int
+    """How many further clerks the test plays itself."""
+    max_state: int | None
+    """The argument of every ``KVServer``, in bytes; ``None`` (the default) if a service need not take snapshots."""
+    max_sessions: int
+    """The argument of every ``KVServer``; :data:`MAX_SESSIONS` by default."""
+    long_waits: bool
+    """Whether a call to a server that cannot be reached takes up to 7 s to fail, as in lab 2, and not up to 0.1 s."""
+    features: Collection[Feature]
+    """What this test needs of Raft beyond the lab's features, and the referee checks: ``membership``, ``pre_vote``."""
 
 
 class SimOnly(RuntimeError):
@@ -56,37 +84,61 @@ class Cluster:
         scripted: the servers that the test plays itself.
         members: the servers that vote initially; ``None`` means all. Lab 2E changes them, see
             :mod:`raftlab.harness.membership`.
+        service: the clerks, and the arguments of ``KVServer`` (lab 3A).
 
     Attributes:
         size: how many servers there are.
         members: the servers that vote initially, sorted.
         network: the state of every link.
         event_loop: the judge's loop.
-        service: the services above Raft, which take snapshots.
+        service: the judge's own services above Raft, which take snapshots (before lab 3A).
+        clerks: the student's clerks, C0, C1, ... (lab 3A).
+        scripted_clerks: the clerks that the test plays; their numbers follow those of ``clerks``.
+        history: every operation of a clerk so far, in order of their calls.
+        reads: whether replies name the index at which they were read (lab 3B).
+        clock_rates: the rates that clocks have had so far.
         random: for the test's own random choices.
     """
 
     def __init__(
         self, world: World, lab: str, seed: int, servers: int, scripted: Collection[int] = (),
-        members: Collection[int] | None = None,
+        members: Collection[int] | None = None, **service: Unpack[ServiceOptions],
     ) -> None:  # fmt: skip
         if not 1 <= servers <= 25:
             raise ValueError(f"a cluster has 1 to 25 servers, not {servers}")
         self.size = servers
         self.members = sorted(range(servers) if members is None else members)
-        self.network = Network(servers, derive(seed, "network"))
-        self.event_loop = EventLoop(
-            world, self.network, Referee(lab, servers, bool(scripted), self.members), servers, seed
-        )
+        clerks, scripted_clerks = service.get("clerks", 0), service.get("scripted_clerks", 0)
+        clerk_numbers = [participants.clerk(index) for index in range(clerks + scripted_clerks)]
+        self.network = Network(servers, derive(seed, "network"), clerk_numbers)
+        features = service.get("features", ())
+        referee = Referee(lab, servers, bool(scripted), self.members, features, lambda: self.event_loop.now)
+        self.event_loop = EventLoop(world, self.network, referee, servers, seed, len(clerk_numbers))
+        if labs.find(lab).has("service"):
+            self.event_loop.service_settings = ServiceSettings(
+                service.get("max_state"), service.get("max_sessions", MAX_SESSIONS)
+            )
+            self.network.long_waits = service.get("long_waits", False)
         self.service = Service(self.event_loop, self.event_loop.referee.applies, derive(seed, "service"))
         self.random = random.Random(derive(seed, "test"))
         self._world = world
+        self.reads = labs.find(lab).has("reads")
         self._has_led = False  # whether any start() has returned is_leader = True
         self._scripted: dict[int, ScriptedServer] = {}
         for number in scripted:
-            self._scripted[number] = self.event_loop.server_states[number].scripted_server = ScriptedServer(
-                self.event_loop, number, self.reply_to
-            )
+            self._scripted[number] = self._script(number)
+        self.clerks = [ClerkHandle(self, index) for index in range(clerks)]
+        self.scripted_clerks = [self._script(number) for number in clerk_numbers[clerks:]]
+        self.history: list[ClientOperation] = []
+        self._loads: list[Load] = []  # every clerk is in one at most
+        self.clock_rates = {1.0}
+        self._tokens: dict[str, int] = {}
+
+    def _script(self, number: int) -> ScriptedServer:
+        """Let the test play this server or clerk."""
+        scripted = ScriptedServer(self.event_loop, number, self.reply_to)
+        self.server_state(number).scripted_server = scripted
+        return scripted
 
     # --- time ---
 
@@ -94,6 +146,11 @@ class Cluster:
     def now(self) -> float:
         """The lab's time in seconds."""
         return self.event_loop.now
+
+    @property
+    def virtual(self) -> bool:
+        """Whether time is virtual: whether this is the simulator, and not the real network."""
+        return self._world.virtual
 
     def sleep(self, seconds: float) -> None:
         """Let ``seconds`` pass."""
@@ -119,8 +176,8 @@ class Cluster:
         ]
 
     def server_state(self, server: int) -> ServerState:
-        """What the judge knows of a server: its incarnation, what it saved, whether it is up."""
-        return self.event_loop.server_states[server]
+        """The judge's knowledge of a server or clerk: its incarnation, what it saved, whether it is up."""
+        return self.event_loop.states[server]
 
     def scripted_server(self, server: int) -> ScriptedServer:
         """The server with this number, which the test plays."""
@@ -132,19 +189,24 @@ class Cluster:
         return list(self._scripted.values())
 
     def start_all(self) -> None:
-        """Start every server that is down, and wait until each ``Raft()`` has returned."""
-        for server in range(self.size):
-            if not self.server_state(server).up:
-                self.event_loop.boot(server, self.members)
-        self._until_ready(self.real_servers)
+        """Start every server and clerk that is down, and wait until each ``Raft()``, ``KVServer()`` and ``Clerk()`` has
+        returned."""
+        for number, state in self.event_loop.states.items():
+            if not state.up:
+                self.event_loop.boot(number, self.members)
+        self._until_ready([*self.real_servers, *(clerk.number for clerk in self.clerks)])
 
     def crash(self, server: int) -> None:
-        """Crash a server. What it saved survives."""
+        """Crash a server or a clerk. What a server saved survives; a clerk's operation stays open for ever."""
         if self.server_state(server).up:
             self.event_loop.crash(server)
+        for clerk in self.clerks:
+            if clerk.number == server:
+                clerk.operation = None
 
     def restart(self, server: int) -> None:
-        """Restart a server with what it saved, crashing it first if it is up, and connect it to the network."""
+        """Restart a server with what it saved, crashing it first if it is up, and connect it to the network. In place of a
+        clerk, another one starts, with another client_id."""
         self.crash(server)
         self.network.connect(server)
         self.event_loop.boot(server, self.members)
@@ -155,11 +217,17 @@ class Cluster:
         if not self.wait_for(
             INIT_PATIENCE, lambda: all(server_state.ready or not server_state.up for server_state in server_states)
         ):
-            late = ", ".join(f"S{server_state.number}" for server_state in server_states if not server_state.ready)
-            text = f"expected Raft(...) to return within {INIT_PATIENCE:.0f} s, but it has not on {late}"
-            raise LabFailure(Failure("init-hangs", text))
+            late = [server_state.number for server_state in server_states if not server_state.ready]
+            servers_only = "Raft(...)" if self.event_loop.service_settings is None else "Raft(...) and KVServer(...)"
+            what = "Clerk(...)" if all(map(participants.is_clerk, late)) else servers_only
+            names = ", ".join(map(name_of, late))
+            text = f"expected {what} to return within {INIT_PATIENCE:.0f} s, but it has not on {names}"
+            raise LabFailure(Failure("init-hangs", text, detail=self.event_loop.world.threads(late[0])))
 
-    def crash_at(self, server: int, kind: str, nth: int = 1, side: str = "before", method: str = "") -> None:
+    def crash_at(
+        self, server: int, kind: str, nth: int = 1, side: str = "before", method: str = "",
+        when: Callable[[Message], bool] | None = None,
+    ) -> None:  # fmt: skip
         """Crash a server at a given effect (sim only). Its later effects never happen.
 
         Args:
@@ -167,7 +235,8 @@ class Cluster:
             kind: which effects count: ``"save"``, ``"send"``, ``"answer"`` or ``"apply"``.
             nth: crash at the nth such effect from now on, counted from 1; 0 cancels an earlier call.
             side: ``"before"`` or ``"after"`` the effect.
-            method: count only sends that call this method; empty means all.
+            method: count only sends and answers of this method; empty means all.
+            when: given the request's fields, returns whether its send or answer counts.
         """
         self._sim_only("crash_at")
         kinds: dict[str, type] = {
@@ -181,14 +250,30 @@ class Cluster:
             raise ValueError(f"side is 'before' or 'after', not {side!r}")
         seen = 0
 
+        def counts(effect: protocol.Effect) -> bool:
+            if not isinstance(effect, wanted):
+                return False
+            if not method and when is None:
+                return True
+            called, fields = self._request_of(effect)
+            return (not method or called == method) and (when is None or when(fields()))
+
         def crash_trigger(effect: protocol.Effect) -> str:
             nonlocal seen
-            if not isinstance(effect, wanted) or (method and getattr(effect, "method", "") != method):
+            if not counts(effect):
                 return ""
             seen += 1
             return side if seen == nth else ""
 
         self.server_state(server).crash_trigger = crash_trigger
+
+    def _request_of(self, effect: protocol.Effect) -> tuple[str, Callable[[], Message]]:
+        """The method of the RPC that a send or an answer belongs to, and what decodes its request; ``""`` for other effects
+        and unknown RPCs."""
+        if isinstance(effect, protocol.Send):
+            return effect.method, lambda: paper.decode_request(effect.method, effect.payload)
+        rpc = self.event_loop.rpcs_by_id.get(effect.judge_rpc) if isinstance(effect, protocol.Answer) else None
+        return ("", dict) if rpc is None else (rpc.method, lambda: rpc.args)
 
     def pause(self, server: int) -> None:
         """Stop a server's threads (sim only). Messages to it wait until :meth:`resume`."""
@@ -209,6 +294,7 @@ class Cluster:
         already begun are not affected."""
         self._sim_only("clock_rate")
         self.server_state(server).rate = rate
+        self.clock_rates.add(rate)
         self.event_loop.trace.add(RateEvent(self.now, "rate", server, rate))
         self._world.send_event(protocol.ClockRate(server, rate))
 
@@ -234,28 +320,29 @@ class Cluster:
     def disconnect(self, server: int) -> None:
         """Cut a server off from all others. It keeps running."""
         self.network.disconnect(server)
-        self._net(f"S{server} is off the network")
+        self._net(f"{name_of(server)} is off the network")
 
     def connect(self, server: int) -> None:
         """Undo :meth:`disconnect`."""
         self.network.connect(server)
-        self._net(f"S{server} is on the network")
+        self._net(f"{name_of(server)} is on the network")
 
     def partition(self, *groups: Iterable[int]) -> None:
-        """Let only servers of the same group reach each other. A server in no group is isolated."""
+        """Let only members of the same group reach each other. A server in no group is isolated; a clerk in no group reaches
+        all servers."""
         named = [sorted(group) for group in groups]
         self.network.partition(named)
-        self._net("partition " + " | ".join(" ".join(f"S{server}" for server in group) for group in named))
+        self._net("partition " + " | ".join(" ".join(map(name_of, group)) for group in named))
 
     def cut(self, src: int, dst: int) -> None:
         """Cut one direction: nothing from ``src`` reaches ``dst``, neither its requests nor its replies."""
         self.network.cut(src, dst)
-        self._net(f"cut S{src}→S{dst}")
+        self._net(f"cut {name_of(src)}→{name_of(dst)}")
 
     def mend(self, src: int, dst: int) -> None:
         """Undo :meth:`cut`."""
         self.network.mend(src, dst)
-        self._net(f"mended S{src}→S{dst}")
+        self._net(f"mended {name_of(src)}→{name_of(dst)}")
 
     def heal(self) -> None:
         """Open every link and connect every server."""
@@ -303,15 +390,34 @@ class Cluster:
         self.event_loop.holds.append(hold)
         return hold
 
+    def catch(self, src: int, dst: int, leg: str = "request", method: str = "", nth: int = 1) -> Hold:
+        """Keep back one message that is on its way, until the hold is released or dropped. If there is no such message, the
+        hold is empty.
+
+        Args:
+            src: the server that made the call (for requests and replies alike).
+            dst: the server that is called.
+            leg: ``"request"`` or ``"reply"``.
+            method: only a message of this method; empty means any.
+            nth: which of these messages, in the order in which they would arrive, counted from 1.
+        """
+        hold = Hold(self.event_loop, leg, lambda rpc: False, None)
+        taken = self.event_loop.take_back(
+            leg, lambda rpc: (rpc.src, rpc.dst) == (src, dst) and method in ("", rpc.method), nth
+        )
+        if taken is not None:
+            hold.add(*taken, self.now)
+        return hold
+
     @contextlib.contextmanager
     def at_once(self, server: int, *held: Hold) -> Iterator[None]:
         """Deliver to ``server``, at one instant, every request that is sent to it in the ``with`` block and every message of
-        the holds in ``held``. On the real network the messages leave one right after the other."""
+        the holds in ``held``. Calls that begin in the block (:meth:`ask_start`, ...) are made at the same instant. On the
+        real network the messages and calls leave one right after the other."""
         requests = self.hold(dst=server)
         yield
-        when = self.now + MIN_DELAY
         for hold in (*held, requests):
-            hold.deliver(when)
+            hold.deliver(self.now)
 
     def reply_to(self, rpc: Rpc, patience: float = CALL_PATIENCE) -> Message:
         """Wait up to ``patience`` seconds for the reply to a scripted server's call, and return its fields. Fails if none
@@ -324,8 +430,12 @@ class Cluster:
     # --- terms and leaders ---
 
     def get_state(self, server: int) -> tuple[int, bool]:
-        """``(term, is_leader)`` of one server."""
-        return self.states([server])[server]
+        """``(term, is_leader)`` of one server. Fails if it is not running."""
+        states = self.states([server])
+        if server not in states:
+            what = "has ended" if not self.server_state(server).up else "is paused"
+            self.fail(f"expected S{server} to say its term and whether it leads, but it {what}", servers=[server])
+        return states[server]
 
     def states(self, servers: Collection[int]) -> dict[int, tuple[int, bool]]:
         """Call ``get_state()`` of several servers at the same moment.
@@ -341,8 +451,7 @@ class Cluster:
         answered = self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, calls.values())))
         if not answered:
             server = next(server for server, number in calls.items() if self.event_loop.pending(number))
-            text = f"expected S{server}.get_state() to return at once, but after {CALL_PATIENCE:.0f} s it has not"
-            raise LabFailure(Failure("no-answer", text))
+            raise self.event_loop.no_answer(server, "get_state", CALL_PATIENCE)
         states = {}
         for server, number in calls.items():
             state = self.event_loop.result(number)
@@ -352,7 +461,7 @@ class Cluster:
                 raise LabFailure(
                     Failure(
                         "bad-result",
-                        f"expected get_state() to return (term, is_leader), but S{server} returned {state!r}",
+                        f"expected get_state() to return (term, is_leader), but S{server} returned {short(state)}",
                     )
                 )
             self.event_loop.referee.observed(server, *state)
@@ -383,7 +492,8 @@ class Cluster:
         Returns:
             The leader with the highest term.
         """
-        deadline = self.now + within
+        since = self.now
+        deadline = since + within
         before: int | None = None
         while True:
             leader = self.leader_now(among)
@@ -394,10 +504,13 @@ class Cluster:
                     f"expected a leader within {within:.0f} s, but there is none",
                     rules.LIVENESS,
                     hint=self.first_hint(),
+                    observed=self.why_no_leader(since, among),
                 )
             if self.now >= deadline + 1.0:
                 self.fail(
-                    f"expected a stable leader within {within:.0f} s, but the leaders keep changing", rules.LIVENESS
+                    f"expected a stable leader within {within:.0f} s, but the leaders keep changing",
+                    rules.LIVENESS,
+                    observed=self.why_no_leader(since, among),
                 )
             before = leader
             self.sleep(SETTLE)
@@ -420,13 +533,39 @@ class Cluster:
                 self.fail(text, rules.TERMS_AGREE)
             self.sleep(SETTLE)
 
+    def why_no_leader(self, since: float, among: Collection[int] | None = None) -> Observation:
+        """What was seen of elections from ``since`` (seconds) on, in which none of ``among`` (default: the connected
+        servers) has come to lead."""
+        servers = self.connected() if among is None else among
+        return observations.election(self.event_loop.trace.events, self.now, since, servers, len(self.members))
+
+    def why_not_handed_over(self, since: float, leader: int, target: int) -> Observation:
+        """What was seen of a transfer from ``leader`` to ``target``, which began at ``since`` (seconds)."""
+        return observations.transfer(self.event_loop.trace.events, self.now, since, leader, target, len(self.members))
+
+    def campaigns_seen(self, server: int, since: float) -> Observation:
+        """What was seen of the elections of ``server`` from ``since`` (seconds) on."""
+        return observations.campaigns(self.event_loop.trace.events, since, server)
+
     def first_hint(self) -> str:
-        """A hint about the first step, if no server has requested a vote yet; else empty."""
-        if self.rpc_count(method="request_vote"):
+        """A hint about the first steps of lab 2A, if no server has requested a vote yet; else empty."""
+        if self.rpc_count(method="request_vote") or self.rpc_count(method="pre_vote"):
             return ""
         if self.size == 1:
             return "A candidate votes for itself, and here that is a majority: count the votes at once, too."
+        if any(observations.last_terms(self.event_loop.trace.events).values()):
+            return "The election timer works: a server has raised its term. Go on with step 2 of the handout: ask for votes."
         return "No server has called request_vote yet. Begin with step 1 of the handout: the election timer."
+
+    def first_hint_of_service(self) -> str:
+        """A hint about the first step of lab 3A, if no request of a clerk has been answered yet; else empty."""
+        answered = any(
+            isinstance(event, OutgoingEvent) and event.kind == "answer" and event.method == "client_request"
+            for event in self.event_loop.trace.events
+        )
+        return (
+            "" if answered else "No client_request has been answered yet. Begin with step 1 of the handout of lab 3A."
+        )
 
     def no_leader(self, among: Collection[int] | None = None) -> None:
         """Fail if one of ``among`` (default: the connected servers) leads at this moment."""
@@ -454,7 +593,8 @@ class Cluster:
         """Call ``start(command)`` on one server.
 
         Returns:
-            ``(index, term, is_leader)``; ``(-1, -1, False)`` if the server is down or paused.
+            ``(index, term, is_leader)``; ``(-1, -1, False)`` if the server is down or paused. A leader that is handing
+            over its leadership takes no command and answers ``(-1, term, True)`` (lab 2G).
         """
         return self.propose_together(server, [command])[0]
 
@@ -463,25 +603,39 @@ class Cluster:
         each command in order."""
         if not self.server_state(server).running:
             return [(-1, -1, False) for _ in commands]
-        calls = [self.event_loop.begin_call(server, "start", [command]) for command in commands]
-        if not self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, calls))):
-            text = f"expected S{server}.start() to return at once, but after {CALL_PATIENCE:.0f} s it has not"
-            raise LabFailure(Failure("no-answer", text))
+        return self.started(server, [self.ask_start(server, command) for command in commands])
+
+    def ask_start(self, server: int, command: Any) -> int:
+        """Call ``start(command)`` on one server without waiting. Returns the call's number, for :meth:`started`."""
+        return self.event_loop.begin_call(server, "start", [command])
+
+    def started(self, server: int, calls: Collection[int]) -> list[tuple[int, int, bool]]:
+        """Wait until these calls of ``start`` have returned. Returns what :meth:`propose` returns, for each in order."""
+        self._until_returned(server, "start", calls)
         return [self._started(server, self.event_loop.result(call)) for call in calls]
 
+    def _until_returned(self, server: int, method: str, calls: Collection[int]) -> None:
+        if not self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, calls))):
+            raise self.event_loop.no_answer(server, method, CALL_PATIENCE)
+
     def _started(self, server: int, result: Any) -> tuple[int, int, bool]:
-        if result is None and not self.server_state(server).up:
-            return -1, -1, False  # the server crashed meanwhile
-        if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
-            text = f"expected start() to return (index, term, is_leader), but S{server} returned {result!r}"
-            raise LabFailure(Failure("bad-result", text))
-        if result[2]:
+        answer = self._triple(server, "start", "index", result)
+        if answer[2]:
             self._has_led = True
-            self.event_loop.referee.led(server, result[1])
+            self.event_loop.referee.led(server, answer[1])
+        return answer
+
+    def _triple(self, server: int, method: str, first: str, result: Any) -> tuple[int, int, bool]:
+        """The result of a method that returns (``first``, term, is_leader); ``(-1, -1, False)`` if the server crashed."""
+        if result is None and not self.server_state(server).up:
+            return -1, -1, False
+        if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
+            text = f"expected {method}() to return ({first}, term, is_leader), but S{server} returned {short(result)}"
+            raise LabFailure(Failure("bad-result", text))
         return result[0], result[1], result[2]
 
     def committed(self, index: int) -> tuple[int, Any]:
-        """How many servers have applied ``index``, and the command there (``None`` if there is none)."""
+        """The number of servers that have applied ``index``, and the command there (``None`` if there is none)."""
         applies = self.event_loop.referee.applies
         value = applies.values.get(index)
         return len(applies.servers_at.get(index, ())), None if value is None else value[1]
@@ -501,25 +655,26 @@ class Cluster:
         Returns:
             The index at which the command was applied.
         """
-        deadline = self.now + within
-        proposals = 0
+        since = self.now
+        deadline = since + within
+        accepted: list[Accepted] = []
         before = self._indexes_of(command)
         while self.now < deadline:
             for server in self.connected() if among is None else sorted(among):
-                index, _, is_leader = self.propose(server, command)
-                if not is_leader:
+                index, term, is_leader = self.propose(server, command)
+                if not is_leader or index == -1:
                     continue
-                proposals += 1
+                accepted.append(Accepted(server, self.now, index, term))
                 if self.wait_for(2.0, lambda at=index: self._has(at, command, servers)):  # type: ignore[misc]
                     return index
-                if proposals == 1 and (elsewhere := self._indexes_of(command) - before - {index}):
+                if len(accepted) == 1 and (elsewhere := self._indexes_of(command) - before - {index}):
                     # The command was proposed only once, so this is the entry whose index start() returned.
                     text = f"expected {short(command)} at index {index}, as start() returned, but it is at {min(elsewhere)}"
-                    self.fail(text, rules.AGREEMENT, hint="start() returns the index that the command will have.")
+                    self.fail(text, rules.AGREEMENT)
                 if not retry:
-                    self._no_agreement(command, servers, 2.0)
+                    self._no_agreement(command, servers, 2.0, since, accepted)
             self.sleep(0.05)
-        return self._no_agreement(command, servers, within)
+        return self._no_agreement(command, servers, within, since, accepted)
 
     def _has(self, index: int, command: Any, servers: int) -> bool:
         count, value = self.committed(index)
@@ -529,14 +684,40 @@ class Cluster:
         values = self.event_loop.referee.applies.values
         return {index for index, value in values.items() if value == ("command", command)}
 
-    def _no_agreement(self, command: Any, servers: int, within: float) -> NoReturn:
+    def _no_agreement(
+        self, command: Any, servers: int, within: float, since: float, accepted: Sequence[Accepted]
+    ) -> NoReturn:
         by = f"{servers} server{'s' if servers > 1 else ''}"
         text = f"expected {short(command)} to be applied by {by} within {within:.0f} s, but it was not"
-        self.fail(text, rules.AGREEMENT, hint=self._agreement_hint())
+        observed = self.why_not_applied(since, accepted)
+        self.fail(text, rules.AGREEMENT, hint=self._agreement_hint(), observed=observed)
+
+    def why_not_applied(self, since: float, accepted: Sequence[Accepted]) -> Observation:
+        """What became of a command from ``since`` (seconds) on. ``accepted`` are the calls of ``start`` for it that said
+        that the server leads, in order."""
+        return observations.agreement(
+            self.event_loop.trace.events,
+            self.now,
+            since,
+            accepted,
+            self.connected(),
+            len(self.members),
+            self.event_loop.referee.applies.last_applied,
+            self._scripted,
+        )
+
+    def why_behind(self, since: float, index: int, among: Collection[int] | None = None) -> Observation:
+        """Why a server among ``among`` (default: the connected ones) has not applied ``index``, judging by what it was sent
+        from ``since`` (seconds) on."""
+        applied = self.event_loop.referee.applies.last_applied
+        late = [who for who in (self.connected() if among is None else among) if applied.get(who, 0) < index]
+        if not late:
+            return Observation()
+        return observations.lagging(self.event_loop.trace.events, since, late[0], index, applied.get(late[0], 0))
 
     def _agreement_hint(self) -> str:
-        """A hint about the first step, if no server has accepted a command yet; else empty."""
-        if self._has_led:
+        """A hint about the first step of lab 2B, if servers lead, but none has accepted a command yet; else empty."""
+        if self._has_led or not self.rpc_count(method="append_entries"):
             return ""
         return "No start() has returned is_leader = True yet. Begin with step 1 of the handout of lab 2B."
 
@@ -545,6 +726,33 @@ class Cluster:
         loop. :mod:`raftlab.harness.membership` waits for answers."""
         self.event_loop.referee.change_requested(server, frozenset(members))
         return self.event_loop.begin_call(server, "change_membership", [sorted(members)])
+
+    def transfer(self, server: int, target: int) -> tuple[int, int, bool]:
+        """Call ``transfer_leadership(target)`` on one server (lab 2G).
+
+        Returns:
+            ``(target or leader, term, is_leader)``; ``(-1, -1, False)`` if the server is down or paused.
+        """
+        if not self.server_state(server).running:
+            return -1, -1, False
+        return self.transferred(server, [self.ask_transfer(server, target)])[0]
+
+    def ask_transfer(self, server: int, target: int) -> int:
+        """Like :meth:`transfer`, without waiting. Returns the call's number, for :meth:`transferred`."""
+        self.event_loop.referee.transfer_requested(server, target)
+        return self.event_loop.begin_call(server, "transfer_leadership", [target])
+
+    def transferred(self, server: int, calls: Collection[int]) -> list[tuple[int, int, bool]]:
+        """Wait until these calls of ``transfer_leadership`` have returned. Returns what :meth:`transfer` returns, for each
+        in order."""
+        self._until_returned(server, "transfer_leadership", calls)
+        answers = []
+        for call in calls:
+            answer = self._triple(server, "transfer_leadership", "target", self.event_loop.result(call))
+            if answer[2]:
+                self.event_loop.referee.led(server, answer[1])
+            answers.append(answer)
+        return answers
 
     def take_snapshots(self, every: int = 10, size: int = 0) -> None:
         """From now on the services take a snapshot after every ``every`` entries, with ``size`` random bytes (lab 2D)."""
@@ -558,10 +766,46 @@ class Cluster:
         """Call ``snapshot(index, ...)`` on one server, in addition to its service's calls, and wait until it returns."""
         self.event_loop.call(server, "snapshot", [index, self.snapshot_of(index)], CALL_PATIENCE)
 
+    def ask_snapshot(self, server: int, index: int) -> int:
+        """Like :meth:`call_snapshot`, without waiting. Returns the call's number, for :meth:`snapshots_taken`."""
+        return self.event_loop.begin_call(server, "snapshot", [index, self.snapshot_of(index)])
+
+    def snapshots_taken(self, server: int, calls: Collection[int]) -> None:
+        """Wait until these calls of ``snapshot`` have returned."""
+        self._until_returned(server, "snapshot", calls)
+        for call in calls:
+            self.event_loop.result(call)
+
+    def raft_has(self, method: str) -> bool:
+        """Whether the students' Raft has a method of a lab that this one does not need."""
+        server = next(server for server in self.real_servers if self.server_state(server).running)
+        return bool(self.event_loop.call(server, protocol.HAS_METHOD, [method], CALL_PATIENCE))
+
+    def read_index(self, server: int) -> int:
+        """Call ``read_index()`` on one server's Raft and wait for the result (lab 3B): -1 if it has none or crashes."""
+        return self.found_read_index(server, self.ask_read_index(server))
+
+    def ask_read_index(self, server: int) -> int:
+        """Like :meth:`read_index`, without waiting. Returns the call's number, for :meth:`found_read_index`."""
+        return self.event_loop.begin_call(server, "read_index", [])
+
+    def found_read_index(self, server: int, call: int) -> int:
+        """Wait for a call of ``read_index`` that has begun. Returns what :meth:`read_index` returns."""
+        if not self.wait_for(CALL_PATIENCE, lambda: not self.event_loop.pending(call)):
+            text = f"expected S{server}.read_index() to return within 2 s, but after {CALL_PATIENCE:.0f} s it has not"
+            raise LabFailure(Failure("no-answer", text))
+        index = self.event_loop.result(call)
+        if index is None and not self.server_state(server).up:
+            return -1
+        if type(index) is not int:
+            text = f"expected S{server}.read_index() to return an index or -1, but it returned {short(index)}"
+            raise LabFailure(Failure("bad-result", text))
+        return index
+
     # --- counters ---
 
     def rpc_count(self, server: int | None = None, method: str = "") -> int:
-        """How many RPCs a server (default: all) has sent so far, of one method (default: all)."""
+        """The number of RPCs, of one method or of all, that one server or all servers have sent so far."""
         return self._count(self.event_loop.rpcs, server, method)
 
     def rpc_bytes(self, server: int | None = None, method: str = "") -> int:
@@ -571,7 +815,7 @@ class Cluster:
     def replies(self, server: int, method: str) -> list[tuple[Message, Message]]:
         """The fields of every request of this method that ``server`` has answered so far, and of its reply."""
         return [
-            (self.event_loop.rpcs_by_id[event.id].args, codec.decode_plain(event.message))
+            (self.event_loop.rpcs_by_id[event.id].args, paper.decode_reply(method, event.message))
             for event in self.event_loop.trace.events
             if isinstance(event, OutgoingEvent)
             and event.kind == "answer"
@@ -587,29 +831,103 @@ class Cluster:
             if (server is None or caller == server) and (not method or called == method)
         )
 
+    # --- clerks (lab 3A) ---
+
+    def clerk(self, number: int) -> ClerkHandle:
+        """The student's clerk with this number as a participant."""
+        return self.clerks[number - participants.FIRST_CLERK]
+
+    def begin_operation(
+        self, clerk: int, op: str, key: str, args: tuple[Any, ...], read: str = "log"
+    ) -> ClientOperation:
+        """Let a clerk begin an operation; see :meth:`raftlab.harness.clerks.ClerkHandle.begin`."""
+        return self.clerk(clerk).start(op, key, args, read)
+
+    def finish_operation(self, clerk: int, within: float) -> None:
+        """Wait for the operation of a clerk, and fail the test unless it succeeds within ``within`` seconds."""
+        operation = self.clerk(clerk).operation
+        if operation is not None:
+            self.clerk(clerk).wait_for(operation, within)
+
+    def keep_busy(self, clerks: Sequence[int], keys: Sequence[str], mix: Sequence[str], most: int, seed: int) -> Load:
+        """Let clerks carry out one operation after another; see :class:`raftlab.harness.clerks.Load`. An earlier load goes
+        on with its other clerks."""
+        chosen = [self.clerk(number) for number in clerks]
+        load = Load(self, chosen, keys, mix, most, seed)
+        self._loads = [*(earlier for earlier in self._loads if earlier.release(chosen)), load]
+        load.begin()
+        return load
+
+    def stop_clerks(self) -> None:
+        """Let no clerk begin another operation of :meth:`keep_busy`."""
+        for load in self._loads:
+            load.stop()
+
+    def clerks_idle(self, within: float) -> None:
+        """Wait until every clerk has carried out all of its operations, and fail the test unless that takes at most
+        ``within`` seconds."""
+
+        def busy() -> ClerkHandle | None:
+            return next(filter(None, (load.busy() for load in self._loads)), None)
+
+        if self._loads and not self.wait_for(within, lambda: busy() is None):
+            answered_in_time(self)  # if a server does not answer, that is why
+            clerk = busy()
+            operation = None if clerk is None else clerk.operation
+            what = "the clerks' operations" if operation is None else operation.describe()
+            text = f"expected {what} to return within {within:.0f} s, but it has not"
+            observed = (
+                None
+                if clerk is None
+                else observations.answers_to(self.event_loop.trace.events, clerk.number, self.now - within)
+            )
+            self.fail(text, rules.PROGRESS, hint=self.first_hint_of_service(), observed=observed)
+
+    def check_history(self) -> None:
+        """Fail the test unless the operations so far were carried out exactly once and are linearizable, every read (lab 3B)
+        shows what its kind promises, and every request was answered in time."""
+        history_check.check_history(self)
+        if self.reads:
+            reads_check.check_reads(self)
+        answered_in_time(self)
+
+    def stale_reads(self) -> str:
+        """A sentence about an operation that has no place in the history so far; empty if every one has."""
+        return history_check.unplaced(self.history)
+
+    def next_token(self, clerk: ClerkHandle) -> str:
+        """A value that nobody has written yet."""
+        number = self._tokens[clerk.name] = self._tokens.get(clerk.name, 0) + 1
+        return token(clerk.name, number)
+
     # --- verdicts ---
 
     def fail(
-        self, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = ""
-    ) -> NoReturn:
+        self, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = "",
+        observed: Observation | None = None,
+    ) -> NoReturn:  # fmt: skip
         """Fail the test.
 
         Args:
             text: what was expected and what was observed, in one sentence.
             rule: the rule that is broken, if there is one.
             servers: show the last events of these servers only; ``None`` means all.
-            hint: advice for the student.
+            hint: the next step of the handout, for students who are not done with the lab.
+            observed: what was seen while the test waited, for the end of the sentence.
 
         Raises:
             LabFailure: always.
         """
-        failure = LabFailure(Failure("assertion", text, rule, hint=hint))
+        observed = observed or Observation()
+        failure = LabFailure(Failure("assertion", observed.after(text), rule, hint=hint))
         failure.servers = None if servers is None else frozenset(servers)
+        failure.about = observed.about
         raise failure
 
     def expect(
-        self, holds: bool, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = ""
-    ) -> None:
-        """Call :meth:`fail` unless ``holds``."""
+        self, holds: bool, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = "",
+        observe: Callable[[], Observation] = Observation,
+    ) -> None:  # fmt: skip
+        """Call :meth:`fail` unless ``holds``, with what ``observe()`` returns."""
         if not holds:
-            self.fail(text, rule, servers, hint)
+            self.fail(text, rule, servers, hint, observe())

@@ -8,15 +8,20 @@ do not use it directly; they are written against :mod:`raftlab.harness.cluster`.
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 import msgspec
 
+from raftlab import participants
+from raftlab.explain import races
 from raftlab.explain.failure import Failure, LabFailure
-from raftlab.harness.network import Network
+from raftlab.harness.network import MIN_DELAY, Network
+from raftlab.harness.observations import most_frequent
+from raftlab.harness.quotas import Quotas, shorten
 from raftlab.harness.rpc import Rpc
 from raftlab.harness.trace import (
     ApplyEvent,
@@ -31,24 +36,25 @@ from raftlab.harness.trace import (
     ReplyEvent,
     SaveEvent,
     ServerEvent,
+    SnapshotEvent,
     Trace,
 )
-from raftlab.messages import codec, protocol
+from raftlab.messages import codec, paper, protocol
+from raftlab.participants import name_of
 from raftlab.referee.base import Message
 from raftlab.referee.referee import Referee
+from raftlab.safe_text import one_line
 from raftlab.seeds import derive
 from raftlab.worlds.base import HostLost, World
 
-# Maximum number of due messages that are passed to the world at a time.
+# Maximum number of due messages that are passed to the world in a step.
 _BATCH = 32
-# A server that sends more RPCs or bytes than this within a second of the lab's time is out of control. The trace keeps
-# everything, so such a run would exhaust the machine's memory. A busy but correct Raft stays below a tenth of either.
-_FLOOD_RPCS = 10_000
-_FLOOD_BYTES = 64 * 1024 * 1024
+# Requests of more bytes are decoded anew each time that their fields are read: in memory, these are many times as long.
+_LONG_PAYLOAD = 20_000
 
 
 class _Due(msgspec.Struct, order=True):
-    """What happens at a given time: a message arrives, or a function of the harness is called.
+    """An event at a given time: a message arrives, or a function of the harness is called.
 
     Sorted by ``when`` and, at the same time, by ``sequence``, which is unique.
     """
@@ -71,12 +77,13 @@ class Hold:
     """Messages that a test keeps back, see :meth:`raftlab.harness.cluster.Cluster.hold`.
 
     Attributes:
+        leg: which of an RPC's messages it holds: ``"request"`` or ``"reply"``.
         messages: what is held now: each RPC with its encoded request or reply, the oldest first.
     """
 
     def __init__(self, event_loop: EventLoop, leg: str, wanted: Callable[[Rpc], bool], most: int | None) -> None:
         self._event_loop = event_loop
-        self._leg = leg
+        self.leg = leg
         self._wanted = wanted
         self._most = most
         self.messages: list[tuple[Rpc, bytes]] = []
@@ -84,18 +91,19 @@ class Hold:
     def matches(self, leg: str, rpc: Rpc) -> bool:
         """Whether this message must be held."""
         full = self._most is not None and len(self.messages) >= self._most
-        return leg == self._leg and not full and self._wanted(rpc)
+        return leg == self.leg and not full and self._wanted(rpc)
 
-    def add(self, rpc: Rpc, data: bytes) -> None:
-        """Hold a message."""
+    def add(self, rpc: Rpc, data: bytes, when: float) -> None:
+        """Hold a message from ``when`` on, in seconds. The loop's own time may be a little later, depending on how far the
+        test lets it run."""
         self.messages.append((rpc, data))
-        self._event_loop.trace.add(HoldEvent(self._event_loop.now, "hold", rpc.id, self._leg))
+        self._event_loop.trace.add(HoldEvent(when, "hold", rpc.id, self.leg))
 
     def release(self) -> None:
         """Send everything held on its way, starting now, and stop holding."""
         for rpc, data in self._take_all():
-            self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self._leg))
-            if self._leg == "request":
+            self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self.leg))
+            if self.leg == "request":
                 self._event_loop.route_request(rpc, self._event_loop.now)
             else:
                 self._event_loop.route_reply(rpc, data, self._event_loop.now)
@@ -103,13 +111,13 @@ class Hold:
     def deliver(self, when: float) -> None:
         """Deliver everything held at ``when`` (seconds), without loss or further delay, and stop holding."""
         for rpc, data in self._take_all():
-            self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self._leg))
-            self._event_loop.deliver(when, rpc, None if self._leg == "request" else data)
+            self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self.leg))
+            self._event_loop.deliver(when, rpc, None if self.leg == "request" else data)
 
     def drop(self) -> None:
         """Lose everything held, so that the calls return ``None``, and stop holding."""
         for rpc, _ in self._take_all():
-            self._event_loop.fail(rpc, self._event_loop.now, self._leg, "dropped by the test")
+            self._event_loop.fail(rpc, self._event_loop.now, self.leg, "dropped by the test")
 
     def stop(self) -> None:
         """Hold no further messages. Those that are held stay held."""
@@ -122,11 +130,19 @@ class Hold:
         return held
 
 
+class ServiceSettings(msgspec.Struct, frozen=True):
+    """The arguments of every ``KVServer`` of a run (handouts/lab-3a.md)."""
+
+    max_state: int | None
+    """A service takes a snapshot when the saved state has more bytes than this; ``None``: it need not."""
+    max_sessions: int
+
+
 class ServerState:
-    """What the judge knows of one server.
+    """The judge's knowledge of one server or clerk.
 
     Attributes:
-        number: the server's number, from 0.
+        number: the server's number, from 0, or the clerk's (:mod:`raftlab.participants`).
         incarnation: how many times it has started.
         up: whether it is running, possibly paused.
         ready: whether ``Raft()`` has returned in this incarnation.
@@ -168,41 +184,55 @@ class EventLoop:
         referee: is shown every message and effect, and raises ``LabFailure`` when a rule is broken.
         servers: how many servers there are.
         seed: the seed of the run.
+        clerks: how many clerks there are (lab 3A).
 
     Attributes:
         trace: every event so far.
         server_states: one for each server, by number.
+        states: one for each server and clerk, by number.
         holds: the active holds. The first that matches a message gets it.
         rpcs: how many RPCs each server has sent, by server and method.
         rpc_bytes: bytes of these requests and of the replies to them, by the server that called, and method.
         advice: advice on the student's code so far, in order (a dict used as an ordered set).
+        findings: what the race detector found so far, by key.
         on_apply: called with the server and the :class:`raftlab.api.ApplyMsg` of each ``apply_ch.put``.
         rpcs_by_id: every RPC so far, by its number in the trace.
+        put_waits: whether each ``apply_ch.put`` of a server that boots from now on waits for :meth:`take`.
+        service_settings: the arguments of each ``KVServer``; ``None``: there is none, and the judge plays the services.
     """
 
-    def __init__(self, world: World, network: Network, referee: Referee, servers: int, seed: int) -> None:
+    def __init__(
+        self, world: World, network: Network, referee: Referee, servers: int, seed: int, clerks: int = 0
+    ) -> None:
         self.world = world
         self.network = network
         self.referee = referee
         self.trace = Trace()
         self.server_states = [ServerState(number) for number in range(servers)]
+        self.states = {state.number: state for state in self.server_states}
+        for number in range(clerks):
+            self.states[participants.clerk(number)] = ServerState(participants.clerk(number))
         self.holds: list[Hold] = []
         self.rpcs: Counter[tuple[int, str]] = Counter()
         self.rpc_bytes: Counter[tuple[int, str]] = Counter()
         self.advice: dict[str, None] = {}
+        self.findings: dict[str, races.Finding] = {}
         self.on_apply: Callable[[int, Any], None] = lambda server, msg: None
         self.rpcs_by_id: dict[int, Rpc] = {}
+        self.put_waits = False
+        self.service_settings: ServiceSettings | None = None
         self._seed = seed
         self._due: list[_Due] = []  # a heap
+        self._arrived_last = 0  # how many messages arrived in the last step
         self._last_sequence = 0
         self._last_rpc = 0
         self._in_handlers: defaultdict[int, dict[int, Rpc]] = defaultdict(dict)  # arrived at a server, not answered
         self._last_call = 0
         self._calls: dict[int, tuple[int, str]] = {}  # without a result yet: the server and the method
-        self._results: dict[int, Any] = {}
+        self._results: dict[int, tuple[int, bytes]] = {}
         self._callbacks: dict[int, Callable[[], None]] = {}  # by call: called instead of keeping its result
         self._crashed_in_step: set[int] = set()
-        self._bursts: dict[int, tuple[float, int, int]] = {}  # by server: since when, how many RPCs, how many bytes
+        self._quotas = Quotas(lambda server, since: most_frequent(self.trace.events, server, since))
 
     @property
     def now(self) -> float:
@@ -227,7 +257,7 @@ class EventLoop:
         while True:
             if done is not None and done():
                 return True
-            if self.now >= until:
+            if self.world.now() >= until:
                 return False
             self._step(until)
 
@@ -246,112 +276,216 @@ class EventLoop:
         """Deliver a request, or its ``reply``, at ``when``, whatever the network's conditions are."""
         self._push(when, "request" if reply is None else "reply", rpc, reply)
 
+    def in_flight(self) -> list[tuple[float, str, Rpc]]:
+        """The messages that are on their way: the time at which each is due, ``"request"`` or ``"reply"``, and its RPC. The
+        first to arrive comes first."""
+        return [(due.when, due.kind, due.rpc) for due in sorted(self._due) if due.rpc is not None and _is_message(due)]
+
+    def take_back(self, leg: str, wanted: Callable[[Rpc], bool], nth: int) -> tuple[Rpc, bytes] | None:
+        """Take a message that is on its way out of the network.
+
+        Args:
+            leg: ``"request"`` or ``"reply"``.
+            wanted: whether the message may belong to this RPC.
+            nth: which of these messages, in the order in which they would arrive, counted from 1.
+
+        Returns:
+            The RPC and the encoded message; ``None`` if there are not so many.
+        """
+        found = [
+            due
+            for due in sorted(self._due)
+            if due.rpc is not None and due.kind == leg and _is_message(due) and wanted(due.rpc)
+        ]
+        if not 1 <= nth <= len(found):
+            return None
+        taken = found[nth - 1]
+        self._due.remove(taken)
+        heapify(self._due)
+        assert taken.rpc is not None
+        return taken.rpc, taken.rpc.payload if taken.data is None else taken.data
+
     def _push(self, when: float, kind: str, rpc: Rpc, data: bytes | None) -> None:
         self._last_sequence += 1
         heappush(self._due, _Due(when, self._last_sequence, kind, rpc, data))
 
     def _step(self, until: float) -> None:
-        """Pass the next due messages to the world, wait, and handle what happened."""
+        """Let time pass until a server has done something, or at most up to ``until``, and handle what happened.
+
+        Time also stops before the next thing that the judge decides or does itself.
+        """
+        began = self.world.now()
         heap = self._due
+        if heap and heap[0].when <= began and self._is_for_judge(heap[0]):
+            # The test's own actions happen between steps, exactly when they are due.
+            self._handle_due(heappop(heap))
+            return
+        arrived: list[_Due] = []
+        effects: list[tuple[float, protocol.Effect]] = []
+        # Few messages arrive before the world returns. Those that do not are encoded again for the next step, so only
+        # about as many as arrived in the last one are passed on at first.
+        size = self._arrived_last + 2 if self.world.virtual else _BATCH
+        while True:
+            room = _BATCH - len(arrived)
+            batch, events, limit = self._take_due(began, until, min(size, room), room)
+            more = size <= len(batch) < room
+            try:
+                result = self.world.wait(limit, events)
+            except HostLost as lost:
+                raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
+            if result.findings:
+                for found in result.findings:
+                    self._note(found)
+            for due in batch[result.consumed :]:
+                heappush(heap, due)
+            arrived += batch[: result.consumed]
+            effects += result.effects
+            if (
+                not more
+                or result.consumed < len(batch)
+                or any(type(effect) in protocol.URGENT for _, effect in effects)
+            ):
+                break
+            # All of them have arrived, and the step is not over.
+            if effects:
+                until = min(until, effects[0][0] + MIN_DELAY)
+            if result.now >= until:
+                break
+            size *= 2
+        self._arrived_last = len(arrived)
+        self._handle_step(arrived, effects)
+
+    def _take_due(
+        self, began: float, until: float, enough: int, most: int
+    ) -> tuple[list[_Due], list[tuple[float, protocol.Event]], float]:
+        """Take the next due messages, which are for the world.
+
+        Args:
+            began: when the step began, in seconds.
+            until: the latest time to which servers may run.
+            enough: the number of messages to take; and all further ones that are due at the same time as the last.
+            most: the maximum number of messages.
+
+        Returns:
+            The messages, the same as events with their times, and the time to which the servers may run with these.
+        """
+        heap, limit = self._due, until
         batch: list[_Due] = []
         events: list[tuple[float, protocol.Event]] = []
-        limit = until
-        while heap and heap[0].when <= limit and len(batch) < _BATCH:
+        while heap and len(batch) < most:
             due = heap[0]
-            if self._is_for_judge(due):
-                # What the test does happens between steps, exactly when it is due.
-                if batch or due.when > self.now:
-                    limit = max(due.when, self.now)
-                    break
-                heappop(heap)
-                self._handle_due(due)
-                return
-            if due.when > self.now and not self._can_arrive(due):
-                # Whether it is lost is decided when it is due: before that, the test may heal the link.
-                limit = due.when
+            when = due.when
+            if when > limit or (len(batch) >= enough and when > max(began, batch[-1].when)):
                 break
-            heappop(heap)
-            event = self._event_of(due)
+            if self._is_for_judge(due):
+                limit = max(when, began)
+                break
+            arrives = self._can_arrive(due)
+            if when > began and not arrives:
+                # Whether the message is lost is decided only when it is due, because the test may heal the link before
+                # that.
+                limit = when
+                break
+            event = self._event_of(heappop(heap), arrives)
             if event is not None:
                 batch.append(due)
-                events.append((due.when, event))
+                events.append((when, event))
         if heap and heap[0].when < limit:
-            # The batch is full. No server may run past a message that has not been passed on yet.
-            limit = max(heap[0].when, self.now)
-        try:
-            result = self.world.wait(limit, events)
-        except HostLost as lost:
-            raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
-        for due in batch[result.consumed :]:
-            heappush(heap, due)
+            # No server may run past a message that has not been passed on yet.
+            limit = max(heap[0].when, began)
+        return batch, events, limit
+
+    def _handle_step(self, messages: list[_Due], effects: list[tuple[float, protocol.Effect]]) -> None:
+        """Handle the messages that have arrived in a step, and its effects, in order of time."""
         self._crashed_in_step.clear()
         arrived = 0
-        for when, effect in result.effects:
-            while arrived < result.consumed and batch[arrived].when <= when:
-                self._arrived(batch[arrived])
+        for when, effect in effects:
+            while arrived < len(messages) and messages[arrived].when <= when:
+                self._arrived(messages[arrived])
                 arrived += 1
-            self._handle_effect(when, effect)
-        for due in batch[arrived : result.consumed]:
+            try:
+                self._handle_effect(when, effect)
+            except LabFailure:
+                raise
+            except Exception as exc:
+                raise _blamed_on(effect.server, exc) from exc
+        for due in messages[arrived:]:
             self._arrived(due)
+
+    def _note(self, found: protocol.Finding) -> None:
+        """Keep a finding of the race detector. It comes from the student's process, so its number and size are limited."""
+        if found.kind in races.KINDS and len(self.findings) < races.MAX_FINDINGS:
+            key, text = one_line(found.key, races.MAX_KEY), one_line(found.text, races.MAX_TEXT)
+            self.findings.setdefault(key, races.Finding(found.kind, key, text))
 
     def _is_for_judge(self, due: _Due) -> bool:
         """Whether the judge handles this itself: a call, or a message to a scripted server."""
         rpc = due.rpc
         if rpc is None:
             return True
-        return self.server_states[rpc.dst if due.kind == "request" else rpc.src].scripted_server is not None
+        return self.states[rpc.dst if due.kind == "request" else rpc.src].scripted_server is not None
 
     def _can_arrive(self, due: _Due) -> bool:
         """Whether a message would reach its server if it were due now."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
-            return self.server_states[rpc.dst].up and self.network.open(rpc.src, rpc.dst)
+            return self.states[rpc.dst].up and self.network.open(rpc.src, rpc.dst)
         return due.data is None or rpc.done or self.network.open(rpc.dst, rpc.src)
 
     def _handle_due(self, due: _Due) -> None:
         if due.call is not None:
             due.call()
-        elif self._event_of(due) is not None:
+        elif self._event_of(due, self._can_arrive(due)) is not None:
             if due.kind == "reply":
                 self._arrived(due)
             else:
                 self._ask_scripted_server(due)
 
+    def in_handlers(self, method: str) -> list[Rpc]:
+        """The RPCs of this method that have arrived at a server which is up, and have not been answered yet."""
+        return [rpc for rpcs in self._in_handlers.values() for rpc in rpcs.values() if rpc.method == method]
+
     # --- messages ---
 
-    def _event_of(self, due: _Due) -> protocol.Event | None:
-        """The message as an event for its server, or ``None`` if it can no longer be delivered."""
+    def _event_of(self, due: _Due, arrives: bool) -> protocol.Event | None:
+        """The message as an event for its server, or ``None`` if it can no longer be delivered. ``arrives``: see
+        :meth:`_can_arrive`."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
-            if not self._can_arrive(due):
+            if not arrives:
                 self._unreachable(rpc, due.when, "request")
                 return None
             return protocol.Request(rpc.dst, rpc.id, rpc.method, rpc.payload)
-        server_state = self.server_states[rpc.src]
+        server_state = self.states[rpc.src]
         if rpc.done or not server_state.up or server_state.incarnation != rpc.src_incarnation:
             return None
-        if not self._can_arrive(due):
+        if not arrives:
             # The link is checked again on arrival: a reply never crosses a link that was cut meanwhile.
             self._unreachable(rpc, due.when, "reply")
             return None
         return protocol.Reply(rpc.src, rpc.caller_rpc, due.data)
 
     def _arrived(self, due: _Due) -> None:
-        """Record that a message has reached its server."""
+        """Record that a message has reached its server, unless that has crashed in this step, before the message was due."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
+            if not self.states[rpc.dst].up:
+                self._unreachable(rpc, due.when, "request")
+                return
             self.trace.add(ArriveEvent(due.when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
-            rpc.dst_incarnation = self.server_states[rpc.dst].incarnation
+            rpc.dst_incarnation = self.states[rpc.dst].incarnation
             self._in_handlers[rpc.dst][rpc.id] = rpc
-            if self.server_states[rpc.dst].scripted_server is None:
+            if self.states[rpc.dst].scripted_server is None and rpc.method in paper.RAFT_FIELDS:
                 self.referee.arrived(rpc.dst, rpc.src, rpc.method, rpc.args)
-        elif not rpc.done:
+        elif not rpc.done and self.states[rpc.src].up:
             rpc.done = True
-            if due.data is not None and self.server_states[rpc.src].scripted_server is not None:
-                rpc.reply = codec.decode_plain(due.data)
+            if due.data is not None and self.states[rpc.src].scripted_server is not None:
+                rpc.reply = paper.decode_reply(rpc.method, due.data)
+            if self.states[rpc.dst].scripted_server is None:
+                rpc.forget_args()
             self.trace.add(ReplyEvent(due.when, "reply", rpc.src, rpc.dst, rpc.id, rpc.method, due.data))
 
     def send(self, src: int, caller_rpc: int, dst: int, method: str, payload: bytes, when: float) -> Rpc:
@@ -369,53 +503,42 @@ class EventLoop:
             The RPC, which is updated as it travels.
 
         Raises:
-            LabFailure: the message has no term, the server sends far too much, or the referee sees a broken rule.
+            LabFailure: the message lacks a field, the server sends far too much, or the referee sees a broken rule.
         """
         self._last_rpc += 1
-        rpc = Rpc(self._last_rpc, src, self.server_states[src].incarnation, caller_rpc, dst, method, payload)
-        rpc.args = self._decoded(src, payload)
+        caller = self.states[src]
+        scripted = caller.scripted_server is not None
+        rpc = Rpc(self._last_rpc, src, caller.incarnation, caller_rpc, dst, method, payload, scripted)
+        try:
+            args = rpc.args
+        except paper.BadMessage as exc:
+            raise _bad_message(src, method, exc) from None
+        size = len(payload)
         self.rpcs_by_id[rpc.id] = rpc
         self.rpcs[src, method] += 1
-        self.rpc_bytes[src, method] += len(payload)
+        self.rpc_bytes[src, method] += size
         self.trace.add(OutgoingEvent(when, "send", src, dst, rpc.id, method, payload))
-        if self.server_states[src].scripted_server is None:
-            self._count_burst(src, len(payload), when)
-            self.referee.sent(src, dst, method, rpc.args)
-        if not self._held("request", rpc, payload):
+        if not scripted:
+            self._quotas.message(src, "request", size, when)
+            if method in paper.RAFT_FIELDS:
+                self.referee.sent(src, dst, method, args)
+        if size > _LONG_PAYLOAD:
+            rpc.forget_args()
+        if not self.holds or not self._held("request", rpc, payload, when):
             self.route_request(rpc, when)
         return rpc
 
-    def _count_burst(self, server: int, size: int, when: float) -> None:
-        since, rpcs, sent = self._bursts.get(server, (when, 0, 0))
-        if when > since + 1.0:
-            since, rpcs, sent = when, 0, 0
-        self._bursts[server] = (since, rpcs + 1, sent + size)
-        if rpcs > _FLOOD_RPCS or sent > _FLOOD_BYTES:
-            text = f"expected S{server} to send a few messages, but within a second it sent {rpcs:,} ({sent:,} bytes)"
-            raise LabFailure(Failure("flood", text))
-
-    def _decoded(self, server: int, payload: bytes) -> Message:
-        """A message of ``server`` as a plain dict. Fails if it has no int ``term``."""
-        try:
-            message = codec.decode_plain(payload)
-        except msgspec.DecodeError:
-            message = {}
-        if type(message.get("term")) is not int:
-            text = f"S{server} sent a message whose field term is missing or not an int"
-            raise LabFailure(Failure("bad-message", text))
-        return message
-
-    def _held(self, leg: str, rpc: Rpc, data: bytes) -> bool:
+    def _held(self, leg: str, rpc: Rpc, data: bytes, when: float) -> bool:
         for hold in self.holds:
             if hold.matches(leg, rpc):
-                hold.add(rpc, data)
+                hold.add(rpc, data, when)
                 return True
         return False
 
     def route_request(self, rpc: Rpc, when: float) -> None:
         """Let a request enter the network at time ``when``."""
         src, dst = rpc.src, rpc.dst
-        if not self.server_states[dst].up or not self.network.open(src, dst):
+        if not self.states[dst].up or not self.network.open(src, dst):
             self._unreachable(rpc, when, "request")
             return
         delays = self.network.request_delays(src, dst)
@@ -436,7 +559,7 @@ class EventLoop:
             self._push(when + delay, "reply", rpc, data)
 
     def _unreachable(self, rpc: Rpc, when: float, leg: str) -> None:
-        server_state = self.server_states[rpc.dst if leg == "request" else rpc.src]
+        server_state = self.states[rpc.dst if leg == "request" else rpc.src]
         why = "the link is cut" if server_state.up else "the server is down"
         self.trace.add(LostEvent(when, "lost", rpc.id, leg, why))
         self._push(when + self.network.give_up_after(rpc.src, rpc.dst), "reply", rpc, None)
@@ -456,10 +579,15 @@ class EventLoop:
     def _ask_scripted_server(self, due: _Due) -> None:
         rpc, when = due.rpc, due.when
         assert rpc is not None
-        scripted_server = self.server_states[rpc.dst].scripted_server
+        scripted_server = self.states[rpc.dst].scripted_server
         assert scripted_server is not None
         self.trace.add(ArriveEvent(when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
-        reply = scripted_server(rpc)
+        try:
+            reply = scripted_server(rpc)
+        except LabFailure:
+            raise
+        except Exception as exc:
+            raise _blamed_on(rpc.src, exc) from exc
         if reply is None:
             self.fail(rpc, when, "request", "the puppet does not answer")
             return
@@ -468,10 +596,15 @@ class EventLoop:
     def _answered(self, rpc: Rpc, data: bytes, when: float) -> None:
         self.rpc_bytes[rpc.src, rpc.method] += len(data)
         self.trace.add(OutgoingEvent(when, "answer", rpc.dst, rpc.src, rpc.id, rpc.method, data))
-        reply = self._decoded(rpc.dst, data)
-        if self.server_states[rpc.dst].scripted_server is None:
-            self.referee.answered(rpc.dst, rpc.src, rpc.method, rpc.args, reply)
-        if not self._held("reply", rpc, data):
+        try:
+            reply = paper.decode_reply(rpc.method, data)
+        except paper.BadMessage as exc:
+            raise _bad_message(rpc.dst, f"reply to {rpc.method}", exc) from None
+        if self.states[rpc.dst].scripted_server is None:
+            self._quotas.message(rpc.dst, "answer", len(data), when)
+            if rpc.method in paper.RAFT_FIELDS:
+                self.referee.answered(rpc.dst, rpc.src, rpc.method, rpc.args, reply)
+        if not self.holds or not self._held("reply", rpc, data, when):
             self.route_reply(rpc, data, when)
 
     # --- effects ---
@@ -479,9 +612,9 @@ class EventLoop:
     def _handle_effect(self, when: float, effect: protocol.Effect) -> None:
         """Handle one effect. Effects that follow a crash of their server in the same step never happened."""
         server = effect.server
-        if server in self._crashed_in_step or not 0 <= server < len(self.server_states):
+        if server in self._crashed_in_step or server not in self.states:
             return
-        server_state = self.server_states[server]
+        server_state = self.states[server]
         if not server_state.up:
             return
         if server_state.crash_trigger is not None:
@@ -499,9 +632,11 @@ class EventLoop:
         server = server_state.number
         match effect:
             case protocol.Send():
-                if not 0 <= effect.target < len(self.server_states):
+                if not 0 <= effect.target < len(self.server_states):  # nobody calls a clerk
                     raise LabFailure(
-                        Failure("bad-peer", f"S{server} called peers[{effect.target}], but there is no such server")
+                        Failure(
+                            "bad-peer", f"{name_of(server)} called peers[{effect.target}], but there is no such server"
+                        )
                     )
                 self.send(server, effect.caller_rpc, effect.target, effect.method, effect.payload, when)
             case protocol.Answer():
@@ -511,42 +646,55 @@ class EventLoop:
                     self._in_handlers[server].pop(rpc.id, None)
                     self._answered(rpc, effect.payload, when)
             case protocol.Save():
-                server_state.state = effect.state
-                if effect.snapshot is not None:
-                    server_state.snapshot = effect.snapshot
+                snapshot = server_state.snapshot if effect.snapshot is None else effect.snapshot
+                self._quotas.save(server, effect.state, snapshot, when)
+                server_state.state, server_state.snapshot = effect.state, snapshot
                 server_state.saves += 1
                 self.referee.saved(server)
                 self.trace.add(SaveEvent(when, "save", server, len(effect.state), len(effect.snapshot or b"")))
             case protocol.Apply():
+                self._quotas.message(server, "entry", len(effect.payload), when)
                 self.trace.add(ApplyEvent(when, "apply", server, effect.payload))
                 try:
                     msg = codec.decode_apply(effect.payload)
                 except msgspec.DecodeError as exc:
                     raise LabFailure(
-                        Failure("bad-apply", f"S{server} put something other than an ApplyMsg into apply_ch: {exc}")
+                        Failure(
+                            "bad-apply", f"{name_of(server)} put something other than an ApplyMsg into apply_ch: {exc}"
+                        )
                     ) from None
                 self.referee.applied(server, msg)
                 self.on_apply(server, msg)
+            case protocol.SnapshotTaken():
+                self._quotas.save(server, b"", effect.data, when)
+                self.referee.applies.service_took(effect.index, effect.data)
+                self.trace.add(SnapshotEvent(when, "snapshot", server, effect.index, len(effect.data)))
             case protocol.Result():
                 owner, method = self._calls.pop(effect.call, (-1, ""))
                 if owner == server:
+                    self._quotas.result(server, method, effect.payload)
                     self.trace.add(CallEvent(when, "result", server, effect.call, method, effect.payload))
+                    self._results[effect.call] = server, effect.payload
                     callback = self._callbacks.pop(effect.call, None)
                     if callback is not None:
                         callback()
-                    else:
-                        self._results[effect.call] = effect.payload
+                        self._results.pop(effect.call, None)
             case protocol.Down():
                 self.crash(server, when)
             case protocol.LogLine():
-                self.trace.add(LogLineEvent(when, "line", server, effect.topic, effect.text))
+                text = self._quotas.line(effect)
+                if text is not None:
+                    self.trace.add(LogLineEvent(when, "line", server, effect.topic, text))
             case protocol.Ready():
-                server_state.ready = True
-                self.trace.add(ServerEvent(when, "ready", server))
-            case protocol.Advice():
+                if not server_state.ready:
+                    server_state.ready = True
+                    self.trace.add(ServerEvent(when, "ready", server))
+            case protocol.Advice() if self._quotas.advice():
+                shorten(effect)
                 self.trace.add(FindingEvent(when, "advice", server, effect.kind, effect.text, effect.where))
                 self.advice.setdefault(f"{effect.where}: {effect.text}")
             case protocol.Fault():
+                shorten(effect)
                 self.trace.add(FindingEvent(when, "fault", server, effect.kind, effect.text, effect.where))
                 failure = LabFailure(Failure(effect.kind, effect.text, where=effect.where, detail=effect.detail))
                 failure.servers = frozenset((server,))
@@ -555,19 +703,23 @@ class EventLoop:
     # --- servers ---
 
     def boot(self, server: int, members: list[int]) -> None:
-        """Start a server's next incarnation with what the earlier ones saved.
+        """Start the next incarnation of a server, with what the earlier ones saved, or of a clerk.
 
         Args:
             server: the server; it must be down.
             members: the servers that vote initially.
         """
-        server_state = self.server_states[server]
+        server_state = self.states[server]
         server_state.incarnation += 1
         server_state.up, server_state.ready, server_state.paused, server_state.crash_trigger = True, False, False, None
         self.trace.add(BootEvent(self.now, "boot", server, server_state.incarnation))
         if server_state.scripted_server is not None:
             return
-        self.referee.booted(server, server_state.incarnation)
+        clerk = participants.is_clerk(server)
+        if not clerk:
+            self.referee.booted(server, server_state.incarnation)
+        settings = self.service_settings
+        role = "clerk" if clerk else "raft" if settings is None else "service"
         seed = derive(self._seed, "server", server, server_state.incarnation)
         self.world.boot(
             protocol.Boot(
@@ -579,8 +731,19 @@ class EventLoop:
                 server_state.snapshot,
                 seed,
                 server_state.rate,
+                self.put_waits,
+                role,
+                None if settings is None else settings.max_state,
+                0 if settings is None else settings.max_sessions,
+                derive(seed, "client") >> 11 if clerk else 0,  # a number that JSON can hold
             )
         )
+
+    def take(self, server: int, index: int = 0, data: bytes = b"") -> None:
+        """Let the oldest ``put`` of this server that waits return, after it has called ``snapshot(index, data)`` unless
+        ``index`` is 0."""
+        if self.states[server].up:
+            self.world.send_event(protocol.Taken(server, index, data))
 
     def crash(self, server: int, when: float | None = None) -> None:
         """End this incarnation of ``server``: its later effects never happen.
@@ -589,7 +752,7 @@ class EventLoop:
             server: the server.
             when: the time of the crash in seconds; ``None``: now.
         """
-        server_state = self.server_states[server]
+        server_state = self.states[server]
         when = self.now if when is None else when
         server_state.up = server_state.ready = False
         server_state.crash_trigger = None
@@ -620,9 +783,13 @@ class EventLoop:
         """
         number = self.begin_call(server, method, args)
         if not self.run(self.now + patience, lambda: number in self._results or number not in self._calls):
-            text = f"expected S{server}.{method}() to return at once, but after {patience:.0f} s it has not"
-            raise LabFailure(Failure("no-answer", text))
+            raise self.no_answer(server, method, patience)
         return self.result(number)
+
+    def no_answer(self, server: int, method: str, patience: float) -> LabFailure:
+        """The failure of a call that has not returned for ``patience`` seconds of the lab's time."""
+        text = f"expected {name_of(server)}.{method}() to return at once, but after {patience:.0f} s it has not"
+        return LabFailure(Failure("no-answer", text, detail=self.world.threads(server)))
 
     def begin_call(self, server: int, method: str, args: list[Any], callback: Callable[[], None] | None = None) -> int:
         """Call a method of the server's ``Raft`` without waiting.
@@ -631,7 +798,7 @@ class EventLoop:
             server: the server.
             method: the method's name.
             args: its JSON-like positional arguments.
-            callback: called once the method has returned; its result is then discarded.
+            callback: called once the method has returned. Afterwards its result is discarded.
 
         Returns:
             The call's number, for :meth:`pending` and :meth:`result`.
@@ -652,5 +819,29 @@ class EventLoop:
 
     def result(self, number: int) -> Any:
         """Return and forget the decoded result of a call; ``None`` if there is none yet or its server crashed."""
-        data = self._results.pop(number, None)
-        return None if data is None else codec.decode_value(data)
+        server, data = self._results.pop(number, (-1, None))
+        if data is None:
+            return None
+        try:
+            return codec.decode_value(data)
+        except msgspec.DecodeError as exc:
+            raise LabFailure(
+                Failure("bad-result", f"{name_of(server)} returned a value that cannot be read: {exc}")
+            ) from None
+
+
+def _is_message(due: _Due) -> bool:
+    """Whether this is a request, or a reply that its caller still waits for; not a call that is about to fail."""
+    rpc = due.rpc
+    return rpc is not None and (due.kind == "request" or (due.data is not None and not rpc.done))
+
+
+def _bad_message(server: int, what: str, problem: paper.BadMessage) -> LabFailure:
+    return LabFailure(Failure("bad-message", f"{name_of(server)} sent a message that {problem} ({what})"))
+
+
+def _blamed_on(server: int, error: Exception) -> LabFailure:
+    """The failure for an error in the code that handles what ``server`` sent. It is the submission's: otherwise one could
+    send something that the judge has not foreseen, and make its failing runs uncounted."""
+    text = f"{name_of(server)} sent something that the lab cannot handle ({type(error).__name__})"
+    return LabFailure(Failure("bad-message", text, detail="".join(traceback.format_exception(error))))

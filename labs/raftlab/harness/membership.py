@@ -9,8 +9,9 @@ from collections.abc import Collection
 from typing import Any
 
 from raftlab.explain import rules
-from raftlab.explain.failure import Failure, LabFailure
+from raftlab.explain.failure import Failure, LabFailure, short
 from raftlab.harness.cluster import SETTLE, Cluster
+from raftlab.harness.observations import Accepted
 
 # Seconds within which change_membership must return, even if a new server never catches up. The handout of lab 2E says so.
 CHANGE_LIMIT = 15.0
@@ -57,7 +58,7 @@ class MembershipCall:
         ):
             return None
         if not (isinstance(result, list) and [type(part) for part in result] == [int, int, bool]):
-            text = f"expected change_membership() to return (index, term, is_leader), but S{server} returned {result!r}"
+            text = f"expected change_membership() to return (index, term, is_leader), but S{server} returned {short(result)}"
             raise LabFailure(Failure("bad-result", text))
         return result[0], result[1], result[2]
 
@@ -96,8 +97,9 @@ def _leading(c: Cluster, members: Collection[int], within: float) -> tuple[int, 
     while True:
         leader = c.one_leader(among=connected)
         states = c.states(connected)
-        if states[leader][1] and {term for term, _ in states.values()} == {states[leader][0]}:
-            return leader, states[leader][0]
+        term, leads = states.get(leader, (0, False))
+        if leads and {other for other, _ in states.values()} == {term}:
+            return leader, term
         if c.now >= deadline:
             seen = ", ".join(f"S{server}: {term}" for server, (term, _) in states.items())
             c.fail(
@@ -133,7 +135,9 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
     Returns:
         The index that ``change_membership`` returned.
     """
-    deadline = c.now + CHANGE_COMPLETE_WITHIN
+    since = c.now
+    deadline = since + CHANGE_COMPLETE_WITHIN
+    accepted: list[Accepted] = []
     refused_since: float | None = None
     while c.now < deadline:
         for server in c.connected() if among is None else sorted(among):
@@ -143,6 +147,7 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
             answer = change(c, server, members)
             index, _, leads = answer
             if leads and index > 0:
+                accepted.append(Accepted(server, c.now, index, term))
                 refused_since = None
                 if c.wait_for(5.0, lambda at=index: configured(c, members, at) > 0):  # type: ignore[misc]
                     return index
@@ -154,7 +159,8 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
                 c.propose(server, f"S{server} leads term {term}")
         c.sleep(0.2)
     text = f"expected {sorted(members)} to be the members within {CHANGE_COMPLETE_WITHIN:.0f} s"
-    return c.fail(f"{text}, but no service has applied that configuration", rules.MEMBERS_TOLD)
+    text = f"{text}, but no service has applied that configuration"
+    return c.fail(text, rules.MEMBERS_TOLD, observed=c.why_not_applied(since, accepted))
 
 
 def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = (-1, 0, True)) -> None:
@@ -210,4 +216,9 @@ def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, w
     text = (
         f"expected {command!r} to be applied by all of {sorted(wanted())} within {within:.0f} s, but {holders} have it"
     )
-    c.expect(len(holders) == len(wanted()), text, rules.AGREEMENT)
+    c.expect(
+        len(holders) == len(wanted()),
+        text,
+        rules.AGREEMENT,
+        observe=lambda: c.why_behind(deadline - within, index, wanted()),
+    )

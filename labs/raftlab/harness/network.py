@@ -1,4 +1,4 @@
-"""The unreliable lab network: which servers can reach each other, and what happens to each message.
+"""The unreliable lab network: which servers and clerks can reach each other, and what happens to each message.
 
 It has no clock and stores no messages. The judge asks what happens to a message on a link and gets delays: none if it is
 lost, two if it is duplicated. The answer depends only on the link, its conditions and its own random generator, so that an
@@ -23,7 +23,7 @@ MIN_DELAY = 0.000_5
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How a link treats messages. Times are in seconds, probabilities between 0 and 1.
+    """The treatment of messages by a link. Times are in seconds, probabilities between 0 and 1.
 
     The values of :data:`UNRELIABLE` and of :meth:`Network.give_up_after` are those of the 6.824 lab.
     """
@@ -51,6 +51,7 @@ class Network:
     Args:
         servers: how many servers there are.
         seed: seeds the random generator of each link.
+        clerks: the numbers of the clerks (lab 3A).
 
     Attributes:
         conditions: the conditions of every link that has none of its own.
@@ -58,8 +59,9 @@ class Network:
             6.824), or up to 0.1 s.
     """
 
-    def __init__(self, servers: int, seed: int) -> None:
+    def __init__(self, servers: int, seed: int, clerks: Iterable[int] = ()) -> None:
         self.servers = servers
+        self._clerks = tuple(clerks)
         self.conditions = RELIABLE
         self.long_waits = True
         self._link_conditions: dict[tuple[int, int], Conditions] = {}
@@ -79,9 +81,24 @@ class Network:
         """Whether the server is connected to the network at all."""
         return server not in self._disconnected
 
+    @property
+    def cuts(self) -> list[tuple[int, int]]:
+        """Every direction that is cut, from one server or clerk to another, sorted."""
+        return sorted(self._cut)
+
+    @property
+    def disconnected(self) -> list[int]:
+        """The servers that are off the network, sorted."""
+        return sorted(self._disconnected)
+
+    @property
+    def loses(self) -> bool:
+        """Whether links that have no conditions of their own may lose messages."""
+        return self.conditions.lose_request > 0 or self.conditions.lose_reply > 0
+
     def open(self, src: int, dst: int) -> bool:
         """Whether a message from ``src`` reaches ``dst``. A server always reaches itself."""
-        if src == dst:
+        if (not self._cut and not self._disconnected) or src == dst:
             return True
         return not (src in self._disconnected or dst in self._disconnected or (src, dst) in self._cut)
 
@@ -102,14 +119,16 @@ class Network:
         self._cut.discard((src, dst))
 
     def partition(self, groups: Iterable[Iterable[int]]) -> None:
-        """Cut every link between servers of different groups, and no other. A server in no group is isolated."""
+        """Cut every link between members of different groups, and no other. A server in no group is isolated; a clerk in no
+        group reaches all servers."""
         group_of: dict[int, int] = {}
         for number, group in enumerate(groups):
             group_of.update(dict.fromkeys(group, number))
+        everybody = [*range(self.servers), *(clerk for clerk in self._clerks if clerk in group_of)]
         self._cut = {
             (a, b)
-            for a in range(self.servers)
-            for b in range(self.servers)
+            for a in everybody
+            for b in everybody
             if a != b and (a not in group_of or group_of[a] != group_of.get(b))
         }
 
@@ -130,9 +149,9 @@ class Network:
         rng, link = self._link(src, dst)
         if link.lose_request and rng.random() < link.lose_request:
             return []
-        delay = rng.uniform(*link.latency)
+        delay = _uniform(rng, link.latency)
         if link.extra[1]:
-            delay += rng.uniform(*link.extra)
+            delay += _uniform(rng, link.extra)
         return self._copies(rng, link, delay)
 
     def reply_delays(self, src: int, dst: int) -> list[float]:
@@ -140,7 +159,7 @@ class Network:
         rng, link = self._link(src, dst)
         if link.lose_reply and rng.random() < link.lose_reply:
             return []
-        delay = rng.uniform(*link.latency)
+        delay = _uniform(rng, link.latency)
         if link.reorder_reply and rng.random() < link.reorder_reply:
             delay += 0.2 + rng.uniform(0.0, rng.uniform(0.0, 2.2))
         return self._copies(rng, link, delay)
@@ -164,7 +183,14 @@ class Network:
 
     @staticmethod
     def _copies(rng: random.Random, link: Conditions, delay: float) -> list[float]:
-        delay = max(MIN_DELAY, delay)
+        if delay < MIN_DELAY:
+            delay = MIN_DELAY
         if link.duplicate and rng.random() < link.duplicate:
             return [delay, delay + rng.uniform(MIN_DELAY, link.echo)]
         return [delay]
+
+
+def _uniform(rng: random.Random, bounds: tuple[float, float]) -> float:
+    """``rng.uniform(*bounds)``, written out for speed."""
+    low, high = bounds
+    return low + (high - low) * rng.random()

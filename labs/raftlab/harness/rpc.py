@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftlab.messages import codec, paper
 from raftlab.referee.base import Message
 
 
@@ -17,13 +18,15 @@ class Rpc:
         dst_incarnation: the incarnation that received the request; 0 if none has.
         method: the name of the handler.
         payload: the encoded request.
-        args: the request's fields.
+        args: the request's fields, see :mod:`raftlab.messages.paper`. Reading them raises ``paper.BadMessage`` if the
+            payload is not such a request. A test may leave fields out of its own requests (``scripted``).
         reply: the reply's fields, if ``src`` is a scripted server and has received it.
         done: whether the call has returned, with a reply or with ``None``.
     """
 
     __slots__ = (
-        "args",
+        "_args",
+        "_scripted",
         "caller_rpc",
         "done",
         "dst",
@@ -37,8 +40,9 @@ class Rpc:
     )
 
     def __init__(
-        self, number: int, src: int, src_incarnation: int, caller_rpc: int, dst: int, method: str, payload: bytes
-    ) -> None:
+        self, number: int, src: int, src_incarnation: int, caller_rpc: int, dst: int, method: str, payload: bytes,
+        scripted: bool = False,
+    ) -> None:  # fmt: skip
         self.id = number
         self.src = src
         self.src_incarnation = src_incarnation
@@ -47,6 +51,20 @@ class Rpc:
         self.dst_incarnation = 0
         self.method = method
         self.payload = payload
-        self.args: Message = {}
         self.reply: Message | None = None
+        self._args: Message | None = None
         self.done = False
+        self._scripted = scripted
+
+    @property
+    def args(self) -> Message:
+        if self._args is None:
+            if self._scripted:
+                self._args = codec.decode_plain(self.payload)
+            else:
+                self._args = paper.decode_request(self.method, self.payload)
+        return self._args
+
+    def forget_args(self) -> None:
+        """Free the memory of the request's fields. They are decoded again if anyone reads them."""
+        self._args = None

@@ -36,6 +36,7 @@ class Service:
         # By server and incarnation: the snapshot() call in progress. The value is the newest index that has become due
         # meanwhile, or 0: a service takes one snapshot at a time, and only the newest matters.
         self._taking: dict[tuple[int, int], int] = {}
+        self._inside_put = False
         event_loop.on_apply = self._on_apply
 
     def snapshot_of(self, index: int) -> bytes:
@@ -46,13 +47,44 @@ class Service:
             data = self._applies.snapshots[index] = f"everything up to {index}.".encode() + noise
         return data
 
+    def snapshot_inside_put(self) -> None:
+        """From the next start of a server on, its service calls ``snapshot()`` in the thread that called ``put``, before
+        ``put`` returns."""
+        self._event_loop.put_waits = self._inside_put = True
+
+    def snapshot_before_put_returns(self) -> None:
+        """From the next start of a server on, its service calls ``snapshot()`` in a thread of its own, and ``put`` returns
+        only after it."""
+        self._event_loop.put_waits, self._inside_put = True, False
+
     def _on_apply(self, server: int, msg: ApplyMsg) -> None:
-        if self.every and msg.kind != "snapshot" and msg.index % self.every == 0:
+        if self._event_loop.put_waits:
+            self._take(server, self._due_while_put_waits(msg))
+        elif self.every and msg.kind != "snapshot" and msg.index % self.every == 0:
             incarnation = (server, self._event_loop.server_states[server].incarnation)
             if incarnation in self._taking:
                 self._taking[incarnation] = msg.index
             else:
                 self._begin(incarnation, msg.index)
+
+    def _due_while_put_waits(self, msg: ApplyMsg) -> int:
+        """The index up to which to take a snapshot during this ``put``; 0: no snapshot.
+
+        It is either the index that is being put or, in the next ``put``, the same one once more: a Raft that counts a
+        message as handed over only when ``put`` has returned may ignore the first call."""
+        if not self.every or msg.kind == "snapshot" or msg.index < self.every or msg.index % self.every > 1:
+            return 0
+        return msg.index - msg.index % self.every
+
+    def _take(self, server: int, index: int) -> None:
+        event_loop = self._event_loop
+        if not index:
+            event_loop.take(server)
+        elif self._inside_put:
+            event_loop.take(server, index, self.snapshot_of(index))
+        else:
+            args = [index, self.snapshot_of(index)]
+            event_loop.begin_call(server, "snapshot", args, callback=lambda: event_loop.take(server))
 
     def _begin(self, incarnation: tuple[int, int], index: int) -> None:
         self._taking[incarnation] = 0

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from raftlab.messages.paper import TRANSFER_FLAG
+from raftlab.messages.protocol import MALFORMED
+from raftlab.participants import is_clerk, name_of
+from raftlab.safe_text import printable
 
 # The version of the file format. A reader refuses any other.
 SCHEMA = 1
@@ -23,7 +30,7 @@ SCHEMA = 1
 # Structs rather than NamedTuples: the judge creates one for nearly everything that happens, and a NamedTuple costs three
 # times as much. The hash and the file depend on the order of the fields and on the names given in ``field(name=...)``.
 class Event(msgspec.Struct, array_like=True, gc=False):
-    """What all events have. Iterating over an event yields its values in the order of its fields."""
+    """The base class of all events. Iterating over an event yields its values in the order of its fields."""
 
     time: float = msgspec.field(name="t")
     """Seconds of the lab's time."""
@@ -112,6 +119,14 @@ class SaveEvent(Event):
     snapshot_bytes: int
 
 
+class SnapshotEvent(Event):
+    """``snapshot``: the student's service has called ``raft.snapshot(index, data)`` with this many bytes."""
+
+    server: int
+    index: int
+    bytes: int
+
+
 class ApplyEvent(Event):
     """``apply``: ``apply_ch.put`` was called."""
 
@@ -120,7 +135,7 @@ class ApplyEvent(Event):
 
 
 class CallEvent(Event):
-    """``call``: the test calls a method of ``Raft``. ``result``: what the method returned."""
+    """``call``: the test calls a method of ``Raft`` or ``Clerk``. ``result``: what the method returned."""
 
     server: int
     id: int
@@ -164,6 +179,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     "release": HoldEvent,
     "save": SaveEvent,
     "apply": ApplyEvent,
+    "snapshot": SnapshotEvent,
     "call": CallEvent,
     "result": CallEvent,
     "line": LogLineEvent,
@@ -204,12 +220,13 @@ class Trace:
             digest.update(_pack(self.events[start : start + 10_000]))
         return digest.hexdigest()
 
-    def write(self, path: Path, header: dict[str, Any]) -> None:
+    def write(self, path: Path, header: dict[str, Any], most: int = -1) -> None:
         """Write the trace as JSON lines.
 
         Args:
             path: the file to write.
             header: the fields of the first line, without the format's version and the hash.
+            most: no trace is left if it would be longer than this many bytes; below 0: no limit.
 
         Raises:
             OSError: the file cannot be written.
@@ -217,25 +234,99 @@ class Trace:
         with path.open("wb") as out:
             out.write(_json({"trace": SCHEMA, **header, "hash": self.hash()}) + b"\n")
             for event in self.events:
-                out.write(_json(as_object(event)) + b"\n")
+                out.write(json_line(event) + b"\n")
+                if out.tell() > most >= 0:
+                    path.unlink()
+                    return
 
-    def tail(self, count: int = 12, servers: frozenset[int] | None = None) -> list[str]:
-        """The last events that led to a failure, in one-line notation.
+    def tail(
+        self, count: int = 12, servers: frozenset[int] | None = None, about: frozenset[int] = frozenset(),
+        kinds: frozenset[str] = NOTABLE,
+    ) -> list[str]:  # fmt: skip
+        """The last events that led to a failure, in one-line notation. Messages that were sent again and again are one line,
+        and so are entries that a server applied one after another.
 
         Args:
-            count: how many events at most.
+            count: how many lines at most, besides the student's own and those about ``about``.
             servers: show only events that concern one of these; ``None``: all.
+            about: the numbers of RPCs whose messages are shown even if they are older.
+            kinds: the kinds of events to show.
 
         Returns:
             One line per event, oldest first.
         """
-        picked: list[str] = []
-        for event in reversed(self.events):
-            if event.kind in NOTABLE and (servers is None or _concerns(event, servers)):
-                picked.append(line(event))
-                if len(picked) == count:
-                    break
-        return picked[::-1]
+        lines: dict[str, _Line] = {}
+        own = 0
+        applied: Counter[int] = Counter()
+        for place in range(len(self.events) - 1, max(-1, len(self.events) - 1 - _TAIL_SEARCHED), -1):
+            event = self.events[place]
+            wanted = event.kind in kinds or event.kind == "line"
+            if not wanted or (servers is not None and not _concerns(event, servers)):
+                continue
+            if event.kind == "line":
+                own += 1
+                if own > _OWN_LINES:
+                    continue
+            if isinstance(event, ApplyEvent):
+                applied[event.server] += 1
+            key = _fold_key(event, place, applied)
+            if key in lines:
+                lines[key].repeated(event)
+            elif len(lines) - min(own, _OWN_LINES) >= count:
+                break
+            else:
+                lines[key] = _Line(place, event)
+        shown = {line.place: line.text() for line in lines.values()}
+        oldest = min(shown, default=0)
+        older = [
+            place
+            for place, event in enumerate(self.events[:oldest])
+            if getattr(event, "id", None) in about and event.kind in ("send", "answer", "reply")
+        ]
+        shown |= {place: line(self.events[place]) for place in older[-_ABOUT_LINES:]}
+        return [shown[place] for place in sorted(shown)]
+
+
+# The events, from the end of a run, among which those that led to a failure are looked for.
+_TAIL_SEARCHED = 20_000
+# The lines that are shown besides: of the student's own, and of the messages that a sentence is about.
+_OWN_LINES = 8
+_ABOUT_LINES = 6
+
+
+class _Line:
+    """A line that stands for one event, or for several that are the same but for their times."""
+
+    def __init__(self, place: int, event: Event) -> None:
+        self.place = place
+        self._event = self._first = event
+        self._times = 1
+
+    def repeated(self, event: Event) -> None:
+        """An earlier event is the same."""
+        self._first = event
+        self._times += 1
+
+    def text(self) -> str:
+        if self._times == 1:
+            return line(self._event)
+        if isinstance(self._event, ApplyEvent) and isinstance(self._first, ApplyEvent):
+            first, last = (message_of(event.message).get("index") for event in (self._first, self._event))
+            return f"{self._event.time:8.3f} {name_of(self._event.server)} applies index {first} to {last}"
+        return f"{line(self._event)} (the last of {self._times:,}, from {self._first.time:.3f} on)"
+
+
+def _fold_key(event: Event, place: int, applied: Counter[int]) -> str:
+    """Equal for events that one line can stand for. ``applied`` counts what each server has applied from this event on."""
+    match event:
+        case OutgoingEvent() | ReplyEvent() | LostEvent():
+            return re.sub(r"#\d+", "#", _sentence(event))
+        case ApplyEvent(server=server):
+            message = message_of(event.message)
+            index = message.get("index") if isinstance(message, dict) else None
+            if isinstance(index, int) and message.get("kind") != "snapshot":
+                return f"apply {server} {index + applied[server]}"  # the same for indexes that follow each other
+    return f"at {place}"
 
 
 def _concerns(event: Event, servers: frozenset[int]) -> bool:
@@ -266,8 +357,14 @@ class TraceFilter:
 
 
 def message_of(data: bytes | None) -> Any:
-    """The content of an event's ``message``: for an RPC a dict with the student's field names."""
-    return None if data is None else _decode(data)
+    """The content of an event's ``message``: for an RPC a dict with the student's field names. A hostile host may have sent
+    something that cannot be decoded."""
+    if data is None:
+        return None
+    try:
+        return _decode(data)
+    except MALFORMED:
+        return f"({len(data)} bytes that cannot be read)"
 
 
 def as_object(event: Event) -> dict[str, Any]:
@@ -278,60 +375,78 @@ def as_object(event: Event) -> dict[str, Any]:
     return shown
 
 
-_CAMEL = {
+def json_line(event: Event) -> bytes:
+    """One event as the line of a trace file, without the line's end."""
+    try:
+        return _json(as_object(event))
+    except (TypeError, ValueError, RecursionError):  # a hostile message with keys or a depth that JSON does not have
+        return _json({**as_object(msgspec.structs.replace(event, message=None)), "message": "(cannot be shown)"})
+
+
+CAMEL = {
     "request_vote": "RequestVote",
     "append_entries": "AppendEntries",
     "install_snapshot": "InstallSnapshot",
     "pre_vote": "PreVote",
+    "timeout_now": "TimeoutNow",
+    "read_index_of": "ReadIndex",
+    "client_request": "ClientRequest",
 }
 
 
 def line(event: Event) -> str:
-    """One event in one-line notation: ``12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4``"""
-    return f"{event.time:8.3f} {_sentence(event)}"
+    """One event in one-line notation, safe to print: ``12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4``"""
+    return f"{event.time:8.3f} {printable(_sentence(event))}"
 
 
 def _sentence(event: Event) -> str:
     kind = event.kind
     match event:
         case OutgoingEvent(server=server, to=to):
-            method, message = _CAMEL.get(event.method, event.method), message_of(event.message)
+            method, message = CAMEL.get(event.method, event.method), message_of(event.message)
             if kind == "send":
-                return f"S{server}→S{to} {method} {_request(message)}"
-            return f"S{server}⇢S{to} {method} answers {_fields(message)}"
+                return f"{name_of(server)}→{name_of(to)} {method} {_request(message)}"
+            return f"{name_of(server)}⇢{name_of(to)} {method} answers {_fields(message)}"
         case ArriveEvent():
-            return f"S{event.server} receives {_CAMEL.get(event.method, event.method)} #{event.id} of S{event.source}"
+            method = CAMEL.get(event.method, event.method)
+            return f"{name_of(event.server)} receives {method} #{event.id} of {name_of(event.source)}"
         case ReplyEvent(message=data):
             what = "no reply" if data is None else f"has the reply {_fields(message_of(data))}"
-            return f"S{event.server} {what} of S{event.source} to its {_CAMEL.get(event.method, event.method)}"
+            method = CAMEL.get(event.method, event.method)
+            return f"{name_of(event.server)} {what} of {name_of(event.source)} to its {method}"
         case LostEvent():
             return f"{event.leg} #{event.id} lost: {event.why}"
         case HoldEvent():
             return f"{event.leg} #{event.id} is {'held back by the test' if kind == 'hold' else 'let go'}"
         case BootEvent():
-            return f"S{event.server} {'starts' if event.incarnation == 1 else 'restarts'}"
+            return f"{name_of(event.server)} {'starts' if event.incarnation == 1 else 'restarts'}"
         case ServerEvent():
             words = {"crash": "crashes", "pause": "is paused", "resume": "goes on", "ready": "is ready"}
-            return f"S{event.server} {words[kind]}"
+            return f"{name_of(event.server)} {words[kind]}"
         case TextEvent():
             return f"{'network' if kind == 'net' else 'test'}: {event.text}"
         case SaveEvent(snapshot_bytes=snapshot):
-            return f"S{event.server} saves {event.state_bytes} bytes" + (
+            return f"{name_of(event.server)} saves {event.state_bytes} bytes" + (
                 f" and a snapshot of {snapshot}" if snapshot else ""
             )
+        case SnapshotEvent():
+            return f"{name_of(event.server)}'s service takes a snapshot up to {event.index}, of {event.bytes} bytes"
         case ApplyEvent():
-            return f"S{event.server} applies {_fields(message_of(event.message))}"
+            return f"{name_of(event.server)} applies {_fields(message_of(event.message))}"
         case CallEvent(server=server, method=method):
             message = message_of(event.message)
             if kind == "call":
-                return f"S{server}.{method}({', '.join(map(repr, message))})"
-            return f"S{server}.{method} returns {message!r}"
+                return f"{name_of(server)}.{method}({', '.join(map(repr, message))})"
+            if is_clerk(server) and isinstance(message, list) and len(message) == 2:
+                outcomes = {"unknown": "raises Unknown", "refused": "raises ValueError"}
+                return f"{name_of(server)}.{method} {outcomes.get(message[0], f'returns {message[1]!r}')}"
+            return f"{name_of(server)}.{method} returns {message!r}"
         case LogLineEvent():
-            return f"S{event.server} [{event.topic}] {event.text}"
+            return f"{name_of(event.server)} [{event.topic}] {event.text}"
         case RateEvent():
-            return f"S{event.server}'s clock now runs at {event.rate}"
+            return f"{name_of(event.server)}'s clock now runs at {event.rate}"
         case FindingEvent():
-            return f"S{event.server} {kind}: {event.text}" + (f" at {event.where}" if event.where else "")
+            return f"{name_of(event.server)} {kind}: {event.text}" + (f" at {event.where}" if event.where else "")
     raise TypeError(f"{type(event).__name__} has no notation")
 
 
@@ -352,13 +467,16 @@ def _request(message: Any) -> str:
         parts.append(f"commit={shown.pop('leader_commit')}")
     for name in ("candidate_id", "leader_id"):
         shown.pop(name, None)
-    return " ".join([*parts, *([_fields(shown)] if shown else [])])
+    if shown.get(TRANSFER_FLAG) is False:
+        del shown[TRANSFER_FLAG]  # it means something only in lab 2G, and there only if it is set
+    return " ".join([*parts, *filter(None, [_fields(shown)])])
 
 
 def _fields(message: Any) -> str:
+    """The fields of a message, without those that are ``None``."""
     if not isinstance(message, dict):
         return repr(message)
-    return " ".join(f"{name}={_short(value)}" for name, value in message.items())
+    return " ".join(f"{name}={_short(value)}" for name, value in message.items() if value is not None)
 
 
 def _short(value: Any) -> str:

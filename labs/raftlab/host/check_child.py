@@ -15,6 +15,7 @@ from raftlab.host import kernel as kernels
 from raftlab.host import student_frames
 from raftlab.host.kernel import Incarnation, Kernel
 from raftlab.host.loader import Loader, Program
+from raftlab.host.output import printable
 from raftlab.messages import protocol
 from raftlab.messages.pipe import Pipe
 from raftlab.submission import contract
@@ -30,13 +31,14 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     checked_labs = [labs.find(name) for name in pipe.receive().decode().split(",")]
 
     def answer(problems: list[protocol.Problem]) -> None:
-        pipe.send(protocol.pack(protocol.ContractReport(problems)))
+        sendable = [protocol.Problem(printable(each.text), each.where, each.handout) for each in problems]
+        pipe.send(protocol.pack(protocol.ContractReport(sendable)))
         os._exit(0)
 
     for lab in checked_labs:
         if source_problems := contract.check_source(program.submission, lab):
             answer(source_problems)
-    kernel = Kernel(0, preempt=False)
+    kernel = Kernel(0)
     kernels.install(kernel)
     files = {program.filename(path) for path in program.submission.modules.values()}
     first_run = contract.FIRST_RUN
@@ -54,19 +56,27 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
         raise AssertionError("the child has ended")
 
     incarnation = Incarnation(0, 0.0)
-    loader = Loader(program, kernel, incarnation, 0, refuse)
+    loader = Loader(program)
+    loader.begin(kernel, incarnation, 0, refuse)
 
     def load() -> None:
         nonlocal problems
+        submission = program.submission
+        wanted = [each for lab in checked_labs for each in contract.contracts(lab)]
+        modules = {}
         try:
-            module = loader.load()
+            if any(each.role == "kv" for each in wanted):
+                modules["kv"] = loader.load("kv")
+                if submission.name in incarnation.modules:
+                    problems = [contract.kv_imports_raft(submission)]
+                    return
+            modules["raft"] = loader.load("raft")
         except BaseException as exc:
-            problems = [contract.explain_import_error(exc, program.submission)]
+            problems = [contract.explain_import_error(exc, submission)]
             return
-        raft = module.__dict__.get("Raft")
         problems = []
-        for lab in checked_labs:
-            found = contract.check_class(raft, lab, program.submission)
+        for each in wanted:
+            found = contract.check_module(modules[each.role], each, submission)
             problems += [problem for problem in found if problem not in problems]
 
     kernel.spawn(incarnation, "the import", load)

@@ -1,8 +1,9 @@
 """The simulator's deterministic scheduler: threads are greenlets, and time is a number.
 
-One thread (a :class:`Task`) runs at a time. It gives way only when it blocks, and at the switch points in student code
-(:mod:`raftlab.host.preemption`). One seeded generator decides which of several ready tasks runs next, where a task is
-preempted and for how long, so a seed determines the schedule. When no task can run, the clock jumps to the next timer.
+One thread (a :class:`Task`) runs at a time. It gives way when it blocks, at the switch points in student code
+(:mod:`raftlab.host.preemption`), and around operations such as the release of a lock. One seeded generator decides which
+of several ready tasks runs next, where a task is preempted and for how long, so a seed and the name of a schedule
+(:mod:`raftlab.schedules`) determine a run. When no task can run, the clock jumps to the next timer.
 
 Nothing here knows about Raft, messages or Python's threading module. :mod:`raftlab.host.primitives` builds locks and
 sleep on :meth:`Kernel.block` and :meth:`Kernel.wake`.
@@ -21,18 +22,13 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from raftlab.messages.protocol import URGENT, Apply, Effect
+from raftlab.schedules import MAX_PAUSE, SCHEDULES
 
 # Number of switch points at one instant of virtual time at which the kernel reports a busy loop: about a second of CPU. A
 # correct Raft that walks a log of 100,000 entries a few dozen times within one handler stays far below.
 BUSY_POINTS = 10_000_000
-
-# The probability of a preemption at each switch point. It is drawn once per run: some runs hardly ever preempt, others do
-# so all the time.
-PREEMPT_RATES = (0.0, 1 / 2000, 1 / 300, 1 / 60)
-# How long a preempted thread is suspended, in virtual seconds, as if the operating system had taken the processor away.
-# Half of the preemptions take no time at all: they only let other threads that are ready at the same instant go first.
-PREEMPT_MEAN = 0.000_5
-PREEMPT_MAX = 0.010
+# ``time.sleep(0)`` counts as this many points, because it takes about as long.
+_POINTS_OF_GIVING_WAY = 20
 
 # A wait with a timeout ends this many virtual seconds late, never exactly at the requested instant. Real clocks behave
 # like that, and code relies on it: `while now() <= deadline: cond.wait(deadline - now())` would wait for 0 seconds again
@@ -81,21 +77,20 @@ class Incarnation:
 class Task:
     """One thread of student code. ``role`` says what it is for, in words a student knows."""
 
-    __slots__ = (
-        "blocked",
-        "glet",
-        "held",
-        "ident",
-        "incarnation",
-        "on_end",
-        "role",
-        "since",
-        "token",
-        "value",
-        "waiting_for",
-        "waiting_site",
-        "woken",
-    )
+    # Values that most tasks keep are in the class, because a task is created for each message.
+    priority = 0.0
+    """The highest runs first, if the schedule has priorities."""
+    token = 0
+    """A timer with an older token belongs to a wait that has ended, and is void."""
+    woken = False
+    blocked = False
+    waiting_for: Any = None
+    """A lock, or words such as "a reply"."""
+    value: Any = None
+    on_end: tuple[Callable[[], None], ...] = ()
+    """Called in order when the task ends."""
+    observed: Any = None
+    """What the race detector knows about it, see raftlab.host.races.detector.Thread."""
 
     def __init__(self, glet: greenlet, incarnation: Incarnation, ident: int, role: str, since: float) -> None:
         self.glet = glet
@@ -103,33 +98,31 @@ class Task:
         self.ident = ident
         self.role = role
         self.since = since  # virtual seconds
-        self.token = 0  # a timer with an older token belongs to a wait that has ended, and is void
-        self.woken = False
-        self.blocked = False
         self.held: list[Any] = []  # the student's own locks that it holds, in the order taken
-        self.waiting_for: Any = None  # a lock, or words such as "a reply"
-        self.waiting_site: Any = None  # where it waits for a lock, see raftlab.host.primitives.Site
-        self.value: Any = None
-        self.on_end: list[Callable[[], None]] = []
 
 
 class Kernel:
     """The scheduler of one run. Each process has one; see :func:`install`.
 
     Args:
-        seed: Determines the schedule.
-        preempt: Whether this run may preempt threads at switch points. How often is drawn from ``seed``.
+        seed: Determines every random choice.
+        schedule: How threads are preempted, a key of :data:`raftlab.schedules.SCHEDULES`.
     """
 
-    def __init__(self, seed: int, preempt: bool) -> None:
+    def __init__(self, seed: int, schedule: str = "none") -> None:
         self.now = 0.0
         # The current task while the scheduler itself runs, and before any run. It stands for the framework, which may
         # take a free lock (the library copies do so while they are imported) but never waits.
         self.framework = Task(getcurrent(), Incarnation(-1, 0.0), MAIN_IDENT, "the lab", 0.0)
         self.current = self.framework
+        # The locks of the library copies that all servers share, such as the one that executors take to submit work. A
+        # thread that holds one is not suspended: if its server crashed meanwhile, no server could ever take it again.
+        self.shared_locks: list[Any] = []
         self.effects: list[tuple[float, Effect]] = []
         self.urgent = False
         self.tasks: dict[int, Task] = {}
+        # The race detector (raftlab.host.races.detector.Detector), if it observes this run.
+        self.detector: Any = None
         # Hooks for the process that runs the kernel. Each is called in the task concerned.
         self.on_busy: Callable[[FrameType], None] = lambda frame: None  # a busy loop at this frame
         self.on_flood: Callable[[str], None] = lambda what: None  # too many effects or threads
@@ -146,7 +139,10 @@ class Kernel:
         # its `finally` blocks; a crash runs nothing.
         self._crashed: list[greenlet] = []
         self._rng = random.Random(seed)
-        self._rate = self._rng.choice(PREEMPT_RATES) if preempt else 0.0
+        self._schedule = SCHEDULES[schedule]
+        self._by_priority = self._schedule.priorities
+        self._rate = self._rng.choice(self._schedule.point_rates) if self._schedule.point_rates else 0.0
+        self._lowest_priority = 0.0
         self._points = 0
         self._points_at = 0.0
         self._gap = 0
@@ -156,6 +152,8 @@ class Kernel:
         # Called at each switch point in student code. True means that :meth:`switch_point` must be called. It is an
         # iterator implemented in C because it runs between all statements.
         self.tick: Callable[[], bool] = chain.from_iterable(self._gaps()).__next__
+        # Called at each operation that threads use to work together. True means that :meth:`preempt` must be called.
+        self.sync_tick: Callable[[], bool] = chain.from_iterable(self._sync_gaps()).__next__
 
     def reseed(self, seed: int) -> None:
         """Draw all further decisions of the scheduler from another seed."""
@@ -165,8 +163,9 @@ class Kernel:
 
     def emit(self, effect: Effect) -> None:
         """Add ``effect`` to those of this step."""
-        self.effects.append((self.now, effect))
-        if not len(self.effects) % MAX_EFFECTS:
+        effects = self.effects
+        effects.append((self.now, effect))
+        if not len(effects) % MAX_EFFECTS:
             self._look_for_flood()
         if type(effect) in URGENT:
             self.urgent = True
@@ -188,11 +187,16 @@ class Kernel:
         else:
             glet = greenlet(self._run_tasks, self._hub)
         task = Task(glet, incarnation, self._next_ident, role, self.now)
+        if self._by_priority:
+            task.priority = self._rng.random()
         task.value = (run, args)
         self.tasks[task.ident] = task
         if len(self.tasks) == MAX_TASKS:
             self.on_flood(f"has started too many threads: there are {MAX_TASKS:,} now")
-        self._make_ready(task)
+        if incarnation.paused:
+            incarnation.ready_when_resumed.append(task)
+        else:
+            self._ready.append(task)
         return task
 
     def _run_tasks(self) -> None:
@@ -204,8 +208,9 @@ class Kernel:
             task.value = None
             run(*args)
             del self.tasks[task.ident]
-            for callback in task.on_end:
-                callback()
+            if task.on_end:
+                for callback in task.on_end:
+                    callback()
             self._idle.append(task.glet)
             del task, run, args  # an idle greenlet must not keep objects of the student's alive
             self._next_greenlet().switch()
@@ -256,30 +261,38 @@ class Kernel:
         if task.blocked:
             task.blocked = False
             task.token += 1
-            self._make_ready(task)
+            if task.incarnation.paused:
+                task.incarnation.ready_when_resumed.append(task)
+            else:
+                self._ready.append(task)
 
     def give_way(self) -> None:
         """Let every other ready task have its turn first (``time.sleep(0)``)."""
+        self._points += _POINTS_OF_GIVING_WAY
         task = self.current
         if self._ready:
             self._ready.append(task)
             self._next_greenlet().switch()
 
-    def perhaps_give_way(self) -> None:
-        """:meth:`give_way` with a probability of one half, in runs that preempt."""
-        if self._rate and self._rng.random() < 0.5:
+    def thread_started(self, task: Task) -> None:
+        """The current task has started ``task``. The seed decides which of them continues first, and whether ``task``
+        starts late."""
+        if not self._rate:
+            return
+        if self.sync_tick():
+            self._ready.remove(task)
+            task.blocked = True
+            self._sequence += 1
+            heappush(
+                self._timers, (self.now + self._pause(self._schedule.sync_pause), self._sequence, task, task.token)
+            )
+        elif self._rng.random() < 0.5:
             self.give_way()
 
     def call_at(self, when: float, call: Callable[[], None]) -> None:
         """Call ``call`` (a framework function that does not block) at virtual time ``when``."""
         self._sequence += 1
         heappush(self._timers, (when, self._sequence, None, call))
-
-    def _make_ready(self, task: Task) -> None:
-        if not task.incarnation.paused:
-            self._ready.append(task)
-        else:
-            task.incarnation.ready_when_resumed.append(task)
 
     def _next_greenlet(self) -> greenlet:
         """Choose the task to run next and make it current. Returns its greenlet; the hub's if no task is ready."""
@@ -289,6 +302,9 @@ class Kernel:
             return self._hub
         if len(ready) == 1:
             task = ready.pop()
+        elif self._by_priority:
+            task = max(ready, key=_priority)
+            ready.remove(task)
         else:
             task = ready.pop(int(self._rng.random() * len(ready)))
         self.current = task
@@ -344,12 +360,39 @@ class Kernel:
         self._points += self._gap
         if self._points > BUSY_POINTS:
             self.on_busy(sys._getframe(1))
-        if self.current is self.framework or not self._rate:
+        if not self._rate or not self._may_suspend():
             return
+        self._lose_priority()
         if self._rng.random() < 0.5:
             self.give_way()
         else:
-            self.block(min(PREEMPT_MAX, self._rng.expovariate(1 / PREEMPT_MEAN)))
+            self.block(self._pause(self._schedule.point_pause))
+
+    def _sync_gaps(self) -> Iterator[Any]:
+        """Yield iterables of the values of :attr:`sync_tick`."""
+        rate = self._schedule.sync_rate
+        while True:
+            yield repeat(False, int(self._rng.expovariate(rate)) if rate else _MAX_GAP)
+            if rate:
+                yield (True,)
+
+    def preempt(self) -> None:
+        """Suspend the current task for a while, as if the operating system had taken the processor away."""
+        if self._may_suspend():
+            self._lose_priority()
+            self.block(self._pause(self._schedule.sync_pause))
+
+    def _may_suspend(self) -> bool:
+        task = self.current
+        return task is not self.framework and all(lock.holder is not task for lock in self.shared_locks)
+
+    def _lose_priority(self) -> None:
+        self._lowest_priority -= 1.0
+        self.current.priority = self._lowest_priority
+
+    def _pause(self, mean: float) -> float:
+        """Draw the length of a pause, in virtual seconds."""
+        return min(MAX_PAUSE, self._rng.expovariate(1 / mean))
 
     # --- the clock ---
 
@@ -379,12 +422,19 @@ class Kernel:
             elif task.token == token:
                 task.token += 1
                 task.blocked = False
-                self._make_ready(task)
+                if task.incarnation.paused:
+                    task.incarnation.ready_when_resumed.append(task)
+                else:
+                    self._ready.append(task)
+
+
+def _priority(task: Task) -> float:
+    return task.priority
 
 
 # The kernel of this process. The substitutes for `threading` and `time` are created once, in the warm host, and look up
 # the kernel of the forked run here.
-active = Kernel(0, preempt=False)
+active = Kernel(0)
 
 
 def install(kernel: Kernel) -> None:

@@ -7,24 +7,44 @@ module of the submission, one of our virtual-time copies, a module that is refus
 
 from __future__ import annotations
 
+import ast
 import builtins
+import importlib.util
+import random
 import sys
+from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from raftlab.host import preemption, stdlib
+from raftlab.host import preemption, primitives, stdlib
 from raftlab.host.kernel import Incarnation, Kernel
+from raftlab.host.races import instrument, substitutes
+from raftlab.host.races.program import RaceProgram
 from raftlab.submission.source import Submission
+
+if TYPE_CHECKING:
+    from raftlab.host.prepared import Stock
 
 
 class Program:
-    """A compiled submission, and the library copies that its modules import."""
+    """A compiled submission, and the library copies that its modules import.
 
-    def __init__(self, submission: Submission) -> None:
+    Args:
+        submission: what to load.
+        races: Whether the race detector observes its runs.
+
+    Attributes:
+        stock: the incarnations that are prepared for the next run, if any.
+    """
+
+    def __init__(self, submission: Submission, races: bool = False) -> None:
         self.submission = submission
-        self.copies = stdlib.make_copies()
+        self.races = RaceProgram(submission) if races else None
+        self.copies = stdlib.make_copies(substitutes.KINDS if races else primitives.KINDS)
+        self.stock: Stock | None = None
         self._codes: dict[str, CodeType] = {}
+        self._sources: dict[str, bytes] = {}
 
     def compile_all(self) -> None:
         """Compile every module that can be compiled. Errors in the others are reported when they are imported."""
@@ -39,41 +59,81 @@ class Program:
         code = self._codes.get(name)
         if code is None:
             path = self.submission.modules[name]
-            code = self._codes[name] = preemption.compile_with_switch_points(path.read_bytes(), self.filename(path))
+            file = self.filename(path)
+            self._sources[name] = path.read_bytes()
+            code = self._codes[name] = self._compile(self._sources[name], file)
         return code
+
+    def tree(self, name: str) -> ast.Module:
+        """The syntax tree of the source that :meth:`code` has compiled. Raises as that does."""
+        self.code(name)
+        return ast.parse(self._sources[name])
+
+    def _compile(self, source: bytes, file: str) -> CodeType:
+        if self.races is not None:
+            try:
+                return preemption.compile_with_switch_points(
+                    source, file, partial(self.races.instrumenter.instrument, file=file)
+                )
+            except RecursionError:
+                pass  # nested too deeply to be observed, but perhaps not to run
+        return preemption.compile_with_switch_points(source, file)
 
     def filename(self, path: Path) -> str:
         """The name of a module's file in tracebacks: relative to the submission, so that traces compare equal."""
         return path.relative_to(self.submission.root).as_posix()
 
 
-class Loader:
-    """The modules of one incarnation. ``seed`` seeds its ``random`` module."""
+def _refuse_before_it_begins(what: str, why: str) -> NoReturn:
+    raise RuntimeError(f"{what} is used before the run: {why}")
 
-    def __init__(
-        self, program: Program, kernel: Kernel, incarnation: Incarnation, seed: int, refuse: stdlib.Refuse
-    ) -> None:
+
+class Loader:
+    """The modules of one incarnation.
+
+    They may be loaded before the incarnation begins if that does nothing but define things
+    (:mod:`raftlab.host.prepared`). Its kernel, its clock and its random numbers come with :meth:`begin`.
+    """
+
+    def __init__(self, program: Program) -> None:
         self._program = program
-        self._refuse = refuse
-        self._modules: dict[str, ModuleType] = incarnation.modules
+        self._refuse_now: stdlib.Refuse = _refuse_before_it_begins
+        self._modules: dict[str, ModuleType] = {}
+        self._random = random.Random(0)
         self._substitutes = {
             **program.copies,
-            **stdlib.make_guarded_modules(refuse),
-            "random": stdlib.make_random_module(incarnation, seed, refuse),
+            **stdlib.make_guarded_modules(self._refuse),
+            "random": stdlib.make_random_module(self._random, self._refuse),
         }
         self._builtins: dict[str, Any] = {
             **builtins.__dict__,
             "__import__": self._import,
-            "input": lambda *args: refuse("input()", "there is no terminal to read from"),
+            "input": lambda *args: self._refuse("input()", "there is no terminal to read from"),
         }
-        importlib: Any = stdlib.copy_module(sys.modules["importlib"])
-        importlib.import_module = lambda name, package=None: self._import(name, {}, {}, ("*",), 0)
-        self._substitutes["importlib"] = importlib
-        self._globals = {preemption.TICK: kernel.tick, preemption.SWITCH: kernel.switch_point}
+        importlib_copy: Any = stdlib.copy_module(importlib)
+        importlib_copy.import_module = self._import_module
+        self._substitutes["importlib"] = importlib_copy
+        self._globals: dict[str, Any] = {preemption.TICK: None, preemption.SWITCH: None}
 
-    def load(self) -> ModuleType:
-        """Import the submission's entry module. Exceptions from its code propagate."""
-        return self._load_module(self._program.submission.name)
+    def begin(self, kernel: Kernel, incarnation: Incarnation, seed: int, refuse: stdlib.Refuse) -> None:
+        """From now on, the modules belong to ``incarnation``, and their random numbers come from ``seed``."""
+        self._refuse_now = refuse
+        self._random.seed(seed)
+        incarnation.random = self._random
+        incarnation.modules = self._modules
+        self._globals = {preemption.TICK: kernel.tick, preemption.SWITCH: kernel.switch_point}
+        if kernel.detector is not None:
+            self._globals |= kernel.detector.hooks()
+        for module in self._modules.values():
+            module.__dict__.update(self._globals)
+
+    def _refuse(self, what: str, why: str) -> NoReturn:
+        self._refuse_now(what, why)
+
+    def load(self, name: str = "raft") -> ModuleType:
+        """Import the submission's module that is called ``"raft"`` or ``"kv"`` in the contract. Exceptions from its code
+        propagate."""
+        return self._load_module(self._program.submission.module_of_role(name))
 
     def _load_module(self, name: str) -> ModuleType:
         module = self._modules.get(name)
@@ -84,6 +144,8 @@ class Loader:
         module = ModuleType(name)
         module.__dict__.update(self._globals)
         module.__dict__["__builtins__"] = self._builtins
+        if self._program.races is not None:
+            module.__dict__[instrument.MODULE] = module
         module.__file__ = self._program.filename(path)
         if path.name == "__init__.py":
             module.__path__ = []
@@ -128,8 +190,23 @@ class Loader:
         if reason is not None or name == "concurrent.futures.process":
             self._refuse(f"import {name}", reason or "one server is one process")
         module = builtins.__import__(name, globals, locals, fromlist or (), 0)
-        # `import os.path` binds `os`, which must be the substitute.
-        return module if fromlist else self._substitutes.get(top, module)
+        substitute = self._substitutes.get(top)
+        if fromlist or substitute is None:
+            return module
+        # `import importlib.util` binds `importlib`, which must be the substitute, and that must have `util`.
+        child = name.partition(".")[2].partition(".")[0]
+        if child and not hasattr(substitute, child):
+            setattr(substitute, child, getattr(module, child))
+        return substitute
+
+    def _import_module(self, name: str, package: str | None = None) -> ModuleType:
+        """``importlib.import_module``, which raises what CPython raises for a relative name without a package."""
+        if name.startswith("."):
+            if not package:
+                text = f"the 'package' argument is required to perform a relative import for {name!r}"
+                raise TypeError(text)
+            name = importlib.util.resolve_name(name, package)
+        return self._import(name, {}, {}, ("*",), 0)
 
     def _load_with_parents(self, name: str, fromlist: tuple[str, ...] | None) -> ModuleType:
         """Import ``a.b.c`` and its parents from the submission, and bind each to its parent as Python does."""

@@ -57,7 +57,8 @@ class Stdout(io.TextIOBase):
         return _Bytes(self)
 
     def reconfigure(self, **settings: object) -> None:
-        """Accept and ignore the arguments of ``io.TextIOWrapper``: every line goes to the trace at once anyway."""
+        """Accept and ignore the arguments of ``io.TextIOWrapper``: they change nothing, because every line goes to the
+        trace at once."""
 
     def writable(self) -> bool:
         return True

@@ -7,12 +7,24 @@ A pass over the syntax tree puts
 in front of every statement whose timing another thread could notice: it touches an attribute or an item, or calls
 something. Every loop body starts with one too, so that a loop that never waits is noticed. Statements that use only
 local names get none. Line numbers do not change.
+
+Within a statement there are switch points too, because one line is not one step for the processor either:
+
+- before each call in the middle of an expression, and before the second and later operands of ``and`` and ``or``:
+  ``f(a) + g(b)`` becomes ``f(a) + (__tick__() and __switch__() or g(b))``. ``__switch__()`` returns None, so the value of
+  the expression stays the same;
+- between ``f()`` and ``g()`` in ``f().g()``;
+- between the read and the write of an assignment to an attribute or an item: ``self.x += n`` becomes
+  ``self.x += (__tick__() and __switch__() or n)``, and ``self.x = self.y + n`` becomes
+  ``self.x = (self.y + n, __tick__() and __switch__())[0]``.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable, Container, Iterable
 from types import CodeType
+from typing import Any
 
 # Names of the two functions that the loader puts into a module's globals: :attr:`Kernel.tick` and
 # :meth:`Kernel.switch_point` of :mod:`raftlab.host.kernel`.
@@ -20,35 +32,58 @@ TICK = "__tick__"
 SWITCH = "__switch__"
 
 # If a statement contains one of these nodes, other threads may notice when it is executed.
-_SHARED = (
-    ast.Attribute,
-    ast.Subscript,
-    ast.Call,
-    ast.Yield,
-    ast.YieldFrom,
-    ast.Global,
-    ast.Nonlocal,
-    ast.Delete,
+_SHARED = frozenset(
+    (
+        ast.Attribute,
+        ast.Subscript,
+        ast.Call,
+        ast.Yield,
+        ast.YieldFrom,
+        ast.Global,
+        ast.Nonlocal,
+        ast.Delete,
+    )
 )
+_CALL = frozenset((ast.Call,))
+_LEAVES = frozenset((ast.Name, ast.Constant, ast.Load, ast.Store))
+_LOAD = ast.Load()
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def compile_with_switch_points(source: str | bytes, filename: str) -> CodeType:
-    """Compile ``source`` with switch points. Raises ``SyntaxError`` as ``compile`` does."""
+def compile_with_switch_points(
+    source: str | bytes, filename: str, then: Callable[[ast.Module], None] | None = None
+) -> CodeType:
+    """Compile ``source`` with switch points. ``then`` may change the tree afterwards. Raises ``SyntaxError`` as ``compile``
+    does."""
     tree = ast.parse(source, filename)
     _SwitchPointInserter().visit(tree)
+    if then is not None:
+        then(tree)
     return compile(tree, filename, "exec", dont_inherit=True)
 
 
 def _switch_point(statement: ast.stmt) -> ast.stmt:
-    call = ast.Call(ast.Name(TICK, ast.Load()), [], [])
-    switch = ast.Expr(ast.Call(ast.Name(SWITCH, ast.Load()), [], []))
-    point: ast.stmt = ast.If(call, [switch], [])
-    for node in ast.walk(point):
-        ast.copy_location(node, statement)
-        # It spans only the start of the statement; otherwise a traceback would underline the whole statement.
-        node.end_lineno, node.end_col_offset = statement.lineno, statement.col_offset  # type: ignore[attr-defined]
-    return point
+    # It spans only the start of the statement; otherwise a traceback would underline the whole statement.
+    line, column = statement.lineno, statement.col_offset
+    place = {"lineno": line, "col_offset": column, "end_lineno": line, "end_col_offset": column}
+    call = ast.Call(ast.Name(TICK, _LOAD, **place), [], [], **place)
+    switch = ast.Expr(ast.Call(ast.Name(SWITCH, _LOAD, **place), [], [], **place), **place)
+    return ast.If(call, [switch], [], **place)
+
+
+def _contains(nodes: Iterable[ast.AST], kinds: Container[type[ast.AST]]) -> bool:
+    """Whether these nodes, or those below them, include one of these kinds. ``ast.walk`` would take three times as long."""
+    to_do = list(nodes)
+    while to_do:
+        node = to_do.pop()
+        if type(node) in kinds:
+            return True
+        for child in vars(node).values():
+            if isinstance(child, ast.AST):
+                to_do.append(child)
+            elif type(child) is list:
+                to_do += [each for each in child if isinstance(each, ast.AST)]
+    return False
 
 
 def _others_may_notice(statement: ast.stmt) -> bool:
@@ -68,7 +103,147 @@ def _others_may_notice(statement: ast.stmt) -> bool:
         return False
     else:
         heads = [statement]
-    return any(isinstance(node, _SHARED) for head in heads for node in ast.walk(head))
+    return _contains(heads, _SHARED)
+
+
+def _place_of(node: ast.expr) -> dict[str, Any]:
+    """The arguments that give a new node the place of ``node`` in the source."""
+    return {
+        "lineno": node.lineno,
+        "col_offset": node.col_offset,
+        "end_lineno": node.end_lineno,
+        "end_col_offset": node.end_col_offset,
+    }
+
+
+def _switch(place: dict[str, Any]) -> ast.expr:
+    """``__tick__() and __switch__()``: False or None."""
+    calls: list[ast.expr] = [ast.Call(ast.Name(name, _LOAD, **place), [], [], **place) for name in (TICK, SWITCH)]
+    return ast.BoolOp(ast.And(), calls, **place)
+
+
+def _after_switch(value: ast.expr) -> ast.expr:
+    """An expression that has the value of ``value``, and a switch point before it."""
+    place = _place_of(value)
+    return ast.BoolOp(ast.Or(), [_switch(place), value], **place)
+
+
+def _before_switch(value: ast.expr) -> ast.expr:
+    """An expression that has the value of ``value``, and a switch point after it."""
+    place = _place_of(value)
+    pair = ast.Tuple([value, _switch(place)], _LOAD, **place)
+    return ast.Subscript(pair, ast.Constant(0, **place), _LOAD, **place)
+
+
+def _is_shared(expression: ast.expr) -> bool:
+    """Whether another thread could change the value of ``expression``, or notice that it is computed."""
+    return _contains((expression,), _SHARED)
+
+
+def _contains_call(expression: ast.expr) -> bool:
+    return _contains((expression,), _CALL)
+
+
+class _InsideExpression(ast.NodeTransformer):
+    """Inserts the switch points within one expression.
+
+    Args:
+        first: A call that needs no point before it, because the statement that it belongs to has one.
+    """
+
+    def __init__(self, first: ast.expr | None) -> None:
+        self._first = first
+
+    def visit(self, node: ast.AST) -> Any:
+        return node if type(node) in _LEAVES else super().visit(node)
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        # As that of ast.NodeTransformer, but faster, because no node is removed.
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if isinstance(value, ast.AST):
+                setattr(node, name, self.visit(value))
+            elif type(value) is list:
+                value[:] = [self.visit(each) if isinstance(each, ast.AST) else each for each in value]
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        is_first = node is self._first
+        if isinstance(node.func, ast.Attribute):
+            earlier = node.func.value
+            if is_first:
+                self._first = earlier
+            self.generic_visit(node)
+            if _contains_call(earlier):
+                node.func.value = _before_switch(node.func.value)
+        else:
+            self.generic_visit(node)
+        return node if is_first else _after_switch(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        # Operands with a call get a point before the call.
+        needed = [_is_shared(value) and not _contains_call(value) for value in node.values[1:]]
+        self.generic_visit(node)
+        for number, value in enumerate(node.values[1:], 1):
+            if needed[number - 1]:
+                node.values[number] = _after_switch(value)
+        return node
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
+        node.body = _InsideExpression(None).visit(node.body)
+        return node
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> ast.expr:
+        if _is_shared(node.generators[0].iter) and not _contains_call(node.elt):
+            self.generic_visit(node)
+            node.elt = _after_switch(node.elt)  # as at the start of a loop's body
+        else:
+            self.generic_visit(node)
+        return node
+
+    visit_ListComp = _comprehension
+    visit_SetComp = _comprehension
+    visit_GeneratorExp = _comprehension
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.expr:
+        needed = _is_shared(node.generators[0].iter) and not _contains_call(node.value)
+        self.generic_visit(node)
+        if needed:
+            node.value = _after_switch(node.value)
+        return node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
+        return node  # text for a log: no decision depends on it
+
+
+def _insert_into_expressions(statement: ast.stmt) -> None:
+    """Insert the switch points within ``statement``, but not into the statements nested in it."""
+    for field in ("value", "test", "iter", "subject", "exc"):
+        expression = getattr(statement, field, None)
+        if isinstance(expression, ast.expr):
+            setattr(statement, field, _InsideExpression(expression).visit(expression))
+    match statement:
+        case ast.With(items=items):
+            for item in items:
+                item.context_expr = _InsideExpression(item.context_expr).visit(item.context_expr)
+        case ast.AugAssign(target=ast.Attribute() | ast.Subscript(), value=value):
+            statement.value = _after_switch(value)
+        case ast.Assign(targets=targets, value=value) if _reads_what_it_writes(targets, value):
+            statement.value = _before_switch(value)
+
+
+def _reads_what_it_writes(targets: list[ast.expr], value: ast.expr) -> bool:
+    """Whether ``value`` may depend on the objects that the assignment changes."""
+    changed = {
+        node.id
+        for target in targets
+        if not isinstance(target, ast.Name)
+        for node in ast.walk(target)
+        if isinstance(node, ast.Name)
+    }
+    return bool(changed) and any(
+        isinstance(node, ast.Call) or (isinstance(node, ast.Name) and node.id in changed) for node in ast.walk(value)
+    )
 
 
 class _SwitchPointInserter(ast.NodeTransformer):
@@ -107,6 +282,12 @@ class _SwitchPointInserter(ast.NodeTransformer):
             for position, statement in enumerate(statements):
                 if isinstance(statement, ast.stmt) and self._needs_point(statement, position, loop and field == "body"):
                     result.append(_switch_point(statement))
+                if (
+                    self._inside_function
+                    and isinstance(statement, ast.stmt)
+                    and not isinstance(statement, _DEFINITIONS)
+                ):
+                    _insert_into_expressions(statement)
                 result.append(self.visit(statement))
             statements[:] = result
 

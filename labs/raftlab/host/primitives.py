@@ -12,7 +12,7 @@ import sys
 import time as real_time
 from collections.abc import Callable
 from types import CodeType, FrameType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from raftlab.host import kernel as kernels
 from raftlab.host.cpython_arguments import TIMEOUT_MAX, check_acquire, check_sleep
@@ -22,7 +22,7 @@ from raftlab.host.kernel import Task
 # of two runs compare equal.
 EPOCH = 1_700_000_000.0
 
-# Where a lock was taken: code object and instruction offset. The line is computed only for a report.
+# The place where a lock was taken: code object and instruction offset. The line is computed only for a report.
 Site = tuple[CodeType, int]
 
 # The id() of the globals of this module and of the library copies, which raftlab.host.stdlib adds. A lock that one of
@@ -30,9 +30,9 @@ Site = tuple[CodeType, int]
 framework_globals: set[int] = {id(globals())}
 
 
-def site() -> Site | None:
-    """The innermost running line outside the framework, which is the student's."""
-    frame: FrameType | None = sys._getframe(1)
+def site(frame: FrameType | None = None) -> Site | None:
+    """The innermost line of a stack outside the framework, which is the student's. ``None``: the running stack."""
+    frame = frame or sys._getframe(1)
     while frame is not None:
         if id(frame.f_globals) not in framework_globals:
             return (frame.f_code, frame.f_lasti)
@@ -107,6 +107,20 @@ class UntrackedLock:
     def locked_lock(self) -> bool:
         return self.locked()
 
+    # A Condition calls these three. CPython's locks lack them, and its Condition makes do with acquire and release.
+
+    def _is_owned(self) -> bool:
+        return self.holder is not None  # whoever holds it: a plain lock does not know its owner
+
+    def _release_save(self) -> None:
+        self.release()
+
+    def _acquire_restore(self, state: object) -> None:
+        kernel = kernels.active
+        if kernel.sync_tick():
+            kernel.preempt()
+        self.acquire()
+
     def _at_fork_reinit(self) -> None:
         self.holder = None
         self._waiting.clear()
@@ -136,12 +150,9 @@ class Lock(UntrackedLock):
             task.held.append(self)
             self.site = site()
             return True
-        task = kernels.active.current
-        task.waiting_site = here = site()
         acquired = self._wait(blocking, timeout)
-        task.waiting_site = None
         if acquired:
-            self.site = here
+            self.site = site()
         return acquired
 
     def release(self) -> None:
@@ -151,12 +162,15 @@ class Lock(UntrackedLock):
         # A thread may release a lock that another thread took.
         holder.held.remove(self)
         self.site = None
+        kernel = kernels.active
         if self._waiting:
             self.holder = next_holder = self._waiting.pop(0)
             next_holder.held.append(self)
-            kernels.active.wake(next_holder)
+            kernel.wake(next_holder)
         else:
             self.holder = None
+        if not holder.held and kernel.sync_tick() and holder is kernel.current:
+            kernel.preempt()
 
     # Student code uses `with lock:` most of all. Without contention, entering and leaving it cost one call each.
     def __enter__(self) -> bool:
@@ -174,16 +188,20 @@ class Lock(UntrackedLock):
         if holder is not None and not self._waiting and holder.held[-1] is self:
             holder.held.pop()
             self.holder = None
+            if not holder.held:
+                kernel = kernels.active
+                if kernel.sync_tick() and holder is kernel.current:
+                    kernel.preempt()
         else:
             self.release()
 
 
 class Event:
-    """``threading.Event`` without a Condition, for speed: one is created for every thread that starts."""
+    """``threading.Event`` without a Condition, for speed: two are created for every thread that starts."""
 
-    def __init__(self) -> None:
-        self._flag = False
-        self._waiting: list[Task] = []
+    # Their first values, in the class for speed (see Signal).
+    _flag = False
+    _waiting: list[Task] | None = None
 
     def is_set(self) -> bool:
         return self._flag
@@ -191,10 +209,16 @@ class Event:
     isSet = is_set
 
     def set(self) -> None:
+        self.wake_all()
+        perhaps_preempt()
+
+    def wake_all(self) -> None:
+        """Set the flag. The caller is not preempted: the framework's own events use this."""
         self._flag = True
-        waiting, self._waiting = self._waiting, []
-        for task in waiting:
-            kernels.active.wake(task)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, None
+            for task in waiting:
+                kernels.active.wake(task)
 
     def clear(self) -> None:
         self._flag = False
@@ -208,18 +232,21 @@ class Event:
             check_acquire(True, timeout)
         kernel = kernels.active
         task = kernel.current
+        if self._waiting is None:
+            self._waiting = []
         self._waiting.append(task)
         task.waiting_for = "an Event"
         if not kernel.block(None if timeout is None else timeout / task.incarnation.rate):
             self._waiting.remove(task)
         task.waiting_for = None
+        perhaps_preempt()
         return self._flag
 
     def __reduce__(self) -> Any:
         raise TypeError("cannot pickle '_thread.lock' object")  # CPython's Event holds one
 
     def _at_fork_reinit(self) -> None:
-        self._waiting.clear()
+        self._waiting = None
 
 
 class RLock:
@@ -267,6 +294,7 @@ class RLock:
         return count
 
     def _acquire_restore(self, count: int) -> None:
+        perhaps_preempt()
         self._lock.acquire()
         self._count = count
 
@@ -279,6 +307,46 @@ class RLock:
 
     def __repr__(self) -> str:
         return f"<{'locked' if self._lock.locked() else 'unlocked'} RLock count={self._count}>"
+
+
+class Signal:
+    """What one thread waits for in ``Condition.wait``. Another thread sends it, at most once.
+
+    The attributes have their first values in the class, because there is a signal for each wait and ``__init__`` would
+    be one more call.
+    """
+
+    task: Task | None = None
+    """The task that is blocked until the signal is sent."""
+    sent = False
+
+    def send(self) -> None:
+        self.sent = True
+        if self.task is not None:
+            kernels.active.wake(self.task)
+
+    def received(self, task: Task) -> None:
+        """The wait of ``task``, which the race detector observes, has ended because the signal was sent."""
+
+
+def perhaps_preempt() -> None:
+    """Preempt the current task, if the schedule says so, at an operation that threads use to work together."""
+    kernel = kernels.active
+    if kernel.sync_tick():
+        kernel.preempt()
+
+
+class Kinds(NamedTuple):
+    """The classes of locks and events that the library copies are built on."""
+
+    untracked_lock: type[UntrackedLock]
+    lock: type[Lock]
+    rlock: type[RLock]
+    event: type[Event]
+    signal: type[Signal]
+
+
+KINDS = Kinds(UntrackedLock, Lock, RLock, Event, Signal)
 
 
 def _start(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
@@ -335,7 +403,7 @@ def _start_joinable_thread(
     task = _start(run, (), {})
     handle.ident = task.ident
     handle._done = False
-    task.on_end.append(handle._set_done)
+    task.on_end += (handle._set_done,)
     return handle
 
 
@@ -343,15 +411,15 @@ def _get_ident() -> int:
     return kernels.active.current.ident
 
 
-def _set_sentinel() -> UntrackedLock:
+def _set_sentinel(kinds: Kinds) -> UntrackedLock:
     """For Python up to 3.12: a lock that is released when the current thread ends."""
-    lock = UntrackedLock()
+    lock = kinds.untracked_lock()
     task = kernels.active.current
-    task.on_end.append(lambda: lock.release() if lock.locked() else None)
+    task.on_end += (lambda: lock.release() if lock.locked() else None,)
     return lock
 
 
-def make_thread_module() -> ModuleType:
+def make_thread_module(kinds: Kinds = KINDS) -> ModuleType:
     """The substitute for ``_thread``."""
     module = ModuleType("_thread", "raftlab's substitute for _thread: greenlets in virtual time")
 
@@ -360,11 +428,11 @@ def make_thread_module() -> ModuleType:
 
     module.__dict__.update(
         error=RuntimeError,
-        LockType=Lock,
-        lock=Lock,
-        allocate_lock=Lock,
-        allocate=Lock,
-        RLock=RLock,
+        LockType=kinds.lock,
+        lock=kinds.lock,
+        allocate_lock=kinds.lock,
+        allocate=kinds.lock,
+        RLock=kinds.rlock,
         start_new_thread=_start_new_thread,
         start_new=_start_new_thread,
         start_joinable_thread=_start_joinable_thread,
@@ -376,7 +444,7 @@ def make_thread_module() -> ModuleType:
         _shutdown=lambda: None,
         _count=lambda: len(kernels.active.tasks),
         _local=object,  # raftlab.host.stdlib replaces it with Python's own `_threading_local`
-        _set_sentinel=_set_sentinel,
+        _set_sentinel=lambda: _set_sentinel(kinds),
         get_ident=_get_ident,
         get_native_id=_get_ident,
         stack_size=lambda size=0: 0,

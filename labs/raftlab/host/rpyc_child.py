@@ -20,8 +20,14 @@ from raftlab import api
 from raftlab.host.loader import Program
 from raftlab.host.output import Sink, Stdout, route_logging
 from raftlab.host.rpyc_server import Outbox, RpycServer
+from raftlab.host.stdlib import RefusedCall
 from raftlab.messages import protocol
 from raftlab.messages.rpyc_connection import BytesConnection
+from raftlab.seeds import derive
+
+# Seconds after which Python lets another thread run. Each server draws one. The first is Python's default, in which a thread
+# nearly always gets from one lock to the next without interruption. With the others, mistakes in locking show.
+_SWITCH_INTERVALS = (0.005, 0.000_5, 0.000_01)
 
 
 class StudentFinder(MetaPathFinder, InspectLoader):
@@ -32,6 +38,8 @@ class StudentFinder(MetaPathFinder, InspectLoader):
 
     def __init__(self, program: Program) -> None:
         self._modules = program.submission.modules
+        self._module_of_role = program.submission.module_of_role
+        self._installed = False
         self.names = {name: program.filename(path) for name, path in self._modules.items()}
 
     def find_spec(
@@ -54,12 +62,15 @@ class StudentFinder(MetaPathFinder, InspectLoader):
         return importlib.util.decode_source(self._modules[fullname].read_bytes())
 
     def load(self, name: str) -> ModuleType:
-        """Import the submission's module ``name``. Exceptions from its code propagate."""
-        for own_name in self._modules:
-            # A module that the framework imported may have the same name; the student's comes first.
-            sys.modules.pop(own_name, None)
-        sys.meta_path.insert(0, self)
-        return importlib.import_module(name)
+        """Import the submission's module that is called ``"raft"`` or ``"kv"`` in the contract. Exceptions from its code
+        propagate."""
+        if not self._installed:
+            self._installed = True
+            for own_name in self._modules:
+                # A module that the framework imported may have the same name; the student's comes first.
+                sys.modules.pop(own_name, None)
+            sys.meta_path.insert(0, self)
+        return importlib.import_module(self._module_of_role(name))
 
 
 class RpycHost:
@@ -94,23 +105,33 @@ class RpycHost:
                 server.reply(event)
             case protocol.SlowApply():
                 server.slow_apply = event.seconds
+            case protocol.Taken():
+                server.taken(event)
             case protocol.FailSaves():
                 server.fail_saves(event.count)
+            case protocol.ListThreads():
+                server.list_threads()
 
     def _boot(self, boot: protocol.Boot) -> None:
         finder = StudentFinder(self._program)
-        name = self._program.submission.name
         files = frozenset(finder.names.values())
-        self._server = server = RpycServer(boot, files, lambda: finder.load(name), self._outbox)
+        self._server = server = RpycServer(boot, files, finder.load, self._outbox)
         sink = Sink(lambda topic, text: server.emit(protocol.LogLine(server.id, topic, text)))
         streams: Any = sys
         streams.stdout = Stdout(sink.log, "print", threading.get_ident)
         streams.stderr = Stdout(sink.log, "stderr", threading.get_ident)
         api._sink = sink.log
         route_logging(logging, sink.log)
+        sys.breakpointhook = self._refuse_breakpoint
         threading.excepthook = self._thread_died
         sys.unraisablehook = self._unraisable
+        sys.setswitchinterval(random.Random(derive(boot.seed, "switch interval")).choice(_SWITCH_INTERVALS))
         server.start()
+
+    def _refuse_breakpoint(self, *args: object, **named: object) -> None:
+        if self._server is not None:
+            self._server.no_debugger()
+            raise RefusedCall("breakpoint() does not work on the real network")
 
     def _thread_died(self, args: Any) -> None:
         if args.exc_type is not SystemExit and self._server is not None:

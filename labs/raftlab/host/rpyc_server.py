@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import queue
 import threading
 import time
 from collections import deque
@@ -11,9 +12,11 @@ from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
+from raftlab.host import real_threads
 from raftlab.host.server import Server
 from raftlab.messages import protocol
 from raftlab.messages.rpyc_connection import BytesConnection
+from raftlab.participants import name_of
 
 # Maximum number of effects that are sent together.
 _MAX_BATCH = 256
@@ -34,7 +37,7 @@ class Outbox:
         """Send ``effect``, or leave it to the thread that is sending. Ends the process if the judge is gone."""
         queue = self._queue
         queue.append(effect)
-        # Checked again after each release: a thread that added an effect meanwhile has left it to us.
+        # Check again after each release, because a thread that added an effect meanwhile has left it to this one.
         while queue and self._send_lock.acquire(False):
             try:
                 self._send()
@@ -49,14 +52,14 @@ class Outbox:
         while queue and len(batch) < _MAX_BATCH:
             batch.append(queue.popleft())
         data = protocol.encode(batch)
-        if len(data) <= protocol.MAX_FRAME_BYTES:
+        if len(data) <= protocol.MAX_HOST_FRAME_BYTES:
             self._connection.send(data)
             return
         for effect in batch:
             data = protocol.encode([effect])
-            if len(data) > protocol.MAX_FRAME_BYTES:
+            if len(data) > protocol.MAX_HOST_FRAME_BYTES:
                 name = "log line" if isinstance(effect, protocol.LogLine) else type(effect).__name__.lower()
-                text = f"S{effect.server}: one {name} of {len(data)} bytes is more than raftlab can send"
+                text = f"{name_of(effect.server)}: one {name} of {len(data)} bytes is more than raftlab can send"
                 data = protocol.encode([protocol.Fault(effect.server, "flood", text)])
             self._connection.send(data)
 
@@ -113,24 +116,40 @@ class _PendingCall:
         self.arrived.acquire()
 
 
+class _PendingPut:
+    """An ``apply_ch.put`` that waits for the service."""
+
+    __slots__ = ("arrived", "taken")
+
+    def __init__(self) -> None:
+        self.taken: protocol.Taken | None = None
+        self.arrived = threading.Event()
+
+
 class RpycServer(Server):
     """The only server of this process. ``load`` imports the student's module."""
 
     def __init__(
-        self, boot: protocol.Boot, files: Collection[str], load: Callable[[], ModuleType], outbox: Outbox
+        self, boot: protocol.Boot, files: Collection[str], load: Callable[[str], ModuleType], outbox: Outbox
     ) -> None:
         super().__init__(boot, files)
         self._load = load
         self._outbox = outbox
         self._workers = Workers()
+        self._roles: dict[int, str] = {}  # what the threads of `_workers` that are busy do, by their identifiers
         self._numbers = itertools.count(1)  # next() of an iterator in C: two threads never get the same number
         self._pending: dict[int, _PendingCall] = {}
+        self._putting: deque[_PendingPut] = deque()
+        self._put_lock = threading.Lock()  # when two threads put, the judge must get both in the order of `_putting`
 
     def emit(self, effect: protocol.Effect) -> None:
         self._outbox.put(effect)
 
-    def load(self) -> ModuleType:
-        return self._load()
+    def load(self, name: str) -> ModuleType:
+        return self._load(name)
+
+    def make_queue(self) -> Any:
+        return queue.SimpleQueue()
 
     def send_request(self, target: int, method: str, payload: bytes) -> bytes | None:
         number = next(self._numbers)
@@ -148,17 +167,39 @@ class RpycServer(Server):
             call.payload = event.payload
             call.arrived.release()
 
+    def emit_and_wait(self, effect: protocol.Apply) -> protocol.Taken:
+        put = _PendingPut()
+        with self._put_lock:
+            self._putting.append(put)
+            self.emit(effect)
+        put.arrived.wait()
+        assert put.taken is not None
+        return put.taken
+
+    def taken(self, event: protocol.Taken) -> None:
+        put = self._putting.popleft()
+        put.taken = event
+        put.arrived.set()
+
+    def list_threads(self) -> None:
+        """Send :class:`~raftlab.messages.protocol.Threads`."""
+        self.emit(protocol.Threads(self.id, real_threads.describe(dict(self._roles), self.files)))
+
     def enter(self, role: str, run: Callable[..., None], *args: Any) -> None:
         def guarded() -> None:
+            thread = threading.get_ident()
+            self._roles[thread] = role
             try:
                 run(*args)
             except BaseException as exc:
                 self.uncaught(exc, role)
+            finally:
+                del self._roles[thread]
 
         try:
             self._workers.run(guarded)
         except RuntimeError:  # "can't start new thread"
             text = (
-                f"S{self.id}: {self._workers.count} handlers and calls are running in your code and none has returned"
+                f"{self.name}: {self._workers.count} handlers and calls are running in your code and none has returned"
             )
             self.fault("no-answer", f"{text}; the machine cannot start more threads")

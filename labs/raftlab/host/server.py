@@ -1,7 +1,8 @@
-"""The stub around one student's ``Raft``, which connects it to its peers, storage and service in both worlds.
+"""The stub around the student's code on one server or clerk: it connects the code to the network and to the judge.
 
-The objects that student code gets (``peers``, ``persister``, ``apply_ch``) and the reports of its mistakes are the
-same in the simulator and on the real network. How a thread is started and how a call waits for its reply differ:
+A server runs a ``Raft``, and from lab 3A on a ``KVServer`` above it; a clerk runs a ``Clerk``. The objects that student code
+gets (``peers``, ``persister``, ``apply_ch``) and the reports of its mistakes are the same in the simulator and on the real
+network. How a thread is started and how a call waits for its reply differ:
 :class:`raftlab.host.sim_server.SimServer` and :class:`raftlab.host.rpyc_server.RpycServer` supply these.
 """
 
@@ -14,16 +15,21 @@ from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
+from raftlab import api
 from raftlab.host import student_frames
+from raftlab.host.output import printable
+from raftlab.host.service import RaftOfService, copy_of
 from raftlab.host.stdlib import RefusedCall
 from raftlab.messages import codec, protocol
+from raftlab.participants import name_of
+from raftlab.submission.source import SubmissionError
 
 # `threading` is Python's own here, in both worlds. In the simulator these locks are never contended: student threads
 # take turns, and none of them gives way while it holds one.
 
 
 class Peer:
-    """What student code calls to send an RPC to a server (:class:`raftlab.api.Peer`)."""
+    """The object through which student code sends RPCs to a server (:class:`raftlab.api.Peer`)."""
 
     __slots__ = ("_server", "_target")
 
@@ -33,6 +39,7 @@ class Peer:
 
     def call(self, method: str, args: Any) -> Any:
         server = self._server
+        server.sending(args)
         try:
             payload = server.codec.encode_args(method, args)
         except (TypeError, ValueError) as exc:
@@ -47,6 +54,10 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<peer S{self._target}>"
+
+
+# By the role of a thread that constructs one of the student's objects: what to say if it raises.
+_CONSTRUCTORS = {"Raft()": "Raft() raised", "KVServer()": "KVServer() raised", "Clerk()": "Clerk() raised"}
 
 
 class DiskFailed(OSError):
@@ -77,6 +88,7 @@ class Persister:
                 exc = TypeError(f"persister.save expects bytes for {name}, not {type(value).__name__}")
                 self._server.misuse("not-by-value", exc)
                 raise exc
+        self._server.using("persister", True)
         with self._lock:
             if self.failing:
                 self.failing -= 1
@@ -87,14 +99,20 @@ class Persister:
             self._server.emit(protocol.Save(self._server.id, state, snapshot))
 
     def state(self) -> bytes:
+        self._server.using("persister", False)
         return self._state
 
     def snapshot(self) -> bytes:
+        self._server.using("persister", False)
         return self._snapshot
+
+    def state_size(self) -> int:
+        """The bytes of the saved state without the snapshot: ``stored`` of the student's service."""
+        return len(self._state)
 
 
 class ApplyChannel:
-    """Where student code puts messages for the service (:class:`raftlab.api.ApplyChannel`)."""
+    """The channel into which student code puts messages for the service (:class:`raftlab.api.ApplyChannel`)."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -107,28 +125,53 @@ class ApplyChannel:
             server.misuse("bad-apply", exc)
             raise
         server.before_put()
+        server.using("apply_ch", True)
         if server.slow_apply:
             server.delay(server.slow_apply)
-        server.emit(protocol.Apply(server.id, payload))
+        effect = protocol.Apply(server.id, payload)
+        if server.applied_queue is not None:
+            server.emit(effect)
+            server.applied_queue.put(copy_of(msg))
+        elif server.put_waits:
+            taken = server.emit_and_wait(effect)
+            if taken.index and server.raft is not None:
+                server.raft.snapshot(taken.index, taken.data)
+        else:
+            server.emit(effect)
+        server.after_put()
 
 
 class Server(ABC):
-    """One incarnation of one server.
+    """One incarnation of one server or clerk.
 
     Args:
-        boot: Its number, cluster, stored state and seed.
+        boot: Its role, number, cluster, stored state and seed.
         files: The student's files by their names in tracebacks.
+
+    Attributes:
+        raft: The student's Raft, once it is constructed.
+        service: The student's KVServer, likewise (role "service").
+        clerk: The student's Clerk, likewise (role "clerk").
+        codec: Encodes and decodes the messages of the student's classes.
+        codec_is_ready: Whether it knows them before the classes are imported (simulator).
+        applied_queue: What Raft has applied and the student's service has not taken yet (role "service").
     """
 
     def __init__(self, boot: protocol.Boot, files: Collection[str]) -> None:
         self.id = boot.server
+        self.name = name_of(boot.server)
         self.files = files
         self.raft: Any = None
-        self.codec: codec.Codec
+        self.service: Any = None
+        self.clerk: Any = None
+        self.applied_queue: Any = None
+        self.codec = codec.Codec()
+        self.codec_is_ready = False
         self.slow_apply = 0.0
+        self.put_waits = boot.put_waits
         self._boot = boot
         self._persister = Persister(self, boot.state, boot.snapshot)
-        self._start_lock = threading.Lock()  # guards `raft` and `_early`
+        self._start_lock = threading.Lock()  # guards `raft`, `service`, `clerk` and `_early`
         self._early: list[protocol.Request | protocol.Call] = []
 
     # --- supplied by each world ---
@@ -146,14 +189,26 @@ class Server(ABC):
         """Wake the thread that :meth:`send_request` blocked."""
 
     @abstractmethod
+    def emit_and_wait(self, effect: protocol.Apply) -> protocol.Taken:
+        """Send ``effect``, and block the calling thread until the service has taken the message."""
+
+    @abstractmethod
+    def taken(self, event: protocol.Taken) -> None:
+        """Wake the thread that has waited longest in :meth:`emit_and_wait`."""
+
+    @abstractmethod
     def enter(self, role: str, run: Callable[..., None], *args: Any) -> None:
         """Run ``run(*args)``, which calls student code, in its own thread. Pass what it raises to :meth:`uncaught`.
 
         ``role`` says what the thread is for, in words a student knows."""
 
     @abstractmethod
-    def load(self) -> ModuleType:
-        """Import the student's module. Exceptions from its code propagate."""
+    def load(self, name: str) -> ModuleType:
+        """Import one of the student's modules, ``"raft"`` or ``"kv"``. Exceptions from its code propagate."""
+
+    @abstractmethod
+    def make_queue(self) -> Any:
+        """An unbounded ``queue.SimpleQueue``, whose ``get`` blocks the calling thread."""
 
     @abstractmethod
     def delay(self, seconds: float) -> None:
@@ -162,19 +217,46 @@ class Server(ABC):
     def before_put(self) -> None:  # noqa: B027  (a hook that does nothing by default)
         """Student code is about to put a message into ``apply_ch``."""
 
+    def before_raft(self, what: str) -> None:  # noqa: B027
+        """The student's service is about to call ``what`` of its Raft."""
+
+    def after_put(self) -> None:  # noqa: B027
+        """Student code has put a message into ``apply_ch``."""
+
+    def sending(self, args: Any) -> None:  # noqa: B027
+        """Student code calls a peer with ``args``, which is about to be encoded."""
+
+    def using(self, what: str, changed: bool) -> None:  # noqa: B027
+        """Student code reads or changes what is in ``persister``, or puts into ``apply_ch``."""
+
     # --- events ---
 
     def start(self) -> None:
-        """Construct the student's ``Raft``, then emit :class:`~raftlab.messages.protocol.Ready`."""
-        self.enter("Raft()", self._construct)
+        """Construct the student's objects, then emit :class:`~raftlab.messages.protocol.Ready`."""
+        if self._boot.role == "clerk":
+            self.enter("Clerk()", self._construct_clerk)
+        else:
+            self.enter("Raft()", self._construct)
 
     def deliver(self, event: protocol.Request | protocol.Call) -> None:
-        """Handle a request from a peer or a call from the harness, but not before ``Raft()`` has returned."""
+        """Handle a request from another participant or a call from the harness, but not before the object that it is for
+        has been constructed."""
         with self._start_lock:
-            if self.raft is None:
+            if self._target(event) is None:
                 self._early.append(event)
                 return
         self._start_entry(event)
+
+    def _target(self, event: protocol.Request | protocol.Call) -> Any:
+        """The student's object that an event is for; ``None`` if it has not been constructed yet."""
+        role = self._boot.role
+        if role == "raft":
+            return self.raft
+        if role == "clerk":
+            return self.clerk
+        if isinstance(event, protocol.Request) and event.method in codec.SERVICE_METHODS:
+            return self.service
+        return self.raft
 
     def fail_saves(self, count: int) -> None:
         """Let the next ``count`` saves raise :class:`DiskFailed`."""
@@ -190,25 +272,77 @@ class Server(ABC):
 
     def _construct(self) -> None:
         boot = self._boot
-        raft_class = self.load().__dict__["Raft"]
-        self.codec = codec.Codec.of(raft_class, codec.RPC_METHODS)
-        peers = [Peer(self, target) for target in range(boot.servers)]
+        raft_class = self.load("raft").__dict__["Raft"]
+        self._add_messages(raft_class, codec.RPC_METHODS)
+        if boot.role == "service":
+            self.applied_queue = self.make_queue()
+            try:
+                service_class = self.load("kv").__dict__["KVServer"]
+            except SubmissionError as exc:
+                self.fault("no-method", f"{exc}, which this lab needs")
+                return
+            self._add_messages(service_class, codec.SERVICE_METHODS)
+        peers = self._peers()
         raft = raft_class(peers, self.id, self._persister, ApplyChannel(self), frozenset(boot.members))
+        if boot.role != "service":
+            self.emit(protocol.Ready(self.id))
+            self._constructed(raft=raft)
+            return
+        self._constructed(raft=raft)
+        # As its own entry, so that a deadlock or an exception in there is not said to be in Raft().
+        self.enter("KVServer()", self._construct_service, service_class)
+
+    def _construct_service(self, service_class: Any) -> None:
+        boot = self._boot
+        service = service_class(
+            RaftOfService(self, self.raft),
+            self.applied_queue.get,
+            self._persister.state_size,
+            self.id,
+            self._peers(),
+            boot.max_state,
+            boot.max_sessions,
+        )
         self.emit(protocol.Ready(self.id))
+        self._constructed(service=service)
+
+    def _construct_clerk(self) -> None:
+        module = self.load("kv").__dict__
+        self._add_messages(module["KVServer"], codec.SERVICE_METHODS)
+        clerk = module["Clerk"](self._peers(), self._boot.client_id)
+        self.emit(protocol.Ready(self.id))
+        self._constructed(clerk=clerk)
+
+    def _add_messages(self, handlers: type, methods: tuple[str, ...]) -> None:
+        """Let the codec know the messages of one of the student's classes."""
+        if not self.codec_is_ready:
+            self.codec.add(handlers, methods)
+
+    def _peers(self) -> list[Peer]:
+        return [Peer(self, target) for target in range(self._boot.servers)]
+
+    def _constructed(self, raft: Any = None, service: Any = None, clerk: Any = None) -> None:
+        """From now on, events for this object are handled, beginning with those that came early."""
         with self._start_lock:
-            self.raft = raft
-            early, self._early = self._early, []
-        for event in early:
+            self.raft = self.raft if raft is None else raft
+            self.service = self.service if service is None else service
+            self.clerk = self.clerk if clerk is None else clerk
+            ready = [event for event in self._early if self._target(event) is not None]
+            self._early = [event for event in self._early if self._target(event) is None]
+        for event in ready:
             self._start_entry(event)
 
     def _handle_request(self, event: protocol.Request) -> None:
         try:
             args = self.codec.decode_args(event.method, event.payload)
+        except codec.UnknownMethod:
+            self._lacks(event.method)  # a scripted server has sent the request; peers[i].call would not have
+            return
         except codec.BadMessage as exc:
             # The sender is to blame, not this handler. The text names the field.
-            self.fault("bad-message", f"S{self.id} received a message it cannot read: {exc}")
+            self.fault("bad-message", f"{self.name} received a message it cannot read: {exc}")
             return
-        reply = getattr(self.raft, event.method)(args)
+        reply = getattr(self._target(event), event.method)(args)
         try:
             payload = self.codec.encode_reply(event.method, reply)
         except codec.NotByValue as exc:
@@ -218,9 +352,19 @@ class Server(ABC):
 
     def _handle_call(self, event: protocol.Call) -> None:
         args = codec.decode_value(event.args)
+        if self.clerk is not None:
+            self._operate(event, args)
+            return
+        if event.method == protocol.HAS_METHOD:
+            self.emit(protocol.Result(self.id, event.call, codec.encode_value(hasattr(self.raft, args[0]))))
+            return
         if event.method == "change_membership":
             args = [frozenset(args[0])]
-        result = getattr(self.raft, event.method)(*args)
+        call = getattr(self.raft, event.method, None)
+        if call is None:
+            self._lacks(event.method)
+            return
+        result = call(*args)
         if event.method == "status" and result is not None:
             # It is only displayed, so any value (an Enum for the role, say) is shown as text and is never a fault.
             shown = {name: getattr(result, name, None) for name in codec.STATUS_FIELDS}
@@ -228,15 +372,39 @@ class Server(ABC):
         try:
             payload = codec.encode_value(result)
         except codec.NotByValue as exc:
-            self.fault("bad-result", f"{event.method}() on S{self.id} returned a value that cannot be sent: {exc}")
+            self.fault("bad-result", f"{event.method}() on {self.name} returned a value that cannot be sent: {exc}")
+            return
+        self.emit(protocol.Result(self.id, event.call, payload))
+
+    def _operate(self, event: protocol.Call, args: list[Any]) -> None:
+        """Carry out an operation on the student's Clerk."""
+        operation = getattr(self.clerk, event.method, None)
+        if operation is None:
+            text = f"expected Clerk to have the method {event.method}, which this test calls, but it has none"
+            self.fault("no-method", text)
+            return
+        try:
+            answer = ["ok", operation(*args)]
+        except api.Unknown as exc:
+            answer = ["unknown", student_frames.one_line(exc)]
+        except ValueError as exc:
+            answer = ["refused", student_frames.one_line(exc)]
+        try:
+            payload = codec.encode_value(answer, f"the result of {event.method}()")
+        except codec.NotByValue as exc:
+            self.fault("bad-result", f"{event.method}() on {self.name} returned a value that cannot be sent: {exc}")
             return
         self.emit(protocol.Result(self.id, event.call, payload))
 
     # --- faults ---
 
+    def _lacks(self, method: str) -> None:
+        self.fault("no-method", f"expected Raft to have the method {method}, which this test calls, but it has none")
+
     def fault(self, kind: str, text: str, where: str = "", detail: str = "") -> None:
         """Report a mistake in student code, which ends the run. See :class:`~raftlab.messages.protocol.Fault`."""
-        self.emit(protocol.Fault(self.id, kind, text, where, detail))
+        # The words of student code, even the name of a thread, may be such that they cannot be sent.
+        self.emit(protocol.Fault(self.id, kind, printable(text), where, printable(detail)))
 
     def uncaught(self, exc: BaseException, role: str) -> None:
         """Report an exception that student code did not catch. ``SystemExit`` only ends its thread."""
@@ -244,20 +412,29 @@ class Server(ABC):
             return
         if isinstance(exc, RefusedCall):
             return  # reported where it was raised
+        if type(exc).__name__ == "BdbQuit":  # pdb.set_trace() has found no terminal
+            self.no_debugger(student_frames.last_line(exc.__traceback__, self.files))
+            return
         if _caused_by_disk(exc):
             self.emit(protocol.Down(self.id))
             return
-        kind = "init-exception" if self.raft is None and role == "Raft()" else "exception"
-        what = "Raft() raised" if kind == "init-exception" else f"uncaught exception in {role}"
+        kind = "init-exception" if role in _CONSTRUCTORS else "exception"
+        what = _CONSTRUCTORS.get(role, f"uncaught exception in {role}")
         where = student_frames.last_line(exc.__traceback__, self.files)
         self.fault(
             kind,
-            f"S{self.id}: {what}: {student_frames.one_line(exc)}",
+            f"{self.name}: {what}: {student_frames.one_line(exc)}",
             where,
             student_frames.student_traceback(exc, self.files),
         )
 
+    def no_debugger(self, where: str = "") -> None:
+        """Report a ``breakpoint()`` on the real network. ``where`` is its line; empty: the running line."""
+        text = "here your code has no terminal. In the simulator, `raftlab test ... --pdb` opens the debugger there"
+        where = where or student_frames.innermost_line(sys._getframe(1), self.files)
+        self.fault("refused-call", f"{self.name}: breakpoint() does not work on the real network: {text}", where)
+
     def misuse(self, kind: str, exc: Exception) -> None:
         """Report that the running line broke the contract. ``exc`` is raised there too, but catching it does not help."""
         where = student_frames.innermost_line(sys._getframe(1), self.files)
-        self.fault(kind, f"S{self.id}: {exc}", where)
+        self.fault(kind, f"{self.name}: {exc}", where)

@@ -14,12 +14,18 @@ from raftlab.messages.pipe import Pipe
 def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     """Perform steps until the judge closes the pipe (``EOFError``)."""
     pipe = Pipe(*fds)
-    host = SimHost(program, spawn.seed, spawn.preempt)
-    streams: Any = sys
-    streams.stdout = host.stdout("print")
-    streams.stderr = host.stdout("stderr")
-    streams.breakpointhook = host.refuse_breakpoint
+    host = start(program, spawn.seed, spawn.schedule)
     decode = protocol.decoder(protocol.StepRequest).decode
     while True:
         step = decode(pipe.receive())
         pipe.send(protocol.pack(host.step(step)))
+
+
+def start(program: Program, seed: int, schedule: str) -> SimHost:
+    """The host of this process's run, which gets all that is printed."""
+    host = SimHost(program, seed, schedule)
+    streams: Any = sys
+    streams.stdout = host.stdout("print")
+    streams.stderr = host.stdout("stderr")
+    streams.breakpointhook = host.refuse_breakpoint
+    return host

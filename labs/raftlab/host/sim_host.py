@@ -17,14 +17,16 @@ from raftlab.host import student_frames
 from raftlab.host.kernel import Kernel, Task
 from raftlab.host.loader import Program
 from raftlab.host.output import Sink, Stdout, route_logging
+from raftlab.host.races.findings import Findings
 from raftlab.host.sim_server import SimServer
-from raftlab.host.stdlib import LIBRARY_THREADING
+from raftlab.host.stdlib import LIBRARY_THREADING, shared_locks
 from raftlab.messages import protocol
 from raftlab.seeds import derive
 
-# How often the host looks for calls and handlers that have not returned, in virtual seconds.
+# The time between two searches for calls and handlers that have not returned, in virtual seconds.
 CHECK_INTERVAL = 1.0
-# Virtual seconds after which a harness call or handler that waits for a cycle of locks is a fault: it will never return.
+# A harness call or handler that is stuck in a cycle of locks will never return. It is a fault after this many virtual
+# seconds.
 DEADLOCK_TIMEOUT = 2.0
 # The same for one that waits for anything else. The lock that it waits for may be held across RPCs, each of which takes
 # up to 7 s if the other server is dead.
@@ -34,13 +36,18 @@ ANSWER_TIMEOUT = 20.0
 class SimHost:
     """One run. Its kernel becomes that of the process."""
 
-    def __init__(self, program: Program, seed: int, preempt: bool) -> None:
-        self.kernel = Kernel(seed, preempt)
+    def __init__(self, program: Program, seed: int, schedule: str = "none") -> None:
+        self._findings: Findings | None = None
+        if program.races is None:
+            self.kernel = Kernel(seed, schedule)
+        else:
+            self.kernel, self._findings = program.races.kernel(seed, schedule, program.copies)
         kernels.install(self.kernel)
         self.kernel.on_busy = self._report_busy_loop
         self.kernel.on_flood = self._report_flood
         self.kernel.on_uncaught = lambda exc: self._thread_died(exc, "a thread")
         self.kernel.on_wait_with_lock = self._advise_held_lock
+        self.kernel.shared_locks = shared_locks(program.copies)
         self._program = program
         self._servers: dict[int, SimServer] = {}
         self._sink = Sink(lambda topic, text: self.kernel.emit(protocol.LogLine(self._current_number(), topic, text)))
@@ -83,7 +90,8 @@ class SimHost:
                 limit = min(limit, effects[0][0] + step.lookahead)
         if now > kernel.now:
             kernel.now = now
-        return protocol.StepResult(kernel.now, consumed, effects, kernel.next_timer())
+        findings = [] if self._findings is None else self._findings.take()
+        return protocol.StepResult(kernel.now, consumed, effects, kernel.next_timer(), findings)
 
     def _handle(self, event: protocol.Event) -> None:
         if type(event) is protocol.Boot:
@@ -111,6 +119,8 @@ class SimHost:
                 server.incarnation.set_rate(event.rate, self.kernel.now)
             case protocol.SlowApply():
                 server.slow_apply = event.seconds
+            case protocol.Taken():
+                server.taken(event)
             case protocol.FailSaves():
                 server.fail_saves(event.count)
 
@@ -136,12 +146,15 @@ class SimHost:
             for task in list(server.entries.values()):
                 waited = kernel.now - task.since
                 if waited >= DEADLOCK_TIMEOUT and (cycle := student_frames.deadlock(task)):
-                    text = f"S{server.id}: deadlock: {task.role} has not answered for {waited:.0f} s and never will"
+                    text = f"{server.name}: deadlock: {task.role} has not answered for {waited:.0f} s and never will"
                     server.fault("deadlock", text, "", "\n".join(cycle))
                     return
+                # A clerk's operation may take as long as no majority can be reached.
+                if server.clerk is not None:
+                    continue
                 # The thread that holds the lock may itself be waiting for a reply, so this limit is longer.
                 if waited >= ANSWER_TIMEOUT and task.waiting_for not in ("a reply", "sleep"):
-                    text = f"S{server.id}: {task.role} has not answered for {waited:.0f} s"
+                    text = f"{server.name}: {task.role} has not answered for {waited:.0f} s"
                     where = student_frames.innermost_line(task.glet.gr_frame, server.files)
                     own = (other for other in kernel.tasks.values() if other.incarnation is server.incarnation)
                     server.fault("no-answer", text, where, student_frames.describe_threads(own, server.files))
@@ -158,7 +171,7 @@ class SimHost:
         assert server is not None
         task = self.kernel.current
         where = student_frames.innermost_line(frame, server.files)
-        text = f"S{server.id}: {task.role} keeps running without ever waiting, so the clock stands still"
+        text = f"{server.name}: {task.role} keeps running without ever waiting, so the clock stands still"
         server.fault("busy-loop", text, where)
         self.kernel.kill(server.incarnation)
         self.kernel._next_greenlet().switch()
@@ -168,7 +181,7 @@ class SimHost:
         assert server is not None
         task = self.kernel.current
         where = student_frames.innermost_line(sys._getframe(1), server.files)
-        server.fault("flood", f"S{server.id}: {task.role} {what}", where)
+        server.fault("flood", f"{server.name}: {task.role} {what}", where)
         self.kernel.kill(server.incarnation)
         self.kernel._next_greenlet().switch()
 
@@ -198,5 +211,5 @@ class SimHost:
         return server.id
 
     def stdout(self, topic: str) -> Stdout:
-        """A replacement for ``sys.stdout`` or ``sys.stderr``, with an unfinished line for each incarnation."""
+        """A replacement for ``sys.stdout`` or ``sys.stderr``, which buffers the unfinished line of each incarnation."""
         return Stdout(self._log, topic, lambda: id(self.kernel.current.incarnation))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as real_datetime
 import importlib
+import itertools
 import os
 import random
 import sys
@@ -20,7 +21,6 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from raftlab.host import primitives, threads
-from raftlab.host.kernel import Incarnation
 
 # Modules that reach outside the run. The value is the reason that the student reads.
 REFUSED_MODULES: dict[str, str] = {
@@ -71,6 +71,8 @@ _COPIED = (
     "queue",
     "sched",
     "logging",
+    "logging.handlers",
+    "logging.config",
     "concurrent",
     "concurrent.futures",
     "concurrent.futures._base",
@@ -89,13 +91,14 @@ class RefusedCall(RuntimeError):
 Refuse = Callable[[str, str], NoReturn]
 
 
-def make_copies() -> dict[str, ModuleType]:
-    """Create the copies. Returns them by module name, and leaves ``sys.modules`` as it was."""
+def make_copies(kinds: primitives.Kinds = primitives.KINDS) -> dict[str, ModuleType]:
+    """Create the copies, with locks and events of ``kinds``. Returns them by module name, and leaves ``sys.modules`` as it
+    was."""
     names = (*_COPIED, "_thread", "time", "_queue")
     originals = {name: sys.modules.pop(name, None) for name in names}
     # Otherwise the copies would register at-fork hooks in the real interpreter.
     at_fork, os.register_at_fork = os.register_at_fork, lambda **hooks: None
-    substitutes = {"_thread": primitives.make_thread_module(), "time": primitives.make_time_module()}
+    substitutes = {"_thread": primitives.make_thread_module(kinds), "time": primitives.make_time_module()}
     sys.modules.update(substitutes)
     sys.modules["_queue"] = None  # type: ignore[assignment]  # makes `queue` use its Python implementation
     try:
@@ -109,20 +112,48 @@ def make_copies() -> dict[str, ModuleType]:
                 sys.modules[name] = module
     threading = copies["threading"]
     # There are two copies of `threading`: the student's, whose locks are tracked, and the library's, whose are not.
-    shared = {"Event": primitives.Event, "local": copies["_threading_local"].__dict__["local"]}
+    shared = {"Event": kinds.event, "local": copies["_threading_local"].__dict__["local"]}
     copies["threading"] = copy_module(threading)
     copies["threading"].__dict__.update(shared)
     if hasattr(threading, "_thread_local_info"):  # Python 3.13 creates one during the import
         shared["_thread_local_info"] = shared["local"]()
-    threading.__dict__.update(shared, Lock=primitives.UntrackedLock, _allocate_lock=primitives.UntrackedLock)
+    threading.__dict__.update(shared, Lock=kinds.untracked_lock, _allocate_lock=kinds.untracked_lock)
     copies[LIBRARY_THREADING] = threading
-    threads.install_fast_methods(threading)
+    threads.change(threading, kinds)
     primitives.framework_globals.add(id(threads.__dict__))
     primitives.framework_globals.update(id(module.__dict__) for module in copies.values())
+    threads.preempt_after(copies["concurrent.futures.thread"].__dict__["ThreadPoolExecutor"], "submit")
+    threads.preempt_after(copies["queue"].__dict__["Queue"], "put")
+    _number_futures(copies["concurrent.futures._base"])
     futures: Any = copies["concurrent.futures"]
     futures.ThreadPoolExecutor = copies["concurrent.futures.thread"].ThreadPoolExecutor
     futures.thread = copies["concurrent.futures.thread"]
     return copies
+
+
+def _number_futures(base: Any) -> None:
+    """Let ``wait`` lock futures, and let sets hold them, in the order in which they were created. The library goes by their
+    addresses, which differ from process to process."""
+    future: Any = base.Future
+    create, numbers = future.__init__, itertools.count()
+
+    def init(self: Any) -> None:
+        create(self)
+        self._lab_number = next(numbers)
+
+    def number(self: Any) -> int:
+        value: int = getattr(self, "_lab_number", 0)  # 0: of a subclass that does not call __init__
+        return value
+
+    future.__init__, future.__hash__ = init, number
+    base.id = number  # a global name takes precedence over the built-in function
+
+
+def shared_locks(copies: dict[str, ModuleType]) -> list[primitives.UntrackedLock]:
+    """The locks at module level in ``copies``, which all servers of a run share."""
+    values = [value for name in _COPIED for value in vars(copies[name]).values()]
+    inner = [value._lock if isinstance(value, primitives.RLock) else value for value in values]
+    return [lock for lock in inner if isinstance(lock, primitives.UntrackedLock)]
 
 
 def make_guarded_modules(refuse: Refuse) -> dict[str, ModuleType]:
@@ -146,11 +177,9 @@ def make_guarded_modules(refuse: Refuse) -> dict[str, ModuleType]:
     return {"os": safe_os, "uuid": safe_uuid, "datetime": _virtual_datetime()}
 
 
-def make_random_module(incarnation: Incarnation, seed: int, refuse: Refuse) -> ModuleType:
-    """The ``random`` module of one server. Its functions, and ``Random()`` without a seed, draw from ``seed``."""
+def make_random_module(source: random.Random, refuse: Refuse) -> ModuleType:
+    """The ``random`` module of one server. Its functions, and ``Random()`` without a seed, draw from ``source``."""
     module = copy_module(random)
-    source = random.Random(seed)
-    incarnation.random = source
     for name in random.__all__:
         bound = getattr(source, name, None)
         if callable(bound) and not isinstance(getattr(random, name), type):

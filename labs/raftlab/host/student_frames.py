@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from types import FrameType, TracebackType
 
 from raftlab.host.kernel import Task
-from raftlab.host.primitives import Lock, Site, UntrackedLock
+from raftlab.host.primitives import Lock, Site, UntrackedLock, site
 
 # The folder of the framework's own code in a host process.
 _HOST_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -82,7 +82,11 @@ def _describe_wait(task: Task) -> str:
     lock = task.waiting_for
     holder = lock.holder
     taken = "it took itself" if holder is task else f"{holder.role} took"
-    return f"{task.role} waits at {line_of(task.waiting_site)} for a lock that {taken} at {line_of(lock.site)}"
+    frame = task.glet.gr_frame
+    while frame is not None and frame.f_code.co_filename.startswith(_HOST_FOLDER):
+        frame = frame.f_back
+    wanted = line_of(site(frame) if frame is not None else None)
+    return f"{task.role} waits at {wanted} for a lock that {taken} at {line_of(lock.site)}"
 
 
 def describe_threads(tasks: Iterable[Task], files: Collection[str]) -> str:

@@ -42,7 +42,7 @@ def run() -> list[protocol.Effect]:
 
 
 def _simulate(program: Program) -> list[protocol.Effect]:
-    host = SimHost(program, seed=0, preempt=True)
+    host = SimHost(program, seed=0, schedule="release")
     _finished.append(host)
     decode = protocol.decoder(protocol.StepRequest).decode
     all_servers = list(range(SERVERS))

@@ -19,11 +19,12 @@ from raftlab.messages import message_types, type_annotations
 from raftlab.messages.message_types import AnnotationFault, Shapes, Suspect
 
 __all__ = [
-    "RPC_METHODS", "STATUS_FIELDS", "AnnotationFault", "BadMessage", "Codec", "NotByValue", "UnknownMethod",
-    "check_command", "decode_apply", "decode_plain", "decode_value", "encode_apply", "encode_value",
+    "RPC_METHODS", "SERVICE_METHODS", "STATUS_FIELDS", "AnnotationFault", "BadMessage", "Codec", "NotByValue",
+    "UnknownMethod", "check_command", "decode_apply", "decode_plain", "decode_value", "encode_apply", "encode_value",
 ]  # fmt: skip
 
-RPC_METHODS = ("request_vote", "append_entries", "install_snapshot", "pre_vote")
+RPC_METHODS = ("request_vote", "append_entries", "install_snapshot", "pre_vote", "timeout_now", "read_index_of")
+SERVICE_METHODS = ("client_request",)
 STATUS_FIELDS = tuple(field.name for field in dataclasses.fields(Status))
 
 
@@ -67,13 +68,14 @@ _decode_any = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
 _decode_apply_msg = msgspec.msgpack.Decoder(ApplyMsg, ext_hook=_no_extension).decode
 
-# What the fast path can raise. RuntimeError: another real thread changed the value meanwhile.
+# The exceptions that the fast path can raise. RuntimeError: another real thread changed the value meanwhile.
 _ENCODING_ERRORS = (Suspect, TypeError, ValueError, OverflowError, AttributeError, RecursionError, RuntimeError)
 _DECODING_ERRORS = (UnicodeDecodeError, RecursionError)
 
 
 class Codec:
-    """Encodes and decodes the messages of one Raft class. ``methods`` are its RPC handlers."""
+    """Encodes and decodes the messages of one ``Raft`` class, of one ``KVServer`` class or of both. ``methods`` are the RPC
+    handlers."""
 
     __slots__ = ("_faults", "_read_args", "_read_reply", "_write_args", "_write_reply", "methods")
 
@@ -86,34 +88,38 @@ class Codec:
         self._read_reply: dict[str, Callable[[bytes], Any]] = {}
 
     @classmethod
-    def of(cls, raft_class: type, methods: Iterable[str] = RPC_METHODS) -> Codec:
-        """Prepare the messages of a Raft class.
+    def of(cls, handlers: type, methods: Iterable[str] = RPC_METHODS) -> Codec:
+        """Prepare the messages of a class with RPC handlers; see :meth:`add`."""
+        codec = cls()
+        codec.add(handlers, methods)
+        return codec
+
+    def add(self, handlers: type, methods: Iterable[str]) -> None:
+        """Prepare the messages of a further class.
 
         Unsuitable annotations do not raise here, since a student may have begun the next lab's handler. Using that handler
         raises :class:`AnnotationFault`, unless the contract check has already reported it.
 
         Args:
-            raft_class: the student's class. ``sys.modules`` must hold its module.
+            handlers: the student's class. ``sys.modules`` must hold its module.
             methods: the handlers to look for. Those that the class lacks are ignored.
         """
-        codec = cls()
         known = Shapes()
         for method in methods:
-            if getattr(raft_class, method, None) is None:
+            if getattr(handlers, method, None) is None:
                 continue
-            codec.methods += (method,)
+            self.methods += (method,)
             try:
-                args, reply = message_types.handler_types(raft_class, method)
+                args, reply = message_types.handler_types(handlers, method)
                 given = f'peers[i].call("{method}", args) takes {type_annotations.type_name(args)}, got'
                 returned = f"{method} must return {type_annotations.type_name(reply)}, returned"
                 write = _writer(args, known, given), _writer(reply, known, returned)
                 read = _reader(args, known), _reader(reply, known)
             except AnnotationFault as fault:
-                codec._faults[method] = fault
+                self._faults[method] = fault
                 continue
-            codec._write_args[method], codec._write_reply[method] = write
-            codec._read_args[method], codec._read_reply[method] = read
-        return codec
+            self._write_args[method], self._write_reply[method] = write
+            self._read_args[method], self._read_reply[method] = read
 
     def encode_args(self, method: str, value: Any) -> bytes:
         """Encode a request.
@@ -146,7 +152,7 @@ class Codec:
         if fault is not None:
             raise fault
         existing = ", ".join(self.methods) or "none"
-        raise UnknownMethod(f"there is no RPC handler {method!r}; your Raft class has: {existing}")
+        raise UnknownMethod(f"there is no RPC handler {method!r}; your code has: {existing}")
 
 
 def check_message(message: Any, known: Shapes | None = None) -> None:
@@ -284,7 +290,7 @@ def encode_apply(msg: Any) -> bytes:
 
 
 def _wrong_field(msg: ApplyMsg) -> str:
-    """What is wrong with the field that belongs to the kind of ``msg``; empty if nothing is."""
+    """The mistake in the field that belongs to the kind of ``msg``; empty if there is none."""
     snapshot, members = msg.snapshot, msg.members
     if not isinstance(snapshot, bytes) and not (snapshot is None and msg.kind != "snapshot"):
         need = ' for kind "snapshot"' if msg.kind == "snapshot" else ""

@@ -1,9 +1,8 @@
 """Message types: reads the annotations of handlers and message classes, and checks what can travel by value.
 
 :mod:`raftlab.messages.codec` uses it twice: once per class, to prepare a fast check of the untyped fields (``command:
-Any``), where a tuple or a dataclass would silently arrive as something else; and after a failure, to find the field to
-name. :mod:`raftlab.submission.contract` checks message classes with it.
-"""
+Any``), where a tuple or a dataclass would silently arrive as something else; and after a failure, to find the field that
+caused it. :mod:`raftlab.submission.contract` checks message classes with it."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from raftlab.messages.type_annotations import SCALARS
 
 Check = Callable[[Any], None]
 
-# How deeply a value may be nested: more than any sensible command, less than every recursion limit involved.
+# The maximum depth of a nested value: more than any sensible command, less than every recursion limit involved.
 MAX_DEPTH = 100
 _ENDLESS = "a type alias that contains itself cannot be followed; declare the field as Any"
 
@@ -40,7 +39,7 @@ class AnnotationFault(TypeError):
 
 
 class Suspect(Exception):
-    """A fast check has failed. A slow search then finds the place."""
+    """A fast check has failed. A slow search then finds the value that cannot travel."""
 
 
 # --- handlers ---------------------------------------------------------------------------------------------
@@ -90,12 +89,12 @@ def _declared_types(handler: Any, method: str, raft_class: type, skip: int) -> t
 
 
 def _camel(method: str) -> str:
-    name = "request_vote" if method == "pre_vote" else method
+    name = {"pre_vote": "request_vote", "read_index_of": "read_index"}.get(method, method)
     return "".join(part.capitalize() for part in name.split("_"))
 
 
 def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> dict[str, Any]:
-    """Evaluate only these annotations; those of other parameters do not matter."""
+    """The types of these annotations. Other annotations, which may be invalid, are not evaluated."""
     carrier = types.SimpleNamespace(__annotations__=raw)
     space = getattr(handler, "__globals__", {})
     try:
@@ -201,7 +200,7 @@ class Shapes:
         return self._record(root, root)
 
     def blame(self, message: Any, complaint: str) -> AnnotationFault:
-        """The fault to raise when msgspec refuses a class although each of its types can travel: it names the field.
+        """The fault to raise, with the field's name, when msgspec refuses a class although each of its types can travel.
 
         Args:
             message: the message class.

@@ -18,15 +18,16 @@ class PipeClosed(EOFError):
 
 
 class FrameTooLong(ValueError):
-    """The other end announced a frame longer than ``MAX_FRAME_BYTES``. The stream cannot be trusted any more."""
+    """The other end announced a frame that is too long. The stream cannot be trusted any more."""
 
 
 class Pipe:
-    """Reads frames from ``read_fd`` and writes frames to ``write_fd``. Owns both descriptors."""
+    """Reads frames of at most ``longest`` bytes from ``read_fd``, and writes to ``write_fd``. Owns both descriptors."""
 
-    def __init__(self, read_fd: int, write_fd: int) -> None:
+    def __init__(self, read_fd: int, write_fd: int, longest: int = MAX_FRAME_BYTES) -> None:
         self.read_fd = read_fd
         self.write_fd = write_fd
+        self._longest = longest
         self._rest = b""
 
     def send(self, packed: bytes) -> None:
@@ -44,8 +45,8 @@ class Pipe:
         while True:
             if len(data) >= HEADER.size:
                 (length,) = HEADER.unpack_from(data)
-                if length > MAX_FRAME_BYTES:
-                    raise FrameTooLong(f"a frame of {length} bytes was announced")
+                if length > self._longest:
+                    raise FrameTooLong(f"{length:,} bytes at a time, and at most {self._longest:,} are accepted")
                 end = HEADER.size + length
                 if len(data) >= end:
                     self._rest = data[end:]

@@ -6,7 +6,7 @@ a pipe in :class:`StepRequest` and :class:`StepResult`, in rpyc as lists inside 
 
 Everything is MessagePack decoded by declared type, so a hostile host can send wrong values but never an object.
 ``payload`` and ``args`` are encoded by :mod:`raftlab.messages.codec`. Only the host knows their types; the judge reads them
-as plain dictionaries. Times are seconds of the lab's time.
+as plain dictionaries. Times are seconds of the lab's time: simulated time in sim, real time in rpyc.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import msgspec
 
 # A frame on a pipe is a 4-byte big-endian length and that many bytes.
 HEADER = struct.Struct("!I")
-# The longest frame that either side accepts, in bytes. It bounds the memory that a hostile host can make the judge use; a
-# Raft that behaves stays far below it.
+# The longest frame that either side sends, in bytes. A Raft that behaves stays far below it.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+# The longest frame that the judge accepts from a host, in bytes. It bounds the memory that a hostile host can make the judge
+# use: decoding can take ten times as much.
+MAX_HOST_FRAME_BYTES = 16 * 1024 * 1024
 
 
 class Frame(msgspec.Struct, array_like=True, tag=True, gc=False):
@@ -47,6 +49,17 @@ class Boot(Frame):
     """Seeds the server's ``random``."""
     rate: float = 1.0
     """Local seconds per second of the lab's time."""
+    put_waits: bool = False
+    """Whether each ``apply_ch.put`` waits for a :class:`Taken`."""
+    role: str = "raft"
+    """``"raft"``: a Raft whose service the judge plays. ``"service"``: a Raft with the student's ``KVServer`` on it.
+    ``"clerk"``: the student's ``Clerk``."""
+    max_state: int | None = None
+    """The argument of ``KVServer``, see ``handouts/lab-3a.md``."""
+    max_sessions: int = 0
+    """The argument of ``KVServer``."""
+    client_id: int = 0
+    """The argument of ``Clerk``."""
 
 
 class Request(Frame):
@@ -60,17 +73,21 @@ class Request(Frame):
 
 
 class Reply(Frame):
-    """A reply arrives for the call that ``server`` numbered ``caller_rpc`` in its :class:`Send`. ``None``: the request or
-    the reply was lost."""
+    """The reply arrives for the call whose number in the :class:`Send` of ``server`` is ``caller_rpc``. ``None``: the
+    request or the reply was lost."""
 
     server: int
     caller_rpc: int
     payload: bytes | None
 
 
+# As the method of a Call to a server: asks whether its Raft has the method that the argument names.
+HAS_METHOD = "has_method"
+
+
 class Call(Frame):
-    """The harness calls ``method`` (``start``, ``get_state``, ...) with positional JSON-like ``args``; :class:`Result`
-    answers under the same ``call``."""
+    """The harness calls ``method`` of ``Raft`` or ``Clerk`` (``start``, ``get_state``, ``put``, ...) with positional
+    JSON-like ``args``; :class:`Result` answers under the same ``call``."""
 
     server: int
     call: int
@@ -110,6 +127,15 @@ class SlowApply(Frame):
     seconds: float
 
 
+class Taken(Frame):
+    """The service has taken a message: the oldest one whose ``put`` on this server has not returned yet (see
+    :class:`Boot`). Before that ``put`` returns, it calls ``snapshot(index, data)``, unless ``index`` is 0."""
+
+    server: int
+    index: int = 0
+    data: bytes = b""
+
+
 class Reseed(Frame):
     """From now on the scheduler and every server's ``random`` draw from another seed (sim)."""
 
@@ -123,14 +149,23 @@ class FailSaves(Frame):
     count: int
 
 
-Event = Boot | Request | Reply | Call | Crash | Pause | Resume | ClockRate | SlowApply | FailSaves | Reseed
+class ListThreads(Frame):
+    """:class:`Threads` answers, even if all of the student's threads are stuck (rpyc)."""
+
+    server: int
+
+
+Event = (
+    Boot | Request | Reply | Call | Crash | Pause | Resume | ClockRate | SlowApply | Taken | FailSaves | Reseed
+    | ListThreads
+)  # fmt: skip
 
 
 # --- effects: host → judge --------------------------------------------------------------------------------------
 
 
 class Ready(Frame):
-    """``Raft.__init__`` returned."""
+    """The constructors that the role needs (``Raft``, ``KVServer``, ``Clerk``) have returned."""
 
     server: int
 
@@ -168,8 +203,17 @@ class Apply(Frame):
     payload: bytes
 
 
+class SnapshotTaken(Frame):
+    """The student's service has called ``raft.snapshot(index, data)``, which has not returned yet."""
+
+    server: int
+    index: int
+    data: bytes
+
+
 class Result(Frame):
-    """A :class:`Call` of the harness returned ``payload``."""
+    """A :class:`Call` of the harness returned ``payload``. The result of a clerk's operation is a list: ``["ok", value]``;
+    ``["unknown", text]`` if it raised ``Unknown``; ``["refused", text]`` if it raised ``ValueError``."""
 
     server: int
     call: int
@@ -213,10 +257,29 @@ class Advice(Frame):
     where: str = ""
 
 
-Effect = Ready | Send | Answer | Save | Apply | Result | Down | LogLine | Fault | Advice
+class Threads(Frame):
+    """What the threads that run student code are doing, one line each. It changes nothing: only messages show it."""
+
+    server: int
+    text: str
+
+
+Effect = Ready | Send | Answer | Save | Apply | SnapshotTaken | Result | Down | LogLine | Fault | Advice | Threads
 
 # After one of these the simulator's host returns at once, because the judge's next decision may depend on it.
 URGENT = frozenset((Ready, Result, Down, Fault))
+
+
+class Finding(Frame):
+    """A finding of the race detector. It is not an effect: it changes neither the run nor its trace."""
+
+    server: int
+    kind: str
+    """A key of :data:`raftlab.explain.races.KINDS`."""
+    key: str
+    """Findings with equal keys are one mistake."""
+    text: str
+    """One sentence."""
 
 
 # --- the simulator's lock step ----------------------------------------------------------------------------------
@@ -237,7 +300,7 @@ class StepRequest(Frame):
 
 
 class StepResult(Frame):
-    """What happened in a step, or in :meth:`raftlab.worlds.base.World.wait`."""
+    """The effects of a step, or of :meth:`raftlab.worlds.base.World.wait`."""
 
     now: float
     """The host's clock."""
@@ -247,24 +310,32 @@ class StepResult(Frame):
     """Effects with their times, in order."""
     timer: float | None
     """When the host's next timer fires, if there is one."""
+    findings: list[Finding] = []
 
 
-# --- control of the warm host -----------------------------------------------------------------------------------
+# --- control of the warm host, the process that forks the hosts ------------------------------------------------
 
 
 class StartChild(Frame):
-    """Fork a child. Its descriptors are sent along with the frame (SCM_RIGHTS): two pipe ends for ``sim`` and ``check``
-    (read, write), one connected TCP socket for ``rpyc``."""
+    """Fork a child. Its descriptors are sent along with the frame (SCM_RIGHTS): two pipe ends for ``sim``, ``run`` and
+    ``check`` (read, write), one connected TCP socket for ``rpyc``, a Unix socket to the judge for ``prepared``; and then,
+    for all, the file for the standard streams."""
 
     child: int
     world: str
-    """``"sim"``, ``"rpyc"`` or ``"check"``."""
+    """``"sim"``, ``"rpyc"``, ``"check"``, ``"prepared"`` for the prepared host, or ``"run"`` for a run together with its
+    judge (:mod:`raftlab.runs.together_child`)."""
     seed: int = 0
-    preempt: bool = True
+    schedule: str = "none"
+    """How the simulator preempts threads, see :mod:`raftlab.schedules`."""
+    incarnations: dict[str, int] = {}
+    """How many incarnations of each role the run begins with (sim, run, prepared)."""
+    modules: list[str] = []
+    """Modules of raftlab that are imported before the fork. The first one makes the run (run)."""
 
 
 class KillChild(Frame):
-    """SIGKILL the child; :class:`ChildEnded` answers."""
+    """SIGKILL the child; :class:`ChildEnded` answers. Only for the warm host: the judge itself kills the prepared host's."""
 
     child: int
 
@@ -273,6 +344,8 @@ class ChildStarted(Frame):
     """Sent by the child itself, before it runs student code."""
 
     child: int
+    pid: int = 0
+    """Its process id as it knows it, for systems that do not tell the receiver."""
 
 
 class ChildEnded(Frame):
@@ -285,8 +358,19 @@ class ChildEnded(Frame):
     """Whether it was killed for using more memory than a sandboxed run may."""
 
 
+class HostPrepared(Frame):
+    """The prepared host is ready to fork runs, or cannot be used."""
+
+    problem: str
+    """Why it cannot be used, and ends; empty if it can."""
+
+
+class RunTooLarge(Frame):
+    """Sent by the warm host before it kills the prepared host's run for using more memory than a sandboxed run may."""
+
+
 Control = StartChild | KillChild
-Notice = ChildStarted | ChildEnded
+Notice = ChildStarted | ChildEnded | HostPrepared | RunTooLarge
 
 
 # --- the contract check -----------------------------------------------------------------------------------------
@@ -309,10 +393,12 @@ class ContractReport(Frame):
 
 
 encode = msgspec.msgpack.Encoder().encode
+# The exceptions that decoding hostile data can raise.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    """A decoder for one frame type, or for a union of them. Decoding anything else raises ``msgspec.DecodeError``."""
+    """A decoder for one frame type, or for a union of them. Decoding anything else raises one of :data:`MALFORMED`."""
     return msgspec.msgpack.Decoder(kind)
 
 

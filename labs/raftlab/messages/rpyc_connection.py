@@ -91,10 +91,11 @@ class _Stream(SocketStream):  # type: ignore[misc]
 class _Channel(Channel):  # type: ignore[misc]
     """rpyc's frames: never compressed, of bounded length, and parsed only once they are complete."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "_longest")
 
-    def __init__(self, stream: _Stream) -> None:
+    def __init__(self, stream: _Stream, longest: int) -> None:
         super().__init__(stream, compress=False)
+        self._longest = longest
         self._buffer = bytearray()
 
     def send(self, data: bytes) -> None:
@@ -106,7 +107,7 @@ class _Channel(Channel):  # type: ignore[misc]
         buffer += self.stream.read_some()
         while len(buffer) >= _HEADER.size:
             length, compressed = _HEADER.unpack_from(buffer)
-            if compressed or length > MAX_FRAME_BYTES + _OVERHEAD:
+            if compressed or length > self._longest + _OVERHEAD:
                 raise BadFrame("a frame that is compressed" if compressed else f"a frame of {length} bytes")
             end = _HEADER.size + length
             if len(buffer) <= end:
@@ -122,13 +123,18 @@ class BytesConnection(Connection):  # type: ignore[misc]
     Args:
         sock: a connected TCP socket, owned by the connection from now on.
         deliver: called in :meth:`receive` with the bytes of each call that arrives.
+        longest: the most bytes that a call from the other side may carry.
     """
 
-    def __init__(self, sock: socket.socket, deliver: Callable[[bytes], None]) -> None:
+    def __init__(self, sock: socket.socket, deliver: Callable[[bytes], None], longest: int | None = None) -> None:
         self._deliver = deliver
         # With Nagle's algorithm, each small one-way message would wait about 40 ms.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        super().__init__(VoidService(), _Channel(_Stream(sock)), {"allow_pickle": False, "logger": None})
+        super().__init__(
+            VoidService(),
+            _Channel(_Stream(sock), MAX_FRAME_BYTES if longest is None else longest),
+            {"allow_pickle": False, "logger": None},
+        )
 
     def send(self, data: bytes) -> None:
         """Call the other side with ``data``. Must not run in two threads at once.

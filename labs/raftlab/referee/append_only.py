@@ -9,15 +9,19 @@ entries with more fields than in Figure 2 (only the term and the command, or the
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import defaultdict
 from typing import Any
 
 from raftlab.explain import rules
-from raftlab.explain.failure import short
+from raftlab.explain.failure import Failure, LabFailure, short
 from raftlab.referee.base import Invariant, Message, broken
-from raftlab.referee.configuration import content
+from raftlab.referee.configuration import Configuration, content
 
 # Stands for the command of an entry if only the entry's term is known, from prev_log_index and prev_log_term.
 UNKNOWN = object()
+# Entries of all terms that are recorded in a run: the busiest test has a hundredth of it.
+_MAX_RECORDED = 500_000
 
 
 class AppendOnly(Invariant):
@@ -27,6 +31,9 @@ class AppendOnly(Invariant):
         logs: ``logs[term][index]`` is the (term, command) of an entry in the log of the leader of ``term``.
         leaders: the leader of each term, by its AppendEntries.
         new_indexes: the indexes that the latest AppendEntries added to ``logs``.
+        last_indexes: by term, the last index in ``logs[term]``; 0 for an empty log.
+        own_indexes: by term, the indexes in ``logs[term]`` of the entries of that same term, in order.
+        configurations: by term, the entries in ``logs[term]`` that are configurations, by index.
     """
 
     def __init__(self, durable: bool) -> None:
@@ -34,12 +41,19 @@ class AppendOnly(Invariant):
         self.logs: dict[int, dict[int, tuple[int, Any]]] = {}
         self.leaders: dict[int, int] = {}
         self.new_indexes: list[int] = []
+        self.last_indexes: defaultdict[int, int] = defaultdict(int)
+        self.own_indexes: defaultdict[int, list[int]] = defaultdict(list)
+        self.configurations: defaultdict[int, dict[int, Configuration]] = defaultdict(dict)
+        self._recorded = 0
 
     def booted(self, server: int, incarnation: int) -> None:
         if incarnation > 1 and not self._durable:
             # Logs and terms may be lost, so the records from before the restart are no longer valid.
             self.logs.clear()
             self.leaders.clear()
+            self.last_indexes.clear()
+            self.own_indexes.clear()
+            self.configurations.clear()
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if method != "append_entries":
@@ -51,19 +65,35 @@ class AppendOnly(Invariant):
         if prev > 0:
             before = log.get(prev)
             if before is None:
-                log[prev] = (args["prev_log_term"], UNKNOWN)
-                self.new_indexes.append(prev)
+                self._add(term, prev, (args["prev_log_term"], UNKNOWN))
             elif before[0] != args["prev_log_term"]:
                 raise self._changed(src, term, prev, f"term {before[0]}", f"term {args['prev_log_term']}")
         for index, entry in enumerate(args["entries"], prev + 1):
+            if entry["term"] < 1 and entry.get("kind") != "configuration":
+                # No server ever leads term 0.
+                text = f"expected every entry to be of term 1 or later, but S{src} sends one of term {entry['term']}"
+                raise broken(rules.TERMS_AGREE, f"{text} at index {index}", frozenset((src,)))
             known = log.get(index)
             new = (entry["term"], content(entry))
             if known is None or (known[1] is UNKNOWN and known[0] == new[0]):
-                log[index] = new
-                self.new_indexes.append(index)
+                self._add(term, index, new)
             elif known != new:
                 seen, now = (f"term {entry_term}" + _command_text(command) for entry_term, command in (known, new))
                 raise self._changed(src, term, index, seen, now)
+        self._recorded += len(self.new_indexes)
+        if self._recorded > _MAX_RECORDED:
+            text = f"expected leaders to send at most {_MAX_RECORDED:,} different entries in a run"
+            raise LabFailure(Failure("flood", f"{text}, but S{src} has sent one more"))
+
+    def _add(self, term: int, index: int, entry: tuple[int, Any]) -> None:
+        log = self.logs[term]
+        if entry[0] == term and index not in log:
+            insort(self.own_indexes[term], index)
+        if isinstance(entry[1], Configuration):
+            self.configurations[term][index] = entry[1]
+        log[index] = entry
+        self.last_indexes[term] = max(self.last_indexes[term], index)
+        self.new_indexes.append(index)
 
     @staticmethod
     def _changed(server: int, term: int, index: int, seen: str, now: str) -> Exception:

@@ -9,6 +9,7 @@ entries, which have no command but take up an index; a snapshot that skips index
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from raftlab.api import ApplyMsg
@@ -25,19 +26,34 @@ class StateMachineSafety(Invariant):
         last_applied: the last index that each server has applied in its present incarnation.
         term: the term of that entry.
         servers_at: ``servers_at[index]`` are the servers that have applied ``index`` in their present incarnations.
-        snapshots: ``snapshots[index]`` are the bytes of the services' snapshot up to ``index``.
+        snapshots: ``snapshots[index]`` are the bytes of the snapshot up to ``index`` that the judge's own services take.
     """
 
     def __init__(self) -> None:
         self.values: dict[int, tuple[str, Any]] = {}
         self._first_server: dict[int, int] = {}
         self.last_applied: dict[int, int] = {}
+        self._restarted: set[int] = set()  # the servers that are in a later incarnation than their first
         self.term: dict[int, int] = {}
         self.servers_at: dict[int, set[int]] = {}
         self.snapshots: dict[int, bytes] = {}
+        # By index: the snapshots that students' services have taken. Those of two servers may differ.
+        self._of_services: dict[int, set[bytes]] = {}
+
+    def service_took(self, index: int, data: bytes) -> None:
+        """A student's service takes a snapshot up to ``index`` (lab 3A)."""
+        self._of_services.setdefault(index, set()).add(data)
+
+    def snapshots_at(self, index: int) -> Collection[bytes]:
+        """The bytes of every snapshot up to ``index`` that some service has taken."""
+        own = self.snapshots.get(index)
+        return self._of_services.get(index, ()) if own is None else (own,)
 
     def booted(self, server: int, incarnation: int) -> None:
         self.last_applied[server] = self.term[server] = 0
+        self._restarted.discard(server)
+        if incarnation > 1:
+            self._restarted.add(server)
         for servers in self.servers_at.values():
             servers.discard(server)
 
@@ -48,7 +64,7 @@ class StateMachineSafety(Invariant):
         upto = self.last_applied.get(server, 0)
         if msg.index != upto + 1:
             text = f"expected S{server} to apply index {upto + 1} next, but it applied index {msg.index}"
-            if upto == 0 and self.snapshots:
+            if upto == 0 and (self.snapshots or self._of_services):
                 text = f"expected S{server} to begin with a snapshot or index 1, but it applied index {msg.index}"
                 raise broken(rules.SNAPSHOT_FIRST, text, frozenset((server,)))
             raise broken(rules.APPLY_IN_ORDER, text, frozenset((server,)))
@@ -70,15 +86,18 @@ class StateMachineSafety(Invariant):
         if msg.index <= upto:
             text = f"expected S{server} to go on from index {upto + 1}, but it applied a snapshot up to {msg.index}"
             raise broken(rules.NEWER_SNAPSHOT, text, frozenset((server,)))
-        data = self.snapshots.get(msg.index)
-        if data is None:
+        taken = self.snapshots_at(msg.index)
+        if not taken:
             text = "expected a snapshot that some service has taken, but"
             text = f"{text} S{server} applied one up to index {msg.index}, where no service took one"
             raise broken(rules.WHOLE_SNAPSHOT, text, frozenset((server,)))
-        if msg.snapshot != data:
+        if msg.snapshot not in taken:
             seen = len(msg.snapshot or b"")
-            what = f"{seen} bytes" if seen != len(data) else "other bytes"
-            text = f"expected S{server} to apply the {len(data)} bytes of the snapshot up to {msg.index}, not {what}"
+            lengths = sorted({len(data) for data in taken})
+            what = "other bytes" if seen in lengths else f"{seen} bytes"
+            whole = " or ".join(map(str, lengths))
+            after = " after its restart" if upto == 0 and server in self._restarted else ""
+            text = f"expected S{server} to apply{after} the {whole} bytes of the snapshot up to {msg.index}, not {what}"
             raise broken(rules.WHOLE_SNAPSHOT, text, frozenset((server,)))
         self.last_applied[server] = msg.index
         self.term[server] = msg.term

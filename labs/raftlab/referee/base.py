@@ -46,6 +46,9 @@ class Invariant:
     def change_requested(self, server: int, members: frozenset[int]) -> None:
         """``change_membership(members)`` is about to be called on ``server`` (lab 2E)."""
 
+    def transfer_requested(self, server: int, target: int) -> None:
+        """``transfer_leadership(target)`` is about to be called on ``server`` (lab 2G)."""
+
     def applied(self, server: int, msg: ApplyMsg) -> None:
         """``server`` put ``msg`` into its ``apply_ch``."""
 

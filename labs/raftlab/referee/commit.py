@@ -7,7 +7,8 @@ it, got successful replies to AppendEntries of that term from enough servers to 
 The configuration that counts is the latest one in that leader's log, as far as its messages show it.
 
 Styles it must accept: leaders that commit on heartbeats, in batches, or entries of many terms at once with a no-op entry;
-followers that learn of the commit before the leader applies the entry; restarted servers that apply everything again. With
+followers that learn of the commit before the leader applies the entry; followers that agree only up to their commit index,
+and take the rest of the message later; restarted servers that apply everything again. With
 configurations: entries counted under a configuration that was appended after them, even one that is not sent yet; leaders
 that do not know the newest configuration; a single member, which commits without sending anything.
 """
@@ -15,20 +16,23 @@ that do not know the newest configuration; a single member, which commits withou
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Collection
 
 from raftlab.api import ApplyMsg
 from raftlab.explain import rules
 from raftlab.referee.append_only import AppendOnly
 from raftlab.referee.base import Invariant, Message, broken
-from raftlab.referee.configuration import Configuration
+from raftlab.referee.commit_bound import CommitBound
+from raftlab.referee.configuration import Configuration, names
 
 
 class Commit(Invariant):
     """The rule, and the record of commits that other rules use.
 
     Attributes:
-        match_index: ``match_index[term][server]`` is the last index that the leader of ``term`` knows to be on ``server``.
+        match_index: ``match_index[term][server]`` is the last index that the leader of ``term`` may know to be on
+            ``server``.
         committed_upto: every index up to this one is committed.
         commits: each commit as (term, index, servers): the leader's term, the index of the entry of that term that was
             counted, and the servers that stored it.
@@ -38,9 +42,15 @@ class Commit(Invariant):
         requested: the members that the test has asked for. A leader may act on a request before it sends anything.
     """
 
-    def __init__(self, members: Collection[int], append_only: AppendOnly) -> None:
+    def __init__(self, members: Collection[int], append_only: AppendOnly, commit_bound: CommitBound) -> None:
         self._append_only = append_only
+        self._commit_bound = commit_bound
         self.match_index: dict[int, dict[int, int]] = {}
+        # The same, without what a success may not mean (see commit_bound.py).
+        self._certain: dict[int, dict[int, int]] = {}
+        # By term: the highest commit index that its leader has sent.
+        self._leader_commit: dict[int, int] = {}
+        self._recorded_upto = 0
         self.committed_upto = 0
         self.commits: list[tuple[int, int, frozenset[int]]] = []
         self.committed_configurations: dict[int, Configuration] = {0: Configuration(frozenset(members))}
@@ -52,19 +62,36 @@ class Commit(Invariant):
     def change_requested(self, server: int, members: frozenset[int]) -> None:
         self.requested.add(members)
 
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        if method == "append_entries":
+            term = args["term"]
+            self._leader_commit[term] = max(self._leader_commit.get(term, 0), args["leader_commit"])
+
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
             matched = self.match_index.setdefault(args["term"], {})
             upto = args["prev_log_index"] + len(args["entries"])
             if upto > matched.get(server, 0):
                 matched[server] = upto
+            certain = self._certain.setdefault(args["term"], {})
+            if not self._commit_bound.is_certain(server, args):
+                upto = args["prev_log_index"]
+            if upto > certain.get(server, 0):
+                certain[server] = upto
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
         if msg.kind == "configuration" and msg.members is not None and msg.index not in self.committed_configurations:
             self.committed_configurations[msg.index] = self._configuration_applied_by(msg, msg.members)
         self.applied_upto = max(self.applied_upto, msg.index)
-        if msg.index <= self.committed_upto or msg.kind == "snapshot":
+        if msg.kind == "snapshot":
             return
+        if msg.index > self.committed_upto:
+            self._check(server, msg)
+        if msg.index > self._recorded_upto:
+            self._record(server, msg)
+
+    def _check(self, server: int, msg: ApplyMsg) -> None:
+        """Fail if no leader can have committed the index of ``msg``. Otherwise it is committed, and more may be."""
         configuration = self.configuration_at(msg.index)
         if len(configuration.voters) == 1:
             self.committed_upto = msg.index  # a single member commits without sending anything that could be checked
@@ -73,23 +100,55 @@ class Commit(Invariant):
             index = self._possible_commit(term, msg.index, configuration)
             if index >= msg.index:
                 self.committed_upto = index
-                leader = self._append_only.leaders[term]
-                have = [who for who, upto in self.match_index[term].items() if upto >= index]
-                self.commits.append((term, index, frozenset((*have, leader))))
                 return
         raise self._too_early(server, msg.index, configuration)
+
+    def _record(self, server: int, msg: ApplyMsg) -> None:
+        """Record the commit that let ``server`` apply ``msg``. Unlike :meth:`_check`, this counts only copies that are
+        certain. A leader may send an entry before it has saved it (dissertation, 10.2.1), so its own copy is certain only
+        up to the index that it has committed."""
+        applied = self._recorded_upto = msg.index
+        configuration = self.configuration_at(applied)
+        if len(configuration.voters) == 1:
+            return
+        for term in sorted(self._certain, reverse=True):
+            certain, leader = self._certain[term], self._append_only.leaders[term]
+            if self._append_only.logs[term].get(applied, (msg.term,))[0] != msg.term:
+                continue
+            own = max(self._leader_commit.get(term, 0), applied if server == leader else 0)
+            index = self._possible_commit(term, applied, configuration, certain, own)
+            # What the leader has committed is certain; that it may have committed more is not.
+            index = self._last_own(term, min(index, own))
+            if index >= applied:
+                self._recorded_upto = index
+                have = [who for who, upto in certain.items() if upto >= index]
+                self.commits.append((term, index, frozenset((*have, leader))))
+                return
+
+    def copies(self, index: int) -> set[int]:
+        """The servers that can have stored the entry at ``index``: those that have acknowledged it to some leader, and
+        leaders that have sent it."""
+        stored = {who for matched in self.match_index.values() for who, upto in matched.items() if upto >= index}
+        return stored | {
+            self._append_only.leaders[term] for term, log in self._append_only.logs.items() if index in log
+        }
 
     def configuration_at(self, index: int) -> Configuration:
         """The latest committed configuration at ``index`` or before."""
         return self.committed_configurations[max(at for at in self.committed_configurations if at <= index)]
 
-    def own_term_majority_index(self, term: int, configuration: Configuration, before: float = math.inf) -> int:
+    def own_term_majority_index(
+        self, term: int, configuration: Configuration, before: float = math.inf,
+        matched: dict[int, int] | None = None, own: int | None = None,
+    ) -> int:  # fmt: skip
         """The last entry of its own term that the leader of ``term`` knows to be on a majority (§5.4.2).
 
         Args:
             term: the leader's term.
             configuration: the servers of which a majority is needed.
             before: only indexes below this one are considered.
+            matched: the last index on each server; ``None``: as ``match_index`` says.
+            own: the last index of the leader's own log that counts; ``None``: all that it has sent.
 
         Returns:
             The entry's index, or 0 if there is none.
@@ -97,40 +156,60 @@ class Commit(Invariant):
         leader = self._append_only.leaders.get(term)
         if leader is None:
             return 0
-        log = self._append_only.logs[term]
-        reach = configuration.majority_index(self.match_index.get(term, {}), leader, max(log, default=0))
-        return max(
-            (index for index, entry in log.items() if index <= reach and index < before and entry[0] == term), default=0
-        )
+        matched = self.match_index.get(term, {}) if matched is None else matched
+        own = self._append_only.last_indexes[term] if own is None else own
+        reach = configuration.majority_index(matched, leader, own)
+        return self._last_own(term, reach if reach < before else before - 1)
 
-    def _possible_commit(self, term: int, at: int, configuration: Configuration) -> int:
-        """How far the leader of ``term`` may have committed; 0 if it cannot have committed index ``at``."""
+    def _last_own(self, term: int, upto: float) -> int:
+        """The last entry of its own term in the log of the leader of ``term``, up to this index; 0 if there is none."""
+        own = self._append_only.own_indexes[term]
+        count = bisect_right(own, upto)
+        return own[count - 1] if count else 0
+
+    def _possible_commit(
+        self, term: int, at: int, configuration: Configuration,
+        matched: dict[int, int] | None = None, own: int | None = None,
+    ) -> int:  # fmt: skip
+        """The last index that the leader of ``term`` may have committed; 0 if it cannot have committed index ``at``.
+
+        Args:
+            term: the leader's term.
+            at: the index.
+            configuration: the configuration before ``at``.
+            matched: as for :meth:`own_term_majority_index`.
+            own: as for :meth:`own_term_majority_index`.
+        """
         log = self._append_only.logs.get(term, {})
         since = max(index for index in self.committed_configurations if index <= at)
         if at in log and isinstance(log[at][1], Configuration):
             since, configuration = at, log[at][1]
         # A later configuration that is certainly in the leader's log replaces those before it. Others may be in that log.
-        later = {index: entry[1] for index, entry in log.items() if index > at and isinstance(entry[1], Configuration)}
+        known = self._append_only.configurations[term]
+        later = {index: known[index] for index in known if index > at}
         last = configuration
         counted = 0
         for index in sorted(later):
-            counted = max(counted, self.own_term_majority_index(term, last, index))
+            counted = max(counted, self.own_term_majority_index(term, last, index, matched, own))
             since, last = index, later[index]
-        counted = max(counted, self.own_term_majority_index(term, last))
+        counted = max(counted, self.own_term_majority_index(term, last, matched=matched, own=own))
         others: list[Configuration] = []
         for (index, of_term), other in self.sent_configurations.items():
             if index > at and of_term <= term and (index not in log or log[index][0] == of_term):
                 others.append(other)
         if last.old:
             # C_new may be in the leader's log without having been sent, but only once C_old,new is committed.
-            if since <= self.committed_upto or self.own_term_majority_index(term, last) >= since:
+            if (
+                since <= self.committed_upto
+                or self.own_term_majority_index(term, last, matched=matched, own=own) >= since
+            ):
                 others.append(Configuration(last.members))
         else:
             others += [Configuration(members) for members in self.requested if len(members ^ last.members) == 1]
         for other in others:
             # A leader that becomes the only member commits without sending anything.
             alone = other.voters == {self._append_only.leaders.get(term)}
-            counted = max(counted, at if alone else self.own_term_majority_index(term, other))
+            counted = max(counted, at if alone else self.own_term_majority_index(term, other, matched=matched, own=own))
         return counted if counted >= at else 0
 
     def _configuration_applied_by(self, msg: ApplyMsg, members: frozenset[int]) -> Configuration:
@@ -162,6 +241,6 @@ class Commit(Invariant):
             return broken(rules.COMMIT_MAJORITY, text, frozenset((server,)))
         text = (
             f"expected most of {configuration.groups_text} to have stored index {index} before S{server} applies it, "
-            f"but only {sorted(set().union(*copies))} can have stored it"
+            f"but only {names(set().union(*copies))} can have stored it"
         )
         return broken(rules.BOTH_MAJORITIES if configuration.old else rules.MEMBERS_COUNT, text, frozenset((server,)))

@@ -1,7 +1,8 @@
 """Leader Completeness: an entry committed in one term is in the log of every leader of a later term (§5.4, Figure 3).
 
 The referee checks three things: the last index and term that a winning candidate named in its RequestVote; the entries in a
-leader's messages; and votes for candidates whose log ends before a committed entry that the voter has stored.
+leader's messages; and votes for candidates whose log ends before a committed entry that the voter has stored. If a server
+has restarted since it stored that entry, and has shown no sign of it since, the failure is about what survives a restart.
 
 Styles it must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in a term no
 later than that of the commit, since the voter may have decided before it stored the entry.
@@ -9,21 +10,115 @@ later than that of the commit, since the voter may have decided before it stored
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from raftlab.api import ApplyMsg
 from raftlab.explain import rules
 from raftlab.referee.append_only import AppendOnly
 from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
 
+# Entries of all servers that are remembered in a run. A run in which more are stored says less, but judges the same.
+_MAX_REMEMBERED = 500_000
+
+
+class Memory(Invariant):
+    """What each server had stored before it restarted, and when it had saved last. This is not a rule, but a record that
+    other rules use.
+
+    Args:
+        clock: returns the present time, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # By server: what it did with each entry, and when: "sent" it as a leader, or "acknowledged" it; in its present
+        # incarnation, and before. By index and term.
+        self._stored: dict[int, dict[tuple[int, int], tuple[str, float]]] = {}
+        self._before: dict[int, dict[tuple[int, int], tuple[str, float]]] = {}
+        self._last_save: dict[int, float] = {}
+        # By server: when it restarted last, and its last save before that; below 0 if there was none.
+        self._restart: dict[int, tuple[float, float]] = {}
+        # By server: the last index that it has been seen to have since then.
+        self._seen: dict[int, int] = {}
+        self._remembered = 0
+
+    def booted(self, server: int, incarnation: int) -> None:
+        if incarnation > 1:
+            self._before[server] = {**self._before.get(server, {}), **self._stored.pop(server, {})}
+            self._restart[server] = (self._clock(), self._last_save.get(server, -1.0))
+            self._seen[server] = 0
+
+    def saved(self, server: int) -> None:
+        self._last_save[server] = self._clock()
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        if method == "append_entries":
+            self._has(src, "sent", args)
+
+    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
+        if method == "append_entries" and reply["success"]:
+            self._has(server, "acknowledged", args)
+
+    def _has(self, server: int, did: str, args: Message) -> None:
+        prev, entries = args["prev_log_index"], args["entries"]
+        self._seen[server] = max(self._seen.get(server, 0), prev + len(entries))
+        if not entries or self._remembered > _MAX_REMEMBERED:
+            return
+        stored = self._stored.setdefault(server, {})
+        now = self._clock()
+        for index, entry in enumerate(entries, prev + 1):
+            if (index, entry["term"]) not in stored:
+                stored[index, entry["term"]] = (did, now)
+                self._remembered += 1
+
+    def lost(self, server: int, index: int, term: int) -> str:
+        """What a server that had an entry did not save before it restarted: the beginning of a sentence. Empty if it has
+        saved since it had the entry, has not restarted since, or has been seen to have the entry again."""
+        did, when, restart, saved = self._story(server, index, term)
+        if not did or saved >= when:
+            return ""
+        last = f"had saved last at {saved:.3f}" if saved >= 0 else "had saved nothing"
+        text = f"expected S{server} still to have index {index} of term {term} after its restart at {restart:.3f}"
+        return f"{text}, but it {did} it at {when:.3f} and {last}"
+
+    def restarted(self, server: int, index: int, term: int) -> str:
+        """That a server has saved and restarted since it had an entry, for the end of a sentence; else empty."""
+        did, _, restart, saved = self._story(server, index, term)
+        return (
+            f", but it has restarted since, at {restart:.3f} (its last save before that was at {saved:.3f})"
+            if did
+            else ""
+        )
+
+    def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
+        """What ``server`` did with an entry, and when; when it restarted, and its last save before. The first is empty if it
+        has not restarted since, or has been seen to have the entry again."""
+        did, when = self._before.get(server, {}).get((index, term), ("", 0.0))
+        if self._seen.get(server, 0) >= index:
+            did = ""
+        return did, when, *self._restart.get(server, (0.0, 0.0))
+
 
 class Completeness(Invariant):
-    """The rule, which uses the records of :class:`AppendOnly` and :class:`Commit`."""
+    """The rule, which uses the records of :class:`AppendOnly` and :class:`Commit`.
 
-    def __init__(self, append_only: AppendOnly, commit: Commit) -> None:
+    Args:
+        append_only: the record of leaders' logs.
+        commit: the record of commits.
+        memory: the record of what servers had stored before they restarted.
+    """
+
+    def __init__(self, append_only: AppendOnly, commit: Commit, memory: Memory) -> None:
         self._append_only = append_only
         self._commit = commit
+        self._memory = memory
+        # By term and candidate: the servers that voted for it, in their order.
+        self._voters: dict[tuple[int, int], list[int]] = {}
         # By term and candidate: the (term, index) of the last entry in its log.
         self._last_entries: dict[int, dict[int, tuple[int, int]]] = {}
+        # By term: how many commits were looked at, and the latest of them in an earlier term.
+        self._earlier_commits: dict[int, tuple[int, tuple[int, int, frozenset[int]] | None]] = {}
         # The number of processed commits, and the last index that they cover.
         self._processed = 0
         self._processed_upto = 0
@@ -50,12 +145,18 @@ class Completeness(Invariant):
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method != "request_vote" or not reply["vote_granted"]:
             return
+        self._voters.setdefault((args["term"], caller), []).append(server)
         end = (args["last_log_term"], args["last_log_index"])
         for term, index, stored in self._commit.commits:
             if server in stored and args["term"] > term and end < (term, index):
+                lost = self._memory.lost(server, index, term)
+                if lost:
+                    text = f"{lost}: it votes for S{caller}, whose log ends with index {end[1]} of term {end[0]}"
+                    raise broken(rules.SURVIVES, text, frozenset((server,)))
                 text = (
                     f"expected S{server} to refuse S{caller}, whose log ends with index {end[1]} of term {end[0]}: "
                     f"S{server} has stored index {index} of term {term}, which is committed"
+                    f"{self._memory.restarted(server, index, term)}"
                 )
                 raise broken(rules.NEWER_LOG, text, frozenset((server, caller)))
 
@@ -76,14 +177,26 @@ class Completeness(Invariant):
         """Fail if the leader of ``term`` was elected with a log that ends before an entry committed in an earlier term."""
         leader = self._append_only.leaders[term]
         end = self._last_entries.get(term, {}).get(leader)
-        if end is None or not self._commit.commits:
+        commits = self._commit.commits
+        if end is None or not commits:
             return
-        for by, index, _ in reversed(self._commit.commits):
-            if by < term and end < (by, index):
-                text = (
-                    f"expected the leader of term {term} to have index {index}, which was committed in term {by}, "
-                    f"but S{leader} was elected with a log that ends with index {end[1]} of term {end[0]}"
-                )
-                raise broken(rules.LEADER_COMPLETENESS, text, frozenset((leader,)))
-            if by < term:
-                return  # earlier commits are covered by this one
+        # The latest commit of an earlier term covers those before it.
+        seen, latest = self._earlier_commits.get(term, (0, None))
+        if seen < len(commits):
+            latest = next((commit for commit in reversed(commits[seen:]) if commit[0] < term), latest)
+            self._earlier_commits[term] = len(commits), latest
+        if latest is not None and end < latest[:2]:
+            by, index, stored = latest
+            for server in (leader, *self._voters.get((term, leader), ())):
+                lost = self._memory.lost(server, index, by) if server in stored else ""
+                if lost:
+                    what = "it leads" if server == leader else f"it has voted for S{leader}, which leads"
+                    text = f"{lost}: {what} term {term} with a log that ends with index {end[1]} of term {end[0]}"
+                    raise broken(rules.SURVIVES, text, frozenset((server,)))
+            text = (
+                f"expected the leader of term {term} to have index {index}, which was committed in term {by}, "
+                f"but S{leader} was elected with a log that ends with index {end[1]} of term {end[0]}"
+            )
+            if leader in stored and (since := self._memory.restarted(leader, index, by)):
+                text = f"{text}: it had stored that index{since}"
+            raise broken(rules.LEADER_COMPLETENESS, text, frozenset((leader,)))

@@ -49,13 +49,19 @@ class Configuration:
         return index
 
     def __repr__(self) -> str:
-        new = f"the members {sorted(self.members)}"
-        return f"{new} together with the old {sorted(self.old)}" if self.old else new
+        if self.old:
+            return f"the configuration (new {sorted(self.members)}, old {sorted(self.old)})"
+        return f"the configuration {sorted(self.members)}"
 
     @property
     def groups_text(self) -> str:
         """The groups as text that follows the words "most of"."""
-        return " and most of ".join(str(sorted(group)) for group in self.groups)
+        return " and most of ".join(names(group) for group in self.groups)
+
+
+def names(servers: Collection[int]) -> str:
+    """The servers as text: ``S0, S1, S2``."""
+    return ", ".join(f"S{who}" for who in sorted(servers))
 
 
 def content(entry: Message) -> Any:

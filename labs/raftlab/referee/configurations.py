@@ -16,7 +16,7 @@ from raftlab.explain import rules
 from raftlab.referee.append_only import UNKNOWN, AppendOnly
 from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
-from raftlab.referee.configuration import Configuration
+from raftlab.referee.configuration import Configuration, names
 
 
 class Configurations(Invariant):
@@ -61,7 +61,7 @@ class Configurations(Invariant):
         """The configurations that may be the latest in the log of a candidate whose log ends there. If the candidate can
         win at all, its log has the committed ones; it may have those that were sent, or that only a leader has."""
         commit = self._commit
-        since = max(index for index in commit.committed_configurations if index <= last_index)
+        since = max((index for index in commit.committed_configurations if index <= last_index), default=0)
         possible = [commit.committed_configurations[since]]
         possible += [
             other
@@ -83,7 +83,7 @@ class Configurations(Invariant):
             committed = possible[0]
             rule = rules.BOTH_MAJORITIES if committed.old else rules.MEMBERS_COUNT
             text = f"expected S{leader} to lead term {term} only with the votes of most of {committed.groups_text}"
-            raise broken(rule, f"{text}, but it has only those of {sorted(votes)}", frozenset((leader,)))
+            raise broken(rule, f"{text}, but it has only those of {names(votes)}", frozenset((leader,)))
 
     # --- changes ---
 
@@ -96,7 +96,8 @@ class Configurations(Invariant):
         if before is None:
             return
         if at and not self._committed(at, before, index):
-            text = f"expected {before!r} at index {at} to be committed before the next change begins, but {here}"
+            text = f"expected {before!r} at index {at} to be committed before the next one is sent, but {here}"
+            text = f"{text}, when only {names(self._commit.copies(at))} can have stored index {at}"
             raise broken(rules.ONE_CHANGE, text, frozenset((src,)))
         if before.old and not new.old and new.members in (before.members, before.old):
             return

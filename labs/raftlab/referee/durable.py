@@ -5,7 +5,8 @@ a server could not have made before some request arrived needs a save after that
 candidate, and a success for entries that the server did not have before.
 
 Styles it must accept: one save for many promises; saves by a thread other than the one that answers; the same promise
-again without another save; entries that the server had before, as a leader or in a snapshot.
+again without another save; entries that the server had before, as a leader or in a snapshot; a follower that takes nothing
+from a message that begins before its commit index, and says so.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections import Counter
 
 from raftlab.explain import rules
 from raftlab.referee.base import Invariant, Message, broken
+from raftlab.referee.commit_bound import CommitBound
 
 
 class Durable(Invariant):
     """The rule. It counts saves: a promise is durable if the count has grown since its request first arrived."""
 
-    def __init__(self) -> None:
+    def __init__(self, commit_bound: CommitBound) -> None:
+        self._commit_bound = commit_bound
         self._saves: Counter[int] = Counter()
         # The server's number of saves when a request first arrived: for a vote by (server, term, candidate), for an entry
         # by server and (index, term). -1 for an entry that the server itself sent as a leader.
@@ -56,7 +59,7 @@ class Durable(Invariant):
                 raise broken(
                     rules.SAVE_FIRST, f"{text}, but it has saved nothing since it was asked", frozenset((server,))
                 )
-        elif method == "append_entries" and reply["success"]:
+        elif method == "append_entries" and reply["success"] and self._commit_bound.is_certain(server, args):
             known = self._entries.setdefault(server, {})
             for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
                 if saves <= known.get((index, entry["term"]), -1) and index > self._covered[server]:

@@ -1,11 +1,13 @@
 """One vote per term: a server gives its vote to at most one candidate in any one term (Figure 2, RequestVote 2; §5.2).
 
-For the referee, S votes for C in term T if S answers a RequestVote of term T with ``vote_granted``, or if S itself asks
-for votes in T (a candidate votes for itself).
+For the referee, S votes for C in term T if S answers a RequestVote of term T with ``vote_granted``. S votes for itself if
+it asks for votes in T or leads T. Having asked binds S only until it restarts: a candidate may send its requests before its
+own vote is durable, as long as it does not count that vote, and a crash before that ends the candidacy.
 
 Styles it must accept: the same vote granted again to the same candidate (a repeated or duplicated request); a reply whose
-own ``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer twice.
-Before lab 2C nothing has to survive a restart, so votes count per incarnation.
+own ``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer twice; a
+candidate whose requests leave before its own vote is saved, and which crashes in between. Before lab 2C nothing has to
+survive a restart, so votes count per incarnation.
 """
 
 from __future__ import annotations
@@ -21,16 +23,38 @@ class OneVote(Invariant):
         self._durable = durable
         # By server and term: the candidate, and the incarnation in which the vote was granted.
         self._votes: dict[tuple[int, int], tuple[int, int]] = {}
+        # By server: the terms in which it asked for votes in its present incarnation and has not led so far.
+        self._asked: dict[int, set[int]] = {}
         self._incarnations: dict[int, int] = {}
 
     def booted(self, server: int, incarnation: int) -> None:
         self._incarnations[server] = incarnation
-        if incarnation > 1 and not self._durable:
-            self._votes = {key: vote for key, vote in self._votes.items() if key[0] != server}
+        asked = self._asked.pop(server, set())
+        self._votes = {
+            (voter, term): vote
+            for (voter, term), vote in self._votes.items()
+            if voter != server or (self._durable and term not in asked)
+        }
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        term = args["term"]
         if method == "request_vote":
-            self._vote(src, args["term"], src)
+            if (src, term) not in self._votes:
+                self._asked.setdefault(src, set()).add(term)
+            self._vote(src, term, src)
+        elif method in ("append_entries", "install_snapshot"):
+            self._leads(src, term)
+
+    def observed(self, server: int, term: int, is_leader: bool) -> None:
+        if is_leader:
+            self._leads(server, term)
+
+    def led(self, server: int, term: int) -> None:
+        self._leads(server, term)
+
+    def _leads(self, server: int, term: int) -> None:
+        self._asked.get(server, set()).discard(term)
+        self._vote(server, term, server)
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "request_vote" and reply["vote_granted"]:

@@ -1,11 +1,13 @@
 """A pre-vote changes no term and no vote (dissertation, 9.6). From lab 2F on.
 
-The referee checks a server's term in get_state, in its requests and in its replies. The term may grow for two reasons only:
-the server has received that term in another server's request or reply; or it starts an election in that term, with the
-pre-votes of a majority. The term of a pre-vote request is not any server's term yet, so receiving it is not a reason.
+The referee checks a server's term in get_state, in its requests and in its replies. The term may grow for three reasons
+only: the server has received that term in another server's request or reply; it starts an election in that term, with the
+pre-votes of a majority; or a leader of the term before has told it to stand (TimeoutNow, lab 2G). The term of a pre-vote
+request is not any server's term yet, so receiving it is not a reason.
 
 Styles it must accept: replies to a pre-vote with either the requested term or the server's own; candidates that ask more
-than once, or ask only some servers; a single member, which asks no one; configurations that the others do not know yet.
+than once, or ask only some servers; a single member, which asks no one; configurations that the others do not know yet. Lab
+2G does not need lab 2F: there the rule holds once a server has asked for a pre-vote, as all do before the first election.
 """
 
 from __future__ import annotations
@@ -13,14 +15,20 @@ from __future__ import annotations
 from raftlab.explain import rules
 from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
-from raftlab.referee.configuration import Configuration
+from raftlab.referee.configuration import Configuration, names
 
 
 class PreVote(Invariant):
-    """The rule."""
+    """The rule that a pre-vote changes nothing.
 
-    def __init__(self, commit: Commit) -> None:
+    Args:
+        commit: the record of configurations.
+        required: whether servers must ask for pre-votes. Otherwise the rule holds once one of them has asked.
+    """
+
+    def __init__(self, commit: Commit, required: bool) -> None:
         self._commit = commit
+        self._holds = required
         self._received: dict[int, int] = {}  # the highest term that each server may be in
         # By candidate and term: the servers that granted a pre-vote.
         self._granted: dict[tuple[int, int], set[int]] = {}
@@ -28,10 +36,13 @@ class PreVote(Invariant):
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if method != "pre_vote":
             self._is_in(src, args["term"])
+        else:
+            self._holds = True
 
     def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
         if method != "pre_vote":
-            self._receive(server, args["term"])
+            # A server that was told to stand may save the next term, crash, and be in it after a restart.
+            self._receive(server, args["term"] + (method == "timeout_now"))
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method != "pre_vote":
@@ -50,6 +61,9 @@ class PreVote(Invariant):
     def _is_in(self, server: int, term: int) -> None:
         if term <= self._received.get(server, 0):
             return
+        if not self._holds:
+            self._received[server] = term
+            return
         granted = self._granted.get((server, term), {server})
         commit = self._commit
         possible = [
@@ -59,6 +73,6 @@ class PreVote(Invariant):
         ]
         if not any(Configuration(group).has_majority(granted) for each in possible for group in each.groups if group):
             text = f"expected S{server} to stay in term {self._received.get(server, 0)} until most members would vote for it"
-            seen = f"but it is in term {term}, for which only {sorted(granted)} would vote"
+            seen = f"but it is in term {term}, for which it has only the pre-votes of {names(granted)}"
             raise broken(rules.PRE_VOTE_CHANGES_NOTHING, f"{text}, {seen}", frozenset((server,)))
         self._received[server] = term

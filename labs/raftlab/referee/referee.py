@@ -6,19 +6,23 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from raftlab import labs
+from raftlab.labs import Feature
 from raftlab.referee.append_only import AppendOnly
 from raftlab.referee.applied import StateMachineSafety
 from raftlab.referee.base import Invariant
 from raftlab.referee.commit import Commit
-from raftlab.referee.completeness import Completeness
+from raftlab.referee.commit_bound import CommitBound
+from raftlab.referee.completeness import Completeness, Memory
 from raftlab.referee.configurations import Configurations
 from raftlab.referee.durable import Durable
 from raftlab.referee.election_safety import ElectionSafety
+from raftlab.referee.leadership import Leadership
 from raftlab.referee.log_matching import LogMatching
 from raftlab.referee.one_vote import OneVote
 from raftlab.referee.pre_vote import PreVote
 from raftlab.referee.snapshots import Snapshots
 from raftlab.referee.terms import Terms
+from raftlab.referee.transfer import ElectionOnRequest, WholeLogFirst
 
 
 class Referee(Invariant):
@@ -30,36 +34,60 @@ class Referee(Invariant):
         scripted: whether some of them are scripted servers. Their logs and commits come from the test and not from Raft,
             so only rules about a single server apply.
         members: the initial configuration; ``None`` for all servers.
+        features: those that this run needs besides the lab's (lab 3A).
+        clock: returns the present time in seconds, for the words of failures; no verdict depends on it.
 
     Attributes:
         applies: the record of applied entries and snapshots.
         commit: the record of commits; ``None`` before lab 2B and with scripted servers.
+        leadership: the record of votes; ``None`` with scripted servers.
     """
 
-    def __init__(self, lab: str, servers: int, scripted: bool = False, members: Collection[int] | None = None) -> None:
-        has = labs.find(lab).has
+    def __init__(
+        self, lab: str, servers: int, scripted: bool = False, members: Collection[int] | None = None,
+        features: Collection[Feature] = (), clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:  # fmt: skip
+        features = {*labs.find(lab).features, *features}
+        has = features.__contains__
         durable = has("durable")
         self.applies = StateMachineSafety()
         self.commit: Commit | None = None
+        self.leadership: Leadership | None = None
         rules: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]
+        commit_bound = CommitBound()
+        if has("log"):
+            rules.append(commit_bound)
         if durable:
-            rules.append(Durable())
+            rules.append(Durable(commit_bound))
+        if has("transfer"):
+            rules.append(ElectionOnRequest())
         if has("log") and not scripted:
             # The order matters: a rule uses the records of the rules before it.
             append_only = AppendOnly(durable)
-            commit = Commit(range(servers) if members is None else members, append_only)
+            commit = Commit(range(servers) if members is None else members, append_only, commit_bound)
+            memory = Memory(clock)
+            if durable:
+                rules.append(memory)
             rules += [
                 append_only,
                 LogMatching(append_only),
                 commit,
-                Completeness(append_only, commit),
+                Completeness(append_only, commit, memory),
                 Snapshots(self.applies),
             ]
             if has("membership"):
                 rules.append(Configurations(servers, append_only, commit))
             if has("pre_vote"):
-                rules.append(PreVote(commit))
+                rules.append(PreVote(commit, required=not has("transfer")))
+            if has("transfer"):
+                rules.append(WholeLogFirst(commit_bound))
             self.commit = commit
+        if not scripted:
+            voters = range(servers) if members is None else members
+            self.leadership = Leadership(voters, self.commit if has("membership") else None)
+            # A server that leads without votes is a more telling failure than two leaders. With changes of the members, the
+            # rule needs what those before it have recorded.
+            rules.insert(len(rules) if has("membership") else 0, self.leadership)
         rules.append(self.applies)
         # Pass an event only to the rules that watch it, since this runs for every message of every run.
         for hook in (
@@ -71,6 +99,7 @@ class Referee(Invariant):
             "observed",
             "led",
             "change_requested",
+            "transfer_requested",
             "applied",
         ):
             watching = [

@@ -1,1 +1,1 @@
-"""Single runs: making one, recording it, naming it, and scenarios (runs written as a list of commands)."""
+"""Single runs: making, recording and naming them. Scenarios: runs written as a list of commands."""

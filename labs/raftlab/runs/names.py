@@ -24,10 +24,10 @@ class NamedRun:
     """A run that can be made.
 
     Attributes:
-        info: the test, or what stands for the scenario in records and traces.
+        info: the test. For a scenario, the entry that takes its place in records and traces.
         network: ``"sim"`` or ``"rpyc"``.
         seed: from 0 on.
-        preempt: whether the simulator may switch threads anywhere, or at blocking calls only.
+        schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
         scenario: the scenario; ``None`` if the run is that of a lab's test.
         file: the file from which the scenario was read, if any.
     """
@@ -35,7 +35,7 @@ class NamedRun:
     info: TestInfo
     network: str
     seed: int
-    preempt: bool
+    schedule: str | None
     scenario: Scenario | None = None
     file: Path | None = None
 
@@ -47,13 +47,14 @@ class NamedRun:
         return ScenarioPlayer(self.scenario).play
 
 
-def named(text: str, network: str, preempt: bool) -> NamedRun:
+def named(text: str, network: str, schedule: str | None) -> NamedRun:
     """Find a run by its name.
 
     Args:
         text: TEST@SEED, fuzz_LAB@SEED, or the path of a scenario's file.
         network: ``"sim"`` or ``"rpyc"``.
-        preempt: whether the simulator may switch threads anywhere. A scenario may forbid it, too.
+        schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the scenario
+            or the seed decides.
 
     Raises:
         BadName: the text is none of these, or the run cannot be made on ``network``.
@@ -62,28 +63,28 @@ def named(text: str, network: str, preempt: bool) -> NamedRun:
     """
     path = Path(text)
     if path.suffix == ".txt" or path.is_file():
-        return replace(_of_scenario(read(path), network, preempt), file=path)
+        return replace(_of_scenario(read(path), network, schedule), file=path)
     name, at, seed = text.rpartition("@")
     if not at or not (seed.isascii() and seed.isdigit()):
         raise BadName(f"expected TEST@SEED, such as initial_election@7, or a scenario file, not {text!r}")
     if name.startswith(random_scenarios.PREFIX):
         lab = labs.find(name.removeprefix(random_scenarios.PREFIX)).name
-        return _of_scenario(random_scenarios.generate(lab, int(seed)), network, preempt)
+        return _of_scenario(random_scenarios.generate(lab, int(seed)), network, schedule)
     info = catalogue.find_test(name)
     if network not in info.networks:
         raise BadName(f"{info.name} runs only on {' and '.join(info.networks)}, not on {network}")
-    return NamedRun(info, network, int(seed), preempt)
+    return NamedRun(info, network, int(seed), schedule)
 
 
-def _of_scenario(scenario: Scenario, network: str, preempt: bool) -> NamedRun:
+def _of_scenario(scenario: Scenario, network: str, schedule: str | None) -> NamedRun:
     if network != "sim":
         raise BadName(f"a scenario runs only on sim, not on {network}")
-    scenario = replace(scenario, preempt=scenario.preempt and preempt)
-    return NamedRun(info_of(scenario), network, scenario.seed, scenario.preempt, scenario)
+    scenario = replace(scenario, schedule=schedule or scenario.schedule)
+    return NamedRun(info_of(scenario), network, scenario.seed, scenario.schedule, scenario)
 
 
 def info_of(scenario: Scenario) -> TestInfo:
-    """What stands for a scenario where records and traces name the test."""
+    """The entry that takes the place of the test in a scenario's records and traces."""
     return TestInfo(scenario.lab, scenario.name, f"Scenario {scenario.name}", 0, ("sim",))
 
 

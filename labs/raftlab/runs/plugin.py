@@ -1,7 +1,7 @@
 """The pytest plugin that runs the suites: it gives each test its cluster, once per network and seed, and writes records.
 
-``raftlab test`` and the grader load it by name (``-p raftlab.runs.plugin``). No student code is imported here: the plugin
-starts the host process and talks to it.
+The grader and ``raftlab test --pdb`` load it by name (``-p raftlab.runs.plugin``). No student code is imported here: the
+plugin starts the host process and talks to it.
 """
 
 from __future__ import annotations
@@ -14,64 +14,47 @@ from typing import Any, BinaryIO
 import pytest
 
 from raftlab import labs
-from raftlab.explain.failure import Failure, LabFailure
+from raftlab.explain.failure import LabFailure
+from raftlab.runs import together
+from raftlab.runs.patience import Patience, never_ended
 from raftlab.runs.record import End, Record, to_line
 from raftlab.runs.run import NETWORKS, Implementation, Run, seeds_of
 from raftlab.runs.trace_quota import TraceQuota
 from raftlab.sandbox.levels import Sandbox
+from raftlab.schedules import SCHEDULES
 from raftlab.suites import catalogue
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("raftlab")
     group.addoption("--impl", metavar="PATH", help="the submission: a raft.py, or the folder with it")
+    group.addoption("--raft", metavar="PATH", help="the Raft below the submission's kv.py (default: its own)")
     group.addoption("--lab", default="2A", help="the lab whose suite is run")
     group.addoption(
         "--network", default="sim", choices=[*NETWORKS, "both"], help="run in the simulator, over TCP, or both"
     )
     group.addoption("--seeds", default="1", metavar="N or A:B", help="run each test once per seed")
     group.addoption("--only", default="", metavar="NAME,...", help="run only these tests")
-    group.addoption("--no-preempt", action="store_true", help="switch threads only at blocking calls (sim)")
+    group.addoption(
+        "--schedule", choices=SCHEDULES, help="how threads are preempted (sim; default: as the seed decides)"
+    )
+    group.addoption("--races", action="store_true", help="look for races (sim)")
     group.addoption("--inside", action="store_true", help="run student code in this process, for a debugger (sim)")
+    group.addoption(
+        "--together", action="store_true", help="let judge and servers share a process; never for grading (sim)"
+    )
     group.addoption(
         "--sandbox", default="none", choices=["bwrap", "rlimits", "none"], help="how to confine student code"
     )
     group.addoption("--records-fd", type=int, default=-1, help="write the records to this file descriptor")
     group.addoption(
-        "--trace-quota", type=int, default=-1, metavar="BYTES", help="keep at most so many bytes of traces (-1: all)"
+        "--trace-quota", type=int, default=-1, metavar="BYTES", help="keep at most this many bytes of traces (-1: all)"
     )
     group.addoption("--trace-dir", default="", metavar="DIR", help="write the traces of failing runs to this folder")
 
 
-# If so many runs of one test on one network hang in a row, the rest are not run. Each costs 20 s of processor time, and a
-# submission that always hangs would keep a grader busy for a day.
-HANGS = 3
-
-
-class Patience:
-    """Decides when a test that keeps hanging is not run any more."""
-
-    def __init__(self) -> None:
-        self._runs = ("", "")
-        self._hung = 0
-
-    def ended(self, record: Record) -> None:
-        """Count a run that has ended."""
-        runs = (record.test, record.network)
-        before = self._hung if runs == self._runs else 0
-        hung = record.failure is not None and record.failure.kind == "host-hangs"
-        self._runs, self._hung = runs, before + 1 if hung else 0
-
-    def refusal(self, test: str, network: str) -> LabFailure | None:
-        """The failure of a run that is not to be made; ``None`` if it is."""
-        if (test, network) != self._runs or self._hung < HANGS:
-            return None
-        text = f"not run: the {HANGS} runs of this test before it computed or blocked without letting the clock advance"
-        return LabFailure(Failure("host-hangs", text))
-
-
 class Session:
-    """What the runs of one pytest session share."""
+    """The data that the runs of one pytest session share."""
 
     def __init__(self, config: pytest.Config) -> None:
         option = config.getoption
@@ -83,35 +66,40 @@ class Session:
             self.seeds = seeds_of(option("--seeds"))
         except ValueError as exc:
             raise pytest.UsageError(str(exc)) from None
-        self.impl = Implementation(Path(path), Sandbox(option("--sandbox")))
+        raft: str | None = option("--raft")
+        self.impl = Implementation(
+            Path(path), Sandbox(option("--sandbox")), option("--races"), None if raft is None else Path(raft)
+        )
         network = option("--network")
         self.networks = NETWORKS if network == "both" else (network,)
         self.only = [name.removeprefix("test_") for name in option("--only").split(",") if name]
-        self.preempt = not option("--no-preempt")
+        self.schedule = option("--schedule")
         self.inside: bool = option("--inside")
+        self.together: bool = option("--together")
         self.traces = TraceQuota(
             Path(option("--trace-dir")) if option("--trace-dir") else None, option("--trace-quota")
         )
-        self.tests: dict[str, int] = {}  # tests that had a run, numbered in that order
+        self.tests: dict[str, int] = {}  # the number of each test, in the order of their first runs
         self.patience = Patience()
-        self.listeners: list[Any] = []
         self.written = 0
         fd: int = option("--records-fd")
         self._out: BinaryIO | None = open(fd, "wb", buffering=0) if fd >= 0 else None  # noqa: SIM115  (closed at the end)
 
+    def place_of(self, run: Run) -> tuple[int, int]:
+        """Where the run's trace stands among those that may be kept: its seed, and the number of its test."""
+        return run.seed, self.tests.setdefault(run.info.name, len(self.tests))
+
     def ended(self, record: Record) -> None:
-        """A run has ended: write its record and call the listeners."""
+        """A run has ended: write its record."""
         self.written += 1
         self.patience.ended(record)
         if self._out is not None:
             try:
                 self._out.write(to_line(record))
             except BrokenPipeError:
-                # Nobody reads any more: the process that wanted these records is gone.
+                # The process that reads these records is gone.
                 self.impl.close()
                 os._exit(1)
-        for listener in self.listeners:
-            listener(record)
 
     def close(self, complete: bool) -> None:
         self.impl.close()
@@ -123,10 +111,7 @@ class Session:
 
 _session = pytest.StashKey[Session]()
 _run = pytest.StashKey[Run]()
-
-
-def session_of(config: pytest.Config) -> Session:
-    return config.stash[_session]
+_record = pytest.StashKey[Record]()  # of a run that was made in a process of its own
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -156,9 +141,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Start the run's cluster: ``c = cluster(3)``."""
-    session = session_of(request.config)
+    session = request.config.stash[_session]
     info, network, seed = request.param
-    run = Run(session.impl, info, network, seed, session.preempt, session.inside)
+    run = Run(session.impl, info, network, seed, session.schedule, session.inside)
     request.node.stash[_run] = run
     refusal = session.patience.refusal(info.name, network)
 
@@ -169,23 +154,46 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
 
     yield start
     run.close()
-    # pytest keeps its items to the end, and a run has its whole trace in memory.
+    # pytest keeps its items to the end. A run has its whole trace in memory, so drop it here.
     del request.node.stash[_run]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """With ``--together``, make the run in a process of its own, if possible, and report what became of it."""
+    session, run = pyfuncitem.config.stash[_session], pyfuncitem.stash.get(_run, None)
+    if run is None or not session.together or session.patience.refusal(run.info.name, run.network) is not None:
+        return None
+    place = session.place_of(run)
+    answer = together.make(run, None, session.traces.folder_for(place), session.traces.most)
+    if answer is None:
+        return None
+    pyfuncitem.stash[_record] = answer.record
+    if answer.record.failure is not None:
+        raise LabFailure(answer.record.failure)
+    return True
+
+
+def _verdict_on(error: BaseException | None, network: str) -> BaseException | None:
+    """The verdict on a run that raised an exception, or reached the time limit of pytest-timeout."""
+    return never_ended(network) if isinstance(error, pytest.fail.Exception) else error
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     error = call.excinfo.value if call.excinfo is not None else None
     if call.excinfo is not None and isinstance(error, LabFailure) and not item.config.getoption("usepdb", False):
-        # The failure is in the record. To quote the suite's lines, which nobody reads, pytest would read and parse the whole
-        # suite: half of the judge's time with a submission that always fails.
+        # The record has the failure. With its default style, pytest would parse the whole suite to quote lines that nobody
+        # reads. With a submission that always fails, that takes half of the judge's time.
         call.excinfo.traceback = call.excinfo.traceback[:0]
     report = yield
     run = item.stash.get(_run, None)
     if call.when == "call" and run is not None and not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
         session = item.config.stash[_session]
-        place = run.seed, session.tests.setdefault(run.info.name, len(session.tests))
-        record = run.record(error, session.traces.folder_for(place))
+        place = session.place_of(run)
+        record = item.stash.get(_record, None) or run.record(
+            _verdict_on(error, run.network), session.traces.folder_for(place), session.traces.most
+        )
         session.traces.took(place, record.trace)
         session.ended(record)
     return report

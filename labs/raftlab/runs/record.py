@@ -1,7 +1,8 @@
 """The record of one run of one test: its outcome, its failure and its numbers.
 
-Records are written as JSON, one per line, so that a reader can use what arrived even if the writer was killed in the middle.
-A writer that finished ends with the line ``{"end": n}``, where n is the number of records; without it, runs are missing.
+Records are written as JSON, one per line, so that a reader can use those that arrived even if the writer was killed. A
+writer that finishes ends with the line ``{"end": n}``, where n is the number of records. If this line is missing, runs are
+missing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from raftlab.explain.failure import Failure
+from raftlab.explain.races import Finding
 
 SCHEMA = 1
 Outcome = Literal["passed", "failed", "error"]
@@ -20,14 +22,19 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One run.
 
     Attributes:
-        outcome: ``"error"`` means that the run could not be judged, because of us or the machine. It never lowers a mark.
-        servers: how many servers the cluster had.
-        lab_s: how long the run took in the lab's time, in seconds (virtual in sim).
+        outcome: ``"error"`` means that the run could not be judged, because raftlab or the machine failed. This never
+            lowers a mark.
+        schedule: how threads were preempted (sim), see :mod:`raftlab.schedules`.
+        servers: the number of servers in the cluster.
+        scripted: how many of them the test played.
+        lab_s: the duration of the run in the lab's time (virtual in sim), in seconds.
         wall_s: how long it took by the wall clock, in seconds.
         cpu_s: processor time of the judge and the hosts, in seconds.
+        late_s: in rpyc, the longest delay with which the judge woke up, in seconds. If it is large, the machine is too busy.
         rpcs: how many RPCs were sent.
         rpc_bytes: bytes of requests and replies.
         entries: how many log entries the cluster agreed on.
+        findings: what the race detector found, if it was on.
         trace_hash: equal if and only if two runs have equal events.
         trace: the file with the trace, if it was kept.
         replay: the command that makes the run again.
@@ -41,16 +48,19 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     seed: int
     points: int
     outcome: Outcome
-    preempt: bool = True
+    schedule: str = ""
     failure: Failure | None = None
     servers: int = 0
+    scripted: int = 0
     lab_s: float = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    late_s: float = 0.0
     rpcs: int = 0
     rpc_bytes: int = 0
     entries: int = 0
     advice: list[str] = []
+    findings: list[Finding] = []
     trace_hash: str = ""
     trace: str = ""
     replay: str = ""

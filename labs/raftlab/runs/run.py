@@ -5,46 +5,92 @@ The pytest plugin and the commands use the same class, so that a replay does exa
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
+import shutil
+import tempfile
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
 
-from raftlab.explain.failure import Failure, LabFailure
-from raftlab.harness.cluster import Cluster
+from raftlab import labs, schedules
+from raftlab.explain import rules, symptoms
+from raftlab.explain.failure import Failure, LabFailure, shortened
+from raftlab.harness.cluster import Cluster, ServiceOptions
 from raftlab.harness.network import MIN_DELAY
-from raftlab.harness.trace import Event, TraceFilter, line
+from raftlab.harness.trace import NOTABLE, Event, TraceFilter, line
 from raftlab.runs.record import Outcome, Record
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Sandbox
 from raftlab.seeds import derive
+from raftlab.submission.combine import combine
 from raftlab.suites.catalogue import TestInfo
-from raftlab.worlds.base import HostLost, World
-from raftlab.worlds.host_process import WarmHost
-from raftlab.worlds.sim_world import Breakpoint, ForkedHost, InProcessHost, SimWorld
+from raftlab.worlds.base import HostLost, HostNotStarted, World
+from raftlab.worlds.host_process import EMPTY_SUBMISSION, WarmHost
+from raftlab.worlds.sim_world import Breakpoint, ForkedHost, Host, InProcessHost, SimWorld
 
 NETWORKS = ("sim", "rpyc")
 
-# In rpyc: how late the judge may wake up, in seconds, before a failure that depends on time no longer counts. Election
-# timeouts are about this long. A rule that the referee sees broken is broken at any speed.
+# In rpyc: how many seconds late the judge may wake up. If it was later than this, a failure that depends on time does not
+# count. Election timeouts are about this long. A failure that the referee reports always counts, because it does not depend
+# on time.
 TOO_LATE_S = 0.5
 _DEPENDS_ON_TIME = ("assertion", "no-answer")
+# But not if the run itself used more than this share of one processor.
+BUSY_SHARE = 0.75
+_MACHINE_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 # Events that lead to a failure and are shown with it.
 _EVENTS_SHOWN = 12
-_DETAIL_CHARACTERS = 8000  # of a traceback, in a record
+# The rules whose failures are about what a server has saved, and when.
+_ABOUT_SAVES = (rules.SURVIVES, rules.SAVE_FIRST, rules.FAILED_SAVE, rules.WHOLE_SNAPSHOT, rules.SNAPSHOT_FIRST)
+# The longest texts in a record: of one event, of the failure's sentence and of a traceback.
+_EVENT_CHARACTERS = 500
+_TEXT_CHARACTERS = 1200
+_DETAIL_CHARACTERS = 8000
 
 
 class Implementation:
     """The submission under test, with the warm host that forks its runs. The host starts when it is first needed, and
-    again if it died."""
+    again if it died.
 
-    def __init__(self, path: Path, sandbox: Sandbox = levels.NONE) -> None:
+    Args:
+        path: the submission.
+        sandbox: how its code is confined.
+        races: whether the race detector observes its simulated runs.
+        raft: the Raft below the submission's kv.py, if it is not the submission's own.
+        copy: a copy of the submission, together with ``raft`` if that is given. ``None``: there is none.
+
+    Attributes:
+        folder: what the hosts load: the copy, the submission itself, or a folder with its kv.py and the other Raft.
+
+    Raises:
+        raftlab.submission.source.SubmissionError: the two cannot be put together.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sandbox: Sandbox = levels.NONE,
+        races: bool = False,
+        raft: Path | None = None,
+        copy: Path | None = None,
+    ) -> None:
         self.path = path
+        self.raft = raft
+        self.folder = copy or path
+        if raft is not None and copy is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="raftlab-"))
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+            self.folder.chmod(0o755)  # readable in a sandbox, which may run as another user
+            combine(path, raft, self.folder)
+        self.races = races
         self._sandbox = sandbox
         self._host: WarmHost | None = None
 
@@ -52,8 +98,32 @@ class Implementation:
         if self._host is not None and not self._host.alive():
             self.close()
         if self._host is None:
-            self._host = WarmHost(self.path, self._sandbox)
+            self._host = WarmHost(self.folder, self._sandbox, self.races)
         return self._host
+
+    @property
+    def may_be_together(self) -> bool:
+        """Whether judge and hosts may share a process: for one's own code, and without the race detector. Other people's
+        code needs no sandbox if somebody asks for that, but could change its own verdict."""
+        return self._sandbox == levels.NONE and not self.races
+
+    def simulated(self) -> int:
+        """How many simulated runs its host has made."""
+        return 0 if self._host is None else self._host.simulated
+
+    def starts_an_empty_submission(self) -> bool:
+        """Whether this machine can start a host, for a submission that is certainly not to blame."""
+        fds: list[int] = []
+        try:
+            with WarmHost(EMPTY_SUBMISSION, self._sandbox) as host:
+                fds = [*os.pipe(), *os.pipe()]
+                host.spawn("check", [fds[0], fds[3]])
+        except (HostLost, HostNotStarted, OSError):
+            return False
+        finally:
+            for fd in fds[1:3]:
+                os.close(fd)
+        return True
 
     def close(self) -> None:
         if self._host is not None:
@@ -63,11 +133,11 @@ class Implementation:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A moment at which a run in the simulator departs from the run that its seed makes.
+    """The moment at which a run in the simulator departs from the run that its seed alone would give.
 
     Attributes:
         time: in seconds of the lab's time. Until then both runs are the same.
-        number: what is drawn at random after ``time`` depends on it.
+        number: random numbers that are drawn after ``time`` depend on it.
     """
 
     time: float
@@ -75,38 +145,43 @@ class Branch:
 
 
 class Run:
-    """A run in the making. Give :attr:`cluster` to a test's function, which may call it once, and then call
+    """One run while it is made. Pass :attr:`cluster` to a test's function, which may call it once, and then call
     :meth:`close`; :meth:`play` and :meth:`judge` do both."""
 
     def __init__(
-        self, impl: Implementation, info: TestInfo, network: str, seed: int, preempt: bool, in_process: bool = False,
-        cluster_class: type[Cluster] = Cluster, branch: Branch | None = None,
+        self, impl: Implementation, info: TestInfo, network: str, seed: int, schedule: str | None = None,
+        in_process: bool = False, cluster_class: type[Cluster] = Cluster, branch: Branch | None = None,
         breakpoint_at: Breakpoint | None = None, file: Path | None = None,
+        sim_host: Callable[[int, str], Host] | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
             impl: the submission.
-            info: the test. Its lab and name are part of what the run's random numbers are derived from.
+            info: the test. The run's random numbers are derived from its lab, its name and the seed.
             network: ``"sim"`` or ``"rpyc"``.
             seed: from 0 on.
-            preempt: whether the simulator may switch threads anywhere, or at blocking calls only.
+            schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed
+                decides. A test that can run with one schedule only always has that one.
             in_process: run the student's code in this process, so that it can be debugged (sim only).
             cluster_class: makes the cluster.
-            branch: where the run departs from that of its seed (sim only).
+            branch: the moment at which the run departs from its seed's own run (sim only).
             breakpoint_at: where to stop the student's code; needs ``in_process``.
-            file: the scenario's file, if the run has one. It then stands for TEST@SEED in commands.
+            file: the scenario's file, if the run has one. Commands then name the file instead of TEST@SEED.
+            sim_host: makes the host of a simulated run from a seed and a schedule; ``None``: it is forked.
         """
         self.impl = impl
         self.info = info
         self.network = network
         self.seed = seed
-        self.preempt = preempt
         self._in_process = in_process
         self._cluster_class = cluster_class
         self._branch = branch
         self._breakpoint = breakpoint_at
-        self._file = file
+        self.file = file
+        self._sim_host = sim_host
         self._own_seed = derive(seed, info.lab, info.name)
+        chosen = info.schedule or schedule or schedules.of_run(seed, derive(0, info.lab, info.name))
+        self.schedule = "" if network == "rpyc" else chosen
         self._world: World | None = None
         self._cluster: Cluster | None = None
         self._wall = time.monotonic()
@@ -118,6 +193,7 @@ class Run:
         scripted: Collection[int] = (),
         start: bool = True,
         members: Collection[int] | None = None,
+        **service: Unpack[ServiceOptions],
     ) -> Cluster:
         """Make the run's cluster, once; see :class:`~raftlab.suites.marking.StartCluster`.
 
@@ -127,10 +203,12 @@ class Run:
         if self._cluster is not None:
             raise RuntimeError("a test has one cluster")
         try:
-            self._world = self._make_world()
+            self._world = self._make_world(servers - len(scripted), service.get("clerks", 0))
         except HostLost as lost:
             raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
-        self._cluster = self._cluster_class(self._world, self.info.lab, self._own_seed, servers, scripted, members)
+        self._cluster = self._cluster_class(
+            self._world, self.info.lab, self._own_seed, servers, scripted, members, **service
+        )
         if self._branch is not None:
             number = self._branch.number
             event_loop = self._cluster.event_loop
@@ -139,15 +217,25 @@ class Run:
             self._cluster.start_all()
         return self._cluster
 
-    def _make_world(self) -> World:
+    def _make_world(self, servers: int, clerks: int) -> World:
         if self.network == "rpyc":
             from raftlab.worlds.rpyc_world import RpycWorld
 
             return RpycWorld(self.impl.host())
         seed = derive(self._own_seed, "host")
         if self._in_process:
-            return SimWorld(InProcessHost(self.impl.path, seed, self.preempt, self._breakpoint), MIN_DELAY)
-        return SimWorld(ForkedHost(self.impl.host(), seed, self.preempt), MIN_DELAY)
+            return SimWorld(InProcessHost(self.impl.folder, seed, self.schedule, self._breakpoint), MIN_DELAY)
+        if self._sim_host is not None:
+            return SimWorld(self._sim_host(seed, self.schedule), MIN_DELAY)
+        role = "service" if labs.find(self.info.lab).has("service") else "raft"
+        incarnations = {role: servers, **({"clerk": clerks} if clerks else {})}
+        return SimWorld(ForkedHost(self.impl.host(), seed, self.schedule, incarnations), MIN_DELAY)
+
+    @property
+    def may_be_together(self) -> bool:
+        """Whether the run can be made by :mod:`raftlab.runs.together`."""
+        special = self._in_process or self._branch is not None or self._cluster_class is not Cluster
+        return self.network == "sim" and not special and self.impl.may_be_together
 
     def play(self, script: Callable[[Callable[..., Cluster]], object]) -> Failure | None:
         """Call a test's function with this run's cluster, and close the run.
@@ -171,7 +259,7 @@ class Run:
         error: Exception | None = None
         try:
             script(self.cluster)
-        except Exception as exc:  # record() says what it means
+        except Exception as exc:  # record() decides what it means
             error = exc
         finally:
             self.close()
@@ -182,12 +270,13 @@ class Run:
         if self._world is not None:
             self._world.close()
 
-    def record(self, error: BaseException | None, trace_dir: Path | None = None) -> Record:
+    def record(self, error: BaseException | None, trace_dir: Path | None = None, most: int = -1) -> Record:
         """The record of the finished run.
 
         Args:
-            error: what the test's function raised. Anything but a ``LabFailure`` means that the run could not be judged.
+            error: what the test's function raised. For anything but a ``LabFailure``, see :meth:`_unforeseen`.
             trace_dir: where to write the trace of a run that did not pass. ``None``: nowhere.
+            most: a trace of more bytes is not kept; below 0: no limit.
 
         Raises:
             OSError: the trace cannot be written.
@@ -195,17 +284,14 @@ class Run:
         self.close()
         outcome: Outcome = "passed"
         failure: Failure | None = None
+        late = getattr(self._world, "late_s", 0.0)
         if isinstance(error, LabFailure):
             outcome, failure = "failed", self.with_events(error)
-            late = getattr(self._world, "late_s", 0.0)
-            if late > TOO_LATE_S and failure.kind in _DEPENDS_ON_TIME:
-                # The judge did not get the processor in time, so the students' servers did not either.
+            if late > TOO_LATE_S and failure.kind in _DEPENDS_ON_TIME and not self._is_busy_itself():
+                # The judge did not get a processor in time, so the students' servers probably did not either.
                 outcome, failure = "error", _machine_busy(failure, late)
         elif error is not None:
-            # The student did not cause this: it is a bug of ours, or the machine's trouble.
-            outcome = "error"
-            detail = "".join(traceback.format_exception(error))[-_DETAIL_CHARACTERS:]
-            failure = Failure("error", f"the lab itself failed: {type(error).__name__}: {error}", detail=detail)
+            outcome, failure = self._unforeseen(error)
         record = Record(
             test=self.info.name,
             lab=self.info.lab,
@@ -214,42 +300,74 @@ class Run:
             seed=self.seed,
             points=self.info.points,
             outcome=outcome,
-            preempt=self.preempt,
+            schedule=self.schedule,
             failure=failure,
             wall_s=round(time.monotonic() - self._wall, 4),
-            cpu_s=round(time.process_time() - self._cpu + getattr(self._world, "cpu_s", 0.0), 4),
+            cpu_s=round(self._cpu_seconds(), 4),
+            late_s=round(late, 4),
             replay=self.replay_command(),
         )
         cluster = self._cluster
         if cluster is not None:
             event_loop = cluster.event_loop
             record.servers = cluster.size
+            record.scripted = len(cluster.scripted)
             record.lab_s = round(cluster.now, 4)
             record.rpcs = cluster.rpc_count()
             record.rpc_bytes = cluster.rpc_bytes()
             record.entries = len(event_loop.referee.applies.values)
-            record.advice = list(event_loop.advice)
+            record.advice = [shortened(advice, _EVENT_CHARACTERS) for advice in event_loop.advice]
+            record.findings = list(event_loop.findings.values())
             record.trace_hash = event_loop.trace.hash()
             if outcome != "passed" and trace_dir is not None:
-                record.trace = str(self.write_trace(trace_dir, failure))
+                record.trace = str(self.write_trace(trace_dir, failure, most))
         return record
 
-    def write_trace(self, folder: Path, failure: Failure | None = None) -> Path:
+    def _is_busy_itself(self) -> bool:
+        """Whether this run, whose servers mostly wait, keeps so much of the machine busy that it delays the judge itself."""
+        wall = time.monotonic() - self._wall
+        return self._cpu_seconds() > max(1.0, BUSY_SHARE * wall)
+
+    def _cpu_seconds(self) -> float:
+        """CPU seconds of the judge and the hosts, once the run is closed."""
+        return time.process_time() - self._cpu + getattr(self._world, "cpu_s", 0.0)
+
+    def _unforeseen(self, error: BaseException) -> tuple[Outcome, Failure]:
+        """The outcome of a run in which something else than a ``LabFailure`` was raised.
+
+        It is the machine's fault if there is evidence for that: something is full, or no submission's host starts. Without
+        evidence the run is tried again; see :meth:`raftgrade.tally.RunCounter.add`.
+        """
+        detail = "".join(traceback.format_exception(error))[-_DETAIL_CHARACTERS:]
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_FULL:
+            return "error", Failure("machine-full", f"could not be judged: the machine is full: {text}", detail=detail)
+        if isinstance(error, HostNotStarted) and not self.impl.starts_an_empty_submission():
+            return "error", Failure(
+                "machine-full", f"could not be judged: no submission can start: {text}", detail=detail
+            )
+        if isinstance(error, HostNotStarted):
+            text = "the process that runs your code does not start, although that of an empty submission does"
+            return "failed", Failure("host-died", text, detail=str(error)[-_DETAIL_CHARACTERS:])
+        return "error", Failure("error", f"the lab itself failed: {text}"[:1000], detail=detail)
+
+    def write_trace(self, folder: Path, failure: Failure | None = None, most: int = -1) -> Path:
         """Write the run's trace into ``folder``, which is made if necessary. Returns the file; raises ``OSError``."""
         assert self._cluster is not None
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.info.lab}-{self.info.name}-{self.network}-{self.seed}.jsonl"
+        path = folder / trace_name(self.info.lab, self.info.name, self.network, self.seed)
         header = {
             "lab": self.info.lab,
             "test": self.info.name,
             "network": self.network,
             "seed": self.seed,
-            "preempt": self.preempt,
+            "schedule": self.schedule,
             "servers": self._cluster.size,
+            "clerks": len(self._cluster.clerks) + len(self._cluster.scripted_clerks),
             "replay": self.replay_command(),
             "failure": None if failure is None else msgspec.to_builtins(failure),
         }
-        self._cluster.event_loop.trace.write(path, header)
+        self._cluster.event_loop.trace.write(path, header, most)
         return path
 
     @property
@@ -263,8 +381,8 @@ class Run:
 
     def replay_command(self) -> str:
         """The command that makes this run again. In rpyc it repeats the test and its faults, but not the timing."""
-        name = f"{self.info.name}@{self.seed}" if self._file is None else os.path.relpath(self._file)
-        return replay_command(name, self.impl.path, self.network, self.preempt)
+        name = f"{self.info.name}@{self.seed}" if self.file is None else os.path.relpath(self.file)
+        return replay_command(name, self.impl.path, self.network, self.schedule, self.impl.raft)
 
     @property
     def started_cluster(self) -> Cluster | None:
@@ -275,8 +393,21 @@ class Run:
         """The failure that ended the run, with the events that led to it."""
         failure = error.failure
         if not failure.events and self._cluster is not None:
-            failure.events = self._cluster.event_loop.trace.tail(_EVENTS_SHOWN, error.servers)
+            kinds = NOTABLE | {"save"} if failure.rule in _ABOUT_SAVES else NOTABLE
+            failure.events = self._cluster.event_loop.trace.tail(_EVENTS_SHOWN, error.servers, error.about, kinds)
+        row = symptoms.find(self.info.lab, self.info.name, failure.text)
+        if row is not None:
+            failure.causes, failure.read = list(row.causes), row.read
+        # Most of a failure is text that student code wrote: a record must not become arbitrarily long.
+        failure.text = shortened(failure.text, _TEXT_CHARACTERS)
+        failure.events = [shortened(event, _EVENT_CHARACTERS) for event in failure.events]
+        failure.detail = failure.detail[-_DETAIL_CHARACTERS:]
         return failure
+
+
+def trace_name(lab: str, test: str, network: str, seed: int) -> str:
+    """The name of a run's trace file."""
+    return f"{lab}-{test}-{network}-{seed}.jsonl"
 
 
 def _machine_busy(failure: Failure, late: float) -> Failure:
@@ -288,23 +419,26 @@ def _machine_busy(failure: Failure, late: float) -> Failure:
     )
 
 
-def replay_command(name: str, impl: str | Path, network: str, preempt: bool) -> str:
+def replay_command(name: str, impl: str | Path, network: str, schedule: str, raft: str | Path | None = None) -> str:
     """The command that makes a run again, as it is typed in the current folder.
 
     Args:
         name: TEST@SEED, or a scenario's file.
         impl: the submission.
         network: ``"sim"`` or ``"rpyc"``.
-        preempt: as for :class:`Run`.
+        schedule: the one that the run used; empty for rpyc.
+        raft: the Raft below the submission's kv.py, if it is not the submission's own.
     """
     path = os.path.relpath(impl)
     parts = ["raftlab", "replay", name]
     if path != "raft.py":
         parts += ["--impl", path]
+    if raft is not None:
+        parts += ["--raft", os.path.relpath(raft)]
     if network != "sim":
         parts += ["--network", network]
-    if not preempt:
-        parts += ["--no-preempt"]
+    if schedule:
+        parts += ["--schedule", schedule]
     return shlex.join(parts)
 
 

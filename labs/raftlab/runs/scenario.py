@@ -1,4 +1,4 @@
-"""Scenarios: runs written down as a text, one command a line, with the failure that they end with.
+"""Scenarios: runs written as text, with one command per line, and the failure with which the run ends.
 
     raftlab scenario 1
     lab 2C
@@ -16,8 +16,8 @@
     expected S0 to ...
 
 ``raftlab fuzz`` writes such texts, ``raftlab shrink`` makes them shorter, ``raftlab replay FILE`` runs them.
-:mod:`raftlab.runs.scenario_commands` has the commands. They name servers by the leaders that earlier commands found, so
-that a scenario still means something when another seed makes another server the leader.
+:mod:`raftlab.runs.scenario_commands` has the commands. Commands name servers relative to the leaders that earlier commands
+found, so that a scenario still makes sense when another seed makes another server the leader.
 """
 
 from __future__ import annotations
@@ -26,11 +26,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from raftlab import labs
+from raftlab.harness.cluster import ServiceOptions
 from raftlab.runs.scenario_commands import BadScenario, Command, Playback, TidyNames, parse_line
+from raftlab.schedules import SCHEDULES
 from raftlab.suites.marking import StartCluster
 
 VERSION = 1
-_HEAD = ("lab", "name", "seed", "servers", "preempt", "started", "members")
+_HEAD = (
+    "lab",
+    "name",
+    "seed",
+    "servers",
+    "schedule",
+    "preempt",
+    "started",
+    "members",
+    "clerks",
+    "max-state",
+    "max-sessions",
+)
 _END = "----"  # the line between the commands and the expected end
 
 
@@ -44,9 +58,12 @@ class Scenario:
         seed: from 0 on.
         servers: how many, from 1 to 25.
         commands: what happens, in this order.
-        preempt: whether threads may be switched anywhere, or at blocking calls only.
+        schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
         started: whether all servers run from the beginning. If not, the command ``start`` starts them.
         members: how many servers, from S0 on, are members at first (lab 2E). 0: all.
+        clerks: how many clerks there are (lab 3A).
+        max_state: the argument of every ``KVServer``, in bytes; 0: none.
+        max_sessions: the argument of every ``KVServer``; 0: the usual one.
         expected: the lines that the run is known to end with. They do not count when scenarios are compared.
     """
 
@@ -55,18 +72,24 @@ class Scenario:
     seed: int
     servers: int
     commands: tuple[Command, ...] = ()
-    preempt: bool = True
+    schedule: str | None = None
     started: bool = True
     members: int = 0
+    clerks: int = 0
+    max_state: int = 0
+    max_sessions: int = 0
     expected: tuple[str, ...] = field(default=(), compare=False)
 
     def text(self) -> str:
         """The scenario as a file contains it; :func:`parse` reads it."""
         head = [f"raftlab scenario {VERSION}", f"lab {self.lab}", f"name {self.name}", f"seed {self.seed}"]
         head += [f"servers {self.servers}"]
-        head += [] if self.preempt else ["preempt off"]
+        head += [] if self.schedule is None else [f"schedule {self.schedule}"]
         head += [] if self.started else ["started off"]
-        head += [f"members {self.members}"] if self.members else []
+        numbers = {
+            "members": self.members, "clerks": self.clerks, "max-state": self.max_state, "max-sessions": self.max_sessions,
+        }  # fmt: skip
+        head += [f"{name} {number}" for name, number in numbers.items() if number]
         tail = [_END, *self.expected] if self.expected else []
         return "\n".join([*head, "", *map(str, self.commands), *tail]) + "\n"
 
@@ -74,8 +97,8 @@ class Scenario:
         return replace(self, commands=tuple(commands))
 
     def tidied(self) -> Scenario:
-        """The same run with tidy names: leaders are called a, b, ... in the order in which commands name them, and a name
-        that no command gives, which stands for S0, is written so."""
+        """The same run with tidy names: leaders are called a, b, ... in the order in which commands name them. A name that
+        no command gives to a leader stands for S0, and becomes S0."""
         names = TidyNames(self.servers)
         return self.with_commands([command.tidied(names) for command in self.commands])
 
@@ -111,20 +134,31 @@ def parse(text: str) -> Scenario:
         if wanted not in head:
             raise BadScenario(f"the line '{wanted} ...' is missing at the top")
     seed, servers, members = head["seed"], head["servers"], head.get("members", "0")
-    if not all(number.isascii() and number.isdigit() for number in (seed, servers, members)) or not (
-        1 <= int(servers) <= 25 and int(members) <= int(servers)
-    ):
+    clerks, max_state, max_sessions = (head.get(name, "0") for name in ("clerks", "max-state", "max-sessions"))
+    if not all(
+        number.isascii() and number.isdigit() for number in (seed, servers, members, clerks, max_state, max_sessions)
+    ) or not (1 <= int(servers) <= 25 and int(members) <= int(servers)):
         raise BadScenario(
-            "seed must be a whole number from 0 on, servers one from 1 to 25, and members at most as many"
+            "seed must be a whole number from 0 on, servers one from 1 to 25, and members at most as many; the numbers of "
+            "clerks, max-state and max-sessions must be whole, too"
         )
     return Scenario(
-        head["lab"].upper(), head.get("name", "scenario"), int(seed), int(servers), tuple(commands),
-        head.get("preempt") != "off", head.get("started") != "off", int(members), tuple(expected),
+        head["lab"].upper(), head.get("name", "scenario"), int(seed), int(servers), tuple(commands), _schedule_of(head),
+        head.get("started") != "off", int(members), int(clerks), int(max_state), int(max_sessions), tuple(expected),
     )  # fmt: skip
 
 
+def _schedule_of(head: dict[str, str]) -> str | None:
+    if head.get("preempt") == "off":  # written by older versions
+        return "none"
+    schedule = head.get("schedule")
+    if schedule is not None and schedule not in SCHEDULES:
+        raise BadScenario(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+    return schedule
+
+
 class ScenarioPlayer:
-    """Plays one scenario. ``begun`` is how many of its commands were begun."""
+    """Plays one scenario. ``begun`` is how many of its commands have been started."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
@@ -141,7 +175,11 @@ class ScenarioPlayer:
         """
         scenario = self._scenario
         members = range(scenario.members) if scenario.members else None
-        playback = Playback(cluster(scenario.servers, start=scenario.started, members=members), labs.find(scenario.lab))
+        service: ServiceOptions = {"clerks": scenario.clerks, "max_state": scenario.max_state or None}
+        if scenario.max_sessions:
+            service["max_sessions"] = scenario.max_sessions
+        started = cluster(scenario.servers, start=scenario.started, members=members, **service)
+        playback = Playback(started, labs.find(scenario.lab))
         for command in scenario.commands:
             self.begun += 1
             command.run(playback)

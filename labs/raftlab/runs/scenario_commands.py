@@ -6,11 +6,13 @@ To add a command, write one subclass of :class:`Command` and one transcript in `
 - ``run`` does to a cluster what the line says.
 - ``records`` names the methods of :class:`~raftlab.harness.cluster.Cluster` that are recorded as this command, and
   ``record`` writes down such a call. Both are needed only if suites can do the same.
-- ``simpler`` gives commands that may do instead when a failing scenario is shrunk.
+- ``simpler`` gives simpler commands that are tried in its place when a failing scenario is shrunk.
 - ``merged``, ``tidied`` and ``validate`` have defaults that suit nearly every command.
 
 Fields hold the words of the line as they were written (``"0.250"``), so that a text comes back unchanged. An optional
-field that is left out is ``""``. A server is ``S2``, or a leader's name (``a``), or so many places after it (``a+1``).
+field that is left out is ``""``. A server is written ``S2``, or as a leader's name (``a``), or as the number of places
+after a leader (``a+1``). A clerk is written ``C0``; in partitions, cuts and holds it may stand where a server may, and it
+crashes and restarts like one.
 """
 
 from __future__ import annotations
@@ -22,25 +24,42 @@ from typing import Any, ClassVar, Self, dataclass_transform
 
 from raftlab import labs
 from raftlab.harness import event_loop, membership, message_filters
+from raftlab.harness.clerks import READS, ClerkHandle
 from raftlab.harness.cluster import Cluster
+from raftlab.participants import is_clerk, name_of
+from raftlab.suites.helpers.clients import ALL_READS, APPENDS, EVERYTHING, FRESH_READS
 
-# Seconds of the lab's time that a healed cluster has to elect a leader, and then to apply a command everywhere. A call
-# made while a link was cut can take 7 s to fail, even after the link is restored, and a correct Raft may wait for it;
-# twice that, and some, is enough.
+# Seconds of the lab's time that a healed cluster has to elect a leader, and then to apply a command everywhere. A call made
+# while a link was cut can take 7 s to fail, even after the link is restored, and a correct Raft may wait for the call. A
+# little more than twice that is enough.
 PATIENCE = 20.0
-# Seconds that a healed cluster rests before it is asked for its leader, so that a leader of before the healing is gone.
+# Seconds that a healed cluster is left alone before it is asked for its leader, so that a leader from before is gone.
 REST = 0.5
 
 LEADER_NAMES = "abcdefghijklmnopqrstuvwxyz"
 
-_SERVER = r"(?:S\d+|[a-z](?:\+\d+)?)"
+_SERVER = r"(?:[SC]\d+|[a-z](?:\+\d+)?)"
 _NUMBER = r"\d+(?:\.\d+)?"
-# What a field of each kind looks like. Any other kind lists its words: "before|after".
+OPERATIONS = ("get", "put", "append", "swap")
+# What clerks at work draw their operations from, by the name that a scenario uses.
+MIXES = {
+    "appends": APPENDS, "everything": EVERYTHING,
+    "reads": ALL_READS, "fresh-reads": FRESH_READS, "everything-and-reads": (*EVERYTHING, *READS),
+}  # fmt: skip
+NO_VALUE = "-"  # stands for None, as the expected value of a swap
+
+# The syntax of a field of each kind. Any other kind lists its words: "before|after".
 _KINDS = {
     "server": _SERVER,
     "servers": rf"{_SERVER}(?: {_SERVER})*",
     "groups": rf"{_SERVER}(?: (?:{_SERVER}|\|))*",
     "leader": "[a-z]",
+    "clerk": r"C\d+",
+    "clerks": r"C\d+(?: C\d+)*",
+    "operation": "|".join(OPERATIONS),
+    "value": r"(?!read=)\S+",
+    "words": r"\w+(?: \w+)*",
+    "mix": "|".join(MIXES),
     "number": _NUMBER,
     "count": r"\d+",
     "word": r"\w+",
@@ -53,10 +72,10 @@ _CONDITIONS = ("lose_request", "lose_reply", "duplicate", "reorder_reply", "echo
 
 
 class BadScenario(ValueError):
-    """A text that is not a scenario. The message says which line, and what was expected."""
+    """A text that is not a scenario. The message says which line is wrong, and what was expected."""
 
 
-# --- what commands are given ---
+# --- the arguments of commands ---
 
 
 class Playback:
@@ -78,17 +97,31 @@ class Playback:
         self._undo: dict[tuple[str, int], Callable[[int], None]] = {}
 
     def server(self, text: str) -> int:
-        """The number of the server that ``text`` names. A leader's name that was never given stands for S0, so that a
-        scenario from which the command that gives it was taken out still runs."""
+        """The number of the server or clerk that ``text`` names. A leader's name that was never given stands for S0, so that
+        a scenario from which the command that gives it was taken out still runs."""
         name, _, places = text.partition("+")
+        if name[0] == "C":
+            return self.clerk(name).number
         number = int(name[1:]) if name[0] == "S" else self.leaders.get(name, 0)
         return (number + int(places or 0)) % self.cluster.size
+
+    def clerk(self, text: str) -> ClerkHandle:
+        """The clerk that ``text`` names. Raises :class:`BadScenario` if there is none."""
+        clerks = self.cluster.clerks
+        if not clerks:
+            raise BadScenario(f"there is no {text}: the line 'clerks 1' is missing at the top")
+        return clerks[int(text[1:]) % len(clerks)]
+
+    def require_reads(self, command: Command, needed: bool) -> None:
+        """Raise :class:`BadScenario` if ``command`` needs a lab with reads that cost no entry, and this is another one."""
+        if needed and not self.lab.has("reads"):
+            raise BadScenario(f"'{command}' needs lab 3B, but this is a scenario of lab {self.lab.name}")
 
     def servers(self, text: str) -> list[int]:
         return [self.server(each) for each in text.split()]
 
     def among(self, text: str) -> list[int] | None:
-        """The servers in ``text``; ``None``, which means all that are connected, if it names none."""
+        """The servers that ``text`` names; ``None``, which means all connected servers, if it names none."""
         return self.servers(text) or None
 
     def next_proposal(self) -> str:
@@ -134,8 +167,10 @@ class Recording:
         return not self.commands and self._waited == 0
 
     def reference(self, server: int) -> str:
-        """What the scenario calls a server: the name it has had as a leader, or how many places it is behind the latest
-        leader."""
+        """The scenario's name for a server or clerk. A server is called by its name as a leader, or by the number of places
+        that it is after the latest leader."""
+        if is_clerk(server):
+            return name_of(server)
         if server not in self._references:
             if self._leader is None:
                 return f"S{server}"
@@ -150,7 +185,7 @@ class Recording:
         return self.references(None if servers is None else sorted(servers))
 
     def write(self, command: Command) -> None:
-        """Add a command, and before it a ``wait`` for the time that has passed since the last one."""
+        """Add a command, after a ``wait`` for the time that has passed since the last one."""
         self.write_wait()
         self.commands.append(command)
 
@@ -161,8 +196,8 @@ class Recording:
             self.commands.append(Wait(f"{seconds:.4f}".rstrip("0").rstrip(".")))
 
     def run(self, call: Callable[[], Any], timed: bool) -> Any:
-        """Make ``call`` without recording what it calls in turn. If ``timed``, a ``wait`` makes up for the time that it
-        takes; else the command itself takes that time when it is played."""
+        """Make ``call`` without recording what it calls in turn. If ``timed``, the time that it takes is recorded as a
+        ``wait``; otherwise the command itself takes that time when it is played."""
         before = self._cluster.now
         self.nested = True
         try:
@@ -215,7 +250,8 @@ class RecordedCall:
 
 
 class TidyNames:
-    """New names for the leaders of a scenario of ``servers`` servers: a, b, ... in the order in which they are named."""
+    """New names for the leaders of a scenario with this many ``servers``: a, b, ... in the order in which they are
+    named."""
 
     def __init__(self, servers: int) -> None:
         self._servers = servers
@@ -226,8 +262,10 @@ class TidyNames:
         return self._names.setdefault(name, LEADER_NAMES[len(self._names) % len(LEADER_NAMES)])
 
     def server(self, text: str) -> str:
-        """How a server is now called. A leader's name that was never given stands for S0."""
+        """A server's new name. A leader's name that was never given stands for S0."""
         name, _, places = text.partition("+")
+        if name[0] == "C":
+            return name
         behind = int(places or 0) % self._servers
         if name[0] == "S":
             return f"S{int(name[1:]) % self._servers}"
@@ -310,11 +348,11 @@ class Command:
 
     @classmethod
     def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
-        """The command that does what ``call`` does. For those commands that need no :meth:`record` of their own."""
+        """The command that does what ``call`` does. Only commands without their own :meth:`record` need it."""
         return cls()
 
     def simpler(self) -> list[Command]:
-        """Commands that may do instead of this one when a scenario is shrunk, the simplest first."""
+        """Commands to try instead of this one when a scenario is shrunk, the simplest first."""
         return []
 
     def merged(self, following: Command) -> Command | None:
@@ -338,7 +376,7 @@ def _pattern(syntax: str) -> re.Pattern[str]:
     def group(field: re.Match[str]) -> str:
         return f"(?P<{field['name']}>{_KINDS.get(field['kind'], field['kind'])})"
 
-    # Square brackets first: those of the fields' patterns mean something else.
+    # Replace square brackets first, because the fields' patterns contain square brackets with another meaning.
     return re.compile(_FIELD.sub(group, _OPTIONAL.sub(r"(?:\1)?", syntax)))
 
 
@@ -362,10 +400,10 @@ def parse_line(line: str) -> Command:
 
 
 class Wait(Command):
-    """Let the cluster run for some seconds. Records every call that only waits or looks."""
+    """Let the cluster run for some seconds. Calls that only wait or observe are recorded as this command."""
 
     syntax = "wait {seconds:number}"
-    records = ("sleep", "wait_for", "states", "reply_to", "call_snapshot")
+    records = ("sleep", "wait_for", "states", "reply_to", "call_snapshot", "read_index")
     seconds: str
 
     def run(self, playback: Playback) -> None:
@@ -408,7 +446,8 @@ class Leader(Command):
         return leader
 
     def tidied(self, names: TidyNames) -> Command:
-        among = self.with_servers(names.server).among  # the servers first: they may mean the name's earlier leader
+        # Rename the servers first, because they may mean the leader that had the name before.
+        among = self.with_servers(names.server).among
         return Leader(names.define(self.leader), among)
 
 
@@ -499,7 +538,7 @@ class Propose(Command):
 
 
 class Agree(Command):
-    """Have a new command committed, and expect at least so many servers to apply it."""
+    """Have a new command committed, and expect at least ``count`` servers to apply it."""
 
     syntax = "agree {count:count}[ among {among:servers}]"
     records = ("agree",)
@@ -535,6 +574,22 @@ class Members(Command):
         return cls(recording.reference(call["server"]), recording.references(sorted(call["members"])))
 
 
+class Transfer(Command):
+    """Call ``transfer_leadership`` on a server, unless it is down or paused, whether it leads or not (lab 2G)."""
+
+    syntax = "transfer {server:server} to {target:server}"
+    records = ("transfer", "ask_transfer")
+    server: str
+    target: str
+
+    def run(self, playback: Playback) -> None:
+        playback.cluster.transfer(playback.server(self.server), playback.server(self.target))
+
+    @classmethod
+    def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
+        return cls(recording.reference(call["server"]), recording.reference(call["target"]))
+
+
 # --- servers ---
 
 
@@ -567,7 +622,7 @@ class _OfOneServer(Command):
 
 
 class Crash(_OfOneServer):
-    """End a server; what it has saved stays."""
+    """Crash a server. What it has saved stays."""
 
     syntax = "crash {server:server}"
     records = ("crash",)
@@ -577,7 +632,7 @@ class Crash(_OfOneServer):
 
 
 class Restart(_OfOneServer):
-    """Start a server with what it has saved, after a crash if it is running."""
+    """Start a server with what it has saved. If it is running, it crashes first."""
 
     syntax = "restart {server:server}"
     records = ("restart",)
@@ -610,7 +665,7 @@ class Resume(_OfOneServer):
 
 
 class Clock(Command):
-    """Let a server's clock run so many times as fast."""
+    """Let a server's clock run ``rate`` times as fast."""
 
     syntax = "clock {server:server} {rate:number}"
     records = ("clock_rate",)
@@ -647,6 +702,8 @@ class CrashAt(Command):
 
     @classmethod
     def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
+        if call["when"] is not None:
+            recording.cannot = "the test picks effects in a way that has no name"
         server = recording.reference(call["server"])
         return cls(server, call["side"], call["kind"], str(call["nth"]), call["method"])
 
@@ -671,7 +728,7 @@ class FailSaves(Command):
 
 
 class SlowService(Command):
-    """Let a server's service take so many seconds for each entry that it applies."""
+    """Let a server's service take this many seconds for each entry that it applies."""
 
     syntax = "slow-service {server:server} {seconds:number}"
     records = ("slow_service",)
@@ -690,7 +747,7 @@ class SlowService(Command):
 
 
 class Snapshots(Command):
-    """Let the services take a snapshot every so many entries, of about so many bytes."""
+    """Let the services take a snapshot of about ``size`` bytes every ``every`` entries."""
 
     syntax = "snapshots {every:count}[ {size:count}]"
     records = ("take_snapshots",)
@@ -706,6 +763,21 @@ class Snapshots(Command):
 
     def simpler(self) -> list[Command]:
         return [] if self.size in ("", "0") else [Snapshots(self.every)]
+
+
+class Snapshot(Command):
+    """Let the service of a server take a snapshot of everything that the server has applied (lab 2D), unless the server is
+    down or paused or has applied nothing."""
+
+    syntax = "snapshot {server:server}"
+    server: str
+
+    def run(self, playback: Playback) -> None:
+        cluster = playback.cluster
+        server = playback.server(self.server)
+        index = cluster.event_loop.referee.applies.last_applied.get(server, 0)
+        if index and cluster.server_state(server).running:
+            cluster.call_snapshot(server, index)
 
 
 # --- the network ---
@@ -798,7 +870,7 @@ class Heal(Command):
 
 
 class Unreliable(Command):
-    """Let the network lose and delay messages, under some conditions other than the usual ones."""
+    """Let the network lose and delay messages. Fields replace some of the usual probabilities and delays."""
 
     syntax = "unreliable[ {conditions:conditions}]"
     records = ("unreliable",)
@@ -840,8 +912,8 @@ class Reliable(Command):
 
 
 class Hold(Command):
-    """Keep back requests or replies (those of a method, from or to a server, of which a filter is true; at most so many)
-    until the hold is released or dropped."""
+    """Keep back requests or replies until the hold is released or dropped. Fields may choose messages by method, sender,
+    receiver and filter, and limit their number."""
 
     syntax = (
         "hold {hold:word} {leg:requests|replies}[ of {method:word}][ from {src:server}][ to {dst:server}]"
@@ -900,6 +972,42 @@ def _written(recording: Recording, command: Command, method: Callable[[], None])
     return written
 
 
+class Catch(Command):
+    """Keep back one message that is on its way, if there is one, until it is released or dropped. As in ``hold``, ``from``
+    is the server that made the call, also for a reply. If there are several such messages, ``nth`` chooses one in the order
+    in which they would arrive."""
+
+    syntax = (
+        "catch {hold:word} {leg:request|reply}[ of {method:word}] from {src:server} to {dst:server}[ nth {nth:count}]"
+    )
+    records = ("catch",)
+    hold: str
+    leg: str
+    src: str
+    dst: str
+    method: str = ""
+    nth: str = ""
+
+    def run(self, playback: Playback) -> None:
+        playback.holds[self.hold] = playback.cluster.catch(
+            playback.server(self.src), playback.server(self.dst), self.leg, self.method, int(self.nth or 1)
+        )
+
+    @classmethod
+    def record(cls, recording: Recording, call: RecordedCall) -> Any:
+        name = recording.next_hold_name()
+        nth = "" if call["nth"] == 1 else str(call["nth"])
+        src, dst = recording.reference(call["src"]), recording.reference(call["dst"])
+        recording.write(cls(name, call["leg"], src, dst, call["method"], nth))
+        hold: event_loop.Hold = call.make()
+        hold.release = _written(recording, Release(name), hold.release)  # type: ignore[method-assign]
+        hold.drop = _written(recording, Drop(name), hold.drop)  # type: ignore[method-assign]
+        return hold
+
+    def simpler(self) -> list[Command]:
+        return [dataclasses.replace(self, nth="")] if self.nth else []
+
+
 class Release(Command):
     """Deliver the messages of a hold."""
 
@@ -922,11 +1030,149 @@ class Drop(Command):
             playback.holds[self.hold].drop()
 
 
+# --- clerks (lab 3A) ---
+
+
+class Op(Command):
+    """Let a clerk begin an operation, unless it has one or is down. ``-`` stands for no value, as what a swap expects. A get
+    may say its kind of read (lab 3B)."""
+
+    syntax = (
+        "op {clerk:clerk} {op:operation} {key:word}[ {expected:value}][ {value:value}]"
+        "[ read={read:index|lease|session|snapshot}]"
+    )
+    records = ("begin_operation",)
+    clerk: str
+    op: str
+    key: str
+    expected: str = ""
+    value: str = ""
+    read: str = ""
+
+    def validate(self) -> None:
+        wanted = {"get": 0, "swap": 2}.get(self.op, 1)
+        if bool(self.expected) + bool(self.value) != wanted:
+            takes = {
+                0: "takes a key only",
+                1: "takes a key and a value",
+                2: "takes a key, the expected value and a value",
+            }
+            raise BadScenario(f"{self.op} {takes[wanted]}, but the line is {str(self)!r}")
+        if self.read and self.op != "get":
+            raise BadScenario(f"only a get has a kind of read, but the line is {str(self)!r}")
+
+    def run(self, playback: Playback) -> None:
+        clerk = playback.clerk(self.clerk)
+        if clerk.operation is not None or not playback.cluster.server_state(clerk.number).up:
+            return
+        words = [word for word in (self.expected, self.value) if word]
+        values = [None if word == NO_VALUE else word for word in words]
+        playback.require_reads(self, bool(self.read))
+        clerk.begin(self.op, self.key, *values, read=self.read or "log")
+
+    @classmethod
+    def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
+        words = [NO_VALUE if value is None else value for value in call["args"]]
+        read = "" if call["read"] == "log" else call["read"]
+        if not all(re.fullmatch(_KINDS["value"], word) for word in words) or not re.fullmatch(r"\w+", call["key"]):
+            recording.cannot = "a clerk's operation has a key or value that is not one word"
+            words = []
+        expected, value, *_ = (*words, "", "")
+        return cls(recording.reference(call["clerk"]), call["op"], call["key"], expected, value, read)
+
+
+class Finish(Command):
+    """Expect the operation of a clerk to return within some seconds."""
+
+    syntax = "finish {clerk:clerk} {seconds:number}"
+    records = ("finish_operation",)
+    clerk: str
+    seconds: str
+
+    def run(self, playback: Playback) -> None:
+        playback.cluster.finish_operation(playback.clerk(self.clerk).number, float(self.seconds))
+
+    @classmethod
+    def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
+        return cls(recording.reference(call["clerk"]), f"{call['within']:g}")
+
+
+class Load(Command):
+    """Let clerks carry out ``most`` operations each on some keys, one after another. ``seed`` decides which."""
+
+    syntax = "load {clerks:clerks} {most:count} {mix:mix}[ seed {seed:count}] on {keys:words}"
+    records = ("keep_busy",)
+    clerks: str
+    most: str
+    mix: str
+    seed: str
+    keys: str
+
+    def run(self, playback: Playback) -> None:
+        numbers = list(dict.fromkeys(playback.servers(self.clerks)))
+        playback.require_reads(self, any(op in READS for op in MIXES[self.mix]))
+        playback.cluster.keep_busy(numbers, self.keys.split(), MIXES[self.mix], int(self.most), int(self.seed or 0))
+
+    @classmethod
+    def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
+        mix = next((name for name, each in MIXES.items() if tuple(call["mix"]) == each), "")
+        if not mix:
+            recording.cannot, mix = "the clerks draw from operations in a way that has no name", "appends"
+        clerks = recording.references(call["clerks"])
+        return cls(clerks, str(call["most"]), mix, str(call["seed"]), " ".join(call["keys"]))
+
+    def simpler(self) -> list[Command]:
+        fewer = [str(most) for most in (1, 2, 5, int(self.most) // 2) if 0 < most < int(self.most)]
+        found: list[Command] = [dataclasses.replace(self, most=most) for most in fewer]
+        if " " in self.keys:
+            found += [dataclasses.replace(self, keys=key) for key in self.keys.split()]
+        if " " in self.clerks:
+            found += [dataclasses.replace(self, clerks=clerk) for clerk in self.clerks.split()]
+        return found
+
+
+class StopClerks(Command):
+    """Let clerks of ``load`` begin no further operations."""
+
+    syntax = "stop-clerks"
+    records = ("stop_clerks",)
+
+    def run(self, playback: Playback) -> None:
+        playback.cluster.stop_clerks()
+
+
+class Idle(Command):
+    """Expect all clerks of ``load`` to be done within some seconds."""
+
+    syntax = "idle {seconds:number}"
+    records = ("clerks_idle",)
+    seconds: str
+
+    def run(self, playback: Playback) -> None:
+        playback.cluster.clerks_idle(float(self.seconds))
+
+    @classmethod
+    def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
+        return cls(f"{call['within']:g}")
+
+
+class History(Command):
+    """Expect that every operation so far was carried out exactly once, that the history is linearizable, and that every
+    request was answered in time."""
+
+    syntax = "history"
+    records = ("check_history",)
+
+    def run(self, playback: Playback) -> None:
+        playback.cluster.check_history()
+
+
 # --- the end ---
 
 
 class Check(Command):
-    """Undo every fault; then expect a leader soon and, from lab 2B on, that every server applies a new command."""
+    """Undo every fault. Then expect a leader soon and, if servers have a log, that every server applies a new command. With
+    clerks, expect that their operations return and are linearizable, and that every key can be read."""
 
     syntax = "check"
 
@@ -937,15 +1183,29 @@ class Check(Command):
         cluster.heal()
         cluster.unreliable(on=False)
         playback.undo_all()
-        for rest in (REST, 0.0):  # twice: a server whose save failed just now may crash a moment later
-            for server in cluster.real_servers:
+        for rest in (REST, 0.0):  # twice, because a server whose save failed just now may crash a moment later
+            for server in [*cluster.real_servers, *(clerk.number for clerk in cluster.clerks)]:
                 if not cluster.server_state(server).up:
                     cluster.restart(server)
             cluster.sleep(rest)
         cluster.one_leader(within=PATIENCE)
         if not playback.lab.has("log"):
             return
+        if playback.lab.has("service"):
+            _check_clerks(cluster)
+            return
         if playback.lab.has("membership"):
             membership.agree_by(cluster, playback.next_proposal(), within=PATIENCE)
         else:
             cluster.agree(playback.next_proposal(), len(cluster.real_servers), within=PATIENCE)
+
+
+def _check_clerks(cluster: Cluster) -> None:
+    """Expect that all operations return, that every key can be read, and that the history is right."""
+    cluster.stop_clerks()
+    for clerk in cluster.clerks:
+        cluster.finish_operation(clerk.number, PATIENCE)
+    keys = sorted({operation.key for operation in cluster.history})
+    for key in keys if cluster.clerks else ():
+        cluster.clerks[0].get(key, PATIENCE)
+    cluster.check_history()

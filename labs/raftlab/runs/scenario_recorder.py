@@ -1,8 +1,8 @@
 """Records what a test does to its cluster, as a scenario.
 
-``raftlab shrink`` needs a failing test as a list of commands that can be taken out one by one. If a test decides something
-by a random number or an ``if``, the recording has the outcome; if it merely looks at the cluster, the recording has only
-the time that this took.
+``raftlab shrink`` needs a failing test as a list of commands that can be removed one by one. If a test decides something by
+a random number or an ``if``, the recording contains the outcome of the decision. If a test only observes the cluster, the
+recording contains only the time that passed.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Unpack
 
-from raftlab.harness.cluster import Cluster
+from raftlab.harness.cluster import Cluster, ServiceOptions
 from raftlab.runs.scenario import Scenario
 from raftlab.runs.scenario_commands import COMMANDS, Command, RecordedCall, Recording
 
-# Seconds of the lab's time that are added at the end, so that a failure that ended a wait of the test is still reached.
+# Seconds of lab time for which a scenario goes on after its last command. The recording of a failing run ends at the moment
+# of the failure. In a replay the same failure may happen a little later, so it needs some extra time.
 _MARGIN = 0.5
 
 
 class ScenarioRecorder(Cluster):
-    """A cluster that records what a test does to it: each method that some command ``records`` is overridden.
+    """A cluster that records what a test does to it. It overrides each method that a command lists in ``records``.
 
     Attributes:
         recording: the recording so far.
@@ -29,27 +30,35 @@ class ScenarioRecorder(Cluster):
 
     def __init__(
         self, world: Any, lab: str, seed: int, servers: int, scripted: Collection[int] = (),
-        members: Collection[int] | None = None,
+        members: Collection[int] | None = None, **service: Unpack[ServiceOptions],
     ) -> None:  # fmt: skip
-        super().__init__(world, lab, seed, servers, scripted, members)
+        super().__init__(world, lab, seed, servers, scripted, members, **service)
         self.recording = Recording(self)
-        # The field of Scenario: how many servers, from S0 on, are members at first; 0: all.
+        # Scenario.members: how many servers, from S0 on, are members at first; 0: all.
         self._members = 0 if members is None or len(members) == servers else len(members)
         if self._members and sorted(self.members) != list(range(self._members)):
             self.recording.cannot = "the first members are not the first servers"
         if scripted:
             self.recording.cannot = "the test plays servers itself"
+        if self.scripted_clerks:
+            self.recording.cannot = "the test plays clerks itself"
 
     @property
     def cannot(self) -> str:
-        """Why the recording is incomplete, as a clause; empty if it is complete."""
+        """The reason why the recording is incomplete, as a clause; empty if it is complete."""
+        if self.event_loop.put_waits:
+            return "the services take their snapshots while put() waits"
         return self.recording.cannot
 
-    def scenario(self, lab: str, name: str, seed: int, preempt: bool) -> Scenario:
-        """What was recorded, to be called at the end of the run. The arguments are those of :class:`Scenario`."""
+    def scenario(self, lab: str, name: str, seed: int, schedule: str) -> Scenario:
+        """The recorded scenario. Call this at the end of the run. The arguments are those of :class:`Scenario`."""
         self.recording.write_wait(_MARGIN)
         commands = tuple(self.recording.commands)
-        return Scenario(lab, name, seed, self.size, commands, preempt, self.recording.started, self._members)
+        settings = self.event_loop.service_settings
+        return Scenario(
+            lab, name, seed, self.size, commands, schedule, self.recording.started, self._members, len(self.clerks),
+            0 if settings is None else settings.max_state or 0, 0 if settings is None else settings.max_sessions,
+        )  # fmt: skip
 
 
 def _recorded(method_name: str, command: type[Command]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """A quota for traces: which traces of failing runs are kept if there are too many bytes of them.
 
 Traces have a fixed order: by seed, then by test. A trace is kept if it fits into the quota together with all those before
-it. So it depends only on which runs failed, and not on when, where or how often they were made: two gradings keep the same
-traces. Low seeds come first so that each failing test keeps some.
+it. So which traces are kept depends only on which runs failed, and not on when, where or how often they were made. Low
+seeds come first so that each failing test keeps some traces.
 """
 
 from __future__ import annotations
@@ -10,8 +10,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
+
 Place = tuple[int, int]
 """A trace's place in the order: its seed, and the number of its test."""
+
+
+class _Header(msgspec.Struct):
+    """The part of a trace's first line that is weighed."""
+
+    failure: msgspec.Raw = msgspec.Raw()
 
 
 class TraceQuota:
@@ -24,13 +32,13 @@ class TraceQuota:
             most: how many bytes of events to keep. Below 0: no limit.
         """
         self._folder = folder
-        self._most = most
+        self.most = most
         self._traces: dict[Place, tuple[Path, int]] = {}
         self._bytes = 0
         self._first_out: Place | None = None  # this trace did not fit, so none after it does
 
     def folder_for(self, place: Place) -> Path | None:
-        """Where to write the trace of ``place``; ``None`` if it would not be kept."""
+        """The path for the trace of ``place``; ``None`` if it would not be kept."""
         return None if self._first_out is not None and place >= self._first_out else self._folder
 
     def took(self, place: Place, trace: str) -> list[Place]:
@@ -47,11 +55,11 @@ class TraceQuota:
         Raises:
             OSError: a file cannot be deleted.
         """
-        if self._folder is None or self._most < 0 or not trace:
+        if self._folder is None or self.most < 0 or not trace:
             return []
         path = self._folder / Path(trace).name
         try:
-            size = _bytes_of_events(path)
+            size = _weight(path)
         except OSError:
             return self._drop_from(place) if self._folder.exists() else [place]
         self._bytes += size - self._traces.get(place, (path, 0))[1]
@@ -59,7 +67,7 @@ class TraceQuota:
         if self.folder_for(place) is None:
             return self._drop_from(place)
         gone: list[Place] = []
-        while self._bytes > self._most:
+        while self._bytes > self.most:
             gone += self._drop_from(max(self._traces))
         return gone
 
@@ -74,8 +82,12 @@ class TraceQuota:
         return gone if place in gone else [*gone, place]
 
 
-def _bytes_of_events(trace: Path) -> int:
-    """The size without the first line, which has the path of the submission and so differs between machines."""
+def _weight(trace: Path) -> int:
+    """The bytes of the events, and of the failure in the first line. The rest of that line has the path of the submission,
+    which differs between machines."""
     with trace.open("rb") as file:
-        file.readline()
-        return os.fstat(file.fileno()).st_size - file.tell()
+        try:
+            header = msgspec.json.decode(file.readline(), type=_Header)
+        except msgspec.DecodeError:
+            header = _Header()
+        return os.fstat(file.fileno()).st_size - file.tell() + len(bytes(header.failure))

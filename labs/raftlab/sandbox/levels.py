@@ -15,26 +15,31 @@ same flags as a host, and lets it try to get out.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from raftlab.sandbox import libc
+
 Level = Literal["bwrap", "rlimits", "none"]
-CHOICES = ("auto", "bwrap", "none")  # of the option --sandbox
+CHOICES = ("auto", "bwrap", "rlimits", "none")  # of the option --sandbox
 
 MIB = 1 << 20
 
-# Where the submission is inside a bubblewrap sandbox.
+# The paths, in a bubblewrap sandbox, of the submission and of the place where a child prepares its own `/tmp`.
 INSIDE = Path("/submission")
+OWN_TMP_STAGE = "/own-tmp"
 
 # The packages that a host process imports besides the standard library.
 _PACKAGES = ("raftlab", "msgspec", "greenlet", "rpyc", "plumbum")
@@ -52,11 +57,12 @@ class SandboxUnavailable(Exception):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a host process and its children may use.
+    """The limits of a host process and its children.
 
     Attributes:
         user: The user id to change to; 0 means no change.
-        own_tmp: Whether each child gets its own ``/tmp``.
+        namespaces: Whether each child gets a process and a mount namespace, with a ``/tmp`` of its own.
+        below_tmp: Files and folders below ``/tmp`` that are visible there, too, because Python needs them.
         memory: Bytes of memory that all servers of a run together may use at any time.
         space: Bytes of address space for a simulated run.
         server_space: Bytes of address space for a server on the real network. It is larger because the stacks of threads
@@ -68,7 +74,8 @@ class Limits(msgspec.Struct, frozen=True):
     """
 
     user: int = 0
-    own_tmp: bool = False
+    namespaces: bool = False
+    below_tmp: tuple[str, ...] = ()
     memory: int = 2048 * MIB
     space: int = 2048 * MIB
     server_space: int = 8192 * MIB
@@ -93,7 +100,8 @@ class Sandbox(msgspec.Struct, frozen=True):
         as_root = bwrap and os.geteuid() == 0
         return Limits(
             user=_USERS[os.getpid() % len(_USERS)] if as_root else 0,
-            own_tmp=bwrap and not python_is_below_tmp(),
+            namespaces=bwrap,
+            below_tmp=_below_tmp() if bwrap else (),
             # Without bubblewrap, the limit would count the user's other processes too. The filter refuses new ones anyway.
             threads=4096 if bwrap else 0,
         )
@@ -127,27 +135,50 @@ def host_environment() -> dict[str, str]:
     return {**inherited, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "2"}
 
 
-def choose(choice: str) -> Sandbox:
-    """The sandbox for one of :data:`CHOICES`; ``auto`` means the best level that works here. Raises
-    :class:`SandboxUnavailable` if ``bwrap`` was chosen and does not work."""
+def choose(choice: str, trusted: bool = False) -> Sandbox:
+    """The sandbox for one of :data:`CHOICES`.
+
+    Args:
+        choice: a level, or ``auto``.
+        trusted: what ``auto`` means if bubblewrap does not work here: ``rlimits``, with the reason, if the code is known
+            not to be hostile; otherwise nothing.
+
+    Raises:
+        SandboxUnavailable: the level does not work here.
+    """
     if choice == "none":
         return Sandbox("none", "asked for")
-    best = probe("bwrap")
-    if best.level == "bwrap":
-        return best
-    if choice == "bwrap":
-        raise SandboxUnavailable(f"--sandbox bwrap is not available here: {best.reason}")
+    best = Sandbox("none")
+    if choice != "rlimits":
+        best = probe("bwrap")
+        if best.level == "bwrap":
+            return best
+        if choice == "bwrap":
+            raise SandboxUnavailable(f"--sandbox bwrap is not available here: {best.reason}")
+        if not trusted:
+            raise SandboxUnavailable(
+                f"the sandbox for other people's code does not work here: {best.reason}. With --sandbox rlimits their code "
+                "could read this machine's files; handouts/confinement.md says what else differs"
+            )
     second = probe("rlimits")
     if second.level == "rlimits":
-        return Sandbox("rlimits", best.reason)
-    return Sandbox("none", f"{best.reason}; and {second.reason}")
+        return Sandbox("rlimits", best.reason or "asked for")
+    reason = f"{best.reason}; and {second.reason}" if best.reason else second.reason
+    raise SandboxUnavailable(f"no sandbox is available here: {reason}. --sandbox none runs the code without any")
 
 
 def probe(level: Literal["bwrap", "rlimits"]) -> Sandbox:
     """Test whether ``level`` works on this machine: start a process in the way a host is started, and let it try to get
-    out. Returns the level, or ``none`` with the reason."""
+    out. Returns the level, or ``none`` with the reason.
+
+    With ``rlimits`` this process's memory and environment can from now on be read by root only."""
     if level == "bwrap" and shutil.which("bwrap") is None:
         return Sandbox("none", "bubblewrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)")
+    if level == "rlimits":
+        try:
+            libc.set_dumpable(False)
+        except OSError:
+            return Sandbox("none", "the system call filter needs Linux")
     with (
         tempfile.TemporaryDirectory(prefix="raftlab-probe-") as folder,
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -160,15 +191,17 @@ def probe(level: Literal["bwrap", "rlimits"]) -> Sandbox:
         for path in (Path(folder), own, own / "raft.py", neighbour):
             path.chmod(0o755)
         sandbox = Sandbox(level)
-        limits = msgspec.json.encode(sandbox.limits).decode()
-        targets = [str(neighbour), str(listener.getsockname()[1]), str(os.getpid())]
+        task = ProbeTask(
+            sandbox.limits or Limits(), str(sandbox.inside(own)), str(neighbour), listener.getsockname()[1], os.getpid()
+        )
         try:
             result = subprocess.run(
-                sandbox.python(["-m", "raftlab.sandbox.probe", limits, str(sandbox.inside(own)), *targets], own),
+                sandbox.python(["-m", "raftlab.sandbox.probe", msgspec.json.encode(task).decode()], own),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_PROBE_TIMEOUT,
                 env={**host_environment(), "RAFTLAB_PROBE": "a secret"},
+                start_new_session=True,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
@@ -184,11 +217,29 @@ def probe(level: Literal["bwrap", "rlimits"]) -> Sandbox:
     return Sandbox(level)
 
 
+class ProbeTask(msgspec.Struct, frozen=True):
+    """The facts that :mod:`raftlab.sandbox.probe` needs: the ``limits`` of a host, the folder with its ``submission``, a
+    file (``neighbour``) that only others may read, a ``port`` on which somebody listens, and the ``judge``'s process
+    id."""
+
+    limits: Limits
+    submission: str
+    neighbour: str
+    port: int
+    judge: int
+
+
 _NAMES = {"bwrap": "bubblewrap", "rlimits": "the system call filter"}
 
-# What the level rlimits does not prevent, as raftlab.sandbox.probe words it.
-POSSIBLE_IN_RLIMITS: tuple[str, ...] = ("read a file beside the submission", "read the environment", "be root")
-POSSIBLE_IN_RLIMITS += ("see other processes",)
+# Actions that the level rlimits does not prevent, as raftlab.sandbox.probe words them.
+POSSIBLE_IN_RLIMITS: tuple[str, ...] = (
+    "read a file beside the submission",
+    "read our solutions",
+    "read the environment",
+    "be root",
+    "see other processes",
+    "see where the submission lies",
+)
 
 
 def _bwrap(submission: Path) -> list[str]:
@@ -206,55 +257,87 @@ def _bwrap(submission: Path) -> list[str]:
     for name, value in {**host_environment(), "PATH": "/nowhere", "PYTHONPATH": ":".join(_import_roots())}.items():
         argv += ["--setenv", name, value]
     # The fixed mount points come first, because Python or the package may be below one of them.
-    argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm"]
-    argv += ["--remount-ro", "/dev/shm", "--remount-ro", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
-    trees = _python_trees()
-    for folder in sorted({str(above) for path in trees for above in Path(path).parents} - {"/", "/tmp"}):
-        argv += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them accessible to root only
-    for path in trees:
-        argv += ["--ro-bind", path, path]
+    argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm"]
+    argv += ["--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]  # no terminals
+    argv += ["--remount-ro", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
+    trees, masks = _visible()
+    argv += _bind(trees)
+    for path in masks:
+        argv += ["--tmpfs", path]
+    # The packages may lie in a masked folder.
+    argv += _bind([_package(name) for name in _PACKAGES])
+    for path in masks:
+        argv += ["--remount-ro", path]
+    if (data := Path(_package("raftlab"), "data")).is_dir():  # an installed package contains the solutions
+        argv += ["--tmpfs", str(data), "--remount-ro", str(data)]
     for link in ("/lib", "/lib32", "/lib64"):
         if os.path.islink(link):
             argv += ["--symlink", os.readlink(link), link]
-    data = Path(__file__).parents[1] / "data"
-    if data.is_dir():  # an installed package contains the solutions
-        argv += ["--tmpfs", str(data), "--remount-ro", str(data)]
-    argv += ["--ro-bind", root, str(INSIDE)]
-    # Nothing can be written except what a child mounts for itself (raftlab.sandbox.restrictions).
+    argv += ["--dir", OWN_TMP_STAGE, "--ro-bind", root, str(INSIDE)]
+    # Nothing can be written except in the `/tmp` that each child gets (raftlab.sandbox.restrictions).
     return [*argv, "--remount-ro", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
-def _python_trees() -> list[str]:
-    """The folders that Python needs: its library, shared libraries, site-packages and this package, without any folder
-    that is inside another."""
-    needed = ["/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"]
-    needed += [path for path in ("/lib", "/lib32", "/lib64") if not os.path.islink(path)]
-    base = os.path.realpath(sys.base_prefix)
-    if base not in ("/", "/usr", "/usr/local"):
-        needed.append(base)
-    needed.append(os.path.realpath(sys.executable))
-    needed += _site_packages()
-    for name in _PACKAGES:
-        needed.append(_package(name))
-    outermost: list[str] = []
-    for path in sorted({path for path in needed if os.path.exists(path)}):
-        if not any(path.startswith(f"{above}/") for above in outermost):
-            outermost.append(path)
-    return outermost
+def _bind(paths: Sequence[str]) -> list[str]:
+    """bubblewrap's arguments that make files and folders visible, read-only."""
+    argv = []
+    for folder in sorted({str(above) for path in paths for above in Path(path).parents} - {"/", "/tmp"}):
+        argv += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them accessible to root only
+    for path in paths:
+        argv += ["--ro-bind", path, path]
+    return argv
 
 
-def python_is_below_tmp() -> bool:
-    """Whether Python or this package is below ``/tmp``, where a child's own ``/tmp`` would hide it."""
-    return any(path.startswith("/tmp/") for path in _python_trees())
+@functools.cache
+def _visible() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files of this machine that a process in bubblewrap sees, besides the packages of a host. These are only the files
+    that Python needs, because an installed raftlab, which contains the solutions, may be anywhere.
+
+    Returns:
+        Files and folders, without any that is inside another; and folders inside those that must look empty.
+    """
+    base = {"base": sys.base_prefix, "platbase": sys.base_prefix}  # not those of a virtual environment
+    standard_library = {os.path.realpath(sysconfig.get_path(name, vars=base)) for name in ("stdlib", "platstdlib")}
+    wanted = {os.path.realpath(sys.executable), "/etc/ld.so.cache", *standard_library}
+    masks = {os.path.join(folder, name) for folder in standard_library for name in ("site-packages", "dist-packages")}
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    for folder in ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64"):
+        if os.path.islink(folder):
+            continue
+        if multiarch and os.path.isdir(f"{folder}/{multiarch}"):  # Debian, Ubuntu: the libraries are all in there
+            wanted.add(f"{folder}/{multiarch}")
+        elif os.path.isdir(folder):
+            wanted.add(folder)
+            masks.update(
+                below.path
+                for below in os.scandir(folder)
+                if below.is_dir(follow_symlinks=False)
+                and not any(f"{path}/".startswith(f"{below.path}/") for path in wanted)
+            )
+    # Elsewhere libraries lie beside anything else.
+    for folder in ("/usr/local/lib", os.path.join(os.path.realpath(sys.base_prefix), sys.platlibdir)):
+        wanted.update(str(path) for path in Path(folder).glob("lib*.so*"))
+    return _outermost(path for path in wanted if os.path.exists(path)), tuple(sorted(filter(os.path.isdir, masks)))
+
+
+def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
+    """The paths that are not inside another of these paths, sorted."""
+    found: list[str] = []
+    for path in sorted(set(paths)):
+        if not any(path.startswith(f"{above}/") for above in found):
+            found.append(path)
+    return tuple(found)
+
+
+def _below_tmp() -> tuple[str, ...]:
+    """The paths below ``/tmp`` that a process in bubblewrap must see."""
+    visible = [*_visible()[0], *map(_package, _PACKAGES)]
+    return _outermost(path for path in visible if path.startswith("/tmp/"))
 
 
 def _import_roots() -> list[str]:
     """The folders of the packages, for ``PYTHONPATH``: in the sandbox Python does not find the virtual environment."""
-    return list(dict.fromkeys([*(os.path.dirname(_package(name)) for name in _PACKAGES), *_site_packages()]))
-
-
-def _site_packages() -> list[str]:
-    return [os.path.realpath(path) for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+    return list(dict.fromkeys(os.path.dirname(_package(name)) for name in _PACKAGES))
 
 
 def _package(name: str) -> str:

@@ -1,8 +1,11 @@
 """The restrictions that a host process puts on itself before it runs student code. They cannot be lifted.
 
-Resource limits stop code that uses up the machine. A system call filter (seccomp) stops what limits cannot: a limit on
-processes does not distinguish a Raft with many threads from a fork bomb, and the socket to the judge could be connected
-to another address.
+Resource limits stop code that uses up the machine. A system call filter (seccomp) stops what limits cannot. It is a list
+of the calls that a Raft in Python may need; all others are refused, also those of future kernels. Where bubblewrap works,
+each child gets a process namespace, a mount namespace and a ``/tmp`` of its own, too.
+
+What one server could use to tell something to another is refused even where it looks harmless: locks on files that both
+can read, shared memory, and whatever sets a property of a file or a process that others can see.
 """
 
 from __future__ import annotations
@@ -11,128 +14,57 @@ import ctypes
 import os
 import platform
 import resource
+import signal
 import struct
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from raftlab.sandbox.levels import Limits
+from raftlab.sandbox import libc, system_calls
+from raftlab.sandbox.levels import OWN_TMP_STAGE, Limits
 
-# Constants of Linux: prctl, clone, mount and capset.
+# Constants of Linux: prctl, unshare, mount and capset.
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
-_PR_SET_DUMPABLE, _CLONE_NEWUSER, _CLONE_NEWNS = 4, 0x10000000, 0x00020000
-_MS_NOSUID, _MS_NODEV, _CAPABILITIES_3 = 2, 4, 0x20080522
+_PR_SET_CHILD_SUBREAPER = 36
+_CLONE_NEWUSER, _CLONE_NEWNS, _CLONE_NEWPID = 0x10000000, 0x00020000, 0x20000000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_MOVE, _MS_REC = 1, 2, 4, 4096, 8192, 16384
+_CAPABILITIES_3 = 0x20080522
 
-# System calls that are refused with EPERM: their numbers on x86_64 and on aarch64 (-1: does not exist there).
-_REFUSED: dict[str, tuple[int, int]] = {
-    # Other processes: starting one, becoming one, acting on one.
-    "fork": (57, -1),
-    "vfork": (58, -1),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438),
-    "pidfd_send_signal": (424, 424),
-    "process_madvise": (440, 440),
-    "tkill": (200, 130),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "setpriority": (141, 140),
-    "sched_setaffinity": (203, 122),
-    # The network. `connect` and `listen` are here because the socket to the judge could be disconnected and reused.
-    "socket": (41, 198),
-    "connect": (42, 203),
-    "bind": (49, 200),
-    "listen": (50, 201),
-    "accept": (43, 202),
-    "accept4": (288, 242),
-    # Servers of a submission must communicate only through raftlab's network.
-    "shmget": (29, 194),
-    "semget": (64, 190),
-    "msgget": (68, 186),
-    "mq_open": (240, 180),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    # Ways around the filter and the namespaces, and complex parts of Linux that no Raft needs.
-    "io_uring_setup": (425, 425),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "personality": (135, 92),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "mount_setattr": (442, 442),
-    "open_by_handle_at": (304, 265),
-}
-# These are refused or allowed depending on an argument. kill, tgkill and prlimit64 may affect only the process itself.
-_OWN_PID_ONLY = {"kill": (62, 129), "tgkill": (234, 131)}
-_OWN_LIMITS_ONLY = {"prlimit64": (302, 261)}
-# Sending must not connect (MSG_FASTOPEN). The third number is the position of the flags among the arguments.
-_SENDING = {"sendto": (44, 206, 3), "sendmsg": (46, 211, 2), "sendmmsg": (307, 269, 3)}
-# System calls that are refused with EROFS if the process has no `/tmp` of its own to write to.
-_WRITING: dict[str, tuple[int, int]] = {
-    "creat": (85, -1),
-    "mkdir": (83, -1),
-    "mkdirat": (258, 34),
-    "rmdir": (84, -1),
-    "unlink": (87, -1),
-    "unlinkat": (263, 35),
-    "rename": (82, -1),
-    "renameat": (264, 38),
-    "renameat2": (316, 276),
-    "link": (86, -1),
-    "linkat": (265, 37),
-    "symlink": (88, -1),
-    "symlinkat": (266, 36),
-    "mknod": (133, -1),
-    "mknodat": (259, 33),
-    "truncate": (76, 45),
-    "chmod": (90, -1),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, -1),
-    "lchown": (94, -1),
-    "fchown": (93, 55),
-    "fchownat": (260, 54),
-    "utime": (132, -1),
-    "utimes": (235, -1),
-    "futimesat": (261, -1),
-    "utimensat": (280, 88),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-}
-# Refused in the same way if the flags open the file for writing. The third number is the position of the flags.
-_OPENING = {"open": (2, -1, 1), "openat": (257, 56, 2)}
-_OPENAT2 = (437, 437)
+# Arguments that the filter looks for.
+_CLONE_THREAD, _MSG_FASTOPEN, _MAP_SHARED, _O_ASYNC = 0x00010000, 0x20000000, 1, 0o20000
+_FUTEX_PRIVATE = 128
+_FUTEX_WAITS = (0, 9, 256, 265)  # FUTEX_WAIT and FUTEX_WAIT_BITSET, with either clock
 _TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# The position of the flags among the arguments.
+_OPENING = {"open": 1, "openat": 2}
+_SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+_MMAP_FLAGS = 3
+# Commands of fcntl: duplicating a descriptor, and its flags. Not: locks, leases, and signals to other processes.
+_F_SETFL = 4
+_FCNTL = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
+# Commands of ioctl: what Python's files and sockets ask for. Not: typing into a terminal, and everything else.
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+# The flags with which Python forks, on every machine: CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID, SIGCHLD.
+_FORK = 0x01200011
+_PRCTL = (3, 16, 21, 30, 39)  # only such as return something: PR_GET_DUMPABLE, _NAME, _SECCOMP, _TIMERSLACK, ...
+_PRCTL_RESTRICT = (1, 4, 22, 38)  # PR_SET_PDEATHSIG, _DUMPABLE, _SECCOMP, _NO_NEW_PRIVS
 
-_CLONE, _CLONE3 = (56, 220), (435, 435)
-
-# For each machine: the position of its numbers in the tables above, and its AUDIT_ARCH value.
+# For each machine: the position of its numbers in the tables, and its AUDIT_ARCH value.
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-_CLONE_THREAD = 0x00010000
-_MSG_FASTOPEN = 0x20000000
 
 # Instruction codes of classic BPF, return values of a filter, and the offsets of its input (struct seccomp_data).
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _JUMP_EQUAL, _JUMP_GREATER, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _EPERM, _EROFS, _ENOSYS = _ERRNO | 1, _ERRNO | 30, _ERRNO | 38
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 
 def enter_host(limits: Limits) -> None:
-    """Call this in the warm host before it forks: change the user, and set the limits that all its children inherit."""
+    """Call this in the warm host before it forks: change the user, and set the limits that all its children inherit.
+
+    Raises:
+        OSError: the operating system does not allow it.
+    """
     if limits.user:
         os.setgroups([])
         os.setresgid(limits.user, limits.user, limits.user)
@@ -147,6 +79,69 @@ def enter_host(limits: Limits) -> None:
     for name in ("RLIMIT_MSGQUEUE", "RLIMIT_MEMLOCK"):
         if hasattr(resource, name):
             _set_limit(getattr(resource, name), 0)
+    if limits.namespaces:
+        _enter_user_namespace()
+        # A child of a process that has ended becomes a child of the warm host, see fork_into_namespaces.
+        libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.set_dumpable(False)
+
+
+def fork_into_namespaces(limits: Limits) -> int:
+    """Fork a child with a mount and a process namespace of its own. Call this instead of ``os.fork`` in the warm host.
+
+    The child sees no process but itself, no ``/proc``, and an empty ``/tmp`` that no other process sees, so that nothing can
+    pass from one server or run to another.
+
+    Returns:
+        0 in the child; its process id in the warm host.
+
+    Raises:
+        OSError: the operating system does not allow it.
+    """
+    # A process namespace begins with the next child of the process that makes it, so there is one more in between. When
+    # that has ended, the child is ours: enter_host made us the subreaper.
+    read, write = os.pipe()
+    between = os.fork()
+    if between == 0:
+        try:
+            _enter_namespaces(limits)
+            pid = os.fork()
+            if pid == 0:
+                return 0
+            os.write(write, str(pid).encode())
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+        os._exit(0)
+    os.close(write)
+    answer = os.read(read, 32)
+    os.close(read)
+    os.waitpid(between, 0)
+    if not answer:
+        raise OSError("a server cannot have namespaces of its own here")
+    return int(answer)
+
+
+def _enter_namespaces(limits: Limits) -> None:
+    """Give this process and its next child a mount namespace, and the next child a process namespace."""
+    libc.call("unshare", _CLONE_NEWNS | _CLONE_NEWPID)
+    safe = _MS_NOSUID | _MS_NODEV
+    libc.call("mount", b"tmpfs", b"/proc", b"tmpfs", safe | _MS_RDONLY, b"mode=0555,size=4k")
+    options = b"mode=1777,size=16m,nr_inodes=1000"
+    if not limits.below_tmp:
+        libc.call("mount", b"tmpfs", b"/tmp", b"tmpfs", safe, options)
+    else:
+        libc.call("mount", b"tmpfs", os.fsencode(OWN_TMP_STAGE), b"tmpfs", safe, options)
+        for path in limits.below_tmp:
+            copy = Path(OWN_TMP_STAGE, Path(path).relative_to("/tmp"))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.isdir(path):
+                copy.mkdir()
+            else:
+                copy.touch()
+            libc.call("mount", os.fsencode(path), bytes(copy), None, _MS_BIND | _MS_REC, None)
+        libc.call("mount", os.fsencode(OWN_TMP_STAGE), b"/tmp", None, _MS_MOVE, None)
+    os.chdir("/tmp")
 
 
 def enter_child(limits: Limits, world: str) -> None:
@@ -156,39 +151,42 @@ def enter_child(limits: Limits, world: str) -> None:
         limits: The limits of the warm host.
         world: ``sim``, ``rpyc`` or ``check``.
     """
-    own_tmp = limits.own_tmp and _mount_own_tmp()
     _drop_capabilities()
+    libc.set_dumpable(False)
     _set_limit(resource.RLIMIT_AS, limits.server_space if world == "rpyc" else limits.space)
     _set_limit(resource.RLIMIT_CPU, limits.cpu_s)
-    _install_filter(read_only=not own_tmp)
+    _install_filter(read_only=not limits.namespaces)
 
 
-def _mount_own_tmp() -> bool:
-    """Give this process an empty ``/tmp`` that no other process sees, so that files cannot pass from one server or
-    incarnation to another. False if the operating system does not allow a user namespace within the sandbox's."""
-    libc = ctypes.CDLL(None, use_errno=True)
+def enter_prepared_host(limits: Limits) -> None:
+    """Call this in the prepared host before it imports a submission. It may do what its children may, and what it needs to
+    fork them: it makes their namespaces, and they put the restrictions of :func:`enter_child` on themselves.
+
+    Args:
+        limits: The limits of the warm host.
+    """
+    libc.set_dumpable(False)
+    if limits.namespaces:
+        libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    else:
+        _drop_capabilities()
+    _install_filter(read_only=not limits.namespaces, namespaces=limits.namespaces, forks=True)
+
+
+def _enter_user_namespace() -> None:
+    """Let this process, which is an ordinary user's, make mount and process namespaces for its children."""
     user, group = os.getuid(), os.getgid()
-    if libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0) or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS):
-        return False
-    try:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    except OSError:
-        return False
-    options = b"mode=1777,size=16m,nr_inodes=1000"
-    failed: int = libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _MS_NOSUID | _MS_NODEV, options)
-    if not failed:
-        os.chdir("/tmp")
-    return not failed
+    libc.set_dumpable(True)  # a process that changed its user may not write to its own /proc
+    libc.call("unshare", _CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
 
 
 def _drop_capabilities() -> None:
-    """Drop all capabilities: those of root, and those that come with a new user namespace."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    """Drop all capabilities: those of root, and those that come with a user namespace."""
     header, nothing = struct.pack("Ii", _CAPABILITIES_3, 0), bytes(24)
-    if libc.capset(ctypes.create_string_buffer(header), ctypes.create_string_buffer(nothing)):
-        raise OSError(ctypes.get_errno(), "this process cannot drop its capabilities")
+    libc.call("capset", ctypes.create_string_buffer(header), ctypes.create_string_buffer(nothing))
 
 
 def _set_limit(resource_number: int, limit: int) -> None:
@@ -197,26 +195,48 @@ def _set_limit(resource_number: int, limit: int) -> None:
     resource.setrlimit(resource_number, (limit, limit))
 
 
-def _install_filter(read_only: bool) -> None:
-    """Install the system call filter in this process, permanently. ``read_only``: also refuse to write or create files.
+def _install_filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> None:
+    """Install the system call filter in this process, permanently.
 
-    An architecture that is not in the tables above gets no filter. The probe then finds that the sandbox is not safe."""
+    Args:
+        read_only: Also refuse to write or create files.
+        forks: Allow what a process needs that forks others and restricts them further.
+        namespaces: Allow it to make namespaces for them, too.
+
+    A machine that is not in the tables gets no filter. The probe then finds that the sandbox is not safe."""
     column, machine = _MACHINES.get(platform.machine(), (-1, 0))
     if column < 0:
         return
-    program = b"".join(_program(column, machine, os.getpid(), read_only))
+    extra = _for_forking(column, namespaces) if forks else []
+    program = b"".join(_program(column, machine, os.getpid(), read_only, extra))
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, padding, their address.
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer)))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0
-    ):
-        raise OSError(ctypes.get_errno(), "the system call filter cannot be installed")
+    libc.call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0)
 
 
-def _program(column: int, machine: int, own_pid: int, read_only: bool) -> list[bytes]:
-    """The filter, instruction by instruction (classic BPF: code, jump if true, jump if false, operand)."""
+def _for_forking(column: int, namespaces: bool) -> list[bytes]:
+    """Further instructions for a process that forks others and restricts them further."""
+    calls = {**system_calls.RESTRICTING, **(system_calls.NAMESPACES if namespaces else {})}
+    code = [instruction for numbers in calls.values() for instruction in _always(numbers[column], _ALLOW)]
+    thread_or_fork = [_argument(0), _op(_JUMP_SET, _CLONE_THREAD, 2, 0), _op(_JUMP_EQUAL, _FORK, 1, 0)]
+    code += _by_argument(system_calls.BY_ARGUMENT["clone"][column], thread_or_fork)
+    code += _by_argument(
+        system_calls.BY_ARGUMENT["prctl"][column], [_argument(0), *_one_of((*_PRCTL, *_PRCTL_RESTRICT))]
+    )
+    if namespaces:
+        # A child that aborts signals itself. In its namespace it has the process id 1; in this one, that is the sandbox's
+        # own process, which ignores signals from inside.
+        abort = [_argument(2), _op(_JUMP_EQUAL, signal.SIGABRT, 0, 2), _argument(0), _op(_JUMP_EQUAL, 1, 1, 0)]
+        code += _by_argument(system_calls.BY_ARGUMENT["tgkill"][column], abort)
+    return code
+
+
+def _program(column: int, machine: int, own_pid: int, read_only: bool, extra: Sequence[bytes]) -> list[bytes]:
+    """The filter, instruction by instruction (classic BPF: code, jump if true, jump if false, operand).
+
+    ``extra`` comes before the rules that it is an exception to."""
     code = [
         _op(_LOAD, _MACHINE_AT),
         _op(_JUMP_EQUAL, machine, 1, 0),
@@ -225,35 +245,77 @@ def _program(column: int, machine: int, own_pid: int, read_only: bool) -> list[b
     ]
     if column == 0:  # x32: the same calls under other numbers
         code += [_op(_JUMP_AT_LEAST, 0x40000000, 0, 1), _op(_RETURN, _EPERM)]
-    for numbers in _REFUSED.values():
-        if numbers[column] >= 0:
-            code += [_op(_JUMP_EQUAL, numbers[column], 0, 1), _op(_RETURN, _EPERM)]
-    # ENOSYS makes the C library fall back to clone, whose flags the filter can read.
-    code += [_op(_JUMP_EQUAL, _CLONE3[column], 0, 1), _op(_RETURN, _ENOSYS)]
-    code += _by_argument(_CLONE[column], 0, [_op(_JUMP_SET, _CLONE_THREAD, 1, 0)])
-    for numbers in _OWN_PID_ONLY.values():
-        code += _by_argument(numbers[column], 0, [_op(_JUMP_EQUAL, own_pid, 1, 0)])
-    for numbers in _OWN_LIMITS_ONLY.values():
-        code += _by_argument(numbers[column], 0, [_op(_JUMP_EQUAL, 0, 2, 0), _op(_JUMP_EQUAL, own_pid, 1, 0)])
-    for *pair, argument in _SENDING.values():
-        code += _by_argument(pair[column], argument, [_op(_JUMP_SET, _MSG_FASTOPEN, 0, 1)])
-    if read_only:
-        for numbers in _WRITING.values():
-            if numbers[column] >= 0:
-                code += [_op(_JUMP_EQUAL, numbers[column], 0, 1), _op(_RETURN, _EROFS)]
-        for *pair, argument in _OPENING.values():
-            if pair[column] >= 0:
-                code += _by_argument(pair[column], argument, [_op(_JUMP_SET, _TO_WRITE, 0, 1)], _EROFS)
-        code += [_op(_JUMP_EQUAL, _OPENAT2[column], 0, 1), _op(_RETURN, _ENOSYS)]
-    return [*code, _op(_RETURN, _ALLOW)]
+    # The most frequent call. A waiter that has mapped a file can be woken by another process that has mapped it too, unless
+    # the call is marked as private. pthread_join waits without that mark, and the kernel wakes it.
+    futex = [_argument(1), *_one_of(_FUTEX_WAITS, further=2), _op(_JUMP_SET, _FUTEX_PRIVATE, 1, 0)]
+    code += _by_argument(system_calls.BY_ARGUMENT["futex"][column], futex)
+    for numbers in system_calls.ALLOWED.values():
+        code += _always(numbers[column], _ALLOW)
+    for numbers in system_calls.WRITING.values():
+        code += _always(numbers[column], _EROFS if read_only else _ALLOW)
+    code += extra
+    own_process_only = [_op(_JUMP_EQUAL, 0, 2, 0), _op(_JUMP_EQUAL, own_pid, 1, 0)]
+    tests: dict[str, list[bytes]] = {
+        # Each loads an argument, then falls through to a refusal or jumps over it.
+        "clone": [_argument(0), _op(_JUMP_SET, _CLONE_THREAD, 1, 0)],
+        # Not SIGSTOP: a host that has stopped itself cannot be told from one on a slow machine.
+        "tgkill": [
+            _argument(2),
+            _op(_JUMP_EQUAL, signal.SIGSTOP, 2, 0),
+            _argument(0),
+            _op(_JUMP_EQUAL, own_pid, 1, 0),
+        ],
+        "prlimit64": [_argument(0), *own_process_only],
+        "sched_getaffinity": [_argument(0), *own_process_only],
+        # The socket to the judge must not be connected to another address while sending.
+        **{name: [_argument(flags), _op(_JUMP_SET, _MSG_FASTOPEN, 0, 1)] for name, flags in _SENDING.items()},
+        "mmap": [_argument(_MMAP_FLAGS), _op(_JUMP_SET, _MAP_SHARED, 0, 1)],
+        "ioctl": [_argument(1), *_one_of(_IOCTL)],
+        "prctl": [_argument(0), *_one_of(_PRCTL)],
+        # F_SETFL: any flag but O_ASYNC, which makes the kernel send signals.
+        "fcntl": [
+            _argument(1),
+            *_one_of(_FCNTL, further=4),
+            _op(_JUMP_EQUAL, _F_SETFL, 0, 2),
+            _argument(2),
+            _op(_JUMP_SET, _O_ASYNC, 0, 1),
+        ],
+    }
+    for name, test in tests.items():
+        code += _by_argument(system_calls.BY_ARGUMENT[name][column], test)
+    for name, flags in _OPENING.items():
+        number = system_calls.BY_ARGUMENT[name][column]
+        if read_only:
+            code += _by_argument(number, [_argument(flags), _op(_JUMP_SET, _TO_WRITE, 0, 1)], _EROFS)
+        else:
+            code += _always(number, _ALLOW)
+    # ENOSYS makes the C library fall back to older calls, whose flags the filter can read.
+    code += _always(system_calls.BY_ARGUMENT["clone3"][column], _ENOSYS)
+    code += _always(system_calls.BY_ARGUMENT["openat2"][column], _ENOSYS)
+    code += [_op(_JUMP_GREATER, system_calls.LATEST, 0, 1), _op(_RETURN, _ENOSYS)]
+    return [*code, _op(_RETURN, _EPERM)]
 
 
-def _by_argument(number: int, argument: int, test: list[bytes], refusal: int = _EPERM) -> list[bytes]:
-    """For the system call ``number``: load the lower half of an argument and test it.
+def _always(number: int, answer: int) -> list[bytes]:
+    return [] if number < 0 else [_op(_JUMP_EQUAL, number, 0, 1), _op(_RETURN, answer)]
 
-    ``test`` falls through to the refusal that follows it, or jumps over it to allow the call."""
-    rest = [_op(_LOAD, _ARGUMENTS_AT + 8 * argument), *test, _op(_RETURN, refusal), _op(_RETURN, _ALLOW)]
+
+def _by_argument(number: int, test: list[bytes], refusal: int = _EPERM) -> list[bytes]:
+    """For the system call ``number``: ``test`` falls through to the refusal, or jumps over it to allow the call."""
+    if number < 0:
+        return []
+    rest = [*test, _op(_RETURN, refusal), _op(_RETURN, _ALLOW)]
     return [_op(_JUMP_EQUAL, number, 0, len(rest)), *rest]
+
+
+def _one_of(values: Sequence[int], further: int = 1) -> list[bytes]:
+    """A test that jumps over the ``further`` instructions that follow it if the loaded value is one of ``values``."""
+    return [_op(_JUMP_EQUAL, value, further + len(values) - 1 - place, 0) for place, value in enumerate(values)]
+
+
+def _argument(position: int) -> bytes:
+    """Load the lower half of an argument. The kernel ignores the upper half of those that are tested here."""
+    return _op(_LOAD, _ARGUMENTS_AT + 8 * position)
 
 
 def _op(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:

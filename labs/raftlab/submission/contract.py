@@ -1,4 +1,4 @@
-"""The contract check: whether a student's Raft class has the methods and messages that the tests use.
+"""The contract check: whether a student's classes have the methods and messages that the tests use.
 
 It runs before the first test, in a child of the untrusted host, in two stages: :func:`check_source` reads the file without
 running it, and :func:`check_class` looks at the imported class. The first reports only what is certainly wrong, because
@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from raftlab.labs import Lab
-from raftlab.messages import codec, message_types, type_annotations
+from raftlab.messages import codec, message_types, paper, type_annotations
 from raftlab.messages.message_types import AnnotationFault
 from raftlab.messages.protocol import Problem
 from raftlab.submission import source
@@ -32,80 +32,121 @@ API = "handouts/lab-2a.md#the-api-on-one-screen"
 MESSAGES = "handouts/lab-2a-details.md#messages"
 FIRST_RUN = "handouts/setup.md#first-run"
 
-# The methods of the contract, with the names of their parameters as messages show them.
-METHODS: dict[str, tuple[str, ...]] = {
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClassContract:
+    """What the tests of a lab need of one class of a submission.
+
+    Attributes:
+        name: the name of the class.
+        role: ``"raft"`` or ``"kv"``, see :meth:`raftlab.submission.source.Submission.module_of_role`.
+        methods: the methods to check, with the names of their parameters as messages show them.
+        optional: those of ``methods`` that may be missing.
+        lab: the lab.
+        api: the section of a handout that shows the methods.
+        messages: the section of a handout that shows the messages.
+    """
+
+    name: str
+    role: str
+    methods: dict[str, tuple[str, ...]]
+    optional: frozenset[str]
+    lab: Lab
+    api: str = API
+    messages: str = MESSAGES
+
+    def handlers(self) -> list[str]:
+        """The methods that are RPC handlers."""
+        return [method for method in self.methods if method in paper.FIELDS]
+
+
+_RAFT_METHODS: dict[str, tuple[str, ...]] = {
     "__init__": ("peers", "me", "persister", "apply_ch", "members"),
     "start": ("command",),
     "get_state": (),
     "snapshot": ("index", "data"),
     "change_membership": ("members",),
+    "transfer_leadership": ("target",),
+    "read_index": (),
+    "lease_index": (),
     "status": (),
     **dict.fromkeys(codec.RPC_METHODS, ("args",)),
 }
-OPTIONAL = ("status",)
+_SERVICE_METHODS: dict[str, tuple[str, ...]] = {
+    "__init__": ("raft", "applied", "stored", "me", "servers", "max_state", "max_sessions"),
+    "client_request": ("args",),
+}
+_CLERK_METHODS: dict[str, tuple[str, ...]] = {
+    "__init__": ("servers", "client_id"),
+    "get": ("key",),
+    "put": ("key", "value"),
+    "append": ("key", "value"),
+    "swap": ("key", "expected", "value"),
+}
+_API_3A = "handouts/lab-3a.md#the-api-on-one-screen"
+_MESSAGES_3A = "handouts/lab-3a-details.md#the-messages"
 
-_VOTE: tuple[dict[str, type], dict[str, type]] = (
-    {"term": int, "candidate_id": int, "last_log_index": int, "last_log_term": int},
-    {"term": int, "vote_granted": bool},
-)
-# For each RPC, the paper's fields in the arguments and in the reply, with the types that the tests use.
-PAPER: dict[str, tuple[dict[str, type], dict[str, type]]] = {
-    "request_vote": _VOTE,
-    "pre_vote": _VOTE,
-    "append_entries": (
-        {
-            "term": int, "leader_id": int, "prev_log_index": int, "prev_log_term": int, "entries": list,
-            "leader_commit": int,
-        },
-        {"term": int, "success": bool},
-    ),
-    "install_snapshot": (
-        {
-            "term": int, "leader_id": int, "last_included_index": int, "last_included_term": int,
-            "offset": int, "data": bytes, "done": bool,
-        },
-        {"term": int},
-    ),
-}  # fmt: skip
+
+def contracts(lab: Lab) -> list[ClassContract]:
+    """What ``lab`` needs: a Raft, and from lab 3A on a service and a clerk."""
+    methods = {method: _RAFT_METHODS[method] for method in ("__init__", *lab.methods, "status")}
+    found = [ClassContract("Raft", "raft", methods, frozenset({"status", *lab.optional}), lab)]
+    if lab.has("service"):
+        clerk = {**_CLERK_METHODS, "get": ("key", "read")} if lab.has("reads") else _CLERK_METHODS
+        for name, wanted in (("KVServer", _SERVICE_METHODS), ("Clerk", clerk)):
+            found.append(ClassContract(name, "kv", wanted, frozenset(), lab, _API_3A, _MESSAGES_3A))
+    return found
+
+
 # The fields that lab 2E adds to entries and snapshots, in which the tests read who votes.
 _CONFIGURATION_FIELDS = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
 # Examples of the commands that a log entry must be able to hold.
 _COMMANDS: tuple[Any, ...] = (1, "x", [1], {"x": 1})
 
 
-def _required_methods(lab: Lab) -> list[str]:
-    return ["__init__", *lab.methods]
+def _signature(parameters: tuple[str, ...]) -> str:
+    return f"({', '.join(('self', *parameters))})"
 
 
-def _signature(method: str) -> str:
-    return f"({', '.join(('self', *METHODS.get(method, ())))})"
+def _wrong_parameters(contract: ClassContract, method: str, declared: str) -> str:
+    wanted = _signature(contract.methods[method])
+    return f"{contract.name}.{method} must take {wanted}, but is declared ({declared})"
 
 
-def _wrong_parameters(method: str, declared: str) -> str:
-    return f"Raft.{method} must take {_signature(method)}, but is declared ({declared})"
+def _no_method(contract: ClassContract, method: str) -> str:
+    wanted = _signature(contract.methods[method])
+    return f"{contract.name} has no method {method}{wanted}, which lab {contract.lab.name} needs"
 
 
-def _no_method(method: str, lab: Lab) -> str:
-    return f"Raft has no method {method}{_signature(method)}, which lab {lab.name} needs"
+def _is_async(contract: ClassContract, method: str) -> str:
+    return f"{contract.name}.{method} is async; the labs use threads: write it with plain def"
 
 
-def _is_async(method: str) -> str:
-    return f"Raft.{method} is async; the labs use threads: write it with plain def"
-
-
-def _is_generator(method: str) -> str:
-    return f"Raft.{method} contains a yield, so calling it runs nothing: return the answer instead"
+def _is_generator(contract: ClassContract, method: str) -> str:
+    return f"{contract.name}.{method} contains a yield, so calling it runs nothing: return the answer instead"
 
 
 # --- stage one: the source, without importing it ---------------------------------------------------
 
 
 def check_source(submission: Submission, lab: Lab) -> list[Problem]:
-    """Return what is certainly wrong with the entry file, without running it. If nothing is, import the file next."""
-    entry = submission.entry
-    shown = submission.show(entry)
+    """Return what is certainly wrong with the files of the contract's classes, without running them. If nothing is, import
+    them next."""
+    problems: list[Problem] = []
+    for contract in contracts(lab):
+        found = _check_source_of(submission, contract)
+        problems += [problem for problem in found if problem not in problems]
+    return problems
+
+
+def _check_source_of(submission: Submission, contract: ClassContract) -> list[Problem]:
     try:
-        tree = source.parse(entry, shown)
+        path = submission.modules[submission.module_of_role(contract.role)]
+    except source.SubmissionError as exc:
+        return [Problem(f"{exc}, which lab {contract.lab.name} needs", "", contract.api)]
+    shown, name = submission.show(path), contract.name
+    try:
+        tree = source.parse(path, shown)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compile(tree, shown, "exec", dont_inherit=True)  # reports `return` outside a function, for example
@@ -115,12 +156,12 @@ def check_source(submission: Submission, lab: Lab) -> list[Problem]:
         return [_syntax_problem(exc, submission)]
     except (RecursionError, MemoryError, ValueError):
         return [Problem(f"{shown} is nested too deeply for Python to read", shown, FIRST_RUN)]
-    definitions = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Raft"]
+    definitions = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     if not definitions:
-        return [] if may_bind(tree, "Raft") else [_no_class(submission, class_names(tree))]
+        return [] if may_bind(tree, name) else [_no_class(submission, contract, class_names(tree))]
     if len(definitions) > 1 or not _is_self_contained(tree, definitions[0]):
         return []
-    return list(_check_methods(definitions[0], shown, lab))
+    return list(_check_methods(definitions[0], shown, contract))
 
 
 def _syntax_problem(exc: SyntaxError, submission: Submission) -> Problem:
@@ -139,72 +180,73 @@ def _syntax_problem(exc: SyntaxError, submission: Submission) -> Problem:
     return Problem(text, f"{shown}:{number}" if number else shown, FIRST_RUN)
 
 
-def _no_class(submission: Submission, names: Sequence[str]) -> Problem:
-    shown = submission.show(submission.entry)
+def _no_class(submission: Submission, contract: ClassContract, names: Sequence[str]) -> Problem:
+    own, wanted = submission.module_of_role(contract.role), contract.name
+    shown = submission.show(submission.modules[own])
     outline = Outline(submission)
-    text = f"{shown} has no class Raft"
+    text = f"{shown} has no class {wanted}"
     for name in submission.modules:
         tree = outline.tree(name)
-        if name != submission.name and tree and "Raft" in class_names(tree):
+        if name != own and tree and wanted in class_names(tree):
             other = submission.show(submission.modules[name])
-            text += f", but {other} has one: add `from {name} import Raft`"
-            return Problem(text, f"{shown}:1", API)
-    similar = [name for name in names if difflib.SequenceMatcher(None, name.lower(), "raft").ratio() > 0.6]
+            text += f", but {other} has one: add `from {name} import {wanted}`"
+            return Problem(text, f"{shown}:1", contract.api)
+    similar = [name for name in names if difflib.SequenceMatcher(None, name.lower(), wanted.lower()).ratio() > 0.6]
     if similar:
-        text += f", but one named {similar[0]}: rename it Raft"
+        text += f", but one named {similar[0]}: rename it {wanted}"
     elif names:
         shown_names = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        text += f", only {shown_names}: the tests look for the name Raft"
-    return Problem(text, f"{shown}:1", API)
+        text += f", only {shown_names}: the tests look for the name {wanted}"
+    return Problem(text, f"{shown}:1", contract.api)
 
 
-def _is_self_contained(tree: ast.Module, raft: ast.ClassDef) -> bool:
+def _is_self_contained(tree: ast.Module, found: ast.ClassDef) -> bool:
     """Whether the class body alone shows which methods exist: none is inherited, made by a decorator or set later."""
-    bases = [base for base in raft.bases if getattr(base, "id", "") != "object"]
-    if bases or raft.keywords or raft.decorator_list:
+    bases = [base for base in found.bases if getattr(base, "id", "") != "object"]
+    if bases or found.keywords or found.decorator_list:
         return False
     plain = (Function, ast.AnnAssign, ast.Assign, ast.Expr, ast.Pass, ast.ClassDef)
-    if not all(isinstance(node, plain) for node in raft.body):
+    if not all(isinstance(node, plain) for node in found.body):
         return False
     for node in ast.walk(tree):
-        rebound = isinstance(node, ast.Name) and node.id == "Raft" and not isinstance(node.ctx, ast.Load)
+        rebound = isinstance(node, ast.Name) and node.id == found.name and not isinstance(node.ctx, ast.Load)
         patched = (
             isinstance(node, ast.Attribute)
             and not isinstance(node.ctx, ast.Load)
-            and getattr(node.value, "id", "") in ("Raft", "cls")
+            and getattr(node.value, "id", "") in (found.name, "cls")
         )
         hidden = isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
             "setattr", "globals", "exec", "vars", "locals",
         )  # fmt: skip
-        if rebound or patched or hidden or (isinstance(node, ast.alias) and node.asname == "Raft"):
+        if rebound or patched or hidden or (isinstance(node, ast.alias) and node.asname == found.name):
             return False
     return True
 
 
-def _check_methods(raft: ast.ClassDef, shown: str, lab: Lab) -> Iterator[Problem]:
+def _check_methods(found: ast.ClassDef, shown: str, contract: ClassContract) -> Iterator[Problem]:
     defined: dict[str, list[Function]] = {}
     assigned: set[str] = set()
-    for node in raft.body:
+    for node in found.body:
         if isinstance(node, Function):
             defined.setdefault(node.name, []).append(node)
         else:
             assigned |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
-    for method in (*_required_methods(lab), *OPTIONAL):
+    for method, parameters in contract.methods.items():
         if method in assigned:
             continue
         definitions = defined.get(method, [])
         if not definitions:
-            if method not in OPTIONAL:
-                yield Problem(_no_method(method, lab), f"{shown}:{raft.lineno}", API)
+            if method not in contract.optional:
+                yield Problem(_no_method(contract, method), f"{shown}:{found.lineno}", contract.api)
             continue
         definition = definitions[-1]
         where = f"{shown}:{definition.lineno}"
         if definition.decorator_list:
             continue
         if isinstance(definition, ast.AsyncFunctionDef):
-            yield Problem(_is_async(method), where, API)
-        elif not _accepts(definition.args, len(METHODS.get(method, ())) + 1):
-            yield Problem(_wrong_parameters(method, _declared(definition.args)), where, API)
+            yield Problem(_is_async(contract, method), where, contract.api)
+        elif not _accepts(definition.args, len(parameters) + 1):
+            yield Problem(_wrong_parameters(contract, method, _declared(definition.args)), where, contract.api)
 
 
 def _accepts(args: ast.arguments, count: int) -> bool:
@@ -240,66 +282,68 @@ def _without_annotations(args: ast.arguments) -> ast.arguments:
 # --- stage two: the class ---------------------------------------------------------------------------------
 
 
-def check_module(module: Any, lab: Lab, submission: Submission) -> list[Problem]:
-    """Call :func:`check_class` with the ``Raft`` of the imported entry module, or with ``None``."""
-    return check_class(getattr(module, "Raft", None), lab, submission)
+def check_module(module: Any, contract: ClassContract, submission: Submission) -> list[Problem]:
+    """Return what is wrong with the contract's class in an imported module.
 
-
-def check_class(raft_class: Any, lab: Lab, submission: Submission) -> list[Problem]:
-    """Return what is wrong with the imported ``Raft``; ``raft_class`` is ``None`` if the module has none.
-
-    Call it while ``sys.modules`` holds the student's module: annotations are looked up there.
+    Call it while ``sys.modules`` holds the student's modules: annotations are looked up there.
     """
-    shown = submission.show(submission.entry)
-    if raft_class is None:
-        tree = Outline(submission).tree(submission.name)
-        return [_no_class(submission, class_names(tree) if tree else [])]
-    if not isinstance(raft_class, type):
-        kind = type(raft_class).__name__
-        return [Problem(f"Raft in {shown} is not a class (it is of type {kind})", f"{shown}:1", API)]
+    found = getattr(module, contract.name, None)
+    own = submission.module_of_role(contract.role)
+    shown = submission.show(submission.modules[own])
+    if found is None:
+        tree = Outline(submission).tree(own)
+        return [_no_class(submission, contract, class_names(tree) if tree else [])]
+    if not isinstance(found, type):
+        kind = type(found).__name__
+        return [
+            Problem(f"{contract.name} in {shown} is not a class (it is of type {kind})", f"{shown}:1", contract.api)
+        ]
     outline = Outline(submission)
     problems: list[Problem] = []
-    for method in (*_required_methods(lab), *OPTIONAL):
-        text = _check_method(raft_class, method, lab)
+    for method in contract.methods:
+        text = _check_method(found, method, contract)
         if text:
-            problems.append(Problem(text, outline.where_method(raft_class, method), API))
+            problems.append(Problem(text, outline.where_method(found, method), contract.api))
     seen: set[Any] = set()
-    for method in lab.methods:
-        if method in PAPER and callable(getattr(raft_class, method, None)):
-            problems += _check_handler(raft_class, method, outline, seen)
-            if "change_membership" in lab.methods and not problems:
-                problems += _check_configuration_fields(raft_class, method, lab, outline)
+    lab, methods = contract.lab, contract.methods
+    for method in contract.handlers():
+        if callable(getattr(found, method, None)):
+            problems += _check_handler(found, method, contract, outline, seen)
+            if "change_membership" in methods and hasattr(found, "change_membership") and not problems:
+                problems += _check_configuration_fields(found, method, lab, outline)
+    if "timeout_now" in methods and not problems:
+        problems += _check_transfer_flag(found, lab, outline)
     return problems
 
 
-def _check_method(raft_class: type, method: str, lab: Lab) -> str:
-    """What is wrong with one method; empty if nothing is."""
-    static = inspect.getattr_static(raft_class, method, None)
-    attribute = getattr(raft_class, method, None)
+def _check_method(owner: type, method: str, contract: ClassContract) -> str:
+    """The problems with one method; empty if there are none."""
+    static = inspect.getattr_static(owner, method, None)
+    attribute = getattr(owner, method, None)
     if attribute is None or static is object.__init__:
-        return "" if method in OPTIONAL else _no_method(method, lab)
+        return "" if method in contract.optional else _no_method(contract, method)
     if isinstance(static, property):
-        return f"Raft.{method} is a property; the tests call it: remove @property"
+        return f"{contract.name}.{method} is a property; the tests call it: remove @property"
     if not callable(attribute):
-        return f"Raft.{method} is not a method but {_kind(attribute)}"
+        return f"{contract.name}.{method} is not a method but {_kind(attribute)}"
     inner = inspect.unwrap(attribute)
     if inspect.iscoroutinefunction(attribute) or inspect.isasyncgenfunction(attribute):
-        return _is_async(method)
+        return _is_async(contract, method)
     if inspect.isgeneratorfunction(attribute) and inner is attribute:
-        return _is_generator(method)
+        return _is_generator(contract, method)
     # A decorator may add or remove arguments, so look at the outermost function: the tests call that one.
     try:
         signature = inspect.signature(attribute, follow_wrapped=False)
     except (TypeError, ValueError):
         return ""
-    count = len(METHODS.get(method, ()))
+    count = len(contract.methods[method])
     bound = isinstance(static, staticmethod | classmethod)
     counts = [count if bound else count + 1]
     if not inspect.isroutine(attribute):
         counts.append(count)  # a callable object is not bound to the instance
     if any(_binds(signature, number) for number in counts):
         return ""
-    return _wrong_parameters(method, _parameters(signature))
+    return _wrong_parameters(contract, method, _parameters(signature))
 
 
 class _Ellipsis:
@@ -331,19 +375,23 @@ def _kind(value: Any) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _check_handler(raft_class: type, method: str, outline: Outline, seen: set[Any]) -> Iterator[Problem]:
+def _check_handler(
+    owner: type, method: str, contract: ClassContract, outline: Outline, seen: set[Any]
+) -> Iterator[Problem]:
     try:
-        messages = message_types.handler_types(raft_class, method)
+        messages = message_types.handler_types(owner, method)
     except AnnotationFault as fault:
-        yield Problem(str(fault), outline.where_method(raft_class, method), MESSAGES)
+        yield Problem(str(fault), outline.where_method(owner, method), contract.messages)
         return
-    for message, fields in zip(messages, PAPER[method], strict=True):
+    for message, fields in zip(messages, paper.FIELDS[method], strict=True):
         if (message, *fields) not in seen:
             seen.add((message, *fields))
-            yield from _check_message(message, fields, outline)
+            yield from _check_message(message, fields, contract, outline)
 
 
-def _check_message(message: Any, paper: dict[str, type], outline: Outline) -> Iterator[Problem]:
+def _check_message(
+    message: Any, wanted: dict[str, Any], contract: ClassContract, outline: Outline
+) -> Iterator[Problem]:
     known = message_types.Shapes()
     cls = typing.get_origin(message) or message
     try:
@@ -351,32 +399,36 @@ def _check_message(message: Any, paper: dict[str, type], outline: Outline) -> It
         hints = known.fields(cls)
     except AnnotationFault as fault:
         where = outline.where_field(fault.owner or cls, fault.field)
-        yield Problem(str(fault), where, MESSAGES)
+        yield Problem(str(fault), where, contract.messages)
         return
-    problems = list(_check_fields(cls, paper, hints, outline))
-    yield from problems
-    if "entries" in paper and "entries" in hints:
+    yield from _check_fields(cls, wanted, hints, outline, contract.messages)
+    if "entries" in wanted and "entries" in hints:
         yield from _check_entries(cls, hints["entries"], known, outline)
 
 
-def _check_fields(cls: type, paper: dict[str, type], hints: dict[str, Any], outline: Outline) -> Iterator[Problem]:
-    """Check that a message has the paper's fields with the paper's types, and that every other field has a default."""
+def _check_fields(
+    cls: type, wanted: dict[str, Any], hints: dict[str, Any], outline: Outline, handout: str = MESSAGES
+) -> Iterator[Problem]:
+    """Check that a message has the contract's fields with their types, and that every other field has a default."""
     renamed = set()
-    for name, kind in paper.items():
+    for name, kind in wanted.items():
         if name not in hints:
             similar = next((other for other in hints if _normalized(other) == _normalized(name)), "")
             renamed.add(similar)
-            hint = f"rename its field {similar}" if similar else "the tests use the paper's names in snake_case"
-            yield Problem(f"{cls.__name__} has no field {name}: {hint}", outline.where_class(cls), MESSAGES)
-        elif kind is not list and not type_annotations.accepts(hints[name], kind):
+            named = "the paper's names in snake_case" if handout == MESSAGES else "the names in the skeleton"
+            hint = f"rename its field {similar}" if similar else f"the tests use {named}"
+            yield Problem(f"{cls.__name__} has no field {name}: {hint}", outline.where_class(cls), handout)
+        elif kind is not list and not all(
+            type_annotations.accepts(hints[name], arm) for arm in type_annotations.arms_of(kind)
+        ):
             declared = type_annotations.type_name(hints[name])
-            text = f"{cls.__name__}.{name} is declared {declared}; it must be {kind.__name__}"
-            yield Problem(text, outline.where_field(cls, name), MESSAGES)
+            text = f"{cls.__name__}.{name} is declared {declared}; it must be {type_annotations.type_name(kind)}"
+            yield Problem(text, outline.where_field(cls, name), handout)
     for field in dataclasses.fields(cls):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if field.name not in paper and field.name not in renamed and required:
+        if field.name not in wanted and field.name not in renamed and required:
             text = f"{cls.__name__}.{field.name} needs a default value, so that the tests can leave it out"
-            yield Problem(text, outline.where_field(cls, field.name), MESSAGES)
+            yield Problem(text, outline.where_field(cls, field.name), handout)
 
 
 def _check_configuration_fields(raft_class: type, method: str, lab: Lab, outline: Outline) -> Iterator[Problem]:
@@ -386,13 +438,26 @@ def _check_configuration_fields(raft_class: type, method: str, lab: Lab, outline
     cls = typing.get_origin(message) or message
     hints = known.fields(cls)
     for field, names in _CONFIGURATION_FIELDS.items():
-        if field not in PAPER[method][0]:
+        if field not in paper.FIELDS[method][0]:
             continue
         holder = type_annotations.element_of(hints[field]) if field == "entries" else cls
         for name in names:
             if holder is not None and name not in known.fields(holder):
                 text = f"{holder.__name__} has no field {name}, in which the tests of lab {lab.name} read who votes"
                 yield Problem(f"{text}: copy it from the skeleton", outline.where_class(holder), MESSAGES)
+
+
+def _check_transfer_flag(raft_class: type, lab: Lab, outline: Outline) -> Iterator[Problem]:
+    """Check that a request for votes can say that the leader wants this election (lab 2G)."""
+    message = message_types.handler_types(raft_class, "request_vote")[0]
+    cls = typing.get_origin(message) or message
+    hint, name = message_types.Shapes().fields(cls).get(paper.TRANSFER_FLAG), paper.TRANSFER_FLAG
+    if hint is None:
+        text = f"{cls.__name__} has no field {name}, in which the tests of lab {lab.name} read whether a transfer"
+        yield Problem(f"{text} began this election: copy it from the skeleton", outline.where_class(cls), MESSAGES)
+    elif not type_annotations.accepts(hint, bool):
+        text = f"{cls.__name__}.{name} is declared {type_annotations.type_name(hint)}; it must be bool"
+        yield Problem(text, outline.where_field(cls, name), MESSAGES)
 
 
 def _normalized(name: str) -> str:
@@ -422,6 +487,13 @@ def _converts(value: Any, hint: Any) -> bool:
         return bool(msgspec.convert(value, hint) == value)
     except msgspec.ValidationError:
         return False
+
+
+def kv_imports_raft(submission: Submission) -> Problem:
+    """The problem for a kv.py that imports the submission's own Raft: it must work with any Raft that it is given."""
+    shown = submission.show(submission.modules["kv"])
+    text = f"{shown} imports {submission.name}, but a service is given its Raft, which may be another one"
+    return Problem(text, f"{shown}:1", "handouts/lab-3a.md#which-files")
 
 
 # --- when the import fails --------------------------------------------------------------------------------

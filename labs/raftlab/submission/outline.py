@@ -1,4 +1,4 @@
-"""Where the classes, methods and fields of a submission are defined, as file and line, read from its source.
+"""The places (file and line) where a submission defines its classes, methods and fields, read from its source.
 
 The contract check shows these lines, even for classes that are in another of the student's files, or are inherited,
 decorated or generated. If a definition is not found, the result is an empty string, never an error.
@@ -44,7 +44,8 @@ class Outline:
         return self._line_of(*found) if found else ""
 
     def where_field(self, cls: type, field: str) -> str:
-        """Where a dataclass or one of its bases declares ``field``; if none does, where the class begins."""
+        """The place where a dataclass or one of its bases declares ``field``; otherwise, the place where the class
+        begins."""
         for base in cls.__mro__:
             found = self._find(base)
             for node in found[1].body if found else ():
@@ -53,7 +54,7 @@ class Outline:
         return self.where_class(cls)
 
     def where_method(self, cls: type, method: str) -> str:
-        """Where ``cls`` or one of its bases defines ``method``; if none does, where the class begins."""
+        """The place where ``cls`` or one of its bases defines ``method``; otherwise, the place where the class begins."""
         for base in cls.__mro__:
             if method in vars(base):
                 found = self._find(base)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 ENTRY = "raft.py"
 MAX_BYTES = 1_000_000  # of one file; the reference solution has 55 kB
+MAX_ALL_BYTES = 5_000_000  # of all modules
 MAX_MODULES = 1_000
 MAX_DEPTH = 10  # of packages in packages
 
@@ -47,6 +48,15 @@ class Submission:
     name: str
     modules: dict[str, Path]
 
+    def module_of_role(self, role: str) -> str:
+        """The name under which the module is imported that the contract calls ``"raft"`` (the entry) or ``"kv"``.
+        Raises :class:`SubmissionError` if there is no such module."""
+        if role == "raft":
+            return self.name
+        if role not in self.modules:
+            raise SubmissionError(f"there is no {role}.py beside {self.entry.name}")
+        return role
+
     def show(self, path: Path | str) -> str:
         """The path of a file as messages show it: relative to the folder."""
         try:
@@ -57,15 +67,20 @@ class Submission:
 
 def find(path: Path | str) -> Submission:
     """Find the submission at ``path``, which is a file or a folder with ``raft.py``. Raises :class:`SubmissionError`."""
-    given = Path(path)
-    try:
-        submission = _find(given)
-    except (OSError, ValueError) as exc:  # ValueError: a null byte in the path
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise SubmissionError(f"{given} cannot be read: {reason}") from exc
+    submission = locate(path)
     read(submission.entry)
     _refuse_shadowing(submission)
     return submission
+
+
+def locate(path: Path | str) -> Submission:
+    """Like :func:`find`, but looks into no file."""
+    given = Path(path)
+    try:
+        return _find(given)
+    except (OSError, ValueError) as exc:  # ValueError: a null byte in the path
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise SubmissionError(f"{given} cannot be read: {reason}") from exc
 
 
 def _find(given: Path) -> Submission:
@@ -92,6 +107,10 @@ def _find(given: Path) -> Submission:
         if len(modules) >= MAX_MODULES:
             raise SubmissionError(f"there are more than {MAX_MODULES} modules beside {entry.name}")
         modules.setdefault(name, file)
+    if sum(file.stat().st_size for file in modules.values()) > MAX_ALL_BYTES:
+        raise SubmissionError(
+            f"{entry.name} and the modules beside it have more than {MAX_ALL_BYTES // 1000} kB of code"
+        )
     return Submission(root, entry, entry.stem, modules)
 
 
@@ -102,7 +121,10 @@ def _no_entry(given: Path, root: Path) -> str:
     text = f"there is no {ENTRY} in {given}"
     if names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        return f"{text}, only {shown}: rename the file with your Raft class, or name it instead of the folder"
+        return (
+            f"{text}, only {shown}: if one of these contains your Raft class, rename it to raft.py, or pass its path "
+            "instead of the folder"
+        )
     if below:
         return f"{text}, but there is one in {below[0]}: name that folder instead"
     return f"{text}, and no other Python file"
@@ -219,17 +241,23 @@ def _refuse_shadowing(submission: Submission) -> None:
     suspects = {name for name in submission.modules if name in reserved}
     if not suspects:
         return
+    for name in imported(submission):
+        if name in suspects:
+            path = submission.modules[name]
+            shown = submission.show(path.parent if path.name == "__init__.py" else path)
+            hidden = "the labs' own package" if name == _OURS else "Python's own module"
+            raise SubmissionError(f"{shown} hides {hidden} {name}: rename it")
+
+
+def imported(submission: Submission) -> Iterator[str]:
+    """The modules of the submission that its entry may import, directly or through others, the entry first."""
     todo, seen = [submission.name], set[str]()
     while todo:
         name = todo.pop()
         if name in seen:
             continue
         seen.add(name)
-        if name in suspects:
-            path = submission.modules[name]
-            shown = submission.show(path.parent if path.name == "__init__.py" else path)
-            hidden = "the labs' own package" if name == _OURS else "Python's own module"
-            raise SubmissionError(f"{shown} hides {hidden} {name}: rename it")
+        yield name
         todo += [target for target in _imports(submission, name) if target in submission.modules]
 
 

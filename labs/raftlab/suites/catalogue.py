@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -21,6 +23,7 @@ class TestInfo:
         title: the first paragraph of its docstring, without the full stop.
         points: the points for passing it.
         networks: the worlds that it can run in: ``"sim"``, ``"rpyc"``.
+        schedule: the only schedule that it can run with (sim), a name from :mod:`raftlab.schedules`; ``None``: any.
     """
 
     __test__ = False  # not a test class, despite its name
@@ -30,6 +33,7 @@ class TestInfo:
     title: str
     points: int
     networks: tuple[str, ...]
+    schedule: str | None = None
 
 
 class UnknownTest(ValueError):
@@ -49,10 +53,19 @@ def tests(lab: str) -> list[TestInfo]:
 
 def info_of(lab: str, function: Callable[..., None]) -> TestInfo:
     """The description of a test function that :func:`raftlab.suites.marking.points` has marked."""
-    title = (inspect.getdoc(function) or function.__name__).split("\n\n")[0].replace("\n", " ").rstrip(".")
+    text = inspect.getdoc(function) or _docstrings(function.__module__)[function.__name__]
+    title = text.split("\n\n")[0].replace("\n", " ").rstrip(".")
     points: int = function.lab_points  # type: ignore[attr-defined]
     networks: tuple[str, ...] = function.lab_networks  # type: ignore[attr-defined]
-    return TestInfo(lab, function.__name__.removeprefix("test_"), title, points, networks)
+    schedule: str | None = function.lab_schedule  # type: ignore[attr-defined]
+    return TestInfo(lab, function.__name__.removeprefix("test_"), title, points, networks, schedule)
+
+
+@functools.cache
+def _docstrings(module: str) -> dict[str, str]:
+    """The docstrings of a module's functions, from its source: ``python -OO`` and PYTHONOPTIMIZE=2 drop them."""
+    tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+    return {node.name: ast.get_docstring(node) or node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def find_test(name: str) -> TestInfo:

@@ -9,9 +9,15 @@ Servers crash at any moment: in tests marked SIM, even between a save and the an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from raftlab.explain import rules
 from raftlab.harness import message_filters
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.rpc import Rpc
+from raftlab.referee.base import Message
 from raftlab.suites.helpers.churn import churn, pause_briefly, propose_everywhere
 from raftlab.suites.helpers.durability import REQUESTS, expect_answer_kept, prepare
 from raftlab.suites.helpers.scripted_servers import (
@@ -19,11 +25,12 @@ from raftlab.suites.helpers.scripted_servers import (
     accept,
     append,
     ask_vote,
-    campaign_terms,
     entries,
     expect_entry,
     expect_term,
     grant,
+    request_vote,
+    send_append,
     wait_for_campaign,
     wait_for_leadership,
 )
@@ -38,7 +45,7 @@ _POINTS = [(kind, nth, side) for kind, nth in (("save", 1), ("save", 2), ("answe
 
 @points(5)
 def test_restarts(cluster: StartCluster) -> None:
-    """What was agreed is still there after all servers, the leader or a follower restart."""
+    """Committed entries are still there after all servers, the leader or a follower restart."""
     c = cluster(3)
     c.agree("before any crash", 3)
     _restart_all(c)
@@ -57,9 +64,21 @@ def test_restarts(cluster: StartCluster) -> None:
     c.agree("with it again, too", 3)
 
 
+@points(4)
+def test_commands_survive(cluster: StartCluster) -> None:
+    """Commands of every kind are the same after they were saved and read back."""
+    c = cluster(3)
+    commands: tuple[Any, ...] = (0, "", [], {}, None, False, 2.5, [1, "a", None], {"key": [True, "é"]}, "x" * 5_000)
+    for command in commands:
+        c.agree(command, 3)
+    _restart_all(c)
+    # The referee compares what the services get now with what they got before.
+    c.agree("after all restarted", 3)
+
+
 @points(5)
 def test_changing_majorities(cluster: StartCluster) -> None:
-    """Servers restart in turn, and each new majority has one server that knows what was agreed."""
+    """Servers restart in turn; in each new majority, only one server has the entries that were committed."""
     c = cluster(5)
     for time in range(3):
         c.agree(f"{time}: by all", 5)
@@ -83,7 +102,7 @@ def test_changing_majorities(cluster: StartCluster) -> None:
 
 @points(5)
 def test_leader_and_follower_restart(cluster: StartCluster) -> None:
-    """A leader and a follower crash; the leader and a server that was cut off go on."""
+    """A leader and a follower crash; then the restarted leader and a server that was cut off go on."""
     c = cluster(3)
     c.agree("by all", 3)
     leader = c.one_leader()
@@ -101,7 +120,7 @@ def test_leader_and_follower_restart(cluster: StartCluster) -> None:
 
 @points(5)
 def test_long_life(cluster: StartCluster) -> None:
-    """One server or all restart again and again in the middle of their work, and the cluster goes on."""
+    """One server, or all of them, restart again and again in the middle of their work, and the cluster goes on."""
     c = cluster(3)
     last = c.agree("first", 3)
     for time in range(6):
@@ -145,6 +164,45 @@ def test_vote_survives(cluster: StartCluster) -> None:
         reply = append(c, 1, term + 499)
         text = f"expected S0 to refuse a leader of term {term + 499} after it had answered one of term {term + 500}"
         c.expect(not reply["success"], f"{text}, but it said success", rules.SURVIVES, [0])
+
+
+@points(5)
+def test_every_term_survives(cluster: StartCluster) -> None:
+    """A term that S0 has named in an answer survives a crash, however S0 learned of it."""
+    c = cluster(3, scripted=(1, 2))
+    append(c, 1, 100, (0, 0), entries(100, "one"))
+
+    def answer_with(term: int) -> Callable[[Rpc], Message]:
+        return lambda rpc: {"term": term, "vote_granted": False, "success": False}
+
+    for number, how in enumerate(
+        ("a refused vote", "refused entries", "the reply to a vote", "the reply to a heartbeat")
+    ):
+        term = 1000 * (number + 1)
+        # Begin with S0 as a candidate: a server that has just heard a leader may ignore vote requests (§6).
+        wait_for_campaign(c)
+        if how == "a refused vote":
+            c.reply_to(request_vote(c, 1, term, (0, 0)))
+        elif how == "refused entries":
+            append(c, 1, term, (50, term - 1))
+        else:
+            if how == "the reply to a heartbeat":
+                for scripted_server in c.scripted:
+                    scripted_server.answer.update(request_vote=grant, append_entries=accept)
+                wait_for_leadership(c)
+            for scripted_server in c.scripted:
+                scripted_server.answer.update(request_vote=answer_with(term), append_entries=answer_with(term))
+            deadline = c.now + ELECTION_LIMIT
+            while c.get_state(0)[0] < term and c.now < deadline:
+                c.sleep(0.005)
+            for scripted_server in c.scripted:
+                scripted_server.answer.clear()
+        # S0 refuses an old leader, and names its own term.
+        named = append(c, 2, 50)["term"]
+        text = f"expected S0 to answer with term {term}, which it saw in {how}, or a higher one, but it said {named}"
+        c.expect(named >= term, text, rules.HIGHER_TERM, [0])
+        c.restart(0)
+        expect_term(c, named)
 
 
 @points(5)
@@ -192,6 +250,32 @@ def test_log_survives(cluster: StartCluster) -> None:
 
 
 @points(5)
+def test_saves_at_once(cluster: StartCluster) -> None:
+    """Entries and vote requests arrive at the same moment, and S0 crashes after its answers; it keeps its promises."""
+    c = cluster(3, scripted=(1, 2))
+    accepted = 0
+    for number in range(16):
+        term = 1000 + 10 * number
+        with c.at_once(0):
+            acks = [send_append(c, 1, term, entries=entries(term, *("saved",) * count)) for count in (1, 3, 2)]
+            votes = [request_vote(c, who, term + 4 - who) for who in (2, 1)] if number % 2 else []
+        kept = [len(rpc.args["entries"]) for rpc in acks if c.reply_to(rpc)["success"]]
+        voted = [(rpc.args["term"], rpc.src) for rpc in votes if c.reply_to(rpc)["vote_granted"]]
+        c.restart(0)
+        if voted:
+            last, who = max(voted)
+            again = ask_vote(c, 3 - who, last)["vote_granted"]
+            text = (
+                f"expected S0 to remember after its restart that it voted for S{who} in term {last}, but it voted again"
+            )
+            c.expect(not again, text, rules.SURVIVES, [0])
+        if kept:
+            expect_entry(c, 1, term + 5, (max(kept), term))
+        accepted += len(kept)
+    c.expect(accepted > 0, "expected S0 to accept entries from new leaders, but it refused all", rules.CONSISTENCY, [0])
+
+
+@points(5)
 def test_restart_commits_nothing(cluster: StartCluster) -> None:
     """After a restart, saved entries are not yet committed, and committed ones are applied again."""
     c = cluster(3, scripted=(1, 2))
@@ -219,7 +303,7 @@ def test_restart_commits_nothing(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_crash_points(cluster: StartCluster) -> None:
-    """S0 crashes before and after each save and each answer, and stands by what it has answered."""
+    """S0 crashes before and after each save and each answer, and keeps every promise that it has sent."""
     c = cluster(3, scripted=(1, 2))
     term = 0
     for request in REQUESTS:
@@ -239,7 +323,7 @@ def test_crash_points(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_own_crash_points(cluster: StartCluster) -> None:
-    """S0 crashes in the middle of its own election, or of its work as a leader, and stands by what it sent."""
+    """S0 crashes in the middle of its own election, or while it leads, and keeps every promise that it has sent."""
     c = cluster(3, scripted=(1, 2))
     for kind, nth, side in _POINTS:
         if kind == "answer":
@@ -253,16 +337,37 @@ def test_own_crash_points(cluster: StartCluster) -> None:
         c.restart(0)
         terms = [rpc.args["term"] for each in c.scripted for rpc in each.received if rpc.method == "request_vote"]
         if terms:
-            ask_vote(c, 1, max(terms))  # the referee remembers that S0 voted for itself
+            # S0 may vote for S1 if its vote for itself was not saved yet, since that vote was not counted.
+            ask_vote(c, 1, max(terms))
             expect_term(c, max(terms))
+    # Now the others vote for S0 at once. A vote for itself that made it leader was counted, so S0 must remember it.
+    c.unreliable(on=False, latency=(0.0, 0.0))
+    for scripted_server in c.scripted:
+        scripted_server.answer["request_vote"] = grant
+    for nth in (1, 2, 3, 4):
+        c.crash_at(0, "send", nth, "after", method="append_entries")
+        since = c.now
+        c.wait_for(2 * ELECTION_LIMIT, lambda: not c.server_state(0).up)
+        observed = c.why_no_leader(since, [0])
+        c.sleep(0.01)
+        led = _led_terms(c)
+        c.restart(0)
+        if not led:
+            c.fail("expected S0 to lead with every vote, but it does not", rules.LIVENESS, [0], observed=observed)
+        ask_vote(c, 1, led[-1])  # the referee remembers that S0 led this term
+        expect_term(c, led[-1])
+    c.unreliable(on=False)
+    c.scripted_server(2).answer.clear()
     # Now S1 votes for S0 and stores its entries, and S2 stays silent: what S0 commits is on S0 and S1 only.
     log = ScriptedFollower(c, 1).log
     upto = 0
     for kind, nth, side in [*_POINTS, ("send", 1, "after"), ("apply", 1, "before"), ("apply", 1, "after")]:
         if kind == "answer":
             continue
+        since = c.now
         leads = c.wait_for(2 * ELECTION_LIMIT, lambda: c.get_state(0)[1])
-        c.expect(leads, "expected S0 to lead with the vote of S1, but it does not", rules.LIVENESS, [0])
+        text = "expected S0 to lead with the vote of S1, but it does not"
+        c.expect(leads, text, rules.LIVENESS, [0], observe=partial(c.why_no_leader, since, [0]))
         c.sleep(0.1)
         c.crash_at(0, kind, nth, side)
         c.propose(0, f"crash {side} {kind} {nth}")
@@ -284,7 +389,7 @@ def test_own_crash_points(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_crash_points_in_a_cluster(cluster: StartCluster) -> None:
-    """Servers crash at any point between two steps; no promise is broken, and the cluster goes on."""
+    """Servers crash at random moments; no promise is broken, and the cluster goes on."""
     c = cluster(3)
     for time in range(10):
         leader = c.settled_leader()
@@ -324,13 +429,19 @@ def test_failed_save(cluster: StartCluster) -> None:
             c.wait_for(1.0, lambda rpc=rpc: rpc.done or not c.server_state(0).up)  # type: ignore[misc]
             c.restart(0)
             expect_answer_kept(c, request, term, rpc.reply or {}, rules.FAILED_SAVE)
+        # S0 stands for election while its disk fails, and everybody votes for it. A vote that could not be saved does not
+        # count, not even S0's own.
+        for scripted_server in c.scripted:
+            scripted_server.answer["request_vote"] = grant
         c.fail_saves(0, fails)
-        c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c)) or not c.server_state(0).up)
+        c.wait_for(ELECTION_LIMIT, lambda: bool(_led_terms(c)) or not c.server_state(0).up)
         c.sleep(0.01)
-        terms = campaign_terms(c)
+        terms = _led_terms(c)
         c.restart(0)
+        for scripted_server in c.scripted:
+            scripted_server.answer.clear()
         if terms:
-            ask_vote(c, 1, terms[-1])  # the referee remembers that S0 voted for itself
+            ask_vote(c, 1, terms[-1])  # the referee remembers that S0 led this term
 
 
 @points(5)
@@ -361,7 +472,7 @@ def test_failed_saves_in_a_cluster(cluster: StartCluster) -> None:
 
 @points(5)
 def test_figure_8_in_steps(cluster: StartCluster) -> None:
-    """Figure 8, step by step: an entry of an old term is not committed just because a majority has it."""
+    """An entry of an old term is not committed just because a majority has it (Figure 8, step by step)."""
     c = cluster(3)
     c.agree("by all", 3)
     # (a) A leader has an entry that no other server gets.
@@ -381,11 +492,11 @@ def test_figure_8_in_steps(cluster: StartCluster) -> None:
     c.crash(second)
     for hold in holds:
         hold.drop()
-    # (c) The first one leads again, and copies its old entry to the third: a majority. It has no entry of its new term, or
-    # none that arrives.
+    # (c) The first one leads again and copies its old entry to the third, so that a majority has it. No entry of its new
+    # term reaches another server.
     own = c.hold("append_entries", src=first, when=message_filters.own_term)
     c.restart(first)
-    # Only the first one can win. A Raft that restarts its timer in each new term may let the other one campaign many times.
+    # Only the first server can win. A Raft that restarts its timer in each term may let the other server campaign often.
     c.one_leader(within=2 * ELECTION_LIMIT)
     c.sleep(1.0)
     # (d) It crashes, and the second one's log is newer than the third's. It overwrites the old entry everywhere.
@@ -418,7 +529,7 @@ def test_figure_8(cluster: StartCluster) -> None:
 
 @points(5)
 def test_unreliable_agreement(cluster: StartCluster) -> None:
-    """Many commands at a time over a network that delays, loses and repeats messages: none is lost."""
+    """Clients send many commands at a time over a network that delays, loses and repeats messages; no command is lost."""
     c = cluster(5)
     c.unreliable(duplicate=0.1)
     taken: list[tuple[int, int, str]] = []
@@ -467,7 +578,7 @@ def test_figure_8_unreliable(cluster: StartCluster) -> None:
 
 @points(5)
 def test_churn(cluster: StartCluster) -> None:
-    """Three clients work while servers crash, restart and lose their connection: what they saw committed stays."""
+    """Three clients work while servers crash, restart and lose their connections; what a client saw committed stays."""
     churn(cluster(5))
 
 
@@ -480,6 +591,15 @@ def test_unreliable_churn(cluster: StartCluster) -> None:
 
 
 # --- helpers ---
+
+
+def _led_terms(c: Cluster) -> list[int]:
+    """The terms in which S0 has sent AppendEntries in its current incarnation, one per request."""
+    incarnation = c.server_state(0).incarnation
+    requests = (rpc for scripted_server in c.scripted for rpc in scripted_server.received)
+    return sorted(
+        rpc.args["term"] for rpc in requests if rpc.method == "append_entries" and rpc.src_incarnation == incarnation
+    )
 
 
 def _restart_all(c: Cluster) -> None:

@@ -18,6 +18,7 @@ from raftlab.explain import rules
 from raftlab.harness import message_filters
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.referee.base import Message
+from raftlab.referee.snapshots import CHUNK_BYTES
 from raftlab.suites.helpers.scripted_leader import SnapshotSender, term_of
 from raftlab.suites.helpers.scripted_servers import (
     ScriptedFollower,
@@ -61,12 +62,13 @@ def _expect_saved(c: Cluster, server: int) -> None:
 
 def _expect_applied(c: Cluster, index: int, servers: int, what: str) -> None:
     """Require that ``servers`` servers apply ``index`` within ``CATCH_UP_LIMIT``. ``what`` is part of the failure."""
+    since = c.now
     c.wait_for(CATCH_UP_LIMIT, lambda: c.committed(index)[0] >= servers)
     got = c.committed(index)[0]
     text = (
         f"expected {what} within {CATCH_UP_LIMIT:.0f} s, but only {got} of {servers} servers have applied index {index}"
     )
-    c.expect(got >= servers, text, rules.CATCH_UP)
+    c.expect(got >= servers, text, rules.CATCH_UP, observe=lambda: c.why_behind(since, index))
 
 
 def _rounds(c: Cluster, away: Callable[[int], None], back: Callable[[int], None], rounds: int) -> None:
@@ -94,7 +96,7 @@ def _rounds(c: Cluster, away: Callable[[int], None], back: Callable[[int], None]
 
 @points(5)
 def test_snapshots_basic(cluster: StartCluster) -> None:
-    """Services take snapshots, and the logs are cut."""
+    """Logs are cut when services take snapshots."""
     c = cluster(3)
     c.take_snapshots(every=10)
     for number in range(12):
@@ -105,7 +107,7 @@ def test_snapshots_basic(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_after_disconnect(cluster: StartCluster) -> None:
-    """A server that was cut off for a long time gets the snapshot, and then the entries after it."""
+    """A server that was cut off for a long time gets a snapshot, and then the entries after it."""
     c = cluster(3)
     _rounds(c, c.disconnect, c.connect, 9)
 
@@ -119,7 +121,7 @@ def test_snapshot_after_crash(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_unreliable(cluster: StartCluster) -> None:
-    """Servers are cut off, or crash, on an unreliable network."""
+    """Servers are cut off, or crash, on an unreliable network, and still catch up."""
     c = cluster(3)
     c.unreliable()
     _rounds(c, c.disconnect, c.connect, 5)
@@ -128,7 +130,7 @@ def test_snapshot_unreliable(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_all_restart(cluster: StartCluster) -> None:
-    """All servers restart, with or without entries after the snapshot; the log goes on where it was."""
+    """All servers restart, with or without entries after the snapshot; new entries continue from the same index."""
     c = cluster(3)
     c.unreliable()
     c.take_snapshots(every=10)
@@ -162,7 +164,8 @@ def _chunks_to(c: Cluster, server: int) -> list[Message]:
 def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     """A big snapshot travels in chunks, even if one request and one reply are lost."""
     c = cluster(3)
-    c.take_snapshots(every=10, size=20_000)
+    # A snapshot begins with 20 bytes of text, such as "everything up to 60.", so the last chunk has a single byte.
+    c.take_snapshots(every=10, size=5 * 4096 + 1 - 20)
     c.agree("by all", 3)
     away = (c.one_leader() + 1) % 3
     c.disconnect(away)
@@ -181,10 +184,20 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     answer.drop()
     c.wait_for(CATCH_UP_LIMIT, lambda: bool(request.messages) or c.committed(last)[0] == 3)
     request.drop()
-    _expect_applied(c, last, 3, f"S{away} to catch up with a snapshot of 20,000 bytes")
+    _expect_applied(c, last, 3, f"S{away} to catch up with a snapshot of 20,481 bytes")
     # The referee has checked what the chunks contain, and that none is too big.
     c.expect(bool(chunks), "expected a snapshot to be sent for a log that was cut, but saw none", rules.CATCH_UP)
     c.agree("by all again", 3)
+    # A server that restarts in the middle of a transfer has lost its part of the snapshot.
+    c.disconnect(away)
+    c.propose_together(c.one_leader(), _commands(c, 30))
+    last = c.agree("by two again", 2)
+    answer = c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.later_chunk, most=1)
+    c.connect(away)
+    c.wait_for(CATCH_UP_LIMIT, lambda: bool(answer.messages) or c.committed(last)[0] == 3)
+    c.restart(away)
+    answer.drop()
+    _expect_applied(c, last, 3, f"S{away} to catch up after a restart in the middle of a snapshot")
 
 
 @points(6)
@@ -231,7 +244,7 @@ def test_snapshot_boundary(cluster: StartCluster) -> None:
 
 @points(5)
 def test_entries_if_they_are_there(cluster: StartCluster) -> None:
-    """A server that lacks only entries after the snapshot gets these, not the snapshot."""
+    """A server that lacks only entries after the snapshot gets those entries, not the snapshot."""
     c = cluster(3)
     c.take_snapshots(every=10)
     index = c.agree("first", 3)
@@ -239,8 +252,8 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
         index = c.agree(f"after {index}", 3)
     for server in range(3):
         _expect_saved(c, server)
-    # No more snapshots, and another leader: now there are many entries after this snapshot, in a term of their own. However
-    # a leader searches for the last index that agrees, it need not search before the snapshot.
+    # From here on services take no snapshots, and another leader adds many entries, which have a later term than the
+    # snapshot. So a leader that searches for the last index that agrees finds it at or after the snapshot's end.
     c.take_snapshots(every=0)
     first = c.one_leader()
     c.disconnect(first)
@@ -264,7 +277,7 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
 
 @points(5)
 def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
-    """A leader that restarted from its snapshot brings a server with nothing up to date, with no others left."""
+    """A leader that restarted from its snapshot brings a server with an empty log up to date, without any other server."""
     c = cluster(3)
     c.take_snapshots(every=10, size=5000)
     away = (c.one_leader() + 1) % 3
@@ -285,7 +298,7 @@ def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_reply_proves(cluster: StartCluster) -> None:
-    """The reply to a snapshot counts for what the snapshot covers, not for entries that came later."""
+    """The reply to a snapshot counts for the entries that the snapshot covers, not for later ones."""
     c = cluster(3)
     c.take_snapshots(every=10)
     c.agree("by all", 3)
@@ -317,7 +330,7 @@ def test_snapshot_reply_proves(cluster: StartCluster) -> None:
 
 @points(5)
 def test_old_snapshot_calls(cluster: StartCluster) -> None:
-    """snapshot() called again, late or for an older index changes nothing."""
+    """If snapshot() is called twice, late or for an older index, nothing changes."""
     c = cluster(3)
     c.take_snapshots(every=10)
     for number in range(2):
@@ -333,27 +346,59 @@ def test_old_snapshot_calls(cluster: StartCluster) -> None:
     _expect_short_logs(c)
 
 
+def _expect_snapshots(c: Cluster) -> None:
+    """Require that three servers agree on commands and save snapshots, before and after a restart."""
+    c.take_snapshots(every=5)
+    c.start_all()
+    for number in range(12):
+        c.agree(f"number {number}", 3)
+    for server in range(3):
+        _expect_saved(c, server)
+    c.restart(c.one_leader())
+    for number in range(12):
+        c.agree(f"number {number} after a restart", 3)
+
+
+@points(5)
+def test_service_calls_back(cluster: StartCluster) -> None:
+    """A service calls snapshot() from inside put(), in the thread that called put()."""
+    c = cluster(3, start=False)
+    c.service.snapshot_inside_put()
+    _expect_snapshots(c)
+
+
+@points(5)
+def test_service_waits_for_snapshot(cluster: StartCluster) -> None:
+    """put() waits while the service, in another thread, is still inside snapshot()."""
+    c = cluster(3, start=False)
+    c.service.snapshot_before_put_returns()
+    _expect_snapshots(c)
+
+
 # Sim only: the crash must happen at an exact point.
 @points(6, networks=SIM)
 def test_crash_while_cutting(cluster: StartCluster) -> None:
     """A crash while a server cuts its log and saves the snapshot loses nothing, and applies nothing twice."""
-    c = cluster(1)
+    c = cluster(3)
     c.take_snapshots(every=10, size=5000)
-    index = c.agree("first", 1)
-    for nth in (1, 2, 3):
-        for side in ("before", "after"):
-            while index % 10 != 9:
-                index = c.agree(f"after {index}", 1)
-            # The first save stores the entry, the next one (or two) the snapshot. Look up the leader before arming the
-            # crash: the server may not have finished an earlier snapshot() yet, and would crash in the save for that one.
-            leader = c.one_leader()
-            c.crash_at(0, "save", nth, side)
-            c.propose(leader, f"crash {side} save {nth}")
-            c.sleep(0.1)
-            c.restart(0)
-            # The referee remembers what S0 applied before the crash.
-            index = c.agree(f"after the crash {side} save {nth}", 1)
-    _expect_saved(c, 0)
+    index = c.agree("first", 3)
+    for step in (0, 1):  # the leader crashes, or a follower
+        for nth in (1, 2, 3):
+            for side in ("before", "after"):
+                while index % 10 != 9:
+                    index = c.agree(f"after {index}", 3)
+                c.sleep(0.05)  # so that the save of an earlier snapshot() is over
+                # The first save stores the entry, the next one (or two) the snapshot.
+                leader = c.settled_leader()
+                victim = (leader + step) % 3
+                c.crash_at(victim, "save", nth, side)
+                c.propose(leader, f"S{victim} crashes {side} save {nth}")
+                c.sleep(0.3)
+                c.restart(victim)
+                # The referee remembers what each server applied before the crash.
+                index = c.agree(f"after S{victim} crashed {side} save {nth}", 3, within=20.0)
+    for server in range(3):
+        _expect_saved(c, server)
 
 
 # --- one real server, S0; the test plays the others ---
@@ -361,7 +406,7 @@ def test_crash_while_cutting(cluster: StartCluster) -> None:
 
 @points(6)
 def test_chunks_in_any_order(cluster: StartCluster) -> None:
-    """Missing, repeated, late or foreign chunks do not make a snapshot; all of them in order do."""
+    """Missing, repeated or late chunks, or those of another snapshot, do not make a snapshot; all chunks in order do."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=10_000)
     leader = SnapshotSender(c)
@@ -407,13 +452,13 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
 
 @points(6)
 def test_log_meets_snapshot(cluster: StartCluster) -> None:
-    """The table: every relation between a log and a snapshot, which arrives once, twice and late."""
+    """S0 handles a snapshot correctly, whatever its log has in common with it, even if it arrives twice or late."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10, size=6000)
     leader = SnapshotSender(c)
     rows = (
-        # The number of the leader's entries that S0 has after the previous row, and the term of S0's other entries, relative
-        # to the term of the snapshot's last entry, which is the tenth (0: no other entries).
+        # What S0 has after the entries of the previous row: how many of the leader's next entries (the snapshot ends with
+        # the tenth), and entries of another term, relative to that of the snapshot's last entry (0: none).
         ("a log that is shorter", 4, 0),
         ("a log that ends with the snapshot", 10, 0),
         ("a longer log that agrees", 13, 0),
@@ -447,11 +492,15 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
         for late in (last, at + 22):
             leader.install(late)
             leader.expect_kept(at + 27, f"when a snapshot up to {late} came late")
+    # After a restart S0 does not know what was committed after its own snapshot, but this one is older still.
+    c.restart(0)
+    leader.install(last)
+    leader.expect_kept(at + 27, f"when a snapshot up to {last} came late, after a restart")
 
 
 @points(6)
 def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
-    """Late entries that a snapshot already covers remove nothing; after a restart nothing beyond it is committed."""
+    """Late entries that the snapshot covers remove nothing; after a restart, nothing after the snapshot is committed."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
     leader = SnapshotSender(c)
@@ -478,7 +527,7 @@ def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
 
 @points(6)
 def test_votes_after_snapshot(cluster: StartCluster) -> None:
-    """A server whose log ends with a snapshot votes, and asks for votes, by the snapshot's last entry."""
+    """If a log ends with a snapshot, the snapshot's last entry counts when the server votes and asks for votes."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10)
     leader = SnapshotSender(c)
@@ -534,13 +583,38 @@ def test_snapshot_overtakes_entries(cluster: StartCluster) -> None:
         leader.commit_through(at + 20, at + 20, "by a snapshot")
 
 
+@points(6)
+def test_snapshot_at_once(cluster: StartCluster) -> None:
+    """snapshot() is called just as entries and a leader's snapshot arrive: S0 keeps what it acknowledges."""
+    c = cluster(3, scripted=(1, 2))
+    leader = SnapshotSender(c)
+    for number in range(24):
+        at = 20 * number
+        leader.append(at, at + 12, commit=at + 8)
+        c.wait_for(1.0, lambda: c.committed(at + 8)[0] == 1)  # noqa: B023  (called in this round only)
+        with c.at_once(0):
+            calls = [c.ask_snapshot(0, at + 5)]
+            more = [leader.send_append(at + 12, at + last, commit=at + 12) for last in (14, 16, 15)]
+            if number % 2:
+                leader.send("install_snapshot", **leader.chunk(at + 10, 0))
+            calls.append(c.ask_snapshot(0, at + 8))
+        c.snapshots_taken(0, calls)
+        kept = max([12, *(len(rpc.args["entries"]) + 12 for rpc in more if c.reply_to(rpc)["success"])])
+        leader.expect_kept(at + kept, "when snapshot() was called at the same moment")
+        if number % 3 == 2:
+            c.restart(0)
+            leader.expect_kept(at + kept, "before its restart")
+        leader.commit_through(at + kept, at + 20, "after snapshot() was called just as entries came")
+    _expect_saved(c, 0)
+
+
 @points(6, networks=SIM)
 def test_crash_while_installing(cluster: StartCluster) -> None:
-    """A crash while the leader's snapshot is saved loses no acknowledged entry and leaves no half of a snapshot."""
+    """If S0 crashes while it saves the leader's snapshot, it keeps all acknowledged entries and no half of a snapshot."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     leader = SnapshotSender(c)
-    # A log that continues after the snapshot (last is 10), and one that ends before it (16).
+    # The log has 13 entries, so it continues after a snapshot that ends at 10, and ends before the end of one at 16.
     moments = itertools.product(("save", "answer"), (1, 2, 3), ("before", "after"), (10, 16))
     for number, (kind, nth, side, last) in enumerate(moments):
         at = 20 * number
@@ -559,23 +633,25 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
 # Sim only: the test must send on time, which a busy machine does not always allow.
 @points(5, networks=SIM)
 def test_snapshot_calms(cluster: StartCluster) -> None:
-    """A leader that sends a snapshot is heard: every chunk restarts the election timer."""
+    """Every chunk of a snapshot from the current leader restarts the election timer."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=10_000)
     leader = SnapshotSender(c)
-    term = wait_for_campaign(c)
-    leader.ask("install_snapshot", **leader.chunk(20, 0))
-    term = max(term, *campaign_terms(c))
-    for number in range(60):
-        leader.send("install_snapshot", **leader.chunk(20, number % 2))
-        c.sleep(0.05)
-    text = "expected S0 to wait while the leader of its term sends a snapshot, but S0 starts an election"
-    c.expect(not campaign_terms(c, term), text, rules.TIMER_RESTARTS, [0])
+    for number in (0, 1, 2):
+        term = wait_for_campaign(c, leader.term if number else 0)
+        leader.ask("install_snapshot", **leader.chunk(20, number))
+        term = max(term, *campaign_terms(c))
+        for _ in range(40):
+            leader.send("install_snapshot", **leader.chunk(20, number))
+            c.sleep(0.05)
+        text = "expected S0 to wait while the leader of its term sends a snapshot, but S0 starts an election"
+        text += f" although chunk {number + 1} of 3 keeps coming"
+        c.expect(not campaign_terms(c, term), text, rules.TIMER_RESTARTS, [0])
 
 
 @points(6)
 def test_snapshot_terms(cluster: StartCluster) -> None:
-    """InstallSnapshot follows the rules of terms: an older one is refused, a newer one is adopted and survives a crash."""
+    """S0 refuses InstallSnapshot of an older term; it adopts a newer term, and remembers it after a crash."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     leader = SnapshotSender(c)
@@ -599,7 +675,9 @@ def test_snapshot_terms(cluster: StartCluster) -> None:
         expect_term(c, leader.term)
     for number in (0, 1):
         stale = {**leader.chunk(20, number), "term": leader.term - 1, "leader_id": 1}
-        c.scripted_server(1).ask(0, "install_snapshot", **stale)
+        named = c.scripted_server(1).ask(0, "install_snapshot", **stale)["term"]
+        text = f"expected S0 to answer a snapshot of an older term with its own term, {leader.term} or more, but it"
+        c.expect(named >= leader.term, f"{text} said {named}", rules.HIGHER_TERM, [0])
     c.sleep(0.3)
     text = f"expected S0 to refuse a snapshot of term {leader.term - 1}, which is over, but it applied it"
     c.expect(c.committed(20)[0] == 0, text, rules.OLD_TERM, [0])
@@ -629,3 +707,85 @@ def test_snapshot_reply_of_a_newer_term(cluster: StartCluster) -> None:
     adopted = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[0] >= newer)
     text = f"expected S0 to adopt term {newer} from the answer to its snapshot within 5 s, but it did not"
     c.expect(adopted, text, rules.HIGHER_TERM, [0])
+
+
+@points(5)
+def test_chunk_ends_candidacy(cluster: StartCluster) -> None:
+    """A candidate that gets a chunk from the leader of its own term follows it; late votes do not make it a leader."""
+    c = cluster(3, scripted=(1, 2))
+    c.take_snapshots(every=0, size=6000)
+    leader = SnapshotSender(c)
+    c.scripted_server(2).answer["request_vote"] = grant
+    term = 0
+    for _ in range(10):
+        votes = c.hold("request_vote", dst=2, leg="reply")
+        term = wait_for_campaign(c, term)
+        c.wait_for(1.0, lambda: bool(votes.messages))  # noqa: B023  (called in this round only)
+        c.scripted_server(1).ask(0, "install_snapshot", **{**leader.chunk(20, 0), "term": term, "leader_id": 1})
+        votes.release()
+        c.sleep(0.05)
+        now, leads = c.get_state(0)
+        text = f"expected S0 to follow S1, which led term {term} when the last vote came, but S0 leads that term too"
+        c.expect(not (leads and now == term), text, rules.ELECTION_SAFETY, [0])
+        if now == term:
+            return
+        term = now  # S0's timer ran out just before: this round is inconclusive
+    c.fail("expected S0 to wait between two elections, but it starts one after the other", rules.TIMER_RESTARTS, [0])
+
+
+@points(5)
+def test_other_bytes_of_the_same_index(cluster: StartCluster) -> None:
+    """Two leaders' snapshots up to the same index may differ; S0 never combines chunks of one with chunks of the other."""
+    c = cluster(3, scripted=(1, 2))
+    c.take_snapshots(every=0, size=10_000)
+    leader = SnapshotSender(c)
+    for at in (20, 40):
+        first = leader.chunk(at, 0)
+        leader.ask("install_snapshot", **{**first, "data": bytes(CHUNK_BYTES)})
+        if at == 40:
+            leader.ask("install_snapshot", **{**leader.chunk(at, 1), "data": bytes(CHUNK_BYTES)})
+        # Another leader, whose first chunk is lost. The referee checks what S0 hands to the service.
+        leader.term += 1
+        for number in (1, 2):
+            leader.ask("install_snapshot", **leader.chunk(at, number))
+        for _ in range(4):
+            leader.install(at)
+            if c.wait_for(0.5, lambda at=at: c.committed(at)[0] == 1):  # type: ignore[misc]
+                break
+        text = f"expected S0 to apply the snapshot up to {at} once a leader has sent all of it in order, but it did not"
+        c.expect(c.committed(at)[0] == 1, text, rules.CATCH_UP, [0])
+
+
+@points(5)
+def test_last_chunk_is_lost(cluster: StartCluster) -> None:
+    """Snapshots of every size arrive, including those that fill their last chunk, even if a chunk is lost."""
+    c = cluster(3)
+    c.take_snapshots(every=10)
+    last = c.agree("by all", 3)
+    for size in (2 * CHUNK_BYTES, 4 * CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1):
+        away = (c.one_leader() + 1) % 3
+        c.disconnect(away)
+        heading = len(f"everything up to {last - last % 10 + 20}.")
+        c.take_snapshots(every=10, size=size - heading)
+        c.propose_together(c.one_leader(), _commands(c, 20))
+        last = c.agree(f"by two, {size}", 2)
+        lost = c.hold("install_snapshot", dst=away, when=message_filters.last_chunk, most=1)
+        c.connect(away)
+        c.wait_for(CATCH_UP_LIMIT, lambda: bool(lost.messages) or c.committed(last)[0] == 3)  # noqa: B023
+        lost.drop()
+        _expect_applied(c, last, 3, f"S{away} to catch up with a snapshot of {size:,} bytes, the last chunk sent twice")
+
+
+@points(4)
+def test_restored_without_a_leader(cluster: StartCluster) -> None:
+    """A server that restarts hands its snapshot to the service, even if it cannot reach anybody."""
+    c = cluster(3, scripted=(1, 2))
+    c.take_snapshots(every=10)
+    leader = SnapshotSender(c)
+    leader.append(0, 10)
+    leader.commit_through(10, 12, "by entries")
+    _expect_saved(c, 0)
+    c.restart(0)
+    c.wait_for(2.0, lambda: c.committed(10)[0] == 1)
+    text = "expected S0, which restarted and hears nobody, to hand its snapshot up to 10 to the service within 2 s"
+    c.expect(c.committed(10)[0] == 1, f"{text}, but it did not", rules.SNAPSHOT_FIRST, [0])

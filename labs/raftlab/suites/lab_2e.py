@@ -1,7 +1,7 @@
 """Lab 2E: membership (§6; dissertation, chapter 4).
 
 Every test requires this: a leader performs the requested change, and from then on the servers of the new configuration, and
-no others, elect and commit; no failure during a change loses anything committed. Part 1 changes one server at a time, by any
+no others, elect and commit; no failure during a change loses a committed entry. Part 1 changes one server at a time, by any
 method; the tests of part 2, whose names begin with part2, change any number at once.
 
 How a new server is brought up to date, how long a leader tries, and whether it notifies a removed server are the student's
@@ -11,8 +11,10 @@ server (S0), and the others are scripted servers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from raftlab.explain import rules
-from raftlab.harness.cluster import ELECTION_LIMIT
+from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.membership import (
     MembershipCall,
     agree_by,
@@ -23,6 +25,7 @@ from raftlab.harness.membership import (
     reconfigure,
     refused,
 )
+from raftlab.referee.base import Message
 from raftlab.suites.helpers.configurations import (
     PART_2,
     ScriptedFollowers,
@@ -36,7 +39,16 @@ from raftlab.suites.helpers.configurations import (
     without,
 )
 from raftlab.suites.helpers.scripted_leader import SnapshotSender, term_of
-from raftlab.suites.helpers.scripted_servers import append, entries, wait_for_leadership
+from raftlab.suites.helpers.scripted_servers import (
+    ScriptedFollower,
+    append,
+    ask_vote,
+    entries,
+    propose_to_s0,
+    send_append,
+    wait_for_campaign,
+    wait_for_leadership,
+)
 from raftlab.suites.marking import SIM, StartCluster, points
 
 # --- part 1: one server at a time ---
@@ -44,7 +56,7 @@ from raftlab.suites.marking import SIM, StartCluster, points
 
 @points(5)
 def test_add_one(cluster: StartCluster) -> None:
-    """A fourth server is added to three, and from then on three of four are needed."""
+    """A fourth server is added to a cluster of three; from then on, a majority is three of four."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     index = reconfigure(c, range(4))
@@ -61,7 +73,7 @@ def test_add_one(cluster: StartCluster) -> None:
 
 @points(5)
 def test_remove_one(cluster: StartCluster) -> None:
-    """One of four is removed; from then on two of three are enough, and the removed one does not count."""
+    """One of four servers is removed; from then on, a majority is two of three, and the removed server does not count."""
     c = cluster(4)
     c.agree("by four", 4)
     gone = (leader_of(c, range(4)) + 1) % 4
@@ -80,7 +92,7 @@ def test_remove_one(cluster: StartCluster) -> None:
 
 @points(4)
 def test_replace_in_two_steps(cluster: StartCluster) -> None:
-    """A new server is added, and then an old one is removed; the new one takes its place."""
+    """A new server is added and an old one is removed; from then on, the new server counts and the old one does not."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     gone = leader_of(c, range(3))
@@ -94,7 +106,7 @@ def test_replace_in_two_steps(cluster: StartCluster) -> None:
 
 @points(6)
 def test_remove_the_leader(cluster: StartCluster) -> None:
-    """A leader that is asked to remove itself does so and steps down, until one server is left."""
+    """Each leader in turn removes itself and steps down, until only one server is left."""
     c = cluster(4)
     c.agree("by four", 4)
     left = list(range(4))
@@ -111,7 +123,7 @@ def test_remove_the_leader(cluster: StartCluster) -> None:
 
 @points(5)
 def test_removed_leader_crashes(cluster: StartCluster) -> None:
-    """One of two servers removes itself and crashes before the other knows: it is needed once more."""
+    """One of two servers removes itself and crashes before the other one knows of it; after a restart, it still counts."""
     c = cluster(2)
     c.agree("by two", 2)
     first = ready_leader(c, range(2))
@@ -121,7 +133,7 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
     c.crash(first)
     hold.drop()
     c.restart(first)
-    # Only the first one's log has the change, so only it can win, with the other one's vote.
+    # Only the log of the first server has the change, so only that server can win an election, with the other's vote.
     c.agree("after all", 1, within=20.0)
     reconfigure(c, [other])
     c.crash(first)
@@ -131,7 +143,7 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
 # Sim only: the dead server must be removed before the leader may step down for lack of its answers.
 @points(4, networks=SIM)
 def test_remove_a_dead_server(cluster: StartCluster) -> None:
-    """One of two servers has crashed, and the other one removes it: that commits at once, without the dead one."""
+    """One of two servers has crashed, and the other one removes it; that change is committed at once."""
     c = cluster(2)
     c.agree("by two", 2)
     leader = ready_leader(c, range(2))
@@ -145,16 +157,16 @@ def test_remove_a_dead_server(cluster: StartCluster) -> None:
     commit = c.event_loop.referee.commit
     sent = None if commit is None else commit.sent_configurations.get((index, term))
     if c.committed(index)[0] == 0 and (sent is None or sent.old):
-        return  # through C_old,new, which needs the dead server: that is right, too
+        return  # the change goes through C_old,new, which needs the dead server; that is correct, too
     c.wait_for(2.0, lambda: c.committed(index)[0] == 1)
-    text = f"expected S{leader}, alone now, to apply index {waiting} and its change at {index} within 2 s"
+    text = f"expected S{leader}, now the only member, to apply index {waiting} and its change at {index} within 2 s"
     c.expect(c.committed(index)[0] == 1, f"{text}, but it has not", rules.MEMBERS_COUNT, [leader])
     c.agree("by one", 1)
 
 
 @points(6)
 def test_grow_and_shrink(cluster: StartCluster) -> None:
-    """From one server to seven and back, one at a time, while commands keep coming."""
+    """A cluster grows from one server to seven and shrinks to one again, one at a time, while commands keep coming."""
     c = cluster(7, members=(0,))
     c.agree("by one", 1)
     for size in (2, 3, 4, 5, 6, 7, 6, 5, 4, 3, 2, 1):
@@ -180,7 +192,7 @@ def test_changes_on_a_bad_network(cluster: StartCluster) -> None:
 
 @points(5)
 def test_outsiders_do_not_count(cluster: StartCluster) -> None:
-    """Servers that are not members do not count, neither in elections nor in commits."""
+    """Servers that are not members count neither in elections nor in commits."""
     c = cluster(5, members=range(3))
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
@@ -207,7 +219,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
 
 @points(5)
 def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
-    """If a new server cannot be reached, change_membership gives up and answers; commits go on meanwhile."""
+    """If a new server cannot be reached, change_membership gives up and returns; meanwhile, commands are still committed."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
@@ -229,7 +241,7 @@ def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
 
 @points(5)
 def test_a_learner_that_crashes(cluster: StartCluster) -> None:
-    """A new server crashes while it catches up; the others go on, and it is added once it is back."""
+    """A new server crashes while it catches up; the others go on, and the server can be added after it restarts."""
     c = cluster(4, members=range(3))
     for number in range(3):
         c.propose_together(c.one_leader(among=range(3)), [f"{number}: {at}" for at in range(30)])
@@ -251,7 +263,7 @@ def test_a_learner_that_crashes(cluster: StartCluster) -> None:
 
 @points(5)
 def test_one_at_a_time(cluster: StartCluster) -> None:
-    """While a change is under way, another one is refused; afterwards it is made."""
+    """While a change is under way, the leader refuses a second one; afterwards, it accepts one again."""
     c = cluster(5, members=range(4))
     c.agree("by four", 4)
     leader = ready_leader(c, range(4))
@@ -281,7 +293,7 @@ def test_one_at_a_time(cluster: StartCluster) -> None:
 
 @points(6)
 def test_own_term_first(cluster: StartCluster) -> None:
-    """A new leader changes nothing before it has committed an entry of its own term (the bug of 2015)."""
+    """A new leader begins no change before it has committed an entry of its own term (a bug of Raft, found in 2015)."""
     c = cluster(4)
     c.agree("by four", 4)
     for number in range(3):
@@ -308,7 +320,7 @@ def test_own_term_first(cluster: StartCluster) -> None:
 
 @points(5)
 def test_what_is_refused(cluster: StartCluster) -> None:
-    """An empty set, or servers that do not exist, are refused; a follower says who leads."""
+    """A leader refuses a configuration without servers, or with servers that do not exist; a follower says who leads."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     for number in range(2):
@@ -322,8 +334,13 @@ def test_what_is_refused(cluster: StartCluster) -> None:
             index, _, leads = change(c, server, range(4))
             if c.leader_now(among=range(3)) != leader:
                 continue  # the leader has changed, so this attempt is inconclusive
-            text = f"expected S{server}, which follows, to answer that it does not lead and S{leader} does"
-            c.expect((index, leads) == (leader, False), f"{text}, not {index}, {leads}", rules.CHANGE_ANSWERS, [server])
+            text = f"expected S{server}, a follower, to answer that S{leader} leads, ({leader}, term, False)"
+            c.expect(
+                (index, leads) == (leader, False),
+                f"{text}, but it answered ({index}, term, {leads})",
+                rules.CHANGE_ANSWERS,
+                [server],
+            )
         c.agree(f"nothing has changed, {number}", 3)
         c.crash(leader)
         c.agree(f"nor in the next term, {number}", 2)
@@ -341,7 +358,7 @@ def test_leader_crashes_in_a_change(cluster: StartCluster) -> None:
         c.restart(leader)
         reconfigure(c, then)
         c.agree(f"with all, {phase}", 4, within=20.0)
-        # And back again, with another crash.
+        # Change the members back, with another crash.
         leader = crash_leader_during_change(
             c, then, now, phase.replace("while others catch up", "at the end"), joint=False
         )
@@ -353,7 +370,7 @@ def test_leader_crashes_in_a_change(cluster: StartCluster) -> None:
 
 @points(5)
 def test_partition_in_a_change(cluster: StartCluster) -> None:
-    """The network is partitioned during a change: an entry that is removed takes its configuration along."""
+    """The network is partitioned during a change; if the change is not committed, the old configuration counts again."""
     c = cluster(4, members=range(3))
     for number in range(3):
         c.agree(f"by three, {number}", 3)
@@ -389,7 +406,7 @@ def test_configuration_survives(cluster: StartCluster) -> None:
         c.no_leader()
     expect_commit_among(c, [1, 2, 3], "three of four")
     c.heal()
-    # Down to one server, which must know after a restart that it needs no other.
+    # Remove all servers but one. After a restart, that server must know that it needs no other.
     for members in ((1, 2, 3), (2, 3), (3,)):
         reconfigure(c, members)
     for server in range(4):
@@ -400,7 +417,7 @@ def test_configuration_survives(cluster: StartCluster) -> None:
 
 @points(6)
 def test_snapshot_carries_the_configuration(cluster: StartCluster) -> None:
-    """A configuration that is only in a snapshot counts, after a restart and on a server that receives it."""
+    """A configuration that is only in a snapshot counts, both after a restart and on a server that receives the snapshot."""
     c = cluster(5, members=range(3))
     c.take_snapshots(every=5)
     c.agree("by three", 3)
@@ -427,7 +444,7 @@ def test_snapshot_carries_the_configuration(cluster: StartCluster) -> None:
 
 @points(6)
 def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
-    """A change that only its leader knows is gone once a snapshot replaces that leader's log."""
+    """A change that only one server has in its log is undone when a snapshot replaces that log."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     old = ready_leader(c, range(3))
@@ -457,14 +474,26 @@ def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
 
 @points(6)
 def test_removed_server_comes_back(cluster: StartCluster) -> None:
-    """A server that was removed while it was cut off returns with a high term and does not keep the others from work."""
+    """A server that was removed while it was cut off returns with a high term; the others go on undisturbed."""
     c = cluster(4)
     c.agree("by four", 4)
     gone = (leader_of(c, range(4)) + 1) % 4
     left = without(range(4), gone)
-    c.disconnect(gone)
+    # At first it hears nothing, but the others hear it: it asks for their votes in each new term, from the next one on.
+    for server in left:
+        c.cut(server, gone)
     reconfigure(c, left)
-    c.sleep(8.0)
+    term = c.agreed_term(among=left)
+    c.sleep(5.0)
+    now = c.agreed_term(among=left)
+    text = (
+        f"expected the members to stay in term {term} while S{gone} hears nothing, but 5 s later they are in term {now}"
+    )
+    c.expect(now <= term + 1, text, rules.REMOVED_SERVER, left)
+    c.disconnect(gone)
+    c.sleep(5.0)
+    for server in left:
+        c.mend(server, gone)
     term = c.agreed_term(among=left)
     c.connect(gone)
     for number in range(10):
@@ -485,11 +514,11 @@ def test_removed_server_comes_back(cluster: StartCluster) -> None:
 
 @points(6)
 def test_who_counts(cluster: StartCluster) -> None:
-    """The latest configuration in the log counts: once appended, once removed, after a restart, from a snapshot."""
+    """The latest configuration counts: as soon as its entry is in the log, after a restart, and when it is in a snapshot."""
     c = cluster(5, scripted=range(1, 5), members=range(3))
     voters = ScriptedVoters(c)
     rule = rules.MEMBERS_COUNT
-    voters.expect_loss([3, 4], "of whom S3 and S4 are not members", rule)
+    voters.expect_loss([3, 4], "S3 and S4 are not members", rule)
     append(c, 1, 1000, (0, 0), [configuration_entry(1000, [0, 1, 2, 3])])
     voters.expect_loss([1], "two of four since the entry at index 1", rule)
     append(c, 1, 2000, (1, 1000), [configuration_entry(2000, [0, 1, 2, 3, 4])])
@@ -499,31 +528,27 @@ def test_who_counts(cluster: StartCluster) -> None:
     voters.expect_win([3, 4], "three of five", rule)
     # Another leader's entry takes the place of the last one: the configuration before it counts again.
     append(c, 2, 20_000, (1, 1000), entries(20_000, "instead"))
-    voters.expect_loss([4, 1], "two of the four of index 1, as the entry at index 2 is gone", rule)
+    voters.expect_loss([4, 1], "two of the four members at index 1, as the entry at index 2 is gone", rule)
     voters.expect_win([2, 3], "three of four", rule)
     # The configuration at index 1 cannot be removed any more: it was committed before the change at index 2 began.
     # Now a snapshot brings a configuration.
     sender = SnapshotSender(c)
     sender.term = 40_000
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 3, 4], old_members=None)
-    voters.expect_loss(
-        [1, 2], "of whom S1 and S2 are not members by the snapshot up to index 10", rules.CONFIGURATION_STAYS
-    )
+    voters.expect_loss([1, 2], "S1 and S2 are not members by the snapshot up to index 10", rules.CONFIGURATION_STAYS)
     c.restart(0)
     voters.expect_win([3], "two of three by the snapshot, after a restart", rules.CONFIGURATION_STAYS)
     last = (10, term_of(10))
     append(c, 1, 50_000, last, [configuration_entry(50_000, [0, 2, 3, 4])])
     voters.expect_loss([3], "two of four since the entry at index 11", rule)
     append(c, 2, 60_000, last, entries(60_000, "instead"))
-    voters.expect_loss(
-        [2, 1], "of whom S1 and S2 are not members by the snapshot, as the entry at index 11 is gone", rule
-    )
+    voters.expect_loss([2, 1], "S1 and S2 are not members by the snapshot, as the entry at index 11 is gone", rule)
     voters.expect_win([4], "two of three by the snapshot, as the entry at index 11 is gone", rule)
 
 
 @points(6)
 def test_leader_counts_itself_out(cluster: StartCluster) -> None:
-    """A leader that removes itself commits what a majority of the others has, and leads until that is committed."""
+    """A leader that removes itself does not count itself, and leads until the change is committed."""
     c = cluster(4, scripted=range(1, 4))
     followers = ScriptedFollowers(c)
     wait_for_leadership(c)
@@ -542,13 +567,165 @@ def test_leader_counts_itself_out(cluster: StartCluster) -> None:
     c.expect(done, f"{text} within 10 s, but it did not", rules.REMOVED_LEADER, [0])
 
 
+@points(5)
+def test_change_while_stepping_down(cluster: StartCluster) -> None:
+    """Two changes are requested just as the leader steps down; it makes at most one of them, in its own term."""
+    c = cluster(4, scripted=range(1, 4))
+    followers = ScriptedFollowers(c)
+    for attempt in range(8):
+        wait_for_leadership(c)
+        followers.lift_limits(1, 2, 3)
+        last = c.agree(f"{attempt} in peace", 1)
+        term, _ = c.get_state(0)
+        newer = term + 5
+        followers.limit_logs(last, 1, 2, 3)  # so that nothing after it is committed
+        holders = [(who, each.log) for who, each in followers.followers.items() if len(each.log) >= last]
+        text = f"expected another server to have index {last} before S0 applies it, but none has it"
+        c.expect(bool(holders), text, rules.COMMIT_MAJORITY, [0])
+        who, log = holders[0]
+        with c.at_once(0):
+            calls = [MembershipCall(c, 0, members) for members in ((0, 1, 2), (0, 1, 3))]
+            send_append(c, who, newer, (last, log[last - 1]["term"]), entries(newer, f"{attempt} by S{who}"))
+        answers = [call.answer() or (-1, -1, False) for call in calls]
+        for index, in_term, leads in answers:
+            text = f"expected S0 to answer in term {term}, which it leads, or to refuse, but it answered {index}, {in_term}"
+            c.expect(not leads or in_term == term, text, rules.ELECTION_SAFETY, [0])
+        taken = [index for index, _, leads in answers if leads and index > 0]
+        text = f"expected S0 to accept at most one of two changes requested together, but it answered {answers}"
+        c.expect(len(taken) <= 1, text, rules.ONE_CHANGE, [0])
+        c.sleep(0.03)
+        # The new leader's entry has replaced the change, if S0 made one, and there is nothing after it.
+        beyond = any(append(c, who, newer, (last + 2, each))["success"] for each in (term, newer))
+        text = f"expected S0 to append nothing once it follows S{who} in term {newer}, but it has index {last + 2}"
+        c.expect(not beyond, text, rules.ELECTION_SAFETY, [0])
+
+
+@points(5)
+def test_voters_do_not_look_at_members(cluster: StartCluster) -> None:
+    """A server votes for candidates and follows leaders even if they, or it, are not members of its configuration."""
+    c = cluster(5, scripted=range(1, 5), members=range(3))
+    wait_for_campaign(c)
+    for term, who in ((1000, "S4, which is not a member,"), (2000, "S4, though neither of them is a member,")):
+        reply = ask_vote(c, 4, term)
+        text = f"expected S0 to vote for {who} as its log is newer, but it did not"
+        c.expect(reply["vote_granted"], text, rules.MEMBERS_COUNT, [0])
+        reply = append(c, 4, term, (0, 0), [configuration_entry(1000, [1, 2, 3])])
+        text = f"expected S0 to take entries of {who} which leads term {term}, but it refused"
+        c.expect(reply["success"], text, rules.MEMBERS_COUNT, [0])
+        c.sleep(3.0)  # a server that has just heard a leader ignores vote requests
+
+
+# Sim only: the requests must arrive within the shortest election timeout.
+@points(6, networks=SIM)
+def test_votes_while_there_is_a_leader(cluster: StartCluster) -> None:
+    """A server that has just heard the leader, by any kind of message, ignores candidates; after a while, it votes."""
+    c = cluster(3, scripted=(1, 2))
+    sender = SnapshotSender(c)
+    leader = 0  # the term of S1, which leads
+    signs: tuple[tuple[str, Callable[[], object], bool], ...] = (
+        ("after a heartbeat", lambda: append(c, 1, leader), False),
+        ("after a heartbeat that it had to refuse", lambda: append(c, 1, leader, (50, leader)), False),
+        ("after a chunk of a snapshot", lambda: sender.ask("install_snapshot", **sender.chunk(20, 0)), False),
+        ("after a heartbeat of an older term", lambda: append(c, 1, leader - 1), True),
+        ("when it has heard no leader for a while", lambda: None, True),
+    )
+    for when, send, granted in signs:
+        leader = sender.term = wait_for_campaign(c, above=leader) + 1000
+        if granted:
+            append(c, 1, leader)
+            leader = wait_for_campaign(c, above=leader)  # S0 hears that leader no more
+        send()
+        reply = ask_vote(c, 2, leader + 100)
+        want, got = ("a vote" if yes else "no vote" for yes in (granted, reply["vote_granted"]))
+        c.expect(want == got, f"expected {want} from S0 {when}, but it gave {got}", rules.REMOVED_SERVER, [0])
+        if not granted:
+            text = f"expected S0 to ignore the candidate and to answer with its own term, {leader}, {when}, but it said"
+            c.expect(reply["term"] == leader, f"{text} {reply['term']}", rules.REMOVED_SERVER, [0])
+
+
+@points(5)
+def test_own_entry_must_be_committed(cluster: StartCluster) -> None:
+    """A leader whose own term has an entry, but no committed one, refuses a change."""
+    c = cluster(3, scripted=(1, 2))
+    for number in (1, 2):
+        ScriptedFollower(c, number, limit=0)
+    wait_for_leadership(c)
+    propose_to_s0(c, "not committed")
+    c.sleep(0.1)
+    index, term, leads = MembershipCall(c, 0, [0, 1]).answer() or (-1, 0, False)
+    text = f"expected S0 to refuse a change as long as nothing of term {term} is committed, but it made one at index {index}"
+    c.expect(not leads or index == -1, text, rules.OWN_TERM_FIRST, [0])
+
+
+@points(5)
+def test_new_member_may_stand(cluster: StartCluster) -> None:
+    """A server may be elected as soon as its own log says that it is a member, even if that entry is not committed yet."""
+    c = cluster(4, scripted=range(1, 4), members=(1, 2, 3))
+    voters = ScriptedVoters(c)
+    append(c, 1, 1000, (0, 0), [configuration_entry(1000, [0, 1, 2, 3])])
+    voters.expect_win([1, 2], "three of four since the entry at index 1", rules.MEMBERS_COUNT)
+
+
+@points(5)
+def test_kept_configuration_counts(cluster: StartCluster) -> None:
+    """If a snapshot arrives and later entries stay in the log, a configuration among them stays in effect."""
+    c = cluster(4, scripted=range(1, 4), members=range(3))
+    voters = ScriptedVoters(c)
+    sender = SnapshotSender(c)
+    sender.append(0, 10)
+    append(c, 1, sender.term, (10, term_of(10)), [configuration_entry(sender.term, [0, 1, 2, 3])])
+    sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 1, 2], old_members=None)
+    voters.expect_loss([1], "two of four by the entry at index 11, which stays", rules.CONFIGURATION_STAYS)
+    voters.expect_win([1, 2], "three of four by the entry at index 11, which stays", rules.CONFIGURATION_STAYS)
+
+
+def _expect_snapshot_members(
+    c: Cluster, follower: ScriptedFollower, server: int, at: int, members: list[int], old: list[int] | None
+) -> None:
+    """Require that S0 brings ``server`` up to date. If S0 sends the snapshot up to ``at``, require that the snapshot has
+    the configuration at that index. A Raft may keep entries that a snapshot covers for a while, and send those."""
+    received = c.scripted_server(server).received
+
+    def chunks() -> list[Message]:
+        return [rpc.args for rpc in received if rpc.method == "install_snapshot"]
+
+    c.wait_for(15.0, lambda: bool(chunks()) or len(follower.log) >= at)
+    text = (
+        f"expected S0 to send S{server}, which lacks index {at}, the snapshot up to there within 15 s, but it did not"
+    )
+    c.expect(bool(chunks()) or len(follower.log) >= at, text, rules.CATCH_UP, [0])
+    for args in chunks():
+        named = args.get("members"), args.get("old_members") or None
+        text = f"expected the snapshot up to {at} to carry the members at that index, {members}" + (
+            f" and {old}" if old else ""
+        )
+        text += f", but it carries {named[0]}" + (f" and {named[1]}" if named[1] else "")
+        c.expect(named == (members, old), text, rules.CONFIGURATION_STAYS, [0])
+
+
+@points(6)
+def test_snapshot_names_the_members_of_then(cluster: StartCluster) -> None:
+    """A snapshot carries the configuration as of its last index, not a later one."""
+    c = cluster(4, scripted=range(1, 4), members=range(3))
+    followers = ScriptedFollowers(c)
+    followers.limit_logs(0, 2)
+    wait_for_leadership(c)
+    at = c.agree("by two of three", 1)
+    change(c, 0, [0, 1, 2, 3])
+    c.agree("by three of four", 1)
+    c.call_snapshot(0, at)
+    c.sleep(0.1)
+    followers.lift_limits(2)
+    _expect_snapshot_members(c, followers.followers[2], 2, at, [0, 1, 2], None)
+
+
 # --- part 2: any number of servers at once (joint consensus, dissertation 4.3) ---
 # A Raft that has only part 1 refuses such a change, and the failure says so.
 
 
 @points(5)
 def test_part2_replace_one(cluster: StartCluster) -> None:
-    """Part 2: one server takes another's place in a single change."""
+    """Part 2: a single change adds one server and removes another."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     gone = (leader_of(c, range(3)) + 1) % 3
@@ -561,7 +738,7 @@ def test_part2_replace_one(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_any_set(cluster: StartCluster) -> None:
-    """Part 2: from one set to any other, larger, smaller or entirely new, while commands keep coming."""
+    """Part 2: each change leads to a larger, smaller or entirely new configuration, while commands keep coming."""
     c = cluster(7, members=range(3))
     c.agree("by three", 3)
     for members in ((0, 1, 2, 3, 4), (3, 4, 5, 6), (6,), (0, 1, 6), (0, 1, 2, 3, 4, 5, 6), (0, 2)):
@@ -574,7 +751,7 @@ def test_part2_any_set(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_swap_all(cluster: StartCluster) -> None:
-    """Part 2: three new servers replace all three old ones, which then go away."""
+    """Part 2: three new servers replace all three old ones, which then crash."""
     c = cluster(6, members=range(3))
     c.take_snapshots(every=10)
     c.agree("by the old three", 3)
@@ -608,7 +785,7 @@ def test_part2_minority_of_the_new(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_minority_of_the_old(cluster: StartCluster) -> None:
-    """Part 2: under C_old,new, a majority of the new servers alone commits nothing, even if it is one of all."""
+    """Part 2: under C_old,new, a majority of the new servers alone commits nothing, not even if it is a majority of all."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     leader = ready_leader(c, range(3))
@@ -626,7 +803,7 @@ def test_part2_minority_of_the_old(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_leader_crashes(cluster: StartCluster) -> None:
-    """Part 2: the leader crashes at each step of a change; the others elect a leader and go on."""
+    """Part 2: the leader crashes at each step of a change; the others elect a leader, and the change can be made."""
     c = cluster(6, members=range(3))
     now, then = [0, 1, 2], [3, 4, 5]
     for phase in (
@@ -672,7 +849,7 @@ def test_part2_restart_between_two(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_two_leaders(cluster: StartCluster) -> None:
-    """Part 2: a leader that finds C_old,new in its log commits it by both majorities before it goes on to C_new."""
+    """Part 2: a new leader with C_old,new in its log needs a majority of both configurations to commit it, before C_new."""
     c = cluster(5, members=range(3))
     for number in range(3):
         c.agree(f"by the old three, {number}", 3)
@@ -701,7 +878,7 @@ def test_part2_two_leaders(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_asked_twice(cluster: StartCluster) -> None:
-    """Part 2: of two changes requested at the same moment, one is made as requested, or none."""
+    """Part 2: two changes are requested at the same moment; at most one of them is made, exactly as requested."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     wanted: list[list[int]] = [[0, 1, 2, 3, 4], [3, 4, 5], [0, 1, 2]]
@@ -766,14 +943,14 @@ def test_part2_churn(cluster: StartCluster) -> None:
 
 @points(4)
 def test_part2_service_is_told(cluster: StartCluster) -> None:
-    """Part 2: services get C_old,new, with every server that votes then, and C_new."""
+    """Part 2: services are told of C_old,new, with all old and new members, and then of C_new."""
     c = cluster(6, members=range(3))
     c.agree("by the old three", 3)
     index = reconfigure(c, (2, 3, 4, 5), among=range(6))
     agree_by(c, "by the new four", (2, 3, 4, 5))
     applied = {at: value[1] for at, value in c.event_loop.referee.applies.values.items() if value[0] == "configuration"}
     first = applied.get(index)
-    text = f"expected the services to get C_old,new at index {index}, with all who vote, [0, 1, 2, 3, 4, 5], but"
+    text = f"expected the services to get C_old,new at index {index}, with all voters, [0, 1, 2, 3, 4, 5], but"
     c.expect(first == [0, 1, 2, 3, 4, 5], f"{text} they got {first}", rules.MEMBERS_TOLD, hint=PART_2)
     expect_members(c, [2, 3, 4, 5], index + 1, "after C_old,new")
 
@@ -783,7 +960,7 @@ def test_part2_service_is_told(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_two_majorities(cluster: StartCluster) -> None:
-    """Part 2: C_old,new needs votes of a majority of each set: once appended, after a restart, from a snapshot."""
+    """Part 2: with C_old,new in the log or in a snapshot, a candidate needs a majority of the old and of the new members."""
     c = cluster(7, scripted=range(1, 7), members=range(3))
     voters = ScriptedVoters(c)
     rule = rules.BOTH_MAJORITIES
@@ -813,7 +990,7 @@ def test_part2_two_majorities(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_two_commits(cluster: StartCluster) -> None:
-    """Part 2: C_old,new is committed once a majority of each set has it, C_new once a majority of the new set has it."""
+    """Part 2: to be committed, C_old,new needs majorities of both the old and the new members, and C_new only of the new."""
     c = cluster(7, scripted=range(1, 7), members=range(3))
     followers = ScriptedFollowers(c)
     wait_for_leadership(c)
@@ -841,3 +1018,50 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
     done = followers.wait_for(lambda: configured(c, [3, 4, 5, 6]) > 0 and not c.get_state(0)[1])
     text = "expected S0 to apply C_new, which all of the new four have, and to step down, within 10 s"
     c.expect(done, f"{text}, but it did not", rules.REMOVED_LEADER, [0], PART_2)
+
+
+@points(5)
+def test_part2_one_learner_is_missing(cluster: StartCluster) -> None:
+    """Part 2: the leader gives up a change that adds two servers if one of them cannot be reached."""
+    c = cluster(5, members=range(3))
+    c.agree("by three", 3)
+    c.disconnect(4)
+    leader = ready_leader(c, range(3))
+    index, _, leads = MembershipCall(c, leader, range(5)).answer() or (-1, 0, False)
+    text = f"expected S{leader} to give up a change that adds S4, which cannot be reached, but it began it at index {index}"
+    c.expect(not leads or index == -1, text, rules.LEARNERS, [leader])
+    c.agree("by three again", 3)
+    c.connect(4)  # a Raft that refuses every such change would have passed so far
+    reconfigure(c, range(5))
+    agree_by(c, "by five", range(5))
+
+
+@points(5)
+def test_part2_half_is_no_majority(cluster: StartCluster) -> None:
+    """Part 2: two of the four old servers are no majority; a server that the change removes may still be elected."""
+    c = cluster(7, scripted=range(1, 7), members=range(4))
+    voters = ScriptedVoters(c)
+    rule = rules.BOTH_MAJORITIES
+    append(c, 1, 1000, (0, 0), [configuration_entry(1000, [4, 5, 6], [0, 1, 2, 3])], commit=1)
+    voters.expect_loss([1, 4, 5, 6], "half of the old four and all of the new three", rule, PART_2)
+    voters.expect_win([1, 2, 4, 5], "three of the old four and two of the new three", rule, PART_2)
+
+
+@points(6)
+def test_part2_snapshot_names_both_sets(cluster: StartCluster) -> None:
+    """Part 2: a snapshot that ends with C_old,new carries both the old and the new members."""
+    c = cluster(5, scripted=range(1, 5), members=range(3))
+    followers = ScriptedFollowers(c)
+    wait_for_leadership(c)
+    # S4 catches up so far, and does not get C_old,new.
+    followers.limit_logs(c.agree("by the old three", 1), 4)
+    index, _, leads = change(c, 0, [0, 3, 4])
+    if leads and index == -1:
+        refused(c, 0, [0, 3, 4])
+    done = followers.wait_for(lambda: c.committed(index)[0] > 0)
+    text = f"expected S0 to apply C_old,new at index {index}, which most of each set have, within 10 s"
+    c.expect(done, f"{text}, but it did not", rules.BOTH_MAJORITIES, [0], PART_2)
+    c.call_snapshot(0, index)
+    c.sleep(0.1)
+    followers.lift_limits(4)
+    _expect_snapshot_members(c, followers.followers[4], 4, index, [0, 3, 4], [0, 1, 2])

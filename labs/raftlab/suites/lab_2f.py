@@ -2,7 +2,7 @@
 
 Every test requires this: before a server starts an election, it asks whether it would be elected, and its term does not grow
 until most members say yes; as long as most members hear a leader, it continues to lead, no matter which server returns or
-cannot hear it; and a leader that no majority answers steps down, so that the others elect another one.
+cannot hear it; and a leader that no majority answers steps down, so that the others elect a new one.
 
 How often a server asks, and what a reply contains beyond Figure 2, are the student's choice. The referee checks that no term
 grows without the pre-votes of a majority. In the last tests there is one real server (S0), and the others are scripted
@@ -11,21 +11,25 @@ servers, which say yes to every pre-vote unless the test has them answer somethi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.membership import MembershipCall, agree_by, leader_of, ready_leader, reconfigure
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
-from raftlab.suites.helpers.configurations import hold_change, without
+from raftlab.referee.configuration import names
+from raftlab.suites.helpers.configurations import configuration_entry, hold_change, without
+from raftlab.suites.helpers.scripted_leader import SnapshotSender
 from raftlab.suites.helpers.scripted_servers import (
     ScriptedFollower,
+    accept,
     append,
     ask_vote,
     campaign_terms,
     entries,
     grant,
+    request_vote,
     send_append,
     wait_for_leadership,
 )
@@ -71,7 +75,7 @@ def test_partitioned_server_returns(cluster: StartCluster) -> None:
 
 @points(4)
 def test_cut_off_server_stays_in_its_term(cluster: StartCluster) -> None:
-    """A server that is cut off asks again and again, and its term does not grow; the same for two of five."""
+    """While one or two of five servers are cut off, they ask for pre-votes again and again; their terms do not grow."""
     c = cluster(5)
     leader = c.settled_leader()
     first, second = (leader + 1) % 5, (leader + 2) % 5
@@ -90,7 +94,7 @@ def test_cut_off_server_stays_in_its_term(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_flapping_link(cluster: StartCluster) -> None:
-    """One server's link comes and goes; leader and term stay."""
+    """While one server's link comes and goes, the leader and the term stay the same."""
     c = cluster(5)
     leader = c.settled_leader()
     term = c.agreed_term()
@@ -108,7 +112,7 @@ def test_flapping_link(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_one_way_cuts(cluster: StartCluster) -> None:
-    """A server that can only send, and one that can only receive, do no harm."""
+    """A server that can only send, or only receive, does not disturb the leader."""
     c = cluster(5)
     leader = c.settled_leader()
     term = c.agreed_term()
@@ -178,7 +182,7 @@ def test_partial_partition(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_ring_with_gaps(cluster: StartCluster) -> None:
-    """Of five servers only five pairs reach each other (1-2, 1-3, 2-3, 2-4, 3-5): the leader stays, and work goes on."""
+    """Of five servers, only the pairs 1-2, 1-3, 2-3, 2-4 and 3-5 reach each other; the leader stays, and work goes on."""
     c = cluster(5)
     c.agree("by all", 5)
     links = {(0, 1), (0, 2), (1, 2), (1, 3), (2, 4)}
@@ -220,7 +224,7 @@ def test_removed_server_was_never_told(cluster: StartCluster) -> None:
 
 @points(5)
 def test_leader_fails(cluster: StartCluster) -> None:
-    """When the leader really fails, another one is elected within 5 seconds, again and again."""
+    """Whenever the leader really fails, a new leader is elected within 5 seconds."""
     c = cluster(5)
     for number in range(6):
         leader = c.one_leader()
@@ -239,7 +243,7 @@ def test_leader_fails(cluster: StartCluster) -> None:
 
 @points(5)
 def test_two_of_three_elect(cluster: StartCluster) -> None:
-    """The leader is gone, and the two servers that are left are just enough: they elect a leader, every time."""
+    """The leader is gone and only a bare majority of two servers is left; they always elect a leader."""
     c = cluster(3)
     for number in range(6):
         c.agree(f"by all, {number}", 3)
@@ -264,7 +268,7 @@ def test_all_restart(cluster: StartCluster) -> None:
 
 @points(5)
 def test_lost_and_repeated(cluster: StartCluster) -> None:
-    """Pre-votes and replies to them are lost, late and repeated: still, one leader is elected in each term."""
+    """Even if pre-votes and the replies to them are lost, late or repeated, there is only one leader in each term."""
     c = cluster(5)
     c.unreliable(duplicate=0.5, echo=1.0)
     for number in range(5):
@@ -286,7 +290,7 @@ def _expect_step_down(c: Cluster, leader: int, why: str) -> None:
 
 @points(6)
 def test_deaf_leader(cluster: StartCluster) -> None:
-    """A leader that can send but not receive steps down, and the others elect another one."""
+    """A leader that can send but not receive steps down, and the others elect a new leader."""
     c = cluster(5)
     for number in range(3):
         c.agree(f"by all, {number}", 5)
@@ -302,7 +306,7 @@ def test_deaf_leader(cluster: StartCluster) -> None:
 
 @points(6)
 def test_leader_of_a_minority(cluster: StartCluster) -> None:
-    """A leader that reaches too few servers steps down, and the one that it reaches helps to elect another."""
+    """A leader that reaches only one of four others steps down, and that server helps to elect a new leader."""
     c = cluster(5)
     for number in range(3):
         c.agree(f"by all, {number}", 5)
@@ -339,7 +343,7 @@ def test_old_leader_returns(cluster: StartCluster) -> None:
 
 @points(5)
 def test_old_leader_is_needed(cluster: StartCluster) -> None:
-    """Of the two servers that are left, only the old leader has the newer log: the other one votes for it."""
+    """Two servers are left, and only the old leader has the newest log; the other server votes for it."""
     c = cluster(3)
     for number in range(3):
         c.agree(f"by all, {number}", 3)
@@ -359,7 +363,7 @@ def test_old_leader_is_needed(cluster: StartCluster) -> None:
 
 @points(5)
 def test_changing_members(cluster: StartCluster) -> None:
-    """Pre-votes during a change of members: a majority of each set must say yes, and then one is elected."""
+    """During a change of members, a server is elected if a majority of each set gives it pre-votes, and only then."""
     c = cluster(6, members=range(3))
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
@@ -419,6 +423,7 @@ def _deny_all(c: Cluster) -> None:
 
 def _wait_for_pre_vote(c: Cluster, above: int = 0) -> int:
     """Discard S0's requests so far, and wait until it asks for pre-votes. Returns the latest term that it asks for."""
+    c.sleep(0.1)  # a slow thread may still send a request of an earlier round
     for scripted_server in c.scripted:
         scripted_server.received.clear()
     c.wait_for(ELECTION_LIMIT, lambda: bool(_pre_vote_terms(c, above)))
@@ -430,7 +435,7 @@ def _wait_for_pre_vote(c: Cluster, above: int = 0) -> int:
 
 @points(6)
 def test_who_gets_a_pre_vote(cluster: StartCluster) -> None:
-    """The pre-vote table: who gets a pre-vote, who does not, and that neither changes anything."""
+    """S0 gives pre-votes to the right servers and to no others; its term and its vote stay the same."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000, (0, 0), entries(900, "one", "two"))
@@ -469,7 +474,7 @@ def test_who_gets_a_pre_vote(cluster: StartCluster) -> None:
 
 @points(5)
 def test_a_pre_vote_is_no_vote(cluster: StartCluster) -> None:
-    """A pre-vote is not a vote: the vote is still free, even after a restart, and pre-votes restart no timer."""
+    """A server that gives a pre-vote keeps its vote, even after a restart, and does not restart its election timer."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     for term in (1000, 2000, 3000):
@@ -490,13 +495,13 @@ def test_a_pre_vote_is_no_vote(cluster: StartCluster) -> None:
     while not _pre_vote_terms(c) and c.now < deadline:
         c.scripted_server(2).send(0, "pre_vote", term=9000, candidate_id=2, last_log_index=9, last_log_term=9)
         c.sleep(0.05)
-    text = "expected S0 to call pre_vote within 5 s although others ask it all the time, but it did not"
+    text = "expected S0 to call pre_vote within 5 s although other servers keep asking it for pre-votes, but it did not"
     c.expect(bool(_pre_vote_terms(c)), text, rules.TIMER, [0])
 
 
 @points(5)
 def test_asking_changes_nothing(cluster: StartCluster) -> None:
-    """As long as most say no, S0 asks again and again for the same term, and starts no election."""
+    """While most servers refuse a pre-vote, S0 asks again and again for the same term and starts no election."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000)
@@ -506,6 +511,9 @@ def test_asking_changes_nothing(cluster: StartCluster) -> None:
     now, _ = c.get_state(0)
     text = "expected S0 to stay in term 1000 as only one of four others would vote for it, but it is in term"
     c.expect(now == 1000 and not campaign_terms(c), f"{text} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    asked = len([rpc for rpc in c.scripted_server(1).received if rpc.method == "pre_vote"])
+    text = f"expected S0 to wait for a new timeout before it asks again, but it asked S1 {asked} times in 4 s"
+    c.expect(asked <= 120, text, rules.TIMER_RESTARTS, [0])
     terms = set(_pre_vote_terms(c))
     text = f"expected S0 to ask for term 1001 each time, but it asked for {sorted({first, *terms})}"
     c.expect(terms == {1001}, text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
@@ -513,12 +521,14 @@ def test_asking_changes_nothing(cluster: StartCluster) -> None:
         scripted_server.answer.update(pre_vote=_pre_vote_answer(True), request_vote=grant)
     c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
     leads = c.get_state(0)[1]
-    c.expect(leads, "expected S0 to lead within 5 s once all say yes, but it does not", rules.STILL_ELECTED, [0])
+    c.expect(
+        leads, "expected S0 to lead within 5 s after all servers say yes, but it does not", rules.STILL_ELECTED, [0]
+    )
 
 
 @points(6)
 def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
-    """Replies from a past term, or to an earlier pre-vote, do nothing, and pre-votes are not votes."""
+    """Pre-votes do not count as votes; replies from an earlier term, or to an earlier request, do not count at all."""
     c = cluster(5, scripted=range(1, 5))
     _deny_all(c)
     append(c, 1, 1000)
@@ -535,7 +545,7 @@ def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
     late.release()
     c.sleep(3.0)
     now, _ = c.get_state(0)
-    text = "expected S0 to stay in term 2000, as the yeses it has are for term 1001, but it is in term"
+    text = "expected S0 to stay in term 2000, as its pre-votes are for term 1001, but it is in term"
     c.expect(now == 2000 and not campaign_terms(c, 1000), f"{text} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
     # All say yes, but two of these replies arrive late. S0 starts an election, in which only S1 votes for it. The late
     # replies are not votes.
@@ -558,8 +568,31 @@ def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
 
 
 @points(5)
+def test_pre_votes_and_leader_at_once(cluster: StartCluster) -> None:
+    """Pre-votes arrive just as S0 hears a leader of a newer term; they do not count in that term."""
+    c = cluster(5, scripted=range(1, 5))
+    term = 1000
+    append(c, 4, term)
+    for number in range(10):
+        held = c.hold("pre_vote", leg="reply")
+        _wait_for_pre_vote(c)
+        c.wait_for(0.3, lambda: len(held.messages) >= 4)  # noqa: B023  (called in this round only)
+        term += 10
+        with c.at_once(0, held):
+            send_append(c, 4, term) if number % 2 else request_vote(c, 4, term)
+        c.sleep(0.03)
+        now, _ = c.get_state(0)
+        text = f"expected S0 to be in term {term}, which it has seen, or a newer one, but it is in term {now}"
+        c.expect(now >= term, text, rules.TERMS_ONLY_GROW, [0])
+        campaigns = sorted(set(campaign_terms(c, term)) - set(_pre_vote_terms(c, term)))
+        text = f"expected S0 to start no election in a term above {term}, for which nobody gave it a pre-vote, but it"
+        c.expect(not campaigns, f"{text} asks for votes in the terms {campaigns}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+        append(c, 4, term)
+
+
+@points(5)
 def test_no_with_a_higher_term(cluster: StartCluster) -> None:
-    """A refusal with a higher term is believed: S0 asks for a term above that one, and is elected in it."""
+    """After a refusal with a higher term, S0 asks for pre-votes for a term above that one, and is elected in it."""
     c = cluster(3, scripted=(1, 2))
     append(c, 1, 1000, (0, 0), entries(1000, "one"))
     # S2 does not answer. S1 has a higher term and a shorter log: it refuses lower terms, and cannot win without S0's vote.
@@ -572,3 +605,167 @@ def test_no_with_a_higher_term(cluster: StartCluster) -> None:
     _wait_for_pre_vote(c, above=5000)
     term = wait_for_leadership(c)
     c.expect(term > 5000, f"expected S0 to lead a term above 5000, but it leads {term}", rules.HIGHER_TERM, [0])
+
+
+@points(6)
+def test_pre_votes_of_an_earlier_round(cluster: StartCluster) -> None:
+    """A pre-vote that arrives late counts neither after S0 has heard a leader of its term nor after it has asked again."""
+    c = cluster(5, scripted=range(1, 5))
+    append(c, 1, 1000)
+    for event in ("it has heard the leader of term 1000 again", "it has asked again, and most said no"):
+        for scripted_server in c.scripted:
+            scripted_server.answer["pre_vote"] = _pre_vote_answer(True)
+        late = c.hold("pre_vote", leg="reply")
+        _wait_for_pre_vote(c)
+        c.wait_for(1.0, lambda: len(late.messages) >= 4)  # noqa: B023  (called in this round only)
+        late.stop()
+        _deny_all(c)
+        if event.startswith("it has heard"):
+            append(c, 1, 1000)
+            late.release()
+            c.sleep(0.2)
+        else:
+            # Wait for the question after that one, and for the answers to it. Some Rafts send to one server after the other,
+            # or look at what has arrived only every 0.1 s.
+            _wait_for_pre_vote(c)
+            c.sleep(0.15)
+            late.release()
+            c.sleep(0.2)
+        now, _ = c.get_state(0)
+        text = f"expected S0 to stay in term 1000, as its pre-votes answer a request from before {event}, but it is"
+        c.expect(now == 1000 and not campaign_terms(c), f"{text} in term {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+
+
+@points(6, networks=SIM)
+def test_signs_of_a_leader(cluster: StartCluster) -> None:
+    """S0 refuses pre-votes when it has just heard the leader of its term, by any kind of message, or leads itself."""
+    c = cluster(5, scripted=range(1, 5))
+    _deny_all(c)
+    sender = SnapshotSender(c)
+    append(c, 1, 1000)
+    log = {"last_log_index": 10_000, "last_log_term": 1000}
+
+    def expect_answer(granted: bool, when: str, term: int = 1001) -> None:
+        reply = c.scripted_server(2).ask(0, "pre_vote", term=term, candidate_id=2, **log)
+        want, got = ("yes" if yes else "no" for yes in (granted, reply["vote_granted"]))
+        text = f"expected {want} from S0 to a pre-vote for term {term} {when}, but it said {got}"
+        c.expect(want == got, text, rules.WHO_GETS_A_PRE_VOTE, [0])
+
+    signs: tuple[tuple[str, Callable[[], object], bool], ...] = (
+        ("after a heartbeat that it had to refuse", lambda: append(c, 1, 1000, (50, 1000)), False),
+        ("after a chunk of a snapshot", lambda: sender.ask("install_snapshot", **sender.chunk(20, 0)), False),
+        ("after a heartbeat of an older term", lambda: append(c, 3, 999), True),
+        ("after a candidate of an older term asked for its vote", lambda: ask_vote(c, 3, 999), True),
+    )
+    for when, send, granted in signs:
+        _wait_for_pre_vote(c)  # so that S0 hears no leader any more
+        send()
+        expect_answer(granted, when)
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(pre_vote=_pre_vote_answer(True), request_vote=grant, append_entries=accept)
+    term = wait_for_leadership(c)
+    c.sleep(1.0)
+    expect_answer(False, f"while it leads term {term}", term + 10)
+    now, leads = c.get_state(0)
+    c.expect(
+        leads and now == term, f"expected S0 to go on leading term {term}, but it does not", rules.NOT_DISTURBED, [0]
+    )
+
+
+@points(4, networks=SIM)
+def test_loser_asks_again(cluster: StartCluster) -> None:
+    """A candidate that loses its election asks for pre-votes again before it starts the next election."""
+    c = cluster(5, scripted=range(1, 5))
+    append(c, 1, 1000)
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(pre_vote=_pre_vote_answer(True), request_vote=_deny)
+    c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, 1000)))
+    text = "expected S0 to start an election within 5 s, as all would vote for it, but it did not"
+    c.expect(bool(campaign_terms(c, 1000)), text, rules.STILL_ELECTED, [0])
+    _deny_all(c)
+    c.sleep(0.15)  # answers to an earlier question may still arrive
+    term, _ = c.get_state(0)
+    c.sleep(3.0)
+    now, _ = c.get_state(0)
+    text = (
+        f"expected S0, which has lost the election of term {term}, to stay in it as nobody would vote for it, but it is"
+    )
+    c.expect(now == term, f"{text} in term {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+
+
+def _expect_no_election(c: Cluster, yes: Collection[int], why: str) -> None:
+    """Let only ``yes`` say yes to pre-votes, and require that S0 starts no election for 2.5 s."""
+    _deny_all(c)
+    c.sleep(0.15)  # answers to an earlier question may still arrive
+    term, _ = c.get_state(0)
+    for number in yes:
+        c.scripted_server(number).answer["pre_vote"] = _pre_vote_answer(True)
+    c.sleep(2.5)
+    now, _ = c.get_state(0)
+    text = (
+        f"expected S0 to stay in term {term} with the pre-votes of {names([0, *yes])} ({why}), but it is in term {now}"
+    )
+    c.expect(now == term, text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
+
+
+@points(6, networks=SIM)
+def test_pre_votes_that_count(cluster: StartCluster) -> None:
+    """An election needs pre-votes from more than half of the members (of the old and of the new ones, during a change)."""
+    c = cluster(6, scripted=range(1, 6), members=range(4))
+    _deny_all(c)
+    append(c, 1, 1000)
+    _expect_no_election(c, [1], "half of the four members")
+    _expect_no_election(c, [1, 4, 5], "only two of the four members")
+    append(c, 1, 1000, (0, 0), [configuration_entry(1000, [0, 4, 5], [0, 1, 2, 3])])
+    _expect_no_election(c, [4, 5], "all of the new three and one of the old four")
+    _expect_no_election(c, [1, 2, 3], "all of the old four and one of the new three")
+    for number in (1, 2, 4):
+        c.scripted_server(number).answer["pre_vote"] = _pre_vote_answer(True)
+    c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, 1000)))
+    text = "expected S0 to start an election within 5 s with the pre-votes of S0, S1, S2, S4 (most of each set)"
+    c.expect(bool(campaign_terms(c, 1000)), f"{text}, but it did not", rules.STILL_ELECTED, [0])
+
+
+@points(6, networks=SIM)
+def test_answers_that_count(cluster: StartCluster) -> None:
+    """A leader that only half of the members answer steps down, keeps its vote for itself, and then knows of no leader."""
+    c = cluster(4, scripted=range(1, 4))
+    followers = [ScriptedFollower(c, number) for number in (1, 2, 3)]
+    term = wait_for_leadership(c)
+    c.agree("by all", 1)
+    followers[2].silent = True
+    c.sleep(3.0)
+    text = f"expected S0 to go on leading term {term}, as two of three others answer, but it does not"
+    c.expect(c.get_state(0) == (term, True), text, rules.NOT_DISTURBED, [0])
+    _deny_all(c)
+    followers[1].silent = True
+    _expect_step_down(c, 0, "which only one of three others answers")
+    now, _ = c.get_state(0)
+    c.expect(now == term, f"expected S0 to step down in term {term}, but it is in term {now}", rules.CHECK_QUORUM, [0])
+    reply = c.reply_to(request_vote(c, 2, term, (10_000, term)))
+    text = f"expected S0 to keep its vote for itself in term {term}, in which it led, but it voted for S2"
+    c.expect(not reply["vote_granted"], text, rules.ONE_VOTE, [0])
+    for _ in range(10):
+        reply = _ask_pre_vote(c, 1, term + 1, (10_000, term))
+        if reply["vote_granted"]:
+            break
+        c.sleep(0.2)
+    text = f"expected S0 to say yes to a pre-vote for term {term + 1} within 2 s of stepping down, but it said no"
+    c.expect(reply["vote_granted"], text, rules.STILL_ELECTED, [0])
+
+
+@points(5)
+def test_both_sets_answer(cluster: StartCluster) -> None:
+    """During a change of members, a leader that only the new members answer steps down."""
+    c = cluster(5, scripted=range(1, 5), members=range(3))
+    followers = {number: ScriptedFollower(c, number) for number in range(1, 5)}
+    wait_for_leadership(c)
+    index = c.agree("by all", 1)
+    for number in (1, 2):
+        followers[number].limit = index  # so that C_old,new is not committed
+    call = MembershipCall(c, 0, (0, 3, 4))
+    c.wait_for(5.0, lambda: not call.pending)
+    _deny_all(c)
+    for number in (1, 2):
+        followers[number].silent = True
+    _expect_step_down(c, 0, "which most of the new members answer, but none of the old ones")

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from raftlab.runs.run import seeds_of
-from raftlab.tools import check
+from raftlab import labs
+from raftlab.runs.run import Implementation, seeds_of
+from raftlab.safe_text import printable
+from raftlab.sandbox import levels
+from raftlab.sandbox.levels import Sandbox
+from raftlab.schedules import SCHEDULES
+from raftlab.submission import combine
+from raftlab.submission.source import SubmissionError
+from raftlab.tools import check, own_code
 
 OUTPUT_FOLDER = Path("raftlab-out")
 """Where traces of failing runs and shortened scenarios go, in the current folder."""
@@ -17,30 +29,90 @@ class CommandError(Exception):
 
 
 def add_submission(parser: argparse.ArgumentParser) -> None:
-    """Add ``--impl``, which :func:`submission` reads, and ``--no-preempt``."""
+    """Add ``--impl`` and ``--sandbox``, which :func:`submission` reads, ``--schedule`` and ``--no-preempt``."""
     parser.add_argument(
         "--impl", type=Path, metavar="PATH", help="your raft.py, or the folder with it (default: the current folder)"
     )
     parser.add_argument(
-        "--no-preempt", action="store_true", help="switch threads only at blocking calls (simulator only)"
+        "--raft",
+        type=Path,
+        metavar="PATH",
+        help="lab 3 only: run your kv.py on this raft.py (or folder) instead of your own",
+    )
+    parser.add_argument(
+        "--sandbox",
+        choices=levels.CHOICES,
+        help="how to confine the code (default: none for code in or below the current folder; for any other code, the "
+        "strictest that works on this machine)",
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        metavar="NAME",
+        help=f"how the simulator preempts threads: {', '.join(SCHEDULES)} (default: the seed chooses one)",
+    )
+    parser.add_argument(
+        "--no-preempt",
+        dest="schedule",
+        action="store_const",
+        const="none",
+        help="short for --schedule none: the simulator switches to another thread only when the running one waits",
     )
 
 
-def submission(arguments: argparse.Namespace, lab: str, with_pdb: bool = False) -> Path:
-    """The submission that ``--impl`` names, once it has passed the contract check.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The code that a command runs.
+
+    Attributes:
+        path: the submission.
+        sandbox: how its code is confined.
+        raft: the Raft below its kv.py, if that is not its own.
+        copy: a copy of the code, which the hosts load. ``None``: they load the submission itself.
+    """
+
+    path: Path
+    sandbox: Sandbox = levels.NONE
+    raft: Path | None = None
+    copy: Path | None = None
+
+    def implementation(self, races: bool = False) -> Implementation:
+        return Implementation(self.path, self.sandbox, races, self.raft, self.copy)
+
+    def checked_implementation(self, races: bool = False) -> Implementation:
+        """Like :meth:`implementation`. If the contract check of this command has just started a host, it is that host,
+        once."""
+        checked = None if races or self.copy is None else _checked.pop(self.copy, None)
+        return checked or self.implementation(races)
+
+
+# By the copy of the submission: the implementation that has passed the contract check, until it is used.
+_checked: dict[Path, Implementation] = {}
+
+
+def submission(arguments: argparse.Namespace, lab: str, with_pdb: bool = False) -> Target:
+    """The submission that ``--impl`` names, once it has passed the contract check, and its sandbox; see :func:`target`.
 
     Args:
-        arguments: of a command with :func:`add_submission`.
+        arguments: the arguments of a command that has called :func:`add_submission`.
         lab: the lab whose methods the submission must have.
         with_pdb: whether the command opens a debugger at a ``breakpoint()``.
 
     Raises:
         CommandError: the contract check found problems; the message lists them.
+        raftlab.sandbox.levels.SandboxUnavailable: the sandbox that it needs does not work here.
     """
-    impl: Path = arguments.impl or (Path("raft.py") if Path("raft.py").exists() else Path("."))
-    problems = check.check(impl, [lab])
+    found = target(arguments, lab)
+    if with_pdb and found.sandbox.level != "none":
+        raise CommandError(
+            f"--pdb runs the code without a sandbox, and {found.path} is not your own working folder: add --sandbox none "
+            "if you trust it"
+        )
+    implementation = found.implementation()
+    arguments.cleanup.callback(implementation.close)
+    problems = check.check_implementation(implementation, [lab])
     if with_pdb:
-        # The check runs student code without a terminal, so that a breakpoint() in __init__ fails there.
+        # The check runs student code without a terminal, so a breakpoint() in __init__ would make it fail.
         problems = [problem for problem in problems if "breakpoint()" not in problem.text]
     if problems:
         lines = []
@@ -49,7 +121,62 @@ def submission(arguments: argparse.Namespace, lab: str, with_pdb: bool = False) 
             lines += [f"  at {problem.where}"] if problem.where else []
             lines += [f"  read: {problem.handout}"] if problem.handout else []
         raise CommandError("\n".join(lines))
-    return impl
+    assert found.copy is not None
+    _checked[found.copy] = implementation
+    return found
+
+
+def target(arguments: argparse.Namespace, lab: str | None = None) -> Target:
+    """The submission that ``--impl`` names, and its sandbox.
+
+    Its files are read here and never again: the target has a copy of them, so that they can be edited while the command
+    runs. The copy is deleted when the command ends (``arguments.cleanup``).
+
+    Args:
+        arguments: the arguments of a command that has called :func:`add_submission`.
+        lab: the lab that is tested. ``None``: several.
+
+    Raises:
+        CommandError: there is no submission, or it cannot be read, or the lab has no use for ``--raft``.
+        raftlab.sandbox.levels.SandboxUnavailable: the sandbox that it needs does not work here.
+    """
+    impl: Path = arguments.impl or (Path("raft.py") if Path("raft.py").exists() else Path("."))
+    raft: Path | None = arguments.raft
+    if raft is not None and lab is not None and not labs.find(lab).has("service"):
+        raise CommandError(f"--raft is for lab 3: lab {lab} tests your own Raft")
+    try:
+        sandbox = _sandbox([impl] if raft is None else [combine.service_file(impl), raft], arguments.sandbox)
+    except SubmissionError as exc:
+        raise CommandError(str(exc)) from None
+    folder = Path(tempfile.mkdtemp(prefix="raftlab-"))
+    cleanup: contextlib.ExitStack = arguments.cleanup
+    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)  # readable in a sandbox, which may run as another user
+    try:
+        if raft is None:
+            return Target(impl, sandbox, copy=combine.copy(impl, folder))
+        combine.combine(impl, raft, folder)
+    except SubmissionError as exc:
+        raise CommandError(f"{exc}\n  read: handouts/setup.md#first-run") from None
+    return Target(impl, sandbox, raft, folder)
+
+
+def _sandbox(paths: list[Path], choice: str | None) -> Sandbox:
+    """The sandbox for the code at ``paths``: the one that ``--sandbox`` names, or by default none for the user's own
+    code."""
+    if choice is not None:
+        return levels.choose(choice, trusted=True)
+    try:
+        foreign = next((path for path in paths if not own_code.is_own(path)), None)
+        if foreign is None:
+            return levels.NONE
+    except SubmissionError:
+        return levels.NONE  # there is nothing to run, as the contract check will say
+    sandbox = levels.choose("auto", trusted=True)
+    why = f", as {sandbox.reason}" if sandbox.reason else ""
+    text = f"{foreign} is not your own working folder, so its code runs in a sandbox ({sandbox.level}{why})"
+    print(f"raftlab: {printable(text)}", file=sys.stderr)
+    return sandbox
 
 
 def add_time_limit(parser: argparse.ArgumentParser, help_text: str) -> None:

@@ -1,4 +1,4 @@
-"""`python -m raftlab.tools.check`: check whether a submission keeps the contract, so that it can be tested at all.
+"""`python -m raftlab.tools.check`: check whether a submission meets the contract, so that it can be tested at all.
 
     python -m raftlab.tools.check PATH [--labs 2A,2B] [--sandbox LEVEL] [--json]
 
@@ -12,6 +12,7 @@ the submission.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -19,31 +20,43 @@ from pathlib import Path
 import msgspec
 
 from raftlab import labs
-from raftlab.explain.failure import LabFailure
+from raftlab.explain.failure import LabFailure, shortened
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.network import MIN_DELAY
+from raftlab.labs import Lab
 from raftlab.messages import protocol
 from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
+from raftlab.runs.run import Implementation
+from raftlab.safe_text import printable
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Sandbox
-from raftlab.submission.source import SubmissionError, find
+from raftlab.submission.source import Submission, SubmissionError, find
 from raftlab.worlds.base import HostLost, HostNotStarted
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.sim_world import ForkedHost, SimWorld, await_child
 
-# How long the trial cluster runs, in seconds of the lab's time: long enough for threads that fail at their first step.
+# How long the trial cluster runs, in simulated seconds: long enough for threads that fail at their first step.
 TRIAL = 0.05
-# Failures of the trial that mean that the submission cannot be tested. The tests will find any others.
+MAX_PROBLEMS = 50  # more than anyone reads
+# The kinds of failures in the trial that mean that the submission cannot be tested. The tests will find all others.
 FATAL = ("init-exception", "init-hangs", "busy-loop", "host-hangs", "host-died", "refused-call", "deadlock")
 
 
-def check(path: str | Path, wanted: list[str], sandbox: Sandbox = levels.NONE) -> list[protocol.Problem]:
+def check(
+    path: str | Path,
+    wanted: list[str],
+    sandbox: Sandbox = levels.NONE,
+    raft: Path | None = None,
+    copy: Path | None = None,
+) -> list[protocol.Problem]:
     """Check a submission.
 
     Args:
         path: the submission's file or folder.
-        wanted: the names of the labs whose methods it must have.
+        wanted: the names of the labs whose methods it must have. Without a kv.py, lab 3 is left out if there are others.
         sandbox: how its code is confined.
+        raft: the Raft below the submission's kv.py, if it is not the submission's own.
+        copy: a copy of both, as :class:`~raftlab.runs.run.Implementation` takes it.
 
     Returns:
         Why it cannot be tested; empty if it can.
@@ -52,44 +65,67 @@ def check(path: str | Path, wanted: list[str], sandbox: Sandbox = levels.NONE) -
         raftlab.labs.UnknownLab: there is no such lab.
         raftlab.worlds.base.HostNotStarted: the host process cannot be started, which says nothing about the submission.
     """
-    chosen = [labs.find(name) for name in wanted]
     try:
-        find(path)
+        impl = Implementation(Path(path), sandbox, raft=raft, copy=copy)
     except SubmissionError as exc:
         return [protocol.Problem(str(exc), "", "handouts/setup.md#first-run")]
-    with WarmHost(Path(path), sandbox) as host:
-        try:
-            problems = _inspect(host, [lab.name for lab in chosen])
-        except HostLost as lost:
-            return [protocol.Problem(f"reading your code failed: {lost.text}", "", "handouts/setup.md#first-run")]
-        return problems or _trial(host, chosen[0].name)
+    with contextlib.closing(impl):
+        return check_implementation(impl, wanted)
+
+
+def check_implementation(impl: Implementation, wanted: list[str]) -> list[protocol.Problem]:
+    """Like :func:`check`, with the warm host of ``impl``, which can go on to fork runs. Close ``impl`` afterwards."""
+    chosen = [labs.find(name) for name in wanted]
+    try:
+        chosen = _that_it_has(find(impl.folder), chosen)
+    except SubmissionError as exc:
+        return [protocol.Problem(str(exc), "", "handouts/setup.md#first-run")]
+    host = impl.host()
+    try:
+        problems = _inspect(host, [lab.name for lab in chosen])
+    except HostLost as lost:
+        return [protocol.Problem(f"reading your code failed: {lost.text}", "", "handouts/setup.md#first-run")]
+    # Two trials at most: the first lab's servers run a Raft, and those of lab 3 a service too.
+    trials = {lab.has("service"): lab.name for lab in reversed(chosen)}
+    return problems or [problem for lab in trials.values() for problem in _trial(host, lab)]
+
+
+def _that_it_has(submission: Submission, wanted: list[Lab]) -> list[Lab]:
+    """``wanted`` without lab 3, if the submission has no kv.py and there are others: who hands in lab 2 has none."""
+    if "kv" in submission.modules:
+        return wanted
+    return [lab for lab in wanted if not lab.has("service")] or wanted
 
 
 def _inspect(host: WarmHost, wanted: list[str]) -> list[protocol.Problem]:
     theirs_read, ours_write = os.pipe()
     ours_read, theirs_write = os.pipe()
-    pipe = Pipe(ours_read, ours_write)
+    pipe = Pipe(ours_read, ours_write, protocol.MAX_HOST_FRAME_BYTES)
+    child: int | None = None
     try:
         child = host.spawn("check", [theirs_read, theirs_write])
         names = ",".join(wanted).encode()
         pipe.send(protocol.HEADER.pack(len(names)) + names)
         await_child(host, child, ours_read)
         checked: protocol.ContractReport = protocol.decoder(protocol.ContractReport).decode(pipe.receive())
-    except (PipeClosed, FrameTooLong, msgspec.DecodeError):
-        raise HostLost("host-died", "the process that imports it ended", host.stderr()) from None
+    except (PipeClosed, FrameTooLong, *protocol.MALFORMED):
+        raise HostLost("host-died", "the process that imports it ended", host.stderr(child)) from None
     finally:
         pipe.close()
-    return checked.problems
+    return [
+        protocol.Problem(shortened(each.text, 1000), shortened(each.where, 200), shortened(each.handout, 200))
+        for each in checked.problems[:MAX_PROBLEMS]
+    ]
 
 
 def _trial(host: WarmHost, lab: str) -> list[protocol.Problem]:
     """Run three servers for a moment."""
     try:
-        world = SimWorld(ForkedHost(host, 0, False), MIN_DELAY)
+        world = SimWorld(ForkedHost(host, 0, "none"), MIN_DELAY)
     except HostLost as lost:
         return [protocol.Problem(lost.text, "", "handouts/setup.md#first-run")]
     try:
-        cluster = Cluster(world, lab, 0, 3)
+        cluster = Cluster(world, lab, 0, 3, clerks=1 if labs.find(lab).has("service") else 0)
         cluster.start_all()
         cluster.sleep(TRIAL)
     except LabFailure as exc:
@@ -124,13 +160,14 @@ def main() -> None:
     except labs.UnknownLab as exc:
         parser.error(str(exc))
     except HostNotStarted as exc:
-        sys.stderr.write(f"{exc}\n")
+        sys.stderr.write(printable(f"{exc}\n"))
         sys.exit(3)
     if options.json:
         sys.stdout.write(msgspec.json.encode([_as_json(problem) for problem in problems]).decode() + "\n")
     else:
         for problem in problems:
-            print(problem.text + (f"\n  at {problem.where}" if problem.where else "") + f"\n  read: {problem.handout}")
+            where = f"\n  at {problem.where}" if problem.where else ""
+            print(printable(f"{problem.text}{where}\n  read: {problem.handout}"))
     sys.exit(2 if problems else 0)
 
 

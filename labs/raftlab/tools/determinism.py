@@ -1,7 +1,8 @@
-"""`raftlab test --check-determinism`: make each run twice, in two fresh processes, and compare all events.
+"""`raftlab test --check-determinism`: perform each run twice, in two fresh processes, and compare all events.
 
-The simulator makes the same run from the same seed, and replay relies on it. Clocks, random numbers and the hashes of
-strings are the simulator's own, so student code can break this only by what depends on memory addresses or on files.
+With the same seed, the simulator always produces the same run, and `raftlab replay` relies on this. The simulator controls
+clocks, random numbers and the hashes of strings. So two runs can only differ if student code depends on memory addresses or
+on files.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from pathlib import Path
 
 from raftlab.command_line import FAILED, PASSED
 from raftlab.harness.trace import Event, line
-from raftlab.runs.run import Implementation, Run
+from raftlab.runs.run import Run
+from raftlab.safe_text import printable
 from raftlab.submission import source
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
+from raftlab.tools.arguments import Target
 from raftlab.tools.printing import count
 
 _SUSPECTS_SHOWN = 6
@@ -30,7 +33,7 @@ class Difference:
     Attributes:
         number: the event's number, from 1.
         first: the event in the first run; ``None`` if the run was over.
-        second: the same for the second run.
+        second: the event in the second run; ``None`` if that run was over.
     """
 
     number: int
@@ -39,7 +42,7 @@ class Difference:
 
     def lines(self) -> list[str]:
         shown = ["(the run is over)" if event is None else line(event).strip() for event in (self.first, self.second)]
-        return [f"event {self.number} is in one run:  {shown[0]}", f"           and in the other:  {shown[1]}"]
+        return [f"event {self.number} of one run:    {shown[0]}", f"event {self.number} of the other:  {shown[1]}"]
 
 
 def compare(first: list[Event], second: list[Event]) -> Difference | None:
@@ -51,28 +54,28 @@ def compare(first: list[Event], second: list[Event]) -> Difference | None:
     return None
 
 
-def check(impl: Path, tests: Sequence[TestInfo], seeds: Sequence[int], preempt: bool) -> int:
-    """Make every run of some tests twice in the simulator, and print what differs.
+def check(target: Target, tests: Sequence[TestInfo], seeds: Sequence[int], schedule: str | None) -> int:
+    """Perform every run of some tests twice in the simulator, and print what differs.
 
     Args:
-        impl: the submission.
+        target: the submission and its sandbox.
         tests: the tests.
         seeds: each test runs with each of these.
-        preempt: as for :class:`~raftlab.runs.run.Run`.
+        schedule: as for :class:`~raftlab.runs.run.Run`.
 
     Returns:
         0 if nothing differs, else 1.
     """
     # Two warm hosts, so that objects have different addresses in them.
-    implementations = [Implementation(impl), Implementation(impl)]
+    implementations = [target.implementation(), target.implementation()]
     runs = different = 0
     try:
         for info in tests:
             for seed in seeds:
                 events = []
                 for implementation in implementations:
-                    run = Run(implementation, info, "sim", seed, preempt)
-                    run.play(catalogue.script_of(info))  # whether it passes does not matter here
+                    run = Run(implementation, info, "sim", seed, schedule)
+                    run.play(catalogue.script_of(info))  # it does not matter here whether the run passes
                     events.append(run.events)
                 runs += 1
                 if difference := compare(*events):
@@ -84,12 +87,14 @@ def check(impl: Path, tests: Sequence[TestInfo], seeds: Sequence[int], preempt: 
         for implementation in implementations:
             implementation.close()
     if different:
-        print(f"\n{different} of {count(runs, 'run')} cannot be repeated, so that a replay may show another run.")
+        print(
+            f"\n{different} of {count(runs, 'run')} cannot be repeated exactly, so a replay may show a different run."
+        )
         print("Likely causes: the order of a set, id() or hash() of an object, or a file that is read.")
-        for place in suspects(impl):
-            print(f"  look at {place}")
+        for place in suspects(implementations[0].folder):
+            print(printable(f"  look at {place}"))
         return FAILED
-    print(f"{count(runs, 'run')}, each made twice: no event differs")
+    print(f"{count(runs, 'run')}, each performed twice: all events are the same")
     return PASSED
 
 
@@ -115,7 +120,7 @@ def suspects(impl: Path) -> list[str]:
 
 
 def _is_set(node: ast.expr | None, names: set[str]) -> bool:
-    """Whether an expression makes a set, or is one of the variables and fields in ``names``."""
+    """Whether an expression creates a set, or is one of the variables and fields in ``names``."""
     if isinstance(node, (ast.Set, ast.SetComp)):
         return True
     if isinstance(node, ast.Call):

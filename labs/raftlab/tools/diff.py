@@ -1,8 +1,8 @@
 """`raftlab diff`: find the passing run that stays identical to a failing run the longest.
 
-Two seeds differ from their first event on, so comparing their runs says little. But a run can be made again up to any
-moment, with other random numbers from there on: a branch of the run. If branches at 2.4 s pass and those at 2.5 s all
-fail, then what went wrong happened in between.
+Runs with two seeds differ from the first event on, so comparing them says little. But a run can be repeated up to any
+moment and then continue with other random numbers; this is called a branch of the run. If some branches at 2.4 s pass and
+all branches at 2.5 s fail, something went wrong in between.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ import argparse
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from raftlab.command_line import FAILED, PASSED
 from raftlab.harness.trace import NOTABLE, Event, OutgoingEvent, line, message_of
 from raftlab.runs import names
 from raftlab.runs.names import NamedRun
 from raftlab.runs.run import Branch, Implementation, Run
-from raftlab.tools.arguments import add_submission, add_time_limit, seconds, submission
+from raftlab.safe_text import printable
+from raftlab.tools.arguments import Target, add_submission, add_time_limit, seconds, submission
 from raftlab.tools.replay import add_run
 
-HELP = "find where a failing run departs from a passing one"
-
-# If so many branches at one moment fail, every branch there is taken to fail.
+# If this many branches at one moment fail, we assume that every branch at that moment fails.
 TRIES = 6
-# How long before the failure the first branch is, in seconds. Each further one is twice as far away.
+# The time between the first branch and the failure, in seconds. Each further branch is twice as far from the failure.
 NEAREST = 0.01
-# The moment is found to within this much, in seconds.
+# How precisely the moment is found, in seconds.
 PRECISION = 0.005
 # Events shown: the last ones that both runs have, and the first ones that only one of them has.
 _COMMON_SHOWN, _OWN_SHOWN = 4, 8
@@ -41,13 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare the run with a passing one. Returns the exit code."""
-    named = names.named(arguments.name, "sim", not arguments.no_preempt)
+    named = names.named(arguments.name, "sim", arguments.schedule)
     return diff(named, submission(arguments, named.info.lab), seconds(arguments))
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run that was made.
+    """A finished run.
 
     Attributes:
         branch_time: the moment of its branch, in seconds; 0 without a branch.
@@ -61,11 +59,11 @@ class FinishedRun:
 
 
 class Search:
-    """Makes branches of one run.
+    """A search among the branches of one run.
 
     Attributes:
-        tried: how many branches were made.
-        timed_out: whether the search ended because its time was used up.
+        tried: how many branches have run.
+        timed_out: whether the search ended because it ran out of time.
     """
 
     def __init__(self, impl: Implementation, named: NamedRun, seconds: float) -> None:
@@ -77,15 +75,15 @@ class Search:
         self.timed_out = False
 
     def play(self, branch: Branch | None = None) -> FinishedRun:
-        """Make the run, as it is or with a branch."""
+        """Perform the run, as it is or with a branch."""
         named = self._named
-        run = Run(self._impl, named.info, "sim", named.seed, named.preempt, branch=branch, file=named.file)
+        run = Run(self._impl, named.info, "sim", named.seed, named.schedule, branch=branch, file=named.file)
         failure = run.play(named.script)
         return FinishedRun(branch.time if branch else 0.0, run.events, failure.text if failure else None)
 
     def latest_passing(self, end: float) -> FinishedRun | None:
-        """The passing branch that is latest before ``end`` (seconds), as far as the tries can tell. ``None`` if no branch
-        passes, or none was found in time."""
+        """The latest passing branch that was found before ``end`` (seconds). ``None`` if no branch passes, or none was
+        found in time."""
         late, early = end, end - NEAREST
         found = self._passing(max(0.0, early))
         while found is None:
@@ -116,7 +114,7 @@ class Search:
 
 
 def notable(events: list[Event]) -> list[Event]:
-    """The events that tell what a run is about: what the test does, requests and answers, but no heartbeats that were
+    """The events that matter in a comparison: what the test does, requests and answers, but no heartbeats that were
     accepted."""
     found: list[Event] = []
     heartbeats = set()
@@ -138,8 +136,8 @@ def compare(first: list[Event], second: list[Event]) -> tuple[list[Event], list[
     """Compare the notable events of two runs, regardless of times, message numbers and order.
 
     Returns:
-        The events before either run has one of its own; those that only the first run has; those that only the second
-        has.
+        The events up to the first one that only one run has; the events that only the first run has; those that only the
+        second has.
     """
     runs = [notable(events) for events in (first, second)]
     own: list[list[Event]] = []
@@ -161,18 +159,18 @@ def _content(event: Event) -> tuple[object, ...]:
     return tuple(value for name, value in fields if name not in ("time", "id"))
 
 
-def diff(named: NamedRun, impl: Path, seconds: float) -> int:
-    """Print where a failing run departs from the passing run that is nearest to it.
+def diff(named: NamedRun, target: Target, seconds: float) -> int:
+    """Print where a failing run departs from the passing run that is identical to it the longest.
 
     Args:
         named: the failing run.
-        impl: the submission.
+        target: the submission and its sandbox.
         seconds: how long to search, by the wall clock.
 
     Returns:
-        1, as there is a failure; or 0 if the run passes.
+        0 if the run passes, else 1.
     """
-    warm = Implementation(impl)
+    warm = target.implementation()
     try:
         search = Search(warm, named, seconds)
         failing = search.play()
@@ -181,7 +179,7 @@ def diff(named: NamedRun, impl: Path, seconds: float) -> int:
             print(f"{name} passes; there is nothing to compare")
             return PASSED
         end = failing.events[-1].time if failing.events else 0.0
-        print(f"{name} fails at {end:.3f} s: {failing.failed}")
+        print(f"{name} fails at {end:.3f} s: {printable(failing.failed)}")
         passing = search.latest_passing(end)
     finally:
         warm.close()

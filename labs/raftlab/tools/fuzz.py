@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftlab import labs
-from raftlab.command_line import PASSED, processors
+from raftlab.command_line import PASSED
+from raftlab.operating_system import processors
 from raftlab.runs import names, random_scenarios
 from raftlab.runs.run import Implementation
+from raftlab.safe_text import printable
 from raftlab.tools.arguments import (
     OUTPUT_FOLDER,
     CommandError,
+    Target,
     add_submission,
     add_time_limit,
     seconds,
@@ -29,41 +32,39 @@ from raftlab.tools.arguments import (
 from raftlab.tools.printing import count, show_progress
 from raftlab.tools.shrink import FailedRun, play, shrink
 
-HELP = "run random scenarios until one fails"
-
 _PROGRESS_EVERY = 1.0  # seconds between two updates of the progress line
-_SHRINK_TIME = 60.0  # seconds for which a failing run is shrunk
+_SHRINK_TIME = 60.0  # seconds spent on shrinking a failing run
 
 
 @dataclass(frozen=True, slots=True)
 class FuzzRequest:
-    """What `raftlab fuzz` is asked to run.
+    """What a user of `raftlab fuzz` asks for.
 
     Attributes:
-        impl: the submission.
+        target: the submission and its sandbox.
         lab: the lab's name.
         first: the first seed.
-        runs: how many seeds at most. ``None``: as many as there is time for.
+        runs: the maximum number of seeds. ``None``: as many as there is time for.
         seconds: no run begins after this time, by the wall clock.
-        jobs: how many processes to use.
-        preempt: whether the simulator may switch threads anywhere, or at blocking calls only.
+        jobs: the number of processes to use.
+        schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
         out: the folder for the scenario that fails.
     """
 
-    impl: Path
+    target: Target
     lab: str
     first: int
     runs: int | None
     seconds: float
     jobs: int
-    preempt: bool
+    schedule: str | None
     out: Path = OUTPUT_FOLDER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     first = next(iter(labs.LABS))
     parser.add_argument(
-        "lab", nargs="?", default=first, metavar="LAB", help=f"use the faults of this lab (default: {first})"
+        "lab", nargs="?", default=first, metavar="LAB", help=f"run scenarios for this lab (default: {first})"
     )
     add_submission(parser)
     add_time_limit(parser, "stop after this time, such as 30s, 5m or 1h (default: 60s)")
@@ -85,24 +86,24 @@ def run(arguments: argparse.Namespace) -> int:
         first, runs, time_limit = chosen.start, len(chosen), math.inf
     if arguments.jobs < 0:
         raise CommandError(f"--jobs takes a number from 1 on, not {arguments.jobs}")
-    impl = submission(arguments, lab)
+    target = submission(arguments, lab)
     jobs = arguments.jobs or processors()
-    return fuzz(FuzzRequest(impl, lab, first, runs, time_limit, jobs, not arguments.no_preempt))
+    return fuzz(FuzzRequest(target, lab, first, runs, time_limit, jobs, arguments.schedule))
 
 
-# The warm host of this worker process, made when the process starts.
+# The warm host of this worker process, created when the process starts.
 _impl: Implementation | None = None
 
 
-def _start_worker(path: str) -> None:
+def _start_worker(target: Target) -> None:
     global _impl
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    _impl = Implementation(Path(path))
+    _impl = target.implementation()
 
 
-def _play(lab: str, seed: int, preempt: bool) -> FailedRun | None:
+def _play(lab: str, seed: int, schedule: str | None) -> FailedRun | None:
     assert _impl is not None
-    scenario = names.named(f"{random_scenarios.name_of(lab)}@{seed}", "sim", preempt).scenario
+    scenario = names.named(f"{random_scenarios.name_of(lab)}@{seed}", "sim", schedule).scenario
     assert scenario is not None
     return play(_impl, scenario)
 
@@ -119,7 +120,7 @@ def fuzz(request: FuzzRequest) -> int:
     failed: FailedRun | None = None
     progress_at = began
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(request.jobs, context, _start_worker, (str(request.impl),)) as pool:
+    with ProcessPoolExecutor(request.jobs, context, _start_worker, (request.target,)) as pool:
         running: set[Future[FailedRun | None]] = set()
         try:
             while True:
@@ -127,14 +128,14 @@ def fuzz(request: FuzzRequest) -> int:
                     seed = next(seeds, None)
                     if seed is None:
                         break
-                    running.add(pool.submit(_play, request.lab, seed, request.preempt))
+                    running.add(pool.submit(_play, request.lab, seed, request.schedule))
                 if not running:
                     break
                 ended, running = wait(running, timeout=_PROGRESS_EVERY, return_when=FIRST_COMPLETED)
                 for future in ended:
                     done += 1
                     result = future.result()
-                    # The lowest seed, so that the outcome does not depend on which run ended first.
+                    # Take the lowest seed, so that the outcome does not depend on which run ended first.
                     if result is not None and (failed is None or result.scenario.seed < failed.scenario.seed):
                         failed = result
                 if time.monotonic() - progress_at > _PROGRESS_EVERY:
@@ -151,6 +152,6 @@ def fuzz(request: FuzzRequest) -> int:
         print(f"lab {request.lab}: {runs} in {took:.0f} s, from seed {request.first} on: nothing failed")
         return PASSED
     name = f"{failed.scenario.name}@{failed.scenario.seed}"
-    print(f"{name} failed after {runs}: {failed.failure.text}")
-    named = names.named(name, "sim", request.preempt)
-    return shrink(named, request.impl, _SHRINK_TIME, request.out / f"{name.replace('@', '-')}.txt")
+    print(f"{name} failed after {runs}: {printable(failed.failure.text)}")
+    named = names.named(name, "sim", request.schedule)
+    return shrink(named, request.target, _SHRINK_TIME, request.out / f"{name.replace('@', '-')}.txt")

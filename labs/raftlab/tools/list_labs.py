@@ -7,8 +7,6 @@ import argparse
 from raftlab import labs
 from raftlab.suites import catalogue
 
-HELP = "list the labs and their tests"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command has no arguments."""

@@ -1,8 +1,10 @@
-"""Printing for several commands: numbers with their nouns, and a line that shows progress."""
+"""Printing for several commands: numbers with their nouns, and a progress line."""
 
 from __future__ import annotations
 
 import sys
+
+from raftlab.command_line import redraws
 
 ERASE_LINE = "\r\x1b[K"
 
@@ -16,5 +18,5 @@ def count(number: int, thing: str) -> str:
 
 def show_progress(text: str = "") -> None:
     """Replace the progress line by ``text`` if standard error is a terminal; do nothing if it is not."""
-    if sys.stderr.isatty():
+    if redraws(sys.stderr):
         print(f"{ERASE_LINE}{text}", end="", file=sys.stderr, flush=True)

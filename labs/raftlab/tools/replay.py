@@ -1,34 +1,26 @@
-"""`raftlab replay`: make one run again and print its events, or stop in the student's code with a debugger."""
+"""`raftlab replay`: repeat one run and print its events, or open a debugger in the student's code."""
 
 from __future__ import annotations
 
 import argparse
-import bdb
 import math
-import pdb
+import shutil
 import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
 
-import pytest
-
-from raftlab.command_line import CANNOT, FAILED, INTERRUPTED, PASSED
+from raftlab.command_line import CANNOT, FAILED, PASSED
 from raftlab.explain import render
-from raftlab.explain.failure import Failure, LabFailure
+from raftlab.explain.failure import Failure
 from raftlab.harness.trace import TraceFilter
 from raftlab.runs import names
 from raftlab.runs.names import NamedRun
 from raftlab.runs.record import Record
-from raftlab.runs.run import NETWORKS, Implementation, Run
-from raftlab.tools import debug
-from raftlab.tools.arguments import CommandError, add_submission, submission
-from raftlab.worlds.sim_world import Breakpoint
-
-HELP = "make one run again, exactly, and print its events"
-
-# Events shown where the debugger opens.
-_EVENTS_SHOWN = 6
+from raftlab.runs.run import NETWORKS, Run
+from raftlab.safe_text import printable
+from raftlab.tools import findings
+from raftlab.tools.arguments import CommandError, Target, add_submission, submission
+from raftlab.tools.columns import in_columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORD",
         help="print only events of this kind, such as crash or request_vote, or log lines of this topic",
     )
+    parser.add_argument("--columns", action="store_true", help="print the events in one column for each server")
     parser.add_argument(
         "--pdb",
         action="store_true",
-        help="open a debugger in your code at virtual time --until T on server --server N, at breakpoint() and at "
-        "exceptions (simulator only)",
+        help="open a debugger in your code: at breakpoint(), after an exception that nothing caught, and with --until T "
+        "also at time T on the servers that --server names (simulator only)",
+    )
+    parser.add_argument(
+        "--races", action="store_true", help="also look for races, and show every one that is found (simulator only)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the whole trace to this file")
 
@@ -68,14 +64,20 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay the run. Returns the exit code."""
-    named = names.named(arguments.name, arguments.network, not arguments.no_preempt)
+    named = names.named(arguments.name, arguments.network, arguments.schedule)
     trace_filter = TraceFilter(arguments.since, arguments.until, _servers(arguments.server), arguments.topic)
-    impl = submission(arguments, named.info.lab, arguments.pdb)
+    target = submission(arguments, named.info.lab, arguments.pdb)
     if arguments.pdb:
+        if arguments.columns:
+            raise CommandError("--columns does not go with --pdb")
         if named.network != "sim" or arguments.out is not None:
             raise CommandError("--pdb works only in the simulator, and writes no trace: leave out --network and --out")
-        return replay_with_debugger(named, impl, trace_filter)
-    return replay(named, impl, arguments.out, trace_filter)
+        if arguments.races:
+            raise CommandError("--races does not go with --pdb")
+        from raftlab.tools import debug  # imports pytest, which takes long
+
+        return debug.replay(named, target, trace_filter)
+    return replay(named, target, arguments.out, trace_filter, arguments.races, arguments.columns)
 
 
 def _servers(text: str) -> frozenset[int] | None:
@@ -85,14 +87,23 @@ def _servers(text: str) -> frozenset[int] | None:
     return frozenset(map(int, numbers)) if numbers else None
 
 
-def replay(named: NamedRun, impl: Path, out: Path | None, trace_filter: TraceFilter) -> int:
-    """Make the run again and print it.
+def replay(
+    named: NamedRun,
+    target: Target,
+    out: Path | None,
+    trace_filter: TraceFilter,
+    races: bool = False,
+    columns: bool = False,
+) -> int:
+    """Repeat the run and print it.
 
     Args:
         named: the run.
-        impl: the submission.
+        target: the submission and its sandbox.
         out: where to write the whole trace, if anywhere.
         trace_filter: which events to print.
+        races: whether to look for races.
+        columns: whether to print the events in one column for each server.
 
     Returns:
         0 if it passed, 1 if it failed, 2 if it could not be judged.
@@ -101,21 +112,27 @@ def replay(named: NamedRun, impl: Path, out: Path | None, trace_filter: TraceFil
         OSError: ``out`` cannot be written.
     """
     info, network = named.info, named.network
-    warm = Implementation(impl)
-    run = Run(warm, info, network, named.seed, named.preempt, file=named.file)
+    warm = target.checked_implementation(races)
+    run = Run(warm, info, network, named.seed, named.schedule, file=named.file)
     try:
         record = run.judge(named.script)
     finally:
         warm.close()
     if out is not None:
         _write_trace(run, record.failure, out)
-    for line in run.trace_lines(trace_filter):
+    lines = run.trace_lines(trace_filter)
+    if columns:
+        shown = [event for event in run.events if trace_filter.matches(event)]
+        lines = list(in_columns(shown, shutil.get_terminal_size().columns))
+    for line in lines:
         print(line)
     print(f"\n{info.title} ({info.name}, {network}, seed {named.seed}): {record.outcome}")
     if record.failure is not None:
-        print(render.as_text(record.failure))
+        print(printable(render.as_text(record.failure)))
     if named.scenario is not None and named.scenario.expected:
-        print(_compared(named.scenario.expected, record))
+        print(printable(_compared(named.scenario.expected, record)))
+    if races:
+        print(findings.summary([record], shown=len(record.findings)))
     if record.trace_hash:
         print(f"trace {record.trace_hash}")
     if out is not None:
@@ -124,57 +141,14 @@ def replay(named: NamedRun, impl: Path, out: Path | None, trace_filter: TraceFil
     return {"passed": PASSED, "failed": FAILED, "error": CANNOT}[record.outcome]
 
 
-def replay_with_debugger(named: NamedRun, impl: Path, trace_filter: TraceFilter) -> int:
-    """Make the run again in this process. A debugger opens at ``trace_filter.until`` in the code of
-    ``trace_filter.servers`` (if a time is given), at every ``breakpoint()``, and where an exception ends the run.
-
-    Returns:
-        0 if the run passed, 1 if it failed, 130 if the user quit.
-    """
-    warm = Implementation(impl)
-    run: Run | None = None
-
-    def stop(frame: FrameType) -> None:
-        cluster = None if run is None else run.started_cluster
-        if cluster is not None:
-            for line in cluster.event_loop.trace.tail(_EVENTS_SHOWN, trace_filter.servers):
-                print(line)
-        print(f"stopped at {trace_filter.until:.3f} s (n: next line, c: continue, q: quit)")
-        debug.open_at(frame)
-
-    breakpoint_at = None
-    if math.isfinite(trace_filter.until):
-        breakpoint_at = Breakpoint(trace_filter.until, trace_filter.servers, stop)
-    run = Run(
-        warm, named.info, "sim", named.seed, named.preempt, in_process=True, breakpoint_at=breakpoint_at, file=named.file
-    )  # fmt: skip
-    with debug.Debugger(impl) as debugger:
-        try:
-            named.script(run.cluster)
-        except LabFailure as error:
-            print(render.as_text(run.with_events(error)))
-            raised = debugger.student_error()
-            if raised is not None:
-                pdb.post_mortem(raised.__traceback__)
-            return FAILED
-        except (pytest.exit.Exception, bdb.BdbQuit):
-            print("quit before the end of the run")
-            return INTERRUPTED
-        finally:
-            run.close()
-            warm.close()
-    print(f"{named.info.title} ({named.info.name}, sim, seed {named.seed}): passed")
-    return PASSED
-
-
 def _compared(expected: tuple[str, ...], record: Record) -> str:
-    """How the run's end compares with the one in the scenario's file."""
+    """Whether the run ended as the scenario file says, as a sentence."""
     seen = names.expected(record.failure)
     if seen == expected:
         return "the run ended as the scenario file says, with the same last events"
     if seen[:1] == expected[:1]:
-        return "the run ended as the scenario file says, after other events"
-    return f"the scenario file says that the run ends differently: {expected[0]}"
+        return "the run ended as the scenario file says, but its last events are different"
+    return f"the run did not end as in the scenario file, which says: {expected[0]}"
 
 
 def _write_trace(run: Run, failure: Failure | None, out: Path) -> None:

@@ -1,11 +1,11 @@
 """`raftlab shrink`: make a failing run as short as possible while the same rule stays broken.
 
-A failing test first becomes a scenario (:mod:`raftlab.runs.scenario_recorder`). Then commands are taken out, in halves,
-quarters, ... down to single ones (delta debugging), servers are removed, preemption is switched off and commands are
-simplified, as long as the run still fails in the same way.
+A failing test first becomes a scenario (:mod:`raftlab.runs.scenario_recorder`). Then commands are removed, in halves,
+quarters, ... down to single ones (delta debugging); servers are removed; preemption is switched off; and commands are
+simplified. Each change is kept only if the run still fails in the same way.
 
-If a test cannot be written as a scenario, or fails by an expectation of its own script, the search is for the seed whose
-failing run is shortest.
+If a test cannot be written as a scenario, or an expectation in its own script fails, the command instead searches for the
+seed whose failing run is shortest.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from pathlib import Path
 from raftlab.command_line import FAILED, PASSED
 from raftlab.explain import render
 from raftlab.explain.failure import Failure
-from raftlab.runs import names
+from raftlab.runs import names, together
 from raftlab.runs.names import NamedRun
 from raftlab.runs.run import Implementation, Run
 from raftlab.runs.scenario import Scenario, ScenarioPlayer
 from raftlab.runs.scenario_commands import Command
 from raftlab.runs.scenario_recorder import ScenarioRecorder
+from raftlab.safe_text import printable
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
-from raftlab.tools.arguments import OUTPUT_FOLDER, add_submission, add_time_limit, seconds, submission
+from raftlab.tools.arguments import OUTPUT_FOLDER, Target, add_submission, add_time_limit, seconds, submission
 from raftlab.tools.printing import count, show_progress
 from raftlab.tools.replay import add_run
 
-HELP = "make a failing run as short as possible"
-
-# Every shortened scenario is tried with its own seed and this many others, with which it may still fail.
+# Every shortened scenario is tried with its own seed and this many other seeds, because it may still fail with one of
+# these.
 OTHER_SEEDS = 2
-# The same when a single command is taken out: these are the last steps, and worth more tries.
+# The number of other seeds when a single command is removed. These are the last steps, so they are worth more attempts.
 OTHER_SEEDS_FOR_ONE = 5
-# How many seeds of a test are tried if it cannot be written as a scenario.
+# The number of seeds of a test that are tried if the test cannot be written as a scenario.
 TEST_SEEDS = 40
 _FEWEST_SERVERS = 2
 
@@ -56,33 +56,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Shrink the run. Returns the exit code."""
-    named = names.named(arguments.name, "sim", not arguments.no_preempt)
+    named = names.named(arguments.name, "sim", arguments.schedule)
     out: Path = arguments.out or OUTPUT_FOLDER / f"{named.info.name}-{named.seed}.txt"
     return shrink(named, submission(arguments, named.info.lab), seconds(arguments), out)
 
 
-def shrink(named: NamedRun, impl: Path, seconds: float, out: Path) -> int:
+def shrink(named: NamedRun, target: Target, seconds: float, out: Path) -> int:
     """Search for a shorter run that fails in the same way, and print it.
 
     Args:
         named: the failing run.
-        impl: the submission.
+        target: the submission and its sandbox.
         seconds: how long to search, by the wall clock.
         out: where to write the scenario, if there is one.
 
     Returns:
-        1, as there is a failure; or 0 if the run passes.
+        0 if the run passes, else 1.
 
     Raises:
         OSError: ``out`` cannot be written.
     """
-    warm = Implementation(impl)
+    warm = target.implementation()
     shrinker = Shrinker(warm, seconds, show_progress)
     try:
         if named.scenario is not None:
             shrunk = shrinker.scenario(named.scenario)
         else:
-            shrunk = shrinker.test(named.info, named.seed, named.preempt)
+            shrunk = shrinker.test(named.info, named.seed, named.schedule)
     except NotFailing as exc:
         print(exc)
         return PASSED
@@ -92,7 +92,7 @@ def shrink(named: NamedRun, impl: Path, seconds: float, out: Path) -> int:
     if shrunk.scenario is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(shrunk.scenario.text(), encoding="utf-8")
-    print(_report(shrunk, named, impl, out))
+    print(printable(_report(shrunk, named, target.path, out)))
     return FAILED
 
 
@@ -101,7 +101,7 @@ class FailedRun:
     """A failing run of a scenario.
 
     Attributes:
-        scenario: without the commands that were not begun.
+        scenario: the scenario up to the last command that was started.
         failure: how it failed.
         events: how many events the run had.
     """
@@ -112,13 +112,18 @@ class FailedRun:
 
 
 def play(impl: Implementation, scenario: Scenario) -> FailedRun | None:
-    """Make the run. Returns ``None`` if it passes."""
-    run = Run(impl, names.info_of(scenario), "sim", scenario.seed, scenario.preempt)
-    player = ScenarioPlayer(scenario)
-    failure = run.play(player.play)
+    """Perform the run. Returns ``None`` if it passes."""
+    run = Run(impl, names.info_of(scenario), "sim", scenario.seed, scenario.schedule)
+    answer = together.make(run, scenario)
+    if answer is None:
+        player = ScenarioPlayer(scenario)
+        failure, begun, events = run.play(player.play), player.begun, len(run.events)
+    else:
+        failure, begun, events = answer.record.failure, answer.begun, answer.events
     if failure is None:
         return None
-    return FailedRun(scenario.with_commands(scenario.commands[: player.begun]), failure, len(run.events))
+    made = replace(scenario, schedule=run.schedule, commands=scenario.commands[:begun])
+    return FailedRun(made, failure, events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +137,8 @@ class Shrunk:
         events: how many events it has.
         commands_before: how many commands the run had at first; 0 without a scenario.
         events_before: how many events the run had at first.
-        tried: how many runs were made.
-        why_not: why there is no scenario, as a clause.
+        tried: how many runs the search took.
+        why_not: why there is no scenario, as a clause; empty if there is one.
     """
 
     scenario: Scenario | None
@@ -151,7 +156,7 @@ class NotFailing(ValueError):
 
 
 class Shrinker:
-    """One search. ``tried`` counts the runs that it has made."""
+    """One search. ``tried`` counts its runs so far."""
 
     def __init__(
         self, impl: Implementation, seconds: float, progress: Callable[[str], None] = lambda text: None
@@ -171,39 +176,42 @@ class Shrinker:
 
     # --- from a test ---
 
-    def test(self, info: TestInfo, seed: int, preempt: bool) -> Shrunk:
+    def test(self, info: TestInfo, seed: int, schedule: str | None = None) -> Shrunk:
         """Shrink a failing run of a test. Raises :class:`NotFailing`."""
-        recorder, failure, events = self._record(info, seed, preempt)
+        recorder, used, failure, events = self._record(info, seed, schedule)
         if failure is None:
             raise NotFailing(f"{info.name}@{seed} passes; there is nothing to shrink")
         self._wanted = _signature(failure)
         why_not = recorder.cannot
         if not why_not:
-            scenario = recorder.scenario(info.lab, info.name, seed, preempt)
+            scenario = recorder.scenario(info.lab, info.name, seed, used)
             again = self._fails(scenario, OTHER_SEEDS * 4)
             if again is not None:
                 return self._shrink(again, len(scenario.commands), events)
-            why_not = "what failed is an expectation of the test's own script"
-        best_seed, best_failure, fewest = self._shortest_seed(info, seed, preempt, failure, events)
+            why_not = "an expectation in the test's own script failed"
+        best_seed, best_failure, fewest = self._shortest_seed(info, seed, schedule, failure, events)
         return Shrunk(None, best_failure, best_seed, fewest, 0, events, self.tried, why_not)
 
-    def _record(self, info: TestInfo, seed: int, preempt: bool) -> tuple[ScenarioRecorder, Failure | None, int]:
-        run = Run(self._impl, info, "sim", seed, preempt, cluster_class=ScenarioRecorder)
+    def _record(
+        self, info: TestInfo, seed: int, schedule: str | None
+    ) -> tuple[ScenarioRecorder, str, Failure | None, int]:
+        """Perform a test's run. Returns what it did, the schedule it used, its failure and its number of events."""
+        run = Run(self._impl, info, "sim", seed, schedule, cluster_class=ScenarioRecorder)
         self.tried += 1
         failure = run.play(catalogue.script_of(info))
         recorder = run.started_cluster
         assert isinstance(recorder, ScenarioRecorder)
-        return recorder, failure, len(run.events)
+        return recorder, run.schedule, failure, len(run.events)
 
     def _shortest_seed(
-        self, info: TestInfo, seed: int, preempt: bool, failure: Failure, events: int
+        self, info: TestInfo, seed: int, schedule: str | None, failure: Failure, events: int
     ) -> tuple[int, Failure, int]:
-        """The seed whose run fails in the same way with the fewest events, with that failure and that number."""
+        """The seed whose run fails in the same way with the fewest events, the failure, and the number of events."""
         best = (seed, failure, events)
         for other in range(TEST_SEEDS):
             if time.monotonic() > self._deadline:
                 break
-            _, failed, number = self._record(info, other, preempt)
+            _, _, failed, number = self._record(info, other, schedule)
             if failed is not None and _signature(failed) == self._wanted and number < best[2]:
                 best = (other, failed, number)
                 self._progress(f"seed {other} fails within {number} events")
@@ -243,9 +251,9 @@ class Shrinker:
 
     def _shortest(self, best: FailedRun) -> FailedRun:
         """Try everything, again and again, until nothing makes the run shorter."""
-        # First what makes the other attempts more likely to succeed.
-        if best.scenario.preempt:
-            best = self._fails(replace(best.scenario, preempt=False)) or best
+        # Begin with the changes that make the other attempts more likely to succeed.
+        if best.scenario.schedule != "none":
+            best = self._fails(replace(best.scenario, schedule="none")) or best
         while True:
             before = best
             best = self._with_fewer_commands(best)
@@ -255,13 +263,13 @@ class Shrinker:
                 return best
 
     def _with_fewer_commands(self, best: FailedRun) -> FailedRun:
-        """Take out half of the commands, a quarter, ... and at last each one by itself."""
+        """Remove half of the commands, then a quarter, ... and finally each command by itself."""
         size = max(1, len(best.scenario.commands) // 2)
         while True:
             others = OTHER_SEEDS_FOR_ONE if size == 1 else OTHER_SEEDS
             start = len(best.scenario.commands)
             while start > 0:
-                # From the end, because later commands depend on earlier ones and not the other way round.
+                # Begin at the end, because later commands depend on earlier ones and not the other way round.
                 start = max(0, min(start, len(best.scenario.commands)) - size)
                 commands = best.scenario.commands
                 remaining = merged([*commands[:start], *commands[start + size :]])
@@ -296,12 +304,13 @@ class Shrinker:
 
 
 def _signature(failure: Failure) -> tuple[str, str]:
-    """What stays the same while a run is shrunk: the kind of failure and the broken rule, or without a rule the place."""
+    """The part of a failure that stays the same while a run is shrunk: the kind of failure, and the broken rule or,
+    without one, the failure's place."""
     return failure.kind, failure.rule.name if failure.rule else failure.where
 
 
 def merged(commands: Sequence[Command]) -> list[Command]:
-    """The same run with one command instead of each two neighbours that can be merged."""
+    """The same commands, with neighbours merged into one wherever this is possible."""
     result: list[Command] = []
     for command in commands:
         both = result[-1].merged(command) if result else None
@@ -313,7 +322,7 @@ def merged(commands: Sequence[Command]) -> list[Command]:
 
 
 def _report(shrunk: Shrunk, named: NamedRun, impl: Path, out: Path) -> str:
-    """What `raftlab shrink` prints about the run that it found."""
+    """The text that `raftlab shrink` prints about the run that it found."""
     impl_option = "" if str(impl) in (".", "raft.py") else f" --impl {impl}"
     if shrunk.scenario is None:
         name = f"{named.info.name}@{shrunk.seed}"

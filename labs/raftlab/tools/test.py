@@ -1,33 +1,25 @@
-"""`raftlab test`: run a lab's suite with pytest, in this process.
-
-Nothing in the current folder or the environment may change the outcome: pytest gets no plugin but ours and that for time
-limits, no configuration but the suites' own, and no conftest.py.
-"""
+"""`raftlab test`: run the tests of a lab, once per seed, and show the results."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from raftlab import labs
-from raftlab.command_line import CANNOT, FAILED, INTERRUPTED, PASSED
-from raftlab.runs import plugin
+from raftlab.command_line import INTERRUPTED, PASSED
+from raftlab.runs.record import Record
 from raftlab.runs.run import NETWORKS
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
-from raftlab.tools import debug, determinism
-from raftlab.tools.arguments import OUTPUT_FOLDER, CommandError, add_submission, seeds, submission
-from raftlab.tools.test_progress import ProgressBoard
-
-HELP = "run the tests of a lab"
+from raftlab.tools import determinism
+from raftlab.tools.arguments import OUTPUT_FOLDER, CommandError, Target, add_submission, seeds, submission
+from raftlab.tools.last_results import LastResults
+from raftlab.tools.many_runs import Conditions, PlannedRun, add_jobs, delete_traces, jobs_for, perform
+from raftlab.tools.test_progress import ProgressBoard, terminal_look
 
 Plan = tuple[tuple[TestInfo, tuple[str, ...]], ...]
 """Tests, each with the networks on which it will run."""
@@ -35,26 +27,26 @@ Plan = tuple[tuple[TestInfo, tuple[str, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class TestRequest:
-    """What `raftlab test` is asked to run.
+    """What a user of `raftlab test` asks for.
 
     Attributes:
-        impl: the submission.
+        target: the submission and its sandbox.
         lab: the lab's name.
-        plan: the tests, with their networks.
-        network: ``"sim"``, ``"rpyc"`` or ``"both"``.
-        seeds: each test runs once with each of these.
-        preempt: whether the simulator may switch threads anywhere, or at blocking calls only.
+        runs: the runs to perform, in order.
+        jobs: how many processes perform them.
+        stop: whether to stop at the first run that does not pass.
+        races: whether to look for races.
         trace_dir: where the traces of failing runs go.
     """
 
-    __test__ = False  # not a test class, whatever its name says
+    __test__ = False  # tells pytest that this is not a test class
 
-    impl: Path
+    target: Target
     lab: str
-    plan: Plan
-    network: str = "sim"
-    seeds: range = range(1)
-    preempt: bool = True
+    runs: Sequence[PlannedRun]
+    jobs: int = 1
+    stop: bool = False
+    races: bool = False
     trace_dir: Path = OUTPUT_FOLDER
 
 
@@ -64,64 +56,107 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network",
         choices=[*NETWORKS, "both"],
-        default="sim",
         help="run in the simulator, in real processes that talk over TCP, or in both (default: sim)",
     )
     parser.add_argument(
         "--seeds",
-        default="1",
         metavar="N or A:B",
-        help="run each test with N seeds, or with those from A to B - 1 (default: 1, which is seed 0)",
+        help="run each test with the seeds 0 to N - 1, or A to B - 1 (default: 1, which is seed 0)",
     )
     parser.add_argument(
         "-k", dest="name", default="", metavar="NAME", help="run only tests with NAME in their name or title"
+    )
+    add_jobs(parser)
+    parser.add_argument(
+        "--failed", action="store_true", help="perform only the runs that failed when they were last performed"
+    )
+    parser.add_argument("-x", dest="stop", action="store_true", help="stop at the first failure")
+    parser.add_argument(
+        "--races", action="store_true", help="also look for races and other mistakes in locking (simulator only)"
     )
     parser.add_argument(
         "--pdb", action="store_true", help="open a debugger at breakpoint() and at failures (simulator only)"
     )
     parser.add_argument(
-        "--check-determinism", action="store_true", help="make each run twice and report differences (simulator only)"
+        "--check-determinism",
+        action="store_true",
+        help="perform each run twice and report differences (simulator only)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the tests and show their results. Returns the exit code."""
     lab = labs.find(arguments.lab)
-    chosen_seeds = seeds(arguments.seeds)
-    if arguments.pdb:
-        if arguments.network != "sim":
-            raise CommandError("--pdb works only in the simulator: leave out --network")
-        if len(chosen_seeds) > 1:
-            raise CommandError(f"--pdb runs one seed: use --seeds {chosen_seeds.start}:{chosen_seeds.start + 1}")
-    if arguments.check_determinism and (arguments.network != "sim" or arguments.pdb):
-        raise CommandError("--check-determinism works only in the simulator: leave out --network and --pdb")
-    tests = plan(lab.name, arguments.network, arguments.name)
-    impl = submission(arguments, lab.name, arguments.pdb)
+    _refuse_combinations(arguments)
+    chosen_seeds = seeds(arguments.seeds or "1")
+    if arguments.pdb and len(chosen_seeds) > 1:
+        raise CommandError(f"--pdb runs one seed: use --seeds {chosen_seeds.start}:{chosen_seeds.start + 1}")
+    tests = plan(lab.name, arguments.network or ("both" if arguments.failed else "sim"), arguments.name)
+    target = submission(arguments, lab.name, arguments.pdb)
     if arguments.check_determinism:
-        return determinism.check(impl, [info for info, _ in tests], chosen_seeds, not arguments.no_preempt)
-    request = TestRequest(impl, lab.name, tests, arguments.network, chosen_seeds, not arguments.no_preempt)
+        return determinism.check(target, [info for info, _ in tests], chosen_seeds, arguments.schedule)
     if arguments.pdb:
-        return run_with_debugger(request)
-    live = sys.stdout.isatty()
-    columns = shutil.get_terminal_size().columns
-    colour = live and not os.environ.get("NO_COLOR")
-    board = ProgressBoard(sys.stdout, lab.name, tests, len(chosen_seeds), live, colour, columns)
-    return run_suite(request, board)
+        from raftlab.tools import debug  # imports pytest, which takes long
+
+        return debug.run_tests(target, [info for info, _ in tests], chosen_seeds.start, arguments.schedule)
+    if arguments.failed:
+        runs = _failed(LastResults(target), tests, arguments.schedule)
+        if not runs:
+            print(f"lab {lab.name}: nothing failed last time; to run everything: raftlab test {lab.name}")
+            return PASSED
+    else:
+        runs = planned(tests, chosen_seeds, arguments.schedule)
+    request = TestRequest(target, lab.name, runs, jobs_for(arguments, runs), arguments.stop, arguments.races)
+    look = terminal_look(sys.stdout)
+    return run_suite(request, ProgressBoard(sys.stdout, lab.name, runs, look, arguments.races))
 
 
-def plan(lab: str, network: str = "sim", name: str = "") -> Plan:
-    """The tests of a lab that a request is about.
+def _refuse_combinations(arguments: argparse.Namespace) -> None:
+    network = arguments.network or "sim"
+    if arguments.pdb and network != "sim":
+        raise CommandError("--pdb works only in the simulator: leave out --network")
+    if arguments.check_determinism and (network != "sim" or arguments.pdb):
+        raise CommandError("--check-determinism works only in the simulator: leave out --network and --pdb")
+    if arguments.races and (network == "rpyc" or arguments.pdb or arguments.check_determinism):
+        raise CommandError("--races works only in the simulator, without --pdb and --check-determinism")
+    if arguments.failed and (arguments.pdb or arguments.check_determinism or arguments.seeds):
+        raise CommandError("--failed chooses the runs itself: leave out --seeds, --pdb and --check-determinism")
+
+
+def _failed(last: LastResults, tests: Plan, schedule: str | None) -> list[PlannedRun]:
+    """The runs of these tests that failed when they were last performed."""
+    lab = tests[0][0].lab
+    failed = last.failed(lab)
+    if failed is None:
+        raise CommandError(f"there are no results of lab {lab} in {OUTPUT_FOLDER} yet: run raftlab test {lab} first")
+    return [
+        PlannedRun(info, run.network, run.seed, schedule or run.schedule or None)
+        for info, networks in tests
+        for run in sorted(failed, key=lambda run: (run.seed, run.network))
+        if run.test == info.name and run.network in networks
+    ]
+
+
+def planned(tests: Plan, seeds: range, schedule: str | None) -> list[PlannedRun]:
+    """Every run of these tests with these seeds, in the order in which they are performed."""
+    return [
+        PlannedRun(info, network, seed, schedule) for info, networks in tests for seed in seeds for network in networks
+    ]
+
+
+def plan(lab: str, network: str | None = None, name: str = "") -> Plan:
+    """The tests of a lab that the user asked for.
 
     Args:
         lab: the lab's name.
-        network: ``"sim"``, ``"rpyc"`` or ``"both"``. Tests that run on neither are left out.
+        network: ``"sim"``, ``"rpyc"`` or ``"both"``; ``None``: ``"sim"``. Tests that run on neither are left out.
         name: only tests that have this in their name or title.
 
     Raises:
         CommandError: no test is left.
         raftlab.labs.UnknownLab: there is no such lab.
     """
-    wanted = NETWORKS if network == "both" else (network,)
+    wanted = NETWORKS if network == "both" else (network or "sim",)
     part = name.removeprefix("test_").lower()
     named = [info for info in catalogue.tests(lab) if part in info.name or part in info.title.lower()]
     if not named:
@@ -131,80 +166,28 @@ def plan(lab: str, network: str = "sim", name: str = "") -> Plan:
     if not found:
         names = ", ".join(info.name for info in named)
         runs = "runs" if len(named) == 1 else "run"
-        raise CommandError(f"{names} {runs} only on {' and '.join(named[0].networks)}, not on {network}")
+        raise CommandError(f"{names} {runs} only on {' and '.join(named[0].networks)}, not on {wanted[0]}")
     return found
 
 
 def run_suite(request: TestRequest, board: ProgressBoard) -> int:
-    """Run the tests and show them on ``board``. Returns the exit code: that of ``ProgressBoard.close``, or 130 after
+    """Perform the runs and show them on ``board``. Returns the exit code: that of ``ProgressBoard.close``, or 130 after
     Ctrl-C."""
-    listener = _ProgressListener(board)
-    code = _pytest(request, ["-p", "no:terminal"], [listener])
-    if code == pytest.ExitCode.INTERRUPTED:
+    delete_traces(request.runs, request.trace_dir)
+    conditions = Conditions(request.target, request.races, request.trace_dir)
+    records: list[Record] = []
+    stopped = False
+    try:
+        with contextlib.closing(perform(request.runs, conditions, request.jobs, board.started)) as performed:
+            for record in performed:
+                records.append(record)
+                board.finished(record)
+                if request.stop and record.outcome != "passed":
+                    stopped = True
+                    break
+    except KeyboardInterrupt:
         board.interrupted()
         return INTERRUPTED
-    verdict = board.close()
-    if listener.errors or board.done != board.planned:
-        missing = board.planned - board.done
-        board.error("\n".join(listener.errors) or f"pytest ended with {code} and {missing} runs are missing")
-        return CANNOT
-    return verdict
-
-
-def run_with_debugger(request: TestRequest) -> int:
-    """Run the tests with student code in this process, and open a debugger at ``breakpoint()`` and at failures. Returns
-    the exit code."""
-    debugger = debug.Debugger(request.impl)
-    options = ["--inside", "--pdb", "-q", "--no-header", "--no-summary", "--tb=short", "-p", "no:warnings"]
-    with debugger:
-        code = _pytest(request, options, [debugger])
-    if code == pytest.ExitCode.INTERRUPTED:
-        return FAILED if debugger.failed else INTERRUPTED
-    return {pytest.ExitCode.OK: PASSED, pytest.ExitCode.TESTS_FAILED: FAILED}.get(code, CANNOT)
-
-
-def _pytest(request: TestRequest, options: Sequence[str], plugins: Sequence[Any]) -> pytest.ExitCode:
-    suite = catalogue.suite_file(request.lab)
-    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
-        del os.environ[name]  # PYTEST_ADDOPTS and the like
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    arguments = [
-        *("-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"),
-        # -s: the judge prints nothing, and what breakpoint() prints must be seen.
-        *("-s", "-p", "pytest_timeout", "-p", "raftlab.runs.plugin", *options, str(suite)),
-        *(f"--impl={request.impl}", f"--lab={request.lab}", f"--network={request.network}"),
-        f"--seeds={request.seeds.start}:{request.seeds.stop}",
-        f"--only={','.join(info.name for info, _ in request.plan)}",
-        f"--trace-dir={request.trace_dir}",
-        *([] if request.preempt else ["--no-preempt"]),
-    ]
-    return pytest.ExitCode(pytest.main(arguments, plugins=list(plugins)))
-
-
-class _ProgressListener:
-    """A pytest plugin that passes on to a board which runs begin and end. ``errors`` are raftlab's own."""
-
-    def __init__(self, board: ProgressBoard) -> None:
-        self._board = board
-        self.errors: list[str] = []
-
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        plugin.session_of(session.config).listeners.append(self._board.finished)
-
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        callspec: Any = getattr(item, "callspec", None)
-        if callspec is not None:
-            self._board.started(*callspec.params["cluster"])
-
-    # pytest's own terminal, which is off, would have printed these.
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed:
-            self.errors.append(report.longreprtext)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and report.when != "call":
-            self.errors.append(report.longreprtext)
-
-    def pytest_internalerror(self, excrepr: object) -> None:
-        self.errors.append(str(excrepr))
+    finally:
+        LastResults(request.target, request.trace_dir).update(request.lab, records)
+    return board.close(stopped)

@@ -6,34 +6,55 @@ On a terminal the last line shows which run is under way.
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from raftlab.explain import render
+from raftlab.command_line import redraws
+from raftlab.explain import render, rules
 from raftlab.runs.record import Record
+from raftlab.runs.run import NETWORKS
+from raftlab.safe_text import printable
 from raftlab.suites.catalogue import TestInfo
+from raftlab.tools import findings
+from raftlab.tools.many_runs import PlannedRun
 from raftlab.tools.printing import ERASE_LINE, count
 
 _RED, _GREEN, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[1m", "\x1b[0m"
-# Numbers form columns. On a narrow terminal only two are shown, to leave space for the title, and a title that is too long
-# is cut; elsewhere the few longest titles push their numbers to the right.
+# Numbers are in columns. On a narrow terminal only two of them are shown, to leave space for the title, and long titles are
+# cut. On a wide one, the few longest titles push their numbers to the right.
 _NUMBERS = "{:>7.1f} s {:>10} {:>11} {:>8} {:>10}"
 _FEW_NUMBERS = "{0:>7.1f} s {2:>11}"
 _TITLE_WANTED, _TITLE_WIDEST = 45, 72  # characters
 _NETWORK_WIDTH = 6
 _SEEDS_SHOWN = 8
+# What sentences say of something that did not happen in time, and the rules that are about nothing else.
+_SAYS_WHEN = re.compile(r" within [\d.,]+ s\b")
+_IN_TIME = (
+    rules.LIVENESS,
+    rules.STABLE_LEADER,
+    rules.AGREEMENT,
+    rules.PROGRESS,
+    rules.STILL_ELECTED,
+    rules.CATCH_UP,
+    rules.TRANSFER,
+)
 
 
 @dataclass
 class Group:
-    """The runs of one test on one network, so far."""
+    """The runs of one test on one network, so far. ``planned`` is how many there will be."""
 
     info: TestInfo
     network: str
+    planned: int = 0
     records: list[Record] = field(default_factory=list)
 
     @property
@@ -41,57 +62,78 @@ class Group:
         return [record for record in self.records if record.outcome != "passed"]
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How the output looks.
+
+    Attributes:
+        live: whether the last line shows which run is under way. If so, no line is longer than ``columns``.
+        colour: whether to use colours.
+        columns: the width of the terminal.
+    """
+
+    live: bool = False
+    colour: bool = False
+    columns: int = 80
+
+
+def terminal_look(out: TextIO) -> Look:
+    """What suits ``out``: plain text unless it is a terminal that can move its cursor."""
+    live = redraws(out)
+    return Look(live, live and not os.environ.get("NO_COLOR"), shutil.get_terminal_size().columns)
+
+
 class ProgressBoard:
     """Shows the runs of one lab's tests. Call :meth:`started` and :meth:`finished` for each run, and :meth:`close` at the
     end. ``planned`` and ``done`` count runs."""
 
     def __init__(
-        self,
-        out: TextIO,
-        lab: str,
-        plan: Sequence[tuple[TestInfo, Sequence[str]]],
-        seeds: int,
-        live: bool = False,
-        colour: bool = False,
-        columns: int = 80,
+        self, out: TextIO, lab: str, runs: Sequence[PlannedRun], look: Look | None = None, races: bool = False
     ) -> None:
         """
         Args:
             out: where to write.
             lab: the lab's name.
-            plan: the tests, each with the networks on which it will run.
-            seeds: how many runs each test has on each network.
-            live: whether ``out`` is a terminal. If so, no line is longer than ``columns``.
-            colour: whether to use colours.
-            columns: the width of the terminal.
+            runs: the runs that will be performed.
+            look: how the output looks.
+            races: whether the race detector was on.
         """
+        look = look or Look()
+        self._races = races
         self._out = out
         self._lab = lab
-        self._seeds = seeds
-        self._live = live
-        self._colour = colour
-        self._columns = columns
-        self._groups = {(info.name, network): Group(info, network) for info, networks in plan for network in networks}
+        self._live = look.live
+        self._colour = look.colour
+        self._columns = look.columns
+        self._groups: dict[tuple[str, str], Group] = {}
+        for info in dict.fromkeys(run.info for run in runs):
+            for network in NETWORKS:
+                self._groups[info.name, network] = Group(info, network)
+        for run in runs:
+            self._groups[run.info.name, run.network].planned += 1
+        self._groups = {key: group for key, group in self._groups.items() if group.planned}
         self._mixed = len({network for _, network in self._groups}) > 1
         self._began = time.monotonic()
+        seeds = max((group.planned for group in self._groups.values()), default=1)
+        self._many_seeds = seeds > 1
         self._label_width = max(len("ERROR"), len(f"{seeds}/{seeds}") if seeds > 1 else 0)
-        space = columns - len("    ") - self._label_width - (_NETWORK_WIDTH if self._mixed else 0)
-        wide = not live or space - len(_NUMBERS.format(0.0, *[""] * 4)) >= _TITLE_WANTED
+        space = self._columns - len("    ") - self._label_width - (_NETWORK_WIDTH if self._mixed else 0)
+        wide = not self._live or space - len(_NUMBERS.format(0.0, *[""] * 4)) >= _TITLE_WANTED
         self._numbers = _NUMBERS if wide else _FEW_NUMBERS
         space -= len(self._numbers.format(0.0, *[""] * 4))
-        longest = max((len(info.title) for info, _ in plan), default=0)
-        self._title_width = min(longest, max(10, space) if live else _TITLE_WIDEST)
-        self.planned = len(self._groups) * seeds
+        longest = max((len(group.info.title) for group in self._groups.values()), default=0)
+        self._title_width = min(longest, max(10, space) if self._live else _TITLE_WIDEST)
+        self.planned = len(runs)
         self.done = 0
 
     # --- while it runs ---
 
-    def started(self, info: TestInfo, network: str, seed: int) -> None:
-        """A run begins."""
+    def started(self, run: PlannedRun, done: int) -> None:
+        """A run begins. ``done`` runs are over, some of which :meth:`finished` may not have been called for yet."""
         if not self._live:
             return
-        which = [*([network] if self._mixed else []), *([f"seed {seed}"] if self._seeds > 1 else [])]
-        text = f"  {self.done}/{self.planned}  {info.title}" + (f" ({', '.join(which)})" if which else "")
+        which = [*([run.network] if self._mixed else []), *([f"seed {run.seed}"] if self._many_seeds else [])]
+        text = f"  {done}/{self.planned}  {run.info.title}" + (f" ({', '.join(which)})" if which else "")
         self._write(ERASE_LINE + _cut(text, self._columns - 1))
 
     def finished(self, record: Record) -> None:
@@ -99,14 +141,14 @@ class ProgressBoard:
         self.done += 1
         group = self._groups[record.test, record.network]
         group.records.append(record)
-        if len(group.records) == self._seeds:
+        if len(group.records) == group.planned:
             self._clear()
             self._write("\n".join(self._lines(group)) + "\n")
 
     def _lines(self, group: Group) -> list[str]:
         records = group.records
         bad = group.bad
-        if self._seeds == 1:
+        if not self._many_seeds:
             label = {"passed": "PASS", "failed": "FAIL", "error": "ERROR"}[records[0].outcome]
         else:
             label = f"{len(records) - len(bad)}/{len(records)}"
@@ -118,7 +160,7 @@ class ProgressBoard:
         if bad:
             first = bad[0]
             which = f"{first.test}@{first.seed}"
-            if self._seeds > 1:
+            if self._many_seeds:
                 which = f"{first.test}, {_seeds([record.seed for record in bad])}"
             if self._mixed:
                 which += f" ({group.network})"
@@ -128,47 +170,64 @@ class ProgressBoard:
     # --- at the end ---
 
     def interrupted(self) -> None:
-        """The user pressed Ctrl-C: write how many runs were made, and what they showed."""
-        self._clear()
-        begun = [group for group in self._groups.values() if 0 < len(group.records) < self._seeds]
-        for group in begun:
-            self._write("\n".join(self._lines(group)) + "\n")
+        """The user pressed Ctrl-C: write how many runs are done, and what they showed."""
+        self._unfinished_groups()
         bad = self._bad()
         if bad:
             self._write("\n" + self._in_full(bad[0], len(bad)) + "\n")
         self._write(f"\ninterrupted: {self.done} of {count(self.planned, 'run')} done\n")
 
-    def error(self, text: str) -> None:
-        """raftlab itself failed; ``text`` is for its developers."""
+    def _unfinished_groups(self) -> None:
         self._clear()
-        self._write(f"\nraftlab itself failed; this is a bug in raftlab, not in your code:\n{text}\n")
+        for group in self._groups.values():
+            if 0 < len(group.records) < group.planned:
+                self._write("\n".join(self._lines(group)) + "\n")
 
-    def close(self) -> int:
-        """Write the end. Returns the exit code: 0 all passed, 1 something failed, 2 something could not be judged."""
-        self._clear()
+    def close(self, stopped: bool = False) -> int:
+        """Write the end.
+
+        Args:
+            stopped: the user asked to stop at the first failure, and this is it.
+
+        Returns:
+            The exit code: 0 all passed, 1 something failed, 2 something could not be judged.
+        """
+        self._unfinished_groups()
         groups = [group for group in self._groups.values() if group.records]
         bad = self._bad()
         if bad:
             self._write("\n" + self._in_full(bad[0], len(bad)) + "\n")
         advice = list(dict.fromkeys(text for group in groups for record in group.records for text in record.advice))
         if advice:
-            self._write("\nadvice (it costs no points):\n" + "".join(f"  {text}\n" for text in advice))
+            self._write("\nadvice (it costs no points):\n" + "".join(f"  {printable(text)}\n" for text in advice))
+        if self._races:
+            self._write("\n" + findings.summary([record for group in groups for record in group.records]) + "\n")
         traces = [record.trace for record in bad if record.trace]
         if traces:
             self._write(f"\n{_where_traces_are(traces)}\n")
-        self._write("\n" + self._totals(groups) + "\n")
+        if stopped:
+            self._write(f"\nstopped at the first failure: {self.done} of {count(self.planned, 'run')} done\n")
+        else:
+            self._write("\n" + self._totals(groups) + "\n")
         return 0 if not bad else 1 if bad[0].outcome == "failed" else 2
 
     def _bad(self) -> list[Record]:
-        """The runs that did not pass: first those that failed, then those that could not be judged."""
+        """The runs that did not pass, those first that say most about the mistake."""
         bad = [record for group in self._groups.values() for record in group.bad]
-        return sorted(bad, key=lambda record: record.outcome != "failed")
+        bad.sort(key=lambda record: record.outcome != "failed")
+        first = bad[0].failure if bad and bad[0].outcome == "failed" else None
+        if first is not None and first.hint:
+            return bad  # the lab's first test names the next step
+        # If most tests fail, the mistake is a basic one, and the first tests are about what is basic.
+        basic = 2 * sum(bool(group.bad) for group in self._groups.values()) > len(self._groups)
+        return sorted(bad, key=partial(_tells_little, basic))
 
     def _in_full(self, record: Record, bad: int) -> str:
-        first = "could not be judged" if record.outcome == "error" else "failed" if bad == 1 else "failed first"
-        headline = f"{record.title}: {first} ({record.test}, {record.network}, seed {record.seed})"
+        what = "could not be judged" if record.outcome == "error" else "failed"
+        most = f"; of {bad} failing runs, this one tells most" if bad > 1 and what == "failed" else ""
+        headline = f"{record.title}: {what} ({record.test}, {record.network}, seed {record.seed}{most})"
         picture = f"raftlab view {shlex.quote(record.trace)}" if record.trace else ""
-        text = render.as_text(record.failure, record.replay, picture) if record.failure else ""
+        text = printable(render.as_text(record.failure, record.replay, picture)) if record.failure else ""
         return f"{self._painted(headline, _BOLD)}\n{text}"
 
     def _totals(self, groups: Sequence[Group]) -> str:
@@ -179,7 +238,7 @@ class ProgressBoard:
         passed = [
             test[0].info
             for test in tests.values()
-            if all(len(group.records) == self._seeds and not group.bad for group in test)
+            if all(len(group.records) == group.planned and not group.bad for group in test)
         ]
         most = sum(test[0].info.points for test in tests.values())
         records = [record for group in groups for record in group.records]
@@ -205,8 +264,26 @@ class ProgressBoard:
         self._out.flush()
 
 
+def _tells_little(basic: bool, record: Record) -> tuple[int, int, bool]:
+    """The order in which failures are worth reading. First faults such as a deadlock, which name a line; then sentences of
+    the referee and of tests that say what is wrong, and exceptions, which other mistakes may have caused; then those that
+    something did not happen in time, which many mistakes cause. Among these, those with the fewest servers that run the
+    student's code, or if ``basic``, in the order of the tests."""
+    failure = record.failure
+    if record.outcome == "error" or failure is None:
+        return 3, 0, False
+    servers = max(1, record.servers - record.scripted)
+    order = 0 if basic else servers
+    if failure.kind == "exception":
+        return 1, order, True
+    if failure.kind not in ("assertion", "invariant"):
+        return (0 if failure.where else 1), order, True
+    in_time = failure.rule in _IN_TIME or (servers > 1 and _SAYS_WHEN.search(failure.text))
+    return (2 if in_time else 1), order, False
+
+
 def _means(records: Sequence[Record]) -> tuple[float, str, str, str, str]:
-    """Means over ``records``: lab time in seconds, servers, RPCs, bytes, agreed entries."""
+    """The means of ``records``: lab time in seconds, servers, RPCs, bytes, entries agreed on."""
     runs = len(records)
     servers = max(record.servers for record in records)
     time_s = sum(record.lab_s for record in records) / runs

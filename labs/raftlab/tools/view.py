@@ -1,4 +1,4 @@
-"""`raftlab view`: make the page that shows a trace as a picture, and open it in a browser."""
+"""`raftlab view`: create a page that shows a trace as a picture, and open it in a browser."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 from raftlab.command_line import PASSED
 from raftlab.tools.arguments import OUTPUT_FOLDER, CommandError
 from raftlab.viewer import page as viewer_page
-
-HELP = "show a run as a picture, in the browser"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,25 +34,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make the page and open it. Returns 0."""
+    """Create the page and open it. Returns 0."""
     return view(arguments.trace, arguments.out, arguments.since, arguments.until, not arguments.no_open)
 
 
 def view(trace: Path, out: Path | None, since: float, until: float, opened: bool) -> int:
-    """Make the page.
+    """Create the page.
 
     Args:
         trace: the trace file.
         out: where the page goes; ``None``: beside the trace.
         since: events before this time (seconds) are left out.
         until: events after this time (seconds) are left out.
-        opened: whether to open the page in a browser.
+        opened: whether the page is opened in a browser.
 
     Returns:
         0.
 
     Raises:
-        CommandError: there is no such trace, or the page cannot be at ``out``.
+        CommandError: there is no such trace, or ``out`` is the trace itself.
         raftlab.viewer.page.CannotShow: the trace is too large, or has nothing between the two times.
         raftlab.harness.trace.BadTrace: the file is not a trace.
         OSError: a file cannot be read or written.
@@ -75,13 +73,20 @@ def view(trace: Path, out: Path | None, since: float, until: float, opened: bool
     viewer_page.write(trace, page, since, until)
     print(f"the picture is in {page}")
     sys.stdout.flush()
-    if opened and not (_has_screen() and webbrowser.open(page.resolve().as_uri())):
+    if opened and _in_container():
+        print('to see it, right-click the file in VS Code and choose "Show Preview"')
+    elif opened and not (has_screen() and webbrowser.open(page.resolve().as_uri())):
         print("found no browser to open it in: open that file yourself")
     return PASSED
 
 
-def _has_screen() -> bool:
-    """Whether a graphical browser can be opened. A browser in the terminal, which might be found, cannot show the page."""
+def _in_container() -> bool:
+    """Whether this is a container or a codespace of VS Code: the browser is on another computer, and has no such file."""
+    return any(map(os.environ.get, ("CODESPACES", "REMOTE_CONTAINERS")))
+
+
+def has_screen() -> bool:
+    """Whether a graphical browser can be opened. A text browser in the terminal cannot show the page."""
     return sys.platform != "linux" or any(
         map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME", "BROWSER"))
     )

@@ -1,8 +1,8 @@
-// The buttons above the picture, the keys, and the box with the failure. Each acts on the `app` that it is given.
+// The buttons above the picture, the keys, and the box with the failure. Each function acts on the `app` that it is given.
 
 import { HIDDEN_AT_FIRST, KINDS } from "./scene.js";
-import { el } from "./panel.js";
-import { sentence } from "./words.js";
+import { el } from "./elements.js";
+import { FIRST_CLERK, nameOf, sentence } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -64,7 +64,7 @@ function onKey(app, event) {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   const target = event.target;
   if (target.tagName === "INPUT" && target.type !== "checkbox") return;
-  // A focused button keeps the keys by which buttons are pressed.
+  // The space bar presses a focused button, so it must not play the run as well.
   if ((target.tagName === "BUTTON" || target.tagName === "SUMMARY" || target.tagName === "INPUT") && event.key === " ") return;
   const bound = KEYS.find(([keys]) => keys.includes(event.key));
   if (!bound) return;
@@ -78,7 +78,7 @@ function title({ data, scene }) {
   document.title = `${name} · raftlab`;
   $("name").textContent = name;
   const length = scene.events.length ? `${scene.times[scene.events.length - 1].toFixed(1)} s` : "";
-  const facts = [header.lab && `lab ${header.lab}`, header.network, `${header.servers} servers`, length, `${scene.events.length.toLocaleString("en")} events`];
+  const facts = [header.lab && `lab ${header.lab}`, header.network, `${header.servers} servers`, header.clerks && `${header.clerks} clerks`, length, `${scene.events.length.toLocaleString("en")} events`];
   $("facts").textContent = facts.filter(Boolean).join(" · ");
   $("outcome").textContent = data.failure ? "failed" : data.ends ? "no failure" : "";
   $("outcome").className = data.failure ? "bad" : "good";
@@ -96,9 +96,9 @@ function showFailure(app) {
   const rows = failure.rows.filter(([name]) => name !== "rule").flatMap(([name, text]) => [el("dt", "", name), el("dd", "", text)]);
   const parts = rows.length ? [el("dl", "", ...rows)] : [];
   if (failure.events.length) {
-    parts.push(el("h4", "", "what led there"), el("ol", "led", ...failure.events.map((line) => el("li", "", ledLine(app, line)))));
+    parts.push(el("h2", "", "what led there"), el("ol", "led", ...failure.events.map((line) => el("li", "", ledLine(app, line)))));
   }
-  if (failure.detail) parts.push(el("h4", "", "details"), el("pre", "", failure.detail));
+  if (failure.detail) parts.push(el("h2", "", "details"), el("pre", "", failure.detail));
   $("failure-more").replaceChildren(...parts);
   $("failure-toggle").hidden = !parts.length;
   $("failure-toggle").onclick = () => {
@@ -109,7 +109,7 @@ function showFailure(app) {
   };
 }
 
-/** A line of what led to the failure: a button if its event is on this page. */
+/** A line about an event that led to the failure: a button if the event is on this page. */
 function ledLine(app, line) {
   const [, time, text] = /^\s*(\d+\.\d{3}) (.*)$/s.exec(line) ?? [];
   if (time === undefined) return el("span", "", line);
@@ -139,9 +139,11 @@ function kinds(app) {
 }
 
 function servers(app) {
-  for (let server = 0; server < app.scene.servers; server++) {
-    const button = el("button", "chip", `S${server}`);
-    button.title = `show only events of S${server}, and of other servers selected here`;
+  const { servers: count, clerks } = app.scene;
+  const numbers = [...Array(count).keys(), ...Array.from({ length: clerks }, (_, clerk) => FIRST_CLERK + clerk)];
+  for (const server of numbers) {
+    const button = el("button", "chip", nameOf(server));
+    button.title = `show only events of ${nameOf(server)}, and of others selected here`;
     button.dataset.server = server;
     button.setAttribute("aria-pressed", "false");
     button.onclick = () => app.toggleServer(server);

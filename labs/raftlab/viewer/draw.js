@@ -1,18 +1,19 @@
 // The visible part of the picture: drawing it, and finding the event under the pointer.
 //
-// Time runs downwards, with a lane for each server. What is shown is decided in scene.js. The cost depends on what
-// is on the screen, not what is in the trace.
+// Time runs downwards, with a lane for each server. scene.js decides what is shown. The cost depends only on what is on the
+// screen, and not on the size of the trace.
 
 import { label, seconds } from "./words.js";
 import { roleOf } from "./model.js";
 import { messageKind, search } from "./scene.js";
 import { FONT, fit, termColour } from "./theme.js";
+import { drawClerkNames, drawOperations } from "./clerks.js";
 
-export const HEAD = 34; // the names of the lanes, above the picture
+export const HEAD = 34; // the height of the row with the lanes' names
 export const ABOVE = 16; // space above the first event
 const GUTTER = 66;
 const LEFT = 26;
-const ROOMY = 230; // lanes that are so far apart have space for long labels
+const ROOMY = 230; // pixels between lanes from which on there is space for long labels
 
 const LEADER = 9;
 const OTHER = 3;
@@ -27,14 +28,14 @@ export class Picture {
 
   // Labels are to the right of a lane or on its arrows, so there is space to the right of each lane, even the last.
   lane(server) {
-    return GUTTER + LEFT + server * this.gap;
+    return GUTTER + LEFT + this.scene.laneOf(server) * this.gap;
   }
 
   /** Paint. `view`: top, cursor, fails (event number or -1), found (set of event numbers), states, colours, servers. */
   paint(view) {
     const { brush, width, height } = fit(this.canvas);
     Object.assign(this, { brush, width, height, view, colours: view.colours, top: view.top });
-    this.gap = (width - GUTTER - LEFT - 4) / this.scene.servers;
+    this.gap = (width - GUTTER - LEFT - 4) / this.scene.lanes;
     this.roomy = this.gap >= ROOMY;
     this.hits = [];
     this.taken = [];
@@ -48,6 +49,7 @@ export class Picture {
     this.#lanes();
     this.#times(from, to);
     this.#bands(from, to);
+    drawOperations(this, HEAD, Math.min(height, this.scene.height - this.top + HEAD + ABOVE + 14));
     this.#arrows();
     this.#marks(from, to);
     this.#labels(from, to);
@@ -145,7 +147,7 @@ export class Picture {
     brush.textAlign = "left";
   }
 
-  // Where time was squeezed, how much of it.
+  // Where time is compressed, say how much time is left out.
   #quiet(before, after) {
     const { brush, scene, colours } = this;
     const gap = scene.times[after] - scene.times[before];
@@ -169,7 +171,7 @@ export class Picture {
       if (event.e !== "net" && event.e !== "note") continue;
       const y = this.at(index);
       brush.fillStyle = colours.band;
-      brush.globalAlpha = 0.8; // the lanes go on below
+      brush.globalAlpha = 0.8; // the lanes stay visible below
       brush.fillRect(GUTTER - 4, y - 8, width, 16);
       brush.globalAlpha = 1;
       const text = this.#short((event.e === "net" ? "⇄ " : "▸ ") + event.text, width - GUTTER - 16);
@@ -209,7 +211,7 @@ export class Picture {
     let x = x1 + side * 4;
     let y = this.at(arrow.start);
     if (arrow.hold >= 0) {
-      // Held back by the test: it waits between the lanes until it is released.
+      // A message that the test holds back waits between the lanes until it is released.
       const wait = x1 + (x2 - x1) * 0.4;
       const ends = arrow.release >= 0 ? arrow.release : arrow.end;
       const until = ends >= 0 ? this.at(ends) : this.at(arrow.hold) + 26;
@@ -229,7 +231,7 @@ export class Picture {
     const { brush } = this;
     if (arrow.fate === "lost") {
       const began = arrow.release >= 0 ? arrow.release : arrow.start;
-      // Lost at once: it did not get far. Lost at the door: it did.
+      // A message that is lost when it is sent gets a short arrow; one that is lost when it would arrive, a long one.
       const there = this.scene.times[arrow.end] - this.scene.times[began] < 1e-9 ? 0.3 : 0.85;
       const end = x1 + (x2 - x1) * (arrow.release >= 0 ? Math.max(there, 0.55) : there);
       const down = Math.max(this.at(arrow.end), y);
@@ -310,7 +312,7 @@ export class Picture {
     else if (event.e === "boot") dot(5, colours.good);
     else if (event.e === "pause" || event.e === "resume" || event.e === "rate") box(colours.warn);
     else if (event.e === "apply") box(colours.good);
-    else if (event.e === "save") box(colours.soft);
+    else if (event.e === "save" || event.e === "snapshot") box(colours.soft);
     else if (event.e === "line") dot(3, colours.ink);
     else if (event.e === "call" || event.e === "result") dot(4, colours.accent);
     else if (event.e === "reply" && event.message === null) {
@@ -324,11 +326,11 @@ export class Picture {
     }
   }
 
-  // --- words ---
+  // --- labels ---
 
   #labels(from, to) {
     const { scene } = this;
-    // The most important events get their labels first; those for which no space is left show theirs under the pointer.
+    // The most important events get their labels first. Events without space for a label show it under the pointer.
     const later = [];
     for (let place = from; place < to; place++) {
       const index = scene.rows[place];
@@ -351,14 +353,14 @@ export class Picture {
     const y = this.at(index);
     let left = x + 10;
     const message = event.e === "send" || event.e === "answer";
-    // Narrow lanes: a server's own words may cross the next one.
+    // If lanes are narrow, a server's label may cross the next lane.
     const most = message || this.roomy ? this.gap - 20 : Math.min(2 * this.gap - 20, this.width - x - 16);
     const shown = this.#short(text, most);
     const width = shown.length * this.letter;
     let lift = 0;
     if (message) {
       if (arrow && arrow.to < arrow.from) left = x - 10 - width;
-      lift = -5; // words stand on their arrow, not in it
+      lift = -5; // put the label above its arrow
     }
     const box = [left - 2, y + lift - 5, left + width + 2, y + lift + 5];
     if (this.taken.some((one) => one[0] < box[2] && box[0] < one[2] && one[1] < box[3] && box[1] < one[3])) return;
@@ -466,11 +468,12 @@ export class Picture {
       brush.fillText(words, x + 26, HEAD / 2);
     }
     brush.globalAlpha = 1;
+    drawClerkNames(this, HEAD, (number) => this.#dim(number));
   }
 
   // --- the pointer ---
 
-  /** The event whose mark, words or arrow lie at a point of the canvas; null when there is none near. */
+  /** The event whose mark, label or arrow is at a point of the canvas; null if there is none near. */
   hit(x, y) {
     if (y < HEAD) return null;
     let best = null;

@@ -1,4 +1,4 @@
-// The application: its state (cursor, filters, spacing), and what shows it.
+// The application: its state (cursor, filters, spacing), and the parts of the page that show it.
 
 import { Model } from "./model.js";
 import { HIDDEN_AT_FIRST, KINDS, Scene } from "./scene.js";
@@ -15,11 +15,11 @@ const PLAY_SPEED = 90; // pixels of the picture in a second
 class App {
   constructor(data) {
     this.data = data;
-    const { servers } = data.header;
+    const { servers, clerks } = data.header;
     const { events } = data;
     this.count = events.length;
     this.model = new Model(servers, events, data.before);
-    this.scene = new Scene(servers, events, this.model);
+    this.scene = new Scene(servers, events, this.model, clerks, data.history);
     nameTerms(this.model.terms);
     this.fails = this.#whereItBroke();
     this.cursor = -1;
@@ -43,7 +43,7 @@ class App {
     this.paint();
   }
 
-  /** The referee stops a run where it breaks; a fault says so itself. Else, and in a cut trace, nobody knows. */
+  /** The event at which the run failed: a fault's own event, or else the last event. -1: none, or the trace is cut off. */
   #whereItBroke() {
     if (!this.data.failure) return -1;
     for (let index = this.count - 1; index >= 0; index--) if (this.data.events[index].e === "fault") return index;
@@ -59,7 +59,7 @@ class App {
     this.#intoView();
     const event = this.data.events[this.cursor];
     $("spoken").textContent = event ? `${event.t.toFixed(3)} ${sentence(event)}` : "";
-    // Replacing, not adding: Back leaves the page as people expect.
+    // Replace the address instead of adding one, so that the browser's Back button leaves the page.
     if (link) history.replaceState(null, "", `#e=${this.cursor + this.data.first}`);
     this.repaint();
   }
@@ -152,7 +152,7 @@ class App {
 
   setSpacing(spacing) {
     this.spacing = spacing;
-    $("spacing").textContent = spacing === "time" ? "time to scale" : "row per event";
+    $("spacing").textContent = spacing === "time" ? "show a row per event" : "show time to scale"; // what a click does
     this.relayout();
   }
 
@@ -178,7 +178,7 @@ class App {
     if (this.panel.index !== undefined) this.panel.show(this.cursor);
   }
 
-  /** New places for everything; what the cursor is on stays where it was on the screen. */
+  /** Compute all places again. The event at the cursor stays where it was on the screen. */
   relayout() {
     const scroller = $("scroller");
     const before = this.scene.y[Math.max(0, this.cursor)] - scroller.scrollTop;
@@ -200,7 +200,7 @@ class App {
     if (this.pending) cancelAnimationFrame(this.pending);
     this.pending = 0;
     const scroller = $("scroller");
-    // Beside the scroll bar, not under it.
+    // Leave the scroll bar free.
     $("picture").style.width = `${scroller.clientWidth}px`;
     const top = scroller.scrollTop;
     const { rows, times } = this.scene;
@@ -280,7 +280,7 @@ class App {
 }
 
 addEventListener("error", (event) => {
-  // Half a picture without a word would be taken for the run.
+  // Without this notice, a reader would take half a picture for the whole run.
   $("notices").append(Object.assign(document.createElement("p"), { className: "notice", textContent: `this page had an error and may not show everything: ${event.message}` }));
 });
 const began = performance.now();

@@ -1,13 +1,13 @@
 // The servers' states at any moment, derived from the messages in the trace.
 //
-// A trace has no states, only messages and the test's calls. So everything here is derived, by the
-// rules of Figures 2 and 13, and by what a server *said* rather than by what it should have done: a term is taken over
-// when a server answers with it or gets it in a reply, entries when it says that it has them. All events go through
-// `step`, one at a time; the states are saved every `EVERY` events, so that any moment is a few steps away.
+// A trace has no states, only messages and the test's calls. So everything here is derived by the rules of Figures 2 and
+// 13, and from what a server *said* rather than from what it should have done: a server has a term once it answers with it
+// or gets it in a reply, and it has entries once it says so. All events go through `step`, one at a time. The states are
+// saved every `EVERY` events, so that the state at any moment is only a few steps away.
 
 export const EVERY = 256;
 
-// An entry that must exist but was in no message: in a part of a run, or below a snapshot.
+// An entry that must exist but was in no shown message: it was sent before the shown part, or a snapshot covers it.
 const UNKNOWN = Object.freeze({ term: null, command: undefined });
 // How long, in seconds, a server that has got a higher term may still send requests of its old one.
 const STRAY = 0.05;
@@ -20,22 +20,22 @@ function fresh(server) {
     server,
     incarnation: 0, up: false, paused: false,
     role: "follower", term: 0, vote: null, leader: null,
-    // The term before one that it only heard of, and when: see `stillLeads`.
+    // The server's term before it received a higher one, and when it did: see `stillLeads`.
     ownTerm: 0, heardAt: 0,
     base: 0, baseTerm: null, entries: [], shared: false,
     commit: 0, applied: 0,
   };
 }
 
-/** What a server is, in words. */
+/** A server's role in words. */
 export const roleOf = (s) => (!s.up ? (s.incarnation ? "down" : "not started") : s.paused ? `paused ${s.role}` : s.role);
 
 export const lastIndex = (s) => s.base + s.entries.length;
 
-/** The entry at an index: null below the snapshot's end and behind the last. */
+/** The entry at an index: null if a snapshot covers it, or if it is after the last entry. */
 export const entryAt = (s, index) => s.entries[index - s.base - 1] ?? null;
 
-// Checkpoints share their entries with the state that goes on: who changes them copies first.
+// Saved states share their entries with the current state, so copy the entries before changing them.
 function own(s) {
   if (s.shared) {
     s.entries = s.entries.slice();
@@ -43,7 +43,8 @@ function own(s) {
   }
 }
 
-/** The server has this entry at this index. Only a conflict removes what stands there and behind (Figure 2, 3 and 4). */
+/** Note that the server has this entry at this index. Only a conflict removes entries: the one at this index and all after
+ * it (Figure 2, AppendEntries 3 and 4). */
 function put(s, index, term, command) {
   if (!isIndex(index) || index <= s.base || index > s.base + s.entries.length + 100_000) return;
   const known = entryAt(s, index);
@@ -61,7 +62,7 @@ function putAll(s, prev, prevTerm, entries) {
   entries.forEach((entry, offset) => put(s, prev + 1 + offset, entry?.term ?? null, entry?.command ?? null));
 }
 
-/** A snapshot covers everything up to `index`: what follows stays if the log agrees there (Figure 13, 6). */
+/** Note that a snapshot covers everything up to `index`. Later entries stay if the log agrees there (Figure 13, 6). */
 function coverTo(s, index, term, agrees) {
   if (!isIndex(index) || index <= s.base) return;
   const known = entryAt(s, index);
@@ -78,12 +79,12 @@ function enter(s, term, role) {
   s.role = role;
 }
 
-/** Figure 2, all servers: a higher term makes a follower. */
+/** Figure 2, All Servers: a server that sees a higher term becomes a follower. */
 function follow(s, term) {
   if (term > s.term) enter(s, term, "follower");
 }
 
-/** It has got a higher term and still sends requests of its old one, so it ignores the higher one. */
+/** The server has received a higher term but still sends requests of its old one, so it ignores the higher term. */
 const stillLeads = (s, term, now) => term === s.ownTerm && s.ownTerm < s.term && now > s.heardAt + STRAY;
 
 function sent(s, event) {
@@ -115,7 +116,7 @@ function sent(s, event) {
       coverTo(s, message.last_included_index, message.last_included_term, true);
       s.commit = Math.max(s.commit, s.base);
       return;
-    default: // a pre-vote changes no term (2F); others we do not know
+    default: // a pre-vote (2F) and a TimeoutNow (2G) change nothing here, and other methods are unknown
   }
 }
 
@@ -135,7 +136,7 @@ function answered(s, event, asked) {
   if (event.method === "append_entries" && message.success) {
     const entries = listOf(request.entries);
     putAll(s, request.prev_log_index, request.prev_log_term ?? null, entries);
-    // What lies behind the last entry of this message may be an old leader's.
+    // Entries after the last one in this message may be an old leader's.
     const proved = Math.min(request.leader_commit ?? 0, request.prev_log_index + entries.length);
     if (isIndex(proved)) s.commit = Math.max(s.commit, proved);
   }
@@ -165,7 +166,7 @@ function returned(s, event, call) {
     s.leader = s.server;
     put(s, result[0], result[1], call?.message?.[0] ?? null);
   } else if (event.method === "get_state" && Number.isInteger(listOf(result)[0])) {
-    // Only what is news: the answer may be a moment old.
+    // Take only what is new, because the answer may be out of date.
     if (result[1] === true && result[0] >= s.term) {
       enter(s, result[0], "leader");
       s.leader = s.server;
@@ -176,7 +177,7 @@ function returned(s, event, call) {
   }
 }
 
-/** What one event changes. `asked` finds the request (or the test's call) that an event belongs to. */
+/** Change the states as one event says. `asked` finds the request (or the test's call) that an event belongs to. */
 export function step(states, event, asked) {
   const s = states[event.server];
   if (!s) return;
@@ -185,7 +186,7 @@ export function step(states, event, asked) {
       Object.assign(s, { up: true, paused: false, incarnation: event.incarnation, role: "follower", leader: null, commit: s.base, applied: 0 });
       return;
     case "crash":
-      // Log, term and vote are on the disk; the rest is gone.
+      // Log, term and vote are on the disk. Everything else is lost.
       Object.assign(s, { up: false, paused: false, role: "follower", leader: null, commit: 0, applied: 0 });
       return;
     case "pause":
@@ -217,7 +218,7 @@ function scripted(events) {
   return new Set([...spoke].filter((server) => real.size && !real.has(server)));
 }
 
-/** Every term that a message or an entry speaks of, but 0. */
+/** Every term except 0 that a message or an entry contains. */
 function termsOf(events) {
   const terms = new Set();
   for (const { message } of events) {
@@ -228,54 +229,67 @@ function termsOf(events) {
 }
 
 export class Model {
-  /** `events` in order; `before` are older ones that tell what the servers were when `events` begin. */
+  /** `events` are in order; `before` are older events from which the servers' states at the beginning are known. */
   constructor(servers, events, before = []) {
-    this.events = events;
+    this.events = [];
     this.sends = new Map();
     this.calls = new Map();
     this.results = new Map();
     for (const event of before) if (event.e === "send") this.sends.set(event.id, event);
-    for (const event of events) {
-      if (event.e === "send") this.sends.set(event.id, event);
-      else if (event.e === "call") this.calls.set(event.id, event);
-      else if (event.e === "result") this.results.set(event.id, event);
-    }
     this.scripted = scripted(events);
     this.terms = termsOf(before.concat(events));
     this.asked = (event) => (event.e === "result" ? this.calls : this.sends).get(event.id);
     this.spans = Array.from({ length: servers }, () => []);
     this.checkpoints = [];
-    this.states = Array.from({ length: servers }, (_, server) => fresh(server));
-    for (const event of before) step(this.states, event, this.asked);
-    this.index = -1;
-    this.states.forEach((s) => this.#span(s, 0));
+    this.last = Array.from({ length: servers }, (_, server) => fresh(server)); // the states after the last event
+    for (const event of before) step(this.last, event, this.asked);
+    this.last.forEach((s) => this.#span(s, 0));
     this.#keep();
-    events.forEach((event, index) => {
-      step(this.states, event, this.asked);
-      this.index = index;
-      const s = this.states[event.server];
-      if (s) this.#span(s, index);
-      if ((index + 1) % EVERY === 0) this.#keep();
-    });
+    this.#goBack(0);
+    for (const event of events) this.add(event);
   }
 
-  /** Each server's state just after the event with this index (-1: before the first). To be read at once. */
+  /** Add an event after all others. */
+  add(event) {
+    if (event.e === "send") this.sends.set(event.id, event);
+    else if (event.e === "call") this.calls.set(event.id, event);
+    else if (event.e === "result") this.results.set(event.id, event);
+    step(this.last, event, this.asked);
+    const s = this.last[event.server];
+    if (s) this.#span(s, this.events.length);
+    if (this.events.push(event) % EVERY === 0) this.#keep();
+  }
+
+  /** Forget all events but the first `count`. */
+  cut(count) {
+    if (count >= this.events.length) return;
+    const states = this.at(count - 1).map((s) => ({ ...s, shared: true }));
+    this.events.length = count;
+    this.checkpoints.length = Math.floor(count / EVERY) + 1;
+    for (const spans of this.spans) while (spans.length > 1 && spans.at(-1).from >= count) spans.pop();
+    this.last = states;
+    this.#goBack(this.checkpoints.length - 1);
+  }
+
+  /** Each server's state just after the event with this index (-1: before the first). The next call changes these objects. */
   at(index) {
     const kept = Math.min(Math.floor((index + 1) / EVERY), this.checkpoints.length - 1);
-    if (index < this.index || kept * EVERY - 1 > this.index) {
-      this.states = this.checkpoints[kept].map((s) => ({ ...s }));
-      this.index = kept * EVERY - 1;
-    }
+    if (index < this.index || kept * EVERY - 1 > this.index) this.#goBack(kept);
     while (this.index < index) step(this.states, this.events[++this.index], this.asked);
     return this.states;
   }
 
-  #keep() {
-    for (const s of this.states) s.shared = true;
-    this.checkpoints.push(this.states.map((s) => ({ ...s })));
+  #goBack(kept) {
+    this.states = this.checkpoints[kept].map((s) => ({ ...s }));
+    this.index = kept * EVERY - 1;
   }
 
-  /** Lanes are drawn from spans: since which event a server has been what. */
+  #keep() {
+    for (const s of this.last) s.shared = true;
+    this.checkpoints.push(this.last.map((s) => ({ ...s })));
+  }
+
+  /** The spans from which lanes are drawn: from which event on a server has which role and term. */
   #span(s, index) {
     const spans = this.spans[s.server];
     const last = spans.at(-1);

@@ -14,27 +14,32 @@ import math
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from raftlab import participants
 from raftlab.explain import render
 from raftlab.explain.failure import Failure
 from raftlab.harness.trace import FIELDS, BadTrace, read
+from raftlab.viewer import history
 
-# What a browser shows without delay on a laptop.
+# A browser on a laptop shows pages up to this size without delay.
 MOST_BYTES = 64_000_000
 MOST_EVENTS = 300_000
-MOST_SERVERS = 99  # more lanes than fit on any screen
+MOST_SERVERS = 99  # more servers do not fit on any screen
 
+_PACKAGE = "raftlab.viewer"
 SCRIPTS = (
     "words.js",
     "model.js",
     "scene.js",
     "theme.js",
+    "elements.js",
+    "clerks.js",
     "draw.js",
     "timebar.js",
     "panel.js",
@@ -43,7 +48,9 @@ SCRIPTS = (
 )
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("server", "to", "from", "id", "incarnation", "state_bytes", "snapshot_bytes"), int),
+    **dict.fromkeys(
+        ("server", "to", "from", "id", "incarnation", "state_bytes", "snapshot_bytes", "index", "bytes"), int
+    ),
     **dict.fromkeys(("method", "text", "leg", "why", "topic", "kind", "where"), str),
     "rate": (int, float),
 }
@@ -84,13 +91,11 @@ def write(trace: Path, out: Path, since: float = 0.0, until: float = math.inf) -
 
 def page(trace: Path, since: float = 0.0, until: float = math.inf) -> bytes:
     """The page of ``trace``; see :func:`write`."""
-    style = _file("style.css")
-    script = _script()
-    policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'"
+    style = file(_PACKAGE, "style.css")
+    code = script((_PACKAGE, name) for name in SCRIPTS)
     data = _data(trace, since, until).replace(b"<", b"\\u003c").decode()
-    holes = {"policy": policy, "style": style, "script": script, "data": data}
-    # One pass, so that no placeholder is looked for in what replaced another.
-    return re.sub(r"<!-- (policy|style|script|data) -->", lambda hole: holes[hole[1]], _file("page.html")).encode()
+    holes = {"policy": policy(code, style), "style": style, "script": code, "data": data}
+    return filled(file(_PACKAGE, "page.html"), holes)
 
 
 def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
@@ -130,7 +135,10 @@ def _data(trace: Path, since: float, until: float) -> bytes:
     servers = header.get("servers")
     if type(servers) is not int or not 1 <= servers <= MOST_SERVERS:
         raise BadTrace(f"{trace.name} is not a raftlab trace: its header does not say how many servers there were")
-    part = _Part(trace, servers, since, until)
+    clerks = header.setdefault("clerks", 0)
+    if type(clerks) is not int or not 0 <= clerks <= MOST_SERVERS:
+        raise BadTrace(f"{trace.name} is not a raftlab trace: its header names {clerks!r} clerks")
+    part = _Part(trace, {*range(servers), *map(participants.clerk, range(clerks))}, since, until)
     notices = []
     try:
         part.take(items)
@@ -157,15 +165,16 @@ def _data(trace: Path, since: float, until: float) -> bytes:
         "notices": notices,
         "first": part.first,
         "before": list(part.before()),
+        "history": history.order(map(msgspec.json.decode, part.events)) if clerks else None,
     }
     return _json(page_data)[:-1] + b',"events":[' + b",".join(part.events) + b"]}"
 
 
 class _Part:
-    """The events between two times, encoded, and those earlier events that are needed to understand them."""
+    """The encoded events between two times, and the earlier events that are needed to understand them."""
 
-    def __init__(self, trace: Path, servers: int, since: float, until: float) -> None:
-        self._trace, self._servers, self._since, self._until = trace, servers, since, until
+    def __init__(self, trace: Path, known: set[int], since: float, until: float) -> None:
+        self._trace, self._participants, self._since, self._until = trace, known, since, until
         self.lines = 1  # the header
         self.first = 1  # the number of the first event shown; the run's first event has number 1
         self.events: list[bytes] = []
@@ -174,7 +183,7 @@ class _Part:
         self.more_behind = False
         self._bytes = 0
         self._open: dict[int, dict[str, Any]] = {}  # calls without a reply yet
-        # For each server and kind of event, the last event that tells something about its state, with its line.
+        # For each server and kind of event, the last event that says something about the server's state, with its line.
         self._last: dict[tuple[int, str], tuple[int, dict[str, Any]]] = {}
 
     def take(self, items: Iterator[dict[str, Any]]) -> None:
@@ -216,14 +225,14 @@ class _Part:
             self._last[item["server"], kind] = (self.lines, item)
 
     def _check(self, item: Any) -> None:
-        """Check what the page relies on, as the file may come from anyone."""
+        """Check what the page relies on, because the file may come from anyone."""
         good = isinstance(item, dict) and type(item.get("t")) in (int, float) and isinstance(item.get("e"), str)
         if not good or not 0 <= item["t"] < _LATEST:
             raise BadEvent(f"{self._trace.name}: line {self.lines} is not an event")
         for name in FIELDS.get(item["e"], ()):
             if name not in item or not isinstance(item[name], _TYPES.get(name, object)):
-                raise BadEvent(f"{self._trace.name}: line {self.lines}: a {item['e']} event without a good {name!r}")
-            if name in ("server", "to", "from") and not 0 <= item[name] < self._servers:
+                raise BadEvent(f"{self._trace.name}: line {self.lines}: a {item['e']} event without a valid {name!r}")
+            if name in ("server", "to", "from") and item[name] not in self._participants:
                 raise BadEvent(f"{self._trace.name}: line {self.lines}: there is no server {item[name]}")
 
 
@@ -234,20 +243,34 @@ def _too_large(trace: Path, seen: str, most: str) -> str:
     )
 
 
-# --- the page itself ---
+# --- the page itself, and parts that another page may use ---
 
 
-def _file(name: str) -> str:
-    return (resources.files("raftlab.viewer") / name).read_text(encoding="utf-8")
+def file(package: str, name: str) -> str:
+    """The text of a file of a package."""
+    return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
-def _script() -> str:
-    """All scripts as one. Each becomes a function that returns its exports, so that no imports are needed."""
-    return "\n".join(map(_as_function, SCRIPTS))
+def script(files: Iterable[tuple[str, str]]) -> str:
+    """Modules as one script, given as packages and file names, each after those that it imports. Each becomes a function
+    that returns its exports, so that no imports are needed."""
+    return "\n".join(_as_function(name, file(package, name)) for package, name in files)
 
 
-def _as_function(name: str) -> str:
-    text = re.sub(r"^import .*?;\n", "", _file(name), flags=re.MULTILINE | re.DOTALL)
+def policy(code: str, style: str, more: str = "") -> str:
+    """A content security policy that allows this script and this style, ``more``, and nothing else."""
+    allowed = f"default-src 'none'; script-src '{_digest(code)}'; style-src '{_digest(style)}'"
+    return f"{allowed}; {more}" if more else allowed
+
+
+def filled(html: str, holes: dict[str, str]) -> bytes:
+    """The page with its placeholders filled: ``policy``, ``style``, ``script`` and ``data``."""
+    # All of them are replaced in one pass, so that text in the data that looks like a placeholder stays.
+    return re.sub(r"<!-- (policy|style|script|data) -->", lambda hole: holes[hole[1]], html).encode()
+
+
+def _as_function(name: str, text: str) -> str:
+    text = re.sub(r"^import .*?;\n", "", text, flags=re.MULTILINE | re.DOTALL)
     exports = ", ".join(re.findall(r"^export (?:const|function|class) (\w+)", text, re.MULTILINE))
     text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
     return f"// --- {name}\nconst {{ {exports} }} = (() => {{\n{text}\nreturn {{ {exports} }};\n}})();"

@@ -1,22 +1,15 @@
 // The panel beside the picture: at the selected moment, the states of all servers, their logs in columns by index, the
 // selected event with all its fields, and the events around it.
 //
-// Text that students wrote reaches the page only here and on the canvas, and only as text, never as HTML.
+// Text that students wrote reaches the page only here and on the canvas, and always as text, never as HTML.
 
 import { entryAt, lastIndex, roleOf } from "./model.js";
 import { field, methodName, seconds, sentence } from "./words.js";
 import { termClass } from "./theme.js";
+import { cell, el } from "./elements.js";
 
 const AROUND = 4; // events shown before and after the selected one
 const GAP = 2; // pixels between the entries of a log; as in style.css
-
-/** An element with a class and children; strings become text. */
-export function el(tag, classes, ...children) {
-  const made = document.createElement(tag);
-  if (classes) made.className = classes;
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
 
 export class Panel {
   constructor(root, data, scene, model, go) {
@@ -54,7 +47,7 @@ export class Panel {
   // --- the servers ---
 
   #showStates() {
-    const head = el("tr", "", ...["", "role", "term", "vote", "commit", "applied", "last"].map((name) => el("th", "", name)));
+    const head = el("tr", "", ...["server", "role", "term", "vote", "commit", "applied", "last"].map((name) => el("th", "", name)));
     const rows = this.now.map((s) => {
       const last = lastIndex(s);
       const lastTerm = entryAt(s, last)?.term ?? (last === s.base ? s.baseTerm : null);
@@ -161,23 +154,6 @@ export class Panel {
     });
     this.around.replaceChildren(...lines);
   }
-}
-
-/** One index of a server's log: the entry's term, and whether it is committed and applied there. */
-function cell(s, index) {
-  if (index <= s.base) {
-    const box = el("span", "cell snapshot", "");
-    box.title = `index ${index}: in the snapshot, which ends at ${s.base}`;
-    return box;
-  }
-  const entry = entryAt(s, index);
-  if (!entry) return el("span", "cell none", "");
-  const state = index <= s.applied ? "applied" : index <= s.commit ? "committed" : "open";
-  const term = entry.term === null ? "?" : String(entry.term);
-  const box = el("span", `cell ${state} ${termClass(entry.term)}`, term);
-  const command = entry.command === undefined ? "" : `, ${field("command", entry.command)}`;
-  box.title = `index ${index}, term ${term}${command}: ${state === "open" ? "not known to be committed" : state}`;
-  return box;
 }
 
 function fieldTable(message) {

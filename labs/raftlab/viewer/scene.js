@@ -1,9 +1,10 @@
 // The layout of the picture: which events are shown, which arrows they make, and where on the page each of them is.
 
-import { sentence } from "./words.js";
+import { FIRST_CLERK, sentence } from "./words.js";
 
-/** What can be shown or hidden. Everything else (crashes, cuts, the test's steps, advice, faults) always shows. */
+/** The kinds of events that can be hidden. Everything else (crashes, cuts, the test's steps, advice, faults) always shows. */
 export const KINDS = [
+  ["clients", "Clients", "ClientRequest, and ReadIndex"],
   ["votes", "Votes", "RequestVote and PreVote"],
   ["entries", "Entries", "AppendEntries with entries, and InstallSnapshot"],
   ["heartbeats", "Heartbeats", "AppendEntries without entries"],
@@ -20,37 +21,41 @@ export const KINDS = [
 export const HIDDEN_AT_FIRST = ["refused", "states"];
 const KIND = Object.fromEntries(KINDS.map(([name], number) => [name, 1 << number]));
 
-const LANE_KINDS = { line: KIND.lines, apply: KIND.applies, save: KIND.saves };
-// Events whose mark is enough get little space in the picture.
+const LANE_KINDS = { line: KIND.lines, apply: KIND.applies, save: KIND.saves, snapshot: KIND.saves };
+// Pixels for an event. Events that show only a mark, without a label, get less space.
 const TALL = 16;
 const LOW = 6;
 const CLOSE = 3;
 const SERIES = 5;
-// Rows of the picture move apart with time, up to a limit: quiet stretches are compressed.
-const STRETCH = 120; // pixels a second
+// The distance between two rows grows with the time between them, up to a limit, so that quiet periods are compressed.
+const STRETCH = 120; // pixels per second
 const MOST = 34;
 
-const SCALE = 3000; // pixels a second when time is to scale
+const SCALE = 3000; // pixels per second when time is to scale
 const TALLEST = 15e6;
 
 export function messageKind(send) {
   if (!send) return 0;
-  if (send.method === "request_vote" || send.method === "pre_vote") return KIND.votes;
+  if (send.method === "client_request" || send.method === "read_index_of") return KIND.clients;
+  if (["request_vote", "pre_vote", "timeout_now"].includes(send.method)) return KIND.votes;
   if (send.method === "append_entries" && !send.message?.entries?.length) return KIND.heartbeats;
   return KIND.entries;
 }
 
 export class Scene {
-  constructor(servers, events, model) {
+  /** `history`: the order of the clerks' operations, as history.py made it; null if there is none. */
+  constructor(servers, events, model, clerks = 0, history = null) {
     this.servers = servers;
+    this.clerks = clerks;
+    this.lanes = servers + clerks;
     this.events = events;
     this.asked = model.asked;
     this.results = model.results;
     const count = events.length;
-    // Times that never go back, whatever the file says: everything below searches them.
+    // These times never decrease, whatever the file says, because they are searched by bisection.
     this.times = new Float64Array(count);
-    this.needs = new Uint16Array(count); // the kinds that must all be switched on for the event to show
-    this.one = new Int16Array(count).fill(-1); // whom it touches
+    this.needs = new Uint16Array(count); // the event shows only if all these kinds are switched on
+    this.one = new Int16Array(count).fill(-1); // the servers that the event concerns, or -1
     this.other = new Int16Array(count).fill(-1);
     this.counts = Object.fromEntries(KINDS.map(([name]) => [name, 0]));
     this.arrowOf = new Map(); // event number → arrow
@@ -61,10 +66,17 @@ export class Scene {
       this.#classify(event, index);
     });
     this.arrows = makeArrows(events, this.asked, this.arrowOf);
+    this.operations = makeOperations(events);
+    this.orders = placeOrders(this.operations, history);
     this.texts = null;
     this.rows = new Int32Array(0);
     this.shown = new Uint8Array(count);
     this.shownArrows = [];
+  }
+
+  /** The place of a participant's lane: servers first, then clerks. */
+  laneOf(number) {
+    return number >= FIRST_CLERK ? this.servers + number - FIRST_CLERK : number;
   }
 
   #classify(event, index) {
@@ -88,7 +100,7 @@ export class Scene {
     for (const [name] of KINDS) if (needs & KIND[name]) this.counts[name]++;
   }
 
-  /** The event in words, in lower case, for searching. Made when first asked for. */
+  /** The event in words, in lower case, for searching. The texts are made at the first search. */
   text(index) {
     this.texts ??= this.events.map((event) => sentence(event).toLowerCase());
     return this.texts[index];
@@ -101,7 +113,8 @@ export class Scene {
     return found;
   }
 
-  /** Choose what shows: kinds by name, servers as a set (empty: all), and only these events, if given. */
+  /** Choose what is shown: kinds by name, servers as a set (empty: all), and, if `only` is given, no other events than
+   * these. */
   filter(kinds, servers, only) {
     let mask = 0;
     for (const name of kinds) mask |= KIND[name];
@@ -121,16 +134,16 @@ export class Scene {
     this.shownArrows = this.arrows.filter((arrow) => shown[arrow.start] || (arrow.end >= 0 && shown[arrow.end]));
   }
 
-  /** Give every event its place. `spacing`: "event" (a row each, quiet stretches compressed) or "time" (true to scale). */
+  /** Give every event its place. `spacing`: "event" (one row each, quiet periods compressed) or "time" (to scale). */
   layout(spacing, zoom) {
     const { y, times, shown, events } = this;
     const count = events.length;
     const start = count ? times[0] : 0;
     this.#series();
-    // No taller than browsers can scroll.
+    // Browsers cannot scroll a picture that is taller than this.
     const scale = Math.min(SCALE * zoom, TALLEST / Math.max(1e-9, count ? times[count - 1] - start : 0));
     let at = 0;
-    let before = start; // when the shown event before was
+    let before = start; // the time of the previous shown event
     for (let index = 0; index < count; index++) {
       if (spacing === "time") at = (times[index] - start) * scale;
       else if (shown[index]) {
@@ -145,12 +158,13 @@ export class Scene {
     this.#chunks();
   }
 
-  // Many applies or calls in a row on one server, as when it catches up: the first tells of all, the others stand close.
+  // A server that catches up has many applies or calls in a row. The first one's label stands for all of them, and the
+  // others get little space.
   #series() {
-    this.seriesOf = new Map(); // first → last of its series, and each other → -1
+    this.seriesOf = new Map(); // the first event of a series → its last one; every other event of the series → -1
     const { rows, events } = this;
     let members = [];
-    let between = []; // what belongs to a call: its saves, its result
+    let between = []; // events that belong to a call: its saves and its result
     const close = () => {
       if (members.length >= SERIES) {
         for (const index of [...members, ...between]) this.seriesOf.set(index, -1);
@@ -180,7 +194,8 @@ export class Scene {
     return this.needs[index] & KIND.heartbeats ? LOW + 2 : TALL;
   }
 
-  // Arrows stand in order of their start; long ones are found by the furthest end in each chunk.
+  // Arrows are in the order of their starts. For each chunk of arrows the furthest end is kept, to find long arrows
+  // quickly.
   #chunks() {
     this.furthest = [];
     this.shownArrows.forEach((arrow, number) => {
@@ -210,12 +225,12 @@ export class Scene {
     }
   }
 
-  /** The first of the shown rows at or below `at`, as a place in `rows`. */
+  /** The first shown row at or below `at`, as an index of `rows`. */
   rowAt(at) {
     return search(this.rows.length, (place) => this.y[this.rows[place]] >= at);
   }
 
-  /** The last of the shown events at or before a time; the first one, when there is none before. */
+  /** The last shown event at or before a time; the first one if there is none. */
   shownAt(time) {
     const { rows, times } = this;
     const place = search(rows.length, (at) => times[rows[at]] > time) - 1;
@@ -227,7 +242,7 @@ export class Scene {
     return search(this.events.length, (index) => this.times[index] > time) - 1;
   }
 
-  /** The next shown event behind `index` (or before it), of one server if given; null when there is none. */
+  /** The next shown event after `index` (or before it), of one server if given; null if there is none. */
   next(index, direction, server = null) {
     const { rows } = this;
     let place = search(rows.length, (at) => rows[at] >= index + (direction > 0 ? 1 : 0));
@@ -241,7 +256,7 @@ export class Scene {
   }
 }
 
-/** The first number below `count` for which `holds` (once true, true to the end). */
+/** The first number below `count` for which `holds` is true; it must be true for all later numbers, too. */
 export function search(count, holds) {
   let low = 0;
   let high = count;
@@ -253,12 +268,29 @@ export function search(count, holds) {
   return low;
 }
 
-/** Every message on its way: from event `start` to event `end` (-1: nobody knows), with how it ended.
+/** What clerks were asked to do, by the number of the call: from event `start` to event `end` (-1: it never returned). */
+function makeOperations(events) {
+  const operations = new Map();
+  events.forEach((event, index) => {
+    if (event.server === undefined || event.server < FIRST_CLERK) return;
+    if (event.e === "call") operations.set(event.id, { clerk: event.server, start: index, end: -1, unplaced: false });
+    else if (event.e === "result" && operations.has(event.id)) operations.get(event.id).end = index;
+  });
+  return operations;
+}
+
+/** The orders that explain the results, as lists of operations. An operation without a place ends the order of its key. */
+function placeOrders(operations, history) {
+  for (const call of history?.unplaced ?? []) if (operations.has(call)) operations.get(call).unplaced = true;
+  return (history?.orders ?? []).map((calls) => calls.map((call) => operations.get(call)).filter(Boolean));
+}
+
+/** Every message on its way, from event `start` to event `end` (-1: unknown), and its fate.
  *
  *  `fate`: "arrived"; "lost" on the way; "died" with the server that had it; "unused" (a second copy, or still on its way). */
 function makeArrows(events, asked, arrowOf) {
   const arrows = [];
-  const waiting = new Map(); // id → answers on their way back
+  const waiting = new Map(); // id → answers that have not arrived yet
   const first = new Map(); // id → the request's first arrow
   const make = (leg, id, start, from, to, send) => {
     const arrow = { leg, id, start, end: -1, from, to, fate: "unused", hold: -1, release: -1, kind: messageKind(send), send };
@@ -289,7 +321,7 @@ function makeArrows(events, asked, arrowOf) {
         if (!arrow) return;
         if (arrow.end < 0) finish(arrow, index, "arrived");
         else {
-          // The network repeated it: a second arrow from the same start.
+          // The network duplicated the message: add a second arrow from the same start.
           const copy = { ...arrow, end: -1 };
           arrows.push(copy);
           finish(copy, index, "arrived");
@@ -317,7 +349,7 @@ function makeArrows(events, asked, arrowOf) {
         if (!arrow) return;
         if (arrow.end < 0) finish(arrow, index, "lost");
         else {
-          // It had arrived, and the server went down with it: the mark is on the server's lane.
+          // The message had arrived, and then the server crashed, so the mark is on the server's lane.
           arrow.died = index;
           arrowOf.set(index, arrow);
         }

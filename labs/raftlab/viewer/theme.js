@@ -13,7 +13,8 @@ export function readColours() {
   return colours;
 }
 
-// Colours go by a term's place among the terms of the run: tests like terms such as 1000 and 2000, and neighbours must differ.
+// A term's colour depends on its place among the terms of the run, because neighbouring terms must differ in colour even if
+// they are 1000 and 2000.
 const places = new Map();
 
 export function nameTerms(terms) {
@@ -28,7 +29,7 @@ export function termColour(colours, term) {
 /** The class that gives a DOM element its term's colour. */
 export const termClass = (term) => (places.has(term) ? `term-${places.get(term)}` : "term-none");
 
-/** "dark" or "light": what was chosen here, else what the system prefers. */
+/** "dark" or "light": what the reader chose here, or else what the system prefers. */
 export function theme() {
   return document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 }
@@ -38,7 +39,7 @@ export function setTheme(name) {
   try {
     localStorage.setItem("raftlab-theme", name);
   } catch {
-    // A page opened from a file may have no storage; then the choice lasts as long as the page.
+    // A page opened from a file may have no storage. Then the choice is kept only until the page is closed.
   }
 }
 
@@ -47,11 +48,11 @@ export function restoreTheme() {
     const name = localStorage.getItem("raftlab-theme");
     if (name === "dark" || name === "light") document.documentElement.dataset.theme = name;
   } catch {
-    // As above.
+    // No storage: see above.
   }
 }
 
-/** Size a canvas to its place on the page, sharp on any screen. Returns its width and height in CSS pixels. */
+/** Fit a canvas to its place on the page, with the screen's full resolution. Returns its width and height in CSS pixels. */
 export function fit(canvas) {
   const { clientWidth: width, clientHeight: height } = canvas;
   const ratio = window.devicePixelRatio || 1;

@@ -1,5 +1,5 @@
-// The bar at the bottom: the whole run with its leaders, its load, crashes, cuts and the failure; and a slider that moves
-// the cursor.
+// The bar at the bottom: it shows the whole run with its leaders, number of events, crashes, cuts and the failure, and
+// moves the cursor.
 
 import { seconds } from "./words.js";
 import { FONT, fit, termColour } from "./theme.js";
@@ -7,7 +7,7 @@ import { FONT, fit, termColour } from "./theme.js";
 const SIDE = 12;
 const TOP = 5;
 const LEADS = 7; // the strip of leaders' terms
-const BUSY = 22; // the histogram below it
+const BUSY = 22; // the histogram of events below the strip
 
 export class TimeBar {
   constructor(canvas, scene, model) {
@@ -90,7 +90,7 @@ export class TimeBar {
     }
   }
 
-  // Painted from counts that are made once for each width.
+  // Events are counted only once for each width of the bar.
   #histogram(brush, colours, bottom) {
     const columns = Math.max(1, Math.floor((this.width - 2 * SIDE) / 3));
     if (this.busy?.length !== columns) {
@@ -107,7 +107,7 @@ export class TimeBar {
     }
   }
 
-  /** What a screen reader says of the slider. */
+  /** Set the slider's position for screen readers. */
   tell(cursor) {
     const end = seconds(this.start + this.length);
     const now = cursor >= 0 ? this.scene.times[cursor] : this.start;
@@ -118,7 +118,7 @@ export class TimeBar {
   }
 }
 
-/** Who of all leaders has the highest term, from event to event: the bar shows one leader at a time. */
+/** The leader with the highest term after each event, because the bar shows only one leader at a time. */
 function reigns(spans, count) {
   const all = spans.flatMap((own, server) =>
     own.map((span, place) => ({ server, role: span.role, term: span.term, from: span.from, to: own[place + 1]?.from ?? count })));

@@ -6,10 +6,16 @@ const NAMES = {
   append_entries: "AppendEntries",
   install_snapshot: "InstallSnapshot",
   pre_vote: "PreVote",
+  timeout_now: "TimeoutNow",
+  read_index_of: "ReadIndex",
+  client_request: "ClientRequest",
 };
-// Fields with bytes, which a trace has as base64. No others are known to be bytes.
+// The number of clerk C0; servers have smaller ones (participants.py).
+export const FIRST_CLERK = 100;
+// Fields that hold bytes, which a trace writes as base64.
 const BYTES = new Set(["data", "snapshot"]);
 
+export const nameOf = (number) => (number >= FIRST_CLERK ? `C${number - FIRST_CLERK}` : `S${number}`);
 export const methodName = (method) => NAMES[method] ?? method;
 export const seconds = (t) => t.toFixed(3);
 
@@ -44,9 +50,13 @@ export function field(name, value) {
 const cut = (text) => ([...text].length <= 60 ? text : [...text].slice(0, 57).join("") + "...");
 const isPlain = (message) => message !== null && typeof message === "object" && !Array.isArray(message);
 
+/** The fields of a message, without those that are None. */
 function fields(message) {
   if (!isPlain(message)) return shown(message);
-  return Object.entries(message).map(([name, value]) => `${name}=${cut(field(name, value))}`).join(" ");
+  return Object.entries(message)
+    .filter(([, value]) => value !== null)
+    .map(([name, value]) => `${name}=${cut(field(name, value))}`)
+    .join(" ");
 }
 
 function request(message) {
@@ -66,23 +76,28 @@ function request(message) {
     delete rest.entries;
   }
   if ("leader_commit" in rest) parts.push(`commit=${take("leader_commit")}`);
-  if (Object.keys(rest).length) parts.push(fields(rest));
-  return parts.join(" ");
+  if (rest.leadership_transfer === false) delete rest.leadership_transfer; // it says something only if it is set (2G)
+  return [...parts, fields(rest)].filter(Boolean).join(" ");
+}
+
+/** The result of a clerk's operation in words. */
+function outcome([how, value]) {
+  return { unknown: "raises Unknown", refused: "raises ValueError" }[how] ?? `returns ${shown(value)}`;
 }
 
 /** One event in raftlab's notation, without the time. */
 export function sentence(event) {
-  const me = `S${event.server}`;
+  const me = nameOf(event.server);
   switch (event.e) {
     case "send":
-      return `${me}→S${event.to} ${methodName(event.method)} ${request(event.message)}`;
+      return `${me}→${nameOf(event.to)} ${methodName(event.method)} ${request(event.message)}`;
     case "arrive":
-      return `${me} receives ${methodName(event.method)} #${event.id} of S${event.from}`;
+      return `${me} receives ${methodName(event.method)} #${event.id} of ${nameOf(event.from)}`;
     case "answer":
-      return `${me}⇢S${event.to} ${methodName(event.method)} answers ${fields(event.message)}`;
+      return `${me}⇢${nameOf(event.to)} ${methodName(event.method)} answers ${fields(event.message)}`;
     case "reply": {
       const what = event.message === null ? "no reply" : `has the reply ${fields(event.message)}`;
-      return `${me} ${what} of S${event.from} to its ${methodName(event.method)}`;
+      return `${me} ${what} of ${nameOf(event.from)} to its ${methodName(event.method)}`;
     }
     case "lost":
       return `${event.leg} #${event.id} lost: ${event.why}`;
@@ -108,11 +123,16 @@ export function sentence(event) {
       const more = event.snapshot_bytes ? ` and a snapshot of ${event.snapshot_bytes}` : "";
       return `${me} saves ${event.state_bytes} bytes${more}`;
     }
+    case "snapshot":
+      return `${me}'s service takes a snapshot up to ${event.index}, of ${event.bytes} bytes`;
     case "apply":
       return `${me} applies ${fields(event.message)}`;
     case "call":
       return `${me}.${event.method}(${[].concat(event.message).map(shown).join(", ")})`;
     case "result":
+      if (event.server >= FIRST_CLERK && Array.isArray(event.message) && event.message.length === 2) {
+        return `${me}.${event.method} ${outcome(event.message)}`;
+      }
       return `${me}.${event.method} returns ${shown(event.message)}`;
     case "line":
       return `${me} [${event.topic}] ${event.text}`;
@@ -143,6 +163,12 @@ function requestLabel(event, roomy) {
   if (event.method === "install_snapshot") {
     return `${roomy ? name : "Snapshot"}${term}  to ${message.last_included_index}${roomy ? ` from byte ${message.offset}` : ""}`;
   }
+  if (event.method === "client_request") {
+    const args = [message.key, message.expected, message.value].filter((value) => value !== null && value !== undefined);
+    const read = message.read && message.read !== "log" ? ` by ${message.read}` : "";
+    const given = message.op === "register" ? "" : `(${args.map(shown).join(", ")})`;
+    return `${message.op}${given}${read}${roomy && message.op !== "register" ? `  serial ${message.serial}` : ""}`;
+  }
   const last = roomy && message.last_log_index !== undefined ? `  last (${message.last_log_index},${message.last_log_term})` : "";
   return `${name}${term}${last}`;
 }
@@ -153,6 +179,7 @@ function answerLabel(event) {
   const term = message.term === undefined ? "" : ` T${message.term}`;
   if ("vote_granted" in message) return (message.vote_granted ? "yes" : "no") + term;
   if ("success" in message) return (message.success ? "ok" : "refused") + term;
+  if ("status" in message) return message.status + (message.value === null || message.value === undefined ? "" : ` ${shown(message.value)}`);
   return `reply${term}`;
 }
 
@@ -164,7 +191,7 @@ export function label(event, roomy, result) {
     case "answer":
       return answerLabel(event);
     case "reply":
-      return event.message === null ? `no reply of S${event.from}` : "";
+      return event.message === null ? `no reply of ${nameOf(event.from)}` : "";
     case "boot":
       return event.incarnation === 1 ? "starts" : "restarts";
     case "crash":
@@ -175,6 +202,8 @@ export function label(event, roomy, result) {
       return "goes on";
     case "rate":
       return `clock at ${event.rate}`;
+    case "snapshot":
+      return `snapshot to ${event.index}`;
     case "save":
       return event.snapshot_bytes ? `saves ${event.state_bytes} B + snapshot` : `saves ${event.state_bytes} B`;
     case "apply": {
@@ -185,6 +214,7 @@ export function label(event, roomy, result) {
     }
     case "call": {
       const args = event.method === "snapshot" ? event.message?.[0] : [].concat(event.message).map(shown).join(", ");
+      if (event.server >= FIRST_CLERK) return `${event.method}(${args})${result ? ` ${outcome(result)}` : ""}`;
       const returns = result === undefined || result === null ? "" : ` → ${[].concat(result).map(shown).join(", ")}`;
       return `${event.method}(${args})${returns}`;
     }

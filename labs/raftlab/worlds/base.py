@@ -29,11 +29,11 @@ class HostLost(Exception):
 
 
 class HostNotStarted(RuntimeError):
-    """The warm host did not start. No student code has run yet, so the cause is raftlab or the machine."""
+    """The warm host did not start. No student code has run yet, but the submission's files have been read."""
 
 
 class World(Protocol):
-    """What the judge needs from a world. Times are seconds since the run began."""
+    """The interface of a world, as the judge uses it. Times are seconds since the run began."""
 
     name: str
     """``"sim"`` or ``"rpyc"``."""
@@ -71,6 +71,10 @@ class World(Protocol):
         Raises:
             HostLost: the process that runs the servers ended or hangs (sim; in rpyc a lost server is a ``Fault``).
         """
+
+    def threads(self, server: int) -> str:
+        """What the threads of a server that does not answer are doing, one line each. Empty if that is not known; in the
+        simulator, whoever finds that it does not answer says it."""
 
     def close(self) -> None:
         """End every process of the run. Safe to call twice, and after a failure."""

@@ -6,56 +6,121 @@ import contextlib
 import os
 import select
 import signal
-import socket
-import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
+import raftlab
+from raftlab import operating_system
 from raftlab.messages import protocol
-from raftlab.sandbox import levels
+from raftlab.operating_system import children_of, cpu_seconds
+from raftlab.safe_text import printable
+from raftlab.sandbox import levels, libc
 from raftlab.sandbox.levels import Sandbox
 from raftlab.worlds.base import HostLost, HostNotStarted
 
-# Seconds that the warm host may take to load and to fork. It only reads files and compiles, so if it takes longer the
-# machine is to blame, not the student's code.
+# A submission of ours that is certainly not to blame if its host does not start.
+EMPTY_SUBMISSION = Path(raftlab.__file__).parent / "host" / "warm_up_submission"
+
+# Seconds that the warm host may take to load and to fork. It only reads files and compiles.
 _START_TIMEOUT_S = 60.0
+
+# Seconds that the prepared host may take to import the submission for the first run. It takes a few hundredths.
+_PREPARE_TIMEOUT_S = 10.0
+
+# CPU seconds that the warm host may take to read and compile a submission. The reference takes a tenth of a second.
+_COMPILE_CPU_S = 20.0
 
 # Seconds that each child of a killed host may take to exit.
 _EXIT_TIMEOUT_S = 5.0
 
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_CPUCLOCK_SCHED = 2  # of the kernel's include/linux/posix-timers.h: the time that the scheduler has counted
+
+
+class TooSlow(HostLost):
+    """The submission takes too long to compile."""
+
+
+class _Control:
+    """The judge's end of the socket to a process that forks children."""
+
+    def __init__(self) -> None:
+        self.socket, self.theirs = operating_system.message_sockets()
+        self._decoder = protocol.decoder(protocol.Notice)
+
+    def send(self, command: protocol.Control, fds: Sequence[int] = ()) -> None:
+        operating_system.send_message(self.socket, protocol.encode(command), fds)
+
+    def ready(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds. Returns whether a notice, or the end of the process, can be received."""
+        if self.socket.fileno() < 0:  # closed here
+            return True
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def receive(self) -> tuple[protocol.Notice, int] | None:
+        """Receive a notice. Returns it with the id of the process that sent it; ``None`` if either end is closed.
+
+        Raises ``protocol.MALFORMED``."""
+        if self.socket.fileno() < 0:
+            return None
+        data, sender = b"", 0
+        with contextlib.suppress(ConnectionError):
+            data, _, sender = operating_system.receive_message(self.socket)
+        return (self._decoder.decode(data), sender) if data else None
+
+    def close(self) -> None:
+        self.socket.close()
+        self.theirs.close()
 
 
 class WarmHost:
     """A running warm host for one submission: it has the submission loaded, and forks a child for each run or server.
+
+    From the second simulated run on, a prepared host forks the runs (:mod:`raftlab.host.fork_server`), if the submission can
+    be prepared.
 
     Use it from the thread that created it: the kernel kills the host when that thread ends.
 
     Args:
         path: the submission's folder.
         sandbox: what the host may do, see :mod:`raftlab.sandbox.levels`.
+        races: whether the race detector observes simulated runs.
+
+    Attributes:
+        path: likewise.
+        simulated: how many simulated runs it has been asked for whose incarnations are known.
     """
 
-    def __init__(self, path: Path, sandbox: Sandbox = levels.NONE) -> None:
+    def __init__(self, path: Path, sandbox: Sandbox = levels.NONE, races: bool = False) -> None:
         self.path = path
         self._exit_statuses: dict[int, int] = {}
         self._over_memory_limit: set[int] = set()
         self._pids: dict[int, int] = {}
         self._last_child = 0
-        self._decoder = protocol.decoder(protocol.Notice)
-        # Opened for appending, since the host shares the file offset that we move when reading.
-        self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed in close)
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # The kernel adds to each notice its sender's process id in our namespace. A host in another process namespace
-        # cannot know that id.
-        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        with theirs:
+        # Of the host itself, which runs no student code.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close)
+        self._child_stderr: dict[int, BinaryIO] = {}  # until the child has ended
+        self._last_words: dict[int, str] = {}  # what a child that has ended left there
+        self._control = _Control()
+        self._prepared: _Control | None = None
+        self._may_prepare = not races
+        self._prepared_child = 0
+        self._forked_by: dict[int, _Control] = {}
+        self.simulated = 0
+        self._run_too_large = False  # whether the warm host has killed the current run of the prepared host
+        if sandbox.level == "rlimits":
+            libc.set_dumpable(False)  # the host runs as the same user, and sees this process
+        with self._control.theirs as theirs:
             limits = msgspec.json.encode(sandbox.limits).decode()
             host = ["-m", "raftlab.host.warm_host", str(theirs.fileno()), str(sandbox.inside(path)), limits]
+            host += ["races"] if races else []
             self._process = subprocess.Popen(
                 sandbox.python(host, path),
                 pass_fds=[theirs.fileno()],
@@ -63,50 +128,130 @@ class WarmHost:
                 stdout=self._stderr,
                 stderr=self._stderr,
                 env=levels.host_environment(),
+                start_new_session=True,  # without our terminal
             )
 
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def spawn(self, world: str, fds: list[int], seed: int = 0, preempt: bool = True) -> int:
+    def spawn(
+        self,
+        world: str,
+        fds: list[int],
+        seed: int = 0,
+        schedule: str = "none",
+        incarnations: Mapping[str, int] | None = None,
+        modules: Sequence[str] = (),
+    ) -> int:
         """Fork a child.
 
         Args:
-            world: what the child does: ``"sim"``, ``"rpyc"`` or ``"check"``.
+            world: what the child does: ``"sim"``, ``"rpyc"``, ``"check"`` or ``"run"``.
             fds: descriptors to pass to the child, see :class:`~raftlab.messages.protocol.StartChild`. Closed afterwards.
             seed: the seed of the run (sim) or the incarnation (rpyc).
-            preempt: whether the simulator may switch threads between two statements.
+            schedule: how the simulator preempts threads (:mod:`raftlab.schedules`).
+            incarnations: how many of each role the run begins with (sim, run). ``None``: unknown, so none are prepared.
+            modules: what the child needs besides (run), see :class:`~raftlab.messages.protocol.StartChild`.
 
         Returns:
             The child's number, for the other methods.
 
         Raises:
-            HostNotStarted: the host failed before its first child existed, so no student code is to blame.
+            HostNotStarted: the host failed before its first child existed, and has run no student code.
+            TooSlow: the host has not even compiled the submission.
             HostLost: the host failed later.
         """
-        self._last_child += 1
-        child = self._last_child
-        command = protocol.encode(protocol.StartChild(child, world, seed, preempt))
         try:
-            socket.send_fds(self._control, [command], fds)
-            while child not in self._pids:
-                self._receive_notice(_START_TIMEOUT_S)
-                if child in self._exit_statuses:
-                    raise HostLost("host-died", "the process that runs your code ended", self.stderr())
-        except (HostLost, BrokenPipeError, ConnectionError):
-            if not self._pids:
-                raise HostNotStarted(f"the host process did not start:\n{self.stderr()}") from None
-            raise HostLost("host-died", "the process that runs your code ended", self.stderr()) from None
+            if incarnations is not None:
+                self.simulated += 1
+                if self.simulated == 2 and self._may_prepare:
+                    self._start_prepared(incarnations)
+                if self._prepared is not None:
+                    command = protocol.StartChild(0, world, seed, schedule, dict(incarnations), list(modules))
+                    try:
+                        return self._fork(self._prepared, command, fds)
+                    except (HostLost, BrokenPipeError, ConnectionError):
+                        self._stop_prepared()
+            return self._spawn(protocol.StartChild(0, world, seed, schedule, {}, list(modules)), fds)
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def _spawn(self, command: protocol.StartChild, fds: Sequence[int]) -> int:
+        """Let the warm host fork a child. Returns its number. Raises as :meth:`spawn` does."""
+        try:
+            return self._fork(self._control, command, fds)
+        except TooSlow:
+            raise
+        except (HostLost, BrokenPipeError, ConnectionError):
+            if not self._pids:
+                raise HostNotStarted(f"the host process did not start:\n{self.stderr()}") from None
+            text = self.stderr(self._last_child)
+            raise HostLost("host-died", "the process that runs your code ended", text) from None
+
+    def _fork(self, control: _Control, command: protocol.StartChild, fds: Sequence[int]) -> int:
+        """Let the process behind ``control`` fork a child, and wait until it has started. Returns its number."""
+        self._run_too_large = False
+        self._last_child = child = command.child = self._last_child + 1
+        self._forked_by[child] = control
+        stderr = self._child_stderr[child] = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the child has ended)
+        # The child's descriptor can only be written to, and moves no offset but its own.
+        their_stderr = operating_system.open_to_append(stderr.fileno())
+        try:
+            control.send(command, [*fds, their_stderr])
+            while child not in self._pids:
+                if not self._pids:
+                    self._await_start()
+                self._receive_notice(control, _START_TIMEOUT_S)
+                if child in self._exit_statuses:
+                    raise HostLost("host-died", "the process that runs your code ended", self.stderr(child))
+        finally:
+            os.close(their_stderr)
         return child
+
+    def _await_start(self) -> None:
+        """Wait for the first notice, up to a time limit. Raises :class:`TooSlow`."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._control.ready(1.0) and time.monotonic() < deadline:
+            if _tree_cpu_seconds(self._process.pid) > _COMPILE_CPU_S:
+                raise TooSlow("host-hangs", f"to read and compile your code takes more than {_COMPILE_CPU_S:.0f} s")
+
+    def _start_prepared(self, incarnations: Mapping[str, int]) -> None:
+        """Start the prepared host. If it cannot be used, it ends, and the warm host forks all children."""
+        self._prepared = control = _Control()
+        with control.theirs as theirs:
+            command = protocol.StartChild(0, "prepared", incarnations=dict(incarnations))
+            self._prepared_child = self._spawn(command, [theirs.fileno()])
+        deadline = time.monotonic() + _PREPARE_TIMEOUT_S
+        notice = None
+        try:
+            while notice is None and control.ready(deadline - time.monotonic()):
+                received = control.receive()
+                if received is None:
+                    break
+                notice = received[0]
+        except protocol.MALFORMED:
+            pass
+        if not isinstance(notice, protocol.HostPrepared) or notice.problem:
+            self._stop_prepared()
+
+    def _stop_prepared(self) -> None:
+        """End the prepared host, which has failed or cannot be used, and the run that it has forked."""
+        assert self._prepared is not None
+        self._prepared.close()
+        self._prepared = None
+        self.kill(self._prepared_child)
 
     def kill(self, child: int) -> None:
         """SIGKILL ``child`` and wait until it is gone."""
-        with contextlib.suppress(BrokenPipeError, ConnectionError):
-            self._control.send(protocol.encode(protocol.KillChild(child)))
+        if self._forked_by[child] is self._control:
+            with contextlib.suppress(BrokenPipeError, ConnectionError):
+                self._control.send(protocol.KillChild(child))
         with contextlib.suppress(HostLost):
+            # The prepared host may send no signals. What it reports now ended before.
+            if self._forked_by[child] is not self._control and self.exit_status(child, 0.0) is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(self._pids[child], signal.SIGKILL)
             self.exit_status(child, _START_TIMEOUT_S)
 
     def exit_status(self, child: int, timeout: float) -> int | None:
@@ -115,54 +260,58 @@ class WarmHost:
         deadline = time.monotonic() + timeout
         while child not in self._exit_statuses:
             remaining = deadline - time.monotonic()
-            if remaining < 0 or not self._receive_notice(remaining, required=False):
+            if remaining < 0 or not self._receive_notice(self._forked_by[child], remaining, required=False):
                 return None
         return self._exit_statuses[child]
 
     def how_it_ended(self, child: int, timeout: float) -> str:
         """The predicate of a sentence about how ``child`` ended; waits up to ``timeout`` seconds for its status."""
         status = self.exit_status(child, timeout)
+        if self._forked_by[child] is not self._control:  # the warm host has said so before it killed it
+            while self._receive_notice(self._control, 0.0, required=False):
+                pass
+            if self._run_too_large:
+                self._over_memory_limit.add(child)
         return "used too much memory and was killed" if child in self._over_memory_limit else describe_exit(status)
 
     def pid(self, child: int) -> int:
         """The child's process id, as this process sees it."""
         return self._pids[child]
 
-    def stderr(self) -> str:
-        """The last 4,000 bytes that the host and its children wrote outside student code: tracebacks, stacks of hangs."""
-        self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, self._stderr.tell() - 4000))
-        return self._stderr.read().decode(errors="replace")
+    def stderr(self, child: int | None = None) -> str:
+        """The last 4,000 bytes that the host wrote, and after them those that ``child`` wrote: tracebacks, stacks of
+        hangs."""
+        if child is None:
+            return _last_words(self._stderr)
+        file = self._child_stderr.get(child)
+        return _last_words(self._stderr) + (self._last_words.get(child, "") if file is None else _last_words(file))
 
-    def _receive_notice(self, timeout: float, required: bool = True) -> bool:
+    def _receive_notice(self, control: _Control, timeout: float, required: bool = True) -> bool:
         """Receive one notice. If none arrives in time, return False or, if ``required``, raise HostLost."""
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        ready = poll.poll(timeout * 1000)
-        data, sender = b"", 0
-        if ready:
-            with contextlib.suppress(ConnectionError):
-                data, sender = self._receive()
-        if not data:
+        ready = control.ready(timeout)
+        try:
+            received = control.receive() if ready else None
+        except protocol.MALFORMED:
+            raise HostLost("host-died", "the process that runs your code sent malformed data", self.stderr()) from None
+        if received is None:
             if required or ready:
                 raise HostLost("host-died", "the process that runs your code ended", self.stderr())
             return False
-        notice = self._decoder.decode(data)
+        notice, sender = received
         if isinstance(notice, protocol.ChildStarted):
-            self._pids.setdefault(notice.child, sender)
-        else:
+            self._pids.setdefault(notice.child, sender or notice.pid)
+        elif isinstance(notice, protocol.RunTooLarge):
+            self._run_too_large = True
+        elif isinstance(notice, protocol.ChildEnded):
             self._exit_statuses[notice.child] = notice.status
+            file = self._child_stderr.pop(notice.child, None)
+            if file is not None:
+                with file:
+                    if words := _last_words(file):
+                        self._last_words[notice.child] = words
             if notice.over_memory_limit:
                 self._over_memory_limit.add(notice.child)
         return True
-
-    def _receive(self) -> tuple[bytes, int]:
-        """Receive a notice. Returns it with the id of the process that sent it."""
-        data, extra, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
-        for level, kind, value in extra:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                return data, _CREDENTIALS.unpack(value)[0]
-        return data, 0
 
     def close(self) -> None:
         """End the host and all its children."""
@@ -172,9 +321,12 @@ class WarmHost:
         # The kernel ends the children with their host, a moment later.
         for child, pid in self._pids.items():
             if child not in self._exit_statuses:
-                _await_exit(pid)
+                operating_system.await_orphan(pid, _EXIT_TIMEOUT_S)
         self._control.close()
-        self._stderr.close()
+        if self._prepared is not None:
+            self._prepared.close()
+        for file in (self._stderr, *self._child_stderr.values()):
+            file.close()
 
     def __enter__(self) -> WarmHost:
         return self
@@ -183,26 +335,14 @@ class WarmHost:
         self.close()
 
 
-def _await_exit(pid: int) -> None:
-    try:
-        fd = os.pidfd_open(pid)
-    except OSError:
-        return  # it has exited
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.poll(_EXIT_TIMEOUT_S * 1000)
-    finally:
-        os.close(fd)
+def _last_words(file: BinaryIO) -> str:
+    size = os.fstat(file.fileno()).st_size
+    return printable(os.pread(file.fileno(), 4000, max(0, size - 4000)).decode(errors="replace"))
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system seconds of a process so far; 0 if it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _tree_cpu_seconds(pid: int) -> float:
+    """User and system seconds of a process and all below it: in a sandbox, the host is a child of the sandbox's process."""
+    return cpu_seconds(pid) + sum(map(_tree_cpu_seconds, children_of(pid)))
 
 
 def describe_exit(status: int | None) -> str:

@@ -15,7 +15,9 @@ import msgspec
 
 from raftlab.messages import protocol
 from raftlab.messages.rpyc_connection import BadFrame, BytesConnection
-from raftlab.worlds.host_process import WarmHost, cpu_seconds
+from raftlab.operating_system import cpu_seconds
+from raftlab.participants import name_of
+from raftlab.worlds.host_process import WarmHost
 
 # Seconds that a send may block. A child reads all the time, in a dedicated thread, and the kernel buffers megabytes for
 # it, so a child that accepts nothing for this long is stopped or stuck in C code.
@@ -24,11 +26,14 @@ SEND_TIMEOUT_S = 20.0
 # Seconds that a child may take to exit after its connection has closed.
 _EXIT_TIMEOUT_S = 2.0
 
+# Seconds that a server may take to say what its threads are doing.
+_THREADS_TIMEOUT_S = 3.0
+
 
 class _Process:
     """One running server as the judge sees it: a child process and the connection to it."""
 
-    __slots__ = ("child", "connection", "faulted", "fd", "outgoing", "server")
+    __slots__ = ("child", "connection", "faulted", "fd", "outgoing", "server", "threads")
 
     def __init__(self, server: int, child: int, fd: int, connection: BytesConnection) -> None:
         self.server = server
@@ -36,6 +41,7 @@ class _Process:
         self.fd = fd
         self.connection = connection
         self.outgoing: list[protocol.Event] = []
+        self.threads: str | None = None  # its last answer to ListThreads
         self.faulted = (
             False  # the child has reported a fault itself, so the end of its process is not reported as another
         )
@@ -73,19 +79,21 @@ class RpycWorld:
         """Fork a process for the server and send it ``boot``. Returns within milliseconds. See
         :meth:`raftlab.worlds.base.World.boot`."""
         if boot.server in self._processes:
-            raise ValueError(f"S{boot.server} is running already")
+            raise ValueError(f"{name_of(boot.server)} is running already")
         ours, theirs = _connected_pair()
         try:
-            child = self._host.spawn("rpyc", [theirs.detach()], boot.seed)
+            child = self._host.spawn("rpyc", [theirs.detach()])
         except BaseException:
             ours.close()
             raise
         ours.settimeout(SEND_TIMEOUT_S)
         fd = ours.fileno()
-        process = _Process(boot.server, child, fd, BytesConnection(ours, lambda data: self._deliver(process, data)))
+        connection = BytesConnection(ours, lambda data: self._deliver(process, data), protocol.MAX_HOST_FRAME_BYTES)
+        process = _Process(boot.server, child, fd, connection)
         self._processes[boot.server] = self._by_fd[fd] = process
         self._poll.register(fd, select.POLLIN)
-        process.outgoing.append(boot)
+        # Nothing is drawn from a seed here, and the seed would tell the student's code which run this is.
+        process.outgoing.append(msgspec.structs.replace(boot, seed=0))
         self._flush()
 
     def kill(self, server: int) -> None:
@@ -94,6 +102,21 @@ class RpycWorld:
         if process is not None:
             self._end(process)
         self._effects = [item for item in self._effects if item[1].server != server]
+
+    def threads(self, server: int) -> str:
+        process = self._processes.get(server)
+        if process is None:
+            return ""
+        process.threads = None
+        process.outgoing.append(protocol.ListThreads(server))
+        self._flush()
+        deadline = self.now() + _THREADS_TIMEOUT_S
+        while process.threads is None and self._by_fd.get(process.fd) is process and self.now() < deadline:
+            for fd, _ in self._poll.poll(max(0.0, deadline - self.now()) * 1000):
+                other = self._by_fd.get(fd)
+                if other is not None:
+                    self._read(other)
+        return process.threads or ""
 
     def close(self) -> None:
         for process in list(self._processes.values()):
@@ -177,14 +200,17 @@ class RpycWorld:
             process.connection.receive()
         except EOFError:
             self._lose(process, "host-died", self._host.how_it_ended(process.child, _EXIT_TIMEOUT_S))
-        except (BadFrame, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        except (BadFrame, *protocol.MALFORMED) as exc:
             self._lose(process, "host-died", f"sent malformed data: {exc}")
 
     def _deliver(self, process: _Process, data: bytes) -> None:
         now = self.now()
         for effect in self._decode(data):
             if effect.server != process.server:
-                raise BadFrame(f"a message that claims to come from S{effect.server}")
+                raise BadFrame(f"a message that claims to come from {name_of(effect.server)}")
+            if isinstance(effect, protocol.Threads):
+                process.threads = effect.text
+                continue
             if isinstance(effect, protocol.Fault):
                 process.faulted = True
             self._effects.append((now, effect))
@@ -193,7 +219,7 @@ class RpycWorld:
         """Report, once, that a server cannot continue, and end its process if it still exists."""
         self._end(process)
         if not process.faulted:
-            text = f"S{process.server}: the process that runs your code {what}"
+            text = f"{name_of(process.server)}: the process that runs your code {what}"
             self._effects.append((self.now(), protocol.Fault(process.server, kind, text)))
 
 

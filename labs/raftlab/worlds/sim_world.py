@@ -7,24 +7,31 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-import msgspec
-
 from raftlab.messages import protocol
 from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
+from raftlab.operating_system import cpu_seconds
 from raftlab.worlds.base import HostLost
-from raftlab.worlds.host_process import WarmHost, cpu_seconds
+from raftlab.worlds.host_process import WarmHost
 
-# A step counts as hung when it has used this many CPU seconds, or has lasted this many wall-clock seconds using less. The
-# host itself reports a busy loop in Python code long before; this is for one hidden in C code. The CPU limit is much
-# lower, so that a slow step on a busy machine is not mistaken for a hang.
+# A step counts as hung when it has used this many CPU seconds, or has lasted this many wall-clock seconds with less CPU
+# time. The host itself reports a busy loop in Python code much sooner; these limits are for loops in C code. The limit on
+# CPU time is much lower, so that a slow step on a busy machine is not mistaken for a hang.
 HANG_CPU_S = 20.0
 HANG_WALL_S = 120.0
+# A host that always answers hangs too, if its clock stands still. The busiest of the correct Rafts takes 440 steps within a
+# second of virtual time. No Raft takes many in a row without any event or effect in which hardly any time passes.
+STEPS_PER_SECOND = 10_000
+IDLE_STEPS = 2_000
+_HARDLY_S = 1e-6
+# CPU time of the host for one run. The longest run of the correct Rafts takes one second.
+RUN_CPU_S = 40.0
+_CHECK_STEPS = 1_000  # steps between two looks at the CPU time
 
 
 class Host(Protocol):
@@ -85,24 +92,87 @@ class SimWorld:
         consumed = max(0, result.consumed - len(unsent))
         self._now = max(self._now, result.now)
         self._timer = result.timer
-        return protocol.StepResult(self._now, consumed, result.effects, result.timer)
+        return protocol.StepResult(self._now, consumed, result.effects, result.timer, result.findings)
+
+    def threads(self, server: int) -> str:
+        return ""
 
     def close(self) -> None:
         self._host.close()
 
 
-class ForkedHost:
-    """A child forked from the warm host. This is how runs are judged."""
+class Progress:
+    """Whether a host gets on: what it answers is checked, step by step."""
 
-    def __init__(self, warm_host: WarmHost, seed: int, preempt: bool) -> None:
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._steps = 0
+        self._second = 0.0
+        self._steps_in_second = 0
+        self._idle_steps = 0
+
+    def require(
+        self, request: protocol.StepRequest, result: protocol.StepResult, run_cpu_s: Callable[[], float]
+    ) -> None:
+        """Check the next step.
+
+        Args:
+            request: what the host was asked for.
+            result: what it answered.
+            run_cpu_s: returns the CPU seconds that the host has used for this run.
+
+        Raises:
+            HostLost: times run backwards, the host claims to have handled events that it did not get, or the run does not
+                get on.
+        """
+        before = self._now
+        for when, _ in result.effects:
+            if not before <= when:  # also for a time that is not a number
+                break
+            before = when
+        else:
+            if before <= result.now <= request.until and 0 <= result.consumed <= len(request.due):
+                self._require_progress(result, run_cpu_s)
+                return
+        raise HostLost("host-died", "the process that runs your code sent an impossible time")
+
+    def _require_progress(self, result: protocol.StepResult, run_cpu_s: Callable[[], float]) -> None:
+        self._idle_steps = (
+            0 if result.consumed or result.effects or result.now > self._now + _HARDLY_S else self._idle_steps + 1
+        )
+        self._now = result.now
+        if result.now >= self._second + 1.0:
+            self._second, self._steps_in_second = result.now, 0
+        self._steps_in_second += 1
+        self._steps += 1
+        if self._idle_steps > IDLE_STEPS or self._steps_in_second > STEPS_PER_SECOND:
+            raise HostLost("host-hangs", "the process that runs your code answers without letting the clock move on")
+        if self._steps % _CHECK_STEPS == 0 and run_cpu_s() > RUN_CPU_S:
+            raise HostLost("host-hangs", f"your code has computed for more than {RUN_CPU_S:.0f} s in this run")
+
+
+class ForkedHost:
+    """A child forked from the warm host or from the prepared host. This is how runs are judged.
+
+    Args:
+        warm_host: the submission's.
+        seed: decides every random choice of the servers and of their threads.
+        schedule: how threads are preempted (:mod:`raftlab.schedules`).
+        incarnations: how many of each role the run begins with, so that they can be prepared; ``None``: unknown.
+    """
+
+    def __init__(
+        self, warm_host: WarmHost, seed: int, schedule: str, incarnations: Mapping[str, int] | None = None
+    ) -> None:
         theirs_read, ours_write = os.pipe()
         ours_read, theirs_write = os.pipe()
         self._warm_host = warm_host
-        self._pipe = Pipe(ours_read, ours_write)
+        self._pipe = Pipe(ours_read, ours_write, protocol.MAX_HOST_FRAME_BYTES)
         self._decode = protocol.decoder(protocol.StepResult).decode
+        self._progress = Progress()
         self._poll = select.poll()
         self._poll.register(ours_read, select.POLLIN)
-        self._child = warm_host.spawn("sim", [theirs_read, theirs_write], seed, preempt)
+        self._child = warm_host.spawn("sim", [theirs_read, theirs_write], seed, schedule, incarnations)
         self.cpu_s = 0.0
 
     def step(self, request: protocol.StepRequest) -> protocol.StepResult:
@@ -114,11 +184,14 @@ class ForkedHost:
             result: protocol.StepResult = self._decode(self._pipe.receive())
         except PipeClosed:
             text = f"the process that runs your code {self._warm_host.how_it_ended(self._child, 5.0)}"
-            raise HostLost("host-died", text, self._warm_host.stderr()) from None
-        except (FrameTooLong, msgspec.DecodeError) as exc:
+            raise HostLost("host-died", text, self._warm_host.stderr(self._child)) from None
+        except FrameTooLong as exc:
+            raise HostLost(
+                "flood", f"the process that runs your code sent malformed data, or too much: {exc}"
+            ) from None
+        except protocol.MALFORMED as exc:
             raise HostLost("host-died", f"the process that runs your code sent malformed data: {exc}") from None
-        if not (result.now <= request.until and 0 <= result.consumed <= len(request.due)):
-            raise HostLost("host-died", "the process that runs your code sent an impossible time")
+        self._progress.require(request, result, lambda: cpu_seconds(self._warm_host.pid(self._child)))
         return result
 
     def close(self) -> None:
@@ -146,14 +219,14 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGUSR1)  # makes the child print its stacks
         poll.poll(500)
-        stack = host.stderr()
+        stack = host.stderr(child)
         what = f"has computed for {cpu:.0f} s" if cpu >= HANG_CPU_S else "has been silent for two minutes"
         raise HostLost("host-hangs", f"your code {what} without letting the clock move on", stack)
 
 
 @dataclass(frozen=True, slots=True)
 class Breakpoint:
-    """Where to interrupt a run, once."""
+    """The point at which to interrupt a run, once."""
 
     when: float
     """Seconds of virtual time."""
@@ -169,12 +242,12 @@ class InProcessHost:
 
     cpu_s = 0.0
 
-    def __init__(self, path: Path, seed: int, preempt: bool, stop_at: Breakpoint | None = None) -> None:
+    def __init__(self, path: Path, seed: int, schedule: str, stop_at: Breakpoint | None = None) -> None:
         from raftlab.host.loader import Program
         from raftlab.host.sim_host import SimHost
         from raftlab.submission import source
 
-        self._sim_host = SimHost(Program(source.find(path)), seed, preempt)
+        self._sim_host = SimHost(Program(source.find(path)), seed, schedule)
         if stop_at is not None:
             self._sim_host.kernel.stop_at(stop_at.when, stop_at.servers, stop_at.callback)
 

@@ -17,7 +17,7 @@ from raftlab.api import ApplyChannel, Peer, Persister, log
 
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)
-# A call to a dead server blocks for up to 7 s: enough workers for all the heartbeats of that time.
+# A call to a dead server blocks for up to 7 s, so there are enough workers for all heartbeats of that time.
 WORKERS_PER_PEER = 80
 
 
@@ -121,10 +121,10 @@ class Raft:
         self.alarm = time.monotonic() + random.uniform(*TIMEOUT)
 
     def _see(self, term: int) -> None:
-        """All Servers: with a higher term, become a follower."""
+        """Figure 2, All Servers: become a follower if this term is higher."""
         if term > self.current_term:
             if self.role == "leader":
-                self._restart_timer()  # it was set for the next heartbeat
+                self._restart_timer()  # the timer was set for the next heartbeat
             self.current_term = term
             self.voted_for = None
             self.role = "follower"

@@ -16,7 +16,7 @@ from raftlab.api import ApplyChannel, Peer, Persister
 
 MS = 1_000_000
 HEARTBEAT_S = 0.1
-MOST_CALLS = 60  # to one peer at a time: a call to a dead server takes up to 7 s
+MOST_CALLS = 60  # calls to one peer at a time; a call to a dead server takes up to 7 s
 
 logger = logging.getLogger("raft")
 
@@ -81,7 +81,7 @@ class Raft:
         self.voted_for: int | None = None
         self.role = Role.FOLLOWER
         self.quiet_until = 0
-        self.over = threading.Event()  # set when the present candidacy or leadership ends
+        self.over = threading.Event()  # set when the current candidacy or leadership ends
         self.free = {peer: threading.BoundedSemaphore(MOST_CALLS) for peer in self.others}
         self.pool = futures.ThreadPoolExecutor(max_workers=MOST_CALLS * len(peers))
         with self.changed:

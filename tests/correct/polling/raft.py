@@ -68,7 +68,7 @@ class Raft:
         self.vote_count = 0
         self.last_heard = time.time()
         self.patience = random.uniform(0.4, 0.8)
-        self.view = (0, False)  # what get_state says; replaced as a whole whenever term or role changed
+        self.view = (0, False)  # what get_state returns; replaced as a whole when the term or the role changes
         for loop in (self._watch, self._lead):
             threading.Thread(target=loop, daemon=True).start()
 
@@ -114,7 +114,7 @@ class Raft:
             return AppendEntriesReply(term=self.current_term, success=True)
 
     def _watch(self) -> None:
-        """Start an election if no leader was heard for too long."""
+        """Start an election if no leader has been heard for too long."""
         while True:
             time.sleep(random.uniform(0.01, 0.03))
             with self.big_lock:
@@ -142,7 +142,7 @@ class Raft:
             if reply.term > self.current_term:
                 self._follow(reply.term)
             if reply.vote_granted and self.is_candidate and self.current_term == args.term:
-                self.vote_count += 1  # each server is asked once a term
+                self.vote_count += 1  # each server is asked only once per term, so votes can be counted
                 self._won()
 
     def _won(self) -> None:
@@ -152,7 +152,7 @@ class Raft:
             self._publish()
 
     def _lead(self) -> None:
-        """Heartbeats every tenth of a second or so, as long as this server leads."""
+        """Send heartbeats about every tenth of a second, as long as this server leads."""
         last_beat = 0.0
         while True:
             time.sleep(0.02)

@@ -94,7 +94,7 @@ class Raft:
         self.current_term = 0
         self.voted_for: int | None = None
         self.leading = False
-        self.votes: set[int] = set()  # of this term; only a candidate has any
+        self.votes: set[int] = set()  # the servers that voted for this one in this term
         self.election_alarm = Alarm(self.lock, self._campaign)
         self.heartbeat_alarm = Alarm(self.lock, self._heartbeat)
         self._wait_for_leader()

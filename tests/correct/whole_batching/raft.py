@@ -30,7 +30,7 @@ UPTO = "2F"
 BATCH_DELAY = 0.006
 BEAT = 0.1
 TIMEOUT = (0.45, 0.9)
-# Seconds after which a server that has not answered is sent the next message anyway, if there is something new.
+# If a server has not answered for this many seconds, it is sent the next message anyway if there is something new.
 PATIENCE = 0.15
 MOST_ENTRIES = 80
 CHUNK = 4096
@@ -56,8 +56,9 @@ class Raft:
         self.commit = self.store.base
         self.applied = 0
         self.role: Follower | Asking | Candidate | Leader = Follower()
-        self.news = False  # there is something to save or send
-        self.incoming: tuple[int, int, bytes] = (0, 0, b"")  # leader's term, last index, the snapshot's bytes so far
+        self.news = False  # whether there is something to save or send
+        # The leader's term, the snapshot's last index, and its bytes so far.
+        self.incoming: tuple[int, int, bytes] = (0, 0, b"")
         self.deadline = 0.0
         self._restart_timer()
         for loop in (self._time, self._batches, self._applier):
@@ -65,8 +66,8 @@ class Raft:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """The lock. Changes are saved before it is released, unless they can wait for the next batch. After a failed save
-        no thread gets it any more."""
+        """Take the lock. Changes are saved before it is released, unless they can wait for the next batch. After a failed
+        save no thread gets the lock any more."""
         with self.changed:
             if self.broken is not None:
                 raise self.broken
@@ -145,7 +146,7 @@ class Raft:
                     self._ask()
 
     def _follow(self, term: int, leader: int = -1) -> None:
-        """Become a follower in this term, of this leader if it was just heard."""
+        """Become a follower in this term. ``leader`` is the leader whose message has just arrived, if there is one."""
         if term > self.store.term:
             self.store.enter(term)
         if isinstance(self.role, Leader) or leader >= 0:
@@ -309,7 +310,8 @@ class Raft:
             remote.pending = self._chunk(remote)
             self._call(server, "install_snapshot", remote.pending, self._installed)
             return
-        # Try our last entry first, as most logs agree there; then halve. Entries are sent once the index is known.
+        # Try our last entry first, because most logs agree there. If it fails, halve the range. Send entries once the index
+        # is known.
         found = remote.match == remote.most
         prev = least if found else remote.most if not remote.probed else (least + remote.most + 1) // 2
         remote.probed = True
@@ -344,17 +346,17 @@ class Raft:
         leader, remote, current = found
         if reply.success:
             upto = args.prev_log_index + len(args.entries)
-            # The log agrees at `most`, so it also agrees with everything sent since.
+            # The log agrees at `most`, so it also agrees with everything that was sent since.
             remote.match = max(remote.match, upto)
             remote.most = max(remote.most, remote.match)
             if remote.leaves_at is not None and min(upto, args.leader_commit) >= self.store.latest[0]:
-                del leader.remotes[server]  # it knows that it was removed
+                del leader.remotes[server]  # the server knows that it was removed
             self._count_copies(leader)
         elif current and args.prev_log_index > remote.match:
             remote.most = args.prev_log_index - 1
         if remote.match < self.store.last or remote.told_commit < self.commit:
             self._tell_news()
-        self.changed.notify_all()  # a change may have waited for this one
+        self.changed.notify_all()  # another change may be waiting for this one
 
     def _count_copies(self, leader: Leader) -> None:
         copies: dict[int, float] = {server: remote.match for server, remote in leader.remotes.items()}
@@ -397,7 +399,7 @@ class Raft:
             return other.leader if isinstance(other, Follower) else -1, self.store.term, False
 
     def _has_caught_up(self, remote: Remote, mark: int, now: float) -> bool:
-        """Whether it has everything from before the request for the change, and is fast enough."""
+        """Whether the learner has every entry from before the request for the change, and is fast enough."""
         return remote.match >= max(mark, self.commit) and now - remote.confirmed < TIMEOUT[0]
 
     def _look_after(self, leader: Leader) -> None:

@@ -42,7 +42,7 @@ class Remote:
     sent_at: float = 0.0
     parcel: tuple[int, int, bytes, Voters] | None = None
     offset: int = 0
-    leaves_at: float | None = None  # for one that was removed
+    leaves_at: float | None = None  # for a server that was removed: when the leader stops sending to it
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class Leader:
     since: float
     remotes: dict[int, Remote] = field(default_factory=dict)
     next_beat: float = 0.0
-    learners: frozenset[int] | None = None  # while they catch up
+    learners: frozenset[int] | None = None  # the servers that are catching up, if any
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Store:
         return at, self.voters[at]
 
     def term_of(self, index: int) -> int:
-        """-1 if there is no entry."""
+        """The term of the entry at ``index``; -1 if there is none."""
         if index == self.base:
             return self.base_term
         return self.entries[index - self.base - 1].term if self.base < index <= self.last else -1

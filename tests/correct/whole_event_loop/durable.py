@@ -20,7 +20,7 @@ class Configuration:
         return self.new | (self.old or frozenset())
 
     def agrees(self, servers: set[int]) -> bool:
-        """Whether these are a majority, of each group if there are two."""
+        """Whether these servers are a majority, of each group if there are two."""
         return all(2 * len(group & servers) > len(group) for group in (self.new, self.old) if group is not None)
 
     def fields(self) -> dict[str, list[int] | None]:
@@ -33,7 +33,8 @@ def told(index: int, members: list[int], old_members: list[int] | None) -> Confi
 
 @dataclass
 class DurableState:
-    # The last one counts. The first one comes from the snapshot, or is the initial one; the others are in the log.
+    # The last configuration counts. The first one comes from the snapshot, or is the initial one; the others are in the
+    # log.
     configurations: list[Configuration]
     current_term: int = 0
     voted_for_candidate: int | None = None

@@ -21,6 +21,7 @@ class RequestVoteArgs:
     candidate_id: int
     last_log_index: int
     last_log_term: int
+    leadership_transfer: bool = False
 
 
 @dataclass
@@ -43,7 +44,7 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    # If the log is too short: no term, and the first missing index.
+    # If the log is too short, there is no term, and the index is the first missing one.
     conflict_term: int | None = None
     conflict_index: int | None = None
 
@@ -65,3 +66,14 @@ class InstallSnapshotArgs:
 class InstallSnapshotReply:
     term: int
     received_so_far: int | None = None
+
+
+@dataclass
+class TimeoutNowArgs:
+    term: int
+    leader_id: int
+
+
+@dataclass
+class TimeoutNowReply:
+    term: int

@@ -1,4 +1,4 @@
-"""Event loop, labs 2A to 2F: one thread owns all state and takes events from an inbox; there is no lock in this file. Events
+"""Event loop, labs 2A to 2G: one thread owns all state and takes events from an inbox; there is no lock in this file. Events
 are handled in groups: all of them, then one save, then replies, messages and whatever is to be applied. No-op on election.
 A stack of configurations; one step for one server, joint for more; learners in rounds; a leader counts who answers."""
 
@@ -21,6 +21,8 @@ from messages import (
     LogEntry,
     RequestVoteArgs,
     RequestVoteReply,
+    TimeoutNowArgs,
+    TimeoutNowReply,
 )
 from views import Change, Round, Shipment, View
 
@@ -33,7 +35,7 @@ TIMEOUT = (0.35, 0.7)
 MOST_EVENTS = 32
 MOST_ENTRIES = 64
 CHUNK = 4096
-# The rounds that a learner has for catching up, and the seconds for all of them.
+# A learner must catch up within this many rounds, and within this many seconds for all rounds.
 ROUNDS = 10
 CATCH_UP_WITHIN = 6.0
 # Seconds for which a leader tries to tell a server that it was removed.
@@ -71,9 +73,13 @@ class Raft:
         self.answered: set[int] = set()  # servers that have answered this leader since `counted_at`
         self.counted_at = 0.0
         self.change: Change | None = None
+        # The server that we hand over to, until when, and whether it was told to stand since the last heartbeat.
+        self.heir: int | None = None
+        self.heir_until = 0.0
+        self.heir_told = False
         self.incoming: Shipment | None = None
         self.alarm = time.monotonic() + random.uniform(*TIMEOUT)
-        # What the current events have caused, and what is sent once it is saved.
+        # The changes that the current events have caused, and the messages to send once these changes are saved.
         self.unsaved = False
         self.unsaved_snapshot: bytes | None = None
         self.answers: list[tuple[queue.Queue[Any], Any]] = []
@@ -104,6 +110,12 @@ class Raft:
         answer: queue.Queue[Any] = queue.Queue()
         self.inbox.put(lambda: self._on_change(members, answer))
         return answer.get()
+
+    def transfer_leadership(self, target: int) -> tuple[int, int, bool]:
+        return self._ask(self._on_transfer, target)
+
+    def timeout_now(self, args: TimeoutNowArgs) -> TimeoutNowReply:
+        return self._ask(self._on_timeout_now, args)
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         return self._ask(self._on_request_vote, args)
@@ -148,6 +160,7 @@ class Raft:
             self._advance_commit()
             self._save()
             self._replicate()
+            self._tell_heir()
             self._retire_if_removed()
         for answer, value in self.answers:
             answer.put(value)
@@ -179,6 +192,7 @@ class Raft:
             self.answered, self.counted_at = set(), now
         self.leaving = {peer: until for peer, until in self.leaving.items() if until > now}
         self._look_after()
+        self.heir_told = False
         self.alarm = now + HEARTBEAT
         for peer in self.views:
             self._send_news(peer)
@@ -187,7 +201,7 @@ class Raft:
         self.alarm = time.monotonic() + random.uniform(*TIMEOUT)
 
     def _see(self, term: int) -> None:
-        """All Servers: with a higher term, become a follower."""
+        """Figure 2, All Servers: become a follower if this term is higher."""
         if term > self.durable.current_term:
             self.durable.current_term, self.durable.voted_for_candidate = term, None
             self.unsaved = True
@@ -195,9 +209,10 @@ class Raft:
 
     def _resign(self) -> None:
         if self.role == "leader":
-            self._restart_timer()  # it was set for the next heartbeat
+            self._restart_timer()  # the timer was set for the next heartbeat
         self.role = "follower"
         self.leader = -1
+        self.heir = None
         self.question = None
 
     # --- elections ---
@@ -254,7 +269,8 @@ class Raft:
 
     def _on_request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         mine = self.durable
-        if UPTO >= "2E" and args.term > mine.current_term and self._hears_leader(args.candidate_id):
+        wanted = UPTO < "2E" or args.leadership_transfer
+        if not wanted and args.term > mine.current_term and self._hears_leader(args.candidate_id):
             return RequestVoteReply(mine.current_term, False)
         self._see(args.term)
         granted = (
@@ -269,7 +285,7 @@ class Raft:
             self._restart_timer()
         return RequestVoteReply(mine.current_term, granted)
 
-    def _campaign(self) -> None:
+    def _campaign(self, told: bool = False) -> None:
         mine = self.durable
         mine.current_term += 1
         mine.voted_for_candidate = self.me
@@ -279,7 +295,7 @@ class Raft:
         self.votes = {self.me}
         self._restart_timer()
         log("election", f"term {mine.current_term}")
-        args = RequestVoteArgs(mine.current_term, self.me, mine.last, mine.term_of(mine.last))
+        args = RequestVoteArgs(mine.current_term, self.me, mine.last, mine.term_of(mine.last), told)
         for peer in mine.configuration.voters - {self.me}:
             self.messages.append((peer, "request_vote", args, self._on_vote))
         self._count_votes()
@@ -303,7 +319,7 @@ class Raft:
         self.leader = self.me
         self.question = None
         self.views = {}
-        # Servers that the last change removed may not know it.
+        # Servers that the last change removed may not know that.
         now = time.monotonic()
         before = mine.configurations[-2].voters if len(mine.configurations) > 1 else frozenset()
         self.leaving = dict.fromkeys(before - mine.configuration.voters - {self.me}, now + FAREWELL)
@@ -323,6 +339,8 @@ class Raft:
         mine = self.durable
         if self.role != "leader":
             return -1, mine.current_term, False
+        if self._hands_over():
+            return -1, mine.current_term, True
         self._append(LogEntry(mine.current_term, command))
         return mine.last, mine.current_term, True
 
@@ -381,7 +399,7 @@ class Raft:
             self._send_news(peer)
 
     def _retreat(self, args: AppendEntriesArgs, reply: AppendEntriesReply) -> int:
-        """The next_index after a refusal."""
+        """The next_index to try after a refusal."""
         if reply.conflict_index is None:
             return args.prev_log_index
         if reply.conflict_term is not None:
@@ -406,6 +424,45 @@ class Raft:
             self._save()
             self._advance_commit()
 
+    # --- handing over ---
+
+    def _hands_over(self) -> bool:
+        if self.heir is not None and time.monotonic() >= self.heir_until:
+            self.heir = None
+        return self.heir is not None
+
+    def _on_transfer(self, target: int) -> tuple[int, int, bool]:
+        term, configuration = self.durable.current_term, self.durable.configuration
+        if self.role != "leader":
+            return self.leader, term, False
+        votes = target in configuration.new and (configuration.old is None or target in configuration.old)
+        if target == self.me or not votes or self._hands_over():
+            return -1, term, True
+        self.heir, self.heir_told = target, False
+        self.heir_until = time.monotonic() + random.uniform(*TIMEOUT)
+        return target, term, True
+
+    def _tell_heir(self) -> None:
+        """After each group of events, as the heir may just have caught up. Again after each heartbeat, if it is lost."""
+        if not self._hands_over() or self.heir_told or self.heir is None or self.heir not in self.views:
+            return
+        if self.views[self.heir].match_index == self.durable.last:
+            self.heir_told = True
+            args = TimeoutNowArgs(self.durable.current_term, self.me)
+            self.messages.append((self.heir, "timeout_now", args, self._on_told))
+
+    def _on_told(self, peer: int, args: TimeoutNowArgs, reply: TimeoutNowReply | None) -> None:
+        if reply is not None:
+            self._see(reply.term)
+
+    def _on_timeout_now(self, args: TimeoutNowArgs) -> TimeoutNowReply:
+        mine = self.durable
+        if args.term >= mine.current_term and self.me in mine.configuration.voters:
+            self._see(args.term)
+            if self.role != "leader":
+                self._campaign(told=True)
+        return TimeoutNowReply(mine.current_term)
+
     # --- members ---
 
     def _look_after(self) -> None:
@@ -425,7 +482,7 @@ class Raft:
         exist = bool(members) and members <= set(range(len(self.peers)))
         settled = mine.configuration.index <= self.commit_index and mine.configuration.old is None
         own_term = mine.term_of(self.commit_index) == mine.current_term
-        if self.change is not None or not exist or not settled or not own_term:
+        if self.change is not None or not exist or not settled or not own_term or self._hands_over():
             self.answers.append((answer, (-1, mine.current_term, True)))
             return
         now = time.monotonic()
@@ -450,7 +507,9 @@ class Raft:
             elif now - this.since > TIMEOUT[0]:
                 change.rounds[peer] = Round(this.number + 1, mine.last, now)
                 ready = False
-        if ready:
+        if ready and self._hands_over():
+            self._end_change(change, (-1, mine.current_term, True))
+        elif ready:
             old = mine.configuration.new
             both = old if len(old ^ change.members) > 1 else None
             self._append_configuration(Configuration(0, change.members, both))
@@ -473,7 +532,7 @@ class Raft:
     def _retire_if_removed(self) -> None:
         current = self.durable.configuration
         if current.index <= self.commit_index and self.me not in current.voters:
-            # One more message to all: that it is committed.
+            # Send one more message to everybody, which says that the entry is committed.
             for peer in self.views:
                 self._send_news(peer)
             self._resign()
@@ -556,7 +615,7 @@ class Raft:
             return
         parcel = view.shipment
         if (parcel.index, parcel.offset) != (args.last_included_index, args.offset):
-            return  # the answer to a duplicate
+            return  # this is the answer to a duplicate
         end = args.offset + len(args.data)
         parcel.offset = end if reply.received_so_far is None else min(end, reply.received_so_far)
         if args.done and parcel.offset == end:
@@ -574,7 +633,7 @@ class Raft:
         self._hear(args.leader_id)
         end = args.offset + len(args.data)
         if args.last_included_index <= self.commit_index:
-            return InstallSnapshotReply(term, end)  # we have all of that, or more
+            return InstallSnapshotReply(term, end)  # everything that the snapshot covers is committed here already
         parcel = self.incoming
         if parcel is None or (parcel.leader_term, parcel.index) != (args.term, args.last_included_index):
             who = told(args.last_included_index, args.members, args.old_members) if args.members else None

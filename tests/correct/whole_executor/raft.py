@@ -1,6 +1,7 @@
 """Executor, labs 2A to 2F: every call is a future of one pool, an RLock guards the state, Events wake the threads. Lost
-messages and new commits are sent at once. Each entry is stored with the voters at its index. Adding one server is one step,
-all else is joint; learners join once they have all committed entries. Some entries before the snapshot are kept."""
+messages and new commits are sent at once. Each entry is stored with the voters at its index. One server is added in one
+step; every other change is joint. Learners join once they have all committed entries. Some entries before the snapshot are
+kept."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ CHUNK = 4096
 MOST_ENTRIES = 100
 # How many entries stay in memory (not on disk) although a snapshot covers them, for servers that lag only a little.
 TRAIL = 6
-# A call to a dead server blocks for up to 7 s: enough workers for the heartbeats of that time and a few more calls.
+# A call to a dead server blocks for up to 7 s, so there are enough workers for all heartbeats of that time and a few more
+# calls.
 WORKERS_PER_PEER = 120
 # Seconds after which the leader no longer waits for a call, if the server is known to be alive otherwise.
 OVERDUE = 0.2
@@ -84,7 +86,8 @@ class Raft:
         self.role = Role.FOLLOWER
         self.leader = -1
         self.survey: RequestVoteArgs | None = None
-        self.votes: set[int] = set()  # or pre-votes, while these are collected
+        # The servers that voted for us, or granted a pre-vote while pre-votes are collected.
+        self.votes: set[int] = set()
         self.change: Change | None = None
         self.view: dict[int, Other] = {}
         self.leader_heard_at = -MAX_TIMEOUT
@@ -100,7 +103,8 @@ class Raft:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """The lock. After a fault (above all a failed save) memory and disk may differ, so no thread goes on."""
+        """Take the lock. After a fault (above all a failed save) memory and disk may differ, so no thread gets the lock any
+        more."""
         with self.lock:
             if self.broken is not None:
                 raise self.broken
@@ -218,7 +222,7 @@ class Raft:
     # --- time ---
 
     def _live(self) -> None:
-        """Heartbeats while leading, else elections."""
+        """Send heartbeats while leading; otherwise start elections."""
         while True:
             with self._alone():
                 now = time.monotonic()
@@ -250,8 +254,8 @@ class Raft:
     def _call(self, server: int, method: str, args: Any, then: Callable[[int, Any, Any], None]) -> None:
         def exchange() -> None:
             reply = self.peers[server].call(method, args)
-            # Here, and not in a callback of the future: if the future is done already, the callback would run in the middle
-            # of our caller's loop.
+            # The reply is handled here and not in a callback of the future. If the future is done already, a callback would
+            # run in the middle of our caller's loop.
             with self._alone():
                 # A yes to a pre-vote may have the requested term.
                 real = reply is not None and not (method == "pre_vote" and reply.vote_granted)
@@ -282,7 +286,7 @@ class Raft:
         self._look_at_change()
 
     def _may_stand(self) -> bool:
-        """Whether we vote in some configuration that may count, from the committed one on."""
+        """Whether we vote in the last configuration known to be committed, or in a later one."""
         return any(self.me in who.everybody() for who in self.in_force[self.commit_index - self.start_index :])
 
     def _ask_around(self) -> None:
@@ -368,7 +372,7 @@ class Raft:
         return free and (args.last_log_term, args.last_log_index) >= (self._term_at(self._last()), self._last())
 
     def _is_content(self, asker: int) -> bool:
-        """Whether there is a working leader (§6). Then a candidate only disturbs, unless it is that leader itself."""
+        """Whether this server leads, or hears a leader other than ``asker``. Then a candidate only disturbs (§6)."""
         now = time.monotonic()
         if self.role is Role.LEADER:
             return self._has_majority(now, MIN_TIMEOUT)
@@ -452,7 +456,7 @@ class Raft:
             self._call(server, "append_entries", args, self._answered)
 
     def _spread(self) -> None:
-        """Send each server what is new for it, unless it has not answered the last message yet."""
+        """Send each server what is new for it, unless its answer to the last message is still missing."""
         for server, other in self.view.items():
             if other.call is None:
                 self._tell(server, other)
@@ -509,7 +513,7 @@ class Raft:
                 if not self._leading_since(args):
                     return
             if other.leaves_at is not None and min(upto, args.leader_commit) >= self.in_force[-1].since:
-                self.view.pop(server, None)  # it knows
+                self.view.pop(server, None)  # it knows that it was removed
                 return
             other.next_index = max(other.next_index, other.match_index + 1)
         elif args.prev_log_index == other.next_index - 1:
@@ -571,7 +575,8 @@ class Raft:
             return AppendEntriesReply(term=self.current_term, success=True)
 
     def _refuse(self, args: AppendEntriesArgs) -> AppendEntriesReply:
-        """Skip entries that the leader cannot have: those of a later term than it has there, and the one that it named."""
+        """Refuse, and name the last entry that the leader may have, too: not the one at prev_log_index, nor one of a later
+        term."""
         index = min(self._last(), args.prev_log_index)
         if index == args.prev_log_index:
             index -= 1
@@ -641,7 +646,7 @@ class Raft:
 
     def _take_chunk(self, args: InstallSnapshotArgs) -> bool:
         if args.last_included_index <= self.commit_index:
-            return True  # it is not needed
+            return True  # the snapshot is not needed
         if args.offset == 0:
             self.incoming_term = args.term
             old = frozenset(args.old_members or ())
@@ -651,7 +656,7 @@ class Raft:
         if parcel is None or (self.incoming_term, parcel.index) != (args.term, args.last_included_index):
             return False
         if args.offset + len(args.data) <= len(parcel.data) and not args.done:
-            return True  # it arrived before, and only the reply was lost
+            return True  # this chunk arrived before, and only the reply was lost
         if len(parcel.data) != args.offset:
             return False
         parcel.data += args.data

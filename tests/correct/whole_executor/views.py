@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Electorate:
-    """The voters from the entry at ``since`` on; two halves while C_old,new counts."""
+    """The voters from the entry at ``since`` on. There are two halves while C_old,new counts."""
 
     since: int
     members: frozenset[int]
@@ -26,7 +26,7 @@ class Electorate:
 
 @dataclass
 class Change:
-    """A change of members whose learners catch up; the future is for the index that it gets, or -1."""
+    """A change of members whose learners are catching up. The future gets the index of the change's entry, or -1."""
 
     term: int
     members: frozenset[int]
@@ -42,10 +42,10 @@ class Other:
     heard_at: float
     match_index: int = 0
     told_commit: int = 0
-    call: Any = None  # the arguments of the call in flight that has something new
+    call: Any = None  # the arguments of the call in flight, if it has entries or a commit that are new
     call_since: float = 0.0
     parcel: Parcel | None = None
-    # For a removed server: until when it still gets messages.
+    # Until when a removed server still gets messages.
     leaves_at: float | None = None
 
 

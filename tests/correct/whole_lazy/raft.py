@@ -1,7 +1,8 @@
-"""Lazy, labs 2A to 2F: a leader sends everything to every server, member or not, so a new member has long caught up, and a
-removed one still gets messages. Every change goes through C_old,new, even of one server. Entries are sent only on the
-leader's tick, so start() waits for the next one, and followers learn of a commit one tick later. Election timeouts are as
-long as the labs allow. Steps are methods of an immutable state that is replaced as a whole."""
+"""Lazy, labs 2A to 2F and 3B: a leader sends everything to every server, member or not, so a new member has long caught up,
+and a removed one still gets messages. Every change goes through C_old,new, even of one server. Entries are sent only on the
+leader's tick, so start() waits for the next one, and followers learn of a commit one tick later. A read waits for the next
+tick, too. Election timeouts are as long as the labs allow. Steps are methods of an immutable state that is replaced as a
+whole. A server that was ever asked for a lease is silent after each start."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister
+from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister
 
 # The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
 UPTO = "2F"
@@ -21,6 +22,7 @@ TIMEOUT = (0.8, 1.6)
 MOST_ENTRIES = 100
 CHUNK = 4000
 CHUNKS_A_TICK = 4
+READ_WITHIN = 1.2
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
+    hush: bool = False  # whether the leader relies on the receiver to vote for nobody for a while
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,18 @@ class InstallSnapshotReply:
 
 
 @dataclass(frozen=True)
+class ReadIndexArgs:
+    term: int
+    server_id: int
+
+
+@dataclass(frozen=True)
+class ReadIndexReply:
+    term: int
+    index: int
+
+
+@dataclass(frozen=True)
 class Saved:
     """Everything that is persistent."""
 
@@ -93,6 +108,7 @@ class Saved:
     base_term: int = 0
     log: dict[int, LogEntry] = field(default_factory=dict)
     first: LogEntry = LogEntry(0, None)  # the configuration as of base
+    hushed: bool = False
 
     def configured(self, upto: int) -> tuple[int, LogEntry]:
         for index in range(min(upto, self.last), self.base, -1):
@@ -157,7 +173,14 @@ class Raft:
         self.saved: Saved = pickle.loads(persister.state() or pickle.dumps(Saved(first=first)))
         self.others = [server for server in range(len(peers)) if server != me]
         self.leader = -1
-        self.heard = -100.0
+        # When a leader was heard last, and its term; after a start nobody knows.
+        self.heard, self.heard_term = (time.monotonic() if self.saved.hushed else -100.0), 0
+        # At the leader: when its last ticks were, by server the last one that it answered, and the first of those that ask
+        # for silence.
+        self.tick = 0
+        self.ticked: dict[int, float] = {}
+        self.tick_of: dict[int, int] = {}
+        self.hush_from: int | None = None
         self.changing = False
         self.answered: dict[int, float] = {}
         self.round = 0
@@ -176,7 +199,7 @@ class Raft:
             threading.Thread(target=loop, daemon=True).start()
 
     def _become(self, new: Saved, snapshot: bytes | None = None) -> None:
-        """Save first: if that fails, the server keeps its old state and does not answer."""
+        """Save before anything else. If that fails, the server keeps its old state and does not answer."""
         if new is not self.saved or snapshot is not None:
             self.persister.save(pickle.dumps(new), snapshot)
             self.saved = new
@@ -252,6 +275,77 @@ class Raft:
             if self.saved.base < index <= self.applied and term is not None:
                 self._become(self.saved.cut(index, term), data)
 
+    # --- reads ---
+
+    def read_index(self) -> int:
+        with self.lock:
+            leads, leader = self.role == "leader", self.leader
+            args = ReadIndexArgs(self.saved.term, self.me)
+        if leads:
+            return self._read_index()
+        answers: list[int] = []
+        asking = threading.Thread(target=self._ask_for_index, args=(leader, args, answers), daemon=True)
+        if leader != -1:
+            asking.start()
+            asking.join(1.5)
+        return answers[0] if answers else -1
+
+    def _ask_for_index(self, leader: int, args: ReadIndexArgs, answers: list[int]) -> None:
+        reply = self.peers[leader].call("read_index_of", args)
+        if reply is not None:
+            with self.lock:
+                self._meet(reply.term)
+            answers.append(reply.index)
+
+    def read_index_of(self, args: ReadIndexArgs) -> ReadIndexReply:
+        with self.lock:
+            self._meet(args.term)
+        index = self._read_index()
+        with self.lock:
+            return ReadIndexReply(self.saved.term, index)
+
+    def _read_index(self) -> int:
+        """Look every 10 ms: for an entry of the own term that is committed, then for answers to a later tick."""
+        give_up = time.monotonic() + READ_WITHIN
+        with self.lock:
+            term = self.saved.term
+        index = after = -1
+        while time.monotonic() < give_up:
+            with self.lock:
+                if self.role != "leader" or self.saved.term != term:
+                    return -1
+                if index < 0 and self._knows_commit():
+                    index, after = self.commit_index, self.tick
+                if index >= 0 and self._confirmed_tick() > after:
+                    return index
+            time.sleep(0.01)
+        return -1
+
+    def lease_index(self) -> int:
+        with self.lock:
+            if self.role != "leader" or not self._knows_commit():
+                return -1
+            index = self.commit_index
+            if self.hush_from is None:
+                self.hush_from = self.tick + 1
+            tick = self._confirmed_tick()
+            if tick < self.hush_from:
+                return -1
+            began = self.ticked.get(tick, -100.0)
+            return index if time.monotonic() < began + TIMEOUT[0] / MAX_DRIFT else -1
+
+    def _knows_commit(self) -> bool:
+        """Whether an entry of the own term is committed. If there is none yet, append one."""
+        mine = self.saved
+        if mine.end[0] != mine.term:
+            self._become(mine.with_entries(mine.last + 1, [LogEntry(mine.term, None, "noop")]))
+        return mine.term_at(self.commit_index) == mine.term
+
+    def _confirmed_tick(self) -> int:
+        """The last tick whose messages a majority of each group has answered."""
+        ticks = {**self.tick_of, self.me: self.tick}
+        return max(tick for tick in ticks.values() if self.saved.most({who for who in ticks if ticks[who] >= tick}))
+
     def _applier(self) -> None:
         while True:
             message = None
@@ -264,7 +358,9 @@ class Raft:
                 elif self.applied < self.commit_index:
                     self.applied += 1
                     entry = mine.log[self.applied]
-                    message = ApplyMsg(self.applied, entry.term, entry.command)
+                    message = ApplyMsg(
+                        self.applied, entry.term, entry.command, "noop" if entry.kind == "noop" else "command"
+                    )
                     if entry.kind == "configuration":
                         voters = frozenset(entry.members or ()) | frozenset(entry.old_members or ())
                         message = ApplyMsg(self.applied, entry.term, kind="configuration", members=voters)
@@ -302,7 +398,7 @@ class Raft:
         return any(self.me in [*(each.members or ()), *(each.old_members or ())] for each in [entry, *later])
 
     def _ask(self, server: int, args: RequestVoteArgs, this: int, said_yes: set[int]) -> None:
-        """One pre-vote; with a majority of them, the election."""
+        """Count one pre-vote. With a majority of them, start the election."""
         if server != self.me:
             reply = self.peers[server].call("pre_vote", args)
             if reply is None:
@@ -348,11 +444,16 @@ class Raft:
             self.next_index = dict.fromkeys(range(len(self.peers)), self.saved.last + 1)
             self.match_index = dict.fromkeys(range(len(self.peers)), 0)
             self.answered = dict.fromkeys(range(len(self.peers)), time.monotonic())
+            self.tick_of = dict.fromkeys(range(len(self.peers)), 0)
+            self.hush_from = None
             self.has = {}
 
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         with self.lock:
-            if UPTO >= "2E" and args.term > self.saved.term and self._hears_leader():
+            sticky = (UPTO >= "2E" and args.term > self.saved.term) or (
+                self.saved.hushed and args.term > self.heard_term
+            )
+            if sticky and self._hears_leader():
                 return RequestVoteReply(self.saved.term, False)
             self._meet(args.term)
             mine = self.saved
@@ -376,10 +477,14 @@ class Raft:
                     if UPTO >= "2F" and not self.saved.most(fresh | {self.me}):
                         self._retire()
                 if self.role == "leader":
+                    self.tick += 1
+                    self.ticked[self.tick] = time.monotonic()
+                    self.ticked.pop(self.tick - 100, None)
                     for server in self.others:
                         calls += self._messages_to(server)
+                tick = self.tick
             for call in calls:
-                threading.Thread(target=self._send, args=call, daemon=True).start()
+                threading.Thread(target=self._send, args=(*call, tick), daemon=True).start()
             # Check more often while there is no tick to wait for: a new leader should announce itself soon.
             time.sleep(TICK if calls else 0.02)
 
@@ -411,7 +516,8 @@ class Raft:
             return [(server, "install_snapshot", args) for args in self._chunks(server)]
         entries = [mine.log[index] for index in range(prev + 1, min(mine.last, prev + MOST_ENTRIES) + 1)]
         prev_term = mine.term_at(prev) or 0
-        args = AppendEntriesArgs(mine.term, self.me, prev, prev_term, entries, self.commit_index)
+        hush = self.hush_from is not None
+        args = AppendEntriesArgs(mine.term, self.me, prev, prev_term, entries, self.commit_index, hush)
         return [(server, "append_entries", args)]
 
     def _chunks(self, server: int) -> list[InstallSnapshotArgs]:
@@ -438,7 +544,7 @@ class Raft:
             for at in missing
         ]
 
-    def _send(self, server: int, method: str, args: Any) -> None:
+    def _send(self, server: int, method: str, args: Any, tick: int) -> None:
         reply = self.peers[server].call(method, args)
         if reply is None:
             return
@@ -447,6 +553,8 @@ class Raft:
             if self.role != "leader" or self.saved.term != args.term:
                 return
             self.answered[server] = time.monotonic()
+            if method == "append_entries":
+                self.tick_of[server] = max(self.tick_of[server], tick)
             if method == "append_entries":
                 self._appended(server, args, reply)
             else:
@@ -499,7 +607,10 @@ class Raft:
             self._follow(args.leader_id)
             mine, prev = self.saved, args.prev_log_index
             if prev >= mine.base and mine.term_at(prev) != args.prev_log_term:
+                if args.hush and not mine.hushed:
+                    self._become(replace(mine, hushed=True))
                 return AppendEntriesReply(mine.term, False, self._runs(prev))
+            mine = replace(mine, hushed=True) if args.hush and not mine.hushed else mine
             self._become(mine.with_entries(prev + 1, args.entries))
             self.commit_index = max(self.commit_index, min(args.leader_commit, prev + len(args.entries)))
             return AppendEntriesReply(mine.term, True)
@@ -507,7 +618,7 @@ class Raft:
     def _follow(self, leader: int) -> None:
         self.role = "follower"
         self._calm()
-        self.leader, self.heard = leader, time.monotonic()
+        self.leader, self.heard, self.heard_term = leader, time.monotonic(), self.saved.term
         self.round += 1
 
     def _runs(self, prev: int) -> list[list[int]]:
@@ -544,7 +655,7 @@ class Raft:
                 self.parts = {}
                 return InstallSnapshotReply(self.saved.term)
             if args.done:
-                del self.parts[args.offset]  # it is sent again once the others have arrived
+                del self.parts[args.offset]  # this part is sent again once the others have arrived
             return InstallSnapshotReply(self.saved.term, sorted(self.parts))
 
     def _is_whole(self, last: int) -> bool:

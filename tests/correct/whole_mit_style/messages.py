@@ -16,7 +16,7 @@ class LogEntry:
         return set(self.members) | set(self.old_members or [])
 
     def majority(self, servers):
-        """Of a configuration: whether these servers are a majority, of both sets if there are two."""
+        """Whether these servers are a majority of this configuration, of both sets if there are two."""
         for group in (self.members, self.old_members):
             if group and sum(server in servers for server in group) <= len(group) // 2:
                 return False
@@ -29,6 +29,7 @@ class RequestVoteArgs:
     candidate_id: int
     last_log_index: int
     last_log_term: int
+    leadership_transfer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,9 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    x_term: int = -1  # of the conflicting entry, if there is one
-    x_index: int = -1  # of the first entry of that term
-    x_len: int = -1  # the log's length, where the log is too short
+    x_term: int = -1  # the term of the conflicting entry, if there is one
+    x_index: int = -1  # the index of the first entry of that term
+    x_len: int = -1  # the log's length, if the log is too short
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +74,14 @@ class InstallSnapshotArgs:
 class InstallSnapshotReply:
     term: int
     installed: Optional[bool] = None  # noqa: UP045
+
+
+@dataclass
+class TimeoutNowArgs:
+    term: int
+    leader_id: int
+
+
+@dataclass
+class TimeoutNowReply:
+    term: int

@@ -1,4 +1,4 @@
-"""A Go solution of labs 2A to 2F, ported: one big mutex, no condition variable, and everything that waits polls: ticker,
+"""A Go solution of labs 2A to 2G, ported: one big mutex, no condition variable, and everything that waits polls: ticker,
 applier, change_membership. A "goroutine" for each RPC. Everything from next_index on is sent with each start() and each
 heartbeat. Long election timeouts; -1 means nobody; it keeps only the latest configuration and the one before."""
 
@@ -17,6 +17,8 @@ from messages import (
     LogEntry,
     RequestVoteArgs,
     RequestVoteReply,
+    TimeoutNowArgs,
+    TimeoutNowReply,
 )
 
 from raftlab.api import ApplyMsg
@@ -32,11 +34,13 @@ CHUNK = 4096
 # How long a snapshot's sender may show no sign of life before another one starts.
 STUCK_MS = 800
 APPLY_MS = 10
-# How long to wait for a learner; and how many heartbeats in a row without a majority's answers a leader stays leader.
+# How long to wait for a learner, and after how many heartbeats in a row without a majority's answers a leader steps down.
 LEARN_MS = 5000
 STRIKES = 12
 # How many heartbeats a removed server still gets.
 FAREWELLS = 10
+# How long a leader waits for the server that it hands over to.
+HAND_OVER_MS = 1000
 
 
 class State(enum.Enum):
@@ -60,7 +64,7 @@ class Raft:
 
         self.current_term = 0
         self.voted_for = NOBODY
-        # log[0] stands for the snapshot, and is the configuration as of there.
+        # log[0] stands for the snapshot, and has the configuration as of its last entry.
         self.log = [LogEntry(0, None, "configuration", sorted(members))]
         self.log_start = 0
         self.state = State.FOLLOWER
@@ -71,11 +75,13 @@ class Raft:
         self.snapshot_sent = {}  # server -> when its sender last got an answer, and the number of that sender
         self.leader = NOBODY
         self.leader_heard = -ELECTION_MS[1]
-        self.questions = 0  # rounds of pre-votes
-        self.answered = set()  # since the last heartbeat
+        self.questions = 0  # how many rounds of pre-votes there were
+        self.answered = set()  # the servers that have answered since the last heartbeat
         self.strikes = 0
-        self.learners = None  # while a change waits for them
+        self.learners = None  # the learners that a change waits for
         self.farewells = {}  # server -> heartbeats left
+        self.handing_over = 0  # the number of the transfer under way; 0: none
+        self.transfers = 0
 
         self.pending_snapshot = None
         self.incoming = b""
@@ -173,6 +179,8 @@ class Raft:
             if self.state is not State.LEADER:
                 return -1, self.current_term, False
             term = self.current_term
+            if self.handing_over:
+                return -1, term, True
             return self.append(LogEntry(term, command)), term, True
         finally:
             self.unlock()
@@ -224,7 +232,7 @@ class Raft:
             if self.state is not State.LEADER:
                 return self.leader, term, False
             index, conf = self.conf
-            if index > self.commit_index or conf.old_members or self.learners is not None:
+            if index > self.commit_index or conf.old_members or self.learners is not None or self.handing_over:
                 return -1, term, True
             if not members or not members <= set(range(len(self.peers))) or self.at(self.commit_index).term != term:
                 return -1, term, True
@@ -243,6 +251,8 @@ class Raft:
                     return (NOBODY if self.leader == self.me else self.leader), self.current_term, False
                 if all(self.match_index[server] >= target for server in learners):
                     self.learners = None
+                    if self.handing_over:
+                        return -1, term, True
                     # Adding or removing one server is one step.
                     old = conf.members if len(members ^ set(conf.members)) > 1 else None
                     return self.append(LogEntry(term, None, "configuration", sorted(members), old)), term, True
@@ -281,6 +291,64 @@ class Raft:
             self.match_index.setdefault(server, 0)
         return sorted(servers - {self.me})
 
+    # --- handing over ---
+
+    def transfer_leadership(self, target):
+        self.lock()
+        try:
+            if self.state is not State.LEADER:
+                return self.leader, self.current_term, False
+            conf = self.conf[1]
+            votes = target in conf.members and (not conf.old_members or target in conf.old_members)
+            if target == self.me or not votes or self.handing_over:
+                return NOBODY, self.current_term, True
+            self.transfers += 1
+            self.handing_over = self.transfers
+            go(self.hand_over, target, self.current_term, self.transfers)
+            return target, self.current_term, True
+        finally:
+            self.unlock()
+
+    def hand_over(self, target, term, number):
+        until = time.monotonic() + HAND_OVER_MS / 1000
+        told = False
+        while True:
+            self.lock()
+            try:
+                if self.current_term != term or self.state is not State.LEADER or self.handing_over != number:
+                    return
+                if time.monotonic() >= until:
+                    self.handing_over = 0
+                    return
+                if not told and self.match_index.get(target, 0) == self.last_index():
+                    told = True
+                    go(self.tell, target, TimeoutNowArgs(term, self.me))
+            finally:
+                self.unlock()
+            time.sleep(APPLY_MS / 1000)
+
+    def tell(self, target, args):
+        reply = self.peers[target].call("timeout_now", args)
+        if reply is None:
+            return
+        self.lock()
+        try:
+            if reply.term > self.current_term:
+                self.become_follower(reply.term)
+        finally:
+            self.unlock()
+
+    def timeout_now(self, args: TimeoutNowArgs) -> TimeoutNowReply:
+        self.lock()
+        try:
+            if args.term > self.current_term and self.me in self.conf[1].voters():
+                self.become_follower(args.term)
+            if args.term == self.current_term and self.state is not State.LEADER and self.me in self.conf[1].voters():
+                self.start_election(True)
+            return TimeoutNowReply(self.current_term)
+        finally:
+            self.unlock()
+
     # --- elections ---
 
     def reset_timer(self):
@@ -295,6 +363,7 @@ class Raft:
         if self.state is State.LEADER:
             self.reset_timer()
             self.learners = None
+            self.handing_over = 0
         self.state = State.FOLLOWER
         self.leader = NOBODY
         self.questions += 1
@@ -378,7 +447,7 @@ class Raft:
         finally:
             self.unlock()
 
-    def start_election(self):
+    def start_election(self, told=False):
         self.state = State.CANDIDATE
         self.questions += 1
         self.current_term += 1
@@ -387,7 +456,7 @@ class Raft:
         self.reset_timer()
         self.dprintf("starts an election")
         votes = {self.me}
-        args = RequestVoteArgs(self.current_term, self.me, self.last_index(), self.log[-1].term)
+        args = RequestVoteArgs(self.current_term, self.me, self.last_index(), self.log[-1].term, told)
         for server in self.conf[1].voters():
             if server != self.me:
                 go(self.collect_vote, server, args, votes)
@@ -431,7 +500,7 @@ class Raft:
             if args.term < self.current_term:
                 return RequestVoteReply(self.current_term, False)
             if args.term > self.current_term:
-                if UPTO >= "2E" and self.hears_leader(args.candidate_id):
+                if UPTO >= "2E" and not args.leadership_transfer and self.hears_leader(args.candidate_id):
                     return RequestVoteReply(self.current_term, False)
                 self.become_follower(args.term)
             if self.voted_for not in (NOBODY, args.candidate_id) or not self.up_to_date(args):
@@ -468,7 +537,7 @@ class Raft:
             prev = self.next_index[server] - 1
             if prev < self.log_start:
                 self.offer_snapshot(server)
-                # Meanwhile a heartbeat, which proves nothing and may be refused.
+                # Send a heartbeat meanwhile. It proves nothing and may be refused.
                 args = AppendEntriesArgs(
                     self.current_term, self.me, self.log_start, self.log[0].term, [], self.commit_index
                 )
@@ -538,7 +607,7 @@ class Raft:
             if prev > self.last_index():
                 return AppendEntriesReply(self.current_term, False, x_len=self.last_index())
             if prev < self.log_start:
-                # Our snapshot covers a part of this.
+                # Our snapshot covers a part of these entries.
                 entries = entries[self.log_start - prev :]
                 prev = self.log_start
             elif self.at(prev).term != args.prev_log_term:
@@ -592,7 +661,7 @@ class Raft:
                 if self.snapshot_sent.get(server) is not sender:
                     return
                 if reply is None:
-                    continue  # the same chunk again
+                    continue  # send the same chunk again
                 self.answered.add(server)
                 sender[0] = time.monotonic()
                 if not done:

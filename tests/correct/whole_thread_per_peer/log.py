@@ -22,7 +22,7 @@ class Log:
         return self.base + len(self.entries)
 
     def term(self, index: int) -> int | None:
-        """None if it is not known."""
+        """The term of the entry at ``index``; None if this log does not have it."""
         if index == self.base:
             return self.stand_in.term
         return self.entries[index - self.base - 1].term if self.base < index <= self.last else None
@@ -42,7 +42,8 @@ class Log:
         return next(self.configurations(upto))
 
     def compact(self, index: int, term: int, stand_in: LogEntry | None = None) -> None:
-        """``stand_in`` is used if this log differs there, or is too short."""
+        """Drop the entries up to ``index``, or all if the log is too short or differs there. In that case use
+        ``stand_in``."""
         if self.term(index) == term:
             _, stand_in = self.configured(index)
             self.entries = self.entries[index - self.base :]
@@ -59,7 +60,7 @@ class Progress:
 
     next_index: int
     match_index: int = 0
-    streaming: bool = False  # else probing: one message at a time, until one succeeds
+    streaming: bool = False  # otherwise probing: it sends one message at a time, until one succeeds
     window: int = 1
     on_the_way: int = 0
     heard: float = 0.0
@@ -69,5 +70,5 @@ class Progress:
     sending: tuple[int, LogEntry, bytes] | None = None
     offset: int = 0
     answered: float = 0.0
-    # For a removed server: how many more heartbeats it gets until it answers that it knows. None: for a member.
+    # How many more heartbeats a removed server gets, unless it answers that it knows of its removal. None for a member.
     farewells: int | None = None

@@ -1,6 +1,7 @@
 """Thread per peer, labs 2A to 2F: each peer has a replicator that lives as long as the server, and a separate thread sends
 heartbeats, which also carry the commit. Small batches, several in flight: pipelined AppendEntries. InstallSnapshot exactly
-as in Figure 13. Configurations are looked up in the log; always joint; a learner joins once it is close to the end."""
+as in Figure 13. Configurations are looked up in the log. Every change is joint. A learner joins once it is close to the
+end."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ WINDOW = 8
 # Seconds without an answer after which a replicator starts over from the last acknowledged entry.
 PATIENCE = 0.25
 CHUNK = 4096
-# A learner that lacks no more entries than this has caught up, and has so many seconds to get there.
+# A learner that lacks at most this many entries has caught up, and it has this many seconds to get there.
 CLOSE = 4
 CATCH_UP_WITHIN = 5.0
 # How many heartbeats a removed server still gets.
@@ -68,11 +69,11 @@ class Raft:
         self.leader = -1
         self.leader_heard = -TIMEOUT[1]
         self.asking = 0  # the round of pre-votes; answers to earlier ones do not count
-        self.changing: set[int] | None = None  # learners, while they catch up
+        self.changing: set[int] | None = None  # the learners that are catching up
         self.votes: set[int] = set()
         self.progress: dict[int, Progress] = {}
-        self.chunks: dict[int, bytes] = {}  # of the snapshot coming in, by offset
-        self.chunks_of = (0, 0)  # leader's term, last included index
+        self.chunks: dict[int, bytes] = {}  # the chunks of an incoming snapshot, by offset
+        self.chunks_of = (0, 0)  # the leader's term and last_included_index of that snapshot
         self.deadline = time.monotonic() + random.uniform(*TIMEOUT)
 
         threading.Thread(target=self._elections, name="elections", daemon=True).start()
@@ -83,7 +84,7 @@ class Raft:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The lock. After a failed save memory and disk may differ, so no thread goes on."""
+        """Take the lock. After a failed save memory and disk may differ, so no thread gets the lock any more."""
         with self.cond:
             if self.disk_error is not None:
                 raise self.disk_error
@@ -169,7 +170,7 @@ class Raft:
     # --- members ---
 
     def _most(self, servers: set[int]) -> bool:
-        """A majority of the configuration that counts: the last one in the log."""
+        """Whether these servers are a majority of the configuration that counts, which is the last one in the log."""
         _, who = self.log.configured(self.log.last)
         return all(2 * len(servers.intersection(group)) > len(group) for group in who.groups)
 
@@ -209,7 +210,7 @@ class Raft:
         return match > 0 and match >= self.log.last - CLOSE
 
     def _look_after(self) -> None:
-        """Keep the progress of members and learners, and of removed servers until they know."""
+        """Keep the progress of members and learners, and of removed servers until they know that they were removed."""
         _, who = self.log.configured(self.log.last)
         wanted = (who.voters | (self.changing or set())) - {self.me}
         for peer in wanted:
@@ -389,7 +390,8 @@ class Raft:
                         if progress.farewells < 0:
                             del self.progress[peer]
                             continue
-                    # After the last acknowledged entry, so that the follower can commit that far; or before all entries.
+                    # Use the last acknowledged entry, so that the follower can commit that far; without one, start before
+                    # all entries.
                     prev = progress.match_index
                     prev_term = self.log.term(prev)
                     if prev_term is None:
@@ -437,7 +439,7 @@ class Raft:
                     progress.heard = now
                 progress.on_the_way += 1
                 work = (peer, progress, progress.attempt, *job)
-            # A call may take seconds: only the call waits, and the replicator goes on.
+            # A call may take seconds. It waits in a thread of its own, and the replicator goes on.
             threading.Thread(target=self._carry, args=work, daemon=True).start()
 
     def _start_over(self, progress: Progress, next_index: int) -> None:
@@ -511,7 +513,8 @@ class Raft:
                 progress.streaming = True
             self._count_copies()
         elif current and progress.sending is None:
-            # It overtook an earlier message, or the logs differ: probe again, never before the last acknowledged entry.
+            # The message overtook an earlier one, or the logs differ. Probe again, but never before the last acknowledged
+            # entry.
             back = min(args.prev_log_index, reply.try_index or args.prev_log_index)
             self._start_over(progress, back)
 

@@ -1,4 +1,4 @@
-"""The processors of simulated jobs: assigned evenly, only where the jobs fill the machine, and with effect."""
+"""Simulated jobs get processors evenly, only where the jobs fill the machine, and run on the processor they got."""
 
 import os
 import sys
@@ -42,7 +42,7 @@ def test_no_processor_is_assigned_where_our_jobs_do_not_fill_the_machine(
 
 def test_a_child_stays_on_its_processor(tmp_path: Path) -> None:
     processor = max(os.sched_getaffinity(0))
-    # The affinity is set right after the start: wait for it, as long as the time limit allows.
+    # The affinity is set right after the process starts, so wait for it, as long as the time limit allows.
     script = f"import os\nwhile os.sched_getaffinity(0) != {{{processor}}}: pass\nprint('assigned', flush=True)"
     lines: list[bytes] = []
     ended = Children().listen(

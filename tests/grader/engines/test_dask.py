@@ -6,7 +6,8 @@ import io
 import json
 import sys
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ from raftgrade.cli import main
 from raftgrade.engines import dask
 from raftgrade.engines.commands import Commands
 from raftgrade.engines.dask import Dask, connect
+from raftgrade.engines.jobs import CheckResult, JobResult
 from raftgrade.engines.local import LocalEngine
 from raftgrade.plan import CannotStart, Job, Settings, expected_tests
-from raftgrade.results import Report
+from raftgrade.results import Problem, Report
 from raftgrade.store import Store
 from raftgrade.tally import blank
 from raftlab.sandbox import levels
@@ -36,7 +38,7 @@ SCRIPTS: dict[str, dict[str, Any]] = {
 
 
 class Losing(ThreadPoolExecutor):
-    """Loses the first ``lose`` things it is given, as a cluster does whose workers die."""
+    """Loses the first ``lose`` calls, like a cluster whose workers die."""
 
     def __init__(self, lose: int) -> None:
         super().__init__(2)
@@ -74,7 +76,7 @@ def graded(
     commands: Commands | None = None,
     level: Level = "none",
 ) -> Report:
-    """The report of a class, graded here or on ``executor``."""
+    """The report of a class, graded locally or on ``executor``."""
     paths = {
         name: str(folder / "class" / name)
         if (folder / "class" / name).exists()
@@ -106,7 +108,7 @@ def graded(
 
 
 def comparable(report: Report) -> Any:
-    """What may not differ between two engines."""
+    """The parts of a report that must not differ between two engines."""
     marks = [
         [
             (
@@ -122,13 +124,13 @@ def comparable(report: Report) -> Any:
     return marks, [each.state for each in report.submissions], [each.problems for each in report.submissions]
 
 
-def test_the_same_marks_here_and_far_away(tmp_path: Path) -> None:
+def test_marks_are_the_same_on_dask_as_locally(tmp_path: Path) -> None:
     near = graded(tmp_path, None, SCRIPTS)
     far = graded(tmp_path, ThreadPoolExecutor(2), SCRIPTS)
     assert comparable(near) == comparable(far)
     assert [each.points for each in near.submissions] == [5, 0, 10]
     text = (tmp_path / "far" / "records.jsonl").read_text() + (tmp_path / "far" / "report.json").read_text()
-    assert "raftgrade-" not in text.replace("raftgrade-0", "")  # the worker's own folder is not mentioned
+    assert "raftgrade-" not in text.replace("raftgrade-0", "")  # the report does not mention the worker's own folder
 
 
 @pytest.mark.parametrize("level", ["bwrap", "rlimits"])
@@ -137,7 +139,7 @@ def test_workers_use_the_sandbox_of_the_grader(tmp_path: Path, level: Level, mon
     for executor in (None, ThreadPoolExecutor(2)):
         recorded = RecordsSandbox()
         graded(tmp_path, executor, {"alice": {"first/1": "error"}}, recorded, level)
-        # The check, the job, and what was tried once more.
+        # The check, the job, and the runs that were tried once more.
         assert recorded.asked == [("check", level), ("job", level), ("job", level)]
 
 
@@ -177,9 +179,87 @@ def test_a_job_that_the_cluster_loses_for_good_could_not_be_judged(tmp_path: Pat
     lost = graded(tmp_path / "b", Losing(2), {"alice": {}}).submissions[0]
     assert (lost.state, lost.problems[0].text) == (
         "unjudged",
-        "could not be judged: the check of the submission was lost by the cluster: "
-        "RuntimeError: KilledWorker: worker-3 died",
+        "could not be judged: the cluster lost the check of the submission: RuntimeError: KilledWorker: worker-3 died",
     )
+
+
+class Lying(ThreadPoolExecutor):
+    """Changes what a worker answers to a job (or, without ``job``, to a check)."""
+
+    def __init__(self, change: Callable[[dask.Answer], None], job: bool) -> None:
+        super().__init__(2)
+        self.change, self.job = change, job
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if (dask._decode_job(args[0]).job is not None) != self.job:
+            return super().submit(fn, *args, **kwargs)
+
+        def lie() -> bytes:
+            answer = dask._read_answer(fn(*args, **kwargs))
+            self.change(answer)
+            return dask._encode(answer)
+
+        return super().submit(lie)
+
+
+def _finished(answer: dask.Answer) -> JobResult:
+    assert answer.finished is not None
+    return answer.finished
+
+
+def _checked(answer: dask.Answer) -> CheckResult:
+    assert answer.checked is not None
+    return answer.checked
+
+
+LIES: dict[str, Callable[[dask.Answer], None]] = {
+    "another submission's": lambda answer: setattr(_finished(answer), "submission", "bob"),
+    "another job's": lambda answer: setattr(_finished(answer), "job", "bob.2A.sim.0"),
+    "that it was stopped": lambda answer: setattr(_finished(answer), "stopped", True),
+    "a run too few": lambda answer: _finished(answer).records.pop() and None,
+    "a run twice": lambda answer: _finished(answer).records.append(_finished(answer).records[0]),
+    "a run that nobody asked for": lambda answer: setattr(_finished(answer).records[0], "seed", 77),
+    "another lab's": lambda answer: setattr(_finished(answer).records[0], "lab", "2B"),
+    "another network's": lambda answer: setattr(_finished(answer).records[0], "network", "rpyc"),
+    "a very long record": lambda answer: setattr(_finished(answer).records[0], "replay", "x" * 2_000_000),
+    "nothing": lambda answer: setattr(answer, "finished", None),
+}
+
+
+@pytest.mark.parametrize("what", LIES)
+def test_an_answer_to_something_else_is_not_believed(tmp_path: Path, what: str) -> None:
+    (alice,) = graded(tmp_path, Lying(LIES[what], True), {"alice": {"*": "fail"}}).submissions
+    assert (alice.points, alice.open_points, alice.failures) == (0, 15, 0)
+    text = alice.tests[0].networks[0].bad[0].failure.text
+    assert text.startswith("could not be judged: the cluster lost this job, 2 times: WrongAnswer: a worker")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda answer: setattr(_checked(answer), "submission", "bob"),
+        lambda answer: setattr(_checked(answer), "stopped", True),
+        lambda answer: setattr(answer, "checked", None),
+        lambda answer: _checked(answer).problems.extend([Problem("x")] * 1000),
+    ],
+)
+def test_a_check_of_something_else_is_not_believed(tmp_path: Path, lie: Callable[[dask.Answer], None]) -> None:
+    (alice,) = graded(tmp_path, Lying(lie, False), {"alice": {}}).submissions
+    assert alice.state == "unjudged"
+    assert "WrongAnswer: a worker did not answer the check" in alice.problems[0].text
+
+
+def test_a_trace_that_unpacks_to_very_much_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask, "TRACE_QUOTA", 10_000)
+
+    def grow(answer: dask.Answer) -> None:
+        answer.traces = {name: zlib.compress(bytes(20_000)) for name in answer.traces}
+
+    (alice,) = graded(tmp_path, Lying(grow, True), {"alice": {"first": "fail", "trace": 10}}).submissions
+    assert (alice.points, alice.open_points) == (
+        5,
+        10,
+    )  # the runs of the second test, which were asked for again, have none
 
 
 def test_a_submission_travels_without_links_and_caches(tmp_path: Path) -> None:
@@ -203,7 +283,7 @@ def test_a_submission_that_is_too_large_is_not_sent(tmp_path: Path, monkeypatch:
     assert alice.problems[0].text.endswith("expected a submission of at most 0 MB, but this one is larger")
 
 
-def test_a_traces_header_gets_the_command_of_here() -> None:
+def test_a_traces_header_gets_the_local_replay_command() -> None:
     trace = b'{"trace":1,"replay":"raftlab replay x@1 --impl elsewhere"}\n{"t":0.0}\n'
     assert dask._with_replay(trace, "raftlab replay x@1") == b'{"trace":1,"replay":"raftlab replay x@1"}\n{"t":0.0}\n'
     assert dask._with_replay(b"damaged", "x") == b"damaged"
@@ -221,13 +301,13 @@ def test_a_traces_header_gets_the_command_of_here() -> None:
         ("tls://h:1", {"ca": "x", "cert": "y", "key": "z"}, "--tls-ca: there is no x"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_connected_to(address: str | None, files: dict[str, str], words: str) -> None:
+def test_refused_scheduler_addresses(address: str | None, files: dict[str, str], words: str) -> None:
     with pytest.raises(CannotStart) as caught:
         connect(address, files.get("ca"), files.get("cert"), files.get("key"))
     assert str(caught.value) == words
 
 
-def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(CannotStart) as caught:
         connect("tcp://127.0.0.1:1", None, None, None)
@@ -244,7 +324,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # they are distributed's own
+@pytest.mark.filterwarnings("ignore")  # the warnings come from distributed itself
 def test_on_a_real_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="distributed is not installed (it is the cluster extra)")
     monkeypatch.chdir(tmp_path)

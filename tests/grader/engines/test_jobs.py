@@ -1,4 +1,4 @@
-"""Every run of a job gets its outcome, whatever happens to the job."""
+"""Every run of a job gets an outcome, whatever happens to the job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from raftgrade.engines import jobs
@@ -56,7 +57,7 @@ def texts(finished: JobResult) -> list[str]:
     return [record.failure.text for record in finished.records if record.failure is not None]
 
 
-def test_all_reported(tmp_path: Path) -> None:
+def test_every_run_is_reported(tmp_path: Path) -> None:
     finished, commands = work(tmp_path, {"first/1": "fail"}, ["first", "second"])
     assert outcomes(finished) == {
         "first/0": "passed",
@@ -67,7 +68,7 @@ def test_all_reported(tmp_path: Path) -> None:
         "second/2": "passed",
     }
     assert len(commands.started) == 1
-    assert (tmp_path / "log.txt").exists()  # something failed: what the job printed may help
+    assert (tmp_path / "log.txt").exists()  # something failed, so the job's output is kept
 
 
 def test_an_uneventful_job_leaves_no_log(tmp_path: Path) -> None:
@@ -75,26 +76,26 @@ def test_an_uneventful_job_leaves_no_log(tmp_path: Path) -> None:
     assert not (tmp_path / "log.txt").exists()
 
 
-def test_the_exit_code_is_never_asked(tmp_path: Path) -> None:
+def test_the_exit_code_is_ignored(tmp_path: Path) -> None:
     assert set(outcomes(work(tmp_path / "a", {"exit": 1})[0]).values()) == {"passed"}
     assert outcomes(work(tmp_path / "b", {"first/1": "skip", "exit": 0})[0])["first/1"] == "failed"
 
 
-def test_a_run_missing_from_a_whole_job_has_failed(tmp_path: Path) -> None:
+def test_a_run_missing_from_a_complete_job_has_failed(tmp_path: Path) -> None:
     finished, commands = work(tmp_path, {"first/1": "skip"})
     assert outcomes(finished) == {"first/0": "passed", "first/2": "passed", "first/1": "failed"}
     assert texts(finished) == ["run never reported: the job ended after 2 results, and this was not one of them"]
     assert len(commands.started) == 1
 
 
-def test_forged_and_garbled_lines_count_for_nothing(tmp_path: Path) -> None:
+def test_forged_and_garbled_lines_are_ignored(tmp_path: Path) -> None:
     finished, _ = work(tmp_path, {"first/1": "garbage"})
     assert outcomes(finished) == {"first/0": "passed", "first/2": "passed", "first/1": "failed"}
     log = (tmp_path / "log.txt").read_text()
     assert log.endswith("raftgrade: 4 lines among the records were not valid and do not count\n")
 
 
-def test_a_dead_job_is_tried_again_from_where_it_was(tmp_path: Path) -> None:
+def test_a_dead_job_is_continued_by_a_new_process(tmp_path: Path) -> None:
     finished, commands = work(tmp_path, {"first/1": "die-once"}, ["first", "second"])
     assert set(outcomes(finished).values()) == {"passed"}
     assert commands.started == [
@@ -108,12 +109,26 @@ def test_a_run_at_which_the_job_dies_twice_could_not_be_judged(tmp_path: Path) -
     finished, commands = work(tmp_path, {"first/1": "die"})
     assert outcomes(finished) == {"first/0": "passed", "first/1": "error", "first/2": "passed"}
     assert texts(finished) == ["could not be judged: the job was killed by signal 9 at this run, twice"]
-    assert commands.started == [(["first"], (0, 3)), (["first"], (1, 3)), (["first"], (2, 3))]
+    control = (["first"], (1, 2))  # with our own submission
+    assert commands.started == [(["first"], (0, 3)), (["first"], (1, 3)), control, (["first"], (2, 3))]
     failure = finished.records[1].failure
     assert failure is not None
     again = "This run neither earns nor costs points: run raftgrade again."
     assert failure.hint == f"{again} The output of the job is in {tmp_path}/log.txt"
     assert "run first 1 die" in failure.detail
+
+
+@pytest.mark.parametrize("word", ["pass", "fail", "error"])
+def test_a_submission_at_which_the_job_dies_has_failed_if_another_one_can_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setattr(jobs, "EMPTY_SUBMISSION", submission(tmp_path, "ours", {"*": word}))
+    finished, _ = work(tmp_path, {"first/1": "die"})
+    assert outcomes(finished) == {"first/0": "passed", "first/1": "failed", "first/2": "passed"}
+    text = "run never reported: the job was killed by signal 9 at this run, twice; with other code it ran to its end"
+    assert texts(finished) == [text]
+    finished, _ = work(tmp_path / "all", {"*": "die"})
+    assert set(outcomes(finished).values()) == {"failed"}
 
 
 def test_progress_between_two_deaths_resets_the_count(tmp_path: Path) -> None:
@@ -123,11 +138,11 @@ def test_progress_between_two_deaths_resets_the_count(tmp_path: Path) -> None:
     assert set(outcomes(finished).values()) == {"passed"}
 
 
-def test_jobs_that_never_get_anywhere_are_given_up(tmp_path: Path) -> None:
+def test_jobs_that_die_without_progress_are_given_up(tmp_path: Path) -> None:
     finished, commands = work(tmp_path, {"*": "die"}, ["first", "second"], seeds=5)
     assert set(outcomes(finished).values()) == {"error"}
     assert len(finished.records) == 10
-    assert len(commands.started) == 3
+    assert len(commands.started) == 3 + 2  # two with our own submission
     assert texts(finished)[-1] == "could not be judged: the job was killed by signal 9, 3 times in a row"
 
 
@@ -175,7 +190,7 @@ def test_a_job_that_cannot_be_started(tmp_path: Path) -> None:
     ]
 
 
-def test_stopping_kills_the_whole_family_and_makes_nothing_up(tmp_path: Path) -> None:
+def test_stopping_kills_the_whole_group_and_adds_no_records(tmp_path: Path) -> None:
     path = submission(tmp_path, "alice", {"first/1": "family"})
     job = Job(
         id="j",
@@ -192,7 +207,7 @@ def test_stopping_kills_the_whole_family_and_makes_nothing_up(tmp_path: Path) ->
 
     def stop() -> None:
         first.wait()
-        while len(alive(mark)) < 2:  # the job and the child it leaves behind
+        while len(alive(mark)) < 2:  # the job, and the child that it leaves behind
             time.sleep(0.01)
         children.stop()
 
@@ -218,7 +233,7 @@ def check(folder: Path, answer: list[Any]) -> CheckResult:
     return run_check("alice", str(path), ["2A"], commands=FakeCommands(), children=Children(), log=folder / "check.txt")
 
 
-def test_the_check_says_yes_or_no(tmp_path: Path) -> None:
+def test_the_check_accepts_or_lists_problems(tmp_path: Path) -> None:
     assert check(tmp_path / "a", [0, "[]"]).problems == []
     result = check(tmp_path / "b", [2, '[{"text": "no class Raft", "where": "raft.py", "handout": "setup"}]'])
     assert result.problems == [Problem("no class Raft", "raft.py", "setup")]
@@ -226,7 +241,7 @@ def test_the_check_says_yes_or_no(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [[1, ""], [0, '[{"text": "x"}]'], [2, "[]"], [0, "Traceback"]])
-def test_a_check_that_makes_no_sense_is_nobodys_refusal(tmp_path: Path, answer: list[Any]) -> None:
+def test_a_failed_check_refuses_no_submission(tmp_path: Path, answer: list[Any]) -> None:
     result = check(tmp_path, answer)
     assert not result.judged
     code = answer[0]
@@ -235,7 +250,17 @@ def test_a_check_that_makes_no_sense_is_nobodys_refusal(tmp_path: Path, answer: 
     ]
 
 
-def test_the_real_command_leaves_no_say_to_the_submission() -> None:
+def test_a_submission_that_breaks_the_check_is_refused_if_another_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "EMPTY_SUBMISSION", submission(tmp_path, "ours"))
+    result = check(tmp_path, [3, ""])
+    assert result.judged
+    text = "reading your code failed: the check of the submission ended too early with code 3, twice"
+    assert [problem.text for problem in result.problems] == [f"{text}; a check of other code succeeded"]
+
+
+def test_a_submission_cannot_configure_the_real_command() -> None:
     job = Job(
         id="j",
         submission="a",
@@ -262,8 +287,11 @@ def test_the_real_command_leaves_no_say_to_the_submission() -> None:
     ):
         assert wanted in command
     assert suite.with_name("pytest.ini").is_file()
+    assert "--together" not in command  # unless it gives no marks
+    own = msgspec.structs.replace(job, together=True)
+    assert "--together" in RaftlabCommands().job(own, job.tests, job.seeds, 7, Path("out/traces"))
 
 
-def test_a_jobs_environment_has_no_pytest_options_of_ours() -> None:
+def test_a_jobs_environment_has_no_pytest_options() -> None:
     seen = environment({"HOME": "/h", "PYTEST_ADDOPTS": "--co", "PYTEST_PLUGINS": "x"})
     assert seen == {"HOME": "/h", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1"}

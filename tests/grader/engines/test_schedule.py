@@ -27,7 +27,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def tools() -> Tools:
-    return Tools(FakeCommands(), lambda lab: [test for test in LADDER if test.lab == lab], lambda asked: NONE)
+    return Tools(FakeCommands(), lambda lab: [test for test in LADDER if test.lab == lab], lambda asked, trusted: NONE)
 
 
 def run(scripts: dict[str, dict[str, Any]], *arguments: str, rubric: str = "", jobs: int = 2) -> tuple[int, Tools]:
@@ -50,7 +50,7 @@ def sim(test: dict[str, Any]) -> dict[str, Any]:
     return next(network for network in test["networks"] if network["network"] == "sim" and not network["hidden"])
 
 
-def test_a_lab_that_needs_another_waits_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lab_starts_after_the_lab_that_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
     code, made = run(
         {"alice": {}, "bob": {"second/1": "fail"}}, "--runs", "3", rubric="[labs.2B]\nneeds = ['2A']", jobs=1
     )
@@ -81,8 +81,8 @@ def test_until_sure() -> None:
                if "/" not in name)  # fmt: skip
 
 
-def test_a_submission_that_the_tally_is_done_with_is_run_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report is saved, and what is graded let go, between a job's last record and its end."""
+def test_a_finished_submission_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a job's last record and its end, the report is saved and finished submissions are spilled to disk."""
     monkeypatch.setattr(grade, "SAVE_S", -10.0)
     scripts = {"alice": {"*": "fail"}, "bob": {}}
     code, made = run(scripts, "--until-sure", "max=16", "--labs", "2A", jobs=1)
@@ -106,7 +106,7 @@ def test_the_number_of_jobs_changes_no_mark(jobs: int) -> None:
     ]
 
 
-def test_what_could_not_be_judged_is_tried_once_more_and_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_could_not_be_judged_is_retried_in_its_own_job(capsys: pytest.CaptureFixture[str]) -> None:
     code, made = run({"alice": {"first/1": "error", "second/2": "error"}}, "--runs", "3", "--labs", "2A", jobs=1)
     assert code == 2
     assert isinstance(made.commands, FakeCommands)
@@ -125,7 +125,7 @@ def test_a_second_attempt_that_works_is_counted_and_shown(
     assert Path("raftgrade-out/records.jsonl").read_text().count("\n") == 7
 
 
-def test_hidden_seeds_are_run_and_not_told_to_students(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hidden_seeds_are_run_and_not_shown_to_students(capsys: pytest.CaptureFixture[str]) -> None:
     rubric = "[hidden]\nruns = 2\nsecret = 'nobody knows'"
     assert run({"alice": {}}, "--runs", "2", "--labs", "2A", "--network", "sim", rubric=rubric)[0] == 0
     text = Path("raftgrade-out/report.json").read_text()

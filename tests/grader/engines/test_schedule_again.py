@@ -28,7 +28,7 @@ SURE = ("--until-sure", "good=.99,bad=.90,max=80")
 
 
 def again(*arguments: str, rubric: str = "", fresh: bool = False) -> list[tuple[list[str], tuple[int, int]]]:
-    """Grade ``class`` once more. What was run."""
+    """Grade ``class`` once more. Returns the tests that were run, with their seeds."""
     Path("r.toml").write_text(rubric)
     made = tools()
     more = ["--fresh", "--out", "fresh"] if fresh else []
@@ -38,7 +38,7 @@ def again(*arguments: str, rubric: str = "", fresh: bool = False) -> list[tuple[
 
 
 def comparable(folder: str) -> Any:
-    """What may not depend on what was done before."""
+    """The parts of the report that must not depend on earlier gradings."""
     report = json.loads(Path(folder, "report.json").read_text())
     assert report["complete"]
     for submitted in report["submissions"]:
@@ -56,7 +56,7 @@ def as_if_never_before(*arguments: str, rubric: str = "") -> bool:
 
 
 def cut_short(lines: int) -> None:
-    """As a kill leaves it."""
+    """Leave only the first ``lines`` lines of the records, as after a kill."""
     records = Path("raftgrade-out/records.jsonl")
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:lines]))
     report = json.loads(Path("raftgrade-out/report.json").read_text())
@@ -64,7 +64,7 @@ def cut_short(lines: int) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--runs", "3"), SURE])
-def test_again_with_nothing_changed_runs_nothing(arguments: tuple[str, ...]) -> None:
+def test_grading_again_without_changes_runs_nothing(arguments: tuple[str, ...]) -> None:
     scripts: dict[str, dict[str, Any]] = {
         "alice": {"first/1": "error-once"},
         "bob": {"second/1": "fail", "third": "fail"},
@@ -76,7 +76,7 @@ def test_again_with_nothing_changed_runs_nothing(arguments: tuple[str, ...]) -> 
 
 
 @pytest.mark.parametrize("arguments", [("--runs", "9"), SURE])
-def test_after_a_kill_only_the_rest_is_run(arguments: tuple[str, ...]) -> None:
+def test_after_a_kill_only_missing_runs_are_made(arguments: tuple[str, ...]) -> None:
     scripts: dict[str, dict[str, Any]] = {"alice": {"second/3": "fail"}, "bob": {"third/2": "fail", "third/3": "fail"}}
     rubric = "rule = 'proportional'\n" + GATES.replace("['2A']", "['2A']\nneeds_share = 0.9")
     run(scripts, *arguments, rubric=rubric)
@@ -92,36 +92,36 @@ def test_after_a_kill_only_the_rest_is_run(arguments: tuple[str, ...]) -> None:
         assert comparable("raftgrade-out") == undisturbed, lines
 
 
-def test_what_a_sequential_test_does_not_want_is_not_counted() -> None:
+def test_runs_that_a_sequential_test_does_not_need_are_not_counted() -> None:
     run({"alice": {"first/60": "fail"}}, "--runs", "70", "--labs", "2A")
     assert again(*SURE, "--labs", "2A") == []
     assert [(sim(results()[name])["runs"], sim(results()[name])["passes"]) for name in ("first", "second")] == [
         (32, 32)
     ] * 2
     assert as_if_never_before(*SURE, "--labs", "2A")
-    # Nothing of it is lost, either.
+    # None of its runs are lost, either.
     assert again("--runs", "70", "--labs", "2A") == []
     assert sim(results()["first"])["failures"] == 1
 
 
-def test_a_lab_that_is_skipped_now_does_not_count_its_earlier_runs() -> None:
+def test_earlier_runs_of_a_skipped_lab_do_not_count() -> None:
     run({"alice": {"second/1": "fail", "third/0": "fail"}}, "--runs", "3")
     needs_2a = "[labs.2B]\nneeds = ['2A']"
-    assert again("--runs", "5", rubric=needs_2a) == [(["first"], (3, 5)), (["second"], (3, 5))]
+    assert again("--runs", "5", rubric=needs_2a) == [(["first", "second"], (3, 5))]
     third = results()["third"]
     assert (third["state"], [(each["runs"], each["failures"]) for each in third["networks"]]) == (
         "skipped",
         [(0, 0)] * 2,
     )
     assert as_if_never_before("--runs", "5", rubric=needs_2a)
-    # Opened again, it has its runs back.
+    # When the lab is opened again, its runs count again.
     assert sorted(again("--runs", "3", rubric="")) == []
     assert sim(results()["third"])["failures"] == 1
 
 
-def test_a_gate_waits_for_what_is_tried_again() -> None:
+def test_a_required_lab_waits_for_its_retries() -> None:
     run({"alice": {"first/1": "error"}}, "--runs", "3", rubric="[labs.2B]\nneeds = ['2A']")
-    assert results()["third"]["points"] == 20  # a fault of the machine causes no lab to be skipped
+    assert results()["third"]["points"] == 20  # no lab is skipped because of a fault of the machine
     script = json.dumps({"first/1": "error"})
     assert Path("class/alice/raft.py").read_text() == script
     did = again("--runs", "3", rubric="[labs.2B]\nneeds = ['2A']")
@@ -129,7 +129,7 @@ def test_a_gate_waits_for_what_is_tried_again() -> None:
     assert results()["third"]["points"] == 20
 
 
-def test_what_an_earlier_report_has_is_counted_and_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reused_outcomes_are_counted_and_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     run({name: {} for name in ("alice", "bob", "carol")}, "--runs", "9")
     submission(Path("class"), "dave", {})
     held, engine = [], local.LocalEngine
@@ -139,11 +139,11 @@ def test_what_an_earlier_report_has_is_counted_and_not_held_in_memory(monkeypatc
         return engine(*arguments)
 
     monkeypatch.setattr(cli.local, "LocalEngine", counted)
-    assert len(again("--runs", "9")) == 3  # only those of dave
+    assert len(again("--runs", "9")) == 3  # only dave's runs are made
     assert held == [0]
 
 
-def test_another_secret_runs_the_hidden_ones_again() -> None:
+def test_hidden_runs_are_repeated_with_another_secret() -> None:
     run({"alice": {}}, "--runs", "2", "--labs", "2A", rubric="[hidden]\nruns = 2\nsecret = 'nobody knows'")
     did = again("--runs", "2", "--labs", "2A", rubric="[hidden]\nruns = 2\nsecret = 'another one'")
     assert [tests for tests, _ in did] == [["first", "second"]]

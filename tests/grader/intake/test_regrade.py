@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def run(*more: str, level: Any = "none") -> tuple[list[str], int]:
-    """Grade ``class``. The runs that were done, as test/first–end, and the exit code."""
+    """Grade ``class``. Returns the runs that were made, as "test first-last", and the exit code."""
     commands = FakeCommands()
-    ours = dataclasses.replace(tools(commands), choose_sandbox=lambda choice: Sandbox(level))
+    ours = dataclasses.replace(tools(commands), choose_sandbox=lambda choice, trusted: Sandbox(level))
     code = main(["run", "class", "--network", "sim", "--runs", "3", *more], ours)
     return sorted(f"{'+'.join(tests)} {first}-{end}" for tests, (first, end) in commands.started), code
 
@@ -38,19 +39,19 @@ def states() -> dict[str, tuple[str, int]]:
 EVERYTHING = ["first+second 0-3"]
 
 
-def test_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_grading_without_changes_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "class/alice", {"first/1": "fail"})
     submission(tmp_path, "class/bob", {"check": [2, json.dumps([{"text": "no"}])]})
     assert run() == (EVERYTHING, 2)
     before = states()
     assert run() == ([], 2)
     assert states() == before == {"alice": ("graded", 5), "bob": ("refused", 0)}
-    expected = "raftgrade: reused 7 outcomes of the report in raftgrade-out: nothing has changed for them (--fresh "
-    assert expected + "makes all runs again)\n" in capsys.readouterr().err
+    expected = "raftgrade: reused 7 outcomes of the report in raftgrade-out, because nothing that "
+    assert expected + "they depend on has changed (--fresh repeats all runs)\n" in capsys.readouterr().err
     assert run("--fresh") == (EVERYTHING, 2)
 
 
-def test_late_and_changed_work(tmp_path: Path) -> None:
+def test_new_and_changed_submissions_are_run(tmp_path: Path) -> None:
     submission(tmp_path, "class/alice", {"first": "fail"})
     bob = submission(tmp_path, "class/bob")
     run()
@@ -60,22 +61,22 @@ def test_late_and_changed_work(tmp_path: Path) -> None:
     assert states() == {"alice": ("graded", 5), "bob": ("graded", 10), "carol": ("graded", 15)}
 
 
-def test_more_runs_only_add_theirs(tmp_path: Path) -> None:
+def test_only_additional_runs_are_made(tmp_path: Path) -> None:
     submission(tmp_path, "class/alice")
     run()
-    assert run("--runs", "5") == (["first 3-5", "second 3-5"], 0)
+    assert run("--runs", "5") == (["first+second 3-5"], 0)
     assert run("--seed", "1", "--runs", "4") == ([], 0)
 
 
-def test_what_could_not_be_judged_is_tried_again(tmp_path: Path) -> None:
+def test_runs_that_could_not_be_judged_are_tried_again(tmp_path: Path) -> None:
     alice = submission(tmp_path, "class/alice", {"first/1": "error"})
     submission(tmp_path, "class/bob", {"check": [1, "Traceback"]})
     assert run()[1] == 2
-    (alice / "raft.py").write_text('{"first/1": "error"}')  # as it was
-    assert run() == (["first 1-2", "first 1-2"], 2)  # and once more, as ever
+    (alice / "raft.py").write_text('{"first/1": "error"}')  # the original script
+    assert run() == (["first 1-2", "first 1-2"], 2)  # runs that could not be judged are tried again in every grading
 
 
-def test_another_sandbox_and_other_code_are_another_judgement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_sandbox_or_other_code_repeats_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submission(tmp_path, "class/alice")
     run()
     assert run(level="rlimits") == (EVERYTHING, 0)
@@ -85,7 +86,7 @@ def test_another_sandbox_and_other_code_are_another_judgement(tmp_path: Path, mo
     assert run(level="rlimits") == (EVERYTHING, 0)
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_grading_continues(tmp_path: Path) -> None:
     submission(tmp_path, "class/alice")
     run()
     records = Path("raftgrade-out/records.jsonl")
@@ -97,7 +98,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert states() == {"alice": ("graded", 15)}
 
 
-def test_traces_stay_with_the_runs_they_belong_to(tmp_path: Path) -> None:
+def test_traces_of_reused_runs_are_kept(tmp_path: Path) -> None:
     submission(tmp_path, "class/alice", {"first": "fail"})
     bob = submission(tmp_path, "class/bob", {"first": "fail"})
     run()
@@ -109,7 +110,7 @@ def test_traces_stay_with_the_runs_they_belong_to(tmp_path: Path) -> None:
     assert [path.name for path in Path("raftgrade-out/traces").iterdir()] == ["alice"]
 
 
-def test_the_refused_do_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_submissions_do_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "class/alice")
     (submission(tmp_path, "class/bob") / "notes").symlink_to("/etc/passwd")
     assert run() == (EVERYTHING, 2)
@@ -119,7 +120,7 @@ def test_the_refused_do_not_stop_the_others(tmp_path: Path, capsys: pytest.Captu
     assert run() == (EVERYTHING, 0)
 
 
-def test_a_fingerprint_and_an_id_for_each(tmp_path: Path) -> None:
+def test_each_submission_has_a_hash_and_an_id(tmp_path: Path) -> None:
     submission(tmp_path, "work/alice")
     Path("class.csv").write_text("id,name,path\n4711,Alice,work/alice\n")
     assert main(["run", "class.csv", "--network", "sim", "--runs", "1"], tools()) == 0
@@ -129,7 +130,7 @@ def test_a_fingerprint_and_an_id_for_each(tmp_path: Path) -> None:
     assert Path("raftgrade-out/submissions/Alice/raft.py").exists()
 
 
-def test_the_same_traces_are_kept_as_in_a_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_grading_keeps_the_same_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grade, "TRACE_QUOTA", 550)
     submission(tmp_path, "class/alice", {"*": "fail", "trace": 100})
 
@@ -147,3 +148,63 @@ def test_the_same_traces_are_kept_as_in_a_first_run(tmp_path: Path, monkeypatch:
     for more in (["--runs", "8"], ["--runs", "6"], ["--runs", "8", "--fresh", "--jobs", "3"]):
         assert run(*more)[1] == 1
         assert traces_on_disk() == first | {"2A-first-sim-2.jsonl"}
+
+
+def forged(folder: Path) -> None:
+    """Turn every failed run of the report in ``folder`` into one that passed."""
+    for name in ("records.jsonl", "report.json"):
+        text = (folder / name).read_text()
+        assert text.count("failed") > 0
+        (folder / name).write_text(text.replace('"failed"', '"passed"'))
+
+
+def test_results_that_were_changed_are_not_believed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "class/alice", {"first/1": "fail"})
+    run()
+    forged(Path("raftgrade-out"))
+    assert run() == (["first 1-2"], 1)
+    assert states() == {"alice": ("graded", 5)}
+    expected = "raftgrade: did not reuse 1 outcome of the report in raftgrade-out: they were written by someone else or"
+    assert f"{expected} on another machine, or were changed since\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["nothing signed", "another key", "another submission's results"])
+def test_results_that_were_handed_in_are_not_believed(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = submission(tmp_path, "class/alice", {"*": "fail"})
+    good = submission(tmp_path, "class/bob")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs" if what == "another key" else tmp_path / "ours"))
+    run()
+    records, report = Path("raftgrade-out/records.jsonl"), Path("raftgrade-out/report.json")
+    if what == "another submission's results":
+        names = {"alice": "bob", "bob": "alice"}
+        for file in (records, report):
+            plain = re.sub("alice|bob", lambda found: names[found[0]], file.read_text())
+            file.write_text(plain)
+        content = json.loads(report.read_text())
+        first, second = content["submissions"]
+        first["hash"], second["hash"] = second["hash"], first["hash"]
+        report.write_text(json.dumps(content))
+    else:
+        text = records.read_text().replace('"failed"', '"passed"')
+        records.write_text(re.sub('"signature":"[0-9a-f]*"', '"signature":""', text) if "nothing" in what else text)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "ours"))
+    assert run()[0] == EVERYTHING * 2
+    assert states() == {"alice": ("graded", 0), "bob": ("graded", 15)}
+    assert (bad.exists(), good.exists()) == (True, True)
+
+
+def test_a_folder_with_results_may_be_moved(tmp_path: Path) -> None:
+    submission(tmp_path, "class/alice", {"first/1": "fail"})
+    run()
+    Path("raftgrade-out").rename("kept")
+    assert run("--out", "kept") == ([], 1)
+
+
+def test_a_submission_is_never_the_reports_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "class/alice", {"first/1": "fail"})
+    run()
+    Path("raftgrade-out/raft.py").write_text("")
+    assert run() == ([], 2)
+    assert "has a raft.py in it, so it is a submission and no report of ours" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_a_hostile_name_is_shown_escaped(tmp_path: Path) -> None:
     assert all(item.slug.isascii() for item in find([tmp_path]).submissions)
 
 
-def test_what_is_no_submission(tmp_path: Path) -> None:
+def test_paths_that_name_no_submission(tmp_path: Path) -> None:
     make(tmp_path, "empty/notes.txt", "notes.md", "list.txt", "list.csv")
     (tmp_path / "odd" / "raft.py").mkdir(parents=True)
     for path, expected in [
@@ -62,7 +62,10 @@ def test_what_is_no_submission(tmp_path: Path) -> None:
         ("odd", "there is no raft.py in {}, nor in a folder in it"),
         ("notes.md", "{} is not a Python file: give a raft.py, or a folder with a raft.py in it"),
         ("list.txt", "{} is empty: expected a path or a git URL on each line"),
-        ("list.csv", "{} needs the columns id, name and path (or url), but has: none"),
+        (
+            "list.csv",
+            "{} has no column that identifies students: expected at least one of id, name, login and email, but has: none",
+        ),
     ]:
         with pytest.raises(BadPath) as caught:
             find([tmp_path / path])
@@ -77,10 +80,10 @@ def test_lists_and_tables(tmp_path: Path) -> None:
     result = find([tmp_path / "all.txt", tmp_path / "moodle"])
     assert [(item.name, item.kind) for item in result.submissions] == [
         ("alice", "folder"),
-        ("bob", "zip"),
+        ("bob", "archive"),
         ("nowhere", "nothing"),
         ("dan", "git"),
-        ("Carol_1_file_", "zip"),
+        ("Carol_1_file_", "archive"),
     ]
     assert result.submissions[2].reason == "there is no nowhere"
     assert result.submissions[3].where == "https://git.example/x/dan.git#" + "a" * 40
@@ -93,27 +96,35 @@ def test_lists_and_tables(tmp_path: Path) -> None:
         'Alice A.,7,alice\n"=cmd()|,\x1b[2J",8,bob.zip\nEve,9,\nEve,10,ssh://host/eve\nZoe,11,https://host/zoe#main\n'
     )
     result = find([tmp_path / "class.csv"])
-    assert [(item.id, item.name, item.slug, item.kind) for item in result.submissions] == [
+    assert [(item.students[0].id, item.name, item.slug, item.kind) for item in result.submissions] == [
         ("7", "Alice A.", "Alice_A", "folder"),
-        ("8", "=cmd()|,\\x1b[2J", "_cmd_____x1b_2J", "zip"),
+        ("8", "=cmd()|,\\x1b[2J", "_cmd_____x1b_2J", "archive"),
         ("9", "Eve", "Eve", "nothing"),
         ("10", "Eve-2", "Eve-2", "nothing"),
         ("11", "Zoe", "Zoe", "nothing"),
     ]
     assert [item.reason for item in result.submissions[2:]] == [
         "nothing was handed in",
-        "ssh://host/eve cannot be fetched: only https:// and file:// can",
-        "https://host/zoe#main names no commit: after # there must be 40 hexadecimal digits",
+        "ssh://host/eve cannot be fetched: only https:// and file:// can (class.csv line 5)",
+        "https://host/zoe#main names no commit: after # there must be 40 hexadecimal digits (class.csv line 6)",
     ]
+    assert all(item.given_by_us for item in result.submissions[2:])  # nobody loses points by a mistake in the table
 
 
-def test_a_list_that_is_none(tmp_path: Path) -> None:
+def test_a_path_may_have_its_accents_in_the_other_form(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    make(tmp_path, f"{decomposed}/raft.py")
+    (tmp_path / "class.csv").write_text(f"id,path\n1,{composed}\n2,{decomposed}\n", encoding="utf-8")
+    assert [item.kind for item in find([tmp_path / "class.csv"]).submissions] == ["folder", "folder"]
+
+
+def test_invalid_lists(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "short.csv").write_text("name,mail\nA,a@b\n")
     (tmp_path / "bare.csv").write_text("id,path\n")
     for name, expected in [
         ("latin.txt", "{} is not UTF-8 text: save it as UTF-8"),
-        ("short.csv", "{} needs the columns id, name and path (or url), but has: name, mail"),
+        ("short.csv", "{} needs a column path or url; a table without submissions goes with --roster"),
         ("bare.csv", "{} has no row"),
     ]:
         with pytest.raises(BadPath) as caught:
@@ -126,3 +137,45 @@ def test_a_link_among_the_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "class" / "bob").symlink_to("alice")
     alice, bob = find([tmp_path / "class"]).submissions
     assert (alice.kind, bob.kind, bob.reason) == ("folder", "nothing", "bob is a link: hand in the files themselves")
+
+
+def test_the_column_url_takes_nothing_of_this_machine(tmp_path: Path) -> None:
+    make(tmp_path, "solutions/raft.py", "alice/raft.py")
+    urls = [
+        "solutions",
+        str(tmp_path / "solutions"),
+        (tmp_path / "solutions").as_uri(),
+        "FILE:///etc",
+        "ext::sh -c touch% /tmp/x",
+        "ssh://-oProxyCommand=touch/x",
+        "git@host:x/y",
+        "http://host/x",
+        "--upload-pack=touch",
+    ]
+    rows = "".join(f"{number},{url},\n" for number, url in enumerate(urls))
+    (tmp_path / "class.csv").write_text(
+        f"id,url,path\n{rows}90,https://host/x,\n91,file:///x,alice\n92,https://h/x y,\n"
+    )
+    *local, remote, alice, odd = find([tmp_path / "class.csv"]).submissions
+    assert [item.reason for item in local] == [
+        f"{url} cannot be fetched: the column url takes https:// only (class.csv line {line})"
+        for line, url in enumerate(urls, start=2)
+    ]
+    assert (remote.kind, alice.kind) == ("git", "folder")
+    assert odd.reason == (
+        "https://h/x y cannot be fetched: a URL has no spaces or control characters (class.csv line 13)"
+    )
+
+
+def test_no_archive_is_missing_without_a_word(tmp_path: Path) -> None:
+    make(tmp_path, "alice/raft.py", "bob.tar.gz", "carol.TGZ", "dan.rar", "eve.7z", "notes.md", "fay/work.tar.bz2")
+    found = find([tmp_path]).submissions
+    assert [(item.name, item.kind) for item in found] == [
+        ("alice", "folder"),
+        ("bob", "archive"),
+        ("carol", "archive"),
+        ("dan", "nothing"),
+        ("eve", "nothing"),
+        ("fay", "archive"),
+    ]
+    assert found[3].reason == "dan.rar cannot be unpacked: hand in a folder, a .zip or a .tar.gz"

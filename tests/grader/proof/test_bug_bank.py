@@ -12,9 +12,10 @@ from raftgrade.proof.bug_bank import BadBank, Catch
 from raftlab import labs
 from raftlab.explain import rules
 from raftlab.explain.failure import Failure
-from tests.conftest import ROOT, SOLUTION
+from tests.conftest import ROOT
 from tests.counts import ALL_LABS
 from tests.known_bugs import BANK
+from tests.known_bugs import REFERENCE as SOLUTIONS
 
 HEADERS = """Title: It counts too far.
 Lab: 2A
@@ -23,6 +24,14 @@ Hardness: easy
 Source: our own variants
 Caught-by: initial_election
 Rule: liveness of elections
+"""
+SERVICE_HEADERS = """Title: It counts too far.
+Lab: 3A
+Breaks: Exactly once
+Hardness: easy
+Source: our own variants
+Caught-by: one_clerk
+Rule: linearizability
 """
 HUNK = """@@ -1,3 +1,3 @@ def f
  def f():
@@ -36,7 +45,7 @@ PATCH = Path("bank/2a/too-far.patch")
 
 def apply_hunks(hunks: str, reference: str = REFERENCE) -> str:
     """The reference with the hunks applied."""
-    return bug_bank.parse(f"{HEADERS}\n{hunks}", PATCH).apply_to(reference)
+    return bug_bank.parse(f"{HEADERS}\n{hunks}", PATCH).apply_to({"raft.py": reference})["raft.py"]
 
 
 def test_headers_and_hunks_are_parsed() -> None:
@@ -48,7 +57,7 @@ def test_headers_and_hunks_are_parsed() -> None:
         "",
         "",
     )
-    assert bug.apply_to(REFERENCE) == REFERENCE.replace("1", "2", 1)
+    assert bug.apply_to({"raft.py": REFERENCE, "kv.py": "x = 1\n"}) == {"raft.py": REFERENCE.replace("1", "2", 1)}
 
 
 def test_line_numbers_of_hunks_are_ignored() -> None:
@@ -64,8 +73,29 @@ def test_hunks_can_come_in_any_order() -> None:
     assert apply_hunks(HUNK + second) == apply_hunks(second + HUNK) == both
 
 
-def test_diff_file_names_and_empty_lines_are_ignored() -> None:
+def test_empty_lines_between_hunks_are_ignored() -> None:
     assert apply_hunks(f"--- a/raft.py\n+++ b/raft.py\n{HUNK}\n\n") == REFERENCE.replace("1", "2", 1)
+
+
+def test_a_bug_can_change_several_files() -> None:
+    hunks = f"{HUNK}--- solutions/kv.py\t2026-01-01 00:00\n+++ solutions/kv.py\t2026-01-02 00:00\n@@\n-x = 1\n+x = 2\n"
+    bug = bug_bank.parse(f"{SERVICE_HEADERS}\n{hunks}", PATCH)
+    changed = {"raft.py": REFERENCE.replace("1", "2", 1), "kv.py": "x = 2\n"}
+    assert bug.apply_to({"kv.py": "x = 1\n", "raft.py": REFERENCE}) == changed
+    with pytest.raises(BadBank, match="3a/too-far: the reference has no kv"):
+        bug.apply_to({"raft.py": REFERENCE})
+    with pytest.raises(BadBank, match=r":15: a bug of lab 3A can change raft.py and kv.py, not 'api.py'"):
+        bug_bank.parse(f"{SERVICE_HEADERS}\n{hunks.replace('kv.py', 'api.py')}", PATCH)
+    with pytest.raises(BadBank, match=r"a bug of lab 2A can change raft.py, not 'kv.py'"):
+        bug_bank.parse(f"{HEADERS}\n{hunks}", PATCH)
+
+
+def test_the_labs_before_a_service_can_be_removed() -> None:
+    """``Before`` removes labs that hide a bug from Raft, but not the bug's own lab."""
+    service = "# region 3A: a service\nx = 1\n# endregion\n# region 3B: reads\ny = 1\n# endregion\n"
+    bug = bug_bank.parse(f"{SERVICE_HEADERS}Before: 2E\n\n{HUNK}", PATCH)
+    changed = bug.apply_to({"raft.py": f"{REFERENCE}# region 2E: members\nz = 1\n# endregion\n", "kv.py": service})
+    assert changed == {"raft.py": REFERENCE.replace("1", "2", 1), "kv.py": service.partition("# region 3B")[0]}
 
 
 @pytest.mark.parametrize(
@@ -194,12 +224,14 @@ def test_reading_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lab", labs.LABS)
 def test_every_bug_of_the_lab_can_be_applied(lab: str) -> None:
-    reference = SOLUTION.read_text(encoding="utf-8")
-    texts = {}
+    texts: dict[tuple[str, ...], str] = {}
     for bug in BANK.of(lab):
-        text = bug.apply_to(reference)
-        assert text != bug_bank.without_labs_from(bug.before, reference)
-        compile(text, bug.id, "exec")
+        sources = bug.apply_to(SOLUTIONS)
+        without = {name: bug_bank.without_labs_from(bug.before, SOLUTIONS[name], bug.lab) for name in sources}
+        assert sources != without
+        for source in sources.values():
+            compile(source, bug.id, "exec")
+        text = tuple(sources.values())
         assert text not in texts, f"{bug.id} and {texts[text]} are the same change: name both tests in one file"
         texts[text] = bug.id
         assert bug.path.parent == ROOT / "tests" / "bugs" / lab.lower()
@@ -218,8 +250,7 @@ def test_the_example_in_the_readme_can_be_applied() -> None:
     text = (ROOT / "tests" / "bugs" / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```\n(Title: .*?)^```$", text, re.M | re.S)
     shown, ours = bug_bank.parse(example, PATCH), BANK.find("2C", "ps-vote-not-saved")
-    reference = SOLUTION.read_text(encoding="utf-8")
-    assert shown.apply_to(reference) == ours.apply_to(reference)
+    assert shown.apply_to(SOLUTIONS) == ours.apply_to(SOLUTIONS)
     assert (shown.title, shown.catches[0].test) == (ours.title, ours.catches[0].test)
     for header in (*bug_bank.HEADERS, *bug_bank.CATCH_HEADERS):
         assert f"\n| `{header}` |" in text

@@ -24,7 +24,7 @@ from raftgrade.soak.log import Block, Megabytes
 from tests.conftest import ROOT, SOLUTION
 from tests.counts import number_of_tests
 from tests.grader.fakes import alive, wait_until_gone
-from tests.known_bugs import BANK
+from tests.known_bugs import BANK, MATRIX, REFERENCE
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ FEW = Settings(seeds=3, hard_seeds=6)
 
 def make_trial(name: str = "el-double-vote", settings: Settings = FEW) -> Trial:
     """The trial of a bug that counts as hard, whatever its hardness in the bank."""
-    (trial,) = kill_rates.make_trials([BANK.find("2A", name)], SOLUTION.read_text(encoding="utf-8"), settings)
+    (trial,) = kill_rates.make_trials([BANK.find("2A", name)], REFERENCE, settings)
     trial.bug = bug_bank.parse(HARMLESS.format("hard", ""), Path(f"2a/{name}.patch"))
     return trial
 
@@ -137,7 +137,7 @@ def test_stored_passes(tmp_path: Path) -> None:
 
 
 def test_passes_of_an_older_version_can_be_read(tmp_path: Path) -> None:
-    """They count only if their key shows that the bug's source text and the judging code are the same."""
+    """They count only if their key shows that the bug's source text, the judging code and the settings are the same."""
     line = (
         '{"key":"KEY","bug":"2a/el-double-vote","seed":0,"whole":true,"caught":[{"test":"who_gets_a_vote","rule":"one vote'
         ' a term","text":"expected S0 to vote once"}],"unjudged":[],"cpu_s":0.3,"wall_s":0.5}\n'
@@ -161,7 +161,7 @@ def test_a_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
 
 
 def page(*trials: Trial, soak: list[Block] | None = None) -> str:
-    return proof_page.page(trials, BANK, proof_page.Facts("today", "raftgrade proof", "these", FEW), soak)
+    return proof_page.page(trials, BANK, proof_page.Facts("today", "raftgrade proof", "these", FEW), soak, MATRIX)
 
 
 def test_table_of_aims() -> None:
@@ -202,7 +202,7 @@ def test_false_alarms() -> None:
     text = page(trial, soak=[soak(), soak(), hog])
     assert "\n| timers | 40,000 | 0 | 0, below 0.92 |\n" in text
     assert "\n| futures | 1,000 | 2 | 20.00, below 72.06 |\n" in text
-    assert "\n| suite rpyc beside a hog | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
+    assert "\n| suite rpyc, all processors busy | 2A | 1,000 | 2 | 20.00, below 72.06 |\n" in text
     assert "\n| all |  | 41,000 | 2 | 0.49, below 1.76 |\n" in text
     assert "Code abc. Not counted: 1 run that could not be judged.\n" in text
 
@@ -263,7 +263,7 @@ def test_proofs_of_a_small_bank(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2") == 0
     again = capsys.readouterr()
-    assert "raftgrade: reused 4 passes of the proof in " in again.err
+    assert "raftgrade: reused 4 finished passes of the proof in " in again.err
     assert "\nmissed: 2a/harmless: is no fault.\n" in again.out
     assert (tmp_path / "out" / "passes.jsonl").read_bytes() == stored
 
@@ -275,9 +275,7 @@ def test_proofs_of_a_small_bank(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_run_whose_host_takes_too_long_is_caught(tmp_path: Path) -> None:
-    (trial,) = kill_rates.make_trials(
-        [BANK.find("2A", "el-double-vote")], SOLUTION.read_text(), Settings(1, 1, 1, limit_s=0.002)
-    )
+    (trial,) = kill_rates.make_trials([BANK.find("2A", "el-double-vote")], REFERENCE, Settings(1, 1, 1, limit_s=0.002))
     with Folder(tmp_path) as folder:
         kill_rates.run([trial], folder, trial.settings, io.StringIO())
     assert trial.first_kill == Kill("initial_election", "", "run never reported: it had not ended after 0.002 s")
@@ -286,8 +284,8 @@ def test_a_run_whose_host_takes_too_long_is_caught(tmp_path: Path) -> None:
 
 def test_a_run_that_exceeds_its_limit_is_caught(tmp_path: Path) -> None:
     """Unlike in the test above, the servers are running when the time limit is reached."""
-    (trial,) = kill_rates.make_trials(BANK.bugs[:1], SOLUTION.read_text(), Settings(2, 2, 1, limit_s=2.0))
-    trial.text += "\nsum(range(10**11))  # takes minutes, and nothing can interrupt it\n"
+    (trial,) = kill_rates.make_trials(BANK.bugs[:1], REFERENCE, Settings(2, 2, 1, limit_s=2.0))
+    trial.sources["raft.py"] += "\nsum(range(10**11))  # takes minutes, and nothing can interrupt it\n"
     trial.passes[0] = make_pass(trial, 0)  # so the next pass stops at the first test that fails
     with Folder(tmp_path) as folder:
         kill_rates.run([trial], folder, trial.settings, io.StringIO())
@@ -319,7 +317,7 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
         == "raftgrade: interrupted; finished passes are in out; run the same command again to continue"
     )
     wait_until_gone(str(Path("out", "2a")))
-    trial = kill_rates.make_trials(bug_bank.read(tmp_path / "bank").bugs, SOLUTION.read_text(), Settings())
+    trial = kill_rates.make_trials(bug_bank.read(tmp_path / "bank").bugs, REFERENCE, Settings())
     with Folder(tmp_path / "out") as folder:
         assert folder.load(trial) == passes.read_bytes().count(b"\n") >= 2
 

@@ -1,4 +1,4 @@
-"""Reports for other programs: the structure of each format, and that no text of a student breaks out of it."""
+"""Reports for other programs: the structure of each format, and that no student's text breaks this structure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xml.etree import ElementTree as xml
 import msgspec
 import pytest
 
-from raftgrade import rubric
+from raftgrade import rubric, signatures
 from raftgrade.cli import main
 from raftgrade.plan import Settings
 from raftgrade.reports import github, gradebook, gradescope, html, junit
@@ -37,7 +37,7 @@ HIDDEN = rubric.Hidden(2, "nobody knows").seeds()
 
 
 def made(text: str = "", hidden: bool = False) -> Report:
-    """alice passes, bob fails in every way there is, carol was refused, dave could not be judged."""
+    """A report in which alice passes, bob fails in every way, carol was refused, and dave could not be judged."""
     settings = Settings(
         labs=["2A", "2B"], networks=["sim", "rpyc"], runs={"sim": 2, "rpyc": 1}, seed=0, jobs=1,
         hidden=HIDDEN if hidden else None,
@@ -73,6 +73,7 @@ def made(text: str = "", hidden: bool = False) -> Report:
 
 def report(tmp_path: Path, of: Report) -> Path:
     with Store.create(tmp_path / "out") as store:
+        store.signer = signatures.Signer(signatures.key(), of)
         store.save(of)
     return tmp_path / "out"
 
@@ -80,10 +81,10 @@ def report(tmp_path: Path, of: Report) -> Path:
 # --- JUnit ---
 
 
-def test_junit_has_the_shape_that_readers_expect() -> None:
+def test_junit_structure() -> None:
     root = xml.fromstring(junit.render(made("[labs.2B]\nneeds = ['2A']")))
     assert root.tag == "testsuites"
-    totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    totals = {"tests": 0, "failures": 0, "errors": 0}
     for suite in root:
         assert suite.tag == "testsuite"
         assert {"name", "tests", "failures", "errors", "skipped", "time", "timestamp"} <= set(suite.attrib)
@@ -96,16 +97,17 @@ def test_junit_has_the_shape_that_readers_expect() -> None:
         for name in totals:
             totals[name] += int(suite.attrib[name])
     assert totals == {name: int(root.attrib[name]) for name in totals}
-    assert totals == {"tests": 10, "failures": 2, "errors": 1, "skipped": 1}
+    assert totals == {"tests": 10, "failures": 2, "errors": 2}
+    assert sum(int(suite.attrib["skipped"]) for suite in root) == 1
 
 
-def test_junit_tells_what_broke_and_spells_out_control_characters() -> None:
+def test_junit_explains_failures_and_escapes_control_characters() -> None:
     text = junit.render(made())
     failure = next(item for item in xml.fromstring(text).iter("failure") if item.attrib["type"] != "refused")
     assert failure.attrib["type"] == "rule: one vote a term"
     assert failure.attrib["message"].startswith("expected <b>&\"'`|*_ ::error::x %0A =cmd() \\x1b[31m \\u202e ]]>")
     assert failure.text is not None
-    assert "replay: raftlab replay first@0 --impl 'class/b ob'" in failure.text
+    assert "replay: raftlab replay first@0\n" in failure.text
     assert "sim: 2 of 2 runs, seeds 0, 1" in failure.text
     assert "\x1b" not in text
 
@@ -147,7 +149,7 @@ def test_the_summary_shows_nasty_text_as_text(
     assert capsys.readouterr().out == "".join(github.commands(made()))
 
 
-def test_a_summary_is_no_larger_than_github_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_is_no_larger_than_github_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(github, "MAX_BYTES", 900)
     text = github.summary(made())
     assert len(text) < 1000
@@ -171,24 +173,23 @@ def test_results_json() -> None:
     assert "replay: raftlab replay first@0\n" in first["output"] + "\n"
     assert "class/b ob" not in first["output"]
     assert "\x1b" not in first["output"]
-    assert {test["visibility"] for test in data["tests"]} == {"visible"}  # a hidden one would hide the total
+    # With a hidden test, Gradescope would hide the total.
+    assert {test["visibility"] for test in data["tests"]} == {"visible"}
 
 
-def test_a_refused_submission_is_told_why() -> None:
+def test_a_refused_submission_gets_the_reason() -> None:
     data = json.loads(gradescope.render(only(made(), "carol")))
     assert (data["score"], data["tests"]) == (0, [])
     assert data["output"].startswith("The submission cannot be tested:\n  no class Raft")
 
 
-def test_no_mark_is_given_that_a_fault_of_the_machine_would_lower(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_mark_while_runs_could_not_be_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = report(tmp_path, made())
     target = tmp_path / "results.json"
     assert main(["report", str(out), "--format", "gradescope", "--student", "dave", "-o", str(target)]) == 2
     assert capsys.readouterr().err == (
-        "raftgrade: dave gets no mark yet: 5 points are open because runs could not be judged, or runs are missing; run "
-        "it again\n"
+        "raftgrade: dave has no mark yet, because some runs are missing or could not be judged (5 points are open); run "
+        "the grader again\n"
     )
     assert not target.exists()
     assert main(["report", str(out), "--format", "gradescope"]) == 2
@@ -206,7 +207,7 @@ def test_students_never_see_hidden_seeds() -> None:
         assert not any(seed in text for seed in seeds)
     assert "sim, hidden seeds: 0 of 2 runs passed" in gradescope.render(own)
     assert "at seed (hidden)" in gradescope.render(own)
-    assert whole.settings.hidden == HIDDEN  # the instructor's own report is as it was
+    assert whole.settings.hidden == HIDDEN  # the instructor's report is unchanged
     assert gradescope.render(only(whole, "bob"), for_student=False) == gradescope.render(own)
 
 
@@ -231,7 +232,11 @@ def test_the_autograders_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
         archive.extractall(tmp_path / "z")
     run = (tmp_path / "z" / "run_autograder").read_text()
-    assert "grade run submission --labs 2A,2B --network sim --runs 7 --rubric source/rubric.toml --out out\n" in run
+    assert (
+        "grade run submission --single --labs 2A,2B --network sim --runs 7 --sandbox auto --rubric source/rubric.toml "
+        "--out out\n"
+    ) in run
+    assert "grade report out --format gradescope --visibility visible -o results/results.json\n" in run
     for name in ("setup.sh", "run_autograder"):
         subprocess.run(["bash", "-n", str(tmp_path / "z" / name)], check=True)
         assert "@" not in (tmp_path / "z" / name).read_text().replace('"$@"', "")
@@ -264,7 +269,7 @@ def test_canvas() -> None:
     )
     assert notes == [
         "1 submission could not be matched to exactly one row, left out: carol",
-        "1 mark not final (some runs could not be judged), cell left unchanged: dave",
+        "1 mark not final, cell left unchanged: dave",
         "1 cell that a spreadsheet would run as a formula got a ' in front",
     ]
 
@@ -273,11 +278,12 @@ def test_plain_marks() -> None:
     of = made()
     of.submissions[1].name = "=bob()\n"
     assert gradebook.plain(of) == (
-        "submission,state,points,max_points,open_points,late_days,penalty,2A,2B\n"
-        "alice,graded,35,35,0,0,0,15,20\n"
-        '"\'=bob()\n",graded,25,35,0,0,0,5,20\n'
-        "carol,refused,0,35,0,0,0,0,0\n"
-        "dave,graded,,35,5,0,0,10,20\n"
+        "submission,state,points,max_points,open_points,late_days,penalty,2A,2B,same_code_as,"
+        "id,name,login,email,group,submitted,standing,comments\n"
+        "alice,graded,35,35,0,0,0,15,20,,,,,,,,counts,\n"
+        '"\'=bob()\n",graded,25,35,0,0,0,5,20,,,,,,,,counts,\n'
+        "carol,refused,0,35,0,0,0,0,0,,,,,,,,counts,\n"
+        "dave,graded,,35,5,0,0,10,20,,,,,,,,counts,\n"
     )
 
 
@@ -288,10 +294,10 @@ def test_moodle() -> None:
     of.submissions[1].name = "b@x.org"
     text, notes = gradebook.fill(of, template, "moodle")
     assert text == "First name;Surname;Email address;Grade\nAlice;Liddell;alice@x.org;35\nBob;Hope;b@x.org;25\n"
-    assert notes[0] == "2 submissions could not be matched to exactly one row, left out: carol, dave"
+    assert notes[0] == "2 submissions could not be matched to exactly one row, left out: carol; dave"
 
 
-def test_a_new_column_and_a_named_one() -> None:
+def test_a_new_column_and_a_chosen_column() -> None:
     text, _ = gradebook.fill(made(), "ID number,Email address\nalice,a@x.org\n", "moodle")
     assert list(csv.reader(io.StringIO(text))) == [
         ["ID number", "Email address", "raftlab"],
@@ -304,7 +310,7 @@ def test_a_new_column_and_a_named_one() -> None:
     assert str(caught.value) == ("the gradebook has 2 columns that fit (A (1), B (2)): name one with --column")
 
 
-def test_two_for_one_row_and_one_for_two_rows_are_left_to_people() -> None:
+def test_ambiguous_rows_are_left_unchanged() -> None:
     of = made()
     of.submissions[1].name = "17"
     text, notes = gradebook.fill(of, "Student,ID,SIS Login ID,A (1)\nx,17,alice,\n", "canvas")
@@ -315,7 +321,7 @@ def test_two_for_one_row_and_one_for_two_rows_are_left_to_people() -> None:
     )
 
 
-def test_other_totals_are_said() -> None:
+def test_a_different_maximum_is_noted() -> None:
     _, notes = gradebook.fill(made(), CANVAS.replace(",35,", ",100,"), "canvas")
     assert "the gradebook allows at most 100 points, and the report 35: marks are not scaled" in notes
 
@@ -337,7 +343,7 @@ def test_other_totals_are_said() -> None:
         (["--late", "none.csv"], None, "none.csv cannot be read: No such file or directory"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_reported(
+def test_reports_that_are_refused(
     arguments: list[str], template: str | None, words: str, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -349,7 +355,7 @@ def test_what_cannot_be_reported(
     assert capsys.readouterr().err == f"raftgrade: {words}\n"
 
 
-def test_other_marks_for_the_same_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_marks_can_be_computed_again_with_another_rubric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = report(tmp_path, made())
     (tmp_path / "r.toml").write_text("[late]\npercent_a_day = 10")
     (tmp_path / "l.csv").write_text("submission,days\nalice,2\n")
@@ -364,10 +370,12 @@ def test_other_marks_for_the_same_runs(tmp_path: Path, capsys: pytest.CaptureFix
 def test_json_is_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = report(tmp_path, made())
     assert main(["report", str(out), "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((out / "report.json").read_text())
+    saved = json.loads((out / "report.json").read_text())
+    assert len(saved.pop("signature")) == 64
+    assert json.loads(capsys.readouterr().out) == saved
 
 
-def test_the_class_report_says_what_student_code_ran_in() -> None:
+def test_the_class_report_names_the_sandbox() -> None:
     of = made()
     assert "student code ran" not in html.render(of)
     of.settings = msgspec.structs.replace(of.settings, sandbox=Sandbox("rlimits", "bubblewrap is <not> installed"))
@@ -377,7 +385,7 @@ def test_the_class_report_says_what_student_code_ran_in() -> None:
     assert expected in html.render(of)
 
 
-def test_every_other_format_says_it_too(
+def test_every_other_format_names_the_sandbox(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)

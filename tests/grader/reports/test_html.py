@@ -10,13 +10,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from raftgrade.cli import main
-from raftgrade.reports import charts, html
+from raftgrade.reports import charts, html, items, table
 from raftgrade.reports.student_view import only
 from raftgrade.results import Report
-from tests.grader.reports.test_formats import HIDDEN, made, report
+from raftlab.explain.failure import Failure
+from tests.grader.reports.test_formats import HIDDEN, RULE, made, report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ATTACK = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
@@ -27,7 +29,7 @@ TRACE = [
 
 
 def attacked(hidden: bool = False) -> Report:
-    """The class of the other tests, with text that tries to be more than text wherever a student has a say."""
+    """The class of the other tests, with HTML and scripts in every text that a student may have chosen."""
     of = made("[labs.2B]\nneeds = ['2A']", hidden=hidden)
     bob = of.submissions[1]
     bob.name = bob.path = ATTACK
@@ -66,7 +68,7 @@ class _Attributes(HTMLParser):
         self.names |= {name for name, _ in attrs}
 
 
-def test_the_page_needs_nothing_else_and_lets_nothing_in(folder: Path) -> None:
+def test_the_page_needs_no_other_file_and_runs_no_foreign_script(folder: Path) -> None:
     text = (folder / "class.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in text
     assert "<img" not in text
@@ -77,7 +79,7 @@ def test_the_page_needs_nothing_else_and_lets_nothing_in(folder: Path) -> None:
     assert (folder / "class-pictures" / "bob" / "t-0.html").is_file()
 
 
-def test_a_students_own_page_tells_of_nobody_else_and_of_no_hidden_seed(folder: Path) -> None:
+def test_a_students_page_shows_no_other_student_and_no_hidden_seed(folder: Path) -> None:
     target = folder / "own" / "bob.html"
     target.parent.mkdir(exist_ok=True)
     assert main(["report", str(folder / "out"), "--format", "html", "--student", "bob", "-o", str(target)]) == 0
@@ -86,7 +88,7 @@ def test_a_students_own_page_tells_of_nobody_else_and_of_no_hidden_seed(folder: 
     assert "hidden seeds" in text
     assert not any(str(seed) in text for seed in range(*HIDDEN))
     whole = (folder / "class.html").read_text(encoding="utf-8")
-    assert str(HIDDEN[0]) in whole  # the instructor sees which they were
+    assert str(HIDDEN[0]) in whole  # the instructor sees the hidden seeds
     assert "class/" not in html.render(only(made(), "bob"), alone=True)
 
 
@@ -95,7 +97,7 @@ def test_without_a_file_there_are_no_pictures(folder: Path, capsys: pytest.Captu
     assert "class-pictures" not in capsys.readouterr().out
 
 
-def test_a_damaged_trace_costs_its_picture_only(tmp_path: Path) -> None:
+def test_a_run_with_a_damaged_trace_has_no_picture(tmp_path: Path) -> None:
     out = report(tmp_path, made())
     (out / "traces" / "bob").mkdir(parents=True)
     (out / "traces" / "bob" / "t-0.jsonl").write_text("not a trace\n")
@@ -104,11 +106,22 @@ def test_a_damaged_trace_costs_its_picture_only(tmp_path: Path) -> None:
 
 def test_what_to_teach_again() -> None:
     (lesson,) = charts.teach_again(made())
-    assert (lesson.rule.name, lesson.submissions, lesson.runs) == ("one vote a term", 1, 3)
+    assert lesson.rule is not None
+    assert (lesson.rule.name, lesson.read, lesson.runs) == ("one vote a term", lesson.rule.handout, 3)
+    assert ([each.name for each in lesson.submissions], [test.name for test in lesson.tests]) == (["bob"], ["first"])
     page = html.render(made())
-    assert "<b>one vote a term</b>" in page
+    assert "<h3>one vote a term</h3>" in page
+    assert "read: <code>handouts/lab-2a-details.md#who-gets-my-vote</code>" in page
+    assert '<a href="#s-bob">bob</a>' in page
     assert "1 submission<br>" in page
     assert "3 runs" in page
+    fault = made()
+    for bad in fault.submissions[1].tests[0].networks[0].bad:
+        bad.sort, bad.failure = "deadlock", Failure("deadlock", "two threads wait for each other")
+    assert [(lesson.text, lesson.read) for lesson in charts.teach_again(fault)] == [
+        ("a deadlock", "handouts/debugging.md#named-faults"),
+        ("one vote a term", RULE.handout),
+    ]
     empty = made()
     empty.submissions = empty.submissions[:1]
     assert charts.teach_again(empty) == []
@@ -125,9 +138,71 @@ def test_a_cell_says_what_its_colour_says() -> None:
     assert charts.cell(dave, dave.tests[1])[::2] == ("open", "?")
     network = alice.tests[1].networks[0]
     network.passes, network.failures = 199, 1
-    assert charts.cell(alice, alice.tests[1])[::2] == ("c9", "99")  # never rounded to a clean pass
+    # 99.5 % is not rounded to 100, which would mean that every run passed.
+    assert charts.cell(alice, alice.tests[1])[::2] == ("c9", "99")
     network.passes, network.failures = 1, 999
     assert charts.cell(alice, alice.tests[1])[::2] == ("c1", "1")
+
+
+def with_points(points: list[list[float]]) -> Report:
+    """A class in which the submissions earn these points in the first and the second test."""
+    of = made()
+    first = of.submissions[0]
+    of.submissions = [msgspec.json.decode(msgspec.json.encode(first), type=type(first)) for _ in points]
+    for submission, earned in zip(of.submissions, points, strict=True):
+        for test, value in zip(submission.tests, earned, strict=False):
+            test.points = value
+        for test in submission.tests[len(earned) :]:
+            test.points = 0
+    return of
+
+
+def test_how_difficult_a_test_is_and_how_well_it_discriminates() -> None:
+    first, second = (test.max_points for test in made().submissions[0].tests[:2])
+    good, bad = [first, second], [0.0, 0.0]
+    easy, hard, *_ = items.items(with_points([good, good, good, [first, 0.0], bad, bad]))
+    assert (easy.judged, easy.share, hard.share) == (6, pytest.approx(4 / 6), 0.5)
+    assert easy.discrimination == hard.discrimination == pytest.approx(0.7071, abs=1e-4)
+    assert easy.note == hard.note == ""
+    same, other, *_ = items.items(with_points([[first, 0.0]] * 6))
+    assert [(each.share, each.discrimination, each.note) for each in (same, other)] == [
+        (1.0, None, "everyone passes"),
+        (0.0, None, "nobody passes"),
+    ]
+    reverse, *_ = items.items(with_points([[first, 0.0]] * 3 + [[0.0, second]] * 3))
+    assert reverse.discrimination == pytest.approx(-1)
+    assert reverse.note == "better submissions fail it more often"
+    few, *_ = items.items(with_points([good, good, bad, bad]))
+    assert few.discrimination is None
+    assert items.items(made())[0].judged == 3  # not the submission that was refused
+
+
+def test_names_of_tests_are_shown_in_full() -> None:
+    of = made()
+    name = "a_rather_long_name_of_a_test_in_this_lab"
+    for submission in of.submissions:
+        submission.tests[0].name = name
+    assert f"<span>{name}</span>" in html.render(of)
+    assert name in table.render(of)
+    for submission in of.submissions:
+        submission.tests[0].name = name * 3
+    lines = table.render(of).splitlines()
+    assert max(len(line) for line in lines if "/10" in line) <= table.WIDTH
+    begun = [line.split()[0] for line in lines if line.startswith("a_rather")]
+    assert begun
+    assert all(word.endswith("_") for word in begun)  # a name is only broken between words
+
+
+def test_a_page_says_what_was_graded_and_when() -> None:
+    of = made()
+    of.submissions[0].hash = "0123456789abcdef" * 4
+    of.submissions[0].submitted = "2026-11-20 18:00"
+    page = html.render(only(of, "alice"), alone=True)
+    assert "labs 2A, 2B · each test: 2 runs in sim and 1 run in rpyc" in page
+    assert (
+        "handed in 2026-11-20 18:00 · graded 2026-11-21 00:00 UTC · raftgrade test · files sha256 0123456789abcdef<"
+        in page
+    )
 
 
 # --- in the browser ---
@@ -139,7 +214,7 @@ def tab() -> Iterator[Any]:
         "playwright.sync_api", reason="playwright is not installed (it is in the dev extra)"
     )
     if CHROMIUM is None:
-        pytest.skip("no chromium here to show the page in")
+        pytest.skip("chromium is not installed")
     with playwright.sync_playwright() as play:
         started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield started.new_page(viewport={"width": 1366, "height": 768}, offline=True)
@@ -154,14 +229,16 @@ def test_in_a_browser(folder: Path, tab: Any) -> None:
     tab.on("request", lambda request: None if request.url.startswith("file:") else trouble.append(request.url))
     page = (folder / "class.html").as_uri()
     tab.goto(page)
-    names = "[...document.querySelectorAll('.heat tbody tr')].filter(row => !row.hidden).map(row => row.dataset.name)"
+    names = (
+        "[...document.querySelectorAll('#map .heat tbody tr')].filter(row => !row.hidden).map(row => row.dataset.name)"
+    )
     assert tab.evaluate(names) == ["alice", "dave", ATTACK, "carol"]
     tab.select_option("#sort", "name")
     assert tab.evaluate(names) == [ATTACK, "alice", "carol", "dave"]
     tab.fill("#find", "AL")
-    assert tab.evaluate(names) == [ATTACK, "alice"]  # the other one has an alert in its name
+    assert tab.evaluate(names) == [ATTACK, "alice"]  # the other submission has a script in its name
     tab.fill("#find", "")
-    # One page at a time: first the class, then the student that was clicked, then the class again.
+    # Only one page shows at a time: first the class, then the student that was clicked, then the class again.
     shown = "[...document.querySelectorAll('main')].filter(e => e.offsetParent !== null).map(e => e.id)"
     assert tab.evaluate(shown) == ["class"]
     tab.click("text=<img src=x")
@@ -170,7 +247,7 @@ def test_in_a_browser(folder: Path, tab: Any) -> None:
     assert tab.get_attribute("main:target .picture", "href") == "class-pictures/bob/t-0.html"
     tab.click("main:target .back")
     assert tab.evaluate(shown) == ["class"]
-    # Nothing sticks out, in either theme, and no text has the colour of its ground.
+    # In both themes, the page is no wider than the window, and no text has the colour of its background.
     for scheme in ("light", "dark"):
         tab.emulate_media(color_scheme=scheme)
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -179,7 +256,7 @@ def test_in_a_browser(folder: Path, tab: Any) -> None:
     assert trouble == []
 
 
-# WCAG's contrast of every cell's sign with its ground: those below 3 to 1.
+# The cells whose sign has a contrast with its background (as defined by WCAG) below 3 to 1.
 _CONTRAST = """() => {
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   const light = colour => {

@@ -118,7 +118,7 @@ def test_a_share_is_never_rounded_to_certainty() -> None:
     assert [table._share(x) for x in (0.0, 0.0001, 0.5, 0.9999, 1.0)] == ["0", ".01", ".50", ".99", "1"]
 
 
-def test_the_same_trouble_everywhere_is_told_once() -> None:
+def test_one_reason_for_many_unjudged_runs_is_shown_once() -> None:
     failure = Failure("not-judged", "could not be judged: the machine is on fire", hint="call somebody")
     errors = [record(name, seed, "error", failure=failure) for name in ("first", "second") for seed in (0, 1)]
     text = table.render(fold([RunEntry("alice", run) for run in errors]))

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from raftgrade.cli import Tools, main
 from raftgrade.soak import process_monitor, runner
 from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
-from tests.grader.fakes import alive, submission, tools, wait_until_gone
+from tests.grader.fakes import FakeTest, alive, submission, tools, wait_until_gone
 
 pytestmark = pytest.mark.slow
 
@@ -37,19 +38,20 @@ def stretches(folder: Path, kind: str = "suite") -> list[tuple[str, list[int]]]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(runner.SEEDS, "suite sim", 10)  # as in driver.py: a dozen seeds make two blocks
+    # Small blocks, as in driver.py, so that 12 seeds make two blocks.
+    monkeypatch.setitem(runner.SEEDS, "suite sim", 10)
 
 
 def run(*words: str) -> int:
     return main(["soak", *words, "--labs", "2A", "--out", "out"], tools())
 
 
-def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_soak_continues_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("ada", "bob"):
         submission(tmp_path, f"class/{name}")
     out = tmp_path / "out"
     assert run("class", "--passes", "12") == 0
-    # In turn, and no further than asked for.
+    # The series take turns, and end after the number of seeds that was asked for.
     assert stretches(out) == [("ada", [0, 10]), ("bob", [0, 10]), ("ada", [10, 12]), ("bob", [10, 12])]
     assert stretches(out, "fuzz") == [("ada", [0, 12]), ("bob", [0, 12])]
     first = lines(out)[0]
@@ -62,14 +64,43 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "going on after 6 blocks with 72 runs" in capsys.readouterr().err
     assert run("class/bob", "--passes", "13", "--no-fuzz") == 0
     assert stretches(out)[4:] == [("bob", [12, 13])]
-    # Other seeds first: then the ones between are still to be had.
+    # After a soak with later seeds, the seeds before these still have to be run.
     assert run("class/bob", "--passes", "2", "--seed", "15", "--no-fuzz") == 0
     assert run("class/bob", "--passes", "20", "--no-fuzz") == 0
     assert stretches(out)[5:] == [("bob", [15, 17]), ("bob", [13, 15]), ("bob", [17, 20])]
     assert not (out / "logs").exists()
 
 
-def test_another_version_counts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lab_3_is_run_if_an_implementation_has_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("soak", "class", "--no-fuzz", "--passes", "1", "--out", "out")
+    submission(tmp_path, "class/ada")
+    assert main([*words], tools()) == 0
+    assert [line["lab"] for line in lines(tmp_path / "out")] == ["2A"]
+    assert "are left out, because no submission has a kv.py of its own" in capsys.readouterr().err
+    submission(tmp_path, "class/bob", service="mine")
+    assert main([*words], tools()) == 0
+    assert [(line["impl"], line["lab"]) for line in lines(tmp_path / "out")[1:]] == [
+        ("bob", "2A"),
+        ("bob", "3A"),
+    ]
+    assert "ada cannot do lab 3A, which is left out: there is no kv.py beside raft.py" in capsys.readouterr().err
+
+
+def test_labs_that_build_on_one_that_cannot_be_done_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lab 3A builds on 2A to 2D, but not on membership changes."""
+    chosen = ("2A", "2D", "2E", "2F", "3A")
+    catalogue = [FakeTest(lab, f"test_of_{lab}", lab, 1) for lab in chosen]
+    ours = replace(tools(), catalogue=lambda lab: [test for test in catalogue if test.lab == lab])
+    words = ("soak", "class", "--no-fuzz", "--passes", "1", "--labs", ",".join(chosen), "--out", "out")
+    submission(tmp_path, "class/ada", {"test_of_2E": "fail"}, service="mine")
+    assert main([*words], ours) == 0
+    assert [line["lab"] for line in lines(tmp_path / "out")] == ["2A", "2D", "3A"]
+    assert capsys.readouterr().err.count("ada cannot do lab 2E, which is left out: its first test") == 1
+
+
+def test_blocks_of_another_version_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = submission(tmp_path, "ada")
     out = tmp_path / "out"
     assert run("ada", "--passes", "2", "--no-fuzz") == 0
@@ -84,7 +115,7 @@ def test_another_version_counts_anew(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "2 blocks of another version of raftlab stay in the log as history" in capsys.readouterr().err
 
 
-def test_failures_are_told_and_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_reported_and_the_soak_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "ada", {"second/1": "fail", "second/3": "error", "fuzz_2A/2": "fail"})
     assert run("ada", "--passes", "12") == 1
     printed = capsys.readouterr()
@@ -102,7 +133,7 @@ def test_failures_are_told_and_it_goes_on(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == printed.out
 
 
-def test_traces_are_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_are_kept_up_to_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "TRACE_QUOTA", 250)
     submission(tmp_path, "ada", {"trace": 100, **{f"second/{seed}": "fail" for seed in (5, 7, 8, 11, 13)}})
 
@@ -114,17 +145,17 @@ def test_traces_are_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest
 
     assert run("ada", "--passes", "12") == 1
     assert traced_seeds() == [5, 7]
-    # The next one on the same folder finds what is there.
+    # The next soak in the same folder reads what the first one found out.
     assert run("ada", "--passes", "14") == 1
     assert traced_seeds() == [5, 7]
 
 
-def test_what_could_not_be_judged_is_no_success(tmp_path: Path) -> None:
+def test_a_soak_with_an_unjudged_run_is_no_success(tmp_path: Path) -> None:
     submission(tmp_path, "ada", {"second/1": "error"})
     assert run("ada", "--passes", "2", "--no-fuzz") == 2
 
 
-def test_who_does_not_come_to_a_lab(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labs_that_an_implementation_cannot_do_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "ada", {"first": "fail"})
     submission(tmp_path, "bob", {"check": [2, '[{"text": "Raft has no method snapshot"}]']})
     submission(tmp_path, "cyd")
@@ -137,7 +168,7 @@ def test_who_does_not_come_to_a_lab(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert stretches(tmp_path / "out") == [("cyd", [0, 1])]
 
 
-def test_memory_that_grows_is_told(
+def test_growing_memory_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = iter((60.0, 100.0, 115.0, 120.0, 170.0))
@@ -158,7 +189,7 @@ def test_memory_that_grows_is_told(
 
 
 class Soak:
-    """A soak of one submission that hangs in its second block, leaving a child."""
+    """A soak of one submission that hangs in its second block and has started a child."""
 
     def __init__(self, folder: Path) -> None:
         self.mark = f"mark-{uuid.uuid4()}"
@@ -203,7 +234,7 @@ def test_ctrl_c(hanging: Soak) -> None:
     assert stretches(hanging.out) == [("ada", [0, 10])]
 
 
-def test_a_kill_costs_the_block_under_way(hanging: Soak, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kill_loses_only_the_running_block(hanging: Soak, capsys: pytest.CaptureFixture[str]) -> None:
     hanging.wait()
     assert run("ada") == 2
     assert (
@@ -222,7 +253,7 @@ def test_a_kill_costs_the_block_under_way(hanging: Soak, capsys: pytest.CaptureF
 def test_a_real_soak_beside_a_hog(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # one hog will do
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # so that there is only one hog
     real = Tools(catalogue=lambda lab: [test for test in catalogue.tests(lab) if test.name == "initial_election"])
     words = ["--labs", "2A", "--network", "sim,rpyc", "--hog", "--passes", "1", "--sandbox", "none", "--out", "out"]
     before = process_monitor.descendants()
@@ -231,13 +262,13 @@ def test_a_real_soak_beside_a_hog(
     assert set(reported) == {("suite", "sim", False), ("suite", "rpyc", True), ("fuzz", "sim", False)}
     for line in reported.values():
         assert (line["runs"], line["failures"], line["unjudged"], line["processes"]) == (1, 0, 0, 1)
-        # A child is looked at now and then, and such a short one perhaps before it has loaded anything.
+        # Memory is measured only now and then, so a short-lived child may be measured before it has loaded anything.
         assert line["memory_mb"]["own"] > 10
         assert 0 < line["cpu_s"] < 60
     assert process_monitor.descendants() <= before
 
 
-# --- the watchman ---
+# --- the process monitor ---
 
 ORPHAN = "import os, sys, time\nif os.fork(): sys.exit()\ntime.sleep(600)"
 
@@ -271,12 +302,12 @@ def test_memory_of_a_child() -> None:
     assert memory.own > 10
 
 
-def test_hogs_go_with_us() -> None:
+def test_hogs_end_with_their_parent() -> None:
     with process_monitor.hogs(2) as running:
         assert len(running) == 2
         assert running <= process_monitor.descendants()
     assert not running & process_monitor.descendants()
-    # Whatever way their parent goes.
+    # The hogs end however their parent ends.
     code = (
         "import os, signal; from raftgrade.soak import process_monitor as watch\n"
         "with watch.hogs(1) as running: print(*running, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
@@ -286,7 +317,7 @@ def test_hogs_go_with_us() -> None:
         time.sleep(0.02)
 
 
-def test_a_code_that_changes_meanwhile(
+def test_a_soak_stops_when_the_code_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = iter("aab")

@@ -32,6 +32,7 @@ class RequestVoteArgs:
     candidate_id: int
     last_log_index: int
     last_log_term: int
+    leadership_transfer: bool = False
 
 
 @dataclass
@@ -74,6 +75,29 @@ class InstallSnapshotArgs:
 @dataclass
 class InstallSnapshotReply:
     term: int
+
+
+@dataclass
+class TimeoutNowArgs:
+    term: int
+    leader_id: int
+
+
+@dataclass
+class TimeoutNowReply:
+    term: int
+
+
+@dataclass
+class ReadIndexArgs:
+    term: int
+    server_id: int
+
+
+@dataclass
+class ReadIndexReply:
+    term: int
+    index: int
 
 
 class Raft:

@@ -11,6 +11,7 @@ from raftlab.harness.event_loop import Hold
 from raftlab.harness.membership import MembershipCall, configured, ready_leader, refused
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
+from raftlab.referee.configuration import names
 from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, campaign_terms, grant, wait_for_campaign
 
 # The hint of tests that a server without joint consensus may fail.
@@ -145,13 +146,13 @@ class ScriptedVoters:
         ``why`` completes the sentence of the failure, and ``rule`` is the rule that S0 breaks.
         """
         self._hold_election(grants, ELECTION_LIMIT)
-        text = f"expected S0 to lead with the votes of {[0, *sorted(grants)]}, {why}, but it does not"
+        text = f"expected S0 to lead with the votes of {names([0, *grants])} ({why}), but it does not"
         self.c.expect(self.c.get_state(0)[1], text, rule, [0], hint)
 
     def expect_loss(self, grants: Collection[int], why: str, rule: Rule, hint: str = "") -> None:
         """Like :meth:`expect_win`, but require that S0 does not lead for 2.5 s."""
         self._hold_election(grants, 2.5)
-        text = f"expected S0 not to lead with the votes of {[0, *sorted(grants)]}, {why}, but it does"
+        text = f"expected S0 not to lead with the votes of {names([0, *grants])} ({why}), but it does"
         self.c.expect(not self.c.get_state(0)[1], text, rule, [0], hint)
 
     def _hold_election(self, grants: Collection[int], seconds: float) -> None:

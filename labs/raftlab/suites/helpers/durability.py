@@ -39,6 +39,7 @@ class Request(NamedTuple):
 
 REQUESTS = {
     "a vote": Request(lambda c, term: request_vote(c, 2, term + 100), (3, 0), (3, 0)),
+    "a vote refused": Request(lambda c, term: request_vote(c, 2, term + 100, (0, 0)), (3, 0), (3, 0)),
     "a newer term": Request(lambda c, term: send_append(c, 2, term + 100, (3, term)), (3, 0), (3, 0)),
     "entries": Request(lambda c, term: send_append(c, 1, term, (3, term), entries(term, *"de")), (3, 0), (5, 0)),
     "entries it has, and more": Request(
@@ -54,7 +55,7 @@ def prepare(c: Cluster, request: str, term: int) -> None:
     """Send S0 its three entries of ``term``."""
     reply = append(c, 1, term, (0, 0), entries(term, *"abc"))
     c.expect(reply["success"], "expected S0 to take new entries, but it refused", rules.LOG_MATCHING, [0])
-    if request == "a vote":
+    if request in ("a vote", "a vote refused"):
         # A server that has just heard a leader may ignore vote requests (§6), but not once it is a candidate itself.
         wait_for_campaign(c, above=term)
 

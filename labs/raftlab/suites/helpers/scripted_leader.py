@@ -14,6 +14,15 @@ def term_of(index: int) -> int:
     return 0 if index == 0 else 5 + (index - 1) // 10 * 5
 
 
+def _append_args(prev: int, last: int, commit: int, term: int = 0) -> dict[str, object]:
+    """The fields of an AppendEntries, see :meth:`SnapshotSender.append`."""
+    entries = [
+        {"term": term or term_of(index), "command": f"{index} of term {term or term_of(index)}"}
+        for index in range(prev + 1, last + 1)
+    ]
+    return {"prev_log_index": prev, "prev_log_term": term_of(prev), "entries": entries, "leader_commit": commit}
+
+
 class SnapshotSender:
     """S1 leads S0. If S0 starts an election (its timer may run out on a busy machine), S1 continues in a higher term.
 
@@ -51,12 +60,11 @@ class SnapshotSender:
             commit: leader_commit.
             term: the term of all these entries; 0 for the terms in the leader's own log.
         """
-        entries = [
-            {"term": term or term_of(index), "command": f"{index} of term {term or term_of(index)}"}
-            for index in range(prev + 1, last + 1)
-        ]
-        args = {"prev_log_index": prev, "prev_log_term": term_of(prev), "entries": entries, "leader_commit": commit}
-        return bool(self.ask("append_entries", **args)["success"])
+        return bool(self.ask("append_entries", **_append_args(prev, last, commit, term))["success"])
+
+    def send_append(self, prev: int, last: int, commit: int = 0) -> Rpc:
+        """Like :meth:`append`, but send the request once, and do not wait for the reply."""
+        return self.send("append_entries", **_append_args(prev, last, commit))
 
     def chunk(self, index: int, number: int) -> dict[str, object]:
         """The fields of the InstallSnapshot with chunk ``number`` (from 0) of the snapshot up to ``index``."""
@@ -77,7 +85,8 @@ class SnapshotSender:
     def commit_through(self, prev: int, last: int, when: str) -> None:
         """Send the entries after ``prev`` up to ``last``, all committed, and require that S0 applies them.
 
-        If S0 refuses because it lacks ``prev``, send it the snapshot up to ``prev`` first. ``when`` is part of the failure's
+        If S0 refuses because it lacks ``prev``, send it the snapshot up to ``prev`` first. If S0 takes nothing from a
+        message that begins before its commit index, send the entries from there on. ``when`` is part of the failure's
         message.
         """
         for _ in range(3):
@@ -85,8 +94,10 @@ class SnapshotSender:
                 break
             self.install(prev)
             self.c.sleep(0.05)
-        self.c.wait_for(2.0, lambda: self.c.committed(last)[0] == 1)
-        applied = self.c.committed(last)[0] == 1
+        if not self.c.wait_for(0.3, lambda: self.c.committed(last)[0] == 1):
+            for later in range(prev + 1, last):
+                self.append(later, last, commit=last)
+        applied = self.c.wait_for(2.0, lambda: self.c.committed(last)[0] == 1)
         self.c.expect(applied, f"expected S0 to go on to index {last} {when}, but it does not", rules.CATCH_UP, [0])
 
     def expect_kept(self, index: int, when: str) -> None:

@@ -18,6 +18,9 @@ from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 
+# The number of times that a test lets messages arrive at the same moment. A mistake in locking shows after a few attempts.
+ROUNDS = 30
+
 
 def entries(term: int, *commands: str) -> list[Message]:
     """Log entries of ``term``, one per command."""
@@ -29,10 +32,11 @@ def ask_vote(c: Cluster, who: int, term: int) -> Message:
     return c.reply_to(request_vote(c, who, term))
 
 
-def request_vote(c: Cluster, who: int, term: int) -> Rpc:
-    """Ask for S0's vote in ``term``, for a candidate whose log is newer than S0's can be."""
+def request_vote(c: Cluster, who: int, term: int, last: tuple[int, int] | None = None) -> Rpc:
+    """Ask for S0's vote in ``term``, for a candidate whose log ends with ``last``, by default newer than S0's can be."""
+    last_index, last_term = last or (10_000, term - 1)
     return c.scripted_server(who).send(
-        0, "request_vote", term=term, candidate_id=who, last_log_index=10_000, last_log_term=term - 1
+        0, "request_vote", term=term, candidate_id=who, last_log_index=last_index, last_log_term=last_term
     )
 
 
@@ -72,9 +76,11 @@ def campaign_terms(c: Cluster, above: int = 0) -> list[int]:
 
 def wait_for_campaign(c: Cluster, above: int = 0) -> int:
     """Wait until S0 asks for votes in a term above ``above``. Returns that term."""
+    since = c.now
     c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, above)))
     terms = campaign_terms(c, above)
-    c.expect(bool(terms), "expected S0 to start an election within 5 s, but it did not", rules.LIVENESS, [0])
+    text = "expected S0 to start an election within 5 s, but it did not"
+    c.expect(bool(terms), text, rules.LIVENESS, [0], observe=lambda: c.campaigns_seen(0, since))
     return terms[-1]
 
 
@@ -170,7 +176,7 @@ class ScriptedFollower:
         prev, entries = args["prev_log_index"], args["entries"]
         if self.silent or prev + len(entries) > self.limit:
             return None
-        fits = prev == 0 or (prev <= len(self.log) and self.log[prev - 1]["term"] == args["prev_log_term"])
+        fits = prev == 0 or (0 < prev <= len(self.log) and self.log[prev - 1]["term"] == args["prev_log_term"])
         if fits:
             for index, entry in enumerate(entries, prev):
                 if index >= len(self.log) or self.log[index]["term"] != entry["term"]:
@@ -185,8 +191,10 @@ class ScriptedFollower:
 
 def wait_for_leadership(c: Cluster) -> int:
     """Wait until S0 leads. Returns its term."""
+    since = c.now
     leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
-    c.expect(leads, "expected S0 to lead with every vote within 5 s, but it does not", rules.LIVENESS, [0])
+    text = "expected S0 to lead with every vote within 5 s, but it does not"
+    c.expect(leads, text, rules.LIVENESS, [0], observe=lambda: c.why_no_leader(since, [0]))
     return c.get_state(0)[0]
 
 

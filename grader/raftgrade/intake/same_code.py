@@ -1,0 +1,148 @@
+"""Finds submissions that have the same code as each other, or as what raftlab hands out.
+
+Only whole classes and functions are compared, and only long ones, which two people hardly write alike. This shows plain
+copies, also with other names, comments and formatting. `raftgrade similarity` finds more.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from raftgrade import code_hash
+from raftgrade.code_hash import Statement
+from raftgrade.results import CodePlace, SameCode
+from raftlab import labs
+from raftlab.submission import source, starts
+
+# A class or function is compared if its syntax tree has this many nodes, about forty lines, that students were not given:
+# methods of the skeleton and of the starts do not count. So two students who have changed one line of the skeleton do not
+# look like copies.
+MIN_NODES = 300
+_MIN_BYTES = 1000  # of a file; a shorter one has no such class
+SKELETON = "the unchanged skeleton"
+_REFERENCE = "the reference solution"
+
+
+def find(paths: Mapping[str, str], raft: Path | None = None) -> list[SameCode]:
+    """Compare submissions.
+
+    Args:
+        paths: the copy of each submission, by its name; an empty path is left out.
+        raft: the Raft that all copies have, which is not compared.
+
+    Returns:
+        The groups with an origin first, then those of several submissions. A student who splits code into files, adds code
+        or changes the order of classes does not hide a copy.
+    """
+    below = {} if raft is None else source.locate(raft).modules
+    common = {file.read_bytes() for name, file in below.items() if name != "kv"}
+    modules: dict[str, dict[str, Path]] = {
+        name: {shown: file for shown, file in _modules(path).items() if file.read_bytes() not in common}
+        for name, path in paths.items()
+        if path
+    }
+    if not any(file.stat().st_size >= _MIN_BYTES for found in modules.values() for file in found.values()):
+        return []
+    hashed = _hash_files([file for found in modules.values() for file in found.values()])
+    ours = _handed_out(starts.root())
+    groups: dict[str, list[tuple[CodePlace, str]]] = {}
+    unchanged = []
+    for submission, found in modules.items():
+        everything = [(shown, each) for shown, file in found.items() for each in hashed[file]]
+        if everything and all(each.shape in ours.skeleton for _, each in everything):
+            unchanged.append(CodePlace(submission, source.ENTRY))
+        for shown, each in everything:
+            if each.shape in ours.origins or (each.name and _size(each, ours.parts) >= MIN_NODES):
+                groups.setdefault(each.shape, []).append((CodePlace(submission, shown, each.name), each.code))
+    result = [SameCode(places=unchanged, origin=SKELETON)] if unchanged else []
+    for shape, members in groups.items():
+        origin, codes = ours.origins.get(shape, ("", set()))
+        if origin or len({place.submission for place, _ in members}) > 1:
+            renamed = len(codes | {code for _, code in members}) > 1
+            result.append(SameCode(places=[place for place, _ in members], renamed=renamed, origin=origin))
+    return sorted(result, key=lambda group: not group.origin)
+
+
+def _modules(path: str) -> dict[str, Path]:
+    """The files of a submission, by the name to show; none if it cannot be read."""
+    try:
+        submission = source.locate(path)
+    except source.SubmissionError:
+        return {}
+    return {submission.show(file): file for file in submission.modules.values()}
+
+
+def _hash_files(files: Sequence[Path]) -> dict[Path, list[Statement]]:
+    """The statements of each file. A file that cannot be parsed has none. (This is done in processes of their own.)"""
+    result: dict[Path, list[Statement]] = {}
+    todo = list(files)
+    while todo:
+        given = "".join(f"{json.dumps(str(file))}\n" for file in todo)
+        command = [sys.executable, "-I", "-S", code_hash.__file__]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+        lines = done.stdout.split("\n")[:-1]  # the last may be cut short
+        for file, line in zip(todo, lines, strict=False):
+            result[file] = msgspec.json.decode(line, type=list[Statement])
+        if len(lines) < len(todo):
+            result[todo[len(lines)]] = []  # this file ended the process
+        todo = todo[len(lines) + 1 :]
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _HandedOut:
+    """What raftlab hands out.
+
+    Attributes:
+        skeleton: the shapes of the skeleton's statements.
+        parts: the shapes of the parts of all statements of the skeleton and of the starts.
+        origins: by the shape of a long class or function of the starts and the solutions: the name to show, and the hashes
+            of its code.
+    """
+
+    skeleton: set[str]
+    parts: set[str]
+    origins: dict[str, tuple[str, set[str]]]
+
+
+@functools.cache
+def _handed_out(root: Path) -> _HandedOut:
+    """What the raftlab whose data is in ``root`` hands out."""
+    named: list[tuple[str, list[Statement]]] = []
+    skeleton = _statements(starts.files().values())
+    for lab in list(labs.LABS)[1:]:
+        try:
+            named.append((f"the start of lab {lab}", _statements(starts.files(lab).values())))
+        except starts.NoStart:
+            continue  # raftlab is a kit
+    given = [*skeleton, *(each for _, found in named for each in found)]
+    solutions = [path.read_text(encoding="utf-8") for path in (root / "solutions").glob("*.py")]
+    named.append((_REFERENCE, _statements(solutions)))
+    in_skeleton = {part for each in skeleton for _, part in each.parts}
+    origins: dict[str, tuple[str, set[str]]] = {}
+    for origin, found in named:
+        for each in found:
+            if each.name and _size(each, in_skeleton) >= MIN_NODES:
+                earlier, codes = origins.get(each.shape, (origin, set()))
+                # A start after the last lab of raft.py has all of it.
+                also = f"{_REFERENCE}, which is {earlier}" if origin == _REFERENCE and earlier != origin else earlier
+                origins[each.shape] = (also, codes | {each.code})
+    parts = {part for each in given for _, part in each.parts}
+    return _HandedOut({each.shape for each in skeleton}, parts, origins)
+
+
+def _size(statement: Statement, known: set[str]) -> int:
+    """How many nodes of a statement's syntax tree are in parts that are not ``known``."""
+    return sum(nodes for nodes, shape in statement.parts if shape not in known)
+
+
+def _statements(texts: Iterable[str]) -> list[Statement]:
+    return [each for text in texts for each in code_hash.statements(text)]

@@ -1,0 +1,156 @@
+"""The usual causes of a failure's sentence, from the tables "When it fails" in the handouts.
+
+A row of such a table begins with a sentence that a student may see, in backticks, as an example: it also stands for the
+same sentence with other servers, numbers, commands and lists. "…" stands for anything, and a sentence may go on after the
+end of the row's. The second cell has the causes. Of several rows that match, the one with the most words in common with
+the failure is shown. Rows for what was observed, which begin with "…", come before those, and rows for a certain test ("in
+the test `late_vote`") before all others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PLACES = (_PACKAGE / "data" / "handouts", _PACKAGE.parents[1] / "handouts")  # in a wheel, in a checkout
+
+_LINK = re.compile(r"\[([^]]+)\]\(([^)\s]+)\)")
+# A sentence, or the end of one, that only names what to read.
+_ONLY_A_LINK = re.compile(rf"(?:[.:,;]|(?<=\?)) (?:[Ss]ee (?:also )?)?{_LINK.pattern}\.?(?=$|\. |; or)")
+_QUOTED = re.compile(r"(`+)(.+?)\1")
+_TEST = re.compile(r"in the test `(\w+)`")
+_ABOVE = "the same cause as in the row above"
+_NUMBER_WORDS = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+# The parts of an example that differ from run to run, and what each matches. A server or clerk stands for others, and a
+# clerk's operation for any operation, but a get only for gets.
+_VARIABLE = re.compile(
+    rf"""(?P<any>…)
+    |(?P<read>\bget\([^()]*\))
+    |(?P<operation>\b(?:put|append|swap|fly)\([^()]*\))
+    |(?P<servers>S\d+(?:(?:,[ ]|[ ]and[ ])S\d+)*)
+    |(?P<clerks>C\d+)
+    |(?P<text>'(?:[^']|'(?=\w))*')
+    |(?P<list>\[[^]]*\])
+    |(?P<nothing>\b0[ ]bytes\b)
+    |(?P<refusal>(?<!\w)-1\b)
+    |(?P<number>-?\b\d[\d,]*(?:\.\d+)?(?!\w))
+    |(?P<word>\b(?:{_NUMBER_WORDS})\b)
+    |(?P<plural>\b(?:server|byte|time|message|command|RPC)s?\b)
+    |(?P<value>\bNone\b)
+    |(?P<space>[ ])""",
+    re.VERBOSE,
+)
+_MATCHES = {
+    "any": ".*",
+    "read": r"get\(.*?\)",
+    "operation": r"\w+\(.*?\)",
+    "servers": r"S\d+(?:(?:,| and) S\d+)*",
+    "clerks": r"C\d+(?:\.\d+)?",
+    "text": ".+?",
+    "list": r"\[.*?\]",
+    "nothing": "0 bytes",
+    "refusal": "-1",
+    "number": r"-?\d[\d,]*(?:\.\d+)?",
+    "word": rf"(?:{_NUMBER_WORDS}|\d+)",
+    "value": ".+?",
+    "space": r"\s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        lab: the lab whose table it is in, such as ``"2A"``.
+        sentence: the example.
+        causes: what to look for, the most likely cause first, without Markdown.
+        read: the file and anchor of the first handout that the causes link to; empty if they link to none.
+        tests: the tests whose failures the row is about; empty for all.
+        pattern: what the sentence of a failure must begin with.
+        words: how many characters of the example every such sentence has.
+    """
+
+    lab: str
+    sentence: str
+    causes: tuple[str, ...]
+    read: str
+    tests: frozenset[str]
+    pattern: re.Pattern[str]
+    words: int
+
+
+def find(lab: str, test: str, text: str) -> Row | None:
+    """The row for a failure.
+
+    Args:
+        lab: the lab of the test that failed. The tables of earlier labs count, too.
+        test: the test's name.
+        text: the failure's sentence.
+
+    Returns:
+        ``None`` if no row matches.
+    """
+    fitting = [
+        row
+        for row in rows()
+        if row.lab <= lab and (not row.tests or test in row.tests) and row.pattern.match(text) is not None
+    ]
+    return max(
+        fitting, key=lambda row: (bool(row.tests), row.sentence.startswith("…"), row.words, row.lab), default=None
+    )
+
+
+@cache
+def rows() -> tuple[Row, ...]:
+    """Every row that has a sentence, lab by lab. Empty if this installation has no handouts."""
+    folder = next((place for place in _PLACES if place.is_dir()), None)
+    if folder is None:
+        return ()
+    return tuple(row for path in sorted(folder.glob("lab-*-failures.md")) for row in _rows_of(path))
+
+
+def _rows_of(path: Path) -> Iterator[Row]:
+    lab = path.name.split("-")[1].upper()
+    _, _, section = path.read_text(encoding="utf-8").partition("\n## When it fails\n")
+    cells = ""
+    for line in section.partition("\n## ")[0].splitlines():
+        if not line.startswith("|") or line.startswith(("|---", "| you see ")):
+            continue
+        shown, _, described = line.strip("| ").partition(" | ")
+        cells = described.replace(_ABOVE, cells, 1) if described.startswith(_ABOVE) else described
+        tests = frozenset(_TEST.findall(shown))
+        for _, sentence in _QUOTED.findall(_TEST.sub("", shown)):
+            if " " not in sentence:
+                continue  # a name or a status, in a row in words of our own
+            pattern, words = _pattern(sentence)
+            causes, read = _causes(cells, path.name)
+            yield Row(lab, sentence, causes, read, tests, pattern, words)
+
+
+def _pattern(sentence: str) -> tuple[re.Pattern[str], int]:
+    parts, words, at = [], 0, 0
+    for match in _VARIABLE.finditer(sentence):
+        literal = sentence[at : match.start()]
+        kind = str(match.lastgroup)
+        matches = _MATCHES.get(kind) or re.escape(match[0].removesuffix("s")) + "s?"
+        parts += [re.escape(literal), matches]
+        words += len(literal) + {"plural": len(match[0]), "read": len("get"), "refusal": len("-1")}.get(kind, 0)
+        at = match.end()
+    parts.append(re.escape(sentence[at:]))
+    return re.compile("".join(parts), re.DOTALL), words + len(sentence) - at
+
+
+def _causes(cell: str, name: str) -> tuple[tuple[str, ...], str]:
+    """The causes in a cell, as plain text, and the handout to read."""
+    link = _LINK.search(cell)
+    read = ""
+    if link is not None:
+        read = f"handouts/{name}{link[2]}" if link[2].startswith("#") else f"handouts/{link[2]}"
+    cell = _ONLY_A_LINK.sub("", cell)
+    plain = _LINK.sub(r"\1", cell).replace("`", "").replace("*", "").replace(r"\|", "|")
+    return tuple(cause.strip(" .") for cause in re.split(r"; or,? |\. Or,? ", plain)), read

@@ -1,0 +1,117 @@
+"""The verdict on the history of a run (labs 3A and 3B): whether operations were carried out exactly once, and whether the
+history is linearizable.
+
+The first is told in its own words, because it is the mistake that students make and can understand without a picture. It
+looks at keys that are only appended to and read: there each value shows which appends were carried out, and in which order.
+Appended values must be unique, and none may be the beginning of another, as those of :func:`~raftlab.harness.clerks.token`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from raftlab import linearizability
+from raftlab.api import MAX_DRIFT
+from raftlab.explain import rules
+from raftlab.explain.failure import short
+from raftlab.harness.clerks import ClientOperation
+from raftlab.linearizability import Register, Verdict
+
+if TYPE_CHECKING:
+    from raftlab.harness.cluster import Cluster
+
+# CPU seconds for the search. The histories of our suites take less than one.
+_SEARCH_SECONDS = 10.0
+# The kinds of reads that promise linearizability.
+LINEARIZABLE_READS = ("log", "index", "lease")
+# What is broken if such a read misses an append that had returned. Of a read by log it is the append that got lost.
+_RULE_OF_STALE_READS = {"index": rules.READ_INDEX, "lease": rules.LEASE}
+# What values are made of, see raftlab.harness.clerks.token.
+TOKEN = re.compile(r"[^;]*;")
+
+
+class Undecided(RuntimeError):
+    """The checker did not finish in time. This is no verdict on the student's code."""
+
+
+def check_history(c: Cluster) -> None:
+    """Fail the test unless the operations so far were carried out exactly once and are linearizable.
+
+    Raises:
+        LabFailure: they are not.
+        Undecided: the search took too long.
+    """
+    history = _judged(c.history)
+    if max(c.clock_rates) >= MAX_DRIFT * min(c.clock_rates):
+        # Leases promise nothing then.
+        history = [one for one in history if one.read != "lease"]
+    by_key: dict[str, list[ClientOperation]] = {}
+    for operation in history:
+        by_key.setdefault(operation.key, []).append(operation)
+    for operations in by_key.values():
+        if all(operation.op in ("append", "get") for operation in operations):
+            _check_appends(c, operations)
+    sentence = unplaced(history)
+    if sentence:
+        c.fail(sentence, rules.LINEARIZABLE)
+
+
+def _judged(history: Sequence[ClientOperation]) -> list[ClientOperation]:
+    """The operations that must be linearizable. Nobody carried out what was refused; other kinds of reads promise less."""
+    return [one for one in history if one.outcome != "refused" and one.read in LINEARIZABLE_READS]
+
+
+def unplaced(history: Sequence[ClientOperation]) -> str:
+    """A sentence about an operation that has no place in any order of the history; empty if every one has. Raises
+    :class:`Undecided`."""
+    found = linearizability.check([one.as_operation() for one in _judged(history)], Register(), _SEARCH_SECONDS)
+    if found.verdict is Verdict.UNDECIDED:
+        raise Undecided(f"whether the history is linearizable could not be decided in {_SEARCH_SECONDS:.0f} s")
+    return found.sentence.rstrip(".")
+
+
+def tokens_in(value: str) -> Iterator[str]:
+    """The tokens of which ``value`` consists, in order. What follows the last one is left out."""
+    # Searching there would take quadratic time, and a student's value may be long.
+    return (found[0] for found in TOKEN.finditer(value[: value.rfind(";") + 1]))
+
+
+def _check_appends(c: Cluster, operations: list[ClientOperation]) -> None:
+    """Check every value that was read of a key that is only appended to."""
+    appends = {operation.args[0]: operation for operation in operations if operation.op == "append"}
+    order = {value: number for number, value in enumerate(appends)}
+    for read in operations:
+        if read.op != "get" or read.outcome != "ok":
+            continue
+        shown = read.result or ""
+        if shown and not shown.endswith(";"):
+            return  # not made of tokens: this key's test has other values
+        seen: set[str] = set()
+        last: dict[str, int] = {}
+        for value in tokens_in(shown):
+            append = appends.get(value)
+            if append is None or append.call > (read.returned or 0.0):
+                c.fail(
+                    f"expected {read.describe()} to return what was written, but it has {value!r}", rules.EXACTLY_ONCE
+                )
+            if value in seen:
+                text = f"expected {append.describe()} to be carried out once, but {read.describe()} shows it twice"
+                c.fail(f"{text}: {_around(read.result, value)}", rules.EXACTLY_ONCE)
+            seen.add(value)
+            if last.get(append.clerk, -1) > order[value]:
+                text = f"expected the operations of {append.clerk} in their order, but {read.describe()} shows"
+                c.fail(f"{text} {_around(read.result, value)}", rules.EXACTLY_ONCE)
+            last[append.clerk] = order[value]
+        for value, append in appends.items():
+            if append.outcome == "ok" and (append.returned or 0.0) < read.call and value not in seen:
+                text = f"expected {read.describe()} to show every append that had returned, but {value!r} is missing"
+                rule = _RULE_OF_STALE_READS.get(read.read, rules.EXACTLY_ONCE)
+                c.fail(f"{text}: {append.describe()} returned at {append.returned:.3f} s", rule)
+
+
+def _around(value: str, part: str) -> str:
+    """The part of a long value around the last place of ``part``."""
+    at = value.rindex(part)
+    return short(value[max(0, at - 60) : at + len(part) + 20], 100)

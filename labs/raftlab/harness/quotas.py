@@ -1,0 +1,120 @@
+"""The quotas of one run: limits on what a submission sends to the judge, and on what the judge keeps of it.
+
+The host has limits of its own, but student code shares its process and can change them. Nothing here depends on the host.
+Each quota is at least twenty times the need of the busiest Raft in ``tests/correct``, in any test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raftlab.explain.causes import FAULTS
+from raftlab.explain.failure import Failure, LabFailure, shortened
+from raftlab.messages import protocol
+from raftlab.participants import name_of
+
+# Limits for each server within a second of the lab's time (in sim: simulated time). The trace keeps every message.
+_PER_SECOND = {"request": 10_000, "answer": 20_000, "entry": 250_000}
+_BYTES_PER_SECOND = 64 * 1024 * 1024
+_SAVES_PER_SECOND = 20_000
+# Limits for a whole run.
+_BYTES_KEPT = 100_000_000
+_EVENT_BYTES = 400  # what the judge keeps of a message besides its payload, in the trace and in the referee's records
+_LINE_BYTES = 20_000_000
+_ADVICE = 20
+# The largest stored state and snapshot together, and the largest result of a call, in bytes.
+_SAVED_BYTES = 8_000_000
+_RESULT_BYTES = 100_000
+# The longest texts of a fault, in characters.
+_KIND, _TEXT, _WHERE, _DETAIL = 40, 1000, 200, 8000
+
+
+class Quotas:
+    """Counts of what the servers of one run have sent so far. Its methods raise ``LabFailure`` when a quota is used up.
+
+    Args:
+        most_frequent: says, in a few words, what a server has sent most often since a time in seconds.
+    """
+
+    def __init__(self, most_frequent: Callable[[int, float], str] = lambda server, since: "") -> None:
+        self._most_frequent = most_frequent
+        # By server and kind: the start of the second, the number of messages, the number of bytes.
+        self._bursts: dict[tuple[int, str], tuple[float, int, int]] = {}
+        self._kept = 0
+        self._lines = 0
+        self._advice = 0
+
+    def message(self, server: int, what: str, size: int, when: float) -> None:
+        """Count a message of ``server``. ``what`` is "request", "answer" or "entry"; each kind has its own count."""
+        # As _burst and _keep, written out because this runs for every message.
+        since, number, sent = self._bursts.get((server, what), (when, 0, 0))
+        if when > since + 1.0:
+            since, number, sent = when, 0, 0
+        self._bursts[server, what] = since, number + 1, sent + size
+        if number > _PER_SECOND[what] or sent > _BYTES_PER_SECOND:
+            seen = f"within a second it sent {number:,} ({sent:,} bytes)"
+            text = f"expected {name_of(server)} to send a few messages, but {seen}"
+            most = self._most_frequent(server, self._bursts[server, what][0]) if what == "request" else ""
+            raise _flood(f"{text}: {most}" if most else text)
+        self._kept += size + _EVENT_BYTES
+        if self._kept > _BYTES_KEPT:
+            self._keep(0)
+
+    def save(self, server: int, state: bytes, snapshot: bytes, when: float) -> None:
+        """Count a save of ``server``, after which ``state`` and ``snapshot`` are stored."""
+        size = len(state) + len(snapshot)
+        if size > _SAVED_BYTES:
+            most = f"at most {_SAVED_BYTES:,} bytes"
+            text = f"expected {name_of(server)} to store {most}, but state and snapshot have {size:,}"
+            raise _flood(text)
+        number, _ = self._burst(server, "saves", 0, when)
+        if number > _SAVES_PER_SECOND:
+            raise _flood(
+                f"expected {name_of(server)} to save a few times, but within a second it saved {number:,} times"
+            )
+        self._keep(0)
+
+    def result(self, server: int, method: str, payload: bytes) -> None:
+        """Count the result of a call by the harness."""
+        if len(payload) > _RESULT_BYTES:
+            text = f"expected {name_of(server)}.{method}() to return a short value, but it has {len(payload):,} bytes"
+            raise LabFailure(Failure("bad-result", text))
+
+    def line(self, line: protocol.LogLine) -> str | None:
+        """The text to keep of a line that student code logged; ``None`` if the trace is full of lines."""
+        if self._lines > _LINE_BYTES:
+            return None
+        self._lines += len(line.text) + len(line.topic) + 50
+        return line.text if self._lines <= _LINE_BYTES else "(too much output: the rest is dropped)"
+
+    def advice(self) -> bool:
+        """Whether another piece of advice is kept."""
+        self._advice += 1
+        return self._advice <= _ADVICE
+
+    def _keep(self, size: int) -> None:
+        self._kept += size + _EVENT_BYTES
+        if self._kept > _BYTES_KEPT:
+            raise _flood(f"expected a run of at most {_BYTES_KEPT:,} bytes of messages, but it has more")
+
+    def _burst(self, server: int, what: str, size: int, when: float) -> tuple[int, int]:
+        """Count one more. Returns the number of messages, and of bytes, that ``server`` had sent before in this second."""
+        since, number, sent = self._bursts.get((server, what), (when, 0, 0))
+        if when > since + 1.0:
+            since, number, sent = when, 0, 0
+        self._bursts[server, what] = since, number + 1, sent + size
+        return number, sent
+
+
+def shorten(fault: protocol.Fault | protocol.Advice) -> None:
+    """Cut the texts of ``fault`` to what a record may hold."""
+    if isinstance(fault, protocol.Fault) and fault.kind not in FAULTS:
+        fault.kind = "exception"
+    fault.kind, fault.where = shortened(fault.kind, _KIND), shortened(fault.where, _WHERE)
+    fault.text = shortened(fault.text, _TEXT)
+    if isinstance(fault, protocol.Fault):
+        fault.detail = fault.detail[-_DETAIL:]
+
+
+def _flood(text: str) -> LabFailure:
+    return LabFailure(Failure("flood", text))

@@ -1,0 +1,227 @@
+"""The verdict on reads (lab 3B): each value is that of one moment of the log, and no clerk goes back in time.
+
+A reply says at which applied index its value was read. The replies to writes say where their entries are, so the judge knows
+the value at each index, whatever the service puts into the log. Only the messages of the student's clerks count.
+
+What it must accept: the reply to a write that reached servers several times (sent again, duplicated, forwarded) may name
+the index of any of its entries, or a later one; and a service may put several writes into one entry. If a key has such
+writes, or writes whose replies were lost, only what is certain is compared: if all of its writes are appends of different
+tokens (as of :func:`~raftlab.harness.clerks.token`), a value shows which of them were carried out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raftlab.explain import rules
+from raftlab.explain.failure import short
+from raftlab.harness.clerks import ClientOperation
+from raftlab.harness.history_check import TOKEN, tokens_in
+from raftlab.harness.trace import ArriveEvent, ReplyEvent
+from raftlab.messages import paper
+from raftlab.participants import is_clerk, name_of
+from raftlab.referee.base import Message
+
+if TYPE_CHECKING:
+    from raftlab.harness.cluster import Cluster
+
+
+_WRITES = ("put", "append", "swap")
+
+
+def _are_tokens(writes: Collection[Message]) -> bool:
+    """Whether all writes are appends of one token each, and no two of the same token."""
+    tokens = {write["value"] for write in writes if write["op"] == "append" and TOKEN.fullmatch(write["value"] or "")}
+    return len(tokens) == len(writes)
+
+
+def _name(request: Message) -> tuple[int, int]:
+    """What all copies of a request have in common: its session and its serial."""
+    return request["client_id"], request["serial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply that has reached a clerk: when, which clerk, from which server, and the fields."""
+
+    time: float
+    clerk: int
+    server: int
+    request: Message
+    reply: Message
+
+    @property
+    def index(self) -> int:
+        index: int = self.reply["index"]
+        return index
+
+    def describe(self) -> str:
+        """The read in one line: ``C0's read of 'x' by 'session' at S2``."""
+        return (
+            f"{name_of(self.clerk)}'s {self.request['read']} read of {self.request['key']!r} at {name_of(self.server)}"
+        )
+
+
+def answers(c: Cluster) -> list[Answer]:
+    """Every ``ok`` that has reached a clerk of the student's, in order of time."""
+    real = {clerk.number for clerk in c.clerks}
+    found = []
+    for event in c.event_loop.trace.events:
+        if not (isinstance(event, ReplyEvent) and event.server in real and event.message is not None):
+            continue
+        reply = paper.decode_reply(event.method, event.message)
+        if reply["status"] == "ok":
+            rpc = c.event_loop.rpcs_by_id[event.id]
+            found.append(Answer(event.time, event.server, event.source, rpc.args, reply))
+    return found
+
+
+def check_reads(c: Cluster) -> None:
+    """Fail the test if a read did not show the state at the index that its reply names, or if a clerk went back in time.
+
+    Raises:
+        LabFailure: one did.
+    """
+    found = answers(c)
+    _check_kinds(c, found)
+    _check_order(c, found)
+    _Values(c, found).check()
+
+
+def _check_kinds(c: Cluster, found: list[Answer]) -> None:
+    """Fail the test if a clerk asked for another kind of read than it was told to: reads through the log pass nearly every
+    other check."""
+    asked = {(answer.clerk, answer.request["key"], answer.request["read"]) for answer in found}
+    numbers = {clerk.name: clerk.number for clerk in c.clerks}
+    for one in c.history:
+        if one.op != "get" or one.read == "log" or one.outcome != "ok":
+            continue
+        clerk = numbers[one.clerk.partition(".")[0]]
+        if (clerk, one.key, one.read) not in asked:
+            text = (
+                f"expected {one.describe()} to send a request with read={one.read!r}, but no such request was answered"
+            )
+            c.fail(text, rules.READ_COST, [clerk])
+
+
+def _check_order(c: Cluster, found: list[Answer]) -> None:
+    """Fail the test if a server has not waited for what a session's read says, or if a clerk went back in time.
+
+    A clerk may drop a reply that is too old, and ask another server. So it is judged by what its operations returned.
+    """
+    for answer in found:
+        if answer.request["read"] == "session" and answer.request["op"] == "get":
+            seen = answer.request["seen"]
+            text = (
+                f"expected {answer.describe()} to show the log at least up to index {seen}, as its request says, but it"
+            )
+            c.expect(answer.index >= seen, f"{text} shows index {answer.index}", rules.SESSION_READS, [answer.server])
+    by_clerk: dict[str, list[Answer]] = {}
+    for answer in found:
+        by_clerk.setdefault(name_of(answer.clerk), []).append(answer)
+    # By clerk and incarnation, what it has seen for sure.
+    seen_by: dict[str, int] = {}
+    snapshot_of: dict[str, int] = {}
+    for one in c.history:
+        fits = [answer for answer in by_clerk.get(one.clerk.partition(".")[0], ()) if _may_be_result(answer, one)]
+        if not fits:
+            continue
+        least = seen_by.get(one.clerk, 0) if one.read == "session" else 0
+        if one.read == "snapshot":
+            least = snapshot_of.get(one.clerk, 0)
+        index = min((answer.index for answer in fits if answer.index >= least), default=-1)
+        if index < 0:
+            last = fits[-1]
+            if one.read == "session":
+                text = f"expected {last.describe()} to show the log at least up to index {least}, which this clerk has seen,"
+                c.fail(f"{text} but it shows index {last.index}", rules.SESSION_READS, [last.clerk])
+            text = f"expected {last.describe()} not to go back before index {least}, but it shows index {last.index}"
+            c.fail(text, rules.SNAPSHOT_READS, [last.clerk])
+        if one.read == "snapshot":
+            snapshot_of[one.clerk] = index
+        seen_by[one.clerk] = max(seen_by.get(one.clerk, 0), index)
+
+
+def _may_be_result(answer: Answer, operation: ClientOperation) -> bool:
+    """Whether an operation of the same clerk may have returned because of this answer."""
+    if operation.outcome != "ok" or operation.returned is None:
+        return False
+    request = answer.request
+    same = (request["op"], request["key"], request["read"]) == (operation.op, operation.key, operation.read)
+    in_time = operation.call <= answer.time <= operation.returned
+    return same and in_time and (operation.op != "get" or answer.reply["value"] == operation.result)
+
+
+class _Values:
+    """What each key's value was, as far as the replies to writes tell."""
+
+    def __init__(self, c: Cluster, found: list[Answer]) -> None:
+        self._c = c
+        self._found = found
+        # How often each write has reached a server: sent again, duplicated by the network, or forwarded by a service.
+        arrivals: Counter[tuple[int, int]] = Counter()
+        for event in c.event_loop.trace.events:
+            if isinstance(event, ArriveEvent) and event.method == "client_request":
+                arrivals[_name(c.event_loop.rpcs_by_id[event.id].args)] += 1
+        # By key: the writes whose entry is known, with its index.
+        self._writes: dict[str, list[tuple[int, Message]]] = {}
+        known: set[tuple[int, int]] = set()
+        for answer in found:
+            request = answer.request
+            if request["op"] in _WRITES and arrivals[_name(request)] == 1:
+                known.add(_name(request))
+                if request["op"] != "swap" or answer.reply["value"] is True:
+                    self._writes.setdefault(request["key"], []).append((answer.index, request))
+        asked = [
+            rpc.args for rpc in c.event_loop.rpcs_by_id.values() if is_clerk(rpc.src) and rpc.args["op"] in _WRITES
+        ]
+        # The keys of which not every write is known, or of which two are in one entry: a service may put several into one.
+        self._uncertain = {request["key"] for request in asked if _name(request) not in known}
+        for key, writes in self._writes.items():
+            if len({index for index, _ in writes}) < len(writes):
+                self._uncertain.add(key)
+        # What was asked to be written to each key, each write once.
+        contents: dict[str, dict[tuple[int, int], Message]] = {}
+        for request in asked:
+            contents.setdefault(request["key"], {})[_name(request)] = request
+        self._tokens_only = {key for key, requests in contents.items() if _are_tokens(requests.values())}
+
+    def check(self) -> None:
+        for answer in self._found:
+            if answer.request["op"] == "get" and answer.request["read"] != "log":
+                self._check(answer)
+
+    def _check(self, answer: Answer) -> None:
+        key, value = answer.request["key"], answer.reply["value"]
+        writes = self._writes.get(key, [])
+        rule = rules.SNAPSHOT_READS if answer.request["read"] == "snapshot" else rules.SESSION_READS
+        what = f"expected {answer.describe()} to show the value at index {answer.index}, which its reply names"
+        if key not in self._uncertain:
+            wanted = self._at(writes, answer.index)
+            if value != wanted:
+                text = f"{what}: {short(wanted)}, but it shows {short(value)}"
+                self._c.fail(text, rule, [answer.server])
+            return
+        if key not in self._tokens_only:
+            return
+        tokens = set(tokens_in(value if isinstance(value, str) else ""))
+        for index, request in writes:
+            shown = request["value"] in tokens
+            if shown and index > answer.index:
+                text = f"{what}, but it shows {request['value']!r}, which is the entry at index {index}"
+                self._c.fail(text, rule, [answer.server])
+            if not shown and index <= answer.index:
+                text = f"{what}, but it lacks {request['value']!r}, which is the entry at index {index}"
+                self._c.fail(text, rule, [answer.server])
+
+    @staticmethod
+    def _at(writes: list[tuple[int, Message]], upto: int) -> Any:
+        value: str | None = None
+        for index, request in sorted(writes, key=lambda write: write[0]):
+            if index > upto:
+                break
+            value = (value or "") + (request["value"] or "") if request["op"] == "append" else request["value"]
+        return value

@@ -1,0 +1,243 @@
+"""A process that has everything loaded, and forks a child for each run (sim) or server (rpyc).
+
+There are two such processes. The *warm host* (:mod:`raftlab.host.warm_host`) reads the student's source but never runs it;
+only its children do. The *prepared host* is a child of the warm host that has imported the submission for the servers of
+many runs, if that does nothing but define things (:mod:`raftlab.host.prepared`), and forks the simulated runs from there.
+
+Each receives commands from the judge over a Unix socket of its own, passes the file descriptors that come with a command to
+the child, and reports when a child has ended. When the judge ends, both and all their children end too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from raftlab import operating_system
+from raftlab.host import warm_up
+from raftlab.host.loader import Program
+from raftlab.messages import protocol
+from raftlab.sandbox import restrictions
+from raftlab.sandbox.levels import Limits
+
+# The module that a child needs, by the child's world. It is imported before the first fork of such a child.
+_CHILD_MODULES = {
+    "check": "raftlab.host.check_child",
+    "prepared": "raftlab.host.prepared",
+    "rpyc": "raftlab.host.rpyc_child",
+    "run": "raftlab.host.sim_child",
+    "sim": "raftlab.host.sim_child",
+}
+# Milliseconds between two checks of the children's memory in a sandbox. Between checks they can exceed the limit by
+# however much they allocate.
+_MEMORY_CHECK_MS = 100
+
+
+class ForkServer:
+    """The loop of the warm host and of the prepared host: forks and kills children as the judge commands, and
+    reports when they end.
+
+    Args:
+        control: The socket to the judge.
+        program: The submission.
+        limits: What the children may use; ``None`` outside a sandbox.
+        is_prepared: Whether this is the prepared host. It sends no signals: the judge ends its children, and the warm host
+            watches their memory.
+    """
+
+    def __init__(
+        self, control: socket.socket, program: Program, limits: Limits | None, is_prepared: bool = False
+    ) -> None:
+        self._control = control
+        self._limits = limits
+        self._memory_checked = 0.0  # time.monotonic()
+        self._too_large: set[int] = set()  # pids that were killed for their memory
+        self._program = program
+        self._children: dict[int, int] = {}  # pid → child number
+        self._simulated = 0
+        self._is_prepared = is_prepared
+        self._warm = is_prepared
+        self._prepared_pid = 0  # of the prepared host, once this process has forked it
+        self._decoder = protocol.decoder(protocol.Control)
+        self._lifeline = operating_system.Lifeline()
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
+
+    def serve(self) -> None:
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *args: None)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        watches = self._limits is not None and not self._is_prepared
+        while True:
+            for fd, _ in poll.poll(_MEMORY_CHECK_MS if watches and self._children else None):
+                if fd == self._wake_read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_read, 4096)
+                    self._reap()
+                elif not self._handle_command():
+                    return
+            if watches and self._limits is not None:
+                self._limit_memory(self._limits.memory)
+
+    def _limit_memory(self, max_bytes: int) -> None:
+        """Kill the largest child if all children together use more than ``max_bytes``.
+
+        This is polled: an ordinary user cannot ask the operating system to be notified."""
+        now = time.monotonic()
+        if now < self._memory_checked + _MEMORY_CHECK_MS / 1000:
+            return
+        self._memory_checked = now
+        runs = operating_system.children_of(self._prepared_pid) if self._prepared_pid in self._children else []
+        used = {pid: _private_memory(pid) for pid in (*self._children, *runs)}
+        if sum(used.values()) > max_bytes:
+            largest = max(used, key=lambda pid: used[pid])
+            self._too_large.add(largest)
+            if largest in runs:
+                operating_system.send_message(self._control, protocol.encode(protocol.RunTooLarge()))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(largest, signal.SIGKILL)
+
+    def _handle_command(self) -> bool:
+        """Read and carry out one command. False if the judge has closed the socket."""
+        data, fds, _ = operating_system.receive_message(self._control, most_fds=8)
+        if not data:
+            return False
+        command = self._decoder.decode(data)
+        if isinstance(command, protocol.StartChild):
+            if _CHILD_MODULES[command.world] not in sys.modules:
+                importlib.import_module(_CHILD_MODULES[command.world])
+                _freeze_objects()
+            if command.world == "run" and (self._limits is not None or not self._import_all(command.modules)):
+                return False  # never in a sandbox: this process would judge itself
+            self._simulated += command.world in ("sim", "prepared")
+            if self._simulated == 2 and not self._warm:
+                # Warm up only before the second run, because a warm-up pays off after a few runs, and many hosts make only
+                # one.
+                self._warm = True
+                warm_up.run()
+                _freeze_objects()
+            if self._program.stock is not None:
+                self._program.stock.prepare_all(command.incarnations)
+                gc.freeze()
+            self._fork(command, list(fds))
+        else:
+            for pid, child in self._children.items():
+                if child == command.child:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        return True
+
+    def _import_all(self, modules: Sequence[str]) -> bool:
+        """Import modules of raftlab. Returns whether there are any."""
+        if not all(name in sys.modules for name in modules):
+            for name in modules:
+                importlib.import_module(name)
+            _freeze_objects()
+        return bool(modules)
+
+    def _fork(self, spawn: protocol.StartChild, fds: list[int]) -> None:
+        *fds, stderr = fds
+        limits = self._limits
+        prepares = spawn.world == "prepared"
+        namespaces = limits is not None and limits.namespaces and not prepares
+        pid = restrictions.fork_into_namespaces(limits) if limits is not None and namespaces else os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                # Children in namespaces end with the host anyway, and the prepared host with the judge.
+                watch = not namespaces and not operating_system.die_with_parent() and not prepares
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _own_streams(stderr)
+                # The credentials of this message tell the judge our process id in its own namespace.
+                started = protocol.ChildStarted(spawn.child, os.getpid())
+                operating_system.send_message(self._control, protocol.encode(started))
+                self._control.close()
+                operating_system.close_all_but([*fds, self._lifeline.fd] if watch else fds)
+                if watch:
+                    self._lifeline.watch()
+                if limits is not None and prepares:
+                    restrictions.enter_prepared_host(limits)
+                elif limits is not None:
+                    restrictions.enter_child(limits, spawn.world)
+                if prepares:
+                    self._serve_prepared(spawn, fds)
+                else:
+                    run: Callable[..., None] = sys.modules[[*spawn.modules, _CHILD_MODULES[spawn.world]][0]].run
+                    run(self._program, spawn, fds)
+                code = 0
+            except (EOFError, BrokenPipeError):
+                code = 0  # the judge has ended this run
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        for fd in (*fds, stderr):
+            os.close(fd)
+        self._children[pid] = spawn.child
+        if prepares:
+            self._prepared_pid = pid
+
+    def _serve_prepared(self, spawn: protocol.StartChild, fds: list[int]) -> None:
+        """In the child: import the submission and fork runs, if it can be imported before a run."""
+        program = self._program
+        program.stock = sys.modules[_CHILD_MODULES[spawn.world]].Stock(program)
+        with socket.socket(fileno=fds[0]) as control:
+            problem = program.stock.prepare_all(spawn.incarnations)
+            operating_system.send_message(control, protocol.encode(protocol.HostPrepared(problem)))
+            if not problem:
+                _freeze_objects()
+                ForkServer(control, program, self._limits, is_prepared=True).serve()
+
+    def _reap(self) -> None:
+        """Report every child that has ended."""
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            child = self._children.pop(pid, None)
+            if child is not None:
+                over_memory_limit = pid in self._too_large
+                self._too_large.discard(pid)
+                ended = protocol.ChildEnded(child, status, over_memory_limit)
+                operating_system.send_message(self._control, protocol.encode(ended))
+
+
+def _own_streams(stderr: int) -> None:
+    """Give this process its own standard streams. It inherited those of the warm host, which all children would share."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(stderr, 1)
+    os.dup2(stderr, 2)
+
+
+def _freeze_objects() -> None:
+    """Exclude all existing objects from garbage collection, which in a child would write to (and so copy) their memory."""
+    gc.collect()
+    gc.freeze()
+
+
+def _private_memory(pid: int) -> int:
+    """The resident memory of a process in bytes, without files; 0 if the process is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+    except (OSError, ValueError):
+        return 0
+    return (int(fields[1]) - int(fields[2])) * resource.getpagesize()

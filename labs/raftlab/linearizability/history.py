@@ -1,0 +1,81 @@
+"""The actions of clients: operations with the times of their calls and returns, and the verdict on a history of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of one client.
+
+    Attributes:
+        client: The client that called it. One client has at most one operation at a time, apart from open ones.
+        call: When it was called, in seconds.
+        return_: When its result arrived, in seconds. None if the result is not known (the client crashed, or was told that
+            nobody knows): the operation may have happened at any time after its call, or never. It is then called open.
+        op: The name of the operation, for example "get". The model defines the names.
+        key: The key that it was applied to. Operations on different keys have nothing to do with each other.
+        args: The arguments without the key.
+        result: The value that it returned.
+    """
+
+    client: int | str
+    call: float
+    return_: float | None
+    op: str
+    key: Hashable
+    args: tuple[Any, ...] = ()
+    result: Any = None
+
+    def describe(self) -> str:
+        """The client, the operation and its times, for example "c3's get of x between 4.2 s and 4.5 s"."""
+        when = f"from {seconds(self.call)} on" if self.return_ is None else between(self)
+        return f"{client_name(self)}'s {self.op} of {self.key} {when}"
+
+
+def client_name(one: Operation) -> str:
+    return one.client if isinstance(one.client, str) else f"client {one.client}"
+
+
+def seconds(time: float) -> str:
+    """A time to the millisecond, without zeros at its end."""
+    return f"{time:.3f}".rstrip("0").rstrip(".") + " s"
+
+
+def between(one: Operation) -> str:
+    assert one.return_ is not None
+    return f"between {seconds(one.call)} and {seconds(one.return_)}"
+
+
+class Verdict(Enum):
+    """Whether a history is linearizable. UNDECIDED means that the time ran out, and says nothing about the history."""
+
+    YES = "yes"
+    NO = "no"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The verdict on a history. All fields but the first describe one key, and are only filled in if the verdict is NO, or
+    YES for a history of one key.
+
+    Attributes:
+        verdict: Whether the history is linearizable.
+        key: A key whose operations are not.
+        order: An order of all operations that works. If there is none, the longest prefix that works: an order of all
+            operations on this key that had returned before `unplaced` did, with those open operations that it needs.
+        unplaced: The operations that have no place in any such order. Normally one: the operation whose return makes the
+            history impossible. If the time ran out before this one was found, it is among these.
+        sentence: One sentence that says which operation has no place, and why.
+    """
+
+    verdict: Verdict
+    key: Hashable = None
+    order: tuple[Operation, ...] = ()
+    unplaced: tuple[Operation, ...] = ()
+    sentence: str = ""

@@ -1,0 +1,141 @@
+"""The paper's messages and those of lab 3's clients: the fields and types of each RPC, and how the judge decodes and checks
+what a host sends.
+
+The judge decodes a message before any rule or test reads it. It keeps only the paper's fields, the fields for lab 2E's
+configurations in entries and snapshots, and the one for lab 2G's transfers in requests for votes. A field that a student
+added is decoded by the student's own code only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NotRequired, TypedDict
+
+import msgspec
+
+from raftlab.messages import message_types, type_annotations
+from raftlab.messages.message_types import Suspect
+
+_VOTE: tuple[dict[str, type], dict[str, type]] = (
+    {"term": int, "candidate_id": int, "last_log_index": int, "last_log_term": int},
+    {"term": int, "vote_granted": bool},
+)
+# For each RPC of Raft, the paper's fields in the arguments and in the reply, with the types that the tests use.
+RAFT_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "request_vote": _VOTE,
+    "pre_vote": _VOTE,
+    "append_entries": (
+        {
+            "term": int, "leader_id": int, "prev_log_index": int, "prev_log_term": int, "entries": list,
+            "leader_commit": int,
+        },
+        {"term": int, "success": bool},
+    ),
+    "install_snapshot": (
+        {
+            "term": int, "leader_id": int, "last_included_index": int, "last_included_term": int,
+            "offset": int, "data": bytes, "done": bool,
+        },
+        {"term": int},
+    ),
+    "timeout_now": ({"term": int, "leader_id": int}, {"term": int}),
+    "read_index_of": ({"term": int, "server_id": int}, {"term": int, "index": int}),
+}  # fmt: skip
+
+# In RequestVote: the candidate's leader told it to stand (lab 2G). Absent means False.
+TRANSFER_FLAG = "leadership_transfer"
+# The RPC that clients call (handouts/lab-3a-details.md). In a reply, `value` may also be a session's number, or whether a
+# swap has changed the value.
+SERVICE_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "client_request": (
+        {
+            "client_id": int, "serial": int, "op": str, "key": str, "value": str | None, "expected": str | None,
+            "read": str, "seen": int,
+        },
+        {"status": str, "value": str | int | bool | None, "leader": int | None, "index": int},
+    ),
+}  # fmt: skip
+FIELDS = RAFT_FIELDS | SERVICE_FIELDS
+
+# The longest message that a server may send, in bytes. It is checked before anything is decoded: a byte can become an object
+# of 56 bytes. The longest messages are those of lab 2B's test with large commands, whose total stays below this limit.
+MAX_BYTES = 1_000_000
+
+
+class Entry(TypedDict):
+    """The fields of a log entry that the judge reads."""
+
+    term: int
+    command: Any
+    kind: NotRequired[Any]
+    members: NotRequired[Any]
+    old_members: NotRequired[Any]
+
+
+class BadMessage(ValueError):
+    """A message is too long, or lacks a field of the paper. The text is the predicate of a sentence about it."""
+
+
+def _decoder(fields: dict[str, type]) -> msgspec.msgpack.Decoder[dict[str, Any]]:
+    types: dict[str, Any] = {name: list[Entry] if kind is list else kind for name, kind in fields.items()}
+    if "data" in fields:
+        types |= {"members": NotRequired[Any], "old_members": NotRequired[Any]}
+    if "candidate_id" in fields:
+        types[TRANSFER_FLAG] = NotRequired[Any]
+    return msgspec.msgpack.Decoder(TypedDict("Fields", types), ext_hook=_no_extension)  # type: ignore[operator]
+
+
+def _no_extension(code: int, data: memoryview) -> Any:
+    raise msgspec.ValidationError(f"MessagePack extension {code}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Decoders:
+    request: msgspec.msgpack.Decoder[dict[str, Any]]
+    reply: msgspec.msgpack.Decoder[dict[str, Any]]
+
+
+_DECODERS = {method: _Decoders(_decoder(args), _decoder(reply)) for method, (args, reply) in FIELDS.items()}
+
+
+def decode_request(method: str, data: bytes) -> dict[str, Any]:
+    """The paper's fields of a request. ``data`` may be hostile: this raises only :class:`BadMessage`."""
+    decoders = _DECODERS.get(method)
+    if decoders is None:
+        raise BadMessage("is not an RPC of the labs")
+    fields = _decode(decoders.request, data)
+    entries = fields.get("entries")
+    if entries:
+        for entry in entries:
+            for value in entry.values():
+                if type(value) not in type_annotations.SCALARS:
+                    _check_depth(entry)
+                    break
+    return fields
+
+
+def decode_reply(method: str, data: bytes) -> dict[str, Any]:
+    """The paper's fields of a reply. ``data`` may be hostile: this raises only :class:`BadMessage`."""
+    return _decode(_DECODERS[method].reply, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[dict[str, Any]], data: bytes) -> dict[str, Any]:
+    if len(data) > MAX_BYTES:
+        raise BadMessage(f"has {len(data):,} bytes; a message has at most {MAX_BYTES:,}")
+    try:
+        return decoder.decode(data)
+    except RecursionError:
+        raise BadMessage("is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise BadMessage(f"does not have the required fields: {_first_line(exc)}") from None
+
+
+def _check_depth(entry: dict[str, Any]) -> None:
+    try:
+        message_types.check_json(entry, -2, (str, int))
+    except (Suspect, RecursionError) as exc:
+        raise BadMessage(f"has an entry that is not JSON-like: {exc}") from None
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0].replace("`", "")[:200]

@@ -1,0 +1,223 @@
+"""What raftlab needs of the operating system: the calls that Linux has, and for each of them a portable alternative.
+
+Only the sandbox (:mod:`raftlab.sandbox`) needs Linux itself. The alternatives are for macOS; they are tested on Linux, in
+processes from which the calls of Linux have been removed.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import ctypes
+import itertools
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_LENGTH = struct.Struct("!I")
+_FD = struct.Struct("i")  # a descriptor in a message
+_LONGEST_MESSAGE = 65536  # bytes
+_POLL_S = 0.005  # between two looks at something that the system cannot wait for
+
+
+def processors() -> int:
+    """The number of processors that this process may use. On Linux it is lower than that of the machine if the CPU affinity
+    is limited."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# --- messages with descriptors, between the judge and the processes that fork for it -------------------------------
+
+
+def message_sockets() -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets for :func:`send_message` and :func:`receive_message`."""
+    if not hasattr(socket, "SO_PASSCRED"):
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)  # macOS has no SOCK_SEQPACKET between processes
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # The kernel adds to each message its sender's process id in our namespace. A host in another process namespace cannot
+    # know that id.
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours, theirs
+
+
+def send_message(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
+    """Send a message with descriptors. Several processes may send on one socket: the kernel takes a short message whole."""
+    if sock.type == socket.SOCK_STREAM:
+        data = _LENGTH.pack(len(data)) + data
+    if fds:
+        socket.send_fds(sock, [data], fds)
+    else:
+        sock.send(data)
+
+
+def receive_message(sock: socket.socket, most_fds: int = 0) -> tuple[bytes, list[int], int]:
+    """Receive a message.
+
+    Args:
+        sock: one of :func:`message_sockets`.
+        most_fds: how many descriptors it may bring. Any more are closed.
+
+    Returns:
+        The message, empty if the other end is closed; its descriptors; and the id of the process that sent it, 0 if the
+        system does not say.
+
+    Raises:
+        ConnectionError: the other end is gone.
+    """
+    stream = sock.type == socket.SOCK_STREAM
+    space = 0 if stream else socket.CMSG_SPACE(_CREDENTIALS.size)
+    space += socket.CMSG_SPACE(most_fds * _FD.size) if most_fds else 0
+    data, extra, _, _ = sock.recvmsg(_LENGTH.size if stream else _LONGEST_MESSAGE, space)
+    fds: list[int] = []
+    sender = 0
+    for level, kind, value in extra:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds += [fd for (fd,) in _FD.iter_unpack(value[: len(value) // _FD.size * _FD.size])]
+        elif not stream and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            sender = _CREDENTIALS.unpack(value)[0]
+    if stream and data:
+        (length,) = _LENGTH.unpack(data + _receive_exactly(sock, _LENGTH.size - len(data)))
+        data = _receive_exactly(sock, length)
+    return data, fds, sender
+
+
+def _receive_exactly(sock: socket.socket, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        part = sock.recv(length - len(data))
+        if not part:
+            raise ConnectionResetError("the other end was closed within a message")
+        data += part
+    return data
+
+
+# --- the end of other processes ------------------------------------------------------------------------------------
+
+
+def die_with_parent() -> bool:
+    """Ask the operating system to SIGKILL this process when its parent ends, for whatever reason. Returns whether it can do
+    that (Linux). If not, see :class:`Lifeline`."""
+    parent = os.getppid()
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return False
+    if os.getppid() != parent:
+        os._exit(1)
+    return True
+
+
+class Lifeline:
+    """A pipe whose end tells children that this process has ended, where :func:`die_with_parent` does not work.
+
+    Attributes:
+        fd: the descriptor that a child keeps. It has to close all others.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self._ours = os.pipe()
+
+    def watch(self) -> None:
+        """In the child: end this process when the parent has ended."""
+        _thread.start_new_thread(self._wait, ())
+
+    def _wait(self) -> None:
+        with contextlib.suppress(OSError):
+            os.read(self.fd, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def await_orphan(pid: int, timeout: float) -> None:
+    """Wait up to ``timeout`` seconds until a process has ended whose parent has ended and that called
+    :func:`die_with_parent`."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return  # it has exited
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(timeout * 1000)
+        finally:
+            os.close(fd)
+        return
+    deadline = time.monotonic() + timeout
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)  # it may be too busy to notice
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(_POLL_S)
+
+
+# --- what other processes use --------------------------------------------------------------------------------------
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system seconds of a process so far; 0 if it is gone."""
+    try:
+        # As bytes: a process can give itself any name.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0 if Path("/proc/self/stat").exists() else _cpu_seconds_of_ps(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_seconds_of_ps(pid: int) -> float:
+    try:
+        done = subprocess.run(["ps", "-o", "time=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    except OSError:
+        return 0.0
+    return _seconds(done.stdout.strip())
+
+
+def _seconds(text: str) -> float:
+    """The seconds of ``[[days-]hours:]minutes:seconds``; 0 for anything else."""
+    days, dash, rest = text.rpartition("-")
+    try:
+        seconds = 86400.0 * int(days) if dash else 0.0
+        for place, part in enumerate(reversed(rest.split(":"))):
+            seconds += float(part) * (1, 60, 3600)[place]
+        return seconds
+    except (ValueError, IndexError):
+        return 0.0
+
+
+def children_of(pid: int) -> list[int]:
+    """The process ids of the children of a process; none if it is gone, or if the system does not say."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+# --- descriptors ---------------------------------------------------------------------------------------------------
+
+
+def open_to_append(fd: int) -> int:
+    """A new descriptor for the file of ``fd`` that can only append to it. Where there is no such thing, it can do what
+    ``fd`` can."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.dup(fd)
+
+
+def close_all_but(fds: Sequence[int]) -> None:
+    """Close all descriptors but the standard streams and ``fds``."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if not 0 <= most < 2**31:  # macOS allows "unlimited"
+        most = 1 + max(int(name) for name in os.listdir("/dev/fd"))
+    for low, high in itertools.pairwise([*sorted({0, 1, 2, *fds}), most]):
+        os.closerange(low + 1, high)

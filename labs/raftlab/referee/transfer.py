@@ -1,0 +1,92 @@
+"""Leadership transfer (dissertation, 3.10): two rules of lab 2G, about the message TimeoutNow and about the election that it
+begins.
+
+**An election on request.** Only a server that has received TimeoutNow of term T, in its present incarnation, sends
+RequestVote with ``leadership_transfer``, and only for term T + 1. (pre_vote.py lets it enter that term without pre-votes.)
+
+Styles it must accept: a candidate that repeats its requests; a second TimeoutNow, obeyed or refused; a TimeoutNow that comes
+long after its transfer was given up; a server that adopts the term of TimeoutNow first, and one that was in it.
+
+**The whole log first.** A leader sends TimeoutNow only to a server that has answered for the leader's whole log. For the
+referee, the log ends where the leader's requests of that term say, and a server has answered for what it has confirmed to
+this leader in this term. A thread may decide to send TimeoutNow and send it a moment later, when the log is longer. So it is
+enough if the server had confirmed the whole log at some time since the leader was last asked for a transfer. And a server
+may say in a field of its own up to where it knows the log to be committed, so that counts as confirmed, too.
+
+Styles it must accept: a leader that hands over although nobody asked it, because it was removed; a leader with an empty log;
+TimeoutNow that is sent again and again; confirmations by heartbeats, by entries or by a snapshot; entries that the referee
+has not seen yet, as they were not sent to anybody.
+"""
+
+from __future__ import annotations
+
+from raftlab.explain import rules
+from raftlab.referee.base import Invariant, Message, broken
+from raftlab.referee.commit_bound import CommitBound
+
+
+class ElectionOnRequest(Invariant):
+    """The rule about elections that a leader asked for."""
+
+    def __init__(self) -> None:
+        self._terms: dict[int, set[int]] = {}  # by server: the terms for which it was told to stand since it started
+
+    def booted(self, server: int, incarnation: int) -> None:
+        self._terms.pop(server, None)
+
+    def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
+        if method == "timeout_now":
+            self._terms.setdefault(server, set()).add(args["term"] + 1)
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        if args.get("leadership_transfer") and args["term"] not in self._terms.get(src, ()):
+            text = f"expected S{src} to set leadership_transfer only after a TimeoutNow of term {args['term'] - 1}"
+            seen = f"but it has received none, and asks for votes in term {args['term']} with it"
+            raise broken(rules.ELECTION_ON_REQUEST, f"{text}, {seen}", frozenset((src,)))
+
+
+class WholeLogFirst(Invariant):
+    """The rule that TimeoutNow comes last."""
+
+    def __init__(self, commit_bound: CommitBound) -> None:
+        self._commit_bound = commit_bound
+        # By leader and term: the last index of its log, and by server the last index that the server has confirmed.
+        self._last: dict[tuple[int, int], int] = {}
+        self._confirmed: dict[tuple[int, int], dict[int, int]] = {}
+        # The servers that had confirmed the whole log at some time since the last request for a transfer.
+        self._ready: dict[tuple[int, int], set[int]] = {}
+
+    def transfer_requested(self, server: int, target: int) -> None:
+        for leader, term in self._ready:
+            if leader == server:
+                confirmed, last = self._confirmed[leader, term], self._last.get((leader, term), 0)
+                self._ready[leader, term] = {other for other, index in confirmed.items() if index >= last}
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        key = src, args["term"]
+        if method == "append_entries":
+            self._last[key] = max(self._last.get(key, 0), args["prev_log_index"] + len(args["entries"]))
+        elif method == "install_snapshot":
+            self._last[key] = max(self._last.get(key, 0), args["last_included_index"])
+        elif method == "request_vote":
+            self._last[key] = max(self._last.get(key, 0), args["last_log_index"])
+        elif method == "timeout_now":
+            last, confirmed = self._last.get(key, 0), self._confirmed.get(key, {}).get(dst, 0)
+            if confirmed < last and dst not in self._ready.get(key, ()):
+                text = f"expected S{src} to send TimeoutNow to S{dst} only once S{dst} has answered for its log up to index"
+                text = f"{text} {last}, but S{dst} has answered for it up to index {confirmed}"
+                raise broken(rules.WHOLE_LOG_FIRST, text, frozenset((src, dst)))
+
+    def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
+        if method == "append_entries" and reply["success"]:
+            index = max(args["prev_log_index"] + len(args["entries"]), self._commit_bound.bound[server])
+        elif method == "install_snapshot" and args["done"] and reply["term"] == args["term"]:
+            index = args["last_included_index"]
+        else:
+            return
+        key = caller, args["term"]
+        confirmed = self._confirmed.setdefault(key, {})
+        confirmed[server] = max(confirmed.get(server, 0), index)
+        ready = self._ready.setdefault(key, set())
+        if confirmed[server] >= self._last.get(key, 0):
+            ready.add(server)

@@ -1,0 +1,85 @@
+"""The child process that makes a run together with its judge, for :mod:`raftlab.runs.together`."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from raftlab.host import sim_child
+from raftlab.host.loader import Program
+from raftlab.messages import protocol
+from raftlab.messages.pipe import Pipe
+from raftlab.runs import names
+from raftlab.runs.run import Implementation, Run
+from raftlab.runs.scenario import ScenarioPlayer, parse
+from raftlab.runs.together import Answer, Request
+from raftlab.suites import catalogue
+from raftlab.worlds.base import HostLost
+from raftlab.worlds.sim_world import Progress
+
+# Effects of one step from which on the run is made apart: together they might exceed what the pipe carries.
+_MANY_EFFECTS = 10_000
+
+_decode_request = msgspec.msgpack.Decoder(Request).decode
+
+
+def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
+    """Make one run and send its record."""
+    pipe = Pipe(*fds)
+    request = _decode_request(pipe.receive())
+    os.chdir(request.folder)
+    impl = Implementation(Path(request.path))
+    impl.raft = None if request.raft is None else Path(request.raft)  # its files are part of `program` already
+    scenario = parse(request.scenario) if request.scenario else None
+    info = catalogue.find_test(request.test) if scenario is None else names.info_of(scenario)
+    made = Run(
+        impl, info, "sim", request.seed, request.schedule,
+        file=None if request.file is None else Path(request.file), sim_host=partial(_Together, program),
+    )  # fmt: skip
+    player = None if scenario is None else ScenarioPlayer(scenario)
+    error: Exception | None = None
+    try:
+        (catalogue.script_of(info) if player is None else player.play)(made.cluster)
+    except Exception as exc:  # record() decides what it means
+        error = exc
+    record = made.record(error, None if request.trace_dir is None else Path(request.trace_dir), request.most)
+    pipe.send(protocol.pack(Answer(record, 0 if player is None else player.begun, len(made.events))))
+
+
+class _Together:
+    """The servers of a run in the process that judges it: a :class:`~raftlab.worlds.sim_world.Host`.
+
+    What differs from a run with the judge apart ends the process, so that the run is made again: a frame that the judge
+    would not have accepted, and a host that does not get on."""
+
+    cpu_s = 0.0
+
+    def __init__(self, program: Program, seed: int, schedule: str) -> None:
+        self._host = sim_child.start(program, seed, schedule)
+        self._progress = Progress()
+
+    def step(self, request: protocol.StepRequest) -> protocol.StepResult:
+        result = self._host.step(request)
+        size = 0
+        for _, effect in result.effects:
+            if isinstance(effect, protocol.Save):
+                size += len(effect.state) + len(effect.snapshot or b"")
+                if type(effect.state) is not bytes or type(effect.snapshot) not in (bytes, type(None)):
+                    os._exit(1)  # the pipe would have made plain bytes of an object of the student's
+            elif isinstance(effect, protocol.LogLine):
+                size += 4 * len(effect.text)
+            else:
+                size += len(getattr(effect, "payload", b""))
+        if size > protocol.MAX_HOST_FRAME_BYTES // 2 or len(result.effects) > _MANY_EFFECTS:
+            os._exit(1)
+        try:
+            self._progress.require(request, result, time.process_time)
+        except HostLost:
+            os._exit(1)
+        return result
+
+    def close(self) -> None: ...

@@ -1,0 +1,115 @@
+"""Lab 3A: clerks at work, the end of a test, and messages that tests send and read themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from raftlab.explain import rules
+from raftlab.explain.failure import Rule
+from raftlab.harness.clerks import OPERATION_LIMIT, READS, ClerkHandle
+from raftlab.harness.cluster import Cluster
+
+# How a clerk chooses its next operation: the names of operations and of kinds of reads, each as often as it is drawn.
+APPENDS = ("append", "append", "get")
+EVERYTHING = ("append", "get", "put", "swap", "get")
+# Lab 3B: appends with reads of every kind, and with reads without an entry that must show what was written before.
+ALL_READS = ("append", "append", "get", *READS)
+FRESH_READS = ("append", "index", "index", "lease", "lease")
+
+
+class Load:
+    """Clerks at work: each carries out one operation after another, as soon as its last one has returned.
+
+    Every value is written once in a run, so that a history shows where each value comes from. Choose the keys so that no
+    key gets more than 200 operations. A cluster has one load at a time.
+
+    Args:
+        c: the cluster.
+        clerks: who takes part; ``None``: all clerks.
+        keys: the keys, from which each operation draws one.
+        mix: the operations to draw from. The check of the history can say more of keys that are only appended to and read.
+        most: how many operations each clerk begins at most, until :meth:`more` allows more.
+    """
+
+    def __init__(
+        self, c: Cluster, clerks: Sequence[ClerkHandle] | None = None, keys: Sequence[str] = ("a", "b", "c"),
+        mix: Sequence[str] = APPENDS, most: int = 100,
+    ) -> None:  # fmt: skip
+        self._c = c
+        self._clerks = [clerk.number for clerk in (c.clerks if clerks is None else clerks)]
+        self._keys = keys
+        self._mix = mix
+        self.more(most)
+
+    def more(self, most: int) -> None:
+        """From now on, each clerk carries out at most ``most`` further operations."""
+        seed = self._c.random.getrandbits(60)
+        self._load = self._c.keep_busy(self._clerks, self._keys, self._mix, most, seed)
+
+    def resume(self, clerk: ClerkHandle) -> None:
+        """Let a clerk that was restarted go on."""
+        self._load.resume(clerk)
+
+    def wait(self, seconds: float) -> None:
+        """Let ``seconds`` pass, or less if all operations have returned before that."""
+        self._c.wait_for(seconds, lambda: self._load.busy() is None)
+
+    def stop(self) -> None:
+        """Let no clerk begin another operation."""
+        self._c.stop_clerks()
+
+    def finish(self, within: float = OPERATION_LIMIT) -> None:
+        """Stop, and wait until every operation has returned. Fail the test unless that takes at most ``within`` seconds."""
+        self.stop()
+        self._c.clerks_idle(within)
+
+    def wait_until_idle(self, within: float) -> None:
+        """Wait until every clerk has carried out all of its operations, or fail the test."""
+        self._c.clerks_idle(within)
+
+
+def end_well(c: Cluster, keys: Collection[str] | None = None) -> None:
+    """End a test: read every key through the last clerk that has nothing to do, check the history, and require that every
+    request was answered in time.
+
+    Args:
+        c: the cluster, whose servers and links work again.
+        keys: the keys to read; ``None``: all that some clerk has used.
+    """
+    reader = next(clerk for clerk in reversed(c.clerks) if clerk.operation is None and c.server_state(clerk.number).up)
+    reader.on_return = lambda operation: None
+    for key in sorted({operation.key for operation in c.history}) if keys is None else keys:
+        reader.get(key)
+    require_entries(c)
+    c.check_history()
+
+
+def require_entries(c: Cluster) -> None:
+    """Fail the test if writes have returned although no server has applied a command: then they went around Raft."""
+    writes = [one for one in c.history if one.outcome == "ok" and one.op != "get"]
+    if writes:
+        require_entry(c, writes[0].describe(), rules.APPLIED_STATE)
+
+
+def require_entry(c: Cluster, write: str, rule: Rule) -> None:
+    """Fail the test with ``rule`` if no server has applied a command, although ``write`` was answered with ok."""
+    if not any(kind == "command" for kind, _ in c.event_loop.referee.applies.values.values()):
+        text = f"expected {write} to have been applied from the log, but no server has applied a command"
+        c.fail(text, rule)
+
+
+# --- messages of scripted clerks and servers ---------------------------------------------------------------
+
+
+def request(op: str, client_id: int, serial: int, key: str = "", **fields: Any) -> dict[str, Any]:
+    """The fields of a ``ClientRequest``. ``fields``: ``value``, ``expected``, ``read`` and ``seen``, if not the defaults."""
+    plain = {"value": None, "expected": None, "read": "log", "seen": 0}
+    return {"client_id": client_id, "serial": serial, "op": op, "key": key, **plain, **fields}
+
+
+def reply(
+    status: str, value: str | int | bool | None = None, leader: int | None = None, index: int = 0
+) -> dict[str, Any]:
+    """The fields of a ``ClientReply``."""
+    return {"status": status, "value": value, "leader": leader, "index": index}

@@ -1,0 +1,706 @@
+"""Lab 2G: leadership transfer (dissertation, 3.10).
+
+Every test requires this: a leader that is asked to hand over brings the target up to date and tells it to stand; the target
+is elected at once, although all servers hear the old leader; meanwhile the leader takes no commands; and a transfer that
+fails is given up, so that nothing is worse than before.
+
+How often TimeoutNow is sent, and what happens to one that arrives late, are the student's choice. The referee checks that
+TimeoutNow leaves only when the target has answered for the whole log, and that only a server that was told to stand says
+so in its requests. This lab needs labs 2A to 2D. Where a Raft also has labs 2E and 2F, a transfer must work with these; the
+tests that change members need lab 2E. In the tests at the end there is one real server (S0), and the others are scripted.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from raftlab.explain import rules
+from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.membership import (
+    MembershipCall,
+    agree_by,
+    change,
+    configured,
+    leader_of,
+    ready_leader,
+    reconfigure,
+)
+from raftlab.suites.helpers.configurations import carries_configuration, configuration_entry, hold_change, without
+from raftlab.suites.helpers.scripted_servers import (
+    NO_LIMIT,
+    ROUNDS,
+    append,
+    campaign_terms,
+    entries,
+    propose_to_s0,
+    send_append,
+    wait_for_leadership,
+)
+from raftlab.suites.helpers.transfers import (
+    COMMANDS_WITHIN_AT_MOST,
+    LEADS_WITHIN,
+    LateFollower,
+    ask_for_vote_on_request,
+    begin,
+    deny_votes,
+    elections_on_request,
+    expect_commands_again,
+    expect_no_command,
+    expect_refused,
+    expect_timeout_now,
+    hand_over,
+    hand_over_at_once,
+    lead_again,
+    send_timeout_now,
+    timeouts_now,
+)
+from raftlab.suites.marking import SIM, StartCluster, points
+
+
+@points(5)
+def test_hand_over(cluster: StartCluster) -> None:
+    """Each leader hands over to another server, which then leads."""
+    c = cluster(5)
+    for number in range(5):
+        leader = c.settled_leader()
+        c.agree(f"by all, {number}", 5)
+        hand_over(c, (leader + 1 + number % 4) % 5)
+        c.agree(f"by all again, {number}", 5)
+
+
+# Sim only, like others below: on a busy machine there may be an election at any time.
+@points(5, networks=SIM)
+def test_two_are_left(cluster: StartCluster) -> None:
+    """Of three servers one has crashed; the other two hand over to each other, so the old leader has to vote, too."""
+    c = cluster(3)
+    c.agree("by all", 3)
+    gone = c.settled_leader()
+    c.crash(gone)
+    for number in range(4):
+        leader = c.settled_leader()
+        c.agree(f"by two, {number}", 2)
+        hand_over_at_once(c, leader, 3 - gone - leader, ", with the vote of the old leader")
+        c.agree(f"by two again, {number}", 2)
+
+
+@points(6, networks=SIM)
+def test_target_leads_at_once(cluster: StartCluster) -> None:
+    """A target that lacks the last entries leads the next term at once, without the old leader's vote, and stays leader."""
+    c = cluster(3)
+    for number in range(4):
+        leader = c.settled_leader()
+        term = c.agreed_term()
+        c.agree(f"by all, {number}", 3)
+        c.propose_together(leader, [f"just before, {number}: {each}" for each in range(3)])
+        target = (leader + 1 + number % 2) % 3
+        # The third server hears the old leader, and its vote is needed.
+        held = c.hold("request_vote", src=target, dst=leader)
+        hand_over_at_once(c, leader, target, ", with the vote of the third server")
+        held.drop()
+        c.sleep(1.0)
+        now, leads = c.get_state(target)
+        text = f"expected S{target} to go on leading term {term + 1}, the one after the old leader's, but it"
+        seen = f"{'leads' if leads else 'does not lead, and is in'} term {now}"
+        c.expect((now, leads) == (term + 1, True), f"{text} {seen}", rules.TRANSFER, [leader, target])
+        c.agree(f"by all again, {number}", 3)
+
+
+@points(6, networks=SIM)
+def test_faster_than_an_election(cluster: StartCluster) -> None:
+    """Handing over takes less than a third of the time that the same Raft needs after its leader has crashed."""
+    c = cluster(5)
+    transfers, elections = [], []
+    for number in range(4):
+        leader = c.settled_leader()
+        c.agree(f"number {number}", 5)
+        transfers.append(hand_over_at_once(c, leader, (leader + 1 + number % 4) % 5))
+        leader = c.settled_leader()
+        since = c.now
+        c.crash(leader)
+        while c.leader_now() is None and c.now < since + ELECTION_LIMIT:
+            c.sleep(0.02)
+        elections.append(c.now - since)
+        c.one_leader()
+        c.restart(leader)
+    transfer, election = statistics.median(transfers), statistics.median(elections)
+    text = f"expected handing over to take less than a third of an election after a crash ({1000 * election:.0f} ms)"
+    c.expect(3 * transfer < election, f"{text}, but it takes {1000 * transfer:.0f} ms (medians of 4)", rules.TRANSFER)
+
+
+@points(5)
+def test_transfers_refused(cluster: StartCluster) -> None:
+    """A leader refuses to hand over to itself and to unknown servers; a follower says who leads. Nothing else changes."""
+    c = cluster(3)
+    c.agree("by all", 3)
+    leader = c.settled_leader()
+    term = c.agreed_term()
+    for number, target in enumerate((leader, -1, 3, 99)):
+        answer = c.transfer(leader, target)
+        if c.get_state(leader) != (term, True):
+            return  # the leader has changed, so this run is inconclusive
+        text = f"expected S{leader}, which leads, to refuse a transfer to S{target} and answer (-1, term, True)"
+        hint = "Begin with step 1 of the handout of lab 2G." if answer == (-1, -1, False) else ""
+        c.expect(
+            answer == (-1, term, True), f"{text}, but it answered {answer}", rules.TRANSFER_ANSWERS, [leader], hint
+        )
+        index, _, leads = c.propose(leader, f"number {number}")
+        text = f"expected S{leader} to take commands after it has refused a transfer, but it does not"
+        c.expect(index > 0 or not leads, text, rules.NO_COMMANDS_MEANWHILE, [leader])
+    for server in without(range(3), leader):
+        for target in range(3):
+            answer = c.transfer(server, target)
+            if c.get_state(leader) != (term, True):
+                return
+            text = f"expected S{server}, a follower, to answer ({leader} or -1, {term}, False) to a transfer"
+            right = answer in ((leader, term, False), (-1, term, False))
+            c.expect(right, f"{text}, but it answered {answer}", rules.TRANSFER_ANSWERS, [server])
+    calls = c.rpc_count(method="timeout_now")
+    c.expect(calls == 0, f"expected no TimeoutNow, but there were {calls}", rules.TRANSFER_ANSWERS)
+    c.agree("by all again", 3)
+
+
+@points(5, networks=SIM)
+def test_nothing_is_asked(cluster: StartCluster) -> None:
+    """While nobody asks for a transfer, the leader and the term stay the same, before the first transfer and after it."""
+    c = cluster(5)
+    leader = c.settled_leader()
+    term = c.agreed_term()
+    for number in range(2):
+        c.agree(f"number {number}", 5)
+        calls = c.rpc_count(method="timeout_now")
+        c.sleep(2.0)
+        now = c.states(range(5))
+        text = f"expected S{leader} to go on leading term {term}, as nobody asks for a transfer, but the terms are"
+        seen = ", ".join(f"S{server}: {each}" for server, (each, _) in now.items())
+        right = now[leader] == (term, True) and {each for each, _ in now.values()} == {term}
+        c.expect(right, f"{text} {seen}", rules.ELECTION_ON_REQUEST)
+        more = c.rpc_count(method="timeout_now") - calls
+        text = f"expected no TimeoutNow, as nobody asks for a transfer, but there were {more}"
+        c.expect(more == 0, text, rules.ELECTION_ON_REQUEST)
+        target = (leader + 1 + number) % 5
+        hand_over_at_once(c, leader, target)
+        leader = c.settled_leader()
+        term = c.agreed_term()
+        c.sleep(0.3)  # what is still under way may arrive
+
+
+# --- transfers that fail, or nearly ---
+
+
+@points(5, networks=SIM)
+def test_target_has_crashed(cluster: StartCluster) -> None:
+    """A transfer to a server that has crashed is given up: the leader takes commands again, and stays leader."""
+    c = cluster(5)
+    c.network.long_waits = False  # so that no call from before keeps a heartbeat from the target when it is back
+    for number in range(2):
+        leader = c.settled_leader()
+        term = c.agreed_term()
+        c.agree(f"by all, {number}", 5)
+        target = (leader + 1 + number) % 5
+        c.crash(target)
+        if number:
+            c.agree("without the target", 4)
+        since = c.now
+        begin(c, leader, target)
+        expect_no_command(c, leader)
+        expect_commands_again(c, leader, since)
+        c.agree(f"without S{target}, {number}", 4)
+        c.restart(target)
+        c.sleep(1.0)
+        now, leads = c.get_state(leader)
+        text = f"expected S{leader} to go on leading term {term} although S{target}, which was to lead, is back, but it"
+        seen = f"{'leads' if leads else 'does not lead, and is in'} term {now}"
+        c.expect((now, leads) == (term, True), f"{text} {seen}", rules.NO_COMMANDS_MEANWHILE, [leader, target])
+        hand_over_at_once(c, leader, target, ", now that it is back")
+
+
+@points(5)
+def test_target_is_far_behind(cluster: StartCluster) -> None:
+    """A target that was cut off, and needs a snapshot, gets it before it is told to stand, and then leads."""
+    c = cluster(3)
+    c.take_snapshots(5, size=10_000)
+    c.agree("by all", 3)
+    leader = c.settled_leader()
+    target = (leader + 1) % 3
+    c.disconnect(target)
+    for number in range(20):
+        c.agree(f"number {number}", 2)
+    c.connect(target)
+    hand_over(c, target)
+    c.agree("by all again", 3, within=20.0)
+
+
+@points(6, networks=SIM)
+def test_late_timeout_now(cluster: StartCluster) -> None:
+    """A TimeoutNow arrives long after its transfer was given up, at a server that lacks entries or not; none is lost."""
+    c = cluster(5)
+    for behind in (False, True):
+        leader = c.settled_leader()
+        c.agree(f"by all, {behind}", 5)
+        target = (leader + 1) % 5
+        late = c.hold("timeout_now")
+        since = c.now
+        begin(c, leader, target)
+        told = c.wait_for(1.0, lambda: bool(late.messages))  # noqa: B023  (this round only)
+        text = f"expected S{leader} to send TimeoutNow to S{target}, which has its whole log, but it did not"
+        c.expect(told, text, rules.TRANSFER, [leader])
+        entries_held = c.hold("append_entries", dst=target, when=lambda args: bool(args["entries"])) if behind else None
+        expect_commands_again(c, leader, since)
+        c.agree(f"before it arrives, {behind}", 4 if behind else 5)
+        late.release()
+        c.sleep(0.3)
+        if entries_held is not None:
+            entries_held.drop()
+        c.agree(f"after it has arrived, {behind}", 5)
+
+
+@points(6, networks=SIM)
+def test_crashes_in_between(cluster: StartCluster) -> None:
+    """The leader crashes just before or after it sends TimeoutNow, or the target around its election; all goes on."""
+    c = cluster(5)
+    c.network.long_waits = False
+    crashes = (("leader", "before"), ("target", "before"), ("leader", "after"), ("target", "after"))
+    for number, (who, side) in enumerate(crashes):
+        leader = c.settled_leader()
+        c.agree(f"by all, {number}", 5)
+        target = (leader + 1 + number) % 5
+        victim = leader if who == "leader" else target
+        c.crash_at(victim, "send", 1, side, "timeout_now" if who == "leader" else "request_vote")
+        c.transfer(leader, target)
+        crashed = c.wait_for(LEADS_WITHIN, lambda: not c.server_state(victim).up)  # noqa: B023  (this round only)
+        what = "send TimeoutNow" if who == "leader" else f"ask for votes, as S{leader} hands over to it"
+        c.expect(crashed, f"expected S{victim} to {what}, but it did not", rules.TRANSFER, [leader, target])
+        c.one_leader()
+        c.agree(f"without S{victim}, {number}", 4)
+        c.restart(victim)
+        c.agree(f"with S{victim}, {number}", 5)
+
+
+@points(6)
+def test_under_load(cluster: StartCluster) -> None:
+    """On a bad network, leaders hand over again and again while clients propose and servers crash; nothing is lost."""
+    c = cluster(5)
+    c.unreliable(duplicate=0.2)
+    down: int | None = None
+    for step in range(80):
+        leader = c.leader_now()
+        if leader is not None:
+            if step % 4 == 0:
+                c.transfer(leader, c.random.randrange(5))
+            c.propose_together(leader, [f"{step}: {number}" for number in range(c.random.randint(1, 4))])
+        if step % 20 == 10:
+            down = c.random.randrange(5) if leader is None or c.random.random() < 0.5 else leader
+            c.crash(down)
+        if step % 20 == 19 and down is not None:
+            c.restart(down)
+        c.sleep(c.random.choice((0.0, 0.01, 0.05, 0.1)))
+    c.unreliable(False)
+    c.agree("last", 5, within=20.0)
+    hand_over(c, c.random.randrange(5))
+    c.agree("by all again", 5, within=20.0)
+
+
+# --- with changes of members: these tests need lab 2E ---
+
+
+def _complete_change(c: Cluster, members: list[int]) -> None:
+    """Wait until a change of members that has begun is complete; if it got lost, ask for it again."""
+    if not c.wait_for(5.0, lambda: configured(c, members) > 0):
+        reconfigure(c, members)
+
+
+@points(5, networks=SIM)
+def test_who_has_no_vote(cluster: StartCluster) -> None:
+    """A leader refuses to hand over to a server that joins, one that is leaving, and one that has left (with lab 2E)."""
+    c = cluster(5, members=range(3))
+    c.agree("by three", 3)
+    leader = ready_leader(c, range(3))
+    expect_refused(c, leader, 3, "it is no member")
+    catching_up = c.hold("append_entries", dst=3)
+    joining = MembershipCall(c, leader, range(4))
+    c.sleep(0.1)
+    if joining.pending:
+        expect_refused(c, leader, 3, "it is only catching up")
+    catching_up.release()
+    _complete_change(c, [0, 1, 2, 3])
+    leader = ready_leader(c, range(4))
+    gone = (leader + 1) % 4
+    left = without(range(4), gone)
+    hold = hold_change(c, MembershipCall(c, leader, left), "reply")
+    expect_refused(c, leader, gone, "the latest configuration does not have it")
+    hold.release()
+    _complete_change(c, left)
+    leader = leader_of(c, left)
+    expect_refused(c, leader, gone, "it was removed")
+    hand_over_at_once(c, leader, without(left, leader)[0])
+    agree_by(c, "by those that are left", left)
+
+
+@points(4, networks=SIM)
+def test_both_sets_have_the_target(cluster: StartCluster) -> None:
+    """While C_old,new is in force, a leader hands over only to a server of both sets (with part 2 of lab 2E)."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    leader = ready_leader(c, range(3))
+    stays, leaves = without(range(3), leader)
+    new = sorted([leader, stays, 3])
+    call = MembershipCall(c, leader, new)
+    late = c.hold("append_entries", src=leader, leg="reply", when=carries_configuration(new, joint=True))
+    c.wait_for(10.0, lambda: bool(late.messages) or not call.pending)
+    c.wait_for(1.0, lambda: bool(late.messages))
+    if not late.messages:
+        return  # a Raft that changes one server at a time
+    expect_refused(c, leader, leaves, "it is not in C_new")
+    expect_refused(c, leader, 3, "it is not in C_old")
+    begin(c, leader, stays)
+    late.release()
+    agree_by(c, "by those of the new set")
+
+
+@points(4, networks=SIM)
+def test_new_configuration_first(cluster: StartCluster) -> None:
+    """The leader appends C_new while it hands over: TimeoutNow waits until the target has that, too (part 2 of lab 2E)."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    leader = ready_leader(c, range(3))
+    target, leaves = without(range(3), leader)
+    new = sorted([leader, target, 3])
+    joint = carries_configuration(new, joint=True)
+    late = {dst: c.hold("append_entries", leader, dst, "reply", when=joint) for dst in (target, leaves, 3)}
+    call = MembershipCall(c, leader, new)
+    c.wait_for(10.0, lambda: bool(late[target].messages) or not call.pending)
+    c.wait_for(1.0, lambda: all(hold.messages for hold in late.values()))
+    if not all(hold.messages for hold in late.values()):
+        return  # a Raft that changes one server at a time
+    lacks = c.hold("append_entries", dst=target, when=carries_configuration(new, joint=False))
+    begin(c, leader, target)
+    # C_old,new is committed without the target, whose answer for it comes when C_new is in the leader's log.
+    for server in (leaves, 3):
+        late[server].release()
+    # A leader may send no more to the target while it waits for an answer, and then send everything again.
+    if c.wait_for(0.6, lambda: bool(lacks.messages)):
+        asked = c.rpc_count(leader, "timeout_now")
+        late[target].release()
+        c.sleep(0.3)
+        text = f"expected S{leader} to send no TimeoutNow before S{target} has answered for C_new, but it did"
+        c.expect(c.rpc_count(leader, "timeout_now") == asked, text, rules.WHOLE_LOG_FIRST, [leader])
+    late[target].release()
+    lacks.release()
+    agree_by(c, "by those of the new set")
+
+
+@points(6, networks=SIM)
+def test_during_a_change(cluster: StartCluster) -> None:
+    """A leader hands over in the middle of a change of members, and refuses changes while it hands over (with lab 2E)."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    leader = ready_leader(c, range(3))
+    target, other = without(range(3), leader)
+    # Only the target gets the new configuration, so that it is not committed yet.
+    held = [c.hold("append_entries", dst=dst, when=carries_configuration(range(4))) for dst in (other, 3)]
+    MembershipCall(c, leader, range(4))
+    c.wait_for(10.0, lambda: bool(held[0].messages))
+    c.sleep(0.05)
+    hand_over_at_once(c, leader, target, ", while S3 joins")
+    for hold in held:
+        hold.drop()
+    agree_by(c, "by the new leader")
+    _complete_change(c, [0, 1, 2, 3])
+    agree_by(c, "by four", range(4))
+    leader = ready_leader(c, range(4))
+    target = (leader + 1) % 4
+    behind = c.hold("append_entries", dst=target)
+    c.propose(leader, "what the target lacks")
+    begin(c, leader, target)
+    answer = change(c, leader, without(range(4), target))
+    text = f"expected S{leader}, which hands over, to refuse a change of members and answer (-1, term, True)"
+    right = (answer[0], answer[2]) == (-1, True)
+    c.expect(right, f"{text}, but it answered {answer}", rules.NO_COMMANDS_MEANWHILE, [leader])
+    behind.drop()
+    agree_by(c, "by four again", range(4))
+
+
+# --- one real server, S0; the test plays the others ---
+
+
+@points(6, networks=SIM)
+def test_no_commands_meanwhile(cluster: StartCluster) -> None:
+    """While the target does not catch up, S0 takes no commands and begins no other transfer; after 1 s it gives up."""
+    c = cluster(3, scripted=(1, 2))
+    followers = {number: LateFollower(c, number) for number in (1, 2)}
+    term = wait_for_leadership(c)
+    index = c.agree("by all", 1)
+    c.wait_for(2.0, lambda: len(followers[1].log) >= index)
+    followers[1].stop = index
+    last = propose_to_s0(c, "what S1 lacks")
+    since = c.now
+    begin(c, 0, 1)
+    for _ in range(2):
+        expect_no_command(c, 0)
+        for target in (1, 2):
+            expect_refused(c, 0, target, "it hands over to S1 already")
+        c.sleep(0.01)  # an election timeout, after which S0 gives up, is much longer than this
+    c.expect(c.get_state(0) == (term, True), "expected S0 to lead until S1 does, but it does not", rules.TRANSFER, [0])
+    expect_commands_again(c, 0, since)
+    done = c.wait_for(2.0, lambda: c.committed(last)[1] == "what S1 lacks")
+    c.expect(done, "expected S0 to commit with S2 what S1 lacks, but it does not", rules.AGREEMENT, [0])
+    followers[1].stop = NO_LIMIT
+    c.sleep(0.7)
+    calls = len(timeouts_now(c, 1))
+    text = f"expected no TimeoutNow, as S1 caught up only after the transfer was given up, but there were {calls}"
+    c.expect(calls == 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
+    expect_timeout_now(c, 1, term, ", now that it has caught up,")
+
+
+@points(6)
+def test_whole_log_first(cluster: StartCluster) -> None:
+    """TimeoutNow leaves only when the target has answered for the leader's whole log, whether it is committed or not."""
+    c = cluster(5, scripted=range(1, 5))
+    followers = {number: LateFollower(c, number) for number in range(1, 5)}
+    term = wait_for_leadership(c)
+    index = c.agree("by all", 1)
+    cases = (
+        "lacks an entry that the others have",
+        "lacks an entry that all others lack, too",
+        "has not answered for it",
+    )
+    for case in cases:
+        c.wait_for(2.0, lambda: all(len(each.log) >= index for each in followers.values()))  # noqa: B023  (this round)
+        c.sleep(0.1)  # the answers arrive
+        late = c.hold("append_entries", dst=1, leg="reply") if case == cases[2] else None
+        for number, follower in followers.items():
+            if case == cases[1] or (case == cases[0] and number == 1):
+                follower.stop = index
+        lacking = propose_to_s0(c, case)
+        c.sleep(0.05)
+        calls = len(timeouts_now(c, 1))
+        begin(c, 0, 1)
+        c.sleep(0.2)
+        text = f"expected S0 to send S1 no TimeoutNow, as the log ends with index {lacking} and S1 {case}, but it did"
+        c.expect(len(timeouts_now(c, 1)) == calls, text, rules.WHOLE_LOG_FIRST, [0])
+        for follower in followers.values():
+            follower.stop = NO_LIMIT
+        if late is not None:
+            late.release()
+        expect_timeout_now(c, 1, term, ", which then has the whole log,")
+        index = expect_commands_again(c, 0, c.now, COMMANDS_WITHIN_AT_MOST)
+
+
+@points(6, networks=SIM)
+def test_stands_at_once(cluster: StartCluster) -> None:
+    """After TimeoutNow, S0 asks for votes at once, without pre-votes, and with the flag; its next election has no flag."""
+    c = cluster(4, scripted=range(1, 4))
+    deny_votes(c)
+    for term, told in ((1000, 1000), (2000, 2000), (3000, 3500)):
+        append(c, 1, term)
+        for scripted_server in c.scripted:
+            scripted_server.received.clear()
+        send_timeout_now(c, 1, told)
+        c.wait_for(0.2, lambda: campaign_terms(c, told - 1) == [told + 1] * 3)  # noqa: B023  (this round only)
+        text = f"expected S0 (in term {term}) to ask S1, S2 and S3 for votes in term {told + 1} within 0.2 s after a"
+        text = f"{text} TimeoutNow of term {told}, but it asked {len(campaign_terms(c, told))} times"
+        c.expect(campaign_terms(c, told - 1) == [told + 1] * 3, text, rules.WHO_STANDS, [0])
+        text = "expected S0 to set leadership_transfer in these requests, but it did not"
+        c.expect(elections_on_request(c) == [told + 1], text, rules.ELECTION_ON_REQUEST, [0])
+        asked = [rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "pre_vote"]
+        text = "expected S0 to ask for no pre-votes after a TimeoutNow, as it need not know whether it would win"
+        c.expect(not asked, f"{text}, but it did", rules.WHO_STANDS, [0])
+    # It loses. Its next election is an ordinary one.
+    for scripted_server in c.scripted:
+        del scripted_server.answer["pre_vote"]
+    c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, 3501)))
+    text = "expected S0 to start another election within 5 s after it has lost that one, but it did not"
+    c.expect(bool(campaign_terms(c, 3501)), text, rules.LIVENESS, [0])
+    text = "expected S0 to set leadership_transfer only in the election of term 3501, but it set it in"
+    terms = elections_on_request(c)
+    c.expect(terms == [3501], f"{text} {terms}", rules.ELECTION_ON_REQUEST, [0])
+
+
+@points(5, networks=SIM)
+def test_who_obeys(cluster: StartCluster) -> None:
+    """S0 refuses a TimeoutNow of an older term, and one of the term that it leads; nothing changes."""
+    c = cluster(3, scripted=(1, 2))
+    deny_votes(c)
+    append(c, 1, 1000)
+    for term in (999, 0):
+        reply = c.reply_to(send_timeout_now(c, 2, term))
+        text = f"expected S0, in term 1000, to answer a TimeoutNow of term {term} with its own term, but it answered"
+        c.expect(reply["term"] == 1000, f"{text} {reply['term']}", rules.WHO_STANDS, [0])
+        c.sleep(0.1)
+        text = f"expected S0, in term 1000, to ignore a TimeoutNow of term {term}, but it asks for votes in term"
+        terms = campaign_terms(c)
+        c.expect(not terms, f"{text} {terms[-1:]}", rules.WHO_STANDS, [0])
+    for number in (1, 2):
+        LateFollower(c, number)
+        del c.scripted_server(number).answer["pre_vote"]
+    term = wait_for_leadership(c)
+    reply = c.reply_to(send_timeout_now(c, 1, term))
+    c.sleep(0.2)
+    text = f"expected S0 to ignore a TimeoutNow of term {term}, which it leads, but it asks for votes in term"
+    terms = campaign_terms(c, term)
+    c.expect(not terms, f"{text} {terms[-1:]}", rules.WHO_STANDS, [0])
+    text = f"expected S0 to go on leading term {term} after a TimeoutNow of that term, but it does not"
+    c.expect(c.get_state(0) == (term, True), text, rules.WHO_STANDS, [0])
+    text = f"expected S0 to answer with its term, {term}, but it answered {reply['term']}"
+    c.expect(reply["term"] == term, text, rules.WHO_STANDS, [0])
+
+
+@points(5, networks=SIM)
+def test_outside_the_configuration(cluster: StartCluster) -> None:
+    """S0 ignores TimeoutNow while its configuration does not have it, and obeys once it has a vote again (with lab 2E)."""
+    c = cluster(4, scripted=range(1, 4))
+    deny_votes(c)
+    append(c, 1, 1000)
+    change(c, 0, range(4))  # fails here, with a hint, if there is no lab 2E yet
+    append(c, 1, 1000, (0, 0), [configuration_entry(1000, [1, 2, 3])], commit=1)
+    c.sleep(0.05)
+    reply = c.reply_to(send_timeout_now(c, 1, 1000))
+    c.sleep(0.1)
+    text = "expected S0, which is not in its configuration {1, 2, 3}, to ignore a TimeoutNow"
+    c.expect(not campaign_terms(c), f"{text}, but it asks for votes", rules.WHO_STANDS, [0])
+    text = f"{text} and to answer with its term, 1000, but it answered {reply['term']}"
+    c.expect(reply["term"] == 1000, text, rules.WHO_STANDS, [0])
+    append(c, 1, 1000, (1, 1000), [configuration_entry(1000, [0, 1, 2, 3])], commit=1)
+    send_timeout_now(c, 1, 1000)
+    c.wait_for(0.2, lambda: elections_on_request(c) == [1001])
+    text = "expected S0 to obey TimeoutNow as soon as the latest configuration in its log has it, but it does not"
+    c.expect(elections_on_request(c) == [1001], text, rules.WHO_STANDS, [0])
+
+
+@points(5)
+def test_told_at_once(cluster: StartCluster) -> None:
+    """TimeoutNow arrives twice, or together with a newer leader's message; S0 stands in one term at most."""
+    c = cluster(4, scripted=range(1, 4))
+    deny_votes(c)
+    for number in range(ROUNDS):
+        term = 1000 + 10 * number
+        append(c, 1, term)
+        with c.at_once(0):
+            send_timeout_now(c, 1, term)
+            if number % 2:
+                send_append(c, 2, term + 5)
+            else:
+                send_timeout_now(c, 1, term)
+        c.sleep(0.02)
+        wrong = [each for each in elections_on_request(c) if each > term + 1]
+        text = (
+            f"expected S0 to stand in term {term + 1} after a TimeoutNow of term {term}, or not at all, but it asks for"
+        )
+        c.expect(not wrong, f"{text} votes in {wrong}, as if it was told to", rules.ELECTION_ON_REQUEST, [0])
+    text = f"expected S0 to obey at least one of {ROUNDS} TimeoutNows, but it did not"
+    c.expect(bool(elections_on_request(c)), text, rules.WHO_STANDS, [0])
+
+
+@points(6, networks=SIM)
+def test_votes_on_request(cluster: StartCluster) -> None:
+    """S0 votes although it hears a leader, or leads, if that leader wants the election; the other rules of voting stay."""
+    c = cluster(4, scripted=range(1, 4))
+    deny_votes(c)
+    append(c, 1, 1000, (0, 0), entries(900, "one", "two"))
+    rows = (
+        ("with the same log", (2, 900), True),
+        ("with a longer log", (3, 900), True),
+        ("with a shorter log of a later term", (1, 901), True),
+        ("with a shorter log", (1, 900), False),
+        ("with a longer log of an older term", (9, 899), False),
+    )
+
+    def expect_answer(who: int, term: int, last: tuple[int, int], wanted: bool, why: str) -> None:
+        granted = ask_for_vote_on_request(c, who, term, last)
+        want, got = ("yes" if yes else "no" for yes in (wanted, granted))
+        text = f"expected {want} from S0 to S{who}, which was told to stand in term {term}, {why}, but it said {got}"
+        c.expect(granted == wanted, text, rules.ELECTION_ON_REQUEST, [0])
+
+    for number, (why, last, wanted) in enumerate(rows):
+        term = 1000 + 10 * number
+        append(c, 1, term, (2, 900))
+        expect_answer(2, term + 1, last, wanted, why)
+        if wanted:
+            expect_answer(3, term + 1, (9, 901), False, "as it has voted for S2 in that term")
+            if not number:
+                c.restart(0)
+                expect_answer(3, term + 1, (9, 901), False, "as it has voted for S2 in that term, before its restart")
+        append(c, 2, term + 3, (2, 900))
+        expect_answer(3, term + 2, (9, 901), False, f"as S0 is in term {term + 3}")
+    for number in (1, 2, 3):
+        LateFollower(c, number)
+        del c.scripted_server(number).answer["pre_vote"]
+    term = wait_for_leadership(c)
+    expect_answer(1, term + 1, (10_000, term), True, f"although S0 leads term {term}")
+    c.expect(
+        not c.get_state(0)[1], "expected S0 to lead no more, as it has voted, but it leads", rules.HIGHER_TERM, [0]
+    )
+
+
+@points(5, networks=SIM)
+def test_higher_term_ends_it(cluster: StartCluster) -> None:
+    """S0 leads again, in a higher term, while a transfer of before could still be under way; it begins anew."""
+    c = cluster(3, scripted=(1, 2))
+    for number in (1, 2):
+        LateFollower(c, number)
+    term = wait_for_leadership(c)
+    for number in range(3):
+        begin(c, 0, 1)
+        c.sleep(0.02)
+        calls = len(timeouts_now(c, 1))
+        term = lead_again(c, 2, term)
+        index, _, leads = c.propose(0, f"number {number}")
+        text = f"expected S0 to take commands in term {term}, as its transfer ended with the term before, but start()"
+        c.expect(leads and index > 0, f"{text} returned ({index}, term, {leads})", rules.NO_COMMANDS_MEANWHILE, [0])
+        c.sleep(0.3)
+        more = [rpc for rpc in timeouts_now(c, 1)[calls:] if rpc.args["term"] == term]
+        text = f"expected S0 to send no TimeoutNow in term {term}, as nobody asked for a transfer in it, but it did"
+        c.expect(not more, text, rules.NO_COMMANDS_MEANWHILE, [0])
+
+
+@points(5, networks=SIM)
+def test_transfers_at_once(cluster: StartCluster) -> None:
+    """S0 is asked for two transfers at the same moment, or for one just as it is deposed; it begins one at most."""
+    c = cluster(3, scripted=(1, 2))
+    for number in (1, 2):
+        LateFollower(c, number)
+    term = wait_for_leadership(c)
+    for number in range(ROUNDS):
+        with c.at_once(0):
+            calls = [c.ask_transfer(0, target) for target in ((1, 2) if number % 2 else (1,))]
+            if not number % 2:
+                send_append(c, 2, term + 5)
+        answers = c.transferred(0, calls)
+        if not number % 2:
+            text = f"expected S0 to begin a transfer in term {term}, which it leads, or to answer in term {term + 5} that it"
+            right = answers[0] == (1, term, True) or answers[0][1:] == (term + 5, False)
+            c.expect(right, f"{text} follows, but it answered {answers[0]}", rules.TRANSFER_ANSWERS, [0])
+            term = lead_again(c, 2, term + 5)
+            continue
+        begun = [target for target, answer in zip((1, 2), answers, strict=True) if answer == (target, term, True)]
+        refused = [answer for answer in answers if answer == (-1, term, True)]
+        text = f"expected S0 to begin one of two transfers and to refuse the other, but it answered {answers[0]}"
+        right = len(begun) == len(refused) == 1
+        c.expect(right, f"{text} and {answers[1]}", rules.TRANSFER_ANSWERS, [0])
+        term = lead_again(c, 2, term)
+
+
+@points(5, networks=SIM)
+def test_commands_at_once(cluster: StartCluster) -> None:
+    """A command comes together with the request for a transfer: S1 gets it before TimeoutNow, or it is refused."""
+    c = cluster(3, scripted=(1, 2))
+    followers = {number: LateFollower(c, number) for number in (1, 2)}
+    term = wait_for_leadership(c)
+    for number in range(ROUNDS):
+        index = c.agree(f"by all, {number}", 1)
+        c.wait_for(1.0, lambda: len(followers[1].log) >= index)  # noqa: B023  (this round only)
+        c.sleep(0.01)
+        followers[1].stop = index
+        seen = len(timeouts_now(c, 1))
+        with c.at_once(0):
+            transfer = c.ask_transfer(0, 1)
+            command = c.ask_start(0, f"together, {number}")
+        c.transferred(0, [transfer])
+        at, _, leads = c.started(0, [command])[0]
+        c.sleep(0.1)
+        told = len(timeouts_now(c, 1)) > seen
+        text = f"expected S0 to refuse the command, or to send S1 no TimeoutNow before S1 has it, but start() returned {at}"
+        right = not (leads and at > 0 and told)
+        c.expect(right, f"{text}, and S1 got TimeoutNow without it", rules.WHOLE_LOG_FIRST, [0])
+        followers[1].stop = NO_LIMIT
+        term = lead_again(c, 2, term)

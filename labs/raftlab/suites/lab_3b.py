@@ -1,0 +1,1155 @@
+"""Lab 3B: reads that cost no entry of the log (dissertation, 6.4).
+
+``Cluster.check_history`` judges reads of kind log, index and lease as operations of a linearizable history, and those of
+kind session and snapshot by the index that their replies name (:mod:`raftlab.harness.reads_check`). So a test need only
+bring the servers into the situation in which a wrong service gives itself away.
+
+Leases rely on clocks whose rates differ by less than :data:`raftlab.api.MAX_DRIFT`. Tests that say how fast clocks run work
+in the simulator only. On the real network clocks agree, and no test there demands more than a busy machine can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from raftlab.explain import rules
+from raftlab.explain.failure import Rule
+from raftlab.harness.clerks import OPERATION_LIMIT, ClerkHandle, ClientOperation
+from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.membership import MembershipCall
+from raftlab.harness.rpc import Rpc
+from raftlab.referee.base import Message
+from raftlab.suites.helpers.clients import ALL_READS, FRESH_READS, Load, end_well, request
+from raftlab.suites.helpers.configurations import carries_configuration, without
+from raftlab.suites.helpers.scripted_clients import REFUSALS, Client, Session, longest_log
+from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, append, entries, wait_for_leadership
+from raftlab.suites.marking import SIM, StartCluster, points
+
+# Seconds within which a server answers a request, and a little more.
+ANSWERED = 2.5
+# No election timeout is longer, since a leader must be elected within 5 s (lab 2A).
+LONGEST_TIMEOUT = ELECTION_LIMIT
+
+
+def read_of(kind: str, key: str = "x", seen: int = 0) -> Message:
+    """A request to read ``key``. These reads need no session."""
+    return request("get", 900_001, 1, key, read=kind, seen=seen)
+
+
+def described(fields: Message) -> str:
+    return f"a read of kind {fields['read']!r} of {fields['key']!r}"
+
+
+def leads_alone(c: Cluster) -> tuple[int, Client, Session]:
+    """S0 as the leader of scripted followers, with a session and ``x`` = ``1;``. Returns its term, too."""
+    term = wait_for_leadership(c)
+    client = Client(c)
+    session = Session(client, client.succeed(client.registration(), servers=[0]))
+    client.succeed(session.request("put", "x", "1;"), servers=[0])
+    return term, client, session
+
+
+def expect_refused(c: Cluster, client: Client, fields: Message, why: str, rule: Rule, server: int = 0) -> None:
+    """Require that a server refuses a read: it must not answer with a value."""
+    status = client.ask(server, fields)["status"]
+    text = f"expected S{server} not to answer {described(fields)} with ok, {why}, but the status is {status}"
+    c.expect(status in REFUSALS, text, rule, [server])
+
+
+def expect_soon(
+    c: Cluster, client: Client, server: int, fields: Message, value: str | None, rule: Rule, when: str = ""
+) -> Message:
+    """Require that a server soon answers a read with this value. Returns its reply."""
+    deadline, status = c.now + OPERATION_LIMIT, "nothing"
+    while c.now < deadline:
+        reply = client.answer(client.send(server, fields))
+        status = reply["status"]
+        if status == "ok":
+            text = (
+                f"expected S{server} to answer {described(fields)} with {value!r}{when}, but it is {reply['value']!r}"
+            )
+            c.expect(reply["value"] == value, text, rule, [server])
+            return reply
+        c.sleep(0.05)
+    text = f"expected S{server} to answer {described(fields)} with ok within {OPERATION_LIMIT:.0f} s{when}"
+    return c.fail(f"{text}, but the status is {status}", rules.PROGRESS, [server])
+
+
+# --- every kind of read, in quiet and in trouble -------------------------------------------------------------
+
+
+@points(5)
+def test_each_kind(cluster: StartCluster) -> None:
+    """Each kind of read returns what was written before; a snapshot may be older."""
+    c = cluster(3, clerks=1)
+    clerk = c.clerks[0]
+    for number in range(3):
+        for read in ("log", "index", "lease", "session", "snapshot"):
+            clerk.put("x", f"{number}{read};")
+            seen = clerk.get("x", read=read)
+            if read != "snapshot":
+                text = f"expected get('x', {read!r}) to return the value that the same clerk has put, but it returned"
+                c.expect(seen == f"{number}{read};", f"{text} {seen!r}", rules.LINEARIZABLE)
+    c.expect(clerk.get("nobody", read="index") is None, "expected None for a key that nobody has written")
+    end_well(c)
+
+
+@points(5)
+def test_many_clerks_read(cluster: StartCluster) -> None:
+    """Five clerks write, and read in every way."""
+    c = cluster(5, clerks=5, max_state=4000)
+    Load(c, mix=ALL_READS, most=40).wait_until_idle(40.0)
+    end_well(c)
+
+
+@points(5)
+def test_lost_messages(cluster: StartCluster) -> None:
+    """Five clerks write, and read in every way, while the network loses and delays messages."""
+    c = cluster(5, clerks=5, max_state=4000)
+    c.unreliable()
+    Load(c, mix=ALL_READS, most=20).wait_until_idle(90.0)
+    end_well(c)
+
+
+@points(5)
+def test_leaders_fail(cluster: StartCluster) -> None:
+    """Four clerks write, and read in every way, while one leader after another crashes or is cut off from the servers."""
+    c = cluster(5, clerks=4, max_state=4000)
+    load = Load(c, mix=ALL_READS, most=60)
+    for number in range(4):
+        c.sleep(0.6)
+        leader = c.one_leader()
+        if number % 2:
+            c.crash(leader)
+            c.sleep(1.5)
+            c.restart(leader)
+        else:
+            # The clerks can still reach it.
+            others = [server for server in range(5) if server != leader]
+            c.partition([leader], others)
+            c.sleep(1.5)
+            c.heal()
+    load.finish()
+    end_well(c)
+
+
+@points(5)
+def test_partitions(cluster: StartCluster) -> None:
+    """Clerks on both sides of changing partitions write, and read in every way."""
+    c = cluster(5, clerks=4, max_state=4000)
+    load = Load(c, mix=FRESH_READS, most=60)
+    for _ in range(5):
+        order = c.random.sample(range(5), 5)
+        clerks = c.random.sample([clerk.number for clerk in c.clerks], 4)
+        c.partition([*order[:2], *clerks[:2]], [*order[2:], *clerks[2:]])
+        c.sleep(1.2)
+    c.heal()
+    load.finish()
+    end_well(c)
+
+
+@points(5)
+def test_servers_restart_with_snapshots(cluster: StartCluster) -> None:
+    """Servers restart from snapshots while clerks read at all of them."""
+    c = cluster(3, clerks=3, max_state=1500)
+    load = Load(c, keys=("a", "b"), mix=ALL_READS, most=60)
+    for _ in range(5):
+        c.sleep(0.5)
+        c.restart(c.random.randrange(3))
+    load.finish()
+    end_well(c)
+
+
+# --- index ---------------------------------------------------------------------------------------------------
+
+
+@points(5)
+def test_index_costs_no_entry(cluster: StartCluster) -> None:
+    """In a quiet cluster, a read by index adds nothing to the log and costs one round of messages."""
+    c = cluster(3, clerks=1)
+    clerk = c.clerks[0]
+    clerk.put("x", "1;")
+    clerk.get("x", read="index")  # a new leader may need an entry of its own first
+    last, idle = _last_index(c), _rpcs_in(c, 2.0)
+    before, since = _server_rpcs(c), c.now
+    for _ in range(40):
+        clerk.get("x", read="index")
+    seconds = c.now - since
+    c.expect(
+        _last_index(c) == last,
+        f"expected 40 reads by index to add nothing to the log, but it has grown from {last} to {_last_index(c)}",
+        rules.READ_COST,
+    )
+    # One round of two messages for each read; the follower that a clerk asks first may have to ask the leader.
+    most = 40 * 3 + 1.2 * idle * seconds / 2.0 + 5
+    spent = _server_rpcs(c) - before
+    text = f"expected 40 reads by index to cost at most {most:.0f} messages between servers, but they cost {spent}"
+    c.expect(spent <= most, text, rules.READ_COST)
+    end_well(c)
+
+
+@points(5)
+def test_index_needs_a_new_round(cluster: StartCluster) -> None:
+    """A read by index is answered only after a majority has answered messages that were sent after it arrived."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    _, client, _ = leads_alone(c)
+    for _ in range(3):
+        expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+        # Answers to messages of before the read are on their way while it waits. There are no others.
+        held = [c.hold("append_entries", src=0, dst=number, leg="reply") for number in (1, 2)]
+        c.sleep(0.3)
+        for follower in followers:
+            follower.silent = True
+        rpc = client.send(0, read_of("index"))
+        c.sleep(0.1)
+        for hold in held:
+            hold.deliver(c.now)
+        reply = client.answer(rpc)
+        text = (
+            "expected S0 not to answer a read by index with ok, as it has only answers to messages of before the read"
+        )
+        c.expect(reply["status"] in REFUSALS, f"{text}, but the status is {reply['status']}", rules.READ_INDEX, [0])
+        for follower in followers:
+            follower.silent = False
+        wait_for_leadership(c)
+
+
+@points(3)
+def test_read_ends_with_the_leadership(cluster: StartCluster) -> None:
+    """A leader that learns of another one, while a read by index waits, asks nobody any more and does not answer it."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    _, client, _ = leads_alone(c)
+    for _ in range(3):
+        expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+        for follower in followers:
+            follower.silent = True
+        c.sleep(0.05)
+        rpc = client.send(0, read_of("index"))
+        c.sleep(0.01)
+        new = c.get_state(0)[0] + 10
+        _keep_following(c, new, longest_log(followers), 1.2, [])
+        sent = [each for server in c.scripted for each in server.received if each.method == "append_entries"]
+        text = f"expected S0 not to send AppendEntries in term {new}, in which it follows S1, but it did"
+        c.expect(not any(each.src == 0 and each.args["term"] == new for each in sent), text, rules.READ_INDEX, [0])
+        status = client.answer(rpc)["status"]
+        text = "expected S0 not to answer a read by index with ok after it has learned of another leader, but the status is"
+        c.expect(status in REFUSALS, f"{text} {status}", rules.READ_INDEX, [0])
+        for follower in followers:
+            follower.silent = False
+        wait_for_leadership(c)
+
+
+@points(3)
+def test_read_of_an_earlier_term(cluster: StartCluster) -> None:
+    """A leader is deposed and elected again while a read by index waits: it does not return the index of before."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    _, client, _ = leads_alone(c)
+    if not c.raft_has("timeout_now"):
+        return  # elected by its timer, S0 would lead again too late
+    for _ in range(3):
+        expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+        for follower in followers:
+            follower.silent = True
+        c.sleep(0.05)
+        call = c.ask_read_index(0)
+        c.sleep(0.01)
+        # S1 has led a newer term for a while, and has committed an entry. S0 learns of it now.
+        log, new = list(longest_log(followers)), c.get_state(0)[0] + 10
+        more = entries(new, f"of term {new}")
+        append(c, 1, new, (len(log), log[-1]["term"]), more, len(log) + 1)
+        for follower in followers:
+            follower.log[:] = [*log, *more]
+            follower.silent = False
+        c.scripted_server(1).send(0, "timeout_now", term=new, leader_id=1)
+        c.wait_for(2.5, lambda call=call: not c.event_loop.pending(call))  # type: ignore[misc]
+        index = c.found_read_index(0, call)
+        text = (
+            f"expected S0.read_index() to return -1, or {len(log) + 1} or more, as S1 has committed that in term {new}, "
+            f"but it returns {index}"
+        )
+        c.expect(index == -1 or index > len(log), text, rules.READ_INDEX, [0])
+        wait_for_leadership(c)
+
+
+@points(4)
+def test_index_during_a_change(cluster: StartCluster) -> None:
+    """While C_old,new is in force, a read by index needs a majority of each set (with part 2 of lab 2E)."""
+    c = cluster(5, members=range(3), clerks=1, scripted_clerks=1, features={"membership"})
+    clerk, client = c.clerks[0], Client(c)
+    clerk.put("x", "1;")
+    if not c.raft_has("change_membership"):
+        return
+    leader = c.one_leader(range(3))
+    expect_soon(c, client, leader, read_of("index"), "1;", rules.READ_INDEX)
+    old, new = without(range(3), leader), sorted([leader, 3, 4])
+    held = [c.hold("append_entries", dst=dst, when=carries_configuration(new, joint=True)) for dst in old]
+    change = MembershipCall(c, leader, new)
+    c.wait_for(10.0, lambda: bool(held[0].messages) or not change.pending)
+    c.wait_for(1.0, lambda: bool(held[0].messages))
+    if held[0].messages:  # otherwise a Raft that changes one server at a time
+        c.partition([leader, 3, 4, client_number(c)], [*old, clerk.number])
+        c.sleep(0.3)
+        why = "as it reaches no other server of the old members S0 to S2"
+        expect_refused(c, client, read_of("index"), why, rules.READ_INDEX, leader)
+    for hold in held:
+        hold.drop()
+    c.heal()
+    end_well(c)
+
+
+@points(5)
+def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
+    """A new leader answers no read until it has committed an entry of its own term: it does not know what is committed."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    term, client, session = leads_alone(c)
+    # The followers store a second entry, but S0 does not learn of it: its answers are lost.
+    c.wait_for(2.0, lambda: len(followers[0].log) == len(followers[1].log))
+    stored = len(followers[0].log)
+    answers = [c.hold("append_entries", src=0, dst=number, leg="reply") for number in (1, 2)]
+    client.send(0, session.request("put", "x", "2;"))
+    c.wait_for(2.0, lambda: all(len(follower.log) > stored for follower in followers))
+    log = list(longest_log(followers))
+    for hold in answers:
+        hold.drop()
+    for follower in followers:
+        follower.log[:] = log
+        # They answer heartbeats, but store nothing more, so no entry of S0's new term is committed.
+        follower.limit = len(log)
+    # Another leader makes S0 a follower for a moment, and may have told clients that the second put is done.
+    append(c, 1, term + 10, (len(log), log[-1]["term"]))
+    wait_for_leadership(c)
+    for kind in ("index", "lease"):
+        why = "as it has committed no entry of its own term"
+        expect_refused(c, client, read_of(kind), why, rules.READ_INDEX if kind == "index" else rules.LEASE)
+    for follower in followers:
+        follower.limit = NO_LIMIT
+    wait_for_leadership(c)
+    expect_soon(c, client, 0, read_of("index"), "2;", rules.READ_INDEX)
+
+
+@points(4)
+def test_deposed_leader_answers_nothing(cluster: StartCluster) -> None:
+    """A leader that was cut off, and does not know of its successor, confirms no read by index, nor does its follower."""
+    c = cluster(5, clerks=1, scripted_clerks=1)
+    clerk, client = c.clerks[0], Client(c)
+    clerk.put("x", "old;")
+    leader = c.settled_leader()
+    follower = (leader + 1) % 5
+    others = [server for server in range(5) if server not in (leader, follower)]
+    c.partition([leader, follower, client_number(c)], [*others, clerk.number])
+    for number in range(2):
+        clerk.put("x", f"new{number};")
+        for server in (leader, follower):
+            why = "since only two of five servers can reach each other"
+            expect_refused(c, client, read_of("index"), why, rules.READ_INDEX, server)
+    c.heal()
+    end_well(c)
+
+
+def client_number(c: Cluster) -> int:
+    """The number of the scripted clerk as a participant."""
+    return c.scripted_clerks[0].number
+
+
+@points(5)
+def test_index_at_a_follower(cluster: StartCluster) -> None:
+    """A follower finds a read index, too: it asks the leader. Its service reads there, or refuses."""
+    c = cluster(3, scripted_clerks=1)
+    client = Client(c)
+    session = client.register()
+    for number in range(3):
+        session.do("put", "x", f"{number};")
+        written = _last_index(c)
+        for server in range(3):
+            _expect_read_index(c, server, written)
+            _expect_current_or_refused(c, client, server, f"{number};")
+        leader = c.settled_leader()
+        expect_soon(c, client, leader, read_of("index"), f"{number};", rules.READ_INDEX)
+
+
+def _expect_read_index(c: Cluster, server: int, written: int) -> None:
+    """Require that a server's Raft soon finds a read index, and that it is not before the index that was written last."""
+    deadline = c.now + OPERATION_LIMIT
+    while c.now < deadline:
+        index = c.read_index(server)
+        if index != -1:
+            text = (
+                f"expected S{server}.read_index() to be {written} or more, as {written} is applied, but it is {index}"
+            )
+            c.expect(index >= written, text, rules.READ_INDEX, [server])
+            return
+        c.sleep(0.05)
+    text = f"expected S{server}.read_index() to return an index within {OPERATION_LIMIT:.0f} s, but it returns -1"
+    c.fail(f"{text} again and again", rules.PROGRESS, [server])
+
+
+def _expect_current_or_refused(c: Cluster, client: Client, server: int, value: str) -> None:
+    """Require that a server answers a read by index with ``value``, or refuses it: only one that leads must answer."""
+    reply = client.ask(server, read_of("index"))
+    fine = reply["status"] in REFUSALS or (reply["status"] == "ok" and reply["value"] == value)
+    text = f"expected S{server} to answer a read by index with {value!r}, or to refuse it, but the answer is"
+    c.expect(fine, f"{text} {reply['status']} and {reply['value']!r}", rules.READ_INDEX, [server])
+
+
+@points(5)
+def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
+    """A follower does not answer a read by index before it has applied the index that the leader has named."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    term, client, session = leads_alone(c)
+    client.succeed(session.request("put", "x", "2;"), servers=[0])
+    log = list(longest_log(followers))
+    new = term + 10
+    named = len(log) + 1
+    c.scripted_server(1).answer["read_index_of"] = lambda rpc: {"term": new, "index": named}
+    for server in c.scripted:
+        server.answer["request_vote"] = lambda rpc: {"term": new, "vote_granted": False}
+        server.answer["pre_vote"] = lambda rpc: {"term": new, "vote_granted": False}
+    # S1 leads, and has one entry more, which S0 does not have yet.
+    more = {**log[-1], "term": new}
+    append(c, 1, new, (len(log), log[-1]["term"]), [], len(log))
+    rpc = client.send(0, read_of("index"))
+    _keep_following(c, new, log, 0.5, [])
+    c.expect(
+        not rpc.done or rpc.reply is None or rpc.reply["status"] in REFUSALS,
+        f"expected S0 not to answer a read by index before it has applied index {named}, but it did",
+        rules.READ_INDEX,
+        [0],
+    )
+    deadline, index = c.now + OPERATION_LIMIT, -1
+    while index == -1 and c.now < deadline:
+        call = c.ask_read_index(0)
+        while c.event_loop.pending(call):
+            _keep_following(c, new, log, 0.1, [])
+        index = c.found_read_index(0, call)
+    text = f"expected S0.read_index() to return {named}, which the leader S1 names when it is asked, but it returns {index}"
+    c.expect(index == named, text, rules.READ_INDEX, [0])
+    _keep_following(c, new, log, 2.5, [more])
+    rpc = client.send(0, read_of("index"))
+    while not rpc.done:
+        _keep_following(c, new, [*log, more], 0.1, [])
+    if rpc.reply is not None and rpc.reply["status"] == "ok":
+        value = rpc.reply["value"]
+        c.expect(value == "2;", f"expected S0 to read '2;', but it is {value!r}", rules.READ_INDEX, [0])
+
+
+def _keep_following(c: Cluster, term: int, log: list[Message], seconds: float, entries: list[Message]) -> None:
+    """Send S0 heartbeats as the leader of ``term``, and the entries after ``log`` with the first one."""
+    until = c.now + seconds
+    while c.now < until:
+        commit = len(log) + len(entries)
+        append(c, 1, term, (len(log), log[-1]["term"]), entries, commit)
+        c.sleep(0.1)
+
+
+@points(2)
+def test_alone(cluster: StartCluster) -> None:
+    """A single server answers every kind of read."""
+    c = cluster(1, clerks=1)
+    clerk = c.clerks[0]
+    for number, read in enumerate(("index", "lease", "session", "snapshot", "log")):
+        clerk.put("x", f"{number};")
+        value = clerk.get("x", read=read)
+        c.expect(value == f"{number};", f"expected a {read} read of '{number};', but it is {value!r}", rules.READ_INDEX)
+    end_well(c)
+
+
+# --- leases --------------------------------------------------------------------------------------------------
+
+
+@points(5, networks=SIM)
+def test_lease_costs_no_message(cluster: StartCluster) -> None:
+    """In a quiet cluster, 200 reads by lease cost no message between servers."""
+    c = cluster(3, clerks=1)
+    clerk = c.clerks[0]
+    clerk.put("x", "1;")
+    clerk.get("x", read="lease")
+    idle, last = _rpcs_in(c, 2.0), _last_index(c)
+    before, since = _server_rpcs(c), c.now
+    for _ in range(200):
+        clerk.get("x", read="lease")
+    most = 1.2 * idle * (c.now - since) / 2.0 + 5
+    spent = _server_rpcs(c) - before
+    text = f"expected 200 reads by lease to cost at most {most:.0f} messages between servers, as an idle leader sends"
+    c.expect(spent <= most, f"{text}, but there were {spent}", rules.READ_COST)
+    c.expect(
+        _last_index(c) == last, "expected reads by lease to add nothing to the log, but it has grown", rules.READ_COST
+    )
+    c.check_history()
+
+
+@points(5, networks=SIM)
+def test_lease_ends(cluster: StartCluster) -> None:
+    """A leader that is cut off answers by lease only until another server can have been elected."""
+    c = cluster(5, clerks=3)
+    _read_at_old_leaders(c, 4)
+    end_well(c)
+
+
+@points(5, networks=SIM)
+def test_lease_of_a_slow_clock(cluster: StartCluster) -> None:
+    """The leader's clock runs slow, within the bound: its lease must end early enough."""
+    c = cluster(3, clerks=3, start=False)
+    _set_clocks(c, [0.84, 1.0, 1.0])
+    _lead(c, 0)
+    _read_at_old_leaders(c, 3, wanted=0)
+    end_well(c)
+
+
+@points(5, networks=SIM)
+def test_lease_of_slow_voters(cluster: StartCluster) -> None:
+    """The clocks of two servers run fast, within the bound: they can elect a leader early."""
+    c = cluster(3, clerks=3, start=False)
+    _set_clocks(c, [0.95, 1.16, 1.16])
+    _lead(c, 0)
+    _read_at_old_leaders(c, 3, wanted=0)
+    end_well(c)
+
+
+@points(6, networks=SIM)
+def test_voter_restarts(cluster: StartCluster) -> None:
+    """A server that restarts has forgotten that it heard the leader: it must not vote while a lease may rest on it."""
+    c = cluster(3, clerks=2)
+    reader, writer = c.clerks
+    for number in range(8):
+        leader = c.settled_leader()
+        voter, candidate = (leader + 1) % 3, (leader + 2) % 3
+        writer.on_return = reader.on_return = _nothing
+        writer.put("x", f"{number};")
+        reader.get("x", read="lease")
+        # The candidate hears nothing from the leader, and asks the voter again and again, who hears the leader.
+        c.cut(leader, candidate)
+        c.cut(candidate, leader)
+        _only(c, reader, [leader])
+        _only(c, writer, [voter, candidate])
+        c.sleep(1.2)
+        if not c.get_state(leader)[1]:
+            c.heal()
+            continue
+        stop = _keep_reading(c, reader, "lease")
+        c.sleep(0.02)
+        c.crash(voter)
+        c.cut(leader, voter)
+        c.cut(voter, leader)
+        c.event_loop.boot(voter, c.members)  # restart() would connect it to the leader again
+        operation = writer.begin("append", "x", f"{number}+;")
+        c.wait_for(OPERATION_LIMIT, lambda done=operation: done.done)  # type: ignore[misc]
+        c.sleep(0.1)
+        stop()
+        c.heal()
+        c.wait_for(OPERATION_LIMIT, lambda: reader.operation is None and writer.operation is None)
+        c.check_history()
+    end_well(c)
+
+
+def wait_for_vote(c: Cluster, candidate: int, voter: int, term: int) -> int:
+    """Let a scripted candidate, whose log is newer than any, ask a real server for its vote every 5 ms, until it agrees.
+
+    Args:
+        c: the cluster.
+        candidate: the scripted server.
+        voter: the real server, which must agree within twice the longest election timeout.
+        term: the candidate's first term. It takes a later one whenever the voter is in a later one.
+
+    Returns:
+        The term in which it got the vote.
+    """
+    deadline = c.now + 2 * LONGEST_TIMEOUT
+    while c.now < deadline:
+        rpc = c.scripted_server(candidate).send(
+            voter,
+            "request_vote",
+            term=term,
+            candidate_id=candidate,
+            last_log_index=10_000,
+            last_log_term=term - 1,
+        )
+        c.wait_for(0.005, lambda sent=rpc: sent.done)  # type: ignore[misc]
+        if rpc.reply is not None and rpc.reply["vote_granted"]:
+            return term
+        if rpc.reply is not None and rpc.reply["term"] >= term:
+            term += 10
+    text = f"expected S{voter} to vote for a candidate if it hears no leader for {2 * LONGEST_TIMEOUT:.0f} s"
+    return c.fail(text, rules.LIVENESS, [voter])
+
+
+class Candidate:
+    """S2, which the test plays, between the real leader S0 and the real voter S1: it wants to lead, and stands for election
+    as soon as S1 would vote for it. From that moment on, S0 must not answer by lease.
+
+    S2 answers nothing that S0 sends: a lease of S0 rests on S1 alone.
+    """
+
+    def __init__(self, c: Cluster) -> None:
+        self.c = c
+        self.client = Client(c)
+        self._term = 1000
+        answer = c.scripted_server(2).answer
+        answer["request_vote"] = answer["pre_vote"] = self._vote
+        answer["append_entries"] = lambda rpc: None
+        self.let_s0_lead()
+        self.session = Session(self.client, self.client.succeed(self.client.registration(), servers=[0]))
+        self.client.succeed(self.session.request("put", "x", "1;"), servers=[0])
+
+    @staticmethod
+    def _vote(rpc: Rpc) -> Message:
+        """S2 wants S0 to lead."""
+        return {"term": rpc.args["term"], "vote_granted": rpc.src == 0}
+
+    def lease_at_s0(self) -> None:
+        """Wait until S0 answers by lease."""
+        expect_soon(self.c, self.client, 0, read_of("lease"), "1;", rules.LEASE)
+
+    def isolate_s0(self) -> None:
+        self.c.cut(0, 1)
+        self.c.cut(1, 0)
+
+    def stand(self, why: str, rule: Rule) -> None:
+        """Ask S1 for its vote every 5 ms until it agrees, and require that S0 then refuses to answer by lease."""
+        self._term = wait_for_vote(self.c, 2, 1, self._term + 10)
+        expect_refused(self.c, self.client, read_of("lease"), f"as S1 has just voted for S2, {why}", rule)
+
+    def let_s0_lead(self) -> None:
+        """Open every link, and bring about that S0 leads: S1 is off the network until S0 has been elected with S2's vote."""
+        c = self.c
+        c.heal()
+        for _ in range(10):
+            c.sleep(0.2)  # S0 learns of S1's term
+            c.disconnect(1)
+            c.wait_for(2 * ELECTION_LIMIT, lambda: c.get_state(0)[1])
+            c.connect(1)
+            c.sleep(0.5)
+            (term, leads), (other, _) = c.get_state(0), c.get_state(1)
+            if leads and term == other:
+                return
+        c.fail("expected S0 to be elected with the vote of S2, but S1 leads, or nobody", rules.LIVENESS, [0])
+
+
+def _candidate(cluster: StartCluster, rates: Sequence[float]) -> Candidate:
+    c = cluster(3, scripted=[2], scripted_clerks=1, start=False)
+    _set_clocks(c, [*rates, 1.0])
+    return Candidate(c)
+
+
+@points(6, networks=SIM)
+def test_lease_and_vote(cluster: StartCluster) -> None:
+    """As soon as the server on which a lease rests would vote for another leader, the lease is over, whatever the clocks."""
+    for_s0, for_s1 = 0.9, 1.1
+    candidate = _candidate(cluster, (for_s0, for_s1))
+    for number in range(4):
+        candidate.lease_at_s0()
+        candidate.c.sleep(0.03 * number)  # the cut comes at another time after a heartbeat
+        candidate.isolate_s0()
+        why = f"whose clock runs at {for_s1} and that of S0 at {for_s0}: less than 1.25 times as fast"
+        candidate.stand(why, rules.LEASE)
+        candidate.let_s0_lead()
+
+
+@points(5, networks=SIM)
+def test_lease_and_slow_answers(cluster: StartCluster) -> None:
+    """Answers take 150 ms to arrive, but the lease began when their messages were sent."""
+    candidate = _candidate(cluster, (0.95, 1.1))
+    c = candidate.c
+    c.network.set_link(1, 0, latency=(0.15, 0.16))
+    c.note("messages from S1 to S0 take 150 ms")
+    for number in range(3):
+        candidate.lease_at_s0()
+        c.sleep(0.03 * number)
+        candidate.isolate_s0()
+        candidate.stand("and S0's last messages to it were sent long before their answers arrived", rules.LEASE)
+        candidate.let_s0_lead()
+
+
+@points(6, networks=SIM)
+def test_lease_and_restart(cluster: StartCluster) -> None:
+    """A server on which a lease rests restarts: it votes for nobody as long as the lease may last."""
+    candidate = _candidate(cluster, (1.0, 1.0))
+    c = candidate.c
+    for _ in range(4):
+        candidate.lease_at_s0()
+        candidate.isolate_s0()
+        c.crash(1)
+        c.event_loop.boot(1, c.members)  # restart() would connect it to S0 again
+        c.wait_for(1.0, lambda: c.server_state(1).ready)
+        candidate.stand("after a restart, in which it has forgotten that it heard S0", rules.SILENT_VOTERS)
+        candidate.let_s0_lead()
+
+
+@points(4, networks=SIM)
+def test_lease_needs_the_new_members(cluster: StartCluster) -> None:
+    """While members change by joint consensus, a lease rests on a majority of the new ones, too (if Raft has lab 2E)."""
+    _lease_during_a_change(cluster, voter=3, candidate=4, others=(1, 2))
+
+
+@points(4, networks=SIM)
+def test_lease_needs_the_old_members(cluster: StartCluster) -> None:
+    """While members change by joint consensus, a lease rests on a majority of the old ones, too (if Raft has lab 2E)."""
+    _lease_during_a_change(cluster, voter=1, candidate=2, others=(3, 4))
+
+
+def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, others: tuple[int, int]) -> None:
+    """S0 leads, and changes the members from S0, S1, S2 to S0, S3, S4, which is never committed. The ``others`` answer it,
+    so only the real ``voter`` can end its lease: by its vote for the ``candidate``."""
+    scripted = sorted([candidate, *others])
+    c = cluster(5, scripted=scripted, members=[0, 1, 2], scripted_clerks=1, features={"membership"})
+    if not c.raft_has("change_membership"):
+        return
+    followers = {number: ScriptedFollower(c, number) for number in scripted}
+    for number in scripted:
+        c.scripted_server(number).answer["request_vote"] = _vote_for_s0
+        c.scripted_server(number).answer["pre_vote"] = _vote_for_s0
+    for number in others:
+        c.scripted_server(number).answer["append_entries"] = _without_configurations(followers[number])
+    c.disconnect(voter)
+    wait_for_leadership(c)
+    c.connect(voter)
+    c.sleep(0.5)
+    _, client, _ = leads_alone(c)
+    expect_soon(c, client, 0, read_of("lease"), "1;", rules.LEASE)
+    answer = MembershipCall(c, 0, [0, 3, 4]).answer()
+    if answer is None or answer[0] < 1:
+        return  # this Raft changes one member at a time
+    c.sleep(0.5)
+    followers[candidate].silent = True
+    c.sleep(0.5)
+    c.cut(0, voter)
+    c.cut(voter, 0)
+    wait_for_vote(c, candidate, voter, 1000)
+    why = f"as S{voter} has just voted for S{candidate}, while both the members S0, S1, S2 and S0, S3, S4 are in force"
+    expect_refused(c, client, read_of("lease"), why, rules.LEASE)
+
+
+def _vote_for_s0(rpc: Rpc) -> Message:
+    return {"term": rpc.args["term"], "vote_granted": rpc.src == 0}
+
+
+def _without_configurations(follower: ScriptedFollower) -> Callable[[Rpc], Message | None]:
+    """Answers to AppendEntries that refuse every message with a configuration. They confirm the leader all the same."""
+
+    def answer(rpc: Rpc) -> Message | None:
+        if any(entry.get("kind") == "configuration" for entry in rpc.args["entries"]):
+            return {"term": rpc.args["term"], "success": False}
+        return follower.append(rpc)
+
+    return answer
+
+
+@points(4)
+def test_lease_after_a_transfer(cluster: StartCluster) -> None:
+    """A leader that has told another server to stand for election has no lease any more (if Raft has lab 2G)."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    clerk, client = c.clerks[0], Client(c)
+    if not c.raft_has("transfer_leadership"):
+        return
+    for number in range(4):
+        c.heal()
+        clerk.put("x", f"{number};")
+        leader = c.settled_leader()
+        target, other = (leader + 1) % 3, (leader + 2) % 3
+        expect_soon(c, client, leader, read_of("lease"), f"{number};", rules.LEASE)
+        asked = c.rpc_count(leader, "timeout_now")
+        _only(c, clerk, [target, other])
+        # Nothing tells the old leader that another one is elected: what is sent to it, and all answers, wait.
+        held = [c.hold(src=src, dst=leader) for src in (target, other)]
+        held += [c.hold(src=leader, dst=dst, leg="reply") for dst in (target, other)]
+        if c.transfer(leader, target)[0] == target:
+            c.wait_for(1.0, lambda before=asked, by=leader: c.rpc_count(by, "timeout_now") > before)  # type: ignore[misc]
+            elected = c.wait_for(1.0, lambda new=target: c.get_state(new)[1])  # type: ignore[misc]
+            if elected:
+                why = f"as it has told S{target} to stand for election, which leads now"
+                expect_refused(c, client, read_of("lease"), why, rules.LEASE, leader)
+        for hold in held:
+            hold.release()
+        c.sleep(0.3)
+    c.heal()
+    end_well(c)
+
+
+@points(5, networks=SIM)
+def test_lease_of_a_paused_leader(cluster: StartCluster) -> None:
+    """A leader whose threads stood still for a while does not rely on a lease that has run out meanwhile."""
+    c = cluster(3, clerks=3)
+    reader, writer, _ = c.clerks
+    for number in range(4):
+        leader = c.settled_leader()
+        writer.put("x", f"{number};")
+        reader.get("x", read="lease")
+        _only(c, reader, [leader])
+        stop = _keep_reading(c, reader, "lease")
+        c.sleep(0.05)
+        c.pause(leader)
+        others = [server for server in range(3) if server != leader]
+        _only(c, writer, others)
+        writer.put("x", f"{number}+;")
+        c.resume(leader)
+        c.sleep(0.3)
+        stop()
+        c.heal()
+        c.wait_for(OPERATION_LIMIT, lambda: reader.operation is None)
+        c.check_history()
+    end_well(c)
+
+
+@points(5, networks=SIM)
+def test_lease_counts_from_the_sending(cluster: StartCluster) -> None:
+    """A lease begins when its messages were sent. Answers that are late prove nothing about the present."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    _, client, _ = leads_alone(c)
+    for _ in range(2):
+        expect_soon(c, client, 0, read_of("lease"), "1;", rules.LEASE)
+        held = [c.hold("append_entries", src=0, dst=number, leg="reply") for number in (1, 2)]
+        c.sleep(0.35)
+        for follower in followers:
+            follower.silent = True
+        c.sleep(LONGEST_TIMEOUT)
+        for hold in held:
+            hold.deliver(c.now)
+        c.sleep(0.01)
+        why = f"as no message of the last {LONGEST_TIMEOUT:.0f} s was answered"
+        expect_refused(c, client, read_of("lease"), why, rules.LEASE)
+        for follower in followers:
+            follower.silent = False
+        wait_for_leadership(c)
+
+
+@points(4)
+def test_no_lease_without_answers(cluster: StartCluster) -> None:
+    """A leader that nobody answers soon answers no read by lease, although its clients can reach it."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    _, client, _ = leads_alone(c)
+    expect_soon(c, client, 0, read_of("lease"), "1;", rules.LEASE)
+    for follower in followers:
+        follower.silent = True
+    c.sleep(LONGEST_TIMEOUT)
+    why = f"as nobody has answered for {LONGEST_TIMEOUT:.0f} s"
+    expect_refused(c, client, read_of("lease"), why, rules.LEASE)
+
+
+@points(3)
+def test_follower_holds_no_lease(cluster: StartCluster) -> None:
+    """A server that does not lead refuses reads by lease, or answers with the current value."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    clerk, client = c.clerks[0], Client(c)
+    for number in range(3):
+        clerk.put("x", f"{number};")
+        leader = c.settled_leader()
+        for server in range(3):
+            if server == leader:
+                continue
+            reply = client.ask(server, read_of("lease"))
+            text = f"expected S{server} to refuse a read by lease or to answer it with '{number};'"
+            fine = reply["status"] in REFUSALS or (reply["status"] == "ok" and reply["value"] == f"{number};")
+            seen = f"{reply['status']} and {reply['value']!r}"
+            c.expect(fine, f"{text}, but the answer is {seen}", rules.LEASE, [server])
+    end_well(c)
+
+
+@points(0, networks=SIM)
+def test_clocks_beyond_the_bound(cluster: StartCluster) -> None:
+    """What happens if clocks differ by more than the bound: a stale read is shown, and costs no points."""
+    c = cluster(3, clerks=3, start=False)
+    _set_clocks(c, [0.6, 1.3, 1.3])
+    _lead(c, 0)
+    _read_at_old_leaders(c, 2, wanted=0, judged=False)
+    stale = c.stale_reads()
+    if stale:
+        c.note(f"a stale read, as leases promise nothing if clocks run at 0.6 and 1.3: {stale}")
+        c.event_loop.advice.setdefault(
+            "a read by lease was stale, which is no mistake: the clocks ran at 0.6 and 1.3, which is more than MAX_DRIFT; "
+            "raftlab replay clocks_beyond_the_bound@0 shows it in its last note"
+        )
+
+
+# --- session and snapshot ------------------------------------------------------------------------------------
+
+
+@points(5)
+def test_session_without_a_leader(cluster: StartCluster) -> None:
+    """Reads of kind session and snapshot are answered by any server, also while there is no leader."""
+    c = cluster(5, clerks=1, scripted_clerks=1)
+    clerk, client = c.clerks[0], Client(c)
+    clerk.put("x", "1;")
+    seen = expect_soon(c, client, c.settled_leader(), read_of("index"), "1;", rules.READ_INDEX)["index"]
+    c.sleep(1.0)  # the others learn that it is committed
+    c.partition(*[[server] for server in range(5)])
+    c.sleep(2.0)
+    for server in range(5):
+        for kind in ("session", "snapshot"):
+            expect_soon(
+                c, client, server, read_of(kind, seen=seen), "1;", rules.SESSION_READS, " while no leader is there"
+            )
+    value = clerk.get("x", read="session")
+    c.expect(value == "1;", f"expected the clerk to read '1;' while no leader is there, but it is {value!r}")
+    c.heal()
+    end_well(c)
+
+
+@points(5)
+def test_session_waits(cluster: StartCluster) -> None:
+    """A server that is behind does not answer a read of kind session before it has applied what the client has seen."""
+    c = cluster(3, scripted_clerks=1)
+    client = Client(c)
+    session = client.register()
+    for number in range(3):
+        leader = c.settled_leader()
+        behind = (leader + 1 + number % 2) % 3
+        c.partition([leader, 3 - leader - behind], [behind])
+        session.do("put", "x", f"{number};")
+        seen = expect_soon(c, client, leader, read_of("index"), f"{number};", rules.READ_INDEX)["index"]
+        fields = read_of("session", seen=seen)
+        why = f"since it has not applied index {seen}"
+        expect_refused(c, client, fields, why, rules.SESSION_READS, behind)
+        c.heal()
+        reply = expect_soon(c, client, behind, fields, f"{number};", rules.SESSION_READS)
+        text = f"expected the answer to name an index from {seen} on, but it names {reply['index']}"
+        c.expect(reply["index"] >= seen, text, rules.SESSION_READS, [behind])
+
+
+@points(5)
+def test_session_at_changing_servers(cluster: StartCluster) -> None:
+    """A clerk that is sent from server to server sees its own writes, and never goes back in time."""
+    c = cluster(5, clerks=2, max_state=3000)
+    load = Load(c, clerks=[c.clerks[1]], keys=("x",), mix=("append",), most=80)
+    clerk = c.clerks[0]
+    for number in range(12):
+        server = number % 5
+        behind = (server + 2) % 5
+        c.heal()
+        c.cut(c.one_leader(), behind)
+        clerk.append("x", f"own{number};")
+        _only(c, clerk, [server, behind])
+        value = clerk.get("x", read="session")
+        text = f"expected {clerk.name} to see its own append of 'own{number};', but it reads {value!r}"
+        c.expect(f"own{number};" in (value or ""), text, rules.SESSION_READS)
+        clerk.get("x", read="snapshot")
+        c.heal()
+    c.heal()
+    load.finish()
+    end_well(c)
+
+
+@points(4)
+def test_session_after_every_reply(cluster: StartCluster) -> None:
+    """After a read of any kind, or a write that was sent twice, a read of kind session shows no older state."""
+    c = cluster(3, clerks=2, max_state=3000)
+    reader, writer = c.clerks
+    for number, before in enumerate(("log", "index", "lease", "retry", "snapshot")):
+        leader = c.settled_leader()
+        behind, other = (leader + 1) % 3, (leader + 2) % 3
+        c.partition([leader, other], [behind])
+        if before in ("log", "index", "lease"):
+            writer.append("x", f"{number};")
+            _only(c, reader, [leader, other])
+            reader.get("x", read=before)
+        else:
+            _append_twice(c, reader, leader, f"{number};")
+        # Only the server that is behind can be reached: a correct clerk waits until it has caught up.
+        _only(c, reader, [behind])
+        if before == "snapshot":
+            # It may be as old as it likes. What the clerk has seen before still counts.
+            _begin_and_heal(c, reader, "snapshot")
+            _only(c, reader, [behind])
+        value = _begin_and_heal(c, reader, "session").result or ""
+        text = (
+            f"expected {reader.name} to see the append of '{number};', whose index it has seen, but it reads {value!r}"
+        )
+        c.expect(f"{number};" in value, text, rules.SESSION_READS)
+        c.check_history()
+        c.heal()
+    end_well(c)
+
+
+def _append_twice(c: Cluster, clerk: ClerkHandle, leader: int, value: str) -> None:
+    """Let a clerk append to ``x``. The first reply is lost, so that it sends its request again."""
+    lost = c.hold("client_request", src=clerk.number, dst=leader, leg="reply")
+    operation = clerk.begin("append", "x", value)
+    c.wait_for(OPERATION_LIMIT, lambda: bool(lost.messages) or operation.done)
+    lost.drop()
+    clerk.finish(operation)
+
+
+def _begin_and_heal(c: Cluster, clerk: ClerkHandle, kind: str) -> ClientOperation:
+    """Let a clerk read ``x``, and heal all links if it has no answer after a second."""
+    operation = clerk.begin("get", "x", read=kind)
+    if not c.wait_for(1.0, lambda: operation.done):
+        c.heal()
+        clerk.finish(operation)
+    return operation
+
+
+@points(4)
+def test_snapshot_has_the_state_of_its_index(cluster: StartCluster) -> None:
+    """A server that restarts alone shows the state of its snapshot, and names the snapshot's index."""
+    c = cluster(3, clerks=4, max_state=1500)
+    reader, writers = c.clerks[0], c.clerks[1:]
+    for _ in range(3):
+        load = Load(c, clerks=writers, keys=("x",), mix=("append",), most=40)
+        load.wait(1.0)
+        load.finish()
+        for server in range(3):
+            c.crash(server)
+        alone = c.random.randrange(3)
+        c.restart(alone)
+        reader.restart()  # it has seen nothing yet, so that it takes what this server has
+        _only(c, reader, [alone])
+        c.sleep(0.3)
+        reader.get("x", read="snapshot")
+        c.check_history()
+        c.heal()
+        c.start_all()
+    end_well(c)
+
+
+@points(4)
+def test_snapshots_never_go_back(cluster: StartCluster) -> None:
+    """A clerk that has read a snapshot does not take an older one from a server that is behind."""
+    c = cluster(3, clerks=2, max_state=3000)
+    reader, writer = c.clerks
+    for number in range(4):
+        leader = c.settled_leader()
+        behind, other = (leader + 1) % 3, (leader + 2) % 3
+        c.partition([leader, other], [behind])
+        writer.append("x", f"{number};")
+        _only(c, reader, [leader])
+        reader.get("x", read="snapshot")
+        # Only the server that is behind can be reached: a correct clerk waits until another one can be.
+        _only(c, reader, [behind])
+        operation = reader.begin("get", "x", read="snapshot")
+        c.sleep(1.0)
+        c.heal()
+        reader.finish(operation)
+        c.check_history()
+    end_well(c)
+
+
+@points(4)
+def test_index_and_value_belong_together(cluster: StartCluster) -> None:
+    """Every reply to a read names the index at which its value was read, while others write at the same time."""
+    c = cluster(3, clerks=4)
+    Load(c, clerks=c.clerks[:2], keys=("x",), mix=("append",), most=60)
+    stops = [_keep_reading(c, clerk, "snapshot", every=0.005) for clerk in c.clerks[2:]]
+    c.clerks_idle(40.0)
+    for stop in stops:
+        stop()
+    c.wait_for(OPERATION_LIMIT, lambda: all(clerk.operation is None for clerk in c.clerks))
+    end_well(c)
+
+
+@points(3)
+def test_unknown_kind(cluster: StartCluster) -> None:
+    """A read of a kind that does not exist is answered with bad_request."""
+    c = cluster(1, scripted_clerks=1)
+    client = Client(c)
+    client.register()
+    for kind in ("", "Index", "linearizable", "lease "):
+        status = client.ask(0, read_of(kind))["status"]
+        text = f"expected a read of the kind {kind!r} to be answered with bad_request, but the status is {status}"
+        c.expect(status in ("bad_request", *REFUSALS), text, rules.BAD_REQUESTS, [0])
+
+
+# --- helpers -------------------------------------------------------------------------------------------------
+
+
+def _nothing(operation: ClientOperation) -> None:
+    """What a clerk does after an operation: nothing."""
+
+
+def _keep_reading(c: Cluster, clerk: ClerkHandle, read: str, key: str = "x", every: float = 0.02) -> Callable[[], None]:
+    """Let a clerk read again and again, ``every`` so many seconds, at most 150 times. Returns a function that stops it."""
+    left = 150
+
+    def again() -> None:
+        nonlocal left
+        if left > 0 and clerk.operation is None:
+            left -= 1
+            clerk.begin("get", key, read=read)
+
+    def stop() -> None:
+        nonlocal left
+        left = 0
+
+    clerk.on_return = lambda operation: c.event_loop.at(c.now + every, again)
+    again()
+    return stop
+
+
+def _only(c: Cluster, clerk: ClerkHandle, servers: Collection[int]) -> None:
+    """Let a clerk reach these servers only."""
+    for server in range(c.size):
+        change = c.mend if server in servers else c.cut
+        change(clerk.number, server)
+        change(server, clerk.number)
+
+
+def _set_clocks(c: Cluster, rates: Sequence[float]) -> None:
+    """Set the clocks' rates before any server has started: waits that have begun would keep their ends."""
+    for server, rate in enumerate(rates):
+        c.clock_rate(server, rate)
+    c.start_all()
+
+
+def _lead(c: Cluster, wanted: int) -> None:
+    """Bring about that a certain server leads: cut off every other one that does."""
+    for _ in range(10):
+        leader = c.one_leader()
+        if leader == wanted:
+            return
+        c.disconnect(leader)
+        c.sleep(1.5)
+        c.connect(leader)
+        c.sleep(0.5)
+
+
+def _read_at_old_leaders(c: Cluster, rounds: int, wanted: int | None = None, judged: bool = True) -> None:
+    """Cut the leader off from the other servers while one clerk reads at it by lease and two write on the other side."""
+    reader, *writers = c.clerks
+    for number in range(rounds):
+        if wanted is not None:
+            _lead(c, wanted)
+        leader = c.settled_leader()
+        if wanted is not None and leader != wanted:
+            continue
+        others = [server for server in range(c.size) if server != leader]
+        for clerk in c.clerks:
+            clerk.on_return = _nothing
+        writers[0].put("x", f"{number}a;")
+        reader.get("x", read="lease")
+        _only(c, reader, [leader])
+        for writer in writers:
+            _only(c, writer, others)
+        stop = _keep_reading(c, reader, "lease")
+        c.sleep(0.1)
+        for other in others:
+            c.cut(leader, other)
+            c.cut(other, leader)
+        for step in range(2):
+            operations = [writer.begin("append", "x", f"{number}.{step}{writer.name};") for writer in writers]
+            c.wait_for(OPERATION_LIMIT, lambda begun=operations: all(one.done for one in begun))  # type: ignore[misc]
+        stop()
+        c.heal()
+        c.wait_for(OPERATION_LIMIT, lambda: all(clerk.operation is None for clerk in c.clerks))
+        if judged:
+            c.check_history()
+
+
+def _server_rpcs(c: Cluster) -> int:
+    """How many messages servers have sent to each other so far."""
+    return sum(c.rpc_count(server) for server in range(c.size))
+
+
+def _rpcs_in(c: Cluster, seconds: float) -> int:
+    """How many messages servers send to each other while nothing is asked of them."""
+    before = _server_rpcs(c)
+    c.sleep(seconds)
+    return _server_rpcs(c) - before
+
+
+def _last_index(c: Cluster) -> int:
+    """The last index that some server has applied."""
+    return max(c.event_loop.referee.applies.values, default=0)

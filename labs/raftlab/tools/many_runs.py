@@ -1,0 +1,301 @@
+"""Performs many runs of tests, in this process or spread over several, and yields their records in one order.
+
+The records are the same for any number of processes: a run depends on its test, seed and schedule only, and whatever
+depends on earlier runs (a test that keeps hanging is given up) is decided here, in the order of the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from raftlab.explain.failure import LabFailure
+from raftlab.operating_system import processors
+from raftlab.runs import together
+from raftlab.runs.patience import TIME_LIMIT_S, Patience, never_ended
+from raftlab.runs.record import Record
+from raftlab.runs.run import Implementation, Run, trace_name
+from raftlab.suites import catalogue
+from raftlab.suites.catalogue import TestInfo
+from raftlab.tools.arguments import CommandError, Target
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run that is to be performed. ``schedule`` is as for :class:`~raftlab.runs.run.Run`."""
+
+    info: TestInfo
+    network: str
+    seed: int
+    schedule: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all runs have in common.
+
+    Attributes:
+        target: the submission and its sandbox.
+        races: whether to look for races.
+        trace_dir: where the traces of runs that do not pass go. ``None``: nowhere.
+    """
+
+    target: Target
+    races: bool = False
+    trace_dir: Path | None = None
+
+
+MANY_RUNS = 100
+"""From this many runs on, several processes are faster: each takes half a second to start."""
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add ``--jobs``, which :func:`jobs_for` reads."""
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="how many processes perform the runs; the results are the same (default: one per processor for "
+        f"{MANY_RUNS} runs and more in the simulator, else 1)",
+    )
+
+
+def jobs_for(arguments: argparse.Namespace, runs: Sequence[PlannedRun]) -> int:
+    """How many processes to use. If the user does not say, only one on the real network, where servers of several runs
+    would take each other's time. Raises :class:`~raftlab.tools.arguments.CommandError`."""
+    jobs: int | None = arguments.jobs
+    if jobs is not None:
+        if jobs < 1:
+            raise CommandError(f"--jobs takes a number from 1 on, not {jobs}")
+        return jobs
+    in_simulator = all(planned.network == "sim" for planned in runs)
+    return processors() if in_simulator and len(runs) >= MANY_RUNS else 1
+
+
+class WorkerLost(Exception):
+    """A process that performed runs has ended. The message is a sentence for the user."""
+
+
+def perform(
+    runs: Sequence[PlannedRun],
+    conditions: Conditions,
+    jobs: int = 1,
+    begins: Callable[[PlannedRun, int], None] = lambda planned, done: None,
+) -> Generator[Record, None, None]:
+    """Perform runs and yield their records, in the order of ``runs``.
+
+    Close the iterator if you need no more records: that ends the processes that it uses, and deletes the traces of runs
+    whose records were not taken.
+
+    Args:
+        runs: the runs.
+        conditions: what they have in common.
+        jobs: how many processes perform runs. With 1, it is this one.
+        begins: called when a run begins, with the number of runs that are over.
+
+    Raises:
+        OSError: a trace cannot be written.
+        WorkerLost: one of the processes has ended.
+    """
+    jobs = min(jobs, len(runs))
+    return _here(runs, conditions, begins) if jobs <= 1 else _spread(runs, conditions, jobs, begins)
+
+
+def _here(
+    runs: Sequence[PlannedRun], conditions: Conditions, begins: Callable[[PlannedRun, int], None]
+) -> Generator[Record, None, None]:
+    implementation = conditions.target.checked_implementation(conditions.races)
+    patience = Patience()
+    try:
+        for number, planned in enumerate(runs):
+            begins(planned, number)
+            refusal = patience.refusal(planned.info.name, planned.network)
+            record = _perform_one(implementation, planned, conditions.trace_dir, refusal)
+            patience.ended(record)
+            yield record
+    finally:
+        implementation.close()
+
+
+def _perform_one(
+    implementation: Implementation, planned: PlannedRun, trace_dir: Path | None, refusal: LabFailure | None = None
+) -> Record:
+    run = Run(implementation, planned.info, planned.network, planned.seed, planned.schedule)
+    if refusal is not None:
+        return run.record(refusal)
+    answer = together.make(run, trace_dir=trace_dir)
+    if answer is not None:
+        return answer.record
+    error: BaseException | None = None
+    try:
+        with _time_limit(TIME_LIMIT_S):
+            catalogue.script_of(planned.info)(run.cluster)
+    except _TimeUp:
+        error = never_ended(planned.network)
+    except Exception as exc:  # record() decides what it means
+        error = exc
+    finally:
+        run.close()
+    return run.record(error, trace_dir)
+
+
+class _TimeUp(BaseException):
+    """A run has taken too long. It is no ``Exception``, so that nothing that a run calls catches it."""
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise :class:`_TimeUp` in the block after this time. Only in the main thread, as signals go there."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise _TimeUp
+
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, ring)
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if outer:  # somebody else's alarm, such as that of a test that calls this
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, outer - (time.monotonic() - began)))
+
+
+# --- several processes ---
+
+
+# Seconds that a worker may take to end the run that it is performing.
+_END_TIMEOUT_S = 5.0
+
+
+class _Worker:
+    """A process that performs one run at a time. It ends when this process does."""
+
+    def __init__(self, context: Any, conditions: Conditions) -> None:
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, conditions), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.number = -1  # of its run
+
+    def begin(self, number: int, planned: PlannedRun) -> None:
+        self.number = number
+        with contextlib.suppress(BrokenPipeError):  # receive() reports it
+            self.connection.send(planned)
+
+    def receive(self) -> Record:
+        try:
+            result = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            text = f"a process that performed runs has ended with exit code {self._process.exitcode}"
+            raise WorkerLost(f"{text}: run the command again, or with --jobs 1") from None
+        if isinstance(result, Exception):
+            raise result
+        assert isinstance(result, Record)
+        return result
+
+    def end(self) -> None:
+        self.connection.close()
+        self._process.terminate()
+        self._process.join(_END_TIMEOUT_S)
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(connection: Connection, conditions: Conditions) -> None:
+    """In the worker: perform the runs that arrive, until the parent ends this process or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
+    implementation = conditions.target.implementation(conditions.races)
+    try:
+        while True:
+            planned: PlannedRun = connection.recv()
+            result: Record | Exception
+            try:
+                result = _perform_one(implementation, planned, conditions.trace_dir)
+            except Exception as exc:
+                result = exc
+            connection.send(result)
+    except (EOFError, ConnectionError):
+        pass  # the parent is gone
+    finally:
+        implementation.close()
+
+
+def _spread(
+    runs: Sequence[PlannedRun], conditions: Conditions, jobs: int, begins: Callable[[PlannedRun, int], None]
+) -> Generator[Record, None, None]:
+    import multiprocessing  # here, because it takes long, and most commands need no further process
+    from multiprocessing.connection import wait
+
+    context = multiprocessing.get_context("spawn")
+    implementation = (
+        conditions.target.implementation()
+    )  # for the records of runs that are not performed; starts no host
+    patience = Patience()
+    workers: list[_Worker] = []
+    finished: dict[int, Record] = {}
+    not_taken: set[int] = set()  # runs that were begun and whose record nobody has taken
+    begun = 0
+    try:
+        workers += [_Worker(context, conditions) for _ in range(jobs)]
+        idle = list(workers)
+        for number, planned in enumerate(runs):
+            while True:
+                refusal = patience.refusal(planned.info.name, planned.network)
+                if refusal is not None or number in finished:
+                    break
+                while idle and begun < len(runs):
+                    begins(runs[begun], number + len(finished))
+                    idle.pop().begin(begun, runs[begun])
+                    not_taken.add(begun)
+                    begun += 1
+                for ready in wait([worker.connection for worker in workers if worker not in idle]):
+                    worker = next(each for each in workers if each.connection is ready)
+                    finished[worker.number] = worker.receive()
+                    idle.append(worker)
+            if refusal is not None:
+                record = _perform_one(implementation, planned, None, refusal)
+                begun = max(begun, number + 1)
+            else:
+                record = finished.pop(number)
+                not_taken.discard(number)
+            patience.ended(record)
+            yield record
+    finally:
+        for worker in workers:
+            worker.end()
+        for number in not_taken:
+            _delete_trace(runs[number], conditions.trace_dir)
+
+
+def _delete_trace(planned: PlannedRun, folder: Path | None) -> None:
+    if folder is not None:
+        name = trace_name(planned.info.lab, planned.info.name, planned.network, planned.seed)
+        (folder / name).unlink(missing_ok=True)
+
+
+def delete_traces(runs: Iterable[PlannedRun], folder: Path) -> None:
+    """Delete the traces that earlier runs of the same tests, with any seed, have left, and the pictures of these traces.
+
+    Raises:
+        OSError: a file cannot be deleted.
+    """
+    prefixes = {trace_name(run.info.lab, run.info.name, run.network, 0).removesuffix("0.jsonl") for run in runs}
+    for path in folder.glob("*-*-*-*"):
+        prefix, dash, seed = path.stem.rpartition("-")
+        if path.suffix in (".jsonl", ".html") and prefix + dash in prefixes and seed.isdigit():
+            path.unlink(missing_ok=True)

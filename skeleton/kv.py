@@ -1,0 +1,193 @@
+"""A key/value service on Raft, written by you.
+
+You build both ends of it: the server, which carries out what the log says, and the clerk, which a client uses to call the
+servers. Section 8 of the paper is the source, and sections 6.1 to 6.3 of Ongaro's dissertation.
+
+Read `handouts/lab-3a.md` first. Where it says "your code here", code is missing. You may add fields, methods, threads,
+files; keep what is here, and give every field that you add to a message a default value.
+
+The Raft below is your `raft.py`, or another one: this file does not import it. What the lab gives you (see `raftlab.api`):
+
+- `raft` is this server's Raft. Call its `start`, `get_state` and `snapshot`, in lab 3B also `read_index` and `lease_index`.
+- `applied()` waits for the next ApplyMsg and returns it: every index once, in order. After a restart the newest snapshot
+  comes first, if there is one.
+- `stored()` is the number of bytes that Raft has saved, without the snapshot.
+- `servers[i].call("client_request", args)` calls a handler of server i and returns its reply, or None when the network lost
+  the request or the reply. It may take seconds.
+- `Unknown` is an exception for your clerk to raise; its docstring says when.
+"""
+
+# Not every import is used yet: your code will need them.
+# ruff: noqa: F401
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raftlab.api import ApplyMsg, Peer, Raft, Unknown
+
+OPS = ("register", "get", "put", "append", "swap")
+READS = ("log", "index", "lease", "session", "snapshot")
+
+# Your code here (3A): constants of your own
+
+
+@dataclass
+class ClientRequest:
+    """What a clerk asks of a server. It is passed on to Raft as a dict.
+
+    op "register" begins a session. In all others, `client_id` is the session. Its requests have growing serials, from 1; a
+    retry has the serial of the first try. "put", "append" and "swap" need a `value`; "swap" puts it there if the key has the
+    value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
+    """
+
+    client_id: int
+    serial: int
+    op: str
+    key: str = ""
+    value: str | None = None
+    expected: str | None = None
+    read: str = "log"
+    seen: int = 0
+
+
+@dataclass
+class ClientReply:
+    """A server's answer. What each `status` promises:
+
+    - "ok": the request was carried out, once. `value` is the answer of that one time.
+    - "not_leader": nothing. It may have been carried out, or may be later. `leader` may say who leads, and may be wrong.
+    - "try_again": nothing either, but this server may still be the right one.
+    - "no_session": this session will not carry it out any more; an earlier copy may have been carried out.
+    - "bad_request": it makes no sense, and was never carried out.
+
+    `index` is for lab 3B.
+    """
+
+    status: str
+    value: str | int | bool | None = None
+    leader: int | None = None
+    index: int = 0
+
+
+# Your code here (3A): what a server remembers of a session
+
+
+class KVServer:
+    """One server of the service. It is a state machine (§2): it changes only by what the log says, so that all servers
+    that have applied the same entries are equal.
+
+    One lock guards the fields of the state. It is never held while this server waits or calls Raft.
+    """
+
+    def __init__(
+        self,
+        raft: Raft,
+        applied: Callable[[], ApplyMsg],
+        stored: Callable[[], int],
+        me: int,
+        servers: list[Peer],
+        max_state: int | None,
+        max_sessions: int,
+    ) -> None:
+        """
+        Args:
+            raft, applied, stored: see the top of this file.
+            me: this server's number.
+            servers: all servers, for calls of your own (lab 3B).
+            max_state: take a snapshot when Raft has saved more bytes than this; None: never.
+            max_sessions: the most sessions to remember.
+        """
+        self.raft = raft
+        self.applied = applied
+        self.stored = stored
+        self.me = me
+        self.servers = servers
+        self.max_state = max_state
+        self.max_sessions = max_sessions
+
+        # Your code here (3A): the state, what requests wait for, and the thread that applies
+        # The table of sessions is part of the state: all servers must agree on who has one (dissertation, 6.3).
+
+    # --- RPC handler: called by clerks, several at a time ---
+
+    def client_request(self, args: ClientRequest) -> ClientReply:
+        """Carry out a clerk's request, or say why not. Answers within 2 s, whatever happens."""
+        # Your code here (3A): put the request into the log, and answer once it has been applied (§8)
+        # Do not carry it out here. Every server does that when it applies the entry, and then this one can answer.
+        # The entry may never be applied: this server may have lost its leadership, and not even know it.
+        # Something else may come at its index. ApplyMsg.term and the term that start() returned tell you.
+        return ClientReply("not_leader")
+
+    # Your code here (3A): waiting for an entry, applying entries, sessions and snapshots
+    # One thread takes what applied() returns, and never stops. What it cannot understand it ignores.
+    # A session's request is carried out only if its serial is higher than the last one.
+    # Get asks for a place in the log, too: a leader cannot know that it still leads (§8).
+
+    # Your code here (3B): reads
+    # Each kind says how far this server must have applied the log. Wait for that, then read.
+
+
+class Clerk:
+    """A client's side of the service. It carries out one operation at a time, and retries until it has an answer."""
+
+    def __init__(self, servers: list[Peer], client_id: int) -> None:
+        """Returns at once, so call no server in here.
+
+        Args:
+            servers: all servers.
+            client_id: a number that no other clerk has, for "register".
+        """
+        self.servers = servers
+        self.client_id = client_id
+
+        # Your code here (3A): what a clerk remembers between operations
+
+        # Your code here (3B): what this clerk has seen, and the server for reads that any server can answer
+
+    def get(self, key: str, read: str = "log") -> str | None:
+        """The value of `key`; None if there is no such key. In lab 3B, `read` is "log", "index", "lease", "session" or
+        "snapshot"."""
+        # Your code here (3B): reads that need no session, as they change nothing
+        value: str | None = self._execute("get", key)
+        return value
+
+    def put(self, key: str, value: str) -> None:
+        """Set `key` to `value`."""
+        self._execute("put", key, value)
+
+    def append(self, key: str, value: str) -> None:
+        """Add `value` to the end of the value of `key`; a key that does not exist counts as ""."""
+        self._execute("append", key, value)
+
+    def swap(self, key: str, expected: str | None, value: str) -> bool:
+        """Set `key` to `value` if its value is `expected` (None: if there is no such key). Returns whether it was."""
+        return bool(self._execute("swap", key, value, expected))
+
+    def _execute(self, op: str, key: str, value: str | None = None, expected: str | None = None) -> Any:
+        """Carry out one operation, exactly once, and return its answer.
+
+        Raises:
+            Unknown: it was retried, and the session ended meanwhile: it may have been carried out, or not.
+            ValueError: the service refuses the request.
+        """
+        # Your code here (3A): ask until there is an answer, with the same serial; register first, if there is no session
+        # After "no_session", the first try and a get are harmless: register and try again. For the rest: Unknown.
+        return None
+
+    # Your code here (3A): finding the leader, and registering
+    # Ask another server when one refuses, or does not answer. A hint may be wrong, so do not trust it for long.
+    # When all have refused, wait a little: there may be an election.
+
+    # Your code here (3B): reads
+    # Any server may answer reads of kind "session" and "snapshot": do not look for the leader.
+
+
+# Your code here (3A): which requests are valid
+# A bool is an int to isinstance. An entry of the log may be anything.

@@ -1,0 +1,62 @@
+"""Removes from every Python process that has this folder on its path what Linux has and macOS has not.
+
+So a sample of tests can run without these calls (:mod:`tests.test_operating_system`). This shows that raftlab does without
+them. It does not show that macOS behaves as Linux does in all other respects.
+"""
+
+import builtins
+import ctypes
+import io
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+for module, names in (
+    (
+        os,
+        (
+            "pidfd_open",
+            "sched_getaffinity",
+            "sched_setaffinity",
+            "memfd_create",
+            "eventfd",
+            "splice",
+            "copy_file_range",
+        ),
+    ),
+    (signal, ("pidfd_send_signal", "sigtimedwait", "sigwaitinfo")),
+    (socket, ("SO_PASSCRED", "SCM_CREDENTIALS", "SO_PEERCRED", "SOCK_SEQPACKET", "SOCK_CLOEXEC", "SOCK_NONBLOCK")),
+    (select, ("epoll",)),
+):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+
+find_function = ctypes.CDLL.__getattr__
+
+
+def without_prctl(library: ctypes.CDLL, name: str) -> Any:
+    if name in ("prctl", "unshare", "syscall"):
+        raise AttributeError(name)
+    return find_function(library, name)
+
+
+ctypes.CDLL.__getattr__ = without_prctl  # type: ignore[method-assign]
+
+
+def without_proc(function: Any) -> Any:
+    def call(path: Any, *arguments: Any, **named: Any) -> Any:
+        if not isinstance(path, int) and os.fsdecode(os.fspath(path)).startswith("/proc"):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return function(path, *arguments, **named)
+
+    return call
+
+
+for module, name in ((builtins, "open"), (io, "open"), (os, "open"), (os, "stat"), (os, "listdir"), (os, "scandir")):
+    setattr(module, name, without_proc(getattr(module, name)))
+
+sys.without_linux = True  # type: ignore[attr-defined]

@@ -1,0 +1,65 @@
+"""The suites of labs 3A and 3B pass correct services in clearly different styles (``tests/correct_services``) on the
+reference's Raft, and they pass the reference's service on correct Rafts in different styles, which have labs 2A to 2D and
+perhaps 3B only. To save time, each of these services and Rafts runs a sample, so that each test runs on one of each. With
+``--whole-suites``, each runs every test.
+
+To try every service with many seeds: ``raftlab test 3A --impl tests/correct_services/NAME --raft solutions --seeds 100``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from raftlab.suites import catalogue
+from raftlab.suites.catalogue import TestInfo
+from tests.conftest import ROOT, SOLUTION
+from tests.known_bugs import failures_of
+from tests.suites.test_correct_rafts import without_later_labs
+
+pytestmark = pytest.mark.slow
+
+SERVICES = sorted(path.parent for path in (ROOT / "tests" / "correct_services").glob("*/kv.py"))
+# Those that have lab 3B.
+READERS = [service for service in SERVICES if ".read_index()" in (service / "kv.py").read_text()]
+RAFTS = ("whole_batching", "whole_heartbeats", "whole_lazy", "whole_tick")
+# Those that have lab 3B, and the last of the other labs that they have: it needs no later one than 2D.
+READING_RAFTS = (("whole_lazy", "2D"), ("whole_tick", "2D"), ("whole_tick", "2F"))
+# This Raft sends new entries with the next heartbeat. The handout says that this is too slow for one test of lab 3A.
+TOO_SLOW = {"whole_lazy": {"requests_and_time"}}
+
+
+def sample(lab: str, number: int, parts: int, config: pytest.Config) -> Sequence[TestInfo]:
+    """The tests of a lab that part ``number`` of so many parts runs."""
+    step = 1 if config.getoption("--whole-suites") else parts
+    return catalogue.tests(lab)[number % step :: step]
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
+def test_the_suite_passes_a_correct_service(service: Path, pytestconfig: pytest.Config) -> None:
+    tests = sample("3A", SERVICES.index(service), len(SERVICES), pytestconfig)
+    if service in READERS:
+        tests = [*tests, *sample("3B", READERS.index(service), len(READERS), pytestconfig)]
+    failures = failures_of(service, tests, SOLUTION)
+    assert [(info.name, failure.text) for info, failure in failures] == []
+
+
+@pytest.mark.parametrize(("style", "lab"), READING_RAFTS)
+def test_lab_3b_passes_the_reference_on_a_correct_raft(
+    style: str, lab: str, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    tests = sample("3B", READING_RAFTS.index((style, lab)), len(READING_RAFTS), pytestconfig)
+    failures = failures_of(SOLUTION.parent, tests, without_later_labs(style, lab, tmp_path))
+    assert [(info.name, failure.text) for info, failure in failures] == []
+
+
+@pytest.mark.parametrize("style", RAFTS)
+def test_the_suite_passes_the_reference_on_a_correct_raft(
+    style: str, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    tests = sample("3A", RAFTS.index(style), len(RAFTS), pytestconfig)
+    tests = [info for info in tests if info.name not in TOO_SLOW.get(style, ())]
+    failures = failures_of(SOLUTION.parent, tests, without_later_labs(style, "2D", tmp_path))
+    assert [(info.name, failure.text) for info, failure in failures] == []

@@ -1,0 +1,68 @@
+"""A service or a clerk that goes around Raft fails with a sentence about that, and not with an exception of the suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raftlab.explain.failure import LabFailure
+from raftlab.suites import lab_3a
+from tests.conftest import SOLUTION, sim_cluster
+
+SERVICE = """
+
+def client_request(self, args: ClientRequest) -> ClientReply:
+    return ClientReply("ok", 1 if args.op == "register" else None)
+
+
+KVServer.client_request = client_request
+"""
+# All clerks of a run in the simulator share a process, and can find each other there.
+CLERK = """
+
+import sys
+
+shared = sys.__dict__.setdefault("shared", {})
+
+
+def put(self, key, value):
+    shared[key] = value
+
+
+def append(self, key, value):
+    shared[key] = shared.get(key, "") + value
+
+
+def swap(self, key, expected, value):
+    if shared.get(key) != expected:
+        return False
+    shared[key] = value
+    return True
+
+
+Clerk.get, Clerk.put, Clerk.append, Clerk.swap = lambda self, key, read="log": shared.get(key), put, append, swap
+"""
+
+
+def submission(tmp_path: Path, more: str) -> Path:
+    (tmp_path / "raft.py").write_text(SOLUTION.read_text())
+    (tmp_path / "kv.py").write_text(SOLUTION.with_name("kv.py").read_text() + more)
+    return tmp_path
+
+
+def test_a_service_that_starts_no_entry(tmp_path: Path) -> None:
+    # Without Raft it could pass what is asked of one server alone.
+    with sim_cluster(submission(tmp_path, SERVICE), 3, lab="3A", scripted=(1, 2), scripted_clerks=1) as c:
+        c.start_all()
+        with pytest.raises(
+            LabFailure, match=r"expected register to have been applied from the log, but no server has applied"
+        ):
+            lab_3a.test_entry_of_another_leader(lambda *size, **options: c)
+
+
+def test_a_clerk_that_sends_no_request(tmp_path: Path) -> None:
+    with sim_cluster(submission(tmp_path, CLERK), 3, lab="3A", clerks=2) as c:
+        c.start_all()
+        with pytest.raises(LabFailure, match=r"expected a request for C0\..*, but none came"):
+            lab_3a.test_step_1_request(lambda *size, **options: c)

@@ -1,0 +1,17 @@
+"""Each known bug of lab 2G (``tests/bugs/2g``), put into the reference, fails the tests that its file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raftgrade.proof.bug_bank import Bug, Catch
+from tests.known_bugs import cases, check
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("bug", "catch"), cases("2G"))
+def test_the_bug_is_caught(bug: Bug, catch: Catch, tmp_path: Path) -> None:
+    check(bug, catch, tmp_path)

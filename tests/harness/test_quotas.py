@@ -35,6 +35,7 @@ def test_floods(monkeypatch: pytest.MonkeyPatch) -> None:
     run = "expected a run of at most 10,000,000 bytes of messages, but it has more"
     assert text_of(lambda q: [q.message(0, "request", 700, float(at)) for at in range(10_000)]) == run
     assert text_of(lambda q: [q.save(0, b"", b"", float(at)) for at in range(30_000)]) == run
+    assert text_of(lambda q: [q.kept(2_000_000) for _ in range(5)]) == run
     stored = "expected S0 to store at most 8,000,000 bytes, but state and snapshot have 8,000,001"
     assert text_of(lambda q: q.save(0, bytes(4_000_000), bytes(4_000_001), 0.0)) == stored
     result = "expected S0.get_state() to return a short value, but it has 100,001 bytes"
@@ -78,3 +79,12 @@ def test_what_the_judge_cannot_handle_is_a_failure(write_raft: Write, monkeypatc
     failure = caught.value.failure
     assert (failure.kind, failure.text) == ("bad-message", "S0 sent something that the lab cannot handle (KeyError)")
     assert "KeyError: 'vote_granted'" in failure.detail
+
+
+def test_numbers_that_tests_could_not_add_to_are_refused(write_raft: Write) -> None:
+    with sim_cluster(write_raft("self.term = 2**62 + 1"), servers=1) as c:
+        c.start_all()
+        with pytest.raises(
+            LabFailure, match="S0 returned a value that cannot be read: 4611686018427387905 is too large"
+        ):
+            c.states([0])

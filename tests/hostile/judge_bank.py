@@ -109,6 +109,7 @@ OTHERS = [
     _request("request-without-a-field", f"{_FIELDS}: Object missing required field", {"term": 1}),
     _request("term-that-is-text", f"{_FIELDS}: Expected int, got str", {**_VOTE, "term": "1"}),
     _request("term-that-is-true", f"{_FIELDS}: Expected int, got bool", {**_VOTE, "term": True}),
+    _request("term-that-is-huge", f"{_FIELDS}: Expected int <= 4611686018427387904", {**_VOTE, "term": 2**64 - 1}),
     _request("term-that-is-a-fraction", f"{_FIELDS}: Expected int, got float", {**_VOTE, "term": 1.5}),
     _request("request-that-is-a-list", f"{_FIELDS}: Expected object, got array", [1, 2, 3]),
     _request("request-that-is-empty", f"{_FIELDS}: Input data was truncated", b""),

@@ -221,6 +221,22 @@ def test_terms_across_a_restart_are_those_of_replies() -> None:
     )
 
 
+def test_an_index_of_any_size_takes_no_time() -> None:
+    history, far = History().append(0, 1, 1, (0, 0), A), 2**60
+    args = {**history.send(0, 1, 1, (far, 1), (1, "x")), "leader_commit": far + 1}
+    history.referee.sent(0, 1, "append_entries", args)
+    history.referee.answered(1, 0, "append_entries", args, {"term": 1, "success": True})
+    history.apply(0, "a")
+    assert history.referee.applies.service_took(1, b"one entry")
+    assert not history.referee.applies.service_took(1, b"one entry")
+    assert not history.referee.applies.service_took(far, b"nobody has applied so much")
+    snapshot = ApplyMsg(far, 1, kind="snapshot", snapshot=b"nobody has applied so much")
+    assert verdict(lambda: history.referee.applied(1, snapshot)) == (
+        f"expected a snapshot that some service has taken, but S1 applied one up to index {far}, where no service took one",
+        rules.WHOLE_SNAPSHOT,
+    )
+
+
 def test_correct_styles() -> None:
     # An old entry is committed along with one of the leader's own, by a no-op or a command, in one message or two.
     History().append(0, 1, 2, (0, 0), A, (2, None)).apply(0, "a", None).apply(1, "a", None)

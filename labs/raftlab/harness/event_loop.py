@@ -584,6 +584,7 @@ class EventLoop:
         self.trace.add(ArriveEvent(when, "arrive", rpc.dst, rpc.src, rpc.id, rpc.method))
         try:
             reply = scripted_server(rpc)
+            data = protocol.encode(reply)
         except LabFailure:
             raise
         except Exception as exc:
@@ -591,7 +592,7 @@ class EventLoop:
         if reply is None:
             self.fail(rpc, when, "request", "the puppet does not answer")
             return
-        self._answered(rpc, protocol.encode(reply), when)
+        self._answered(rpc, data, when)
 
     def _answered(self, rpc: Rpc, data: bytes, when: float) -> None:
         self.rpc_bytes[rpc.src, rpc.method] += len(data)
@@ -667,7 +668,8 @@ class EventLoop:
                 self.on_apply(server, msg)
             case protocol.SnapshotTaken():
                 self._quotas.save(server, b"", effect.data, when)
-                self.referee.applies.service_took(effect.index, effect.data)
+                if self.referee.applies.service_took(effect.index, effect.data):
+                    self._quotas.kept(len(effect.data))
                 self.trace.add(SnapshotEvent(when, "snapshot", server, effect.index, len(effect.data)))
             case protocol.Result():
                 owner, method = self._calls.pop(effect.call, (-1, ""))
@@ -823,11 +825,16 @@ class EventLoop:
         if data is None:
             return None
         try:
-            return codec.decode_value(data)
+            value = codec.decode_value(data)
         except msgspec.DecodeError as exc:
             raise LabFailure(
                 Failure("bad-result", f"{name_of(server)} returned a value that cannot be read: {exc}")
             ) from None
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, int) and abs(part) > paper.MAX_INT:
+                text = f"{name_of(server)} returned a value that cannot be read: {part} is too large"
+                raise LabFailure(Failure("bad-result", text))
+        return value
 
 
 def _is_message(due: _Due) -> bool:

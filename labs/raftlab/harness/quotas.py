@@ -46,7 +46,7 @@ class Quotas:
 
     def message(self, server: int, what: str, size: int, when: float) -> None:
         """Count a message of ``server``. ``what`` is "request", "answer" or "entry"; each kind has its own count."""
-        # As _burst and _keep, written out because this runs for every message.
+        # As _burst and kept, written out because this runs for every message.
         since, number, sent = self._bursts.get((server, what), (when, 0, 0))
         if when > since + 1.0:
             since, number, sent = when, 0, 0
@@ -58,7 +58,7 @@ class Quotas:
             raise _flood(f"{text}: {most}" if most else text)
         self._kept += size + _EVENT_BYTES
         if self._kept > _BYTES_KEPT:
-            self._keep(0)
+            self.kept(0)
 
     def save(self, server: int, state: bytes, snapshot: bytes, when: float) -> None:
         """Count a save of ``server``, after which ``state`` and ``snapshot`` are stored."""
@@ -72,7 +72,13 @@ class Quotas:
             raise _flood(
                 f"expected {name_of(server)} to save a few times, but within a second it saved {number:,} times"
             )
-        self._keep(0)
+        self.kept(0)
+
+    def kept(self, size: int) -> None:
+        """Count something of ``size`` bytes that the judge keeps until the end of the run, such as a service's snapshot."""
+        self._kept += size + _EVENT_BYTES
+        if self._kept > _BYTES_KEPT:
+            raise _flood(f"expected a run of at most {_BYTES_KEPT:,} bytes of messages, but it has more")
 
     def result(self, server: int, method: str, payload: bytes) -> None:
         """Count the result of a call by the harness."""
@@ -92,11 +98,6 @@ class Quotas:
         self._advice += 1
         return self._advice <= _ADVICE
 
-    def _keep(self, size: int) -> None:
-        self._kept += size + _EVENT_BYTES
-        if self._kept > _BYTES_KEPT:
-            raise _flood(f"expected a run of at most {_BYTES_KEPT:,} bytes of messages, but it has more")
-
     def _burst(self, server: int, what: str, size: int, when: float) -> tuple[int, int]:
         """Count one more. Returns the number of messages, and of bytes, that ``server`` had sent before in this second."""
         since, number, sent = self._bursts.get((server, what), (when, 0, 0))
@@ -110,8 +111,8 @@ def shorten(fault: protocol.Fault | protocol.Advice) -> None:
     """Cut the texts of ``fault`` to what a record may hold."""
     if isinstance(fault, protocol.Fault) and fault.kind not in FAULTS:
         fault.kind = "exception"
-    fault.kind, fault.where = shortened(fault.kind, _KIND), shortened(fault.where, _WHERE)
-    fault.text = shortened(fault.text, _TEXT)
+    fault.kind, fault.where = shortened(fault.kind, _KIND), shortened(" ".join(fault.where.splitlines()), _WHERE)
+    fault.text = shortened(" ".join(fault.text.splitlines()), _TEXT)
     if isinstance(fault, protocol.Fault):
         fault.detail = fault.detail[-_DETAIL:]
 

@@ -9,7 +9,7 @@ added is decoded by the student's own code only.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -60,12 +60,16 @@ FIELDS = RAFT_FIELDS | SERVICE_FIELDS
 # The longest message that a server may send, in bytes. It is checked before anything is decoded: a byte can become an object
 # of 56 bytes. The longest messages are those of lab 2B's test with large commands, whose total stays below this limit.
 MAX_BYTES = 1_000_000
+# The largest term or index that a server may name. No run comes near it, and what tests add to it still fits in a message.
+MAX_INT = 2**62
+
+_Int = Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)]
 
 
 class Entry(TypedDict):
     """The fields of a log entry that the judge reads."""
 
-    term: int
+    term: _Int
     command: Any
     kind: NotRequired[Any]
     members: NotRequired[Any]
@@ -77,7 +81,8 @@ class BadMessage(ValueError):
 
 
 def _decoder(fields: dict[str, type]) -> msgspec.msgpack.Decoder[dict[str, Any]]:
-    types: dict[str, Any] = {name: list[Entry] if kind is list else kind for name, kind in fields.items()}
+    narrower: dict[type, Any] = {list: list[Entry], int: _Int}
+    types: dict[str, Any] = {name: narrower.get(kind, kind) for name, kind in fields.items()}
     if "data" in fields:
         types |= {"members": NotRequired[Any], "old_members": NotRequired[Any]}
     if "candidate_id" in fields:

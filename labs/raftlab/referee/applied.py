@@ -39,10 +39,16 @@ class StateMachineSafety(Invariant):
         self.snapshots: dict[int, bytes] = {}
         # By index: the snapshots that students' services have taken. Those of two servers may differ.
         self._of_services: dict[int, set[bytes]] = {}
+        self._highest = 0  # the last index that any server has applied
 
-    def service_took(self, index: int, data: bytes) -> None:
-        """A student's service takes a snapshot up to ``index`` (lab 3A)."""
-        self._of_services.setdefault(index, set()).add(data)
+    def service_took(self, index: int, data: bytes) -> bool:
+        """A student's service takes a snapshot up to ``index`` (lab 3A). Only entries that some server has applied can be in
+        it: bytes that claim to hold more are no snapshot. Returns whether these bytes are kept, and were not before."""
+        taken = self._of_services.setdefault(index, set()) if index <= self._highest else {data}
+        if data in taken:
+            return False
+        taken.add(data)
+        return True
 
     def snapshots_at(self, index: int) -> Collection[bytes]:
         """The bytes of every snapshot up to ``index`` that some service has taken."""
@@ -78,6 +84,7 @@ class StateMachineSafety(Invariant):
             )
             raise broken(rules.STATE_MACHINE_SAFETY, text, frozenset((server, first)))
         self.last_applied[server] = msg.index
+        self._highest = max(self._highest, msg.index)
         self.term[server] = msg.term
         self.servers_at.setdefault(msg.index, set()).add(server)
 

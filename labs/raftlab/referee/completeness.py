@@ -10,7 +10,7 @@ later than that of the commit, since the voter may have decided before it stored
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from raftlab.api import ApplyMsg
 from raftlab.explain import rules
@@ -166,7 +166,10 @@ class Completeness(Invariant):
             term, index, _ = commits[self._processed]
             self._processed += 1
             log = self._append_only.logs[term]
-            for at in range(self._processed_upto + 1, index + 1):
+            new: Iterable[int] = range(self._processed_upto + 1, index + 1)
+            if index - self._processed_upto > len(log):  # a hostile leader can send an entry at any index
+                new = [at for at in log if self._processed_upto < at <= index]
+            for at in new:
                 if at in log:
                     self._committed_terms[at] = (log[at][0], term)
             self._processed_upto = index

@@ -111,6 +111,13 @@ DOES_MORE = {
     "the same in an annotation": (
         "import enum\nclass A(enum.Enum):\n    X = 1\n    @property\n    def p(self): mark()\nM = A.X\ndef f(x: 'M.p'): ..."
     ),
+    "a property of a class": (
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n    @classmethod\n    @property\n"
+        "    def x(cls): mark()"
+    ),
+    "a cached property of a class": (
+        "import functools\nclass A:\n    @classmethod\n    @functools.cached_property\n    def x(cls): mark()\ny = A.x"
+    ),
     "a key function": "x = max([1], key=mark)",
     "a hidden key function": "x = max([1], **{'key': mark})",
     "a library's key function": "x = max(['1'], key=eval)",

@@ -81,6 +81,9 @@ _FUNCTION_DECORATORS = _names(
     functools.cache functools.cached_property functools.lru_cache typing.final typing.no_type_check typing.overload
     typing.override"""
 )
+# Around another descriptor, such as a property, a classmethod calls the function as soon as anyone looks at the attribute,
+# as `dataclass` does.
+_WITH_CLASSMETHOD = frozenset(("builtins.classmethod", "abc.abstractmethod", "typing.final", "typing.override"))
 _WITH_ARGUMENTS = frozenset(("dataclasses.dataclass", "functools.lru_cache"))
 _MIXED_INTO_ENUMS = frozenset(("builtins.bytes", "builtins.float", "builtins.int", "builtins.str"))
 _PROPERTY_METHODS = ("setter", "getter", "deleter")
@@ -402,6 +405,7 @@ class _Module:
         if getattr(node, "type_params", []):
             self._refuse(node)
         value = _OPAQUE
+        paths = []
         for decorator in node.decorator_list:
             match decorator:
                 case ast.Attribute(value=ast.Name(id=name), attr=attr) if attr in _PROPERTY_METHODS:
@@ -409,8 +413,10 @@ class _Module:
                         self._refuse(decorator)
                     value = _PROPERTY
                 case _:
-                    path = self._decorator(decorator, _FUNCTION_DECORATORS, scope)
-                    value = _PROPERTY if path == "builtins.property" else value
+                    paths.append(self._decorator(decorator, _FUNCTION_DECORATORS, scope))
+                    value = _PROPERTY if paths[-1] == "builtins.property" else value
+        if "builtins.classmethod" in paths and not _WITH_CLASSMETHOD.issuperset(paths):
+            self._refuse(node, "a property of a class")
         arguments = node.args
         for default in (*arguments.defaults, *arguments.kw_defaults):
             if default is not None:

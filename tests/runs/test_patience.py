@@ -59,10 +59,10 @@ def test_runs_after_several_hangs_are_not_made(tmp_path: Path) -> None:
     assert {run.failure.kind for run in runs if run.failure is not None} == {"host-hangs"}
 
 
-def _record(test: str, kind: str) -> Record:
+def _record(test: str, kind: str, cpu_s: float = 0.1) -> Record:
     if not kind:
-        return record(test)
-    return record(test, outcome="failed", failure=Failure(kind, "it is told what happened"))
+        return record(test, cpu_s=cpu_s)
+    return record(test, outcome="failed", failure=Failure(kind, "it is told what happened"), cpu_s=cpu_s)
 
 
 def test_a_run_that_ends_resets_the_count_of_hangs() -> None:
@@ -75,3 +75,13 @@ def test_a_run_that_ends_resets_the_count_of_hangs() -> None:
     assert patience.refusal("first", "sim") is not None
     assert patience.refusal("first", "rpyc") is None
     assert patience.refusal("second", "sim") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "cpu_s", "given_up"), [("", 30.0, False), ("assertion", 9.0, False), ("assertion", 30.0, True)]
+)
+def test_runs_that_compute_for_long_and_fail_count_as_hangs(kind: str, cpu_s: float, given_up: bool) -> None:
+    patience = Patience()
+    for _ in range(HANGS):
+        patience.ended(_record("first", kind, cpu_s))
+    assert (patience.refusal("first", "sim") is not None) == given_up

@@ -112,7 +112,11 @@ class Progress:
         self._idle_steps = 0
 
     def require(
-        self, request: protocol.StepRequest, result: protocol.StepResult, run_cpu_s: Callable[[], float]
+        self,
+        request: protocol.StepRequest,
+        result: protocol.StepResult,
+        run_cpu_s: Callable[[], float],
+        slow: bool = False,
     ) -> None:
         """Check the next step.
 
@@ -120,6 +124,7 @@ class Progress:
             request: what the host was asked for.
             result: what it answered.
             run_cpu_s: returns the CPU seconds that the host has used for this run.
+            slow: whether the step has taken so long that it is time to look at them.
 
         Raises:
             HostLost: times run backwards, the host claims to have handled events that it did not get, or the run does not
@@ -132,11 +137,11 @@ class Progress:
             before = when
         else:
             if before <= result.now <= request.until and 0 <= result.consumed <= len(request.due):
-                self._require_progress(result, run_cpu_s)
+                self._require_progress(result, run_cpu_s, slow)
                 return
         raise HostLost("host-died", "the process that runs your code sent an impossible time")
 
-    def _require_progress(self, result: protocol.StepResult, run_cpu_s: Callable[[], float]) -> None:
+    def _require_progress(self, result: protocol.StepResult, run_cpu_s: Callable[[], float], slow: bool) -> None:
         self._idle_steps = (
             0 if result.consumed or result.effects or result.now > self._now + _HARDLY_S else self._idle_steps + 1
         )
@@ -147,7 +152,7 @@ class Progress:
         self._steps += 1
         if self._idle_steps > IDLE_STEPS or self._steps_in_second > STEPS_PER_SECOND:
             raise HostLost("host-hangs", "the process that runs your code answers without letting the clock move on")
-        if self._steps % _CHECK_STEPS == 0 and run_cpu_s() > RUN_CPU_S:
+        if (slow or self._steps % _CHECK_STEPS == 0) and run_cpu_s() > RUN_CPU_S:
             raise HostLost("host-hangs", f"your code has computed for more than {RUN_CPU_S:.0f} s in this run")
 
 
@@ -179,7 +184,8 @@ class ForkedHost:
         """Run one step. Raises :class:`~raftlab.worlds.base.HostLost`."""
         try:
             self._pipe.send(protocol.pack(request))
-            if not self._poll.poll(1000):
+            slow = not self._poll.poll(1000)
+            if slow:
                 await_child(self._warm_host, self._child, self._pipe.read_fd)
             result: protocol.StepResult = self._decode(self._pipe.receive())
         except PipeClosed:
@@ -191,7 +197,7 @@ class ForkedHost:
             ) from None
         except protocol.MALFORMED as exc:
             raise HostLost("host-died", f"the process that runs your code sent malformed data: {exc}") from None
-        self._progress.require(request, result, lambda: cpu_seconds(self._warm_host.pid(self._child)))
+        self._progress.require(request, result, lambda: cpu_seconds(self._warm_host.pid(self._child)), slow)
         return result
 
     def close(self) -> None:

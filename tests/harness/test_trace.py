@@ -72,6 +72,11 @@ def test_the_notation(event: Event, shown: str) -> None:
     assert line(event) == shown
 
 
+def test_no_line_of_a_text_looks_like_an_event() -> None:
+    event = LogLineEvent(1.0, "line", 0, "a", "b\n   2.000 S0 x\r")
+    assert line(event) == "   1.000 S0 [a] b\n            |    2.000 S0 x\\r"
+
+
 def test_a_trace_is_read_back(tmp_path: Path) -> None:
     trace = Trace()
     for event, _ in NOTATION:

@@ -394,9 +394,15 @@ CAMEL = {
 }
 
 
+# What separates the lines of a text in the notation of an event.
+_NEXT_LINE = "\n" + " " * 12 + "| "
+
+
 def line(event: Event) -> str:
-    """One event in one-line notation, safe to print: ``12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4``"""
-    return f"{event.time:8.3f} {printable(_sentence(event))}"
+    """One event in one-line notation, safe to print: ``12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4``
+
+    The further lines of a text that student code logged are indented, so that none of them looks like another event."""
+    return f"{event.time:8.3f} {printable(_sentence(event))}".replace("\n", _NEXT_LINE)
 
 
 def _sentence(event: Event) -> str:

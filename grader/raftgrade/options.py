@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from raftgrade import __version__
-from raftgrade.intake import our_own
+from raftgrade.intake import our_own, roster
 from raftgrade.plan import NETWORKS, CannotStart, Settings, default_jobs, parse_labs
 from raftgrade.proof.kill_rates import Settings as ProofSettings
 from raftgrade.reports import gradescope
@@ -501,7 +501,7 @@ def read_text_file(path: str) -> str:
     """The text of the file that an option names. Raises :class:`CannotStart`."""
     shown = printable(path)
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return roster.decoded(Path(path).read_bytes())
     except UnicodeDecodeError:
         raise CannotStart(f"{shown}: expected text in UTF-8; this is something else") from None
     except OSError as exc:

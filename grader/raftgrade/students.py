@@ -48,10 +48,17 @@ class Student(msgspec.Struct, frozen=True, kw_only=True):
         return self.name or self.id or self.login or self.email or next(iter(self.other_ids), "")
 
 
+def visible(text: str) -> str:
+    """``text`` without characters that have no width, such as marks for the direction of writing."""
+    return "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+
+
 def folded(text: str) -> str:
-    """``text`` in a form that is equal for texts that differ only in case, spaces, or Unicode's form of accents."""
+    """``text`` in a form that is equal for texts that differ only in case, spaces, invisible characters, or in the form of
+    accents in Unicode."""
     # Case folding may take the accents apart again, so the text is composed at the end.
-    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold()).split())
+    apart = unicodedata.normalize("NFD", visible(text)).casefold()
+    return " ".join(unicodedata.normalize("NFC", apart).split())
 
 
 def folded_name(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raftgrade.dates import parse_date
-from raftgrade.students import Directory, Student, folded
+from raftgrade.students import Directory, Student, folded, visible
 from raftlab.safe_text import printable
 
 MAX_LIST_BYTES = 5_000_000  # the largest list or table of submissions
@@ -65,16 +66,22 @@ def read_text(path: Path) -> str:
     if path.stat().st_size > MAX_LIST_BYTES:
         raise BadPath(f"{printable(str(path))} is too long for a list of submissions")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return decoded(path.read_bytes())
     except UnicodeDecodeError:
         raise BadPath(f"{printable(str(path))} is not UTF-8 text: save it as UTF-8") from None
+
+
+def decoded(data: bytes) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a mark at its beginning, as Excel writes "Unicode text". Raises
+    ``UnicodeDecodeError``."""
+    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def read(path: Path) -> Table:
     """Read a table.
 
     Args:
-        path: a CSV file in UTF-8 whose columns are separated by commas, semicolons or tabs.
+        path: a CSV file in UTF-8 or UTF-16 whose columns are separated by commas, semicolons or tabs.
 
     Raises:
         BadPath: it has no column that identifies students, no row, or a mistake in a row.
@@ -148,8 +155,9 @@ def _row(shown: str, line: int, cells: list[str], places: dict[str, int | None],
 
 
 def _readable(text: str) -> str:
-    """``text`` for people: printable, and with each accent and its letter as one character."""
-    return printable(unicodedata.normalize("NFC", text))
+    """``text`` for people: on one line, printable, without invisible characters (which come with text that was copied from a
+    web page), and with each accent and its letter as one character."""
+    return printable(" ".join(visible(unicodedata.normalize("NFC", text)).split()))
 
 
 def _days(text: str) -> float | None:

@@ -9,6 +9,8 @@ run is stopped, its report contains the runs that had finished.
 from __future__ import annotations
 
 import argparse
+import csv
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -62,6 +64,8 @@ from raftlab.sandbox import levels
 from raftlab.submission import starts
 from raftlab.suites import catalogue
 
+# The options of `raftgrade run` that decide about marks, besides those that say what is run.
+MARKING_OPTIONS = ("roster", "rubric", "due", "late", "attempts", "raft", "until_sure", "races")
 REFUSALS = (
     CannotStart,
     output_folder.BadFolder,
@@ -93,6 +97,7 @@ class Tools:
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
     """Run the command line ``argv``. Returns the exit code; raises ``SystemExit`` where argparse does."""
     command_line.prepare_streams()
+    csv.field_size_limit(sys.maxsize)  # a cell of a gradebook may have a long text
     arguments = options.parser().parse_args(argv)
     tools = tools or Tools()
     commands: dict[str, Callable[[], int]] = {
@@ -383,6 +388,33 @@ def _keep_manual(plan: Report, folder: store.Store) -> None:
         print(f"raftgrade: {text}{more}", file=sys.stderr)
 
 
+def _marking_options(arguments: argparse.Namespace) -> dict[str, str]:
+    """Those of :data:`MARKING_OPTIONS` that were given, with their values; a switch has an empty one."""
+    given = {name: getattr(arguments, name) for name in MARKING_OPTIONS}
+    return {name: "" if value is True else str(value) for name, value in given.items() if value not in (None, False)}
+
+
+def _omissions(folder: store.Store, options: dict[str, str]) -> str:
+    """A warning that names the options that the earlier report was made with and that are left out now; empty if there are
+    none.
+
+    They are not taken over: a command should do the same in every folder, the files that they name may have changed, and to
+    leave an option out is the only way to say that it no longer applies.
+    """
+    earlier = folder.earlier
+    if earlier is None or not earlier.signed:
+        return ""
+    left_out = [
+        shlex.join([f"--{name.replace('_', '-')}", *filter(None, [value])])
+        for name, value in earlier.header.options.items()
+        if name not in options
+    ]
+    if not left_out:
+        return ""
+    text = f"the earlier report in {printable(str(folder.folder))} was made with {printable(' '.join(left_out))}"
+    return f"raftgrade: WARNING: {text}, and this one is made without: marks may differ"
+
+
 def _set_late(report: Report, days: dict[str, float] | None, due: datetime | None) -> None:
     for note in late.set_late(report, days, due):
         print(f"raftgrade: {printable(note)}", file=sys.stderr)
@@ -436,6 +468,9 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
             submissions=intake.results(tests, settings),
         )
         plan.attempts = arguments.attempts or ""
+        plan.options = _marking_options(arguments)
+        if warning := _omissions(folder, plan.options):
+            print(warning, file=sys.stderr)
         _set_late(plan, *lateness)
         if by_hand is None:
             _keep_manual(plan, folder)
@@ -480,6 +515,8 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
         return 128 + signal_number
     print(text)
     print(f"raftgrade: the report is in {shown}/{store.REPORT}", file=sys.stderr)
+    if warning:
+        print(warning, file=sys.stderr)  # once more, because the table is long
     return exit_code(report)
 
 

@@ -23,7 +23,8 @@ from raftgrade.students import Student
 from raftlab.explain.failure import Failure
 
 SCHEMA = 1
-State = Literal["waiting", "running", "graded", "refused", "unjudged"]
+State = Literal["waiting", "running", "graded", "refused", "unjudged", "absent"]
+UNTESTED: tuple[State, ...] = ("refused", "unjudged", "absent")  # states in which no test is run
 Attempts = Literal["", "best", "last"]
 TestState = Literal["waiting", "judged", "open", "skipped"]
 
@@ -142,8 +143,8 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
         prefix: how the course system's file names for this submission begin, for feedback files.
         hash: the sha256 of its files; empty if they could not be copied.
         state: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its outcome), ``refused`` (it cannot be
-            tested) or ``unjudged`` (nothing was handed in, it could not be fetched, or the check itself failed, which is not
-            the student's fault). ``problems`` say why.
+            tested), ``unjudged`` (it could not be found or fetched, or the check itself failed, which is not the student's
+            fault) or ``absent`` (the student handed in nothing, and there is no mark). ``problems`` say why.
         points: what is left after the ``penalty`` for being late.
         open_points: points that it may still earn when runs are repeated.
         manual: what a person has decided.
@@ -185,7 +186,7 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
     @property
     def earned(self) -> float:
         """What its tests have earned, before the penalty and points by hand for the whole submission."""
-        return sum(test.points for test in self.tests) if self.state not in ("refused", "unjudged") else 0.0
+        return sum(test.points for test in self.tests) if self.state not in UNTESTED else 0.0
 
     @property
     def comments(self) -> list[str]:
@@ -235,6 +236,7 @@ class Report(msgspec.Struct, kw_only=True):
         due: the deadline (ISO 8601); empty if dates did not count.
         attempts: which submission of a student counts if there are several: the ``best`` or the ``last``; empty if nobody
             has said that.
+        options: the options of ``raftgrade run`` that decide about marks, with their values as given.
         unverified: why the report cannot be known to be ours; empty if it is, and in every file.
     """
 
@@ -246,6 +248,7 @@ class Report(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
     due: str = ""
     attempts: Attempts = ""
+    options: dict[str, str] = {}
     settings: Settings
     rubric: Rubric = Rubric()
     left_out: list[LeftOut] = []
@@ -254,12 +257,17 @@ class Report(msgspec.Struct, kw_only=True):
     submissions: list[SubmissionResult]
 
     @property
+    def handed_in(self) -> list[SubmissionResult]:
+        """The submissions, without the entries of students who handed in nothing."""
+        return [each for each in self.submissions if each.state != "absent"]
+
+    @property
     def planned(self) -> int:
-        """The number of planned runs, without those of refused submissions."""
+        """The number of planned runs, without those of submissions that are not tested."""
         return sum(
             network.runs
             for submission in self.submissions
-            if submission.state not in ("refused", "unjudged")
+            if submission.state not in UNTESTED
             for test in submission.tests
             for network in test.networks
         )
@@ -279,10 +287,12 @@ def passed(test: TestResult) -> bool:
 
 def exit_code(report: Report) -> int:
     """The exit code: 0 everything passed; 2 a submission was refused or could not be checked, or the
-    report is not complete; else 1 if a run failed, or a lab was missing; else 2 if a run could not be judged."""
-    states = {submission.state for submission in report.submissions}
-    if not report.complete or states & {"refused", "unjudged"}:
+    report is not complete; else 1 if a run failed, or a lab was missing; else 2 if a run could not be judged. Students who
+    handed in nothing do not count, unless nobody handed in anything, which is 2."""
+    submissions = report.handed_in
+    states = {submission.state for submission in submissions}
+    if not report.complete or not submissions or states & {"refused", "unjudged"}:
         return 2
-    if any(submission.failures or submission.missing for submission in report.submissions):
+    if any(submission.failures or submission.missing for submission in submissions):
         return 1
-    return 0 if all(submission.clean for submission in report.submissions) else 2
+    return 0 if all(submission.clean for submission in submissions) else 2

@@ -63,6 +63,7 @@ class EarlierHeader(msgspec.Struct):
     settings: Settings
     submissions: list[EarlierSubmission]
     code: str = ""
+    options: dict[str, str] = {}
 
 
 class EarlierReport(NamedTuple):

@@ -37,10 +37,11 @@ class RunEntry(msgspec.Struct, tag="run", tag_field="kind"):
 
 class RefusalEntry(msgspec.Struct, tag="refused", tag_field="kind"):
     """A line of ``records.jsonl``: ``submission`` will not be run, or not in the labs that are in ``missing`` with the
-    reason. The state ``"unjudged"`` means that this is not the student's fault."""
+    reason. The state ``"unjudged"`` means that this is not the student's fault, and ``"absent"`` that nothing was handed
+    in."""
 
     submission: str
-    state: Literal["refused", "unjudged"]
+    state: Literal["refused", "unjudged", "absent"]
     problems: list[Problem]
     missing: dict[str, str] = {}
     signature: str = ""

@@ -89,6 +89,69 @@ def test_mistakes_in_a_roster(tmp_path: Path) -> None:
         assert str(caught.value) == f"r.csv {words}"
 
 
+def test_what_spreadsheets_do_to_a_roster(tmp_path: Path) -> None:
+    """Excel's "Unicode text", and invisible characters of a text that was copied from a web page, in id, name and login."""
+    submission(tmp_path, "class/007")
+    submission(tmp_path, "class/ALI")
+    text = '\u202aID\tName \tLogin\r\n007\tAda\u00a0L\n\u200b1e5\t"Reza\u200cAli\nKh" \tali\u00a0\r\n'
+    Path("r.csv").write_bytes(text.replace("\u202aID", "ID").encode("utf-16"))
+    found = find(["class"], students=roster.read(Path("r.csv")))
+    assert [(each.name, each.students[0].id, each.students[0].login) for each in found.submissions] == [
+        ("Ada L", "007", ""),
+        ("RezaAli Kh", "1e5", "ali"),
+    ]
+    assert found.notes == []
+
+
+def test_a_student_who_handed_in_nothing_is_no_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "class/ada")
+    (tmp_path / "class" / "mary").mkdir()
+    (tmp_path / "class" / "mary" / ".git").mkdir()
+    Path("roster.csv").write_text("login,name\nada,Ada\nmary,Mary\n")
+    words = ["run", "class", *RUN, "--roster", "roster.csv"]
+    assert main(words, tools()) == 0
+    out = capsys.readouterr().out
+    assert "== Mary: nothing was handed in" in out
+    assert "1 of 1 submissions clean · 1 student without a submission" in out
+    assert [(row["name"], row["state"], row["points"]) for row in rows(capsys)] == [
+        ("Ada", "graded", "15"),
+        ("Mary", "absent", ""),
+    ]
+    for format in ("html", "junit", "github", "csv-tests"):
+        assert main(["report", "raftgrade-out", "--format", format]) == 0
+        assert "unjudged" not in capsys.readouterr().out
+    # What lacks a raft.py was handed in.
+    (tmp_path / "class" / "mary" / "main.py").write_text("")
+    assert main(words, tools()) == 2
+    assert [(row["name"], row["state"], row["points"]) for row in rows(capsys)][1] == ("Mary", "refused", "0")
+    # A submission of nobody may be the missing student's.
+    (tmp_path / "class" / "mary").rename(tmp_path / "class" / "marie")
+    submission(tmp_path, "class/stranger")
+    assert main(words, tools()) == 2
+    assert [(row["submission"], row["state"]) for row in rows(capsys)][1:] == [
+        ("stranger", "graded"),
+        ("Mary", "unjudged"),
+    ]
+    Path("class.csv").write_text("name,path\nAda,\n")
+    assert main(["run", "class.csv", *RUN], tools()) == 2  # nobody
+
+
+def test_options_of_the_earlier_report_that_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission(tmp_path, "ada")
+    Path("my r.toml").write_text(LATE)
+    words = ["run", "ada", *RUN, "--due", "2026-11-20"]
+    assert main([*words, "--rubric", "my r.toml", "--attempts", "last"], tools()) == 0
+    assert "WARNING" not in capsys.readouterr().err
+    assert main(words, tools()) == 0
+    warning = (
+        "raftgrade: WARNING: the earlier report in raftgrade-out was made with --rubric 'my r.toml' --attempts last, and "
+        "this one is made without: marks may differ\n"
+    )
+    assert capsys.readouterr().err.count(warning) == 2  # before the runs, and after the table
+    assert main(words, tools()) == 0
+    assert "WARNING" not in capsys.readouterr().err
+
+
 def test_best_or_last_of_several_submissions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "monday/ada", {"second": "fail"})
     submission(tmp_path, "friday/ada", {"first": "fail"})

@@ -108,6 +108,16 @@ def test_canvas_rows_and_columns_that_must_stay(trial: Report) -> None:
     assert cells(gradebook.fill(trial, apart, "canvas")[0], "Raft (1)") == expected("")
 
 
+@pytest.mark.parametrize("other", ["Lamport, Larry", "Somebody, Else"])
+def test_canvas_numbers_that_are_other_students_ids(trial: Report, other: str) -> None:
+    """Without the column "SIS User ID", Canvas' own number of one student may be what the course calls another."""
+    rows = [("Lovelace, Ada", "700", ""), (other, "S101", "88"), ("Hopper, Grace", "701", "")]
+    template = trial_class.table(("Student", "ID", "Raft (1)"), rows)
+    text, notes = gradebook.fill(trial, template, "canvas")
+    assert cells(text, "Raft (1)") == ["", "88", ""]
+    assert any(note.startswith("3 rows without a submission, left unchanged: Lovelace, Ada") for note in notes)
+
+
 def test_moodle_gradebook(trial: Report) -> None:
     text, notes = gradebook.fill(trial, trial_class.moodle_gradebook(), "moodle", "Raft 2A")
     read = platform_readers.moodle_gradebook(text, "Assignment: Raft 2A (Real)")

@@ -18,7 +18,7 @@ TOOL_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 OTHER_ARCHIVES = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst", ".z")  # which cannot be unpacked
 
-Kind = Literal["file", "folder", "files", "archive", "git", "nothing"]
+Kind = Literal["file", "folder", "files", "archive", "git", "nothing", "absent"]
 
 
 class Draft(msgspec.Struct, kw_only=True):

@@ -66,7 +66,7 @@ def stage(
     place.mkdir(parents=True)
     committed = ""
     try:
-        if item.kind == "nothing":
+        if item.kind in ("nothing", "absent"):
             raise CannotStage(item.reason, item.given_by_us)
         if item.kind == "file":
             entry = _copy_file(item.path, place, others)

@@ -31,10 +31,10 @@ class Submission:
         slug: for file names; unique in a run.
         where: the path or URL as it was given, for messages.
         kind: decides which of the other attributes are used: for ``"git"``, ``url`` and ``commit``; for ``"files"``,
-            ``files``: where each file of the submission is, by the name that its author gave it; for ``"nothing"``,
-            ``reason``, which says why there is no submission; otherwise ``path``.
-        given_by_us: for ``"nothing"``: whether the reason is not in what the student handed in (a wrong path in a table, or
-            no submission at all), so that there is no mark.
+            ``files``: where each file of the submission is, by the name that its author gave it; for ``"nothing"`` (it
+            cannot be used) and ``"absent"`` (nothing was handed in), ``reason``; otherwise ``path``.
+        given_by_us: for ``"nothing"``: whether the reason is not in what the student handed in (such as a wrong path in a
+            table), so that there is no mark.
         students: the authors, as far as a table or a course system's download names them.
         submitted: when it was handed in (ISO 8601, or as a course system writes it; "late" if that is all that it says);
             empty if that is unknown.
@@ -106,7 +106,7 @@ def find(
                 seen.add(same)
                 drafts.append(draft)
     if students is not None:
-        drafts = _assign(drafts, students, result.notes)
+        drafts = _assign(drafts, students, result)
     taken_names: set[str] = set()
     taken_slugs: set[str] = set()
     for draft in drafts:
@@ -236,7 +236,7 @@ def _fetched(url: str) -> Draft:
 
 def _nothing(students: tuple[Student, ...] = ()) -> Draft:
     reason = "nothing was handed in"
-    return Draft(kind="nothing", name="nothing", where="(nothing)", reason=reason, given_by_us=True, students=students)
+    return Draft(kind="absent", name="nothing", where="(nothing)", reason=reason, given_by_us=True, students=students)
 
 
 def _without_secret(url: str) -> str:
@@ -276,12 +276,22 @@ def _existing(folder: Path, where: str) -> Path:
 # --- the roster ----------------------------------------------------------------------------------------------------
 
 
-def _assign(drafts: list[Draft], table: roster.Table, notes: list[str]) -> list[Draft]:
+def _assign(drafts: list[Draft], table: roster.Table, result: FoundSubmissions) -> list[Draft]:
     """Give each submission the students of the roster who wrote it. What fits no student, or more than one, keeps its own
-    name, and is noted. Students without a submission get an entry without one."""
+    name, and is noted. Students without a submission get an entry without one.
+
+    A folder without a submission that belongs to a student is what this student handed in, so it is not skipped.
+    """
     roster.require_distinct(table)
+    notes = result.notes
     students = roster.directory(table)
-    prefixes = _prefixes_of_clones(drafts)
+    folders = [draft for path in result.skipped if (draft := _unusable(path, result.entries))]
+    prefixes = _prefixes_of_clones([*drafts, *folders])
+    authors = {number for draft in drafts for number in _authors(draft, students, prefixes)}
+    served = {member for number in authors for member in _members(students, number)}
+    theirs = [draft for draft in folders if _may_be_of(draft, students, prefixes) - served]
+    result.skipped = [path for path in result.skipped if all(path != draft.path for draft in theirs)]
+    drafts = [*drafts, *theirs]
     unknown: list[str] = []
     have: set[int] = set()
     for draft in drafts:
@@ -315,11 +325,25 @@ def _assign(drafts: list[Draft], table: roster.Table, notes: list[str]) -> list[
             f"{count(len(missing), 'student')} of {table.shown} without a submission, so without a mark: {names}"
         )
     absent = []
-    for number in missing:
-        draft = _nothing((students.students[number],))
-        draft.name = students.students[number].label
+    for place in missing:
+        draft = _nothing((students.students[place],))
+        draft.name = students.students[place].label
+        if unknown:  # one of these may be this student's
+            draft.kind = "nothing"
+            number = count(len(unknown), "submission")
+            draft.reason = f"no submission was found, but {number} could not be matched with exactly one student"
         absent.append(draft)
     return drafts + absent
+
+
+def _unusable(path: Path, entries: tuple[str, ...]) -> Draft | None:
+    """The folder ``path``, which has none of ``entries``, as a submission; ``None`` if it is empty."""
+    names = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+    if not names:
+        return None
+    return Draft(
+        kind="nothing", name=path.name, where=str(path), path=path, reason=no_entry(names, entries, "the submission")
+    )
 
 
 def _authors(draft: Draft, students: Directory, prefixes: list[str]) -> set[int]:
@@ -339,6 +363,11 @@ def _authors(draft: Draft, students: Directory, prefixes: list[str]) -> set[int]
     return set(numbers) if len(numbers) == 1 else set()
 
 
+def _may_be_of(draft: Draft, students: Directory, prefixes: list[str]) -> set[int]:
+    """The numbers of the students who may have written a submission of which only the name is known."""
+    return _authors(draft, students, prefixes) or set(students.find([draft.name], [draft.name]))
+
+
 def _members(students: Directory, number: int) -> list[int]:
     group = students.students[number].group
     return students.find_group(group) if group else [number]
@@ -346,7 +375,8 @@ def _members(students: Directory, number: int) -> list[int]:
 
 def _prefixes_of_clones(drafts: list[Draft]) -> list[str]:
     """The parts up to a hyphen with which the names of all clones begin: the name of the assignment, and perhaps more."""
-    names = [draft.name for draft in drafts if draft.kind == "folder" and (draft.path / ".git").exists()]
+    folders = [draft for draft in drafts if draft.kind in ("folder", "nothing") and draft.path != Path()]
+    names = [draft.name for draft in folders if (draft.path / ".git").exists()]
     common = os.path.commonprefix(names) if len(names) > 1 else (names or [""])[0]  # noqa: RUF071 (not paths)
     return [common[: found.end()] for found in re.finditer("-", common)]
 

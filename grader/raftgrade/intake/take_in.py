@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from raftgrade.intake import our_own, repositories, staging
 from raftgrade.intake.limits import CannotStage
@@ -84,7 +85,10 @@ def take_in(submissions: FoundSubmissions, store: Store, raft: Path | None = Non
                     intake.copies[item.name] = fetched[item.name].result() if item.name in fetched else stage(item)
                 except CannotStage as exc:
                     problem = Problem(str(exc), handout="" if exc.ours else HANDOUT)
-                    intake.refused.append(RefusalEntry(item.name, "unjudged" if exc.ours else "refused", [problem]))
+                    state: Literal["refused", "unjudged", "absent"] = "unjudged" if exc.ours else "refused"
+                    if item.kind == "absent":
+                        state = "absent"
+                    intake.refused.append(RefusalEntry(item.name, state, [problem]))
         finally:
             deadline.end_now()
     return intake

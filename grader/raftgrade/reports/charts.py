@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 from raftgrade import failure_classes
 from raftgrade.reports.items import Item, items
-from raftgrade.results import BadRun, NetworkResult, Report, SubmissionResult, TestResult, passed
+from raftgrade.results import UNTESTED, BadRun, NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftlab.explain.failure import Rule
 from raftlab.explain.render import handout
 from raftlab.safe_text import count, number
 
 MAX_SLOW_TESTS = 10
 MAX_LESSONS = 10
+_WORDS = {"refused": "refused", "unjudged": "could not be judged", "absent": "nothing was handed in"}
 _BINS = 10  # of the distribution of marks: each is 10 % of the points wide
 
 
@@ -30,16 +31,17 @@ class Card(NamedTuple):
 
 
 def cards(report: Report) -> list[Card]:
-    marked = [each for each in report.submissions if each.state not in ("waiting", "unjudged")]
+    marked = [each for each in report.submissions if each.state not in ("waiting", "unjudged", "absent")]
     most = max((each.max_points for each in report.submissions), default=0.0)
     points = [each.points for each in marked]
     refused = sum(each.state == "refused" for each in report.submissions)
-    not_final = sum(not each.final for each in report.submissions)
+    not_final = sum(not each.final for each in report.handed_in)
+    absent = len(report.submissions) - len(report.handed_in)
     errors = sum(each.errors for each in report.submissions)
     retried = sum(n.retried for each in report.submissions for test in each.tests for n in test.networks)
     out_of = f"/{number(most)}" if points else ""
     return [
-        Card(str(len(report.submissions)), "", "submissions"),
+        Card(str(len(report.handed_in)), f" ({absent} missing)" if absent else "", "submissions"),
         Card(str(sum(each.clean for each in report.submissions)), "", "passed everything", "good"),
         Card(number(median(points)) if points else "–", out_of, "median mark"),
         Card(number(mean(points)) if points else "–", out_of, "mean mark"),
@@ -119,8 +121,8 @@ def _by_mark(report: Report) -> list[SubmissionResult]:
 
 def _lab_cell(submission: SubmissionResult, lab: str) -> Cell:
     tests = [test for test in submission.tests if test.lab == lab]
-    if submission.state in ("refused", "unjudged"):
-        return Cell("skip", submission.state, "–")
+    if submission.state in UNTESTED:
+        return Cell("skip", _WORDS[submission.state], "–")
     if all(test.state == "skipped" for test in tests):
         return Cell("skip", "skipped", "–")
     if all(test.state == "waiting" for test in tests):
@@ -133,8 +135,8 @@ def _lab_cell(submission: SubmissionResult, lab: str) -> Cell:
 
 
 def cell(submission: SubmissionResult, test: TestResult) -> Cell:
-    if submission.state in ("refused", "unjudged"):
-        return Cell("skip", submission.state, "–")
+    if submission.state in UNTESTED:
+        return Cell("skip", _WORDS[submission.state], "–")
     if test.state == "skipped":
         return Cell("skip", "; ".join(test.notes), "–")
     judged = sum(each.passes + each.failures for each in test.networks)
@@ -238,7 +240,7 @@ def teach_again(report: Report) -> list[Lesson]:
                 for bad in result.bad:
                     if bad.outcome == "failed":
                         found[bad.sort].append((submission, test, bad))
-    lessons = [_lesson(sort, runs, len(report.submissions)) for sort, runs in sorted(found.items())]
+    lessons = [_lesson(sort, runs, len(report.handed_in)) for sort, runs in sorted(found.items())]
     return sorted(lessons, key=lambda lesson: (-len(lesson.submissions), -lesson.runs))[:MAX_LESSONS]
 
 

@@ -34,7 +34,7 @@ def write(report: Report, folder: Path, output: Path) -> list[str]:
     Raises:
         OSError: something cannot be written.
     """
-    chosen = [each for each in report.submissions if each.state != "unjudged" or each.manual]
+    chosen = [each for each in report.submissions if each.state not in ("unjudged", "absent") or each.manual]
     left_out = len(report.submissions) - len(chosen)
     notes = [f"{count(left_out, 'submission')} without a result, left out"] if left_out else []
     if output.suffix.lower() == ".zip":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raftgrade.reports import table
 from raftgrade.reports.student_view import local
-from raftgrade.results import BadRun, Report, SubmissionResult, TestResult, passed
+from raftgrade.results import UNTESTED, BadRun, Report, SubmissionResult, TestResult, passed
 from raftlab import labs
 from raftlab.safe_text import duration, number, one_line, spans
 
@@ -44,7 +44,7 @@ def commands(report: Report, folder: Path | None = None) -> list[str]:
     lines = []
     for submission in report.submissions:
         places = _Places(submission, folder)
-        for problem in submission.problems:
+        for problem in submission.problems if submission.state != "absent" else []:
             level = "error" if submission.state == "refused" else "warning"
             lines.append(
                 _command(level, places.of(problem.where, ""), f"{submission.name}: {submission.state}", problem.text)
@@ -126,7 +126,7 @@ def summary(report: Report) -> str:
     """The report in Markdown."""
     blocks = ["## raftgrade\n"]
     points = sum(submission.points for submission in report.submissions)
-    most = sum(submission.max_points for submission in report.submissions)
+    most = sum(submission.max_points for submission in report.handed_in)
     blocks.append(f"**{number(points)} of {number(most)} points**, {report.done} runs, {duration(report.seconds)}\n")
     if report.unverified:
         blocks.append(f"**Not verified**: {text(report.unverified)}.\n")
@@ -148,7 +148,10 @@ def summary(report: Report) -> str:
 def _submission(report: Report, submission: SubmissionResult) -> str:
     title = f"### {text(submission.name)}: {number(submission.points)} of {number(submission.max_points)} points\n"
     title += "".join(f"\n{text(comment)}\n" for comment in submission.comments)
-    if submission.state in ("refused", "unjudged"):
+    if submission.state == "absent":
+        title = f"### {text(submission.name)}: no mark\n" if not submission.final else title
+        return title + "\nNothing was handed in.\n"
+    if submission.state in UNTESTED:
         verdict = "Refused, no test was run" if submission.state == "refused" else "Could not be judged"
         return title + f"\n{verdict}: " + " ".join(text(problem.text) for problem in submission.problems) + "\n"
     rows = ["| lab | passed tests | points |", "|---|---|---|"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 
 from raftgrade.attempts import standings
 from raftgrade.reports import same_code
-from raftgrade.results import Report, SubmissionResult, TestResult
-from raftgrade.students import Directory, Student, canvas_name, moodle_name
+from raftgrade.results import UNTESTED, Report, SubmissionResult, TestResult
+from raftgrade.students import Directory, Student, canvas_name, folded_name, moodle_name
 from raftlab.safe_text import count, number, one_line, printable
 
 STUDENT = ("id", "name", "login", "email", "group")  # columns about a student
@@ -167,9 +168,11 @@ def _test_row(submission: SubmissionResult, student: Student, test: TestResult, 
         for network in map(by_column.get, columns)
         for value in ((network.passes, network.failures, network.errors) if network is not None else [0] * 3)
     ]
-    # A refused submission has no state of its tests, and earns nothing in them.
-    state = submission.state if submission.state in ("refused", "unjudged") else test.state
-    points = "" if state in ("unjudged", "open", "waiting") else number(0 if state == "refused" else test.points)
+    # A submission that was not tested has no state of its tests. A refused one earns nothing in them.
+    state = submission.state if submission.state in UNTESTED else test.state
+    points = (
+        "" if state in ("unjudged", "absent", "open", "waiting") else number(0 if state == "refused" else test.points)
+    )
     timed = by_column.get("sim", next(iter(by_column.values()), None))
     spreads = [timed.lab_s, timed.rpcs] if timed is not None else [None, None]
     failures = [sort for network in test.networks for sort in network.classes if network.failures]
@@ -265,6 +268,8 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
     ]
     directory = Directory([student for student, _ in people])
     by_id: dict[int, tuple[int, int]] = {}  # the tier and the person, by row
+    contradictory: set[int] = set()  # rows
+    rows_named = Counter(folded_name(name) for texts in rows for name in texts[_NAMES] if name)
     others: dict[int, set[int]] = {}  # more persons that a row fits less well
     for row, texts in enumerate(rows):
         for tier in range(_NAMES):
@@ -278,9 +283,18 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
         # Of a folder, only the name is known, so it may be another submission of the same student.
         named = directory.find([], texts[_NAMES])
         others.setdefault(row, set()).update(each for each in named if not people[each][1].students)
+        if row in by_id:
+            # An id is not enough if the name is another student's. Neither is one that the system has given, and not the
+            # course, if there is a row with the student's name.
+            tier, person = by_id[row]
+            mine = people[person][1]
+            elsewhere = tier > 0 and not named and rows_named[folded_name(people[person][0].name)] > 0
+            if mine.students and (elsewhere or (named and all(people[each][1] is not mine for each in named))):
+                contradictory.add(row)
     fits: dict[int, list[tuple[int, int]]] = {}  # the tiers and rows, by person
     for row, (tier, person) in by_id.items():
-        fits.setdefault(person, []).append((tier, row))
+        if row not in contradictory:
+            fits.setdefault(person, []).append((tier, row))
     for row, texts in enumerate(rows):
         if row in by_id or not texts[_NAMES]:
             continue
@@ -318,7 +332,8 @@ def _notes(report: Report, matched: list[SubmissionResult], rows: list[str]) -> 
     standing = standings(report)
     unmatched = [each.name for each in report.submissions if each.name not in names and standing[each.name] == "counts"]
     undecided = [each.name for each in report.submissions if standing[each.name] == "undecided"]
-    waiting = list(dict.fromkeys(each.name for each in matched if not each.final))
+    without = [each for each in matched if not each.final]
+    waiting, absent = ([e.name for e in without if (e.state == "absent") == which] for which in (False, True))
     notes = []
     if unmatched:
         text = f"{count(len(unmatched), 'submission')} could not be matched to exactly one row, left out"
@@ -328,6 +343,8 @@ def _notes(report: Report, matched: list[SubmissionResult], rows: list[str]) -> 
         notes.append(f"{text}: {_named(undecided)}")
     if waiting:
         notes.append(f"{count(len(waiting), 'mark')} not final, cell left unchanged: {_named(waiting)}")
+    if absent:
+        notes.append(f"{count(len(absent), 'student')} without a submission, cell left unchanged: {_named(absent)}")
     if rows:
         notes.append(f"{count(len(rows), 'row')} without a submission, left unchanged: {_named(rows)}")
     return notes

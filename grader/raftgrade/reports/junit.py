@@ -6,7 +6,7 @@ from xml.etree import ElementTree as xml
 
 from raftgrade.reports import table
 from raftgrade.reports.student_view import local
-from raftgrade.results import NetworkResult, Report, SubmissionResult, TestResult, passed
+from raftgrade.results import UNTESTED, NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftlab.explain import render as explain
 from raftlab.safe_text import count, printable, spans
 
@@ -30,14 +30,16 @@ def render(report: Report) -> str:
 
 
 def _suites(root: xml.Element, report: Report, submission: SubmissionResult) -> None:
-    if submission.state in ("refused", "unjudged"):
+    if submission.state in UNTESTED:
         suite = xml.SubElement(
             root, "testsuite", name=_clean(f"{submission.name} check"), timestamp=report.started[:19]
         )
         case = xml.SubElement(suite, "testcase", classname=_clean(submission.name), name="check", time="0.000")
         text = "\n".join(f"{each.text}\n{each.where}".strip() for each in submission.problems)
-        kind = "failure" if submission.state == "refused" else "error"
-        _add_outcome(case, kind, text, submission.state)
+        if submission.state == "absent":
+            xml.SubElement(case, "skipped", message=_clean(text))
+        else:
+            _add_outcome(case, "failure" if submission.state == "refused" else "error", text, submission.state)
         _count(suite)
         return
     for lab in report.settings.labs:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from raftgrade import failure_classes
 from raftgrade.reports.charts import Cell, cell, count_passed
-from raftgrade.results import BadRun, NetworkResult, Report, SubmissionResult, TestResult, passed
+from raftgrade.results import UNTESTED, BadRun, NetworkResult, Report, SubmissionResult, TestResult, passed
 from raftlab.explain import render
 from raftlab.explain.failure import Failure
 from raftlab.safe_text import count, number, one_line, printable, spans
@@ -98,7 +98,7 @@ class StudentPage:
 
 def student(report: Report, submission: SubmissionResult, pictures: Pictures) -> StudentPage:
     """The page of ``submission``; ``pictures`` maps runs to links."""
-    if submission.state in ("refused", "unjudged"):
+    if submission.state in UNTESTED:
         return StudentPage(submission, _facts(report, submission), _notices(submission), [], [], [])
     labs = [_lab(submission, lab, report.settings.whose_raft(lab)) for lab in report.settings.labs]
     return StudentPage(
@@ -149,6 +149,8 @@ def _notices(submission: SubmissionResult) -> list[str]:
         notices.append(
             "Could not be judged: the check itself failed. This is not the student's fault and costs no points."
         )
+    if submission.state == "absent":
+        notices.append("Nothing was handed in.")
     if submission.state in ("waiting", "running"):
         notices.append("Not complete: some runs are missing.")
     if submission.open_points and submission.state != "unjudged":

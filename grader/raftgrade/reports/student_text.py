@@ -23,7 +23,7 @@ def only_one(report: Report, what: str) -> SubmissionResult:
     submission = report.submissions[0]
     if submission.final:
         return submission
-    if submission.state == "unjudged" and submission.problems:
+    if submission.state in ("unjudged", "absent") and submission.problems:
         why = "; ".join(one_line(problem.text, 300) for problem in submission.problems)
         raise NoMark(f"{printable(submission.name)} has no mark: {why}")
     raise NoMark(

@@ -38,7 +38,7 @@ def for_students(report: Report) -> Report:
     """A copy of ``report`` without what students must not see."""
     copy = msgspec.json.decode(msgspec.json.encode(report), type=Report)
     copy.settings = msgspec.structs.replace(copy.settings, hidden=None)
-    copy.same_code = []
+    copy.same_code, copy.options = [], {}
     for submission in copy.submissions:
         _clean(submission, copy.settings.raft)
     return copy

@@ -9,11 +9,12 @@ import tabulate
 
 from raftgrade.plan import LeftOut
 from raftgrade.reports import same_code
-from raftgrade.results import BadRun, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
+from raftgrade.results import UNTESTED, BadRun, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
 from raftlab.safe_text import count, duration, number, one_line, printable, spans
 from raftlab.sandbox.levels import Sandbox
 
 WIDTH = 100  # columns
+_STATES = {"absent": "nothing handed in"}  # as the overview says it, if not by its name
 _NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
 _MIN_NAME_WIDTH = 20  # columns. Tests' titles are much longer than their names, so they are shown with the failures
 
@@ -53,12 +54,14 @@ def sandbox_line(sandbox: Sandbox) -> str:
 def last_line(report: Report) -> str:
     """``points 75/75 · 1 of 1 submissions clean · 412 runs · 38 s``"""
     points = sum(submission.points for submission in report.submissions)
-    most = sum(submission.max_points for submission in report.submissions)
+    most = sum(submission.max_points for submission in report.handed_in)
     clean = sum(submission.clean for submission in report.submissions)
+    absent = len(report.submissions) - len(report.handed_in)
     return " · ".join(
         [
             f"points {number(points)}/{number(most)}",
-            f"{clean} of {len(report.submissions)} submissions clean",
+            f"{clean} of {len(report.handed_in)} submissions clean",
+            *([f"{count(absent, 'student')} without a submission"] if absent else []),
             count(report.done, "run"),
             duration(report.seconds),
         ]
@@ -68,7 +71,9 @@ def last_line(report: Report) -> str:
 def _submission(report: Report, submission: SubmissionResult) -> list[str]:
     name = printable(submission.name)
     heading = f"== {name} ({printable(submission.path)})"
-    if submission.state in ("refused", "unjudged"):
+    if submission.state == "absent":
+        return [f"== {name}: nothing was handed in", *_by_hand(submission)]
+    if submission.state in UNTESTED:
         verdict = "refused, no test was run" if submission.state == "refused" else "could not be judged"
         problems = "\n".join(_problem(problem) for problem in submission.problems)
         return [f"{heading}: {verdict}", problems, *_by_hand(submission)]
@@ -260,8 +265,10 @@ def _overview(report: Report) -> str:
     rows = [
         [
             one_line(submission.name, 40),
-            f"{number(submission.points)}/{number(submission.max_points)}" + _caveat(submission),
-            "clean" if submission.clean else submission.state,
+            "–"
+            if submission.state == "absent" and not submission.final
+            else f"{number(submission.points)}/{number(submission.max_points)}" + _caveat(submission),
+            "clean" if submission.clean else _STATES.get(submission.state, submission.state),
             _red(submission),
         ]
         for submission in report.submissions

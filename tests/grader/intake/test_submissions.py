@@ -99,7 +99,7 @@ def test_lists_and_tables(tmp_path: Path) -> None:
     assert [(item.students[0].id, item.name, item.slug, item.kind) for item in result.submissions] == [
         ("7", "Alice A.", "Alice_A", "folder"),
         ("8", "=cmd()|,\\x1b[2J", "_cmd_____x1b_2J", "archive"),
-        ("9", "Eve", "Eve", "nothing"),
+        ("9", "Eve", "Eve", "absent"),
         ("10", "Eve-2", "Eve-2", "nothing"),
         ("11", "Zoe", "Zoe", "nothing"),
     ]

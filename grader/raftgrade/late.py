@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -49,17 +51,17 @@ def read_late(text: str, shown: str, find: Callable[[str], Sequence[Named]], rub
         where = f"{shown} line {rows.line_num}"
         if not name and not amount:
             continue
+        if any(row.get(None, ())):  # 1,5 without quotes would count as 1
+            raise BadLate(f"{where}: there are more cells than columns: put a cell with a comma in quotes")
         found = find(name)
         if not found:
             raise BadLate(f"{where}: there is no submission {printable(name)!r}")
         if len(found) > 1:
             names = ", ".join(printable(each.name) for each in found)
             raise BadLate(f"{where}: {printable(name)!r} may be any of these submissions: {names}")
-        try:
-            days = float(amount.replace(",", ".")) / (1 if unit == "days" else 24)
-        except ValueError:
-            days = -1.0
-        if not 0 <= days < 10_000:
+        days = float(amount.replace(",", ".")) if re.fullmatch(r"[0-9]+([.,][0-9]+)?", amount) else math.inf
+        days /= 1 if unit == "days" else 24
+        if days >= 10_000:
             raise BadLate(f"{where}: expected {unit}, a number of 0 or more, not {printable(amount)!r}")
         if found[0].name in lines:
             raise BadLate(f"{where}: {printable(found[0].name)} is in line {lines[found[0].name]}, too")

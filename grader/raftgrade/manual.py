@@ -53,6 +53,8 @@ def read(
         if not any(cells.values()):
             continue
         where = f"{shown} line {rows.line_num}"
+        if any(row.get(None, ())):
+            raise BadManual(f"{where}: there are more cells than columns: put a cell with a comma in quotes")
         found = find(cells[who])
         if len(found) != 1:
             names = ", ".join(printable(each.name) for each in found)
@@ -78,7 +80,7 @@ def _points(text: str, where: str) -> tuple[bool, float | None]:
     """Whether points are added, and how many."""
     if not text:
         return False, None
-    found = re.fullmatch(r"([+\-\u2212]?)\s*(\d+(?:[.,]\d+)?)", text)
+    found = re.fullmatch(r"([+\-\u2212]?)\s*([0-9]+(?:[.,][0-9]+)?)", text)
     points = float(found[2].replace(",", ".")) if found else _MAX_POINTS
     if found is None or points >= _MAX_POINTS:
         raise BadManual(f"{where}: expected points such as 7, +2 or -1.5, not {text!r}")

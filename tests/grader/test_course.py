@@ -81,6 +81,10 @@ def test_mistakes_in_a_roster(tmp_path: Path) -> None:
         ("id,name\n1,Ada\n1,Ada\n", "line 3: 'Ada' is in line 2, too"),
         ("id,login\n1,ada\n2,ADA\n", "line 3: 'ada' is another student's in line 2"),
         ("id,extension\n1,soon\n", "line 2: expected an extension in days or hours, such as 2 or 36h, not 'soon'"),
+        (
+            "id,name,login\n1,Lovelace, Ada,ada\n",
+            "line 2: there are more cells than columns: put a cell with a comma in quotes",
+        ),
         ("id,due\n1,tomorrow\n", "line 2: expected a deadline such as 2026-11-30 23:59, not 'tomorrow'"),
     ):
         Path("r.csv").write_text(text)

@@ -70,6 +70,8 @@ def test_points_of_the_whole_submission_are_what_the_person_says() -> None:
         ("id,test,points\nalice,fist,1\n", "m.csv line 2: none of the graded labs has a test called 'fist'"),
         ("id,points\nalice,lots\n", "m.csv line 2: expected points such as 7, +2 or -1.5, not 'lots'"),
         ("id,points,comment\nalice,,\n", "m.csv line 2: there are neither points nor a comment"),
+        ("id,points,comment\nalice,+2,late, copied\n", "m.csv line 2: there are more cells than columns: put a cell with a "
+         "comma in quotes"),
         ("id,points\nalice,1\n\nalice,2\n", "m.csv line 4: alice is in line 2, too"),
     ],
 )  # fmt: skip

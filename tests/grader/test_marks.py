@@ -205,6 +205,11 @@ def test_the_list_of_late_submissions() -> None:
         ("submission,days\ncarol,1\n", "l.csv line 2: there is no submission 'carol'"),
         ("id,days\nteam,1\n", "l.csv line 2: 'team' may be any of these submissions: alice, bob"),
         ("id,days\nalice,1\nalice@X.org,1", "l.csv line 3: alice is in line 2, too"),
+        (
+            "submission,days\nalice,1,5\n",
+            "l.csv line 2: there are more cells than columns: put a cell with a comma in quotes",
+        ),
+        ("submission,days\nalice,1_0\n", "l.csv line 2: expected days, a number of 0 or more, not '1_0'"),
         ("submission,days\nalice,soon\n", "l.csv line 2: expected days, a number of 0 or more, not 'soon'"),
         ("submission,hours\nalice,-1\n", "l.csv line 2: expected hours, a number of 0 or more, not '-1'"),
     ],

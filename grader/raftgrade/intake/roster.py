@@ -112,6 +112,9 @@ def read(path: Path) -> Table:
     for cells in reader:
         if not any(cell.strip() for cell in cells) or "points possible" in cells[0].strip().lower():
             continue  # an empty line, or the line below the header of Canvas' gradebook
+        if any(cell.strip() for cell in cells[len(header) :]):  # an unquoted "Lovelace, Ada" moves all cells behind it
+            more_cells = "there are more cells than columns: put a cell with a comma in quotes"
+            raise BadPath(f"{shown} line {reader.line_num}: {more_cells}")
         row = _row(shown, reader.line_num, [cell.strip() for cell in cells], places, more)
         if row is not None:
             rows.append(row)

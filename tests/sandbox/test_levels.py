@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -383,3 +384,40 @@ def test_the_handout_states_the_limits() -> None:
     ):
         assert words in " ".join(text.split()), words
     assert all(f"| `{level}` |" in text for level in ("bwrap", "rlimits", "none"))
+
+
+FORKS = """
+import os, platform, threading
+from raftlab.sandbox import libc, system_calls
+column = {"x86_64": 0, "aarch64": 1}[platform.machine()]
+before = os.getpid()
+pid = libc.fork(system_calls.BY_ARGUMENT["clone"][column], 0)
+if pid == 0:
+    # The C library and Python know the new thread id, and threads, locks and further processes work.
+    known = libc._address_of_tid() is not None and threading.get_native_id() == os.getpid() != before
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    further = os.fork()
+    if further == 0:
+        os._exit(0)
+    os._exit(0 if known and os.waitpid(further, 0)[1] == 0 else 1)
+print("not known" if pid is None else os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the numbers are of these machines")
+def test_a_process_forked_by_clone_is_like_any_other() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", FORKS], capture_output=True, text=True, check=False)
+    assert done.stdout in ("0\n", "not known\n"), done.stderr  # not known: with another C library than glibc
+
+
+@needs_bwrap
+def test_namespaces_without_the_flags_of_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a C library that is not known well enough, a second process in between does the same."""
+    code = "import raftlab.sandbox.libc as c, raftlab.sandbox.probe as p; c.fork = lambda *given: None; p.main()"
+    python = Sandbox.python
+    monkeypatch.setattr(
+        Sandbox, "python", lambda self, arguments, path: python(self, ["-c", code, *arguments[2:]], path)
+    )
+    assert levels.probe("bwrap").level == "bwrap"

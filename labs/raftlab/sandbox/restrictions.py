@@ -11,6 +11,7 @@ can read, shared memory, and whatever sets a property of a file or a process tha
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import resource
@@ -44,8 +45,8 @@ _F_SETFL = 4
 _FCNTL = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
 # Commands of ioctl: what Python's files and sockets ask for. Not: typing into a terminal, and everything else.
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-# The flags with which Python forks, on every machine: CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID, SIGCHLD.
-_FORK = 0x01200011
+# Stands for the process's own id in a filter that is made before the process exists. No other number in it is the same.
+_OWN_PID = 0x5AF7C0DE
 _PRCTL = (3, 16, 21, 30, 39)  # only such as return something: PR_GET_DUMPABLE, _NAME, _SECCOMP, _TIMERSLACK, ...
 _PRCTL_RESTRICT = (1, 4, 22, 38)  # PR_SET_PDEATHSIG, _DUMPABLE, _SECCOMP, _NO_NEW_PRIVS
 
@@ -81,9 +82,10 @@ def enter_host(limits: Limits) -> None:
             _set_limit(getattr(resource, name), 0)
     if limits.namespaces:
         _enter_user_namespace()
-        # A child of a process that has ended becomes a child of the warm host, see fork_into_namespaces.
+        # A child of a process that has ended becomes a child of the warm host, see _fork_twice.
         libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.set_dumpable(False)
+    _filter(read_only=not limits.namespaces)  # the children need it, and find it made
 
 
 def fork_into_namespaces(limits: Limits) -> int:
@@ -98,15 +100,44 @@ def fork_into_namespaces(limits: Limits) -> int:
     Raises:
         OSError: the operating system does not allow it.
     """
-    # A process namespace begins with the next child of the process that makes it, so there is one more in between. When
-    # that has ended, the child is ours: enter_host made us the subreaper.
+    read, write = os.pipe()
+    column, _ = _MACHINES.get(platform.machine(), (-1, 0))
+    pid = None if column < 0 else libc.fork(system_calls.BY_ARGUMENT["clone"][column], _CLONE_NEWNS | _CLONE_NEWPID)
+    if pid is None:
+        pid = _fork_twice()
+    if pid == 0:
+        try:
+            _mount_own_folders(limits)
+            os.write(write, b"1")
+            os.close(write)
+            os.close(read)
+            return 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+        os._exit(1)
+    os.close(write)
+    succeeded = os.read(read, 1)
+    os.close(read)
+    if not succeeded:
+        raise OSError("a server cannot have namespaces of its own here")
+    return pid
+
+
+def _fork_twice() -> int:
+    """Fork a child into namespaces of its own where :func:`raftlab.sandbox.libc.fork` cannot. Returns as it does.
+
+    A process namespace begins with the next child of the process that makes it, so there is one more in between. When that
+    has ended, the child is ours: enter_host made us the subreaper."""
     read, write = os.pipe()
     between = os.fork()
     if between == 0:
         try:
-            _enter_namespaces(limits)
+            libc.call("unshare", _CLONE_NEWNS | _CLONE_NEWPID)
             pid = os.fork()
             if pid == 0:
+                os.close(read)
+                os.close(write)
                 return 0
             os.write(write, str(pid).encode())
         except BaseException:
@@ -122,9 +153,8 @@ def fork_into_namespaces(limits: Limits) -> int:
     return int(answer)
 
 
-def _enter_namespaces(limits: Limits) -> None:
-    """Give this process and its next child a mount namespace, and the next child a process namespace."""
-    libc.call("unshare", _CLONE_NEWNS | _CLONE_NEWPID)
+def _mount_own_folders(limits: Limits) -> None:
+    """Hide ``/proc`` and give this process an empty ``/tmp``. It must have a mount namespace of its own."""
     safe = _MS_NOSUID | _MS_NODEV
     libc.call("mount", b"tmpfs", b"/proc", b"tmpfs", safe | _MS_RDONLY, b"mode=0555,size=4k")
     options = b"mode=1777,size=16m,nr_inodes=1000"
@@ -196,19 +226,12 @@ def _set_limit(resource_number: int, limit: int) -> None:
 
 
 def _install_filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> None:
-    """Install the system call filter in this process, permanently.
-
-    Args:
-        read_only: Also refuse to write or create files.
-        forks: Allow what a process needs that forks others and restricts them further.
-        namespaces: Allow it to make namespaces for them, too.
+    """Install the system call filter in this process, permanently. The arguments are those of :func:`_filter`.
 
     A machine that is not in the tables gets no filter. The probe then finds that the sandbox is not safe."""
-    column, machine = _MACHINES.get(platform.machine(), (-1, 0))
-    if column < 0:
+    program = _filter(read_only, forks, namespaces).replace(struct.pack("I", _OWN_PID), struct.pack("I", os.getpid()))
+    if not program:
         return
-    extra = _for_forking(column, namespaces) if forks else []
-    program = b"".join(_program(column, machine, os.getpid(), read_only, extra))
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, padding, their address.
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer)))
@@ -216,11 +239,29 @@ def _install_filter(read_only: bool, forks: bool = False, namespaces: bool = Fal
     libc.call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0)
 
 
+@functools.cache
+def _filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> bytes:
+    """The filter for a process, with :data:`_OWN_PID` in place of its process id; empty on a machine that is not in the
+    tables.
+
+    Args:
+        read_only: Also refuse to write or create files.
+        forks: Allow what a process needs that forks others and restricts them further.
+        namespaces: Allow it to make namespaces for them, too.
+    """
+    column, machine = _MACHINES.get(platform.machine(), (-1, 0))
+    if column < 0:
+        return b""
+    extra = _for_forking(column, namespaces) if forks else []
+    return b"".join(_program(column, machine, _OWN_PID, read_only, extra))
+
+
 def _for_forking(column: int, namespaces: bool) -> list[bytes]:
     """Further instructions for a process that forks others and restricts them further."""
     calls = {**system_calls.RESTRICTING, **(system_calls.NAMESPACES if namespaces else {})}
     code = [instruction for numbers in calls.values() for instruction in _always(numbers[column], _ALLOW)]
-    thread_or_fork = [_argument(0), _op(_JUMP_SET, _CLONE_THREAD, 2, 0), _op(_JUMP_EQUAL, _FORK, 1, 0)]
+    forks = [libc.FORK, *([libc.FORK | _CLONE_NEWNS | _CLONE_NEWPID] if namespaces else [])]
+    thread_or_fork = [_argument(0), _op(_JUMP_SET, _CLONE_THREAD, len(forks) + 1, 0), *_one_of(forks)]
     code += _by_argument(system_calls.BY_ARGUMENT["clone"][column], thread_or_fork)
     code += _by_argument(
         system_calls.BY_ARGUMENT["prctl"][column], [_argument(0), *_one_of((*_PRCTL, *_PRCTL_RESTRICT))]

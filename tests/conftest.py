@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import signal
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -59,6 +60,16 @@ def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_submission_stays_imported() -> Iterator[None]:
+    """A submission's module that a test leaves behind would be what the next ``import raft`` in this process returns."""
+    yield
+    left = {name for name in ("raft", "kv") if name in sys.modules}
+    for name in left:
+        del sys.modules[name]
+    assert not left, f"this test, or a fixture that it was the first to use, left {left} in sys.modules"
 
 
 # A Raft that meets the contract and does nothing else. Tests insert their own code at its three placeholders.

@@ -113,7 +113,8 @@ def check(submission: source.Submission, lab: Lab = LAB_2A) -> list[Problem]:
 
 
 def check_by_importing(submission: source.Submission, lab: Lab = LAB_2A) -> list[Problem]:
-    """Import the submission, and check its class."""
+    """Import the submission, and check its class. The process must not have imported another one: see ``conftest.py``."""
+    assert not sys.modules.keys() & submission.modules.keys()
     importlib.invalidate_caches()
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.path.insert(0, str(submission.root))

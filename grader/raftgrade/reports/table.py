@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import tabulate
@@ -14,6 +15,7 @@ from raftlab.safe_text import count, duration, number, one_line, printable, span
 from raftlab.sandbox.levels import Sandbox
 
 WIDTH = 100  # columns
+MAX_ALIKE = 3  # of the failures of one lab that break the same rule or are of the same kind: shown in full
 _STATES = {"absent": "nothing handed in"}  # as the overview says it, if not by its name
 _NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
 _MIN_NAME_WIDTH = 20  # columns. Tests' titles are much longer than their names, so they are shown with the failures
@@ -99,7 +101,7 @@ def _submission(report: Report, submission: SubmissionResult) -> list[str]:
     ]
     if notes:
         blocks.append("\n".join(["Notes", *notes]))
-    failures = [line for test in submission.tests for line in _failures(test)]
+    failures = _failures(submission.tests)
     if failures:
         blocks.append("\n".join(["Failures", *failures]))
     errors = list(_errors(submission))
@@ -195,8 +197,28 @@ def _share(value: float) -> str:
     return f"{min(max(value, 0.01), 0.99):.2f}".lstrip("0")
 
 
-def _failures(test: TestResult) -> Iterator[str]:
-    """The failed runs of a test, grouped by kind of failure and rule."""
+def _failures(tests: list[TestResult]) -> list[str]:
+    """The failed runs of all tests. If many tests of a lab fail in the same way, as when the lab has not been begun, only
+    the first ones are shown in full, and the others by the name of one of their runs."""
+    lines: list[str] = []
+    shown: Counter[tuple[str, str]] = Counter()
+    more: dict[tuple[str, str], list[str]] = {}
+    for test in tests:
+        for first, network, words in _failures_of(test):
+            alike = (test.lab, first.failure.rule.name if first.failure.rule else first.failure.kind)
+            shown[alike] += 1
+            if shown[alike] <= MAX_ALIKE:
+                lines += words
+            else:
+                more.setdefault(alike, []).append(f"{one_line(test.name)}@{first.seed}{network}")
+    for (lab, what), names in more.items():
+        lines.append(_wrapped(f"  {lab}: {count(len(names), 'more failure')} like these ({what}): {', '.join(names)}"))
+    return lines
+
+
+def _failures_of(test: TestResult) -> Iterator[tuple[BadRun, str, list[str]]]:
+    """The failed runs of a test, grouped by kind of failure and rule: the first run of each group, its network unless that
+    is sim, and the lines about the group."""
     for result in test.networks:
         groups: dict[tuple[str, str], list[BadRun]] = {}
         for bad in result.bad:
@@ -208,8 +230,8 @@ def _failures(test: TestResult) -> Iterator[str]:
             title = f"{test.lab} {test.name} ({one_line(test.title)})"
             where = "hidden" if result.hidden else result.network
             share = f"({len(seeds)} of {count(result.runs, 'run')})"
-            yield _wrapped(f"  {title} · {where} · {_seeds(seeds)} {share}")
-            yield from _words(group[0])
+            lines = [_wrapped(f"  {title} · {where} · {_seeds(seeds)} {share}"), *_words(group[0])]
+            yield group[0], "" if result.network == "sim" else f" ({result.network})", lines
 
 
 def _errors(submission: SubmissionResult) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The report as a table on the terminal."""
 
 import msgspec
+import pytest
 
 from raftgrade.plan import LeftOut
 from raftgrade.reports import table
@@ -116,6 +117,16 @@ def test_wide_content_stays_within_the_width() -> None:
 
 def test_a_share_is_never_rounded_to_certainty() -> None:
     assert [table._share(x) for x in (0.0, 0.0001, 0.5, 0.9999, 1.0)] == ["0", ".01", ".50", ".99", "1"]
+
+
+def test_many_failures_of_one_kind_are_not_all_shown_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MAX_ALIKE", 1)
+    failure = Failure("assertion", "expected something")
+    runs = [record("first", 1, "failed", failure=failure), record("second", 0, "failed", failure=failure)]
+    runs.append(record("first", 0, "failed", failure=failure, network="rpyc"))
+    text = table.render(fold([RunEntry("alice", run) for run in runs]))
+    assert text.count("expected something") == 1
+    assert "  2A: 2 more failures like these (assertion): first@0 (rpyc), second@0\n" in text
 
 
 def test_one_reason_for_many_unjudged_runs_is_shown_once() -> None:

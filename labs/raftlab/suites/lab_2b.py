@@ -445,7 +445,7 @@ def test_append_table(cluster: StartCluster) -> None:
             took = leader.append(prev[0], at(prev[1]), [at(term) for term in sent])
             words = (
                 f"{case}: S0's log has {listed(log)}, the request has prev_log_index={prev[0]}, "
-                f"prev_log_term={prev[1]} and {listed(sent)}"
+                f"prev_log_term={prev[1]} and {listed(sent)}; term 1 is {at(1)} in this run"
             )
             want, got = ("success" if yes else "a refusal" for yes in (success, took))
             c.expect(success == took, f"expected {want}, but saw {got} ({words})", rules.CONSISTENCY, [0])

@@ -46,7 +46,8 @@ def _expect_not_applied(c: Cluster, index: int, seconds: float, why: str, rule: 
     """Require that no server applies ``index`` for ``seconds``. ``why`` completes the failure's message."""
     c.wait_for(seconds, lambda: c.committed(index)[0] > 0)
     count, command = c.committed(index)
-    c.expect(count == 0, f"expected nobody to apply index {index}, {why}, but {count} applied {command!r}", rule)
+    servers = "1 server" if count == 1 else f"{count} servers"
+    c.expect(count == 0, f"expected nobody to apply index {index}, {why}, but {servers} applied {command!r}", rule)
 
 
 @points(5)

@@ -22,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a trace file from {OUTPUT_FOLDER}/, or from `raftlab replay ... --out TRACE`",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the page to this file (default: beside the trace, as .html)"
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the page to this file (default: beside the trace, as .html)",
     )
     parser.add_argument("--no-open", action="store_true", help="write the page, but do not open it")
     parser.add_argument(

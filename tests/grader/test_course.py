@@ -105,6 +105,7 @@ def test_what_spreadsheets_do_to_a_roster(tmp_path: Path) -> None:
         ("RezaAli Kh", "1e5", "ali"),
     ]
     assert found.notes == []
+    assert roster.decoded('a\r\n"b\rc"'.encode("utf-16")) == 'a\n"b\nc"'
 
 
 def test_a_student_who_handed_in_nothing_is_no_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,9 +72,10 @@ def read_text(path: Path) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a mark at its beginning, as Excel writes "Unicode text". Raises
-    ``UnicodeDecodeError``."""
-    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    """The text of a file in UTF-8, or in UTF-16 with a mark at its beginning, as Excel writes "Unicode text". Every line
+    ends with a line feed. Raises ``UnicodeDecodeError``."""
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None).read()
 
 
 def read(path: Path) -> Table:

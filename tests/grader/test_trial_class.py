@@ -108,6 +108,17 @@ def test_canvas_rows_and_columns_that_must_stay(trial: Report) -> None:
     assert cells(gradebook.fill(trial, apart, "canvas")[0], "Raft (1)") == expected("")
 
 
+def test_a_student_who_is_called_points_possible(tmp_path: Path, trial: Report) -> None:
+    """Students choose their names, and must not get the row with the most points."""
+    rows = [("    Points Possible", "", "15"), ("Points Possible", "9", ""), ("Points Possible", "", "")]
+    template = trial_class.table(("Student", "ID", "Raft (1)"), [*rows, ("Lovelace, Ada", "700", "")])
+    assert cells(gradebook.fill(trial, template, "canvas")[0], "Raft (1)") == ["15", "", "", "15"]
+    moodle = trial_class.table(("Full name", "Grade"), [("Points Possible", ""), ("Ada Lovelace", "")])
+    assert cells(gradebook.fill(trial, moodle, "moodle")[0], "Grade") == ["", "15"]
+    (tmp_path / "r.csv").write_text(template, encoding="utf-8")
+    assert [row.student.id for row in roster.read(tmp_path / "r.csv").rows] == ["9", "700"]
+
+
 @pytest.mark.parametrize("other", ["Lamport, Larry", "Somebody, Else"])
 def test_canvas_numbers_that_are_other_students_ids(trial: Report, other: str) -> None:
     """Without the column "SIS User ID", Canvas' own number of one student may be what the course calls another."""

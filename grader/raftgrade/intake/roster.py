@@ -109,10 +109,14 @@ def read(path: Path) -> Table:
             f"{shown} has no column that identifies students: expected at least one of id, name, login and email, but has: "
             f"{seen}"
         )
+    given = [place for kind in ("id", "login", "email") if (place := places[kind]) is not None] + more
     rows = []
     for cells in reader:
-        if not any(cell.strip() for cell in cells) or "points possible" in cells[0].strip().lower():
-            continue  # an empty line, or the line below the header of Canvas' gradebook
+        if not any(cell.strip() for cell in cells):
+            continue
+        ids = [cells[place] for place in given if place < len(cells)]
+        if header[0] == "student" and cells[0].strip().lower() == "points possible" and not any(map(str.strip, ids)):
+            continue  # the line below the header of Canvas' gradebook; a student of this name has an id
         if any(cell.strip() for cell in cells[len(header) :]):  # an unquoted "Lovelace, Ada" moves all cells behind it
             more_cells = "there are more cells than columns: put a cell with a comma in quotes"
             raise BadPath(f"{shown} line {reader.line_num}: {more_cells}")

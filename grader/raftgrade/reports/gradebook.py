@@ -22,6 +22,7 @@ _ID_COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "canvas": (("sis login id", "sis user id"), ("id",), ("student",)),
     "moodle": (("email address", "username", "id number"), ("identifier",), ("full name",)),
 }
+_POSSIBLE = 4  # Canvas' row with the most points is among the rows before this one: it may add a row or two above it
 _NAMES = 2  # the index of the columns with names
 _CANVAS_COLUMN = re.compile(r".+\(\d+\)\s*$")
 # Moodle puts the kind of activity before an assignment's name, and the kind of value behind it.
@@ -67,7 +68,10 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
     notes = [] if len(header) == width else [_new_column(header[place], system)]
     for row in rows:
         row += [""] * (len(header) - len(row))
-    of_students = [row for row in rows[1:] if "points possible" not in row[0].strip().lower()]
+    most_row = (
+        next((row for row in rows[1:_POSSIBLE] if _says_possible(row, tiers)), None) if system == "canvas" else None
+    )
+    of_students = [row for row in rows[1:] if row is not most_row]
     identities = [_identity(row, tiers, pair) for row in of_students]
     matches = _match(report, identities)
     marks = {id(of_students[row]): submission for row, submission in matches.items()}
@@ -79,7 +83,7 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
     excused: list[str] = []
     too_many: list[str] = []
     for row in rows[1:]:
-        if "points possible" in row[0].strip().lower():
+        if row is most_row:
             notes += _possible(report, row, place)
         elif (submission := marks.get(id(row))) is not None and submission.final:
             if system == "canvas" and row[place].strip().upper() == "EX":
@@ -352,6 +356,13 @@ def _notes(report: Report, matched: list[SubmissionResult], rows: list[str]) -> 
 
 def _named(names: list[str]) -> str:
     return "; ".join(one_line(name, 80) for name in names)
+
+
+def _says_possible(row: list[str], tiers: list[list[int]]) -> bool:
+    """Whether a row of Canvas' gradebook has the most points of each assignment. A student may have this name, but not
+    without an id."""
+    ids = [row[place].strip() for tier in tiers[:_NAMES] for place in tier]
+    return row[0].strip().lower() == "points possible" and not any(ids)
 
 
 def _possible(report: Report, row: list[str], place: int) -> list[str]:

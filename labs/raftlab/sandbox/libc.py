@@ -73,9 +73,12 @@ def fork(clone: int, flags: int) -> int | None:
 def _address_of_tid() -> int | None:
     """The address at which the C library keeps this thread's id, which the kernel must set in a new process. ``None`` if it
     is not found in exactly one place."""
-    library = _library()
-    if not hasattr(library, "pthread_self"):
+    try:
+        if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
+            return None
+    except (ValueError, OSError):
         return None
+    library = _library()
     library.pthread_self.restype = ctypes.c_void_p
     descriptor: int = library.pthread_self()
     words = (ctypes.c_int32 * (_DESCRIPTOR_BYTES // 4)).from_address(descriptor)

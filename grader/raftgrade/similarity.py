@@ -149,5 +149,6 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
 def summary(given: FoundSubmissions, left_out: Mapping[str, str], out: Path) -> list[str]:
     """Sentences for the terminal."""
     lines = [f"left out {printable(name)}: {printable(why)}" for name, why in left_out.items()]
+    lines += [f"left out {printable(path.name)}: there is no {given.entries[0]} in it" for path in given.skipped]
     compared = len(given.submissions) - sum(item.name in left_out for item in given.submissions)
     return [*lines, f"compared {count(compared, 'submission')}; the report is in {printable(str(out / INDEX))}"]

@@ -39,12 +39,12 @@ _SERVERS = 5
 
 
 class Request(msgspec.Struct):
-    """The run to make. ``scenario`` is its text, if it is one; ``test`` is then empty."""
+    """The run to make. ``scenario`` is its text, if it is one."""
 
     folder: str
     path: str
     raft: str | None
-    test: str
+    info: TestInfo
     scenario: str
     file: str | None
     seed: int
@@ -83,7 +83,7 @@ def make(run: Run, scenario: Scenario | None = None, trace_dir: Path | None = No
         folder=os.getcwd(),
         path=str(impl.path),
         raft=None if impl.raft is None else str(impl.raft),
-        test="" if scenario is not None else run.info.name,
+        info=run.info,
         scenario="" if scenario is None else scenario.text(),
         file=None if run.file is None else str(run.file),
         seed=run.seed,

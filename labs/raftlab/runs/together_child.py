@@ -13,7 +13,6 @@ from raftlab.host import sim_child
 from raftlab.host.loader import Program
 from raftlab.messages import protocol
 from raftlab.messages.pipe import Pipe
-from raftlab.runs import names
 from raftlab.runs.run import Implementation, Run
 from raftlab.runs.scenario import ScenarioPlayer, parse
 from raftlab.runs.together import Answer, Request
@@ -35,15 +34,14 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     impl = Implementation(Path(request.path))
     impl.raft = None if request.raft is None else Path(request.raft)  # its files are part of `program` already
     scenario = parse(request.scenario) if request.scenario else None
-    info = catalogue.find_test(request.test) if scenario is None else names.info_of(scenario)
     made = Run(
-        impl, info, "sim", request.seed, request.schedule,
+        impl, request.info, "sim", request.seed, request.schedule,
         file=None if request.file is None else Path(request.file), sim_host=partial(_Together, program),
     )  # fmt: skip
     player = None if scenario is None else ScenarioPlayer(scenario)
     error: Exception | None = None
     try:
-        (catalogue.script_of(info) if player is None else player.play)(made.cluster)
+        (catalogue.script_of(request.info) if player is None else player.play)(made.cluster)
     except Exception as exc:  # record() decides what it means
         error = exc
     record = made.record(error, None if request.trace_dir is None else Path(request.trace_dir), request.most)

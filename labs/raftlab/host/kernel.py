@@ -47,6 +47,8 @@ MAX_APPLIES = 200_000
 MAX_TASKS = 20_000
 # Maximum number of switch points between two checks for a busy loop.
 _MAX_GAP = 100_000
+# Maximum number of ticks that are kept ready: a short run needs no more.
+_MOST_TICKS = 5_000
 
 
 class Incarnation:
@@ -149,9 +151,13 @@ class Kernel:
         # For `raftlab replay --pdb`, see stop_at: virtual seconds, servers, callback.
         self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
         self._stopping = False
-        # Called at each switch point in student code. True means that :meth:`switch_point` must be called. It is an
-        # iterator implemented in C because it runs between all statements.
-        self.tick: Callable[[], bool] = chain.from_iterable(self._gaps()).__next__
+        # The values of the next ticks, the last one first: many False (a gap between two checks), then one True. The first
+        # item is True, too: there :meth:`switch_point` adds more.
+        self._ticks = [True]
+        self._gap_left = 0  # of the current gap, not in the list yet
+        # Called at each switch point in student code. True means that :meth:`switch_point` must be called. It is a method
+        # of a list because it runs between all statements, and Python calls hardly anything faster.
+        self.tick: Callable[[], bool] = self._ticks.pop
         # Called at each operation that threads use to work together. True means that :meth:`preempt` must be called.
         self.sync_tick: Callable[[], bool] = chain.from_iterable(self._sync_gaps()).__next__
 
@@ -317,15 +323,15 @@ class Kernel:
 
     # --- switch points ---
 
-    def _gaps(self) -> Iterator[Any]:
-        """Yield iterables of the values of :attr:`tick`: many False (a gap between two checks), then one True."""
-        while True:
-            if self._rate:
-                self._gap = min(_MAX_GAP, 1 + int(self._rng.expovariate(self._rate)))
-            else:
-                self._gap = _MAX_GAP
-            yield repeat(False, self._gap) if self._stop is None else self._gap_with_stop(self._gap)
-            yield (True,)
+    def _add_ticks(self) -> None:
+        """Add the next values of :attr:`tick`. The present call, which stands for the first of them, returned True."""
+        if not self._gap_left:
+            self._gap = min(_MAX_GAP, 1 + int(self._rng.expovariate(self._rate))) if self._rate else _MAX_GAP
+            self._gap_left = self._gap
+        added = min(self._gap_left, _MOST_TICKS)
+        self._gap_left -= added
+        self._ticks += [True] if self._gap_left else [True, True]
+        self._ticks += repeat(False, added - 1)
 
     def stop_at(self, when: float, servers: frozenset[int] | None, callback: Callable[[FrameType], None]) -> None:
         """Stop the run once, for a debugger. Must be called before student code runs. The schedule stays the same.
@@ -336,16 +342,15 @@ class Kernel:
             callback: Called with the frame of the switch point.
         """
         self._stop = (when, servers, callback)
+        self.tick = self._tick_or_stop
 
-    def _gap_with_stop(self, gap: int) -> Iterator[bool]:
-        """Yield False ``gap`` times, with one True inserted where the run must stop."""
-        for _ in range(gap):
-            if self._stop is not None and self.now >= self._stop[0]:
-                servers = self._stop[1]
-                if servers is None or self.current.incarnation.server in servers:
-                    self._stopping = True
-                    yield True
-            yield False
+    def _tick_or_stop(self) -> bool:
+        if self._stop is not None and self.now >= self._stop[0]:
+            servers = self._stop[1]
+            if servers is None or self.current.incarnation.server in servers:
+                self._stopping = True
+                return True
+        return self._ticks.pop()
 
     def switch_point(self) -> None:
         """Count the switch points that passed at this instant, and perhaps preempt the current task."""
@@ -353,6 +358,9 @@ class Kernel:
             self._stopping = False
             callback, self._stop = self._stop[2], None
             callback(sys._getframe(1))
+            return
+        if not self._ticks:
+            self._add_ticks()
             return
         if self._points_at != self.now:
             self._points_at = self.now

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import resource
@@ -105,12 +106,18 @@ def _receive_exactly(sock: socket.socket, length: int) -> bytes:
 # --- the end of other processes ------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    """The C library. To load it makes new classes, so a process that forks does it once."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def die_with_parent() -> bool:
     """Ask the operating system to SIGKILL this process when its parent ends, for whatever reason. Returns whether it can do
     that (Linux). If not, see :class:`Lifeline`."""
     parent = os.getppid()
     try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _c_library().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):
         return False
     if os.getppid() != parent:

@@ -35,6 +35,9 @@ class Program:
         races: Whether the race detector observes its runs.
 
     Attributes:
+        copies: by name, the library copies.
+        shared_locks: the locks of these that all servers of a run share. To look for them in each run would copy the memory
+            of all the objects looked at.
         stock: the incarnations that are prepared for the next run, if any.
     """
 
@@ -42,6 +45,7 @@ class Program:
         self.submission = submission
         self.races = RaceProgram(submission) if races else None
         self.copies = stdlib.make_copies(substitutes.KINDS if races else primitives.KINDS)
+        self.shared_locks = stdlib.shared_locks(self.copies)
         self.stock: Stock | None = None
         self._codes: dict[str, CodeType] = {}
         self._sources: dict[str, bytes] = {}

@@ -95,9 +95,10 @@ class Stock:
         for role, count in counts.items():
             if role not in self._problems:
                 self._problems[role] = self._problem(role)
-            if not self._problems[role]:
-                missing = max(count, len(self._ready[role])) + MORE - len(self._ready[role])
-                self._problems[role] = self._prepare(role, min(missing, MOST - len(self._ready[role])))
+            ready = len(self._ready[role])
+            missing = min(max(count, ready) + MORE, MOST) - ready
+            if missing > 0 and not self._problems[role]:
+                self._problems[role] = self._prepare(role, missing)
         return next(filter(None, (self._problems[role] for role in counts)), "")
 
     def _problem(self, role: str) -> str:

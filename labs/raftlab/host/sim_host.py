@@ -19,7 +19,7 @@ from raftlab.host.loader import Program
 from raftlab.host.output import Sink, Stdout, route_logging
 from raftlab.host.races.findings import Findings
 from raftlab.host.sim_server import SimServer
-from raftlab.host.stdlib import LIBRARY_THREADING, shared_locks
+from raftlab.host.stdlib import LIBRARY_THREADING
 from raftlab.messages import protocol
 from raftlab.seeds import derive
 
@@ -47,7 +47,7 @@ class SimHost:
         self.kernel.on_flood = self._report_flood
         self.kernel.on_uncaught = lambda exc: self._thread_died(exc, "a thread")
         self.kernel.on_wait_with_lock = self._advise_held_lock
-        self.kernel.shared_locks = shared_locks(program.copies)
+        self.kernel.shared_locks = program.shared_locks
         self._program = program
         self._servers: dict[int, SimServer] = {}
         self._sink = Sink(lambda topic, text: self.kernel.emit(protocol.LogLine(self._current_number(), topic, text)))

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 for module, names in (
@@ -58,5 +59,16 @@ def without_proc(function: Any) -> Any:
 
 for module, name in ((builtins, "open"), (io, "open"), (os, "open"), (os, "stat"), (os, "listdir"), (os, "scandir")):
     setattr(module, name, without_proc(getattr(module, name)))
+
+read_clock = time.clock_gettime
+
+
+def without_clocks_of_processes(clock: int) -> float:
+    if clock < 0:
+        raise OSError(22, "Invalid argument")
+    return read_clock(clock)
+
+
+time.clock_gettime = without_clocks_of_processes
 
 sys.without_linux = True  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ import os
 import select
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,10 +24,12 @@ from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
 from raftlab.operating_system import cpu_seconds
 from raftlab.runs.record import Record
 from raftlab.runs.run import Run
-from raftlab.runs.scenario import Scenario
 from raftlab.suites.catalogue import TestInfo
 from raftlab.worlds.base import HostLost, HostNotStarted
 from raftlab.worlds.host_process import WarmHost
+
+if TYPE_CHECKING:  # to import it takes longer than a run, and most runs have no scenario
+    from raftlab.runs.scenario import Scenario
 
 # The first runs of a submission are made with the judge apart: to load the judge's modules costs as much as these few save.
 RUNS_APART = 4
@@ -110,6 +113,8 @@ def _ask(host: WarmHost, request: Request, info: TestInfo) -> Answer | None:
     try:
         role = "service" if labs.find(info.lab).has("service") else "raft"
         modules = ["raftlab.runs.together_child", labs.find(info.lab).module]
+        if request.scenario:
+            modules.append("raftlab.runs.scenario")
         child = host.spawn("run", [theirs_read, theirs_write], incarnations={role: _SERVERS}, modules=modules)
         pipe.send(protocol.pack(request))
         if _answers(host.pid(child), pipe.read_fd):

@@ -6,6 +6,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,11 +15,13 @@ from raftlab.host.loader import Program
 from raftlab.messages import protocol
 from raftlab.messages.pipe import Pipe
 from raftlab.runs.run import Implementation, Run
-from raftlab.runs.scenario import ScenarioPlayer, parse
 from raftlab.runs.together import Answer, Request
 from raftlab.suites import catalogue
 from raftlab.worlds.base import HostLost
 from raftlab.worlds.sim_world import Progress
+
+if TYPE_CHECKING:
+    from raftlab.runs.scenario import ScenarioPlayer
 
 # Effects of one step from which on the run is made apart: together they might exceed what the pipe carries.
 _MANY_EFFECTS = 10_000
@@ -33,12 +36,11 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     os.chdir(request.folder)
     impl = Implementation(Path(request.path))
     impl.raft = None if request.raft is None else Path(request.raft)  # its files are part of `program` already
-    scenario = parse(request.scenario) if request.scenario else None
+    player = _player(request.scenario) if request.scenario else None
     made = Run(
         impl, request.info, "sim", request.seed, request.schedule,
         file=None if request.file is None else Path(request.file), sim_host=partial(_Together, program),
     )  # fmt: skip
-    player = None if scenario is None else ScenarioPlayer(scenario)
     error: Exception | None = None
     try:
         (catalogue.script_of(request.info) if player is None else player.play)(made.cluster)
@@ -46,6 +48,12 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
         error = exc
     record = made.record(error, None if request.trace_dir is None else Path(request.trace_dir), request.most)
     pipe.send(protocol.pack(Answer(record, 0 if player is None else player.begun, len(made.events))))
+
+
+def _player(text: str) -> ScenarioPlayer:
+    from raftlab.runs.scenario import ScenarioPlayer, parse  # imported before the fork, if there is a scenario
+
+    return ScenarioPlayer(parse(text))
 
 
 class _Together:

@@ -590,7 +590,7 @@ class EventLoop:
         except Exception as exc:
             raise _blamed_on(rpc.src, exc) from exc
         if reply is None:
-            self.fail(rpc, when, "request", "the puppet does not answer")
+            self.fail(rpc, when, "request", "the lab, which plays this server, does not answer")
             return
         self._answered(rpc, data, when)
 

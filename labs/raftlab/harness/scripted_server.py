@@ -1,7 +1,4 @@
-"""A scripted server: the test plays it, calling the real servers and answering them, so that no case depends on timing.
-
-The handouts call it a puppet.
-"""
+"""A scripted server: the test plays it, calling the real servers and answering them, so that no case depends on timing."""
 
 from __future__ import annotations
 

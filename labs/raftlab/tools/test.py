@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run each test with the seeds 0 to N - 1, or A to B - 1 (default: 1, which is seed 0)",
     )
     parser.add_argument(
-        "-k", dest="name", default="", metavar="NAME", help="run only tests with NAME in their name or title"
+        "-k", dest="name", default="", metavar="NAME", help="run only tests with NAME in their name, or in their title if no name has it"
     )
     add_jobs(parser)
     parser.add_argument(
@@ -150,7 +150,7 @@ def plan(lab: str, network: str | None = None, name: str = "") -> Plan:
     Args:
         lab: the lab's name.
         network: ``"sim"``, ``"rpyc"`` or ``"both"``; ``None``: ``"sim"``. Tests that run on neither are left out.
-        name: only tests that have this in their name or title.
+        name: only tests that have this in their name or, if none has, in their title.
 
     Raises:
         CommandError: no test is left.
@@ -158,7 +158,8 @@ def plan(lab: str, network: str | None = None, name: str = "") -> Plan:
     """
     wanted = NETWORKS if network == "both" else (network or "sim",)
     part = name.removeprefix("test_").lower()
-    named = [info for info in catalogue.tests(lab) if part in info.name or part in info.title.lower()]
+    tests = catalogue.tests(lab)
+    named = [info for info in tests if part in info.name] or [info for info in tests if part in info.title.lower()]
     if not named:
         raise CommandError(f"lab {lab} has no test with {name!r} in its name; `raftlab labs` lists them")
     with_networks = [(info, tuple(network for network in wanted if network in info.networks)) for info in named]

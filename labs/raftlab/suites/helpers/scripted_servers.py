@@ -1,4 +1,4 @@
-"""Helpers for tests with one real server, S0, in which all other servers are scripted (puppets).
+"""Helpers for tests with one real server, S0, in which all other servers are scripted.
 
 S0's election timer runs during such a test. S0 still obeys a scripted server whose term is far above any that S0 can have
 reached by itself. If the term is lower, S0 may already be in a newer term and is right to refuse. A script for which this

@@ -398,6 +398,13 @@ def test_higher_terms(cluster: StartCluster) -> None:
     first = _candidate(c).args["term"]
     for scripted_server in c.scripted:
         scripted_server.answer["request_vote"] = lambda rpc: {"term": first + 100, "vote_granted": False}
+    adopted = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[0] >= first + 100)
+    text = f"expected S0 to adopt term {first + 100} from the refusals, but it did not"
+    c.expect(adopted, text, rules.HIGHER_TERM, [0])
+    # It has voted for nobody in that term, unless its timer has run out since.
+    reply = ask_vote(c, 1, first + 100)
+    text = f"expected S0 to vote for S1 in term {first + 100}, of which it learned from a reply, but it refused"
+    c.expect(reply["vote_granted"] or reply["term"] > first + 100, text, rules.HIGHER_TERM, [0])
     _candidate(c, above=first + 99)
     for scripted_server in c.scripted:
         scripted_server.answer.update(request_vote=grant, append_entries=accept)
@@ -560,6 +567,50 @@ def test_votes_and_newer_term_at_once(cluster: StartCluster) -> None:
         c.expect(not sent, f"{text} sends heartbeats", rules.ELECTION_SAFETY, [0])
         append(c, 4, newer)
         term = newer
+
+
+@points(5)
+def test_newer_leader_at_once(cluster: StartCluster) -> None:
+    """A leader learns of a newer leader just as it sends heartbeats; it sends none in the newer term."""
+    c = cluster(7, scripted=range(1, 7))
+    # No delay, so that the newer leader's message arrives while S0 is still sending.
+    c.unreliable(on=False, latency=(0.0, 0.0))
+    newer = 0  # the term of the newer leader
+    beats: list[tuple[float, int]] = []  # S0's heartbeats to S1 after that term: when, and in which term
+    answers_first = False  # whether the first heartbeat is answered by a newer leader
+
+    def heartbeat(rpc: Rpc) -> Message:
+        nonlocal newer
+        term = rpc.args["term"]
+        text = (
+            f"expected S0 to send no heartbeats in term {newer}, which another server leads, but it sent S{rpc.dst} one"
+        )
+        c.expect(term != newer, text, rules.ELECTION_SAFETY, [0])
+        if term > newer and rpc.dst == 1:
+            beats.append((c.now, term))
+        if term > newer and answers_first:
+            newer = term + 10
+            send_append(c, rpc.dst, newer)
+        return accept(rpc)
+
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(request_vote=grant, append_entries=heartbeat)
+    deadline = c.now + 30.0
+    led = 0
+    while led < 16 and c.now < deadline:
+        before, answers_first = newer, led % 2 == 0
+        beats.clear()
+        c.wait_for(ELECTION_LIMIT, lambda: newer > before or len(beats) >= 3)  # noqa: B023  (called in this round only)
+        if newer == before and len(beats) >= 3:
+            # The newer leader's message arrives when S0's next heartbeat is due.
+            (earlier, _), (last, term) = beats[-2:]
+            c.sleep(max(0.0, 2 * last - earlier - c.now))
+            newer = term + 10
+            send_append(c, 1, newer)
+        led += newer > before
+        c.sleep(0.03)
+    text = "expected S0 to lead within 30 s, as everybody votes for it, but it did not"
+    c.expect(led > 0, text, rules.LIVENESS, [0], observe=lambda: c.campaigns_seen(0, 0.0))
 
 
 @points(5)

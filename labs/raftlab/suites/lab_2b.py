@@ -947,6 +947,47 @@ def test_match_index_only_grows(cluster: StartCluster) -> None:
 
 
 @points(5)
+def test_copies_counted_once(cluster: StartCluster) -> None:
+    """A leader counts each server's copy of an entry only once, however often that server acknowledges it."""
+    c = cluster(5, scripted=range(1, 5))
+    followers = {number: ScriptedFollower(c, number) for number in range(1, 5)}
+    for attempt in range(3):
+        wait_for_leadership(c)
+        for follower in followers.values():
+            follower.limit = NO_LIMIT
+        last = c.agree(f"{attempt} by all", 1)
+        for number in (2, 3, 4):
+            followers[number].limit = last
+        # S1's answers are late, so S0 sends the entry several times. Then all answers arrive.
+        late = c.hold("append_entries", dst=1, leg="reply")
+        index, _, is_leader = c.propose(0, f"{attempt} on two of five")
+        c.sleep(0.7)
+        late.release()
+        if is_leader:
+            why = "which two of five have: S1 has only acknowledged it several times"
+            _expect_not_applied(c, index, 0.3, why)
+
+
+@points(5)
+def test_late_follower(cluster: StartCluster) -> None:
+    """A follower that was silent gets the entries that it lacks, even if no further command comes."""
+    c = cluster(3, scripted=(1, 2))
+    followers = {number: ScriptedFollower(c, number) for number in (1, 2)}
+    for number in range(2):
+        wait_for_leadership(c)
+        followers[2].silent = True
+        for each in range(3):
+            c.agree(f"{number}: by two {each}", 1)
+        c.sleep(0.5)
+        followers[2].silent = False
+        last = f"{number}: by two 2"
+        # A call without an answer may take 7 s, and some Rafts make no other call to that server meanwhile.
+        caught_up = c.wait_for(15.0, lambda: followers[2].has(last))  # noqa: B023  (called in this round only)
+        text = "expected S0 to send S2, which answers again, all entries that it lacks within 15 s, but it did not"
+        c.expect(caught_up or not c.get_state(0)[1], text, rules.AGREEMENT, [0])
+
+
+@points(5)
 def test_candidate_names_its_log(cluster: StartCluster) -> None:
     """A candidate's vote requests have the index and term of the last entry in its log, committed or not."""
     c = cluster(3, scripted=(1, 2))

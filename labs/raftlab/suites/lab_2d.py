@@ -17,10 +17,12 @@ from collections.abc import Callable
 from raftlab.explain import rules
 from raftlab.harness import message_filters
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.referee.snapshots import CHUNK_BYTES
 from raftlab.suites.helpers.scripted_leader import SnapshotSender, term_of
 from raftlab.suites.helpers.scripted_servers import (
+    ROUNDS,
     ScriptedFollower,
     accept,
     campaign_terms,
@@ -606,6 +608,101 @@ def test_snapshot_at_once(cluster: StartCluster) -> None:
             leader.expect_kept(at + kept, "before its restart")
         leader.commit_through(at + kept, at + 20, "after snapshot() was called just as entries came")
     _expect_saved(c, 0)
+
+
+@points(5)
+def test_leader_cuts_its_log_at_once(cluster: StartCluster) -> None:
+    """snapshot() is called just as a leader sends entries and snapshots; each message has what belongs to its index."""
+    c = cluster(3, scripted=(1, 2))
+    c.take_snapshots(every=0, size=6000)
+    ScriptedFollower(c, 1)
+    # S2 takes snapshots, but no entries. So S0 sends it a new snapshot whenever it has cut its log.
+    behind = c.scripted_server(2)
+    behind.answer.update(
+        request_vote=grant,
+        append_entries=lambda rpc: {"term": rpc.args["term"], "success": False},
+        install_snapshot=lambda rpc: {"term": rpc.args["term"]},
+    )
+    for number in range(ROUNDS):
+        wait_for_leadership(c)
+        held = c.hold("append_entries", dst=2, leg="reply")
+        before = c.agree(f"{number} first", 1)
+        c.propose_together(0, [f"{number}: {each}" for each in range(4)])
+        last = c.agree(f"{number} second", 1)
+        c.wait_for(0.3, lambda: bool(held.messages))  # noqa: B023  (called in this round only)
+        c.call_snapshot(0, before)
+        # S2's refusals make S0 send the snapshot.
+        with c.at_once(0, held):
+            calls = [c.ask_start(0, f"{number}: {each}") for each in range(4, 8)]
+            cuts = [c.ask_snapshot(0, before + 1)]
+        for index in range(before + 2, last + 1):
+            c.sleep(0.0005)
+            cuts.append(c.ask_snapshot(0, index))
+        c.snapshots_taken(0, cuts)
+        places = [index for index, _, is_leader in c.started(0, calls) if is_leader]
+        if places:
+            applied = c.wait_for(5.0, lambda: c.committed(max(places))[0] == 1)  # noqa: B023  (called in this round only)
+            text = f"expected S0 to apply index {max(places)}, which S1 has, too, but it did not"
+            c.expect(applied or not c.get_state(0)[1], text, rules.AGREEMENT, [0])
+        c.sleep(0.03)  # so that the transfer is over
+        for scripted_server in c.scripted:
+            for rpc in scripted_server.received:
+                _expect_own_content(c, rpc)
+            scripted_server.received.clear()
+    _expect_saved(c, 0)
+
+
+def _expect_own_content(c: Cluster, rpc: Rpc) -> None:
+    """Require that S0 has sent the bytes of the snapshot that the message names, or entries as they were applied."""
+    args = rpc.args
+    if rpc.method == "install_snapshot":
+        index, offset, data = args["last_included_index"], args["offset"], args["data"]
+        same = data == c.snapshot_of(index)[offset : offset + len(data)]
+        text = f"expected S0 to send bytes of the snapshot up to index {index}, but it sent others under that index"
+        c.expect(same, text, rules.WHOLE_SNAPSHOT, [0])
+    elif rpc.method == "append_entries":
+        for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
+            servers, command = c.committed(index)
+            text = (
+                f"expected S0 to send {command!r} as index {index}, as it was applied, but it sent {entry['command']!r}"
+            )
+            c.expect(not servers or command == entry["command"], text, rules.LOG_MATCHING, [0])
+
+
+@points(5)
+def test_only_a_follower_cuts(cluster: StartCluster) -> None:
+    """A follower whose answers were lost cuts its log after the entry that the leader sends next; both go on."""
+    c = cluster(3)
+    c.take_snapshots(every=0)
+    c.agree("by all", 3)
+    leader = c.settled_leader()
+    follower = (leader + 1) % 3
+    c.cut(follower, leader)
+    c.propose_together(leader, _commands(c, 8))
+    last = c.agree("unanswered by one", 2)
+    c.wait_for(2.0, lambda: c.committed(last)[0] == 3)
+    if c.committed(last)[0] == 3:
+        # The leader still has these entries, and only the follower knows that it needs none of them.
+        c.call_snapshot(follower, last)
+    c.mend(follower, leader)
+    c.agree("by all again", 3, within=20.0)
+
+
+@points(5)
+def test_chunks_at_once(cluster: StartCluster) -> None:
+    """Each chunk of a snapshot arrives several times at the same moment; S0 puts it together only once."""
+    c = cluster(3, scripted=(1, 2))
+    c.take_snapshots(every=0, size=6000)
+    leader = SnapshotSender(c)
+    for at in range(20, 20 * ROUNDS, 20):
+        for part in (0, 1):
+            with c.at_once(0):
+                for _ in range(3):
+                    leader.send("install_snapshot", **leader.chunk(at, part))
+            c.sleep(0.03)
+        # The referee checks what S0 hands to the service.
+        leader.install(at)
+        leader.commit_through(at, at + 5, "once it has every chunk of a snapshot, and some of them twice")
 
 
 @points(6, networks=SIM)

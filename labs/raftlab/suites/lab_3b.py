@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from raftlab.explain import rules
-from raftlab.explain.failure import Rule
+from raftlab.explain.failure import Rule, short
 from raftlab.harness.clerks import OPERATION_LIMIT, ClerkHandle, ClientOperation
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
 from raftlab.harness.membership import MembershipCall
@@ -22,7 +22,14 @@ from raftlab.referee.base import Message
 from raftlab.suites.helpers.clients import ALL_READS, FRESH_READS, Load, end_well, request
 from raftlab.suites.helpers.configurations import carries_configuration, without
 from raftlab.suites.helpers.scripted_clients import REFUSALS, Client, Session, longest_log
-from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, append, entries, wait_for_leadership
+from raftlab.suites.helpers.scripted_servers import (
+    NO_LIMIT,
+    ScriptedFollower,
+    append,
+    entries,
+    send_append,
+    wait_for_leadership,
+)
 from raftlab.suites.marking import SIM, StartCluster, points
 
 # Seconds within which a server answers a request, and a little more.
@@ -274,6 +281,63 @@ def test_read_of_an_earlier_term(cluster: StartCluster) -> None:
         wait_for_leadership(c)
 
 
+@points(3)
+def test_half_is_not_enough(cluster: StartCluster) -> None:
+    """A leader that only one of three others answers confirms no read by index, and soon holds no lease."""
+    c = cluster(4, scripted=[1, 2, 3], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2, 3)]
+    _, client, _ = leads_alone(c)
+    for number in range(3):
+        expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+        expect_soon(c, client, 0, read_of("lease"), "1;", rules.LEASE)
+        for follower in followers:
+            follower.silent = follower is not followers[number]
+        c.sleep(0.05)  # the answers to earlier messages arrive
+        why = "as only one of the three other servers answers it"
+        expect_refused(c, client, read_of("index"), why, rules.READ_INDEX)
+        c.sleep(LONGEST_TIMEOUT)
+        expect_refused(c, client, read_of("lease"), why, rules.LEASE)
+        for follower in followers:
+            follower.silent = False
+        wait_for_leadership(c)
+
+
+@points(3)
+def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
+    """Reads reach a leader at the moment when it learns of a new one: it adds nothing to its log any more."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    _, client, _ = leads_alone(c)
+    c.scripted_server(1).answer["read_index_of"] = lambda rpc: {"term": rpc.args["term"], "index": -1}
+    for _ in range(10):
+        # With an entry of its own term, S0 has nothing to add as long as it leads.
+        expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+        log, term = list(longest_log(followers)), c.get_state(0)[0]
+        prev, new = (len(log), log[-1]["term"]), term + 10
+        with c.at_once(0):
+            asked = []
+            for half in range(2):
+                for _ in range(3):
+                    asked += [client.send(0, read_of(kind)) for kind in ("index", "lease")]
+                    c.scripted_server(2).send(0, "read_index_of", term=term, server_id=2)
+                if not half:
+                    send_append(c, 1, new, prev)
+        c.sleep(0.02)
+        # What S0 would add now has the term and the index of this entry, so S0 would take it for this entry.
+        command, index = f"of term {new}", len(log) + 1
+        append(c, 1, new, prev, entries(new, command), index)
+        c.wait_for(2.0, lambda at=index: c.committed(at)[0] > 0)  # type: ignore[misc]
+        applied, other = c.committed(index)
+        text = f"expected S0 to apply {command!r} at index {index}, which S1, the leader of term {new}, has sent,"
+        what = f"but it applied {short(other)}" if applied else "but it did not"
+        c.expect(applied > 0 and other == command, f"{text} {what}", rules.SAME_ENTRY, [0])
+        for follower in followers:
+            follower.log[:] = [*log, *entries(new, command)]
+        for rpc in asked:
+            client.answer(rpc)
+        wait_for_leadership(c)
+
+
 @points(4)
 def test_index_during_a_change(cluster: StartCluster) -> None:
     """While C_old,new is in force, a read by index needs a majority of each set (with part 2 of lab 2E)."""
@@ -325,8 +389,14 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     for kind in ("index", "lease"):
         why = "as it has committed no entry of its own term"
         expect_refused(c, client, read_of(kind), why, rules.READ_INDEX if kind == "index" else rules.LEASE)
+    # While a read waits, its entry is committed, and so is the second put: not even now may the index be that of before.
+    call = c.ask_read_index(0)
+    c.sleep(0.05)
     for follower in followers:
         follower.limit = NO_LIMIT
+    index = c.found_read_index(0, call)
+    text = f"expected S0.read_index() to return -1, or {len(log)} or more, the index of the second put, but it returns"
+    c.expect(index == -1 or index >= len(log), f"{text} {index}", rules.READ_INDEX, [0])
     wait_for_leadership(c)
     expect_soon(c, client, 0, read_of("index"), "2;", rules.READ_INDEX)
 
@@ -371,6 +441,41 @@ def test_index_at_a_follower(cluster: StartCluster) -> None:
         expect_soon(c, client, leader, read_of("index"), f"{number};", rules.READ_INDEX)
 
 
+@points(3)
+def test_follower_asks_for_each_read(cluster: StartCluster) -> None:
+    """A follower asks the leader for each read: the answer to an earlier question may be older than the read."""
+    c = cluster(3, scripted_clerks=1)
+    client = Client(c)
+    session = client.register()
+    for number in range(3):
+        session.do("put", "x", f"{2 * number};")
+        leader = c.settled_leader()
+        follower = (leader + 1 + number % 2) % 3
+        _expect_read_index(c, follower, _last_index(c))
+        # The leader answers the first read, but the follower does not hear of it, nor of the put after it.
+        answers = c.hold("read_index_of", src=follower, dst=leader, leg="reply")
+        news = c.hold("append_entries", src=leader, dst=follower)
+        first, first_read = c.ask_read_index(follower), client.send(follower, read_of("index"))
+        c.wait_for(0.1, lambda held=answers: len(held.messages) > 1)  # type: ignore[misc]
+        since = c.now
+        client.succeed(session.request("put", "x", f"{2 * number + 1};"))
+        written = _last_index(c)
+        if c.now < since + 0.15:  # otherwise it may want to be elected, as it hears nobody
+            second, second_read = c.ask_read_index(follower), client.send(follower, read_of("index"))
+            c.sleep(0.02)
+            answers.release()
+            c.sleep(0.03)
+            news.release()
+            index = c.found_read_index(follower, second)
+            text = f"expected S{follower}.read_index() to be -1, or {written} or more, as the put at {written} was answered"
+            c.expect(index == -1 or index >= written, f"{text} before, but it is {index}", rules.READ_INDEX, [follower])
+            _check_current_or_refused(c, client.answer(second_read), follower, f"{2 * number + 1};")
+        answers.release()
+        news.release()
+        c.found_read_index(follower, first)
+        client.answer(first_read)
+
+
 def _expect_read_index(c: Cluster, server: int, written: int) -> None:
     """Require that a server's Raft soon finds a read index, and that it is not before the index that was written last."""
     deadline = c.now + OPERATION_LIMIT
@@ -389,7 +494,11 @@ def _expect_read_index(c: Cluster, server: int, written: int) -> None:
 
 def _expect_current_or_refused(c: Cluster, client: Client, server: int, value: str) -> None:
     """Require that a server answers a read by index with ``value``, or refuses it: only one that leads must answer."""
-    reply = client.ask(server, read_of("index"))
+    _check_current_or_refused(c, client.ask(server, read_of("index")), server, value)
+
+
+def _check_current_or_refused(c: Cluster, reply: Message, server: int, value: str) -> None:
+    """Require that this reply to a read by index has ``value``, or is a refusal."""
     fine = reply["status"] in REFUSALS or (reply["status"] == "ok" and reply["value"] == value)
     text = f"expected S{server} to answer a read by index with {value!r}, or to refuse it, but the answer is"
     c.expect(fine, f"{text} {reply['status']} and {reply['value']!r}", rules.READ_INDEX, [server])
@@ -412,6 +521,12 @@ def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
     # S1 leads, and has one entry more, which S0 does not have yet.
     more = {**log[-1], "term": new}
     append(c, 1, new, (len(log), log[-1]["term"]), [], len(log))
+    asked = c.scripted_server(2).send(0, "read_index_of", term=new, server_id=2)
+    c.wait_for(0.2, lambda: asked.done)
+    if asked.reply is not None and asked.reply["term"] == new:
+        index = asked.reply["index"]
+        text = f"expected S0, which follows S1, to answer read_index_of with the index -1, but it is {index}"
+        c.expect(index == -1, text, rules.READ_INDEX, [0])
     rpc = client.send(0, read_of("index"))
     _keep_following(c, new, log, 0.5, [])
     c.expect(
@@ -994,12 +1109,13 @@ def test_snapshot_has_the_state_of_its_index(cluster: StartCluster) -> None:
         load.finish()
         for server in range(3):
             c.crash(server)
-        alone = c.random.randrange(3)
-        c.restart(alone)
-        reader.restart()  # it has seen nothing yet, so that it takes what this server has
-        _only(c, reader, [alone])
-        c.sleep(0.3)
-        reader.get("x", read="snapshot")
+        for alone in range(3):
+            c.restart(alone)
+            reader.restart()  # it has seen nothing yet, so that it takes what this server has
+            _only(c, reader, [alone])
+            c.sleep(0.3)
+            reader.get("x", read="snapshot")
+            c.crash(alone)
         c.check_history()
         c.heal()
         c.start_all()
@@ -1039,6 +1155,89 @@ def test_index_and_value_belong_together(cluster: StartCluster) -> None:
         stop()
     c.wait_for(OPERATION_LIMIT, lambda: all(clerk.operation is None for clerk in c.clerks))
     end_well(c)
+
+
+@points(4)
+def test_snapshot_arrives_while_clerks_read(cluster: StartCluster) -> None:
+    """A server that is sent a snapshot takes its state and its index together: no read shows one without the other."""
+    c = cluster(3, clerks=5, max_state=300)
+    writer, *readers = c.clerks
+    for number in range(10):
+        leader = c.settled_leader()
+        behind = (leader + 1 + number % 2) % 3
+        held = [c.hold(method, dst=behind) for method in ("append_entries", "install_snapshot")]
+        c.sleep(0.05)
+        for each in range(4):
+            writer.put("x", f"{number}.{each};" * 40)
+        for reader in readers:
+            _only(c, reader, [behind])
+        stops = [_keep_reading(c, reader, "snapshot", every=0.001) for reader in readers]
+        for hold in held:
+            hold.drop()
+        c.wait_for(1.0, lambda server=behind: _has_applied_all(c, server))  # type: ignore[misc]
+        for stop in stops:
+            stop()
+        c.heal()
+        c.wait_for(OPERATION_LIMIT, lambda: all(reader.operation is None for reader in readers))
+        c.check_history()
+    end_well(c)
+
+
+def _has_applied_all(c: Cluster, server: int) -> bool:
+    applies = c.event_loop.referee.applies
+    return applies.last_applied[server] >= max(applies.values, default=0)
+
+
+@points(4, networks=SIM)
+def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
+    """Of many reads that wait at the same moment, each is answered as soon as it can be."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    _, client, _ = leads_alone(c)
+    for _ in range(3):
+        expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+        with c.at_once(0):
+            reads = [client.send(0, read_of("index")) for _ in range(20)]
+        c.wait_for(_WOKEN, lambda sent=reads: all(rpc.done for rpc in sent))  # type: ignore[misc]
+        _expect_woken(c, reads, "its followers answer at once")
+    log, new = list(longest_log(followers)), c.get_state(0)[0] + 1000
+    for number in range(8):
+        more = entries(new, *(f"{number}.{each}" for each in range(3)))
+        _keep_following(c, new, log, 0.2, [])
+        prev, parts = (len(log), log[-1]["term"]), [more] if number % 2 else [[entry] for entry in more]
+        # Each waits for one of the next three entries, which S0 gets one by one, or all at once: later, or with the reads.
+        with c.at_once(0):
+            reads = [client.send(0, read_of("session", seen=len(log) + 1 + each % 3)) for each in range(9)]
+            if number >= 4:
+                send_append(c, 1, new, prev, more, len(log) + len(more))
+        c.sleep(0.02)
+        for part in parts:
+            append(c, 1, new, (len(log), log[-1]["term"]), part, len(log) + len(part))
+            log += part
+        c.wait_for(0.1, lambda sent=reads: all(rpc.done for rpc in sent))  # type: ignore[misc]
+        for _ in range(round((_WOKEN - 0.1) / 0.1)):
+            if not all(rpc.done for rpc in reads):
+                _keep_following(c, new, log, 0.1, [])
+        _expect_woken(c, reads, f"it has applied index {len(log)}")
+
+
+# Seconds. With preemption, the reference takes some hundredths.
+_WOKEN = 0.5
+
+
+def _expect_woken(c: Cluster, reads: Sequence[Rpc], since: str) -> None:
+    """Require that all these reads at S0 have been answered by now."""
+    left = [rpc for rpc in reads if not rpc.done]
+    if left:
+        text = (
+            f"expected S0 to answer {len(reads)} reads of kind {left[0].args['read']!r} within {_WOKEN} s, as {since}"
+        )
+        c.fail(f"{text}, but {len(left)} of them still wait", rules.READ_COST, [0])
+    for rpc in reads:
+        if rpc.reply is not None and rpc.reply["status"] == "ok":
+            index, seen = rpc.reply["index"], rpc.args["seen"]
+            text = f"expected S0 to answer {described(rpc.args)} once it has applied index {seen}, as the request says"
+            c.expect(index >= seen, f"{text}, but it names index {index}", rules.SESSION_READS, [0])
 
 
 @points(3)

@@ -168,6 +168,13 @@ def test_every_row_is_said_somewhere() -> None:
             assert said_there or any(says(template, text) for template in templates() for text in named), row.sentence
 
 
+def test_a_cause_can_be_understood_without_the_table() -> None:
+    for row in symptoms.rows():
+        for cause in row.causes:
+            assert not re.match(r"see |as in the|the same cause", cause), (row.sentence, cause)
+            assert not re.search(r"\brows?\b", cause.replace("in a row", "")), (row.sentence, cause)
+
+
 # --- the known bugs ---
 
 CAUSES = tomllib.loads((ROOT / "tests" / "bugs" / "causes.toml").read_text(encoding="utf-8"))

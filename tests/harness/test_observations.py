@@ -165,12 +165,20 @@ def test_a_command_that_is_stored_and_not_committed(script: Script) -> None:
     took = "S0 took it at index 3; S1 and S2 have stored it, but S0 has applied"
     assert agreement(script, {0: 2}) == f"{took} only index 2 and those before"
     assert agreement(script, {}) == f"{took} nothing"
+    script.append(1.2, 0, 1, 3, commit=3)
+    took = took.replace(", but S0", ", and S0 sends commit=3, but")
+    assert agreement(script, {0: 2}) == f"{took} only index 2 and those before"
 
 
 def test_a_follower_that_does_not_apply(script: Script) -> None:
     script.append(1.1, 0, 1, 2, 1)
     script.append(1.2, 0, 1, 3, commit=3)
     assert agreement(script, {0: 3, 2: 3}) == "S0 took it at index 3; S1 was told commit=3, and has applied nothing"
+    applied = "has applied only index 2 and those before"
+    assert (
+        agreement(script, {0: 3, 1: 2, 2: 3})
+        == f"S0 took it at index 3; S1 was told commit=3 in heartbeats, and {applied}"
+    )
 
 
 def test_a_follower_that_refuses(script: Script) -> None:
@@ -225,6 +233,19 @@ def test_a_flood(script: Script) -> None:
     assert observations.most_frequent(script.events, 0, 0.0) == (
         "5 of them AppendEntries to S1, which refused 5 of them, the last with prev=(10,1)"
     )
+
+
+def test_who_lets_a_candidate_disturb_the_leader(script: Script) -> None:
+    def text() -> str:
+        return observations.disturbed(script.events, 0.0, 3).text
+
+    script.append(1.0, 0, 1, 0)
+    script.vote(1.2, 3, 1, 2, granted=False, told=1)
+    assert text() == ""
+    script.vote(1.2, 3, 0, 2, granted=False)
+    assert text() == "S0, the leader itself, adopted term 2 from a RequestVote of S3"
+    script.vote(1.2, 3, 2, 2, granted=True)
+    assert text() == "S2, which should hear the leader, adopted term 2 from a RequestVote of S3"
 
 
 # --- what led there ---

@@ -36,6 +36,7 @@ _VARIABLE = re.compile(
     |(?P<text>'(?:[^']|'(?=\w))*')
     |(?P<list>\[[^]]*\])
     |(?P<nothing>\b0[ ]bytes\b)
+    |(?P<stand_in>\bapplied[ ]index[ ]0\b)
     |(?P<refusal>(?<!\w)-1\b)
     |(?P<number>-?\b\d[\d,]*(?:\.\d+)?(?!\w))
     |(?P<word>\b(?:{_NUMBER_WORDS})\b)
@@ -53,12 +54,16 @@ _MATCHES = {
     "text": ".+?",
     "list": r"\[.*?\]",
     "nothing": "0 bytes",
+    "stand_in": r"applied\sindex\s0\b",
     "refusal": "-1",
     "number": r"-?\d[\d,]*(?:\.\d+)?",
     "word": rf"(?:{_NUMBER_WORDS}|\d+)",
     "value": ".+?",
     "space": r"\s",
 }
+
+# The kinds that match the same words only.
+_LITERAL = ("plural", "refusal", "stand_in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,7 @@ def _pattern(sentence: str) -> tuple[re.Pattern[str], int]:
         kind = str(match.lastgroup)
         matches = _MATCHES.get(kind) or re.escape(match[0].removesuffix("s")) + "s?"
         parts += [re.escape(literal), matches]
-        words += len(literal) + {"plural": len(match[0]), "read": len("get"), "refusal": len("-1")}.get(kind, 0)
+        words += len(literal) + (len(match[0]) if kind in _LITERAL else len("get") if kind == "read" else 0)
         at = match.end()
     parts.append(re.escape(sentence[at:]))
     return re.compile("".join(parts), re.DOTALL), words + len(sentence) - at

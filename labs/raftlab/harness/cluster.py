@@ -547,6 +547,10 @@ class Cluster:
         """What was seen of the elections of ``server`` from ``since`` (seconds) on."""
         return observations.campaigns(self.event_loop.trace.events, since, server)
 
+    def disturbance_seen(self, server: int, since: float) -> Observation:
+        """Who adopted a term from a vote request of ``server`` since ``since`` (seconds), although there was a leader."""
+        return observations.disturbed(self.event_loop.trace.events, since, server)
+
     def first_hint(self) -> str:
         """A hint about the first steps of lab 2A, if no server has requested a vote yet; else empty."""
         if self.rpc_count(method="request_vote") or self.rpc_count(method="pre_vote"):

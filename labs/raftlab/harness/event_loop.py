@@ -18,7 +18,7 @@ import msgspec
 
 from raftlab import participants
 from raftlab.explain import races
-from raftlab.explain.failure import Failure, LabFailure
+from raftlab.explain.failure import Failure, LabFailure, shortened
 from raftlab.harness.network import MIN_DELAY, Network
 from raftlab.harness.observations import most_frequent
 from raftlab.harness.quotas import Quotas, shorten
@@ -791,7 +791,11 @@ class EventLoop:
     def no_answer(self, server: int, method: str, patience: float) -> LabFailure:
         """The failure of a call that has not returned for ``patience`` seconds of the lab's time."""
         text = f"expected {name_of(server)}.{method}() to return at once, but after {patience:.0f} s it has not"
-        return LabFailure(Failure("no-answer", text, detail=self.world.threads(server)))
+        threads = self.world.threads(server)
+        own = next((line.strip() for line in threads.splitlines() if "for a lock that it took itself" in line), "")
+        if own:
+            text = f"{text}: {shortened(own, 200)}"
+        return LabFailure(Failure("no-answer", text, detail=threads))
 
     def begin_call(self, server: int, method: str, args: list[Any], callback: Callable[[], None] | None = None) -> int:
         """Call a method of the server's ``Raft`` without waiting.

@@ -23,6 +23,8 @@ _HEARTBEAT_S = 1.0
 # Refusals in a row from which on they are worth telling. A few belong to every repair of a log.
 _MANY_REFUSALS = 3
 
+_NEVER_VOTED = "so far"
+
 Message = dict[str, Any]
 
 
@@ -140,6 +142,10 @@ class _Election:
     def answered(self) -> list[Call]:
         return [call for call in self.asked if call.answer is not None]
 
+    @property
+    def refused(self) -> list[Call]:
+        return [call for call in self.answered if not (call.answer or {}).get("vote_granted")]
+
 
 def election(events: Sequence[Event], now: float, since: float, servers: Collection[int], members: int) -> Observation:
     """Why no server has led.
@@ -162,7 +168,7 @@ def election(events: Sequence[Event], now: float, since: float, servers: Collect
     # Who won long ago does not explain why nobody wins now.
     won = [each for each in elections.values() if len(each.granted) + 1 >= majority and each.term >= newest - 2]
     if won:
-        return _elected(events, now, since, won)
+        return _elected(events, now, since, won, members)
     behind = _behind_its_term(asked)
     if behind is not None:
         return behind
@@ -181,11 +187,17 @@ def election(events: Sequence[Event], now: float, since: float, servers: Collect
     split = _split_votes(elections)
     if split:
         return Observation(split, about)
-    full = next((each for each in reversed(mine) if len(each.answered) + 1 >= majority), last)
-    refused = sorted(
-        (call for call in full.answered if not (call.answer or {}).get("vote_granted")), key=lambda call: call.dst
-    )
     votes = calls(events, "request_vote")
+    # A refusal by servers that have never voted says more than later ones.
+    never = (
+        each
+        for each in elections.values()
+        if each.refused and all(_NEVER_VOTED in _why_refused(call, votes) for call in each.refused)
+    )
+    full = next(never, None) or next((each for each in reversed(mine) if len(each.answered) + 1 >= majority), last)
+    candidate = name_of(full.server)
+    terms = _terms([each.term for each in elections.values() if each.server == full.server])
+    refused = sorted(full.refused, key=lambda call: call.dst)
     why: dict[str, list[int]] = {}
     for call in refused:
         why.setdefault(_why_refused(call, votes), []).append(call.dst)
@@ -218,15 +230,17 @@ def _nobody_asked(events: Sequence[Event], since: float, servers: Collection[int
     return Observation("nobody asked for votes")
 
 
-def _elected(events: Sequence[Event], now: float, since: float, won: list[_Election]) -> Observation:
+def _elected(
+    events: Sequence[Event], now: float, since: float, won: list[_Election], members: int
+) -> Observation:  # fmt: skip
     """Somebody was elected, and yet the test saw no leader."""
     led = {(call.src, call.term): call.time for call in calls(events, "append_entries", since)}
     last = max(won, key=lambda each: each.term)
     about = frozenset(call.id for call in last.asked)
     if (last.server, last.term) not in led:
-        voters = names({last.server, *last.granted})
-        server = name_of(last.server)
-        return Observation(f"{server} got the votes of {voters} in term {last.term}, and sent no AppendEntries", about)
+        voters = {last.server, *last.granted}
+        what = "every vote" if len(voters) >= members > 1 else f"the votes of {names(voters)}"
+        return Observation(f"{name_of(last.server)} got {what} in term {last.term}, and sent no AppendEntries", about)
     if now - led[last.server, last.term] < _HEARTBEAT_S:
         text = f"{name_of(last.server)} sends AppendEntries of term {last.term}, in which it was elected"
         return Observation(f"{text}, but does not say that it leads", about)
@@ -279,7 +293,7 @@ def _why_refused(call: Call, votes: list[Call]) -> str:
         return f"having voted for {name_of(same[-1].src)}"
     last = (_number(call.args, "last_log_index"), _number(call.args, "last_log_term"))
     before = [each for each in votes if each.src == call.dst and each.term < call.term] or given
-    ever = "in that term, only in earlier ones" if before else "so far"
+    ever = "in that term, only in earlier ones" if before else _NEVER_VOTED
     return f"although no vote has been given there {ever} (the request names {last} as the last entry)"
 
 
@@ -293,6 +307,21 @@ def campaigns(events: Sequence[Event], since: float, server: int) -> Observation
         return behind
     text = f"{name_of(server)} asked for votes in {_terms([call.term for call in asked])} only"
     return Observation(text, frozenset(call.id for call in asked[-2:]))
+
+
+def disturbed(events: Sequence[Event], since: float, server: int) -> Observation:
+    """Which servers were the first to adopt a term from a vote request of ``server``, although there was a leader."""
+    asked = [call for call in calls(events, "request_vote", since) if call.src == server]
+    first = next((call for call in asked if _number(call.answer, "term") >= call.term), None)
+    if first is None:
+        return Observation()
+    beats = [call for call in calls(events, "append_entries", since) if call.term < first.term]
+    leader = beats[-1].src if beats else None
+    round_ = [call for call in asked if call.term == first.term and _number(call.answer, "term") >= call.term]
+    others = {call.dst for call in round_} - {leader}
+    who = f"{names(others)}, which should hear the leader," if others else f"{name_of(first.dst)}, the leader itself,"
+    text = f"{who} adopted term {first.term} from a RequestVote of {name_of(server)}"
+    return Observation(text, frozenset(call.id for call in round_))
 
 
 def transfer(events: Sequence[Event], now: float, since: float, leader: int, target: int, members: int) -> Observation:
@@ -334,7 +363,8 @@ def lagging(events: Sequence[Event], since: float, server: int, index: int, appl
     told = [call for call in taken if min(_number(call.args, "leader_commit"), _upto(call)) >= index]
     if told:
         commit = _number(told[0].args, "leader_commit")
-        text = f"{name} was told commit={commit}, and has applied {_as_far_as(applied)}"
+        how = " in heartbeats" if applied and not any(call.args.get("entries") for call in told) else ""
+        text = f"{name} was told commit={commit}{how}, and has applied {_as_far_as(applied)}"
         return Observation(text, frozenset({told[0].id}))
     if chunks and (not appends or chunks[-1].time >= appends[-1].time - 1.0):
         return _chunks(name, leader, chunks)
@@ -343,7 +373,9 @@ def lagging(events: Sequence[Event], since: float, server: int, index: int, appl
         return Observation(f"{name} answered no AppendEntries of {leader}", frozenset(c.id for c in appends[-2:]))
     refused = list(takewhile(lambda call: (call.answer or {}).get("success") is not True, reversed(answered)))
     if len(refused) >= _MANY_REFUSALS:
-        return _refusals(name, leader, refused[::-1], chunks)
+        # A snapshot may have been sent before the test began to wait.
+        before = [call for call in calls(events, "install_snapshot") if call.dst == server and call.term == term]
+        return _refusals(name, leader, refused[::-1], before)
     stored = [call for call in taken if _upto(call) >= index]
     if stored:
         commit = max(_number(call.args, "leader_commit") for call in appends if call.time >= stored[0].time)
@@ -369,11 +401,12 @@ def _refusals(name: str, leader: str, refused: list[Call], chunks: list[Call]) -
         text = f"{name} answered {leader}, which leads term {refused[-1].term}, with the newer term {newer}"
         return Observation(text, about)
     if times > len(refused) // 2:
-        text = f"{name} refused {leader}'s AppendEntries with prev=({prev[0]},{prev[1]}) {_times(times)}"
+        what = f"prev=({prev[0]},{prev[1]})" if prev != (0, 0) else "prev=(0,0), which every log matches,"
+        text = f"{name} refused {leader}'s AppendEntries with {what} {_times(times)}"
         if chunks:
             last = chunks[-1]
             offset, index = _number(last.args, "offset"), _number(last.args, "last_included_index")
-            sent = f"the chunk at offset {offset} of the one up to {index}"
+            sent = f"{'all' if _is_whole(chunks, index) else f'the chunk at offset {offset}'} of the one up to {index}"
             text = f"{text}; before that it was sent a snapshot, at last {sent}"
             about |= {last.id}
         return Observation(text, about)
@@ -382,6 +415,19 @@ def _refusals(name: str, leader: str, refused: list[Call], chunks: list[Call]) -
         f"{name} refused {len(refused)} AppendEntries of {leader} in a row, with prev_log_index from {begin} to {end}"
     )
     return Observation(text, about)
+
+
+def _is_whole(chunks: list[Call], index: int) -> bool:
+    """Whether every chunk of the snapshot up to ``index`` was answered."""
+    answered = [
+        call for call in chunks if call.answer is not None and _number(call.args, "last_included_index") == index
+    ]
+    upto = 0
+    for offset, size in sorted((_number(call.args, "offset"), len(call.args.get("data") or b"")) for call in answered):
+        if offset > upto:
+            return False
+        upto = max(upto, offset + size)
+    return any(call.args.get("done") is True for call in answered)
 
 
 def _chunks(name: str, leader: str, chunks: list[Call]) -> Observation:
@@ -454,7 +500,9 @@ def agreement(
         stored = (
             f"{names(copies)} {'has' if len(copies) == 1 else 'have'} stored it" if copies else "no other server votes"
         )
-        text = f"{took}; {stored}, but {leader} has applied {_as_far_as(applied.get(last.server, 0))}"
+        commit = max((_number(call.args, "leader_commit") for call in sent), default=0)
+        but = f"and {leader} sends commit={commit}, but" if commit >= last.index else f"but {leader}"
+        text = f"{took}; {stored}, {but} has applied {_as_far_as(applied.get(last.server, 0))}"
         return Observation(text, frozenset(call.id for call in bring[:2]))
     if len(copies) + 1 > members // 2 or not late:
         late = [server for server in servers if server != last.server and applied.get(server, 0) < last.index]

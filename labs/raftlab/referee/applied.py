@@ -78,8 +78,9 @@ class StateMachineSafety(Invariant):
         first = self._first_server.setdefault(msg.index, server)
         known = self.values.setdefault(msg.index, value)
         if known != value:
+            before = f"as S{first} did" if first != server else "again after its restart"
             text = (
-                f"expected S{server} to apply {short(known[1])} at index {msg.index} as S{first} did, "
+                f"expected S{server} to apply {short(known[1])} at index {msg.index} {before}, "
                 f"but it applied {short(value[1])}"
             )
             raise broken(rules.STATE_MACHINE_SAFETY, text, frozenset((server, first)))

@@ -60,13 +60,13 @@ class Leadership(Invariant):
         votes = self._votes.get((term, server), {server})
         if not any(configuration.has_majority(votes) for configuration in self._configurations()):
             text = f"expected S{server} to lead term {term} only with the votes of most of {self._initial.groups_text}"
+            pre_votes = names(self._pre_votes.get((term, server), set()) - votes)
             if (term, server) in self._asked:
                 text = f"{text}, but it has only those of {names(votes)}"
-                others = self._pre_votes.get((term, server), set()) - votes
-                if others:
-                    text = f"{text}, and pre-votes of {names(others)}, which are no votes"
+                text += f", and pre-votes of {pre_votes}, which are no votes" if pre_votes else ""
             else:
                 text = f"{text}, but it has asked nobody for votes in that term"
+                text += f", and has only pre-votes of {pre_votes}, which are no votes" if pre_votes else ""
             raise broken(rules.MAJORITY, text, frozenset((server,)))
         self._elected.add((term, server))
 

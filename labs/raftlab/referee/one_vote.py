@@ -26,10 +26,13 @@ class OneVote(Invariant):
         # By server: the terms in which it asked for votes in its present incarnation and has not led so far.
         self._asked: dict[int, set[int]] = {}
         self._incarnations: dict[int, int] = {}
+        # By server and term: what happened after it voted, for the failure's sentence only.
+        self._since: dict[tuple[int, int], str] = {}
 
     def booted(self, server: int, incarnation: int) -> None:
         self._incarnations[server] = incarnation
         asked = self._asked.pop(server, set())
+        self._since = {(voter, term): what for (voter, term), what in self._since.items() if voter != server}
         self._votes = {
             (voter, term): vote
             for (voter, term), vote in self._votes.items()
@@ -45,6 +48,10 @@ class OneVote(Invariant):
         elif method in ("append_entries", "install_snapshot"):
             self._leads(src, term)
 
+    def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
+        if method in ("append_entries", "install_snapshot") and (server, args["term"]) in self._votes:
+            self._since.setdefault((server, args["term"]), f"it had heard S{caller}, the leader of that term")
+
     def observed(self, server: int, term: int, is_leader: bool) -> None:
         if is_leader:
             self._leads(server, term)
@@ -55,17 +62,23 @@ class OneVote(Invariant):
     def _leads(self, server: int, term: int) -> None:
         self._asked.get(server, set()).discard(term)
         self._vote(server, term, server)
+        self._since[server, term] = "it had led that term"
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "request_vote" and reply["vote_granted"]:
-            self._vote(server, args["term"], caller)
+            self._vote(server, args["term"], caller, reply["term"])
 
-    def _vote(self, server: int, term: int, candidate: int) -> None:
+    def _vote(self, server: int, term: int, candidate: int, now: int = 0) -> None:
+        """``server`` votes for ``candidate`` in ``term``. Its own term is ``now`` by then, if it says so."""
         incarnation = self._incarnations.get(server, 0)
         first, given = self._votes.setdefault((server, term), (candidate, incarnation))
         if first != candidate:
             mine, other = (f"S{who}" if who != server else "itself" for who in (first, candidate))
             then = "then" if given == incarnation else "then, after a restart,"
             text = f"expected S{server} to vote once in term {term}, but it voted for {mine} and {then} for {other}"
+            if now > term:
+                text = f"{text}, when it was in term {now}"
+            elif given == incarnation and other != "itself" and (server, term) in self._since:
+                text = f"{text}, after {self._since[server, term]}"
             rule = rules.ONE_VOTE if given == incarnation else rules.SURVIVES
             raise broken(rule, text, frozenset((server, first, candidate)))

@@ -230,20 +230,27 @@ def test_own_vote_survives(cluster: StartCluster) -> None:
 def test_log_survives(cluster: StartCluster) -> None:
     """After a crash, acknowledged entries are still there, and replaced ones are not."""
     c = cluster(3, scripted=(1, 2))
-    last = (0, 0)
+    last, seen = (0, 0), ""
+
+    def restart(command: str) -> str:
+        """Restart S0. Returns whether it had saved the entry with ``command``, as far as its bytes show it."""
+        saved = command.encode() in c.server_state(0).state
+        c.restart(0)
+        return f", {'although' if saved else 'and'} what it had saved {'contains' if saved else 'lacks'} {command!r}"
+
     for term in (100, 200, 300):
         if last[0]:
-            expect_entry(c, 1, term - 50, last)
+            expect_entry(c, 1, term - 50, last, seen=seen)
         reply = append(c, 1, term, last, entries(term, f"of term {term}"))
         c.expect(reply["success"], "expected S0 to take an entry, but it refused", rules.CONSISTENCY, [0])
         last = (last[0] + 1, term)
-        c.restart(0)
-    expect_entry(c, 1, 400, last)
+        seen = restart(f"of term {term}")
+    expect_entry(c, 1, 400, last, seen=seen)
     # A leader that has only the first entry, and a different one after it: S0 replaces the second and drops the third.
     reply = append(c, 2, 500, (1, 100), entries(500, "instead"))
     c.expect(reply["success"], "expected S0 to replace the entry at index 2, but it refused", rules.LOG_MATCHING, [0])
-    c.restart(0)
-    expect_entry(c, 2, 600, (2, 500))
+    seen = restart("instead")
+    expect_entry(c, 2, 600, (2, 500), seen=seen)
     reply = append(c, 1, 700, last)
     text = "expected S0 to have no entry at index 3 since the one at index 2 was replaced, but it still has it"
     c.expect(not reply["success"], text, rules.LOG_MATCHING, [0])

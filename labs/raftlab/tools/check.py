@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from raftlab import labs
+from raftlab.explain.causes import FAULTS
 from raftlab.explain.failure import LabFailure, shortened
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.network import MIN_DELAY
@@ -131,9 +132,10 @@ def _trial(host: WarmHost, lab: str) -> list[protocol.Problem]:
     except LabFailure as exc:
         failure = exc.failure
         if failure.kind in FATAL:
-            return [
-                protocol.Problem(failure.text, failure.where, "handouts/setup.md#if-it-stops-before-the-first-test")
-            ]
+            text = failure.text
+            if failure.kind in ("init-hangs", "busy-loop"):
+                text = f"{text}. {FAULTS[failure.kind]}"
+            return [protocol.Problem(text, failure.where, "handouts/setup.md#if-it-stops-before-the-first-test")]
     finally:
         world.close()
     return []

@@ -14,9 +14,6 @@ from raftlab.referee.base import Message
 from raftlab.referee.configuration import names
 from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, campaign_terms, grant, wait_for_campaign
 
-# The hint of tests that a server without joint consensus may fail.
-PART_2 = "This is part 2: it needs joint consensus."
-
 
 def without(members: range | list[int] | tuple[int, ...], *excluded: int) -> list[int]:
     """``members`` except those in ``excluded``."""
@@ -140,20 +137,20 @@ class ScriptedVoters:
         for scripted_server in c.scripted:
             scripted_server.answer["request_vote"] = lambda rpc: grant(rpc) if rpc.dst in self.granting else None
 
-    def expect_win(self, grants: Collection[int], why: str, rule: Rule, hint: str = "") -> None:
+    def expect_win(self, grants: Collection[int], why: str, rule: Rule) -> None:
         """Let S0 start an election with the votes of ``grants``, and require that it leads within 5 s.
 
         ``why`` completes the sentence of the failure, and ``rule`` is the rule that S0 breaks.
         """
         self._hold_election(grants, ELECTION_LIMIT)
         text = f"expected S0 to lead with the votes of {names([0, *grants])} ({why}), but it does not"
-        self.c.expect(self.c.get_state(0)[1], text, rule, [0], hint)
+        self.c.expect(self.c.get_state(0)[1], text, rule, [0])
 
-    def expect_loss(self, grants: Collection[int], why: str, rule: Rule, hint: str = "") -> None:
+    def expect_loss(self, grants: Collection[int], why: str, rule: Rule) -> None:
         """Like :meth:`expect_win`, but require that S0 does not lead for 2.5 s."""
         self._hold_election(grants, 2.5)
         text = f"expected S0 not to lead with the votes of {names([0, *grants])} ({why}), but it does"
-        self.c.expect(not self.c.get_state(0)[1], text, rule, [0], hint)
+        self.c.expect(not self.c.get_state(0)[1], text, rule, [0])
 
     def _hold_election(self, grants: Collection[int], seconds: float) -> None:
         """Let S0 start an election, and wait up to ``seconds`` until it leads."""

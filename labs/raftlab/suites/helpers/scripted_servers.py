@@ -101,12 +101,14 @@ def expect_term(c: Cluster, term: int) -> None:
     c.expect(now >= term, text, rules.SURVIVES, [0])
 
 
-def expect_entry(c: Cluster, who: int, term: int, last: tuple[int, int], rule: Rule = rules.SURVIVES) -> None:
+def expect_entry(
+    c: Cluster, who: int, term: int, last: tuple[int, int], rule: Rule = rules.SURVIVES, seen: str = ""
+) -> None:
     """Require that S0, after a restart, has the entry ``last``: it must accept a heartbeat with this prev_log_index from a
-    leader of ``term``, which S0 cannot have reached by itself."""
+    leader of ``term``, which S0 cannot have reached by itself. ``seen`` completes the sentence of the failure."""
     reply = append(c, who, term, last)
     text = f"expected S0 still to have its entry of term {last[1]} at index {last[0]} after its restart, but it is gone"
-    c.expect(reply["success"], text, rule, [0])
+    c.expect(reply["success"], f"{text}{seen}", rule, [0])
 
 
 class Interrupted(Exception):

@@ -319,8 +319,11 @@ def disturbed(events: Sequence[Event], since: float, server: int) -> Observation
     leader = beats[-1].src if beats else None
     round_ = [call for call in asked if call.term == first.term and _number(call.answer, "term") >= call.term]
     others = {call.dst for call in round_} - {leader}
-    who = f"{names(others)}, which should hear the leader," if others else f"{name_of(first.dst)}, the leader itself,"
-    text = f"{who} adopted term {first.term} from a RequestVote of {name_of(server)}"
+    term, by = first.term, name_of(server)
+    if others:
+        text = f"{names(others)}, which should hear the leader, adopted term {term} from a RequestVote of {by}"
+    else:
+        text = f"{name_of(first.dst)}, the leader itself, adopted term {term} from a RequestVote of {by}"
     return Observation(text, frozenset(call.id for call in round_))
 
 

@@ -20,13 +20,13 @@ from raftlab.sandbox.levels import Level, Sandbox
 NETWORKS = ("sim", "rpyc")
 
 # The largest number of runs that share one job. Starting a job costs half a second of CPU time. That is ten times the cost
-# of a simulated run, and several times that of a run on the real network. But such a run takes several seconds, most of
-# which it waits, and the jobs must not be so long that the last ones run alone at the end.
+# of a simulated run, and several times that of a run on the real network. But a run on the real network takes several
+# seconds, in which it mostly waits. So a job has few of them; otherwise the last jobs would run alone for a long time.
 RUNS_IN_A_JOB = {"sim": 100, "rpyc": 6}
 
-# How many jobs run in parallel on the real network, for each job in sim. Such a run uses a tenth of a processor. Beside
-# endless loops on both processors of a small machine, its judge woke up at most 0.17 s late with four jobs per processor, a
-# third of what raftlab.runs.run.TOO_LATE_S allows; more jobs did not finish sooner.
+# How many jobs run in parallel on the real network, for each job in sim. Such a run uses a tenth of a processor. On a small
+# machine with an endless loop on each of its two processors, and with four jobs per processor, judges woke up at most 0.17 s
+# late. That is a third of what raftlab.runs.run.TOO_LATE_S allows. More jobs did not finish sooner.
 RPYC_JOBS_PER_JOB = 4
 
 TestRun = tuple[str, int]  # test, seed
@@ -230,7 +230,7 @@ def split_into_jobs(target: JobTarget, lab: str, network: str, runs: Sequence[Te
 
 
 def _pieces(names: list[str], seeds: tuple[int, int], size: int) -> list[tuple[list[str], tuple[int, int]]]:
-    """Tests and seeds of jobs with at most ``size`` runs, and about as many in each."""
+    """The tests and seeds of each job. All jobs have about the same number of runs, at most ``size``."""
     first, end = seeds
     runs = end - first
     together = max(1, size // runs)

@@ -17,8 +17,8 @@ class Schedule:
         meaning: A description of the schedule, for ``--help`` and handouts.
         point_rates: The probability of a preemption at each switch point. One value is drawn per run. Switch points
             are compiled into student code, see :mod:`raftlab.host.preemption`.
-        point_pause: How long such a preemption lasts, on average. Half of them last no time at all: they only let the
-            other threads go first that are ready at the same instant.
+        point_pause: How long such a preemption lasts, on average. Half of them last no time at all: they only let other
+            threads that are ready at the same instant go first.
         sync_rate: The probability of a preemption at each operation that threads use to work together: a lock has just
             been released and the thread holds no other, a `wait` returns, a thread starts, a `call` begins or returns,
             or a message has been put into `apply_ch`.
@@ -38,7 +38,8 @@ class Schedule:
 SCHEDULES: dict[str, Schedule] = {
     "none": Schedule("threads switch only where they wait"),
     "random": Schedule("any statement may be interrupted", point_rates=(1 / 2000, 1 / 300, 1 / 60)),
-    # A trial killed most bugs in which a check and its action are under two holds of a lock with these two numbers.
+    # In a trial, these two numbers caught the most bugs of this kind: a thread checks something, releases the lock, takes it
+    # again, and acts on the check.
     "release": Schedule(
         "threads pause after they release a lock, and around wait, start, call and put",
         point_rates=(1 / 2000,),

@@ -44,7 +44,7 @@ PAGES = {
 }
 STUDENTS = [HANDOUTS / "setup.md", *(path for paths in PAGES.values() for path in paths)]
 LABS = pytest.mark.parametrize("lab", labs.LABS)
-# Of a first page, which is what a student reads before the first line of code. It contains the titles of all tests.
+# The maximum number of words on a first page, which a student reads before writing the first line of code.
 MOST_WORDS = 2000
 
 _POINTER = re.compile(r"handouts/([\w.-]+\.md)(?:#([\w-]+))?")
@@ -156,7 +156,7 @@ def test_what_a_message_points_to_is_there(where: str, pointer: str) -> None:
 
 
 def test_the_messages_do_point_to_handouts() -> None:
-    """If an anchor that does not exist were accepted, the test above would prove nothing."""
+    """If ``pointers`` found nothing, the test above would have nothing to check."""
     found = {pointer for _, pointer in pointers()}
     assert {"handouts/lab-2a-details.md#terms", "handouts/lab-2a-details.md#messages"} <= found
     assert "handouts/setup.md#first-run" in found
@@ -231,7 +231,7 @@ def test_every_step_has_a_command(lab: str) -> None:
 
 
 def solutions(lab: str) -> dict[str, str]:
-    """The files in which a lab is written, by their names, as the reference has them before the next lab."""
+    """The reference's files that contain code of a lab, by file name, without the code of later labs."""
     following = list(labs.LABS)[list(labs.LABS).index(lab) + 1 :]
     texts = {path.name: path.read_text(encoding="utf-8") for path in (SOLUTION, SERVICE)}
     found = {name: text for name, text in texts.items() if f"# region {lab}: " in text}
@@ -402,7 +402,7 @@ def test_the_example_is_in_the_notation_of_the_trace() -> None:
 
 
 def broken(folder: Path, *changes: tuple[str, str]) -> Path:
-    """A folder with the reference without labs 2E and 2F, and with some changes."""
+    """A folder with the reference as it is before lab 2E, and with some changes."""
     text = without_labs_from("2E", SOLUTION.read_text(encoding="utf-8"))
     for old, new in changes:
         assert text.count(old) == 1, f"the reference has moved on: {old!r} stands there {text.count(old)} times"

@@ -1,10 +1,10 @@
 """The usual causes of a failure's sentence, from the tables "When it fails" in the handouts.
 
 A row of such a table begins with a sentence that a student may see, in backticks, as an example: it also stands for the
-same sentence with other servers, numbers, commands and lists. "…" stands for anything, and a sentence may go on after the
-end of the row's. The second cell has the causes. Of several rows that match, the one with the most words in common with
-the failure is shown. Rows for what was observed, which begin with "…", come before those, and rows for a certain test ("in
-the test `late_vote`") before all others.
+same sentence with other servers, numbers, commands and lists. "…" stands for anything. A failure's sentence may also be
+longer than the row's, if it begins with it. The second cell has the causes. Of several rows that match, the one with the
+most words in common with the failure is shown. Rows for what was observed, which begin with "…", come before those, and
+rows for a certain test ("in the test `late_vote`") before all others.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Row:
         read: the file and anchor of the first handout that the causes link to; empty if they link to none.
         tests: the tests whose failures the row is about; empty for all.
         pattern: what the sentence of a failure must begin with.
-        words: how many characters of the example every such sentence has.
+        words: how many characters of the example are the same in every sentence that matches.
     """
 
     lab: str
@@ -131,7 +131,7 @@ def _rows_of(path: Path) -> Iterator[Row]:
         tests = frozenset(_TEST.findall(shown))
         for _, sentence in _QUOTED.findall(_TEST.sub("", shown)):
             if " " not in sentence:
-                continue  # a name or a status, in a row in words of our own
+                continue  # a name or a status within a description, not a sentence
             pattern, words = _pattern(sentence)
             causes, read = _causes(cells, path.name)
             yield Row(lab, sentence, causes, read, tests, pattern, words)

@@ -49,7 +49,8 @@ from raftlab.worlds.base import HostLost, World
 
 # Maximum number of due messages that are passed to the world in a step.
 _BATCH = 32
-# Requests of more bytes are decoded anew each time that their fields are read: in memory, these are many times as long.
+# The fields of a request with more bytes than this are not kept in memory, where they take many times as much space. They
+# are decoded again if anyone reads them.
 _LONG_PAYLOAD = 20_000
 
 
@@ -100,7 +101,7 @@ class Hold:
         self._event_loop.trace.add(HoldEvent(when, "hold", rpc.id, self.leg))
 
     def release(self) -> None:
-        """Send everything held on its way, starting now, and stop holding."""
+        """Let all held messages enter the network now, and stop holding."""
         for rpc, data in self._take_all():
             self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self.leg))
             if self.leg == "request":
@@ -109,7 +110,7 @@ class Hold:
                 self._event_loop.route_reply(rpc, data, self._event_loop.now)
 
     def deliver(self, when: float) -> None:
-        """Deliver everything held at ``when`` (seconds), without loss or further delay, and stop holding."""
+        """Stop holding. All held messages arrive at ``when`` (seconds), without loss or further delay."""
         for rpc, data in self._take_all():
             self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self.leg))
             self._event_loop.deliver(when, rpc, None if self.leg == "request" else data)
@@ -282,7 +283,7 @@ class EventLoop:
         return [(due.when, due.kind, due.rpc) for due in sorted(self._due) if due.rpc is not None and _is_message(due)]
 
     def take_back(self, leg: str, wanted: Callable[[Rpc], bool], nth: int) -> tuple[Rpc, bytes] | None:
-        """Take a message that is on its way out of the network.
+        """Remove a message from the network before it arrives.
 
         Args:
             leg: ``"request"`` or ``"reply"``.
@@ -322,8 +323,8 @@ class EventLoop:
             return
         arrived: list[_Due] = []
         effects: list[tuple[float, protocol.Effect]] = []
-        # Few messages arrive before the world returns. Those that do not are encoded again for the next step, so only
-        # about as many as arrived in the last one are passed on at first.
+        # Few messages arrive before the world returns, and each message that does not is encoded again in the next step.
+        # So at first only a few are passed on: two more than arrived in the last step.
         size = self._arrived_last + 2 if self.world.virtual else _BATCH
         while True:
             room = _BATCH - len(arrived)
@@ -367,7 +368,7 @@ class EventLoop:
             most: the maximum number of messages.
 
         Returns:
-            The messages, the same as events with their times, and the time to which the servers may run with these.
+            The messages; the events that they become, with their times; and the time up to which the servers may run.
         """
         heap, limit = self._due, until
         batch: list[_Due] = []
@@ -468,7 +469,7 @@ class EventLoop:
         return protocol.Reply(rpc.src, rpc.caller_rpc, due.data)
 
     def _arrived(self, due: _Due) -> None:
-        """Record that a message has reached its server, unless that has crashed in this step, before the message was due."""
+        """Record that a message has reached its server, unless the server crashed earlier in the same step."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
@@ -705,10 +706,10 @@ class EventLoop:
     # --- servers ---
 
     def boot(self, server: int, members: list[int]) -> None:
-        """Start the next incarnation of a server, with what the earlier ones saved, or of a clerk.
+        """Start the next incarnation of a server or a clerk. A server gets what its earlier incarnations saved.
 
         Args:
-            server: the server; it must be down.
+            server: the server or clerk; it must be down.
             members: the servers that vote initially.
         """
         server_state = self.states[server]
@@ -742,8 +743,8 @@ class EventLoop:
         )
 
     def take(self, server: int, index: int = 0, data: bytes = b"") -> None:
-        """Let the oldest ``put`` of this server that waits return, after it has called ``snapshot(index, data)`` unless
-        ``index`` is 0."""
+        """Let the oldest waiting ``put`` of this server return. Unless ``index`` is 0, it calls ``snapshot(index, data)``
+        before it returns."""
         if self.states[server].up:
             self.world.send_event(protocol.Taken(server, index, data))
 
@@ -842,7 +843,7 @@ class EventLoop:
 
 
 def _is_message(due: _Due) -> bool:
-    """Whether this is a request, or a reply that its caller still waits for; not a call that is about to fail."""
+    """Whether this is a request, or a reply that its caller still waits for. A call's return of ``None`` is neither."""
     rpc = due.rpc
     return rpc is not None and (due.kind == "request" or (due.data is not None and not rpc.done))
 
@@ -852,7 +853,8 @@ def _bad_message(server: int, what: str, problem: paper.BadMessage) -> LabFailur
 
 
 def _blamed_on(server: int, error: Exception) -> LabFailure:
-    """The failure for an error in the code that handles what ``server`` sent. It is the submission's: otherwise one could
-    send something that the judge has not foreseen, and make its failing runs uncounted."""
+    """The failure for an error in the judge's code that handles what ``server`` sent. It counts against the submission.
+    Otherwise a submission could prevent its failing runs from being counted, by sending something that the judge cannot
+    handle."""
     text = f"{name_of(server)} sent something that the lab cannot handle ({type(error).__name__})"
     return LabFailure(Failure("bad-message", text, detail="".join(traceback.format_exception(error))))

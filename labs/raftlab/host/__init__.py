@@ -2,8 +2,8 @@
 
 - Process: ``warm_host`` is started by the judge and forks (``fork_server``) one child for each contract check
   (``check_child``), simulated run (``sim_child``) or server on the real network (``rpyc_child``). ``compile_cache`` and
-  ``warm_up`` make children fast. So does the prepared host, which has imported the submission for the servers of many
-  simulated runs (``prepared``) and forks the runs instead.
+  ``warm_up`` make children fast. Simulated runs are faster still if the prepared host forks them instead of the warm host:
+  it has already imported the submission for the servers of many runs (``prepared``).
 - Both worlds: ``server`` connects a student's ``Raft`` to its peers, storage and service; ``loader`` finds its modules;
   ``output`` turns what it prints into lines of the trace; ``student_frames`` names its lines in reports.
 - Simulator: ``sim_host`` runs all servers (``sim_server``) in lock step with the judge. ``kernel`` schedules their threads

@@ -3,7 +3,7 @@
 For the referee, a server leads term T if it sends AppendEntries or InstallSnapshot of term T, or if its ``get_state``
 reports that it leads T. (Tests judge what ``start`` reports.) A leader counts as having voted for itself; any other server
 votes for it by answering its RequestVote of term T with ``vote_granted``. So a server that was chosen through a file or
-shared memory, not by votes, does not lead.
+shared memory, and not by votes, breaks this rule as soon as it leads.
 
 The configuration may have changed (lab 2E), and a leader may use one that no other server knows yet. So a majority of any
 configuration that was committed, sent or requested is enough; configurations.py is stricter.
@@ -12,7 +12,8 @@ A test that plays servers checks the votes itself.
 Styles it must accept: a cluster of one, and a leader that is the only member, which ask nobody; votes whose replies are
 still under way, lost or delivered twice; a voter that crashed after it answered; a deposed leader that sends a message of
 its old term late; a leader whose first message is late, so that ``get_state`` comes first. Before lab 2C a restarted
-server may be elected in an old term again: votes are remembered, which accepts more.
+server may be elected in an old term again. Its votes from before the crash still count then, so this rule may overlook
+missing votes.
 """
 
 from __future__ import annotations

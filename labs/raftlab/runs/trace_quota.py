@@ -49,8 +49,8 @@ class TraceQuota:
             trace: the file's name or path; only its name counts. Empty: no trace was written.
 
         Returns:
-            The places of the traces that are gone. A file that does not exist was deleted earlier because it did not fit,
-            unless the whole folder was removed.
+            The places of the traces that are gone. If the file of ``trace`` does not exist, but the folder does, the trace
+            was deleted earlier because it did not fit.
 
         Raises:
             OSError: a file cannot be deleted.

@@ -255,7 +255,8 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     for server in range(3):
         _expect_saved(c, server)
     # From here on services take no snapshots, and another leader adds many entries, which have a later term than the
-    # snapshot. So a leader that searches for the last index that agrees finds it at or after the snapshot's end.
+    # snapshot. So a leader that searches for the last index at which two logs agree finds one that is not before the
+    # snapshot's end.
     c.take_snapshots(every=0)
     first = c.one_leader()
     c.disconnect(first)
@@ -459,8 +460,9 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
     c.take_snapshots(every=10, size=6000)
     leader = SnapshotSender(c)
     rows = (
-        # What S0 has after the entries of the previous row: how many of the leader's next entries (the snapshot ends with
-        # the tenth), and entries of another term, relative to that of the snapshot's last entry (0: none).
+        # The columns: what S0's log is like; how many of the leader's next entries it has after the entries of the previous
+        # row (the snapshot ends with the tenth); and whether entries of another term follow. 0: none follow. Otherwise
+        # this number plus the term of the snapshot's last entry is their term.
         ("a log that is shorter", 4, 0),
         ("a log that ends with the snapshot", 10, 0),
         ("a longer log that agrees", 13, 0),
@@ -616,7 +618,7 @@ def test_leader_cuts_its_log_at_once(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     ScriptedFollower(c, 1)
-    # S2 takes snapshots, but no entries. So S0 sends it a new snapshot whenever it has cut its log.
+    # S2 accepts snapshots, but refuses entries. So S0 sends S2 a new snapshot whenever S0 has cut its own log.
     behind = c.scripted_server(2)
     behind.answer.update(
         request_vote=grant,
@@ -711,7 +713,7 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     leader = SnapshotSender(c)
-    # The log has 13 entries, so it continues after a snapshot that ends at 10, and ends before the end of one at 16.
+    # The log has 13 entries: more than a snapshot up to 10 covers, and fewer than a snapshot up to 16 covers.
     moments = itertools.product(("save", "answer"), (1, 2, 3), ("before", "after"), (10, 16))
     for number, (kind, nth, side, last) in enumerate(moments):
         at = 20 * number

@@ -64,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run each test with the seeds 0 to N - 1, or A to B - 1 (default: 1, which is seed 0)",
     )
     parser.add_argument(
-        "-k", dest="name", default="", metavar="NAME", help="run only tests with NAME in their name, or in their title if no name has it"
+        "-k",
+        dest="name",
+        default="",
+        metavar="NAME",
+        help="run only tests with NAME in their name, or in their title if no name has it",
     )
     add_jobs(parser)
     parser.add_argument(

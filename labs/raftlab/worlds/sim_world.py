@@ -25,7 +25,8 @@ from raftlab.worlds.host_process import WarmHost
 HANG_CPU_S = 20.0
 HANG_WALL_S = 120.0
 # A host that always answers hangs too, if its clock stands still. The busiest of the correct Rafts takes 440 steps within a
-# second of virtual time. No Raft takes many in a row without any event or effect in which hardly any time passes.
+# second of virtual time. A step is idle if it has no event and no effect, and takes hardly any virtual time. No Raft takes
+# many idle steps in a row.
 STEPS_PER_SECOND = 10_000
 IDLE_STEPS = 2_000
 _HARDLY_S = 1e-6
@@ -102,7 +103,7 @@ class SimWorld:
 
 
 class Progress:
-    """Whether a host gets on: what it answers is checked, step by step."""
+    """Checks after each step that the host's answer is possible, and that the run makes progress."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -124,11 +125,11 @@ class Progress:
             request: what the host was asked for.
             result: what it answered.
             run_cpu_s: returns the CPU seconds that the host has used for this run.
-            slow: whether the step has taken so long that it is time to look at them.
+            slow: whether the step took so long that the CPU time must be checked now.
 
         Raises:
-            HostLost: times run backwards, the host claims to have handled events that it did not get, or the run does not
-                get on.
+            HostLost: times run backwards, the host claims to have handled events that it did not get, or the run makes no
+                progress.
         """
         before = self._now
         for when, _ in result.effects:

@@ -109,8 +109,12 @@ class PlayedService:
     # --- what the requests must look like ---
 
     def check_requests(self) -> None:
-        """Require of all requests so far that they have the fields of their operation; that all requests for a write are of
-        one session, until it ends; that an operation keeps its serial in a session, and the next one has a higher one."""
+        """Require of all requests so far:
+
+        - They have the fields of their operation.
+        - All requests for a write are of the same session, unless that session has ended.
+        - Within a session, all requests for an operation have the same serial, and the next operation has a higher one.
+        """
         highest: dict[int, int] = {}  # by session
         for operation in self.c.history:
             requests = self.requests.get(operation.key, [])

@@ -109,7 +109,7 @@ def _kit(kit: argparse.ArgumentParser) -> None:
         "--url", default="", metavar="URL", help="the folder from which students' workflows can download the wheel"
     )
     kit.add_argument(
-        "--with-grader", action="store_true", help="add raftgrade, for repositories of students that grade themselves"
+        "--with-grader", action="store_true", help="add raftgrade, so that students' repositories can grade themselves"
     )
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "lab",
         nargs="?",
         metavar="LAB",
-        help="check the labs up to this one (default: the last one of which you ran tests in this folder)",
+        help="check the labs up to this one (default: the highest lab that you have tested in this folder)",
     )
     parser.add_argument("--labs", default="", metavar="LAB,...", help="check exactly these labs")
     add_submission(parser)

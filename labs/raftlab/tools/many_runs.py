@@ -66,7 +66,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="how many processes perform the runs; the results are the same (default: one per processor for "
+        help="how many processes perform the runs; the results do not depend on it (default: one per processor for "
         f"{MANY_RUNS} runs and more in the simulator, else 1)",
     )
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--servers", type=int, default=0, metavar="N", help=f"how many servers, 1 to {_MOST_SERVERS} (default: 5)"
     )
     parser.add_argument(
-        "--members", type=int, default=0, metavar="N", help="lab 2E: the servers that vote at first (default: all)"
+        "--members", type=int, default=0, metavar="N", help="lab 2E: how many servers vote at first (default: all)"
     )
     parser.add_argument("--clerks", type=int, default=2, metavar="N", help="lab 3: how many clerks (default: 2)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the run (default: 0)")

@@ -551,6 +551,10 @@ class Cluster:
         """Who adopted a term from a vote request of ``server`` since ``since`` (seconds), although there was a leader."""
         return observations.disturbed(self.event_loop.trace.events, since, server)
 
+    def marks_seen(self, server: int, term: int, flag: str) -> Observation:
+        """Whether ``server`` set ``flag`` in its requests for votes of ``term``, and who refused them all the same."""
+        return observations.marked(self.event_loop.trace.events, server, term, flag)
+
     def first_hint(self) -> str:
         """A hint about the first steps of lab 2A, if no server has requested a vote yet; else empty."""
         if self.rpc_count(method="request_vote") or self.rpc_count(method="pre_vote"):

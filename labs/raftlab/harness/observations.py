@@ -340,6 +340,20 @@ def transfer(events: Sequence[Event], now: float, since: float, leader: int, tar
     return Observation(f"{name_of(leader)} sent TimeoutNow; {why.text}", why.about | {told[0].id})
 
 
+def marked(events: Sequence[Event], server: int, term: int, flag: str) -> Observation:
+    """Whether ``server`` set ``flag`` in its requests for votes of ``term``, and who refused them all the same."""
+    asked = [call for call in calls(events, "request_vote") if call.src == server and call.term == term]
+    about = frozenset(call.id for call in asked)
+    if not asked:
+        return Observation(f"it asked for no votes in term {term}")
+    if not any(call.args.get(flag) is True for call in asked):
+        return Observation(f"its requests of term {term} lacked {flag}", about)
+    refused = {call.dst for call in asked if call.answer is not None and not call.answer.get("vote_granted")}
+    if not refused:
+        return Observation()
+    return Observation(f"{names(refused)} refused its request of term {term}, which had {flag} set", about)
+
+
 # --- replication ---
 
 

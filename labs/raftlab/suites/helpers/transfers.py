@@ -73,7 +73,8 @@ def hand_over_at_once(c: Cluster, leader: int, target: int, when: str = "") -> f
     took = c.now - since
     now, _ = c.get_state(target)
     text = f"expected S{target} to win the election of term {term + 1}, which S{leader} asked for{when}, but it won"
-    c.expect(now == term + 1, f"{text} only that of term {now}", rules.TRANSFER, [leader, target])
+    observe = partial(c.marks_seen, target, term + 1, TRANSFER_FLAG)
+    c.expect(now == term + 1, f"{text} only that of term {now}", rules.TRANSFER, [leader, target], observe=observe)
     return took
 
 

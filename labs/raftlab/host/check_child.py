@@ -20,7 +20,7 @@ from raftlab.messages import protocol
 from raftlab.messages.pipe import Pipe
 from raftlab.submission import contract
 
-# Virtual seconds that an import may sleep. No import should sleep, but it is not an error.
+# Virtual seconds that an import may sleep. An import should not sleep at all, but sleeping is not an error.
 IMPORT_TIMEOUT = 60.0
 
 

@@ -1,8 +1,8 @@
 """A cache for source text that the standard library compiles again and again.
 
-Every incarnation of a server executes the student's module anew, and with it every ``@dataclass``. Each method that
-``dataclasses`` generates and each annotation that ``typing`` reads from a string is compiled from text, and the text is
-the same each time. Without the cache this takes a fifth of a host's CPU time.
+Every incarnation of a server executes the student's module anew, and with it every ``@dataclass``. ``dataclasses``
+compiles each method that it generates from text, ``typing`` compiles each annotation that is a string, and the texts
+are the same each time. Without the cache this takes a fifth of a host's CPU time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def _run(text: Any, globals: dict[str, Any] | None = None, locals: Any = None) -
 
 
 def install() -> None:
-    """Make ``dataclasses`` and ``typing`` use the cache, in this process and the children it forks from now on."""
+    """Make ``dataclasses`` and ``typing`` use the cache, in this process and in the children that it forks from now
+    on."""
     # A module's global names take precedence over the built-in ones.
     modules: list[Any] = [dataclasses, typing]
     modules[0].exec = _run

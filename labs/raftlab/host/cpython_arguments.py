@@ -1,8 +1,8 @@
-"""Checks of the arguments of ``acquire`` and ``sleep``, which refuse exactly what CPython refuses.
+"""Checks of the arguments of ``acquire`` and ``sleep``. They refuse exactly what CPython refuses.
 
-A timeout that CPython refuses (NaN, infinity, a negative number, a string) must raise the same exception in the simulator
-as on the real network, on the same line, whether or not the lock is free. Python's own lock and ``time.sleep`` raise the
-exception, so its type and text are right on every version.
+If CPython refuses a timeout (NaN, infinity, a negative number, a string), the simulator must raise the same exception
+on the same line as the real network, whether or not the lock is free. Python's own lock and ``time.sleep`` raise the
+exception here, so its type and text are right on every Python version.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import _thread
 import time as real_time
 from typing import Any
 
-# Seconds. The longest timeout that CPython accepts (about 292 years); the substitute for `_thread` shows the same number.
+# The longest timeout that CPython accepts, in seconds (about 292 years). The substitute for `_thread` has the same
+# value.
 TIMEOUT_MAX = _thread.TIMEOUT_MAX
 
 
 def check_acquire(blocking: Any, timeout: Any) -> None:
-    """Raise what ``lock.acquire(blocking, timeout)`` raises in CPython, if it does.
+    """Raise what ``lock.acquire(blocking, timeout)`` would raise in CPython, if anything.
 
     Raises:
         ValueError: The timeout is negative (except -1) or NaN, or the call has a timeout but does not block.
@@ -33,12 +34,12 @@ def check_acquire(blocking: Any, timeout: Any) -> None:
 
 
 def check_sleep(seconds: Any) -> None:
-    """Raise what ``time.sleep(seconds)`` raises in CPython, if it does.
+    """Raise what ``time.sleep(seconds)`` would raise in CPython, if anything.
 
     Raises:
         ValueError: The length is negative or NaN.
         OverflowError: CPython's clock cannot represent the length.
-        TypeError: It is not a number.
+        TypeError: The length is not a number.
     """
     number: Any = seconds
     if not isinstance(number, float) and hasattr(type(number), "__index__"):

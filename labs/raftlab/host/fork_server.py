@@ -1,11 +1,13 @@
 """A process that has everything loaded, and forks a child for each run (sim) or server (rpyc).
 
-There are two such processes. The *warm host* (:mod:`raftlab.host.warm_host`) reads the student's source but never runs it;
-only its children do. The *prepared host* is a child of the warm host that has imported the submission for the servers of
-many runs, if that does nothing but define things (:mod:`raftlab.host.prepared`), and forks the simulated runs from there.
+There are two such processes. The *warm host* (:mod:`raftlab.host.warm_host`) reads the student's source but never runs
+it; only its children do. The *prepared host* (:mod:`raftlab.host.prepared`) is a child of the warm host. If importing
+the submission does nothing but define things, this child imports it for the servers of many runs, and forks the
+simulated runs.
 
-Each receives commands from the judge over a Unix socket of its own, passes the file descriptors that come with a command to
-the child, and reports when a child has ended. When the judge ends, both and all their children end too.
+Each of the two receives commands from the judge over a Unix socket of its own, passes the file descriptors that come
+with a command to the child, and reports when a child has ended. When the judge ends, both end too, and so do all their
+children.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from raftlab.messages import protocol
 from raftlab.sandbox import restrictions
 from raftlab.sandbox.levels import Limits
 
-# The module that a child needs, by the child's world. It is imported before the first fork of such a child.
+# The module that a child needs, by the child's world. It is imported before the first child of that world is forked.
 _CHILD_MODULES = {
     "check": "raftlab.host.check_child",
     "prepared": "raftlab.host.prepared",
@@ -38,8 +40,8 @@ _CHILD_MODULES = {
     "run": "raftlab.host.sim_child",
     "sim": "raftlab.host.sim_child",
 }
-# Milliseconds between two checks of the children's memory in a sandbox. Between checks they can exceed the limit by
-# however much they allocate.
+# Milliseconds between two checks of the children's memory in a sandbox. Between two checks, the children can exceed the
+# limit by any amount.
 _MEMORY_CHECK_MS = 100
 
 
@@ -51,8 +53,8 @@ class ForkServer:
         control: The socket to the judge.
         program: The submission.
         limits: What the children may use; ``None`` outside a sandbox.
-        is_prepared: Whether this is the prepared host. It sends no signals: the judge ends its children, and the warm host
-            watches their memory.
+        is_prepared: Whether this is the prepared host. It sends no signals: the judge ends its children, and the warm
+            host limits their memory.
     """
 
     def __init__(
@@ -60,14 +62,14 @@ class ForkServer:
     ) -> None:
         self._control = control
         self._limits = limits
-        self._memory_checked = 0.0  # time.monotonic()
-        self._too_large: set[int] = set()  # pids that were killed for their memory
+        self._memory_checked = 0.0  # time.monotonic() of the last check
+        self._too_large: set[int] = set()  # pids of processes killed for using too much memory
         self._program = program
         self._children: dict[int, int] = {}  # pid → child number
         self._simulated = 0
         self._is_prepared = is_prepared
         self._warm = is_prepared
-        self._prepared_pid = 0  # of the prepared host, once this process has forked it
+        self._prepared_pid = 0  # the prepared host's pid, once this process has forked it
         self._decoder = protocol.decoder(protocol.Control)
         self._lifeline = operating_system.Lifeline()
         self._wake_read, self._wake_write = os.pipe()
@@ -95,7 +97,7 @@ class ForkServer:
     def _limit_memory(self, max_bytes: int) -> None:
         """Kill the largest child if all children together use more than ``max_bytes``.
 
-        This is polled: an ordinary user cannot ask the operating system to be notified."""
+        This is polled, because an ordinary user cannot ask the operating system to be notified."""
         now = time.monotonic()
         if now < self._memory_checked + _MEMORY_CHECK_MS / 1000:
             return
@@ -111,7 +113,7 @@ class ForkServer:
                 os.kill(largest, signal.SIGKILL)
 
     def _handle_command(self) -> bool:
-        """Read and carry out one command. False if the judge has closed the socket."""
+        """Read and carry out one command. Returns False if the judge has closed the socket."""
         data, fds, _ = operating_system.receive_message(self._control, most_fds=8)
         if not data:
             return False
@@ -124,8 +126,8 @@ class ForkServer:
                 return False  # never in a sandbox: this process would judge itself
             self._simulated += command.world in ("sim", "prepared")
             if self._simulated == 2 and not self._warm:
-                # Warm up only before the second run, because a warm-up pays off after a few runs, and many hosts make only
-                # one.
+                # Warm up only before the second run: a warm-up pays off only after a few runs, and many hosts perform
+                # just one.
                 self._warm = True
                 warm_up.run()
                 _freeze_objects()
@@ -141,7 +143,7 @@ class ForkServer:
         return True
 
     def _import_all(self, modules: Sequence[str]) -> bool:
-        """Import modules of raftlab. Returns whether there are any."""
+        """Import these modules of raftlab. Returns whether there are any."""
         if not all(name in sys.modules for name in modules):
             for name in modules:
                 importlib.import_module(name)
@@ -157,7 +159,7 @@ class ForkServer:
         if pid == 0:
             code = 1
             try:
-                # Children in namespaces end with the host anyway, and the prepared host with the judge.
+                # Children in namespaces end with the host anyway, and the prepared host ends with the judge.
                 watch = not namespaces and not operating_system.die_with_parent() and not prepares
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -193,7 +195,7 @@ class ForkServer:
             self._prepared_pid = pid
 
     def _serve_prepared(self, spawn: protocol.StartChild, fds: list[int]) -> None:
-        """In the child: import the submission and fork runs, if it can be imported before a run."""
+        """In the child: import the submission and fork runs, if the submission can be imported before a run begins."""
         program = self._program
         program.stock = sys.modules[_CHILD_MODULES[spawn.world]].Stock(program)
         with socket.socket(fileno=fds[0]) as control:
@@ -221,7 +223,7 @@ class ForkServer:
 
 
 def _own_streams(stderr: int) -> None:
-    """Give this process its own standard streams. It inherited those of the warm host, which all children would share."""
+    """Give this process its own standard streams. It has inherited the warm host's, which all children would share."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(stderr, 1)
@@ -229,13 +231,14 @@ def _own_streams(stderr: int) -> None:
 
 
 def _freeze_objects() -> None:
-    """Exclude all existing objects from garbage collection, which in a child would write to (and so copy) their memory."""
+    """Exclude all existing objects from garbage collection. A collection in a child would write to their memory and so
+    copy it."""
     gc.collect()
     gc.freeze()
 
 
 def _private_memory(pid: int) -> int:
-    """The resident memory of a process in bytes, without files; 0 if the process is gone."""
+    """The resident memory of a process in bytes, without file-backed and shared pages; 0 if the process is gone."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except (OSError, ValueError):

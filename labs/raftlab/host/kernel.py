@@ -1,8 +1,8 @@
 """The simulator's deterministic scheduler: threads are greenlets, and time is a number.
 
 One thread (a :class:`Task`) runs at a time. It gives way when it blocks, at the switch points in student code
-(:mod:`raftlab.host.preemption`), and around operations such as the release of a lock. One seeded generator decides which
-of several ready tasks runs next, where a task is preempted and for how long, so a seed and the name of a schedule
+(:mod:`raftlab.host.preemption`), and around operations such as the release of a lock. One seeded generator decides
+which of several ready tasks runs next, where a task is preempted and for how long. So a seed and the name of a schedule
 (:mod:`raftlab.schedules`) determine a run. When no task can run, the clock jumps to the next timer.
 
 Nothing here knows about Raft, messages or Python's threading module. :mod:`raftlab.host.primitives` builds locks and
@@ -24,37 +24,37 @@ from greenlet import getcurrent, greenlet
 from raftlab.messages.protocol import URGENT, Apply, Effect
 from raftlab.schedules import MAX_PAUSE, SCHEDULES
 
-# Number of switch points at one instant of virtual time at which the kernel reports a busy loop: about a second of CPU. A
-# correct Raft that walks a log of 100,000 entries a few dozen times within one handler stays far below.
+# The kernel reports a busy loop after this many switch points at one instant of virtual time: about a second of CPU
+# time. A correct Raft stays far below, even if it walks a log of 100,000 entries a few dozen times within one handler.
 BUSY_POINTS = 10_000_000
-# ``time.sleep(0)`` counts as this many points, because it takes about as long.
+# ``time.sleep(0)`` counts as this many switch points, because it takes about as long as they do.
 _POINTS_OF_GIVING_WAY = 20
 
-# A wait with a timeout ends this many virtual seconds late, never exactly at the requested instant. Real clocks behave
-# like that, and code relies on it: `while now() <= deadline: cond.wait(deadline - now())` would wait for 0 seconds again
-# and again if the wait could end exactly at the deadline.
+# A wait with a timeout ends this many virtual seconds late, never exactly at the requested instant. Waits on a real
+# machine end late too, and code relies on it: `while now() <= deadline: cond.wait(deadline - now())` would wait for 0
+# seconds again and again if the wait could end exactly at the deadline.
 TIMEOUT_DELAY = 0.000_001
 
 # The thread ident of the framework's own code, which runs in no task.
 MAIN_IDENT = 1
 
-# Number of effects in one step (half a millisecond of virtual time) that ends the run: code that went on like this would
+# A run ends when one step (half a millisecond of virtual time) has this many effects: code that went on like this would
 # use up the machine's memory.
 MAX_EFFECTS = 5000
 # The limit for applies is higher: a server that restarts with a long log may apply all of it at once.
 MAX_APPLIES = 200_000
-# Number of threads, over all servers, that ends the run. A real machine would not start more.
+# A run ends when its servers have this many threads together. A real machine would not start more.
 MAX_TASKS = 20_000
 # Maximum number of switch points between two checks for a busy loop.
 _MAX_GAP = 100_000
-# Maximum number of ticks that are kept ready: a short run needs no more.
+# Maximum number of ticks that the list holds at once: a short run needs no more.
 _MOST_TICKS = 5_000
 
 
 class Incarnation:
     """One incarnation of a server, from its start to its crash. It owns the server's tasks, its clock and its modules.
 
-    The clock runs at ``rate`` local seconds per virtual second.
+    The clock advances ``rate`` local seconds per virtual second.
     """
 
     def __init__(self, server: int, now: float, rate: float = 1.0) -> None:
@@ -65,7 +65,7 @@ class Incarnation:
         self.modules: dict[str, ModuleType] = {}
         self.random: random.Random | None = None
         self.rate = rate
-        # The local clock read `base_local` when virtual time was `base_now`. It starts well above zero, so that a
+        # The local clock read `base_local` when virtual time was `base_now`. It starts far above zero, so that a
         # student may initialise "the last time I heard from a leader" to 0.
         self.base_local = 1000.0
         self.base_now = now
@@ -77,13 +77,14 @@ class Incarnation:
 
 
 class Task:
-    """One thread of student code. ``role`` says what it is for, in words a student knows."""
+    """One thread of student code. ``role`` says what the thread is for, in words a student knows."""
 
-    # Values that most tasks keep are in the class, because a task is created for each message.
+    # These first values are class attributes, because a task is created for each message and most tasks never change
+    # them.
     priority = 0.0
-    """The highest runs first, if the schedule has priorities."""
+    """If the schedule has priorities, the ready task with the highest one runs first."""
     token = 0
-    """A timer with an older token belongs to a wait that has ended, and is void."""
+    """A timer with an older token is void: it belongs to a wait that has ended."""
     woken = False
     blocked = False
     waiting_for: Any = None
@@ -92,7 +93,7 @@ class Task:
     on_end: tuple[Callable[[], None], ...] = ()
     """Called in order when the task ends."""
     observed: Any = None
-    """What the race detector knows about it, see raftlab.host.races.detector.Thread."""
+    """The race detector's data about this task, see raftlab.host.races.detector.Thread."""
 
     def __init__(self, glet: greenlet, incarnation: Incarnation, ident: int, role: str, since: float) -> None:
         self.glet = glet
@@ -100,7 +101,7 @@ class Task:
         self.ident = ident
         self.role = role
         self.since = since  # virtual seconds
-        self.held: list[Any] = []  # the student's own locks that it holds, in the order taken
+        self.held: list[Any] = []  # the student's own locks that the task holds, in the order in which it took them
 
 
 class Kernel:
@@ -113,12 +114,13 @@ class Kernel:
 
     def __init__(self, seed: int, schedule: str = "none") -> None:
         self.now = 0.0
-        # The current task while the scheduler itself runs, and before any run. It stands for the framework, which may
-        # take a free lock (the library copies do so while they are imported) but never waits.
+        # The current task while the scheduler itself runs, and before any run. It stands for the framework. The
+        # framework may take a free lock (the library copies do so while they are imported), but it never waits.
         self.framework = Task(getcurrent(), Incarnation(-1, 0.0), MAIN_IDENT, "the lab", 0.0)
         self.current = self.framework
         # The locks of the library copies that all servers share, such as the one that executors take to submit work. A
-        # thread that holds one is not suspended: if its server crashed meanwhile, no server could ever take it again.
+        # thread that holds one is not suspended: if its server crashed meanwhile, no server could ever take the lock
+        # again.
         self.shared_locks: list[Any] = []
         self.effects: list[tuple[float, Effect]] = []
         self.urgent = False
@@ -129,7 +131,7 @@ class Kernel:
         self.on_busy: Callable[[FrameType], None] = lambda frame: None  # a busy loop at this frame
         self.on_flood: Callable[[str], None] = lambda what: None  # too many effects or threads
         self.on_uncaught: Callable[[BaseException], None] = lambda exc: None  # an exception ended a bare thread
-        self.on_wait_with_lock: Callable[[Task, str], None] = lambda task, what: None  # about to sleep, holding a lock
+        self.on_wait_with_lock: Callable[[Task, str], None] = lambda task, what: None  # about to sleep with a lock held
         self._hub: greenlet = getcurrent()
         self._idle: list[greenlet] = []
         self._ready: list[Task] = []
@@ -137,8 +139,8 @@ class Kernel:
         self._sequence = 0
         self._next_ident = 1000
         self._loaded: Incarnation | None = None
-        # Greenlets of crashed servers. If one were collected, greenlet would raise GreenletExit inside it and so run
-        # its `finally` blocks; a crash runs nothing.
+        # Greenlets of crashed servers. They must not be collected: greenlet would raise GreenletExit inside them, which
+        # would run their `finally` blocks. In a crash, nothing runs.
         self._crashed: list[greenlet] = []
         self._rng = random.Random(seed)
         self._schedule = SCHEDULES[schedule]
@@ -151,14 +153,14 @@ class Kernel:
         # For `raftlab replay --pdb`, see stop_at: virtual seconds, servers, callback.
         self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
         self._stopping = False
-        # The values of the next ticks, the last one first: many False (a gap between two checks), then one True. The first
-        # item is True, too: there :meth:`switch_point` adds more.
+        # The values of the next ticks, the next one last: many False (a gap between two checks) end with one True. The
+        # item at index 0 is always an extra True: when it is reached, :meth:`switch_point` adds more.
         self._ticks = [True]
-        self._gap_left = 0  # of the current gap, not in the list yet
-        # Called at each switch point in student code. True means that :meth:`switch_point` must be called. It is a method
-        # of a list because it runs between all statements, and Python calls hardly anything faster.
+        self._gap_left = 0  # how much of the current gap is not in the list yet
+        # Called at each switch point in student code. If it returns True, :meth:`switch_point` must be called. It is a
+        # method of a list because it runs between all statements, and Python calls hardly anything faster.
         self.tick: Callable[[], bool] = self._ticks.pop
-        # Called at each operation that threads use to work together. True means that :meth:`preempt` must be called.
+        # Called at each operation with which threads synchronise. If it returns True, :meth:`preempt` must be called.
         self.sync_tick: Callable[[], bool] = chain.from_iterable(self._sync_gaps()).__next__
 
     def reseed(self, seed: int) -> None:
@@ -168,7 +170,7 @@ class Kernel:
     # --- effects ---
 
     def emit(self, effect: Effect) -> None:
-        """Add ``effect`` to those of this step."""
+        """Add ``effect`` to the effects of this step."""
         effects = self.effects
         effects.append((self.now, effect))
         if not len(effects) % MAX_EFFECTS:
@@ -189,7 +191,7 @@ class Kernel:
         self._next_ident += 1
         if self._idle:
             glet = self._idle.pop()
-            glet.gr_context = None  # drop the context variables of the task that ran here before
+            glet.gr_context = None  # drop the context variables of the previous task
         else:
             glet = greenlet(self._run_tasks, self._hub)
         task = Task(glet, incarnation, self._next_ident, role, self.now)
@@ -206,8 +208,8 @@ class Kernel:
         return task
 
     def _run_tasks(self) -> None:
-        """The body of every greenlet. It runs one task after another, because creating a greenlet costs more than most
-        tasks do."""
+        """The body of every greenlet. It runs one task after another, because it costs more to create a greenlet than
+        to run most tasks."""
         while True:
             task = self.current
             run, args = task.value
@@ -218,7 +220,7 @@ class Kernel:
                 for callback in task.on_end:
                     callback()
             self._idle.append(task.glet)
-            del task, run, args  # an idle greenlet must not keep objects of the student's alive
+            del task, run, args  # an idle greenlet must not keep the student's objects alive
             self._next_greenlet().switch()
 
     def kill(self, incarnation: Incarnation) -> None:
@@ -259,10 +261,10 @@ class Kernel:
         return task.woken
 
     def wake(self, task: Task) -> None:
-        """End the wait of ``task``; the caller keeps its own list of waiting tasks.
+        """End the wait of ``task``. The caller keeps its own list of waiting tasks.
 
-        A task whose timeout expired at this very instant is ready already. It still learns that it was woken, but is not
-        made ready a second time."""
+        A task whose timeout expired at this very instant is ready already. It still learns that it was woken, but it is
+        not made ready a second time."""
         task.woken = True
         if task.blocked:
             task.blocked = False
@@ -281,8 +283,8 @@ class Kernel:
             self._next_greenlet().switch()
 
     def thread_started(self, task: Task) -> None:
-        """The current task has started ``task``. The seed decides which of them continues first, and whether ``task``
-        starts late."""
+        """Note that the current task has started ``task``. The seed decides which of the two continues first, and
+        whether ``task`` starts late."""
         if not self._rate:
             return
         if self.sync_tick():
@@ -301,7 +303,7 @@ class Kernel:
         heappush(self._timers, (when, self._sequence, None, call))
 
     def _next_greenlet(self) -> greenlet:
-        """Choose the task to run next and make it current. Returns its greenlet; the hub's if no task is ready."""
+        """Choose the task to run next and make it current. Returns its greenlet, or the hub's if no task is ready."""
         ready = self._ready
         if not ready:
             self.current = self.framework
@@ -324,7 +326,7 @@ class Kernel:
     # --- switch points ---
 
     def _add_ticks(self) -> None:
-        """Add the next values of :attr:`tick`. The present call, which stands for the first of them, returned True."""
+        """Add the next values of :attr:`tick`. The current call returned True and counts as the first of them."""
         if not self._gap_left:
             self._gap = min(_MAX_GAP, 1 + int(self._rng.expovariate(self._rate))) if self._rate else _MAX_GAP
             self._gap_left = self._gap
@@ -334,7 +336,7 @@ class Kernel:
         self._ticks += repeat(False, added - 1)
 
     def stop_at(self, when: float, servers: frozenset[int] | None, callback: Callable[[FrameType], None]) -> None:
-        """Stop the run once, for a debugger. Must be called before student code runs. The schedule stays the same.
+        """Stop the run once, for a debugger. Call this before student code runs. The schedule stays the same.
 
         Args:
             when: Stop at the first switch point at or after this virtual time.
@@ -353,7 +355,7 @@ class Kernel:
         return self._ticks.pop()
 
     def switch_point(self) -> None:
-        """Count the switch points that passed at this instant, and perhaps preempt the current task."""
+        """Count the switch points that were passed at this instant, and perhaps preempt the current task."""
         if self._stopping and self._stop is not None:
             self._stopping = False
             callback, self._stop = self._stop[2], None
@@ -421,7 +423,7 @@ class Kernel:
         return None
 
     def fire_timers(self) -> None:
-        """Make ready every task whose timeout has expired, and call the functions that are due."""
+        """Make every task ready whose timeout has expired, and call the functions that are due."""
         timers = self._timers
         while timers and timers[0][0] <= self.now:
             _, _, task, token = heappop(timers)
@@ -440,8 +442,8 @@ def _priority(task: Task) -> float:
     return task.priority
 
 
-# The kernel of this process. The substitutes for `threading` and `time` are created once, in the warm host, and look up
-# the kernel of the forked run here.
+# The kernel of this process. The substitutes for `threading` and `time` are created once, in the warm host. In a forked
+# run they look up the run's kernel here.
 active = Kernel(0)
 
 

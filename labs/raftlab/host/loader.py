@@ -1,8 +1,8 @@
 """Loads a submission: compiles it once, and executes it in new modules for each incarnation of a server (simulator).
 
 The warm host compiles the source with switch points. Each incarnation executes the code in its own modules, so
-servers cannot share memory by accident. ``import`` in student code resolves to the first of these that matches: a
-module of the submission, one of our virtual-time copies, a module that is refused, or the real module.
+servers cannot share memory by accident. ``import`` in student code yields the first of these that matches: a module of
+the submission, a virtual-time copy of a library, a module that is refused, or the real module.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Program:
     """A compiled submission, and the library copies that its modules import.
 
     Args:
-        submission: what to load.
+        submission: The code to load.
         races: Whether the race detector observes its runs.
 
     Attributes:
-        copies: by name, the library copies.
-        shared_locks: the locks of these that all servers of a run share. To look for them in each run would copy the memory
-            of all the objects looked at.
-        stock: the incarnations that are prepared for the next run, if any.
+        copies: The library copies, by name.
+        shared_locks: Those locks of the copies that all servers of a run share. They are looked up once, because a
+            forked run that looked them up itself would copy the memory of all the objects it looked at.
+        stock: The incarnations that are prepared for the next run, if any.
     """
 
     def __init__(self, submission: Submission, races: bool = False) -> None:
@@ -51,7 +51,7 @@ class Program:
         self._sources: dict[str, bytes] = {}
 
     def compile_all(self) -> None:
-        """Compile every module that can be compiled. Errors in the others are reported when they are imported."""
+        """Compile every module that compiles. The errors of the others are reported when they are imported."""
         for name in self.submission.modules:
             try:
                 self.code(name)
@@ -69,7 +69,7 @@ class Program:
         return code
 
     def tree(self, name: str) -> ast.Module:
-        """The syntax tree of the source that :meth:`code` has compiled. Raises as that does."""
+        """The syntax tree of the source that :meth:`code` has compiled. Raises what :meth:`code` raises."""
         self.code(name)
         return ast.parse(self._sources[name])
 
@@ -80,11 +80,11 @@ class Program:
                     source, file, partial(self.races.instrumenter.instrument, file=file)
                 )
             except RecursionError:
-                pass  # nested too deeply to be observed, but perhaps not to run
+                pass  # nested too deeply for the race detector, but perhaps not for CPython
         return preemption.compile_with_switch_points(source, file)
 
     def filename(self, path: Path) -> str:
-        """The name of a module's file in tracebacks: relative to the submission, so that traces compare equal."""
+        """The name of a module's file in tracebacks. It is relative to the submission, so that traces compare equal."""
         return path.relative_to(self.submission.root).as_posix()
 
 
@@ -95,8 +95,8 @@ def _refuse_before_it_begins(what: str, why: str) -> NoReturn:
 class Loader:
     """The modules of one incarnation.
 
-    They may be loaded before the incarnation begins if that does nothing but define things
-    (:mod:`raftlab.host.prepared`). Its kernel, its clock and its random numbers come with :meth:`begin`.
+    They may be loaded before the incarnation begins if loading them does nothing but define things
+    (:mod:`raftlab.host.prepared`). :meth:`begin` supplies the kernel, the clock and the random numbers.
     """
 
     def __init__(self, program: Program) -> None:
@@ -135,7 +135,7 @@ class Loader:
         self._refuse_now(what, why)
 
     def load(self, name: str = "raft") -> ModuleType:
-        """Import the submission's module that is called ``"raft"`` or ``"kv"`` in the contract. Exceptions from its code
+        """Import the submission's module that the contract calls ``"raft"`` or ``"kv"``. Exceptions from its code
         propagate."""
         return self._load_module(self._program.submission.module_of_role(name))
 
@@ -156,7 +156,7 @@ class Loader:
             module.__package__ = name
         else:
             module.__package__ = name.rpartition(".")[0]
-        # Registered before it runs, because dataclasses with postponed annotations look up their module by name.
+        # Register the module before it runs: dataclasses with postponed annotations look up their module by name.
         self._modules[name] = module
         sys.modules[name] = module
         try:
@@ -197,14 +197,14 @@ class Loader:
         substitute = self._substitutes.get(top)
         if fromlist or substitute is None:
             return module
-        # `import importlib.util` binds `importlib`, which must be the substitute, and that must have `util`.
+        # `import importlib.util` binds `importlib`. It must bind the substitute, and the substitute must have `util`.
         child = name.partition(".")[2].partition(".")[0]
         if child and not hasattr(substitute, child):
             setattr(substitute, child, getattr(module, child))
         return substitute
 
     def _import_module(self, name: str, package: str | None = None) -> ModuleType:
-        """``importlib.import_module``, which raises what CPython raises for a relative name without a package."""
+        """``importlib.import_module``. It raises what CPython raises for a relative name without a package."""
         if name.startswith("."):
             if not package:
                 text = f"the 'package' argument is required to perform a relative import for {name!r}"

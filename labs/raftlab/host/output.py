@@ -7,17 +7,19 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-# Characters that a host process may print before the rest is dropped.
+# Characters that a host process may print. The rest is dropped.
 MAX_OUTPUT = 20_000_000
 
-# Maximum length of an unfinished line, in characters. Older characters are dropped, so it cannot grow without bound.
+# Maximum length of an unfinished line, in characters. Its oldest characters are dropped, so it cannot grow without
+# bound.
 _MAX_UNFINISHED_LINE = 100_000
 
 Writer = Callable[[str, str], None]  # topic, text
 
 
 class Sink:
-    """Passes lines on to ``write`` until :data:`MAX_OUTPUT` is reached. ``write`` gets only text that can be encoded."""
+    """Passes lines on to ``write`` until it has passed :data:`MAX_OUTPUT` characters. ``write`` gets only text that can
+    be encoded in UTF-8."""
 
     def __init__(self, write: Writer) -> None:
         self._write = write
@@ -35,8 +37,8 @@ class Sink:
 class Stdout(io.TextIOBase):
     """Replaces ``sys.stdout`` or ``sys.stderr``, and passes each complete line to ``log``.
 
-    ``current_writer`` returns a number that identifies who is writing: text that two writers print at the same time must
-    not be mixed within a line."""
+    ``current_writer`` returns a number that identifies who is writing, because a line must not mix the text of two
+    writers who print at the same time."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -58,8 +60,8 @@ class Stdout(io.TextIOBase):
         return _Bytes(self)
 
     def reconfigure(self, **settings: object) -> None:
-        """Accept and ignore the arguments of ``io.TextIOWrapper``: they change nothing, because every line goes to the
-        trace at once."""
+        """Accept and ignore the arguments of ``io.TextIOWrapper``. They would change nothing, because every line goes
+        to the trace at once."""
 
     def writable(self) -> bool:
         return True
@@ -90,14 +92,15 @@ class _Bytes(io.RawIOBase):
 
 
 def route_logging(logging: Any, log: Writer) -> None:
-    """Make ``logging`` (the module, or its virtual-time copy) write to ``log``, with the level as the topic."""
+    """Make ``logging`` (the module or its virtual-time copy) write to ``log``, with the level as the topic."""
     logging.root.handlers[:] = [_handler_class(logging)(log)]
     logging.root.setLevel(logging.DEBUG)
 
 
 @functools.cache
 def _handler_class(logging: Any) -> Any:
-    """The class of handlers that write to the trace. A process that forks makes it once, which saves a run a millisecond."""
+    """The class of the handlers that write to the trace. A process makes it once, before it forks, which saves each run
+    a millisecond."""
 
     class ToTrace(logging.Handler):  # type: ignore[misc]
         def __init__(self, log: Writer) -> None:

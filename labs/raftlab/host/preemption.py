@@ -4,11 +4,11 @@ A pass over the syntax tree puts
 
     if __tick__(): __switch__()
 
-in front of every statement whose timing another thread could notice: it touches an attribute or an item, or calls
-something. Every loop body starts with one too, so that a loop that never waits is noticed. Statements that use only
-local names get none. Line numbers do not change.
+in front of every statement whose timing another thread could notice, which is any statement that touches an attribute
+or an item, or calls something. Every loop body starts with a switch point too, so that the kernel notices a loop that
+never waits. Statements that use only local names get no switch point. Line numbers do not change.
 
-Within a statement there are switch points too, because one line is not one step for the processor either:
+There are switch points within a statement too, because the processor does not execute a line in one step either:
 
 - before each call in the middle of an expression, and before the second and later operands of ``and`` and ``or``:
   ``f(a) + g(b)`` becomes ``f(a) + (__tick__() and __switch__() or g(b))``. ``__switch__()`` returns None, so the value of
@@ -31,7 +31,7 @@ from typing import Any
 TICK = "__tick__"
 SWITCH = "__switch__"
 
-# If a statement contains one of these nodes, other threads may notice when it is executed.
+# If a statement contains one of these nodes, other threads may notice when the statement is executed.
 _SHARED = frozenset(
     (
         ast.Attribute,
@@ -53,8 +53,8 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 def compile_with_switch_points(
     source: str | bytes, filename: str, then: Callable[[ast.Module], None] | None = None
 ) -> CodeType:
-    """Compile ``source`` with switch points. ``then`` may change the tree afterwards. Raises ``SyntaxError`` as ``compile``
-    does."""
+    """Compile ``source`` with switch points. ``then`` may change the tree after they are inserted. Raises
+    ``SyntaxError`` when ``compile`` would."""
     tree = ast.parse(source, filename)
     _SwitchPointInserter().visit(tree)
     if then is not None:
@@ -72,7 +72,8 @@ def _switch_point(statement: ast.stmt) -> ast.stmt:
 
 
 def _contains(nodes: Iterable[ast.AST], kinds: Container[type[ast.AST]]) -> bool:
-    """Whether these nodes, or those below them, include one of these kinds. ``ast.walk`` would take three times as long."""
+    """Whether these nodes, or any below them, are of one of these kinds. ``ast.walk`` would take three times as
+    long."""
     to_do = list(nodes)
     while to_do:
         node = to_do.pop()
@@ -87,7 +88,7 @@ def _contains(nodes: Iterable[ast.AST], kinds: Container[type[ast.AST]]) -> bool
 
 
 def _others_may_notice(statement: ast.stmt) -> bool:
-    """Whether another thread could notice when this statement runs. Its nested bodies do not count."""
+    """Whether another thread could notice when this statement runs. The statements nested in it do not count."""
     heads: list[ast.AST]
     if isinstance(statement, _DEFINITIONS):
         return False
@@ -107,7 +108,7 @@ def _others_may_notice(statement: ast.stmt) -> bool:
 
 
 def _place_of(node: ast.expr) -> dict[str, Any]:
-    """The arguments that give a new node the place of ``node`` in the source."""
+    """The arguments that give a new node the same place in the source as ``node``."""
     return {
         "lineno": node.lineno,
         "col_offset": node.col_offset,
@@ -123,20 +124,20 @@ def _switch(place: dict[str, Any]) -> ast.expr:
 
 
 def _after_switch(value: ast.expr) -> ast.expr:
-    """An expression that has the value of ``value``, and a switch point before it."""
+    """An expression with a switch point followed by ``value``. It has the value of ``value``."""
     place = _place_of(value)
     return ast.BoolOp(ast.Or(), [_switch(place), value], **place)
 
 
 def _before_switch(value: ast.expr) -> ast.expr:
-    """An expression that has the value of ``value``, and a switch point after it."""
+    """An expression with ``value`` followed by a switch point. It has the value of ``value``."""
     place = _place_of(value)
     pair = ast.Tuple([value, _switch(place)], _LOAD, **place)
     return ast.Subscript(pair, ast.Constant(0, **place), _LOAD, **place)
 
 
 def _is_shared(expression: ast.expr) -> bool:
-    """Whether another thread could change the value of ``expression``, or notice that it is computed."""
+    """Whether another thread could change the value of ``expression``, or notice that it is evaluated."""
     return _contains((expression,), _SHARED)
 
 
@@ -148,7 +149,7 @@ class _InsideExpression(ast.NodeTransformer):
     """Inserts the switch points within one expression.
 
     Args:
-        first: A call that needs no point before it, because the statement that it belongs to has one.
+        first: A call that needs no switch point before it, because its statement has one already.
     """
 
     def __init__(self, first: ast.expr | None) -> None:
@@ -158,7 +159,7 @@ class _InsideExpression(ast.NodeTransformer):
         return node if type(node) in _LEAVES else super().visit(node)
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
-        # As that of ast.NodeTransformer, but faster, because no node is removed.
+        # Does the same as `ast.NodeTransformer.generic_visit`, but faster, because no node is ever removed.
         for name in node._fields:
             value = getattr(node, name, None)
             if isinstance(value, ast.AST):
@@ -181,7 +182,7 @@ class _InsideExpression(ast.NodeTransformer):
         return node if is_first else _after_switch(node)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        # Operands with a call get a point before the call.
+        # An operand with a call gets its switch point before the call.
         needed = [_is_shared(value) and not _contains_call(value) for value in node.values[1:]]
         self.generic_visit(node)
         for number, value in enumerate(node.values[1:], 1):

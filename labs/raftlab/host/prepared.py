@@ -1,10 +1,12 @@
-"""Incarnations whose modules, message types and codecs are loaded before a run begins, so that the run need not do it.
+"""Incarnations whose modules, message types and codecs are loaded before a run begins, so that the run need not load
+them.
 
-Loading them takes most of the time of a short run. The prepared host (:mod:`raftlab.host.fork_server`) does it once for each
-incarnation that a run may start, and forks each run from there. Every incarnation still has modules of its own.
+Loading takes most of the time of a short run. The prepared host (:mod:`raftlab.host.fork_server`) loads each
+incarnation that a run may start, and then forks every run with all of them loaded. Each incarnation still has modules
+of its own.
 
-Only submissions whose import does nothing but define things are prepared (:mod:`raftlab.submission.definitions`). So no
-function of the student's runs before the run begins, and a run cannot notice the difference.
+Only submissions whose import does nothing but define things are prepared (:mod:`raftlab.submission.definitions`). So
+none of the student's functions runs before the run begins, and a run cannot notice the difference.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ from raftlab.messages import codec
 from raftlab.submission.definitions import DefinitionChecker, DoesMore, Kind
 from raftlab.submission.source import SubmissionError
 
-# By role (raftlab.messages.protocol.Boot): the modules and classes that an incarnation needs, with the methods that are
-# called by messages.
+# The modules and classes that an incarnation needs, and the methods of each class that messages call. By role
+# (raftlab.messages.protocol.Boot).
 HANDLERS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "raft": (("raft", "Raft", codec.RPC_METHODS),),
     "service": (("raft", "Raft", codec.RPC_METHODS), ("kv", "KVServer", codec.SERVICE_METHODS)),
     "clerk": (("kv", "KVServer", codec.SERVICE_METHODS),),
 }
-# How many incarnations are kept ready. A run that starts more, counting restarts, loads the further ones itself.
+# How many incarnations of a role are kept ready. A run that starts more, counting restarts, loads the others itself.
 MOST = 24
-# How many are added at a time.
+# How many spare incarnations are added to those that the next run begins with.
 MORE = 2
 
 
@@ -39,10 +41,11 @@ class Prepared(NamedTuple):
     """One incarnation that has not begun.
 
     Attributes:
-        loader: its modules.
-        codec: for the messages of its role.
-        sync_points: by module, how often its import used something that threads share (``logging.getLogger`` takes a lock).
-            There the kernel may preempt a thread, so the run must count them to get the same schedule.
+        loader: The incarnation's modules.
+        codec: The codec for the messages of the incarnation's role.
+        sync_points: How often the import of each module used something that threads share (``logging.getLogger`` takes
+            a lock), by module. The kernel may preempt a thread there, so the run must count these points to get the
+            same schedule.
     """
 
     loader: Loader
@@ -67,13 +70,13 @@ class Stock:
     """The prepared incarnations of a process. Each can be taken once.
 
     Args:
-        program: the submission.
+        program: The submission.
     """
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._ready: defaultdict[str, list[Prepared]] = defaultdict(list)
-        self._problems: dict[str, str] = {}  # by role; empty: none so far
+        self._problems: dict[str, str] = {}  # by role; empty text: no problem found
         self._checker = DefinitionChecker(
             program.submission.modules,
             {name for name, path in program.submission.modules.items() if path.name == "__init__.py"},
@@ -83,14 +86,14 @@ class Stock:
     def prepare_all(self, counts: Mapping[str, int]) -> str:
         """Prepare incarnations until at least these numbers are ready, and some more for restarts.
 
-        Each call adds some, so that a process that makes many runs has enough of them in the end.
+        Each call adds some, so a process that makes many runs eventually has enough of them.
 
         Args:
-            counts: by role, how many incarnations the next run begins with.
+            counts: How many incarnations of each role the next run begins with, by role.
 
         Returns:
-            Why the incarnations of a role cannot be prepared, as a phrase; empty if all can. Runs load those of that role
-            themselves.
+            Why the incarnations of a role cannot be prepared, as a phrase; empty if all can. Runs load the incarnations
+            of such a role themselves.
         """
         for role, count in counts.items():
             if role not in self._problems:
@@ -102,7 +105,7 @@ class Stock:
         return next(filter(None, (self._problems[role] for role in counts)), "")
 
     def _problem(self, role: str) -> str:
-        """Why the source alone forbids to prepare this role; empty if it does not."""
+        """Why the source alone rules out preparing this role; empty if it does not."""
         submission = self._program.submission
         try:
             modules = {module: submission.module_of_role(module) for module, _, _ in HANDLERS[role]}
@@ -116,14 +119,14 @@ class Stock:
         return ""
 
     def _prepare(self, role: str, count: int) -> str:
-        """Prepare ``count`` more. Returns what the import raised, or an empty text."""
+        """Prepare ``count`` more incarnations. Returns which exception the import raised, or an empty text."""
         own = self._program.submission.modules
         logging = self._program.copies["logging"]
         before, kernel = {name: sys.modules[name] for name in own if name in sys.modules}, kernels.active
         counting = _CountingKernel()
         kernels.install(counting)
         try:
-            # As in a run, so that `logging.basicConfig` finds a handler and does nothing.
+            # Route it as a run does, so that `logging.basicConfig` finds a handler and does nothing.
             route_logging(logging, lambda topic, text: None)
             for _ in range(count):
                 loader, messages, sync_points = Loader(self._program), codec.Codec(), {}
@@ -143,6 +146,6 @@ class Stock:
         return ""
 
     def take(self, role: str) -> Prepared | None:
-        """An incarnation for this run; ``None`` if none is left."""
+        """Take a prepared incarnation for this run; ``None`` if none is left."""
         ready = self._ready[role]
         return ready.pop() if ready else None

@@ -1,7 +1,8 @@
 """Substitutes for ``_thread`` and ``time`` in virtual time, built on the kernel.
 
-They provide only what the standard library's ``threading``, ``queue`` and ``concurrent.futures`` use of these two
-modules on Python 3.11 and later. :mod:`raftlab.host.stdlib` imports fresh copies of those libraries on top.
+They provide only those parts of the two modules that the standard library's ``threading``, ``queue`` and
+``concurrent.futures`` use on Python 3.11 and later. :mod:`raftlab.host.stdlib` imports fresh copies of those libraries
+on top.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from raftlab.host import kernel as kernels
 from raftlab.host.cpython_arguments import TIMEOUT_MAX, check_acquire, check_sleep
 from raftlab.host.kernel import Task
 
-# The date at which the substitute clock starts, in seconds since 1970: 14 November 2023, in every run, so that the logs
-# of two runs compare equal.
+# The date at which the substitute clock starts in every run: 14 November 2023, in seconds since 1970. It is fixed so
+# that the logs of two runs compare equal.
 EPOCH = 1_700_000_000.0
 
 # The place where a lock was taken: code object and instruction offset. The line is computed only for a report.
 Site = tuple[CodeType, int]
 
-# The id() of the globals of this module and of the library copies, which raftlab.host.stdlib adds. A lock that one of
-# them takes is reported at the line of the caller.
+# The id() of the globals of this module and of each library copy (raftlab.host.stdlib adds those). When code with these
+# globals takes a lock, the lock is reported at the line of the caller.
 framework_globals: set[int] = {id(globals())}
 
 
 def site(frame: FrameType | None = None) -> Site | None:
-    """The innermost line of a stack outside the framework, which is the student's. ``None``: the running stack."""
+    """The innermost line of a stack that is outside the framework, and so the student's. ``None``: the current
+    stack."""
     frame = frame or sys._getframe(1)
     while frame is not None:
         if id(frame.f_globals) not in framework_globals:
@@ -41,10 +43,10 @@ def site(frame: FrameType | None = None) -> Site | None:
 
 
 class UntrackedLock:
-    """A lock that does not record where it was taken. On release it is handed to the task that has waited longest.
+    """A lock that does not record where it was taken. On release, the task that has waited longest gets the lock.
 
-    The library copies use it for their own purposes: as a signal inside ``Condition.wait``, or around a few lines.
-    The student's locks are :class:`Lock`.
+    The library copies use it for their own purposes: as a signal inside ``Condition.wait``, or to guard a few lines.
+    The student's locks are instances of :class:`Lock`.
     """
 
     __slots__ = ("__weakref__", "_waiting", "holder")
@@ -107,10 +109,11 @@ class UntrackedLock:
     def locked_lock(self) -> bool:
         return self.locked()
 
-    # A Condition calls these three. CPython's locks lack them, and its Condition makes do with acquire and release.
+    # A Condition calls these three methods. CPython's locks lack them, so its Condition makes do with acquire and
+    # release.
 
     def _is_owned(self) -> bool:
-        return self.holder is not None  # whoever holds it: a plain lock does not know its owner
+        return self.holder is not None  # by any task: a plain lock does not know its owner
 
     def _release_save(self) -> None:
         self.release()
@@ -172,7 +175,7 @@ class Lock(UntrackedLock):
         if not holder.held and kernel.sync_tick() and holder is kernel.current:
             kernel.preempt()
 
-    # Student code uses `with lock:` most of all. Without contention, entering and leaving it cost one call each.
+    # `with lock:` is what student code uses most. Without contention, it costs one call to enter and one to leave.
     def __enter__(self) -> bool:
         if self.holder is not None:
             return self.acquire()
@@ -199,7 +202,7 @@ class Lock(UntrackedLock):
 class Event:
     """``threading.Event`` without a Condition, for speed: two are created for every thread that starts."""
 
-    # Their first values, in the class for speed (see Signal).
+    # The first values are class attributes, for speed (see Signal).
     _flag = False
     _waiting: list[Task] | None = None
 
@@ -213,7 +216,7 @@ class Event:
         perhaps_preempt()
 
     def wake_all(self) -> None:
-        """Set the flag. The caller is not preempted: the framework's own events use this."""
+        """Set the flag without preempting the caller. The framework uses this for its own events."""
         self._flag = True
         if self._waiting:
             waiting, self._waiting = self._waiting, None
@@ -227,7 +230,7 @@ class Event:
         if self._flag:
             return True
         if timeout is not None:
-            if not timeout > 0:  # NaN too, as in CPython's Condition.wait
+            if not timeout > 0:  # also refuses NaN, as CPython's Condition.wait does
                 return False
             check_acquire(True, timeout)
         kernel = kernels.active
@@ -312,8 +315,7 @@ class RLock:
 class Signal:
     """What one thread waits for in ``Condition.wait``. Another thread sends it, at most once.
 
-    The attributes have their first values in the class, because there is a signal for each wait and ``__init__`` would
-    be one more call.
+    The first values are class attributes: a signal is created for each wait, and ``__init__`` would cost one more call.
     """
 
     task: Task | None = None
@@ -326,11 +328,12 @@ class Signal:
             kernels.active.wake(self.task)
 
     def received(self, task: Task) -> None:
-        """The wait of ``task``, which the race detector observes, has ended because the signal was sent."""
+        """Note that the wait of ``task`` ended because the signal was sent. For the race detector, if it observes the
+        run."""
 
 
 def perhaps_preempt() -> None:
-    """Preempt the current task, if the schedule says so, at an operation that threads use to work together."""
+    """At an operation with which threads synchronise: preempt the current task, if the schedule says so."""
     kernel = kernels.active
     if kernel.sync_tick():
         kernel.preempt()
@@ -478,7 +481,7 @@ def _sleep(seconds: float) -> None:
 
 
 def _clocks(wall: Callable[[], float]) -> dict[str, Any]:
-    """``clock_gettime`` and the like. Each reads this server's own clock, whichever clock the caller names."""
+    """``clock_gettime`` and the like. Each reads this server's own clock, whichever clock the caller asks for."""
     clocks = {
         value: wall if name in ("CLOCK_REALTIME", "CLOCK_TAI") else _monotonic
         for name, value in vars(real_time).items()
@@ -538,7 +541,7 @@ def make_time_module() -> ModuleType:
         thread_time_ns=in_ns(_monotonic),
         time_ns=in_ns(wall),
         sleep=_sleep,
-        # UTC whatever the machine's time zone: a log line must not depend on where it is replayed.
+        # Always UTC: a log line must not depend on the time zone of the machine that replays it.
         localtime=lambda seconds=None: real_time.gmtime(wall() if seconds is None else seconds),
         gmtime=lambda seconds=None: real_time.gmtime(wall() if seconds is None else seconds),
         strftime=lambda form, t=None: real_time.strftime(form, t or real_time.gmtime(wall())),

@@ -1,8 +1,8 @@
-"""What the threads of a server on the real network are doing, in a line each, for a server that does not answer.
+"""For a server on the real network that does not answer: what each of its threads is doing, in one line each.
 
-Python does not record who holds a lock. But nearly all code takes locks with ``with``, so the source shows it: a thread that
-is inside a ``with`` block holds the lock that the block names. An ``RLock`` knows its owner itself. Nothing here runs the
-student's code: names are looked up in the frames and in the objects' own dictionaries.
+Python does not record who holds a lock. But nearly all code takes locks with ``with``, so the source shows it: a thread
+that is inside a ``with`` block holds the lock that the block names. An ``RLock`` records its owner. Nothing here runs
+the student's code: it looks up names in the frames and in the objects' own dictionaries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
-# What a thread waits for, by the function that its code has called.
+# What a thread waits for, by the function that its code has called (file, function).
 _WAITS = {
     ("rpyc_server.py", "send_request"): "for a reply",
     ("rpyc_server.py", "emit_and_wait"): "for the service to take a message",
@@ -35,8 +35,14 @@ _Node = TypeVar("_Node", bound=ast.AST)
 
 @dataclass(slots=True)
 class _Thread:
-    """A thread that runs student code: what it is for, its stack (innermost frame first), and the innermost frame that is
-    the student's."""
+    """A thread that runs student code.
+
+    Attributes:
+        ident: Its identifier.
+        role: What it is for, in words a student knows.
+        stack: Its frames, the innermost first.
+        student: The innermost frame that is in a file of the student's.
+    """
 
     ident: int
     role: str
@@ -50,7 +56,12 @@ class _Thread:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A ``with`` block that a thread is in."""
+    """A ``with`` block that a thread is inside, and so holds a lock.
+
+    Attributes:
+        thread: The thread.
+        place: The line of the ``with``.
+    """
 
     thread: _Thread
     place: str
@@ -60,8 +71,8 @@ def describe(roles: Mapping[int, str], files: Collection[str]) -> str:
     """One line per thread that runs student code: where it is, and what it waits for, as far as that can be known.
 
     Args:
-        roles: what the framework's threads do at the moment, by their identifiers, in words a student knows.
-        files: the student's files.
+        roles: What the framework's threads are doing now, in words a student knows, by thread identifier.
+        files: The student's files.
     """
     threads = list(_threads(roles, files))
     held: dict[int, _Held] = {}
@@ -89,7 +100,7 @@ def _line(thread: _Thread, threads: list[_Thread], held: Mapping[int, _Held]) ->
     if wait:
         return f"{thread.role} waits at {thread.place} {wait}"
     innermost = thread.stack[0]
-    takes_lock = innermost is thread.student or innermost.f_code.co_name == "__enter__"  # that of a Condition
+    takes_lock = innermost is thread.student or innermost.f_code.co_name == "__enter__"  # __enter__ of a Condition
     lock = _wanted_lock(thread.student) if takes_lock else None
     if lock is None:
         return f"{thread.role} is at {thread.place}"
@@ -115,8 +126,8 @@ def _wait_of(thread: _Thread) -> str:
 
 
 def _locks_of(thread: _Thread, files: Collection[str]) -> Iterator[tuple[Any, str]]:
-    """The locks of the ``with`` blocks that a thread is in, each with the line of its ``with``."""
-    # wait() gives the lock back until the thread is notified.
+    """The locks that a thread holds because it is inside their ``with`` blocks, each with the line of its ``with``."""
+    # wait() releases the lock until the thread is notified.
     given_back = {
         id(_lock_in(frame.f_locals.get("self")))
         for frame in thread.stack
@@ -134,7 +145,8 @@ def _locks_of(thread: _Thread, files: Collection[str]) -> Iterator[tuple[Any, st
 
 
 def _wanted_lock(frame: FrameType) -> Any:
-    """The lock that the running line takes, with ``with`` or ``acquire``, if it is taken already; else ``None``."""
+    """The lock that the current line of ``frame`` takes, with ``with`` or ``acquire``. ``None`` if there is no such
+    lock, or it is free."""
     line = frame.f_lineno
     wanted = [
         item.context_expr
@@ -169,7 +181,7 @@ def _nodes(frame: FrameType, kind: type[_Node]) -> list[_Node]:
 
 
 def _value(expression: ast.expr, frame: FrameType) -> Any:
-    """The value of a name or of a chain of fields such as ``self.raft.lock``; ``None`` for anything else."""
+    """The value of a name or of a chain of attributes such as ``self.raft.lock``; ``None`` for any other expression."""
     if isinstance(expression, ast.Name):
         return frame.f_locals.get(expression.id, frame.f_globals.get(expression.id))
     if isinstance(expression, ast.Attribute):
@@ -183,7 +195,7 @@ def _value(expression: ast.expr, frame: FrameType) -> Any:
 
 
 def _lock_in(value: Any) -> Any:
-    """``value`` if it is a lock, and the lock of a ``Condition``; else ``None``."""
+    """``value`` if it is a lock; the lock of ``value`` if it is a ``Condition``; else ``None``."""
     if isinstance(value, threading.Condition):
         value = value._lock  # type: ignore[attr-defined]
     return value if isinstance(value, _LOCKS) else None

@@ -25,16 +25,17 @@ from raftlab.messages import protocol
 from raftlab.messages.rpyc_connection import BytesConnection
 from raftlab.seeds import derive
 
-# Seconds after which Python lets another thread run. Each server draws one. The first is Python's default, in which a thread
-# nearly always gets from one lock to the next without interruption. With the others, mistakes in locking show.
+# Seconds after which Python lets another thread run. Each server draws one of these. With the first, Python's
+# default, a thread nearly always gets from one lock to the next without interruption. The others expose locking
+# mistakes.
 _SWITCH_INTERVALS = (0.005, 0.000_5, 0.000_01)
 
 
 class StudentFinder(MetaPathFinder, InspectLoader):
-    """Finds the submission's modules for ``import``, ahead of all others.
+    """Finds the submission's modules for ``import``, before any other finder does.
 
-    They are the same modules as in the simulator, and their files have the same short names in tracebacks. So a report
-    reads the same in both worlds, and shows no paths of the machine."""
+    They are the same modules as in the simulator, and their files have the same short names in tracebacks. So reports
+    read the same in both worlds, and show no paths of the machine."""
 
     def __init__(self, program: Program) -> None:
         self._modules = program.submission.modules
@@ -58,23 +59,23 @@ class StudentFinder(MetaPathFinder, InspectLoader):
         return compile(self._modules[fullname].read_bytes(), self.names[fullname], "exec", dont_inherit=True)
 
     def get_source(self, fullname: str) -> str:
-        """Used by tracebacks, which show the line."""
+        """The source text, which tracebacks need to show the line."""
         return importlib.util.decode_source(self._modules[fullname].read_bytes())
 
     def load(self, name: str) -> ModuleType:
-        """Import the submission's module that is called ``"raft"`` or ``"kv"`` in the contract. Exceptions from its code
+        """Import the submission's module that the contract calls ``"raft"`` or ``"kv"``. Exceptions from its code
         propagate."""
         if not self._installed:
             self._installed = True
             for own_name in self._modules:
-                # A module that the framework imported may have the same name; the student's comes first.
+                # The framework may have imported a module of the same name. The student's module takes precedence.
                 sys.modules.pop(own_name, None)
             sys.meta_path.insert(0, self)
         return importlib.import_module(self._module_of_role(name))
 
 
 class RpycHost:
-    """This process: :meth:`serve` handles events, and each effect is sent by the thread that caused it."""
+    """This process: :meth:`serve` handles events. The thread that causes an effect sends it."""
 
     def __init__(self, program: Program, sock: socket.socket) -> None:
         self._program = program
@@ -139,7 +140,7 @@ class RpycHost:
             self._server.uncaught(args.exc_value, role)
 
     def _unraisable(self, args: Any) -> None:
-        """Handle an exception that Python cannot raise: report it if it ended a bare ``_thread``, else print it."""
+        """Handle an exception that cannot propagate: report it if it ended a bare ``_thread``, else print it."""
         if "in thread started by" in (args.err_msg or "") and self._server is not None:
             self._server.uncaught(args.exc_value, "a thread")
         else:
@@ -149,5 +150,5 @@ class RpycHost:
 def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     """Run a server until the judge closes the connection (``EOFError``) or kills this process."""
     (fd,) = fds
-    random.seed()  # all servers are forked from one process, and would share its generator's state
+    random.seed()  # all servers are forked from one process and would otherwise share its generator's state
     RpycHost(program, socket.socket(fileno=fd)).serve()

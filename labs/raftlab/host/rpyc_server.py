@@ -1,4 +1,4 @@
-"""One server on the real network: the common stub with Python's own threads and a connection to the judge."""
+"""One server on the real network: the common server code with Python's own threads and a connection to the judge."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MAX_BATCH = 256
 class Outbox:
     """Sends effects to the judge, in order.
 
-    The thread that has an effect sends it, together with those that other threads add meanwhile. (A dedicated sender
-    thread would cost every RPC two more thread switches, and a third of the throughput.)"""
+    The thread that has an effect sends it, together with the effects that other threads add meanwhile. (With a
+    dedicated sender thread, every RPC would cost two more thread switches, and throughput would be a third lower.)"""
 
     def __init__(self, connection: BytesConnection) -> None:
         self._connection = connection
@@ -37,7 +37,8 @@ class Outbox:
         """Send ``effect``, or leave it to the thread that is sending. Ends the process if the judge is gone."""
         queue = self._queue
         queue.append(effect)
-        # Check again after each release, because a thread that added an effect meanwhile has left it to this one.
+        # Check the queue again after each release: a thread that failed to get the lock has left its effect to this
+        # thread.
         while queue and self._send_lock.acquire(False):
             try:
                 self._send()
@@ -88,7 +89,7 @@ class _Worker(threading.Thread):
 
 
 class Workers:
-    """A pool with as many threads as there are concurrent jobs, so no job waits for another. Threads are reused."""
+    """A thread pool that grows to the number of concurrent jobs, so no job waits for another. Threads are reused."""
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
@@ -106,7 +107,7 @@ class Workers:
 
 
 class _PendingCall:
-    """An RPC that student code has sent and whose reply it awaits."""
+    """An RPC that student code has sent. Its caller waits for the reply."""
 
     __slots__ = ("arrived", "payload")
 
@@ -136,11 +137,11 @@ class RpycServer(Server):
         self._load = load
         self._outbox = outbox
         self._workers = Workers()
-        self._roles: dict[int, str] = {}  # what the threads of `_workers` that are busy do, by their identifiers
-        self._numbers = itertools.count(1)  # next() of an iterator in C: two threads never get the same number
+        self._roles: dict[int, str] = {}  # what the busy threads of `_workers` do, by thread identifier
+        self._numbers = itertools.count(1)  # next() of a C iterator is atomic: two threads never get the same number
         self._pending: dict[int, _PendingCall] = {}
         self._putting: deque[_PendingPut] = deque()
-        self._put_lock = threading.Lock()  # when two threads put, the judge must get both in the order of `_putting`
+        self._put_lock = threading.Lock()  # the judge must get concurrent puts in the order of `_putting`
 
     def emit(self, effect: protocol.Effect) -> None:
         self._outbox.put(effect)

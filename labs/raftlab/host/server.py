@@ -1,8 +1,8 @@
-"""The stub around the student's code on one server or clerk: it connects the code to the network and to the judge.
+"""The code around the student's code on one server or clerk: it connects that code to the network and to the judge.
 
-A server runs a ``Raft``, and from lab 3A on a ``KVServer`` above it; a clerk runs a ``Clerk``. The objects that student code
-gets (``peers``, ``persister``, ``apply_ch``) and the reports of its mistakes are the same in the simulator and on the real
-network. How a thread is started and how a call waits for its reply differ:
+A server runs a ``Raft``, and from lab 3A on a ``KVServer`` above it; a clerk runs a ``Clerk``. The objects that student
+code gets (``peers``, ``persister``, ``apply_ch``) and the reports of the code's mistakes are the same in the simulator
+and on the real network. Two things differ: how a thread is started, and how a call waits for its reply.
 :class:`raftlab.host.sim_server.SimServer` and :class:`raftlab.host.rpyc_server.RpycServer` supply these.
 """
 
@@ -25,7 +25,7 @@ from raftlab.participants import name_of
 from raftlab.submission.source import SubmissionError
 
 # `threading` is Python's own here, in both worlds. In the simulator these locks are never contended: student threads
-# take turns, and none of them gives way while it holds one.
+# take turns, and a thread never gives way while it holds one of these locks.
 
 
 class Peer:
@@ -56,16 +56,16 @@ class Peer:
         return f"<peer S{self._target}>"
 
 
-# By the role of a thread that constructs one of the student's objects: what to say if it raises.
+# What to say if the constructor of one of the student's objects raises, by the role of the thread that calls it.
 _CONSTRUCTORS = {"Raft()": "Raft() raised", "KVServer()": "KVServer() raised", "Clerk()": "Clerk() raised"}
 
 
 class DiskFailed(OSError):
-    """Raised by a failing save. Student code need not catch it: a server whose disk has failed should go down."""
+    """Raised by a save that fails. Student code need not catch it: a server whose disk has failed should go down."""
 
 
 def _caused_by_disk(exc: BaseException) -> bool:
-    """Whether ``exc`` is a failed save, or was raised because of one."""
+    """Whether ``exc`` comes from a failed save, directly or as its cause or context."""
     cause: BaseException | None = exc
     while cause is not None and not isinstance(cause, DiskFailed):
         cause = cause.__cause__ or cause.__context__
@@ -79,7 +79,7 @@ class Persister:
         self._server = server
         self._state = state
         self._snapshot = snapshot
-        self._lock = threading.RLock()  # when two threads save, both copies must change in the same order
+        self._lock = threading.RLock()  # so that concurrent saves change both copies in the same order
         self.failing = 0  # number of saves that must still fail
 
     def save(self, state: bytes, snapshot: bytes | None = None) -> None:
@@ -107,7 +107,7 @@ class Persister:
         return self._snapshot
 
     def state_size(self) -> int:
-        """The bytes of the saved state without the snapshot: ``stored`` of the student's service."""
+        """The size of the saved state in bytes, without the snapshot: ``stored`` of the student's service."""
         return len(self._state)
 
 
@@ -146,15 +146,15 @@ class Server(ABC):
 
     Args:
         boot: Its role, number, cluster, stored state and seed.
-        files: The student's files by their names in tracebacks.
+        files: The names that the student's files have in tracebacks.
 
     Attributes:
         raft: The student's Raft, once it is constructed.
-        service: The student's KVServer, likewise (role "service").
-        clerk: The student's Clerk, likewise (role "clerk").
+        service: The student's KVServer, once it is constructed (role "service").
+        clerk: The student's Clerk, once it is constructed (role "clerk").
         codec: Encodes and decodes the messages of the student's classes.
-        codec_is_ready: Whether it knows them before the classes are imported (simulator).
-        applied_queue: What Raft has applied and the student's service has not taken yet (role "service").
+        codec_is_ready: Whether ``codec`` knows the messages before the classes are imported (simulator).
+        applied_queue: What Raft has applied but the student's service has not taken yet (role "service").
     """
 
     def __init__(self, boot: protocol.Boot, files: Collection[str]) -> None:
@@ -178,11 +178,12 @@ class Server(ABC):
 
     @abstractmethod
     def emit(self, effect: protocol.Effect) -> None:
-        """Send ``effect`` to the judge, after everything that this thread has sent before."""
+        """Send ``effect`` to the judge, after all effects that this thread has sent before."""
 
     @abstractmethod
     def send_request(self, target: int, method: str, payload: bytes) -> bytes | None:
-        """Send a request and block the calling thread until the judge delivers the reply, or ``None`` for no reply."""
+        """Send a request and block the calling thread until the judge delivers the reply, or ``None`` if there is
+        none."""
 
     @abstractmethod
     def reply(self, event: protocol.Reply) -> None:
@@ -198,36 +199,36 @@ class Server(ABC):
 
     @abstractmethod
     def enter(self, role: str, run: Callable[..., None], *args: Any) -> None:
-        """Run ``run(*args)``, which calls student code, in its own thread. Pass what it raises to :meth:`uncaught`.
+        """Run ``run(*args)``, which calls student code, in its own thread. Pass any exception to :meth:`uncaught`.
 
         ``role`` says what the thread is for, in words a student knows."""
 
     @abstractmethod
     def load(self, name: str) -> ModuleType:
-        """Import one of the student's modules, ``"raft"`` or ``"kv"``. Exceptions from its code propagate."""
+        """Import the student's module ``"raft"`` or ``"kv"``. Exceptions from its code propagate."""
 
     @abstractmethod
     def make_queue(self) -> Any:
-        """An unbounded ``queue.SimpleQueue``, whose ``get`` blocks the calling thread."""
+        """A new unbounded ``queue.SimpleQueue``, whose ``get`` blocks the calling thread."""
 
     @abstractmethod
     def delay(self, seconds: float) -> None:
-        """Block the calling thread for ``seconds`` (virtual ones in the simulator)."""
+        """Block the calling thread for ``seconds`` (virtual seconds in the simulator)."""
 
     def before_put(self) -> None:  # noqa: B027  (a hook that does nothing by default)
-        """Student code is about to put a message into ``apply_ch``."""
+        """Called when student code is about to put a message into ``apply_ch``."""
 
     def before_raft(self, what: str) -> None:  # noqa: B027
-        """The student's service is about to call ``what`` of its Raft."""
+        """Called when the student's service is about to call the method ``what`` of its Raft."""
 
     def after_put(self) -> None:  # noqa: B027
-        """Student code has put a message into ``apply_ch``."""
+        """Called when student code has put a message into ``apply_ch``."""
 
     def sending(self, args: Any) -> None:  # noqa: B027
-        """Student code calls a peer with ``args``, which is about to be encoded."""
+        """Called when student code calls a peer with ``args``, before ``args`` is encoded."""
 
     def using(self, what: str, changed: bool) -> None:  # noqa: B027
-        """Student code reads or changes what is in ``persister``, or puts into ``apply_ch``."""
+        """Called when student code reads or changes the contents of ``persister``, or puts into ``apply_ch``."""
 
     # --- events ---
 
@@ -239,8 +240,8 @@ class Server(ABC):
             self.enter("Raft()", self._construct)
 
     def deliver(self, event: protocol.Request | protocol.Call) -> None:
-        """Handle a request from another participant or a call from the harness, but not before the object that it is for
-        has been constructed."""
+        """Handle a request from another participant or a call from the harness, once the student's object that it is
+        for has been constructed."""
         with self._start_lock:
             if self._target(event) is None:
                 self._early.append(event)
@@ -259,7 +260,7 @@ class Server(ABC):
         return self.raft
 
     def fail_saves(self, count: int) -> None:
-        """Let the next ``count`` saves raise :class:`DiskFailed`."""
+        """Make the next ``count`` saves raise :class:`DiskFailed`."""
         self._persister.failing = count
 
     # --- calls into student code ---
@@ -289,7 +290,8 @@ class Server(ABC):
             self._constructed(raft=raft)
             return
         self._constructed(raft=raft)
-        # As its own entry, so that a deadlock or an exception in there is not said to be in Raft().
+        # The service is constructed in a call of its own: a deadlock or an exception there must not be reported as in
+        # Raft().
         self.enter("KVServer()", self._construct_service, service_class)
 
     def _construct_service(self, service_class: Any) -> None:
@@ -314,7 +316,7 @@ class Server(ABC):
         self._constructed(clerk=clerk)
 
     def _add_messages(self, handlers: type, methods: tuple[str, ...]) -> None:
-        """Let the codec know the messages of one of the student's classes."""
+        """Add the messages of one of the student's classes to the codec."""
         if not self.codec_is_ready:
             self.codec.add(handlers, methods)
 
@@ -322,7 +324,7 @@ class Server(ABC):
         return [Peer(self, target) for target in range(self._boot.servers)]
 
     def _constructed(self, raft: Any = None, service: Any = None, clerk: Any = None) -> None:
-        """From now on, events for this object are handled, beginning with those that came early."""
+        """Note that an object is constructed: handle its events from now on, beginning with those that came early."""
         with self._start_lock:
             self.raft = self.raft if raft is None else raft
             self.service = self.service if service is None else service
@@ -336,10 +338,10 @@ class Server(ABC):
         try:
             args = self.codec.decode_args(event.method, event.payload)
         except codec.UnknownMethod:
-            self._lacks(event.method)  # a scripted server has sent the request; peers[i].call would not have
+            self._lacks(event.method)  # sent by a scripted server: peers[i].call refuses such a method
             return
         except codec.BadMessage as exc:
-            # The sender is to blame, not this handler. The text names the field.
+            # The sender is at fault, not this handler. The text names the field.
             self.fault("bad-message", f"{self.name} received a message it cannot read: {exc}")
             return
         reply = getattr(self._target(event), event.method)(args)
@@ -366,7 +368,8 @@ class Server(ABC):
             return
         result = call(*args)
         if event.method == "status" and result is not None:
-            # It is only displayed, so any value (an Enum for the role, say) is shown as text and is never a fault.
+            # The result is only displayed. So any value (an Enum for the role, say) is shown as text and is never a
+            # fault.
             shown = {name: getattr(result, name, None) for name in codec.STATUS_FIELDS}
             result = {name: value if isinstance(value, int) else str(value) for name, value in shown.items()}
         try:
@@ -403,7 +406,7 @@ class Server(ABC):
 
     def fault(self, kind: str, text: str, where: str = "", detail: str = "") -> None:
         """Report a mistake in student code, which ends the run. See :class:`~raftlab.messages.protocol.Fault`."""
-        # The words of student code, even the name of a thread, may be such that they cannot be sent.
+        # A student's text, even the name of a thread, may contain characters that cannot be encoded.
         self.emit(protocol.Fault(self.id, kind, printable(text), where, printable(detail)))
 
     def uncaught(self, exc: BaseException, role: str) -> None:
@@ -412,7 +415,7 @@ class Server(ABC):
             return
         if isinstance(exc, RefusedCall):
             return  # reported where it was raised
-        if type(exc).__name__ == "BdbQuit":  # pdb.set_trace() has found no terminal
+        if type(exc).__name__ == "BdbQuit":  # pdb.set_trace() found no terminal
             self.no_debugger(student_frames.last_line(exc.__traceback__, self.files))
             return
         if _caused_by_disk(exc):
@@ -429,12 +432,13 @@ class Server(ABC):
         )
 
     def no_debugger(self, where: str = "") -> None:
-        """Report a ``breakpoint()`` on the real network. ``where`` is its line; empty: the running line."""
+        """Report a ``breakpoint()`` on the real network. ``where`` is its line; empty means the current line."""
         text = "here your code has no terminal. In the simulator, `raftlab test ... --pdb` opens the debugger there"
         where = where or student_frames.innermost_line(sys._getframe(1), self.files)
         self.fault("refused-call", f"{self.name}: breakpoint() does not work on the real network: {text}", where)
 
     def misuse(self, kind: str, exc: Exception) -> None:
-        """Report that the running line broke the contract. ``exc`` is raised there too, but catching it does not help."""
+        """Report that the current line broke the contract. ``exc`` is raised there too, but the run fails even if it is
+        caught."""
         where = student_frames.innermost_line(sys._getframe(1), self.files)
         self.fault(kind, f"{self.name}: {exc}", where)

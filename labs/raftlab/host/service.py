@@ -1,7 +1,7 @@
-"""What the student's service gets from the host: its server's Raft, and the messages that Raft has applied (lab 3A).
+"""What the host gives to the student's service: its server's Raft, and the messages that Raft has applied (lab 3A).
 
-The service may call only the methods of Raft that the contract names. The judge is shown each snapshot before Raft gets
-it, because another server may be given it at once.
+The service may call only the methods of Raft that the contract names. The judge sees each snapshot before Raft does,
+because Raft may send the snapshot to another server at once.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class RaftOfService:
-    """One server's Raft, as its service sees it: the methods ``start``, ``get_state`` and ``snapshot``, and those of later
-    labs that the student's Raft has.
+    """One server's Raft as its service sees it: the methods ``start``, ``get_state`` and ``snapshot``, and whichever
+    methods of later labs the student's Raft has.
 
     Args:
-        server: the server.
-        raft: the student's Raft.
+        server: The server.
+        raft: The student's Raft.
     """
 
     def __init__(self, server: Server, raft: Any) -> None:
@@ -67,5 +67,5 @@ _LATER_METHODS = ("change_membership", "transfer_leadership", "read_index", "lea
 
 
 def copy_of(msg: ApplyMsg) -> ApplyMsg:
-    """What arrives at the service: it shares nothing with Raft's log."""
+    """What the service receives. It shares nothing with Raft's log."""
     return codec.decode_apply(codec.encode_apply(msg))

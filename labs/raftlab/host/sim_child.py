@@ -1,4 +1,4 @@
-"""The child process of one simulated run: it reads a step, performs it and answers with its effects."""
+"""The child process of one simulated run. It reads steps, performs each, and answers with its effects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
 
 
 def start(program: Program, seed: int, schedule: str) -> SimHost:
-    """The host of this process's run, which gets all that is printed."""
+    """The host of this process's run. It receives everything that the process prints."""
     host = SimHost(program, seed, schedule)
     streams: Any = sys
     streams.stdout = host.stdout("print")

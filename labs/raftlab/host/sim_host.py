@@ -23,13 +23,13 @@ from raftlab.host.stdlib import LIBRARY_THREADING
 from raftlab.messages import protocol
 from raftlab.seeds import derive
 
-# The time between two searches for calls and handlers that have not returned, in virtual seconds.
+# Virtual seconds between two searches for calls and handlers that have not returned.
 CHECK_INTERVAL = 1.0
-# A harness call or handler that is stuck in a cycle of locks will never return. It is a fault after this many virtual
-# seconds.
+# A harness call or handler that waits in a cycle of locks will never return. After this many virtual seconds it is
+# reported as a fault.
 DEADLOCK_TIMEOUT = 2.0
-# The same for one that waits for anything else. The lock that it waits for may be held across RPCs, each of which takes
-# up to 7 s if the other server is dead.
+# The same limit for a call or handler that waits for anything else. The lock that it waits for may be held across RPCs,
+# each of which takes up to 7 s if the other server is dead.
 ANSWER_TIMEOUT = 20.0
 
 
@@ -103,7 +103,7 @@ class SimHost:
         server = self._servers.get(event.server)
         if server is None or not server.incarnation.alive:
             return
-        # The first two cases come first because nearly all events are replies, requests and calls.
+        # The most frequent events come first: nearly all are replies, requests and calls.
         match event:
             case protocol.Reply():
                 server.reply(event)
@@ -137,7 +137,7 @@ class SimHost:
         return self._servers.get(self.kernel.current.incarnation.server)
 
     def _check_answers(self) -> None:
-        """Report a handler or a harness call that does not return."""
+        """Report each handler or harness call that has not returned in time."""
         kernel = self.kernel
         kernel.call_at(kernel.now + CHECK_INTERVAL, self._check_answers)
         for server in self._servers.values():
@@ -149,10 +149,10 @@ class SimHost:
                     text = f"{server.name}: deadlock: {task.role} has not answered for {waited:.0f} s and never will"
                     server.fault("deadlock", text, "", "\n".join(cycle))
                     return
-                # A clerk's operation may take as long as no majority can be reached.
+                # A clerk's operation may take as long as there is no reachable majority.
                 if server.clerk is not None:
                     continue
-                # The thread that holds the lock may itself be waiting for a reply, so this limit is longer.
+                # The thread that holds the lock may itself be waiting for a reply, so this limit is the longer one.
                 if waited >= ANSWER_TIMEOUT and task.waiting_for not in ("a reply", "sleep"):
                     text = f"{server.name}: {task.role} has not answered for {waited:.0f} s"
                     where = student_frames.innermost_line(task.glet.gr_frame, server.files)

@@ -1,4 +1,4 @@
-"""One server in the simulator: the common stub, with the kernel's tasks for threads.
+"""One server in the simulator: the common server code, with the kernel's tasks as threads.
 
 Every call into student code (construction, a handler, a harness call) is a separate task, so handlers run concurrently,
 as the contract says. All effects go through ``kernel.emit``.
@@ -24,8 +24,8 @@ from raftlab.messages import protocol
 class SimServer(Server):
     """One incarnation.
 
-    ``entries`` are the tasks of its handlers and harness calls that have not returned, by task ident. ``calls`` are the
-    tasks that wait for the reply to an RPC, by the RPC's number.
+    ``entries`` holds the tasks of handlers and harness calls that have not returned, by task ident. ``calls`` holds the
+    tasks that wait for the reply to an RPC, by the number of the RPC.
     """
 
     def __init__(self, kernel: Kernel, program: Program, boot: protocol.Boot) -> None:
@@ -111,8 +111,8 @@ class SimServer(Server):
                 self.uncaught(exc, role)
             finally:
                 self.entries.pop(task.ident, None)
-                # If this thread called `current_thread()`, the library has made an entry for it, which nothing else would
-                # remove.
+                # If this thread called `current_thread()`, the library has made an entry for it, and nothing else
+                # removes that entry.
                 self._active_threads.pop(task.ident, None)
 
         task = self.kernel.spawn(self.incarnation, role, guarded)
@@ -150,7 +150,7 @@ class SimServer(Server):
         raise RefusedCall(text)
 
     def advise_held_lock(self, task: Task, what: str) -> None:
-        """Advise that ``task`` holds a lock across ``what``, which is slow. This is not a failure."""
+        """Advise that ``task`` holds a lock during ``what``, which is slow. This is not a failure."""
         lock = task.held[-1]
         place = student_frames.line_of(lock.site)
         where = student_frames.innermost_line(sys._getframe(1), self.files)

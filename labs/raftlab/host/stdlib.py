@@ -1,8 +1,8 @@
-"""Virtual-time copies of Python's own threading library, and substitutes for what would make a run unrepeatable.
+"""Virtual-time copies of Python's threading library, and substitutes for modules that would make a run unrepeatable.
 
-``threading``, ``queue`` and ``concurrent.futures`` are plain Python over ``_thread`` and ``time``. We import fresh copies
-of them while ``sys.modules`` holds our substitutes for those two. The copies then run in virtual time, unmodified; the
-real modules are put back afterwards. What cannot be made deterministic is refused by name.
+``threading``, ``queue`` and ``concurrent.futures`` are plain Python that uses ``_thread`` and ``time``. We import fresh
+copies of them while ``sys.modules`` holds our substitutes for those two modules, and then put the real modules back. So
+the copies run in virtual time, unmodified. What cannot be made deterministic is refused by name.
 
 The copies are created once, in the warm host, and shared by all servers of a run. Each server has its own ``random``
 module.
@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from raftlab.host import primitives, threads
 
-# Modules that reach outside the run. The value is the reason that the student reads.
+# Modules that reach outside the run, each with the reason that the student reads.
 REFUSED_MODULES: dict[str, str] = {
     **dict.fromkeys(
         (
@@ -87,16 +87,16 @@ class RefusedCall(RuntimeError):
     """Student code used something that cannot be replayed. The run fails even if the code catches this."""
 
 
-# Called with what was used and the reason why it is refused.
+# Called with what the student's code used and the reason why that is refused.
 Refuse = Callable[[str, str], NoReturn]
 
 
 def make_copies(kinds: primitives.Kinds = primitives.KINDS) -> dict[str, ModuleType]:
-    """Create the copies, with locks and events of ``kinds``. Returns them by module name, and leaves ``sys.modules`` as it
-    was."""
+    """Create the copies, with the locks and events of ``kinds``. Returns them by module name. ``sys.modules`` ends up
+    unchanged."""
     names = (*_COPIED, "_thread", "time", "_queue")
     originals = {name: sys.modules.pop(name, None) for name in names}
-    # Otherwise the copies would register at-fork hooks in the real interpreter.
+    # Prevents the copies from registering at-fork hooks in the real interpreter.
     at_fork, os.register_at_fork = os.register_at_fork, lambda **hooks: None
     substitutes = {"_thread": primitives.make_thread_module(kinds), "time": primitives.make_time_module()}
     sys.modules.update(substitutes)
@@ -111,7 +111,7 @@ def make_copies(kinds: primitives.Kinds = primitives.KINDS) -> dict[str, ModuleT
             else:
                 sys.modules[name] = module
     threading = copies["threading"]
-    # There are two copies of `threading`: the student's, whose locks are tracked, and the library's, whose are not.
+    # There are two copies of `threading`: the student's tracks its locks, the library's does not.
     shared = {"Event": kinds.event, "local": copies["_threading_local"].__dict__["local"]}
     copies["threading"] = copy_module(threading)
     copies["threading"].__dict__.update(shared)
@@ -132,8 +132,8 @@ def make_copies(kinds: primitives.Kinds = primitives.KINDS) -> dict[str, ModuleT
 
 
 def _number_futures(base: Any) -> None:
-    """Let ``wait`` lock futures, and let sets hold them, in the order in which they were created. The library goes by their
-    addresses, which differ from process to process."""
+    """Make ``wait`` lock futures, and sets iterate over them, in the order in which they were created. The library
+    orders them by address, which differs from process to process."""
     future: Any = base.Future
     create, numbers = future.__init__, itertools.count()
 
@@ -142,7 +142,7 @@ def _number_futures(base: Any) -> None:
         self._lab_number = next(numbers)
 
     def number(self: Any) -> int:
-        value: int = getattr(self, "_lab_number", 0)  # 0: of a subclass that does not call __init__
+        value: int = getattr(self, "_lab_number", 0)  # 0: a subclass that does not call __init__
         return value
 
     future.__init__, future.__hash__ = init, number
@@ -150,7 +150,7 @@ def _number_futures(base: Any) -> None:
 
 
 def shared_locks(copies: dict[str, ModuleType]) -> list[primitives.UntrackedLock]:
-    """The locks at module level in ``copies``, which all servers of a run share."""
+    """The locks at module level in ``copies``. All servers of a run share them."""
     values = [value for name in _COPIED for value in vars(copies[name]).values()]
     inner = [value._lock if isinstance(value, primitives.RLock) else value for value in values]
     return [lock for lock in inner if isinstance(lock, primitives.UntrackedLock)]
@@ -195,7 +195,7 @@ def make_random_module(source: random.Random, refuse: Refuse) -> ModuleType:
             super().seed(source.getrandbits(64) if a is None else a, version)
 
     def reseed(a: Any = None, version: int = 2) -> None:
-        # Without an argument the real one uses the machine's entropy; this one uses the run's.
+        # Without an argument, the real function uses the machine's entropy. This one uses the server's generator.
         source.seed(source.getrandbits(64) if a is None else a, version)
 
     class SystemRandom:

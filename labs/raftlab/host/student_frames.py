@@ -12,7 +12,7 @@ from raftlab.host.primitives import Lock, Site, UntrackedLock, site
 
 # The folder of the framework's own code in a host process.
 _HOST_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_MAX_DETAIL = 8_000  # characters of a report; the traceback of a deep recursion is longer
+_MAX_DETAIL = 8_000  # characters of a report; the traceback of a deep recursion can be longer
 
 
 def line_of(site: Site | None) -> str:
@@ -27,7 +27,7 @@ def line_of(site: Site | None) -> str:
 
 
 def last_line(trace: TracebackType | None, files: Collection[str]) -> str:
-    """The last line of a traceback that is in one of ``files``, as ``file:line``; empty if there is none."""
+    """The last line of a traceback that is in one of ``files``, as ``file:line``; empty if none is."""
     place = ""
     for frame, line in traceback.walk_tb(trace):
         if frame.f_code.co_filename in files:
@@ -36,7 +36,7 @@ def last_line(trace: TracebackType | None, files: Collection[str]) -> str:
 
 
 def innermost_line(frame: FrameType | None, files: Collection[str]) -> str:
-    """The innermost line of a running stack that is in one of ``files``, as ``file:line``; empty if there is none."""
+    """The innermost line of a running stack that is in one of ``files``, as ``file:line``; empty if none is."""
     while frame is not None:
         if frame.f_code.co_filename in files:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -50,7 +50,7 @@ def student_traceback(exc: BaseException, files: Collection[str]) -> str:
     while trace is not None and trace.tb_frame.f_code.co_filename not in files:
         trace = trace.tb_next
     shown = traceback.TracebackException(type(exc), exc, trace or exc.__traceback__, limit=30)
-    # The substitutes refuse the arguments that CPython refuses. End at the line that called them.
+    # The substitutes raise what CPython raises for a bad argument. End the traceback at the line that called them.
     while len(shown.stack) > 1 and shown.stack[-1].filename.startswith(_HOST_FOLDER):
         shown.stack.pop()
     return "".join(shown.format())[-_MAX_DETAIL:]

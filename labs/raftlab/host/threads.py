@@ -1,8 +1,8 @@
-"""Changes to the library copies: faster methods of ``Thread``, and preemption around waiting and handing over work.
+"""Changes to the library copies: faster methods of ``Thread``, and preemption where threads wait or hand over work.
 
-A student's Raft starts a thread for each call to a peer. Python's own implementation, with its locks and its handshake
-with the new thread, costs more than the rest of the call. Everything else about threads (names, daemons,
-excepthook, Timer, the executor's workers) is the library's own.
+A student's Raft starts a thread for each call to a peer. Python's own ``Thread``, with its locks and its handshake with
+the new thread, costs more than the rest of the call. Everything else about threads (names, daemons, excepthook, Timer,
+the executor's workers) is the library's own.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from raftlab.host.primitives import Kinds, Signal, perhaps_preempt
 
 
 def preempt_after(library_class: Any, method: str) -> None:
-    """Let the simulator preempt the caller after each call of a method, such as ``submit``, that gives work to another
-    thread: it may be done before the caller continues."""
+    """Let the simulator preempt the caller after each call of a method that gives work to another thread, such as
+    ``submit``. So the work may be done before the caller continues."""
     original = getattr(library_class, method)
 
     @functools.wraps(original)
@@ -38,7 +38,7 @@ def change(threading: ModuleType, kinds: Kinds) -> None:
     active: dict[int, Any] = library._active
     thread_class: Any = library.Thread
     has_handles = sys.version_info >= (3, 13)
-    # Every thread adds itself to this set, which Python needs only after a fork.
+    # Every thread adds itself to `_dangling`, which Python needs only after a fork.
     library._dangling = SimpleNamespace(add=id, discard=id)
 
     def run_to_its_end(thread: Any) -> None:
@@ -81,7 +81,7 @@ def change(threading: ModuleType, kinds: Kinds) -> None:
             raise RuntimeError("cannot join current thread")
         if timeout is not None:
             timeout = max(timeout, 0)
-            # From Python 3.13 on CPython checks the timeout even if the thread has ended.
+            # From Python 3.13 on, CPython checks the timeout even if the thread has ended.
             if has_handles or not self._lab_ended.is_set():
                 check_acquire(True, timeout)
         self._lab_ended.wait(timeout)
@@ -96,7 +96,7 @@ def change(threading: ModuleType, kinds: Kinds) -> None:
 
 
 def _change_condition(condition_class: Any, signal_class: type[Signal]) -> None:
-    """Let a ``Condition`` wait with the kernel, where the library's takes a lock of its own for each wait."""
+    """Make a ``Condition`` wait in the kernel. The library's own ``wait`` takes a new lock for each wait."""
 
     def wait(self: Any, timeout: float | None = None) -> bool:
         """Release the lock, wait until notified or for ``timeout`` seconds, and take the lock again.
@@ -105,7 +105,7 @@ def _change_condition(condition_class: Any, signal_class: type[Signal]) -> None:
             Whether the thread was notified.
 
         Raises:
-            RuntimeError: nobody holds the lock.
+            RuntimeError: Nobody holds the lock.
         """
         if not self._is_owned():
             raise RuntimeError("cannot wait on un-acquired lock")
@@ -154,4 +154,4 @@ def _change_condition(condition_class: Any, signal_class: type[Signal]) -> None:
         self._lock.acquire()
 
     condition_class.wait, condition_class.notify, condition_class.notify_all = wait, notify, notify_all
-    condition_class._acquire_restore = acquire_restore  # for a lock of the student's own class
+    condition_class._acquire_restore = acquire_restore  # for a lock of a class that the student wrote

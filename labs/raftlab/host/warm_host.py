@@ -1,4 +1,5 @@
-"""The warm host: reads and compiles a submission once, then forks processes that run it (:mod:`raftlab.host.fork_server`).
+"""The warm host reads and compiles a submission once, then forks the processes that run it
+(:mod:`raftlab.host.fork_server`).
 
     python -P -m raftlab.host.warm_host CONTROL_FD PATH LIMITS [races]
 
@@ -27,7 +28,7 @@ from raftlab.sandbox import restrictions
 from raftlab.sandbox.levels import Limits
 from raftlab.submission import source
 
-# Modules that a Raft often imports, so that no child has to load them.
+# Modules that student code often imports. They are loaded here so that no child has to load them.
 _OFTEN_IMPORTED = ("base64", "bisect", "json", "pickle", "struct", "zlib")
 
 
@@ -35,10 +36,10 @@ def main() -> None:
     limits = msgspec.json.decode(sys.argv[3], type=Limits | None)
     if limits is not None:
         restrictions.enter_host(limits)
-    operating_system.die_with_parent()  # after enter_host, because a change of user cancels it
+    operating_system.die_with_parent()  # after enter_host: a change of user cancels this setting
     # Ctrl-C is sent to every process of the terminal, but only the judge handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Before it kills a hung child, the judge sends it SIGUSR1 to dump its stack to stderr, which the judge reads.
+    # Before the judge kills a hung child, it sends SIGUSR1: the child dumps its stack to stderr, which the judge reads.
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     control = socket.socket(fileno=int(sys.argv[1]))
     program = Program(source.find(sys.argv[2]), races="races" in sys.argv[4:])
@@ -50,7 +51,7 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 100)
     with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone
         ForkServer(control, program, limits).serve()
-    # No cleanup is needed: the children end with this process.
+    # The children end with this process, so no cleanup is needed.
     os._exit(0)
 
 

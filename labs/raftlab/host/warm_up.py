@@ -1,9 +1,9 @@
 """A short simulated run in the warm host itself, which makes all later children faster.
 
-When a child ends, everything that ``dataclasses`` compiled and everything that Python specialised by running it is lost,
-and the next child pays for it again: a quarter of the CPU time of a short run. Children inherit what this run has
-compiled and specialised. It uses our own submission (``warm_up_submission/raft.py``), never the student's code, and its
-own copies of the libraries, so it leaves nothing that a child can see.
+Everything that ``dataclasses`` compiled in a child, and everything that Python specialised while the child ran, is lost
+when the child ends. The next child would pay for it again: a quarter of the CPU time of a short run. Children inherit
+what this run has compiled and specialised. It uses raftlab's own submission (``warm_up_submission/raft.py``), never the
+student's code, and its own copies of the libraries, so it leaves nothing that a child can see.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from raftlab.submission import source
 
 _SUBMISSION = Path(__file__).with_name("warm_up_submission")
 SERVERS = 3
-DURATION_S = 0.5  # virtual seconds: long enough for each server to call each other a few times
+DURATION_S = 0.5  # virtual seconds: long enough for each server to call each other server a few times
 NETWORK_DELAY_S = 0.001  # virtual seconds
 _finished: list[SimHost] = []  # never collected: a collected greenlet would run its `finally` blocks
 
 
 def run() -> list[protocol.Effect]:
-    """Perform the run in this process, then restore everything else. Returns its effects."""
+    """Perform the run in this process, then restore everything that it replaced. Returns its effects."""
     sink, kernel = api._sink, kernels.active
     program = Program(source.find(_SUBMISSION))
     replaced = {name: sys.modules.get(name) for name in program.submission.modules}

@@ -1,2 +1,2 @@
-"""The race detector of `--races`: it records which thread uses which data under which locks, and reports uses of the same
-data that no lock, queue or event puts in order. Findings are advice; they never change the schedule."""
+"""The race detector of `--races`. It records which thread uses which data while it holds which locks, and reports two
+uses of the same data that no lock, queue or event orders. Findings are advice; they never change the schedule."""

@@ -1,9 +1,10 @@
-"""The race detector: it finds pairs of unordered uses of the same data, at least one of which is a change.
+"""The race detector: it finds pairs of unordered uses of the same data, at least one of which changes the data.
 
-It keeps a vector clock for each thread and lets locks, thread starts, joins, events, conditions, queues and futures order
-them (FastTrack; Flanagan and Freund, PLDI 2009). So it is exact for the schedule that was seen: the two uses that it
-reports can happen in either order. In this module, a stretch is the part of a thread between two such synchronisations.
-Within a stretch, only the first use of each field is examined.
+It keeps a vector clock for each thread. Locks, thread starts, joins, events, conditions, queues and futures order the
+threads' actions (FastTrack; Flanagan and Freund, PLDI 2009). So the detector is exact for the schedule that it
+observed: the two uses of a reported pair can happen in either order. In this module, a stretch is the part of a thread
+    between two
+such synchronisations. The detector examines only the first use of each field within a stretch.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from raftlab.host.races.findings import Findings, Use
 from raftlab.host.student_frames import line_of
 from raftlab.participants import is_clerk
 
-# A new thread takes the number of one that has ended, but only when so many are free: two threads with the same number
-# are never found to race.
+# A new thread reuses the number of a thread that has ended, but only when more than this many numbers are free: the
+# detector never finds a race between two threads with the same number.
 _SPARE_NUMBERS = 32
-# Objects that are remembered before those that are garbage by now are forgotten.
+# Number of remembered objects at which the detector first forgets those that are garbage.
 _SWEEP_AT = 10_000
-_CONSTRUCTORS = frozenset(("Raft()", "KVServer()", "Clerk()"))  # the roles of the threads that run them
+_CONSTRUCTORS = frozenset(("Raft()", "KVServer()", "Clerk()"))  # the roles of the threads that run the constructors
 _CONTAINERS = frozenset((list, dict, set, bytearray, defaultdict, OrderedDict))
 _VALUES = frozenset((bool, int, float, str, bytes, type(None), frozenset))
-WHOLE = object()  # every item of a container
+WHOLE = object()  # stands for every item of a container
 _MISSING = object()
-_MESSAGE = "`a message`"  # the text of a site where a message is sent
+_MESSAGE = "`a message`"  # the text of a site at which a message is sent
 
 
 class Access:
@@ -52,7 +53,7 @@ class Access:
 
 
 class Location:
-    """A field of an object, a container or a variable: its last write, and the reads since by the thread's number."""
+    """A field of an object, a container or a variable: its last write, and the reads since then by thread number."""
 
     __slots__ = ("reads", "write")
 
@@ -62,14 +63,14 @@ class Location:
 
 
 class Object:
-    """An object with its locations by name. It is kept alive, as its id is the key."""
+    """An object with its locations by name. It is kept alive, because its id is its key."""
 
     __slots__ = ("locations", "queue", "value")
 
     def __init__(self, value: Any) -> None:
         self.value = value
         self.locations: dict[str, Location] = {}
-        self.queue: Sync | None = None  # of a deque, which Python's documentation calls thread-safe
+        self.queue: Sync | None = None  # for a deque, which Python's documentation calls thread-safe
 
 
 class Sync:
@@ -78,7 +79,8 @@ class Sync:
     __slots__ = ("clock", "domain", "merged", "number", "time")
 
     def __init__(self) -> None:
-        # Servers share some objects of the libraries. Those order nothing: the numbers of threads are a domain's own.
+        # Servers share some objects of the libraries. Those must order nothing: thread numbers are valid in one domain
+        # only.
         self.domain: Domain | None = None
         self.clock: list[int] | None = None
         self.number = 0
@@ -90,13 +92,14 @@ class LockOrder:
     """The order in which threads take locks: for each lock, the locks that were taken while it was held."""
 
     def __init__(self) -> None:
-        # By the ids of the outer and the inner lock: the thread, where it took each, the ids of all that it held, and
-        # the two locks, so that the ids stay theirs.
+        # By the ids of the outer and the inner lock. Each entry keeps both locks alive, so that no other object can get
+        # their ids.
         self._taken: dict[int, dict[int, _Nested]] = {}
 
     def taken(self, thread: Thread, lock: Any) -> list[tuple[str, str, str]]:
         """Note that ``thread`` took ``lock`` while it held others. If that closes a cycle of locks for the first time,
-        return the cycle: for each step the thread's role, and where it took the outer and the inner lock."""
+        return the cycle: each step has the thread's role, and the lines at which it took the outer and the inner
+        lock."""
         held = [other for other in thread.task.held if other is not lock]
         gates = frozenset(id(other) for other in held)
         for outer in held:
@@ -112,7 +115,7 @@ class LockOrder:
             steps = [step, *path]
             numbers = {each.thread.task.ident for each in steps}
             own = {id(each.locks[0]) for each in steps}
-            # If all of these threads hold a common lock, only one of them can run, so there is no deadlock.
+            # If all these threads hold a common lock, only one of them can run at a time, so there is no deadlock.
             if len(numbers) > 1 and not frozenset.intersection(*(each.gates for each in steps)) - own:
                 return [(each.thread.role, each.outer, each.inner) for each in steps]
         return []
@@ -130,7 +133,15 @@ class LockOrder:
 
 
 class _Nested(NamedTuple):
-    """A lock taken inside another."""
+    """A lock that was taken while another was held.
+
+    Attributes:
+        thread: The thread that took it.
+        gates: The ids of all locks that the thread held.
+        outer: The line at which the outer lock was taken.
+        inner: The line at which the inner lock was taken.
+        locks: The outer and the inner lock.
+    """
 
     thread: Thread
     gates: frozenset[int]
@@ -144,10 +155,10 @@ class Domain:
 
     def __init__(self) -> None:
         self.free: deque[int] = deque()
-        self.times: list[int] = []  # the last time of each number, and the clock of the thread that had it last
+        self.times: list[int] = []  # by thread number: the last time of its last thread
         self.clocks: list[list[int]] = []
-        # What happened before every later call of the framework: the end of a constructor, and at a clerk also the end of
-        # each operation, as a test begins the next one only when it has the result.
+        # What happens before every later call by the framework: the end of a constructor and, for a clerk, also the end
+        # of each operation, because a test begins the next operation only when it has the result.
         self.before_calls: Sync = Sync()
         self.objects: dict[int, Object] = {}
         self.order = LockOrder()
@@ -177,8 +188,8 @@ class Thread:
         self.clock = domain.clocks[self.number]
         self.read: set[Any] = set()
         self.written: set[Any] = set()
-        self.locks: tuple[Any, ...] | None = None  # where those that it holds in this stretch were taken
-        self.keys: dict[int, Any] = {}  # containers that were read in this stretch, with the item
+        self.locks: tuple[Any, ...] | None = None  # where the locks that it holds in this stretch were taken
+        self.keys: dict[int, Any] = {}  # by container id: the item that was read in this stretch
 
     def knows(self, number: int, time: int) -> bool:
         """Whether the actions of thread ``number`` at ``time`` happened before this moment of this thread."""
@@ -192,13 +203,13 @@ class Thread:
         self.locks = None
 
     def acquire(self, sync: Sync) -> None:
-        """Record that all releases of ``sync`` so far happened before the next actions of this thread."""
+        """Record that all releases of ``sync`` so far happen before the next actions of this thread."""
         other = sync.clock
         if other is None or sync.domain is not self.domain or (self.knows(sync.number, sync.time) and not sync.merged):
             return
         self._join(other, sync.number, sync.time)
-        # A thread that knows this thread's actions at one time knows all that this thread knew then. So the clock of an
-        # earlier time must not change.
+        # A thread that knows this thread's actions at some time also knows everything that this thread knew at that
+        # time. So the clock of an earlier time must not change.
         self.time += 1
 
     def _join(self, other: list[int], number: int, time: int) -> None:
@@ -212,20 +223,21 @@ class Thread:
         self.clock = joined
 
     def see(self, access: Access) -> None:
-        """Treat ``access`` as if it had happened before: it was reported, so its consequences need no reports."""
+        """Treat ``access`` as if it had happened before. It has been reported, so its consequences need no reports."""
         if not self.knows(access.number, access.time):
             self._join(access.clock, access.number, access.time)
             self.time += 1
 
     def release(self, sync: Sync) -> None:
-        """Record that the actions of this thread so far happen before every later acquire of ``sync``, a lock."""
+        """Record that the actions of this thread so far happen before every later acquire of ``sync``, which is a
+        lock."""
         sync.clock, sync.number, sync.time, sync.merged = self.clock, self.number, self.time, False
         sync.domain = self.domain
         self.time += 1
         self.next_stretch()
 
     def release_too(self, sync: Sync) -> None:
-        """:meth:`release` where several threads may release: an event, a queue."""
+        """Like :meth:`release`, for an object that several threads may release, such as an event or a queue."""
         if sync.clock is not None and sync.domain is self.domain and not self.knows(sync.number, sync.time):
             clock, number, time = sync.clock, sync.number, sync.time
             kept = self.clock
@@ -242,10 +254,10 @@ class Detector:
     """Observes one run.
 
     Args:
-        instrumenter: the one that instrumented the submission; it has the places of all uses.
-        kernel: the run's kernel.
-        findings: where to report.
-        local: the class of thread-local data, which no other thread sees.
+        instrumenter: The instrumenter of the submission. It has the places of all uses.
+        kernel: The run's kernel.
+        findings: Receives what the detector finds.
+        local: The class of thread-local data, which no other thread sees.
     """
 
     def __init__(
@@ -254,7 +266,7 @@ class Detector:
         self._local = local
         self._sites = instrumenter.sites
         self._changers = instrumenter.attributes
-        self._constant: set[tuple[type[Any], str]] = set()  # attributes of these classes never change
+        self._constant: set[tuple[type[Any], str]] = set()  # (class, attribute): no method of the class changes it
         self._variable: set[tuple[type[Any], str]] = set()
         self._class_attributes = instrumenter.class_attributes & set(instrumenter.attributes)
         self._kernel = kernel
@@ -266,9 +278,9 @@ class Detector:
     # --- threads ---
 
     def started(self, task: Task, parent: Thread | None, role: str) -> None:
-        """``task`` was created by ``parent``, or by the framework (``None``)."""
+        """Note that ``task`` was created by ``parent``, or by the framework (``None``)."""
         if task.role == "status()":
-            return  # it is only displayed
+            return  # its result is only displayed
         domain = self._domains.get(task.incarnation)
         if domain is None:
             domain = self._domains[task.incarnation] = Domain()
@@ -304,7 +316,7 @@ class Detector:
     def nested(self, thread: Thread, lock: Any) -> None:
         """Record that ``thread`` took ``lock`` while it held others."""
         if thread.task.role == "Raft()":
-            return  # until Raft() has returned, no other thread needs this one's locks
+            return  # no other thread needs these locks before Raft() has returned
         cycle = thread.domain.order.taken(thread, lock)
         if cycle:
             name = self._findings.lock
@@ -322,7 +334,7 @@ class Detector:
             self.use(thread, thread.domain, what, WHOLE, self._service_site(f"`{what}`"), changed)
 
     def use_message(self, args: Any) -> None:
-        """Record that student code sends ``args``, which reads the contents of its lists."""
+        """Record that student code sends ``args``. Sending reads the contents of its lists."""
         thread: Thread | None = self._kernel.current.observed
         if thread is None:
             return
@@ -331,7 +343,7 @@ class Detector:
                 self._use_container(thread, value, WHOLE, self._service_site(_MESSAGE), False)
 
     def _service_site(self, what: str) -> int:
-        """The number of the student's line that is running."""
+        """The number of the site at the student's line that is running now."""
         frame: FrameType | None = sys._getframe(1)
         files = self._instrumenter.files
         while frame is not None and frame.f_code.co_filename not in files:
@@ -348,7 +360,7 @@ class Detector:
         return number
 
     def hooks(self) -> dict[str, Any]:
-        """The functions that instrumented code calls, by their names there."""
+        """The functions that instrumented code calls, by the names that it calls them by."""
         kernel = self._kernel
         use_field, use_container = self._use_field, self._use_container
 
@@ -454,7 +466,7 @@ class Detector:
 
     @staticmethod
     def _sweep(domain: Domain) -> None:
-        """Forget the objects to which only the detector still refers."""
+        """Forget the objects to which nothing but the detector still refers."""
         kept = {}
         for key, known in domain.objects.items():
             if sys.getrefcount(known.value) > 2:
@@ -478,7 +490,7 @@ class Detector:
         self.use(thread, value, name, WHOLE, site, written)
 
     def _never_changes(self, kind: tuple[type[Any], str]) -> bool:
-        """Whether no method of this class changes this attribute."""
+        """Whether no method of this class changes this attribute (``kind``)."""
         if kind in self._constant:
             return True
         value_type, name = kind
@@ -491,7 +503,7 @@ class Detector:
 
     @staticmethod
     def _class_with(value: Any, name: str) -> Any:
-        """The object whose field this is: the class, if the object has no such field of its own."""
+        """The object whose field this is: ``value``, or the class if ``value`` has no such field of its own."""
         if name in _fields(value):
             return value
         return next((each for each in type(value).__mro__ if name in each.__dict__), value)
@@ -500,14 +512,14 @@ class Detector:
         if written and key is WHOLE:
             thread.written.add(id(value))
         if not written:
-            # Two items in one stretch count as the whole container.
+            # Two reads of items in one stretch count as a read of the whole container.
             key = WHOLE if id(value) in thread.keys else key
             thread.keys[id(value)] = key
         self.use(thread, value, "", key, site, written)
 
     def use(self, thread: Thread, value: Any, name: str, key: Any, site: int, written: bool) -> None:
-        """Record a use of the field ``name`` of ``value``, or of the container ``value`` (no name), and report it if
-        it races with an earlier one."""
+        """Record a use of the field ``name`` of ``value``, or of the container ``value`` (``name`` is empty). Report it
+        if it races with an earlier use."""
         known = self._object(thread, value)
         location = known.locations.get(name)
         if location is None:
@@ -533,7 +545,7 @@ class Detector:
         certain = self._findings.race(server, what if name else f"the contents of {what}", first, second, field)
         publishes = later.what == "read" and type(_fields(value).get(name)) not in _VALUES
         if certain or publishes:
-            # Consequences of this need not be reported as well, such as uses of an object that was published here.
+            # The consequences need not be reported as well, such as uses of an object that this race published.
             thread.see(earlier)
 
     def _describe(self, thread: Thread, access: Access) -> Use:
@@ -556,5 +568,5 @@ def _same_item(first: Any, second: Any) -> bool:
 
 
 def _has(container: Any, key: Any) -> bool:
-    """Whether setting this item leaves the container's shape as it is. Lists cannot grow by it."""
+    """Whether setting this item leaves the container's shape as it is. Setting an item never makes a list longer."""
     return type(container) is list or type(container) is bytearray or key in container

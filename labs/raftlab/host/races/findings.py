@@ -1,4 +1,4 @@
-"""The findings of the race detector in one run: which are excused, grouped and reported, and in which words."""
+"""The findings of the race detector in one run: which are excused, how they are grouped, and how they are worded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Use(NamedTuple):
 
     Attributes:
         what: ``"read"`` or ``"written"``.
-        site: where.
-        role: which thread, in words.
-        locks: where each lock that it held was taken, as ``file:line``.
-        stretch: equal for all uses of one thread between two synchronisations.
+        site: Where the use is.
+        role: What the thread is for, in words.
+        locks: Where each lock that the thread held was taken, as ``file:line``.
+        stretch: Equal for all uses of one thread between two synchronisations.
     """
 
     what: str
@@ -29,7 +29,8 @@ class Use(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A read without a lock, which is reported only if there are others beside it."""
+    """A read without a lock. It is reported only if another field is read in the same group, see
+    :meth:`Findings.race`."""
 
     server: int
     what: str
@@ -41,14 +42,14 @@ class Findings:
     """The findings of one run.
 
     Args:
-        lock_names: the expressions that name locks, by the place (``file:line``) where each is taken.
+        lock_names: The expressions that name locks, by the place (``file:line``) where each lock is taken.
     """
 
     def __init__(self, lock_names: Mapping[str, str]) -> None:
         self._lock_names = lock_names
         self._keys: set[str] = set()
         self._new: list[Finding] = []
-        # Reads without a lock that stand alone so far, by function or by stretch, and then by the field's name.
+        # By group (a function or a stretch), and then by field: the first read of the field without a lock.
         self._alone: dict[object, dict[str, _Pending]] = {}
 
     def take(self) -> list[Finding]:
@@ -57,19 +58,19 @@ class Findings:
         return new
 
     def add(self, server: int, kind: str, key: str, text: str) -> None:
-        """Report a finding, once for each ``key``."""
+        """Report a finding, but only once for each ``key``."""
         key = f"{kind}: {key}"
         if key not in self._keys and len(self._keys) < MAX_FINDINGS:
             self._keys.add(key)
             self._new.append(Finding(server, kind, key, text))
 
     def race(self, server: int, what: str, first: Use, second: Use, field: bool) -> bool:
-        """Record that two uses of ``what`` are unordered. ``field``: it is a field or variable, not a container's contents.
-        Returns ``False`` if it depends on what else is found whether this is reported."""
+        """Record that two uses of ``what`` are unordered. ``field``: it is a field or variable, not a container's
+        contents. Returns ``False`` if other findings decide whether this one is reported."""
         for reader, other in ((first, second), (second, first)):
             if reader.what == "read" and not reader.locks and field:
-                # To look once at one value, which is replaced as a whole, is a sound way to publish something. To look at
-                # two fields is not: they may belong to different moments.
+                # It is sound to read a single value once if it is always replaced as a whole: that is how values are
+                # published. It is not sound to read two fields, because their values may belong to different moments.
                 self._look(_Pending(server, what, reader, other))
                 return False
         self._report(server, what, first, second)
@@ -98,5 +99,5 @@ class Findings:
         return "holding " + " and ".join(self.lock(place) for place in locks)
 
     def lock(self, place: str) -> str:
-        """A lock in words, by the place where it was taken."""
+        """The name of a lock in words, given the place where the lock was taken."""
         return f"`{self._lock_names.get(place, 'a lock')}` (taken at {place})"

@@ -1,9 +1,9 @@
 """Inserts calls into student code that tell the race detector which data is read and written.
 
-A pass over the syntax tree, which follows the pass that inserts switch points, turns ``V.term`` into ``__race_read__(V,
-"term", 7).term``. The call returns ``V``, so the statement does what it did before, and its line numbers stay. Uses of
-lists, dicts and sets (items, methods, loops, ``in``) and of variables that several functions share are reported in the
-same way."""
+A pass over the syntax tree turns ``V.term`` into ``__race_read__(V, "term", 7).term``, where 7 is the number of the
+site. It runs after the pass that inserts switch points. The call returns ``V``, so the statement does what it did
+before. Line numbers do not change. Uses of lists, dicts and sets (items, methods, loops, ``in``) and uses of variables
+that several functions share are reported in the same way."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 READ = "__race_read__"  # (object, attribute, site) → object
-WRITE = "__race_write__"  # the same
-UPDATE = "__race_update__"  # the same: `V.term += 1` reads, then writes
-USE = "__race_use__"  # (container, site) → container, which is read as a whole
-CHANGE = "__race_change__"  # the same, which is changed as a whole
-ITEM = "__race_item__"  # (container, key, site) → container, of which one item is read
-SET_ITEM = "__race_set_item__"  # the same, of which one item is written
-QUEUED = "__race_queued__"  # (container, site) → container, into which something is put; see Detector.hooks
-TAKEN = "__race_taken__"  # the same, from which something is taken
+WRITE = "__race_write__"  # (object, attribute, site) → object
+UPDATE = "__race_update__"  # (object, attribute, site) → object; `V.term += 1` reads, then writes
+USE = "__race_use__"  # (container, site) → container; it is read as a whole
+CHANGE = "__race_change__"  # (container, site) → container; it is changed as a whole
+ITEM = "__race_item__"  # (container, key, site) → container; one item is read
+SET_ITEM = "__race_set_item__"  # (container, key, site) → container; one item is written
+QUEUED = "__race_queued__"  # (container, site) → container; something is put into it; see Detector.hooks
+TAKEN = "__race_taken__"  # (container, site) → container; something is taken from it
 VARIABLE = "__race_variable__"  # (owner, name, site, value) → value
 WROTE = "__race_wrote__"  # (owner, name, site)
 SCOPE = "__race_scope__"  # () → a new owner for the variables of one call of a function
@@ -35,12 +35,12 @@ _USES = frozenset(
     ("copy", "count", "difference", "index", "intersection", "isdisjoint", "issubset", "issuperset", "items", "keys",
      "union", "values")
 )  # fmt: skip
-# Functions that read the containers that they are given.
+# Functions that read the containers passed to them.
 _READERS = frozenset(
     ("all", "any", "bytes", "copy", "deepcopy", "dict", "dumps", "enumerate", "filter", "frozenset", "iter", "len", "list",
      "map", "max", "min", "reversed", "set", "sorted", "sum", "tuple", "zip")
 )  # fmt: skip
-# Calls in a constructor after which other threads may know the object.
+# Calls in a constructor that may make the object known to other threads.
 _STARTS = frozenset(("start", "submit", "start_new_thread", "map"))
 _MAX_TEXT = 60  # characters of an expression in a finding
 
@@ -48,7 +48,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 class Site(NamedTuple):
-    """A place in student code. ``function`` is a qualified name, ``text`` what is used there."""
+    """A place in student code. ``function`` is a qualified name, and ``text`` is the expression that is used there."""
 
     file: str
     line: int
@@ -64,18 +64,18 @@ class Instrumenter:
     """Instruments the modules of one submission.
 
     Args:
-        trees: the syntax trees of all its modules, by the names of their files.
+        trees: The syntax trees of all its modules, by file name.
     """
 
     def __init__(self, trees: Mapping[str, ast.Module]) -> None:
         self.files = frozenset(trees)
         self.sites: list[Site] = []
-        # The attributes that may change after their object is known to other threads, with the names of the classes whose
-        # methods change them. None: any object's.
+        # The attributes that may change after other threads know their object. Each has the names of the classes whose
+        # methods change it; None means that code outside such a method changes it, so it may change in any object.
         self.attributes: dict[str, set[str] | None] = {}
         self.class_attributes: set[str] = set()
-        self.lock_names: dict[str, str] = {}  # expressions, by the place where they are entered or acquired
-        # Positions of stores in constructors that no other thread can notice, by file.
+        self.lock_names: dict[str, str] = {}  # expressions, by the place where each lock is taken
+        # Positions of those stores in constructors that no other thread can notice, by file.
         self.quiet: dict[str, set[tuple[int, int]]] = {}
         for file, tree in trees.items():
             self._collect(file, tree)
@@ -110,7 +110,7 @@ class Instrumenter:
 
 
 def _classes_of_stores(tree: ast.Module) -> dict[tuple[int, int], str]:
-    """The positions of stores to attributes of ``self``, with the class whose methods they are in."""
+    """The position of each store to an attribute of ``self``, with the class in whose method it is."""
     found: dict[tuple[int, int], str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
@@ -133,7 +133,7 @@ def _is_store_to(node: ast.AST, own: str) -> bool:
 
 
 def _stores_before_threads(node: ast.ClassDef) -> Iterator[tuple[int, int]]:
-    """Positions of the stores in a constructor that happen before any other thread can know the object."""
+    """The positions of those stores in a constructor that happen before any other thread can know the object."""
     starts_threads = any(
         isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in _STARTS
         for call in ast.walk(node)
@@ -150,7 +150,8 @@ def _stores_before_threads(node: ast.ClassDef) -> Iterator[tuple[int, int]]:
 
 
 def _may_start(node: ast.AST, own: str) -> bool:
-    """Whether this may start a thread that knows the object ``own``: a start, a method of it, or handing it on."""
+    """Whether ``node`` may start a thread that knows the object ``own``: it starts a thread, calls a method of ``own``,
+    or passes ``own`` on."""
     if not isinstance(node, ast.Call):
         return False
     function = node.func
@@ -171,7 +172,7 @@ class _Scope:
         self.globals: set[str] = set()
         self.nonlocals: set[str] = set()
         self.shared: set[str] = set()
-        self.name = ""  # the hidden variable that stands for one call of the function
+        self.name = ""  # the hidden variable that identifies one call of the function
 
 
 class _Pass(ast.NodeTransformer):
@@ -249,7 +250,8 @@ class _Pass(ast.NodeTransformer):
         return call
 
     def _used(self, node: ast.expr, hook: str = USE) -> ast.expr:
-        """``node``, which is not visited yet, as a container that is read (or changed) as a whole."""
+        """Visit ``node``, which has not been visited, and report it as a container that is read (or changed) as a
+        whole."""
         site = self._site(node, node)
         visited: ast.expr = self.visit(node)
         if not _may_be_container(node):
@@ -333,7 +335,7 @@ class _Pass(ast.NodeTransformer):
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST | list[ast.stmt]:
         target = node.target
         if isinstance(target, ast.Attribute) and target.attr in self._attributes:
-            # A constructor that adds to its own field is rare enough not to be left out here.
+            # A constructor that adds to its own field is too rare to be worth an exception here.
             site = self._site(target, target)
             target.value = self.visit(target.value)
             target.value = self._call(UPDATE, [target.value, ast.Constant(target.attr), site], target.value)
@@ -460,7 +462,7 @@ def _may_be_container(node: ast.expr) -> bool:
 
 
 def _own_nodes(function: _Function) -> Iterator[ast.AST]:
-    """The nodes of a function, without those of functions inside it."""
+    """The nodes of a function, without the nodes of functions inside it."""
     waiting: list[ast.AST] = list(ast.iter_child_nodes(function))
     while waiting:
         node = waiting.pop()

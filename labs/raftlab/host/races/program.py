@@ -1,4 +1,4 @@
-"""A submission under the race detector: the facts known before it runs, and the kernel of each run."""
+"""A submission under the race detector: what is known about the source before a run, and the kernel of each run."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class RaceProgram:
         trees: dict[str, ast.Module] = {}
         for path in submission.modules.values():
             file = path.relative_to(submission.root).as_posix()
-            # A module that cannot be compiled is reported when it is imported.
+            # A module that does not compile is reported when it is imported.
             with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
                 tree = ast.parse(path.read_bytes(), file)
-                ast.unparse(tree)  # fails if it is nested too deeply for what follows
+                ast.unparse(tree)  # raises if it is nested too deeply to be instrumented
                 trees[file] = tree
         self.instrumenter = Instrumenter(trees)
         self._static: list[rules.StaticFinding] = []
@@ -33,7 +33,7 @@ class RaceProgram:
             self._static = rules.check(trees)
 
     def kernel(self, seed: int, schedule: str, copies: Mapping[str, ModuleType]) -> tuple[ObservedKernel, Findings]:
-        """The kernel of a run that uses the library copies ``copies``, and what will be found in it."""
+        """The kernel of a run that uses the library copies ``copies``, and the findings of that run."""
         kernel = ObservedKernel(seed, schedule)
         findings = Findings(self.instrumenter.lock_names)
         for found in self._static:

@@ -1,7 +1,7 @@
-"""Mistakes in locking that can be seen in the source: decisions that are used after the lock was released, and waits that
+"""Mistakes in locking that the source alone shows: decisions that are used after the lock was released, and waits that
 can miss the event that they wait for.
 
-No rule may report code that checks its decision again under the lock. So a rule that cannot tell says nothing.
+No rule may report code that checks its decision again under the lock. A rule that cannot tell reports nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class StaticFinding(NamedTuple):
-    """A kind of :data:`raftlab.explain.races.KINDS`, what makes it one mistake, and the sentence."""
+    """``kind`` is one of :data:`raftlab.explain.races.KINDS`; findings with the same ``key`` are one mistake."""
 
     kind: str
     key: str
@@ -27,7 +27,7 @@ class StaticFinding(NamedTuple):
 
 @dataclass
 class _Method:
-    """The effects of one function on the fields of ``self``, including those of the methods that it calls."""
+    """The effects of one function on the fields of ``self``, including the effects of the methods that it calls."""
 
     node: Function
     file: str
@@ -43,14 +43,14 @@ class _Source:
     """Facts about all modules that the rules need."""
 
     methods: dict[str, list[_Method]] = field(default_factory=dict)
-    locks: dict[str, str] = field(default_factory=dict)  # fields that are locks: the field whose lock it is
+    locks: dict[str, str] = field(default_factory=dict)  # by field that is a lock or condition: the field of its lock
     conditions: set[str] = field(default_factory=set)
     threads: set[str] = field(default_factory=set)  # functions that are started as threads
     called_in_loops: set[str] = field(default_factory=set)
 
 
 def check(trees: Mapping[str, ast.Module]) -> list[StaticFinding]:
-    """The findings in the modules ``trees``, by the names of their files."""
+    """The findings in the modules ``trees``, which are given by file name."""
     source = _read(trees)
     found: list[StaticFinding] = []
     for methods in source.methods.values():
@@ -102,7 +102,7 @@ def _read_lock(source: _Source, node: ast.Assign | ast.AnnAssign) -> None:
 
 
 def _started(call: ast.Call) -> Iterator[str]:
-    """The names of the functions that this call starts in a thread of their own."""
+    """The names of the functions that this call starts in a new thread."""
     name = _last_name(call.func)
     if name in ("Thread", "Timer"):
         targets = [keyword.value for keyword in call.keywords if keyword.arg in ("target", "function")] + call.args[1:2]
@@ -170,7 +170,7 @@ def _own_calls(node: ast.AST) -> set[str]:
 
 
 def _changed(node: ast.AST) -> Iterator[str]:
-    """The fields whose contents this one node changes."""
+    """The fields whose contents this node itself changes, without the nodes below it."""
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
         name = _field(node.value)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _STORING:
@@ -182,7 +182,7 @@ def _changed(node: ast.AST) -> Iterator[str]:
 
 
 def _tests(node: ast.AST) -> Iterator[ast.expr]:
-    """The conditions that this one node evaluates."""
+    """The conditions that this node itself evaluates, without the nodes below it."""
     if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
         yield node.test
     elif isinstance(node, ast.comprehension):
@@ -194,7 +194,7 @@ def _tests(node: ast.AST) -> Iterator[ast.expr]:
 
 
 def _reads(source: _Source, node: ast.AST) -> set[str]:
-    """The fields that ``node`` reads, also through methods. Names of methods and of locks are left out."""
+    """The fields that ``node`` reads, directly or through methods. Names of methods and of locks are left out."""
     names = _fields(node)
     for name in _own_calls(node):
         for called in source.methods.get(name, ()):
@@ -203,7 +203,7 @@ def _reads(source: _Source, node: ast.AST) -> set[str]:
 
 
 def _tested(source: _Source, node: ast.AST) -> set[str]:
-    """The fields that ``node`` looks at in a condition, also through methods."""
+    """The fields that ``node`` reads in a condition, directly or through methods."""
     names: set[str] = set()
     for inner in ast.walk(node):
         for test in _tests(inner):
@@ -215,7 +215,7 @@ def _tested(source: _Source, node: ast.AST) -> set[str]:
 
 
 def _written(source: _Source, node: ast.AST) -> set[str]:
-    """The fields that ``node`` changes, also through methods."""
+    """The fields that ``node`` changes, directly or through methods."""
     names = {name for inner in ast.walk(node) if (name := _field(inner)) and not isinstance(_context(inner), ast.Load)}
     names |= {name for inner in ast.walk(node) for name in _changed(inner)}
     for name in _own_calls(node):
@@ -230,7 +230,7 @@ def _context(node: ast.AST) -> ast.expr_context:
 
 
 def _held(source: _Source, node: ast.AST) -> str:
-    """The lock that ``node`` holds, if it is a ``with`` block of one of the locks; otherwise empty."""
+    """The lock that ``node`` holds, if it is a ``with`` block of one of the locks; otherwise an empty text."""
     if not isinstance(node, ast.With):
         return ""
     for item in node.items:
@@ -241,7 +241,7 @@ def _held(source: _Source, node: ast.AST) -> str:
 
 
 def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """Every list of statements in ``node``, functions inside it excepted."""
+    """Every list of statements in ``node``, except in functions inside it."""
     for name in ("body", "orelse", "finalbody"):
         statements = getattr(node, name, None)
         if isinstance(statements, list) and statements and isinstance(statements[0], ast.stmt):
@@ -261,7 +261,8 @@ def _leaves(node: ast.AST) -> bool:
 
 
 def _stale_decisions(source: _Source, method: _Method) -> Iterator[StaticFinding]:
-    """A value is computed under one hold of a lock, and decides what happens under a later one that does not look again."""
+    """A value is computed while a lock is held. Code that holds the lock again later relies on it without a new
+    check."""
     for block in _blocks(method.node):
         for position, first in enumerate(block):
             lock = _held(source, first)
@@ -278,7 +279,7 @@ def _stale_decisions(source: _Source, method: _Method) -> Iterator[StaticFinding
 
 
 def _decided(source: _Source, hold: ast.stmt) -> dict[str, set[str]]:
-    """The variables that a hold assigns from conditions on fields, with these fields."""
+    """The variables that ``hold`` assigns from conditions on fields, each with these fields."""
     decided: dict[str, set[str]] = {}
     for node in ast.walk(hold):
         if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Call)):
@@ -290,7 +291,8 @@ def _decided(source: _Source, hold: ast.stmt) -> dict[str, set[str]]:
 
 
 def _is_decision(source: _Source, value: ast.expr) -> bool:
-    """Whether a value is true or false: a comparison, or the result of a method that returns only such."""
+    """Whether a value is a boolean: a comparison, a negation, or the result of a method that is declared to return
+    bool."""
     if isinstance(value, (ast.Compare, ast.BoolOp)):
         return True
     if isinstance(value, ast.UnaryOp):
@@ -323,7 +325,7 @@ def _judged(
 
 
 def _after_early_exit(source: _Source, method: _Method, first: ast.stmt, hold: ast.stmt) -> Iterator[StaticFinding]:
-    """The function goes on only if a field has some value, and then releases the lock and takes it again at once."""
+    """The function continues only if a field has some value, and then releases the lock and takes it again at once."""
     for node in ast.walk(first):
         if isinstance(node, ast.If) and _leaves(node) and isinstance(hold, ast.With):
             fields = _reads(source, node.test)
@@ -347,7 +349,8 @@ def _stale(
 
 
 def _late_messages(source: _Source, method: _Method) -> Iterator[StaticFinding]:
-    """A thread that was started to send something makes the message itself, and does not look whether it still should."""
+    """A thread that was started to send a message makes the message itself, without checking that it should still be
+    sent."""
     if method.node.name not in source.threads:
         return
     for hold in ast.walk(method.node):
@@ -368,9 +371,9 @@ def _late_messages(source: _Source, method: _Method) -> Iterator[StaticFinding]:
 
 
 def _late_saves(source: _Source, method: _Method) -> Iterator[StaticFinding]:
-    """A state is read under the lock, and saved after the lock was released."""
+    """State is read while the lock is held, and saved after the lock was released."""
     if method.node.name in source.threads:
-        return  # a thread that alone saves everything does so in order
+        return  # if one thread saves everything, it saves in order
     for block in _blocks(method.node):
         made: dict[str, ast.stmt] = {}
         for statement in block:
@@ -400,7 +403,7 @@ def _late_saves(source: _Source, method: _Method) -> Iterator[StaticFinding]:
 
 
 def _events_cleared_late(method: _Method) -> Iterator[StaticFinding]:
-    """An event is cleared after the work that it announced: if it is set during the work, that is forgotten."""
+    """An event is cleared after the work that it announced. If it is set during the work, that signal is lost."""
     for block in _blocks(method.node):
         waits: dict[str, tuple[int, int]] = {}
         for position, statement in enumerate(block):
@@ -425,7 +428,7 @@ def _events_cleared_late(method: _Method) -> Iterator[StaticFinding]:
 
 
 def _waits_without_loop(source: _Source, method: _Method) -> Iterator[StaticFinding]:
-    """A thread waits for a condition once, and then takes it for granted."""
+    """A thread waits for a condition once, and then assumes that it holds."""
     if method.node.name in source.called_in_loops or any(
         isinstance(node, (ast.While, ast.For)) for node in ast.walk(method.node)
     ):
@@ -452,7 +455,7 @@ def _waits_without_loop(source: _Source, method: _Method) -> Iterator[StaticFind
 
 
 def _single_notifies(source: _Source) -> Iterator[StaticFinding]:
-    """A condition for which threads wait for different things is notified once: the wrong one may wake up."""
+    """Threads wait on one condition for different things, but only one thread is notified: it may be the wrong one."""
     waits: dict[str, dict[str, str]] = {}
     notifies: dict[str, str] = {}
     for methods in source.methods.values():

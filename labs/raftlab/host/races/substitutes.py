@@ -1,7 +1,7 @@
 """The locks, events and kernel used in runs with the race detector.
 
-They are subclasses of the ordinary ones that also report to the detector what they do. They block, wake and choose threads
-exactly as their base classes do, so the schedule is the same.
+They are subclasses of the ordinary classes, and also report to the detector what they do. They block, wake and choose
+threads exactly as their base classes do, so the schedule is the same.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class _ReportingLock(UntrackedLock):
 
 
 class ObservedUntrackedLock(_ReportingLock):
-    """A lock of the library: in a queue, a condition, a future or an executor."""
+    """A lock of the library, such as one in a queue, a condition, a future or an executor."""
 
     __slots__ = ("sync",)
 
     def __init__(self) -> None:
         super().__init__()
-        # Locks that were made before the run belong to no server's data.
+        # A lock that was made before the run belongs to no server, so it orders nothing.
         self.sync = None if kernels.active.current is kernels.active.framework else Sync()
 
     def _acquired(self) -> None:
@@ -77,7 +77,8 @@ class ObservedUntrackedLock(_ReportingLock):
 class ObservedLock(_ReportingLock, Lock):
     """A lock of the student's.
 
-    ``is_mutex``: a thread that held it has released it before. ``is_signal``: a thread that did not hold it has."""
+    ``is_mutex``: it has been released by a thread that held it. ``is_signal``: it has been released by another
+    thread."""
 
     __slots__ = ("is_mutex", "is_signal", "sync")
 
@@ -116,7 +117,7 @@ class ObservedRLock(RLock):
 
 
 class ObservedEvent(Event):
-    """``threading.Event``; also what ``Thread.join`` waits for."""
+    """``threading.Event``. ``Thread.join`` waits for one too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +183,7 @@ class ObservedKernel(Kernel):
 
 
 def _role(role: str, args: tuple[Any, ...]) -> str:
-    """The purpose of a thread, in words. ``args`` may begin with its ``threading.Thread``."""
+    """What a thread is for, in words. ``args`` may begin with the thread's ``threading.Thread``."""
     thread = args[0] if args else None
     run = getattr(thread, "function", None) or getattr(thread, "_target", None)
     name = getattr(run, "__name__", "") or (type(thread).__name__ if thread is not None else "")

@@ -1,6 +1,7 @@
-"""The submission of :mod:`raftlab.host.warm_up`. It does not implement Raft, but uses everything that a Raft uses.
+"""The submission of :mod:`raftlab.host.warm_up`. It does not implement Raft, but uses everything that a Raft typically
+uses.
 
-Its messages are those of the skeleton, so that `dataclasses` compiles the same text as for a student's messages.
+Its messages are the skeleton's, so that `dataclasses` compiles the same text as for a student's messages.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ Standing = Literal["counts", "superseded", "undecided"]
 
 
 def standings(report: Report) -> dict[str, Standing]:
-    """For each submission, by its name: whether it counts, another one of the same student does, or it is not clear which
-    one does. The last is so if nobody has decided between several, the last one cannot be told by its date, or a mark that
-    may become the best is not final."""
+    """For each submission, by its name: whether it counts, is superseded by another submission of the same student, or is
+    undecided. It is undecided if nobody has said which of several submissions counts, if their dates do not show which is
+    the last, or if a mark that may become the best is not final."""
     found: dict[str, Standing] = {each.name: "counts" for each in report.submissions}
     by_author: dict[str, list[SubmissionResult]] = {}
     for submission in report.submissions:

@@ -64,7 +64,7 @@ from raftlab.sandbox import levels
 from raftlab.submission import starts
 from raftlab.suites import catalogue
 
-# The options of `raftgrade run` that decide about marks, besides those that say what is run.
+# The options of `raftgrade run` that affect marks, other than those that choose what is run.
 MARKING_OPTIONS = ("roster", "rubric", "due", "late", "attempts", "raft", "until_sure", "races")
 REFUSALS = (
     CannotStart,
@@ -166,8 +166,8 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
     else:
         report_options.output.write_text(text, encoding="utf-8", newline="")
         print(f"raftgrade: the report is in {printable(str(report_options.output))}", file=sys.stderr)
-    # The table has the same exit code as `raftgrade run`, which prints it. Any other format succeeds once it is
-    # written.
+    # The table has the same exit code as `raftgrade run`, which prints the same table. For any other format, the exit code
+    # is 0 once the text is written.
     return exit_code(report) if arguments.format == "table" else 0
 
 
@@ -389,17 +389,16 @@ def _keep_manual(plan: Report, folder: store.Store) -> None:
 
 
 def _marking_options(arguments: argparse.Namespace) -> dict[str, str]:
-    """Those of :data:`MARKING_OPTIONS` that were given, with their values; a switch has an empty one."""
+    """The :data:`MARKING_OPTIONS` that were given, with their values. The value of a switch is empty."""
     given = {name: getattr(arguments, name) for name in MARKING_OPTIONS}
     return {name: "" if value is True else str(value) for name, value in given.items() if value not in (None, False)}
 
 
 def _omissions(folder: store.Store, options: dict[str, str]) -> str:
-    """A warning that names the options that the earlier report was made with and that are left out now; empty if there are
-    none.
+    """A warning about the options with which the earlier report was made and which are missing now; empty if there are none.
 
-    They are not taken over: a command should do the same in every folder, the files that they name may have changed, and to
-    leave an option out is the only way to say that it no longer applies.
+    Such options are not taken over, for three reasons. A command should do the same in every folder. The files that the
+    options name may have changed. And the only way to say that an option no longer applies is to leave it out.
     """
     earlier = folder.earlier
     if earlier is None or not earlier.signed:

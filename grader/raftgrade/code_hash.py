@@ -1,9 +1,9 @@
-"""Hashes of the classes and functions of Python modules, for finding copies. They do not depend on comments, formatting and
-docstrings, and half of them do not depend on names either.
+"""Hashes of the classes and functions of Python modules, for finding copies. Each has two hashes, which do not depend on
+comments, formatting and docstrings. One of them, the hash of the shape, does not depend on names either.
 
-Run as a program, it reads the paths of files, a JSON string in each line, and writes a line of JSON for each. It parses
-students' files, but runs none of their code. A file may make the parser use up its memory or crash; the caller then starts
-another process with the remaining files. It imports only the standard library, so that it starts quickly.
+As a program, this module reads paths of files, one JSON string per line, and writes one line of JSON for each file. It
+parses students' files, but runs none of their code. If a file makes the parser crash or use up its memory, the caller starts
+another process with the remaining files. The module imports only the standard library, so that the program starts quickly.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Statement(NamedTuple):
         name: ``"class Raft"``; empty if it is neither a class nor a function.
         code: the hash of its code.
         shape: the hash of its shape.
-        parts: the statements in a class, or the statement itself: how many nodes its syntax tree has, and the hash of its
-            shape on its own.
+        parts: for each statement in a class, or for the statement itself if it is no class: the number of nodes of its
+            syntax tree, and the hash of its own shape.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Statement(NamedTuple):
 def statements(text: str) -> list[Statement]:
     """The statements at the top level of a module, without imports, docstrings and ``pass``.
 
-    The code of a statement is its syntax tree without docstrings. Its shape is the same with names numbered in the order of
-    their first use, and without the texts of strings and without type annotations.
+    The code of a statement is its syntax tree without docstrings. Its shape is the same tree, but with names replaced by
+    numbers in the order of their first use, and without the texts of strings and type annotations.
 
     Raises:
         SyntaxError, ValueError, RecursionError, MemoryError: the module cannot be parsed.
@@ -76,7 +76,7 @@ def _hashes(statement: ast.stmt) -> tuple[int, str, str]:
     shape: list[str] = []
     numbers: dict[str, int] = {}
     nodes = 0
-    stack: list[tuple[object, bool]] = [(statement, True)]  # with whether it belongs to the shape
+    stack: list[tuple[object, bool]] = [(statement, True)]  # each item, and whether it belongs to the shape
     while stack:
         item, in_shape = stack.pop()
         if isinstance(item, ast.AST):
@@ -95,7 +95,7 @@ def _hashes(statement: ast.stmt) -> tuple[int, str, str]:
         else:
             in_code = word = repr(item)
             if isinstance(item, str) and in_shape:
-                # The parts of a dotted name are names of their own: `import a.b` and then `a.b.c`.
+                # Each part of a dotted name gets a number of its own, as in `import a.b` and then `a.b.c`.
                 word = ".".join(str(numbers.setdefault(part, len(numbers))) for part in item.split("."))
         code.append(in_code)
         if in_shape:

@@ -32,8 +32,8 @@ def parse_date(text: str) -> datetime | None:
 
 
 def parse_deadline(text: str, zone: tzinfo | None = None) -> datetime | None:
-    """A deadline. A day without a time ends at midnight. Without a time zone, it is in ``zone``; without that, in this
-    machine's."""
+    """Parse a deadline. A date without a time means the end of that day. A deadline without a time zone is in ``zone``, or,
+    if this is ``None``, in the time zone of this machine."""
     moment = parse_date(text)
     if moment is None:
         return None
@@ -48,7 +48,7 @@ def late_days(submitted: str, due: datetime, students: Sequence[Student]) -> flo
     """The number of days by which a submission is late; ``None`` if it is not known when it was handed in.
 
     Args:
-        submitted: the moment. Without a time zone, it is in the deadline's.
+        submitted: when the submission was handed in. A time without a zone is in the deadline's zone.
         due: the course's deadline, with a time zone.
         students: the authors. The latest deadline of any of them counts.
     """
@@ -65,5 +65,5 @@ def late_days(submitted: str, due: datetime, students: Sequence[Student]) -> flo
 
 
 def after_extension(days: float, students: Sequence[Student]) -> float:
-    """The days by which a submission is late, if it is ``days`` after the deadline of those without an extension."""
+    """The days by which a submission is late if it was handed in ``days`` after the deadline without extensions."""
     return max(0.0, days - max((student.extension_days for student in students), default=0.0))

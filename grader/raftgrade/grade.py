@@ -42,7 +42,7 @@ def grade(
         plan: a report without results.
         tests: the tests that every submission must run.
         paths: where the copy of each submission is, by its name.
-        reused: the entries of an earlier report that ``store`` has started with.
+        reused: the entries that ``store`` has taken over from an earlier report.
         stream: where progress is shown.
         started: when the command started, in ``time.monotonic`` seconds.
         refused: submissions that were refused already; they are not run.
@@ -55,16 +55,16 @@ def grade(
         OSError: the report cannot be written.
     """
     tally = Tally(plan, store.spill, lambda slug: TraceQuota(store.traces(slug), TRACE_QUOTA))
-    store.save(plan)  # whoever reads the records needs the plan, so it is written before the first record
+    store.save(plan)  # the records cannot be read without the plan, so the plan is written before the first record
     for entry in refused:
         store.add(entry)
     complete = {entry.submission for entry in (*reused.refused, *refused) if tally.add(entry) and not entry.missing}
-    # If something is missing for every lab, there is nothing to check and to run.
+    # If something is missing for every lab, there is nothing to check or run.
     complete |= {each.name for each in plan.submissions if each.missing.keys() >= set(plan.settings.labs)}
     schedule = Schedule(plan, tests, paths, tally, reused.runs)
     runs = schedule.expected_runs()
     todo = {network: number * (len(plan.submissions) - len(complete)) for network, number in runs.items()}
-    # A submission with all its outcomes need not even be checked again.
+    # If all outcomes of a submission are known, it is not even checked again.
     complete |= {name for name in reused.submissions if name not in complete and schedule.is_complete(name)}
     engine = make_engine(plan.settings, commands, store)
     work = WorkLoop(plan, paths, engine, schedule, complete)

@@ -26,11 +26,13 @@ from raftlab.tools import new
 WORKFLOW = "raftlab/data/skeleton/.github/workflows/raftlab.yml"
 CONTAINER = "raftlab/data/skeleton/.devcontainer/devcontainer.json"
 _INSTALLS = re.compile(r"( *)# Not on PyPI for you\?.*\n *- run: pip install raftlab\n")  # in the workflow
-_CONTAINER_INSTALLS = "|| echo raftlab)"  # in the container's file, if the wheel does not lie in the folder
+_CONTAINER_INSTALLS = "|| echo raftlab)"  # in the container's file: what it installs if the wheel is not in the folder
 _GRADER_ONLY = ("jinja2", "tabulate")  # dependencies that raftlab itself does not import
-# Handouts and tests have single statements of the solutions, and up to four lines in a row where handouts explain them.
+# Handouts and tests contain single statements of the solutions. Where a handout explains such code, it quotes up to four
+# lines in a row.
 _LEAKED_LINES = 5
-_SECRET_LINES = 2  # of these; messages that the skeleton has in another order are no secret
+# At least this many of those lines must be in no text that students get. (The skeleton has some messages in another order.)
+_SECRET_LINES = 2
 _IGNORED = ("# region", "# endregion", "# skeleton:", "# hint:", "import ", "from ")  # beginnings of lines
 
 
@@ -95,7 +97,8 @@ def contents(start_labs: Sequence[str], url: str, with_grader: bool) -> tuple[di
             f"{printable(leaks[0])} would give away a part of the solutions: five lines in a row are the same"
         )
     digest = hashlib.sha256(repr(sorted(files.items())).encode() + url.encode()).hexdigest()
-    version = f"{raftlab.__version__}+kit.g{digest[:7]}"  # another kit has another version, so pip replaces the old one
+    # Kits that differ have different versions, so pip replaces an old kit.
+    version = f"{raftlab.__version__}+kit.g{digest[:7]}"
     name = f"raftlab-{version}-py3-none-any.whl"
     address = f"{url.rstrip('/')}/{name}" if url else ""
     files[WORKFLOW] = _workflow(files[WORKFLOW].decode(), address).encode()
@@ -104,8 +107,8 @@ def contents(start_labs: Sequence[str], url: str, with_grader: bool) -> tuple[di
 
 
 def find_leaks(files: Mapping[str, bytes], solutions: Iterable[str], given: Iterable[str]) -> list[str]:
-    """The names of the ``files`` that have five lines in a row of the ``solutions`` of which two are in none of the texts
-    that are ``given`` to students. Indentation, blank lines and imports do not count."""
+    """The names of the ``files`` that contain five lines in a row of the ``solutions``, at least two of which are in none of
+    the texts ``given`` to students. Indentation, blank lines and imports do not count."""
     known: set[str] = set()
     secret: set[tuple[str, ...]] = set()
     given = list(given)
@@ -140,14 +143,14 @@ def _workflow(text: str, address: str) -> str:
 
 
 def _container(text: str, address: str) -> str:
-    """The file of the container, likewise."""
+    """The container's file, which installs the kit and no other raftlab."""
     assert text.count(_CONTAINER_INSTALLS) == 1, "the container installs raftlab in another way"
     text = text.replace("or else raftlab from PyPI", "or else the one on the web" if address else "and nothing else")
     return text.replace(_CONTAINER_INSTALLS, f"|| echo {address or './raftlab-*.whl'})")
 
 
 def _with_metadata(files: dict[str, bytes], version: str, packages: Sequence[object]) -> dict[str, bytes]:
-    """``files`` with what makes them a wheel (the binary distribution format of PyPA)."""
+    """``files`` with the metadata that makes them a wheel (PyPA's binary distribution format)."""
     distribution = metadata.distribution("raftlab")
     needs = [need for need in distribution.requires or () if "extra ==" not in need]
     commands = ["raftlab = raftlab.cli:main"]

@@ -15,7 +15,7 @@ from raftgrade.rubric import Rubric
 from raftgrade.students import Named
 from raftlab.safe_text import count, printable
 
-MARKED_LATE = "late"  # the date of a submission of which a course system says only that it was late
+MARKED_LATE = "late"  # the date of a submission if the course system says only that it was late
 
 
 class BadLate(Exception):
@@ -86,7 +86,7 @@ def set_late(report: Report, late: Mapping[str, float] | None, due: datetime | N
     """Set how late each submission is, without the days that an extension allows.
 
     Args:
-        late: the days from a list, by submission. They count more than a date.
+        late: the days from a list, by submission. They take precedence over dates.
         due: the deadline; without it, dates do not count.
 
     Returns:

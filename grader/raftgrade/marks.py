@@ -1,8 +1,9 @@
 """Compute the points of a report from its rubric. No run is needed, so points can be computed again later.
 
-A run that could not be judged (``error``) neither passed nor failed: points depend on the judged runs alone. When fewer
-than half of a test's runs on a network were judged, its points are *open*: neither lost nor earned until a person
-decides. But a test that must pass every run has failed as soon as one run on one network has, whatever is open elsewhere.
+A run that could not be judged (``error``) neither passed nor failed: points depend on the judged runs alone. When fewer than
+half of a test's runs on a network were judged, its points are *open*: neither lost nor earned until a person decides. But a
+test that must pass every run has failed as soon as one run on any network has failed, even if points on other networks are
+open.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def why_skipped(submission: SubmissionResult, rubric: Rubric, lab: str) -> tuple
     is skipped if something is missing for it, or if another one has not earned enough points. The labs before it must have
     been marked.
 
-    Open points do not count as earned. But if they might be enough, the lab is not lost either: it is open until the
-    runs that it depends on have been judged. The second part of the result says whether that is so.
+    Open points do not count as earned. But if they might be enough, the lab is not lost either: it is open until the runs
+    that it depends on have been judged. The second part of the result says whether the lab is open.
     """
     if lab in submission.missing:
         return submission.missing[lab], False
@@ -181,7 +182,8 @@ def on_curve(curve: Curve, rate: float) -> float:
 
 
 def _exceeded(test: TestResult, rubric: Rubric) -> list[str]:
-    """Notes on the limits that the passing runs in sim exceed. Only sim's measurements are exact, as its time is virtual."""
+    """Notes on the limits that the passing runs in sim exceed. Only sim's measurements are exact, because its time is
+    virtual."""
     limits = rubric.limits_for(test.name)
     notes = []
     for network in test.networks:

@@ -43,7 +43,7 @@ def claim(folder: Path, main_file: str, purpose: str, check: Callable[[Path], No
             except BadFolder as exc:
                 raise BadFolder(f"{exc}; nothing was changed: {_ELSEWHERE}") from None
         folder.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: when write returns, the kernel has the line, and it outlives this process.
+        # Unbuffered: when write returns, the kernel has the line, so the line is kept even if this process is killed.
         file = (folder / main_file).open("a+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

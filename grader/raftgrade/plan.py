@@ -24,9 +24,10 @@ NETWORKS = ("sim", "rpyc")
 # seconds, in which it mostly waits. So a job has few of them; otherwise the last jobs would run alone for a long time.
 RUNS_IN_A_JOB = {"sim": 100, "rpyc": 6}
 
-# How many jobs run in parallel on the real network, for each job in sim. Such a run uses a tenth of a processor. On a small
-# machine with an endless loop on each of its two processors, and with four jobs per processor, judges woke up at most 0.17 s
-# late. That is a third of what raftlab.runs.run.TOO_LATE_S allows. More jobs did not finish sooner.
+# How many jobs run in parallel on the real network, for each job in sim. A run on the real network uses a tenth of a
+# processor. This was measured with four jobs per processor, on a machine whose two processors were each kept busy by an
+# endless loop. Judges woke up at most 0.17 s late, which is a third of what raftlab.runs.run.TOO_LATE_S allows. With more
+# jobs, grading did not finish sooner.
 RPYC_JOBS_PER_JOB = 4
 
 TestRun = tuple[str, int]  # test, seed
@@ -104,7 +105,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """A test that every submission must run, and on which of the requested networks."""
+    """A test that every submission must run, and those of the requested networks on which it runs."""
 
     lab: str
     name: str
@@ -141,8 +142,8 @@ class Job(msgspec.Struct, kw_only=True, frozen=True):
     """A unit of work: ``tests`` of one lab on one network, each with every seed in ``seeds`` (half open).
     It is plain data with a stable ``id``, so that any engine can run it anywhere, and more than once.
 
-    ``together``: the judge and the servers of a simulated run share a process. Never for grading, because student code could
-    change its own verdict."""
+    ``together``: the judge and the servers of a simulated run share a process. This is never used for grading, because
+    student code could change its own verdict."""
 
     id: str
     submission: str
@@ -195,7 +196,7 @@ def runs_of(tests: Sequence[str], seeds: tuple[int, int]) -> list[TestRun]:
 
 
 def split_into_jobs(target: JobTarget, lab: str, network: str, runs: Sequence[TestRun], label: str = "") -> list[Job]:
-    """The jobs that make ``runs``, which are tests of ``lab``. A job costs CPU time to start, so tests with the same seeds
+    """The jobs that make ``runs``, which are tests of ``lab``. Starting a job costs CPU time, so tests with the same seeds
     share jobs.
 
     Args:
@@ -259,7 +260,7 @@ def parse_labs(text: str | None) -> list[str]:
 
 
 def without_service(lab_names: Sequence[str], stream: TextIO) -> list[str]:
-    """The default labs when no submission has a service: those without lab 3. Says so on ``stream``."""
+    """The default labs if no submission has a service: all but lab 3. Tells the user about this on ``stream``."""
     out = [name for name in lab_names if labs.LABS[name].has("service")]
     if out:
         is_, it = ("is", "it") if len(out) == 1 else ("are", "them")

@@ -74,8 +74,9 @@ class Progress:
         self.show()
 
     def reduce(self, runs: dict[str, int]) -> None:
-        """Subtract planned runs, by kind, that will not be made, because their submission was refused, their lab is
-        skipped, or a sequential test needed fewer runs than expected. If it needed more, the number is negative."""
+        """Subtract planned runs, by kind, that will not be made, because their submission was refused, their lab is skipped,
+        or a sequential test needed fewer runs than expected. If a sequential test needed more runs than expected, the number
+        is negative."""
         for network, number in runs.items():
             self._todo[network] -= number
         self.show()
@@ -111,8 +112,8 @@ class Progress:
         return " · ".join(parts)
 
     def remaining_s(self) -> float:
-        """An estimate of the seconds that remain: those of the pool that needs most time. In a pool, these are the runs that
-        are left, at the mean cost of their kind, and as much overhead between runs as so far."""
+        """An estimate of the remaining seconds, which are those of the slowest pool. A pool's estimate is the number of its
+        remaining runs times the mean cost of their kind, scaled by the pool's overhead so far."""
         return max((self._remaining_s(kinds, workers) for kinds, workers in self._pools.items()), default=0.0)
 
     def _remaining_s(self, kinds: tuple[str, ...], workers: int) -> float:

@@ -45,9 +45,9 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class BadRun(msgspec.Struct, kw_only=True):
-    """A run that did not pass. ``outcome`` is ``"failed"``, or ``"error"`` when it could not be judged. ``sort`` is its
-    class (:mod:`raftgrade.failure_classes`). If many runs belong to one class, only those with the lowest seeds keep their
-    events and details."""
+    """A run that did not pass. ``outcome`` is ``"failed"``, or ``"error"`` when it could not be judged. ``sort`` is the
+    class of the failure (:mod:`raftgrade.failure_classes`). If many runs belong to one class, only those with the lowest
+    seeds keep their events and details."""
 
     seed: int
     outcome: Literal["failed", "error"]
@@ -216,8 +216,8 @@ class SameCode(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         renamed: whether names, texts or type annotations differ.
-        origin: what raftlab hands out that has the same code, such as ``"the start of lab 2C"``; empty if there is none, and
-            then at least two submissions have it.
+        origin: what raftlab hands out that has the same code, such as ``"the start of lab 2C"``. If it is empty, at least
+            two submissions have the code.
     """
 
     places: list[CodePlace]
@@ -235,9 +235,9 @@ class Report(msgspec.Struct, kw_only=True):
         seconds: how long the run has taken so far.
         due: the deadline (ISO 8601); empty if dates did not count.
         attempts: which submission of a student counts if there are several: the ``best`` or the ``last``; empty if nobody
-            has said that.
-        options: the options of ``raftgrade run`` that decide about marks, with their values as given.
-        unverified: why the report cannot be known to be ours; empty if it is, and in every file.
+            has chosen.
+        options: the options of ``raftgrade run`` that affect marks, with their values as given.
+        unverified: why it is not certain that this user made the report; empty if it is certain. Always empty in a file.
     """
 
     schema: int = SCHEMA

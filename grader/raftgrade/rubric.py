@@ -59,7 +59,7 @@ class Late(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Races(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The cost of findings of the race detector: a test that shows one keeps this share of its points."""
+    """The cost of findings of the race detector: a test that shows one keeps the share ``keep`` of its points."""
 
     keep: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
 
@@ -266,7 +266,7 @@ def _did_you_mean(text: str, names: Iterable[str]) -> str:
 
 
 def _real_path(path: list[str], text: str) -> list[str]:
-    """msgspec writes ``[...]`` instead of the key of a table: find the key by trying them one by one."""
+    """msgspec writes ``[...]`` instead of the key of a table: find the key by trying all keys one by one."""
     if not path or path[0] not in ("labs", "tests"):
         return path
     kind: Any = LabRules if path[0] == "labs" else TestRules

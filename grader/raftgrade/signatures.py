@@ -4,7 +4,7 @@ A folder with results may come from anywhere, even from a student. So ``report.j
 signed with a key that lies outside of that folder, in the user's state folder. `raftgrade run` reuses only signed lines, and
 `raftgrade report` shows only signed reports. The signature of a line covers everything that a result depends on: the
 submission's name and files, the code that judged, and the sandbox. A folder may be moved or copied on this machine. On
-another machine, or for another user, the key is needed too."""
+another machine, or for another user, the key must be copied, too."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def key_file() -> Path:
 
 
 class BadKey(Exception):
-    """A file is not a key, or not a private one. The message says why, in one sentence."""
+    """A file is not a key, or other users can read it. The message says why, in one sentence."""
 
 
 def key() -> bytes:
-    """The key of this user (see :func:`kept_key`). If there is none, this returns a new key for this process alone: then no
+    """The key of this user (see :func:`kept_key`). If there is none, this returns a new key for this process alone. Then no
     results are reused, and the report cannot be verified later."""
     return kept_key() or secrets.token_bytes(_KEY_BYTES)
 
@@ -69,7 +69,7 @@ def read_key(file: Path) -> bytes:
 
 
 def _write(file: Path) -> None:
-    """Write a new key whole, so that no other process reads half of it. Raises ``FileExistsError``."""
+    """Write a new key atomically, so that no other process reads half of it. Raises ``FileExistsError``."""
     if file.exists():
         raise FileExistsError
     partial = file.with_name(f"key-{secrets.token_hex(8)}")
@@ -83,7 +83,7 @@ def _write(file: Path) -> None:
 
 
 def report_digest(key: bytes) -> hmac.HMAC:
-    """Takes the bytes of ``report.json`` up to its signature; its hex digest is the signature."""
+    """An HMAC to update with the bytes of ``report.json`` up to the signature. The HMAC's hex digest is the signature."""
     return hmac.new(key, b"report\n", hashlib.sha256)
 
 

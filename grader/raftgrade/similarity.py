@@ -2,8 +2,8 @@
 
 compare50 is a program of its own (https://github.com/cs50/compare50) that need not be installed with raftlab. It reads the
 submissions and runs none of their code. What raftlab hands out is its *distribution code*, which does not count. Our
-solutions and earlier submissions are its *archive*: submissions are compared with them, but they are not compared with each
-other.
+solutions and earlier submissions are its *archive*: submissions are compared with those in the archive, but the archived
+ones are not compared with each other.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def command() -> list[str]:
     found = shutil.which("compare50")
     if found is None:
         raise CannotCompare(_HOW_TO_INSTALL)
-    # compare50's script calls whichever python3 comes first on the PATH. In a virtual environment its own is beside it.
+    # compare50's script calls whichever python3 comes first on the PATH. In a virtual environment, the right python3 is
+    # beside the script.
     python = Path(found).resolve().with_name("python3")
     return [str(python), "-m", "compare50"] if python.exists() else [found]
 

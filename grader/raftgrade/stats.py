@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Literal
 
 Verdict = Literal["reliable", "unreliable", "undecided"]
-# The number of runs of a test that are made before the sequential test looks at the outcomes again. With the default
-# rates, the verdict "reliable" takes at least 31 passes, so four batches are just enough.
+# The sequential test looks at the outcomes of a test after each batch of this many runs. With the default rates, the verdict
+# "reliable" takes at least 31 passes, so four batches are just enough.
 BATCH = 8
 
 _BISECTIONS = 60  # enough for the precision of a double between 0 and 1

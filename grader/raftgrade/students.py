@@ -1,8 +1,8 @@
 """The students of a course, and how the ids and names that course systems write are matched with them.
 
 Ids are compared before names. Upper and lower case, spaces, and the two ways in which Unicode writes an accent (NFC and NFD)
-make no difference, and "Lovelace, Ada" is the name "Ada Lovelace". What matches more than one student matches none, because
-only a person can decide that.
+make no difference, and "Lovelace, Ada" is the name "Ada Lovelace". An id or name that matches several students counts as
+matching none, because only a person can choose between them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Student(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id, login, email: what identifies the student in the course's systems; empty if unknown.
         name: for people. It may not be unique.
-        group: of the students who hand in together.
+        group: the name of the group that the student hands in with.
         extension_days: how many days later than the others this student may hand in.
         due: the student's own deadline (ISO 8601), instead of the course's; empty: the course's.
-        other_ids: more of what identifies the student, such as the number in the name of a downloaded file.
+        other_ids: more ids of the student, such as the number in the name of a downloaded file.
     """
 
     id: str = ""
@@ -56,7 +56,7 @@ def visible(text: str) -> str:
 def folded(text: str) -> str:
     """``text`` in a form that is equal for texts that differ only in case, spaces, invisible characters, or in the form of
     accents in Unicode."""
-    # Case folding may take the accents apart again, so the text is composed at the end.
+    # Case folding may decompose accents again, so the text is composed at the end.
     apart = unicodedata.normalize("NFD", visible(text)).casefold()
     return " ".join(unicodedata.normalize("NFC", apart).split())
 
@@ -152,8 +152,8 @@ class Directory:
             index.pop("", None)
 
     def find(self, ids: Iterable[str], names: Iterable[str] = ()) -> list[int]:
-        """The numbers of the students that have one of ``ids``; if there is none, of those with one of ``names``. More than
-        one number means that it is not clear who is meant."""
+        """The numbers of the students that have one of ``ids``. If no student has one, the numbers of those with one of
+        ``names``. More than one number means that it is not clear who is meant."""
         names = list(names)
         found = {number for text in ids for number in self._by_id.get(folded(text), ())}
         found = found or {number for text in names for number in self._by_name.get(folded_name(text), ())}
@@ -165,7 +165,7 @@ class Directory:
 
 
 class Named(Protocol):
-    """What has names by which people may call it: a submission."""
+    """An object that people may call by several names, such as a submission."""
 
     @property
     def name(self) -> str: ...

@@ -36,9 +36,9 @@ class RunEntry(msgspec.Struct, tag="run", tag_field="kind"):
 
 
 class RefusalEntry(msgspec.Struct, tag="refused", tag_field="kind"):
-    """A line of ``records.jsonl``: ``submission`` will not be run, or not in the labs that are in ``missing`` with the
-    reason. The state ``"unjudged"`` means that this is not the student's fault, and ``"absent"`` that nothing was handed
-    in."""
+    """A line of ``records.jsonl``: ``submission`` will not be run; if there are labs in ``missing`` (each with the reason),
+    it will not be run in these. The state ``"unjudged"`` means that this is not the student's fault, and ``"absent"`` that
+    nothing was handed in."""
 
     submission: str
     state: Literal["refused", "unjudged", "absent"]
@@ -68,7 +68,7 @@ class RunCounter:
         self.outcomes: dict[int, Outcome] = {}
         self.passes: dict[int, PassedRun] = {}
         self.bad: dict[int, BadRun] = {}
-        # By text: the lowest seed whose run gave this advice, and the position in the advice of that run.
+        # By text: the lowest seed whose run gave this advice, and the position of the advice in that run's list.
         self.advice: dict[str, tuple[int, int]] = {}
         # Findings of the race detector, by key: the lowest seed whose run had it, and its text.
         self.findings: dict[str, tuple[int, str]] = {}
@@ -80,8 +80,8 @@ class RunCounter:
         """Count a run, and return whether that changed anything. The first outcome stays, because a rerun must not hide a
         failure; only a run that could not be judged may be judged later.
 
-        If the lab itself failed, that may be our mistake, the machine's or the submission's. If it fails at the same seed a
-        second time, and nothing shows that the machine is to blame, it is the submission's.
+        If the lab itself failed, our code, the machine or the submission may be to blame. If the lab fails again at the same
+        seed, and nothing shows that the machine is to blame, the submission is.
         """
         seed = record.seed
         if self.outcomes.get(seed, "error") != "error":
@@ -135,7 +135,7 @@ class RunCounter:
         if until is not None and result.network == "sim" and not result.hidden:
             needed, verdict = runs_needed(self.outcomes, first, until)
             result.runs, result.verdict = needed, verdict or ""
-        # The reused runs of an earlier report may be more than the sequential test needs now.
+        # An earlier report may have more runs than the sequential test needs now.
         counted_seeds = range(first, first + result.runs)
         result.bad = [self.bad[seed] for seed in sorted(self.bad) if seed in counted_seeds]
         passes = [self.passes[seed] for seed in sorted(self.passes) if seed in counted_seeds]
@@ -232,7 +232,7 @@ class Tally:
         return True
 
     def _keep_trace(self, name: str, counter: RunCounter, record: Record) -> None:
-        """Add a trace to the quota; results forget the traces that were removed to make room."""
+        """Add a trace to the quota. Remove from the results the names of traces that were deleted to make room."""
         if self._make_trace_quota is None or not record.trace or record.seed not in counter.bad:
             return
         if name not in self._trace_quotas:

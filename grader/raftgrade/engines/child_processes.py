@@ -20,7 +20,7 @@ from typing import Literal
 
 from raftgrade.engines.cpu_affinity import ProcessorAssigner
 
-MAX_LINE_BYTES = 1_000_000  # a longer line is not a record, which has a tenth of that at most
+MAX_LINE_BYTES = 1_000_000  # a longer line is not a record: a record has at most a tenth of this
 _CHUNK_BYTES = 1 << 16
 _NICENESS = 10  # of children that have a lower priority
 
@@ -29,9 +29,10 @@ ExitKind = Literal["exited", "silent", "stopped", "not-started", "flood"]
 
 @dataclass(frozen=True, slots=True)
 class ChildExit:
-    """The end of a child process. ``code`` is its exit code if it exited (negative: the signal that killed it). ``text``
-    says why it could not be started. ``silent`` and ``flood`` mean that it was killed because it reported nothing for too
-    long, or sent a line that is too long; ``stopped``, because everything was stopped."""
+    """How a child process ended. ``code`` is its exit code if it exited (negative: the signal that killed it). ``text`` says
+    why it could not be started. Three values of ``how`` mean that the child was killed: ``silent`` because it reported
+    nothing for too long, ``flood`` because it sent a line that is too long, and ``stopped`` because everything was
+    stopped."""
 
     how: ExitKind
     code: int = 0
@@ -139,7 +140,8 @@ def _kill_group(pid: int) -> None:
 
 
 def _read_until_exit(read_fd: int, pid: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
-    """Read lines until the child has ended or must be killed. Other processes may still have the pipe open then."""
+    """Read lines until the child has ended or must be killed. When the child has ended, other processes may still have the
+    pipe open."""
     exit_read, exit_write = os.pipe()
     waiter = threading.Thread(target=_await_end, args=(pid, exit_write), daemon=True)
     waiter.start()
@@ -152,8 +154,8 @@ def _read_until_exit(read_fd: int, pid: int, on_line: Callable[[bytes], bool], s
 
 
 def _await_end(pid: int, exit_write: int) -> None:
-    # WNOWAIT does not reap the child. It is not reaped before its group has been killed, so no other process can get its
-    # number.
+    # WNOWAIT leaves the child unreaped. It is reaped only after its group has been killed, so no other process can get its
+    # number before that.
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     finally:

@@ -41,7 +41,7 @@ MAX_BYTES = 20_000_000  # of a submission's files
 MAX_PROBLEMS = 100  # of a submission, in a worker's answer
 ATTEMPTS = 2  # if the cluster loses a job this often, its runs count as not judged
 _ANSWER_S = 15.0  # seconds to wait for the scheduler's first answer
-_COUNT_S = 5.0  # seconds for which a count of the workers is used again
+_COUNT_S = 5.0  # for this many seconds, a count of the workers is reused
 _LOG_TAIL_BYTES = 64_000  # of a job's output, sent with the answer
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -193,7 +193,8 @@ class Dask:
         self._stopped = False
 
     def pools(self) -> list[Pool]:
-        """One pool for both networks. Twice as many jobs are handed out as run, so that no worker waits for us."""
+        """One pool for both networks. Twice as many jobs are handed out as can run at a time, so that no worker waits for
+        us."""
         now = time.monotonic()
         if now - self._counted >= _COUNT_S:
             self._counted, self._threads = now, max(1, self._count())

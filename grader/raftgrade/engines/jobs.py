@@ -1,10 +1,10 @@
 """Run one job, and account for every run in it.
 
-The job's process is the judge: student code runs in a host process beside it. If the job's process *dies*, its missing
-runs are tried again in a new process. If it dies twice at the same run, this run is tried with a submission of our own. If
-the job dies then too, the machine is to blame, and the run gets the outcome ``error`` ("could not be judged"); otherwise
-it has *failed*. A run that is missing although the job reached its end, or that never ends, has failed as well: a run
-that does not report has not passed. The exit code does not matter.
+The job's process is the judge: student code runs in a host process beside it. If the job's process *dies*, its missing runs
+are tried again in a new process. If it dies twice at the same run, this run is tried with a submission of our own. If the
+job dies with our own submission too, the machine is to blame, and the run gets the outcome ``error`` ("could not be
+judged"). Otherwise, the run has *failed*. A run that is missing although the job reached its end, or that never ends, has
+failed as well: a run that does not report has not passed. The job's exit code does not matter.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from raftlab.worlds.host_process import EMPTY_SUBMISSION
 # A job that reports no new record for this many seconds is stopped. The job's own time limits are far shorter.
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
 CHECK_S = 120.0  # seconds for the contract check
-DEATHS_AT_A_RUN = 2  # if the job dies this often at a run, the run counts as not judged
-IDLE_DEATHS = 3  # if it dies this often in a row without a new record, the remaining runs count as not judged
-SILENCES = 2  # if this many runs of a job never end, the remaining runs are not tried
-_MAX_LINES = 100  # kept of the output of a check, which prints one line
-_LOG_TAIL_BYTES = 2000  # of a dead job's output are copied into the report
+DEATHS_AT_A_RUN = 2  # if the job dies this often at a run, the run is tried with a submission of our own
+IDLE_DEATHS = 3  # the same for all remaining runs, if the job dies this often in a row without a new record
+SILENCES = 2  # if this many runs of a job never end, the remaining runs fail without being tried
+_MAX_LINES = 100  # of the output of a check that are kept; a check prints one line
+_LOG_TAIL_BYTES = 2000  # at the end of a dead job's output, which are copied into the report
 
 Run = tuple[str, int]  # test, seed
 _read_problems = msgspec.json.Decoder(list[Problem]).decode
 
 
 class CheckResult(msgspec.Struct):
-    """The result of the contract check. Without ``problems``, the submission can be tested, except in the labs that are in
-    ``missing`` with the reason. If not ``judged``, the check itself failed; if ``stopped``, it did not finish because
+    """The result of the contract check. If there are no ``problems``, the submission can be tested, except in the labs that
+    ``missing`` maps to a reason. If not ``judged``, the check itself failed; if ``stopped``, it did not finish because
     everything was stopped."""
 
     submission: str
@@ -74,7 +74,8 @@ def run_check(
     children: Children,
     log: Path,
 ) -> CheckResult:
-    """Check that a submission can be tested. If it has problems, each lab is checked alone, as it may be ready for some.
+    """Check that a submission can be tested. If it has problems, each lab is checked alone, because the submission may be
+    ready for some of them.
 
     Args:
         submission: its name.
@@ -173,7 +174,7 @@ def run_job(
     traces: Path,
     on_record: Callable[[Record], None] | None = None,
 ) -> JobResult:
-    """Run ``job``. It may be run twice, because each record names its run.
+    """Run ``job``. A job may safely be run twice, because each record names its run.
 
     Args:
         log: what the job prints; removed unless something goes wrong.
@@ -266,7 +267,7 @@ class _JobRunner:
             self._blame([run], f"the job {ending} at this run, twice")
 
     def _blame(self, runs: list[Run], what: str) -> None:
-        """Account for runs at which the job dies."""
+        """Fail the ``runs``, at which the job died; if the machine is to blame, they count as not judged."""
         if self._is_the_machine(runs[0]):
             self._give_up(runs, f"could not be judged: {what}")
         else:
@@ -294,7 +295,7 @@ class _JobRunner:
         return [run for run in self.job.runs if run not in self.records]
 
     def _next_piece(self) -> tuple[list[str], tuple[int, int]]:
-        """The runs of the next process: the first test with missing runs, and its first unbroken range of their seeds."""
+        """The runs of the next process: the first test with missing runs, and the first unbroken range of their seeds."""
         missing = self._missing()
         if not missing:
             return [], (0, 0)
@@ -392,7 +393,7 @@ class _JobRunner:
 
 
 def _ending(ended: ChildExit, silence_s: float) -> str:
-    """The end of a child process, in words that follow "the job"."""
+    """How a child process ended, in words that follow "the job"."""
     if ended.how == "not-started":
         return f"could not be started ({ended.text})"
     if ended.how == "silent":

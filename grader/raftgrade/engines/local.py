@@ -1,6 +1,6 @@
 """The local engine: threads on this machine, each of which runs one child process at a time.
 
-Runs on the real network have threads of their own. They are limited by waiting and the others by processors, so together
+Runs on the real network have threads of their own. These runs mostly wait, while simulated runs mostly compute. Together,
 they keep the machine busy.
 """
 

@@ -1,6 +1,6 @@
 """A pytest plugin that ends a job when its grader has ended (``-p raftgrade.engines.parent_watch``).
 
-Whenever the grader ends, even by SIGKILL, the kernel closes its end of the pipe for records. A thread notices this at
+When the grader ends, even by SIGKILL, the kernel closes the grader's end of the pipe for records. A thread notices this at
 once and kills the job's whole process group. Without the thread, a job would notice only at the end of its current run.
 """
 

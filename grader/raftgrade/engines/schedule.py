@@ -5,9 +5,9 @@ for it, a rubric may skip a lab unless another lab was passed, a sequential test
 and runs that could not be judged are tried once more, in separate jobs. Each decision depends only on the outcomes and not
 on the order in which they arrive, so any number of jobs on any engine performs the same runs.
 
-Runs whose outcome is in an earlier report are not repeated. Their outcomes are counted when the run would have been
-started. A run that would never have been started (because its lab is skipped, or its sequential test is decided) is not
-counted. So a report does not depend on earlier reports.
+Runs whose outcome is in an earlier report are not repeated. The outcome of such a run is counted at the moment when the run
+would have been started. A run that would never have been started (because its lab is skipped, or its sequential test is
+decided) is not counted. So a report does not depend on earlier reports.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Schedule:
 
     @property
     def _networks(self) -> list[str]:
-        """Long jobs (rpyc) come first, so that none of them runs alone at the end."""
+        """The networks. The one with long jobs (rpyc) comes first, so that no long job runs alone at the end."""
         return sorted(self._settings.networks, key=lambda name: name != "rpyc")
 
     def _names(self, lab: str, network: str) -> list[str]:
@@ -159,8 +159,8 @@ class Schedule:
             for batch in self._first_batches(lab, network)
             for job in self._start_batch(submission, batch)
         ]
-        # If all runs of an opened lab are known, it has no job that could end. So the jobs that depend on the lab must be
-        # started here.
+        # If all runs of an opened lab are known, the lab has no job whose end would start the next ones. So the jobs that
+        # depend on the lab must be started here.
         for lab in opened:
             if not self._unfinished[submission, lab]:
                 jobs += self._continue_test(submission, lab)
@@ -219,7 +219,7 @@ class Schedule:
 
     def _retry(self, job: Job, result: JobResult) -> list[Job]:
         """Start jobs for the runs that could not be judged, and for no others. Each test gets jobs of its own, so that a run
-        that loses its whole job does not do so to other tests."""
+        that kills its job does not affect other tests."""
         failed = {(record.test, record.seed) for record in result.records if record.outcome == "error"}
         label = job.id.removeprefix(f"{job.slug}.{job.lab}.{job.network}") + _RETRY
         jobs = []
@@ -229,7 +229,7 @@ class Schedule:
         return jobs
 
     def _start_batch(self, submission: str, batch: Batch) -> list[Job]:
-        """Note that the jobs of ``batch`` are running. Runs that have an outcome already are not made."""
+        """Return the jobs of ``batch``, noted as running. Runs that already have an outcome are left out."""
         self._count_known(submission, batch)
         missing = [run for run in batch.runs if not self._has(submission, batch, run)]
         jobs = split_into_jobs(self._targets[submission], batch.lab, batch.network, missing, batch.label)
@@ -247,7 +247,7 @@ class Schedule:
 
     def _has(self, submission: str, batch: Batch, run: TestRun) -> bool:
         counter = self._tally.counter(submission, batch.lab, run[0], batch.network, run[1])
-        # Without a counter, the submission is finished, so the run is not needed.
+        # If there is no counter, the submission is finished, so the run is not needed.
         return counter is None or counter.outcomes.get(run[1], "error") != "error"
 
 

@@ -26,7 +26,7 @@ from raftgrade.results import Report, SubmissionResult
 from raftlab.runs.record import Record
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TICK_S = 1.0  # seconds without an event, after which a Tick lets the progress line be updated
+TICK_S = 1.0  # after this many seconds without an event, a Tick updates the progress line
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,12 @@ class Engine(Protocol):
 
 
 class WorkLoop:
-    """Works through the submissions in order: first the check of a submission, then its jobs, then the next submission.
-    The pools of the engine do so independently, but no pool is so far ahead that many submissions are unfinished.
+    """Works through the submissions in order: first the check of a submission, then its jobs, then the next submission. Each
+    pool of the engine does so independently of the others, but no pool gets so far ahead that many submissions are
+    unfinished.
 
     Args:
-        plan: names the submissions.
+        plan: the report that names the submissions.
         paths: where the copy of each submission is, by its name.
         complete: submissions with nothing left to do.
     """
@@ -153,7 +154,7 @@ class WorkLoop:
                 item = waiting[0][2]
                 if not isinstance(item, Job):
                     if len(self._unfinished) >= most:
-                        break  # the results of unfinished submissions are in memory
+                        break  # the results of unfinished submissions take up memory
                     self._unfinished[item.name] = 1
                 heapq.heappop(waiting)
                 self._in_flight[pool.networks] += 1

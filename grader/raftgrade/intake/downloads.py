@@ -1,6 +1,6 @@
 """Recognises what course systems hand out: Canvas' and Moodle's downloads of all submissions, and Gradescope's export.
 
-Each says who handed in what, in names of files or in a list; Gradescope also says when.
+The names of the files in a download, or a list in it, tell who handed in what; Gradescope's list also tells when.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _is_code(path: Path) -> bool:
 def _by_prefix(
     found: list[Path], read: Callable[[str], DownloadName | None], entries: tuple[str, ...]
 ) -> tuple[list[Draft], list[Path]]:
-    """One submission for each student that the names in a folder tell, and what has another name."""
+    """One submission for each student whom the names in a folder identify, and the paths with any other name."""
     files: dict[tuple[str, ...], list[tuple[Path, DownloadName]]] = {}
     rest = []
     for path in found:
@@ -161,7 +161,8 @@ def _metadata(path: Path, shown: str) -> dict[str, Any]:
     if path.stat().st_size > _MAX_METADATA_BYTES:
         raise BadPath(f"{shown} is too long for a list of submissions")
     try:
-        # Every value stays a text: an id such as 0012 is no number. The loader in C takes a tenth of the time.
+        # These loaders keep every value as text, because an id such as 0012 is not a number. The one in C takes a tenth of
+        # the time.
         loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
         with path.open(encoding="utf-8") as file:
             found = yaml.load(file, Loader=loader)

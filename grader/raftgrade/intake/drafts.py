@@ -1,4 +1,4 @@
-"""A submission as it is found, before it has its unique names; and what a single file or folder is."""
+"""Submissions as they are found, before they have unique names, and how to recognise one in a file or folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raftlab.safe_text import printable
 
 MAIN = "raft.py"
 SERVICE = "kv.py"  # in lab 3
-ENTRIES = (MAIN,)  # files that make a folder a submission, the one that it needs first
+ENTRIES = (MAIN,)  # a folder with one of these files is a submission; the first file is required
 SERVICE_ENTRIES = (SERVICE, MAIN)  # the same, if every kv.py runs on a Raft that is not the student's
 TOOL_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

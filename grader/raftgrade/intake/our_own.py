@@ -32,7 +32,7 @@ def is_reference(given: FoundSubmissions, raft: str | None = None) -> bool:
     if path.is_dir():
         files = [entry for entry in path.iterdir() if entry.name != "__pycache__"]
     else:
-        # Of the other files beside these, none is loaded, because the reference imports none.
+        # Other files beside these are not loaded, because the reference imports none of them.
         beside = [path.with_name(name) for name in (MAIN, SERVICE)]
         files = [path, *(file for file in beside if file.exists())]
     return all(_is_from("solutions", file) for file in files)

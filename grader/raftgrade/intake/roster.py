@@ -16,7 +16,7 @@ from raftlab.safe_text import printable
 
 MAX_LIST_BYTES = 5_000_000  # the largest list or table of submissions
 
-# The titles of columns that have a meaning here, in lower case. The second part of each name says who writes them like this.
+# The titles (in lower case) under which each column that has a meaning here may appear.
 _COLUMNS = {
     "id": ("id", "student id", "sis user id", "id number", "sid", "student_id"),
     "name": ("name", "full name", "student", "student name"),
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of students. ``has_places`` is whether it says where submissions are."""
+    """A table of students. ``has_places``: whether the table says where submissions are."""
 
     shown: str
     rows: list[Row]
@@ -72,8 +72,8 @@ def read_text(path: Path) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a mark at its beginning, as Excel writes "Unicode text". Every line
-    ends with a line feed. Raises ``UnicodeDecodeError``."""
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as Excel writes "Unicode text". Every line ends with
+    a line feed. Raises ``UnicodeDecodeError``."""
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None).read()
 
@@ -116,8 +116,8 @@ def read(path: Path) -> Table:
             continue
         ids = [cells[place] for place in given if place < len(cells)]
         if header[0] == "student" and cells[0].strip().lower() == "points possible" and not any(map(str.strip, ids)):
-            continue  # the line below the header of Canvas' gradebook; a student of this name has an id
-        if any(cell.strip() for cell in cells[len(header) :]):  # an unquoted "Lovelace, Ada" moves all cells behind it
+            continue  # the line below the header of Canvas' gradebook; a student with this name would have an id
+        if any(cell.strip() for cell in cells[len(header) :]):  # an unquoted "Lovelace, Ada" shifts all cells after it
             more_cells = "there are more cells than columns: put a cell with a comma in quotes"
             raise BadPath(f"{shown} line {reader.line_num}: {more_cells}")
         row = _row(shown, reader.line_num, [cell.strip() for cell in cells], places, more)
@@ -169,7 +169,7 @@ def _readable(text: str) -> str:
 
 
 def _days(text: str) -> float | None:
-    """An extension such as ``2``, ``1.5``, ``2d`` or ``36h`` in days; ``None`` if it is none."""
+    """The days of an extension such as ``2``, ``1.5``, ``2d`` or ``36h``; ``None`` if ``text`` is no extension."""
     found = re.fullmatch(r"(\d+(?:[.,]\d+)?)\s*(d|days?|h|hours?)?", text, re.I)
     if not text:
         return 0.0

@@ -1,7 +1,7 @@
 """Finds submissions that have the same code as each other, or as what raftlab hands out.
 
-Only whole classes and functions are compared, and only long ones, which two people hardly write alike. This shows plain
-copies, also with other names, comments and formatting. `raftgrade similarity` finds more.
+Only whole classes and functions are compared, and only long ones, which two people are unlikely to write in the same way.
+This finds plain copies, even if names, comments and formatting were changed. `raftgrade similarity` finds more.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from raftgrade.results import CodePlace, SameCode
 from raftlab import labs
 from raftlab.submission import source, starts
 
-# A class or function is compared if its syntax tree has this many nodes, about forty lines, that students were not given:
-# methods of the skeleton and of the starts do not count. So two students who have changed one line of the skeleton do not
-# look like copies.
+# A class or function is compared if its syntax tree has at least this many nodes (about forty lines), not counting what
+# students were given: the methods of the skeleton and of the starts. So two students who have changed one line of the
+# skeleton do not look like copies.
 MIN_NODES = 300
 _MIN_BYTES = 1000  # of a file; a shorter one has no such class
 SKELETON = "the unchanged skeleton"
@@ -39,8 +39,8 @@ def find(paths: Mapping[str, str], raft: Path | None = None) -> list[SameCode]:
         raft: the Raft that all copies have, which is not compared.
 
     Returns:
-        The groups with an origin first, then those of several submissions. A student who splits code into files, adds code
-        or changes the order of classes does not hide a copy.
+        The groups with an origin first, then those of several submissions. Splitting code into files, adding code or
+        changing the order of classes does not hide a copy.
     """
     below = {} if raft is None else source.locate(raft).modules
     common = {file.read_bytes() for name, file in below.items() if name != "kv"}
@@ -81,7 +81,7 @@ def _modules(path: str) -> dict[str, Path]:
 
 
 def _hash_files(files: Sequence[Path]) -> dict[Path, list[Statement]]:
-    """The statements of each file. A file that cannot be parsed has none. (This is done in processes of their own.)"""
+    """The statements of each file. A file that cannot be parsed has none. (Files are parsed in separate processes.)"""
     result: dict[Path, list[Statement]] = {}
     todo = list(files)
     while todo:
@@ -132,7 +132,7 @@ def _handed_out(root: Path) -> _HandedOut:
         for each in found:
             if each.name and _size(each, in_skeleton) >= MIN_NODES:
                 earlier, codes = origins.get(each.shape, (origin, set()))
-                # A start after the last lab of raft.py has all of it.
+                # A start of a lab that comes after the last lab of raft.py contains all of raft.py.
                 also = f"{_REFERENCE}, which is {earlier}" if origin == _REFERENCE and earlier != origin else earlier
                 origins[each.shape] = (also, codes | {each.code})
     parts = {part for each in given for _, part in each.parts}

@@ -1,8 +1,8 @@
 """Copies a submission into the report's folder, and computes its hash.
 
-The grader grades this copy. It does not change after it was hashed, contains only plain files, and has no other submission
-beside it. No code of a submission runs here. A submission that cannot be copied is refused with a reason, and the others
-are graded.
+The grader grades this copy. The copy does not change after it was hashed, contains only plain files, and has no other
+submission beside it. No code of a submission runs here. A submission that cannot be copied is refused with a reason, and the
+others are graded.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ def _copy(path: Path, target: Path) -> None:
 
 
 def _top(folder: Path, kind: str, entries: Sequence[str]) -> Path:
-    """The folder that contains one of the files ``entries``, the first one if possible: the folder itself, or its only
-    subfolder with such a file."""
+    """The folder that contains one of the files ``entries`` (the first of them, if possible). It is ``folder`` itself, or
+    the only subfolder with such a file."""
     what = "the archive" if kind == "archive" else "the repository"
     for entry in entries:
         if (folder / entry).is_file():

@@ -60,7 +60,7 @@ class Submission:
 class FoundSubmissions:
     """The submissions, and the folders beside them that were ``skipped`` because they have none of the ``entries``.
 
-    ``notes`` are sentences for the instructor, such as whom the roster does not name.
+    ``notes`` are sentences for the instructor, for example about submissions of nobody in the roster.
     """
 
     entries: tuple[str, ...] = ENTRIES
@@ -171,7 +171,7 @@ def _folder(path: Path, result: FoundSubmissions, ignore: Path | None) -> list[D
 
 
 def _single(path: Path, entries: tuple[str, ...]) -> Draft:
-    """The only submission in a folder that has none of ``entries`` itself. It may lack them altogether."""
+    """The only submission in a folder that has none of ``entries`` itself. Its subfolders may have none of them, either."""
     name = path.resolve().name or "submission"
     folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.is_symlink()]
     inside = [draft for entry in folders if entry.name not in TOOL_FOLDERS and (draft := one(entry, entries))]
@@ -245,7 +245,7 @@ def _without_secret(url: str) -> str:
 
 def _named(where: str, listed_in: Path, entries: tuple[str, ...]) -> Draft:
     """The submission that a line of ``listed_in`` names, relative to the list's folder. If it names none, this entry is not
-    graded, and the others are."""
+    graded, but the others are."""
     if _is_url(where):
         return _repository(where)
     path = _existing(listed_in.parent, where)
@@ -277,10 +277,10 @@ def _existing(folder: Path, where: str) -> Path:
 
 
 def _assign(drafts: list[Draft], table: roster.Table, result: FoundSubmissions) -> list[Draft]:
-    """Give each submission the students of the roster who wrote it. What fits no student, or more than one, keeps its own
-    name, and is noted. Students without a submission get an entry without one.
+    """Give each submission the students of the roster who wrote it. A submission that fits no student, or more than one,
+    keeps its own name, and a note mentions it. A student without a submission gets an entry that says so.
 
-    A folder without a submission that belongs to a student is what this student handed in, so it is not skipped.
+    If a folder belongs to a student but contains no submission, it is what the student handed in, so it is not skipped.
     """
     roster.require_distinct(table)
     notes = result.notes
@@ -374,7 +374,7 @@ def _members(students: Directory, number: int) -> list[int]:
 
 
 def _prefixes_of_clones(drafts: list[Draft]) -> list[str]:
-    """The parts up to a hyphen with which the names of all clones begin: the name of the assignment, and perhaps more."""
+    """The prefixes, each ending in a hyphen, that the names of all clones share: the assignment's name, and perhaps more."""
     folders = [draft for draft in drafts if draft.kind in ("folder", "nothing") and draft.path != Path()]
     names = [draft.name for draft in folders if (draft.path / ".git").exists()]
     common = os.path.commonprefix(names) if len(names) > 1 else (names or [""])[0]  # noqa: RUF071 (not paths)

@@ -77,7 +77,8 @@ def take_in(submissions: FoundSubmissions, store: Store, raft: Path | None = Non
         return staging.stage(item, place, submissions.files, store.folder, deadline, raft)
 
     with ThreadPoolExecutor(repositories.AT_A_TIME) as pool:
-        # Repositories mostly wait for the network. All else is copied one at a time, meanwhile.
+        # Fetching repositories mostly means waiting for the network. Meanwhile, all other submissions are copied one at a
+        # time.
         fetched = {item.name: pool.submit(stage, item) for item in submissions.submissions if item.kind == "git"}
         try:
             for item in submissions.submissions:

@@ -1,8 +1,8 @@
 """The bank of known bugs: reads patch files, each of which puts one bug into the reference solution, and applies them.
 
 A file begins with ``Key: value`` headers, like an e-mail. An empty line follows, and then the change as the hunks of a
-unified diff. ``tests/bugs/README.md`` describes the format. A hunk changes ``raft.py``, unless the two lines before it that
-name files, as ``diff -u`` writes them, say ``kv.py``.
+unified diff. ``tests/bugs/README.md`` describes the format. A hunk changes ``raft.py``, unless the two file-name lines
+before it (in the form of ``diff -u``) name ``kv.py``.
 
 The line numbers in a hunk's ``@@`` line are ignored. Instead, a hunk's old lines (context and ``-``) must occur exactly once
 in the reference. So a patch still applies after changes elsewhere in the reference, and can be written by hand without

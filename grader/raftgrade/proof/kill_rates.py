@@ -7,9 +7,9 @@ faster.
 
 Each bug gets ``seeds`` passes. If none of these kills a hard bug, it gets more, until the first kill or up to
 ``hard_seeds``. Passes are counted in the order of their seeds, so the result does not depend on the number of parallel
-passes. Only this rule ends a measurement, so none ends because its result looks good. The Clopper-Pearson interval for k
-of n still covers at least 95 % under this rule: beyond the first ``seeds`` passes k is 0 or 1, the interval's lower end
-solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n", and its upper end lies above the exact one.
+passes. Only this rule ends a measurement, so none ends because its result looks good. The Clopper-Pearson interval for k of
+n still covers at least 95 % under this rule. Beyond the first ``seeds`` passes, k is 0 or 1. The interval's lower end then
+solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n". The interval's upper end lies above the exact one.
 """
 
 from __future__ import annotations
@@ -479,8 +479,8 @@ def _run_pass(parts: Sequence[Part], key: str, name: str, seed: int, whole: bool
         except _TimeLimitExceeded as exc:
             timed_out = True
             record = test_run.record(exc)
-            # The host may have sent only part of an answer, so the next run must start a new host. This one is closed after
-            # the run, because the run still asks it to end the servers' process.
+            # The host may have sent only part of an answer, so the next run must start a new host. The old host is closed
+            # here, after the run, because the run still asks it to end the servers' process.
             _implementation_of(part.path).close()
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
         if timed_out:

@@ -31,7 +31,7 @@ from raftlab.suites import catalogue
 
 NET_SEEDS = range(10_000, 10_003)  # of the passes on the real network; no simulated pass has such a seed
 _FORMAT = 1  # increase it when the meaning of a pass changes, so that old passes do not count
-# The labs that are removed from the reference, from this one on, before a lab's suite runs.
+# For each lab: before its suite runs, this lab and all later ones are removed from the reference (empty: none).
 _BEFORE = {"2A": "2E", "2B": "2E", "2C": "2E", "2D": "2E", "2E": "2F", "2F": "2G", "2G": ""}
 
 
@@ -120,7 +120,7 @@ class MutantTrial:
 def make_trials(
     mutants: Sequence[Mutant], reference: str, settings: Settings, lab_names: Collection[str], net: bool = False
 ) -> list[MutantTrial]:
-    """A trial for each mutant, with the suites of those of ``lab_names`` that need only a ``raft.py``."""
+    """A trial for each mutant, with the suites of the labs in ``lab_names`` that need only a ``raft.py``."""
     judge = code_fingerprint(raftlab)
     trials: list[MutantTrial] = []
     for mutant in mutants:
@@ -134,7 +134,8 @@ def make_trials(
 
 
 def _before(lab: str, mutant: Mutant) -> str:
-    """Remove this lab and all later ones for the suite of ``lab``, but never the changed line; empty to remove none."""
+    """The first lab to remove from the reference for the suite of ``lab``, so that the changed line stays; empty to remove
+    none."""
     return _BEFORE[max(lab, mutant.lab)]
 
 

@@ -73,7 +73,7 @@ class Mutant:
     """One change to the reference.
 
     Attributes:
-        name: ``FUNCTION.OPERATOR.HASH``. It stays the same while the changed line does, whatever changes elsewhere.
+        name: ``FUNCTION.OPERATOR.HASH``. It stays the same as long as the changed line does, even if other lines change.
         operator: a key of :data:`OPERATORS`.
         function: the function that is changed.
         lab: the first lab whose code has the changed line.
@@ -375,7 +375,7 @@ class _Maker:
                 self._replace("constant", node, f"{value:g}")
         elif isinstance(node.value, int):
             self._replace("constant", node, str(node.value + 1))
-            if not isinstance(parent, ast.BinOp) or node.value > 1:  # the operator arithmetic leaves out a "+ 1"
+            if not isinstance(parent, ast.BinOp) or node.value > 1:  # the operator "arithmetic" already removes "+ 1"
                 self._replace("constant", node, str(node.value - 1))
 
     def _calls(self, node: ast.AST) -> None:

@@ -110,7 +110,8 @@ def _by_lab(trials: Sequence[Trial]) -> list[Group]:
 
 
 def _rates(groups: Sequence[Group], settings: Settings) -> list[list[str]]:
-    """Rows of name, number of bugs, caught by the first passes, caught by any. Shares are of the finished bugs."""
+    """Rows with the name, the number of bugs, the share caught by the first passes, and the share caught by any pass. Shares
+    are relative to the bugs whose passes are complete."""
     rows = []
     for name, group in groups:
         done = [trial for trial in group if trial.complete]

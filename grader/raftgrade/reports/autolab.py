@@ -27,8 +27,8 @@ def render(report: Report) -> str:
 
 
 def _scores(submission: SubmissionResult) -> dict[str, float]:
-    """The points of each lab, which is a problem in Autolab. Autolab refuses a problem that it does not know, so what
-    applies to the whole submission is spread over the labs."""
+    """The points of each lab. (Autolab calls each part of an assignment a problem; here, these are the labs.) Autolab
+    refuses a problem that it does not know, so points for the whole submission are spread over the labs."""
     scores: dict[str, float] = {}
     for test in submission.tests:
         scores[test.lab] = scores.get(test.lab, 0.0) + test.points

@@ -186,7 +186,7 @@ def marks(report: Report) -> BarChart:
 
 
 def reliability(report: Report) -> BarChart:
-    """The share of passed runs of each test. Bugs in timing lie between "always" and "never"."""
+    """The share of passed runs of each test. Tests that fail because of timing bugs lie between "always" and "never"."""
     labels = ("never", "below 50 %", "50–90 %", "90–99 %", "99 % and more", "always")
     tests: Counter[str] = Counter()
     for result in _judged(report):

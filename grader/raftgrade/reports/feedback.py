@@ -70,10 +70,10 @@ def _write_zip(report: Report, chosen: list[SubmissionResult], output: Path) -> 
 
 
 def _name(submission: SubmissionResult) -> str:
-    """The name of the file in the zip: what the system expects that the submission was downloaded from."""
+    """The name of the file in the zip, in the form that the course system expects."""
     if not submission.prefix:
         return f"{submission.slug}.html"
-    # Moodle wants the folder, and Canvas the beginning of the file's name, as in its own download.
+    # The name must begin as in the system's own download: for Moodle with the folder, for Canvas with the same prefix.
     return f"{submission.prefix}{'/' if moodle_name(submission.prefix) else ''}feedback.html"
 
 

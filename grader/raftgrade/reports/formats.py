@@ -47,7 +47,7 @@ class ReportOptions:
 
 
 def make(report: Report, options: ReportOptions) -> tuple[str, list[str]]:
-    """The text of the report (of feedback files, none, because they are written here), and notes for the terminal. Raises
+    """The text of the report, and notes for the terminal. Feedback files are written here, so their text is empty. Raises
     :class:`CannotReport` and ``OSError``."""
     if options.student is not None:
         try:

@@ -22,9 +22,11 @@ def render(report: Report, folder: Path | None = None, to_file: bool = False) ->
     """The text for the step's output.
 
     Args:
-        report: the report. Commands in it get rid of paths of this machine, because students read them elsewhere.
+        report: the report. The output's replay commands contain no paths of this machine, because students run them
+            elsewhere.
         folder: the report's folder, which has copies of the submissions.
-        to_file: the summary is part of the text. Otherwise it goes to the file ``$GITHUB_STEP_SUMMARY``, if there is one.
+        to_file: whether the summary is always part of the text. If not, it goes to the file ``$GITHUB_STEP_SUMMARY`` if that
+            variable is set.
 
     Raises:
         OSError: the summary cannot be written.
@@ -39,8 +41,8 @@ def render(report: Report, folder: Path | None = None, to_file: bool = False) ->
 
 
 def commands(report: Report, folder: Path | None = None) -> list[str]:
-    """An annotation for each failed test, at its line of the student's code; at the class, if no line is known, because a
-    broken promise shows only in messages."""
+    """An annotation for each failed test, at the line of the student's code that failed. If no line is known, because the
+    failure showed only in messages, the annotation is at the class."""
     lines = []
     for submission in report.submissions:
         places = _Places(submission, folder)
@@ -80,7 +82,7 @@ class _Places:
         self._classes: dict[str, str] = {}
 
     def of(self, where: str, lab: str) -> str:
-        """``file:line`` for a place in the submission. Without a place, that of the class which ``lab`` tests."""
+        """``file:line`` for a place in the submission. If there is none, the place of the class that ``lab`` tests."""
         if where.rpartition(":")[2].isdigit():
             return self._start + where
         name, kind = ("kv.py", "KVServer") if lab and labs.LABS[lab].has("service") else ("raft.py", "Raft")

@@ -15,14 +15,14 @@ from raftlab.safe_text import count, number, one_line, printable
 
 STUDENT = ("id", "name", "login", "email", "group")  # columns about a student
 TITLE = "raftlab"  # the title of a new column, if the gradebook has no column for the marks
-# The columns that identify a student in each system: those whose ids the course has given, those whose ids the system has
-# given, and those with names. A column is used only for rows that the columns before it do not identify, because a number
-# that Canvas has given to one student may be another's matriculation number.
+# The columns that identify a student in each system, in three tiers: ids that the course assigned, ids that the system
+# assigned, and names. A tier is used only for rows that the tiers before it do not identify, because a number that Canvas
+# assigned to one student may be another student's matriculation number.
 _ID_COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "canvas": (("sis login id", "sis user id"), ("id",), ("student",)),
     "moodle": (("email address", "username", "id number"), ("identifier",), ("full name",)),
 }
-_POSSIBLE = 4  # Canvas' row with the most points is among the rows before this one: it may add a row or two above it
+_POSSIBLE = 4  # the row of maximum points is above this row; Canvas may add a row or two before it
 _NAMES = 2  # the index of the columns with names
 _CANVAS_COLUMN = re.compile(r".+\(\d+\)\s*$")
 # Moodle puts the kind of activity before an assignment's name, and the kind of value behind it.
@@ -101,7 +101,7 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
         notes.append(f"{above}: {_named(too_many)}")
     text, guarded = io.StringIO(), 0
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end)
-    # The system finds its rows and numbers by these columns, so they must stay as they are.
+    # The system identifies its rows and reads the marks by these columns, so they must stay as they are.
     exact = {place, *(column for tier in tiers[:_NAMES] for column in tier)}
     for row in rows:
         safe = [cell if column in exact else safe_cell(cell) for column, cell in enumerate(row)]
@@ -172,7 +172,7 @@ def _test_row(submission: SubmissionResult, student: Student, test: TestResult, 
         for network in map(by_column.get, columns)
         for value in ((network.passes, network.failures, network.errors) if network is not None else [0] * 3)
     ]
-    # A submission that was not tested has no state of its tests. A refused one earns nothing in them.
+    # If a submission was not tested, its tests have no state of their own. A refused submission earns nothing for them.
     state = submission.state if submission.state in UNTESTED else test.state
     points = (
         "" if state in ("unjudged", "absent", "open", "waiting") else number(0 if state == "refused" else test.points)
@@ -274,7 +274,7 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
     by_id: dict[int, tuple[int, int]] = {}  # the tier and the person, by row
     contradictory: set[int] = set()  # rows
     rows_named = Counter(folded_name(name) for texts in rows for name in texts[_NAMES] if name)
-    others: dict[int, set[int]] = {}  # more persons that a row fits less well
+    others: dict[int, set[int]] = {}  # other people, whom a row fits less well
     for row, texts in enumerate(rows):
         for tier in range(_NAMES):
             found = directory.find(texts[tier])
@@ -284,12 +284,12 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
                 by_id[row] = tier, found[0]
             elif found:
                 break
-        # Of a folder, only the name is known, so it may be another submission of the same student.
+        # If a submission has no known author, only its folder's name is known: it may be by the student whom the row names.
         named = directory.find([], texts[_NAMES])
         others.setdefault(row, set()).update(each for each in named if not people[each][1].students)
         if row in by_id:
-            # An id is not enough if the name is another student's. Neither is one that the system has given, and not the
-            # course, if there is a row with the student's name.
+            # An id is not enough if the row has another student's name. An id that the system assigned, not the course, is
+            # not enough either if another row has the student's name.
             tier, person = by_id[row]
             mine = people[person][1]
             elsewhere = tier > 0 and not named and rows_named[folded_name(people[person][0].name)] > 0
@@ -312,7 +312,7 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
         tier, row = min(places)
         if sum(other == tier for other, _ in places) == 1:
             place_of[person] = row
-    # If another person who fits the row has no row of their own, it may be that person's.
+    # If another person who fits the row has no other row, the row may be that person's.
     clear = {
         person: row
         for person, row in place_of.items()
@@ -359,8 +359,8 @@ def _named(names: list[str]) -> str:
 
 
 def _says_possible(row: list[str], tiers: list[list[int]]) -> bool:
-    """Whether a row of Canvas' gradebook has the most points of each assignment. A student may have this name, but not
-    without an id."""
+    """Whether a row of Canvas' gradebook has the maximum points of each assignment. A student could also be called "Points
+    Possible", but a student's row has an id."""
     ids = [row[place].strip() for tier in tiers[:_NAMES] for place in tier]
     return row[0].strip().lower() == "points possible" and not any(ids)
 

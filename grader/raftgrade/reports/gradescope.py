@@ -21,7 +21,8 @@ from raftgrade.results import Report, TestResult, passed
 from raftlab.safe_text import printable
 
 MAX_OUTPUT = 20_000  # characters for one test
-# "hidden" hides a result from students for good, the last two until the assignment is due or its grades are published.
+# "hidden" hides a result from students for good, "after_due_date" until the assignment is due, and "after_published" until
+# its grades are published.
 VISIBILITIES = ("visible", "hidden", "after_due_date", "after_published")
 _PACKAGES = ("greenlet", "jinja2", "msgspec", "pytest", "pytest-timeout", "rpyc", "tabulate")
 
@@ -131,7 +132,7 @@ def make_zip(
         rubric: the text of the rubric, if there is one.
         visibility: one of :data:`VISIBILITIES`.
         raft: the argument of ``--raft``, if every ``kv.py`` runs on one Raft.
-        more_files: their contents, by their names in the zip.
+        more_files: the contents of more files, by their names in the zip.
 
     Raises:
         OSError: it cannot be written.

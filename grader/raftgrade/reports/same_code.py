@@ -28,7 +28,7 @@ def _line(group: SameCode) -> str:
 
 
 def others(report: Report, submission: str) -> list[str]:
-    """What has some of the same code as ``submission``: what raftlab hands out, then other submissions."""
+    """What shares code with ``submission``: first what raftlab hands out, then other submissions."""
     origins: dict[str, None] = {}
     names: dict[str, None] = {}
     for group in report.same_code:

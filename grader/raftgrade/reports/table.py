@@ -15,8 +15,8 @@ from raftlab.safe_text import count, duration, number, one_line, printable, span
 from raftlab.sandbox.levels import Sandbox
 
 WIDTH = 100  # columns
-MAX_ALIKE = 3  # of the failures of one lab that break the same rule or are of the same kind: shown in full
-_STATES = {"absent": "nothing handed in"}  # as the overview says it, if not by its name
+MAX_ALIKE = 3  # how many failures of one lab with the same rule or kind are shown in full
+_STATES = {"absent": "nothing handed in"}  # what the overview calls a state, if not by its name
 _NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
 _MIN_NAME_WIDTH = 20  # columns. Tests' titles are much longer than their names, so they are shown with the failures
 
@@ -164,7 +164,7 @@ def _row(test: TestResult, networks: list[str], timed: str) -> list[str]:
 
 
 def _broken(name: str, width: int) -> str:
-    """``name``; on several lines, each of whole words, if it is longer than ``width``."""
+    """``name``, broken between words into several lines if it is longer than ``width``."""
     lines = textwrap.wrap(name.replace("_", "_ "), width) if len(name) > width else [name]
     return "\n".join(line.replace("_ ", "_") for line in lines)
 
@@ -198,8 +198,8 @@ def _share(value: float) -> str:
 
 
 def _failures(tests: list[TestResult]) -> list[str]:
-    """The failed runs of all tests. If many tests of a lab fail in the same way, as when the lab has not been begun, only
-    the first ones are shown in full, and the others by the name of one of their runs."""
+    """The failed runs of all tests. If many tests of a lab fail in the same way (for example because the lab has not been
+    begun), only the first ones are shown in full. For each of the others, only the name of one failed run is shown."""
     lines: list[str] = []
     shown: Counter[tuple[str, str]] = Counter()
     more: dict[tuple[str, str], list[str]] = {}

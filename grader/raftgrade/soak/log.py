@@ -7,7 +7,7 @@
     DIR/traces/         the traces of failed runs
     DIR/logs/           the output of failed runs
 
-If raftlab or an implementation changes, the blocks of its earlier versions stay in the log, but no longer count.
+After a change of raftlab or of an implementation, the blocks of the earlier version stay in the log but no longer count.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Log:
         try:
             with output_folder.usable(folder, "soak"):
                 blocks = read(folder)
-                # Remove a line that a kill cut short; its block was not finished.
+                # Remove an incomplete last line: the soak was killed while it wrote that line.
                 whole = (folder / BLOCKS).read_bytes()
                 file.truncate(whole.rfind(b"\n") + 1)
         except BaseException:
@@ -149,7 +149,7 @@ def read(folder: Path) -> list[Block]:
     """All finished blocks in ``folder``, the oldest first. Raises :class:`~raftgrade.output_folder.BadFolder`."""
     shown = printable(f"{folder}/{BLOCKS}")
     try:
-        # Text after the last end of line was cut short by a kill.
+        # Text after the last newline is incomplete: the soak was killed while it wrote that line.
         lines = (folder / BLOCKS).read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         raise BadFolder(f"{printable(str(folder))} holds no {BLOCKS}") from None
@@ -175,8 +175,8 @@ def read_all(folders: Iterable[Path]) -> list[Block]:
 
 
 def current_blocks(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks made by the newest version of raftlab; of these, for each implementation, only those of its newest
-    version. ``blocks`` must begin with the oldest."""
+    """The blocks that the newest version of raftlab made with the newest version of each implementation. ``blocks`` must
+    begin with the oldest."""
     if not blocks:
         return []
     code = blocks[-1].code

@@ -19,7 +19,7 @@ from pathlib import Path
 EVERY_S = 0.5  # seconds between two measurements of memory
 GONE_S = 5.0  # how many seconds a process may take to end
 _PR_SET_CHILD_SUBREAPER = 36
-# Loops until its parent is gone, however it ended; the pipe to its stdin then closes.
+# Loops until its parent has ended in any way: the pipe to its stdin is then closed.
 _HOG = (
     "import os,sys,threading\nt=threading.Thread(target=lambda:(sys.stdin.read(),os._exit(0)))\nt.start()\nwhile 1: 0"
 )
@@ -51,7 +51,7 @@ class MemoryMonitor:
 
     def _measure(self) -> None:
         self.own = max(self.own, megabytes(os.getpid(), "VmRSS"))
-        # The kernel's own record of the peak (VmHWM), so that nothing is missed between two measurements.
+        # VmHWM is the peak that the kernel has recorded, so a peak between two measurements is not missed.
         self.child = max([self.child, *(megabytes(pid, "VmHWM") for pid in descendants())])
 
 
@@ -92,7 +92,7 @@ def adopt_orphans() -> Iterator[None]:
 
 
 def leftover_processes(known: Collection[int]) -> list[int]:
-    """The descendants of this process, without those ``known``, after giving them :data:`GONE_S` to end."""
+    """The descendants of this process that are not among ``known`` and have not ended after :data:`GONE_S`."""
     deadline = time.monotonic() + GONE_S
     while True:
         reap(descendants() - set(known))

@@ -1,9 +1,9 @@
 """Run suites and random scenarios for hours, and watch memory and processes meanwhile (``raftgrade soak IMPL…``).
 
-The work is split into blocks: a range of fresh seeds of one lab, one implementation and one network. Blocks that differ
-only in their seeds form a series. The series with the fewest blocks goes next, so that all series get equally many runs. A
-finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues after it. A
-kill at any moment loses only the block that is running.
+The work is split into blocks: a range of fresh seeds of one lab, one implementation and one network. Blocks that differ only
+in their seeds form a series. The series with the fewest blocks goes next, so that all series get equally many runs. A
+finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues after it. If
+the soak is killed, only the block that was running is lost.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class SoakSettings:
     Attributes:
         labs: the labs to run; ``None``: all, but lab 3 only if an implementation has a service.
         seconds: no block starts after this time; may be infinite.
-        passes: after how many seeds of each test the soak ends; ``None``: no limit.
+        passes: the number of seeds of each test after which the soak ends; ``None``: no limit.
         seed: the first seed.
         jobs: how many jobs run in parallel, by network.
         hogs: the number of endless loops that keep the processors busy during each block on the real network.
@@ -342,9 +342,9 @@ class _Soak:
         return f"{lab} {hash[:16]} {self._code}"
 
     def _obstacles(self, target: JobTarget, hash: str, known: dict[str, str], folder: Path) -> dict[str, str]:
-        """For each lab, why ``target`` cannot do it (empty: it can). The labs that build on one that it cannot do are left
-        out. ``target`` can do a lab if it passes the contract check and, with one of :data:`TRIALS` seeds, the lab's first
-        test."""
+        """For each lab, the reason why ``target`` cannot do it; empty if it can. Labs that build on a lab that it cannot do
+        are left out. ``target`` can do a lab if it passes the contract check, and passes the lab's first test with at least
+        one of :data:`TRIALS` seeds."""
         obstacles: dict[str, str] = {}
         for lab in self._labs:
             features = labs.LABS[lab].features
@@ -531,8 +531,8 @@ class _Soak:
         self._report_growth(f"a process of {', '.join(map(printable, of))}", of, block.memory_mb.child)
 
     def _report_growth(self, owner: str, key: tuple[str, ...], now: float) -> None:
-        """Report memory that has grown by :data:`GROWTH_MB` since the first block, and again each time it has grown by as
-        much."""
+        """Report that memory has grown by more than :data:`GROWTH_MB` since the first block, or since the last such
+        report."""
         first = self._baseline.setdefault(key, now)
         if now > first + GROWTH_MB:
             self._say(f"memory grows: {owner} held {now:.0f} MB, {now - first:.0f} MB more than before")
@@ -543,7 +543,8 @@ class _Soak:
 
 
 def _together(job: Job) -> Job:
-    """The same job, with judge and servers in one process where that is possible: a soak gives no marks."""
+    """The same job with the judge and the servers in one process, if possible. This is acceptable because a soak gives no
+    marks."""
     return msgspec.structs.replace(job, together=True)
 
 

@@ -155,7 +155,7 @@ class Domain:
 
     def __init__(self) -> None:
         self.free: deque[int] = deque()
-        self.times: list[int] = []  # by thread number: the last time of its last thread
+        self.times: list[int] = []  # by thread number: its latest time; `clocks` has the clock at that time
         self.clocks: list[list[int]] = []
         # What happens before every later call by the framework: the end of a constructor and, for a clerk, also the end
         # of each operation, because a test begins the next operation only when it has the result.

@@ -29,8 +29,7 @@ class Use(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A read without a lock. It is reported only if another field is read in the same group, see
-    :meth:`Findings.race`."""
+    """A read of one field without a lock. It is reported only if another field is read in the same function or stretch."""
 
     server: int
     what: str

@@ -70,8 +70,8 @@ class Instrumenter:
     def __init__(self, trees: Mapping[str, ast.Module]) -> None:
         self.files = frozenset(trees)
         self.sites: list[Site] = []
-        # The attributes that may change after other threads know their object. Each has the names of the classes whose
-        # methods change it; None means that code outside such a method changes it, so it may change in any object.
+        # The attributes that may change after other threads know their object, each with the names of the classes whose
+        # methods change it. None: it may change in any object, because some code does not change it through `self`.
         self.attributes: dict[str, set[str] | None] = {}
         self.class_attributes: set[str] = set()
         self.lock_names: dict[str, str] = {}  # expressions, by the place where each lock is taken

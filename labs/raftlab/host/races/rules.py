@@ -291,8 +291,8 @@ def _decided(source: _Source, hold: ast.stmt) -> dict[str, set[str]]:
 
 
 def _is_decision(source: _Source, value: ast.expr) -> bool:
-    """Whether a value is a boolean: a comparison, a negation, or the result of a method that is declared to return
-    bool."""
+    """Whether a value is a boolean: a comparison, a negation, or the result of a method that is declared to return bool
+    and changes no field."""
     if isinstance(value, (ast.Compare, ast.BoolOp)):
         return True
     if isinstance(value, ast.UnaryOp):

@@ -77,8 +77,7 @@ class ObservedUntrackedLock(_ReportingLock):
 class ObservedLock(_ReportingLock, Lock):
     """A lock of the student's.
 
-    ``is_mutex``: it has been released by a thread that held it. ``is_signal``: it has been released by another
-    thread."""
+    ``is_mutex``: a thread that held it has released it. ``is_signal``: a thread that did not hold it has released it."""
 
     __slots__ = ("is_mutex", "is_signal", "sync")
 

@@ -3,14 +3,14 @@
 There are three levels, and every report says which one was used:
 
 - ``bwrap``: bubblewrap. A process sees only Python, this package and one submission, all read-only except for a small
-  ``/tmp``. It has no network and no environment, sees no other processes, and runs as an ordinary user. All restrictions
-  of ``rlimits`` apply too.
+  ``/tmp``. It has no network and no environment, sees no other processes, and runs as an ordinary user. All
+  restrictions of ``rlimits`` apply too.
 - ``rlimits``: limits on memory, files, output and CPU, and a system call filter (:mod:`raftlab.sandbox.restrictions`): no
   new processes, no connections, no signals to others, no writing. The machine's files can still be read.
 - ``none``: no restrictions, for your own code.
 
-Whether a level works on this machine is tested, not assumed: :func:`probe` starts a process in the sandbox, with the
-same flags as a host, and lets it try to get out.
+Whether a level works on this machine is tested, not assumed: :func:`probe` starts a process in the sandbox with the
+same flags as a host, and the process tries to get out.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ import msgspec
 from raftlab.sandbox import libc
 
 Level = Literal["bwrap", "rlimits", "none"]
-CHOICES = ("auto", "bwrap", "rlimits", "none")  # of the option --sandbox
+CHOICES = ("auto", "bwrap", "rlimits", "none")  # the values of the option --sandbox
 
 MIB = 1 << 20
 
-# The paths, in a bubblewrap sandbox, of the submission and of the place where a child prepares its own `/tmp`.
+# Paths inside a bubblewrap sandbox: the submission, and the folder in which a child prepares its own `/tmp`.
 INSIDE = Path("/submission")
 OWN_TMP_STAGE = "/own-tmp"
 
 # The packages that a host process imports besides the standard library.
 _PACKAGES = ("raftlab", "msgspec", "greenlet", "rpyc", "plumbum")
 
-# User ids that belong to no one: the range of systemd's dynamic users. Each grading process that is root uses one of them,
-# so that the operating system's limits and permissions keep submissions apart.
+# User ids that belong to no one: the range of systemd's dynamic users. Each grading process that runs as root uses one
+# of them, so that the operating system's limits and permissions keep submissions apart.
 _USERS = range(61184, 65520)
 
-# Seconds. If the probe takes longer, the machine is overloaded.
+# In seconds. A probe takes longer only if the machine is overloaded.
 _PROBE_TIMEOUT = 60.0
 
 
@@ -62,8 +62,8 @@ class Limits(msgspec.Struct, frozen=True):
     Attributes:
         user: The user id to change to; 0 means no change.
         namespaces: Whether each child gets a process and a mount namespace, with a ``/tmp`` of its own.
-        below_tmp: Files and folders below ``/tmp`` that are visible there, too, because Python needs them.
-        memory: Bytes of memory that all servers of a run together may use at any time.
+        below_tmp: Files and folders below ``/tmp`` that the child's own ``/tmp`` shows too, because Python needs them.
+        memory: Bytes of memory that all servers of a run may use together at any time.
         space: Bytes of address space for a simulated run.
         server_space: Bytes of address space for a server on the real network. It is larger because the stacks of threads
             use address space but hardly any memory.
@@ -86,14 +86,14 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True):
-    """A level, and the reason why it is not a better one (human-readable, may be empty)."""
+    """A level, and the reason why no better level is used (human-readable, may be empty)."""
 
     level: Level = "none"
     reason: str = ""
 
     @property
     def limits(self) -> Limits | None:
-        """The limits that the host process must set for itself; ``None`` without a sandbox."""
+        """The limits that the host process must set for itself; ``None`` at the level ``none``."""
         if self.level == "none":
             return None
         bwrap = self.level == "bwrap"
@@ -102,7 +102,8 @@ class Sandbox(msgspec.Struct, frozen=True):
             user=_USERS[os.getpid() % len(_USERS)] if as_root else 0,
             namespaces=bwrap,
             below_tmp=_below_tmp() if bwrap else (),
-            # Without bubblewrap, the limit would count the user's other processes too. The filter refuses new ones anyway.
+            # Without bubblewrap, the limit would also count the user's other processes. The filter refuses new
+            # processes anyway.
             threads=4096 if bwrap else 0,
         )
 
@@ -111,7 +112,7 @@ class Sandbox(msgspec.Struct, frozen=True):
 
         Args:
             arguments: Python's arguments.
-            submission: A file or folder that the process can read, under the path that :meth:`inside` returns.
+            submission: A file or folder that the process can read, at the path that :meth:`inside` returns.
         """
         if self.level != "bwrap":
             return [sys.executable, "-P", *arguments]
@@ -128,10 +129,10 @@ NONE = Sandbox()
 
 
 def host_environment() -> dict[str, str]:
-    """The environment of a host: only what Python needs, and a fixed hash seed, so that a set of strings has the same
-    order in every run."""
+    """The environment of a host: only what Python needs, and a fixed hash seed. The seed gives a set of strings the
+    same order in every run."""
     inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "PYTHONPATH") if name in os.environ}
-    # Only two malloc arenas, because each reserves address space, which the sandbox limits.
+    # Only two malloc arenas, because each one reserves address space, which the sandbox limits.
     return {**inherited, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "2"}
 
 
@@ -139,12 +140,12 @@ def choose(choice: str, trusted: bool = False) -> Sandbox:
     """The sandbox for one of :data:`CHOICES`.
 
     Args:
-        choice: a level, or ``auto``.
-        trusted: what ``auto`` means if bubblewrap does not work here: ``rlimits``, with the reason, if the code is known
-            not to be hostile; otherwise nothing.
+        choice: A level, or ``auto``.
+        trusted: Whether the code is known not to be hostile. If so, and bubblewrap does not work here, ``auto`` means
+            ``rlimits``, with the reason; otherwise ``auto`` requires bubblewrap.
 
     Raises:
-        SandboxUnavailable: the level does not work here.
+        SandboxUnavailable: The level does not work here.
     """
     if choice == "none":
         return Sandbox("none", "asked for")
@@ -168,10 +169,10 @@ def choose(choice: str, trusted: bool = False) -> Sandbox:
 
 
 def probe(level: Literal["bwrap", "rlimits"]) -> Sandbox:
-    """Test whether ``level`` works on this machine: start a process in the way a host is started, and let it try to get
-    out. Returns the level, or ``none`` with the reason.
+    """Test whether ``level`` works on this machine: start a process as a host is started, which tries to get out of the
+    sandbox. Returns the level, or ``none`` with the reason.
 
-    With ``rlimits`` this process's memory and environment can from now on be read by root only."""
+    With ``rlimits``, only root can read this process's memory and environment from now on."""
     if level == "bwrap" and shutil.which("bwrap") is None:
         return Sandbox("none", "bubblewrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)")
     if level == "rlimits":
@@ -218,9 +219,15 @@ def probe(level: Literal["bwrap", "rlimits"]) -> Sandbox:
 
 
 class ProbeTask(msgspec.Struct, frozen=True):
-    """The facts that :mod:`raftlab.sandbox.probe` needs: the ``limits`` of a host, the folder with its ``submission``, a
-    file (``neighbour``) that only others may read, a ``port`` on which somebody listens, and the ``judge``'s process
-    id."""
+    """What :mod:`raftlab.sandbox.probe` needs to know.
+
+    Attributes:
+        limits: The limits of a host.
+        submission: The folder with the host's submission.
+        neighbour: A file that only others may read.
+        port: A port on which another process listens.
+        judge: The judge's process id.
+    """
 
     limits: Limits
     submission: str
@@ -243,20 +250,21 @@ POSSIBLE_IN_RLIMITS: tuple[str, ...] = (
 
 
 def _bwrap(submission: Path) -> list[str]:
-    """bubblewrap's command line up to the program. Later mounts cover earlier ones."""
+    """The command line of bubblewrap, without the program to run. Later mounts cover earlier ones."""
     limits = Sandbox("bwrap").limits
     assert limits is not None
     root = os.path.realpath(submission if submission.is_dir() else submission.parent)
     argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--unshare-cgroup-try"]
     if limits.user:
-        # Root makes the mounts, as the new user might not be able to reach the folders. The host changes the user itself.
+        # Root makes the mounts, because the new user might not be able to reach the folders. The host itself changes
+        # the user.
         argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
         argv += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
     argv += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "raftlab"]
     for name, value in {**host_environment(), "PATH": "/nowhere", "PYTHONPATH": ":".join(_import_roots())}.items():
         argv += ["--setenv", name, value]
-    # The fixed mount points come first, because Python or the package may be below one of them.
+    # The fixed mount points come first: Python or the package may be below one of them.
     argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm"]
     argv += ["--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]  # no terminals
     argv += ["--remount-ro", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
@@ -264,7 +272,7 @@ def _bwrap(submission: Path) -> list[str]:
     argv += _bind(trees)
     for path in masks:
         argv += ["--tmpfs", path]
-    # The packages may lie in a masked folder.
+    # The packages may be in a masked folder.
     argv += _bind([_package(name) for name in _PACKAGES])
     for path in masks:
         argv += ["--remount-ro", path]
@@ -290,13 +298,13 @@ def _bind(paths: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _visible() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The files of this machine that a process in bubblewrap sees, besides the packages of a host. These are only the files
-    that Python needs, because an installed raftlab, which contains the solutions, may be anywhere.
+    """The files of this machine that a process in bubblewrap sees, besides the packages of a host. Only the files that
+    Python needs are visible, because an installed raftlab, which contains the solutions, may be anywhere.
 
     Returns:
-        Files and folders, without any that is inside another; and folders inside those that must look empty.
+        Visible files and folders, none inside another; and folders inside them that must look empty.
     """
-    base = {"base": sys.base_prefix, "platbase": sys.base_prefix}  # not those of a virtual environment
+    base = {"base": sys.base_prefix, "platbase": sys.base_prefix}  # the base installation, not a virtual environment
     standard_library = {os.path.realpath(sysconfig.get_path(name, vars=base)) for name in ("stdlib", "platstdlib")}
     wanted = {os.path.realpath(sys.executable), "/etc/ld.so.cache", *standard_library}
     masks = {os.path.join(folder, name) for folder in standard_library for name in ("site-packages", "dist-packages")}
@@ -304,7 +312,7 @@ def _visible() -> tuple[tuple[str, ...], tuple[str, ...]]:
     for folder in ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64"):
         if os.path.islink(folder):
             continue
-        if multiarch and os.path.isdir(f"{folder}/{multiarch}"):  # Debian, Ubuntu: the libraries are all in there
+        if multiarch and os.path.isdir(f"{folder}/{multiarch}"):  # Debian, Ubuntu: all libraries are there
             wanted.add(f"{folder}/{multiarch}")
         elif os.path.isdir(folder):
             wanted.add(folder)
@@ -314,7 +322,7 @@ def _visible() -> tuple[tuple[str, ...], tuple[str, ...]]:
                 if below.is_dir(follow_symlinks=False)
                 and not any(f"{path}/".startswith(f"{below.path}/") for path in wanted)
             )
-    # Elsewhere libraries lie beside anything else.
+    # Elsewhere, only the libraries are visible, because the folders may contain anything else.
     for folder in ("/usr/local/lib", os.path.join(os.path.realpath(sys.base_prefix), sys.platlibdir)):
         wanted.update(str(path) for path in Path(folder).glob("lib*.so*"))
     return _outermost(path for path in wanted if os.path.exists(path)), tuple(sorted(filter(os.path.isdir, masks)))
@@ -336,7 +344,8 @@ def _below_tmp() -> tuple[str, ...]:
 
 
 def _import_roots() -> list[str]:
-    """The folders of the packages, for ``PYTHONPATH``: in the sandbox Python does not find the virtual environment."""
+    """The folders of the packages, for ``PYTHONPATH``. In the sandbox, Python does not find the virtual environment by
+    itself."""
     return list(dict.fromkeys(os.path.dirname(_package(name)) for name in _PACKAGES))
 
 

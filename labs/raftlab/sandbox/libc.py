@@ -11,7 +11,7 @@ import threading
 _PR_SET_DUMPABLE = 4
 # What fork() passes to clone: CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID, SIGCHLD.
 FORK = 0x01200011
-# Bytes of a thread's descriptor in which its thread id is searched. In glibc, the id lies 720 bytes from the start.
+# The thread id is searched for in this many bytes of a thread's descriptor. In glibc, it is 720 bytes from the start.
 _DESCRIPTOR_BYTES = 1536
 
 
@@ -21,7 +21,7 @@ def _library() -> ctypes.CDLL:
 
 
 def call(name: str, *arguments: object) -> None:
-    """Call a function that returns 0 if it succeeded. Raises ``OSError``, also if there is no such function."""
+    """Call a function that returns 0 on success. Raises ``OSError`` if it fails or does not exist."""
     function = getattr(_library(), name, None)
     if function is None:
         raise OSError(errno.ENOSYS, f"{name} does not exist on this system")
@@ -30,31 +30,32 @@ def call(name: str, *arguments: object) -> None:
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Whether other processes of the same user may read this one's memory, environment and descriptors."""
+    """Set whether other processes of the same user may read this process's memory, environment and descriptors."""
     call("prctl", _PR_SET_DUMPABLE, int(dumpable), 0, 0, 0)
 
 
 def fork(clone: int, flags: int) -> int | None:
-    """Fork as ``os.fork`` does, with more flags for clone, such as ``CLONE_NEWPID``. This process must have one thread.
+    """Fork as ``os.fork`` does, with more flags for clone, such as ``CLONE_NEWPID``. The process must have only one
+    thread.
 
     Args:
-        clone: the number of the system call.
-        flags: the further flags.
+        clone: The number of the system call.
+        flags: The additional flags.
 
     Returns:
-        0 in the child; its process id in the parent. ``None`` if this C library is not known well enough.
+        0 in the child; the child's process id in the parent. ``None`` if :func:`_address_of_tid` finds no address.
 
     Raises:
-        OSError: the operating system does not allow it.
+        OSError: The operating system does not allow it.
     """
     tid = _address_of_tid()
     if tid is None:
         return None
-    # Unlike those of CDLL, the functions of PyDLL keep the interpreter's lock.
+    # Functions called through PyDLL keep the interpreter's lock; those called through CDLL release it.
     system_call, python = ctypes.PyDLL(None, use_errno=True).syscall, ctypes.pythonapi
     system_call.restype = ctypes.c_long
     pointer = ctypes.c_void_p(tid)
-    # The order is that of x86-64. That of AArch64 differs in the last two, of which only the thread id is used.
+    # On AArch64, clone takes its last two arguments in the opposite order. Of the two, only the thread id is used.
     last = (pointer, None) if os.uname().machine == "x86_64" else (None, pointer)
     arguments = (ctypes.c_long(clone), ctypes.c_ulong(FORK | flags), None, None, *last)
     before, in_child, in_parent = python.PyOS_BeforeFork, python.PyOS_AfterFork_Child, python.PyOS_AfterFork_Parent
@@ -71,8 +72,8 @@ def fork(clone: int, flags: int) -> int | None:
 
 
 def _address_of_tid() -> int | None:
-    """The address at which the C library keeps this thread's id, which the kernel must set in a new process. ``None`` if it
-    is not found in exactly one place."""
+    """The address at which the C library keeps this thread's id. The kernel must set the id there in a new process.
+    ``None`` if the id is not found in exactly one place."""
     try:
         if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
             return None

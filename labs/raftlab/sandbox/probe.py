@@ -1,10 +1,10 @@
-"""A program that tries to get out of the sandbox it runs in, for :func:`raftlab.sandbox.levels.probe`.
+"""A program that tries to get out of its sandbox, for :func:`raftlab.sandbox.levels.probe`.
 
     python -P -m raftlab.sandbox.probe TASK
 
 ``TASK`` is a :class:`~raftlab.sandbox.levels.ProbeTask` as JSON. The program does what a warm host does: it restricts
-itself and forks two children, as if they were two servers, the second by way of a prepared host. Each tries everything that
-``handouts/confinement.md`` rules out. The output is a JSON list of what they could do.
+itself and forks two children, as if they were two servers. It forks the second one through a prepared host. Each child
+tries everything that ``handouts/confinement.md`` rules out. The output is a JSON list of what the children could do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from raftlab.sandbox.levels import MIB, ProbeTask
 # Constants of Linux.
 _F_NOTIFY, _F_SETLEASE, _F_SET_RW_HINT, _F_SETSIG = 1026, 1024, 1036, 10
 _TIOCSTI, _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_GET_SECCOMP, _PTRACE_ATTACH = 0x5412, 1, 15, 21, 16
-_FILTERED = 2  # what PR_GET_SECCOMP returns with a filter
+_FILTERED = 2  # what PR_GET_SECCOMP returns under a filter
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 
@@ -42,7 +42,7 @@ Attempt = tuple[str, Callable[[], object]]
 
 def main() -> None:
     task = msgspec.json.decode(sys.argv[1], type=ProbeTask)
-    # A host has such a socket too: its connection to the judge.
+    # A host has such a socket too, its connection to the judge.
     ours, theirs = socket.socketpair()
     with ours, theirs:
         restrictions.enter_host(task.limits)
@@ -59,8 +59,14 @@ def main() -> None:
 
 
 def _start(task: ProbeTask, sibling: int, not_for_child: int = -1) -> tuple[int, int]:
-    """Fork a child that writes what it could do to a pipe and then waits to be killed. ``sibling``: the process id of
-    another child, or 0; ``not_for_child``: a descriptor that it closes. Returns the child's process id and the pipe."""
+    """Fork a child that writes a list of what it could do to a pipe and then waits to be killed. Returns the child's
+    process id and the pipe.
+
+    Args:
+        task: The task of this program.
+        sibling: The process id of another child, or 0.
+        not_for_child: A descriptor that the child closes.
+    """
     read, write = os.pipe()
     pid = restrictions.fork_into_namespaces(task.limits) if task.limits.namespaces else os.fork()
     if pid == 0:
@@ -80,9 +86,9 @@ def _start(task: ProbeTask, sibling: int, not_for_child: int = -1) -> tuple[int,
 
 
 def _start_prepared(task: ProbeTask, sibling: int) -> tuple[int, int]:
-    """Fork a process with the restrictions of a prepared host, which starts a child like :func:`_start`. It writes the
-    child's process id and results to a pipe, or nothing if that does not work here: hosts then do without it. Returns its
-    process id and the pipe."""
+    """Fork a process with the restrictions of a prepared host, which starts a child as :func:`_start` does. The process
+    writes the child's process id and results to a pipe. It writes nothing if a prepared host cannot fork here; hosts
+    then do without one. Returns the process's id and the pipe."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -99,7 +105,8 @@ def _start_prepared(task: ProbeTask, sibling: int) -> tuple[int, int]:
 
 
 def _from_prepared(pipe: int) -> tuple[int, int] | None:
-    """What :func:`_start` would have returned for the child of the prepared host; ``None`` if there is none."""
+    """What :func:`_start` would have returned for the child of the prepared host; ``None`` if it could not start
+    one."""
     data = _read_all(pipe)
     if not data:
         return None
@@ -115,7 +122,7 @@ def _read_all(pipe: int) -> bytes:
 
 
 def _attempts(task: ProbeTask, sibling: int) -> list[Attempt]:
-    """Each name completes the sentence "a process in the sandbox could ..."."""
+    """What a child tries. Each name completes the sentence "a process in the sandbox could ..."."""
     own = Path(task.submission, "raft.py")
     judge = task.judge
     others = [pid for pid in (judge, os.getppid(), sibling) if pid > 1]
@@ -128,7 +135,7 @@ def _attempts(task: ProbeTask, sibling: int) -> list[Attempt]:
         ("be root", lambda: _expect(os.geteuid() == 0)),
         ("see other processes", _see_other_processes),
         ("see where the submission lies", Path("/proc/self/mountinfo").read_text),
-        # Writing, and what is left behind.
+        # Writing, and leaving something behind.
         ("write beside the submission", own.with_name("written").touch),
         ("write to its submission", lambda: _open(own, os.O_RDWR)),
         ("write to the system", Path("/etc/raftlab-probe").touch),
@@ -222,13 +229,13 @@ def _expect(condition: bool) -> None:
 
 
 def _fails(attempt: Callable[[], object]) -> None:
-    """Raises ``OSError`` if ``attempt``, which a process in the sandbox must be able to do, succeeds."""
+    """Raise ``OSError`` if ``attempt`` succeeds: the sandbox must allow it."""
     _expect(not _succeeds(attempt))
 
 
 def _not_refused(attempt: Callable[[], object]) -> None:
-    """Raises ``OSError`` if ``attempt`` is refused for lack of permission. If it fails for another reason, such as a missing
-    terminal, that is no protection."""
+    """Raise ``OSError`` if ``attempt`` is refused for lack of permission. If it fails for another reason, such as a
+    missing terminal, the sandbox has not prevented it."""
     try:
         attempt()
     except OSError as exc:
@@ -290,7 +297,7 @@ def _see_other_processes() -> None:
 
 
 def _read_solutions() -> None:
-    """Find the solutions of an installed package: of this one, or of another in the usual places."""
+    """Find the solutions of an installed package: this one, or another one in the usual places."""
     package = Path(restrictions.__file__).parents[1]
     places = [package.parents[1], package / "data", *(Path(path, "raftlab", "data") for path in sys.path)]
     _expect(any((place / "solutions" / "raft.py").exists() for place in places))
@@ -308,7 +315,7 @@ def _start_process() -> None:
 
 
 def _fill(folder: Path) -> None:
-    """Write 64 MiB, in files below the size limit."""
+    """Write 64 MiB, in files that stay below the size limit."""
     names = [folder / f"raftlab-probe-{os.getpid()}-{number}" for number in range(8)]
     try:
         for name in names:

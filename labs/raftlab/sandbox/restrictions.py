@@ -1,11 +1,12 @@
 """The restrictions that a host process puts on itself before it runs student code. They cannot be lifted.
 
-Resource limits stop code that uses up the machine. A system call filter (seccomp) stops what limits cannot. It is a list
-of the calls that a Raft in Python may need; all others are refused, also those of future kernels. Where bubblewrap works,
-each child gets a process namespace, a mount namespace and a ``/tmp`` of its own, too.
+Resource limits stop code that would use up the machine. A system call filter (seccomp) stops what limits cannot. The
+filter is a list of the calls that a Raft in Python may need. All other calls are refused, and so are calls that future
+kernels add. Where bubblewrap works, each child also gets a process namespace, a mount namespace and a ``/tmp`` of its
+own.
 
-What one server could use to tell something to another is refused even where it looks harmless: locks on files that both
-can read, shared memory, and whatever sets a property of a file or a process that others can see.
+Whatever would let one server pass data to another is refused even if it looks harmless: locks on files that both can
+read, shared memory, and everything that sets a property of a file or process that others can see.
 """
 
 from __future__ import annotations
@@ -31,26 +32,29 @@ _CLONE_NEWUSER, _CLONE_NEWNS, _CLONE_NEWPID = 0x10000000, 0x00020000, 0x20000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_MOVE, _MS_REC = 1, 2, 4, 4096, 8192, 16384
 _CAPABILITIES_3 = 0x20080522
 
-# Arguments that the filter looks for.
+# Flags in the arguments of calls that the filter tests.
 _CLONE_THREAD, _MSG_FASTOPEN, _MAP_SHARED, _O_ASYNC = 0x00010000, 0x20000000, 1, 0o20000
 _FUTEX_PRIVATE = 128
 _FUTEX_WAITS = (0, 9, 256, 265)  # FUTEX_WAIT and FUTEX_WAIT_BITSET, with either clock
 _TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# The position of the flags among the arguments.
+# The position of the flags among the arguments of each call.
 _OPENING = {"open": 1, "openat": 2}
 _SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 _MMAP_FLAGS = 3
-# Commands of fcntl: duplicating a descriptor, and its flags. Not: locks, leases, and signals to other processes.
+# The allowed commands of fcntl duplicate a descriptor, or get or set its flags. Locks, leases and signals to other
+# processes are refused.
 _F_SETFL = 4
 _FCNTL = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
-# Commands of ioctl: what Python's files and sockets ask for. Not: typing into a terminal, and everything else.
+# The allowed commands of ioctl are those that Python's files and sockets use. All others are refused, such as typing
+# into a terminal.
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-# Stands for the process's own id in a filter that is made before the process exists. No other number in it is the same.
+# Stands for the process's own id in a filter that is made before the process exists. No other number in a filter equals
+# it.
 _OWN_PID = 0x5AF7C0DE
-_PRCTL = (3, 16, 21, 30, 39)  # only such as return something: PR_GET_DUMPABLE, _NAME, _SECCOMP, _TIMERSLACK, ...
+_PRCTL = (3, 16, 21, 30, 39)  # these only return something: PR_GET_DUMPABLE, _NAME, _SECCOMP, _TIMERSLACK, ...
 _PRCTL_RESTRICT = (1, 4, 22, 38)  # PR_SET_PDEATHSIG, _DUMPABLE, _SECCOMP, _NO_NEW_PRIVS
 
-# For each machine: the position of its numbers in the tables, and its AUDIT_ARCH value.
+# For each machine: its column in the tables of system calls, and its AUDIT_ARCH value.
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 # Instruction codes of classic BPF, return values of a filter, and the offsets of its input (struct seccomp_data).
@@ -61,16 +65,16 @@ _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 
 def enter_host(limits: Limits) -> None:
-    """Call this in the warm host before it forks: change the user, and set the limits that all its children inherit.
+    """Change the user, and set the limits that all children inherit. Call this in the warm host before it forks.
 
     Raises:
-        OSError: the operating system does not allow it.
+        OSError: The operating system does not allow it.
     """
     if limits.user:
         os.setgroups([])
         os.setresgid(limits.user, limits.user, limits.user)
         os.setresuid(limits.user, limits.user, limits.user)
-    # The warm host compiles the source, and a hostile source can take any amount of memory to compile.
+    # The warm host compiles the source. Compiling a hostile source can take any amount of memory.
     resource.setrlimit(resource.RLIMIT_AS, (limits.space, limits.server_space))
     _set_limit(resource.RLIMIT_CORE, 0)
     _set_limit(resource.RLIMIT_NOFILE, limits.files)
@@ -82,23 +86,23 @@ def enter_host(limits: Limits) -> None:
             _set_limit(getattr(resource, name), 0)
     if limits.namespaces:
         _enter_user_namespace()
-        # A child of a process that has ended becomes a child of the warm host, see _fork_twice.
+        # The warm host becomes the parent of each process whose parent has ended, see _fork_twice.
         libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.set_dumpable(False)
-    _filter(read_only=not limits.namespaces)  # the children need it, and find it made
+    _filter(read_only=not limits.namespaces)  # fills the cache before the children need it
 
 
 def fork_into_namespaces(limits: Limits) -> int:
     """Fork a child with a mount and a process namespace of its own. Call this instead of ``os.fork`` in the warm host.
 
-    The child sees no process but itself, no ``/proc``, and an empty ``/tmp`` that no other process sees, so that nothing can
-    pass from one server or run to another.
+    The child sees no process but itself and no ``/proc``. Its ``/tmp`` is empty and no other process sees it. So
+    nothing can pass from one server or run to another.
 
     Returns:
-        0 in the child; its process id in the warm host.
+        0 in the child; the child's process id in the warm host.
 
     Raises:
-        OSError: the operating system does not allow it.
+        OSError: The operating system does not allow it.
     """
     read, write = os.pipe()
     column, _ = _MACHINES.get(platform.machine(), (-1, 0))
@@ -125,10 +129,11 @@ def fork_into_namespaces(limits: Limits) -> int:
 
 
 def _fork_twice() -> int:
-    """Fork a child into namespaces of its own where :func:`raftlab.sandbox.libc.fork` cannot. Returns as it does.
+    """Fork a child into namespaces of its own where :func:`raftlab.sandbox.libc.fork` cannot. Returns what that
+    returns.
 
-    A process namespace begins with the next child of the process that makes it, so there is one more in between. When that
-    has ended, the child is ours: enter_host made us the subreaper."""
+    A process namespace begins with the next child of the process that makes it, so there is another process in between.
+    When that one has ended, the child becomes ours, because enter_host made this process the subreaper."""
     read, write = os.pipe()
     between = os.fork()
     if between == 0:
@@ -154,7 +159,7 @@ def _fork_twice() -> int:
 
 
 def _mount_own_folders(limits: Limits) -> None:
-    """Hide ``/proc`` and give this process an empty ``/tmp``. It must have a mount namespace of its own."""
+    """Hide ``/proc`` and give this process an empty ``/tmp``. The process must have its own mount namespace."""
     safe = _MS_NOSUID | _MS_NODEV
     libc.call("mount", b"tmpfs", b"/proc", b"tmpfs", safe | _MS_RDONLY, b"mode=0555,size=4k")
     options = b"mode=1777,size=16m,nr_inodes=1000"
@@ -189,8 +194,8 @@ def enter_child(limits: Limits, world: str) -> None:
 
 
 def enter_prepared_host(limits: Limits) -> None:
-    """Call this in the prepared host before it imports a submission. It may do what its children may, and what it needs to
-    fork them: it makes their namespaces, and they put the restrictions of :func:`enter_child` on themselves.
+    """Call this in the prepared host before it imports a submission. It may then do what its children may do, and what
+    it needs to fork them: it makes their namespaces, and they restrict themselves further with :func:`enter_child`.
 
     Args:
         limits: The limits of the warm host.
@@ -204,7 +209,7 @@ def enter_prepared_host(limits: Limits) -> None:
 
 
 def _enter_user_namespace() -> None:
-    """Let this process, which is an ordinary user's, make mount and process namespaces for its children."""
+    """Let this process, which runs as an ordinary user, make mount and process namespaces for its children."""
     user, group = os.getuid(), os.getgid()
     libc.set_dumpable(True)  # a process that changed its user may not write to its own /proc
     libc.call("unshare", _CLONE_NEWUSER)
@@ -214,7 +219,7 @@ def _enter_user_namespace() -> None:
 
 
 def _drop_capabilities() -> None:
-    """Drop all capabilities: those of root, and those that come with a user namespace."""
+    """Drop all capabilities: those of root, and those that a user namespace grants."""
     header, nothing = struct.pack("Ii", _CAPABILITIES_3, 0), bytes(24)
     libc.call("capset", ctypes.create_string_buffer(header), ctypes.create_string_buffer(nothing))
 
@@ -226,14 +231,14 @@ def _set_limit(resource_number: int, limit: int) -> None:
 
 
 def _install_filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> None:
-    """Install the system call filter in this process, permanently. The arguments are those of :func:`_filter`.
+    """Install the system call filter in this process, permanently. The arguments are the same as for :func:`_filter`.
 
     A machine that is not in the tables gets no filter. The probe then finds that the sandbox is not safe."""
     program = _filter(read_only, forks, namespaces).replace(struct.pack("I", _OWN_PID), struct.pack("I", os.getpid()))
     if not program:
         return
     buffer = ctypes.create_string_buffer(program, len(program))
-    # struct sock_fprog: the number of instructions, padding, their address.
+    # struct sock_fprog: the number of instructions, padding, and the address of the instructions.
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer)))
     libc.call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(header), 0, 0)
@@ -241,13 +246,13 @@ def _install_filter(read_only: bool, forks: bool = False, namespaces: bool = Fal
 
 @functools.cache
 def _filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> bytes:
-    """The filter for a process, with :data:`_OWN_PID` in place of its process id; empty on a machine that is not in the
+    """The filter for a process, with :data:`_OWN_PID` in place of its process id. Empty on a machine that is not in the
     tables.
 
     Args:
         read_only: Also refuse to write or create files.
-        forks: Allow what a process needs that forks others and restricts them further.
-        namespaces: Allow it to make namespaces for them, too.
+        forks: Also allow what a process needs to fork others that restrict themselves further.
+        namespaces: Also allow it to make namespaces for those.
     """
     column, machine = _MACHINES.get(platform.machine(), (-1, 0))
     if column < 0:
@@ -257,7 +262,7 @@ def _filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> b
 
 
 def _for_forking(column: int, namespaces: bool) -> list[bytes]:
-    """Further instructions for a process that forks others and restricts them further."""
+    """Additional instructions for a process that forks others that restrict themselves further."""
     calls = {**system_calls.RESTRICTING, **(system_calls.NAMESPACES if namespaces else {})}
     code = [instruction for numbers in calls.values() for instruction in _always(numbers[column], _ALLOW)]
     forks = [libc.FORK, *([libc.FORK | _CLONE_NEWNS | _CLONE_NEWPID] if namespaces else [])]
@@ -267,8 +272,8 @@ def _for_forking(column: int, namespaces: bool) -> list[bytes]:
         system_calls.BY_ARGUMENT["prctl"][column], [_argument(0), *_one_of((*_PRCTL, *_PRCTL_RESTRICT))]
     )
     if namespaces:
-        # A child that aborts signals itself. In its namespace it has the process id 1; in this one, that is the sandbox's
-        # own process, which ignores signals from inside.
+        # A child that aborts sends a signal to itself. In its namespace, its process id is 1. In the prepared host's
+        # namespace, process 1 is the sandbox's own process, which ignores signals from inside.
         abort = [_argument(2), _op(_JUMP_EQUAL, signal.SIGABRT, 0, 2), _argument(0), _op(_JUMP_EQUAL, 1, 1, 0)]
         code += _by_argument(system_calls.BY_ARGUMENT["tgkill"][column], abort)
     return code
@@ -277,17 +282,17 @@ def _for_forking(column: int, namespaces: bool) -> list[bytes]:
 def _program(column: int, machine: int, own_pid: int, read_only: bool, extra: Sequence[bytes]) -> list[bytes]:
     """The filter, instruction by instruction (classic BPF: code, jump if true, jump if false, operand).
 
-    ``extra`` comes before the rules that it is an exception to."""
+    ``extra`` comes before the rules to which it is an exception."""
     code = [
         _op(_LOAD, _MACHINE_AT),
         _op(_JUMP_EQUAL, machine, 1, 0),
-        _op(_RETURN, _EPERM),  # the 32-bit calls, which have other numbers
+        _op(_RETURN, _EPERM),  # 32-bit calls have other numbers
         _op(_LOAD, _NUMBER_AT),
     ]
-    if column == 0:  # x32: the same calls under other numbers
+    if column == 0:  # x32 has the same calls under other numbers
         code += [_op(_JUMP_AT_LEAST, 0x40000000, 0, 1), _op(_RETURN, _EPERM)]
-    # The most frequent call. A waiter that has mapped a file can be woken by another process that has mapped it too, unless
-    # the call is marked as private. pthread_join waits without that mark, and the kernel wakes it.
+    # The most frequent call. Unless it is marked as private, it can wake a thread of another process that has mapped
+    # the same file. So only waits may lack the mark: pthread_join waits without it, and the kernel ends that wait.
     futex = [_argument(1), *_one_of(_FUTEX_WAITS, further=2), _op(_JUMP_SET, _FUTEX_PRIVATE, 1, 0)]
     code += _by_argument(system_calls.BY_ARGUMENT["futex"][column], futex)
     for numbers in system_calls.ALLOWED.values():
@@ -297,9 +302,9 @@ def _program(column: int, machine: int, own_pid: int, read_only: bool, extra: Se
     code += extra
     own_process_only = [_op(_JUMP_EQUAL, 0, 2, 0), _op(_JUMP_EQUAL, own_pid, 1, 0)]
     tests: dict[str, list[bytes]] = {
-        # Each loads an argument, then falls through to a refusal or jumps over it.
+        # Each test loads an argument, then falls through to a refusal or jumps over it.
         "clone": [_argument(0), _op(_JUMP_SET, _CLONE_THREAD, 1, 0)],
-        # Not SIGSTOP: a host that has stopped itself cannot be told from one on a slow machine.
+        # SIGSTOP is refused: a host that has stopped itself cannot be told from a host on a slow machine.
         "tgkill": [
             _argument(2),
             _op(_JUMP_EQUAL, signal.SIGSTOP, 2, 0),
@@ -308,12 +313,12 @@ def _program(column: int, machine: int, own_pid: int, read_only: bool, extra: Se
         ],
         "prlimit64": [_argument(0), *own_process_only],
         "sched_getaffinity": [_argument(0), *own_process_only],
-        # The socket to the judge must not be connected to another address while sending.
+        # MSG_FASTOPEN is refused, because it could connect the socket to the judge to another address.
         **{name: [_argument(flags), _op(_JUMP_SET, _MSG_FASTOPEN, 0, 1)] for name, flags in _SENDING.items()},
         "mmap": [_argument(_MMAP_FLAGS), _op(_JUMP_SET, _MAP_SHARED, 0, 1)],
         "ioctl": [_argument(1), *_one_of(_IOCTL)],
         "prctl": [_argument(0), *_one_of(_PRCTL)],
-        # F_SETFL: any flag but O_ASYNC, which makes the kernel send signals.
+        # F_SETFL may set any flag but O_ASYNC, which makes the kernel send signals.
         "fcntl": [
             _argument(1),
             *_one_of(_FCNTL, further=4),
@@ -350,12 +355,12 @@ def _by_argument(number: int, test: list[bytes], refusal: int = _EPERM) -> list[
 
 
 def _one_of(values: Sequence[int], further: int = 1) -> list[bytes]:
-    """A test that jumps over the ``further`` instructions that follow it if the loaded value is one of ``values``."""
+    """A test of the loaded value: if it is one of ``values``, jump over the next ``further`` instructions."""
     return [_op(_JUMP_EQUAL, value, further + len(values) - 1 - place, 0) for place, value in enumerate(values)]
 
 
 def _argument(position: int) -> bytes:
-    """Load the lower half of an argument. The kernel ignores the upper half of those that are tested here."""
+    """Load the lower half of an argument. The kernel ignores the upper half of every argument that is tested here."""
     return _op(_LOAD, _ARGUMENTS_AT + 8 * position)
 
 

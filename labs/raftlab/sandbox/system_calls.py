@@ -7,10 +7,11 @@ from __future__ import annotations
 
 Numbers = tuple[int, int]
 
-# Calls with a higher number did not exist when this list was made. The C library expects ENOSYS for what a kernel lacks.
+# Calls with a higher number did not exist when this list was made. The C library expects ENOSYS for a call that the
+# kernel lacks.
 LATEST = 450
 
-# Allowed whatever their arguments are. The filter tests them in this order, so the most frequent ones come first.
+# Allowed with any arguments. The filter tests them in this order, so the most frequent ones come first.
 ALLOWED: dict[str, Numbers] = {
     # System calls that a running Raft makes all the time.
     "read": (0, 63),
@@ -102,7 +103,7 @@ ALLOWED: dict[str, Numbers] = {
     "exit": (60, 93),
     "sched_get_priority_max": (146, 125),
     "sched_get_priority_min": (147, 126),
-    # Sockets that exist already, and pairs of sockets within the process.
+    # Existing sockets, and pairs of sockets within the process.
     "recvmsg": (47, 212),
     "recvmmsg": (299, 243),
     "socketpair": (53, 199),
@@ -124,7 +125,7 @@ ALLOWED: dict[str, Numbers] = {
     "setitimer": (38, 103),
     "getitimer": (36, 102),
     "restart_syscall": (219, 128),
-    # System calls by which the process learns about itself, or ends.
+    # Calls by which the process learns about itself, or ends itself.
     "getpid": (39, 172),
     "getppid": (110, 173),
     "getpgrp": (111, -1),
@@ -147,7 +148,7 @@ ALLOWED: dict[str, Numbers] = {
     "exit_group": (231, 94),
 }
 
-# Allowed if the process has a `/tmp` of its own. Otherwise refused as on a read-only file system.
+# Allowed if the process has a `/tmp` of its own. Otherwise refused with the error of a read-only file system.
 WRITING: dict[str, Numbers] = {
     "creat": (85, -1),
     "mkdir": (83, -1),
@@ -177,7 +178,7 @@ WRITING: dict[str, Numbers] = {
     "utimensat": (280, 88),
 }
 
-# Allowed in the prepared host only: for the restrictions and the namespaces of its children.
+# Allowed in the prepared host only: it needs them for the restrictions and the namespaces of its children.
 RESTRICTING: dict[str, Numbers] = {"capset": (126, 91)}
 NAMESPACES: dict[str, Numbers] = {"mount": (165, 40), "unshare": (272, 97)}
 

@@ -1,8 +1,8 @@
-"""The time that servers take to answer client_request (labs 3A and 3B): at most 2 s by the server's clock, whatever happens.
+"""Checks how long servers take to answer client_request (labs 3A and 3B): at most 2 s by the server's clock.
 
-A clerk's call has no timeout of its own, so a request that is never answered holds its clerk up for ever. The trace shows
-when each request arrived and when it was answered. A server that crashes owes no answer, and while it is paused or still
-being constructed no time is counted.
+A clerk's call has no timeout of its own, so a clerk whose request is never answered waits for ever. The trace shows when
+each request arrived and when it was answered. A server that crashes need not answer. While a server is paused or still being
+constructed, no time is counted.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from raftlab.harness.cluster import Cluster
 
 METHOD = "client_request"
-# Seconds within which a server must answer, by its own clock. The handout of lab 3A says so.
+# Seconds within which a server must answer, by its own clock (from the handout of lab 3A).
 ANSWER_LIMIT = 2.0
-# Further seconds in the simulator, where only the student's own waits take time. A service may wait until the last moment
-# and then look at the clock only every so often, and the simulator preempts threads, each time for up to 0.03 s.
+# Seconds added to the limit in the simulator, where only the student's own waits take time. A service may wait until the
+# limit and look at the clock only at intervals, and the simulator preempts threads for up to 0.03 s each time.
 SLACK_SIM = 0.5
-# Further seconds on the real network. There a service that waits until the last moment may not get a processor for seconds
-# when it wants to answer. What this must find there is a wait without end.
+# Seconds added to the limit on the real network. There a service that waits until the limit may not get a processor for
+# some seconds. On the real network this check only has to find waits that never end.
 SLACK_REAL = 4.0
 
 
@@ -35,9 +35,10 @@ class _Request:
 
     Attributes:
         rpc: the number of its RPC in the trace.
-        counted_until: the time, in seconds of the lab's, up to which ``waited`` counts.
-        rate: the lowest rate of the server's clock so far. A wait that has begun keeps its end when the rate changes.
-        waited: seconds by the server's clock.
+        counted_until: the lab's time, in seconds, up to which ``waited`` has been counted.
+        rate: the lowest rate of the server's clock since the request arrived, because a wait that has begun does not become
+            shorter when the clock becomes faster.
+        waited: how long the request has waited, in seconds of the server's clock.
     """
 
     rpc: int
@@ -48,7 +49,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _Server:
-    """What the trace says about a server up to some event."""
+    """The state of a server at some event of the trace."""
 
     ready: bool = False
     paused: bool = False
@@ -56,7 +57,7 @@ class _Server:
     requests: deque[_Request] = field(default_factory=deque)
 
     def count(self, until: float) -> None:
-        """Count the time of all requests up to ``until``, during which nothing changed."""
+        """Count the waiting time of all requests up to ``until``. The server's state has not changed since the last call."""
         for request in self.requests:
             if self.ready and not self.paused:
                 request.waited += (until - request.counted_until) * request.rate
@@ -68,7 +69,7 @@ class _Server:
             request.rate = min(request.rate, rate)
 
     def take(self, rpc: int) -> _Request | None:
-        """Remove the oldest request of this RPC: one that was duplicated is answered twice."""
+        """Remove and return the oldest request of this RPC. There are two if the network duplicated the request."""
         found = next((request for request in self.requests if request.rpc == rpc), None)
         if found is not None:
             self.requests.remove(found)
@@ -76,7 +77,7 @@ class _Server:
 
 
 def answered_in_time(c: Cluster) -> None:
-    """Fail the test if a server has taken too long to answer a client_request. Before that, wait for those under way."""
+    """Wait for the answers to every client_request that has arrived, and fail the test if one took too long."""
     limit = ANSWER_LIMIT + (SLACK_SIM if c.virtual else SLACK_REAL)
     c.wait_for(limit + 0.1, lambda: not c.event_loop.in_handlers(METHOD))
     servers: defaultdict[int, _Server] = defaultdict(_Server)

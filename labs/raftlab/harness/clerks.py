@@ -1,4 +1,4 @@
-"""The clerks of a run (labs 3A and 3B): what a test has them do, and the history of everything that they did.
+"""The clerks of a run (labs 3A and 3B): a test lets them carry out operations, and each operation goes into the history.
 
 ``c.clerks[0].put("x", "1")`` waits for the operation, and fails the test if it takes too long. ``begin`` does not wait, so
 several clerks can be at work at once. A clerk carries out one operation at a time. Times are seconds of the lab's time.
@@ -26,8 +26,8 @@ from raftlab.seeds import derive
 if TYPE_CHECKING:
     from raftlab.harness.cluster import Cluster
 
-# Seconds within which an operation ends if a majority of the servers can reach each other and the clerk, and nothing is
-# lost. The handout of lab 3A says so.
+# Seconds within which an operation must end if a majority of the servers can reach each other and the clerk, and no message
+# is lost (from the handout of lab 3A).
 OPERATION_LIMIT = 10.0
 
 # The kinds of reads besides "log" (lab 3B).
@@ -45,12 +45,12 @@ class ClientOperation:
         op: ``"get"``, ``"put"``, ``"append"`` or ``"swap"``.
         key: the key.
         args: the arguments without the key.
-        read: the kind of a get, ``"log"`` unless it says otherwise (lab 3B).
-        call: when it was begun.
-        returned: when its result arrived; ``None`` if it has not.
-        outcome: ``"open"`` until the result arrives, and for ever if the clerk crashes; ``"unknown"`` if the clerk raised
-            ``Unknown``, so that it may have been carried out or not; ``"refused"`` if it raised ``ValueError``, as the test
-            expected.
+        read: the kind of read of a get (lab 3B); ``"log"`` for all other operations.
+        call: when the operation began.
+        returned: when the result arrived; ``None`` if it has not.
+        outcome: ``"open"`` until the result arrives, and for ever if the clerk crashes; ``"ok"`` if the method returned;
+            ``"unknown"`` if it raised ``Unknown``, so the operation may have been carried out or not; ``"refused"`` if it
+            raised ``ValueError`` and the test expected that.
         result: what the clerk's method returned.
     """
 
@@ -70,7 +70,7 @@ class ClientOperation:
         return self.outcome != "open"
 
     def as_operation(self) -> Operation:
-        """The operation as the checker of histories knows it."""
+        """The operation in the form that the linearizability checker takes."""
         returned = self.returned if self.outcome == "ok" else None
         return Operation(self.clerk, self.call, returned, self.op, self.key, self.args, self.result)
 
@@ -82,19 +82,19 @@ class ClientOperation:
 
 
 class ClerkHandle:
-    """A clerk of the student's, as a test uses it.
+    """One of the student's clerks, as a test uses it.
 
     Args:
         c: the cluster.
         index: 0 for C0.
 
     Attributes:
-        number: its number as a participant, for the methods of ``Cluster`` that take one (``cut``, ``partition``, ``hold``).
+        number: its number as a participant, which methods of ``Cluster`` such as ``cut``, ``partition`` and ``hold`` take.
         name: ``"C0"``, ``"C1"``, ...
-        operation: the operation that it is carrying out, if any.
-        on_return: called when an operation has ended, and may begin the next.
-        last_read: by key, what the last get of it returned.
-        may_refuse: whether the test expects operations to raise ``ValueError``. Otherwise that fails the test.
+        operation: the operation that the clerk is carrying out, if any.
+        on_return: called when an operation has ended. The function may begin the next one.
+        last_read: by key, what the clerk's last get of the key returned.
+        may_refuse: whether operations may raise ``ValueError``. If not, a ``ValueError`` fails the test.
     """
 
     def __init__(self, c: Cluster, index: int) -> None:
@@ -122,7 +122,8 @@ class ClerkHandle:
         self.run("append", key, value, within=within)
 
     def swap(self, key: str, expected: str | None, value: str, within: float = OPERATION_LIMIT) -> bool:
-        """Replace the value of ``key`` if it is ``expected`` (``None``: if there is none). Returns whether it was."""
+        """Replace the value of ``key`` if it is ``expected``, or if there is none and ``expected`` is ``None``. Returns
+        whether the value was replaced."""
         return bool(self.run("swap", key, expected, value, within=within).result)
 
     def run(self, op: str, key: str, *args: Any, within: float = OPERATION_LIMIT, read: str = "log") -> ClientOperation:
@@ -139,10 +140,10 @@ class ClerkHandle:
         return operation
 
     def wait_for(self, operation: ClientOperation, within: float) -> None:
-        """What :meth:`finish` does, for the cluster."""
+        """The implementation of :meth:`finish`, which the cluster calls."""
         c = self._c
         if not c.wait_for(within, lambda: operation.done):
-            answered_in_time(c)  # if a server does not answer, that is why
+            answered_in_time(c)  # if a server has not answered in time, fail with that reason instead
             text = f"expected {operation.describe()} to return within {within:.0f} s, but it has not"
             observed = answers_to(c.event_loop.trace.events, self.number, operation.call)
             c.fail(text, rules.PROGRESS, hint=c.first_hint_of_service(), observed=observed)
@@ -163,19 +164,19 @@ class ClerkHandle:
             op: the name of the clerk's method: ``"get"``, ``"put"``, ``"append"`` or ``"swap"``.
             key: the key.
             args: the method's further arguments, without the key.
-            read: the kind of a get (lab 3B).
+            read: the kind of read, for a get (lab 3B).
         """
         return self._c.begin_operation(self.number, op, key, args, read)
 
     def start(self, op: str, key: str, args: tuple[Any, ...], read: str = "log") -> ClientOperation:
-        """What :meth:`begin` does, for the cluster."""
+        """The implementation of :meth:`begin`, which the cluster calls."""
         if self.operation is not None:
             raise RuntimeError(f"{self.name} carries out one operation at a time")
         incarnation = self._c.server_state(self.number).incarnation
         name = self.name if incarnation == 1 else f"{self.name}.{incarnation}"
         operation = self.operation = ClientOperation(name, op, key, args, self._c.now, read)
         self._c.history.append(operation)
-        # A Clerk of lab 3A has no parameter for the kind of read.
+        # The get() of lab 3A has no parameter for the kind of read.
         words = [key, *args, *([] if read == "log" else [read])]
         call = self._c.event_loop.begin_call(self.number, op, words, lambda: self._returned(operation, call))
         return operation
@@ -222,27 +223,27 @@ class ClerkHandle:
     # --- crashes ---
 
     def crash(self) -> None:
-        """Crash the clerk. Its operation stays open for ever."""
+        """Crash the clerk. Its operation never returns."""
         self._c.crash(self.number)
 
     def restart(self) -> None:
-        """Start a new clerk in its place, with another client_id, and wait until ``Clerk()`` has returned."""
+        """Replace the clerk by a new one with another client_id, and wait until ``Clerk()`` has returned."""
         self._c.restart(self.number)
 
 
 class Load:
     """Clerks that carry out one operation after another, each as soon as its last one has returned.
 
-    Every value is written once in a run, so that a history shows where each value comes from. The clerks begin when
+    No value is written twice in a run, so a history shows which operation wrote each value. The clerks begin when
     :meth:`begin` is called.
 
     Args:
         c: the cluster.
-        clerks: who takes part.
-        keys: the keys, from which each operation draws one.
-        mix: the names of operations, and of kinds of reads, to draw from.
-        most: how many operations each clerk begins at most.
-        seed: seeds what is drawn.
+        clerks: the clerks that take part.
+        keys: the keys. Each operation uses one of them, chosen at random.
+        mix: what to choose each operation from at random: names of operations, and kinds of reads for a get.
+        most: the maximum number of operations that each clerk begins.
+        seed: seeds the random choices.
     """
 
     def __init__(
@@ -257,13 +258,13 @@ class Load:
         self._running = True
 
     def begin(self) -> None:
-        """Let every clerk that has nothing to do begin its first operation."""
+        """Let every clerk that is up and has no operation in progress begin its first one."""
         for clerk in self._clerks:
             clerk.on_return = self._next(clerk)
             self.resume(clerk)
 
     def resume(self, clerk: ClerkHandle) -> None:
-        """Let a clerk go on, which may have been restarted."""
+        """Let a clerk begin its next operation if it is up and has none in progress, for example after a restart."""
         if clerk.operation is None and self._c.server_state(clerk.number).up:
             self._begin(clerk)
 
@@ -272,12 +273,12 @@ class Load:
         self._running = False
 
     def release(self, clerks: Collection[ClerkHandle]) -> bool:
-        """Have no more to do with these clerks, which another load takes over. Returns whether any clerk is left."""
+        """Remove these clerks from the load, because another load takes them over. Returns whether any clerk is left."""
         self._clerks = [clerk for clerk in self._clerks if clerk not in clerks]
         return bool(self._clerks)
 
     def busy(self) -> ClerkHandle | None:
-        """A clerk that is up and has not carried out all of its operations, if there is one."""
+        """A clerk that is up and has not carried out all of its operations, if any."""
         return next(filter(self._busy, self._clerks), None)
 
     def _busy(self, clerk: ClerkHandle) -> bool:
@@ -303,7 +304,7 @@ class Load:
 
 
 def token(clerk: str, number: int) -> str:
-    """A value that no other operation writes: ``"C0.17;"``."""
+    """A value that no other operation writes, such as ``"C0.17;"``."""
     return f"{clerk}.{number};"
 
 

@@ -40,33 +40,35 @@ from raftlab.worlds.base import World
 
 # Seconds within which a new leader must be elected (the limit of the 6.824 lab).
 ELECTION_LIMIT = 5.0
-# Seconds that start(), get_state() and Raft() may take. They should return at once, but code that holds a lock across a call
-# to a dead server (advice, not a failure) can have to wait for two such calls of 7 s each.
+# Seconds that start(), get_state() and Raft() may take. They should return at once. But code that holds a lock during an RPC
+# gets advice, not a failure, and it may have to wait for two RPCs to dead servers, of 7 s each.
 CALL_PATIENCE = 15.0
 INIT_PATIENCE = 15.0
 # Seconds after which a leader must still lead to be accepted as the leader.
 SETTLE = 0.15
 
 
-# The sessions that a service keeps at most, unless the test says otherwise. No such test has as many clients.
+# The maximum number of sessions that a service keeps, unless the test gives another one. No test that uses this default has
+# as many clients.
 MAX_SESSIONS = 100
 
 
 class ServiceOptions(TypedDict, total=False):
-    """What a cluster of lab 3A has besides its servers."""
+    """What a cluster of lab 3 has besides its servers."""
 
     clerks: int
     """How many clerks there are; they are called C0, C1, ..."""
     scripted_clerks: int
-    """How many further clerks the test plays itself."""
+    """How many further clerks there are, which the test plays itself."""
     max_state: int | None
     """The argument of every ``KVServer``, in bytes; ``None`` (the default) if a service need not take snapshots."""
     max_sessions: int
     """The argument of every ``KVServer``; :data:`MAX_SESSIONS` by default."""
     long_waits: bool
-    """Whether a call to a server that cannot be reached takes up to 7 s to fail, as in lab 2, and not up to 0.1 s."""
+    """Whether a call to a server that cannot be reached takes up to 7 s to fail (as in lab 2) instead of up to 0.1 s."""
     features: Collection[Feature]
-    """What this test needs of Raft beyond the lab's features, and the referee checks: ``membership``, ``pre_vote``."""
+    """The features of Raft that the test needs and the referee checks in addition to the lab's own: ``membership``,
+    ``pre_vote``."""
 
 
 class SimOnly(RuntimeError):
@@ -82,7 +84,7 @@ class Cluster:
         seed: the seed of the run.
         servers: how many servers there are, 1 to 25.
         scripted: the servers that the test plays itself.
-        members: the servers that vote initially; ``None`` means all. Lab 2E changes them, see
+        members: the servers that vote initially; ``None`` means all. The tests of lab 2E change the members later, see
             :mod:`raftlab.harness.membership`.
         service: the clerks, and the arguments of ``KVServer`` (lab 3A).
 
@@ -94,9 +96,9 @@ class Cluster:
         service: the judge's own services above Raft, which take snapshots (before lab 3A).
         clerks: the student's clerks, C0, C1, ... (lab 3A).
         scripted_clerks: the clerks that the test plays; their numbers follow those of ``clerks``.
-        history: every operation of a clerk so far, in order of their calls.
-        reads: whether replies name the index at which they were read (lab 3B).
-        clock_rates: the rates that clocks have had so far.
+        history: every operation of every clerk so far, in the order in which they began.
+        reads: whether replies name the index at which the value was read (lab 3B).
+        clock_rates: all rates that the clocks of servers have had so far.
         random: for the test's own random choices.
     """
 
@@ -130,7 +132,7 @@ class Cluster:
         self.clerks = [ClerkHandle(self, index) for index in range(clerks)]
         self.scripted_clerks = [self._script(number) for number in clerk_numbers[clerks:]]
         self.history: list[ClientOperation] = []
-        self._loads: list[Load] = []  # every clerk is in one at most
+        self._loads: list[Load] = []  # a clerk is in at most one of them
         self.clock_rates = {1.0}
         self._tokens: dict[str, int] = {}
 
@@ -149,7 +151,7 @@ class Cluster:
 
     @property
     def virtual(self) -> bool:
-        """Whether time is virtual: whether this is the simulator, and not the real network."""
+        """Whether time is virtual: true in the simulator, false on the real network."""
         return self._world.virtual
 
     def sleep(self, seconds: float) -> None:
@@ -176,7 +178,7 @@ class Cluster:
         ]
 
     def server_state(self, server: int) -> ServerState:
-        """The judge's knowledge of a server or clerk: its incarnation, what it saved, whether it is up."""
+        """What the judge knows about a server or clerk: its incarnation, what it saved, whether it is up."""
         return self.event_loop.states[server]
 
     def scripted_server(self, server: int) -> ScriptedServer:
@@ -197,7 +199,7 @@ class Cluster:
         self._until_ready([*self.real_servers, *(clerk.number for clerk in self.clerks)])
 
     def crash(self, server: int) -> None:
-        """Crash a server or a clerk. What a server saved survives; a clerk's operation stays open for ever."""
+        """Crash a server or a clerk. A server keeps what it saved. The operation of a clerk never returns."""
         if self.server_state(server).up:
             self.event_loop.crash(server)
         for clerk in self.clerks:
@@ -205,8 +207,8 @@ class Cluster:
                 clerk.operation = None
 
     def restart(self, server: int) -> None:
-        """Restart a server with what it saved, crashing it first if it is up, and connect it to the network. In place of a
-        clerk, another one starts, with another client_id."""
+        """Crash a server if it is up, restart it with what it saved, and connect it to the network. A clerk is replaced by a
+        new clerk with another client_id."""
         self.crash(server)
         self.network.connect(server)
         self.event_loop.boot(server, self.members)
@@ -233,10 +235,10 @@ class Cluster:
         Args:
             server: the server.
             kind: which effects count: ``"save"``, ``"send"``, ``"answer"`` or ``"apply"``.
-            nth: crash at the nth such effect from now on, counted from 1; 0 cancels an earlier call.
+            nth: crash at the nth such effect from now on, counted from 1; 0 cancels an earlier ``crash_at``.
             side: ``"before"`` or ``"after"`` the effect.
             method: count only sends and answers of this method; empty means all.
-            when: given the request's fields, returns whether its send or answer counts.
+            when: called with the request's fields; returns whether the send or answer counts.
         """
         self._sim_only("crash_at")
         kinds: dict[str, type] = {
@@ -268,8 +270,8 @@ class Cluster:
         self.server_state(server).crash_trigger = crash_trigger
 
     def _request_of(self, effect: protocol.Effect) -> tuple[str, Callable[[], Message]]:
-        """The method of the RPC that a send or an answer belongs to, and what decodes its request; ``""`` for other effects
-        and unknown RPCs."""
+        """The method of the RPC that a send or an answer belongs to, and a function that decodes the request. The method is
+        ``""`` for other effects and unknown RPCs."""
         if isinstance(effect, protocol.Send):
             return effect.method, lambda: paper.decode_request(effect.method, effect.payload)
         rpc = self.event_loop.rpcs_by_id.get(effect.judge_rpc) if isinstance(effect, protocol.Answer) else None
@@ -290,8 +292,8 @@ class Cluster:
         self._world.send_event(protocol.Resume(server))
 
     def clock_rate(self, server: int, rate: float) -> None:
-        """Let a server's clock run ``rate`` times as fast as the lab's (sim only), also after restarts. Waits that have
-        already begun are not affected."""
+        """Let a server's clock run ``rate`` times as fast as the lab's, also after restarts (sim only). A wait that has
+        already begun ends when it would have ended before."""
         self._sim_only("clock_rate")
         self.server_state(server).rate = rate
         self.clock_rates.add(rate)
@@ -299,12 +301,12 @@ class Cluster:
         self._world.send_event(protocol.ClockRate(server, rate))
 
     def slow_service(self, server: int, seconds: float) -> None:
-        """From now on each ``apply_ch.put`` of a server takes ``seconds``, until it restarts."""
+        """Let each ``apply_ch.put`` of a server take ``seconds``, until the server restarts."""
         self.note(f"from now on S{server}'s service takes {seconds} s for each entry")
         self._world.send_event(protocol.SlowApply(server, seconds))
 
     def fail_saves(self, server: int, count: int = 1) -> None:
-        """The next ``count`` saves of a server raise ``OSError``."""
+        """Let the next ``count`` saves of a server raise ``OSError``."""
         self.note(f"the next {count} saves of S{server} fail")
         self._world.send_event(protocol.FailSaves(server, count))
 
@@ -335,7 +337,7 @@ class Cluster:
         self._net("partition " + " | ".join(" ".join(map(name_of, group)) for group in named))
 
     def cut(self, src: int, dst: int) -> None:
-        """Cut one direction: nothing from ``src`` reaches ``dst``, neither its requests nor its replies."""
+        """Cut one direction: neither requests nor replies of ``src`` reach ``dst``."""
         self.network.cut(src, dst)
         self._net(f"cut {name_of(src)}→{name_of(dst)}")
 
@@ -353,7 +355,7 @@ class Cluster:
         """Delay and lose messages on every link.
 
         Args:
-            on: ``True``: as :data:`raftlab.harness.network.UNRELIABLE` says; ``False``: as ``RELIABLE`` says.
+            on: ``True`` sets :data:`raftlab.harness.network.UNRELIABLE`, ``False`` sets ``RELIABLE``.
             changes: other values for some fields of :class:`raftlab.harness.network.Conditions`, such as
                 ``duplicate=0.1``.
         """
@@ -371,11 +373,11 @@ class Cluster:
             src: hold only RPCs in which this server is the caller (for requests and replies alike).
             dst: hold only RPCs in which this server is called (for requests and replies alike).
             leg: ``"request"`` or ``"reply"``.
-            when: given the request's fields, returns whether to hold the RPC.
+            when: called with the request's fields; returns whether to hold the message.
             most: hold at most this many messages; ``None`` means no limit.
 
         Returns:
-            The hold, with the messages that it holds.
+            The hold; its ``messages`` are those that are held.
         """
 
         def wanted(rpc: Rpc) -> bool:
@@ -391,15 +393,15 @@ class Cluster:
         return hold
 
     def catch(self, src: int, dst: int, leg: str = "request", method: str = "", nth: int = 1) -> Hold:
-        """Keep back one message that is on its way, until the hold is released or dropped. If there is no such message, the
+        """Keep back one message that is in flight, until the hold is released or dropped. If there is no such message, the
         hold is empty.
 
         Args:
-            src: the server that made the call (for requests and replies alike).
-            dst: the server that is called.
+            src: the caller of the RPC (for requests and replies alike).
+            dst: the server that is called (for requests and replies alike).
             leg: ``"request"`` or ``"reply"``.
-            method: only a message of this method; empty means any.
-            nth: which of these messages, in the order in which they would arrive, counted from 1.
+            method: only messages of this method count; empty means any.
+            nth: which of the messages that count, from 1 on, in the order in which they would arrive.
         """
         hold = Hold(self.event_loop, leg, lambda rpc: False, None)
         taken = self.event_loop.take_back(
@@ -411,9 +413,9 @@ class Cluster:
 
     @contextlib.contextmanager
     def at_once(self, server: int, *held: Hold) -> Iterator[None]:
-        """Deliver to ``server``, at one instant, every request that is sent to it in the ``with`` block and every message of
-        the holds in ``held``. Calls that begin in the block (:meth:`ask_start`, ...) are made at the same instant. On the
-        real network the messages and calls leave one right after the other."""
+        """At the end of the ``with`` block, deliver all at one instant: every request that the block sent to ``server``, and
+        every message of the holds in ``held``. Calls that begin in the block (:meth:`ask_start`, ...) are made at the same
+        instant. On the real network the messages and calls leave one right after the other."""
         requests = self.hold(dst=server)
         yield
         for hold in (*held, requests):
@@ -477,7 +479,8 @@ class Cluster:
         ]
 
     def leader_now(self, among: Collection[int] | None = None) -> int | None:
-        """The leader with the highest term among ``among`` (default: the connected servers) at this moment, if any."""
+        """The server of ``among`` (default: the connected servers) that leads at this moment, if any. If several lead, the
+        one in the highest term."""
         states = self.states(self.connected() if among is None else among)
         leading = [(term, server) for server, (term, leads) in states.items() if leads]
         return max(leading)[1] if leading else None
@@ -516,8 +519,8 @@ class Cluster:
             self.sleep(SETTLE)
 
     def settled_leader(self, within: float = ELECTION_LIMIT + 2.0) -> int:
-        """Wait until exactly one connected server leads and all others are in its term, so that no deposed leader remains
-        among them. Fails after ``within`` seconds. Returns the leader."""
+        """Wait until exactly one connected server leads and all other connected servers are in its term, so that none of
+        them is a deposed leader. Fails after ``within`` seconds. Returns the leader."""
         deadline = self.now + within
         self.one_leader()
         while True:
@@ -534,21 +537,22 @@ class Cluster:
             self.sleep(SETTLE)
 
     def why_no_leader(self, since: float, among: Collection[int] | None = None) -> Observation:
-        """What was seen of elections from ``since`` (seconds) on, in which none of ``among`` (default: the connected
-        servers) has come to lead."""
+        """What was observed of elections from ``since`` (seconds) on, none of which made one of ``among`` (default: the
+        connected servers) the leader."""
         servers = self.connected() if among is None else among
         return observations.election(self.event_loop.trace.events, self.now, since, servers, len(self.members))
 
     def why_not_handed_over(self, since: float, leader: int, target: int) -> Observation:
-        """What was seen of a transfer from ``leader`` to ``target``, which began at ``since`` (seconds)."""
+        """What was observed of a transfer from ``leader`` to ``target`` that began at ``since`` (seconds)."""
         return observations.transfer(self.event_loop.trace.events, self.now, since, leader, target, len(self.members))
 
     def campaigns_seen(self, server: int, since: float) -> Observation:
-        """What was seen of the elections of ``server`` from ``since`` (seconds) on."""
+        """What was observed of the elections that ``server`` began from ``since`` (seconds) on."""
         return observations.campaigns(self.event_loop.trace.events, since, server)
 
     def disturbance_seen(self, server: int, since: float) -> Observation:
-        """Who adopted a term from a vote request of ``server`` since ``since`` (seconds), although there was a leader."""
+        """Which servers, from ``since`` (seconds) on, adopted a term from a vote request of ``server`` although there was a
+        leader."""
         return observations.disturbed(self.event_loop.trace.events, since, server)
 
     def marks_seen(self, server: int, term: int, flag: str) -> Observation:
@@ -602,13 +606,13 @@ class Cluster:
 
         Returns:
             ``(index, term, is_leader)``; ``(-1, -1, False)`` if the server is down or paused. A leader that is handing
-            over its leadership takes no command and answers ``(-1, term, True)`` (lab 2G).
+            over its leadership accepts no command and returns ``(-1, term, True)`` (lab 2G).
         """
         return self.propose_together(server, [command])[0]
 
     def propose_together(self, server: int, commands: Iterable[Any]) -> list[tuple[int, int, bool]]:
-        """Call ``start`` on one server with several commands at the same moment. Returns what :meth:`propose` returns, for
-        each command in order."""
+        """Call ``start`` on one server with several commands at the same moment. Returns the results in the order of the
+        commands, each in the form that :meth:`propose` returns."""
         if not self.server_state(server).running:
             return [(-1, -1, False) for _ in commands]
         return self.started(server, [self.ask_start(server, command) for command in commands])
@@ -618,7 +622,8 @@ class Cluster:
         return self.event_loop.begin_call(server, "start", [command])
 
     def started(self, server: int, calls: Collection[int]) -> list[tuple[int, int, bool]]:
-        """Wait until these calls of ``start`` have returned. Returns what :meth:`propose` returns, for each in order."""
+        """Wait until these calls of ``start`` have returned. Returns their results in order, each in the form that
+        :meth:`propose` returns."""
         self._until_returned(server, "start", calls)
         return [self._started(server, self.event_loop.result(call)) for call in calls]
 
@@ -656,7 +661,7 @@ class Cluster:
         Args:
             command: a JSON-like value.
             servers: how many servers must apply it.
-            retry: propose it again if it is not applied within 2 s, for example because its leader was deposed.
+            retry: propose the command again if it is not applied within 2 s, for example because the leader was deposed.
             within: fail after this many seconds.
             among: the servers that may lead; ``None``: those that are connected.
 
@@ -676,7 +681,7 @@ class Cluster:
                 if self.wait_for(2.0, lambda at=index: self._has(at, command, servers)):  # type: ignore[misc]
                     return index
                 if len(accepted) == 1 and (elsewhere := self._indexes_of(command) - before - {index}):
-                    # The command was proposed only once, so this is the entry whose index start() returned.
+                    # The command was proposed only once, so the applied entry is the one whose index start() returned.
                     text = f"expected {short(command)} at index {index}, as start() returned, but it is at {min(elsewhere)}"
                     self.fail(text, rules.AGREEMENT)
                 if not retry:
@@ -701,8 +706,8 @@ class Cluster:
         self.fail(text, rules.AGREEMENT, hint=self._agreement_hint(), observed=observed)
 
     def why_not_applied(self, since: float, accepted: Sequence[Accepted]) -> Observation:
-        """What became of a command from ``since`` (seconds) on. ``accepted`` are the calls of ``start`` for it that said
-        that the server leads, in order."""
+        """Why a command has not been applied, from what was observed from ``since`` (seconds) on. ``accepted`` contains the
+        calls of ``start`` for this command that returned ``is_leader = True``, in order."""
         return observations.agreement(
             self.event_loop.trace.events,
             self.now,
@@ -715,8 +720,8 @@ class Cluster:
         )
 
     def why_behind(self, since: float, index: int, among: Collection[int] | None = None) -> Observation:
-        """Why a server among ``among`` (default: the connected ones) has not applied ``index``, judging by what it was sent
-        from ``since`` (seconds) on."""
+        """Why one of ``among`` (default: the connected servers) has not applied ``index``, judging by the messages sent to
+        it from ``since`` (seconds) on."""
         applied = self.event_loop.referee.applies.last_applied
         late = [who for who in (self.connected() if among is None else among) if applied.get(who, 0) < index]
         if not late:
@@ -724,14 +729,14 @@ class Cluster:
         return observations.lagging(self.event_loop.trace.events, since, late[0], index, applied.get(late[0], 0))
 
     def _agreement_hint(self) -> str:
-        """A hint about the first step of lab 2B, if servers lead, but none has accepted a command yet; else empty."""
+        """A hint about the first step of lab 2B if a server has led but none has accepted a command yet; else empty."""
         if self._has_led or not self.rpc_count(method="append_entries"):
             return ""
         return "No start() has returned is_leader = True yet. Begin with step 1 of the handout of lab 2B."
 
     def ask_members(self, server: int, members: Collection[int]) -> int:
         """Call ``change_membership(members)`` on one server without waiting (lab 2E). Returns the call's number in the event
-        loop. :mod:`raftlab.harness.membership` waits for answers."""
+        loop. The functions of :mod:`raftlab.harness.membership` also wait for the result."""
         self.event_loop.referee.change_requested(server, frozenset(members))
         return self.event_loop.begin_call(server, "change_membership", [sorted(members)])
 
@@ -751,8 +756,8 @@ class Cluster:
         return self.event_loop.begin_call(server, "transfer_leadership", [target])
 
     def transferred(self, server: int, calls: Collection[int]) -> list[tuple[int, int, bool]]:
-        """Wait until these calls of ``transfer_leadership`` have returned. Returns what :meth:`transfer` returns, for each
-        in order."""
+        """Wait until these calls of ``transfer_leadership`` have returned. Returns their results in order, each in the form
+        that :meth:`transfer` returns."""
         self._until_returned(server, "transfer_leadership", calls)
         answers = []
         for call in calls:
@@ -763,11 +768,12 @@ class Cluster:
         return answers
 
     def take_snapshots(self, every: int = 10, size: int = 0) -> None:
-        """From now on the services take a snapshot after every ``every`` entries, with ``size`` random bytes (lab 2D)."""
+        """Let the services take a snapshot after every ``every`` entries from now on, with ``size`` random bytes (lab
+        2D)."""
         self.service.every, self.service.size = every, size
 
     def snapshot_of(self, index: int) -> bytes:
-        """The services' snapshot of everything up to ``index``, for scripted servers to send."""
+        """The services' snapshot of everything up to ``index``, for a scripted server to send."""
         return self.service.snapshot_of(index)
 
     def call_snapshot(self, server: int, index: int) -> None:
@@ -785,12 +791,13 @@ class Cluster:
             self.event_loop.result(call)
 
     def raft_has(self, method: str) -> bool:
-        """Whether the students' Raft has a method of a lab that this one does not need."""
+        """Whether the student's Raft has a method that belongs to another lab, and that this lab does not require."""
         server = next(server for server in self.real_servers if self.server_state(server).running)
         return bool(self.event_loop.call(server, protocol.HAS_METHOD, [method], CALL_PATIENCE))
 
     def read_index(self, server: int) -> int:
-        """Call ``read_index()`` on one server's Raft and wait for the result (lab 3B): -1 if it has none or crashes."""
+        """Call ``read_index()`` on one server's Raft and wait for the result (lab 3B): -1 if Raft returns no index or the
+        server crashes."""
         return self.found_read_index(server, self.ask_read_index(server))
 
     def ask_read_index(self, server: int) -> int:
@@ -798,7 +805,7 @@ class Cluster:
         return self.event_loop.begin_call(server, "read_index", [])
 
     def found_read_index(self, server: int, call: int) -> int:
-        """Wait for a call of ``read_index`` that has begun. Returns what :meth:`read_index` returns."""
+        """Wait until this call of ``read_index`` has returned. Returns the index, as :meth:`read_index` does."""
         if not self.wait_for(CALL_PATIENCE, lambda: not self.event_loop.pending(call)):
             text = f"expected S{server}.read_index() to return within 2 s, but after {CALL_PATIENCE:.0f} s it has not"
             raise LabFailure(Failure("no-answer", text))
@@ -813,15 +820,16 @@ class Cluster:
     # --- counters ---
 
     def rpc_count(self, server: int | None = None, method: str = "") -> int:
-        """The number of RPCs, of one method or of all, that one server or all servers have sent so far."""
+        """The number of RPCs that ``server`` (default: all servers) has sent so far. If ``method`` is not empty, only RPCs
+        of that method count."""
         return self._count(self.event_loop.rpcs, server, method)
 
     def rpc_bytes(self, server: int | None = None, method: str = "") -> int:
-        """Bytes in the RPCs that :meth:`rpc_count` counts, requests and replies. A reply counts for the caller."""
+        """The bytes in the requests and replies of the RPCs that :meth:`rpc_count` counts. A reply counts for the caller."""
         return self._count(self.event_loop.rpc_bytes, server, method)
 
     def replies(self, server: int, method: str) -> list[tuple[Message, Message]]:
-        """The fields of every request of this method that ``server`` has answered so far, and of its reply."""
+        """For every request of this method that ``server`` has answered so far: its fields, and the fields of the reply."""
         return [
             (self.event_loop.rpcs_by_id[event.id].args, paper.decode_reply(method, event.message))
             for event in self.event_loop.trace.events
@@ -842,7 +850,7 @@ class Cluster:
     # --- clerks (lab 3A) ---
 
     def clerk(self, number: int) -> ClerkHandle:
-        """The student's clerk with this number as a participant."""
+        """The student's clerk whose number as a participant is ``number``."""
         return self.clerks[number - participants.FIRST_CLERK]
 
     def begin_operation(
@@ -858,8 +866,8 @@ class Cluster:
             self.clerk(clerk).wait_for(operation, within)
 
     def keep_busy(self, clerks: Sequence[int], keys: Sequence[str], mix: Sequence[str], most: int, seed: int) -> Load:
-        """Let clerks carry out one operation after another; see :class:`raftlab.harness.clerks.Load`. An earlier load goes
-        on with its other clerks."""
+        """Let clerks carry out one operation after another; see :class:`raftlab.harness.clerks.Load`. If some of them belong
+        to an earlier load, that load continues without them."""
         chosen = [self.clerk(number) for number in clerks]
         load = Load(self, chosen, keys, mix, most, seed)
         self._loads = [*(earlier for earlier in self._loads if earlier.release(chosen)), load]
@@ -879,7 +887,7 @@ class Cluster:
             return next(filter(None, (load.busy() for load in self._loads)), None)
 
         if self._loads and not self.wait_for(within, lambda: busy() is None):
-            answered_in_time(self)  # if a server does not answer, that is why
+            answered_in_time(self)  # if a server has not answered in time, fail with that reason instead
             clerk = busy()
             operation = None if clerk is None else clerk.operation
             what = "the clerks' operations" if operation is None else operation.describe()
@@ -900,7 +908,7 @@ class Cluster:
         answered_in_time(self)
 
     def stale_reads(self) -> str:
-        """A sentence about an operation that has no place in the history so far; empty if every one has."""
+        """A sentence about an operation that has no place in any order of the history so far; empty if there is none."""
         return history_check.unplaced(self.history)
 
     def next_token(self, clerk: ClerkHandle) -> str:
@@ -918,10 +926,10 @@ class Cluster:
 
         Args:
             text: what was expected and what was observed, in one sentence.
-            rule: the rule that is broken, if there is one.
+            rule: the rule that is broken, if any.
             servers: show the last events of these servers only; ``None`` means all.
-            hint: the next step of the handout, for students who are not done with the lab.
-            observed: what was seen while the test waited, for the end of the sentence.
+            hint: the next step of the handout, for students who have not finished the lab.
+            observed: what was observed while the test waited; it is appended to the sentence.
 
         Raises:
             LabFailure: always.
@@ -936,6 +944,6 @@ class Cluster:
         self, holds: bool, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = "",
         observe: Callable[[], Observation] = Observation,
     ) -> None:  # fmt: skip
-        """Call :meth:`fail` unless ``holds``, with what ``observe()`` returns."""
+        """Call :meth:`fail` unless ``holds``. ``observe`` is called only then, and its result is passed as ``observed``."""
         if not holds:
             self.fail(text, rule, servers, hint, observe())

@@ -1,8 +1,8 @@
 """The judge's event loop: it delivers all messages between servers and handles all their effects, in chronological order.
 
-It sends each message through the network (and holds, drops or duplicates it as the test asked), stores what servers save,
-counts RPCs, writes the trace and shows everything to the referee. It is single-threaded and the same in both worlds. Suites
-do not use it directly; they are written against :mod:`raftlab.harness.cluster`.
+The loop sends each message through the network (and holds, drops or duplicates the message if the test asked for that),
+stores what servers save, counts RPCs, writes the trace and shows everything to the referee. It is single-threaded and the
+same in both worlds. Suites do not use it directly; they are written against :mod:`raftlab.harness.cluster`.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ from raftlab.worlds.base import HostLost, World
 
 # Maximum number of due messages that are passed to the world in a step.
 _BATCH = 32
-# The fields of a request with more bytes than this are not kept in memory, where they take many times as much space. They
+# If a request has more bytes than this, its decoded fields are not kept, because they take many times as much memory. They
 # are decoded again if anyone reads them.
 _LONG_PAYLOAD = 20_000
 
 
 class _Due(msgspec.Struct, order=True):
-    """An event at a given time: a message arrives, or a function of the harness is called.
+    """Something that is due at a given time: a message arrives, or a function of the harness is called.
 
-    Sorted by ``when`` and, at the same time, by ``sequence``, which is unique.
+    Sorted by ``when``; ties are broken by ``sequence``, which is unique.
     """
 
     when: float
     sequence: int
     kind: str
-    """``"request"`` or ``"reply"`` (of ``rpc``), or ``"call"``."""
+    """``"request"`` or ``"reply"`` (of ``rpc``), or ``"call"`` (of ``call``)."""
     rpc: Rpc | None
     data: bytes | None
-    """The reply, encoded. ``None``: the call returns ``None``."""
+    """The encoded reply; ``None`` if the RPC returns ``None`` to its caller."""
     call: Callable[[], None] | None = None
 
 
-# Plays a server: gets a request and returns the reply's fields, or None for no reply.
+# Plays a server: takes a request and returns the reply's fields, or None for no reply.
 Answerer = Callable[[Rpc], Message | None]
 
 
@@ -78,8 +78,8 @@ class Hold:
     """Messages that a test keeps back, see :meth:`raftlab.harness.cluster.Cluster.hold`.
 
     Attributes:
-        leg: which of an RPC's messages it holds: ``"request"`` or ``"reply"``.
-        messages: what is held now: each RPC with its encoded request or reply, the oldest first.
+        leg: which of an RPC's two messages is held: ``"request"`` or ``"reply"``.
+        messages: the messages held now: each RPC with its encoded request or reply, oldest first.
     """
 
     def __init__(self, event_loop: EventLoop, leg: str, wanted: Callable[[Rpc], bool], most: int | None) -> None:
@@ -95,8 +95,8 @@ class Hold:
         return leg == self.leg and not full and self._wanted(rpc)
 
     def add(self, rpc: Rpc, data: bytes, when: float) -> None:
-        """Hold a message from ``when`` on, in seconds. The loop's own time may be a little later, depending on how far the
-        test lets it run."""
+        """Hold a message from ``when`` (seconds) on. The loop's own time may already be a little later than ``when``,
+        because a step can cover several events."""
         self.messages.append((rpc, data))
         self._event_loop.trace.add(HoldEvent(when, "hold", rpc.id, self.leg))
 
@@ -110,18 +110,18 @@ class Hold:
                 self._event_loop.route_reply(rpc, data, self._event_loop.now)
 
     def deliver(self, when: float) -> None:
-        """Stop holding. All held messages arrive at ``when`` (seconds), without loss or further delay."""
+        """Stop holding, and let all held messages arrive at ``when`` (seconds), without loss or further delay."""
         for rpc, data in self._take_all():
             self._event_loop.trace.add(HoldEvent(self._event_loop.now, "release", rpc.id, self.leg))
             self._event_loop.deliver(when, rpc, None if self.leg == "request" else data)
 
     def drop(self) -> None:
-        """Lose everything held, so that the calls return ``None``, and stop holding."""
+        """Stop holding, and lose all held messages: their calls return ``None``."""
         for rpc, _ in self._take_all():
             self._event_loop.fail(rpc, self._event_loop.now, self.leg, "dropped by the test")
 
     def stop(self) -> None:
-        """Hold no further messages. Those that are held stay held."""
+        """Hold no further messages. Messages that are already held stay held."""
         with contextlib.suppress(ValueError):
             self._event_loop.holds.remove(self)
 
@@ -135,7 +135,7 @@ class ServiceSettings(msgspec.Struct, frozen=True):
     """The arguments of every ``KVServer`` of a run (handouts/lab-3a.md)."""
 
     max_state: int | None
-    """A service takes a snapshot when the saved state has more bytes than this; ``None``: it need not."""
+    """A service takes a snapshot when the saved state has more bytes than this; ``None`` if it need not take any."""
     max_sessions: int
 
 
@@ -143,18 +143,18 @@ class ServerState:
     """The judge's knowledge of one server or clerk.
 
     Attributes:
-        number: the server's number, from 0, or the clerk's (:mod:`raftlab.participants`).
+        number: the number of the server (from 0) or clerk (:mod:`raftlab.participants`).
         incarnation: how many times it has started.
         up: whether it is running, possibly paused.
         ready: whether ``Raft()`` has returned in this incarnation.
         paused: whether its threads are stopped (sim).
-        scripted_server: answers requests in its place, if the test plays this server.
+        scripted_server: answers requests for this server, if the test plays it; else ``None``.
         state: what ``persister.save`` stored last.
         snapshot: the snapshot that ``persister.save`` stored last.
-        saves: how many saves there were, in all incarnations.
-        rate: local seconds per second of the lab's time.
-        crash_trigger: set by ``Cluster.crash_at``. Called with each effect; returns ``"before"`` or ``"after"`` to crash
-            the server at this effect, else ``""``.
+        saves: the number of saves in all incarnations.
+        rate: seconds of the server's clock per second of the lab's time.
+        crash_trigger: set by ``Cluster.crash_at``. It is called with each effect, and returns ``"before"`` or ``"after"``
+            to crash the server before or after this effect, else ``""``.
     """
 
     def __init__(self, number: int) -> None:
@@ -182,7 +182,7 @@ class EventLoop:
     Args:
         world: where the servers run.
         network: decides what happens to each message.
-        referee: is shown every message and effect, and raises ``LabFailure`` when a rule is broken.
+        referee: gets every message and effect, and raises ``LabFailure`` when a rule is broken.
         servers: how many servers there are.
         seed: the seed of the run.
         clerks: how many clerks there are (lab 3A).
@@ -191,15 +191,16 @@ class EventLoop:
         trace: every event so far.
         server_states: one for each server, by number.
         states: one for each server and clerk, by number.
-        holds: the active holds. The first that matches a message gets it.
-        rpcs: how many RPCs each server has sent, by server and method.
-        rpc_bytes: bytes of these requests and of the replies to them, by the server that called, and method.
+        holds: the active holds. The first hold that matches a message keeps the message.
+        rpcs: how many RPCs have been sent, by caller and method.
+        rpc_bytes: the size of these requests and of the replies to them, in bytes, by caller and method.
         advice: advice on the student's code so far, in order (a dict used as an ordered set).
         findings: what the race detector found so far, by key.
         on_apply: called with the server and the :class:`raftlab.api.ApplyMsg` of each ``apply_ch.put``.
         rpcs_by_id: every RPC so far, by its number in the trace.
-        put_waits: whether each ``apply_ch.put`` of a server that boots from now on waits for :meth:`take`.
-        service_settings: the arguments of each ``KVServer``; ``None``: there is none, and the judge plays the services.
+        put_waits: whether each ``apply_ch.put`` waits for :meth:`take`, on servers that boot from now on.
+        service_settings: the arguments of each ``KVServer``; ``None`` if there is no ``KVServer``, because the judge plays
+            the services.
     """
 
     def __init__(
@@ -227,11 +228,11 @@ class EventLoop:
         self._arrived_last = 0  # how many messages arrived in the last step
         self._last_sequence = 0
         self._last_rpc = 0
-        self._in_handlers: defaultdict[int, dict[int, Rpc]] = defaultdict(dict)  # arrived at a server, not answered
+        self._in_handlers: defaultdict[int, dict[int, Rpc]] = defaultdict(dict)  # by server: arrived, not answered yet
         self._last_call = 0
-        self._calls: dict[int, tuple[int, str]] = {}  # without a result yet: the server and the method
+        self._calls: dict[int, tuple[int, str]] = {}  # calls that have no result yet: the server and the method
         self._results: dict[int, tuple[int, bytes]] = {}
-        self._callbacks: dict[int, Callable[[], None]] = {}  # by call: called instead of keeping its result
+        self._callbacks: dict[int, Callable[[], None]] = {}  # by call: run when it returns; its result is not kept
         self._crashed_in_step: set[int] = set()
         self._quotas = Quotas(lambda server, since: most_frequent(self.trace.events, server, since))
 
@@ -247,7 +248,7 @@ class EventLoop:
 
         Args:
             until: the latest time at which to return, in seconds.
-            done: return as soon as this returns true; it is called after every step.
+            done: called at the beginning and after every step; ``run`` returns as soon as ``done`` returns true.
 
         Returns:
             Whether ``done()`` was true.
@@ -268,18 +269,20 @@ class EventLoop:
         heappush(self._due, _Due(when, self._last_sequence, "call", None, None, call))
 
     def reseed(self, seed: int) -> None:
-        """From now on, draw the decisions of the network, the servers and the thread scheduler from another seed (sim)."""
+        """From now on, use another seed for the random choices of the network, the servers and the thread scheduler
+        (sim)."""
         self._seed = seed
         self.network.reseed(derive(seed, "network"))
         self.world.send_event(protocol.Reseed(derive(seed, "host")))
 
     def deliver(self, when: float, rpc: Rpc, reply: bytes | None) -> None:
-        """Deliver a request, or its ``reply``, at ``when``, whatever the network's conditions are."""
+        """Deliver the request of ``rpc`` at ``when``, or its ``reply`` unless that is ``None``. The network neither delays
+        nor loses the message, but a cut link still stops it."""
         self._push(when, "request" if reply is None else "reply", rpc, reply)
 
     def in_flight(self) -> list[tuple[float, str, Rpc]]:
-        """The messages that are on their way: the time at which each is due, ``"request"`` or ``"reply"``, and its RPC. The
-        first to arrive comes first."""
+        """The messages in flight, in the order in which they will arrive: for each, the time at which it is due,
+        ``"request"`` or ``"reply"``, and its RPC."""
         return [(due.when, due.kind, due.rpc) for due in sorted(self._due) if due.rpc is not None and _is_message(due)]
 
     def take_back(self, leg: str, wanted: Callable[[Rpc], bool], nth: int) -> tuple[Rpc, bytes] | None:
@@ -287,11 +290,11 @@ class EventLoop:
 
         Args:
             leg: ``"request"`` or ``"reply"``.
-            wanted: whether the message may belong to this RPC.
-            nth: which of these messages, in the order in which they would arrive, counted from 1.
+            wanted: returns whether messages of this RPC count.
+            nth: which of the messages that count to remove, from 1 on, in the order in which they would arrive.
 
         Returns:
-            The RPC and the encoded message; ``None`` if there are not so many.
+            The RPC and the encoded message; ``None`` if fewer than ``nth`` messages count.
         """
         found = [
             due
@@ -311,20 +314,20 @@ class EventLoop:
         heappush(self._due, _Due(when, self._last_sequence, kind, rpc, data))
 
     def _step(self, until: float) -> None:
-        """Let time pass until a server has done something, or at most up to ``until``, and handle what happened.
+        """Let time pass until a server has done something, at most up to ``until``, and handle what happened.
 
-        Time also stops before the next thing that the judge decides or does itself.
+        A step also ends when the judge itself has something to do or to decide.
         """
         began = self.world.now()
         heap = self._due
         if heap and heap[0].when <= began and self._is_for_judge(heap[0]):
-            # The test's own actions happen between steps, exactly when they are due.
+            # The judge acts between steps, exactly when its action is due.
             self._handle_due(heappop(heap))
             return
         arrived: list[_Due] = []
         effects: list[tuple[float, protocol.Effect]] = []
-        # Few messages arrive before the world returns, and each message that does not is encoded again in the next step.
-        # So at first only a few are passed on: two more than arrived in the last step.
+        # Usually few messages arrive before the world returns, and those that do not arrive are encoded again in the next
+        # step. So the first batch is small: two more messages than arrived in the last step.
         size = self._arrived_last + 2 if self.world.virtual else _BATCH
         while True:
             room = _BATCH - len(arrived)
@@ -347,7 +350,7 @@ class EventLoop:
                 or any(type(effect) in protocol.URGENT for _, effect in effects)
             ):
                 break
-            # All of them have arrived, and the step is not over.
+            # The whole batch has arrived, and the step is not over: continue with a larger batch.
             if effects:
                 until = min(until, effects[0][0] + MIN_DELAY)
             if result.now >= until:
@@ -359,16 +362,16 @@ class EventLoop:
     def _take_due(
         self, began: float, until: float, enough: int, most: int
     ) -> tuple[list[_Due], list[tuple[float, protocol.Event]], float]:
-        """Take the next due messages, which are for the world.
+        """Remove from the heap the next messages to pass to the world.
 
         Args:
             began: when the step began, in seconds.
-            until: the latest time to which servers may run.
-            enough: the number of messages to take; and all further ones that are due at the same time as the last.
+            until: the latest time up to which the servers may run, in seconds.
+            enough: the number of messages to take. Messages due at the same time as the last one are taken too.
             most: the maximum number of messages.
 
         Returns:
-            The messages; the events that they become, with their times; and the time up to which the servers may run.
+            The messages; their events, with times; and the time up to which the servers may run.
         """
         heap, limit = self._due, until
         batch: list[_Due] = []
@@ -383,8 +386,7 @@ class EventLoop:
                 break
             arrives = self._can_arrive(due)
             if when > began and not arrives:
-                # Whether the message is lost is decided only when it is due, because the test may heal the link before
-                # that.
+                # The message is not lost before it is due, because the test may still heal the link.
                 limit = when
                 break
             event = self._event_of(heappop(heap), arrives)
@@ -392,12 +394,12 @@ class EventLoop:
                 batch.append(due)
                 events.append((when, event))
         if heap and heap[0].when < limit:
-            # No server may run past a message that has not been passed on yet.
+            # No server may run past the time of a message that has not been passed to the world yet.
             limit = max(heap[0].when, began)
         return batch, events, limit
 
     def _handle_step(self, messages: list[_Due], effects: list[tuple[float, protocol.Effect]]) -> None:
-        """Handle the messages that have arrived in a step, and its effects, in order of time."""
+        """Handle the messages that arrived in a step and the effects of the step, in order of time."""
         self._crashed_in_step.clear()
         arrived = 0
         for when, effect in effects:
@@ -414,13 +416,14 @@ class EventLoop:
             self._arrived(due)
 
     def _note(self, found: protocol.Finding) -> None:
-        """Keep a finding of the race detector. It comes from the student's process, so its number and size are limited."""
+        """Keep a finding of the race detector. Findings come from the process that runs student code, so their number and
+        size are limited."""
         if found.kind in races.KINDS and len(self.findings) < races.MAX_FINDINGS:
             key, text = one_line(found.key, races.MAX_KEY), one_line(found.text, races.MAX_TEXT)
             self.findings.setdefault(key, races.Finding(found.kind, key, text))
 
     def _is_for_judge(self, due: _Due) -> bool:
-        """Whether the judge handles this itself: a call, or a message to a scripted server."""
+        """Whether the judge handles this itself: a function call, or a message to a scripted server."""
         rpc = due.rpc
         if rpc is None:
             return True
@@ -444,14 +447,14 @@ class EventLoop:
                 self._ask_scripted_server(due)
 
     def in_handlers(self, method: str) -> list[Rpc]:
-        """The RPCs of this method that have arrived at a server which is up, and have not been answered yet."""
+        """The RPCs of this method that have arrived at a server that is still up, and that it has not answered yet."""
         return [rpc for rpcs in self._in_handlers.values() for rpc in rpcs.values() if rpc.method == method]
 
     # --- messages ---
 
     def _event_of(self, due: _Due, arrives: bool) -> protocol.Event | None:
-        """The message as an event for its server, or ``None`` if it can no longer be delivered. ``arrives``: see
-        :meth:`_can_arrive`."""
+        """The event that delivers the message to its server; ``None`` if it can no longer be delivered. ``arrives`` is the
+        result of :meth:`_can_arrive`."""
         rpc = due.rpc
         assert rpc is not None
         if due.kind == "request":
@@ -463,7 +466,7 @@ class EventLoop:
         if rpc.done or not server_state.up or server_state.incarnation != rpc.src_incarnation:
             return None
         if not arrives:
-            # The link is checked again on arrival: a reply never crosses a link that was cut meanwhile.
+            # The link is checked again on arrival, because it may have been cut while the reply was in flight.
             self._unreachable(rpc, due.when, "reply")
             return None
         return protocol.Reply(rpc.src, rpc.caller_rpc, due.data)
@@ -493,18 +496,18 @@ class EventLoop:
         """Send a request from a real or a scripted server.
 
         Args:
-            src: the calling server.
-            caller_rpc: the caller's own number for the call.
+            src: the caller.
+            caller_rpc: the caller's own number for the RPC.
             dst: the called server.
             method: the name of the handler.
             payload: the encoded arguments.
             when: the time of the call, in seconds.
 
         Returns:
-            The RPC, which is updated as it travels.
+            The RPC, which is updated whenever something happens to it.
 
         Raises:
-            LabFailure: the message lacks a field, the server sends far too much, or the referee sees a broken rule.
+            LabFailure: the message lacks a field, the server sends far too much, or a rule is broken.
         """
         self._last_rpc += 1
         caller = self.states[src]
@@ -566,7 +569,7 @@ class EventLoop:
         self._push(when + self.network.give_up_after(rpc.src, rpc.dst), "reply", rpc, None)
 
     def fail(self, rpc: Rpc, when: float, leg: str, why: str) -> None:
-        """Lose a message: its call soon returns ``None``, which does not tell the caller why.
+        """Lose a message. Its call soon returns ``None``; the caller does not learn the reason.
 
         Args:
             rpc: the RPC that the message belongs to.
@@ -612,7 +615,7 @@ class EventLoop:
     # --- effects ---
 
     def _handle_effect(self, when: float, effect: protocol.Effect) -> None:
-        """Handle one effect. Effects that follow a crash of their server in the same step never happened."""
+        """Handle one effect, unless its server has crashed earlier in the same step or is down."""
         server = effect.server
         if server in self._crashed_in_step or server not in self.states:
             return
@@ -642,7 +645,7 @@ class EventLoop:
                     )
                 self.send(server, effect.caller_rpc, effect.target, effect.method, effect.payload, when)
             case protocol.Answer():
-                # Two copies of a request have two answers, so the RPC is remembered until its server crashes.
+                # A duplicated request is answered twice, so the RPC must stay known after the first answer.
                 rpc = self.rpcs_by_id.get(effect.judge_rpc)
                 if rpc is not None and rpc.dst == server and rpc.dst_incarnation == server_state.incarnation:
                     self._in_handlers[server].pop(rpc.id, None)
@@ -706,7 +709,7 @@ class EventLoop:
     # --- servers ---
 
     def boot(self, server: int, members: list[int]) -> None:
-        """Start the next incarnation of a server or a clerk. A server gets what its earlier incarnations saved.
+        """Start the next incarnation of a server or a clerk. A server gets what its earlier incarnations saved last.
 
         Args:
             server: the server or clerk; it must be down.
@@ -743,13 +746,13 @@ class EventLoop:
         )
 
     def take(self, server: int, index: int = 0, data: bytes = b"") -> None:
-        """Let the oldest waiting ``put`` of this server return. Unless ``index`` is 0, it calls ``snapshot(index, data)``
-        before it returns."""
+        """Let the ``put`` of this server that has waited the longest return. If ``index`` is not 0, the service first calls
+        ``snapshot(index, data)`` in the thread of that ``put``."""
         if self.states[server].up:
             self.world.send_event(protocol.Taken(server, index, data))
 
     def crash(self, server: int, when: float | None = None) -> None:
-        """End this incarnation of ``server``: its later effects never happen.
+        """End the current incarnation of ``server`` and discard its later effects.
 
         Args:
             server: the server.
@@ -775,14 +778,14 @@ class EventLoop:
         Args:
             server: the server.
             method: the method's name.
-            args: its JSON-like positional arguments.
+            args: the positional arguments, JSON-like.
             patience: how long to wait, in seconds of the lab's time.
 
         Returns:
             The result; ``None`` if the server crashed meanwhile.
 
         Raises:
-            LabFailure: there is no result in time, or a rule is broken meanwhile.
+            LabFailure: the method did not return in time, or a rule was broken meanwhile.
         """
         number = self.begin_call(server, method, args)
         if not self.run(self.now + patience, lambda: number in self._results or number not in self._calls):
@@ -804,8 +807,8 @@ class EventLoop:
         Args:
             server: the server.
             method: the method's name.
-            args: its JSON-like positional arguments.
-            callback: called once the method has returned. Afterwards its result is discarded.
+            args: the positional arguments, JSON-like.
+            callback: called once the method has returned. After that the method's result is discarded.
 
         Returns:
             The call's number, for :meth:`pending` and :meth:`result`.
@@ -821,7 +824,7 @@ class EventLoop:
         return number
 
     def pending(self, number: int) -> bool:
-        """Whether a call may still return: it has not, and its server has not crashed."""
+        """Whether a call may still return: it has not returned, and its server has not crashed."""
         return number in self._calls
 
     def result(self, number: int) -> Any:
@@ -843,7 +846,8 @@ class EventLoop:
 
 
 def _is_message(due: _Due) -> bool:
-    """Whether this is a request, or a reply that its caller still waits for. A call's return of ``None`` is neither."""
+    """Whether this is a request, or a reply that the caller is still waiting for. The ``None`` with which a failed RPC
+    returns is not a message."""
     rpc = due.rpc
     return rpc is not None and (due.kind == "request" or (due.data is not None and not rpc.done))
 
@@ -853,8 +857,8 @@ def _bad_message(server: int, what: str, problem: paper.BadMessage) -> LabFailur
 
 
 def _blamed_on(server: int, error: Exception) -> LabFailure:
-    """The failure for an error in the judge's code that handles what ``server`` sent. It counts against the submission.
-    Otherwise a submission could prevent its failing runs from being counted, by sending something that the judge cannot
-    handle."""
+    """The failure for an error in the judge's code, raised while it handled what ``server`` sent. The failure counts against
+    the submission. Otherwise a submission could keep its failing runs from being counted by sending something that the judge
+    cannot handle."""
     text = f"{name_of(server)} sent something that the lab cannot handle ({type(error).__name__})"
     return LabFailure(Failure("bad-message", text, detail="".join(traceback.format_exception(error))))

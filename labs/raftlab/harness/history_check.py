@@ -1,9 +1,10 @@
 """The verdict on the history of a run (labs 3A and 3B): whether operations were carried out exactly once, and whether the
 history is linearizable.
 
-The first is told in its own words, because it is the mistake that students make and can understand without a picture. It
-looks at keys that are only appended to and read: there each value shows which appends were carried out, and in which order.
-Appended values must be unique, and none may be the beginning of another, as those of :func:`~raftlab.harness.clerks.token`.
+Exactly-once execution has a check and messages of its own, because it is what students get wrong most often, and the
+mistake can be understood without a picture. The check looks at keys that are only appended to and read: each value read
+shows which appends were carried out, and in which order. Appended values must be unique, and none may be a prefix of
+another; those of :func:`~raftlab.harness.clerks.token` are like that.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from raftlab.linearizability import Register, Verdict
 if TYPE_CHECKING:
     from raftlab.harness.cluster import Cluster
 
-# CPU seconds for the search. The histories of our suites take less than one.
+# CPU seconds that the search may take. The histories of the suites take less than one.
 _SEARCH_SECONDS = 10.0
 # The kinds of reads that promise linearizability.
 LINEARIZABLE_READS = ("log", "index", "lease")
-# What is broken if such a read misses an append that had returned. Of a read by log it is the append that got lost.
+# The rule that is broken if a read of this kind misses an append that had returned before. If a read by log misses it, the
+# append was lost.
 _RULE_OF_STALE_READS = {"index": rules.READ_INDEX, "lease": rules.LEASE}
-# What values are made of, see raftlab.harness.clerks.token.
+# A value consists of tokens, see raftlab.harness.clerks.token.
 TOKEN = re.compile(r"[^;]*;")
 
 
@@ -45,7 +47,7 @@ def check_history(c: Cluster) -> None:
     """
     history = _judged(c.history)
     if max(c.clock_rates) >= MAX_DRIFT * min(c.clock_rates):
-        # Leases promise nothing then.
+        # With clocks that differ this much, leases promise nothing.
         history = [one for one in history if one.read != "lease"]
     by_key: dict[str, list[ClientOperation]] = {}
     for operation in history:
@@ -59,12 +61,13 @@ def check_history(c: Cluster) -> None:
 
 
 def _judged(history: Sequence[ClientOperation]) -> list[ClientOperation]:
-    """The operations that must be linearizable. Nobody carried out what was refused; other kinds of reads promise less."""
+    """The operations that must be linearizable. Refused operations were not carried out, and other kinds of reads promise
+    less."""
     return [one for one in history if one.outcome != "refused" and one.read in LINEARIZABLE_READS]
 
 
 def unplaced(history: Sequence[ClientOperation]) -> str:
-    """A sentence about an operation that has no place in any order of the history; empty if every one has. Raises
+    """A sentence about an operation that has no place in any order of the history; empty if there is none. Raises
     :class:`Undecided`."""
     found = linearizability.check([one.as_operation() for one in _judged(history)], Register(), _SEARCH_SECONDS)
     if found.verdict is Verdict.UNDECIDED:
@@ -73,13 +76,13 @@ def unplaced(history: Sequence[ClientOperation]) -> str:
 
 
 def tokens_in(value: str) -> Iterator[str]:
-    """The tokens of which ``value`` consists, in order. What follows the last one is left out."""
-    # Searching there would take quadratic time, and a student's value may be long.
+    """The tokens of which ``value`` consists, in order. Text after the last ";" is left out."""
+    # Searching for a token in that text would take quadratic time, and a value from student code may be long.
     return (found[0] for found in TOKEN.finditer(value[: value.rfind(";") + 1]))
 
 
 def _check_appends(c: Cluster, operations: list[ClientOperation]) -> None:
-    """Check every value that was read of a key that is only appended to."""
+    """Check the values read from one key that is only appended to and read."""
     appends = {operation.args[0]: operation for operation in operations if operation.op == "append"}
     order = {value: number for number, value in enumerate(appends)}
     for read in operations:
@@ -87,7 +90,7 @@ def _check_appends(c: Cluster, operations: list[ClientOperation]) -> None:
             continue
         shown = read.result or ""
         if shown and not shown.endswith(";"):
-            return  # not made of tokens: this key's test has other values
+            return  # not made of tokens: the test appends other values to this key
         seen: set[str] = set()
         last: dict[str, int] = {}
         for value in tokens_in(shown):
@@ -112,6 +115,6 @@ def _check_appends(c: Cluster, operations: list[ClientOperation]) -> None:
 
 
 def _around(value: str, part: str) -> str:
-    """The part of a long value around the last place of ``part``."""
+    """An excerpt of a long value around the last occurrence of ``part``."""
     at = value.rindex(part)
     return short(value[max(0, at - 60) : at + len(part) + 20], 100)

@@ -1,4 +1,4 @@
-"""Lab 2E for the harness: helpers with which a test changes the cluster's members and waits for the change.
+"""Helpers for the tests of lab 2E: they change the members of the cluster and wait for the change.
 
 ``members`` are sets of server numbers. Times are seconds of the lab's time.
 """
@@ -13,13 +13,13 @@ from raftlab.explain.failure import Failure, LabFailure, short
 from raftlab.harness.cluster import SETTLE, Cluster
 from raftlab.harness.observations import Accepted
 
-# Seconds within which change_membership must return, even if a new server never catches up. The handout of lab 2E says so.
+# Seconds within which change_membership must return, even if a new server never catches up (from the handout of lab 2E).
 CHANGE_LIMIT = 15.0
-# Seconds within which a change must be complete if nothing interferes: new servers catch up, both entries are committed, and
-# there may be an election in between.
+# Seconds within which a change must be complete if nothing interferes. In this time new servers catch up, both entries are
+# committed, and there may be an election.
 CHANGE_COMPLETE_WITHIN = 30.0
-# A leader that has refused a change for this many seconds had time to commit an entry of its own term and to finish an
-# earlier change, so it has no reason left to refuse.
+# Seconds after which a leader has no reason left to refuse a change: it has had time to commit an entry of its own term and
+# to finish an earlier change.
 REFUSED_FOR = 6.0
 
 # (index, term, is_leader), as change_membership returns them.
@@ -46,7 +46,7 @@ class MembershipCall:
         """Wait for the call to return. Fails if it takes more than :data:`CHANGE_LIMIT` seconds.
 
         Returns:
-            What it returned, or ``None`` if the server crashed instead.
+            What the call returned, or ``None`` if the server crashed before that.
         """
         c, server = self._c, self.server
         if not c.wait_for(self._since + CHANGE_LIMIT - c.now, lambda: not self.pending):
@@ -64,19 +64,18 @@ class MembershipCall:
 
 
 def change(c: Cluster, server: int, members: Collection[int]) -> Answer:
-    """Call ``change_membership`` once and wait for its answer, which is ``(-1, -1, False)`` if the server is down."""
+    """Call ``change_membership`` once and wait for its result: ``(-1, -1, False)`` if the server is down."""
     return (MembershipCall(c, server, members).answer() if c.server_state(server).up else None) or (-1, -1, False)
 
 
 def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:
-    """Wait up to ``within`` seconds until one of ``members`` leads and all others that are connected are in its term."""
+    """Wait up to ``within`` seconds until one of ``members`` leads and all other connected members are in its term."""
     return _leading(c, members, within)[0]
 
 
 def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> int:
-    """Wait up to ``within`` seconds for a leader, as :func:`leader_of` does, that has committed an entry of its own term;
-    before that it may refuse a change. This matters on a busy machine, where there may have been an election since the last
-    command."""
+    """Wait up to ``within`` seconds for a leader, as :func:`leader_of` does, that has committed an entry of its own term. A
+    leader may refuse a change before that. On a busy machine, there may have been an election since the last command."""
     deadline = c.now + within
     applies = c.event_loop.referee.applies
     while True:
@@ -109,8 +108,8 @@ def _leading(c: Cluster, members: Collection[int], within: float) -> tuple[int, 
 
 
 def configured(c: Cluster, members: Collection[int], since: int = 1) -> int:
-    """The first index >= ``since`` at which a server has applied the configuration of exactly ``members``; 0 if none has.
-    C_old,new does not count."""
+    """The lowest index >= ``since`` at which a server has applied the configuration of exactly ``members``; 0 if there is
+    none. C_old,new does not count."""
     wanted = ("configuration", sorted(members))
     commit = c.event_loop.referee.commit
     for index, value in sorted(c.event_loop.referee.applies.values.items()):
@@ -125,7 +124,7 @@ def configured(c: Cluster, members: Collection[int], since: int = 1) -> int:
 
 
 def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | None = None) -> int:
-    """Change the members, asking the current leader again and again until some server has applied the configuration.
+    """Change the members: ask the current leader repeatedly until a server has applied the configuration.
 
     Args:
         c: the cluster.
@@ -155,7 +154,7 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
                 refused_since = c.now if refused_since is None else refused_since
                 if c.now > refused_since + REFUSED_FOR:
                     refused(c, server, members, answer)
-                # The leader must not change the members before it has committed an entry of its own term: give it one.
+                # A leader must not change the members before it has committed an entry of its own term, so propose one.
                 c.propose(server, f"S{server} leads term {term}")
         c.sleep(0.2)
     text = f"expected {sorted(members)} to be the members within {CHANGE_COMPLETE_WITHIN:.0f} s"
@@ -170,7 +169,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
         c: the cluster.
         server: the leader.
         members: the servers that should vote.
-        answer: what ``change_membership`` returned. If that is not the answer of a leader, the failure shows it.
+        answer: what ``change_membership`` returned. The failure shows it if it is not what a leader returns.
     """
     if not answer[2]:
         text = f"expected S{server}, which leads, to change the members to {sorted(members)}, but it answers {answer}"
@@ -190,14 +189,14 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
 def agree_by(c: Cluster, command: str, members: Collection[int] | None = None, within: float = 20.0) -> None:
     """Propose a command and wait until all members have applied it.
 
-    For a while, a removed server may lead: it can be elected as long as it does not know that its removal is committed. It
-    may learn that only from this command, and step down. Its successor may need another command before it commits anything,
-    so this proposes more.
+    A removed server may still lead, because it can be elected until it knows that its removal is committed. It may learn
+    this only when this command is replicated, and then steps down. Its successor may need another command before it can
+    commit anything, so this function proposes further commands.
 
     Args:
         c: the cluster.
         command: the command.
-        members: the servers that must apply it; ``None``: the members at that time, since a change may be in progress.
+        members: the servers that must apply it; ``None``: the members at each moment, because a change may be in progress.
         within: fail after this many seconds.
     """
     deadline = c.now + within

@@ -8,26 +8,26 @@ from raftlab.referee.base import Message
 
 
 def entries(args: Message) -> bool:
-    """An AppendEntries with entries."""
+    """Selects an AppendEntries with entries."""
     return bool(args.get("entries"))
 
 
 def own_term(args: Message) -> bool:
-    """An AppendEntries with an entry of the leader's own term."""
+    """Selects an AppendEntries with an entry of the leader's own term."""
     return any(entry["term"] == args["term"] for entry in args.get("entries") or [])
 
 
 def later_chunk(args: Message) -> bool:
-    """A chunk of a snapshot, but not the first."""
+    """Selects every chunk of a snapshot except the first."""
     return bool(args.get("offset", 0) > 0)
 
 
 def last_chunk(args: Message) -> bool:
-    """The last chunk of a snapshot."""
+    """Selects the last chunk of a snapshot."""
     return bool(args.get("done"))
 
 
-# By the name that a scenario file uses.
+# The filters by their names in scenario files.
 FILTERS: dict[str, Callable[[Message], bool]] = {
     "entries": entries,
     "own-term": own_term,

@@ -1,11 +1,11 @@
 """The unreliable lab network: which servers and clerks can reach each other, and what happens to each message.
 
-It has no clock and stores no messages. The judge asks what happens to a message on a link and gets delays: none if it is
-lost, two if it is duplicated. The answer depends only on the link, its conditions and its own random generator, so that an
-additional message on one link changes nothing on another.
+The network has no clock and stores no messages. The judge asks what happens to a message on a link and gets a list of
+delays, one for each copy that arrives: none if the message is lost, two if it is duplicated. The answer depends only on the
+conditions and the random generator of the link. So an additional message on one link changes nothing on another.
 
-A request from S1 to S2 travels on the link S1→S2, its reply on the link S2→S1. Cutting one direction thus stops the requests
-of one server and the replies to the other.
+A request from S1 to S2 travels on the link S1→S2, and the reply on the link S2→S1. So cutting the link S1→S2 stops the
+requests of S1 to S2 and the replies of S1 to requests of S2.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from dataclasses import dataclass, replace
 
 from raftlab.seeds import derive
 
-# The minimum delay of a message, in seconds, and of RELIABLE's latency. The simulator relies on it: nothing that one
-# server does can reach another sooner, so servers may run this far ahead of the judge (its lookahead).
+# The minimum delay of a message, in seconds, and the lower bound of RELIABLE's latency. The simulator relies on it: no
+# server can affect another one sooner, so servers may run this far ahead of the judge (the lookahead).
 MIN_DELAY = 0.000_5
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The treatment of messages by a link. Times are in seconds, probabilities between 0 and 1.
+    """How a link delays, loses and duplicates messages. Times are in seconds, probabilities between 0 and 1.
 
     The values of :data:`UNRELIABLE` and of :meth:`Network.give_up_after` are those of the 6.824 lab.
     """
 
     latency: tuple[float, float] = (0.000_5, 0.001_5)
-    """Bounds of the delay of every message, drawn uniformly; never below :data:`MIN_DELAY`."""
+    """Bounds of the delay of every message, which is uniformly distributed. It is never below :data:`MIN_DELAY`."""
     extra: tuple[float, float] = (0.0, 0.0)
-    """Bounds of a delay added to requests, drawn uniformly."""
+    """Bounds of a further delay of requests, which is uniformly distributed."""
     lose_request: float = 0.0
     lose_reply: float = 0.0
     duplicate: float = 0.0
     """The probability that a message arrives a second time, up to :attr:`echo` seconds later."""
     echo: float = 0.05
     reorder_reply: float = 0.0
-    """The probability that a reply is delayed by another 0.2 s to 2.4 s, so that later ones overtake it."""
+    """The probability that a reply is delayed by a further 0.2 s to 2.4 s, so that later replies overtake it."""
 
 
 RELIABLE = Conditions()
@@ -54,9 +54,9 @@ class Network:
         clerks: the numbers of the clerks (lab 3A).
 
     Attributes:
-        conditions: the conditions of every link that has none of its own.
+        conditions: the conditions of every link for which :meth:`set_link` has set none.
         long_waits: whether a call to a server that cannot be reached takes up to 7 s to fail (as in the Raft tests of
-            6.824), or up to 0.1 s.
+            6.824) instead of up to 0.1 s.
     """
 
     def __init__(self, servers: int, seed: int, clerks: Iterable[int] = ()) -> None:
@@ -71,7 +71,7 @@ class Network:
         self._rngs: dict[tuple[int, int], random.Random] = {}
 
     def reseed(self, seed: int) -> None:
-        """Draw from another seed from now on."""
+        """Seed the random generator of each link anew."""
         self._seed = seed
         self._rngs.clear()
 
@@ -83,7 +83,7 @@ class Network:
 
     @property
     def cuts(self) -> list[tuple[int, int]]:
-        """Every direction that is cut, from one server or clerk to another, sorted."""
+        """Every cut direction as (from, to), the numbers of servers or clerks, sorted."""
         return sorted(self._cut)
 
     @property
@@ -93,7 +93,7 @@ class Network:
 
     @property
     def loses(self) -> bool:
-        """Whether links that have no conditions of their own may lose messages."""
+        """Whether links for which :meth:`set_link` has set no conditions may lose messages."""
         return self.conditions.lose_request > 0 or self.conditions.lose_reply > 0
 
     def open(self, src: int, dst: int) -> bool:
@@ -145,7 +145,7 @@ class Network:
         self._link_conditions[src, dst] = replace(old, **changes)  # type: ignore[arg-type]
 
     def request_delays(self, src: int, dst: int) -> list[float]:
-        """After how many seconds each copy of a request arrives. Empty if the request is lost."""
+        """The delay of each copy of a request, in seconds. Empty if the request is lost."""
         rng, link = self._link(src, dst)
         if link.lose_request and rng.random() < link.lose_request:
             return []
@@ -155,7 +155,7 @@ class Network:
         return self._copies(rng, link, delay)
 
     def reply_delays(self, src: int, dst: int) -> list[float]:
-        """After how many seconds each copy of a reply from ``src`` to ``dst`` arrives. Empty if the reply is lost."""
+        """The delay of each copy of a reply from ``src`` to ``dst``, in seconds. Empty if the reply is lost."""
         rng, link = self._link(src, dst)
         if link.lose_reply and rng.random() < link.lose_reply:
             return []
@@ -165,12 +165,12 @@ class Network:
         return self._copies(rng, link, delay)
 
     def give_up_after(self, src: int, dst: int) -> float:
-        """After how many seconds a call to a server that cannot be reached returns ``None``."""
+        """The number of seconds after which a call to a server that cannot be reached returns ``None``."""
         rng, _ = self._link(src, dst)
         return max(MIN_DELAY, rng.uniform(0.0, 7.0 if self.long_waits else 0.1))
 
     def loss_noticed_after(self, src: int, dst: int) -> float:
-        """After how many seconds a call returns ``None`` when the network has lost its request or reply."""
+        """The number of seconds after which a call returns ``None`` if the network has lost its request or reply."""
         rng, _ = self._link(src, dst)
         return max(MIN_DELAY, rng.uniform(0.0, 0.1))
 

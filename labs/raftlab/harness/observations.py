@@ -1,7 +1,7 @@
-"""What was observed while a test waited for something that did not happen, as the end of the failure's sentence.
+"""What was observed while a test waited in vain. A failure's sentence ends with it.
 
-Without it, "expected a leader within 5 s, but there is none" is all that a student reads, whether nobody asked for votes or
-everybody was refused. Each function looks at the trace, so it knows only messages and calls, never the student's objects,
+Without an observation, a student would only read "expected a leader within 5 s, but there is none", whether nobody asked for
+votes or everybody was refused. Each function only reads the trace: it sees messages and calls, never the student's objects,
 and says nothing that the trace does not show.
 """
 
@@ -18,9 +18,9 @@ from raftlab.participants import name_of
 
 # A server that has not asked for votes for this many seconds has given up. Election timeouts are shorter.
 _GIVEN_UP_S = 2.5
-# A leader sends a heartbeat more often than this, in seconds.
+# The interval between two heartbeats of a leader is shorter than this, in seconds.
 _HEARTBEAT_S = 1.0
-# Refusals in a row from which on they are worth telling. A few belong to every repair of a log.
+# The number of successive refusals from which on they are mentioned. Every repair of a log begins with a few refusals.
 _MANY_REFUSALS = 3
 
 _NEVER_VOTED = "so far"
@@ -34,7 +34,7 @@ class Observation:
 
     Attributes:
         text: a clause without a capital or a full stop; empty if there is nothing to say.
-        about: the numbers of the RPCs that it speaks of, to be shown as what led there.
+        about: the numbers of the RPCs that the text mentions. The failure shows them among the events that led to it.
     """
 
     text: str = ""
@@ -55,8 +55,8 @@ class Call:
         src: the caller.
         dst: the server that is called.
         args: the fields of the request.
-        answer: the fields of the reply that the other server has returned; ``None`` if it has returned none.
-        reply: the same, once the caller has it.
+        answer: the fields of the reply that the handler has returned; ``None`` if it has not returned.
+        reply: the fields of the reply that the caller has received; ``None`` if it has received none.
     """
 
     id: int
@@ -101,7 +101,7 @@ def _number(message: Message | None, name: str) -> int:
 
 
 def _upto(call: Call) -> int:
-    """The last index that an AppendEntries brings or checks."""
+    """The index of the last entry of an AppendEntries, or ``prev_log_index`` if it has none."""
     entries = call.args.get("entries")
     return _number(call.args, "prev_log_index") + (len(entries) if isinstance(entries, list) else 0)
 
@@ -165,7 +165,7 @@ def election(events: Sequence[Event], now: float, since: float, servers: Collect
         elections.setdefault((call.src, call.term), _Election(call.src, call.term)).asked.append(call)
     majority = members // 2 + 1
     newest = max(term for _, term in elections)
-    # Who won long ago does not explain why nobody wins now.
+    # An election that was won long ago does not explain why nobody wins now.
     won = [each for each in elections.values() if len(each.granted) + 1 >= majority and each.term >= newest - 2]
     if won:
         return _elected(events, now, since, won, members)
@@ -188,7 +188,7 @@ def election(events: Sequence[Event], now: float, since: float, servers: Collect
     if split:
         return Observation(split, about)
     votes = calls(events, "request_vote")
-    # A refusal by servers that have never voted says more than later ones.
+    # A refusal by servers that have never voted explains more than other refusals.
     never = (
         each
         for each in elections.values()
@@ -233,7 +233,7 @@ def _nobody_asked(events: Sequence[Event], since: float, servers: Collection[int
 def _elected(
     events: Sequence[Event], now: float, since: float, won: list[_Election], members: int
 ) -> Observation:  # fmt: skip
-    """Somebody was elected, and yet the test saw no leader."""
+    """Why the test saw no leader although a server was elected."""
     led = {(call.src, call.term): call.time for call in calls(events, "append_entries", since)}
     last = max(won, key=lambda each: each.term)
     about = frozenset(call.id for call in last.asked)
@@ -253,7 +253,7 @@ def _elected(
 
 
 def _behind_its_term(asked: list[Call]) -> Observation | None:
-    """A candidate was told of a newer term, and went on asking in older ones."""
+    """A candidate that learned of a newer term from a reply and kept asking for votes in older terms, if any."""
     for call in reversed(asked):
         told = [
             earlier
@@ -270,7 +270,8 @@ def _behind_its_term(asked: list[Call]) -> Observation | None:
 
 
 def _split_votes(elections: dict[tuple[int, int], _Election]) -> str:
-    """All candidates ask in the same terms, so that each has voted for itself."""
+    """A clause about candidates that ask for votes in the same terms, so that each has voted for itself; empty if that is
+    not the reason."""
     by_term: dict[int, set[int]] = {}
     for server, term in elections:
         by_term.setdefault(term, set()).add(server)
@@ -281,7 +282,7 @@ def _split_votes(elections: dict[tuple[int, int], _Election]) -> str:
 
 
 def _why_refused(call: Call, votes: list[Call]) -> str:
-    """What the judge knows about a refusal, from all requests for votes so far."""
+    """What all requests for votes so far (``votes``) show about the refusal of ``call``."""
     told = _number(call.answer, "term")
     if told > call.term:
         return f"being in the newer term {told}"
@@ -298,7 +299,7 @@ def _why_refused(call: Call, votes: list[Call]) -> str:
 
 
 def campaigns(events: Sequence[Event], since: float, server: int) -> Observation:
-    """In which terms ``server`` has asked for votes since then, and what it was told."""
+    """In which terms ``server`` has asked for votes from ``since`` (seconds) on, and which answers it ignored."""
     asked = [call for call in calls(events, "request_vote", since) if call.src == server]
     if not asked:
         return _nobody_asked(events, since, [server])
@@ -310,7 +311,7 @@ def campaigns(events: Sequence[Event], since: float, server: int) -> Observation
 
 
 def disturbed(events: Sequence[Event], since: float, server: int) -> Observation:
-    """Which servers were the first to adopt a term from a vote request of ``server``, although there was a leader."""
+    """Which servers were the first to adopt a term from a vote request of ``server`` although there was a leader."""
     asked = [call for call in calls(events, "request_vote", since) if call.src == server]
     first = next((call for call in asked if _number(call.answer, "term") >= call.term), None)
     if first is None:
@@ -328,7 +329,7 @@ def disturbed(events: Sequence[Event], since: float, server: int) -> Observation
 
 
 def transfer(events: Sequence[Event], now: float, since: float, leader: int, target: int, members: int) -> Observation:
-    """Why ``target`` has not come to lead since ``leader`` began to hand over to it."""
+    """Why ``target`` has not become the leader after ``leader`` began to transfer leadership to it."""
     told = [call for call in calls(events, "timeout_now", since) if call.src == leader and call.dst == target]
     if not told:
         return Observation(f"{name_of(leader)} sent no TimeoutNow")
@@ -465,7 +466,7 @@ def _times(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A call of ``start`` that said that the server leads: its server, its time in seconds, and the result."""
+    """A call of ``start`` that returned ``is_leader = True``: the server, the time in seconds, and the result."""
 
     server: int
     time: float
@@ -483,7 +484,7 @@ def agreement(
         events: the run's events.
         now: the present time, in seconds.
         since: when the test began to wait.
-        accepted: the calls of ``start`` for this command that said that the server leads.
+        accepted: the calls of ``start`` for this command that returned ``is_leader = True``, in order.
         servers: the servers that can be reached.
         members: how many servers vote.
         applied: the last index that each server has applied.
@@ -533,7 +534,8 @@ def agreement(
 
 
 def most_frequent(events: Sequence[Event], server: int, since: float) -> str:
-    """The message that ``server`` has sent most often since then, and how often it was refused; empty if there is none."""
+    """The kind of message that ``server`` has sent most often from ``since`` (seconds) on, with its receiver, and how often
+    it was refused; empty if the server has sent none."""
     sent = Counter(
         (event.method, event.to)
         for event in events
@@ -557,7 +559,7 @@ def most_frequent(events: Sequence[Event], server: int, since: float) -> str:
 
 
 def answers_to(events: Sequence[Event], clerk: int, since: float) -> Observation:
-    """What a clerk was told since then."""
+    """Which answers a clerk got from ``since`` (seconds) on."""
     asked = [call for call in calls(events, "client_request", since) if call.src == clerk]
     name = name_of(clerk)
     if not asked:
@@ -568,7 +570,7 @@ def answers_to(events: Sequence[Event], clerk: int, since: float) -> Observation
     )
     silent = {call.dst for call in asked} - {server for server, _ in said}
     told = [f"{names(silent)} did not answer"] if silent else []
-    # What followers say tells least.
+    # Put the answers of followers last, because they explain the least.
     in_order = sorted(said.items(), key=lambda item: (item[0][1] == "not_leader", item))
     told += [f"{name_of(server)} said {status} {_times(times)}" for (server, status), times in in_order]
     return Observation(", ".join(told), about)

@@ -1,7 +1,7 @@
 """The quotas of one run: limits on what a submission sends to the judge, and on what the judge keeps of it.
 
-The host has limits of its own, but student code shares its process and can change them. Nothing here depends on the host.
-Each quota is at least twenty times the need of the busiest Raft in ``tests/correct``, in any test.
+The host has limits of its own, but student code runs in the host's process and can change them. The quotas do not depend on
+the host. Each quota is at least twenty times what the busiest Raft in ``tests/correct`` needs in any test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from raftlab.explain.failure import Failure, LabFailure, shortened
 from raftlab.messages import protocol
 from raftlab.participants import name_of
 
-# Limits for each server within a second of the lab's time (in sim: simulated time). The trace keeps every message.
+# Limits for each server within one second of the lab's time (in sim: simulated time). The trace keeps every message.
 _PER_SECOND = {"request": 10_000, "answer": 20_000, "entry": 250_000}
 _BYTES_PER_SECOND = 64 * 1024 * 1024
 _SAVES_PER_SECOND = 20_000
@@ -22,10 +22,10 @@ _BYTES_KEPT = 100_000_000
 _EVENT_BYTES = 400  # what the judge keeps of a message besides its payload, in the trace and in the referee's records
 _LINE_BYTES = 20_000_000
 _ADVICE = 20
-# The largest stored state and snapshot together, and the largest result of a call, in bytes.
+# The maximum size of state and snapshot together, and of the result of a call, in bytes.
 _SAVED_BYTES = 8_000_000
 _RESULT_BYTES = 100_000
-# The longest texts of a fault, in characters.
+# The maximum lengths of the texts of a fault, in characters.
 _KIND, _TEXT, _WHERE, _DETAIL = 40, 1000, 200, 8000
 
 
@@ -33,7 +33,8 @@ class Quotas:
     """Counts of what the servers of one run have sent so far. Its methods raise ``LabFailure`` when a quota is used up.
 
     Args:
-        most_frequent: says, in a few words, what a server has sent most often since a time in seconds.
+        most_frequent: called with a server and a time in seconds; describes the message that the server has sent most often
+            since that time.
     """
 
     def __init__(self, most_frequent: Callable[[int, float], str] = lambda server, since: "") -> None:
@@ -46,7 +47,7 @@ class Quotas:
 
     def message(self, server: int, what: str, size: int, when: float) -> None:
         """Count a message of ``server``. ``what`` is "request", "answer" or "entry"; each kind has its own count."""
-        # As _burst and kept, written out because this runs for every message.
+        # The code of _burst and kept is repeated here for speed, because this runs for every message.
         since, number, sent = self._bursts.get((server, what), (when, 0, 0))
         if when > since + 1.0:
             since, number, sent = when, 0, 0
@@ -61,7 +62,7 @@ class Quotas:
             self.kept(0)
 
     def save(self, server: int, state: bytes, snapshot: bytes, when: float) -> None:
-        """Count a save of ``server``, after which ``state`` and ``snapshot`` are stored."""
+        """Count a save of ``server`` that stores ``state`` and ``snapshot``."""
         size = len(state) + len(snapshot)
         if size > _SAVED_BYTES:
             most = f"at most {_SAVED_BYTES:,} bytes"
@@ -87,19 +88,19 @@ class Quotas:
             raise LabFailure(Failure("bad-result", text))
 
     def line(self, line: protocol.LogLine) -> str | None:
-        """The text to keep of a line that student code logged; ``None`` if the trace is full of lines."""
+        """The text of a logged line to put into the trace; ``None`` if the quota of logged text is used up."""
         if self._lines > _LINE_BYTES:
             return None
         self._lines += len(line.text) + len(line.topic) + 50
         return line.text if self._lines <= _LINE_BYTES else "(too much output: the rest is dropped)"
 
     def advice(self) -> bool:
-        """Whether another piece of advice is kept."""
+        """Count a piece of advice. Returns whether it may be kept."""
         self._advice += 1
         return self._advice <= _ADVICE
 
     def _burst(self, server: int, what: str, size: int, when: float) -> tuple[int, int]:
-        """Count one more. Returns the number of messages, and of bytes, that ``server`` had sent before in this second."""
+        """Count a message. Returns the number of messages and of bytes that ``server`` had already sent in this second."""
         since, number, sent = self._bursts.get((server, what), (when, 0, 0))
         if when > since + 1.0:
             since, number, sent = when, 0, 0
@@ -108,7 +109,7 @@ class Quotas:
 
 
 def shorten(fault: protocol.Fault | protocol.Advice) -> None:
-    """Cut the texts of ``fault`` to what a record may hold."""
+    """Shorten the texts of ``fault`` to the maximum lengths."""
     if isinstance(fault, protocol.Fault) and fault.kind not in FAULTS:
         fault.kind = "exception"
     fault.kind, fault.where = shortened(fault.kind, _KIND), shortened(" ".join(fault.where.splitlines()), _WHERE)

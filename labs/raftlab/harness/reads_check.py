@@ -1,12 +1,14 @@
-"""The verdict on reads (lab 3B): each value is that of one moment of the log, and no clerk goes back in time.
+"""The verdict on reads (lab 3B): each read shows the value at one index of the log, and no clerk goes back in time.
 
-A reply says at which applied index its value was read. The replies to writes say where their entries are, so the judge knows
-the value at each index, whatever the service puts into the log. Only the messages of the student's clerks count.
+The reply to a read names the applied index at which the value was read. The reply to a write names the index of its entry.
+So the judge knows the value at each index, whatever the service puts into the log. Only messages of the student's clerks
+count.
 
-What it must accept: the reply to a write that reached servers several times (sent again, duplicated, forwarded) may name
-the index of any of its entries, or a later one; and a service may put several writes into one entry. If a key has such
-writes, or writes whose replies were lost, only what is certain is compared: if all of its writes are appends of different
-tokens (as of :func:`~raftlab.harness.clerks.token`), a value shows which of them were carried out.
+The check must accept two things. A write may reach servers several times (sent again, duplicated, forwarded); its reply may
+then name the index of any of its entries, or a later index. And a service may put several writes into one entry. If a key
+has such writes, or writes whose replies were lost, the values at each index are not known for certain. Such a key is checked
+only if all of its writes are appends of different tokens (:func:`~raftlab.harness.clerks.token`), because then a value
+shows which of them were carried out.
 """
 
 from __future__ import annotations
@@ -33,19 +35,19 @@ _WRITES = ("put", "append", "swap")
 
 
 def _are_tokens(writes: Collection[Message]) -> bool:
-    """Whether all writes are appends of one token each, and no two of the same token."""
+    """Whether every write appends one token, and all tokens are different."""
     tokens = {write["value"] for write in writes if write["op"] == "append" and TOKEN.fullmatch(write["value"] or "")}
     return len(tokens) == len(writes)
 
 
 def _name(request: Message) -> tuple[int, int]:
-    """What all copies of a request have in common: its session and its serial."""
+    """The session and the serial of a request, which all of its copies have in common."""
     return request["client_id"], request["serial"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply that has reached a clerk: when, which clerk, from which server, and the fields."""
+    """A reply that has reached a clerk: the time in seconds, the clerk, the server, and the fields of both messages."""
 
     time: float
     clerk: int
@@ -59,14 +61,14 @@ class Answer:
         return index
 
     def describe(self) -> str:
-        """The read in one line: ``C0's read of 'x' by 'session' at S2``."""
+        """The read in one line: ``C0's session read of 'x' at S2``."""
         return (
             f"{name_of(self.clerk)}'s {self.request['read']} read of {self.request['key']!r} at {name_of(self.server)}"
         )
 
 
 def answers(c: Cluster) -> list[Answer]:
-    """Every ``ok`` that has reached a clerk of the student's, in order of time."""
+    """Every reply with the status ``ok`` that has reached one of the student's clerks, in order of time."""
     real = {clerk.number for clerk in c.clerks}
     found = []
     for event in c.event_loop.trace.events:
@@ -92,8 +94,8 @@ def check_reads(c: Cluster) -> None:
 
 
 def _check_kinds(c: Cluster, found: list[Answer]) -> None:
-    """Fail the test if a clerk asked for another kind of read than it was told to: reads through the log pass nearly every
-    other check."""
+    """Fail the test if a clerk sent a request for another kind of read than the test asked for. Without this check, a clerk
+    that always reads through the log would pass nearly every test."""
     asked = {(answer.clerk, answer.request["key"], answer.request["read"]) for answer in found}
     numbers = {clerk.name: clerk.number for clerk in c.clerks}
     for one in c.history:
@@ -108,9 +110,10 @@ def _check_kinds(c: Cluster, found: list[Answer]) -> None:
 
 
 def _check_order(c: Cluster, found: list[Answer]) -> None:
-    """Fail the test if a server has not waited for what a session's read says, or if a clerk went back in time.
+    """Fail the test if a server answered a session read before it had applied the index that the request names, or if a
+    clerk went back in time.
 
-    A clerk may drop a reply that is too old, and ask another server. So it is judged by what its operations returned.
+    A clerk may drop a reply that is too old and ask another server. So a clerk is judged by what its operations returned.
     """
     for answer in found:
         if answer.request["read"] == "session" and answer.request["op"] == "get":
@@ -122,7 +125,7 @@ def _check_order(c: Cluster, found: list[Answer]) -> None:
     by_clerk: dict[str, list[Answer]] = {}
     for answer in found:
         by_clerk.setdefault(name_of(answer.clerk), []).append(answer)
-    # By clerk and incarnation, what it has seen for sure.
+    # By clerk and incarnation: the highest index that the clerk has certainly seen.
     seen_by: dict[str, int] = {}
     snapshot_of: dict[str, int] = {}
     for one in c.history:
@@ -156,17 +159,18 @@ def _may_be_result(answer: Answer, operation: ClientOperation) -> bool:
 
 
 class _Values:
-    """What each key's value was, as far as the replies to writes tell."""
+    """The value of each key at each index, as far as the replies to writes show it."""
 
     def __init__(self, c: Cluster, found: list[Answer]) -> None:
         self._c = c
         self._found = found
-        # How often each write has reached a server: sent again, duplicated by the network, or forwarded by a service.
+        # How often each write reached a server. It can be more than once if the write was sent again, duplicated by the
+        # network, or forwarded by a service.
         arrivals: Counter[tuple[int, int]] = Counter()
         for event in c.event_loop.trace.events:
             if isinstance(event, ArriveEvent) and event.method == "client_request":
                 arrivals[_name(c.event_loop.rpcs_by_id[event.id].args)] += 1
-        # By key: the writes whose entry is known, with its index.
+        # By key: the writes whose index in the log is known, with that index.
         self._writes: dict[str, list[tuple[int, Message]]] = {}
         known: set[tuple[int, int]] = set()
         for answer in found:
@@ -178,12 +182,12 @@ class _Values:
         asked = [
             rpc.args for rpc in c.event_loop.rpcs_by_id.values() if is_clerk(rpc.src) and rpc.args["op"] in _WRITES
         ]
-        # The keys of which not every write is known, or of which two are in one entry: a service may put several into one.
+        # The keys that have a write whose index is not known, or two writes in one entry.
         self._uncertain = {request["key"] for request in asked if _name(request) not in known}
         for key, writes in self._writes.items():
             if len({index for index, _ in writes}) < len(writes):
                 self._uncertain.add(key)
-        # What was asked to be written to each key, each write once.
+        # The writes requested for each key, without repetitions.
         contents: dict[str, dict[tuple[int, int], Message]] = {}
         for request in asked:
             contents.setdefault(request["key"], {})[_name(request)] = request

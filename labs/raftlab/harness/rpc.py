@@ -11,16 +11,17 @@ class Rpc:
 
     Attributes:
         id: its number in the trace, and the ``judge_rpc`` of the protocol.
-        src: the calling server.
-        src_incarnation: the incarnation that called.
-        caller_rpc: the caller's own number for the call.
+        src: the caller.
+        src_incarnation: the incarnation of the caller.
+        caller_rpc: the caller's own number for the RPC.
         dst: the called server.
         dst_incarnation: the incarnation that received the request; 0 if none has.
         method: the name of the handler.
         payload: the encoded request.
         args: the request's fields, see :mod:`raftlab.messages.paper`. Reading them raises ``paper.BadMessage`` if the
-            payload is not such a request. A test may leave fields out of its own requests (``scripted``).
-        reply: the reply's fields, if ``src`` is a scripted server and has received it.
+            payload is not a valid request of this method. In a request that a test sends (``scripted``), fields may be
+            missing.
+        reply: the reply's fields, if ``src`` is a scripted server and has received the reply.
         done: whether the call has returned, with a reply or with ``None``.
     """
 

@@ -1,4 +1,4 @@
-"""A scripted server: the test plays it, calling the real servers and answering them, so that no case depends on timing."""
+"""A scripted server: the test plays this server, so that the test does not depend on timing."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ class ScriptedServer:
         self.received.append(rpc)
         answer = self.answer.get(rpc.method)
         if answer is None and rpc.method == "pre_vote":
-            # A Raft with lab 2F asks this first, and tests of other labs let it continue. The candidate's own term is one
-            # below that of its request; some Rafts would adopt the higher term from the reply.
+            # A Raft with lab 2F sends pre_vote before it asks for votes, so in tests of other labs it must be granted. The
+            # reply names the candidate's own term, which is one less than the term in the request, because some Rafts
+            # would adopt the higher term from the reply.
             return {"term": rpc.args["term"] - 1, "vote_granted": True}
         return None if answer is None else answer(rpc)
 

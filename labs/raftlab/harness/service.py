@@ -1,7 +1,8 @@
 """The service above Raft, reduced to what the labs need: it takes a snapshot every so many entries (lab 2D).
 
-Raft does not care what a snapshot contains, so here it is a heading and random bytes. The bytes depend on the index and any
-two snapshots differ nearly everywhere, so a Raft that mixes, truncates or relabels them is detected.
+Raft does not interpret snapshots, so here a snapshot is a heading and random bytes. The bytes depend on the index, and any
+two snapshots differ in nearly every byte. So a Raft is detected if it mixes snapshots, truncates one, or uses one for
+another index.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Service:
 
     Args:
         event_loop: the run's event loop.
-        applies: the referee's record of what was applied. Snapshots that servers may apply are registered there.
+        applies: the referee's record of what was applied. The service registers there each snapshot that it creates.
         seed: seeds the contents of snapshots.
 
     Attributes:
@@ -33,14 +34,15 @@ class Service:
         self._seed = seed
         self.every = 0
         self.size = 0
-        # By server and incarnation: the snapshot() call in progress. The value is the newest index that has become due
-        # meanwhile, or 0: a service takes one snapshot at a time, and only the newest matters.
+        # The servers, with incarnation, that have a snapshot() call in progress. The value is the highest index at which
+        # another snapshot became due in the meantime, or 0. A service takes one snapshot at a time, and only the newest
+        # matters.
         self._taking: dict[tuple[int, int], int] = {}
         self._inside_put = False
         event_loop.on_apply = self._on_apply
 
     def snapshot_of(self, index: int) -> bytes:
-        """The snapshot of everything up to ``index``. From now on a server may apply it."""
+        """The snapshot of everything up to ``index``. From now on the referee lets servers apply it."""
         data = self._applies.snapshots.get(index)
         if data is None:
             noise = random.Random(derive(self._seed, "snapshot", index)).randbytes(self.size)
@@ -48,13 +50,13 @@ class Service:
         return data
 
     def snapshot_inside_put(self) -> None:
-        """From the next start of a server on, its service calls ``snapshot()`` in the thread that called ``put``, before
-        ``put`` returns."""
+        """Let the services of all servers that start from now on call ``snapshot()`` in the thread that called ``put``,
+        before ``put`` returns."""
         self._event_loop.put_waits = self._inside_put = True
 
     def snapshot_before_put_returns(self) -> None:
-        """From the next start of a server on, its service calls ``snapshot()`` in a thread of its own, and ``put`` returns
-        only after it."""
+        """Let the services of all servers that start from now on call ``snapshot()`` in a thread of its own, and let ``put``
+        return only after ``snapshot()`` has returned."""
         self._event_loop.put_waits, self._inside_put = True, False
 
     def _on_apply(self, server: int, msg: ApplyMsg) -> None:
@@ -70,8 +72,8 @@ class Service:
     def _due_while_put_waits(self, msg: ApplyMsg) -> int:
         """The index up to which to take a snapshot during this ``put``; 0: no snapshot.
 
-        It is either the index that is being put or, in the next ``put``, the same one once more: a Raft that counts a
-        message as handed over only when ``put`` has returned may ignore the first call."""
+        Each snapshot is taken twice: during the ``put`` of its last entry, and again during the next ``put``. A Raft that
+        counts a message as applied only after ``put`` has returned may ignore the first call."""
         if not self.every or msg.kind == "snapshot" or msg.index < self.every or msg.index % self.every > 1:
             return 0
         return msg.index - msg.index % self.every

@@ -1,4 +1,4 @@
-"""The trace: every event of a run, a hash over them all, and a human-readable one-line notation.
+"""The trace: every event of a run, a hash over all events, and a human-readable one-line notation.
 
 A trace file is JSON lines: a header ``{"trace": 1, ...}`` with the test, the seed and the settings, then one object per
 event with ``t`` (seconds), ``e`` (the kind) and the fields that :data:`FIELDS` lists. Messages appear as plain objects
@@ -27,8 +27,8 @@ from raftlab.safe_text import printable
 SCHEMA = 1
 
 
-# Structs rather than NamedTuples: the judge creates one for nearly everything that happens, and a NamedTuple costs three
-# times as much. The hash and the file depend on the order of the fields and on the names given in ``field(name=...)``.
+# Events are Structs because the judge creates one for nearly everything that happens, and creating a NamedTuple takes three
+# times as long. The hash and the file depend on the order of the fields and on the names given in ``field(name=...)``.
 class Event(msgspec.Struct, array_like=True, gc=False):
     """The base class of all events. Iterating over an event yields its values in the order of its fields."""
 
@@ -42,7 +42,7 @@ class Event(msgspec.Struct, array_like=True, gc=False):
 
 
 class ServerEvent(Event):
-    """``ready``: ``Raft()`` has returned. ``crash``, ``pause``, ``resume``: the test did that to the server."""
+    """``ready``: ``Raft()`` has returned. ``crash``, ``pause``, ``resume``: the server was crashed, paused or resumed."""
 
     server: int
 
@@ -62,7 +62,7 @@ class RateEvent(Event):
 
 
 class TextEvent(Event):
-    """``net``: a cut, a partition, new conditions. ``note``: a step of the test's own script."""
+    """``net``: the test changed the network, for example by a partition. ``note``: a step of the test's script."""
 
     text: str
 
@@ -105,7 +105,7 @@ class LostEvent(Event):
 
 
 class HoldEvent(Event):
-    """``hold``: the test keeps a message back. ``release``: it lets the message travel on."""
+    """``hold``: the test keeps a message back. ``release``: the test lets it continue."""
 
     id: int
     leg: str
@@ -152,7 +152,7 @@ class LogLineEvent(Event):
 
 
 class FindingEvent(Event):
-    """``advice``: worth knowing, but not a failure. ``fault``: what ended the run."""
+    """``advice``: advice on the student's code, which is not a failure. ``fault``: the fault that ended the run."""
 
     server: int
     finding: str = msgspec.field(name="kind")
@@ -193,7 +193,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 """The fields of each kind of event other than ``t`` and ``e``, as the trace file names them."""
 
-# The kinds of events that are shown as what led to a failure.
+# The kinds of events that are shown with a failure, as the events that led to it.
 NOTABLE = frozenset({"send", "answer", "reply", "crash", "boot", "net", "note", "lost", "apply", "pause", "resume"})
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -226,7 +226,7 @@ class Trace:
         Args:
             path: the file to write.
             header: the fields of the first line, without the format's version and the hash.
-            most: no trace is left if it would be longer than this many bytes; below 0: no limit.
+            most: the maximum size of the file in bytes; a longer trace is deleted. A negative number means no limit.
 
         Raises:
             OSError: the file cannot be written.
@@ -243,17 +243,17 @@ class Trace:
         self, count: int = 12, servers: frozenset[int] | None = None, about: frozenset[int] = frozenset(),
         kinds: frozenset[str] = NOTABLE,
     ) -> list[str]:  # fmt: skip
-        """The last events that led to a failure, in one-line notation. Messages that were sent again and again are one line,
-        and so are entries that a server applied one after another.
+        """The last events that led to a failure, in one-line notation. A message that was sent repeatedly takes one line,
+        and so do successive entries that a server applied.
 
         Args:
-            count: how many lines at most, besides the student's own and those about ``about``.
+            count: the maximum number of lines, not counting lines that student code logged and lines for ``about``.
             servers: show only events that concern one of these; ``None``: all.
-            about: the numbers of RPCs whose messages are shown even if they are older.
-            kinds: the kinds of events to show.
+            about: the numbers of RPCs whose messages are shown even if they are older than the other events shown.
+            kinds: the kinds of events to show; logged lines are always shown.
 
         Returns:
-            One line per event, oldest first.
+            The lines, oldest first.
         """
         lines: dict[str, _Line] = {}
         own = 0
@@ -287,15 +287,15 @@ class Trace:
         return [shown[place] for place in sorted(shown)]
 
 
-# The events, from the end of a run, among which those that led to a failure are looked for.
+# The number of events at the end of a run that Trace.tail searches.
 _TAIL_SEARCHED = 20_000
-# The lines that are shown besides: of the student's own, and of the messages that a sentence is about.
+# The maximum number of additional lines: those that student code logged, and those for the RPCs that the failure mentions.
 _OWN_LINES = 8
 _ABOUT_LINES = 6
 
 
 class _Line:
-    """A line that stands for one event, or for several that are the same but for their times."""
+    """A line that stands for one event, or for several events that differ only in their times or successive indexes."""
 
     def __init__(self, place: int, event: Event) -> None:
         self.place = place
@@ -303,7 +303,7 @@ class _Line:
         self._times = 1
 
     def repeated(self, event: Event) -> None:
-        """An earlier event is the same."""
+        """Let the line also stand for an earlier event."""
         self._first = event
         self._times += 1
 
@@ -317,7 +317,8 @@ class _Line:
 
 
 def _fold_key(event: Event, place: int, applied: Counter[int]) -> str:
-    """Equal for events that one line can stand for. ``applied`` counts what each server has applied from this event on."""
+    """A key that is equal for events that one line can stand for. ``applied`` counts, for each server, the apply events from
+    this event to the end of the run."""
     match event:
         case OutgoingEvent() | ReplyEvent() | LostEvent():
             return re.sub(r"#\d+", "#", _sentence(event))
@@ -325,12 +326,12 @@ def _fold_key(event: Event, place: int, applied: Counter[int]) -> str:
             message = message_of(event.message)
             index = message.get("index") if isinstance(message, dict) else None
             if isinstance(index, int) and message.get("kind") != "snapshot":
-                return f"apply {server} {index + applied[server]}"  # the same for indexes that follow each other
+                return f"apply {server} {index + applied[server]}"  # the same for successive indexes
     return f"at {place}"
 
 
 def _concerns(event: Event, servers: frozenset[int]) -> bool:
-    """Whether one of ``servers`` is at either end of this event. Events of the network and the test concern all servers."""
+    """Whether one of ``servers`` takes part in this event. The events ``net`` and ``note`` concern all servers."""
     server = getattr(event, "server", None)
     if server is None:
         return event.kind in ("net", "note")
@@ -339,7 +340,7 @@ def _concerns(event: Event, servers: frozenset[int]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TraceFilter:
-    """Which events to show: those between two times (seconds), of some servers, on one topic."""
+    """Selects the events to show: those between two times (seconds), of some servers, on one topic."""
 
     since: float = 0.0
     until: float = math.inf
@@ -357,8 +358,8 @@ class TraceFilter:
 
 
 def message_of(data: bytes | None) -> Any:
-    """The content of an event's ``message``: for an RPC a dict with the student's field names. A hostile host may have sent
-    something that cannot be decoded."""
+    """The decoded ``message`` of an event: for an RPC, a dict with the student's field names. If the message cannot be
+    decoded (a hostile host may send anything), a text that says so."""
     if data is None:
         return None
     try:
@@ -368,7 +369,7 @@ def message_of(data: bytes | None) -> Any:
 
 
 def as_object(event: Event) -> dict[str, Any]:
-    """One event as the trace file shows it."""
+    """One event as the JSON object in a trace file."""
     shown = dict(zip(event.__struct_encode_fields__, event, strict=True))
     if "message" in shown:
         shown["message"] = message_of(shown["message"])
@@ -376,10 +377,10 @@ def as_object(event: Event) -> dict[str, Any]:
 
 
 def json_line(event: Event) -> bytes:
-    """One event as the line of a trace file, without the line's end."""
+    """One event as a line of a trace file, without the line end."""
     try:
         return _json(as_object(event))
-    except (TypeError, ValueError, RecursionError):  # a hostile message with keys or a depth that JSON does not have
+    except (TypeError, ValueError, RecursionError):  # a hostile message with keys or a depth that JSON does not allow
         return _json({**as_object(msgspec.structs.replace(event, message=None)), "message": "(cannot be shown)"})
 
 
@@ -394,14 +395,15 @@ CAMEL = {
 }
 
 
-# What separates the lines of a text in the notation of an event.
+# The separator between the lines of a text of several lines in the one-line notation.
 _NEXT_LINE = "\n" + " " * 12 + "| "
 
 
 def line(event: Event) -> str:
     """One event in one-line notation, safe to print: ``12.345 S1→S2 AppendEntries term=3 prev=(4,2) entries=2 commit=4``
 
-    The further lines of a text that student code logged are indented, so that none of them looks like another event."""
+    If student code logged a text of several lines, the second and further lines are indented, so that none of them looks
+    like another event."""
     return f"{event.time:8.3f} {printable(_sentence(event))}".replace("\n", _NEXT_LINE)
 
 
@@ -474,7 +476,7 @@ def _request(message: Any) -> str:
     for name in ("candidate_id", "leader_id"):
         shown.pop(name, None)
     if shown.get(TRANSFER_FLAG) is False:
-        del shown[TRANSFER_FLAG]  # it means something only in lab 2G, and there only if it is set
+        del shown[TRANSFER_FLAG]  # the flag has a meaning only in lab 2G, and only if it is set
     return " ".join([*parts, *filter(None, [_fields(shown)])])
 
 
@@ -491,7 +493,7 @@ def _short(value: Any) -> str:
 
 
 class BadTrace(ValueError):
-    """A file is not a raftlab trace, or has another version. The message says which."""
+    """The file is not a raftlab trace, or it has another version. The message says which."""
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,1 +1,2 @@
-"""A student's submission: finding it, reading it, checking its contract, and generating the skeleton it starts from."""
+"""A student's submission: finding it, reading it, checking its contract, and generating the skeleton that it starts
+from."""

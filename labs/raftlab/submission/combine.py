@@ -1,8 +1,8 @@
-"""Copies submissions: one as it is, or a student's kv.py together with another Raft (``--raft PATH``).
+"""Copies submissions: one as it is, or a student's kv.py together with a different Raft (``--raft PATH``).
 
-In the second case the folder has every module of the Raft except its own kv.py, the student's kv.py, and the modules that
-this imports. If both sides import a module of one name, and the two differ, they are refused: neither may change what the
-other one imports.
+In the second case the folder gets every module of the Raft except a kv.py beside it, the student's kv.py, and the
+modules that the student's kv.py imports. If both sides import a module of the same name and the two files differ, the
+combination is refused, because neither side may change what the other imports.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _SERVICE_MODULE, _RAFT_MODULE = "kv", "raft"
 
 
 def copy(path: Path, folder: Path) -> Path:
-    """Copy the modules of a submission into ``folder``, which is empty, so that nobody can edit what is being tested.
+    """Copy the modules of a submission into ``folder``, which is empty. So nobody can edit the code while it is tested.
 
     Args:
-        path: the submission's file or folder.
+            path: The submission's file or folder.
 
-    Returns:
-        The copy's path: a file if ``path`` is one, or else ``folder``.
+        Returns:
+            The copy's path: a file if ``path`` is a file, else ``folder``.
 
     Raises:
-        SubmissionError: there is no submission, or it cannot be read. The message is a sentence for the student.
+        SubmissionError: There is no submission, or it cannot be read. The message is a sentence for the student.
         OSError: ``folder`` cannot be written.
     """
     submission = source.locate(path)
@@ -40,17 +40,17 @@ def combine(service: Path, raft: Path, folder: Path) -> None:
     """Write the service's files and the Raft's into ``folder``, which is empty.
 
     Args:
-        service: a kv.py, or the folder with it. A raft.py beside it is left out.
-        raft: a raft.py, or the folder with it.
+        service: A kv.py, or the folder with it. A raft.py beside it is left out.
+        raft: A raft.py, or the folder with it.
 
     Raises:
-        SubmissionError: one of them cannot be read, or both import a module of the same name. The message is a sentence
-            for the student.
+        SubmissionError: One of them cannot be read, or both import a module of the same name and the files differ. The
+            message is a sentence for the student.
         OSError: ``folder`` cannot be written.
     """
     below = source.find(raft)
     above = source.find(service_file(service))
-    others = {_SERVICE_MODULE, _RAFT_MODULE} - {below.name}  # beside the Raft, but not part of it
+    others = {_SERVICE_MODULE, _RAFT_MODULE} - {below.name}  # may be beside the Raft, but are not part of it
     for name, path in below.modules.items():
         if name not in others:
             _copy(path, folder, name, below, entry=ENTRY)
@@ -58,7 +58,7 @@ def combine(service: Path, raft: Path, folder: Path) -> None:
     for name in source.imported(above):
         path = above.modules[name]
         if name == _RAFT_MODULE:
-            continue  # a service must not import it, as the contract check will say
+            continue  # the contract check reports a service that imports it
         if name in needed_below and not filecmp.cmp(below.modules[name], path, shallow=False):
             shown = above.show(path)
             raise SubmissionError(

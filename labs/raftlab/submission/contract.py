@@ -1,9 +1,9 @@
 """The contract check: whether a student's classes have the methods and messages that the tests use.
 
-It runs before the first test, in a child of the untrusted host, in two stages: :func:`check_source` reads the file without
-running it, and :func:`check_class` looks at the imported class. The first reports only what is certainly wrong, because
-methods may be inherited, decorated or imported; then the second decides. The tests pass arguments by position, so students
-may name parameters as they like.
+The check runs before the first test, in a child of the untrusted host, in two stages. :func:`check_source` reads the
+source without running it. It reports only what is certainly wrong, because methods may be inherited, decorated or
+imported. :func:`check_class` then looks at the imported class, and decides the rest. The tests pass arguments by
+position, so students may name parameters as they like.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class ClassContract:
     """What the tests of a lab need of one class of a submission.
 
     Attributes:
-        name: the name of the class.
+        name: The name of the class.
         role: ``"raft"`` or ``"kv"``, see :meth:`raftlab.submission.source.Submission.module_of_role`.
-        methods: the methods to check, with the names of their parameters as messages show them.
-        optional: those of ``methods`` that may be missing.
-        lab: the lab.
-        api: the section of a handout that shows the methods.
-        messages: the section of a handout that shows the messages.
+        methods: The methods to check, with the names of their parameters as messages show them.
+        optional: Those of ``methods`` that may be missing.
+        lab: The lab.
+        api: The section of a handout that shows the methods.
+        messages: The section of a handout that shows the messages.
     """
 
     name: str
@@ -98,7 +98,7 @@ def contracts(lab: Lab) -> list[ClassContract]:
     return found
 
 
-# The fields that lab 2E adds to entries and snapshots, in which the tests read who votes.
+# The fields that lab 2E adds to entries and snapshots. The tests read in them who may vote.
 _CONFIGURATION_FIELDS = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
 # Examples of the commands that a log entry must be able to hold.
 _COMMANDS: tuple[Any, ...] = (1, "x", [1], {"x": 1})
@@ -130,8 +130,8 @@ def _is_generator(contract: ClassContract, method: str) -> str:
 
 
 def check_source(submission: Submission, lab: Lab) -> list[Problem]:
-    """Return what is certainly wrong with the files of the contract's classes, without running them. If nothing is, import
-    them next."""
+    """Return what is certainly wrong with the files of the contract's classes, without running them. If it returns
+    nothing, the files can be imported next."""
     problems: list[Problem] = []
     for contract in contracts(lab):
         found = _check_source_of(submission, contract)
@@ -149,7 +149,7 @@ def _check_source_of(submission: Submission, contract: ClassContract) -> list[Pr
         tree = source.parse(path, shown)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(tree, shown, "exec", dont_inherit=True)  # reports `return` outside a function, for example
+            compile(tree, shown, "exec", dont_inherit=True)  # finds more errors, such as `return` outside a function
     except source.SubmissionError as exc:
         return [Problem(str(exc), shown, FIRST_RUN)]
     except SyntaxError as exc:
@@ -201,7 +201,7 @@ def _no_class(submission: Submission, contract: ClassContract, names: Sequence[s
 
 
 def _is_self_contained(tree: ast.Module, found: ast.ClassDef) -> bool:
-    """Whether the class body alone shows which methods exist: none is inherited, made by a decorator or set later."""
+    """Whether the class body alone shows which methods exist: none is inherited, made by a decorator, or set later."""
     bases = [base for base in found.bases if getattr(base, "id", "") != "object"]
     if bases or found.keywords or found.decorator_list:
         return False
@@ -285,7 +285,7 @@ def _without_annotations(args: ast.arguments) -> ast.arguments:
 def check_module(module: Any, contract: ClassContract, submission: Submission) -> list[Problem]:
     """Return what is wrong with the contract's class in an imported module.
 
-    Call it while ``sys.modules`` holds the student's modules: annotations are looked up there.
+    Call it while ``sys.modules`` holds the student's modules, because annotations are looked up in them.
     """
     found = getattr(module, contract.name, None)
     own = submission.module_of_role(contract.role)
@@ -317,7 +317,7 @@ def check_module(module: Any, contract: ClassContract, submission: Submission) -
 
 
 def _check_method(owner: type, method: str, contract: ClassContract) -> str:
-    """The problems with one method; empty if there are none."""
+    """The problem with one method; empty if there is none."""
     static = inspect.getattr_static(owner, method, None)
     attribute = getattr(owner, method, None)
     if attribute is None or static is object.__init__:
@@ -331,7 +331,7 @@ def _check_method(owner: type, method: str, contract: ClassContract) -> str:
         return _is_async(contract, method)
     if inspect.isgeneratorfunction(attribute) and inner is attribute:
         return _is_generator(contract, method)
-    # A decorator may add or remove arguments, so look at the outermost function: the tests call that one.
+    # A decorator may add or remove parameters. The tests call the outermost function, so check that one.
     try:
         signature = inspect.signature(attribute, follow_wrapped=False)
     except (TypeError, ValueError):
@@ -340,7 +340,7 @@ def _check_method(owner: type, method: str, contract: ClassContract) -> str:
     bound = isinstance(static, staticmethod | classmethod)
     counts = [count if bound else count + 1]
     if not inspect.isroutine(attribute):
-        counts.append(count)  # a callable object is not bound to the instance
+        counts.append(count)  # a callable object does not get the instance as an argument
     if any(_binds(signature, number) for number in counts):
         return ""
     return _wrong_parameters(contract, method, _parameters(signature))
@@ -448,7 +448,7 @@ def _check_configuration_fields(raft_class: type, method: str, lab: Lab, outline
 
 
 def _check_transfer_flag(raft_class: type, lab: Lab, outline: Outline) -> Iterator[Problem]:
-    """Check that a request for votes can say that the leader wants this election (lab 2G)."""
+    """Check that RequestVote has a field by which the leader can say that it wants this election (lab 2G)."""
     message = message_types.handler_types(raft_class, "request_vote")[0]
     cls = typing.get_origin(message) or message
     hint, name = message_types.Shapes().fields(cls).get(paper.TRANSFER_FLAG), paper.TRANSFER_FLAG
@@ -490,7 +490,8 @@ def _converts(value: Any, hint: Any) -> bool:
 
 
 def kv_imports_raft(submission: Submission) -> Problem:
-    """The problem for a kv.py that imports the submission's own Raft: it must work with any Raft that it is given."""
+    """The problem for a kv.py that imports the submission's own Raft. A kv.py must work with any Raft that it is
+    given."""
     shown = submission.show(submission.modules["kv"])
     text = f"{shown} imports {submission.name}, but a service is given its Raft, which may be another one"
     return Problem(text, f"{shown}:1", "handouts/lab-3a.md#which-files")
@@ -500,7 +501,7 @@ def kv_imports_raft(submission: Submission) -> Problem:
 
 
 def explain_import_error(exc: BaseException, submission: Submission) -> Problem:
-    """The problem for an exception that was raised while importing the submission, with the student's innermost line."""
+    """The problem for an exception that the import of the submission raised, with the student's innermost line."""
     shown = submission.show(submission.entry)
     where = _last_line(exc, submission) or shown
     if isinstance(exc, SyntaxError):

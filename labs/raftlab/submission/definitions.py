@@ -1,15 +1,15 @@
 """Decides, from the source alone, whether importing a module does nothing but define things.
 
-Such a module can be imported before a run begins, once for all runs: no function of the student's is called meanwhile, so
-there is nothing that a run could notice, and nothing that could pass from one run to another. Definitions are classes,
-functions, constants, and objects such as ``threading.Lock()`` that nobody uses during the import.
+Such a module can be imported before a run begins, once for all runs. The import calls none of the student's functions,
+so a run cannot notice the difference, and nothing can pass from one run to another. Definitions are classes, functions,
+constants, and objects such as ``threading.Lock()`` that are not used during the import.
 
-The check is a list of what is allowed. It errs on one side only: a module that is not recognised is imported anew by each
-incarnation, which is slower and changes nothing else. It must not be deceived, because the source may be hostile. So it
-follows where each name comes from, and allows an operation only if Python's own code performs it:
+The check is a list of what is allowed. It errs on one side only: each incarnation imports a module that is not
+recognised anew, which is slower but changes nothing else. The source may be hostile, so the check must not be deceived.
+It follows where each name comes from, and allows an operation only if Python's own code performs it:
 
 - calls go to a few functions of the standard library, and none of them calls its arguments;
-- no class defines a method that Python would call while classes are created or annotations are evaluated;
+- no class defines a method that Python would call when it creates a class or evaluates an annotation;
 - the only instances of the student's classes are the members of an ``Enum``, and an ``Enum`` may have ordinary methods only.
 """
 
@@ -42,7 +42,7 @@ def _names(text: str, form: str = "{}") -> frozenset[str]:
     return frozenset(form.format(name) for name in text.split())
 
 
-# Modules that may be imported. Importing them has no effect but that they are loaded.
+# Modules that may be imported. Importing them does nothing but load them.
 _MODULES = _names(
     """__future__ abc base64 binascii bisect collections concurrent contextlib copy dataclasses datetime decimal enum
     fractions functools hashlib heapq io itertools json logging math numbers operator os pickle pprint queue random re
@@ -50,27 +50,27 @@ _MODULES = _names(
 )
 _OWN_PACKAGE = ("raftlab", "raftlab.api")
 
-# Functions and classes that may be called with plain arguments. The result is plain too.
+# Functions and classes that may be called with plain arguments. The result is plain, too.
 _PLAIN_CALLS = _names(
     """abs all any bool bytes chr complex dict divmod enumerate float frozenset int len list max min ord pow range repr
     reversed round set slice sorted str sum tuple zip""",
     "builtins.{}",
 ) | {"os.environ.get", "os.getenv", *(f"math.{name}" for name in dir(math))}
-# The same, but nothing may be done with the result.
+# May be called with plain arguments, but the code may only store the result.
 _OPAQUE_CALLS = _names(
     """builtins.object collections.Counter collections.OrderedDict collections.deque datetime.timedelta decimal.Decimal
     enum.auto fractions.Fraction itertools.count logging.getLogger operator.attrgetter operator.itemgetter queue.LifoQueue
     queue.PriorityQueue queue.Queue queue.SimpleQueue re.compile struct.Struct threading.BoundedSemaphore threading.Condition
     threading.Event threading.Lock threading.RLock threading.Semaphore"""
 )
-# The same for any arguments: these only store them.
+# May be called with any arguments, which they only store. The code may only store the result.
 _STORING_CALLS = _names(
     """collections.defaultdict dataclasses.field functools.partial typing.NewType typing.ParamSpec typing.TypeVar
     typing.cast"""
 )
-# Calls that stand as a statement, and the names of the arguments that they may have (``None``: only positional ones).
+# Calls that may stand as a statement, with the keyword arguments that they may have.
 _STATEMENTS: dict[str, Collection[str]] = {
-    "logging.basicConfig": ("level", "format", "datefmt", "style"),  # does nothing, because there is a handler already
+    "logging.basicConfig": ("level", "format", "datefmt", "style"),  # does nothing, because a handler exists already
     "sys.setrecursionlimit": (),
 }
 _CLASS_DECORATORS = frozenset(
@@ -81,13 +81,13 @@ _FUNCTION_DECORATORS = _names(
     functools.cache functools.cached_property functools.lru_cache typing.final typing.no_type_check typing.overload
     typing.override"""
 )
-# Around another descriptor, such as a property, a classmethod calls the function as soon as anyone looks at the attribute,
-# as `dataclass` does.
+# The decorators that may be combined with `classmethod`. A classmethod around another descriptor, such as a property,
+# calls the function as soon as the attribute is read, and `dataclass` reads it.
 _WITH_CLASSMETHOD = frozenset(("builtins.classmethod", "abc.abstractmethod", "typing.final", "typing.override"))
 _WITH_ARGUMENTS = frozenset(("dataclasses.dataclass", "functools.lru_cache"))
 _MIXED_INTO_ENUMS = frozenset(("builtins.bytes", "builtins.float", "builtins.int", "builtins.str"))
 _PROPERTY_METHODS = ("setter", "getter", "deleter")
-# Special methods and attributes that Python does not use while classes are created and annotations are evaluated.
+# Special methods and attributes that Python does not use when it creates classes or evaluates annotations.
 _SPECIAL_NAMES = _names(
     """init post_init repr str eq ne lt le gt ge hash bool len iter next contains getitem setitem delitem enter exit call
     slots match_args doc add sub""",
@@ -100,20 +100,20 @@ _PLAIN_TYPES = (int, float, str, bytes, bool, type(None))
 class Kind(Enum):
     """What is known about a value."""
 
-    PLAIN = auto()  # of Python's own types, through and through: nothing in it can be called
+    PLAIN = auto()  # built from Python's own types only: nothing in it can be called
     LIBRARY = auto()  # a module, class or function of the standard library
     OWN_MODULE = auto()
     OWN_CLASS = auto()
     OWN_ENUM = auto()
-    MEMBER = auto()  # an attribute of the student's own Enum
+    MEMBER = auto()  # an attribute of an Enum of the student's
     PROPERTY = auto()
-    OPAQUE = auto()  # anything else: it may be stored
+    OPAQUE = auto()  # anything else: it may only be stored
 
 
 @dataclass(frozen=True)
 class Value:
-    """What is known about a value. ``path`` is the full name of an object of the library, or of the student's module or
-    class."""
+    """What is known about a value. ``path`` is the full name of a library object, or of a module or class of the
+    student's."""
 
     kind: Kind
     path: str = ""
@@ -124,7 +124,7 @@ Names = dict[str, Value]
 
 
 def library_object(path: str) -> Any:
-    """The object of the standard library that has this full name; ``None`` if there is none."""
+    """The object of the standard library with this full name; ``None`` if there is none."""
     first, *rest = path.split(".")
     found: Any = builtins if first == "builtins" else importlib.import_module(first)
     module = first
@@ -144,27 +144,27 @@ class DefinitionChecker:
     """Checks the modules of one submission.
 
     Args:
-        modules: the names of the submission's modules.
-        packages: those that are packages.
-        tree: parses a module, as it will be executed. What it raises propagates from :meth:`check`.
+        modules: The names of the submission's modules.
+        packages: Those of ``modules`` that are packages.
+        tree: Returns the syntax tree of a module as it will be executed. Its exceptions propagate from :meth:`check`.
     """
 
     def __init__(self, modules: Collection[str], packages: Collection[str], tree: Callable[[str], ast.Module]) -> None:
         self._modules = modules
         self._packages = packages
         self._tree = tree
-        self._checked: dict[str, Names | None] = {}  # None: its check has begun and not ended
+        self._checked: dict[str, Names | None] = {}  # None: the check of this module has begun but not ended
         self._bound: defaultdict[str, set[Value]] = defaultdict(set)
         self._fixed: defaultdict[str, set[Value]] = defaultdict(set)
 
     def check(self, name: str) -> Mapping[str, Value]:
-        """Check a module, and those of the submission that it imports.
+        """Check a module, and the modules of the submission that it imports.
 
         Returns:
             The names that the module defines.
 
         Raises:
-            DoesMore: importing it may do more than define things.
+            DoesMore: Importing it may do more than define things.
         """
         if name in self._checked:
             return self._checked[name] or {}
@@ -178,7 +178,7 @@ class DefinitionChecker:
         return names
 
     def check_all(self, names: Iterable[str]) -> None:
-        """Check several modules, and whether they go together. Raises :class:`DoesMore`."""
+        """Check several modules, and that their names do not conflict. Raises :class:`DoesMore`."""
         for name in names:
             self.check(name)
         for name, meanings in self._fixed.items():
@@ -189,11 +189,11 @@ class DefinitionChecker:
         return name in self._modules
 
     def bound(self, name: str, value: Value) -> None:
-        """Remember that a module or a class body binds ``name``."""
+        """Record that a module or a class body binds ``name``."""
         self._bound[name].add(value)
 
     def must_mean(self, name: str, value: Value) -> None:
-        """Remember that ``name`` must not mean anything else anywhere in the submission."""
+        """Record that ``name`` must mean ``value`` everywhere in the submission."""
         self._fixed[name].add(value)
 
 
@@ -207,10 +207,10 @@ class _Scope:
     """The names of a module or a class body.
 
     Attributes:
-        names: what is known about each.
-        outer: the names of the module, for a class body.
-        path: the full name of the class; empty for a module.
-        is_enum: whether the class is an ``Enum``.
+        names: What is known about the value of each name.
+        outer: The names of the module, for a class body.
+        path: The full name of the class; empty for a module.
+        is_enum: Whether the class is an ``Enum``.
     """
 
     names: Names = field(default_factory=dict)
@@ -284,7 +284,7 @@ class _Module:
         raise DoesMore(f"{self._name}, line {node.lineno}: {what or type(node).__name__}")
 
     def _bind(self, name: str, value: Value, scope: _Scope, node: ast.stmt) -> None:
-        """Bind a name. It may be bound again, but only to a value of which the same is known."""
+        """Bind a name. It may be bound again only if the same is known about the new value."""
         special = name.startswith("__") and name.endswith("__")
         if special and name not in (_SPECIAL_NAMES if scope.in_class else _MODULE_NAMES):
             self._refuse(node, name)
@@ -322,7 +322,7 @@ class _Module:
         return self._library_path(node.func, scope) if isinstance(node, ast.Call) else ""
 
     def _effect(self, call: ast.Call, scope: _Scope) -> None:
-        """A call whose result nobody uses."""
+        """Check a call whose result nobody uses."""
         path = self._library_path(call.func, scope)
         if path not in _STATEMENTS or any(keyword.arg not in _STATEMENTS[path] for keyword in call.keywords):
             self._refuse(call)
@@ -358,7 +358,7 @@ class _Module:
                 self._bind(alias.asname, value, scope, node)
 
     def _imported(self, name: str, node: ast.stmt) -> Value:
-        """The module ``name``, which is imported now."""
+        """The module ``name``, which this statement imports."""
         first = name.partition(".")[0]
         if self._checker.is_own(first):
             if not self._checker.is_own(name):
@@ -384,7 +384,7 @@ class _Module:
             self._bind(alias.asname or alias.name, self._attribute(module, alias.name, node), scope, node)
 
     def _attribute(self, module: Value, name: str, node: ast.stmt | ast.expr) -> Value:
-        """``name`` of a module or library object."""
+        """The attribute ``name`` of a module or library object."""
         if module.kind is Kind.LIBRARY:
             path = f"{module.path}.{name}"
             if name.startswith("__") or (module.path == "raftlab" and path not in _OWN_PACKAGE):
@@ -435,7 +435,7 @@ class _Module:
         return value
 
     def _decorator(self, node: ast.expr, allowed: Collection[str], scope: _Scope) -> str:
-        """The path of a decorator, which must be one of ``allowed``."""
+        """The path of a decorator. The decorator must be one of ``allowed``."""
         if isinstance(node, ast.Call):
             path = self._library_path(node.func, scope)
             if path not in _WITH_ARGUMENTS:
@@ -453,7 +453,7 @@ class _Module:
             self._refuse(node)
         bases = [self._base(base, scope) for base in node.bases]
         is_enum = any(base.kind is Kind.OWN_ENUM for base in bases)
-        # An Enum creates its members now, with the constructors of its other bases.
+        # The class statement creates an Enum's members, and calls the constructors of its other bases for that.
         if is_enum and any(base.kind is not Kind.OWN_ENUM and base.path not in _MIXED_INTO_ENUMS for base in bases):
             self._refuse(node, "a base of an Enum")
         for keyword in node.keywords:
@@ -466,7 +466,7 @@ class _Module:
         return Value(Kind.OWN_ENUM if is_enum else Kind.OWN_CLASS, path)
 
     def _base(self, node: ast.expr, scope: _Scope) -> Value:
-        """A base class. An ``Enum`` of the library counts as one of the student's."""
+        """A base class. An ``Enum`` of the library counts as an own Enum."""
         if isinstance(node, ast.Subscript):
             self._value(node, scope)
             node = node.value
@@ -489,7 +489,7 @@ class _Module:
             self._refuse(node)
 
     def _library_path(self, node: ast.expr, scope: _Scope) -> str:
-        """The full name of the library object that ``node`` is; empty if it is something else."""
+        """The full name of the library object that ``node`` denotes; empty if it denotes something else."""
         if isinstance(node, ast.Attribute):
             if self._value(node.value, scope, constants=False).kind not in (Kind.LIBRARY, Kind.OWN_MODULE):
                 return ""
@@ -507,7 +507,7 @@ class _Module:
         return Value(Kind.LIBRARY, f"builtins.{name}") if hasattr(builtins, name) else _OPAQUE
 
     def _value(self, node: ast.expr, scope: _Scope, constants: bool = True) -> Value:
-        """What is known about the value of an expression, which is evaluated now.
+        """What is known about the value of an expression that the import evaluates.
 
         ``constants``: whether a constant of the library counts as plain."""
         match node:
@@ -534,7 +534,7 @@ class _Module:
                 self._plain(value, scope)
                 return _PLAIN
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-                return self._all_plain((left, right), scope)  # also of classes: `int | None`
+                return self._all_plain((left, right), scope)  # the operands may be classes: `int | None`
             case ast.BinOp(left=left, right=right):
                 operands = [left, right]
             case ast.UnaryOp(operand=operand):
@@ -607,7 +607,7 @@ class _Module:
     def _comprehension(self, node: Any, scope: _Scope) -> _Scope:
         """The scope inside a comprehension."""
         if scope.in_class:
-            self._refuse(node)  # it does not see the names of the class
+            self._refuse(node)  # a comprehension does not see the names of the class
         inner = _Scope(dict(scope.names))
         for generator in node.generators:
             self._plain(generator.iter, inner)
@@ -628,7 +628,7 @@ class _Module:
                 self._value(argument, scope)
             return _OPAQUE
         plain_method = False
-        if isinstance(node.func, ast.Attribute) and not path:  # a method of a plain value
+        if isinstance(node.func, ast.Attribute) and not path:  # a method of a value, which must be plain
             plain_method = not node.func.attr.startswith("_")
             self._plain(node.func.value, scope)
         if not plain_method and path not in _PLAIN_CALLS and path not in _OPAQUE_CALLS:
@@ -640,7 +640,7 @@ class _Module:
     # --- annotations ---
 
     def _annotation(self, node: ast.expr, scope: _Scope) -> None:
-        """An annotation, which may be evaluated now, or later with the names of another scope."""
+        """Check an annotation. It may be evaluated now, or later with the names of another scope."""
         match node:
             case ast.Constant(value=str(text)):
                 try:
@@ -675,8 +675,8 @@ class _Module:
                 self._refuse(node, "an annotation")
 
     def _annotation_base(self, node: ast.expr, scope: _Scope) -> Value:
-        """What an annotation takes an item or an attribute of. Its first name must mean the same wherever the annotation is
-        evaluated."""
+        """Check the expression of which an annotation takes an item or attribute. Its first name must mean the same
+        wherever the annotation is evaluated."""
         first = node
         while isinstance(first, ast.Attribute):
             first = first.value

@@ -1,7 +1,8 @@
-"""The places (file and line) where a submission defines its classes, methods and fields, read from its source.
+"""Finds the file and line where a submission defines its classes, methods and fields. It only reads the source.
 
-The contract check shows these lines, even for classes that are in another of the student's files, or are inherited,
-decorated or generated. If a definition is not found, the result is an empty string, never an error.
+The contract check shows these lines, even for definitions in another of the student's files, and for classes and
+methods that are inherited, decorated or generated. If a definition is not found, the result is an empty string, never
+an error.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Outline:
         return self._line_of(*found) if found else ""
 
     def where_field(self, cls: type, field: str) -> str:
-        """The place where a dataclass or one of its bases declares ``field``; otherwise, the place where the class
+        """The place where a dataclass or one of its bases declares ``field``. If none does, the place where the class
         begins."""
         for base in cls.__mro__:
             found = self._find(base)
@@ -54,7 +55,8 @@ class Outline:
         return self.where_class(cls)
 
     def where_method(self, cls: type, method: str) -> str:
-        """The place where ``cls`` or one of its bases defines ``method``; otherwise, the place where the class begins."""
+        """The place where ``cls`` or one of its bases defines ``method``. If none does, the place where the class
+        begins."""
         for base in cls.__mro__:
             if method in vars(base):
                 found = self._find(base)
@@ -90,7 +92,8 @@ class Outline:
 
 
 def _definitions(body: list[ast.stmt]) -> list[Any]:
-    """Classes and functions of a body, including those inside ``if`` and ``try``; the last definition first."""
+    """The classes and functions of a body, including those inside ``if`` and ``try``. The last definition comes
+    first."""
     found: list[Any] = []
     for node in body:
         if isinstance(node, ast.ClassDef | Function):

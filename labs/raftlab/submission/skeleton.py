@@ -11,9 +11,10 @@ A region of the solution looks like this, and becomes the three lines on the rig
     # skeleton: return False
     # endregion
 
-A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B, for students who
-start there. A region may contain regions of later labs, which add to the code of the earlier lab. If these are not kept,
-their own ``# skeleton:`` lines take their place. A test checks that the committed skeleton is up to date.
+A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B, for
+students who start there. A region may contain regions of later labs, which add to the code of the earlier lab. If such
+an inner region is not kept, its own ``# skeleton:`` lines replace it. A test checks that the committed skeleton is up
+to date.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _REGION = re.compile(r"(\s*)#\s*region\b\s*(?:([^\s:]+)\s*:\s*(\S.*)|.*)")
 _END = re.compile(r"\s*#\s*endregion\b.*")
 _LINE = re.compile(r"(\s*)#\s*(skeleton|hint):(?: (.*))?")
 
-# The linter must not complain about imports that only the student's code will use.
+# The linter must not complain about imports that the skeleton itself does not use.
 _ALLOW_UNUSED_IMPORTS = "# Not every import is used yet: your code will need them.\n# ruff: noqa: F401\n"
 
 
 class BadRegions(ValueError):
-    """The region markers in the solution are wrong. The message says in which line, and why."""
+    """The region markers in the solution are wrong. The message says which line is wrong, and why."""
 
 
 @dataclass
@@ -45,10 +46,10 @@ class Region:
     """A marked part of the solution.
 
     Attributes:
-        lab: the lab in which students write it.
-        line: the line number of its ``# region`` marker.
-        lines: what the skeleton has in its place.
-        body: its code, with the regions of later labs inside it.
+        lab: The lab in which students write the region.
+        line: The line number of its ``# region`` marker.
+        lines: The lines that replace it in the skeleton.
+        body: Its code, with the regions of later labs inside it.
     """
 
     lab: str
@@ -61,13 +62,13 @@ def generate(solution: str, start: str = "", lab_names: Sequence[str] = tuple(la
     """Generate a skeleton.
 
     Args:
-        solution: the text of the solution.
-        start: the lab at which the student starts; empty means the first.
-        lab_names: the names of the labs, in order.
-        name: the name of the solution in messages.
+        solution: The text of the solution.
+        start: The lab at which the student starts; empty means the first.
+        lab_names: The names of the labs, in order.
+        name: The name of the solution in messages.
 
     Raises:
-        BadRegions: the region markers in the solution are wrong.
+        BadRegions: The region markers in the solution are wrong.
         raftlab.labs.UnknownLab: ``start`` is not one of the labs.
     """
     if start and start not in lab_names:
@@ -85,7 +86,7 @@ def generate(solution: str, start: str = "", lab_names: Sequence[str] = tuple(la
 
 
 def _replace_regions(parts: Sequence[str | Region], kept: Sequence[str]) -> list[str]:
-    """The lines of ``parts``, in which only the regions of the labs in ``kept`` keep their code."""
+    """The lines of ``parts``. Regions of the labs in ``kept`` keep their code; the others are replaced."""
     lines: list[str] = []
     for part in parts:
         if isinstance(part, str):
@@ -96,7 +97,7 @@ def _replace_regions(parts: Sequence[str | Region], kept: Sequence[str]) -> list
 
 
 def parse_regions(lines: Sequence[str], lab_names: Sequence[str], name: str) -> list[str | Region]:
-    """Return the regions, and the lines outside them, in order. ``lab_names`` and ``name`` as in :func:`generate`."""
+    """Return the regions and the lines outside them, in order. For ``lab_names`` and ``name``, see :func:`generate`."""
     top: list[str | Region] = []
     opened: list[Region] = []
     for number, line in enumerate(lines, 1):
@@ -139,7 +140,7 @@ def _trimmed(lines: list[str]) -> list[str]:
 
 
 def _allow_unused_imports(text: str, tree: ast.Module) -> str:
-    """``text`` with a comment for the linter below the docstring if it has unused imports."""
+    """Add a comment for the linter below the docstring of ``text`` if it has unused imports."""
     imported = {
         (alias.asname or alias.name).partition(".")[0]
         for node in tree.body

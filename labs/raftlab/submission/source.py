@@ -1,8 +1,8 @@
 """Finds and reads the files of a submission, without importing them.
 
-A submission is a file, or a folder with ``raft.py``. The modules beside it and the packages below it belong to it, so that
-students may split their code. The folder may be hostile: links that lead out of it are ignored, sizes and counts are
-limited, and each error message is one sentence for the student.
+A submission is a file, or a folder with ``raft.py``. The modules beside that file and the packages below its folder
+belong to the submission, so students may split their code. The folder may be hostile: links that lead out of it are
+ignored, sizes and counts are limited, and each error message is one sentence for the student.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Submission:
     """The files of a submission.
 
     Attributes:
-        root: its folder.
-        entry: the file with the class ``Raft``.
-        name: the entry's name as a module.
-        modules: every module, the entry included, by the name under which it is imported.
+        root: The submission's folder.
+        entry: The file with the class ``Raft``.
+        name: The entry's name as a module.
+        modules: The files of all modules, including the entry, by the name under which each is imported.
     """
 
     root: Path
@@ -49,8 +49,8 @@ class Submission:
     modules: dict[str, Path]
 
     def module_of_role(self, role: str) -> str:
-        """The name under which the module is imported that the contract calls ``"raft"`` (the entry) or ``"kv"``.
-        Raises :class:`SubmissionError` if there is no such module."""
+        """The import name of the module that the contract calls ``"raft"`` (the entry) or ``"kv"``. Raises
+        :class:`SubmissionError` if there is no such module."""
         if role == "raft":
             return self.name
         if role not in self.modules:
@@ -58,7 +58,7 @@ class Submission:
         return role
 
     def show(self, path: Path | str) -> str:
-        """The path of a file as messages show it: relative to the folder."""
+        """The path of a file as messages show it, relative to the submission's folder."""
         try:
             return Path(path).relative_to(self.root).as_posix()
         except ValueError:
@@ -74,7 +74,7 @@ def find(path: Path | str) -> Submission:
 
 
 def locate(path: Path | str) -> Submission:
-    """Like :func:`find`, but looks into no file."""
+    """Like :func:`find`, but without reading any file."""
     given = Path(path)
     try:
         return _find(given)
@@ -115,7 +115,8 @@ def _find(given: Path) -> Submission:
 
 
 def _no_entry(given: Path, root: Path) -> str:
-    """The message for a folder without raft.py. It lists what is there instead, so the student sees which name is wrong."""
+    """The message for a folder without raft.py. It lists what the folder contains, so the student sees which name is
+    wrong."""
     names = sorted(file.name for file in root.glob("*.py") if file.is_file())
     below = sorted(file.parent.name for file in root.glob(f"*/{ENTRY}") if file.is_file())
     text = f"there is no {ENTRY} in {given}"
@@ -142,7 +143,7 @@ def _modules(folder: Path, prefix: str, depth: int, seen: set[Path], root: Path)
         if item.is_dir():
             init = item / "__init__.py"
             real = item.resolve()
-            ours = not prefix and item.name == _OURS  # raftlab itself, beside a raft.py in a clone
+            ours = not prefix and item.name == _OURS  # raftlab itself, in a clone with a raft.py
             if item.name == "tests" or ours or real in seen or not init.is_file() or not _inside(init, root):
                 continue
             seen.add(real)
@@ -160,7 +161,7 @@ def _importable(stem: str) -> bool:
 
 
 def _inside(item: Path, root: Path) -> bool:
-    """Whether ``item`` exists and is inside ``root`` once all links are followed."""
+    """Whether ``item`` exists and, after all links are resolved, is inside ``root``."""
     if not item.is_symlink() and item.parent == root:
         return True
     try:
@@ -201,8 +202,8 @@ def read(path: Path) -> str:
 
 
 def _undecodable(name: str, data: bytes, reason: str) -> str:
-    """The message for a file that cannot be decoded. ``detect_encoding`` has nearly the same message for a first line that
-    is not UTF-8 and for an encoding that does not exist."""
+    """The message for a file that cannot be decoded. For a first line that is not UTF-8 and for an unknown encoding,
+    ``detect_encoding`` has nearly the same message, so this function tells them apart."""
     cookie = re.search(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", b"\n".join(data.splitlines()[:2]), re.MULTILINE)
     if cookie and "unknown encoding" in reason:
         return f"{name} declares the encoding {cookie[1].decode('ascii')}, which Python does not know: use UTF-8"
@@ -218,13 +219,13 @@ def parse(path: Path, shown: str) -> ast.Module:
     """Parse a file.
 
     Args:
-        path: the file.
-        shown: its name in messages.
+        path: The file.
+        shown: The name of the file in messages.
 
     Raises:
-        SubmissionError: it cannot be read.
-        SyntaxError: it is not Python.
-        RecursionError, MemoryError: it is nested too deeply.
+        SubmissionError: The file cannot be read.
+        SyntaxError: The file is not Python.
+        RecursionError, MemoryError: The code is nested too deeply.
     """
     text = read(path)
     with warnings.catch_warnings():
@@ -250,7 +251,8 @@ def _refuse_shadowing(submission: Submission) -> None:
 
 
 def imported(submission: Submission) -> Iterator[str]:
-    """The modules of the submission that its entry may import, directly or through others, the entry first."""
+    """The modules of the submission that its entry may import, directly or through other modules. The entry comes
+    first."""
     todo, seen = [submission.name], set[str]()
     while todo:
         name = todo.pop()
@@ -262,12 +264,12 @@ def imported(submission: Submission) -> Iterator[str]:
 
 
 def _imports(submission: Submission, name: str) -> Iterator[str]:
-    """The absolute names of all modules that a module may import; nothing if it cannot be parsed."""
+    """The absolute names of all modules that a module may import; none if it cannot be parsed."""
     path = submission.modules[name]
     try:
         tree = parse(path, path.name)
     except (SubmissionError, SyntaxError, RecursionError, MemoryError):
-        return  # the contract check reports this with file and line
+        return  # the contract check reports this, with file and line
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,8 +1,8 @@
-"""The Python files that students start from: the skeleton, or the start of a later lab, in which the labs before it are
+"""The Python files that students start from: the skeleton, or the start of a later lab, in which the earlier labs are
 solved.
 
-In a checkout the files lie at the root of the repository, in a wheel among the package's data. A kit for students
-(`raftgrade kit`) has no ``solutions/``, only the ``starts/`` that the instructor has put into it.
+In a checkout, the files are at the root of the repository; in a wheel, they are among the package's data. A kit for
+students (`raftgrade kit`) has no ``solutions/``, only the ``starts/`` that the instructor has put into it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from raftlab import labs
 from raftlab.submission import skeleton
 
-STARTS = "starts"  # the folder of a kit with a folder for each lab at which students may start
+STARTS = "starts"  # the folder of a kit that has one folder for each lab at which students may start
 _PACKAGE = Path(__file__).resolve().parents[1]
 _ROOTS = (_PACKAGE / "data", _PACKAGE.parents[1])
 
@@ -30,11 +30,11 @@ def root() -> Path:
 
 
 def files(lab: str = "") -> dict[str, str]:
-    """The files of a student who starts at ``lab``, or at the first lab: their names and texts.
+    """The names and texts of the files of a student who starts at ``lab``; empty means the first lab.
 
     Raises:
-        NoStart: this installation has no start at ``lab``.
-        OSError: a file cannot be read.
+        NoStart: This installation has no start at ``lab``.
+        OSError: A file cannot be read.
     """
     found = root()
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((found / "skeleton").glob("*.py"))}

@@ -18,7 +18,7 @@ class HostLost(Exception):
     Attributes:
         kind: a key of :data:`raftlab.explain.causes.FAULTS`.
         text: one sentence for the student.
-        detail: where the host hung, if that is known: a traceback as text, or empty.
+        detail: a traceback that shows where the host hung; empty if that is not known.
     """
 
     def __init__(self, kind: str, text: str, detail: str = "") -> None:
@@ -44,8 +44,8 @@ class World(Protocol):
         """The current time: virtual in sim, wall-clock time in rpyc."""
 
     def boot(self, boot: Boot) -> None:
-        """Start an incarnation; the effect :class:`~raftlab.messages.protocol.Ready` follows. In rpyc this starts a
-        process.
+        """Start an incarnation. Once it has started, it sends the effect :class:`~raftlab.messages.protocol.Ready`. In rpyc
+        each incarnation gets a new process.
 
         Raises:
             HostLost: the warm host is gone (rpyc).
@@ -53,28 +53,29 @@ class World(Protocol):
         """
 
     def kill(self, server: int) -> None:
-        """Crash ``server`` at once. :meth:`wait` returns none of its effects afterwards."""
+        """Crash ``server`` at once. From then on :meth:`wait` returns none of its effects."""
 
     def send_event(self, event: Event) -> None:
-        """Send an event to its server now, ahead of all events that are passed to :meth:`wait` afterwards."""
+        """Send an event to its server now, before all events that are passed to :meth:`wait` later."""
 
     def wait(self, until: float, due: Sequence[tuple[float, Event]]) -> StepResult:
-        """Let the hosts run until something happens or ``until`` is reached, whichever is sooner.
+        """Let the servers run until something happens, at most up to ``until``.
 
         Args:
             until: the latest time at which to return.
             due: events with their delivery times, in order.
 
         Returns:
-            How many events of ``due`` were delivered, and the effects in chronological order.
+            The number of events of ``due`` that were delivered, and the effects in chronological order.
 
         Raises:
-            HostLost: the process that runs the servers ended or hangs (sim; in rpyc a lost server is a ``Fault``).
+            HostLost: the process that runs the servers ended or hangs (sim). In rpyc the effect ``Fault`` reports a process
+                that ended or hangs.
         """
 
     def threads(self, server: int) -> str:
-        """What the threads of a server that does not answer are doing, one line each. Empty if that is not known; in the
-        simulator, whoever finds that it does not answer says it."""
+        """What the threads of a server that does not answer are doing, one line each. Empty if that is not known, and always
+        in the simulator."""
 
     def close(self) -> None:
         """End every process of the run. Safe to call twice, and after a failure."""

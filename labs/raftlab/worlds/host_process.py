@@ -24,22 +24,23 @@ from raftlab.sandbox import levels, libc
 from raftlab.sandbox.levels import Sandbox
 from raftlab.worlds.base import HostLost, HostNotStarted
 
-# A submission of ours that is certainly not to blame if its host does not start.
+# A submission that is part of raftlab. If a host does not start even with this one, the student's code is not the reason.
 EMPTY_SUBMISSION = Path(raftlab.__file__).parent / "host" / "warm_up_submission"
 
-# Seconds that the warm host may take to load and to fork. It only reads files and compiles.
+# Seconds that the warm host may take to load the submission and to fork a child. It only reads files and compiles them.
 _START_TIMEOUT_S = 60.0
 
-# Seconds that the prepared host may take to import the submission for the first run. It takes a few hundredths.
+# Seconds that the prepared host may take to import the submission for the first run. This usually takes a few hundredths of
+# a second.
 _PREPARE_TIMEOUT_S = 10.0
 
-# CPU seconds that the warm host may take to read and compile a submission. The reference takes a tenth of a second.
+# CPU seconds that the warm host may take to read and compile a submission. The reference solution takes 0.1 s.
 _COMPILE_CPU_S = 20.0
 
 # Seconds that each child of a killed host may take to exit.
 _EXIT_TIMEOUT_S = 5.0
 
-_CPUCLOCK_SCHED = 2  # of the kernel's include/linux/posix-timers.h: the time that the scheduler has counted
+_CPUCLOCK_SCHED = 2  # from the kernel's include/linux/posix-timers.h: the CPU time that the scheduler has counted
 
 
 class TooSlow(HostLost):
@@ -57,15 +58,16 @@ class _Control:
         operating_system.send_message(self.socket, protocol.encode(command), fds)
 
     def ready(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds. Returns whether a notice, or the end of the process, can be received."""
-        if self.socket.fileno() < 0:  # closed here
+        """Wait up to ``timeout`` seconds. Returns whether :meth:`receive` would return at once, with a notice or because the
+        process has ended."""
+        if self.socket.fileno() < 0:  # this end is closed
             return True
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
 
     def receive(self) -> tuple[protocol.Notice, int] | None:
-        """Receive a notice. Returns it with the id of the process that sent it; ``None`` if either end is closed.
+        """Receive a notice. Returns the notice and the id of the process that sent it; ``None`` if either end is closed.
 
         Raises ``protocol.MALFORMED``."""
         if self.socket.fileno() < 0:
@@ -81,12 +83,12 @@ class _Control:
 
 
 class WarmHost:
-    """A running warm host for one submission: it has the submission loaded, and forks a child for each run or server.
+    """A warm host, which loads one submission and forks a child for each run or server.
 
-    From the second simulated run on, a prepared host forks the runs (:mod:`raftlab.host.fork_server`), if the submission can
+    From the second simulated run on, a prepared host (:mod:`raftlab.host.fork_server`) forks the runs, if the submission can
     be prepared.
 
-    Use it from the thread that created it: the kernel kills the host when that thread ends.
+    Use an instance only in the thread that created it: the kernel kills the host when that thread ends.
 
     Args:
         path: the submission's folder.
@@ -94,8 +96,8 @@ class WarmHost:
         races: whether the race detector observes simulated runs.
 
     Attributes:
-        path: likewise.
-        simulated: how many simulated runs it has been asked for whose incarnations are known.
+        path: the submission's folder.
+        simulated: the number of calls of :meth:`spawn` so far that gave ``incarnations``.
     """
 
     def __init__(self, path: Path, sandbox: Sandbox = levels.NONE, races: bool = False) -> None:
@@ -104,10 +106,10 @@ class WarmHost:
         self._over_memory_limit: set[int] = set()
         self._pids: dict[int, int] = {}
         self._last_child = 0
-        # Of the host itself, which runs no student code.
+        # The stderr of the host itself, which runs no student code.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close)
         self._child_stderr: dict[int, BinaryIO] = {}  # until the child has ended
-        self._last_words: dict[int, str] = {}  # what a child that has ended left there
+        self._last_words: dict[int, str] = {}  # the last bytes of the stderr of each child that has ended
         self._control = _Control()
         self._prepared: _Control | None = None
         self._may_prepare = not races
@@ -116,7 +118,7 @@ class WarmHost:
         self.simulated = 0
         self._run_too_large = False  # whether the warm host has killed the current run of the prepared host
         if sandbox.level == "rlimits":
-            libc.set_dumpable(False)  # the host runs as the same user, and sees this process
+            libc.set_dumpable(False)  # the host runs as the same user, and must not trace or read this process
         with self._control.theirs as theirs:
             limits = msgspec.json.encode(sandbox.limits).decode()
             host = ["-m", "raftlab.host.warm_host", str(theirs.fileno()), str(sandbox.inside(path)), limits]
@@ -128,7 +130,7 @@ class WarmHost:
                 stdout=self._stderr,
                 stderr=self._stderr,
                 env=levels.host_environment(),
-                start_new_session=True,  # without our terminal
+                start_new_session=True,  # without access to the judge's terminal
             )
 
     def alive(self) -> bool:
@@ -150,16 +152,17 @@ class WarmHost:
             fds: descriptors to pass to the child, see :class:`~raftlab.messages.protocol.StartChild`. Closed afterwards.
             seed: the seed of the run (sim) or the incarnation (rpyc).
             schedule: how the simulator preempts threads (:mod:`raftlab.schedules`).
-            incarnations: how many of each role the run begins with (sim, run). ``None``: unknown, so none are prepared.
-            modules: what the child needs besides (run), see :class:`~raftlab.messages.protocol.StartChild`.
+            incarnations: how many incarnations of each role the run begins with (sim, run). ``None`` if that is unknown;
+                then none are prepared.
+            modules: further modules that the child needs (run), see :class:`~raftlab.messages.protocol.StartChild`.
 
         Returns:
             The child's number, for the other methods.
 
         Raises:
-            HostNotStarted: the host failed before its first child existed, and has run no student code.
-            TooSlow: the host has not even compiled the submission.
-            HostLost: the host failed later.
+            HostNotStarted: the host failed before its first child started, so it has run no student code.
+            TooSlow: the host took too long to read and compile the submission.
+            HostLost: the host failed after its first child had started.
         """
         try:
             if incarnations is not None:
@@ -195,7 +198,7 @@ class WarmHost:
         self._last_child = child = command.child = self._last_child + 1
         self._forked_by[child] = control
         stderr = self._child_stderr[child] = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the child has ended)
-        # The child's descriptor can only be written to, and moves no offset but its own.
+        # The child gets a descriptor of its own that can only append, so it can neither read the file nor move our offset.
         their_stderr = operating_system.open_to_append(stderr.fileno())
         try:
             control.send(command, [*fds, their_stderr])
@@ -217,7 +220,7 @@ class WarmHost:
                 raise TooSlow("host-hangs", f"to read and compile your code takes more than {_COMPILE_CPU_S:.0f} s")
 
     def _start_prepared(self, incarnations: Mapping[str, int]) -> None:
-        """Start the prepared host. If it cannot be used, it ends, and the warm host forks all children."""
+        """Start the prepared host. If it cannot be used, end it; the warm host then forks all children."""
         self._prepared = control = _Control()
         with control.theirs as theirs:
             command = protocol.StartChild(0, "prepared", incarnations=dict(incarnations))
@@ -236,7 +239,7 @@ class WarmHost:
             self._stop_prepared()
 
     def _stop_prepared(self) -> None:
-        """End the prepared host, which has failed or cannot be used, and the run that it has forked."""
+        """End the prepared host and the run that it has forked, because the prepared host has failed or cannot be used."""
         assert self._prepared is not None
         self._prepared.close()
         self._prepared = None
@@ -248,15 +251,15 @@ class WarmHost:
             with contextlib.suppress(BrokenPipeError, ConnectionError):
                 self._control.send(protocol.KillChild(child))
         with contextlib.suppress(HostLost):
-            # The prepared host may send no signals. What it reports now ended before.
+            # The prepared host may not send signals, so this process kills its runs, unless the run has already ended.
             if self._forked_by[child] is not self._control and self.exit_status(child, 0.0) is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(self._pids[child], signal.SIGKILL)
             self.exit_status(child, _START_TIMEOUT_S)
 
     def exit_status(self, child: int, timeout: float) -> int | None:
-        """Wait up to ``timeout`` seconds for ``child`` to end. Returns its status as ``os.waitpid`` gives it, ``None`` if it
-        is still running. Raises :class:`~raftlab.worlds.base.HostLost` when the host itself has ended."""
+        """Wait up to ``timeout`` seconds for ``child`` to end. Returns its status as ``os.waitpid`` returns it; ``None`` if
+        the child is still running. Raises :class:`~raftlab.worlds.base.HostLost` if the host itself has ended."""
         deadline = time.monotonic() + timeout
         while child not in self._exit_statuses:
             remaining = deadline - time.monotonic()
@@ -265,9 +268,9 @@ class WarmHost:
         return self._exit_statuses[child]
 
     def how_it_ended(self, child: int, timeout: float) -> str:
-        """The predicate of a sentence about how ``child`` ended; waits up to ``timeout`` seconds for its status."""
+        """The predicate of a sentence that says how ``child`` ended. Waits up to ``timeout`` seconds for its status."""
         status = self.exit_status(child, timeout)
-        if self._forked_by[child] is not self._control:  # the warm host has said so before it killed it
+        if self._forked_by[child] is not self._control:  # before the warm host kills a run, it reports RunTooLarge
             while self._receive_notice(self._control, 0.0, required=False):
                 pass
             if self._run_too_large:
@@ -279,15 +282,16 @@ class WarmHost:
         return self._pids[child]
 
     def stderr(self, child: int | None = None) -> str:
-        """The last 4,000 bytes that the host wrote, and after them those that ``child`` wrote: tracebacks, stacks of
-        hangs."""
+        """The last 4,000 bytes that the host wrote to stderr, followed by the last 4,000 bytes that ``child`` wrote:
+        tracebacks, and the stacks of threads that hang."""
         if child is None:
             return _last_words(self._stderr)
         file = self._child_stderr.get(child)
         return _last_words(self._stderr) + (self._last_words.get(child, "") if file is None else _last_words(file))
 
     def _receive_notice(self, control: _Control, timeout: float, required: bool = True) -> bool:
-        """Receive one notice. If none arrives in time, return False or, if ``required``, raise HostLost."""
+        """Receive and handle one notice. Returns whether one arrived within ``timeout`` seconds; if none did and
+        ``required`` is true, raises HostLost. Also raises HostLost if the process has ended or sends malformed data."""
         ready = control.ready(timeout)
         try:
             received = control.receive() if ready else None
@@ -318,7 +322,7 @@ class WarmHost:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        # The kernel ends the children with their host, a moment later.
+        # The kernel kills the children when the host ends; that takes a moment.
         for child, pid in self._pids.items():
             if child not in self._exit_statuses:
                 operating_system.await_orphan(pid, _EXIT_TIMEOUT_S)
@@ -341,12 +345,14 @@ def _last_words(file: BinaryIO) -> str:
 
 
 def _tree_cpu_seconds(pid: int) -> float:
-    """User and system seconds of a process and all below it: in a sandbox, the host is a child of the sandbox's process."""
+    """The CPU seconds (user and system) of a process and all of its descendants. In a sandbox, the host is a child of the
+    sandbox's process."""
     return cpu_seconds(pid) + sum(map(_tree_cpu_seconds, children_of(pid)))
 
 
 def describe_exit(status: int | None) -> str:
-    """The predicate of a sentence about how a process ended; ``status`` as ``os.waitpid`` gives it, ``None``: unknown."""
+    """The predicate of a sentence that says how a process ended. ``status`` is what ``os.waitpid`` returns, or ``None`` if
+    it is unknown."""
     if status is None:
         return "closed its connection to raftlab"
     if os.WIFSIGNALED(status):

@@ -19,14 +19,14 @@ from raftlab.operating_system import cpu_seconds
 from raftlab.participants import name_of
 from raftlab.worlds.host_process import WarmHost
 
-# Seconds that a send may block. A child reads all the time, in a dedicated thread, and the kernel buffers megabytes for
-# it, so a child that accepts nothing for this long is stopped or stuck in C code.
+# Seconds that a send may block. A child reads all the time in a dedicated thread, and the kernel buffers megabytes for the
+# child. So a child that accepts nothing for this long is stopped or stuck in C code.
 SEND_TIMEOUT_S = 20.0
 
 # Seconds that a child may take to exit after its connection has closed.
 _EXIT_TIMEOUT_S = 2.0
 
-# Seconds that a server may take to say what its threads are doing.
+# Seconds that a server may take to answer ListThreads.
 _THREADS_TIMEOUT_S = 3.0
 
 
@@ -43,7 +43,7 @@ class _Process:
         self.outgoing: list[protocol.Event] = []
         self.threads: str | None = None  # its last answer to ListThreads
         self.faulted = (
-            False  # the child has reported a fault itself, so the end of its process is not reported as another
+            False  # whether the child has reported a fault itself, so that the end of its process is not reported too
         )
 
 
@@ -52,8 +52,8 @@ class RpycWorld:
 
     Attributes:
         cpu_s: CPU seconds of all servers that have ended so far.
-        late_s: the longest delay, in seconds, with which the judge itself woke up. A large value means that the machine
-            is overloaded.
+        late_s: the longest time, in seconds, by which the judge itself woke up too late. A large value means that the
+            machine is overloaded.
     """
 
     name = "rpyc"
@@ -92,7 +92,7 @@ class RpycWorld:
         process = _Process(boot.server, child, fd, connection)
         self._processes[boot.server] = self._by_fd[fd] = process
         self._poll.register(fd, select.POLLIN)
-        # Nothing is drawn from a seed here, and the seed would tell the student's code which run this is.
+        # This world uses no seed, and a seed would tell the student's code which run this is.
         process.outgoing.append(msgspec.structs.replace(boot, seed=0))
         self._flush()
 
@@ -135,10 +135,10 @@ class RpycWorld:
     # --- events out ---
 
     def send_event(self, event: protocol.Event) -> None:
-        """Send ``event``, at the latest when :meth:`wait` begins. An event for a server that is down is discarded.
+        """Send ``event`` when :meth:`wait` begins or earlier. An event for a server that is down is discarded.
 
         Raises:
-            NotImplementedError: only the simulator can do this.
+            NotImplementedError: only the simulator supports this event.
         """
         if isinstance(event, protocol.Pause | protocol.Resume | protocol.ClockRate | protocol.Reseed):
             what = type(event).__name__.lower()
@@ -169,7 +169,7 @@ class RpycWorld:
             if process.server in self._processes:
                 self._lose(process, "host-hangs", f"has read nothing for {SEND_TIMEOUT_S:.0f} s")
         except EOFError:
-            pass  # `_read` still has to read what the child sent before it closed the connection, and reports the end
+            pass  # `_read` reports the end of the child, after it has read what the child sent before that
 
     # --- effects in ---
 
@@ -224,7 +224,7 @@ class RpycWorld:
 
 
 def _connected_pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends of a TCP connection on loopback. Anyone else who connects meanwhile is rejected."""
+    """The two ends of a TCP connection on loopback. Connections from other processes are rejected."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         while True:

@@ -1,4 +1,4 @@
-"""The sim world: virtual time, and one host for all servers, in lock step with the judge over a pipe."""
+"""The sim world: virtual time, and one host process for all servers, which runs in lock step with the judge over a pipe."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from raftlab.operating_system import cpu_seconds
 from raftlab.worlds.base import HostLost
 from raftlab.worlds.host_process import WarmHost
 
-# A step counts as hung when it has used this many CPU seconds, or has lasted this many wall-clock seconds with less CPU
-# time. The host itself reports a busy loop in Python code much sooner; these limits are for loops in C code. The limit on
-# CPU time is much lower, so that a slow step on a busy machine is not mistaken for a hang.
+# A step counts as a hang when it has used this much CPU time or lasted this long in wall-clock time, both in seconds. The
+# host itself reports a busy loop in Python code much sooner; these limits are for loops in C code. The limit on wall-clock
+# time is much higher, so that a slow step on a busy machine is not mistaken for a hang.
 HANG_CPU_S = 20.0
 HANG_WALL_S = 120.0
-# A host that always answers hangs too, if its clock stands still. The busiest of the correct Rafts takes 440 steps within a
-# second of virtual time. A step is idle if it has no event and no effect, and takes hardly any virtual time. No Raft takes
-# many idle steps in a row.
+# A host that answers every step also hangs if its clock stands still. So these limits apply to the steps within a second of
+# virtual time, of which the busiest correct Raft takes 440, and to successive idle steps. A step is idle if it has no event
+# and no effect, and takes at most _HARDLY_S seconds of virtual time. No Raft takes many idle steps in a row.
 STEPS_PER_SECOND = 10_000
 IDLE_STEPS = 2_000
 _HARDLY_S = 1e-6
-# CPU time of the host for one run. The longest run of the correct Rafts takes one second.
+# CPU seconds that the host may use for one run. The longest run of the correct Rafts uses one second.
 RUN_CPU_S = 40.0
-_CHECK_STEPS = 1_000  # steps between two looks at the CPU time
+_CHECK_STEPS = 1_000  # the CPU time is checked once in this many steps
 
 
 class Host(Protocol):
     """The process in which the servers of one run execute, one step at a time."""
 
     cpu_s: float
-    """CPU seconds that the run has cost outside this process, known once the host is closed."""
+    """CPU seconds that the run has used outside this process; known after :meth:`close`."""
 
     def step(self, request: protocol.StepRequest) -> protocol.StepResult: ...
 
@@ -51,7 +51,7 @@ class SimWorld:
 
     Args:
         host: a forked process, or this process itself for ``--pdb``.
-        lookahead: seconds that servers may run ahead of the judge: the minimum delay of a message,
+        lookahead: how far servers may run ahead of the judge, in seconds: the minimum delay of a message,
             :data:`raftlab.harness.network.MIN_DELAY`.
     """
 
@@ -89,7 +89,7 @@ class SimWorld:
             return protocol.StepResult(self._now, 0, [], self._timer)
         self._unsent = []
         result = self._host.step(protocol.StepRequest(until, self._lookahead, [*unsent, *due]))
-        # Unsent events are due at once, so the host has handled all of them before anything else.
+        # The events in `unsent` are due at once, so the host has handled all of them before the others.
         consumed = max(0, result.consumed - len(unsent))
         self._now = max(self._now, result.now)
         self._timer = result.timer
@@ -122,18 +122,18 @@ class Progress:
         """Check the next step.
 
         Args:
-            request: what the host was asked for.
-            result: what it answered.
+            request: the request to the host.
+            result: the host's answer.
             run_cpu_s: returns the CPU seconds that the host has used for this run.
             slow: whether the step took so long that the CPU time must be checked now.
 
         Raises:
-            HostLost: times run backwards, the host claims to have handled events that it did not get, or the run makes no
-                progress.
+            HostLost: times go backwards or past ``request.until``, the host claims to have handled more events than it got,
+                or the run makes no progress.
         """
         before = self._now
         for when, _ in result.effects:
-            if not before <= when:  # also for a time that is not a number
+            if not before <= when:  # written so that it is also true if `when` is NaN
                 break
             before = when
         else:
@@ -161,10 +161,11 @@ class ForkedHost:
     """A child forked from the warm host or from the prepared host. This is how runs are judged.
 
     Args:
-        warm_host: the submission's.
-        seed: decides every random choice of the servers and of their threads.
+        warm_host: the warm host of the submission.
+        seed: determines every random choice of the servers, and how their threads are scheduled.
         schedule: how threads are preempted (:mod:`raftlab.schedules`).
-        incarnations: how many of each role the run begins with, so that they can be prepared; ``None``: unknown.
+        incarnations: how many incarnations of each role the run begins with, so that they can be prepared; ``None`` if
+            unknown.
     """
 
     def __init__(
@@ -210,10 +211,10 @@ class ForkedHost:
 
 
 def await_child(host: WarmHost, child: int, fd: int) -> None:
-    """Wait until ``child`` has written to the pipe ``fd`` or closed it.
+    """Wait until ``child`` has written to the pipe whose read end is ``fd``, or has closed it.
 
     Raises:
-        HostLost: the child hangs (:data:`HANG_CPU_S`, :data:`HANG_WALL_S`). ``detail`` shows where.
+        HostLost: the child hangs (:data:`HANG_CPU_S`, :data:`HANG_WALL_S`). ``detail`` shows where it hangs.
     """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
@@ -224,7 +225,7 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
         if cpu < HANG_CPU_S and time.monotonic() - wall_before < HANG_WALL_S:
             continue
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGUSR1)  # makes the child print its stacks
+            os.kill(pid, signal.SIGUSR1)  # the child then prints the stacks of its threads
         poll.poll(500)
         stack = host.stderr(child)
         what = f"has computed for {cpu:.0f} s" if cpu >= HANG_CPU_S else "has been silent for two minutes"
@@ -233,7 +234,7 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Breakpoint:
-    """The point at which to interrupt a run, once."""
+    """The point at which to interrupt a run. It takes effect once."""
 
     when: float
     """Seconds of virtual time."""
@@ -244,8 +245,8 @@ class Breakpoint:
 
 
 class InProcessHost:
-    """Runs the servers in the judge's process, for ``--pdb``. Student code then runs outside any sandbox, so use it only
-    for your own code. ``sys.stdout`` remains the terminal."""
+    """Runs the servers in the judge's process, for ``--pdb``. Student code then runs outside any sandbox, so use this class
+    only for your own code. ``sys.stdout`` remains the terminal."""
 
     cpu_s = 0.0
 

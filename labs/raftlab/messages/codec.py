@@ -1,8 +1,9 @@
 """Encodes messages between servers by value, and decodes them by the types that the handlers' annotations declare.
 
-Messages travel as MessagePack maps with field names, so the judge reads them as plain dictionaries without knowing a
-student's classes. Equal messages have equal bytes. Everything is prepared once per class, so that the fast path is a type
-test, a check of the untyped fields, and msgspec. Only if that fails does a slow search find the field to name.
+Messages are encoded as MessagePack maps with field names, so the judge can read them as plain dictionaries without knowing a
+student's classes. Equal messages have equal bytes. Encoders, decoders and checks are prepared once per class. The fast path
+is then a type test, a check of the untyped fields, and msgspec. Only if it fails, a slow search finds the field to name in
+the error.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class UnknownMethod(ValueError):
 
 
 def _plain_subclass(value: Any) -> Any:
-    """Convert what msgspec does not accept: a str, int, float or bytes of the student's own subclass."""
+    """Convert an instance of a student's subclass of str, int, float or bytes, which msgspec does not accept."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -60,15 +61,15 @@ def _no_extension(code: int, data: memoryview) -> Any:
     raise msgspec.ValidationError(f"MessagePack extension {code} is not part of the lab's messages")
 
 
-# The deterministic encoder sorts sets, so that a message does not depend on the hash seed. It sorts dicts too and needs
-# string keys for that; the other encoder is for classes that declare dicts with int keys.
+# The deterministic encoder sorts sets, so that a message does not depend on the hash seed. It also sorts dicts, and can do
+# that only if their keys are strings. So classes that declare dicts with int keys use the other encoder.
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain_subclass, order="deterministic").encode
 _encode_unsorted = msgspec.msgpack.Encoder(enc_hook=_plain_subclass).encode
 _decode_any = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
 _decode_apply_msg = msgspec.msgpack.Decoder(ApplyMsg, ext_hook=_no_extension).decode
 
-# The exceptions that the fast path can raise. RuntimeError: another real thread changed the value meanwhile.
+# The exceptions that the fast path can raise. It raises RuntimeError if another real thread changes the value meanwhile.
 _ENCODING_ERRORS = (Suspect, TypeError, ValueError, OverflowError, AttributeError, RecursionError, RuntimeError)
 _DECODING_ERRORS = (UnicodeDecodeError, RecursionError)
 
@@ -97,12 +98,12 @@ class Codec:
     def add(self, handlers: type, methods: Iterable[str]) -> None:
         """Prepare the messages of a further class.
 
-        Unsuitable annotations do not raise here, since a student may have begun the next lab's handler. Using that handler
-        raises :class:`AnnotationFault`, unless the contract check has already reported it.
+        A handler with unsuitable annotations does not raise here, because the student may only have begun it for the next
+        lab. Using that handler raises :class:`AnnotationFault`, unless the contract check has already reported it.
 
         Args:
-            handlers: the student's class. ``sys.modules`` must hold its module.
-            methods: the handlers to look for. Those that the class lacks are ignored.
+            handlers: the student's class. ``sys.modules`` must contain its module.
+            methods: the handlers to look for. Handlers that the class lacks are ignored.
         """
         known = Shapes()
         for method in methods:
@@ -127,7 +128,7 @@ class Codec:
         Raises:
             NotByValue: a field cannot travel by value.
             UnknownMethod: there is no such handler.
-            AnnotationFault: its annotations are unsuitable.
+            AnnotationFault: the handler's annotations are unsuitable.
         """
         write = self._write_args.get(method)
         return write(value) if write is not None else self._unknown(method)
@@ -212,10 +213,10 @@ def check_command(value: Any, name: str = "command") -> None:
 
     Args:
         value: the value.
-        name: its name in the error message.
+        name: the name of the value in the error message.
 
     Raises:
-        NotByValue: it is not JSON-like.
+        NotByValue: the value is not JSON-like.
     """
     try:
         message_types.check_json(value)
@@ -247,16 +248,16 @@ def decode_value(data: bytes) -> Any:
 
 
 def decode_plain(data: bytes) -> dict[str, Any]:
-    """Decode a message for the judge: field names with JSON-like values (dict keys may be ints).
+    """Decode a message for the judge, as a dict from field names to JSON-like values (in which dict keys may be ints).
 
-    ``data`` may be hostile: this raises only ``msgspec.DecodeError``. A field may have any type, since only the student's
-    classes declare them.
+    ``data`` may be hostile: this raises only ``msgspec.DecodeError``. The types of fields are not checked, because only the
+    student's classes declare them.
     """
     try:
         message = _decode_map(data)
         for value in message.values():
             if type(value) not in type_annotations.SCALARS:
-                # Twice the usual depth, since a command may lie deep in a message.
+                # Allow twice the usual depth, because a command may be nested deep in a message.
                 message_types.check_json(value, -message_types.MAX_DEPTH, (str, int))
     except (Suspect, *_DECODING_ERRORS) as exc:
         raise msgspec.ValidationError(f"not a message: {_first_line(exc)}") from None
@@ -269,7 +270,7 @@ _KINDS = ("command", "noop", "snapshot", "configuration")
 
 
 def encode_apply(msg: Any) -> bytes:
-    """Encode an :class:`ApplyMsg`. Raises :class:`NotByValue`, which names the field that is wrong."""
+    """Encode an :class:`ApplyMsg`. Raises :class:`NotByValue`, whose text names the wrong field."""
     if not isinstance(msg, ApplyMsg):
         raise NotByValue(f"apply_ch.put takes an ApplyMsg, got {_a_thing(msg)}")
     for name in ("index", "term"):
@@ -290,7 +291,7 @@ def encode_apply(msg: Any) -> bytes:
 
 
 def _wrong_field(msg: ApplyMsg) -> str:
-    """The mistake in the field that belongs to the kind of ``msg``; empty if there is none."""
+    """What is wrong with the field that belongs to the kind of ``msg``; empty if nothing is."""
     snapshot, members = msg.snapshot, msg.members
     if not isinstance(snapshot, bytes) and not (snapshot is None and msg.kind != "snapshot"):
         need = ' for kind "snapshot"' if msg.kind == "snapshot" else ""
@@ -326,13 +327,13 @@ def _find(value: Any, hint: Any, path: str, known: Shapes, depth: int) -> str | 
 
     Args:
         value: the value or part to search.
-        hint: its declared type.
-        path: what to call it, as ``RequestVoteArgs.extra[0]``.
+        hint: the declared type of ``value``.
+        path: the name of ``value`` in the sentence, such as ``RequestVoteArgs.extra[0]``.
         known: the message classes seen so far.
-        depth: how deep this part is nested.
+        depth: the depth at which ``value`` is nested.
 
     Returns:
-        One sentence about that part; ``None`` if everything can travel.
+        One sentence about the part that cannot travel; ``None`` if there is none.
     """
     if depth > message_types.MAX_DEPTH:
         return f"{path:.80}...: nested more than {message_types.MAX_DEPTH} deep; does it contain itself?"

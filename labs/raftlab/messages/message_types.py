@@ -1,8 +1,8 @@
 """Message types: reads the annotations of handlers and message classes, and checks what can travel by value.
 
-:mod:`raftlab.messages.codec` uses it twice: once per class, to prepare a fast check of the untyped fields (``command:
-Any``), where a tuple or a dataclass would silently arrive as something else; and after a failure, to find the field that
-caused it. :mod:`raftlab.submission.contract` checks message classes with it."""
+:mod:`raftlab.messages.codec` uses this module twice. Once per class, it prepares a fast check of the untyped fields
+(``command: Any``), in which a tuple or a dataclass would silently arrive as something else. After a failure, it finds the
+field that caused the failure. :mod:`raftlab.submission.contract` checks message classes with this module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from raftlab.messages.type_annotations import SCALARS
 
 Check = Callable[[Any], None]
 
-# The maximum depth of a nested value: more than any sensible command, less than every recursion limit involved.
+# The maximum depth of a nested value. It is more than any sensible command needs, and less than every recursion limit
+# involved.
 MAX_DEPTH = 100
 _ENDLESS = "a type alias that contains itself cannot be followed; declare the field as Any"
 
@@ -28,8 +29,8 @@ class AnnotationFault(TypeError):
     """An annotation is missing or unsuitable for messages.
 
     Attributes:
-        owner: the message class, if the annotation is that of a field.
-        field: the field's name.
+        owner: the message class, if it is the annotation of a field; else ``None``.
+        field: the field's name, or empty.
     """
 
     def __init__(self, text: str, owner: type | None = None, field: str = "") -> None:
@@ -39,14 +40,14 @@ class AnnotationFault(TypeError):
 
 
 class Suspect(Exception):
-    """A fast check has failed. A slow search then finds the value that cannot travel."""
+    """A fast check has failed. The codec then searches for the value that cannot travel, which is slower."""
 
 
 # --- handlers ---------------------------------------------------------------------------------------------
 
 
 def handler_types(raft_class: type, method: str) -> tuple[Any, Any]:
-    """The types of a handler's argument and of its result; for ``X | None``, this is ``X``.
+    """The types of a handler's argument and of its result. For the annotation ``X | None``, the type is ``X``.
 
     Raises:
         AnnotationFault: an annotation is missing, cannot be resolved, or is not a dataclass.
@@ -75,7 +76,7 @@ def _declared_types(handler: Any, method: str, raft_class: type, skip: int) -> t
     except (TypeError, ValueError) as exc:
         raise AnnotationFault(f"{name} is not a method") from exc
     raw = getattr(handler, "__annotations__", {})
-    # The first annotated parameter: a decorator may add others before it.
+    # Use the first annotated parameter, because a decorator may add parameters before it.
     parameter = next((known for known in parameters if known in raw), parameters[0] if parameters else "args")
     if parameter not in raw:
         raise AnnotationFault(f"{name} must say which dataclass it takes, as in `{parameter}: {_camel(method)}Args`")
@@ -94,13 +95,13 @@ def _camel(method: str) -> str:
 
 
 def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> dict[str, Any]:
-    """The types of these annotations. Other annotations, which may be invalid, are not evaluated."""
+    """The types of the annotations ``raw``. The handler's other annotations may be invalid, so they are not evaluated."""
     carrier = types.SimpleNamespace(__annotations__=raw)
     space = getattr(handler, "__globals__", {})
     try:
         return typing.get_type_hints(carrier, globalns=space)
     except NameError:
-        pass  # it may name a class defined inside Raft
+        pass  # the annotation may name a class that is defined inside Raft
     except Exception as exc:
         raise AnnotationFault(f"the annotations of {name} cannot be read: {_describe(exc)}") from exc
     try:
@@ -127,22 +128,23 @@ def _message_type(hint: Any, what: str) -> Any:
 
 
 def check_json(value: Any, depth: int = 0, keys: Any = str) -> None:
-    """Check that a value is JSON-like, so that it arrives as it was sent. Large ints are left to the encoder.
+    """Check that a value is JSON-like, so that it arrives as it was sent. This does not check the size of ints; the encoder
+    does.
 
     Args:
         value: the value.
-        depth: how deep it is nested already.
+        depth: the depth at which the value is nested.
         keys: the types that dict keys may have.
 
     Raises:
-        Suspect: it is not JSON-like.
+        Suspect: the value is not JSON-like.
     """
     if type(value) in SCALARS:
         return
     if depth >= MAX_DEPTH:
         raise Suspect(f"nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
-        # A copy, since another real thread may be changing the dict.
+        # Iterate over a copy, because another real thread may be changing the dict.
         for key, item in tuple(value.items()):
             if type(key) is not str and not isinstance(key, keys):
                 raise Suspect("a dict key that is not a string")
@@ -157,8 +159,8 @@ def check_json(value: Any, depth: int = 0, keys: Any = str) -> None:
 
 
 class Shapes:
-    """The fields and checks of a set of message classes. Use it while ``sys.modules`` holds the student's module, since type
-    hints are resolved there, once.
+    """The fields and checks of a set of message classes. Use an instance while ``sys.modules`` contains the student's
+    module, because type hints are resolved there, once per class.
 
     Attributes:
         sets: the messages that contain a set.
@@ -191,7 +193,7 @@ class Shapes:
         return known
 
     def check(self, message: Any) -> Check | None:
-        """The fast check of a message class; ``None`` if it has no untyped field.
+        """The fast check of a message class; ``None`` if the class has no untyped field.
 
         Raises:
             AnnotationFault: the type of some field cannot travel by value.
@@ -200,7 +202,7 @@ class Shapes:
         return self._record(root, root)
 
     def blame(self, message: Any, complaint: str) -> AnnotationFault:
-        """The fault to raise, with the field's name, when msgspec refuses a class although each of its types can travel.
+        """The fault to raise, with the field's name, if msgspec rejects a class although each of its types can travel.
 
         Args:
             message: the message class.
@@ -212,7 +214,9 @@ class Shapes:
         owners = {cls for cls, _, _ in bad}
         root = typing.get_origin(message) or message
         for cls, name, hint in bad:
-            if owners.isdisjoint(type_annotations.records_in(hint)):  # else the fault lies in the record that it uses
+            if owners.isdisjoint(
+                type_annotations.records_in(hint)
+            ):  # else the fault is in a record that the field uses
                 text = f"{cls.__name__}.{name} is declared {type_annotations.type_name(hint)}, "
                 text += "whose alternatives cannot be told apart in a message; declare it as Any"
                 return AnnotationFault(
@@ -223,7 +227,7 @@ class Shapes:
     def _record(self, cls: type, root: type) -> Check | None:
         if cls in self._checks:
             return self._checks[cls]
-        # A class may contain itself, so until its check exists, look it up when called.
+        # A class may contain itself. So until its check exists, register a function that looks up the check when called.
         self._checks[cls] = lambda value: self._run(cls, value)
         checks: list[tuple[str, Check]] = []
         try:
@@ -247,7 +251,7 @@ class Shapes:
 
         check_all: Check | None = check_record if checks else None
         if len(checks) == 1 and checks[0][1] is check_json and not by_key:
-            check_all = check_one  # a log entry: this check runs thousands of times per second
+            check_all = check_one  # faster; for log entries, this runs thousands of times per second
         self._checks[cls] = check_all
         return check_all
 
@@ -261,7 +265,7 @@ class Shapes:
             return self._compile(hint, place, root)
         except RecursionError:
             raise AnnotationFault(f"{_dotted(place)}: {_ENDLESS}", *place) from None
-        except TypeError as exc:  # unhashable: `entries: [LogEntry]`
+        except TypeError as exc:  # the annotation is unhashable: `entries: [LogEntry]`
             if isinstance(exc, AnnotationFault):
                 raise
             text = f"{_dotted(place)}: its annotation {hint!r:.60} is not a type; a list is written list[...]"

@@ -1,9 +1,9 @@
-"""The paper's messages and those of lab 3's clients: the fields and types of each RPC, and how the judge decodes and checks
-what a host sends.
+"""The messages of the paper and of the clients of lab 3: the fields and types of each RPC, and how the judge decodes and
+checks the messages that a host sends.
 
-The judge decodes a message before any rule or test reads it. It keeps only the paper's fields, the fields for lab 2E's
-configurations in entries and snapshots, and the one for lab 2G's transfers in requests for votes. A field that a student
-added is decoded by the student's own code only.
+The judge decodes a message before any rule or test reads it. The judge keeps only the paper's fields, the fields of entries
+and snapshots for the configurations of lab 2E, and the field of RequestVote for the transfers of lab 2G. Only the host
+decodes fields that a student added.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _VOTE: tuple[dict[str, type], dict[str, type]] = (
     {"term": int, "candidate_id": int, "last_log_index": int, "last_log_term": int},
     {"term": int, "vote_granted": bool},
 )
-# For each RPC of Raft, the paper's fields in the arguments and in the reply, with the types that the tests use.
+# For each RPC of Raft, the paper's fields of the arguments and of the reply, with the types that the tests use.
 RAFT_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "request_vote": _VOTE,
     "pre_vote": _VOTE,
@@ -42,10 +42,11 @@ RAFT_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "read_index_of": ({"term": int, "server_id": int}, {"term": int, "index": int}),
 }  # fmt: skip
 
-# In RequestVote: the candidate's leader told it to stand (lab 2G). Absent means False.
+# The field of RequestVote that says that the leader told the candidate to start an election (lab 2G). If it is absent, it is
+# False.
 TRANSFER_FLAG = "leadership_transfer"
-# The RPC that clients call (handouts/lab-3a-details.md). In a reply, `value` may also be a session's number, or whether a
-# swap has changed the value.
+# The RPC that clients call (handouts/lab-3a-details.md). The `value` of a reply may also be the number of a session, or
+# whether a swap has changed the value.
 SERVICE_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "client_request": (
         {
@@ -57,10 +58,12 @@ SERVICE_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 FIELDS = RAFT_FIELDS | SERVICE_FIELDS
 
-# The longest message that a server may send, in bytes. It is checked before anything is decoded: a byte can become an object
-# of 56 bytes. The longest messages are those of lab 2B's test with large commands, whose total stays below this limit.
+# The maximum length of a message that a server may send, in bytes. The length is checked before the message is decoded,
+# because one byte can become an object of 56 bytes. The longest messages occur in lab 2B's test with large commands; even
+# all commands of that test together stay below this limit.
 MAX_BYTES = 1_000_000
-# The largest term or index that a server may name. No run comes near it, and what tests add to it still fits in a message.
+# The largest term or index that a server may send. No run comes near it. If a test adds something to it, the sum still fits
+# in a message.
 MAX_INT = 2**62
 
 _Int = Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)]
@@ -77,7 +80,7 @@ class Entry(TypedDict):
 
 
 class BadMessage(ValueError):
-    """A message is too long, or lacks a field of the paper. The text is the predicate of a sentence about it."""
+    """A message is too long, or lacks a field of the paper. The text is the predicate of a sentence about the message."""
 
 
 def _decoder(fields: dict[str, type]) -> msgspec.msgpack.Decoder[dict[str, Any]]:

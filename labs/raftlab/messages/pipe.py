@@ -1,4 +1,5 @@
-"""Frames over a pair of pipes, each a length and then the bytes. The judge and the simulator's host both use it."""
+"""Frames over a pair of pipes: each frame is a length and then that many bytes. The judge and the simulator's host use
+it."""
 
 from __future__ import annotations
 
@@ -6,10 +7,10 @@ import os
 
 from raftlab.messages.protocol import HEADER, MAX_FRAME_BYTES
 
-# Bytes that a read asks for. Nearly every frame fits, and the buffer is small enough to come from the heap: the operating
-# system would map and unmap a large one each time, which costs more than the read.
+# The number of bytes that a read asks for. Nearly every frame fits. The buffer is small enough to come from the heap; a
+# large buffer would be mapped and unmapped each time, which takes longer than the read.
 _CHUNK = 1 << 14
-# Bytes that a read asks for inside a longer frame.
+# The number of bytes that a read asks for inside a longer frame.
 _LARGE_CHUNK = 1 << 18
 
 
@@ -18,11 +19,12 @@ class PipeClosed(EOFError):
 
 
 class FrameTooLong(ValueError):
-    """The other end announced a frame that is too long. The stream cannot be trusted any more."""
+    """The other end announced a frame that is too long. Nothing that it sends afterwards can be trusted."""
 
 
 class Pipe:
-    """Reads frames of at most ``longest`` bytes from ``read_fd``, and writes to ``write_fd``. Owns both descriptors."""
+    """Reads frames of at most ``longest`` bytes from ``read_fd``, and writes frames to ``write_fd``. Owns both
+    descriptors."""
 
     def __init__(self, read_fd: int, write_fd: int, longest: int = MAX_FRAME_BYTES) -> None:
         self.read_fd = read_fd
@@ -51,7 +53,7 @@ class Pipe:
                 if len(data) >= end:
                     self._rest = data[end:]
                     return data[HEADER.size : end]
-                # A long frame comes in many chunks: join them once instead of appending each.
+                # A long frame arrives in many chunks. Joining them once is faster than appending each.
                 if end - len(data) > _CHUNK:
                     data = b"".join(self._gather(data, end))
                     continue

@@ -1,12 +1,12 @@
 """Every message between judge and host.
 
-*Events* go to the host, *effects* come back. The judge decides everything that is not student code (time, faults, stored
-state); the host runs student code and nothing else. Both worlds use the same events and effects: in sim they travel over
-a pipe in :class:`StepRequest` and :class:`StepResult`, in rpyc as lists inside rpyc calls.
+The judge sends *events* to the host, and the host sends *effects* back. The judge decides everything that is not student
+code (time, faults, stored state); the host only runs student code. Both worlds use the same events and effects. In sim they
+travel over a pipe in :class:`StepRequest` and :class:`StepResult`, in rpyc as lists inside rpyc calls.
 
-Everything is MessagePack decoded by declared type, so a hostile host can send wrong values but never an object.
-``payload`` and ``args`` are encoded by :mod:`raftlab.messages.codec`. Only the host knows their types; the judge reads them
-as plain dictionaries. Times are seconds of the lab's time: simulated time in sim, real time in rpyc.
+All messages are encoded as MessagePack and decoded by declared type, so a hostile host can send wrong values but never an
+arbitrary object. :mod:`raftlab.messages.codec` encodes ``payload`` and ``args``. Only the host knows their types; the judge
+reads them as plain dictionaries. Times are seconds of the lab's time: simulated time in sim, real time in rpyc.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import msgspec
 HEADER = struct.Struct("!I")
 # The longest frame that either side sends, in bytes. A Raft that behaves stays far below it.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
-# The longest frame that the judge accepts from a host, in bytes. It bounds the memory that a hostile host can make the judge
-# use: decoding can take ten times as much.
+# The longest frame that the judge accepts from a host, in bytes. This limits the memory that a hostile host can make the
+# judge use: decoding a frame can take ten times the frame's size.
 MAX_HOST_FRAME_BYTES = 16 * 1024 * 1024
 
 
 class Frame(msgspec.Struct, array_like=True, tag=True, gc=False):
-    """Base of every message. On the wire: the class's name, then the fields in order."""
+    """The base class of every message. A message is encoded as the name of its class, then its fields in order."""
 
 
 # --- events: judge → host ---------------------------------------------------------------------------------------
 
 
 class Boot(Frame):
-    """Start an incarnation of a server: load the student's module afresh and construct ``Raft``."""
+    """Start an incarnation of a server or clerk: load the student's module afresh and construct what ``role`` needs."""
 
     server: int
     incarnation: int
@@ -43,16 +43,17 @@ class Boot(Frame):
     members: list[int]
     """The servers that vote initially."""
     state: bytes
-    """What earlier incarnations saved."""
+    """The state that ``persister.save`` stored last, in any earlier incarnation."""
     snapshot: bytes
+    """The snapshot that ``persister.save`` stored last."""
     seed: int
     """Seeds the server's ``random``."""
     rate: float = 1.0
-    """Local seconds per second of the lab's time."""
+    """Seconds of the server's clock per second of the lab's time."""
     put_waits: bool = False
     """Whether each ``apply_ch.put`` waits for a :class:`Taken`."""
     role: str = "raft"
-    """``"raft"``: a Raft whose service the judge plays. ``"service"``: a Raft with the student's ``KVServer`` on it.
+    """``"raft"``: a Raft whose service the judge plays. ``"service"``: a Raft and the student's ``KVServer`` on top of it.
     ``"clerk"``: the student's ``Clerk``."""
     max_state: int | None = None
     """The argument of ``KVServer``, see ``handouts/lab-3a.md``."""
@@ -63,8 +64,8 @@ class Boot(Frame):
 
 
 class Request(Frame):
-    """A request arrives: call the handler ``method``. :class:`Answer` returns its reply under the same ``judge_rpc``, the
-    judge's number for this RPC."""
+    """A request arrives: call the handler ``method``. ``judge_rpc`` is the judge's number for this RPC; the :class:`Answer`
+    with the handler's reply has the same number."""
 
     server: int
     judge_rpc: int
@@ -73,21 +74,21 @@ class Request(Frame):
 
 
 class Reply(Frame):
-    """The reply arrives for the call whose number in the :class:`Send` of ``server`` is ``caller_rpc``. ``None``: the
-    request or the reply was lost."""
+    """The reply arrives for the RPC that ``server`` sent in the :class:`Send` with the same ``caller_rpc``. ``payload`` is
+    ``None`` if the request or the reply was lost."""
 
     server: int
     caller_rpc: int
     payload: bytes | None
 
 
-# As the method of a Call to a server: asks whether its Raft has the method that the argument names.
+# The method of a Call that asks whether the server's Raft has the method that the argument names.
 HAS_METHOD = "has_method"
 
 
 class Call(Frame):
     """The harness calls ``method`` of ``Raft`` or ``Clerk`` (``start``, ``get_state``, ``put``, ...) with positional
-    JSON-like ``args``; :class:`Result` answers under the same ``call``."""
+    JSON-like ``args``. The :class:`Result` has the same number ``call``."""
 
     server: int
     call: int
@@ -96,7 +97,8 @@ class Call(Frame):
 
 
 class Crash(Frame):
-    """The server crashes: none of its code runs again, not even a ``finally`` block (sim; in rpyc its process is killed)."""
+    """The server crashes: none of its code runs any more, not even a ``finally`` block (sim). In rpyc its process is
+    killed instead."""
 
     server: int
 
@@ -114,22 +116,22 @@ class Resume(Frame):
 
 
 class ClockRate(Frame):
-    """From now on the server's clock runs at ``rate`` local seconds per second (sim)."""
+    """From now on the server's clock runs ``rate`` times as fast as the lab's (sim)."""
 
     server: int
     rate: float
 
 
 class SlowApply(Frame):
-    """From now on each ``apply_ch.put`` of this server takes ``seconds``: its service is slow."""
+    """From now on each ``apply_ch.put`` of this server takes ``seconds``, because its service is slow."""
 
     server: int
     seconds: float
 
 
 class Taken(Frame):
-    """The service has taken a message: the oldest one whose ``put`` on this server has not returned yet (see
-    :class:`Boot`). Before that ``put`` returns, it calls ``snapshot(index, data)``, unless ``index`` is 0."""
+    """The service has taken the oldest message whose ``put`` on this server has not returned yet (see ``put_waits`` of
+    :class:`Boot`). That ``put`` now returns. If ``index`` is not 0, it calls ``snapshot(index, data)`` first."""
 
     server: int
     index: int = 0
@@ -137,7 +139,7 @@ class Taken(Frame):
 
 
 class Reseed(Frame):
-    """From now on the scheduler and every server's ``random`` draw from another seed (sim)."""
+    """From now on the scheduler and every server's ``random`` use another seed (sim)."""
 
     seed: int
 
@@ -150,7 +152,7 @@ class FailSaves(Frame):
 
 
 class ListThreads(Frame):
-    """:class:`Threads` answers, even if all of the student's threads are stuck (rpyc)."""
+    """Asks for :class:`Threads`. The host answers even if all of the student's threads are stuck (rpyc)."""
 
     server: int
 
@@ -171,7 +173,7 @@ class Ready(Frame):
 
 
 class Send(Frame):
-    """Student code called ``peers[target].call(method, args)``. ``caller_rpc`` is the server's own number for the call."""
+    """Student code called ``peers[target].call(method, args)``. ``caller_rpc`` is the server's own number for the RPC."""
 
     server: int
     caller_rpc: int
@@ -221,7 +223,7 @@ class Result(Frame):
 
 
 class Down(Frame):
-    """A save failed and the student's code let the ``OSError`` end its thread: to the others, the server is down."""
+    """A save failed, and the ``OSError`` ended a thread of the student's code. The judge treats this as a crash."""
 
     server: int
 
@@ -249,7 +251,8 @@ class Fault(Frame):
 
 
 class Advice(Frame):
-    """Worth knowing, but not a failure, such as a lock held across ``peer.call``. Fields as in :class:`Fault`."""
+    """Advice on the student's code that is not a failure, such as a lock held during ``peer.call``. The fields have the same
+    meaning as in :class:`Fault`."""
 
     server: int
     kind: str
@@ -258,7 +261,8 @@ class Advice(Frame):
 
 
 class Threads(Frame):
-    """What the threads that run student code are doing, one line each. It changes nothing: only messages show it."""
+    """What the threads that run student code are doing, one line each. Only messages show this text; it has no other
+    effect."""
 
     server: int
     text: str
@@ -266,7 +270,7 @@ class Threads(Frame):
 
 Effect = Ready | Send | Answer | Save | Apply | SnapshotTaken | Result | Down | LogLine | Fault | Advice | Threads
 
-# After one of these the simulator's host returns at once, because the judge's next decision may depend on it.
+# After one of these effects, the simulator's host returns at once, because the judge's next decision may depend on it.
 URGENT = frozenset((Ready, Result, Down, Fault))
 
 
@@ -277,7 +281,7 @@ class Finding(Frame):
     kind: str
     """A key of :data:`raftlab.explain.races.KINDS`."""
     key: str
-    """Findings with equal keys are one mistake."""
+    """Findings with equal keys are the same mistake."""
     text: str
     """One sentence."""
 
@@ -289,14 +293,14 @@ class StepRequest(Frame):
     """Run the servers up to ``until``.
 
     The host handles the events of ``due`` and its own timers in order of time. It returns at the first urgent effect, or
-    once it is ``lookahead`` past its first effect: no message sent now can arrive sooner than that, so nothing in between
-    can depend on the judge's answer.
+    when ``lookahead`` seconds have passed since the first effect. No message sent with that effect can arrive sooner, so
+    nothing before that time depends on the judge.
     """
 
     until: float
     lookahead: float
     due: list[tuple[float, Event]]
-    """Events with their times, in order."""
+    """Events with their times, in order of time."""
 
 
 class StepResult(Frame):
@@ -307,19 +311,19 @@ class StepResult(Frame):
     consumed: int
     """How many events of ``due`` the host handled. The judge keeps the others."""
     effects: list[tuple[float, Effect]]
-    """Effects with their times, in order."""
+    """Effects with their times, in order of time."""
     timer: float | None
-    """When the host's next timer fires, if there is one."""
+    """When the host's next timer fires; ``None`` if there is none."""
     findings: list[Finding] = []
 
 
-# --- control of the warm host, the process that forks the hosts ------------------------------------------------
+# --- control of the warm host and the prepared host, which fork the hosts --------------------------------------
 
 
 class StartChild(Frame):
-    """Fork a child. Its descriptors are sent along with the frame (SCM_RIGHTS): two pipe ends for ``sim``, ``run`` and
-    ``check`` (read, write), one connected TCP socket for ``rpyc``, a Unix socket to the judge for ``prepared``; and then,
-    for all, the file for the standard streams."""
+    """Fork a child. The child's descriptors are sent together with the frame (SCM_RIGHTS): two pipe ends (read, write) for
+    ``sim``, ``run`` and ``check``; one connected TCP socket for ``rpyc``; a Unix socket to the judge for ``prepared``. For
+    each of them, the last descriptor is the file for the standard streams."""
 
     child: int
     world: str
@@ -331,11 +335,12 @@ class StartChild(Frame):
     incarnations: dict[str, int] = {}
     """How many incarnations of each role the run begins with (sim, run, prepared)."""
     modules: list[str] = []
-    """Modules of raftlab that are imported before the fork. The first one makes the run (run)."""
+    """Modules of raftlab that are imported before the fork. The first of them carries out the run (run)."""
 
 
 class KillChild(Frame):
-    """SIGKILL the child; :class:`ChildEnded` answers. Only for the warm host: the judge itself kills the prepared host's."""
+    """SIGKILL the child. :class:`ChildEnded` follows. Only the warm host gets this; the judge itself kills the children of
+    the prepared host."""
 
     child: int
 
@@ -345,28 +350,29 @@ class ChildStarted(Frame):
 
     child: int
     pid: int = 0
-    """Its process id as it knows it, for systems that do not tell the receiver."""
+    """The child's own process id, used on systems that do not tell the receiver the sender's process id."""
 
 
 class ChildEnded(Frame):
-    """The child has exited and was reaped."""
+    """The child has exited and has been reaped."""
 
     child: int
     status: int
-    """As ``os.waitpid`` gives it."""
+    """As ``os.waitpid`` returns it."""
     over_memory_limit: bool = False
-    """Whether it was killed for using more memory than a sandboxed run may."""
+    """Whether the child was killed because it used more memory than a sandboxed run may use."""
 
 
 class HostPrepared(Frame):
-    """The prepared host is ready to fork runs, or cannot be used."""
+    """The prepared host is ready to fork runs, or it cannot be used and ends."""
 
     problem: str
-    """Why it cannot be used, and ends; empty if it can."""
+    """Why it cannot be used; empty if it is ready."""
 
 
 class RunTooLarge(Frame):
-    """Sent by the warm host before it kills the prepared host's run for using more memory than a sandboxed run may."""
+    """The warm host sends this before it kills a run of the prepared host because the run uses more memory than a sandboxed
+    run may use."""
 
 
 Control = StartChild | KillChild
@@ -387,7 +393,7 @@ class Problem(Frame):
 
 
 class ContractReport(Frame):
-    """The result of the contract check. Without problems, the submission can be tested."""
+    """The result of the contract check. If there are no problems, the submission can be tested."""
 
     problems: list[Problem]
 

@@ -1,14 +1,15 @@
-"""An rpyc connection that carries bytes and nothing else: how judge and host talk on the real network.
+"""An rpyc connection that carries only bytes. Judge and host use it to communicate on the real network.
 
-It uses only rpyc's frames on a TCP socket, its encoding (``brine``) and its requests. Each side can only call the other
-with one ``bytes`` argument. There are no proxies of remote objects, no attributes, no pickle, and no exceptions built from
-what the other side sends. Any other frame is refused before it is decoded, so a hostile one costs neither time nor memory.
+The connection uses only three parts of rpyc: its frames on a TCP socket, its encoding (``brine``) and its requests. Each
+side can only call the other with one ``bytes`` argument. There are no proxies of remote objects, no attributes, no pickle,
+and no exceptions built from what the other side sends. Any other frame is rejected before it is decoded, so a hostile frame
+costs neither time nor memory.
 
-Calls have no reply. rpyc's would only say that the call arrived, which TCP guarantees already; the replies that matter are
-separate events and effects. Without rpyc's replies, raftlab handles about 50 % more RPCs per second.
+Calls have no reply. A reply of rpyc would only say that the call arrived, which TCP guarantees already; the replies that
+matter are separate events and effects. Without rpyc's replies, raftlab handles about 50 % more RPCs per second.
 
-This relies on rpyc's internals, so pyproject.toml allows one major version, and ``tests/messages/test_rpyc_connection.py``
-checks what is used here.
+This module relies on rpyc's internals. So pyproject.toml allows only one major version of rpyc, and
+``tests/messages/test_rpyc_connection.py`` checks the internals that are used here.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from rpyc.core.stream import SocketStream
 
 from raftlab.messages.protocol import MAX_FRAME_BYTES
 
-# Bytes asked for with each read: large messages need few reads.
+# The number of bytes that each read asks for. It is large, so that large messages need few reads.
 _READ_BYTES = 1 << 18
 _HEADER = Channel.FRAME_HEADER
 _FLUSHER = Channel.FLUSHER
 
-# One of our calls on the wire, up to its argument: a request, its sequence number (always 0, since there is no reply),
-# the handler, and one value in a tuple.
+# The encoding of each call up to its argument: a request, its sequence number (always 0, because there is no reply), the
+# handler, and one value in a tuple.
 _CALL = (
     brine.I1.pack(consts.MSG_REQUEST)
     + brine.TAG_TUP2
@@ -55,12 +56,12 @@ _BYTES_TAGS = frozenset(
         brine.TAG_STR_L4,
     )
 )
-# Bytes that a frame adds to the argument: the call, the argument's tag and its length.
+# The number of bytes that a frame adds to the argument: the call, and the tag and length of the argument.
 _OVERHEAD = len(_CALL) + 5
 
 
 class BadFrame(ValueError):
-    """The other side sent something other than a call with bytes. The connection cannot be trusted any more."""
+    """The other side sent something other than a call with bytes. Nothing that it sends afterwards can be trusted."""
 
 
 class _Stream(SocketStream):  # type: ignore[misc]
@@ -69,7 +70,7 @@ class _Stream(SocketStream):  # type: ignore[misc]
     __slots__ = ()
 
     def write(self, data: bytes) -> None:
-        """Raises ``EOFError`` when the other side is gone, ``TimeoutError`` when it does not read in time."""
+        """Raises ``EOFError`` if the other side is gone, and ``TimeoutError`` if it does not read in time."""
         try:
             self.sock.sendall(data)
         except TimeoutError:
@@ -121,9 +122,9 @@ class BytesConnection(Connection):  # type: ignore[misc]
     """One end of the connection.
 
     Args:
-        sock: a connected TCP socket, owned by the connection from now on.
+        sock: a connected TCP socket. The connection owns it from now on.
         deliver: called in :meth:`receive` with the bytes of each call that arrives.
-        longest: the most bytes that a call from the other side may carry.
+        longest: the maximum number of bytes in a call from the other side; ``None``: ``MAX_FRAME_BYTES``.
     """
 
     def __init__(self, sock: socket.socket, deliver: Callable[[bytes], None], longest: int | None = None) -> None:
@@ -141,7 +142,7 @@ class BytesConnection(Connection):  # type: ignore[misc]
 
         Raises:
             EOFError: the other side is gone.
-            TimeoutError: it read nothing within the socket's timeout. The connection is unusable afterwards.
+            TimeoutError: the other side read nothing within the socket's timeout. The connection is unusable afterwards.
             ValueError: ``data`` is longer than a frame may be.
         """
         if len(data) > MAX_FRAME_BYTES:
@@ -154,7 +155,7 @@ class BytesConnection(Connection):  # type: ignore[misc]
 
         Raises:
             EOFError: the other side is gone.
-            BadFrame: it sent something other than a call with bytes.
+            BadFrame: the other side sent something other than a call with bytes.
         """
         for frame in self._channel.frames():
             self._dispatch(frame)
@@ -166,7 +167,7 @@ class BytesConnection(Connection):  # type: ignore[misc]
                 self._cleanup()
 
     def _dispatch(self, data: bytes) -> None:
-        """Decode a call. Anything that does not begin as our calls do is refused without looking further."""
+        """Decode a call. Data that does not begin with :data:`_CALL` is rejected without looking further."""
         at = len(_CALL)
         if not data.startswith(_CALL) or len(data) <= at or data[at] not in _BYTES_TAGS:
             raise BadFrame("something other than a call with bytes")

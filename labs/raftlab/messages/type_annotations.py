@@ -1,7 +1,7 @@
-"""Type annotations: what an annotation means, in whichever notation a student wrote it.
+"""Type annotations: the meaning of an annotation, independent of the notation that a student chose.
 
-``Optional[int]``, ``int | None`` and ``Annotated[int | None, ...]`` mean the same here, and NewTypes and aliases mean what
-they stand for. This module knows nothing about messages; :mod:`raftlab.messages.message_types` does.
+``Optional[int]``, ``int | None`` and ``Annotated[int | None, ...]`` mean the same here, and a NewType or an alias means the
+type that it stands for. This module does not depend on messages; :mod:`raftlab.messages.message_types` does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def is_any(hint: Any) -> bool:
 
 
 def is_record(kind: Any) -> bool:
-    """A dataclass, a NamedTuple or a TypedDict."""
+    """Whether this is a dataclass, a NamedTuple or a TypedDict."""
     if typing.is_typeddict(kind) or is_dataclass(kind):
         return True
     return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
@@ -71,7 +71,7 @@ def arm_for(hint: Any, value: Any) -> Any:
 
 
 def runtime_type(arm: Any) -> type:
-    """The class for ``isinstance`` that is closest to an annotation, which must not be a union."""
+    """The class that comes closest to an annotation, for use with ``isinstance``. The annotation must not be a union."""
     if is_any(arm):
         return object
     if arm is None:
@@ -100,13 +100,15 @@ def element_of(hint: Any) -> type | None:
 
 
 def fits(arm: Any, value: Any) -> bool:
-    """Whether a scalar may have the declared type ``arm``. Only containers and records are excluded."""
+    """Whether ``value`` may have the declared type ``arm``. This is checked for containers and records only; every value
+    fits the other types."""
     kind = typing.get_origin(bare(arm)) or bare(arm)
     return not (kind in LISTS or kind in DICTS or is_record(kind)) or isinstance(value, runtime_type(arm))
 
 
 def element_types(hint: Any) -> tuple[Any, ...]:
-    """The element types of a list, set or tuple: one for all elements, or one for each position of a fixed-length tuple."""
+    """The element types of a list, set or tuple: one type for all elements, or for a tuple of fixed length one type for each
+    position."""
     args = typing.get_args(hint)
     if not args:
         return (Any,)
@@ -157,7 +159,7 @@ def records_in(hint: Any) -> set[Any]:
 
 
 def type_name(hint: Any) -> str:
-    """A type, as a student would write it."""
+    """The type as a student would write it."""
     if hint is None or hint is type(None):
         return "None"
     if hint is Ellipsis:

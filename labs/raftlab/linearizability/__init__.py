@@ -1,4 +1,4 @@
-"""Decides whether what clients of a service saw is linearizable. Knows nothing of Raft.
+"""Decides whether the results that the clients of a service got are linearizable. Does not depend on Raft.
 
 from raftlab.linearizability import Operation, Register, check
 

@@ -10,13 +10,13 @@ from raftlab.linearizability.model import Model
 from raftlab.linearizability.problem import Problem
 from raftlab.linearizability.search import Search
 
-# Tries of the first turn of each key. Each further round gives every key that is left four times as many: a history is
-# refused as soon as one key is, and some keys alone would take for ever.
+# The search takes turns between the keys, because a history is rejected as soon as one key is, and the search of another key
+# might take for ever. The first turn of each key has _FIRST_TURN steps. Each further turn has _GROWTH times as many.
 _FIRST_TURN = 500
 _GROWTH = 4
-# Tries between two looks at the clock.
+# The number of steps after which the search checks the time.
 _SLICE = 500
-# Tries for finding the first operation that has no place, once it is known that one has none.
+# The maximum number of steps to find the first operation that has no place, once it is known that there is one.
 _EXPLANATION = 20_000
 
 
@@ -26,13 +26,13 @@ def check(history: Iterable[Operation], model: Model, seconds: float = 10.0) -> 
     Args:
         history: The operations of the clients, each client's operations in the order in which it called them.
         model: The effects of the operations, for example `Register()`.
-        seconds: After how many seconds of computing to give up.
+        seconds: The number of CPU seconds after which to give up.
 
     Returns:
-        The verdict; if it is NO, with a key that is to blame and the reason.
+        The verdict. If it is NO, the result also names a key whose operations are not linearizable, and the reason.
 
     Raises:
-        ValueError: An operation returned before it was called, or the model does not know it.
+        ValueError: An operation returned before it was called, or the model does not know the operation.
     """
     deadline = time.process_time() + seconds
     keys: dict[Hashable, list[Operation]] = {}
@@ -67,10 +67,11 @@ def _run(search: Search, steps: int, deadline: float) -> bool | None:
 
 
 def _refusal(key: Hashable, operations: Sequence[Operation], model: Model, furthest: int) -> Result:
-    """Finds the first return that makes the history impossible. Until then it is possible, and from then on it is not.
+    """Finds, by bisection, the first return that makes the history of `key` impossible. Every prefix of the history that
+    ends before this return is possible, and no other prefix is.
 
     Args:
-        furthest: The position of a return before which the history is known to be possible.
+        furthest: The position of a return. The prefix before it is known to be possible.
     """
     whole = Problem(operations)
     returns = sorted(range(whole.returned), key=whole.end.__getitem__)
@@ -79,12 +80,12 @@ def _refusal(key: Hashable, operations: Sequence[Operation], model: Model, furth
     steps, stride = _EXPLANATION, 1
     order: tuple[Operation, ...] | None = None
     while fails - works > 1 or order is None:
-        # The return is most often close to the furthest one that the search came to, so strides begin small.
+        # The first impossible return is usually close to `furthest`, so the first strides are small.
         middle = works if fails - works == 1 else min(works + stride, (works + fails) // 2)
         until = whole.end[returns[middle]] if middle >= 0 else -1
         search = Search(Problem(operations, until), model)
         found = search.run(steps)
-        steps -= search.steps + len(operations)  # a search begins with some work on each operation
+        steps -= search.steps + len(operations)  # a search first does some work for each operation
         if found is None:
             break
         if found:

@@ -1,7 +1,7 @@
 """Says in one sentence why a get or swap of a key/value store has no place among the operations before it.
 
-Each reason is only given if it is surely true: for example, "nothing put 'a' back" is said only if every write that could
-have made the value 'a' was over before the value became a different one.
+A reason is given only if it is certainly true. For example, the sentence says "nothing put 'a' back" only if every write
+that could have made the value 'a' was over before the value became a different one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from raftlab.linearizability.search import Search
 
 Value = str | None
 
-_STEPS = 10_000  # tries of the search for another operation that contradicts the failed one
+_STEPS = 10_000  # maximum number of steps to search for another operation that contradicts the failed one
 
 
 def explain(model: Model, before: Sequence[Operation], failed: Operation) -> str:
-    """One sentence on an operation that has no place.
+    """One sentence about an operation that has no place.
 
     Args:
-        model: The register that the operations were checked with.
+        model: The register model with which the operations were checked.
         before: The other operations on the key that were called before the failed one returned.
         failed: A get or swap that returned.
     """
@@ -37,7 +37,8 @@ class _Reasons:
         self.model = model
         self.failed = failed
         self.key = failed.key
-        # An operation that returned later than the failed one may have happened before it or not, like an open operation.
+        # An operation that returned later than the failed one is treated as open: it may have happened before the failed
+        # one, or not.
         assert failed.return_ is not None
         end = failed.return_
         self.before = [one if _end(one) <= end else replace(one, return_=None, result=None) for one in before]
@@ -88,7 +89,7 @@ class _Reasons:
             if not appends:
                 return f"nobody had begun to write {shown(wanted)} by then"
             begin, end = max(reached, default=0), len(wanted)
-            while begin < end:  # leaves out what was appended after the part that nobody wrote
+            while begin < end:  # leave out appended values that follow the part that nobody wrote
                 shorter = [value for value in appends if wanted.endswith(value, begin, end)]
                 if not shorter or end - len(shorter[0]) <= begin:
                     break
@@ -104,14 +105,15 @@ class _Reasons:
         return ""
 
     def _cannot_overlap(self, value: str, appends: Sequence[str], starts: set[object]) -> bool:
-        """Whether this value cannot appear across the border of two others: no other one shares an end with it."""
+        """Whether this value can only appear in a longer value where it was written, not across the border of two other
+        values or inside another one. If in doubt, this returns False."""
         others = [*appends, *(start for start in starts if isinstance(start, str) and start)]
         ends = any(other.endswith(value[:size]) for other in others for size in range(1, len(value)))
         begins = any(other.startswith(value[size:]) for other in others for size in range(1, len(value)))
         return not (ends and begins) and not any(other != value and other in value for other in others)
 
     def _append_is_missing(self, wanted: Value) -> str:
-        """An append that was over, and that no put can have removed, is not in the value."""
+        """The reason if an append is missing from the value although it had returned and nothing can have replaced it."""
         replacements = [one for one in self.writes if one.op != "append"]
         for one in self.writes:
             if one.op != "append" or _end(one) >= self.failed.call or one.args[0] in (wanted or ""):
@@ -124,7 +126,8 @@ class _Reasons:
         return ""
 
     def _appended_in_the_wrong_order(self, wanted: Value) -> str:
-        """Two values are in it that were appended one after the other, in the other order."""
+        """The reason if the value contains two appended values in the wrong order: the append of the second one had returned
+        before the append of the first one was called."""
         if wanted is None:
             return ""
         appends = sorted({one.args[0] for one in self.writes if one.op == "append"} - {""})
@@ -149,7 +152,7 @@ class _Reasons:
         return ""
 
     def _does_not_continue(self, wanted: Value) -> str:
-        """A value was seen before, only appends can have come since, and this one does not begin with it."""
+        """The reason if the value does not begin with an earlier value, although only appends can have happened since."""
         for one in sorted(self.before, key=_end, reverse=True):
             seen = _shown_value(one)
             if seen is None or _end(one) >= self.failed.call or (wanted or "").startswith(seen):
@@ -163,7 +166,7 @@ class _Reasons:
         return ""
 
     def _was_replaced(self, wanted: Value) -> str:
-        """The value was different after the last write that could have made it the wanted value."""
+        """The reason if the value was certainly different after the last write that could have made it the wanted value."""
         makers = [one for one in self.writes if _may_make(one, wanted)]
         latest = max((self._over_by(one, wanted, makers) for one in makers), default=float("-inf"))
         witnesses = [
@@ -186,14 +189,15 @@ class _Reasons:
         return ""
 
     def _over_by(self, maker: Operation, wanted: Value, makers: Sequence[Operation]) -> float:
-        """The latest time at which a write had happened: when it returned, or when its value was first seen."""
+        """The time by which a write had certainly happened: when it returned, or when its value was first seen."""
         over = [_end(maker)]
         if len(makers) == 1 and wanted != self.initial:
             over += [_end(one) for one in self.before if one is not maker and _sees(one, wanted)]
         return min(over)
 
     def _nothing_changed_it(self) -> str:
-        """The value was the expected one when a failed swap was called, and nothing changed it before the swap returned."""
+        """The reason if a swap failed although the value was the expected one when the swap was called, and nothing changed
+        the value before the swap returned."""
         expected = self.failed.args[0]
         if expected == self.initial and not self.writes:
             return f"nobody had begun to write {self.key} by then"
@@ -211,7 +215,7 @@ class _Reasons:
         return ""
 
     def _contradicts(self) -> str:
-        """One other result without which this one would have a place."""
+        """The reason if the failed operation would have a place without the result of one other operation."""
         steps = _STEPS
         for one in sorted(self.before, key=_end, reverse=True):
             if one.return_ is None or one.op not in ("get", "swap"):
@@ -221,7 +225,7 @@ class _Reasons:
                 others.append(replace(one, return_=None, result=None))
             search = Search(Problem(sorted([*others, self.failed], key=lambda other: other.call)), self.model)
             found = search.run(steps // 4)
-            steps -= search.steps + len(others)  # a search begins with some work on each operation
+            steps -= search.steps + len(others)  # a search first does some work for each operation
             if steps < 0:
                 break
             if found:
@@ -233,7 +237,7 @@ class _Reasons:
 
 
 def shown(value: Value) -> str:
-    """A value in quotation marks, or without its middle if it is long. "None" if there is no value."""
+    """A value in quotation marks, without its middle if it is long. "None" if there is no value."""
     if value is None:
         return "None"
     if len(value) <= 40:
@@ -250,14 +254,14 @@ def _may_write(one: Operation) -> bool:
 
 
 def _may_make(one: Operation, value: Value) -> bool:
-    """Whether a write can leave this value."""
+    """Whether the key can have this value right after the write."""
     if value is None:
         return False
     return value.endswith(one.args[0]) if one.op == "append" else one.args[-1] == value
 
 
 def _shown_value(one: Operation) -> Value:
-    """The value that surely was there when this operation happened, or that it left; None if it does not tell."""
+    """The value that the key certainly had right after this operation; None if the operation does not show it."""
     if one.return_ is None:
         return None
     if one.op == "get":
@@ -280,7 +284,7 @@ def _sees(one: Operation, value: Value) -> bool:
 
 
 def _shows_another(one: Operation, value: Value) -> bool:
-    """Whether the value was certainly different right after this operation."""
+    """Whether the key certainly had another value than `value` right after this operation."""
     if one.return_ is None:
         return False
     if one.op == "get":
@@ -291,7 +295,7 @@ def _shows_another(one: Operation, value: Value) -> bool:
 
 
 def _saw(one: Operation, when: str = "") -> str:
-    """The value that a result showed."""
+    """A clause that says which value the operation read or wrote."""
     who = client_name(one)
     if one.op == "get" and when:
         return f"{who}'s get {when} returned {shown(one.result)}"

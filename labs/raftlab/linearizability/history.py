@@ -1,4 +1,4 @@
-"""The actions of clients: operations with the times of their calls and returns, and the verdict on a history of them."""
+"""The operations of clients, with the times of their calls and returns, and the verdict on a history of operations."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ class Operation:
     """One operation of one client.
 
     Attributes:
-        client: The client that called it. One client has at most one operation at a time, apart from open ones.
+        client: The client that called it. A client has at most one operation at a time, apart from open ones.
         call: When it was called, in seconds.
-        return_: When its result arrived, in seconds. None if the result is not known (the client crashed, or was told that
-            nobody knows): the operation may have happened at any time after its call, or never. It is then called open.
+        return_: When its result arrived, in seconds. None if the result is not known, because the client crashed or was told
+            that the outcome is unknown. Such an operation is called open: it may have happened at any time after its call,
+            or never.
         op: The name of the operation, for example "get". The model defines the names.
-        key: The key that it was applied to. Operations on different keys have nothing to do with each other.
+        key: The key that the operation was applied to. Operations on different keys do not affect each other.
         args: The arguments without the key.
-        result: The value that it returned.
+        result: The value that the operation returned.
     """
 
     client: int | str
@@ -42,7 +43,7 @@ def client_name(one: Operation) -> str:
 
 
 def seconds(time: float) -> str:
-    """A time to the millisecond, without zeros at its end."""
+    """A time to the millisecond, without trailing zeros."""
     return f"{time:.3f}".rstrip("0").rstrip(".") + " s"
 
 
@@ -52,7 +53,7 @@ def between(one: Operation) -> str:
 
 
 class Verdict(Enum):
-    """Whether a history is linearizable. UNDECIDED means that the time ran out, and says nothing about the history."""
+    """Whether a history is linearizable. UNDECIDED means that the time ran out; it says nothing about the history."""
 
     YES = "yes"
     NO = "no"
@@ -61,16 +62,17 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The verdict on a history. All fields but the first describe one key, and are only filled in if the verdict is NO, or
-    YES for a history of one key.
+    """The verdict on a history. The other fields describe one key. They are filled in only if the verdict is NO; `order` is
+    also filled in if the verdict is YES and the history has one key.
 
     Attributes:
         verdict: Whether the history is linearizable.
-        key: A key whose operations are not.
-        order: An order of all operations that works. If there is none, the longest prefix that works: an order of all
-            operations on this key that had returned before `unplaced` did, with those open operations that it needs.
-        unplaced: The operations that have no place in any such order. Normally one: the operation whose return makes the
-            history impossible. If the time ran out before this one was found, it is among these.
+        key: A key whose operations are not linearizable.
+        order: If the verdict is YES, an order of the operations that explains their results. If it is NO, such an order of
+            the longest possible prefix: all operations on this key that had returned before `unplaced` did, and those open
+            operations that the order needs.
+        unplaced: The operations that have no place in any such order. Normally this is one operation, whose return makes the
+            history impossible. If the time ran out before that operation was found, it is one of several.
         sentence: One sentence that says which operation has no place, and why.
     """
 

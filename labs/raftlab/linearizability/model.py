@@ -1,4 +1,4 @@
-"""The checker's model of a service: how an operation changes a state, and in which states it cannot happen."""
+"""The checker's model of a service: how an operation changes a state, and in which states the operation cannot happen."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ IMPOSSIBLE = Special.IMPOSSIBLE
 
 
 class LookAhead:
-    """Knowledge of the operations still to come, which shortens the search. This one knows nothing."""
+    """Knowledge about the operations that are still to be placed, which shortens the search. This base class has none."""
 
     def future(self, state: Hashable, taken: int) -> Hashable:
-        """Looks at a state after the operations `taken` have happened.
+        """Judges the state after the operations `taken` have happened.
 
         Returns:
-            IMPOSSIBLE if the other operations surely cannot be placed after it. Otherwise the state, or one that stands for
-            all states that are as good as this one for the operations still to come.
+            IMPOSSIBLE if the other operations certainly cannot be placed after this state. Otherwise the state, or a value
+            that stands for all states that are equivalent to it for the other operations.
         """
         return state
 
     def is_free(self, number: int, state: Hashable, taken: int) -> bool:
-        """Whether a returned operation that may happen in this state loses nothing by happening at once."""
+        """Whether a returned operation, which may happen in this state, can be placed next without excluding any order."""
         return False
 
     def open_helps(self, state: Hashable, taken: int) -> bool:
-        """Whether an open operation is worth taking if it leads to this state, as `future` returned it."""
+        """Whether it can help to place an open operation that leads to this state (a state that `future` returned)."""
         return True
 
 
@@ -49,7 +49,8 @@ class Model(ABC):
     def step(self, state: Hashable, operation: Operation) -> Hashable:
         """The state after an operation.
 
-        An operation that is open (`return_` is None) has any result. One that changes nothing need not be allowed for.
+        An open operation (`return_` is None) may have any result. The result with which it changes nothing need not be
+        considered, because the operation can be left out instead.
 
         Returns:
             The new state, or IMPOSSIBLE if the operation cannot return its result in this state.
@@ -60,7 +61,7 @@ class Model(ABC):
         """Whether an operation with this result never changes the state."""
 
     def validate(self, operation: Operation) -> None:  # noqa: B027 (a model may accept everything)
-        """Refuses an operation that this model does not know.
+        """Rejects an operation that this model does not know.
 
         Raises:
             ValueError: The operation or its arguments are unknown.
@@ -70,8 +71,8 @@ class Model(ABC):
         """One sentence that says why an operation has no place.
 
         Args:
-            before: The other operations on this key that were called before the failed one returned. Without the failed one
-                they are linearizable.
+            before: The other operations on this key that were called before the failed one returned. They are linearizable
+                without the failed one.
             failed: The operation that has no place.
         """
         return f"{failed.describe()} returned {failed.result!r}, which it does in no order of the operations before it."

@@ -1,4 +1,4 @@
-"""The operations on one key, numbered and put in order of time, as the search needs them."""
+"""The operations on one key, numbered and sorted by time for the search."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ NEVER = 1 << 62  # the position of a return that never came
 class Problem:
     """The operations on one key. Sets of operations are integers: bit i stands for operation i.
 
-    Operations that returned have the lower numbers, in order of their calls; then come the open ones.
+    The operations that returned have the lower numbers, in order of their calls. The open operations follow.
 
     Attributes:
-        operations: The operations. What had not returned by the end of a prefix is open here.
-        originals: The same operations as they were given.
-        call, end: Positions of call and return among all calls and returns, in order of time.
-        returned: The number of operations that have returned.
-        everything_returned: The set of these.
-        waits_for: For each operation, those of the same client that must come first though the times are equal.
+        operations: The operations. Those that had not returned by the end of the prefix (`until`) are open here.
+        originals: The same operations as they were given, in the same order.
+        call, end: For each operation, the positions of its call and its return among all calls and returns in order of time.
+        returned: The number of operations that returned.
+        everything_returned: The set of the operations that returned.
+        waits_for: For each operation, the operations of the same client that must come before it although they returned at
+            the time of its call.
     """
 
     def __init__(self, operations: Sequence[Operation], until: int | None = None) -> None:
         """Args:
         operations: The operations on one key, each client's in the order in which it called them.
-        until: The history ends after this position, which is that of a return. None: it does not end early.
+        until: The position of a return, after which the history is cut off. None: the whole history.
         """
         call, end = _positions(operations)
         limit = NEVER if until is None else until + 1
@@ -60,7 +61,7 @@ def lowest_missing(members: int) -> int:
 
 
 def _positions(operations: Sequence[Operation]) -> tuple[list[int], list[int]]:
-    """Numbers calls and returns in order of time. At equal times calls come first: such operations overlap."""
+    """Numbers calls and returns in order of time. At equal times calls come first, so that the operations overlap."""
     events: list[tuple[float, int, int]] = []
     for number, one in enumerate(operations):
         events.append((one.call, 0, number))

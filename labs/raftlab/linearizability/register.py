@@ -16,7 +16,7 @@ _ARGUMENTS = {"get": 0, "put": 1, "append": 1, "swap": 2}
 
 
 class _Forgotten:
-    """Stands for every value that no operation still to come reads, compares with or adds to."""
+    """Stands for every value that none of the remaining operations reads, compares with or appends to."""
 
     def __repr__(self) -> str:
         return "a value that nobody reads"
@@ -26,13 +26,13 @@ FORGOTTEN = _Forgotten()
 
 
 class Register(Model):
-    """A value per key.
+    """Each key has a value, or none.
 
     - `get()` returns the value, or the initial value if nothing was written.
-    - `put(value)` replaces it.
-    - `append(value)` adds to its end; no value counts as "".
-    - `swap(expected, value)` replaces it and returns True if it equals `expected` (None: there is no value), and otherwise
-      changes nothing and returns False.
+    - `put(value)` replaces the value.
+    - `append(value)` appends to the value; if there is none, it counts as "".
+    - `swap(expected, value)` replaces the value and returns True if the old value equals `expected` (None: there is no
+      value). Otherwise it changes nothing and returns False.
     """
 
     def __init__(self, initial: Value = None) -> None:
@@ -80,25 +80,26 @@ class Register(Model):
         return _Future(problem)
 
 
-# The numbers of next results, and of appends ahead, that are tried on a new value. More of them find a dead end earlier.
+# How many of the next results, and how many appends, the look-ahead considers for a new state. If there are more of them,
+# the search finds a dead end earlier.
 _RESULTS_AHEAD = 24
 _APPENDS_AHEAD = 60
 _ANYTHING = -1  # the set of all operations
 
 
 class _Future(LookAhead):
-    """Which values the results still to come ask for, and which writes can make them.
+    """Which values the remaining operations need, and which writes can produce these values.
 
-    A result that shows a value v (a get, or a swap that succeeded) needs v to grow by appends out of a beginning of v: what
-    is stored now, or what a put or swap writes before.
+    A get that returned v, or a swap from v that succeeded, needs the value v. Appends must produce v from a prefix of v: the
+    value that is stored now, or a value that a put or swap writes before.
     """
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._wanted: dict[int, Value] = {}  # by operation: what it reads or compares with
-        self._shows = 0  # operations that would be wrong if the value were different
+        self._wanted: dict[int, Value] = {}  # by operation: the value that it reads or compares with
+        self._shows = 0  # operations whose result shows that the key had this value
         self._differs = 0  # swaps that failed
-        self._bases: dict[str, list[int]] = {}  # by value: puts, and swaps that may succeed
+        self._bases: dict[str, list[int]] = {}  # by value: puts of it, and swaps to it that may succeed
         self._appends: dict[str, int] = {}  # by value: the set of appends
         changes: list[tuple[int, int]] = []
         for number, one in enumerate(problem.operations):
@@ -151,9 +152,7 @@ class _Future(LookAhead):
             return False
         helps = self._helps.get(number)
         if helps is None:
-            helps = (
-                self._differs
-            )  # any write can help a swap to fail: it replaces the value that the swap must not find
+            helps = self._differs  # any write can make a swap fail, because it replaces the value that the swap expects
             for asking, wanted in self._wanted.items():
                 if wanted is not None and (
                     wanted.startswith(one.args[0]) if one.op == "put" else one.args[0] in wanted
@@ -166,7 +165,7 @@ class _Future(LookAhead):
         return state is not FORGOTTEN or self._differs & ~taken != 0
 
     def _can_grow(self, number: int, state: Hashable, taken: int) -> bool:
-        """Whether appends can turn this value into the one that an operation asks for."""
+        """Whether appends can turn the value `state` into the one that operation `number` needs."""
         wanted = self._wanted[number]
         possible = 0
         if state is FORGOTTEN:
@@ -188,15 +187,16 @@ class _Future(LookAhead):
         return not (self._shows >> number & 1 and self._before(number)[0] & ~taken & ~possible)
 
     def _has_base(self, number: int, taken: int) -> bool:
-        """Whether a put or swap still to come can write a beginning of the value that an operation asks for."""
+        """Whether one of the remaining puts and swaps can write a prefix of the value that operation `number` needs."""
         return any(not (taken >> base & 1 or needed & taken) for base, needed in self._before(number)[1])
 
     def _before(self, number: int) -> tuple[int, list[tuple[int, int]]]:
-        """The operations that can or must come before an operation that asks for a value.
+        """The operations that can or must come before operation `number`, which needs a value.
 
         Returns:
-            The writes that returned before it was called and would spoil a beginning of the value; and each put or swap that
-            can write a beginning of it, with the appends that are needed after that one.
+            The set of writes that returned before it was called, except the puts and swaps that can write a prefix of the
+            needed value; and each put or swap that can write such a prefix, with the set of appends that are needed after
+            that put or swap.
         """
         known = self._earlier.get(number)
         if known is None:
@@ -217,10 +217,10 @@ class _Future(LookAhead):
         return known
 
     def _appends_from(self, number: int, position: int, depth: int) -> tuple[int, int] | None:
-        """The appends that make the value that an operation asks for out of its first `position` characters.
+        """The appends that produce the value that operation `number` needs from its first `position` characters.
 
         Returns:
-            The appends that are certainly needed, and all that can be used; None if there is no way.
+            The set of appends that are certainly needed, and the set of all that can be used; None if there is no way.
         """
         wanted = self._wanted[number]
         assert wanted is not None
@@ -247,7 +247,7 @@ class _Future(LookAhead):
 
 
 def _changes_something(one: Operation) -> bool:
-    """Whether a returned operation surely left another value than before, or one that a put could not have left."""
+    """Whether a returned operation is a write that certainly changes the value, or a put."""
     if one.op == "swap":
         return bool(one.result) and one.args[0] != one.args[1]
     return one.op == "put" or (one.op == "append" and one.args[0] != "")

@@ -1,8 +1,9 @@
-"""The search for an order of the operations on one key: Wing and Gong's algorithm with Lowe's memory of what was tried.
+"""The search for an order of the operations on one key: Wing and Gong's algorithm with Lowe's cache of visited states.
 
-An order must put each operation between its call and its return. The search takes one operation after the other: those
-that may come next were called before any operation that is left returned. If it gets stuck, it goes back and takes another
-one. Two ways to the same set of operations and the same state have the same future, so the second is not tried.
+An order must place each operation between its call and its return. The search places one operation after the other. The next
+operation may be any that was called before the first return of the operations not placed yet. If none fits, the search
+backtracks and tries another operation. If two partial orders contain the same operations and lead to the same state, they
+have the same continuations, so the second is not continued.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from raftlab.linearizability.problem import NEVER, Problem, lowest_missing
 
 @dataclass(slots=True)
 class _Choice:
-    """A point to which the search can go back."""
+    """A point to which the search can backtrack."""
 
     taken: int
     state: Hashable
@@ -30,9 +31,9 @@ class Search:
 
     Attributes:
         problem: The operations.
-        order: The numbers of the operations taken so far, in order.
-        furthest: The position of a return: everything that returned before it was placed at some time.
-        steps: The number of tries.
+        order: The numbers of the operations placed so far, in order.
+        furthest: The position of a return. Some partial order contained every operation that returned before it.
+        steps: The number of operations tried so far.
     """
 
     def __init__(self, problem: Problem, model: Model) -> None:
@@ -45,7 +46,8 @@ class Search:
         self._tried: dict[tuple[int, Hashable], list[int]] = {}
         self._choices: list[_Choice] = []
         self._reads = [model.only_reads(one) for one in problem.operations]
-        # An open operation that only reads can be left out. Of equal ones, the one called first can always go first.
+        # An open operation that only reads can be left out. Among equal open operations, the one that was called first can
+        # always be placed first.
         self._open: list[tuple[int, int]] = []
         equal: dict[tuple[object, ...], int] = {}
         for number in range(problem.returned, len(problem.operations)):
@@ -59,13 +61,13 @@ class Search:
         self._found = state is not IMPOSSIBLE and self._arrive(0, state)
 
     def run(self, steps: int) -> bool | None:
-        """Goes on searching.
+        """Continues the search.
 
         Args:
-            steps: After how many tries to stop.
+            steps: The number of operations to try before stopping.
 
         Returns:
-            Whether there is an order (then `order` is one), or None if the search has not ended.
+            Whether there is an order (if so, it is in `order`), or None if the search has not ended.
         """
         problem, model, ahead = self.problem, self._model, self._ahead
         while not self._found and self._choices:
@@ -96,10 +98,10 @@ class Search:
         return tuple(self.problem.originals[number] for number in self.order)
 
     def _arrive(self, taken: int, state: Hashable) -> bool:
-        """Takes what loses nothing by happening now, and notes what may happen next.
+        """Places the operations that can be placed now without excluding any order, and records which may come next.
 
         Returns:
-            Whether every operation that returned has its place.
+            Whether every operation that returned has been placed.
         """
         problem, operations = self.problem, self.problem.operations
         while True:
@@ -108,7 +110,7 @@ class Search:
             before = taken
             for number in candidates:
                 if self._reads[number]:
-                    # It changes nothing, so it can go first in every order that begins here.
+                    # A read changes nothing, so it can be placed first in every order that continues from here.
                     free = self._model.step(state, operations[number]) is not IMPOSSIBLE
                 else:
                     free = self._ahead.is_free(number, state, taken)
@@ -136,7 +138,8 @@ class Search:
         return False
 
     def _candidates(self, taken: int) -> tuple[int, list[int]]:
-        """The first return of an operation that is not taken, and the returned operations that may come next."""
+        """The position of the first return among the operations that are not in `taken`, and the operations that returned
+        and may come next."""
         problem = self.problem
         call, end, waits_for = problem.call, problem.end, problem.waits_for
         first_return = NEVER
@@ -151,7 +154,8 @@ class Search:
         return first_return, candidates
 
     def _was_tried(self, taken: int, state: Hashable) -> bool:
-        """Whether the search was here before, with the same or fewer open operations used up. Notes that it was."""
+        """Whether the search has been at this state before with the same operations that returned, and with no open
+        operations other than those in `taken`. If not, records this visit."""
         used = taken >> self.problem.returned
         before = self._tried.setdefault((taken & self.problem.everything_returned, state), [])
         if any(earlier & used == earlier for earlier in before):

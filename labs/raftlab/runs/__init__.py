@@ -1,1 +1,1 @@
-"""Single runs: making, recording and naming them. Scenarios: runs written as a list of commands."""
+"""Single runs: how they are performed, recorded and named. Scenarios: runs written as a list of commands."""

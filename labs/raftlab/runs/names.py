@@ -16,20 +16,20 @@ from raftlab.suites.catalogue import TestInfo
 
 
 class BadName(ValueError):
-    """Not the name of a run. The message says what was expected."""
+    """A text that does not name a run. The message says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """A run that can be made.
+    """A run that can be performed.
 
     Attributes:
-        info: the test. For a scenario, the entry that takes its place in records and traces.
+        info: The test. For a scenario, the entry that stands for the test in records and traces.
         network: ``"sim"`` or ``"rpyc"``.
-        seed: from 0 on.
-        schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
-        scenario: the scenario; ``None`` if the run is that of a lab's test.
-        file: the file from which the scenario was read, if any.
+        seed: From 0 on.
+        schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
+        scenario: The scenario; ``None`` if the run is a test of a lab.
+        file: The file from which the scenario was read, if any.
     """
 
     info: TestInfo
@@ -41,7 +41,7 @@ class NamedRun:
 
     @property
     def script(self) -> Callable[[Any], object]:
-        """The function that makes the run, to be called with a run's ``cluster``."""
+        """The function that performs the run. Call it with the method ``cluster`` of a run."""
         if self.scenario is None:
             return catalogue.script_of(self.info)
         return ScenarioPlayer(self.scenario).play
@@ -53,13 +53,13 @@ def named(text: str, network: str, schedule: str | None) -> NamedRun:
     Args:
         text: TEST@SEED, fuzz_LAB@SEED, or the path of a scenario's file.
         network: ``"sim"`` or ``"rpyc"``.
-        schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the scenario
+        schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the scenario
             or the seed decides.
 
     Raises:
-        BadName: the text is none of these, or the run cannot be made on ``network``.
-        raftlab.suites.catalogue.UnknownTest: no lab has such a test.
-        OSError: the file cannot be read.
+        BadName: ``text`` is none of these, or the run cannot be performed on ``network``.
+        raftlab.suites.catalogue.UnknownTest: No lab has such a test.
+        OSError: The file cannot be read.
     """
     path = Path(text)
     if path.suffix == ".txt" or path.is_file():
@@ -84,12 +84,12 @@ def _of_scenario(scenario: Scenario, network: str, schedule: str | None) -> Name
 
 
 def info_of(scenario: Scenario) -> TestInfo:
-    """The entry that takes the place of the test in a scenario's records and traces."""
+    """The entry that stands for the test in the records and traces of a scenario."""
     return TestInfo(scenario.lab, scenario.name, f"Scenario {scenario.name}", 0, ("sim",))
 
 
 def read(path: Path) -> Scenario:
-    """Read a scenario's file. Raises :class:`BadName`, which names the file and the line, and ``OSError``."""
+    """Read a scenario's file. Raises :class:`BadName`, whose message names the file and the line, and ``OSError``."""
     try:
         found = parse(path.read_text(encoding="utf-8"))
         return replace(found, lab=labs.find(found.lab).name)
@@ -100,8 +100,8 @@ def read(path: Path) -> Scenario:
 
 
 def expected(failure: Failure | None) -> tuple[str, ...]:
-    """The lines of a scenario's file about the end of its run: the failure, the broken rule and the last events, or that
-    the run passed."""
+    """The lines of a scenario's file that say how its run ends: the failure, the broken rule and the last events; or
+    that the run passed."""
     if failure is None:
         return ("passed",)
     rule = () if failure.rule is None else (f"rule: {failure.rule.name} ({failure.rule.section})",)

@@ -79,25 +79,25 @@ class Session:
         self.traces = TraceQuota(
             Path(option("--trace-dir")) if option("--trace-dir") else None, option("--trace-quota")
         )
-        self.tests: dict[str, int] = {}  # the number of each test, in the order of their first runs
+        self.tests: dict[str, int] = {}  # the number of each test, in the order of the tests' first runs
         self.patience = Patience()
         self.written = 0
         fd: int = option("--records-fd")
         self._out: BinaryIO | None = open(fd, "wb", buffering=0) if fd >= 0 else None  # noqa: SIM115  (closed at the end)
 
     def place_of(self, run: Run) -> tuple[int, int]:
-        """Where the run's trace stands among those that may be kept: its seed, and the number of its test."""
+        """Where the run's trace stands in the order of the quota: its seed, and the number of its test."""
         return run.seed, self.tests.setdefault(run.info.name, len(self.tests))
 
     def ended(self, record: Record) -> None:
-        """A run has ended: write its record."""
+        """Count a run that has ended, and write its record."""
         self.written += 1
         self.patience.ended(record)
         if self._out is not None:
             try:
                 self._out.write(to_line(record))
             except BrokenPipeError:
-                # The process that reads these records is gone.
+                # The process that should read the records is gone.
                 self.impl.close()
                 os._exit(1)
 
@@ -111,7 +111,7 @@ class Session:
 
 _session = pytest.StashKey[Session]()
 _run = pytest.StashKey[Run]()
-_record = pytest.StashKey[Record]()  # of a run that was made in a process of its own
+_record = pytest.StashKey[Record]()  # set if the run was performed in a process of its own
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -134,7 +134,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that do not run on this network or were not asked for; pytest would report them as skipped."""
+    """Leave out tests that do not run on this network or were not asked for. Otherwise pytest would report them as
+    skipped."""
     items[:] = [item for item in items if "NOTSET" not in item.name]
 
 
@@ -154,13 +155,13 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
 
     yield start
     run.close()
-    # pytest keeps its items to the end. A run has its whole trace in memory, so drop it here.
+    # pytest keeps its items until the end. A run holds its whole trace in memory, so drop the run here.
     del request.node.stash[_run]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """With ``--together``, make the run in a process of its own, if possible, and report what became of it."""
+    """With ``--together``, perform the run in a process of its own, if possible, and report its outcome."""
     session, run = pyfuncitem.config.stash[_session], pyfuncitem.stash.get(_run, None)
     if run is None or not session.together or session.patience.refusal(run.info.name, run.network) is not None:
         return None
@@ -183,8 +184,8 @@ def _verdict_on(error: BaseException | None, network: str) -> BaseException | No
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     error = call.excinfo.value if call.excinfo is not None else None
     if call.excinfo is not None and isinstance(error, LabFailure) and not item.config.getoption("usepdb", False):
-        # The record has the failure. With its default style, pytest would parse the whole suite to quote lines that nobody
-        # reads. With a submission that always fails, that takes half of the judge's time.
+        # The record has the failure. With its default style, pytest would parse the whole suite to quote lines that
+        # nobody reads. For a submission that always fails, that takes half of the judge's time.
         call.excinfo.traceback = call.excinfo.traceback[:0]
     report = yield
     run = item.stash.get(_run, None)
@@ -199,7 +200,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-# Last, because after Ctrl-C pytest also ends the running test's fixture in this hook, and that needs the host.
+# This hook must run last: after Ctrl-C, pytest also ends the running test's fixture in this hook, and that needs the
+# host.
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     ours = session.config.stash.get(_session, None)

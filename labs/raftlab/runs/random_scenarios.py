@@ -1,13 +1,14 @@
 """Random scenarios, for `raftlab fuzz` and hidden tests: a lab and a seed make a list of random commands.
 
-A scenario has proposals; servers, links and single directions of links that are cut; messages that are lost, duplicated,
-reordered or held; pauses; and clocks that run fast or slow. Durable servers also crash (even between two effects of one
-step) and fail to save. At the end every fault is undone, and the cluster must elect a leader and, if it has a log, apply
-one more command everywhere. So the referee judges safety at every event, and the last command tests liveness.
+A scenario has proposals and faults: it cuts off servers, links and single directions of links; loses, duplicates,
+reorders and holds messages; pauses servers; and makes clocks run fast or slow. Durable servers also crash (even between
+two effects of one step) and fail to save. At the end every fault is undone, and the cluster must elect a leader and, if
+it has a log, apply one more command everywhere. So the referee judges safety at every event, and the last command tests
+liveness.
 
-With a service (lab 3A), clerks take the place of proposals: they carry out operations, crash, and lose their links to some
-servers. At the end every operation must return, and the history must be linearizable. In lab 3B they read in every way; then
-the rates of clocks differ by less than MAX_DRIFT, because leases rely on that.
+With a service (lab 3A), clerks replace the proposals: they carry out operations, crash, and lose their links to some
+servers. At the end every operation must return, and the history must be linearizable. In lab 3B the clerks use every
+kind of read. The rates of clocks then differ by less than the factor MAX_DRIFT, because leases rely on that.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from raftlab.seeds import derive
 # The name of a random scenario of lab 2C is fuzz_2C.
 PREFIX = "fuzz_"
 _NAMES = "abcdefgh"
-# The most operations of clerks in one scenario.
+# The maximum number of operations that the clerks of one scenario carry out.
 _OPERATIONS = 300
-# The rates of clocks, of which a scenario with leases draws one pair: those of a pair and 1 differ by less than MAX_DRIFT.
+# Pairs of clock rates. A scenario with leases draws one pair. The two rates and 1 differ from each other by less than
+# the factor MAX_DRIFT.
 _RATES = ((0.82, 1.0), (0.9, 1.1), (1.0, 1.22))
 
 Action = Callable[["_Generator"], None]
-"""Adds one command or a few that belong together."""
+"""Adds one command, or a few that belong together."""
 
 
 def name_of(lab: str) -> str:
@@ -39,7 +41,8 @@ def name_of(lab: str) -> str:
 
 
 def generate(lab: str, seed: int) -> Scenario:
-    """The random scenario of a lab, by the lab's name, that belongs to ``seed``. Always the same for the same arguments."""
+    """The random scenario of a lab for ``seed``, given the lab's name. The same arguments always give the same
+    scenario."""
     return _Generator(lab, random.Random(derive(seed, "fuzz", lab))).scenario(seed)
 
 
@@ -50,7 +53,7 @@ class _Generator:
         self._rng = rng
         self._servers = rng.choice((3, 3, 3, 4, 5, 5, 5, 6, 7))
         self._commands: list[Command] = []
-        self._leader = ""  # the latest leader's name; one of the first commands gives it one
+        self._leader = ""  # the name of the latest leader; an early command sets it
         self._named = 0
         self._holds: list[str] = []
         self._held = 0
@@ -77,7 +80,7 @@ class _Generator:
                 self._add(commands.Clock(self._behind(server), str(rng.choice(self._rates))))
         if rng.random() < 0.5:
             self._unreliable()
-        # Each scenario has its own mix, so that some are mostly about crashes and some have none.
+        # Each scenario has its own mix: some are mostly about crashes, and some have none.
         weights = {action: rng.choice((0, 1, 1, 2, 4)) * weight for action, weight in self._actions().items()}
         weights[_Generator._find] = 6
         if self._has("log"):
@@ -87,7 +90,7 @@ class _Generator:
         for _ in range(rng.randint(8, 30)):
             (action,) = rng.choices(list(weights), list(weights.values()))
             action(self)
-            # In some scenarios faults follow each other quickly, in others slowly.
+            # Faults follow each other quickly in some scenarios, slowly in others.
             if rng.random() < 0.7:
                 self._wait(rng.choice((0.01, 0.05, 0.2, 0.6, 1.5)))
         self._add(commands.Check())
@@ -132,7 +135,7 @@ class _Generator:
         self._add(command(self._leader))
 
     def _any(self) -> str:
-        """The leader, or one of the others."""
+        """The leader or another server."""
         return self._behind(0 if self._rng.random() < 0.4 else self._rng.randrange(self._servers))
 
     def _behind(self, places: int) -> str:
@@ -154,14 +157,14 @@ class _Generator:
         self._add(commands.Propose(server, str(count) if count > 1 else ""))
 
     def _propose_to(self, server: str, count: int) -> None:
-        """Propose some commands, or let clerks carry out so many operations."""
+        """Propose ``count`` commands or, if there are clerks, let some carry out ``count`` operations each."""
         if self._clerks:
             self._load(count)
         else:
             self._add(commands.Propose(server, str(count)))
 
     def _load(self, count: int) -> None:
-        """Let some clerks carry out operations, each so many. The history stays short enough to be judged."""
+        """Let some clerks carry out ``count`` operations each. The history stays short enough to be judged."""
         chosen = sorted(self._rng.sample(range(self._clerks), self._rng.randint(1, self._clerks)))
         self._operations += count * len(chosen)
         if self._operations > _OPERATIONS:
@@ -183,7 +186,7 @@ class _Generator:
             op, read = "get", self._rng.choice(READS)
         self._operations += 1
         value = f"x{self._operations};"
-        # Of two values, the first is the expected one; a single value is the one to write.
+        # If an operation has two values, the first is the expected one. A single value is the one to write.
         first, second = {"get": ("", ""), "swap": (self._rng.choice((commands.NO_VALUE, "x1;")), value)}.get(
             op, (value, "")
         )
@@ -193,7 +196,7 @@ class _Generator:
         return f"C{self._rng.randrange(self._clerks)}"
 
     def _cut_off_clerk(self) -> None:
-        """Cut one direction or both between a clerk and a server, most likely the leader."""
+        """Cut one or both directions of the link between a clerk and a server, most likely the leader."""
         clerk, server = self._any_clerk(), self._any()
         ways = self._rng.choice(((clerk, server), (server, clerk), None))
         for src, dst in ((clerk, server), (server, clerk)) if ways is None else (ways,):
@@ -203,12 +206,13 @@ class _Generator:
         self._add(commands.Restart(self._any_clerk()))
 
     def _hold_requests(self) -> None:
-        """Hold a client's request or the reply to it: it may arrive much later than the retry."""
+        """Hold a client's request or its reply, so that the message may arrive much later than the retry."""
         leg = self._rng.choice(("requests", "replies"))
         self._add(commands.Hold(self._new_hold(), leg, "client_request", most=str(self._rng.choice((1, 1, 2)))))
 
     def _old_leader(self) -> None:
-        """Cut the leader and one clerk off from the rest. That clerk reads, and another writes at whoever is elected."""
+        """Cut the leader and one clerk off from the rest. That clerk reads, and another clerk writes to the new
+        leader."""
         rng = self._rng
         self._find()
         reader, writer = (f"C{number}" for number in rng.sample(range(self._clerks), 2))
@@ -223,20 +227,21 @@ class _Generator:
 
         both()
         self._partition_into([self._leader, reader], [*others, writer])
-        # A leader that nobody answers may step down soon after another was elected.
+        # Operate often: a leader that gets no replies may step down soon after another leader is elected.
         for _ in range(rng.randint(6, 12)):
             both()
         if rng.random() < 0.7:
             self._heal()
 
     def _members(self) -> None:
-        """Ask a server, most likely the leader, to make a random choice of all servers the members."""
+        """Ask a server, most likely the leader, to change the members to a random choice of all servers."""
         chosen = self._rng.sample(range(self._servers), self._rng.randint(1, self._servers))
         server = self._leader if self._rng.random() < 0.8 else self._any()
         self._add(commands.Members(server, " ".join(map(self._behind, chosen))))
 
     def _transfer(self) -> None:
-        """Ask a server, most likely the leader, to hand over. Sometimes the target lacks entries, or goes away."""
+        """Ask a server, most likely the leader, to transfer leadership. Sometimes the target lacks entries, or a server
+        crashes."""
         rng = self._rng
         server = self._leader if rng.random() < 0.9 else self._any()
         target = self._behind(rng.randrange(self._servers))
@@ -253,7 +258,7 @@ class _Generator:
             self._add(commands.Propose(self._leader))
 
     def _transfer_late(self) -> None:
-        """TimeoutNow, or the request for votes that follows it, arrives late, after more commands or another transfer."""
+        """Deliver TimeoutNow, or the RequestVote that follows it, late: after more commands or another transfer."""
         rng = self._rng
         self._find()
         method = rng.choice(("timeout_now", "timeout_now", "request_vote"))
@@ -357,7 +362,7 @@ class _Generator:
         self._add(commands.Clock(self._any(), str(self._rng.choice(self._rates))))
 
     def _left_behind(self) -> None:
-        """Disconnect or stop a server while the others commit. Messages to it may be held for a while after its return."""
+        """Disconnect a server while the others commit. Messages to it may be held for a while after its return."""
         away = self._behind(self._rng.randrange(1, self._servers))
         self._add(commands.Disconnect(away))
         self._propose_to(self._leader, self._rng.choice((3, 12, 30)))
@@ -380,7 +385,8 @@ class _Generator:
         self._let_go()
 
     def _left_alone(self) -> None:
-        """Let a leader's commands reach nobody, and crash it or cut it off. It comes back after others have led."""
+        """Let no commands of a leader reach any server, then crash it or cut it off. It returns after others may have
+        led."""
         self._find()
         old = self._leader
         self._add(commands.Hold(self._new_hold(), "requests", "append_entries", src=old, filter="entries"))
@@ -402,7 +408,7 @@ class _Generator:
         self._wait(1.0)
 
     def _restarts_in_an_election(self) -> None:
-        """The leader is cut off, and some of the others restart during the election."""
+        """Cut the leader off, and restart some of the other servers during the election."""
         self._find()
         self._add(commands.Disconnect(self._leader))
         self._off.append(self._leader)

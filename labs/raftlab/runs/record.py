@@ -1,8 +1,8 @@
 """The record of one run of one test: its outcome, its failure and its numbers.
 
-Records are written as JSON, one per line, so that a reader can use those that arrived even if the writer was killed. A
-writer that finishes ends with the line ``{"end": n}``, where n is the number of records. If this line is missing, runs are
-missing.
+Records are written as JSON, one per line, so a reader can use all records that arrived even if the writer was killed. A
+writer that finishes writes a last line ``{"end": n}``, where n is the number of records. If this line is missing, so
+are some runs.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ Outcome = Literal["passed", "failed", "error"]
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One run.
+    """The record of one run.
 
     Attributes:
         outcome: ``"error"`` means that the run could not be judged, because raftlab or the machine failed. This never
             lowers a mark.
-        schedule: how threads were preempted (sim), see :mod:`raftlab.schedules`.
-        servers: the number of servers in the cluster.
-        scripted: how many of them the test played.
-        lab_s: the duration of the run in the lab's time (virtual in sim), in seconds.
-        wall_s: how long it took by the wall clock, in seconds.
-        cpu_s: processor time of the judge and the hosts, in seconds.
-        late_s: in rpyc, the longest delay with which the judge woke up, in seconds. If it is large, the machine is too busy.
-        rpcs: how many RPCs were sent.
-        rpc_bytes: bytes of requests and replies.
-        entries: how many log entries the cluster agreed on.
-        findings: what the race detector found, if it was on.
-        trace_hash: equal if and only if two runs have equal events.
-        trace: the file with the trace, if it was kept.
-        replay: the command that makes the run again.
+        schedule: How threads were preempted (sim), see :mod:`raftlab.schedules`.
+        servers: The number of servers in the cluster.
+        scripted: The number of those servers that the test played.
+        lab_s: The duration of the run in the lab's time (virtual in sim), in seconds.
+        wall_s: The duration by the wall clock, in seconds.
+        cpu_s: The CPU time of the judge and the hosts, in seconds.
+        late_s: In rpyc, the longest delay with which the judge woke up, in seconds. A long delay means that the machine
+            was too busy.
+        rpcs: The number of RPCs that were sent.
+        rpc_bytes: The bytes of requests and replies.
+        entries: The number of log entries on which the cluster agreed.
+        findings: What the race detector found, if it was on.
+        trace_hash: Equal for two runs if and only if their events are equal.
+        trace: The file with the trace, if it was kept.
+        replay: The command that repeats the run.
     """
 
     schema: int = SCHEMA
@@ -82,7 +83,7 @@ def to_line(item: Record | End) -> bytes:
 
 
 def from_line(line: bytes) -> Record | End:
-    """Read one line. Raises ``msgspec.DecodeError`` (or its subclass ``ValidationError``) if it is neither."""
+    """Read one line. Raises ``msgspec.DecodeError`` (or its subclass ``ValidationError``) if the line is neither."""
     try:
         return _decode_record(line)
     except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""One run of one test on one network with one seed: making it, judging it, and writing its record and trace.
+"""One run of one test on one network with one seed: how it is performed, judged and recorded.
 
 The pytest plugin and the commands use the same class, so that a replay does exactly what the test did.
 """
@@ -38,19 +38,19 @@ from raftlab.worlds.sim_world import Breakpoint, ForkedHost, Host, InProcessHost
 
 NETWORKS = ("sim", "rpyc")
 
-# In rpyc: how many seconds late the judge may wake up. If it was later than this, a failure that depends on time does not
-# count. Election timeouts are about this long. A failure that the referee reports always counts, because it does not depend
-# on time.
+# In rpyc: by how many seconds the judge may wake up late. If it woke up later than that, a failure that depends on time
+# does not count. Election timeouts are about this long. A failure that the referee reports always counts, because it
+# does not depend on time.
 TOO_LATE_S = 0.5
 _DEPENDS_ON_TIME = ("assertion", "no-answer")
-# But not if the run itself used more than this share of one processor.
+# An exception: such a failure does count if the run itself used more than this share of one processor.
 BUSY_SHARE = 0.75
 _MACHINE_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
-# Events that lead to a failure and are shown with it.
+# The number of events that are shown with a failure.
 _EVENTS_SHOWN = 12
 # The rules whose failures are about what a server has saved, and when.
 _ABOUT_SAVES = (rules.SURVIVES, rules.SAVE_FIRST, rules.FAILED_SAVE, rules.WHOLE_SNAPSHOT, rules.SNAPSHOT_FIRST)
-# The longest texts in a record: of one event, of the failure's sentence and of a traceback.
+# The maximum lengths of texts in a record, in characters: of one event, of the failure's sentence, and of a traceback.
 _EVENT_CHARACTERS = 500
 _TEXT_CHARACTERS = 1200
 _DETAIL_CHARACTERS = 8000
@@ -58,20 +58,20 @@ _DETAIL_CHARACTERS = 8000
 
 class Implementation:
     """The submission under test, with the warm host that forks its runs. The host starts when it is first needed, and
-    again if it died.
+    again after it has died.
 
     Args:
-        path: the submission.
-        sandbox: how its code is confined.
-        races: whether the race detector observes its simulated runs.
-        raft: the Raft below the submission's kv.py, if it is not the submission's own.
-        copy: a copy of the submission, together with ``raft`` if that is given. ``None``: there is none.
+        path: The submission.
+        sandbox: How its code is confined.
+        races: Whether the race detector observes its simulated runs.
+        raft: The Raft that runs below the submission's kv.py, if it is not the submission's own.
+        copy: A copy of the submission, combined with ``raft`` if that is given. ``None``: there is no copy.
 
     Attributes:
-        folder: what the hosts load: the copy, the submission itself, or a folder with its kv.py and the other Raft.
+        folder: What the hosts load: the copy, the submission itself, or a folder that combines its kv.py with ``raft``.
 
     Raises:
-        raftlab.submission.source.SubmissionError: the two cannot be put together.
+        raftlab.submission.source.SubmissionError: The submission and ``raft`` cannot be combined.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ class Implementation:
 
     @property
     def may_be_together(self) -> bool:
-        """Whether judge and hosts may share a process: for one's own code, and without the race detector. Other people's
-        code needs no sandbox if somebody asks for that, but could change its own verdict."""
+        """Whether judge and hosts may share a process: only for code that runs without a sandbox, and without the race
+        detector. The code could change its own verdict, so this is for one's own code."""
         return self._sandbox == levels.NONE and not self.races
 
     def simulated(self) -> int:
-        """How many simulated runs its host has made."""
+        """How many simulated runs the host has performed."""
         return 0 if self._host is None else self._host.simulated
 
     def starts_an_empty_submission(self) -> bool:
-        """Whether this machine can start a host, for a submission that is certainly not to blame."""
+        """Whether this machine can start a host for an empty submission, which cannot be to blame if that fails."""
         fds: list[int] = []
         try:
             with WarmHost(EMPTY_SUBMISSION, self._sandbox) as host:
@@ -133,11 +133,11 @@ class Implementation:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The moment at which a run in the simulator departs from the run that its seed alone would give.
+    """The moment at which a run in the simulator departs from the seed's own run.
 
     Attributes:
-        time: in seconds of the lab's time. Until then both runs are the same.
-        number: random numbers that are drawn after ``time`` depend on it.
+        time: In seconds of the lab's time. Until then both runs are the same.
+        number: Seeds the random numbers that are drawn after ``time``.
     """
 
     time: float
@@ -145,8 +145,8 @@ class Branch:
 
 
 class Run:
-    """One run while it is made. Pass :attr:`cluster` to a test's function, which may call it once, and then call
-    :meth:`close`; :meth:`play` and :meth:`judge` do both."""
+    """One run while it is performed. Pass :attr:`cluster` to a test's function, which may call it once, and then call
+    :meth:`close`. :meth:`play` and :meth:`judge` do both."""
 
     def __init__(
         self, impl: Implementation, info: TestInfo, network: str, seed: int, schedule: str | None = None,
@@ -156,18 +156,18 @@ class Run:
     ) -> None:  # fmt: skip
         """
         Args:
-            impl: the submission.
-            info: the test. The run's random numbers are derived from its lab, its name and the seed.
+            impl: The submission.
+            info: The test. The run's random numbers are derived from the test's lab, its name and the seed.
             network: ``"sim"`` or ``"rpyc"``.
-            seed: from 0 on.
-            schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed
-                decides. A test that can run with one schedule only always has that one.
-            in_process: run the student's code in this process, so that it can be debugged (sim only).
-            cluster_class: makes the cluster.
-            branch: the moment at which the run departs from its seed's own run (sim only).
-            breakpoint_at: where to stop the student's code; needs ``in_process``.
-            file: the scenario's file, if the run has one. Commands then name the file instead of TEST@SEED.
-            sim_host: makes the host of a simulated run from a seed and a schedule; ``None``: it is forked.
+            seed: From 0 on.
+            schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed
+                decides. If a test can run with only one schedule, it always has that one.
+            in_process: Whether the student's code runs in this process, so that it can be debugged (sim only).
+            cluster_class: The class of the cluster.
+            branch: The moment at which the run departs from its seed's own run (sim only).
+            breakpoint_at: Where to stop the student's code; needs ``in_process``.
+            file: The scenario's file, if the run has one. Commands then name the file instead of TEST@SEED.
+            sim_host: Creates the host of a simulated run from a seed and a schedule; ``None``: the host is forked.
         """
         self.impl = impl
         self.info = info
@@ -195,10 +195,10 @@ class Run:
         members: Collection[int] | None = None,
         **service: Unpack[ServiceOptions],
     ) -> Cluster:
-        """Make the run's cluster, once; see :class:`~raftlab.suites.marking.StartCluster`.
+        """Create the run's cluster. A run has only one; see :class:`~raftlab.suites.marking.StartCluster`.
 
         Raises:
-            raftlab.explain.failure.LabFailure: the student's code cannot be started.
+            raftlab.explain.failure.LabFailure: The student's code cannot be started.
         """
         if self._cluster is not None:
             raise RuntimeError("a test has one cluster")
@@ -233,7 +233,7 @@ class Run:
 
     @property
     def may_be_together(self) -> bool:
-        """Whether the run can be made by :mod:`raftlab.runs.together`."""
+        """Whether :mod:`raftlab.runs.together` can perform the run."""
         special = self._in_process or self._branch is not None or self._cluster_class is not Cluster
         return self.network == "sim" and not special and self.impl.may_be_together
 
@@ -244,7 +244,7 @@ class Run:
             How the test failed; ``None`` if it passed.
 
         Raises:
-            Exception: whatever else the script raises, which is no verdict on the submission.
+            Exception: Whatever else the script raises. It is no verdict on the submission.
         """
         try:
             script(self.cluster)
@@ -259,7 +259,7 @@ class Run:
         error: Exception | None = None
         try:
             script(self.cluster)
-        except Exception as exc:  # record() decides what it means
+        except Exception as exc:  # record() decides what the exception means
             error = exc
         finally:
             self.close()
@@ -274,12 +274,12 @@ class Run:
         """The record of the finished run.
 
         Args:
-            error: what the test's function raised. For anything but a ``LabFailure``, see :meth:`_unforeseen`.
-            trace_dir: where to write the trace of a run that did not pass. ``None``: nowhere.
-            most: a trace of more bytes is not kept; below 0: no limit.
+            error: What the test's function raised. For anything but a ``LabFailure``, see :meth:`_unforeseen`.
+            trace_dir: Where to write the trace of a run that did not pass. ``None``: nowhere.
+            most: A trace with more bytes is not kept; below 0: no limit.
 
         Raises:
-            OSError: the trace cannot be written.
+            OSError: The trace cannot be written.
         """
         self.close()
         outcome: Outcome = "passed"
@@ -288,7 +288,7 @@ class Run:
         if isinstance(error, LabFailure):
             outcome, failure = "failed", self.with_events(error)
             if late > TOO_LATE_S and failure.kind in _DEPENDS_ON_TIME and not self._is_busy_itself():
-                # The judge did not get a processor in time, so the students' servers probably did not either.
+                # The judge did not get a processor in time, so the students' servers probably did not get one either.
                 outcome, failure = "error", _machine_busy(failure, late)
         elif error is not None:
             outcome, failure = self._unforeseen(error)
@@ -324,7 +324,8 @@ class Run:
         return record
 
     def _is_busy_itself(self) -> bool:
-        """Whether this run, whose servers mostly wait, keeps so much of the machine busy that it delays the judge itself."""
+        """Whether this run uses so much CPU time that it delays the judge itself. The servers of a run should mostly
+        wait."""
         wall = time.monotonic() - self._wall
         return self._cpu_seconds() > max(1.0, BUSY_SHARE * wall)
 
@@ -333,10 +334,10 @@ class Run:
         return time.process_time() - self._cpu + getattr(self._world, "cpu_s", 0.0)
 
     def _unforeseen(self, error: BaseException) -> tuple[Outcome, Failure]:
-        """The outcome of a run in which something else than a ``LabFailure`` was raised.
+        """The outcome of a run that raised something other than a ``LabFailure``.
 
-        It is the machine's fault if there is evidence for that: something is full, or no submission's host starts. Without
-        evidence the run is tried again; see :meth:`raftgrade.tally.RunCounter.add`.
+        The machine is to blame if there is evidence for that: something is full, or the host of an empty submission
+        does not start either. Without evidence, the grader repeats the run; see :meth:`raftgrade.tally.RunCounter.add`.
         """
         detail = "".join(traceback.format_exception(error))[-_DETAIL_CHARACTERS:]
         text = f"{type(error).__name__}: {error}"
@@ -352,7 +353,8 @@ class Run:
         return "error", Failure("error", f"the lab itself failed: {text}"[:1000], detail=detail)
 
     def write_trace(self, folder: Path, failure: Failure | None = None, most: int = -1) -> Path:
-        """Write the run's trace into ``folder``, which is made if necessary. Returns the file; raises ``OSError``."""
+        """Write the run's trace into ``folder``, which is created if necessary. Returns the file. Raises
+        ``OSError``."""
         assert self._cluster is not None
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / trace_name(self.info.lab, self.info.name, self.network, self.seed)
@@ -376,17 +378,17 @@ class Run:
         return [] if self._cluster is None else self._cluster.event_loop.trace.events
 
     def trace_lines(self, trace_filter: TraceFilter) -> list[str]:
-        """The events that the filter lets through, one line each."""
+        """The events that the filter selects, one line each."""
         return [line(event) for event in self.events if trace_filter.matches(event)]
 
     def replay_command(self) -> str:
-        """The command that makes this run again. In rpyc it repeats the test and its faults, but not the timing."""
+        """The command that repeats this run. In rpyc it repeats the test and its faults, but not the timing."""
         name = f"{self.info.name}@{self.seed}" if self.file is None else os.path.relpath(self.file)
         return replay_command(name, self.impl.path, self.network, self.schedule, self.impl.raft)
 
     @property
     def started_cluster(self) -> Cluster | None:
-        """The run's cluster; ``None`` before :meth:`cluster` made it."""
+        """The run's cluster; ``None`` before :meth:`cluster` has created it."""
         return self._cluster
 
     def with_events(self, error: LabFailure) -> Failure:
@@ -398,7 +400,7 @@ class Run:
         row = symptoms.find(self.info.lab, self.info.name, failure.text)
         if row is not None:
             failure.causes, failure.read = list(row.causes), row.read
-        # Most of a failure is text that student code wrote: a record must not become arbitrarily long.
+        # Most of the text of a failure comes from student code, so limit its length in the record.
         failure.text = shortened(failure.text, _TEXT_CHARACTERS)
         failure.events = [shortened(event, _EVENT_CHARACTERS) for event in failure.events]
         failure.detail = failure.detail[-_DETAIL_CHARACTERS:]
@@ -420,14 +422,14 @@ def _machine_busy(failure: Failure, late: float) -> Failure:
 
 
 def replay_command(name: str, impl: str | Path, network: str, schedule: str, raft: str | Path | None = None) -> str:
-    """The command that makes a run again, as it is typed in the current folder.
+    """The command that repeats a run, as a user would type it in the current folder.
 
     Args:
         name: TEST@SEED, or a scenario's file.
-        impl: the submission.
+        impl: The submission.
         network: ``"sim"`` or ``"rpyc"``.
-        schedule: the one that the run used; empty for rpyc.
-        raft: the Raft below the submission's kv.py, if it is not the submission's own.
+        schedule: The schedule that the run used; empty for rpyc.
+        raft: The Raft that runs below the submission's kv.py, if it is not the submission's own.
     """
     path = os.path.relpath(impl)
     parts = ["raftlab", "replay", name]
@@ -446,7 +448,7 @@ def seeds_of(text: str) -> range:
     """The seeds that ``--seeds`` stands for: ``"20"`` means 0 to 19, ``"40:60"`` means 40 to 59.
 
     Raises:
-        ValueError: it is neither; the message is a sentence for the user.
+        ValueError: ``text`` is neither. The message is a sentence for the user.
     """
     first, colon, last = text.partition(":")
     try:

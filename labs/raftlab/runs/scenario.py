@@ -16,8 +16,8 @@
     expected S0 to ...
 
 ``raftlab fuzz`` writes such texts, ``raftlab shrink`` makes them shorter, ``raftlab replay FILE`` runs them.
-:mod:`raftlab.runs.scenario_commands` has the commands. Commands name servers relative to the leaders that earlier commands
-found, so that a scenario still makes sense when another seed makes another server the leader.
+:mod:`raftlab.runs.scenario_commands` has the commands. Commands name servers relative to the leaders that earlier
+commands found, so a scenario still makes sense if another seed makes another server the leader.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ _END = "----"  # the line between the commands and the expected end
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A run, written down.
+    """A run that is written down.
 
     Attributes:
-        lab: the lab's name, such as ``"2C"``.
-        name: the name under which the run appears in reports.
-        seed: from 0 on.
-        servers: how many, from 1 to 25.
-        commands: what happens, in this order.
-        schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
-        started: whether all servers run from the beginning. If not, the command ``start`` starts them.
-        members: how many servers, from S0 on, are members at first (lab 2E). 0: all.
-        clerks: how many clerks there are (lab 3A).
-        max_state: the argument of every ``KVServer``, in bytes; 0: none.
-        max_sessions: the argument of every ``KVServer``; 0: the usual one.
-        expected: the lines that the run is known to end with. They do not count when scenarios are compared.
+        lab: The lab's name, such as ``"2C"``.
+        name: The name of the run in reports.
+        seed: From 0 on.
+        servers: The number of servers, from 1 to 25.
+        commands: What happens, in this order.
+        schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
+        started: Whether all servers run from the beginning. If not, the command ``start`` starts them.
+        members: How many servers, from S0 on, are members at first (lab 2E). 0: all.
+        clerks: The number of clerks (lab 3A).
+        max_state: The argument of every ``KVServer``, in bytes; 0: none.
+        max_sessions: The argument of every ``KVServer``; 0: the default.
+        expected: The lines that say how the run is known to end. Comparisons of scenarios ignore them.
     """
 
     lab: str
@@ -97,17 +97,17 @@ class Scenario:
         return replace(self, commands=tuple(commands))
 
     def tidied(self) -> Scenario:
-        """The same run with tidy names: leaders are called a, b, ... in the order in which commands name them. A name that
-        no command gives to a leader stands for S0, and becomes S0."""
+        """The same run with tidy names: leaders are called a, b, ... in the order in which commands name them. If no
+        command gives a name to a leader, the name stands for S0 and is replaced by S0."""
         names = TidyNames(self.servers)
         return self.with_commands([command.tidied(names) for command in self.commands])
 
 
 def parse(text: str) -> Scenario:
-    """Read a scenario's text. Whatever follows a ``#`` is a comment, except in the expected end.
+    """Read a scenario's text. Text after a ``#`` is a comment, except in the expected end.
 
     Raises:
-        BadScenario: it is not a scenario. The message says which line is wrong.
+        BadScenario: The text is not a scenario. The message says which line is wrong.
     """
     lines = text.splitlines()
     end = lines.index(_END) if _END in lines else len(lines)
@@ -122,7 +122,7 @@ def parse(text: str) -> Scenario:
         words = line.split("#")[0].split()
         if not words:
             continue
-        # "members 3" is a line of the head, "members a to b c" a command.
+        # "members 3" is a line of the head; "members a to b c" is a command.
         if not commands and words[0] in _HEAD and (words[0] != "members" or len(words) == 2):
             head[words[0]] = " ".join(words[1:])
             continue
@@ -158,20 +158,20 @@ def _schedule_of(head: dict[str, str]) -> str | None:
 
 
 class ScenarioPlayer:
-    """Plays one scenario. ``begun`` is how many of its commands have been started."""
+    """Plays one scenario. ``begun`` is the number of its commands that have been started."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self.begun = 0
 
     def play(self, cluster: StartCluster) -> None:
-        """Make the run, as a test's function does.
+        """Perform the run, as a test's function does.
 
         Args:
-            cluster: starts the run's cluster.
+            cluster: Starts the run's cluster.
 
         Raises:
-            raftlab.explain.failure.LabFailure: the run failed.
+            raftlab.explain.failure.LabFailure: The run failed.
         """
         scenario = self._scenario
         members = range(scenario.members) if scenario.members else None

@@ -4,15 +4,15 @@ To add a command, write one subclass of :class:`Command` and one transcript in `
 
 - ``syntax`` is its line. Parsing and writing follow from it, and each ``{field:kind}`` in it is a field of the class.
 - ``run`` does to a cluster what the line says.
-- ``records`` names the methods of :class:`~raftlab.harness.cluster.Cluster` that are recorded as this command, and
-  ``record`` writes down such a call. Both are needed only if suites can do the same.
-- ``simpler`` gives simpler commands that are tried in its place when a failing scenario is shrunk.
+- ``records`` names the methods of :class:`~raftlab.harness.cluster.Cluster` whose calls are recorded as this command,
+  and ``record`` records such a call. Both are needed only if suites can do the same as the command.
+- ``simpler`` returns simpler commands that replace this one, as a trial, while a failing scenario is shrunk.
 - ``merged``, ``tidied`` and ``validate`` have defaults that suit nearly every command.
 
-Fields hold the words of the line as they were written (``"0.250"``), so that a text comes back unchanged. An optional
-field that is left out is ``""``. A server is written ``S2``, or as a leader's name (``a``), or as the number of places
-after a leader (``a+1``). A clerk is written ``C0``; in partitions, cuts and holds it may stand where a server may, and it
-crashes and restarts like one.
+Fields hold the words of the line as they were written (``"0.250"``), so a text that is read and written again is
+unchanged. An optional field that is left out is ``""``. A server is written as ``S2``, as a leader's name (``a``), or
+as the number of places after a leader (``a+1``). A clerk is written as ``C0``. In partitions, cuts and holds, a clerk
+may replace a server; and clerks crash and restart like servers.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from raftlab.harness.cluster import Cluster
 from raftlab.participants import is_clerk, name_of
 from raftlab.suites.helpers.clients import ALL_READS, APPENDS, EVERYTHING, FRESH_READS
 
-# Seconds of the lab's time that a healed cluster has to elect a leader, and then to apply a command everywhere. A call made
-# while a link was cut can take 7 s to fail, even after the link is restored, and a correct Raft may wait for the call. A
-# little more than twice that is enough.
+# Seconds of the lab's time that a healed cluster has to elect a leader, and then to apply a command everywhere. A call
+# made while a link was cut can take 7 s to fail, even after the link is restored, and a correct Raft may wait for the
+# call. A little more than twice those 7 s is enough.
 PATIENCE = 20.0
-# Seconds that a healed cluster is left alone before it is asked for its leader, so that a leader from before is gone.
+# Seconds for which a healed cluster is left alone before it is asked for its leader, so that an old leader has stepped
+# down.
 REST = 0.5
 
 LEADER_NAMES = "abcdefghijklmnopqrstuvwxyz"
@@ -41,14 +42,14 @@ LEADER_NAMES = "abcdefghijklmnopqrstuvwxyz"
 _SERVER = r"(?:[SC]\d+|[a-z](?:\+\d+)?)"
 _NUMBER = r"\d+(?:\.\d+)?"
 OPERATIONS = ("get", "put", "append", "swap")
-# What clerks at work draw their operations from, by the name that a scenario uses.
+# The kinds of operations from which busy clerks draw, by the name that a scenario uses.
 MIXES = {
     "appends": APPENDS, "everything": EVERYTHING,
     "reads": ALL_READS, "fresh-reads": FRESH_READS, "everything-and-reads": (*EVERYTHING, *READS),
 }  # fmt: skip
 NO_VALUE = "-"  # stands for None, as the expected value of a swap
 
-# The syntax of a field of each kind. Any other kind lists its words: "before|after".
+# The syntax of a field of each kind. Any other kind lists its own words: "before|after".
 _KINDS = {
     "server": _SERVER,
     "servers": rf"{_SERVER}(?: {_SERVER})*",
@@ -79,13 +80,13 @@ class BadScenario(ValueError):
 
 
 class Playback:
-    """A scenario while it is played: its cluster, and what its commands share.
+    """A scenario while it is played: its cluster, and the data that its commands share.
 
     Attributes:
-        cluster: the cluster that the commands act on.
-        lab: the scenario's lab.
-        leaders: the server that each leader's name stands for.
-        holds: the holds by name.
+        cluster: The cluster on which the commands act.
+        lab: The scenario's lab.
+        leaders: The server that each leader's name stands for.
+        holds: The holds by name.
     """
 
     def __init__(self, cluster: Cluster, lab: labs.Lab) -> None:
@@ -97,8 +98,8 @@ class Playback:
         self._undo: dict[tuple[str, int], Callable[[int], None]] = {}
 
     def server(self, text: str) -> int:
-        """The number of the server or clerk that ``text`` names. A leader's name that was never given stands for S0, so that
-        a scenario from which the command that gives it was taken out still runs."""
+        """The number of the server or clerk that ``text`` names. A leader's name that no command has given stands for
+        S0. So a scenario still runs after the command that gives the name was removed."""
         name, _, places = text.partition("+")
         if name[0] == "C":
             return self.clerk(name).number
@@ -113,7 +114,8 @@ class Playback:
         return clerks[int(text[1:]) % len(clerks)]
 
     def require_reads(self, command: Command, needed: bool) -> None:
-        """Raise :class:`BadScenario` if ``command`` needs a lab with reads that cost no entry, and this is another one."""
+        """Raise :class:`BadScenario` if ``command`` needs reads that cost no entry (``needed``) and the lab has
+        none."""
         if needed and not self.lab.has("reads"):
             raise BadScenario(f"'{command}' needs lab 3B, but this is a scenario of lab {self.lab.name}")
 
@@ -121,16 +123,16 @@ class Playback:
         return [self.server(each) for each in text.split()]
 
     def among(self, text: str) -> list[int] | None:
-        """The servers that ``text`` names; ``None``, which means all connected servers, if it names none."""
+        """The servers that ``text`` names; ``None`` if it names none, which means all connected servers."""
         return self.servers(text) or None
 
     def next_proposal(self) -> str:
-        """A command for the replicated log: ``x1``, ``x2``, ..."""
+        """A new command for the replicated log: ``x1``, ``x2``, ..."""
         self._proposals += 1
         return f"x{self._proposals}"
 
     def undo_at_check(self, command: Command, server: int, undo: Callable[[int], None]) -> int:
-        """Let ``check`` undo ``command`` on ``server`` first. Returns ``server``."""
+        """Make ``check`` undo ``command`` on ``server`` first. Returns ``server``."""
         self._undo[command.name, server] = undo
         return server
 
@@ -140,13 +142,13 @@ class Playback:
 
 
 class Recording:
-    """A test while it is recorded: the commands so far, and the names that leaders and holds were given.
+    """The recording of a test: its commands so far, and the names that it gave to leaders and holds.
 
     Attributes:
-        commands: the commands so far.
-        started: whether the test let all servers start at its beginning.
-        cannot: why the recording is incomplete; empty if it is complete.
-        nested: whether a recorded method is running. What it calls is not recorded.
+        commands: The commands so far.
+        started: Whether the test started all servers at its beginning.
+        cannot: Why the recording is incomplete; empty if it is complete.
+        nested: Whether a recorded method is running. Calls from inside it are not recorded.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -163,12 +165,12 @@ class Recording:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing has happened yet, not even that time passed."""
+        """Whether nothing has happened yet and no time has passed."""
         return not self.commands and self._waited == 0
 
     def reference(self, server: int) -> str:
-        """The scenario's name for a server or clerk. A server is called by its name as a leader, or by the number of places
-        that it is after the latest leader."""
+        """The scenario's name for a server or clerk. A server has its name as a leader or, if it has none, its number
+        of places after the latest leader."""
         if is_clerk(server):
             return name_of(server)
         if server not in self._references:
@@ -196,8 +198,8 @@ class Recording:
             self.commands.append(Wait(f"{seconds:.4f}".rstrip("0").rstrip(".")))
 
     def run(self, call: Callable[[], Any], timed: bool) -> Any:
-        """Make ``call`` without recording what it calls in turn. If ``timed``, the time that it takes is recorded as a
-        ``wait``; otherwise the command itself takes that time when it is played."""
+        """Make ``call`` without recording the calls from inside it. If ``timed``, its duration is recorded as a
+        ``wait``. Otherwise the command itself takes that time when it is played."""
         before = self._cluster.now
         self.nested = True
         try:
@@ -213,7 +215,7 @@ class Recording:
         return None if self._leader is None else self._leader[1]
 
     def next_leader_name(self) -> str:
-        """A name that no leader was given recently."""
+        """A name that was not recently given to a leader."""
         self._leader_names += 1
         return LEADER_NAMES[(self._leader_names - 1) % len(LEADER_NAMES)]
 
@@ -227,8 +229,8 @@ class Recording:
 
 
 class RecordedCall:
-    """A test's call of a method of its cluster, for the command to record and to make. ``call["server"]`` is an argument,
-    which may be replaced before the call is made."""
+    """A test's call of a method of its cluster, which the command records and makes. ``call["server"]`` is an argument;
+    it may be replaced before the call is made."""
 
     def __init__(self, recording: Recording, arguments: dict[str, Any], make: Callable[[], Any]) -> None:
         self._recording = recording
@@ -245,24 +247,24 @@ class RecordedCall:
         return name in self._arguments
 
     def make(self, timed: bool = False) -> Any:
-        """Make the call and return its result; ``timed`` as for :meth:`Recording.run`."""
+        """Make the call and return its result. For ``timed``, see :meth:`Recording.run`."""
         return self._recording.run(self._make, timed)
 
 
 class TidyNames:
-    """New names for the leaders of a scenario with this many ``servers``: a, b, ... in the order in which they are
-    named."""
+    """New names for the leaders of a scenario with ``servers`` servers: a, b, ... in the order in which commands name
+    them."""
 
     def __init__(self, servers: int) -> None:
         self._servers = servers
         self._names: dict[str, str] = {}
 
     def define(self, name: str) -> str:
-        """The new name for ``name``, which a command gives to a leader."""
+        """The new name for ``name``, which a command is giving to a leader."""
         return self._names.setdefault(name, LEADER_NAMES[len(self._names) % len(LEADER_NAMES)])
 
     def server(self, text: str) -> str:
-        """A server's new name. A leader's name that was never given stands for S0."""
+        """A server's new name. A leader's name that no command has given stands for S0."""
         name, _, places = text.partition("+")
         if name[0] == "C":
             return name
@@ -285,9 +287,9 @@ class Command:
     """One line of a scenario. Subclasses become frozen dataclasses.
 
     Attributes:
-        syntax: the whole line: its words, ``{field:kind}`` for a field, and ``[...]`` around what may be left out.
-        records: methods of the cluster that are recorded as this command.
-        name: its first word.
+        syntax: The whole line: its words, ``{field:kind}`` for a field, and ``[...]`` around what may be left out.
+        records: The methods of the cluster whose calls are recorded as this command.
+        name: The first word of the line.
     """
 
     syntax: ClassVar[str]
@@ -306,7 +308,7 @@ class Command:
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        """Read a line of this command, its words separated by single spaces. Raises :class:`BadScenario`."""
+        """Read a line of this command. Its words are separated by single spaces. Raises :class:`BadScenario`."""
         found = cls._pattern.fullmatch(line)
         if found is None:
             raise BadScenario(f"expected '{cls.usage()}', but the line is {line!r}")
@@ -319,7 +321,7 @@ class Command:
 
     @classmethod
     def usage(cls) -> str:
-        """The syntax as people read it: ``leader NAME [among SERVERS]``."""
+        """The syntax for readers: ``leader NAME [among SERVERS]``."""
         text = _FIELD.sub(lambda field: field["kind"] if "|" in field["kind"] else field["name"].upper(), cls.syntax)
         return text.replace("[ ", " [")
 
@@ -336,19 +338,19 @@ class Command:
         """Do what the line says.
 
         Raises:
-            raftlab.explain.failure.LabFailure: the servers did something wrong meanwhile.
+            raftlab.explain.failure.LabFailure: The servers did something wrong meanwhile.
         """
         raise NotImplementedError
 
     @classmethod
     def record(cls, recording: Recording, call: RecordedCall) -> Any:
-        """Write down a call of one of the methods in ``records``, make it, and return its result."""
+        """Record a call of one of the methods in ``records``, make the call, and return its result."""
         recording.write(cls.of_call(recording, call))
         return call.make()
 
     @classmethod
     def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
-        """The command that does what ``call`` does. Only commands without their own :meth:`record` need it."""
+        """The command that does what ``call`` does. Needed only by commands that do not override :meth:`record`."""
         return cls()
 
     def simpler(self) -> list[Command]:
@@ -356,7 +358,7 @@ class Command:
         return []
 
     def merged(self, following: Command) -> Command | None:
-        """One command that does the same as this one and the ``following`` one, if there is one."""
+        """One command that does the same as this one followed by ``following``; ``None`` if there is none."""
         return None
 
     def tidied(self, names: TidyNames) -> Command:
@@ -376,18 +378,18 @@ def _pattern(syntax: str) -> re.Pattern[str]:
     def group(field: re.Match[str]) -> str:
         return f"(?P<{field['name']}>{_KINDS.get(field['kind'], field['kind'])})"
 
-    # Replace square brackets first, because the fields' patterns contain square brackets with another meaning.
+    # Replace the square brackets first, because they mean something else in the fields' patterns.
     return re.compile(_FIELD.sub(group, _OPTIONAL.sub(r"(?:\1)?", syntax)))
 
 
 def parse_line(line: str) -> Command:
-    """The command that a line stands for.
+    """The command that a line contains.
 
     Args:
-        line: the line without its comment. Spaces around words do not matter.
+        line: The line without its comment. Spaces around words do not matter.
 
     Raises:
-        BadScenario: there is no such command, or its words are wrong.
+        BadScenario: There is no such command, or its words are wrong.
     """
     line = " ".join(line.split())
     name = line.partition(" ")[0]
@@ -427,7 +429,7 @@ class Wait(Command):
 
 
 class Leader(Command):
-    """Wait until there is one leader (among some servers), and call it by a name from now on."""
+    """Wait until there is one leader (among some servers), and give it a name."""
 
     syntax = "leader {leader:leader}[ among {among:servers}]"
     records = ("one_leader", "settled_leader")
@@ -446,13 +448,13 @@ class Leader(Command):
         return leader
 
     def tidied(self, names: TidyNames) -> Command:
-        # Rename the servers first, because they may mean the leader that had the name before.
+        # Rename the servers first: their names may refer to the leader that had this name before.
         among = self.with_servers(names.server).among
         return Leader(names.define(self.leader), among)
 
 
 class Find(Command):
-    """If there is a leader at this moment, call it by a name from now on."""
+    """If there is a leader at this moment, give it a name."""
 
     syntax = "find {leader:leader}"
     records = ("leader_now",)
@@ -477,7 +479,7 @@ class Find(Command):
 
 
 class NoLeader(Command):
-    """Expect that no connected server (or none of some servers) leads."""
+    """Expect that no connected server, or none of the given servers, is a leader."""
 
     syntax = "no-leader[ among {among:servers}]"
     records = ("no_leader",)
@@ -492,7 +494,7 @@ class NoLeader(Command):
 
 
 class SameTerm(Command):
-    """Expect that all connected servers (or some servers) soon are in the same term."""
+    """Expect that all connected servers, or the given servers, soon are in the same term."""
 
     syntax = "same-term[ among {among:servers}]"
     records = ("agreed_term",)
@@ -510,7 +512,8 @@ class SameTerm(Command):
 
 
 class Propose(Command):
-    """Call ``start`` on a server, for one or more commands at the same moment, whether it leads or not."""
+    """Call ``start`` on a server, for one or more commands at the same moment, whether the server is a leader or
+    not."""
 
     syntax = "propose {server:server}[ {count:count}]"
     records = ("propose", "propose_together")
@@ -575,7 +578,7 @@ class Members(Command):
 
 
 class Transfer(Command):
-    """Call ``transfer_leadership`` on a server, unless it is down or paused, whether it leads or not (lab 2G)."""
+    """Call ``transfer_leadership`` on a server, unless it is down or paused. It need not be the leader (lab 2G)."""
 
     syntax = "transfer {server:server} to {target:server}"
     records = ("transfer", "ask_transfer")
@@ -612,7 +615,7 @@ class Start(Command):
 
 
 class _OfOneServer(Command):
-    """A command about one server and nothing else."""
+    """A command that has one server as its only field."""
 
     server: str
 
@@ -622,7 +625,7 @@ class _OfOneServer(Command):
 
 
 class Crash(_OfOneServer):
-    """Crash a server. What it has saved stays."""
+    """Crash a server. Its saved state survives."""
 
     syntax = "crash {server:server}"
     records = ("crash",)
@@ -632,7 +635,7 @@ class Crash(_OfOneServer):
 
 
 class Restart(_OfOneServer):
-    """Start a server with what it has saved. If it is running, it crashes first."""
+    """Start a server with its saved state. If the server is running, it crashes first."""
 
     syntax = "restart {server:server}"
     records = ("restart",)
@@ -665,7 +668,7 @@ class Resume(_OfOneServer):
 
 
 class Clock(Command):
-    """Let a server's clock run ``rate`` times as fast."""
+    """Make a server's clock run at ``rate`` times the normal speed."""
 
     syntax = "clock {server:server} {rate:number}"
     records = ("clock_rate",)
@@ -709,7 +712,7 @@ class CrashAt(Command):
 
 
 class FailSaves(Command):
-    """Let the next saves of a server raise ``OSError``."""
+    """Make the next ``count`` saves of a server raise ``OSError``."""
 
     syntax = "fail-saves {server:server} {count:count}"
     records = ("fail_saves",)
@@ -728,7 +731,7 @@ class FailSaves(Command):
 
 
 class SlowService(Command):
-    """Let a server's service take this many seconds for each entry that it applies."""
+    """Make a server's service take ``seconds`` for each entry that it applies."""
 
     syntax = "slow-service {server:server} {seconds:number}"
     records = ("slow_service",)
@@ -747,7 +750,7 @@ class SlowService(Command):
 
 
 class Snapshots(Command):
-    """Let the services take a snapshot of about ``size`` bytes every ``every`` entries."""
+    """Make every service take a snapshot of about ``size`` bytes after every ``every`` entries."""
 
     syntax = "snapshots {every:count}[ {size:count}]"
     records = ("take_snapshots",)
@@ -766,8 +769,8 @@ class Snapshots(Command):
 
 
 class Snapshot(Command):
-    """Let the service of a server take a snapshot of everything that the server has applied (lab 2D), unless the server is
-    down or paused or has applied nothing."""
+    """Make the service of a server take a snapshot of everything that the server has applied (lab 2D). Do nothing if
+    the server is down or paused or has applied nothing."""
 
     syntax = "snapshot {server:server}"
     server: str
@@ -815,7 +818,7 @@ class _OfOneLink(Command):
 
 
 class Cut(_OfOneLink):
-    """Let nothing from one server reach another."""
+    """Lose every message from one server to another."""
 
     syntax = "cut {src:server} {dst:server}"
     records = ("cut",)
@@ -835,7 +838,7 @@ class Mend(_OfOneLink):
 
 
 class Partition(Command):
-    """Let only servers of the same group reach each other. A server that is named twice belongs to the last group."""
+    """Only servers of the same group can reach each other. A server that is named twice belongs to the last group."""
 
     syntax = "partition {groups:groups}"
     records = ("partition",)
@@ -860,7 +863,7 @@ class Partition(Command):
 
 
 class Heal(Command):
-    """Open every link and put every server back on the network."""
+    """Restore every link and put every server back on the network."""
 
     syntax = "heal"
     records = ("heal",)
@@ -870,7 +873,7 @@ class Heal(Command):
 
 
 class Unreliable(Command):
-    """Let the network lose and delay messages. Fields replace some of the usual probabilities and delays."""
+    """Make the network lose and delay messages. Fields replace some of the default probabilities and delays."""
 
     syntax = "unreliable[ {conditions:conditions}]"
     records = ("unreliable",)
@@ -912,7 +915,7 @@ class Reliable(Command):
 
 
 class Hold(Command):
-    """Keep back requests or replies until the hold is released or dropped. Fields may choose messages by method, sender,
+    """Hold requests or replies until the hold is released or dropped. Fields may select messages by method, sender,
     receiver and filter, and limit their number."""
 
     syntax = (
@@ -963,7 +966,7 @@ class Hold(Command):
 
 
 def _written(recording: Recording, command: Command, method: Callable[[], None]) -> Callable[[], None]:
-    """``method``, which also writes ``command`` when it is called."""
+    """``method``, which now also records ``command`` when it is called."""
 
     def written() -> None:
         recording.write(command)
@@ -973,9 +976,9 @@ def _written(recording: Recording, command: Command, method: Callable[[], None])
 
 
 class Catch(Command):
-    """Keep back one message that is on its way, if there is one, until it is released or dropped. As in ``hold``, ``from``
-    is the server that made the call, also for a reply. If there are several such messages, ``nth`` chooses one in the order
-    in which they would arrive."""
+    """If there is a matching message in flight, hold it until the hold is released or dropped. As in ``hold``, ``from``
+    is the server that made the call, also for a reply. If several messages match, ``nth`` selects one in the order in
+    which they would arrive."""
 
     syntax = (
         "catch {hold:word} {leg:request|reply}[ of {method:word}] from {src:server} to {dst:server}[ nth {nth:count}]"
@@ -1034,8 +1037,8 @@ class Drop(Command):
 
 
 class Op(Command):
-    """Let a clerk begin an operation, unless it has one or is down. ``-`` stands for no value, as what a swap expects. A get
-    may say its kind of read (lab 3B)."""
+    """Make a clerk begin an operation, unless it is busy or down. ``-`` stands for no value, which a swap may expect. A
+    get may name its kind of read (lab 3B)."""
 
     syntax = (
         "op {clerk:clerk} {op:operation} {key:word}[ {expected:value}][ {value:value}]"
@@ -1082,7 +1085,7 @@ class Op(Command):
 
 
 class Finish(Command):
-    """Expect the operation of a clerk to return within some seconds."""
+    """Expect that a clerk's operation returns within ``seconds``."""
 
     syntax = "finish {clerk:clerk} {seconds:number}"
     records = ("finish_operation",)
@@ -1098,7 +1101,8 @@ class Finish(Command):
 
 
 class Load(Command):
-    """Let clerks carry out ``most`` operations each on some keys, one after another. ``seed`` decides which."""
+    """Make clerks carry out ``most`` operations each on the given keys, one after another. ``seed`` decides which
+    operations."""
 
     syntax = "load {clerks:clerks} {most:count} {mix:mix}[ seed {seed:count}] on {keys:words}"
     records = ("keep_busy",)
@@ -1132,7 +1136,7 @@ class Load(Command):
 
 
 class StopClerks(Command):
-    """Let clerks of ``load`` begin no further operations."""
+    """Stop ``load``: its clerks begin no further operations."""
 
     syntax = "stop-clerks"
     records = ("stop_clerks",)
@@ -1142,7 +1146,7 @@ class StopClerks(Command):
 
 
 class Idle(Command):
-    """Expect all clerks of ``load`` to be done within some seconds."""
+    """Expect that all clerks of ``load`` finish within ``seconds``."""
 
     syntax = "idle {seconds:number}"
     records = ("clerks_idle",)
@@ -1171,8 +1175,8 @@ class History(Command):
 
 
 class Check(Command):
-    """Undo every fault. Then expect a leader soon and, if servers have a log, that every server applies a new command. With
-    clerks, expect that their operations return and are linearizable, and that every key can be read."""
+    """Undo every fault. Then expect a leader soon and, if servers have a log, that every server applies a new command.
+    If there are clerks, expect that their operations return and are linearizable, and that every key can be read."""
 
     syntax = "check"
 
@@ -1183,7 +1187,7 @@ class Check(Command):
         cluster.heal()
         cluster.unreliable(on=False)
         playback.undo_all()
-        for rest in (REST, 0.0):  # twice, because a server whose save failed just now may crash a moment later
+        for rest in (REST, 0.0):  # twice: a server whose save has just failed may crash a moment later
             for server in [*cluster.real_servers, *(clerk.number for clerk in cluster.clerks)]:
                 if not cluster.server_state(server).up:
                     cluster.restart(server)

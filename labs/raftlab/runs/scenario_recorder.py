@@ -1,8 +1,8 @@
 """Records what a test does to its cluster, as a scenario.
 
-``raftlab shrink`` needs a failing test as a list of commands that can be removed one by one. If a test decides something by
-a random number or an ``if``, the recording contains the outcome of the decision. If a test only observes the cluster, the
-recording contains only the time that passed.
+``raftlab shrink`` needs a failing test as a list of commands that can be removed one by one. If a test makes a decision
+by a random number or an ``if``, the recording contains the outcome of that decision. If a test only observes the
+cluster, the recording contains only the time that passed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from raftlab.harness.cluster import Cluster, ServiceOptions
 from raftlab.runs.scenario import Scenario
 from raftlab.runs.scenario_commands import COMMANDS, Command, RecordedCall, Recording
 
-# Seconds of lab time for which a scenario goes on after its last command. The recording of a failing run ends at the moment
-# of the failure. In a replay the same failure may happen a little later, so it needs some extra time.
+# Lab seconds for which a recorded scenario continues after its last command. The recording of a failing run ends at the
+# moment of the failure. In a replay, the same failure may happen a little later, so the replay needs some extra time.
 _MARGIN = 0.5
 
 
@@ -25,7 +25,7 @@ class ScenarioRecorder(Cluster):
     """A cluster that records what a test does to it. It overrides each method that a command lists in ``records``.
 
     Attributes:
-        recording: the recording so far.
+        recording: The recording so far.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""Simulated runs whose judge and servers share one process. This is faster, and only for one's own code.
+"""Simulated runs whose judge and servers share one process. They are faster, and are only for the user's own code.
 
-A child of the prepared host, or of the warm host, makes the whole run and sends its record
-(:mod:`raftlab.runs.together_child`). If something stops it (the student's code ends the process, computes without end, or
-breaks a rule of the pipe between judge and host), there is no record, and the run is made again with the judge in this
-process. So a run always ends as if judge and host were apart.
+A child of the prepared host, or of the warm host, performs the whole run and sends its record
+(:mod:`raftlab.runs.together_child`). The student's code may prevent that: it ends the process, computes without end, or
+breaks a rule of the pipe between judge and host. Then there is no record, and the run is repeated with the judge in
+this process. So every run ends as it would with judge and host in separate processes.
 
-Never used for grading: here, student code could change its own verdict.
+This is never used for grading, because the student's code could change its own verdict.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from raftlab.suites.catalogue import TestInfo
 from raftlab.worlds.base import HostLost, HostNotStarted
 from raftlab.worlds.host_process import WarmHost
 
-if TYPE_CHECKING:  # to import it takes longer than a run, and most runs have no scenario
+if TYPE_CHECKING:  # the import takes longer than a run, and most runs have no scenario
     from raftlab.runs.scenario import Scenario
 
-# The first runs of a submission are made with the judge apart: to load the judge's modules costs as much as these few save.
+# The first runs of a submission have the judge in a separate process: loading the judge's modules costs as much as
+# these few runs would save.
 RUNS_APART = 4
-# A run is given up after this time, and made again with the judge apart. The longest run of the correct Rafts takes two
-# seconds of CPU time. A run that waits for something real, such as a socket, uses none.
+# A run is stopped after this many seconds, and repeated with the judge in this process. The longest run of the correct
+# Rafts takes two seconds of CPU time. A run that waits for something real, such as a socket, uses no CPU time.
 MAX_CPU_S = 10.0
 MAX_WALL_S = 60.0
-# Servers that are prepared for a run. How many it has is known only once it has begun.
+# The number of servers that are prepared for a run. How many the run has is known only after it has begun.
 _SERVERS = 5
 
 
 class Request(msgspec.Struct):
-    """The run to make. ``scenario`` is its text, if it is one."""
+    """The run to perform. ``scenario`` is the text of its scenario; empty if it has none."""
 
     folder: str
     path: str
@@ -57,7 +58,7 @@ class Request(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """The record of a run, how many commands of its scenario were begun, and how many events it had."""
+    """A run's record, the number of commands of its scenario that were begun, and the number of its events."""
 
     record: Record
     begun: int
@@ -68,16 +69,16 @@ _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
 def make(run: Run, scenario: Scenario | None = None, trace_dir: Path | None = None, most: int = -1) -> Answer | None:
-    """Make a run in a process of its own.
+    """Perform a run in a process of its own.
 
     Args:
-        run: the run, of which no cluster has been made.
-        scenario: what happens in it; ``None``: what the test's function does.
-        trace_dir: as for :meth:`raftlab.runs.run.Run.record`.
-        most: likewise.
+            run: The run. Its cluster must not have been created.
+            scenario: What happens in the run; ``None``: the test's function decides.
+            trace_dir: As for :meth:`raftlab.runs.run.Run.record`.
+            most: As for :meth:`raftlab.runs.run.Run.record`.
 
-    Returns:
-        What became of it; ``None`` if it must be made with the judge in this process.
+        Returns:
+            The answer; ``None`` if the run must be performed with the judge in this process.
     """
     impl = run.impl
     if not run.may_be_together or impl.simulated() < RUNS_APART:
@@ -129,7 +130,7 @@ def _ask(host: WarmHost, request: Request, info: TestInfo) -> Answer | None:
 
 
 def _answers(pid: int, fd: int) -> bool:
-    """Wait for the answer. False if the run takes too long."""
+    """Wait for the answer. Returns False if the run takes too long."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     deadline = time.monotonic() + MAX_WALL_S

@@ -1,4 +1,4 @@
-"""The child process that makes a run together with its judge, for :mod:`raftlab.runs.together`."""
+"""The child process that performs a run together with its judge, for :mod:`raftlab.runs.together`."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from raftlab.worlds.sim_world import Progress
 if TYPE_CHECKING:
     from raftlab.runs.scenario import ScenarioPlayer
 
-# Effects of one step from which on the run is made apart: together they might exceed what the pipe carries.
+# If one step has more effects than this, the run is repeated with the judge in a separate process: the pipe might not
+# carry so many effects.
 _MANY_EFFECTS = 10_000
 
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 
 
 def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
-    """Make one run and send its record."""
+    """Perform one run and send its record."""
     pipe = Pipe(*fds)
     request = _decode_request(pipe.receive())
     os.chdir(request.folder)
     impl = Implementation(Path(request.path))
-    impl.raft = None if request.raft is None else Path(request.raft)  # its files are part of `program` already
+    impl.raft = None if request.raft is None else Path(request.raft)  # `program` already contains its files
     player = _player(request.scenario) if request.scenario else None
     made = Run(
         impl, request.info, "sim", request.seed, request.schedule,
@@ -44,14 +45,14 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     error: Exception | None = None
     try:
         (catalogue.script_of(request.info) if player is None else player.play)(made.cluster)
-    except Exception as exc:  # record() decides what it means
+    except Exception as exc:  # record() decides what the exception means
         error = exc
     record = made.record(error, None if request.trace_dir is None else Path(request.trace_dir), request.most)
     pipe.send(protocol.pack(Answer(record, 0 if player is None else player.begun, len(made.events))))
 
 
 def _player(text: str) -> ScenarioPlayer:
-    from raftlab.runs.scenario import ScenarioPlayer, parse  # imported before the fork, if there is a scenario
+    from raftlab.runs.scenario import ScenarioPlayer, parse  # already imported before the fork if there is a scenario
 
     return ScenarioPlayer(parse(text))
 
@@ -59,8 +60,8 @@ def _player(text: str) -> ScenarioPlayer:
 class _Together:
     """The servers of a run in the process that judges it: a :class:`~raftlab.worlds.sim_world.Host`.
 
-    What differs from a run with the judge apart ends the process, so that the run is made again: a frame that the judge
-    would not have accepted, and a host that does not get on."""
+    The process ends if the run could differ from one whose judge is in a separate process. The run is then repeated.
+    This happens if the judge would not have accepted a frame, or if the host makes no progress."""
 
     cpu_s = 0.0
 
@@ -75,7 +76,7 @@ class _Together:
             if isinstance(effect, protocol.Save):
                 size += len(effect.state) + len(effect.snapshot or b"")
                 if type(effect.state) is not bytes or type(effect.snapshot) not in (bytes, type(None)):
-                    os._exit(1)  # the pipe would have made plain bytes of an object of the student's
+                    os._exit(1)  # the pipe would have converted the student's object to plain bytes
             elif isinstance(effect, protocol.LogLine):
                 size += 4 * len(effect.text)
             else:

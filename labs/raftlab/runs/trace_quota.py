@@ -1,8 +1,8 @@
-"""A quota for traces: which traces of failing runs are kept if there are too many bytes of them.
+"""A quota for traces: which traces of failing runs are kept if all of them together are too large.
 
-Traces have a fixed order: by seed, then by test. A trace is kept if it fits into the quota together with all those before
-it. So which traces are kept depends only on which runs failed, and not on when, where or how often they were made. Low
-seeds come first so that each failing test keeps some traces.
+Traces have a fixed order: by seed, then by test. A trace is kept if it fits into the quota together with all traces
+before it. So which traces are kept depends only on which runs failed, not on when, where or how often they were
+performed. Low seeds come first so that each failing test keeps some traces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Place = tuple[int, int]
 
 
 class _Header(msgspec.Struct):
-    """The part of a trace's first line that is weighed."""
+    """The part of a trace's first line that counts towards the quota."""
 
     failure: msgspec.Raw = msgspec.Raw()
 
@@ -28,32 +28,32 @@ class TraceQuota:
     def __init__(self, folder: Path | None, most: int) -> None:
         """
         Args:
-            folder: where the traces are. ``None``: no trace is kept.
-            most: how many bytes of events to keep. Below 0: no limit.
+            folder: Where the traces are. ``None``: no trace is kept.
+            most: How many bytes of events and failures to keep. Below 0: no limit.
         """
         self._folder = folder
         self.most = most
         self._traces: dict[Place, tuple[Path, int]] = {}
         self._bytes = 0
-        self._first_out: Place | None = None  # this trace did not fit, so none after it does
+        self._first_out: Place | None = None  # this trace did not fit, so no later one is kept
 
     def folder_for(self, place: Place) -> Path | None:
-        """The path for the trace of ``place``; ``None`` if it would not be kept."""
+        """The folder for the trace of ``place``; ``None`` if it would not be kept."""
         return None if self._first_out is not None and place >= self._first_out else self._folder
 
     def took(self, place: Place, trace: str) -> list[Place]:
-        """Count a trace that was written, and delete those that no longer fit.
+        """Count a trace that was written, and delete the traces that no longer fit.
 
         Args:
-            place: the trace's place. If it had a trace before, that one no longer counts.
-            trace: the file's name or path; only its name counts. Empty: no trace was written.
+            place: The trace's place. If there was a trace at this place before, that trace no longer counts.
+            trace: The file's name or path; only its name counts. Empty: no trace was written.
 
         Returns:
-            The places of the traces that are gone. If the file of ``trace`` does not exist, but the folder does, the trace
+            The places of the traces that are gone. If the folder exists but the file of ``trace`` does not, the trace
             was deleted earlier because it did not fit.
 
         Raises:
-            OSError: a file cannot be deleted.
+            OSError: A file cannot be deleted.
         """
         if self._folder is None or self.most < 0 or not trace:
             return []
@@ -72,7 +72,7 @@ class TraceQuota:
         return gone
 
     def _drop_from(self, place: Place) -> list[Place]:
-        """Delete the trace of ``place`` and all after it. Returns their places."""
+        """Delete the trace of ``place`` and all traces after it. Returns their places."""
         self._first_out = place if self._first_out is None else min(place, self._first_out)
         gone = [each for each in self._traces if each >= self._first_out]
         for each in gone:
@@ -83,8 +83,8 @@ class TraceQuota:
 
 
 def _weight(trace: Path) -> int:
-    """The bytes of the events, and of the failure in the first line. The rest of that line has the path of the submission,
-    which differs between machines."""
+    """The bytes of a trace that count: its events, and the failure in its first line. The rest of the first line
+    contains the path of the submission, which differs between machines."""
     with trace.open("rb") as file:
         try:
             header = msgspec.json.decode(file.readline(), type=_Header)

@@ -3,9 +3,9 @@
 Every test requires only this: servers that can reach each other and are a majority elect one leader within 5 seconds (10
 seconds if their logs may differ) and keep it while nothing fails; no other server leads. Timeouts, threads and messages
 beyond Figure 2 are the student's choice. The only limit is the lab's: about ten heartbeats a second to each server, so
-election timeouts well above 100 ms.
+election timeouts must be well above 100 ms.
 
-In the last tests there is one real server (S0), and the others are scripted servers. They require the answers that
+In the last tests there is one real server (S0), and the others are scripted servers. These tests require the answers that
 Figure 2 requires of any implementation.
 """
 
@@ -398,7 +398,7 @@ def test_higher_terms(cluster: StartCluster) -> None:
     adopted = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[0] >= first + 100)
     text = f"expected S0 to adopt term {first + 100} from the refusals, but it did not"
     c.expect(adopted, text, rules.HIGHER_TERM, [0])
-    # It has voted for nobody in that term, unless its timer has run out since.
+    # S0 has voted for nobody in that term, unless its timer has run out since.
     reply = ask_vote(c, 1, first + 100)
     text = f"expected S0 to vote for S1 in term {first + 100}, of which it learned from a reply, but it refused"
     c.expect(reply["vote_granted"] or reply["term"] > first + 100, text, rules.HIGHER_TERM, [0])
@@ -636,7 +636,8 @@ def test_vote_for_itself_is_kept(cluster: StartCluster) -> None:
 def test_votes_of_this_election_only(cluster: StartCluster) -> None:
     """Votes of earlier elections do not count in a new election."""
     c = cluster(5, scripted=range(1, 5))
-    # By term, so that S0 may start its next election at any moment: a term has one voter, whenever its requests arrive.
+    # The only server that votes for S0, by term. It is chosen when the first request of a term arrives, so S0 may start its
+    # next election at any moment.
     voters: dict[int, int] = {}
 
     def vote(rpc: Rpc) -> Message:
@@ -716,7 +717,8 @@ def test_refused_messages_change_nothing(cluster: StartCluster) -> None:
 
 # The time for which S0 leads each time in the next test, in seconds: longer than most election timeouts.
 _REIGN = 1.2
-# Seconds. "At once" and "next time" are told apart by this; heartbeats are 0.1 s apart.
+# Seconds. A heartbeat within this time was sent at once; a later one may be the next regular one, since these are 0.1 s
+# apart.
 _AT_ONCE = 0.08
 
 

@@ -6,7 +6,7 @@ Raft needs.
 The number of entries per message, whether heartbeats carry entries, and whether a new leader begins with a no-op entry are
 the student's choice, so no test relies on an index before `start` has returned it.
 
-In the last tests there is one real server (S0), and the others are scripted servers. They require the answers and the
+In the last tests there is one real server (S0), and the others are scripted servers. These tests require the answers and the
 commits that Figure 2 requires of any implementation.
 """
 
@@ -240,7 +240,7 @@ def test_backup(cluster: StartCluster) -> None:
     c.partition(left)
     for server in left:
         c.connect(server)
-    # Only the one that was cut off last can win. Others may campaign first.
+    # Only the server that was cut off last can win. Others may campaign first.
     third = c.one_leader(among=left, within=2 * ELECTION_LIMIT)
     c.propose_together(third, [f"good d{number}" for number in range(50)])
     c.agree("good d", 3, among=left)
@@ -260,14 +260,15 @@ def test_fast_backup(cluster: StartCluster) -> None:
     second = _leader_of_two(c)
     c.propose_together(second, [f"good {number}" for number in range(60)])
     c.agree("good, too", 2)
-    # The third server has never led. As a new leader it must find the last index at which the first one's log agrees.
+    # The third server has never led. As a new leader, it must find the last index at which its log and the first server's
+    # agree.
     second = _leader_of_two(c)
     c.disconnect(second)
     c.connect(first)
     c.agree("repaired", 2)
     expect_few_refusals(c, first)
 
-    # Next, the second server lacks sixty entries, and a new leader must find the end of its log.
+    # Next, the second server lacks sixty entries, and a new leader must find the end of the second server's log.
     c.propose_together(_leader_of_two(c), [f"missed {number}" for number in range(60)])
     c.agree("missed, too", 2)
     third = _leader_of_two(c)
@@ -276,7 +277,7 @@ def test_fast_backup(cluster: StartCluster) -> None:
     c.agree("filled", 2)
     expect_few_refusals(c, second)
 
-    # At last, a leader takes sixty entries in a term of which no later leader has any.
+    # Finally, a leader takes sixty entries in a term of which no later leader has any entry.
     fourth = _leader_of_two(c)
     c.disconnect(fourth)
     c.connect(third)
@@ -295,8 +296,8 @@ def test_fast_backup(cluster: StartCluster) -> None:
 
 def _leader_of_two(c: Cluster) -> int:
     """The leader, when one of three servers is cut off."""
-    # Twice the usual limit: an election needs the votes of both, and often only one of them, with the newer log, can win.
-    # With timeouts of up to 2 s, which are allowed, few elections fit into 5 s.
+    # Twice the usual limit: an election needs the votes of both remaining servers, and often only the one with the newer log
+    # can win. With timeouts of up to 2 s, which are allowed, few elections fit into 5 s.
     return c.one_leader(within=2 * ELECTION_LIMIT)
 
 
@@ -307,7 +308,7 @@ def expect_few_refusals(c: Cluster, server: int) -> None:
     for args, reply in c.replies(server, "append_entries"):
         if args["term"] == term and reply["term"] == term:
             if reply["success"] and args["entries"]:
-                break  # the leader has found the index; later refusals are of messages that arrived out of order
+                break  # the leader has found the index; later refusals are those of messages that arrived out of order
             refused += not reply["success"]
     # One refusal is enough. Allow a few more for messages in flight and for other ways to search (such as bisection).
     text = f"expected S{server} to refuse at most 12 messages before it takes one, but it refused {refused}"
@@ -454,7 +455,7 @@ def test_append_table(cluster: StartCluster) -> None:
                 kept = leader.s0_has(index, at(term))
                 text = f"expected S0 to have term {term} at index {index} afterwards, but it has not ({words})"
                 c.expect(kept, text, rules.LOG_MATCHING, [0])
-            # With a refusal, S0 may drop entries that the leader does not have, or keep them.
+            # When S0 refuses, it may drop entries that the leader does not have, or keep them.
             if success and len(log) > len(after):
                 stale = leader.s0_has(len(log), at(log[-1]))
                 text = f"expected S0 to drop everything after a conflict, but index {len(log)} is still there ({words})"

@@ -36,7 +36,8 @@ from raftlab.suites.helpers.scripted_servers import (
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
-# The points at which a crash can interrupt a step: (kind of effect, its number among those of that kind, before or after).
+# The points at which a crash can interrupt a step: (kind of effect; 1 for the step's first effect of that kind, and so on;
+# whether the crash comes before or after the effect).
 _SIDES = ("before", "after")
 _POINTS = [(kind, nth, side) for kind, nth in (("save", 1), ("save", 2), ("answer", 1)) for side in _SIDES]
 
@@ -93,7 +94,8 @@ def test_changing_majorities(cluster: StartCluster) -> None:
         c.restart(second)
         c.sleep(1.0)
         c.restart(third)
-        # Only the third knows what was agreed, so only it can win, with every vote: that may take some elections.
+        # Only the third server has the committed entries, so only this one can win, and it needs every vote. That may take
+        # several elections.
         c.agree(f"{time}: by S{first}, S{second} and S{third}", 3, within=20.0)
         c.connect(leader)
         c.connect(fourth)
@@ -233,7 +235,7 @@ def test_log_survives(cluster: StartCluster) -> None:
     last, seen = (0, 0), ""
 
     def restart(command: str) -> str:
-        """Restart S0. Returns whether it had saved the entry with ``command``, as far as its bytes show it."""
+        """Restart S0. Returns a clause for failures: whether the bytes that S0 had saved contain ``command``."""
         saved = command.encode() in c.server_state(0).state
         c.restart(0)
         return f", {'although' if saved else 'and'} what it had saved {'contains' if saved else 'lacks'} {command!r}"
@@ -344,10 +346,11 @@ def test_own_crash_points(cluster: StartCluster) -> None:
         c.restart(0)
         terms = [rpc.args["term"] for each in c.scripted for rpc in each.received if rpc.method == "request_vote"]
         if terms:
-            # S0 may vote for S1 if its vote for itself was not saved yet, since that vote was not counted.
+            # If S0 had not saved its vote for itself yet, that vote was not counted, so S0 may now vote for S1.
             ask_vote(c, 1, max(terms))
             expect_term(c, max(terms))
-    # Now the others vote for S0 at once. A vote for itself that made it leader was counted, so S0 must remember it.
+    # Now the others vote for S0 at once. If S0 became the leader, its vote for itself was counted, so S0 must remember that
+    # vote.
     c.unreliable(on=False, latency=(0.0, 0.0))
     for scripted_server in c.scripted:
         scripted_server.answer["request_vote"] = grant
@@ -408,7 +411,7 @@ def test_crash_points_in_a_cluster(cluster: StartCluster) -> None:
             if c.server_state(leader).up:
                 c.propose(leader, f"{time}: {number}")
         c.sleep(0.02)
-        # An entry that only the old leader has. Meanwhile the others may elect a new one.
+        # An entry that only the old leader gets. Meanwhile the others may elect a new leader.
         c.disconnect(leader)
         if c.server_state(leader).up:
             c.propose(leader, f"{time}: in vain")
@@ -489,7 +492,7 @@ def test_figure_8_in_steps(cluster: StartCluster) -> None:
     c.sleep(0.1)
     c.crash(first)
     unsent.drop()
-    # (b) So does the next leader, at the same index.
+    # (b) The next leader has such an entry, too, at the same index.
     others = [server for server in range(3) if server != first]
     holds = [c.hold("append_entries", src=server, when=message_filters.entries) for server in others]
     second = c.one_leader()
@@ -499,14 +502,15 @@ def test_figure_8_in_steps(cluster: StartCluster) -> None:
     c.crash(second)
     for hold in holds:
         hold.drop()
-    # (c) The first one leads again and copies its old entry to the third, so that a majority has it. No entry of its new
-    # term reaches another server.
+    # (c) The first leader leads again and copies its old entry to the third server, so that a majority has the entry. No
+    # entry of the new term reaches another server.
     own = c.hold("append_entries", src=first, when=message_filters.own_term)
     c.restart(first)
     # Only the first server can win. A Raft that restarts its timer in each term may let the other server campaign often.
     c.one_leader(within=2 * ELECTION_LIMIT)
     c.sleep(1.0)
-    # (d) It crashes, and the second one's log is newer than the third's. It overwrites the old entry everywhere.
+    # (d) The first leader crashes. The second leader's log is newer than the third server's, so the second leader is elected
+    # and overwrites the old entry everywhere.
     c.crash(first)
     own.drop()
     c.restart(second)
@@ -552,7 +556,8 @@ def test_unreliable_agreement(cluster: StartCluster) -> None:
     leader = c.settled_leader()
     last = c.agree("last", 5)
     term, _ = c.get_state(leader)
-    # No command of the term in which the last one was committed can be missing (Leader Append-Only). Others may be lost.
+    # No command of the term in which the last one was committed can be missing (Leader Append-Only). Commands of other terms
+    # may be lost.
     for index, of_term, command in taken:
         if of_term == term and index < last:
             text = (

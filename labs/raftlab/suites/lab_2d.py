@@ -1,8 +1,8 @@
 """Lab 2D: snapshots (§7, Figure 13).
 
-Every test requires this: the log is cut where a service took a snapshot; a server that needs entries that were cut gets the
-snapshot, in chunks of at most 4096 bytes; after a restart the service gets the snapshot first. The guarantees of lab 2C
-still hold: an acknowledged entry stays, in the log or in a snapshot.
+Every test requires three things. The log is cut where a service took a snapshot. A server that needs entries that were cut
+gets the snapshot, in chunks of at most 4096 bytes. After a restart, the service gets the snapshot first. The guarantees of
+lab 2C still hold: an acknowledged entry stays, in the log or in a snapshot.
 
 How chunks are combined, what a reply to a chunk contains besides its term, and whether a transfer continues or starts over
 after a loss are the student's choice. The referee checks that no service ever gets an incomplete, wrong or older snapshot.
@@ -151,7 +151,7 @@ def test_snapshot_all_restart(cluster: StartCluster) -> None:
 
 
 def _chunks_to(c: Cluster, server: int) -> list[Message]:
-    """A list to which every InstallSnapshot request to ``server`` is added from now on, as it is sent."""
+    """A list to which every InstallSnapshot request to ``server`` is added when it is sent, from now on."""
     chunks: list[Message] = []
 
     def record(args: Message) -> bool:
@@ -254,9 +254,9 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
         index = c.agree(f"after {index}", 3)
     for server in range(3):
         _expect_saved(c, server)
-    # From here on services take no snapshots, and another leader adds many entries, which have a later term than the
-    # snapshot. So a leader that searches for the last index at which two logs agree finds one that is not before the
-    # snapshot's end.
+    # From here on, services take no snapshots, and another leader adds many entries, which have a later term than the
+    # snapshot. So if a leader searches for the last index at which two logs agree, that index is not before the snapshot's
+    # end.
     c.take_snapshots(every=0)
     first = c.one_leader()
     c.disconnect(first)
@@ -268,7 +268,7 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     c.disconnect(away)
     for number in range(3):
         index = c.agree(f"by two {number}", 2)
-    # Another leader has to find out which entries the third server lacks. Only these two are left.
+    # Another leader has to find out which entries `away` lacks. Only that leader and `away` are left.
     c.disconnect(c.one_leader())
     chunks = _chunks_to(c, away)
     c.connect(away)
@@ -294,7 +294,7 @@ def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
             c.crash(server)
     c.restart(left)
     c.connect(away)
-    # Only the restarted server can win, with both votes: that may take some elections.
+    # Only the restarted server can win, and it needs both votes. That may take several elections.
     c.agree("by the restarted one and one that had nothing", 2, within=20.0)
     _expect_applied(c, last, 2, f"S{away} to apply index {last}")
 
@@ -461,8 +461,8 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
     leader = SnapshotSender(c)
     rows = (
         # The columns: what S0's log is like; how many of the leader's next entries it has after the entries of the previous
-        # row (the snapshot ends with the tenth); and whether entries of another term follow. 0: none follow. Otherwise
-        # this number plus the term of the snapshot's last entry is their term.
+        # row (the snapshot ends with the tenth); and whether entries of another term follow. 0 means that none follow;
+        # otherwise, their term is this number plus the term of the snapshot's last entry.
         ("a log that is shorter", 4, 0),
         ("a log that ends with the snapshot", 10, 0),
         ("a longer log that agrees", 13, 0),
@@ -491,12 +491,13 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
                 at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} met {case}"
             )
         leader.commit_through(at + 20 if beyond else last, at + 24, f"after a snapshot met {case}")
-        # Now this snapshot is late, and so is a newer one: S0 has more than either.
+        # Now this snapshot comes late, and so does a newer one: S0's log ends after both.
         leader.append(at + 24, at + 27)
         for late in (last, at + 22):
             leader.install(late)
             leader.expect_kept(at + 27, f"when a snapshot up to {late} came late")
-    # After a restart S0 does not know what was committed after its own snapshot, but this one is older still.
+    # After a restart, S0 does not know what was committed after its own snapshot, but the late snapshot is even older than
+    # that one.
     c.restart(0)
     leader.install(last)
     leader.expect_kept(at + 27, f"when a snapshot up to {last} came late, after a restart")

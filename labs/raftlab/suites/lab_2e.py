@@ -1,8 +1,8 @@
 """Lab 2E: membership (§6; dissertation, chapter 4).
 
-Every test requires this: a leader performs the requested change, and from then on the servers of the new configuration, and
-no others, elect and commit; no failure during a change loses a committed entry. Part 1 changes one server at a time, by any
-method; the tests of part 2, whose names begin with part2, change any number at once.
+Every test requires this: a leader performs the requested change. From then on, the servers of the new configuration, and no
+others, elect leaders and commit entries. No failure during a change loses a committed entry. Part 1 changes one server at a
+time, by any method; the tests of part 2, whose names begin with part2, change any number at once.
 
 How a new server is brought up to date, how long a leader tries, and whether it notifies a removed server are the student's
 choice. The referee reads the configurations in entries and snapshots. In the tests at the end of each part there is one real
@@ -147,7 +147,7 @@ def test_remove_a_dead_server(cluster: StartCluster) -> None:
     c = cluster(2)
     c.agree("by two", 2)
     leader = ready_leader(c, range(2))
-    c.network.long_waits = False  # so that its calls to the dead server fail soon
+    c.network.long_waits = False  # so that the leader's calls to the dead server fail soon
     c.crash(1 - leader)
     waiting, _, _ = c.propose(leader, "waiting")
     index, term, leads = change(c, leader, [leader])
@@ -303,7 +303,8 @@ def test_own_term_first(cluster: StartCluster) -> None:
         unheard = c.hold("append_entries", src=old, when=lambda args: bool(args["entries"]))
         change(c, old, without(range(4), rest[0]))
         c.partition([old], rest)
-        # The next leader is asked for another change of the same four, while none of its own entries reaches the others.
+        # The next leader is asked for another change of the same four servers, while none of its own entries reaches the
+        # others.
         held = [c.hold("append_entries", src=who, when=lambda args: bool(args["entries"])) for who in rest]
         new = c.one_leader(among=rest)
         index, term, leads = change(c, new, rest)
@@ -479,7 +480,7 @@ def test_removed_server_comes_back(cluster: StartCluster) -> None:
     c.agree("by four", 4)
     gone = (leader_of(c, range(4)) + 1) % 4
     left = without(range(4), gone)
-    # At first it hears nothing, but the others hear it: it asks for their votes in each new term, from the next one on.
+    # At first, `gone` hears nothing, but the others hear it: it asks for their votes in one new term after another.
     for server in left:
         c.cut(server, gone)
     reconfigure(c, left)
@@ -530,7 +531,7 @@ def test_who_counts(cluster: StartCluster) -> None:
     c.restart(0)
     voters.expect_loss([2], "two of five, also after a restart", rules.CONFIGURATION_STAYS)
     voters.expect_win([3, 4], "three of five", rule)
-    # Another leader's entry takes the place of the last one: the configuration before it counts again.
+    # Another leader's entry replaces the last one, so the configuration before that one counts again.
     append(c, 2, 20_000, (1, 1000), entries(20_000, "instead"))
     voters.expect_loss([4, 1], "two of the four members at index 1, as the entry at index 2 is gone", rule)
     voters.expect_win([2, 3], "three of four", rule)
@@ -637,7 +638,7 @@ def test_votes_while_there_is_a_leader(cluster: StartCluster) -> None:
         leader = sender.term = wait_for_campaign(c, above=leader) + 1000
         if granted:
             append(c, 1, leader)
-            leader = wait_for_campaign(c, above=leader)  # S0 hears that leader no more
+            leader = wait_for_campaign(c, above=leader)  # S0 no longer hears that leader
         send()
         reply = ask_vote(c, 2, leader + 100)
         want, got = ("a vote" if yes else "no vote" for yes in (granted, reply["vote_granted"]))
@@ -686,8 +687,8 @@ def test_kept_configuration_counts(cluster: StartCluster) -> None:
 def _expect_snapshot_members(
     c: Cluster, follower: ScriptedFollower, server: int, at: int, members: list[int], old: list[int] | None
 ) -> None:
-    """Require that S0 brings ``server`` up to date. If S0 sends the snapshot up to ``at``, require that the snapshot has
-    the configuration at that index. A Raft may keep entries that a snapshot covers for a while, and send those."""
+    """Require that S0 brings ``server`` up to date. If S0 sends the snapshot up to ``at``, require that the snapshot has the
+    configuration at that index. For a while, a Raft may keep entries that a snapshot covers, and send those."""
     received = c.scripted_server(server).received
 
     def chunks() -> list[Message]:
@@ -836,7 +837,7 @@ def test_part2_restart_between_two(cluster: StartCluster) -> None:
         leader = ready_leader(c, now)
         call = MembershipCall(c, leader, then)
         hold = hold_change(c, call, "request", joint=False)
-        # C_old,new is committed, and C_new is on the leader only (if it still leads).
+        # C_old,new is committed, and only the leader has C_new (if it still leads).
         begun = bool(hold.messages)
         index = max(c.event_loop.referee.applies.values)
         for server in range(6):
@@ -864,7 +865,7 @@ def test_part2_two_leaders(cluster: StartCluster) -> None:
         c.partition([first, 3, 4], rest)
         hold.release()
         c.sleep(0.3)
-        # It is elected again, with the votes of the other old servers. But its AppendEntries to them are held.
+        # The first leader is elected again, with the votes of the other old servers. But its AppendEntries to them are held.
         holds = [c.hold(method, src=who) for who in rest for method in ("request_vote", "pre_vote")]
         holds += [c.hold("append_entries", dst=who) for who in rest]
         c.restart(first)
@@ -1057,7 +1058,7 @@ def test_part2_snapshot_names_both_sets(cluster: StartCluster) -> None:
     c = cluster(5, scripted=range(1, 5), members=range(3))
     followers = ScriptedFollowers(c)
     wait_for_leadership(c)
-    # S4 catches up so far, and does not get C_old,new.
+    # S4 catches up to this index, and does not get C_old,new.
     followers.limit_logs(c.agree("by the old three", 1), 4)
     index, _, leads = change(c, 0, [0, 3, 4])
     if leads and index == -1:

@@ -1,12 +1,12 @@
 """Lab 2F: PreVote (dissertation, 9.6, 6.2 and 4.2.3).
 
-Every test requires this: before a server starts an election, it asks whether it would be elected, and its term does not grow
-until most members say yes; as long as most members hear a leader, it continues to lead, no matter which server returns or
-cannot hear it; and a leader that no majority answers steps down, so that the others elect a new one.
+Every test requires three things. Before a server starts an election, it asks whether it would be elected, and its term does
+not grow until a majority says yes. As long as a majority hears the leader, the leader continues to lead, no matter which
+server returns or cannot hear it. A leader that no majority answers steps down, so that the others elect a new one.
 
 How often a server asks, and what a reply contains beyond Figure 2, are the student's choice. The referee checks that no term
 grows without the pre-votes of a majority. In the last tests there is one real server (S0), and the others are scripted
-servers, which say yes to every pre-vote unless the test has them answer something else.
+servers, which say yes to every pre-vote unless a test sets another answer.
 """
 
 from __future__ import annotations
@@ -488,7 +488,7 @@ def test_a_pre_vote_is_no_vote(cluster: StartCluster) -> None:
         text = f"expected S0 to vote for S1 in term {term + 10}, as it has voted for nobody"
         c.expect(reply["vote_granted"], f"{text}, but it did not", rules.PRE_VOTE_CHANGES_NOTHING, [0])
         c.restart(0)
-    # S0 asks, too, no matter how often others do.
+    # S0 asks for pre-votes itself, no matter how often the others ask.
     for scripted_server in c.scripted:
         scripted_server.received.clear()
     deadline = c.now + ELECTION_LIMIT
@@ -625,8 +625,8 @@ def test_pre_votes_of_an_earlier_round(cluster: StartCluster) -> None:
             late.release()
             c.sleep(0.2)
         else:
-            # Wait for the question after that one, and for the answers to it. Some Rafts send to one server after the other,
-            # or look at what has arrived only every 0.1 s.
+            # Wait until S0 has asked again, and has got the answers. Some Rafts ask one server after the other, or look only
+            # every 0.1 s at what has arrived.
             _wait_for_pre_vote(c)
             c.sleep(0.15)
             late.release()

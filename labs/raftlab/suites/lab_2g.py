@@ -1,13 +1,14 @@
 """Lab 2G: leadership transfer (dissertation, 3.10).
 
-Every test requires this: a leader that is asked to hand over brings the target up to date and tells it to stand; the target
-is elected at once, although all servers hear the old leader; meanwhile the leader takes no commands; and a transfer that
-fails is given up, so that nothing is worse than before.
+Every test requires this. A leader that is asked to hand over brings the target up to date and tells it to stand for
+election. The target is elected at once, although all servers hear the old leader. Meanwhile, the leader takes no commands. A
+transfer that fails is given up, and nothing is worse than before.
 
-How often TimeoutNow is sent, and what happens to one that arrives late, are the student's choice. The referee checks that
-TimeoutNow leaves only when the target has answered for the whole log, and that only a server that was told to stand says
-so in its requests. This lab needs labs 2A to 2D. Where a Raft also has labs 2E and 2F, a transfer must work with these; the
-tests that change members need lab 2E. In the tests at the end there is one real server (S0), and the others are scripted.
+How often TimeoutNow is sent, and what a server does with a late TimeoutNow, are the student's choice. The referee checks
+that TimeoutNow is sent only when the target has acknowledged the whole log, and that only a server that was told to stand
+for election says so in its requests. This lab needs labs 2A to 2D. Where a Raft also has labs 2E and 2F, a transfer must
+work with these; the tests that change members need lab 2E. In the tests at the end there is one real server (S0), and the
+others are scripted.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def test_nothing_is_asked(cluster: StartCluster) -> None:
 def test_target_has_crashed(cluster: StartCluster) -> None:
     """A transfer to a server that has crashed is given up: the leader takes commands again, and stays leader."""
     c = cluster(5)
-    c.network.long_waits = False  # so that no call from before keeps a heartbeat from the target when it is back
+    c.network.long_waits = False  # so that no earlier call delays the heartbeats to the target once it is back
     for number in range(2):
         leader = c.settled_leader()
         term = c.agreed_term()
@@ -374,7 +375,7 @@ def test_new_configuration_first(cluster: StartCluster) -> None:
         return  # a Raft that changes one server at a time
     lacks = c.hold("append_entries", dst=target, when=carries_configuration(new, joint=False))
     begin(c, leader, target)
-    # C_old,new is committed without the target, whose answer for it comes when C_new is in the leader's log.
+    # C_old,new is committed without the target. The target's answer for C_old,new comes when C_new is in the leader's log.
     for server in (leaves, 3):
         late[server].release()
     # A leader may send no more to the target while it waits for an answer, and then send everything again.

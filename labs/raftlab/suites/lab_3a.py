@@ -81,8 +81,8 @@ def test_many_clerks(cluster: StartCluster) -> None:
 
 # --- faults --------------------------------------------------------------------------------------------------
 #
-# Most of these tests go in rounds: clerks begin a few operations, and a moment later something happens. An operation that
-# cannot end meanwhile goes on into the next round. In the end nothing is broken any more, and all must return.
+# Most of these tests have rounds: clerks begin a few operations, and a moment later something fails. An operation that
+# cannot end meanwhile goes on in the next round. In the end nothing is broken any more, and all operations must return.
 
 
 @points(5)
@@ -250,8 +250,8 @@ def test_everything_at_once(cluster: StartCluster) -> None:
     end_well(c)
 
 
-# Seconds. After the last fault, a clerk may wait for a call to a server that it could not reach, and a leader for one to a
-# follower: each takes up to 7 s to fail. From then on everything is as in the other tests.
+# Seconds. After the last fault, a clerk may still wait for a call to a server that it could not reach, and then a leader for
+# a call to a follower. Each call takes up to 7 s to fail. From then on, the limit is that of the other tests.
 LONG_WAITS_LIMIT = 7.0 + 7.0 + OPERATION_LIMIT
 
 
@@ -349,7 +349,7 @@ def test_leadership_moves_under_load(cluster: StartCluster) -> None:
 
 # --- the eight steps of the write path -----------------------------------------------------------------------
 #
-# handouts/clients.md has the table of steps. Each test makes a step fail in a few ways. After each of them the write must
+# handouts/clients.md has the table of steps. Each test makes one step fail in a few ways. After each failure, the write must
 # have been carried out exactly once.
 
 
@@ -581,7 +581,7 @@ def test_foreign_entries(cluster: StartCluster) -> None:
             c.clerks[2].begin("swap", f"b{number}", None, "1"),
             fresh.begin("append", "a", f"C3.{number};"),  # this clerk has no session yet
         ]
-        # One that has just been elected, before the old leader can notice that it reaches no majority.
+        # A leader that has just been elected: the old leader cannot have noticed yet that it reaches no majority.
         until = c.now + ELECTION_LIMIT
         while c.now < until and c.leader_now(others) is None:
             c.sleep(0.02)
@@ -661,12 +661,12 @@ def test_sessions_end_in_order(cluster: StartCluster) -> None:
         third.expect_ended(longest_ago)
         for session in (first, second, fourth):
             session.do_once("get", "x")
-        first.do_once("swap", "x", "0;", "2;")  # that it changes nothing does not matter
+        first.do_once("swap", "x", "0;", "2;")  # changes nothing, but counts as a use of the session
         fifth = client.register_once()
         second.expect_ended(longest_ago)
         for session in (first, fourth, fifth):
             session.do_once("get", "x")
-        # `first` is now the next to go. No register makes an old session valid again, whatever its client_id.
+        # `first` is now the next session to end. No register makes an old session valid again, whatever its client_id.
         sixth = client.register_once(second.number)
         first.expect_ended(longest_ago)
         second.expect_ended("and no register brings it back")
@@ -728,7 +728,7 @@ def test_clerk_outlives_its_session(cluster: StartCluster) -> None:
         text = f"expected {operation.describe()} to register and go on, since its first request got no_session"
         c.fail(f"{text}, but it raised Unknown", rules.UNKNOWN_ONLY_IF, [clerk.number])
     end_session()
-    clerk.get("x")  # may be asked again in any case
+    clerk.get("x")  # a get may be repeated in any case
     for number, leg in enumerate(("request", "reply"), 3):
         leader = c.settled_leader()
         hold = c.hold("client_request", clerk.number, leader, leg)
@@ -740,8 +740,8 @@ def test_clerk_outlives_its_session(cluster: StartCluster) -> None:
         following = wait(clerk.begin("append", "x", token("C0", 10 + number)))
         if operation.outcome == "unknown":
             clerk.require_known(following)
-        # Otherwise it may be Unknown: if a server that is behind has answered from its table, the clerk does not know that
-        # its session has ended, and may ask such a server first.
+        # Otherwise, `following` may be Unknown: if a server that is behind has answered from its table, the clerk does not
+        # know that its session has ended, and may ask such a server first.
     end_well(c)
 
 
@@ -754,7 +754,7 @@ def _fill(c: Cluster, session: Session, servers: Collection[int]) -> None:
 
     for number in range(80):
         session.do("put", "filler", f"{number:4}" * 50)
-        # 8 times max_state may be stored before a service must act, and then it has 2 s for it.
+        # A service must act once 8 times max_state are stored, and then has 2 s to do so.
         if c.wait_for(2.0 if number % 20 == 19 else 0.0, lambda: not without()):
             return
     text = "expected every server to take a snapshot during 80 puts of 200 bytes with max_state=2000"
@@ -769,7 +769,7 @@ def test_sessions_survive_restarts(cluster: StartCluster) -> None:
 
     def attempt() -> None:
         client.register()  # finds the leader
-        # The order in which they are used is neither that of their numbers nor its reverse.
+        # The order in which the sessions are used is neither that of their numbers nor its reverse.
         third, first, fourth, second = [client.register_once() for _ in range(4)]
         first.do_once("get", "x")
         second.do_once("put", "x", "0;")
@@ -823,8 +823,8 @@ def test_snapshot_on_another_server(cluster: StartCluster) -> None:
     applies = c.event_loop.referee.applies
     caught_up = c.wait_for(OPERATION_LIMIT, lambda: applies.last_applied[late] >= applies.last_applied[leader])
     c.expect(caught_up, f"expected S{late} to get a snapshot and the entries after it, but it did not", rules.PROGRESS)
-    # Nobody hears `other` ask for votes, so the server with the snapshot is elected. That takes some elections, because the
-    # other one raises its term each time.
+    # Nobody hears `other` ask for votes, so the server with the snapshot is elected. That takes some elections, because
+    # `other` raises its term each time.
     c.network.set_link(other, late, lose_request=1.0)
     c.crash(leader)
     c.one_leader(among=[late], within=6 * ELECTION_LIMIT)
@@ -865,7 +865,7 @@ def _send_copies(c: Cluster, client: Client, fields: Message, again: str) -> Non
         with c.at_once(client.server):
             rpcs = [client.send(client.server, fields) for _ in range(3)]
         answers += map(client.answer, rpcs)
-    client.succeed(fields)  # also if nobody has carried it out yet
+    client.succeed(fields)  # even if nobody has carried it out yet
     others = range(c.size) if again == "at every server" else [client.server]
     answers += [client.ask(server, fields) for server in others]
     for answer in answers:
@@ -1001,7 +1001,8 @@ def test_server_that_is_behind(cluster: StartCluster) -> None:
     for server in range(3):
         c.crash(server)
     c.start_all()
-    # The first server that leads has not applied everything yet. This session is alive, so nobody may say the opposite.
+    # The first server that leads has not applied everything yet. This session has not ended, so no server may say that it
+    # has.
     session.do("get", "x")
 
 
@@ -1031,7 +1032,7 @@ def test_entries_of_others(cluster: StartCluster) -> None:
     when = ", though there are entries in the log that it cannot understand"
     for number in (2, 3):
         client.succeed(session.request("append", "x", f"{number};"), rules.BAD_REQUESTS, when, late=rules.BAD_REQUESTS)
-        c.crash(client.server)  # and now another server
+        c.crash(client.server)  # so that another server answers the next request
     for server in range(3):
         c.crash(server)
     c.start_all()
@@ -1161,7 +1162,7 @@ def test_clerk_and_hints(cluster: StartCluster) -> None:
         ("if the servers that do not lead name each other", lambda server, leader: 3 - server - leader),
     ]
     for number, (when, hint) in enumerate(hints * 2):
-        leader = (2 * number + number // len(hints)) % 3  # another one each time, and later in another direction
+        leader = (2 * number + number // len(hints)) % 3  # nearly always another one than before
 
         def answer(rpc: Rpc, leader: int = leader, hint: Callable[[int, int], int | None] = hint) -> Message:
             return reply("ok") if rpc.dst == leader else reply("not_leader", leader=hint(rpc.dst, leader))
@@ -1181,7 +1182,7 @@ def test_clerk_registers(cluster: StartCluster) -> None:
     c.start_all()  # fails if Clerk() waits for an answer
     hold.drop()
     for number in range(3):
-        # The last time it has a session already; nobody minds if it registers again.
+        # The last time, the clerk already has a session. It may register again.
         service.answer_register = after(
             None, reply("not_leader"), reply("try_again"), None, reply("not_leader", leader=1)
         )
@@ -1244,8 +1245,8 @@ def test_clerk_and_bad_requests(cluster: StartCluster) -> None:
 
 # --- what a service costs ------------------------------------------------------------------------------------
 
-# Operations of one clerk in a second of virtual time, without preemption. The reference does 245; a service that looks every
-# 10 ms whether its entry was applied still does 70.
+# Operations of one clerk in a second of virtual time, without preemption. The reference does 245; a service that checks only
+# every 10 ms whether its entry was applied still does 70.
 _LEAST_RATE = 60
 _MOST_REQUESTS = 1.2  # for each operation, in a quiet cluster
 
@@ -1253,7 +1254,7 @@ _MOST_REQUESTS = 1.2  # for each operation, in a quiet cluster
 def _time_of_raft(c: Cluster) -> float:
     """The seconds that Raft itself needs for an entry, from ``start`` until the leader applies it."""
     applies = c.event_loop.referee.applies
-    # A copy of an entry of the service, which has nothing new in it.
+    # A copy of one of the service's entries, which has no further effect.
     copy = next(command for _, (kind, command) in sorted(applies.values.items(), reverse=True) if kind == "command")
     leader = c.settled_leader()
     times = [c.now]
@@ -1335,7 +1336,8 @@ def test_requests_in_quick_succession(cluster: StartCluster) -> None:
         _expect_prompt(c, client, rpcs)
 
 
-# Seconds in which a leader answers whose followers answer at once, or that has none. The reference takes some hundredths.
+# Seconds within which a leader answers if its followers answer at once, or if it has none. The reference takes a few
+# hundredths of a second.
 _PROMPT = 0.5
 
 
@@ -1376,8 +1378,9 @@ def test_size(cluster: StartCluster) -> None:
 
 
 def _expect_small(c: Cluster, max_state: int, most: int) -> None:
-    """Wait until the cluster has been quiet for 2 s, and look at what each server stores. ``most``: of a snapshot."""
-    c.sleep(2.0)  # entries that are not committed yet cannot be cut off the log
+    """Wait until the cluster has been quiet for 2 s, and look at what each server stores. ``most``: the limit for a
+    snapshot, in bytes."""
+    c.sleep(2.0)  # entries that are not committed yet cannot be removed from the log
     for server in range(3):
         stored, snapshot = len(c.server_state(server).state), len(c.server_state(server).snapshot)
         text = f"expected S{server} to store at most 8 x max_state = {8 * max_state} bytes besides the snapshot"

@@ -1,11 +1,11 @@
 """Lab 3B: reads that cost no entry of the log (dissertation, 6.4).
 
 ``Cluster.check_history`` judges reads of kind log, index and lease as operations of a linearizable history, and those of
-kind session and snapshot by the index that their replies name (:mod:`raftlab.harness.reads_check`). So a test need only
-bring the servers into the situation in which a wrong service gives itself away.
+kind session and snapshot by the index that their replies name (:mod:`raftlab.harness.reads_check`). So a test only has to
+bring about a situation in which a wrong service gives a wrong answer.
 
-Leases rely on clocks whose rates differ by less than :data:`raftlab.api.MAX_DRIFT`. Tests that say how fast clocks run work
-in the simulator only. On the real network clocks agree, and no test there demands more than a busy machine can do.
+Leases rely on clocks whose rates differ by less than :data:`raftlab.api.MAX_DRIFT`. Tests that set how fast clocks run work
+in the simulator only. On the real network, clocks agree, and no test demands more than a busy machine can do.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def described(fields: Message) -> str:
 
 
 def leads_alone(c: Cluster) -> tuple[int, Client, Session]:
-    """S0 as the leader of scripted followers, with a session and ``x`` = ``1;``. Returns its term, too."""
+    """Wait until S0 leads the scripted followers, begin a session at S0 and put ``1;`` into ``x``. Returns S0's term, the
+    client and the session."""
     term = wait_for_leadership(c)
     client = Client(c)
     session = Session(client, client.succeed(client.registration(), servers=[0]))
@@ -131,7 +132,7 @@ def test_leaders_fail(cluster: StartCluster) -> None:
             c.sleep(1.5)
             c.restart(leader)
         else:
-            # The clerks can still reach it.
+            # The clerks can still reach the old leader.
             others = [server for server in range(5) if server != leader]
             c.partition([leader], others)
             c.sleep(1.5)
@@ -203,7 +204,7 @@ def test_index_needs_a_new_round(cluster: StartCluster) -> None:
     _, client, _ = leads_alone(c)
     for _ in range(3):
         expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
-        # Answers to messages of before the read are on their way while it waits. There are no others.
+        # While the read waits, the only answers in flight are those to messages that were sent before the read.
         held = [c.hold("append_entries", src=0, dst=number, leg="reply") for number in (1, 2)]
         c.sleep(0.3)
         for follower in followers:
@@ -255,7 +256,7 @@ def test_read_of_an_earlier_term(cluster: StartCluster) -> None:
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
     if not c.raft_has("timeout_now"):
-        return  # elected by its timer, S0 would lead again too late
+        return  # if it had to wait for its timer, S0 would lead again too late
     for _ in range(3):
         expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
         for follower in followers:
@@ -310,7 +311,7 @@ def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
     _, client, _ = leads_alone(c)
     c.scripted_server(1).answer["read_index_of"] = lambda rpc: {"term": rpc.args["term"], "index": -1}
     for _ in range(10):
-        # With an entry of its own term, S0 has nothing to add as long as it leads.
+        # S0 has an entry of its own term, so it need not add another as long as it leads.
         expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
         log, term = list(longest_log(followers)), c.get_state(0)[0]
         prev, new = (len(log), log[-1]["term"]), term + 10
@@ -323,7 +324,8 @@ def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
                 if not half:
                     send_append(c, 1, new, prev)
         c.sleep(0.02)
-        # What S0 would add now has the term and the index of this entry, so S0 would take it for this entry.
+        # If S0 has added an entry since, that one has the term and the index of this entry, so S0 takes the two for the
+        # same.
         command, index = f"of term {new}", len(log) + 1
         if append(c, 1, new, prev, entries(new, command), index)["term"] != new:
             wait_for_leadership(c)
@@ -355,7 +357,7 @@ def test_index_during_a_change(cluster: StartCluster) -> None:
     change = MembershipCall(c, leader, new)
     c.wait_for(10.0, lambda: bool(held[0].messages) or not change.pending)
     c.wait_for(1.0, lambda: bool(held[0].messages))
-    if held[0].messages:  # otherwise a Raft that changes one server at a time
+    if held[0].messages:  # otherwise, this Raft changes one server at a time
         c.partition([leader, 3, 4, client_number(c)], [*old, clerk.number])
         c.sleep(0.3)
         why = "as it reaches no other server of the old members S0 to S2"
@@ -372,7 +374,7 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     term, client, session = leads_alone(c)
-    # The followers store a second entry, but S0 does not learn of it: its answers are lost.
+    # The followers store a second entry, but S0 does not learn of that: their answers are lost.
     c.wait_for(2.0, lambda: len(followers[0].log) == len(followers[1].log))
     stored = len(followers[0].log)
     answers = [c.hold("append_entries", src=0, dst=number, leg="reply") for number in (1, 2)]
@@ -383,7 +385,7 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
         hold.drop()
     for follower in followers:
         follower.log[:] = log
-        # They answer heartbeats, but store nothing more, so no entry of S0's new term is committed.
+        # The followers answer heartbeats, but store nothing more, so no entry of S0's new term is committed.
         follower.limit = len(log)
     # Another leader makes S0 a follower for a moment, and may have told clients that the second put is done.
     append(c, 1, term + 10, (len(log), log[-1]["term"]))
@@ -391,7 +393,8 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     for kind in ("index", "lease"):
         why = "as it has committed no entry of its own term"
         expect_refused(c, client, read_of(kind), why, rules.READ_INDEX if kind == "index" else rules.LEASE)
-    # While a read waits, its entry is committed, and so is the second put: not even now may the index be that of before.
+    # While this read waits, the entry of S0's own term is committed, and so is the second put. Even now, the index must not
+    # be the one from before.
     call = c.ask_read_index(0)
     c.sleep(0.05)
     for follower in followers:
@@ -454,7 +457,7 @@ def test_follower_asks_for_each_read(cluster: StartCluster) -> None:
         leader = c.settled_leader()
         follower = (leader + 1 + number % 2) % 3
         _expect_read_index(c, follower, _last_index(c))
-        # The leader answers the first read, but the follower does not hear of it, nor of the put after it.
+        # The leader answers the first read, but neither this answer nor the put after it reaches the follower.
         answers = c.hold("read_index_of", src=follower, dst=leader, leg="reply")
         news = c.hold("append_entries", src=leader, dst=follower)
         first, first_read = c.ask_read_index(follower), client.send(follower, read_of("index"))
@@ -462,7 +465,7 @@ def test_follower_asks_for_each_read(cluster: StartCluster) -> None:
         since = c.now
         client.succeed(session.request("put", "x", f"{2 * number + 1};"))
         written = _last_index(c)
-        if c.now < since + 0.15:  # otherwise it may want to be elected, as it hears nobody
+        if c.now < since + 0.15:  # otherwise, the follower may stand for election, because it hears nobody
             second, second_read = c.ask_read_index(follower), client.send(follower, read_of("index"))
             c.sleep(0.02)
             answers.release()
@@ -479,7 +482,7 @@ def test_follower_asks_for_each_read(cluster: StartCluster) -> None:
 
 
 def _expect_read_index(c: Cluster, server: int, written: int) -> None:
-    """Require that a server's Raft soon finds a read index, and that it is not before the index that was written last."""
+    """Require that a server's Raft soon finds a read index, and that this index is not before ``written``."""
     deadline = c.now + OPERATION_LIMIT
     while c.now < deadline:
         index = c.read_index(server)
@@ -495,7 +498,7 @@ def _expect_read_index(c: Cluster, server: int, written: int) -> None:
 
 
 def _expect_current_or_refused(c: Cluster, client: Client, server: int, value: str) -> None:
-    """Require that a server answers a read by index with ``value``, or refuses it: only one that leads must answer."""
+    """Require that a server answers a read by index with ``value``, or refuses it, as servers that do not lead may."""
     _check_current_or_refused(c, client.ask(server, read_of("index")), server, value)
 
 
@@ -520,7 +523,7 @@ def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
     for server in c.scripted:
         server.answer["request_vote"] = lambda rpc: {"term": new, "vote_granted": False}
         server.answer["pre_vote"] = lambda rpc: {"term": new, "vote_granted": False}
-    # S1 leads, and has one entry more, which S0 does not have yet.
+    # S1 leads, and has one more entry, which S0 does not have yet.
     more = {**log[-1], "term": new}
     append(c, 1, new, (len(log), log[-1]["term"]), [], len(log))
     asked = c.scripted_server(2).send(0, "read_index_of", term=new, server_id=2)
@@ -555,7 +558,8 @@ def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
 
 
 def _keep_following(c: Cluster, term: int, log: list[Message], seconds: float, entries: list[Message]) -> None:
-    """Send S0 heartbeats as the leader of ``term``, and the entries after ``log`` with the first one."""
+    """Send S0 heartbeats as the leader of ``term``, for ``seconds``. Each heartbeat brings ``entries``, which follow
+    ``log``."""
     until = c.now + seconds
     while c.now < until:
         commit = len(log) + len(entries)
@@ -638,7 +642,7 @@ def test_voter_restarts(cluster: StartCluster) -> None:
         writer.on_return = reader.on_return = _nothing
         writer.put("x", f"{number};")
         reader.get("x", read="lease")
-        # The candidate hears nothing from the leader, and asks the voter again and again, who hears the leader.
+        # The candidate hears nothing from the leader. It asks the voter again and again, but the voter hears the leader.
         c.cut(leader, candidate)
         c.cut(candidate, leader)
         _only(c, reader, [leader])
@@ -670,7 +674,8 @@ def wait_for_vote(c: Cluster, candidate: int, voter: int, term: int) -> int:
         c: the cluster.
         candidate: the scripted server.
         voter: the real server, which must agree within twice the longest election timeout.
-        term: the candidate's first term. It takes a later one whenever the voter is in a later one.
+        term: the candidate's first term. If the voter is in this term or a later one, the candidate goes on in a higher
+            term.
 
     Returns:
         The term in which it got the vote.
@@ -695,10 +700,10 @@ def wait_for_vote(c: Cluster, candidate: int, voter: int, term: int) -> int:
 
 
 class Candidate:
-    """S2, which the test plays, between the real leader S0 and the real voter S1: it wants to lead, and stands for election
-    as soon as S1 would vote for it. From that moment on, S0 must not answer by lease.
+    """S2, a scripted server beside the real leader S0 and the real voter S1. S2 stands for election as soon as S1 would vote
+    for it. From that moment on, S0 must not answer by lease.
 
-    S2 answers nothing that S0 sends: a lease of S0 rests on S1 alone.
+    S2 answers no AppendEntries, so a lease of S0 rests on S1 alone.
     """
 
     def __init__(self, c: Cluster) -> None:
@@ -714,7 +719,7 @@ class Candidate:
 
     @staticmethod
     def _vote(rpc: Rpc) -> Message:
-        """S2 wants S0 to lead."""
+        """S2's answer to votes and pre-votes: it votes for S0 only."""
         return {"term": rpc.args["term"], "vote_granted": rpc.src == 0}
 
     def lease_at_s0(self) -> None:
@@ -731,7 +736,7 @@ class Candidate:
         expect_refused(self.c, self.client, read_of("lease"), f"as S1 has just voted for S2, {why}", rule)
 
     def let_s0_lead(self) -> None:
-        """Open every link, and bring about that S0 leads: S1 is off the network until S0 has been elected with S2's vote."""
+        """Open every link, and make S0 lead: S1 is off the network until S0 has been elected with S2's vote."""
         c = self.c
         c.heal()
         for _ in range(10):
@@ -759,7 +764,7 @@ def test_lease_and_vote(cluster: StartCluster) -> None:
     candidate = _candidate(cluster, (for_s0, for_s1))
     for number in range(4):
         candidate.lease_at_s0()
-        candidate.c.sleep(0.03 * number)  # the cut comes at another time after a heartbeat
+        candidate.c.sleep(0.03 * number)  # so that each cut comes at a different time after a heartbeat
         candidate.isolate_s0()
         why = f"whose clock runs at {for_s1} and that of S0 at {for_s0}: less than 1.25 times as fast"
         candidate.stand(why, rules.LEASE)
@@ -809,8 +814,8 @@ def test_lease_needs_the_old_members(cluster: StartCluster) -> None:
 
 
 def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, others: tuple[int, int]) -> None:
-    """S0 leads, and changes the members from S0, S1, S2 to S0, S3, S4, which is never committed. The ``others`` answer it,
-    so only the real ``voter`` can end its lease: by its vote for the ``candidate``."""
+    """S0 leads, and begins a change of the members from S0, S1, S2 to S0, S3, S4. The change is never committed. The
+    ``others`` answer S0, so only the real ``voter`` can end S0's lease, by its vote for the ``candidate``."""
     scripted = sorted([candidate, *others])
     c = cluster(5, scripted=scripted, members=[0, 1, 2], scripted_clerks=1, features={"membership"})
     if not c.raft_has("change_membership"):
@@ -870,7 +875,7 @@ def test_lease_after_a_transfer(cluster: StartCluster) -> None:
         expect_soon(c, client, leader, read_of("lease"), f"{number};", rules.LEASE)
         asked = c.rpc_count(leader, "timeout_now")
         _only(c, clerk, [target, other])
-        # Nothing tells the old leader that another one is elected: what is sent to it, and all answers, wait.
+        # The old leader does not learn that another one is elected: all requests and answers to it are held.
         held = [c.hold(src=src, dst=leader) for src in (target, other)]
         held += [c.hold(src=leader, dst=dst, leg="reply") for dst in (target, other)]
         if c.transfer(leader, target)[0] == target:
@@ -1066,10 +1071,10 @@ def test_session_after_every_reply(cluster: StartCluster) -> None:
             reader.get("x", read=before)
         else:
             _append_twice(c, reader, leader, f"{number};")
-        # Only the server that is behind can be reached: a correct clerk waits until it has caught up.
+        # Only the server that is behind can be reached: a correct clerk waits until that server has caught up.
         _only(c, reader, [behind])
         if before == "snapshot":
-            # It may be as old as it likes. What the clerk has seen before still counts.
+            # The snapshot may be of any age. But what the clerk saw before still counts for the next read.
             _begin_and_heal(c, reader, "snapshot")
             _only(c, reader, [behind])
         value = _begin_and_heal(c, reader, "session").result or ""
@@ -1083,7 +1088,7 @@ def test_session_after_every_reply(cluster: StartCluster) -> None:
 
 
 def _append_twice(c: Cluster, clerk: ClerkHandle, leader: int, value: str) -> None:
-    """Let a clerk append to ``x``. The first reply is lost, so that it sends its request again."""
+    """Let a clerk append to ``x``. The first reply is lost, so that the clerk sends its request again."""
     lost = c.hold("client_request", src=clerk.number, dst=leader, leg="reply")
     operation = clerk.begin("append", "x", value)
     c.wait_for(OPERATION_LIMIT, lambda: bool(lost.messages) or operation.done)
@@ -1113,7 +1118,7 @@ def test_snapshot_has_the_state_of_its_index(cluster: StartCluster) -> None:
             c.crash(server)
         for alone in range(3):
             c.restart(alone)
-            reader.restart()  # it has seen nothing yet, so that it takes what this server has
+            reader.restart()  # a new clerk has seen nothing yet, so it takes what this server has
             _only(c, reader, [alone])
             c.sleep(0.3)
             reader.get("x", read="snapshot")
@@ -1136,7 +1141,7 @@ def test_snapshots_never_go_back(cluster: StartCluster) -> None:
         writer.append("x", f"{number};")
         _only(c, reader, [leader])
         reader.get("x", read="snapshot")
-        # Only the server that is behind can be reached: a correct clerk waits until another one can be.
+        # Only the server that is behind can be reached: a correct clerk waits until it can reach another one.
         _only(c, reader, [behind])
         operation = reader.begin("get", "x", read="snapshot")
         c.sleep(1.0)
@@ -1207,7 +1212,8 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
         more = entries(new, *(f"{number}.{each}" for each in range(3)))
         _keep_following(c, new, log, 0.2, [])
         prev, parts = (len(log), log[-1]["term"]), [more] if number % 2 else [[entry] for entry in more]
-        # Each waits for one of the next three entries, which S0 gets one by one, or all at once: later, or with the reads.
+        # Each read waits for one of the next three entries. S0 gets these after the reads, all at once or one by one. In the
+        # last four rounds, they also arrive together with the reads.
         with c.at_once(0):
             reads = [client.send(0, read_of("session", seen=len(log) + 1 + each % 3)) for each in range(9)]
             if number >= 4:
@@ -1223,7 +1229,7 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
         _expect_woken(c, reads, f"it has applied index {len(log)}")
 
 
-# Seconds. With preemption, the reference takes some hundredths.
+# With preemption, the reference takes a few hundredths of a second.
 _WOKEN = 0.5
 
 
@@ -1262,7 +1268,8 @@ def _nothing(operation: ClientOperation) -> None:
 
 
 def _keep_reading(c: Cluster, clerk: ClerkHandle, read: str, key: str = "x", every: float = 0.02) -> Callable[[], None]:
-    """Let a clerk read again and again, ``every`` so many seconds, at most 150 times. Returns a function that stops it."""
+    """Let a clerk read again and again, at most 150 times, with a pause of ``every`` seconds after each read. Returns a
+    function that stops it."""
     left = 150
 
     def again() -> None:
@@ -1289,14 +1296,14 @@ def _only(c: Cluster, clerk: ClerkHandle, servers: Collection[int]) -> None:
 
 
 def _set_clocks(c: Cluster, rates: Sequence[float]) -> None:
-    """Set the clocks' rates before any server has started: waits that have begun would keep their ends."""
+    """Set the rates of the clocks, and then start the servers: a wait that has begun before a change would keep its end."""
     for server, rate in enumerate(rates):
         c.clock_rate(server, rate)
     c.start_all()
 
 
 def _lead(c: Cluster, wanted: int) -> None:
-    """Bring about that a certain server leads: cut off every other one that does."""
+    """Make ``wanted`` lead: cut off every other server that leads, for a while."""
     for _ in range(10):
         leader = c.one_leader()
         if leader == wanted:

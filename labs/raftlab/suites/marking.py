@@ -47,7 +47,7 @@ def points(number: int, networks: tuple[str, ...] = BOTH, schedule: str | None =
         number: the points for passing it.
         networks: the worlds that it can run in, ``BOTH`` or ``SIM``.
         schedule: how the simulator preempts threads in every run, a name from :mod:`raftlab.schedules`. Tests that measure
-            virtual time need ``"none"``, because a preemption takes some. ``None``: the seed decides.
+            virtual time need ``"none"``, because a preemption takes virtual time. ``None``: the seed decides.
     """
 
     def mark(test: _F) -> _F:

@@ -10,10 +10,11 @@ from raftlab.explain.failure import Rule
 from raftlab.harness.clerks import OPERATION_LIMIT, READS, ClerkHandle
 from raftlab.harness.cluster import Cluster
 
-# How a clerk chooses its next operation: the names of operations and of kinds of reads, each as often as it is drawn.
+# What a clerk draws its next operation from: names of operations and of kinds of reads. A name that is listed twice is drawn
+# twice as often.
 APPENDS = ("append", "append", "get")
 EVERYTHING = ("append", "get", "put", "swap", "get")
-# Lab 3B: appends with reads of every kind, and with reads without an entry that must show what was written before.
+# Lab 3B: appends, mixed with reads of every kind, or with reads that need no entry and must show what was written before.
 ALL_READS = ("append", "append", "get", *READS)
 FRESH_READS = ("append", "index", "index", "lease", "lease")
 
@@ -28,8 +29,9 @@ class Load:
         c: the cluster.
         clerks: who takes part; ``None``: all clerks.
         keys: the keys, from which each operation draws one.
-        mix: the operations to draw from. The check of the history can say more of keys that are only appended to and read.
-        most: how many operations each clerk begins at most, until :meth:`more` allows more.
+        mix: the operations to draw from. The check of the history can say more about keys that are only appended to and
+            read.
+        most: the maximum number of operations that each clerk begins, until :meth:`more` allows more.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Load:
         self._load = self._c.keep_busy(self._clerks, self._keys, self._mix, most, seed)
 
     def resume(self, clerk: ClerkHandle) -> None:
-        """Let a clerk that was restarted go on."""
+        """Let a restarted clerk go on."""
         self._load.resume(clerk)
 
     def wait(self, seconds: float) -> None:
@@ -60,7 +62,7 @@ class Load:
         self._c.stop_clerks()
 
     def finish(self, within: float = OPERATION_LIMIT) -> None:
-        """Stop, and wait until every operation has returned. Fail the test unless that takes at most ``within`` seconds."""
+        """Stop, and wait until every operation has returned. Fail the test if that takes more than ``within`` seconds."""
         self.stop()
         self._c.clerks_idle(within)
 
@@ -70,8 +72,8 @@ class Load:
 
 
 def end_well(c: Cluster, keys: Collection[str] | None = None) -> None:
-    """End a test: read every key through the last clerk that has nothing to do, check the history, and require that every
-    request was answered in time.
+    """End a test: read every key through the last idle clerk, check the history, and require that every request was answered
+    in time.
 
     Args:
         c: the cluster, whose servers and links work again.
@@ -86,7 +88,7 @@ def end_well(c: Cluster, keys: Collection[str] | None = None) -> None:
 
 
 def require_entries(c: Cluster) -> None:
-    """Fail the test if writes have returned although no server has applied a command: then they went around Raft."""
+    """Fail the test if writes have returned although no server has applied a command: such writes have bypassed Raft."""
     writes = [one for one in c.history if one.outcome == "ok" and one.op != "get"]
     if writes:
         require_entry(c, writes[0].describe(), rules.APPLIED_STATE)

@@ -85,7 +85,7 @@ def expect_commit_among(c: Cluster, members: Collection[int], why: str, rule: Ru
 
 
 def crash_leader_during_change(c: Cluster, now: Collection[int], then: Collection[int], phase: str, joint: bool) -> int:
-    """Start a change from ``now`` to ``then`` and crash the leader at ``phase`` of it.
+    """Start a change from ``now`` to ``then``, and crash the leader at the given ``phase`` of the change.
 
     Args:
         c: the cluster.
@@ -199,8 +199,8 @@ class ScriptedFollowers:
     def wait_for(self, done: Callable[[], bool]) -> bool:
         """Wait up to 10 s for ``done``. Returns whether it came true.
 
-        S0 may have stepped down while no server answered. In its next term it then needs a new command before it can commit
-        anything, so this proposes one twice per second.
+        S0 may have stepped down while no server answered. In its next term, S0 then needs a new command before it can commit
+        anything, so this function proposes one twice per second.
         """
         for number in range(20):
             if self.c.wait_for(2 * ELECTION_LIMIT / 20, done):

@@ -24,7 +24,7 @@ from raftlab.suites.helpers.scripted_servers import (
 
 
 class Request(NamedTuple):
-    """One request to S0, whose log has three entries of ``term``. Entries are given as (index, term above ``term``).
+    """One request to S0, whose log has three entries of ``term``. An entry is given as (index, its term minus ``term``).
 
     Attributes:
         send: sends the request for ``term``, and returns without waiting for the answer.

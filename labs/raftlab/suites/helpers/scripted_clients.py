@@ -1,7 +1,8 @@
-"""Helpers for lab 3A: clients that a test plays with a scripted clerk. The test decides what they ask, when, and whom.
+"""Helpers for lab 3A: clients that a test plays with a scripted clerk. The test decides what they request, when, and from
+which server.
 
 A request that is answered with ``not_leader`` or ``try_again`` may have been carried out, so a second ``register`` may begin
-a second session. Where that matters, use the methods that ask the leader once, in :func:`undisturbed`.
+a second session. Where that matters, use the methods that ask the leader only once, inside :func:`undisturbed`.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from raftlab.suites.helpers.scripted_servers import ScriptedFollower
 # What a server may answer if it cannot promise anything.
 REFUSALS = ("not_leader", "try_again")
 _STATUSES = ("ok", *REFUSALS, "no_session", "bad_request")
-# Seconds that a test waits for the answer to one request. A server has 2 s of its own clock; other tests measure that, and
-# here a busy machine may take longer.
+# Seconds that a test waits for the answer to one request. A server must answer within 2 s of its own clock. Other tests
+# check this limit; here, a busy machine may take longer.
 _PATIENCE = 10.0
-# Seconds after which every answer to an earlier request has been sent, and nothing more comes of it.
+# Seconds after which every answer to an earlier request has been sent, and the request has no further effect.
 _ANSWERED = 3.0
 
 
 class Disturbed(Exception):
-    """The leader refused a request, perhaps because another server leads now. That is no mistake, but the test does not know
-    any more what is in the log."""
+    """The leader refused a request, perhaps because another server leads now. That is no mistake, but the test no longer
+    knows what is in the log."""
 
 
 def undisturbed(c: Cluster, attempt: Callable[[], None]) -> None:
@@ -69,8 +70,9 @@ class Client:
         self.c = c
         self.server = 0
         self._clerk = c.scripted_clerks[number]
-        self._begun: set[int] = set()  # the sessions that it has been given
-        self._own_numbers = itertools.count(500_001 + 1000 * number)  # far from any index, so no session has them
+        self._begun: set[int] = set()  # the numbers of the sessions that servers gave it
+        # Far above any index, so no session has such a number.
+        self._own_numbers = itertools.count(500_001 + 1000 * number)
 
     # --- one request ---
 
@@ -233,11 +235,12 @@ class Session:
 
 
 def spoil(command: Any, serial: int) -> list[Any]:
-    """Variants of a service's own command that it cannot understand: each lacks a field, or has a list as its value.
+    """Variants of a service's own command that the service cannot understand: in each, one field is missing or has a list as
+    its value.
 
     Args:
         command: an entry that the service made. If it is neither a dict nor a list, there are no variants.
-        serial: the serial in it. Each variant has a higher one, so that it is not taken for a copy of the request.
+        serial: the serial in it. Each variant has a higher serial, so that it is not taken for a copy of the request.
     """
     if isinstance(command, list):
         return [[spoiled, *command[1:]] for first in command[:1] for spoiled in spoil(first, serial)]

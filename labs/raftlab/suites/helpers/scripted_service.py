@@ -1,7 +1,7 @@
 """Helpers for lab 3A: a service that the test plays, with all of its servers, for a real clerk.
 
-It tells the requests of different operations apart by their keys, so each operation of such a test has a key of its own.
-A clerk may ask several servers at the same time, in any order and as often as it likes.
+The service tells the requests of different operations apart by their keys, so each operation of such a test has a key of its
+own. A clerk may ask several servers at the same time, in any order and as often as it likes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PlayedService:
         answer: how to answer requests other than ``register``.
         answer_register: how to answer ``register``; ``ok`` begins a session, whatever its value.
         sessions: the sessions begun so far.
-        ended: those of them that have ended: their requests are answered with ``no_session``.
+        ended: those ``sessions`` that have ended; their requests are answered with ``no_session``.
         requests: by key, every request other than ``register``.
         without_session: the keys of requests that were answered with ``no_session``.
         carried_out: the keys of requests that were answered with ``ok``.
@@ -83,7 +83,7 @@ class PlayedService:
     def run(
         self, clerk: ClerkHandle, op: str, *args: str | None, when: str, rule: Rule = rules.PROGRESS
     ) -> ClientOperation:
-        """Have the clerk carry out an operation. Fails with ``rule`` unless it ends in time, whether it returns or raises.
+        """Have the clerk carry out an operation. Fails with ``rule`` if the operation neither returns nor raises in time.
         ``when`` is put into the failure's message."""
         assert args[0] is not None
         operation = clerk.begin(op, args[0], *args[1:])

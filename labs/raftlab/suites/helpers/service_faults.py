@@ -13,12 +13,14 @@ from raftlab.harness.trace import ArriveEvent, OutgoingEvent
 from raftlab.messages import paper
 from raftlab.participants import is_clerk, name_of
 
-# The length of a value of which a few force a service to take a snapshot: it may save at most 8 times max_state.
+# The length of a value, in bytes. A few such values force a service to take a snapshot, because it may save at most 8 times
+# max_state.
 FILLER_BYTES = 400
 
 
 def divide(c: Cluster) -> None:
-    """Divide the servers into a minority and a majority, at random. Each clerk reaches one of them, or all servers."""
+    """Divide the servers into a minority and a majority, at random. Each clerk reaches one of the two groups, or all
+    servers."""
     servers = c.random.sample(range(c.size), c.size)
     smaller = c.random.randint(1, (c.size - 1) // 2)
     groups = [servers[:smaller], servers[smaller:]]
@@ -48,21 +50,21 @@ def hold_answer(c: Cluster, clerk: ClerkHandle, within: float = 5.0) -> Hold:
 
 
 def fill_log(c: Cluster, clerk: ClerkHandle, max_state: int) -> None:
-    """Let a clerk put long values until a service must have taken a snapshot of everything before."""
+    """Let a clerk put long values until every service must have taken a snapshot of all that was written before."""
     for number in range(8 * max_state // FILLER_BYTES + 2):
         clerk.put("filler", f"{number}:".ljust(FILLER_BYTES, "."))
 
 
 def wait_until_equal(c: Cluster, within: float = 5.0) -> bool:
-    """Wait until all servers have applied equally much. Returns whether that has happened in time."""
+    """Wait until all servers have applied entries up to the same index. Returns whether that happened in time."""
     applied = c.event_loop.referee.applies.last_applied
     return c.wait_for(within, lambda: len({applied.get(server, 0) for server in range(c.size)}) == 1)
 
 
 def lead(c: Cluster, target: int, within: float = 10.0) -> int:
-    """Let ``target`` lead if possible: only as many others as it needs are up, and their requests for votes are held.
-    Afterwards the rest is still down: :meth:`Cluster.start_all` starts it again. Returns the leader, which can be another
-    server if ``target`` lacks an entry.
+    """Make ``target`` lead if possible: crash all servers but ``target`` and as many others as it needs, and hold their
+    requests for votes. The crashed servers stay down until :meth:`Cluster.start_all`. Returns the leader, which can be
+    another server if ``target`` lacks an entry.
     """
     wait_until_equal(c)
     leader = c.one_leader()
@@ -82,7 +84,8 @@ def lead(c: Cluster, target: int, within: float = 10.0) -> int:
 
 
 def expect_value(c: Cluster, clerk: ClerkHandle, key: str, wanted: str, when: str) -> None:
-    """Read a key, and require a value that only an operation which was not carried out exactly once can change."""
+    """Read a key, and require the value ``wanted``. With any other value, some operation was not carried out exactly
+    once."""
     value = clerk.get(key)
     text = f"expected {key!r} to be {short(wanted)} {when}, but it is {short(value)}"
     c.expect(value == wanted, text, rules.EXACTLY_ONCE)
@@ -91,7 +94,7 @@ def expect_value(c: Cluster, clerk: ClerkHandle, key: str, wanted: str, when: st
 def expect_no_promise(c: Cluster, servers: Collection[int], since: float, why: str) -> None:
     """Require that servers which can commit nothing have promised nothing to clerks whose requests came after ``since``.
 
-    ``why`` says why they cannot, as a relative clause without "which".
+    ``why`` says why these servers can commit nothing, as a relative clause without "which".
     """
     asked = set()
     for event in c.event_loop.trace.events:

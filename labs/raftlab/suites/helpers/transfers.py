@@ -12,11 +12,11 @@ from raftlab.messages.paper import TRANSFER_FLAG
 from raftlab.referee.base import Message
 from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, append
 
-# A target that can be reached, with nothing to catch up on, leads within this time (the handout says so). A shortest
-# election takes a few milliseconds; a Raft that looks only now and then whether the target has caught up needs more.
+# A target that can be reached and has nothing to catch up on leads within this time (the handout says so). The shortest
+# election takes a few milliseconds. A Raft that checks only now and then whether the target has caught up takes longer.
 LEADS_WITHIN = 2.0
-# A leader takes commands again this long after it began a transfer that fails: at most 1 s (the handout), and a little
-# more for a thread that looks only now and then, or that is preempted.
+# After a leader has begun a transfer that fails, it takes commands again within this time: 1 s (the handout), and a little
+# more for a thread that checks only now and then, or that is preempted.
 COMMANDS_WITHIN = 1.5
 # For tests that also run on the real network, where the machine may be busy.
 COMMANDS_WITHIN_AT_MOST = 4.0
@@ -25,7 +25,7 @@ _ANSWERS = rules.TRANSFER_ANSWERS
 
 
 def _hint(answer: tuple[int, int, bool]) -> str:
-    """A hint about the first step, if this is what the skeleton answers; else empty."""
+    """A hint about the first step if ``answer`` is the skeleton's answer; else empty."""
     return "Begin with step 1 of the handout of lab 2G." if answer == (-1, -1, False) else ""
 
 
@@ -104,8 +104,8 @@ def expect_no_command(c: Cluster, leader: int) -> None:
 
 
 def expect_commands_again(c: Cluster, leader: int, since: float, within: float = COMMANDS_WITHIN) -> int:
-    """Require that ``leader``, which began a transfer at time ``since`` that cannot succeed, takes commands again in time.
-    Returns the index of the first one."""
+    """Require that ``leader`` takes commands again within ``within`` seconds after ``since``, when it began a transfer that
+    cannot succeed. Returns the index of the first command that it takes."""
     while True:
         index, _, leads = c.propose(leader, f"afterwards, {c.now:.3f}")
         if leads and index > 0:
@@ -152,8 +152,8 @@ def send_timeout_now(c: Cluster, who: int, term: int) -> Rpc:
 
 
 def lead_again(c: Cluster, who: int, above: int) -> int:
-    """Have the scripted server ``who`` lead a term above ``above`` and hand over to S0 at once, which gets every vote.
-    Returns the term that S0 then leads."""
+    """Have the scripted server ``who`` lead a term above ``above`` and hand over to S0 at once. S0 gets every vote. Returns
+    the term that S0 then leads."""
     append(c, who, above + 10)
     send_timeout_now(c, who, above + 10)
     text = f"expected S0 to lead term {above + 11}, as the leader of term {above + 10} has handed over to it"
@@ -175,8 +175,8 @@ def timeouts_now(c: Cluster, number: int) -> list[Rpc]:
 
 
 def expect_timeout_now(c: Cluster, number: int, term: int, when: str = "") -> None:
-    """Have S0, the leader of ``term``, hand over to a scripted server until a TimeoutNow arrives there. Requires that this
-    takes at most 5 s, and that its fields are right."""
+    """Ask S0, the leader of ``term``, again and again to hand over to a scripted server, until a TimeoutNow arrives there.
+    Require that this takes at most 5 s, and that the fields of the TimeoutNow are right."""
     seen, deadline = len(timeouts_now(c, number)), c.now + 5.0
     while not c.wait_for(0.3, lambda: len(timeouts_now(c, number)) > seen):
         text = f"expected S0 to send TimeoutNow to S{number}{when} within 5 s, but it did not"

@@ -15,22 +15,22 @@ from raftlab.harness.rpc import Rpc
 from raftlab.harness.trace import OutgoingEvent
 from raftlab.referee.base import Message
 
-# Seconds to wait for the moment at which a fault happens. If it does not come, because this service works in another way,
-# the write goes on without the fault.
+# Seconds to wait for the moment at which a fault happens. If that moment does not come, because this service works in
+# another way, the write goes on without the fault.
 _FAULT_LIMIT = 2.0
-# Seconds until a server that crashed is back, if it is back before the others have elected a leader.
+# Seconds that a crashed server stays down if it must be back before the others elect a leader.
 _SOON = 0.05
 
 
 class WritePath:
     """Writes of clerk C0, each with a fault. C1 reads what became of them.
 
-    Half of the writes, drawn at random, are appends to "x". The others are swaps in "y", whose answer must be True however
-    often they are asked again.
+    Half of the writes, drawn at random, are appends to "x". The others are swaps in "y", whose answer must be True no matter
+    how often the request is repeated.
 
     Args:
         c: a cluster of three servers and at least two clerks.
-        step: the step, for messages: what happens in it.
+        step: what happens in the step, for messages.
 
     Attributes:
         leader: the leader when the present write began.
@@ -46,12 +46,12 @@ class WritePath:
         self.operation: ClientOperation
         self._writer, self._reader = c.clerks[:2]
         self._case = ""
-        self._values: dict[str, str] = {"x": "", "y": ""}  # as they should be
+        self._values: dict[str, str] = {"x": "", "y": ""}  # the value that each key should have
         self._next: tuple[str, str, str] = (
             "",
             "",
             "",
-        )  # of the present write: its op and key, and the value afterwards
+        )  # the op and the key of the present write, and the key's value after it
         self._written = 0
         self._holds: list[Hold] = []
         self._writer.swap("y", None, "")
@@ -59,8 +59,8 @@ class WritePath:
 
     @contextlib.contextmanager
     def write(self, case: str) -> Iterator[None]:
-        """A write whose fault the ``with`` block makes: it arms the fault, calls :meth:`begin` and waits. Afterwards all
-        servers work again; then the write must have been carried out exactly once.
+        """A write with a fault. The ``with`` block arms the fault, calls :meth:`begin` and waits. After the block, all
+        servers work again, and the write must have been carried out exactly once.
 
         Args:
             case: the fault, as a clause.
@@ -70,7 +70,7 @@ class WritePath:
         c.note(f"{self.step}: {case}")
         self.leader = c.settled_leader()
         self.followers = [server for server in range(c.size) if server != self.leader]
-        # So that the clerk knows the leader, and the servers have nothing to do.
+        # After this, the clerk knows the leader, and the servers have nothing to do.
         self._writer.get("x")
         applied = c.event_loop.referee.applies.last_applied
         c.wait_for(_FAULT_LIMIT, lambda: len({applied.get(server) for server in range(c.size)}) == 1)
@@ -117,7 +117,8 @@ class WritePath:
         self.wait_for_crash(server)
 
     def wait_for_crash(self, server: int) -> None:
-        """Wait until ``server`` has crashed. It may be back at once, or only after the others have done the write."""
+        """Wait until ``server`` has crashed. The server may come back at once, or only after the others have done the
+        write."""
         c = self.c
         c.wait_for(_FAULT_LIMIT, lambda: not c.server_state(server).up or self.operation.done)
         if not c.server_state(server).up and c.random.random() < 0.5:
@@ -162,7 +163,7 @@ class WritePath:
         hold.deliver(c.now)
 
     def request(self) -> Rpc:
-        """A request of the present write, or of the last one: one to the leader, if there is any."""
+        """A request of the present write, or of the last one; preferably a request to the leader."""
         requests = self._requests()
         text = f"expected a request for {self.operation.describe()}, but none came"
         self.c.expect(bool(requests), text, rules.STATUSES)

@@ -21,7 +21,7 @@ from raftlab.submission.source import SubmissionError
 from raftlab.tools import check, own_code
 
 OUTPUT_FOLDER = Path("raftlab-out")
-"""Where traces of failing runs and shortened scenarios go, in the current folder."""
+"""The folder for traces of failing runs and for shortened scenarios, in the current folder."""
 
 
 class CommandError(Exception):
@@ -29,7 +29,8 @@ class CommandError(Exception):
 
 
 def add_submission(parser: argparse.ArgumentParser) -> None:
-    """Add ``--impl`` and ``--sandbox``, which :func:`submission` reads, ``--schedule`` and ``--no-preempt``."""
+    """Add ``--impl`` and ``--sandbox``, which :func:`submission` reads, and also ``--schedule`` and
+    ``--no-preempt``."""
     parser.add_argument(
         "--impl", type=Path, metavar="PATH", help="your raft.py, or the folder with it (default: the current folder)"
     )
@@ -65,10 +66,10 @@ class Target:
     """The code that a command runs.
 
     Attributes:
-        path: the submission.
-        sandbox: how its code is confined.
-        raft: the Raft below its kv.py, if that is not its own.
-        copy: a copy of the code, which the hosts load. ``None``: they load the submission itself.
+        path: The submission.
+        sandbox: How its code is confined.
+        raft: The Raft that runs below its kv.py, if that is not the submission's own.
+        copy: A copy of the code, which the hosts load. ``None``: they load the submission itself.
     """
 
     path: Path
@@ -80,27 +81,27 @@ class Target:
         return Implementation(self.path, self.sandbox, races, self.raft, self.copy)
 
     def checked_implementation(self, races: bool = False) -> Implementation:
-        """Like :meth:`implementation`. If the contract check of this command has just started a host, it is that host,
-        once."""
+        """Like :meth:`implementation`, but the first call returns the implementation whose host the contract check of
+        this command has just started, if there is one."""
         checked = None if races or self.copy is None else _checked.pop(self.copy, None)
         return checked or self.implementation(races)
 
 
-# By the copy of the submission: the implementation that has passed the contract check, until it is used.
+# The implementations that have passed the contract check and have not been used yet, by the copy of the submission.
 _checked: dict[Path, Implementation] = {}
 
 
 def submission(arguments: argparse.Namespace, lab: str, with_pdb: bool = False) -> Target:
-    """The submission that ``--impl`` names, once it has passed the contract check, and its sandbox; see :func:`target`.
+    """The submission that ``--impl`` names, and its sandbox, after the contract check has passed; see :func:`target`.
 
     Args:
-        arguments: the arguments of a command that has called :func:`add_submission`.
-        lab: the lab whose methods the submission must have.
-        with_pdb: whether the command opens a debugger at a ``breakpoint()``.
+        arguments: The arguments of a command that has called :func:`add_submission`.
+        lab: The lab whose methods the submission must have.
+        with_pdb: Whether the command opens a debugger at a ``breakpoint()``.
 
     Raises:
-        CommandError: the contract check found problems; the message lists them.
-        raftlab.sandbox.levels.SandboxUnavailable: the sandbox that it needs does not work here.
+        CommandError: The contract check found problems. The message lists them.
+        raftlab.sandbox.levels.SandboxUnavailable: The sandbox that the code needs does not work here.
     """
     found = target(arguments, lab)
     if with_pdb and found.sandbox.level != "none":
@@ -112,7 +113,7 @@ def submission(arguments: argparse.Namespace, lab: str, with_pdb: bool = False) 
     arguments.cleanup.callback(implementation.close)
     problems = check.check_implementation(implementation, [lab])
     if with_pdb:
-        # The check runs student code without a terminal, so a breakpoint() in __init__ would make it fail.
+        # The check runs student code without a terminal, so it reports each breakpoint() that the code reaches.
         problems = [problem for problem in problems if "breakpoint()" not in problem.text]
     if problems:
         lines = []
@@ -129,16 +130,16 @@ def submission(arguments: argparse.Namespace, lab: str, with_pdb: bool = False) 
 def target(arguments: argparse.Namespace, lab: str | None = None) -> Target:
     """The submission that ``--impl`` names, and its sandbox.
 
-    Its files are read here and never again: the target has a copy of them, so that they can be edited while the command
-    runs. The copy is deleted when the command ends (``arguments.cleanup``).
+    The submission's files are copied here and only the copy is used, so they can be edited while the command runs. The
+    copy is deleted when the command ends (``arguments.cleanup``).
 
     Args:
-        arguments: the arguments of a command that has called :func:`add_submission`.
-        lab: the lab that is tested. ``None``: several.
+        arguments: The arguments of a command that has called :func:`add_submission`.
+        lab: The lab that is tested. ``None``: several labs.
 
     Raises:
-        CommandError: there is no submission, or it cannot be read, or the lab has no use for ``--raft``.
-        raftlab.sandbox.levels.SandboxUnavailable: the sandbox that it needs does not work here.
+        CommandError: There is no submission, or it cannot be read, or the lab has no use for ``--raft``.
+        raftlab.sandbox.levels.SandboxUnavailable: The sandbox that the code needs does not work here.
     """
     impl: Path = arguments.impl or (Path("raft.py") if Path("raft.py").exists() else Path("."))
     raft: Path | None = arguments.raft
@@ -162,8 +163,8 @@ def target(arguments: argparse.Namespace, lab: str | None = None) -> Target:
 
 
 def _sandbox(paths: list[Path], choice: str | None) -> Sandbox:
-    """The sandbox for the code at ``paths``: the one that ``--sandbox`` names, or by default none for the user's own
-    code."""
+    """The sandbox for the code at ``paths``: the one that ``--sandbox`` names. By default, the user's own code runs
+    without a sandbox."""
     if choice is not None:
         return levels.choose(choice, trusted=True)
     try:
@@ -171,7 +172,7 @@ def _sandbox(paths: list[Path], choice: str | None) -> Sandbox:
         if foreign is None:
             return levels.NONE
     except SubmissionError:
-        return levels.NONE  # there is nothing to run, as the contract check will say
+        return levels.NONE  # there is nothing to run; the contract check reports this
     sandbox = levels.choose("auto", trusted=True)
     why = f", as {sandbox.reason}" if sandbox.reason else ""
     text = f"{foreign} is not your own working folder, so its code runs in a sandbox ({sandbox.level}{why})"
@@ -185,7 +186,7 @@ def add_time_limit(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 
 def seconds(arguments: argparse.Namespace) -> float:
-    """The seconds that ``--for`` stands for: ``90``, ``90s``, ``5m`` or ``1h``. Raises :class:`CommandError`."""
+    """Convert the value of ``--for`` to seconds: ``90``, ``90s``, ``5m`` or ``1h``. Raises :class:`CommandError`."""
     text: str = arguments.time
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
     number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
@@ -195,7 +196,7 @@ def seconds(arguments: argparse.Namespace) -> float:
 
 
 def seeds(text: str) -> range:
-    """The seeds that ``--seeds`` stands for: ``20`` means 0 to 19, ``40:60`` means 40 to 59. Raises
+    """The seeds that the value of ``--seeds`` means: ``20`` means 0 to 19, ``40:60`` means 40 to 59. Raises
     :class:`CommandError`."""
     try:
         return seeds_of(text)

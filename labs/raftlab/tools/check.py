@@ -5,8 +5,8 @@
 Every command that takes a submission makes this check first. It finds the file, lets a host process read and import it
 (:mod:`raftlab.host.check_child`), and runs three servers in the simulator for a moment. Student code runs in the host only.
 
-Exit codes: 0 it can be tested; 2 it cannot, and every reason was printed; 3 raftlab itself failed, which says nothing about
-the submission.
+Exit codes: 0 it can be tested; 2 it cannot, and every reason was printed; 3 raftlab itself failed, which says nothing
+about the submission.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ from raftlab.worlds.base import HostLost, HostNotStarted
 from raftlab.worlds.host_process import WarmHost
 from raftlab.worlds.sim_world import ForkedHost, SimWorld, await_child
 
-# How long the trial cluster runs, in simulated seconds: long enough for threads that fail at their first step.
+# How long the trial cluster runs, in simulated seconds: long enough to find threads that fail at their first step.
 TRIAL = 0.05
-MAX_PROBLEMS = 50  # more than anyone reads
-# The kinds of failures in the trial that mean that the submission cannot be tested. The tests will find all others.
+MAX_PROBLEMS = 50  # nobody reads more
+# The kinds of failures in the trial after which the submission cannot be tested. The tests will find all other
+# failures.
 FATAL = ("init-exception", "init-hangs", "busy-loop", "host-hangs", "host-died", "refused-call", "deadlock")
 
 
@@ -53,18 +54,19 @@ def check(
     """Check a submission.
 
     Args:
-        path: the submission's file or folder.
-        wanted: the names of the labs whose methods it must have. Without a kv.py, lab 3 is left out if there are others.
-        sandbox: how its code is confined.
-        raft: the Raft below the submission's kv.py, if it is not the submission's own.
-        copy: a copy of both, as :class:`~raftlab.runs.run.Implementation` takes it.
+        path: The submission's file or folder.
+        wanted: The names of the labs whose methods the submission must have. If it has no kv.py, lab 3 is left out,
+            provided that other labs are named.
+        sandbox: How the submission's code is confined.
+        raft: The Raft that runs below the submission's kv.py, if it is not the submission's own.
+        copy: A copy of both, as :class:`~raftlab.runs.run.Implementation` takes it.
 
     Returns:
-        Why it cannot be tested; empty if it can.
+        Why the submission cannot be tested; empty if it can.
 
     Raises:
-        raftlab.labs.UnknownLab: there is no such lab.
-        raftlab.worlds.base.HostNotStarted: the host process cannot be started, which says nothing about the submission.
+        raftlab.labs.UnknownLab: There is no such lab.
+        raftlab.worlds.base.HostNotStarted: The host process cannot be started, which says nothing about the submission.
     """
     try:
         impl = Implementation(Path(path), sandbox, raft=raft, copy=copy)
@@ -75,7 +77,7 @@ def check(
 
 
 def check_implementation(impl: Implementation, wanted: list[str]) -> list[protocol.Problem]:
-    """Like :func:`check`, with the warm host of ``impl``, which can go on to fork runs. Close ``impl`` afterwards."""
+    """Like :func:`check`, with the warm host of ``impl``, which can then fork runs. Close ``impl`` afterwards."""
     chosen = [labs.find(name) for name in wanted]
     try:
         chosen = _that_it_has(find(impl.folder), chosen)
@@ -86,13 +88,13 @@ def check_implementation(impl: Implementation, wanted: list[str]) -> list[protoc
         problems = _inspect(host, [lab.name for lab in chosen])
     except HostLost as lost:
         return [protocol.Problem(f"reading your code failed: {lost.text}", "", "handouts/setup.md#first-run")]
-    # Two trials at most: the first lab's servers run a Raft, and those of lab 3 a service too.
+    # At most two trials: servers of the first labs run a Raft, and those of lab 3 also run a service.
     trials = {lab.has("service"): lab.name for lab in reversed(chosen)}
     return problems or [problem for lab in trials.values() for problem in _trial(host, lab)]
 
 
 def _that_it_has(submission: Submission, wanted: list[Lab]) -> list[Lab]:
-    """``wanted`` without lab 3, if the submission has no kv.py and there are others: who hands in lab 2 has none."""
+    """``wanted`` without lab 3 if the submission has no kv.py. But if only lab 3 is wanted, it stays."""
     if "kv" in submission.modules:
         return wanted
     return [lab for lab in wanted if not lab.has("service")] or wanted
@@ -120,7 +122,7 @@ def _inspect(host: WarmHost, wanted: list[str]) -> list[protocol.Problem]:
 
 
 def _trial(host: WarmHost, lab: str) -> list[protocol.Problem]:
-    """Run three servers for a moment."""
+    """Run three servers for a moment, and report what makes the submission untestable."""
     try:
         world = SimWorld(ForkedHost(host, 0, "none"), MIN_DELAY)
     except HostLost as lost:

@@ -20,13 +20,13 @@ from raftlab.tools.last_results import LastResults
 from raftlab.tools.many_runs import Conditions, PlannedRun, add_jobs, delete_traces, jobs_for, perform
 from raftlab.tools.printing import count, show_progress
 
-_SEEDS = 100  # what the handouts ask for at the end of each lab
+_SEEDS = 100  # the number that the handouts ask for at the end of each lab
 _WORLDS = {"sim": "simulator", "rpyc": "real network"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """How a lab did: its line, and the exit code that it stands for."""
+    """The result of one lab: the line to print, and the exit code."""
 
     lab: Lab
     line: str
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the labs. Returns 0 if all pass, 1 if one fails, 2 if none fails but one could not be judged, 130 after
+    """Check the labs. Returns 0 if all pass, 1 if one fails, 2 if none fails but one could not be judged, and 130 after
     Ctrl-C."""
     if arguments.lab and arguments.labs:
         raise CommandError("LAB means this lab and those before it, --labs exactly these: give only one of the two")
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     last = LastResults(found)
     chosen = named if arguments.labs else _so_far(named, last)
     if found.raft is not None:
-        chosen = [lab for lab in chosen if lab.has("service")]  # the others test the student's own Raft
+        chosen = [lab for lab in chosen if lab.has("service")]  # the other labs test the student's own Raft
         if not chosen:
             raise CommandError("--raft is for lab 3: the labs before it test your own Raft")
     results = []
@@ -81,18 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _so_far(named: Sequence[Lab], last: LastResults) -> list[Lab]:
-    """The labs up to the one that is named, or else up to the last one of which tests were run."""
+    """The labs up to the named one or, if none is named, up to the last lab of which tests were run."""
     order = list(LABS.values())
     known = [LABS[name] for name in last.labs() if name in LABS]
     if not named and not known:
         raise CommandError("no lab was tested in this folder yet: name the last one to check, such as raftlab check 2A")
     end = named[0] if named else max(known, key=order.index)
-    # Lab 3 needs no lab after 2D.
+    # A lab is needed only if the last one builds on it: lab 3 needs no lab after 2D.
     return [lab for lab in order[: order.index(end) + 1] if lab.features <= end.features]
 
 
 def _check(lab: Lab, found: Target, seeds: range, arguments: argparse.Namespace, last: LastResults) -> _Result:
-    """Run one lab, world by world, until a run does not pass."""
+    """Run one lab, first in one world and then in the other, until a run does not pass."""
     began = time.monotonic()
     problems = check.check(found.path, [lab.name], found.sandbox, found.raft, found.copy)
     if problems:
@@ -101,7 +101,7 @@ def _check(lab: Lab, found: Target, seeds: range, arguments: argparse.Namespace,
     tests = catalogue.tests(lab.name)
     parts = []
     for network, world in _WORLDS.items():
-        # By seed and then by test: a test that fails always is found at once.
+        # Go by seed and then by test, so that a test that always fails is found at once.
         runs = [
             PlannedRun(info, network, seed, arguments.schedule)
             for seed in (seeds if network == "sim" else range(1))

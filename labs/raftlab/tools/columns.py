@@ -9,16 +9,16 @@ from raftlab.harness.trace import Event, line
 from raftlab.participants import name_of
 
 _TIME_WIDTH = 9  # "  12.345 "
-_NARROWEST = 18  # characters of a column; with more servers, lines are longer than the terminal
+_NARROWEST = 18  # minimum characters per column; with many servers, lines are longer than the terminal is wide
 
 
 def in_columns(events: Iterable[Event], width: int) -> Iterator[str]:
-    """The events, each in the column of the server that does or receives something. Events of the network and of the test go
-    across all columns.
+    """The events, each in the column of the server that does or receives something. Events of the network and of the
+    test span all columns.
 
     Args:
-        events: in order of time.
-        width: that of the terminal, in characters.
+        events: The events in order of time.
+        width: The width of the terminal, in characters.
 
     Yields:
         A line with the names of the servers, then the lines of each event.

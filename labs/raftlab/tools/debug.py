@@ -1,8 +1,8 @@
 """`raftlab test --pdb` and `raftlab replay --pdb`: open a debugger in the student's code instead of deep inside raftlab.
 
-Student code then runs in this process, without a sandbox, so that pytest's debugger can show it. This module makes the
-debugger open at the student's line after an exception in their code, and at the test's line after any other failure. It
-also makes ``q`` end the run, even in a student's thread.
+Student code then runs in this process, without a sandbox, so that pytest's debugger can show it. After an exception in
+student code, the debugger opens at the student's line; after any other failure, at the test's line. ``q`` ends the run,
+even in a student's thread.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from raftlab.suites.catalogue import TestInfo
 from raftlab.tools.arguments import Target
 from raftlab.worlds.sim_world import Breakpoint
 
-# Events shown where the debugger opens.
+# The number of events that are shown when the debugger opens.
 _EVENTS_SHOWN = 6
 
-# The exception that `q` in the debugger, or Ctrl-C, raises in the running code.
+# The exceptions that `q` in the debugger, or Ctrl-C, raises in the running code.
 _QUIT = (bdb.BdbQuit, pytest.exit.Exception, KeyboardInterrupt)
 
 
@@ -47,10 +47,10 @@ class Debugger:
     def __init__(self, impl: Path) -> None:
         """
         Args:
-            impl: the submission.
+                impl: The submission.
 
-        Raises:
-            raftlab.submission.source.SubmissionError: there is none.
+            Raises:
+                raftlab.submission.source.SubmissionError: There is no submission.
         """
         self._submission = source.find(impl)
         self._files = {self._submission.show(path) for path in self._submission.modules.values()}
@@ -76,9 +76,9 @@ class Debugger:
         Server.uncaught = self._original  # type: ignore[method-assign]
 
     def _show_sources(self) -> None:
-        """Let pdb find the source. Student code is compiled with file names relative to its own folder, but pdb looks for
-        them in the current folder. So the source is put into the cache of ``linecache``, without a time stamp, because such
-        entries are never checked against a file."""
+        """Let pdb find the source. Student code is compiled with file names relative to its own folder, but pdb looks
+        for these files in the current folder. So put the source into the cache of ``linecache``, without a time stamp,
+        because ``linecache`` never checks such entries against a file."""
         submission = self._submission
         for path in submission.modules.values():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -92,7 +92,7 @@ class Debugger:
     def pytest_exception_interact(
         self, node: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport
     ) -> None:
-        """Choose what pytest's debugger says and where it opens, before pytest opens it."""
+        """Choose what pytest's debugger prints and where it opens. Runs before the debugger opens."""
         error = call.excinfo.value if call.excinfo is not None else None
         if not isinstance(error, LabFailure):
             return
@@ -105,7 +105,7 @@ class Debugger:
         call.excinfo = pytest.ExceptionInfo.from_exception(shown)
 
     def student_error(self) -> BaseException | None:
-        """The exception that ended the run in the student's code, its traceback cut after their own last line."""
+        """The exception in student code that ended the run. Its traceback is cut after the student's last line."""
         if self._raised is not None:
             self._raised.__traceback__ = _until_last(self._raised.__traceback__, self._files)
         return self._raised
@@ -124,21 +124,21 @@ def open_at(frame: FrameType) -> None:
     if prompt.quitting:
         raise bdb.BdbQuit
     if prompt.stoplineno != -1 or prompt.breaks:
-        # Unless the user typed `c`, the debugger traces the lines that follow. If tracing began sooner, it would trace the
-        # debugger's own lines.
+        # Unless the user typed `c`, the debugger traces the next lines. Tracing must not begin sooner, because it would
+        # then trace the debugger's own lines.
         sys.settrace(prompt.trace_dispatch)
 
 
 def _end_run(exc: BaseException) -> None:
-    """Raise the exception in the judge, which waits for the student's threads, before any other ready thread runs."""
+    """Raise ``exc`` in the judge, which waits for the student's threads, before any other ready thread runs."""
     judge = greenlet.getcurrent().parent
     if judge is not None:
         judge.throw(exc if isinstance(exc, KeyboardInterrupt) else pytest.exit.Exception("Quitting debugger"))
 
 
 def _until_last(trace: TracebackType | None, files: Collection[str]) -> TracebackType | None:
-    """The traceback, cut after its last entry in one of ``files``, so that a debugger opens there; all of it if there is
-    no such entry."""
+    """The traceback, cut after its last entry in one of ``files``, so that a debugger opens there. If there is no such
+    entry, the whole traceback."""
     entries: list[TracebackType] = []
     entry = trace
     while entry is not None:
@@ -199,7 +199,7 @@ def replay(named: NamedRun, target: Target, trace_filter: TraceFilter) -> int:
 
 
 def run_tests(target: Target, tests: Sequence[TestInfo], seed: int, schedule: str | None) -> int:
-    """Run the tests with student code in this process, and open a debugger at ``breakpoint()`` and at failures. Returns
+    """Run the tests with student code in this process. A debugger opens at ``breakpoint()`` and at failures. Returns
     the exit code."""
     debugger = Debugger(target.implementation().folder)
     with debugger:
@@ -214,15 +214,15 @@ def _pytest(
 ) -> pytest.ExitCode:
     """Run the tests with pytest, whose debugger opens at failures.
 
-    Nothing in the current folder or the environment may change the outcome. So pytest gets no plugins except ours, no
-    configuration except the suites' own, and no conftest.py."""
+    Nothing in the current folder or the environment may change the outcome. So pytest loads no plugins except
+    pytest-timeout and ours, no configuration except that of the suites, and no conftest.py."""
     suite = catalogue.suite_file(tests[0].lab)
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]  # PYTEST_ADDOPTS and the like
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     arguments = [
         *("-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"),
-        # -s: the user must see what breakpoint() prints. The judge prints nothing.
+        # -s: the user must see what breakpoint() prints. The judge itself prints nothing.
         *("-s", "-p", "pytest_timeout", "-p", "raftlab.runs.plugin", "--inside", "--pdb", "-q", "--no-header"),
         *("--no-summary", "--tb=short", "-p", "no:warnings", str(suite)),
         *(f"--impl={target.implementation().folder}", f"--lab={tests[0].lab}", f"--seeds={seed}:{seed + 1}"),

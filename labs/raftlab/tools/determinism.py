@@ -1,8 +1,8 @@
 """`raftlab test --check-determinism`: perform each run twice, in two fresh processes, and compare all events.
 
-With the same seed, the simulator always produces the same run, and `raftlab replay` relies on this. The simulator controls
-clocks, random numbers and the hashes of strings. So two runs can only differ if student code depends on memory addresses or
-on files.
+With the same seed, the simulator should always produce the same run; `raftlab replay` relies on this. The simulator
+controls clocks, random numbers and the hashes of strings. So two runs can differ only if student code depends on memory
+addresses or on files.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SUSPICIOUS_CALLS = ("id", "hash", "open")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first event in which two runs of one seed differ.
+    """The first event in which two runs with the same seed differ.
 
     Attributes:
-        number: the event's number, from 1.
-        first: the event in the first run; ``None`` if the run was over.
-        second: the event in the second run; ``None`` if that run was over.
+        number: The event's number, from 1.
+        first: The event in the first run; ``None`` if that run was over.
+        second: The event in the second run; ``None`` if that run was over.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Difference:
 
 
 def compare(first: list[Event], second: list[Event]) -> Difference | None:
-    """The first event that differs, if any."""
+    """The first event in which the runs differ; ``None`` if they do not differ."""
     for number in range(max(len(first), len(second))):
         pair = [events[number] if number < len(events) else None for events in (first, second)]
         if pair[0] != pair[1]:
@@ -55,18 +55,18 @@ def compare(first: list[Event], second: list[Event]) -> Difference | None:
 
 
 def check(target: Target, tests: Sequence[TestInfo], seeds: Sequence[int], schedule: str | None) -> int:
-    """Perform every run of some tests twice in the simulator, and print what differs.
+    """Perform every run of some tests twice in the simulator, and print the differences.
 
     Args:
-        target: the submission and its sandbox.
-        tests: the tests.
-        seeds: each test runs with each of these.
-        schedule: as for :class:`~raftlab.runs.run.Run`.
+        target: The submission and its sandbox.
+        tests: The tests.
+        seeds: Each test runs with each of these seeds.
+        schedule: As for :class:`~raftlab.runs.run.Run`.
 
     Returns:
         0 if nothing differs, else 1.
     """
-    # Two warm hosts, so that objects have different addresses in them.
+    # Two warm hosts, so that objects have different addresses in the two runs.
     implementations = [target.implementation(), target.implementation()]
     runs = different = 0
     try:
@@ -75,7 +75,7 @@ def check(target: Target, tests: Sequence[TestInfo], seeds: Sequence[int], sched
                 events = []
                 for implementation in implementations:
                     run = Run(implementation, info, "sim", seed, schedule)
-                    run.play(catalogue.script_of(info))  # it does not matter here whether the run passes
+                    run.play(catalogue.script_of(info))  # whether the run passes does not matter here
                     events.append(run.events)
                 runs += 1
                 if difference := compare(*events):
@@ -120,7 +120,7 @@ def suspects(impl: Path) -> list[str]:
 
 
 def _is_set(node: ast.expr | None, names: set[str]) -> bool:
-    """Whether an expression creates a set, or is one of the variables and fields in ``names``."""
+    """Whether an expression creates a set, or is a variable or field in ``names``."""
     if isinstance(node, (ast.Set, ast.SetComp)):
         return True
     if isinstance(node, ast.Call):

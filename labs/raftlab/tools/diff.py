@@ -1,8 +1,8 @@
 """`raftlab diff`: find the passing run that stays identical to a failing run the longest.
 
-Runs with two seeds differ from the first event on, so comparing them says little. But a run can be repeated up to any
-moment and then continue with other random numbers; this is called a branch of the run. If some branches at 2.4 s pass and
-all branches at 2.5 s fail, something went wrong in between.
+Runs with two different seeds differ from the first event on, so comparing them says little. But a run can be repeated
+up to any moment and then continue with other random numbers. This is called a branch of the run. If some branches at
+2.4 s pass and all branches at 2.5 s fail, something went wrong in between.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from raftlab.tools.replay import add_run
 
 # If this many branches at one moment fail, we assume that every branch at that moment fails.
 TRIES = 6
-# The time between the first branch and the failure, in seconds. Each further branch is twice as far from the failure.
+# Seconds between the first branch and the failure. Each further branch is twice as far from the failure.
 NEAREST = 0.01
-# How precisely the moment is found, in seconds.
+# The precision with which the moment is searched for, in seconds.
 PRECISION = 0.005
-# Events shown: the last ones that both runs have, and the first ones that only one of them has.
+# Numbers of events shown: the last ones that both runs have, and the first ones that only one of them has.
 _COMMON_SHOWN, _OWN_SHOWN = 4, 8
 
 
@@ -48,9 +48,9 @@ class FinishedRun:
     """A finished run.
 
     Attributes:
-        branch_time: the moment of its branch, in seconds; 0 without a branch.
-        events: all its events.
-        failed: how it failed, as a sentence; ``None`` if it passed.
+        branch_time: The moment of its branch, in seconds; 0 without a branch.
+        events: All its events.
+        failed: How it failed, as a sentence; ``None`` if it passed.
     """
 
     branch_time: float
@@ -62,8 +62,8 @@ class Search:
     """A search among the branches of one run.
 
     Attributes:
-        tried: how many branches have run.
-        timed_out: whether the search ended because it ran out of time.
+        tried: The number of branches that have run.
+        timed_out: Whether the search ended because it ran out of time.
     """
 
     def __init__(self, impl: Implementation, named: NamedRun, seconds: float) -> None:
@@ -75,15 +75,15 @@ class Search:
         self.timed_out = False
 
     def play(self, branch: Branch | None = None) -> FinishedRun:
-        """Perform the run, as it is or with a branch."""
+        """Perform the run, unchanged or with a branch."""
         named = self._named
         run = Run(self._impl, named.info, "sim", named.seed, named.schedule, branch=branch, file=named.file)
         failure = run.play(named.script)
         return FinishedRun(branch.time if branch else 0.0, run.events, failure.text if failure else None)
 
     def latest_passing(self, end: float) -> FinishedRun | None:
-        """The latest passing branch that was found before ``end`` (seconds). ``None`` if no branch passes, or none was
-        found in time."""
+        """The latest passing branch before ``end`` (seconds). ``None`` if no branch passes, or none was found in
+        time."""
         late, early = end, end - NEAREST
         found = self._passing(max(0.0, early))
         while found is None:
@@ -114,8 +114,8 @@ class Search:
 
 
 def notable(events: list[Event]) -> list[Event]:
-    """The events that matter in a comparison: what the test does, requests and answers, but no heartbeats that were
-    accepted."""
+    """The events that matter in a comparison: what the test does, requests and answers. Accepted heartbeats are left
+    out."""
     found: list[Event] = []
     heartbeats = set()
     for event in events:
@@ -136,8 +136,8 @@ def compare(first: list[Event], second: list[Event]) -> tuple[list[Event], list[
     """Compare the notable events of two runs, regardless of times, message numbers and order.
 
     Returns:
-        The events up to the first one that only one run has; the events that only the first run has; those that only the
-        second has.
+        The events up to the first one that only one run has; the events that only the first run has; and the events
+        that only the second run has.
     """
     runs = [notable(events) for events in (first, second)]
     own: list[list[Event]] = []
@@ -160,15 +160,15 @@ def _content(event: Event) -> tuple[object, ...]:
 
 
 def diff(named: NamedRun, target: Target, seconds: float) -> int:
-    """Print where a failing run departs from the passing run that is identical to it the longest.
+    """Print where a failing run departs from the passing run that stays identical to it the longest.
 
     Args:
-        named: the failing run.
-        target: the submission and its sandbox.
-        seconds: how long to search, by the wall clock.
+        named: The failing run.
+        target: The submission and its sandbox.
+        seconds: How long to search, by the wall clock.
 
     Returns:
-        0 if the run passes, else 1.
+        0 if the run passes, otherwise 1.
     """
     warm = target.implementation()
     try:

@@ -13,7 +13,8 @@ _WIDTH = 100  # columns
 
 
 def summary(records: Sequence[Record], shown: int = races.SHOWN) -> str:
-    """The findings of ``records``, each once, with the run that shows it. More than ``shown`` are only counted."""
+    """The findings of ``records``, each shown once with the first run that has it. Findings beyond ``shown`` are
+    counted."""
     first: dict[str, tuple[races.Finding, Record]] = {}
     for record in records:
         for finding in record.findings:

@@ -41,14 +41,14 @@ class FuzzRequest:
     """What a user of `raftlab fuzz` asks for.
 
     Attributes:
-        target: the submission and its sandbox.
-        lab: the lab's name.
-        first: the first seed.
-        runs: the maximum number of seeds. ``None``: as many as there is time for.
-        seconds: no run begins after this time, by the wall clock.
-        jobs: the number of processes to use.
-        schedule: how the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
-        out: the folder for the scenario that fails.
+        target: The submission and its sandbox.
+        lab: The lab's name.
+        first: The first seed.
+        runs: The maximum number of seeds. ``None``: as many as time permits.
+        seconds: Seconds by the wall clock after which no run begins.
+        jobs: The number of processes to use.
+        schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
+        out: The folder for the scenario that fails.
     """
 
     target: Target
@@ -109,8 +109,8 @@ def _play(lab: str, seed: int, schedule: str | None) -> FailedRun | None:
 
 
 def fuzz(request: FuzzRequest) -> int:
-    """Run scenarios until one fails or the time or the seeds are used up; shrink and print the one that failed. Returns
-    0 or 1."""
+    """Run scenarios until one fails, the time is up, or all seeds are used. Shrink and print the scenario that failed.
+    Returns 0 or 1."""
     began = time.monotonic()
     deadline = began + request.seconds
     seeds: Iterator[int] = itertools.count(request.first)

@@ -16,7 +16,7 @@ _VERSION = 1
 
 
 class FailedRun(msgspec.Struct, frozen=True):
-    """A run that did not pass. ``schedule`` is the one that it had; empty on the real network."""
+    """A run that did not pass. ``schedule`` is the schedule that it used; empty on the real network."""
 
     test: str
     network: str
@@ -25,7 +25,8 @@ class FailedRun(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct):
-    """The file: by submission and lab, the runs that failed. A lab is there if any of its tests was run."""
+    """The contents of the file: the runs that failed, by submission and lab. A lab is listed once tests of it were
+    run."""
 
     version: int = _VERSION
     failed: dict[str, dict[str, list[FailedRun]]] = {}
@@ -39,15 +40,15 @@ class LastResults:
         self._name = os.path.relpath(target.path) + (f" on {os.path.relpath(target.raft)}" if target.raft else "")
 
     def failed(self, lab: str) -> list[FailedRun] | None:
-        """The runs of ``lab`` that failed; ``None`` if none of its tests was run yet."""
+        """The runs of ``lab`` that failed; ``None`` if no test of ``lab`` was run yet."""
         return self._read().failed.get(self._name, {}).get(lab)
 
     def labs(self) -> list[str]:
-        """The labs of which tests were run."""
+        """The labs of which tests have been run."""
         return list(self._read().failed.get(self._name, {}))
 
     def update(self, lab: str, records: Iterable[Record]) -> None:
-        """Replace what is known of these runs. It is no error if the file cannot be written."""
+        """Replace what is known about these runs. If the file cannot be written, no error is raised."""
         records = list(records)
         if not records:
             return

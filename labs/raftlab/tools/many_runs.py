@@ -1,7 +1,8 @@
-"""Performs many runs of tests, in this process or spread over several, and yields their records in one order.
+"""Performs many runs of tests, in this process or in several, and yields their records in a fixed order.
 
-The records are the same for any number of processes: a run depends on its test, seed and schedule only, and whatever
-depends on earlier runs (a test that keeps hanging is given up) is decided here, in the order of the runs.
+The records are the same for any number of processes. A run depends only on its test, seed and schedule. Whatever
+depends on earlier runs is decided here, in the order of the runs: the remaining runs of a test that keeps hanging are
+skipped.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run that is to be performed. ``schedule`` is as for :class:`~raftlab.runs.run.Run`."""
+    """A run that is to be performed. For ``schedule``, see :class:`~raftlab.runs.run.Run`."""
 
     info: TestInfo
     network: str
@@ -46,9 +47,9 @@ class Conditions:
     """What all runs have in common.
 
     Attributes:
-        target: the submission and its sandbox.
-        races: whether to look for races.
-        trace_dir: where the traces of runs that do not pass go. ``None``: nowhere.
+        target: The submission and its sandbox.
+        races: Whether to look for races.
+        trace_dir: The folder for traces of runs that do not pass. ``None``: traces are not kept.
     """
 
     target: Target
@@ -57,7 +58,7 @@ class Conditions:
 
 
 MANY_RUNS = 100
-"""From this many runs on, several processes are faster: each takes half a second to start."""
+"""For fewer runs, several processes are not faster, because each takes half a second to start."""
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +73,8 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 
 def jobs_for(arguments: argparse.Namespace, runs: Sequence[PlannedRun]) -> int:
-    """How many processes to use. If the user does not say, only one on the real network, where servers of several runs
-    would take each other's time. Raises :class:`~raftlab.tools.arguments.CommandError`."""
+    """How many processes to use. On the real network, the default is one, because servers of several runs would compete
+    for CPU time. Raises :class:`~raftlab.tools.arguments.CommandError`."""
     jobs: int | None = arguments.jobs
     if jobs is not None:
         if jobs < 1:
@@ -84,7 +85,7 @@ def jobs_for(arguments: argparse.Namespace, runs: Sequence[PlannedRun]) -> int:
 
 
 class WorkerLost(Exception):
-    """A process that performed runs has ended. The message is a sentence for the user."""
+    """A process that performs runs has ended unexpectedly. The message is a sentence for the user."""
 
 
 def perform(
@@ -95,18 +96,18 @@ def perform(
 ) -> Generator[Record, None, None]:
     """Perform runs and yield their records, in the order of ``runs``.
 
-    Close the iterator if you need no more records: that ends the processes that it uses, and deletes the traces of runs
+    Close the iterator if you need no more records. This ends the processes that it uses, and deletes the traces of runs
     whose records were not taken.
 
     Args:
-        runs: the runs.
-        conditions: what they have in common.
-        jobs: how many processes perform runs. With 1, it is this one.
-        begins: called when a run begins, with the number of runs that are over.
+        runs: The runs.
+        conditions: What the runs have in common.
+        jobs: The number of processes that perform runs. With 1, it is this process.
+        begins: Called when a run begins, with the run and the number of runs that are over.
 
     Raises:
-        OSError: a trace cannot be written.
-        WorkerLost: one of the processes has ended.
+        OSError: A trace cannot be written.
+        WorkerLost: One of the processes has ended unexpectedly.
     """
     jobs = min(jobs, len(runs))
     return _here(runs, conditions, begins) if jobs <= 1 else _spread(runs, conditions, jobs, begins)
@@ -143,7 +144,7 @@ def _perform_one(
             catalogue.script_of(planned.info)(run.cluster)
     except _TimeUp:
         error = never_ended(planned.network)
-    except Exception as exc:  # record() decides what it means
+    except Exception as exc:  # record() decides what the exception means
         error = exc
     finally:
         run.close()
@@ -151,12 +152,13 @@ def _perform_one(
 
 
 class _TimeUp(BaseException):
-    """A run has taken too long. It is no ``Exception``, so that nothing that a run calls catches it."""
+    """A run has taken too long. It is not an ``Exception``, so that nothing that the run calls catches it."""
 
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise :class:`_TimeUp` in the block after this time. Only in the main thread, as signals go there."""
+    """Raise :class:`_TimeUp` in the block after ``seconds``. Works only in the main thread, which receives the
+    signal."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise _TimeUp
@@ -169,14 +171,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if outer:  # somebody else's alarm, such as that of a test that calls this
+        if outer:  # an alarm of the caller's, such as the time limit of a test
             signal.setitimer(signal.ITIMER_REAL, max(0.001, outer - (time.monotonic() - began)))
 
 
 # --- several processes ---
 
 
-# Seconds that a worker may take to end the run that it is performing.
+# Seconds that a worker may take to end its current run.
 _END_TIMEOUT_S = 5.0
 
 
@@ -188,11 +190,11 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(theirs, conditions), daemon=True)
         self._process.start()
         theirs.close()
-        self.number = -1  # of its run
+        self.number = -1  # the number of its current run
 
     def begin(self, number: int, planned: PlannedRun) -> None:
         self.number = number
-        with contextlib.suppress(BrokenPipeError):  # receive() reports it
+        with contextlib.suppress(BrokenPipeError):  # receive() reports the lost worker
             self.connection.send(planned)
 
     def receive(self) -> Record:
@@ -216,7 +218,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, conditions: Conditions) -> None:
-    """In the worker: perform the runs that arrive, until the parent ends this process or is gone."""
+    """In the worker: perform the runs that arrive, until the parent ends this process or has ended itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
     implementation = conditions.target.implementation(conditions.races)
@@ -230,7 +232,7 @@ def _serve(connection: Connection, conditions: Conditions) -> None:
                 result = exc
             connection.send(result)
     except (EOFError, ConnectionError):
-        pass  # the parent is gone
+        pass  # the parent has ended
     finally:
         implementation.close()
 
@@ -238,7 +240,7 @@ def _serve(connection: Connection, conditions: Conditions) -> None:
 def _spread(
     runs: Sequence[PlannedRun], conditions: Conditions, jobs: int, begins: Callable[[PlannedRun, int], None]
 ) -> Generator[Record, None, None]:
-    import multiprocessing  # here, because it takes long, and most commands need no further process
+    import multiprocessing  # imported here because the import is slow and most commands need no other process
     from multiprocessing.connection import wait
 
     context = multiprocessing.get_context("spawn")
@@ -248,7 +250,7 @@ def _spread(
     patience = Patience()
     workers: list[_Worker] = []
     finished: dict[int, Record] = {}
-    not_taken: set[int] = set()  # runs that were begun and whose record nobody has taken
+    not_taken: set[int] = set()  # runs that have begun and whose records nobody has taken
     begun = 0
     try:
         workers += [_Worker(context, conditions) for _ in range(jobs)]
@@ -289,10 +291,11 @@ def _delete_trace(planned: PlannedRun, folder: Path | None) -> None:
 
 
 def delete_traces(runs: Iterable[PlannedRun], folder: Path) -> None:
-    """Delete the traces that earlier runs of the same tests, with any seed, have left, and the pictures of these traces.
+    """Delete the traces that earlier runs of the same tests left, whatever their seeds, and the pictures of these
+    traces.
 
     Raises:
-        OSError: a file cannot be deleted.
+        OSError: A file cannot be deleted.
     """
     prefixes = {trace_name(run.info.lab, run.info.name, run.network, 0).removesuffix("0.jsonl") for run in runs}
     for path in folder.glob("*-*-*-*"):

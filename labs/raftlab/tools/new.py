@@ -11,7 +11,7 @@ from raftlab import labs
 from raftlab.submission import starts
 from raftlab.tools.arguments import CommandError
 
-# Besides the Python files.
+# The files of a student's folder besides the Python files.
 _FILES = ("README.md", ".gitignore", ".github/workflows/raftlab.yml", ".devcontainer/devcontainer.json")
 # Files that name the first lab. If a folder starts at a later lab, they name that lab instead.
 _NAME_THE_LAB = (Path("README.md"), Path(".github/workflows/raftlab.yml"))
@@ -42,17 +42,17 @@ def new(folder: Path, force: bool = False, start: str = "") -> list[Path]:
     """Copy the starter files into ``folder``.
 
     Args:
-        folder: created if it does not exist.
-        force: whether to overwrite files that exist.
-        start: the lab to start at, with the reference solution of the labs before it; empty: the first lab.
+        folder: Created if it does not exist.
+        force: Whether to overwrite files that exist.
+        start: The lab to start at, with the reference solution of the earlier labs; empty: the first lab.
 
     Returns:
         The names of the files in the folder.
 
     Raises:
-        CommandError: the folder cannot be created, or has one of the files already, or this installation has no start at
+        CommandError: The folder cannot be created or already has one of the files, or this installation has no start at
             that lab.
-        raftlab.labs.UnknownLab: there is no lab ``start``.
+        raftlab.labs.UnknownLab: There is no lab ``start``.
     """
     lab = labs.find(start).name if start else next(iter(labs.LABS))
     if folder.exists() and not folder.is_dir():
@@ -86,9 +86,9 @@ def new(folder: Path, force: bool = False, start: str = "") -> list[Path]:
 
 
 def other_files(root: Path) -> dict[Path, Path]:
-    """The files besides the code: each one's name in the student's folder, and where it is copied from."""
+    """The files besides the code: the name of each in the student's folder, and the file that it is copied from."""
     files = {Path(name): root / "skeleton" / name for name in _FILES}
-    # Failures say "read: handouts/...", so a student who installed a wheel needs the handouts next to raft.py.
+    # Failures say "read: handouts/...", so a student who installed a wheel needs the handouts beside raft.py.
     handouts = [path for path in sorted((root / "handouts").glob("*.md")) if is_for_students(path)]
     return files | {Path("handouts") / path.name: path for path in handouts}
 

@@ -11,16 +11,16 @@ from raftlab.submission import source
 def is_own(impl: Path) -> bool:
     """Whether a submission is the user's own working folder. All of this must hold:
 
-    - its folder is the current folder or below it,
-    - the folder and its Python files belong to the user,
-    - it does not lie in the report of `raftgrade`, which has copies of other people's submissions,
-    - no folder beside it has a ``raft.py`` too, as in the folder of a class.
+    - Its folder is the current folder or is below it.
+    - The folder and its Python files belong to the user.
+    - It is not in the report of `raftgrade`, which contains copies of other people's submissions.
+    - No folder beside it has a ``raft.py`` too, as in a class's folder of submissions.
 
     Args:
-        impl: a ``raft.py`` or the folder with it.
+            impl: A ``raft.py`` or the folder with it.
 
-    Raises:
-        raftlab.submission.source.SubmissionError: there is no submission.
+        Raises:
+            raftlab.submission.source.SubmissionError: There is no submission.
     """
     files = source.find(impl).modules.values()
     path = impl.resolve()

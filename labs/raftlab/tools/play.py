@@ -79,22 +79,22 @@ def play(session: Session, code: str, out: Path, port: int, opened: bool) -> Non
     """Serve a session until the user presses Ctrl-C, and then save it.
 
     Args:
-        session: the session.
-        code: the name of the submission, as the page shows it.
-        out: the folder for saved sessions.
-        port: the port to listen on; 0: any that is free.
-        opened: whether the page is opened in a browser.
+        session: The session.
+        code: The name of the submission, as the page shows it.
+        out: The folder for saved sessions.
+        port: The port to listen on; 0: any that is free.
+        opened: Whether to open the page in a browser.
 
     Raises:
-        CommandError: the port cannot be used.
-        OSError: the session cannot be saved.
+        CommandError: The port cannot be used.
+        OSError: The session cannot be saved.
     """
     html, policy = page({**session.info, "impl": code})
     try:
         server = PlayServer(session, html, policy, out, port)
     except (OSError, OverflowError) as exc:
         raise CommandError(f"port {port} cannot be used: {getattr(exc, 'strerror', None) or exc}") from None
-    for ended in (signal.SIGTERM, signal.SIGHUP):  # as when the terminal is closed
+    for ended in (signal.SIGTERM, signal.SIGHUP):  # such as when the terminal is closed
         signal.signal(ended, signal.default_int_handler)
     try:
         print(f"play at {server.url}")
@@ -111,7 +111,7 @@ def play(session: Session, code: str, out: Path, port: int, opened: bool) -> Non
 
 
 def _scenario(arguments: argparse.Namespace) -> Scenario:
-    """The session to begin with: that of a file, or a new one."""
+    """The session to begin with: the one in a file, or a new one."""
     path = Path(arguments.what)
     if path.suffix == ".txt" or path.is_file():
         found = names.read(path)
@@ -136,7 +136,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
 
 
 def _choose_solution(arguments: argparse.Namespace) -> None:
-    """Let the command run the reference solution, which is our own code and needs no sandbox."""
+    """Make the command run the reference solution, which is our own code and needs no sandbox."""
     if arguments.impl is not None:
         raise CommandError("--solution and --impl name two different programs: give one of them")
     try:

@@ -17,6 +17,6 @@ def count(number: int, thing: str) -> str:
 
 
 def show_progress(text: str = "") -> None:
-    """Replace the progress line by ``text`` if standard error is a terminal; do nothing if it is not."""
+    """Replace the progress line with ``text``. Does nothing if standard error is not a terminal."""
     if redraws(sys.stderr):
         print(f"{ERASE_LINE}{text}", end="", file=sys.stderr, flush=True)

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the name of a run; :func:`raftlab.runs.names.named` reads it."""
+    """Add the argument for the name of a run, which :func:`raftlab.runs.names.named` reads."""
     parser.add_argument(
         "name", metavar="TEST@SEED", help="the run, such as initial_election@7 or fuzz_2C@7, or a scenario file"
     )
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise CommandError("--pdb works only in the simulator, and writes no trace: leave out --network and --out")
         if arguments.races:
             raise CommandError("--races does not go with --pdb")
-        from raftlab.tools import debug  # imports pytest, which takes long
+        from raftlab.tools import debug  # imports pytest, which is slow
 
         return debug.replay(named, target, trace_filter)
     return replay(named, target, arguments.out, trace_filter, arguments.races, arguments.columns)
@@ -98,15 +98,15 @@ def replay(
     """Repeat the run and print it.
 
     Args:
-        named: the run.
-        target: the submission and its sandbox.
-        out: where to write the whole trace, if anywhere.
-        trace_filter: which events to print.
-        races: whether to look for races.
-        columns: whether to print the events in one column for each server.
+        named: The run.
+        target: The submission and its sandbox.
+        out: Where to write the whole trace; ``None``: nowhere.
+        trace_filter: Which events to print.
+        races: Whether to look for races.
+        columns: Whether to print the events in one column for each server.
 
     Returns:
-        0 if it passed, 1 if it failed, 2 if it could not be judged.
+        0 if the run passed, 1 if it failed, 2 if it could not be judged.
 
     Raises:
         OSError: ``out`` cannot be written.
@@ -152,7 +152,7 @@ def _compared(expected: tuple[str, ...], record: Record) -> str:
 
 
 def _write_trace(run: Run, failure: Failure | None, out: Path) -> None:
-    """Write the trace to ``out``, whole or not at all."""
+    """Write the trace to ``out``, either completely or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".raftlab-") as folder:
         run.write_trace(Path(folder), failure).replace(out)

@@ -1,8 +1,8 @@
-"""`raftlab shrink`: make a failing run as short as possible while the same rule stays broken.
+"""`raftlab shrink`: make a failing run as short as possible while it still fails in the same way.
 
-A failing test first becomes a scenario (:mod:`raftlab.runs.scenario_recorder`). Then commands are removed, in halves,
-quarters, ... down to single ones (delta debugging); servers are removed; preemption is switched off; and commands are
-simplified. Each change is kept only if the run still fails in the same way.
+A failing test is first written as a scenario (:mod:`raftlab.runs.scenario_recorder`). Then commands are removed, in
+halves, quarters, ... down to single ones (delta debugging); servers are removed; preemption is switched off; and
+commands are simplified. Each change is kept only if the run still fails in the same way.
 
 If a test cannot be written as a scenario, or an expectation in its own script fails, the command instead searches for the
 seed whose failing run is shortest.
@@ -32,12 +32,12 @@ from raftlab.tools.arguments import OUTPUT_FOLDER, Target, add_submission, add_t
 from raftlab.tools.printing import count, show_progress
 from raftlab.tools.replay import add_run
 
-# Every shortened scenario is tried with its own seed and this many other seeds, because it may still fail with one of
-# these.
+# Every shortened scenario is tried with its own seed and with this many other seeds, because it may still fail with one
+# of those.
 OTHER_SEEDS = 2
-# The number of other seeds when a single command is removed. These are the last steps, so they are worth more attempts.
+# The number of other seeds when a single command is removed. These are the last steps, and are worth more attempts.
 OTHER_SEEDS_FOR_ONE = 5
-# The number of seeds of a test that are tried if the test cannot be written as a scenario.
+# The number of seeds that are tried if a test cannot be written as a scenario.
 TEST_SEEDS = 40
 _FEWEST_SERVERS = 2
 
@@ -65,13 +65,13 @@ def shrink(named: NamedRun, target: Target, seconds: float, out: Path) -> int:
     """Search for a shorter run that fails in the same way, and print it.
 
     Args:
-        named: the failing run.
-        target: the submission and its sandbox.
-        seconds: how long to search, by the wall clock.
-        out: where to write the scenario, if there is one.
+        named: The failing run.
+        target: The submission and its sandbox.
+        seconds: How long to search, by the wall clock.
+        out: Where to write the scenario, if the run can be written as one.
 
     Returns:
-        0 if the run passes, else 1.
+        0 if the run passes, otherwise 1.
 
     Raises:
         OSError: ``out`` cannot be written.
@@ -101,9 +101,9 @@ class FailedRun:
     """A failing run of a scenario.
 
     Attributes:
-        scenario: the scenario up to the last command that was started.
-        failure: how it failed.
-        events: how many events the run had.
+        scenario: The scenario up to the last command that was started.
+        failure: How the run failed.
+        events: The number of events in the run.
     """
 
     scenario: Scenario
@@ -131,14 +131,14 @@ class Shrunk:
     """The shortest failing run that was found.
 
     Attributes:
-        scenario: the run as a scenario; ``None`` if it cannot be written as one.
-        failure: how it fails.
-        seed: its seed.
-        events: how many events it has.
-        commands_before: how many commands the run had at first; 0 without a scenario.
-        events_before: how many events the run had at first.
-        tried: how many runs the search took.
-        why_not: why there is no scenario, as a clause; empty if there is one.
+        scenario: The run as a scenario; ``None`` if it cannot be written as one.
+        failure: How the run fails.
+        seed: The run's seed.
+        events: The number of events in the run.
+        commands_before: The number of commands before shrinking; 0 without a scenario.
+        events_before: The number of events before shrinking.
+        tried: The number of runs that the search performed.
+        why_not: Why there is no scenario, as a clause; empty if there is one.
     """
 
     scenario: Scenario | None
@@ -152,25 +152,25 @@ class Shrunk:
 
 
 class NotFailing(ValueError):
-    """The run passes, so that there is nothing to shrink. The message is a sentence."""
+    """The run passes, so there is nothing to shrink. The message is a sentence."""
 
 
 class Shrinker:
-    """One search. ``tried`` counts its runs so far."""
+    """One search. ``tried`` counts the runs so far."""
 
     def __init__(
         self, impl: Implementation, seconds: float, progress: Callable[[str], None] = lambda text: None
     ) -> None:
         """
         Args:
-            impl: the submission.
-            seconds: how long the search may take, by the wall clock.
-            progress: called with a text about each success.
+            impl: The submission.
+            seconds: How long the search may take, by the wall clock.
+            progress: Called with a text about each success.
         """
         self._impl = impl
         self._deadline = time.monotonic() + seconds
         self._progress = progress
-        self._wanted: tuple[str, str] = ("", "")  # the signature that each run must have
+        self._wanted: tuple[str, str] = ("", "")  # every shortened run must have this signature
         self._seen: set[Scenario] = set()
         self.tried = 0
 
@@ -195,7 +195,7 @@ class Shrinker:
     def _record(
         self, info: TestInfo, seed: int, schedule: str | None
     ) -> tuple[ScenarioRecorder, str, Failure | None, int]:
-        """Perform a test's run. Returns what it did, the schedule it used, its failure and its number of events."""
+        """Perform a test's run. Returns its recorder, the schedule it used, its failure and its number of events."""
         run = Run(self._impl, info, "sim", seed, schedule, cluster_class=ScenarioRecorder)
         self.tried += 1
         failure = run.play(catalogue.script_of(info))
@@ -234,7 +234,7 @@ class Shrinker:
         return Shrunk(scenario, best.failure, scenario.seed, best.events, commands, events, self.tried)
 
     def _fails(self, scenario: Scenario, others: int = OTHER_SEEDS) -> FailedRun | None:
-        """The first run that fails in the wanted way: with the scenario's own seed, or with one of some others. ``None``
+        """The first run that fails in the wanted way, with the scenario's own seed or with one of the others. ``None``
         if there is none, or if the scenario was tried before."""
         if scenario in self._seen:
             return None
@@ -250,8 +250,8 @@ class Shrinker:
         return None
 
     def _shortest(self, best: FailedRun) -> FailedRun:
-        """Try everything, again and again, until nothing makes the run shorter."""
-        # Begin with the changes that make the other attempts more likely to succeed.
+        """Try all changes repeatedly, until none makes the run shorter."""
+        # Begin with the changes after which other changes are more likely to succeed.
         if best.scenario.schedule != "none":
             best = self._fails(replace(best.scenario, schedule="none")) or best
         while True:
@@ -269,7 +269,7 @@ class Shrinker:
             others = OTHER_SEEDS_FOR_ONE if size == 1 else OTHER_SEEDS
             start = len(best.scenario.commands)
             while start > 0:
-                # Begin at the end, because later commands depend on earlier ones and not the other way round.
+                # Begin at the end, because later commands depend on earlier ones, but not the other way round.
                 start = max(0, min(start, len(best.scenario.commands)) - size)
                 commands = best.scenario.commands
                 remaining = merged([*commands[:start], *commands[start + size :]])
@@ -304,13 +304,13 @@ class Shrinker:
 
 
 def _signature(failure: Failure) -> tuple[str, str]:
-    """The part of a failure that stays the same while a run is shrunk: the kind of failure, and the broken rule or,
-    without one, the failure's place."""
+    """What must stay the same while a run is shrunk: the kind of failure, and the broken rule or, if there is none, the
+    failure's place."""
     return failure.kind, failure.rule.name if failure.rule else failure.where
 
 
 def merged(commands: Sequence[Command]) -> list[Command]:
-    """The same commands, with neighbours merged into one wherever this is possible."""
+    """The same commands, with neighbours merged into one wherever possible."""
     result: list[Command] = []
     for command in commands:
         both = result[-1].merged(command) if result else None

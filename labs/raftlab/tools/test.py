@@ -30,13 +30,13 @@ class TestRequest:
     """What a user of `raftlab test` asks for.
 
     Attributes:
-        target: the submission and its sandbox.
-        lab: the lab's name.
-        runs: the runs to perform, in order.
-        jobs: how many processes perform them.
-        stop: whether to stop at the first run that does not pass.
-        races: whether to look for races.
-        trace_dir: where the traces of failing runs go.
+        target: The submission and its sandbox.
+        lab: The lab's name.
+        runs: The runs to perform, in order.
+        jobs: The number of processes that perform them.
+        stop: Whether to stop at the first run that does not pass.
+        races: Whether to look for races.
+        trace_dir: The folder for traces of runs that do not pass.
     """
 
     __test__ = False  # tells pytest that this is not a test class
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check_determinism:
         return determinism.check(target, [info for info, _ in tests], chosen_seeds, arguments.schedule)
     if arguments.pdb:
-        from raftlab.tools import debug  # imports pytest, which takes long
+        from raftlab.tools import debug  # imports pytest, which is slow
 
         return debug.run_tests(target, [info for info, _ in tests], chosen_seeds.start, arguments.schedule)
     if arguments.failed:
@@ -152,13 +152,13 @@ def plan(lab: str, network: str | None = None, name: str = "") -> Plan:
     """The tests of a lab that the user asked for.
 
     Args:
-        lab: the lab's name.
-        network: ``"sim"``, ``"rpyc"`` or ``"both"``; ``None``: ``"sim"``. Tests that run on neither are left out.
-        name: only tests that have this in their name or, if none has, in their title.
+        lab: The lab's name.
+        network: ``"sim"``, ``"rpyc"`` or ``"both"``; ``None``: ``"sim"``. A test that does not run there is left out.
+        name: Selects the tests that have this in their name or, if none has, in their title.
 
     Raises:
-        CommandError: no test is left.
-        raftlab.labs.UnknownLab: there is no such lab.
+        CommandError: No test is left.
+        raftlab.labs.UnknownLab: There is no such lab.
     """
     wanted = NETWORKS if network == "both" else (network or "sim",)
     part = name.removeprefix("test_").lower()
@@ -176,7 +176,7 @@ def plan(lab: str, network: str | None = None, name: str = "") -> Plan:
 
 
 def run_suite(request: TestRequest, board: ProgressBoard) -> int:
-    """Perform the runs and show them on ``board``. Returns the exit code: that of ``ProgressBoard.close``, or 130 after
+    """Perform the runs and show them on ``board``. Returns the exit code of ``ProgressBoard.close``, or 130 after
     Ctrl-C."""
     delete_traces(request.runs, request.trace_dir)
     conditions = Conditions(request.target, request.races, request.trace_dir)

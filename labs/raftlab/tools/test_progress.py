@@ -1,7 +1,7 @@
-"""The output of `raftlab test`: a line for each test as it finishes; at the end the first failure in full, advice and
-points.
+"""The output of `raftlab test`: a line for each test when it finishes and, at the end, the first failure in full,
+advice and points.
 
-On a terminal the last line shows which run is under way.
+On a terminal, the last line shows the current run.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from raftlab.tools.many_runs import PlannedRun
 from raftlab.tools.printing import ERASE_LINE, count
 
 _RED, _GREEN, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[1m", "\x1b[0m"
-# Numbers are in columns. On a narrow terminal only two of them are shown, to leave space for the title, and long titles are
-# cut. On a wide one, the few longest titles push their numbers to the right.
+# Numbers are in columns. A narrow terminal shows only two of them, to leave space for the title, and cuts long titles.
+# On a wide terminal, the few longest titles push their numbers to the right.
 _NUMBERS = "{:>7.1f} s {:>10} {:>11} {:>8} {:>10}"
 _FEW_NUMBERS = "{0:>7.1f} s {2:>11}"
 _TITLE_WANTED, _TITLE_WIDEST = 45, 72  # characters
 _NETWORK_WIDTH = 6
 _SEEDS_SHOWN = 8
-# What sentences say of something that did not happen in time, and the rules that are about nothing else.
+# How sentences say that something did not happen in time, and the rules that are about nothing else.
 _SAYS_WHEN = re.compile(r" within [\d.,]+ s\b")
 _IN_TIME = (
     rules.LIVENESS,
@@ -50,7 +50,7 @@ _IN_TIME = (
 
 @dataclass
 class Group:
-    """The runs of one test on one network, so far. ``planned`` is how many there will be."""
+    """The runs of one test on one network, so far. ``planned`` is the number of runs that there will be."""
 
     info: TestInfo
     network: str
@@ -67,9 +67,9 @@ class Look:
     """How the output looks.
 
     Attributes:
-        live: whether the last line shows which run is under way. If so, no line is longer than ``columns``.
-        colour: whether to use colours.
-        columns: the width of the terminal.
+        live: Whether the last line shows the current run. If so, no line is longer than ``columns``.
+        colour: Whether to use colours.
+        columns: The width of the terminal, in characters.
     """
 
     live: bool = False
@@ -78,25 +78,25 @@ class Look:
 
 
 def terminal_look(out: TextIO) -> Look:
-    """What suits ``out``: plain text unless it is a terminal that can move its cursor."""
+    """The look that suits ``out``: plain text unless ``out`` is a terminal that can move its cursor."""
     live = redraws(out)
     return Look(live, live and not os.environ.get("NO_COLOR"), shutil.get_terminal_size().columns)
 
 
 class ProgressBoard:
-    """Shows the runs of one lab's tests. Call :meth:`started` and :meth:`finished` for each run, and :meth:`close` at the
-    end. ``planned`` and ``done`` count runs."""
+    """Shows the runs of one lab's tests. Call :meth:`started` and :meth:`finished` for each run, and :meth:`close` at
+    the end. ``planned`` and ``done`` are numbers of runs."""
 
     def __init__(
         self, out: TextIO, lab: str, runs: Sequence[PlannedRun], look: Look | None = None, races: bool = False
     ) -> None:
         """
         Args:
-            out: where to write.
-            lab: the lab's name.
-            runs: the runs that will be performed.
-            look: how the output looks.
-            races: whether the race detector was on.
+            out: Where to write.
+            lab: The lab's name.
+            runs: The runs that will be performed.
+            look: How the output looks.
+            races: Whether the race detector is on.
         """
         look = look or Look()
         self._races = races
@@ -129,7 +129,7 @@ class ProgressBoard:
     # --- while it runs ---
 
     def started(self, run: PlannedRun, done: int) -> None:
-        """A run begins. ``done`` runs are over, some of which :meth:`finished` may not have been called for yet."""
+        """A run begins. ``done`` runs are over, but :meth:`finished` may not have been called for all of them yet."""
         if not self._live:
             return
         which = [*([run.network] if self._mixed else []), *([f"seed {run.seed}"] if self._many_seeds else [])]
@@ -170,7 +170,7 @@ class ProgressBoard:
     # --- at the end ---
 
     def interrupted(self) -> None:
-        """The user pressed Ctrl-C: write how many runs are done, and what they showed."""
+        """The user pressed Ctrl-C: write how many runs are done, and their results."""
         self._unfinished_groups()
         bad = self._bad()
         if bad:
@@ -184,10 +184,10 @@ class ProgressBoard:
                 self._write("\n".join(self._lines(group)) + "\n")
 
     def close(self, stopped: bool = False) -> int:
-        """Write the end.
+        """Write the end of the output.
 
         Args:
-            stopped: the user asked to stop at the first failure, and this is it.
+            stopped: Whether the runs were stopped at the first failure, as the user asked.
 
         Returns:
             The exit code: 0 all passed, 1 something failed, 2 something could not be judged.
@@ -212,13 +212,13 @@ class ProgressBoard:
         return 0 if not bad else 1 if bad[0].outcome == "failed" else 2
 
     def _bad(self) -> list[Record]:
-        """The runs that did not pass, those first that say most about the mistake."""
+        """The runs that did not pass. Those that say most about the mistake come first."""
         bad = [record for group in self._groups.values() for record in group.bad]
         bad.sort(key=lambda record: record.outcome != "failed")
         first = bad[0].failure if bad and bad[0].outcome == "failed" else None
         if first is not None and first.hint:
-            return bad  # the lab's first test names the next step
-        # If most tests fail, the mistake is a basic one, and the first tests are about what is basic.
+            return bad  # the failure of the lab's first test says what to do next
+        # If most tests fail, the mistake is a basic one. The first tests are about basic things.
         basic = 2 * sum(bool(group.bad) for group in self._groups.values()) > len(self._groups)
         return sorted(bad, key=partial(_tells_little, basic))
 
@@ -234,7 +234,7 @@ class ProgressBoard:
         tests: dict[str, list[Group]] = {}
         for group in self._groups.values():
             tests.setdefault(group.info.name, []).append(group)
-        # A test earns its points if every run of it passed; the grader counts in the same way.
+        # A test earns its points if all its runs passed. The grader applies the same rule.
         passed = [
             test[0].info
             for test in tests.values()
@@ -265,10 +265,10 @@ class ProgressBoard:
 
 
 def _tells_little(basic: bool, record: Record) -> tuple[int, int, bool]:
-    """The order in which failures are worth reading. First faults such as a deadlock, which name a line; then sentences of
-    the referee and of tests that say what is wrong, and exceptions, which other mistakes may have caused; then those that
-    something did not happen in time, which many mistakes cause. Among these, those with the fewest servers that run the
-    student's code, or if ``basic``, in the order of the tests."""
+    """A sort key: the failures that are most worth reading come first. These are faults such as a deadlock, which name
+    a line. Next come the sentences of the referee and of tests that say what is wrong, and exceptions, which other
+    mistakes may have caused. Last come failures to do something in time, which many mistakes cause; among these, those
+    with the fewest servers that run the student's code come first or, if ``basic``, those of the first tests."""
     failure = record.failure
     if record.outcome == "error" or failure is None:
         return 3, 0, False
@@ -283,7 +283,7 @@ def _tells_little(basic: bool, record: Record) -> tuple[int, int, bool]:
 
 
 def _means(records: Sequence[Record]) -> tuple[float, str, str, str, str]:
-    """The means of ``records``: lab time in seconds, servers, RPCs, bytes, entries agreed on."""
+    """The means of ``records``: lab time in seconds, servers, RPCs, bytes, and entries that the cluster agreed on."""
     runs = len(records)
     servers = max(record.servers for record in records)
     time_s = sum(record.lab_s for record in records) / runs

@@ -46,20 +46,20 @@ def view(trace: Path, out: Path | None, since: float, until: float, opened: bool
     """Create the page.
 
     Args:
-        trace: the trace file.
-        out: where the page goes; ``None``: beside the trace.
-        since: events before this time (seconds) are left out.
-        until: events after this time (seconds) are left out.
-        opened: whether the page is opened in a browser.
+        trace: The trace file.
+        out: Where the page goes; ``None``: beside the trace.
+        since: Events before this time (seconds) are left out.
+        until: Events after this time (seconds) are left out.
+        opened: Whether to open the page in a browser.
 
     Returns:
         0.
 
     Raises:
-        CommandError: there is no such trace, or ``out`` is the trace itself.
-        raftlab.viewer.page.CannotShow: the trace is too large, or has nothing between the two times.
-        raftlab.harness.trace.BadTrace: the file is not a trace.
-        OSError: a file cannot be read or written.
+        CommandError: There is no such trace, or ``out`` is the trace itself.
+        raftlab.viewer.page.CannotShow: The trace is too large, or has no events between the two times.
+        raftlab.harness.trace.BadTrace: The file is not a trace.
+        OSError: A file cannot be read or written.
     """
     if not trace.exists():
         text = f"{trace} does not exist"
@@ -85,7 +85,8 @@ def view(trace: Path, out: Path | None, since: float, until: float, opened: bool
 
 
 def _in_container() -> bool:
-    """Whether this is a container or a codespace of VS Code: the browser is on another computer, and has no such file."""
+    """Whether this is a container or a codespace of VS Code. The browser then runs on another computer and cannot open
+    a file of this one."""
     return any(map(os.environ.get, ("CODESPACES", "REMOTE_CONTAINERS")))
 
 

@@ -35,7 +35,7 @@ def standings(report: Report) -> dict[str, Standing]:
 
 
 def _authors(submission: SubmissionResult) -> set[str]:
-    """A key for each author. Two submissions that share one have the same author."""
+    """A key for each author. Two submissions that share a key have an author in common."""
     return {
         min(student.ids, default="") or f"name {folded_name(student.name)}"
         for student in submission.students

@@ -129,7 +129,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
             raise CannotStart(f"{text}: {more}")
         print(f"raftgrade: NOT VERIFIED: {text}", file=sys.stderr)
     if arguments.rubric is not None:
-        # Only making hidden runs needs the secret, and they have been made.
+        # The secret is needed only for making hidden runs, and these have been made.
         report.rubric = _rubric(arguments.rubric, tools).public()
     codes = {} if key is None else anonymous.codes(key, [each.name for each in report.submissions])
     finder = Finder(report.submissions, lambda each: each.path, codes)
@@ -257,7 +257,7 @@ def _proof(arguments: argparse.Namespace) -> int:
     settings = options.proof_settings(arguments)
     if arguments.rules:
         return _show_rules(Path(arguments.bank))
-    # Read before the passes, because the code on disk may change while they run.
+    # Read the versions before the passes, because the code on disk may change while these run.
     versions = f"raftgrade {__version__}, {kill_rates.versions()}"
     facts = proof_page.Facts(f"{datetime.now(UTC):%Y-%m-%d}", options.proof_command(arguments), versions, settings)
     if arguments.mutants:
@@ -329,7 +329,7 @@ def _run_passes(
 
 
 def _earlier_page(arguments: argparse.Namespace) -> str:
-    """The page that is there already; empty if none is."""
+    """The text of the existing page; empty if there is none."""
     path = Path(arguments.page)
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
@@ -370,7 +370,7 @@ def _manual(path: str, find: Callable[[str], Sequence[Named]], tests: Iterable[s
 
 
 def _keep_manual(plan: Report, folder: store.Store) -> None:
-    """Take over the points and comments that an earlier report of this user has in ``folder``."""
+    """Take over the points and comments by hand from this user's earlier report in ``folder``."""
     earlier = folder.earlier
     if earlier is None:
         return

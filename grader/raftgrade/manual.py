@@ -1,4 +1,5 @@
-"""Points and comments that a person gives, read from a CSV file. They stay in the report when it is graded again."""
+"""Points and comments that a person gives, read from a CSV file. They stay in the report when the submissions are graded
+again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognises what course systems hand out: Canvas' and Moodle's downloads of all submissions, and Gradescope's export.
+"""Recognises the downloads of course systems: Canvas' and Moodle's downloads of all submissions, and Gradescope's export.
 
 The names of the files in a download, or a list in it, tell who handed in what; Gradescope's list also tells when.
 """

@@ -1,8 +1,8 @@
 """Runs the suites on mutants until a test fails, and finds the mutants that no test has killed.
 
 A pass of a mutant is one run of the suites of labs 2A to 2G, with one seed, in the simulator. It stops at the first test
-that fails. The suite of the changed line's lab comes first, then those of the later labs, because their code contains the
-line too, and then those of the earlier labs. Later labs hide mistakes, so their code is removed first: labs 2E to 2G for
+that fails. The suite of the changed line's lab comes first, then the suites of the later labs (their code contains the line,
+too), and then the suites of the earlier labs. Later labs hide mistakes, so their code is removed first: labs 2E to 2G for
 the suites of 2A to 2D, labs 2F and 2G for the suite of 2E, and lab 2G for that of 2F. The changed line itself always stays.
 A mutant gets passes until one kills it, at most ``seeds``. With ``--net``, a surviving mutant that concerns threads then
 also gets passes on the real network, with the suite of its line's lab.

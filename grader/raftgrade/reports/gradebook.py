@@ -25,7 +25,7 @@ _ID_COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
 _POSSIBLE = 4  # the row of maximum points is above this row; Canvas may add a row or two before it
 _NAMES = 2  # the index of the columns with names
 _CANVAS_COLUMN = re.compile(r".+\(\d+\)\s*$")
-# Moodle puts the kind of activity before an assignment's name, and the kind of value behind it.
+# Moodle puts the kind of activity before an assignment's name, and the kind of value after it.
 _MOODLE_COLUMN = re.compile(r"[^:]+:\s*(?P<title>.+?)\s*\((?P<kind>[^()]+)\)\s*")
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?\s*%?")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -75,7 +75,7 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
     identities = [_identity(row, tiers, pair) for row in of_students]
     matches = _match(report, identities)
     marks = {id(of_students[row]): submission for row, submission in matches.items()}
-    # Canvas has a row without a student that says which assignments are muted or posted by hand.
+    # Canvas has a row that belongs to no student. It says which assignments are muted or posted by hand.
     without = [row for row in range(len(of_students)) if row not in matches and any(identities[row])]
     notes += _notes(report, list(marks.values()), [_label(of_students[row], tiers, pair) for row in without])
     comments = titles.index("feedback comments") if system == "moodle" and "feedback comments" in titles else None

@@ -108,7 +108,7 @@ class Log:
 
     @classmethod
     def open(cls, folder: Path) -> Log:
-        """Open the log in ``folder``, which is new, empty, or has one. Raises :class:`BadFolder`."""
+        """Open the log in ``folder``, which is new, empty, or has a log. Raises :class:`BadFolder`."""
         file = output_folder.claim(folder, BLOCKS, "soak")
         try:
             with output_folder.usable(folder, "soak"):

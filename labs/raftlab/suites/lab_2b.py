@@ -1,8 +1,9 @@
 """Lab 2B: log replication (§5.3, §5.4, Figure 2).
 
-Every test requires this: if a leader can reach a majority, the commands given to it are applied by all servers that can be
-reached, in the same order; a command without a majority is not applied; and no more messages are sent than a reasonable
-Raft needs.
+Every test requires three things. If a leader can reach a majority, all servers that can be reached apply the leader's
+commands, in the same order. A command without a majority is not applied. No more messages are sent than a reasonable Raft
+needs.
+
 The number of entries per message, whether heartbeats carry entries, and whether a new leader begins with a no-op entry are
 the student's choice, so no test relies on an index before `start` has returned it.
 
@@ -571,7 +572,7 @@ def test_old_entries_are_not_counted(cluster: StartCluster) -> None:
     term = wait_for_leadership(c)
     why = f"which is of term 10 while S0 leads term {term}, however many servers have it"
     _expect_not_applied(c, 1, 1.0, why, rules.COMMIT_OWN_TERM)
-    # Once an entry of its own term is on a majority, both are committed.
+    # Once an entry of S0's own term is on a majority, both entries are committed.
     for follower in followers:
         follower.limit = NO_LIMIT
     c.agree("of its own term", 1)

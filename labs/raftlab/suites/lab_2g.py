@@ -378,7 +378,7 @@ def test_new_configuration_first(cluster: StartCluster) -> None:
     # C_old,new is committed without the target. The target's answer for C_old,new comes when C_new is in the leader's log.
     for server in (leaves, 3):
         late[server].release()
-    # A leader may send no more to the target while it waits for an answer, and then send everything again.
+    # Some leaders send nothing more to the target while they wait for its answer, and later send everything again.
     if c.wait_for(0.6, lambda: bool(lacks.messages)):
         asked = c.rpc_count(leader, "timeout_now")
         late[target].release()
@@ -506,7 +506,7 @@ def test_stands_at_once(cluster: StartCluster) -> None:
         asked = [rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "pre_vote"]
         text = "expected S0 to ask for no pre-votes after a TimeoutNow, as it need not know whether it would win"
         c.expect(not asked, f"{text}, but it did", rules.WHO_STANDS, [0])
-    # It loses. Its next election is an ordinary one.
+    # S0 loses this election. Its next one is an ordinary election.
     for scripted_server in c.scripted:
         del scripted_server.answer["pre_vote"]
     c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, 3501)))

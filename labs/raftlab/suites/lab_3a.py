@@ -1378,8 +1378,8 @@ def test_size(cluster: StartCluster) -> None:
 
 
 def _expect_small(c: Cluster, max_state: int, most: int) -> None:
-    """Wait until the cluster has been quiet for 2 s, and look at what each server stores. ``most``: the limit for a
-    snapshot, in bytes."""
+    """Let the cluster be quiet for 2 s, and then check what each server stores. ``most``: the limit for a snapshot, in
+    bytes."""
     c.sleep(2.0)  # entries that are not committed yet cannot be removed from the log
     for server in range(3):
         stored, snapshot = len(c.server_state(server).state), len(c.server_state(server).snapshot)

@@ -324,8 +324,8 @@ def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
                 if not half:
                     send_append(c, 1, new, prev)
         c.sleep(0.02)
-        # If S0 has added an entry since, that one has the term and the index of this entry, so S0 takes the two for the
-        # same.
+        # If S0 has wrongly added an entry since, that entry has the same term and index as this one, so S0 takes the two for
+        # the same entry.
         command, index = f"of term {new}", len(log) + 1
         if append(c, 1, new, prev, entries(new, command), index)["term"] != new:
             wait_for_leadership(c)

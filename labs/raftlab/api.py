@@ -1,8 +1,8 @@
 """The names that ``raft.py`` and ``kv.py`` import: ``ApplyMsg``, ``Status``, ``Unknown``, ``log``, and the types of
 ``peers``, ``persister``, ``apply_ch`` and ``raft``.
 
-This module imports nothing else of the package, so that it can be read on its own. The host (the simulator's or the real
-network's) creates the objects behind ``peers``, ``persister`` and ``apply_ch``; student code sees only the types below.
+This module imports no other module of the package, so that it can be read on its own. The host of the simulator or of the
+real network creates the objects behind ``peers``, ``persister`` and ``apply_ch``; student code sees only the types below.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Kind = Literal["command", "noop", "snapshot", "configuration"]
 
 @dataclass(frozen=True, slots=True)
 class ApplyMsg:
-    """One step of the replicated state machine. The service gets these in log order.
+    """One step of the replicated state machine. The service gets the steps in log order.
 
-    ``index`` and ``term`` are those of the log entry (for a snapshot: of the last entry that it covers). ``kind`` determines
-    which other field is used:
+    ``index`` and ``term`` are those of the log entry or, for a snapshot, of the last entry that it covers. ``kind``
+    determines which other field is used:
 
     - ``"command"`` (the default): ``command`` is what a client passed to ``start``;
-    - ``"noop"``: the empty entry that some leaders append when elected. It has no content, but its index is reported like
-      any other, so that the service sees no gap;
-    - ``"snapshot"``: ``snapshot`` are the bytes that were once passed to ``snapshot()`` on some server (lab 2D);
+    - ``"noop"``: the empty entry that some leaders append when they are elected. It has no content, but its index is
+      reported like any other, so that the service sees no gap;
+    - ``"snapshot"``: ``snapshot`` contains the bytes that were passed to ``snapshot()`` on some server (lab 2D);
     - ``"configuration"``: ``members`` are the voting servers from this index on (lab 2E).
     """
 
@@ -55,23 +55,24 @@ class Status:
 
 
 class Unknown(Exception):
-    """It cannot be found out whether an operation was carried out (lab 3A).
+    """There is no way to find out whether an operation was carried out (lab 3A).
 
-    A ``Clerk`` raises this if a put, append or swap was sent more than once and a server then answered ``no_session``: an
-    earlier copy may have been carried out, and the session that knew it is gone. Only the caller can decide what to do: read
-    the key, or live with it. The clerk itself goes on: its next operation begins a new session.
+    A ``Clerk`` raises this if it sent a put, append or swap more than once and a server then answered ``no_session``. An
+    earlier copy of the request may have been carried out, and the session that recorded this no longer exists. The caller
+    must decide what to do, for example read the key. The clerk can still be used: its next operation begins a new session.
     """
 
 
 class Peer(Protocol):
-    """A server as others call it. ``peers[i]`` is server ``i``; ``peers[me]`` works too."""
+    """A server that other servers can call. ``peers[i]`` is server ``i``; ``peers[me]`` works too."""
 
     def call(self, method: str, args: Any) -> Any:
-        """Call a handler of that server and wait for the reply. This can take up to 7 seconds, so hold no lock meanwhile.
+        """Call a handler of the server and wait for the reply. This can take up to 7 seconds, so hold no lock during the
+        call.
 
         Args:
             method: the name of the handler, such as ``"request_vote"``.
-            args: its argument, a dataclass. It is passed by value.
+            args: the handler's argument, a dataclass. It is passed by value.
 
         Returns:
             The reply, or ``None`` if the network lost the request or the reply. As on a real network, you cannot tell which.
@@ -89,60 +90,66 @@ class Persister(Protocol):
 
         Args:
             state: replaces the saved state.
-            snapshot: replaces the saved snapshot; ``None``: keep the old one.
+            snapshot: replaces the saved snapshot. ``None`` keeps the snapshot that was saved before.
 
         Raises:
             OSError: the disk failed, and nothing was saved.
         """
 
     def state(self) -> bytes:
-        """The state that was saved last, ``b""`` if there is none."""
+        """The state that was saved last; ``b""`` if there is none."""
 
     def snapshot(self) -> bytes:
-        """The snapshot that was saved last, ``b""`` if there is none."""
+        """The snapshot that was saved last; ``b""`` if there is none."""
 
 
 class ApplyChannel(Protocol):
-    """Takes committed entries from Raft to the service above it."""
+    """Passes committed entries from Raft to the service above it."""
 
     def put(self, msg: ApplyMsg) -> None:
-        """Pass ``msg`` to the service, and wait until it has taken it. This can be slow, so hold no lock meanwhile.
+        """Pass ``msg`` to the service, and wait until the service has taken it. This can be slow, so hold no lock during the
+        call.
 
-        Indexes must come in order. Each may come only once between two restarts of the server. The service may call
+        Pass the indexes in order, and each index only once between two restarts of the server. The service may call
         ``snapshot()`` before this returns (lab 2D).
         """
 
 
 class Raft(Protocol):
-    """A Raft server as the service on the same machine calls it (lab 3A). It is your own, or one that you were given."""
+    """The methods of a Raft server that the service on the same machine calls (lab 3A). The Raft is your own, or one that
+    you were given."""
 
     def get_state(self) -> tuple[int, bool]:
-        """The current term, and whether this server believes that it leads. Cheap: ask as often as every 50 ms."""
+        """The current term, and whether this server believes that it leads. This call is cheap, so a service may make it
+        every 50 ms."""
 
     def start(self, command: Any) -> tuple[int, int, bool]:
-        """Begin agreement on ``command``. Returns at once, but hold no lock meanwhile.
+        """Begin agreement on ``command``. Returns at once, but hold no lock during the call.
 
         Args:
             command: made of dicts, lists, strings, numbers, booleans and ``None``, as in JSON.
 
         Returns:
             The index that the command will have if it is ever committed, the term, and whether this server leads. The index
-            is -1 if it does not lead, or if it leads but takes no commands at the moment (lab 2G).
+            is -1 if the server does not lead, or if it leads but accepts no commands at the moment (lab 2G).
         """
 
     def snapshot(self, index: int, data: bytes) -> None:
-        """The log up to ``index`` is no longer needed: ``data`` has what it led to. Hold no lock meanwhile."""
+        """Tell Raft that it no longer needs the log up to ``index``, because ``data`` is the state after that index. Hold no
+        lock during the call."""
 
     def read_index(self) -> int:
-        """An index such that a read is linearizable once the service has applied it (lab 3B). Waits up to 2 seconds, so hold
-        no lock meanwhile. -1 if this server cannot find one, for example because no leader answers."""
+        """An index such that a read is linearizable once the service has applied the index (lab 3B). Returns -1 if this
+        server cannot find one, for example because no leader answers. This can take up to 2 seconds, so hold no lock during
+        the call."""
 
     def lease_index(self) -> int:
-        """The same, at once and without any message, while this server holds a lease (lab 3B). -1 if it holds none."""
+        """Like :meth:`read_index`, but returns at once and sends no message, if this server holds a lease (lab 3B). Returns
+        -1 if it holds none."""
 
 
 def _discard(topic: str, text: str) -> None:
-    """Discards log lines where there is no host, so that a ``raft.py`` that is imported by hand can call :func:`log`."""
+    """Discards log lines if there is no host, so that code that imports ``raft.py`` without raftlab can call :func:`log`."""
 
 
 # The host replaces this with its own sink when it starts.

@@ -21,12 +21,12 @@ class CommandModule(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Returns the exit code; raises one of :func:`refusals` or ``OSError``. ``arguments.cleanup``, an ``ExitStack``, is
-        closed afterwards."""
+        """Run the command. Returns the exit code; raises one of :func:`refusals` or ``OSError``. The caller then closes
+        ``arguments.cleanup``, an ``ExitStack``."""
 
 
-# By name: the command's module in raftlab.tools, and what the command does, as a phrase. Only the module of the command that
-# is given is imported, because importing all of them takes longer than many a command.
+# By name: the command's module in raftlab.tools, and a phrase that says what the command does. Only the module of the given
+# command is imported, because importing all of them takes longer than many commands run.
 COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("new", "create a folder to work in"),
     "test": ("test", "run the tests of a lab"),
@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """The exceptions whose message is a sentence for the user."""
+    """The exceptions whose message is already a sentence for the user."""
     from raftlab import labs
     from raftlab.harness.trace import BadTrace
     from raftlab.runs.names import BadName
@@ -65,8 +65,8 @@ def refusals() -> tuple[type[Exception], ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (default: that of this process). Returns the exit code; raises ``SystemExit`` where
-    argparse does."""
+    """Run the command line ``argv`` (default: the command line of this process). Returns the exit code. Raises
+    ``SystemExit`` if argparse does."""
     command_line.prepare_streams()
     command_line.end_on_signals()
 
@@ -85,7 +85,7 @@ def make_parser(complete: Container[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of the command line.
 
     Args:
-        complete: the commands whose arguments it can parse. It only lists the others.
+        complete: the commands whose arguments the parser can parse. The parser only lists the others.
     """
     parser = command_line.Parser(
         prog="raftlab", description="Learn Raft by writing it.", epilog=command_line.EXIT_CODES

@@ -1,5 +1,5 @@
-"""The common parts of the command lines of `raftlab` and `raftgrade`: the parser, the exit codes, and counting
-processors."""
+"""The common parts of the command lines of `raftlab` and `raftgrade`: the parser, the exit codes, and the handling of errors
+and signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAILED = 1
 CANNOT = 2
 """Something could not be judged, or the command line or its input was wrong."""
 INTERRUPTED = 130
-"""What a shell reports for a program that was stopped with Ctrl-C."""
+"""The exit code that a shell reports for a program that was stopped with Ctrl-C."""
 
 EXIT_CODES = (
     "exit codes: 0 everything passed; 1 something failed; 2 something could not be judged, or the command line or its "
@@ -28,7 +28,7 @@ EXIT_CODES = (
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one clear sentence instead of the whole usage."""
+    """An argument parser that reports an error in one sentence, without the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(CANNOT, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
@@ -37,14 +37,14 @@ class Parser(argparse.ArgumentParser):
 def run(
     prog: str, command: Callable[[], int], refusals: Callable[[], tuple[type[Exception], ...]], cannot_write: str
 ) -> int:
-    """Run a command and turn whatever goes wrong into one sentence on stderr.
+    """Run a command. If it raises, write one sentence about the exception to stderr.
 
     Args:
         prog: the program's name, which begins each sentence.
         command: does the work and returns the exit code.
         refusals: returns the exceptions whose message is already a sentence for the user.
-        cannot_write: begins the sentence about an ``OSError``, such as ``"the report cannot be written"``. Empty: the
-            sentence names the file that cannot be used.
+        cannot_write: the beginning of the sentence about an ``OSError``, such as ``"the report cannot be written"``. If it
+            is empty, the sentence names the file that cannot be used.
 
     Returns:
         The command's exit code, or :data:`CANNOT`, or :data:`INTERRUPTED`.
@@ -53,11 +53,11 @@ def run(
         try:
             return command()
         finally:
-            sys.stdout.flush()  # here, because Python would complain about what it cannot write when it exits
+            sys.stdout.flush()  # here, because if this fails when Python exits, Python prints an error of its own
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit:
-        raise  # here, so that --help need not ask for the refusals, which imports much
+        raise  # before `refusals` is called, which imports many modules that --help does not need
     except refusals() as exc:
         _complain(f"{prog}: {exc}")
         return CANNOT
@@ -75,8 +75,8 @@ def run(
         _complain(f"{prog}: {text}")
         return CANNOT
     except Exception:
-        # Python's own exit code for this is 1, which would say that a test failed.
-        # The traceback may quote student code.
+        # Python would exit with code 1, which means here that a test failed. The traceback may quote student code, so it
+        # must be made printable.
         _complain(f"{traceback.format_exc()}{prog}: this is a bug in {prog}, not in the code under test")
         return CANNOT
 
@@ -89,7 +89,8 @@ def _complain(text: str) -> None:
 
 
 def _discard_output(stream: TextIO) -> None:
-    """If an output cannot be written, let it lead nowhere: Python would complain when it exits."""
+    """If ``stream`` cannot be written, redirect it to the null device. Otherwise Python would print an error when it
+    exits."""
     try:
         stream.flush()
     except OSError:
@@ -99,14 +100,14 @@ def _discard_output(stream: TextIO) -> None:
 
 
 def prepare_streams() -> None:
-    """Let every output work: open those that are closed (``raftlab test >&-``), and print an escape, rather than raise,
-    when the terminal cannot show a character."""
+    """Make the standard streams usable. Open those that are closed (``raftlab test >&-``). If the terminal cannot show a
+    character, print an escape sequence instead of raising an exception."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             try:
                 os.fstat(number)
             except OSError:
-                # No file that is opened later may get this number.
+                # Open the null device with this number, so that no file that is opened later gets it.
                 null = os.open(os.devnull, os.O_RDWR)
                 if null != number:
                     os.dup2(null, number)
@@ -118,10 +119,11 @@ def prepare_streams() -> None:
 
 
 def end_on_signals() -> None:
-    """Let SIGTERM, and SIGHUP from a terminal that closes, end this process like an error: its temporary files go."""
+    """Let SIGTERM, and SIGHUP from a terminal that closes, end this process with an exception, so that its temporary files
+    are deleted."""
 
     def end(number: int, frame: object) -> NoReturn:
-        sys.exit(128 + number)  # what a shell reports for a program that a signal ended
+        sys.exit(128 + number)  # the exit code that a shell reports for a program that a signal ended
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 Feature = Literal["log", "durable", "snapshots", "membership", "pre_vote", "transfer", "service", "reads"]
-"""What servers can do once a certain lab is done. Rules, scenarios and fuzzing ask for a feature, never for a lab's name.
+"""What servers can do from a certain lab on. Rules, scenarios and fuzzing ask for a feature, never for the name of a lab.
 
 - ``log``: servers replicate a log and apply it.
 - ``durable``: servers save their state and survive a crash.
 - ``snapshots``: services take snapshots, and leaders install them.
 - ``membership``: the set of servers that vote can change.
-- ``pre_vote``: servers ask whether they would win before they start an election.
-- ``transfer``: a leader can hand its leadership to a server of the test's choice.
+- ``pre_vote``: before a server starts an election, it asks whether it would win.
+- ``transfer``: a leader can transfer its leadership to a server that the test chooses.
 - ``service``: the student's own service runs above Raft, and clerks call it.
-- ``reads``: the service answers reads that cost no entry of the log.
+- ``reads``: the service answers reads that need no log entry.
 """
 
 
@@ -28,7 +28,7 @@ class Lab:
         title: one word, such as ``"election"``.
         adds: what the student adds in this lab, as a phrase.
         methods: the methods that ``Raft`` must have from this lab on.
-        optional: those of ``methods`` that it may lack, because none or few of this lab's tests call them.
+        optional: those of ``methods`` that ``Raft`` may lack, because no test or only a few tests of this lab call them.
         features: what the servers of this lab can do, earlier labs included.
         module: the dotted name of the suite's module.
     """
@@ -109,7 +109,7 @@ LABS: dict[str, Lab] = {
             (*_WITH_MEMBERSHIP, "pre_vote", "transfer_leadership", "timeout_now"),
             frozenset({"log", "durable", "snapshots", "membership", "pre_vote", "transfer"}),
             "raftlab.suites.lab_2g",
-            # A Raft without labs 2E and 2F can have this lab, too. The tests that change members need lab 2E.
+            # A student can do this lab without labs 2E and 2F. Only the tests that change members need lab 2E.
             optional=("change_membership", "pre_vote"),
         ),
         Lab(
@@ -140,7 +140,7 @@ def find(name: str) -> Lab:
     """The lab called ``name``, in upper or lower case.
 
     Raises:
-        UnknownLab: there is none.
+        UnknownLab: there is no such lab.
     """
     lab = LABS.get(name.upper())
     if lab is None:

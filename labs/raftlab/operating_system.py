@@ -1,7 +1,7 @@
-"""What raftlab needs of the operating system: the calls that Linux has, and for each of them a portable alternative.
+"""The operations for which raftlab uses calls that only Linux has, each with a portable alternative.
 
-Only the sandbox (:mod:`raftlab.sandbox`) needs Linux itself. The alternatives are for macOS; they are tested on Linux, in
-processes from which the calls of Linux have been removed.
+Only the sandbox (:mod:`raftlab.sandbox`) needs Linux itself. The alternatives are for macOS. They are tested on Linux, in
+processes from which the Linux calls have been removed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _LENGTH = struct.Struct("!I")
 _FD = struct.Struct("i")  # a descriptor in a message
 _LONGEST_MESSAGE = 65536  # bytes
-_POLL_S = 0.005  # between two looks at something that the system cannot wait for
+_POLL_S = 0.005  # seconds between two checks of something that the system cannot wait for
 
 
 def processors() -> int:
-    """The number of processors that this process may use. On Linux it is lower than that of the machine if the CPU affinity
-    is limited."""
+    """The number of processors that this process may use. On Linux, this is less than the machine has if the CPU affinity is
+    limited."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -46,14 +46,15 @@ def message_sockets() -> tuple[socket.socket, socket.socket]:
     if not hasattr(socket, "SO_PASSCRED"):
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)  # macOS has no SOCK_SEQPACKET between processes
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # The kernel adds to each message its sender's process id in our namespace. A host in another process namespace cannot
-    # know that id.
+    # With this option, the kernel adds to each message the process id of its sender, as seen in our process namespace. A
+    # host in another process namespace does not know that id.
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     return ours, theirs
 
 
 def send_message(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
-    """Send a message with descriptors. Several processes may send on one socket: the kernel takes a short message whole."""
+    """Send a message with descriptors. Several processes may send on one socket, because the kernel does not split short
+    messages."""
     if sock.type == socket.SOCK_STREAM:
         data = _LENGTH.pack(len(data)) + data
     if fds:
@@ -67,11 +68,11 @@ def receive_message(sock: socket.socket, most_fds: int = 0) -> tuple[bytes, list
 
     Args:
         sock: one of :func:`message_sockets`.
-        most_fds: how many descriptors it may bring. Any more are closed.
+        most_fds: the maximum number of descriptors to accept with the message. Further ones are closed.
 
     Returns:
-        The message, empty if the other end is closed; its descriptors; and the id of the process that sent it, 0 if the
-        system does not say.
+        The message, empty if the other end is closed; its descriptors; and the id of the process that sent the message, 0 if
+        the system does not tell.
 
     Raises:
         ConnectionError: the other end is gone.
@@ -108,13 +109,13 @@ def _receive_exactly(sock: socket.socket, length: int) -> bytes:
 
 @functools.cache
 def _c_library() -> ctypes.CDLL:
-    """The C library. To load it makes new classes, so a process that forks does it once."""
+    """The C library. Each load creates new classes, so a process that forks loads it only once."""
     return ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent() -> bool:
-    """Ask the operating system to SIGKILL this process when its parent ends, for whatever reason. Returns whether it can do
-    that (Linux). If not, see :class:`Lifeline`."""
+    """Ask the operating system to SIGKILL this process when its parent ends for any reason. Returns whether the system can
+    do that (Linux can). If it cannot, use :class:`Lifeline`."""
     parent = os.getppid()
     try:
         _c_library().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -126,17 +127,18 @@ def die_with_parent() -> bool:
 
 
 class Lifeline:
-    """A pipe whose end tells children that this process has ended, where :func:`die_with_parent` does not work.
+    """A pipe that closes when this process ends, so that children notice it. For systems on which :func:`die_with_parent`
+    does not work.
 
     Attributes:
-        fd: the descriptor that a child keeps. It has to close all others.
+        fd: the descriptor that a child keeps. The child must close all others, in particular the other end of the pipe.
     """
 
     def __init__(self) -> None:
         self.fd, self._ours = os.pipe()
 
     def watch(self) -> None:
-        """In the child: end this process when the parent has ended."""
+        """Called in the child: end this process when the parent has ended."""
         _thread.start_new_thread(self._wait, ())
 
     def _wait(self) -> None:
@@ -146,13 +148,13 @@ class Lifeline:
 
 
 def await_orphan(pid: int, timeout: float) -> None:
-    """Wait up to ``timeout`` seconds until a process has ended whose parent has ended and that called
-    :func:`die_with_parent`."""
+    """Wait up to ``timeout`` seconds until a process has ended. Its parent must have ended already, and the process must
+    have called :func:`die_with_parent`."""
     if hasattr(os, "pidfd_open"):
         try:
             fd = os.pidfd_open(pid)
         except OSError:
-            return  # it has exited
+            return  # the process has ended
         try:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
@@ -162,7 +164,7 @@ def await_orphan(pid: int, timeout: float) -> None:
         return
     deadline = time.monotonic() + timeout
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)  # it may be too busy to notice
+        os.kill(pid, signal.SIGKILL)  # the process may be too busy to notice that its parent has ended
         while time.monotonic() < deadline:
             os.kill(pid, 0)
             time.sleep(_POLL_S)
@@ -172,10 +174,10 @@ def await_orphan(pid: int, timeout: float) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system seconds of a process so far; 0 if it is gone."""
+    """The CPU seconds (user and system) that a process has used so far; 0 if it does not exist any more."""
     try:
-        # The clock of a process's CPU time on Linux (clock_getcpuclockid). Unlike /proc/PID/stat, it does not count in
-        # hundredths of a second, and a short run takes less than one.
+        # The id of the clock of a process's CPU time on Linux (clock_getcpuclockid). /proc/PID/stat counts in hundredths of
+        # a second, and a short run takes less than one hundredth.
         return time.clock_gettime(~pid << 3 | 2)
     except OSError:
         return 0.0 if Path("/proc/self/stat").exists() else _cpu_seconds_of_ps(pid)
@@ -202,7 +204,8 @@ def _seconds(text: str) -> float:
 
 
 def children_of(pid: int) -> list[int]:
-    """The process ids of the children of a process; none if it is gone, or if the system does not say."""
+    """The process ids of the children of a process; empty if the process does not exist any more or the system does not
+    tell."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (OSError, ValueError):
@@ -213,8 +216,8 @@ def children_of(pid: int) -> list[int]:
 
 
 def open_to_append(fd: int) -> int:
-    """A new descriptor for the file of ``fd`` that can only append to it. Where there is no such thing, it can do what
-    ``fd`` can."""
+    """A new descriptor for the file of ``fd`` that can only append. On a system that does not support this, a duplicate of
+    ``fd``."""
     try:
         return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -222,7 +225,7 @@ def open_to_append(fd: int) -> int:
 
 
 def close_all_but(fds: Sequence[int]) -> None:
-    """Close all descriptors but the standard streams and ``fds``."""
+    """Close all descriptors except the standard streams and ``fds``."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if not 0 <= most < 2**31:  # macOS allows "unlimited"
         most = 1 + max(int(name) for name in os.listdir("/dev/fd"))

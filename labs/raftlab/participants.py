@@ -1,6 +1,6 @@
-"""The numbers and names of those who take part in a run: servers S0, S1, ..., and from lab 3A on clerks C0, C1, ...
+"""The numbers and names of the participants of a run: servers S0, S1, ..., and from lab 3A on clerks C0, C1, ...
 
-Servers and clerks share one space of numbers, so that the network, the trace and the protocol treat them alike.
+No server has the number of a clerk, so the network, the trace and the protocol need not distinguish servers and clerks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ def clerk(number: int) -> int:
 
 
 def is_clerk(participant: int) -> bool:
-    """Whether this number is a clerk's."""
+    """Whether this is the number of a clerk."""
     return participant >= FIRST_CLERK
 
 
 def name_of(participant: int) -> str:
-    """The name in messages and traces: ``S2``, ``C0``."""
+    """The participant's name in messages and traces, such as ``S2`` or ``C0``."""
     return f"C{participant - FIRST_CLERK}" if participant >= FIRST_CLERK else f"S{participant}"

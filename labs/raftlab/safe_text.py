@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def printable(text: str) -> str:
     """``text`` with an escape sequence in place of every unprintable character (ESC, bidi marks, lone surrogates). Newlines
-    and tabs stay. Use it on any text that a student could have written."""
+    and tabs are kept. Use this function for any text that a student could have written."""
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
 
 
@@ -37,7 +37,7 @@ def count(number: int, thing: str) -> str:
 
 
 def spans(numbers: list[int]) -> str:
-    """Numbers, sorted, with ranges of neighbours: ``3, 7–9, 12``."""
+    """The numbers in order, with three or more consecutive ones as a range: ``3, 7–9, 12``."""
     parts: list[list[int]] = []
     for number in sorted(set(numbers)):
         if parts and number == parts[-1][-1] + 1:

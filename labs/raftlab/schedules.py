@@ -1,7 +1,7 @@
-"""The schedules of the simulator: how threads are chosen and preempted in a run.
+"""The schedules of the simulator: how it chooses and preempts threads in a run.
 
-No single way of preempting finds all races, so each run uses one of several. Its seed decides which one. The trace and
-the replay command name it.
+No single schedule finds all races, so each run uses one of several. The seed of the run determines which one. The trace and
+the replay command name the schedule.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One way of preempting threads. All times are virtual seconds.
+    """One way to choose and preempt threads. All times are virtual seconds.
 
     Attributes:
         meaning: A description of the schedule, for ``--help`` and handouts.
-        point_rates: The probability of a preemption at each switch point. One value is drawn per run. Switch points
-            are compiled into student code, see :mod:`raftlab.host.preemption`.
-        point_pause: How long such a preemption lasts, on average. Half of them last no time at all: they only let other
-            threads that are ready at the same instant go first.
-        sync_rate: The probability of a preemption at each operation that threads use to work together: a lock has just
-            been released and the thread holds no other, a `wait` returns, a thread starts, a `call` begins or returns,
-            or a message has been put into `apply_ch`.
+        point_rates: The probability of a preemption at each switch point. Each run uses one of these values, chosen at
+            random. Switch points are compiled into student code, see :mod:`raftlab.host.preemption`.
+        point_pause: How long such a preemption lasts, on average. Half of these preemptions last no time: they only let
+            other threads that are ready at the same instant run first.
+        sync_rate: The probability of a preemption at each synchronization point: a lock has just been released and the
+            thread holds no other lock, a `wait` returns, a thread starts, a `call` begins or returns, or a message has been
+            put into `apply_ch`.
         sync_pause: How long such a preemption lasts, on average.
-        priorities: Each thread has a random priority. Of the threads that are ready, the one with the highest priority
-            runs. A preempted thread falls below all others.
+        priorities: Whether each thread has a random priority. If so, the ready thread with the highest priority runs, and a
+            preempted thread gets a lower priority than all others.
     """
 
     meaning: str
@@ -38,8 +38,8 @@ class Schedule:
 SCHEDULES: dict[str, Schedule] = {
     "none": Schedule("threads switch only where they wait"),
     "random": Schedule("any statement may be interrupted", point_rates=(1 / 2000, 1 / 300, 1 / 60)),
-    # In a trial, these two numbers caught the most bugs of this kind: a thread checks something, releases the lock, takes it
-    # again, and acts on the check.
+    # In a trial, these values of sync_rate and sync_pause found the most bugs of this kind: a thread checks a condition,
+    # releases the lock, takes the lock again, and relies on the condition.
     "release": Schedule(
         "threads pause after they release a lock, and around wait, start, call and put",
         point_rates=(1 / 2000,),
@@ -56,7 +56,7 @@ SCHEDULES: dict[str, Schedule] = {
         sync_pause=0.002,
         priorities=True,
     ),
-    # Longer than a message takes, shorter than an election timeout.
+    # The pauses are longer than the delay of a message, and shorter than an election timeout.
     "pauses": Schedule(
         "a few threads pause for long, as on a machine with too much to do",
         point_rates=(1 / 20_000, 1 / 5000),
@@ -66,10 +66,10 @@ SCHEDULES: dict[str, Schedule] = {
     ),
 }
 
-# No pause is longer than this many virtual seconds: a correct Raft must not lose its leader over one.
+# The maximum length of a pause, in virtual seconds. A correct Raft must not lose its leader because of one pause.
 MAX_PAUSE = 0.030
 
-# Consecutive seeds of a test take turns in this list, so that a few seeds already use every schedule.
+# Consecutive seeds of a test use consecutive schedules of this list, so that a few seeds already use every schedule.
 _TURNS = ("release", "random", "priorities", "release", "pauses", "random", "release", "none")
 
 
@@ -78,6 +78,7 @@ def of_run(seed: int, own_seed: int) -> str:
 
     Args:
         seed: The run's seed, from 0 on.
-        own_seed: A number derived from the seed's test, so that the same seed of another test has another schedule.
+        own_seed: A number derived from the name of the test, so that the same seed selects different schedules for different
+            tests.
     """
     return _TURNS[(seed + own_seed) % len(_TURNS)]

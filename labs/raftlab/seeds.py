@@ -6,11 +6,11 @@ import hashlib
 
 
 def derive(seed: int, *labels: object) -> int:
-    """Derive a 63-bit seed. More draws for one purpose never change those for another.
+    """Derive a 63-bit seed for one purpose. Drawing more numbers for one purpose never changes the numbers for another.
 
     Args:
         seed: the seed of the run.
-        labels: name the purpose, as in ``derive(seed, "link", 0, 1)``.
+        labels: the purpose, as in ``derive(seed, "link", 0, 1)``.
     """
     text = "/".join(map(str, (seed, *labels)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

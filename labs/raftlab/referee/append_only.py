@@ -1,9 +1,9 @@
 """Leader Append-Only: a leader adds to its own log and never removes or overwrites an entry (§5.3, Figure 3).
 
-The referee knows a leader's log only from the AppendEntries of its term: the entries, and the term at prev_log_index. All
-of these must be consistent with a single log.
+The referee knows a leader's log only from the AppendEntries of the leader's term: the entries, and the term at
+prev_log_index. All of these must be consistent with a single log.
 
-Styles it must accept: messages that are sent late, out of order or more than once; messages with many, few or no entries;
+It must accept: messages that are sent late, out of order or more than once; messages with many, few or no entries;
 entries with more fields than in Figure 2 (only the term and the command, or the members, are compared).
 """
 
@@ -18,9 +18,9 @@ from raftlab.explain.failure import Failure, LabFailure, short
 from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.configuration import Configuration, content
 
-# Stands for the command of an entry if only the entry's term is known, from prev_log_index and prev_log_term.
+# Stands for the command of an entry of which only the term is known, from prev_log_index and prev_log_term.
 UNKNOWN = object()
-# Entries of all terms that are recorded in a run: the busiest test has a hundredth of it.
+# The maximum number of entries, over all terms, that are recorded in a run: the busiest test has a hundredth of that.
 _MAX_RECORDED = 500_000
 
 
@@ -29,11 +29,11 @@ class AppendOnly(Invariant):
 
     Attributes:
         logs: ``logs[term][index]`` is the (term, command) of an entry in the log of the leader of ``term``.
-        leaders: the leader of each term, by its AppendEntries.
-        new_indexes: the indexes that the latest AppendEntries added to ``logs``.
-        last_indexes: by term, the last index in ``logs[term]``; 0 for an empty log.
-        own_indexes: by term, the indexes in ``logs[term]`` of the entries of that same term, in order.
-        configurations: by term, the entries in ``logs[term]`` that are configurations, by index.
+        leaders: The leader of each term, known from its AppendEntries.
+        new_indexes: The indexes that the latest AppendEntries added to ``logs``.
+        last_indexes: By term, the last index in ``logs[term]``; 0 for an empty log.
+        own_indexes: By term, the indexes in ``logs[term]`` of the entries of that same term, in order.
+        configurations: By term, the entries in ``logs[term]`` that are configurations, by index.
     """
 
     def __init__(self, durable: bool) -> None:

@@ -1,10 +1,10 @@
-"""State Machine Safety: servers apply every index in order, and the same command at the same index (§5.4.3, Figure 3);
-a snapshot that is applied is one that a service took, complete and unchanged (§7).
+"""State Machine Safety: servers apply every index in order, and the same command at the same index (§5.4.3, Figure 3).
+A snapshot that is applied must be one that a service took, complete and unchanged (§7).
 
 The referee checks what servers put into ``apply_ch``.
 
-Styles it must accept: a restarted server that applies everything again from index 1 (or from its snapshot); no-op
-entries, which have no command but take up an index; a snapshot that skips indexes.
+It must accept: a restarted server that applies everything again from index 1 (or from its snapshot); no-op entries,
+which have no command but take up an index; a snapshot that skips indexes.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ class StateMachineSafety(Invariant):
 
     Attributes:
         values: ``values[index]`` is the (kind, command or members) that every server must apply at ``index``.
-        last_applied: the last index that each server has applied in its present incarnation.
-        term: the term of that entry.
-        servers_at: ``servers_at[index]`` are the servers that have applied ``index`` in their present incarnations.
-        snapshots: ``snapshots[index]`` are the bytes of the snapshot up to ``index`` that the judge's own services take.
+        last_applied: The last index that each server has applied in its current incarnation.
+        term: For each server, the term of the entry at that index.
+        servers_at: ``servers_at[index]`` are the servers that have applied ``index`` in their current incarnations.
+        snapshots: ``snapshots[index]`` are the bytes of the snapshot up to ``index`` that the judge's own services
+            take.
     """
 
     def __init__(self) -> None:
         self.values: dict[int, tuple[str, Any]] = {}
         self._first_server: dict[int, int] = {}
         self.last_applied: dict[int, int] = {}
-        self._restarted: set[int] = set()  # the servers that are in a later incarnation than their first
+        self._restarted: set[int] = set()  # the servers that have restarted at least once
         self.term: dict[int, int] = {}
         self.servers_at: dict[int, set[int]] = {}
         self.snapshots: dict[int, bytes] = {}
-        # By index: the snapshots that students' services have taken. Those of two servers may differ.
+        # By index: the snapshots that students' services have taken. Two servers' snapshots may differ.
         self._of_services: dict[int, set[bytes]] = {}
         self._highest = 0  # the last index that any server has applied
 
     def service_took(self, index: int, data: bytes) -> bool:
-        """A student's service takes a snapshot up to ``index`` (lab 3A). Only entries that some server has applied can be in
-        it: bytes that claim to hold more are no snapshot. Returns whether these bytes are kept, and were not before."""
+        """Record that a student's service takes a snapshot up to ``index`` (lab 3A). A snapshot can contain only
+        entries that some server has applied. Bytes that claim to contain more are not recorded. Returns whether the
+        bytes were newly recorded."""
         taken = self._of_services.setdefault(index, set()) if index <= self._highest else {data}
         if data in taken:
             return False

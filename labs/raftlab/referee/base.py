@@ -1,9 +1,9 @@
 """The base class of the referee's rules.
 
-A rule (:class:`Invariant`) sees messages and calls of the student's API, never fields of the student's objects, so it can
-judge any implementation. It raises :class:`~raftlab.explain.failure.LabFailure` as soon as the rule is broken, before the
-effects of the bug show elsewhere. Each file begins with the rule and the correct styles that it must accept, because a false
-alarm is the worst bug that raftlab can have.
+A rule (:class:`Invariant`) sees messages and calls of the student's API, never fields of the student's objects, so it
+can judge any implementation. It raises :class:`~raftlab.explain.failure.LabFailure` as soon as the rule is broken,
+before the effects of the bug show elsewhere. Each file begins with the rule and with the correct behaviour that it must
+accept, because a false alarm is the worst bug that raftlab can have.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Message = dict[str, Any]
 
 
 class Invariant:
-    """One rule. Each method below is called when its event happens; by default it does nothing.
+    """One rule. Each method below is called when its event happens. By default, the methods do nothing.
 
     ``method`` is the name of an RPC, such as ``"append_entries"``; ``args`` and ``reply`` are its decoded fields.
     """
@@ -57,9 +57,9 @@ def broken(rule: Rule, text: str, servers: frozenset[int] | None = None) -> LabF
     """The failure to raise when ``rule`` is broken.
 
     Args:
-        rule: the broken rule.
-        text: one sentence: what was expected and what was observed.
-        servers: the servers whose last events are shown; ``None`` stands for all.
+        rule: The broken rule.
+        text: One sentence: what was expected and what was observed.
+        servers: The servers whose last events are shown; ``None`` means all servers.
     """
     failure = LabFailure(Failure("invariant", text, rule))
     failure.servers = servers

@@ -1,16 +1,18 @@
-"""Commit by majority: an entry of the leader's own term is committed once a majority stores it, and commits all entries
-before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, only members count towards the majority; under C_old,new a
+"""Commit by majority: an entry of the leader's own term is committed once a majority stores it, and so are all entries
+before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, only members count towards the majority. Under C_old,new a
 majority of each of the two sets is needed (§6).
 
-The referee checks this: an index may be applied only after some leader, for an entry of its own term at that index or after
-it, got successful replies to AppendEntries of that term from enough servers to be a majority together with the leader.
-The configuration that counts is the latest one in that leader's log, as far as its messages show it.
+The referee checks this: an index may be applied only once some leader can have committed it. That is so once servers
+have answered the leader's AppendEntries with success for an entry of the leader's own term, at that index or a later
+one, and these servers together with the leader are a majority. The configuration that counts is the latest one in that
+leader's log, as far as the leader's messages show it.
 
-Styles it must accept: leaders that commit on heartbeats, in batches, or entries of many terms at once with a no-op entry;
-followers that learn of the commit before the leader applies the entry; followers that agree only up to their commit index,
-and take the rest of the message later; restarted servers that apply everything again. With
-configurations: entries counted under a configuration that was appended after them, even one that is not sent yet; leaders
-that do not know the newest configuration; a single member, which commits without sending anything.
+It must accept: leaders that commit on heartbeats, in batches, or entries of many terms at once with a no-op entry;
+followers that learn of the commit before the leader applies the entry; followers that agree only up to their commit
+index and take the rest of the message later; restarted servers that apply everything again. With configurations, it
+must also accept: entries counted under a configuration that was appended after them, even if that configuration has not
+been sent yet; leaders that do not know the newest configuration; a single member, which commits without sending
+anything.
 """
 
 from __future__ import annotations
@@ -33,22 +35,23 @@ class Commit(Invariant):
     Attributes:
         match_index: ``match_index[term][server]`` is the last index that the leader of ``term`` may know to be on
             ``server``.
-        committed_upto: every index up to this one is committed.
-        commits: each commit as (term, index, servers): the leader's term, the index of the entry of that term that was
-            counted, and the servers that stored it.
-        committed_configurations: by index; index 0 has the initial one. Some may be missing after a snapshot.
-        sent_configurations: those that a leader has sent, by index and term.
-        applied_upto: the last index that any service has applied.
-        requested: the members that the test has asked for. A leader may act on a request before it sends anything.
+        committed_upto: Every index up to this one is committed.
+        commits: Each commit as (term, index, servers): the leader's term, the index of the entry of that term that was
+            counted, and the servers that stored this entry.
+        committed_configurations: The committed configurations by index; index 0 has the initial one. Some may be
+            missing after a snapshot.
+        sent_configurations: The configurations that leaders have sent, by index and term.
+        applied_upto: The last index that any service has applied.
+        requested: The members that the test has asked for. A leader may act on a request before it sends anything.
     """
 
     def __init__(self, members: Collection[int], append_only: AppendOnly, commit_bound: CommitBound) -> None:
         self._append_only = append_only
         self._commit_bound = commit_bound
         self.match_index: dict[int, dict[int, int]] = {}
-        # The same, without what a success may not mean (see commit_bound.py).
+        # Like match_index, but without the entries that a success may leave out (see commit_bound.py).
         self._certain: dict[int, dict[int, int]] = {}
-        # By term: the highest commit index that its leader has sent.
+        # By term: the highest commit index that the term's leader has sent.
         self._leader_commit: dict[int, int] = {}
         self._recorded_upto = 0
         self.committed_upto = 0
@@ -91,7 +94,8 @@ class Commit(Invariant):
             self._record(server, msg)
 
     def _check(self, server: int, msg: ApplyMsg) -> None:
-        """Fail if no leader can have committed the index of ``msg``. Otherwise it is committed, and more may be."""
+        """Fail if no leader can have committed the index of ``msg``. Otherwise, note that this index is committed, and
+        perhaps later ones."""
         configuration = self.configuration_at(msg.index)
         if len(configuration.voters) == 1:
             self.committed_upto = msg.index  # a single member commits without sending anything that could be checked
@@ -105,8 +109,8 @@ class Commit(Invariant):
 
     def _record(self, server: int, msg: ApplyMsg) -> None:
         """Record the commit that let ``server`` apply ``msg``. Unlike :meth:`_check`, this counts only copies that are
-        certain. A leader may send an entry before it has saved it (dissertation, 10.2.1), so its own copy is certain only
-        up to the index that it has committed."""
+        certain. A leader may send an entry before it has saved the entry (dissertation, 10.2.1), so the leader's own
+        copy is certain only up to the index that the leader has committed."""
         applied = self._recorded_upto = msg.index
         configuration = self.configuration_at(applied)
         if len(configuration.voters) == 1:
@@ -117,7 +121,7 @@ class Commit(Invariant):
                 continue
             own = max(self._leader_commit.get(term, 0), applied if server == leader else 0)
             index = self._possible_commit(term, applied, configuration, certain, own)
-            # What the leader has committed is certain; that it may have committed more is not.
+            # Entries that the leader has committed are certain. It is not certain that it has committed more.
             index = self._last_own(term, min(index, own))
             if index >= applied:
                 self._recorded_upto = index
@@ -126,8 +130,8 @@ class Commit(Invariant):
                 return
 
     def copies(self, index: int) -> set[int]:
-        """The servers that can have stored the entry at ``index``: those that have acknowledged it to some leader, and
-        leaders that have sent it."""
+        """The servers that can have stored the entry at ``index``: servers that have acknowledged it to some leader,
+        and leaders that have sent it."""
         stored = {who for matched in self.match_index.values() for who, upto in matched.items() if upto >= index}
         return stored | {
             self._append_only.leaders[term] for term, log in self._append_only.logs.items() if index in log
@@ -144,11 +148,11 @@ class Commit(Invariant):
         """The last entry of its own term that the leader of ``term`` knows to be on a majority (§5.4.2).
 
         Args:
-            term: the leader's term.
-            configuration: the servers of which a majority is needed.
-            before: only indexes below this one are considered.
-            matched: the last index on each server; ``None``: as ``match_index`` says.
-            own: the last index of the leader's own log that counts; ``None``: all that it has sent.
+            term: The leader's term.
+            configuration: The servers of which a majority is needed.
+            before: Only indexes below this one are considered.
+            matched: The last index on each server; ``None``: as in ``match_index``.
+            own: The last index of the leader's own log that counts; ``None``: the last one that it has sent.
 
         Returns:
             The entry's index, or 0 if there is none.
@@ -174,17 +178,18 @@ class Commit(Invariant):
         """The last index that the leader of ``term`` may have committed; 0 if it cannot have committed index ``at``.
 
         Args:
-            term: the leader's term.
-            at: the index.
-            configuration: the configuration before ``at``.
-            matched: as for :meth:`own_term_majority_index`.
-            own: as for :meth:`own_term_majority_index`.
+            term: The leader's term.
+            at: The index.
+            configuration: The configuration before ``at``.
+            matched: As for :meth:`own_term_majority_index`.
+            own: As for :meth:`own_term_majority_index`.
         """
         log = self._append_only.logs.get(term, {})
         since = max(index for index in self.committed_configurations if index <= at)
         if at in log and isinstance(log[at][1], Configuration):
             since, configuration = at, log[at][1]
-        # A later configuration that is certainly in the leader's log replaces those before it. Others may be in that log.
+        # Later configurations that are certainly in the leader's log replace earlier ones. Others may be in that log,
+        # too.
         known = self._append_only.configurations[term]
         later = {index: known[index] for index in known if index > at}
         last = configuration
@@ -198,7 +203,7 @@ class Commit(Invariant):
             if index > at and of_term <= term and (index not in log or log[index][0] == of_term):
                 others.append(other)
         if last.old:
-            # C_new may be in the leader's log without having been sent, but only once C_old,new is committed.
+            # The leader's log may contain a C_new that has not been sent, but only after C_old,new was committed.
             if (
                 since <= self.committed_upto
                 or self.own_term_majority_index(term, last, matched=matched, own=own) >= since
@@ -213,7 +218,8 @@ class Commit(Invariant):
         return counted if counted >= at else 0
 
     def _configuration_applied_by(self, msg: ApplyMsg, members: frozenset[int]) -> Configuration:
-        """The configuration behind ``msg``. A service gets one set of members; the entry says whether it is C_old,new."""
+        """The configuration that ``msg`` applies. ``msg`` has one set of members; the entry shows whether it is
+        C_old,new."""
         there = {term: known for (index, term), known in self.sent_configurations.items() if index == msg.index}
         same = {term: known for term, known in there.items() if members in (known.voters, known.members)}
         if msg.term in same:
@@ -221,7 +227,8 @@ class Commit(Invariant):
         return same[max(same)] if same else Configuration(members)
 
     def _too_early(self, server: int, index: int, configuration: Configuration) -> Exception:
-        # For each term, the servers that have acknowledged the entry to its leader, and the leader, which may have it.
+        # For each term: the servers that have acknowledged the entry to its leader, and the leader itself, which may
+        # have it.
         copies = [
             configuration.voters
             & {self._append_only.leaders.get(term, -1), *(who for who, upto in matched.items() if upto >= index)}

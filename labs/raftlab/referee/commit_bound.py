@@ -1,8 +1,8 @@
 """The last index that each server may know to be committed. This is not a rule, but a record that other rules use.
 
-A follower may answer an AppendEntries that begins before its commit index with "I agree up to my commit index", and leave
-the entries after that index for a later message. In the reply this is a success, so such a success proves nothing about
-those entries. The referee does not know a server's commit index, but it knows an upper bound.
+A follower may answer an AppendEntries that begins before its commit index with "I agree up to my commit index", and
+leave the entries after that index for a later message. The reply still says success, so such a success proves nothing
+about those entries. The referee does not know a server's commit index, but it knows an upper bound of it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ class CommitBound(Invariant):
     """The record.
 
     Attributes:
-        bound: the highest index that each server may know to be committed, also after restarts, as a server may save it.
+        bound: The highest index that each server may know to be committed. Restarts do not lower it, because a server
+            may save its commit index.
     """
 
     def __init__(self) -> None:
         self.bound: Counter[int] = Counter()
 
     def is_certain(self, server: int, args: Message) -> bool:
-        """Whether a success of ``server`` means that it has every entry of this AppendEntries."""
+        """Whether a success from ``server`` means that the server has every entry of this AppendEntries."""
         return bool(args["prev_log_index"] >= self.bound[server])
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
@@ -39,7 +40,7 @@ class CommitBound(Invariant):
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
-            self._raise(caller, args["prev_log_index"] + len(args["entries"]))  # a leader commits nothing beyond this
+            self._raise(caller, args["prev_log_index"] + len(args["entries"]))  # no leader commits beyond this
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
         self._raise(server, msg.index)

@@ -1,11 +1,12 @@
 """Leader Completeness: an entry committed in one term is in the log of every leader of a later term (§5.4, Figure 3).
 
-The referee checks three things: the last index and term that a winning candidate named in its RequestVote; the entries in a
-leader's messages; and votes for candidates whose log ends before a committed entry that the voter has stored. If a server
-has restarted since it stored that entry, and has shown no sign of it since, the failure is about what survives a restart.
+The referee checks three things: the last index and term that a winning candidate named in its RequestVote; the entries
+in a leader's messages; and votes for candidates whose log ends before a committed entry that the voter has stored. If a
+server has restarted since it stored that entry, and nothing has shown since then that it still has the entry, the
+failure mentions the restart.
 
-Styles it must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in a term no
-later than that of the commit, since the voter may have decided before it stored the entry.
+It must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in the term of the
+commit or an earlier one, because the voter may have voted before it stored the entry.
 """
 
 from __future__ import annotations
@@ -18,28 +19,29 @@ from raftlab.referee.append_only import AppendOnly
 from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
 
-# Entries of all servers that are remembered in a run. A run in which more are stored says less, but judges the same.
+# The maximum number of entries of all servers that are remembered in a run. With more entries, failures say less about
+# restarts, but the verdicts are the same.
 _MAX_REMEMBERED = 500_000
 
 
 class Memory(Invariant):
-    """What each server had stored before it restarted, and when it had saved last. This is not a rule, but a record that
-    other rules use.
+    """What each server had stored before it restarted, and when it had last saved. This is not a rule, but a record
+    that other rules use.
 
     Args:
-        clock: returns the present time, in seconds.
+        clock: Returns the current time, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # By server: what it did with each entry, and when: "sent" it as a leader, or "acknowledged" it; in its present
-        # incarnation, and before. By index and term.
+        # What each server did with an entry, and when: as a leader it "sent" the entry, or it "acknowledged" the entry.
+        # By server, then by index and term. The first is for the current incarnation, the second for earlier ones.
         self._stored: dict[int, dict[tuple[int, int], tuple[str, float]]] = {}
         self._before: dict[int, dict[tuple[int, int], tuple[str, float]]] = {}
         self._last_save: dict[int, float] = {}
-        # By server: when it restarted last, and its last save before that; below 0 if there was none.
+        # By server: when it last restarted, and when it had last saved before that; below 0 if it had not saved.
         self._restart: dict[int, tuple[float, float]] = {}
-        # By server: the last index that it has been seen to have since then.
+        # By server: the last index that the server has been seen to have since that restart.
         self._seen: dict[int, int] = {}
         self._remembered = 0
 
@@ -73,7 +75,7 @@ class Memory(Invariant):
                 self._remembered += 1
 
     def lost(self, server: int, index: int, term: int) -> str:
-        """What a server that had an entry did not save before it restarted: the beginning of a sentence. Empty if it has
+        """The beginning of a sentence: a server had an entry, and did not save it before it restarted. Empty if it has
         saved since it had the entry, has not restarted since, or has been seen to have the entry again."""
         did, when, restart, saved = self._story(server, index, term)
         if not did or saved >= when:
@@ -83,7 +85,8 @@ class Memory(Invariant):
         return f"{text}, but it {did} it at {when:.3f} and {last}"
 
     def restarted(self, server: int, index: int, term: int) -> str:
-        """That a server has saved and restarted since it had an entry, for the end of a sentence; else empty."""
+        """The end of a sentence: a server has saved and restarted since it had an entry. Empty if it has not restarted
+        since, or has been seen to have the entry again."""
         did, _, restart, saved = self._story(server, index, term)
         return (
             f", but it has restarted since, at {restart:.3f} (its last save before that was at {saved:.3f})"
@@ -92,8 +95,8 @@ class Memory(Invariant):
         )
 
     def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
-        """What ``server`` did with an entry, and when; when it restarted, and its last save before. The first is empty if it
-        has not restarted since, or has been seen to have the entry again."""
+        """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before
+        that. The first is empty if it has not restarted since, or has been seen to have the entry again."""
         did, when = self._before.get(server, {}).get((index, term), ("", 0.0))
         if self._seen.get(server, 0) >= index:
             did = ""
@@ -101,23 +104,23 @@ class Memory(Invariant):
 
 
 class Completeness(Invariant):
-    """The rule, which uses the records of :class:`AppendOnly` and :class:`Commit`.
+    """The rule. It uses the records of :class:`AppendOnly` and :class:`Commit`.
 
     Args:
-        append_only: the record of leaders' logs.
-        commit: the record of commits.
-        memory: the record of what servers had stored before they restarted.
+        append_only: The record of leaders' logs.
+        commit: The record of commits.
+        memory: The record of what servers had stored before they restarted.
     """
 
     def __init__(self, append_only: AppendOnly, commit: Commit, memory: Memory) -> None:
         self._append_only = append_only
         self._commit = commit
         self._memory = memory
-        # By term and candidate: the servers that voted for it, in their order.
+        # By term and candidate: the servers that voted for the candidate, in the order of their votes.
         self._voters: dict[tuple[int, int], list[int]] = {}
-        # By term and candidate: the (term, index) of the last entry in its log.
+        # By term and candidate: the (term, index) of the last entry in the candidate's log.
         self._last_entries: dict[int, dict[int, tuple[int, int]]] = {}
-        # By term: how many commits were looked at, and the latest of them in an earlier term.
+        # By term: how many commits were examined, and the latest one that was made in an earlier term.
         self._earlier_commits: dict[int, tuple[int, tuple[int, int, frozenset[int]] | None]] = {}
         # The number of processed commits, and the last index that they cover.
         self._processed = 0

@@ -14,8 +14,8 @@ class Configuration:
     """The servers that vote.
 
     Attributes:
-        members: the members; under C_old,new, those of C_new.
-        old: under C_old,new (joint consensus), the members of C_old; otherwise empty. A majority of each set is needed.
+        members: The members; under C_old,new, the members of C_new.
+        old: Under C_old,new (joint consensus), the members of C_old; otherwise empty. A majority of each set is needed.
     """
 
     members: frozenset[int]
@@ -27,20 +27,20 @@ class Configuration:
 
     @property
     def groups(self) -> tuple[frozenset[int], ...]:
-        """The sets of servers; a majority of each is needed."""
+        """The sets of servers of which a majority each is needed."""
         return (self.old, self.members) if self.old else (self.members,)
 
     def has_majority(self, servers: Collection[int]) -> bool:
-        """Whether ``servers`` include more than half of each group."""
+        """Whether ``servers`` includes more than half of each group."""
         return all(2 * len(group.intersection(servers)) > len(group) for group in self.groups)
 
     def majority_index(self, match_index: dict[int, int], leader: int, leader_last: int) -> int:
         """The last index that is on a majority of each group.
 
         Args:
-            match_index: the last index known to be on each server; 0 for a server that is not in it.
-            leader: the leader. It counts only in groups that contain it.
-            leader_last: the last index of the leader's own log.
+            match_index: The last index known to be on each server; 0 for a server that is not in it.
+            leader: The leader. It counts only in groups that contain it.
+            leader_last: The last index of the leader's own log.
         """
         index = leader_last
         for group in self.groups:
@@ -65,12 +65,13 @@ def names(servers: Collection[int]) -> str:
 
 
 def content(entry: Message) -> Any:
-    """The content of an entry: a configuration, or else its command."""
+    """The content of an entry: its configuration if it is one, otherwise its command."""
     if entry.get("kind") != "configuration":
         return entry.get("command")
     return Configuration(_servers(entry.get("members")), _servers(entry.get("old_members")))
 
 
 def _servers(value: Any) -> frozenset[int]:
-    """The server numbers in a message's field. The field may hold anything; other values are ignored."""
+    """The server numbers in a message's field. The field may contain anything; values that are not integers are
+    ignored."""
     return frozenset(who for who in value if type(who) is int) if isinstance(value, list) else frozenset()

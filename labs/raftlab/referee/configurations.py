@@ -1,13 +1,14 @@
-"""Changes of the configuration: one at a time; either of one server or through C_old,new; only by a leader that has
-committed an entry of its own term; and a leader has the votes of its own configuration (§6; dissertation, 4.1 to 4.3).
+"""Changes of the configuration (§6; dissertation, 4.1 to 4.3). Changes are made one at a time, and each either changes
+one server or goes through C_old,new. Only a leader that has committed an entry of its own term may make a change. A
+leader must have the votes of its own configuration.
 
-The referee checks entries of kind "configuration" and the replies to RequestVote. It knows the configuration before an entry
-from the messages of the leader that sends the entry, or because that configuration was applied; if neither is the case, it
-does not judge the change. Whether an entry may be committed is decided as in commit.py.
+The referee checks entries of kind "configuration" and the replies to RequestVote. It knows the configuration before an
+entry from the messages of the leader that sends the entry, or because that configuration was applied. If neither is the
+case, it does not judge the change. Whether an entry may be committed is decided as in commit.py.
 
-Styles it must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a
-C_old,new that is undone by another C_old entry; a C_new that is appended on the very reply that commits C_old,new; voters
-and candidates that use a configuration that no other server knows yet; a leader that is the only member.
+It must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a C_old,new
+that another C_old entry undoes; a C_new that is appended when the very reply arrives that commits C_old,new; voters and
+candidates that use a configuration that no other server knows yet; a leader that is the only member.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from raftlab.referee.configuration import Configuration, names
 
 
 class Configurations(Invariant):
-    """The rule, which uses the records of :class:`AppendOnly` and :class:`Commit`."""
+    """The rule. It uses the records of :class:`AppendOnly` and :class:`Commit`."""
 
     def __init__(self, servers: int, append_only: AppendOnly, commit: Commit) -> None:
         self._all_servers = frozenset(range(servers))
         self._append_only = append_only
         self._commit = commit
-        # By term and candidate: the servers that voted for it, and the configurations that may be the latest in its log.
+        # By term and candidate: the servers that voted for the candidate, and the configurations that may be the latest
+        # in its log.
         self._votes: dict[tuple[int, int], set[int]] = {}
         self._may_count: dict[tuple[int, int], list[Configuration]] = {}
         self._checked_terms: set[int] = set()  # terms whose leader's votes have been checked
@@ -58,8 +60,9 @@ class Configurations(Invariant):
     # --- elections ---
 
     def _possible(self, last_index: int, last_term: int) -> list[Configuration]:
-        """The configurations that may be the latest in the log of a candidate whose log ends there. If the candidate can
-        win at all, its log has the committed ones; it may have those that were sent, or that only a leader has."""
+        """The configurations that may be the latest in the log of a candidate whose last entry has this index and term.
+        If the candidate can win at all, its log has the committed ones. It may also have others that were sent, or that
+        only a leader has."""
         commit = self._commit
         since = max((index for index in commit.committed_configurations if index <= last_index), default=0)
         possible = [commit.committed_configurations[since]]
@@ -77,7 +80,7 @@ class Configurations(Invariant):
     def _check_votes(self, leader: int, term: int) -> None:
         possible = self._may_count.get((term, leader))
         if possible is None:
-            return  # it asked for no votes: a single member
+            return  # a single member, which asks nobody for votes
         votes = self._votes.get((term, leader), {leader})
         if not any(configuration.has_majority(votes) for configuration in possible):
             committed = possible[0]

@@ -1,11 +1,11 @@
 """Save before you answer: what a reply promises is saved before the reply is sent (Figure 2, State). From lab 2C on.
 
-The format of the saved bytes is the student's choice, so the referee cannot read them. It checks only this: a promise that
-a server could not have made before some request arrived needs a save after that arrival. Such promises are a vote for a
-candidate, and a success for entries that the server did not have before.
+The format of the saved bytes is the student's choice, so the referee cannot read them. It checks only this: if a server
+could not have made a promise before some request arrived, it must save after that arrival and before it makes the
+promise. Such promises are a vote for a candidate, and a success for entries that the server did not have before.
 
-Styles it must accept: one save for many promises; saves by a thread other than the one that answers; the same promise
-again without another save; entries that the server had before, as a leader or in a snapshot; a follower that takes nothing
+It must accept: one save for many promises; saves by a thread other than the one that answers; the same promise again
+without another save; entries that the server had before, as a leader or in a snapshot; a follower that takes nothing
 from a message that begins before its commit index, and says so.
 """
 
@@ -24,11 +24,11 @@ class Durable(Invariant):
     def __init__(self, commit_bound: CommitBound) -> None:
         self._commit_bound = commit_bound
         self._saves: Counter[int] = Counter()
-        # The server's number of saves when a request first arrived: for a vote by (server, term, candidate), for an entry
-        # by server and (index, term). -1 for an entry that the server itself sent as a leader.
+        # How many saves the server had made when a request first arrived: for a vote by (server, term, candidate), for
+        # an entry by server and (index, term). -1 for an entry that the server itself sent as a leader.
         self._votes: dict[tuple[int, int, int], int] = {}
         self._entries: dict[int, dict[tuple[int, int], int]] = {}
-        # By server: the highest last_included_index of the snapshots of which at least a part has arrived.
+        # By server: the highest last_included_index of all snapshots of which at least a part has arrived.
         self._covered: Counter[int] = Counter()
 
     def saved(self, server: int) -> None:

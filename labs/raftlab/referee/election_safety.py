@@ -3,9 +3,9 @@
 For the referee, a server leads term T if it sends AppendEntries (or InstallSnapshot) of term T, or if its ``get_state``
 or ``start`` reports that it leads T.
 
-Styles it must accept: a deposed leader that sends a message of its old term late (it did lead that term); leaders that
-never send an empty heartbeat; a leader that is cut off and still believes that it leads. Before lab 2C a restarted server
-may have forgotten its terms, so the referee forgets which terms that server led.
+It must accept: a deposed leader that sends a message of its old term late (it did lead that term); leaders that never
+send an empty heartbeat; a leader that is cut off and still believes that it leads. Before lab 2C a restarted server may
+have forgotten its terms, so the referee forgets which terms that server led.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class ElectionSafety(Invariant):
 
     def booted(self, server: int, incarnation: int) -> None:
         if incarnation > 1 and not self._durable:
-            # The server may lead the same terms again, or another server may. Other servers' terms still count.
+            # The server may lead the same terms again, or another server may lead them. The terms of other servers
+            # still count.
             self._leaders = {term: leader for term, leader in self._leaders.items() if leader != server}
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:

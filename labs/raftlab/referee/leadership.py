@@ -2,16 +2,16 @@
 
 For the referee, a server leads term T if it sends AppendEntries or InstallSnapshot of term T, or if its ``get_state``
 reports that it leads T. (Tests judge what ``start`` reports.) A leader counts as having voted for itself; any other server
-votes for it by answering its RequestVote of term T with ``vote_granted``. So a server that was chosen through a file or
-shared memory, and not by votes, breaks this rule as soon as it leads.
+votes for it by answering its RequestVote of term T with ``vote_granted``. So if a server was chosen through a file or
+shared memory, and not by votes, it breaks this rule as soon as it leads.
 
-The configuration may have changed (lab 2E), and a leader may use one that no other server knows yet. So a majority of any
-configuration that was committed, sent or requested is enough; configurations.py is stricter.
-A test that plays servers checks the votes itself.
+The configuration may have changed (lab 2E), and a leader may use one that no other server knows yet. So a majority of
+any configuration that was committed, sent or requested is enough; configurations.py is stricter. If a test plays
+servers, it checks the votes itself.
 
-Styles it must accept: a cluster of one, and a leader that is the only member, which ask nobody; votes whose replies are
-still under way, lost or delivered twice; a voter that crashed after it answered; a deposed leader that sends a message of
-its old term late; a leader whose first message is late, so that ``get_state`` comes first. Before lab 2C a restarted
+It must accept: a cluster of one, and a leader that is the only member, which ask nobody; votes whose replies are still
+in flight, lost or delivered twice; a voter that crashed after it answered; a deposed leader that sends a message of its
+old term late; a leader whose first message is late, so that ``get_state`` comes first. Before lab 2C, a restarted
 server may be elected in an old term again. Its votes from before the crash still count then, so this rule may overlook
 missing votes.
 """
@@ -30,18 +30,18 @@ class Leadership(Invariant):
     """The rule that leaders are elected.
 
     Args:
-        members: the servers that vote initially.
-        commit: the record of later configurations; ``None`` if there can be none.
+        members: The servers that vote initially.
+        commit: The record of later configurations; ``None`` if there can be none.
     """
 
     def __init__(self, members: Collection[int], commit: Commit | None) -> None:
         self._initial = Configuration(frozenset(members))
         self._commit = commit
         self._votes: dict[tuple[int, int], set[int]] = {}  # by term and candidate
-        self._pre_votes: dict[tuple[int, int], set[int]] = {}  # the same; they count for nothing
+        self._pre_votes: dict[tuple[int, int], set[int]] = {}  # by term and candidate; they do not count as votes
         self._given = {"request_vote": self._votes, "pre_vote": self._pre_votes}
-        self._asked: set[tuple[int, int]] = set()  # terms in which servers have asked for votes
-        self._elected: set[tuple[int, int]] = set()  # terms and servers that were checked
+        self._asked: set[tuple[int, int]] = set()  # terms in which some server has asked for votes
+        self._elected: set[tuple[int, int]] = set()  # terms and servers that have been checked
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method in self._given and reply["vote_granted"]:

@@ -1,10 +1,10 @@
 """Log Matching: entries with the same index and term have the same command, and so do all entries before them (§5.3,
 Figure 3).
 
-The referee checks this for the entries that leaders send (see append_only.py): each (index, term) has the same command and
-the same preceding term in every log.
+The referee checks this for the entries that leaders send (see append_only.py): in every log, the entry at (index, term)
+has the same command, and the entry before it has the same term.
 
-Styles it must accept: any way to split a log into messages; no-op entries.
+It must accept: any way to split a log into messages; no-op entries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class LogMatching(Invariant):
-    """The rule, which uses the logs that :class:`AppendOnly` has recorded."""
+    """The rule. It uses the logs that :class:`AppendOnly` has recorded."""
 
     def __init__(self, append_only: AppendOnly) -> None:
         self._append_only = append_only

@@ -1,13 +1,14 @@
 """One vote per term: a server gives its vote to at most one candidate in any one term (Figure 2, RequestVote 2; §5.2).
 
-For the referee, S votes for C in term T if S answers a RequestVote of term T with ``vote_granted``. S votes for itself if
-it asks for votes in T or leads T. Having asked binds S only until it restarts: a candidate may send its requests before its
-own vote is durable, as long as it does not count that vote, and a crash before that ends the candidacy.
+For the referee, S votes for C in term T if S answers a RequestVote of term T with ``vote_granted``. S votes for itself
+if it asks for votes in T or leads T. If it only asked for votes, this binds S only until it restarts. A candidate may
+send its requests before its own vote is durable, as long as it does not count that vote. If it crashes before the vote
+is durable, the candidacy ends.
 
-Styles it must accept: the same vote granted again to the same candidate (a repeated or duplicated request); a reply whose
-own ``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer twice; a
-candidate whose requests leave before its own vote is saved, and which crashes in between. Before lab 2C nothing has to
-survive a restart, so votes count per incarnation.
+It must accept: the same vote granted again to the same candidate (a repeated or duplicated request); a reply whose own
+``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer twice; a
+candidate that sends its requests, and crashes before its own vote is saved. Before lab 2C nothing has to survive a
+restart, so votes count per incarnation.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ class OneVote(Invariant):
         self._durable = durable
         # By server and term: the candidate, and the incarnation in which the vote was granted.
         self._votes: dict[tuple[int, int], tuple[int, int]] = {}
-        # By server: the terms in which it asked for votes in its present incarnation and has not led so far.
+        # By server: the terms in which the server has asked for votes in its current incarnation, but has not led yet.
         self._asked: dict[int, set[int]] = {}
         self._incarnations: dict[int, int] = {}
-        # By server and term: what happened after it voted, for the failure's sentence only.
+        # By server and term: what happened after the server voted. Used only for the failure's sentence.
         self._since: dict[tuple[int, int], str] = {}
 
     def booted(self, server: int, incarnation: int) -> None:
@@ -69,7 +70,8 @@ class OneVote(Invariant):
             self._vote(server, args["term"], caller, reply["term"])
 
     def _vote(self, server: int, term: int, candidate: int, now: int = 0) -> None:
-        """``server`` votes for ``candidate`` in ``term``. Its own term is ``now`` by then, if it says so."""
+        """Record that ``server`` votes for ``candidate`` in ``term``. ``now`` is its own term in the reply; 0 if
+        unknown."""
         incarnation = self._incarnations.get(server, 0)
         first, given = self._votes.setdefault((server, term), (candidate, incarnation))
         if first != candidate:

@@ -1,13 +1,14 @@
 """A pre-vote changes no term and no vote (dissertation, 9.6). From lab 2F on.
 
-The referee checks a server's term in get_state, in its requests and in its replies. The term may grow for three reasons
-only: the server has received that term in another server's request or reply; it starts an election in that term, with the
-pre-votes of a majority; or a leader of the term before has told it to stand (TimeoutNow, lab 2G). The term of a pre-vote
-request is not any server's term yet, so receiving it is not a reason.
+The referee checks a server's term in get_state, in its requests and in its replies. The term may grow only for one of
+three reasons: the server has received that term in another server's request or reply; it starts an election in that
+term, with the pre-votes of a majority; or the leader of the previous term has told it to start an election (TimeoutNow,
+lab 2G). No server is in the term of a pre-vote request yet, so receiving such a request is not a reason.
 
-Styles it must accept: replies to a pre-vote with either the requested term or the server's own; candidates that ask more
-than once, or ask only some servers; a single member, which asks no one; configurations that the others do not know yet. Lab
-2G does not need lab 2F: there the rule holds once a server has asked for a pre-vote, as all do before the first election.
+It must accept: replies to a pre-vote with either the requested term or the server's own; candidates that ask more than
+once, or ask only some servers; a single member, which asks no one; configurations that the others do not know yet. Lab
+2G does not need lab 2F. In lab 2G the rule holds once a server has asked for a pre-vote: a server that uses pre-votes
+asks before the first election.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ class PreVote(Invariant):
     """The rule that a pre-vote changes nothing.
 
     Args:
-        commit: the record of configurations.
-        required: whether servers must ask for pre-votes. Otherwise the rule holds once one of them has asked.
+        commit: The record of configurations.
+        required: Whether servers must ask for pre-votes. Otherwise the rule holds once one of them has asked.
     """
 
     def __init__(self, commit: Commit, required: bool) -> None:
         self._commit = commit
         self._holds = required
         self._received: dict[int, int] = {}  # the highest term that each server may be in
-        # By candidate and term: the servers that granted a pre-vote.
+        # By candidate and term: the servers that granted the candidate a pre-vote.
         self._granted: dict[tuple[int, int], set[int]] = {}
 
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
@@ -41,7 +42,7 @@ class PreVote(Invariant):
 
     def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
         if method != "pre_vote":
-            # A server that was told to stand may save the next term, crash, and be in it after a restart.
+            # A server that received TimeoutNow may save the next term, crash, and be in that term after a restart.
             self._receive(server, args["term"] + (method == "timeout_now"))
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:

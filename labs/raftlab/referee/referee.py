@@ -29,18 +29,18 @@ class Referee(Invariant):
     """All rules of a lab.
 
     Args:
-        lab: the lab's name, such as ``"2D"``.
-        servers: number of servers in the cluster.
-        scripted: whether some of them are scripted servers. Their logs and commits come from the test and not from Raft,
+        lab: The lab's name, such as ``"2D"``.
+        servers: The number of servers in the cluster.
+        scripted: Whether some of the servers are scripted. Their logs and commits come from the test and not from Raft,
             so only rules about a single server apply.
-        members: the initial configuration; ``None`` for all servers.
-        features: those that this run needs besides the lab's (lab 3A).
-        clock: returns the present time in seconds, for the words of failures; no verdict depends on it.
+        members: The initial configuration; ``None`` means all servers.
+        features: The features that this run needs besides the lab's own (lab 3A).
+        clock: Returns the current time in seconds, for the text of failures. No verdict depends on it.
 
     Attributes:
-        applies: the record of applied entries and snapshots.
-        commit: the record of commits; ``None`` before lab 2B and with scripted servers.
-        leadership: the record of votes; ``None`` with scripted servers.
+        applies: The record of applied entries and snapshots.
+        commit: The record of commits; ``None`` before lab 2B and with scripted servers.
+        leadership: The record of votes; ``None`` with scripted servers.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Referee(Invariant):
         if has("transfer"):
             rules.append(ElectionOnRequest())
         if has("log") and not scripted:
-            # The order matters: a rule uses the records of the rules before it.
+            # The order matters, because a rule uses the records of the rules before it.
             append_only = AppendOnly(durable)
             commit = Commit(range(servers) if members is None else members, append_only, commit_bound)
             memory = Memory(clock)
@@ -85,11 +85,11 @@ class Referee(Invariant):
         if not scripted:
             voters = range(servers) if members is None else members
             self.leadership = Leadership(voters, self.commit if has("membership") else None)
-            # A server that leads without votes is a more telling failure than two leaders. With changes of the members, the
-            # rule needs what those before it have recorded.
+            # This rule comes first if it can: a server that leads without votes is a clearer failure than two leaders.
+            # If the members can change, this rule needs the records of the others.
             rules.insert(len(rules) if has("membership") else 0, self.leadership)
         rules.append(self.applies)
-        # Pass an event only to the rules that watch it, since this runs for every message of every run.
+        # Pass an event only to the rules that watch it, because this runs for every message of every run.
         for hook in (
             "booted",
             "sent",

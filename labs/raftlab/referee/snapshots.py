@@ -1,9 +1,9 @@
-"""Snapshots that leaders send: a leader sends a snapshot that a service took, under its index, in chunks (§7, Figure 13).
+"""Snapshots that leaders send: the bytes of a snapshot that a service took at that index, in chunks (§7, Figure 13).
 
-The referee checks InstallSnapshot: a service took a snapshot at this index, the data is that snapshot's bytes at the offset,
-and done is set only with the last bytes.
+The referee checks three things about InstallSnapshot: a service took a snapshot at this index; the data is that
+snapshot's bytes at the offset; and done is set only with the last bytes.
 
-Styles it must accept: chunks of any size up to the lab's limit, in any order, repeated, and started over.
+It must accept: chunks of any size up to the lab's limit, in any order, repeated, and started over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Snapshots(Invariant):
         index, offset, data = args["last_included_index"], args["offset"], args["data"]
         taken = self._applies.snapshots_at(index)
         where = f"at offset {offset} of the snapshot up to index {index}"
-        # Snapshots of different servers may differ. The follower checks that it gets all chunks of one.
+        # Different servers' snapshots may differ. The follower checks that all its chunks belong to the same snapshot.
         fitting = [whole for whole in taken if whole[offset : offset + len(data)] == data]
         if not taken:
             text = "expected a snapshot that some service has taken, but"

@@ -1,10 +1,10 @@
-"""Terms only grow: a server's term never goes back (Figure 2, State; §5.1), from lab 2C on not even in a restart.
+"""Terms only grow: a server's term never goes back (Figure 2, State; §5.1). From lab 2C on, not even in a restart.
 
-The referee compares successive calls of ``get_state`` that do not overlap. Requests prove nothing, because a thread may send
-a message of an older term late. After a restart, the term must be at least the highest one in the server's replies, since
-Figure 2 requires a term to be saved before a reply is sent.
+The referee compares successive calls of ``get_state`` that do not overlap. Requests prove nothing, because a thread may
+send a message of an older term late. After a restart, the term must be at least the highest one in the server's earlier
+replies, because Figure 2 requires a server to save its term before it sends a reply.
 
-Styles it must accept: a ``get_state`` that returns the current term before it is saved; replies to a pre-vote that name the
+It must accept: a ``get_state`` that returns the current term before it is saved; replies to a pre-vote that name the
 requested term, which no server may ever be in.
 """
 
@@ -19,7 +19,8 @@ class Terms(Invariant):
 
     def __init__(self, durable: bool) -> None:
         self._durable = durable
-        # By server: the last term in get_state, the highest in its replies, and whether it has restarted since.
+        # By server: the last term in get_state, and the highest term in its replies. `_restarted` has the servers that
+        # have restarted since that get_state.
         self._seen: dict[int, int] = {}
         self._answered: dict[int, int] = {}
         self._restarted: set[int] = set()

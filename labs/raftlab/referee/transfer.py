@@ -1,21 +1,22 @@
-"""Leadership transfer (dissertation, 3.10): two rules of lab 2G, about the message TimeoutNow and about the election that it
-begins.
+"""Leadership transfer (dissertation, 3.10): two rules of lab 2G, about the message TimeoutNow and about the election
+that this message starts.
 
-**An election on request.** Only a server that has received TimeoutNow of term T, in its present incarnation, sends
+**An election on request.** Only a server that has received TimeoutNow of term T, in its current incarnation, sends
 RequestVote with ``leadership_transfer``, and only for term T + 1. (pre_vote.py lets it enter that term without pre-votes.)
 
-Styles it must accept: a candidate that repeats its requests; a second TimeoutNow, obeyed or refused; a TimeoutNow that comes
-long after its transfer was given up; a server that adopts the term of TimeoutNow first, and one that was in it.
+It must accept: a candidate that repeats its requests; a second TimeoutNow, obeyed or refused; a TimeoutNow that arrives
+long after its transfer was given up; a server that first adopts the term of TimeoutNow, and one that was in that term.
 
-**The whole log first.** A leader sends TimeoutNow only to a server that has answered for the leader's whole log. For the
-referee, the log ends where the leader's requests of that term say, and a server has answered for what it has confirmed to
-this leader in this term. A thread may decide to send TimeoutNow and send it a moment later, when the log is longer. So it is
-enough if the server had confirmed the whole log at some time since the leader was last asked for a transfer. And a server
-may say in a field of its own up to where it knows the log to be committed, so that counts as confirmed, too.
+**The whole log first.** A leader sends TimeoutNow only to a server that has confirmed the leader's whole log. For the
+referee, the requests of the leader's term show where its log ends, and the replies to them show what a server has
+confirmed. A thread may decide to send TimeoutNow and send it a moment later, when the log is longer. So it is enough if
+the server had confirmed the whole log at some time since the leader was last asked for a transfer. A reply may also say,
+in a field of the student's own, up to which index the server knows the log to be committed. So every index that the
+server may know to be committed counts as confirmed, too.
 
-Styles it must accept: a leader that hands over although nobody asked it, because it was removed; a leader with an empty log;
-TimeoutNow that is sent again and again; confirmations by heartbeats, by entries or by a snapshot; entries that the referee
-has not seen yet, as they were not sent to anybody.
+It must accept: a leader that transfers without a request, because it was removed; a leader with an empty log;
+TimeoutNow that is sent repeatedly; confirmations by heartbeats, by entries or by a snapshot; entries that the referee
+has not seen yet, because they were not sent to anyone.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from raftlab.referee.commit_bound import CommitBound
 
 
 class ElectionOnRequest(Invariant):
-    """The rule about elections that a leader asked for."""
+    """The rule about elections that TimeoutNow starts."""
 
     def __init__(self) -> None:
-        self._terms: dict[int, set[int]] = {}  # by server: the terms for which it was told to stand since it started
+        self._terms: dict[int, set[int]] = {}  # by server: the terms in which TimeoutNow lets it ask for votes
 
     def booted(self, server: int, incarnation: int) -> None:
         self._terms.pop(server, None)
@@ -46,11 +47,11 @@ class ElectionOnRequest(Invariant):
 
 
 class WholeLogFirst(Invariant):
-    """The rule that TimeoutNow comes last."""
+    """The rule that a leader sends TimeoutNow only after the whole log."""
 
     def __init__(self, commit_bound: CommitBound) -> None:
         self._commit_bound = commit_bound
-        # By leader and term: the last index of its log, and by server the last index that the server has confirmed.
+        # By leader and term: the last index of the leader's log, and the last index that each server has confirmed.
         self._last: dict[tuple[int, int], int] = {}
         self._confirmed: dict[tuple[int, int], dict[int, int]] = {}
         # The servers that had confirmed the whole log at some time since the last request for a transfer.

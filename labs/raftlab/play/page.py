@@ -1,4 +1,4 @@
-"""The page of `raftlab play`, as HTML: the viewer's modules and style, and the page's own."""
+"""The HTML page of `raftlab play`: some modules and the style of the viewer, and modules and a style of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from raftlab.viewer import page as viewer_page
 
-# Of the viewer, what shows servers and events; then the page's own modules.
+# The viewer's modules that show servers and events, then the page's own modules.
 _SCRIPTS = (
     ("raftlab.viewer", "words.js"),
     ("raftlab.viewer", "model.js"),
@@ -27,7 +27,7 @@ def page(info: dict[str, Any]) -> tuple[bytes, str]:
     """The page of a session, and its content security policy.
 
     Args:
-        info: what does not change in the session, see :attr:`raftlab.play.session.Session.info`.
+        info: what stays the same during the session, see :attr:`raftlab.play.session.Session.info`.
     """
     style = viewer_page.file("raftlab.viewer", "style.css") + viewer_page.file("raftlab.play", "play.css")
     script = viewer_page.script(_SCRIPTS)

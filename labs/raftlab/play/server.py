@@ -1,9 +1,9 @@
-"""The web server of `raftlab play`: the page and a session behind it, for this machine's user only.
+"""The web server of `raftlab play`: it serves the page and the session, only to the user who started it.
 
-It listens on 127.0.0.1. Every address contains a token that nobody can guess, so that other users of the machine and other
-pages in the browser cannot use it. Requests that name another host or come from another site are refused.
+The server listens on 127.0.0.1. Every address contains a token that nobody can guess, so other users of the machine and
+other pages in the browser cannot use the server. Requests that name another host or come from another site are rejected.
 
-Threads handle the connections, but all work on the session happens in the thread that calls :meth:`PlayServer.serve`.
+Each connection has a thread, but only the thread that calls :meth:`PlayServer.serve` uses the session.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from raftlab.play.session import Refused, Session
 from raftlab.runs.run import replay_command
 from raftlab.viewer.page import explained
 
-# Bytes in the body of a request. The longest is a scenario command.
+# The maximum length of a request's body, in bytes. The longest requests contain a scenario command.
 _MOST_BYTES = 10_000
-# Headers of every answer. The page loads nothing from elsewhere, and no other page may show or read it.
+# The headers of every answer. The page loads nothing from other sites, and no other page may embed or read it.
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -40,17 +40,18 @@ _HEADERS = {
 
 
 class Request(msgspec.Struct):
-    """What the page asks for.
+    """A request of the page.
 
     Attributes:
-        do: ``look`` changes nothing; the others are methods of :class:`~raftlab.play.session.Session`, or ``save``.
+        do: what to do: ``look`` changes nothing, ``save`` saves the session, and the others are methods of
+            :class:`~raftlab.play.session.Session`.
         since: how many events the page has.
-        generation: the generation of the run that they come from.
+        generation: the generation of the run that these events come from.
         steps: how many of the session's steps the page has.
-        to: seconds of the lab's time, for ``advance`` and ``rewind``.
+        to: the time for ``advance`` and ``rewind``, in seconds of the lab's time.
         stop: for ``advance``: whether to return soon after a message was sent.
         line: for ``act``: a scenario command.
-        past: for ``act``: the earlier moment at which it happens, in seconds; ``None``: now.
+        past: for ``act``: the earlier moment at which to carry out the command, in seconds; ``None``: now.
     """
 
     do: Literal["look", "advance", "step", "act", "rewind", "undo", "reload", "save"]
@@ -75,7 +76,7 @@ class PlayServer:
         page: the page's HTML.
         policy: the page's content security policy.
         out: the folder for saved sessions.
-        port: the port; 0: any that is free.
+        port: the port; 0 means any free port.
 
     Attributes:
         url: the page's address, with the token.
@@ -89,7 +90,7 @@ class PlayServer:
         self.page = page
         self.policy = policy
         self._out = out
-        self._saved = (0, 0)  # the generation and the number of steps of what was saved last
+        self._saved = (0, 0)  # the generation and the number of steps when the session was last saved
         self.token = secrets.token_urlsafe(24)
         self._work: queue.SimpleQueue[tuple[Callable[[], bytes], Future[bytes]]] = queue.SimpleQueue()
         self._http = _HttpServer(("127.0.0.1", port), _handler_of(self))
@@ -102,7 +103,7 @@ class PlayServer:
         threading.Thread(target=self._http.serve_forever, name="http", daemon=True).start()
         while ended is None or not ended.is_set():
             with contextlib.suppress(queue.Empty):
-                # Not without a timeout: a signal that arrives just before the wait would be noticed only after it.
+                # The timeout is needed because a signal that arrives just before the wait is noticed only after the wait.
                 call, future = self._work.get(timeout=0.1)
                 try:
                     future.set_result(call())
@@ -114,10 +115,10 @@ class PlayServer:
         self._http.server_close()
 
     def answer(self, body: bytes) -> bytes:
-        """Do what a request asks for, in the thread that serves. Returns the answer.
+        """Carry out a request in the thread that calls :meth:`serve`. Returns the answer.
 
         Raises:
-            msgspec.DecodeError: it is not a :class:`Request`.
+            msgspec.DecodeError: ``body`` is not a :class:`Request`.
         """
         request = _decode(body)
         future: Future[bytes] = Future()
@@ -125,19 +126,19 @@ class PlayServer:
         return future.result()
 
     def saved(self) -> tuple[str, str]:
-        """The session as a file: its name, and its text."""
+        """The file in which the session would be saved: its name and its text."""
         scenario = self.session.scenario()
         first, _, rest = scenario.text().partition("\n")
         return f"{scenario.name}.txt", f"{first}\n# saved by raftlab play; trace {self.session.hash()}\n{rest}"
 
     @property
     def unsaved(self) -> bool:
-        """Whether anything was done that was not saved."""
+        """Whether anything was done since the session was last saved."""
         session = self.session
         return bool(session.steps) and self._saved != (session.generation, len(session.steps))
 
     def save(self) -> Path:
-        """Write the session into a new file. Returns the file; raises ``OSError``."""
+        """Write the session to a new file. Returns the file's path; raises ``OSError``."""
         self._out.mkdir(parents=True, exist_ok=True)
         name, text = self.saved()
         for number in range(1, 10_000):
@@ -149,7 +150,7 @@ class PlayServer:
         raise FileExistsError(f"{self._out} is full of saved sessions")
 
     def commands_for(self, path: Path) -> list[str]:
-        """Commands with which a saved session can be used, as they are typed in the current folder."""
+        """The commands that can use a saved session, in the form in which a user in the current folder types them."""
         impl = self.session.impl
         replay = replay_command(str(path), impl.path, "sim", "", impl.raft)
         start = "raftlab replay "
@@ -187,7 +188,7 @@ class PlayServer:
         return self._state(request, message, files)
 
     def _state(self, request: Request, message: str, files: list[str]) -> bytes:
-        """The state of the session as far as the page does not know it."""
+        """The part of the session's state that the page does not have yet."""
         session = self.session
         first, events = session.events(request.since, request.generation)
         same = request.generation == session.generation
@@ -218,7 +219,7 @@ class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser may close a connection at any time."""
+        """Ignore connections that the browser closed, which it may do at any time."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -260,7 +261,8 @@ def _handler_of(play: PlayServer) -> type[BaseHTTPRequestHandler]:
             return place if secrets.compare_digest(token.encode(), play.token.encode()) else None
 
         def _allowed(self) -> bool:
-            """Whether the request may come from our page, or from the address line of the user's browser."""
+            """Whether the request may come from this server's page, or from the address bar of the user's browser. If not,
+            answers it with 403."""
             host = self.headers.get("Host", "")
             origin = self.headers.get("Origin")
             site = self.headers.get("Sec-Fetch-Site", "none")
@@ -284,6 +286,6 @@ def _handler_of(play: PlayServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *args: object) -> None:
-            """Nothing: the terminal stays quiet."""
+            """Log nothing, so that the terminal stays quiet."""
 
     return Handler

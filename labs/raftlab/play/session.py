@@ -1,8 +1,8 @@
-"""A session of `raftlab play`: a run in the simulator that goes on step by step, and can be rewound.
+"""A session of `raftlab play`: a run in the simulator that continues step by step and can be rewound.
 
-Whatever is done in a session is a scenario, whose commands are the user's actions and the waits between them. To rewind,
-the session begins a new run and repeats the commands up to the moment that is wanted: the same seed and the same commands
-give the same run. So a saved session replays exactly, with the same trace hash.
+A session is recorded as a scenario, whose commands are the user's actions and the waits between them. To rewind, the session
+begins a new run and repeats the commands up to the chosen moment. The same seed and the same commands give the same run, so
+a saved session replays exactly, with the same trace hash.
 """
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ from raftlab.runs.scenario_commands import (
     parse_line,
 )
 
-# The run advances by so many microseconds at a time when it has to stop at the next event. A message takes at least ten
-# times as long (raftlab.harness.network.MIN_DELAY), so it has hardly left when the run stops.
+# If the run has to stop at the next event, it advances by this many microseconds at a time. A message takes at least ten
+# times as long (raftlab.harness.network.MIN_DELAY), so it has hardly left its sender when the run stops.
 _STRIDE_US = 50
 # A step that finds no event ends after this many microseconds.
 _STEP_US = 1_000_000
-# Seconds of the lab's time that a session may last. In a longer one, the busiest correct Raft might use up a quota
-# (raftlab.harness.quotas) or its processor time (raftlab.worlds.sim_world), which are meant for tests.
+# The maximum length of a session, in seconds of the lab's time. In a longer session, the busiest correct Raft might reach a
+# quota (raftlab.harness.quotas) or the limit on CPU time (raftlab.worlds.sim_world). Both are chosen for tests.
 MOST_S = 900.0
-# Wall-clock seconds after which advance() returns, so that the page can show what has happened so far.
+# The number of wall-clock seconds after which advance() returns, so that the page can show what has happened so far.
 BUDGET_S = 0.1
 
-# What a lab's servers must be able to do before a command makes sense.
+# By command: the feature that a lab's servers must have so that the command makes sense.
 _NEEDS: dict[str, Feature] = {
     "propose": "log", "agree": "log", "slow-service": "log", "restart": "durable", "crash-at": "durable",
     "fail-saves": "durable", "snapshots": "snapshots", "snapshot": "snapshots", "members": "membership",
     "transfer": "transfer", "op": "service", "finish": "service", "load": "service", "stop-clerks": "service",
     "idle": "service", "history": "service",
 }  # fmt: skip
-# In lab 3A the student's own service takes the place of the judge's, and clerks take the place of proposals.
+# From lab 3A on, the student's own service replaces the judge's, and operations of clerks replace proposals.
 _NOT_WITH_SERVICE = frozenset({"propose", "agree", "slow-service", "snapshots", "snapshot"})
-# Commands that let time pass and change nothing, so that a wait can take their place.
+# Commands that let time pass and change nothing, so that a wait can replace them.
 _WATCHES = (Wait, Leader, NoLeader, SameTerm, Finish, Idle)
-# Events at which time begins to run slowly, or at which the user may want to act.
+# Events at which the page begins to show time in slow motion, or at which the user may want to act.
 _TO_STOP_AT = frozenset({"send", "answer", "crash", "fault", "call"})
 
 
 _Course = tuple[tuple[Command, ...], int]
-"""What was done in a session: the commands, and the microseconds that have passed since the last one."""
+"""What was done in a session: the commands, and the microseconds that have passed since the last command."""
 
 
 class Refused(ValueError):
@@ -96,15 +96,16 @@ class Session:
 
     Args:
         impl: the submission.
-        scenario: the lab, the seed, the number of servers and so on, and the commands to begin with. Its schedule becomes
-            the one that the run uses, so that a saved session does not depend on how a seed chooses one.
+        scenario: the lab, the seed, the number of servers and so on, and the commands to begin with. If it names no
+            schedule, the session adds the schedule that the run uses, so that a saved session does not depend on how a seed
+            determines the schedule.
         read: reads the submission again, for :meth:`reload`. It may raise :class:`Refused`.
 
     Attributes:
-        failure: how the run has ended; ``None`` if it goes on.
-        steps: the commands so far, without the present wait.
-        generation: how many times the run was begun anew.
-        impl: the submission. Whoever ends the session must close it.
+        failure: how the run has ended; ``None`` if it has not ended.
+        steps: the commands so far, without the wait since the last command.
+        generation: how many times a new run has replaced the previous one.
+        impl: the submission. The code that ends the session must close it.
     """
 
     def __init__(
@@ -122,10 +123,12 @@ class Session:
         self._playback: Playback | None = None
         self._base = 0.0  # when the last command ended
         self._waited_us = 0  # microseconds since then
-        self._lines: list[bytes] = []  # the events as JSON, as far as they were asked for
-        self._kept: list[int] = []  # by generation: how many events of the one before it the run has in common with it
+        self._lines: list[bytes] = []  # the events as JSON, as far as they have been encoded
+        self._kept: list[
+            int
+        ] = []  # by generation from 1 on: how many first events its run shares with the previous one
         self._undone: _Course | None = None
-        self._rest: _Course | None = None  # what a failure kept reload() from repeating
+        self._rest: _Course | None = None  # the course that reload() could not repeat to its end because of a failure
         self._begin((scenario.commands, 0))
 
     # --- what the page asks for ---
@@ -137,7 +140,7 @@ class Session:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What does not change in a session: the lab, its features, the servers, the seed."""
+        """What stays the same during a session: the lab, its features, the servers, the seed."""
         scenario = self._scenario
         return {
             "lab": scenario.lab, "title": self._lab.title, "features": sorted(self._lab.features), "name": scenario.name,
@@ -157,10 +160,10 @@ class Session:
 
         Args:
             since: how many events the page has.
-            generation: the generation of the run that they come from.
+            generation: the generation of the run that these events come from.
 
         Returns:
-            How many of its events the page must keep, and the events that follow them, as JSON.
+            How many of its events the page must keep, and the events that follow these, as JSON.
         """
         lines = self._encoded()
         if not 0 <= generation <= self.generation:
@@ -169,13 +172,13 @@ class Session:
         return first, lines[first:]
 
     def in_flight(self) -> list[list[Any]]:
-        """Every message that is on its way: the RPC's number, the leg, and when it is due."""
+        """Every message in flight: the RPC's number, the leg, and when the message is due."""
         if self._cluster is None:
             return []
         return [[rpc.id, leg, when] for when, leg, rpc in self._cluster.event_loop.in_flight()]
 
     def held(self) -> dict[str, list[list[Any]]]:
-        """What each hold holds: the RPCs' numbers and the leg."""
+        """By hold: the RPC's number and the leg of each held message."""
         if self._playback is None:
             return {}
         return {name: [[rpc.id, hold.leg] for rpc, _ in hold.messages] for name, hold in self._playback.holds.items()}
@@ -190,7 +193,7 @@ class Session:
         return "" if self._cluster is None else self._cluster.event_loop.trace.hash()
 
     def scenario(self) -> Scenario:
-        """Everything so far as a scenario, with its end."""
+        """The session so far as a scenario, with the failure that it ended with, if any."""
         commands, waited_us = self._course
         commands = (*commands, _wait(waited_us)) if waited_us else commands
         return replace(self._scenario, commands=commands, expected=names.expected(self.failure))
@@ -201,12 +204,12 @@ class Session:
         """Let time pass for the servers.
 
         Args:
-            until: seconds of the lab's time.
-            stop: whether to return soon after a message was sent, which the page then shows in slow motion.
-            within: seconds by the wall clock, after which to return.
+            until: the time at which to stop, in seconds of the lab's time.
+            stop: whether to return soon after a message was sent, so that the page can show the message in slow motion.
+            within: the number of wall-clock seconds after which to return.
 
         Raises:
-            Refused: the session has lasted for :data:`MOST_S`.
+            Refused: the session has reached its maximum length, :data:`MOST_S`.
         """
         if self.failure is not None or not math.isfinite(until):
             return
@@ -215,14 +218,15 @@ class Session:
         deadline = time.monotonic() + within
         while self._waited_us < wanted and self.failure is None and time.monotonic() < deadline:
             before = len(self.cluster.event_loop.trace.events)
-            # Without a stop, parts of a hundredth of a second keep the page alive if the servers compute a lot.
+            # If there is no need to stop at messages, the time is divided into parts of 0.01 s, so that the page stays
+            # responsive even if the servers compute a lot.
             self._wait(min(wanted, self._waited_us + (_STRIDE_US if stop else 10_000)))
             if stop and self._has_new(before, _TO_STOP_AT):
                 return
 
     def step(self) -> None:
-        """Let time pass until just after the next event, for at most a second of the lab's time. Raises :class:`Refused` as
-        :meth:`advance` does."""
+        """Let time pass until just after the next event, for at most one second of the lab's time. Raises :class:`Refused`
+        like :meth:`advance`."""
         if self.failure is None:
             self._require_time()
         end = self._waited_us + _STEP_US
@@ -236,8 +240,8 @@ class Session:
         """Carry out a scenario command.
 
         Args:
-            line: the command. The hold of ``hold`` and ``catch`` may be written ``?``, for a new name.
-            past: an earlier moment at which to carry it out, after :meth:`rewind`; ``None``: now.
+            line: the command. In ``hold`` and ``catch``, the name of the hold may be ``?``, which is replaced by a new name.
+            past: an earlier moment to which to rewind before carrying out the command, in seconds; ``None``: now.
 
         Raises:
             Refused: the run has ended, or the command makes no sense in this lab or at this moment.
@@ -266,17 +270,18 @@ class Session:
         self._rest = None
 
     def rewind(self, when: float) -> None:
-        """Go back to an earlier moment, and leave out what was done after it. :meth:`undo` brings it back.
+        """Go back to an earlier moment, and remove what was done after that moment. :meth:`undo` restores it.
 
         Args:
-            when: seconds of the lab's time. If a command was being carried out then, the session goes on after its end, or
-                before it if the run failed in it. A command that only watches is cut short instead.
+            when: the moment, in seconds of the lab's time. If a command was in progress then, the session continues after
+                the end of that command, or before the command if the run failed during it. A command that only lets time
+                pass is replaced by a wait until ``when``.
         """
         self._undone = self._course
         self._begin(self._until(when))
 
     def undo(self) -> None:
-        """Bring back what the last :meth:`rewind` left out. What was done since then can be brought back in turn.
+        """Restore what the last :meth:`rewind` removed. A second ``undo`` restores what was done since that rewind.
 
         Raises:
             Refused: there was no rewind.
@@ -287,7 +292,8 @@ class Session:
         self._begin(undone)
 
     def reload(self) -> None:
-        """Read the student's code again, and repeat everything with it. Raises :class:`Refused` if it cannot be used."""
+        """Read the student's code again, and repeat the session with the new code. Raises :class:`Refused` if the code
+        cannot be used."""
         if self._read is None:
             raise Refused("this code cannot be loaded again")
         wanted = self._rest or self._course
@@ -360,7 +366,7 @@ class Session:
         self.steps.append(self._noted(step))
 
     def _noted(self, step: Step) -> Step:
-        """The step, with its end and the state of the network after it."""
+        """Add to ``step`` its end and the state of the network after it. Returns the step."""
         network = self.cluster.network
         step.ended = self.now
         step.cut, step.off = network.cuts, network.disconnected
@@ -368,8 +374,8 @@ class Session:
         return step
 
     def _wait(self, waited_us: int) -> None:
-        """Wait until so many microseconds have passed since the last command. A replay computes the end in the same way, so
-        it waits until exactly the same moment."""
+        """Wait until ``waited_us`` microseconds have passed since the last command. A replay computes the end in the same
+        way, so it waits until exactly the same moment."""
         self._waited_us = waited_us
         try:
             self.cluster.event_loop.run(self._base + float(_seconds(waited_us)))
@@ -382,7 +388,7 @@ class Session:
         self._run.close()
 
     def _has_new(self, before: int, kinds: frozenset[str] | None = None) -> bool:
-        """Whether an event has happened since there were ``before``, of these kinds if given."""
+        """Whether an event (of one of ``kinds``, if given) has been added since there were ``before`` events."""
         events = self.cluster.event_loop.trace.events
         return len(events) > before and (kinds is None or any(event.kind in kinds for event in events[before:]))
 
@@ -394,7 +400,7 @@ class Session:
         return self._lines
 
     def _until(self, when: float) -> _Course:
-        """The course of the session up to a moment."""
+        """The commands and the wait that :meth:`rewind` keeps when it goes back to ``when``."""
         kept: tuple[Command, ...] = ()
         for step in self.steps:
             if step.began > when:
@@ -425,7 +431,7 @@ class Session:
             raise Refused(f"a session lasts for at most {MOST_S:.0f} s of the lab's time: go back, or begin another")
 
     def _require_sense(self, command: Command) -> None:
-        """Raise :class:`Refused` if the lab's servers cannot do what the command asks for."""
+        """Raise :class:`Refused` if the command makes no sense in this lab or at this moment."""
         need = _NEEDS.get(command.name)
         if need is not None and not self._lab.has(need):
             first = next(lab.name for lab in labs.LABS.values() if lab.has(need))
@@ -441,7 +447,7 @@ class Session:
 
 
 def _seconds(microseconds: int) -> str:
-    """The number of seconds as a scenario writes it: ``0.0025``."""
+    """The number of seconds in the notation of scenarios, such as ``0.0025``."""
     return f"{microseconds / 1e6:.6f}".rstrip("0").rstrip(".")
 
 

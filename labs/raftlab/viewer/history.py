@@ -1,8 +1,8 @@
-"""The operations of clerks in a trace (lab 3A), and the order that the checker has found for them, for the picture.
+"""The operations of clerks in a trace (labs 3A and 3B), and the order that the checker has found for them, for the picture.
 
-An operation begins with the event ``call`` of a clerk and ends with its ``result``. The page draws it as a bar on the
-clerk's lane. For each key, a line connects the operations in an order that explains their results, and an operation that has
-no place in any order is shown in red.
+An operation begins with the event ``call`` of a clerk and ends with the event ``result``. The page draws the operation as a
+bar on the clerk's lane. For each key, a line connects the operations in an order that explains their results. An operation
+that has no place in any order is red.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from raftlab import linearizability
 from raftlab.linearizability import Operation, Register
 from raftlab.participants import is_clerk, name_of
 
-# Seconds of computing. A page must appear soon; without an order it only has the bars.
+# CPU seconds to search for the orders, because the page must appear soon. If no order is found in time, the page only has
+# the bars.
 _SEARCH_SECONDS = 3.0
 _ARGUMENTS = {"get": 0, "put": 1, "append": 1, "swap": 2}
 
 
 def operations(events: Iterable[dict[str, Any]]) -> dict[int, Operation]:
-    """The operations of clerks by the number of their call. Those of a kind that promises less are left out, and whatever is
-    not an operation, since the file may come from anyone."""
+    """The operations of clerks, by the number of the call. Reads of a kind that does not promise linearizability are left
+    out. So is everything that is not an operation, because the file may come from anyone."""
     found: dict[int, Operation] = {}
     for event in events:
         if event["e"] not in ("call", "result") or not is_clerk(event["server"]):
@@ -50,7 +51,8 @@ def _operation(event: dict[str, Any]) -> Operation | None:
 
 
 def order(events: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """What the page draws: for each key the calls in an order that works, and the calls that have no place.
+    """What the page draws: for each key, the calls in an order that explains their results, and the calls that have no place
+    in any order.
 
     Returns:
         ``{"orders": [[call, ...], ...], "unplaced": [call, ...]}``; ``None`` if there are no operations, or if they cannot

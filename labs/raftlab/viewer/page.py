@@ -1,9 +1,9 @@
 """Makes the page that shows a trace as a picture.
 
-The page is one HTML file that needs no network, server or library: style, scripts and the trace are put into it here. The
-scripts are ordinary ES modules in this folder; each may import only from those before it in :data:`SCRIPTS`, so that they
-can be joined into one. Text that students wrote reaches the page only as JSON without any ``<``, and the page's content
-security policy allows no scripts but ours.
+The page is one HTML file that needs no network, server or library: it contains the style, the scripts and the trace. The
+scripts are ordinary ES modules in this folder. Each may import only from modules before it in :data:`SCRIPTS`, so that all
+of them can be joined into one script. Text that students wrote reaches the page only as JSON without any ``<``, and the
+page's content security policy allows only raftlab's own scripts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from raftlab.explain.failure import Failure
 from raftlab.harness.trace import FIELDS, BadTrace, read
 from raftlab.viewer import history
 
-# A browser on a laptop shows pages up to this size without delay.
+# The limits of a page. A browser on a laptop shows pages up to this size without delay.
 MOST_BYTES = 64_000_000
 MOST_EVENTS = 300_000
 MOST_SERVERS = 99  # more servers do not fit on any screen
@@ -60,25 +60,25 @@ _json = msgspec.json.Encoder().encode
 
 
 class CannotShow(ValueError):
-    """A trace that is too large for a page, or a part of one that is empty. The message says what to do."""
+    """The trace is too large for a page, or the requested part of it is empty. The message says what to do."""
 
 
 class BadEvent(BadTrace):
-    """A line that is JSON but not an event."""
+    """A line of the trace is JSON, but not an event."""
 
 
 def write(trace: Path, out: Path, since: float = 0.0, until: float = math.inf) -> None:
-    """Write the page of a trace, whole or not at all.
+    """Write the page of a trace. If this fails, ``out`` stays unchanged.
 
     Args:
         trace: the trace file.
-        out: the page. Its folder is made if necessary.
+        out: the page. Its folder is created if necessary.
         since: leave out events before this time, in seconds of the lab's time.
         until: leave out events after this time.
 
     Raises:
         raftlab.harness.trace.BadTrace: the file is not a trace.
-        CannotShow: the trace is too large, or the part is empty.
+        CannotShow: the trace is too large, or no event is left.
         OSError: a file cannot be read or written.
     """
     made = page(trace, since, until)
@@ -99,9 +99,10 @@ def page(trace: Path, since: float = 0.0, until: float = math.inf) -> bytes:
 
 
 def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
-    """A header's failure as the page shows it: its sentence, and rows of (label, text) as in the terminal.
+    """The failure in a trace's header in the form that the page shows: its sentence, and rows of (label, text) as in the
+    terminal.
 
-    A header may have no failure, a bare sentence, or all of a :class:`raftlab.explain.failure.Failure`.
+    The header may contain no failure, only a sentence, or a whole :class:`raftlab.explain.failure.Failure`.
     """
     if failure is None or failure == "":
         return None
@@ -119,11 +120,11 @@ def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
     return {"kind": parsed.kind, "text": parsed.text, "rows": rows, "events": parsed.events, "detail": parsed.detail}
 
 
-# --- the trace, as the page gets it ---
+# --- the trace in the form that the page gets ---
 
 
 def _data(trace: Path, since: float, until: float) -> bytes:
-    """The header, notices about the trace, and its events, as one JSON object."""
+    """The trace's header, its events, and notices about the trace, as one JSON object."""
     whole = since <= 0 and until == math.inf
     size = trace.stat().st_size
     if whole and size > MOST_BYTES:
@@ -161,7 +162,7 @@ def _data(trace: Path, since: float, until: float) -> bytes:
         "header": {name: value for name, value in header.items() if name != "failure"},
         "name": trace.name,
         "failure": failure,
-        "ends": ends,  # whether the last event is the run's last, where it failed if it did
+        "ends": ends,  # whether the last event shown is the last event of the run; if the run failed, it failed there
         "notices": notices,
         "first": part.first,
         "before": list(part.before()),
@@ -182,8 +183,8 @@ class _Part:
         self.end = 0.0
         self.more_behind = False
         self._bytes = 0
-        self._open: dict[int, dict[str, Any]] = {}  # calls without a reply yet
-        # For each server and kind of event, the last event that says something about the server's state, with its line.
+        self._open: dict[int, dict[str, Any]] = {}  # the requests that have no reply yet
+        # By server and kind of event: the last event that tells something about the server's state, with its line.
         self._last: dict[tuple[int, str], tuple[int, dict[str, Any]]] = {}
 
     def take(self, items: Iterator[dict[str, Any]]) -> None:
@@ -209,7 +210,7 @@ class _Part:
                 raise CannotShow(_too_large(self._trace, "more", f"{MOST_BYTES / 1e6:.0f} MB"))
 
     def before(self) -> Iterator[dict[str, Any]]:
-        """Earlier events, in order, that tell the servers' states at the beginning of the part."""
+        """The earlier events from which the page derives the servers' states at the beginning of the part."""
         kept = dict(self._last.values())
         return iter([*self._open.values(), *(kept[number] for number in sorted(kept))])
 
@@ -225,7 +226,8 @@ class _Part:
             self._last[item["server"], kind] = (self.lines, item)
 
     def _check(self, item: Any) -> None:
-        """Check what the page relies on, because the file may come from anyone."""
+        """Check that ``item`` is an event with valid fields, because the page relies on that and the file may come from
+        anyone."""
         good = isinstance(item, dict) and type(item.get("t")) in (int, float) and isinstance(item.get("e"), str)
         if not good or not 0 <= item["t"] < _LATEST:
             raise BadEvent(f"{self._trace.name}: line {self.lines} is not an event")
@@ -252,20 +254,20 @@ def file(package: str, name: str) -> str:
 
 
 def script(files: Iterable[tuple[str, str]]) -> str:
-    """Modules as one script, given as packages and file names, each after those that it imports. Each becomes a function
-    that returns its exports, so that no imports are needed."""
+    """Modules joined into one script. Each is given as a package and a file name, after the modules that it imports. Each
+    becomes a function that returns its exports, so that no imports are needed."""
     return "\n".join(_as_function(name, file(package, name)) for package, name in files)
 
 
 def policy(code: str, style: str, more: str = "") -> str:
-    """A content security policy that allows this script and this style, ``more``, and nothing else."""
+    """A content security policy that allows only this script, this style, and what ``more`` allows."""
     allowed = f"default-src 'none'; script-src '{_digest(code)}'; style-src '{_digest(style)}'"
     return f"{allowed}; {more}" if more else allowed
 
 
 def filled(html: str, holes: dict[str, str]) -> bytes:
-    """The page with its placeholders filled: ``policy``, ``style``, ``script`` and ``data``."""
-    # All of them are replaced in one pass, so that text in the data that looks like a placeholder stays.
+    """The page with its placeholders ``policy``, ``style``, ``script`` and ``data`` filled."""
+    # All placeholders are replaced in one pass, so that text in the data that looks like a placeholder is kept.
     return re.sub(r"<!-- (policy|style|script|data) -->", lambda hole: holes[hole[1]], html).encode()
 
 

@@ -1,13 +1,14 @@
-// Messages on their way, from the events of the trace and from what the server says is still on its way.
+// The messages in flight, from the events of the trace and the server's list of messages that are still in flight.
 
 import { messageName } from "./names.js";
 
-// Seconds of the lab's time for which a lost message is shown: a part of its way, then a cross.
+// The minimum time for which a lost message moves, and the time for which its cross is shown, in seconds of the lab's time.
 const LOST = 0.0005;
 const CHUNK = 64;
 
-/** One message, or one copy of it. `route` has the points [time, place] of its way, from place 0 to place 1; it is held
- * where two neighbours have the same place. `due`: when it will arrive, while that is not known from an event. */
+/** One message, or one copy of a message. `route` has the points [time, place] that it passes, from place 0 to place 1. If
+ * two successive points have the same place, the message is held between them. `due`: when it will arrive according to the
+ * server, as long as no event says so. */
 class Flight {
   constructor(send, event, leg) {
     const back = leg === "reply";
@@ -29,7 +30,7 @@ class Flight {
     this.end = null;
     this.fate = "";
     this.held = false;
-    this.hold = ""; // the name of the hold that has it, for the commands `release` and `drop`
+    this.hold = ""; // the name of the hold that holds it, for the commands `release` and `drop`
   }
 
   /** The place at a time: from 0 (just sent) to 1 (arrived). */
@@ -57,7 +58,7 @@ class Flight {
     return false;
   }
 
-  /** Seconds that the message takes for the part of its way that it is on at a time. */
+  /** Seconds of the lab's time that the message would take from place 0 to place 1 at the speed that it has at a time. */
   speedAt(time) {
     const points = [...this.route];
     const aim = this.#aim();
@@ -83,7 +84,7 @@ class Flight {
 
   finish(time, fate) {
     if (fate === "lost") {
-      // A message that is lost when it leaves is shown on a part of its way all the same.
+      // Even a message that is lost as soon as it is sent is shown in flight for a moment.
       const place = Math.max(0.3, Math.min(0.9, this.at(time)));
       if (this.held) this.route.push([time, this.route.at(-1)[1]]);
       this.held = false;
@@ -97,12 +98,12 @@ class Flight {
     this.end = this.route.at(-1)[0];
   }
 
-  /** When it arrives, or would arrive. */
+  /** When the message arrives, or would arrive if it were not held. */
   get arrives() {
     return this.end ?? this.due ?? Infinity;
   }
 
-  /** When it disappears from the picture. */
+  /** When the message disappears from the picture. */
   get gone() {
     return this.end === null ? Infinity : this.fate === "lost" ? this.end + LOST : this.end;
   }
@@ -115,7 +116,7 @@ export class Flights {
 
   clear() {
     this.all = [];
-    this.latest = []; // for each chunk of `all`, when its last flight is gone; Infinity if one is under way
+    this.latest = []; // for each chunk of `all`, when its last flight is gone; Infinity if one has not ended
     this.open = new Map(); // "id leg" → flights that have not ended
     this.first = new Map(); // "id leg" → the first flight
   }
@@ -137,7 +138,7 @@ export class Flights {
         if (event.message !== null) this.#end(key("reply"), event.t, "arrived");
         return;
       case "lost":
-        // If no message is under way, it had arrived, and then its server crashed.
+        // If no such message is in flight, it had arrived before, and then its receiver crashed.
         if (this.open.get(key(event.leg))?.length) this.#end(key(event.leg), event.t, "lost");
         return;
       case "hold":
@@ -165,7 +166,7 @@ export class Flights {
     const others = this.open.get(key) ?? [];
     let flight = others.find((one) => !one.held) ?? others[0];
     if (!flight) {
-      // The network has repeated the message, and this copy arrived before anyone knew of it.
+      // The network duplicated the message, and the copy arrived before the server had listed it as in flight.
       const first = this.first.get(key);
       if (!first || fate !== "arrived") return;
       flight = this.#copy(first);
@@ -190,7 +191,8 @@ export class Flights {
     this.latest[chunk] = members.length < CHUNK ? Infinity : Math.max(...members.map((one) => one.gone));
   }
 
-  /** Take over what the server says at time `now`: messages on their way [id, leg, due], and held ones by their holds. */
+  /** Take over what the server says at time `now`: `under`, the messages in flight as [id, leg, due], and `held`, the held
+   * messages by hold. */
   reconcile(under, held, now) {
     const dues = new Map();
     for (const [id, leg, due] of under) {
@@ -203,7 +205,7 @@ export class Flights {
       for (const flight of flights) {
         if (flight.held) continue;
         flight.due = left.shift() ?? null;
-        // A reply that nobody waits for any more ends without an event.
+        // A reply for which the caller no longer waits ends without an event.
         if (flight.due === null) this.#close(key, flight, now, "unused");
       }
     }
@@ -215,7 +217,7 @@ export class Flights {
     }
   }
 
-  /** When the first message after a time leaves; Infinity if that is not known. */
+  /** When the first message after a time is sent; Infinity if none is known. */
   nextStart(time) {
     let low = 0;
     let high = this.all.length;

@@ -1,4 +1,4 @@
-// The connection to the session on the server: one request at a time, the user's actions before everything else.
+// The connection to the session on the server. It sends one request at a time, in the order of the calls of `ask`.
 
 export class Link {
   /** `answered` is called with each answer; `failed` with a sentence when the server cannot be reached. */
@@ -7,10 +7,11 @@ export class Link {
     this.failed = failed;
     this.waiting = [];
     this.busy = false;
-    this.since = 0; // when the present request was sent, by the wall clock
+    this.since = 0; // when the current request was sent, in milliseconds of the wall clock
   }
 
-  /** Ask for something; see `Request` in server.py. `fields` is a function, called when the request is sent. */
+  /** Send a request. `fields` is called when the request is sent and returns its fields, see `Request` in server.py. `then`
+   * is called with the answer. */
   ask(fields, then = () => {}) {
     this.waiting.push([fields, then]);
     this.#next();

@@ -1,7 +1,7 @@
-// The application: the moment that is shown, its course, and what the user does.
+// The application: the moment that is shown, how it moves, and what the user does.
 //
-// The page shows time `t`; the run itself is at `now`. While it plays, `t` follows `now` closely. If `t` is earlier, the page
-// shows the past, and whatever the user does there makes the session go back to that moment first.
+// The page shows time `t`; the run itself is at `now`. While the page plays, `t` follows `now` closely. If `t` is earlier,
+// the page shows the past. If the user acts there, the session first goes back to that moment.
 
 import { FIRST_CLERK, nameOf, sentence, shown } from "./words.js";
 import { Model, lastIndex, roleOf } from "./model.js";
@@ -15,8 +15,8 @@ import { Panel } from "./panel.js";
 
 const $ = (id) => document.getElementById(id);
 
-// How time runs. `message`: seconds on the clock of the wall for which a message travels. `quiet`: seconds of the lab's time
-// in one on the wall while none travels. `real`: the same, always.
+// The speeds. `message`: how many wall-clock seconds a message takes to arrive. `quiet`: seconds of the lab's time per
+// wall-clock second while no message is in flight. `real`: seconds of the lab's time per wall-clock second at all times.
 const SPEEDS = [
   { words: "a message takes 5 s", message: 5, quiet: 0.02 },
   { words: "a message takes 2 s", message: 2, quiet: 0.05 },
@@ -27,10 +27,10 @@ const SPEEDS = [
   { words: "real time", real: 1 },
   { words: "5 × real time", real: 5 },
 ];
-const AHEAD = 0.1; // wall seconds for which the run is ahead of the picture at most
-const LATE = 0.3; // wall seconds by which the picture may be late and still count as the present
+const AHEAD = 0.1; // by how much the run is ahead of the picture at most, in wall-clock seconds
+const LATE = 0.3; // by how much the picture may be behind the run and still count as the present, in wall-clock seconds
 const PANEL_MS = 100; // between two updates of the panel
-const SLOW_MS = 1500; // after this time without an answer, say that the code computes
+const SLOW_MS = 1500; // after this time without an answer, the page says that the code is computing
 
 const COMPUTING = "your code is computing …";
 
@@ -151,18 +151,18 @@ class Play {
     $("failure-toggle").hidden = !parts.length;
   }
 
-  /** Whether the picture shows an earlier moment than the run's own. */
+  /** Whether the picture shows the past: a moment earlier than the run's time. */
   get past() {
     return this.now - this.t > (this.playing ? LATE * this.#rate(this.t) : 0);
   }
 
-  /** Carry out a scenario command. `exact`: whether it must happen at the moment that is shown, even if the run is only a
-   * little ahead of it. */
+  /** Carry out a scenario command. `exact` returns whether it must happen at the moment that is shown, even if the run is
+   * only a little ahead of that moment. */
   act(line, then = () => {}, exact = () => false) {
     let past = null;
     let note = line.replace(" ? ", " ");
     const request = () => {
-      // Only now, because an action before this one may have brought the page to the present.
+      // Decide this only now, because an action before this one may have brought the page to the present.
       past = this.past || exact() ? this.t : null;
       if (past !== null && this.steps.some((step) => step.began > past && !step.line.startsWith("wait "))) {
         note = "what came after this moment is left out now; b brings it back";
@@ -171,10 +171,10 @@ class Play {
     };
     this.link.ask(request, (answer) => {
       if (answer.message) {
-        this.t = Math.min(past ?? this.t, this.now); // it was refused
+        this.t = Math.min(past ?? this.t, this.now); // the command was refused
         return;
       }
-      // If time stands still, show what the action did.
+      // If the page is paused, show what the action did.
       if (!this.playing) this.t = this.now;
       this.say(note);
       then();
@@ -229,7 +229,7 @@ class Play {
     $("faster").disabled = this.speed === SPEEDS.length - 1;
   }
 
-  /** Seconds of the lab's time in one on the wall, at a moment. */
+  /** Seconds of the lab's time per wall-clock second, at a moment. */
   #rate(time) {
     const { real, message, quiet } = SPEEDS[this.speed];
     if (real) return real;
@@ -244,17 +244,17 @@ class Play {
     return count ? Math.min(quiet, Math.exp(sum / count) / message) : quiet;
   }
 
-  /** Let the picture's time go on by so many seconds on the wall. */
+  /** Let the picture's time advance by a number of wall-clock seconds. */
   #goOn(seconds) {
     let left = seconds;
-    // Stop at each moment at which a message leaves, because time runs more slowly from there on.
+    // Stop at each moment at which a message is sent, because time runs more slowly from then on.
     for (let round = 0; round < 20 && left > 1e-6 && this.t < this.now; round++) {
       const rate = this.#rate(this.t);
       const end = Math.min(this.now, this.t + rate * left, this.flights.nextStart(this.t));
       left -= (end - this.t) / rate;
       this.t = end;
     }
-    // The run keeps a little ahead of the picture, by the clock of the wall. Where either of them sees messages, both go slowly.
+    // The run stays a little ahead of the picture, measured in wall-clock time. Both advance at the lower of their rates.
     const rate = Math.min(this.#rate(this.now), this.#rate(this.t));
     if (!this.failure && !this.link.busy && this.now - this.t < (rate * AHEAD) / 2) {
       const to = this.now + Math.max(0.00006, rate * AHEAD);
@@ -335,14 +335,14 @@ class Play {
     return { up, words: last?.e === "call" ? `${last.method}(${[].concat(last.message).map(shown).join(", ")})` : "" };
   }
 
-  /** The members that were asked for last. */
+  /** The members that the last `members` command asked for; if there is none, the initial members. */
   get members() {
     const asked = this.steps.findLast((step) => step.began <= this.t && step.line.startsWith("members "));
     if (!asked) return new Set(Array.from({ length: this.info.members || this.info.servers }, (_, number) => number));
     return new Set([...asked.line.split(" to")[1].matchAll(/S(\d+)/g)].map(([, number]) => Number(number)));
   }
 
-  /** The holds that the user has made and not ended at the shown moment. */
+  /** The holds that the user has created and not ended before the shown moment. */
   activeHolds() {
     const active = new Map();
     for (const { began, line } of this.steps) {
@@ -366,7 +366,7 @@ class Play {
     const others = this.visible.filter((one) => !one.heldAt(this.t) && same.every((part) => one[part] === flight[part]));
     const earlier = others.filter((one) => one.fate !== "lost" && one.arrives < flight.arrives).length;
     const line = `catch ? ${flight.leg} of ${flight.method} from ${nameOf(flight.caller)} to ${nameOf(flight.called)}`;
-    // If it has arrived by now, although the picture shows it on its way, the run must go back a little.
+    // If the message has arrived at the run's time, although the picture shows it in flight, the run must go back a little.
     this.act(earlier ? `${line} nth ${earlier + 1}` : line, () => {}, () => flight.end !== null);
   }
 
@@ -392,7 +392,7 @@ class Play {
     return leaders.sort((one, other) => other.term - one.term)[0];
   }
 
-  /** Do what a key stands for. Returns whether it stands for anything. */
+  /** Carry out the action of a key. Returns whether the key has one. */
   key(key) {
     const { selected, network } = this;
     const number = selected.server;
@@ -510,7 +510,8 @@ class Play {
 
   #listen() {
     document.addEventListener("keydown", (event) => this.#onKey(event));
-    // After a click with the mouse, the space bar plays and pauses, and does not press the same button again.
+    // After a mouse click on a button, the button loses the focus, so that the space bar plays and pauses instead of
+    // pressing the button again.
     document.addEventListener("click", (event) => event.detail > 0 && event.target.closest("button")?.blur());
     const stage = $("stage");
     const under = (event) => {

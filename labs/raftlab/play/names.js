@@ -1,4 +1,5 @@
-// Short names of messages and states, and the times at which servers last had a reason to wait.
+// Short names of messages and states, and the times at which each server must have restarted its election or heartbeat
+// timer.
 
 import { FIRST_CLERK, methodName, nameOf } from "./words.js";
 
@@ -25,7 +26,8 @@ export function messageName(send, answer) {
 export const linkName = (one, other) => `${nameOf(one)}–${nameOf(other)}`;
 export const isClerk = (number) => number >= FIRST_CLERK;
 
-/** When each server last heard from a leader, granted a vote, started an election or, as a leader, sent something. */
+/** When each server last booted, heard from a leader, granted a vote, started an election or, as a leader, sent entries, a
+ * heartbeat or a snapshot. */
 export class Quiet {
   constructor(servers) {
     this.servers = servers;
@@ -34,7 +36,7 @@ export class Quiet {
 
   clear() {
     this.times = Array.from({ length: this.servers }, () => []);
-    this.asked = Array.from({ length: this.servers }, () => -1); // the term for which it asked for votes last
+    this.asked = Array.from({ length: this.servers }, () => -1); // by server: its last term with vote requests, or "p" and the term of pre-votes
     this.longest = 0.15; // seconds: the longest silence after which a server has started an election
     this.beat = 0.03; // seconds: the longest pause between two messages of a leader
   }
@@ -62,7 +64,7 @@ export class Quiet {
     }
   }
 
-  /** For how many seconds it has been quiet at a server. */
+  /** The number of seconds since the last of these events at a server. */
   at(server, time) {
     const times = this.times[server];
     let low = 0;

@@ -1,5 +1,5 @@
-// The panel beside the picture: what was chosen and what can be done to it, the network, messages, logs, events, and the
-// session's commands. Text that students wrote reaches the page only as text.
+// The panel beside the picture: the selected object and the actions for it, the network, messages, logs, events, and the
+// session's commands. Text that students wrote is inserted only as text, never as HTML.
 
 import { FIRST_CLERK, methodName, nameOf, sentence } from "./words.js";
 import { entryAt, lastIndex, roleOf } from "./model.js";
@@ -17,8 +17,8 @@ function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Make the rows of a list those of `wanted`: pairs of a key and a function that makes the row. Rows that stay keep the
- * keyboard's focus. */
+/** Update the rows of a list. `wanted` contains a pair for each row: its key, and a function that creates the row. Rows that
+ * exist already are kept, with the keyboard focus. */
 function rows(list, wanted) {
   const known = new Map([...list.children].map((row) => [row.dataset.key, row]));
   const keys = new Set(wanted.map(([key]) => String(key)));
@@ -50,7 +50,7 @@ function button(words, key, action, title = "") {
 export class Panel {
   constructor(play) {
     this.play = play;
-    this.shown = {}; // what each part shows, so that a part is made anew only if that changes
+    this.shown = {}; // what each part shows, so that a part is created anew only if that has changed
     const { info } = play;
     const members = [...Array(info.servers).keys(), ...play.clerks];
     this.#matrix(members);
@@ -62,7 +62,7 @@ export class Panel {
     };
   }
 
-  /** Show the present moment: the states of the servers and everything else. */
+  /** Show the moment that the page shows: the states of the servers and everything else. */
   update() {
     const { play } = this;
     this.#chosen();
@@ -120,7 +120,7 @@ export class Panel {
     }
   }
 
-  /** Replace the actions. If one of them had the focus, the one at the same place gets it. */
+  /** Replace the action buttons. If one of them had the focus, the new button at the same place gets the focus. */
   #actions(buttons, more = []) {
     const place = [...$("actions").children].indexOf(document.activeElement);
     $("actions").replaceChildren(...buttons);

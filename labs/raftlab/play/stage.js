@@ -1,4 +1,5 @@
-// The picture: servers and clerks as circles, links, messages, and the end of each log. Also what is under the pointer.
+// The picture: servers and clerks as circles, links, messages, and the end of each log. Also finds the object under the
+// pointer.
 
 import { nameOf } from "./words.js";
 import { entryAt, lastIndex } from "./model.js";
@@ -19,7 +20,7 @@ export class Stage {
     this.width = this.height = 0;
   }
 
-  /** Compute where everybody is. Returns whether that has changed. */
+  /** Compute the place of each participant. Returns whether any has changed. */
   layout(width, height) {
     if (width === this.width && height === this.height) return false;
     this.width = width;
@@ -45,7 +46,8 @@ export class Stage {
     return isClerk(number) ? this.radius * 0.7 : this.radius;
   }
 
-  /** Where a message is, from the rim of one circle to the rim of the other. Messages and replies keep to their right. */
+  /** Where a message is, between the rims of the two circles. Each message is drawn to the right of the line in its
+   * direction, so that requests and replies do not overlap. */
   messageAt(flight, time) {
     const [x1, y1] = this.places.get(flight.from);
     const [x2, y2] = this.places.get(flight.to);
@@ -111,7 +113,7 @@ export class Stage {
     brush.stroke();
   }
 
-  /** A bar across the way from one to the other, near the one whose messages do not get through. */
+  /** A bar across the link from one participant to another, near the first, whose messages are blocked. */
   #barrier([x1, y1], [x2, y2], oneWay) {
     const { brush, colours } = this;
     const distance = Math.hypot(x2 - x1, y2 - y1) || 1;
@@ -177,7 +179,7 @@ export class Stage {
     this.#log(s, x, y + radius + 15);
   }
 
-  /** The ring that fills while the server hears nothing. */
+  /** The ring that fills until the server restarts its election or heartbeat timer (see `Quiet` in names.js). */
   #quiet(s, x, y) {
     const { brush, colours, radius, view } = this;
     const leads = s.role === "leader";

@@ -1,5 +1,5 @@
-// The clerks' part of the picture (lab 3A): their lanes, a bar for each operation, and for each key a line through its
-// operations in an order that explains their results. An operation that has no place in any order is red.
+// The clerks' part of the picture (labs 3A and 3B): their lanes, a bar for each operation, and for each key a line through
+// its operations in an order that explains their results. An operation that has no place in any order is red.
 
 import { FIRST_CLERK, nameOf } from "./words.js";
 import { FONT } from "./theme.js";
@@ -44,7 +44,7 @@ function drawOrder(picture, order, head) {
   const { brush, height } = picture;
   let before = null;
   for (const one of order) {
-    // The moment at which it may have happened: after its call, and after the operation before it.
+    // The moment at which the operation may have happened: after its call, and after the previous operation of the order.
     const y = Math.max(picture.at(one.start) + 3, before ? before[1] : -Infinity);
     const x = picture.lane(one.clerk);
     if (before && y >= head && before[1] <= height) line(brush, ...before, x, y);
@@ -53,7 +53,7 @@ function drawOrder(picture, order, head) {
   }
 }
 
-/** The names of the lanes, in the row above them. `faded`: whether a clerk's events are hidden. */
+/** The names of the lanes, in the row above the lanes. `faded`: whether a clerk's events are hidden. */
 export function drawClerkNames(picture, head, faded) {
   const { brush, colours, scene } = picture;
   brush.font = `bold 13px ${FONT}`;

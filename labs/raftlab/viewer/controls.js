@@ -1,4 +1,4 @@
-// The buttons above the picture, the keys, and the box with the failure. Each function acts on the `app` that it is given.
+// The buttons above the picture, the keys, and the box with the failure. Each function acts on the `app` passed to it.
 
 import { HIDDEN_AT_FIRST, KINDS } from "./scene.js";
 import { el } from "./elements.js";
@@ -109,7 +109,7 @@ function showFailure(app) {
   };
 }
 
-/** A line about an event that led to the failure: a button if the event is on this page. */
+/** A line about an event that led to the failure. It is a button if the event is on this page. */
 function ledLine(app, line) {
   const [, time, text] = /^\s*(\d+\.\d{3}) (.*)$/s.exec(line) ?? [];
   if (time === undefined) return el("span", "", line);

@@ -1,7 +1,7 @@
 // The visible part of the picture: drawing it, and finding the event under the pointer.
 //
-// Time runs downwards, with a lane for each server. scene.js decides what is shown. The cost depends only on what is on the
-// screen, and not on the size of the trace.
+// Time runs downwards, and each server has a lane. scene.js decides which events are shown. The time for drawing depends
+// only on what is on the screen, not on the size of the trace.
 
 import { label, seconds } from "./words.js";
 import { roleOf } from "./model.js";
@@ -13,7 +13,7 @@ export const HEAD = 34; // the height of the row with the lanes' names
 export const ABOVE = 16; // space above the first event
 const GUTTER = 66;
 const LEFT = 26;
-const ROOMY = 230; // pixels between lanes from which on there is space for long labels
+const ROOMY = 230; // minimum distance of lanes, in pixels, at which there is space for long labels
 
 const LEADER = 9;
 const OTHER = 3;
@@ -26,7 +26,7 @@ export class Picture {
     this.hits = [];
   }
 
-  // Labels are to the right of a lane or on its arrows, so there is space to the right of each lane, even the last.
+  // Labels are to the right of a lane or on its arrows, so every lane has space at its right, even the last one.
   lane(server) {
     return GUTTER + LEFT + this.scene.laneOf(server) * this.gap;
   }
@@ -231,7 +231,7 @@ export class Picture {
     const { brush } = this;
     if (arrow.fate === "lost") {
       const began = arrow.release >= 0 ? arrow.release : arrow.start;
-      // A message that is lost when it is sent gets a short arrow; one that is lost when it would arrive, a long one.
+      // A message that is lost when it is sent gets a short arrow. One that is lost when it would arrive gets a long arrow.
       const there = this.scene.times[arrow.end] - this.scene.times[began] < 1e-9 ? 0.3 : 0.85;
       const end = x1 + (x2 - x1) * (arrow.release >= 0 ? Math.max(there, 0.55) : there);
       const down = Math.max(this.at(arrow.end), y);
@@ -330,7 +330,8 @@ export class Picture {
 
   #labels(from, to) {
     const { scene } = this;
-    // The most important events get their labels first. Events without space for a label show it under the pointer.
+    // The most important events get their labels first. If there is no space for the label of an event, the label is shown
+    // when the pointer is on the event.
     const later = [];
     for (let place = from; place < to; place++) {
       const index = scene.rows[place];
@@ -473,7 +474,7 @@ export class Picture {
 
   // --- the pointer ---
 
-  /** The event whose mark, label or arrow is at a point of the canvas; null if there is none near. */
+  /** The event whose mark, label or arrow is at or near a point of the canvas; null if there is none. */
   hit(x, y) {
     if (y < HEAD) return null;
     let best = null;

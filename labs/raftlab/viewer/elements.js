@@ -1,10 +1,10 @@
-// The elements that several parts of a page make. Text that students wrote becomes text, never HTML.
+// The elements that several parts of a page create. Text that students wrote becomes text, never HTML.
 
 import { entryAt } from "./model.js";
 import { field } from "./words.js";
 import { termClass } from "./theme.js";
 
-/** Make an element with a class and children. Strings become text. */
+/** Create an element with classes and children. Children that are strings become text. */
 export function el(tag, classes, ...children) {
   const made = document.createElement(tag);
   if (classes) made.className = classes;

@@ -10,7 +10,7 @@ import { sentence } from "./words.js";
 import { nameTerms, readColours, restoreTheme, setTheme, theme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
-const PLAY_SPEED = 90; // pixels of the picture in a second
+const PLAY_SPEED = 90; // pixels of the picture per second
 
 class App {
   constructor(data) {
@@ -43,7 +43,8 @@ class App {
     this.paint();
   }
 
-  /** The event at which the run failed: a fault's own event, or else the last event. -1: none, or the trace is cut off. */
+  /** The event at which the run failed: the `fault` event if there is one, else the last event. -1 if the run did not fail,
+   * or if its last events are not on this page. */
   #whereItBroke() {
     if (!this.data.failure) return -1;
     for (let index = this.count - 1; index >= 0; index--) if (this.data.events[index].e === "fault") return index;
@@ -178,7 +179,7 @@ class App {
     if (this.panel.index !== undefined) this.panel.show(this.cursor);
   }
 
-  /** Compute all places again. The event at the cursor stays where it was on the screen. */
+  /** Compute the places of all events again. The event at the cursor keeps its place on the screen. */
   relayout() {
     const scroller = $("scroller");
     const before = this.scene.y[Math.max(0, this.cursor)] - scroller.scrollTop;
@@ -200,7 +201,7 @@ class App {
     if (this.pending) cancelAnimationFrame(this.pending);
     this.pending = 0;
     const scroller = $("scroller");
-    // Leave the scroll bar free.
+    // Do not cover the scroll bar.
     $("picture").style.width = `${scroller.clientWidth}px`;
     const top = scroller.scrollTop;
     const { rows, times } = this.scene;
@@ -269,7 +270,8 @@ class App {
     tip.style.top = `${event.clientY + 18 + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 10 : event.clientY + 18}px`;
   }
 
-  /** `#e=512` selects an event by its number, `#t=1.234` a moment. Returns whether the link had one of them. */
+  /** Go to the event or moment in the page's address: `#e=512` is the number of an event, `#t=1.234` is a time in seconds.
+   * Returns whether the address had one of them. */
   #followLink() {
     const [, name, value] = /^#(e|t)=(\d+(?:\.\d+)?)$/.exec(location.hash) ?? [];
     if (!name || !this.count) return false;
@@ -280,7 +282,7 @@ class App {
 }
 
 addEventListener("error", (event) => {
-  // Without this notice, a reader would take half a picture for the whole run.
+  // Without this notice, a reader would mistake an incomplete picture for the whole run.
   $("notices").append(Object.assign(document.createElement("p"), { className: "notice", textContent: `this page had an error and may not show everything: ${event.message}` }));
 });
 const began = performance.now();

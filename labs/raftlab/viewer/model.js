@@ -1,15 +1,16 @@
 // The servers' states at any moment, derived from the messages in the trace.
 //
-// A trace has no states, only messages and the test's calls. So everything here is derived by the rules of Figures 2 and
-// 13, and from what a server *said* rather than from what it should have done: a server has a term once it answers with it
+// A trace contains no states, only messages and the test's calls. So the states are derived by the rules of Figures 2 and
+// 13, and from what a server *said*, not from what it should have done. A server has a term once it answers with that term
 // or gets it in a reply, and it has entries once it says so. All events go through `step`, one at a time. The states are
-// saved every `EVERY` events, so that the state at any moment is only a few steps away.
+// saved every `EVERY` events, so that few steps are needed to compute the states at any moment.
 
 export const EVERY = 256;
 
-// An entry that must exist but was in no shown message: it was sent before the shown part, or a snapshot covers it.
+// Stands for an entry that must exist but was in no message of this page, because it was sent before the part of the trace
+// that is shown, or because a snapshot covers it.
 const UNKNOWN = Object.freeze({ term: null, command: undefined });
-// How long, in seconds, a server that has got a higher term may still send requests of its old one.
+// For how many seconds a server that has received a higher term may still send requests of its old term.
 const STRAY = 0.05;
 
 const listOf = (value) => (Array.isArray(value) ? value : []);
@@ -20,7 +21,7 @@ function fresh(server) {
     server,
     incarnation: 0, up: false, paused: false,
     role: "follower", term: 0, vote: null, leader: null,
-    // The server's term before it received a higher one, and when it did: see `stillLeads`.
+    // The server's term before it received a higher one, and when it received that one: see `stillLeads`.
     ownTerm: 0, heardAt: 0,
     base: 0, baseTerm: null, entries: [], shared: false,
     commit: 0, applied: 0,
@@ -43,8 +44,8 @@ function own(s) {
   }
 }
 
-/** Note that the server has this entry at this index. Only a conflict removes entries: the one at this index and all after
- * it (Figure 2, AppendEntries 3 and 4). */
+/** Record that the server has this entry at this index. Only a conflict removes entries: the entry at this index and all
+ * entries after it (Figure 2, AppendEntries 3 and 4). */
 function put(s, index, term, command) {
   if (!isIndex(index) || index <= s.base || index > s.base + s.entries.length + 100_000) return;
   const known = entryAt(s, index);
@@ -62,7 +63,8 @@ function putAll(s, prev, prevTerm, entries) {
   entries.forEach((entry, offset) => put(s, prev + 1 + offset, entry?.term ?? null, entry?.command ?? null));
 }
 
-/** Note that a snapshot covers everything up to `index`. Later entries stay if the log agrees there (Figure 13, 6). */
+/** Record that a snapshot covers everything up to `index`. Later entries stay if `agrees`: the log has the same entry at
+ * `index` (Figure 13, 6). */
 function coverTo(s, index, term, agrees) {
   if (!isIndex(index) || index <= s.base) return;
   const known = entryAt(s, index);
@@ -84,7 +86,7 @@ function follow(s, term) {
   if (term > s.term) enter(s, term, "follower");
 }
 
-/** The server has received a higher term but still sends requests of its old one, so it ignores the higher term. */
+/** Whether the server ignores a higher term that it has received, because it still sends requests of its old term. */
 const stillLeads = (s, term, now) => term === s.ownTerm && s.ownTerm < s.term && now > s.heardAt + STRAY;
 
 function sent(s, event) {
@@ -116,7 +118,7 @@ function sent(s, event) {
       coverTo(s, message.last_included_index, message.last_included_term, true);
       s.commit = Math.max(s.commit, s.base);
       return;
-    default: // a pre-vote (2F) and a TimeoutNow (2G) change nothing here, and other methods are unknown
+    default: // PreVote (2F) and TimeoutNow (2G) change nothing here, and other methods are unknown
   }
 }
 
@@ -136,7 +138,7 @@ function answered(s, event, asked) {
   if (event.method === "append_entries" && message.success) {
     const entries = listOf(request.entries);
     putAll(s, request.prev_log_index, request.prev_log_term ?? null, entries);
-    // Entries after the last one in this message may be an old leader's.
+    // Entries after the last one in this message may come from an old leader, so they do not count as committed.
     const proved = Math.min(request.leader_commit ?? 0, request.prev_log_index + entries.length);
     if (isIndex(proved)) s.commit = Math.max(s.commit, proved);
   }
@@ -166,7 +168,7 @@ function returned(s, event, call) {
     s.leader = s.server;
     put(s, result[0], result[1], call?.message?.[0] ?? null);
   } else if (event.method === "get_state" && Number.isInteger(listOf(result)[0])) {
-    // Take only what is new, because the answer may be out of date.
+    // The answer may be out of date, so ignore lower terms.
     if (result[1] === true && result[0] >= s.term) {
       enter(s, result[0], "leader");
       s.leader = s.server;
@@ -177,7 +179,7 @@ function returned(s, event, call) {
   }
 }
 
-/** Change the states as one event says. `asked` finds the request (or the test's call) that an event belongs to. */
+/** Update the states by one event. `asked` returns the request (or the test's call) that an event belongs to. */
 export function step(states, event, asked) {
   const s = states[event.server];
   if (!s) return;
@@ -186,7 +188,7 @@ export function step(states, event, asked) {
       Object.assign(s, { up: true, paused: false, incarnation: event.incarnation, role: "follower", leader: null, commit: s.base, applied: 0 });
       return;
     case "crash":
-      // Log, term and vote are on the disk. Everything else is lost.
+      // The log, the term and the vote are on disk. Everything else is lost.
       Object.assign(s, { up: false, paused: false, role: "follower", leader: null, commit: 0, applied: 0 });
       return;
     case "pause":
@@ -207,7 +209,8 @@ export function step(states, event, asked) {
   }
 }
 
-/** Servers that the test itself plays: they send messages, but their `Raft()` never returned and the test calls no method. */
+/** The servers that the test plays. They send messages, but no `Raft()` has returned there and the test calls no method of
+ * theirs. */
 function scripted(events) {
   const spoke = new Set();
   const real = new Set();
@@ -229,7 +232,7 @@ function termsOf(events) {
 }
 
 export class Model {
-  /** `events` are in order; `before` are older events from which the servers' states at the beginning are known. */
+  /** `events` are in order. `before` are earlier events, from which the servers' states at the beginning are derived. */
   constructor(servers, events, before = []) {
     this.events = [];
     this.sends = new Map();
@@ -249,7 +252,7 @@ export class Model {
     for (const event of events) this.add(event);
   }
 
-  /** Add an event after all others. */
+  /** Add an event at the end. */
   add(event) {
     if (event.e === "send") this.sends.set(event.id, event);
     else if (event.e === "call") this.calls.set(event.id, event);
@@ -271,7 +274,8 @@ export class Model {
     this.#goBack(this.checkpoints.length - 1);
   }
 
-  /** Each server's state just after the event with this index (-1: before the first). The next call changes these objects. */
+  /** The states of all servers just after the event with this index (-1: before the first event). The next call changes the
+   * objects that this call returned. */
   at(index) {
     const kept = Math.min(Math.floor((index + 1) / EVERY), this.checkpoints.length - 1);
     if (index < this.index || kept * EVERY - 1 > this.index) this.#goBack(kept);
@@ -289,7 +293,7 @@ export class Model {
     this.checkpoints.push(this.last.map((s) => ({ ...s })));
   }
 
-  /** The spans from which lanes are drawn: from which event on a server has which role and term. */
+  /** Begin a new span if the server's role or term has changed. Lanes are drawn from these spans. */
   #span(s, index) {
     const spans = this.spans[s.server];
     const last = spans.at(-1);

@@ -1,7 +1,7 @@
 // The panel beside the picture: at the selected moment, the states of all servers, their logs in columns by index, the
 // selected event with all its fields, and the events around it.
 //
-// Text that students wrote reaches the page only here and on the canvas, and always as text, never as HTML.
+// Text that students wrote appears only here and on the canvas, and only as text, never as HTML.
 
 import { entryAt, lastIndex, roleOf } from "./model.js";
 import { field, methodName, seconds, sentence } from "./words.js";
@@ -168,7 +168,7 @@ function entryList(entries, message) {
   if (!entries.length) return "none: a heartbeat";
   const list = el("ol", "entries");
   list.start = (message.prev_log_index ?? 0) + 1;
-  // A message may have hundreds of entries; the trace has them all.
+  // A message may have hundreds of entries. The panel shows the first 50; the trace contains all of them.
   for (const entry of entries.slice(0, 50)) {
     const rest = Object.entries(entry ?? {}).filter(([name]) => name !== "term" && name !== "command");
     const more = rest.length ? `  ${rest.map(([name, value]) => `${name}=${field(name, value)}`).join(" ")}` : "";

@@ -1,8 +1,8 @@
-// The layout of the picture: which events are shown, which arrows they make, and where on the page each of them is.
+// The layout of the picture: which events are shown, which arrows connect them, and where on the page each event is.
 
 import { FIRST_CLERK, sentence } from "./words.js";
 
-/** The kinds of events that can be hidden. Everything else (crashes, cuts, the test's steps, advice, faults) always shows. */
+/** The kinds of events that can be hidden. All others (crashes, cuts, the test's steps, advice, faults) are always shown. */
 export const KINDS = [
   ["clients", "Clients", "ClientRequest, and ReadIndex"],
   ["votes", "Votes", "RequestVote and PreVote"],
@@ -22,7 +22,7 @@ export const HIDDEN_AT_FIRST = ["refused", "states"];
 const KIND = Object.fromEntries(KINDS.map(([name], number) => [name, 1 << number]));
 
 const LANE_KINDS = { line: KIND.lines, apply: KIND.applies, save: KIND.saves, snapshot: KIND.saves };
-// Pixels for an event. Events that show only a mark, without a label, get less space.
+// The height of an event, in pixels. Events that have only a mark and no label get less space.
 const TALL = 16;
 const LOW = 6;
 const CLOSE = 3;
@@ -43,7 +43,7 @@ export function messageKind(send) {
 }
 
 export class Scene {
-  /** `history`: the order of the clerks' operations, as history.py made it; null if there is none. */
+  /** `history`: the order of the clerks' operations that history.py computed; null if there is none. */
   constructor(servers, events, model, clerks = 0, history = null) {
     this.servers = servers;
     this.clerks = clerks;
@@ -52,9 +52,9 @@ export class Scene {
     this.asked = model.asked;
     this.results = model.results;
     const count = events.length;
-    // These times never decrease, whatever the file says, because they are searched by bisection.
+    // These times must never decrease, because they are searched by bisection. In the file they may.
     this.times = new Float64Array(count);
-    this.needs = new Uint16Array(count); // the event shows only if all these kinds are switched on
+    this.needs = new Uint16Array(count); // the event is shown only if all these kinds are switched on
     this.one = new Int16Array(count).fill(-1); // the servers that the event concerns, or -1
     this.other = new Int16Array(count).fill(-1);
     this.counts = Object.fromEntries(KINDS.map(([name]) => [name, 0]));
@@ -100,7 +100,7 @@ export class Scene {
     for (const [name] of KINDS) if (needs & KIND[name]) this.counts[name]++;
   }
 
-  /** The event in words, in lower case, for searching. The texts are made at the first search. */
+  /** The event in words, in lower case, for searching. The texts are computed at the first search. */
   text(index) {
     this.texts ??= this.events.map((event) => sentence(event).toLowerCase());
     return this.texts[index];
@@ -113,8 +113,8 @@ export class Scene {
     return found;
   }
 
-  /** Choose what is shown: kinds by name, servers as a set (empty: all), and, if `only` is given, no other events than
-   * these. */
+  /** Choose what is shown: `kinds` by name, and `servers` as a set (empty: all). If `only` is given, no other events are
+   * shown. */
   filter(kinds, servers, only) {
     let mask = 0;
     for (const name of kinds) mask |= KIND[name];
@@ -134,7 +134,8 @@ export class Scene {
     this.shownArrows = this.arrows.filter((arrow) => shown[arrow.start] || (arrow.end >= 0 && shown[arrow.end]));
   }
 
-  /** Give every event its place. `spacing`: "event" (one row each, quiet periods compressed) or "time" (to scale). */
+  /** Compute the place of every event. `spacing`: "event" (a row for each event, quiet periods compressed) or "time" (to
+   * scale). */
   layout(spacing, zoom) {
     const { y, times, shown, events } = this;
     const count = events.length;
@@ -158,7 +159,7 @@ export class Scene {
     this.#chunks();
   }
 
-  // A server that catches up has many applies or calls in a row. The first one's label stands for all of them, and the
+  // A server that catches up has many applies or calls in a row. The label of the first one describes all of them, and the
   // others get little space.
   #series() {
     this.seriesOf = new Map(); // the first event of a series → its last one; every other event of the series → -1
@@ -194,7 +195,7 @@ export class Scene {
     return this.needs[index] & KIND.heartbeats ? LOW + 2 : TALL;
   }
 
-  // Arrows are in the order of their starts. For each chunk of arrows the furthest end is kept, to find long arrows
+  // Arrows are sorted by their starts. For each chunk of arrows, the furthest end is stored, so that long arrows are found
   // quickly.
   #chunks() {
     this.furthest = [];
@@ -256,7 +257,8 @@ export class Scene {
   }
 }
 
-/** The first number below `count` for which `holds` is true; it must be true for all later numbers, too. */
+/** The first number below `count` for which `holds` is true; `count` if there is none. `holds` must then be true for all
+ * later numbers, too. */
 export function search(count, holds) {
   let low = 0;
   let high = count;
@@ -268,7 +270,8 @@ export function search(count, holds) {
   return low;
 }
 
-/** What clerks were asked to do, by the number of the call: from event `start` to event `end` (-1: it never returned). */
+/** The operations of clerks, by the number of the call. Each lasts from event `start` to event `end` (-1: it never
+ * returned). */
 function makeOperations(events) {
   const operations = new Map();
   events.forEach((event, index) => {
@@ -279,15 +282,16 @@ function makeOperations(events) {
   return operations;
 }
 
-/** The orders that explain the results, as lists of operations. An operation without a place ends the order of its key. */
+/** The orders that explain the results, as lists of operations. Also marks the operations that have no place. */
 function placeOrders(operations, history) {
   for (const call of history?.unplaced ?? []) if (operations.has(call)) operations.get(call).unplaced = true;
   return (history?.orders ?? []).map((calls) => calls.map((call) => operations.get(call)).filter(Boolean));
 }
 
-/** Every message on its way, from event `start` to event `end` (-1: unknown), and its fate.
+/** An arrow for each message, from event `start` to event `end` (-1: unknown), with the fate of the message.
  *
- *  `fate`: "arrived"; "lost" on the way; "died" with the server that had it; "unused" (a second copy, or still on its way). */
+ *  `fate`: "arrived"; "lost"; "died" (it had arrived, but the server crashed before it answered); "unused" (a copy that was
+ *  not used, or a message that is still in flight). */
 function makeArrows(events, asked, arrowOf) {
   const arrows = [];
   const waiting = new Map(); // id → answers that have not arrived yet

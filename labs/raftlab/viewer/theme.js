@@ -1,4 +1,4 @@
-// The page's colours, for the canvases. They are defined in style.css.
+// The page's colours for the canvases. style.css defines them.
 
 const NAMES = ["bg", "panel", "ink", "soft", "faint", "line", "accent", "bad", "good", "warn", "band"];
 const TERMS = 8;
@@ -13,8 +13,8 @@ export function readColours() {
   return colours;
 }
 
-// A term's colour depends on its place among the terms of the run, because neighbouring terms must differ in colour even if
-// they are 1000 and 2000.
+// The colour of a term depends on its position among the terms of the run, so that successive terms of the run differ in
+// colour, even if they are 1000 and 2000.
 const places = new Map();
 
 export function nameTerms(terms) {
@@ -29,7 +29,7 @@ export function termColour(colours, term) {
 /** The class that gives a DOM element its term's colour. */
 export const termClass = (term) => (places.has(term) ? `term-${places.get(term)}` : "term-none");
 
-/** "dark" or "light": what the reader chose here, or else what the system prefers. */
+/** "dark" or "light": the reader's choice on this page, or else the system's preference. */
 export function theme() {
   return document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 }

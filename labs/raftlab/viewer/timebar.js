@@ -1,13 +1,13 @@
-// The bar at the bottom: it shows the whole run with its leaders, number of events, crashes, cuts and the failure, and
-// moves the cursor.
+// The bar at the bottom. It shows the whole run: its leaders, the number of events over time, crashes, cuts and the failure.
+// A click on it moves the cursor.
 
 import { seconds } from "./words.js";
 import { FONT, fit, termColour } from "./theme.js";
 
 const SIDE = 12;
 const TOP = 5;
-const LEADS = 7; // the strip of leaders' terms
-const BUSY = 22; // the histogram of events below the strip
+const LEADS = 7; // the height of the strip with the leaders' terms
+const BUSY = 22; // the height of the histogram of events below the strip
 
 export class TimeBar {
   constructor(canvas, scene, model) {
@@ -90,7 +90,7 @@ export class TimeBar {
     }
   }
 
-  // Events are counted only once for each width of the bar.
+  // The events are counted again only if the width of the bar has changed.
   #histogram(brush, colours, bottom) {
     const columns = Math.max(1, Math.floor((this.width - 2 * SIDE) / 3));
     if (this.busy?.length !== columns) {
@@ -118,10 +118,10 @@ export class TimeBar {
   }
 }
 
-/** The leader with the highest term after each event, because the bar shows only one leader at a time. */
+/** The spans of leaders, sorted by term. The bar shows only one leader at a time: the one with the highest term. */
 function reigns(spans, count) {
   const all = spans.flatMap((own, server) =>
     own.map((span, place) => ({ server, role: span.role, term: span.term, from: span.from, to: own[place + 1]?.from ?? count })));
   const leads = all.filter((span) => span.role === "leader" && span.to > span.from).sort((one, two) => one.term - two.term);
-  return leads; // later terms are painted over earlier ones
+  return leads; // higher terms are painted over lower ones
 }

@@ -1,5 +1,5 @@
-// The text of events. `sentence` is raftlab's one-line notation (trace.py has it in Python, and a test compares the two);
-// `label` is short enough to be next to an arrow.
+// The text of events. `sentence` is raftlab's one-line notation, which trace.py implements in Python; a test compares the
+// two. `label` is short enough for a place next to an arrow.
 
 const NAMES = {
   request_vote: "RequestVote",
@@ -12,7 +12,7 @@ const NAMES = {
 };
 // The number of clerk C0; servers have smaller ones (participants.py).
 export const FIRST_CLERK = 100;
-// Fields that hold bytes, which a trace writes as base64.
+// The fields that contain bytes. In a trace they are in base64.
 const BYTES = new Set(["data", "snapshot"]);
 
 export const nameOf = (number) => (number >= FIRST_CLERK ? `C${number - FIRST_CLERK}` : `S${number}`);
@@ -76,7 +76,7 @@ function request(message) {
     delete rest.entries;
   }
   if ("leader_commit" in rest) parts.push(`commit=${take("leader_commit")}`);
-  if (rest.leadership_transfer === false) delete rest.leadership_transfer; // it says something only if it is set (2G)
+  if (rest.leadership_transfer === false) delete rest.leadership_transfer; // the flag has a meaning only if it is set (2G)
   return [...parts, fields(rest)].filter(Boolean).join(" ");
 }
 
@@ -183,7 +183,7 @@ function answerLabel(event) {
   return `reply${term}`;
 }
 
-/** The text next to an event in the picture; "" if its mark is enough. A call shows its `result`, too. */
+/** The text next to an event in the picture; "" if the event's mark is enough. The text of a call also contains `result`. */
 export function label(event, roomy, result) {
   switch (event.e) {
     case "send":

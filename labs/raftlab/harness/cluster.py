@@ -59,7 +59,7 @@ class ServiceOptions(TypedDict, total=False):
     clerks: int
     """How many clerks there are; they are called C0, C1, ..."""
     scripted_clerks: int
-    """How many further clerks there are, which the test plays itself."""
+    """The number of further clerks, which the test plays itself."""
     max_state: int | None
     """The argument of every ``KVServer``, in bytes; ``None`` (the default) if a service need not take snapshots."""
     max_sessions: int
@@ -292,8 +292,8 @@ class Cluster:
         self._world.send_event(protocol.Resume(server))
 
     def clock_rate(self, server: int, rate: float) -> None:
-        """Let a server's clock run ``rate`` times as fast as the lab's, also after restarts (sim only). A wait that has
-        already begun ends when it would have ended before."""
+        """Let a server's clock run ``rate`` times as fast as the lab's, also after restarts (sim only). Waits that have
+        already begun are not affected."""
         self._sim_only("clock_rate")
         self.server_state(server).rate = rate
         self.clock_rates.add(rate)
@@ -400,8 +400,8 @@ class Cluster:
             src: the caller of the RPC (for requests and replies alike).
             dst: the server that is called (for requests and replies alike).
             leg: ``"request"`` or ``"reply"``.
-            method: only messages of this method count; empty means any.
-            nth: which of the messages that count, from 1 on, in the order in which they would arrive.
+            method: catch only a message of this method; empty means any.
+            nth: which of the matching messages, counted from 1 in the order in which they would arrive.
         """
         hold = Hold(self.event_loop, leg, lambda rpc: False, None)
         taken = self.event_loop.take_back(
@@ -413,9 +413,9 @@ class Cluster:
 
     @contextlib.contextmanager
     def at_once(self, server: int, *held: Hold) -> Iterator[None]:
-        """At the end of the ``with`` block, deliver all at one instant: every request that the block sent to ``server``, and
-        every message of the holds in ``held``. Calls that begin in the block (:meth:`ask_start`, ...) are made at the same
-        instant. On the real network the messages and calls leave one right after the other."""
+        """At the end of the ``with`` block, deliver at one instant every request that was sent to ``server`` in the block,
+        and every message of the holds in ``held``. Calls that begin in the block (:meth:`ask_start`, ...) are made at the
+        same instant. On the real network, the messages and calls leave one right after the other."""
         requests = self.hold(dst=server)
         yield
         for hold in (*held, requests):
@@ -556,7 +556,8 @@ class Cluster:
         return observations.disturbed(self.event_loop.trace.events, since, server)
 
     def marks_seen(self, server: int, term: int, flag: str) -> Observation:
-        """Whether ``server`` set ``flag`` in its requests for votes of ``term``, and who refused them all the same."""
+        """Whether ``server`` set ``flag`` in its vote requests of ``term``. If it did, which servers refused the
+        requests."""
         return observations.marked(self.event_loop.trace.events, server, term, flag)
 
     def first_hint(self) -> str:
@@ -729,7 +730,8 @@ class Cluster:
         return observations.lagging(self.event_loop.trace.events, since, late[0], index, applied.get(late[0], 0))
 
     def _agreement_hint(self) -> str:
-        """A hint about the first step of lab 2B if a server has led but none has accepted a command yet; else empty."""
+        """A hint about the first step of lab 2B if servers have sent AppendEntries, but no ``start()`` has returned
+        ``is_leader = True`` yet; else empty."""
         if self._has_led or not self.rpc_count(method="append_entries"):
             return ""
         return "No start() has returned is_leader = True yet. Begin with step 1 of the handout of lab 2B."

@@ -290,11 +290,11 @@ class EventLoop:
 
         Args:
             leg: ``"request"`` or ``"reply"``.
-            wanted: returns whether messages of this RPC count.
-            nth: which of the messages that count to remove, from 1 on, in the order in which they would arrive.
+            wanted: returns whether an RPC matches.
+            nth: which message of a matching RPC to remove, counted from 1 in the order in which they would arrive.
 
         Returns:
-            The RPC and the encoded message; ``None`` if fewer than ``nth`` messages count.
+            The RPC and the encoded message; ``None`` if there are fewer than ``nth`` such messages.
         """
         found = [
             due
@@ -447,7 +447,8 @@ class EventLoop:
                 self._ask_scripted_server(due)
 
     def in_handlers(self, method: str) -> list[Rpc]:
-        """The RPCs of this method that have arrived at a server that is still up, and that it has not answered yet."""
+        """The RPCs of this method that have arrived at a server and have not been answered yet. Those that a crash ended are
+        left out."""
         return [rpc for rpcs in self._in_handlers.values() for rpc in rpcs.values() if rpc.method == method]
 
     # --- messages ---
@@ -746,8 +747,8 @@ class EventLoop:
         )
 
     def take(self, server: int, index: int = 0, data: bytes = b"") -> None:
-        """Let the ``put`` of this server that has waited the longest return. If ``index`` is not 0, the service first calls
-        ``snapshot(index, data)`` in the thread of that ``put``."""
+        """Let one ``put`` of this server return: the one that has waited longest. If ``index`` is not 0, the service first
+        calls ``snapshot(index, data)`` in the thread of that ``put``."""
         if self.states[server].up:
             self.world.send_event(protocol.Taken(server, index, data))
 

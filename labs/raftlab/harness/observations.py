@@ -342,7 +342,7 @@ def transfer(events: Sequence[Event], now: float, since: float, leader: int, tar
 
 
 def marked(events: Sequence[Event], server: int, term: int, flag: str) -> Observation:
-    """Whether ``server`` set ``flag`` in its requests for votes of ``term``, and who refused them all the same."""
+    """Whether ``server`` set ``flag`` in its vote requests of ``term``. If it did, which servers refused the requests."""
     asked = [call for call in calls(events, "request_vote") if call.src == server and call.term == term]
     about = frozenset(call.id for call in asked)
     if not asked:

@@ -36,7 +36,8 @@ export class Quiet {
 
   clear() {
     this.times = Array.from({ length: this.servers }, () => []);
-    this.asked = Array.from({ length: this.servers }, () => -1); // by server: its last term with vote requests, or "p" and the term of pre-votes
+    // By server: the term in which it last asked for votes, or "p" and the term for which it last asked for pre-votes.
+    this.asked = Array.from({ length: this.servers }, () => -1);
     this.longest = 0.15; // seconds: the longest silence after which a server has started an election
     this.beat = 0.03; // seconds: the longest pause between two messages of a leader
   }

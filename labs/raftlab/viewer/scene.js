@@ -290,8 +290,8 @@ function placeOrders(operations, history) {
 
 /** An arrow for each message, from event `start` to event `end` (-1: unknown), with the fate of the message.
  *
- *  `fate`: "arrived"; "lost"; "died" (it had arrived, but the server crashed before it answered); "unused" (a copy that was
- *  not used, or a message that is still in flight). */
+ *  `fate`: "arrived", "lost", or "unused" (a copy that was not used, or a message that is still in flight). `died`: the
+ *  event `lost` of a message that had arrived, but whose receiver crashed before it answered. */
 function makeArrows(events, asked, arrowOf) {
   const arrows = [];
   const waiting = new Map(); // id → answers that have not arrived yet

@@ -261,8 +261,8 @@ class Advice(Frame):
 
 
 class Threads(Frame):
-    """What the threads that run student code are doing, one line each. Only messages show this text; it has no other
-    effect."""
+    """What the threads that run student code are doing, one line each. The text appears in failure messages and has no
+    other effect."""
 
     server: int
     text: str
@@ -293,8 +293,8 @@ class StepRequest(Frame):
     """Run the servers up to ``until``.
 
     The host handles the events of ``due`` and its own timers in order of time. It returns at the first urgent effect, or
-    when ``lookahead`` seconds have passed since the first effect. No message sent with that effect can arrive sooner, so
-    nothing before that time depends on the judge.
+    when ``lookahead`` seconds have passed since the first effect. No message that is sent in the step can arrive before
+    that time, so nothing before it depends on the judge's answer.
     """
 
     until: float
@@ -389,7 +389,7 @@ class Problem(Frame):
     where: str = ""
     """``file:line`` in the student's code, if known."""
     handout: str = ""
-    """The section that helps, as ``handouts/setup.md#first-run``."""
+    """The section of a handout that helps, such as ``handouts/setup.md#first-run``."""
 
 
 class ContractReport(Frame):

@@ -197,4 +197,3 @@ UNELECTED = [
 ]
 
 HONEST = [Entry("dora", CLEAN), Entry("emil", CLEAN)]
-ENTRIES = [*HONEST[:1], *REVIEWED, *OTHERS, *UNELECTED, *HONEST[1:]]

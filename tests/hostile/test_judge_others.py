@@ -1,0 +1,21 @@
+"""Further submissions that send bad data to the judge: each fails, and fills neither memory nor disk."""
+
+from __future__ import annotations
+
+from tests.hostile.bank import Entry
+from tests.hostile.grading import MARKS, by_entry, check_sizes, check_verdict, check_what_is_left, grade
+
+pytestmark = MARKS
+
+
+@by_entry("judge, others")
+def test_the_verdict_is_right(entry: Entry) -> None:
+    check_verdict(grade("judge, others"), entry)
+
+
+def test_what_is_left() -> None:
+    check_what_is_left(grade("judge, others"), "judge, others")
+
+
+def test_records_traces_and_memory_stay_small() -> None:
+    check_sizes(grade("judge, others"))

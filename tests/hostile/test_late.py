@@ -1,0 +1,25 @@
+"""Hostile submissions that fail in a test, beside honest ones with full marks: each gets the correct verdict, and nothing is
+left behind."""
+
+from __future__ import annotations
+
+from tests.hostile.bank import Entry
+from tests.hostile.grading import MARKS, by_entry, check_verdict, check_what_is_left, grade
+
+pytestmark = MARKS
+
+
+@by_entry("late")
+def test_the_verdict_is_right(entry: Entry) -> None:
+    check_verdict(grade("late"), entry)
+
+
+def test_what_is_left() -> None:
+    check_what_is_left(grade("late"), "late")
+
+
+def test_the_table_is_safe_to_print() -> None:
+    out = grade("late").out
+    assert "\x1b" not in out
+    assert "student code ran in a sandbox (bwrap)" in " ".join(out.split())
+    assert "carol \\x1b[31m" in out

@@ -8,7 +8,7 @@ import pytest
 
 from raftlab.harness import observations
 from raftlab.harness.observations import Accepted, Observation
-from raftlab.harness.trace import ApplyEvent, Event, LogLineEvent, OutgoingEvent, ReplyEvent, ServerEvent, Trace, _pack
+from raftlab.harness.trace import Event, OutgoingEvent, ReplyEvent, Trace, _pack
 
 
 class Script:
@@ -246,36 +246,3 @@ def test_who_lets_a_candidate_disturb_the_leader(script: Script) -> None:
     assert text() == "S0, the leader itself, adopted term 2 from a RequestVote of S3"
     script.vote(1.2, 3, 2, 2, granted=True)
     assert text() == "S2, which should hear the leader, adopted term 2 from a RequestVote of S3"
-
-
-# --- what led there ---
-
-
-def test_messages_that_come_again_and_entries_in_a_row_are_one_line(script: Script) -> None:
-    for tenth in range(10):
-        script.append(tenth / 10, 0, 1, 2, success=None)
-    for index in (1, 2, 3):
-        script.trace.add(ApplyEvent(2.0 + index / 10, "apply", 1, _pack({"index": index, "kind": "command"})))
-    script.trace.add(ServerEvent(3.0, "crash", 1))
-    script.trace.add(ApplyEvent(4.0, "apply", 1, _pack({"index": 1, "kind": "command"})))
-    assert script.trace.tail() == [
-        "   0.900 S0→S1 AppendEntries term=1 prev=(2,1) entries=0 commit=0 (the last of 10, from 0.000 on)",
-        "   2.300 S1 applies index 1 to 3",
-        "   3.000 S1 crashes",
-        "   4.000 S1 applies index=1 kind='command'",
-    ]
-
-
-def test_the_students_own_lines_and_the_messages_of_the_sentence_come_besides(script: Script) -> None:
-    about = script.vote(0.1, 1, 0, 1, granted=False)
-    for number in range(30):
-        script.vote(1.0 + number, 1, 0, 2 + number)
-        script.trace.add(LogLineEvent(1.0 + number, "line", 1, "vote", f"line {number}"))
-    shown = script.trace.tail(3, about=frozenset({about}))
-    assert [line for line in shown if "RequestVote" in line] == [
-        "   0.100 S1→S0 RequestVote term=1 last=(0,0)",
-        "   0.101 S0⇢S1 RequestVote answers term=1 vote_granted=False",
-        "   0.102 S1 has the reply term=1 vote_granted=False of S0 to its RequestVote",
-        *(f"{28 + number:8.3f} S1→S0 RequestVote term={29 + number} last=(0,0)" for number in range(3)),
-    ]
-    assert sum("[vote] line" in line for line in shown) == 4

@@ -130,16 +130,6 @@ def test_every_kind_of_event_has_a_notation() -> None:
             assert line(event_type(1.0, kind, *values)).startswith("   1.000 "), kind
 
 
-def test_the_last_events_that_matter() -> None:
-    trace = Trace()
-    for event, _ in NOTATION:
-        trace.add(event)
-    trace.add(ServerEvent(2.0, "crash", 5))
-    shown = ["   1.000 S0 crashes", "   1.000 network: cut S0→S1", "   1.000 S0 [vote] for S1", "   2.000 S5 crashes"]
-    assert trace.tail(3) == shown
-    assert trace.tail(1, frozenset((2,)))[0].startswith("   1.000 network")
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

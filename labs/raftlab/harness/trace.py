@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,98 +237,8 @@ class Trace:
                     path.unlink()
                     return
 
-    def tail(
-        self, count: int = 12, servers: frozenset[int] | None = None, about: frozenset[int] = frozenset(),
-        kinds: frozenset[str] = NOTABLE,
-    ) -> list[str]:  # fmt: skip
-        """The last events that led to a failure, in one-line notation. A message that was sent repeatedly takes one line,
-        and so do successive entries that a server applied.
 
-        Args:
-            count: the maximum number of lines, not counting lines that student code logged and lines for ``about``.
-            servers: show only events that concern one of these; ``None``: all.
-            about: the numbers of RPCs whose messages are shown even if they are older than the other events shown.
-            kinds: the kinds of events to show; logged lines are always shown.
-
-        Returns:
-            The lines, oldest first.
-        """
-        lines: dict[str, _Line] = {}
-        own = 0
-        applied: Counter[int] = Counter()
-        for place in range(len(self.events) - 1, max(-1, len(self.events) - 1 - _TAIL_SEARCHED), -1):
-            event = self.events[place]
-            wanted = event.kind in kinds or event.kind == "line"
-            if not wanted or (servers is not None and not _concerns(event, servers)):
-                continue
-            if event.kind == "line":
-                own += 1
-                if own > _OWN_LINES:
-                    continue
-            if isinstance(event, ApplyEvent):
-                applied[event.server] += 1
-            key = _fold_key(event, place, applied)
-            if key in lines:
-                lines[key].repeated(event)
-            elif len(lines) - min(own, _OWN_LINES) >= count:
-                break
-            else:
-                lines[key] = _Line(place, event)
-        shown = {line.place: line.text() for line in lines.values()}
-        oldest = min(shown, default=0)
-        older = [
-            place
-            for place, event in enumerate(self.events[:oldest])
-            if getattr(event, "id", None) in about and event.kind in ("send", "answer", "reply")
-        ]
-        shown |= {place: line(self.events[place]) for place in older[-_ABOUT_LINES:]}
-        return [shown[place] for place in sorted(shown)]
-
-
-# The number of events at the end of a run that Trace.tail searches.
-_TAIL_SEARCHED = 20_000
-# The maximum number of additional lines: those that student code logged, and those for the RPCs that the failure mentions.
-_OWN_LINES = 8
-_ABOUT_LINES = 6
-
-
-class _Line:
-    """A line that stands for one event, or for several events that differ only in their times or successive indexes."""
-
-    def __init__(self, place: int, event: Event) -> None:
-        self.place = place
-        self._event = self._first = event
-        self._times = 1
-
-    def repeated(self, event: Event) -> None:
-        """Let the line also stand for an earlier event."""
-        self._first = event
-        self._times += 1
-
-    def text(self) -> str:
-        if self._times == 1:
-            return line(self._event)
-        if isinstance(self._event, ApplyEvent) and isinstance(self._first, ApplyEvent):
-            first, last = (message_of(event.message).get("index") for event in (self._first, self._event))
-            return f"{self._event.time:8.3f} {name_of(self._event.server)} applies index {first} to {last}"
-        return f"{line(self._event)} (the last of {self._times:,}, from {self._first.time:.3f} on)"
-
-
-def _fold_key(event: Event, place: int, applied: Counter[int]) -> str:
-    """A key that is equal for events that one line can stand for. ``applied`` counts, for each server, the apply events from
-    this event to the end of the run."""
-    match event:
-        case OutgoingEvent() | ReplyEvent() | LostEvent():
-            return re.sub(r"#\d+", "#", _sentence(event))
-        case ApplyEvent(server=server):
-            message = message_of(event.message)
-            index = message.get("index") if isinstance(message, dict) else None
-            if isinstance(index, int) and message.get("kind") != "snapshot":
-                return f"apply {server} {index + applied[server]}"  # the same for successive indexes
-    return f"at {place}"
-
-
-def _concerns(event: Event, servers: frozenset[int]) -> bool:
+def concerns(event: Event, servers: frozenset[int]) -> bool:
     """Whether one of ``servers`` takes part in this event. The events ``net`` and ``note`` concern all servers."""
     server = getattr(event, "server", None)
     if server is None:
@@ -351,7 +259,7 @@ class TraceFilter:
     def matches(self, event: Event) -> bool:
         if not self.since <= event.time <= self.until:
             return False
-        if self.servers is not None and not _concerns(event, self.servers):
+        if self.servers is not None and not concerns(event, self.servers):
             return False
         topics = (event.kind, getattr(event, "method", None), getattr(event, "topic", None))
         return not self.topic or self.topic in topics
@@ -484,7 +392,21 @@ def _fields(message: Any) -> str:
     """The fields of a message, without those that are ``None``."""
     if not isinstance(message, dict):
         return repr(message)
-    return " ".join(f"{name}={_short(value)}" for name, value in message.items() if value is not None)
+    return " ".join(
+        f"{name}={(name == 'command' and operation_of(value)) or _short(value)}"
+        for name, value in message.items()
+        if value is not None
+    )
+
+
+def operation_of(command: Any) -> str:
+    """A command of lab 3 as sentences name it, and its session and serial: ``put('x', '1;') client_id=4 serial=2``. Empty
+    for any other command."""
+    if not isinstance(command, dict) or not {"op", "key", "client_id", "serial"} <= command.keys():
+        return ""
+    given = [command["key"], command.get("expected"), command.get("value")]
+    shown = ", ".join(_short(each) for each in given if each is not None)
+    return f"{command['op']}({shown}) client_id={_short(command['client_id'])} serial={_short(command['serial'])}"
 
 
 def _short(value: Any) -> str:

@@ -24,6 +24,7 @@ from raftlab import labs, schedules
 from raftlab.explain import rules, symptoms
 from raftlab.explain.failure import Failure, LabFailure, shortened
 from raftlab.harness.cluster import Cluster, ServiceOptions
+from raftlab.harness.led_there import led_there
 from raftlab.harness.network import MIN_DELAY
 from raftlab.harness.trace import NOTABLE, Event, TraceFilter, line
 from raftlab.runs.record import Outcome, Record
@@ -396,7 +397,8 @@ class Run:
         failure = error.failure
         if not failure.events and self._cluster is not None:
             kinds = NOTABLE | {"save"} if failure.rule in _ABOUT_SAVES else NOTABLE
-            failure.events = self._cluster.event_loop.trace.tail(_EVENTS_SHOWN, error.servers, error.about, kinds)
+            events = self._cluster.event_loop.trace.events
+            failure.events = led_there(events, failure.text, _EVENTS_SHOWN, error.servers, error.about, kinds)
         row = symptoms.find(self.info.lab, self.info.name, failure.text)
         if row is not None:
             failure.causes, failure.read = list(row.causes), row.read

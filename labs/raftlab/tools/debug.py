@@ -23,6 +23,7 @@ import pytest
 from raftlab.command_line import CANNOT, FAILED, INTERRUPTED, PASSED
 from raftlab.explain import render
 from raftlab.explain.failure import LabFailure
+from raftlab.harness.led_there import led_there
 from raftlab.harness.trace import TraceFilter
 from raftlab.host.server import Server
 from raftlab.runs.names import NamedRun
@@ -168,7 +169,7 @@ def replay(named: NamedRun, target: Target, trace_filter: TraceFilter) -> int:
     def stop(frame: FrameType) -> None:
         cluster = None if run is None else run.started_cluster
         if cluster is not None:
-            for line in cluster.event_loop.trace.tail(_EVENTS_SHOWN, trace_filter.servers):
+            for line in led_there(cluster.event_loop.trace.events, count=_EVENTS_SHOWN, servers=trace_filter.servers):
                 print(line)
         print(f"stopped at {trace_filter.until:.3f} s (n: next line, c: continue, q: quit)")
         open_at(frame)

@@ -139,8 +139,24 @@ def words(text: str) -> list[str]:
 
 
 def shapes(text: str) -> set[str]:
-    """The kinds of events that a text shows. Events that differ only in numbers are of the same kind."""
-    return {re.sub(r"\d+", "#", event) for event in re.findall(r"^ +\d+\.\d{3} (.*)$", text, re.MULTILINE)}
+    """The kinds of events that a text shows. Events that differ only in numbers are of the same kind. A line that stands for
+    several is of the kind of each."""
+    return {
+        shape
+        for event in re.findall(r"^ +\d+\.\d{3} (.*)$", text, re.MULTILINE)
+        if not _IN_A_ROW.fullmatch(shape := _one_of(re.sub(r"\d+", "#", event)))
+    }
+
+
+_IN_A_ROW = re.compile("S# applies index # to #.*")
+_VERBS = {"apply": "applies", "crash": "crashes", "start": "starts", "restart": "restarts"}
+
+
+def _one_of(shape: str) -> str:
+    """The kind of the events that a line of what led there stands for."""
+    shape = re.sub(r"(, answered with success=True)?( \((the last of|its term was) [^()]*\))*$", "", shape)
+    shape = re.sub(r"([SC]#)(, [SC]#)+", r"\1", shape)
+    return re.sub(r"^(S#) (apply|crash|start|restart)(?= |$)", lambda found: f"{found[1]} {_VERBS[found[2]]}", shape)
 
 
 # --- anchors ---

@@ -98,6 +98,7 @@ def test_the_whole_explanation(broken: RunTrace, open_page: Open, tmp_path: Path
     led = [f"   {event['t']:5.3f} {text}" for event, text in zip(events_of(broken.path), broken.lines, strict=True)][
         -3:
     ]
+    led[0] += " (the last of 2, from 0.000 on)"
     failure = {"kind": "invariant", "text": "two votes", "rule": rule, "events": led, "detail": "more"}
     path = write(tmp_path / "told.jsonl", {"servers": 5, "failure": failure}, events_of(broken.path))
     page = open_page(path)

@@ -310,6 +310,7 @@ class _Folding:
             case ApplyEvent():
                 key = self._apply(new, event)
             case CallEvent():
+                key = (self._scope, event.kind, event.server, event.method, event.message)
                 new.ids.add(-1 - event.id)  # calls have numbers of their own
         if key is None:
             return

@@ -109,13 +109,27 @@ function showFailure(app) {
   };
 }
 
+/** The sentences of the events that a line about what led to a failure may stand for: messages to several servers, or the
+ * same again and again, are one line there. */
+function standsFor(text) {
+  const one = text.replace(/(?:, answered with success=True)?(?: \((?:its term was|the last of) [^()]*\))*$/, "");
+  const [list, before] = /^(?:[SC]\d+→)?((?:[SC]\d+, )+[SC]\d+)(?=→|⇢| )/.exec(one) ?? / of ((?:S\d+, )+S\d+) to its /.exec(one)?.slice(0, 2) ?? [];
+  if (list === undefined) return [text, one];
+  const names = before.split(", ");
+  const verbs = { apply: "applies", crash: "crashes", start: "starts", restart: "restarts" };
+  return names.map((name) =>
+    one.replace(list, list.replace(before, name)).replace(/^(\S+) (apply|crash|start|restart)(?= |$)/, (_, who, verb) => `${who} ${verbs[verb]}`),
+  );
+}
+
 /** A line about an event that led to the failure. It is a button if the event is on this page. */
 function ledLine(app, line) {
   const [, time, text] = /^\s*(\d+\.\d{3}) (.*)$/s.exec(line) ?? [];
   if (time === undefined) return el("span", "", line);
+  const sentences = standsFor(text);
   let index = app.scene.eventAt(Number(time) - 0.0006) + 1;
   for (; index < app.count && app.scene.times[index] <= Number(time) + 0.0006; index++) {
-    if (sentence(app.scene.events[index]) !== text) continue;
+    if (!sentences.includes(sentence(app.scene.events[index]))) continue;
     const found = index;
     const button = el("button", "", el("time", "", time), ` ${text}`);
     button.onclick = () => app.go(found);

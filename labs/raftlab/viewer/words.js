@@ -50,12 +50,21 @@ export function field(name, value) {
 const cut = (text) => ([...text].length <= 60 ? text : [...text].slice(0, 57).join("") + "...");
 const isPlain = (message) => message !== null && typeof message === "object" && !Array.isArray(message);
 
+/** A command of lab 3 as sentences name it, and its session and serial; empty for any other command. */
+function operation(command) {
+  if (!isPlain(command) || !["op", "key", "client_id", "serial"].every((name) => name in command)) return "";
+  const { op, key, expected, value, client_id: session, serial } = command;
+  const given = [key, expected, value].filter((each) => each !== null && each !== undefined);
+  const name = typeof op === "string" ? op : shown(op);
+  return `${name}(${given.map((each) => cut(shown(each))).join(", ")}) client_id=${cut(shown(session))} serial=${cut(shown(serial))}`;
+}
+
 /** The fields of a message, without those that are None. */
 function fields(message) {
   if (!isPlain(message)) return shown(message);
   return Object.entries(message)
     .filter(([, value]) => value !== null)
-    .map(([name, value]) => `${name}=${cut(field(name, value))}`)
+    .map(([name, value]) => `${name}=${(name === "command" && operation(value)) || cut(field(name, value))}`)
     .join(" ");
 }
 

@@ -48,6 +48,8 @@ _LAST, _FADES = 4.0, 0.85
 _HEARTBEATS, _ALIKE, _ALIKE_FAULTS = 3.0, 0.5, 1.0
 # The operations that an applied range lists.
 _OPERATIONS = 3
+# A line that stands for more messages than this is not shown merely because the other half of one of them is.
+_MOST_IDS = 30
 # Entries that are applied after a pause of so many seconds are in another line.
 _PAUSE_S = 0.2
 # From this weight on, a request or a command is for the operation that the sentence names.
@@ -154,6 +156,8 @@ class _Line:
     heartbeat: bool = False
     grown_from: int | None = None
     """The term that the server had before, if it states a higher one for the first time."""
+    named: bool = False
+    """Whether this is about the election that began or ended a term in the sentence."""
     unanswered: bool = False
     """Whether this is a message of an RPC that nobody answered."""
     asked: bool = False
@@ -177,6 +181,9 @@ class _Line:
             text = (
                 f"{event.time:8.3f} {name_of(event.server)} applies index {first} to {last}{_listed(self.operations)}"
             )
+        elif isinstance(event, CallEvent) and event.method == "snapshot" and isinstance(self.message, list):
+            index, data = self.message
+            text = f"{event.time:8.3f} {name_of(event.server)}.snapshot({index}, <{len(data)} bytes>)"
         elif self.heartbeat:
             text += ", answered with success=True"
         text = self._with_all(text)
@@ -199,6 +206,8 @@ class _Line:
             case ReplyEvent(source=source):
                 before, of, after = text.rpartition(f" of {name_of(source)} to its ")
                 return f"{before}{of and f' of {all_of} to its '}{after}"
+            case CallEvent(server=server):
+                return text.replace(f" {name_of(server)}.", f" {all_of}.", 1)
             case BootEvent() | ServerEvent():
                 before, _, does = text.rpartition(f" {name_of(self._peer())} ")
                 return f"{before} {all_of} {'crash' if event.kind == 'crash' else does.removesuffix('s')}"
@@ -311,6 +320,7 @@ class _Folding:
                 key = self._apply(new, event)
             case CallEvent():
                 key = (self._scope, event.kind, event.server, event.method, event.message)
+                new.message = message_of(event.message)
                 new.ids.add(-1 - event.id)  # calls have numbers of their own
         if key is None:
             return
@@ -476,6 +486,8 @@ def _merge_key(each: _Line) -> tuple[int, object]:
         case ApplyEvent():
             first = message_of(each.first.message) if isinstance(each.first, ApplyEvent) else None
             return -2, ("apply", event.message, repr(first), each.times)
+        case CallEvent() if not is_clerk(event.server):
+            return -4, (event.kind, event.method, event.message)
         case ServerEvent(kind="crash"):
             return -3, "crash"
         case BootEvent(incarnation=incarnation):
@@ -537,6 +549,7 @@ def _weight(each: _Line, subject: _Subject) -> float:
     weight += _in_common(each, fields, subject)
     if each.grown_from is not None:
         weight += 1.5 + 2 * (each.grown_from in subject.terms)
+        each.named |= each.grown_from in subject.terms
     return weight
 
 
@@ -554,13 +567,20 @@ def _in_common(each: _Line, fields: Message, subject: _Subject) -> float:
         elif isinstance(command, str) and command in subject.texts:
             weight += 2
         return weight + _among(fields.get("index"), subject.indexes)
-    weight += 1.5 * _brings(each.request, subject.indexes)
+    weight += 2.5 * _brings(each.request, subject.indexes)
+    if (
+        each.method == "append_entries"
+        and event.kind == "send"
+        and _among(fields.get("leader_commit"), subject.indexes)
+    ):
+        weight += 1.5
     term = fields.get("term")
     if isinstance(term, int) and subject.terms:
-        if term in subject.terms:
+        # What ended a term is the election of the next.
+        election = each.method in ("request_vote", "pre_vote")
+        if term in subject.terms or (election and term - 1 in subject.terms):
             weight += 1.5
-        elif each.method in ("request_vote", "pre_vote") and term - 1 in subject.terms:
-            weight += 1.5  # what ended a term is the election of the next
+            each.named = election
     if each.method == "pre_vote" and isinstance(term, int) and term - 1 in subject.terms:
         weight += 0.5
     return weight
@@ -635,7 +655,7 @@ def _weigh_by_place(lines: list[_Line]) -> None:
             continue
         kind = (each.last.kind, each.method, getattr(each.last, "server", None), _peer_of(each.last))
         less = _ALIKE_FAULTS if isinstance(each.last, ServerEvent | BootEvent | TextEvent) else _ALIKE
-        each.weight += bonus - (0 if each.grown_from is not None else less * min(alike.get(kind, 0), 8))
+        each.weight += bonus - (0 if each.named else less * min(alike.get(kind, 0), 8))
         alike[kind] = alike.get(kind, 0) + 1
         bonus *= _FADES
 
@@ -648,5 +668,5 @@ def _raise_partners(lines: list[_Line]) -> None:
             for number in each.ids:
                 best[number] = max(best.get(number, 0.0), each.weight)
     for each in lines:
-        if not each.trivial and len(each.ids) < 30:
-            each.weight = max([each.weight, *(best[number] - 0.5 for number in each.ids)])
+        if (each.heartbeat or not each.trivial) and len(each.ids) < _MOST_IDS:
+            each.weight = max([each.weight, *(best.get(number, 0.0) - 0.5 for number in each.ids)])

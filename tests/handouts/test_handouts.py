@@ -144,7 +144,7 @@ def shapes(text: str) -> set[str]:
     return {
         shape
         for event in re.findall(r"^ +\d+\.\d{3} (.*)$", text, re.MULTILINE)
-        if not _IN_A_ROW.fullmatch(shape := _one_of(re.sub(r"\d+", "#", event)))
+        if not _IN_A_ROW.fullmatch(shape := one_event(re.sub(r"\d+", "#", event)))
     }
 
 
@@ -152,7 +152,7 @@ _IN_A_ROW = re.compile("S# applies index # to #.*")
 _VERBS = {"apply": "applies", "crash": "crashes", "start": "starts", "restart": "restarts"}
 
 
-def _one_of(shape: str) -> str:
+def one_event(shape: str) -> str:
     """The kind of the events that a line of what led there stands for."""
     shape = re.sub(r"(, answered with success=True)?( \((the last of|its term was) [^()]*\))*$", "", shape)
     shape = re.sub(r"([SC]#)(, [SC]#)+", r"\1", shape)

@@ -42,6 +42,7 @@ def test_part_1_is_enough_for_part_1(tmp_path: Path) -> None:
     # In these tests raftlab plays the leader, so no server refuses a change.
     for name in ("part2_two_majorities", "part2_half_is_no_majority"):
         assert failures.pop(name).rule == rules.BOTH_MAJORITIES
+    assert failures.pop("part2_next_leader_completes_it").rule == rules.JOINT_CONSENSUS
     for name, failure in failures.items():
         assert failure.rule == rules.JOINT_CONSENSUS, (name, failure)
         assert "more than one server" in failure.text, name

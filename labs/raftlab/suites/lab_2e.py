@@ -30,6 +30,7 @@ from raftlab.referee.base import Message
 from raftlab.suites.helpers.configurations import (
     ScriptedFollowers,
     ScriptedVoters,
+    configuration_at,
     configuration_entry,
     crash_leader_during_change,
     expect_commit_among,
@@ -40,11 +41,13 @@ from raftlab.suites.helpers.configurations import (
 )
 from raftlab.suites.helpers.scripted_leader import SnapshotSender, term_of
 from raftlab.suites.helpers.scripted_servers import (
+    ROUNDS,
     ScriptedFollower,
     append,
     ask_vote,
     entries,
     propose_to_s0,
+    request_vote,
     send_append,
     wait_for_campaign,
     wait_for_leadership,
@@ -605,6 +608,94 @@ def test_change_while_stepping_down(cluster: StartCluster) -> None:
         c.expect(not beyond, text, rules.ELECTION_SAFETY, [0])
 
 
+# Sim only, like the next two: on a busy machine a new server may not catch up in time, and then a refusal is correct.
+@points(5, networks=SIM)
+def test_index_of_a_change(cluster: StartCluster) -> None:
+    """A new server that answers at once is added; if commands come at the same moment, every answer has its own index."""
+    c = cluster(4, scripted=range(1, 4), members=range(3))
+    log = ScriptedFollowers(c).followers[1].log
+    wait_for_leadership(c)
+    c.agree("by three", 1)
+    for number in range(ROUNDS):
+        members = [0, 1, 2] if number % 2 else [0, 1, 2, 3]
+        commands = [f"{number}: {each}" for each in range(2)] if number else []
+        with c.at_once(0):
+            call = MembershipCall(c, 0, members)
+            calls = [c.ask_start(0, command) for command in commands]
+        index, _, leads = answer = call.answer() or (-1, 0, False)
+        if not leads or index < 1:
+            refused(c, 0, members, answer)
+        started = [at for at, _, _ in c.started(0, calls)]
+        last = max([index, *started])
+        text = f"expected S0 to send S1 its entries up to {last} within 5 s, but it did not"
+        stored = c.wait_for(5.0, lambda: len(log) >= last)  # noqa: B023  (called in this round only)
+        c.expect(stored, text, rules.AGREEMENT, [0])
+        entry = log[index - 1]
+        text = (
+            f"expected change_membership({members}) to answer the index of its configuration, but at the index that it"
+        )
+        right = entry.get("kind") == "configuration" and entry["members"] == members
+        what = "another configuration" if entry.get("kind") == "configuration" else "a command"
+        c.expect(right, f"{text} answered, {index}, there is {what}", rules.CHANGE_ANSWERS, [0])
+        for command, at in zip(commands, started, strict=True):
+            text = f"expected start({command!r}) to answer the index of this command, but it answered {at}"
+            c.expect(log[at - 1]["command"] == command, text, rules.AGREEMENT, [0])
+
+        def complete(members: list[int] = members, index: int = index) -> bool:
+            alone = configuration_at(log, members, index)
+            return alone > 0 and c.committed(alone)[0] > 0
+
+        text = f"expected S0 to apply the configuration {members} within 5 s, as all answer, but it did not"
+        c.expect(c.wait_for(5.0, complete), text, rules.MEMBERS_TOLD, [0])
+
+
+@points(4, networks=SIM)
+def test_a_slow_learner(cluster: StartCluster) -> None:
+    """Each answer of a new server takes a while, and commands keep coming; change_membership answers within 15 s."""
+    c = cluster(4, scripted=range(1, 4), members=range(3))
+    ScriptedFollowers(c)
+    wait_for_leadership(c)
+    c.agree("by three", 1)
+    call = MembershipCall(c, 0, range(4))
+    # Every round in which the new server catches up takes about 0.7 s: more than the election timeout of many Rafts.
+    late = [c.hold("append_entries", dst=3, leg="reply")]
+    for number in range(150):
+        if not call.pending:
+            break
+        c.propose(0, f"number {number}")
+        c.sleep(0.1)
+        late.append(c.hold("append_entries", dst=3, leg="reply"))
+        late[-2].stop()
+        if len(late) > 7:
+            late.pop(0).release()
+    for hold in late:
+        hold.release()
+    call.answer()  # fails after 15 s
+    c.agree("by three still", 1)
+
+
+@points(5, networks=SIM)
+def test_a_change_ends_with_its_term(cluster: StartCluster) -> None:
+    """The leader is deposed while a new server catches up, and elected again: that change is over, another begins."""
+    c = cluster(4, scripted=range(1, 4), members=range(3))
+    followers = ScriptedFollowers(c)
+    followers.limit_logs(0, 3)
+    for number, members in enumerate(([0, 1], [0, 1, 2])):
+        wait_for_leadership(c)
+        c.agree(f"before it, {number}", 1)
+        term, _ = c.get_state(0)
+        call = MembershipCall(c, 0, [*without((0, 1, 2), *([2] if number else [])), 3])
+        c.sleep(0.2)
+        append(c, 1, term + 5)
+        call.answer()
+        wait_for_leadership(c)
+        c.agree(f"after it, {number}", 1)
+        answer = change(c, 0, members)
+        if not answer[2] or answer[0] < 1:
+            refused(c, 0, members, answer)
+        c.wait_for(5.0, lambda: configured(c, members) > 0)  # noqa: B023  (called in this round only)
+
+
 @points(5)
 def test_voters_do_not_look_at_members(cluster: StartCluster) -> None:
     """A server votes for candidates and follows leaders even if they, or it, are not members of its configuration."""
@@ -627,11 +718,16 @@ def test_votes_while_there_is_a_leader(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     sender = SnapshotSender(c)
     leader = 0  # the term of S1, which leads
+
+    def old_chunk(term: int) -> None:
+        c.scripted_server(1).ask(0, "install_snapshot", term=term, leader_id=1, **sender.chunk(20, 0))
+
     signs: tuple[tuple[str, Callable[[], object], bool], ...] = (
         ("after a heartbeat", lambda: append(c, 1, leader), False),
         ("after a heartbeat that it had to refuse", lambda: append(c, 1, leader, (50, leader)), False),
         ("after a chunk of a snapshot", lambda: sender.ask("install_snapshot", **sender.chunk(20, 0)), False),
         ("after a heartbeat of an older term", lambda: append(c, 1, leader - 1), True),
+        ("after a chunk of a snapshot from a leader of an older term", lambda: old_chunk(leader - 1), True),
         ("when it has heard no leader for a while", lambda: None, True),
     )
     for when, send, granted in signs:
@@ -646,6 +742,23 @@ def test_votes_while_there_is_a_leader(cluster: StartCluster) -> None:
         if not granted:
             text = f"expected S0 to ignore the candidate and to answer with its own term, {leader}, {when}, but it said"
             c.expect(reply["term"] == leader, f"{text} {reply['term']}", rules.REMOVED_SERVER, [0])
+
+
+# Sim only: on a busy machine, the second request may be late enough for a vote.
+@points(5, networks=SIM)
+def test_vote_and_leader_at_once(cluster: StartCluster) -> None:
+    """A candidate asks for S0's vote just as a leader's message arrives: S0 hears the leader, or votes, but not both."""
+    c = cluster(3, scripted=(1, 2))
+    for _ in range(ROUNDS // 2):
+        term = wait_for_campaign(c, above=c.get_state(0)[0]) + 1000
+        with c.at_once(0):
+            requests = request_vote(c, 2, term + 100), send_append(c, 1, term)
+        vote, heartbeat = (c.reply_to(rpc) for rpc in requests)
+        text = (
+            f"expected S0 to follow S1 in term {term}, or to vote for S2 in term {term + 100}, but it did both: it has"
+        )
+        wrong = vote["vote_granted"] and heartbeat["success"]
+        c.expect(not wrong, f"{text} heard a leader, and then votes for another server", rules.REMOVED_SERVER, [0])
 
 
 @points(5)
@@ -682,6 +795,20 @@ def test_kept_configuration_counts(cluster: StartCluster) -> None:
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 1, 2], old_members=None)
     voters.expect_loss([1], "two of four by the entry at index 11, which stays", rules.CONFIGURATION_STAYS)
     voters.expect_win([1, 2], "three of four by the entry at index 11, which stays", rules.CONFIGURATION_STAYS)
+
+
+@points(5, networks=SIM)
+def test_snapshot_undoes_a_change(cluster: StartCluster) -> None:
+    """A snapshot replaces a log that goes on after it, so that the configuration at the end of that log is gone."""
+    c = cluster(4, scripted=range(1, 4), members=range(3))
+    voters = ScriptedVoters(c)
+    lost = [*entries(1000, *(f"lost, {number}" for number in range(10))), configuration_entry(1000, [0, 1, 2, 3])]
+    append(c, 1, 1000, (0, 0), lost)
+    sender = SnapshotSender(c)
+    sender.term = 2000
+    sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 1, 2], old_members=None)
+    why = "two of three by the snapshot up to index 10, as its last entry is not S0's, and S0's log is gone"
+    voters.expect_win([1], why, rules.CONFIGURATION_STAYS)
 
 
 def _expect_snapshot_members(
@@ -1023,6 +1150,24 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
     done = followers.wait_for(lambda: configured(c, [3, 4, 5, 6]) > 0 and not c.get_state(0)[1])
     text = "expected S0 to apply C_new, which all of the new four have, and to step down, within 10 s"
     c.expect(done, f"{text}, but it did not", rules.REMOVED_LEADER, [0])
+
+
+@points(6, networks=SIM)
+def test_part2_next_leader_completes_it(cluster: StartCluster) -> None:
+    """Part 2: a server that already knows that C_old,new is committed is elected; it completes the change all the same."""
+    c = cluster(5, scripted=range(1, 5), members=range(3))
+    followers = ScriptedFollowers(c)
+    joint = configuration_entry(1000, [0, 3, 4], [0, 1, 2])
+    append(c, 1, 1000, (0, 0), [joint])
+    for follower in followers.followers.values():
+        follower.log.append(joint)
+    append(c, 1, 1000, (1, 1000), commit=1)
+    wait_for_leadership(c)
+    done = followers.wait_for(lambda: configured(c, [0, 3, 4]) > 0)
+    text = (
+        "expected S0, which leads, to complete the change of which C_old,new was committed before, and to apply C_new"
+    )
+    c.expect(done, f"{text} within 10 s, but it did not", rules.JOINT_CONSENSUS, [0])
 
 
 @points(5)

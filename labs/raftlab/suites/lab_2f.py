@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 
 from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
-from raftlab.harness.membership import MembershipCall, agree_by, leader_of, ready_leader, reconfigure
+from raftlab.harness.membership import MembershipCall, agree_by, change, leader_of, ready_leader, reconfigure
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
 from raftlab.referee.configuration import names
@@ -264,6 +264,16 @@ def test_all_restart(cluster: StartCluster) -> None:
             c.crash(server)
         c.start_all()
         c.one_leader()
+
+
+@points(4, networks=SIM)
+def test_alone(cluster: StartCluster) -> None:
+    """A cluster of one server needs nobody's pre-vote: the server leads, also after a restart."""
+    c = cluster(1)
+    for number in range(3):
+        c.agree(f"number {number}", 1)
+        c.restart(0)
+    c.agree("at last", 1)
 
 
 @points(5)
@@ -626,11 +636,15 @@ def test_pre_votes_of_an_earlier_round(cluster: StartCluster) -> None:
             c.sleep(0.2)
         else:
             # Wait until S0 has asked again, and has got the answers. Some Rafts ask one server after the other, or look only
-            # every 0.1 s at what has arrived.
+            # every 0.1 s at what has arrived. S1's yes to this question comes last: the late ones must not count with it.
+            c.scripted_server(1).answer["pre_vote"] = _pre_vote_answer(True)
+            last = c.hold("pre_vote", dst=1, leg="reply")
             _wait_for_pre_vote(c)
             c.sleep(0.15)
             late.release()
-            c.sleep(0.2)
+            c.sleep(0.1)
+            last.release()
+            c.sleep(0.15)
         now, _ = c.get_state(0)
         text = f"expected S0 to stay in term 1000, as its pre-votes answer a request from before {event}, but it is"
         c.expect(now == 1000 and not campaign_terms(c), f"{text} in term {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
@@ -651,11 +665,15 @@ def test_signs_of_a_leader(cluster: StartCluster) -> None:
         text = f"expected {want} from S0 to a pre-vote for term {term} {when}, but it said {got}"
         c.expect(want == got, text, rules.WHO_GETS_A_PRE_VOTE, [0])
 
+    def old_chunk() -> None:
+        c.scripted_server(3).ask(0, "install_snapshot", term=999, leader_id=3, **sender.chunk(20, 0))
+
     signs: tuple[tuple[str, Callable[[], object], bool], ...] = (
         ("after a heartbeat that it had to refuse", lambda: append(c, 1, 1000, (50, 1000)), False),
         ("after a chunk of a snapshot", lambda: sender.ask("install_snapshot", **sender.chunk(20, 0)), False),
         ("after a heartbeat of an older term", lambda: append(c, 3, 999), True),
         ("after a candidate of an older term asked for its vote", lambda: ask_vote(c, 3, 999), True),
+        ("after a chunk of a snapshot from a leader of an older term", old_chunk, True),
     )
     for when, send, granted in signs:
         _wait_for_pre_vote(c)  # so that S0 hears no leader any more
@@ -742,6 +760,9 @@ def test_answers_that_count(cluster: StartCluster) -> None:
     _expect_step_down(c, 0, "which only one of three others answers")
     now, _ = c.get_state(0)
     c.expect(now == term, f"expected S0 to step down in term {term}, but it is in term {now}", rules.CHECK_QUORUM, [0])
+    known, _, leads = change(c, 0, [0, 1, 2])
+    text = f"expected S0, which has stepped down, to know no leader of term {term}, but it says that it is itself the leader"
+    c.expect(leads or known != 0, text, rules.CHECK_QUORUM, [0])
     reply = c.reply_to(request_vote(c, 2, term, (10_000, term)))
     text = f"expected S0 to keep its vote for itself in term {term}, in which it led, but it voted for S2"
     c.expect(not reply["vote_granted"], text, rules.ONE_VOTE, [0])

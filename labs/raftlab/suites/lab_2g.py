@@ -38,6 +38,7 @@ from raftlab.suites.helpers.scripted_servers import (
     wait_for_leadership,
 )
 from raftlab.suites.helpers.transfers import (
+    COMMANDS_WITHIN,
     COMMANDS_WITHIN_AT_MOST,
     LEADS_WITHIN,
     LateFollower,
@@ -390,6 +391,52 @@ def test_new_configuration_first(cluster: StartCluster) -> None:
     agree_by(c, "by those of the new set")
 
 
+@points(4, networks=SIM)
+def test_during_a_joint_change(cluster: StartCluster) -> None:
+    """The target stands while two sets of members are in force: it asks both for their votes (part 2 of lab 2E)."""
+    c = cluster(6, members=range(5))
+    c.agree("by five", 5)
+    leader = ready_leader(c, range(5))
+    target, *others = without(range(5), leader)
+    new = sorted([leader, target, 5])
+    joint = carries_configuration(new, joint=True)
+    # Only the target gets C_old,new. It needs three of the old five, so one vote at least of a server that leaves.
+    held = [c.hold("append_entries", leader, dst, when=joint) for dst in (*others, 5)]
+    call = MembershipCall(c, leader, new)
+    c.wait_for(10.0, lambda: bool(held[0].messages) or not call.pending)
+    c.wait_for(1.0, lambda: bool(held[0].messages))
+    if not held[0].messages:
+        return  # a Raft that changes one server at a time
+    c.sleep(0.05)
+    hand_over_at_once(c, leader, target, ", while two sets of members are in force")
+    for hold in held:
+        hold.drop()
+    agree_by(c, "by those of the new set")
+
+
+@points(4, networks=SIM)
+def test_change_waits_meanwhile(cluster: StartCluster) -> None:
+    """A change of members waits for a new server, which catches up during a transfer: the change is not made (lab 2E)."""
+    c = cluster(4, scripted=range(1, 4), members=range(3))
+    followers = {number: LateFollower(c, number) for number in range(1, 4)}
+    followers[3].stop = 0
+    wait_for_leadership(c)
+    c.agree("by three", 1)
+    call = MembershipCall(c, 0, range(4))
+    c.sleep(0.2)
+    followers[1].stop = len(followers[1].log)
+    propose_to_s0(c, "what S1 lacks")
+    begin(c, 0, 1)
+    followers[3].stop = NO_LIMIT
+    answered = c.wait_for(0.3, lambda: not call.pending)
+    index, _, _ = c.propose(0, "meanwhile")
+    if answered and index < 0:  # the transfer is still under way
+        answer = call.answer() or (-1, 0, True)
+        text = "expected S0, which hands over, not to begin the change for which S3 has caught up only now, but it answered"
+        c.expect(answer[0] < 0, f"{text} {answer}", rules.NO_COMMANDS_MEANWHILE, [0])
+    followers[1].stop = NO_LIMIT
+
+
 @points(6, networks=SIM)
 def test_during_a_change(cluster: StartCluster) -> None:
     """A leader hands over in the middle of a change of members, and refuses changes while it hands over (with lab 2E)."""
@@ -445,6 +492,16 @@ def test_no_commands_meanwhile(cluster: StartCluster) -> None:
     expect_commands_again(c, 0, since)
     done = c.wait_for(2.0, lambda: c.committed(last)[1] == "what S1 lacks")
     c.expect(done, "expected S0 to commit with S2 what S1 lacks, but it does not", rules.AGREEMENT, [0])
+    followers[1].stop = NO_LIMIT
+    c.sleep(0.7)
+    calls = len(timeouts_now(c, 1))
+    text = f"expected no TimeoutNow, as S1 caught up only after the transfer was given up, but there were {calls}"
+    c.expect(calls == 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
+    # Once more, but nobody calls S0 between the end of the transfer and the answer with which S1 has caught up.
+    followers[1].stop = len(followers[1].log)
+    propose_to_s0(c, "what S1 lacks again")
+    begin(c, 0, 1)
+    c.sleep(COMMANDS_WITHIN)
     followers[1].stop = NO_LIMIT
     c.sleep(0.7)
     calls = len(timeouts_now(c, 1))
@@ -652,6 +709,13 @@ def test_higher_term_ends_it(cluster: StartCluster) -> None:
         more = [rpc for rpc in timeouts_now(c, 1)[calls:] if rpc.args["term"] == term]
         text = f"expected S0 to send no TimeoutNow in term {term}, as nobody asked for a transfer in it, but it did"
         c.expect(not more, text, rules.NO_COMMANDS_MEANWHILE, [0])
+    # The target answers TimeoutNow with a higher term, as it has heard of a newer leader.
+    c.scripted_server(1).answer["timeout_now"] = lambda rpc: {"term": term + 7}
+    begin(c, 0, 1)
+    c.wait_for(0.3, lambda: c.get_state(0)[0] >= term + 7)
+    now, _ = c.get_state(0)
+    text = f"expected S0 to adopt term {term + 7}, with which S1 has answered TimeoutNow, but it is in term {now}"
+    c.expect(now >= term + 7, text, rules.HIGHER_TERM, [0])
 
 
 @points(5, networks=SIM)

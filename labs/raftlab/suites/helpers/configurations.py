@@ -35,6 +35,14 @@ def configuration_entry(term: int, members: list[int], old: list[int] | None = N
     return {"term": term, "command": None, "kind": "configuration", "members": members, "old_members": old}
 
 
+def configuration_at(log: list[Message], members: list[int], since: int) -> int:
+    """The first index >= ``since`` at which ``log`` has the configuration of exactly ``members``, not C_old,new; else 0."""
+    for index, entry in enumerate(log[since - 1 :], since):
+        if entry.get("kind") == "configuration" and entry["members"] == members and not entry.get("old_members"):
+            return index
+    return 0
+
+
 def carries_configuration(members: Collection[int], joint: bool | None = None) -> Callable[[Message], bool]:
     """A filter for ``hold``: AppendEntries with a configuration entry of these members. ``joint`` restricts it to C_old,new
     (``True``) or to C_new (``False``)."""

@@ -271,6 +271,7 @@ class _Folding:
         self._last_applied: dict[int, float] = {}
         self._real: set[int] = set()  # the servers that the test does not play
         self._rpcs: dict[int, _Rpc] = {}
+        self._heartbeats: dict[int, object] = {}  # their lines' keys
         for _, event in events:
             if isinstance(event, OutgoingEvent):
                 rpc = self._rpcs.setdefault(event.id, _Rpc())
@@ -343,8 +344,17 @@ class _Folding:
         if _is_idle(event, rpc) and (event.kind == "send" or grown_from is None):
             # The request's line speaks of the answer, too.
             new.heartbeat = new.trivial = True
-            return (self._scope, event.server, _peer_of(event), _stated(rpc.request)) if event.kind == "send" else None
+            if event.kind != "send":
+                return None
+            self._heartbeats[event.id] = (self._scope, event.server, _peer_of(event), _stated(rpc.request))
+            return self._heartbeats[event.id]
         if grown_from is not None:
+            # A heartbeat that brought a new term did change something: it gets a line of its own.
+            key = self._heartbeats.get(event.id)
+            asked = self._lines.get(key)
+            if asked is not None and asked.times == 1:
+                asked.heartbeat = asked.trivial = False
+                self._lines[asked.place] = self._lines.pop(key)
             return new.place
         if isinstance(event, ReplyEvent):
             # It says nothing new if it came soon after the answer left, and nothing happened at the server in between.

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from raftlab.explain import rules
 from raftlab.explain.failure import Failure
 from raftlab.runs.record import Outcome, Record
 from raftlab.suites.catalogue import TestInfo
@@ -186,3 +187,15 @@ def test_stopped_at_the_first_failure() -> None:
     assert board.close(stopped=True) == 1
     assert "\n  0/1    Half of four servers is no majority " in shown(board, out)
     assert shown(board, out).endswith("\nstopped at the first failure: 4 of 6 runs done")
+
+
+def test_a_sentence_about_one_mistake_is_shown_before_a_history() -> None:
+    out = io.StringIO()
+    board = ProgressBoard(out, "3A", runs(FIRST, SECOND))
+    history, precise = record(FIRST, outcome="failed"), record(SECOND, outcome="failed")
+    history.failure = Failure("assertion", "expected a linearizable history, but it is not", rules.LINEARIZABLE)
+    precise.failure = Failure("assertion", "expected S0 to keep its sessions, but it has none", rules.EXACTLY_ONCE)
+    for each in (history, precise):
+        board.finished(each)
+    assert board.close() == 1
+    assert "(second, sim, seed 0; of 2 failing runs, this one tells most)" in shown(board, out)

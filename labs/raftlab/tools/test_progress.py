@@ -35,9 +35,10 @@ _FEW_NUMBERS = "{0:>7.1f} s {2:>11}"
 _TITLE_WANTED, _TITLE_WIDEST = 45, 72  # characters
 _NETWORK_WIDTH = 6
 _SEEDS_SHOWN = 8
-# How sentences say that something did not happen in time, and the rules that are about nothing else.
+# How sentences say that something did not happen in time, and the rules that many mistakes break: those about nothing else,
+# and the rule about histories.
 _SAYS_WHEN = re.compile(r" within [\d.,]+ s\b")
-_IN_TIME = (
+_BROKEN_BY_MANY = (
     rules.LIVENESS,
     rules.STABLE_LEADER,
     rules.AGREEMENT,
@@ -45,6 +46,7 @@ _IN_TIME = (
     rules.STILL_ELECTED,
     rules.CATCH_UP,
     rules.TRANSFER,
+    rules.LINEARIZABLE,
 )
 
 
@@ -267,8 +269,9 @@ class ProgressBoard:
 def _tells_little(basic: bool, record: Record) -> tuple[int, int, bool]:
     """A sort key: the failures that are most worth reading come first. These are faults such as a deadlock, which name
     a line. Next come the sentences of the referee and of tests that say what is wrong, and exceptions, which other
-    mistakes may have caused. Last come failures to do something in time, which many mistakes cause; among these, those
-    with the fewest servers that run the student's code come first or, if ``basic``, those of the first tests."""
+    mistakes may have caused. Last come failures to do something in time and histories that are not linearizable, which
+    many mistakes cause; among these, those with the fewest servers that run the student's code come first or, if
+    ``basic``, those of the first tests."""
     failure = record.failure
     if record.outcome == "error" or failure is None:
         return 3, 0, False
@@ -278,8 +281,8 @@ def _tells_little(basic: bool, record: Record) -> tuple[int, int, bool]:
         return 1, order, True
     if failure.kind not in ("assertion", "invariant"):
         return (0 if failure.where else 1), order, True
-    in_time = failure.rule in _IN_TIME or (servers > 1 and _SAYS_WHEN.search(failure.text))
-    return (2 if in_time else 1), order, False
+    by_many = failure.rule in _BROKEN_BY_MANY or (servers > 1 and _SAYS_WHEN.search(failure.text))
+    return (2 if by_many else 1), order, False
 
 
 def _means(records: Sequence[Record]) -> tuple[float, str, str, str, str]:

@@ -67,12 +67,15 @@ def idle_rate(host: WarmHost | None, virtual_s: float) -> float:
         one = idle_cluster(host, False, virtual_s)
         return one.rpcs / one.cpu
     world = SimWorld(InProcessHost(SOLUTION, 0, "none"), MIN_DELAY)
-    cluster = Cluster(world, "2A", 0, 5)
-    cluster.start_all()
-    cluster.one_leader()
-    rpcs, cpu = cluster.rpc_count(), time.process_time()
-    cluster.sleep(virtual_s)
-    return (cluster.rpc_count() - rpcs) / (time.process_time() - cpu)
+    try:
+        cluster = Cluster(world, "2A", 0, 5)
+        cluster.start_all()
+        cluster.one_leader()
+        rpcs, cpu = cluster.rpc_count(), time.process_time()
+        cluster.sleep(virtual_s)
+        return (cluster.rpc_count() - rpcs) / (time.process_time() - cpu)
+    finally:
+        world.close()
 
 
 def start_ms(host: WarmHost, runs: int) -> float:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -255,11 +256,16 @@ class InProcessHost:
         from raftlab.host.sim_host import SimHost
         from raftlab.submission import source
 
-        self._sim_host = SimHost(Program(source.find(path)), seed, schedule)
+        submission = source.find(path)
+        self._modules = tuple(submission.modules)
+        self._sim_host = SimHost(Program(submission), seed, schedule)
         if stop_at is not None:
             self._sim_host.kernel.stop_at(stop_at.when, stop_at.servers, stop_at.callback)
 
     def step(self, request: protocol.StepRequest) -> protocol.StepResult:
         return self._sim_host.step(request)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Forget the student's modules, so that the next import of a ``raft`` in this process finds another submission's."""
+        for name in self._modules:
+            sys.modules.pop(name, None)

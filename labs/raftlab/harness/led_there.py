@@ -52,6 +52,9 @@ _OPERATIONS = 3
 _MOST_IDS = 30
 # Entries that are applied after a pause of so many seconds are in another line.
 _PAUSE_S = 0.2
+# Lines are merged by whose messages they have: those of a server, by its number, or one of these: of nobody, entries that
+# servers apply, crashes and starts of servers, calls of the test.
+_NOTHING, _APPLIES, _STOPS, _CALLS = -1, -2, -3, -4
 # From this weight on, a request or a command is for the operation that the sentence names.
 _THE_SAME = 3.0
 
@@ -475,8 +478,8 @@ def _merged(lines: list[_Line]) -> list[_Line]:
             continue
         for actor in _actors(each):
             opened.pop(actor, None)
-        if common != -3:
-            opened.pop(-3, None)
+        if common != _STOPS:
+            opened.pop(_STOPS, None)
         if key is not None:
             opened.setdefault(common, {})[key] = each
         merged.append(each)
@@ -495,14 +498,14 @@ def _merge_key(each: _Line) -> tuple[int, object]:
             return event.server, ("reply", event.method, event.message)
         case ApplyEvent():
             first = message_of(each.first.message) if isinstance(each.first, ApplyEvent) else None
-            return -2, ("apply", event.message, repr(first), each.times)
+            return _APPLIES, ("apply", event.message, repr(first), each.times)
         case CallEvent() if not is_clerk(event.server):
-            return -4, (event.kind, event.method, event.message)
+            return _CALLS, (event.kind, event.method, event.message)
         case ServerEvent(kind="crash"):
-            return -3, "crash"
+            return _STOPS, "crash"
         case BootEvent(incarnation=incarnation):
-            return -3, incarnation > 1
-    return -1, None
+            return _STOPS, incarnation > 1
+    return _NOTHING, None
 
 
 def _actors(each: _Line) -> list[int]:
@@ -512,11 +515,11 @@ def _actors(each: _Line) -> list[int]:
         case OutgoingEvent(kind="send") | ReplyEvent():
             return []
         case OutgoingEvent():
-            return [event.server, -2]
+            return [event.server, _APPLIES]
         case ApplyEvent():
             return [event.server]
         case LogLineEvent() | ServerEvent() | BootEvent() | SnapshotEvent() | SaveEvent():
-            return [event.server, -2]
+            return [event.server, _APPLIES]
     return []
 
 

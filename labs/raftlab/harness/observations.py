@@ -313,12 +313,13 @@ def campaigns(events: Sequence[Event], since: float, server: int) -> Observation
 def disturbed(events: Sequence[Event], since: float, server: int) -> Observation:
     """Which servers were the first to adopt a term from a vote request of ``server`` although there was a leader."""
     asked = [call for call in calls(events, "request_vote", since) if call.src == server]
-    first = next((call for call in asked if _number(call.answer, "term") >= call.term), None)
-    if first is None:
+    adopted = [call for call in asked if _number(call.answer, "term") >= call.term]
+    if not adopted:
         return Observation()
+    first = adopted[0]
     beats = [call for call in calls(events, "append_entries", since) if call.term < first.term]
     leader = beats[-1].src if beats else None
-    round_ = [call for call in asked if call.term == first.term and _number(call.answer, "term") >= call.term]
+    round_ = [call for call in adopted if call.term == first.term]
     others = {call.dst for call in round_} - {leader}
     term, by = first.term, name_of(server)
     if others:

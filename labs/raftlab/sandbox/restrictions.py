@@ -120,11 +120,7 @@ def fork_into_namespaces(limits: Limits) -> int:
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
         os._exit(1)
-    os.close(write)
-    succeeded = os.read(read, 1)
-    os.close(read)
-    if not succeeded:
-        raise OSError("a server cannot have namespaces of its own here")
+    _answer(read, write)
     return pid
 
 
@@ -149,13 +145,20 @@ def _fork_twice() -> int:
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
         os._exit(0)
+    try:
+        return int(_answer(read, write))
+    finally:
+        os.waitpid(between, 0)
+
+
+def _answer(read: int, write: int) -> bytes:
+    """What a forked child writes into this pipe, whose ends are closed here. Raises ``OSError`` if it writes nothing."""
     os.close(write)
     answer = os.read(read, 32)
     os.close(read)
-    os.waitpid(between, 0)
     if not answer:
         raise OSError("a server cannot have namespaces of its own here")
-    return int(answer)
+    return answer
 
 
 def _mount_own_folders(limits: Limits) -> None:

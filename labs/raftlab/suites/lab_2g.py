@@ -476,6 +476,15 @@ def test_no_commands_meanwhile(cluster: StartCluster) -> None:
     """While the target does not catch up, S0 takes no commands and begins no other transfer; after 1 s it gives up."""
     c = cluster(3, scripted=(1, 2))
     followers = {number: LateFollower(c, number) for number in (1, 2)}
+
+    def expect_no_timeout_now() -> None:
+        """S1 catches up now."""
+        followers[1].stop = NO_LIMIT
+        c.sleep(0.7)
+        calls = len(timeouts_now(c, 1))
+        text = f"expected no TimeoutNow, as S1 caught up only after the transfer was given up, but there were {calls}"
+        c.expect(calls == 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
+
     term = wait_for_leadership(c)
     index = c.agree("by all", 1)
     c.wait_for(2.0, lambda: len(followers[1].log) >= index)
@@ -492,21 +501,13 @@ def test_no_commands_meanwhile(cluster: StartCluster) -> None:
     expect_commands_again(c, 0, since)
     done = c.wait_for(2.0, lambda: c.committed(last)[1] == "what S1 lacks")
     c.expect(done, "expected S0 to commit with S2 what S1 lacks, but it does not", rules.AGREEMENT, [0])
-    followers[1].stop = NO_LIMIT
-    c.sleep(0.7)
-    calls = len(timeouts_now(c, 1))
-    text = f"expected no TimeoutNow, as S1 caught up only after the transfer was given up, but there were {calls}"
-    c.expect(calls == 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
+    expect_no_timeout_now()
     # Once more, but nobody calls S0 between the end of the transfer and the answer with which S1 has caught up.
     followers[1].stop = len(followers[1].log)
     propose_to_s0(c, "what S1 lacks again")
     begin(c, 0, 1)
     c.sleep(COMMANDS_WITHIN)
-    followers[1].stop = NO_LIMIT
-    c.sleep(0.7)
-    calls = len(timeouts_now(c, 1))
-    text = f"expected no TimeoutNow, as S1 caught up only after the transfer was given up, but there were {calls}"
-    c.expect(calls == 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
+    expect_no_timeout_now()
     expect_timeout_now(c, 1, term, ", now that it has caught up,")
 
 

@@ -338,7 +338,7 @@ def _stale(
     source: _Source, method: _Method, what: str, fields: set[str], first: ast.stmt, hold: ast.AST
 ) -> StaticFinding:
     written = _written(source, hold)
-    shown = " and ".join(f"`self.{name}`" for name in sorted(fields, key=lambda name: (name not in written, name))[:3])
+    shown = _shown(sorted(fields, key=lambda name: (name not in written, name)))
     line: int = getattr(hold, "lineno", 0)
     text = (
         f"{method.node.name} decides {what} from {shown} while it holds the lock at {method.file}:{first.lineno}, then "
@@ -346,6 +346,10 @@ def _stale(
         f"changed {'it' if len(fields) == 1 else 'them'} in between"
     )
     return StaticFinding("stale-decision", f"{method.file} {method.node.name} {what}", text)
+
+
+def _shown(fields: list[str]) -> str:
+    return " and ".join(f"`self.{name}`" for name in fields[:3])
 
 
 def _late_messages(source: _Source, method: _Method) -> Iterator[StaticFinding]:
@@ -361,7 +365,7 @@ def _late_messages(source: _Source, method: _Method) -> Iterator[StaticFinding]:
                 fields = _reads(source, node) - {"me"}
                 if fields and not fields & _written(source, hold):
                     message = _last_name(node.func)
-                    shown = " and ".join(f"`self.{name}`" for name in sorted(fields)[:3])
+                    shown = _shown(sorted(fields))
                     text = (
                         f"the thread that runs {method.node.name} makes its {message} at {method.file}:{node.lineno} from "
                         f"{shown} as they are by then, and does not look whether it still should: make the message where "

@@ -1,9 +1,9 @@
-"""What is behind each failure: for a rule, the line of Figure 2; for a fault, a hint; for an exception, its usual causes.
+"""What explains a failure: for a rule, the line of Figure 2; for a fault, a hint; for an exception, its usual causes.
 
-``RULES`` has a line for every rule in :mod:`raftlab.explain.rules`. Figure 2 is quoted in our own words. ``FAULTS`` has
-mistakes that have nothing to do with Raft, such as a deadlock. The host that runs the code reports them, or the judge that
-watches the host. ``EXCEPTIONS`` has the usual causes of the exceptions that are frequent in Rafts. The usual causes of a
-broken rule depend on the failure's sentence, see :mod:`raftlab.explain.symptoms`.
+``RULES`` paraphrases Figure 2: it has a line for every rule in :mod:`raftlab.explain.rules`. ``FAULTS`` has mistakes that
+have nothing to do with Raft, such as a deadlock. They are reported by the host that runs the code, or by the judge that
+watches the host. ``EXCEPTIONS`` has the usual causes of exceptions that are frequent in students' Rafts. The usual causes
+of a broken rule depend on the failure's sentence; see :mod:`raftlab.explain.symptoms`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ _CHANGED_MEANWHILE = (
     "another thread changed it during this loop: hold the lock for the whole loop, or loop over a copy",
 )
 
-BDB_QUIT = "bdb.BdbQuit"  # has no message
+BDB_QUIT = "bdb.BdbQuit"  # this exception has no message
 
 EXCEPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("IndexError", ""): (
@@ -193,7 +193,7 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
         "the lock is released twice: use `with lock:` instead of acquire() and release()",
     ),
 }
-"""The usual causes of an exception in a Raft, by its name and words of its message."""
+"""The usual causes of an exception in a Raft. A key is the exception's name, and words that its message must contain."""
 
 
 def of_exception(text: str) -> tuple[str, ...]:

@@ -33,10 +33,10 @@ class Failure(msgspec.Struct):
         text: one sentence with what was expected and what was observed.
         rule: the rule that is broken; ``None`` for a fault.
         where: ``file:line`` in the student's code, if known.
-        hint: advice about this particular run, such as the next step for a lab that is not done, shown instead of the usual
+        hint: advice about this particular run, such as the next step in an unfinished lab. It is shown instead of the usual
             causes.
         causes: the usual causes of this sentence; see :mod:`raftlab.explain.symptoms`.
-        read: the file and anchor of the handout about these causes; empty: the rule's.
+        read: the file and anchor of the handout about these causes. If it is empty, the rule's handout is shown.
         events: the last relevant events, one line each.
         detail: a traceback or a list of threads.
     """
@@ -58,7 +58,7 @@ class LabFailure(AssertionError):
     Attributes:
         failure: the failure to show.
         servers: the servers whose last events are shown; ``None`` for all.
-        about: the numbers of the RPCs that the sentence speaks of, which are shown in any case.
+        about: the numbers of the RPCs that the failure's sentence mentions. Their events are always shown.
     """
 
     def __init__(self, failure: Failure) -> None:

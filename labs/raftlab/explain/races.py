@@ -15,7 +15,8 @@ KINDS = {
     "lost-wakeup": "a thread may wait although what it waits for has happened",
 }
 
-# The findings of one run that are kept, and the characters of each. They come from the student's process.
+# Findings come from the student's process, so they are limited: the number of findings of one run that are kept, and the
+# number of characters of a text and of a key.
 MAX_FINDINGS = 40
 MAX_TEXT = 700
 MAX_KEY = 200

@@ -2,9 +2,10 @@
 
 The parts come in this order: what was expected and observed; the command that shows a diagram of the run, which is what
 helps most; the line of the student's code, if known; the broken rule and its line of Figure 2; what to read; a hint, or else
-the usual causes of the sentence; the last relevant events; details such as a traceback; the command that replays the run. A
-failure brings its causes along (:mod:`raftlab.explain.symptoms`); :mod:`raftlab.explain.causes` has those of exceptions, and
-the hints.
+the usual causes of the sentence; the last relevant events; details such as a traceback; the command that replays the run.
+
+The usual causes of a sentence are stored in the failure; :mod:`raftlab.explain.symptoms` finds them. The causes of
+exceptions and the hints come from :mod:`raftlab.explain.causes`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
 
 
 def as_text(failure: Failure, replay: str = "", picture: str = "") -> str:
-    """The failure for a terminal. It still has to be made printable, since students choose many of these words."""
+    """The failure for a terminal. The caller must escape control characters, because students choose many of these words."""
     lines: list[str] = []
     for part in parts(failure, replay, picture):
         if not part.label:
@@ -95,7 +96,7 @@ def as_text(failure: Failure, replay: str = "", picture: str = "") -> str:
 
 
 def as_html(failure: Failure, replay: str = "", picture: str = "") -> str:
-    """The failure as an HTML element. Everything is escaped, since students choose many of these words."""
+    """The failure as an HTML element. Everything is escaped, because students choose many of these words."""
     out = ['<div class="failure">']
     for part in parts(failure, replay, picture):
         lines = [html.escape(line) for line in part.lines]

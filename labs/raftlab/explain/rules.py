@@ -81,7 +81,8 @@ TIMER = Rule(
     "§5.2; Figure 2, Followers",
     f"{_DETAILS_2A}#the-election-timer",
 )
-# The same rule as TIMER, broken in the other direction. Such failures have different causes.
+# This is the same rule as TIMER, but here the timer was not restarted although it should have been. Such failures have
+# other causes than a timer that is restarted too often, so they need a rule of their own.
 TIMER_RESTARTS = Rule(
     "election timer",
     "each of three events restarts it: a message from the current leader, granting a vote, starting an election",

@@ -1,10 +1,12 @@
 """The usual causes of a failure's sentence, from the tables "When it fails" in the handouts.
 
-A row of such a table begins with a sentence that a student may see, in backticks, as an example: it also stands for the
-same sentence with other servers, numbers, commands and lists. "…" stands for anything. A failure's sentence may also be
-longer than the row's, if it begins with it. The second cell has the causes. Of several rows that match, the one with the
-most words in common with the failure is shown. Rows for what was observed, which begin with "…", come before those, and
-rows for a certain test ("in the test `late_vote`") before all others.
+The first cell of a row has an example of a sentence that students may see, in backticks. The row matches each failure whose
+sentence begins like the example. The servers, numbers, commands and lists in it may differ, and "…" matches any text. The
+second cell has the causes.
+
+If several rows match a failure, one of them is shown. Rows for certain tests ("in the test `late_vote`") come first, then
+rows that begin with "…", which are about what was observed. Among equals, the row that has the most characters in common
+with the failure is chosen, and then that of the later lab.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_PLACES = (_PACKAGE / "data" / "handouts", _PACKAGE.parents[1] / "handouts")  # in a wheel, in a checkout
+# The folder of the handouts, in an installed wheel and in a checkout.
+_PLACES = (_PACKAGE / "data" / "handouts", _PACKAGE.parents[1] / "handouts")
 
 _LINK = re.compile(r"\[([^]]+)\]\(([^)\s]+)\)")
-# A sentence, or the end of one, that only names what to read.
+# A sentence, or the end of a sentence, that only says what to read.
 _ONLY_A_LINK = re.compile(rf"(?:[.:,;]|(?<=\?)) (?:[Ss]ee (?:also )?)?{_LINK.pattern}\.?(?=$|\. |; or)")
 _QUOTED = re.compile(r"(`+)(.+?)\1")
 _TEST = re.compile(r"in the test `(\w+)`")
 _ABOVE = "the same cause as in the row above"
 _NUMBER_WORDS = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
-# The parts of an example that differ from run to run, and what each matches. A server or clerk stands for others, and a
-# clerk's operation for any operation, but a get only for gets.
+# The parts of an example that may differ from run to run; _MATCHES has what each of them matches. A server or clerk matches
+# any other one. A clerk's operation matches any operation, except that a get matches only gets.
 _VARIABLE = re.compile(
     rf"""(?P<any>…)
     |(?P<read>\bget\([^()]*\))
@@ -62,7 +65,7 @@ _MATCHES = {
     "space": r"\s",
 }
 
-# The kinds that match the same words only.
+# These parts hardly differ from run to run, so all their characters count as shared with the failure.
 _LITERAL = ("plural", "refusal", "stand_in")
 
 
@@ -77,7 +80,7 @@ class Row:
         read: the file and anchor of the first handout that the causes link to; empty if they link to none.
         tests: the tests whose failures the row is about; empty for all.
         pattern: what the sentence of a failure must begin with.
-        words: how many characters of the example are the same in every sentence that matches.
+        words: the number of characters (not words) of the example that every matching sentence has, too.
     """
 
     lab: str

@@ -50,13 +50,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two per processor: the tests spend a third of their time waiting for real servers and for hostile code to end."""
+    """Use two workers per processor: a third of the tests' time is spent waiting for real servers and for hostile code."""
     return 2 * processors()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Gradings sign their records with a key in the user's state folder. Tests leave that of the developer alone."""
+    """Use a temporary state folder. Gradings keep the key that signs their records there, and tests must not touch the
+    developer's own key."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -64,7 +65,8 @@ def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_submission_stays_imported() -> Iterator[None]:
-    """A submission's module that a test leaves behind would be what the next ``import raft`` in this process returns."""
+    """Fail a test that leaves a submission's module in ``sys.modules``. The next ``import raft`` in this process would
+    return that module instead of another submission's."""
     yield
     left = {name for name in ("raft", "kv") if name in sys.modules}
     for name in left:
@@ -173,8 +175,18 @@ def sim_cluster(
     anyone_leads: bool = True,
     **service: Unpack[ServiceOptions],
 ) -> Iterator[Cluster]:
-    """Create a cluster in the simulator, without starting its servers. If ``anyone_leads``, the referee accepts leaders
-    without votes: the small Rafts of most tests hold no elections. ``service`` are the clerks of lab 3A, and so on."""
+    """Create a cluster in the simulator, without starting its servers.
+
+    Args:
+        path: the submission.
+        servers: the number of servers.
+        seed: determines every random choice.
+        schedule: how threads are preempted (:mod:`raftlab.schedules`).
+        lab: the lab whose rules the referee checks.
+        scripted: the servers that the test plays itself.
+        anyone_leads: whether the referee accepts leaders without votes. The small Rafts of most tests hold no elections.
+        service: the options for clusters with clerks (lab 3A and later).
+    """
     with ExitStack() as stack:
         host = stack.enter_context(WarmHost(path))
         world = SimWorld(ForkedHost(host, seed, schedule), MIN_DELAY)
@@ -191,7 +203,7 @@ class _Everything(set[tuple[int, int]]):
 
 
 def let_anyone_lead(referee: Referee) -> None:
-    """From now on, a leader needs no votes."""
+    """Make the referee accept leaders without votes from now on."""
     if referee.leadership is not None:
         referee.leadership._elected = _Everything()
 

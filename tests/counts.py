@@ -48,7 +48,7 @@ def readme() -> str:
 
 def guide() -> str:
     text = GUIDE.read_text(encoding="utf-8")
-    # The words may be on two lines.
+    # A line of the guide may end between these words.
     return _replaced(
         text,
         r"\((\d\w):(\s+)\d+(\s+)points\)",
@@ -59,7 +59,7 @@ def guide() -> str:
 def passing_transcript(path: Path) -> str:
     """The text of a handout, with the transcript of a lab that passes brought up to date.
 
-    A transcript that differs only in measured numbers stays: its times and message counts are those of its first run.
+    A transcript that differs only in measured numbers is not replaced, so that the handout does not change each time.
     """
     text = path.read_text(encoding="utf-8")
 

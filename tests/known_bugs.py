@@ -58,8 +58,13 @@ def put(bug: Bug, folder: Path) -> Path:
 def failures_of(
     folder: Path, tests: Iterable[TestInfo], raft: Path | None = None
 ) -> Iterator[tuple[TestInfo, Failure]]:
-    """Run each test once in the simulator, on the code in ``folder``, in lab 3 with ``raft`` below its kv.py. Yields the
-    tests that fail."""
+    """Run each test once in the simulator on the code in ``folder``. Yields the tests that fail, with their failures.
+
+    Args:
+        folder: the submission.
+        tests: the tests to run.
+        raft: the Raft below the submission's kv.py (lab 3); ``None`` if the submission has its own.
+    """
     with closing(
         Implementation(folder, raft=raft)
     ) as implementation:  # shared, because starting it takes longer than most runs
@@ -70,8 +75,10 @@ def failures_of(
 
 
 def check(bug: Bug, catch: Catch, folder: Path) -> None:
-    """Assert that the test catches the bug as its file says, with the message in the snapshot, at the seed given there.
-    (The bug may pass at the seeds before: finding that out again would take most of the time.)"""
+    """Assert that the test catches the bug in the way that the bug's file names, with the message in the snapshot.
+
+    Only the seed in the snapshot is run. With lower seeds the test may pass, and to confirm this would take most of the
+    time."""
     blocks = (ROOT / SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
     recorded = next((block for block in blocks if block.partition("\n")[0] == _title(bug, catch)), "(nothing)")
     seed = re.search(r"^  seed (\d+), ", recorded, re.M)
@@ -85,21 +92,21 @@ def check(bug: Bug, catch: Catch, folder: Path) -> None:
 
 
 def snapshot() -> str:
-    """The text of the snapshot. Runs each bug, on all processors; with two, this takes about 90 s."""
+    """The text of the snapshot. This runs each bug, on all processors; with two of them it takes about 90 s."""
     with ProcessPoolExecutor(processors()) as pool:
         sentences = [each for of_bug in pool.map(_sentences, range(len(BANK.bugs))) for each in of_bug]
     return "\n\n".join([_HEAD, *sentences]) + "\n"
 
 
 def recorded() -> dict[str, tuple[str, str]]:
-    """By the first line of each block of the snapshot: the test, and the sentence that students read."""
+    """The test and the sentence that students read, for each block of the snapshot. The keys are the blocks' first lines."""
     blocks = (ROOT / SNAPSHOT).read_text(encoding="utf-8").split("\n\n")[1:]
     titles = ((block.partition("\n")[0], block.split("\n", 2)[2].strip()) for block in blocks)
     return {title: (title.rpartition(", ")[2], sentence) for title, sentence in titles}
 
 
 def rows_text() -> str:
-    """The text of ``tests/snapshots/rows.txt``, from the other snapshot and the handouts."""
+    """The text of ``tests/snapshots/rows.txt``: the handouts' rows that fit no sentence in ``bugs.txt`` best."""
     found = {symptoms.find(catalogue.find_test(test).lab, test, sentence) for test, sentence in recorded().values()}
     missing = [row for row in symptoms.rows() if row not in found]
     lines = [_ROWS_HEAD, f"# {len(missing)} of {len(symptoms.rows())} sentences:", ""]
@@ -128,7 +135,7 @@ def proof_page() -> str:
 
 
 def snapshot_titles() -> list[str]:
-    """The first line of each block of the snapshot, without running anything."""
+    """The first line that each block of the snapshot must have. This runs nothing."""
     return [_title(bug, catch) for bug in BANK.bugs for catch in bug.catches]
 
 

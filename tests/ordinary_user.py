@@ -1,4 +1,4 @@
-"""Runs a command as an ordinary user, also in tests that run as root."""
+"""Run a command as an ordinary user, even if the tests run as root."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.conftest import ROOT
 
 USER = 65534
 
-# In a mount namespace of its own: makes what Python needs visible below folders that only root can enter.
+# A script that runs in a mount namespace of its own, and then runs a command as an ordinary user. Some of the files that
+# Python needs may be in folders that only root can enter. The script hides each such folder behind an empty one that
+# everyone can enter, and mounts there what Python needs.
 _SCRIPT = """
 set -e
 stage=$1; shift
@@ -38,13 +40,13 @@ def as_ordinary_user(command: Sequence[str], stage: Path) -> list[str]:
 
     Args:
         command: the command, which uses this Python.
-        stage: an empty folder.
+        stage: an empty folder, which the script needs while it moves mounts.
     """
     if os.geteuid() != 0:
         return list(command)
     needed = [os.path.realpath(sys.base_prefix), str(ROOT), *(path for path in sys.path if path.startswith("/"))]
     pairs = [(hidden, path) for path in dict.fromkeys(needed) if os.path.isdir(path) and (hidden := _hidden_by(path))]
-    # Of two that lie inside each other, the outer one is enough.
+    # A folder inside another one that is mounted needs no mount of its own.
     pairs = [pair for pair in pairs if not any(pair[1].startswith(f"{other[1]}/") for other in pairs)]
     arguments = [argument for pair in pairs for argument in pair]
     return [

@@ -122,7 +122,8 @@ raftgrade proof bank --mutants
 
 
 def prepare(folder: Path) -> None:
-    """Create the files that the commands name: a submission ``alice``, a bank with one bug, and folders without either."""
+    """Create the files that the commands name: a submission ``alice``, a ``bank`` with one bug, an ``empty`` folder, and an
+    ``odd`` one with a file that is not a soak's log."""
     (folder / "README.md").touch()
     fakes.submission(folder, "alice")
     for name in ("empty", "odd", "bank"):

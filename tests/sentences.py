@@ -1,6 +1,7 @@
-"""The text of the snapshots in ``tests/snapshots``: what students read. `python -m tests.update` rewrites them.
+"""The text of the snapshots in ``tests/snapshots`` with the messages that students read.
 
-In a review, the diff of a snapshot shows how a message changes, so tests need not pin its words elsewhere.
+`python -m tests.update` rewrites the snapshots. In a review, the diff of a snapshot shows how a message changes, so tests
+need not repeat its words elsewhere.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def refusals_text() -> str:
 
 
 def help_text() -> str:
-    """The words of each command's ``--help``. Its layout is argparse's, and differs between versions of Python."""
+    """The words of each command's ``--help``. Its layout is left out, because it differs between versions of Python."""
     blocks = [f"# The text of --help (raftlab/cli.py, raftgrade/options.py)\n{NOTE}"]
     for parser in (raftlab.cli.make_parser(), options.parser()):
         blocks += ["\n".join(_help(each)) for each in _with_commands(parser)]

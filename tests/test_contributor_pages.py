@@ -17,9 +17,10 @@ from tests.test_import_directions import GRADER_LEVEL, LAB_LEVEL
 PAGES = [ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "RELEASING.md", "SECURITY.md")]
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
-# Where a path in a page may begin. Within a table or a recipe, paths are shortened.
+# The folders that a path in a page may be relative to. Tables and recipes leave out the beginning of their paths.
 PLACES = (".", "labs/raftlab", "grader/raftgrade", "tests")
 SUFFIXES = (".py", ".md", ".toml", ".txt", ".patch", ".yaml", "/")
+# Paths that need not exist: placeholders in recipes, and the student's own files.
 INVENTED = re.compile(r"NAME|NEW|LAB|^(raft|kv)\.py$")
 
 
@@ -34,7 +35,7 @@ def test_every_path_is_there(page: Path) -> None:
 
 
 @PAGE
-def test_links(page: Path) -> None:
+def test_every_link_leads_to_an_existing_file_and_heading(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in link:
             name, _, anchor = link.partition("#")

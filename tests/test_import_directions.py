@@ -1,4 +1,4 @@
-"""Modules import only from their own level and below. The levels of both packages are those in ARCHITECTURE.md."""
+"""A module imports only from its own folder and from lower levels. ARCHITECTURE.md lists the levels of both packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Folders and top-level modules of each package, lowest level first. A module may import from its own level and below.
+# The folders and top-level modules of each package, lowest level first. Those on the same level do not import each other;
+# only `cli` and `options` may.
 LAB_LEVELS = (
     (
         "__init__",
@@ -53,8 +54,8 @@ GRADER_LEVELS = (
 LAB_LEVEL = {unit: number for number, units in enumerate(LAB_LEVELS) for unit in units}
 GRADER_LEVEL = {unit: number for number, units in enumerate(GRADER_LEVELS) for unit in units}
 
-# The judge does not import the host, which runs student code. The exceptions run the host in the judge's process, for
-# `--pdb` and in a child that judges one's own code.
+# The judge does not import the host, which runs student code, except in these modules. They run the host in the judge's own
+# process: for `--pdb`, and for runs whose verdict matters only to the author of the code.
 HOST_IN_JUDGE = ("runs/together_child.py", "worlds/sim_world.py", "tools/debug.py")
 
 
@@ -96,7 +97,7 @@ def upward(package: Path, path: Path, levels: dict[str, int]) -> list[str]:
 
 
 @pytest.mark.parametrize("path", modules(LAB), ids=lambda path: path.relative_to(LAB).as_posix())
-def test_imports_run_downwards(path: Path) -> None:
+def test_raftlab_imports_only_itself_and_lower_levels(path: Path) -> None:
     assert upward(LAB, path, LAB_LEVEL) == []
     for name in imports(path):
         assert name.startswith("raftlab"), f"{path.name} imports {name}"

@@ -1,4 +1,4 @@
-"""The portable alternatives to the calls of Linux: each of them, and whole commands in processes without these calls."""
+"""Tests of the alternatives to system calls that only Linux has: each of them, and commands in processes without them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_messages_arrive_whole_and_bring_their_descriptors(portable: bool, monke
         assert os.read(read, 100) == b"through the copy"
         assert operating_system.receive_message(theirs, most_fds=8)[:2] == (b"x" * 20_000, [])
         operating_system.send_message(theirs, b"two", [write])
-        # A process that asks for none gets none.
+        # A process that asks for no descriptors gets none.
         data, none, sender = operating_system.receive_message(ours)
         assert (data, none, sender) == (b"two", [], 0 if portable else os.getpid())
         theirs.close()
@@ -70,7 +70,7 @@ def test_a_lifeline_ends_a_child_that_is_busy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("0:01.25", 1.25), ("00:02:03", 123), ("1-01:00:00", 90_000), ("", 0), ("TIME", 0)]
 )
-def test_times_of_ps(text: str, seconds: float) -> None:
+def test_cpu_times_in_the_notation_of_ps_are_read(text: str, seconds: float) -> None:
     assert operating_system._seconds(text) == seconds
 
 

@@ -1,4 +1,4 @@
-"""Text from submissions cannot control the terminal."""
+"""Text from submissions cannot control the terminal; durations, counts and ranges are put into words."""
 
 from raftlab.safe_text import count, duration, one_line, printable, spans
 
@@ -8,7 +8,7 @@ def test_control_characters_are_escaped() -> None:
     assert printable("größer – 語") == "größer – 語"
 
 
-def test_one_line() -> None:
+def test_one_line_is_the_first_line_cut_to_a_length() -> None:
     assert one_line("  first\x1b line\nsecond") == "first\\x1b line"
     assert one_line("") == ""
     assert one_line("abcdef", 4) == "abc…"

@@ -18,7 +18,9 @@ def test_a_generated_file_is_up_to_date(file: Generated) -> None:
         pytest.fail(f"{file.path} is out of date: run python -m tests.update\n{difference}", pytrace=False)
 
 
-def test_check_and_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_checks_and_rewrites_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(update, "ROOT", tmp_path)
     monkeypatch.setattr(update, "GENERATED", [Generated("a/b.txt", lambda: "1\n2\n")])
     assert update.main(["--check"]) == 1
@@ -38,6 +40,7 @@ def test_a_long_difference_is_cut() -> None:
 
 
 def test_the_snapshot_of_the_bugs_lists_each_once() -> None:
-    """Its messages are compared in ``tests/suites/test_suite_2a.py`` and its siblings, which run the bugs anyway."""
+    """The messages in it are compared by the tests of each suite, such as ``tests/suites/test_suite_2a.py``, because they
+    run the bugs anyway."""
     _, *blocks = (ROOT / known_bugs.SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
     assert [block.partition("\n")[0] for block in blocks] == known_bugs.snapshot_titles(), "run python -m tests.update"

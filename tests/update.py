@@ -23,7 +23,7 @@ from tests import counts, known_bugs, sentences
 from tests.conftest import ROOT, SOLUTION
 from tests.scenarios import transcripts
 
-DIFF_LINES = 30  # maximum number of lines of a diff to show: enough to see what changed
+DIFF_LINES = 30  # the maximum number of lines of a diff that are shown: enough to see what changed
 
 
 @dataclass(frozen=True, slots=True)

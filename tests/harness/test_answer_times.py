@@ -1,4 +1,4 @@
-"""How the judge measures the time until a client_request is answered."""
+"""Tests of the check that servers answer each client_request within 2 s by their own clocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from raftlab.harness.cluster import Cluster
 from raftlab.suites.helpers.clients import request
 from tests.conftest import SOLUTION, Write, sim_cluster
 
-# A service that answers a request with serial n after n tenths of a second of its own time; never if n is 0.
+# A service that answers a request after as many tenths of a second, by its own clock, as the request's serial says. It never
+# answers a request with serial 0.
 SLEEPING = """
     def client_request(self, args: ClientRequest) -> ClientReply:
         if not args.serial: threading.Event().wait()
@@ -26,7 +27,7 @@ SLEEPING = """
 
 @contextmanager
 def sleeping(write_raft: Write) -> Iterator[Cluster]:
-    """A cluster of one such server, and a scripted clerk."""
+    """A cluster of one server, whose service is ``SLEEPING``, and a scripted clerk."""
     folder: Path = write_raft()
     before, method, after = SOLUTION.with_name("kv.py").read_text().partition("    def client_request(")
     assert method
@@ -48,7 +49,7 @@ def failure_of(c: Cluster) -> str:
     return caught.value.failure.text
 
 
-def test_two_seconds_are_in_time(write_raft: Write) -> None:
+def test_answers_within_the_limit_and_its_tolerance_pass(write_raft: Write) -> None:
     with sleeping(write_raft) as c:
         for serial in (1, 19, 20, 23):
             ask(c, serial)
@@ -97,7 +98,9 @@ def run_fast_from_now_on(c: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("serial", "happens"), [(0, crash), (20, pause), (20, run_fast_from_now_on)])
-def test_what_a_server_does_not_owe(write_raft: Write, serial: int, happens: Callable[[Cluster], None]) -> None:
+def test_a_crash_or_a_pause_or_a_faster_clock_excuses_a_late_answer(
+    write_raft: Write, serial: int, happens: Callable[[Cluster], None]
+) -> None:
     with sleeping(write_raft) as c:
         ask(c, serial)
         happens(c)
@@ -105,7 +108,7 @@ def test_what_a_server_does_not_owe(write_raft: Write, serial: int, happens: Cal
 
 
 @pytest.mark.parametrize(("rate", "serial", "late"), [(0.4, 20, False), (2.0, 20, False), (2.0, 30, True)])
-def test_the_clock_is_the_servers(write_raft: Write, rate: float, serial: int, late: bool) -> None:
+def test_time_is_measured_by_the_servers_own_clock(write_raft: Write, rate: float, serial: int, late: bool) -> None:
     with sleeping(write_raft) as c:
         c.clock_rate(0, rate)
         c.restart(0)

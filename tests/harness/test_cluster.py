@@ -1,4 +1,4 @@
-"""What a test can do to a cluster, tried in the simulator with small fake Rafts."""
+"""Tests of `Cluster`, with which a suite's test controls servers and network. They use small fake Rafts in the simulator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from raftlab.harness.cluster import Cluster
 from raftlab.harness.trace import ArriveEvent, ReplyEvent, as_object
 from tests.conftest import SOLUTION, Write, lines_of, sim_cluster
 
-# A fake Raft: S0 always leads, copies each command to all servers, and applies it when a majority has it.
+# A fake Raft: S0 always leads and sends each command to all servers. S0 applies a command when a majority has stored it, the
+# other servers as soon as they receive it.
 COPYING = {
     "init": """
         self.log = []
@@ -147,7 +148,7 @@ def test_a_crash_at_a_send_or_an_answer_of_one_method(write_raft: Write) -> None
         assert not c.server_state(0).up
 
 
-def test_what_a_raft_has(write_raft: Write) -> None:
+def test_raft_has_says_which_methods_exist(write_raft: Write) -> None:
     with sim_cluster(write_raft(**COPYING)) as c:
         c.start_all()
         assert c.raft_has("start")
@@ -172,6 +173,7 @@ def test_a_failing_save_raises_and_stores_nothing(write_raft: Write) -> None:
         assert (c.server_state(0).state, c.server_state(0).snapshot, c.server_state(0).saves) == (b"newer", b"snap", 2)
 
 
+# A fake Raft: ten times a second, S0 calls S1 with the current time as the term, and logs the term of the reply.
 ECHO = {
     "init": """
         def send():
@@ -318,8 +320,8 @@ def test_two_leaders_in_a_term_end_the_run(write_raft: Write) -> None:
     assert (failure.rule.name, failure.rule.section) == ("Election Safety", "§5.2")
 
 
-# A fake Raft that applies a given list of (index, command) on each server.
 def applying(*plans: list[tuple[int, str]]) -> str:
+    """The code of a fake Raft that applies a list of (index, command). ``plans`` has one list for each server."""
     return f"""
         for index, command in {list(plans)!r}[me]:
             apply_ch.put(ApplyMsg(index, 1, command))

@@ -1,4 +1,4 @@
-"""The verdict on a history, when a student's clerk returns what no honest one would."""
+"""Tests of the verdict on a history of operations in which a student's clerk returned wrong values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raftlab.harness.history_check import check_history, tokens_in
 
 
 def history_of(*values: str | None) -> Any:
-    """A cluster in which C0 appended "C0.1;" to 'x', and then read these values."""
+    """A cluster in which C0 has appended "C0.1;" to 'x' and then read 'x' several times, with these results."""
     operations = [ClientOperation("C0", "append", "x", ("C0.1;",), call=1.0, returned=1.1, outcome="ok")]
     for number, value in enumerate(values, 2):
         read = ClientOperation("C0", "get", "x", (), call=number, returned=number + 0.1, outcome="ok", result=value)
@@ -31,7 +31,8 @@ def test_right_values_pass() -> None:
 
 
 def test_long_values_are_judged_in_linear_time() -> None:
-    # The longest results that the judge accepts have about this length. In quadratic time, each takes seven seconds.
+    # The longest results that the judge accepts have about this length. An algorithm that takes quadratic time needs seven
+    # seconds for each.
     before = time.process_time()
     with pytest.raises(AssertionError, match="returned 'xxx"):
         check_history(history_of("x" * 99_000))
@@ -45,5 +46,5 @@ def test_wrong_values_fail(value: str | None) -> None:
         check_history(history_of(value))
 
 
-def test_tokens_of_a_value() -> None:
+def test_a_value_is_split_into_tokens_after_each_semicolon() -> None:
     assert [list(tokens_in(value)) for value in ("", "a", "a;", "a;;b;c")] == [[], [], ["a;"], ["a;", ";", "b;"]]

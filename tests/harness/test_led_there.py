@@ -1,4 +1,4 @@
-"""Tests of which events are shown as what led to a failure, and how."""
+"""Tests of the choice of the events that are shown as what led to a failure, and of their notation."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_students_own_lines_and_the_messages_of_the_sentence_come_besides(sc
 
 @pytest.mark.parametrize("value", [[], {}, "x", -1, b"x", None])
 def test_messages_may_contain_anything(script: Script, value: object) -> None:
-    """What student code sends may have any type where a number is expected."""
+    """Student code may send a value of any type where a number is expected. That must not end in an error of the judge."""
     names = (
         "term",
         "index",

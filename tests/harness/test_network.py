@@ -1,4 +1,5 @@
-"""The lab network: who reaches whom, and that the fate of a message depends only on its link and the seed."""
+"""Tests of the lab network: which servers reach each other, and that what happens to a message depends only on its link and
+on the seed."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def test_a_server_in_no_group_is_isolated() -> None:
 
 
 def test_no_message_is_faster_than_the_minimum_delay() -> None:
-    """The simulator lets servers run ahead of each other by this delay, so no message may arrive sooner."""
+    """The simulator lets a server run ahead of the others by this delay, so no message may arrive sooner."""
     net = Network(2, seed=1)
     net.conditions = Conditions(latency=(0.0, 0.0))
     assert net.request_delays(0, 1) == [MIN_DELAY]
@@ -41,7 +42,7 @@ def test_no_message_is_faster_than_the_minimum_delay() -> None:
     assert first == MIN_DELAY
     assert second <= 2 * MIN_DELAY
     net.long_waits = False
-    # Enough draws that some are below the bound.
+    # With so many draws, some are below the minimum delay, so that the lower bound is tested.
     assert min(net.give_up_after(0, 1) for _ in range(2000)) == MIN_DELAY
     assert min(net.loss_noticed_after(0, 1) for _ in range(2000)) == MIN_DELAY
 

@@ -1,4 +1,4 @@
-"""Tests of what is said of a wait in vain: each sentence from a short trace."""
+"""Tests of the sentences that say what happened while a test waited in vain. Each test makes one from a short trace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Script:
     def rpc(
         self, time: float, src: int, dst: int, method: str, args: dict[str, Any], reply: dict[str, Any] | None = None
     ) -> int:
-        """One RPC. Without ``reply`` it is lost."""
+        """Add an RPC. Without ``reply`` it is never answered. Returns the RPC's number."""
         self.number += 1
         self.trace.add(OutgoingEvent(time, "send", src, dst, self.number, method, _pack(args)))
         if reply is not None:
@@ -66,13 +66,13 @@ def election(script: Script, now: float = 5.0, members: int = 3) -> str:
     return observations.election(script.events, now, 0.0, range(members), members).text
 
 
-def test_nobody_asks(script: Script) -> None:
+def test_no_server_asks_for_votes(script: Script) -> None:
     assert election(script) == "nobody asked for votes"
     script.append(1.0, 0, 1, 0)
     assert election(script) == "nobody asked for votes, while S0 sent AppendEntries of term 1"
 
 
-def test_nobody_answers(script: Script) -> None:
+def test_no_server_answers_a_candidate(script: Script) -> None:
     for term in (1, 2, 3):
         script.vote(term, 1, 0, term)
         script.vote(term, 1, 2, term)
@@ -124,7 +124,7 @@ def test_a_candidate_that_asks_too_few(script: Script) -> None:
     assert election(script, members=5) == "in term 1, S0 asked only S1 for votes"
 
 
-def test_winners(script: Script) -> None:
+def test_elected_servers_that_do_not_go_on_leading(script: Script) -> None:
     script.vote(0.5, 0, 1, 1, granted=True)
     assert election(script) == "S0 got the votes of S0 and S1 in term 1, and sent no AppendEntries"
     script.append(0.6, 0, 1, 0)
@@ -136,7 +136,7 @@ def test_winners(script: Script) -> None:
     assert election(script) == "leaders were elected, and none of them lasted: S0 in term 1, S2 in term 2"
 
 
-def test_pre_votes(script: Script) -> None:
+def test_pre_votes_that_are_refused(script: Script) -> None:
     script.rpc(1.0, 0, 1, "pre_vote", {"term": 2}, {"term": 1, "vote_granted": False})
     assert election(script) == "S0 asked for pre-votes in vain: S1 said no"
 
@@ -211,7 +211,7 @@ def test_the_chunks_of_a_snapshot(script: Script) -> None:
     )
 
 
-def test_a_transfer(script: Script) -> None:
+def test_a_transfer_after_which_the_target_does_not_lead(script: Script) -> None:
     assert observations.transfer(script.events, 5.0, 0.0, 0, 1, 3).text == "S0 sent no TimeoutNow"
     script.rpc(1.0, 0, 1, "timeout_now", {"term": 1}, {"term": 1})
     assert observations.transfer(script.events, 5.0, 0.0, 0, 1, 3).text == (
@@ -227,7 +227,7 @@ def test_what_a_clerk_was_told(script: Script) -> None:
     assert observations.answers_to(script.events, clerk, 0.0).text == "S0 said ok once, S0 said not_leader 2 times"
 
 
-def test_a_flood(script: Script) -> None:
+def test_the_most_frequent_message_of_a_flood(script: Script) -> None:
     for _ in range(5):
         script.append(1.0, 0, 1, 10, success=False)
     assert observations.most_frequent(script.events, 0, 0.0) == (

@@ -20,7 +20,7 @@ def text_of(send: Callable[[Quotas], object]) -> str:
     return caught.value.failure.text
 
 
-def test_a_busy_server_is_left_alone() -> None:
+def test_a_busy_server_exceeds_no_quota() -> None:
     all_of_it = Quotas()
     for number in range(20_000):
         all_of_it.message(0, "request", 100, number / 5_000)
@@ -28,7 +28,7 @@ def test_a_busy_server_is_left_alone() -> None:
     all_of_it.result(0, "get_state", bytes(1000))
 
 
-def test_floods(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_exceeds_a_quota_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas, "_BYTES_KEPT", 10_000_000)
     flood = "expected S0 to send a few messages, but within a second it sent 10,001 (100,010 bytes)"
     assert text_of(lambda q: [q.message(0, "request", 10, 0.0) for _ in range(10_002)]) == flood
@@ -51,7 +51,7 @@ def test_lines_and_advice_are_dropped_silently() -> None:
     assert [some.advice() for _ in range(25)] == [True] * 20 + [False] * 5
 
 
-def test_a_fault_is_cut_and_has_a_kind_that_we_know() -> None:
+def test_a_fault_is_shortened_and_an_unknown_kind_replaced() -> None:
     fault = protocol.Fault(0, "machine-busy", "x" * 5000, "y" * 5000, "z" * 50_000)
     shorten(fault)
     assert (fault.kind, len(fault.text), len(fault.where), len(fault.detail)) == ("exception", 995, 195, 8000)

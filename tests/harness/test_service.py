@@ -1,4 +1,5 @@
-"""Storage and service: snapshots, failing saves, a slow service, and servers that send or save without end."""
+"""Tests of the service that the judge plays and of the servers' storage: snapshots, failing saves, a slow service, and
+servers that send, save or apply without end."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def put_snapshot(index: int, data: str) -> str:
         ),
     ],
 )
-def test_an_invalid_snapshot(init: str, text: str, write_raft: Write) -> None:
+def test_an_invalid_snapshot_ends_the_run(init: str, text: str, write_raft: Write) -> None:
     with sim_cluster(write_raft(init.replace("; ", "\n")), lab="2D") as c:
         c.snapshot_of(5)
         assert failure_text(c) == text
@@ -203,7 +204,7 @@ def test_a_server_that_floods_is_stopped(what: str, write_raft: Write) -> None:
 
 
 def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:
-    """A restarted server does this when it learns how far its log is committed."""
+    """A restarted server applies its whole log at once when it learns how far the log is committed."""
     with sim_cluster(write_raft("for index in range(1, 20_001): apply_ch.put(ApplyMsg(index, 1, index))")) as c:
         c.start_all()
         c.sleep(0.1)
@@ -211,8 +212,8 @@ def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:
 
 
 def test_many_messages_at_once_all_arrive_on_time(write_raft: Write) -> None:
-    """There are more messages than the judge passes on at a time. No server may run past one that has not been passed
-    on."""
+    """More messages are due at once than the judge passes to the host in one step. The host must not advance the clock past
+    a message that it has not received yet."""
     methods = """
         def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
             log("t", f"{time.monotonic() - 1000:.6f}")

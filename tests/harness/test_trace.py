@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table of events and their notation)
-"""The trace: the file, the hash, the one-line notation, and the handout on the format."""
+"""Tests of the trace: its file, its hash, the notation of an event in one line, and the handout about the file's format."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ NOTATION = [
 
 
 @pytest.mark.parametrize(("event", "shown"), NOTATION, ids=[shown[9:40] for _, shown in NOTATION])
-def test_the_notation(event: Event, shown: str) -> None:
+def test_the_notation_of_each_event(event: Event, shown: str) -> None:
     assert line(event) == shown
 
 
@@ -126,7 +126,7 @@ def test_every_kind_of_event_has_a_notation() -> None:
     for kind, event_type in EVENT_TYPES.items():
         fields = event_type.__struct_fields__[2:]
         values = [b"\xc0" if name == "message" else 0 for name in fields]
-        if kind != "call":  # its message is a list
+        if kind != "call":  # a call's message must be a list, not the null that is used here
             assert line(event_type(1.0, kind, *values)).startswith("   1.000 "), kind
 
 
@@ -152,7 +152,7 @@ def test_the_handout_lists_every_kind_with_its_fields() -> None:
     for row in re.findall(r"^\| (`.*)$", HANDOUT.read_text(), flags=re.MULTILINE):
         kinds, fields, _ = (re.findall(r"`(\w+)`", cell) for cell in row.split(" | ", 2))
         listed |= dict.fromkeys(kinds, tuple(fields))
-    del listed["e"]  # the heading
+    del listed["e"]  # this is the table's heading
     assert listed == FIELDS
 
 

@@ -1,4 +1,4 @@
-"""What a test can do with leaders that hand over (lab 2G), tried in the simulator with small fake Rafts."""
+"""Tests of how `Cluster` deals with leaders that hand over (lab 2G). They use small fake Rafts in the simulator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raftlab.harness.trace import OutgoingEvent, line
 from raftlab.messages import protocol
 from tests.conftest import Write, sim_cluster
 
-# A fake Raft: S0 leads, and the first three times that it is given a command, it asks to come again.
+# A fake Raft: S0 leads, and refuses the first three commands, as a leader does while it hands over.
 BUSY = {
     "init": "self.calls, self.leads, self.term = 0, me == 0, 1",
     "methods": """

@@ -1,4 +1,4 @@
-"""Equal texts are compiled once, and the classes made from them are still independent of each other."""
+"""Tests of the compile cache: equal source texts are compiled once, and the classes made from them stay independent."""
 
 from __future__ import annotations
 

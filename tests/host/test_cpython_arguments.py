@@ -1,4 +1,4 @@
-"""In the simulator, timeouts, lock arguments and clocks behave as in this Python, with the same exceptions."""
+"""In the simulator, timeouts, arguments of locks and clocks behave as in CPython, and raise the same exceptions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OTHER_CALLS = (
     *(f"time.sleep({number})" for number in NUMBERS if number != "True"),
     *(f"threading.Event().wait({number})" for number in NUMBERS if number not in ("None", "True")),
     *(f"waiting(threading.Condition(), {number})" for number in NUMBERS if number not in ("None", "True")),
-    # NaN is left out: CPython then loops forever.
+    # NaN is left out, because CPython then loops forever.
     *(f"queue.Queue().get(timeout={number})" for number in NUMBERS if number not in ("None", "True", "math.nan")),
     *(f"ended.join({number})" for number in NUMBERS),
     *(f"joining({number})" for number in NUMBERS if number not in ("None", "True")),

@@ -1,4 +1,5 @@
-"""The scheduler alone: which thread gets a lock next, and what is kept of threads that have ended or crashed."""
+"""Tests of the simulator's scheduler, without the rest of a host: which thread gets a lock next, and what remains of threads
+that have ended or whose server has crashed."""
 
 from __future__ import annotations
 
@@ -154,7 +155,8 @@ def test_no_thread_of_a_crashed_server_runs_again(kernel: Kernel) -> None:
 def test_the_greenlets_of_a_crashed_server_are_never_collected(kernel: Kernel) -> None:
     """If a greenlet were collected, its ``finally`` blocks would run."""
     crash = Crash(kernel)
-    # The frames of a suspended greenlet refer to its task and so to the greenlet itself. The kernel must not rely on that.
+    # The frames of a suspended greenlet refer to its task, and so to the greenlet itself. This reference is removed, because
+    # the kernel must keep the greenlet alive without it.
     del crash.waiting.glet
     gc.collect()
     assert crash.ran == []
@@ -210,6 +212,6 @@ def test_a_thread_that_has_ended_leaves_only_an_idle_greenlet(kernel: Kernel, se
     kernel.run_ready()
     assert kernel.tasks == {}
     assert argument() is None
-    assert spawn()[0] is glet  # reused
+    assert spawn()[0] is glet  # the idle greenlet runs the next thread
     kernel.run_ready()
     assert seen == ["unset", "unset"]

@@ -1,4 +1,4 @@
-"""Preemption: where switch points are, that expressions keep their values, and what each schedule does."""
+"""Tests of preemption: where the switch points are, that expressions keep their values, and what each schedule does."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def count(c):
 
 
 def run(code: str, name: str, *args: Any, switches: list[int] | None = None) -> Any:
-    """Execute ``code`` with switch points, and call the function ``name`` in it. Every tick asks for a switch; the lines of
-    the switches are added to ``switches``."""
+    """Execute ``code`` with switch points, and call the function ``name`` in it. There is a switch at every switch point,
+    and its line is added to ``switches``."""
 
     def switch() -> None:
         if switches is not None:
@@ -116,7 +116,7 @@ def test_another_thread_can_run_in_the_middle_of_a_comprehension() -> None:
 
 
 def test_a_future_can_be_done_before_the_caller_continues() -> None:
-    """`submit(...).add_done_callback(...)` is one statement, but two steps."""
+    """`submit(...).add_done_callback(...)` is one statement, but another thread can run between its two calls."""
     events: list[str] = []
 
     class Pool:
@@ -153,8 +153,8 @@ def restore() -> Iterator[None]:
 
 
 def lock_users(schedule: str, seed: int) -> tuple[list[str], float]:
-    """Four threads that take a lock twice each, with a field changed in between. Returns the order of their steps, and
-    the virtual time at the end."""
+    """Run four threads that take the same lock twice each. Returns the order in which they held it, and the virtual time at
+    the end."""
     kernel = Kernel(seed, schedule)
     kernels.install(kernel)
     server, lock, order = Incarnation(0, 0.0), Lock(), []
@@ -184,7 +184,8 @@ def test_release_lets_others_run_between_two_holds_of_a_lock() -> None:
     runs = {schedule: [lock_users(schedule, seed) for seed in range(60)] for schedule in SCHEDULES}
     assert all(together(order) and now == 0.0 for order, now in runs["none"])
     torn = sum(not together(order) for order, _ in runs["release"])
-    # Three releases in a run have another thread after them that can come in between, each with a probability of 10 %.
+    # When one of the first three threads releases the lock for the first time, others wait for it. At each of these three
+    # releases, another thread gets the lock with a probability of 10 %, so about 16 of the 60 runs are affected.
     assert 6 <= torn <= 30
     assert max(now for _, now in runs["release"]) <= 8 * MAX_PAUSE + 0.001
 

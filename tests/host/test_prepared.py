@@ -1,4 +1,4 @@
-"""Runs that are forked from a prepared host are the same as those that load the submission themselves."""
+"""A run that is forked from a prepared host has the same trace as a run that loads the submission itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_prepared_runs_have_the_same_trace(test: str) -> None:
 
 @contextmanager
 def started(host: WarmHost, servers: int, known: int) -> Iterator[Cluster]:
-    """A running cluster. ``known``: how many incarnations the host is told of in advance."""
+    """A running cluster. ``known`` is the number of incarnations that the host is told to load before the run."""
     world = SimWorld(ForkedHost(host, 0, "release", {"raft": known}), MIN_DELAY)
     try:
         cluster = Cluster(world, "2A", 0, servers)
@@ -46,7 +46,7 @@ def started(host: WarmHost, servers: int, known: int) -> Iterator[Cluster]:
 
 
 def test_every_incarnation_has_modules_and_random_numbers_of_its_own(write_raft: Write) -> None:
-    """Also restarted ones, and those that were not prepared."""
+    """This includes incarnations after a restart, and those that were not loaded before the run."""
     path = write_raft(
         module="""
         seen = []
@@ -64,7 +64,9 @@ def test_every_incarnation_has_modules_and_random_numbers_of_its_own(write_raft:
     with WarmHost(path) as host:
         outputs: list[list[list[str]]] = []
         hashes: set[str] = set()
-        for known in (1, 1, 4, 4):  # the first is never prepared; the second prepares fewer than it starts
+        # The first run has no prepared host. The prepared host starts with the second run, and loads fewer incarnations than
+        # that run starts.
+        for known in (1, 1, 4, 4):
             with started(host, 6, known) as cluster:
                 cluster.crash(2)
                 cluster.restart(2)
@@ -82,7 +84,7 @@ def test_every_incarnation_has_modules_and_random_numbers_of_its_own(write_raft:
     "module",
     ["started_at = time.time()", "FIRST = random.random()", "threading.Thread(target=print).start()", "print('hello')"],
 )
-def test_a_module_that_does_more_is_loaded_by_each_run(module: str, write_raft: Write) -> None:
+def test_a_module_that_does_more_than_define_is_loaded_by_each_run(module: str, write_raft: Write) -> None:
     with WarmHost(write_raft(module=module)) as host:
         for _ in range(2):
             with started(host, 1, 1):
@@ -105,7 +107,7 @@ def test_runs_go_on_without_a_prepared_host_that_has_ended(write_raft: Write, tm
     with WarmHost(write_raft(init="log('x', 'y')")) as host:
         with started(host, 1, 1):
             pass
-        with started(host, 1, 1):  # ends only after its host
+        with started(host, 1, 1):  # this run ends only after the prepared host that forked it
             assert is_prepared(host)
             host.kill(host._prepared_child)
             for _ in range(2):

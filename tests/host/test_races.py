@@ -1,6 +1,6 @@
-"""The race detector: each kind of mistake is found, and each kind of synchronisation excuses.
+"""Tests of the race detector: it finds each kind of mistake, and reports nothing about code that is synchronised.
 
-Each server of one simulated run executes one case.
+Most cases are executed by the same simulated run: each of its servers executes one case.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MODULE = """
             self.early += 1
 """
 
-# Each has the body of a function and a part of the sentence that must be found.
+# Mistakes: the body of a function, and a part of the sentence that the detector must report about it.
 FOUND = {
     "field": (
         """
@@ -211,6 +211,7 @@ FOUND = {
     ),
 }
 
+# Bodies of functions that are synchronised correctly, so that the detector must report nothing.
 EXCUSED = {
     "one_lock": """
         lock = threading.Lock()
@@ -399,7 +400,7 @@ def _source() -> str:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The sentences found in each case."""
+    """The sentences that the detector reports about each case."""
     folder = tmp_path_factory.mktemp("races")
     init = "        self.persister, self.apply_ch, self.peers = persister, apply_ch, peers\n        CASES[me](self, Box())\n"
     (folder / "raft.py").write_text(TEMPLATE.format(module=_source(), init=init, methods=""))
@@ -417,12 +418,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_it_is_found(found: dict[str, list[str]], name: str) -> None:
+def test_a_mistake_is_found(found: dict[str, list[str]], name: str) -> None:
     assert any(FOUND[name][1] in text for text in found[name]), found[name]
 
 
 @pytest.mark.parametrize("name", EXCUSED)
-def test_it_is_excused(found: dict[str, list[str]], name: str) -> None:
+def test_synchronised_code_is_not_reported(found: dict[str, list[str]], name: str) -> None:
     assert found[name] == []
 
 
@@ -437,7 +438,7 @@ class Raft:
         self.voted_for, self.current_term, self.leads, self.entries, self.event = None, 0, False, [], threading.Event()
         threading.Thread(target=self.send).start()
 """
-# Methods, and the kind of finding that they are; empty: none.
+# Methods, and the kind of finding that the rules must report about them; empty if they must report nothing.
 RULES = {
     "decided_in_an_earlier_hold": (
         """
@@ -576,7 +577,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_rules(name: str) -> None:
+def test_rules_that_read_the_source(name: str) -> None:
     methods, kind = RULES[name]
     text = RULES_MODULE + textwrap.indent(textwrap.dedent(methods), "    ")
     assert {finding.kind for finding in rules.check({"raft.py": ast.parse(text)})} == ({kind} if kind else set())
@@ -588,7 +589,7 @@ def test_rules_are_silent_on_correct_rafts_and_services(style: Path) -> None:
     assert rules.check(trees) == []
 
 
-# --- the whole way ---
+# --- whole runs, and what the judge keeps of them ---
 
 
 def test_code_that_is_nested_too_deeply_is_not_observed_but_runs(tmp_path: Path) -> None:
@@ -609,7 +610,7 @@ def _run(impl: Implementation, name: str) -> Record:
     return Run(impl, named.info, "sim", named.seed, "random").judge(named.script)
 
 
-def test_the_schedule_stays_the_same_and_the_reference_has_no_races() -> None:
+def test_observed_runs_keep_their_trace_and_the_reference_has_no_races() -> None:
     with (
         closing(Implementation(SOLUTION.parent)) as plain,
         closing(Implementation(SOLUTION.parent, races=True)) as other,
@@ -627,7 +628,7 @@ def test_constructors_and_operations_of_a_clerk_happen_before_the_next_call() ->
             assert (record.findings, record.outcome) == ([], "passed")
 
 
-def test_threads_of_a_clerk_are_not_excused(tmp_path: Path) -> None:
+def test_races_of_a_clerks_own_threads_are_found(tmp_path: Path) -> None:
     text = SOLUTION.with_name("kv.py").read_text()
     returned = '        self._execute("put", key, value)\n'
     late = "        def later(): self.serial += 1\n        threading.Thread(target=later).start()\n"

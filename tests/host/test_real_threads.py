@@ -1,4 +1,4 @@
-"""What a server on the real network says its threads are doing."""
+"""Tests of how a server on the real network describes what its threads are doing."""
 
 from __future__ import annotations
 
@@ -68,8 +68,9 @@ COUNTER = itertools.count()
 
 
 def described(*names: str, kind: Callable[[], Any] = threading.Lock, **given: str) -> list[str]:
-    """What is said of threads that run these methods, in the order of the methods."""
-    file = f"raft{next(COUNTER)}.py"  # the threads of other tests are still there
+    """The descriptions of threads that run the methods ``names``, in this order. ``given`` has the roles of threads that the
+    framework started, by the name of their method."""
+    file = f"raft{next(COUNTER)}.py"  # a new name, because the threads of other tests are still running
     linecache.cache[file] = (len(SOURCE), None, SOURCE.splitlines(keepends=True), file)
     namespace: dict[str, Any] = {"__name__": "raft"}
     exec(compile(SOURCE, file, "exec"), namespace)
@@ -103,7 +104,7 @@ def test_a_lock_taken_without_with() -> None:
         "thread 'want' waits at raft.py:35 for a lock that nobody seems to hold: was it taken with acquire(), and never "
         "released?"
     )
-    # An RLock knows who holds it.
+    # An RLock knows which thread holds it.
     _, second = described("hold", "want", kind=threading.RLock)
     assert second == "thread 'want' waits at raft.py:35 for a lock that thread 'hold' holds, which is at raft.py:32"
 

@@ -221,7 +221,8 @@ def test_a_wait_ends_just_after_its_deadline(write_raft: Write) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_a_thread_is_woken_at_the_instant_its_timeout_expires(write_raft: Write, seed: int) -> None:
-    """When both happen at one instant, the thread continues once, and its next wait is not cut short."""
+    """A thread that is woken at the instant when its timeout expires must continue only once: its next wait must not be cut
+    short."""
     init = """
         event, lock = threading.Event(), threading.Lock()
         def waiter():
@@ -321,7 +322,7 @@ def test_clock_rate_and_pause(write_raft: Write) -> None:
         c.start_all()
         c.clock_rate(0, 2.0)
         c.sleep(2.9)
-        # A wait that has already begun is not affected; the next ones follow the new rate.
+        # A wait that has already begun keeps its end. Later waits follow the new rate.
         assert lines_of(c, 0) == ["1002", "1003", "1004", "1005"]
         assert lines_of(c, 1) == ["1001", "1002"]
         c.pause(1)
@@ -329,7 +330,7 @@ def test_clock_rate_and_pause(write_raft: Write) -> None:
         assert lines_of(c, 1) == ["1001", "1002"]
         c.resume(1)
         c.sleep(0.5)
-        # One tick was due while the server was paused; its clock did not stop.
+        # One wait ended while the server was paused. Its clock went on, so the time is 1008 when the thread continues.
         assert lines_of(c, 1) == ["1001", "1002", "1008"]
 
 
@@ -356,7 +357,7 @@ def test_futures_are_locked_in_the_order_in_which_they_were_created() -> None:
 
 
 def test_a_server_that_crashes_while_it_submits_work_does_not_stop_the_others(write_raft: Write) -> None:
-    """Executors of all servers share a lock."""
+    """The executors of all servers share a lock. It must not stay locked when the server that holds it crashes."""
     init = """
         from concurrent.futures import ThreadPoolExecutor
         def work():

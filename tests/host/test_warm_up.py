@@ -1,4 +1,4 @@
-"""The warm-up run leaves nothing behind but compiled code, which includes everything that the skeleton needs."""
+"""The warm-up run changes nothing in the process except that it fills the compile cache with all that the skeleton needs."""
 
 from __future__ import annotations
 

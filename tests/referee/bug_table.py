@@ -33,13 +33,13 @@ from raftlab.suites import catalogue
 from tests.known_bugs import BANK, put
 
 OWN_SEEDS = 3  # runs of the bug's own test
-FUZZ_SEEDS = 120  # random scenarios
-# Random scenarios know no clerks, so labs with a service are not in the table.
+FUZZ_SEEDS = 120  # number of random scenarios
+# Only labs 2A to 2D are in the table.
 LABS = [lab.name for lab in labs.LABS.values() if not lab.has("membership") and not lab.has("service")]
 
 
-# Bugs for which a consequence of the mistake, not the mistake itself, breaks the rule in the table. For example, lost
-# entries show when a server votes for a candidate that lacks them. This list is maintained by hand.
+# Bugs for which a consequence of the mistake, not the mistake itself, breaks the rule in the table. For example, a server
+# that has lost entries is noticed when it votes for a candidate that lacks them. This list is maintained by hand.
 CONSEQUENCES = {
     "2B": {"rp-truncate-always", "rp-no-truncate-tail", "rp-next-underflow", "rp-accept-old-leader",
            "rp-conflict-first-entry-only"},
@@ -52,7 +52,7 @@ CONSEQUENCES = {
 
 
 class _AppliesOnly(Invariant):
-    """A referee that sees only applied entries, and no messages."""
+    """A referee that is told only of starts and of applied entries, not of messages."""
 
     def __init__(self, applies: Any) -> None:
         self.applies = applies

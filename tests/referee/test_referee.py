@@ -27,7 +27,7 @@ class History:
     def append(
         self, src: int, dst: int, term: int, prev: tuple[int, int] = (0, 0), *entries: Entry, save: bool = True
     ) -> History:
-        """The leader of ``term`` sends entries, and ``dst`` accepts them."""
+        """``src``, the leader of ``term``, sends the entries after ``prev``, an (index, term), and ``dst`` accepts them."""
         args = self.send(src, dst, term, prev, *entries)
         self.referee.arrived(dst, src, "append_entries", args)
         if save:
@@ -58,7 +58,7 @@ class History:
         return self
 
     def send_and_restart(self, src: int, dst: int, term: int) -> History:
-        """``src`` leads ``term``, as its message shows, and restarts."""
+        """``src`` sends a message that shows that it leads ``term``, and restarts."""
         self.send(src, dst, term)
         return self.restart(src)
 
@@ -187,7 +187,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken(name: str) -> None:
+def test_a_broken_rule_is_reported(name: str) -> None:
     history, text, rule = BROKEN[name]
     assert verdict(history) == (text, rule)
 
@@ -200,7 +200,7 @@ def test_broken(name: str) -> None:
         (0, b"xy", True, "expected done only with the last of 5000 bytes, but S0 sets it at offset 0"),
     ],
 )
-def test_broken_chunks(offset: int, data: bytes, done: bool, text: str) -> None:
+def test_a_chunk_that_is_not_of_the_snapshot_is_reported(offset: int, data: bytes, done: bool, text: str) -> None:
     history = History()
     history.referee.applies.snapshots[10] = b"xy" * 2500
     assert verdict(lambda: history.chunk(0, 10, offset, data, done)) == (
@@ -211,7 +211,7 @@ def test_broken_chunks(offset: int, data: bytes, done: bool, text: str) -> None:
 
 def test_terms_across_a_restart_are_those_of_replies() -> None:
     history = History().append(0, 1, 5)
-    history.referee.observed(1, 7, False)  # seen only in get_state: it may not be saved yet
+    history.referee.observed(1, 7, False)  # term 7 is seen only in get_state(), so it need not be saved yet
     history.restart(1)
     history.referee.observed(1, 5, False)
     history.restart(1, 3)
@@ -237,22 +237,22 @@ def test_an_index_of_any_size_takes_no_time() -> None:
     )
 
 
-def test_correct_styles() -> None:
-    # An old entry is committed along with one of the leader's own, by a no-op or a command, in one message or two.
+def test_correct_histories_break_no_rule() -> None:
+    # An old entry is committed along with one of the leader's own term, a no-op or a command, in one message or in two.
     History().append(0, 1, 2, (0, 0), A, (2, None)).apply(0, "a", None).apply(1, "a", None)
     History().append(0, 1, 2, (0, 0), A).append(0, 1, 2, (1, 1), (2, "x")).apply(1, "a", "x").apply(0, "a", "x")
-    # A successful heartbeat proves as much as entries do. Messages come twice and out of order.
+    # A successful heartbeat proves as much as entries do. Messages arrive twice and out of order.
     History().append(0, 1, 1, (0, 0), A, B).append(0, 1, 1, (0, 0), A, save=False).append(0, 2, 1, (2, 1)).apply(0, "a")
     # A candidate may lose, and a newer leader may have everything that was committed.
     two_committed().vote(2, 2, 2, (1, 1)).vote(1, 2, 3, (2, 1)).send(1, 2, 3, (2, 1))
-    # The same vote or entries again, after a restart and without another save.
+    # A server repeats its vote, or accepts the same entries again, after a restart and without another save.
     History().vote(0, 1, 1).restart(1).vote(0, 1, 1, save=False)
     History().append(0, 1, 1, (0, 0), A).restart(1).append(0, 1, 1, (0, 0), A, save=False)
-    # A candidate crashes before it has saved, or counted, its vote for itself. Then it votes for another one.
+    # A candidate crashes before it has saved its vote for itself, and never counts that vote. Then it votes for another one.
     History().vote(0, 1, 1).restart(0).vote(2, 0, 1)
-    # It leads in its second attempt, which it counts from the start.
+    # After such a crash, the candidate asks again in the same term, without counting its earlier votes, and is elected.
     History().vote(0, 1, 1).restart(0).vote(0, 2, 1).send(0, 1, 1)
-    # One server alone is a majority; a restarted one applies everything again.
+    # A cluster's only server is a majority. A server that has restarted applies everything again.
     History(1).apply(0, "a").restart(0).apply(0, "a", "b")
     two_committed().restart(0).apply(0, "a", "b")
     # A former leader is sent its own entries, which it has saved already.
@@ -260,14 +260,15 @@ def test_correct_styles() -> None:
     history.referee.saved(0)
     history.send(0, 1, 1, (0, 0), A)
     history.append(1, 0, 2, (0, 0), A, save=False)
-    # A follower agrees up to its commit index only, and takes the rest of the message later. It may then vote without it.
+    # A message begins before the follower's commit index. The follower takes nothing from it, and its success only means
+    # that it agrees up to its commit index. So it need not save index 2, and may vote for a candidate that lacks it.
     history = History()
     for dst in (1, 2):
         history.append(0, dst, 1, (0, 0), A)
     history.referee.arrived(1, 0, "append_entries", {**history.send(0, 1, 1, (1, 1)), "leader_commit": 1})
     history.append(0, 1, 1, (0, 0), A, B, save=False).apply(0, "a")
     history.vote(2, 1, 2, (1, 1)).send(2, 0, 2, (1, 1))
-    # Entries that a snapshot brought need no save of their own.
+    # A follower that has saved a snapshot need not save the entries that the snapshot contains.
     history = History()
     history.referee.arrived(1, 0, "install_snapshot", {"term": 1, "last_included_index": 2})
     history.referee.saved(1)
@@ -319,7 +320,7 @@ def test_a_leader_needs_votes(lab: str, voters: tuple[int, ...], how: str) -> No
         lead(4)
     seen = "it has only those of S0, S1" if voters else "it has asked nobody for votes in that term"
     text = "expected S0 to lead term 4 only with the votes of most of S0, S1, S2, S3, S4, but"
-    if lab != "2E" or how != "sent":  # there, the rule about configurations may see it first
+    if lab != "2E" or how != "sent":  # in lab 2E, the rule about configurations may be the first to notice the message
         assert caught.value.failure.text == f"{text} {seen}"
         assert caught.value.failure.rule is rules.MAJORITY
 

@@ -1,4 +1,4 @@
-"""Tests of the referee's rules for labs 2E and 2F: what breaks them, and above all what must not."""
+"""Tests of the referee's rules for labs 2E and 2F: what breaks them, and above all what must not break them."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class History:
 
 
 def begun() -> History:
-    """Index 1 is committed in term 1."""
+    """A history in which index 1 is committed in term 1."""
     return History().send(1, 0, command(1, "1")).apply(0, 1)
 
 
-def test_one_server_at_a_time() -> None:
+def test_a_change_of_several_servers_needs_joint_consensus() -> None:
     history = begun().send(1, 1, conf(1, C4)).send(3, 0, command(1, "1"), conf(1, C4))
     history.apply(0, 2, C4)
     with pytest.raises(LabFailure) as caught:
@@ -64,19 +64,19 @@ def test_one_server_at_a_time() -> None:
     assert caught.value.failure.rule == rules.JOINT_CONSENSUS
 
 
-def test_two_changes_and_the_first_not_committed() -> None:
+def test_a_second_change_before_the_first_is_committed() -> None:
     with pytest.raises(LabFailure) as caught:
         begun().send(3, 1, conf(1, C4)).send(4, 2, conf(1, [0, 1, 2, 3, 4]))
     assert caught.value.failure.rule == rules.ONE_CHANGE
 
 
-def test_no_entry_of_the_own_term() -> None:
+def test_a_change_before_an_entry_of_the_leaders_own_term() -> None:
     with pytest.raises(LabFailure) as caught:
         History().send(1, 0, conf(1, C4))
     assert caught.value.failure.rule == rules.OWN_TERM_FIRST
 
 
-def test_joint_consensus_needs_both() -> None:
+def test_joint_consensus_needs_both_majorities() -> None:
     joint = conf(1, [3, 4, 5], C3)
     history = begun().send(3, 1, joint).send(4, 1, joint).send(5, 1, joint)
     with pytest.raises(LabFailure) as caught:
@@ -101,7 +101,7 @@ def test_a_leader_that_becomes_the_only_member_commits_alone() -> None:
     history.apply(0, 2).apply(0, 3, C1).apply(0, 4)
 
 
-def test_a_term_grows_by_pre_votes_only() -> None:
+def test_a_granted_pre_vote_raises_the_term_of_the_candidate_only() -> None:
     ask = {"term": 1, "last_log_index": 0, "last_log_term": 0}
     referee = History("2F").referee
     for voter in (1, 2):

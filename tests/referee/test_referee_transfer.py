@@ -1,4 +1,4 @@
-"""Tests of the referee's rules for lab 2G: what breaks them, and above all what must not."""
+"""Tests of the referee's rules for lab 2G: what breaks them, and above all what must not break them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class History:
                 self.referee.answered(voter, 0, "pre_vote", ask, {"term": 0, "vote_granted": True})
 
     def send(self, dst: int, prev: int, count: int, answer: bool = True, commit: int = 0) -> History:
-        """S0 sends entries after ``prev`` to ``dst``, which confirms them if ``answer``."""
+        """S0 sends ``count`` entries after index ``prev`` to ``dst``, which confirms them if ``answer``."""
         args: dict[str, Any] = {
             "term": 1, "leader_id": 0, "prev_log_index": prev, "prev_log_term": 1 if prev else 0,
             "entries": [{"term": 1, "command": f"{index}"} for index in range(prev + 1, prev + count + 1)],
@@ -81,13 +81,13 @@ def test_only_a_server_that_was_told_to_stand_says_so() -> None:
     breaks(rules.ELECTION_ON_REQUEST, History().send(1, 0, 2).tell(1), "stand", 2, 2)
 
 
-def test_it_holds_for_one_term_and_one_life() -> None:
+def test_a_request_to_stand_holds_for_one_term_and_one_incarnation() -> None:
     breaks(rules.ELECTION_ON_REQUEST, History().send(1, 0, 2).tell(1).stand(1, 2), "stand", 1, 3)
     breaks(rules.ELECTION_ON_REQUEST, History().send(1, 0, 2).tell(1).restart(1), "stand", 1, 2)
 
 
 def test_earlier_labs_do_not_look_at_the_flag() -> None:
-    """A Raft may have lab 2G already, and a removed leader may hand over on its own."""
+    """A Raft may implement lab 2G before it is tested in lab 2E. A leader that is removed may then hand over on its own."""
     History("2E").send(1, 0, 2).stand(1, 2)
 
 
@@ -115,7 +115,7 @@ def test_a_raft_without_lab_2f_may_do_lab_2g() -> None:
 # --- the whole log first ---
 
 
-def test_timeout_now_comes_last() -> None:
+def test_timeout_now_before_the_target_has_the_whole_log() -> None:
     History().send(1, 0, 2).tell(1)
     breaks(rules.WHOLE_LOG_FIRST, History().send(1, 0, 2).send(1, 2, 1, answer=False).ask(1), "tell", 1)
     # S2 has confirmed everything, but it is not the target.
@@ -131,15 +131,16 @@ def test_a_heartbeat_confirms_what_is_before_it() -> None:
     History().send(2, 0, 3).send(1, 0, 3, answer=False).send(1, 3, 0).tell(1)
 
 
-def test_a_thread_may_be_late() -> None:
-    """It is decided to send TimeoutNow, the transfer is given up, and the log grows before the message leaves."""
+def test_timeout_now_may_leave_after_the_log_has_grown() -> None:
+    """A thread decides to send TimeoutNow. Before the message leaves, the transfer is given up and the log grows."""
     History().send(1, 0, 2).ask(1).send(2, 0, 3).tell(1)
-    # But a request for a transfer that comes later has to look at the log again.
+    # If a transfer is requested after the log has grown, the leader must wait for the whole log.
     breaks(rules.WHOLE_LOG_FIRST, History().send(1, 0, 2).send(2, 0, 3).ask(1), "tell", 1)
 
 
 def test_a_commit_index_in_an_answer_counts() -> None:
-    """S1 knows from before that all is committed, and says so when a message begins early (as etcd's followers do)."""
+    """S1 already knows that the whole log is committed. When a message begins before its commit index, its answer confirms
+    the log up to this index, as answers of etcd's followers do."""
     history = History().send(1, 0, 3, answer=False).send(2, 0, 3)
     history.referee.applied(2, ApplyMsg(1, 1, "1"))
     history.send(1, 3, 0, answer=False, commit=3)

@@ -1,4 +1,4 @@
-"""A test that needs one way of preempting threads always gets it."""
+"""A test of a suite that names a schedule always runs with that one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""If a test hangs in several runs in a row, its remaining runs are not made."""
+"""If several runs of a test hang in a row, the remaining runs of this test are skipped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Raft:
 
 def test_runs_after_several_hangs_are_not_made(tmp_path: Path) -> None:
     (tmp_path / "raft.py").write_text(HANGING)
-    # In this test, code counts as hanging after a tenth of a second.
+    # In this test, code counts as hanging after a tenth of a second of CPU time.
     (tmp_path / "impatient.py").write_text(
         "import raftlab.worlds.sim_world\nraftlab.worlds.sim_world.HANG_CPU_S = 0.1\n"
     )

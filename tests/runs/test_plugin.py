@@ -1,5 +1,5 @@
-"""What pytest prints about a run: none of the suite's code for a student's failure, but a full traceback for a bug of
-ours."""
+"""Tests of what pytest prints about a run: none of the suite's code if the student's code fails, but a full traceback if
+raftlab itself does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUITE = catalogue.suite_file("2A")
 
 
 def _printed(folder: Path, ours: str = "", *options: str, pass_fds: tuple[int, ...] = ()) -> str:
-    """What pytest prints for one test that the skeleton fails. The code ``ours`` changes raftlab first."""
+    """What pytest prints for one test that the skeleton fails. The code in ``ours`` runs first, and may change raftlab."""
     (folder / "ours.py").write_text(ours)
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
     command += ["-p", "ours", "-p", "raftlab.runs.plugin"]
@@ -32,13 +32,13 @@ def _printed(folder: Path, ours: str = "", *options: str, pass_fds: tuple[int, .
     return done.stdout
 
 
-def test_the_suite_is_not_quoted_for_a_failing_run(tmp_path: Path) -> None:
+def test_a_failure_of_the_students_code_shows_no_code_of_the_suite(tmp_path: Path) -> None:
     printed = _printed(tmp_path)
     assert "expected" in printed  # the failure itself is printed
     assert "one_leader()" not in printed
 
 
-def test_a_failure_of_raftlab_itself_is_quoted(tmp_path: Path) -> None:
+def test_a_failure_of_raftlab_itself_shows_the_traceback(tmp_path: Path) -> None:
     printed = _printed(
         tmp_path, "import raftlab.harness.cluster\nraftlab.harness.cluster.Cluster.one_leader = lambda self: 1 / 0\n"
     )
@@ -50,7 +50,7 @@ def test_a_run_together_with_its_judge_is_reported_in_the_same_way(tmp_path: Pat
     def records(*options: str) -> tuple[list[Record | End], str]:
         with (tmp_path / "records").open("w+b") as file:
             fd = f"--records-fd={file.fileno()}"
-            # A run that is not made together cannot be made at all.
+            # This breaks runs whose judge has a process of its own, so that only runs together with their judge can pass.
             ours = (
                 "from raftlab.runs import run, together\ntogether.RUNS_APART = 0\nrun.Run.cluster = None\n"
                 if options

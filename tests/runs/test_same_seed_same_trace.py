@@ -1,5 +1,5 @@
-"""The same seed gives the same run to the last event: in two processes, with every schedule, on every installed
-Python."""
+"""The same seed gives the same run, event for event: in two processes, with every schedule, and in every supported version
+of Python that is installed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.conftest import ROOT, SOLUTION
 
 pytestmark = pytest.mark.slow
 
-# Prints the trace hash of each test of lab 2A for two seeds, of three tests of labs 2A and 2C with every schedule, and
-# of every sixth test of the other labs: all of them took minutes on a busy machine and found nothing more.
+# Prints trace hashes: of each test of lab 2A with two seeds, of the first three tests of labs 2A and 2C with every schedule,
+# and of every sixth test of the other labs. All tests of those labs took minutes on a busy machine, and found nothing more.
 SCRIPT = """
 import importlib, json, sys
 from pathlib import Path
@@ -69,7 +69,8 @@ def _version(python: str) -> str:
 
 @cache
 def all_hashes() -> list[dict[str, str]]:
-    """What two processes of this Python print, and one of each other. They run at once: one after another took minutes."""
+    """The hashes that two processes of this Python print, and one process of each other Python. The processes run at the
+    same time, because one after another they took minutes."""
     paths = f"{ROOT / 'labs'}{os.pathsep}{ROOT / 'grader'}"
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "random"}
     processes = [
@@ -101,7 +102,7 @@ def test_two_processes_make_the_same_runs() -> None:
     for lab in ("2A", "2C"):
         for test in catalogue.tests(lab)[:3]:
             different = {first[f"{test.name}@1 {schedule}"] for schedule in SCHEDULES}
-            assert len(different) >= len(SCHEDULES) - 1, test.name  # a few pauses may happen not to change anything
+            assert len(different) >= len(SCHEDULES) - 1, test.name  # one schedule may happen to change nothing
 
 
 OTHERS = interpreters()[1:]

@@ -1,4 +1,4 @@
-"""Scenarios: their text, messages about mistakes in it, recordings of tests, and random scenarios."""
+"""Tests of scenarios: their text, the messages about mistakes in it, recordings of a suite's tests, and random scenarios."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_scenarios_text_can_be_parsed_again() -> None:
     assert parsed.expected == ("expected something",)
 
 
-def test_files_of_older_versions_say_preempt_off() -> None:
+def test_preempt_off_of_older_versions_is_understood() -> None:
     assert scenario.parse(TEXT.replace("schedule none", "preempt off")) == scenario.parse(TEXT)
 
 
@@ -110,7 +110,7 @@ def test_messages_about_mistakes_in_a_scenario(old: str, new: str, message: str)
         scenario.parse(TEXT.replace(old, new, 1))
 
 
-def test_reads() -> None:
+def test_commands_with_reads_are_parsed() -> None:
     for line in ("op C0 get x", "op C0 get x read=lease", "op C0 swap read - 1;", "load C0 3 fresh-reads on a"):
         assert str(parse_line(line)) == line
     for line in ("op C0 get x read=log", "op C0 put x read=lease", "op C0 put x 1; read=lease"):
@@ -124,7 +124,7 @@ def test_reads_need_lab_3b(line: str, reference: Implementation) -> None:
         shrink.play(reference, Scenario("3A", "x", 0, 1, (parse_line(line),), clerks=1))
 
 
-def test_tidy() -> None:
+def test_tidied_scenarios_name_leaders_in_order() -> None:
     lines = [
         "crash k+4",
         "leader q among q+1 S5",
@@ -158,7 +158,7 @@ def test_random_scenarios(lab: str, reference: Implementation) -> None:
         reads |= {command.read for command in made.commands if isinstance(command, Op) and command.read}
         reads |= {command.mix for command in made.commands if isinstance(command, Load) and "reads" in command.mix}
     has = labs.find(lab).has
-    service = has("service")  # its clerks propose the commands, and it decides when to take a snapshot
+    service = has("service")  # then clerks propose the commands, and the service decides when to take a snapshot
     assert ("crash" in kinds) == has("durable")
     assert ("propose" in kinds) == (has("log") and not service)
     assert ("snapshots" in kinds) == (has("snapshots") and not service)

@@ -1,4 +1,4 @@
-"""Runs that share a process with their judge end as other runs do, whatever the student's code does to the process."""
+"""Runs that share a process with their judge end like other runs, whatever the student's code does to the process."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.conftest import SKELETON, SOLUTION, Write
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let even the first runs of a submission share a process with their judge, which they normally do not."""
     monkeypatch.setattr(together, "RUNS_APART", 0)
 
 

@@ -1,4 +1,4 @@
-"""Which traces are kept if not all fit: the same ones in any order of the runs, and after any number of restarts."""
+"""If not all traces fit, the same ones are kept in any order of the runs, and after any number of restarts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raftlab.runs.trace_quota import Place, TraceQuota
 
 MOST = 100
-Failed = dict[Place, int]  # the runs that failed, and how large their traces are
+Failed = dict[Place, int]  # for each run that failed, the number of bytes of its trace
 FAILED = st.dictionaries(st.tuples(st.integers(0, 5), st.integers(0, 3)), st.integers(1, 120), max_size=20)
 
 
@@ -22,7 +22,7 @@ def name(place: Place) -> str:
 
 def write(folder: Path, place: Place, size: int) -> str:
     folder.mkdir(exist_ok=True)
-    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # the header's size does not count
+    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # of a header only the failure counts, and this one has none
     (folder / name(place)).write_bytes(header + bytes(size))
     return name(place)
 
@@ -32,7 +32,7 @@ def there(folder: Path) -> set[str]:
 
 
 def fitting(failed: Failed) -> set[str]:
-    """The traces that should be kept, computed in another way."""
+    """The traces that should be kept, computed without a ``TraceQuota``."""
     inside: set[str] = set()
     together = 0
     for place, size in sorted(failed.items()):
@@ -60,7 +60,8 @@ def test_kept_traces_do_not_depend_on_order_or_restarts(failed: Failed, data: st
 
         for number, place in enumerate(order):
             if number == killed_at:
-                # A new grading counts the traces that the records name, in any order, whether or not they still exist.
+                # A grading that goes on after a restart counts the traces that the records name, in any order, even those
+                # that no longer exist.
                 room = TraceQuota(folder, MOST)
                 told.clear()
                 for earlier in data.draw(st.permutations(order[:number])):
@@ -74,8 +75,8 @@ def test_kept_traces_do_not_depend_on_order_or_restarts(failed: Failed, data: st
 @settings(derandomize=True, deadline=None)
 @given(failed=FAILED, data=st.data())
 def test_kept_traces_do_not_depend_on_the_jobs(failed: Failed, data: st.DataObject) -> None:
-    """Each job has the same quota. A trace that does not fit into a job's quota does not fit into the submission's
-    either."""
+    """Each job has the same quota as the whole submission, so a trace that does not fit into the quota of its job does not
+    fit into that of the submission either."""
     places = data.draw(st.permutations(sorted(failed)))
     cut = data.draw(st.integers(0, len(places)))
     with tempfile.TemporaryDirectory() as home:
@@ -121,7 +122,7 @@ def test_a_run_that_is_repeated_counts_once(tmp_path: Path) -> None:
     assert room.took((0, 0), write(tmp_path, (0, 0), 81)) == [(0, 1)]
 
 
-def test_deleted_traces_are_written_again(tmp_path: Path) -> None:
+def test_traces_are_kept_again_after_their_folder_was_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "traces"
     room = TraceQuota(folder, MOST)
     assert room.took((0, 0), name((0, 0))) == [(0, 0)]

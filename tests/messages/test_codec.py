@@ -1,5 +1,5 @@
-"""The encoding of messages: what can travel by value, how other values are refused, and that equal messages have equal
-bytes."""
+"""Tests of the encoding of messages: what can travel by value, how other values are refused, and that equal messages have
+equal bytes."""
 
 from __future__ import annotations
 
@@ -355,7 +355,7 @@ def test_an_unfinished_handler_faults_only_when_used() -> None:
 # --- commands and the apply channel ---
 
 
-def test_commands_are_json_like() -> None:
+def test_only_json_like_commands_can_travel() -> None:
     for value in (None, True, 1, 1.5, "x", b"x", [], {"a": [{}]}):
         wire.check_command(value)
         assert wire.decode_value(wire.encode_value(value)) == value

@@ -1,4 +1,4 @@
-"""The connection between judge and host: it carries bytes, and refuses everything else that rpyc can do."""
+"""Tests of the connection between judge and host: it carries bytes, and refuses everything else that rpyc can do."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_nagles_algorithm_is_off(pair: tuple[socket.socket, socket.socket]) -> N
         tcp.close()
 
 
-def test_frames_that_are_too_long(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_that_are_too_long_are_refused(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     sender, receiver = BytesConnection(pair[0], lambda data: None), BytesConnection(pair[1], lambda data: None, 1000)
     monkeypatch.setattr(rpyc_connection, "MAX_FRAME_BYTES", 1000)
     sender.send(bytes(1000))
@@ -71,7 +73,8 @@ def parameters(function: Callable[..., Any]) -> list[str]:
 
 
 def test_the_internals_of_rpyc_are_those_that_we_rely_on() -> None:
-    """If this fails with a new rpyc, read ``rpyc_connection.py`` against it before you admit it in pyproject.toml."""
+    """If this test fails with a new version of rpyc, check that ``rpyc_connection.py`` still works with it before you allow
+    that version in pyproject.toml."""
     assert parameters(Connection.__init__) == ["self", "root", "channel", "config"]
     assert parameters(Connection._box) == ["self", "obj"]
     assert parameters(Connection._unbox) == ["self", "package"]
@@ -114,7 +117,7 @@ def test_a_call_is_what_rpyc_itself_would_send_first(pair: tuple[socket.socket, 
     theirs._cleanup()
 
 
-# What a real rpyc peer could try: functions that take its connection.
+# What a peer could try that uses rpyc itself. Each function takes the peer's connection.
 ATTEMPTS: dict[str, Callable[[rpyc.Connection], Any]] = {
     "the root": lambda peer: peer.root,
     "a ping": lambda peer: peer.ping(),
@@ -128,7 +131,9 @@ ATTEMPTS: dict[str, Callable[[rpyc.Connection], Any]] = {
 
 
 @pytest.mark.parametrize("what", ATTEMPTS)
-def test_a_peer_that_speaks_full_rpyc_gets_nothing(pair: tuple[socket.socket, socket.socket], what: str) -> None:
+def test_requests_of_a_peer_that_uses_rpyc_itself_are_refused(
+    pair: tuple[socket.socket, socket.socket], what: str
+) -> None:
     received: list[bytes] = []
     ours = BytesConnection(pair[0], received.append)
     theirs = rpyc.Connection(rpyc.VoidService(), rpyc.Channel(SocketStream(pair[1])), {"sync_request_timeout": 60})

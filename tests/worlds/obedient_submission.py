@@ -160,5 +160,5 @@ def submission(folder: Path) -> Path:
 
 
 def where(text: str) -> str:
-    """Where the first line that contains ``text`` is, as a failure shows it: ``raft.py:12``."""
+    """The place of the first line that contains ``text``, as a failure shows it, such as ``raft.py:12``."""
     return next(f"raft.py:{number}" for number, line in enumerate(RAFT.splitlines(), 1) if text in line)

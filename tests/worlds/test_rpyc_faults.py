@@ -1,5 +1,5 @@
-"""The rpyc world when a server's process exits, hangs or sends malformed data: the fault is reported, no other server is
-harmed, and no process is left behind."""
+"""Tests of the rpyc world when a server's process exits, hangs or sends malformed data: the fault is reported, other servers
+go on, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_host_that_does_not_read_is_lost(event_loop: TinyEventLoop, monkeypatc
     )
 
 
-def test_a_machine_that_cannot_start_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_the_machine_cannot_start_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -177,7 +177,7 @@ def test_close_leaves_no_process(host: WarmHost) -> None:
     world = RpycWorld(host)
     event_loop = TinyEventLoop(world, 3)
     event_loop.boot()
-    event_loop.call(0, "burn")  # uses more processor time than one tick of the clock that counts it
+    event_loop.call(0, "burn")  # this uses more CPU time than the smallest amount that can be measured
     children = pids(world)
     assert len(children) == 3
     assert all(map(alive, children))
@@ -218,10 +218,10 @@ def test_a_judge_that_is_killed_leaves_no_process(host: WarmHost) -> None:
         time.sleep(0.01)
 
 
-# --- messages that help ---------------------------------------------------------------------------------------
+# --- help with debugging --------------------------------------------------------------------------------------
 
 
-def test_the_threads_of_a_server_that_does_not_answer(event_loop: TinyEventLoop) -> None:
+def test_what_the_threads_of_a_silent_server_wait_for_is_described(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0, 1)
     event_loop.begin_call(0, "start", ["ask", 1, "wait"])
     event_loop.call(1, "ask", 0, "both have begun")
@@ -234,7 +234,7 @@ def test_the_threads_of_a_server_that_does_not_answer(event_loop: TinyEventLoop)
 
 
 @pytest.mark.parametrize("command", ["stop_here", "set_trace"])
-def test_a_breakpoint(event_loop: TinyEventLoop, command: str) -> None:
+def test_a_breakpoint_is_refused(event_loop: TinyEventLoop, command: str) -> None:
     event_loop.boot(1)
     event_loop.begin_call(1, "start", [command])
     fault = event_loop.fault()

@@ -1,4 +1,4 @@
-"""The rpyc world with correct code and with ordinary mistakes: real processes, threads and sockets."""
+"""Tests of the rpyc world with correct code and with ordinary mistakes. They use real processes, threads and sockets."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_crash_drops_everything_and_a_restart_finds_what_was_stored(event_loop
 def test_a_killed_server_has_no_further_effects(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     event_loop.begin_call(0, "start", ["say"])
-    event_loop.world.wait(event_loop.world.now(), [])  # sends the call; its effects may be under way already
+    event_loop.world.wait(event_loop.world.now(), [])  # this sends the call, whose effects may arrive soon
     time.sleep(0.2)
     event_loop.kill(0)
     assert event_loop.world.wait(event_loop.world.now() + 0.2, []).effects == []
@@ -155,7 +155,7 @@ def test_output_becomes_log_lines(event_loop: TinyEventLoop) -> None:
     ]
 
 
-def test_an_apply_message(event_loop: TinyEventLoop) -> None:
+def test_an_apply_message_reaches_the_judge(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0)
     event_loop.call(0, "apply")
     assert isinstance(event_loop.seen[0], protocol.Apply)

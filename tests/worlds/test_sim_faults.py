@@ -1,4 +1,4 @@
-"""Faults in student code that the simulator detects, and the messages that report them."""
+"""Tests of the faults in student code that the simulator detects, and of the messages that report them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def line(folder_text: str, wanted: str) -> int:
 
 
 class Case:
+    """A mistake in student code, and the kind, the text and the place of the failure that reports it."""
+
     def __init__(
         self, kind: str, text: str, where: str = "", init: str = "", methods: str = "", module: str = ""
     ) -> None:
@@ -248,7 +250,7 @@ def test_the_fault_is_reported(name: str, write_raft: Write) -> None:
     with sim_cluster(folder, servers=2) as c:
         failure = failure_of(c, lambda c: (c.states([0]), c.sleep(30)))
     assert failure.kind == case.kind
-    # The seed decides which of two equal servers comes first.
+    # If both servers make the same mistake, the seed decides which of them is reported.
     assert re.sub("^S1", "S0", failure.text) == re.sub("^S1", "S0", case.text)
     source = (folder / "raft.py").read_text()
     if case.where:

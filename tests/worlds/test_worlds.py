@@ -1,4 +1,5 @@
-"""Host processes: a student is not blamed if one does not start, and none outlives the judge."""
+"""Tests of host processes and of the machine they run on: a student is not blamed for a machine that starts no process or is
+too busy, and no host outlives the judge."""
 
 from __future__ import annotations
 
@@ -65,11 +66,17 @@ def test_the_cpu_time_of_a_process_is_exact() -> None:
         seconds = operating_system.cpu_seconds(process.pid)
         process.kill()
     assert own <= seconds < own + 0.05
-    assert operating_system.cpu_seconds(process.pid) == 0  # it is gone
+    assert operating_system.cpu_seconds(process.pid) == 0  # the process has ended
 
 
 def made(error: BaseException | None, cpu_s: float = 0.0, late_s: float = 0.0) -> tuple[str, str]:
-    """The outcome and kind of a run that ended with ``error``."""
+    """The outcome of a run of 10 s that ended with ``error``, and the kind of its failure.
+
+    Args:
+        error: what ended the run.
+        cpu_s: the seconds of CPU time that the run's servers used.
+        late_s: the number of seconds by which the judge was late.
+    """
     run = Run(Implementation(SOLUTION), catalogue.find_test("cluster_of_one"), "rpyc", 0)
     run._world = SimpleNamespace(cpu_s=cpu_s, late_s=late_s, close=lambda: None)  # type: ignore[assignment]
     run._wall -= 10.0
@@ -83,10 +90,13 @@ def test_the_machine_is_to_blame_only_with_evidence() -> None:
     assert made(no_leader) == ("failed", "assertion")
     assert made(no_leader, late_s=1.0) == ("error", "machine-busy")
     assert made(two_leaders, late_s=1.0) == ("failed", "invariant")
-    assert made(no_leader, late_s=1.0, cpu_s=9.9) == ("failed", "assertion")  # its own servers made the judge late
+    assert made(no_leader, late_s=1.0, cpu_s=9.9) == (
+        "failed",
+        "assertion",
+    )  # the run's own servers made the judge late
     assert made(OSError(errno.ENOSPC, "No space left on device")) == ("error", "machine-full")
     assert made(MemoryError()) == ("error", "machine-full")
-    assert made(KeyError("x")) == ("error", "error")  # which is a failure if it happens twice
+    assert made(KeyError("x")) == ("error", "error")  # the grader repeats it; a second error is a failure
 
 
 JUDGE = """

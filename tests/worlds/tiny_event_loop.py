@@ -8,7 +8,7 @@ from typing import Any
 from raftlab.messages import codec, protocol
 from raftlab.worlds.rpyc_world import RpycWorld
 
-# Seconds after which a test gives up. Far more than anything here takes, so only a hang reaches it.
+# Seconds after which a test gives up. Everything in these tests takes far less, so only a hang lasts so long.
 PATIENCE = 60.0
 
 
@@ -52,7 +52,7 @@ class TinyEventLoop:
         return codec.decode_value(self._results.pop(number))
 
     def result(self, number: int) -> Any:
-        """The result of a call, ``None`` if there is none yet."""
+        """The result of the call with this number; ``None`` if it has not returned yet."""
         data = self._results.get(number)
         return None if data is None else codec.decode_value(data)
 
@@ -65,7 +65,7 @@ class TinyEventLoop:
                 self._handle(effect)
 
     def fault(self) -> protocol.Fault:
-        """Wait for the first fault."""
+        """Wait for the first fault, and return it."""
         self.run(lambda: bool(self.faults()))
         return self.faults()[0]
 

@@ -1,5 +1,5 @@
-"""The reference key/value service and the other correct ones, without a network: above a Raft that commits at once, and
-clerks that call servers which a test plays."""
+"""Tests of the reference's key/value service and of the other correct services, without a network. The services run on a
+fake Raft that commits at once, and the clerks call servers that the test plays."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from tests.conftest import ROOT, SOLUTION
 SERVICES = {"reference": SOLUTION.with_name("kv.py")} | {
     path.parent.name: path for path in sorted((ROOT / "tests" / "correct_services").glob("*/kv.py"))
 }
-# Seconds. Far longer than any wait here takes, even on a busy machine: a failure, not a measurement.
+# The limit of each wait, in seconds. It is far longer than any of them takes, even on a busy machine, so reaching it means
+# that something is wrong.
 LONG = 10.0
-# What is in the log of no service: other types, other fields, requests that make no sense.
+# Commands that no service puts into its log: values of other types, other fields, requests that make no sense.
 NOT_REQUESTS: list[Any] = [
     None,
     17,
@@ -47,16 +48,16 @@ NOT_REQUESTS: list[Any] = [
 
 
 class FakeRaft:
-    """The Raft below one service. It leads, and commits at once what it is given, unless a test changes these fields.
+    """The Raft below one service. Unless a test changes these fields, it is the leader and commits each command at once.
 
     Attributes:
         messages: what ``applied()`` returns next.
-        term, leads: what ``get_state`` and ``start`` say.
-        commits: whether commands are committed.
+        term, leads: the term, and whether this server leads, as ``get_state`` and ``start`` report them.
+        commits: whether ``start`` commits commands.
         begun: the commands given to ``start``.
-        snapshots: the snapshots taken, with their indexes.
-        size: what ``stored()`` returns. It becomes 0 when a snapshot covers the whole log.
-        over: set when the test is over: ``stored()`` does not return any more, so that no thread goes on polling.
+        snapshots: the snapshots that the service has taken, each with its index.
+        size: what ``stored()`` returns, in bytes. It becomes 0 when a snapshot covers the whole log.
+        over: whether the test is over. From then on ``stored()`` blocks, so that no thread of the service goes on polling.
     """
 
     def __init__(self) -> None:
@@ -99,7 +100,7 @@ class FakeRaft:
 
 
 class Services:
-    """Servers of one service, each on a Raft of its own, and requests to them."""
+    """Starts servers of one service, each on a ``FakeRaft`` of its own."""
 
     def __init__(self, kv: ModuleType) -> None:
         self.kv = kv
@@ -120,7 +121,7 @@ class Server:
         self.kv, self.raft, self.service = kv, raft, service
 
     def ask(self, op: str, session: int, serial: int, key: str = "", *args: Any, **fields: Any) -> Any:
-        """The reply to a request. ``args``: the value; of a swap the expected value, and the value."""
+        """The reply to a request. ``args`` are the value or, for a swap, the expected value and the new value."""
         names = ("expected", "value") if op == "swap" else ("value",)
         request = self.kv.ClientRequest(session, serial, op, key, **dict(zip(names, args, strict=False)), **fields)
         return self.service.client_request(request)
@@ -133,13 +134,13 @@ class Server:
         return session
 
     def said(self, op: str, session: int, serial: int, key: str = "", *args: Any) -> Any:
-        """The value of the reply to a request that succeeds."""
+        """The value in the reply to a request. The reply must be "ok"."""
         reply = self.ask(op, session, serial, key, *args)
         assert reply.status == "ok", reply
         return reply.value
 
     def snapshot(self) -> tuple[int, bytes]:
-        """The index and bytes of the snapshot that the service takes when Raft has saved more than 1,000 bytes."""
+        """Make the service take a snapshot, by letting Raft report 1,001 saved bytes. Returns its index and its bytes."""
         with self.raft.lock:
             self.raft.size = 1001
             index = self.raft.commit(kind="noop")
@@ -205,7 +206,7 @@ def test_operations(services: Services) -> None:
         assert value == wanted or op in ("put", "append"), (op, key, args)
 
 
-def test_a_copy_is_not_carried_out_and_gets_the_answer_of_the_first(services: Services) -> None:
+def test_a_retry_is_not_carried_out_and_gets_the_first_answer(services: Services) -> None:
     server = services.start()
     session = server.register()
     for _ in range(3):
@@ -221,7 +222,7 @@ def test_a_copy_is_not_carried_out_and_gets_the_answer_of_the_first(services: Se
 
 
 def test_copies_in_the_log_are_carried_out_once(services: Services) -> None:
-    """Both copies were begun before either was applied, and the second is another leader's."""
+    """A request can be in the log several times: each of several leaders may append it before any copy is applied."""
     server = services.start()
     session = server.register()
     server.said("append", session, 1, "x", "a")
@@ -242,7 +243,7 @@ def test_sessions_with_equal_serials_have_nothing_to_do_with_each_other(services
 # --- sessions --------------------------------------------------------------------------------------------------
 
 
-def test_no_session(services: Services) -> None:
+def test_a_request_in_an_unknown_session_is_refused(services: Services) -> None:
     server = services.start()
     server.register()
     for session in (-1, 0, 2, 10**9):
@@ -265,7 +266,7 @@ def test_the_session_that_was_used_longest_ago_ends(services: Services) -> None:
     assert server.said("get", first, 3, "x") == "2"
 
 
-# --- bad requests, and entries that are none -------------------------------------------------------------------
+# --- bad requests, and entries that are not requests -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def test_a_bad_request_does_not_reach_the_log(services: Services, fields: dict[s
     assert server.said("get", session, 1, "x") is None
 
 
-def test_entries_that_are_no_requests_stop_nothing(services: Services) -> None:
+def test_entries_that_are_not_requests_do_not_stop_the_service(services: Services) -> None:
     server = services.start()
     session = server.register()
     server.said("put", session, 1, "x", "1")
@@ -314,7 +315,7 @@ def test_entries_that_are_no_requests_stop_nothing(services: Services) -> None:
     assert server.read("x") == "12"
 
 
-def test_commands_are_made_of_json(services: Services) -> None:
+def test_commands_contain_only_json_types(services: Services) -> None:
     server = services.start()
     server.said("swap", server.register(), 1, "x", None, "1")
     for command in server.raft.begun:
@@ -330,7 +331,7 @@ def _is_json(value: Any) -> bool:
 # --- answers while nothing is committed ------------------------------------------------------------------------
 
 
-def test_a_server_that_does_not_lead(services: Services) -> None:
+def test_a_server_that_does_not_lead_refuses(services: Services) -> None:
     server = services.start()
     server.raft.leads = False
     assert server.ask("register", 7, 0).status == "not_leader"
@@ -338,13 +339,15 @@ def test_a_server_that_does_not_lead(services: Services) -> None:
     assert server.ask("get", 1, 1, "x").status in ("not_leader", "no_session")
 
 
-def test_a_leader_that_takes_no_commands(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_whose_raft_takes_no_command_says_try_again(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = services.start()
     monkeypatch.setattr(server.raft, "start", lambda command: (-1, 1, True))
     assert server.ask("register", 7, 0).status == "try_again"
 
 
-def test_a_leader_that_cannot_commit_answers(services: Services) -> None:
+def test_a_leader_that_cannot_commit_says_try_again_in_time(services: Services) -> None:
     server = services.start()
     session = server.register()
     server.raft.commits = False
@@ -352,7 +355,8 @@ def test_a_leader_that_cannot_commit_answers(services: Services) -> None:
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(server.ask, op, session, 1, "x", "1") for op in ("put", "get", "register", "append")]
         assert [each.result(LONG).status for each in asked] == ["try_again"] * 4
-    # The suite of lab 3A measures the 2 s in the simulator. Here a busy machine may add something.
+    # A service must answer within 2 s, and the suite of lab 3A measures that in the simulator. On a busy machine it may take
+    # longer here.
     assert time.monotonic() - since < 5.0
 
 
@@ -372,7 +376,7 @@ def test_no_ok_for_an_entry_that_is_lost(services: Services, how: str) -> None:
         elif how == "another entry":
             server.raft.term, server.raft.leads = 2, False
             for value in ("2", "3"):
-                # Equal in everything but the session, which is not the same clerk's.
+                # These requests differ from the lost ones in the session, because they are another clerk's.
                 server.raft.commit(asdict(services.kv.ClientRequest(session + 100, 1, "put", "x", value)))
         else:
             server.raft.messages.put(ApplyMsg(9, 2, kind="snapshot", snapshot=snapshot))
@@ -380,7 +384,8 @@ def test_no_ok_for_an_entry_that_is_lost(services: Services, how: str) -> None:
 
 
 def _count_requests(command: Any) -> int:
-    """The number of requests in one entry. A service that batches puts those that arrive together into one, as JSON."""
+    """The number of requests in one entry. A service that batches puts requests that arrive together into one entry, as
+    JSON text."""
     return len(json.loads(command)) if isinstance(command, str) else 1
 
 
@@ -394,12 +399,12 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 # --- snapshots -------------------------------------------------------------------------------------------------
 
 
-def test_no_snapshot_without_need(services: Services) -> None:
+def test_no_snapshot_is_taken_below_the_limit(services: Services) -> None:
     small, never = services.start(max_state=1000), services.start(max_state=None)
     small.raft.size, never.raft.size = 1000, 10**6
     for server in (small, never):
         server.said("put", server.register(), 1, "x", "1")
-    time.sleep(0.1)  # some take their snapshots in another thread
+    time.sleep(0.1)  # some services take their snapshots in another thread
     assert small.raft.snapshots.empty()
     assert never.raft.snapshots.empty()
 
@@ -420,13 +425,13 @@ def test_a_server_that_starts_from_a_snapshot_knows_everything(services: Service
     new.said("append", second, 5, "y", "b")
     assert new.said("get", second, 6, "y") == "b"
     new.said("put", first, 10, "x", "c")
-    # The third session was used longest ago: the order in which sessions end is in the snapshot, too.
+    # The third session was used longest ago, so it ends first: the order in which sessions end is in the snapshot, too.
     new.register()
     assert new.ask("get", third, 3, "x").status == "no_session"
     assert new.said("get", second, 7, "x") == "c"
 
 
-def test_a_get_that_is_repeated_after_a_snapshot(services: Services) -> None:
+def test_a_get_repeated_after_a_snapshot_gets_the_same_answer(services: Services) -> None:
     old = services.start(max_state=1000)
     session = old.register()
     old.said("put", session, 1, "x", "1")
@@ -450,7 +455,7 @@ def test_a_snapshot_replaces_the_state(services: Services) -> None:
 
 @pytest.mark.parametrize("kv", ["reference"], indirect=True)
 def test_equal_states_have_equal_snapshots(services: Services) -> None:
-    """Not required of other services, but then snapshots of the reference can be compared."""
+    """Other services need not do this. The reference does, so that its snapshots can be compared."""
     taken = []
     for order in (("a", "b"), ("b", "a")):
         server = services.start(max_state=1000)
@@ -466,7 +471,8 @@ def test_equal_states_have_equal_snapshots(services: Services) -> None:
 
 
 class Peers:
-    """Three servers that a test plays. The one that leads answers in turn with what the test has prepared, then "ok"."""
+    """Three servers that a test plays. The leader gives the replies that the test has prepared, in this order, and then "ok"
+    to every request. The others refuse all requests."""
 
     def __init__(self, kv: ModuleType) -> None:
         self.kv = kv
@@ -566,7 +572,7 @@ def test_a_register_that_is_lost_is_sent_again(peers: Peers) -> None:
     assert peers.calls[-1].client_id == 13
 
 
-def test_no_session_at_the_first_try(peers: Peers) -> None:
+def test_a_request_refused_for_its_session_is_sent_in_a_new_one(peers: Peers) -> None:
     clerk = peers.clerk()
     clerk.put("x", "0")
     peers.register = peers.kv.ClientReply("ok", 21)
@@ -575,7 +581,7 @@ def test_no_session_at_the_first_try(peers: Peers) -> None:
     assert [(call.op, call.client_id) for call in peers.calls[2:]] == [("put", 11), ("register", 7), ("put", 21)]
 
 
-def test_no_session_after_a_try_that_may_have_succeeded(peers: Peers) -> None:
+def test_a_session_that_ended_after_a_lost_reply_makes_the_result_unknown(peers: Peers) -> None:
     clerk = peers.clerk()
     clerk.put("x", "0")
     peers.register = peers.kv.ClientReply("ok", 21)
@@ -588,7 +594,7 @@ def test_no_session_after_a_try_that_may_have_succeeded(peers: Peers) -> None:
     assert clerk.get("x") == "02"
 
 
-def test_a_bad_request(peers: Peers) -> None:
+def test_a_bad_request_raises_value_error_and_uses_up_its_serial(peers: Peers) -> None:
     clerk = peers.clerk()
     peers.prepared = [peers.kv.ClientReply("bad_request")]
     with pytest.raises(ValueError):

@@ -1,8 +1,8 @@
-"""No level of the sandbox makes a correct submission fail: the reference and every correct Raft and service, with all their
-labs, in both worlds, as root and as an ordinary user.
+"""Tests that no level of the sandbox makes a correct submission fail. They grade the reference and every correct Raft and
+service, with all labs that each has, in the simulator and on the real network, as root and as an ordinary user.
 
-This takes hours, so ``pytest`` runs it only if it is named: ``pytest tests/suites/correct_in_the_sandbox.py``. With
-``-k 'rlimits and ordinary and whole_tick'`` it is a few minutes.
+This takes hours, so ``pytest`` runs it only if the file is named: ``pytest tests/suites/correct_in_the_sandbox.py``. With
+``-k 'rlimits and ordinary and whole_tick'`` it takes a few minutes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ THIS_USER = "root" if os.geteuid() == 0 else "ordinary"
 
 
 def labs_of(style: str) -> list[str]:
-    """The labs that a Raft of ``tests/correct`` has."""
+    """The labs that a Raft of ``tests/correct`` implements."""
     if style not in WHOLE:
         return ["2A"]
     return ["2A", "2B", "2C", "2D", "2E", "2F", *(["2G"] if style in HANDS_OVER else [])]
 
 
-# By name: the folder, and the labs that it has.
+# The submissions by name, each with its folder and the labs that it implements.
 SUBMISSIONS: dict[str, tuple[Path, list[str]]] = {
     "reference": (ROOT / "solutions", [lab.name for lab in labs.LABS.values()]),
     **{style: (ROOT / "tests" / "correct" / style, labs_of(style)) for style in STYLES},

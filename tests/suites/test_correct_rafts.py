@@ -1,9 +1,9 @@
-"""The suites pass correct Rafts in clearly different styles (``tests/correct``). A false alarm is the worst bug that
-raftlab can have.
+"""Tests that the suites pass correct Rafts in clearly different styles (``tests/correct``). A false alarm is the worst bug
+that raftlab can have.
 
-Those called ``whole_...`` have all labs up to 2F, some of them also 2G; the others have only lab 2A. A student who submits
-lab 2C has not done lab 2F yet, so the former also run without the later labs (their constant ``UPTO`` switches these off).
-Lab 2G needs neither 2E nor 2F, and lab 3 is tested in ``test_correct_services.py``.
+The Rafts called ``whole_...`` implement all labs up to 2F, and some of them also 2G; the others implement only lab 2A. A
+student who submits lab 2C has not done lab 2F yet, so the whole Rafts also run with the later labs switched off (by their
+constant ``UPTO``). Lab 2G needs neither 2E nor 2F. ``test_correct_services.py`` tests lab 3.
 
 To save time, each Raft runs a sample of each suite here, so that each test runs on one Raft of each group. With
 ``--whole-suites``, each Raft runs every test. To run every style with many seeds, use
@@ -38,12 +38,12 @@ HANDS_OVER = [
 
 
 def upto(styles: Sequence[str], *last: str) -> list[tuple[str, str]]:
-    """The Rafts of a group, as (style, the last lab that the student has done). ``last`` are these labs for equal parts of
-    the group."""
+    """The Rafts of a group, as pairs of a style and the last lab that it has. The styles are divided into as many equal
+    parts as there are labs in ``last``, and each part stops after one of these labs."""
     return [(style, last[number * len(last) // len(styles)]) for number, style in enumerate(styles)]
 
 
-# The Rafts that run the suite of each lab. Within a group, each of them runs a sample.
+# The groups of Rafts that run the suite of each lab. The Rafts of a group share the suite: each runs a sample of it.
 GROUPS = {
     "2A": [upto([style for style in STYLES if style not in WHOLE], "2A"), upto(WHOLE, "2D")],
     "2B": [upto(WHOLE, "2D")],
@@ -57,7 +57,7 @@ RAFTS = sorted({raft for groups in GROUPS.values() for group in groups for raft 
 
 
 def sample_of(raft: tuple[str, str], whole: bool) -> list[TestInfo]:
-    """The tests that this Raft runs, of all labs."""
+    """All tests that this Raft runs, from the suites of all labs. If ``whole``, it runs whole suites instead of samples."""
     found = []
     for lab, groups in GROUPS.items():
         for group in groups:
@@ -68,7 +68,8 @@ def sample_of(raft: tuple[str, str], whole: bool) -> list[TestInfo]:
 
 
 def without_later_labs(style: str, lab: str, folder: Path) -> Path:
-    """The folder of this Raft without the labs after ``lab``: a copy in ``folder``, or the original if it has none."""
+    """The folder of this Raft without the labs after ``lab``: a copy in ``folder``, or the original if no lab is left
+    out."""
     original = ROOT / "tests" / "correct" / style
     if style not in WHOLE or lab == "2F":
         return original
@@ -80,7 +81,7 @@ def without_later_labs(style: str, lab: str, folder: Path) -> Path:
     return copy
 
 
-@pytest.mark.timeout(900)  # with --whole-suites
+@pytest.mark.timeout(900)  # --whole-suites takes this long
 @pytest.mark.parametrize("raft", RAFTS, ids="-".join)
 def test_the_suites_pass_a_correct_raft(raft: tuple[str, str], tmp_path: Path, pytestconfig: pytest.Config) -> None:
     tests = sample_of(raft, pytestconfig.getoption("--whole-suites"))

@@ -1,7 +1,9 @@
-"""The suites of labs 3A and 3B pass correct services in clearly different styles (``tests/correct_services``) on the
-reference's Raft, and they pass the reference's service on correct Rafts in different styles, which have labs 2A to 2D and
-perhaps 3B only. To save time, each of these services and Rafts runs a sample, so that each test runs on one of each. With
-``--whole-suites``, each runs every test.
+"""Tests that the suites of labs 3A and 3B pass correct services in clearly different styles (``tests/correct_services``) on
+the reference's Raft, and the reference's service on correct Rafts in different styles. Most of these Rafts run with their
+labs after 2D switched off, because lab 3 needs none of them.
+
+To save time, each service and each Raft runs a sample of a suite, so that each test runs on one service and on one Raft.
+With ``--whole-suites``, each runs every test.
 
 To try every service with many seeds: ``raftlab test 3A --impl tests/correct_services/NAME --raft solutions --seeds 100``.
 """
@@ -22,23 +24,23 @@ from tests.suites.test_correct_rafts import without_later_labs
 pytestmark = pytest.mark.slow
 
 SERVICES = sorted(path.parent for path in (ROOT / "tests" / "correct_services").glob("*/kv.py"))
-# Those that have lab 3B.
+# The services that implement lab 3B.
 READERS = [service for service in SERVICES if ".read_index()" in (service / "kv.py").read_text()]
 RAFTS = ("whole_batching", "whole_heartbeats", "whole_lazy", "whole_tick")
-# Those that have lab 3B, and the last of the other labs that they have: it needs no later one than 2D.
+# The Rafts that implement lab 3B, each with the last lab of part 2 that it has. Lab 3B needs none later than 2D.
 READING_RAFTS = (("whole_lazy", "2D"), ("whole_tick", "2D"), ("whole_tick", "2F"))
 # This Raft sends new entries with the next heartbeat. The handout says that this is too slow for one test of lab 3A.
 TOO_SLOW = {"whole_lazy": {"requests_and_time"}}
 
 
 def sample(lab: str, number: int, parts: int, config: pytest.Config) -> Sequence[TestInfo]:
-    """The tests of a lab that part ``number`` of so many parts runs."""
+    """Part ``number`` of the tests of a lab, which are divided into ``parts`` parts; all of them with ``--whole-suites``."""
     step = 1 if config.getoption("--whole-suites") else parts
     return catalogue.tests(lab)[number % step :: step]
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
-def test_the_suite_passes_a_correct_service(service: Path, pytestconfig: pytest.Config) -> None:
+def test_the_suites_pass_a_correct_service(service: Path, pytestconfig: pytest.Config) -> None:
     tests = sample("3A", SERVICES.index(service), len(SERVICES), pytestconfig)
     if service in READERS:
         tests = [*tests, *sample("3B", READERS.index(service), len(READERS), pytestconfig)]

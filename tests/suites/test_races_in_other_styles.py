@@ -1,4 +1,4 @@
-"""The suites catch races that the reference cannot have, because it is written in another style."""
+"""Tests that the suites catch races that only Rafts in other styles than the reference's can have."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from tests.conftest import ROOT
 
-# The callback of a future that is done already runs at once, in the middle of the caller's loop. We made this mistake
-# ourselves, and at first only the real network found it.
+# If a future is already done, `add_done_callback` runs the callback at once, in the middle of the caller's loop. We made
+# this mistake ourselves in `whole_executor`, and at first only the real network found it.
 CALLBACK = """\
         def returned(call: Future[Any]) -> None:
             with self._alone():
@@ -29,7 +29,7 @@ CALLBACK = """\
 
 
 @pytest.mark.slow
-def test_a_callback_in_the_middle_of_a_loop(tmp_path: Path) -> None:
+def test_a_callback_that_runs_in_the_middle_of_a_loop_is_caught(tmp_path: Path) -> None:
     folder = tmp_path / "executor"
     shutil.copytree(ROOT / "tests" / "correct" / "whole_executor", folder)
     file = folder / "raft.py"

@@ -1,4 +1,5 @@
-"""A service or a clerk that goes around Raft fails with a sentence about that, and not with an exception of the suite."""
+"""Tests that a service or a clerk that goes around Raft fails with a sentence that says so, and not with an exception raised
+in the suite."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ def client_request(self, args: ClientRequest) -> ClientReply:
 
 KVServer.client_request = client_request
 """
-# All clerks of a run in the simulator share a process, and can find each other there.
+# In the simulator, all clerks of a run share a process, so they could pass values to each other without any server.
 CLERK = """
 
 import sys
@@ -51,8 +52,8 @@ def submission(tmp_path: Path, more: str) -> Path:
     return tmp_path
 
 
-def test_a_service_that_starts_no_entry(tmp_path: Path) -> None:
-    # Without Raft it could pass what is asked of one server alone.
+def test_a_service_that_starts_no_entry_fails(tmp_path: Path) -> None:
+    # Without this failure, a service that never starts an entry could pass tests that ask only one server.
     with sim_cluster(submission(tmp_path, SERVICE), 3, lab="3A", scripted=(1, 2), scripted_clerks=1) as c:
         c.start_all()
         with pytest.raises(
@@ -61,7 +62,7 @@ def test_a_service_that_starts_no_entry(tmp_path: Path) -> None:
             lab_3a.test_entry_of_another_leader(lambda *size, **options: c)
 
 
-def test_a_clerk_that_sends_no_request(tmp_path: Path) -> None:
+def test_a_clerk_that_sends_no_request_fails(tmp_path: Path) -> None:
     with sim_cluster(submission(tmp_path, CLERK), 3, lab="3A", clerks=2) as c:
         c.start_all()
         with pytest.raises(LabFailure, match=r"expected a request for C0\..*, but none came"):

@@ -1,7 +1,8 @@
-"""The reference with the labs up to N passes the suites up to N and fails the next one. The skeleton fails every test.
+"""Tests of the stages of the reference: with the labs up to N only, it passes the suites up to lab N and fails the next one.
+The skeleton fails every test.
 
-To save time, each stage runs a sample of its own suite and of the earlier ones, so that each test runs on one stage, and
-every fourth test of the next suite. The skeleton runs every third test. With ``--whole-suites``, all of them are run.
+To save time, each stage runs a sample of its own suite and of the earlier ones, so that each test runs on one stage. It also
+runs every fourth test of the next suite, and the skeleton runs every third test. With ``--whole-suites``, all tests run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def test_each_stage_of_the_reference_passes_the_suites_so_far(
     write_sources(tmp_path, starts.files(LADDER[number + 1]))
     tests = []
     for own, lab in enumerate(LADDER[: number + 1]):
-        stages = len(LADDER) - 1 - own  # that have this lab
+        stages = len(LADDER) - 1 - own  # the number of stages that have this lab
         step = 1 if pytestconfig.getoption("--whole-suites") else stages
         tests += catalogue.tests(lab)[(number - own) % step :: step]
     assert [(info.name, failure.text) for info, failure in failures_of(tmp_path, tests)] == []
@@ -44,8 +45,8 @@ def test_each_stage_of_the_reference_passes_the_suites_so_far(
 @pytest.mark.timeout(900)  # with --whole-suites
 @pytest.mark.parametrize("stage", LADDER[1:])
 def test_each_stage_fails_in_the_next_suite(stage: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """Each stage must fail most tests of the next suite. Some tests pass, because they only require that something does not
-    happen."""
+    """Each stage must fail most tests of the next suite. Some tests pass on it because they only require that something does
+    not happen."""
     write_sources(tmp_path, starts.files(stage))
     whole = pytestconfig.getoption("--whole-suites")
     tests = catalogue.tests(stage)[slice(None) if whole else slice(1, None, 4)]
@@ -60,7 +61,7 @@ def test_the_skeleton_fails_every_test(lab: str, pytestconfig: pytest.Config) ->
     assert {info.name for info in tests} - failed == set(), "these pass before the student writes a line"
 
 
-def test_the_referee_bug_table_is_complete() -> None:
+def test_the_table_of_the_referees_bugs_lists_every_bug() -> None:
     text = (ROOT / "tests" / "referee" / "bug-table.md").read_text()
     rows = re.findall(r"^\| (2\w) \| (.+?) \| (.+?) \| (.+?) \| \d+ \| (.+?) \|$", text, re.M)
     listed = [(lab, name) for lab, name, *_ in rows]

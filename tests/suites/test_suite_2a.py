@@ -1,4 +1,4 @@
-"""The reference with a known bug of lab 2A (``tests/bugs/2a``) fails the tests listed in the bug's file."""
+"""Each known bug of lab 2A (``tests/bugs/2a``), put into the reference, fails the tests that its file names."""
 
 from __future__ import annotations
 

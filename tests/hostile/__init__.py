@@ -1,1 +1,1 @@
-"""Hostile and broken submissions, graded in one batch together with honest ones."""
+"""Hostile and broken submissions, which are graded in batches together with honest ones."""

@@ -1,8 +1,8 @@
 """The hostile and broken submissions, each with the correct verdict.
 
 Most are the reference solution with added code, so they pass if that code has no effect. The code runs when the module is
-imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``; this happens
-only in a test, but in both worlds).
+imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``). The latter
+happens in the tests only, not in the check before them, and it happens in both worlds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.conftest import SKELETON, SOLUTION
 from tests.hostile import escapes
 
-# A variable in the judge's environment, and a file beside the submissions. No submission must be able to read them.
+# A variable in the judge's environment, and a file beside the submissions. No submission may be able to read them.
 SECRET = "RAFTLAB_BANK_SECRET"
 BESIDE = "the-answers.txt"
 
@@ -27,7 +27,7 @@ class Entry:
     """A submission.
 
     ``verdict`` is ``refused`` (before any test), ``failed`` or ``clean``. The text of each problem and failure in the report
-    must contain one of ``says``; ``says_at_rlimits`` replaces it at that level."""
+    must contain one of ``says``, or at the level ``rlimits`` one of ``says_at_rlimits``, unless that is empty."""
 
     name: str
     verdict: str
@@ -80,7 +80,9 @@ NO_LEADER = "expected a leader within 5 s, but there is none"
 DEAF = "import _signal; _signal.pthread_sigmask(0, range(1, 65))"
 WAIT = "threading.Condition.wait"
 BESIDE_US = "import sys; sys.path.insert(0, '..')"
-SURROGATE = r"ValueError: \ud800"  # the backslash and the digits: what it stands for is not valid in UTF-8
+SURROGATE = (
+    r"ValueError: \ud800"  # reports must show an escape sequence, because UTF-8 cannot encode the character itself
+)
 HTML = "=1+1 <script>alert(1)</script> \x1b[2J"
 THREADS = "while True: threading.Thread(target=threading.Event().wait).start()"
 SILENCE = "import raftlab.host.server as b; b.Server.fault = b.Server.uncaught = lambda *a, **k: None"
@@ -110,7 +112,7 @@ for fd in range(3, 100):
         pass
 """
 
-# These are refused: they cannot be imported, or fail when a server is created.
+# These submissions are refused, because they cannot be imported, or because they fail when a server is created.
 EARLY = [
     Entry("empty", REFUSED, ("has no class Raft",), base="", files={"raft.py": ""}),
     Entry("syntax", REFUSED, ("is not valid Python",), base="", files={"raft.py": "class Raft\n"}),
@@ -162,7 +164,7 @@ EARLY = [
     Entry("reads-the-terminal", REFUSED, ("input() cannot be used",), init="input()"),
 ]
 
-# These fail in a test.
+# These submissions fail in a test.
 LATE = [
     Entry("tampers-with-pytest", FAILED, (NO_LEADER,), base="skeleton", files=PYTEST),
     Entry("exits-later", FAILED, ("ended by itself with exit code 0",), vote="import posix; posix._exit(0)"),
@@ -200,7 +202,7 @@ HONEST = [
     Entry("carol \x1b[31m", CLEAN, init=f"print({HTML!r})"),
 ]
 
-# One for each promise of the page about the sandbox, and some of their attempts alone.
+# One submission for each promise of handouts/confinement.md, and submissions that make only one of these attempts.
 ESCAPES = [
     Entry(
         promise.name,

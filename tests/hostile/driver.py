@@ -3,7 +3,8 @@
     python driver.py RAFTGRADE-ARGUMENTS
 
 The driver is the reaper of all its descendants: a process that outlives its parent becomes a child of the driver. The last
-line of the output is the number of processes that are still there after up to 5 s.
+two lines of the output are the peak memory of the driver's process, in which the grader runs, in kB, and the number of
+processes that have not ended within 5 s.
 """
 
 import contextlib

@@ -10,7 +10,8 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-# Tools for all these submissions. `__import__` is Python's own, which knows the modules that raftlab refuses to import.
+# Tools for all these submissions. `own_import` is Python's own `__import__`, which can import the modules that raftlab
+# refuses to student code.
 TOOLS = """
 import builtins, errno, sys, posix
 own_import = sys.modules["builtins"].__import__
@@ -49,11 +50,11 @@ attempts = {}
 
 @dataclass(frozen=True)
 class Promise:
-    """A row of the page.
+    """A promise of the page, which is a row of its table.
 
     Attributes:
-        name: the submission's name.
-        attempts: expressions that raise an exception if they are refused, by a name for people.
+        name: the name of the submission that tests the promise.
+        attempts: expressions that raise an exception if they are refused. The keys describe the attempts in words.
         admitted: the attempts that work at the level ``rlimits``.
     """
 
@@ -82,7 +83,7 @@ class Promise:
         return f"tried {len(self.attempts)}, worked: {', '.join(worked) or 'nothing'}"
 
 
-# System call numbers are those of x86-64. On another machine these calls are others, which are refused just as well.
+# The numbers of system calls are those of x86-64. On other machines they mean other calls, which are refused as well.
 PROMISES = [
     Promise(
         "starts-processes",
@@ -272,7 +273,7 @@ PROMISES = [
     ),
 ]
 
-# Attempts that make a submission of their own, so that nothing that an earlier attempt did can get in their way.
+# These attempts are also made alone, each by a submission of its own, so that no earlier attempt can influence them.
 _ALONE = {
     "starts-processes": ("the C library's fork", "posix_spawn", "exec of a file descriptor"),
     "acts-on-processes": ("signals from a pipe", "a process as a file", "a signal with a value", "stopping itself"),

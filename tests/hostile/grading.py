@@ -1,7 +1,7 @@
-"""Grade a bank of hostile submissions in one batch, and check what came of it.
+"""Grade a bank of hostile submissions in one batch, and check the results.
 
-Each file of tests here grades its own bank, so that pytest's workers share the banks: a batch takes from twenty seconds to a
-minute of an idle machine.
+On an idle machine, a batch takes from twenty seconds to a minute. Each test file in this folder grades a bank of its own, so
+that pytest's workers can grade the banks at the same time.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ BANKS: dict[str, list[Entry]] = {
     "judge, others": [*judge_bank.HONEST, *judge_bank.OTHERS, *judge_bank.UNELECTED],
 }
 
-# Bytes of the longest record: a sentence, a traceback and twelve events, where a character can take six bytes of JSON.
+# No record is longer than this number of bytes. A record has a sentence, a traceback and twelve events, and a character can
+# take six bytes of JSON.
 LONGEST_RECORD = 100_000
-# Megabytes of memory for the grader and for each process that judges, see handouts/instructors-guide.md.
+# The grader's own process uses less than this number of megabytes (see handouts/instructors-guide.md for what it needs).
 MOST_MEMORY_MB = 300
 
 MARKS = [
@@ -70,7 +71,7 @@ class Batch:
 
 @functools.cache
 def grade(name: str, level: Level = "bwrap", user: str = THIS_USER) -> Batch:
-    """Grade a bank of ``BANKS`` on both networks. Skips the test where that is impossible."""
+    """Grade a bank of ``BANKS`` on both networks. The test is skipped if this machine cannot do that."""
     if user != THIS_USER and THIS_USER != "root":
         pytest.skip("only root can become root")
     if user != THIS_USER and ordinary_user.why_not():
@@ -120,13 +121,15 @@ def by_entry(name: str) -> pytest.MarkDecorator:
 def texts(submission: dict[str, Any]) -> list[str]:
     """The texts of all problems and failures of a submission."""
     networks = [network for test in submission["tests"] for network in test["networks"]]
-    # Failures of runs with another outcome do not count: the machine was too busy (raftlab.runs.run.TOO_LATE_S).
+    # Runs with another outcome do not count, because they could not be judged: the machine was too busy
+    # (raftlab.runs.run.TOO_LATE_S).
     bad = [run["failure"]["text"] for network in networks for run in network["bad"] if run["outcome"] == "failed"]
     return [problem["text"] for problem in submission["problems"]] + bad
 
 
 def check_verdict(batch: Batch, entry: Entry) -> None:
-    """The submission was refused, failed or passed, for the reason that the bank names, and earned points accordingly."""
+    """Assert that the submission was refused, failed or passed, for a reason that the bank names, and that it earned points
+    only if it passed."""
     says = entry.says_at_rlimits or entry.says if batch.level == "rlimits" else entry.says
     submission = batch.of(entry)
     assert submission["state"] == (bank.REFUSED if entry.verdict == bank.REFUSED else "graded"), texts(submission)
@@ -135,11 +138,11 @@ def check_verdict(batch: Batch, entry: Entry) -> None:
     for text in texts(submission):
         assert any(part in text for part in says), text
     errors = [(network["network"], network["errors"]) for test in submission["tests"] for network in test["networks"]]
-    assert ("sim", 0) in errors  # none of the failures is the machine's fault
+    assert ("sim", 0) in errors  # all simulated runs were judged, so no failure is the machine's fault
 
 
 def check_what_is_left(batch: Batch, name: str) -> None:
-    """No process and no file was left behind, and no submission was changed."""
+    """Assert that no process and no file was left behind, and that no submission was changed."""
     assert batch.left == 0
     assert list((batch.folder / "tmp").iterdir()) == []
     left = {path.name for path in batch.folder.iterdir()} - {"tmp", "stage"}
@@ -153,7 +156,7 @@ def check_what_is_left(batch: Batch, name: str) -> None:
 
 
 def check_sizes(batch: Batch) -> None:
-    """Records, report, traces and the grader's memory stay small."""
+    """Assert that records, report, traces and the grader's memory stay small."""
     out = batch.folder / "raftgrade-out"
     assert max(map(len, (out / "records.jsonl").read_bytes().splitlines())) < LONGEST_RECORD
     assert (out / "report.json").stat().st_size < len(batch.report["submissions"]) * LONGEST_RECORD

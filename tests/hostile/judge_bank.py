@@ -1,7 +1,8 @@
 """Submissions that attack the judge through the effects that they send: messages, results, saves, lines, faults, times.
 
-The code runs when a server is asked for its vote. There ``emit`` sends an effect past the host's own checks, ``message``
-sends a request with this payload, and ``p`` is the module of the protocol.
+The code runs when a server is asked for its vote. In it, ``emit`` sends an effect without the host's own checks, ``message``
+sends a request with a given payload, ``answer_all`` sends answers to RPCs with many numbers, and ``p`` is the module of the
+protocol.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _reply(name: str, says: str, fields: object) -> Entry:
     return _entry(name, says, f"answer_all({fields!r})")
 
 
-# Rows 1 to 3, 17 to 25 and 29 of the security review.
+# Attacks that a security review has listed (its rows 1 to 3, 17 to 25 and 29).
 REVIEWED = [
     _entry(
         "reply-without-a-field",
@@ -70,7 +71,8 @@ REVIEWED = [
         (_AT_A_TIME, NO_LEADER),  # on the real network, the lines are dropped, but the server is busy
         "for n in range(3): emit(p.LogLine(me, 'x', 'x' * 10_000_000))",
     ),
-    # Only two lines a vote: ten keep a server of the real network so busy on a loaded machine that it gives no answers.
+    # There are only two lines in each vote. Ten lines keep a server of the real network so busy on a loaded machine that it
+    # does not answer in time.
     _entry("lines-of-1-MB", "", "for n in range(2): emit(p.LogLine(me, 'x', 'x' * 1_000_000))", verdict=CLEAN),
     _entry(
         "long-advice", "", "for n in range(50): emit(p.Advice(me, f'x{n}', f'{n}' + 'x' * 100_000, 'w'))", verdict=CLEAN
@@ -105,7 +107,7 @@ REVIEWED = [
     ),
 ]
 
-# Other kinds.
+# Attacks of other kinds.
 OTHERS = [
     _request("request-without-a-field", f"{_FIELDS}: Object missing required field", {"term": 1}),
     _request("term-that-is-text", f"{_FIELDS}: Expected int, got str", {**_VOTE, "term": "1"}),
@@ -130,7 +132,7 @@ OTHERS = [
     _entry("server-that-is-not-there", "called peers[99], but there is no such server", "message(b'', target=99)"),
     _reply("reply-with-a-number-for-a-vote", f"{_FIELDS}: Expected bool, got int", {"term": 1, "vote_granted": 1}),
     _reply("reply-that-is-null", f"{_FIELDS}: Expected object, got None", None),
-    # Several replies may reach a busy judge at once, and are then too long together.
+    # A busy judge may receive several replies at once, and then reports that they are too long together.
     _entry(
         "reply-of-2-MB",
         ("a message has at most 1,000,000", _AT_A_TIME),
@@ -182,7 +184,7 @@ OTHERS = [
     _entry("frame-of-4-GB", ("malformed data", _AT_A_TIME), "p.pack = p.encode = lambda frame: b'\\xff' * 8"),
 ]
 
-# Leaders without votes, on both networks: all servers know the leader from the start.
+# Servers that lead without votes. All servers know from the start that S0 leads.
 _HEARTBEAT = """
 def lead():
     while True:

@@ -1,7 +1,7 @@
-"""A submission that sends the judge slightly wrong effects never breaks it: whatever comes, the run passes or fails.
+"""A submission that sends slightly wrong effects never causes an error in the judge: each of its runs passes or fails.
 
-The reference sends all its effects through code that changes a field of some, sends some twice and drops others. This
-takes minutes, so ``pytest`` runs it only if it is named: ``pytest tests/hostile/mutated_effects.py``.
+The submission is the reference, with code that changes a field of some effects, sends some twice and drops others. The tests
+take minutes, so ``pytest`` runs them only if this file is named: ``pytest tests/hostile/mutated_effects.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.hostile.bank import CLEAN, Entry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-# How many runs of each test.
+# The number of runs of each test.
 SEEDS = 2
 INIT = """
 import raftlab.messages.codec as codec
@@ -78,4 +78,4 @@ def test_the_judge_decides_about_every_run(lab: str, tmp_path: Path) -> None:
     finally:
         implementation.close()
     assert broken == []
-    assert failed  # the effects were changed
+    assert failed  # otherwise the code would not have changed the effects

@@ -1,5 +1,6 @@
-"""Hostile submissions that are refused before the first test, among them one for each promise of the sandbox: each gets the
-correct verdict, and nothing is left behind."""
+"""Each hostile submission that must be refused before the first test gets the correct verdict, and nothing is left behind.
+
+Among these submissions is one for each promise of the sandbox."""
 
 from __future__ import annotations
 
@@ -14,5 +15,5 @@ def test_the_verdict_is_right(entry: Entry) -> None:
     check_verdict(grade("early"), entry)
 
 
-def test_what_is_left() -> None:
+def test_no_process_and_no_file_is_left_behind() -> None:
     check_what_is_left(grade("early"), "early")

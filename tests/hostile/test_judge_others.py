@@ -13,7 +13,7 @@ def test_the_verdict_is_right(entry: Entry) -> None:
     check_verdict(grade("judge, others"), entry)
 
 
-def test_what_is_left() -> None:
+def test_no_process_and_no_file_is_left_behind() -> None:
     check_what_is_left(grade("judge, others"), "judge, others")
 
 

@@ -1,5 +1,5 @@
-"""Hostile submissions that fail in a test, beside honest ones with full marks: each gets the correct verdict, and nothing is
-left behind."""
+"""Hostile submissions that must fail in a test get the correct verdict, honest ones in the same batch get full marks, and
+nothing is left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_the_verdict_is_right(entry: Entry) -> None:
     check_verdict(grade("late"), entry)
 
 
-def test_what_is_left() -> None:
+def test_no_process_and_no_file_is_left_behind() -> None:
     check_what_is_left(grade("late"), "late")
 
 

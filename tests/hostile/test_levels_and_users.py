@@ -7,7 +7,7 @@ import pytest
 from tests.hostile.bank import Entry
 from tests.hostile.grading import MARKS, THIS_USER, USERS, Level, by_entry, check_verdict, check_what_is_left, grade
 
-# This user's bubblewrap is tested in test_early.py.
+# Bubblewrap as the user who runs the tests is left out, because test_early.py tests it.
 OTHERS: list[tuple[Level, str]] = [
     (level, user) for level in ("bwrap", "rlimits") for user in USERS if (level, user) != ("bwrap", THIS_USER)
 ]
@@ -21,7 +21,7 @@ def test_the_verdict_is_right(level: Level, user: str, entry: Entry) -> None:
 
 
 @pytest.mark.parametrize(("level", "user"), OTHERS)
-def test_what_is_left(level: Level, user: str) -> None:
+def test_no_process_and_no_file_is_left_behind(level: Level, user: str) -> None:
     check_what_is_left(grade("short", level, user), "short")
 
 

@@ -1,4 +1,4 @@
-"""The page about the sandbox and the hostile submissions name each other."""
+"""The page about the sandbox names for each promise the hostile submissions that test it, and no others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_promise_names_the_submissions_that_test_it() -> None:
     assert {promise.name for promise in escapes.PROMISES} <= named
 
 
-def test_every_promise_is_made_of_attempts() -> None:
+def test_what_a_promise_admits_is_among_its_attempts() -> None:
     for promise in escapes.PROMISES:
         assert set(promise.admitted) <= set(promise.attempts)
     assert len(escapes.ALONE) >= 20

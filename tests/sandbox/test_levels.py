@@ -1,4 +1,4 @@
-"""The sandbox: what each level stops, and what is reported if a level does not work."""
+"""Tests of the sandbox: what each level refuses, and what is reported if a level does not work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ needs_bwrap = pytest.mark.skipif(BWRAP.level != "bwrap", reason=BWRAP.reason)
 LEVELS = [pytest.param(Sandbox("bwrap"), marks=needs_bwrap, id="bwrap"), pytest.param(Sandbox("rlimits"), id="rlimits")]
 
 
-def test_the_lower_level_works_here() -> None:
+def test_the_level_rlimits_works_here() -> None:
     assert levels.probe("rlimits") == Sandbox("rlimits")
 
 
@@ -48,7 +48,7 @@ def test_the_levels_work_for_an_ordinary_user(sandbox: Sandbox, tmp_path: Path) 
     assert done.stdout == f"Sandbox(level={sandbox.level!r}, reason='')\n", done.stderr
 
 
-def test_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_chosen_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     why = "bubblewrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)"
     assert levels.choose("auto", trusted=True) == Sandbox("rlimits", why)
@@ -64,7 +64,7 @@ def test_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fake_bwrap(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a program ``bwrap`` into ``PATH`` that is not a sandbox."""
+    """Let ``PATH`` find a shell script instead of bubblewrap."""
     (folder / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -86,7 +86,8 @@ def test_a_sandbox_with_a_hole_is_not_used(tmp_path: Path, monkeypatch: pytest.M
 
 
 def world_in(host: WarmHost, name: str) -> Any:
-    """A world with this name; ``"prepared"`` is the simulator, with a run that the prepared host has forked."""
+    """A new world. ``name`` is ``"rpyc"``; ``"sim"``, whose run is forked by the warm host; or ``"prepared"``, a simulator
+    whose run is forked by the prepared host."""
     if name == "rpyc":
         return RpycWorld(host)
     incarnations = {"raft": 1} if name == "prepared" else None
@@ -98,7 +99,7 @@ def world_in(host: WarmHost, name: str) -> Any:
 
 
 def output(path: Path, sandbox: Sandbox, world: str) -> list[str]:
-    """The lines that a server prints within 0.3 s, and the failure that ends it."""
+    """The lines that a server prints within 0.3 s, followed by the text of the failure, if there is one."""
     with WarmHost(path, sandbox) as host:
         new_world = world_in(host, world)
         cluster = Cluster(new_world, "2A", 0, 1)
@@ -113,7 +114,7 @@ def output(path: Path, sandbox: Sandbox, world: str) -> list[str]:
         return [event.text for event in log_lines(cluster)] + failures
 
 
-# Prints the outcome of an attempt.
+# A function for the submissions: it makes an attempt, and prints the result or the exception.
 ATTEMPT = """
 def attempt(what, action):
     try:
@@ -202,7 +203,7 @@ def root_folders_of_python() -> set[str]:
 
 @needs_bwrap
 def test_the_solutions_of_an_installed_package_are_hidden(tmp_path: Path) -> None:
-    """A wheel contains the solutions, in the package's own folder."""
+    """An installed wheel has the solutions in the package's own folder, whose modules student code must be able to read."""
     package = tmp_path / "site" / "raftlab"
     shutil.copytree(Path(levels.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "data" / "solutions").mkdir(parents=True)
@@ -268,7 +269,7 @@ def test_files_do_not_pass_from_one_prepared_run_to_another(write_raft: Write) -
             world.close()
             lines = [event.text for event in log_lines(cluster)]
             not_allowed = "PermissionError Operation not permitted"
-            # Three standard streams and the pipe to the judge.
+            # The five descriptors are the three standard streams and the two ends of pipes that lead to the judge.
             assert [line for line in lines if not line.startswith("before")] == [
                 *("note 4", "descriptors 5", f"end the host {not_allowed}", f"fork {not_allowed}")
             ]
@@ -305,7 +306,8 @@ print(json.dumps(found), flush=True)
 
 
 def test_a_prepared_host_may_do_hardly_more_than_its_runs() -> None:
-    """In case that student code should get to run in it."""
+    """The prepared host runs student code only to import definitions. The restrictions are for code that manages to do more
+    there."""
     command = [sys.executable, "-P", "-c", PREPARED_HOST]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
@@ -409,12 +411,12 @@ print("not known" if pid is None else os.waitpid(pid, 0)[1])
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the numbers are of these machines")
 def test_a_process_forked_by_clone_is_like_any_other() -> None:
     done = subprocess.run([sys.executable, "-P", "-c", FORKS], capture_output=True, text=True, check=False)
-    assert done.stdout in ("0\n", "not known\n"), done.stderr  # not known: with another C library than glibc
+    assert done.stdout in ("0\n", "not known\n"), done.stderr  # "not known" is printed if the C library is not glibc
 
 
 @needs_bwrap
-def test_namespaces_without_the_flags_of_clone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a C library that is not known well enough, a second process in between does the same."""
+def test_bubblewrap_works_without_the_flags_of_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the fork with clone's flags does not support the C library, the host forks twice instead, with the same result."""
     code = "import raftlab.sandbox.libc as c, raftlab.sandbox.probe as p; c.fork = lambda *given: None; p.main()"
     python = Sandbox.python
     monkeypatch.setattr(

@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not hasattr(config, "workerinput"):  # not in the workers, which start later
+    if not hasattr(config, "workerinput"):  # workers start later, when everything is compiled
         for package in (raftlab, raftgrade):
             compileall.compile_dir(Path(package.__file__).parent, quiet=2)
 
@@ -198,6 +198,8 @@ def sim_cluster(
 
 
 class _Everything(set[tuple[int, int]]):
+    """A set that contains everything."""
+
     def __contains__(self, item: object) -> bool:
         return True
 

@@ -115,7 +115,7 @@ def rows_text() -> str:
 
 
 def proof_page() -> str:
-    """``handouts/proof.md`` with the current titles, hardness, notes and rules of the bank; its numbers stay as measured."""
+    """``handouts/proof.md`` with the bank's current titles, hardness, notes and rules. Measured numbers do not change."""
     text = PROOF_PAGE.read_text(encoding="utf-8")
     before, rules_heading, after = text.partition("## Rules\n\n")
     _, heading, after = after.partition("\n\n## Bugs that are not in the bank\n\n")

@@ -74,12 +74,12 @@ GENERATED = [
     Generated("tests/snapshots/contract.txt", sentences.contract_text),
     Generated("tests/snapshots/help.txt", sentences.help_text),
     Generated("tests/snapshots/refusals.txt", sentences.refusals_text),
-    # tests/scenarios compares these.
+    # These files are compared by the tests in tests/scenarios.
     *(
         Generated(path.relative_to(ROOT).as_posix(), partial(transcripts.transcript, path), slow=True)
         for path in transcripts.FILES
     ),
-    # tests/handouts compares these, because it runs their commands anyway.
+    # These files are compared by the tests in tests/handouts, which run their commands anyway.
     *(
         Generated(path.relative_to(ROOT).as_posix(), partial(counts.passing_transcript, path), slow=True)
         for path in counts.HANDOUTS

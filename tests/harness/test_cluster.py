@@ -99,7 +99,9 @@ def test_only_stored_state_survives_a_crash(write_raft: Write) -> None:
         ("answer", "after", b"x", 1),
     ],
 )
-def test_a_crash_at_a_boundary(write_raft: Write, kind: str, side: str, stored: bytes, answers: int) -> None:
+def test_a_crash_before_or_after_a_save_or_an_answer(
+    write_raft: Write, kind: str, side: str, stored: bytes, answers: int
+) -> None:
     with sim_cluster(write_raft(**COPYING), servers=2) as c:
         c.start_all()
         c.crash_at(1, kind, side=side)

@@ -94,7 +94,7 @@ def test_an_operation_that_the_sentence_names_is_shown_with_its_answer(script: S
     ]
 
 
-def test_the_students_own_lines_and_the_messages_of_the_sentence_come_besides(script: Script) -> None:
+def test_the_students_lines_and_the_messages_of_the_sentence_are_added(script: Script) -> None:
     about = script.vote(0.1, 1, 0, 1, granted=False)
     for number in range(30):
         script.vote(1.0 + number, 1, 0, 2 + number)

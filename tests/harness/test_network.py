@@ -47,7 +47,7 @@ def test_no_message_is_faster_than_the_minimum_delay() -> None:
     assert min(net.loss_noticed_after(0, 1) for _ in range(2000)) == MIN_DELAY
 
 
-def test_the_values_of_the_6_824_lab() -> None:
+def test_losses_and_delays_are_those_of_the_6_824_lab() -> None:
     net = Network(2, seed=7)
     net.conditions = UNRELIABLE
     copies = [net.request_delays(0, 1) for _ in range(5000)]

@@ -12,7 +12,7 @@ from raftlab.harness.trace import Event, OutgoingEvent, ReplyEvent, Trace, _pack
 
 
 class Script:
-    """A trace that is written RPC by RPC."""
+    """Builds a trace RPC by RPC."""
 
     def __init__(self) -> None:
         self.trace = Trace()

@@ -81,7 +81,7 @@ def test_what_the_judge_cannot_handle_is_a_failure(write_raft: Write, monkeypatc
     assert "KeyError: 'vote_granted'" in failure.detail
 
 
-def test_numbers_that_tests_could_not_add_to_are_refused(write_raft: Write) -> None:
+def test_numbers_above_2_to_the_62_are_refused(write_raft: Write) -> None:
     with sim_cluster(write_raft("self.term = 2**62 + 1"), servers=1) as c:
         c.start_all()
         with pytest.raises(

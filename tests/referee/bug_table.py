@@ -1,5 +1,5 @@
-"""Generates the table of known bugs that the referee catches on its own: by which rule, after how many runs, and which test
-would catch them without the referee.
+"""Generates the table of known bugs that the referee catches on its own. For each bug, the table names the rule, the number
+of runs until the referee noticed it, and the test that catches the bug without the referee.
 
     python -m tests.referee.bug_table > tests/referee/bug-table.md    # about twenty minutes
     python -m tests.referee.bug_table 2A                              # one lab

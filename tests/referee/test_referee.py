@@ -209,7 +209,7 @@ def test_a_chunk_that_is_not_of_the_snapshot_is_reported(offset: int, data: byte
     )
 
 
-def test_terms_across_a_restart_are_those_of_replies() -> None:
+def test_only_terms_of_replies_must_survive_a_restart() -> None:
     history = History().append(0, 1, 5)
     history.referee.observed(1, 7, False)  # term 7 is seen only in get_state(), so it need not be saved yet
     history.restart(1)
@@ -325,7 +325,7 @@ def test_a_leader_needs_votes(lab: str, voters: tuple[int, ...], how: str) -> No
         assert caught.value.failure.rule is rules.MAJORITY
 
 
-def test_a_single_server_leads() -> None:
+def test_a_single_voter_leads_without_votes() -> None:
     Referee("2D", 1).observed(0, 1, True)
     Referee("2E", 3, members=[0]).observed(0, 1, True)
 

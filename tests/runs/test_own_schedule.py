@@ -1,4 +1,4 @@
-"""A test of a suite that names a schedule always runs with that one."""
+"""If a suite's test names a schedule, it always runs with that schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that the benchmarks page comes out complete. The numbers measured here mean nothing."""
+"""Tests that the page of benchmarks is complete. The measurements made here are too short to mean anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.mark.timeout(400)  # takes some seconds, or minutes on a busy machine
-def test_quick_page_is_complete(tmp_path: Path) -> None:
+def test_the_page_made_with_quick_is_complete(tmp_path: Path) -> None:
     assert page.main(["--quick", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "benchmarks.md").read_text()
     assert "**Tiny sizes (`--quick`): these numbers mean nothing.**" in text
@@ -44,7 +44,7 @@ def texts(root: ElementTree.Element) -> list[str]:
     return [element.text or "" for element in root.iter(f"{SVG}text")]
 
 
-def test_lines() -> None:
+def test_a_line_chart_has_labels_that_do_not_overlap() -> None:
     plot = Lines(
         "What & why",
         "entries",
@@ -63,7 +63,7 @@ def test_lines() -> None:
     assert "prefers-color-scheme:dark" in plot.svg()
 
 
-def test_bars() -> None:
+def test_a_bar_chart_is_to_scale() -> None:
     plot = Bars("CPU", "seconds", ["sim", "rpyc"], [("2A", [10.0, 5.0]), ("2B", [30.0])])
     root = ElementTree.fromstring(plot.svg())
     assert texts(root) == ["CPU", "0", "10", "20", "30", "2A", "2B", "sim", "rpyc", "seconds"]

@@ -1,4 +1,5 @@
-"""Tests of the labs' handouts: links lead somewhere, commands and names exist, transcripts match, first pages are short."""
+"""Tests of the labs' handouts: links lead somewhere, commands and names exist, transcripts match real runs, and first pages
+are short."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ SKELETON = ROOT / "skeleton" / "raft.py"
 SOLUTION = ROOT / "solutions" / "raft.py"
 SERVICE = ROOT / "solutions" / "kv.py"
 PACKAGE = Path(raftlab.__file__).parent
-# Each lab has a first page, which is enough to start, and two pages behind it.
+# Each lab has a first page, which is enough to start with, and two more pages, which explain details and failures.
 FIRST_PAGES = {lab: HANDOUTS / f"lab-{lab.lower()}.md" for lab in labs.LABS}
 PAGES = {
     lab: [path, *(path.with_name(f"{path.stem}-{more}.md") for more in ("details", "failures"))]
@@ -67,7 +68,8 @@ def anchors(path: Path) -> set[str]:
 
 
 def pointers() -> list[tuple[str, str]]:
-    """Every string of the package that names a handout, with the file that contains it."""
+    """Every reference to a handout in a string of the package, as pairs of the file that contains the string and the
+    reference."""
     found = {("rules.py", value.handout) for value in vars(rules).values() if isinstance(value, Rule)}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -133,14 +135,15 @@ def without_numbers(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """The lines without their numbers, and without the events of a trace or the dots where some are left out."""
+    """The lines of a text without their numbers. Lines with events of a trace, and the dots that stand for left-out events,
+    are dropped."""
     skipped = re.compile(r" +(# ([SC]\d|network)|\.\.\.$)")
     return [line for line in without_numbers(without_wall_time(text)) if not skipped.match(line)]
 
 
 def shapes(text: str) -> set[str]:
-    """The kinds of events that a text shows. Events that differ only in numbers are of the same kind. A line that stands for
-    several is of the kind of each."""
+    """The kinds of events that a text shows. Events that differ only in numbers are of the same kind, and a line that stands
+    for several events of one kind counts as that kind."""
     return {
         shape
         for event in re.findall(r"^ +\d+\.\d{3} (.*)$", text, re.MULTILINE)
@@ -153,7 +156,7 @@ _VERBS = {"apply": "applies", "crash": "crashes", "start": "starts", "restart": 
 
 
 def one_event(shape: str) -> str:
-    """The kind of the events that a line of what led there stands for."""
+    """The kind of the events that one line of "what led there" (below a failure) stands for."""
     shape = re.sub(r"(, answered with success=True)?( \((the last of|its term was) [^()]*\))*$", "", shape)
     shape = re.sub(r"([SC]#)(, [SC]#)+", r"\1", shape)
     return re.sub(r"^(S#) (apply|crash|start|restart)(?= |$)", lambda found: f"{found[1]} {_VERBS[found[2]]}", shape)
@@ -163,7 +166,7 @@ def one_event(shape: str) -> str:
 
 
 @pytest.mark.parametrize(("where", "pointer"), pointers())
-def test_what_a_message_points_to_is_there(where: str, pointer: str) -> None:
+def test_handouts_that_messages_refer_to_exist(where: str, pointer: str) -> None:
     match = _POINTER.fullmatch(pointer)
     assert match, f"{where} has {pointer!r}, which is no pointer to a handout"
     name, anchor = match.groups()
@@ -171,15 +174,15 @@ def test_what_a_message_points_to_is_there(where: str, pointer: str) -> None:
     assert not anchor or anchor in anchors(HANDOUTS / name), f"{where} points to {pointer}, but has no such heading"
 
 
-def test_the_messages_do_point_to_handouts() -> None:
-    """If ``pointers`` found nothing, the test above would have nothing to check."""
+def test_messages_that_refer_to_handouts_were_found() -> None:
+    """If ``pointers`` found nothing, the test above would check nothing."""
     found = {pointer for _, pointer in pointers()}
     assert {"handouts/lab-2a-details.md#terms", "handouts/lab-2a-details.md#messages"} <= found
     assert "handouts/setup.md#first-run" in found
 
 
 @pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
-def test_links_between_handouts(path: Path) -> None:
+def test_links_between_handouts_lead_to_pages_that_students_have(path: Path) -> None:
     for link in _LINK.findall(path.read_text(encoding="utf-8")):
         if "://" in link:
             continue
@@ -211,7 +214,7 @@ def test_the_first_page_is_short(lab: str) -> None:
 
 
 @LABS
-def test_the_first_page_leads_to_the_others(lab: str) -> None:
+def test_the_first_page_links_to_the_other_pages(lab: str) -> None:
     links = {link.partition("#")[0] for link in _LINK.findall(FIRST_PAGES[lab].read_text(encoding="utf-8"))}
     assert {path.name for path in PAGES[lab][1:]} <= links
 
@@ -221,10 +224,10 @@ def test_commands_were_found() -> None:
 
 
 @pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.name)
-def test_every_command_names_what_exists(path: Path) -> None:
+def test_every_command_can_be_run(path: Path) -> None:
     for words in commands(path):
         if words in (["--version"], ["new"], ["test"]):
-            continue  # a sentence names the command itself, without arguments
+            continue  # here a sentence names the command without its arguments
         arguments = cli.make_parser().parse_args(words)
         if arguments.command == "test":
             assert session.plan(labs.find(arguments.lab).name, arguments.network, arguments.name)
@@ -267,7 +270,7 @@ def fields(node: ast.ClassDef) -> list[str]:
     return [ast.unparse(item) for item in node.body if isinstance(item, ast.AnnAssign)]
 
 
-def test_the_api_on_one_screen_is_there() -> None:
+def test_the_api_on_one_screen_shows_these_classes() -> None:
     assert {"Raft", "Peer", "Persister", "ApplyChannel"} < classes(code("2A")).keys()
     assert {"Raft", "ApplyMsg", "ApplyChannel", "LogEntry"} < classes(code("2B")).keys()
     assert {"Raft", "Persister"} == classes(code("2C")).keys()
@@ -277,7 +280,7 @@ def test_the_api_on_one_screen_is_there() -> None:
 
 @LABS
 def test_the_api_on_one_screen_is_the_api(lab: str) -> None:
-    # From lab 2B on, messages have the fields that the reference adds to them.
+    # From lab 2B on, messages have fields that the skeleton does not have and the reference adds.
     files = {SKELETON.name: SKELETON.read_text(encoding="utf-8")} if lab == "2A" else solutions(lab)
     known = classes(ast.parse((PACKAGE / "api.py").read_text(encoding="utf-8")))
     for text in files.values():
@@ -303,8 +306,8 @@ def test_the_api_on_one_screen_is_complete() -> None:
 
 @LABS
 def test_the_stated_length_of_the_code(lab: str) -> None:
-    """The stated length differs from the reference's by at most a quarter. Blank lines, comments and later labs do not
-    count."""
+    """The number of lines that a handout states is at most a quarter off the reference's, without blank lines, comments and
+    the code of other labs."""
     (stated,) = re.findall(r"about (\d+) lines", FIRST_PAGES[lab].read_text(encoding="utf-8"))
 
     def lines(parts: Sequence[str | skeleton.Region], inside: str) -> int:
@@ -319,7 +322,7 @@ def test_the_stated_length_of_the_code(lab: str) -> None:
     assert 0.75 * real <= int(stated) <= 1.25 * real
 
 
-def test_the_log_as_the_skeleton_has_it() -> None:
+def test_lines_of_the_skeleton_are_quoted_exactly() -> None:
     """Lab 2B quotes two lines of the skeleton."""
     text = SKELETON.read_text(encoding="utf-8")
     quoted = re.findall(r"^self\.(?:entries|base) = .*$", text_of("2B"), re.MULTILINE)
@@ -335,7 +338,7 @@ def test_imports_in_the_handout_exist(lab: str) -> None:
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
-def test_constants_are_quoted_as_they_are() -> None:
+def test_constants_are_quoted_exactly() -> None:
     text = text_of("2A")
     values = {}
     for node in ast.parse(SKELETON.read_text(encoding="utf-8")).body:
@@ -364,7 +367,8 @@ def test_first_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_first_run_of_2b(tmp_path: Path) -> None:
-    """The reference's lab 2A runs here, so numbers and the order of events may differ."""
+    """The shown run depends on the student's lab 2A. Here it is the reference's, so numbers and the order of events may
+    differ."""
     solution = SOLUTION.read_text(encoding="utf-8")
     (tmp_path / "raft.py").write_text(skeleton.generate(solution, "2B"), encoding="utf-8")
     command = "raftlab test 2B -k basic_agreement"
@@ -375,8 +379,9 @@ def test_first_run_of_2b(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @LABS
-def test_what_passing_looks_like(lab: str, tmp_path: Path) -> None:
-    """Titles, order and points are current. Times and counts are examples from an earlier run."""
+def test_the_output_of_a_lab_that_passes_is_current(lab: str, tmp_path: Path) -> None:
+    """The titles, order and points that a handout shows must be current. Its times and counts may be those of an earlier
+    run."""
     shutil.copytree(ROOT / "solutions", tmp_path / "solutions")
     command = f"raftlab test {lab} --impl solutions"
     shown, real = transcript(lab, command), run(command, tmp_path)
@@ -418,7 +423,7 @@ def test_the_example_is_in_the_notation_of_the_trace() -> None:
 
 
 def broken(folder: Path, *changes: tuple[str, str]) -> Path:
-    """A folder with the reference as it is before lab 2E, and with some changes."""
+    """Write the reference, without lab 2E and later ones and with some changes (old text, new text), to ``folder``."""
     text = without_labs_from("2E", SOLUTION.read_text(encoding="utf-8"))
     for old, new in changes:
         assert text.count(old) == 1, f"the reference has moved on: {old!r} stands there {text.count(old)} times"
@@ -429,8 +434,8 @@ def broken(folder: Path, *changes: tuple[str, str]) -> Path:
 
 
 @pytest.mark.slow
-def test_the_example_of_2b_is_what_its_mistake_gives(tmp_path: Path) -> None:
-    """The sentence, the rule, and the kinds of events are those of a real run with this mistake."""
+def test_the_example_failure_of_2b_is_that_of_a_real_run(tmp_path: Path) -> None:
+    """The shown sentence, rule and kinds of events are those of a real run with the mistake that the handout describes."""
     limit = "min(args.leader_commit, args.prev_log_index + len(args.entries))"
     mistake = "min(args.leader_commit, self._last_index())"
     assert f"`{mistake}`" in text_of("2B")
@@ -443,8 +448,9 @@ def test_the_example_of_2b_is_what_its_mistake_gives(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("step", "missing"), [(2, ("_replicate_loop", "_apply_loop")), (3, ("_replicate_loop",))])
-def test_a_step_of_2b_needs_no_later_one(step: int, missing: tuple[str, ...], tmp_path: Path) -> None:
-    """The tests of a step pass with the reference as it is after that step: without these threads."""
+def test_a_step_of_2b_needs_no_later_step(step: int, missing: tuple[str, ...], tmp_path: Path) -> None:
+    """The tests of a step pass with the reference as it is after that step. The threads in ``missing`` belong to later
+    steps."""
     starts = (f"        threading.Thread(target=self.{loop}, daemon=True).start()\n" for loop in missing)
     folder = broken(tmp_path, *((line, "") for line in starts))
     whole = FIRST_PAGES["2B"].read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
@@ -454,7 +460,7 @@ def test_a_step_of_2b_needs_no_later_one(step: int, missing: tuple[str, ...], tm
         assert "  PASS" in run(command, folder)
 
 
-def test_the_rows_of_the_append_table() -> None:
+def test_the_rows_of_the_append_table_are_those_of_the_suite() -> None:
     """Each row that lab 2B shows is a row of the test."""
     tree = ast.parse(inspect.getsource(lab_2b.test_append_table))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "row"]
@@ -468,7 +474,7 @@ def test_the_rows_of_the_append_table() -> None:
         assert (title, before, prev, sent, str(answer == "success"), then) in real
 
 
-def test_the_limits_of_2b() -> None:
+def test_the_limits_of_2b_are_those_of_the_suite() -> None:
     """The table of limits has the numbers of the suite."""
 
     def numbers(pattern: str, test: Callable[..., None]) -> list[int]:
@@ -496,8 +502,8 @@ def test_the_limits_of_2b() -> None:
     ]
 
 
-def test_the_example_of_fast_backup() -> None:
-    """Each row follows from the logs and the rules."""
+def test_the_example_of_fast_backup_follows_the_rules() -> None:
+    """Each row of the handout's table follows from the row before it, the two logs and the rules of fast backup."""
     text = text_of("2B")
     lines = [line for who in ("leader", "follower") for line in re.findall(rf"^{who} +([\d ]+)$", text, re.MULTILINE)]
     leader, follower = ([0, *map(int, line.split())] for line in lines)
@@ -516,7 +522,8 @@ def test_the_example_of_fast_backup() -> None:
 
 @cache
 def templates() -> set[str]:
-    """Every string of the package, with NUL in place of each value that is filled in at run time."""
+    """Every string of the package that has at least 10 characters, with NUL in place of each value that is filled in at run
+    time."""
     strings = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -529,7 +536,7 @@ def templates() -> set[str]:
 
 
 def says(template: str, shown: str) -> bool:
-    """Whether ``shown`` is the beginning of ``template`` for some values."""
+    """Whether ``template``, with some values filled in, begins with ``shown``."""
     lead = template.partition("\0")[0]
     if (
         not (shown.startswith(lead) or lead.startswith(shown))
@@ -540,7 +547,8 @@ def says(template: str, shown: str) -> bool:
         literal = template[:end].rstrip("\0")
         if len(literal.replace("\0", "")) < 8:
             return False
-        # A gap at the end stands for one word if the sentence goes on. With more words, anything would match.
+        # If the template goes on after a gap at the end of this part, the gap may stand for one word only. If it could stand
+        # for several words, almost any text would match.
         gap = "" if len(literal) == end else ".{1,80}" if end == len(template) else r"\S{1,80}"
         if re.fullmatch(re.escape(literal).replace("\0", ".{1,80}?") + gap, shown):
             return True
@@ -548,8 +556,8 @@ def says(template: str, shown: str) -> bool:
 
 
 def looked_up() -> list[str]:
-    """The sentences in the table of setup.md that raftlab prints, each up to its first "…". Those of the labs are tested in
-    ``tests/explain/test_symptoms.py``."""
+    """The sentences printed by raftlab that the table of setup.md lists, each up to its first "…".
+    ``tests/explain/test_symptoms.py`` tests the tables of the labs."""
     setup = (HANDOUTS / "setup.md").read_text(encoding="utf-8")
     table = setup.partition("### If it stops before")[2].partition("\n##")[0]
     rows = re.findall(r"^\| `([^`]+)`(?:,[^|]*)? \|", table, re.MULTILINE)
@@ -559,8 +567,8 @@ def looked_up() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", looked_up())
-def test_a_sentence_to_look_up_is_said_somewhere(row: str) -> None:
-    named = [row, re.sub(r"^S\d: ", "", row)]  # the name of the server may be put before it elsewhere
+def test_raftlab_can_print_each_sentence_of_the_table_of_symptoms(row: str) -> None:
+    named = [row, re.sub(r"^S\d: ", "", row)]  # the code may add the server's name in another place
     assert any(says(template, row) for template in templates() for row in named), f"nothing in raftlab says {row!r}"
 
 

@@ -58,7 +58,7 @@ def test_the_rules_point_to_the_details(lab: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("lab", "test"), [("2C", "log_survives"), ("2D", "snapshots_basic")])
 def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
-    """The shown output is that of a new folder for this lab; numbers and the order of events may differ."""
+    """The output that the handout shows is that of a new folder for this lab. Numbers and the order of events may differ."""
     solution = SOLUTION.read_text(encoding="utf-8")
     (tmp_path / "raft.py").write_text(skeleton.generate(solution, lab), encoding="utf-8")
     command = f"raftlab test {lab} -k {test}"
@@ -68,21 +68,22 @@ def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
     assert f"raftlab new myraft --from {lab}\n" in FIRST_PAGES[lab].read_text(encoding="utf-8")
 
 
-def test_nothing_is_green_before_2c_begins(tmp_path: Path) -> None:
+def test_every_test_of_2c_fails_before_2c_begins(tmp_path: Path) -> None:
     solution = SOLUTION.read_text(encoding="utf-8")
     (tmp_path / "raft.py").write_text(skeleton.generate(solution, "2C"), encoding="utf-8")
     red = {info.name for info, _ in failures_of(tmp_path, catalogue.tests("2C"))}
     assert red == {info.name for info in catalogue.tests("2C")}
 
 
-def test_what_runs_in_the_simulator_only() -> None:
-    """The handouts say which tests crash servers at given points. Those of lab 2C have "crash_points" in their names."""
+def test_tests_that_run_only_in_the_simulator_are_named() -> None:
+    """The handouts name the tests that run only in the simulator because they crash servers at given points. Those of lab 2C
+    have "crash_points" in their names."""
     only = {lab: [info.name for info in catalogue.tests(lab) if "rpyc" not in info.networks] for lab in ("2C", "2D")}
     assert all("crash_points" in name for name in only["2C"])
     assert all("simulator only" in " ".join(text_of(lab).split()) for lab, names in only.items() if names)
 
 
-# The parts of the reference that a student does not have yet after a step of a handout.
+# Changes that remove from the reference what a student has not written yet after a step of a handout.
 _NO_ENTRIES: list[Change] = [
     ("            # region 2C: the answer promises that these entries stay\n            self._persist()\n", ""),
     ("        # region 2C: what is not on the disk must not be counted\n        self._persist()\n", ""),
@@ -120,14 +121,14 @@ def test_a_step_needs_no_later_one(lab: str, step: int, changes: list[Change], t
 
 @pytest.mark.parametrize("lab", ["2C", "2D"])
 def test_every_command_of_a_step_runs_a_test(lab: str) -> None:
-    """A new test of the lab needs no step of its own, because the last step runs all tests."""
+    """Not every test needs to be named in a step, because the last step runs all tests of the lab."""
     text = FIRST_PAGES[lab].read_text(encoding="utf-8")
     parts = re.findall(rf"^raftlab test {lab} -k (\w+)$", text, re.MULTILINE)
     assert parts
     assert all(session.plan(lab, "sim", part) for part in parts)
 
 
-# --- the failures shown are those that these mistakes give ---
+# --- the failures shown are those that these mistakes cause ---
 
 _SAVED_LATE: list[Change] = [
     (
@@ -164,11 +165,11 @@ def test_the_example_is_what_its_mistake_gives(
     assert replay
     events = shapes(run(replay[1], tmp_path))
     assert not shapes(shown) - events
-    # The replay that lab 2C shows, and what lab 2D quotes of one.
+    # Lab 2C shows a part of the replay, and lab 2D quotes single events of it.
     assert not shapes(text_of(lab).partition("<!-- replay -->")[2].partition("\n## ")[0]) - events
     for event in re.findall(r"`(S0 saves \d+ bytes and [^`]+)`", " ".join(text_of(lab).split())):
         assert re.sub(r"\d+", "#", event) in events
-    # Each moment that the text names is one of those shown.
+    # Each time that the text mentions is the time of an event that the handout shows.
     text = section(lab, "Reading a failure")
     times = set(re.findall(r"^ +(\d+\.\d{3}) ", text, re.MULTILINE))
     assert set(re.findall(r"(?<=[Aa]t )\d+\.\d{3}", text)) <= times
@@ -178,7 +179,7 @@ def test_the_example_is_what_its_mistake_gives(
 
 
 def test_the_relations_between_a_log_and_a_snapshot() -> None:
-    """Each row follows from the rule, and the rows are those of the test."""
+    """Each row of the handout's table follows from the rule for snapshots, and the rows are those of the test."""
     tree = ast.parse(inspect.getsource(lab_2d.test_log_meets_snapshot))
     tables = [
         node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "rows"
@@ -196,7 +197,7 @@ def test_the_relations_between_a_log_and_a_snapshot() -> None:
         log = before.split()
         cut = log.count("#") + 1 if "#" in log else 0
         if cut >= covered:
-            expected = log  # an old snapshot
+            expected = log  # the snapshot is older than what the server has
         elif len(log) >= covered and log[covered - 1] == term:
             expected = [*snapshot.split(), *log[covered:]]
         else:
@@ -204,8 +205,9 @@ def test_the_relations_between_a_log_and_a_snapshot() -> None:
         assert after.split() == expected, name
 
 
-def test_the_stand_in() -> None:
-    """The picture of the log before and after a cut."""
+def test_the_picture_of_a_cut_log() -> None:
+    """The handout's picture shows the same log before and after a cut: what the snapshot covers is gone, and `base` and the
+    term of the entry at `base` stand in for it."""
     picture = re.findall(
         r"^(before|after) +base (\d) +entries +(\d) \| ([\d ]+?) +\(", section("2D", "The log is cut"), re.M
     )
@@ -217,7 +219,7 @@ def test_the_stand_in() -> None:
     assert f"(the first is index {int(base) + 1})" in section("2D", "The log is cut")
 
 
-def test_the_limits_of_2d() -> None:
+def test_the_limits_of_2d_are_those_of_the_suite() -> None:
     rows = dict(re.findall(r"^\| (\w[\w ]+) \| ([\d,]+) \|$", section("2D", "Step 6: everything"), re.MULTILINE))
     assert list(rows.values()) == [
         f"{scripted_leader.CHUNK:,}",
@@ -229,8 +231,8 @@ def test_the_limits_of_2d() -> None:
     assert f"\nSNAPSHOT_CHUNK = {scripted_leader.CHUNK}\n" in text
 
 
-def test_what_python_says_of_nothing_saved() -> None:
-    """Both ways of loading raise for `b""`, which means that nothing was saved."""
+def test_loading_nothing_raises_as_the_handout_says() -> None:
+    """The handout says that json and pickle raise an exception for `b""`, which means that nothing was saved."""
     quoted = {"json": json.loads, "pickle": pickle.loads}
     for name, loads in quoted.items():
         assert f'`{name}.loads(b"")`' in text_of("2C")

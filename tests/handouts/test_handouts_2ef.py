@@ -46,7 +46,7 @@ def test_the_rules_point_to_the_details(lab: str) -> None:
 
 @pytest.mark.parametrize(("lab", "test"), [("2E", "add_one"), ("2F", "cut_off_server"), ("2G", "transfers_refused")])
 def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
-    """The shown output is that of a new folder for this lab; numbers and the order of events may differ."""
+    """The output that the handout shows is that of a new folder for this lab. Numbers and the order of events may differ."""
     (tmp_path / "raft.py").write_text(skeleton.generate(SOLUTION.read_text(encoding="utf-8"), lab), encoding="utf-8")
     command = f"raftlab test {lab} -k {test}"
     shown, real = transcript(lab, command), run(command, tmp_path)
@@ -89,7 +89,7 @@ def test_the_example_is_what_its_mistake_gives(lab: str, bug: Bug, command: str,
 
 
 def test_the_pictures_are_of_real_runs(tmp_path: Path) -> None:
-    """The run that a picture names contains the picture's events in the same order. Times may differ."""
+    """A picture names a run, and that run contains the picture's events in the same order. Times may differ."""
     (tmp_path / "raft.py").write_text(SOLUTION.read_text(encoding="utf-8"), encoding="utf-8")
     for lab in ("2E", "2F", "2G"):
         (name,) = re.findall(r"<!-- run: (\w+@\d+) -->", text_of(lab))
@@ -120,5 +120,5 @@ def test_the_pictures_are_of_real_runs(tmp_path: Path) -> None:
             at = found.end()
 
 
-def test_the_limit_of_an_answer() -> None:
+def test_the_time_limit_for_an_answer_is_that_of_the_suite() -> None:
     assert f"within {CHANGE_LIMIT:.0f} seconds" in text_of("2E")

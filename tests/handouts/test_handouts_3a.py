@@ -1,4 +1,5 @@
-"""Tests of the handouts for labs 3A and 3B and of the page about clients: links, causes, statuses, runs and costs."""
+"""Tests of the handouts of labs 3A and 3B and of the page about clients: their links, their tables of causes and statuses,
+the runs that they show, and what reads cost."""
 
 from __future__ import annotations
 
@@ -64,13 +65,13 @@ def test_every_rule_has_a_table_of_causes(lab: str) -> None:
     text = failures(lab).read_text(encoding="utf-8").partition("\n## When it fails\n")[2]
     tables = re.split(r"^### ", text, flags=re.M)
     headings = {table.partition("\n")[0].lower() for table in tables if "\n| you see | look for |\n" in table}
-    # Lab 3B has a table for a rule of lab 3A, too.
+    # The page of lab 3B also has a table for a rule of lab 3A.
     others = {rule.name.lower() for rule in vars(rules).values() if isinstance(rule, Rule)} if lab == "3B" else set()
     assert {name.lower() for name in named} <= headings
     assert headings <= {name.lower() for name in named} | others
 
 
-def test_the_eight_steps() -> None:
+def test_the_table_of_the_eight_steps_is_complete() -> None:
     table = CLIENTS.read_text(encoding="utf-8").partition("## The eight steps of a write\n")[2].partition("\n## ")[0]
     assert re.findall(r"^\| (\d) \|", table, re.MULTILINE) == [str(step) for step in range(1, 9)]
 
@@ -84,8 +85,9 @@ def test_all_pages_list_the_same_statuses() -> None:
         assert [cell for cell in re.findall(r"^\| (`\w+`) \|", table, re.MULTILINE) if cell != "`None`"] == listed
 
 
-def test_the_history_of_the_page_about_clients() -> None:
-    """It is not linearizable if the put happens once, and it is if the retry counts as another put."""
+def test_the_history_of_the_page_about_clients_is_linearizable_only_with_two_puts() -> None:
+    """The page says that the history is not linearizable if the put happens once, but is linearizable if the retry counts as
+    another put."""
     put = Operation("c1", 0, 4.9, "put", "x", ("a",))
     others = [
         Operation("c2", 0.6, 1.8, "get", "x", (), "a"),
@@ -103,7 +105,7 @@ def test_the_history_of_the_page_about_clients() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("lab", "test"), [("3A", "one_clerk"), ("3B", "index_costs_no_entry")])
 def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
-    """The shown output is that of a new folder for this lab; numbers and the order of events may differ."""
+    """The output that the handout shows is that of a new folder for this lab. Numbers and the order of events may differ."""
     for path in (SOLUTION, SERVICE):
         text = skeleton.generate(path.read_text(encoding="utf-8"), lab, name=path.name)
         (tmp_path / path.name).write_text(text, encoding="utf-8")
@@ -140,8 +142,8 @@ def test_the_example_is_what_its_mistake_gives(lab: str, bug: Bug, test: str, tm
 
 
 @pytest.mark.slow
-def test_one_read_of_each_kind(tmp_path: Path) -> None:
-    """The replay has the events that lab 3B shows of each read, in this order. Times, and who leads, may differ."""
+def test_the_events_shown_for_each_kind_of_read_are_real(tmp_path: Path) -> None:
+    """For each kind of read, the replay has the events that lab 3B shows, in this order. Times and the leader may differ."""
     for path in (SOLUTION, SERVICE):
         (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
 
@@ -165,8 +167,8 @@ READS = 30
 
 
 @pytest.mark.slow
-def test_what_each_read_costs() -> None:
-    """The table of lab 3B has the figures of the reference in a quiet cluster."""
+def test_the_table_of_costs_of_reads_is_right() -> None:
+    """The table of lab 3B states what each read costs with the reference when nothing else happens in the cluster."""
     table = text_of("3B").partition("## What a read promises, and what it costs\n")[2].partition("\n\nThese")[0]
     shown = re.findall(r'^\| `"(\w+)"` .*\| (\d) \| (\d) \| (\d) ms \|$', table, re.MULTILINE)
     assert [read for read, *_ in shown] == ["log", "index", "lease", "session", "snapshot"]
@@ -178,7 +180,7 @@ def test_what_each_read_costs() -> None:
         c.start_all()
         clerk = c.clerks[0]
         clerk.put("x", "1;")
-        for read in ("index", "lease"):  # the first one asks for a lease
+        for read in ("index", "lease"):  # the first read with a lease makes the leader get one
             clerk.get("x", read=read)
         c.sleep(0.5)
         idle = lab_3b._rpcs_in(c, 2.0) / 2.0

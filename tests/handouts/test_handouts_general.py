@@ -1,4 +1,4 @@
-"""Tests of the handouts that belong to all labs: Raft on two pages, debugging, locking."""
+"""Tests of the handouts that belong to no single lab: Raft on two pages, debugging, and locking."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PAGES = pytest.mark.parametrize("path", [TWO_PAGES, DEBUGGING, LOCKING], ids=lam
 
 
 def examples(path: Path, what: str) -> list[str]:
-    """The blocks below ``<!-- example: what -->``."""
+    """The blocks below each ``<!-- example: what -->``, where ``what`` is a name."""
     text = path.read_text(encoding="utf-8")
     return re.findall(rf"^<!-- example: {what} -->\n```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
@@ -84,7 +84,7 @@ def test_links(path: Path) -> None:
 def test_commands(path: Path) -> None:
     for words in commands(path):
         if words in (["test"], ["shrink"], ["replay"]) or words[0] == "scenario":
-            continue  # a sentence names the command itself, or this is the first line of a scenario
+            continue  # a sentence names the command without arguments, or this is the first line of a scenario
         arguments = cli.make_parser().parse_args(words)
         if arguments.command == "test":
             assert test.plan(labs.find(arguments.lab).name, arguments.network, arguments.name)
@@ -104,7 +104,7 @@ def test_no_place_of_this_machine(path: Path) -> None:
     assert not re.search(r"/(?:work|tmp|home|root|usr)/", path.read_text(encoding="utf-8"))
 
 
-def test_two_pages_are_two_pages() -> None:
+def test_raft_on_two_pages_has_the_length_of_two_pages() -> None:
     words = [word for word in TWO_PAGES.read_text(encoding="utf-8").split() if word.strip("|-#")]
     assert 900 <= len(words) <= 1300
 
@@ -112,7 +112,7 @@ def test_two_pages_are_two_pages() -> None:
 # --- names and numbers ---
 
 
-def test_the_five_promises() -> None:
+def test_the_five_properties_have_the_names_of_the_paper() -> None:
     text = TWO_PAGES.read_text(encoding="utf-8")
     shown = re.findall(r"^\| ([A-Z][\w -]+) \(§[\d.]+\) \|", text, re.MULTILINE)
     assert shown == [
@@ -125,7 +125,7 @@ def test_the_five_promises() -> None:
     assert {rules.ELECTION_SAFETY.name, rules.STATE_MACHINE_SAFETY.name} <= set(shown)
 
 
-def test_timeouts_are_quoted_as_they_are() -> None:
+def test_timeouts_are_quoted_exactly() -> None:
     values = {}
     for node in ast.parse(SKELETON.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -135,7 +135,7 @@ def test_timeouts_are_quoted_as_they_are() -> None:
     assert f"`{ast.unparse(values['ELECTION_TIMEOUT'])}`" in DEBUGGING.read_text(encoding="utf-8")
 
 
-# Names that the reader chooses in the code of locking.md.
+# Attributes in the code of locking.md that are not in the skeleton, because students choose their names.
 OWN = {"votes", "changed", "to_apply", "election_deadline"}
 
 
@@ -163,7 +163,7 @@ def test_code_is_python_and_has_the_names_of_the_skeleton(block: str) -> None:
 def test_every_fault_is_explained() -> None:
     named = [name for row in rows(DEBUGGING, "Named faults") for name in quoted(row[0])]
     assert len(named) == len(set(named))
-    # The rest of the table is advice.
+    # The table also explains held-lock, which is advice and not a fault.
     assert set(named) - set(FAULTS) == {"held-lock"}
     assert not set(FAULTS) - set(named)
 
@@ -172,21 +172,21 @@ SENTENCES = [text for row in rows(DEBUGGING, "Named faults") for text in quoted(
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)
-def test_what_a_fault_says_is_said_somewhere(sentence: str) -> None:
+def test_raftlab_can_print_each_sentence_of_the_table_of_faults(sentence: str) -> None:
     shown = sentence.partition("…")[0].rstrip(" :,;")
-    # The server's name may be put before it elsewhere.
+    # The code may add the server's name in another place.
     named = [shown, re.sub(r"^S\d: ", "", shown)]
     assert any(says(template, text) for template in templates() for text in named), f"nothing says {sentence!r}"
 
 
-def test_faults_that_the_table_of_deadlocks_names() -> None:
+def test_the_faults_named_in_the_page_about_locking_exist() -> None:
     named = {name for row in LOCKING.read_text(encoding="utf-8").splitlines() for name in quoted(row) if "-" in name}
     named = {name for name in named if re.fullmatch(r"[a-z]+-[a-z]+", name)}
     assert named
     assert named <= {*FAULTS, "held-lock"}
 
 
-def test_advice_as_shown() -> None:
+def test_the_advice_shown_is_printed_by_raftlab() -> None:
     lines = example(LOCKING, "advice").splitlines()
     failure = Failure("no-answer", lines[0])
     assert "\n".join(lines[:3]) == as_text(failure)
@@ -201,7 +201,7 @@ def test_advice_as_shown() -> None:
 
 
 def shown_events() -> dict[str, str]:
-    """Lines of the trace by their shape: lines that differ only in numbers have the same shape."""
+    """Example lines of a trace, by their shape. Lines that differ only in numbers have the same shape."""
     vote = trace._pack({"term": 4, "candidate_id": 3, "last_log_index": 7, "last_log_term": 3})
     granted = trace._pack({"term": 4, "vote_granted": True})
     entry = {"term": 4, "command": "x"}
@@ -249,7 +249,7 @@ def shape(line: str) -> str:
     return re.sub(r"\d+", "#", line)
 
 
-def test_the_notation_is_the_traces() -> None:
+def test_the_notation_is_that_of_the_trace() -> None:
     shown = {text for row in rows(DEBUGGING, "The notation") for text in quoted(row[0]) if "…" not in text}
     assert len(shown) > 15
     assert not shown - set(shown_events().values())
@@ -264,7 +264,7 @@ def test_the_examples_are_in_the_notation() -> None:
     assert not {one_event(shape(line)) for line in lines} - shown_events().keys()
 
 
-# --- the failures shown are those that these mistakes give ---
+# --- the failures shown are those that these mistakes cause ---
 
 BEGIN = """
 from __future__ import annotations
@@ -321,7 +321,7 @@ def test_the_deadlock_is_as_shown(tmp_path: Path) -> None:
     assert all(shape(line) in real.splitlines() for line in shown)
 
 
-def test_what_python_says_of_a_condition_without_its_lock() -> None:
+def test_the_quoted_error_of_a_condition_without_its_lock_is_real() -> None:
     message = "cannot notify on un-acquired lock"
     assert f"`{message}`" in DEBUGGING.read_text(encoding="utf-8")
     assert f"`{message}`" in LOCKING.read_text(encoding="utf-8")

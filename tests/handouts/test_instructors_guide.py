@@ -1,4 +1,5 @@
-"""The instructor's guide: its commands and links are valid, its figures are right, and its example is a test that passes."""
+"""Tests of the instructor's guide: its commands and links are valid, its figures are right, and its example of a test
+passes."""
 
 from __future__ import annotations
 
@@ -39,11 +40,11 @@ def test_its_commands_are_valid() -> None:
         words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
         if (
             words != ["run"] and line != "raftgrade report --rubric"
-        ):  # a sentence names the command without its arguments
+        ):  # these two are named in a sentence, without their arguments
             options.parser().parse_args(words)
 
 
-def test_its_links() -> None:
+def test_its_links_are_valid() -> None:
     for link in _LINK.findall(TEXT):
         if link.startswith("https://"):
             continue
@@ -53,7 +54,7 @@ def test_its_links() -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_its_points_by_hand_fit_its_class(tmp_path: Path) -> None:
+def test_its_example_of_manual_points_fits_its_class(tmp_path: Path) -> None:
     table = tmp_path / "class.csv"
     table.write_text(block("id,name"), encoding="utf-8")
     finder = Finder(submissions.find([table]).submissions, lambda each: each.where)
@@ -81,8 +82,10 @@ def test_its_rubric_is_valid() -> None:
 
 
 @pytest.mark.parametrize(("runs", "percent"), [(20, 86), (50, 94), (100, 97), (299, 99)])
-def test_its_numbers(runs: int, percent: int) -> None:
-    low = clopper_pearson(runs, runs, confidence=0.90)[0]  # two-sided 90 % is one-sided 95 %
+def test_its_confidence_figures_are_right(runs: int, percent: int) -> None:
+    low = clopper_pearson(runs, runs, confidence=0.90)[
+        0
+    ]  # the lower end of a two-sided 90 % interval has a one-sided confidence of 95 %
     assert round(low * 100) == percent
     assert re.search(rf"^\| {runs}\b.* \| {percent} %", TEXT, re.MULTILINE)
     assert until("").verdict([True] * 31) == "reliable"

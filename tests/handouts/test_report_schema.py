@@ -1,4 +1,4 @@
-"""The handout on the report names every field that the report has."""
+"""Tests that the handout about the report's format names every field that the report has."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from raftlab.explain.failure import Failure
 HANDOUT = Path(__file__).parents[2] / "handouts" / "report-schema.md"
 
 
-def test_every_field_is_in_the_handout_and_no_other() -> None:
+def test_the_handout_names_exactly_the_fields_of_the_report() -> None:
     rows = re.findall(r"^\| (`[^|]*) \|", HANDOUT.read_text(encoding="utf-8").split("## `report.json`")[1], re.M)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     kinds = (
@@ -26,7 +26,7 @@ def test_every_field_is_in_the_handout_and_no_other() -> None:
     assert documented == {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
 
 
-def test_the_smaller_parts_are_named_too() -> None:
+def test_the_handout_names_the_fields_of_the_smaller_parts() -> None:
     text = HANDOUT.read_text(encoding="utf-8")
     for kind in (
         Settings,

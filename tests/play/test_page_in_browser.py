@@ -1,4 +1,4 @@
-"""The page of `raftlab play` in a browser, used with the keyboard alone."""
+"""Test of the page of `raftlab play` in a browser, used with the keyboard alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [NEEDS_BROWSER, pytest.mark.slow]
 
 __all__ = ["browser"]
 
-# Resolves when the condition holds. Playwright's own way needs `eval`, which the page forbids.
+# A promise that resolves when the condition holds. Playwright's `wait_for_function` needs `eval`, which the page forbids.
 UNTIL = """() => new Promise((done, fail) => {
   const late = performance.now() + 20000;
   const look = () => {
@@ -35,7 +35,7 @@ CONTROLS = {"button", "checkbox", "combobox", "slider", "spinbutton", "textbox",
 
 @pytest.fixture
 def shouting(tmp_path: Path) -> Path:
-    """The reference, which logs HTML when it gets a command."""
+    """The reference, changed so that it logs HTML when it is asked for a command."""
     text = SOLUTION.read_text()
     place = "            if self.role != LEADER:\n                return -1, self.current_term, False\n"
     assert text.count(place) == 1
@@ -92,7 +92,7 @@ def test_a_session_with_the_keyboard_alone(browser: Any, shouting: Path, tmp_pat
                 "raftlab.steps.map((step) => step.line).filter((line) => !line.startsWith('wait'))"
             ) == ["heal"]
             press("b", f"raftlab.generation === {generation + 2} && raftlab.now === {now!r}")
-            # The rest with Tab: every control can be reached, and each has a name.
+            # The Tab key reaches the other controls, and a screen reader needs a name for each.
             for details in ("links", "holds"):
                 page.evaluate(f"document.getElementById('{details}').open = true")
             controls = names_of_controls(page)

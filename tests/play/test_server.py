@@ -1,4 +1,4 @@
-"""The server of `raftlab play` answers its own page and nobody else."""
+"""Tests that the server of `raftlab play` answers only its own page, and what it answers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def do(server: PlayServer, **request: Any) -> dict[str, Any]:
     return answer
 
 
-def test_the_page(server: PlayServer) -> None:
+def test_the_page_is_served_with_safe_headers(server: PlayServer) -> None:
     status, body, headers = ask(server, "GET", f"/{server.token}/")
     assert status == 200
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -82,16 +82,18 @@ def test_the_page(server: PlayServer) -> None:
         ("/wrong/", {}, 403),
         ("/{token}x/", {}, 403),
         ("/{token}/../", {}, 404),
-        ("/{token}/", {"Host": "evil.example"}, 403),  # a name that its owner lets point to 127.0.0.1
+        ("/{token}/", {"Host": "evil.example"}, 403),  # a name that its owner has made to point to 127.0.0.1
         ("/{token}/", {"Host": "evil.example:{port}"}, 403),
         ("/{token}/", {"Origin": "http://evil.example"}, 403),
         ("/{token}/", {"Origin": "null"}, 403),
         ("/{token}/", {"Sec_Fetch_Site": "cross-site"}, 403),
-        ("/{token}/", {"Sec_Fetch_Site": "same-site"}, 403),  # another port of this machine
+        ("/{token}/", {"Sec_Fetch_Site": "same-site"}, 403),  # sent by a page from another port of this machine
         ("/{token}/", {"Host": "localhost:{port}", "Origin": "http://localhost:{port}"}, 200),
     ],
 )
-def test_others_are_refused(server: PlayServer, path: str, headers: dict[str, str], status: int) -> None:
+def test_requests_from_other_pages_are_refused(
+    server: PlayServer, path: str, headers: dict[str, str], status: int
+) -> None:
     def filled(text: str) -> str:
         return text.format(token=server.token, port=server.port)
 
@@ -101,7 +103,7 @@ def test_others_are_refused(server: PlayServer, path: str, headers: dict[str, st
         assert ask(server, "POST", filled(path) + "do", b'{"do":"look"}', **named)[0] == 403
 
 
-def test_bad_requests(server: PlayServer) -> None:
+def test_malformed_requests_are_refused(server: PlayServer) -> None:
     path = f"/{server.token}/do"
     assert ask(server, "POST", path, b"{")[0] == 400
     assert ask(server, "POST", path, b'{"do":"close"}')[0] == 400
@@ -109,7 +111,7 @@ def test_bad_requests(server: PlayServer) -> None:
     assert ask(server, "POST", path, b" " * 20_000)[0] == 413
 
 
-def test_what_a_page_gets(server: PlayServer) -> None:
+def test_answers_have_events_messages_and_steps(server: PlayServer) -> None:
     first = do(server, do="look")
     assert first["events"][0]["e"] == "boot"
     known = len(first["events"])

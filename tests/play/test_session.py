@@ -1,4 +1,4 @@
-"""Sessions of `raftlab play`: they replay exactly, they can be rewound, and a failure does not end them."""
+"""Tests of the sessions of `raftlab play`: they replay exactly, they can be rewound, and a failure does not end them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_session_replays_exactly(lab: str, reference: Implementation) -> None:
         assert replayed(played) == played.hash()
 
 
-def test_it_stops_when_a_message_leaves(reference: Implementation) -> None:
+def test_the_session_stops_when_a_message_leaves(reference: Implementation) -> None:
     with closing(session(reference)) as played:
         played.advance(5.0, stop=True, within=inf)
         assert 0.1 < played.now < 1
@@ -93,10 +93,10 @@ def test_rewind_and_undo(reference: Implementation) -> None:
         _, events = played.events(0, 0)
         played.rewind(0.4)
         assert (played.now, played.generation) == (0.4, 1)
-        first, later = played.events(len(events), 0)  # a page that knows the first run only
+        first, later = played.events(len(events), 0)  # what a page gets that knows only the first run
         assert 0 < first < len(events)
         assert not later
-        played.act("crash S1", past=0.05)  # before S2 was disconnected
+        played.act("crash S1", past=0.05)  # a moment before S2 was disconnected
         assert [str(step.command) for step in played.steps] == ["wait 0.05", "crash S1"]
         played.undo()
         assert played.now == 0.4
@@ -108,13 +108,16 @@ def test_rewind_and_undo(reference: Implementation) -> None:
         assert len(played.steps) == 2
 
 
-def test_a_command_that_only_watches_is_cut_short(reference: Implementation) -> None:
+def test_rewinding_to_a_moment_within_a_command(reference: Implementation) -> None:
     with closing(session(reference)) as played:
         played.act("leader a")
         played.act("agree 3")
         middle = played.steps[0].ended / 2
         played.rewind((played.steps[1].began + played.now) / 2)
-        assert [str(step.command) for step in played.steps] == ["leader a", "agree 3"]  # it goes on after `agree`
+        assert [str(step.command) for step in played.steps] == [
+            "leader a",
+            "agree 3",
+        ]  # the session continues after the end of `agree`
         played.rewind(middle)
         assert (played.steps, round(played.now, 6)) == ([], round(middle, 6))
 
@@ -144,13 +147,13 @@ def test_a_failure_can_be_saved_and_rewound(write_raft: Write) -> None:
         assert replayed(played) == played.hash()
         with pytest.raises(Refused, match="has ended"):
             played.act("heal")
-        played.rewind(0.3)  # the command that failed began then, so it is left out
+        played.rewind(0.3)  # the command that failed began at this time, so it is left out
         assert played.failure is None
         played.advance(0.4, stop=False, within=inf)
         assert played.now == 0.4
 
 
-def test_code_can_be_loaded_again(write_raft: Write) -> None:
+def test_changed_code_can_be_reloaded(write_raft: Write) -> None:
     def version(body: str) -> Path:
         return write_raft(methods=f"def start(self, command):\n    {body}")
 
@@ -188,7 +191,9 @@ def test_code_can_be_loaded_again(write_raft: Write) -> None:
         ("2B", "crash S0; check", "S0 has crashed, and servers of lab 2B save nothing"),
     ],
 )
-def test_what_makes_no_sense_is_refused(lab: str, line: str, message: str, reference: Implementation) -> None:
+def test_commands_that_cannot_be_carried_out_are_refused(
+    lab: str, line: str, message: str, reference: Implementation
+) -> None:
     with closing(session(reference, lab)) as played:
         *before, last = line.split("; ")
         for each in before:

@@ -1,4 +1,4 @@
-"""`raftlab check`."""
+"""Tests of `raftlab check`: how it counts the labs that pass, and where it stops when one fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def perform_none(monkeypatch: pytest.MonkeyPatch, outcomes: dict[tuple[str, str, int], Outcome]) -> None:
-    """Do not perform runs: each passes, except those in ``outcomes`` (test, network, seed)."""
+    """Replace the performing of runs: each run passes, except those in ``outcomes``, whose keys are (test, network,
+    seed)."""
 
     def perform(runs: Sequence[PlannedRun], *arguments: Any) -> Generator[Record, None, None]:
         for run in runs:
@@ -44,7 +45,9 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return re.sub(r" in \d+ s$", " in 0 s", capsys.readouterr().out, flags=re.MULTILINE).splitlines()
 
 
-def test_everything_passes(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labs_that_pass_are_done(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     perform_none(monkeypatch, {})
     assert cli.main(["check", "2b"]) == 0
     shown = lines(capsys)
@@ -55,7 +58,9 @@ def test_everything_passes(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert lines(capsys)[-1] == "done: labs 2A, 2B passed"
 
 
-def test_labs_that_come_before(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_labs_before_the_last_one_are_checked_too(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     perform_none(monkeypatch, {})
     assert cli.main(["check", "3A", "--seeds", "1"]) == 0
     assert lines(capsys)[-1] == "done: labs 2A, 2B, 2C, 2D, 3A passed"
@@ -74,7 +79,7 @@ def test_each_lab_stops_at_its_first_failure(
     assert cli.main(["check", "2C", "--seeds", "3"]) == 1
     shown = lines(capsys)
     simulated = [test.name for test in catalogue.tests("2A") if "sim" in test.networks]
-    number = len(simulated) + simulated.index("even_cluster") + 1  # all tests with seed 0 came before
+    number = len(simulated) + simulated.index("even_cluster") + 1  # all tests with seed 0 run first
     assert shown[0] == f"2A  FAIL   even_cluster@1 (simulator, run {number}): expected a leader"
     assert shown[1] == "2B  ERROR  basic_agreement@0 (real network, run 1): expected a leader"
     assert shown[2].startswith("2C  PASS")
@@ -82,7 +87,7 @@ def test_each_lab_stops_at_its_first_failure(
     assert cli.main(["check", "--labs", "2B", "--seeds", "3"]) == 2
 
 
-def test_code_that_cannot_be_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_code_that_breaks_the_contract_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "raft.py").write_text("class Raft:\n    pass\n")
     assert cli.main(["check", "2A"]) == 1
@@ -90,7 +95,7 @@ def test_code_that_cannot_be_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_real_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_skeleton_fails_in_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "skeleton" / "raft.py", tmp_path)
     assert cli.main(["check", "2A", "--seeds", "2"]) == 1

@@ -1,4 +1,5 @@
-"""``raftlab``'s command line in real runs. ``tests/test_refused_commands.py`` tests what the command line refuses."""
+"""Tests of ``raftlab``'s command line, most of them with real runs. ``tests/test_refused_commands.py`` tests what the
+command line refuses."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ SKELETON = ROOT / "skeleton" / "raft.py"
 
 
 def environment() -> dict[str, str]:
-    """A student's environment: no variables of the pytest that runs this test, and raftlab can be imported from any
-    folder."""
+    """The environment variables of a student's shell: without those of the pytest that runs this test, and such that raftlab
+    can be imported from any folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     assert raftlab.__file__ is not None
     return {**kept, "PYTHONPATH": str(Path(raftlab.__file__).parent.parent), "PYTHONUNBUFFERED": "1"}
@@ -86,7 +87,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 # --- new, labs ---
 
 
-def test_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_copies_the_starter_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["new", "me"]) == 0
     assert capsys.readouterr().out.endswith("Your code goes into me/raft.py. Start here:  cd me && raftlab test 2A\n")
@@ -164,7 +167,7 @@ def test_a_command_imports_only_what_it_needs(command: str, needed: str, not_nee
     assert loaded.isdisjoint({not_needed, "rpyc", "pytest", "multiprocessing", "raftlab.play"})
 
 
-def test_labs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_labs_lists_labs_and_tests(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["labs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"2A  election: terms, votes, heartbeats, randomised timeouts ({points_of('2A')} points)"
@@ -198,7 +201,7 @@ def test_the_contract_check_and_the_runs_share_a_host(
 
 
 @pytest.mark.slow
-def test_solution_passes(solved: Path) -> None:
+def test_the_solution_passes(solved: Path) -> None:
     done = raftlab_in(solved, "test", "2a", "-k", "initial", "--seeds", "2", PYTEST_ADDOPTS="--bad")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("  2/2    A leader is elected, and there is still a leader later ")
@@ -206,7 +209,7 @@ def test_solution_passes(solved: Path) -> None:
     assert [path.name for path in (solved / "raftlab-out").iterdir()] == ["results.json"]
 
 
-def test_title_finds_tests_too(solved: Path) -> None:
+def test_a_title_chooses_tests_too(solved: Path) -> None:
     done = raftlab_in(solved, "test", "2A", "-k", "Half of four")
     assert done.stdout.startswith("  PASS   Half of four servers is no majority ")
 
@@ -283,7 +286,7 @@ def children_of(pid: int) -> set[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["sim", "rpyc"])
-def test_interrupt(solved: Path, network: str) -> None:
+def test_an_interrupted_command_leaves_no_processes(solved: Path, network: str) -> None:
     arguments = ("test", "2A", "--network", network, "--seeds", "300", "-k", "cluster_of_one")
     with subprocess.Popen(
         command(*arguments), cwd=solved, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -295,18 +298,18 @@ def test_interrupt(solved: Path, network: str) -> None:
         children = children_of(process.pid)
         assert children
         process.send_signal(signal.SIGINT)
-        # This takes half a second on an idle machine. All 300 runs would take many minutes.
+        # An interrupted command ends within half a second on an idle machine. All 300 runs would take many minutes.
         out, err = process.communicate(timeout=90)
     assert (process.returncode, err) == (130, "")
     assert re.search(r"\ninterrupted: \d+ of 300 runs done\n$", out)
-    # The kernel kills the servers' processes when the process that forked them is gone. This takes a moment.
+    # The kernel kills the servers' processes when the process that forked them has ended. This takes a moment.
     ended = time.monotonic()
     while (left := [child for child in children if Path(f"/proc/{child}").exists()]) and time.monotonic() - ended < 10:
         time.sleep(0.05)
     assert not left
 
 
-# --- outputs that do not work ---
+# --- outputs that cannot be written ---
 
 
 @pytest.mark.parametrize(
@@ -319,7 +322,7 @@ def test_interrupt(solved: Path, network: str) -> None:
     ],
 )
 def test_outputs_that_are_closed_or_full(tmp_path: Path, redirection: str, code: int, error: str) -> None:
-    # Buffered, as in a shell, and unbuffered.
+    # Python's output is buffered by default, and then errors appear only when it is flushed. We test unbuffered output, too.
     for unbuffered in ("", "1"):
         script = f"{shlex.join(command('labs'))} {redirection}"
         done = subprocess.run(
@@ -332,7 +335,7 @@ def test_outputs_that_are_closed_or_full(tmp_path: Path, redirection: str, code:
         assert (done.returncode, done.stderr) == (code, error)
 
 
-def test_titles_without_docstrings(tmp_path: Path) -> None:
+def test_titles_are_shown_when_python_strips_docstrings(tmp_path: Path) -> None:
     assert "  A leader is elected, and there is still " in raftlab_in(tmp_path, "labs", PYTHONOPTIMIZE="2").stdout
 
 

@@ -1,4 +1,4 @@
-"""Events in columns, one for each server."""
+"""Tests of printing events in columns, one for each server."""
 
 from __future__ import annotations
 

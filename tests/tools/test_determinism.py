@@ -1,4 +1,4 @@
-"""``raftlab test --check-determinism``: what it finds and prints."""
+"""Tests of ``raftlab test --check-determinism``: what it finds and prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import SOLUTION, Write
 
 
 @pytest.mark.slow
-def test_the_reference_repeats(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_the_reference_are_deterministic(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["test", "2A", "-k", "cluster_of_one", "--seeds", "2", "--impl", str(SOLUTION), "--check-determinism"]
     assert cli.main(asked) == 0
     assert capsys.readouterr().out == "2 runs, each performed twice: all events are the same\n"
@@ -44,7 +44,7 @@ def test_differences_are_shown_with_likely_causes(write_raft: Write, capsys: pyt
     ]
 
 
-def test_one_run_may_be_longer() -> None:
+def test_a_run_that_has_more_events_differs() -> None:
     event = ServerEvent(0.5, "crash", 1)
     difference = determinism.compare([event], [event, BootEvent(0.7, "boot", 1, 2)])
     assert difference is not None
@@ -56,7 +56,9 @@ def test_one_run_may_be_longer() -> None:
 
 
 @pytest.mark.parametrize("extra", [["--network", "rpyc"], ["--pdb"]])
-def test_only_in_the_simulator(extra: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_network_and_the_debugger_are_refused(
+    extra: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["test", "2A", "--check-determinism", "--impl", str(tmp_path), *extra]) == 2
     said = "raftlab: --check-determinism works only in the simulator: leave out --network and --pdb\n"
     assert capsys.readouterr().err == said

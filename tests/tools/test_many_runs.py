@@ -1,4 +1,5 @@
-"""Runs of tests spread over processes, ``--failed``, ``-x``, and a submission that is edited meanwhile."""
+"""Tests of performing many runs in several processes, of ``--failed`` and ``-x``, and of editing a submission while a
+command runs."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def runs(*names: str, seeds: int = 1) -> list[PlannedRun]:
 
 
 def comparable(record: Record, folder: Path) -> Record:
-    """Without what differs from one time to the next."""
+    """The record without the times that it took, and with its trace's path relative to ``folder``, so that two executions of
+    the same run have equal records."""
     trace = record.trace and str(Path(record.trace).relative_to(folder))
     return msgspec.structs.replace(record, wall_s=0.0, cpu_s=0.0, trace=trace)
 
@@ -51,7 +53,7 @@ def test_several_processes_yield_the_same_records_in_the_same_order(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_runs_that_nobody_takes_leave_no_traces(tmp_path: Path) -> None:
+def test_runs_whose_records_are_not_read_leave_no_traces(tmp_path: Path) -> None:
     wanted = runs("cluster_of_one", seeds=30)
     with contextlib.closing(perform(wanted, Conditions(Target(SKELETON), trace_dir=tmp_path), 2)) as performed:
         first = next(performed)
@@ -63,7 +65,7 @@ def test_runs_that_nobody_takes_leave_no_traces(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_process_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = many_runs._Worker.begin
 
     def begin_and_die(worker: many_runs._Worker, number: int, planned: PlannedRun) -> None:
@@ -76,7 +78,7 @@ def test_a_process_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 class FakeWorker:
-    """Performs no runs: each hangs."""
+    """A worker that performs no runs, and reports that each hangs."""
 
     begun: ClassVar[list[int]] = []
 
@@ -97,7 +99,7 @@ class FakeWorker:
         pass
 
 
-def test_a_test_that_keeps_hanging_is_given_up_in_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_that_keeps_hanging_is_given_up_after_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many_runs, "_Worker", FakeWorker)
     monkeypatch.setattr("multiprocessing.connection.wait", lambda connections: connections)
     wanted = runs("cluster_of_one", "even_cluster", seeds=20)
@@ -106,7 +108,7 @@ def test_a_test_that_keeps_hanging_is_given_up_in_the_same_place(monkeypatch: py
     assert len(FakeWorker.begun) < 20
 
 
-def test_old_traces_and_pictures_are_deleted(tmp_path: Path) -> None:
+def test_old_traces_and_pages_of_the_same_tests_are_deleted(tmp_path: Path) -> None:
     kept = ["2A-re_election-sim-0.jsonl", "2A-even_cluster-rpyc-0.jsonl", "fuzz_2A-7.txt", "notes.html"]
     gone = ["2A-even_cluster-sim-0.jsonl", "2A-even_cluster-sim-97.jsonl", "2A-even_cluster-sim-97.html"]
     for name in [*kept, *gone]:
@@ -154,7 +156,7 @@ def test_a_service_and_the_raft_below_it_are_copied_too(tmp_path: Path, monkeypa
     given.cleanup.close()
 
 
-def test_a_module_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "raft.py").write_text("import helper\n")
 
@@ -176,7 +178,7 @@ def record(name: str, seed: int, outcome: str = "failed") -> Record:
     return Record(**common, seed=seed, outcome=outcome)
 
 
-def test_last_results(tmp_path: Path) -> None:
+def test_last_results_remember_which_runs_failed(tmp_path: Path) -> None:
     last = LastResults(Target(Path("raft.py")), tmp_path)
     assert last.failed("2A") is None
     last.update("2A", [record("even_cluster", 1), record("even_cluster", 2), record("cluster_of_one", 1, "passed")])
@@ -194,7 +196,9 @@ def test_last_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_failed_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_repeats_failed_runs_and_x_stops_at_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(SKELETON, tmp_path)
     chosen = ["test", "2A", "-k", "cluster_"]

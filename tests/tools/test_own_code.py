@@ -1,4 +1,4 @@
-"""When a command runs code in the sandbox, and that student text reaches the terminal escaped."""
+"""Tests of which code a command runs in the sandbox, and that a submission's output reaches the terminal escaped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def submission(folder: Path) -> Path:
     return folder
 
 
-def test_what_is_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_your_working_folder_is_your_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = submission(tmp_path / "me" / "project")
     elsewhere = submission(tmp_path / "friend")
     classmates = [submission(tmp_path / "me" / "class" / name) for name in ("ada", "bob")]
@@ -44,7 +44,7 @@ def test_what_is_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
-def test_a_file_of_somebody_else_is_not_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_another_user_owns_is_not_your_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = submission(tmp_path / "project")
     monkeypatch.chdir(folder)
     assert own_code.is_own(folder)

@@ -1,4 +1,4 @@
-"""`raftlab shrink`, `diff`, `fuzz` and `replay --pdb`, run as a student would, on Rafts with a mistake."""
+"""Tests of `raftlab shrink`, `diff`, `fuzz` and `replay --pdb` on Rafts with a known bug, run as a student runs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.tools.test_cli import raftlab_in
 
 pytestmark = pytest.mark.slow
 
-LONG = 3600.0  # seconds; the searches below end sooner, by themselves
+LONG = 3600.0  # the limit of each search, in seconds; the searches below end long before it
 CLEARS_ITS_VOTE = BANK.find("2A", "el-vote-cleared-same-term")
 FIGURE_8 = BANK.find("2C", "rp-commit-old-term")
 FORGETS_ITS_VOTE = BANK.find("2C", "ps-no-votedfor")
@@ -36,26 +36,26 @@ def shrunk(folder: Path, bug: Bug, name: str, seed: int) -> Shrunk:
 
 
 def only_with_whole_suites(config: pytest.Config) -> None:
-    """Skip a search of half a minute that resembles another test's."""
+    """Skip the test unless --whole-suites is given: its search takes half a minute and resembles that of another test."""
     if not config.getoption("--whole-suites"):
         pytest.skip("a long search, run with --whole-suites")
 
 
-def test_a_figure_8_failure(tmp_path: Path) -> None:
+def test_shrinking_a_figure_8_failure(tmp_path: Path) -> None:
     found = shrunk(tmp_path, FIGURE_8, "figure_8_in_steps", 0)
     assert found.scenario is not None
     assert len(found.scenario.commands) < 15
     assert found.scenario.servers <= 3
     assert found.failure.rule is not None
     assert found.failure.rule.name == "commit the own term"
-    # The scenario's text, run again, ends in the same way.
+    # A run of the scenario's text ends in the same way.
     with closing(Implementation(tmp_path)) as impl:
         again = shrink.play(impl, scenario.parse(found.scenario.text()))
     assert again is not None
     assert names.expected(again.failure) == found.scenario.expected
 
 
-def test_a_lost_vote(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_shrinking_a_random_scenario_that_loses_a_vote(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     only_with_whole_suites(pytestconfig)
     with closing(Implementation(put(FORGETS_ITS_VOTE, tmp_path))) as impl:
         first = next(
@@ -92,16 +92,16 @@ def test_a_passing_run_cannot_be_shrunk(tmp_path: Path) -> None:
         ("crash a", []),
     ],
 )
-def test_simpler_words(line: str, simpler: list[str]) -> None:
+def test_simpler_forms_of_a_command(line: str, simpler: list[str]) -> None:
     assert [str(each) for each in parse_line(line).simpler()] == simpler
 
 
-def test_waits_are_joined() -> None:
+def test_consecutive_waits_are_joined() -> None:
     commands = [Wait("0.5"), Wait("0.25"), Heal(), Wait("1")]
     assert [str(each) for each in shrink.merged(commands)] == ["wait 0.75", "heal", "wait 1"]
 
 
-# --- as a student ---
+# --- the commands as a student runs them ---
 
 
 def test_shrink_and_replay(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_shrink_and_replay(tmp_path: Path) -> None:
     )
 
 
-def test_fuzz(tmp_path: Path) -> None:
+def test_fuzz_finds_and_shrinks_a_failure(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "fuzz", "2A", "--seeds", "40", "--jobs", "1")
     assert (done.returncode, done.stderr) == (1, "")
@@ -149,7 +149,7 @@ def test_fuzz_finds_no_failure(tmp_path: Path) -> None:
     assert re.fullmatch(r"lab 2D: 20 runs in \d+ s, from seed 5 on: nothing failed\n", done.stdout)
 
 
-def test_diff(tmp_path: Path) -> None:
+def test_diff_shows_where_a_passing_run_departs(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     done = raftlab_in(tmp_path, "diff", "many_elections@0")
     assert (done.returncode, done.stderr) == (1, "")
@@ -183,7 +183,7 @@ def test_a_branch_is_the_same_run_until_its_time(tmp_path: Path) -> None:
     assert plain.events != other.events
 
 
-def test_pdb_at_a_moment(tmp_path: Path) -> None:
+def test_pdb_at_a_given_time(tmp_path: Path) -> None:
     put(CLEARS_ITS_VOTE, tmp_path)
     typed = "p 'S', self.me\nn\nc\n"
     done = raftlab_in(tmp_path, "replay", "many_elections@0", "--pdb", "--until", "2.8", "--server", "0", typed=typed)
@@ -214,7 +214,7 @@ def test_pdb_at_a_moment(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_one_clear_sentence(tmp_path: Path, arguments: str, said: str) -> None:
+def test_bad_arguments_are_refused_with_one_sentence(tmp_path: Path, arguments: str, said: str) -> None:
     (tmp_path / "raft.py").write_text(SOLUTION.read_text())
     (tmp_path / "bad.txt").write_text("hello\n")
     (tmp_path / "odd.txt").write_text("raftlab scenario 1\nlab 9z\nseed 0\nservers 3\n")
@@ -230,7 +230,7 @@ SHOWN = {"snapshot": GOES_BACK, "vote": FORGETS_ITS_VOTE, "figure 8": FIGURE_8}
 
 
 def block(name: str) -> str:
-    """What debugging.md shows below ``<!-- name -->``."""
+    """The block that debugging.md shows below ``<!-- name -->``."""
     text = (ROOT / "handouts" / "debugging.md").read_text(encoding="utf-8")
     return text.partition(f"<!-- {name} -->\n```\n")[2].partition("```")[0]
 

@@ -29,7 +29,8 @@ NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not ins
 
 @dataclass
 class RunTrace:
-    """A run's trace in a file, and its events in raftlab's own notation, without the time."""
+    """The file with a run's trace, the lines that ``raftlab replay`` prints without their times, and the text of the
+    failure, if any."""
 
     path: Path
     lines: list[str] = field(default_factory=list)
@@ -39,8 +40,8 @@ class RunTrace:
 def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> RunTrace:
     info = catalogue.find_test(test)
     impl = Implementation(impl_path)
-    # Without preemption: otherwise a handler may be suspended between a change of its state and its answer, which is the
-    # first event that shows the change.
+    # Preemption is switched off. It could suspend a handler between a change of its state and its reply, and the reply is
+    # the first event from which the viewer can know the change.
     run = Run(impl, info, "sim", seed, "none")
     error = None
     try:
@@ -74,7 +75,7 @@ def busy(folder: Path) -> RunTrace:
 
 @pytest.fixture(scope="module")
 def broken(folder: Path) -> RunTrace:
-    """A failing run: a server forgets its vote, and votes twice."""
+    """A failing run: a server forgets its vote and votes twice in a term."""
     bug = known_bugs.BANK.find("2A", "el-vote-cleared-same-term")
     return run_of(folder, known_bugs.put(bug, folder), bug.catches[0].test)
 
@@ -85,7 +86,7 @@ def broken(folder: Path) -> RunTrace:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as play:
-        # CI may run as root, and then Chromium's own sandbox does not start.
+        # CI may run as root, and Chromium refuses to start its own sandbox as root.
         started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield started
         started.close()
@@ -96,13 +97,14 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def tab(browser: Any) -> Any:
-    """One browser page for all tests, because opening one takes longer than most tests."""
+    """One browser page for all tests of a module, because opening a page takes longer than most tests."""
     return browser.new_page(viewport={"width": 1366, "height": 768}, offline=True)
 
 
 @pytest.fixture
 def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
-    """Make the page of a trace and open it in place of the previous one. An error on the page fails the test."""
+    """A function that writes the viewer's page of a trace and opens it in the shared tab. An error on the page fails the
+    test."""
     errors: list[str] = []
 
     def on_error(error: Any) -> None:
@@ -130,7 +132,7 @@ def open_page(tab: Any, tmp_path: Path) -> Iterator[Open]:
 
 
 def know(page: Any, what: str) -> Any:
-    """The value of an expression over ``raftlab``, after the page has been painted."""
+    """The value of a JavaScript expression in the page, which may use ``raftlab``, after the page has been painted."""
     return page.evaluate(f"() => {{ raftlab.paint(); return {what}; }}")
 
 
@@ -142,7 +144,7 @@ def events_of(path: Path) -> list[dict[str, Any]]:
 
 
 def message_run(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """Events of a made-up run, a hundredth of a second apart: (kind, server, other, id, method, message)."""
+    """The events of a made-up run, 0.01 s apart. Each is given as its kind and its other fields, in their order."""
     made: list[dict[str, Any]] = [{"t": 0.0, "e": "boot", "server": server, "incarnation": 1} for server in range(3)]
     for number, (kind, *values) in enumerate(events, 1):
         made.append({"t": number / 100, "e": kind, **dict(zip(trace.FIELDS[kind], values, strict=True))})

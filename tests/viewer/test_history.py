@@ -1,4 +1,4 @@
-"""The order of clerks' operations that the picture shows."""
+"""Tests of the order that the viewer gives to clerks' operations: one in which their results are possible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def operation(
     return events
 
 
-def test_an_order_is_found_for_each_key() -> None:
+def test_operations_are_ordered_for_each_key() -> None:
     events = [
         *operation(1, C0, 1.0, 1.5, "put", ["x", "a"], ["ok", None]),
         *operation(2, C1, 1.1, 1.2, "get", ["x"], ["ok", None]),
@@ -29,7 +29,7 @@ def test_an_order_is_found_for_each_key() -> None:
     assert history.order(events) == {"orders": [[2, 1, 3], [4]], "unplaced": []}
 
 
-def test_the_operation_without_a_place_is_named() -> None:
+def test_an_operation_whose_result_fits_nowhere_is_named() -> None:
     events = [
         *operation(1, C0, 1.0, 1.5, "put", ["x", "a"], ["ok", None]),
         *operation(2, C1, 1.6, 1.7, "get", ["x"], ["ok", None]),
@@ -37,7 +37,7 @@ def test_the_operation_without_a_place_is_named() -> None:
     assert history.order(events) == {"orders": [[1]], "unplaced": [2]}
 
 
-def test_whatever_is_no_operation_is_left_out() -> None:
+def test_calls_that_are_not_valid_operations_are_left_out() -> None:
     events = [
         *operation(1, 0, 1.0, 1.5, "start", ["x"], [1, 1, True]),
         *operation(2, C0, 1.0, 1.5, "put", [7], ["ok", None]),

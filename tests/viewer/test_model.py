@@ -36,8 +36,8 @@ ASKED = (
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reference, changed to log its whole state whenever the test calls it."""
-    # Without labs 2E and 2F: in lab 2F a leader steps down for lack of answers, and no message shows that.
+    """The reference, changed so that it logs its whole state whenever the test calls it."""
+    # Labs 2E and 2F are left out: in lab 2F a leader steps down if it gets no answers, and no message shows that.
     text = without_labs_from("2E", SOLUTION.read_text())
     for place in ASKED:
         assert text.count(place) == 1, "the reference has changed: bring ASKED up to date"
@@ -70,18 +70,21 @@ COMPARE = """() => {
         ("many_elections", 0),
         ("backup", 0),
         ("snapshot_unreliable", 0),
-        # If a server took a higher term and crashed before it sent a message, its term and its vote cannot be known.
+        # Here a server adopts a higher term and crashes before it sends a message, so the page cannot know its term and its
+        # vote.
         ("crash_points_in_a_cluster", 2),
     ],
 )
-def test_derived_states_are_the_real_ones(test: str, hidden: int, honest: Path, folder: Path, open_page: Open) -> None:
+def test_derived_states_equal_the_servers_real_states(
+    test: str, hidden: int, honest: Path, folder: Path, open_page: Open
+) -> None:
     page = open_page(run_of(folder, honest, test).path)
     told = page.evaluate(COMPARE)
     assert told["count"] > 100
     assert len(told["wrong"]) <= hidden, told["wrong"]
 
 
-def test_states_do_not_depend_on_the_order_of_visits(busy: RunTrace, open_page: Open) -> None:
+def test_a_state_does_not_depend_on_which_moments_were_shown_before(busy: RunTrace, open_page: Open) -> None:
     page = open_page(busy.path)
     same = page.evaluate("""() => {
       const { model, count } = raftlab;
@@ -99,7 +102,8 @@ After = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def after(browser: Any, calm: RunTrace, folder: Path) -> Iterator[After]:
-    """The states after the events of a made-up run, computed by the model of one page that all these tests share."""
+    """A function that returns the servers' states after the events of a made-up run. The model of one page, which these
+    tests share, derives them."""
     out = folder / "reckons.html"
     viewer_page.write(calm.path, out)
     page = browser.new_page()
@@ -120,7 +124,7 @@ OK = {"term": 1, "success": True}
 def test_only_a_conflict_removes_entries(after: After) -> None:
     states = after(
         *exchange(1, 0, 1, "append_entries", append(1, entries="1111", commit=9), OK),
-        *exchange(2, 0, 1, "append_entries", append(1, entries="11"), OK),  # an old, short request removes nothing
+        *exchange(2, 0, 1, "append_entries", append(1, entries="11"), OK),  # an old request with fewer entries
     )
     assert states[1]["log"] == "1111"
     assert states[1]["commit"] == 4  # not 9, because the message checked entries only up to 4
@@ -134,7 +138,7 @@ def test_only_a_conflict_removes_entries(after: After) -> None:
 def test_a_refusal_and_a_lost_request_store_nothing(after: After) -> None:
     refusal = exchange(1, 0, 1, "append_entries", append(1, (3, 1), "1"), {"term": 1, "success": False})
     states = after(*refusal, ("send", 0, 2, 2, "append_entries", append(1, (3, 1), "1")))
-    assert [state["log"] for state in states] == ["NoneNone11", "", ""]  # earlier entries were in no message
+    assert [state["log"] for state in states] == ["NoneNone11", "", ""]  # no message had the first two entries
 
 
 def test_a_pre_vote_changes_no_term(after: After) -> None:
@@ -144,14 +148,14 @@ def test_a_pre_vote_changes_no_term(after: After) -> None:
     assert [(state["role"], state["term"], state["vote"]) for state in states] == [("follower", 0, None)] * 3
 
 
-def test_a_deposed_leader_follows_and_one_that_does_not_listen_leads(after: After) -> None:
+def test_a_deposed_leader_follows_unless_it_ignores_the_higher_term(after: After) -> None:
     higher = exchange(1, 0, 1, "append_entries", append(1), {"term": 5, "success": False})
     states = after(*higher)
     assert (states[0]["role"], states[0]["term"]) == ("follower", 5)
-    # A request of the old term may still be sent for a moment...
+    # For a moment, the deposed leader may still send a request of its old term...
     states = after(*higher, ("send", 0, 2, 2, "append_entries", append(1)))
     assert (states[0]["role"], states[0]["term"]) == ("follower", 5)
-    # ...but not for long: a server that still sends such requests ignores the higher term.
+    # ...but not later: a server that goes on sending such requests has ignored the higher term, and still leads.
     pause = [("note", "x")] * 9
     states = after(*higher, *pause, ("send", 0, 2, 2, "append_entries", append(1)))
     assert (states[0]["role"], states[0]["term"]) == ("leader", 1)

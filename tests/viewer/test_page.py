@@ -1,4 +1,4 @@
-"""The viewer's Python side: which traces become a page, and the messages about those that are refused."""
+"""Tests of the viewer's Python side: what the page of a trace contains, and how traces that cannot be shown are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(path: Path, events: list[dict[str, Any]] | None = None, **header: Any)
 
 
 def data_of(page: bytes) -> dict[str, Any]:
-    """The part of the trace that the page contains."""
+    """The data about the trace that is embedded in the page."""
     (found,) = re.findall(rb'<script type="application/json" id="trace">(.*?)</script>', page, re.DOTALL)
     data: dict[str, Any] = json.loads(found)
     return data
@@ -49,14 +49,14 @@ def run(tmp_path: Path) -> Path:
 # --- the page ---
 
 
-def test_the_page_has_all_of_the_trace(run: Path) -> None:
+def test_the_page_contains_the_whole_trace(run: Path) -> None:
     data = data_of(viewer_page.page(run))
     assert data["events"] == EVENTS
     assert data["header"]["test"] == "made_up"
     assert (data["notices"], data["first"], data["ends"], data["failure"]) == ([], 1, True, None)
 
 
-def test_the_page_needs_nothing_else(run: Path) -> None:
+def test_the_page_loads_nothing_from_elsewhere(run: Path) -> None:
     page = viewer_page.page(run).decode()
     assert not re.search(r"""\b(?:src|href)\s*=|https?:|@import|url\(|^\s*(?:import|export) """, page, re.MULTILINE)
     assert "<!-- " not in page
@@ -74,7 +74,7 @@ def test_student_text_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     assert data["events"][0]["text"] == data["header"]["test"] == data["failure"]["text"] == bad
 
 
-def test_scripts_import_from_those_before_them_only() -> None:
+def test_each_script_imports_only_from_earlier_scripts() -> None:
     exported: dict[str, set[str]] = {}
     for name in viewer_page.SCRIPTS:
         text = (FOLDER / name).read_text()
@@ -96,7 +96,8 @@ def test_files_are_short_and_say_what_they_are(path: Path) -> None:
 
 
 def test_the_wheel_takes_the_whole_folder() -> None:
-    """The build tool, hatchling, includes all files of a package that git does not ignore, so no file need be listed."""
+    """The build tool, hatchling, includes all files of a package that git does not ignore, so pyproject.toml need not list
+    them."""
     assert 'packages = ["labs/raftlab", "grader/raftgrade"]' in (ROOT / "pyproject.toml").read_text()
     ignored = (ROOT / ".gitignore").read_text().split()
     assert not [
@@ -145,7 +146,7 @@ RULE = Rule("a made-up rule", "a server votes once", "§5.2", "handouts/lab-2a-d
         (7, {"kind": "", "text": "7", "rows": [], "events": [], "detail": ""}),
     ],
 )
-def test_a_failure_in_the_header(header: object, shown: object) -> None:
+def test_the_failure_in_the_header_is_explained(header: object, shown: object) -> None:
     assert viewer_page.explained(header) == shown
 
 
@@ -208,7 +209,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ('{"trace":1,"servers":1}\n{"t":1,"e":"crash","server":1}\n', "run.jsonl: line 2: there is no server 1"),
     ],
 )
-def test_no_trace(
+def test_files_that_are_not_traces_are_refused(
     text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -235,14 +236,16 @@ def test_no_trace(
         (".", ". is a folder; expected a trace file from it, which ends in .jsonl"),
     ],
 )
-def test_traces_that_are_refused(
+def test_arguments_that_are_refused(
     arguments: str, says: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(run.parent)
     assert said(arguments.split(), capsys) == f"raftlab: {says}\n"
 
 
-def test_too_large(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_traces_that_are_too_large_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(run.parent)
     part = "look at a part: raftlab view run.jsonl --since 0 --until 10"
     monkeypatch.setattr(viewer_page, "MOST_EVENTS", 3)
@@ -252,14 +255,14 @@ def test_too_large(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert cli.main(["view", "run.jsonl", "--no-open", "--since", "0.55"]) == 0
     capsys.readouterr()
     with run.open("ab") as file:
-        file.truncate(100_000_000)  # a sparse file, of which nothing is read
+        file.truncate(100_000_000)  # makes the file sparse; raftlab refuses it before reading it
     assert said(["run.jsonl"], capsys) == (
         f"raftlab: run.jsonl is too large for a page: expected at most 64 MB, it has 100 MB; {part}\n"
     )
     assert cli.main(["view", "run.jsonl", "--no-open", "--until", "0.55"]) == 0
 
 
-def test_a_part_may_still_be_too_large(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_is_too_large_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(viewer_page, "MOST_BYTES", 150)
     with pytest.raises(viewer_page.CannotShow):
         viewer_page.page(run, since=0.1)
@@ -298,10 +301,10 @@ def test_without_a_screen_the_pages_path_is_printed(
     )
 
 
-def test_the_kinds_of_fields_are_those_of_the_trace() -> None:
+def test_the_viewer_knows_the_type_of_every_field_of_a_trace() -> None:
     fields = {name for names in trace.FIELDS.values() for name in names}
     assert set(viewer_page._TYPES) == fields - {"message"}
 
 
-def test_bad_events_are_bad_traces() -> None:
+def test_a_bad_event_is_an_error_of_the_trace() -> None:
     assert issubclass(viewer_page.BadEvent, BadTrace)

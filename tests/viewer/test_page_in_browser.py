@@ -1,4 +1,4 @@
-"""The viewer's page in a browser: what it shows, how the reader moves in it, and that it is fast."""
+"""Tests of the viewer's page in a browser: what it shows, how readers move in it, and that it is fast."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ BAD = "</script><img src=x onerror='window.broken = 1'>"
 # --- the text of events ---
 
 
-def test_events_have_raftlabs_notation(busy: RunTrace, broken: RunTrace, open_page: Open) -> None:
+def test_events_are_worded_as_in_raftlab_replay(busy: RunTrace, broken: RunTrace, open_page: Open) -> None:
     for kept in (busy, broken):
         page = open_page(kept.path)
         assert page.evaluate("raftlab.data.events.map(raftlab.sentence)") == kept.lines
 
 
-def test_text_stays_text(open_page: Open, tmp_path: Path) -> None:
+def test_html_in_a_trace_is_shown_as_text(open_page: Open, tmp_path: Path) -> None:
     message = {"term": 1, BAD: BAD, "entries": [{"term": 1, "command": BAD}], "prev_log_index": 0, "prev_log_term": 0}
     events = message_run(
         ("line", 0, BAD, BAD),
@@ -93,7 +93,7 @@ def test_a_failing_run_opens_at_the_failure(broken: RunTrace, open_page: Open) -
     assert know(page, "raftlab.picture.at(raftlab.fails) < raftlab.picture.height")
 
 
-def test_the_whole_explanation(broken: RunTrace, open_page: Open, tmp_path: Path) -> None:
+def test_the_explanation_of_a_failure_can_be_unfolded(broken: RunTrace, open_page: Open, tmp_path: Path) -> None:
     rule = {"name": "a made-up rule", "says": "votes once", "section": "§5.2", "handout": "handouts/lab-2a.md"}
     led = [f"   {event['t']:5.3f} {text}" for event, text in zip(events_of(broken.path), broken.lines, strict=True)][
         -3:
@@ -172,7 +172,7 @@ def test_clicking_an_arrow(calm: RunTrace, open_page: Open) -> None:
     assert know(page, "raftlab.data.events[raftlab.cursor].e") == "arrive"
 
 
-def test_scrubbing(busy: RunTrace, open_page: Open) -> None:
+def test_a_click_on_the_time_bar_shows_that_moment(busy: RunTrace, open_page: Open) -> None:
     page = open_page(busy.path)
     box = page.locator("#timebar").bounding_box()
     where = box["x"] + box["width"] * 0.6
@@ -201,7 +201,7 @@ def test_scrubbing(busy: RunTrace, open_page: Open) -> None:
 
 
 @pytest.mark.parametrize(("link", "cursor"), [("#e=12", 11), ("#t=1.0", None), ("#t=99999", -1), ("#e=999999", -1)])
-def test_links(link: str, cursor: int | None, calm: RunTrace, open_page: Open) -> None:
+def test_the_address_chooses_the_moment(link: str, cursor: int | None, calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path, link)
     if cursor is None:
         cursor = know(page, "raftlab.scene.rows.findLast((at) => raftlab.data.events[at].t <= 1.0)")
@@ -210,7 +210,7 @@ def test_links(link: str, cursor: int | None, calm: RunTrace, open_page: Open) -
     assert know(page, "raftlab.cursor") == cursor
 
 
-def test_keys(calm: RunTrace, open_page: Open) -> None:
+def test_keys_move_and_zoom(calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     shown = know(page, "[...raftlab.scene.rows]")
     for key, place in [("j", 1), ("ArrowDown", 2), ("k", 1), ("ArrowUp", 0), ("k", 0), ("End", -1), ("j", -1)]:
@@ -237,7 +237,7 @@ def test_keys(calm: RunTrace, open_page: Open) -> None:
     assert know(page, "raftlab.spacing") == "time"
     page.keyboard.press("+")
     assert know(page, "raftlab.zoom") > 1
-    # To scale: distances are proportional to time.
+    # With this spacing, the distances between events are proportional to time.
     places, times = know(page, "[[...raftlab.scene.y], [...raftlab.scene.times]]")
     scale = places[-1] / times[-1]
     assert all(abs(y - time * scale) < 1e-6 for y, time in zip(places, times, strict=True))
@@ -258,7 +258,7 @@ def test_play_ends_at_the_end(calm: RunTrace, open_page: Open) -> None:
     assert page.locator("#play").get_attribute("aria-pressed") == "false"
 
 
-def test_filters(busy: RunTrace, open_page: Open) -> None:
+def test_filters_and_search_choose_the_events_shown(busy: RunTrace, open_page: Open) -> None:
     page = open_page(busy.path)
     events = events_of(busy.path)
 
@@ -300,7 +300,7 @@ def test_filters(busy: RunTrace, open_page: Open) -> None:
     assert page.locator("#nothing").is_hidden()
 
 
-def test_parts_of_the_page_that_are_folded_at_first(calm: RunTrace, busy: RunTrace, open_page: Open) -> None:
+def test_uninteresting_events_are_hidden_at_first(calm: RunTrace, busy: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
     assert page.locator("[data-kind=states]").get_attribute("aria-pressed") == "false"
     assert not know(page, "[...raftlab.scene.rows].some((at) => raftlab.data.events[at].method === 'get_state')")
@@ -330,7 +330,7 @@ def test_every_message_has_its_arrow(busy: RunTrace, open_page: Open) -> None:
             assert events[arrow["start"]]["id"] == events[arrow["end"]]["id"]
 
 
-def test_held_and_repeated_messages(open_page: Open, tmp_path: Path) -> None:
+def test_arrows_of_held_and_repeated_messages(open_page: Open, tmp_path: Path) -> None:
     send = ("send", 0, 1, 1, "append_entries", append(1))
     arrive = ("arrive", 1, 0, 1, "append_entries")
     events = message_run(
@@ -352,11 +352,11 @@ def test_held_and_repeated_messages(open_page: Open, tmp_path: Path) -> None:
 # --- themes and screen readers ---
 
 
-def test_light_and_dark(calm: RunTrace, open_page: Open) -> None:
+def test_the_theme_follows_the_system_until_it_is_switched(calm: RunTrace, open_page: Open) -> None:
     page = open_page(calm.path)
 
     def colour() -> str:
-        # The page learns the system's preference with the next frame.
+        # The page learns of the system's new preference at the next frame.
         page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return str(page.evaluate("raftlab.colours.bg + getComputedStyle(document.body).backgroundColor"))
 
@@ -416,7 +416,7 @@ def test_the_page_fits_on_a_laptop(broken: RunTrace, open_page: Open) -> None:
 # --- fifty thousand events ---
 
 
-def test_fifty_thousand_events(busy: RunTrace, open_page: Open, tmp_path: Path) -> None:
+def test_a_trace_of_fifty_thousand_events_is_shown_fast(busy: RunTrace, open_page: Open, tmp_path: Path) -> None:
     events = events_of(busy.path)
     many: list[dict[str, Any]] = []
     for round_ in range(50_000 // len(events) + 1):
@@ -443,7 +443,8 @@ def test_fifty_thousand_events(busy: RunTrace, open_page: Open, tmp_path: Path) 
         painted: raftlab.picture.hits.length,
       };
     }""")
-    # Several times the time on an old laptop, so that the test fails for a slow page but not on a busy machine.
+    # The limits (milliseconds) are several times what an old laptop takes, so that a slow page fails the test but a busy
+    # machine does not.
     assert took["load"] < 5000, took
     assert took["scrub"] < 250, took
     assert took["filter"] < 500, took

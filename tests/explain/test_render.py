@@ -55,7 +55,7 @@ def test_the_causes_of_exceptions_have_the_form_of_those_of_rules() -> None:
         ("bdb.BdbQuit", "a breakpoint() is left in your code"),
     ],
 )
-def test_an_exception_that_is_frequent_in_rafts(exception: str, cause: str) -> None:
+def test_an_exception_that_is_frequent_in_rafts_has_likely_causes(exception: str, cause: str) -> None:
     failure = Failure("exception", f"S1: uncaught exception in thread 'ticker': {exception}", where="raft.py:7")
     text = render.as_text(failure)
     assert f"\n  look for: {cause}" in text
@@ -64,7 +64,7 @@ def test_an_exception_that_is_frequent_in_rafts(exception: str, cause: str) -> N
     assert "look for" not in render.as_text(failure)
 
 
-def test_another_exception() -> None:
+def test_another_exception_has_only_a_hint() -> None:
     failure = Failure("exception", "S1: uncaught exception in a thread: ValueError: IndexError", where="raft.py:7")
     assert f"  hint: {FAULTS['exception']}" in render.as_text(failure)
 
@@ -123,7 +123,7 @@ def test_html_escapes_student_text() -> None:
     assert shown.count("&lt;script&gt;") == 5
 
 
-def test_a_rule_that_an_older_report_words_differently_is_explained_all_the_same() -> None:
+def test_a_rule_that_an_older_report_words_differently_is_explained() -> None:
     old = msgspec.structs.replace(rules.ONE_VOTE, says="as it was worded before", handout="handouts/old.md")
     labels = [part.label for part in render.parts(Failure("invariant", "expected one vote", old))]
     assert "figure" in labels

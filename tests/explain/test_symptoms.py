@@ -1,7 +1,7 @@
-"""Tests of the rows of the handouts' tables "When it fails": which sentence each stands for, that every sentence has a row,
-and that it names the cause of each known bug.
+"""Tests of the rows of the handouts' tables "When it fails": which sentences of failures each row stands for, that every
+sentence has a row, and that the row of each known bug's sentence names the bug's cause.
 
-What the known bugs make raftlab say is in ``tests/snapshots/bugs.txt``, so that nothing is run here.
+The sentences that the known bugs cause are taken from ``tests/snapshots/bugs.txt``, so these tests run no bug.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def rows(tmp_path: Path) -> list[symptoms.Row]:
     return list(symptoms._rows_of(path))
 
 
-def test_rows(rows: list[symptoms.Row]) -> None:
+def test_rows_are_read_from_a_page(rows: list[symptoms.Row]) -> None:
     assert [row.sentence for row in rows] == [
         "expected 'a' to be applied by 3 servers within 10 s, but it was not",
         "expected a leader within 5 s",
@@ -93,14 +93,16 @@ def test_rows(rows: list[symptoms.Row]) -> None:
         ("expected twelve bytes", None),
     ],
 )
-def test_which_sentence_a_row_stands_for(
+def test_a_row_is_found_for_a_sentence(
     rows: list[symptoms.Row], text: str, place: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(symptoms, "rows", lambda: rows)
     assert symptoms.find("2B", "other", text) == (None if place is None else rows[place])
 
 
-def test_a_row_for_a_test_and_the_labs_of_a_row(rows: list[symptoms.Row], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_may_be_for_one_test_and_is_used_in_its_lab_and_later(
+    rows: list[symptoms.Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(symptoms, "rows", lambda: rows)
     assert symptoms.find("2B", "late_vote", "expected a leader within 5 s, but S1 refused it") == rows[1]
     assert symptoms.find("2C", "other", "expected a leader within 5 s") == rows[4]
@@ -111,7 +113,8 @@ def test_a_row_for_a_test_and_the_labs_of_a_row(rows: list[symptoms.Row], monkey
 
 
 def sentences_of(path: Path) -> list[str]:
-    """The sentences of failures in a source file, or their beginnings, with NUL in place of each value."""
+    """The sentences of failures in a source file, or their beginnings, with NUL in place of each value that is filled in at
+    run time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     found = []
@@ -151,7 +154,7 @@ def test_sentences_were_found() -> None:
 
 
 @pytest.mark.slow
-def test_every_row_is_said_somewhere() -> None:
+def test_raftlab_can_print_the_sentence_of_each_row() -> None:
     patterns = [
         (sentence.partition("\0")[0], _pattern_of(sentence)) for path in SOURCES for sentence in sentences_of(path)
     ]
@@ -163,7 +166,7 @@ def test_every_row_is_said_somewhere() -> None:
         elif row.sentence.startswith("expected "):
             begins = [pattern for begin, pattern in patterns if row.sentence.startswith(begin)]
             begin = row.sentence.partition("…")[0].rstrip(" :,(")
-            named = [begin, *(begin[: comma.start()] for comma in re.finditer(", ", begin))]  # tests add the rest
+            named = [begin, *(begin[: comma.start()] for comma in re.finditer(", ", begin))]  # the suites add the rest
             said_there = any(pattern.match(row.sentence) for pattern in begins)
             assert said_there or any(says(template, text) for template in templates() for text in named), row.sentence
 

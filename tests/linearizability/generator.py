@@ -1,4 +1,4 @@
-"""Makes linearizable histories, changes one thing in them, and decides small ones by brute force."""
+"""Makes linearizable histories, makes one change in a history, and checks small histories by brute force."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from raftlab.linearizability import Operation
 
 
 def apply(value: str | None, op: str, args: tuple[Any, ...]) -> tuple[str | None, Any]:
-    """What an operation leaves and returns. Written on its own, so that it does not share an error with the checker."""
+    """The value that an operation leaves behind, and its result. This is written independently of the checker, so that the
+    two do not share a mistake."""
     if op == "get":
         return value, value
     if op == "put":
@@ -34,11 +35,11 @@ def linearizable(
     """A history that is linearizable, because each operation was carried out at a point between its call and its return.
 
     Args:
-        count: How many operations.
-        unique: Whether no value is written twice. None: drawn.
-        open_share: The share of operations whose result is not known; half of them are never carried out.
-        ops: What clients do. None: drawn.
-        whole_seconds: Whether times are whole numbers, so that many are equal. None: drawn.
+        count: The number of operations.
+        unique: Whether no value is written twice. If None, this is drawn at random.
+        open_share: The share of operations whose result is not known. Half of them are never carried out.
+        ops: The kinds of operations. If None, they are drawn at random.
+        whole_seconds: Whether times are whole numbers, so that many of them are equal. If None, this is drawn at random.
     """
     unique = rng.random() < 0.5 if unique is None else unique
     whole = rng.random() < 0.3 if whole_seconds is None else whole_seconds
@@ -55,7 +56,7 @@ def linearizable(
         point = rng.uniform(call, end)
         clock[seat] = end if rng.random() < 0.3 else end + rng.uniform(0, 2)
         returned: float | None = end
-        if rng.random() < open_share:  # the client crashes: another one takes its seat
+        if rng.random() < open_share:  # the client crashes, and a new one replaces it
             returned, point = None, call + rng.choice([rng.uniform(0, 8), float("inf")])
         client = names[seat]
         if returned is None:
@@ -80,7 +81,8 @@ def linearizable(
 
 
 def with_one_change(rng: random.Random, history: Sequence[Operation]) -> list[Operation]:
-    """The history with another result or another time in one place: it may be linearizable, or not."""
+    """The history with a change to one operation: another result, other times, or the operation left out. The changed
+    history may be linearizable or not."""
     changed = list(history)
     at = rng.randrange(len(changed))
     one = changed[at]
@@ -103,7 +105,8 @@ def with_one_change(rng: random.Random, history: Sequence[Operation]) -> list[Op
 
 
 def brute_force(history: Sequence[Operation]) -> bool:
-    """Tries every order. For at most eight operations or so, on any keys."""
+    """Whether the history is linearizable, found by trying every order. This is feasible for up to about eight
+    operations."""
 
     def before(a: int, b: int) -> bool:
         first, second = history[a], history[b]

@@ -8,7 +8,7 @@ from pathlib import Path
 from raftlab.linearizability import Operation, Register
 from tests.conftest import ROOT
 
-# Not part of the repository. Tests that need them are skipped where they are absent.
+# The histories are not part of the repository. Tests that need them are skipped if they are absent.
 FOLDER = ROOT.parent / "shared" / "histories"
 
 _ETCD = re.compile(r"INFO\s+jepsen\.util - (\d+)\s+:(invoke|ok|fail|info)\s+:(\w+)\s+(.*)")
@@ -16,7 +16,7 @@ _KV = re.compile(r'\{:process (\d+), :type :(\w+), :f :(\w+), :key "(.*)", :valu
 
 
 def verdicts() -> dict[str, bool]:
-    """Whether each file is linearizable; empty if there are no files."""
+    """For each file, whether its history is linearizable. The dict is empty if the files are absent."""
     if not FOLDER.is_dir():
         return {}
     lines = (FOLDER / "verdicts.txt").read_text().splitlines()
@@ -24,7 +24,7 @@ def verdicts() -> dict[str, bool]:
 
 
 def read(path: Path) -> tuple[list[Operation], Register]:
-    """The operations of a log and the register that it is about. The time of an event is the number of its line."""
+    """The operations of a log, and a model of the register that it is about. The time of an event is its line number."""
     is_etcd = path.name.startswith("etcd")
     begun: dict[str, tuple[float, str, str, str]] = {}
     found: list[Operation] = []

@@ -25,7 +25,8 @@ def test_public_histories_get_their_verdicts(name: str) -> None:
 
 
 def agrees_with_brute_force(seed: int) -> bool:
-    """Checks a small history that is linearizable and the same with one change. Returns whether the change was noticed."""
+    """Checks a small history that is linearizable, and the same history with one change. Returns whether the changed history
+    is not linearizable, so that the checker had to notice the change."""
     rng = random.Random(seed)
     history = linearizable(
         rng, rng.randint(2, 7), rng.randint(2, 5), rng.randint(1, 2), open_share=rng.choice([0, 0.1, 0.4])
@@ -43,7 +44,8 @@ def agrees_with_brute_force(seed: int) -> bool:
 def explains(
     history: list[Operation], key: Hashable, order: tuple[Operation, ...], unplaced: tuple[Operation, ...]
 ) -> None:
-    """Checks that the order is one of all that had returned, and that nothing before `unplaced` is to blame."""
+    """Checks a refusal. The order must be possible and must have every operation that returned before the one in `unplaced`.
+    The operations that were called before that one returned must not be linearizable, so that it has no place."""
     assert len(unplaced) == 1
     assert unplaced[0].op in ("get", "swap")
     end = unplaced[0].return_
@@ -99,7 +101,7 @@ def test_a_long_history_with_one_wrong_result_is_refused() -> None:
     assert result.unplaced == (history[at],)
 
 
-def test_keys_have_nothing_to_do_with_each_other() -> None:
+def test_keys_are_independent() -> None:
     history = [
         Operation("c1", 0, 1, "put", "x", ("a",)),
         Operation("c2", 2, 3, "get", "y", (), "a"),
@@ -142,13 +144,13 @@ def test_an_open_swap_happens_only_if_the_value_is_the_expected_one() -> None:
         Operation("c1", 1, 2, "swap", "x", ("a", "b"), None),
     ],
 )
-def test_an_operation_that_cannot_be_is_an_error(wrong: Operation) -> None:
+def test_an_invalid_operation_is_an_error(wrong: Operation) -> None:
     with pytest.raises(ValueError):
         check([wrong], Register())
 
 
 class Counter(Model):
-    """A model of one's own: `add` returns the sum so far, or None if the client did not look."""
+    """A model that a user might write: `add` returns the sum so far, or None if the client ignored it."""
 
     initial = 0
 
@@ -161,7 +163,7 @@ class Counter(Model):
         return False
 
 
-def test_a_model_of_ones_own() -> None:
+def test_a_model_that_a_user_wrote() -> None:
     history = [Operation(client, 0, 1, "add", "n", (client,), total) for client, total in ((1, 6), (2, 5), (3, 3))]
     assert check(history, Counter()).verdict is Verdict.YES
     result = check([*history, Operation(4, 2, 3, "add", "n", (4,), 9)], Counter())
@@ -171,8 +173,9 @@ def test_a_model_of_ones_own() -> None:
     )
 
 
-def test_it_gives_up_when_the_time_is_over() -> None:
-    # Every set of the twenty additions has its own sum, and none has this one: all of them have to be tried.
+def test_the_checker_gives_up_when_its_time_is_over() -> None:
+    # Every subset of the twenty additions has a different sum, and none has the sum 1 that the last operation returned after
+    # all of them. So the checker has to try all subsets.
     history = [Operation(power, 0, 1, "add", "n", (2**power,)) for power in range(20)]
     history.append(Operation(20, 2, 3, "add", "n", (0,), 1))
     result = check(history, Counter(), seconds=0)

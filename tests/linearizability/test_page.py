@@ -1,4 +1,4 @@
-"""Tests that handouts/linearizability.md shows what the checker says."""
+"""Tests that the verdicts and sentences in handouts/linearizability.md are those of the checker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 PAGE = (ROOT / "handouts" / "linearizability.md").read_text()
 
 
-def test_the_example_prints_the_sentence_of_the_page() -> None:
+def test_the_example_prints_the_sentence_that_the_page_shows() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     printed = StringIO()
     with redirect_stdout(printed):
@@ -22,7 +22,7 @@ def test_the_example_prints_the_sentence_of_the_page() -> None:
     assert sentence in PAGE.splitlines()
 
 
-def test_the_other_histories_of_the_page_are_what_it_says() -> None:
+def test_the_other_histories_have_the_verdicts_that_the_page_states() -> None:
     first = [
         Operation("c1", 0, 2.4, "put", "x", ("a",)),
         Operation("c2", 0.3, 2.6, "get", "x"),

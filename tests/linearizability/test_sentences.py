@@ -101,7 +101,7 @@ def test_the_sentence_names_the_operation_and_the_reason(history: list[Operation
     assert result.sentence == sentence
 
 
-def test_the_order_ends_where_the_operation_has_no_place() -> None:
+def test_the_order_ends_before_the_operation_without_a_place() -> None:
     history = [
         put("c1", 1, 2, "a"),
         get("c2", 1, 2, None),

@@ -1,7 +1,8 @@
-"""Removes from every Python process that has this folder on its path what Linux has and macOS has not.
+"""Removes the functions and constants that Linux has and macOS does not. Python imports this module at the start of every
+process that has this folder on its path.
 
-So a sample of tests can run without these calls (:mod:`tests.test_operating_system`). This shows that raftlab does without
-them. It does not show that macOS behaves as Linux does in all other respects.
+:mod:`tests.test_operating_system` runs a sample of tests like that, which shows that raftlab works without these functions.
+It does not show that macOS behaves as Linux does in all other respects.
 """
 
 import builtins

@@ -1,4 +1,4 @@
-"""Every transcript still ends as its file says, and together they use every scenario command."""
+"""Tests that every transcript still ends as its file says, and that together they use every scenario command."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def test_a_scenario_ends_as_its_transcript_says(path: Path) -> None:
         )
 
 
-def test_every_command_has_a_transcript() -> None:
+def test_every_scenario_command_is_used_in_a_transcript() -> None:
     used = {command.name for path in FILES for command in names.read(path).commands}
     assert set(COMMANDS) - used == set()

@@ -1,4 +1,4 @@
-"""Regression transcripts: scenarios with the end that they are known to have, on the reference or on a known bug."""
+"""Regression transcripts: scenarios, each with the end that it is known to have on the reference or on a known bug."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _BUG = re.compile(r"^# bug: (\w+)/(\S+)$", re.MULTILINE)
 
 
 def transcript(path: Path) -> str:
-    """What the file at ``path`` must contain: its scenario as it stands, comments included, and the end that it has now.
+    """What the file at ``path`` must contain: its scenario as it is in the file, comments included, and the end that it has
+    now.
 
     The line ``# bug: 2C/ps-no-votedfor`` names a bug of ``tests/bugs``, with which the reference is played.
     """

@@ -1,4 +1,4 @@
-"""Submissions for the tests of the contract check: a good one, and many that it refuses.
+"""Submissions for the tests of the contract check: some that it accepts, and many that it refuses.
 
 ``python -m tests.update`` writes the check's messages about each to ``tests/snapshots/contract.txt``.
 """
@@ -113,7 +113,7 @@ def check(submission: source.Submission, lab: Lab = LAB_2A) -> list[Problem]:
 
 
 def check_by_importing(submission: source.Submission, lab: Lab = LAB_2A) -> list[Problem]:
-    """Import the submission, and check its class. The process must not have imported another one: see ``conftest.py``."""
+    """Import the submission and check its class. The process must not have imported another submission before."""
     assert not sys.modules.keys() & submission.modules.keys()
     importlib.invalidate_caches()
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -144,7 +144,7 @@ VOTE = "    def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:"
 APPEND = "    def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:"
 
 
-# --- submissions that are refused in lab 2A, by their mistake ---
+# --- submissions that are refused in lab 2A, each with its mistake ---
 
 # Mistakes in methods. The check finds them in the source or, if the method is inherited, in the class.
 METHODS_BROKEN: dict[str, str] = {

@@ -1,4 +1,5 @@
-"""Putting a kv.py on another Raft: which files the common folder has, and which pairs are refused."""
+"""Tests of combining a kv.py with a Raft from elsewhere: which files the combined folder has, and which pairs are
+refused."""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ def made(folder: Path, files: dict[str, str]) -> Path:
 
 
 def combined(folder: Path, service: dict[str, str], raft: dict[str, str]) -> dict[str, str]:
-    """The files of the common folder, by name."""
+    """The texts of the files in the combined folder, by file name."""
     target = folder / "both"
     target.mkdir(parents=True)
     combine(made(folder / "service", service), made(folder / "raft", raft), target)
     return {path.relative_to(target).as_posix(): path.read_text() for path in target.rglob("*") if path.is_file()}
 
 
-def test_the_service_of_one_and_the_raft_of_the_other(tmp_path: Path) -> None:
+def test_the_service_of_one_folder_and_the_raft_of_another(tmp_path: Path) -> None:
     assert combined(
         tmp_path,
         {"kv.py": "import store", "store.py": "mine", "raft.py": "mine", "notes.py": "mine"},
@@ -42,7 +43,7 @@ def test_the_service_of_one_and_the_raft_of_the_other(tmp_path: Path) -> None:
 
 
 def test_modules_of_the_same_name(tmp_path: Path) -> None:
-    """Only those that both sides import must be equal."""
+    """Two modules of the same name may differ unless both the service and the Raft import that name."""
     service = {"kv.py": "import store, timing", "store.py": "x = 1", "timing.py": "y = 1"}
     raft = {"raft.py": "import timing", "store.py": "x = 2", "timing.py": "y = 1"}
     files = combined(tmp_path / "equal", service, raft)
@@ -54,7 +55,7 @@ def test_modules_of_the_same_name(tmp_path: Path) -> None:
     # The Raft's own kv.py is not part of the Raft, even if the Raft imports that name.
     files = combined(tmp_path / "odd", {"kv.py": "mine"}, {"raft.py": "import kv", "kv.py": "theirs"})
     assert files == {"raft.py": "import kv", "kv.py": "mine"}
-    # A kv.py that imports raft is for the contract check to refuse.
+    # A kv.py must not import raft, but it is the contract check that refuses this.
     files = combined(tmp_path / "worse", {"kv.py": "import raft", "raft.py": "mine"}, {"raft.py": "theirs"})
     assert files == {"raft.py": "theirs", "kv.py": "import raft"}
 
@@ -67,6 +68,6 @@ def test_files_may_be_named_instead_of_folders(tmp_path: Path) -> None:
     assert (tmp_path / "both" / "raft.py").read_text() == "theirs"
 
 
-def test_there_is_no_service(tmp_path: Path) -> None:
+def test_a_folder_without_a_service_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match=r"there is no kv\.py in "):
         combined(tmp_path, {"raft.py": ""}, {"raft.py": ""})

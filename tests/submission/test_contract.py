@@ -1,4 +1,4 @@
-"""The contract check. Its messages about each broken submission are in ``tests/snapshots/contract.txt``."""
+"""Tests of the contract check. Its messages about each broken submission are in ``tests/snapshots/contract.txt``."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def test_broken_submissions_have_well_formed_problems(tmp_path: Path, files: Fil
 
 @pytest.mark.parametrize("mistake", METHODS_BROKEN)
 def test_inherited_methods_have_the_same_problems(tmp_path: Path, mistake: str) -> None:
-    """The check finds them only in the class, and reports them in the same words as for the source."""
+    """The check finds mistakes in inherited methods only in the class, and reports them in the same words as those that it
+    finds in the source."""
     text = METHODS_BROKEN[mistake]
     inherited = text.replace("class Raft:", "class Base:") + "\n\nclass Raft(Base):\n    pass\n"
     assert contract.check_source(build(tmp_path / "b", inherited), LAB_2A) == []
@@ -78,7 +79,7 @@ def test_inherited_methods_have_the_same_problems(tmp_path: Path, mistake: str) 
         assert same.where == problem.where
 
 
-def test_source_that_is_nested_too_deeply(tmp_path: Path) -> None:
+def test_source_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     (problem,) = check(build(tmp_path, "x = " + "-" * 100_000 + "1\n"))
     assert "nested too deeply" in problem.text or "too many nested" in problem.text
     assert problem.handout == contract.FIRST_RUN

@@ -1,4 +1,4 @@
-"""The contract of lab 3A's file: each mistake in kv.py is named with its file and line."""
+"""Tests of the contract check of kv.py, the file of lab 3A: each mistake is named with its file and line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import SOLUTION
 
 
 def problems(folder: Path, *pairs: str) -> list[Problem]:
-    """What the check says about the reference with these replacements in kv.py."""
+    """The problems that the check finds in the reference with these replacements in kv.py: old text, new text, ..."""
     shutil.copytree(SOLUTION.parent, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     kv = folder / "kv.py"
     text = kv.read_text()

@@ -1,4 +1,4 @@
-"""The contract check accepts correct submissions in unusual styles."""
+"""Tests that the contract check accepts correct submissions in unusual styles."""
 
 from __future__ import annotations
 
@@ -147,13 +147,13 @@ STYLES: dict[str, str | dict[str, str]] = {
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_correct_but_unusual(tmp_path: Path, style: str) -> None:
+def test_a_correct_submission_in_an_unusual_style_is_accepted(tmp_path: Path, style: str) -> None:
     lab = labs.find("2D") if style == "one class for two handlers" else LAB_2A
     assert check(build(tmp_path, STYLES[style]), lab) == []
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="new syntax of Python 3.12")
-def test_type_aliases_of_python_3_12(tmp_path: Path) -> None:
+def test_type_aliases_of_python_3_12_are_accepted(tmp_path: Path) -> None:
     text = replaced("@dataclass\nclass LogEntry", "type Term = int\n\n\n@dataclass\nclass LogEntry")
     assert check(build(tmp_path / "a", text.replace("    term: int", "    term: Term"))) == []
     text = replaced("@dataclass\nclass LogEntry", "type JSON = int | list[JSON]\n\n\n@dataclass\nclass LogEntry")

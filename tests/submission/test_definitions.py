@@ -1,4 +1,5 @@
-"""Which modules do nothing but define things when they are imported, and that none of the student's functions runs then."""
+"""Tests of the check that a module does nothing but define things when it is imported, so that none of the student's
+functions runs then."""
 
 from __future__ import annotations
 
@@ -80,7 +81,7 @@ HARMLESS = {
     """,
 }
 
-# Each has a function `mark` that would show if it ran.
+# Source text that does more than define things. Each may call a function `mark`, which the check puts before it.
 DOES_MORE = {
     "a call of one's own": "mark()",
     "an instance": "class A: ...\na = A()",
@@ -154,11 +155,11 @@ def test_definitions_constants_and_unused_objects_are_harmless(name: str, monkey
     source = textwrap.dedent(HARMLESS[name])
     check(source)
     module = ModuleType("raft")
-    monkeypatch.setitem(sys.modules, "raft", module)  # dataclasses look it up
+    monkeypatch.setitem(sys.modules, "raft", module)  # the dataclass decorator looks the module up
     exec(compile(source, name, "exec"), vars(module))
 
 
-def test_everything_else_is_noticed() -> None:
+def test_source_that_does_more_than_define_things_is_noticed() -> None:
     unnoticed = []
     for name, source in DOES_MORE.items():
         ast.parse(source)
@@ -170,7 +171,7 @@ def test_everything_else_is_noticed() -> None:
     assert unnoticed == []
 
 
-def test_the_line_is_named() -> None:
+def test_the_error_names_the_module_and_line() -> None:
     with pytest.raises(DoesMore, match=r"^raft, line 2: a call$"):
         check("x = 1\ny = open('/tmp/x')")
 
@@ -185,7 +186,7 @@ def test_a_submission_may_be_split_into_modules() -> None:
     DefinitionChecker(sources, ("parts",), lambda name: ast.parse(sources[name])).check_all(["raft"])
 
 
-def test_the_reference_and_nearly_all_correct_rafts_are_prepared() -> None:
+def test_the_reference_and_nearly_all_correct_rafts_only_define_things() -> None:
     folders = [ROOT / "solutions", ROOT / "skeleton", *(ROOT / "tests/correct").iterdir()]
     others = []
     for folder in folders:

@@ -1,4 +1,4 @@
-"""The skeleton is exactly the solution without its regions, passes the contract check, and is tidy."""
+"""Tests that the skeleton is exactly the solution without its regions, passes the contract check, and passes the linter."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Raft:
 
 
 def generated(name: str, start: str = "") -> str:
-    """A file of the skeleton, or of the start at a later lab."""
+    """A file of the skeleton as generated from the solution. With ``start``, the labs before that lab are solved."""
     return skeleton.generate(SOLUTION.with_name(name).read_text(), start, name=name)
 
 
@@ -221,18 +221,18 @@ def test_no_linter_comment_if_all_imports_are_used() -> None:
         ),
     ],
 )
-def test_wrong_markers(text: str, message: str) -> None:
+def test_wrong_markers_are_refused(text: str, message: str) -> None:
     with pytest.raises(skeleton.BadRegions) as caught:
         skeleton.generate(text, lab_names=LABS)
     assert str(caught.value) == message
 
 
-def test_unknown_start() -> None:
+def test_an_unknown_lab_as_the_start_is_refused() -> None:
     with pytest.raises(UnknownLab, match="there is no lab '2F'; the labs are: 2A, 2B"):
         skeleton.generate("", "2F", lab_names=LABS)
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_and_checks_a_skeleton(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "raft.py"
     assert skeleton.main([str(SOLUTION), str(output), "--check"]) == 1
     assert capsys.readouterr().err == (

@@ -1,4 +1,4 @@
-"""Finding a submission: which files belong to it, what is refused, and with which messages."""
+"""Tests of finding a submission: which files belong to it, what is refused, and with which messages."""
 
 from __future__ import annotations
 
@@ -107,11 +107,11 @@ def test_text_is_decoded_as_python_does(tmp_path: Path, text: bytes) -> None:
 # --- what is refused ---
 
 
-def test_no_such_path(tmp_path: Path) -> None:
+def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "nope") == f"{tmp_path}/nope does not exist"
 
 
-def test_a_folder_without_raft_py(tmp_path: Path) -> None:
+def test_a_folder_without_raft_py_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"there is no raft.py in {tmp_path}, and no other Python file"
     build(tmp_path, {"lab/raft.py": RAFT})
     assert refusal(tmp_path) == (
@@ -136,19 +136,19 @@ def test_a_folder_without_raft_py(tmp_path: Path) -> None:
         ("random.py", "random.py hides Python's own module random: rename it"),
     ],
 )
-def test_a_file_that_cannot_be_imported(tmp_path: Path, name: str, text: str) -> None:
+def test_a_file_whose_name_cannot_be_imported_is_refused(tmp_path: Path, name: str, text: str) -> None:
     build(tmp_path, {name: RAFT})
     assert refusal(tmp_path / name) == text
 
 
-def test_an_entry_that_is_not_a_file(tmp_path: Path) -> None:
+def test_an_entry_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "raft.py")
     assert refusal(tmp_path) == "raft.py is not a file"
     (tmp_path / "x" / "raft.py").mkdir(parents=True)
     assert refusal(tmp_path / "x") == "raft.py is not a file"
 
 
-def test_an_entry_that_links_to_a_file_outside_the_folder(tmp_path: Path) -> None:
+def test_an_entry_that_links_to_a_file_outside_the_folder_is_refused(tmp_path: Path) -> None:
     build(tmp_path, {"elsewhere.py": RAFT})
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "raft.py").symlink_to(tmp_path / "elsewhere.py")
@@ -157,7 +157,7 @@ def test_an_entry_that_links_to_a_file_outside_the_folder(tmp_path: Path) -> Non
     )
 
 
-def test_a_file_too_large_and_too_many_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_too_large_and_too_many_modules_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path, {"raft.py": "#" * (source.MAX_BYTES + 1)})
     assert refusal(tmp_path) == "raft.py is larger than 1000 kB, which is too large for a submission"
     build(tmp_path, {"raft.py": RAFT, "a.py": "", "b.py": ""})
@@ -175,7 +175,7 @@ def test_a_file_too_large_and_too_many_modules(tmp_path: Path, monkeypatch: pyte
         (b"# coding: utf-9\n", "raft.py declares the encoding utf-9, which Python does not know: use UTF-8"),
     ],
 )
-def test_bytes_that_are_not_text(tmp_path: Path, text: bytes, message: str) -> None:
+def test_bytes_that_are_not_text_are_refused(tmp_path: Path, text: bytes, message: str) -> None:
     build(tmp_path, {"raft.py": text})
     assert refusal(tmp_path) == message
 

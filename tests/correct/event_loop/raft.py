@@ -1,5 +1,6 @@
-"""Event loop: one thread owns all state; handlers post to its inbox and wait for a Future; a thread pool makes the RPCs.
-A lost RequestVote is sent again within the term; a new leader sends heartbeats at once; get_state asks the loop."""
+"""A Raft with an event loop. One thread owns all state. Handlers and get_state put events into its inbox and wait for a
+Future, and a thread pool makes the RPCs. A lost RequestVote is sent again within the term. A new leader sends heartbeats at
+once."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from raftlab.api import ApplyChannel, Peer, Persister, log
 
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)
-# A call to a dead server blocks for up to 7 s, so there are enough workers for all heartbeats of that time.
+# A call to a dead server blocks for up to 7 s, so there must be enough workers for all heartbeats of 7 s.
 WORKERS_PER_PEER = 80
 
 
@@ -80,7 +81,7 @@ class Raft:
         self.alarm = time.monotonic() + random.uniform(*TIMEOUT)
         threading.Thread(target=self._loop, name="loop", daemon=True).start()
 
-    # --- from other threads: post and wait ---
+    # --- called in other threads: post an event and wait for its answer ---
 
     def _ask(self, work: Callable[..., Any], *args: Any) -> Any:
         answer: Future[Any] = Future()
@@ -124,7 +125,7 @@ class Raft:
         """Figure 2, All Servers: become a follower if this term is higher."""
         if term > self.current_term:
             if self.role == "leader":
-                self._restart_timer()  # the timer was set for the next heartbeat
+                self._restart_timer()  # as a leader, the timer was set for the next heartbeat
             self.current_term = term
             self.voted_for = None
             self.role = "follower"

@@ -1,5 +1,6 @@
-"""Futures: an election collects its votes with as_completed and a timeout; a leader sends rounds and waits for Events.
-It uses much of the library: wait_for, Semaphore, Event, logging, perf_counter_ns, threads that are not daemons."""
+"""A Raft with futures. An election collects its votes with as_completed and a timeout. A leader sends heartbeats in rounds
+and waits for an Event between them. It uses much of the standard library: wait_for, Semaphore, Event, logging,
+perf_counter_ns, and threads that are not daemons."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from raftlab.api import ApplyChannel, Peer, Persister
 
 MS = 1_000_000
 HEARTBEAT_S = 0.1
-MOST_CALLS = 60  # calls to one peer at a time; a call to a dead server takes up to 7 s
+MOST_CALLS = 60  # the most calls to one peer at a time; a call to a dead server takes up to 7 s
 
 logger = logging.getLogger("raft")
 
@@ -115,7 +116,7 @@ class Raft:
                 self._calm()
             return AppendEntriesReply(term=self.current_term, success=success)
 
-    # --- with the lock held ---
+    # --- called with the lock held ---
 
     def _notice(self, term: int) -> None:
         if term > self.current_term:

@@ -1,5 +1,6 @@
-"""A Go solution, ported: a mutex, a ticker that sleeps 50 to 350 ms and checks a flag, threads used like goroutines.
-Messages are frozen, with slots and extra fields; -1 means nobody; annotations are not postponed; it prints a lot."""
+"""A Raft ported from a Go solution. It has a mutex, a ticker that sleeps 50 to 350 ms and then checks a flag, and threads
+used like goroutines. Messages are frozen dataclasses with slots and extra fields, and -1 means nobody. It does not postpone
+annotations, and it prints a lot."""
 
 import enum
 import random
@@ -13,7 +14,7 @@ from raftlab.api import log
 DEBUG = True
 NOBODY = -1
 HEARTBEAT_MS = 100
-# The ticker adds up how long it slept without hearing from a leader.
+# The election timeout. The ticker adds up how long it has slept since it last heard from a leader.
 ELECTION_MS = 400
 
 

@@ -1,5 +1,5 @@
-"""Thread per peer: each has a worker, a queue for one message and a Condition; a worker that is stuck is replaced.
-A leader that hears from no quorum for an election timeout steps down by itself (check-quorum)."""
+"""A Raft with a thread for each peer. Each peer has a worker thread, a queue for one message and a Condition. A worker that
+is stuck in a call is replaced. A leader that hears from no quorum for an election timeout steps down (check-quorum)."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Letter(NamedTuple):
 class Courier:
     """Sends messages to one peer. A newer message replaces one that was not sent yet.
 
-    A call to a dead server can take seconds. A worker stuck in one is given up: another takes its place, and the old
-    one only delivers its late reply and ends.
+    A call to a dead server can take seconds. A worker that is stuck in such a call is replaced by a new worker. The old one
+    only delivers its late reply and ends.
     """
 
     def __init__(self, peer: Peer, deliver: Callable[[Letter, Any], None]) -> None:
@@ -136,7 +136,7 @@ class Raft:
     def start(self, command: Any) -> tuple[int, int, bool]:
         return -1, -1, False
 
-    # --- everything below is called with the lock held, except _run, _reply and the handlers ---
+    # --- all methods below are called with the lock held, except _run, _reply and the handlers ---
 
     def _restart_timer(self) -> None:
         self.deadline = time.monotonic() + random.uniform(*TIMEOUT)

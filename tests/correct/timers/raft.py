@@ -1,5 +1,6 @@
-"""Timers: threading.Timer for the election timeout and for heartbeats, cancelled and restarted; RLock; votes in a set.
-If a heartbeat to a server is lost, another one is sent at once, at most twice in a row."""
+"""A Raft with timers. The election timeout and the heartbeats are threading.Timers that are cancelled and restarted. It has
+an RLock, and a set of the servers that voted for it. If a heartbeat to a server is lost, another one is sent at once, at
+most twice in a row."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ class AppendEntriesReply:
 
 
 class Alarm:
-    """A timer that can be restarted. Once restarted or stopped, its old timeout has no effect, even if it is late."""
+    """A timer that can be restarted. After a restart or stop, the old timeout has no effect, even if it fires late."""
 
     def __init__(self, lock: Any, ring: Any) -> None:
         self.lock = lock

@@ -1,4 +1,4 @@
-"""The messages of Figures 2 and 13, with the fields of lab 2E. A refusal has no hint."""
+"""The messages of Figures 2 and 13, with the fields of lab 2E. A refusal has no hint about where to continue."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ class InstallSnapshotArgs:
 @dataclass
 class InstallSnapshotReply:
     term: int
-    # The offset of the next chunk. It is the snapshot's length once everything has arrived, and more if the snapshot is not
-    # needed.
+    # The offset of the next chunk that the follower needs. It is the snapshot's length once everything has arrived, and more
+    # if the follower does not need the snapshot.
     next_offset: int | None = None

@@ -1,6 +1,11 @@
-"""Batching, labs 2A to 2F: start() only appends; some milliseconds later one save and one message to each server cover it
-all. The leader finds where a log agrees by halving; refusals carry no hint. Roles are objects. Every change is joint, with
-C_new in the next batch; a leader's lease counts from when answered messages were sent. A no-op if needed."""
+"""A Raft of labs 2A to 2F that batches. start() only appends; a few milliseconds later, one save and one message to each
+server cover everything that was appended. Roles are objects. A new leader appends a no-op if its log has uncommitted
+entries.
+
+The leader finds the last entry that two logs share by binary search, and refusals carry no hint. Every membership change
+goes through C_old,new, and C_new follows in the next batch. A leader's lease counts from the time at which the messages that
+were answered had been sent.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +30,12 @@ from store import Store
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
+# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 BATCH_DELAY = 0.006
 BEAT = 0.1
 TIMEOUT = (0.45, 0.9)
-# If a server has not answered for this many seconds, it is sent the next message anyway if there is something new.
+# After this many seconds without an answer, a server is sent the next message anyway if there is something new.
 PATIENCE = 0.15
 MOST_ENTRIES = 80
 CHUNK = 4096
@@ -57,7 +62,7 @@ class Raft:
         self.applied = 0
         self.role: Follower | Asking | Candidate | Leader = Follower()
         self.news = False  # whether there is something to save or send
-        # The leader's term, the snapshot's last index, and its bytes so far.
+        # The snapshot that is arriving: its leader's term, its last index, and its bytes so far.
         self.incoming: tuple[int, int, bytes] = (0, 0, b"")
         self.deadline = 0.0
         self._restart_timer()
@@ -67,7 +72,7 @@ class Raft:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Take the lock. Changes are saved before it is released, unless they can wait for the next batch. After a failed
-        save no thread gets the lock any more."""
+        save, no thread can take the lock any more."""
         with self.changed:
             if self.broken is not None:
                 raise self.broken
@@ -228,7 +233,7 @@ class Raft:
     def _hears_leader(self, asker: int) -> bool:
         role = self.role
         if isinstance(role, Follower):
-            # A leader that asks for votes no longer leads.
+            # If the leader itself asks for votes, it no longer leads.
             return role.leader != asker and time.monotonic() < role.heard_at + TIMEOUT[0]
         return isinstance(role, Leader)
 
@@ -259,7 +264,7 @@ class Raft:
     # --- the leader ---
 
     def _batches(self) -> None:
-        """Everything that a leader saves and sends passes through here."""
+        """The thread that does all saving and sending of a leader."""
         while True:
             with self._alone():
                 role = self.role
@@ -310,8 +315,8 @@ class Raft:
             remote.pending = self._chunk(remote)
             self._call(server, "install_snapshot", remote.pending, self._installed)
             return
-        # Try our last entry first, because most logs agree there. If it fails, halve the range. Send entries once the index
-        # is known.
+        # Try our last entry first, because most logs agree there. If the server refuses, halve the range at each try. Send
+        # entries once the index is known.
         found = remote.match == remote.most
         prev = least if found else remote.most if not remote.probed else (least + remote.most + 1) // 2
         remote.probed = True
@@ -327,7 +332,8 @@ class Raft:
         self._call(server, "append_entries", remote.pending, self._appended)
 
     def _answered(self, server: int, args: Any, reply: Any) -> tuple[Leader, Remote, bool] | None:
-        """The server that answers this leader, and whether its answer is the one that the leader waits for."""
+        """The leader that this reply still concerns, the server that answered, and whether the leader waits for this reply.
+        ``None`` if the reply no longer matters."""
         self._meet(reply.term)
         role = self.role
         if not isinstance(role, Leader) or args.term != self.store.term or server not in role.remotes:
@@ -346,7 +352,7 @@ class Raft:
         leader, remote, current = found
         if reply.success:
             upto = args.prev_log_index + len(args.entries)
-            # The log agrees at `most`, so it also agrees with everything that was sent since.
+            # The two logs agree at `most`, so they also agree on everything that was sent since.
             remote.match = max(remote.match, upto)
             remote.most = max(remote.most, remote.match)
             if remote.leaves_at is not None and min(upto, args.leader_commit) >= self.store.latest[0]:

@@ -1,4 +1,5 @@
-"""The roles of a server, each with its own state. While the role is the same object, no other role has come between."""
+"""The roles of a server, each with its own state. Each change of role makes a new object, so if a server's role is still the
+same object, it has had no other role in between."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class Candidate:
 
 @dataclass(eq=False)
 class Remote:
-    """What a leader knows of a server. Its log agrees with ours up to ``match``, and not after ``most``; the exact index
-    is found by halving."""
+    """What a leader knows of a server. Its log agrees with ours at least up to ``match`` and at most up to ``most``. The
+    leader finds the exact index by binary search."""
 
     match: int
     most: int
@@ -55,7 +56,7 @@ class Leader:
 
 @dataclass(frozen=True)
 class Voters:
-    """A configuration."""
+    """A configuration: the servers that vote, in one group or, during a joint change, in two."""
 
     members: frozenset[int]
     old: frozenset[int] = frozenset()
@@ -71,7 +72,7 @@ class Voters:
         return all(2 * len(half & servers) > len(half) for half in self.halves())
 
     def reached(self, values: dict[int, float]) -> float:
-        """The value that a majority of each half has reached."""
+        """The highest value that a majority of each group has reached."""
         lowest = float("-inf")
         return min(
             sorted(values.get(server, lowest) for server in half)[(len(half) - 1) // 2] for half in self.halves()

@@ -1,4 +1,4 @@
-"""Term, vote, log and configurations, and which of them are saved."""
+"""The persistent state: term, vote, log and configurations. It knows whether all changes are saved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Store:
         self.vote: int | None = None
         self.base = self.base_term = 0
         self.entries: list[LogEntry] = []
-        # By the index of the entry. The lowest one comes from the snapshot, or is the initial one.
+        # Configurations by the index of their entry. The one with the lowest index is the snapshot's or the initial one.
         self.voters = {0: Voters(members)}
         if persister.state():
             self.term, self.vote, self.base, self.base_term, self.entries, self.voters = pickle.loads(persister.state())

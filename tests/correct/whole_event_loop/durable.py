@@ -1,4 +1,4 @@
-"""What is saved, with pickle: above all the log, and beside it the stack of its configurations."""
+"""The state that is saved, with pickle: the term, the vote, the log, and a stack of the configurations in the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from messages import LogEntry
 
 @dataclass(frozen=True)
 class Configuration:
-    """The voters from ``index`` on. There is an ``old`` group while both have to agree."""
+    """The voters from ``index`` on. During a joint change there is also an ``old`` group, and both groups must agree."""
 
     index: int
     new: frozenset[int]
@@ -20,7 +20,7 @@ class Configuration:
         return self.new | (self.old or frozenset())
 
     def agrees(self, servers: set[int]) -> bool:
-        """Whether these servers are a majority, of each group if there are two."""
+        """Whether these servers are a majority of the group, or of each group if there are two."""
         return all(2 * len(group & servers) > len(group) for group in (self.new, self.old) if group is not None)
 
     def fields(self) -> dict[str, list[int] | None]:
@@ -33,8 +33,8 @@ def told(index: int, members: list[int], old_members: list[int] | None) -> Confi
 
 @dataclass
 class DurableState:
-    # The last configuration counts. The first one comes from the snapshot, or is the initial one; the others are in the
-    # log.
+    # The last configuration is in force. The first one is the snapshot's or the initial one, and the others are entries in
+    # the log.
     configurations: list[Configuration]
     current_term: int = 0
     voted_for_candidate: int | None = None
@@ -64,7 +64,7 @@ class DurableState:
         return self.log_entries_behind_snapshot[index - self.base :]
 
     def replace_behind(self, index: int, entries: list[LogEntry]) -> None:
-        """Replace everything after ``index`` by these entries, and the configurations along with them."""
+        """Replace everything after ``index`` by these entries, and replace the configurations there by theirs."""
         del self.log_entries_behind_snapshot[index - self.base :]
         while self.configuration.index > index:
             self.configurations.pop()
@@ -74,7 +74,7 @@ class DurableState:
                 self.configurations.append(told(self.last, entry.members, entry.old_members))
 
     def cut(self, index: int, term: int, configuration: Configuration | None = None) -> None:
-        """Drop everything up to ``index``, or the whole log if its entry there is of another term. Then use the
+        """Drop everything up to ``index``. If the log's entry there has another term, drop the whole log and use the
         configuration that came with the snapshot."""
         if index <= self.last and self.term_of(index) == term:
             self.log_entries_behind_snapshot = self.behind(index)

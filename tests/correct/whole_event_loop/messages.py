@@ -44,7 +44,8 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    # If the log is too short, there is no term, and the index is the first missing one.
+    # The term of the conflicting entry, and the index of that term's first entry. If the log is too short, there is no term,
+    # and the index is the first one that is missing.
     conflict_term: int | None = None
     conflict_index: int | None = None
 

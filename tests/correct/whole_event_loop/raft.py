@@ -1,6 +1,11 @@
-"""Event loop, labs 2A to 2G: one thread owns all state and takes events from an inbox; there is no lock in this file. Events
-are handled in groups: all of them, then one save, then replies, messages and whatever is to be applied. No-op on election.
-A stack of configurations; one step for one server, joint for more; learners in rounds; a leader counts who answers."""
+"""A Raft of labs 2A to 2G with an event loop. One thread owns all state and takes events from an inbox, so this file has no
+lock. Events are handled in groups: first all events of a group, then one save, and then the replies, the messages and the
+entries to apply.
+
+A new leader appends a no-op. The configurations in the log are kept on a stack. Adding or removing one server is a change in
+one step; every other change is joint. Learners catch up in rounds (dissertation §4.2.1). A leader counts the servers that
+answer, and steps down if they are no majority.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +33,7 @@ from views import Change, Round, Shipment, View
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
+# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)
@@ -38,7 +43,7 @@ CHUNK = 4096
 # A learner must catch up within this many rounds, and within this many seconds for all rounds.
 ROUNDS = 10
 CATCH_UP_WITHIN = 6.0
-# Seconds for which a leader tries to tell a server that it was removed.
+# For how many seconds a leader tries to tell a server that it was removed.
 FAREWELL = 3.0
 
 
@@ -73,7 +78,8 @@ class Raft:
         self.answered: set[int] = set()  # servers that have answered this leader since `counted_at`
         self.counted_at = 0.0
         self.change: Change | None = None
-        # The server that we hand over to, until when, and whether it was told to stand since the last heartbeat.
+        # The server that this leader hands over to, until when it tries, and whether it has sent that server a TimeoutNow
+        # since the last heartbeat.
         self.heir: int | None = None
         self.heir_until = 0.0
         self.heir_told = False
@@ -130,14 +136,14 @@ class Raft:
         return self._ask(self._on_install_snapshot, args)
 
     def _serve(self) -> None:
-        """Runs in its own thread, since the service may be slow."""
+        """Pass entries to the service. This runs in a thread of its own, because the service may be slow."""
         while True:
             self.apply_ch.put(self.to_service.get())
 
     # --- the loop's thread ---
 
     def _loop(self) -> None:
-        # A failed save ends this thread, and nothing is answered any more.
+        # A failed save ends this thread, so nothing is answered any more.
         while True:
             self._release()
             try:
@@ -209,7 +215,7 @@ class Raft:
 
     def _resign(self) -> None:
         if self.role == "leader":
-            self._restart_timer()  # the timer was set for the next heartbeat
+            self._restart_timer()  # as a leader, the timer was set for the next heartbeat
         self.role = "follower"
         self.leader = -1
         self.heir = None
@@ -319,7 +325,7 @@ class Raft:
         self.leader = self.me
         self.question = None
         self.views = {}
-        # Servers that the last change removed may not know that.
+        # Servers that the last change removed may not know yet that they were removed.
         now = time.monotonic()
         before = mine.configurations[-2].voters if len(mine.configurations) > 1 else frozenset()
         self.leaving = dict.fromkeys(before - mine.configuration.voters - {self.me}, now + FAREWELL)
@@ -371,7 +377,7 @@ class Raft:
         self.messages.append((peer, "append_entries", args, self._on_appended))
 
     def _leads(self, peer: int, args: Any, reply: Any) -> View | None:
-        """The view of the peer, if the reply belongs to our present term as leader."""
+        """The view of the peer, if there is a reply and it belongs to our present term as leader."""
         if reply is not None:
             self._see(reply.term)
         if self.role != "leader" or args.term != self.durable.current_term:
@@ -443,7 +449,8 @@ class Raft:
         return target, term, True
 
     def _tell_heir(self) -> None:
-        """After each group of events, as the heir may just have caught up. Again after each heartbeat, if it is lost."""
+        """Send a TimeoutNow if the heir has every entry. This is called after each group of events, because the heir may
+        just have caught up. After each heartbeat the message is sent again, because it may have been lost."""
         if not self._hands_over() or self.heir_told or self.heir is None or self.heir not in self.views:
             return
         if self.views[self.heir].match_index == self.durable.last:
@@ -466,7 +473,7 @@ class Raft:
     # --- members ---
 
     def _look_after(self) -> None:
-        """Keep a view of exactly those servers that get messages."""
+        """Keep a view of exactly those servers that get messages: voters, learners, and servers that were removed lately."""
         learners = set(self.change.rounds) if self.change is not None else set()
         wanted = (self.durable.configuration.voters | learners | set(self.leaving)) - {self.me}
         for peer in wanted - set(self.views):
@@ -532,7 +539,7 @@ class Raft:
     def _retire_if_removed(self) -> None:
         current = self.durable.configuration
         if current.index <= self.commit_index and self.me not in current.voters:
-            # Send one more message to everybody, which says that the entry is committed.
+            # Send everybody one more message, which says that the entry is committed.
             for peer in self.views:
                 self._send_news(peer)
             self._resign()
@@ -633,7 +640,7 @@ class Raft:
         self._hear(args.leader_id)
         end = args.offset + len(args.data)
         if args.last_included_index <= self.commit_index:
-            return InstallSnapshotReply(term, end)  # everything that the snapshot covers is committed here already
+            return InstallSnapshotReply(term, end)  # this server has committed everything that the snapshot covers
         parcel = self.incoming
         if parcel is None or (parcel.leader_term, parcel.index) != (args.term, args.last_included_index):
             who = told(args.last_included_index, args.members, args.old_members) if args.members else None

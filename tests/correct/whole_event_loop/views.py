@@ -1,4 +1,4 @@
-"""What a leader knows of the other servers and of a change of members; snapshots in transfer."""
+"""What a leader knows of the other servers and of a membership change that is under way, and snapshots in transfer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from durable import Configuration
 
 @dataclass
 class Shipment:
-    """A snapshot in transfer: at the leader the rest to be sent, at a follower the part that has arrived."""
+    """A snapshot in transfer. The leader keeps the part that it has not sent yet, a follower the part that has arrived."""
 
     leader_term: int
     index: int
@@ -33,7 +33,7 @@ class View:
 
 @dataclass
 class Round:
-    """A learner, and the index ``target`` that it must reach soon."""
+    """A learner's round: it began at ``since``, and ends when the learner reaches the index ``target``."""
 
     number: int
     target: int
@@ -42,7 +42,7 @@ class Round:
 
 @dataclass
 class Change:
-    """A change of members that waits for its learners, and the call to answer then."""
+    """A membership change that waits for its learners, and the queue in which the call waits for its answer."""
 
     term: int
     members: frozenset[int]

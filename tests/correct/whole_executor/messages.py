@@ -43,7 +43,8 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    # After a refusal: the follower's last entry at or before prev_log_index that the leader may have, too. -1: unknown.
+    # In a refusal: index and term of the follower's last entry before prev_log_index that the leader may have, too. -1 means
+    # unknown.
     maybe_common: int = -1
     maybe_common_term: int = -1
 

@@ -1,7 +1,10 @@
-"""Executor, labs 2A to 2F: every call is a future of one pool, an RLock guards the state, Events wake the threads. Lost
-messages and new commits are sent at once. Each entry is stored with the voters at its index. One server is added in one
-step; every other change is joint. Learners join once they have all committed entries. Some entries before the snapshot are
-kept."""
+"""A Raft of labs 2A to 2F with an executor. One pool makes all calls, an RLock guards the state, and Events wake the
+threads.
+
+Lost messages are sent again at once, and so are new commit indexes. The voters at the index of each entry are stored beside
+the log. Adding one server is a change in one step; every other change is joint. Learners join once they have all committed
+entries. The last few entries that a snapshot covers stay in memory.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +32,23 @@ from views import Change, Electorate, Other, Parcel
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
+# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 BEAT = 0.1
 MIN_TIMEOUT, MAX_TIMEOUT = 0.5, 1.0
 CHUNK = 4096
 MOST_ENTRIES = 100
-# How many entries stay in memory (not on disk) although a snapshot covers them, for servers that lag only a little.
+# How many entries stay in memory, though not on disk, after a snapshot has covered them. Servers that lag only a little get
+# these entries instead of the snapshot.
 TRAIL = 6
-# A call to a dead server blocks for up to 7 s, so there are enough workers for all heartbeats of that time and a few more
+# A call to a dead server blocks for up to 7 s, so there must be enough workers for all heartbeats of 7 s and a few more
 # calls.
 WORKERS_PER_PEER = 120
-# Seconds after which the leader no longer waits for a call, if the server is known to be alive otherwise.
+# After how many seconds a call is overdue, so that the leader may make the next one without waiting for it.
 OVERDUE = 0.2
 TRIES = 4
 CATCH_UP = 4.0
-# Seconds for which a removed server still gets messages that say so.
+# For how many seconds a removed server still gets messages, from which it learns that it was removed.
 FAREWELL = 2.0
 
 
@@ -73,10 +77,10 @@ class Raft:
 
         self.current_term = 0
         self.voted_for: int | None = None
-        # Entries in memory from index `start` + 1 on; the snapshot on disk goes up to `covered`.
+        # `memory` has the entries from index `start_index` + 1 on. The snapshot on disk goes up to `covered`.
         self.start_index = self.start_term = 0
         self.memory: list[LogEntry] = []
-        # The voters after the entry at `start`, and after each entry that follows: one more than there are entries.
+        # The voters after the entry at `start_index` and after each entry in `memory`, so this list is longer by one.
         self.in_force = [Electorate(0, members)]
         self.covered = self.covered_term = 0
         self._restore()
@@ -103,8 +107,8 @@ class Raft:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Take the lock. After a fault (above all a failed save) memory and disk may differ, so no thread gets the lock any
-        more."""
+        """Take the lock. After an exception, above all from a failed save, memory and disk may differ, so no thread can take
+        the lock any more."""
         with self.lock:
             if self.broken is not None:
                 raise self.broken
@@ -254,16 +258,16 @@ class Raft:
     def _call(self, server: int, method: str, args: Any, then: Callable[[int, Any, Any], None]) -> None:
         def exchange() -> None:
             reply = self.peers[server].call(method, args)
-            # The reply is handled here and not in a callback of the future. If the future is done already, a callback would
-            # run in the middle of our caller's loop.
+            # The reply is handled here and not in a callback of the future: if the future is already done when the callback
+            # is added, the callback runs at once, in the middle of our caller's loop.
             with self._alone():
-                # A yes to a pre-vote may have the requested term.
+                # A granted pre-vote may carry the requested term, which nobody is in yet.
                 real = reply is not None and not (method == "pre_vote" and reply.vote_granted)
                 if real and reply.term > self.current_term:
                     self._adopt(reply.term)
                 then(server, args, reply)
 
-        # A future swallows its exception. `_alone` has recorded it, and the other threads raise it.
+        # The future swallows an exception of `exchange`, but `_alone` records it, and the other threads raise it.
         self.pool.submit(exchange)
 
     def _leading_since(self, args: Any) -> bool:
@@ -372,7 +376,7 @@ class Raft:
         return free and (args.last_log_term, args.last_log_index) >= (self._term_at(self._last()), self._last())
 
     def _is_content(self, asker: int) -> bool:
-        """Whether this server leads, or hears a leader other than ``asker``. Then a candidate only disturbs (§6)."""
+        """Whether this server leads, or hears a leader other than ``asker``. Then it ignores candidates (§6)."""
         now = time.monotonic()
         if self.role is Role.LEADER:
             return self._has_majority(now, MIN_TIMEOUT)
@@ -513,7 +517,7 @@ class Raft:
                 if not self._leading_since(args):
                     return
             if other.leaves_at is not None and min(upto, args.leader_commit) >= self.in_force[-1].since:
-                self.view.pop(server, None)  # it knows that it was removed
+                self.view.pop(server, None)  # this server now knows that it was removed
                 return
             other.next_index = max(other.next_index, other.match_index + 1)
         elif args.prev_log_index == other.next_index - 1:
@@ -522,7 +526,8 @@ class Raft:
             self._tell(server, other)
 
     def _common(self, args: AppendEntriesArgs, reply: AppendEntriesReply) -> int:
-        """The last index where the logs may agree: the follower's entry there has no later term than ours."""
+        """The last index at which the two logs may agree, as far as a refusal shows. The term there is not later than that
+        of the follower's hint."""
         if reply.maybe_common < 0:
             return max(0, args.prev_log_index - 1)
         index = min(reply.maybe_common, args.prev_log_index - 1)
@@ -575,8 +580,8 @@ class Raft:
             return AppendEntriesReply(term=self.current_term, success=True)
 
     def _refuse(self, args: AppendEntriesArgs) -> AppendEntriesReply:
-        """Refuse, and name the last entry that the leader may have, too: not the one at prev_log_index, nor one of a later
-        term."""
+        """Refuse, and name the last entry that the leader may have, too. It is before prev_log_index, and its term is not
+        later than prev_log_term."""
         index = min(self._last(), args.prev_log_index)
         if index == args.prev_log_index:
             index -= 1

@@ -1,4 +1,4 @@
-"""What a server knows of the others, and which of them vote."""
+"""What a leader knows of the other servers, which servers vote, and a membership change and snapshots that are under way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Electorate:
-    """The voters from the entry at ``since`` on. There are two halves while C_old,new counts."""
+    """The voters from the entry at ``since`` on. While C_old,new is in force there are two groups."""
 
     since: int
     members: frozenset[int]
@@ -19,14 +19,14 @@ class Electorate:
         return self.members | self.old
 
     def decides(self, servers: set[int]) -> bool:
-        """Whether these servers are a majority, of each half."""
+        """Whether these servers are a majority of each group."""
         new, old = len(self.members & servers), len(self.old & servers)
         return 2 * new > len(self.members) and (not self.old or 2 * old > len(self.old))
 
 
 @dataclass
 class Change:
-    """A change of members whose learners are catching up. The future gets the index of the change's entry, or -1."""
+    """A membership change whose learners are catching up. Its future gets the index of the change's entry, or -1."""
 
     term: int
     members: frozenset[int]
@@ -42,7 +42,7 @@ class Other:
     heard_at: float
     match_index: int = 0
     told_commit: int = 0
-    call: Any = None  # the arguments of the call in flight, if it has entries or a commit that are new
+    call: Any = None  # the arguments of the call in flight, if it has new entries or a new commit index
     call_since: float = 0.0
     parcel: Parcel | None = None
     # Until when a removed server still gets messages.

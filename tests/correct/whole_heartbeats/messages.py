@@ -1,4 +1,5 @@
-"""The messages of Figures 2 and 13, with the fields of lab 2E. Every answer to entries tells how long the log is."""
+"""The messages of Figures 2 and 13, with the fields of lab 2E. Every reply to AppendEntries has the follower's last
+index."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class RequestVoteReply:
 
 @dataclass
 class AppendEntriesArgs:
-    """A heartbeat has only the term and the leader: it begins at 0, has no entries and commits nothing."""
+    """The request of Figure 2. A heartbeat has only the term and the leader: its prev_log_index is 0, it has no entries, and
+    it commits nothing."""
 
     term: int
     leader_id: int

@@ -1,7 +1,11 @@
-"""Heartbeats apart from entries, labs 2A to 2F: a heartbeat begins at 0, carries nothing and commits nothing; entries and
-commits have a thread per follower, which lives as long as the leadership. One loop plays the three roles in turn. A leader
-holds a lease and resigns when it ends; servers ignore candidates while they know a leader, in every lab. A candidate asks
-before it saves its vote. After refusals a leader goes back in growing steps. The last two configurations are kept."""
+"""A Raft of labs 2A to 2F that sends heartbeats separately from entries. A heartbeat has prev_log_index 0, carries no
+entries and commits nothing. Each follower has a thread that sends it entries and commit indexes, and that lives as long as
+the leadership.
+
+One loop plays the three roles in turn. A leader resigns if it has had no answers from a majority for a while. In every lab,
+servers ignore candidates while they know a leader. A candidate asks for votes before it saves its own. After refusals, a
+leader goes back in growing steps. Only the last two configurations are kept.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +30,20 @@ from store import Members, Store, members_of
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab. Only "2F" asks for pre-votes.
+# The last lab that this Raft implements. It asks for pre-votes only with "2F".
 UPTO = "2F"
 HEARTBEAT = 0.1
-# Seconds without a leader, or without a result, after which a server stands; at most twice as much, at random.
+# The election timeout is drawn at random between this many seconds and twice as many.
 TIMEOUT = 0.4
-# Seconds without the answers of a majority after which a leader resigns.
+# After how many seconds without answers from a majority a leader resigns.
 LEASE = 0.6
-# Seconds after which a replicator sends again.
+# After how many seconds without an answer a replicator sends the next request.
 RETRY = 0.3
 BATCH = 64
 CHUNK = 4096
 CATCH_UP_WITHIN = 5.0
 NEARLY = 8
-# Seconds for which a removed server is still sent entries.
+# For how many seconds a removed server is still sent entries.
 FAREWELL = 3.0
 
 
@@ -49,7 +53,7 @@ def _draw() -> float:
 
 @dataclass
 class Follower:
-    """Another server, as its leader sees it."""
+    """What a leader knows of another server."""
 
     next_index: int
     contact: float
@@ -60,7 +64,7 @@ class Follower:
     offset: int = 0
     chunks_of: int = 0
     voter: bool = True
-    until: float | None = None  # it was removed
+    until: float | None = None  # if it was removed: when the leader stops sending to it
 
 
 class Raft:
@@ -84,7 +88,7 @@ class Raft:
         self.commit_index = self.store.base
         self.last_applied = 0
         self.followers: dict[int, Follower] = {}
-        self.start_index = 0  # of this leadership
+        self.start_index = 0  # the index of the first entry of this leadership
         self.votes: set[int] = set()
         self.round = 0
         self.incoming: tuple[int, int, bytes] = (0, 0, b"")
@@ -93,7 +97,7 @@ class Raft:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The lock. After a failed save memory and disk may differ, so every thread ends."""
+        """Take the lock. After a failed save, memory and disk may differ, so every thread ends."""
         with self.news:
             self.store.check()
             yield
@@ -139,7 +143,7 @@ class Raft:
         self.store.save()
         log("election", f"term {self.store.term}")
         self._ask("request_vote", self.store.term)
-        # The others have been asked. The own vote counts from here on, since now it is saved.
+        # The others have been asked already. Our own vote counts only now, because it must be saved first.
         self.store.vote_term, self.store.vote = self.store.term, self.me
         self.store.save()
         self.votes.add(self.me)
@@ -171,7 +175,7 @@ class Raft:
         self.news.notify_all()
 
     def _follow(self, term: int, leader: int = -1) -> None:
-        """There is a higher term, or a leader of this one."""
+        """Become a follower, because there is a higher term or a leader of this term."""
         if term > self.store.term:
             self.store.term = term
             self.store.save()
@@ -336,7 +340,7 @@ class Raft:
             self._heard(follower, reply)
             if self._serves(peer, follower, args.term):
                 if reply is None:
-                    # Not at once again: whoever is down answers with silence very quickly.
+                    # Wait before the next request, because a call to a server that is down may fail at once.
                     self._wait_until(time.monotonic() + HEARTBEAT / 2, lambda: follower.sent is not args)
                 elif method == "append_entries":
                     self._on_appended(follower, args, reply)
@@ -362,7 +366,7 @@ class Raft:
             if reply.last_log is not None:
                 back = min(back, reply.last_log + 1)
             if args.prev_log_index > self.store.base:
-                back = max(back, self.store.base + 1)  # rather the whole log than a snapshot
+                back = max(back, self.store.base + 1)  # try the whole log before the snapshot
             follower.next_index = max(1, follower.match_index + 1, back)
 
     def _on_chunk(self, follower: Follower, args: InstallSnapshotArgs, reply: InstallSnapshotReply) -> None:
@@ -377,7 +381,8 @@ class Raft:
             self._recalculate()
 
     def _recalculate(self) -> None:
-        """Commit what a majority has, of this leadership; then take the next step of a change, if there is one."""
+        """Commit the entries of this leadership that a majority has. Then take the next step of a membership change, if
+        there is one."""
         if self.role != "leader":
             return
         store = self.store
@@ -394,7 +399,7 @@ class Raft:
                 self._say_goodbye()
 
     def _say_goodbye(self) -> None:
-        """This leader is removed, and that is committed. One more message to each, so that they know."""
+        """Send each server one more message, so that it knows that the entry that removes this leader is committed."""
         for peer, follower in self.followers.items():
             method, args = self._next_request(follower)
             threading.Thread(target=self.peers[peer].call, args=(method, args), daemon=True).start()

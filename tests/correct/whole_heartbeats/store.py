@@ -1,5 +1,6 @@
-"""What is saved: the term, the last vote with the term that it was given in, the log, and the configurations. There are two
-of these, the latest one and the last that is certainly committed: a leader begins no change before the previous one is."""
+"""The state that is saved: the term, the last vote and its term, the log, and two configurations. These are the latest one
+and the last one that is certainly committed. Two are enough, because a leader begins no change before the previous one is
+committed."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def members_of(index: int, new: Collection[int], old: Collection[int] | None) ->
 
 
 class Store:
-    """The persistent state. Whoever changes it calls :meth:`save` before anybody hears of the change."""
+    """The persistent state. After a change, :meth:`save` must be called before another server can learn of the change."""
 
     def __init__(self, persister: Persister, members: Collection[int]) -> None:
         self.persister = persister
@@ -106,10 +107,10 @@ class Store:
         self.base = index
 
     def replace(self, index: int, term: int, members: Members) -> None:
-        """A snapshot takes the place of the whole log."""
+        """Replace the whole log by a snapshot."""
         self.entries, self.base, self.base_term = [], index, term
         self.base_members = self.committed = self.latest = members
 
     def members_at(self, index: int) -> Members:
-        """The configuration that counts at ``index``, which is committed."""
+        """The configuration that is in force at ``index``, which must be committed."""
         return next((each for each in (self.latest, self.committed) if each.index <= index), self.base_members)

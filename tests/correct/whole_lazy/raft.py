@@ -1,8 +1,8 @@
-"""Lazy, labs 2A to 2F and 3B: a leader sends everything to every server, member or not, so a new member has long caught up,
-and a removed one still gets messages. Every change goes through C_old,new, even of one server. Entries are sent only on the
-leader's tick, so start() waits for the next one, and followers learn of a commit one tick later. A read waits for the next
-tick, too. Election timeouts are as long as the labs allow. Steps are methods of an immutable state that is replaced as a
-whole. A server that was ever asked for a lease is silent after each start."""
+"""A lazy Raft of labs 2A to 2F and 3B. A leader sends everything to every server, member or not, so new members have caught
+up long before, and removed ones still get messages. Every change is joint, even of one server. A leader sends only on its
+tick, so entries, commit indexes and reads wait for the next tick. Election timeouts are as long as the labs allow. The saved
+state is immutable and is replaced as a whole. If a leader has ever asked a server not to vote, for the sake of a lease, that
+server also does not vote for a while after each start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister
 
-# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
+# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 TICK = 0.1
 TIMEOUT = (0.8, 1.6)
@@ -56,14 +56,14 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
-    hush: bool = False  # whether the leader relies on the receiver to vote for nobody for a while
+    hush: bool = False  # whether the leader relies on the receiver to vote for nobody for a while (for its lease)
 
 
 @dataclass(frozen=True)
 class AppendEntriesReply:
     term: int
     success: bool
-    # The terms of the follower's log up to prev_log_index, the latest first, at most 20: [term, first index, last index].
+    # The last 20 terms in the follower's log up to prev_log_index, the latest first: [term, first index, last index].
     runs: list[list[int]] = field(default_factory=list)
 
 
@@ -107,7 +107,7 @@ class Saved:
     base: int = 0
     base_term: int = 0
     log: dict[int, LogEntry] = field(default_factory=dict)
-    first: LogEntry = LogEntry(0, None)  # the configuration as of base
+    first: LogEntry = LogEntry(0, None)  # the configuration in force at base
     hushed: bool = False
 
     def configured(self, upto: int) -> tuple[int, LogEntry]:
@@ -141,7 +141,8 @@ class Saved:
         return replace(self, term=term, vote=None) if term > self.term else self
 
     def with_entries(self, first: int, entries: list[LogEntry]) -> Saved:
-        """Replace the log from ``first`` on by these entries, if one of them is new or different; else change nothing."""
+        """Replace the log from ``first`` on by these entries, if one of them is new or different. Otherwise change
+        nothing."""
         for index, entry in enumerate(entries, first):
             if index > self.base and self.term_at(index) != entry.term:
                 kept = {at: old for at, old in self.log.items() if at < index}
@@ -173,10 +174,11 @@ class Raft:
         self.saved: Saved = pickle.loads(persister.state() or pickle.dumps(Saved(first=first)))
         self.others = [server for server in range(len(peers)) if server != me]
         self.leader = -1
-        # When a leader was heard last, and its term; after a start nobody knows.
+        # When a leader was last heard, and its term. If this server must be silent after a start, it acts as if it heard
+        # one.
         self.heard, self.heard_term = (time.monotonic() if self.saved.hushed else -100.0), 0
-        # At the leader: when its last ticks were, by server the last one that it answered, and the first of those that ask
-        # for silence.
+        # At the leader: the number of the last tick, the times of the last ticks, the last tick that each server has
+        # answered, and the first tick whose messages ask for silence.
         self.tick = 0
         self.ticked: dict[int, float] = {}
         self.tick_of: dict[int, int] = {}
@@ -190,7 +192,8 @@ class Raft:
         self.applied = 0
         self.next_index: dict[int, int] = {}
         self.match_index: dict[int, int] = {}
-        # At the leader: the parts of a snapshot that a server has acknowledged. At a follower: the parts that have arrived.
+        # At the leader: for each server, the parts of a snapshot that it has acknowledged. At a follower: the parts that
+        # have arrived.
         self.has: dict[int, tuple[int, set[int]]] = {}
         self.parts: dict[int, bytes] = {}
         self.parts_of = (0, 0)
@@ -199,7 +202,7 @@ class Raft:
             threading.Thread(target=loop, daemon=True).start()
 
     def _become(self, new: Saved, snapshot: bytes | None = None) -> None:
-        """Save before anything else. If that fails, the server keeps its old state and does not answer."""
+        """Save the new state, and only then use it. If saving fails, the server keeps its old state and does not answer."""
         if new is not self.saved or snapshot is not None:
             self.persister.save(pickle.dumps(new), snapshot)
             self.saved = new
@@ -305,7 +308,8 @@ class Raft:
             return ReadIndexReply(self.saved.term, index)
 
     def _read_index(self) -> int:
-        """Look every 10 ms: for an entry of the own term that is committed, then for answers to a later tick."""
+        """Poll every 10 ms, first until an entry of the own term is committed, then until a majority has answered a later
+        tick."""
         give_up = time.monotonic() + READ_WITHIN
         with self.lock:
             term = self.saved.term
@@ -485,7 +489,7 @@ class Raft:
                 tick = self.tick
             for call in calls:
                 threading.Thread(target=self._send, args=(*call, tick), daemon=True).start()
-            # Check more often while there is no tick to wait for: a new leader should announce itself soon.
+            # Check more often while this server does not lead, because a new leader should announce itself soon.
             time.sleep(TICK if calls else 0.02)
 
     def _advance(self) -> None:
@@ -527,7 +531,7 @@ class Raft:
         if index != mine.base:
             _, has = self.has[server] = (mine.base, set())
         offsets = range(0, max(1, len(data)), CHUNK)
-        # The last part completes the snapshot, so it is sent last, and alone.
+        # The last part makes the follower install the snapshot, so it is sent alone, after all others.
         missing = [at for at in offsets[:-1] if at not in has][:CHUNKS_A_TICK] or [offsets[-1]]
         return [
             InstallSnapshotArgs(
@@ -575,7 +579,7 @@ class Raft:
             return args.prev_log_index
         end = (
             args.prev_log_index
-        )  # the follower's entries of a term are from its start up to here, exclusive of the next
+        )  # the follower's entries of a term are from the term's first index up to here (exclusive)
         for term, first, upto in reply.runs:
             for index in range(min(upto, args.prev_log_index - 1), first - 1, -1):
                 if self.saved.term_at(index) == term:
@@ -655,7 +659,7 @@ class Raft:
                 self.parts = {}
                 return InstallSnapshotReply(self.saved.term)
             if args.done:
-                del self.parts[args.offset]  # this part is sent again once the others have arrived
+                del self.parts[args.offset]  # the leader sends this part again once the others have arrived
             return InstallSnapshotReply(self.saved.term, sorted(self.parts))
 
     def _is_whole(self, last: int) -> bool:

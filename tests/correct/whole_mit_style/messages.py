@@ -16,7 +16,7 @@ class LogEntry:
         return set(self.members) | set(self.old_members or [])
 
     def majority(self, servers):
-        """Whether these servers are a majority of this configuration, of both sets if there are two."""
+        """Whether these servers are a majority of this configuration's members, or of both sets if there are two."""
         for group in (self.members, self.old_members):
             if group and sum(server in servers for server in group) <= len(group) // 2:
                 return False

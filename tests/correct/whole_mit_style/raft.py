@@ -1,6 +1,9 @@
-"""A Go solution of labs 2A to 2G, ported: one big mutex, no condition variable, and everything that waits polls: ticker,
-applier, change_membership. A "goroutine" for each RPC. Everything from next_index on is sent with each start() and each
-heartbeat. Long election timeouts; -1 means nobody; it keeps only the latest configuration and the one before."""
+"""A Raft of labs 2A to 2G, ported from a Go solution. It has one mutex and no condition variable, so everything that waits
+polls: ticker, applier, change_membership. Each RPC has a thread of its own, like a goroutine.
+
+Each start() and each heartbeat sends everything from next_index on. Election timeouts are long, and -1 means nobody. Only
+the latest configuration and the one before it are kept.
+"""
 
 import enum
 import pickle
@@ -24,17 +27,18 @@ from messages import (
 from raftlab.api import ApplyMsg
 
 DEBUG = False
-# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
+# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 NOBODY = -1
 TICK_MS = 30
 HEARTBEAT_MS = 100
 ELECTION_MS = (600, 1200)
 CHUNK = 4096
-# How long a snapshot's sender may show no sign of life before another one starts.
+# How long the thread that sends a snapshot may get no answer before another one replaces it.
 STUCK_MS = 800
 APPLY_MS = 10
-# How long to wait for a learner, and after how many heartbeats in a row without a majority's answers a leader steps down.
+# How long a change waits for its learners, and after how many heartbeats in a row without answers from a majority a leader
+# steps down.
 LEARN_MS = 5000
 STRIKES = 12
 # How many heartbeats a removed server still gets.
@@ -64,7 +68,8 @@ class Raft:
 
         self.current_term = 0
         self.voted_for = NOBODY
-        # log[0] stands for the snapshot, and has the configuration as of its last entry.
+        # log[0] stands for everything that the snapshot covers. It has the configuration in force at the snapshot's last
+        # entry.
         self.log = [LogEntry(0, None, "configuration", sorted(members))]
         self.log_start = 0
         self.state = State.FOLLOWER
@@ -72,14 +77,14 @@ class Raft:
         self.last_applied = 0
         self.next_index = {}
         self.match_index = {}
-        self.snapshot_sent = {}  # server -> when its sender last got an answer, and the number of that sender
+        self.snapshot_sent = {}  # server -> when the thread that sends it a snapshot last got an answer, and its number
         self.leader = NOBODY
         self.leader_heard = -ELECTION_MS[1]
-        self.questions = 0  # how many rounds of pre-votes there were
+        self.questions = 0  # how many rounds of pre-votes there have been
         self.answered = set()  # the servers that have answered since the last heartbeat
         self.strikes = 0
         self.learners = None  # the learners that a change waits for
-        self.farewells = {}  # server -> heartbeats left
+        self.farewells = {}  # removed server -> how many heartbeats it still gets
         self.handing_over = 0  # the number of the transfer under way; 0: none
         self.transfers = 0
 
@@ -88,8 +93,8 @@ class Raft:
         self.incoming_id = (0, 0)
 
         self.read_persist()
-        # The latest configuration, and the one before. The one before is committed, since no change starts earlier. So it
-        # is never removed, and these two are enough.
+        # The latest configuration and the one before it. The one before is committed, because a change starts only then. So
+        # it is never removed from the log, and keeping two is enough.
         self.conf = self.conf_before = (self.log_start, self.log[0])
         self.look_for_configurations(1)
         self.reset_timer()
@@ -149,7 +154,7 @@ class Raft:
         return self.last_index()
 
     def look_for_configurations(self, first):
-        """Replace log[first:]."""
+        """Update the latest two configurations after log[first:] was replaced."""
         if self.conf[0] >= self.log_start + first:
             self.conf = self.conf_before
         for i in range(first, len(self.log)):
@@ -158,7 +163,7 @@ class Raft:
                 self.conf = (self.log_start + i, self.log[i])
 
     def configuration_at(self, index):
-        """The entry for log[0] if the log is cut there."""
+        """The configuration that belongs into log[0] if the log is cut at ``index``."""
         i = index - self.log_start
         while self.log[i].kind != "configuration":
             i -= 1
@@ -269,7 +274,7 @@ class Raft:
             self.unlock()
 
     def next_step(self):
-        """Called by the leader from time to time: once the latest configuration is committed, there may be a next step."""
+        """Take the next step of a membership change, if the latest configuration is committed. The leader polls this."""
         index, conf = self.conf
         if index > self.commit_index:
             return
@@ -279,7 +284,7 @@ class Raft:
             self.become_follower(self.current_term)
 
     def audience(self):
-        """The servers that a leader sends to."""
+        """The servers that a leader sends to: voters, learners, and servers that were removed lately."""
         _, conf = self.conf
         gone = self.conf_before[1].voters() - conf.voters()
         if self.conf[0] > self.commit_index:
@@ -537,7 +542,7 @@ class Raft:
             prev = self.next_index[server] - 1
             if prev < self.log_start:
                 self.offer_snapshot(server)
-                # Send a heartbeat meanwhile. It proves nothing and may be refused.
+                # Meanwhile, send a heartbeat. Its only purpose is to keep the follower from standing, and it may be refused.
                 args = AppendEntriesArgs(
                     self.current_term, self.me, self.log_start, self.log[0].term, [], self.commit_index
                 )
@@ -607,7 +612,7 @@ class Raft:
             if prev > self.last_index():
                 return AppendEntriesReply(self.current_term, False, x_len=self.last_index())
             if prev < self.log_start:
-                # Our snapshot covers a part of these entries.
+                # Our snapshot covers some of these entries, so skip them.
                 entries = entries[self.log_start - prev :]
                 prev = self.log_start
             elif self.at(prev).term != args.prev_log_term:
@@ -690,7 +695,7 @@ class Raft:
                     return InstallSnapshotReply(self.current_term, False)
                 self.incoming_id = this
                 self.incoming = b""
-            # A chunk that has arrived before is written again; one after a gap is dropped.
+            # A chunk that has arrived before is written again. A chunk after a gap is dropped.
             if args.offset > len(self.incoming):
                 return InstallSnapshotReply(self.current_term, False)
             if args.offset == len(self.incoming):

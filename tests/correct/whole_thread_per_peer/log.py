@@ -13,7 +13,7 @@ class Log:
 
     def __init__(self, base: int, stand_in: LogEntry, entries: list[LogEntry]) -> None:
         self.base = base
-        # Stands for everything that the snapshot covers: its last term, and the configuration at that point.
+        # Stands for everything that the snapshot covers: it has the term of the last entry and the configuration there.
         self.stand_in = stand_in
         self.entries = entries
 
@@ -42,7 +42,7 @@ class Log:
         return next(self.configurations(upto))
 
     def compact(self, index: int, term: int, stand_in: LogEntry | None = None) -> None:
-        """Drop the entries up to ``index``, or all if the log is too short or differs there. In that case use
+        """Drop the entries up to ``index``. If the log is too short or has another term there, drop all entries and use
         ``stand_in``."""
         if self.term(index) == term:
             _, stand_in = self.configured(index)
@@ -60,15 +60,16 @@ class Progress:
 
     next_index: int
     match_index: int = 0
-    streaming: bool = False  # otherwise probing: it sends one message at a time, until one succeeds
+    streaming: bool = False  # otherwise it is probing: it sends one message at a time until one succeeds
     window: int = 1
     on_the_way: int = 0
     heard: float = 0.0
-    # Grows when the replicator starts over. Replies to earlier messages no longer count.
+    # This grows each time the replicator starts over, so that replies to earlier messages no longer count.
     attempt: int = 0
     # The snapshot in transfer (index, stand-in, bytes), and how much of it is acknowledged.
     sending: tuple[int, LogEntry, bytes] | None = None
     offset: int = 0
     answered: float = 0.0
-    # How many more heartbeats a removed server gets, unless it answers that it knows of its removal. None for a member.
+    # How many more heartbeats a removed server gets. It gets no more once it has answered that it knows of its removal. None
+    # for a member.
     farewells: int | None = None

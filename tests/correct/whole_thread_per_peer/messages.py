@@ -16,7 +16,7 @@ class LogEntry:
 
     @property
     def groups(self) -> list[list[int]]:
-        """The voters of this configuration entry, in one set or two."""
+        """The voters of this configuration entry, in one set or, for C_old,new, in two."""
         return [group for group in (self.members, self.old_members) if group]
 
     @property
@@ -52,7 +52,7 @@ class AppendEntriesArgs:
 class AppendEntriesReply:
     term: int
     success: bool
-    # The index that the leader should try next; 0: unknown.
+    # In a refusal: the index that the leader should try next. 0 means unknown.
     try_index: int = 0
 
 

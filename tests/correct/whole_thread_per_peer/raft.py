@@ -1,7 +1,10 @@
-"""Thread per peer, labs 2A to 2F: each peer has a replicator that lives as long as the server, and a separate thread sends
-heartbeats, which also carry the commit. Small batches, several in flight: pipelined AppendEntries. InstallSnapshot exactly
-as in Figure 13. Configurations are looked up in the log. Every change is joint. A learner joins once it is close to the
-end."""
+"""A Raft of labs 2A to 2F with a thread for each peer. These threads, the replicators, live as long as the server. A
+separate thread sends heartbeats, which also carry the commit index.
+
+AppendEntries is pipelined: batches are small, and several are in flight. InstallSnapshot is exactly as in Figure 13.
+Configurations are looked up in the log. Every membership change is joint, and a learner joins once it lacks only a few
+entries.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ from messages import (
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab: "2E" leaves out pre-votes; "2D" also does not ignore candidates while there is a leader.
+# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 HEARTBEAT = 0.1
 TIMEOUT = (0.4, 0.8)
 BATCH = 3
 WINDOW = 8
-# Seconds without an answer after which a replicator starts over from the last acknowledged entry.
+# After how many seconds without an answer a replicator starts over from the last acknowledged entry.
 PATIENCE = 0.25
 CHUNK = 4096
 # A learner that lacks at most this many entries has caught up, and it has this many seconds to get there.
@@ -68,7 +71,7 @@ class Raft:
         self.role = "follower"
         self.leader = -1
         self.leader_heard = -TIMEOUT[1]
-        self.asking = 0  # the round of pre-votes; answers to earlier ones do not count
+        self.asking = 0  # the number of the current round of pre-votes; answers to earlier rounds do not count
         self.changing: set[int] | None = None  # the learners that are catching up
         self.votes: set[int] = set()
         self.progress: dict[int, Progress] = {}
@@ -84,7 +87,7 @@ class Raft:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Take the lock. After a failed save memory and disk may differ, so no thread gets the lock any more."""
+        """Take the lock. After a failed save, memory and disk may differ, so no thread can take the lock any more."""
         with self.cond:
             if self.disk_error is not None:
                 raise self.disk_error
@@ -152,7 +155,8 @@ class Raft:
                 while self.last_applied >= self.commit_index:
                     self.cond.wait()
                 if self.last_applied < self.log.base:
-                    # The log no longer has the service's next entry: the server restarted, or a snapshot was installed.
+                    # The log no longer has the next entry to apply, because the server has restarted or installed a
+                    # snapshot.
                     self.last_applied = self.log.base
                     snapshot = self.persister.snapshot()
                     term = self.log.stand_in.term
@@ -170,7 +174,7 @@ class Raft:
     # --- members ---
 
     def _most(self, servers: set[int]) -> bool:
-        """Whether these servers are a majority of the configuration that counts, which is the last one in the log."""
+        """Whether these servers are a majority of the configuration in force, which is the last one in the log."""
         _, who = self.log.configured(self.log.last)
         return all(2 * len(servers.intersection(group)) > len(group) for group in who.groups)
 
@@ -186,7 +190,7 @@ class Raft:
             if self.log.term(self.commit_index) != term:
                 return -1, term, True
             learners = self.changing = set(members) - who.voters
-            # A server that was a member before may have lost everything since.
+            # A server that was a member earlier may have lost its log since then, so forget what is known of it.
             for peer in learners:
                 self.progress.pop(peer, None)
             self._look_after()
@@ -223,7 +227,7 @@ class Raft:
                 self.progress[peer].farewells = FAREWELLS
 
     def _settle(self) -> None:
-        """The next step once the last configuration is committed."""
+        """Take the next step of a membership change, if the last configuration is committed."""
         at, who = self.log.configured(self.log.last)
         if at > self.commit_index:
             return
@@ -308,7 +312,7 @@ class Raft:
         if reply is None:
             return
         with self._locked():
-            # Figure 2, All Servers: no server answers with a term that it is not in.
+            # All Servers 2 of Figure 2 applies to every reply here, since no server answers with a term that it is not in.
             self._see(reply.term)
             if reply.vote_granted and self.asking == asking:
                 yes.add(peer)
@@ -370,7 +374,7 @@ class Raft:
                 self._restart_timer()
             return RequestVoteReply(self.term, granted)
 
-    # --- heartbeats: they never wait for entries, nor entries for them ---
+    # --- heartbeats: they never wait for entries, and entries never wait for them ---
 
     def _heartbeats(self) -> None:
         while True:
@@ -390,8 +394,8 @@ class Raft:
                         if progress.farewells < 0:
                             del self.progress[peer]
                             continue
-                    # Use the last acknowledged entry, so that the follower can commit that far; without one, start before
-                    # all entries.
+                    # prev is the last acknowledged entry, so that the follower can commit up to it. If there is none, prev
+                    # is index 0.
                     prev = progress.match_index
                     prev_term = self.log.term(prev)
                     if prev_term is None:
@@ -420,7 +424,7 @@ class Raft:
     # --- replication, the leader's side ---
 
     def _replicator(self, peer: int) -> None:
-        """Replicates to one server, in every term in which we lead."""
+        """The thread that replicates to one server, in every term in which we lead."""
         while True:
             with self._locked():
                 progress = self.progress.get(peer)
@@ -439,7 +443,7 @@ class Raft:
                     progress.heard = now
                 progress.on_the_way += 1
                 work = (peer, progress, progress.attempt, *job)
-            # A call may take seconds. It waits in a thread of its own, and the replicator goes on.
+            # A call may take seconds, so it waits in a thread of its own while the replicator goes on.
             threading.Thread(target=self._carry, args=work, daemon=True).start()
 
     def _start_over(self, progress: Progress, next_index: int) -> None:
@@ -519,7 +523,8 @@ class Raft:
             self._start_over(progress, back)
 
     def _chunk_arrived(self, progress: Progress, args: InstallSnapshotArgs) -> None:
-        """A server has taken a chunk. The next AppendEntries shows whether its snapshot is complete."""
+        """Note that a server has received a chunk. The reply to the next AppendEntries shows whether it has the whole
+        snapshot."""
         progress.offset = args.offset + len(args.data)
         if args.done:
             progress.sending = None
@@ -595,7 +600,7 @@ class Raft:
         while len(data) < args.offset and len(data) in self.chunks:
             data += self.chunks[len(data)]
         if len(data) != args.offset:
-            return  # a part is missing: the leader will notice, and send everything again
+            return  # a part is missing; the leader will notice and send everything again
         self.chunks = {}
         told = LogEntry(0, None, "configuration", args.members, args.old_members) if args.members else None
         self.log.compact(args.last_included_index, args.last_included_term, told)

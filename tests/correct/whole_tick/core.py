@@ -1,5 +1,6 @@
-"""The state machine: it has no threads, no clock and no disk. It is told of ticks, requests and replies; it leaves requests
-in ``outbox`` and the reply as the return value. Its owner sends a reply only once everything before it is saved."""
+"""The state machine of a server. It has no threads, no clock and no disk. Its owner passes it ticks, requests and replies.
+It leaves the requests to send in ``outbox`` and returns the reply. The owner sends a reply only once everything before it is
+saved."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ class Core:
         me: its number.
         log: its log.
         lease: whether it ignores candidates while it hears a leader (lab 2E).
-        careful: whether it asks for pre-votes, and checks as a leader that a quorum answers (lab 2F).
-        note: writes a line into the trace.
+        careful: whether it asks for pre-votes and, as a leader, checks that a quorum answers (lab 2F).
+        note: a function that writes a line into the trace.
     """
 
     def __init__(self, me: int, log: Log, lease: bool, careful: bool, note: Callable[[str, str], None]) -> None:
@@ -57,23 +58,29 @@ class Core:
         self.votes: set[int] = set()
         self.question: VoteArgs | None = None
         self.progress: dict[int, Progress] = {}
-        self.target = -1  # the server that this leader hands over to, and the ticks that are left for it
+        self.target = -1  # the server that this leader hands over to; `target_ticks` are the ticks left for it
         self.target_ticks = 0
-        # Rounds of heartbeats; from which of them on this leader asks for quiet; whether it may.
+        # The number of the last round of heartbeats, the first round in which this leader asks the others not to vote ("to
+        # be quiet"), and whether it may have a lease.
         self.round = 0
         self.quiet_from: int | None = None
         self.may_lease = True
-        # Whether any leader has ever asked this server for quiet, the term of the last one, and the ticks that are left.
+        # Whether any leader has ever asked this server to be quiet, the term of the last one that did, and for how many more
+        # ticks this server must be quiet.
         self.sworn = False
         self.sworn_to = 0
         self.quiet_ticks = 0
         self.outbox: list[Outgoing] = []
-        # What the snapshot covers; the log may still have the last entries of it.
+        # The snapshot's last index and term. The log may still have a few entries that it covers.
         self.snapshot_index = log.base
         self.snapshot_term = log.base_term
         self.snapshot_data = b""
-        self.incoming: tuple[int, int, bytes] = (0, 0, b"")  # leader's term, index, data so far
-        # For the owner: something is to be saved; a new snapshot is; entries are to be sent to all.
+        self.incoming: tuple[int, int, bytes] = (
+            0,
+            0,
+            b"",
+        )  # the snapshot that is arriving: leader's term, last index, data so far
+        # What the owner must do: save the state, save a new snapshot, send entries to all.
         self.dirty = False
         self.new_snapshot = False
         self.fan_out = False
@@ -103,7 +110,7 @@ class Core:
         self.role, self.leader = "follower", leader
 
     def _may_stand(self) -> bool:
-        """Whether it votes in the last configuration that is committed, or in a later one."""
+        """Whether this server votes in the last committed configuration or in a later one."""
         later = [each for each in self.log.configs if each.index > self.commit]
         return any(self.me in each.voters for each in (self.log.config_at(self.commit), *later))
 
@@ -164,7 +171,7 @@ class Core:
             self.outbox.append(Outgoing(peer, "pre_vote", self.question))
 
     def _campaign(self, told: bool = False) -> None:
-        """Stand for election. The requests leave at once; the own vote counts once it is saved, see :meth:`saved`."""
+        """Stand for election. The requests leave at once. This server's own vote counts once it is saved (:meth:`saved`)."""
         self._reset(self.term + 1)
         self.role, self.vote = "candidate", self.me
         self.note("election", f"term {self.term}")
@@ -172,7 +179,7 @@ class Core:
             self.outbox.append(Outgoing(peer, "request_vote", self._request(self.term, told)))
 
     def saved(self, term: int, vote: int, last: int, last_term: int) -> None:
-        """Everything up to this term, vote and entry is on the disk."""
+        """Take note that everything up to this term, vote and entry is on the disk."""
         if self.log.stable < last and self.log.term(last) == last_term:
             self.log.stable = last
         if self.role == "candidate" and (term, vote) == (self.term, self.me):
@@ -182,7 +189,8 @@ class Core:
 
     def _count_vote(self, voter: int) -> None:
         self.votes.add(voter)
-        # Without its own saved vote it must not lead: after a crash it could be elected in this term once more.
+        # A server must not lead before its own vote is saved. After a crash it could otherwise be elected in this term
+        # again.
         if self.me in self.votes and self.log.config.quorum(self.votes):
             self._lead()
 
@@ -237,23 +245,23 @@ class Core:
     # --- the leader ---
 
     def propose(self, entry: Entry) -> int:
-        """Append an entry. It is sent when the owner says :meth:`send_all`."""
+        """Append an entry. It is sent when the owner calls :meth:`send_all`."""
         self.log.append([entry])
         self.dirty = self.fan_out = True
         return self.log.last
 
     def send_all(self) -> None:
-        """Send what is new, entries or a commit index, to all."""
+        """Send new entries and a new commit index to all."""
         self.fan_out = False
         if self.role == "leader":
             for peer in list(self.progress):
                 self._send_append(peer, True)
 
     def _send_heartbeat(self, peer: int) -> None:
-        """A heartbeat claims nothing beyond what this server is known to have."""
+        """Send a heartbeat, whose prev and commit index are not beyond the entries that ``peer`` is known to have."""
         match = self.progress[peer].match
         if self.log.term(match) < 0:
-            match = 0  # no longer in the log
+            match = 0  # the log no longer has that entry
         prev_term, quiet = self.log.term(match) if match else 0, self.quiet_from is not None
         args = AppendArgs(self.term, self.me, match, prev_term, [], min(match, self.commit), self.round, quiet)
         self.outbox.append(Outgoing(peer, "append_entries", args, heartbeat=True))
@@ -327,7 +335,7 @@ class Core:
             pass
 
     def _advance(self) -> bool:
-        """Commit what a quorum has, if it is of this term. Returns whether that is more."""
+        """Commit what a quorum has, if the last such entry is of this term. Returns whether the commit index has grown."""
         match = {peer: progress.match for peer, progress in self.progress.items()}
         match[self.me] = self.log.stable
         index = self.log.config.committed(match)
@@ -367,7 +375,8 @@ class Core:
     # --- handing over ---
 
     def hand_over(self, target: int) -> bool:
-        """Begin to hand over, if this leader can. Whether the target has everything is looked at now and at its answers."""
+        """Begin to hand over, if this leader can. It checks now, and at each reply of the target, whether the target has
+        every entry. Returns whether it has begun."""
         config = self.log.config
         groups = [group for group in (config.new, config.old) if group]
         if target == self.me or self.target != -1 or not all(target in group for group in groups):
@@ -418,7 +427,7 @@ class Core:
         self.progress = {peer: progress for peer, progress in self.progress.items() if not progress.learner}
 
     def learned(self) -> bool:
-        """Whether every learner has nearly everything."""
+        """Whether every learner has nearly all entries."""
         return all(
             progress.match > 0 and progress.match + MOST_ENTRIES // 8 >= self.log.last
             for progress in self.progress.values()
@@ -449,7 +458,8 @@ class Core:
             self.sworn = True
         prev = args.prev_log_index
         if prev < self.commit:
-            # All of this is here up to the commit index. If there is more, the leader sends it again from there.
+            # The message begins before the commit index, and everything up to there is the same here. If it has later
+            # entries, the leader sends them again from there.
             return AppendReply(self.term, True, self.commit)
         if self.log.term(prev) != args.prev_log_term:
             hint, hint_term = self.log.conflict(prev, args.prev_log_term)
@@ -463,7 +473,7 @@ class Core:
     # --- snapshots ---
 
     def compact(self, index: int, data: bytes) -> None:
-        """The service has taken a snapshot."""
+        """Use a snapshot that the service has taken."""
         if index > self.snapshot_index:
             self.snapshot_index, self.snapshot_term = index, self.log.term(index)
             self.snapshot_data = data
@@ -497,7 +507,7 @@ class Core:
         if progress.state != "snapshot" or (transfer.index, transfer.offset) != (args.last_included_index, args.offset):
             return
         if reply is None:
-            # Continue after the next answer to a heartbeat.
+            # The chunk or its reply was lost. Continue after the next reply to a heartbeat.
             progress.become("probe")
             progress.paused = True
             return
@@ -540,7 +550,7 @@ class Core:
         self.incoming = (0, 0, b"")
         self.commit = index
         if self.log.term(index) == term:
-            return  # every entry up to there is in the log, so the snapshot is not needed: they are committed
+            return  # the log has every entry up to there, and they are committed, so the snapshot is not needed
         config = self.log.config_at(index)
         if args.members is not None:
             config = Config(index, frozenset(args.members), frozenset(args.old_members or ()))

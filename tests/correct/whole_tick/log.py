@@ -1,4 +1,5 @@
-"""The log. It knows how far it is stable (saved), and keeps a few entries of the snapshot for followers that are late."""
+"""The log. It knows how far it is stable (saved), and keeps a few entries that the snapshot covers, for followers that
+lag."""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ from dataclasses import dataclass
 
 from messages import Entry
 
-# How many entries that the snapshot covers stay in the log.
+# How many entries stay in the log after the snapshot has covered them.
 TRAILING = 4
 
 
 @dataclass(frozen=True)
 class Config:
-    """The voters from ``index`` on. With ``old``, a majority of each of the two sets is needed."""
+    """The voters from ``index`` on. If there are ``old`` ones, too, a quorum needs a majority of each set."""
 
     index: int
     new: frozenset[int]
@@ -53,7 +54,7 @@ class Log:
         return self.configs[-1]
 
     def term(self, index: int) -> int:
-        """The term at ``index``; -1 if there is no such entry, or none any more."""
+        """The term at ``index``, or -1 if the log does not have that entry or no longer has it."""
         if index == self.base:
             return self.base_term
         return self.entries[index - self.base - 1].term if self.base < index <= self.last else -1
@@ -73,7 +74,7 @@ class Log:
                 )
 
     def merge(self, prev: int, entries: list[Entry]) -> bool:
-        """Take the entries after ``prev``, which agrees. Returns whether anything has changed."""
+        """Store the entries after ``prev``, where the logs are known to agree. Returns whether anything has changed."""
         for index, entry in enumerate(entries, prev + 1):
             if self.term(index) != entry.term:
                 del self.entries[index - self.base - 1 :]
@@ -85,7 +86,7 @@ class Log:
         return False
 
     def conflict(self, index: int, term: int) -> tuple[int, int]:
-        """The last index up to ``index`` whose term is not above ``term``, and its term."""
+        """The last index at or before ``index`` whose term is not later than ``term``, and its term."""
         index = min(index, self.last)
         while index > self.base and self.term(index) > term:
             index -= 1

@@ -38,7 +38,8 @@ class AppendArgs:
     prev_log_term: int
     entries: list[Entry] = field(default_factory=list)
     leader_commit: int = 0
-    # In heartbeats: the round that an answer confirms, and whether the leader relies on the receiver to be quiet.
+    # In heartbeats: the number of the round that a reply confirms, and whether the leader relies on the receiver not to vote
+    # for a while.
     round: int = 0
     quiet: bool = False
 
@@ -47,10 +48,10 @@ class AppendArgs:
 class AppendReply:
     term: int
     success: bool
-    # With success: the last index that is known to agree. It is the commit index if the message began before that, and then
-    # the follower has taken nothing from the message.
+    # With success: the last index up to which the logs are known to agree. If the message begins before the follower's
+    # commit index, it is that index, and then the follower has stored nothing from the message.
     agreed: int | None = None
-    # With a refusal: where the leader may look next, and the term there.
+    # With a refusal: the index that the leader may try next, and the follower's term there.
     hint: int | None = None
     hint_term: int | None = None
 
@@ -99,7 +100,7 @@ class ReadIndexReply:
 
 @dataclass
 class Outgoing:
-    """A request that leaves as soon as the lock is free."""
+    """A request that is to be sent. It is sent when the server's lock is free."""
 
     to: int
     method: str

@@ -1,10 +1,10 @@
-"""What a leader knows of another server: is it probing, replicating or sending a snapshot?"""
+"""What a leader knows of another server, and whether it is probing, replicating or sending a snapshot to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# How many messages with entries may be in flight to a server that takes them.
+# How many messages with entries may be in flight to a server that accepts them.
 WINDOW = 8
 
 
@@ -23,13 +23,13 @@ class Progress:
     next: int
     match: int = 0
     state: str = "probe"
-    paused: bool = False  # while probing: one message until there is an answer
+    paused: bool = False  # while probing: whether a message was sent and has no reply yet
     inflight: list[int] = field(default_factory=list)  # while replicating: the last index of each message
     transfer: Transfer | None = None
-    active: bool = False  # whether it has answered since the last check
+    active: bool = False  # whether the server has answered since the last check of the quorum
     learner: bool = False
-    round: int = 0  # the last round that it has answered
-    leaving: int | None = None  # ticks for which a removed server still gets messages
+    round: int = 0  # the last round of heartbeats that the server has answered
+    leaving: int | None = None  # for how many ticks a removed server still gets messages
 
     def waits(self) -> bool:
         if self.state == "probe":
@@ -42,7 +42,7 @@ class Progress:
             self.next = self.match + 1
 
     def update(self, match: int) -> bool:
-        """It agrees up to ``match``. Returns whether that is news."""
+        """Take note that the logs agree up to ``match``. Returns whether that is news."""
         news = match > self.match
         if news:
             self.match, self.paused = match, False
@@ -51,7 +51,7 @@ class Progress:
         return news
 
     def refuse(self, prev: int, hint: int) -> bool:
-        """It has refused a message that began at ``prev``. Returns whether that is news."""
+        """Take note that the server has refused a message that began at ``prev``. Returns whether that is news."""
         if self.state == "replicate":
             if prev <= self.match:
                 return False

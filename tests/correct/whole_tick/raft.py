@@ -1,7 +1,11 @@
-"""Tick driven, labs 2A to 2G and 3B: a state machine in core.py, without threads, stepped by a ticker and handlers. Writes
-are asynchronous: requests leave before what they rest on is saved, while replies, the own vote and the own copy wait for the
-disk. Probing, replicating or sending a snapshot per follower; the commit index is saved, too; late log compaction. Each read
-by index begins a round of heartbeats; quiet is counted in ticks, and leases by the clock."""
+"""A Raft of labs 2A to 2G and 3B that is driven by ticks. The state machine in core.py has no threads; a ticker and the
+handlers call it. Writes are asynchronous: requests leave before the state that they rest on is saved, while replies, the own
+vote and the own copy of an entry wait for the disk.
+
+A leader is probing, replicating or sending a snapshot to each follower. The commit index is saved, too, and the log keeps a
+few entries that the snapshot covers. Each read by index begins a round of heartbeats. How long a server must not vote is
+counted in ticks, and how long a lease lasts is measured by the clock.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +34,20 @@ from messages import (
 
 from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab: "2E" leaves out pre-votes and the check of the quorum; "2D" also does not ignore candidates while there is a
-# leader.
+# The last lab of part 2 that this Raft implements. "2E" leaves out pre-votes and the check of the quorum; with "2D", servers
+# also vote while they hear a leader.
 UPTO = "2F"
 TICK = 0.05
-# Seconds in which new servers must catch up.
+# Within how many seconds new servers must catch up.
 CATCH_UP_WITHIN = 5.0
 READ_WITHIN = 1.3
-# Seconds. The first tick may come at once.
+# How long a lease lasts, in seconds. The first of the ticks that a server must be quiet may come at once, so it does not
+# count.
 LEASE = (ELECTION_TICKS - 1) * TICK / MAX_DRIFT
 
 
 class Write:
-    """The state at one moment, and what may happen once it is saved."""
+    """The state at one moment, and the replies that may be sent once it is saved."""
 
     def __init__(self, core: Core, replies: list[tuple[queue.Queue[Any], Any]]) -> None:
         self.replies = replies
@@ -77,7 +82,7 @@ class Raft:
         self.core = self._load(me, members)
         self.applied = 0
         self.began = {0: float("-inf")}  # when each of the last rounds began
-        self.stored_snapshot = self.core.snapshot_index  # of the snapshot on the disk
+        self.stored_snapshot = self.core.snapshot_index  # the last index of the snapshot on the disk
         for work in (self._ticker, self._storage, self._applier):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
 
@@ -100,7 +105,7 @@ class Raft:
     # --- threads ---
 
     def _flush(self, *replies: tuple[queue.Queue[Any], Any]) -> None:
-        """After each step, with the lock held: let requests leave, and queue the write that replies wait for."""
+        """Send the requests, and queue the write that the replies wait for. Called after each step, with the lock held."""
         core = self.core
         self._send()
         if core.dirty or replies:
@@ -139,14 +144,14 @@ class Raft:
             self._flush()
 
     def _storage(self) -> None:
-        """Save, several writes at a time. If a save fails, nothing is answered or counted any more."""
+        """The thread that saves, several writes at a time. If a save fails, nothing is answered or counted any more."""
         while True:
             batch = [self.writes.get()]
             while not self.writes.empty():
                 batch.append(self.writes.get())
             dirty = [write for write in batch if write.dirty]
             with self.changed:
-                self._send()  # what start() has appended, on its way while the disk works
+                self._send()  # send what start() has appended while the disk works
             if dirty:
                 snapshots = [write.snapshot for write in dirty if write.snapshot is not None]
                 self.persister.save(dirty[-1].state, snapshots[-1] if snapshots else None)
@@ -159,7 +164,7 @@ class Raft:
                     waiting.put(reply)
 
     def _applier(self) -> None:
-        """Apply what is both committed and saved here."""
+        """The thread that applies what is both committed and saved on this server."""
         while True:
             with self.changed:
                 while not (messages := self._to_apply()):

@@ -1,6 +1,6 @@
-"""Reads by index (lab 3B): a thread takes all reads that wait, and one read_index serves them; reads by lease join them if
-there is no lease. Any server answers. The state is a value that each entry replaces as a whole, so reads need no lock. The
-clerk asks the nearest server, and tells by the index whether a snapshot is too old."""
+"""A service of lab 3B in which any server answers reads. A thread takes all reads that wait and serves them with one call of
+read_index; reads by lease join them if there is no lease. The state is a value that each entry replaces as a whole, so reads
+need no lock. The clerk asks the nearest server, and can tell by the index in a reply whether a snapshot is too old."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class ClientReply:
 
 @dataclass(frozen=True)
 class State:
-    """Everything up to ``index``. By session, ordered by the last use: the last serial and its answer."""
+    """The state after the entry at ``index``. ``sessions`` has, for each session, its last serial and the answer to that
+    request. The session that was used longest ago comes first."""
 
     index: int = 0
     values: dict[str, str] = field(default_factory=dict)
@@ -124,7 +125,7 @@ class KVServer:
         return reply if reply is not None and applied_term == term else ClientReply("try_again")
 
     def _reaches(self, index: int, end: float) -> bool:
-        """Wait until this server has applied ``index``, at most until ``end``."""
+        """Wait until this server has applied ``index``, but at most until ``end``. Returns whether it has."""
         with self.changed:
             return self.changed.wait_for(lambda: self.state.index >= index, max(0.0, end - time.monotonic()))
 
@@ -176,7 +177,7 @@ class KVServer:
 
 
 def valid(command: Any) -> ClientRequest | None:
-    """The request in a command; ``None`` if it is none that can be carried out."""
+    """The request in a command, or ``None`` if the command is not a valid request."""
     try:
         request = ClientRequest(**command)
     except TypeError:
@@ -202,7 +203,7 @@ class Clerk:
         self.leader = 0
         self.nearest = client_id % len(servers)
         self.seen = 0  # the highest index of any reply
-        self.oldest = 0  # the index of the last snapshot
+        self.oldest = 0  # the index of the last snapshot read
 
     def get(self, key: str, read: str = "log") -> str | None:
         if read == "log":

@@ -1,6 +1,7 @@
-"""Requests wait by session and serial, so an entry of any copy, of any leader, answers all of them. Copies of what was
-carried out, and requests of sessions that are over, are answered at once, by any server. Commands are lists that name the
-server that began them, which is the hint for clerks. The clerk follows hints and tries the other servers in random order."""
+"""A service whose handlers wait by session and serial, so the entry of one copy of a request, begun by any leader, answers
+all copies. Any server answers at once a retry of a request that was carried out, and a request of a session that has ended.
+A command names the server that began it, which is the hint for clerks. The clerk follows hints, and tries the other servers
+in random order."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ class KVServer:
         request = [args.client_id, args.serial, args.op, args.key, args.value, args.expected]
         if not valid(request) or args.read != "log":
             return ClientReply("bad_request")
-        # A registration gets a number that nobody else has: two of one clerk are two sessions.
+        # A registration gets a number of its own, because two registrations of one clerk begin two sessions.
         ticket = random.getrandbits(50) if args.op == "register" else 0
         key = (args.client_id, args.serial, args.op, ticket)
         mine = Waiting()
@@ -84,7 +85,7 @@ class KVServer:
             known = self._known(args)
             if known is not None:
                 return known
-            # Before start(), so that the entry cannot be applied unseen.
+            # This comes before start(), so that the entry cannot be applied before the handler waits for it.
             self.waiting[key].append(mine)
         try:
             return self._begin(mine, {"by": self.me, "ticket": ticket, "request": request})
@@ -95,7 +96,7 @@ class KVServer:
                     del self.waiting[key]
 
     def _known(self, args: ClientRequest) -> ClientReply | None:
-        """The reply to what needs no entry."""
+        """The reply to a request that needs no entry, or ``None`` if it needs one."""
         if args.op == "register":
             return None
         if self.store.is_over(args.client_id):
@@ -154,7 +155,7 @@ class KVServer:
 
 
 def valid(request: list[Any]) -> bool:
-    """Whether this is a client_id, a serial, an op, a key, a value and an expected value that make sense."""
+    """Whether these are a valid client_id, serial, op, key, value and expected value."""
     if len(request) != 6:
         return False
     session, serial, op, key, value, expected = request
@@ -201,7 +202,7 @@ class Clerk:
                     raise Unknown(f"{op} {key}") from None
 
     def _ask(self, request: ClientRequest) -> tuple[Any, int]:
-        """The answer, and the number of tries. Raises NoSession."""
+        """The answer, and the number of tries. Raises NoSession if the session has ended."""
         tries = 0
         while True:
             order = random.sample(range(len(self.servers)), len(self.servers))
@@ -227,7 +228,7 @@ class Clerk:
 
 
 class NoSession(Exception):
-    """The session is over. ``tries``: how often the request was sent."""
+    """The session has ended. ``tries`` says how often the request was sent."""
 
     def __init__(self, tries: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The state machine: keys and values, and sessions. Snapshots are pickles."""
+"""The state machine of the service: keys and values, and sessions. Snapshots are pickles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 
 class Store:
-    """All that entries can change. Sessions are in the order in which they were used; their numbers are indexes."""
+    """Everything that entries can change. Sessions are in the order in which they were last used, and a session's number is
+    the index of its registration."""
 
     def __init__(self, max_sessions: int) -> None:
         self.max_sessions = max_sessions
@@ -23,14 +24,15 @@ class Store:
         return self.index
 
     def is_over(self, session: int) -> bool:
-        """Whether there is no such session and never will be: its index has been applied."""
+        """Whether this session does not exist and never will, because the entry at its index has been applied."""
         return session <= self.index and session not in self.sessions
 
     def answered(self, session: int, serial: int) -> bool:
         return session in self.sessions and self.sessions[session][0] == serial
 
     def carry_out(self, session: int, serial: int, op: str, key: str, value: str, expected: str | None) -> Any:
-        """Carry out the request of a session that exists, unless its serial is not new. Returns the answer."""
+        """Carry out the request of a session that exists, if its serial is new. Returns the answer, which for a repeated
+        serial is the stored one."""
         last, answer = self.sessions.pop(session)
         if op != "get" and serial > last:
             last, answer = serial, getattr(self, f"_{op}")(key, value, expected)

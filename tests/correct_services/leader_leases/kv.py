@@ -1,6 +1,6 @@
-"""Reads at the leader only (lab 3B): other servers answer no read by index or lease, and clerks look for the leader. A read
-by lease whose leader has no lease becomes an entry. One lock; each request waits for an event of its own. The clerk leaves a
-server that says try_again at every third try only."""
+"""A service of lab 3B in which only the leader answers reads by index and by lease, so clerks look for the leader. If the
+leader has no lease, a read by lease becomes an entry. There is one lock, and each request waits for an event of its own.
+When a server says try_again, the clerk changes to another server only at every third try."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class ClientReply:
 
 
 class Ticket:
-    """A request that waits for the entry with this term, or for any entry from its index on."""
+    """A request that waits. It waits for the entry at an index with this term or, without a term, until that index is
+    applied."""
 
     def __init__(self, term: int | None = None) -> None:
         self.term = term
@@ -194,7 +195,7 @@ class Clerk:
     def get(self, key: str, read: str = "log") -> str | None:
         if read == "log":
             return self._in_session("get", key)
-        # What a snapshot must not be older than is more than needed here: everything that this clerk has seen.
+        # This asks for more than is needed: even a snapshot must not be older than anything that this clerk has seen.
         return self._until_settled(ClientRequest(0, 1, "get", key, read=read, seen=self.last_index))[0].value
 
     def put(self, key: str, value: str) -> None:

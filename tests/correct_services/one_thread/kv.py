@@ -1,5 +1,6 @@
-"""One thread owns the state and calls Raft. Handlers and the log put their work into its queue, and handlers wait for
-futures. No locks. The clerk asks the server that answered last, and then all at once, each in a thread."""
+"""A service in which one thread owns the state and calls Raft, so there are no locks. Handlers and the thread that takes
+entries from Raft put their work into its queue, and handlers wait for futures. The clerk first asks the server that answered
+last, and then all servers at once, each in a thread."""
 
 from __future__ import annotations
 
@@ -76,11 +77,13 @@ class KVServer:
         while True:
             self.inbox.put(self.applied())
 
-    # Everything below runs in one thread, and no other has its objects.
+    # All methods below run in one thread, and no other thread uses their objects.
 
     def _work(self) -> None:
         store = Store(self.max_sessions)
-        waiting: dict[int, tuple[int, Waiting]] = {}  # by the index of the entry, with its term
+        waiting: dict[
+            int, tuple[int, Waiting]
+        ] = {}  # by the entry's index: the entry's term, and the future of its handler
         look_at = 0.0
         while True:
             try:
@@ -115,7 +118,7 @@ class KVServer:
             store.load(message.snapshot or b"")
             give_up(waiting, "try_again", lambda index, _: index <= message.index)
             return
-        # An entry of a later term came first: what was begun in an earlier term is lost.
+        # Requests that were begun in an earlier term and have not been applied yet are lost, because this entry came first.
         give_up(waiting, "not_leader", lambda _, term: term < message.term)
         if message.kind == "command":
             reply = store.carry_out(message.index, parse(message.command))
@@ -137,7 +140,7 @@ def give_up(waiting: dict[int, tuple[int, Waiting]], status: str, which: Callabl
 
 
 def parse(command: Any) -> dict[str, Any] | None:
-    """The command, if it is a valid request."""
+    """The command, or ``None`` if it is not a valid request."""
     if isinstance(command, dict) and any(isinstance(value, bool) for value in command.values()):
         return None
     match command:
@@ -239,7 +242,7 @@ class Clerk:
                 raise Unknown(f"{op} of {key}: no session any more")
 
     def _ask(self, request: ClientRequest) -> tuple[ClientReply, int]:
-        """The first reply that decides, and how many requests were sent until then."""
+        """The first reply that settles the request, and how many requests were sent until then."""
         replies: queue.Queue[tuple[int, ClientReply | None]] = queue.Queue()
         sent = 0
         asked, patience = [self.leader], ALONE
@@ -260,7 +263,8 @@ class Clerk:
     def _first_decision(
         self, replies: queue.Queue[tuple[int, ClientReply | None]], asked: int, patience: float
     ) -> ClientReply | None:
-        """Wait until ``asked`` replies have come and none decides, or for ``patience`` seconds."""
+        """The first reply that settles the request. Returns ``None`` if ``asked`` replies have arrived and none does, or
+        after ``patience`` seconds."""
         end = time.monotonic() + patience
         for _ in range(asked):
             try:

@@ -1,5 +1,6 @@
-"""Handlers poll the table of sessions for their answer, every 5 ms. Another thread takes the snapshots. Answers of gets are
-in the table, too, but not in snapshots. The clerk pauses after each try that failed. Each session begins with serial 1."""
+"""A service whose handlers poll the table of sessions for their answer, every 5 ms. Another thread takes the snapshots. The
+table also has the answers of gets, but snapshots leave them out. The clerk pauses after each try that failed. Each session
+begins with serial 1."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any
 from raftlab.api import ApplyMsg, Peer, Raft, Unknown
 
 POLL = 0.005
-LOOK = 10  # polls between two looks at get_state
+LOOK = 10  # a handler calls get_state at every tenth poll
 ANSWER_WITHIN = 1.2
 SNAPSHOT_POLL = 0.02
 KEPT_TERMS = 2000
@@ -42,8 +43,8 @@ class ClientReply:
 
 @dataclass
 class Row:
-    """One session: its number, its last request and that one's answer, the index of its last entry, and whether the answer
-    is that of a get, which a snapshot left out."""
+    """One session: its number, its last request and the answer to it, the index of its last entry, and whether the answer is
+    lost, because it was that of a get and a snapshot left it out."""
 
     session: int
     serial: int
@@ -69,9 +70,9 @@ class KVServer:
         self.lock = threading.RLock()
         self.values: dict[str, str] = {}
         self.table: list[Row] = []
-        self.index = 0  # of the last entry applied
+        self.index = 0  # the index of the last entry applied
         self.snapshot_index = 0
-        self.terms: dict[int, int] = {}  # of the last entries applied
+        self.terms: dict[int, int] = {}  # the terms of the last entries applied, by index
         threading.Thread(target=self._apply_forever, daemon=True).start()
         if max_state is not None:
             threading.Thread(target=self._snapshot_forever, args=(max_state,), daemon=True).start()
@@ -100,15 +101,16 @@ class KVServer:
         return ClientReply("try_again")
 
     def _find(self, args: ClientRequest, index: int, term: int) -> ClientReply | None:
-        """What the table says about a request whose entry is to be at `index`; None: nothing yet."""
+        """The reply to a request whose entry should be at `index` with `term`, or None if that index is not applied yet."""
         if self.index < index:
             return None
         if self.terms.get(index) != term:
-            return ClientReply("try_again")  # another entry, or a snapshot
+            return ClientReply("try_again")  # another entry is there, or a snapshot covers it
         wanted = index if args.op == "register" else args.client_id
         row = next((row for row in self.table if row.session == wanted), None)
         if row is None:
-            # A registration may be gone already. Everything else finds no session only if there is none.
+            # A session that was just registered may have ended already. For any other request, a missing row means that the
+            # session has ended.
             return ClientReply("try_again" if args.op == "register" else "no_session")
         if args.op == "register":
             return ClientReply("ok", row.session)
@@ -124,7 +126,7 @@ class KVServer:
                     self._load(message.snapshot or b"")
                     self.snapshot_index = message.index
                 elif message.kind == "command":
-                    # What is not a request changes nothing, on any server.
+                    # A command that is not a valid request changes nothing, on any server.
                     with contextlib.suppress(TypeError, ValueError, KeyError):
                         self._apply(message.index, check(message.command))
                 self.terms[message.index] = message.term

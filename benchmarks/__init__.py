@@ -1,4 +1,4 @@
-"""Benchmarks, run by hand and never in CI.
+"""Benchmarks, which are run by hand and never in CI.
 
 They print numbers and assert almost nothing, because the numbers depend on the machine and its load:
 ``python -m pytest -n 0 -s benchmarks``. :mod:`benchmarks.page` runs them all and writes ``handouts/benchmarks.md``.

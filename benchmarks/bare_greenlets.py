@@ -1,5 +1,5 @@
-"""RPCs between greenlets, with messages in MessagePack and delays in virtual time, and nothing else: no Raft, no locks, no
-referee. It is what raftlab's simulator is made of, so it costs at least this much.
+"""RPCs between greenlets, with messages in MessagePack and delays in virtual time, but without Raft, locks or a referee.
+raftlab's simulator is built from these parts, so an RPC in it costs at least this much.
 
     python benchmarks/bare_greenlets.py [RPCS]
 

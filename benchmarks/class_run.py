@@ -1,12 +1,12 @@
-"""Grade a whole class twice, kill the grader in the middle of the first time, and compare the two reports:
+"""Grade a whole class twice, kill the grader in the middle of the first grading run, and compare the two reports:
 
     python -m benchmarks.class_run --submissions 60 --runs 20
 
 The class is generated: correct Rafts, known bugs, unfinished files and broken files. All labs are graded in the simulator.
 The first grading run is killed (SIGKILL) when ``--kill-at`` of its runs are done (0.4 means 40 %), and then started again
 on the same folder. The second grading run has a different number of jobs and is not interrupted. No finished run may be
-lost or repeated, and both reports must be the same. Memory and CPU use are measured all the time. The exit code is 1 if
-any of these checks fails.
+lost or repeated, and both reports must be the same. The exit code is 1 if any of these checks fails. Memory and CPU use are
+measured throughout, and printed.
 
 At full size this takes a few hours on two processors. If it is interrupted, call it again with the same ``--out DIR`` to
 continue: the first grading run goes on from its last record, and the second one starts over unless it had finished.
@@ -131,7 +131,7 @@ def recorded_runs(records: Path) -> Counter[tuple[Any, ...]]:
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue  # the kill cut this line short
+                continue  # the kill came while this line was being written
             if entry["kind"] == "run":
                 run = entry["record"]
                 counts[entry["submission"], run["lab"], run["test"], run["network"], run["seed"]] += 1

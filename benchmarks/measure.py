@@ -1,4 +1,4 @@
-"""The measurements of the benchmarks page: clusters of several sizes, long logs, and grading runs of the reference.
+"""The measurements for the benchmarks page: clusters of several sizes, long logs, and grading runs of the reference.
 
 CPU seconds are those of judge and host together; virtual seconds are on the simulator's clock.
 """
@@ -29,8 +29,8 @@ from tests.conftest import ROOT
 PREEMPTING = "random"
 
 PROPOSED_TOGETHER = 100  # commands that are proposed to a leader at the same moment
-ENTRIES_PER_MESSAGE = 1000  # in an AppendEntries of the leader that the benchmark plays
-SNAPSHOT_EVERY = 100  # entries
+ENTRIES_PER_MESSAGE = 1000  # entries in each AppendEntries of the leader that the benchmark plays
+SNAPSHOT_EVERY = 100  # entries between two snapshots
 APPLY_TIMEOUT = 20.0  # virtual seconds within which entries must be applied
 
 
@@ -220,7 +220,7 @@ def grade(folder: Path, options: list[str]) -> Grading:
             command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"}
         )
         wall = time.monotonic() - wall
-        # Waits for processes that outlived their parent, so that they are counted too.
+        # This waits for processes that outlived their parent, so that they are counted, too.
         process_monitor.leftover_processes(known)
         cpu = all_cpu_seconds() - cpu
     if done.returncode not in (0, 1, 2) or not (folder / "records.jsonl").exists():

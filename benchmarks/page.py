@@ -1,9 +1,9 @@
-"""Run all benchmarks and write the benchmarks page with its plots. Run by hand, never in CI:
+"""Run all benchmarks, and write the benchmarks page with its plots. This is run by hand and never in CI:
 
     python -m benchmarks.page
 
-Takes about six minutes on two idle cores, less with ``--brief``. ``--quick`` measures tiny sizes, to check that the page
-comes out complete; its numbers mean nothing.
+It takes about six minutes on two idle cores, and less with ``--brief``. ``--quick`` measures tiny sizes, to check that the
+page is complete; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from raftlab.worlds.host_process import WarmHost
 from tests.conftest import ROOT, SOLUTION
 
 T = TypeVar("T")
-# If other processes used at least this share of the processors, the page warns that its real times are too long.
+# If other processes used at least this share of the processors, the page warns that the real times on it are too long.
 BUSY = 0.10
 
 OUT_OF_PROCESS = "raftlab, as it grades: judge and host are two processes"
@@ -102,7 +102,7 @@ QUICK = Sizes(
     grade=("--labs", "2A", "--network", "sim", "--runs", "1", "--sandbox", "none"),
     small=("--labs", "2A", "--network", "sim", "--runs", "1", "--sandbox", "none"),
 )
-# For a busy machine.
+# Sizes for a busy machine.
 BRIEF = replace(
     FULL,
     times=1,
@@ -156,7 +156,8 @@ def _peer_rates(host: WarmHost, sizes: Sizes, simloop: str | None) -> dict[str, 
 
 
 def take_measurements(sizes: Sizes, progress: Callable[[str], None], simloop: str | None = None) -> Measured:
-    """Take all measurements. ``simloop``: a Python that has simloop; ``None``: it is left out."""
+    """Take all measurements. ``simloop`` is a Python in which simloop is installed; if it is ``None``, simloop is left
+    out."""
     began, cpu, busy = time.monotonic(), measure.all_cpu_seconds(), _busy_seconds()
 
     def for_each_size(measure_size: Callable[[WarmHost, int], object], values: Sequence[int]) -> list[list[object]]:

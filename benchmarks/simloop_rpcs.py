@@ -1,5 +1,5 @@
 """The heartbeats of an idle cluster on simloop, a deterministic simulator for asyncio (https://pypi.org/project/simloop/,
-Python 3.12 and later), with lines of JSON over its simulated TCP: no Raft, no types, no referee.
+Python 3.12 and later). Messages are lines of JSON over its simulated TCP. There is no Raft, no typed message and no referee.
 
     python benchmarks/simloop_rpcs.py [VIRTUAL_SECONDS]
 

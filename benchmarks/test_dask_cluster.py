@@ -1,4 +1,5 @@
-"""A real Dask cluster with TLS gives the same marks as one machine, even if a worker is killed. Takes about two minutes:
+"""Test that a real Dask cluster with TLS gives the same marks as one machine, even if a worker is killed. It takes about two
+minutes:
 
 python -m pytest -n 0 -s --timeout 900 benchmarks/test_dask_cluster.py
 """

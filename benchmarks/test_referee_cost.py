@@ -1,6 +1,6 @@
-"""The cost of referee and trace: CPU time of judge and host for the same runs, with both and with neither.
+"""The cost of referee and trace: the CPU time of judge and host for the same runs, with both and with neither.
 
-Without them, only the rule about applied entries is left, because it tells the harness which entries are committed.
+Without a referee, only the rule about applied entries is checked, because it tells the harness which entries are committed.
 """
 
 from __future__ import annotations

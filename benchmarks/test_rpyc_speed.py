@@ -1,8 +1,8 @@
 """RPCs per second on the real network through the judge, compared with bare rpyc.
 
-Bare: one process calls a function in another over loopback TCP, without Nagle's delay. Through the judge: a server calls
-its peer, the request goes to the judge and on to the peer, and the answer returns the same way. A call takes four hops
-instead of two and wakes two threads.
+With bare rpyc, one process calls a function in another over loopback TCP, without Nagle's delay. Through the judge, a server
+calls its peer: the request goes to the judge and on to the peer, and the reply returns the same way. Such a call takes four
+hops instead of two, and wakes two threads.
 """
 
 from __future__ import annotations

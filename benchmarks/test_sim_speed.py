@@ -62,7 +62,8 @@ def idle_cluster(host: WarmHost, preempt: bool, virtual_s: float) -> Idle:
 
 
 def idle_rate(host: WarmHost | None, virtual_s: float) -> float:
-    """RPCs per CPU second of five idle servers without preemption, in a host process; ``None``: in this process."""
+    """RPCs per CPU second of five idle servers without preemption, in a host process or, if ``host`` is ``None``, in this
+    process."""
     if host is not None:
         one = idle_cluster(host, False, virtual_s)
         return one.rpcs / one.cpu

@@ -1,1 +1,1 @@
-"""The grader's own tests. No submission runs here: small scripts stand in for jobs and checks."""
+"""The grader's own tests. Most of them run no submission: small scripts take the place of jobs and checks."""

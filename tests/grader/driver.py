@@ -12,7 +12,8 @@ from raftgrade.cli import main
 from raftgrade.soak import runner
 
 if __name__ == "__main__":
-    # A grader ignores signals that were ignored when it started. The shell that runs the tests may ignore these (nohup, &).
+    # A grader ignores signals that were already ignored when it started, and the shell that runs the tests may ignore these
+    # two (nohup, &).
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     runner.SEEDS["suite sim"] = 10  # small blocks, as in test_soak.py

@@ -1,4 +1,4 @@
-"""A fake job: it writes records as its script (a JSON file) says. It needs nothing but Python.
+"""A fake job, which writes the records that its script (a JSON file) asks for. It imports only the standard library.
 
 The script maps ``"test/seed"``, ``"test"`` or ``"*"`` (the most specific one counts) to what happens: ``pass``, ``fail``,
 ``error``, ``skip`` (no record), ``garbage`` (forged lines instead), ``die`` (the job kills itself with SIGKILL),

@@ -42,8 +42,9 @@ def catalogue(lab: str) -> Sequence[FakeTest]:
 
 @dataclass
 class FakeCommands:
-    """Every submission is a folder whose ``raft.py`` is the JSON script of its jobs. Under ``"check"`` the script has the
-    result of the contract check: ``[exit code, output]``; under ``"check 2G"``, that of a check for lab 2G."""
+    """Commands that run ``fake_job.py``. Every submission is a folder whose ``raft.py`` is the JSON script of its jobs.
+    Under ``"check"`` the script has the result of the contract check, ``[exit code, output]``, and under ``"check 2G"`` that
+    of a check for lab 2G."""
 
     mark: str = ""
     started: list[tuple[list[str], tuple[int, int]]] = field(default_factory=list)

@@ -1,4 +1,5 @@
-"""How platforms read what raftgrade writes: the rules of each reader, written again from its source or documentation.
+"""How other platforms read what raftgrade writes. The rules of each reader are reimplemented from its source or
+documentation.
 
 Each function raises ``AssertionError`` where its platform refuses the file, and returns what the platform would record.
 """
@@ -137,7 +138,7 @@ _JUNIT_CHILDREN = {
 
 
 def junit(text: str) -> dict[str, int]:
-    """The number of cases that neither failed nor broke, by the first part of their class name."""
+    """The number of cases without a failure or error, by the first part of their class name."""
     passed: dict[str, int] = {}
 
     def check(element: xml.Element) -> None:

@@ -1,4 +1,4 @@
-"""``raftgrade``'s command line: what it prints and leaves behind, and its exit codes."""
+"""Tests of ``raftgrade``'s command line: what it prints, which files it leaves, and its exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def report(folder: str = "raftgrade-out") -> dict[str, Any]:
     return loaded
 
 
-def test_everything_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grading_in_which_everything_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice")
     assert run("alice") == 0
     captured = capsys.readouterr()
@@ -88,13 +88,13 @@ def test_the_number_of_jobs_depends_on_the_processors_that_may_be_used(tmp_path:
         (["--network", "rpyc", "--jobs", "3"], (3, 3)),
     ],
 )
-def test_jobs_in_sim_and_on_the_real_network(options: list[str], expected: tuple[int, int]) -> None:
+def test_how_jobs_are_divided_between_the_networks(options: list[str], expected: tuple[int, int]) -> None:
     arguments = parser().parse_args(["run", "alice", *options])
     chosen = settings(arguments, Rubric())
     assert (chosen.jobs, chosen.rpyc_jobs) == expected
 
 
-def test_something_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grading_with_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice", {"first/41": "fail"})
     assert run("alice", "--seed", "40", "--network", "sim", "--out", "x/y") == 1
     out = capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_a_missing_record_is_a_failure(tmp_path: Path) -> None:
     assert run("alice") == 1
 
 
-def test_what_cannot_be_judged_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_cannot_be_judged_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice", {"first/1": "error"})
     assert run("alice", "--network", "sim") == 2
     assert "Not judged (the machine's fault or ours: no mark is lost)" in capsys.readouterr().out
@@ -154,11 +154,11 @@ def test_a_submission_that_is_ready_for_some_labs_is_tested_in_these(
     assert alice["missing"] == {"2D": text, "2E": text}
     assert (bob["state"], bob["missing"], len(bob["problems"])) == ("refused", {}, 2)
     assert commands.started == [(["test_of_2A"], (0, 2))]
-    # Both are known the next time.
+    # The next grading reports the same about both, and runs nothing again.
     before = report()["submissions"]
     assert main(words, ours) == 2
     assert (report()["submissions"], len(commands.started)) == (before, 1)
-    # An interrupted report is counted from its records, and tells the same.
+    # An interrupted report is counted again from its records, with the same result.
     saved = report()
     saved["complete"] = False
     saved["submissions"][0]["missing"] = {}
@@ -193,8 +193,8 @@ def test_a_new_grading_replaces_the_report(tmp_path: Path) -> None:
     assert not Path("raftgrade-out/logs").exists()
 
 
-def test_an_unknown_choice(capsys: pytest.CaptureFixture[str]) -> None:
-    """Not in ``tests/refused_commands.py``, because the rest of the sentence depends on the version of Python."""
+def test_an_unknown_choice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """This is not in ``tests/refused_commands.py``, because the rest of the sentence depends on the version of Python."""
     with pytest.raises(SystemExit) as caught:
         main(["run", "a", "--network", "lan"], tools())
     assert caught.value.code == 2
@@ -263,7 +263,7 @@ def test_labs_may_be_lower_case_and_repeated(tmp_path: Path) -> None:
     assert report()["settings"]["labs"] == ["2A"]
 
 
-def test_only_the_real_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grading_on_the_real_network_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "alice")
     assert main(["run", "alice", "--network", "rpyc", "--runs", "4"], tools()) == 0
     out = capsys.readouterr().out
@@ -302,13 +302,13 @@ def test_a_bug_in_the_grader_fails_no_submission(
     assert err.endswith("raftgrade: this is a bug in raftgrade, not in the code under test\n")
 
 
-def test_a_path_that_looks_like_an_option(tmp_path: Path) -> None:
+def test_a_path_may_look_like_an_option(tmp_path: Path) -> None:
     submission(tmp_path, "--labs")
     assert run("--", "--labs") == 0
     assert report()["submissions"][0]["name"] == "--labs"
 
 
-def test_the_real_check_command() -> None:
+def test_the_real_check_command_is_valid() -> None:
     assert commands.RaftlabCommands().check("a/raft.py", ["2A", "2B"], "bwrap")[1:] == [
         *("-P", "-m", "raftlab.tools.check", "a/raft.py", "--labs", "2A,2B", "--sandbox", "bwrap", "--json")
     ]

@@ -1,4 +1,4 @@
-"""What a course needs around grading, from the command line: a roster, deadlines, several submissions, anonymous marks."""
+"""Tests of what a course needs around grading: a roster, deadlines, several submissions of a student, anonymous marks."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_a_roster_with_groups_dates_and_extensions(tmp_path: Path, capsys: pytes
         "5": ("", "0"),
         "stranger": ("15", "0"),
     }
-    # A list counts more than a date, and the extension still holds.
+    # A list of late submissions takes precedence over a date, and the extension still holds.
     Path("late.csv").write_text("login;days\nada;3\n")
     (ada,) = [row for row in rows(capsys, "--late", "late.csv") if row["id"] == "1"]
     assert (ada["late_days"], ada["penalty"]) == ("2", "3")
 
 
-def test_mistakes_in_a_roster(tmp_path: Path) -> None:
+def test_mistakes_in_a_roster_are_reported(tmp_path: Path) -> None:
     submission(tmp_path, "ada")
     for text, words in (
         ("id,name\n1,Ada\n1,Ada\n", "line 3: 'Ada' is in line 2, too"),
@@ -93,7 +93,7 @@ def test_mistakes_in_a_roster(tmp_path: Path) -> None:
         assert str(caught.value) == f"r.csv {words}"
 
 
-def test_what_spreadsheets_do_to_a_roster(tmp_path: Path) -> None:
+def test_a_roster_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     """Excel's "Unicode text", and invisible characters of a text that was copied from a web page, in id, name and login."""
     submission(tmp_path, "class/007")
     submission(tmp_path, "class/ALI")
@@ -125,11 +125,11 @@ def test_a_student_who_handed_in_nothing_is_no_mistake(tmp_path: Path, capsys: p
     for format in ("html", "junit", "github", "csv-tests"):
         assert main(["report", "raftgrade-out", "--format", format]) == 0
         assert "unjudged" not in capsys.readouterr().out
-    # What lacks a raft.py was handed in.
+    # A folder without a raft.py counts as handed in.
     (tmp_path / "class" / "mary" / "main.py").write_text("")
     assert main(words, tools()) == 2
     assert [(row["name"], row["state"], row["points"]) for row in rows(capsys)][1] == ("Mary", "refused", "0")
-    # A submission of nobody may be the missing student's.
+    # A submission that belongs to nobody on the roster may be the missing student's.
     (tmp_path / "class" / "mary").rename(tmp_path / "class" / "marie")
     submission(tmp_path, "class/stranger")
     assert main(words, tools()) == 2
@@ -141,7 +141,9 @@ def test_a_student_who_handed_in_nothing_is_no_mistake(tmp_path: Path, capsys: p
     assert main(["run", "class.csv", *RUN], tools()) == 2  # nobody
 
 
-def test_options_of_the_earlier_report_that_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leaving_out_options_of_the_earlier_report_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     submission(tmp_path, "ada")
     Path("my r.toml").write_text(LATE)
     words = ["run", "ada", *RUN, "--due", "2026-11-20"]
@@ -157,7 +159,7 @@ def test_options_of_the_earlier_report_that_are_left_out(tmp_path: Path, capsys:
     assert "WARNING" not in capsys.readouterr().err
 
 
-def test_best_or_last_of_several_submissions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_or_last_of_several_submissions_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "monday/ada", {"second": "fail"})
     submission(tmp_path, "friday/ada", {"first": "fail"})
     Path("class.csv").write_text(
@@ -197,7 +199,7 @@ def test_a_misnamed_file_earns_nothing_and_the_student_reads_why(
     assert main(["run", "submission", "--single", *RUN], tools()) == 0
 
 
-def test_marking_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_anonymous_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submission(tmp_path, "class/ada", {"first": "fail"})
     submission(tmp_path, "class/grace")
     assert main(["run", "class", *RUN], tools()) == 1
@@ -223,7 +225,7 @@ def autograder(tmp_path: Path, *options: str) -> tuple[dict[str, bytes], list[st
     return files, command.decode().split()
 
 
-def test_an_autograder_for_lab_3(tmp_path: Path) -> None:
+def test_an_autograder_for_lab_3_can_be_made(tmp_path: Path) -> None:
     files, words = autograder(tmp_path, "--raft", "reference", "--visibility", "after_published")
     assert words[:6] == ["submission", "--single", "--labs", "3A,3B", "--raft", "reference"]
     assert files["packages/raftlab/data/solutions/raft.py"] == (ROOT / "solutions" / "raft.py").read_bytes()

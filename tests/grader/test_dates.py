@@ -1,4 +1,4 @@
-"""Dates of submissions, and how late these are."""
+"""Tests of reading the dates of submissions, and of how late a submission is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DUE = datetime(2026, 11, 20, 23, 0, tzinfo=UTC)
         ("yesterday", None),
     ],
 )
-def test_dates_of_platforms(text: str, iso: str | None) -> None:
+def test_the_date_formats_of_platforms_are_read(text: str, iso: str | None) -> None:
     found = parse_date(text)
     assert (found and found.isoformat()) == iso
 
@@ -42,7 +42,7 @@ def test_a_day_ends_at_midnight_and_has_this_machines_zone() -> None:
     ("submitted", "students", "days"),
     [
         ("2026-11-20T22:59Z", [], 0),
-        ("2026-11-21 23:00", [], 1),  # without a zone, in the deadline's
+        ("2026-11-21 23:00", [], 1),  # a date without a time zone has the deadline's
         ("2026-11-21T23:00+02:00", [], 22 / 24),
         ("2026-11-21T23:00Z", [Student(extension_days=0.5)], 0.5),
         ("2026-11-21T23:00Z", [Student(), Student(extension_days=2)], 0),  # the latest deadline of a group counts
@@ -51,5 +51,5 @@ def test_a_day_ends_at_midnight_and_has_this_machines_zone() -> None:
         ("late", [], None),
     ],
 )
-def test_lateness(submitted: str, students: list[Student], days: float | None) -> None:
+def test_how_many_days_late_a_submission_is(submitted: str, students: list[Student], days: float | None) -> None:
     assert late_days(submitted, DUE, students) == (None if days is None else pytest.approx(days))

@@ -1,4 +1,4 @@
-"""A grader that is interrupted or killed loses no finished run and leaves no process behind."""
+"""Tests that a grader that is interrupted or killed loses no finished run and leaves no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The kit for students: what is in it, that nothing of the solutions is, and that everything works from it."""
+"""Tests of the kit for students: what it contains, that it contains nothing of the solutions, and that everything works
+after it is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tests.conftest import ROOT
 from tests.grader.fakes import tools
 
 SOLUTIONS = sorted((ROOT / "solutions").glob("*.py"))
-SECRET_LINE = 50  # characters of a line that hardly anybody else would write
+SECRET_LINE = 50  # a line of the solutions with this many characters would hardly be written by anybody else
 
 
 def files(*start_labs: str, url: str = "", with_grader: bool = False) -> dict[str, bytes]:
@@ -52,8 +53,8 @@ def test_a_kit_has_what_students_need_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("with_grader", [False, True])
-def test_no_text_of_the_solutions_is_in_it(with_grader: bool) -> None:
-    """No five lines in a row are anywhere, and no telling line, comment or docstring is in the code."""
+def test_no_text_of_the_solutions_is_in_a_kit(with_grader: bool) -> None:
+    """No file has five successive lines of the solutions, and no code has a long line, comment or docstring of theirs."""
     found = files(with_grader=with_grader)
     texts = {name: data.decode() for name, data in found.items()}
     skeleton = "\n".join(starts.files().values())
@@ -75,7 +76,7 @@ def test_no_text_of_the_solutions_is_in_it(with_grader: bool) -> None:
 
 
 @pytest.mark.parametrize("lab", list(labs.LABS)[1:])
-def test_a_start_gives_away_the_labs_before_it_and_no_other(lab: str) -> None:
+def test_a_start_contains_the_solutions_of_the_labs_before_it_only(lab: str) -> None:
     found = files(lab)
     own = {name: data.decode() for name, data in found.items() if name.startswith("raftlab/data/starts/")}
     assert own == {f"raftlab/data/starts/{lab}/{name}": text for name, text in starts.files(lab).items()}
@@ -107,13 +108,13 @@ def test_a_kit_with_a_leak_is_not_written(
     assert not (tmp_path / "kit").exists()
 
 
-def test_a_kit_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_kit_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "kit").touch()
     with pytest.raises(kit.CannotMakeKit, match=r"any\.whl cannot be written: File exists$"):
         kit.make(tmp_path / "kit")
 
 
-def test_a_kit_makes_no_kits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_kit_can_be_made_from_a_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "skeleton").mkdir()
     (tmp_path / "skeleton" / "raft.py").touch()
     monkeypatch.setattr(starts, "_ROOTS", (tmp_path,))
@@ -121,8 +122,8 @@ def test_a_kit_makes_no_kits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         kit.make(tmp_path / "kit")
 
 
-def test_what_a_kit_depends_on() -> None:
-    """What raftlab imports, and not what only the grader imports."""
+def test_the_dependencies_of_a_kit() -> None:
+    """A kit depends on what raftlab imports, and not on what only the grader imports."""
     imported = {
         name.partition(".")[0].replace("_", "-")
         for path in (ROOT / "labs" / "raftlab").rglob("*.py")
@@ -206,7 +207,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 @pytest.mark.slow
 def test_students_work_from_a_kit(environment: Environment) -> None:
-    """One after the other, as a student would: each step needs the one before."""
+    """A student's first steps, in one test because each needs the one before."""
     found = environment.call("python", "-c", "import raftlab; print(raftlab.__file__)").stdout.strip()
     assert Path(found) == environment.package / "__init__.py"
     assert not (environment.bin / "raftgrade").exists()
@@ -229,7 +230,7 @@ def test_students_work_from_a_kit(environment: Environment) -> None:
     assert view.returncode == 0, view.stderr
     assert "<html" in (environment.folder / "me" / "run.html").read_text()
 
-    # A Raft that works, as the student's will in the end.
+    # This Raft works, as the student's will in the end.
     (environment.folder / "me" / "raft.py").write_text((ROOT / "solutions" / "raft.py").read_text())
     test = environment.call("raftlab", "test", "2A", "-k", "initial_election", "--network", "both", folder="me")
     assert test.returncode == 0, test.stdout

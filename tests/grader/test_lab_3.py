@@ -1,4 +1,4 @@
-"""Lab 3 in the grader: which submissions have a service, and what becomes of those without one."""
+"""Tests of lab 3 in the grader: which submissions have a service, and how those without one are marked."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def test_lab_3_is_left_out_if_nobody_has_a_service(tmp_path: Path, capsys: pytes
     assert LEFT_OUT not in capsys.readouterr().err
 
 
-def test_those_without_a_service_get_no_points_in_lab_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submissions_without_a_service_get_no_points_in_lab_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     submission(tmp_path, "class/alice", service="mine")
     submission(tmp_path, "class/bob")
     submission(tmp_path, "class/carol", service=skeleton())
@@ -110,7 +112,7 @@ def test_those_without_a_service_get_no_points_in_lab_3(tmp_path: Path, capsys: 
 
 
 def test_lab_3_alone_without_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """There is nothing to check or run, and the mark is final."""
+    """If lab 3 is graded alone and there is no service, there is nothing to check or run, and the mark is final."""
     submission(tmp_path, "class/alice")
     submission(tmp_path, "class/bob", service="mine")
     commands = FakeCommands()
@@ -118,7 +120,7 @@ def test_lab_3_alone_without_a_service(tmp_path: Path, capsys: pytest.CaptureFix
     report = loaded()
     assert [(each["state"], each["points"]) for each in report["submissions"]] == [("graded", 0), ("graded", 4)]
     assert "4 of 8 points" in shown("github", capsys)
-    # A later grading reuses what is there, and changes nothing.
+    # A later grading reuses the results and changes nothing.
     assert run("class", "--labs", "3A", "--network", "sim") == 1
     assert loaded()["submissions"] == report["submissions"]
 
@@ -161,7 +163,7 @@ def copy_of(name: str) -> dict[str, str]:
 
 
 class ServiceCommands(FakeCommands):
-    """Every run passes, and every check."""
+    """Commands with which every run and every check passes."""
 
     def job(self, job: Job, *arguments: Any) -> list[str]:
         Path("script", "raft.py").parent.mkdir(exist_ok=True)
@@ -213,7 +215,7 @@ def test_every_service_runs_on_the_given_raft(tmp_path: Path, capsys: pytest.Cap
             "origin": "the unchanged skeleton",
         }
     ]
-    # Nothing is run again on the same Raft, and everything on another one.
+    # On the same Raft, nothing is run again. On another Raft, everything is.
     again = ServiceCommands()
     assert run("class", "--network", "sim", "--raft", raft, commands=again) == 1
     assert again.started == []
@@ -257,7 +259,7 @@ def test_a_service_that_does_not_fit_on_the_raft_is_refused(tmp_path: Path) -> N
     assert alice["problems"][0]["text"] == text
 
 
-def test_a_raft_that_cannot_be_used(
+def test_a_raft_that_cannot_be_used_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission(tmp_path, "alice", service="mine")

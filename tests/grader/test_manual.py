@@ -1,4 +1,4 @@
-"""Points and comments by hand."""
+"""Tests of points and comments that an instructor gives by hand."""
 
 from __future__ import annotations
 
@@ -46,19 +46,24 @@ def test_points_by_hand_in_a_test_count_for_labs_that_need_it_and_lose_what_late
     assert (alice.points, alice.penalty) == (31.5, 3.5)
 
 
-def test_points_of_the_whole_submission_are_what_the_person_says() -> None:
+def test_points_by_hand_for_a_whole_submission() -> None:
     report = by_hand("alice,,-50,copied\n", {})
     (alice,) = report.submissions
     assert (alice.points, alice.comments) == (0, ["copied"])
     assert "By hand: -50 points: copied" in table.render(report)
     assert '<p class="notice">copied</p>' in html.render(report)
     report = by_hand("alice,,12,\n", {"first": "??????++++"})
-    assert (report.submissions[0].points, report.submissions[0].final) == (12, True)  # whatever could not be judged
+    assert (report.submissions[0].points, report.submissions[0].final) == (
+        12,
+        True,
+    )  # even if some runs could not be judged
     report = by_hand("alice,first,12,\n", {"first": "??????++++"})
     assert (report.submissions[0].tests[0].state, report.submissions[0].final) == ("judged", True)
     assert not by_hand("alice,first,+1,\n", {"first": "??????++++"}).submissions[0].final
     marks.mark(report)
-    assert report.submissions[0].tests[0].notes == ["12 points by hand"]  # once, however often it is marked
+    assert report.submissions[0].tests[0].notes == [
+        "12 points by hand"
+    ]  # the note is there once, however often the report is marked
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_mistakes_are_reported_with_their_line(text: str, words: str) -> None:
     assert str(caught.value) == words
 
 
-def test_they_survive_a_regrade(
+def test_points_by_hand_survive_a_regrade(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -102,7 +107,7 @@ def test_they_survive_a_regrade(
     assert main(run, tools()) == 0
     assert saved() == [("alice", 19), ("bob", 1), ("carol", 15)]
     assert "kept points and comments by hand for 2 submissions of the earlier report\n" in capsys.readouterr().err
-    # Only what this user has signed is kept.
+    # Points are kept only from a report that this user has signed.
     path = Path("raftgrade-out/report.json")
     path.write_text(path.read_text().replace('"points": 1.0', '"points": 99.0'))
     main(run, tools())

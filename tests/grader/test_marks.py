@@ -1,4 +1,4 @@
-"""Points under a rubric. A fault of the machine costs no points."""
+"""Tests of points under a rubric, and that a fault of the machine costs no points."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def points(submission: SubmissionResult) -> list[float]:
         ("[tests.second]\nlab_s = 0.5\nkeep = 0", {}, [10, 0, 20]),
     ],
 )
-def test_points(text: str, runs: dict[str, str], earned: list[float]) -> None:
+def test_points_for_the_outcomes_of_runs(text: str, runs: dict[str, str], earned: list[float]) -> None:
     assert points(alice(text, runs)) == pytest.approx(earned)
 
 
@@ -144,7 +144,7 @@ def test_the_verdict_of_a_sequential_test_counts() -> None:
     short = Sequential(0.99, 0.90, 20)
     (unsure,) = graded("", {"first": "+" * 20, "second": "+" * 19 + "-", "third": "+" * 20}, 20, short).submissions
     assert [test.networks[0].verdict for test in unsure.tests] == ["undecided"] * 3
-    assert points(unsure) == [10, 0, 20]  # undecided tests count as what is more likely
+    assert points(unsure) == [10, 0, 20]  # an undecided test counts as its more likely verdict
 
 
 def test_earlier_runs_that_are_not_needed_now_change_nothing() -> None:

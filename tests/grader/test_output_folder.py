@@ -1,4 +1,5 @@
-"""Claiming an output folder: one wording for reports, soaks and proofs, and a refused folder is not changed."""
+"""Tests of claiming an output folder: reports, soaks and proofs refuse a folder with the same words, and do not change
+it."""
 
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def test_folders_that_can_be_claimed(tmp_path: Path) -> None:
             assert file.read() == b"line\n"
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_folders_that_are_refused_are_not_changed(tmp_path: Path) -> None:
     elsewhere = "choose another folder with --out"
     (tmp_path / "notes.txt").touch()
     expected = f"{tmp_path} holds other files and no main.jsonl; nothing was changed: {elsewhere}"

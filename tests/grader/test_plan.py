@@ -1,4 +1,4 @@
-"""The expected tests, and how they are split into jobs."""
+"""Tests of the plan of a grading: which runs are expected, and how they are split into jobs."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def by_lab() -> dict[str, list[FakeTest]]:
     return {lab: [test for test in TESTS if test.lab == lab] for lab in ("2A", "2B")}
 
 
-def test_a_test_runs_where_it_can() -> None:
+def test_a_test_runs_on_the_networks_that_it_supports() -> None:
     tests, left_out = expected_tests(settings({"sim": 20, "rpyc": 2}), by_lab())
     assert [(test.name, test.networks) for test in tests] == [
         ("one", ["sim", "rpyc"]),

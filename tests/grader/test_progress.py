@@ -1,4 +1,4 @@
-"""The progress line, with a fake clock."""
+"""Tests of the progress line, with a fake clock."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Rubrics: what they may contain, and the messages about mistakes."""
+"""Tests of reading rubrics: what they may contain, and the messages about mistakes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_mistake_is_reported_with_its_line_and_key(text: str, words: str) -> N
     assert error(text) == words
 
 
-def test_files_that_are_no_rubric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_no_rubric_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "r.toml").write_bytes(b"\xff\xfe")
     for name, words in [
         ("r.toml", f"{tmp_path}/r.toml: expected TOML, which is UTF-8 text; this is not"),
@@ -106,5 +106,5 @@ def test_hidden_seeds_are_the_same_for_all_and_far_from_those_in_use() -> None:
 @pytest.mark.parametrize(
     ("days", "share"), [(0, 0), (0.04, 0), (0.05, 0.1), (1.04, 0.1), (1.05, 0.2), (3, 0.3), (99, 0.5)]
 )
-def test_lateness(days: float, share: float) -> None:
+def test_the_share_that_late_days_leave(days: float, share: float) -> None:
     assert Late(percent_a_day=10, grace_hours=1, most_percent=50).share(days) == pytest.approx(share)

@@ -1,4 +1,4 @@
-"""Reports are shown only if they are signed with the user's key, or if the instructor asks for them all the same."""
+"""Tests that reports are shown only if they are signed with the user's key, or if the instructor asks for them anyway."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ FORGERIES: dict[str, Callable[[], None]] = {
 
 
 @pytest.mark.parametrize("what", FORGERIES)
-def test_a_report_that_we_did_not_write_is_refused(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_was_changed_is_refused(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     grade()
     assert shown() == 1
     FORGERIES[what]()
@@ -143,7 +143,7 @@ def test_a_grader_that_cannot_keep_its_key_says_so(
     assert shown() == 2
 
 
-def test_the_key_is_private_and_not_used_if_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_not_private_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     first = signatures.key()
     assert signatures.key() == first

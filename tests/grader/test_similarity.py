@@ -1,4 +1,4 @@
-"""`raftgrade similarity`: what compare50 is given, and what becomes of its report."""
+"""Tests of `raftgrade similarity`: what it passes to compare50, and where compare50's report goes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from raftlab.submission import starts
 from tests.conftest import ROOT, SOLUTION
 from tests.grader.fakes import tools
 
-# Writes its arguments, and the files that they name, to index.html. It fails as its first submission says.
+# A fake compare50. It writes its arguments, and the files that they name, to index.html, and fails as its first submission
+# asks.
 FAKE = """
 import json, os, pathlib, sys
 arguments = sys.argv[1:]
@@ -50,7 +51,7 @@ def hand_in(folder: str, **texts: str) -> None:
 
 
 @pytest.mark.usefixtures("fake")
-def test_what_compare50_gets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare50_gets_the_submissions_without_the_skeleton(capsys: pytest.CaptureFixture[str]) -> None:
     hand_in("class", ada="a = 1\n", bob="b = 1\n")
     Path("class/ada/core").mkdir()
     for name in ("core/__init__.py", "core/log.py", "notes.txt", "test_mine.py"):
@@ -109,7 +110,7 @@ def test_only_an_earlier_report_is_replaced(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.usefixtures("fake")
-def test_what_goes_wrong_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     hand_in("class", ada="fail = 1\n")
     assert main(["similarity", "class"], tools()) == 2
     expected = "compare50 failed: At least two non-empty submissions are required for a comparison."
@@ -120,7 +121,9 @@ def test_what_goes_wrong_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path("raftgrade-similarity").exists()
 
 
-def test_without_compare50(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_compare50_the_error_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(similarity.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     hand_in("class", ada="a = 1\n")
@@ -157,6 +160,6 @@ def test_the_real_compare50_finds_a_copy(monkeypatch: pytest.MonkeyPatch) -> Non
     links = json.loads(graph)["links"]
     best = max(links, key=lambda link: float(link["value"]))
     assert {best["source"], best["target"]} == {"class/ada", "class/bob"}
-    assert "class/dan" not in graph  # only the skeleton
+    assert "class/dan" not in graph  # dan's code is only the skeleton's
     assert Path("raftgrade-similarity/match_1.html").is_file()
     shutil.rmtree("raftgrade-similarity")

@@ -1,4 +1,4 @@
-"""Spilling: finished submissions are on disk and not in memory, and the report is the same."""
+"""Tests of spilling: finished submissions are on disk and not in memory, and the report is the same."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_spilling_changes_neither_report_nor_table(tmp_path: Path) -> None:
     assert written == msgspec.json.format(msgspec.json.encode(whole), indent=1)
 
 
-def test_a_report_without_submissions(tmp_path: Path) -> None:
+def test_a_report_without_submissions_is_saved(tmp_path: Path) -> None:
     empty = plan()
     empty = msgspec.structs.replace(copy.deepcopy(empty), submissions=[])
     with Store.create(tmp_path) as store:

@@ -1,4 +1,4 @@
-"""Intervals, percentiles and the sequential test, compared with known values."""
+"""Tests of confidence intervals, percentiles and the sequential test, against known values."""
 
 import math
 import random
@@ -9,7 +9,7 @@ from raftgrade.stats import Sequential, beta_cdf, clopper_pearson, percentile, u
 
 
 @pytest.mark.parametrize("runs", [1, 2, 20, 50, 299, 5000])
-def test_all_passed_has_a_closed_form(runs: int) -> None:
+def test_the_interval_after_passes_only_has_a_closed_form(runs: int) -> None:
     low, high = clopper_pearson(runs, runs)
     assert low == pytest.approx(0.025 ** (1 / runs), abs=1e-12)
     assert high == 1.0

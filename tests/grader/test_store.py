@@ -1,4 +1,4 @@
-"""The folder of a report: no finished run is lost, and foreign files are not touched."""
+"""Tests of the folder of a report: no finished run is lost, and files of others are not touched."""
 
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def test_two_graders_do_not_share_a_folder(tmp_path: Path) -> None:
         assert refusal(tmp_path) == f"another raftgrade is writing to {tmp_path}; choose another folder with --out"
 
 
-def test_nothing_to_read(tmp_path: Path) -> None:
+def test_a_folder_without_a_report_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name, words in [
         ("nowhere", "there is no {}"),

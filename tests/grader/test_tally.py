@@ -1,4 +1,4 @@
-"""Counting records: the report that they give, and its exit code."""
+"""Tests of counting records: the report that results from them, and its exit code."""
 
 import msgspec
 import pytest
@@ -134,7 +134,7 @@ def test_a_failure_decides_the_exit_code_before_an_unjudged_run() -> None:
     assert exit_code(fold(entries)) == 1
 
 
-def test_missing_is_not_passed() -> None:
+def test_a_missing_run_has_not_passed() -> None:
     report = fold(all_passed()[1:])
     (alice,) = report.submissions
     assert (alice.state, alice.clean, alice.tests[0].points) == ("running", False, 0)

@@ -1,4 +1,4 @@
-"""The report names only traces that exist, and two gradings of the same class keep the same traces."""
+"""Tests that the report names only traces that exist, and that two gradings of the same class keep the same traces."""
 
 from __future__ import annotations
 

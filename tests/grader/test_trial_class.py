@@ -1,4 +1,5 @@
-"""A class of fifteen with all that went wrong in a trial: every student is in the right row of every format."""
+"""Tests with a class of fifteen that has everything that went wrong in a trial with an instructor: each student must be in
+the right row of every format."""
 
 from __future__ import annotations
 
@@ -41,12 +42,12 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 def expected(unknown: str) -> list[str]:
-    """The mark in each student's row; ``unknown`` for the one who has none."""
+    """The mark expected in each student's row, with ``unknown`` for the student who must have none."""
     return [unknown if person.mark is None else str(person.mark) for person in PEOPLE]
 
 
 def by_login(unknown: str) -> dict[str, str]:
-    """The same by login."""
+    """The expected marks by login."""
     return dict(zip((person.login for person in PEOPLE), expected(unknown), strict=True))
 
 
@@ -61,7 +62,7 @@ def cells(text: str, column: str) -> list[str]:
     return [row[column] for row in csv.DictReader(io.StringIO(text))]
 
 
-def test_the_report_has_every_mark_and_a_wrong_path_is_no_zero(trial: Report) -> None:
+def test_the_report_has_every_mark_and_none_for_a_wrong_path(trial: Report) -> None:
     assert [(each.students[0].login, each.points if each.final else None) for each in trial.submissions] == [
         (person.login, person.mark) for person in PEOPLE
     ]
@@ -80,7 +81,7 @@ def test_a_student_is_found_by_any_id_or_name(trial: Report, text: str) -> None:
         assert found.students[0].login == "obrien"
 
 
-def test_canvas(trial: Report) -> None:
+def test_marks_in_a_canvas_gradebook(trial: Report) -> None:
     text, notes = gradebook.fill(trial, trial_class.canvas_gradebook(), "canvas", "Raft 2A")
     read = platform_readers.canvas(text, "Raft 2A (4711)")
     assert read == {**by_login("88"), "a new student Student, Test": ""}
@@ -93,7 +94,7 @@ def test_canvas(trial: Report) -> None:
     ]
 
 
-def test_canvas_rows_and_columns_that_must_stay(trial: Report) -> None:
+def test_canvas_rows_and_columns_that_must_not_change(trial: Report) -> None:
     template = trial_class.canvas_gradebook().replace("s101,ada,CS,88", "s101,ada,CS,EX")
     template = template.replace("\r\n", "\r\n,,,,,Manual Posting,,\r\n", 1)
     text, notes = gradebook.fill(trial, template, "canvas", "Raft 2A")
@@ -129,7 +130,7 @@ def test_canvas_numbers_that_are_other_students_ids(trial: Report, other: str) -
     assert any(note.startswith("3 rows without a submission, left unchanged: Lovelace, Ada") for note in notes)
 
 
-def test_moodle_gradebook(trial: Report) -> None:
+def test_marks_in_a_moodle_gradebook(trial: Report) -> None:
     text, notes = gradebook.fill(trial, trial_class.moodle_gradebook(), "moodle", "Raft 2A")
     read = platform_readers.moodle_gradebook(text, "Assignment: Raft 2A (Real)")
     assert read == {person.login: person.mark for person in PEOPLE}
@@ -152,14 +153,14 @@ def test_moodle_worksheet_takes_comments_and_skips_what_is_above_the_maximum(tmp
     assert "1 mark above the assignment's maximum, which Moodle will skip: Ada Lovelace" in notes
 
 
-def test_junit(trial: Report) -> None:
+def test_marks_in_junit(trial: Report) -> None:
     passed = {f"{each.name}.2A" if each.problems == [] else each.name: each for each in trial.submissions}
     read = platform_readers.junit(junit.render(trial))
     assert read == {name: bin(round(each.points)).count("1") for name, each in passed.items()}
-    assert "/out/submissions" not in junit.render(trial)  # commands have no path of this machine
+    assert "/out/submissions" not in junit.render(trial)  # commands must not contain paths of this machine
 
 
-def test_github(trial: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annotations_and_summary_on_github(trial: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Annotations have a file and a line below the workspace, and the summary shows quotes as quotes."""
     workspace = Path(trial.submissions[0].path).parent.parent
     monkeypatch.setenv("GITHUB_WORKSPACE", str(workspace))
@@ -171,14 +172,16 @@ def test_github(trial: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all("file=" in line and "line=" in line for line in github.commands(trial))
     assert "expected 'x' &amp; &lt;y&gt;, saw Grace Hopper" in github.summary(grace)
     assert "<code>raftlab replay test&#95;8&#64;0</code>" in github.summary(grace)
-    grace.submissions[0].tests[0].networks[0].bad[0].failure.where = ""  # a broken promise has no line
+    grace.submissions[0].tests[0].networks[0].bad[
+        0
+    ].failure.where = ""  # a failure that breaks a rule has no line in the code
     copy = tmp_path / "submissions" / grace.submissions[0].slug
     trial_class.write(copy, {"raft.py": "import x\n\n\nclass Raft:\n"})
     assert "raft.py,line=4," in github.commands(grace, tmp_path)[0]
 
 
 @pytest.mark.parametrize("login", [person.login for person in PEOPLE])
-def test_results_of_one_student(trial: Report, login: str) -> None:
+def test_marks_of_one_student_in_autograders(trial: Report, login: str) -> None:
     mark = BY_LOGIN[login].mark
     own = only(trial, login)
     if mark is None:
@@ -212,13 +215,13 @@ def test_csv_with_a_row_per_student_and_per_test(trial: Report) -> None:
     assert (row["sim_passes"], row["sim_failures"], row["first_failure"]) == ("0", "1", "other: expectation")
 
 
-def test_anonymous(trial: Report) -> None:
+def test_an_anonymous_report_names_nobody(trial: Report) -> None:
     codes = anonymous.codes(b"key", [each.name for each in trial.submissions])
     assert len(set(codes.values())) == len(PEOPLE)
     hidden = anonymous.anonymous(trial, codes)
     texts = [gradebook.plain(hidden), gradebook.per_test(hidden), junit.render(hidden), html.render(hidden)]
     for text in [*texts, str(msgspec.to_builtins(hidden))]:
-        # What a submission's own messages say stays.
+        # Names in a submission's own messages are not replaced, so leave these messages out.
         shown = re.sub(r"saw [^\n\"'<]+", "", text)
         assert not [person.login for person in PEOPLE if re.search(rf"\b({person.login}|{person.first})\b", shown)]
     assert [each.name for each in hidden.submissions] == sorted(codes.values())
@@ -229,7 +232,7 @@ def test_anonymous(trial: Report) -> None:
     assert found.name == "Ada Lovelace"
 
 
-def test_feedback_files(tmp_path: Path, trial: Report) -> None:
+def test_each_student_gets_a_feedback_file(tmp_path: Path, trial: Report) -> None:
     notes = feedback.write(trial, tmp_path, tmp_path / "pages")
     assert notes[0] == f"14 feedback files and a list of them (students.csv) are in {tmp_path}/pages"
     rows = list(csv.DictReader(io.StringIO((tmp_path / "pages" / "students.csv").read_text())))
@@ -250,7 +253,7 @@ def test_names_alone_are_enough_if_they_are_unique(trial: Report) -> None:
     assert cells(filled, "Raft (1)") == expected("")
 
 
-def test_canvas_download(tmp_path: Path) -> None:
+def test_submissions_downloaded_from_canvas(tmp_path: Path) -> None:
     place = trial_class.canvas_download(tmp_path / "canvas")
     (tmp_path / "gradebook.csv").write_text(trial_class.canvas_gradebook(), encoding="utf-8")
     for students in (None, roster.read(tmp_path / "gradebook.csv")):
@@ -268,7 +271,7 @@ def test_canvas_download(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blind", [False, True])
-def test_moodle_download(tmp_path: Path, blind: bool) -> None:
+def test_submissions_downloaded_from_moodle(tmp_path: Path, blind: bool) -> None:
     """With blind marking, the worksheet has an Identifier and no names."""
     place = trial_class.moodle_download(tmp_path / "moodle", blind)
     worksheet = trial_class.moodle_worksheet(blind)
@@ -282,12 +285,12 @@ def test_moodle_download(tmp_path: Path, blind: bool) -> None:
         feedback.write(report, tmp_path, tmp_path / "feedback.zip")
         files = platform_readers.moodle_feedback(tmp_path / "feedback.zip")
         assert files == dict.fromkeys(set(BY_LOGIN) - {"nobody"}, "feedback.html")
-    if not blind:  # the gradebook lacks the numbers, so only names can match, and Ken's begins with his group's
+    if not blind:  # the gradebook has no numbers, so names must match, and Ken's begins with his group's
         text, _ = gradebook.fill(report, trial_class.moodle_gradebook(), "moodle", "Raft 2A")
         assert cells(text, "Assignment: Raft 2A (Real)") == expected("-")
 
 
-def test_gradescope_export(tmp_path: Path) -> None:
+def test_submissions_exported_from_gradescope(tmp_path: Path) -> None:
     place = trial_class.gradescope_export(tmp_path / "export")
     report = trial_class.report_of(find([place]), tmp_path / "out")
     text, notes = gradebook.fill(report, trial_class.canvas_gradebook(), "canvas", "Raft 2A")
@@ -314,7 +317,7 @@ def test_a_group_in_gradescope_and_a_folder_that_it_does_not_know(tmp_path: Path
     assert moment.isoformat() == "2026-11-20T10:59:59.123456-05:00"
 
 
-def test_github_clones(tmp_path: Path) -> None:
+def test_submissions_cloned_from_github(tmp_path: Path) -> None:
     people = [BY_LOGIN[login] for login in ("ada", "grace", "pair")]
     place = trial_class.github_clones(tmp_path / "clones", people)
     found = find([place], students=roster.read(trial_class.roster_csv(tmp_path)))

@@ -1,7 +1,7 @@
-"""A class of fifteen as test data: every kind of submission and of name that went wrong in a trial with an instructor.
+"""Test data: a class of fifteen, with every kind of submission and of name that went wrong in a trial with an instructor.
 
-No code is graded. A submission's ``raft.py`` says which of four tests it passes, so that every student has another mark, and
-:func:`report_of` makes the records. Each platform's download and export is written by the rules in its own source.
+No code is graded. A submission's ``raft.py`` says which of four tests it passes, so that every student has a different mark,
+and :func:`report_of` makes the records. The downloads and exports are written as each platform's source code writes them.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def source(mark: int) -> str:
 
 
 def files(person: Person) -> dict[str, str]:
-    """What a student hands in: texts by file name."""
+    """The files that a student hands in, as texts by file name."""
     if person.login == "nobody":
         return {}
     if person.login == "mary":
@@ -127,7 +127,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], delimiter: st
 
 
 def decomposed(text: str) -> str:
-    """``text`` as macOS writes it (NFD)."""
+    """``text`` in Unicode's decomposed form (NFD), in which macOS writes file names."""
     return unicodedata.normalize("NFD", text)
 
 

@@ -1,4 +1,5 @@
-"""Simulated jobs get processors evenly, only where the jobs fill the machine, and run on the processor they got."""
+"""Tests that processors are assigned evenly to simulated jobs, but only if the jobs fill the machine, and that a job runs on
+the processor that it was given."""
 
 import os
 import sys

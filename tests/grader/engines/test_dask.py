@@ -1,4 +1,4 @@
-"""The Dask engine, with plain executors; and with a real Dask scheduler where that is installed."""
+"""Tests of the Dask engine with plain executors and, where Dask is installed, with a real Dask scheduler."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SCRIPTS: dict[str, dict[str, Any]] = {
 
 
 class Losing(ThreadPoolExecutor):
-    """Loses the first ``lose`` calls, like a cluster whose workers die."""
+    """An executor that loses the first ``lose`` calls, like a cluster whose workers die."""
 
     def __init__(self, lose: int) -> None:
         super().__init__(2)
@@ -54,7 +54,7 @@ class Losing(ThreadPoolExecutor):
 
 
 class RecordsSandbox(FakeCommands):
-    """Records the sandbox of each command."""
+    """Fake commands that record the sandbox of each command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def test_workers_use_the_sandbox_of_the_grader(tmp_path: Path, level: Level, mon
     for executor in (None, ThreadPoolExecutor(2)):
         recorded = RecordsSandbox()
         graded(tmp_path, executor, {"alice": {"first/1": "error"}}, recorded, level)
-        # The check, the job, and the runs that were tried once more.
+        # These are the check, the job, and the job with the runs that were tried once more.
         assert recorded.asked == [("check", level), ("job", level), ("job", level)]
 
 
@@ -184,7 +184,7 @@ def test_a_job_that_the_cluster_loses_for_good_could_not_be_judged(tmp_path: Pat
 
 
 class Lying(ThreadPoolExecutor):
-    """Changes what a worker answers to a job (or, without ``job``, to a check)."""
+    """An executor that changes a worker's answer to a job (or, without ``job``, to a check)."""
 
     def __init__(self, change: Callable[[dask.Answer], None], job: bool) -> None:
         super().__init__(2)
@@ -307,7 +307,7 @@ def test_refused_scheduler_addresses(address: str | None, files: dict[str, str],
     assert str(caught.value) == words
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_dask_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(CannotStart) as caught:
         connect("tcp://127.0.0.1:1", None, None, None)
@@ -315,7 +315,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="distributed is not installed (it is the cluster extra)")
     monkeypatch.setattr(dask, "_ANSWER_S", 0.2)
     with pytest.raises(CannotStart) as caught:
@@ -325,7 +325,9 @@ def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the warnings come from distributed itself
-def test_on_a_real_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grading_on_a_real_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     distributed = pytest.importorskip("distributed", reason="distributed is not installed (it is the cluster extra)")
     monkeypatch.chdir(tmp_path)
     for name, script in SCRIPTS.items():

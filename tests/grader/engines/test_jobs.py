@@ -1,4 +1,4 @@
-"""Every run of a job gets an outcome, whatever happens to the job."""
+"""Tests that every run of a job gets an outcome, whatever happens to the job, and tests of the contract check."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_jobs_that_die_without_progress_are_given_up(tmp_path: Path) -> None:
     finished, commands = work(tmp_path, {"*": "die"}, ["first", "second"], seeds=5)
     assert set(outcomes(finished).values()) == {"error"}
     assert len(finished.records) == 10
-    assert len(commands.started) == 3 + 2  # two with our own submission
+    assert len(commands.started) == 3 + 2  # the last two jobs run our own submission
     assert texts(finished)[-1] == "could not be judged: the job was killed by signal 9, 3 times in a row"
 
 
@@ -168,7 +168,7 @@ def test_after_two_runs_that_never_end_the_rest_is_not_tried(tmp_path: Path, mon
     assert texts(finished)[-1].startswith("run never reported: 2 runs before it had to be stopped after")
 
 
-def test_a_job_that_cannot_be_started(tmp_path: Path) -> None:
+def test_runs_of_a_job_that_cannot_be_started_could_not_be_judged(tmp_path: Path) -> None:
     class Nothing(FakeCommands):
         def job(self, *args: Any) -> list[str]:
             return ["/nowhere/at/all"]
@@ -287,7 +287,7 @@ def test_a_submission_cannot_configure_the_real_command() -> None:
     ):
         assert wanted in command
     assert suite.with_name("pytest.ini").is_file()
-    assert "--together" not in command  # unless it gives no marks
+    assert "--together" not in command  # only commands that give no marks have this option
     own = msgspec.structs.replace(job, together=True)
     assert "--together" in RaftlabCommands().job(own, job.tests, job.seeds, 7, Path("out/traces"))
 

@@ -1,4 +1,4 @@
-"""A job whose grader is gone ends itself and the processes that it started."""
+"""Test that a job whose grader has ended also ends, together with the processes that it started."""
 
 import os
 import subprocess

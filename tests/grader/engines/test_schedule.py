@@ -1,4 +1,4 @@
-"""The schedule: required labs, sequential tests, retries and hidden seeds, in whole gradings with fake jobs."""
+"""Tests of the schedule in whole gradings with fake jobs: required labs, sequential tests, retries and hidden seeds."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_lab_starts_after_the_lab_that_it_needs(capsys: pytest.CaptureFixture[
     assert "Lab 2B: skipped: it needs 15 of 15 points in 2A, and 2A has 10\n" in out
 
 
-def test_until_sure() -> None:
+def test_until_sure_stops_each_test_once_its_verdict_is_sure() -> None:
     runs = {"first": "pass", "second/3": "fail", "third/2": "fail", "third/3": "fail"}
     code, _ = run({"alice": runs}, "--until-sure", "good=.99,bad=.90,max=80")
     assert code == 1

@@ -1,5 +1,5 @@
-"""Grading again into the same folder, with required labs, hidden seeds, sequential tests and retries: only missing runs are
-made, and the report is the same as that of a first grading.
+"""Tests of grading again into the same folder, with required labs, hidden seeds, sequential tests and retries. Only missing
+runs are made, and the report is the same as that of a first grading.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.grader.fakes import FakeCommands, submission
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["_in_a_folder_of_its_own"]  # a fixture, for every test here too
+__all__ = ["_in_a_folder_of_its_own"]  # an autouse fixture, which applies to every test of this file, too
 
 GATES = "[labs.2B]\nneeds = ['2A']\n[hidden]\nruns = 2\nsecret = 'nobody knows'\n"
 SURE = ("--until-sure", "good=.99,bad=.90,max=80")
@@ -114,7 +114,7 @@ def test_earlier_runs_of_a_skipped_lab_do_not_count() -> None:
         [(0, 0)] * 2,
     )
     assert as_if_never_before("--runs", "5", rubric=needs_2a)
-    # When the lab is opened again, its runs count again.
+    # If the lab is no longer skipped, its runs count again.
     assert sorted(again("--runs", "3", rubric="")) == []
     assert sim(results()["third"])["failures"] == 1
 

@@ -1,4 +1,4 @@
-"""The main loop of a grading: its pools work independently, and few submissions are unfinished at a time."""
+"""Tests of the main loop of a grading: its pools work independently, and few submissions are unfinished at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NAMES = [f"student-{number:02d}" for number in range(30)]
 
 
 class FakeEngine:
-    """Checks and simulated jobs end at once; those on the real network end when :meth:`end_one` is called, or when nothing
-    else is left to do."""
+    """An engine whose checks and simulated jobs end at once. Its jobs on the real network end when :meth:`end_one` is
+    called, or when nothing else is left to do."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Job, Future[JobResult]]] = []
@@ -54,7 +54,7 @@ class FakeEngine:
 
 
 class FakeSchedule:
-    """Two jobs for each submission: one in each world."""
+    """A schedule with two jobs for each submission, one in the simulator and one on the real network."""
 
     def start(self, submission: str) -> list[Job]:
         target = JobTarget(submission, submission, "")

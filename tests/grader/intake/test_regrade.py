@@ -1,4 +1,4 @@
-"""Grading again into the same folder makes only missing or changed runs."""
+"""Tests that grading again into the same folder makes only the runs that are missing or whose submission has changed."""
 
 from __future__ import annotations
 

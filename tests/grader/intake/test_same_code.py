@@ -1,4 +1,5 @@
-"""Copies among submissions are found, whatever their names and comments, and programs written apart are not."""
+"""Tests that copies among submissions are found, whatever their names and comments, and that programs that were written
+independently are not taken for copies."""
 
 from __future__ import annotations
 
@@ -102,8 +103,8 @@ def test_a_copy_in_other_files_is_found(tmp_path: Path) -> None:
     assert group.places == [CodePlace("ada", "raft.py", "class Raft"), CodePlace("bob", "core.py", "class Raft")]
 
 
-def test_programs_written_apart_are_not_the_same(tmp_path: Path) -> None:
-    """Ours, which share the messages of the skeleton."""
+def test_programs_written_independently_are_not_the_same(tmp_path: Path) -> None:
+    """The programs are our own correct Rafts, which were written independently but share the messages of the skeleton."""
     folders = sorted((ROOT / "tests" / "correct").iterdir())
     submissions = {
         folder.name: {file.name: file.read_text() for file in folder.glob("*.py")}
@@ -133,7 +134,7 @@ def test_what_raftlab_hands_out_is_recognised(tmp_path: Path) -> None:
         "ada": skeleton,
         "bob": {"raft.py": start},
         "cy": {"raft.py": with_other_names(start)},
-        "dan": {**skeleton, "raft.py": own},  # has not begun with kv.py, as everyone in lab 2
+        "dan": {**skeleton, "raft.py": own},  # has not begun with kv.py, like everyone in lab 2
         "eve": {"raft.py": SOLUTION.read_text()},
         "fay": {"raft.py": "class Raft: pass\n" + "# padding\n" * 200},
     }
@@ -198,7 +199,7 @@ def test_files_that_end_the_process_are_left_out(tmp_path: Path, monkeypatch: py
     assert {submissions for _, _, submissions in groups} == {("ada", "bob")}
 
 
-def test_two_statements_differ_if_they_do_something_else() -> None:
+def test_statements_that_do_different_things_have_different_hashes() -> None:
     def hashes(text: str) -> tuple[str, str]:
         (found,) = code_hash.statements(text)
         return found.code, found.shape
@@ -256,7 +257,7 @@ def test_the_marks_as_csv_say_who_has_the_same_code() -> None:
     assert next(csv.DictReader(io.StringIO(gradebook.plain(many))))["same_code_as"] == "1; 2; 3; 4; 5; and 3 more"
 
 
-def test_students_do_not_see_it() -> None:
+def test_students_do_not_see_who_has_the_same_code() -> None:
     report = with_copies()
     assert only(report, "alice").same_code == []
     assert "Same code" not in html.render(only(report, "alice"), alone=True)

@@ -1,4 +1,4 @@
-"""Copying submissions: the copy has only plain files, and a hash; a submission that cannot be copied is refused."""
+"""Tests of copying submissions: a copy has only plain files, and a hash; a submission that cannot be copied is refused."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_zip_files_that_are_refused(tmp_path: Path, make: Callable[[Path], Path]
     assert not (tmp_path / "evil.py").exists()
 
 
-def test_zip_bombs(tmp_path: Path) -> None:
+def test_zip_bombs_are_refused(tmp_path: Path) -> None:
     bomb = packed(tmp_path / "bomb.zip", "raft.py", "a.py", data=bytes(4_900_000))
     size = bomb.stat().st_size
     assert (
@@ -211,7 +211,7 @@ def repository(folder: Path) -> tuple[str, str]:
     return folder.as_uri(), first
 
 
-def test_a_repository(tmp_path: Path) -> None:
+def test_a_repository_is_fetched_at_a_commit(tmp_path: Path) -> None:
     url, first = repository(tmp_path / "dan")
     latest = take(tmp_path, url)
     assert (files(latest), (latest.path / "raft.py").read_text()) == (["raft.py"], "second\n")
@@ -258,7 +258,8 @@ def test_repositories_that_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_repository_with_too_many_files_is_refused_in_seconds(tmp_path: Path) -> None:
-    """Ten folders in each of ten levels, all of which are the same object: 10^10 files in a few hundred bytes."""
+    """The repository has ten levels of folders. Each folder has ten entries that are the same git object, so a few hundred
+    bytes describe 10^10 files."""
     url, _ = repository(tmp_path / "dan")
     tree = git(tmp_path / "dan", "rev-parse", "HEAD^{tree}")
     for _ in range(10):
@@ -309,7 +310,7 @@ def other(name: str, kind: bytes) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"])
-def test_a_tar_archive(tmp_path: Path, suffix: str) -> None:
+def test_a_tar_archive_is_unpacked(tmp_path: Path, suffix: str) -> None:
     mode = {"tar": "w", "tgz": "w:gz"}.get(suffix, f"w:{suffix.partition('.')[2]}")
     archive = tarred(tmp_path / f"erik.{suffix}", other("hw", tarfile.DIRTYPE), "hw/raft.py", "hw/lib/x.py", mode=mode)
     assert files(take(tmp_path, archive)) == ["lib/x.py", "raft.py"]
@@ -351,7 +352,7 @@ def test_tar_archives_that_are_refused(tmp_path: Path, make: Callable[[Path], Pa
     assert not (tmp_path / "evil.py").exists()
 
 
-def test_a_zip_file_from_windows(tmp_path: Path) -> None:
+def test_a_zip_file_from_windows_is_unpacked(tmp_path: Path) -> None:
     assert files(take(tmp_path, packed(tmp_path / "fay.zip", "lab\\raft.py", "lab\\lib\\log.py", "lab\\"))) == [
         "lib/log.py",
         "raft.py",

@@ -1,4 +1,4 @@
-"""Which submissions a path names, and the messages for paths that name none."""
+"""Tests of finding submissions: which ones a path names, and the messages about paths that name none."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_a_hostile_name_is_shown_escaped(tmp_path: Path) -> None:
     assert all(item.slug.isascii() for item in find([tmp_path]).submissions)
 
 
-def test_paths_that_name_no_submission(tmp_path: Path) -> None:
+def test_paths_that_name_no_submission_are_refused(tmp_path: Path) -> None:
     make(tmp_path, "empty/notes.txt", "notes.md", "list.txt", "list.csv")
     (tmp_path / "odd" / "raft.py").mkdir(parents=True)
     for path, expected in [
@@ -72,7 +72,7 @@ def test_paths_that_name_no_submission(tmp_path: Path) -> None:
         assert str(caught.value) == expected.format(tmp_path / path)
 
 
-def test_lists_and_tables(tmp_path: Path) -> None:
+def test_submissions_are_read_from_lists_and_tables(tmp_path: Path) -> None:
     make(tmp_path, "alice/raft.py", "bob.zip", "moodle/Carol_1_file_/upload.zip")
     (tmp_path / "all.txt").write_text(
         "# the class\nalice\n\nbob.zip\nnowhere\nhttps://me:key@git.example/x/dan.git#" + "a" * 40
@@ -111,14 +111,14 @@ def test_lists_and_tables(tmp_path: Path) -> None:
     assert all(item.given_by_us for item in result.submissions[2:])  # nobody loses points by a mistake in the table
 
 
-def test_a_path_may_have_its_accents_in_the_other_form(tmp_path: Path) -> None:
+def test_a_path_may_have_another_unicode_normalization(tmp_path: Path) -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     make(tmp_path, f"{decomposed}/raft.py")
     (tmp_path / "class.csv").write_text(f"id,path\n1,{composed}\n2,{decomposed}\n", encoding="utf-8")
     assert [item.kind for item in find([tmp_path / "class.csv"]).submissions] == ["folder", "folder"]
 
 
-def test_invalid_lists(tmp_path: Path) -> None:
+def test_invalid_lists_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "short.csv").write_text("name,mail\nA,a@b\n")
     (tmp_path / "bare.csv").write_text("id,path\n")
@@ -139,7 +139,7 @@ def test_a_link_among_the_folders_is_refused(tmp_path: Path) -> None:
     assert (alice.kind, bob.kind, bob.reason) == ("folder", "nothing", "bob is a link: hand in the files themselves")
 
 
-def test_the_column_url_takes_nothing_of_this_machine(tmp_path: Path) -> None:
+def test_the_column_url_takes_only_https(tmp_path: Path) -> None:
     make(tmp_path, "solutions/raft.py", "alice/raft.py")
     urls = [
         "solutions",
@@ -167,7 +167,7 @@ def test_the_column_url_takes_nothing_of_this_machine(tmp_path: Path) -> None:
     )
 
 
-def test_no_archive_is_missing_without_a_word(tmp_path: Path) -> None:
+def test_archives_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
     make(tmp_path, "alice/raft.py", "bob.tar.gz", "carol.TGZ", "dan.rar", "eve.7z", "notes.md", "fay/work.tar.bz2")
     found = find([tmp_path]).submissions
     assert [(item.name, item.kind) for item in found] == [

@@ -83,7 +83,7 @@ def test_only_some_passes_count(outcomes: list[str], kills: int, runs: int, comp
     assert (trial.kills, trial.runs, trial.complete) == (kills, runs, complete)
 
 
-def test_next_seed() -> None:
+def test_the_next_seed_waits_for_the_passes_that_decide_about_it() -> None:
     trial = make_trial()
     assert trial.next_seed() == 0
     trial.started.add(0)
@@ -105,14 +105,14 @@ def test_the_likeliest_test_comes_first() -> None:
     assert sorted(trial.likeliest_first()) == sorted(trial.tests)
 
 
-def test_seeds_to_be_sure() -> None:
+def test_the_number_of_seeds_that_are_needed_to_be_sure() -> None:
     assert with_passes(F, F, F).seeds_to_be_sure == 1
     assert with_passes(F, P, F).seeds_to_be_sure == 3  # 1/3 ** 3 < .05 < 1/3 ** 2
     assert with_passes(P, P, P, F).seeds_to_be_sure == 11  # 3/4 ** 11 < .05 < 3/4 ** 10
     assert with_passes(P, P, P).seeds_to_be_sure is None
 
 
-def test_stored_passes(tmp_path: Path) -> None:
+def test_stored_passes_are_read_again(tmp_path: Path) -> None:
     first = with_passes(F, P, E)
     with Folder(tmp_path / "out") as folder:
         for finished in first.passes.values():
@@ -137,7 +137,8 @@ def test_stored_passes(tmp_path: Path) -> None:
 
 
 def test_passes_of_an_older_version_can_be_read(tmp_path: Path) -> None:
-    """They count only if their key shows that the bug's source text, the judging code and the settings are the same."""
+    """Stored passes count only if their key shows that the bug's source text, the judging code and the settings are the
+    same."""
     line = (
         '{"key":"KEY","bug":"2a/el-double-vote","seed":0,"whole":true,"caught":[{"test":"who_gets_a_vote","rule":"one vote'
         ' a term","text":"expected S0 to vote once"}],"unjudged":[],"cpu_s":0.3,"wall_s":0.5}\n'
@@ -164,7 +165,7 @@ def page(*trials: Trial, soak: list[Block] | None = None) -> str:
     return proof_page.page(trials, BANK, proof_page.Facts("today", "raftgrade proof", "these", FEW), soak, MATRIX)
 
 
-def test_table_of_aims() -> None:
+def test_the_pages_table_of_aims() -> None:
     caught, late, gone = with_passes(F, F, F), with_passes(P, P, P, P, F), with_passes(*[P] * 6)
     line = "| hard | {} | {} | {} | 9 of 10 within 6 passes | {} |\n"
     text = page(*[caught] * 8, late, gone)
@@ -179,7 +180,7 @@ def test_table_of_aims() -> None:
     assert [proof_page.exit_code(each) for each in ([caught], [caught, lost], [gone, lost])] == [0, 2, 1]
 
 
-def test_row_of_a_bug() -> None:
+def test_the_pages_row_of_a_bug() -> None:
     (row,) = re.findall(r"^\| el-double-vote .*$", page(with_passes(F, P, F)), re.M)
     assert row.split(" | ")[2:] == (
         ["Liveness", "hard", "Election Safety", f"1 of {number_of_tests('2A')}", "2/3", ".67 [.094–.99]", "3", "6.0 |"]
@@ -194,7 +195,7 @@ def soak(**other: object) -> Block:
     })  # fmt: skip
 
 
-def test_false_alarms() -> None:
+def test_the_pages_section_on_false_alarms() -> None:
     trial = with_passes(F, F, F)
     assert "## False alarms\n\nNot measured for this page" in page(trial)
     assert "The soak has no runs." in page(trial, soak=[])
@@ -259,7 +260,7 @@ def test_proofs_of_a_small_bank(tmp_path: Path, capsys: pytest.CaptureFixture[st
     stored = (tmp_path / "out" / "passes.jsonl").read_bytes()
     assert stored.count(b"\n") == 4
 
-    # Again, with a reason: no pass is repeated, and a miss with a reason does not make the command fail.
+    # Prove again, with a reason for the miss: no pass is repeated, and a miss with a reason does not make the command fail.
     write_bank(tmp_path / "bank", headers="Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2") == 0
     again = capsys.readouterr()
@@ -267,7 +268,7 @@ def test_proofs_of_a_small_bank(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "\nmissed: 2a/harmless: is no fault.\n" in again.out
     assert (tmp_path / "out" / "passes.jsonl").read_bytes() == stored
 
-    # Now as a hard bug: its two stored passes count, and two more follow.
+    # Prove again, as a hard bug: its two stored passes count, and two more follow.
     write_bank(tmp_path / "bank", "hard", "Missed: is no fault.\n")
     assert prove(tmp_path, "--seeds", "2", "--hard-seeds", "4", "--bugs", "harmless") == 0
     assert re.search(r"^2a/harmless +hard +missed +0/4 ", capsys.readouterr().out, re.M)
@@ -294,7 +295,7 @@ def test_a_run_that_exceeds_its_limit_is_caught(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_proof_keeps_its_passes(tmp_path: Path, number: signal.Signals) -> None:
     write_bank(tmp_path / "bank")
     command = [sys.executable, "-m", "raftgrade", "proof", "bank", "--reference", str(SOLUTION)]
     process = subprocess.Popen(
@@ -322,7 +323,7 @@ def test_an_interrupted_proof(tmp_path: Path, number: signal.Signals) -> None:
         assert folder.load(trial) == passes.read_bytes().count(b"\n") >= 2
 
 
-def test_a_bug_that_cannot_be_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_that_cannot_be_applied_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_bank(tmp_path / "bank")
     (tmp_path / "raft.py").write_text("HEARTBEAT_EVERY = 0.1\n")
     assert main(["proof", str(tmp_path / "bank"), "--reference", str(tmp_path)]) == 2

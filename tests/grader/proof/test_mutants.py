@@ -1,4 +1,5 @@
-"""Tests of ``raftgrade proof --mutants``: what each operator makes, names, notes, which passes count, and a real slice."""
+"""Tests of ``raftgrade proof --mutants``: the mutants that each operator makes, their names, the notes on them, which passes
+count, and real passes of a few mutants."""
 
 from __future__ import annotations
 
@@ -107,11 +108,11 @@ def made(operator: str, source: str = SMALL) -> list[str]:
         ("stale", ["self.term from before self._see(args.term)"]),
     ],
 )
-def test_what_an_operator_makes(operator: str, changes: list[str]) -> None:
+def test_the_changes_that_an_operator_makes(operator: str, changes: list[str]) -> None:
     assert sorted(made(operator)) == sorted(changes)
 
 
-def test_statements_that_are_left_out() -> None:
+def test_the_remove_operator_leaves_out_single_statements() -> None:
     removed = {change.removesuffix(" → pass") for change in made("remove")}
     assert removed >= {
         "self._see(args.term)",
@@ -128,7 +129,7 @@ def text_of(operator: str, start: str = "") -> str:
     return mutant.apply_to(SMALL)
 
 
-def test_a_statement_behind_the_lock() -> None:
+def test_an_operator_moves_a_statement_out_of_the_lock() -> None:
     unlocked = "            self.wake.notify_all()\n        return Reply(self.term, min(args.index + 1, self.last))\n"
     assert unlocked in text_of("lock-short", "before return")
     assert "        self._see(args.term)\n        with self.lock:\n            pass\n" in text_of(
@@ -136,19 +137,19 @@ def test_a_statement_behind_the_lock() -> None:
     )
 
 
-def test_a_gap_in_the_lock() -> None:
+def test_an_operator_releases_the_lock_for_a_moment() -> None:
     gap = "            self.lock.release()\n            self.lock.acquire()\n            self._persist()\n"
     assert gap in text_of("lock-split", "before self._persist()")
 
 
-def test_a_value_from_before_a_call() -> None:
+def test_an_operator_uses_a_value_from_before_a_call() -> None:
     text = text_of("stale")
     assert "            stale = self.term\n            self._see(args.term)\n" in text
     assert "if args.term < stale or" in text
     assert "return Reply(stale, min(" in text
 
 
-def test_a_late_save() -> None:
+def test_an_operator_saves_late_in_another_thread() -> None:
     assert "threading.Thread(target=lambda: (self.lock.acquire(), self._persist(), self.lock.release())" in text_of(
         "save-late"
     )
@@ -161,8 +162,8 @@ def test_the_lab_is_that_of_the_changed_line() -> None:
     assert labs_of["self._persist() → pass"] == "2A"
 
 
-def test_names_outlive_changes_elsewhere() -> None:
-    """A note names a mutant, so it must not depend on line numbers or on how many others there are."""
+def test_names_do_not_change_with_code_elsewhere() -> None:
+    """Notes name mutants, so a mutant's name must not depend on line numbers or on how many other mutants there are."""
     grown = SMALL.replace(
         "        with self.lock:\n            self._see",
         "        self.calls = 7\n        with self.lock:\n            self._see",
@@ -183,7 +184,7 @@ def test_mutants_of_the_reference_are_valid_and_differ() -> None:
         assert re.findall("# (?:end)?region.*", text) == re.findall("# (?:end)?region.*", REFERENCE)
 
 
-def test_what_is_not_judged_is_not_changed() -> None:
+def test_code_that_is_not_judged_is_not_mutated() -> None:
     assert not [mutant for mutant in MUTANTS if mutant.function == "status" or mutant.change.startswith("log(")]
 
 
@@ -205,7 +206,7 @@ def test_the_notes_fit_the_reference() -> None:
     assert not notes.equivalent.keys() & notes.missed.keys()
 
 
-def test_notes(tmp_path: Path) -> None:
+def test_notes_are_read(tmp_path: Path) -> None:
     text = f"[[missed]]\nreason = 'Nobody knows.'\n[missed.mutants]\n'{FIRST.name}' = '{FIRST.change}'\n"
     assert mutants.read_notes(write_notes(tmp_path, text), MUTANTS) == Notes({}, {FIRST.name: "Nobody knows."})
     assert mutants.read_notes(tmp_path / "none", MUTANTS) == Notes()
@@ -223,13 +224,13 @@ def test_notes(tmp_path: Path) -> None:
         ("=", "cannot be read: Invalid"),
     ],
 )
-def test_notes_that_do_not_fit(tmp_path: Path, entry: str, message: str) -> None:
+def test_notes_that_do_not_fit_are_refused(tmp_path: Path, entry: str, message: str) -> None:
     text = f"[[equivalent]]\nreason = 'Slower only.'\n[equivalent.mutants]\n{entry}\n"
     with pytest.raises(BadBank, match=rf"notes\.toml: .*{message}|notes\.toml {message}"):
         mutants.read_notes(write_notes(tmp_path, text), MUTANTS)
 
 
-def test_a_reference_that_is_not_python() -> None:
+def test_a_reference_that_is_not_python_is_an_error() -> None:
     with pytest.raises(BadBank, match=r"the reference is not valid Python: line 2: "):
         mutants.make("def f():\n  return (\n")
 
@@ -251,7 +252,7 @@ def add_pass(trial: mutant_runs.MutantTrial, seed: int, test: str = "") -> None:
     trial.passes[seed] = Pass(trial.key, trial.name, seed, False, caught, [], 1.0, 1.0)
 
 
-def test_choose() -> None:
+def test_which_mutants_are_chosen() -> None:
     equivalent = {FIRST.name: "Slower only."}
     assert FIRST not in mutant_runs.choose(MUTANTS, equivalent)
     assert {each.operator for each in mutant_runs.choose(MUTANTS, [], "start.lock-s*")} == {"lock-split", "lock-short"}
@@ -276,7 +277,7 @@ def test_a_mutant_begins_with_the_suite_of_its_lab(tmp_path: Path) -> None:
     assert ["# region 2G" in source for source in sources] == [False, False, False, True]
 
 
-def test_a_kill_ends_the_passes() -> None:
+def test_no_passes_follow_a_kill() -> None:
     trial = trial_of(first("remove", "2A"))
     assert (trial.next_seed(), trial.complete) == (0, False)
     trial.started.add(0)
@@ -310,7 +311,7 @@ def test_tests_that_killed_a_mutant_of_the_same_function_come_first(tmp_path: Pa
 FACTS = proof_page.Facts("today", "raftgrade proof --mutants", "these", Settings(1, 1, 1))
 
 
-def test_table_and_section() -> None:
+def test_the_table_and_the_section_of_the_page() -> None:
     killed, alive = trial_of(first("remove", "2A"), 1), trial_of(first("lock-split", "2B"), 1)
     add_pass(killed, 0, "split_vote")
     assert mutants_page.exit_code([killed, alive], Notes()) == 2
@@ -349,8 +350,8 @@ def prove(folder: Path, *more: str) -> int:
 SLICE = ["--only", ".remove", "--sample", "5", "--seed", "41", "--seeds", "3"]
 
 
-def test_a_slice_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A few mutants, drawn at random: the suites still kill them. ``raftgrade proof --mutants`` runs all."""
+def test_a_few_random_mutants_are_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The suites kill a few mutants, which are drawn at random. ``raftgrade proof --mutants`` runs all mutants."""
     page = tmp_path / "page.md"
     page.write_text("# What the suites catch\n")
     assert prove(tmp_path, *SLICE, "--page", str(page)) == 0, capsys.readouterr().out
@@ -363,8 +364,8 @@ def test_a_slice_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "raftgrade: reused 5 finished passes of the proof in " in capsys.readouterr().err
 
 
-def test_a_mutant_that_survives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The bank here has no notes, so nobody knows why."""
+def test_a_mutant_that_survives_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mutant that survives makes the command fail, because the bank of this test has no note that explains it."""
     options = [
         "--reference",
         str(SOLUTION),
@@ -377,7 +378,7 @@ def test_a_mutant_that_survives(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "--seeds",
         "1",
     ]
-    pattern = "_others.function."  # asks the others in no particular order
+    pattern = "_others.function."  # this mutant asks the other servers in no particular order, which is correct
     assert main(["proof", str(tmp_path), "--mutants", "--only", pattern, *options]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"^survived 1 pass: _others\.function\.\w+, line \d+: sorted → list$", printed, re.M)

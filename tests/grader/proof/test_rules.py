@@ -19,7 +19,7 @@ from tests.known_bugs import BANK, MATRIX
 BUG = BANK.find("2A", "el-double-vote")
 ROW = RuleRow("one vote", ("Figure 2",), "One vote a term.", ("2A",), BUG.id, BUG.catches[0].test)
 
-# Sections of the details that state no rule, or one that is optional.
+# Sections of the handouts' details that state no rule, or only an optional one.
 NO_RULES = {
     "lab-2a-details.md#messages",
     "lab-2b-details.md#the-list-and-its-indexes",
@@ -82,7 +82,7 @@ def test_reading_a_file(tmp_path: Path) -> None:
         rules.read(tmp_path)
 
 
-def test_a_page_without_a_matrix() -> None:
+def test_a_page_without_a_matrix_is_an_error() -> None:
     assert page.rule_matrix(Matrix()) == "The bank has no matrix of rules."
 
 

@@ -1,4 +1,5 @@
-"""Reports for other programs: the structure of each format, and that no student's text breaks this structure."""
+"""Tests of the reports for other programs: the structure of each format, and that no student's text breaks this
+structure."""
 
 from __future__ import annotations
 
@@ -81,7 +82,7 @@ def report(tmp_path: Path, of: Report) -> Path:
 # --- JUnit ---
 
 
-def test_junit_structure() -> None:
+def test_junit_has_the_structure_that_readers_expect() -> None:
     root = xml.fromstring(junit.render(made("[labs.2B]\nneeds = ['2A']")))
     assert root.tag == "testsuites"
     totals = {"tests": 0, "failures": 0, "errors": 0}
@@ -130,7 +131,7 @@ def _fields(of: Report) -> dict[str, Any]:
     return {name: getattr(of, name) for name in of.__struct_fields__}
 
 
-def test_the_summary_shows_nasty_text_as_text(
+def test_the_summary_escapes_students_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = github.summary(made())
@@ -159,7 +160,7 @@ def test_a_summary_is_no_larger_than_github_accepts(monkeypatch: pytest.MonkeyPa
 # --- Gradescope ---
 
 
-def test_results_json() -> None:
+def test_gradescopes_results_have_scores_and_texts() -> None:
     data = json.loads(gradescope.render(only(made(), "bob")))
     allowed = {
         *("score", "execution_time", "output", "output_format", "test_output_format", "test_name_format"),
@@ -216,7 +217,7 @@ def test_the_autograder_installs_what_raftlab_depends_on() -> None:
     assert {re.split("[<>=]", each)[0] for each in project["dependencies"]} == set(gradescope._PACKAGES)
 
 
-def test_the_autograders_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_zip_of_the_autograder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     price = tmp_path / "r.toml"
     price.write_text("rule = 'proportional'")
     out = tmp_path / "a.zip"
@@ -258,7 +259,7 @@ CANVAS = (
 )
 
 
-def test_canvas() -> None:
+def test_a_canvas_gradebook_is_filled_in() -> None:
     text, notes = gradebook.fill(made(), CANVAS, "canvas")
     assert text == (
         "Student,ID,SIS User ID,SIS Login ID,Section,Raft (4711),Final Score\r\n"
@@ -274,7 +275,7 @@ def test_canvas() -> None:
     ]
 
 
-def test_plain_marks() -> None:
+def test_marks_as_plain_csv() -> None:
     of = made()
     of.submissions[1].name = "=bob()\n"
     assert gradebook.plain(of) == (
@@ -287,7 +288,7 @@ def test_plain_marks() -> None:
     )
 
 
-def test_moodle() -> None:
+def test_a_moodle_gradebook_is_filled_in() -> None:
     template = "First name;Surname;Email address;Grade\nAlice;Liddell;alice@x.org;\nBob;Hope;b@x.org;1\n"
     of = made()
     of.submissions[0].name = "Alice Liddell_1234_assignsubmission_file_"
@@ -297,7 +298,7 @@ def test_moodle() -> None:
     assert notes[0] == "2 submissions could not be matched to exactly one row, left out: carol; dave"
 
 
-def test_a_new_column_and_a_chosen_column() -> None:
+def test_the_column_is_added_or_chosen() -> None:
     text, _ = gradebook.fill(made(), "ID number,Email address\nalice,a@x.org\n", "moodle")
     assert list(csv.reader(io.StringIO(text))) == [
         ["ID number", "Email address", "raftlab"],

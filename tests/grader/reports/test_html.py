@@ -1,4 +1,5 @@
-"""The class report in a real browser: what it shows, that no code of a student runs in it, and that it loads nothing."""
+"""Tests of the class report, some of them in a real browser: what it shows, that no student's code runs in it, and that it
+loads nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def attacked(hidden: bool = False) -> Report:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report's folder with a trace, and the page made from it."""
+    """The folder of a report with a trace, and with the page made from them."""
     place = tmp_path_factory.mktemp("class")
     out = report(place, attacked(hidden=True))
     traces = out / "traces" / "bob"
@@ -92,7 +93,7 @@ def test_a_students_page_shows_no_other_student_and_no_hidden_seed(folder: Path)
     assert "class/" not in html.render(only(made(), "bob"), alone=True)
 
 
-def test_without_a_file_there_are_no_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_on_standard_output_has_no_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(folder / "out"), "--format", "html"]) == 0
     assert "class-pictures" not in capsys.readouterr().out
 
@@ -104,7 +105,7 @@ def test_a_run_with_a_damaged_trace_has_no_picture(tmp_path: Path) -> None:
     assert html.pictures(made(), out, tmp_path / "class.html") == {}
 
 
-def test_what_to_teach_again() -> None:
+def test_the_report_lists_what_to_teach_again() -> None:
     (lesson,) = charts.teach_again(made())
     assert lesson.rule is not None
     assert (lesson.rule.name, lesson.read, lesson.runs) == ("one vote a term", lesson.rule.handout, 3)
@@ -221,7 +222,7 @@ def tab() -> Iterator[Any]:
         started.close()
 
 
-def test_in_a_browser(folder: Path, tab: Any) -> None:
+def test_the_report_works_in_a_browser(folder: Path, tab: Any) -> None:
     trouble: list[str] = []
     tab.on("pageerror", lambda error: trouble.append(str(error)))
     tab.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
@@ -256,7 +257,7 @@ def test_in_a_browser(folder: Path, tab: Any) -> None:
     assert trouble == []
 
 
-# The cells whose sign has a contrast with its background (as defined by WCAG) below 3 to 1.
+# The cells in which the contrast between sign and background (as WCAG defines it) is below 3 to 1.
 _CONTRAST = """() => {
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   const light = colour => {

@@ -1,4 +1,4 @@
-"""The report as a table on the terminal."""
+"""Tests of the report as a table on the terminal."""
 
 import msgspec
 import pytest
@@ -71,7 +71,7 @@ points 5/15 · 0 of 1 submissions clean · 4 runs · 12 s"""
     )
 
 
-def test_refused_submissions_and_the_overview() -> None:
+def test_refused_submissions_are_in_the_overview() -> None:
     entries: list[Entry] = [
         *all_passed(),
         RefusalEntry("bob", "refused", [Problem("no class Raft", "raft.py", "set-up")]),

@@ -1,4 +1,4 @@
-"""``raftgrade soak``: blocks, the log, messages, and watching processes."""
+"""Tests of ``raftgrade soak``: its blocks, its log, its messages, and how it watches processes."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_traces_are_kept_up_to_the_quota(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert run("ada", "--passes", "12") == 1
     assert traced_seeds() == [5, 7]
-    # The next soak in the same folder reads what the first one found out.
+    # The next soak in the same folder reads from the log which traces the first one kept.
     assert run("ada", "--passes", "14") == 1
     assert traced_seeds() == [5, 7]
 
@@ -223,7 +223,7 @@ def hanging(tmp_path: Path) -> Iterator[Soak]:
     made.close()
 
 
-def test_ctrl_c(hanging: Soak) -> None:
+def test_ctrl_c_ends_a_soak_and_its_processes(hanging: Soak) -> None:
     hanging.wait()
     hanging.process.send_signal(signal.SIGINT)
     out, err = hanging.process.communicate(timeout=10)
@@ -284,7 +284,7 @@ def test_an_orphan_is_counted_and_ended(monkeypatch: pytest.MonkeyPatch) -> None
         assert not Path(f"/proc/{orphan}").exists()
 
 
-def test_memory_of_a_child() -> None:
+def test_the_memory_of_a_child_is_measured() -> None:
     hungry = "data = bytearray(200_000_000); print(len(data), flush=True); del data; input()"
     with (
         process_monitor.MemoryMonitor() as memory,
@@ -307,7 +307,7 @@ def test_hogs_end_with_their_parent() -> None:
         assert len(running) == 2
         assert running <= process_monitor.descendants()
     assert not running & process_monitor.descendants()
-    # The hogs end however their parent ends.
+    # The hogs end even if their parent is killed.
     code = (
         "import os, signal; from raftgrade.soak import process_monitor as watch\n"
         "with watch.hogs(1) as running: print(*running, flush=True); os.kill(os.getpid(), signal.SIGKILL)"

@@ -583,6 +583,27 @@ def test_rules_that_read_the_source(name: str) -> None:
     assert {finding.kind for finding in rules.check({"raft.py": ast.parse(text)})} == ({kind} if kind else set())
 
 
+def test_equal_names_in_unrelated_classes_are_different_things() -> None:
+    """One class waits for one thing and notifies one thread; the other, in another file, waits for something else."""
+    modules = {
+        name: RULES_MODULE.replace("class Raft", f"class {owner}") + textwrap.indent(textwrap.dedent(methods), "    ")
+        for name, owner, methods in (
+            (
+                "raft.py",
+                "Raft",
+                RULES["one_notify_for_two_kinds"][0]
+                .replace("def second", "def unused")
+                .replace("while not self.entries: self.changed.wait()", "pass"),
+            ),
+            ("kv.py", "KVServer", RULES["wait_in_a_loop"][0]),
+        )
+    }
+    trees = {name: ast.parse(text) for name, text in modules.items()}
+    assert rules.check(trees) == []
+    related = ast.parse(modules["kv.py"].replace("class KVServer", "class KVServer(Raft)"))
+    assert [finding.kind for finding in rules.check({**trees, "kv.py": related})] == ["lost-wakeup"]
+
+
 @pytest.mark.parametrize("style", [SOLUTION.parent, *sorted((ROOT / "tests").glob("correct*/*"))], ids=lambda p: p.name)
 def test_rules_are_silent_on_correct_rafts_and_services(style: Path) -> None:
     trees = {path.name: ast.parse(path.read_bytes()) for path in sorted(style.glob("*.py"))}

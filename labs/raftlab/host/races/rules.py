@@ -40,7 +40,8 @@ class _Method:
 
 @dataclass
 class _Source:
-    """Facts about all modules that the rules need."""
+    """Facts that the rules need about a unit, see :func:`_units`. Threads may be started, and methods called, from anywhere:
+    these two facts are about all modules."""
 
     methods: dict[str, list[_Method]] = field(default_factory=dict)
     locks: dict[str, str] = field(default_factory=dict)  # by field that is a lock or condition: the field of its lock
@@ -51,31 +52,58 @@ class _Source:
 
 def check(trees: Mapping[str, ast.Module]) -> list[StaticFinding]:
     """The findings in the modules ``trees``, which are given by file name."""
-    source = _read(trees)
-    found: list[StaticFinding] = []
-    for methods in source.methods.values():
-        for method in methods:
-            found += _stale_decisions(source, method)
-            found += _late_messages(source, method)
-            found += _late_saves(source, method)
-            found += _events_cleared_late(method)
-            found += _waits_without_loop(source, method)
-    found += _single_notifies(source)
-    return found
+    found: dict[StaticFinding, None] = {}  # without duplicates: a function outside the classes belongs to each unit
+    for unit in _units(trees):
+        source = _read(unit, trees)
+        for methods in source.methods.values():
+            for method in methods:
+                found |= dict.fromkeys(_stale_decisions(source, method))
+                found |= dict.fromkeys(_late_messages(source, method))
+                found |= dict.fromkeys(_late_saves(source, method))
+                found |= dict.fromkeys(_events_cleared_late(method))
+                found |= dict.fromkeys(_waits_without_loop(source, method))
+        found |= dict.fromkeys(_single_notifies(source))
+    return list(found)
 
 
 # --- reading the source ---
 
 
-def _read(trees: Mapping[str, ast.Module]) -> _Source:
+def _units(trees: Mapping[str, ast.Module]) -> Iterator[dict[str, ast.Module]]:
+    """Parts of the modules in which a name of a field or method means one thing: the classes that are related by
+    inheritance, together with all code outside the classes. A Raft and a service may have equal names for different
+    things."""
+    classes = [
+        (file, node) for file, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    ]
+    units: list[set[str]] = []  # of names of classes
+    for _, node in classes:
+        related = {node.name} | {_last_name(base) for base in node.bases} & {other.name for _, other in classes}
+        joined = [unit for unit in units if unit & related]
+        units = [unit for unit in units if unit not in joined] + [related.union(*joined)]
+    for unit in units or [set()]:
+        yield {
+            file: ast.Module(
+                [each for each in tree.body if not isinstance(each, ast.ClassDef)]
+                + [node for own, node in classes if own == file and node.name in unit],
+                [],
+            )
+            for file, tree in trees.items()
+        }
+
+
+def _read(unit: Mapping[str, ast.Module], trees: Mapping[str, ast.Module]) -> _Source:
+    """The facts about ``unit``, a part of the modules ``trees``."""
     source = _Source()
-    for file, tree in trees.items():
+    for file, tree in unit.items():
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 source.methods.setdefault(node.name, []).append(_method(node, file))
             elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
                 _read_lock(source, node)
-            elif isinstance(node, ast.Call):
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
                 source.threads |= set(_started(node))
             elif isinstance(node, (ast.While, ast.For)):
                 source.called_in_loops |= {

@@ -161,6 +161,22 @@ class ReadIndexReply:
     index: int
 
 
+@dataclass
+class LeaseArgs:
+    """Lab 3B, part 2: server `server_id` asks the leader for a lease."""
+
+    term: int
+    server_id: int
+
+
+@dataclass
+class LeaseReply:
+    term: int
+    granted: bool
+    # Your code here (3B): how long the lease lasts
+    # New fields need a default value.
+
+
 # Your code here (2D): what you need to remember about a snapshot in transfer
 
 
@@ -275,7 +291,8 @@ class Raft:
         return -1
 
     def lease_index(self) -> int:
-        """Lab 3B. The same at once, without any message, if this server leads and holds a lease; otherwise -1."""
+        """Lab 3B. The same at once, without waiting for any message, if this server holds a lease; otherwise -1. In part 1
+        only leaders hold leases, in part 2 followers do, too."""
         # Your code here (3B): the commit index, if no other server can have been elected yet (dissertation, 6.4.1)
         # First the index, then the clock. A lease that rests on a round begins when the round was sent.
         return -1
@@ -328,6 +345,13 @@ class Raft:
         """Lab 3B. A follower asks for a read index."""
         # Your code here (3B): as if a client had asked here; -1 if this server does not lead
         return ReadIndexReply(term=self.current_term, index=-1)
+
+    def lease_of(self, args: LeaseArgs) -> LeaseReply:
+        """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. From now on it must have each entry before
+        that is committed, until its lease has ended."""
+        # Your code here (3B): part 2: yes, if this server holds a lease, and the follower is not behind
+        # The holder's lease must end before this server's own: then no other leader commits anything meanwhile.
+        return LeaseReply(term=self.current_term, granted=False)
 
     # Your code here (2A): the election, the heartbeats, and the helpers you want
     # An election (Figure 2, Candidates): a new term, a vote for yourself, then ask all others at once.

@@ -76,6 +76,11 @@ ASK_AGAIN_AFTER = 0.2
 READ_WITHIN = 1.0
 # Seconds. Voters wait for ELECTION_TIMEOUT[0] by clocks that may be faster than the leader's, so a lease is shorter.
 LEASE = ELECTION_TIMEOUT[0] / MAX_DRIFT
+# Part 2. A follower asks for a lease when it is asked for this many reads by lease within a second: a lease makes writes
+# wait for its holder, so a few stray reads are not worth one. It asks again after this part of LEASE, a random one, so that
+# the holders renew in turns, and each before its lease ends.
+READS_WORTH_A_LEASE = 10
+ASK_AFTER = (0.3, 0.5)
 # endregion
 
 
@@ -195,6 +200,25 @@ class ReadIndexReply:
 
     term: int
     index: int
+
+
+@dataclass
+class LeaseArgs:
+    """Lab 3B, part 2: server `server_id` asks the leader for a lease."""
+
+    term: int
+    server_id: int
+
+
+@dataclass
+class LeaseReply:
+    term: int
+    granted: bool
+    # region 3B: how long the lease lasts
+    # hint: New fields need a default value.
+    # Seconds of the leader's clock, from when the holder asked.
+    seconds: float = 0.0
+    # endregion
 
 
 # region 2D: what you need to remember about a snapshot in transfer
@@ -336,14 +360,16 @@ class Raft:
         self.answered_round: dict[int, int] = {}
         # Notified when a round is answered.
         self.answered = threading.Condition(self.lock)
-        # The first round whose messages ask for a lease; None: no service has asked for one in this term. And the last
-        # term in which this server has told another one to stand: there is no lease in that term any more.
+        # The first round whose messages ask for a lease; None: no service has asked for one in this term.
         self.lease_round: int | None = None
-        self.gave_up_lease_in = 0
+        # The last term in which this server has told another one to stand: there is no lease in that term any more. And by
+        # server: until when the lease that this server has granted it may last (part 2).
+        self.gave_up_lease_in, self.granted = 0, {}
         # A server that has just started does not know whom it heard before: a leader's lease may rest on it.
         self.silent_until = time.monotonic() + ELECTION_TIMEOUT[0] if self.promised else 0.0
-        # The term of the last leader that asked for a lease.
-        self.promised_to = 0
+        # The term of the last leader that asked for a lease. And of part 2: this server's own lease, by its term and its
+        # end; when the last reads by lease came; and when to ask for a lease again.
+        self.promised_to, self.own_lease, self.lease_reads, self.ask_at = 0, (0, 0.0), [], 0.0
         # endregion
 
         # region 2A: start your threads here, with daemon=True; __init__ must return at once
@@ -458,12 +484,13 @@ class Raft:
         # endregion
 
     def lease_index(self) -> int:
-        """Lab 3B. The same at once, without any message, if this server leads and holds a lease; otherwise -1."""
+        """Lab 3B. The same at once, without waiting for any message, if this server holds a lease; otherwise -1. In part 1
+        only leaders hold leases, in part 2 followers do, too."""
         # region 3B: the commit index, if no other server can have been elected yet (dissertation, 6.4.1)
         # hint: First the index, then the clock. A lease that rests on a round begins when the round was sent.
         with self.lock:
             if self.role != LEADER:
-                return -1
+                return self._index_of_holder()
             self._ask_for_lease()
             if not self._has_committed():
                 return -1
@@ -612,6 +639,19 @@ class Raft:
             index = self._confirmed_index() if self.role == LEADER else -1
             return ReadIndexReply(term=self.current_term, index=index)
         # skeleton: return ReadIndexReply(term=self.current_term, index=-1)
+        # endregion
+
+    def lease_of(self, args: LeaseArgs) -> LeaseReply:
+        """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. From now on it must have each entry before
+        that is committed, until its lease has ended."""
+        # region 3B: part 2: yes, if this server holds a lease, and the follower is not behind
+        # hint: The holder's lease must end before this server's own: then no other leader commits anything meanwhile.
+        with self.lock:
+            self._see_term(args.term)
+            if self.role != LEADER or not self._may_grant(args.server_id):
+                return LeaseReply(term=self.current_term, granted=False)
+            return self._grant(args.server_id)
+        # skeleton: return LeaseReply(term=self.current_term, granted=False)
         # endregion
 
     # region 2A: the election, the heartbeats, and the helpers you want
@@ -945,7 +985,10 @@ class Raft:
 
     def _advance_commit(self) -> None:
         """Figure 2, Leaders: commit what a majority has, if it is of this term. Called with the lock held."""
-        index = self._held_by_most(self.members)
+        # region 3B: and every server that may answer reads
+        # skeleton: index = self._held_by_most(self.members)
+        index = self._held_by_most(self.members, self.granted)
+        # endregion
         # region 2E: while there are two configurations, a majority of each must have it
         if self.old_members:
             index = min(index, self._held_by_most(self.old_members))
@@ -954,9 +997,17 @@ class Raft:
         if index > self.commit_index and self._term_at(index) == self.current_term:
             self._commit(index)
 
-    def _held_by_most(self, members: frozenset[int]) -> int:
-        """The last index that more than half of `members` have. Called with the lock held."""
+    # region 3B: and what holders of leases have
+    # skeleton: def _held_by_most(self, members: frozenset[int]) -> int:
+    # skeleton:     """The last index that more than half of `members` have. Called with the lock held."""
+    def _held_by_most(self, members: frozenset[int], granted: dict[int, float] | None = None) -> int:
+        """The last index that more than half of `members` have, and every server with a lease in `granted`. Lock held."""
+        # endregion
         have = sorted(self._last_index() if server == self.me else self.match_index[server] for server in members)
+        # region 3B: a holder that lacks an entry would answer reads without it
+        if granted:
+            return min([have[(len(have) - 1) // 2], *(self.match_index[server] for server in self._holders())])
+        # endregion
         return have[(len(have) - 1) // 2]
 
     # --- replication, the follower's side (§5.3) ---
@@ -1360,8 +1411,12 @@ class Raft:
         assert self.target is not None
         if self.match_index[self.target] == self._last_index():
             # region 3B: from now on another server may be elected at any time
-            self.lease_round = None
-            self.gave_up_lease_in = self.current_term
+            granted = self.granted
+            if granted:
+                granted = self._holders()
+            if granted:
+                return  # part 2: first, all leases at followers must end; no more are granted meanwhile
+            self.lease_round, self.gave_up_lease_in = None, self.current_term
             # endregion
             self.asked_at = time.monotonic()
             args = TimeoutNowArgs(self.current_term, self.me)
@@ -1466,5 +1521,67 @@ class Raft:
         with self.lock:
             self._see_term(answers[0].term)
         return answers[0].index
+
+    # --- leases at followers (part 2) ---
+
+    def _index_of_holder(self) -> int:
+        """At a follower: the index for a read, if it holds a lease; otherwise -1. If there are enough reads, it asks for a
+        lease, and for the next one before this one ends. Called with the lock held."""
+        # The whole log: what this server has acknowledged may be committed, and others may have shown it already. There is
+        # nothing else in its log: the leader has committed an entry of its own term, and this server has that one.
+        index = self._last_index()
+        now = time.monotonic()
+        term, until = self.own_lease
+        self.lease_reads = [*self.lease_reads[1 - READS_WORTH_A_LEASE :], now]
+        often = len(self.lease_reads) == READS_WORTH_A_LEASE and now < self.lease_reads[0] + 1.0
+        if often and now >= self.ask_at and self.leader_id is not None:
+            self.ask_at = now + LEASE * random.uniform(*ASK_AFTER)
+            args = LeaseArgs(self.current_term, self.me)
+            threading.Thread(target=self._ask_for_own_lease, args=(self.leader_id, args, now), daemon=True).start()
+        return index if term == self.current_term and now < until else -1
+
+    def _ask_for_own_lease(self, leader: int, args: LeaseArgs, asked: float) -> None:
+        """Ask the leader for a lease. A thread of its own. The answer may be late, so the lease counts from the question."""
+        reply = self.peers[leader].call("lease_of", args)
+        if reply is None:
+            return
+        with self.lock:
+            self._see_term(reply.term)
+            if reply.granted:
+                self.own_lease = max(self.own_lease, (reply.term, asked + reply.seconds / MAX_DRIFT))
+
+    def _may_grant(self, server: int) -> bool:
+        """Whether a follower may have a lease now. Called with the lock held, at a leader."""
+        if server not in self.members or self._is_handing_over():
+            return False
+        self._ask_for_lease()
+        # One that is behind would hold up the others.
+        return self._has_committed() and self._holds_lease() and self.match_index[server] >= self.commit_index
+
+    def _grant(self, server: int) -> LeaseReply:
+        """Give a follower a lease that ends with this leader's own. Called with the lock held, at a leader."""
+        until = self.round_began[self._answered_round()] + LEASE
+        self.granted[server] = max(self.granted.get(server, until), until)
+        # Until then this server, too, votes for nobody, even if it leads no more, or restarts.
+        self.silent_until = max(self.silent_until, until)
+        if not self.promised:
+            self.promised = True
+            self._persist()
+        left = int((until - time.monotonic()) * 1000) / 1000  # rounded down, so that it is easy to read in the trace
+        threading.Thread(target=self._commit_after, args=(until,), daemon=True).start()
+        return LeaseReply(self.current_term, True, left)
+
+    def _commit_after(self, until: float) -> None:
+        """Commit what has waited for a holder, when its lease has ended. A thread of its own."""
+        time.sleep(max(0.0, until - time.monotonic()))
+        with self.lock:
+            if self.role == LEADER:
+                self._advance_commit()
+
+    def _holders(self) -> dict[int, float]:
+        """The servers whose leases may not have ended, and when they end. Called with the lock held."""
+        now = time.monotonic()
+        self.granted = {server: until for server, until in self.granted.items() if now < until}
+        return self.granted
 
     # endregion

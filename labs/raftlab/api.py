@@ -144,8 +144,8 @@ class Raft(Protocol):
         the call."""
 
     def lease_index(self) -> int:
-        """Like :meth:`read_index`, but returns at once and sends no message, if this server holds a lease (lab 3B). Returns
-        -1 if it holds none."""
+        """Like :meth:`read_index`, but returns at once, without waiting for any message, if this server holds a lease (lab
+        3B; in part 2 a server that does not lead may hold one, too). Returns -1 if it holds none."""
 
 
 def _discard(topic: str, text: str) -> None:

@@ -124,9 +124,11 @@ LABS: dict[str, Lab] = {
             "3B",
             "reads",
             "reads that cost no entry of the log: by index, by lease, by session, and of a snapshot",
-            (*_WITH_SNAPSHOTS, "read_index", "lease_index", "read_index_of"),
+            (*_WITH_SNAPSHOTS, "read_index", "lease_index", "read_index_of", "lease_of"),
             frozenset({"log", "durable", "snapshots", "service", "reads"}),
             "raftlab.suites.lab_3b",
+            # Part 2 may use it.
+            optional=("lease_of",),
         ),
     )
 }

@@ -130,6 +130,7 @@ def test_skeleton_has_all_methods_and_no_markers() -> None:
         "pre_vote",
         "timeout_now",
         "read_index_of",
+        "lease_of",
     ]
 
 

@@ -27,16 +27,20 @@ SERVICES = sorted(path.parent for path in (ROOT / "tests" / "correct_services").
 # The services that implement lab 3B.
 READERS = [service for service in SERVICES if ".read_index()" in (service / "kv.py").read_text()]
 RAFTS = ("whole_batching", "whole_heartbeats", "whole_lazy", "whole_tick")
-# The Rafts that implement lab 3B, each with the last lab of part 2 that it has. Lab 3B needs none later than 2D.
+# The services whose servers answer reads by lease even if they do not lead, as part 2 of lab 3B requires.
+HOLDERS = ("batched", "by_index")
+# The Rafts that implement part 1 of lab 3B, each with the last lab of part 2 that it has. Lab 3B needs none later than 2D.
 READING_RAFTS = (("whole_lazy", "2D"), ("whole_tick", "2D"), ("whole_tick", "2F"))
 # This Raft sends new entries with the next heartbeat. The handout says that this is too slow for one test of lab 3A.
 TOO_SLOW = {"whole_lazy": {"requests_and_time"}}
 
 
-def sample(lab: str, number: int, parts: int, config: pytest.Config) -> Sequence[TestInfo]:
-    """Part ``number`` of the tests of a lab, which are divided into ``parts`` parts; all of them with ``--whole-suites``."""
+def sample(lab: str, number: int, parts: int, config: pytest.Config, later_part: bool = False) -> Sequence[TestInfo]:
+    """Part ``number`` of the tests of a lab, which are divided into ``parts`` parts; all of them with ``--whole-suites``. The
+    tests of part 2 of lab 3B are left out; with ``later_part``, only they are taken."""
     step = 1 if config.getoption("--whole-suites") else parts
-    return catalogue.tests(lab)[number % step :: step]
+    tests = [info for info in catalogue.tests(lab) if info.name.startswith("part2_") == later_part]
+    return tests[number % step :: step]
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
@@ -44,6 +48,9 @@ def test_the_suites_pass_a_correct_service(service: Path, pytestconfig: pytest.C
     tests = sample("3A", SERVICES.index(service), len(SERVICES), pytestconfig)
     if service in READERS:
         tests = [*tests, *sample("3B", READERS.index(service), len(READERS), pytestconfig)]
+    if service.name in HOLDERS:
+        number = HOLDERS.index(service.name)
+        tests = [*tests, *sample("3B", number, len(HOLDERS), pytestconfig, later_part=True)]
     failures = failures_of(service, tests, SOLUTION)
     assert [(info.name, failure.text) for info, failure in failures] == []
 

@@ -130,6 +130,9 @@ RULES: dict[Rule, str] = {
     rules.SILENT_VOTERS: (
         "dissertation, 6.4.1: a lease relies on voters that refuse for a while after they heard a leader"
     ),
+    rules.HOLDERS: (
+        "dissertation, 6.4.1, for holders that do not lead: their lease ends before anything is committed without them"
+    ),
     rules.SESSION_READS: (
         "dissertation, 6.4: a client gives the index that it has seen, and the server waits until it has applied it"
     ),

@@ -485,6 +485,12 @@ SILENT_VOTERS = Rule(
     "dissertation, 6.4.1, 4.2.3",
     f"{_DETAILS_3B}#voters-keep-silent",
 )
+HOLDERS = Rule(
+    "leases at followers",
+    "a follower answers reads by lease only as long as nothing is committed without it",
+    "dissertation, 6.4.1; Moraru et al., Paxos Quorum Leases, 2014",
+    f"{_DETAILS_3B}#leases-at-followers",
+)
 SESSION_READS = Rule(
     "reads of a session",
     "a read shows the state at the index that its reply names, and everything that its clerk has seen before",

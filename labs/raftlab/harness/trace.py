@@ -299,6 +299,7 @@ CAMEL = {
     "pre_vote": "PreVote",
     "timeout_now": "TimeoutNow",
     "read_index_of": "ReadIndex",
+    "lease_of": "Lease",
     "client_request": "ClientRequest",
 }
 

@@ -24,7 +24,15 @@ __all__ = [
     "UnknownMethod", "check_command", "decode_apply", "decode_plain", "decode_value", "encode_apply", "encode_value",
 ]  # fmt: skip
 
-RPC_METHODS = ("request_vote", "append_entries", "install_snapshot", "pre_vote", "timeout_now", "read_index_of")
+RPC_METHODS = (
+    "request_vote",
+    "append_entries",
+    "install_snapshot",
+    "pre_vote",
+    "timeout_now",
+    "read_index_of",
+    "lease_of",
+)
 SERVICE_METHODS = ("client_request",)
 STATUS_FIELDS = tuple(field.name for field in dataclasses.fields(Status))
 

@@ -90,7 +90,7 @@ def _declared_types(handler: Any, method: str, raft_class: type, skip: int) -> t
 
 
 def _camel(method: str) -> str:
-    name = {"pre_vote": "request_vote", "read_index_of": "read_index"}.get(method, method)
+    name = {"pre_vote": "request_vote", "read_index_of": "read_index", "lease_of": "lease"}.get(method, method)
     return "".join(part.capitalize() for part in name.split("_"))
 
 

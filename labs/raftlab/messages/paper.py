@@ -40,6 +40,7 @@ RAFT_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "timeout_now": ({"term": int, "leader_id": int}, {"term": int}),
     "read_index_of": ({"term": int, "server_id": int}, {"term": int, "index": int}),
+    "lease_of": ({"term": int, "server_id": int}, {"term": int, "granted": bool}),
 }  # fmt: skip
 
 # The field of RequestVote that says that the leader told the candidate to start an election (lab 2G). If it is absent, it is

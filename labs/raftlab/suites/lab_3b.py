@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from raftlab.explain import rules
 from raftlab.explain.failure import Rule, short
 from raftlab.harness.clerks import OPERATION_LIMIT, ClerkHandle, ClientOperation
-from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.cluster import CALL_PATIENCE, ELECTION_LIMIT, Cluster
 from raftlab.harness.membership import MembershipCall
 from raftlab.harness.rpc import Rpc
 from raftlab.referee.base import Message
@@ -986,6 +986,434 @@ def test_clocks_beyond_the_bound(cluster: StartCluster) -> None:
             "a read by lease was stale, which is no mistake: the clocks ran at 0.6 and 1.3, which is more than MAX_DRIFT; "
             "raftlab replay clocks_beyond_the_bound@0 shows it in its last note"
         )
+
+
+# --- part 2: leases at followers -----------------------------------------------------------------------------
+# In a Raft that has only part 1, followers refuse reads by lease, and the failure says so.
+
+# Seconds. A lease at a follower lasts no longer (handouts/lab-3b-details.md).
+LONGEST_LEASE = 1.0
+# Messages between servers that renew the leases of a quiet cluster, per second, at most.
+_RENEWALS = 20
+
+
+def hold_lease(c: Cluster, client: Client, holder: int, value: str) -> None:
+    """Read by lease at a server that does not lead, until its Raft holds a lease. Its answers must be ``value``."""
+    deadline, status, index = c.now + OPERATION_LIMIT, "nothing", -1
+    while c.now < deadline:
+        reply = client.ask(holder, read_of("lease"))
+        status = reply["status"]
+        if status == "ok":
+            _expect_current(c, holder, reply, value, "which was written before")
+            # A service may also answer such a read by index, as long as it holds no lease.
+            index = c.event_loop.call(holder, "lease_index", [], CALL_PATIENCE)
+            if type(index) is int and index >= 0:
+                return
+        c.sleep(0.02)
+    text = (
+        f"expected S{holder}, which does not lead, to hold a lease after {OPERATION_LIMIT:.0f} s of reads by lease, as"
+    )
+    text = f"{text} this part (2) needs leases at followers, but the last such read is answered with {status}"
+    text = f"{text}, and lease_index() returns {short(index)}" if status == "ok" else text
+    c.fail(text, rules.HOLDERS, [holder], hint="Part 1 is done with leases at the leader. Go on with part 2.")
+
+
+def _expect_current(c: Cluster, holder: int, reply: Message, value: str, why: str) -> None:
+    """Require that a server refuses a read by lease, or answers it with ``value``."""
+    text = f"expected S{holder} to answer a read by lease with {value!r}, {why}, or to refuse it, but it is"
+    fine = reply["status"] in REFUSALS or (reply["status"] == "ok" and reply["value"] == value)
+    c.expect(fine, f"{text} {reply['status']} and {reply['value']!r}", rules.HOLDERS, [holder])
+
+
+def _write_and_read(c: Cluster, client: Client, holder: int, value: str, why: str) -> float:
+    """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 5 ms meanwhile and for a while after. Require
+    that no read that began after the put had returned shows anything else. Returns the seconds that the put took."""
+    writer, reads, begun = c.clerks[0], [], c.now
+    operation = writer.begin("put", "x", value)
+    while c.now < begun + OPERATION_LIMIT and not (operation.returned is not None and c.now > operation.returned + 0.5):
+        reads.append((c.now, client.send(holder, read_of("lease"))))
+        c.sleep(0.005)
+    if operation.returned is None:
+        text = (
+            f"expected {operation.describe()} to return within {OPERATION_LIMIT:.0f} s, as the lease of S{holder} has"
+        )
+        c.fail(f"{text} ended by then, but it has not", rules.HOLDERS)
+    _check_reads(c, holder, reads, operation.returned, value, why)
+    return operation.returned - begun
+
+
+def _check_reads(
+    c: Cluster, holder: int, reads: Sequence[tuple[float, Rpc]], written: float, value: str, why: str
+) -> None:
+    """Require that no read by lease that began after ``written`` (seconds) shows anything but ``value``. ``reads``: each
+    read, and when it was sent."""
+    c.wait_for(ANSWERED, lambda: all(rpc.done for _, rpc in reads))
+    for sent, rpc in reads:
+        if sent >= written and rpc.reply is not None:
+            _expect_current(c, holder, rpc.reply, value, f"which a put had written before {why}")
+
+
+def _isolate(c: Cluster, server: int) -> None:
+    """Cut a server off from the other servers. Clients still reach it."""
+    for other in range(c.size):
+        if other != server:
+            c.cut(server, other)
+            c.cut(other, server)
+
+
+def _followers(c: Cluster) -> tuple[int, list[int]]:
+    """The leader, and the other servers."""
+    leader = c.settled_leader()
+    return leader, [server for server in range(c.size) if server != leader]
+
+
+@points(5)
+def test_part2_reads_at_followers(cluster: StartCluster) -> None:
+    """Part 2: followers answer reads by lease, always with what was written last."""
+    c = cluster(3, scripted_clerks=1)
+    client = Client(c)
+    session = client.register()
+    for number in range(3):
+        session.do("put", "x", f"{number};")
+        _, followers = _followers(c)
+        for holder in followers:
+            hold_lease(c, client, holder, f"{number};")
+        for step in range(8):
+            session.do("put", "x", f"{number}.{step};")
+            for holder in followers:
+                reply = client.ask(holder, read_of("lease"))
+                _expect_current(c, holder, reply, f"{number}.{step};", "which was written before")
+
+
+@points(5, networks=SIM)
+def test_part2_reads_cost_no_message(cluster: StartCluster) -> None:
+    """Part 2: in a quiet cluster, 200 reads by lease at a follower cost no message between servers but those that renew."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    client = Client(c)
+    c.clerks[0].put("x", "1;")
+    _, followers = _followers(c)
+    idle, holder = _rpcs_in(c, 2.0), followers[0]
+    hold_lease(c, client, holder, "1;")
+    before, since, last, answered = _server_rpcs(c), c.now, _last_index(c), 0
+    for _ in range(200):
+        answered += client.ask(holder, read_of("lease"))["status"] == "ok"
+    most = (1.2 * idle / 2.0 + _RENEWALS) * (c.now - since) + 5
+    spent = _server_rpcs(c) - before
+    text = f"expected 200 reads by lease at S{holder} to cost at most {most:.0f} messages between servers"
+    c.expect(spent <= most, f"{text}, as an idle leader and renewals need, but there were {spent}", rules.READ_COST)
+    c.expect(
+        _last_index(c) == last, "expected reads by lease to add nothing to the log, but it has grown", rules.READ_COST
+    )
+    text = f"expected S{holder} to answer most of 200 reads by lease in a quiet cluster, but it has refused {200 - answered}"
+    c.expect(answered >= 100, text, rules.HOLDERS, [holder])
+
+
+@points(4, networks=SIM)
+def test_part2_leader_is_spared(cluster: StartCluster) -> None:
+    """Part 2: with three holders and steady reads, fewer than half of the reads go to the leader."""
+    c = cluster(4, clerks=1, scripted_clerks=3)
+    clients = [Client(c, number) for number in range(3)]
+    c.clerks[0].put("x", "1;")
+    leader, followers = _followers(c)
+    for client, holder in zip(clients, followers, strict=True):
+        hold_lease(c, client, holder, "1;")
+    asked, refused = 0, 0
+    for _ in range(150):
+        sent = [
+            (client, client.send(holder, read_of("lease"))) for client, holder in zip(clients, followers, strict=True)
+        ]
+        for client, rpc in sent:
+            asked += 1
+            if client.answer(rpc)["status"] != "ok":
+                # The client goes to the leader instead.
+                refused += 1
+                client.ask(leader, read_of("lease"))
+        c.sleep(0.01)
+    text = (
+        f"expected S{leader}, the leader, to get fewer than half of {asked} reads by lease, which clients send to the"
+    )
+    text = f"{text} three other servers first, but these have refused {refused}"
+    c.expect(refused * 2 < asked, text, rules.HOLDERS)
+
+
+@points(6)
+def test_part2_holder_is_cut_off(cluster: StartCluster) -> None:
+    """Part 2: a holder is cut off. Writes go on after one lease at most, and by then the holder answers nothing."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    _cut_holders_off(c, 4)
+    end_well(c)
+
+
+@points(6, networks=SIM)
+def test_part2_clocks(cluster: StartCluster) -> None:
+    """Part 2: a holder is cut off whose clock runs slow, within the bound: its lease ends before writes go on."""
+    c = cluster(3, clerks=1, scripted_clerks=1, start=False)
+    _set_clocks(c, [1.11, 0.9, 0.9])
+    _cut_holders_off(c, 4, wanted=0)
+    end_well(c)
+
+
+def _cut_holders_off(c: Cluster, rounds: int, wanted: int | None = None) -> None:
+    """Cut one holder after another off from the servers, while C0 writes. If ``wanted`` is given, that server must lead."""
+    client, writer = Client(c), c.clerks[0]
+    for number in range(rounds):
+        if wanted is not None:
+            _lead(c, wanted)
+        writer.put("x", f"{number};")
+        leader, followers = _followers(c)
+        if wanted is not None and leader != wanted:
+            continue
+        holder = followers[number % 2]
+        hold_lease(c, client, holder, f"{number};")
+        for _ in range(5 + 3 * number):  # so that each cut comes at a different time after a renewal
+            client.ask(holder, read_of("lease"))
+            c.sleep(0.01)
+        _isolate(c, holder)
+        took = _write_and_read(c, client, holder, f"{number}+;", f"S{holder}, which was cut off, was asked")
+        limit = LONGEST_LEASE + (0.5 if c.virtual else 3.0)
+        text = (
+            f"expected a put to return within {limit} s after a holder of a lease was cut off, as a lease lasts at most"
+        )
+        c.expect(took <= limit, f"{text} {LONGEST_LEASE} s, but it took {took:.1f} s", rules.HOLDERS, [leader])
+        c.heal()
+        c.sleep(0.5)
+
+
+@points(6)
+def test_part2_new_leader(cluster: StartCluster) -> None:
+    """Part 2: a new leader is elected without a holder. It commits nothing while the holder's lease may last."""
+    c = cluster(5, clerks=1, scripted_clerks=1)
+    client, writer = Client(c), c.clerks[0]
+    for number in range(4):
+        writer.put("x", f"{number};")
+        leader, followers = _followers(c)
+        holder, *others = followers
+        hold_lease(c, client, holder, f"{number};")
+        _only(c, writer, others)
+        if number % 2:
+            _isolate(c, holder)
+            c.crash(leader)
+            why = f"S{holder}, whose leader has crashed, was asked"
+        else:
+            # The old leader and the holder still reach each other.
+            c.partition([leader, holder], others)
+            why = f"S{holder} was asked, which only reaches S{leader}, the leader of before"
+            _only(c, writer, others)
+        _write_and_read(c, client, holder, f"{number}+;", why)
+        c.heal()
+        c.start_all()
+        c.sleep(0.5)
+    end_well(c)
+
+
+@points(5)
+def test_part2_transfer(cluster: StartCluster) -> None:
+    """Part 2: a leader hands over while a holder is cut off: the new leader commits nothing while the lease may last (if
+    Raft has lab 2G)."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    client, writer = Client(c), c.clerks[0]
+    for number in range(4):
+        writer.put("x", f"{number};")
+        leader, followers = _followers(c)
+        holder, target = followers[number % 2], followers[1 - number % 2]
+        # In a term in which a leader has tried to hand over, it may grant no lease any more.
+        hold_lease(c, client, holder, f"{number};")
+        if not c.raft_has("transfer_leadership"):
+            return
+        _isolate(c, holder)
+        c.transfer(leader, target)
+        _write_and_read(
+            c, client, holder, f"{number}+;", f"S{holder} was asked, which was cut off before S{target} led"
+        )
+        c.heal()
+        c.sleep(0.5)
+        if not c.get_state(target)[1]:
+            c.restart(c.settled_leader())  # a new term
+    end_well(c)
+
+
+@points(4)
+def test_part2_holder_is_removed(cluster: StartCluster) -> None:
+    """Part 2: a holder that is cut off is removed: until its lease has ended, nothing is committed without it (if Raft has
+    lab 2E)."""
+    c = cluster(3, clerks=1, scripted_clerks=1, features={"membership"})
+    client, writer = Client(c), c.clerks[0]
+    writer.put("x", "1;")
+    leader, followers = _followers(c)
+    holder = followers[0]
+    hold_lease(c, client, holder, "1;")
+    if not c.raft_has("change_membership"):
+        return
+    _isolate(c, holder)
+    MembershipCall(c, leader, without(range(3), holder)).answer()
+    _write_and_read(c, client, holder, "2;", f"S{holder} was asked, which was cut off, and then removed")
+
+
+@points(5)
+def test_part2_holder_restarts(cluster: StartCluster) -> None:
+    """Part 2: a holder that restarts has no lease, and when it gets one, it shows nothing old."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    client, writer = Client(c), c.clerks[0]
+    for number in range(4):
+        writer.put("x", f"{number};")
+        _, followers = _followers(c)
+        holder = followers[number % 2]
+        hold_lease(c, client, holder, f"{number};")
+        if number % 2:
+            c.restart(holder)
+            hold_lease(c, client, holder, f"{number};")
+            continue
+        c.crash(holder)
+        _isolate(c, holder)
+        c.event_loop.boot(holder, c.members)  # restart() would connect it again
+        c.wait_for(5.0, lambda server=holder: c.server_state(server).ready)  # type: ignore[misc]
+        status = client.ask(holder, read_of("lease"))["status"]
+        text = (
+            f"expected S{holder} not to answer a read by lease with ok, as it has restarted since it got a lease, but"
+        )
+        c.expect(status in REFUSALS, f"{text} the status is {status}", rules.HOLDERS, [holder])
+        _write_and_read(c, client, holder, f"{number}+;", f"S{holder} was asked, which had restarted, and was cut off")
+        c.heal()
+        c.sleep(0.5)
+    end_well(c)
+
+
+@points(5, networks=SIM)
+def test_part2_leader_restarts(cluster: StartCluster) -> None:
+    """Part 2: a leader that has granted a lease restarts, and is asked for its vote at once: the lease still counts."""
+    c = cluster(3, scripted_clerks=1)
+    client = Client(c)
+    session = client.register()
+    for number in range(3):
+        session.do("put", "x", f"{number};")
+        leader, (holder, other) = _followers(c)
+        hold_lease(c, client, holder, f"{number};")
+        # The other server hears nothing from the leader. What it asks the leader arrives when that has restarted.
+        c.cut(leader, other)
+        asked = [c.hold(method, src=other, dst=leader) for method in ("pre_vote", "request_vote")]
+        for _ in range(round(2 * LONGEST_TIMEOUT / 0.02)):
+            client.ask(holder, read_of("lease"))
+            c.sleep(0.02)
+            if any(hold.messages for hold in asked):
+                break
+        _isolate(c, holder)
+        c.mend(leader, other)
+        c.restart(leader)
+        for hold in asked:
+            hold.deliver(c.now)
+        put, reads, written, until = session.request("put", "x", f"{number}+;"), [], None, c.now + OPERATION_LIMIT
+        write = client.send(other, put)
+        while c.now < until:
+            if write.done and written is None:
+                if write.reply is not None and write.reply["status"] == "ok":
+                    written, until = c.now, c.now + 0.5
+                else:
+                    write = client.send(other if write.dst == leader else leader, put)
+            reads.append((c.now, client.send(holder, read_of("lease"))))
+            c.sleep(0.005)
+        if written is None:
+            text = f"expected S{leader} or S{other} to carry out a put within {OPERATION_LIMIT:.0f} s, as the lease of"
+            c.fail(f"{text} S{holder} has ended by then, but they have not", rules.HOLDERS)
+        why = (
+            f"S{holder} was asked, which was cut off before S{leader} restarted, the leader that had granted the lease"
+        )
+        _check_reads(c, holder, reads, written, f"{number}+;", why)
+        c.heal()
+        c.sleep(0.5)
+
+
+@points(5)
+def test_part2_two_holders(cluster: StartCluster) -> None:
+    """Part 2: a holder that has an entry, but does not know that it is committed, does not read without it."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    client, writer = Client(c), c.clerks[0]
+    for number in range(4):
+        writer.put("x", f"{number};")
+        _, followers = _followers(c)
+        for holder in followers:
+            hold_lease(c, client, holder, f"{number};")
+        behind = followers[number % 2]
+        last = _last_index(c)
+        # S{behind} gets the next entry, but not the news that it is committed.
+        news = c.hold("append_entries", dst=behind, when=lambda args, upto=last: args["leader_commit"] > upto)  # type: ignore[misc]
+        operation = writer.begin("put", "x", f"{number}+;")
+        for _ in range(40):
+            if operation.done:
+                break
+            c.sleep(0.01)
+        if operation.done:
+            rpc = client.send(behind, read_of("lease"))
+            c.sleep(0.05)
+            news.release()
+            why = f"which a put had written before, while S{behind} did not know that it is committed"
+            _expect_current(c, behind, client.answer(rpc), f"{number}+;", why)
+        news.release()
+        writer.finish(operation)
+    end_well(c)
+
+
+@points(5)
+def test_part2_late_answers(cluster: StartCluster) -> None:
+    """Part 2: a lease that was granted long ago is over when the answer arrives."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    client, writer = Client(c), c.clerks[0]
+    for number in range(3):
+        writer.put("x", f"{number};")
+        leader, followers = _followers(c)
+        holder = followers[number % 2]
+        hold_lease(c, client, holder, f"{number};")
+        c.sleep(LONGEST_LEASE + 0.5)
+        # Whatever the holder asks the leader now, the answers come when a lease is over again.
+        answers = c.hold(src=holder, dst=leader, leg="reply")
+        for _ in range(30):
+            client.send(holder, read_of("lease"))
+            c.sleep(0.01)
+        c.sleep(LONGEST_LEASE)
+        news = [c.hold(dst=holder, src=server) for server in range(c.size) if server != holder]
+        own = [c.hold(src=holder, dst=server) for server in range(c.size) if server != holder]
+        operation = writer.begin("put", "x", f"{number}+;")
+        c.wait_for(0.2, lambda done=operation: done.done)  # type: ignore[misc]
+        if operation.done:
+            answers.deliver(c.now)
+            c.sleep(0.02)
+            why = f"which a put had written before S{holder} had the answer that grants it a lease"
+            _expect_current(c, holder, client.ask(holder, read_of("lease")), f"{number}+;", why)
+        for hold in (answers, *news, *own):
+            hold.release()
+        writer.finish(operation)
+        c.sleep(0.5)
+    end_well(c)
+
+
+@points(5)
+def test_part2_history(cluster: StartCluster) -> None:
+    """Part 2: a clerk reads by lease at each server, and two write, while servers are cut off, crash and restart."""
+    c = cluster(3, clerks=5, scripted_clerks=1, max_state=3000)
+    client, readers, writers = Client(c), c.clerks[:3], c.clerks[3:]
+    writers[0].append("x", "begin;")
+    _, followers = _followers(c)
+    hold_lease(c, client, followers[0], "begin;")
+    load = Load(c, clerks=writers, keys=("x",), mix=("append",), most=60)
+    for server, reader in enumerate(readers):
+        _only(c, reader, [server])
+    stops = [_keep_reading(c, reader, "lease", every=0.03) for reader in readers]
+    for number in range(6):
+        c.sleep(0.7)
+        server = c.random.randrange(3)
+        if number % 3 == 2:
+            c.restart(server)
+            continue
+        _isolate(c, server)
+        c.sleep(0.7)
+        for other in range(3):
+            c.mend(server, other)
+            c.mend(other, server)
+    for stop in stops:
+        stop()
+    c.heal()
+    load.finish()
+    c.wait_for(OPERATION_LIMIT, lambda: all(reader.operation is None for reader in readers))
+    end_well(c)
 
 
 # --- session and snapshot ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import { FIRST_CLERK, sentence } from "./words.js";
 
 /** The kinds of events that can be hidden. All others (crashes, cuts, the test's steps, advice, faults) are always shown. */
 export const KINDS = [
-  ["clients", "Clients", "ClientRequest, and ReadIndex"],
+  ["clients", "Clients", "ClientRequest, ReadIndex and Lease"],
   ["votes", "Votes", "RequestVote and PreVote"],
   ["entries", "Entries", "AppendEntries with entries, and InstallSnapshot"],
   ["heartbeats", "Heartbeats", "AppendEntries without entries"],
@@ -36,7 +36,7 @@ const TALLEST = 15e6;
 
 export function messageKind(send) {
   if (!send) return 0;
-  if (send.method === "client_request" || send.method === "read_index_of") return KIND.clients;
+  if (["client_request", "read_index_of", "lease_of"].includes(send.method)) return KIND.clients;
   if (["request_vote", "pre_vote", "timeout_now"].includes(send.method)) return KIND.votes;
   if (send.method === "append_entries" && !send.message?.entries?.length) return KIND.heartbeats;
   return KIND.entries;

@@ -8,6 +8,7 @@ const NAMES = {
   pre_vote: "PreVote",
   timeout_now: "TimeoutNow",
   read_index_of: "ReadIndex",
+  lease_of: "Lease",
   client_request: "ClientRequest",
 };
 // The number of clerk C0; servers have smaller ones (participants.py).

@@ -36,7 +36,7 @@ TOO_SLOW = {"whole_lazy": {"requests_and_time"}}
 
 
 def sample(lab: str, number: int, parts: int, config: pytest.Config, later_part: bool = False) -> Sequence[TestInfo]:
-    """Part ``number`` of the tests of a lab, which are divided into ``parts`` parts; all of them with ``--whole-suites``. The
+    """Part ``number`` of the tests of a lab, which are divided into ``parts`` parts; all with ``--whole-suites``. The
     tests of part 2 of lab 3B are left out; with ``later_part``, only they are taken."""
     step = 1 if config.getoption("--whole-suites") else parts
     tests = [info for info in catalogue.tests(lab) if info.name.startswith("part2_") == later_part]

@@ -103,12 +103,15 @@ class SimHost:
         server = self._servers.get(event.server)
         if server is None or not server.incarnation.alive:
             return
-        # The most frequent events come first: nearly all are replies, requests and calls.
+        # Nearly all events are replies, requests and calls. Comparing the type is faster than `isinstance` or a class
+        # pattern: for a frame of another class, these take 0.1 microseconds.
+        if type(event) is protocol.Reply:
+            server.reply(event)
+            return
+        if type(event) is protocol.Request or type(event) is protocol.Call:
+            server.deliver(event)
+            return
         match event:
-            case protocol.Reply():
-                server.reply(event)
-            case protocol.Request() | protocol.Call():
-                server.deliver(event)
             case protocol.Crash():
                 self.kernel.kill(server.incarnation)
             case protocol.Pause():

@@ -73,11 +73,11 @@ class _Together:
         result = self._host.step(request)
         size = 0
         for _, effect in result.effects:
-            if isinstance(effect, protocol.Save):
+            if type(effect) is protocol.Save:  # faster than `isinstance`, which matters for each effect of a run
                 size += len(effect.state) + len(effect.snapshot or b"")
                 if type(effect.state) is not bytes or type(effect.snapshot) not in (bytes, type(None)):
                     os._exit(1)  # the pipe would have converted the student's object to plain bytes
-            elif isinstance(effect, protocol.LogLine):
+            elif type(effect) is protocol.LogLine:
                 size += 4 * len(effect.text)
             else:
                 size += len(getattr(effect, "payload", b""))

@@ -30,6 +30,7 @@ def test_the_page_made_with_quick_is_complete(tmp_path: Path) -> None:
         "More servers",
         "Longer logs",
         "Compared with the original (MIT)",
+        "Why there is no native core",
     ]
     assert not re.search(r"\bnan\b|\binf\b|None|\{|\}", text)
     assert re.search(rf"{number_of_tests('2A')} runs,\s+all\s+of\s+them\s+passed", text)

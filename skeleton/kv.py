@@ -37,6 +37,8 @@ READS = ("log", "index", "lease", "session", "snapshot")
 
 # Your code here (3A): constants of your own
 
+# Your code here (3B): constants of your own
+
 
 @dataclass
 class ClientRequest:

@@ -1280,15 +1280,16 @@ def test_part2_holder_restarts(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_part2_leader_restarts(cluster: StartCluster) -> None:
-    """Part 2: a leader that has granted a lease restarts, and is asked for its vote at once: the lease still counts."""
+    """Part 2: a leader that has granted a lease restarts or steps down, and is asked to vote: the lease still counts."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
-    for number in range(3):
+    for number in range(4):
         session.do("put", "x", f"{number};")
         leader, (holder, other) = _followers(c)
         hold_lease(c, client, holder, f"{number};")
-        # The other server hears nothing from the leader. What it asks the leader arrives when that has restarted.
+        # The other server hears nothing from the leader. What it asks the leader arrives when that has restarted, or stepped
+        # down: without PreVote, the other server's term is higher by now.
         c.cut(leader, other)
         asked = [c.hold(method, src=other, dst=leader) for method in ("pre_vote", "request_vote")]
         for _ in range(round(2 * LONGEST_TIMEOUT / 0.02)):
@@ -1298,7 +1299,10 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
                 break
         _isolate(c, holder)
         c.mend(leader, other)
-        c.restart(leader)
+        if number % 2:
+            c.wait_for(0.15, lambda old=leader: not c.get_state(old)[1])  # type: ignore[misc]
+        else:
+            c.restart(leader)
         for hold in asked:
             hold.deliver(c.now)
         put, reads, written, until = session.request("put", "x", f"{number}+;"), [], None, c.now + OPERATION_LIMIT
@@ -1314,9 +1318,8 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
         if written is None:
             text = f"expected S{leader} or S{other} to carry out a put within {OPERATION_LIMIT:.0f} s, as the lease of"
             c.fail(f"{text} S{holder} has ended by then, but they have not", rules.HOLDERS)
-        why = (
-            f"S{holder} was asked, which was cut off before S{leader} restarted, the leader that had granted the lease"
-        )
+        what = "stepped down" if number % 2 else "restarted"
+        why = f"S{holder} was asked, which was cut off before S{leader} {what}, the leader that had granted the lease"
         _check_reads(c, holder, reads, written, f"{number}+;", why)
         c.heal()
         c.sleep(0.5)

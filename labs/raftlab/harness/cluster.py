@@ -238,7 +238,8 @@ class Cluster:
             nth: crash at the nth such effect from now on, counted from 1; 0 cancels an earlier ``crash_at``.
             side: ``"before"`` or ``"after"`` the effect.
             method: count only sends and answers of this method; empty means all.
-            when: called with the request's fields; returns whether the send or answer counts.
+            when: called with the request's fields, or with an empty dictionary for saves and applies; returns whether the
+                effect counts.
         """
         self._sim_only("crash_at")
         kinds: dict[str, type] = {
@@ -445,30 +446,40 @@ class Cluster:
         Returns:
             ``(term, is_leader)`` by server, without those that are down or paused.
         """
-        calls = {
-            server: self.event_loop.begin_call(server, "get_state", [])
-            for server in servers
-            if self.server_state(server).running
-        }
+        calls = {server: self.ask_state(server) for server in servers if self.server_state(server).running}
         answered = self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, calls.values())))
         if not answered:
             server = next(server for server, number in calls.items() if self.event_loop.pending(number))
             raise self.event_loop.no_answer(server, "get_state", CALL_PATIENCE)
         states = {}
         for server, number in calls.items():
-            state = self.event_loop.result(number)
-            if state is None and not self.server_state(server).up:
+            state = self._state(server, number)
+            if state is None:
                 continue
-            if not (isinstance(state, list) and [type(part) for part in state] == [int, bool]):
-                raise LabFailure(
-                    Failure(
-                        "bad-result",
-                        f"expected get_state() to return (term, is_leader), but S{server} returned {short(state)}",
-                    )
-                )
             self.event_loop.referee.observed(server, *state)
-            states[server] = (state[0], state[1])
+            states[server] = state
         return states
+
+    def ask_state(self, server: int) -> int:
+        """Call ``get_state()`` of one server without waiting. Returns the call's number, for :meth:`states_said`."""
+        return self.event_loop.begin_call(server, "get_state", [])
+
+    def states_said(self, server: int, calls: Collection[int]) -> list[tuple[int, bool]]:
+        """Wait until these calls of ``get_state`` have returned. Returns their results, without those that a crash has
+        ended. The referee does not judge them."""
+        self._until_returned(server, "get_state", calls)
+        states = [self._state(server, call) for call in calls]
+        return [state for state in states if state is not None]
+
+    def _state(self, server: int, call: int) -> tuple[int, bool] | None:
+        """The result of a call of ``get_state`` that has ended; ``None`` if the server crashed."""
+        state = self.event_loop.result(call)
+        if state is None and not self.server_state(server).up:
+            return None
+        if not (isinstance(state, list) and [type(part) for part in state] == [int, bool]):
+            text = f"expected get_state() to return (term, is_leader), but S{server} returned {short(state)}"
+            raise LabFailure(Failure("bad-result", text))
+        return state[0], state[1]
 
     def connected(self) -> list[int]:
         """The real servers that are up, not paused and on the network."""

@@ -154,7 +154,7 @@ def receive_log(host: WarmHost, entries: int) -> ReceivedLog:
         for prev in range(0, entries, ENTRIES_PER_MESSAGE):
             send(1000, prev, min(entries, prev + ENTRIES_PER_MESSAGE), prev)
         steps.append(running.cpu())
-        stored = len(c.server_state(0).state) / 1000
+        stored = c.server_state(0).state_size / 1000
         c.restart(0)
         steps.append(running.cpu())
         # The server has its log but no longer knows the commit index. This message tells it, so it applies everything.

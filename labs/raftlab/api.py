@@ -96,8 +96,19 @@ class Persister(Protocol):
             OSError: the disk failed, and nothing was saved.
         """
 
+    def append(self, data: bytes) -> None:
+        """Add to the end of the saved state, atomically. The data is durable once this returns. You need not use this:
+        ``save`` alone is enough in all labs.
+
+        Args:
+            data: is added to the saved state. The saved snapshot stays as it is.
+
+        Raises:
+            OSError: the disk failed, and nothing was added.
+        """
+
     def state(self) -> bytes:
-        """The state that was saved last; ``b""`` if there is none."""
+        """The state that was saved last, with everything that was appended since; ``b""`` if there is none."""
 
     def snapshot(self) -> bytes:
         """The snapshot that was saved last; ``b""`` if there is none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from raftlab.explain.failure import LabFailure
@@ -173,6 +175,83 @@ def test_a_failing_save_raises_and_stores_nothing(write_raft: Write) -> None:
         c.sleep(2)
         assert lines_of(c) == ["[Errno 5] the disk failed; nothing was stored"]
         assert (c.server_state(0).state, c.server_state(0).snapshot, c.server_state(0).saves) == (b"newer", b"snap", 2)
+
+
+def test_what_is_appended_is_stored_after_what_was_saved(write_raft: Write) -> None:
+    init = """
+        self.persister = persister
+        log("size", str(len(persister.state())))
+    """
+    methods = """
+        def start(self, command):
+            if command == "save": self.persister.save(b"saved", b"snap")
+            else: self.persister.append(command.encode())
+            return len(self.persister.state()), 1, True
+    """
+    with sim_cluster(write_raft(init, methods)) as c:
+        c.start_all()
+        server = c.server_state(0)
+        assert c.propose(0, "first")[0] == 5
+        assert server.state == b"first"
+        assert [c.propose(0, command)[0] for command in ("save", ", one", ", two")] == [5, 10, 15]
+        assert (server.state, server.state_size, server.snapshot, server.saves) == (b"saved, one, two", 15, b"snap", 4)
+        sizes = [(event["state_bytes"], event["snapshot_bytes"]) for event in kinds(c, "save")]
+        assert sizes == [(5, 0), (5, 4), (10, 0), (15, 0)]
+        c.restart(0)
+        assert c.propose(0, ", three")[0] == 22
+        assert server.state == b"saved, one, two, three"
+        assert lines_of(c) == ["0", "15"]
+
+
+@pytest.mark.parametrize(("side", "stored"), [("before", b"a"), ("after", b"ab")])
+def test_a_crash_before_or_after_an_append(write_raft: Write, side: str, stored: bytes) -> None:
+    methods = """
+        def start(self, command):
+            self.persister.append(command.encode())
+            return 1, 1, True
+    """
+    with sim_cluster(write_raft(methods=methods)) as c:
+        c.start_all()
+        c.propose(0, "a")
+        c.crash_at(0, "save", side=side)
+        c.propose(0, "b")
+        assert not c.server_state(0).up
+        assert c.server_state(0).state == stored
+
+
+def test_a_failing_append_raises_and_stores_nothing(write_raft: Write) -> None:
+    init = """
+        def save():
+            time.sleep(1)
+            try: persister.append(b" lost")
+            except OSError as exc: log("t", str(exc))
+            persister.append(b" more")
+            log("t", str(persister.state()))
+        persister.save(b"old")
+        threading.Thread(target=save).start()
+    """
+    with sim_cluster(write_raft(init)) as c:
+        c.start_all()
+        c.fail_saves(0)
+        c.sleep(2)
+        assert lines_of(c) == ["[Errno 5] the disk failed; nothing was stored", "b'old more'"]
+        assert (c.server_state(0).state, c.server_state(0).saves) == (b"old more", 2)
+
+
+@pytest.mark.parametrize(
+    ("init", "text"),
+    [
+        ("persister.append('text')", "persister.append expects bytes, not str"),
+        ("persister.append(bytearray(2))", "persister.append expects bytes, not bytearray"),
+        (
+            "for _ in range(9): persister.append(bytes(1_000_000))",
+            "expected S0 to store at most 8,000,000 bytes, but state and snapshot have 9,000,000",
+        ),
+    ],
+)
+def test_what_may_not_be_appended(write_raft: Write, init: str, text: str) -> None:
+    with sim_cluster(write_raft(init)) as c, pytest.raises(LabFailure, match=re.escape(text)):
+        c.start_all()
 
 
 # A fake Raft: ten times a second, S0 calls S1 with the current time as the term, and logs the term of the reply.

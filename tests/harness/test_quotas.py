@@ -24,7 +24,7 @@ def test_a_busy_server_exceeds_no_quota() -> None:
     all_of_it = Quotas()
     for number in range(20_000):
         all_of_it.message(0, "request", 100, number / 5_000)
-        all_of_it.save(0, bytes(10_000), b"", number / 5_000)
+        all_of_it.save(0, 10_000, number / 5_000)
     all_of_it.result(0, "get_state", bytes(1000))
 
 
@@ -34,10 +34,10 @@ def test_a_server_that_exceeds_a_quota_fails(monkeypatch: pytest.MonkeyPatch) ->
     assert text_of(lambda q: [q.message(0, "request", 10, 0.0) for _ in range(10_002)]) == flood
     run = "expected a run of at most 10,000,000 bytes of messages, but it has more"
     assert text_of(lambda q: [q.message(0, "request", 700, float(at)) for at in range(10_000)]) == run
-    assert text_of(lambda q: [q.save(0, b"", b"", float(at)) for at in range(30_000)]) == run
+    assert text_of(lambda q: [q.save(0, 0, float(at)) for at in range(30_000)]) == run
     assert text_of(lambda q: [q.kept(2_000_000) for _ in range(5)]) == run
     stored = "expected S0 to store at most 8,000,000 bytes, but state and snapshot have 8,000,001"
-    assert text_of(lambda q: q.save(0, bytes(4_000_000), bytes(4_000_001), 0.0)) == stored
+    assert text_of(lambda q: q.save(0, 8_000_001, 0.0)) == stored
     result = "expected S0.get_state() to return a short value, but it has 100,001 bytes"
     assert text_of(lambda q: q.result(0, "get_state", bytes(100_001))) == result
 

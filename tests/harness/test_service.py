@@ -169,6 +169,10 @@ FLOODS = {
         "while True: persister.save(b'')",
         "S0: a thread sends, saves or applies without end: 5,000 times within half a millisecond",
     ),
+    "appends to the disk without end": (
+        "while True: persister.append(b'')",
+        "S0: a thread sends, saves or applies without end: 5,000 times within half a millisecond",
+    ),
     "applies without end": (
         "for index in range(1, 10**9): apply_ch.put(ApplyMsg(index, 1, 'x'))",
         "S0: a thread sends, saves or applies without end: 200,000 times within half a millisecond",

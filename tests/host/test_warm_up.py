@@ -49,7 +49,7 @@ def test_warm_up_produces_every_kind_of_effect_and_no_fault() -> None:
     effects = Counter(type(effect) for effect in warm_up.run())
     assert set(effects) == {
         *(protocol.Ready, protocol.Result, protocol.Send, protocol.Answer),
-        *(protocol.Save, protocol.Apply, protocol.LogLine),
+        *(protocol.Save, protocol.Append, protocol.Apply, protocol.LogLine),
     }
     assert effects[protocol.Ready] == warm_up.SERVERS
     assert effects[protocol.Answer] > 50

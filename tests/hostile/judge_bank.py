@@ -144,6 +144,16 @@ OTHERS = [
         "for n in range(30_000): emit(p.Save(me, b'', None))",
     ),
     _entry(
+        "appends-without-end",
+        ("within a second it saved", "saves or applies without end", NO_LEADER),
+        "for n in range(30_000): emit(p.Append(me, b''))",
+    ),
+    _entry(
+        "appends-of-20-MB",
+        ("to store at most 8,000,000 bytes", _AT_A_TIME),
+        "for n in range(20): self.persister.append(b'x' * 1_000_000)",
+    ),
+    _entry(
         "entries-without-end",
         ("put something other than an ApplyMsg into apply_ch", _AT_A_TIME),
         "for n in range(8): emit(p.Apply(me, p.encode([1] * 1_000_000) * 10))",

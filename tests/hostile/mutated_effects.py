@@ -52,9 +52,9 @@ if not hasattr(server, "first_emit"):
         if dice.random() < 0.04 and hasattr(effect, "payload"):
             effect.payload = p.encode(mutated(codec.decode_plain(effect.payload)))
         rare = dice.random()
-        if rare > 0.01 or type(effect) not in (p.Save, p.Apply):
+        if rare > 0.01 or type(effect) not in (p.Save, p.Append, p.Apply):
             send(effect)
-        if rare > 0.99 and type(effect) in (p.Send, p.Answer, p.Save, p.Apply):
+        if rare > 0.99 and type(effect) in (p.Send, p.Answer, p.Save, p.Append, p.Apply):
             send(effect)
 
     server.emit = emit

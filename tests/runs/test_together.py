@@ -80,6 +80,7 @@ def test_exceptions_are_reported_in_the_same_way(init: str, write_raft: Write) -
         ("import posix; posix.kill(posix.getpid(), 9)", "host-died"),
         ("sum(range(10**12))", "host-hangs"),
         ("persister.save(bytes(20_000_000))", "flood"),
+        ("persister.append(bytes(20_000_000))", "flood"),
     ],
 )
 def test_what_ends_or_disturbs_the_process_is_judged_apart(

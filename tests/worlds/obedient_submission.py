@@ -81,6 +81,12 @@ class Raft:
         except OSError as exc:
             return str(exc)
 
+    def append(self, text):
+        try:
+            self.persister.append(text.encode())
+        except OSError as exc:
+            return str(exc)
+
     def stored(self):
         return [self.persister.state(), self.persister.snapshot()]
 

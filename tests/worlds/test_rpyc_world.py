@@ -136,6 +136,23 @@ def test_a_disk_that_fails(event_loop: TinyEventLoop) -> None:
     assert event_loop.call(0, "stored")[0] == b"kept"
 
 
+def test_what_was_appended_is_stored_after_what_was_saved(event_loop: TinyEventLoop) -> None:
+    event_loop.boot(0)
+    assert event_loop.call(0, "append", "first") is None
+    event_loop.call(0, "save", "saved")
+    assert event_loop.call(0, "append", ", one") is None
+    event_loop.world.send_event(protocol.FailSaves(0, 1))
+    assert event_loop.call(0, "append", ", lost") == "[Errno 5] the disk failed; nothing was stored"
+    assert event_loop.call(0, "append", ", two") is None
+    stored = [b"saved, one, two", b"snapshot of saved"]
+    assert event_loop.call(0, "stored") == stored
+    event_loop.kill(0)
+    event_loop.boot(0)
+    assert event_loop.call(0, "stored") == stored
+    event_loop.call(0, "append", ", three")
+    assert event_loop.call(0, "stored")[0] == b"saved, one, two, three"
+
+
 def test_events_that_only_the_simulator_supports_are_refused(event_loop: TinyEventLoop) -> None:
     with pytest.raises(NotImplementedError, match="pause works in the simulator only"):
         event_loop.world.send_event(protocol.Pause(0))

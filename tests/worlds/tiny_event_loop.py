@@ -91,6 +91,9 @@ class TinyEventLoop:
             case protocol.Save():
                 _, snapshot = self.stored.get(effect.server, (b"", b""))
                 self.stored[effect.server] = (effect.state, effect.snapshot or snapshot)
+            case protocol.Append():
+                state, snapshot = self.stored.get(effect.server, (b"", b""))
+                self.stored[effect.server] = (state + effect.data, snapshot)
             case protocol.Ready():
                 self.ready.add(effect.server)
             case _:

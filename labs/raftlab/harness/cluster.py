@@ -234,7 +234,7 @@ class Cluster:
 
         Args:
             server: the server.
-            kind: which effects count: ``"save"``, ``"send"``, ``"answer"`` or ``"apply"``.
+            kind: which effects count: ``"save"`` (this includes appends), ``"send"``, ``"answer"`` or ``"apply"``.
             nth: crash at the nth such effect from now on, counted from 1; 0 cancels an earlier ``crash_at``.
             side: ``"before"`` or ``"after"`` the effect.
             method: count only sends and answers of this method; empty means all.
@@ -242,8 +242,8 @@ class Cluster:
                 effect counts.
         """
         self._sim_only("crash_at")
-        kinds: dict[str, type] = {
-            "save": protocol.Save,
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "save": (protocol.Save, protocol.Append),
             "send": protocol.Send,
             "answer": protocol.Answer,
             "apply": protocol.Apply,
@@ -307,7 +307,7 @@ class Cluster:
         self._world.send_event(protocol.SlowApply(server, seconds))
 
     def fail_saves(self, server: int, count: int = 1) -> None:
-        """Let the next ``count`` saves of a server raise ``OSError``."""
+        """Let the next ``count`` saves or appends of a server raise ``OSError``."""
         self.note(f"the next {count} saves of S{server} fail")
         self._world.send_event(protocol.FailSaves(server, count))
 

@@ -149,9 +149,9 @@ class ServerState:
         ready: whether ``Raft()`` has returned in this incarnation.
         paused: whether its threads are stopped (sim).
         scripted_server: answers requests for this server, if the test plays it; else ``None``.
-        state: what ``persister.save`` stored last.
+        state_size: the size of :attr:`state` in bytes.
         snapshot: the snapshot that ``persister.save`` stored last.
-        saves: the number of saves in all incarnations.
+        saves: the number of saves and appends in all incarnations.
         rate: seconds of the server's clock per second of the lab's time.
         crash_trigger: set by ``Cluster.crash_at``. It is called with each effect, and returns ``"before"`` or ``"after"``
             to crash the server before or after this effect, else ``""``.
@@ -164,7 +164,8 @@ class ServerState:
         self.ready = False
         self.paused = False
         self.scripted_server: Answerer | None = None
-        self.state = b""
+        self._parts = [b""]  # the state; it is joined only when it is read, so that an append takes constant time
+        self.state_size = 0
         self.snapshot = b""
         self.saves = 0
         self.rate = 1.0
@@ -174,6 +175,24 @@ class ServerState:
     def running(self) -> bool:
         """Up, and not paused."""
         return self.up and not self.paused
+
+    @property
+    def state(self) -> bytes:
+        """What ``persister.save`` stored last, and everything that ``persister.append`` has added since."""
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0]
+
+    def save(self, state: bytes) -> None:
+        """Replace the saved state."""
+        self._parts, self.state_size = [state], len(state)
+        self.saves += 1
+
+    def append(self, data: bytes) -> None:
+        """Add to the end of the saved state."""
+        self._parts.append(data)
+        self.state_size += len(data)
+        self.saves += 1
 
 
 class EventLoop:
@@ -653,11 +672,17 @@ class EventLoop:
                     self._answered(rpc, effect.payload, when)
             case protocol.Save():
                 snapshot = server_state.snapshot if effect.snapshot is None else effect.snapshot
-                self._quotas.save(server, effect.state, snapshot, when)
-                server_state.state, server_state.snapshot = effect.state, snapshot
-                server_state.saves += 1
+                self._quotas.save(server, len(effect.state) + len(snapshot), when)
+                server_state.save(effect.state)
+                server_state.snapshot = snapshot
                 self.referee.saved(server)
                 self.trace.add(SaveEvent(when, "save", server, len(effect.state), len(effect.snapshot or b"")))
+            case protocol.Append():
+                size = server_state.state_size + len(effect.data)
+                self._quotas.save(server, size + len(server_state.snapshot), when)
+                server_state.append(effect.data)
+                self.referee.saved(server)
+                self.trace.add(SaveEvent(when, "save", server, size, 0))
             case protocol.Apply():
                 self._quotas.message(server, "entry", len(effect.payload), when)
                 self.trace.add(ApplyEvent(when, "apply", server, effect.payload))
@@ -672,7 +697,7 @@ class EventLoop:
                 self.referee.applied(server, msg)
                 self.on_apply(server, msg)
             case protocol.SnapshotTaken():
-                self._quotas.save(server, b"", effect.data, when)
+                self._quotas.save(server, len(effect.data), when)
                 if self.referee.applies.service_took(effect.index, effect.data):
                     self._quotas.kept(len(effect.data))
                 self.trace.add(SnapshotEvent(when, "snapshot", server, effect.index, len(effect.data)))

@@ -61,9 +61,8 @@ class Quotas:
         if self._kept > _BYTES_KEPT:
             self.kept(0)
 
-    def save(self, server: int, state: bytes, snapshot: bytes, when: float) -> None:
-        """Count a save of ``server`` that stores ``state`` and ``snapshot``."""
-        size = len(state) + len(snapshot)
+    def save(self, server: int, size: int, when: float) -> None:
+        """Count a save or an append of ``server``, after which state and snapshot together have ``size`` bytes."""
         if size > _SAVED_BYTES:
             most = f"at most {_SAVED_BYTES:,} bytes"
             text = f"expected {name_of(server)} to store {most}, but state and snapshot have {size:,}"

@@ -110,7 +110,8 @@ class HoldEvent(Event):
 
 
 class SaveEvent(Event):
-    """``save``: ``persister.save`` was called. ``snapshot_bytes`` is 0 if the snapshot did not change."""
+    """``save``: ``persister.save`` or ``persister.append`` was called. ``state_bytes`` is the size of the whole state after
+    that; ``snapshot_bytes`` is 0 if the snapshot did not change."""
 
     server: int
     state_bytes: int

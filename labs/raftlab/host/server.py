@@ -61,11 +61,11 @@ _CONSTRUCTORS = {"Raft()": "Raft() raised", "KVServer()": "KVServer() raised", "
 
 
 class DiskFailed(OSError):
-    """Raised by a save that fails. Student code need not catch it: a server whose disk has failed should go down."""
+    """Raised by a save or append that fails. Student code need not catch it: a server whose disk failed should go down."""
 
 
 def _caused_by_disk(exc: BaseException) -> bool:
-    """Whether ``exc`` comes from a failed save, directly or as its cause or context."""
+    """Whether ``exc`` comes from a failed save or append, directly or as its cause or context."""
     cause: BaseException | None = exc
     while cause is not None and not isinstance(cause, DiskFailed):
         cause = cause.__cause__ or cause.__context__
@@ -77,30 +77,50 @@ class Persister:
 
     def __init__(self, server: Server, state: bytes, snapshot: bytes) -> None:
         self._server = server
-        self._state = state
+        self._parts = [state]  # the state; it is joined only when it is read, so that an append takes constant time
+        self._size = len(state)  # of the state, in bytes
         self._snapshot = snapshot
         self._lock = threading.RLock()  # so that concurrent saves change both copies in the same order
-        self.failing = 0  # number of saves that must still fail
+        self.failing = 0  # number of saves and appends that must still fail
 
     def save(self, state: bytes, snapshot: bytes | None = None) -> None:
-        for name, value in (("state", state), ("snapshot", snapshot)):
-            if not isinstance(value, bytes) and not (name == "snapshot" and value is None):
-                exc = TypeError(f"persister.save expects bytes for {name}, not {type(value).__name__}")
-                self._server.misuse("not-by-value", exc)
-                raise exc
+        self._require_bytes(state, "persister.save expects bytes for state")
+        if snapshot is not None:
+            self._require_bytes(snapshot, "persister.save expects bytes for snapshot")
         self._server.using("persister", True)
         with self._lock:
-            if self.failing:
-                self.failing -= 1
-                raise DiskFailed(5, "the disk failed; nothing was stored")
-            self._state = state
+            self._fail_if_told()
+            self._parts, self._size = [state], len(state)
             if snapshot is not None:
                 self._snapshot = snapshot
             self._server.emit(protocol.Save(self._server.id, state, snapshot))
 
+    def append(self, data: bytes) -> None:
+        self._require_bytes(data, "persister.append expects bytes")
+        self._server.using("persister", True)
+        with self._lock:
+            self._fail_if_told()
+            self._parts.append(data)
+            self._size += len(data)
+            self._server.emit(protocol.Append(self._server.id, data))
+
+    def _require_bytes(self, value: object, expected: str) -> None:
+        if not isinstance(value, bytes):
+            exc = TypeError(f"{expected}, not {type(value).__name__}")
+            self._server.misuse("not-by-value", exc)
+            raise exc
+
+    def _fail_if_told(self) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise DiskFailed(5, "the disk failed; nothing was stored")
+
     def state(self) -> bytes:
         self._server.using("persister", False)
-        return self._state
+        with self._lock:
+            if len(self._parts) > 1:
+                self._parts = [b"".join(self._parts)]
+            return self._parts[0]
 
     def snapshot(self) -> bytes:
         self._server.using("persister", False)
@@ -108,7 +128,7 @@ class Persister:
 
     def state_size(self) -> int:
         """The size of the saved state in bytes, without the snapshot: ``stored`` of the student's service."""
-        return len(self._state)
+        return self._size
 
 
 class ApplyChannel:
@@ -260,7 +280,7 @@ class Server(ABC):
         return self.raft
 
     def fail_saves(self, count: int) -> None:
-        """Make the next ``count`` saves raise :class:`DiskFailed`."""
+        """Make the next ``count`` saves or appends raise :class:`DiskFailed`."""
         self._persister.failing = count
 
     # --- calls into student code ---

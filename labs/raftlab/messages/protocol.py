@@ -43,7 +43,7 @@ class Boot(Frame):
     members: list[int]
     """The servers that vote initially."""
     state: bytes
-    """The state that ``persister.save`` stored last, in any earlier incarnation."""
+    """The state that ``persister.save`` stored last, in any earlier incarnation, and what was appended since."""
     snapshot: bytes
     """The snapshot that ``persister.save`` stored last."""
     seed: int
@@ -145,7 +145,7 @@ class Reseed(Frame):
 
 
 class FailSaves(Frame):
-    """The next ``count`` calls of ``persister.save`` raise ``OSError`` and store nothing."""
+    """The next ``count`` calls of ``persister.save`` or ``persister.append`` raise ``OSError`` and store nothing."""
 
     server: int
     count: int
@@ -196,6 +196,13 @@ class Save(Frame):
     server: int
     state: bytes
     snapshot: bytes | None
+
+
+class Append(Frame):
+    """``persister.append`` was called; ``data`` is now durable, at the end of the saved state."""
+
+    server: int
+    data: bytes
 
 
 class Apply(Frame):
@@ -268,7 +275,9 @@ class Threads(Frame):
     text: str
 
 
-Effect = Ready | Send | Answer | Save | Apply | SnapshotTaken | Result | Down | LogLine | Fault | Advice | Threads
+Effect = (
+    Ready | Send | Answer | Save | Append | Apply | SnapshotTaken | Result | Down | LogLine | Fault | Advice | Threads
+)  # fmt: skip
 
 # After one of these effects, the simulator's host returns at once, because the judge's next decision may depend on it.
 URGENT = frozenset((Ready, Result, Down, Fault))

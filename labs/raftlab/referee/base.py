@@ -35,7 +35,7 @@ class Invariant:
         """``server`` answers a request. The reply may never arrive."""
 
     def saved(self, server: int) -> None:
-        """``persister.save`` on ``server`` succeeded."""
+        """``persister.save`` or ``persister.append`` on ``server`` succeeded."""
 
     def observed(self, server: int, term: int, is_leader: bool) -> None:
         """``get_state`` on ``server`` returned this. Calls on one server do not overlap."""

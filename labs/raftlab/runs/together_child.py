@@ -77,6 +77,10 @@ class _Together:
                 size += len(effect.state) + len(effect.snapshot or b"")
                 if type(effect.state) is not bytes or type(effect.snapshot) not in (bytes, type(None)):
                     os._exit(1)  # the pipe would have converted the student's object to plain bytes
+            elif type(effect) is protocol.Append:
+                size += len(effect.data)
+                if type(effect.data) is not bytes:
+                    os._exit(1)
             elif type(effect) is protocol.LogLine:
                 size += 4 * len(effect.text)
             else:

@@ -48,9 +48,9 @@ def _commands(c: Cluster, count: int) -> list[str]:
 
 def _expect_short_logs(c: Cluster) -> None:
     """Require that within 2 s no server stores more than ``MAX_STATE_BYTES`` besides its snapshot."""
-    c.wait_for(2.0, lambda: all(len(c.server_state(server).state) <= MAX_STATE_BYTES for server in c.real_servers))
+    c.wait_for(2.0, lambda: all(c.server_state(server).state_size <= MAX_STATE_BYTES for server in c.real_servers))
     for server in c.real_servers:
-        size = len(c.server_state(server).state)
+        size = c.server_state(server).state_size
         text = f"expected S{server} to store at most {MAX_STATE_BYTES:,} bytes besides the snapshot, but it stores {size:,}"
         c.expect(size <= MAX_STATE_BYTES, text, rules.LOG_IS_CUT, [server])
 

@@ -1382,7 +1382,7 @@ def _expect_small(c: Cluster, max_state: int, most: int) -> None:
     bytes."""
     c.sleep(2.0)  # entries that are not committed yet cannot be removed from the log
     for server in range(3):
-        stored, snapshot = len(c.server_state(server).state), len(c.server_state(server).snapshot)
+        stored, snapshot = c.server_state(server).state_size, len(c.server_state(server).snapshot)
         text = f"expected S{server} to store at most 8 x max_state = {8 * max_state} bytes besides the snapshot"
         c.expect(stored <= 8 * max_state, f"{text}, but there are {stored}", rules.SERVICE_SNAPSHOTS, [server])
         c.expect(

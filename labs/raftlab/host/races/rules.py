@@ -418,7 +418,7 @@ def _late_saves(source: _Source, method: _Method) -> Iterator[StaticFinding]:
                 if (
                     isinstance(node, ast.Call)
                     and isinstance(node.func, ast.Attribute)
-                    and node.func.attr == "save"
+                    and node.func.attr in ("save", "append")
                     and _last_name(node.func.value).endswith("persister")
                     and not any(_held(source, inner) for inner in ast.walk(statement))
                 ):

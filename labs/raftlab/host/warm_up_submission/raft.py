@@ -124,6 +124,7 @@ class Raft:
         with self.changed:
             self.entries.append(LogEntry(1, command))
             self.persister.save(json.dumps([asdict(entry) for entry in self.entries]).encode(), None)
+            self.persister.append(b"\n")
             self.changed.notify_all()
             return len(self.entries) - 1, 1, False
 

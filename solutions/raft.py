@@ -320,6 +320,8 @@ class Raft:
         # region 2C: continue from what the server had saved before it crashed
         # hint: persister.state() is b"" when nothing was ever saved.
         self._restore()
+        # The entries from this index on are not saved yet. After a restart, the first save writes everything anew.
+        self.unsaved_from = self.base
         # endregion
 
         # region 2E: who votes, and since which index of the log
@@ -1038,6 +1040,8 @@ class Raft:
             self._use_latest_configuration()
             # endregion
             # region 2C: the answer promises that these entries stay
+            # If other entries were saved here, these replace them.
+            self.unsaved_from = min(self.unsaved_from, index)
             self._persist()
             # endregion
             break
@@ -1093,23 +1097,32 @@ class Raft:
     def _persist(self, snapshot: bytes | None = None) -> None:
         """Save what must survive a crash, before any message depends on it. Called with the lock held.
 
+        Each save adds one line of JSON: the term, the vote, and the log from `unsaved_from` on. So it costs the same however
+        long the log is. With a snapshot, most of what was saved is of no use any more: then everything is written anew.
+
         If the disk fails, the OSError ends this thread, and the lab stops this server: it must not answer any more."""
-        entries = [list(vars(entry).values()) for entry in self.entries]
+        if snapshot is not None:
+            self.unsaved_from = self.base
+        entries = [list(vars(entry).values()) for entry in self.entries[self.unsaved_from - self.base :]]
         # region 3B: and what a leader's lease may rest on
-        # skeleton: state = json.dumps((self.current_term, self.voted_for, self.base, entries))
-        state = json.dumps((self.current_term, self.voted_for, self.base, entries, self.promised))
+        # skeleton: state = json.dumps((self.current_term, self.voted_for, self.base, self.unsaved_from, entries))
+        state = json.dumps((self.current_term, self.voted_for, self.base, self.unsaved_from, entries, self.promised))
         # endregion
-        self.persister.save(state.encode(), snapshot)
+        line = state.encode() + b"\n"
+        if self.unsaved_from == self.base:
+            self.persister.save(line, snapshot)
+        else:
+            self.persister.append(line)
+        self.unsaved_from = self._last_index() + 1
 
     def _restore(self) -> None:
-        """Continue from what was saved, if anything was."""
-        state = self.persister.state()
-        if state:
+        """Continue from what was saved, if anything was. Each line replaces the log from its first entry on."""
+        for line in self.persister.state().splitlines():
             # region 3B: and what a leader's lease may rest on
-            # skeleton: self.current_term, self.voted_for, self.base, entries = json.loads(state)
-            self.current_term, self.voted_for, self.base, entries, self.promised = json.loads(state)
+            # skeleton: self.current_term, self.voted_for, self.base, first, entries = json.loads(line)
+            self.current_term, self.voted_for, self.base, first, entries, self.promised = json.loads(line)
             # endregion
-            self.entries = [LogEntry(*entry) for entry in entries]
+            self.entries[first - self.base :] = [LogEntry(*entry) for entry in entries]
         # region 2D: the service has lost its state, too: give it the snapshot first
         # hint: What the snapshot covers is committed. Nothing else is known to be (commit_index is volatile).
         if self.base:

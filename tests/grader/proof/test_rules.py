@@ -25,7 +25,7 @@ NO_RULES = {
     "lab-2b-details.md#the-list-and-its-indexes",
     "lab-2b-details.md#messages",
     "lab-2b-details.md#a-no-op-if-you-like",
-    "lab-2c-details.md#why-the-whole-log-each-time",
+    "lab-2c-details.md#why-one-appends",
 }
 BOXES = {
     "Figure 2, RequestVote": 2,

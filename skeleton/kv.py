@@ -3,8 +3,8 @@
 You build both ends of it: the server, which carries out what the log says, and the clerk, which a client uses to call the
 servers. Section 8 of the paper is the source, and sections 6.1 to 6.3 of Ongaro's dissertation.
 
-Read `handouts/lab-3a.md` first. Where it says "your code here", code is missing. You may add fields, methods, threads,
-files; keep what is here, and give every field that you add to a message a default value.
+Read `handouts/lab-3a.md` first. Wherever this file says "Your code here", code is missing. You may add fields, methods,
+threads, files; keep what is here, and give every field that you add to a message a default value.
 
 The Raft below is your `raft.py`, or another one: this file does not import it. What the lab gives you (see `raftlab.api`):
 
@@ -42,11 +42,11 @@ READS = ("log", "index", "lease", "session", "snapshot")
 
 @dataclass
 class ClientRequest:
-    """What a clerk asks of a server. It is passed on to Raft as a dict.
+    """What a clerk asks of a server. The server passes it on to Raft as a dict.
 
     op "register" begins a session. In all others, `client_id` is the session. Its requests have growing serials, from 1; a
-    retry has the serial of the first try. "put", "append" and "swap" need a `value`; "swap" puts it there if the key has the
-    value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
+    retry has the serial of the first try. "put", "append" and "swap" need a `value`; "swap" sets the key to it if the key
+    has the value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
     """
 
     client_id: int
@@ -61,12 +61,12 @@ class ClientRequest:
 
 @dataclass
 class ClientReply:
-    """A server's answer. What each `status` promises:
+    """A server's answer. What each `status` promises about the request:
 
-    - "ok": the request was carried out, once. `value` is the answer of that one time.
+    - "ok": it was carried out, exactly once. `value` is the answer of that one time.
     - "not_leader": nothing. It may have been carried out, or may be later. `leader` may say who leads, and may be wrong.
-    - "try_again": nothing either, but this server may still be the right one.
-    - "no_session": this session will not carry it out any more; an earlier copy may have been carried out.
+    - "try_again": nothing either, but the clerk may ask this server again.
+    - "no_session": it will not be carried out in this session any more; an earlier copy may have been carried out.
     - "bad_request": it makes no sense, and was never carried out.
 
     `index` is for lab 3B.
@@ -78,7 +78,7 @@ class ClientReply:
     index: int = 0
 
 
-# Your code here (3A): what a server remembers of a session
+# Your code here (3A): what a server remembers about a session
 
 
 class KVServer:
@@ -102,7 +102,7 @@ class KVServer:
         Args:
             raft, applied, stored: see the top of this file.
             me: this server's number.
-            servers: all servers, for calls of your own (lab 3B).
+            servers: all servers, in case you want to call them (lab 3B).
             max_state: take a snapshot when Raft has saved more bytes than this; None: never.
             max_sessions: the most sessions to remember.
         """
@@ -114,26 +114,26 @@ class KVServer:
         self.max_state = max_state
         self.max_sessions = max_sessions
 
-        # Your code here (3A): the state, what requests wait for, and the thread that applies
-        # The table of sessions is part of the state: all servers must agree on who has one (dissertation, 6.3).
+        # Your code here (3A): the state, what requests wait for, and the thread that applies entries
+        # The table of sessions is part of the state: all servers must agree on which exist (dissertation, 6.3).
 
     # --- RPC handler: called by clerks, several at a time ---
 
     def client_request(self, args: ClientRequest) -> ClientReply:
         """Carry out a clerk's request, or say why not. Answers within 2 s, whatever happens."""
         # Your code here (3A): put the request into the log, and answer once it has been applied (§8)
-        # Do not carry it out here. Every server does that when it applies the entry, and then this one can answer.
+        # Do not carry out the request here. Every server does so when it applies the entry; then this one can answer.
         # The entry may never be applied: this server may have lost its leadership, and not even know it.
-        # Something else may come at its index. ApplyMsg.term and the term that start() returned tell you.
+        # Another entry may be applied at its index: compare ApplyMsg.term with the term that start() returned.
         return ClientReply("not_leader")
 
     # Your code here (3A): waiting for an entry, applying entries, sessions and snapshots
-    # One thread takes what applied() returns, and never stops. What it cannot understand it ignores.
-    # A session's request is carried out only if its serial is higher than the last one.
-    # Get asks for a place in the log, too: a leader cannot know that it still leads (§8).
+    # One thread takes what applied() returns, and never stops. It ignores what it cannot understand.
+    # Carry out a session's put, append or swap only if its serial is higher than that of the last one.
+    # A get needs an entry in the log, too: a leader cannot know that it still leads (§8).
 
     # Your code here (3B): reads
-    # Each kind says how far this server must have applied the log. Wait for that, then read.
+    # Each kind of read says how far this server must have applied the log. Wait until it has, then read.
 
 
 class Clerk:
@@ -169,22 +169,22 @@ class Clerk:
         self._execute("append", key, value)
 
     def swap(self, key: str, expected: str | None, value: str) -> bool:
-        """Set `key` to `value` if its value is `expected` (None: if there is no such key). Returns whether it was."""
+        """Set `key` to `value` if its value is `expected` (None: if there is no such key). Returns whether it was set."""
         return bool(self._execute("swap", key, value, expected))
 
     def _execute(self, op: str, key: str, value: str | None = None, expected: str | None = None) -> Any:
         """Carry out one operation, exactly once, and return its answer.
 
         Raises:
-            Unknown: it was retried, and the session ended meanwhile: it may have been carried out, or not.
+            Unknown: the request was retried, and the session ended meanwhile, so it may have been carried out, or not.
             ValueError: the service refuses the request.
         """
         # Your code here (3A): ask until there is an answer, with the same serial; register first, if there is no session
-        # After "no_session", the first try and a get are harmless: register and try again. For the rest: Unknown.
+        # If the answer to a first try or to a get is "no_session", register and try again. Otherwise raise Unknown.
         return None
 
     # Your code here (3A): finding the leader, and registering
-    # Ask another server when one refuses, or does not answer. A hint may be wrong, so do not trust it for long.
+    # Ask another server when one refuses, or does not answer. What a reply says about the leader may be wrong.
     # When all have refused, wait a little: there may be an election.
 
     # Your code here (3B): reads
@@ -192,4 +192,4 @@ class Clerk:
 
 
 # Your code here (3A): which requests are valid
-# A bool is an int to isinstance. An entry of the log may be anything.
+# isinstance(True, int) is true. An entry of the log may contain anything.

@@ -3,15 +3,15 @@
 You build a server of a Raft cluster: an ordinary class with ordinary threads. The lab runs your file as it is, in a
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
-Read `handouts/lab-2a.md` first. Where it says "your code here", code is missing; the names and messages around it are
-those of Figures 2 and 13 of the paper. You may add fields, methods, threads, files; keep what is here, and give every
+Read `handouts/lab-2a.md` first. Wherever this file says "Your code here", code is missing; the names and messages around
+it are those of Figures 2 and 13 of the paper. You may add fields, methods, threads, files; keep what is here, and give every
 field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):
 
 - `peers[i].call("request_vote", args)` calls a handler of server i and returns its reply, or None when the network lost
-  the request or the reply. It may take seconds. `peers` has one entry for each server that may ever be there, `peers[me]`
-  is yourself. `members` are those that vote: all of them, until lab 2E.
+  the request or the reply. It may take seconds. `peers` has one entry for each server that may ever exist; `peers[me]` is
+  this server itself. `members` are the numbers of the servers that vote: all of them, until lab 2E.
 - `persister` stores bytes that survive a crash (lab 2C).
 - `apply_ch.put(ApplyMsg(index, term, command))` hands a committed entry to the service (lab 2B).
 - `log("vote", "...")` writes a line into the trace of the run.
@@ -57,7 +57,7 @@ SNAPSHOT_CHUNK = 4096
 
 @dataclass
 class LogEntry:
-    """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there.
+    """One entry of the log. The first entry has index 1. `kind` goes into the ApplyMsg; its docstring lists the kinds.
 
     Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new set's numbers, sorted;
     while the old set votes as well (C_old,new of joint consensus), `old_members` is that set, otherwise None.
@@ -72,7 +72,7 @@ class LogEntry:
 
 @dataclass
 class RequestVoteArgs:
-    """Figure 2, and in lab 2G: `leadership_transfer` says that the leader told this candidate to stand (TimeoutNow)."""
+    """Figure 2. Lab 2G: `leadership_transfer` says that the leader told this candidate to start an election (TimeoutNow)."""
 
     term: int
     candidate_id: int
@@ -95,7 +95,7 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
-    # Your code here (3B): what else a leader says, so that the answer proves something about its leadership
+    # Your code here (3B): what else a leader must send, so that an answer proves that it still led when it sent this message
     # New fields need a default value.
 
 
@@ -109,7 +109,7 @@ class AppendEntriesReply:
 
 @dataclass
 class InstallSnapshotArgs:
-    """Figure 13: one chunk of a snapshot. `data` are at most SNAPSHOT_CHUNK bytes, which begin at `offset`.
+    """Figure 13: one chunk of a snapshot. `data` is the part that begins at `offset`: at most SNAPSHOT_CHUNK bytes.
 
     Lab 2E: `members` and `old_members` are the configuration as of last_included_index, as in LogEntry.
     """
@@ -129,12 +129,12 @@ class InstallSnapshotArgs:
 class InstallSnapshotReply:
     term: int
     # Your code here (2D): what else a leader needs to know after each chunk
-    # Replies get lost, chunks come twice, and a server that restarted has lost its half of a snapshot.
+    # Replies get lost, chunks arrive twice, and a server that restarts loses the part of the snapshot that it had.
 
 
 @dataclass
 class TimeoutNowArgs:
-    """Lab 2G: the leader of `term` asks a server to stand for election at once."""
+    """Lab 2G: the leader of `term` asks a server to start an election at once."""
 
     term: int
     leader_id: int
@@ -155,7 +155,7 @@ class ReadIndexArgs:
 
 @dataclass
 class ReadIndexReply:
-    """`index` is -1 if there is none."""
+    """`index` is the read index, or -1 if the leader has none to give."""
 
     term: int
     index: int
@@ -208,93 +208,93 @@ class Raft:
         self.lock = threading.Lock()
         self.current_term = 0
         self.voted_for: int | None = None
-        self.entries = [LogEntry(term=0, command=None)]  # entries[0] stands before the first entry and is not one
+        self.entries = [LogEntry(term=0, command=None)]  # entries[0] is a stand-in before the first real entry
         self.base = 0  # the index of entries[0]; it stays 0 until lab 2D
         self.commit_index = 0
         self.last_applied = 0
         self.role = FOLLOWER
         # Your code here (2A): what else an election needs: when your timer runs out, and who voted for you
-        # The timeout is random, and new each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
+        # Choose a new random timeout each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
 
         # Your code here (2B): what else a leader knows about the others, and how your threads wake each other
-        # Figure 2: next_index and match_index, created anew after each election.
+        # Figure 2: next_index and match_index. Each newly elected leader starts with fresh ones.
 
         # Your code here (2D): snapshots in transfer
 
-        # Your code here (3B): whether a leader may rely on this server's silence, and until when it is silent
+        # Your code here (3B): whether this server has promised a leader to vote for nobody else for a while, and until when
 
         # Your code here (2C): continue from what the server had saved before it crashed
         # persister.state() is b"" when nothing was ever saved.
 
         # Your code here (2E): who votes, and since which index of the log
-        # The latest configuration in the log counts, committed or not (§6). Without one: `members`.
-        # Snapshots cut configurations off: remember the one as of the last entry that was cut.
+        # The latest configuration in the log counts, committed or not (§6). If the log has none, `members` counts.
+        # A snapshot removes configurations from the log: remember the one in force at the last entry removed.
 
-        # Your code here (2F): what a server remembers while it asks, and when each server last answered a leader
+        # Your code here (2F): what a server needs to collect pre-votes, and when each server last answered this leader
 
-        # Your code here (2G): what a leader remembers while it hands over
+        # Your code here (2G): what a leader remembers while it hands the leadership over
 
         # Your code here (3B): rounds of messages, whose answers prove that this server still leads
         # An answer proves leadership at the moment when its message was sent, not when the answer arrived.
 
         # Your code here (2A): start your threads here, with daemon=True; __init__ must return at once
-        # One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
+        # One thread starts an election whenever the timer has run out; one sends heartbeats while this server leads.
 
-        # Your code here (2B): the threads of this lab: one that applies, and perhaps one that sends
+        # Your code here (2B): the threads of this lab: one that applies entries, and perhaps one that sends them
 
     # --- what the service and the tests call ---
 
     def get_state(self) -> tuple[int, bool]:
-        """The current term, and whether this server believes that it leads."""
+        """Returns the current term, and whether this server believes that it leads."""
         with self.lock:
             return self.current_term, self.role == LEADER
 
     def start(self, command: Any) -> tuple[int, int, bool]:
-        """Begin agreement on `command`: (index it will have, term, whether this server leads). Returns at once."""
+        """Begin agreement on `command`. Returns (the index that it will have, term, whether this server leads) at once."""
         # Your code here (2B): a leader appends the command to its own log; everything else happens in other threads
         return -1, -1, False
 
     def snapshot(self, index: int, data: bytes) -> None:
         """Lab 2D. The service has put everything up to `index` into `data`: the log up to there is no longer needed."""
-        # Your code here (2D): cut the log, save what is left of it together with the snapshot
+        # Your code here (2D): cut the log, and save what is left of it together with the snapshot
 
     def change_membership(self, members: frozenset[int]) -> tuple[int, int, bool]:
-        """Lab 2E. Make `members` the servers that vote: (index of the configuration entry, term, whether this server
-        leads), once that entry is in its log. That may take a while, as new servers catch up first, but not forever.
+        """Lab 2E. Make `members` the servers that vote. Once the configuration entry is in this leader's log, returns (its
+        index, term, True). That may take a while, because new servers must catch up first, but not forever.
 
-        A leader that cannot or will not do it answers (-1, term, True): while another change is under way; before it has
+        A leader that cannot or will not do it returns (-1, term, True): while another change is under way; before it has
         committed an entry of its own term; when a new server does not catch up; when `members` is empty, or has an
         unknown server. In part 1 also when more than one server joins or leaves.
-        Any other server answers (the leader's number, or -1 if it knows none, its term, False).
+        Any other server returns (leader, term, False), where leader is the leader's number, or -1 if it is unknown.
         """
         # Your code here (2E): let new servers catch up, then append the configuration; the rest happens in other threads
         return -1, -1, False
 
     def transfer_leadership(self, target: int) -> tuple[int, int, bool]:
-        """Lab 2G. Begin to hand the leadership over to server `target`: (target, term, True). Returns at once.
+        """Lab 2G. Begin to hand the leadership over to server `target`. Returns (target, term, True) at once.
 
-        A leader that cannot do it answers (-1, term, True): when `target` is itself, an unknown server, or one that does
-        not vote in every configuration in force; while another transfer is under way. Any other server answers (the
-        leader's number, or -1 if it knows none, its term, False).
+        A leader that cannot do it returns (-1, term, True): when `target` is itself, an unknown server, or one that does
+        not vote in every configuration in force; while another transfer is under way. Any other server returns (leader,
+        term, False), where leader is the leader's number, or -1 if it is unknown.
 
-        While a transfer is under way, start() and change_membership() answer (-1, term, True): come again. It ends when a
-        higher term is seen, or after one election timeout of the leader's own, at most 1 s.
+        While a transfer is under way, start() and change_membership() return (-1, term, True): the caller should try again
+        later. A transfer ends when a higher term is seen, or after one election timeout of the leader's own, at most 1 s.
         """
         # Your code here (2G): remember the target; as soon as its log equals yours, send it TimeoutNow (dissertation, 3.10)
         return -1, -1, False
 
     def read_index(self) -> int:
-        """Lab 3B. An index such that a read is linearizable once the service has applied it; -1 if there is none. Waits for
-        messages, at most 2 s. A follower asks the leader."""
+        """Lab 3B. Returns an index: a read is linearizable once the service has applied the log up to there. Returns -1 if
+        it can get none. Waits for messages, at most 2 s. A follower asks the leader."""
         # Your code here (3B): the commit index, once a majority has answered messages that were sent after this call
         # A new leader does not know what is committed until it has committed an entry of its own term (6.4).
         return -1
 
     def lease_index(self) -> int:
-        """Lab 3B. The same at once, without waiting for any message, if this server holds a lease; otherwise -1. In part 1
-        only leaders hold leases, in part 2 followers do, too."""
+        """Lab 3B. Like read_index(), but returns at once, without waiting for any message: an index if this server holds a
+        lease, otherwise -1. In part 1 only leaders hold leases; in part 2 followers do, too."""
         # Your code here (3B): the commit index, if no other server can have been elected yet (dissertation, 6.4.1)
-        # First the index, then the clock. A lease that rests on a round begins when the round was sent.
+        # A lease begins when its round of messages was sent. Read the index first, and only then check the clock.
         return -1
 
     def status(self) -> Status:
@@ -314,13 +314,13 @@ class Raft:
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         """Figure 2, RequestVote RPC: may `args.candidate_id` have my vote in `args.term`?"""
         # Your code here (2A): Figure 2, RequestVote RPC, receiver implementation
-        # Take the lock. First the rule for all servers: a higher term makes you a follower (§5.1). Then 1 and 2.
+        # Take the lock. First the rule for all servers: a higher term makes you a follower (§5.1). Then steps 1 and 2.
         return RequestVoteReply(term=self.current_term, vote_granted=False)
 
     def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
         """Figure 2, AppendEntries RPC. Without entries it is the leader's heartbeat."""
-        # Your code here (2A): for now only the heartbeat: Figure 2, AppendEntries RPC, receiver implementation 1
-        # A leader of your term or of a higher one restarts your timer, and a candidate gives up (§5.2).
+        # Your code here (2A): for now, heartbeats only: Figure 2, AppendEntries RPC, receiver implementation, step 1
+        # A message from a leader of your term or a higher one restarts your timer, and ends your candidacy (§5.2).
         return AppendEntriesReply(term=self.current_term, success=False)
 
     def install_snapshot(self, args: InstallSnapshotArgs) -> InstallSnapshotReply:
@@ -330,56 +330,56 @@ class Raft:
         return InstallSnapshotReply(term=self.current_term)
 
     def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
-        """Lab 2F. Would `args.candidate_id` get my vote as a candidate of `args.term`? The question changes nothing."""
-        # Your code here (2F): no to a server that is behind, and to everybody while there is a leader (dissertation, 9.6)
-        # args.term is a term that may never come: it is nobody's current term, and you do not adopt it.
+        """Lab 2F. Would I vote for `args.candidate_id` as a candidate in `args.term`? The question changes nothing here."""
+        # Your code here (2F): refuse a server that is behind, and everybody while there is a leader (dissertation, 9.6)
+        # args.term is the term that an election would begin. It may never come, so do not adopt it.
         return RequestVoteReply(term=self.current_term, vote_granted=False)
 
     def timeout_now(self, args: TimeoutNowArgs) -> TimeoutNowReply:
-        """Lab 2G. The leader wants this server to lead: stand for election at once, without asking for pre-votes."""
-        # Your code here (2G): as if the timer had run out, but no for an older term, or without a vote (dissertation, 3.10)
-        # A higher term is adopted first. The election's requests carry leadership_transfer=True.
+        """Lab 2G. The leader wants this server to lead: start an election at once, without asking for pre-votes."""
+        # Your code here (2G): start an election, unless args.term is old or this server has no vote (dissertation, 3.10)
+        # Adopt a higher term first. Set leadership_transfer=True in the RequestVotes of this election.
         return TimeoutNowReply(term=self.current_term)
 
     def read_index_of(self, args: ReadIndexArgs) -> ReadIndexReply:
         """Lab 3B. A follower asks for a read index."""
-        # Your code here (3B): as if a client had asked here; -1 if this server does not lead
+        # Your code here (3B): answer as if a client had asked here, with -1 if this server does not lead
         return ReadIndexReply(term=self.current_term, index=-1)
 
     def lease_of(self, args: LeaseArgs) -> LeaseReply:
-        """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. From now on it must have each entry before
-        that is committed, until its lease has ended."""
-        # Your code here (3B): part 2: yes, if this server holds a lease, and the follower is not behind
-        # The holder's lease must end before this server's own: then no other leader commits anything meanwhile.
+        """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. Once it is granted, and until it has
+        ended, no entry may be committed before that follower has it."""
+        # Your code here (3B): part 2: grant it if this server holds a lease itself, and the follower is not behind
+        # No other leader may commit while a follower's lease lasts, so it must not outlast this server's own lease.
         return LeaseReply(term=self.current_term, granted=False)
 
-    # Your code here (2A): the election, the heartbeats, and the helpers you want
-    # An election (Figure 2, Candidates): a new term, a vote for yourself, then ask all others at once.
-    # With votes of more than half of the members you lead: heartbeats to all, every HEARTBEAT_EVERY seconds.
-    # peers[i].call(...) waits for the reply: give each call its own thread, and hold no lock meanwhile.
+    # Your code here (2A): the election, the heartbeats, and whatever helpers you want
+    # To start an election (Figure 2, Candidates), begin a new term, vote for yourself, and ask all others at once.
+    # With votes from more than half of the members, you lead. Send heartbeats to all every HEARTBEAT_EVERY seconds.
+    # peers[i].call(...) waits for the reply: make each call in a thread of its own, and hold no lock meanwhile.
 
     # Your code here (2B): replication: what to send, what an answer means, when to commit, and the thread that applies
     # Only one thread calls apply_ch.put, and it holds no lock meanwhile: copy what is to be applied, then put.
-    # An AppendEntries that was answered: match_index = prev_log_index + len(entries) of that request.
-    # Refused: next_index goes back, a whole term at a time (the end of §5.3), and never below 1.
+    # When a follower accepts an AppendEntries, match_index = prev_log_index + len(entries) of that request.
+    # When it refuses, next_index goes back, a whole term at a time (the end of §5.3), and never below 1.
 
     # Your code here (2C): what is saved, and how it comes back
-    # Figure 2, State, "persistent state on all servers". json or pickle make bytes of it.
-    # Save before the answer leaves, wherever one of the three has changed.
+    # Save what Figure 2 lists under "persistent state on all servers". Turn it into bytes with json or pickle.
+    # Whenever the term, the vote or the log has changed, save before you answer.
 
     # Your code here (2D): sending and receiving snapshots, and cutting the log
     # next_index <= base: what this server lacks is gone from your log, so send it the snapshot, chunk by chunk.
-    # A follower that has the entry at last_included_index, of last_included_term, keeps what follows (§7).
+    # A follower whose entry at last_included_index is of last_included_term keeps what follows that entry (§7).
 
     # Your code here (2E): configurations: which one counts, how one follows another, and who may stand for election
     # Whenever the log changes, look for the latest configuration in it. It counts, and it can disappear again.
-    # Whichever server leads when C_old,new is committed appends C_new. A leader that is not in C_new leaves last.
+    # Whichever leader commits C_old,new appends C_new. A leader that is not in it steps down once C_new is committed.
 
-    # Your code here (2F): asking before an election, and stepping down without answers
-    # A pre-vote counts for one round of asking only. With a majority of them, start an election as before.
+    # Your code here (2F): asking the others before an election, and stepping down if no majority answers
+    # Count only answers to your latest questions. With pre-votes from a majority, start an election as before.
 
     # Your code here (2G): handing the leadership over
-    # TimeoutNow leaves only when the target has answered for your whole log. It can be lost, so send it again.
+    # Send TimeoutNow only once the target has acknowledged your whole log. It can be lost, so send it more than once.
 
     # Your code here (3B): reads without an entry in the log
-    # Several reads may share a round, if it is sent after all of them arrived.
+    # Several reads may share a round of messages, if it is sent after all of them have arrived.

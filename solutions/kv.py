@@ -3,8 +3,8 @@
 You build both ends of it: the server, which carries out what the log says, and the clerk, which a client uses to call the
 servers. Section 8 of the paper is the source, and sections 6.1 to 6.3 of Ongaro's dissertation.
 
-Read `handouts/lab-3a.md` first. Where it says "your code here", code is missing. You may add fields, methods, threads,
-files; keep what is here, and give every field that you add to a message a default value.
+Read `handouts/lab-3a.md` first. Wherever this file says "Your code here", code is missing. You may add fields, methods,
+threads, files; keep what is here, and give every field that you add to a message a default value.
 
 The Raft below is your `raft.py`, or another one: this file does not import it. What the lab gives you (see `raftlab.api`):
 
@@ -52,11 +52,11 @@ AT_THE_LEADER = ("index", "lease")
 
 @dataclass
 class ClientRequest:
-    """What a clerk asks of a server. It is passed on to Raft as a dict.
+    """What a clerk asks of a server. The server passes it on to Raft as a dict.
 
     op "register" begins a session. In all others, `client_id` is the session. Its requests have growing serials, from 1; a
-    retry has the serial of the first try. "put", "append" and "swap" need a `value`; "swap" puts it there if the key has the
-    value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
+    retry has the serial of the first try. "put", "append" and "swap" need a `value`; "swap" sets the key to it if the key
+    has the value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
     """
 
     client_id: int
@@ -71,12 +71,12 @@ class ClientRequest:
 
 @dataclass
 class ClientReply:
-    """A server's answer. What each `status` promises:
+    """A server's answer. What each `status` promises about the request:
 
-    - "ok": the request was carried out, once. `value` is the answer of that one time.
+    - "ok": it was carried out, exactly once. `value` is the answer of that one time.
     - "not_leader": nothing. It may have been carried out, or may be later. `leader` may say who leads, and may be wrong.
-    - "try_again": nothing either, but this server may still be the right one.
-    - "no_session": this session will not carry it out any more; an earlier copy may have been carried out.
+    - "try_again": nothing either, but the clerk may ask this server again.
+    - "no_session": it will not be carried out in this session any more; an earlier copy may have been carried out.
     - "bad_request": it makes no sense, and was never carried out.
 
     `index` is for lab 3B.
@@ -88,7 +88,7 @@ class ClientReply:
     index: int = 0
 
 
-# region 3A: what a server remembers of a session
+# region 3A: what a server remembers about a session
 @dataclass
 class Session:
     """The last request of a session that changed something, and what it answered: a retry must get the same answer."""
@@ -121,7 +121,7 @@ class KVServer:
         Args:
             raft, applied, stored: see the top of this file.
             me: this server's number.
-            servers: all servers, for calls of your own (lab 3B).
+            servers: all servers, in case you want to call them (lab 3B).
             max_state: take a snapshot when Raft has saved more bytes than this; None: never.
             max_sessions: the most sessions to remember.
         """
@@ -133,11 +133,11 @@ class KVServer:
         self.max_state = max_state
         self.max_sessions = max_sessions
 
-        # region 3A: the state, what requests wait for, and the thread that applies
-        # hint: The table of sessions is part of the state: all servers must agree on who has one (dissertation, 6.3).
+        # region 3A: the state, what requests wait for, and the thread that applies entries
+        # hint: The table of sessions is part of the state: all servers must agree on which exist (dissertation, 6.3).
         self.lock = threading.Lock()
         self.data: dict[str, str] = {}
-        # By the index of the entry that registered it. The session that was used last is at the end.
+        # The sessions, by the index of the entry that registered each. The one that was used last is at the end.
         self.sessions: OrderedDict[int, Session] = OrderedDict()
         self.last_applied = 0
         # The replies to the last entries: index -> (term of the entry, reply). Not part of the state.
@@ -152,12 +152,12 @@ class KVServer:
     def client_request(self, args: ClientRequest) -> ClientReply:
         """Carry out a clerk's request, or say why not. Answers within 2 s, whatever happens."""
         # region 3A: put the request into the log, and answer once it has been applied (§8)
-        # hint: Do not carry it out here. Every server does that when it applies the entry, and then this one can answer.
+        # hint: Do not carry out the request here. Every server does so when it applies the entry; then this one can answer.
         # hint: The entry may never be applied: this server may have lost its leadership, and not even know it.
-        # hint: Something else may come at its index. ApplyMsg.term and the term that start() returned tell you.
+        # hint: Another entry may be applied at its index: compare ApplyMsg.term with the term that start() returned.
         deadline = time.monotonic() + ANSWER_WITHIN
         if not _is_valid(args):
-            # It must not get into the log, where every server would meet it.
+            # A bad request must not get into the log, where every server would meet it.
             return ClientReply("bad_request")
         # region 3B: the other reads need no entry
         if args.op == "get" and args.read != "log":
@@ -167,15 +167,15 @@ class KVServer:
         if not is_leader:
             return ClientReply("not_leader")
         if index < 0:
-            return ClientReply("try_again")  # it leads, but takes no commands while it hands leadership over (lab 2G)
+            return ClientReply("try_again")  # the leader takes no commands while it hands the leadership over (lab 2G)
         return self._wait_for_reply(index, term, deadline)
         # skeleton: return ClientReply("not_leader")
         # endregion
 
     # region 3A: waiting for an entry, applying entries, sessions and snapshots
-    # hint: One thread takes what applied() returns, and never stops. What it cannot understand it ignores.
-    # hint: A session's request is carried out only if its serial is higher than the last one.
-    # hint: Get asks for a place in the log, too: a leader cannot know that it still leads (§8).
+    # hint: One thread takes what applied() returns, and never stops. It ignores what it cannot understand.
+    # hint: Carry out a session's put, append or swap only if its serial is higher than that of the last one.
+    # hint: A get needs an entry in the log, too: a leader cannot know that it still leads (§8).
     # --- waiting ---
 
     def _wait_for_reply(self, index: int, term: int, deadline: float) -> ClientReply:
@@ -215,7 +215,7 @@ class KVServer:
             self._restore(message.snapshot or b"")
         elif message.kind == "command":
             reply = self._apply_command(message.index, message.command)
-            # region 3B: a clerk that has seen it wants to see no older state
+            # region 3B: a clerk that has seen this reply must not see an older state afterwards
             reply.index = message.index
             # endregion
             self.replies[message.index] = message.term, reply
@@ -226,7 +226,7 @@ class KVServer:
         """Carry out an entry, unless it was carried out before. Called with the lock held."""
         request = _request_in(command)
         if request is None:
-            # Not of this service. All servers get it, and none may stop at it.
+            # Not a command of this service. All servers get it, and none may stop at it.
             return ClientReply("bad_request")
         if request.op == "register":
             return self._register(index)
@@ -260,7 +260,7 @@ class KVServer:
         with the lock held."""
         self.sessions[index] = Session()
         if len(self.sessions) > self.max_sessions:
-            # The one that was not used for longest. The log decides, not a clock: all servers must choose the same one.
+            # End the least recently used one. The log decides, not a clock: all servers must choose the same one.
             self.sessions.popitem(last=False)
         return ClientReply("ok", index)
 
@@ -274,7 +274,7 @@ class KVServer:
             self.raft.snapshot(index, data)
 
     def _encode(self) -> bytes:
-        """The state as bytes. The sessions keep their order: it decides which one goes next. Called with the lock held."""
+        """The state as bytes. The sessions keep their order: it decides which one ends next. Called with the lock held."""
         sessions = [(number, session.serial, session.answer) for number, session in self.sessions.items()]
         return json.dumps([self.data, sessions], sort_keys=True).encode()
 
@@ -287,7 +287,7 @@ class KVServer:
     # endregion
 
     # region 3B: reads
-    # hint: Each kind says how far this server must have applied the log. Wait for that, then read.
+    # hint: Each kind of read says how far this server must have applied the log. Wait until it has, then read.
     # --- reads without an entry (dissertation, 6.4) ---
 
     def _read(self, request: ClientRequest, deadline: float) -> ClientReply:
@@ -328,7 +328,7 @@ class Clerk:
         # endregion
 
         # region 3B: what this clerk has seen, and the server for reads that any server can answer
-        # The highest index of any reply, and of the replies to reads of kind "snapshot".
+        # The highest index of any reply, and that of the last reply to a read of kind "snapshot".
         self.seen = 0
         self.seen_snapshot = 0
         self.nearest = client_id % len(servers)
@@ -353,18 +353,18 @@ class Clerk:
         self._execute("append", key, value)
 
     def swap(self, key: str, expected: str | None, value: str) -> bool:
-        """Set `key` to `value` if its value is `expected` (None: if there is no such key). Returns whether it was."""
+        """Set `key` to `value` if its value is `expected` (None: if there is no such key). Returns whether it was set."""
         return bool(self._execute("swap", key, value, expected))
 
     def _execute(self, op: str, key: str, value: str | None = None, expected: str | None = None) -> Any:
         """Carry out one operation, exactly once, and return its answer.
 
         Raises:
-            Unknown: it was retried, and the session ended meanwhile: it may have been carried out, or not.
+            Unknown: the request was retried, and the session ended meanwhile, so it may have been carried out, or not.
             ValueError: the service refuses the request.
         """
         # region 3A: ask until there is an answer, with the same serial; register first, if there is no session
-        # hint: After "no_session", the first try and a get are harmless: register and try again. For the rest: Unknown.
+        # hint: If the answer to a first try or to a get is "no_session", register and try again. Otherwise raise Unknown.
         while True:
             if self.session is None:
                 self._register()
@@ -385,7 +385,7 @@ class Clerk:
         # endregion
 
     # region 3A: finding the leader, and registering
-    # hint: Ask another server when one refuses, or does not answer. A hint may be wrong, so do not trust it for long.
+    # hint: Ask another server when one refuses, or does not answer. What a reply says about the leader may be wrong.
     # hint: When all have refused, wait a little: there may be an election.
     def _register(self) -> None:
         """Ask for a session. If a reply gets lost, there will be two: the one that nobody uses does no harm."""
@@ -413,7 +413,7 @@ class Clerk:
             time.sleep(PAUSE)
 
     def _after(self, server: int, untried: set[int]) -> int:
-        """The next server of those that were not tried in this round; of all, if there is none."""
+        """The next server that was not tried in this round; if all were tried, the next one of all servers."""
         following = [(server + step) % len(self.servers) for step in range(1, len(self.servers) + 1)]
         return next((each for each in following if each in untried), following[0])
 
@@ -448,7 +448,7 @@ class Clerk:
 
 
 # region 3A: which requests are valid
-# hint: A bool is an int to isinstance. An entry of the log may be anything.
+# hint: isinstance(True, int) is true. An entry of the log may contain anything.
 def _is_valid(request: ClientRequest) -> bool:
     """Whether the request can be carried out. Other programs than this clerk may send anything."""
     return (

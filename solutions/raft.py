@@ -3,15 +3,15 @@
 You build a server of a Raft cluster: an ordinary class with ordinary threads. The lab runs your file as it is, in a
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
-Read `handouts/lab-2a.md` first. Where it says "your code here", code is missing; the names and messages around it are
-those of Figures 2 and 13 of the paper. You may add fields, methods, threads, files; keep what is here, and give every
+Read `handouts/lab-2a.md` first. Wherever this file says "Your code here", code is missing; the names and messages around
+it are those of Figures 2 and 13 of the paper. You may add fields, methods, threads, files; keep what is here, and give every
 field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):
 
 - `peers[i].call("request_vote", args)` calls a handler of server i and returns its reply, or None when the network lost
-  the request or the reply. It may take seconds. `peers` has one entry for each server that may ever be there, `peers[me]`
-  is yourself. `members` are those that vote: all of them, until lab 2E.
+  the request or the reply. It may take seconds. `peers` has one entry for each server that may ever exist; `peers[me]` is
+  this server itself. `members` are the numbers of the servers that vote: all of them, until lab 2E.
 - `persister` stores bytes that survive a crash (lab 2C).
 - `apply_ch.put(ApplyMsg(index, term, command))` hands a committed entry to the service (lab 2B).
 - `log("vote", "...")` writes a line into the trace of the run.
@@ -59,14 +59,14 @@ ALWAYS_JOINT = False
 # endregion
 
 # region 2F: constants of your own
-# Two safeguards: a server asks before it starts an election, and a leader that nobody answers steps down.
+# Two safeguards: a server asks the others before it starts an election, and a leader steps down if no majority answers it.
 PRE_VOTE = True
 CHECK_QUORUM = True
 # endregion
 
 # region 2G: constants of your own
-# Seconds. A leader gives up a transfer after one election timeout of its own (at most 1 s), and asks the target again
-# meanwhile: its TimeoutNow may have been lost.
+# Seconds. A leader gives up a transfer after one election timeout of its own (at most 1 s). Until then it sends TimeoutNow
+# again from time to time, as the earlier one may have been lost.
 TRANSFER_LIMIT = ELECTION_TIMEOUT[1]
 ASK_AGAIN_AFTER = 0.2
 # endregion
@@ -86,7 +86,7 @@ ASK_AFTER = (0.3, 0.5)
 
 @dataclass
 class LogEntry:
-    """One entry of the log. The first has index 1. `kind` goes into the ApplyMsg: see there.
+    """One entry of the log. The first entry has index 1. `kind` goes into the ApplyMsg; its docstring lists the kinds.
 
     Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new set's numbers, sorted;
     while the old set votes as well (C_old,new of joint consensus), `old_members` is that set, otherwise None.
@@ -101,7 +101,7 @@ class LogEntry:
 
 @dataclass
 class RequestVoteArgs:
-    """Figure 2, and in lab 2G: `leadership_transfer` says that the leader told this candidate to stand (TimeoutNow)."""
+    """Figure 2. Lab 2G: `leadership_transfer` says that the leader told this candidate to start an election (TimeoutNow)."""
 
     term: int
     candidate_id: int
@@ -124,7 +124,7 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
-    # region 3B: what else a leader says, so that the answer proves something about its leadership
+    # region 3B: what else a leader must send, so that an answer proves that it still led when it sent this message
     # hint: New fields need a default value.
     # The round that this message belongs to, and whether the leader will rely on the answer for a lease.
     round: int = 0
@@ -147,7 +147,7 @@ class AppendEntriesReply:
 
 @dataclass
 class InstallSnapshotArgs:
-    """Figure 13: one chunk of a snapshot. `data` are at most SNAPSHOT_CHUNK bytes, which begin at `offset`.
+    """Figure 13: one chunk of a snapshot. `data` is the part that begins at `offset`: at most SNAPSHOT_CHUNK bytes.
 
     Lab 2E: `members` and `old_members` are the configuration as of last_included_index, as in LogEntry.
     """
@@ -167,15 +167,15 @@ class InstallSnapshotArgs:
 class InstallSnapshotReply:
     term: int
     # region 2D: what else a leader needs to know after each chunk
-    # hint: Replies get lost, chunks come twice, and a server that restarted has lost its half of a snapshot.
-    # How many bytes the follower has so far: where to continue. None: not given.
+    # hint: Replies get lost, chunks arrive twice, and a server that restarts loses the part of the snapshot that it had.
+    # How many bytes the follower has so far; the leader continues there. None: not given.
     received: int | None = None
     # endregion
 
 
 @dataclass
 class TimeoutNowArgs:
-    """Lab 2G: the leader of `term` asks a server to stand for election at once."""
+    """Lab 2G: the leader of `term` asks a server to start an election at once."""
 
     term: int
     leader_id: int
@@ -196,7 +196,7 @@ class ReadIndexArgs:
 
 @dataclass
 class ReadIndexReply:
-    """`index` is -1 if there is none."""
+    """`index` is the read index, or -1 if the leader has none to give."""
 
     term: int
     index: int
@@ -216,7 +216,7 @@ class LeaseReply:
     granted: bool
     # region 3B: how long the lease lasts
     # hint: New fields need a default value.
-    # Seconds of the leader's clock, from when the holder asked.
+    # Seconds by the leader's clock. The follower counts them from the moment when it asked.
     seconds: float = 0.0
     # endregion
 
@@ -231,7 +231,7 @@ class Transfer:
     index_term: int
     data: bytes
     offset: int = 0
-    # region 2E: who the members were then
+    # region 2E: the configuration as of `index`
     # None: not given.
     members: list[int] | None = None
     old_members: list[int] | None = None
@@ -247,7 +247,7 @@ CONFIGURATION = "configuration"
 
 
 def _voters(entry: LogEntry) -> frozenset[int]:
-    """Everybody who votes under this configuration."""
+    """All servers that vote under this configuration."""
     return frozenset(entry.members or ()) | frozenset(entry.old_members or ())
 
 
@@ -279,13 +279,13 @@ class Raft:
         self.lock = threading.Lock()
         self.current_term = 0
         self.voted_for: int | None = None
-        self.entries = [LogEntry(term=0, command=None)]  # entries[0] stands before the first entry and is not one
+        self.entries = [LogEntry(term=0, command=None)]  # entries[0] is a stand-in before the first real entry
         self.base = 0  # the index of entries[0]; it stays 0 until lab 2D
         self.commit_index = 0
         self.last_applied = 0
         self.role = FOLLOWER
         # region 2A: what else an election needs: when your timer runs out, and who voted for you
-        # hint: The timeout is random, and new each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
+        # hint: Choose a new random timeout each time (§5.2): time.monotonic() + random.uniform(*ELECTION_TIMEOUT).
         self.votes: set[int] = set()
         self.election_deadline = 0.0
         # Notified when the role changes, so that the two loops below need not poll.
@@ -294,7 +294,7 @@ class Raft:
         # endregion
 
         # region 2B: what else a leader knows about the others, and how your threads wake each other
-        # hint: Figure 2: next_index and match_index, created anew after each election.
+        # hint: Figure 2: next_index and match_index. Each newly elected leader starts with fresh ones.
         self.next_index: dict[int, int] = {}
         self.match_index: dict[int, int] = {}
         # The message in flight to each server, and since when.
@@ -313,7 +313,7 @@ class Raft:
         self.to_restore: ApplyMsg | None = None
         # endregion
 
-        # region 3B: whether a leader may rely on this server's silence, and until when it is silent
+        # region 3B: whether this server has promised a leader to vote for nobody else for a while, and until when
         self.promised = False
         # endregion
 
@@ -325,9 +325,9 @@ class Raft:
         # endregion
 
         # region 2E: who votes, and since which index of the log
-        # hint: The latest configuration in the log counts, committed or not (§6). Without one: `members`.
-        # hint: Snapshots cut configurations off: remember the one as of the last entry that was cut.
-        self.old_members: frozenset[int] = frozenset()  # C_old, while there are two; self.members is C_new then
+        # hint: The latest configuration in the log counts, committed or not (§6). If the log has none, `members` counts.
+        # hint: A snapshot removes configurations from the log: remember the one in force at the last entry removed.
+        self.old_members: frozenset[int] = frozenset()  # C_old while C_old,new is in force (self.members is C_new then)
         self.configured_at = 0
         # At a leader: servers that catch up and have no vote yet; removed servers, and until when to send to them.
         self.learners: frozenset[int] = frozenset()
@@ -336,19 +336,19 @@ class Raft:
         self.leader_id: int | None = None
         self.heard_leader_at = float("-inf")
         if self.entries[0].members is None:
-            # The stand-in has the configuration of what was cut; at first, the initial one.
+            # The stand-in holds the configuration as of the last entry removed; at first, the initial one.
             self.entries[0].members = sorted(members)
         self._use_latest_configuration()
         # endregion
 
-        # region 2F: what a server remembers while it asks, and when each server last answered a leader
+        # region 2F: what a server needs to collect pre-votes, and when each server last answered this leader
         self.asking: RequestVoteArgs | None = None
         self.pre_votes: set[int] = set()
         self.answered_at: dict[int, float] = {}
         # endregion
 
-        # region 2G: what a leader remembers while it hands over
-        # The server that is to lead, until when to wait for it, and when it was last asked to stand.
+        # region 2G: what a leader remembers while it hands the leadership over
+        # The server that is to lead, until when to wait for it, and when TimeoutNow was last sent to it.
         self.target: int | None = None
         self.transfer_until = 0.0
         self.asked_at = float("-inf")
@@ -356,7 +356,7 @@ class Raft:
 
         # region 3B: rounds of messages, whose answers prove that this server still leads
         # hint: An answer proves leadership at the moment when its message was sent, not when the answer arrived.
-        # Each message has the number of the latest round. By round: when it began. By server: the last round it answered.
+        # Each message carries the number of the latest round; when each round began; the last round each server answered.
         self.round = 0
         self.round_began: dict[int, float] = {}
         self.answered_round: dict[int, int] = {}
@@ -375,12 +375,12 @@ class Raft:
         # endregion
 
         # region 2A: start your threads here, with daemon=True; __init__ must return at once
-        # hint: One starts an election whenever the timer has run out; one sends heartbeats while this server leads.
+        # hint: One thread starts an election whenever the timer has run out; one sends heartbeats while this server leads.
         threading.Thread(target=self._election_loop, daemon=True).start()
         threading.Thread(target=self._heartbeat_loop, daemon=True).start()
         # endregion
 
-        # region 2B: the threads of this lab: one that applies, and perhaps one that sends
+        # region 2B: the threads of this lab: one that applies entries, and perhaps one that sends them
         threading.Thread(target=self._replicate_loop, daemon=True).start()
         threading.Thread(target=self._apply_loop, daemon=True).start()
         # endregion
@@ -388,17 +388,17 @@ class Raft:
     # --- what the service and the tests call ---
 
     def get_state(self) -> tuple[int, bool]:
-        """The current term, and whether this server believes that it leads."""
+        """Returns the current term, and whether this server believes that it leads."""
         with self.lock:
             return self.current_term, self.role == LEADER
 
     def start(self, command: Any) -> tuple[int, int, bool]:
-        """Begin agreement on `command`: (index it will have, term, whether this server leads). Returns at once."""
+        """Begin agreement on `command`. Returns (the index that it will have, term, whether this server leads) at once."""
         # region 2B: a leader appends the command to its own log; everything else happens in other threads
         with self.lock:
             if self.role != LEADER:
                 return -1, self.current_term, False
-            # region 2G: no commands while you hand over: the target could not catch up
+            # region 2G: take no commands while you hand the leadership over: the target could never catch up
             if self._is_handing_over():
                 return -1, self.current_term, True
             # endregion
@@ -409,7 +409,7 @@ class Raft:
 
     def snapshot(self, index: int, data: bytes) -> None:
         """Lab 2D. The service has put everything up to `index` into `data`: the log up to there is no longer needed."""
-        # region 2D: cut the log, save what is left of it together with the snapshot
+        # region 2D: cut the log, and save what is left of it together with the snapshot
         with self.lock:
             if self.base < index <= self.last_applied:
                 self._cut_log(index, self._term_at(index))
@@ -417,13 +417,13 @@ class Raft:
         # endregion
 
     def change_membership(self, members: frozenset[int]) -> tuple[int, int, bool]:
-        """Lab 2E. Make `members` the servers that vote: (index of the configuration entry, term, whether this server
-        leads), once that entry is in its log. That may take a while, as new servers catch up first, but not forever.
+        """Lab 2E. Make `members` the servers that vote. Once the configuration entry is in this leader's log, returns (its
+        index, term, True). That may take a while, because new servers must catch up first, but not forever.
 
-        A leader that cannot or will not do it answers (-1, term, True): while another change is under way; before it has
+        A leader that cannot or will not do it returns (-1, term, True): while another change is under way; before it has
         committed an entry of its own term; when a new server does not catch up; when `members` is empty, or has an
         unknown server. In part 1 also when more than one server joins or leaves.
-        Any other server answers (the leader's number, or -1 if it knows none, its term, False).
+        Any other server returns (leader, term, False), where leader is the leader's number, or -1 if it is unknown.
         """
         # region 2E: let new servers catch up, then append the configuration; the rest happens in other threads
         with self.lock:
@@ -448,14 +448,14 @@ class Raft:
         # endregion
 
     def transfer_leadership(self, target: int) -> tuple[int, int, bool]:
-        """Lab 2G. Begin to hand the leadership over to server `target`: (target, term, True). Returns at once.
+        """Lab 2G. Begin to hand the leadership over to server `target`. Returns (target, term, True) at once.
 
-        A leader that cannot do it answers (-1, term, True): when `target` is itself, an unknown server, or one that does
-        not vote in every configuration in force; while another transfer is under way. Any other server answers (the
-        leader's number, or -1 if it knows none, its term, False).
+        A leader that cannot do it returns (-1, term, True): when `target` is itself, an unknown server, or one that does
+        not vote in every configuration in force; while another transfer is under way. Any other server returns (leader,
+        term, False), where leader is the leader's number, or -1 if it is unknown.
 
-        While a transfer is under way, start() and change_membership() answer (-1, term, True): come again. It ends when a
-        higher term is seen, or after one election timeout of the leader's own, at most 1 s.
+        While a transfer is under way, start() and change_membership() return (-1, term, True): the caller should try again
+        later. A transfer ends when a higher term is seen, or after one election timeout of the leader's own, at most 1 s.
         """
         # region 2G: remember the target; as soon as its log equals yours, send it TimeoutNow (dissertation, 3.10)
         with self.lock:
@@ -473,8 +473,8 @@ class Raft:
         # endregion
 
     def read_index(self) -> int:
-        """Lab 3B. An index such that a read is linearizable once the service has applied it; -1 if there is none. Waits for
-        messages, at most 2 s. A follower asks the leader."""
+        """Lab 3B. Returns an index: a read is linearizable once the service has applied the log up to there. Returns -1 if
+        it can get none. Waits for messages, at most 2 s. A follower asks the leader."""
         # region 3B: the commit index, once a majority has answered messages that were sent after this call
         # hint: A new leader does not know what is committed until it has committed an entry of its own term (6.4).
         with self.lock:
@@ -486,10 +486,10 @@ class Raft:
         # endregion
 
     def lease_index(self) -> int:
-        """Lab 3B. The same at once, without waiting for any message, if this server holds a lease; otherwise -1. In part 1
-        only leaders hold leases, in part 2 followers do, too."""
+        """Lab 3B. Like read_index(), but returns at once, without waiting for any message: an index if this server holds a
+        lease, otherwise -1. In part 1 only leaders hold leases; in part 2 followers do, too."""
         # region 3B: the commit index, if no other server can have been elected yet (dissertation, 6.4.1)
-        # hint: First the index, then the clock. A lease that rests on a round begins when the round was sent.
+        # hint: A lease begins when its round of messages was sent. Read the index first, and only then check the clock.
         with self.lock:
             if self.role != LEADER:
                 return self._index_of_holder()
@@ -518,7 +518,7 @@ class Raft:
     def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
         """Figure 2, RequestVote RPC: may `args.candidate_id` have my vote in `args.term`?"""
         # region 2A: Figure 2, RequestVote RPC, receiver implementation
-        # hint: Take the lock. First the rule for all servers: a higher term makes you a follower (§5.1). Then 1 and 2.
+        # hint: Take the lock. First the rule for all servers: a higher term makes you a follower (§5.1). Then steps 1 and 2.
         with self.lock:
             # region 2G: an election that the leader asked for is no disturbance: let it past the next check
             if args.leadership_transfer:
@@ -550,8 +550,8 @@ class Raft:
 
     def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
         """Figure 2, AppendEntries RPC. Without entries it is the leader's heartbeat."""
-        # region 2A: for now only the heartbeat: Figure 2, AppendEntries RPC, receiver implementation 1
-        # hint: A leader of your term or of a higher one restarts your timer, and a candidate gives up (§5.2).
+        # region 2A: for now, heartbeats only: Figure 2, AppendEntries RPC, receiver implementation, step 1
+        # hint: A message from a leader of your term or a higher one restarts your timer, and ends your candidacy (§5.2).
         with self.lock:
             self._see_term(args.term)
             if args.term < self.current_term:
@@ -561,19 +561,19 @@ class Raft:
             # region 2E: clients ask who leads
             self.leader_id = args.leader_id
             # endregion
-            # region 3B: the answer is a promise to be silent for a while, even after a restart
+            # region 3B: the answer is a promise to vote for nobody else for a while, even after a restart
             if args.lease:
                 self.promised_to = args.term
             if args.lease and not self.promised:
                 self.promised = True
                 self._persist()
             # endregion
-            # region 2B: Figure 2, AppendEntries RPC, receiver implementation 2 to 5
+            # region 2B: Figure 2, AppendEntries RPC, receiver implementation, steps 2 to 5
             refusal = self._conflict(args)
             if refusal is not None:
                 return refusal
             self._store(args)
-            # 5. Entries after the last new one may come from an old leader: the commit stops there.
+            # Step 5. Entries after the last new one may come from an old leader, so do not commit those.
             self._commit(min(args.leader_commit, args.prev_log_index + len(args.entries)))
             # endregion
             return AppendEntriesReply(term=self.current_term, success=True)
@@ -601,9 +601,9 @@ class Raft:
         # endregion
 
     def pre_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
-        """Lab 2F. Would `args.candidate_id` get my vote as a candidate of `args.term`? The question changes nothing."""
-        # region 2F: no to a server that is behind, and to everybody while there is a leader (dissertation, 9.6)
-        # hint: args.term is a term that may never come: it is nobody's current term, and you do not adopt it.
+        """Lab 2F. Would I vote for `args.candidate_id` as a candidate in `args.term`? The question changes nothing here."""
+        # region 2F: refuse a server that is behind, and everybody while there is a leader (dissertation, 9.6)
+        # hint: args.term is the term that an election would begin. It may never come, so do not adopt it.
         with self.lock:
             granted = (
                 not self._hears_leader()
@@ -618,9 +618,9 @@ class Raft:
         # endregion
 
     def timeout_now(self, args: TimeoutNowArgs) -> TimeoutNowReply:
-        """Lab 2G. The leader wants this server to lead: stand for election at once, without asking for pre-votes."""
-        # region 2G: as if the timer had run out, but no for an older term, or without a vote (dissertation, 3.10)
-        # hint: A higher term is adopted first. The election's requests carry leadership_transfer=True.
+        """Lab 2G. The leader wants this server to lead: start an election at once, without asking for pre-votes."""
+        # region 2G: start an election, unless args.term is old or this server has no vote (dissertation, 3.10)
+        # hint: Adopt a higher term first. Set leadership_transfer=True in the RequestVotes of this election.
         with self.lock:
             leads = self.role == LEADER and args.term == self.current_term
             if args.term < self.current_term or leads or self.me not in self.members | self.old_members:
@@ -635,7 +635,7 @@ class Raft:
 
     def read_index_of(self, args: ReadIndexArgs) -> ReadIndexReply:
         """Lab 3B. A follower asks for a read index."""
-        # region 3B: as if a client had asked here; -1 if this server does not lead
+        # region 3B: answer as if a client had asked here, with -1 if this server does not lead
         with self.lock:
             self._see_term(args.term)
             index = self._confirmed_index() if self.role == LEADER else -1
@@ -644,10 +644,10 @@ class Raft:
         # endregion
 
     def lease_of(self, args: LeaseArgs) -> LeaseReply:
-        """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. From now on it must have each entry before
-        that is committed, until its lease has ended."""
-        # region 3B: part 2: yes, if this server holds a lease, and the follower is not behind
-        # hint: The holder's lease must end before this server's own: then no other leader commits anything meanwhile.
+        """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. Once it is granted, and until it has
+        ended, no entry may be committed before that follower has it."""
+        # region 3B: part 2: grant it if this server holds a lease itself, and the follower is not behind
+        # hint: No other leader may commit while a follower's lease lasts, so it must not outlast this server's own lease.
         with self.lock:
             self._see_term(args.term)
             if self.role != LEADER or not self._may_grant(args.server_id):
@@ -656,10 +656,10 @@ class Raft:
         # skeleton: return LeaseReply(term=self.current_term, granted=False)
         # endregion
 
-    # region 2A: the election, the heartbeats, and the helpers you want
-    # hint: An election (Figure 2, Candidates): a new term, a vote for yourself, then ask all others at once.
-    # hint: With votes of more than half of the members you lead: heartbeats to all, every HEARTBEAT_EVERY seconds.
-    # hint: peers[i].call(...) waits for the reply: give each call its own thread, and hold no lock meanwhile.
+    # region 2A: the election, the heartbeats, and whatever helpers you want
+    # hint: To start an election (Figure 2, Candidates), begin a new term, vote for yourself, and ask all others at once.
+    # hint: With votes from more than half of the members, you lead. Send heartbeats to all every HEARTBEAT_EVERY seconds.
+    # hint: peers[i].call(...) waits for the reply: make each call in a thread of its own, and hold no lock meanwhile.
     # --- elections (§5.2) ---
 
     def _election_loop(self) -> None:
@@ -715,7 +715,7 @@ class Raft:
                 self._lead_if_elected()
 
     def _lead_if_elected(self) -> None:
-        """More than half of the members voted for us. Called with the lock held."""
+        """Become the leader if more than half of the members have voted for us. Called with the lock held."""
         if self._is_majority(self.votes):
             self.role = LEADER
             # region 2E: no server is catching up yet, and none is being removed
@@ -730,7 +730,7 @@ class Raft:
             self.answered_round.clear()
             self.lease_round = None
             # endregion
-            # region 2F: when each server last answered you; the count starts now
+            # region 2F: when each server last answered you: as if all had answered just now
             self.asking = None
             self.answered_at = dict.fromkeys(range(len(self.peers)), time.monotonic())
             # endregion
@@ -758,7 +758,7 @@ class Raft:
             with self.lock:
                 while self.role != LEADER:
                     self.changed.wait()
-                # region 3B: its answers also prove that this server leads
+                # region 3B: the answers to heartbeats also prove that this server leads
                 self._begin_round()
                 # endregion
                 # region 2F: a leader that no majority answers blocks the others: it steps down
@@ -788,7 +788,7 @@ class Raft:
         reply = self.peers[server].call("append_entries", args)
         with self.lock:
             # region 2B: what does the reply prove, and what not?
-            # hint: It may be late: of another term, or older than what you know already (Figure 2, Leaders).
+            # hint: The reply may be late: from another term, or older than what you know already (Figure 2, Leaders).
             self._landed(server, args)
             # endregion
             if reply is None:
@@ -800,7 +800,7 @@ class Raft:
             # region 2F: any answer counts, whatever it says
             self.answered_at[server] = time.monotonic()
             # endregion
-            # region 3B: it proves that this server led when it sent the round
+            # region 3B: the reply proves that this server led when it sent the round
             self.answered_round[server] = max(self.answered_round.get(server, 0), args.round)
             self.answered.notify_all()
             # endregion
@@ -809,7 +809,7 @@ class Raft:
                 self.leaving.pop(server, None)
             # endregion
             if reply.success:
-                # It proves what was sent with this very request, and no more.
+                # The reply proves that the server has what was sent with this very request, and no more.
                 self._matched(server, args.prev_log_index + len(args.entries))
             elif args.prev_log_index == self.next_index[server] - 1:
                 # A refusal of an older request says nothing new.
@@ -819,7 +819,7 @@ class Raft:
     # --- helpers; all are called with the lock held ---
 
     def _see_term(self, term: int) -> None:
-        """Figure 2, All Servers: a higher term makes a follower, with a vote to give. The same term changes nothing."""
+        """Figure 2, All Servers: a higher term makes us a follower, which may vote again. The same term changes nothing."""
         if term > self.current_term:
             self.current_term = term
             self._vote_for(None)
@@ -852,7 +852,7 @@ class Raft:
         # endregion
 
     def _is_up_to_date(self, last_term: int, last_index: int) -> bool:
-        """§5.4.1: the later last term wins; between equal terms, the longer log."""
+        """Whether a log is at least as up-to-date as ours (§5.4.1): the later last term wins; if equal, the longer log."""
         return (last_term, last_index) >= (self.entries[-1].term, self._last_index())
 
     def _last_index(self) -> int:
@@ -866,7 +866,7 @@ class Raft:
     def _is_majority(self, servers: set[int]) -> bool:
         """Whether `servers` are more than half of the members."""
         # region 2E: while there are two configurations, a majority of each
-        # hint: A server that is in neither does not count, and that may be yourself.
+        # hint: The vote of a server that is in neither does not count, and you may be such a server yourself.
         if self.old_members and len(servers & self.old_members) * 2 <= len(self.old_members):
             return False
         # endregion
@@ -887,17 +887,17 @@ class Raft:
 
     # region 2B: replication: what to send, what an answer means, when to commit, and the thread that applies
     # hint: Only one thread calls apply_ch.put, and it holds no lock meanwhile: copy what is to be applied, then put.
-    # hint: An AppendEntries that was answered: match_index = prev_log_index + len(entries) of that request.
-    # hint: Refused: next_index goes back, a whole term at a time (the end of §5.3), and never below 1.
+    # hint: When a follower accepts an AppendEntries, match_index = prev_log_index + len(entries) of that request.
+    # hint: When it refuses, next_index goes back, a whole term at a time (the end of §5.3), and never below 1.
     # --- replication, the leader's side (§5.3) ---
 
     def _append(self, entry: LogEntry) -> None:
-        """A leader's new entry. Called with the lock held."""
+        """Append a new entry to the leader's log. Called with the lock held."""
         self.entries.append(entry)
         # region 2E: a configuration counts from here on
         self._use_latest_configuration()
         # endregion
-        # region 2C: what is not on the disk must not be counted
+        # region 2C: an entry that is not saved must not count for a majority
         self._persist()
         # endregion
         self._advance_commit()
@@ -987,7 +987,7 @@ class Raft:
 
     def _advance_commit(self) -> None:
         """Figure 2, Leaders: commit what a majority has, if it is of this term. Called with the lock held."""
-        # region 3B: and every server that may answer reads
+        # region 3B: and what every server has that may answer reads by lease
         # skeleton: index = self._held_by_most(self.members)
         index = self._held_by_most(self.members, self.granted)
         # endregion
@@ -1015,7 +1015,7 @@ class Raft:
     # --- replication, the follower's side (§5.3) ---
 
     def _conflict(self, args: AppendEntriesArgs) -> AppendEntriesReply | None:
-        """2. Refuse entries that do not join our log, and say where to look instead. Called with the lock held."""
+        """Step 2: refuse entries that do not follow on from our log, and say where to look instead. Lock held."""
         index = args.prev_log_index
         if index > self._last_index():
             return AppendEntriesReply(self.current_term, False, conflict_index=self._last_index() + 1)
@@ -1028,13 +1028,13 @@ class Raft:
         return AppendEntriesReply(self.current_term, False, conflict_term=term, conflict_index=index)
 
     def _store(self, args: AppendEntriesArgs) -> None:
-        """3 and 4. Only a conflict removes entries: this request may be an old one, shorter than our log. Lock held."""
+        """Steps 3 and 4: only a conflict removes entries, as an old request may be shorter than our log. Lock held."""
         for index, entry in enumerate(args.entries, args.prev_log_index + 1):
             if index <= self.base:
                 continue
             if index <= self._last_index() and self._term_at(index) == entry.term:
                 continue
-            # From here on everything is new. The entry here, and all after it, came from an old leader.
+            # From here on, everything in the request is new. What our log has from here on came from an old leader.
             self.entries[index - self.base :] = args.entries[index - args.prev_log_index - 1 :]
             # region 2E: a configuration may have been added or removed
             self._use_latest_configuration()
@@ -1090,8 +1090,8 @@ class Raft:
     # endregion
 
     # region 2C: what is saved, and how it comes back
-    # hint: Figure 2, State, "persistent state on all servers". json or pickle make bytes of it.
-    # hint: Save before the answer leaves, wherever one of the three has changed.
+    # hint: Save what Figure 2 lists under "persistent state on all servers". Turn it into bytes with json or pickle.
+    # hint: Whenever the term, the vote or the log has changed, save before you answer.
     # --- persistence (Figure 2, State) ---
 
     def _persist(self, snapshot: bytes | None = None) -> None:
@@ -1134,7 +1134,7 @@ class Raft:
 
     # region 2D: sending and receiving snapshots, and cutting the log
     # hint: next_index <= base: what this server lacks is gone from your log, so send it the snapshot, chunk by chunk.
-    # hint: A follower that has the entry at last_included_index, of last_included_term, keeps what follows (§7).
+    # hint: A follower whose entry at last_included_index is of last_included_term keeps what follows that entry (§7).
     # --- snapshots (§7) ---
 
     def _cut_log(self, index: int, term: int) -> None:
@@ -1197,7 +1197,7 @@ class Raft:
                 self._matched(server, transfer.index)
 
     def _collect(self, args: InstallSnapshotArgs) -> Transfer | None:
-        """Add a chunk to those so far. Returns the snapshot if it is complete now. Called with the lock held."""
+        """Add a chunk to those received before. Returns the snapshot if it is complete now. Called with the lock held."""
         known = self.incoming
         if known is None or (known.term, known.index) != (args.term, args.last_included_index):
             known = Transfer(args.term, args.last_included_index, args.last_included_term, b"")
@@ -1246,7 +1246,7 @@ class Raft:
 
     # region 2E: configurations: which one counts, how one follows another, and who may stand for election
     # hint: Whenever the log changes, look for the latest configuration in it. It counts, and it can disappear again.
-    # hint: Whichever server leads when C_old,new is committed appends C_new. A leader that is not in C_new leaves last.
+    # hint: Whichever leader commits C_old,new appends C_new. A leader that is not in it steps down once C_new is committed.
     # --- membership (§6; dissertation, chapter 4) ---
 
     def _use_latest_configuration(self) -> None:
@@ -1361,8 +1361,8 @@ class Raft:
 
     # endregion
 
-    # region 2F: asking before an election, and stepping down without answers
-    # hint: A pre-vote counts for one round of asking only. With a majority of them, start an election as before.
+    # region 2F: asking the others before an election, and stepping down if no majority answers
+    # hint: Count only answers to your latest questions. With pre-votes from a majority, start an election as before.
     # --- PreVote and CheckQuorum (dissertation, 9.6 and 6.2) ---
 
     def _begin_pre_vote(self) -> None:
@@ -1407,7 +1407,7 @@ class Raft:
     # endregion
 
     # region 2G: handing the leadership over
-    # hint: TimeoutNow leaves only when the target has answered for your whole log. It can be lost, so send it again.
+    # hint: Send TimeoutNow only once the target has acknowledged your whole log. It can be lost, so send it more than once.
     # --- leadership transfer (dissertation, 3.10) ---
 
     def _is_handing_over(self) -> bool:
@@ -1418,7 +1418,7 @@ class Raft:
         return self.target is not None
 
     def _ask_target(self) -> None:
-        """Ask the target to stand if it has our whole log, and was not asked a moment ago. Called with the lock held."""
+        """Send TimeoutNow if the target has our whole log, and was not sent one a moment ago. Called with the lock held."""
         if not self._is_handing_over() or time.monotonic() < self.asked_at + ASK_AGAIN_AFTER:
             return
         assert self.target is not None
@@ -1444,7 +1444,7 @@ class Raft:
     # endregion
 
     # region 3B: reads without an entry in the log
-    # hint: Several reads may share a round, if it is sent after all of them arrived.
+    # hint: Several reads may share a round of messages, if it is sent after all of them have arrived.
     # --- reads (dissertation, 6.4) ---
 
     def _confirmed_index(self) -> int:
@@ -1568,7 +1568,7 @@ class Raft:
         if server not in self.members or self._is_handing_over():
             return False
         self._ask_for_lease()
-        # One that is behind would hold up the others.
+        # A holder that is behind would hold up every commit.
         return self._has_committed() and self._holds_lease() and self.match_index[server] >= self.commit_index
 
     def _grant(self, server: int) -> LeaseReply:
@@ -1585,7 +1585,7 @@ class Raft:
         return LeaseReply(self.current_term, True, left)
 
     def _commit_after(self, until: float) -> None:
-        """Commit what has waited for a holder, when its lease has ended. A thread of its own."""
+        """When a holder's lease has ended, commit what has waited for that holder. A thread of its own."""
         time.sleep(max(0.0, until - time.monotonic()))
         with self.lock:
             if self.role == LEADER:

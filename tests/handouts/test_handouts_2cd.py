@@ -86,7 +86,7 @@ def test_tests_that_run_only_in_the_simulator_are_named() -> None:
 # Changes that remove from the reference what a student has not written yet after a step of a handout.
 _NO_ENTRIES: list[Change] = [
     ("            self.unsaved_from = min(self.unsaved_from, index)\n            self._persist()\n", ""),
-    ("        # region 2C: what is not on the disk must not be counted\n        self._persist()\n", ""),
+    ("        # region 2C: an entry that is not saved must not count for a majority\n        self._persist()\n", ""),
     ("            self.entries[first - self.base :] = [LogEntry(*entry) for entry in entries]\n", ""),
 ]
 _NOT_SENT: list[Change] = [

@@ -1,7 +1,8 @@
 """The submission of :mod:`raftlab.host.warm_up`. It does not implement Raft, but uses everything that a Raft typically
 uses.
 
-Its messages are the skeleton's, so that `dataclasses` compiles the same text as for a student's messages.
+Its message classes are those of the skeleton. So the methods that `dataclasses` generates and compiles for them are the same
+as for a student's classes, and the children inherit them compiled.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from raftlab.submission import skeleton
-from tests import counts, known_bugs, sentences
+from tests import counts, examples, known_bugs, sentences
 from tests.conftest import ROOT, SOLUTION
 from tests.scenarios import transcripts
 
@@ -84,6 +84,7 @@ GENERATED = [
         Generated(path.relative_to(ROOT).as_posix(), partial(counts.passing_transcript, path), slow=True)
         for path in counts.HANDOUTS
     ),
+    *(Generated(path.relative_to(ROOT).as_posix(), partial(examples.page, path), slow=True) for path in examples.PAGES),
     Generated(known_bugs.SNAPSHOT, known_bugs.snapshot, slow=True),
 ]
 

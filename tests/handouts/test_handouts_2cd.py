@@ -24,13 +24,8 @@ from tests.handouts.test_handouts import (
     SOLUTION,
     anchors,
     broken,
-    example,
-    run,
     section,
-    shapes,
     text_of,
-    transcript,
-    words,
 )
 from tests.known_bugs import failures_of
 
@@ -53,19 +48,6 @@ def test_the_rules_point_to_the_details(lab: str) -> None:
 
 
 # --- what runs say ---
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("lab", "test"), [("2C", "log_survives"), ("2D", "snapshots_basic")])
-def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
-    """The output that the handout shows is that of a new folder for this lab. Numbers and the order of events may differ."""
-    solution = SOLUTION.read_text(encoding="utf-8")
-    (tmp_path / "raft.py").write_text(skeleton.generate(solution, lab), encoding="utf-8")
-    command = f"raftlab test {lab} -k {test}"
-    shown, real = transcript(lab, command), run(command, tmp_path)
-    assert words(shown) == words(real)
-    assert shapes(shown) <= shapes(real)
-    assert f"raftlab new myraft --from {lab}\n" in FIRST_PAGES[lab].read_text(encoding="utf-8")
 
 
 def test_every_test_of_2c_fails_before_2c_begins(tmp_path: Path) -> None:
@@ -126,53 +108,6 @@ def test_every_command_of_a_step_runs_a_test(lab: str) -> None:
     parts = re.findall(rf"^raftlab test {lab} -k (\w+)$", text, re.MULTILINE)
     assert parts
     assert all(session.plan(lab, "sim", part) for part in parts)
-
-
-# --- the failures shown are those that these mistakes cause ---
-
-_SAVED_LATE: list[Change] = [
-    (
-        "        self._vote_for(self.me)\n",
-        "        self.voted_for = self.me\n        threading.Timer(0.005, self._persist).start()\n",
-    ),
-]
-_ALL_THROWN_AWAY: list[Change] = [
-    (
-        "        if new.index <= self._last_index() and self._term_at(new.index) == new.index_term:\n",
-        "        if False:\n",
-    )
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("lab", "command", "changes", "rule"),
-    [
-        ("2C", "raftlab test 2C -k own_crash_points --seeds 2:3", _SAVED_LATE, rules.SURVIVES),
-        ("2D", "raftlab test 2D -k log_meets_snapshot", _ALL_THROWN_AWAY, rules.KEEP_THE_REST),
-    ],
-    ids=["2C", "2D"],
-)
-def test_the_example_is_what_its_mistake_gives(
-    lab: str, command: str, changes: list[Change], rule: Rule, tmp_path: Path
-) -> None:
-    shown = example(lab)
-    real = run(command, broken(tmp_path, *changes))
-    led_there = "\n  what led there:\n"
-    assert words(shown.partition(led_there)[0]) == words(real[real.index("\nexpected ") + 1 :].partition(led_there)[0])
-    assert f"\n  rule: {rule.name}: " in shown
-    replay = re.search(r"^  replay: (.*)$", shown, re.MULTILINE)
-    assert replay
-    events = shapes(run(replay[1], tmp_path))
-    assert not shapes(shown) - events
-    # Lab 2C shows a part of the replay, and lab 2D quotes single events of it.
-    assert not shapes(text_of(lab).partition("<!-- replay -->")[2].partition("\n## ")[0]) - events
-    for event in re.findall(r"`(S0 saves \d+ bytes and [^`]+)`", " ".join(text_of(lab).split())):
-        assert re.sub(r"\d+", "#", event) in events
-    # Each time that the text mentions is the time of an event that the handout shows.
-    text = section(lab, "Reading a failure")
-    times = set(re.findall(r"^ +(\d+\.\d{3}) ", text, re.MULTILINE))
-    assert set(re.findall(r"(?<=[Aa]t )\d+\.\d{3}", text)) <= times
 
 
 # --- tables and pictures ---

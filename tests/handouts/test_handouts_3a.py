@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from raftgrade.proof.bug_bank import Bug
 from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.harness.cluster import Cluster
 from raftlab.harness.network import MIN_DELAY
 from raftlab.linearizability import Operation, Register, Verdict, check
-from raftlab.submission import skeleton
 from raftlab.suites import lab_3b
 from raftlab.tools import test as session
 from raftlab.tools.new import is_for_students
@@ -28,15 +26,10 @@ from tests.handouts.test_handouts import (
     SERVICE,
     SOLUTION,
     anchors,
-    example,
     run,
-    shapes,
     text_of,
-    transcript,
-    words,
 )
 from tests.handouts.test_handouts_general import rows
-from tests.known_bugs import BANK, put
 
 CLIENTS = HANDOUTS / "clients.md"
 DETAILS = HANDOUTS / "lab-3a-details.md"
@@ -102,43 +95,11 @@ def test_the_history_of_the_page_about_clients_is_linearizable_only_with_two_put
 # --- what runs show ---
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("lab", "test"), [("3A", "one_clerk"), ("3B", "index_costs_no_entry")])
-def test_first_run(lab: str, test: str, tmp_path: Path) -> None:
-    """The output that the handout shows is that of a new folder for this lab. Numbers and the order of events may differ."""
-    for path in (SOLUTION, SERVICE):
-        text = skeleton.generate(path.read_text(encoding="utf-8"), lab, name=path.name)
-        (tmp_path / path.name).write_text(text, encoding="utf-8")
-    command = f"raftlab test {lab} -k {test}"
-    assert words(transcript(lab, command)) == words(run(command, tmp_path))
-    assert f"`raftlab new myraft --from {lab}`" in text_of(lab) or f"\nraftlab new myraft --from {lab}\n" in text_of(
-        lab
-    )
-
-
 @THESE
 def test_every_command_of_a_step_runs_a_test(lab: str) -> None:
     parts = re.findall(rf"^raftlab test {lab} -k (\w+)$", FIRST_PAGES[lab].read_text(encoding="utf-8"), re.MULTILINE)
     assert len(parts) > 15
     assert all(session.plan(lab, "sim", part) for part in parts)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("lab", "bug", "test"),
-    [
-        ("3A", BANK.find("3A", "cl-check-on-arrival"), "same_request_twice"),
-        ("3B", BANK.find("3B", "ri-old-round-counts"), "index_needs_a_new_round"),
-    ],
-    ids=["3A", "3B"],
-)
-def test_the_example_is_what_its_mistake_gives(lab: str, bug: Bug, test: str, tmp_path: Path) -> None:
-    put(bug, tmp_path)
-    shown, real = example(lab), run(f"raftlab test {lab} -k {test}", tmp_path)
-    assert words(shown)[:6] == words(real[real.index("\nexpected ") + 1 :])[:6]
-    replay = re.search(r"^  replay: (.*)$", shown, re.MULTILINE)
-    assert replay
-    assert not shapes(shown) - shapes(run(replay[1], tmp_path))
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
-import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from raftlab import cli, labs
 from raftlab.api import ApplyMsg
 from raftlab.explain import rules
 from raftlab.explain.causes import FAULTS
-from raftlab.explain.failure import Failure
-from raftlab.explain.render import as_text
 from raftlab.harness import trace
 from raftlab.messages import codec
 from raftlab.suites import catalogue
@@ -28,12 +24,9 @@ from tests.handouts.test_handouts import (
     _LINK,
     HANDOUTS,
     PACKAGE,
-    ROOT,
     SKELETON,
     anchors,
     commands,
-    one_event,
-    run,
     says,
     templates,
 )
@@ -44,15 +37,11 @@ LOCKING = HANDOUTS / "locking.md"
 PAGES = pytest.mark.parametrize("path", [TWO_PAGES, DEBUGGING, LOCKING], ids=lambda path: path.name)
 
 
-def examples(path: Path, what: str) -> list[str]:
-    """The blocks below each ``<!-- example: what -->``, where ``what`` is a name."""
-    text = path.read_text(encoding="utf-8")
-    return re.findall(rf"^<!-- example: {what} -->\n```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
 def example(path: Path, what: str) -> str:
-    (block,) = examples(path, what)
-    return block
+    """The block below ``<!-- example: what -->``, where ``what`` is a name. It is copied by hand."""
+    text = path.read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^<!-- example: {what} -->\n```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return str(block)
 
 
 def rows(path: Path, heading: str) -> list[list[str]]:
@@ -186,14 +175,7 @@ def test_the_faults_named_in_the_page_about_locking_exist() -> None:
     assert named <= {*FAULTS, "held-lock"}
 
 
-def test_the_advice_shown_is_printed_by_raftlab() -> None:
-    lines = example(LOCKING, "advice").splitlines()
-    failure = Failure("no-answer", lines[0])
-    assert "\n".join(lines[:3]) == as_text(failure)
-    assert any(says(template, lines[0]) for template in templates())
-    where, _, text = lines[-1].strip().partition(": ")
-    assert re.fullmatch(r"raft\.py:\d+", where)
-    assert any(says(template, text) for template in templates())
+def test_the_sentence_shown_is_printed_by_raftlab() -> None:
     assert any(says(template, example(LOCKING, "sentence").strip()) for template in templates())
 
 
@@ -256,69 +238,10 @@ def test_the_notation_is_that_of_the_trace() -> None:
 
 
 def test_the_examples_are_in_the_notation() -> None:
-    blocks = [*examples(DEBUGGING, "replay"), example(DEBUGGING, "many_elections"), *examples(LOCKING, "replay")]
-    lines = [
-        line.split(maxsplit=1)[1] for block in blocks for line in block.splitlines() if re.match(r" +\d+\.\d{3} ", line)
-    ]
-    assert len(lines) > 30
-    assert not {one_event(shape(line)) for line in lines} - shown_events().keys()
-
-
-# --- the failures shown are those that these mistakes cause ---
-
-BEGIN = """
-from __future__ import annotations
-from reference import *
-from reference import Raft as Reference
-
-class Raft(Reference):
-"""
-
-FORGETS_ITS_VOTE = """
-def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
-    reply = super().append_entries(args)
-    with self.lock:
-        if reply.term == args.term:
-            self.voted_for = None
-    return reply
-"""
-
-LOCKS_TWICE = """
-def request_vote(self, args: RequestVoteArgs) -> RequestVoteReply:
-    with self.lock:
-        self.get_state()
-"""
-
-
-def with_mistake(folder: Path, mistake: str) -> Path:
-    shutil.copy(ROOT / "solutions" / "raft.py", folder / "reference.py")
-    (folder / "raft.py").write_text(BEGIN + textwrap.indent(mistake, "    "), encoding="utf-8")
-    return folder
-
-
-@pytest.mark.slow
-def test_a_forgotten_vote_fails_as_shown(tmp_path: Path) -> None:
-    name = "many_elections"
-    shown = example(DEBUGGING, name)
-    info = catalogue.find_test(name)
-    assert f"  FAIL   {info.title}  " in shown
-    sentence = next(line for line in shown.splitlines() if line.startswith(f"         {name}@"))
-    sentence = sentence.partition(": ")[2]
-    real = run(f"raftlab test 2A -k {name} --seeds 10", with_mistake(tmp_path, FORGETS_ITS_VOTE))
-    assert shape(sentence) in shape(real)
-    rule = re.search(
-        r"^  rule: .*\n  figure: .*\n  read: .*\n(  look for: .*\n)+  what led there:\n", shown, re.MULTILINE
-    )
-    assert rule
-    assert rule.group() in real
-
-
-@pytest.mark.slow
-def test_the_deadlock_is_as_shown(tmp_path: Path) -> None:
-    shown = example(LOCKING, "deadlock").splitlines()
-    real = run("raftlab test 2A -k initial_election", with_mistake(tmp_path, LOCKS_TWICE))
-    real = shape(real.replace("reference.py", "raft.py"))
-    assert all(shape(line) in real.splitlines() for line in shown)
+    """The example of a race is copied by hand."""
+    lines = [line.split(maxsplit=1)[1] for line in example(LOCKING, "replay").splitlines()]
+    assert len(lines) > 4
+    assert not {shape(line) for line in lines} - shown_events().keys()
 
 
 def test_the_quoted_error_of_a_condition_without_its_lock_is_real() -> None:

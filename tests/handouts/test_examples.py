@@ -10,6 +10,7 @@ import pytest
 from raftlab import labs
 from tests import examples
 from tests.handouts.test_handouts import FIRST_PAGES, HANDOUTS, PAGES, text_of
+from tests.tools.test_shrink import only_with_whole_suites
 from tests.update import short_diff
 
 EXAMPLES = [
@@ -23,7 +24,9 @@ _TIME = re.compile(r"\b\d+\.\d{3}\b")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "example"), EXAMPLES)
-def test_an_example_is_up_to_date(path: Path, example: re.Match[str]) -> None:
+def test_an_example_is_up_to_date(path: Path, example: re.Match[str], pytestconfig: pytest.Config) -> None:
+    if example["command"].startswith("raftlab shrink "):
+        only_with_whole_suites(pytestconfig)  # it needs some hundred runs
     name = f"handouts/{path.name}"
     difference = short_diff(name, example["shown"], examples.current(example))
     if difference:

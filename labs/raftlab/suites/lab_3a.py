@@ -29,7 +29,7 @@ from raftlab.suites.helpers.scripted_clients import (
     spoil,
     undisturbed,
 )
-from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, append, wait_for_leadership
+from raftlab.suites.helpers.scripted_servers import NO_LIMIT, ScriptedFollower, append, send_append, wait_for_leadership
 from raftlab.suites.helpers.scripted_service import PlayedService, after
 from raftlab.suites.helpers.service_faults import divide, expect_no_promise, expect_value, fill_log, hold_answer, lead
 from raftlab.suites.helpers.write_path import WritePath
@@ -684,21 +684,31 @@ def test_sessions_end_in_order(cluster: StartCluster) -> None:
 @points(5, networks=SIM)
 def test_no_clock_ends_a_session(cluster: StartCluster) -> None:
     """Sessions do not end with time, and clocks have no influence on which one ends."""
-    c = cluster(1, scripted_clerks=1, max_sessions=3)
+    c = cluster(1, scripted_clerks=1, max_sessions=4)
     client = Client(c)
 
     def attempt() -> None:
         client.register()  # waits for the leader
-        first, second, third = [client.register_once() for _ in range(3)]
+        first, second, third = sessions = [client.register_once() for _ in range(3)]
+        old = [session.request("append", "x", f"{session.number};") for session in sessions]
+        for fields in old:
+            client.succeed_once(fields)
         c.sleep(60.0)
-        for session in (first, second, third):
-            session.do_once("append", "x", f"{session.number};")
+        # A register ends the session that was used least recently, but the others do not become too old meanwhile.
+        fourth = client.register_once()
+        for fields in old:
+            client.succeed_once(fields, when=", as no session ends with time")
+        written = "".join(fields["value"] for fields in old)
+        value = client.succeed_once(third.request("get", "x"))
+        text = f"expected 'x' to be {written!r}, as a retry after 60 s changes nothing, but it is {short(value)}"
+        c.expect(value == written, text, rules.EXACTLY_ONCE)
         # A clock begins anew when its server restarts, as time.monotonic() does when a computer restarts.
         c.restart(0)
-        first.do("append", "x", "again;")
+        for session in (fourth, first):
+            session.do("append", "x", "again;")
         client.register_once()
         second.expect_ended("whose last request was applied first, whatever the clocks say")
-        for session in (first, third):
+        for session in (first, third, fourth):
             session.do_once("get", "x")
 
     undisturbed(c, attempt)
@@ -795,6 +805,33 @@ def test_sessions_survive_restarts(cluster: StartCluster) -> None:
         client.expect_value(fourth, "x", "1;", " since retries change nothing", rules.EXACTLY_ONCE)
 
     undisturbed(c, attempt)
+
+
+@points(4, networks=SIM, schedule="release")
+def test_snapshot_has_its_index(cluster: StartCluster) -> None:
+    """Snapshots are taken while entries come one right after the other: each has all entries up to its index."""
+    c = cluster(1, scripted_clerks=1, max_state=1)
+    client = Client(c)
+    sessions = [client.register() for _ in range(8)]
+    written = []
+    for _ in range(16):
+        rpcs = []
+        for session in sessions:
+            rpcs.append(client.send(0, session.request("append", "x", f"{session.number}.{session.serial};")))
+            c.sleep(c.random.uniform(0.0, 0.003))
+        for rpc in rpcs:
+            # Another request would make an entry of its own, and perhaps another snapshot.
+            if client.answer(rpc)["status"] != "ok":
+                client.succeed(rpc.args)
+            written.append(rpc.args["value"])
+        c.restart(0)
+        c.one_leader()
+        value = sessions[0].do("get", "x") or ""
+        missing = [each for each in written if f";{each}" not in f";{value}"]
+        lacks = ", ".join(map(repr, missing))
+        text = f"expected 'x' to have every append that was done before S0 restarted, but it lacks {lacks}; S0 started from"
+        text = f"{text} a snapshot, which should have all entries up to its index"
+        c.expect(not missing, text, rules.SERVICE_SNAPSHOTS, [0])
 
 
 @points(6)
@@ -1088,23 +1125,13 @@ def test_entry_of_another_leader(cluster: StartCluster) -> None:
     c.expect(read == "1;2;", f"expected 'x' to be '1;2;', but it is {read!r}", rules.EXACTLY_ONCE)
 
 
-def _overwrite(c: Cluster, client: Client, followers: list[ScriptedFollower], fields: Message, foreign: Any) -> None:
+def _overwrite(c: Cluster, client: Client, followers: list[ScriptedFollower], fields: Message, foreign: Any) -> Any:
     """Ask S0 for something, replace the entry by one with the command ``foreign`` and commit that, and require that S0 does
-    not answer with ok."""
+    not answer with ok. Returns the command of the entry that was replaced."""
     log = longest_log(followers)
     for follower in followers:
         follower.limit = len(log)
-    earlier = [len(server.received) for server in c.scripted]
-
-    def sent() -> bool:
-        return any(
-            rpc.method == "append_entries" and rpc.args["prev_log_index"] + len(rpc.args["entries"]) > len(log)
-            for server, seen in zip(c.scripted, earlier, strict=True)
-            for rpc in server.received[seen:]
-        )
-
-    rpc = client.send(0, fields)
-    c.wait_for(OPERATION_LIMIT, lambda: rpc.done or sent())
+    rpc, lost = _ask_for_entry(c, client, len(log) + 1, fields)
     term = c.get_state(0)[0] + 1000
     entry = {"term": term, "command": foreign}
     append(c, 1, term, (len(log), log[-1]["term"]), [entry], len(log) + 1)
@@ -1114,6 +1141,100 @@ def _overwrite(c: Cluster, client: Client, followers: list[ScriptedFollower], fi
     status = client.answer(rpc)["status"]
     text = f"expected S0 not to answer {describe(fields)} with ok, since another leader's entry stands in its place"
     c.expect(status in REFUSALS, f"{text}, but the status is {status}", rules.STATUSES, [0])
+    return None if lost is None else lost["command"]
+
+
+@points(4, networks=SIM)
+def test_another_leader_at_once(cluster: StartCluster) -> None:
+    """Requests reach a leader at the moment when another leader's entries come to stand at their indexes."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    wait_for_leadership(c)
+    client = Client(c)
+    sessions = [Session(client, client.succeed(client.registration(), servers=[0])) for _ in range(4)]
+    register = longest_log(followers)[-1]["command"]
+    for number in range(6):
+        client.succeed(sessions[0].request("put", "x", f"{number};"), servers=[0])
+        log, term = list(longest_log(followers)), c.get_state(0)[0]
+        for follower in followers:
+            follower.limit = len(log)
+        new = term + 1000
+        foreign = [{"term": new, "command": register} for _ in sessions]
+        asked = [session.request("append", "lost", f"{session.serial};") for session in sessions]
+        with c.at_once(0):
+            rpcs = [client.send(0, fields) for fields in asked]
+            send_append(c, 1, new, (len(log), log[-1]["term"]), foreign, len(log) + len(foreign))
+        for follower in followers:
+            follower.log, follower.limit = [*log, *foreign], NO_LIMIT
+        for fields, rpc in zip(asked, rpcs, strict=True):
+            status = client.answer(rpc)["status"]
+            text = (
+                f"expected S0 not to answer {describe(fields)} with ok, as another leader's entry has replaced its own"
+            )
+            c.expect(status != "ok", f"{text}, but the status is ok", rules.STATUSES, [0])
+        wait_for_leadership(c)
+
+
+@points(4)
+def test_get_after_another_get(cluster: StartCluster) -> None:
+    """A get does not share the entry of an earlier get that still waits: a write may have been done in between."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    wait_for_leadership(c)
+    client = Client(c)
+    writer, one, other = [Session(client, client.succeed(client.registration(), servers=[0])) for _ in range(3)]
+    client.succeed(writer.request("put", "x", "0;"), servers=[0])
+    for number in range(1, 3):
+        # S0 says how its service writes this put into an entry, but loses this entry.
+        written = writer.request("put", "x", f"{number};")
+        put = _overwrite(c, client, followers, written, longest_log(followers)[-1]["command"])
+        wait_for_leadership(c)
+        client.succeed(one.request("get", "x"), servers=[0])
+        log = list(longest_log(followers))
+        for follower in followers:
+            follower.limit = len(log)
+        rpc, first = _ask_for_entry(c, client, len(log) + 1, one.request("get", "x"))
+        # S1 has this entry, leads a new term, and has carried out the put after it. S0 learns of that only after it has been
+        # asked for another get.
+        new = c.get_state(0)[0] + 1000
+        later = other.request("get", "x")
+        second = client.send(0, later)
+        c.sleep(0.05)
+        if first is not None:
+            entry = {"term": new, "command": put}
+            append(c, 1, new, (len(log) + 1, first["term"]), [entry], len(log) + 2)
+            log += [first, entry]
+        for follower in followers:
+            follower.log, follower.limit = list(log), NO_LIMIT
+        answer = client.answer(second)
+        text = f"expected S0 to refuse {describe(later)}, or to answer it with '{number};', as {describe(written)} was done"
+        text = (
+            f"{text} before, but the answer is {answer['value']!r}, as for the get that had waited since before the put"
+        )
+        fine = answer["status"] in REFUSALS or answer["value"] == f"{number};"
+        c.expect(first is None or fine, text, rules.LINEARIZABLE, [0])
+        client.answer(rpc)
+        wait_for_leadership(c)
+
+
+def _ask_for_entry(c: Cluster, client: Client, index: int, fields: Message) -> tuple[Rpc, Message | None]:
+    """Ask S0 for something, and wait until it sends the entry at ``index`` to a scripted server. Returns the request and the
+    entry; ``None``: it has answered without one."""
+    seen = [len(server.received) for server in c.scripted]
+
+    def entry() -> Message | None:
+        for server, earlier in zip(c.scripted, seen, strict=True):
+            for each in server.received[earlier:]:
+                if each.method == "append_entries":
+                    place = index - each.args["prev_log_index"] - 1
+                    if 0 <= place < len(each.args["entries"]):
+                        found: Message = each.args["entries"][place]
+                        return found
+        return None
+
+    rpc = client.send(0, fields)
+    c.wait_for(OPERATION_LIMIT, lambda: rpc.done or entry() is not None)
+    return rpc, entry()
 
 
 # --- scripted servers: answers that clerks must cope with ----------------------------------------------------
@@ -1360,20 +1481,24 @@ def _expect_prompt(c: Cluster, client: Client, rpcs: Collection[Rpc]) -> int:
 @points(6)
 def test_size(cluster: StartCluster) -> None:
     """A service takes snapshots, and these and Raft's saved state stay small."""
-    max_state, max_sessions = 1000, 3
+    max_state, max_sessions = 1000, 4
     c = cluster(3, clerks=1, scripted_clerks=1, max_state=max_state, max_sessions=max_sessions)
     clerk, client = c.clerks[0], Client(c)
-    for _ in range(max_sessions):
-        client.register()
+    clerk.put("large", "0123456789" * 100)
+    readers = [client.register() for _ in range(max_sessions - 1)]
     keys = ("a", "b", "c")
     for number in range(1, 91):
+        if number % 45 == 1:
+            for reader in readers:
+                reader.do("get", "large")
         key = keys[number % 3]
         value = f"{number:3}" * 20
         clerk.put(key, value)
         if number % 15 == 0:
             clerk.get(key)
         if number % 45 == 0:
-            _expect_small(c, max_state, most=sum(map(len, keys)) + 3 * len(value) + 200 * max_sessions)
+            held = sum(map(len, keys)) + 3 * len(value) + len("large") + 1000
+            _expect_small(c, max_state, most=held + 200 * max_sessions)
     end_well(c)
 
 

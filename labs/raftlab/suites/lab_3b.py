@@ -304,6 +304,30 @@ def test_half_is_not_enough(cluster: StartCluster) -> None:
 
 
 @points(3)
+def test_index_for_a_follower(cluster: StartCluster) -> None:
+    """A leader that a follower asks for a read index needs a new round, too: others may have elected another leader."""
+    c = cluster(5, scripted=[1, 2, 3, 4], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2, 3, 4)]
+    _, client, _ = leads_alone(c)
+    for number in range(1, 4):
+        expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+        for follower in followers:
+            follower.silent = True
+        c.sleep(0.05)  # the answers to earlier messages arrive
+        term = c.get_state(0)[0]
+        asked = c.scripted_server(number).send(0, "read_index_of", term=term, server_id=number)
+        c.wait_for(2.5, lambda sent=asked: sent.done)  # type: ignore[misc]
+        index = -1 if asked.reply is None else asked.reply["index"]
+        text = (
+            f"expected S0 to answer S{number}'s read_index_of with the index -1, as none of the four other servers has"
+        )
+        c.expect(index == -1, f"{text} answered S0 since, but it is {index}", rules.READ_INDEX, [0])
+        for follower in followers:
+            follower.silent = False
+        wait_for_leadership(c)
+
+
+@points(3)
 def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
     """Reads reach a leader at the moment when it learns of a new one: it adds nothing to its log any more."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
@@ -567,6 +591,68 @@ def _keep_following(c: Cluster, term: int, log: list[Message], seconds: float, e
         c.sleep(0.1)
 
 
+@points(4, networks=SIM, schedule="none")
+def test_waits_add_up(cluster: StartCluster) -> None:
+    """A server answers a read by index within 2 s, though the leader is slow to name an index that never comes."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    term, client, _ = leads_alone(c)
+    log, new = list(longest_log(followers)), term + 1000
+    c.scripted_server(1).answer["read_index_of"] = lambda rpc: {"term": new, "index": len(log) + 1}
+    answers = c.hold("read_index_of", src=0, leg="reply")
+    append(c, 1, new, (len(log), log[-1]["term"]), [], len(log))
+    with c.at_once(0):
+        reads = [client.send(0, read_of("index")) for _ in range(10)]
+    since = c.now
+    for _ in range(round(_ALL_WAITS / 0.1)):
+        # The questions have met a slow leader: one answer after another arrives.
+        if answers.messages and c.now > since + 0.5:
+            rpc, data = answers.messages.pop(0)
+            c.event_loop.deliver(c.now, rpc, data)
+        _keep_following(c, new, log, 0.1, [])
+    for read in reads:
+        text = (
+            f"expected S0 to answer a read by index within 2 s, all waits together, but after {_ALL_WAITS} s it has not"
+        )
+        text = f"{text}; S1, the leader, was slow to name index {len(log) + 1}, which S0 cannot apply"
+        c.expect(read.done, text, rules.ANSWERED_IN_TIME, [0])
+    answers.drop()
+
+
+# Seconds within which a service answers: 2 s, and a little for a service that looks at the clock only at intervals.
+_ALL_WAITS = 2.3
+
+
+@points(4, networks=SIM)
+def test_reads_wait_side_by_side(cluster: StartCluster) -> None:
+    """Reads by index that wait at a leader without followers hold up neither each other nor a read of another kind."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1)
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    _, client, _ = leads_alone(c)
+    for _ in range(2):
+        expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+        for follower in followers:
+            follower.silent = True
+        c.sleep(0.05)
+        with c.at_once(0):
+            waiting = [client.send(0, read_of("index")) for _ in range(4)]
+        c.sleep(0.05)
+        others = [client.send(0, read_of(kind)) for kind in ("session", "snapshot")]
+        c.wait_for(_WOKEN, lambda sent=others: all(rpc.done for rpc in sent))  # type: ignore[misc]
+        for rpc in others:
+            text = f"expected S0 to answer {described(rpc.args)} within {_WOKEN} s, for it waits for nothing, but it has not"
+            c.expect(rpc.done, f"{text}; four reads by index wait at S0", rules.READ_COST, [0])
+        c.wait_for(ANSWERED, lambda sent=waiting: all(rpc.done for rpc in sent))  # type: ignore[misc]
+        late = sum(not rpc.done for rpc in waiting)
+        text = (
+            f"expected S0 to answer four reads by index within 2 s, though no follower answers, but {late} still wait"
+        )
+        c.expect(not late, text, rules.ANSWERED_IN_TIME, [0])
+        for follower in followers:
+            follower.silent = False
+        wait_for_leadership(c)
+
+
 @points(2)
 def test_alone(cluster: StartCluster) -> None:
     """A single server answers every kind of read."""
@@ -730,6 +816,12 @@ class Candidate:
         self.c.cut(0, 1)
         self.c.cut(1, 0)
 
+    def raise_term(self) -> None:
+        """Let S1 learn of the term in which S2 is going to stand, by a message that asks for no vote."""
+        self._term = max(self._term, self.c.get_state(1)[0])
+        rpc = self.c.scripted_server(2).send(1, "read_index_of", term=self._term + 10, server_id=2)
+        self.c.wait_for(0.02, lambda: rpc.done)
+
     def stand(self, why: str, rule: Rule) -> None:
         """Ask S1 for its vote every 5 ms until it agrees, and require that S0 then refuses to answer by lease."""
         self._term = wait_for_vote(self.c, 2, 1, self._term + 10)
@@ -798,6 +890,19 @@ def test_lease_and_restart(cluster: StartCluster) -> None:
         c.event_loop.boot(1, c.members)  # restart() would connect it to S0 again
         c.wait_for(1.0, lambda: c.server_state(1).ready)
         candidate.stand("after a restart, in which it has forgotten that it heard S0", rules.SILENT_VOTERS)
+        candidate.let_s0_lead()
+
+
+@points(5, networks=SIM)
+def test_lease_and_a_risen_term(cluster: StartCluster) -> None:
+    """The term of a server on which a lease rests rises, and a candidate of that term asks it: the answer is no all the
+    same."""
+    candidate = _candidate(cluster, (1.0, 1.0))
+    for _ in range(3):
+        candidate.lease_at_s0()
+        candidate.isolate_s0()
+        candidate.raise_term()
+        candidate.stand("whose term S1 had learned from a message before", rules.SILENT_VOTERS)
         candidate.let_s0_lead()
 
 
@@ -875,10 +980,19 @@ def test_lease_after_a_transfer(cluster: StartCluster) -> None:
         expect_soon(c, client, leader, read_of("lease"), f"{number};", rules.LEASE)
         asked = c.rpc_count(leader, "timeout_now")
         _only(c, clerk, [target, other])
+        slow = c.hold("timeout_now", src=leader) if number % 2 else None
+        begun = c.transfer(leader, target)[0] == target
+        if slow is not None:
+            # TimeoutNow takes so long that the leader gives the transfer up. Clients read by lease meanwhile.
+            for _ in range(12):
+                client.ask(leader, read_of("lease"))
+                c.sleep(0.1)
         # The old leader does not learn that another one is elected: all requests and answers to it are held.
         held = [c.hold(src=src, dst=leader) for src in (target, other)]
         held += [c.hold(src=leader, dst=dst, leg="reply") for dst in (target, other)]
-        if c.transfer(leader, target)[0] == target:
+        if slow is not None:
+            slow.release()
+        if begun:
             c.wait_for(1.0, lambda before=asked, by=leader: c.rpc_count(by, "timeout_now") > before)  # type: ignore[misc]
             elected = c.wait_for(1.0, lambda new=target: c.get_state(new)[1])  # type: ignore[misc]
             if elected:
@@ -1641,6 +1755,12 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
     log, new = list(longest_log(followers)), c.get_state(0)[0] + 1000
     for number in range(8):
         more = entries(new, *(f"{number}.{each}" for each in range(3)))
+        if number % 2 == 0:
+            more[2] = {
+                "term": new,
+                "command": None,
+                "kind": "noop",
+            }  # it changes nothing, but reads wait for its index, too
         _keep_following(c, new, log, 0.2, [])
         prev, parts = (len(log), log[-1]["term"]), [more] if number % 2 else [[entry] for entry in more]
         # Each read waits for one of the next three entries. S0 gets these after the reads, all at once or one by one. In the
@@ -1658,6 +1778,34 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
             if not all(rpc.done for rpc in reads):
                 _keep_following(c, new, log, 0.1, [])
         _expect_woken(c, reads, f"it has applied index {len(log)}")
+
+
+@points(4, networks=SIM)
+def test_snapshot_wakes_reads(cluster: StartCluster) -> None:
+    """A read that waits for an index is answered as soon as a snapshot brings the server beyond this index."""
+    c = cluster(3, clerks=1, scripted_clerks=1, max_state=1)
+    clerk, client = c.clerks[0], Client(c)
+    applied = c.event_loop.referee.applies.last_applied
+    for number in range(4):
+        leader = c.settled_leader()
+        behind = (leader + 1 + number % 2) % 3
+        held = [c.hold(method, dst=behind) for method in ("append_entries", "install_snapshot")]
+        c.sleep(0.02)
+        for each in range(2):
+            clerk.put("x", f"{number}.{each};")
+        seen = _last_index(c)
+        read = client.send(behind, read_of("session", seen=seen))
+        c.sleep(0.02)
+        for hold in held:
+            hold.drop()
+        c.wait_for(1.0, lambda server=behind, last=seen: applied[server] >= last)  # type: ignore[misc]
+        c.wait_for(_WOKEN, lambda sent=read: sent.done)  # type: ignore[misc]
+        text = (
+            f"expected S{behind} to answer a read of kind 'session' within {_WOKEN} s, as it has applied index {seen}"
+        )
+        c.expect(read.done or applied[behind] < seen, f"{text}, but it has not", rules.READ_COST, [behind])
+        client.answer(read)
+    end_well(c)
 
 
 # With preemption, the reference takes a few hundredths of a second.

@@ -162,6 +162,7 @@ class KVServer:
                 self.raft.snapshot(index, data)
 
     def _read(self, args):
+        end = time.monotonic() + 1.6
         if args.read in ("index", "lease"):
             floor = self.raft.read_index() if args.read == "index" else self.raft.lease_index()
             if floor < 0:
@@ -169,7 +170,7 @@ class KVServer:
         else:
             floor = args.seen
         with self.lock:
-            if not self.moved.wait_for(lambda: self.tree["index"] >= floor, timeout=1.0):
+            if not self.moved.wait_for(lambda: self.tree["index"] >= floor, timeout=max(0.0, end - time.monotonic())):
                 return ClientReply("try_again")
             return ClientReply("ok", self.tree["data"].get(args.key), index=self.tree["index"])
 

@@ -364,14 +364,18 @@ class Raft:
         self.answered = threading.Condition(self.lock)
         # The first round whose messages ask for a lease; None: no service has asked for one in this term.
         self.lease_round: int | None = None
-        # The last term in which this server has told another one to stand: there is no lease in that term any more. And by
-        # server: until when the lease that this server has granted it may last (part 2).
-        self.gave_up_lease_in, self.granted = 0, {}
+        # The last term in which this server has told another one to stand: there is no lease in that term any more.
+        self.gave_up_lease_in = 0
         # A server that has just started does not know whom it heard before: a leader's lease may rest on it.
         self.silent_until = time.monotonic() + ELECTION_TIMEOUT[0] if self.promised else 0.0
-        # The term of the last leader that asked for a lease. And of part 2: this server's own lease, by its term and its
-        # end; when the last reads by lease came; and when to ask for a lease again.
-        self.promised_to, self.own_lease, self.lease_reads, self.ask_at = 0, (0, 0.0), [], 0.0
+        # The term of the last leader that asked for a lease.
+        self.promised_to = 0
+        # Part 2. At a leader: by server, until when the lease that it has granted may last. At a follower: the term and the
+        # end of its own lease, when the last reads by lease came, and when to ask for a lease again.
+        self.granted: dict[int, float] = {}
+        self.own_lease = (0, 0.0)
+        self.lease_reads: list[float] = []
+        self.ask_at = 0.0
         # endregion
 
         # region 2A: start your threads here, with daemon=True; __init__ must return at once
@@ -987,29 +991,21 @@ class Raft:
 
     def _advance_commit(self) -> None:
         """Figure 2, Leaders: commit what a majority has, if it is of this term. Called with the lock held."""
-        # region 3B: and what every server has that may answer reads by lease
-        # skeleton: index = self._held_by_most(self.members)
-        index = self._held_by_most(self.members, self.granted)
-        # endregion
+        index = self._held_by_most(self.members)
         # region 2E: while there are two configurations, a majority of each must have it
         if self.old_members:
             index = min(index, self._held_by_most(self.old_members))
+        # endregion
+        # region 3B: every holder of a lease must have it, too: it would answer reads without it (part 2)
+        index = min([index, *(self.match_index[server] for server in self._holders())])
         # endregion
         # An entry of an older term may still be overwritten, however many have it (§5.4.2, Figure 8).
         if index > self.commit_index and self._term_at(index) == self.current_term:
             self._commit(index)
 
-    # region 3B: and what holders of leases have
-    # skeleton: def _held_by_most(self, members: frozenset[int]) -> int:
-    # skeleton:     """The last index that more than half of `members` have. Called with the lock held."""
-    def _held_by_most(self, members: frozenset[int], granted: dict[int, float] | None = None) -> int:
-        """The last index that more than half of `members` have, and every server with a lease in `granted`. Lock held."""
-        # endregion
+    def _held_by_most(self, members: frozenset[int]) -> int:
+        """The last index that more than half of `members` have. Called with the lock held."""
         have = sorted(self._last_index() if server == self.me else self.match_index[server] for server in members)
-        # region 3B: a holder that lacks an entry would answer reads without it
-        if granted:
-            return min([have[(len(have) - 1) // 2], *(self.match_index[server] for server in self._holders())])
-        # endregion
         return have[(len(have) - 1) // 2]
 
     # --- replication, the follower's side (§5.3) ---
@@ -1424,12 +1420,10 @@ class Raft:
         assert self.target is not None
         if self.match_index[self.target] == self._last_index():
             # region 3B: from now on another server may be elected at any time
-            granted = self.granted
-            if granted:
-                granted = self._holders()
-            if granted:
+            if self._holders():
                 return  # part 2: first, all leases at followers must end; no more are granted meanwhile
-            self.lease_round, self.gave_up_lease_in = None, self.current_term
+            self.lease_round = None
+            self.gave_up_lease_in = self.current_term
             # endregion
             self.asked_at = time.monotonic()
             args = TimeoutNowArgs(self.current_term, self.me)

@@ -507,9 +507,9 @@ def _logs(measured: Measured, sizes: Sizes) -> str:
     head = ["entries", "append", "restart", "apply all", "snapshot", "stored, kB", "host, MB", "measurements"]
     return f"""## Longer logs
 
-In sim, three servers. The reference appends each change to what it has saved (`persister.append`), so **building a log
-one entry at a time takes linear time.** If a Raft saves its whole log at each change, as lab 2C allows, an entry costs
-more the longer the log is.
+In sim, three servers. The reference appends each change to what it has saved (`persister.append`), so **a save costs
+the same however long the log is.** What still grows with the log is the search for the latest configuration (lab 2E).
+If a Raft saves its whole log at each change, as lab 2C allows, building a log entry by entry takes quadratic time.
 
 **One by one.** A leader gets {measure.PROPOSED_TOGETHER} commands at a time, and saves after each command.
 

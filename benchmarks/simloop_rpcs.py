@@ -17,7 +17,7 @@ from typing import Any
 import simloop  # type: ignore[import-not-found, unused-ignore]
 
 FOLLOWERS = 4
-HEARTBEAT = 0.1  # seconds; the reference's
+HEARTBEAT = 0.1  # seconds, as in the reference solution
 
 
 async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

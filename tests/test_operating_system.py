@@ -1,4 +1,5 @@
-"""Tests of the alternatives to system calls that only Linux has: each of them, and commands in processes without them."""
+"""Tests of the portable alternatives to Linux-only system calls: first each alternative, then whole commands in processes
+that lack those calls."""
 
 from __future__ import annotations
 
@@ -83,7 +84,7 @@ def test_an_orphan_is_ended_and_awaited(monkeypatch: pytest.MonkeyPatch) -> None
     assert operating_system.cpu_seconds(pid) == 0
 
 
-# --- whole commands, without the calls of Linux ---
+# --- whole commands, without Linux's system calls ---
 
 
 def portable_environment() -> dict[str, str]:

@@ -376,15 +376,17 @@ def _keep_manual(plan: Report, folder: store.Store) -> None:
         return
     given = {each.name: each.manual for each in earlier.header.submissions if each.manual}
     if given and not earlier.signed:
-        text = "points and comments by hand in the earlier report are not kept, because it is not signed with your key"
-        print(f"raftgrade: {text}: name them with --manual", file=sys.stderr)
+        text = (
+            "did not keep the points and comments given by hand in the earlier report, because your key did not sign it"
+        )
+        print(f"raftgrade: {text}: give them again with --manual", file=sys.stderr)
         return
     manual.set_marks(plan.submissions, given)
     kept = {each.name for each in plan.submissions if each.manual}
     if given:
-        text = f"kept points and comments by hand for {count(len(kept), 'submission')} of the earlier report"
+        text = f"kept the points and comments given by hand for {count(len(kept), 'submission')} of the earlier report"
         lost = given.keys() - kept
-        more = f"; these are not here any more: {'; '.join(map(printable, sorted(lost)))}" if lost else ""
+        more = f"; these submissions are not here any more: {'; '.join(map(printable, sorted(lost)))}" if lost else ""
         print(f"raftgrade: {text}{more}", file=sys.stderr)
 
 
@@ -411,7 +413,7 @@ def _omissions(folder: store.Store, options: dict[str, str]) -> str:
     if not left_out:
         return ""
     text = f"the earlier report in {printable(str(folder.folder))} was made with {printable(' '.join(left_out))}"
-    return f"raftgrade: WARNING: {text}, and this one is made without: marks may differ"
+    return f"raftgrade: WARNING: {text}, but this one is made without them: marks may differ"
 
 
 def _set_late(report: Report, days: dict[str, float] | None, due: datetime | None) -> None:
@@ -439,7 +441,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     if given.skipped:
         names = ", ".join(printable(path.name) for path in given.skipped)
         print(
-            f"raftgrade: no {given.entries[0]} in {count(len(given.skipped), 'folder')}, left out: {names}",
+            f"raftgrade: left out {count(len(given.skipped), 'folder')} without a {given.entries[0]}: {names}",
             file=sys.stderr,
         )
     tests, left_out = _tests(settings, tools)

@@ -68,7 +68,7 @@ def read_late(text: str, shown: str, find: Callable[[str], Sequence[Named]], rub
         late[found[0].name], lines[found[0].name] = days, rows.line_num
     if any(late.values()) and not rubric.late.percent_a_day:
         number = count(sum(days > 0 for days in late.values()), "late submission")
-        raise BadLate(f"{shown} names {number}, but the rubric takes nothing for that: set percent_a_day in its [late]")
+        raise BadLate(f"{shown} names {number}, but the rubric has no late penalty: set percent_a_day in its [late]")
     return late
 
 
@@ -108,13 +108,16 @@ def set_late(report: Report, late: Mapping[str, float] | None, due: datetime | N
             unknown.append(submission.name)
     notes = []
     if marked:
-        text = f"{count(len(marked), 'submission')} marked as late, but not by how much, so nothing is taken off"
-        notes.append(f"{text} (--late says by how much): {'; '.join(marked)}")
+        text = f"no late penalty for {count(len(marked), 'submission')} marked as late, because it is not known by how much"
+        notes.append(f"{text} (use --late to state it): {'; '.join(marked)}")
     if unknown:
-        text = f"it is not known when {count(len(unknown), 'submission')} came in, so nothing is taken off"
-        notes.append(f"{text} (--late says how late they are): {'; '.join(unknown)}")
+        text = f"the submission time of {count(len(unknown), 'submission')} is unknown, so no late penalty was applied"
+        was = "it was" if len(unknown) == 1 else "they were"
+        notes.append(f"{text} (use --late to state how late {was}): {'; '.join(unknown)}")
     over = [each.name for each in report.submissions if each.late_days]
     if over and not report.rubric.late.percent_a_day:
-        text = f"{count(len(over), 'submission')} late, but the rubric takes nothing for that (percent_a_day in its [late])"
+        text = (
+            f"no penalty for {count(len(over), 'late submission')}, because percent_a_day in the rubric's [late] is 0"
+        )
         notes.append(f"{text}: {'; '.join(over)}")
     return notes

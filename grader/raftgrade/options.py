@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _kit(
         commands.add_parser(
             "kit",
-            help="make raftlab for students, without the solutions",
+            help="make a version of raftlab for students, without the solutions",
             description="Make a wheel of raftlab that students install: everything that they need, without the solutions.",
         )
     )
@@ -157,9 +157,9 @@ def _proof(proof: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the raft.py that the patches apply to, or its folder (default: solutions)",
     )
-    proof.add_argument("--labs", metavar="2A[,2B]", help="only the bugs of these labs (default: all)")
+    proof.add_argument("--labs", metavar="2A[,2B]", help="try only the bugs of these labs (default: all)")
     proof.add_argument(
-        "--bugs", metavar="NAME[,NAME]", help="only these bugs, such as ps-no-votedfor or 2c/ps-no-votedfor"
+        "--bugs", metavar="NAME[,NAME]", help="try only these bugs, such as ps-no-votedfor or 2c/ps-no-votedfor"
     )
     proof.add_argument(
         "--seeds", type=int, default=20, metavar="N", help="run the suite with N seeds for each bug (default: 20)"
@@ -195,8 +195,10 @@ def _proof(proof: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure which mutants the suites kill; with --page FILE, replace only the section about mutants in FILE",
     )
-    mutants.add_argument("--only", metavar="PATTERN", help="only mutants with this in their name, such as start.lock-*")
-    mutants.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
+    mutants.add_argument(
+        "--only", metavar="PATTERN", help="try only mutants with this in their name, such as start.lock-*"
+    )
+    mutants.add_argument("--sample", type=int, metavar="N", help="try only N mutants, drawn at random")
     mutants.add_argument(
         "--seed", type=int, default=0, metavar="S", help="with --sample: the seed of the random draw (default: 0)"
     )
@@ -318,8 +320,8 @@ def _run(run: argparse.ArgumentParser) -> None:
         "--roster",
         metavar="CSV",
         help="the students, with the columns id, name, login, email, group and extension (or any of them); an export of "
-        "Canvas, Moodle, Gradescope or GitHub Classroom will do. Submissions are matched with it, and students without one "
-        "are listed",
+        "Canvas, Moodle, Gradescope or GitHub Classroom will do. Submissions are matched against the roster, and students "
+        "without a submission are listed",
     )
     run.add_argument(
         "--single",
@@ -341,7 +343,9 @@ def _run(run: argparse.ArgumentParser) -> None:
 def _lateness(command: argparse.ArgumentParser) -> None:
     """The options that decide how late submissions are, and which ones count."""
     command.add_argument(
-        "--late", metavar="CSV", help="late submissions, with the columns submission (or id, ...) and days (or hours)"
+        "--late",
+        metavar="CSV",
+        help="how late submissions are: a file with the columns submission (or id, ...) and days (or hours)",
     )
     command.add_argument(
         "--due",
@@ -351,14 +355,15 @@ def _lateness(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--attempts",
         choices=["best", "last"],
-        help="if a student has several submissions, the best one or the last one counts (default: such a student gets no "
-        "mark)",
+        help="which submission counts if a student has several: the best one or the last one (default: none, and such a "
+        "student gets no mark)",
     )
     command.add_argument(
         "--manual",
         metavar="CSV",
-        help="points and comments by hand, with the columns submission (or id, ...), test, points (7, +2 or -1) and "
-        "comment; without a test, a row is about the whole submission. `raftgrade run` keeps them when it grades again",
+        help="points and comments given by hand, with the columns submission (or id, ...), test, points (7 sets them, +2 or "
+        "-1 changes them) and comment; a row without a test is about the whole submission. `raftgrade run` keeps them when "
+        "it grades again",
     )
 
 
@@ -374,7 +379,7 @@ def _report(report: argparse.ArgumentParser) -> None:
         "--column", metavar="TITLE", help="with --template: the column to fill in (default: the only one that fits)"
     )
     report.add_argument(
-        "--student", metavar="NAME", help="report only this submission, without what its author must not see"
+        "--student", metavar="NAME", help="report only this submission, and leave out what its author must not see"
     )
     report.add_argument(
         "--anonymous",

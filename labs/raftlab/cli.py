@@ -30,7 +30,10 @@ class CommandModule(Protocol):
 COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("new", "create a folder to work in"),
     "test": ("test", "run the tests of a lab"),
-    "check": ("check_labs", "are you done? run all labs so far in both worlds, with many seeds"),
+    "check": (
+        "check_labs",
+        "are you done? run all labs so far in the simulator and on the real network, with many seeds",
+    ),
     "replay": ("replay", "repeat one run exactly, and print its events"),
     "shrink": ("shrink", "make a failing run as short as possible"),
     "diff": ("diff", "find where a failing run departs from a passing one"),

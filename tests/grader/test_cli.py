@@ -126,7 +126,7 @@ def test_one_refused_submission_does_not_stop_the_others(tmp_path: Path, capsys:
     (tmp_path / "class" / "dan").mkdir()
     assert run("class") == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("raftgrade: no raft.py in 1 folder, left out: dan\n")
+    assert captured.err.startswith("raftgrade: left out 1 folder without a raft.py: dan\n")
     assert "== alice (class/alice): refused, no test was run" in captured.out
     assert "raft.py does not compile: line 3" in captured.out
     states = {item["name"]: (item["state"], item["points"]) for item in report()["submissions"]}

@@ -51,16 +51,16 @@ def test_a_roster_with_groups_dates_and_extensions(tmp_path: Path, capsys: pytes
     assert main(["run", "class", *RUN, "--roster", "roster.csv", *due], tools()) == 2
     err = capsys.readouterr().err
     assert (
-        "1 submission is of no student in roster.csv, or of more than one, and graded without a row there: stranger"
+        "1 submission matches no student in roster.csv, or more than one, and was graded without a roster entry: stranger"
         in err
     )
-    assert "1 student of roster.csv without a submission, so without a mark: Nobody" in err
+    assert "1 student of roster.csv has no submission, and so no mark: Nobody" in err
     assert (
-        "it is not known when 1 submission came in, so nothing is taken off (--late says how late they are): stranger"
-        in err
+        "the submission time of 1 submission is unknown, so no late penalty was applied (use --late to state how late it "
+        "was): stranger" in err
     )
     found = {row["id"] or row["submission"]: row for row in rows(capsys)}
-    # Team 7's 01:00+02:00 is the deadline's midnight: one hour late. Ada is 37 hours late, less 24.
+    # Team 7's 01:00+02:00 is 00:00 in the deadline's time zone (+01:00), so 1 hour late. Ada is 37 hours late, less 24.
     assert {key: (row["points"], row["penalty"]) for key, row in found.items()} == {
         "1": ("13.5", "1.5"),
         "2": ("15", "0"),
@@ -79,7 +79,7 @@ def test_mistakes_in_a_roster_are_reported(tmp_path: Path) -> None:
     submission(tmp_path, "ada")
     for text, words in (
         ("id,name\n1,Ada\n1,Ada\n", "line 3: 'Ada' is in line 2, too"),
-        ("id,login\n1,ada\n2,ADA\n", "line 3: 'ada' is another student's in line 2"),
+        ("id,login\n1,ada\n2,ADA\n", "line 3: 'ada' already belongs to another student, in line 2"),
         ("id,extension\n1,soon\n", "line 2: expected an extension in days or hours, such as 2 or 36h, not 'soon'"),
         (
             "id,name,login\n1,Lovelace, Ada,ada\n",
@@ -94,7 +94,8 @@ def test_mistakes_in_a_roster_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_roster_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
-    """Excel's "Unicode text", and invisible characters of a text that was copied from a web page, in id, name and login."""
+    """A roster that Excel saved as "Unicode text" is read, and so is one with invisible characters, copied from a web page,
+    in id, name and login."""
     submission(tmp_path, "class/007")
     submission(tmp_path, "class/ALI")
     text = '\u202aID\tName \tLogin\r\n007\tAda\u00a0L\n\u200b1e5\t"Reza\u200cAli\nKh" \tali\u00a0\r\n'
@@ -138,7 +139,7 @@ def test_a_student_who_handed_in_nothing_is_no_mistake(tmp_path: Path, capsys: p
         ("Mary", "unjudged"),
     ]
     Path("class.csv").write_text("name,path\nAda,\n")
-    assert main(["run", "class.csv", *RUN], tools()) == 2  # nobody
+    assert main(["run", "class.csv", *RUN], tools()) == 2  # 2: nobody handed in anything
 
 
 def test_leaving_out_options_of_the_earlier_report_is_a_warning(
@@ -151,8 +152,8 @@ def test_leaving_out_options_of_the_earlier_report_is_a_warning(
     assert "WARNING" not in capsys.readouterr().err
     assert main(words, tools()) == 0
     warning = (
-        "raftgrade: WARNING: the earlier report in raftgrade-out was made with --rubric 'my r.toml' --attempts last, and "
-        "this one is made without: marks may differ\n"
+        "raftgrade: WARNING: the earlier report in raftgrade-out was made with --rubric 'my r.toml' --attempts last, but "
+        "this one is made without them: marks may differ\n"
     )
     assert capsys.readouterr().err.count(warning) == 2  # before the runs, and after the table
     assert main(words, tools()) == 0
@@ -178,7 +179,10 @@ def test_the_best_or_last_of_several_submissions_counts(tmp_path: Path, capsys: 
     main(canvas)
     captured = capsys.readouterr()
     assert captured.out.endswith("Ada,1,CS,\n")
-    assert "2 submissions of students who have several, left out (--attempts best or last): Ada; Ada-2" in captured.err
+    assert (
+        "left out 2 submissions, because their students have more than one (choose with --attempts best or last): "
+        "Ada; Ada-2" in captured.err
+    )
     main([*canvas, "--attempts", "last"])
     assert capsys.readouterr().out.endswith("Ada,1,CS,5\n")
 

@@ -192,7 +192,7 @@ def test_every_service_runs_on_the_given_raft(tmp_path: Path, capsys: pytest.Cap
     commands = ServiceCommands()
     assert run("class", "--network", "sim", "--raft", raft, commands=commands) == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith("raftgrade: no kv.py in 1 folder, left out: eve\n")
+    assert printed.err.startswith("raftgrade: left out 1 folder without a kv.py: eve\n")
     assert "Lab 3A on the Raft theirs (seconds and RPCs of the runs that passed in sim)" in printed.out
     assert copy_of("alice") == {"kv.py": "import store", "store.py": "x = 1", "raft.py": RAFT}
     assert copy_of("bob") == {"kv.py": "y = 1", "raft.py": RAFT}

@@ -106,7 +106,10 @@ def test_points_by_hand_survive_a_regrade(
     capsys.readouterr()
     assert main(run, tools()) == 0
     assert saved() == [("alice", 19), ("bob", 1), ("carol", 15)]
-    assert "kept points and comments by hand for 2 submissions of the earlier report\n" in capsys.readouterr().err
+    assert (
+        "kept the points and comments given by hand for 2 submissions of the earlier report\n"
+        in capsys.readouterr().err
+    )
     # Points are kept only from a report that this user has signed.
     path = Path("raftgrade-out/report.json")
     path.write_text(path.read_text().replace('"points": 1.0', '"points": 99.0'))

@@ -187,7 +187,7 @@ def test_late_submissions_need_a_rule() -> None:
     with pytest.raises(BadLate) as caught:
         late("id,days\n7,2\n", "")
     assert str(caught.value) == (
-        "l.csv names 1 late submission, but the rubric takes nothing for that: set percent_a_day in its [late]"
+        "l.csv names 1 late submission, but the rubric has no late penalty: set percent_a_day in its [late]"
     )
 
 

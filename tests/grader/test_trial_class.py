@@ -88,9 +88,9 @@ def test_marks_in_a_canvas_gradebook(trial: Report) -> None:
     before, after = (list(csv.reader(io.StringIO(each))) for each in (trial_class.canvas_gradebook(), text))
     assert [row[1:5] + row[6:] for row in after] == [row[1:5] + row[6:] for row in before]
     assert notes == [
-        "1 mark not final, cell left unchanged: Nobody Atall",
-        "1 row without a submission, left unchanged: Student, Test",
-        "1 cell that a spreadsheet would run as a formula got a ' in front",
+        "left 1 cell unchanged, because the mark is not final: Nobody Atall",
+        "left 1 row unchanged, because no submission matches: Student, Test",
+        "put a ' in front of 1 cell that a spreadsheet would run as a formula",
     ]
 
 
@@ -99,7 +99,7 @@ def test_canvas_rows_and_columns_that_must_not_change(trial: Report) -> None:
     template = template.replace("\r\n", "\r\n,,,,,Manual Posting,,\r\n", 1)
     text, notes = gradebook.fill(trial, template, "canvas", "Raft 2A")
     assert cells(text, "Raft 2A (4711)")[2] == "EX"
-    assert notes[-2] == "1 student excused (EX) in Canvas, left unchanged: Ada Lovelace"
+    assert notes[-2] == "left 1 cell unchanged, because Canvas excuses the student (EX): Ada Lovelace"
     with pytest.raises(gradebook.BadTemplate, match="read only"):
         gradebook.fill(trial, template, "canvas", "Final Score")
     apart = trial_class.table(
@@ -127,7 +127,7 @@ def test_canvas_numbers_that_are_other_students_ids(trial: Report, other: str) -
     template = trial_class.table(("Student", "ID", "Raft (1)"), rows)
     text, notes = gradebook.fill(trial, template, "canvas")
     assert cells(text, "Raft (1)") == ["", "88", ""]
-    assert any(note.startswith("3 rows without a submission, left unchanged: Lovelace, Ada") for note in notes)
+    assert any(note.startswith("left 3 rows unchanged, because no submission matches: Lovelace, Ada") for note in notes)
 
 
 def test_marks_in_a_moodle_gradebook(trial: Report) -> None:
@@ -135,7 +135,7 @@ def test_marks_in_a_moodle_gradebook(trial: Report) -> None:
     read = platform_readers.moodle_gradebook(text, "Assignment: Raft 2A (Real)")
     assert read == {person.login: person.mark for person in PEOPLE}
     assert set(cells(text, "Assignment: Essay (Real)")) == {"-"}
-    assert notes[0] == "1 mark not final, cell left unchanged: Nobody Atall"
+    assert notes[0] == "left 1 cell unchanged, because the mark is not final: Nobody Atall"
 
 
 def test_moodle_worksheet_takes_comments_and_skips_what_is_above_the_maximum(tmp_path: Path, trial: Report) -> None:
@@ -150,7 +150,7 @@ def test_moodle_worksheet_takes_comments_and_skips_what_is_above_the_maximum(tmp
         person.login: person.mark for person in PEOPLE if person.mark is not None and person.login != "ada"
     }
     assert [login for login, (_, comment) in read.items() if comment] == ["grace"]
-    assert "1 mark above the assignment's maximum, which Moodle will skip: Ada Lovelace" in notes
+    assert "Moodle will skip 1 mark above the assignment's maximum: Ada Lovelace" in notes
 
 
 def test_marks_in_junit(trial: Report) -> None:
@@ -264,9 +264,7 @@ def test_submissions_downloaded_from_canvas(tmp_path: Path) -> None:
     feedback.write(report, tmp_path, tmp_path / "feedback.zip")
     assert sorted(platform_readers.canvas_feedback(tmp_path / "feedback.zip")) == sorted(set(BY_LOGIN) - {"nobody"})
     shown = tmp_path / "gradebook.csv"
-    assert found.notes == [
-        f"2 students of {shown} without a submission, so without a mark: Atall, Nobody; Student, Test"
-    ]
+    assert found.notes == [f"2 students of {shown} have no submission, and so no mark: Atall, Nobody; Student, Test"]
     assert {each.name: each.submitted for each in found.submissions}["Hopper, Grace"] == "late"
 
 
@@ -295,7 +293,7 @@ def test_submissions_exported_from_gradescope(tmp_path: Path) -> None:
     report = trial_class.report_of(find([place]), tmp_path / "out")
     text, notes = gradebook.fill(report, trial_class.canvas_gradebook(), "canvas", "Raft 2A")
     assert cells(text, "Raft 2A (4711)") == ["15", *expected("88"), ""]
-    assert "2 rows without a submission, left unchanged: Atall, Nobody; Student, Test" in notes
+    assert "left 2 rows unchanged, because no submission matches: Atall, Nobody; Student, Test" in notes
 
 
 def test_a_group_in_gradescope_and_a_folder_that_it_does_not_know(tmp_path: Path) -> None:
@@ -306,7 +304,7 @@ def test_a_group_in_gradescope_and_a_folder_that_it_does_not_know(tmp_path: Path
     text = f"---\nsubmission_1:\n  :submitters:\n{submitters}  :created_at: 2026-11-20 10:59:59.123456000 -05:00\n"
     trial_class.write(place, {"submission_metadata.yml": text})
     found = find([place])
-    assert found.notes == [f"left out of {place}, because it does not say whose it is: submission_2"]
+    assert found.notes == [f"not graded from {place}, because nothing says who handed it in: submission_2"]
     report = trial_class.report_of(found, tmp_path / "out")
     assert [(each.name, each.points) for each in report.submissions] == [("ada, grace", 9), ("late by mail", 3)]
     filled, _ = gradebook.fill(report, trial_class.moodle_gradebook(), "moodle", "Raft 2A")

@@ -117,7 +117,7 @@ def test_a_call_is_what_rpyc_itself_would_send_first(pair: tuple[socket.socket, 
     theirs._cleanup()
 
 
-# What a peer could try that uses rpyc itself. Each function takes the peer's connection.
+# What a peer that uses plain rpyc could try. Each function takes the peer's connection.
 ATTEMPTS: dict[str, Callable[[rpyc.Connection], Any]] = {
     "the root": lambda peer: peer.root,
     "a ping": lambda peer: peer.ping(),

@@ -97,7 +97,7 @@ MALFORMED = {
     "a call with a number": (call(b"\x51"), "something other than a call with bytes"),
     "a reply": (frame(b"\x02\x11\x50\x11\x51\x00"), "something other than a call with bytes"),
     "an exception": (frame(b"\x03\x11\x50\x11\x51\x00"), "something other than a call with bytes"),
-    "bytes without a length": (call(b"\x0f\x00"), "bytes without their length"),
+    "bytes without a length": (call(b"\x0f\x00"), "a byte string with a wrong length"),
     "no effects": (call(b"\x0c\x92\x90"), ""),
     "deeply nested": (call(b"\x0f" + struct.pack("!L", 9000) + b"\x91" * 9000), ""),
     "an effect of another server": (effects(protocol.Ready(0)), "a message that claims to come from S0"),

@@ -53,7 +53,7 @@ def recognise(folder: Path, entries: tuple[str, ...], notes: list[str]) -> list[
             left_out.append(printable(entry.name))
     if left_out:
         notes.append(
-            f"left out of {printable(str(folder))}, because it does not say whose it is: {'; '.join(left_out)}"
+            f"not graded from {printable(str(folder))}, because nothing says who handed it in: {'; '.join(left_out)}"
         )
     return drafts
 

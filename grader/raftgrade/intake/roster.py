@@ -192,7 +192,7 @@ def require_distinct(table: Table) -> None:
                 continue
             where = f"{table.shown} line {row.line}"
             if _differ(other.student, row.student):
-                raise BadPath(f"{where}: {key!r} is another student's in line {other.line}")
+                raise BadPath(f"{where}: {key!r} already belongs to another student, in line {other.line}")
             if not table.has_places:
                 raise BadPath(f"{where}: {row.student.label!r} is in line {other.line}, too")
 

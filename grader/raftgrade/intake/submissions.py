@@ -316,14 +316,13 @@ def _assign(drafts: list[Draft], table: roster.Table, result: FoundSubmissions) 
             draft.submitted = next((table.rows[number].submitted for number in sorted(found)), "")
     missing = [number for number in range(len(students.students)) if number not in have]
     if unknown:
-        one_of = "is" if len(unknown) == 1 else "are"
-        text = f"{count(len(unknown), 'submission')} {one_of} of no student in {table.shown}, or of more than one"
-        notes.append(f"{text}, and graded without a row there: {'; '.join(unknown)}")
+        matches, was = ("matches", "was") if len(unknown) == 1 else ("match", "were")
+        text = f"{count(len(unknown), 'submission')} {matches} no student in {table.shown}, or more than one"
+        notes.append(f"{text}, and {was} graded without a roster entry: {'; '.join(unknown)}")
     if missing:
         names = "; ".join(students.students[number].label for number in missing)
-        notes.append(
-            f"{count(len(missing), 'student')} of {table.shown} without a submission, so without a mark: {names}"
-        )
+        has = "has" if len(missing) == 1 else "have"
+        notes.append(f"{count(len(missing), 'student')} of {table.shown} {has} no submission, and so no mark: {names}")
     absent = []
     for place in missing:
         draft = _nothing((students.students[place],))

@@ -95,10 +95,11 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
             if most is not None and _above(row[most], submission.points):
                 too_many.append(submission.name)
     if excused:
-        notes.append(f"{count(len(excused), 'student')} excused (EX) in Canvas, left unchanged: {_named(excused)}")
+        cells = count(len(excused), "cell")
+        notes.append(f"left {cells} unchanged, because Canvas excuses the student (EX): {_named(excused)}")
     if too_many:
-        above = f"{count(len(too_many), 'mark')} above the assignment's maximum, which Moodle will skip"
-        notes.append(f"{above}: {_named(too_many)}")
+        marks = count(len(too_many), "mark")
+        notes.append(f"Moodle will skip {marks} above the assignment's maximum: {_named(too_many)}")
     text, guarded = io.StringIO(), 0
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end)
     # The system identifies its rows and reads the marks by these columns, so they must stay as they are.
@@ -108,7 +109,7 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
         guarded += sum(new != old for new, old in zip(safe, row, strict=True))
         writer.writerow(safe)
     if guarded:
-        notes.append(f"{count(guarded, 'cell')} that a spreadsheet would run as a formula got a ' in front")
+        notes.append(f"put a ' in front of {count(guarded, 'cell')} that a spreadsheet would run as a formula")
     return text.getvalue(), notes
 
 
@@ -340,17 +341,18 @@ def _notes(report: Report, matched: list[SubmissionResult], rows: list[str]) -> 
     waiting, absent = ([e.name for e in without if (e.state == "absent") == which] for which in (False, True))
     notes = []
     if unmatched:
-        text = f"{count(len(unmatched), 'submission')} could not be matched to exactly one row, left out"
+        text = f"left out {count(len(unmatched), 'submission')} that could not be matched to exactly one row"
         notes.append(f"{text}: {_named(unmatched)}")
     if undecided:
-        text = f"{count(len(undecided), 'submission')} of students who have several, left out (--attempts best or last)"
-        notes.append(f"{text}: {_named(undecided)}")
+        text = f"left out {count(len(undecided), 'submission')}, because their students have more than one"
+        notes.append(f"{text} (choose with --attempts best or last): {_named(undecided)}")
     if waiting:
-        notes.append(f"{count(len(waiting), 'mark')} not final, cell left unchanged: {_named(waiting)}")
+        notes.append(f"left {count(len(waiting), 'cell')} unchanged, because the mark is not final: {_named(waiting)}")
     if absent:
-        notes.append(f"{count(len(absent), 'student')} without a submission, cell left unchanged: {_named(absent)}")
+        cells = count(len(absent), "cell")
+        notes.append(f"left {cells} unchanged, because the student has no submission: {_named(absent)}")
     if rows:
-        notes.append(f"{count(len(rows), 'row')} without a submission, left unchanged: {_named(rows)}")
+        notes.append(f"left {count(len(rows), 'row')} unchanged, because no submission matches: {_named(rows)}")
     return notes
 
 
@@ -381,7 +383,7 @@ def _possible(report: Report, row: list[str], place: int) -> list[str]:
     if abs(theirs - most) < 0.005:
         return []
     return [
-        f"the gradebook allows at most {number(theirs)} points, and the report {number(most)}: marks are not scaled"
+        f"the gradebook allows at most {number(theirs)} points, but the report {number(most)}: marks are not scaled"
     ]
 
 

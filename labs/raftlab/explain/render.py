@@ -2,10 +2,10 @@
 
 The parts come in this order: what was expected and observed; the command that shows a diagram of the run, which is what
 helps most; the line of the student's code, if known; the broken rule and its line of Figure 2; what to read; a hint, or else
-the usual causes of the sentence; the last relevant events; details such as a traceback; the command that replays the run.
+the usual causes of such a failure; the last relevant events; details such as a traceback; the command that replays the run.
 
-The usual causes of a sentence are stored in the failure; :mod:`raftlab.explain.symptoms` finds them. The causes of
-exceptions and the hints come from :mod:`raftlab.explain.causes`.
+:mod:`raftlab.explain.symptoms` looks up the usual causes by the text of the failure, and they are stored in the failure.
+The causes of exceptions and the hints come from :mod:`raftlab.explain.causes`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ MAX_APPLIES = 200_000
 MAX_TASKS = 20_000
 # Maximum number of switch points between two checks for a busy loop.
 _MAX_GAP = 100_000
-# Maximum number of ticks that the list holds at once: a short run needs no more.
+# Maximum number of values that are added to Kernel._ticks at once: a short run needs no more.
 _MOST_TICKS = 5_000
 
 
@@ -153,8 +153,8 @@ class Kernel:
         # For `raftlab replay --pdb`, see stop_at: virtual seconds, servers, callback.
         self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
         self._stopping = False
-        # The values of the next ticks, the next one last: many False (a gap between two checks) end with one True. The
-        # item at index 0 is always an extra True: when it is reached, :meth:`switch_point` adds more.
+        # The values that the next calls of `tick` return, in reverse order. In the order of the calls, each gap between two
+        # checks is many False and then one True. The item at index 0 is always an extra True, at which more are added.
         self._ticks = [True]
         self._gap_left = 0  # how much of the current gap is not in the list yet
         # Called at each switch point in student code. If it returns True, :meth:`switch_point` must be called. It is a
@@ -326,7 +326,8 @@ class Kernel:
     # --- switch points ---
 
     def _add_ticks(self) -> None:
-        """Add the next values of :attr:`tick`. The current call returned True and counts as the first of them."""
+        """Add the next values of :attr:`tick`. The current call, which has returned True, counts as the first of them, so
+        one False fewer is added."""
         if not self._gap_left:
             self._gap = min(_MAX_GAP, 1 + int(self._rng.expovariate(self._rate))) if self._rate else _MAX_GAP
             self._gap_left = self._gap

@@ -174,7 +174,7 @@ class BytesConnection(Connection):  # type: ignore[misc]
         try:
             argument = brine.load(data[at:])
         except Exception as exc:
-            raise BadFrame("bytes without their length") from exc
+            raise BadFrame("a byte string with a wrong length") from exc
         self._HANDLERS[consts.HANDLE_CALL](self, argument)
 
     def _unbox(self, package: Any) -> Any:

@@ -36,7 +36,7 @@ class Patience:
         """The failure to report instead of performing the run; ``None`` if the run should be performed."""
         if (test, network) != self._runs or self._hung < HANGS:
             return None
-        text = f"not run: the {HANGS} runs of this test before it computed or blocked without letting the clock advance"
+        text = f"not run: the previous {HANGS} runs of this test computed or blocked without letting the clock advance"
         return LabFailure(Failure("host-hangs", text))
 
 

@@ -68,7 +68,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="how many processes perform the runs; the results do not depend on it (default: one per processor for "
-        f"{MANY_RUNS} runs and more in the simulator, else 1)",
+        f"{MANY_RUNS} or more runs in the simulator, else 1)",
     )
 
 

@@ -1,9 +1,9 @@
 """A Raft of labs 2A to 2F with an executor. One pool makes all calls, an RLock guards the state, and Events wake the
 threads.
 
-Lost messages are sent again at once, and so are new commit indexes. The voters at the index of each entry are stored beside
-the log. Adding one server is a change in one step; every other change is joint. Learners join once they have all committed
-entries. The last few entries that a snapshot covers stay in memory.
+Lost messages are resent at once. A new commit index is also sent at once, not with the next heartbeat. For each entry, the
+voters in force there are stored beside the log. Adding one server is a change in one step; every other change is joint.
+Learners become voters once they have every committed entry. The last few entries that a snapshot covers stay in memory.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ MOST_ENTRIES = 100
 # How many entries stay in memory, though not on disk, after a snapshot has covered them. Servers that lag only a little get
 # these entries instead of the snapshot.
 TRAIL = 6
-# A call to a dead server blocks for up to 7 s, so there must be enough workers for all heartbeats of 7 s and a few more
-# calls.
+# A call to a dead server blocks for up to 7 s, so there must be enough workers for 7 s worth of heartbeats, plus a few
+# other calls.
 WORKERS_PER_PEER = 120
 # After how many seconds a call is overdue, so that the leader may make the next one without waiting for it.
 OVERDUE = 0.2
@@ -580,7 +580,7 @@ class Raft:
             return AppendEntriesReply(term=self.current_term, success=True)
 
     def _refuse(self, args: AppendEntriesArgs) -> AppendEntriesReply:
-        """Refuse, and name the last entry that the leader may have, too. It is before prev_log_index, and its term is not
+        """Refuse, and name the last entry that the leader may also have. It is before prev_log_index, and its term is not
         later than prev_log_term."""
         index = min(self._last(), args.prev_log_index)
         if index == args.prev_log_index:

@@ -269,9 +269,9 @@ def test_a_canvas_gradebook_is_filled_in() -> None:
         "Dave,19,s19,dave,1,30,\r\n"
     )
     assert notes == [
-        "1 submission could not be matched to exactly one row, left out: carol",
-        "1 mark not final, cell left unchanged: dave",
-        "1 cell that a spreadsheet would run as a formula got a ' in front",
+        "left out 1 submission that could not be matched to exactly one row: carol",
+        "left 1 cell unchanged, because the mark is not final: dave",
+        "put a ' in front of 1 cell that a spreadsheet would run as a formula",
     ]
 
 
@@ -295,7 +295,7 @@ def test_a_moodle_gradebook_is_filled_in() -> None:
     of.submissions[1].name = "b@x.org"
     text, notes = gradebook.fill(of, template, "moodle")
     assert text == "First name;Surname;Email address;Grade\nAlice;Liddell;alice@x.org;35\nBob;Hope;b@x.org;25\n"
-    assert notes[0] == "2 submissions could not be matched to exactly one row, left out: carol; dave"
+    assert notes[0] == "left out 2 submissions that could not be matched to exactly one row: carol; dave"
 
 
 def test_the_column_is_added_or_chosen() -> None:

@@ -96,7 +96,7 @@ RULES: dict[Rule, str] = {
         "dissertation, 3.10: replicate what the target lacks, then send TimeoutNow; the target stands at once"
     ),
     rules.WHOLE_LOG_FIRST: (
-        "dissertation, 3.10: the target's log matches the leader's, as its answers prove, and only then TimeoutNow leaves"
+        "dissertation, 3.10: the target's log matches the leader's, as its answers prove, before TimeoutNow is sent"
     ),
     rules.NO_COMMANDS_MEANWHILE: (
         "dissertation, 3.10: no new client requests meanwhile; after about an election timeout the leader resumes"

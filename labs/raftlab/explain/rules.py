@@ -367,7 +367,7 @@ TRANSFER = Rule(
 )
 WHOLE_LOG_FIRST = Rule(
     "the whole log first",
-    "a leader sends TimeoutNow only to a server that has answered for the leader's whole log",
+    "a leader sends TimeoutNow only to a server that has acknowledged the leader's whole log",
     "dissertation, 3.10",
     f"{_DETAILS_2G}#the-whole-log-first",
 )
@@ -505,7 +505,7 @@ SNAPSHOT_READS = Rule(
 )
 READ_COST = Rule(
     "the cost of a read",
-    "a read by index costs no entry, a read by lease no message between servers, a session's read no leader",
+    "a read by index needs no entry, a read by lease needs no message between servers, a session's read needs no leader",
     "dissertation, 6.4",
     f"{_DETAILS_3B}#what-each-read-costs",
 )

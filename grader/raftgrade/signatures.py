@@ -64,7 +64,9 @@ def read_key(file: Path) -> bytes:
     if len(data) != _KEY_BYTES:
         raise BadKey(f"{shown} is not a key of raftgrade, which has {_KEY_BYTES} bytes")
     if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077:
-        raise BadKey(f"other users can read {shown}, and so could sign reports: it must be yours, with chmod 600")
+        raise BadKey(
+            f"other users can read {shown}, and so could sign reports: the file must belong to you and have mode 600"
+        )
     return data
 
 

@@ -122,7 +122,11 @@ def test_a_report_from_another_machine_needs_its_key(
     assert "NOT VERIFIED" not in "".join(capsys.readouterr())
     for content, mode, problem in (
         (b"short", 0o600, f"{key} is not a key of raftgrade, which has 32 bytes"),
-        (bytes(32), 0o644, f"other users can read {key}, and so could sign reports: it must be yours, with chmod 600"),
+        (
+            bytes(32),
+            0o644,
+            f"other users can read {key}, and so could sign reports: the file must belong to you and have mode 600",
+        ),
         (bytes(32), 0o600, "raftgrade-out/report.json is not signed with your key. "),
     ):
         key.write_bytes(content)

@@ -83,13 +83,13 @@ class _Members:
         if mode not in (0, stat.S_IFREG, stat.S_IFDIR) or any(part.split(".")[0].lower() in _DEVICES for part in parts):
             raise CannotStage(f"{self._what} has something in it that is neither a file nor a folder: {shown}")
         if len(parts) > limits.MAX_DEPTH:
-            raise CannotStage(f"its folders are more than {limits.MAX_DEPTH} deep")
+            raise CannotStage(f"it has folders nested more than {limits.MAX_DEPTH} deep")
         tools = any(part.startswith(".") or part in TOOL_FOLDERS for part in parts)
         if is_folder or path.endswith("/") or not parts or tools or not path.isprintable():
             return ""
         target = "/".join(parts)
         if target in self._seen:
-            raise CannotStage(f"{self._what} has {shown} in it twice")
+            raise CannotStage(f"{self._what} contains {shown} twice")
         self._seen.add(target)
         return target
 
@@ -111,7 +111,9 @@ def _unzip(path: Path, place: Path, size: int) -> None:
         infos = archive.infolist()
         total = sum(info.file_size for info in infos)
         if total > limits.MAX_BYTES or (total > limits.RATIO_FROM and total > limits.MAX_RATIO * size):
-            raise CannotStage(f"{what} of {size} bytes unpacks to {total}: that is no Raft written by hand")
+            raise CannotStage(
+                f"{what} of {size} bytes unpacks to {total}: that is far more than a Raft written by hand"
+            )
         wanted = {}
         for info in infos:
             target = members.wanted(info.filename, info.is_dir(), stat.S_IFMT(info.external_attr >> 16))

@@ -124,7 +124,7 @@ def read(path: Path) -> Table:
         if row is not None:
             rows.append(row)
     if not rows:
-        raise BadPath(f"{shown} has no row")
+        raise BadPath(f"{shown} has no row below its first line")
     return Table(shown, rows, places["path"] is not None or places["url"] is not None)
 
 

@@ -158,7 +158,9 @@ def _copy_tree(root: Path, place: Path, ignore: Path | None = None) -> None:
         if info.st_size <= limits.MAX_FILE_BYTES:
             files[path] = info.st_size
         elif shown == MAIN:
-            raise CannotStage(f"{MAIN} is larger than {source.MAX_BYTES // 1000} kB: that is no Raft written by hand")
+            raise CannotStage(
+                f"{MAIN} is larger than {source.MAX_BYTES // 1000} kB: that is far more than a Raft written by hand"
+            )
     if _excess(files):  # data, notes and pictures may be large, so try the code alone
         files = {path: size for path, size in files.items() if path.suffix == ".py"}
     if excess := _excess(files):
@@ -178,7 +180,7 @@ def _excess(files: dict[Path, int]) -> str:
 def _walk(folder: Path, ignore: Path | None, depth: int) -> Iterator[Path]:
     """Every file or link below ``folder``, except those that tools leave behind."""
     if depth > limits.MAX_DEPTH:
-        raise CannotStage(f"its folders are more than {limits.MAX_DEPTH} deep")
+        raise CannotStage(f"it has folders nested more than {limits.MAX_DEPTH} deep")
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
             tools = entry.name.startswith(".") or entry.name in TOOL_FOLDERS or Path(entry.path, "pyvenv.cfg").exists()

@@ -198,7 +198,9 @@ def _table(path: Path, entries: tuple[str, ...]) -> list[Draft]:
     """The submissions in a table. Students of a group share the submissions of all its rows."""
     table = roster.read(path)
     if not table.has_places:
-        raise BadPath(f"{table.shown} needs a column path or url; a table without submissions goes with --roster")
+        raise BadPath(
+            f"{table.shown} needs a column path or url; if it lists students without submissions, give it to --roster"
+        )
     roster.require_distinct(table)
     groups: dict[str, list[roster.Row]] = {}
     for row in table.rows:

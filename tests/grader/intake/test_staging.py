@@ -107,8 +107,8 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     deep = made(tmp_path / "deep", "raft.py", "x/" * 22 + "y.py")
     assert refusal(tmp_path, linked) == "notes is a link: hand in the file itself"
     assert refusal(tmp_path, piped) == "pipe is neither a file nor a folder"
-    assert refusal(tmp_path, huge) == "raft.py is larger than 1000 kB: that is no Raft written by hand"
-    assert refusal(tmp_path, deep) == "its folders are more than 20 deep"
+    assert refusal(tmp_path, huge) == "raft.py is larger than 1000 kB: that is far more than a Raft written by hand"
+    assert refusal(tmp_path, deep) == "it has folders nested more than 20 deep"
 
 
 def locked(path: Path) -> Path:
@@ -166,10 +166,10 @@ LINK = stat.S_IFLNK | 0o777
         (locked, "the zip file is locked with a password: hand it in without one"),
         (cut_short, "the zip file is damaged, or is not a zip file"),
         (lying, "the zip file is damaged, or is not a zip file"),
-        (twice, "the zip file has raft.py in it twice"),
+        (twice, "the zip file contains raft.py twice"),
         (lambda p: packed(p, "solution.py"), "there is no raft.py in the archive, nor in a folder at its top"),
         (lambda p: packed(p, "a/raft.py", "b/raft.py"), "there is more than one raft.py in the archive: in a, b"),
-        (lambda p: packed(p, "x/" * 25 + "raft.py"), "its folders are more than 20 deep"),
+        (lambda p: packed(p, "x/" * 25 + "raft.py"), "it has folders nested more than 20 deep"),
     ],
 )
 def test_zip_files_that_are_refused(tmp_path: Path, make: Callable[[Path], Path], expected: str) -> None:
@@ -181,7 +181,8 @@ def test_zip_bombs_are_refused(tmp_path: Path) -> None:
     bomb = packed(tmp_path / "bomb.zip", "raft.py", "a.py", data=bytes(4_900_000))
     size = bomb.stat().st_size
     assert (
-        refusal(tmp_path, bomb) == f"the zip file of {size} bytes unpacks to 9800000: that is no Raft written by hand"
+        refusal(tmp_path, bomb)
+        == f"the zip file of {size} bytes unpacks to 9800000: that is far more than a Raft written by hand"
     )
     with (tmp_path / "large.zip").open("wb") as file:
         file.truncate(limits.MAX_ARCHIVE_BYTES + 1)
@@ -341,7 +342,7 @@ def test_a_tar_archive_is_unpacked(tmp_path: Path, suffix: str) -> None:
             lambda p: tarred(p, *(f"{n}.py" for n in range(2001))),
             "the archive has more than 2000 entries: hand in the Python files only",
         ),
-        (lambda p: tarred(p, "raft.py", "raft.py"), "the archive has raft.py in it twice"),
+        (lambda p: tarred(p, "raft.py", "raft.py"), "the archive contains raft.py twice"),
         (lambda p: tarred(p, "raft.py", "x", data=bytes(120_000_000)), "the archive unpacks to more than 100 MB"),
         (lambda p: tarred(p, "solution.py"), "there is no raft.py in the archive, nor in a folder at its top"),
         (lambda p: Path(p.write_text("no tar") and p), "the archive is damaged, or is not a tar archive"),

@@ -124,8 +124,8 @@ def test_invalid_lists_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bare.csv").write_text("id,path\n")
     for name, expected in [
         ("latin.txt", "{} is not UTF-8 text: save it as UTF-8"),
-        ("short.csv", "{} needs a column path or url; a table without submissions goes with --roster"),
-        ("bare.csv", "{} has no row"),
+        ("short.csv", "{} needs a column path or url; if it lists students without submissions, give it to --roster"),
+        ("bare.csv", "{} has no row below its first line"),
     ]:
         with pytest.raises(BadPath) as caught:
             find([tmp_path / name])

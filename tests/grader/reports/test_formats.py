@@ -316,7 +316,7 @@ def test_ambiguous_rows_are_left_unchanged() -> None:
     of.submissions[1].name = "17"
     text, notes = gradebook.fill(of, "Student,ID,SIS Login ID,A (1)\nx,17,alice,\n", "canvas")
     assert text == "Student,ID,SIS Login ID,A (1)\nx,17,alice,\n"
-    assert notes[0].startswith("4 submissions could not be matched")
+    assert notes[0].startswith("left out 4 submissions that could not be matched")
     assert gradebook.fill(made(), "Student,ID,A (1)\nalice,1,\nalice,2,\n", "canvas")[0].endswith(
         "alice,1,\nalice,2,\n"
     )

@@ -31,6 +31,7 @@ from raftlab.suites.helpers.scripted_servers import (
     grant,
     request_vote,
     send_append,
+    wait_for_campaign,
     wait_for_leadership,
 )
 from raftlab.suites.marking import SIM, StartCluster, points
@@ -369,6 +370,37 @@ def test_old_leader_is_needed(cluster: StartCluster) -> None:
         c.heal()
         c.agree(f"by the two, {number}", 2, within=20.0)
         c.restart(gone)
+
+
+@points(5, networks=SIM)
+def test_answers_during_a_snapshot(cluster: StartCluster) -> None:
+    """The only follower that answers lacks a long snapshot, and refuses entries meanwhile; the leader stays."""
+    c = cluster(3)
+    c.take_snapshots(5, size=100_000)
+    c.agree("by all", 3)
+    leader = c.settled_leader()
+    behind, gone = without(range(3), leader)
+    c.disconnect(behind)
+    for number in range(7):
+        c.agree(f"without S{behind}, {number}", 2)
+    # About 25 chunks, and 0.1 s for each if they are sent one after another.
+    for link in ((leader, behind), (behind, leader)):
+        c.network.set_link(*link, latency=(0.05, 0.05))
+    c.connect(behind)
+    c.sleep(0.2)
+    term, leads = c.get_state(leader)
+    if not leads:
+        return  # there was an election before the transfer began, so this run is inconclusive
+    c.crash(gone)
+    for _ in range(12):
+        c.sleep(0.25)
+        now, leads = c.get_state(leader)
+        text = (
+            f"expected S{leader} to go on leading term {term} while S{behind}, which answers all the time, receives a"
+        )
+        seen = f"snapshot, but it {'leads' if leads else 'does not lead, and is in'} term {now}"
+        c.expect((now, leads) == (term, True), f"{text} {seen}", rules.CHECK_QUORUM, [leader])
+    c.agree("by the two", 2, within=20.0)
 
 
 @points(5)
@@ -773,6 +805,52 @@ def test_answers_that_count(cluster: StartCluster) -> None:
         c.sleep(0.2)
     text = f"expected S0 to say yes to a pre-vote for term {term + 1} within 2 s of stepping down, but it said no"
     c.expect(reply["vote_granted"], text, rules.STILL_ELECTED, [0])
+
+
+@points(5, networks=SIM)
+def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
+    """A leader that nobody answers is deposed before it steps down; when it is elected again, it waits for new answers."""
+    c = cluster(3, scripted=(1, 2))
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+
+    def heartbeats() -> int:
+        return sum(rpc.method == "append_entries" for rpc in c.scripted_server(1).received)
+
+    def fall_silent() -> float:
+        """Let S0 lead, and nobody answer it after its next heartbeat. Returns the time of that heartbeat."""
+        wait_for_leadership(c)
+        c.sleep(0.3)
+        count = heartbeats()
+        c.wait_for(2.0, lambda: heartbeats() > count)
+        since = c.now
+        c.sleep(0.005)
+        for follower in followers:
+            follower.silent = True
+        return since
+
+    since = fall_silent()
+    count = heartbeats()
+    _expect_step_down(c, 0, "which nobody answers")
+    patience = c.now - since
+    between = patience / max(1, heartbeats() - count)
+    for follower in followers:
+        follower.silent = False
+    # Now S0 is deposed a little earlier: between the last two times at which it looks whether it is answered.
+    for part in (0.5, 0.25, 0.75):
+        since = fall_silent()
+        c.sleep(max(0.0, since + patience - part * between - c.now))
+        before, leads = c.get_state(0)
+        newer = before + 5
+        append(c, 1, newer)
+        for follower in followers:
+            follower.silent = False
+        if not leads:
+            continue
+        first = wait_for_campaign(c, newer)
+        term = wait_for_leadership(c)
+        text = f"expected S0 to lead term {first}, for which all vote, and to wait for answers in it, but it leads only"
+        text = f"{text} term {term}; nobody had answered it in term {before}"
+        c.expect(term == first, text, rules.CHECK_QUORUM, [0])
 
 
 @points(5)

@@ -414,6 +414,27 @@ def test_during_a_joint_change(cluster: StartCluster) -> None:
     agree_by(c, "by those of the new set")
 
 
+@points(5, networks=SIM)
+def test_change_of_an_earlier_term(cluster: StartCluster) -> None:
+    """S0 waits for a new server, is deposed and elected again at once; the change ends with its term (with lab 2E)."""
+    c = cluster(2, scripted=(1,), members=(0,))
+    LateFollower(c, 1).stop = 0
+    for number in range(3):
+        wait_for_leadership(c)
+        c.agree(f"by S0 alone, {number}", 1)
+        term, _ = c.get_state(0)
+        call = MembershipCall(c, 0, range(2))
+        c.sleep(0.1)
+        if not call.pending:
+            return  # for this Raft, a server that lacks so few entries has caught up
+        # S0 is the only member, so it leads the term after that of TimeoutNow as soon as it stands.
+        send_timeout_now(c, 1, term + 5)
+        answer = call.answer() or (-1, 0, False)
+        text = f"expected S0 not to begin the change of term {term} once it leads a later term, as S1 has none of its"
+        text = f"{text} entries, but it answered {answer}"
+        c.expect(not answer[2] or answer[0] < 0, text, rules.LEARNERS, [0])
+
+
 @points(4, networks=SIM)
 def test_change_waits_meanwhile(cluster: StartCluster) -> None:
     """A change of members waits for a new server, which catches up during a transfer: the change is not made (lab 2E)."""
@@ -720,6 +741,36 @@ def test_higher_term_ends_it(cluster: StartCluster) -> None:
 
 
 @points(5, networks=SIM)
+def test_answers_of_an_earlier_transfer(cluster: StartCluster) -> None:
+    """The calls of TimeoutNow to S1 end only when S0 hands over to S2: that transfer is still under way."""
+    c = cluster(3, scripted=(1, 2))
+    followers = {number: LateFollower(c, number) for number in (1, 2)}
+    c.scripted_server(1).answer["timeout_now"] = lambda rpc: {"term": rpc.args["term"]}
+    wait_for_leadership(c)
+    for leg, how in (("request", "have failed"), ("reply", "are answered")):
+        followers[2].stop = NO_LIMIT
+        index = c.agree(f"by all, {c.now:.3f}", 1)
+        c.wait_for(2.0, lambda: all(len(each.log) >= index for each in followers.values()))  # noqa: B023  (this round)
+        late = c.hold("timeout_now", dst=1, leg=leg)
+        since = c.now
+        begin(c, 0, 1)
+        c.wait_for(1.0, lambda: bool(late.messages))  # noqa: B023  (this round only)
+        expect_commands_again(c, 0, since)
+        followers[2].stop = len(followers[2].log)
+        propose_to_s0(c, "what S2 lacks")
+        begin(c, 0, 2)
+        late.drop() if leg == "request" else late.deliver(c.now)
+        since = c.now
+        while c.now < since + 0.11:  # in this time a lost message is noticed; an election timeout is longer
+            c.sleep(0.01)
+            at, _, leads = c.propose(0, f"meanwhile, {c.now:.3f}")
+            text = f"expected S0, which hands over to S2, to take no command after its calls of TimeoutNow to S1 {how}"
+            text = f"{text}, as these belong to an earlier transfer, but start() returned {at}"
+            c.expect(not leads or at < 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
+        expect_commands_again(c, 0, since)
+
+
+@points(5, networks=SIM)
 def test_transfers_at_once(cluster: StartCluster) -> None:
     """S0 is asked for two transfers at the same moment, or for one just as it is deposed; it begins one at most."""
     c = cluster(3, scripted=(1, 2))
@@ -736,6 +787,10 @@ def test_transfers_at_once(cluster: StartCluster) -> None:
             text = f"expected S0 to begin a transfer in term {term}, which it leads, or to answer in term {term + 5} that it"
             right = answers[0] == (1, term, True) or answers[0][1:] == (term + 5, False)
             c.expect(right, f"{text} follows, but it answered {answers[0]}", rules.TRANSFER_ANSWERS, [0])
+            c.sleep(0.005)
+            told = [rpc for rpc in timeouts_now(c, 1) if rpc.args["term"] == term + 5]
+            text = f"expected S0 to send no TimeoutNow of term {term + 5}, which S2 leads, but it sent one to S1"
+            c.expect(not told, text, rules.TRANSFER, [0])
             term = lead_again(c, 2, term + 5)
             continue
         begun = [target for target, answer in zip((1, 2), answers, strict=True) if answer == (target, term, True)]

@@ -376,16 +376,17 @@ def test_old_leader_is_needed(cluster: StartCluster) -> None:
 def test_answers_during_a_snapshot(cluster: StartCluster) -> None:
     """The only follower that answers lacks a long snapshot, and refuses entries meanwhile; the leader stays."""
     c = cluster(3)
-    c.take_snapshots(5, size=60_000)
+    c.take_snapshots(5, size=150_000)
     c.agree("by all", 3)
     leader = c.one_leader()
     behind, gone = without(range(3), leader)
     c.disconnect(behind)
     for number in range(5):
         c.agree(f"without S{behind}, {number}", 2)
-    # At least 15 chunks, and 0.12 s for each if they are sent one after another.
+    # At least 36 chunks, and 45 ms for each if they are sent one after another. Some Rafts wait only for the answer to their
+    # last message, so answers must come sooner than the next heartbeat.
     for link in ((leader, behind), (behind, leader)):
-        c.network.set_link(*link, latency=(0.06, 0.06))
+        c.network.set_link(*link, latency=(0.022, 0.022))
     c.connect(behind)
     c.sleep(0.2)
     term, leads = c.get_state(leader)

@@ -814,11 +814,11 @@ def test_snapshot_has_its_index(cluster: StartCluster) -> None:
     client = Client(c)
     sessions = [client.register() for _ in range(8)]
     written = []
-    for _ in range(16):
+    for _ in range(24):
         rpcs = []
         for session in sessions:
             rpcs.append(client.send(0, session.request("append", "x", f"{session.number}.{session.serial};")))
-            c.sleep(c.random.uniform(0.0, 0.003))
+            c.sleep(c.random.uniform(0.0, 0.001))
         for rpc in rpcs:
             # Another request would make an entry of its own, and perhaps another snapshot.
             if client.answer(rpc)["status"] != "ok":
@@ -1153,7 +1153,7 @@ def test_another_leader_at_once(cluster: StartCluster) -> None:
     client = Client(c)
     sessions = [Session(client, client.succeed(client.registration(), servers=[0])) for _ in range(4)]
     register = longest_log(followers)[-1]["command"]
-    for number in range(6):
+    for number in range(10):
         client.succeed(sessions[0].request("put", "x", f"{number};"), servers=[0])
         log, term = list(longest_log(followers)), c.get_state(0)[0]
         for follower in followers:

@@ -899,7 +899,8 @@ class Raft:
         """Append a new entry to the leader's log. Called with the lock held."""
         self.entries.append(entry)
         # region 2E: a configuration counts from here on
-        self._use_latest_configuration()
+        if entry.kind == CONFIGURATION:
+            self._use_latest_configuration()
         # endregion
         # region 2C: an entry that is not saved must not count for a majority
         self._persist()
@@ -1033,7 +1034,8 @@ class Raft:
             # From here on, everything in the request is new. What our log has from here on came from an old leader.
             self.entries[index - self.base :] = args.entries[index - args.prev_log_index - 1 :]
             # region 2E: a configuration may have been added or removed
-            self._use_latest_configuration()
+            if self.configured_at >= index or any(entry.kind == CONFIGURATION for entry in args.entries):
+                self._use_latest_configuration()
             # endregion
             # region 2C: the answer promises that these entries stay
             # If other entries were saved here, these replace them.

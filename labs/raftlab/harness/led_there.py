@@ -472,6 +472,7 @@ def _merged(lines: list[_Line]) -> list[_Line]:
             group.asked |= each.asked
             if not isinstance(event, ApplyEvent) and each.times > 1:
                 group.times += each.times
+                group.first = min(group.first, each.first, key=lambda one: one.time)
             if event.kind != "send":
                 group.others.append(_peer_of(group.last))
                 group.place, group.last = each.place, event

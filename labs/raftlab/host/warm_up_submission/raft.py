@@ -102,6 +102,18 @@ class ReadIndexReply:
     index: int
 
 
+@dataclass
+class LeaseArgs:
+    term: int
+    server_id: int
+
+
+@dataclass
+class LeaseReply:
+    term: int
+    granted: bool
+
+
 class Raft:
     def __init__(
         self, peers: list[Peer], me: int, persister: Persister, apply_ch: ApplyChannel, members: frozenset[int]

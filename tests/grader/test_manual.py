@@ -115,4 +115,4 @@ def test_points_by_hand_survive_a_regrade(
     path.write_text(path.read_text().replace('"points": 1.0', '"points": 99.0'))
     main(run, tools())
     assert saved() == [("alice", 15), ("bob", 15), ("carol", 15)]
-    assert "are not kept, because it is not signed with your key" in capsys.readouterr().err
+    assert "did not keep the points and comments given by hand in the earlier report" in capsys.readouterr().err

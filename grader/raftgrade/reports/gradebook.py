@@ -98,8 +98,8 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
         cells = count(len(excused), "cell")
         notes.append(f"left {cells} unchanged, because Canvas excuses the student (EX): {_named(excused)}")
     if too_many:
-        marks = count(len(too_many), "mark")
-        notes.append(f"Moodle will skip {marks} above the assignment's maximum: {_named(too_many)}")
+        above = count(len(too_many), "mark")
+        notes.append(f"Moodle will skip {above} above the assignment's maximum: {_named(too_many)}")
     text, guarded = io.StringIO(), 0
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end)
     # The system identifies its rows and reads the marks by these columns, so they must stay as they are.

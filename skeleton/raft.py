@@ -294,7 +294,7 @@ class Raft:
         """Lab 3B. Like read_index(), but returns at once, without waiting for any message: an index if this server holds a
         lease, otherwise -1. In part 1 only leaders hold leases; in part 2 followers do, too."""
         # Your code here (3B): the commit index, if no other server can have been elected yet (dissertation, 6.4.1)
-        # A lease begins when its round of messages was sent. Read the index first, and only then check the clock.
+        # A lease begins when its round of messages was sent, not when the answers arrived.
         return -1
 
     def status(self) -> Status:

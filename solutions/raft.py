@@ -493,7 +493,7 @@ class Raft:
         """Lab 3B. Like read_index(), but returns at once, without waiting for any message: an index if this server holds a
         lease, otherwise -1. In part 1 only leaders hold leases; in part 2 followers do, too."""
         # region 3B: the commit index, if no other server can have been elected yet (dissertation, 6.4.1)
-        # hint: A lease begins when its round of messages was sent. Read the index first, and only then check the clock.
+        # hint: A lease begins when its round of messages was sent, not when the answers arrived.
         with self.lock:
             if self.role != LEADER:
                 return self._index_of_holder()

@@ -55,7 +55,7 @@ def test_runs_after_several_hangs_are_not_made(tmp_path: Path) -> None:
     runs = [item for item in items if isinstance(item, Record)]
     assert [(run.seed, run.outcome) for run in runs] == [(seed, "failed") for seed in range(4)], done
     texts = [run.failure.text for run in runs if run.failure is not None]
-    assert [text.startswith("not run: the 3 runs of this test") for text in texts] == [False] * HANGS + [True]
+    assert [text.startswith("not run: the previous 3 runs of this test") for text in texts] == [False] * HANGS + [True]
     assert {run.failure.kind for run in runs if run.failure is not None} == {"host-hangs"}
 
 

@@ -53,8 +53,9 @@ class _Source:
 def check(trees: Mapping[str, ast.Module]) -> list[StaticFinding]:
     """The findings in the modules ``trees``, which are given by file name."""
     found: dict[StaticFinding, None] = {}  # without duplicates: a function outside the classes belongs to each unit
+    everywhere = _read_calls(trees)
     for unit in _units(trees):
-        source = _read(unit, trees)
+        source = _read(unit, everywhere)
         for methods in source.methods.values():
             for method in methods:
                 found |= dict.fromkeys(_stale_decisions(source, method))
@@ -92,15 +93,22 @@ def _units(trees: Mapping[str, ast.Module]) -> Iterator[dict[str, ast.Module]]:
         }
 
 
-def _read(unit: Mapping[str, ast.Module], trees: Mapping[str, ast.Module]) -> _Source:
-    """The facts about ``unit``, a part of the modules ``trees``."""
-    source = _Source()
+def _read(unit: Mapping[str, ast.Module], everywhere: _Source) -> _Source:
+    """The facts about ``unit``, together with those about all modules, which ``everywhere`` has."""
+    source = _Source(threads=everywhere.threads, called_in_loops=everywhere.called_in_loops)
     for file, tree in unit.items():
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 source.methods.setdefault(node.name, []).append(_method(node, file))
             elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
                 _read_lock(source, node)
+    _close(source)
+    return source
+
+
+def _read_calls(trees: Mapping[str, ast.Module]) -> _Source:
+    """The facts about all modules, and no others: they are the same for each unit."""
+    source = _Source()
     for tree in trees.values():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
@@ -111,7 +119,6 @@ def _read(unit: Mapping[str, ast.Module], trees: Mapping[str, ast.Module]) -> _S
                     for call in ast.walk(node)
                     if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
                 }
-    _close(source)
     return source
 
 

@@ -376,6 +376,8 @@ class Raft:
         self.own_lease = (0, 0.0)
         self.lease_reads: list[float] = []
         self.ask_at = 0.0
+        # At a leader: by server, the end of the log when it was last granted a lease in this term.
+        self.log_at_grant: dict[int, int] = {}
         # endregion
 
         # region 2A: start your threads here, with daemon=True; __init__ must return at once
@@ -733,6 +735,7 @@ class Raft:
             # region 3B: nobody has answered a round of this term, or asked for a lease in it
             self.answered_round.clear()
             self.lease_round = None
+            self.log_at_grant.clear()
             # endregion
             # region 2F: when each server last answered you: as if all had answered just now
             self.asking = None
@@ -1564,6 +1567,10 @@ class Raft:
         if server not in self.members or self._is_handing_over():
             return False
         self._ask_for_lease()
+        # Commits wait for a holder, so it always has what is committed. One that stores nothing more must not hold them up
+        # for ever: by its next lease, it needs everything that was in the log at the last one.
+        if self.match_index[server] < self.log_at_grant.get(server, 0):
+            return False
         # A holder that is behind would hold up every commit.
         return self._has_committed() and self._holds_lease() and self.match_index[server] >= self.commit_index
 
@@ -1578,6 +1585,7 @@ class Raft:
             self._persist()
         left = int((until - time.monotonic()) * 1000) / 1000  # rounded down, so that it is easy to read in the trace
         threading.Thread(target=self._commit_after, args=(until,), daemon=True).start()
+        self.log_at_grant[server] = self._last_index()
         return LeaseReply(self.current_term, True, left)
 
     def _commit_after(self, until: float) -> None:

@@ -1139,19 +1139,20 @@ def _expect_current(c: Cluster, holder: int, reply: Message, value: str, why: st
     c.expect(fine, f"{text} {reply['status']} and {reply['value']!r}", rules.HOLDERS, [holder])
 
 
-def _write_and_read(c: Cluster, client: Client, holder: int, value: str, why: str) -> float:
+def _write_and_read(
+    c: Cluster, client: Client, holder: int, value: str, why: str, no_lease: str = "the lease of S{} has ended by then"
+) -> float:
     """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 5 ms meanwhile and for a while after. Require
-    that no read that began after the put had returned shows anything else. Returns the seconds that the put took."""
+    that no read that began after the put had returned shows anything else. Returns the seconds that the put took.
+    ``no_lease`` says why no holder can hold the put up for ever; ``{}`` stands for the holder's number."""
     writer, reads, begun = c.clerks[0], [], c.now
     operation = writer.begin("put", "x", value)
     while c.now < begun + OPERATION_LIMIT and not (operation.returned is not None and c.now > operation.returned + 0.5):
         reads.append((c.now, client.send(holder, read_of("lease"))))
         c.sleep(0.005)
     if operation.returned is None:
-        text = (
-            f"expected {operation.describe()} to return within {OPERATION_LIMIT:.0f} s, as the lease of S{holder} has"
-        )
-        c.fail(f"{text} ended by then, but it has not", rules.HOLDERS)
+        text = f"expected {operation.describe()} to return within {OPERATION_LIMIT:.0f} s, as {no_lease.format(holder)}"
+        c.fail(f"{text}, but it has not", rules.HOLDERS)
     _check_reads(c, holder, reads, operation.returned, value, why)
     return operation.returned - begun
 
@@ -1363,6 +1364,27 @@ def test_part2_holder_is_removed(cluster: StartCluster) -> None:
     _write_and_read(c, client, holder, "2;", f"S{holder} was asked, which was cut off, and then removed")
 
 
+@points(4, networks=SIM)
+def test_part2_removed_server_asks(cluster: StartCluster) -> None:
+    """Part 2: a server that was removed is still asked for reads by lease: writes go on, and it shows nothing old (if Raft
+    has lab 2E)."""
+    c = cluster(3, clerks=1, scripted_clerks=1, features={"membership"})
+    client, writer = Client(c), c.clerks[0]
+    writer.put("x", "1;")
+    leader, followers = _followers(c)
+    removed = followers[0]
+    hold_lease(c, client, removed, "1;")
+    if not c.raft_has("change_membership"):
+        return
+    MembershipCall(c, leader, without(range(3), removed)).answer()
+    # For longer than the lease lasts that it got as a member, so that it must ask for another.
+    for _ in range(round(2 * LONGEST_LEASE / 0.01)):
+        client.send(removed, read_of("lease"))
+        c.sleep(0.01)
+    why = f"S{removed} was asked, which had been removed"
+    _write_and_read(c, client, removed, "2;", why, no_lease="S{} was removed, and gets no entries any more")
+
+
 @points(5)
 def test_part2_holder_restarts(cluster: StartCluster) -> None:
     """Part 2: a holder that restarts has no lease, and when it gets one, it shows nothing old."""
@@ -1466,6 +1488,40 @@ def test_part2_two_holders(cluster: StartCluster) -> None:
             _expect_current(c, behind, client.answer(rpc), f"{number}+;", why)
         news.release()
         writer.finish(operation)
+    end_well(c)
+
+
+@points(5, networks=SIM)
+def test_part2_behind(cluster: StartCluster) -> None:
+    """Part 2: a follower that lacks an entry asks for a lease, when that is committed or before: it shows nothing old."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    client, writer = Client(c), c.clerks[0]
+    for number in range(4):
+        writer.put("x", f"{number};")
+        leader, followers = _followers(c)
+        behind, other = followers[number // 2], followers[1 - number // 2]
+        hold_lease(c, client, behind, f"{number};")
+        c.sleep(LONGEST_LEASE + 0.2)  # no lease is in force any more
+        late = c.hold("append_entries", dst=behind, when=lambda args: bool(args["entries"]))
+        # In every second round, the entry is in the leader's log, but not committed, until S{behind} may have a lease.
+        slow = c.hold("append_entries", src=leader, dst=other, leg="reply") if number % 2 else None
+        operation = writer.begin("put", "x", f"{number}+;")
+        if slow is None:
+            c.wait_for(0.2, lambda done=operation: done.done)  # type: ignore[misc]
+        reads: list[tuple[float, Rpc]] = []
+        for step in range(60):
+            answered = any(rpc.done and rpc.reply is not None and rpc.reply["status"] == "ok" for _, rpc in reads)
+            if slow is not None and (answered or step == 45):
+                slow.release()
+                slow = None
+            reads.append((c.now, client.send(behind, read_of("lease"))))
+            c.sleep(0.005)
+        late.release()
+        writer.finish(operation)
+        assert operation.returned is not None
+        when = "before that was committed" if number % 2 else "when that was committed"
+        why = f"S{behind} was asked, which lacked that entry, and asked for a lease {when}"
+        _check_reads(c, behind, reads, operation.returned, f"{number}+;", why)
     end_well(c)
 
 

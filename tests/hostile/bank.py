@@ -1,8 +1,8 @@
 """The hostile and broken submissions, each with the correct verdict.
 
 Most are the reference solution with added code, so they pass if that code has no effect. The code runs when the module is
-imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``). The latter
-happens in the tests only, not in the check before them, and it happens in both worlds.
+imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``). Servers are
+asked for votes only in the tests, not in the check before them, but both in the simulator and on the real network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Entry:
     """A submission.
 
     ``verdict`` is ``refused`` (before any test), ``failed`` or ``clean``. The text of each problem and failure in the report
-    must contain one of ``says``, or at the level ``rlimits`` one of ``says_at_rlimits``, unless that is empty."""
+    must contain one of ``says``. At the level ``rlimits``, ``says_at_rlimits`` replaces ``says`` unless it is empty."""
 
     name: str
     verdict: str
@@ -202,7 +202,8 @@ HONEST = [
     Entry("carol \x1b[31m", CLEAN, init=f"print({HTML!r})"),
 ]
 
-# One submission for each promise of handouts/confinement.md, and submissions that make only one of these attempts.
+# For each promise of handouts/confinement.md, one submission that makes every attempt to break it. Some attempts are also
+# made alone, each by a submission of its own.
 ESCAPES = [
     Entry(
         promise.name,

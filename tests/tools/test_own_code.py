@@ -1,4 +1,4 @@
-"""Tests of which code a command runs in the sandbox, and that a submission's output reaches the terminal escaped."""
+"""Tests which code a command runs in the sandbox, and whether submissions' output is escaped before it is shown."""
 
 from __future__ import annotations
 

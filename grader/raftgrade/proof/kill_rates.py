@@ -7,9 +7,10 @@ faster.
 
 Each bug gets ``seeds`` passes. If none of these kills a hard bug, it gets more, until the first kill or up to
 ``hard_seeds``. Passes are counted in the order of their seeds, so the result does not depend on the number of parallel
-passes. Only this rule ends a measurement, so none ends because its result looks good. The Clopper-Pearson interval for k of
-n still covers at least 95 % under this rule. Beyond the first ``seeds`` passes, k is 0 or 1. The interval's lower end then
-solves 1 - (1-p)^n = 2.5 %, which is exact for "killed by pass n". The interval's upper end lies above the exact one.
+passes. Only this rule ends a measurement, so none ends because its result looks good. The Clopper-Pearson interval for k
+kills in n passes still covers at least 95 % under this rule. If more than ``seeds`` passes were needed, k is 0 or 1. For
+k = 1, the interval's lower end p solves 1 - (1-p)^n = 2.5 %: with this p, the probability that the bug is killed within n
+passes is exactly 2.5 %. The interval's upper end lies above the exact one.
 """
 
 from __future__ import annotations
@@ -484,7 +485,7 @@ def _run_pass(parts: Sequence[Part], key: str, name: str, seed: int, whole: bool
             _implementation_of(part.path).close()
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
         if timed_out:
-            # A grading run, too, counts a run that does not end as a failure.
+            # A grading also counts it as a failure if a run does not end.
             caught.append(Kill(test, "", f"run never reported: it had not ended after {limit_s:g} s"))
         elif record.outcome == "failed" and record.failure is not None:
             rule = record.failure.rule

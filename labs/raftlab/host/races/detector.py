@@ -3,8 +3,7 @@
 It keeps a vector clock for each thread. Locks, thread starts, joins, events, conditions, queues and futures order the
 threads' actions (FastTrack; Flanagan and Freund, PLDI 2009). So the detector is exact for the schedule that it
 observed: the two uses of a reported pair can happen in either order. In this module, a stretch is the part of a thread
-    between two
-such synchronisations. The detector examines only the first use of each field within a stretch.
+between two such synchronisations. The detector examines only the first use of each field within a stretch.
 """
 
 from __future__ import annotations
@@ -79,13 +78,13 @@ class Sync:
     __slots__ = ("clock", "domain", "merged", "number", "time")
 
     def __init__(self) -> None:
-        # Servers share some objects of the libraries. Those must order nothing: thread numbers are valid in one domain
-        # only.
+        # Servers share some objects of the libraries. Such an object must not order the threads of different servers,
+        # because a thread number means something only within one server (its domain).
         self.domain: Domain | None = None
         self.clock: list[int] | None = None
         self.number = 0
         self.time = 0
-        self.merged = False  # the clock has more than thread `number` knew at `time`
+        self.merged = False  # `clock` combines those of several threads: it may exceed that of `number` at `time`
 
 
 class LockOrder:
@@ -157,8 +156,8 @@ class Domain:
         self.free: deque[int] = deque()
         self.times: list[int] = []  # by thread number: its latest time; `clocks` has the clock at that time
         self.clocks: list[list[int]] = []
-        # What happens before every later call by the framework: the end of a constructor and, for a clerk, also the end
-        # of each operation, because a test begins the next operation only when it has the result.
+        # Orders each call by the framework after the end of the constructor and, for a clerk, also after the end of each
+        # earlier operation: a test begins the next operation only when it has the result.
         self.before_calls: Sync = Sync()
         self.objects: dict[int, Object] = {}
         self.order = LockOrder()
@@ -168,7 +167,8 @@ class Domain:
 class Thread:
     """The detector's knowledge of one thread: its vector clock, and the data that it used in this stretch.
 
-    ``clock`` is never changed in place, because accesses and locks refer to it. Its own entry is ``time``.
+    ``clock`` is never changed in place, because accesses and locks refer to it. The thread's own time is
+    in ``time``, not in ``clock``.
     """
 
     __slots__ = ("clock", "domain", "keys", "locks", "number", "read", "role", "task", "time", "written")
@@ -209,7 +209,7 @@ class Thread:
             return
         self._join(other, sync.number, sync.time)
         # A thread that knows this thread's actions at some time also knows everything that this thread knew at that
-        # time. So the clock of an earlier time must not change.
+        # time. So what this thread has just learned may only count from a new time on.
         self.time += 1
 
     def _join(self, other: list[int], number: int, time: int) -> None:

@@ -1,4 +1,7 @@
-"""Lab 3A: writes with a fault at a chosen step of their way (handouts/clients.md, the eight steps of a write)."""
+"""Lab 3A: client writes during which a fault happens at a chosen step.
+
+handouts/clients.md has the eight steps of a write.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class WritePath:
 
     Args:
         c: a cluster of three servers and at least two clerks.
-        step: what happens in the step, for messages.
+        step: a text that says what happens in the step; messages show it.
 
     Attributes:
         leader: the leader when the present write began.

@@ -446,7 +446,7 @@ class Cluster:
         Returns:
             ``(term, is_leader)`` by server, without those that are down or paused.
         """
-        calls = {server: self.ask_state(server) for server in servers if self.server_state(server).running}
+        calls = {server: self.begin_get_state(server) for server in servers if self.server_state(server).running}
         answered = self.wait_for(CALL_PATIENCE, lambda: not any(map(self.event_loop.pending, calls.values())))
         if not answered:
             server = next(server for server, number in calls.items() if self.event_loop.pending(number))
@@ -460,11 +460,11 @@ class Cluster:
             states[server] = state
         return states
 
-    def ask_state(self, server: int) -> int:
-        """Call ``get_state()`` of one server without waiting. Returns the call's number, for :meth:`states_said`."""
+    def begin_get_state(self, server: int) -> int:
+        """Call ``get_state()`` of one server without waiting. Returns the call's number, for :meth:`get_state_results`."""
         return self.event_loop.begin_call(server, "get_state", [])
 
-    def states_said(self, server: int, calls: Collection[int]) -> list[tuple[int, bool]]:
+    def get_state_results(self, server: int, calls: Collection[int]) -> list[tuple[int, bool]]:
         """Wait until these calls of ``get_state`` have returned. Returns their results, without those that a crash has
         ended. The referee does not judge them."""
         self._until_returned(server, "get_state", calls)

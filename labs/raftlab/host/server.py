@@ -89,7 +89,7 @@ class Persister:
             self._require_bytes(snapshot, "persister.save expects bytes for snapshot")
         self._server.using("persister", True)
         with self._lock:
-            self._fail_if_told()
+            self._require_working_disk()
             self._parts, self._size = [state], len(state)
             if snapshot is not None:
                 self._snapshot = snapshot
@@ -99,7 +99,7 @@ class Persister:
         self._require_bytes(data, "persister.append expects bytes")
         self._server.using("persister", True)
         with self._lock:
-            self._fail_if_told()
+            self._require_working_disk()
             self._parts.append(data)
             self._size += len(data)
             self._server.emit(protocol.Append(self._server.id, data))
@@ -110,7 +110,7 @@ class Persister:
             self._server.misuse("not-by-value", exc)
             raise exc
 
-    def _fail_if_told(self) -> None:
+    def _require_working_disk(self) -> None:
         if self.failing:
             self.failing -= 1
             raise DiskFailed(5, "the disk failed; nothing was stored")

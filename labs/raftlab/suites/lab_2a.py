@@ -643,7 +643,7 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
 
     def check(calls: list[int], when: str) -> None:
         text = f"expected get_state() not to say that S0 leads term {term}, which S1 leads, but it did, just as S0"
-        c.expect((term, True) not in c.states_said(0, calls), f"{text} {when}", rules.ELECTION_SAFETY, [0])
+        c.expect((term, True) not in c.get_state_results(0, calls), f"{text} {when}", rules.ELECTION_SAFETY, [0])
 
     append(c, 1, term)
     for _ in range(20):
@@ -653,14 +653,14 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
         c.resume(0)
         calls = []
         for number in (8, 2, 2, 2, 2, 2):  # some Rafts start the election, or are elected, a few milliseconds later
-            calls += [c.ask_state(0) for _ in range(number)]
+            calls += [c.begin_get_state(0) for _ in range(number)]
             c.sleep(0.001)
         check(calls, "was elected")
         term = wait_for_leadership(c) + 10
         with c.at_once(0):
-            calls = [c.ask_state(0) for _ in range(5)]
+            calls = [c.begin_get_state(0) for _ in range(5)]
             send_append(c, 1, term)
-            calls += [c.ask_state(0) for _ in range(5)]
+            calls += [c.begin_get_state(0) for _ in range(5)]
         check(calls, "heard it")
 
 

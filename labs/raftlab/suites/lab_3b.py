@@ -526,9 +526,13 @@ def _expect_current_or_refused(c: Cluster, client: Client, server: int, value: s
     _check_current_or_refused(c, client.ask(server, read_of("index")), server, value)
 
 
+def _is_current_or_refused(reply: Message, value: str) -> bool:
+    return reply["status"] in REFUSALS or (reply["status"] == "ok" and reply["value"] == value)
+
+
 def _check_current_or_refused(c: Cluster, reply: Message, server: int, value: str) -> None:
     """Require that this reply to a read by index has ``value``, or is a refusal."""
-    fine = reply["status"] in REFUSALS or (reply["status"] == "ok" and reply["value"] == value)
+    fine = _is_current_or_refused(reply, value)
     text = f"expected S{server} to answer a read by index with {value!r}, or to refuse it, but the answer is"
     c.expect(fine, f"{text} {reply['status']} and {reply['value']!r}", rules.READ_INDEX, [server])
 
@@ -1080,7 +1084,7 @@ def test_follower_holds_no_lease(cluster: StartCluster) -> None:
                 continue
             reply = client.ask(server, read_of("lease"))
             text = f"expected S{server} to refuse a read by lease or to answer it with '{number};'"
-            fine = reply["status"] in REFUSALS or (reply["status"] == "ok" and reply["value"] == f"{number};")
+            fine = _is_current_or_refused(reply, f"{number};")
             seen = f"{reply['status']} and {reply['value']!r}"
             c.expect(fine, f"{text}, but the answer is {seen}", rules.LEASE, [server])
     end_well(c)
@@ -1135,7 +1139,7 @@ def hold_lease(c: Cluster, client: Client, holder: int, value: str) -> None:
 def _expect_current(c: Cluster, holder: int, reply: Message, value: str, why: str) -> None:
     """Require that a server refuses a read by lease, or answers it with ``value``."""
     text = f"expected S{holder} to answer a read by lease with {value!r}, {why}, or to refuse it, but it is"
-    fine = reply["status"] in REFUSALS or (reply["status"] == "ok" and reply["value"] == value)
+    fine = _is_current_or_refused(reply, value)
     c.expect(fine, f"{text} {reply['status']} and {reply['value']!r}", rules.HOLDERS, [holder])
 
 

@@ -52,19 +52,20 @@ class _Source:
 
 def check(trees: Mapping[str, ast.Module]) -> list[StaticFinding]:
     """The findings in the modules ``trees``, which are given by file name."""
-    found: dict[StaticFinding, None] = {}  # without duplicates: a function outside the classes belongs to each unit
     everywhere = _read_calls(trees)
-    for unit in _units(trees):
-        source = _read(unit, everywhere)
-        for methods in source.methods.values():
-            for method in methods:
-                found |= dict.fromkeys(_stale_decisions(source, method))
-                found |= dict.fromkeys(_late_messages(source, method))
-                found |= dict.fromkeys(_late_saves(source, method))
-                found |= dict.fromkeys(_events_cleared_late(method))
-                found |= dict.fromkeys(_waits_without_loop(source, method))
-        found |= dict.fromkeys(_single_notifies(source))
-    return list(found)
+    found = (finding for unit in _units(trees) for finding in _findings(_read(unit, everywhere)))
+    return list(dict.fromkeys(found))  # without duplicates: a function outside the classes belongs to each unit
+
+
+def _findings(source: _Source) -> Iterator[StaticFinding]:
+    for methods in source.methods.values():
+        for method in methods:
+            yield from _stale_decisions(source, method)
+            yield from _late_messages(source, method)
+            yield from _late_saves(source, method)
+            yield from _events_cleared_late(method)
+            yield from _waits_without_loop(source, method)
+    yield from _single_notifies(source)
 
 
 # --- reading the source ---

@@ -40,6 +40,7 @@ from raftlab.harness.trace import (
     Trace,
 )
 from raftlab.messages import codec, paper, protocol
+from raftlab.messages.saved_state import SavedState
 from raftlab.participants import name_of
 from raftlab.referee.base import Message
 from raftlab.referee.referee import Referee
@@ -149,7 +150,6 @@ class ServerState:
         ready: whether ``Raft()`` has returned in this incarnation.
         paused: whether its threads are stopped (sim).
         scripted_server: answers requests for this server, if the test plays it; else ``None``.
-        state_size: the size of :attr:`state` in bytes.
         snapshot: the snapshot that ``persister.save`` stored last.
         saves: the number of saves and appends in all incarnations.
         rate: seconds of the server's clock per second of the lab's time.
@@ -164,8 +164,7 @@ class ServerState:
         self.ready = False
         self.paused = False
         self.scripted_server: Answerer | None = None
-        self._parts = [b""]  # the state; it is joined only when it is read, so that an append takes constant time
-        self.state_size = 0
+        self._state = SavedState()
         self.snapshot = b""
         self.saves = 0
         self.rate = 1.0
@@ -179,19 +178,21 @@ class ServerState:
     @property
     def state(self) -> bytes:
         """What ``persister.save`` stored last, and everything that ``persister.append`` has added since."""
-        if len(self._parts) > 1:
-            self._parts = [b"".join(self._parts)]
-        return self._parts[0]
+        return self._state.read()
+
+    @property
+    def state_size(self) -> int:
+        """The size of :attr:`state` in bytes."""
+        return self._state.size
 
     def save(self, state: bytes) -> None:
         """Replace the saved state."""
-        self._parts, self.state_size = [state], len(state)
+        self._state.replace(state)
         self.saves += 1
 
     def append(self, data: bytes) -> None:
         """Add to the end of the saved state."""
-        self._parts.append(data)
-        self.state_size += len(data)
+        self._state.append(data)
         self.saves += 1
 
 

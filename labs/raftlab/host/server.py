@@ -21,6 +21,7 @@ from raftlab.host.output import printable
 from raftlab.host.service import RaftOfService, copy_of
 from raftlab.host.stdlib import RefusedCall
 from raftlab.messages import codec, protocol
+from raftlab.messages.saved_state import SavedState
 from raftlab.participants import name_of
 from raftlab.submission.source import SubmissionError
 
@@ -77,8 +78,7 @@ class Persister:
 
     def __init__(self, server: Server, state: bytes, snapshot: bytes) -> None:
         self._server = server
-        self._parts = [state]  # the state; it is joined only when it is read, so that an append takes constant time
-        self._size = len(state)  # of the state, in bytes
+        self._state = SavedState(state)
         self._snapshot = snapshot
         self._lock = threading.RLock()  # so that concurrent saves change both copies in the same order
         self.failing = 0  # number of saves and appends that must still fail
@@ -90,7 +90,7 @@ class Persister:
         self._server.using("persister", True)
         with self._lock:
             self._require_working_disk()
-            self._parts, self._size = [state], len(state)
+            self._state.replace(state)
             if snapshot is not None:
                 self._snapshot = snapshot
             self._server.emit(protocol.Save(self._server.id, state, snapshot))
@@ -100,8 +100,7 @@ class Persister:
         self._server.using("persister", True)
         with self._lock:
             self._require_working_disk()
-            self._parts.append(data)
-            self._size += len(data)
+            self._state.append(data)
             self._server.emit(protocol.Append(self._server.id, data))
 
     def _require_bytes(self, value: object, expected: str) -> None:
@@ -118,9 +117,7 @@ class Persister:
     def state(self) -> bytes:
         self._server.using("persister", False)
         with self._lock:
-            if len(self._parts) > 1:
-                self._parts = [b"".join(self._parts)]
-            return self._parts[0]
+            return self._state.read()
 
     def snapshot(self) -> bytes:
         self._server.using("persister", False)
@@ -128,7 +125,7 @@ class Persister:
 
     def state_size(self) -> int:
         """The size of the saved state in bytes, without the snapshot: ``stored`` of the student's service."""
-        return self._size
+        return self._state.size
 
 
 class ApplyChannel:

@@ -595,6 +595,10 @@ def _keep_following(c: Cluster, term: int, log: list[Message], seconds: float, e
         c.sleep(0.1)
 
 
+# Seconds within which a service answers: 2 s, and a little for a service that looks at the clock only at intervals.
+_ALL_WAITS = 2.3
+
+
 @points(4, networks=SIM, schedule="none")
 def test_waits_add_up(cluster: StartCluster) -> None:
     """A server answers a read by index within 2 s, though the leader is slow to name an index that never comes."""
@@ -621,10 +625,6 @@ def test_waits_add_up(cluster: StartCluster) -> None:
         text = f"{text}; S1, the leader, was slow to name index {len(log) + 1}, which S0 cannot apply"
         c.expect(read.done, text, rules.ANSWERED_IN_TIME, [0])
     answers.drop()
-
-
-# Seconds within which a service answers: 2 s, and a little for a service that looks at the clock only at intervals.
-_ALL_WAITS = 2.3
 
 
 @points(4, networks=SIM)

@@ -397,7 +397,7 @@ def _marking_options(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _omissions(folder: store.Store, options: dict[str, str]) -> str:
-    """A warning about the options with which the earlier report was made and which are missing now; empty if there are none.
+    """A warning about options that the earlier report was made with and this command lacks; empty if there are none.
 
     Such options are not taken over, for three reasons. A command should do the same in every folder. The files that the
     options name may have changed. And the only way to say that an option no longer applies is to leave it out.

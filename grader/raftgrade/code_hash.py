@@ -30,7 +30,7 @@ class Statement(NamedTuple):
         name: ``"class Raft"``; empty if it is neither a class nor a function.
         code: the hash of its code.
         shape: the hash of its shape.
-        parts: for each statement in a class, or for the statement itself if it is no class: the number of nodes of its
+        parts: for each statement in a class, or for the statement itself if it is not a class: the number of nodes of its
             syntax tree, and the hash of its own shape.
     """
 

@@ -76,7 +76,7 @@ def _decide(test: TestResult, decided: ManualMark) -> None:
 
 def why_skipped(submission: SubmissionResult, rubric: Rubric, lab: str) -> tuple[str, bool]:
     """The reason why ``lab`` is skipped for this submission; empty if it is not skipped, or if this is not known yet. A lab
-    is skipped if something is missing for it, or if another one has not earned enough points. The labs before it must have
+    is skipped if something is missing for it, or if another lab has not earned enough points. The labs before it must have
     been marked.
 
     Open points do not count as earned. But if they might be enough, the lab is not lost either: it is open until the runs

@@ -105,7 +105,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """A test that every submission must run, and those of the requested networks on which it runs."""
+    """A test that every submission must run, and those requested networks on which the test runs."""
 
     lab: str
     name: str

@@ -18,8 +18,8 @@ LINE_S = 10.0  # seconds between two lines on a pipe
 GUESS_S = {"sim": 0.5, "rpyc": 8.0}
 
 # Workers also start jobs and write reports, and on a busy machine they may have to wait for a processor. This overhead
-# is measured. So that the start of the first job does not dominate the estimate, it begins as if this many seconds had
-# passed without overhead.
+# is measured. The measurement begins as if this many seconds had passed without overhead. Otherwise the start of the first
+# job would dominate the estimate.
 PRIOR_S = 60.0
 
 

@@ -216,8 +216,8 @@ class SameCode(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         renamed: whether names, texts or type annotations differ.
-        origin: what raftlab hands out that has the same code, such as ``"the start of lab 2C"``. If it is empty, at least
-            two submissions have the code.
+        origin: which text that raftlab hands out has the same code, such as ``"the start of lab 2C"``. If it is empty, at
+            least two submissions have the code.
     """
 
     places: list[CodePlace]
@@ -286,9 +286,9 @@ def passed(test: TestResult) -> bool:
 
 
 def exit_code(report: Report) -> int:
-    """The exit code: 0 everything passed; 2 a submission was refused or could not be checked, or the
-    report is not complete; else 1 if a run failed, or a lab was missing; else 2 if a run could not be judged. Students who
-    handed in nothing do not count, unless nobody handed in anything, which is 2."""
+    """The exit code. The first of these that applies counts: 2 if a submission was refused or could not be checked, or the
+    report is not complete; 1 if a run failed, or a lab was missing; 2 if a run could not be judged; 0. Students who handed in
+    nothing do not count. If nobody handed in anything, the exit code is 2."""
     submissions = report.handed_in
     states = {submission.state for submission in submissions}
     if not report.complete or not submissions or states & {"refused", "unjudged"}:

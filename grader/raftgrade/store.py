@@ -176,7 +176,7 @@ class ReusedEntries:
         self._records = records
         self._offsets: dict[str, array[int]] = {}  # by submission: where its runs begin in the records
         self.refused: list[RefusalEntry] = []
-        self.outcomes = 0  # how many of the runs and refusals will not be tried again
+        self.outcomes = 0  # the number of runs and refusals that need not be repeated
 
     def add(self, entry: Entry, offset: int) -> None:
         """Note that ``entry`` begins at ``offset`` in the records."""
@@ -207,7 +207,7 @@ class Store:
 
     Attributes:
         folder: where it is.
-        earlier: the report that the folder had, until :meth:`start_report`.
+        earlier: the earlier report in the folder; ``None`` once :meth:`start_report` has replaced it.
         spill: takes the details of finished submissions out of memory.
         signer: signs the report, and what is added to the records.
     """

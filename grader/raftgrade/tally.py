@@ -36,9 +36,9 @@ class RunEntry(msgspec.Struct, tag="run", tag_field="kind"):
 
 
 class RefusalEntry(msgspec.Struct, tag="refused", tag_field="kind"):
-    """A line of ``records.jsonl``: ``submission`` will not be run; if there are labs in ``missing`` (each with the reason),
-    it will not be run in these. The state ``"unjudged"`` means that this is not the student's fault, and ``"absent"`` that
-    nothing was handed in."""
+    """A line of ``records.jsonl``: ``submission`` will not be run. If ``missing`` names labs (each with the reason), only
+    these labs are not run. The state ``"unjudged"`` means that this is not the student's fault, and ``"absent"`` that nothing
+    was handed in."""
 
     submission: str
     state: Literal["refused", "unjudged", "absent"]
@@ -78,10 +78,10 @@ class RunCounter:
 
     def add(self, record: Record, rules: dict[Rule, Rule]) -> bool:
         """Count a run, and return whether that changed anything. The first outcome stays, because a rerun must not hide a
-        failure; only a run that could not be judged may be judged later.
+        failure. Only a run that could not be judged may be judged later.
 
-        If the lab itself failed, our code, the machine or the submission may be to blame. If the lab fails again at the same
-        seed, and nothing shows that the machine is to blame, the submission is.
+        If the lab itself failed, our code, the machine or the submission may be to blame. The submission is blamed if the
+        lab fails again with the same seed, and nothing shows that the machine is to blame.
         """
         seed = record.seed
         if self.outcomes.get(seed, "error") != "error":

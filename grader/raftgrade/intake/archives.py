@@ -68,7 +68,7 @@ class _Members:
             The path at which to unpack the entry, relative to the place; empty if the entry is left out.
 
         Raises:
-            CannotStage: the submission is refused because of it.
+            CannotStage: the submission is refused because of the entry.
         """
         self._entries += 1
         if self._entries > limits.MAX_FILES:

@@ -1,5 +1,5 @@
-"""Recognises our own files among the submissions: the reference solution, which may be graded where the sandbox for other
-people's code does not work, and the skeleton."""
+"""Recognises our own files among the submissions: the reference solution and the skeleton. The reference solution may be
+graded even where the sandbox for other people's code does not work."""
 
 from __future__ import annotations
 

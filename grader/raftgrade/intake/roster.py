@@ -198,7 +198,7 @@ def require_distinct(table: Table) -> None:
 
 
 def _differ(one: Student, other: Student) -> bool:
-    """Whether two rows that have something in common are about two students."""
+    """Whether two rows that have something in common are about different students."""
     pairs = ((getattr(one, name), getattr(other, name)) for name in ("id", "name", "login", "email"))
     return any(first and second and folded(first) != folded(second) for first, second in pairs)
 

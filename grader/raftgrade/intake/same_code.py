@@ -122,7 +122,7 @@ def _handed_out(root: Path) -> _HandedOut:
         try:
             named.append((f"the start of lab {lab}", _statements(starts.files(lab).values())))
         except starts.NoStart:
-            continue  # raftlab is a kit
+            continue  # this raftlab comes from a kit, which may lack starts
     given = [*skeleton, *(each for _, found in named for each in found)]
     solutions = [path.read_text(encoding="utf-8") for path in (root / "solutions").glob("*.py")]
     named.append((_REFERENCE, _statements(solutions)))

@@ -56,7 +56,8 @@ def stage(
         others: files that are separate submissions and do not belong to this one.
         ignore: a folder that is part of no submission.
         deadline: the deadline for git; ``None`` to give this submission a deadline of its own.
-        raft: the Raft to put below its ``kv.py``, instead of its own. A submission without a ``kv.py`` is only copied.
+        raft: the Raft to put below the submission's ``kv.py``, in place of its ``raft.py``. A submission without a
+            ``kv.py`` is only copied.
 
     Raises:
         CannotStage: the submission cannot be copied.
@@ -98,7 +99,7 @@ def stage(
 
 
 def _put_on(raft: Path, place: Path, service: Path) -> None:
-    """Replace the copy in the folder ``place`` by its ``service`` (a file or folder), put on ``raft``."""
+    """Replace the copy in the folder ``place`` by its ``service`` (a file or folder) combined with ``raft``."""
     if service.is_dir() and not (service / SERVICE).is_file():
         return
     with tempfile.TemporaryDirectory(prefix=UNPACKING, dir=place.parent) as folder:

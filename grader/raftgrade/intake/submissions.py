@@ -30,11 +30,11 @@ class Submission:
         name: for people; unique in a run.
         slug: for file names; unique in a run.
         where: the path or URL as it was given, for messages.
-        kind: decides which of the other attributes are used: for ``"git"``, ``url`` and ``commit``; for ``"files"``,
-            ``files``: where each file of the submission is, by the name that its author gave it; for ``"nothing"`` (it
-            cannot be used) and ``"absent"`` (nothing was handed in), ``reason``; otherwise ``path``.
-        given_by_us: for ``"nothing"``: whether the reason is not in what the student handed in (such as a wrong path in a
-            table), so that there is no mark.
+        kind: decides which attributes say where the submission is. ``"git"``: ``url`` and ``commit``. ``"files"``: ``files``,
+            which has the path of each file by the name that its author gave it. ``"nothing"`` (the submission cannot be
+            used) and ``"absent"`` (nothing was handed in): none, but ``reason`` says why. Any other kind: ``path``.
+        given_by_us: for ``"nothing"``: whether the cause is something other than the student's work, such as a wrong path
+            in a table. Then there is no mark.
         students: the authors, as far as a table or a course system's download names them.
         submitted: when it was handed in (ISO 8601, or as a course system writes it; "late" if that is all that it says);
             empty if that is unknown.
@@ -60,7 +60,7 @@ class Submission:
 class FoundSubmissions:
     """The submissions, and the folders beside them that were ``skipped`` because they have none of the ``entries``.
 
-    ``notes`` are sentences for the instructor, for example about submissions of nobody in the roster.
+    ``notes`` are sentences for the instructor, for example about submissions that belong to nobody in the roster.
     """
 
     entries: tuple[str, ...] = ENTRIES
@@ -81,7 +81,7 @@ def find(
     students: roster.Table | None = None,
     single: bool = False,
 ) -> FoundSubmissions:
-    """Find submissions. One that is named twice counts once.
+    """Find submissions. A submission that is named twice counts once.
 
     Args:
         paths: each is a file, a zip file, a folder with one of ``entries``, a folder of such folders and zip files, an
@@ -329,7 +329,7 @@ def _assign(drafts: list[Draft], table: roster.Table, result: FoundSubmissions) 
     for place in missing:
         draft = _nothing((students.students[place],))
         draft.name = students.students[place].label
-        if unknown:  # one of these may be this student's
+        if unknown:  # one of these submissions may be this student's
             draft.kind = "nothing"
             number = count(len(unknown), "submission")
             draft.reason = f"no submission was found, but {number} could not be matched with exactly one student"

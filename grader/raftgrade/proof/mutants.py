@@ -316,7 +316,7 @@ class _Maker:
             tests = node.ifs
         for test in tests:
             self._replace("never", test, "False")
-            if not isinstance(node, ast.While):  # this would never end
+            if not isinstance(node, ast.While):  # a loop with this condition would never end
                 self._replace("always", test, "True")
                 self._replace("negate", test, f"not ({self._text(test)})")
         if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.BoolOp | ast.Compare):
@@ -324,7 +324,7 @@ class _Maker:
         if isinstance(node, ast.BoolOp):
             neutral, other = ("True", " or ") if isinstance(node.op, ast.And) else ("False", " and ")
             for value in node.values:
-                if not (isinstance(value, ast.Tuple) and not value.elts):  # "or ()" is no condition
+                if not (isinstance(value, ast.Tuple) and not value.elts):  # the operand of "or ()" is not a condition
                     self._replace("drop", value, neutral)
             self._replace("and-or", node, f"({other.join(f'({self._text(value)})' for value in node.values)})")
 
@@ -416,7 +416,7 @@ class _Maker:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return
         if isinstance(node, ast.Return) and isinstance(self._function.parents[node], ast.FunctionDef | ast.With):
-            return  # at the end of a function
+            return  # a return at the end of a function changes nothing
         if isinstance(node, ast.Assign):
             names = [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)]
             new = [name for name in names if name != "self" and name not in self._set_before(node)]

@@ -65,7 +65,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A submission, its points (in a lab, or as a whole), and its cells."""
+    """A submission, its points (in one lab or in all labs), and its cells."""
 
     submission: SubmissionResult
     points: float
@@ -218,8 +218,8 @@ class Lesson:
         rule: the broken rule, or ``None``; then ``text`` says what went wrong.
         read: the file and anchor of the handout about it; empty if there is none.
         tests: the tests in which it happened, the one with most submissions first.
-        submissions: those in which it happened.
-        share: their share of all submissions.
+        submissions: the submissions in which it happened.
+        share: the share of these submissions among all submissions.
     """
 
     rule: Rule | None
@@ -232,7 +232,7 @@ class Lesson:
 
 
 def teach_again(report: Report) -> list[Lesson]:
-    """The rules that most programs break, and the other ways in which most of them fail."""
+    """The classes of failures that happened in the most submissions, the most common first."""
     found: defaultdict[str, list[tuple[SubmissionResult, TestResult, BadRun]]] = defaultdict(list)
     for submission in report.submissions:
         for test in submission.tests:

@@ -1,7 +1,7 @@
 """Make a report in the formats that terminals, course systems and continuous integration read.
 
-Each format has a module with a pure function of the report, which cleans or escapes text that a student may have chosen, as
-the format requires.
+Each format has a module with a pure function that turns the report into text. The function cleans or escapes text that a
+student may have chosen, as the format requires.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _for_one(report: Report, options: ReportOptions) -> str:
 
 
 def _conditions(report: Report) -> list[str]:
-    # A gradebook has no place for these, so they go to the terminal.
+    # A gradebook has no place for these lines, so they go to the terminal.
     settings = report.settings
     lines = [settings.raft_line] if settings.raft_line else []
     return lines if settings.sandbox is None else [*lines, table.sandbox_line(settings.sandbox)]

@@ -285,7 +285,7 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
                 by_id[row] = tier, found[0]
             elif found:
                 break
-        # If a submission has no known author, only its folder's name is known: it may be by the student whom the row names.
+        # If a submission has no known author, only its folder's name is known. The row may name that submission's author.
         named = directory.find([], texts[_NAMES])
         others.setdefault(row, set()).update(each for each in named if not people[each][1].students)
         if row in by_id:
@@ -304,8 +304,8 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
         if row in by_id or not texts[_NAMES]:
             continue
         found = directory.find([], texts[_NAMES])
-        # Two students may have the same name. If this gradebook has the ids that we know, an id that it lacks means that the
-        # row is somebody else's.
+        # Two students may have the same name. If this gradebook identifies students by ids, and this student's ids are known
+        # but not in it, the row belongs to another student.
         if len(found) == 1 and not (by_id and people[found[0]][1].students and people[found[0]][0].ids):
             fits.setdefault(found[0], []).append((_NAMES, row))
     place_of = {}

@@ -19,7 +19,7 @@ from pathlib import Path
 EVERY_S = 0.5  # seconds between two measurements of memory
 GONE_S = 5.0  # how many seconds a process may take to end
 _PR_SET_CHILD_SUBREAPER = 36
-# Loops until its parent has ended in any way: the pipe to its stdin is then closed.
+# A program that loops until its parent ends, for whatever reason. The end of the parent closes the pipe to its stdin.
 _HOG = (
     "import os,sys,threading\nt=threading.Thread(target=lambda:(sys.stdin.read(),os._exit(0)))\nt.start()\nwhile 1: 0"
 )

@@ -40,16 +40,16 @@ from raftlab.worlds.base import World
 
 # Seconds within which a new leader must be elected (the limit of the 6.824 lab).
 ELECTION_LIMIT = 5.0
-# Seconds that start(), get_state() and Raft() may take. They should return at once. But code that holds a lock during an RPC
-# gets advice, not a failure, and it may have to wait for two RPCs to dead servers, of 7 s each.
+# Seconds that start(), get_state() and Raft() may take. They should return at once. Code that holds a lock during an RPC
+# gets advice, not a failure. So one of these calls may have to wait for two RPCs to dead servers, of up to 7 s each.
 CALL_PATIENCE = 15.0
 INIT_PATIENCE = 15.0
 # Seconds after which a leader must still lead to be accepted as the leader.
 SETTLE = 0.15
 
 
-# The maximum number of sessions that a service keeps, unless the test gives another one. No test that uses this default has
-# as many clients.
+# The maximum number of sessions that a service keeps, unless the test sets another limit. No test that uses this default
+# has as many clients.
 MAX_SESSIONS = 100
 
 
@@ -199,7 +199,7 @@ class Cluster:
         self._until_ready([*self.real_servers, *(clerk.number for clerk in self.clerks)])
 
     def crash(self, server: int) -> None:
-        """Crash a server or a clerk. A server keeps what it saved. The operation of a clerk never returns."""
+        """Crash a server or a clerk. A server keeps what it saved. If a clerk crashes, its operation never returns."""
         if self.server_state(server).up:
             self.event_loop.crash(server)
         for clerk in self.clerks:
@@ -548,8 +548,8 @@ class Cluster:
             self.sleep(SETTLE)
 
     def why_no_leader(self, since: float, among: Collection[int] | None = None) -> Observation:
-        """What was observed of elections from ``since`` (seconds) on, none of which made one of ``among`` (default: the
-        connected servers) the leader."""
+        """Why none of ``among`` (default: the connected servers) has become the leader, from what was observed of the
+        elections since ``since`` (seconds)."""
         servers = self.connected() if among is None else among
         return observations.election(self.event_loop.trace.events, self.now, since, servers, len(self.members))
 
@@ -804,7 +804,7 @@ class Cluster:
             self.event_loop.result(call)
 
     def raft_has(self, method: str) -> bool:
-        """Whether the student's Raft has a method that belongs to another lab, and that this lab does not require."""
+        """Whether the student's Raft has this method, which belongs to another lab. This lab does not require it."""
         server = next(server for server in self.real_servers if self.server_state(server).running)
         return bool(self.event_loop.call(server, protocol.HAS_METHOD, [method], CALL_PATIENCE))
 
@@ -921,7 +921,7 @@ class Cluster:
         answered_in_time(self)
 
     def stale_reads(self) -> str:
-        """A sentence about an operation that has no place in any order of the history so far; empty if there is none."""
+        """A sentence about an operation that fits into no linearizable order of the history so far; empty if all fit."""
         return history_check.unplaced(self.history)
 
     def next_token(self, clerk: ClerkHandle) -> str:

@@ -658,7 +658,7 @@ class EventLoop:
         server = server_state.number
         match effect:
             case protocol.Send():
-                if not 0 <= effect.target < len(self.server_states):  # nobody calls a clerk
+                if not 0 <= effect.target < len(self.server_states):  # a clerk cannot be called
                     raise LabFailure(
                         Failure(
                             "bad-peer", f"{name_of(server)} called peers[{effect.target}], but there is no such server"

@@ -1,10 +1,10 @@
 """The verdict on the history of a run (labs 3A and 3B): whether operations were carried out exactly once, and whether the
 history is linearizable.
 
-Exactly-once execution has a check and messages of its own, because it is what students get wrong most often, and the
-mistake can be understood without a picture. The check looks at keys that are only appended to and read: each value read
-shows which appends were carried out, and in which order. Appended values must be unique, and none may be a prefix of
-another; those of :func:`~raftlab.harness.clerks.token` are like that.
+Exactly-once execution has a check and messages of its own. It is what students get wrong most often, and one sentence is
+enough to explain such a mistake. The check looks at keys that are only appended to and read: each value read shows which
+appends were carried out, and in which order. Appended values must be unique, and none may be a prefix of another. The
+values that :func:`~raftlab.harness.clerks.token` makes meet both conditions.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _SEARCH_SECONDS = 10.0
 # The kinds of reads that promise linearizability.
 LINEARIZABLE_READS = ("log", "index", "lease")
-# The rule that is broken if a read of this kind misses an append that had returned before. If a read by log misses it, the
-# append was lost.
+# By kind of read: the rule that is broken if such a read misses an append that had returned before. Reads through the log
+# are not listed: if one of them misses an append, the append was lost.
 _RULE_OF_STALE_READS = {"index": rules.READ_INDEX, "lease": rules.LEASE}
 # A value consists of tokens, see raftlab.harness.clerks.token.
 TOKEN = re.compile(r"[^;]*;")
@@ -67,7 +67,7 @@ def _judged(history: Sequence[ClientOperation]) -> list[ClientOperation]:
 
 
 def unplaced(history: Sequence[ClientOperation]) -> str:
-    """A sentence about an operation that has no place in any order of the history; empty if there is none. Raises
+    """A sentence about an operation that fits into no linearizable order of the history; empty if all fit. Raises
     :class:`Undecided`."""
     found = linearizability.check([one.as_operation() for one in _judged(history)], Register(), _SEARCH_SECONDS)
     if found.verdict is Verdict.UNDECIDED:

@@ -1,9 +1,10 @@
 """The events of a run that led to its failure, in about a dozen lines.
 
-The last dozen events of a run are mostly heartbeats, and what decided the run is often older: the vote of an earlier term,
-a restart, the write that a read should have seen. So each line gets a weight: for what it is (a vote weighs more than a
-heartbeat), for what it has in common with the failure's sentence (servers, terms, indexes, a client's operation), and for
-how near the end it is. The heaviest are shown, in order of time. Only what is shown depends on this, never a verdict.
+The last dozen events of a run are mostly heartbeats. What decided the run is often older: a vote in an earlier term, a
+restart, or the write that a read should have seen. So each line gets a weight. The weight depends on the kind of event (a
+vote weighs more than a heartbeat), on what the event has in common with the failure's sentence (servers, terms, indexes, a
+client's operation), and on how near the event is to the end of the run. The heaviest lines are shown, in order of time.
+The weights decide only what is shown, never a verdict.
 """
 
 from __future__ import annotations
@@ -35,30 +36,34 @@ from raftlab.harness.trace import (
 )
 from raftlab.participants import FIRST_CLERK, is_clerk, name_of
 
-# The events, from the end of a run, among which those that led to a failure are looked for.
+# The number of events to search, counted back from the end of the run.
 _SEARCHED = 10_000
-# The student's own lines that are shown, and how many of them take no other line's place.
+# The maximum number of shown lines that the student's code logged, and how many of them are shown in addition to the other
+# lines. Each further one takes the place of another line.
 _OWN_LINES, _BESIDES = 5, 3
-# Messages to several servers are one line if they are sent within this many seconds; a reply says nothing new if it arrives
-# within them.
+# Messages to several servers become one line if they are sent within this many seconds. A reply that arrives within this
+# many seconds after its answer was sent says nothing new.
 _AT_ONCE_S = 0.05
-# The last line weighs this much more, and each before it less, by this factor.
+# What is added to the weight of the last line. For each line before it, the addition is smaller by this factor.
 _LAST, _FADES = 4.0, 0.85
-# How much the last heartbeats weigh, and how much less each line than the like of it that comes later.
+# What is added to the weight of the last heartbeats. What a line loses for each similar line that comes later: in general,
+# and if it is about a crash, a start, a pause or a change of the network.
 _HEARTBEATS, _ALIKE, _ALIKE_FAULTS = 3.0, 0.5, 1.0
-# The operations that an applied range lists.
+# The maximum number of operations that the line of a range of applied entries lists.
 _OPERATIONS = 3
-# A line that stands for more messages than this is not shown merely because the other half of one of them is.
+# A line that stands for fewer messages than this is shown together with the line that has the request or the answer of one
+# of them.
 _MOST_IDS = 30
-# Entries that are applied after a pause of so many seconds are in another line.
+# If a server applies an entry more than this many seconds after the last one, a new line begins.
 _PAUSE_S = 0.2
-# Lines are merged by whose messages they have: those of a server, by its number, or one of these: of nobody, entries that
-# servers apply, crashes and starts of servers, calls of the test.
+# Lines are merged only within a group. The group of messages is the number of a server. The other groups are: lines that
+# are never merged, applied entries, crashes and starts of servers, and calls of the test.
 _NOTHING, _APPLIES, _STOPS, _CALLS = -1, -2, -3, -4
-# From this weight on, a request or a command is for the operation that the sentence names.
+# From this weight on, a request or a command counts as part of the operation that the sentence names.
 _THE_SAME = 3.0
 
-# What the words of a sentence are about: methods of RPCs, kinds of events, and methods that a test calls.
+# Patterns of words in a sentence, and what these words are about: methods of RPCs, kinds of events, and methods that a test
+# calls.
 _ABOUT = (
     (r"(?i)pre-?vote", ("pre_vote",)),
     (r"(?i)\bvot(?:e|es|ed|ing)\b|elect|\bleads?\b|\bleader\b", ("request_vote",)),
@@ -88,7 +93,7 @@ def led_there(
     Args:
         events: the run's events.
         sentence: the failure's sentence. Events that have something in common with it are shown even if they are older.
-        count: how many lines at most, besides the student's own.
+        count: the maximum number of lines, without three of the lines that the student's code logged.
         servers: show only events that concern one of these; ``None``: all.
         about: the numbers of RPCs that the sentence is about.
         kinds: the kinds of events to show.
@@ -111,7 +116,7 @@ def led_there(
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What a sentence speaks of."""
+    """What a failure's sentence mentions."""
 
     participants: frozenset[int]
     terms: frozenset[int]
@@ -155,19 +160,19 @@ class _Line:
     request: Any = None
     """The content of its request, if this is a message of an RPC."""
     trivial: bool = False
-    """Whether this is a heartbeat without effect, or the arrival of an answer that is shown."""
+    """Whether this is a heartbeat without effect, or the arrival of an answer that has a line of its own."""
     heartbeat: bool = False
     grown_from: int | None = None
-    """The term that the server had before, if it states a higher one for the first time."""
+    """The term that the server had before, if its answer is the first to state a higher term."""
     named: bool = False
-    """Whether this is about the election that began or ended a term in the sentence."""
+    """Whether this is about an election that began or ended a term that the sentence names."""
     unanswered: bool = False
     """Whether this is a message of an RPC that nobody answered."""
     asked: bool = False
     """Whether the failure's sentence is about this message."""
     times: int = 1
     others: list[int] = field(default_factory=list)
-    """The other servers, if the line stands for messages to or from several, or for several that apply an entry."""
+    """The other servers, if the line stands for messages to or from several servers, or for an entry that several apply."""
     ids: set[int] = field(default_factory=set)
     operations: list[str] = field(default_factory=list)
     weight: float = 0.0
@@ -197,7 +202,7 @@ class _Line:
         return text
 
     def _with_all(self, text: str) -> str:
-        """The text with the names of all servers that it stands for."""
+        """The text, with the names of all servers that the line stands for."""
         if not self.others:
             return text
         event, all_of = self.last, ", ".join(map(name_of, sorted({self._peer(), *self.others})))
@@ -223,7 +228,7 @@ class _Line:
 
 
 def _peer_of(event: Event) -> int:
-    """The participant in which messages of one line may differ."""
+    """The participant that may differ between the messages of one line: a request's receiver, or an answer's sender."""
     match event:
         case OutgoingEvent(kind="send"):
             return event.to
@@ -234,7 +239,7 @@ def _peer_of(event: Event) -> int:
 
 
 def _listed(operations: Sequence[str]) -> str:
-    """The sentence's operations in a range of entries, and how often each comes."""
+    """The sentence's operations among the entries of a range, each with the number of its entries."""
     counted: dict[str, int] = {}
     for each in operations:
         counted[each] = counted.get(each, 0) + 1
@@ -245,36 +250,36 @@ def _listed(operations: Sequence[str]) -> str:
 
 @dataclass(slots=True)
 class _Rpc:
-    """One RPC: its messages, and the events between which its answer travelled."""
+    """One RPC: its request, its answer, and when the answer was sent."""
 
     request: Any = None
     answer: Any = None
     answered: float = -1.0
     caller_did: int = -1
-    """How many things the caller had done when the answer left."""
+    """How often the caller had answered a request, crashed or started when the answer was sent."""
 
 
 class _Folding:
-    """Makes lines of events: the same message again and again, and entries in a row, are one.
+    """Combines events into lines. Repetitions of a message become one line, and so do entries applied one after another.
 
     Args:
         events: the events to look at, with their places in the run.
         about: as for :func:`led_there`.
-        subject: what the sentence speaks of.
+        subject: what the failure's sentence mentions.
     """
 
     def __init__(self, events: Sequence[tuple[int, Event]], about: frozenset[int], subject: _Subject) -> None:
         self._about, self._subject = about, subject
         self._lines: dict[object, _Line] = {}
-        self._scope = 0  # what comes after a crash or a change of the network is not the same again
+        self._scope = 0  # a new one begins at each crash, start, note and change of the network; lines never span two
         self._terms: dict[int, int] = {}
-        self._did: Counter[int] = Counter()  # how many requests each server has answered
+        self._did: Counter[int] = Counter()  # by server: how often it answered a request, crashed or started
         self._applied: Counter[object] = Counter()
         self._range: Counter[int] = Counter()
         self._last_applied: dict[int, float] = {}
         self._real: set[int] = set()  # the servers that the test does not play
         self._rpcs: dict[int, _Rpc] = {}
-        self._heartbeats: dict[int, object] = {}  # their lines' keys
+        self._heartbeats: dict[int, object] = {}  # by RPC: the key of the heartbeat's line
         for _, event in events:
             if isinstance(event, OutgoingEvent):
                 rpc = self._rpcs.setdefault(event.id, _Rpc())
@@ -288,8 +293,8 @@ class _Folding:
         return sorted(self._lines.values(), key=lambda each: each.place)
 
     def follow(self, event: Event) -> int | None:
-        """Take note of an event, whether or not it is shown. Returns the term that its server had before, if it now states a
-        higher one in an answer."""
+        """Take note of an event, whether or not it is shown. If it is an answer with a higher term than its server stated
+        before, return the earlier term."""
         server = _number(getattr(event, "server", None))
         if event.kind in ("crash", "boot", "net", "note"):
             self._scope += 1
@@ -312,7 +317,7 @@ class _Folding:
         return before if event.kind == "answer" and server in self._real else None
 
     def add(self, place: int, event: Event, grown_from: int | None) -> None:
-        """Show an event, in a line of its own or in that of an earlier one."""
+        """Show an event, in a line of its own or as part of an earlier line."""
         new = _Line(place, event, event, None)
         key: object = place
         match event:
@@ -345,14 +350,14 @@ class _Folding:
         new.message = rpc.request if event.kind == "send" else message_of(event.message)
         new.unanswered = rpc.answer is None
         if _is_idle(event, rpc) and (event.kind == "send" or grown_from is None):
-            # The request's line speaks of the answer, too.
+            # The request's line also mentions the answer.
             new.heartbeat = new.trivial = True
             if event.kind != "send":
                 return None
             self._heartbeats[event.id] = (self._scope, event.server, _peer_of(event), _stated(rpc.request))
             return self._heartbeats[event.id]
         if grown_from is not None:
-            # A heartbeat that brought a new term did change something: it gets a line of its own.
+            # A heartbeat that brought a new term did have an effect, so it gets a line of its own.
             key = self._heartbeats.get(event.id)
             asked = self._lines.get(key)
             if asked is not None and asked.times == 1:
@@ -360,7 +365,7 @@ class _Folding:
                 self._lines[asked.place] = self._lines.pop(key)
             return new.place
         if isinstance(event, ReplyEvent):
-            # It says nothing new if it came soon after the answer left, and nothing happened at the server in between.
+            # A reply says nothing new if it came soon after the answer was sent, and its receiver did nothing in between.
             new.trivial = (
                 event.message is not None
                 and event.time - rpc.answered <= _AT_ONCE_S
@@ -385,7 +390,7 @@ class _Folding:
             new.operations = [operation_of(command)]
         same = (self._scope, server, self._range[server], index in self._subject.indexes, *new.operations)
         self._applied[same] += 1
-        return (*same, index - self._applied[same])  # the same for indexes in a row
+        return (*same, index - self._applied[same])  # equal for consecutive indexes
 
 
 def _folded(
@@ -423,7 +428,8 @@ def _is_wanted(event: Event, kinds: Collection[str], subject: _Subject) -> bool:
 
 
 def _is_idle(event: OutgoingEvent | ReplyEvent, rpc: _Rpc) -> bool:
-    """Whether this belongs to a heartbeat that changes nothing: without entries, and the other server agrees."""
+    """Whether this message belongs to a heartbeat without effect: it has no entries, and the other server accepts it in the
+    same term."""
     request, answer = rpc.request, rpc.answer
     return (
         event.method == "append_entries"
@@ -441,7 +447,7 @@ def _stated(message: Message) -> tuple[Any, ...]:
 
 
 def _progress(event: Event, rpc: _Rpc) -> object:
-    """What an answer is about, so that only answers to the same question are one line."""
+    """What an answer is about. Only answers to the same question are combined into one line."""
     if event.kind == "send" or not isinstance(rpc.request, dict):
         return None
     if getattr(event, "method", "") == "client_request":
@@ -453,8 +459,8 @@ def _progress(event: Event, rpc: _Rpc) -> object:
 
 
 def _merged(lines: list[_Line]) -> list[_Line]:
-    """The lines, with the same message to several servers, or the same answer of several, as one. Nothing that the server
-    did in between comes before or after its place."""
+    """The lines, after merging the same message to several servers, and the same answer from several servers. Lines are
+    merged only if the server did nothing else in between."""
     merged: list[_Line] = []
     opened: dict[int, dict[object, _Line]] = {}
     for each in lines:
@@ -488,7 +494,8 @@ def _merged(lines: list[_Line]) -> list[_Line]:
 
 
 def _merge_key(each: _Line) -> tuple[int, object]:
-    """Whose messages a line has, and what it has in common with lines that it may be merged with; ``None``: nothing."""
+    """The group to which a line belongs, and the key that lines of the group must share to be merged. ``None`` as the key:
+    the line is never merged."""
     event = each.last
     match event:
         case OutgoingEvent(kind="send"):
@@ -510,7 +517,8 @@ def _merge_key(each: _Line) -> tuple[int, object]:
 
 
 def _actors(each: _Line) -> list[int]:
-    """The servers for which this is something new, so that what they send or hear afterwards is not the same as before."""
+    """The servers for which this event changes something. What they send or receive later is not merged with what they
+    sent or received before."""
     event = each.last
     match event:
         case OutgoingEvent(kind="send") | ReplyEvent():
@@ -590,7 +598,7 @@ def _in_common(each: _Line, fields: Message, subject: _Subject) -> float:
         weight += 1.5
     term = fields.get("term")
     if isinstance(term, int) and subject.terms:
-        # What ended a term is the election of the next.
+        # A term ends with the election for the next term.
         election = each.method in ("request_vote", "pre_vote")
         if term in subject.terms or (election and term - 1 in subject.terms):
             weight += 1.5
@@ -601,7 +609,7 @@ def _in_common(each: _Line, fields: Message, subject: _Subject) -> float:
 
 
 def _brings(request: Any, indexes: Collection[int]) -> bool:
-    """Whether an AppendEntries brings an entry with one of these indexes."""
+    """Whether an AppendEntries contains an entry with one of these indexes."""
     before, entries = (
         (request.get(name) for name in ("prev_log_index", "entries")) if isinstance(request, dict) else (0, 0)
     )
@@ -611,7 +619,7 @@ def _brings(request: Any, indexes: Collection[int]) -> bool:
 
 
 def _among(value: Any, named: Collection[object]) -> bool:
-    """Whether a field of a message, which may be anything, is one of these."""
+    """Whether a value is in ``named``. It comes from a message, so it may be of any type."""
     return isinstance(value, int | str) and value in named
 
 
@@ -657,8 +665,8 @@ def _heaviest(lines: list[_Line], count: int) -> list[_Line]:
 
 
 def _weigh_by_place(lines: list[_Line]) -> None:
-    """The nearer the end, the heavier; but a line like one that comes later weighs less. The last heartbeats show whether
-    there is a leader."""
+    """Make lines heavier the nearer they are to the end, and lighter if similar lines come later. The last heartbeats get
+    more weight, because they show whether there is a leader."""
     bonus, alike = _LAST, dict[object, int]()
     heartbeats = False
     for each in reversed(lines):
@@ -675,7 +683,7 @@ def _weigh_by_place(lines: list[_Line]) -> None:
 
 
 def _raise_partners(lines: list[_Line]) -> None:
-    """A question is shown with its answer: one that weighs little gets nearly the weight of the other."""
+    """Show a request together with its answer: the lighter of the two gets nearly the weight of the heavier."""
     best: dict[int, float] = {}
     for each in lines:
         if not each.trivial:

@@ -1,8 +1,8 @@
 """What was observed while a test waited in vain. A failure's sentence ends with it.
 
-Without an observation, a student would only read "expected a leader within 5 s, but there is none", whether nobody asked for
-votes or everybody was refused. Each function only reads the trace: it sees messages and calls, never the student's objects,
-and says nothing that the trace does not show.
+Without an observation, a student would read only "expected a leader within 5 s, but there is none". The sentence would be
+the same whether nobody asked for votes or everybody was refused. The functions here only read the trace: they see messages
+and calls, never the student's objects, and say nothing that the trace does not show.
 """
 
 from __future__ import annotations

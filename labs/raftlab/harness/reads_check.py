@@ -85,7 +85,7 @@ def check_reads(c: Cluster) -> None:
     """Fail the test if a read did not show the state at the index that its reply names, or if a clerk went back in time.
 
     Raises:
-        LabFailure: one did.
+        LabFailure: a read or a clerk broke the rule.
     """
     found = answers(c)
     _check_kinds(c, found)

@@ -305,7 +305,7 @@ CAMEL = {
 }
 
 
-# The separator between the lines of a text of several lines in the one-line notation.
+# What separates the lines of a text of several lines in the one-line notation.
 _NEXT_LINE = "\n" + " " * 12 + "| "
 
 
@@ -402,7 +402,7 @@ def _fields(message: Any) -> str:
 
 
 def operation_of(command: Any) -> str:
-    """A command of lab 3 as sentences name it, and its session and serial: ``put('x', '1;') client_id=4 serial=2``. Empty
+    """A command of lab 3 as failures name it, with its session and serial: ``put('x', '1;') client_id=4 serial=2``. Empty
     for any other command."""
     if not isinstance(command, dict) or not {"op", "key", "client_id", "serial"} <= command.keys():
         return ""

@@ -38,8 +38,8 @@ TIMEOUT_DELAY = 0.000_001
 # The thread ident of the framework's own code, which runs in no task.
 MAIN_IDENT = 1
 
-# A run ends when one step (half a millisecond of virtual time) has this many effects: code that went on like this would
-# use up the machine's memory.
+# A run ends when one step (half a millisecond of virtual time) has this many effects. Code that produces effects without
+# end would use up the machine's memory.
 MAX_EFFECTS = 5000
 # The limit for applies is higher: a server that restarts with a long log may apply all of it at once.
 MAX_APPLIES = 200_000
@@ -153,8 +153,9 @@ class Kernel:
         # For `raftlab replay --pdb`, see stop_at: virtual seconds, servers, callback.
         self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
         self._stopping = False
-        # The values that the next calls of `tick` return, in reverse order. In the order of the calls, each gap between two
-        # checks is many False and then one True. The item at index 0 is always an extra True, at which more are added.
+        # The values that the next calls of `tick` return, in reverse order. In the order of the calls, a gap between two
+        # checks is many times False and then once True. The item at index 0 is one more True. It is returned last, and more
+        # values are added at that call.
         self._ticks = [True]
         self._gap_left = 0  # how much of the current gap is not in the list yet
         # Called at each switch point in student code. If it returns True, :meth:`switch_point` must be called. It is a

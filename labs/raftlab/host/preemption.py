@@ -4,9 +4,9 @@ A pass over the syntax tree puts
 
     if __tick__(): __switch__()
 
-in front of every statement whose timing another thread could notice, which is any statement that touches an attribute
-or an item, or calls something. Every loop body starts with a switch point too, so that the kernel notices a loop that
-never waits. Statements that use only local names get no switch point. Line numbers do not change.
+in front of every statement whose timing another thread could notice: any statement that touches an attribute or an item,
+or calls something. Every loop body starts with a switch point too, so that the kernel notices a loop that never waits.
+Statements that use only local names get no switch point. Line numbers do not change.
 
 There are switch points within a statement too, because the processor does not execute a line in one step either:
 

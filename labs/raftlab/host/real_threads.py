@@ -56,7 +56,7 @@ class _Thread:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A ``with`` block that a thread is inside, and so holds a lock.
+    """A lock that a thread holds because the thread is inside a ``with`` block.
 
     Attributes:
         thread: The thread.

@@ -124,7 +124,7 @@ class Persister:
         return self._snapshot
 
     def state_size(self) -> int:
-        """The size of the saved state in bytes, without the snapshot: ``stored`` of the student's service."""
+        """The size of the saved state in bytes, without the snapshot. A ``KVServer`` gets this function as ``stored``."""
         return self._state.size
 
 

@@ -34,7 +34,7 @@ ANSWER_TIMEOUT = 20.0
 
 
 class SimHost:
-    """One run. Its kernel becomes that of the process."""
+    """One run. Its kernel becomes the kernel of the process."""
 
     def __init__(self, program: Program, seed: int, schedule: str = "none") -> None:
         self._findings: Findings | None = None

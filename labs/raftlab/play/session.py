@@ -126,7 +126,7 @@ class Session:
         self._lines: list[bytes] = []  # the events as JSON, as far as they have been encoded
         self._kept: list[
             int
-        ] = []  # by generation from 1 on: how many first events its run shares with the previous one
+        ] = []  # by generation, from 1 on: the number of events that its run and the run before it begin with
         self._undone: _Course | None = None
         self._rest: _Course | None = None  # the course that reload() could not repeat to its end because of a failure
         self._begin((scenario.commands, 0))

@@ -2,10 +2,10 @@
 before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, only members count towards the majority. Under C_old,new a
 majority of each of the two sets is needed (§6).
 
-The referee checks this: an index may be applied only once some leader can have committed it. That is so once servers
-have answered the leader's AppendEntries with success for an entry of the leader's own term, at that index or a later
-one, and these servers together with the leader are a majority. The configuration that counts is the latest one in that
-leader's log, as far as the leader's messages show it.
+The referee checks this: an index may be applied only once some leader can have committed it. A leader can have committed
+it once a majority, which includes the leader, has an entry of the leader's own term at that index or a later one. Another
+server counts once it has answered the leader's AppendEntries for the entry with success. The configuration that counts is
+the latest one in that leader's log, as far as the leader's messages show it.
 
 It must accept: leaders that commit on heartbeats, in batches, or entries of many terms at once with a no-op entry;
 followers that learn of the commit before the leader applies the entry; followers that agree only up to their commit

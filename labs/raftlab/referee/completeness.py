@@ -95,8 +95,8 @@ class Memory(Invariant):
         )
 
     def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
-        """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before
-        that. The first is empty if it has not restarted since, or has been seen to have the entry again."""
+        """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before the
+        restart. The first is empty if the server has not restarted since, or has been seen to have the entry again."""
         did, when = self._before.get(server, {}).get((index, term), ("", 0.0))
         if self._seen.get(server, 0) >= index:
             did = ""
@@ -120,7 +120,7 @@ class Completeness(Invariant):
         self._voters: dict[tuple[int, int], list[int]] = {}
         # By term and candidate: the (term, index) of the last entry in the candidate's log.
         self._last_entries: dict[int, dict[int, tuple[int, int]]] = {}
-        # By term: how many commits were examined, and the latest one that was made in an earlier term.
+        # By term: how many commits were examined, and the latest of them that was made in an earlier term.
         self._earlier_commits: dict[int, tuple[int, tuple[int, int, frozenset[int]] | None]] = {}
         # The number of processed commits, and the last index that they cover.
         self._processed = 0

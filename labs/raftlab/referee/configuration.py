@@ -27,7 +27,7 @@ class Configuration:
 
     @property
     def groups(self) -> tuple[frozenset[int], ...]:
-        """The sets of servers of which a majority each is needed."""
+        """The sets of servers. A majority of each set is needed."""
         return (self.old, self.members) if self.old else (self.members,)
 
     def has_majority(self, servers: Collection[int]) -> bool:

@@ -7,7 +7,7 @@ entry from the messages of the leader that sends the entry, or because that conf
 case, it does not judge the change. Whether an entry may be committed is decided as in commit.py.
 
 It must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a C_old,new
-that another C_old entry undoes; a C_new that is appended when the very reply arrives that commits C_old,new; voters and
+that another C_old entry undoes; a C_new that is appended at the moment when C_old,new becomes committed; voters and
 candidates that use a configuration that no other server knows yet; a leader that is the only member.
 """
 
@@ -61,8 +61,8 @@ class Configurations(Invariant):
 
     def _possible(self, last_index: int, last_term: int) -> list[Configuration]:
         """The configurations that may be the latest in the log of a candidate whose last entry has this index and term.
-        If the candidate can win at all, its log has the committed ones. It may also have others that were sent, or that
-        only a leader has."""
+        If the candidate can win at all, its log has the committed configurations. It may also have others, which were
+        sent or which only a leader has."""
         commit = self._commit
         since = max((index for index in commit.committed_configurations if index <= last_index), default=0)
         possible = [commit.committed_configurations[since]]

@@ -24,8 +24,8 @@ class Durable(Invariant):
     def __init__(self, commit_bound: CommitBound) -> None:
         self._commit_bound = commit_bound
         self._saves: Counter[int] = Counter()
-        # How many saves the server had made when a request first arrived: for a vote by (server, term, candidate), for
-        # an entry by server and (index, term). -1 for an entry that the server itself sent as a leader.
+        # How many saves the server had made when a request first arrived. The keys of votes are (server, term, candidate);
+        # those of entries are the server and (index, term). -1 for an entry that the server itself sent as a leader.
         self._votes: dict[tuple[int, int, int], int] = {}
         self._entries: dict[int, dict[tuple[int, int], int]] = {}
         # By server: the highest last_included_index of all snapshots of which at least a part has arrived.

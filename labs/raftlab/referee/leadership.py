@@ -12,7 +12,7 @@ servers, it checks the votes itself.
 It must accept: a cluster of one, and a leader that is the only member, which ask nobody; votes whose replies are still
 in flight, lost or delivered twice; a voter that crashed after it answered; a deposed leader that sends a message of its
 old term late; a leader whose first message is late, so that ``get_state`` comes first. Before lab 2C, a restarted
-server may be elected in an old term again. Its votes from before the crash still count then, so this rule may overlook
+server may be elected in an old term again. Votes for it from before the crash still count then, so this rule may overlook
 missing votes.
 """
 

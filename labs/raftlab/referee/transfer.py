@@ -5,7 +5,7 @@ that this message starts.
 RequestVote with ``leadership_transfer``, and only for term T + 1. (pre_vote.py lets it enter that term without pre-votes.)
 
 It must accept: a candidate that repeats its requests; a second TimeoutNow, obeyed or refused; a TimeoutNow that arrives
-long after its transfer was given up; a server that first adopts the term of TimeoutNow, and one that was in that term.
+long after its transfer was given up; a server that was already in the term of TimeoutNow, and one that was not.
 
 **The whole log first.** A leader sends TimeoutNow only to a server that has confirmed the leader's whole log. For the
 referee, the requests of the leader's term show where its log ends, and the replies to them show what a server has
@@ -47,7 +47,7 @@ class ElectionOnRequest(Invariant):
 
 
 class WholeLogFirst(Invariant):
-    """The rule that a leader sends TimeoutNow only after the whole log."""
+    """The rule that a leader sends TimeoutNow only to a server that has the whole log."""
 
     def __init__(self, commit_bound: CommitBound) -> None:
         self._commit_bound = commit_bound

@@ -39,12 +39,12 @@ from raftlab.worlds.sim_world import Breakpoint, ForkedHost, Host, InProcessHost
 
 NETWORKS = ("sim", "rpyc")
 
-# In rpyc: by how many seconds the judge may wake up late. If it woke up later than that, a failure that depends on time
-# does not count. Election timeouts are about this long. A failure that the referee reports always counts, because it
-# does not depend on time.
+# In rpyc: how late, in seconds, the judge may wake up. If it woke up later than that, a failure that depends on time does
+# not count. Election timeouts are about this long. A failure that the referee reports always counts, because it does not
+# depend on time.
 TOO_LATE_S = 0.5
 _DEPENDS_ON_TIME = ("assertion", "no-answer")
-# An exception: such a failure does count if the run itself used more than this share of one processor.
+# Even if the judge woke up too late, a failure counts if the run itself used more than this share of one processor.
 BUSY_SHARE = 0.75
 _MACHINE_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 # The number of events that are shown with a failure.
@@ -113,7 +113,7 @@ class Implementation:
         return 0 if self._host is None else self._host.simulated
 
     def starts_an_empty_submission(self) -> bool:
-        """Whether this machine can start a host for an empty submission, which cannot be to blame if that fails."""
+        """Whether this machine can start a host for an empty submission. If not, the tested submission is not to blame."""
         fds: list[int] = []
         try:
             with WarmHost(EMPTY_SUBMISSION, self._sandbox) as host:

@@ -6,7 +6,7 @@ To add a command, write one subclass of :class:`Command` and one transcript in `
 - ``run`` does to a cluster what the line says.
 - ``records`` names the methods of :class:`~raftlab.harness.cluster.Cluster` whose calls are recorded as this command,
   and ``record`` records such a call. Both are needed only if suites can do the same as the command.
-- ``simpler`` returns simpler commands that replace this one, as a trial, while a failing scenario is shrunk.
+- ``simpler`` returns simpler commands to try in place of this one while a failing scenario is shrunk.
 - ``merged``, ``tidied`` and ``validate`` have defaults that suit nearly every command.
 
 Fields hold the words of the line as they were written (``"0.250"``), so a text that is read and written again is
@@ -114,8 +114,7 @@ class Playback:
         return clerks[int(text[1:]) % len(clerks)]
 
     def require_reads(self, command: Command, needed: bool) -> None:
-        """Raise :class:`BadScenario` if ``command`` needs reads that cost no entry (``needed``) and the lab has
-        none."""
+        """If ``needed``, raise :class:`BadScenario` unless the lab has reads that add no entry to the log (lab 3B)."""
         if needed and not self.lab.has("reads"):
             raise BadScenario(f"'{command}' needs lab 3B, but this is a scenario of lab {self.lab.name}")
 
@@ -494,7 +493,7 @@ class NoLeader(Command):
 
 
 class SameTerm(Command):
-    """Expect that all connected servers, or the given servers, soon are in the same term."""
+    """Expect that all connected servers, or the given servers, are soon in the same term."""
 
     syntax = "same-term[ among {among:servers}]"
     records = ("agreed_term",)

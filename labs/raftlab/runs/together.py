@@ -1,9 +1,9 @@
 """Simulated runs whose judge and servers share one process. They are faster, and are only for the user's own code.
 
 A child of the prepared host, or of the warm host, performs the whole run and sends its record
-(:mod:`raftlab.runs.together_child`). The student's code may prevent that: it ends the process, computes without end, or
-breaks a rule of the pipe between judge and host. Then there is no record, and the run is repeated with the judge in
-this process. So every run ends as it would with judge and host in separate processes.
+(:mod:`raftlab.runs.together_child`). The student's code may prevent that: it may end the process, compute without end, or
+break a rule of the pipe between judge and host. Then there is no record, and the run is repeated with the judge in this
+process. So every run ends as it would with judge and host in separate processes.
 
 This is never used for grading, because the student's code could change its own verdict.
 """
@@ -72,13 +72,13 @@ def make(run: Run, scenario: Scenario | None = None, trace_dir: Path | None = No
     """Perform a run in a process of its own.
 
     Args:
-            run: The run. Its cluster must not have been created.
-            scenario: What happens in the run; ``None``: the test's function decides.
-            trace_dir: As for :meth:`raftlab.runs.run.Run.record`.
-            most: As for :meth:`raftlab.runs.run.Run.record`.
+        run: The run. Its cluster must not have been created.
+        scenario: What happens in the run; ``None``: the test's function decides.
+        trace_dir: As for :meth:`raftlab.runs.run.Run.record`.
+        most: As for :meth:`raftlab.runs.run.Run.record`.
 
-        Returns:
-            The answer; ``None`` if the run must be performed with the judge in this process.
+    Returns:
+        The answer; ``None`` if the run must be performed with the judge in this process.
     """
     impl = run.impl
     if not run.may_be_together or impl.simulated() < RUNS_APART:

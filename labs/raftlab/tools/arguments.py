@@ -81,8 +81,8 @@ class Target:
         return Implementation(self.path, self.sandbox, races, self.raft, self.copy)
 
     def checked_implementation(self, races: bool = False) -> Implementation:
-        """Like :meth:`implementation`, but the first call returns the implementation whose host the contract check of
-        this command has just started, if there is one."""
+        """Like :meth:`implementation`, but the first call returns the implementation that the contract check of this
+        command has used, if there is one. Its host is already running."""
         checked = None if races or self.copy is None else _checked.pop(self.copy, None)
         return checked or self.implementation(races)
 

@@ -48,10 +48,10 @@ class Debugger:
     def __init__(self, impl: Path) -> None:
         """
         Args:
-                impl: The submission.
+            impl: The submission.
 
-            Raises:
-                raftlab.submission.source.SubmissionError: There is no submission.
+        Raises:
+            raftlab.submission.source.SubmissionError: There is no submission.
         """
         self._submission = source.find(impl)
         self._files = {self._submission.show(path) for path in self._submission.modules.values()}

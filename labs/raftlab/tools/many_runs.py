@@ -1,8 +1,8 @@
 """Performs many runs of tests, in this process or in several, and yields their records in a fixed order.
 
-The records are the same for any number of processes. A run depends only on its test, seed and schedule. Whatever
-depends on earlier runs is decided here, in the order of the runs: the remaining runs of a test that keeps hanging are
-skipped.
+The records are the same for any number of processes. A run depends only on its test, seed and schedule. One decision
+depends on earlier runs: the remaining runs of a test that keeps hanging are skipped. This module makes that decision, in the
+order of the runs.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ def is_own(impl: Path) -> bool:
     - No folder beside it has a ``raft.py`` too, as in a class's folder of submissions.
 
     Args:
-            impl: A ``raft.py`` or the folder with it.
+        impl: A ``raft.py`` or the folder with it.
 
-        Raises:
-            raftlab.submission.source.SubmissionError: There is no submission.
+    Raises:
+        raftlab.submission.source.SubmissionError: There is no submission.
     """
     files = source.find(impl).modules.values()
     path = impl.resolve()

@@ -35,9 +35,10 @@ _FEW_NUMBERS = "{0:>7.1f} s {2:>11}"
 _TITLE_WANTED, _TITLE_WIDEST = 45, 72  # characters
 _NETWORK_WIDTH = 6
 _SEEDS_SHOWN = 8
-# How sentences say that something did not happen in time, and the rules that many mistakes break: those about nothing else,
-# and the rule about histories.
+# How a sentence says that something did not happen in time.
 _SAYS_WHEN = re.compile(r" within [\d.,]+ s\b")
+# The rules that many different mistakes break: those that only ask for something to happen in time, and the rule about
+# histories.
 _BROKEN_BY_MANY = (
     rules.LIVENESS,
     rules.STABLE_LEADER,
@@ -267,10 +268,10 @@ class ProgressBoard:
 
 
 def _tells_little(basic: bool, record: Record) -> tuple[int, int, bool]:
-    """A sort key: the failures that are most worth reading come first. These are faults such as a deadlock, which name
-    a line. Next come the sentences of the referee and of tests that say what is wrong, and exceptions, which other
-    mistakes may have caused. Last come failures to do something in time and histories that are not linearizable, which
-    many mistakes cause; among these, those with the fewest servers that run the student's code come first or, if
+    """A sort key. The failures that are most worth reading come first: faults that name a line, such as a deadlock. Next
+    come exceptions, which other mistakes may have caused, and the sentences of the referee and of tests that say what is
+    wrong. Last come failures to do something in time, and histories that are not linearizable, because many different
+    mistakes cause these. Among equals, the failures with the fewest servers that run the student's code come first or, if
     ``basic``, those of the first tests."""
     failure = record.failure
     if record.outcome == "error" or failure is None:

@@ -84,7 +84,9 @@ class Sync:
         self.clock: list[int] | None = None
         self.number = 0
         self.time = 0
-        self.merged = False  # `clock` combines those of several threads: it may exceed that of `number` at `time`
+        self.merged = (
+            False  # whether `clock` combines clocks of several threads, so it may know more than thread `number`
+        )
 
 
 class LockOrder:
@@ -223,7 +225,7 @@ class Thread:
         self.clock = joined
 
     def see(self, access: Access) -> None:
-        """Treat ``access`` as if it had happened before. It has been reported, so its consequences need no reports."""
+        """Treat ``access`` as if it had happened before this moment: its race was reported, so nothing else need be."""
         if not self.knows(access.number, access.time):
             self._join(access.clock, access.number, access.time)
             self.time += 1
@@ -280,7 +282,7 @@ class Detector:
     def started(self, task: Task, parent: Thread | None, role: str) -> None:
         """Note that ``task`` was created by ``parent``, or by the framework (``None``)."""
         if task.role == "status()":
-            return  # its result is only displayed
+            return  # the result of status() is only displayed
         domain = self._domains.get(task.incarnation)
         if domain is None:
             domain = self._domains[task.incarnation] = Domain()

@@ -40,8 +40,8 @@ class _Method:
 
 @dataclass
 class _Source:
-    """Facts that the rules need about a unit, see :func:`_units`. Threads may be started, and methods called, from anywhere:
-    these two facts are about all modules."""
+    """Facts that the rules need about a unit, see :func:`_units`. ``threads`` and ``called_in_loops`` cover all modules,
+    because threads may be started, and methods called, from anywhere."""
 
     methods: dict[str, list[_Method]] = field(default_factory=dict)
     locks: dict[str, str] = field(default_factory=dict)  # by field that is a lock or condition: the field of its lock
@@ -95,7 +95,7 @@ def _units(trees: Mapping[str, ast.Module]) -> Iterator[dict[str, ast.Module]]:
 
 
 def _read(unit: Mapping[str, ast.Module], everywhere: _Source) -> _Source:
-    """The facts about ``unit``, together with those about all modules, which ``everywhere`` has."""
+    """The facts about ``unit``. Those that cover all modules are copied from ``everywhere``."""
     source = _Source(threads=everywhere.threads, called_in_loops=everywhere.called_in_loops)
     for file, tree in unit.items():
         for node in ast.walk(tree):
@@ -108,7 +108,7 @@ def _read(unit: Mapping[str, ast.Module], everywhere: _Source) -> _Source:
 
 
 def _read_calls(trees: Mapping[str, ast.Module]) -> _Source:
-    """The facts about all modules, and no others: they are the same for each unit."""
+    """The facts that cover all modules. They are the same for each unit."""
     source = _Source()
     for tree in trees.values():
         for node in ast.walk(tree):
@@ -297,7 +297,7 @@ def _leaves(node: ast.AST) -> bool:
 
 
 def _stale_decisions(source: _Source, method: _Method) -> Iterator[StaticFinding]:
-    """A value is computed while a lock is held. Code that holds the lock again later relies on it without a new
+    """A value is computed while a lock is held. Code that holds the lock again later relies on this value without a new
     check."""
     for block in _blocks(method.node):
         for position, first in enumerate(block):
@@ -468,7 +468,7 @@ def _events_cleared_late(method: _Method) -> Iterator[StaticFinding]:
 
 
 def _waits_without_loop(source: _Source, method: _Method) -> Iterator[StaticFinding]:
-    """A thread waits for a condition once, and then assumes that it holds."""
+    """A thread waits for a condition once, and then assumes that the condition holds."""
     if method.node.name in source.called_in_loops or any(
         isinstance(node, (ast.While, ast.For)) for node in ast.walk(method.node)
     ):

@@ -37,8 +37,8 @@ class RunEntry(msgspec.Struct, tag="run", tag_field="kind"):
 
 class RefusalEntry(msgspec.Struct, tag="refused", tag_field="kind"):
     """A line of ``records.jsonl``: ``submission`` will not be run. If ``missing`` names labs (each with the reason), only
-    these labs are not run. The state ``"unjudged"`` means that this is not the student's fault, and ``"absent"`` that nothing
-    was handed in."""
+    these labs are not run. The state ``"unjudged"`` means that this is not the student's fault, and ``"absent"`` that
+    nothing was handed in."""
 
     submission: str
     state: Literal["refused", "unjudged", "absent"]

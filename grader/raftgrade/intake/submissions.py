@@ -30,9 +30,10 @@ class Submission:
         name: for people; unique in a run.
         slug: for file names; unique in a run.
         where: the path or URL as it was given, for messages.
-        kind: decides which attributes say where the submission is. ``"git"``: ``url`` and ``commit``. ``"files"``: ``files``,
-            which has the path of each file by the name that its author gave it. ``"nothing"`` (the submission cannot be
-            used) and ``"absent"`` (nothing was handed in): none, but ``reason`` says why. Any other kind: ``path``.
+        kind: decides which attributes say where the submission is. ``"git"``: ``url`` and ``commit``. ``"files"``:
+            ``files``, which has the path of each file by the name that its author gave it. ``"nothing"`` (the submission
+            cannot be used) and ``"absent"`` (nothing was handed in): none, but ``reason`` says why. Any other kind:
+            ``path``.
         given_by_us: for ``"nothing"``: whether the cause is something other than the student's work, such as a wrong path
             in a table. Then there is no mark.
         students: the authors, as far as a table or a course system's download names them.

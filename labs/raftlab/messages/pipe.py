@@ -1,5 +1,5 @@
-"""Frames over a pair of pipes: each frame is a length and then that many bytes. The judge and the simulator's host use
-it."""
+"""Frames over a pair of pipes, which the judge and the simulator's host use: each frame is a length and then that many
+bytes."""
 
 from __future__ import annotations
 

@@ -331,8 +331,8 @@ class StepResult(Frame):
 
 class StartChild(Frame):
     """Fork a child. The child's descriptors are sent together with the frame (SCM_RIGHTS): two pipe ends (read, write) for
-    ``sim``, ``run`` and ``check``; one connected TCP socket for ``rpyc``; a Unix socket to the judge for ``prepared``. For
-    each of them, the last descriptor is the file for the standard streams."""
+    ``sim``, ``run`` and ``check``; one connected TCP socket for ``rpyc``; a Unix socket to the judge for ``prepared``. One
+    more descriptor comes last: the file for the child's standard streams."""
 
     child: int
     world: str

@@ -125,11 +125,12 @@ def fork_into_namespaces(limits: Limits) -> int:
 
 
 def _fork_twice() -> int:
-    """Fork a child into namespaces of its own where :func:`raftlab.sandbox.libc.fork` cannot. Returns what that
-    returns.
+    """Fork a child into namespaces of its own where :func:`raftlab.sandbox.libc.fork` cannot. Returns the same as that
+    function.
 
-    A process namespace begins with the next child of the process that makes it, so there is another process in between.
-    When that one has ended, the child becomes ours, because enter_host made this process the subreaper."""
+    A process that makes a process namespace is not in the namespace itself, but its next child is. So this function forks
+    a process that makes the namespaces and then forks the child. When this process in between has ended, the child becomes
+    ours, because enter_host made our process the subreaper."""
     read, write = os.pipe()
     between = os.fork()
     if between == 0:
@@ -254,8 +255,8 @@ def _filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> b
 
     Args:
         read_only: Also refuse to write or create files.
-        forks: Also allow what a process needs to fork others that restrict themselves further.
-        namespaces: Also allow it to make namespaces for those.
+        forks: Also allow what a process needs to fork children that restrict themselves further.
+        namespaces: Also allow such a process to make namespaces for its children.
     """
     column, machine = _MACHINES.get(platform.machine(), (-1, 0))
     if column < 0:
@@ -265,7 +266,7 @@ def _filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> b
 
 
 def _for_forking(column: int, namespaces: bool) -> list[bytes]:
-    """Additional instructions for a process that forks others that restrict themselves further."""
+    """Additional instructions for a process that forks children that restrict themselves further."""
     calls = {**system_calls.RESTRICTING, **(system_calls.NAMESPACES if namespaces else {})}
     code = [instruction for numbers in calls.values() for instruction in _always(numbers[column], _ALLOW)]
     forks = [libc.FORK, *([libc.FORK | _CLONE_NEWNS | _CLONE_NEWPID] if namespaces else [])]

@@ -21,10 +21,10 @@ def copy(path: Path, folder: Path) -> Path:
     """Copy the modules of a submission into ``folder``, which is empty. So nobody can edit the code while it is tested.
 
     Args:
-            path: The submission's file or folder.
+        path: The submission's file or folder.
 
-        Returns:
-            The copy's path: a file if ``path`` is a file, else ``folder``.
+    Returns:
+        The copy's path: a file if ``path`` is a file, else ``folder``.
 
     Raises:
         SubmissionError: There is no submission, or it cannot be read. The message is a sentence for the student.

@@ -98,7 +98,7 @@ def contracts(lab: Lab) -> list[ClassContract]:
     return found
 
 
-# The fields that lab 2E adds to entries and snapshots. The tests read in them who may vote.
+# The fields that lab 2E adds to entries and snapshots. The tests read from them who may vote.
 _CONFIGURATION_FIELDS = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
 # Examples of the commands that a log entry must be able to hold.
 _COMMANDS: tuple[Any, ...] = (1, "x", [1], {"x": 1})
@@ -448,7 +448,7 @@ def _check_configuration_fields(raft_class: type, method: str, lab: Lab, outline
 
 
 def _check_transfer_flag(raft_class: type, lab: Lab, outline: Outline) -> Iterator[Problem]:
-    """Check that RequestVote has a field by which the leader can say that it wants this election (lab 2G)."""
+    """Check that RequestVote has a field that says that the leader asked for this election (lab 2G)."""
     message = message_types.handler_types(raft_class, "request_vote")[0]
     cls = typing.get_origin(message) or message
     hint, name = message_types.Shapes().fields(cls).get(paper.TRANSFER_FLAG), paper.TRANSFER_FLAG

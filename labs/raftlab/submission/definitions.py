@@ -4,9 +4,9 @@ Such a module can be imported before a run begins, once for all runs. The import
 so a run cannot notice the difference, and nothing can pass from one run to another. Definitions are classes, functions,
 constants, and objects such as ``threading.Lock()`` that are not used during the import.
 
-The check is a list of what is allowed. It errs on one side only: each incarnation imports a module that is not
-recognised anew, which is slower but changes nothing else. The source may be hostile, so the check must not be deceived.
-It follows where each name comes from, and allows an operation only if Python's own code performs it:
+The check is a list of what is allowed. It errs on one side only: if a module is not recognised, each incarnation imports
+it anew, which is slower but changes nothing else. The source may be hostile, so the check must not be deceived. It follows
+where each name comes from, and allows an operation only if Python's own code performs it:
 
 - calls go to a few functions of the standard library, and none of them calls its arguments;
 - no class defines a method that Python would call when it creates a class or evaluates an annotation;

@@ -251,7 +251,7 @@ class WarmHost:
             with contextlib.suppress(BrokenPipeError, ConnectionError):
                 self._control.send(protocol.KillChild(child))
         with contextlib.suppress(HostLost):
-            # The prepared host may not send signals, so this process kills its runs, unless the run has already ended.
+            # The prepared host may not send signals, so this process kills the run, unless it has already ended.
             if self._forked_by[child] is not self._control and self.exit_status(child, 0.0) is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(self._pids[child], signal.SIGKILL)

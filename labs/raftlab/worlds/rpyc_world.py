@@ -135,7 +135,7 @@ class RpycWorld:
     # --- events out ---
 
     def send_event(self, event: protocol.Event) -> None:
-        """Send ``event`` when :meth:`wait` begins or earlier. An event for a server that is down is discarded.
+        """Send ``event`` at the latest when :meth:`wait` begins. An event for a server that is down is discarded.
 
         Raises:
             NotImplementedError: only the simulator supports this event.

@@ -26,8 +26,8 @@ from raftlab.worlds.host_process import WarmHost
 HANG_CPU_S = 20.0
 HANG_WALL_S = 120.0
 # A host whose clock stands still hangs, even if it answers every step. So there is a limit on the steps within a second of
-# virtual time, of which the busiest correct Raft takes 440, and a limit on successive idle steps. A step is idle if it has
-# no event and no effect, and takes at most _HARDLY_S seconds of virtual time. No Raft takes many idle steps in a row.
+# virtual time (the busiest correct Raft takes 440), and a limit on successive idle steps. A step is idle if it has no event
+# and no effect, and takes at most _HARDLY_S seconds of virtual time. No Raft takes many idle steps in a row.
 STEPS_PER_SECOND = 10_000
 IDLE_STEPS = 2_000
 _HARDLY_S = 1e-6

@@ -1,7 +1,7 @@
-"""A service whose handlers wait by session and serial, so the entry of one copy of a request, begun by any leader, answers
-all copies. Any server answers at once a retry of a request that was carried out, and a request of a session that has ended.
-A command names the server that began it, which is the hint for clerks. The clerk follows hints, and tries the other servers
-in random order."""
+"""A service whose handlers wait by session and serial. So the entry of one copy of a request answers all copies, whichever
+leader began it. Any server answers two kinds of requests at once: retries of a request that was carried out, and requests of
+a session that has ended. A command names the server that began it, and clerks get the name of that server as a hint. The
+clerk follows hints, and tries the other servers in random order."""
 
 from __future__ import annotations
 

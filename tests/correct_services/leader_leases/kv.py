@@ -195,7 +195,7 @@ class Clerk:
     def get(self, key: str, read: str = "log") -> str | None:
         if read == "log":
             return self._in_session("get", key)
-        # This asks for more than is needed: even a snapshot must not be older than anything that this clerk has seen.
+        # This asks for more than is needed: not even a snapshot read may show a state older than this clerk has seen.
         return self._until_settled(ClientRequest(0, 1, "get", key, read=read, seen=self.last_index))[0].value
 
     def put(self, key: str, value: str) -> None:

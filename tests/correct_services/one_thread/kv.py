@@ -1,6 +1,6 @@
-"""A service in which one thread owns the state and calls Raft, so there are no locks. Handlers and the thread that takes
-entries from Raft put their work into its queue, and handlers wait for futures. The clerk first asks the server that answered
-last, and then all servers at once, each in a thread."""
+"""A service in which one thread owns the state and calls Raft, so there are no locks. Handlers, and the thread that takes
+entries from Raft, put work into the queue of that one thread. Handlers wait for futures. The clerk first asks the server
+that answered last, and then all servers at once, each in a thread."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class ClientReply:
 @dataclass
 class Row:
     """One session: its number, its last request and the answer to it, the index of its last entry, and whether the answer is
-    lost, because it was that of a get and a snapshot left it out."""
+    lost. Snapshots leave out the answers of gets."""
 
     session: int
     serial: int

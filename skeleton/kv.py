@@ -1,19 +1,19 @@
 """A key/value service on Raft, written by you.
 
-You build both ends of it: the server, which carries out what the log says, and the clerk, which a client uses to call the
-servers. Section 8 of the paper is the source, and sections 6.1 to 6.3 of Ongaro's dissertation.
+You write both ends of it: the server, which carries out what the log says, and the clerk, with which a client calls the
+servers. The sources are section 8 of the paper, and sections 6.1 to 6.3 of Ongaro's dissertation.
 
 Read `handouts/lab-3a.md` first. Wherever this file says "Your code here", code is missing. You may add fields, methods,
-threads, files; keep what is here, and give every field that you add to a message a default value.
+threads and files. Keep what is here, and give every field that you add to a message a default value.
 
-The Raft below is your `raft.py`, or another one: this file does not import it. What the lab gives you (see `raftlab.api`):
+The Raft below is your `raft.py` or another one, so this file does not import it. What the lab gives you (see `raftlab.api`):
 
-- `raft` is this server's Raft. Call its `start`, `get_state` and `snapshot`, in lab 3B also `read_index` and `lease_index`.
-- `applied()` waits for the next ApplyMsg and returns it: every index once, in order. After a restart the newest snapshot
-  comes first, if there is one.
+- `raft` is this server's Raft. Call its `start`, `get_state` and `snapshot`; in lab 3B also `read_index` and `lease_index`.
+- `applied()` waits for the next ApplyMsg and returns it. Every index comes once, in order. After a restart the newest
+  snapshot comes first, if there is one.
 - `stored()` is the number of bytes that Raft has saved, without the snapshot.
-- `servers[i].call("client_request", args)` calls a handler of server i and returns its reply, or None when the network lost
-  the request or the reply. It may take seconds.
+- `servers[i].call("client_request", args)` calls a handler of server i. It returns the reply, or None if the network lost
+  the request or the reply. This may take seconds.
 - `Unknown` is an exception for your clerk to raise; its docstring says when.
 """
 
@@ -45,8 +45,8 @@ class ClientRequest:
     """What a clerk asks of a server. The server passes it on to Raft as a dict.
 
     op "register" begins a session. In all others, `client_id` is the session. Its requests have growing serials, from 1; a
-    retry has the serial of the first try. "put", "append" and "swap" need a `value`; "swap" sets the key to it if the key
-    has the value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
+    retry has the serial of the first try. "put", "append" and "swap" need a `value`. "swap" sets the key to `value` if the
+    key has the value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
     """
 
     client_id: int
@@ -63,11 +63,12 @@ class ClientRequest:
 class ClientReply:
     """A server's answer. What each `status` promises about the request:
 
-    - "ok": it was carried out, exactly once. `value` is the answer of that one time.
-    - "not_leader": nothing. It may have been carried out, or may be later. `leader` may say who leads, and may be wrong.
+    - "ok": the request was carried out, exactly once. `value` is the answer from that one time.
+    - "not_leader": nothing. The request may have been carried out already, or may be carried out later. `leader` may say who
+      leads, and may be wrong.
     - "try_again": nothing either, but the clerk may ask this server again.
-    - "no_session": it will not be carried out in this session any more; an earlier copy may have been carried out.
-    - "bad_request": it makes no sense, and was never carried out.
+    - "no_session": the request will not be carried out in this session any more. An earlier copy may have been carried out.
+    - "bad_request": the request makes no sense, and was never carried out.
 
     `index` is for lab 3B.
     """
@@ -82,8 +83,8 @@ class ClientReply:
 
 
 class KVServer:
-    """One server of the service. It is a state machine (§2): it changes only by what the log says, so that all servers
-    that have applied the same entries are equal.
+    """One server of the service. It is a state machine (§2): only entries of the log change it, so all servers that have
+    applied the same entries are equal.
 
     One lock guards the fields of the state. It is never held while this server waits or calls Raft.
     """
@@ -122,8 +123,8 @@ class KVServer:
     def client_request(self, args: ClientRequest) -> ClientReply:
         """Carry out a clerk's request, or say why not. Answers within 2 s, whatever happens."""
         # Your code here (3A): put the request into the log, and answer once it has been applied (§8)
-        # Do not carry out the request here. Every server does so when it applies the entry; then this one can answer.
-        # The entry may never be applied: this server may have lost its leadership, and not even know it.
+        # Do not carry out the request here. Every server carries it out when it applies the entry. Then answer.
+        # The entry may never be applied: this server may have lost its leadership without noticing it.
         # Another entry may be applied at its index: compare ApplyMsg.term with the term that start() returned.
         return ClientReply("not_leader")
 
@@ -156,7 +157,7 @@ class Clerk:
     def get(self, key: str, read: str = "log") -> str | None:
         """The value of `key`; None if there is no such key. In lab 3B, `read` is "log", "index", "lease", "session" or
         "snapshot"."""
-        # Your code here (3B): reads that need no session, as they change nothing
+        # Your code here (3B): reads that need no session, because they change nothing
         value: str | None = self._execute("get", key)
         return value
 
@@ -179,7 +180,7 @@ class Clerk:
             Unknown: the request was retried, and the session ended meanwhile, so it may have been carried out, or not.
             ValueError: the service refuses the request.
         """
-        # Your code here (3A): ask until there is an answer, with the same serial; register first, if there is no session
+        # Your code here (3A): ask with the same serial until there is an answer; if there is no session, register first
         # If the answer to a first try or to a get is "no_session", register and try again. Otherwise raise Unknown.
         return None
 

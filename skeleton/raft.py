@@ -4,13 +4,13 @@ You build a server of a Raft cluster: an ordinary class with ordinary threads. T
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
 Read `handouts/lab-2a.md` first. Wherever this file says "Your code here", code is missing; the names and messages around
-it are those of Figures 2 and 13 of the paper. You may add fields, methods, threads, files; keep what is here, and give every
-field that you add to a message a default value.
+it are those of Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
+every field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):
 
-- `peers[i].call("request_vote", args)` calls a handler of server i and returns its reply, or None when the network lost
-  the request or the reply. It may take seconds. `peers` has one entry for each server that may ever exist; `peers[me]` is
+- `peers[i].call("request_vote", args)` calls a handler of server i. It returns the reply, or None if the network lost the
+  request or the reply. This may take seconds. `peers` has one entry for each server that may ever exist; `peers[me]` is
   this server itself. `members` are the numbers of the servers that vote: all of them, until lab 2E.
 - `persister` stores bytes that survive a crash (lab 2C).
 - `apply_ch.put(ApplyMsg(index, term, command))` hands a committed entry to the service (lab 2B).
@@ -37,7 +37,7 @@ CANDIDATE = "candidate"
 LEADER = "leader"
 
 # Seconds. A leader may send about ten heartbeats a second to each server, and a cluster without a leader must have a
-# new one within 5 s: the election timeout lies between, well above one heartbeat, well below that limit (§5.6).
+# new one within 5 s. An election timeout must be much longer than a heartbeat interval, and much shorter than 5 s (§5.6).
 HEARTBEAT_EVERY = 0.1
 ELECTION_TIMEOUT = (0.4, 0.8)
 
@@ -57,7 +57,7 @@ SNAPSHOT_CHUNK = 4096
 
 @dataclass
 class LogEntry:
-    """One entry of the log. The first entry has index 1. `kind` goes into the ApplyMsg; its docstring lists the kinds.
+    """One entry of the log. The first entry has index 1. `kind` goes into the ApplyMsg, whose docstring lists the kinds.
 
     Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new set's numbers, sorted;
     while the old set votes as well (C_old,new of joint consensus), `old_members` is that set, otherwise None.
@@ -262,10 +262,10 @@ class Raft:
         """Lab 2E. Make `members` the servers that vote. Once the configuration entry is in this leader's log, returns (its
         index, term, True). That may take a while, because new servers must catch up first, but not forever.
 
-        A leader that cannot or will not do it returns (-1, term, True): while another change is under way; before it has
-        committed an entry of its own term; when a new server does not catch up; when `members` is empty, or has an
-        unknown server. In part 1 also when more than one server joins or leaves.
-        Any other server returns (leader, term, False), where leader is the leader's number, or -1 if it is unknown.
+        A leader returns (-1, term, True) if another change is under way; if it has not committed an entry of its own term
+        yet; if a new server does not catch up; if `members` is empty, or has an unknown server. In part 1 also if more than
+        one server joins or leaves. Any other server returns (leader, term, False), where leader is the leader's number, or
+        -1 if it is unknown.
         """
         # Your code here (2E): let new servers catch up, then append the configuration; the rest happens in other threads
         return -1, -1, False
@@ -273,19 +273,19 @@ class Raft:
     def transfer_leadership(self, target: int) -> tuple[int, int, bool]:
         """Lab 2G. Begin to hand the leadership over to server `target`. Returns (target, term, True) at once.
 
-        A leader that cannot do it returns (-1, term, True): when `target` is itself, an unknown server, or one that does
-        not vote in every configuration in force; while another transfer is under way. Any other server returns (leader,
-        term, False), where leader is the leader's number, or -1 if it is unknown.
+        A leader returns (-1, term, True) if `target` is the leader itself, an unknown server, or a server that does not
+        vote in every configuration in force; also if another transfer is under way. Any other server returns (leader, term,
+        False), where leader is the leader's number, or -1 if it is unknown.
 
         While a transfer is under way, start() and change_membership() return (-1, term, True): the caller should try again
-        later. A transfer ends when a higher term is seen, or after one election timeout of the leader's own, at most 1 s.
+        later. A transfer ends when the leader sees a higher term, or after one election timeout of its own, at most 1 s.
         """
         # Your code here (2G): remember the target; as soon as its log equals yours, send it TimeoutNow (dissertation, 3.10)
         return -1, -1, False
 
     def read_index(self) -> int:
         """Lab 3B. Returns an index: a read is linearizable once the service has applied the log up to there. Returns -1 if
-        it can get none. Waits for messages, at most 2 s. A follower asks the leader."""
+        there is none to be had. Waits for messages, at most 2 s. A follower asks the leader."""
         # Your code here (3B): the commit index, once a majority has answered messages that were sent after this call
         # A new leader does not know what is committed until it has committed an entry of its own term (6.4).
         return -1
@@ -298,7 +298,7 @@ class Raft:
         return -1
 
     def status(self) -> Status:
-        """A look inside for the trace and the viewer. Optional; nothing is graded by it."""
+        """What the trace and the viewer show of this server. Optional: your points do not depend on it."""
         return Status(
             term=self.current_term,
             voted_for=self.voted_for,
@@ -350,7 +350,7 @@ class Raft:
         """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. Once it is granted, and until it has
         ended, no entry may be committed before that follower has it."""
         # Your code here (3B): part 2: grant it if this server holds a lease itself, and the follower is not behind
-        # No other leader may commit while a follower's lease lasts, so it must not outlast this server's own lease.
+        # No other leader may commit while a follower's lease lasts, so that lease must end before this server's own.
         return LeaseReply(term=self.current_term, granted=False)
 
     # Your code here (2A): the election, the heartbeats, and whatever helpers you want
@@ -373,7 +373,7 @@ class Raft:
 
     # Your code here (2E): configurations: which one counts, how one follows another, and who may stand for election
     # Whenever the log changes, look for the latest configuration in it. It counts, and it can disappear again.
-    # Whichever leader commits C_old,new appends C_new. A leader that is not in it steps down once C_new is committed.
+    # Whichever leader commits C_old,new appends C_new. A leader outside C_new steps down once C_new is committed.
 
     # Your code here (2F): asking the others before an election, and stepping down if no majority answers
     # Count only answers to your latest questions. With pre-votes from a majority, start an election as before.

@@ -1,19 +1,19 @@
 """A key/value service on Raft, written by you.
 
-You build both ends of it: the server, which carries out what the log says, and the clerk, which a client uses to call the
-servers. Section 8 of the paper is the source, and sections 6.1 to 6.3 of Ongaro's dissertation.
+You write both ends of it: the server, which carries out what the log says, and the clerk, with which a client calls the
+servers. The sources are section 8 of the paper, and sections 6.1 to 6.3 of Ongaro's dissertation.
 
 Read `handouts/lab-3a.md` first. Wherever this file says "Your code here", code is missing. You may add fields, methods,
-threads, files; keep what is here, and give every field that you add to a message a default value.
+threads and files. Keep what is here, and give every field that you add to a message a default value.
 
-The Raft below is your `raft.py`, or another one: this file does not import it. What the lab gives you (see `raftlab.api`):
+The Raft below is your `raft.py` or another one, so this file does not import it. What the lab gives you (see `raftlab.api`):
 
-- `raft` is this server's Raft. Call its `start`, `get_state` and `snapshot`, in lab 3B also `read_index` and `lease_index`.
-- `applied()` waits for the next ApplyMsg and returns it: every index once, in order. After a restart the newest snapshot
-  comes first, if there is one.
+- `raft` is this server's Raft. Call its `start`, `get_state` and `snapshot`; in lab 3B also `read_index` and `lease_index`.
+- `applied()` waits for the next ApplyMsg and returns it. Every index comes once, in order. After a restart the newest
+  snapshot comes first, if there is one.
 - `stored()` is the number of bytes that Raft has saved, without the snapshot.
-- `servers[i].call("client_request", args)` calls a handler of server i and returns its reply, or None when the network lost
-  the request or the reply. It may take seconds.
+- `servers[i].call("client_request", args)` calls a handler of server i. It returns the reply, or None if the network lost
+  the request or the reply. This may take seconds.
 - `Unknown` is an exception for your clerk to raise; its docstring says when.
 """
 
@@ -33,19 +33,19 @@ OPS = ("register", "get", "put", "append", "swap")
 READS = ("log", "index", "lease", "session", "snapshot")
 
 # region 3A: constants of your own
-# Seconds. A request must be answered within 2 s: this leaves time for a busy machine.
+# Seconds. A request must be answered within 2 s. This limit is shorter, to leave time on a busy machine.
 ANSWER_WITHIN = 1.0
-# Seconds. How often a request that waits for its entry looks whether this server still leads.
+# Seconds. A request that waits for its entry checks this often whether this server still leads.
 LOOK_EVERY = 0.05
-# How many of the last entries' replies a server keeps for the requests that wait for them.
+# A server keeps the replies to this many entries, the last ones, for the requests that wait for them.
 KEPT_REPLIES = 1000
-# Seconds. How long a clerk waits after all servers have refused: an election takes about half a second.
+# Seconds. A clerk waits this long after all servers have refused: there may be an election, which takes half a second.
 PAUSE = 0.1
 # endregion
 
 # region 3B: constants of your own
-# The reads for which this clerk looks for the leader; the others go to the nearest server. In part 2, reads by lease may go
-# there, too: then leave "lease" out.
+# The kinds of reads that this clerk sends to the leader. It sends the others to the nearest server. In part 2, that server
+# may answer reads by lease, too: then leave "lease" out.
 AT_THE_LEADER = ("index", "lease")
 # endregion
 
@@ -55,8 +55,8 @@ class ClientRequest:
     """What a clerk asks of a server. The server passes it on to Raft as a dict.
 
     op "register" begins a session. In all others, `client_id` is the session. Its requests have growing serials, from 1; a
-    retry has the serial of the first try. "put", "append" and "swap" need a `value`; "swap" sets the key to it if the key
-    has the value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
+    retry has the serial of the first try. "put", "append" and "swap" need a `value`. "swap" sets the key to `value` if the
+    key has the value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
     """
 
     client_id: int
@@ -73,11 +73,12 @@ class ClientRequest:
 class ClientReply:
     """A server's answer. What each `status` promises about the request:
 
-    - "ok": it was carried out, exactly once. `value` is the answer of that one time.
-    - "not_leader": nothing. It may have been carried out, or may be later. `leader` may say who leads, and may be wrong.
+    - "ok": the request was carried out, exactly once. `value` is the answer from that one time.
+    - "not_leader": nothing. The request may have been carried out already, or may be carried out later. `leader` may say who
+      leads, and may be wrong.
     - "try_again": nothing either, but the clerk may ask this server again.
-    - "no_session": it will not be carried out in this session any more; an earlier copy may have been carried out.
-    - "bad_request": it makes no sense, and was never carried out.
+    - "no_session": the request will not be carried out in this session any more. An earlier copy may have been carried out.
+    - "bad_request": the request makes no sense, and was never carried out.
 
     `index` is for lab 3B.
     """
@@ -91,7 +92,7 @@ class ClientReply:
 # region 3A: what a server remembers about a session
 @dataclass
 class Session:
-    """The last request of a session that changed something, and what it answered: a retry must get the same answer."""
+    """The last request of a session that changed something, and the answer to it. A retry must get the same answer."""
 
     serial: int = 0
     answer: bool | None = None
@@ -101,8 +102,8 @@ class Session:
 
 
 class KVServer:
-    """One server of the service. It is a state machine (§2): it changes only by what the log says, so that all servers
-    that have applied the same entries are equal.
+    """One server of the service. It is a state machine (§2): only entries of the log change it, so all servers that have
+    applied the same entries are equal.
 
     One lock guards the fields of the state. It is never held while this server waits or calls Raft.
     """
@@ -142,7 +143,7 @@ class KVServer:
         self.last_applied = 0
         # The replies to the last entries: index -> (term of the entry, reply). Not part of the state.
         self.replies: dict[int, tuple[int, ClientReply]] = {}
-        # Notified when something was applied.
+        # Notified when something has been applied.
         self.changed = threading.Condition(self.lock)
         threading.Thread(target=self._apply_loop, daemon=True).start()
         # endregion
@@ -152,8 +153,8 @@ class KVServer:
     def client_request(self, args: ClientRequest) -> ClientReply:
         """Carry out a clerk's request, or say why not. Answers within 2 s, whatever happens."""
         # region 3A: put the request into the log, and answer once it has been applied (§8)
-        # hint: Do not carry out the request here. Every server does so when it applies the entry; then this one can answer.
-        # hint: The entry may never be applied: this server may have lost its leadership, and not even know it.
+        # hint: Do not carry out the request here. Every server carries it out when it applies the entry. Then answer.
+        # hint: The entry may never be applied: this server may have lost its leadership without noticing it.
         # hint: Another entry may be applied at its index: compare ApplyMsg.term with the term that start() returned.
         deadline = time.monotonic() + ANSWER_WITHIN
         if not _is_valid(args):
@@ -179,8 +180,8 @@ class KVServer:
     # --- waiting ---
 
     def _wait_for_reply(self, index: int, term: int, deadline: float) -> ClientReply:
-        """Wait until the entry at `index` is applied here. Give up when this server leads `term` no more, for then the
-        entry may be lost, and at the deadline: a leader that is cut off from the others does not learn that it is."""
+        """Wait until the entry at `index` is applied here. Give up when this server no longer leads `term`, because the
+        entry may then be lost. Also give up at the deadline, because a leader that is cut off still thinks that it leads."""
         while time.monotonic() < deadline:
             with self.lock:
                 if self.changed.wait_for(lambda: self.last_applied >= index, timeout=LOOK_EVERY):
@@ -193,7 +194,7 @@ class KVServer:
         """The reply to the entry that was given to Raft in `term`. Called with the lock held."""
         applied_term, reply = self.replies.get(index, (None, None))
         if reply is None or applied_term != term:
-            # Index and term together name one entry. Another leader's entry, or a snapshot, came in its place.
+            # Index and term together name one entry. Another leader's entry, or a snapshot, has come in its place.
             return ClientReply("not_leader")
         return reply
 
@@ -226,7 +227,7 @@ class KVServer:
         """Carry out an entry, unless it was carried out before. Called with the lock held."""
         request = _request_in(command)
         if request is None:
-            # Not a command of this service. All servers get it, and none may stop at it.
+            # This is not a command of this service. All servers get it, and none may fail on it.
             return ClientReply("bad_request")
         if request.op == "register":
             return self._register(index)
@@ -235,12 +236,12 @@ class KVServer:
             return ClientReply("no_session")
         self.sessions.move_to_end(request.client_id)
         if request.op == "get":
-            # A get changes nothing. A retry can simply read again, and values need not be kept, however large they are.
+            # A get changes nothing, so a retry can simply read again. Its answer, which may be large, need not be kept.
             return ClientReply("ok", self.data.get(request.key))
         if request.serial > session.serial:
             session.serial, session.answer = request.serial, self._change(request)
         elif request.serial < session.serial:
-            # An old copy, which was late. The clerk went on, so it has had its answer: nobody waits for this one.
+            # An old copy that arrived late. The clerk has sent a later request since, so nobody waits for this answer.
             return ClientReply("try_again")
         return ClientReply("ok", session.answer)
 
@@ -260,7 +261,7 @@ class KVServer:
         with the lock held."""
         self.sessions[index] = Session()
         if len(self.sessions) > self.max_sessions:
-            # End the least recently used one. The log decides, not a clock: all servers must choose the same one.
+            # End the one that was used least recently. The log decides which one it is, not a clock: all servers must agree.
             self.sessions.popitem(last=False)
         return ClientReply("ok", index)
 
@@ -274,12 +275,12 @@ class KVServer:
             self.raft.snapshot(index, data)
 
     def _encode(self) -> bytes:
-        """The state as bytes. The sessions keep their order: it decides which one ends next. Called with the lock held."""
+        """The state as bytes. The sessions keep their order, which decides which ends next. Called with the lock held."""
         sessions = [(number, session.serial, session.answer) for number, session in self.sessions.items()]
         return json.dumps([self.data, sessions], sort_keys=True).encode()
 
     def _restore(self, snapshot: bytes) -> None:
-        """Replace the state by that of a snapshot. Called with the lock held."""
+        """Replace the state by the state in a snapshot. Called with the lock held."""
         self.data, sessions = json.loads(snapshot)
         self.sessions = OrderedDict((number, Session(serial, answer)) for number, serial, answer in sessions)
         self.replies.clear()
@@ -328,7 +329,7 @@ class Clerk:
         # endregion
 
         # region 3B: what this clerk has seen, and the server for reads that any server can answer
-        # The highest index of any reply, and that of the last reply to a read of kind "snapshot".
+        # The highest index of any reply, and the index of the last reply to a read of kind "snapshot".
         self.seen = 0
         self.seen_snapshot = 0
         self.nearest = client_id % len(servers)
@@ -337,7 +338,7 @@ class Clerk:
     def get(self, key: str, read: str = "log") -> str | None:
         """The value of `key`; None if there is no such key. In lab 3B, `read` is "log", "index", "lease", "session" or
         "snapshot"."""
-        # region 3B: reads that need no session, as they change nothing
+        # region 3B: reads that need no session, because they change nothing
         if read != "log":
             return self._read(key, read)
         # endregion
@@ -363,7 +364,7 @@ class Clerk:
             Unknown: the request was retried, and the session ended meanwhile, so it may have been carried out, or not.
             ValueError: the service refuses the request.
         """
-        # region 3A: ask until there is an answer, with the same serial; register first, if there is no session
+        # region 3A: ask with the same serial until there is an answer; if there is no session, register first
         # hint: If the answer to a first try or to a get is "no_session", register and try again. Otherwise raise Unknown.
         while True:
             if self.session is None:
@@ -388,15 +389,15 @@ class Clerk:
     # hint: Ask another server when one refuses, or does not answer. What a reply says about the leader may be wrong.
     # hint: When all have refused, wait a little: there may be an election.
     def _register(self) -> None:
-        """Ask for a session. If a reply gets lost, there will be two: the one that nobody uses does no harm."""
+        """Ask for a session. If a reply is lost, there will be two sessions. The one that nobody uses does no harm."""
         reply, _ = self._send(ClientRequest(self.client_id, 0, "register"))
         if reply.status == "ok" and isinstance(reply.value, int):
             self.session = reply.value
 
     def _send(self, request: ClientRequest) -> tuple[ClientReply, int]:
-        """Ask the servers in turn until one answers "ok" or "no_session". Returns that and the number of tries.
+        """Ask the servers in turn until one answers "ok" or "no_session". Returns this answer and the number of tries.
 
-        A round asks each server once, hints or not, so that hints that lead in a circle are not followed forever."""
+        A round asks each server once, whatever the hints say. Otherwise hints that lead in a circle would never end."""
         tries = 0
         while True:
             untried = set(range(len(self.servers)))
@@ -433,7 +434,7 @@ class Clerk:
         return reply.value
 
     def _send_to_any(self, request: ClientRequest) -> ClientReply:
-        """Ask the nearest server, and the next one if that one cannot answer, until one does."""
+        """Ask the nearest server, then the others one after another, until one can answer."""
         while True:
             for _ in self.servers:
                 reply = self.servers[self.nearest].call("client_request", request)

@@ -4,13 +4,13 @@ You build a server of a Raft cluster: an ordinary class with ordinary threads. T
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
 Read `handouts/lab-2a.md` first. Wherever this file says "Your code here", code is missing; the names and messages around
-it are those of Figures 2 and 13 of the paper. You may add fields, methods, threads, files; keep what is here, and give every
-field that you add to a message a default value.
+it are those of Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
+every field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):
 
-- `peers[i].call("request_vote", args)` calls a handler of server i and returns its reply, or None when the network lost
-  the request or the reply. It may take seconds. `peers` has one entry for each server that may ever exist; `peers[me]` is
+- `peers[i].call("request_vote", args)` calls a handler of server i. It returns the reply, or None if the network lost the
+  request or the reply. This may take seconds. `peers` has one entry for each server that may ever exist; `peers[me]` is
   this server itself. `members` are the numbers of the servers that vote: all of them, until lab 2E.
 - `persister` stores bytes that survive a crash (lab 2C).
 - `apply_ch.put(ApplyMsg(index, term, command))` hands a committed entry to the service (lab 2B).
@@ -34,7 +34,7 @@ CANDIDATE = "candidate"
 LEADER = "leader"
 
 # Seconds. A leader may send about ten heartbeats a second to each server, and a cluster without a leader must have a
-# new one within 5 s: the election timeout lies between, well above one heartbeat, well below that limit (§5.6).
+# new one within 5 s. An election timeout must be much longer than a heartbeat interval, and much shorter than 5 s (§5.6).
 HEARTBEAT_EVERY = 0.1
 ELECTION_TIMEOUT = (0.4, 0.8)
 
@@ -42,11 +42,11 @@ ELECTION_TIMEOUT = (0.4, 0.8)
 SNAPSHOT_CHUNK = 4096
 
 # region 2B: constants of your own
-# How many entries one message carries at most, so that a server far behind does not get everything in each retry.
+# The most entries that one message carries, so that a server that is far behind does not get all of them in each retry.
 MAX_BATCH = 200
-# Seconds. Entries without an answer for this long are sent again; a call to a dead server takes longer.
+# Seconds. If there is no answer for this long, entries are sent again. A call to a dead server takes longer to fail.
 RESEND_AFTER = 0.3
-# Two things that a Raft may or may not do. Each choice hides other bugs, so try both when you look for bugs.
+# Two choices that a Raft is free to make. Each setting hides other bugs, so try both when you look for bugs.
 HEARTBEATS_CARRY_ENTRIES = False
 NOOP_ON_ELECTION = False
 # endregion
@@ -54,7 +54,7 @@ NOOP_ON_ELECTION = False
 # region 2E: constants of your own
 # Seconds. A leader gives up on a new server after this time, and keeps sending to a removed server for as long.
 LEARNER_PATIENCE = 5.0
-# Whether to use joint consensus even when one server joins or leaves, and a single step would be enough.
+# Whether to use joint consensus even if only one server joins or leaves, for which a single step would be enough.
 ALWAYS_JOINT = False
 # endregion
 
@@ -66,19 +66,19 @@ CHECK_QUORUM = True
 
 # region 2G: constants of your own
 # Seconds. A leader gives up a transfer after one election timeout of its own (at most 1 s). Until then it sends TimeoutNow
-# again from time to time, as the earlier one may have been lost.
+# again from time to time, because the earlier one may have been lost.
 TRANSFER_LIMIT = ELECTION_TIMEOUT[1]
 ASK_AGAIN_AFTER = 0.2
 # endregion
 
 # region 3B: constants of your own
-# Seconds. read_index gives up after this time; the contract allows 2 s. A follower also waits for the leader's answer.
+# Seconds. read_index gives up after this time. On a follower it takes up to 1.5 times as long; the contract allows 2 s.
 READ_WITHIN = 1.0
 # Seconds. Voters wait for ELECTION_TIMEOUT[0] by clocks that may be faster than the leader's, so a lease is shorter.
 LEASE = ELECTION_TIMEOUT[0] / MAX_DRIFT
-# Part 2. A follower asks for a lease when it is asked for this many reads by lease within a second: a lease makes writes
-# wait for its holder, so a few stray reads are not worth one. It asks again after this part of LEASE, a random one, so that
-# the holders renew in turns, and each before its lease ends.
+# Part 2. A follower asks for a lease once it gets this many reads by lease within a second. Fewer reads are not worth a
+# lease, because writes must wait for its holder. While there are enough reads, the follower asks again after this part of
+# LEASE, drawn at random. So it asks before its lease ends, and not at the same time as all other holders.
 READS_WORTH_A_LEASE = 10
 ASK_AFTER = (0.3, 0.5)
 # endregion
@@ -86,7 +86,7 @@ ASK_AFTER = (0.3, 0.5)
 
 @dataclass
 class LogEntry:
-    """One entry of the log. The first entry has index 1. `kind` goes into the ApplyMsg; its docstring lists the kinds.
+    """One entry of the log. The first entry has index 1. `kind` goes into the ApplyMsg, whose docstring lists the kinds.
 
     Lab 2E: an entry of kind "configuration" says who votes from here on. `members` are the new set's numbers, sorted;
     while the old set votes as well (C_old,new of joint consensus), `old_members` is that set, otherwise None.
@@ -138,8 +138,8 @@ class AppendEntriesReply:
     success: bool
     # region 2B: what else a leader needs to know when a follower refuses (the end of §5.3)
     # hint: New fields need a default value. None means: not given.
-    # The term of the conflicting entry, and the first index that the follower has of that term. If there is no such
-    # entry, the log is too short: conflict_index is then the first index that it lacks.
+    # The term of the conflicting entry, and the index of the follower's first entry of that term. If the log is too short,
+    # there is no such entry: conflict_index is then the first index that the follower lacks.
     conflict_term: int | None = None
     conflict_index: int | None = None
     # endregion
@@ -301,7 +301,7 @@ class Raft:
         self.in_flight: dict[int, tuple[object, float]] = {}
         # The commit_index last sent to each server.
         self.told_commit: dict[int, int] = {}
-        # Notified when there may be something to send, and something to apply.
+        # Notified when there may be something to send; and when there may be something to apply.
         self.to_send = threading.Condition(self.lock)
         self.to_apply = threading.Condition(self.lock)
         # endregion
@@ -356,7 +356,7 @@ class Raft:
 
         # region 3B: rounds of messages, whose answers prove that this server still leads
         # hint: An answer proves leadership at the moment when its message was sent, not when the answer arrived.
-        # Each message carries the number of the latest round; when each round began; the last round each server answered.
+        # The number of the latest round, which each message has; when each round began; the last round each server answered.
         self.round = 0
         self.round_began: dict[int, float] = {}
         self.answered_round: dict[int, int] = {}
@@ -364,9 +364,9 @@ class Raft:
         self.answered = threading.Condition(self.lock)
         # The first round whose messages ask for a lease; None: no service has asked for one in this term.
         self.lease_round: int | None = None
-        # The last term in which this server has told another one to stand: there is no lease in that term any more.
+        # The last term in which this leader has sent TimeoutNow to a server: there is no lease in that term any more.
         self.gave_up_lease_in = 0
-        # A server that has just started does not know whom it heard before: a leader's lease may rest on it.
+        # A server that has just started does not know whether it heard a leader. Such a leader's lease may rely on its vote.
         self.silent_until = time.monotonic() + ELECTION_TIMEOUT[0] if self.promised else 0.0
         # The term of the last leader that asked for a lease.
         self.promised_to = 0
@@ -426,10 +426,10 @@ class Raft:
         """Lab 2E. Make `members` the servers that vote. Once the configuration entry is in this leader's log, returns (its
         index, term, True). That may take a while, because new servers must catch up first, but not forever.
 
-        A leader that cannot or will not do it returns (-1, term, True): while another change is under way; before it has
-        committed an entry of its own term; when a new server does not catch up; when `members` is empty, or has an
-        unknown server. In part 1 also when more than one server joins or leaves.
-        Any other server returns (leader, term, False), where leader is the leader's number, or -1 if it is unknown.
+        A leader returns (-1, term, True) if another change is under way; if it has not committed an entry of its own term
+        yet; if a new server does not catch up; if `members` is empty, or has an unknown server. In part 1 also if more than
+        one server joins or leaves. Any other server returns (leader, term, False), where leader is the leader's number, or
+        -1 if it is unknown.
         """
         # region 2E: let new servers catch up, then append the configuration; the rest happens in other threads
         with self.lock:
@@ -456,12 +456,12 @@ class Raft:
     def transfer_leadership(self, target: int) -> tuple[int, int, bool]:
         """Lab 2G. Begin to hand the leadership over to server `target`. Returns (target, term, True) at once.
 
-        A leader that cannot do it returns (-1, term, True): when `target` is itself, an unknown server, or one that does
-        not vote in every configuration in force; while another transfer is under way. Any other server returns (leader,
-        term, False), where leader is the leader's number, or -1 if it is unknown.
+        A leader returns (-1, term, True) if `target` is the leader itself, an unknown server, or a server that does not
+        vote in every configuration in force; also if another transfer is under way. Any other server returns (leader, term,
+        False), where leader is the leader's number, or -1 if it is unknown.
 
         While a transfer is under way, start() and change_membership() return (-1, term, True): the caller should try again
-        later. A transfer ends when a higher term is seen, or after one election timeout of the leader's own, at most 1 s.
+        later. A transfer ends when the leader sees a higher term, or after one election timeout of its own, at most 1 s.
         """
         # region 2G: remember the target; as soon as its log equals yours, send it TimeoutNow (dissertation, 3.10)
         with self.lock:
@@ -480,7 +480,7 @@ class Raft:
 
     def read_index(self) -> int:
         """Lab 3B. Returns an index: a read is linearizable once the service has applied the log up to there. Returns -1 if
-        it can get none. Waits for messages, at most 2 s. A follower asks the leader."""
+        there is none to be had. Waits for messages, at most 2 s. A follower asks the leader."""
         # region 3B: the commit index, once a majority has answered messages that were sent after this call
         # hint: A new leader does not know what is committed until it has committed an entry of its own term (6.4).
         with self.lock:
@@ -508,7 +508,7 @@ class Raft:
         # endregion
 
     def status(self) -> Status:
-        """A look inside for the trace and the viewer. Optional; nothing is graded by it."""
+        """What the trace and the viewer show of this server. Optional: your points do not depend on it."""
         return Status(
             term=self.current_term,
             voted_for=self.voted_for,
@@ -534,7 +534,7 @@ class Raft:
             if args.term > self.current_term and self._hears_leader():
                 return RequestVoteReply(term=self.current_term, vote_granted=False)
             # endregion
-            # region 3B: not even if our term has risen meanwhile: the promise to a leader of an earlier term still holds
+            # region 3B: a promise to a leader of an earlier term holds even if our term has risen since
             promise_holds = self.promised and args.term > self.promised_to and self._hears_leader()
             if promise_holds and not args.leadership_transfer:
                 return RequestVoteReply(term=self.current_term, vote_granted=False)
@@ -561,7 +561,7 @@ class Raft:
         with self.lock:
             self._see_term(args.term)
             if args.term < self.current_term:
-                # A leader of an older term. It learns from our term that it must step down; our timer runs on.
+                # This is a leader of an older term. It learns from our term that it must step down. Our timer runs on.
                 return AppendEntriesReply(term=self.current_term, success=False)
             self._hear_leader()
             # region 2E: clients ask who leads
@@ -653,7 +653,7 @@ class Raft:
         """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. Once it is granted, and until it has
         ended, no entry may be committed before that follower has it."""
         # region 3B: part 2: grant it if this server holds a lease itself, and the follower is not behind
-        # hint: No other leader may commit while a follower's lease lasts, so it must not outlast this server's own lease.
+        # hint: No other leader may commit while a follower's lease lasts, so that lease must end before this server's own.
         with self.lock:
             self._see_term(args.term)
             if self.role != LEADER or not self._may_grant(args.server_id):
@@ -715,7 +715,7 @@ class Raft:
             return
         with self.lock:
             self._see_term(reply.term)
-            # The answer may be late: it counts only in the term, and for the candidacy, that it was asked in.
+            # The answer may be late. It counts only if this server is still a candidate in the term in which it asked.
             if reply.vote_granted and self.role == CANDIDATE and self.current_term == args.term:
                 self.votes.add(server)
                 self._lead_if_elected()
@@ -732,12 +732,12 @@ class Raft:
             # region 2G: an earlier transfer is over
             self.target = None
             # endregion
-            # region 3B: nobody has answered a round of this term, or asked for a lease in it
+            # region 3B: nobody has answered a round of this term or asked for a lease in it
             self.answered_round.clear()
             self.lease_round = None
             self.log_at_grant.clear()
             # endregion
-            # region 2F: when each server last answered you: as if all had answered just now
+            # region 2F: when each server last answered you: act as if all had answered just now
             self.asking = None
             self.answered_at = dict.fromkeys(range(len(self.peers)), time.monotonic())
             # endregion
@@ -751,7 +751,7 @@ class Raft:
             self.outgoing.clear()
             # endregion
             if NOOP_ON_ELECTION:
-                # Committing it commits everything before it, too, without waiting for a client (§8).
+                # Committing a no-op commits everything before it, too, without waiting for a client (§8).
                 self._append(LogEntry(self.current_term, None, kind="noop"))
             # endregion
             self.changed.notify_all()
@@ -760,7 +760,7 @@ class Raft:
     # --- heartbeats (§5.2) ---
 
     def _heartbeat_loop(self) -> None:
-        """While leading, send heartbeats to everybody, at once and then steadily."""
+        """While leading, send heartbeats to everybody, at once and then at regular intervals."""
         while True:
             with self.lock:
                 while self.role != LEADER:
@@ -768,13 +768,13 @@ class Raft:
                 # region 3B: the answers to heartbeats also prove that this server leads
                 self._begin_round()
                 # endregion
-                # region 2F: a leader that no majority answers blocks the others: it steps down
+                # region 2F: a leader that no majority answers must step down, because it blocks the others
                 if CHECK_QUORUM and not self._is_answered():
                     self._step_down("no majority answers")
                     continue
                 # endregion
                 for server in self._others():
-                    # region 2B: a heartbeat goes through the same check as any AppendEntries, so it looks like one
+                    # region 2B: followers check a heartbeat like any other AppendEntries, so it has the same fields
                     args = self._append_args(server, MAX_BATCH if HEARTBEATS_CARRY_ENTRIES else 0)
                     # skeleton: args = AppendEntriesArgs(
                     # skeleton:     term=self.current_term,
@@ -783,7 +783,7 @@ class Raft:
                     # skeleton:     prev_log_term=self.entries[-1].term,
                     # skeleton: )
                     # endregion
-                    # A thread for each: a call to a dead server takes seconds, and the others must not wait for it.
+                    # Each call has its own thread: a call to a dead server takes seconds, and the others must not wait.
                     threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
                 # region 2B: entries that were lost are sent again from time to time
                 self.to_send.notify_all()
@@ -791,7 +791,7 @@ class Raft:
             time.sleep(HEARTBEAT_EVERY)
 
     def _send_append(self, server: int, args: AppendEntriesArgs) -> None:
-        """Send one AppendEntries and learn from the answer. A thread of its own."""
+        """Send one AppendEntries and learn from the answer. Runs in a thread of its own."""
         reply = self.peers[server].call("append_entries", args)
         with self.lock:
             # region 2B: what does the reply prove, and what not?
@@ -854,7 +854,7 @@ class Raft:
 
     def _vote_for(self, candidate: int | None) -> None:
         self.voted_for = candidate
-        # region 2C: a vote given and forgotten could be given twice
+        # region 2C: a vote that is not saved could be given twice
         self._persist()
         # endregion
 
@@ -866,8 +866,8 @@ class Raft:
         return self.base + len(self.entries) - 1
 
     def _restart_election_timer(self) -> None:
-        """A new random timeout each time, so that two candidates do not collide forever (§5.2). The election loop needs
-        no notification: the deadline only moves later, and the loop looks again when the old one has passed."""
+        """A new random timeout each time, so that two candidates do not collide forever (§5.2). The election loop needs no
+        notification: the deadline only moves later, and the loop checks it again at the old deadline."""
         self.election_deadline = time.monotonic() + random.uniform(*ELECTION_TIMEOUT)
 
     def _is_majority(self, servers: set[int]) -> bool:
@@ -912,7 +912,7 @@ class Raft:
         self.to_send.notify_all()
 
     def _replicate_loop(self) -> None:
-        """While leading, send everybody what they lack as soon as there is something, one message at a time to each."""
+        """While leading, send each server what it lacks as soon as there is something, one message at a time to each."""
         while True:
             with self.lock:
                 receivers = [server for server in self._others() if self._has_news_for(server)]
@@ -929,7 +929,7 @@ class Raft:
                     threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
 
     def _has_news_for(self, server: int) -> bool:
-        """Whether to send now: there is something new, and no recent message in flight that may have it. Lock held."""
+        """Whether to send now: there is something new, and it may not be in flight already. Called with the lock held."""
         if self.role != LEADER:
             return False
         _, since = self.in_flight.get(server, (None, None))
@@ -976,7 +976,7 @@ class Raft:
         # endregion
 
     def _back_up(self, server: int, reply: AppendEntriesReply) -> None:
-        """The server's log differs just before next_index: try a whole term earlier. Called with the lock held."""
+        """The server's log differs just before next_index: go back by a whole term. Called with the lock held."""
         index = self.next_index[server] - 1
         if reply.conflict_index is not None:
             # If we have entries of that term, too, the logs may agree as far as the last of them.
@@ -996,11 +996,11 @@ class Raft:
     def _advance_commit(self) -> None:
         """Figure 2, Leaders: commit what a majority has, if it is of this term. Called with the lock held."""
         index = self._held_by_most(self.members)
-        # region 2E: while there are two configurations, a majority of each must have it
+        # region 2E: while there are two configurations, a majority of each must have the entry
         if self.old_members:
             index = min(index, self._held_by_most(self.old_members))
         # endregion
-        # region 3B: every holder of a lease must have it, too: it would answer reads without it (part 2)
+        # region 3B: so must every holder of a lease, because it would answer reads without the entry (part 2)
         index = min([index, *(self.match_index[server] for server in self._holders())])
         # endregion
         # An entry of an older term may still be overwritten, however many have it (§5.4.2, Figure 8).
@@ -1040,7 +1040,7 @@ class Raft:
             if self.configured_at >= index or any(entry.kind == CONFIGURATION for entry in args.entries):
                 self._use_latest_configuration()
             # endregion
-            # region 2C: the answer promises that these entries stay
+            # region 2C: the answer promises that these entries survive a crash
             # If other entries were saved here, these replace them.
             self.unsaved_from = min(self.unsaved_from, index)
             self._persist()
@@ -1050,7 +1050,7 @@ class Raft:
     # --- the commit, and the service (§5.3) ---
 
     def _commit(self, index: int) -> None:
-        """Everything up to `index` is committed; this only ever grows. Called with the lock held."""
+        """Everything up to `index` is committed. The commit index never goes back. Called with the lock held."""
         if index > self.commit_index:
             self.commit_index = index
             self.to_apply.notify_all()
@@ -1060,7 +1060,7 @@ class Raft:
             # endregion
 
     def _apply_loop(self) -> None:
-        """Hand over what is committed, in order. Only this thread does it, and it holds no lock while it does."""
+        """Hand committed entries to the service, in order. Only this thread does that, and it holds no lock meanwhile."""
         while True:
             with self.lock:
                 while self.last_applied >= self.commit_index:
@@ -1098,14 +1098,14 @@ class Raft:
     def _persist(self, snapshot: bytes | None = None) -> None:
         """Save what must survive a crash, before any message depends on it. Called with the lock held.
 
-        Each save adds one line of JSON: the term, the vote, and the log from `unsaved_from` on. So it costs the same however
-        long the log is. With a snapshot, most of what was saved is of no use any more: then everything is written anew.
+        Each save adds one line of JSON: the term, the vote, and the log from `unsaved_from` on. So a save costs the same
+        however long the log is. A snapshot makes most of the saved lines useless, so then everything is written anew.
 
         If the disk fails, the OSError ends this thread, and the lab stops this server: it must not answer any more."""
         if snapshot is not None:
             self.unsaved_from = self.base
         entries = [list(vars(entry).values()) for entry in self.entries[self.unsaved_from - self.base :]]
-        # region 3B: and what a leader's lease may rest on
+        # region 3B: also save the promise, because a leader's lease may rely on it
         # skeleton: state = json.dumps((self.current_term, self.voted_for, self.base, self.unsaved_from, entries))
         state = json.dumps((self.current_term, self.voted_for, self.base, self.unsaved_from, entries, self.promised))
         # endregion
@@ -1119,7 +1119,7 @@ class Raft:
     def _restore(self) -> None:
         """Continue from what was saved, if anything was. Each line replaces the log from its first entry on."""
         for line in self.persister.state().splitlines():
-            # region 3B: and what a leader's lease may rest on
+            # region 3B: also restore the promise, because a leader's lease may rely on it
             # skeleton: self.current_term, self.voted_for, self.base, first, entries = json.loads(line)
             self.current_term, self.voted_for, self.base, first, entries, self.promised = json.loads(line)
             # endregion
@@ -1139,14 +1139,14 @@ class Raft:
     # --- snapshots (§7) ---
 
     def _cut_log(self, index: int, term: int) -> None:
-        """Discard the log up to `index`; its term stays, in entries[0]. Called with the lock held."""
+        """Discard the log up to `index`; the term of that entry stays, in entries[0]. Called with the lock held."""
         rest = self.entries[index - self.base + 1 :]
         # region 2E: the stand-in remembers the configuration, too
         last = self._configuration_at(index)
         # endregion
         self.entries = [LogEntry(term, None), *rest]
         self.base = index
-        # region 2E: it is in the stand-in from here on
+        # region 2E: the configuration is in the stand-in from here on
         self.entries[0].members, self.entries[0].old_members = last.members, last.old_members
         # endregion
 
@@ -1156,7 +1156,7 @@ class Raft:
         transfer = self.outgoing.get(server)
         if transfer is None:
             transfer = Transfer(self.current_term, self.base, self._term_at(self.base), self.persister.snapshot())
-            # region 2E: the configuration belongs to it
+            # region 2E: the configuration belongs to the snapshot
             transfer.members, transfer.old_members = self.entries[0].members, self.entries[0].old_members
             # endregion
             self.outgoing[server] = transfer
@@ -1178,7 +1178,7 @@ class Raft:
         threading.Thread(target=self._send_install, args=(server, args, transfer), daemon=True).start()
 
     def _send_install(self, server: int, args: InstallSnapshotArgs, transfer: Transfer) -> None:
-        """Send one chunk and learn from the answer. A thread of its own."""
+        """Send one chunk and learn from the answer. Runs in a thread of its own."""
         reply = self.peers[server].call("install_snapshot", args)
         with self.lock:
             self._landed(server, args)
@@ -1204,7 +1204,7 @@ class Raft:
             known = Transfer(args.term, args.last_included_index, args.last_included_term, b"")
             if self.incoming is not None and (self.incoming.term, self.incoming.index) > (known.term, known.index):
                 return None
-            # region 2E: the configuration belongs to it
+            # region 2E: the configuration belongs to the snapshot
             known.members, known.old_members = args.members, args.old_members
             # endregion
             self.incoming = known
@@ -1220,7 +1220,7 @@ class Raft:
         if new.index <= self.commit_index:
             return
         if new.index <= self._last_index() and self._term_at(new.index) == new.index_term:
-            # It covers the beginning of our own log: what follows stays, as it may be counted already (Figure 13, 6).
+            # It covers the beginning of our own log. The rest stays, because a leader may have counted it (Figure 13, 6).
             self._cut_log(new.index, new.index_term)
         else:
             # region 2E: nothing is left of the log but the configuration that the snapshot brings
@@ -1247,7 +1247,7 @@ class Raft:
 
     # region 2E: configurations: which one counts, how one follows another, and who may stand for election
     # hint: Whenever the log changes, look for the latest configuration in it. It counts, and it can disappear again.
-    # hint: Whichever leader commits C_old,new appends C_new. A leader that is not in it steps down once C_new is committed.
+    # hint: Whichever leader commits C_old,new appends C_new. A leader outside C_new steps down once C_new is committed.
     # --- membership (§6; dissertation, chapter 4) ---
 
     def _use_latest_configuration(self) -> None:
@@ -1258,7 +1258,7 @@ class Raft:
         self.members, self.old_members = frozenset(entry.members or ()), frozenset(entry.old_members or ())
         self.configured_at = at
         if self.role == LEADER:
-            # Tell removed servers that they are removed. One that does not learn of it in time has no vote either.
+            # Tell removed servers that they are removed. A server that does not learn of it in time has no vote either.
             self.leaving.update(dict.fromkeys(before - _voters(entry), time.monotonic() + LEARNER_PATIENCE))
 
     def _configured_at(self, index: int) -> int:
@@ -1272,20 +1272,20 @@ class Raft:
         return self.entries[self._configured_at(min(index, self._last_index())) - self.base]
 
     def _append_configuration(self, members: frozenset[int], old_members: frozenset[int] = frozenset()) -> None:
-        """Called with the lock held, at a leader."""
+        """Append a configuration. Called with the lock held, at a leader."""
         old = sorted(old_members) if old_members else None
         log("members", f"{sorted(members)}" + (f" together with {old}" if old else ""))
         self._append(LogEntry(self.current_term, None, CONFIGURATION, sorted(members), old))
 
     def _configuration_committed(self) -> None:
-        """More is committed. If the latest configuration is, the leader takes the next step. Lock held."""
+        """If the latest configuration is committed now, the leader takes the next step. Called with the lock held."""
         if self.role != LEADER or self.configured_at > self.commit_index:
             return
         if self.old_members:
             # A majority of each set has C_old,new: nobody is elected without it any more, so C_new may follow.
             self._append_configuration(self.members)
         elif self.me not in self.members:
-            # The others go on without us. They learn that C_new is committed from this, or when they commit more.
+            # The others go on without us. This message tells them that C_new is committed; if it is lost, later ones do.
             for server in self._others():
                 args = self._append_args(server, MAX_BATCH)
                 threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
@@ -1304,12 +1304,12 @@ class Raft:
         return (
             bool(members)
             and members <= frozenset(range(len(self.peers)))
-            # One at a time: no server is catching up; the configuration is committed, and not half of a change.
+            # One change at a time: no server is catching up, and the configuration is committed and not half of a change.
             and not self.learners
             and self.configured_at <= self.commit_index
             and not self.old_members
-            # An entry of our own term is committed. Otherwise an earlier leader's change, which we do not have, may
-            # still be committed, and two changes from the same C_old need not overlap (the bug of 2015).
+            # An entry of our own term is committed. Otherwise an earlier leader's change, which we do not have, may still
+            # be committed, and two changes from the same C_old need not overlap (a bug of the dissertation, found in 2015).
             and self._term_at(self.commit_index) == self.current_term
             # region 2G: and no transfer is under way
             and not self._is_handing_over()
@@ -1322,7 +1322,7 @@ class Raft:
         for server in servers:
             self.leaving.pop(server, None)
             self.outgoing.pop(server, None)
-            # What it had as a member may be gone: it must acknowledge its entries again.
+            # It may have lost what it had as a member, so it must acknowledge its entries again.
             self.match_index[server] = 0
             self.next_index[server] = self._last_index() + 1
             self.in_flight.pop(server, None)
@@ -1343,15 +1343,15 @@ class Raft:
                 return True
 
     def _may_stand(self) -> bool:
-        """Whether this server has a vote in the last configuration that it knows to be committed, or in a later one: a
-        server that is being removed may be needed until that is committed. Called with the lock held."""
+        """Whether this server has a vote in the last configuration that it knows to be committed, or in a later one. A
+        server that is being removed may be needed until its removal is committed. Called with the lock held."""
         at = self._configured_at(self.commit_index)
         later = (entry for entry in self.entries[at - self.base + 1 :] if entry.kind == CONFIGURATION)
         return any(self.me in _voters(entry) for entry in (self.entries[at - self.base], *later))
 
     def _hears_leader(self) -> bool:
         """Whether there is a leader: this server, or one heard within the shortest election timeout. Lock held."""
-        # region 3B: after a restart, this server may have heard one without knowing it
+        # region 3B: a server that has restarted does not know whether it heard a leader before
         if time.monotonic() < self.silent_until:
             return True
         # endregion
@@ -1386,11 +1386,11 @@ class Raft:
             return
         with self.lock:
             if not reply.vote_granted:
-                # A no may carry the higher term of a real server: if we ignored it, we would ask in vain forever.
+                # A refusal may carry a higher term that its server is in. If we ignored it, we would be refused forever.
                 self._see_term(reply.term)
                 return
             if self.asking is not args or self.current_term + 1 != args.term:
-                return  # the answer to an earlier round
+                return  # this answers an earlier round
             self.pre_votes.add(server)
             if not self._is_majority(self.pre_votes):
                 return
@@ -1516,7 +1516,7 @@ class Raft:
         return time.monotonic() < self.round_began[answered] + LEASE
 
     def _ask_leader(self, leader: int, args: ReadIndexArgs) -> int:
-        """Ask the leader for a read index. Called without the lock. The call may take longer than a read may."""
+        """Ask the leader for a read index. Called without the lock, because the call may take seconds."""
         answers: list[ReadIndexReply] = []
         answered = threading.Event()
 
@@ -1539,8 +1539,8 @@ class Raft:
     def _index_of_holder(self) -> int:
         """At a follower: the index for a read, if it holds a lease; otherwise -1. If there are enough reads, it asks for a
         lease, and for the next one before this one ends. Called with the lock held."""
-        # The whole log: what this server has acknowledged may be committed, and others may have shown it already. There is
-        # nothing else in its log: the leader has committed an entry of its own term, and this server has that one.
+        # This is the end of the log, because what this server has acknowledged may be committed, and others may have shown
+        # it already. The log ends with the leader's entries: it has the committed entry of the leader's own term.
         index = self._last_index()
         now = time.monotonic()
         term, until = self.own_lease
@@ -1553,7 +1553,7 @@ class Raft:
         return index if term == self.current_term and now < until else -1
 
     def _ask_for_own_lease(self, leader: int, args: LeaseArgs, asked: float) -> None:
-        """Ask the leader for a lease. A thread of its own. The answer may be late, so the lease counts from the question."""
+        """Ask the leader for a lease, in a thread of its own. The answer may be late: the lease counts from the question."""
         reply = self.peers[leader].call("lease_of", args)
         if reply is None:
             return
@@ -1567,8 +1567,8 @@ class Raft:
         if server not in self.members or self._is_handing_over():
             return False
         self._ask_for_lease()
-        # Commits wait for a holder, so it always has what is committed. One that stores nothing more must not hold them up
-        # for ever: by its next lease, it needs everything that was in the log at the last one.
+        # Commits wait for a holder, so it always has what is committed. A holder that stores nothing more must not block
+        # commits forever. So to get the next lease, it needs everything that was in the log when it got the last one.
         if self.match_index[server] < self.log_at_grant.get(server, 0):
             return False
         # A holder that is behind would hold up every commit.
@@ -1578,7 +1578,7 @@ class Raft:
         """Give a follower a lease that ends with this leader's own. Called with the lock held, at a leader."""
         until = self.round_began[self._answered_round()] + LEASE
         self.granted[server] = max(self.granted.get(server, until), until)
-        # Until then this server, too, votes for nobody, even if it leads no more, or restarts.
+        # Until then this server votes for nobody either, even if it stops leading or restarts.
         self.silent_until = max(self.silent_until, until)
         if not self.promised:
             self.promised = True
@@ -1589,7 +1589,7 @@ class Raft:
         return LeaseReply(self.current_term, True, left)
 
     def _commit_after(self, until: float) -> None:
-        """When a holder's lease has ended, commit what has waited for that holder. A thread of its own."""
+        """When a holder's lease has ended, commit what has waited for that holder. Runs in a thread of its own."""
         time.sleep(max(0.0, until - time.monotonic()))
         with self.lock:
             if self.role == LEADER:

@@ -3,8 +3,8 @@ server cover everything that was appended. Roles are objects. A new leader appen
 entries.
 
 The leader finds the last entry that two logs share by binary search, and refusals carry no hint. Every membership change
-goes through C_old,new, and C_new follows in the next batch. A leader's lease counts from the time at which the messages that
-were answered had been sent.
+goes through C_old,new, and C_new follows in the next batch. A leader's lease begins when it sent the messages that were
+answered.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ entries to apply.
 
 A new leader appends a no-op. The configurations in the log are kept on a stack. Adding or removing one server is a change in
 one step; every other change is joint. Learners catch up in rounds (dissertation §4.2.1). A leader counts the servers that
-answer, and steps down if they are no majority.
+answer, and steps down if they are not a majority.
 """
 
 from __future__ import annotations

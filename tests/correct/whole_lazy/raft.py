@@ -1,8 +1,8 @@
-"""A lazy Raft of labs 2A to 2F and 3B. A leader sends everything to every server, member or not, so new members have caught
-up long before, and removed ones still get messages. Every change is joint, even of one server. A leader sends only on its
-tick, so entries, commit indexes and reads wait for the next tick. Election timeouts are as long as the labs allow. The saved
-state is immutable and is replaced as a whole. If a leader has ever asked a server not to vote, for the sake of a lease, that
-server also does not vote for a while after each start."""
+"""A lazy Raft of labs 2A to 2F and 3B. A leader sends everything to every server, member or not. So new members have caught
+up before they join, and removed servers still get messages. Every change is joint, even of one server. A leader sends only
+on its tick, so entries, commit indexes and reads wait for the next tick. Election timeouts are as long as the labs allow.
+The saved state is immutable and is replaced as a whole. If a leader has ever asked a server not to vote, for the sake of a
+lease, that server also does not vote for a while after each start."""
 
 from __future__ import annotations
 
@@ -174,8 +174,8 @@ class Raft:
         self.saved: Saved = pickle.loads(persister.state() or pickle.dumps(Saved(first=first)))
         self.others = [server for server in range(len(peers)) if server != me]
         self.leader = -1
-        # When a leader was last heard, and its term. If this server must be silent after a start, it acts as if it heard
-        # one.
+        # When a leader was last heard, and its term. A server that must be silent after a start acts as if it had just heard
+        # a leader.
         self.heard, self.heard_term = (time.monotonic() if self.saved.hushed else -100.0), 0
         # At the leader: the number of the last tick, the times of the last ticks, the last tick that each server has
         # answered, and the first tick whose messages ask for silence.
@@ -308,8 +308,8 @@ class Raft:
             return ReadIndexReply(self.saved.term, index)
 
     def _read_index(self) -> int:
-        """Poll every 10 ms, first until an entry of the own term is committed, then until a majority has answered a later
-        tick."""
+        """Poll every 10 ms, first until an entry of the leader's own term is committed, then until a majority has answered a
+        later tick."""
         give_up = time.monotonic() + READ_WITHIN
         with self.lock:
             term = self.saved.term
@@ -339,7 +339,7 @@ class Raft:
             return index if time.monotonic() < began + TIMEOUT[0] / MAX_DRIFT else -1
 
     def _knows_commit(self) -> bool:
-        """Whether an entry of the own term is committed. If there is none yet, append one."""
+        """Whether an entry of the leader's own term is committed. If there is none yet, append one."""
         mine = self.saved
         if mine.end[0] != mine.term:
             self._become(mine.with_entries(mine.last + 1, [LogEntry(mine.term, None, "noop")]))

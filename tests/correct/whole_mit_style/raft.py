@@ -34,11 +34,10 @@ TICK_MS = 30
 HEARTBEAT_MS = 100
 ELECTION_MS = (600, 1200)
 CHUNK = 4096
-# How long the thread that sends a snapshot may get no answer before another one replaces it.
+# If the thread that sends a snapshot gets no answer for this long, another thread replaces it.
 STUCK_MS = 800
 APPLY_MS = 10
-# How long a change waits for its learners, and after how many heartbeats in a row without answers from a majority a leader
-# steps down.
+# How long a change waits for its learners. A leader steps down after STRIKES heartbeats in a row that no majority answers.
 LEARN_MS = 5000
 STRIKES = 12
 # How many heartbeats a removed server still gets.
@@ -93,8 +92,8 @@ class Raft:
         self.incoming_id = (0, 0)
 
         self.read_persist()
-        # The latest configuration and the one before it. The one before is committed, because a change starts only then. So
-        # it is never removed from the log, and keeping two is enough.
+        # The latest configuration and the one before it. The earlier one is committed, because a change starts only then. So
+        # the earlier one is never removed from the log, and keeping two is enough.
         self.conf = self.conf_before = (self.log_start, self.log[0])
         self.look_for_configurations(1)
         self.reset_timer()

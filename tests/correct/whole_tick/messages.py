@@ -49,7 +49,7 @@ class AppendReply:
     term: int
     success: bool
     # With success: the last index up to which the logs are known to agree. If the message begins before the follower's
-    # commit index, it is that index, and then the follower has stored nothing from the message.
+    # commit index, this is the commit index, and the follower has stored nothing from the message.
     agreed: int | None = None
     # With a refusal: the index that the leader may try next, and the follower's term there.
     hint: int | None = None

@@ -1,5 +1,6 @@
 """A Raft that polls. It has one RLock, loops that sleep for a moment and then check, and a new thread for each RPC. It
-counts votes in an integer. A new leader's first heartbeats wait for the next tick. get_state reads a tuple without the lock."""
+counts votes in an integer. A new leader's first heartbeats wait for the next tick. get_state reads one tuple without the
+lock."""
 
 from __future__ import annotations
 

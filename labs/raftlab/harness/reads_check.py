@@ -119,9 +119,10 @@ def _check_order(c: Cluster, found: list[Answer]) -> None:
         if answer.request["read"] == "session" and answer.request["op"] == "get":
             seen = answer.request["seen"]
             text = (
-                f"expected {answer.describe()} to show the log at least up to index {seen}, as its request says, but it"
+                f"expected {answer.describe()} to show the state at index {seen} or later, but it shows index "
+                f"{answer.index}. The request asks for index {seen}"
             )
-            c.expect(answer.index >= seen, f"{text} shows index {answer.index}", rules.SESSION_READS, [answer.server])
+            c.expect(answer.index >= seen, text, rules.SESSION_READS, [answer.server])
     by_clerk: dict[str, list[Answer]] = {}
     for answer in found:
         by_clerk.setdefault(name_of(answer.clerk), []).append(answer)
@@ -139,10 +140,13 @@ def _check_order(c: Cluster, found: list[Answer]) -> None:
         if index < 0:
             last = fits[-1]
             if one.read == "session":
-                text = f"expected {last.describe()} to show the log at least up to index {least}, which this clerk has seen,"
-                c.fail(f"{text} but it shows index {last.index}", rules.SESSION_READS, [last.clerk])
-            text = f"expected {last.describe()} not to go back before index {least}, but it shows index {last.index}"
-            c.fail(text, rules.SNAPSHOT_READS, [last.clerk])
+                rule = rules.SESSION_READS
+                why = f"{name_of(last.clerk)} has already seen index {least}"
+            else:
+                rule = rules.SNAPSHOT_READS
+                why = f"The last snapshot read of {name_of(last.clerk)} showed index {least}"
+            text = f"expected {last.describe()} to show the state at index {least} or later, but it shows index {last.index}"
+            c.fail(f"{text}. {why}", rule, [last.clerk])
         if one.read == "snapshot":
             snapshot_of[one.clerk] = index
         seen_by[one.clerk] = max(seen_by.get(one.clerk, 0), index)
@@ -202,11 +206,12 @@ class _Values:
         key, value = answer.request["key"], answer.reply["value"]
         writes = self._writes.get(key, [])
         rule = rules.SNAPSHOT_READS if answer.request["read"] == "snapshot" else rules.SESSION_READS
-        what = f"expected {answer.describe()} to show the value at index {answer.index}, which its reply names"
+        what = f"expected {answer.describe()} to return the value at index {answer.index}"
+        named = f"The reply names index {answer.index}"
         if key not in self._uncertain:
             wanted = self._at(writes, answer.index)
             if value != wanted:
-                text = f"{what}: {short(wanted)}, but it shows {short(value)}"
+                text = f"{what}, {short(wanted)}, but it returned {short(value)}. {named}"
                 self._c.fail(text, rule, [answer.server])
             return
         if key not in self._tokens_only:
@@ -215,10 +220,10 @@ class _Values:
         for index, request in writes:
             shown = request["value"] in tokens
             if shown and index > answer.index:
-                text = f"{what}, but it shows {request['value']!r}, which is the entry at index {index}"
+                text = f"{what}, but it includes {request['value']!r}, the entry at index {index}. {named}"
                 self._c.fail(text, rule, [answer.server])
             if not shown and index <= answer.index:
-                text = f"{what}, but it lacks {request['value']!r}, which is the entry at index {index}"
+                text = f"{what}, but it lacks {request['value']!r}, the entry at index {index}. {named}"
                 self._c.fail(text, rule, [answer.server])
 
     @staticmethod

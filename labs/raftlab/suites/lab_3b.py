@@ -43,8 +43,14 @@ def read_of(kind: str, key: str = "x", seen: int = 0) -> Message:
     return request("get", 900_001, 1, key, read=kind, seen=seen)
 
 
-def described(fields: Message) -> str:
-    return f"a read of kind {fields['read']!r} of {fields['key']!r}"
+# What the messages call each kind of read.
+_NAMES = {"index": "read by index", "lease": "read by lease", "session": "session read", "snapshot": "snapshot read"}
+
+
+def described(kind: str, number: int = 1) -> str:
+    """Reads of this kind in words, such as ``a read by index`` or ``9 session reads``."""
+    name = _NAMES.get(kind, f"read of kind {kind!r}")
+    return f"a {name}" if number == 1 else f"{number} {name.replace('read', 'reads')}"
 
 
 def leads_alone(c: Cluster) -> tuple[int, Client, Session]:
@@ -58,9 +64,9 @@ def leads_alone(c: Cluster) -> tuple[int, Client, Session]:
 
 
 def expect_refused(c: Cluster, client: Client, fields: Message, why: str, rule: Rule, server: int = 0) -> None:
-    """Require that a server refuses a read: it must not answer with a value."""
+    """Require that a server refuses a read: it must not answer with a value. ``why`` is a sentence."""
     status = client.ask(server, fields)["status"]
-    text = f"expected S{server} not to answer {described(fields)} with ok, {why}, but the status is {status}"
+    text = f"expected S{server} to refuse {described(fields['read'])}, but the status is {status}. {why}"
     c.expect(status in REFUSALS, text, rule, [server])
 
 
@@ -74,12 +80,13 @@ def expect_soon(
         status = reply["status"]
         if status == "ok":
             text = (
-                f"expected S{server} to answer {described(fields)} with {value!r}{when}, but it is {reply['value']!r}"
+                f"expected S{server} to answer {described(fields['read'])} with {value!r}{when}, but the value is "
+                f"{reply['value']!r}"
             )
             c.expect(reply["value"] == value, text, rule, [server])
             return reply
         c.sleep(0.05)
-    text = f"expected S{server} to answer {described(fields)} with ok within {OPERATION_LIMIT:.0f} s{when}"
+    text = f"expected S{server} to answer {described(fields['read'])} with ok within {OPERATION_LIMIT:.0f} s{when}"
     return c.fail(f"{text}, but the status is {status}", rules.PROGRESS, [server])
 
 
@@ -88,7 +95,7 @@ def expect_soon(
 
 @points(5)
 def test_each_kind(cluster: StartCluster) -> None:
-    """Each kind of read returns what was written before; a snapshot may be older."""
+    """Each kind of read returns the value written last; only a snapshot read may return an older one."""
     c = cluster(3, clerks=1)
     clerk = c.clerks[0]
     for number in range(3):
@@ -96,15 +103,15 @@ def test_each_kind(cluster: StartCluster) -> None:
             clerk.put("x", f"{number}{read};")
             seen = clerk.get("x", read=read)
             if read != "snapshot":
-                text = f"expected get('x', {read!r}) to return the value that the same clerk has put, but it returned"
+                text = f"expected get('x', {read!r}) to return what the same clerk had just put, but it returned"
                 c.expect(seen == f"{number}{read};", f"{text} {seen!r}", rules.LINEARIZABLE)
-    c.expect(clerk.get("nobody", read="index") is None, "expected None for a key that nobody has written")
+    c.expect(clerk.get("nobody", read="index") is None, "expected None as the value of a key that nobody has written")
     end_well(c)
 
 
 @points(5)
 def test_many_clerks_read(cluster: StartCluster) -> None:
-    """Five clerks write, and read in every way."""
+    """Five clerks write and use every kind of read."""
     c = cluster(5, clerks=5, max_state=4000)
     Load(c, mix=ALL_READS, most=40).wait_until_idle(40.0)
     end_well(c)
@@ -112,7 +119,7 @@ def test_many_clerks_read(cluster: StartCluster) -> None:
 
 @points(5)
 def test_lost_messages(cluster: StartCluster) -> None:
-    """Five clerks write, and read in every way, while the network loses and delays messages."""
+    """Five clerks write and use every kind of read while the network loses and delays messages."""
     c = cluster(5, clerks=5, max_state=4000)
     c.unreliable()
     Load(c, mix=ALL_READS, most=20).wait_until_idle(90.0)
@@ -121,7 +128,7 @@ def test_lost_messages(cluster: StartCluster) -> None:
 
 @points(5)
 def test_leaders_fail(cluster: StartCluster) -> None:
-    """Four clerks write, and read in every way, while one leader after another crashes or is cut off from the servers."""
+    """Four clerks write and use every kind of read while leaders crash or are cut off from the other servers."""
     c = cluster(5, clerks=4, max_state=4000)
     load = Load(c, mix=ALL_READS, most=60)
     for number in range(4):
@@ -143,7 +150,7 @@ def test_leaders_fail(cluster: StartCluster) -> None:
 
 @points(5)
 def test_partitions(cluster: StartCluster) -> None:
-    """Clerks on both sides of changing partitions write, and read in every way."""
+    """Clerks on both sides of changing partitions write, and read by index and by lease."""
     c = cluster(5, clerks=4, max_state=4000)
     load = Load(c, mix=FRESH_READS, most=60)
     for _ in range(5):
@@ -158,7 +165,7 @@ def test_partitions(cluster: StartCluster) -> None:
 
 @points(5)
 def test_servers_restart_with_snapshots(cluster: StartCluster) -> None:
-    """Servers restart from snapshots while clerks read at all of them."""
+    """Servers restart from snapshots while clerks read from all of them."""
     c = cluster(3, clerks=3, max_state=1500)
     load = Load(c, keys=("a", "b"), mix=ALL_READS, most=60)
     for _ in range(5):
@@ -185,7 +192,7 @@ def test_index_costs_no_entry(cluster: StartCluster) -> None:
     seconds = c.now - since
     c.expect(
         _last_index(c) == last,
-        f"expected 40 reads by index to add nothing to the log, but it has grown from {last} to {_last_index(c)}",
+        f"expected 40 reads by index to add nothing to the log, but its end moved from {last} to {_last_index(c)}",
         rules.READ_COST,
     )
     # One round of two messages for each read; the follower that a clerk asks first may have to ask the leader.
@@ -198,7 +205,7 @@ def test_index_costs_no_entry(cluster: StartCluster) -> None:
 
 @points(5)
 def test_index_needs_a_new_round(cluster: StartCluster) -> None:
-    """A read by index is answered only after a majority has answered messages that were sent after it arrived."""
+    """A read by index needs a new round: a majority must answer messages that were sent after the read arrived."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
@@ -215,9 +222,10 @@ def test_index_needs_a_new_round(cluster: StartCluster) -> None:
             hold.deliver(c.now)
         reply = client.answer(rpc)
         text = (
-            "expected S0 not to answer a read by index with ok, as it has only answers to messages of before the read"
+            f"expected S0 to refuse a read by index, but the status is {reply['status']}. "
+            "S0 has received answers only to messages sent before the read"
         )
-        c.expect(reply["status"] in REFUSALS, f"{text}, but the status is {reply['status']}", rules.READ_INDEX, [0])
+        c.expect(reply["status"] in REFUSALS, text, rules.READ_INDEX, [0])
         for follower in followers:
             follower.silent = False
         wait_for_leadership(c)
@@ -225,7 +233,7 @@ def test_index_needs_a_new_round(cluster: StartCluster) -> None:
 
 @points(3)
 def test_read_ends_with_the_leadership(cluster: StartCluster) -> None:
-    """A leader that learns of another one, while a read by index waits, asks nobody any more and does not answer it."""
+    """A leader learns of a new leader while a read by index waits: it starts no more rounds and refuses the read."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
@@ -239,10 +247,10 @@ def test_read_ends_with_the_leadership(cluster: StartCluster) -> None:
         new = c.get_state(0)[0] + 10
         _keep_following(c, new, longest_log(followers), 1.2, [])
         sent = [each for server in c.scripted for each in server.received if each.method == "append_entries"]
-        text = f"expected S0 not to send AppendEntries in term {new}, in which it follows S1, but it did"
+        text = f"expected S0 to send no AppendEntries in term {new}, because S1 leads that term, but S0 sent some"
         c.expect(not any(each.src == 0 and each.args["term"] == new for each in sent), text, rules.READ_INDEX, [0])
         status = client.answer(rpc)["status"]
-        text = "expected S0 not to answer a read by index with ok after it has learned of another leader, but the status is"
+        text = "expected S0 to refuse a read by index after it learned of a new leader, but the status is"
         c.expect(status in REFUSALS, f"{text} {status}", rules.READ_INDEX, [0])
         for follower in followers:
             follower.silent = False
@@ -251,7 +259,7 @@ def test_read_ends_with_the_leadership(cluster: StartCluster) -> None:
 
 @points(3)
 def test_read_of_an_earlier_term(cluster: StartCluster) -> None:
-    """A leader is deposed and elected again while a read by index waits: it does not return the index of before."""
+    """A leader is deposed and elected again while a read by index waits: it must not return the old index."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
@@ -275,8 +283,8 @@ def test_read_of_an_earlier_term(cluster: StartCluster) -> None:
         c.wait_for(2.5, lambda call=call: not c.event_loop.pending(call))  # type: ignore[misc]
         index = c.found_read_index(0, call)
         text = (
-            f"expected S0.read_index() to return -1, or {len(log) + 1} or more, as S1 has committed that in term {new}, "
-            f"but it returns {index}"
+            f"expected S0.read_index() to return -1 or at least {len(log) + 1}, but it returns {index}. "
+            f"S1 has committed index {len(log) + 1} in term {new}"
         )
         c.expect(index == -1 or index > len(log), text, rules.READ_INDEX, [0])
         wait_for_leadership(c)
@@ -284,7 +292,7 @@ def test_read_of_an_earlier_term(cluster: StartCluster) -> None:
 
 @points(3)
 def test_half_is_not_enough(cluster: StartCluster) -> None:
-    """A leader that only one of three others answers confirms no read by index, and soon holds no lease."""
+    """Only one of three followers answers: the leader refuses reads by index, and soon reads by lease too."""
     c = cluster(4, scripted=[1, 2, 3], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2, 3)]
     _, client, _ = leads_alone(c)
@@ -294,7 +302,7 @@ def test_half_is_not_enough(cluster: StartCluster) -> None:
         for follower in followers:
             follower.silent = follower is not followers[number]
         c.sleep(0.05)  # the answers to earlier messages arrive
-        why = "as only one of the three other servers answers it"
+        why = "Only one of the three other servers answers S0"
         expect_refused(c, client, read_of("index"), why, rules.READ_INDEX)
         c.sleep(LONGEST_TIMEOUT)
         expect_refused(c, client, read_of("lease"), why, rules.LEASE)
@@ -305,7 +313,7 @@ def test_half_is_not_enough(cluster: StartCluster) -> None:
 
 @points(3)
 def test_index_for_a_follower(cluster: StartCluster) -> None:
-    """A leader that a follower asks for a read index needs a new round, too: others may have elected another leader."""
+    """A follower asks the leader for a read index: this needs a new round too, as another leader may be elected."""
     c = cluster(5, scripted=[1, 2, 3, 4], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2, 3, 4)]
     _, client, _ = leads_alone(c)
@@ -319,9 +327,10 @@ def test_index_for_a_follower(cluster: StartCluster) -> None:
         c.wait_for(2.5, lambda sent=asked: sent.done)  # type: ignore[misc]
         index = -1 if asked.reply is None else asked.reply["index"]
         text = (
-            f"expected S0 to answer S{number}'s read_index_of with the index -1, as none of the four other servers has"
+            f"expected S0 to answer S{number}'s read_index_of with index -1, but the index is {index}. "
+            f"No other server has answered S0 since S{number} asked"
         )
-        c.expect(index == -1, f"{text} answered S0 since, but it is {index}", rules.READ_INDEX, [0])
+        c.expect(index == -1, text, rules.READ_INDEX, [0])
         for follower in followers:
             follower.silent = False
         wait_for_leadership(c)
@@ -329,7 +338,7 @@ def test_index_for_a_follower(cluster: StartCluster) -> None:
 
 @points(3)
 def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
-    """Reads reach a leader at the moment when it learns of a new one: it adds nothing to its log any more."""
+    """Reads arrive just as a leader learns of a new leader: it must no longer append to its log."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
@@ -356,9 +365,11 @@ def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
             continue  # on a busy machine S0 may have waited too long for a heartbeat, and stood for election
         c.wait_for(2.0, lambda at=index: c.committed(at)[0] > 0)  # type: ignore[misc]
         applied, other = c.committed(index)
-        text = f"expected S0 to apply {command!r} at index {index}, which S1, the leader of term {new}, has sent,"
-        what = f"but it applied {short(other)}" if applied else "but it did not"
-        c.expect(applied > 0 and other == command, f"{text} {what}", rules.SAME_ENTRY, [0])
+        what = f"it applied {short(other)}" if applied else "it did not"
+        text = (
+            f"expected S0 to apply {command!r} at index {index}, but {what}. S1, the leader of term {new}, had sent it"
+        )
+        c.expect(applied > 0 and other == command, text, rules.SAME_ENTRY, [0])
         for follower in followers:
             follower.log[:] = [*log, *entries(new, command)]
         for rpc in asked:
@@ -368,7 +379,7 @@ def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
 
 @points(4)
 def test_index_during_a_change(cluster: StartCluster) -> None:
-    """While C_old,new is in force, a read by index needs a majority of each set (with part 2 of lab 2E)."""
+    """While C_old,new is in force, a read by index needs a majority of both sets (with part 2 of lab 2E)."""
     c = cluster(5, members=range(3), clerks=1, scripted_clerks=1, features={"membership"})
     clerk, client = c.clerks[0], Client(c)
     clerk.put("x", "1;")
@@ -384,7 +395,7 @@ def test_index_during_a_change(cluster: StartCluster) -> None:
     if held[0].messages:  # otherwise, this Raft changes one server at a time
         c.partition([leader, 3, 4, client_number(c)], [*old, clerk.number])
         c.sleep(0.3)
-        why = "as it reaches no other server of the old members S0 to S2"
+        why = f"S{leader} can reach none of the other old members, S{old[0]} and S{old[1]}"
         expect_refused(c, client, read_of("index"), why, rules.READ_INDEX, leader)
     for hold in held:
         hold.drop()
@@ -394,7 +405,7 @@ def test_index_during_a_change(cluster: StartCluster) -> None:
 
 @points(5)
 def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
-    """A new leader answers no read until it has committed an entry of its own term: it does not know what is committed."""
+    """A new leader refuses reads by index and lease until it has committed an entry of its own term."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     term, client, session = leads_alone(c)
@@ -415,7 +426,7 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     append(c, 1, term + 10, (len(log), log[-1]["term"]))
     wait_for_leadership(c)
     for kind in ("index", "lease"):
-        why = "as it has committed no entry of its own term"
+        why = "S0 has committed no entry of its own term"
         expect_refused(c, client, read_of(kind), why, rules.READ_INDEX if kind == "index" else rules.LEASE)
     # While this read waits, the entry of S0's own term is committed, and so is the second put. Even now, the index must not
     # be the one from before.
@@ -424,15 +435,18 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     for follower in followers:
         follower.limit = NO_LIMIT
     index = c.found_read_index(0, call)
-    text = f"expected S0.read_index() to return -1, or {len(log)} or more, the index of the second put, but it returns"
-    c.expect(index == -1 or index >= len(log), f"{text} {index}", rules.READ_INDEX, [0])
+    text = (
+        f"expected S0.read_index() to return -1 or at least {len(log)}, but it returns {index}. "
+        f"The second put has index {len(log)}"
+    )
+    c.expect(index == -1 or index >= len(log), text, rules.READ_INDEX, [0])
     wait_for_leadership(c)
     expect_soon(c, client, 0, read_of("index"), "2;", rules.READ_INDEX)
 
 
 @points(4)
 def test_deposed_leader_answers_nothing(cluster: StartCluster) -> None:
-    """A leader that was cut off, and does not know of its successor, confirms no read by index, nor does its follower."""
+    """A leader is cut off with one follower, and a new leader is elected: both must refuse reads by index."""
     c = cluster(5, clerks=1, scripted_clerks=1)
     clerk, client = c.clerks[0], Client(c)
     clerk.put("x", "old;")
@@ -443,7 +457,7 @@ def test_deposed_leader_answers_nothing(cluster: StartCluster) -> None:
     for number in range(2):
         clerk.put("x", f"new{number};")
         for server in (leader, follower):
-            why = "since only two of five servers can reach each other"
+            why = f"S{server} can reach only one of the four other servers"
             expect_refused(c, client, read_of("index"), why, rules.READ_INDEX, server)
     c.heal()
     end_well(c)
@@ -456,7 +470,7 @@ def client_number(c: Cluster) -> int:
 
 @points(5)
 def test_index_at_a_follower(cluster: StartCluster) -> None:
-    """A follower finds a read index, too: it asks the leader. Its service reads there, or refuses."""
+    """A follower asks the leader for a read index. Its service then answers the read or refuses it."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
@@ -472,7 +486,7 @@ def test_index_at_a_follower(cluster: StartCluster) -> None:
 
 @points(3)
 def test_follower_asks_for_each_read(cluster: StartCluster) -> None:
-    """A follower asks the leader for each read: the answer to an earlier question may be older than the read."""
+    """A follower asks the leader again for each read: an earlier answer may be older than the read."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
@@ -496,8 +510,11 @@ def test_follower_asks_for_each_read(cluster: StartCluster) -> None:
             c.sleep(0.03)
             news.release()
             index = c.found_read_index(follower, second)
-            text = f"expected S{follower}.read_index() to be -1, or {written} or more, as the put at {written} was answered"
-            c.expect(index == -1 or index >= written, f"{text} before, but it is {index}", rules.READ_INDEX, [follower])
+            text = (
+                f"expected S{follower}.read_index() to return -1 or at least {written}, but it returns {index}. "
+                f"The put at index {written} had been answered before the call"
+            )
+            c.expect(index == -1 or index >= written, text, rules.READ_INDEX, [follower])
             _check_current_or_refused(c, client.answer(second_read), follower, f"{2 * number + 1};")
         answers.release()
         news.release()
@@ -512,13 +529,16 @@ def _expect_read_index(c: Cluster, server: int, written: int) -> None:
         index = c.read_index(server)
         if index != -1:
             text = (
-                f"expected S{server}.read_index() to be {written} or more, as {written} is applied, but it is {index}"
+                f"expected S{server}.read_index() to return at least {written}, but it returns {index}. "
+                f"Some server had applied index {written} before the call"
             )
             c.expect(index >= written, text, rules.READ_INDEX, [server])
             return
         c.sleep(0.05)
-    text = f"expected S{server}.read_index() to return an index within {OPERATION_LIMIT:.0f} s, but it returns -1"
-    c.fail(f"{text} again and again", rules.PROGRESS, [server])
+    text = (
+        f"expected S{server}.read_index() to return an index within {OPERATION_LIMIT:.0f} s, but it keeps returning -1"
+    )
+    c.fail(text, rules.PROGRESS, [server])
 
 
 def _expect_current_or_refused(c: Cluster, client: Client, server: int, value: str) -> None:
@@ -533,13 +553,17 @@ def _is_current_or_refused(reply: Message, value: str) -> bool:
 def _check_current_or_refused(c: Cluster, reply: Message, server: int, value: str) -> None:
     """Require that this reply to a read by index has ``value``, or is a refusal."""
     fine = _is_current_or_refused(reply, value)
-    text = f"expected S{server} to answer a read by index with {value!r}, or to refuse it, but the answer is"
-    c.expect(fine, f"{text} {reply['status']} and {reply['value']!r}", rules.READ_INDEX, [server])
+    text = f"expected S{server} to refuse a read by index or answer it with {value!r}, but {_answer(reply)}"
+    c.expect(fine, text, rules.READ_INDEX, [server])
+
+
+def _answer(reply: Message) -> str:
+    return f"the status is {reply['status']} and the value is {reply['value']!r}"
 
 
 @points(5)
 def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
-    """A follower does not answer a read by index before it has applied the index that the leader has named."""
+    """A follower answers a read by index only after it has applied the index that the leader named."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     term, client, session = leads_alone(c)
@@ -558,13 +582,13 @@ def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
     c.wait_for(0.2, lambda: asked.done)
     if asked.reply is not None and asked.reply["term"] == new:
         index = asked.reply["index"]
-        text = f"expected S0, which follows S1, to answer read_index_of with the index -1, but it is {index}"
+        text = f"expected S0, a follower of S1, to answer read_index_of with index -1, but the index is {index}"
         c.expect(index == -1, text, rules.READ_INDEX, [0])
     rpc = client.send(0, read_of("index"))
     _keep_following(c, new, log, 0.5, [])
     c.expect(
         not rpc.done or rpc.reply is None or rpc.reply["status"] in REFUSALS,
-        f"expected S0 not to answer a read by index before it has applied index {named}, but it did",
+        f"expected S0 to apply index {named} before it answers a read by index, but it answered first",
         rules.READ_INDEX,
         [0],
     )
@@ -574,7 +598,7 @@ def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
         while c.event_loop.pending(call):
             _keep_following(c, new, log, 0.1, [])
         index = c.found_read_index(0, call)
-    text = f"expected S0.read_index() to return {named}, which the leader S1 names when it is asked, but it returns {index}"
+    text = f"expected S0.read_index() to return {named}, the index that the leader S1 names, but it returns {index}"
     c.expect(index == named, text, rules.READ_INDEX, [0])
     _keep_following(c, new, log, 2.5, [more])
     rpc = client.send(0, read_of("index"))
@@ -582,7 +606,7 @@ def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
         _keep_following(c, new, [*log, more], 0.1, [])
     if rpc.reply is not None and rpc.reply["status"] == "ok":
         value = rpc.reply["value"]
-        c.expect(value == "2;", f"expected S0 to read '2;', but it is {value!r}", rules.READ_INDEX, [0])
+        c.expect(value == "2;", f"expected S0 to read '2;', but it read {value!r}", rules.READ_INDEX, [0])
 
 
 def _keep_following(c: Cluster, term: int, log: list[Message], seconds: float, entries: list[Message]) -> None:
@@ -601,7 +625,7 @@ _ALL_WAITS = 2.3
 
 @points(4, networks=SIM, schedule="none")
 def test_waits_add_up(cluster: StartCluster) -> None:
-    """A server answers a read by index within 2 s, though the leader is slow to name an index that never comes."""
+    """A server answers a read by index within 2 s, even if a slow leader names an index that never comes."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     term, client, _ = leads_alone(c)
@@ -620,16 +644,16 @@ def test_waits_add_up(cluster: StartCluster) -> None:
         _keep_following(c, new, log, 0.1, [])
     for read in reads:
         text = (
-            f"expected S0 to answer a read by index within 2 s, all waits together, but after {_ALL_WAITS} s it has not"
+            f"expected S0 to answer a read by index within 2 s in total, but after {_ALL_WAITS} s it has not. "
+            f"The leader S1 was slow to name index {len(log) + 1}, and S0 cannot apply that index"
         )
-        text = f"{text}; S1, the leader, was slow to name index {len(log) + 1}, which S0 cannot apply"
         c.expect(read.done, text, rules.ANSWERED_IN_TIME, [0])
     answers.drop()
 
 
 @points(4, networks=SIM)
 def test_reads_wait_side_by_side(cluster: StartCluster) -> None:
-    """Reads by index that wait at a leader without followers hold up neither each other nor a read of another kind."""
+    """Reads by index wait at a leader without followers: they delay neither each other nor other kinds of reads."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
@@ -644,12 +668,14 @@ def test_reads_wait_side_by_side(cluster: StartCluster) -> None:
         others = [client.send(0, read_of(kind)) for kind in ("session", "snapshot")]
         c.wait_for(_WOKEN, lambda sent=others: all(rpc.done for rpc in sent))  # type: ignore[misc]
         for rpc in others:
-            text = f"expected S0 to answer {described(rpc.args)} within {_WOKEN} s, for it waits for nothing, but it has not"
-            c.expect(rpc.done, f"{text}; four reads by index wait at S0", rules.READ_COST, [0])
+            text = (
+                f"expected S0 to answer {described(rpc.args['read'])} within {_WOKEN} s while four reads by index wait"
+            )
+            c.expect(rpc.done, f"{text}, but it has not", rules.READ_COST, [0])
         c.wait_for(ANSWERED, lambda sent=waiting: all(rpc.done for rpc in sent))  # type: ignore[misc]
         late = sum(not rpc.done for rpc in waiting)
         text = (
-            f"expected S0 to answer four reads by index within 2 s, though no follower answers, but {late} still wait"
+            f"expected S0 to answer four reads by index within 2 s, even if no follower answers, but {late} still wait"
         )
         c.expect(not late, text, rules.ANSWERED_IN_TIME, [0])
         for follower in followers:
@@ -665,7 +691,8 @@ def test_alone(cluster: StartCluster) -> None:
     for number, read in enumerate(("index", "lease", "session", "snapshot", "log")):
         clerk.put("x", f"{number};")
         value = clerk.get("x", read=read)
-        c.expect(value == f"{number};", f"expected a {read} read of '{number};', but it is {value!r}", rules.READ_INDEX)
+        text = f"expected get('x', {read!r}) to return '{number};' from a single server, but it returned {value!r}"
+        c.expect(value == f"{number};", text, rules.READ_INDEX)
     end_well(c)
 
 
@@ -674,7 +701,7 @@ def test_alone(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_lease_costs_no_message(cluster: StartCluster) -> None:
-    """In a quiet cluster, 200 reads by lease cost no message between servers."""
+    """In a quiet cluster, 200 reads by lease cost no extra messages between servers."""
     c = cluster(3, clerks=1)
     clerk = c.clerks[0]
     clerk.put("x", "1;")
@@ -685,17 +712,22 @@ def test_lease_costs_no_message(cluster: StartCluster) -> None:
         clerk.get("x", read="lease")
     most = 1.2 * idle * (c.now - since) / 2.0 + 5
     spent = _server_rpcs(c) - before
-    text = f"expected 200 reads by lease to cost at most {most:.0f} messages between servers, as an idle leader sends"
-    c.expect(spent <= most, f"{text}, but there were {spent}", rules.READ_COST)
+    text = (
+        f"expected at most {most:.0f} messages between servers during 200 reads by lease, but there were {spent}. "
+        "An idle leader sends no more"
+    )
+    c.expect(spent <= most, text, rules.READ_COST)
     c.expect(
-        _last_index(c) == last, "expected reads by lease to add nothing to the log, but it has grown", rules.READ_COST
+        _last_index(c) == last,
+        "expected reads by lease to add nothing to the log, but the log has grown",
+        rules.READ_COST,
     )
     c.check_history()
 
 
 @points(5, networks=SIM)
 def test_lease_ends(cluster: StartCluster) -> None:
-    """A leader that is cut off answers by lease only until another server can have been elected."""
+    """A leader that is cut off stops answering reads by lease before another leader can be elected."""
     c = cluster(5, clerks=3)
     _read_at_old_leaders(c, 4)
     end_well(c)
@@ -703,7 +735,7 @@ def test_lease_ends(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_lease_of_a_slow_clock(cluster: StartCluster) -> None:
-    """The leader's clock runs slow, within the bound: its lease must end early enough."""
+    """The leader's clock is slow, within the bound: its lease must end before another leader can be elected."""
     c = cluster(3, clerks=3, start=False)
     _set_clocks(c, [0.84, 1.0, 1.0])
     _lead(c, 0)
@@ -713,7 +745,7 @@ def test_lease_of_a_slow_clock(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_lease_of_slow_voters(cluster: StartCluster) -> None:
-    """The clocks of two servers run fast, within the bound: they can elect a leader early."""
+    """Two followers' clocks are fast, within the bound: the lease must end before they can elect a leader."""
     c = cluster(3, clerks=3, start=False)
     _set_clocks(c, [0.95, 1.16, 1.16])
     _lead(c, 0)
@@ -723,7 +755,7 @@ def test_lease_of_slow_voters(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_voter_restarts(cluster: StartCluster) -> None:
-    """A server that restarts has forgotten that it heard the leader: it must not vote while a lease may rest on it."""
+    """A server restarts and forgets that it heard the leader: it must not vote while a lease may depend on it."""
     c = cluster(3, clerks=2)
     reader, writer = c.clerks
     for number in range(8):
@@ -785,8 +817,8 @@ def wait_for_vote(c: Cluster, candidate: int, voter: int, term: int) -> int:
             return term
         if rpc.reply is not None and rpc.reply["term"] >= term:
             term += 10
-    text = f"expected S{voter} to vote for a candidate if it hears no leader for {2 * LONGEST_TIMEOUT:.0f} s"
-    return c.fail(text, rules.LIVENESS, [voter])
+    text = f"expected S{voter}, which hears no leader, to vote for a candidate within {2 * LONGEST_TIMEOUT:.0f} s"
+    return c.fail(f"{text}, but it did not", rules.LIVENESS, [voter])
 
 
 class Candidate:
@@ -827,9 +859,10 @@ class Candidate:
         self.c.wait_for(0.02, lambda: rpc.done)
 
     def stand(self, why: str, rule: Rule) -> None:
-        """Ask S1 for its vote every 5 ms until it agrees, and require that S0 then refuses to answer by lease."""
+        """Ask S1 for its vote every 5 ms until it agrees, and require that S0 then refuses to answer by lease. ``why`` is a
+        sentence."""
         self._term = wait_for_vote(self.c, 2, 1, self._term + 10)
-        expect_refused(self.c, self.client, read_of("lease"), f"as S1 has just voted for S2, {why}", rule)
+        expect_refused(self.c, self.client, read_of("lease"), f"S1 has just voted for S2. {why}", rule)
 
     def let_s0_lead(self) -> None:
         """Open every link, and make S0 lead: S1 is off the network until S0 has been elected with S2's vote."""
@@ -844,7 +877,7 @@ class Candidate:
             (term, leads), (other, _) = c.get_state(0), c.get_state(1)
             if leads and term == other:
                 return
-        c.fail("expected S0 to be elected with the vote of S2, but S1 leads, or nobody", rules.LIVENESS, [0])
+        c.fail("expected S0 to be elected with S2's vote, but it does not lead", rules.LIVENESS, [0])
 
 
 def _candidate(cluster: StartCluster, rates: Sequence[float]) -> Candidate:
@@ -855,21 +888,21 @@ def _candidate(cluster: StartCluster, rates: Sequence[float]) -> Candidate:
 
 @points(6, networks=SIM)
 def test_lease_and_vote(cluster: StartCluster) -> None:
-    """As soon as the server on which a lease rests would vote for another leader, the lease is over, whatever the clocks."""
+    """A lease that depends on one server must end before this server would vote for another candidate."""
     for_s0, for_s1 = 0.9, 1.1
     candidate = _candidate(cluster, (for_s0, for_s1))
     for number in range(4):
         candidate.lease_at_s0()
         candidate.c.sleep(0.03 * number)  # so that each cut comes at a different time after a heartbeat
         candidate.isolate_s0()
-        why = f"whose clock runs at {for_s1} and that of S0 at {for_s0}: less than 1.25 times as fast"
+        why = f"S1's clock runs at {for_s1} and S0's at {for_s0}, so S1's is less than 1.25 times as fast"
         candidate.stand(why, rules.LEASE)
         candidate.let_s0_lead()
 
 
 @points(5, networks=SIM)
 def test_lease_and_slow_answers(cluster: StartCluster) -> None:
-    """Answers take 150 ms to arrive, but the lease began when their messages were sent."""
+    """Answers take 150 ms to arrive: a lease begins when the messages are sent, not when their answers arrive."""
     candidate = _candidate(cluster, (0.95, 1.1))
     c = candidate.c
     c.network.set_link(1, 0, latency=(0.15, 0.16))
@@ -878,13 +911,13 @@ def test_lease_and_slow_answers(cluster: StartCluster) -> None:
         candidate.lease_at_s0()
         c.sleep(0.03 * number)
         candidate.isolate_s0()
-        candidate.stand("and S0's last messages to it were sent long before their answers arrived", rules.LEASE)
+        candidate.stand("S0's last messages to S1 were sent long before their answers arrived", rules.LEASE)
         candidate.let_s0_lead()
 
 
 @points(6, networks=SIM)
 def test_lease_and_restart(cluster: StartCluster) -> None:
-    """A server on which a lease rests restarts: it votes for nobody as long as the lease may last."""
+    """A lease depends on one server, which restarts: it must refuse to vote as long as the lease may last."""
     candidate = _candidate(cluster, (1.0, 1.0))
     c = candidate.c
     for _ in range(4):
@@ -893,32 +926,31 @@ def test_lease_and_restart(cluster: StartCluster) -> None:
         c.crash(1)
         c.event_loop.boot(1, c.members)  # restart() would connect it to S0 again
         c.wait_for(1.0, lambda: c.server_state(1).ready)
-        candidate.stand("after a restart, in which it has forgotten that it heard S0", rules.SILENT_VOTERS)
+        candidate.stand("S1 had restarted and forgotten that it heard S0", rules.SILENT_VOTERS)
         candidate.let_s0_lead()
 
 
 @points(5, networks=SIM)
 def test_lease_and_a_risen_term(cluster: StartCluster) -> None:
-    """The term of a server on which a lease rests rises, and a candidate of that term asks it: the answer is no all the
-    same."""
+    """A lease depends on one server, whose term rises: it must still refuse its vote to a candidate of that term."""
     candidate = _candidate(cluster, (1.0, 1.0))
     for _ in range(3):
         candidate.lease_at_s0()
         candidate.isolate_s0()
         candidate.raise_term()
-        candidate.stand("whose term S1 had learned from a message before", rules.SILENT_VOTERS)
+        candidate.stand("S1 had learned S2's term from an earlier message", rules.SILENT_VOTERS)
         candidate.let_s0_lead()
 
 
 @points(4, networks=SIM)
 def test_lease_needs_the_new_members(cluster: StartCluster) -> None:
-    """While members change by joint consensus, a lease rests on a majority of the new ones, too (if Raft has lab 2E)."""
+    """While members change by joint consensus, a lease also needs a majority of the new members (if Raft has lab 2E)."""
     _lease_during_a_change(cluster, voter=3, candidate=4, others=(1, 2))
 
 
 @points(4, networks=SIM)
 def test_lease_needs_the_old_members(cluster: StartCluster) -> None:
-    """While members change by joint consensus, a lease rests on a majority of the old ones, too (if Raft has lab 2E)."""
+    """While members change by joint consensus, a lease also needs a majority of the old members (if Raft has lab 2E)."""
     _lease_during_a_change(cluster, voter=1, candidate=2, others=(3, 4))
 
 
@@ -950,7 +982,7 @@ def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, ot
     c.cut(0, voter)
     c.cut(voter, 0)
     wait_for_vote(c, candidate, voter, 1000)
-    why = f"as S{voter} has just voted for S{candidate}, while both the members S0, S1, S2 and S0, S3, S4 are in force"
+    why = f"S{voter} has just voted for S{candidate}. Both configurations, S0, S1, S2 and S0, S3, S4, are in force"
     expect_refused(c, client, read_of("lease"), why, rules.LEASE)
 
 
@@ -971,7 +1003,7 @@ def _without_configurations(follower: ScriptedFollower) -> Callable[[Rpc], Messa
 
 @points(4)
 def test_lease_after_a_transfer(cluster: StartCluster) -> None:
-    """A leader that has told another server to stand for election has no lease any more (if Raft has lab 2G)."""
+    """A leader gives up its lease when it tells another server to stand for election (if Raft has lab 2G)."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     clerk, client = c.clerks[0], Client(c)
     if not c.raft_has("transfer_leadership"):
@@ -1000,7 +1032,7 @@ def test_lease_after_a_transfer(cluster: StartCluster) -> None:
             c.wait_for(1.0, lambda before=asked, by=leader: c.rpc_count(by, "timeout_now") > before)  # type: ignore[misc]
             elected = c.wait_for(1.0, lambda new=target: c.get_state(new)[1])  # type: ignore[misc]
             if elected:
-                why = f"as it has told S{target} to stand for election, which leads now"
+                why = f"S{leader} has told S{target} to stand for election, and S{target} leads now"
                 expect_refused(c, client, read_of("lease"), why, rules.LEASE, leader)
         for hold in held:
             hold.release()
@@ -1011,7 +1043,7 @@ def test_lease_after_a_transfer(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_lease_of_a_paused_leader(cluster: StartCluster) -> None:
-    """A leader whose threads stood still for a while does not rely on a lease that has run out meanwhile."""
+    """A leader's threads pause until its lease has ended: it must not answer by that lease afterwards."""
     c = cluster(3, clerks=3)
     reader, writer, _ = c.clerks
     for number in range(4):
@@ -1036,7 +1068,7 @@ def test_lease_of_a_paused_leader(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_lease_counts_from_the_sending(cluster: StartCluster) -> None:
-    """A lease begins when its messages were sent. Answers that are late prove nothing about the present."""
+    """Answers arrive seconds late: they must not begin a lease, because it counts from when messages were sent."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
@@ -1050,7 +1082,7 @@ def test_lease_counts_from_the_sending(cluster: StartCluster) -> None:
         for hold in held:
             hold.deliver(c.now)
         c.sleep(0.01)
-        why = f"as no message of the last {LONGEST_TIMEOUT:.0f} s was answered"
+        why = f"No message that S0 sent in the last {LONGEST_TIMEOUT:.0f} s has been answered"
         expect_refused(c, client, read_of("lease"), why, rules.LEASE)
         for follower in followers:
             follower.silent = False
@@ -1059,7 +1091,7 @@ def test_lease_counts_from_the_sending(cluster: StartCluster) -> None:
 
 @points(4)
 def test_no_lease_without_answers(cluster: StartCluster) -> None:
-    """A leader that nobody answers soon answers no read by lease, although its clients can reach it."""
+    """Clients reach the leader, but no server answers it: it must soon refuse reads by lease."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
@@ -1067,13 +1099,13 @@ def test_no_lease_without_answers(cluster: StartCluster) -> None:
     for follower in followers:
         follower.silent = True
     c.sleep(LONGEST_TIMEOUT)
-    why = f"as nobody has answered for {LONGEST_TIMEOUT:.0f} s"
+    why = f"No server has answered S0 for {LONGEST_TIMEOUT:.0f} s"
     expect_refused(c, client, read_of("lease"), why, rules.LEASE)
 
 
 @points(3)
 def test_follower_holds_no_lease(cluster: StartCluster) -> None:
-    """A server that does not lead refuses reads by lease, or answers with the current value."""
+    """A follower refuses reads by lease or answers with the current value."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     clerk, client = c.clerks[0], Client(c)
     for number in range(3):
@@ -1083,26 +1115,24 @@ def test_follower_holds_no_lease(cluster: StartCluster) -> None:
             if server == leader:
                 continue
             reply = client.ask(server, read_of("lease"))
-            text = f"expected S{server} to refuse a read by lease or to answer it with '{number};'"
-            fine = _is_current_or_refused(reply, f"{number};")
-            seen = f"{reply['status']} and {reply['value']!r}"
-            c.expect(fine, f"{text}, but the answer is {seen}", rules.LEASE, [server])
+            text = f"expected S{server} to refuse a read by lease or answer it with '{number};', but {_answer(reply)}"
+            c.expect(_is_current_or_refused(reply, f"{number};"), text, rules.LEASE, [server])
     end_well(c)
 
 
 @points(0, networks=SIM)
 def test_clocks_beyond_the_bound(cluster: StartCluster) -> None:
-    """What happens if clocks differ by more than the bound: a stale read is shown, and costs no points."""
+    """Clocks differ by more than the bound: the test shows a stale read, which costs no points."""
     c = cluster(3, clerks=3, start=False)
     _set_clocks(c, [0.6, 1.3, 1.3])
     _lead(c, 0)
     _read_at_old_leaders(c, 2, wanted=0, judged=False)
     stale = c.stale_reads()
     if stale:
-        c.note(f"a stale read, as leases promise nothing if clocks run at 0.6 and 1.3: {stale}")
+        c.note(f"a stale read, because leases promise nothing if clocks run at 0.6 and 1.3: {stale}")
         c.event_loop.advice.setdefault(
-            "a read by lease was stale, which is no mistake: the clocks ran at 0.6 and 1.3, which is more than MAX_DRIFT; "
-            "raftlab replay clocks_beyond_the_bound@0 shows it in its last note"
+            "a read by lease was stale. This is no mistake, because the clocks ran at 0.6 and 1.3 and so differed by more "
+            "than MAX_DRIFT. The last note of raftlab replay clocks_beyond_the_bound@0 shows this read"
         )
 
 
@@ -1122,29 +1152,26 @@ def hold_lease(c: Cluster, client: Client, holder: int, value: str) -> None:
         reply = client.ask(holder, read_of("lease"))
         status = reply["status"]
         if status == "ok":
-            _expect_current(c, holder, reply, value, "which was written before")
+            _expect_current(c, holder, reply, value, f"The put of {value!r} had returned before the read")
             # A service may also answer such a read by index, as long as it holds no lease.
             index = c.event_loop.call(holder, "lease_index", [], CALL_PATIENCE)
             if type(index) is int and index >= 0:
                 return
         c.sleep(0.02)
-    text = (
-        f"expected S{holder}, which does not lead, to hold a lease after {OPERATION_LIMIT:.0f} s of reads by lease, as"
-    )
-    text = f"{text} this part (2) needs leases at followers, but the last such read is answered with {status}"
-    text = f"{text}, and lease_index() returns {short(index)}" if status == "ok" else text
-    c.fail(text, rules.HOLDERS, [holder], hint="Part 1 is done with leases at the leader. Go on with part 2.")
+    text = f"expected S{holder}, a follower, to hold a lease after {OPERATION_LIMIT:.0f} s of reads by lease"
+    seen = f"lease_index() returns {short(index)}" if status == "ok" else f"it answered the last read with {status}"
+    text = f"{text}, but {seen}. Part 2 needs leases at followers"
+    c.fail(text, rules.HOLDERS, [holder], hint="Part 1 needs leases only at the leader. Continue with part 2.")
 
 
 def _expect_current(c: Cluster, holder: int, reply: Message, value: str, why: str) -> None:
-    """Require that a server refuses a read by lease, or answers it with ``value``."""
-    text = f"expected S{holder} to answer a read by lease with {value!r}, {why}, or to refuse it, but it is"
-    fine = _is_current_or_refused(reply, value)
-    c.expect(fine, f"{text} {reply['status']} and {reply['value']!r}", rules.HOLDERS, [holder])
+    """Require that a server refuses a read by lease, or answers it with ``value``. ``why`` is a sentence."""
+    text = f"expected S{holder} to refuse a read by lease or answer it with {value!r}, but {_answer(reply)}. {why}"
+    c.expect(_is_current_or_refused(reply, value), text, rules.HOLDERS, [holder])
 
 
 def _write_and_read(
-    c: Cluster, client: Client, holder: int, value: str, why: str, no_lease: str = "the lease of S{} has ended by then"
+    c: Cluster, client: Client, holder: int, value: str, why: str, no_lease: str = "The lease of S{} has ended by now"
 ) -> float:
     """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 5 ms meanwhile and for a while after. Require
     that no read that began after the put had returned shows anything else. Returns the seconds that the put took.
@@ -1155,8 +1182,8 @@ def _write_and_read(
         reads.append((c.now, client.send(holder, read_of("lease"))))
         c.sleep(0.005)
     if operation.returned is None:
-        text = f"expected {operation.describe()} to return within {OPERATION_LIMIT:.0f} s, as {no_lease.format(holder)}"
-        c.fail(f"{text}, but it has not", rules.HOLDERS)
+        text = f"expected {operation.describe()} to return within {OPERATION_LIMIT:.0f} s, but it has not"
+        c.fail(f"{text}. {no_lease.format(holder)}", rules.HOLDERS)
     _check_reads(c, holder, reads, operation.returned, value, why)
     return operation.returned - begun
 
@@ -1169,7 +1196,7 @@ def _check_reads(
     c.wait_for(ANSWERED, lambda: all(rpc.done for _, rpc in reads))
     for sent, rpc in reads:
         if sent >= written and rpc.reply is not None:
-            _expect_current(c, holder, rpc.reply, value, f"which a put had written before {why}")
+            _expect_current(c, holder, rpc.reply, value, f"The put of {value!r} had returned before the read. {why}")
 
 
 def _isolate(c: Cluster, server: int) -> None:
@@ -1188,7 +1215,7 @@ def _followers(c: Cluster) -> tuple[int, list[int]]:
 
 @points(5)
 def test_part2_reads_at_followers(cluster: StartCluster) -> None:
-    """Part 2: followers answer reads by lease, always with what was written last."""
+    """Part 2: followers answer reads by lease, always with the value written last."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
@@ -1201,12 +1228,13 @@ def test_part2_reads_at_followers(cluster: StartCluster) -> None:
             session.do("put", "x", f"{number}.{step};")
             for holder in followers:
                 reply = client.ask(holder, read_of("lease"))
-                _expect_current(c, holder, reply, f"{number}.{step};", "which was written before")
+                why = f"The put of '{number}.{step};' had returned before the read"
+                _expect_current(c, holder, reply, f"{number}.{step};", why)
 
 
 @points(5, networks=SIM)
 def test_part2_reads_cost_no_message(cluster: StartCluster) -> None:
-    """Part 2: in a quiet cluster, 200 reads by lease at a follower cost no message between servers but those that renew."""
+    """Part 2: in a quiet cluster, 200 reads by lease at a follower cost no messages except lease renewals."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client = Client(c)
     c.clerks[0].put("x", "1;")
@@ -1218,18 +1246,25 @@ def test_part2_reads_cost_no_message(cluster: StartCluster) -> None:
         answered += client.ask(holder, read_of("lease"))["status"] == "ok"
     most = (1.2 * idle / 2.0 + _RENEWALS) * (c.now - since) + 5
     spent = _server_rpcs(c) - before
-    text = f"expected 200 reads by lease at S{holder} to cost at most {most:.0f} messages between servers"
-    c.expect(spent <= most, f"{text}, as an idle leader and renewals need, but there were {spent}", rules.READ_COST)
-    c.expect(
-        _last_index(c) == last, "expected reads by lease to add nothing to the log, but it has grown", rules.READ_COST
+    text = (
+        f"expected at most {most:.0f} messages between servers during 200 reads by lease at S{holder}, but there were "
+        f"{spent}. An idle leader and lease renewals need no more"
     )
-    text = f"expected S{holder} to answer most of 200 reads by lease in a quiet cluster, but it has refused {200 - answered}"
+    c.expect(spent <= most, text, rules.READ_COST)
+    c.expect(
+        _last_index(c) == last,
+        "expected reads by lease to add nothing to the log, but the log has grown",
+        rules.READ_COST,
+    )
+    text = (
+        f"expected S{holder} to answer most of 200 reads by lease in a quiet cluster, but it refused {200 - answered}"
+    )
     c.expect(answered >= 100, text, rules.HOLDERS, [holder])
 
 
 @points(4, networks=SIM)
 def test_part2_leader_is_spared(cluster: StartCluster) -> None:
-    """Part 2: with three holders and steady reads, fewer than half of the reads go to the leader."""
+    """Part 2: three followers hold leases: fewer than half of the reads by lease go to the leader."""
     c = cluster(4, clerks=1, scripted_clerks=3)
     clients = [Client(c, number) for number in range(3)]
     c.clerks[0].put("x", "1;")
@@ -1249,15 +1284,15 @@ def test_part2_leader_is_spared(cluster: StartCluster) -> None:
                 client.ask(leader, read_of("lease"))
         c.sleep(0.01)
     text = (
-        f"expected S{leader}, the leader, to get fewer than half of {asked} reads by lease, which clients send to the"
+        f"expected the three followers to refuse fewer than half of {asked} reads by lease, but they refused {refused}"
     )
-    text = f"{text} three other servers first, but these have refused {refused}"
+    text = f"{text}. Each refused read goes to the leader S{leader}"
     c.expect(refused * 2 < asked, text, rules.HOLDERS)
 
 
 @points(6)
 def test_part2_holder_is_cut_off(cluster: StartCluster) -> None:
-    """Part 2: a holder is cut off. Writes go on after one lease at most, and by then the holder answers nothing."""
+    """Part 2: a lease holder is cut off: writes resume after at most one lease, and no later read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     _cut_holders_off(c, 4)
     end_well(c)
@@ -1265,7 +1300,7 @@ def test_part2_holder_is_cut_off(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_part2_clocks(cluster: StartCluster) -> None:
-    """Part 2: a holder is cut off whose clock runs slow, within the bound: its lease ends before writes go on."""
+    """Part 2: a lease holder with a slow clock, within the bound, is cut off: its lease ends before writes resume."""
     c = cluster(3, clerks=1, scripted_clerks=1, start=False)
     _set_clocks(c, [1.11, 0.9, 0.9])
     _cut_holders_off(c, 4, wanted=0)
@@ -1288,19 +1323,17 @@ def _cut_holders_off(c: Cluster, rounds: int, wanted: int | None = None) -> None
             client.ask(holder, read_of("lease"))
             c.sleep(0.01)
         _isolate(c, holder)
-        took = _write_and_read(c, client, holder, f"{number}+;", f"S{holder}, which was cut off, was asked")
+        took = _write_and_read(c, client, holder, f"{number}+;", f"S{holder} was cut off")
         limit = LONGEST_LEASE + (0.5 if c.virtual else 3.0)
-        text = (
-            f"expected a put to return within {limit} s after a holder of a lease was cut off, as a lease lasts at most"
-        )
-        c.expect(took <= limit, f"{text} {LONGEST_LEASE} s, but it took {took:.1f} s", rules.HOLDERS, [leader])
+        text = f"expected a put to return within {limit} s after a lease holder was cut off, but it took {took:.1f} s"
+        c.expect(took <= limit, f"{text}. A lease lasts at most {LONGEST_LEASE} s", rules.HOLDERS, [leader])
         c.heal()
         c.sleep(0.5)
 
 
 @points(6)
 def test_part2_new_leader(cluster: StartCluster) -> None:
-    """Part 2: a new leader is elected without a holder. It commits nothing while the holder's lease may last."""
+    """Part 2: a new leader cannot reach a lease holder: it commits nothing while the holder's lease may last."""
     c = cluster(5, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(4):
@@ -1312,11 +1345,11 @@ def test_part2_new_leader(cluster: StartCluster) -> None:
         if number % 2:
             _isolate(c, holder)
             c.crash(leader)
-            why = f"S{holder}, whose leader has crashed, was asked"
+            why = f"S{holder} was cut off, and its leader had crashed"
         else:
             # The old leader and the holder still reach each other.
             c.partition([leader, holder], others)
-            why = f"S{holder} was asked, which only reaches S{leader}, the leader of before"
+            why = f"S{holder} could reach only S{leader}, the old leader"
             _only(c, writer, others)
         _write_and_read(c, client, holder, f"{number}+;", why)
         c.heal()
@@ -1327,8 +1360,8 @@ def test_part2_new_leader(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_transfer(cluster: StartCluster) -> None:
-    """Part 2: a leader hands over while a holder is cut off: the new leader commits nothing while the lease may last (if
-    Raft has lab 2G)."""
+    """Part 2: a leader hands over while a lease holder is cut off: the new leader waits until the lease has ended (if Raft
+    has lab 2G)."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(4):
@@ -1341,9 +1374,7 @@ def test_part2_transfer(cluster: StartCluster) -> None:
             return
         _isolate(c, holder)
         c.transfer(leader, target)
-        _write_and_read(
-            c, client, holder, f"{number}+;", f"S{holder} was asked, which was cut off before S{target} led"
-        )
+        _write_and_read(c, client, holder, f"{number}+;", f"S{holder} was cut off before S{target} became the leader")
         c.heal()
         c.sleep(0.5)
         if not c.get_state(target)[1]:
@@ -1353,8 +1384,8 @@ def test_part2_transfer(cluster: StartCluster) -> None:
 
 @points(4)
 def test_part2_holder_is_removed(cluster: StartCluster) -> None:
-    """Part 2: a holder that is cut off is removed: until its lease has ended, nothing is committed without it (if Raft has
-    lab 2E)."""
+    """Part 2: a lease holder is cut off and removed: nothing is committed without it until its lease has ended (if Raft
+    has lab 2E)."""
     c = cluster(3, clerks=1, scripted_clerks=1, features={"membership"})
     client, writer = Client(c), c.clerks[0]
     writer.put("x", "1;")
@@ -1365,13 +1396,12 @@ def test_part2_holder_is_removed(cluster: StartCluster) -> None:
         return
     _isolate(c, holder)
     MembershipCall(c, leader, without(range(3), holder)).answer()
-    _write_and_read(c, client, holder, "2;", f"S{holder} was asked, which was cut off, and then removed")
+    _write_and_read(c, client, holder, "2;", f"S{holder} was cut off and then removed")
 
 
 @points(4, networks=SIM)
 def test_part2_removed_server_asks(cluster: StartCluster) -> None:
-    """Part 2: a server that was removed is still asked for reads by lease: writes go on, and it shows nothing old (if Raft
-    has lab 2E)."""
+    """Part 2: a removed server still gets reads by lease: writes go on, and no read is stale (if Raft has lab 2E)."""
     c = cluster(3, clerks=1, scripted_clerks=1, features={"membership"})
     client, writer = Client(c), c.clerks[0]
     writer.put("x", "1;")
@@ -1385,13 +1415,13 @@ def test_part2_removed_server_asks(cluster: StartCluster) -> None:
     for _ in range(round(2 * LONGEST_LEASE / 0.01)):
         client.send(removed, read_of("lease"))
         c.sleep(0.01)
-    why = f"S{removed} was asked, which had been removed"
-    _write_and_read(c, client, removed, "2;", why, no_lease="S{} was removed, and gets no entries any more")
+    why = f"S{removed} had been removed from the cluster"
+    _write_and_read(c, client, removed, "2;", why, no_lease="S{} was removed, so it gets no more entries")
 
 
 @points(5)
 def test_part2_holder_restarts(cluster: StartCluster) -> None:
-    """Part 2: a holder that restarts has no lease, and when it gets one, it shows nothing old."""
+    """Part 2: a lease holder restarts: it has no lease until it gets a new one, and no read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(4):
@@ -1409,10 +1439,10 @@ def test_part2_holder_restarts(cluster: StartCluster) -> None:
         c.wait_for(5.0, lambda server=holder: c.server_state(server).ready)  # type: ignore[misc]
         status = client.ask(holder, read_of("lease"))["status"]
         text = (
-            f"expected S{holder} not to answer a read by lease with ok, as it has restarted since it got a lease, but"
+            f"expected S{holder} to refuse a read by lease, but the status is {status}. It has restarted since it got"
         )
-        c.expect(status in REFUSALS, f"{text} the status is {status}", rules.HOLDERS, [holder])
-        _write_and_read(c, client, holder, f"{number}+;", f"S{holder} was asked, which had restarted, and was cut off")
+        c.expect(status in REFUSALS, f"{text} its lease", rules.HOLDERS, [holder])
+        _write_and_read(c, client, holder, f"{number}+;", f"S{holder} had restarted and was cut off")
         c.heal()
         c.sleep(0.5)
     end_well(c)
@@ -1420,7 +1450,7 @@ def test_part2_holder_restarts(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_part2_leader_restarts(cluster: StartCluster) -> None:
-    """Part 2: a leader that has granted a lease restarts or steps down, and is asked to vote: the lease still counts."""
+    """Part 2: a leader grants a lease, restarts or steps down, and is then asked to vote: the lease still counts."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
@@ -1456,10 +1486,12 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
             reads.append((c.now, client.send(holder, read_of("lease"))))
             c.sleep(0.005)
         if written is None:
-            text = f"expected S{leader} or S{other} to carry out a put within {OPERATION_LIMIT:.0f} s, as the lease of"
-            c.fail(f"{text} S{holder} has ended by then, but they have not", rules.HOLDERS)
+            text = (
+                f"expected S{leader} or S{other} to carry out a put within {OPERATION_LIMIT:.0f} s, but they have not"
+            )
+            c.fail(f"{text}. The lease of S{holder} has ended by now", rules.HOLDERS)
         what = "stepped down" if number % 2 else "restarted"
-        why = f"S{holder} was asked, which was cut off before S{leader} {what}, the leader that had granted the lease"
+        why = f"S{leader} had granted the lease. S{holder} was cut off, and then S{leader} {what}"
         _check_reads(c, holder, reads, written, f"{number}+;", why)
         c.heal()
         c.sleep(0.5)
@@ -1467,7 +1499,7 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_two_holders(cluster: StartCluster) -> None:
-    """Part 2: a holder that has an entry, but does not know that it is committed, does not read without it."""
+    """Part 2: a lease holder does not know that its last entry is committed: its reads must include this entry."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(4):
@@ -1488,7 +1520,7 @@ def test_part2_two_holders(cluster: StartCluster) -> None:
             rpc = client.send(behind, read_of("lease"))
             c.sleep(0.05)
             news.release()
-            why = f"which a put had written before, while S{behind} did not know that it is committed"
+            why = f"The put had returned, and S{behind} did not know that its entry was committed"
             _expect_current(c, behind, client.answer(rpc), f"{number}+;", why)
         news.release()
         writer.finish(operation)
@@ -1497,7 +1529,7 @@ def test_part2_two_holders(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_part2_behind(cluster: StartCluster) -> None:
-    """Part 2: a follower that lacks an entry asks for a lease, when that is committed or before: it shows nothing old."""
+    """Part 2: a follower asks for a lease while it lacks an entry, committed or not: no read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(4):
@@ -1523,15 +1555,15 @@ def test_part2_behind(cluster: StartCluster) -> None:
         late.release()
         writer.finish(operation)
         assert operation.returned is not None
-        when = "before that was committed" if number % 2 else "when that was committed"
-        why = f"S{behind} was asked, which lacked that entry, and asked for a lease {when}"
+        when = "before" if number % 2 else "after"
+        why = f"S{behind} lacked its entry, and asked for a lease {when} the entry was committed"
         _check_reads(c, behind, reads, operation.returned, f"{number}+;", why)
     end_well(c)
 
 
 @points(5)
 def test_part2_late_answers(cluster: StartCluster) -> None:
-    """Part 2: a lease that was granted long ago is over when the answer arrives."""
+    """Part 2: the answer that grants a lease arrives late: the lease is already over."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(3):
@@ -1553,7 +1585,7 @@ def test_part2_late_answers(cluster: StartCluster) -> None:
         if operation.done:
             answers.deliver(c.now)
             c.sleep(0.02)
-            why = f"which a put had written before S{holder} had the answer that grants it a lease"
+            why = f"The put had returned before S{holder} received the answer that grants it a lease"
             _expect_current(c, holder, client.ask(holder, read_of("lease")), f"{number}+;", why)
         for hold in (answers, *news, *own):
             hold.release()
@@ -1564,7 +1596,7 @@ def test_part2_late_answers(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_history(cluster: StartCluster) -> None:
-    """Part 2: a clerk reads by lease at each server, and two write, while servers are cut off, crash and restart."""
+    """Part 2: one clerk reads by lease at each server and two write, while servers are cut off or crash and restart."""
     c = cluster(3, clerks=5, scripted_clerks=1, max_state=3000)
     client, readers, writers = Client(c), c.clerks[:3], c.clerks[3:]
     writers[0].append("x", "begin;")
@@ -1598,7 +1630,7 @@ def test_part2_history(cluster: StartCluster) -> None:
 
 @points(5)
 def test_session_without_a_leader(cluster: StartCluster) -> None:
-    """Reads of kind session and snapshot are answered by any server, also while there is no leader."""
+    """Any server answers session reads and snapshot reads, even while there is no leader."""
     c = cluster(5, clerks=1, scripted_clerks=1)
     clerk, client = c.clerks[0], Client(c)
     clerk.put("x", "1;")
@@ -1609,17 +1641,17 @@ def test_session_without_a_leader(cluster: StartCluster) -> None:
     for server in range(5):
         for kind in ("session", "snapshot"):
             expect_soon(
-                c, client, server, read_of(kind, seen=seen), "1;", rules.SESSION_READS, " while no leader is there"
+                c, client, server, read_of(kind, seen=seen), "1;", rules.SESSION_READS, " while there is no leader"
             )
     value = clerk.get("x", read="session")
-    c.expect(value == "1;", f"expected the clerk to read '1;' while no leader is there, but it is {value!r}")
+    c.expect(value == "1;", f"expected the clerk to read '1;' while there is no leader, but it read {value!r}")
     c.heal()
     end_well(c)
 
 
 @points(5)
 def test_session_waits(cluster: StartCluster) -> None:
-    """A server that is behind does not answer a read of kind session before it has applied what the client has seen."""
+    """A server that is behind answers a session read only after it has applied all that the client has seen."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
@@ -1630,17 +1662,17 @@ def test_session_waits(cluster: StartCluster) -> None:
         session.do("put", "x", f"{number};")
         seen = expect_soon(c, client, leader, read_of("index"), f"{number};", rules.READ_INDEX)["index"]
         fields = read_of("session", seen=seen)
-        why = f"since it has not applied index {seen}"
+        why = f"S{behind} has not applied index {seen}"
         expect_refused(c, client, fields, why, rules.SESSION_READS, behind)
         c.heal()
         reply = expect_soon(c, client, behind, fields, f"{number};", rules.SESSION_READS)
-        text = f"expected the answer to name an index from {seen} on, but it names {reply['index']}"
+        text = f"expected the reply to name index {seen} or a later one, but it names {reply['index']}"
         c.expect(reply["index"] >= seen, text, rules.SESSION_READS, [behind])
 
 
 @points(5)
 def test_session_at_changing_servers(cluster: StartCluster) -> None:
-    """A clerk that is sent from server to server sees its own writes, and never goes back in time."""
+    """A clerk that moves from server to server sees its own writes and never goes back in time."""
     c = cluster(5, clerks=2, max_state=3000)
     load = Load(c, clerks=[c.clerks[1]], keys=("x",), mix=("append",), most=80)
     clerk = c.clerks[0]
@@ -1652,7 +1684,7 @@ def test_session_at_changing_servers(cluster: StartCluster) -> None:
         clerk.append("x", f"own{number};")
         _only(c, clerk, [server, behind])
         value = clerk.get("x", read="session")
-        text = f"expected {clerk.name} to see its own append of 'own{number};', but it reads {value!r}"
+        text = f"expected {clerk.name} to see its own append of 'own{number};', but it read {value!r}"
         c.expect(f"own{number};" in (value or ""), text, rules.SESSION_READS)
         clerk.get("x", read="snapshot")
         c.heal()
@@ -1663,7 +1695,7 @@ def test_session_at_changing_servers(cluster: StartCluster) -> None:
 
 @points(4)
 def test_session_after_every_reply(cluster: StartCluster) -> None:
-    """After a read of any kind, or a write that was sent twice, a read of kind session shows no older state."""
+    """A session read shows no older state than the clerk's last read or write, even if the write was sent twice."""
     c = cluster(3, clerks=2, max_state=3000)
     reader, writer = c.clerks
     for number, before in enumerate(("log", "index", "lease", "retry", "snapshot")):
@@ -1684,7 +1716,8 @@ def test_session_after_every_reply(cluster: StartCluster) -> None:
             _only(c, reader, [behind])
         value = _begin_and_heal(c, reader, "session").result or ""
         text = (
-            f"expected {reader.name} to see the append of '{number};', whose index it has seen, but it reads {value!r}"
+            f"expected {reader.name} to see the append of '{number};', but it read {value!r}. "
+            f"{reader.name} had already seen the index of this append"
         )
         c.expect(f"{number};" in value, text, rules.SESSION_READS)
         c.check_history()
@@ -1712,7 +1745,7 @@ def _begin_and_heal(c: Cluster, clerk: ClerkHandle, kind: str) -> ClientOperatio
 
 @points(4)
 def test_snapshot_has_the_state_of_its_index(cluster: StartCluster) -> None:
-    """A server that restarts alone shows the state of its snapshot, and names the snapshot's index."""
+    """A server that restarts alone returns the state of its snapshot and names the snapshot's index."""
     c = cluster(3, clerks=4, max_state=1500)
     reader, writers = c.clerks[0], c.clerks[1:]
     for _ in range(3):
@@ -1736,7 +1769,7 @@ def test_snapshot_has_the_state_of_its_index(cluster: StartCluster) -> None:
 
 @points(4)
 def test_snapshots_never_go_back(cluster: StartCluster) -> None:
-    """A clerk that has read a snapshot does not take an older one from a server that is behind."""
+    """After a snapshot read, a clerk accepts no older snapshot from a server that is behind."""
     c = cluster(3, clerks=2, max_state=3000)
     reader, writer = c.clerks
     for number in range(4):
@@ -1758,7 +1791,7 @@ def test_snapshots_never_go_back(cluster: StartCluster) -> None:
 
 @points(4)
 def test_index_and_value_belong_together(cluster: StartCluster) -> None:
-    """Every reply to a read names the index at which its value was read, while others write at the same time."""
+    """Every reply to a read names the index at which its value was read, even while other clerks write."""
     c = cluster(3, clerks=4)
     Load(c, clerks=c.clerks[:2], keys=("x",), mix=("append",), most=60)
     stops = [_keep_reading(c, clerk, "snapshot", every=0.005) for clerk in c.clerks[2:]]
@@ -1771,7 +1804,7 @@ def test_index_and_value_belong_together(cluster: StartCluster) -> None:
 
 @points(4)
 def test_snapshot_arrives_while_clerks_read(cluster: StartCluster) -> None:
-    """A server that is sent a snapshot takes its state and its index together: no read shows one without the other."""
+    """A server installs a snapshot: state and index change together, and no read sees one without the other."""
     c = cluster(3, clerks=5, max_state=300)
     writer, *readers = c.clerks
     for number in range(10):
@@ -1802,7 +1835,7 @@ def _has_applied_all(c: Cluster, server: int) -> bool:
 
 @points(4, networks=SIM)
 def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
-    """Of many reads that wait at the same moment, each is answered as soon as it can be."""
+    """Many reads wait at the same time: each is answered as soon as possible."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
@@ -1811,7 +1844,7 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
         with c.at_once(0):
             reads = [client.send(0, read_of("index")) for _ in range(20)]
         c.wait_for(_WOKEN, lambda sent=reads: all(rpc.done for rpc in sent))  # type: ignore[misc]
-        _expect_woken(c, reads, "its followers answer at once")
+        _expect_woken(c, reads, "S0's followers answer at once")
     log, new = list(longest_log(followers)), c.get_state(0)[0] + 1000
     for number in range(8):
         more = entries(new, *(f"{number}.{each}" for each in range(3)))
@@ -1837,12 +1870,12 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
         for _ in range(round((_WOKEN - 0.1) / 0.1)):
             if not all(rpc.done for rpc in reads):
                 _keep_following(c, new, log, 0.1, [])
-        _expect_woken(c, reads, f"it has applied index {len(log)}")
+        _expect_woken(c, reads, f"S0 has applied index {len(log)}")
 
 
 @points(4, networks=SIM)
 def test_snapshot_wakes_reads(cluster: StartCluster) -> None:
-    """A read that waits for an index is answered as soon as a snapshot brings the server beyond this index."""
+    """A read waits for an index: it is answered as soon as a snapshot takes the server past that index."""
     c = cluster(3, clerks=1, scripted_clerks=1, max_state=1)
     clerk, client = c.clerks[0], Client(c)
     applied = c.event_loop.referee.applies.last_applied
@@ -1861,9 +1894,10 @@ def test_snapshot_wakes_reads(cluster: StartCluster) -> None:
         c.wait_for(1.0, lambda server=behind, last=seen: applied[server] >= last)  # type: ignore[misc]
         c.wait_for(_WOKEN, lambda sent=read: sent.done)  # type: ignore[misc]
         text = (
-            f"expected S{behind} to answer a read of kind 'session' within {_WOKEN} s, as it has applied index {seen}"
+            f"expected S{behind} to answer a session read within {_WOKEN} s, but it has not. "
+            f"The read waits for index {seen}, which S{behind} has applied"
         )
-        c.expect(read.done or applied[behind] < seen, f"{text}, but it has not", rules.READ_COST, [behind])
+        c.expect(read.done or applied[behind] < seen, text, rules.READ_COST, [behind])
         client.answer(read)
     end_well(c)
 
@@ -1873,29 +1907,27 @@ _WOKEN = 0.5
 
 
 def _expect_woken(c: Cluster, reads: Sequence[Rpc], since: str) -> None:
-    """Require that all these reads at S0 have been answered by now."""
+    """Require that all these reads at S0 have been answered by now. ``since`` is a sentence that says why."""
     left = [rpc for rpc in reads if not rpc.done]
     if left:
-        text = (
-            f"expected S0 to answer {len(reads)} reads of kind {left[0].args['read']!r} within {_WOKEN} s, as {since}"
-        )
-        c.fail(f"{text}, but {len(left)} of them still wait", rules.READ_COST, [0])
+        text = f"expected S0 to answer {described(left[0].args['read'], len(reads))} within {_WOKEN} s"
+        c.fail(f"{text}, but {len(left)} of them still wait. {since}", rules.READ_COST, [0])
     for rpc in reads:
         if rpc.reply is not None and rpc.reply["status"] == "ok":
             index, seen = rpc.reply["index"], rpc.args["seen"]
-            text = f"expected S0 to answer {described(rpc.args)} once it has applied index {seen}, as the request says"
-            c.expect(index >= seen, f"{text}, but it names index {index}", rules.SESSION_READS, [0])
+            text = f"expected S0 to apply index {seen} before it answers {described(rpc.args['read'])}"
+            c.expect(index >= seen, f"{text}, but its reply names index {index}", rules.SESSION_READS, [0])
 
 
 @points(3)
 def test_unknown_kind(cluster: StartCluster) -> None:
-    """A read of a kind that does not exist is answered with bad_request."""
+    """A read of an unknown kind is answered with bad_request."""
     c = cluster(1, scripted_clerks=1)
     client = Client(c)
     client.register()
     for kind in ("", "Index", "linearizable", "lease "):
         status = client.ask(0, read_of(kind))["status"]
-        text = f"expected a read of the kind {kind!r} to be answered with bad_request, but the status is {status}"
+        text = f"expected a read of kind {kind!r} to be answered with bad_request, but the status is {status}"
         c.expect(status in ("bad_request", *REFUSALS), text, rules.BAD_REQUESTS, [0])
 
 

@@ -126,3 +126,15 @@ def test_answers_have_events_messages_and_steps(server: PlayServer) -> None:
     text = Path(saved["message"].removeprefix("saved as ")).read_text()
     assert text.endswith("\ncut S0 S1\n----\npassed\n")
     assert [command.split()[1] for command in saved["files"]] == ["replay", "play"]
+
+
+def test_no_thread_goes_on_after_the_server_is_closed(tmp_path: Path) -> None:
+    """Such a thread would poll the closed socket without a pause, and slow down all later tests of the same process."""
+    before = set(threading.enumerate())
+    with closing(Implementation(SOLUTION.parent)) as impl:
+        session = Session(impl, Scenario("2B", "play_2B", 0, 3, schedule="none"))
+        with closing(session), serving(session, tmp_path) as server:
+            assert ask(server, "GET", f"/{server.token}/")[0] == 200
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive(), thread

@@ -28,6 +28,7 @@ from raftlab.viewer.page import explained
 
 # The maximum length of a request's body, in bytes. The longest requests contain a scenario command.
 _MOST_BYTES = 10_000
+_POLL_S = 0.1  # seconds after which the thread that listens notices that it must end
 # The headers of every answer. The page loads nothing from other sites, and no other page may embed or read it.
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -97,10 +98,12 @@ class PlayServer:
         self.port: int = self._http.server_address[1]
         self.hosts = frozenset((f"127.0.0.1:{self.port}", f"localhost:{self.port}"))
         self.url = f"http://127.0.0.1:{self.port}/{self.token}/"
+        self._listens = False
 
     def serve(self, ended: threading.Event | None = None) -> None:
         """Serve until ``ended`` is set, or for ever."""
-        threading.Thread(target=self._http.serve_forever, name="http", daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=[_POLL_S], name="http", daemon=True).start()
+        self._listens = True
         while ended is None or not ended.is_set():
             with contextlib.suppress(queue.Empty):
                 # The timeout is needed because a signal that arrives just before the wait is noticed only after the wait.
@@ -112,6 +115,8 @@ class PlayServer:
 
     def close(self) -> None:
         """Stop listening. Safe to call if :meth:`serve` was never called."""
+        if self._listens:  # otherwise the thread would go on, and poll the closed socket without a pause
+            self._http.shutdown()
         self._http.server_close()
 
     def answer(self, body: bytes) -> bytes:

@@ -124,7 +124,7 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
-    # region 3B: what else a leader must send, so that an answer proves that it still led when it sent this message
+    # region 3B: what else to send, so that an answer proves that you still led when you sent this message
     # hint: New fields need a default value.
     # The round that this message belongs to, and whether the leader will rely on the answer for a lease.
     round: int = 0
@@ -480,7 +480,7 @@ class Raft:
 
     def read_index(self) -> int:
         """Lab 3B. Returns an index: a read is linearizable once the service has applied the log up to there. Returns -1 if
-        there is none to be had. Waits for messages, at most 2 s. A follower asks the leader."""
+        it cannot get one. Waits for messages, at most 2 s. A follower asks the leader."""
         # region 3B: the commit index, once a majority has answered messages that were sent after this call
         # hint: A new leader does not know what is committed until it has committed an entry of its own term (6.4).
         with self.lock:
@@ -650,8 +650,8 @@ class Raft:
         # endregion
 
     def lease_of(self, args: LeaseArgs) -> LeaseReply:
-        """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. Once it is granted, and until it has
-        ended, no entry may be committed before that follower has it."""
+        """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. From the moment when the lease is granted
+        until the lease has ended, no entry may be committed before the follower has that entry."""
         # region 3B: part 2: grant it if this server holds a lease itself, and the follower is not behind
         # hint: No other leader may commit while a follower's lease lasts, so that lease must end before this server's own.
         with self.lock:

@@ -80,8 +80,8 @@ class Engine(Protocol):
 
 
 class WorkLoop:
-    """Works through the submissions in order: first the check of a submission, then its jobs, then the next submission. Each
-    pool of the engine does so independently of the others, but no pool gets so far ahead that many submissions are
+    """Works through the submissions in order: first the check of a submission, then its jobs, then the next submission. The
+    pools of the engine work independently of each other, but no pool gets so far ahead that many submissions are
     unfinished.
 
     Args:
@@ -154,7 +154,7 @@ class WorkLoop:
                 item = waiting[0][2]
                 if not isinstance(item, Job):
                     if len(self._unfinished) >= most:
-                        break  # the results of unfinished submissions take up memory
+                        break  # unfinished submissions keep their results in memory, so limit their number
                     self._unfinished[item.name] = 1
                 heapq.heappop(waiting)
                 self._in_flight[pool.networks] += 1

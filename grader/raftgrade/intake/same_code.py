@@ -26,7 +26,7 @@ from raftlab.submission import source, starts
 # students were given: the methods of the skeleton and of the starts. So two students who have changed one line of the
 # skeleton do not look like copies.
 MIN_NODES = 300
-_MIN_BYTES = 1000  # of a file; a shorter one has no such class
+_MIN_BYTES = 1000  # a shorter file has no class or function that is long enough
 SKELETON = "the unchanged skeleton"
 _REFERENCE = "the reference solution"
 
@@ -115,7 +115,7 @@ class _HandedOut:
 
 @functools.cache
 def _handed_out(root: Path) -> _HandedOut:
-    """What the raftlab whose data is in ``root`` hands out."""
+    """What raftlab hands out, read from the data in ``root``."""
     named: list[tuple[str, list[Statement]]] = []
     skeleton = _statements(starts.files().values())
     for lab in list(labs.LABS)[1:]:

@@ -16,7 +16,7 @@ from raftlab.sandbox.levels import Sandbox
 
 WIDTH = 100  # columns
 MAX_ALIKE = 3  # how many failures of one lab with the same rule or kind are shown in full
-_STATES = {"absent": "nothing handed in"}  # what the overview calls a state, if not by its name
+_STATES = {"absent": "nothing handed in"}  # the overview's words for states whose names are not clear enough
 _NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
 _MIN_NAME_WIDTH = 20  # columns. Tests' titles are much longer than their names, so they are shown with the failures
 

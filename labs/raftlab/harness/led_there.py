@@ -38,26 +38,25 @@ from raftlab.participants import FIRST_CLERK, is_clerk, name_of
 
 # The number of events to search, counted back from the end of the run.
 _SEARCHED = 10_000
-# The maximum number of shown lines that the student's code logged, and how many of them are shown in addition to the other
-# lines. Each further one takes the place of another line.
+# The maximum number of shown lines that the student's code logged. Three of them are shown in addition to the other lines,
+# and each further one in place of another line.
 _OWN_LINES, _BESIDES = 5, 3
 # Messages to several servers become one line if they are sent within this many seconds. A reply that arrives within this
 # many seconds after its answer was sent says nothing new.
 _AT_ONCE_S = 0.05
-# What is added to the weight of the last line. For each line before it, the addition is smaller by this factor.
+# The last line gets this much more weight. For each line before it, the addition is smaller by the factor _FADES.
 _LAST, _FADES = 4.0, 0.85
-# What is added to the weight of the last heartbeats. What a line loses for each similar line that comes later: in general,
-# and if it is about a crash, a start, a pause or a change of the network.
+# The last heartbeats get this much more weight. For each similar line that comes later, a line gets _ALIKE less weight, or
+# _ALIKE_FAULTS less if it is about a crash, a start, a pause or a change of the network.
 _HEARTBEATS, _ALIKE, _ALIKE_FAULTS = 3.0, 0.5, 1.0
 # The maximum number of operations that the line of a range of applied entries lists.
 _OPERATIONS = 3
-# A line that stands for fewer messages than this is shown together with the line that has the request or the answer of one
-# of them.
+# A line is shown together with the request or the answer that belongs to it if the line stands for fewer messages than this.
 _MOST_IDS = 30
 # If a server applies an entry more than this many seconds after the last one, a new line begins.
 _PAUSE_S = 0.2
-# Lines are merged only within a group. The group of messages is the number of a server. The other groups are: lines that
-# are never merged, applied entries, crashes and starts of servers, and calls of the test.
+# Lines are merged only with lines of the same group. For messages, the group is the number of a server. The other groups
+# are: lines that are never merged, applied entries, crashes and starts of servers, and calls of the test.
 _NOTHING, _APPLIES, _STOPS, _CALLS = -1, -2, -3, -4
 # From this weight on, a request or a command counts as part of the operation that the sentence names.
 _THE_SAME = 3.0
@@ -93,7 +92,7 @@ def led_there(
     Args:
         events: the run's events.
         sentence: the failure's sentence. Events that have something in common with it are shown even if they are older.
-        count: the maximum number of lines, without three of the lines that the student's code logged.
+        count: the maximum number of lines. Up to three lines that the student's code logged are shown in addition.
         servers: show only events that concern one of these; ``None``: all.
         about: the numbers of RPCs that the sentence is about.
         kinds: the kinds of events to show.
@@ -460,7 +459,7 @@ def _progress(event: Event, rpc: _Rpc) -> object:
 
 def _merged(lines: list[_Line]) -> list[_Line]:
     """The lines, after merging the same message to several servers, and the same answer from several servers. Lines are
-    merged only if the server did nothing else in between."""
+    merged only if their common sender or receiver did nothing else in between."""
     merged: list[_Line] = []
     opened: dict[int, dict[object, _Line]] = {}
     for each in lines:

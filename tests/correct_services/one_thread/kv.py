@@ -132,7 +132,7 @@ class KVServer:
 
 
 def give_up(waiting: dict[int, tuple[int, Waiting]], status: str, which: Callable[..., bool]) -> None:
-    """Answer those of ``waiting`` for whose index and term ``which`` is true."""
+    """Answer each request in ``waiting`` for which ``which(index, term)`` is true."""
     for index, (term, future) in list(waiting.items()):
         if which(index, term):
             del waiting[index]
@@ -263,8 +263,8 @@ class Clerk:
     def _first_decision(
         self, replies: queue.Queue[tuple[int, ClientReply | None]], asked: int, patience: float
     ) -> ClientReply | None:
-        """The first reply that settles the request. Returns ``None`` if ``asked`` replies have arrived and none does, or
-        after ``patience`` seconds."""
+        """The first reply that settles the request. Returns ``None`` if ``asked`` replies have arrived and none of them
+        settles it, or after ``patience`` seconds."""
         end = time.monotonic() + patience
         for _ in range(asked):
             try:

@@ -1,6 +1,6 @@
 """The measurements for the benchmarks page: clusters of several sizes, long logs, and grading runs of the reference.
 
-CPU seconds are those of judge and host together; virtual seconds are on the simulator's clock.
+CPU seconds are the sum for judge and host; virtual seconds are on the simulator's clock.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def peer_rate(script: str, size: float, python: str = sys.executable) -> float:
 class Grading:
     """Measurements of one ``raftgrade run solutions``.
 
-    ``runs`` and ``run_cpu`` (seconds) are by lab and network. ``cpu_s`` is that of all processes, without those inside
+    ``runs`` and ``run_cpu`` (seconds) are by lab and network. ``cpu_s`` covers all processes, except those inside
     bubblewrap.
     """
 

@@ -1,6 +1,6 @@
 """The speed of the simulator with the reference.
 
-An RPC is a call and its reply, as the harness counts them. CPU seconds are those of judge and host together.
+An RPC is a call and its reply, as the harness counts them. CPU seconds are the sum for judge and host.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ You build a server of a Raft cluster: an ordinary class with ordinary threads. T
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
 Read `handouts/lab-2a.md` first. Wherever this file says "Your code here", code is missing; the names and messages around
-it are those of Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
+it come from Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
 every field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):

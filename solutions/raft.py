@@ -4,7 +4,7 @@ You build a server of a Raft cluster: an ordinary class with ordinary threads. T
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
 Read `handouts/lab-2a.md` first. Wherever this file says "Your code here", code is missing; the names and messages around
-it are those of Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
+it come from Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
 every field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):
@@ -794,7 +794,7 @@ class Raft:
         """Send one AppendEntries and learn from the answer. Runs in a thread of its own."""
         reply = self.peers[server].call("append_entries", args)
         with self.lock:
-            # region 2B: what does the reply prove, and what not?
+            # region 2B: what does the reply prove, and what does it not prove?
             # hint: The reply may be late: from another term, or older than what you know already (Figure 2, Leaders).
             self._landed(server, args)
             # endregion

@@ -480,7 +480,7 @@ def settings(arguments: argparse.Namespace, rubric: Rubric) -> Settings:
 
 
 def chosen_labs(arguments: argparse.Namespace) -> list[str]:
-    """The labs that ``--labs`` names; with ``--raft``, only those of services. Raises :class:`CannotStart` or
+    """The labs that ``--labs`` names; with ``--raft``, only the labs of services. Raises :class:`CannotStart` or
     :class:`raftlab.labs.UnknownLab`."""
     chosen = parse_labs(arguments.labs)
     if arguments.raft is None:

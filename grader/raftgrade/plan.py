@@ -20,7 +20,7 @@ from raftlab.sandbox.levels import Level, Sandbox
 NETWORKS = ("sim", "rpyc")
 
 # The largest number of runs that share one job. Starting a job costs half a second of CPU time. That is ten times the cost
-# of a simulated run, and several times that of a run on the real network. But a run on the real network takes several
+# of a simulated run, and several times the cost of a run on the real network. But a run on the real network takes several
 # seconds, in which it mostly waits. So a job has few of them; otherwise the last jobs would run alone for a long time.
 RUNS_IN_A_JOB = {"sim": 100, "rpyc": 6}
 
@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         runs: the number of runs of each test, by network. Seeds count upwards from ``seed``.
         jobs: how many jobs run in parallel in sim. In reports of early versions, on both networks together.
-        rpyc_jobs: how many jobs run in parallel on the real network, beside those in sim.
+        rpyc_jobs: how many jobs run in parallel on the real network, in addition to the jobs in sim.
         until: the sequential test that decides how many runs in sim are enough; ``runs`` is then the upper limit.
         hidden: the seeds of the hidden runs in sim, the first and one past the last.
         races: whether the race detector observes the runs in sim.

@@ -112,7 +112,7 @@ class Progress:
         return " · ".join(parts)
 
     def remaining_s(self) -> float:
-        """An estimate of the remaining seconds, which are those of the slowest pool. A pool's estimate is the number of its
+        """An estimate of the remaining seconds: the estimate for the slowest pool. A pool's estimate is the number of its
         remaining runs times the mean cost of their kind, scaled by the pool's overhead so far."""
         return max((self._remaining_s(kinds, workers) for kinds, workers in self._pools.items()), default=0.0)
 

@@ -263,7 +263,7 @@ class Report(msgspec.Struct, kw_only=True):
 
     @property
     def planned(self) -> int:
-        """The number of planned runs, without those of submissions that are not tested."""
+        """The number of planned runs, without the runs of submissions that are not tested."""
         return sum(
             network.runs
             for submission in self.submissions

@@ -1,6 +1,6 @@
 """The `raftlab` command line. Each command is a module of :mod:`raftlab.tools`; this one lists them.
 
-Exit codes are those of :mod:`raftlab.command_line`.
+:mod:`raftlab.command_line` defines the exit codes.
 """
 
 from __future__ import annotations

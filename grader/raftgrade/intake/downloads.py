@@ -48,7 +48,7 @@ def recognise(folder: Path, entries: tuple[str, ...], notes: list[str]) -> list[
     for entry in rest:
         draft = None if entry.is_symlink() else one(entry, entries) if entry.is_dir() else archive(entry)
         if draft is not None:
-            drafts.append(draft)  # the instructor may put a submission beside those of the download
+            drafts.append(draft)  # the instructor may have put a submission there
         elif entry.is_dir() or entry.suffix.lower() == ".py":
             left_out.append(printable(entry.name))
     if left_out:

@@ -105,7 +105,7 @@ class Settings:
         seeds: passes of each bug.
         hard_seeds: the maximum number of passes of a hard bug that the first ``seeds`` did not kill.
         jobs: number of passes that run in parallel.
-        limit_s: time limit of each run, in real seconds; the default is that of a grading run.
+        limit_s: time limit of each run, in real seconds; the default is the limit of a grading run.
     """
 
     seeds: int = 20

@@ -37,7 +37,7 @@ _BEFORE = {"2A": "2E", "2B": "2E", "2C": "2E", "2D": "2E", "2E": "2F", "2F": "2G
 
 @dataclass
 class MutantTrial:
-    """A mutant and its passes. The attributes are those of :class:`raftgrade.proof.kill_rates.Measured`, and:
+    """A mutant and its passes. It has the attributes of :class:`raftgrade.proof.kill_rates.Measured`, and these:
 
     Attributes:
         mutant: the mutant.

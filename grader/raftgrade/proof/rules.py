@@ -1,7 +1,7 @@
 """The matrix of rules: each rule that binds a server, the known bug that breaks it, and the test that catches that bug.
 
-The matrix is in ``rules.toml`` beside the bugs. :func:`problems` lists its mistakes: a line of the paper without a rule, a
-bug or a test that does not exist, or a test that the bug's file does not name.
+The matrix is in ``rules.toml`` beside the bugs. :func:`problems` lists its mistakes: lines of the paper that have no rule,
+bugs and tests that do not exist, and tests that the bug's file does not name.
 """
 
 from __future__ import annotations

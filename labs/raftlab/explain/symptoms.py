@@ -6,7 +6,7 @@ second cell has the causes.
 
 If several rows match a failure, one of them is shown. Rows for certain tests ("in the test `late_vote`") come first, then
 rows that begin with "…", which are about what was observed. Among equals, the row that has the most characters in common
-with the failure is chosen, and then that of the later lab.
+with the failure is chosen, and then the row of the later lab.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ MIN_DELAY = 0.000_5
 class Conditions:
     """How a link delays, loses and duplicates messages. Times are in seconds, probabilities between 0 and 1.
 
-    The values of :data:`UNRELIABLE` and of :meth:`Network.give_up_after` are those of the 6.824 lab.
+    The values of :data:`UNRELIABLE` and of :meth:`Network.give_up_after` come from the 6.824 lab.
     """
 
     latency: tuple[float, float] = (0.000_5, 0.001_5)

@@ -1,4 +1,4 @@
-"""The service above Raft, reduced to what the labs need: it takes a snapshot every so many entries (lab 2D).
+"""The service above Raft, reduced to what the labs need: it takes a snapshot from time to time (lab 2D).
 
 Raft does not interpret snapshots, so here a snapshot is a heading and random bytes. The bytes depend on the index, and any
 two snapshots differ in nearly every byte. So a Raft is detected if it mixes snapshots, truncates one, or uses one for
@@ -20,7 +20,7 @@ class Service:
 
     Args:
         event_loop: the run's event loop.
-        applies: the referee's record of what was applied. The service registers there each snapshot that it creates.
+        applies: the referee's record of what was applied. The service registers its snapshots in it.
         seed: seeds the contents of snapshots.
 
     Attributes:

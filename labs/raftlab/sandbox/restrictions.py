@@ -198,7 +198,7 @@ def enter_child(limits: Limits, world: str) -> None:
 
 
 def enter_prepared_host(limits: Limits) -> None:
-    """Call this in the prepared host before it imports a submission. It may then do what its children may do, and what
+    """Call this in the prepared host before it imports a submission. Then the host may do what its children may do, and what
     it needs to fork them: it makes their namespaces, and they restrict themselves further with :func:`enter_child`.
 
     Args:

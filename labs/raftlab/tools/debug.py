@@ -216,7 +216,7 @@ def _pytest(
     """Run the tests with pytest, whose debugger opens at failures.
 
     Nothing in the current folder or the environment may change the outcome. So pytest loads no plugins except
-    pytest-timeout and ours, no configuration except that of the suites, and no conftest.py."""
+    pytest-timeout and ours, no configuration except the suites' own, and no conftest.py."""
     suite = catalogue.suite_file(tests[0].lab)
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]  # PYTEST_ADDOPTS and the like

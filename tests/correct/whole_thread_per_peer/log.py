@@ -31,7 +31,7 @@ class Log:
         return self.entries[first - self.base - 1 : end - self.base - 1]
 
     def configurations(self, upto: int) -> Iterator[tuple[int, LogEntry]]:
-        """All configurations at or before ``upto``, the latest first; the last one is that of the snapshot."""
+        """All configurations at or before ``upto``, the latest first; the last one is the snapshot's."""
         for index in range(min(upto, self.last), self.base, -1):
             entry = self.entries[index - self.base - 1]
             if entry.kind == "configuration":

@@ -186,7 +186,7 @@ class Thread:
             domain.times.append(0)
             domain.clocks.append([])
         self.time = domain.times[self.number] + 1
-        # A thread that knows the actions of this thread must also know those of its predecessor with the same number.
+        # A thread that knows the actions of this thread must also know the actions of its predecessor with the same number.
         self.clock = domain.clocks[self.number]
         self.read: set[Any] = set()
         self.written: set[Any] = set()

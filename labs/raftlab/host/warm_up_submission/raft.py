@@ -1,7 +1,7 @@
 """The submission of :mod:`raftlab.host.warm_up`. It does not implement Raft, but uses everything that a Raft typically
 uses.
 
-Its message classes are those of the skeleton. So the methods that `dataclasses` generates and compiles for them are the same
+It has the message classes of the skeleton. So the methods that `dataclasses` generates and compiles for them are the same
 as for a student's classes, and the children inherit them compiled.
 """
 

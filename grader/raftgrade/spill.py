@@ -1,4 +1,4 @@
-"""Spill submissions whose results are final to disk.
+"""Spill to disk the submissions whose results are final.
 
 A failed run takes hundreds of bytes in the report, and the first run of each kind of failure takes thousands. A class of
 hundreds of students can have hundreds of thousands of failed runs. A submission that was spilled keeps its numbers in
@@ -28,7 +28,7 @@ class SpillFile:
         self._places: dict[str, tuple[int, int]] = {}  # by name: offset and length in bytes
 
     def put(self, submission: SubmissionResult) -> None:
-        """Write ``submission`` to the file, and drop its runs that did not pass from memory. A second call does nothing,
+        """Write ``submission`` to the file, and drop from memory its runs that did not pass. A second call does nothing,
         because a spilled submission no longer changes. Raises ``OSError`` (a full disk)."""
         if submission.name in self._places:
             return

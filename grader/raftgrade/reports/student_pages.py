@@ -59,7 +59,7 @@ class TestRow:
 
 @dataclass(frozen=True, slots=True)
 class LabTable:
-    """The tests of a lab. ``skipped`` says why none of them was run; it is empty if they were. ``whose_raft`` is empty in
+    """The tests of a lab. ``skipped`` says why no test was run; it is empty if tests were run. ``whose_raft`` is empty in
     lab 2."""
 
     name: str

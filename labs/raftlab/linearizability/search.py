@@ -1,9 +1,9 @@
 """The search for an order of the operations on one key: Wing and Gong's algorithm with Lowe's cache of visited states.
 
 An order must place each operation between its call and its return. The search places one operation after the other. The next
-operation may be any that was called before the first return of the operations not placed yet. If none fits, the search
-backtracks and tries another operation. If two partial orders contain the same operations and lead to the same state, they
-have the same continuations, so the second is not continued.
+operation may be any one that was called before the earliest return among the operations not placed yet. If none fits, the
+search backtracks and tries another operation. If two partial orders contain the same operations and lead to the same state,
+they have the same continuations, so the second is not continued.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Message types: reads the annotations of handlers and message classes, and checks what can travel by value.
 
-:mod:`raftlab.messages.codec` uses this module twice. Once per class, it prepares a fast check of the untyped fields
-(``command: Any``), in which a tuple or a dataclass would silently arrive as something else. After a failure, it finds the
-field that caused the failure. :mod:`raftlab.submission.contract` checks message classes with this module."""
+:mod:`raftlab.messages.codec` uses this module in two ways. For each class, this module prepares a fast check of the untyped
+fields (``command: Any``), because a tuple or a dataclass in such a field would silently arrive as something else. If a check
+fails, this module finds the field that is to blame. :mod:`raftlab.submission.contract` checks message classes with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AnnotationFault(TypeError):
     """An annotation is missing or unsuitable for messages.
 
     Attributes:
-        owner: the message class, if it is the annotation of a field; else ``None``.
+        owner: the message class, if the annotation belongs to a field; else ``None``.
         field: the field's name, or empty.
     """
 

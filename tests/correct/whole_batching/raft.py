@@ -3,7 +3,7 @@ server cover everything that was appended. Roles are objects. A new leader appen
 entries.
 
 The leader finds the last entry that two logs share by binary search, and refusals carry no hint. Every membership change
-goes through C_old,new, and C_new follows in the next batch. A leader's lease begins when it sent the messages that were
+goes through C_old,new, and C_new follows in the next batch. A lease begins when the leader sent the messages that were
 answered.
 """
 

@@ -46,7 +46,7 @@ SNAPSHOT_CHUNK = 4096
 MAX_BATCH = 200
 # Seconds. If there is no answer for this long, entries are sent again. A call to a dead server takes longer to fail.
 RESEND_AFTER = 0.3
-# Two choices that a Raft is free to make. Each setting hides other bugs, so try both when you look for bugs.
+# Two choices that a Raft is free to make. Each setting hides different bugs, so try both when you look for bugs.
 HEARTBEATS_CARRY_ENTRIES = False
 NOOP_ON_ELECTION = False
 # endregion
@@ -301,7 +301,7 @@ class Raft:
         self.in_flight: dict[int, tuple[object, float]] = {}
         # The commit_index last sent to each server.
         self.told_commit: dict[int, int] = {}
-        # Notified when there may be something to send; and when there may be something to apply.
+        # The first is notified when there may be something to send, the second when there may be something to apply.
         self.to_send = threading.Condition(self.lock)
         self.to_apply = threading.Condition(self.lock)
         # endregion
@@ -366,7 +366,7 @@ class Raft:
         self.lease_round: int | None = None
         # The last term in which this leader has sent TimeoutNow to a server: there is no lease in that term any more.
         self.gave_up_lease_in = 0
-        # A server that has just started does not know whether it heard a leader. Such a leader's lease may rely on its vote.
+        # A server that promised a leader to vote for nobody keeps the promise after a restart: a lease may rely on it.
         self.silent_until = time.monotonic() + ELECTION_TIMEOUT[0] if self.promised else 0.0
         # The term of the last leader that asked for a lease.
         self.promised_to = 0
@@ -774,7 +774,7 @@ class Raft:
                     continue
                 # endregion
                 for server in self._others():
-                    # region 2B: followers check a heartbeat like any other AppendEntries, so it has the same fields
+                    # region 2B: followers check a heartbeat like any other AppendEntries, so it needs the same fields
                     args = self._append_args(server, MAX_BATCH if HEARTBEATS_CARRY_ENTRIES else 0)
                     # skeleton: args = AppendEntriesArgs(
                     # skeleton:     term=self.current_term,
@@ -1000,7 +1000,7 @@ class Raft:
         if self.old_members:
             index = min(index, self._held_by_most(self.old_members))
         # endregion
-        # region 3B: so must every holder of a lease, because it would answer reads without the entry (part 2)
+        # region 3B: every holder of a lease must have the entry, too: it would answer reads without it (part 2)
         index = min([index, *(self.match_index[server] for server in self._holders())])
         # endregion
         # An entry of an older term may still be overwritten, however many have it (§5.4.2, Figure 8).
@@ -1386,7 +1386,7 @@ class Raft:
             return
         with self.lock:
             if not reply.vote_granted:
-                # A refusal may carry a higher term that its server is in. If we ignored it, we would be refused forever.
+                # A refusal may carry the refusing server's higher term. If we ignored it, we would be refused forever.
                 self._see_term(reply.term)
                 return
             if self.asking is not args or self.current_term + 1 != args.term:
@@ -1540,7 +1540,7 @@ class Raft:
         """At a follower: the index for a read, if it holds a lease; otherwise -1. If there are enough reads, it asks for a
         lease, and for the next one before this one ends. Called with the lock held."""
         # This is the end of the log, because what this server has acknowledged may be committed, and others may have shown
-        # it already. The log ends with the leader's entries: it has the committed entry of the leader's own term.
+        # it already. The log has no other entries at its end: it has the committed entry of the leader's own term.
         index = self._last_index()
         now = time.monotonic()
         term, until = self.own_lease

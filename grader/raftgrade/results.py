@@ -216,8 +216,8 @@ class SameCode(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         renamed: whether names, texts or type annotations differ.
-        origin: which text that raftlab hands out has the same code, such as ``"the start of lab 2C"``. If it is empty, at
-            least two submissions have the code.
+        origin: something that raftlab hands out and that has the same code, such as ``"the start of lab 2C"``. If it is
+            empty, at least two submissions have the code.
     """
 
     places: list[CodePlace]

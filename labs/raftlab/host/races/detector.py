@@ -84,9 +84,8 @@ class Sync:
         self.clock: list[int] | None = None
         self.number = 0
         self.time = 0
-        self.merged = (
-            False  # whether `clock` combines clocks of several threads, so it may know more than thread `number`
-        )
+        # Whether `clock` combines the clocks of several threads, so that it may know more than thread `number` did.
+        self.merged = False
 
 
 class LockOrder:

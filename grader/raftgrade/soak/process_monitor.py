@@ -1,6 +1,6 @@
 """Watch the processes of a soak: measure their memory, find those that are left over, and create load beside them.
 
-It reads ``/proc``, so it runs on Linux only, as the hosts do.
+It reads ``/proc``, so it runs on Linux only.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ HANDLERS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
 }
 # How many incarnations of a role are kept ready. A run that starts more, counting restarts, loads the others itself.
 MOST = 24
-# How many spare incarnations are added to those that the next run begins with.
+# How many spare incarnations are prepared, in addition to those with which the next run begins.
 MORE = 2
 
 

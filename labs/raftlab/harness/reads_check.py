@@ -13,6 +13,7 @@ shows which of them were carried out.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -126,11 +127,17 @@ def _check_order(c: Cluster, found: list[Answer]) -> None:
     by_clerk: dict[str, list[Answer]] = {}
     for answer in found:
         by_clerk.setdefault(name_of(answer.clerk), []).append(answer)
+    times = {name: [answer.time for answer in answers] for name, answers in by_clerk.items()}
     # By clerk and incarnation: the highest index that the clerk has certainly seen.
     seen_by: dict[str, int] = {}
     snapshot_of: dict[str, int] = {}
     for one in c.history:
-        fits = [answer for answer in by_clerk.get(one.clerk.partition(".")[0], ()) if _may_be_result(answer, one)]
+        clerk = one.clerk.partition(".")[0]
+        if one.outcome != "ok" or one.returned is None or clerk not in by_clerk:
+            continue
+        # The answers are in order of time.
+        first, end = bisect_left(times[clerk], one.call), bisect_right(times[clerk], one.returned)
+        fits = [answer for answer in by_clerk[clerk][first:end] if _may_be_result(answer, one)]
         if not fits:
             continue
         least = seen_by.get(one.clerk, 0) if one.read == "session" else 0
@@ -153,13 +160,10 @@ def _check_order(c: Cluster, found: list[Answer]) -> None:
 
 
 def _may_be_result(answer: Answer, operation: ClientOperation) -> bool:
-    """Whether an operation of the same clerk may have returned because of this answer."""
-    if operation.outcome != "ok" or operation.returned is None:
-        return False
+    """Whether an operation may have returned because of this answer, which reached its clerk meanwhile."""
     request = answer.request
     same = (request["op"], request["key"], request["read"]) == (operation.op, operation.key, operation.read)
-    in_time = operation.call <= answer.time <= operation.returned
-    return same and in_time and (operation.op != "get" or answer.reply["value"] == operation.result)
+    return same and (operation.op != "get" or answer.reply["value"] == operation.result)
 
 
 class _Values:

@@ -75,7 +75,7 @@ def test_one_clerk(cluster: StartCluster) -> None:
 def test_many_clerks(cluster: StartCluster) -> None:
     """Five clerks write and read the same keys at the same time."""
     c = cluster(3, clerks=5, max_state=1500)
-    Load(c, mix=EVERYTHING, most=20).wait_until_idle(40.0)
+    Load(c, mix=EVERYTHING, most=15).wait_until_idle(40.0)
     end_well(c)
 
 
@@ -90,7 +90,7 @@ def test_messages_are_lost(cluster: StartCluster) -> None:
     """Five clerks append to the same keys while the network loses and delays messages."""
     c = cluster(3, clerks=5, max_state=1500)
     c.unreliable()
-    load = Load(c, most=14)
+    load = Load(c, most=10)
     load.wait(10.0)
     c.unreliable(False)
     load.finish()
@@ -102,7 +102,7 @@ def test_messages_come_twice(cluster: StartCluster) -> None:
     """Messages arrive twice, late and in another order."""
     c = cluster(3, clerks=4, max_state=1500)
     c.unreliable(lose_request=0.0, lose_reply=0.0, duplicate=0.5, echo=0.3, reorder_reply=0.1)
-    load = Load(c, mix=EVERYTHING, most=15)
+    load = Load(c, mix=EVERYTHING, most=12)
     load.wait(10.0)
     c.unreliable(False)
     load.finish()
@@ -114,7 +114,7 @@ def test_servers_are_divided(cluster: StartCluster) -> None:
     """The servers are divided again and again, with clerks on both sides and outside."""
     c = cluster(5, clerks=5, max_state=1500)
     load = Load(c, most=1)
-    for _ in range(5):
+    for _ in range(4):
         load.more(2)
         c.sleep(c.random.uniform(0.0, 0.02))
         divide(c)
@@ -147,7 +147,7 @@ def test_leaders_crash(cluster: StartCluster) -> None:
     """The leader crashes again and again while clerks write."""
     c = cluster(3, clerks=4, max_state=1500)
     load = Load(c, mix=EVERYTHING, most=1)
-    for _ in range(5):
+    for _ in range(4):
         leader = c.one_leader()
         load.more(2)
         c.sleep(c.random.uniform(0.0, 0.02))
@@ -314,7 +314,7 @@ def test_members_change_under_load(cluster: StartCluster) -> None:
     can_change = c.raft_has("change_membership")
     load = Load(c, mix=EVERYTHING, most=1)
     everybody = list(range(5))
-    for away in c.random.sample(everybody, 3):
+    for away in c.random.sample(everybody, 2):
         for members in (without(everybody, away), everybody):
             leader = c.leader_now()
             load.more(2)
@@ -569,7 +569,7 @@ def test_foreign_entries(cluster: StartCluster) -> None:
     """Requests wait at a leader with a minority, and get other clients' entries at their indexes: that is no ok for them."""
     c = cluster(3, clerks=4, scripted_clerks=1, max_state=1500)
     client, fresh = c.scripted_clerks[0], c.clerks[3]
-    for number in range(4):
+    for number in range(3):
         for clerk in c.clerks[:3]:
             clerk.append("a", f"{clerk.name}.{2 * number};")
         leader = c.settled_leader()

@@ -113,36 +113,36 @@ def test_each_kind(cluster: StartCluster) -> None:
 def test_many_clerks_read(cluster: StartCluster) -> None:
     """Five clerks write and use every kind of read."""
     c = cluster(5, clerks=5, max_state=4000)
-    Load(c, mix=ALL_READS, most=40).wait_until_idle(40.0)
+    Load(c, mix=ALL_READS, most=24).wait_until_idle(40.0)
     end_well(c)
 
 
 @points(5)
 def test_lost_messages(cluster: StartCluster) -> None:
     """Five clerks write and use every kind of read while the network loses and delays messages."""
-    c = cluster(5, clerks=5, max_state=4000)
+    c = cluster(3, clerks=5, max_state=4000)
     c.unreliable()
-    Load(c, mix=ALL_READS, most=20).wait_until_idle(90.0)
+    Load(c, mix=ALL_READS, most=12).wait_until_idle(90.0)
     end_well(c)
 
 
 @points(5)
 def test_leaders_fail(cluster: StartCluster) -> None:
     """Four clerks write and use every kind of read while leaders crash or are cut off from the other servers."""
-    c = cluster(5, clerks=4, max_state=4000)
-    load = Load(c, mix=ALL_READS, most=60)
+    c = cluster(3, clerks=4, max_state=4000)
+    load = Load(c, mix=ALL_READS, most=1)
     for number in range(4):
-        c.sleep(0.6)
         leader = c.one_leader()
+        load.more(6)
+        c.sleep(c.random.uniform(0.0, 0.03))
         if number % 2:
             c.crash(leader)
-            c.sleep(1.5)
+            load.wait(1.5)
             c.restart(leader)
         else:
             # The clerks can still reach the old leader.
-            others = [server for server in range(5) if server != leader]
-            c.partition([leader], others)
-            c.sleep(1.5)
+            c.partition([leader], without(range(3), leader))
+            load.wait(1.5)
             c.heal()
     load.finish()
     end_well(c)
@@ -152,12 +152,14 @@ def test_leaders_fail(cluster: StartCluster) -> None:
 def test_partitions(cluster: StartCluster) -> None:
     """Clerks on both sides of changing partitions write, and read by index and by lease."""
     c = cluster(5, clerks=4, max_state=4000)
-    load = Load(c, mix=FRESH_READS, most=60)
-    for _ in range(5):
+    load = Load(c, mix=FRESH_READS, most=1)
+    for _ in range(4):
+        load.more(6)
+        c.sleep(c.random.uniform(0.0, 0.03))
         order = c.random.sample(range(5), 5)
         clerks = c.random.sample([clerk.number for clerk in c.clerks], 4)
         c.partition([*order[:2], *clerks[:2]], [*order[2:], *clerks[2:]])
-        c.sleep(1.2)
+        load.wait(1.2)
     c.heal()
     load.finish()
     end_well(c)
@@ -167,10 +169,12 @@ def test_partitions(cluster: StartCluster) -> None:
 def test_servers_restart_with_snapshots(cluster: StartCluster) -> None:
     """Servers restart from snapshots while clerks read from all of them."""
     c = cluster(3, clerks=3, max_state=1500)
-    load = Load(c, keys=("a", "b"), mix=ALL_READS, most=60)
+    load = Load(c, keys=("a", "b"), mix=ALL_READS, most=1)
     for _ in range(5):
-        c.sleep(0.5)
+        load.more(8)
+        c.sleep(c.random.uniform(0.0, 0.1))
         c.restart(c.random.randrange(3))
+        load.wait(0.5)
     load.finish()
     end_well(c)
 
@@ -729,7 +733,7 @@ def test_lease_costs_no_message(cluster: StartCluster) -> None:
 def test_lease_ends(cluster: StartCluster) -> None:
     """A leader that is cut off stops answering reads by lease before another leader can be elected."""
     c = cluster(5, clerks=3)
-    _read_at_old_leaders(c, 4)
+    _read_at_old_leaders(c, 2)
     end_well(c)
 
 
@@ -739,7 +743,7 @@ def test_lease_of_a_slow_clock(cluster: StartCluster) -> None:
     c = cluster(3, clerks=3, start=False)
     _set_clocks(c, [0.84, 1.0, 1.0])
     _lead(c, 0)
-    _read_at_old_leaders(c, 3, wanted=0)
+    _read_at_old_leaders(c, 2, wanted=0)
     end_well(c)
 
 
@@ -749,7 +753,7 @@ def test_lease_of_slow_voters(cluster: StartCluster) -> None:
     c = cluster(3, clerks=3, start=False)
     _set_clocks(c, [0.95, 1.16, 1.16])
     _lead(c, 0)
-    _read_at_old_leaders(c, 3, wanted=0)
+    _read_at_old_leaders(c, 2, wanted=0)
     end_well(c)
 
 
@@ -758,7 +762,7 @@ def test_voter_restarts(cluster: StartCluster) -> None:
     """A server restarts and forgets that it heard the leader: it must not vote while a lease may depend on it."""
     c = cluster(3, clerks=2)
     reader, writer = c.clerks
-    for number in range(8):
+    for number in range(3):
         leader = c.settled_leader()
         voter, candidate = (leader + 1) % 3, (leader + 2) % 3
         writer.on_return = reader.on_return = _nothing
@@ -967,6 +971,9 @@ def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, ot
         c.scripted_server(number).answer["pre_vote"] = _vote_for_s0
     for number in others:
         c.scripted_server(number).answer["append_entries"] = _without_configurations(followers[number])
+    for number in others:
+        # S0 sends what was refused again at once. Slower answers mean fewer messages.
+        c.network.set_link(number, 0, latency=(0.02, 0.03))
     c.disconnect(voter)
     wait_for_leadership(c)
     c.connect(voter)
@@ -1173,14 +1180,14 @@ def _expect_current(c: Cluster, holder: int, reply: Message, value: str, why: st
 def _write_and_read(
     c: Cluster, client: Client, holder: int, value: str, why: str, no_lease: str = "The lease of S{} has ended by now"
 ) -> float:
-    """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 5 ms meanwhile and for a while after. Require
+    """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 10 ms meanwhile and for a while after. Require
     that no read that began after the put had returned shows anything else. Returns the seconds that the put took.
     ``no_lease`` says why no holder can hold the put up for ever; ``{}`` stands for the holder's number."""
     writer, reads, begun = c.clerks[0], [], c.now
     operation = writer.begin("put", "x", value)
     while c.now < begun + OPERATION_LIMIT and not (operation.returned is not None and c.now > operation.returned + 0.5):
         reads.append((c.now, client.send(holder, read_of("lease"))))
-        c.sleep(0.005)
+        c.sleep(0.01)
     if operation.returned is None:
         text = f"expected {operation.describe()} to return within {OPERATION_LIMIT:.0f} s, but it has not"
         c.fail(f"{text}. {no_lease.format(holder)}", rules.HOLDERS)
@@ -1294,7 +1301,7 @@ def test_part2_leader_is_spared(cluster: StartCluster) -> None:
 def test_part2_holder_is_cut_off(cluster: StartCluster) -> None:
     """Part 2: a lease holder is cut off: writes resume after at most one lease, and no later read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
-    _cut_holders_off(c, 4)
+    _cut_holders_off(c, 3)
     end_well(c)
 
 
@@ -1303,7 +1310,7 @@ def test_part2_clocks(cluster: StartCluster) -> None:
     """Part 2: a lease holder with a slow clock, within the bound, is cut off: its lease ends before writes resume."""
     c = cluster(3, clerks=1, scripted_clerks=1, start=False)
     _set_clocks(c, [1.11, 0.9, 0.9])
-    _cut_holders_off(c, 4, wanted=0)
+    _cut_holders_off(c, 3, wanted=0)
     end_well(c)
 
 
@@ -1336,7 +1343,7 @@ def test_part2_new_leader(cluster: StartCluster) -> None:
     """Part 2: a new leader cannot reach a lease holder: it commits nothing while the holder's lease may last."""
     c = cluster(5, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
-    for number in range(4):
+    for number in range(2):
         writer.put("x", f"{number};")
         leader, followers = _followers(c)
         holder, *others = followers
@@ -1364,7 +1371,7 @@ def test_part2_transfer(cluster: StartCluster) -> None:
     has lab 2G)."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
-    for number in range(4):
+    for number in range(3):
         writer.put("x", f"{number};")
         leader, followers = _followers(c)
         holder, target = followers[number % 2], followers[1 - number % 2]
@@ -1454,7 +1461,7 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
-    for number in range(4):
+    for number in range(2):
         session.do("put", "x", f"{number};")
         leader, (holder, other) = _followers(c)
         hold_lease(c, client, holder, f"{number};")
@@ -1484,7 +1491,7 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
                 else:
                     write = client.send(other if write.dst == leader else leader, put)
             reads.append((c.now, client.send(holder, read_of("lease"))))
-            c.sleep(0.005)
+            c.sleep(0.01)
         if written is None:
             text = (
                 f"expected S{leader} or S{other} to carry out a put within {OPERATION_LIMIT:.0f} s, but they have not"
@@ -1602,11 +1609,11 @@ def test_part2_history(cluster: StartCluster) -> None:
     writers[0].append("x", "begin;")
     _, followers = _followers(c)
     hold_lease(c, client, followers[0], "begin;")
-    load = Load(c, clerks=writers, keys=("x",), mix=("append",), most=60)
+    load = Load(c, clerks=writers, keys=("x",), mix=("append",), most=30)
     for server, reader in enumerate(readers):
         _only(c, reader, [server])
-    stops = [_keep_reading(c, reader, "lease", every=0.03) for reader in readers]
-    for number in range(6):
+    stops = [_keep_reading(c, reader, "lease", every=0.05) for reader in readers]
+    for number in range(4):
         c.sleep(0.7)
         server = c.random.randrange(3)
         if number % 3 == 2:
@@ -1673,17 +1680,20 @@ def test_session_waits(cluster: StartCluster) -> None:
 @points(5)
 def test_session_at_changing_servers(cluster: StartCluster) -> None:
     """A clerk that moves from server to server sees its own writes and never goes back in time."""
-    c = cluster(5, clerks=2, max_state=3000)
-    load = Load(c, clerks=[c.clerks[1]], keys=("x",), mix=("append",), most=80)
+    c = cluster(3, clerks=2, max_state=3000)
+    load = Load(c, clerks=[c.clerks[1]], keys=("x",), mix=("append",), most=40)
     clerk = c.clerks[0]
-    for number in range(12):
-        server = number % 5
-        behind = (server + 2) % 5
-        c.heal()
-        c.cut(c.one_leader(), behind)
+    for number in range(6):
+        leader = c.one_leader()
+        behind = (leader + 1 + number % 2) % 3
+        c.cut(leader, behind)
         clerk.append("x", f"own{number};")
-        _only(c, clerk, [server, behind])
-        value = clerk.get("x", read="session")
+        _only(c, clerk, [behind])
+        operation = clerk.begin("get", "x", read="session")
+        c.sleep(0.1)
+        _only(c, clerk, [leader, behind])
+        clerk.finish(operation)
+        value = operation.result
         text = f"expected {clerk.name} to see its own append of 'own{number};', but it read {value!r}"
         c.expect(f"own{number};" in (value or ""), text, rules.SESSION_READS)
         clerk.get("x", read="snapshot")
@@ -1748,10 +1758,8 @@ def test_snapshot_has_the_state_of_its_index(cluster: StartCluster) -> None:
     """A server that restarts alone returns the state of its snapshot and names the snapshot's index."""
     c = cluster(3, clerks=4, max_state=1500)
     reader, writers = c.clerks[0], c.clerks[1:]
-    for _ in range(3):
-        load = Load(c, clerks=writers, keys=("x",), mix=("append",), most=40)
-        load.wait(1.0)
-        load.finish()
+    for _ in range(2):
+        Load(c, clerks=writers, keys=("x",), mix=("append",), most=15).wait_until_idle(20.0)
         for server in range(3):
             c.crash(server)
         for alone in range(3):
@@ -1793,7 +1801,7 @@ def test_snapshots_never_go_back(cluster: StartCluster) -> None:
 def test_index_and_value_belong_together(cluster: StartCluster) -> None:
     """Every reply to a read names the index at which its value was read, even while other clerks write."""
     c = cluster(3, clerks=4)
-    Load(c, clerks=c.clerks[:2], keys=("x",), mix=("append",), most=60)
+    Load(c, clerks=c.clerks[:2], keys=("x",), mix=("append",), most=25)
     stops = [_keep_reading(c, clerk, "snapshot", every=0.005) for clerk in c.clerks[2:]]
     c.clerks_idle(40.0)
     for stop in stops:

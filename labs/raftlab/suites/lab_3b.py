@@ -868,19 +868,22 @@ class Candidate:
         expect_refused(self.c, self.client, read_of("lease"), f"S1 has just voted for S2. {why}", rule)
 
     def let_s0_lead(self) -> None:
-        """Open every link, and make S0 lead: S1 is off the network until S0 has been elected with S2's vote."""
-        c = self.c
-        c.heal()
-        for _ in range(10):
-            c.sleep(0.2)  # S0 learns of S1's term
-            c.disconnect(1)
-            c.wait_for(2 * ELECTION_LIMIT, lambda: c.get_state(0)[1])
-            c.connect(1)
-            c.sleep(0.5)
-            (term, leads), (other, _) = c.get_state(0), c.get_state(1)
-            if leads and term == other:
-                return
-        c.fail("expected S0 to be elected with S2's vote, but it does not lead", rules.LIVENESS, [0])
+        _let_s0_lead(self.c)
+
+
+def _let_s0_lead(c: Cluster) -> None:
+    """Open every link, and make S0 lead: S1 is off the network until S0 has been elected with S2's vote."""
+    c.heal()
+    for _ in range(10):
+        c.sleep(0.2)  # S0 learns of S1's term
+        c.disconnect(1)
+        c.wait_for(2 * ELECTION_LIMIT, lambda: c.get_state(0)[1])
+        c.connect(1)
+        c.sleep(0.5)
+        (term, leads), (other, _) = c.get_state(0), c.get_state(1)
+        if leads and term == other:
+            return
+    c.fail("expected S0 to be elected with S2's vote, but it does not lead", rules.LIVENESS, [0])
 
 
 def _candidate(cluster: StartCluster, rates: Sequence[float]) -> Candidate:
@@ -1567,6 +1570,58 @@ def test_part2_behind(cluster: StartCluster) -> None:
         why = f"S{behind} lacked its entry, and asked for a lease {when} the entry was committed"
         _check_reads(c, behind, reads, operation.returned, f"{number}+;", why)
     end_well(c)
+
+
+@points(4, networks=SIM)
+def test_part2_stalled_holder(cluster: StartCluster) -> None:
+    """Part 2: a lease holder asks in time but stores no more entries: it must lose its lease, so that writes go on."""
+    c = cluster(3, clerks=1, scripted_clerks=1)
+    client, writer = Client(c), c.clerks[0]
+    writer.put("x", "1;")
+    _, followers = _followers(c)
+    holder = followers[0]
+    hold_lease(c, client, holder, "1;")
+    entries_to_it = c.hold("append_entries", dst=holder, when=lambda args: bool(args["entries"]))
+    why = f"S{holder} had stored no more entries"
+    _write_and_read(c, client, holder, "2;", why, no_lease="S{} stores no more entries, so it must lose its lease")
+    entries_to_it.drop()
+    end_well(c)
+
+
+@points(4, networks=SIM, schedule="none")
+def test_part2_commit_needs_no_message(cluster: StartCluster) -> None:
+    """Part 2: the lease of a holder that is cut off ends: the leader commits what a majority has without another message."""
+    c = cluster(3, scripted=[2], scripted_clerks=1)
+    follower = ScriptedFollower(c, 2)
+    c.scripted_server(2).answer["request_vote"] = c.scripted_server(2).answer["pre_vote"] = _vote_for_s0
+    _let_s0_lead(c)
+    client = Client(c)
+    session = Session(client, client.succeed(client.registration(), servers=[0]))
+    for number in range(2):
+        client.succeed(session.request("put", "x", f"{number};"), servers=[0])
+        hold_lease(c, client, 1, f"{number};")
+        stored = len(follower.log)
+        _isolate(c, 1)
+        put = client.send(0, session.request("put", "x", f"{number}+;"))
+        c.wait_for(0.2, lambda before=stored: len(follower.log) > before)  # type: ignore[misc]
+        c.sleep(0.02)  # S2's answer arrives
+        follower.silent = True
+        read_at, reads, begun = c.now, [client.send(1, read_of("lease"))], c.now
+        while c.now < read_at + _NO_MESSAGE and c.now < begun + 2 * LONGEST_LEASE and not put.done:
+            c.sleep(0.01)
+            if reads[-1].done and reads[-1].reply is not None and reads[-1].reply["status"] == "ok":
+                read_at = c.now
+            reads.append(client.send(1, read_of("lease")))
+        text = f"expected S0 to carry out a put within {_NO_MESSAGE} s after the last read by lease at S1, a lease holder that was"
+        text = f"{text} cut off, but it has not. S2 has stored the put, so S0 must not wait for another message"
+        c.expect(put.done or len(follower.log) == stored or not c.get_state(0)[1], text, rules.HOLDERS, [0])
+        client.answer(put)
+        follower.silent = False
+        _let_s0_lead(c)
+
+
+# Seconds. By the leader's clock, a lease lasts at most a quarter longer than by the holder's, so at most 0.2 s.
+_NO_MESSAGE = 0.4
 
 
 @points(5)

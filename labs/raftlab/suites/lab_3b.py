@@ -1612,8 +1612,12 @@ def test_part2_commit_needs_no_message(cluster: StartCluster) -> None:
             if reads[-1].done and reads[-1].reply is not None and reads[-1].reply["status"] == "ok":
                 read_at = c.now
             reads.append(client.send(1, read_of("lease")))
-        text = f"expected S0 to carry out a put within {_NO_MESSAGE} s after the last read by lease at S1, a lease holder that was"
-        text = f"{text} cut off, but it has not. S2 has stored the put, so S0 must not wait for another message"
+        text = (
+            f"expected S0 to carry out a put within {_NO_MESSAGE} s after the last read by lease at S1, a lease holder"
+        )
+        text = (
+            f"{text} that was cut off, but it has not. S2 has stored the put, so S0 must not wait for another message"
+        )
         c.expect(put.done or len(follower.log) == stored or not c.get_state(0)[1], text, rules.HOLDERS, [0])
         client.answer(put)
         follower.silent = False

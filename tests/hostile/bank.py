@@ -27,7 +27,8 @@ class Entry:
     """A submission.
 
     ``verdict`` is ``refused`` (before any test), ``failed`` or ``clean``. The text of each problem and failure in the report
-    must contain one of ``says``. At the level ``rlimits``, ``says_at_rlimits`` replaces ``says`` unless it is empty."""
+    must contain one of ``says``. At the level ``rlimits``, ``verdict_at_rlimits`` and ``says_at_rlimits`` replace them
+    unless they are empty."""
 
     name: str
     verdict: str
@@ -38,6 +39,11 @@ class Entry:
     files: dict[str, str | bytes | None] = field(default_factory=dict)  # None: a symlink to BESIDE
     base: str = "solution"
     says_at_rlimits: tuple[str, ...] = ()
+    verdict_at_rlimits: str = ""
+
+    def verdict_at(self, level: str) -> str:
+        """The correct verdict at a level of the sandbox."""
+        return (level == "rlimits" and self.verdict_at_rlimits) or self.verdict
 
     def write(self, folder: Path) -> None:
         place = folder / self.name
@@ -145,7 +151,13 @@ EARLY = [
     Entry("deaf-and-busy", REFUSED, (BUSY,), init=f"{DEAF}\nwhile True: pass"),
     Entry("no-more-time", REFUSED, (BUSY,), init=f"time.sleep = lambda s: None; {WAIT} = lambda *a: False"),
     Entry("endless-stderr", REFUSED, FULL, init="import posix\nwhile True: posix.write(2, b'x' * 100_000)"),
-    Entry("reads-solutions", REFUSED, ("No such file",), init=f"print(open({str(SOLUTION)!r}).read())"),
+    Entry(
+        "reads-solutions",
+        REFUSED,
+        ("No such file",),
+        init=f"print(open({str(SOLUTION)!r}).read())",
+        verdict_at_rlimits=CLEAN,  # at this level, a submission can read our files
+    ),
     Entry("reads-a-neighbour", REFUSED, ("No such file",), init="print(open('../alice/raft.py').read())"),
     Entry("imports-a-neighbour", REFUSED, ("alice, which is not there",), module=f"{BESIDE_US}; import alice.raft"),
     Entry(
@@ -175,7 +187,14 @@ LATE = [
     Entry("lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR),
     Entry("lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"),
     Entry("leader-by-shared-memory", FAILED, ("at most one leader", NO_VOTES), base="skeleton", init=SHARED),
-    Entry("leader-by-a-file", FAILED, ("at most one leader", NO_VOTES, *UNWRITABLE), base="skeleton", init=FILE),
+    Entry(
+        "leader-by-a-file",
+        FAILED,
+        ("at most one leader", NO_VOTES, *UNWRITABLE),
+        base="skeleton",
+        init=FILE,
+        verdict_at_rlimits=REFUSED,  # at this level, a server cannot write a file at all
+    ),
     Entry("silences-the-lab", FAILED, (NO_LEADER,), base="skeleton", init=SILENCE),
     Entry(
         "speaks-for-the-lab",
@@ -217,7 +236,9 @@ ESCAPES = [
 ]
 
 BANK = [*HONEST[:1], *EARLY, *HONEST[1:2], *ESCAPES, *LATE, *HONEST[2:]]
-# The submissions that are graded at the other levels and as other users.
+# Not every run of the tests grades all submissions at each level and as each user (``whole_bank.py`` does). These are graded
+# at the level ``rlimits``, and those called SHORTEST at ``bwrap`` as another user.
+SHORTEST = ("alice", "acts-on-processes", "shares-with-another-server", "reads-files", "writes-files")
 SHORT_BANK = [*HONEST[:1], *ESCAPES[: len(escapes.PROMISES)]]
 
 

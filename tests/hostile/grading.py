@@ -34,6 +34,7 @@ BANKS: dict[str, list[Entry]] = {
     "early": [*bank.HONEST[:1], *bank.EARLY, *bank.ESCAPES],
     "late": [*bank.HONEST, *bank.LATE],
     "short": bank.SHORT_BANK,
+    "shortest": [entry for entry in bank.SHORT_BANK if entry.name in bank.SHORTEST],
     "judge, reviewed": [*judge_bank.HONEST, *judge_bank.REVIEWED],
     "judge, others": [*judge_bank.HONEST, *judge_bank.OTHERS, *judge_bank.UNELECTED],
 }
@@ -70,8 +71,15 @@ class Batch:
 
 
 @functools.cache
-def grade(name: str, level: Level = "bwrap", user: str = THIS_USER) -> Batch:
-    """Grade a bank of ``BANKS`` on both networks. The test is skipped if this machine cannot do that."""
+def grade(name: str, level: Level = "bwrap", user: str = THIS_USER, network: str = "both") -> Batch:
+    """Grade a bank of ``BANKS``. The test is skipped if this machine cannot do that.
+
+    Args:
+        name: the bank.
+        level: the level of the sandbox.
+        user: the user who runs the grader.
+        network: ``both``, or ``sim`` to save the time that the real network takes.
+    """
     if user != THIS_USER and THIS_USER != "root":
         pytest.skip("only root can become root")
     if user != THIS_USER and ordinary_user.why_not():
@@ -93,7 +101,7 @@ def grade(name: str, level: Level = "bwrap", user: str = THIS_USER) -> Batch:
         "--runs",
         "1",
     ]
-    command += ["--jobs", "6", "--sandbox", level]
+    command += ["--jobs", "6", "--sandbox", level, "--network", network]
     if user != THIS_USER:
         os.chown(folder, ordinary_user.USER, ordinary_user.USER)
         os.chown(folder / "tmp", ordinary_user.USER, ordinary_user.USER)
@@ -106,16 +114,21 @@ def grade(name: str, level: Level = "bwrap", user: str = THIS_USER) -> Batch:
         text=True,
         check=False,
     )
-    refuses = any(entry.verdict == bank.REFUSED for entry in BANKS[name])
+    refuses = any(entry.verdict_at(level) == bank.REFUSED for entry in BANKS[name])
     assert done.returncode == (2 if refuses else 1), done.stderr
     *out, memory, left = done.stdout.splitlines()
     report = json.loads((folder / "raftgrade-out" / "report.json").read_text())
     return Batch(folder, level, "\n".join(out), int(left), int(memory) / 1000, report)
 
 
+def name_of(entry: Entry) -> str:
+    """The name of a submission in the ids of tests."""
+    return printable(entry.name)
+
+
 def by_entry(name: str) -> pytest.MarkDecorator:
     """Run a test for each submission of a bank."""
-    return pytest.mark.parametrize("entry", BANKS[name], ids=lambda entry: printable(entry.name))
+    return pytest.mark.parametrize("entry", BANKS[name], ids=name_of)
 
 
 def texts(submission: dict[str, Any]) -> list[str]:
@@ -130,11 +143,12 @@ def texts(submission: dict[str, Any]) -> list[str]:
 def check_verdict(batch: Batch, entry: Entry) -> None:
     """Assert that the submission was refused, failed or passed, for a reason that the bank names, and that it earned points
     only if it passed."""
-    says = entry.says_at_rlimits or entry.says if batch.level == "rlimits" else entry.says
+    says = (batch.level == "rlimits" and entry.says_at_rlimits) or entry.says
+    verdict = entry.verdict_at(batch.level)
     submission = batch.of(entry)
-    assert submission["state"] == (bank.REFUSED if entry.verdict == bank.REFUSED else "graded"), texts(submission)
-    assert submission["points"] == (submission["max_points"] if entry.verdict == bank.CLEAN else 0), texts(submission)
-    assert bool(texts(submission)) == (entry.verdict != bank.CLEAN), texts(submission)
+    assert submission["state"] == (bank.REFUSED if verdict == bank.REFUSED else "graded"), texts(submission)
+    assert submission["points"] == (submission["max_points"] if verdict == bank.CLEAN else 0), texts(submission)
+    assert bool(texts(submission)) == (verdict != bank.CLEAN), texts(submission)
     for text in texts(submission):
         assert any(part in text for part in says), text
     errors = [(network["network"], network["errors"]) for test in submission["tests"] for network in test["networks"]]

@@ -1,4 +1,5 @@
-"""Further submissions that send bad data to the judge: each fails, and fills neither memory nor disk."""
+"""Further submissions that send bad data to the judge: each fails, and fills neither memory nor disk. They run in the
+simulator only; ``whole_bank.py`` also runs them on the real network."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ pytestmark = MARKS
 
 @by_entry("judge, others")
 def test_the_verdict_is_right(entry: Entry) -> None:
-    check_verdict(grade("judge, others"), entry)
+    check_verdict(grade("judge, others", network="sim"), entry)
 
 
 def test_no_process_and_no_file_is_left_behind() -> None:
-    check_what_is_left(grade("judge, others"), "judge, others")
+    check_what_is_left(grade("judge, others", network="sim"), "judge, others")
 
 
 def test_records_traces_and_memory_stay_small() -> None:
-    check_sizes(grade("judge, others"))
+    check_sizes(grade("judge, others", network="sim"))

@@ -1,30 +1,49 @@
-"""One hostile submission for each promise of the sandbox, at each level, as root and as an ordinary user."""
+"""Hostile submissions at the level ``rlimits`` and as another user: one for each promise of the sandbox at ``rlimits`` as an
+ordinary user, and a few at ``bwrap`` as the user who does not run the tests.
+
+The other files grade all hostile submissions at ``bwrap`` as the user who runs the tests. ``whole_bank.py`` grades all of
+them at each level and as each user.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.hostile.bank import Entry
-from tests.hostile.grading import MARKS, THIS_USER, USERS, Level, by_entry, check_verdict, check_what_is_left, grade
+from tests.hostile.grading import (
+    BANKS,
+    MARKS,
+    THIS_USER,
+    USERS,
+    Level,
+    check_verdict,
+    check_what_is_left,
+    grade,
+    name_of,
+)
 
-# Bubblewrap as the user who runs the tests is left out, because test_early.py tests it.
-OTHERS: list[tuple[Level, str]] = [
-    (level, user) for level in ("bwrap", "rlimits") for user in USERS if (level, user) != ("bwrap", THIS_USER)
-]
+(OTHER_USER,) = (user for user in USERS if user != THIS_USER)
+BATCHES: list[tuple[str, Level, str]] = [("short", "rlimits", "ordinary user"), ("shortest", "bwrap", OTHER_USER)]
 pytestmark = MARKS
 
 
-@pytest.mark.parametrize(("level", "user"), OTHERS)
-@by_entry("short")
-def test_the_verdict_is_right(level: Level, user: str, entry: Entry) -> None:
-    check_verdict(grade("short", level, user), entry)
+@pytest.mark.parametrize(
+    ("name", "level", "user", "entry"),
+    [
+        pytest.param(name, level, user, entry, id=f"{level}-{user}-{name_of(entry)}")
+        for name, level, user in BATCHES
+        for entry in BANKS[name]
+    ],
+)
+def test_the_verdict_is_right(name: str, level: Level, user: str, entry: Entry) -> None:
+    check_verdict(grade(name, level, user), entry)
 
 
-@pytest.mark.parametrize(("level", "user"), OTHERS)
-def test_no_process_and_no_file_is_left_behind(level: Level, user: str) -> None:
-    check_what_is_left(grade("short", level, user), "short")
+@pytest.mark.parametrize(("name", "level", "user"), BATCHES)
+def test_no_process_and_no_file_is_left_behind(name: str, level: Level, user: str) -> None:
+    check_what_is_left(grade(name, level, user), name)
 
 
 def test_the_table_names_the_level() -> None:
-    out = grade("short", "rlimits").out
+    out = grade(*BATCHES[0]).out
     assert "could read this machine's files (rlimits)" in " ".join(out.split())

@@ -2,8 +2,8 @@
 the reference's Raft, and the reference's service on correct Rafts in different styles. Most of these Rafts run with their
 labs after 2D switched off, because lab 3 needs none of them.
 
-To save time, each service and each Raft runs a sample of a suite, so that each test runs on one service and on one Raft.
-With ``--whole-suites``, each runs every test.
+To save time, each service and each Raft runs a sample of a suite: the services divide one half of the tests among them, and
+the Rafts the other half. With ``--whole-suites``, each runs every test.
 
 To try every service with many seeds: ``raftlab test 3A --impl tests/correct_services/NAME --raft solutions --seeds 100``.
 """
@@ -33,24 +33,31 @@ HOLDERS = ("batched", "by_index")
 READING_RAFTS = (("whole_lazy", "2D"), ("whole_tick", "2D"), ("whole_tick", "2F"))
 # This Raft sends new entries with the next heartbeat. The handout says that this is too slow for one test of lab 3A.
 TOO_SLOW = {"whole_lazy": {"requests_and_time"}}
+# Which half of the tests the services and the Rafts divide among them. Part 2 of lab 3B runs on services only, so they
+# divide all of its tests.
+SERVICE_HALF, RAFT_HALF = 0, 1
 
 
-def sample(lab: str, number: int, parts: int, config: pytest.Config, later_part: bool = False) -> Sequence[TestInfo]:
+def sample(
+    lab: str, number: int, parts: int, config: pytest.Config, half: int | None, later_part: bool = False
+) -> Sequence[TestInfo]:
     """Part ``number`` of the tests of a lab, which are divided into ``parts`` parts; all with ``--whole-suites``. The
-    tests of part 2 of lab 3B are left out; with ``later_part``, only they are taken."""
-    step = 1 if config.getoption("--whole-suites") else parts
+    tests of part 2 of lab 3B are left out; with ``later_part``, only they are taken. Only every second test is divided, from
+    the first (half 0) or the second (half 1) on; all of them if ``half`` is ``None``."""
     tests = [info for info in catalogue.tests(lab) if info.name.startswith("part2_") == later_part]
-    return tests[number % step :: step]
+    if config.getoption("--whole-suites"):
+        return tests
+    return tests[half::2][number::parts] if half is not None else tests[number::parts]
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
 def test_the_suites_pass_a_correct_service(service: Path, pytestconfig: pytest.Config) -> None:
-    tests = sample("3A", SERVICES.index(service), len(SERVICES), pytestconfig)
+    tests = sample("3A", SERVICES.index(service), len(SERVICES), pytestconfig, SERVICE_HALF)
     if service in READERS:
-        tests = [*tests, *sample("3B", READERS.index(service), len(READERS), pytestconfig)]
+        tests = [*tests, *sample("3B", READERS.index(service), len(READERS), pytestconfig, SERVICE_HALF)]
     if service.name in HOLDERS:
         number = HOLDERS.index(service.name)
-        tests = [*tests, *sample("3B", number, len(HOLDERS), pytestconfig, later_part=True)]
+        tests = [*tests, *sample("3B", number, len(HOLDERS), pytestconfig, None, later_part=True)]
     failures = failures_of(service, tests, SOLUTION)
     assert [(info.name, failure.text) for info, failure in failures] == []
 
@@ -59,7 +66,7 @@ def test_the_suites_pass_a_correct_service(service: Path, pytestconfig: pytest.C
 def test_lab_3b_passes_the_reference_on_a_correct_raft(
     style: str, lab: str, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    tests = sample("3B", READING_RAFTS.index((style, lab)), len(READING_RAFTS), pytestconfig)
+    tests = sample("3B", READING_RAFTS.index((style, lab)), len(READING_RAFTS), pytestconfig, RAFT_HALF)
     failures = failures_of(SOLUTION.parent, tests, without_later_labs(style, lab, tmp_path))
     assert [(info.name, failure.text) for info, failure in failures] == []
 
@@ -68,7 +75,7 @@ def test_lab_3b_passes_the_reference_on_a_correct_raft(
 def test_the_suite_passes_the_reference_on_a_correct_raft(
     style: str, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    tests = sample("3A", RAFTS.index(style), len(RAFTS), pytestconfig)
+    tests = sample("3A", RAFTS.index(style), len(RAFTS), pytestconfig, RAFT_HALF)
     tests = [info for info in tests if info.name not in TOO_SLOW.get(style, ())]
     failures = failures_of(SOLUTION.parent, tests, without_later_labs(style, "2D", tmp_path))
     assert [(info.name, failure.text) for info, failure in failures] == []

@@ -174,7 +174,7 @@ class _Values:
         self._found = found
         # How often each write reached a server. It can be more than once if the write was sent again, duplicated by the
         # network, or forwarded by a service.
-        arrivals: Counter[tuple[int, int]] = Counter()
+        self._arrivals = arrivals = Counter[tuple[int, int]]()
         for event in c.event_loop.trace.events:
             if isinstance(event, ArriveEvent) and event.method == "client_request":
                 arrivals[_name(c.event_loop.rpcs_by_id[event.id].args)] += 1
@@ -203,8 +203,32 @@ class _Values:
 
     def check(self) -> None:
         for answer in self._found:
-            if answer.request["op"] == "get" and answer.request["read"] != "log":
+            if answer.request["op"] != "get":
+                continue
+            if answer.request["read"] != "log":
                 self._check(answer)
+            elif self._arrivals[_name(answer.request)] == 1:
+                self._check_log_read(answer)
+
+    def _check_log_read(self, answer: Answer) -> None:
+        """A read of kind log shows no entry after its own. Otherwise its clerk, which takes the reply's index for what it
+        has seen, could go back in time. If a service puts several requests into one entry, the read may come before a write
+        in the same entry, so its value may lack this write."""
+        key, value = answer.request["key"], answer.reply["value"]
+        what = f"expected {answer.describe()} to return the value at index {answer.index}"
+        named = "This is the index of the read's entry, which its reply names"
+        writes = self._writes.get(key, [])
+        if key not in self._uncertain:
+            wanted = self._at(writes, answer.index)
+            if value not in (wanted, self._at(writes, answer.index - 1)):
+                text = f"{what}, {short(wanted)}, but it returned {short(value)}. {named}"
+                self._c.fail(text, rules.SESSION_READS, [answer.server])
+        elif key in self._tokens_only:
+            tokens = set(tokens_in(value if isinstance(value, str) else ""))
+            for index, request in writes:
+                if request["value"] in tokens and index > answer.index:
+                    text = f"{what}, but it includes {request['value']!r}, the entry at index {index}. {named}"
+                    self._c.fail(text, rules.SESSION_READS, [answer.server])
 
     def _check(self, answer: Answer) -> None:
         key, value = answer.request["key"], answer.reply["value"]

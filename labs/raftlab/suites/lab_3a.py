@@ -61,6 +61,13 @@ def test_one_clerk(cluster: StartCluster) -> None:
         ("put", ("empty", ""), None),
         ("swap", ("empty", None, "7;"), False),
         ("get", ("empty",), ""),
+        ("append", ("new", ""), None),
+        ("get", ("new",), ""),
+        ("swap", ("new", None, "8;"), False),
+        ("append", ("", "9;"), None),  # the empty string is a key, too
+        ("get", ("",), "9;"),
+        ("swap", ("'\"\n| ä", None, "'\"\n| ö"), True),
+        ("get", ("'\"\n| ä",), "'\"\n| ö"),
     ]
     for number, (op, (key, *args), wanted) in enumerate(steps):
         assert key is not None
@@ -1123,6 +1130,9 @@ def test_entry_of_another_leader(cluster: StartCluster) -> None:
         client.succeed(fields, servers=[0])
     read = client.succeed(session.request("get", "x"), servers=[0])
     c.expect(read == "1;2;", f"expected 'x' to be '1;2;', but it is {read!r}", rules.EXACTLY_ONCE)
+    # S1 leads, and a session begins at the index after the next. S0 is asked by that session before it knows of it.
+    later = Session(client, len(longest_log(followers)) + 2)
+    _overwrite(c, client, followers, later.request("append", "x", "3;"), put)
 
 
 def _overwrite(c: Cluster, client: Client, followers: list[ScriptedFollower], fields: Message, foreign: Any) -> Any:
@@ -1139,6 +1149,8 @@ def _overwrite(c: Cluster, client: Client, followers: list[ScriptedFollower], fi
         follower.log = [*log, entry]
         follower.limit = NO_LIMIT
     status = client.answer(rpc)["status"]
+    text = f"expected S0 not to say no_session of session {fields['client_id']}, of which it has not heard yet, but it does"
+    c.expect(status != "no_session", f"{text}. Another leader's entry stands at its index", rules.SESSIONS, [0])
     text = f"expected S0 not to answer {describe(fields)} with ok, since another leader's entry stands in its place"
     c.expect(status in REFUSALS, f"{text}, but the status is {status}", rules.STATUSES, [0])
     return None if lost is None else lost["command"]
@@ -1272,6 +1284,34 @@ def test_clerk_asks_again(cluster: StartCluster) -> None:
         service.answer = after(*refusals, value=result)
         operation = service.run(clerk, op, f"key {number}", *args, when=when)
         service.expect_result(operation, result, when)
+    service.check_requests()
+
+
+@points(4, networks=SIM)
+def test_clerk_after_an_outage(cluster: StartCluster) -> None:
+    """For 15 s no server answers a clerk: once they do, its operation soon ends."""
+    c = cluster(3, scripted=[0, 1, 2], clerks=1)
+    service, clerk = PlayedService(c), c.clerks[0]
+    service.run(clerk, "put", "first", "1;", when="though nothing is refused")
+    outage, asked = c.now + 15.0, set[int]()
+
+    def answer(rpc: Rpc) -> Message | None:
+        # The outage ends once it has lasted for 15 s and each server has been asked since. So it ends when a clerk may have
+        # begun to pause.
+        if len(asked) < 3:
+            if c.now >= outage:
+                asked.add(rpc.dst)
+            return None
+        return reply("ok")
+
+    service.answer = answer
+    operation = clerk.begin("put", "second", "2;")
+    c.wait_for(15.0 + OPERATION_LIMIT, lambda: len(asked) == 3)
+    c.wait_for(OPERATION_LIMIT, lambda: operation.done)
+    text = (
+        f"expected {operation.describe()} to end within {OPERATION_LIMIT:.0f} s after an outage of 15 s, but it has not"
+    )
+    c.expect(operation.done, text, rules.PROGRESS, [clerk.number])
     service.check_requests()
 
 

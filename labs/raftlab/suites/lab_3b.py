@@ -432,6 +432,11 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     for kind in ("index", "lease"):
         why = "S0 has committed no entry of its own term"
         expect_refused(c, client, read_of(kind), why, rules.READ_INDEX if kind == "index" else rules.LEASE)
+    with c.at_once(0):
+        reads = [client.send(0, read_of(kind)) for kind in ("index", "lease") * 4]
+    for read in reads:
+        client.answer(read)
+    _expect_one_noop(c)
     # While this read waits, the entry of S0's own term is committed, and so is the second put. Even now, the index must not
     # be the one from before.
     call = c.ask_read_index(0)
@@ -446,6 +451,23 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     c.expect(index == -1 or index >= len(log), text, rules.READ_INDEX, [0])
     wait_for_leadership(c)
     expect_soon(c, client, 0, read_of("index"), "2;", rules.READ_INDEX)
+
+
+def _expect_one_noop(c: Cluster) -> None:
+    """Require that S0, which leads and has committed no entry of its own term, has not appended a no-op for each read. A
+    service may make entries of its own, if it has no lease."""
+    term = c.get_state(0)[0]
+    own = {
+        each.args["prev_log_index"] + place
+        for server in c.scripted
+        for each in server.received
+        if each.method == "append_entries" and each.args["term"] == term
+        for place, entry in enumerate(each.args["entries"], 1)
+        if entry["term"] == term and entry.get("kind") == "noop"
+    }
+    text = f"expected reads at S0 to append one no-op in its term {term}, but there are {len(own)} of this term"
+    # One more does no harm.
+    c.expect(len(own) <= 2, text, rules.READ_COST, [0])
 
 
 @points(4)
@@ -793,7 +815,9 @@ def test_voter_restarts(cluster: StartCluster) -> None:
     end_well(c)
 
 
-def wait_for_vote(c: Cluster, candidate: int, voter: int, term: int) -> int:
+def wait_for_vote(
+    c: Cluster, candidate: int, voter: int, term: int, meanwhile: Callable[[], None] = lambda: None
+) -> int:
     """Let a scripted candidate, whose log is newer than any, ask a real server for its vote every 5 ms, until it agrees.
 
     Args:
@@ -801,6 +825,7 @@ def wait_for_vote(c: Cluster, candidate: int, voter: int, term: int) -> int:
         candidate: the scripted server.
         voter: the real server, which must agree within twice the longest election timeout.
         term: the candidate's first term. If the voter is in a later one, the candidate goes on in a higher term.
+        meanwhile: what to do after each refusal.
 
     Returns:
         The term in which it got the vote.
@@ -820,6 +845,7 @@ def wait_for_vote(c: Cluster, candidate: int, voter: int, term: int) -> int:
             return term
         if rpc.reply is not None and rpc.reply["term"] > term:
             term = rpc.reply["term"] + 10
+        meanwhile()
     text = f"expected S{voter}, which hears no leader, to vote for a candidate within {2 * LONGEST_TIMEOUT:.0f} s"
     return c.fail(f"{text}, but it did not", rules.LIVENESS, [voter])
 
@@ -861,10 +887,18 @@ class Candidate:
         rpc = self.c.scripted_server(2).send(1, "read_index_of", term=self._term + 10, server_id=2)
         self.c.wait_for(0.02, lambda: rpc.done)
 
-    def stand(self, why: str, rule: Rule) -> None:
+    def stand(self, why: str, rule: Rule, reads: bool = False) -> None:
         """Ask S1 for its vote every 5 ms until it agrees, and require that S0 then refuses to answer by lease. ``why`` is a
-        sentence."""
-        self._term = wait_for_vote(self.c, 2, 1, self._term + 10)
+        sentence. ``reads``: a client reads by lease at S0 meanwhile, about every 20 ms."""
+        last = self.c.now
+
+        def read() -> None:
+            nonlocal last
+            if self.c.now >= last + 0.02:
+                last = self.c.now
+                self.client.send(0, read_of("lease"))
+
+        self._term = wait_for_vote(self.c, 2, 1, self._term + 10, read if reads else lambda: None)
         expect_refused(self.c, self.client, read_of("lease"), f"S1 has just voted for S2. {why}", rule)
 
     def let_s0_lead(self) -> None:
@@ -902,7 +936,7 @@ def test_lease_and_vote(cluster: StartCluster) -> None:
         candidate.c.sleep(0.03 * number)  # so that each cut comes at a different time after a heartbeat
         candidate.isolate_s0()
         why = f"S1's clock runs at {for_s1} and S0's at {for_s0}, so S1's is less than 1.25 times as fast"
-        candidate.stand(why, rules.LEASE)
+        candidate.stand(why, rules.LEASE, reads=number % 2 == 1)
         candidate.let_s0_lead()
 
 
@@ -924,7 +958,7 @@ def test_lease_and_slow_answers(cluster: StartCluster) -> None:
 @points(6, networks=SIM)
 def test_lease_and_restart(cluster: StartCluster) -> None:
     """A lease depends on one server, which restarts: it must refuse to vote as long as the lease may last."""
-    candidate = _candidate(cluster, (1.0, 1.0))
+    candidate = _candidate(cluster, (0.9, 1.1))
     c = candidate.c
     for _ in range(4):
         candidate.lease_at_s0()
@@ -1847,9 +1881,10 @@ def test_snapshots_never_go_back(cluster: StartCluster) -> None:
         writer.append("x", f"{number};")
         _only(c, reader, [leader])
         reader.get("x", read="snapshot")
-        # Only the server that is behind can be reached: a correct clerk waits until it can reach another one.
+        # Only the server that is behind can be reached: a correct clerk waits until it can reach another one. It makes no
+        # difference if the second read is of another key.
         _only(c, reader, [behind])
-        operation = reader.begin("get", "x", read="snapshot")
+        operation = reader.begin("get", ("x", "y")[number % 2], read="snapshot")
         c.sleep(1.0)
         c.heal()
         reader.finish(operation)
@@ -1862,7 +1897,10 @@ def test_index_and_value_belong_together(cluster: StartCluster) -> None:
     """Every reply to a read names the index at which its value was read, even while other clerks write."""
     c = cluster(3, clerks=4)
     Load(c, clerks=c.clerks[:2], keys=("x",), mix=("append",), most=25)
-    stops = [_keep_reading(c, clerk, "snapshot", every=0.005) for clerk in c.clerks[2:]]
+    stops = [
+        _keep_reading(c, clerk, kind, every=0.005)
+        for clerk, kind in zip(c.clerks[2:], ("snapshot", "log"), strict=True)
+    ]
     c.clerks_idle(40.0)
     for stop in stops:
         stop()
@@ -1985,6 +2023,28 @@ def _expect_woken(c: Cluster, reads: Sequence[Rpc], since: str) -> None:
             index, seen = rpc.reply["index"], rpc.args["seen"]
             text = f"expected S0 to apply index {seen} before it answers {described(rpc.args['read'])}"
             c.expect(index >= seen, f"{text}, but its reply names index {index}", rules.SESSION_READS, [0])
+
+
+@points(3)
+def test_reads_need_no_session(cluster: StartCluster) -> None:
+    """Reads that need no entry are answered whether or not their session has ended."""
+    c = cluster(1, clerks=1, scripted_clerks=1, max_sessions=1)
+    clerk, client = c.clerks[0], Client(c)
+    clerk.put("x", "1;")
+    ended = client.register()
+    client.register()
+    for kind in ("index", "lease", "session", "snapshot"):
+        for number in (ended.number, 1_000_000):
+            fields = {**read_of(kind), "client_id": number}
+            reply = client.carry_out(fields)
+            which = f"of session {number}, which {'has ended' if number == ended.number else 'was never begun'}"
+            text = f"expected S0 to answer {described(kind)} {which}, with '1;', but {_answer(reply)}"
+            c.expect(reply["status"] == "ok" and reply["value"] == "1;", text, rules.SESSIONS, [0])
+        operation = clerk.begin("get", "x", read=kind)
+        c.wait_for(OPERATION_LIMIT, lambda done=operation: done.done)  # type: ignore[misc]
+        text = f"expected {operation.describe()} to return '1;', though the clerk's session has ended, but it"
+        seen = f"returned {operation.result!r}" if operation.done else "has not returned"
+        c.expect(operation.done and operation.result == "1;", f"{text} {seen}", rules.SESSIONS)
 
 
 @points(3)

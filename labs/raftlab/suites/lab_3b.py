@@ -236,6 +236,36 @@ def test_index_needs_a_new_round(cluster: StartCluster) -> None:
 
 
 @points(3)
+def test_index_and_a_late_chunk(cluster: StartCluster) -> None:
+    """A follower's answer to a chunk of a snapshot arrives late: it says nothing about a read that came later."""
+    c = cluster(3, scripted=[1, 2], scripted_clerks=1, max_state=1)
+    behind, other = ScriptedFollower(c, 1), ScriptedFollower(c, 2)
+    behind.silent = True
+    _, client, session = leads_alone(c)
+    expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
+    for number in range(2):
+        client.succeed(session.request("put", "x", f"{number};"), servers=[0])
+    # S1 lacks entries that S0 has in a snapshot only.
+    answers = c.hold("install_snapshot", src=0, dst=1, leg="reply")
+    c.scripted_server(1).answer["install_snapshot"] = lambda rpc: {"term": rpc.args["term"]}
+    behind.silent = False
+    c.wait_for(2.0, lambda: bool(answers.messages))
+    for follower in (behind, other):
+        follower.silent = True
+    c.scripted_server(1).answer["install_snapshot"] = lambda rpc: None
+    c.sleep(0.02)
+    rpc = client.send(0, read_of("index"))
+    c.sleep(0.12)  # S0 has sent new messages since
+    answers.deliver(c.now)
+    status = client.answer(rpc)["status"]
+    text = (
+        f"expected S0 to refuse a read by index, but the status is {status}. "
+        "S0 has received only S1's answer to a chunk that was sent before the read"
+    )
+    c.expect(status in REFUSALS, text, rules.READ_INDEX, [0])
+
+
+@points(3)
 def test_read_ends_with_the_leadership(cluster: StartCluster) -> None:
     """A leader learns of a new leader while a read by index waits: it starts no more rounds and refuses the read."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
@@ -968,6 +998,40 @@ def test_lease_and_restart(cluster: StartCluster) -> None:
         c.wait_for(1.0, lambda: c.server_state(1).ready)
         candidate.stand("S1 had restarted and forgotten that it heard S0", rules.SILENT_VOTERS)
         candidate.let_s0_lead()
+
+
+@points(4, networks=SIM)
+def test_lease_and_a_refusal(cluster: StartCluster) -> None:
+    """A lease depends on a server that refuses entries because it lacks earlier ones: it too must keep silent."""
+    c = cluster(3, scripted=[2], scripted_clerks=1)
+    c.crash(1)
+    other = ScriptedFollower(c, 2)
+    for method in ("request_vote", "pre_vote"):
+        c.scripted_server(2).answer[method] = _vote_for_s0
+    term, client, _ = leads_alone(c)
+    # S0 is elected again, so it supposes that S1 has what S0 has. But S1 has nothing.
+    append(c, 2, term + 10, (len(other.log), other.log[-1]["term"]), [], len(other.log))
+    wait_for_leadership(c)
+    expect_soon(c, client, 0, read_of("lease"), "1;", rules.LEASE)
+    everything = c.hold("append_entries", src=0, dst=1)
+    c.restart(1)
+    c.wait_for(1.0, lambda: c.server_state(1).ready)
+    # S2 answers no more, so a lease rests on S1 alone, which refuses what S0 sends first. S1 does not get the entries from
+    # the beginning.
+    other.silent, since = True, c.now
+    c.sleep(0.15)
+    acceptable = c.hold("append_entries", src=0, dst=1, when=lambda args: args["prev_log_index"] == 0)
+    everything.drop()
+    c.wait_for(0.3, lambda: bool(acceptable.messages))
+    c.cut(0, 1)
+    c.cut(1, 0)
+    c.crash(1)
+    c.event_loop.boot(1, c.members)  # restart() would connect it to S0 again
+    c.wait_for(1.0, lambda: c.server_state(1).ready)
+    c.sleep(max(0.0, since + 0.31 - c.now))  # S2, too, is silent for the shortest election timeout
+    wait_for_vote(c, 2, 1, c.get_state(0)[0] + 10)
+    why = "S1 has just voted for S2. S1 had refused entries of S0 and then restarted"
+    expect_refused(c, client, read_of("lease"), why, rules.SILENT_VOTERS)
 
 
 @points(5, networks=SIM)

@@ -86,7 +86,7 @@ def test_an_operation_that_the_sentence_names_is_shown_with_its_answer(script: S
             apply(script, 1.5, server, index, SWAP)
     for number in range(20):
         script.rpc(2.0 + number, clients, 0, "client_request", put | {"serial": 7 + number}, {"status": "ok"})
-    shown = led_there(script.events, "expected swap('y', '3;', '5;') with serial 6 of session 1 to get True", 8)
+    shown = led_there(script.events, "expected swap('y', '3;', '5;') (session 1, serial 6) to get True", 8)
     assert shown[:3] == [
         "   1.000 C0→S0 ClientRequest client_id=1 serial=6 op='swap' key='y' value='5;' expected='3;'",
         "   1.001 S0⇢C0 ClientRequest answers status='ok' value=True",
@@ -130,5 +130,5 @@ def test_messages_may_contain_anything(script: Script, value: object) -> None:
     script.trace.add(OutgoingEvent(2.0, "send", 0, 1, 99, "append_entries", b"\xc1"))
     script.trace.add(ApplyEvent(2.0, "apply", 0, _pack(message | {"command": message})))
     script.trace.add(ApplyEvent(2.0, "apply", 0, b"\xc1"))
-    sentence = "expected S0 with serial 6 of session 1 in term 3 to apply index 2 of put('x', 'y') and 'x'"
+    sentence = "expected S0 (session 1, serial 6) in term 3 to apply index 2 of put('x', 'y') and 'x'"
     assert len(led_there(script.events, sentence)) >= 6

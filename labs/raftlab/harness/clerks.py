@@ -152,7 +152,7 @@ class ClerkHandle:
     def require_known(self, operation: ClientOperation) -> None:
         """Fail the test if an operation has raised ``Unknown``."""
         if operation.outcome == "unknown":
-            text = f"expected {operation.describe()} to return, but it raised Unknown, although its session has not expired"
+            text = f"expected {operation.describe()} to return, but it raised Unknown. Its session has not expired"
             self._c.fail(text, rules.UNKNOWN_ONLY_IF, [self.number])
 
     # --- operations that are not waited for ---

@@ -97,14 +97,15 @@ def _check_appends(c: Cluster, operations: list[ClientOperation]) -> None:
             append = appends.get(value)
             if append is None or append.call > (read.returned or 0.0):
                 c.fail(
-                    f"expected {read.describe()} to return what was written, but it has {value!r}", rules.EXACTLY_ONCE
+                    f"expected {read.describe()} to return only what was written, but it has {value!r}",
+                    rules.EXACTLY_ONCE,
                 )
             if value in seen:
                 text = f"expected {append.describe()} to be carried out once, but {read.describe()} shows it twice"
                 c.fail(f"{text}: {_around(read.result, value)}", rules.EXACTLY_ONCE)
             seen.add(value)
             if last.get(append.clerk, -1) > order[value]:
-                text = f"expected the operations of {append.clerk} in their order, but {read.describe()} shows"
+                text = f"expected {read.describe()} to show the operations of {append.clerk} in order, but it shows"
                 c.fail(f"{text} {_around(read.result, value)}", rules.EXACTLY_ONCE)
             last[append.clerk] = order[value]
         for value, append in appends.items():

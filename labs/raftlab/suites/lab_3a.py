@@ -106,7 +106,7 @@ def test_messages_are_lost(cluster: StartCluster) -> None:
 
 @points(5)
 def test_messages_come_twice(cluster: StartCluster) -> None:
-    """Messages arrive twice, late and in another order."""
+    """Messages arrive twice, late or out of order."""
     c = cluster(3, clerks=4, max_state=1500)
     c.unreliable(lose_request=0.0, lose_reply=0.0, duplicate=0.5, echo=0.3, reorder_reply=0.1)
     load = Load(c, mix=EVERYTHING, most=12)
@@ -118,7 +118,7 @@ def test_messages_come_twice(cluster: StartCluster) -> None:
 
 @points(5)
 def test_servers_are_divided(cluster: StartCluster) -> None:
-    """The servers are divided again and again, with clerks on both sides and outside."""
+    """Changing partitions divide the servers, while some clerks reach only one side and others reach both."""
     c = cluster(5, clerks=5, max_state=1500)
     load = Load(c, most=1)
     for _ in range(4):
@@ -167,7 +167,7 @@ def test_leaders_crash(cluster: StartCluster) -> None:
 
 @points(5)
 def test_all_servers_crash(cluster: StartCluster) -> None:
-    """All servers crash at once, again and again, and go on with what they have saved."""
+    """All servers crash at once, again and again, and continue from what they have saved."""
     c = cluster(3, clerks=4, max_state=1500)
     load = Load(c, mix=EVERYTHING, most=1)
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_all_servers_crash(cluster: StartCluster) -> None:
 
 @points(5)
 def test_clerks_crash(cluster: StartCluster) -> None:
-    """Clerks crash in the middle of an operation, and new ones take their places."""
+    """Clerks crash in the middle of an operation, and new clerks replace them."""
     c = cluster(3, clerks=5, max_state=1500)
     c.unreliable(duplicate=0.2)
     load = Load(c, most=2)
@@ -203,14 +203,14 @@ def test_clerks_crash(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshots_keep_sessions(cluster: StartCluster) -> None:
-    """Requests are asked again after a snapshot: of a server that got it from the leader, and after all have restarted."""
+    """Requests are retried after a snapshot: at a server that received it, and after all servers have restarted."""
     max_state = 1000
     c = cluster(3, clerks=4, max_state=max_state)
     appender, swapper, filler, reader = c.clerks
     appender.append("x", "1;")
     swapper.put("y", "1;")
     behind = (c.settled_leader() + 1) % 3
-    for number, when in ((2, f"S{behind} has got a snapshot"), (3, "all servers have restarted")):
+    for number, when in ((2, f"S{behind} received a snapshot"), (3, "all servers restarted")):
         if number == 2:
             c.disconnect(behind)
         append = appender.begin("append", "x", f"{number};")
@@ -229,16 +229,16 @@ def test_snapshots_keep_sessions(cluster: StartCluster) -> None:
         appender.finish(append)
         swapper.finish(swap)
         c.start_all()
-        text = f"expected {swap.describe()} to return True, as its first request has swapped, also when {when}"
-        c.expect(swap.result is True, f"{text}; but it returned {swap.result}", rules.EXACTLY_ONCE)
-        expect_value(c, reader, "x", "".join(f"{each};" for each in range(1, number + 1)), f"when {when}")
-        expect_value(c, reader, "y", f"{number};", f"when {when}")
+        text = f"expected {swap.describe()} to return True after {when}, but it returned {swap.result}"
+        c.expect(swap.result is True, f"{text}. Its first request had already swapped the value", rules.EXACTLY_ONCE)
+        expect_value(c, reader, "x", "".join(f"{each};" for each in range(1, number + 1)), f"after {when}")
+        expect_value(c, reader, "y", f"{number};", f"after {when}")
     end_well(c)
 
 
 @points(5)
 def test_everything_at_once(cluster: StartCluster) -> None:
-    """Lost, late and repeated messages, partitions, crashes, and snapshots, all together."""
+    """Lost, late and repeated messages, partitions, crashes and snapshots, all in one run."""
     c = cluster(5, clerks=5, max_state=1500)
     c.unreliable(duplicate=0.1)
     load = Load(c, mix=EVERYTHING, most=1)
@@ -283,7 +283,7 @@ def test_calls_that_fail_late(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_leaders_pause(cluster: StartCluster) -> None:
-    """A leader is paused until another has been elected, and then goes on with what clerks have asked it."""
+    """A leader is paused until another one is elected, and then continues with its clerks' requests."""
     c = cluster(3, clerks=4, max_state=1500)
     load = Load(c, mix=EVERYTHING, most=1)
     for _ in range(3):
@@ -308,8 +308,8 @@ def test_every_server_has_the_state(cluster: StartCluster) -> None:
         for key in ("a", "b", "c"):
             value = c.clerks[3].get(key)
             first, of = values.setdefault(key, (value, leader))
-            text = f"expected S{leader} to have {key!r} as S{of} has it, {short(first)}, but a read there returned"
-            c.expect(value == first, f"{text} {short(value)}", rules.APPLIED_STATE, [leader, of])
+            text = f"expected S{leader} and S{of} to have the same value of {key!r}, but S{of} has {short(first)}"
+            c.expect(value == first, f"{text} and S{leader} has {short(value)}", rules.APPLIED_STATE, [leader, of])
         c.start_all()
     end_well(c)
 
@@ -336,7 +336,7 @@ def test_members_change_under_load(cluster: StartCluster) -> None:
 
 @points(5)
 def test_leadership_moves_under_load(cluster: StartCluster) -> None:
-    """Leaders hand over, if this Raft can do that (lab 2G), and crash otherwise, while clerks write."""
+    """Leaders hand over while clerks write. If this Raft cannot hand over (lab 2G), its leaders crash instead."""
     c = cluster(3, clerks=4, max_state=1500)
     can_transfer = c.raft_has("transfer_leadership")
     load = Load(c, mix=EVERYTHING, most=1)
@@ -410,7 +410,7 @@ def test_step_2_leader_saves(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_step_3_append_entries(cluster: StartCluster) -> None:
-    """Step 3 of a write: AppendEntries get lost, or the leader crashes while it sends them or is cut off."""
+    """Step 3 of a write: AppendEntries are lost, or the leader crashes while it sends them, or it is cut off."""
     c = cluster(3, clerks=2, max_state=1500)
     path = WritePath(c, "step 3, AppendEntries carry the entry to the followers")
     for nth, side, when in (
@@ -462,7 +462,7 @@ def test_step_4_followers_save(cluster: StartCluster) -> None:
 
 @points(5)
 def test_step_5_commit(cluster: StartCluster) -> None:
-    """Step 5 of a write: most servers have the entry, but the leader crashes or learns of it late."""
+    """Step 5 of a write: a majority has the entry, but the leader crashes, or it learns of this late."""
     c = cluster(3, clerks=2, max_state=1500)
     path = WritePath(c, "step 5, a majority has the entry, and the leader learns of it")
     for who in ("the leader crashes", "all servers crash"):
@@ -544,7 +544,7 @@ def test_step_8_followers_apply(cluster: StartCluster) -> None:
 
 @points(5)
 def test_split_brain(cluster: StartCluster) -> None:
-    """A leader with a minority answers its clerks in time and promises nothing, and the majority goes on without it."""
+    """A leader with a minority answers its clerks in time but never with ok, while the majority goes on without it."""
     c = cluster(3, clerks=5, max_state=1500)
     *sessions, without_session = c.clerks
     for clerk in sessions:
@@ -573,7 +573,7 @@ def test_split_brain(cluster: StartCluster) -> None:
 
 @points(5)
 def test_foreign_entries(cluster: StartCluster) -> None:
-    """Requests wait at a leader with a minority, and get other clients' entries at their indexes: that is no ok for them."""
+    """Requests wait at a leader with a minority. Other clients' entries replace theirs, so the answer must not be ok."""
     c = cluster(3, clerks=4, scripted_clerks=1, max_state=1500)
     client, fresh = c.scripted_clerks[0], c.clerks[3]
     for number in range(3):
@@ -606,7 +606,7 @@ def test_foreign_entries(cluster: StartCluster) -> None:
 
 @points(5)
 def test_leader_hears_nobody(cluster: StartCluster) -> None:
-    """A leader that the others hear, but that hears nobody, answers its clerks in time and promises nothing."""
+    """A leader reaches the other servers, but hears none of them: it answers clerks in time but never with ok."""
     c = cluster(3, clerks=3, max_state=1500)
     Load(c, keys=["x"], most=2).wait_until_idle(20.0)
     leader = c.settled_leader()
@@ -629,7 +629,7 @@ def test_leader_hears_nobody(cluster: StartCluster) -> None:
 
 @points(5)
 def test_register(cluster: StartCluster) -> None:
-    """Each register begins a session of its own, with serials of its own."""
+    """Each register begins a new session, which has its own serials."""
     c = cluster(3, scripted_clerks=2)
     one, other = Client(c), Client(c, 1)
     sessions = [one.register(), one.register(), other.register()]
@@ -648,16 +648,16 @@ def test_register(cluster: StartCluster) -> None:
         for session in sessions:
             value = f"{session.number}.{serial};"
             written += value
-            one.succeed(session.request("append", "x", value, serial=serial), when=", for serials may have gaps")
-    one.expect_value(sessions[0], "x", written, ", for sessions have nothing to do with each other", rules.SESSIONS)
+            one.succeed(session.request("append", "x", value, serial=serial), when="Serials may have gaps")
+    one.expect_value(sessions[0], "x", written, "Sessions must not affect each other", rules.SESSIONS)
 
 
 @points(5)
 def test_sessions_end_in_order(cluster: StartCluster) -> None:
-    """The session whose last request was applied longest ago ends, on all servers, and never comes back."""
+    """With too many sessions, the one unused for the longest time ends on all servers and never comes back."""
     c = cluster(3, scripted_clerks=1, max_sessions=3)
     client = Client(c)
-    longest_ago = "since the last request of three others was applied later, and max_sessions is 3"
+    longest_ago = "Three other sessions had later requests, and max_sessions is 3"
 
     def attempt() -> None:
         client.register()  # finds the leader
@@ -676,21 +676,21 @@ def test_sessions_end_in_order(cluster: StartCluster) -> None:
         # `first` is now the next session to end. No register makes an old session valid again, whatever its client_id.
         sixth = client.register_once(second.number)
         first.expect_ended(longest_ago)
-        second.expect_ended("and no register brings it back")
+        second.expect_ended("No register may bring it back")
         c.restart(client.server)
         c.one_leader()
         for session in (fourth, fifth, sixth):
             session.do("put", "x", f"of {session.number};")
         for session in (first, second, third):
-            session.expect_ended("also if another server leads")
-        client.expect_value(sixth, "ended", None, ", for only ended sessions have written it", rules.SESSIONS)
+            session.expect_ended("Another server leads now")
+        client.expect_value(sixth, "ended", None, "Only requests of ended sessions wrote this key", rules.SESSIONS)
 
     undisturbed(c, attempt)
 
 
 @points(5, networks=SIM)
 def test_no_clock_ends_a_session(cluster: StartCluster) -> None:
-    """Sessions do not end with time, and clocks have no influence on which one ends."""
+    """Sessions do not end with time, and clocks do not decide which session ends."""
     c = cluster(1, scripted_clerks=1, max_sessions=4)
     client = Client(c)
 
@@ -704,17 +704,17 @@ def test_no_clock_ends_a_session(cluster: StartCluster) -> None:
         # A register ends the session that was used least recently, but the others do not become too old meanwhile.
         fourth = client.register_once()
         for fields in old:
-            client.succeed_once(fields, when=", as no session ends with time")
+            client.succeed_once(fields, when="No session ends with time")
         written = "".join(fields["value"] for fields in old)
         value = client.succeed_once(third.request("get", "x"))
-        text = f"expected 'x' to be {written!r}, as a retry after 60 s changes nothing, but it is {short(value)}"
+        text = f"expected 'x' to be {written!r}, but it is {short(value)}. A retry after 60 s must change nothing"
         c.expect(value == written, text, rules.EXACTLY_ONCE)
         # A clock begins anew when its server restarts, as time.monotonic() does when a computer restarts.
         c.restart(0)
         for session in (fourth, first):
             session.do("append", "x", "again;")
         client.register_once()
-        second.expect_ended("whose last request was applied first, whatever the clocks say")
+        second.expect_ended("Its last request was applied first, and clocks must not matter")
         for session in (first, third, fourth):
             session.do_once("get", "x")
 
@@ -723,7 +723,7 @@ def test_no_clock_ends_a_session(cluster: StartCluster) -> None:
 
 @points(5)
 def test_clerk_outlives_its_session(cluster: StartCluster) -> None:
-    """A clerk whose session has ended begins another one, and says so if it cannot know what became of an operation."""
+    """A clerk whose session has ended begins a new one, and raises Unknown if an operation may have been carried out."""
     c = cluster(3, clerks=1, scripted_clerks=1, max_sessions=3)
     clerk, client = c.clerks[0], Client(c)
 
@@ -734,7 +734,7 @@ def test_clerk_outlives_its_session(cluster: StartCluster) -> None:
     def wait(operation: ClientOperation) -> ClientOperation:
         if not c.wait_for(OPERATION_LIMIT, lambda: operation.done):
             text = f"expected {operation.describe()} to end within {OPERATION_LIMIT:.0f} s, but it has not"
-            c.fail(f"{text}; the clerk's session has ended", rules.PROGRESS, [clerk.number])
+            c.fail(f"{text}. The clerk's session has ended", rules.PROGRESS, [clerk.number])
         return operation
 
     clerk.append("x", token("C0", 1))
@@ -742,8 +742,8 @@ def test_clerk_outlives_its_session(cluster: StartCluster) -> None:
     operation = wait(clerk.begin("append", "x", token("C0", 2)))
     sent = sum(each["op"] == "append" for each in client_requests(c, clerk, operation.call))
     if operation.outcome == "unknown" and sent == 1:
-        text = f"expected {operation.describe()} to register and go on, since its first request got no_session"
-        c.fail(f"{text}, but it raised Unknown", rules.UNKNOWN_ONLY_IF, [clerk.number])
+        text = f"expected {operation.describe()} to register and go on, but it raised Unknown"
+        c.fail(f"{text}. Its first request got no_session", rules.UNKNOWN_ONLY_IF, [clerk.number])
     end_session()
     clerk.get("x")  # a get may be repeated in any case
     for number, leg in enumerate(("request", "reply"), 3):
@@ -780,7 +780,7 @@ def _fill(c: Cluster, session: Session, servers: Collection[int]) -> None:
 
 @points(6)
 def test_sessions_survive_restarts(cluster: StartCluster) -> None:
-    """Snapshots have the sessions, with their last answers and the order in which they were used."""
+    """Snapshots contain the sessions, their last answers, and the order in which they were last used."""
     c = cluster(3, scripted_clerks=1, max_state=2000, max_sessions=4)
     client = Client(c)
 
@@ -801,22 +801,20 @@ def test_sessions_survive_restarts(cluster: StartCluster) -> None:
         c.start_all()
         fourth.do("get", "x")  # finds the leader
         client.register_once()
-        first.expect_ended("since its last request is the oldest one, also after all servers have restarted")
-        restarted = ", though the servers have restarted since"
+        first.expect_ended("Its last request is the oldest one, even after all servers have restarted")
+        restarted = "The servers have restarted since its first answer"
         for fields, wanted in ((failed, False), (succeeded, True)):
             answer = client.succeed(fields, when=restarted)
-            text = (
-                f"expected {describe(fields)} to be answered with {wanted} again{restarted}, but the answer is {answer}"
-            )
+            text = f"expected {describe(fields)} to be answered with {wanted} again, but the answer is {answer}. {restarted}"
             c.expect(answer is wanted, text, rules.EXACTLY_ONCE)
-        client.expect_value(fourth, "x", "1;", " since retries change nothing", rules.EXACTLY_ONCE)
+        client.expect_value(fourth, "x", "1;", "Retries must change nothing", rules.EXACTLY_ONCE)
 
     undisturbed(c, attempt)
 
 
 @points(4, networks=SIM, schedule="release")
 def test_snapshot_has_its_index(cluster: StartCluster) -> None:
-    """Snapshots are taken while entries come one right after the other: each has all entries up to its index."""
+    """Snapshots are taken while entries arrive quickly: each snapshot includes all entries up to its index."""
     c = cluster(1, scripted_clerks=1, max_state=1)
     client = Client(c)
     sessions = [client.register() for _ in range(8)]
@@ -836,14 +834,14 @@ def test_snapshot_has_its_index(cluster: StartCluster) -> None:
         value = sessions[0].do("get", "x") or ""
         missing = [each for each in written if f";{each}" not in f";{value}"]
         lacks = ", ".join(map(repr, missing))
-        text = f"expected 'x' to have every append that was done before S0 restarted, but it lacks {lacks}; S0 started from"
-        text = f"{text} a snapshot, which should have all entries up to its index"
+        text = f"expected 'x' to have every append that returned before S0 restarted, but it lacks {lacks}. S0 started"
+        text = f"{text} from a snapshot, which must include all entries up to its index"
         c.expect(not missing, text, rules.SERVICE_SNAPSHOTS, [0])
 
 
 @points(6)
 def test_snapshot_on_another_server(cluster: StartCluster) -> None:
-    """A server that was sent a snapshot knows the sessions, and answers retries as the old leader did."""
+    """A server that was sent a snapshot knows the sessions and answers retries as the old leader did."""
     max_sessions = 10  # a register that is asked again begins several sessions, and none of those in use may end
     c = cluster(3, scripted_clerks=1, max_state=2000, max_sessions=max_sessions)
     client = Client(c)
@@ -857,7 +855,7 @@ def test_snapshot_on_another_server(cluster: StartCluster) -> None:
         client.register()
         for each in (session, filler):
             each.do("get", "x")
-    ended.expect_ended(f"since {max_sessions} others began and were used")
+    ended.expect_ended(f"{max_sessions} other sessions began and were used later")
     swap = session.request("swap", "x", "1;", "0;")
     client.succeed(swap)
     _fill(c, filler, [leader, other])
@@ -872,13 +870,13 @@ def test_snapshot_on_another_server(cluster: StartCluster) -> None:
     c.network.set_link(other, late, lose_request=1.0)
     c.crash(leader)
     c.one_leader(among=[late], within=6 * ELECTION_LIMIT)
-    when = f" by S{late}, which was sent a snapshot"
+    when = f"S{late} was sent a snapshot"
     answer = client.succeed(swap, when=when, servers=[late])
-    text = f"expected {describe(swap)} to be answered with True again{when}, but the answer is {answer}"
+    text = f"expected {describe(swap)} to be answered with True again, but the answer is {answer}. {when}"
     c.expect(answer is True, text, rules.EXACTLY_ONCE)
     client.succeed(append, when=when, servers=[late])
-    client.expect_value(session, "x", "1;2;", " since retries change nothing", rules.EXACTLY_ONCE)
-    ended.expect_ended(f"which S{late} learned from the snapshot")
+    client.expect_value(session, "x", "1;2;", "Retries must change nothing", rules.EXACTLY_ONCE)
+    ended.expect_ended(f"S{late} learned this from the snapshot")
 
 
 # --- scripted clerks: requests that no clerk sends -----------------------------------------------------------
@@ -886,34 +884,34 @@ def test_snapshot_on_another_server(cluster: StartCluster) -> None:
 
 @points(5)
 def test_same_request_twice(cluster: StartCluster) -> None:
-    """A request that comes twice, at one server or at several, is carried out once, and every copy gets the one answer."""
+    """A request arrives twice, at one server or several: it is carried out once, and every copy gets the same answer."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
     written = ""
     previous: str | None = None
-    for again in ("at the same server", "at every server", *["at one instant"] * 4):
+    for again in ("to the same server", "to every server", *["at the same instant"] * 4):
         append = session.request("append", "x", f"{session.serial};")
         swap = session.request("swap", "y", f"{session.serial};", previous)
         written, previous = written + append["value"], swap["value"]
         for fields in (append, swap):
             _send_copies(c, client, fields, again)
-    client.expect_value(session, "x", written, " since each append was carried out once", rules.EXACTLY_ONCE)
-    client.expect_value(session, "y", previous, " since each swap was carried out once", rules.EXACTLY_ONCE)
+    client.expect_value(session, "x", written, "Each append must be carried out once", rules.EXACTLY_ONCE)
+    client.expect_value(session, "y", previous, "Each swap must be carried out once", rules.EXACTLY_ONCE)
 
 
 def _send_copies(c: Cluster, client: Client, fields: Message, again: str) -> None:
     """Send several copies of a request, and check their answers. ``again`` says where and when."""
     answers: list[Message] = []
-    if again == "at one instant":
+    if again == "at the same instant":
         with c.at_once(client.server):
             rpcs = [client.send(client.server, fields) for _ in range(3)]
         answers += map(client.answer, rpcs)
     client.succeed(fields)  # even if nobody has carried it out yet
-    others = range(c.size) if again == "at every server" else [client.server]
+    others = range(c.size) if again == "to every server" else [client.server]
     answers += [client.ask(server, fields) for server in others]
     for answer in answers:
-        text = f"expected {describe(fields)}, which came again {again}, to get the first answer"
+        text = f"expected a copy of {describe(fields)}, sent {again}, to get the first answer"
         c.expect(answer["status"] in ("ok", *REFUSALS), f"{text}, but the status is {answer['status']}", rules.SESSIONS)
         if fields["op"] == "swap" and answer["status"] == "ok":
             c.expect(answer["value"] is True, f"{text}, True, but it got {answer['value']}", rules.EXACTLY_ONCE)
@@ -921,7 +919,7 @@ def _send_copies(c: Cluster, client: Client, fields: Message, again: str) -> Non
 
 @points(5)
 def test_answers_are_not_mixed_up(cluster: StartCluster) -> None:
-    """Requests of several sessions that arrive at the same moment, with equal serials, each get their own answers."""
+    """Requests of several sessions arrive at once with equal serials: each request gets its own answer."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     sessions = [client.register() for _ in range(4)]
@@ -939,9 +937,7 @@ def test_answers_are_not_mixed_up(cluster: StartCluster) -> None:
             c.expect(at_first["status"] != "ok" or at_first["value"] is answer, text, rules.EXACTLY_ONCE)
         value = client.succeed(sessions[0].request("get", key))
         seen = f"the answers were {answers} and the value is {value!r}"
-        text = (
-            "expected one of four swaps of a key that did not exist to succeed, the one whose value is there now, but"
-        )
+        text = "expected one of four swaps of a missing key to succeed and to leave its value there, but"
         holds = [answer is True for answer in answers] == [fields["value"] == value for fields in swaps]
         c.expect(holds and sum(map(bool, answers)) == 1, f"{text} {seen}", rules.LINEARIZABLE)
 
@@ -959,14 +955,14 @@ def test_late_copy(cluster: StartCluster) -> None:
     for fields in old[:2]:
         for server in range(3):
             client.ask(server, fields)  # the answer does not matter, because nobody waits for it
-    client.expect_value(session, "x", "3;4;", " since late copies change nothing", rules.EXACTLY_ONCE)
+    client.expect_value(session, "x", "3;4;", "Late copies must change nothing", rules.EXACTLY_ONCE)
     session.do("append", "x", "5;")
-    client.expect_value(other, "x", "3;4;5;", " since late copies change nothing", rules.EXACTLY_ONCE)
+    client.expect_value(other, "x", "3;4;5;", "Late copies must change nothing", rules.EXACTLY_ONCE)
 
 
 @points(5)
 def test_bad_requests(cluster: StartCluster) -> None:
-    """A request that nobody can understand is answered with bad_request, and does not reach the log."""
+    """A request that makes no sense is answered with bad_request and does not reach the log."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
@@ -987,13 +983,13 @@ def test_bad_requests(cluster: StartCluster) -> None:
         text = f"expected no bad request to reach the log, but the entry at index {index} is {short(command)}"
         c.expect(not found, text, rules.BAD_REQUESTS)
     for mark in marks:
-        client.expect_value(session, mark, None, " since bad requests are not carried out", rules.BAD_REQUESTS)
-    client.expect_value(session, "x", "1;2;", " since bad requests are not carried out", rules.BAD_REQUESTS)
+        client.expect_value(session, mark, None, "Bad requests must not be carried out", rules.BAD_REQUESTS)
+    client.expect_value(session, "x", "1;2;", "Bad requests must not be carried out", rules.BAD_REQUESTS)
 
 
 @points(4)
 def test_unknown_session(cluster: StartCluster) -> None:
-    """A request of a session that nobody has begun is answered with no_session, and is not carried out."""
+    """A request of a session that was never begun is answered with no_session and is not carried out."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     registration = client.registration()
@@ -1003,15 +999,17 @@ def test_unknown_session(cluster: StartCluster) -> None:
         for op, key, expected in (("put", "a", None), ("append", "b", None), ("swap", "c", None)):
             fields = made_up.request(op, key, "1;", expected)
             status = client.carry_out(fields)["status"]
-            text = f"expected {describe(fields)}, a session that nobody has begun, to be answered with no_session"
-            c.expect(status == "no_session", f"{text}, but the status is {status}", rules.SESSIONS)
+            text = f"expected {describe(fields)} to be answered with no_session, but the status is {status}"
+            c.expect(status == "no_session", f"{text}. This session was never begun", rules.SESSIONS)
     for key in ("a", "b", "c"):
-        client.expect_value(session, key, None, ", for only sessions that nobody has begun wrote it", rules.SESSIONS)
+        client.expect_value(
+            session, key, None, "Only requests of sessions that were never begun wrote this key", rules.SESSIONS
+        )
 
 
 @points(4)
 def test_get_with_the_serial_of_a_put(cluster: StartCluster) -> None:
-    """A get with the serial of a put may be answered as you like, but it does no harm."""
+    """A get reuses the serial of a put: any answer is allowed, but later operations must still work."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
@@ -1020,12 +1018,12 @@ def test_get_with_the_serial_of_a_put(cluster: StartCluster) -> None:
         client.succeed(fields)
         for _ in range(2):
             client.ask(client.server, session.request("get", "x", serial=session.serial))
-        client.expect_value(session, "x", wanted, ", for a get changes nothing", rules.EXACTLY_ONCE)
+        client.expect_value(session, "x", wanted, "A get must change nothing", rules.EXACTLY_ONCE)
 
 
 @points(5)
 def test_server_that_is_behind(cluster: StartCluster) -> None:
-    """A server that has not heard of a session yet does not say that it has ended."""
+    """A server that has not heard of a session yet does not answer its requests with no_session."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     client.register()
@@ -1037,8 +1035,8 @@ def test_server_that_is_behind(cluster: StartCluster) -> None:
         session = client.register()
         fields = session.request("append", "x", f"{session.number};")
         status = client.ask(behind, fields)["status"]
-        text = f"expected S{behind} not to say no_session of session {session.number}, of which it has not heard yet"
-        c.expect(status != "no_session", f"{text}, but it does", rules.SESSIONS, [behind])
+        text = f"expected S{behind} not to answer a request of session {session.number} with no_session, but it does"
+        c.expect(status != "no_session", f"{text}. It has not heard of this session yet", rules.SESSIONS, [behind])
         hold.release()
         client.succeed(fields)
         c.sleep(0.1)
@@ -1052,7 +1050,7 @@ def test_server_that_is_behind(cluster: StartCluster) -> None:
 
 @points(5)
 def test_entries_of_others(cluster: StartCluster) -> None:
-    """An entry that the service cannot understand does not stop it, on any server."""
+    """An entry that the service cannot understand does not stop any server."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session, victim = client.register(), client.register()
@@ -1073,7 +1071,7 @@ def test_entries_of_others(cluster: StartCluster) -> None:
     odd += [spoiled for value in like_yours[:1] for spoiled in spoil(value, 4711)]
     c.propose_together(c.one_leader(), odd)
     c.agree("no request", 3)
-    when = ", though there are entries in the log that it cannot understand"
+    when = "The log has entries that the service cannot understand"
     for number in (2, 3):
         client.succeed(session.request("append", "x", f"{number};"), rules.BAD_REQUESTS, when, late=rules.BAD_REQUESTS)
         c.crash(client.server)  # so that another server answers the next request
@@ -1086,7 +1084,7 @@ def test_entries_of_others(cluster: StartCluster) -> None:
 
 @points(5)
 def test_ok_needs_a_majority(cluster: StartCluster) -> None:
-    """A request is answered with ok only after a majority has stored it, also if it is a get."""
+    """A request is answered with ok only after a majority has stored it. This includes gets."""
     c = cluster(5, scripted=[1, 2, 3, 4], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2, 3, 4)]
     wait_for_leadership(c)
@@ -1098,19 +1096,20 @@ def test_ok_needs_a_majority(cluster: StartCluster) -> None:
         for follower in followers[1:]:
             follower.limit = len(longest_log(followers))
         answer = client.ask(0, fields)
-        text = f"expected S0 not to answer {describe(fields)} with ok, since only one of four others has stored it"
-        c.expect(answer["status"] in REFUSALS, f"{text}, but the status is {answer['status']}", rules.STATUSES, [0])
+        text = f"expected S0 to refuse {describe(fields)}, but the status is {answer['status']}"
+        text = f"{text}. Only one of the four other servers has stored it"
+        c.expect(answer["status"] in REFUSALS, text, rules.STATUSES, [0])
         for follower in followers:
             follower.limit = NO_LIMIT
         client.succeed(fields, servers=[0])
     read = client.succeed(session.request("get", "x"), servers=[0])
-    text = "expected 'x' to be '1;2;', for the append was carried out once"
-    c.expect(read == "1;2;", f"{text}, but it is {read!r}", rules.EXACTLY_ONCE)
+    text = f"expected 'x' to be '1;2;', but it is {read!r}. The append must be carried out once"
+    c.expect(read == "1;2;", text, rules.EXACTLY_ONCE)
 
 
 @points(5)
 def test_entry_of_another_leader(cluster: StartCluster) -> None:
-    """A request is not answered with ok because another leader's entry stands at the index that start() returned."""
+    """Another leader's entry takes the index that start() returned: the request must not be answered with ok."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     wait_for_leadership(c)
@@ -1149,16 +1148,16 @@ def _overwrite(c: Cluster, client: Client, followers: list[ScriptedFollower], fi
         follower.log = [*log, entry]
         follower.limit = NO_LIMIT
     status = client.answer(rpc)["status"]
-    text = f"expected S0 not to say no_session of session {fields['client_id']}, of which it has not heard yet, but it does"
-    c.expect(status != "no_session", f"{text}. Another leader's entry stands at its index", rules.SESSIONS, [0])
-    text = f"expected S0 not to answer {describe(fields)} with ok, since another leader's entry stands in its place"
-    c.expect(status in REFUSALS, f"{text}, but the status is {status}", rules.STATUSES, [0])
+    text = f"expected S0 not to answer a request of session {fields['client_id']} with no_session, but it does"
+    c.expect(status != "no_session", f"{text}. Another leader's entry is at its index", rules.SESSIONS, [0])
+    text = f"expected S0 to refuse {describe(fields)}, but the status is {status}"
+    c.expect(status in REFUSALS, f"{text}. Another leader's entry is at its index", rules.STATUSES, [0])
     return None if lost is None else lost["command"]
 
 
 @points(4, networks=SIM)
 def test_another_leader_at_once(cluster: StartCluster) -> None:
-    """Requests reach a leader at the moment when another leader's entries come to stand at their indexes."""
+    """Requests reach a leader just as another leader's entries take their indexes: no answer may be ok."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     wait_for_leadership(c)
@@ -1184,10 +1183,11 @@ def test_another_leader_at_once(cluster: StartCluster) -> None:
         found = "" if all(answer["status"] != "ok" for answer in answers) else _value_at_s0(client, sessions[0], "lost")
         for fields, answer in zip(asked, answers, strict=True):
             text = (
-                f"expected S0 not to answer {describe(fields)} with ok, as another leader's entry has replaced its own"
+                f"expected S0 to refuse {describe(fields)}, but the status is ok. "
+                "Another leader's entry has just replaced its entry"
             )
             fine = answer["status"] != "ok" or fields["value"] in found
-            c.expect(fine, f"{text}, but the status is ok", rules.STATUSES, [0])
+            c.expect(fine, text, rules.STATUSES, [0])
 
 
 def _value_at_s0(client: Client, session: Session, key: str) -> str:
@@ -1196,7 +1196,7 @@ def _value_at_s0(client: Client, session: Session, key: str) -> str:
 
 @points(4)
 def test_get_after_another_get(cluster: StartCluster) -> None:
-    """A get does not share the entry of an earlier get that still waits: a write may have been done in between."""
+    """A get must not share the entry of an earlier get that still waits: a write may have returned in between."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     wait_for_leadership(c)
@@ -1226,9 +1226,9 @@ def test_get_after_another_get(cluster: StartCluster) -> None:
         for follower in followers:
             follower.log, follower.limit = list(log), NO_LIMIT
         answer = client.answer(second)
-        text = f"expected S0 to refuse {describe(later)}, or to answer it with '{number};', as {describe(written)} was done"
         text = (
-            f"{text} before, but the answer is {answer['value']!r}, as for the get that had waited since before the put"
+            f"expected S0 to refuse {describe(later)} or answer it with '{number};', but the answer is "
+            f"{answer['value']!r}. {describe(written)} had returned before this get, but not before an earlier get"
         )
         fine = answer["status"] in REFUSALS or answer["value"] == f"{number};"
         c.expect(first is None or fine, text, rules.LINEARIZABLE, [0])
@@ -1265,20 +1265,20 @@ def test_clerk_asks_again(cluster: StartCluster) -> None:
     c = cluster(3, scripted=[0, 1, 2], clerks=1)
     service, clerk = PlayedService(c), c.clerks[0]
     cases: list[tuple[str, list[Message | None], str, tuple[str | None, ...], str | bool | None]] = [
-        ("though nothing is refused", [], "get", (), "0;"),
-        ("though its request was lost", [None], "put", ("1;",), None),
-        ("though its request was lost", [None, None, None, None], "append", ("2;",), None),
-        ("though no server leads for a while", [reply("not_leader")] * 7, "swap", ("3;", "4;"), True),
-        ("though servers say try_again", [reply("try_again")] * 7, "swap", (None, "5;"), True),
-        ("though nothing is refused", [], "swap", (None, "6;"), False),
+        ("although nothing is refused", [], "get", (), "0;"),
+        ("although its request was lost", [None], "put", ("1;",), None),
+        ("although its request was lost", [None, None, None, None], "append", ("2;",), None),
+        ("although no server leads for a while", [reply("not_leader")] * 7, "swap", ("3;", "4;"), True),
+        ("although servers say try_again", [reply("try_again")] * 7, "swap", (None, "5;"), True),
+        ("although nothing is refused", [], "swap", (None, "6;"), False),
         (
-            "though each time it is refused otherwise",
+            "although it is refused in different ways",
             [reply("try_again"), None, reply("not_leader")] * 2,
             "get",
             (),
             None,
         ),
-        ("though no server leads for a while", [reply("not_leader")] * 4, "get", (), ""),
+        ("although no server leads for a while", [reply("not_leader")] * 4, "get", (), ""),
     ]
     for number, (when, refusals, op, args, result) in enumerate(cases):
         service.answer = after(*refusals, value=result)
@@ -1292,7 +1292,7 @@ def test_clerk_after_an_outage(cluster: StartCluster) -> None:
     """For 15 s no server answers a clerk: once they do, its operation soon ends."""
     c = cluster(3, scripted=[0, 1, 2], clerks=1)
     service, clerk = PlayedService(c), c.clerks[0]
-    service.run(clerk, "put", "first", "1;", when="though nothing is refused")
+    service.run(clerk, "put", "first", "1;", when="although nothing is refused")
     outage, asked = c.now + 15.0, set[int]()
 
     def answer(rpc: Rpc) -> Message | None:
@@ -1317,7 +1317,7 @@ def test_clerk_after_an_outage(cluster: StartCluster) -> None:
 
 @points(5)
 def test_clerk_and_hints(cluster: StartCluster) -> None:
-    """A clerk finds the leader in spite of wrong hints: to nobody, to the server that gives it, in a circle."""
+    """A clerk finds the leader despite wrong hints: to no server, to the hinting server itself, or in a circle."""
     c = cluster(3, scripted=[0, 1, 2], clerks=1)
     service, clerk = PlayedService(c), c.clerks[0]
     hints: list[tuple[str, Callable[[int, int], int | None]]] = [
@@ -1343,7 +1343,7 @@ def test_clerk_and_hints(cluster: StartCluster) -> None:
 
 @points(5)
 def test_clerk_registers(cluster: StartCluster) -> None:
-    """A clerk waits for nobody when it is made, registers until it knows its session, and then uses it."""
+    """Clerk(...) returns at once. The clerk then registers until it has a session, and uses that session."""
     c = cluster(3, scripted=[0, 1, 2], clerks=1, start=False)
     service, clerk = PlayedService(c), c.clerks[0]
     hold = c.hold("client_request")
@@ -1354,7 +1354,7 @@ def test_clerk_registers(cluster: StartCluster) -> None:
         service.answer_register = after(
             None, reply("not_leader"), reply("try_again"), None, reply("not_leader", leader=1)
         )
-        when = "though the first requests to register are lost or refused"
+        when = "although the first requests to register are lost or refused"
         for op, args in (("put", ("1;",)), ("append", ("2;",)), ("get", ())):
             operation = service.run(clerk, op, f"{op} {number}", *args, when=when)
             service.expect_result(operation, None, when)
@@ -1365,11 +1365,11 @@ def test_clerk_registers(cluster: StartCluster) -> None:
 
 @points(6)
 def test_clerk_without_its_session(cluster: StartCluster) -> None:
-    """After no_session a clerk registers and goes on, unless it has asked before: then it raises Unknown, once."""
+    """After no_session, a clerk registers and goes on. If it had already sent this write, it raises Unknown, once."""
     c = cluster(3, scripted=[0, 1, 2], clerks=1)
     service, clerk = PlayedService(c), c.clerks[0]
     writes: list[tuple[str, tuple[str | None, ...]]] = [("put", ("1;",)), ("append", ("1;",)), ("swap", (None, "1;"))]
-    service.run(clerk, "put", "first", "1;", when="though nothing is refused")
+    service.run(clerk, "put", "first", "1;", when="although nothing is refused")
     number = 0
     # The last of these is a whole round of servers that refuse.
     for earlier in ([], [None], [reply("try_again")], [reply("not_leader")], [reply("try_again")] * 3):
@@ -1385,8 +1385,12 @@ def test_clerk_without_its_session(cluster: StartCluster) -> None:
             if op == "get" or service.tries_in_ended_sessions(operation) == 1:
                 service.expect_result(operation, False if op == "swap" else None, when)
             elif earlier and operation.key in service.without_session:
-                text = f"expected {operation.describe()} to raise Unknown {when}, since it may have been carried out"
-                c.expect(operation.outcome == "unknown", f"{text}, but it returned", rules.EXACTLY_ONCE)
+                text = f"expected {operation.describe()} to raise Unknown {when}, but it returned"
+                c.expect(
+                    operation.outcome == "unknown",
+                    f"{text}. It may have been carried out in the old session",
+                    rules.EXACTLY_ONCE,
+                )
             operation = service.run(clerk, "put", f"after {number}", "1;", when=f"after {operation.describe()}")
             service.expect_result(operation, None, "in a new session")
     service.check_requests()
@@ -1394,7 +1398,7 @@ def test_clerk_without_its_session(cluster: StartCluster) -> None:
 
 @points(4)
 def test_clerk_and_bad_requests(cluster: StartCluster) -> None:
-    """A clerk raises ValueError if its request is answered with bad_request, and goes on with the next one."""
+    """A clerk raises ValueError if its request is answered with bad_request. Its next operation works again."""
     c = cluster(3, scripted=[0, 1, 2], clerks=1)
     service, clerk = PlayedService(c), c.clerks[0]
     clerk.may_refuse = True
@@ -1403,7 +1407,7 @@ def test_clerk_and_bad_requests(cluster: StartCluster) -> None:
         operation = service.run(
             clerk, op, f"{op} refused", *args, when="when it is answered with bad_request", rule=rules.BAD_REQUESTS
         )
-        text = f"expected {operation.describe()} to raise ValueError, since the answer is bad_request, but it returned"
+        text = f"expected {operation.describe()} to raise ValueError when the answer is bad_request, but it returned"
         c.expect(operation.outcome == "refused", text, rules.BAD_REQUESTS)
         service.answer = after(value=True if op == "swap" else None)
         operation = service.run(clerk, op, f"{op} carried out", *args, when="after a bad request")
@@ -1435,7 +1439,7 @@ def _time_of_raft(c: Cluster) -> float:
 
 @points(5, networks=SIM, schedule="none")
 def test_requests_and_time(cluster: StartCluster) -> None:
-    """In a quiet cluster, one clerk does 60 operations in a second, with about one request for each."""
+    """In a quiet cluster, one clerk does 60 operations a second, with about one request per operation."""
     c = cluster(3, clerks=1, max_state=4000)
     clerk = c.clerks[0]
     c.settled_leader()
@@ -1447,11 +1451,13 @@ def test_requests_and_time(cluster: StartCluster) -> None:
     if rate < _LEAST_RATE:
         text = f"expected at least {_LEAST_RATE} operations a second from one clerk in a quiet cluster"
         alone, most = 1000 * _time_of_raft(c), 1000 / _LEAST_RATE
-        text = f"{text}, but there were {rate:.0f}: Raft alone takes {alone:.0f} ms for an entry"
+        text = f"{text}, but there were {rate:.0f}. Raft alone takes {alone:.0f} ms for an entry"
         c.fail(f"{text}, and a whole operation may take {most:.0f} ms", rules.CLIENT_COST)
     sent = len(client_requests(c, clerk, start))
     text = f"expected at most {_MOST_REQUESTS} requests for each operation in a quiet cluster"
-    c.expect(sent <= _MOST_REQUESTS * number, f"{text}, but there were {sent} for {number}", rules.CLIENT_COST)
+    c.expect(
+        sent <= _MOST_REQUESTS * number, f"{text}, but there were {sent} for {number} operations", rules.CLIENT_COST
+    )
     clerk.on_return = lambda operation: None
     for change in range(2):
         leader = c.settled_leader()
@@ -1468,7 +1474,7 @@ def test_requests_and_time(cluster: StartCluster) -> None:
 
 @points(4, networks=SIM)
 def test_nobody_is_forgotten(cluster: StartCluster) -> None:
-    """A single server answers each request within half a second, however many others wait."""
+    """A single server answers each request within half a second, even if many others wait."""
     c = cluster(1, scripted_clerks=1)
     client = Client(c)
     sessions = [client.register() for _ in range(8)]
@@ -1485,7 +1491,7 @@ def test_nobody_is_forgotten(cluster: StartCluster) -> None:
 
 @points(4, networks=SIM)
 def test_requests_in_quick_succession(cluster: StartCluster) -> None:
-    """A leader answers each request within half a second, also if it has just got another one, or a copy of it."""
+    """A leader answers each request within half a second, even right after another request or a copy of the same one."""
     c = cluster(3, scripted=[1, 2], scripted_clerks=1)
     for number in (1, 2):
         ScriptedFollower(c, number)
@@ -1513,13 +1519,13 @@ def _expect_prompt(c: Cluster, client: Client, rpcs: Collection[Rpc]) -> int:
     """Require that S0 answers these requests soon, and does not say that their sessions have ended. Returns how many it
     refuses."""
     c.wait_for(_PROMPT, lambda: all(rpc.done for rpc in rpcs))
-    others = f"; it came with {len(rpcs) - 1} others" if len(rpcs) > 1 else ""
+    others = f". {len(rpcs) - 1} other requests arrived at the same time" if len(rpcs) > 1 else ""
     statuses = []
     for rpc in rpcs:
-        text = f"expected S0 to answer {describe(rpc.args)} within {_PROMPT} s, as a majority answers it at once"
-        c.expect(rpc.done, f"{text}, but it has not{others}", rules.CLIENT_COST, [0])
+        text = f"expected S0 to answer {describe(rpc.args)} within {_PROMPT} s, but it has not"
+        c.expect(rpc.done, f"{text}. A majority answers S0 at once{others}", rules.CLIENT_COST, [0])
         status = client.answer(rpc)["status"]
-        text = f"expected S0 to carry out {describe(rpc.args)}, whose session has not ended, but the status is {status}"
+        text = f"expected S0 to carry out {describe(rpc.args)}, but the status is {status}. Its session has not ended"
         c.expect(status in ("ok", *REFUSALS), f"{text}{others}", rules.SESSIONS, [0])
         statuses.append(status)
     return len(statuses) - statuses.count("ok")
@@ -1527,7 +1533,7 @@ def _expect_prompt(c: Cluster, client: Client, rpcs: Collection[Rpc]) -> int:
 
 @points(6)
 def test_size(cluster: StartCluster) -> None:
-    """A service takes snapshots, and these and Raft's saved state stay small."""
+    """A service takes snapshots, so that both they and Raft's saved state stay small."""
     max_state, max_sessions = 1000, 4
     c = cluster(3, clerks=1, scripted_clerks=1, max_state=max_state, max_sessions=max_sessions)
     clerk, client = c.clerks[0], Client(c)
@@ -1556,11 +1562,12 @@ def _expect_small(c: Cluster, max_state: int, most: int) -> None:
     for server in range(3):
         stored, snapshot = c.server_state(server).state_size, len(c.server_state(server).snapshot)
         text = f"expected S{server} to store at most 8 x max_state = {8 * max_state} bytes besides the snapshot"
-        c.expect(stored <= 8 * max_state, f"{text}, but there are {stored}", rules.SERVICE_SNAPSHOTS, [server])
+        c.expect(stored <= 8 * max_state, f"{text}, but it stores {stored}", rules.SERVICE_SNAPSHOTS, [server])
         c.expect(
             snapshot > 0, f"expected S{server} to take snapshots, but it has none", rules.SERVICE_SNAPSHOTS, [server]
         )
         text = (
-            f"expected S{server}'s snapshot to have at most {most} bytes: the keys and values, and 200 for each session"
+            f"expected S{server}'s snapshot to have at most {most} bytes, but it has {snapshot}. "
+            "The limit is the size of all keys and values plus 200 bytes per session"
         )
-        c.expect(snapshot <= most, f"{text}, but it has {snapshot}", rules.SERVICE_SNAPSHOTS, [server])
+        c.expect(snapshot <= most, text, rules.SERVICE_SNAPSHOTS, [server])

@@ -47,12 +47,12 @@ def undisturbed(c: Cluster, attempt: Callable[[], None]) -> None:
 
 
 def describe(fields: Message) -> str:
-    """A request in words: ``append('x', '1;') with serial 4 of session 7``."""
+    """A request in words: ``append('x', '1;') (session 7, serial 4)``."""
     if fields["op"] == "register":
         return "register"
     given = [fields["key"], *(fields[name] for name in ("expected", "value") if fields[name] is not None)]
     arguments = ", ".join(short(value, 30) for value in given)
-    return f"{fields['op']}({arguments}) with serial {fields['serial']} of session {fields['client_id']}"
+    return f"{fields['op']}({arguments}) (session {fields['client_id']}, serial {fields['serial']})"
 
 
 class Client:
@@ -139,7 +139,7 @@ class Client:
         Args:
             fields: the request.
             rule: the rule that another status breaks.
-            when: part of the failure's message.
+            when: a sentence that is added to the failure's message.
             servers: those to ask; ``None``: all.
             late: the rule that is broken if nobody carries it out in time.
 
@@ -177,8 +177,8 @@ class Client:
 
     def _value(self, fields: Message, reply: Message, rule: Rule, when: str) -> Any:
         status = reply["status"]
-        text = f"expected {describe(fields)} to be answered with ok{when}, but the answer is {status}"
-        self.c.expect(status == "ok", text, rule)
+        text = f"expected {describe(fields)} to be answered with ok, but the answer is {status}"
+        self.c.expect(status == "ok", f"{text}. {when}" if when else text, rule)
         if fields["op"] != "get":
             require_entry(self.c, describe(fields), rules.STATUSES)
         return reply["value"]
@@ -186,15 +186,15 @@ class Client:
     def _session(self, value: Any) -> Session:
         text = f"expected the answer to register to be the number of a session, but it is {short(value)}"
         self.c.expect(type(value) is int, text, rules.SESSIONS)
-        text = f"expected register to begin another session than all registers before, but the answer is {value} again"
+        text = f"expected register to begin a new session, but the answer is session {value} again"
         self.c.expect(value not in self._begun, text, rules.SESSIONS)
         self._begun.add(value)
         return Session(self, value)
 
     def expect_value(self, session: Session, key: str, value: str | None, why: str, rule: Rule) -> None:
-        """Read a key in a session, and require its value. ``why`` completes the sentence of the failure."""
+        """Read a key in a session, and require its value. ``why`` is a sentence that is added to the failure's message."""
         read = self.succeed(session.request("get", key))
-        self.c.expect(read == value, f"expected {key!r} to be {short(value)}{why}, but it is {short(read)}", rule)
+        self.c.expect(read == value, f"expected {key!r} to be {short(value)}, but it is {short(read)}. {why}", rule)
 
 
 class Session:
@@ -226,11 +226,11 @@ class Session:
         return self.client.succeed_once(self.request(op, key, value, expected))
 
     def expect_ended(self, why: str) -> None:
-        """Require that the session has ended: a write is answered with ``no_session``. ``why`` completes the sentence of the
-        failure. The key ``"ended"`` then shows that the write was not carried out."""
+        """Require that the session has ended: a write is answered with ``no_session``. ``why`` is a sentence that is added
+        to the failure's message. The key ``"ended"`` then shows that the write was not carried out."""
         fields = self.request("append", "ended", f"{self.number};")
         status = self.client.carry_out(fields)["status"]
-        text = f"expected session {self.number} to have ended, {why}, but the answer to {describe(fields)} is {status}"
+        text = f"expected session {self.number} to have ended, but the answer to {describe(fields)} is {status}. {why}"
         self.client.c.expect(status == "no_session", text, rules.SESSIONS)
 
 

@@ -96,7 +96,7 @@ class PlayedService:
         """Require that the operation has returned ``result``, or anything if it is a put or an append."""
         text = f"expected {operation.describe()} to return {when}, but it raised Unknown"
         self.c.expect(operation.outcome == "ok", text, rules.UNKNOWN_ONLY_IF)
-        text = f"expected {operation.describe()} to return only after an answer of ok, but no server has given one"
+        text = f"expected {operation.describe()} to return only after a server answered ok, but none has"
         self.c.expect(operation.key in self.carried_out, text, rules.STATUSES)
         if operation.op in ("get", "swap"):
             text = f"expected {operation.describe()} to return {result!r} {when}, but it returned {operation.result!r}"
@@ -123,10 +123,11 @@ class PlayedService:
             )
             sessions = list(dict.fromkeys(each["client_id"] for each in requests))
             text = (
-                f"expected every request for {operation.describe()} to be of session {sessions[0]}, which has not ended"
+                f"expected every request for {operation.describe()} to be of session {sessions[0]}, but one is of session "
+                f"{sessions[-1]}. Session {sessions[0]} has not ended"
             )
             known = len(sessions) == 1 or operation.op == "get" or operation.key in self.without_session
-            self.c.expect(known, f"{text}, but one is of session {sessions[-1]}", rules.CLERK_SERIALS)
+            self.c.expect(known, text, rules.CLERK_SERIALS)
             serials: dict[int, int] = {}  # of this operation, by session
             for each in requests:
                 self._check_fields(operation, each)
@@ -148,6 +149,6 @@ class PlayedService:
                 f"expected the request for {operation.describe()} to have {name}={value!r}, but it has {seen[name]!r}"
             )
             self.c.expect(seen[name] == value, text, rules.STATUSES)
-        text = f"expected the client_id of {operation.describe()} to be a session"
-        text = f"{text}, one of {self.sessions}, but it is {seen['client_id']}"
+        text = f"expected the client_id of {operation.describe()} to be one of the sessions {self.sessions}"
+        text = f"{text}, but it is {seen['client_id']}"
         self.c.expect(seen["client_id"] in self.sessions, text, rules.SESSIONS)

@@ -94,7 +94,7 @@ def expect_value(c: Cluster, clerk: ClerkHandle, key: str, wanted: str, when: st
 def expect_no_promise(c: Cluster, servers: Collection[int], since: float, why: str) -> None:
     """Require that servers which can commit nothing have promised nothing to clerks whose requests came after ``since``.
 
-    ``why`` says why these servers can commit nothing, as a relative clause without "which".
+    ``why`` says why these servers can commit nothing. It completes a sentence that begins with a server.
     """
     asked = set()
     for event in c.event_loop.trace.events:
@@ -106,7 +106,7 @@ def expect_no_promise(c: Cluster, servers: Collection[int], since: float, why: s
             status = paper.decode_reply(event.method, event.message)["status"]
             args = c.event_loop.rpcs_by_id[event.id].args
             text = (
-                f"expected {name_of(event.server)}, which {why}, to answer the {args['op']} of {name_of(event.to)} with"
+                f"expected {name_of(event.server)} to answer the {args['op']} of {name_of(event.to)} with not_leader or "
+                f"try_again, but it answers {status}. {name_of(event.server)} {why}"
             )
-            text = f"{text} not_leader or try_again, but it answers {status}"
             c.expect(status in ("not_leader", "try_again"), text, rules.STATUSES, [event.server, event.to])

@@ -100,12 +100,14 @@ class WritePath:
     def check(self) -> None:
         """Require that the present write was carried out exactly once."""
         op, key, wanted = self._next
-        text = f"expected {self.operation.describe()} to be carried out once although {self._case} ({self.step}), but"
+        text = f"expected {self.operation.describe()} to be carried out exactly once, but"
+        fault = f"The fault was: {self._case} ({self.step})"
         if op == "swap":
             answer = self.operation.result
-            self.c.expect(answer is True, f"{text} it returned {answer}", rules.EXACTLY_ONCE)
+            self.c.expect(answer is True, f"{text} it returned {answer}. {fault}", rules.EXACTLY_ONCE)
         value = self._reader.get(key)
-        self.c.expect(value == wanted, f"{text} {key!r} is {short(value)}, not {short(wanted)}", rules.EXACTLY_ONCE)
+        text = f"{text} {key!r} is {short(value)}, not {short(wanted)}. {fault}"
+        self.c.expect(value == wanted, text, rules.EXACTLY_ONCE)
         self._values[key] = wanted
 
     # --- faults ---

@@ -172,7 +172,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
         answer: what ``change_membership`` returned. The failure shows it if it is not what a leader returns.
     """
     if not answer[2]:
-        text = f"expected S{server}, which leads, to change the members to {sorted(members)}, but it answers {answer}"
+        text = f"expected the leader S{server} to change the members to {sorted(members)}, but it answers {answer}"
         hint = "Begin with step 1 of the handout of lab 2E." if answer == (-1, -1, False) else ""
         c.fail(text, rules.CHANGE_ANSWERS, [server], hint)
     commit = c.event_loop.referee.commit

@@ -627,7 +627,7 @@ def test_newer_leader_at_once(cluster: StartCluster) -> None:
             send_append(c, 1, newer)
         led += newer > before
         c.sleep(0.03)
-    text = "expected S0 to lead within 30 s, as everybody votes for it, but it did not"
+    text = "expected S0 to lead within 30 s when every server votes for it, but it did not"
     c.expect(led > 0, text, rules.LIVENESS, [0], observe=lambda: c.campaigns_seen(0, 0.0))
 
 
@@ -844,7 +844,7 @@ def test_new_timeout_each_time(cluster: StartCluster) -> None:
     c.wait_for(10 * ELECTION_LIMIT, lambda: len(asked_at) >= 10)
     times = sorted(asked_at.values())
     gaps = [after - before for before, after in pairwise(times)]
-    text = "expected S0 to start elections again and again, as nobody votes for it, but it did not"
+    text = "expected S0 to start elections again and again while nobody votes for it, but it did not"
     c.expect(len(times) >= 10, text, rules.LIVENESS, [0])
     text = f"expected a new random timeout for each election, but S0 waited {gaps[0]:.3f} s each time"
     c.expect(max(gaps) - min(gaps) > 0.004, text, rules.LIVENESS, [0])

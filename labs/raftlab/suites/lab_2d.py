@@ -523,8 +523,8 @@ def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
             )
         c.restart(0)
         c.sleep(0.2)
-        text = f"expected S0, after a restart with a snapshot up to {at}, to apply nothing after it, as no leader said"
-        text += " that more is committed, but it did"
+        text = f"expected S0 to apply nothing after its snapshot up to {at} when it restarts, but it did. No leader has said"
+        text += " that more is committed"
         c.expect(not c.committed(at + 1)[0], text, rules.COMMIT_PROVED, [0])
         leader.expect_kept(at + 5, "before it restarted")
         leader.commit_through(at + 5, at + 6, "after late entries")
@@ -887,5 +887,5 @@ def test_restored_without_a_leader(cluster: StartCluster) -> None:
     _expect_saved(c, 0)
     c.restart(0)
     c.wait_for(2.0, lambda: c.committed(10)[0] == 1)
-    text = "expected S0, which restarted and hears nobody, to hand its snapshot up to 10 to the service within 2 s"
-    c.expect(c.committed(10)[0] == 1, f"{text}, but it did not", rules.SNAPSHOT_FIRST, [0])
+    text = "expected S0 to hand its snapshot up to 10 to the service within 2 s after a restart, but it did not"
+    c.expect(c.committed(10)[0] == 1, text, rules.SNAPSHOT_FIRST, [0])

@@ -120,7 +120,7 @@ def test_remove_the_leader(cluster: StartCluster) -> None:
         left = without(left, old)
         reconfigure(c, left, among=[old, *left])
         c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(old)[1])  # noqa: B023  (called in this round only)
-        text = f"expected S{old}, which is removed, to step down within 5 s, but it still leads"
+        text = f"expected the removed leader S{old} to step down within 5 s, but it still leads"
         c.expect(not c.get_state(old)[1], text, rules.REMOVED_LEADER, [old])
         c.one_leader(among=left)
         agree_by(c, f"without S{old}", left)
@@ -569,12 +569,17 @@ def test_leader_counts_itself_out(cluster: StartCluster) -> None:
         refused(c, 0, [1, 2, 3])
     followers.lift_limits(1)
     c.wait_for(1.5, lambda: c.committed(index)[0] > 0)
-    text = f"expected S0, which removes itself, not to apply index {index}, which one of the three others has"
-    c.expect(c.committed(index)[0] == 0, f"{text}, but it did", rules.REMOVED_LEADER, [0])
+    text = (
+        f"expected S0 not to apply index {index}, but it did. S0 removes itself, and only one of three others has the"
+    )
+    text = f"{text} entry"
+    c.expect(c.committed(index)[0] == 0, text, rules.REMOVED_LEADER, [0])
     followers.lift_limits(2)
     done = followers.wait_for(lambda: c.committed(index)[0] > 0 and not c.get_state(0)[1])
-    text = f"expected S0 to apply index {index}, which two of the three others have, and to step down"
-    c.expect(done, f"{text} within 10 s, but it did not", rules.REMOVED_LEADER, [0])
+    text = (
+        f"expected S0 to apply index {index} and step down within 10 s, but it did not. Two of the three others have it"
+    )
+    c.expect(done, text, rules.REMOVED_LEADER, [0])
 
 
 # Sim only: on a busy machine S0 may lose its leadership before the change is committed.
@@ -590,8 +595,8 @@ def test_removed_leader_does_not_linger(cluster: StartCluster) -> None:
     if leads and index == -1:
         refused(c, 0, [1, 2, 3])
     c.wait_for(ELECTION_LIMIT, lambda: configured(c, [1, 2, 3]) > 0)
-    text = "expected S0, which removes itself, to apply the configuration [1, 2, 3] within 5 s, as S2 and S3 have it"
-    c.expect(configured(c, [1, 2, 3]) > 0, f"{text}, but it did not", rules.REMOVED_LEADER, [0])
+    text = "expected S0 to apply the configuration [1, 2, 3] within 5 s, but it did not. S2 and S3 have it"
+    c.expect(configured(c, [1, 2, 3]) > 0, text, rules.REMOVED_LEADER, [0])
     c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(0)[1])
     text = "expected S0 to step down within 5 s after its removal is committed, even if S1 does not answer"
     c.expect(not c.get_state(0)[1], f"{text}, but it still leads", rules.REMOVED_LEADER, [0])
@@ -736,12 +741,12 @@ def test_voters_do_not_look_at_members(cluster: StartCluster) -> None:
     """A server votes for candidates and follows leaders even if they, or it, are not members of its configuration."""
     c = cluster(5, scripted=range(1, 5), members=range(3))
     wait_for_campaign(c)
-    for term, who in ((1000, "S4, which is not a member,"), (2000, "S4, though neither of them is a member,")):
+    for term, why in ((1000, "S4 is not a member"), (2000, "Neither of them is a member")):
         reply = ask_vote(c, 4, term)
-        text = f"expected S0 to vote for {who} as its log is newer, but it did not"
+        text = f"expected S0 to vote for S4, but it did not. {why}, but the log of S4 is newer"
         c.expect(reply["vote_granted"], text, rules.MEMBERS_COUNT, [0])
         reply = append(c, 4, term, (0, 0), [configuration_entry(1000, [1, 2, 3])])
-        text = f"expected S0 to take entries of {who} which leads term {term}, but it refused"
+        text = f"expected S0 to take entries of S4, the leader of term {term}, but it refused. {why}"
         c.expect(reply["success"], text, rules.MEMBERS_COUNT, [0])
         c.sleep(3.0)  # a server that has just heard a leader ignores vote requests
 
@@ -858,7 +863,7 @@ def _expect_snapshot_members(
 
     c.wait_for(15.0, lambda: bool(chunks()) or len(follower.log) >= at)
     text = (
-        f"expected S0 to send S{server}, which lacks index {at}, the snapshot up to there within 15 s, but it did not"
+        f"expected S0 to send S{server} the snapshot up to {at} within 15 s, but it did not. S{server} lacks index {at}"
     )
     c.expect(bool(chunks()) or len(follower.log) >= at, text, rules.CATCH_UP, [0])
     for args in chunks():
@@ -926,7 +931,7 @@ def test_part2_swap_all(cluster: StartCluster) -> None:
     old = leader_of(c, range(3))
     reconfigure(c, (3, 4, 5), among=range(6))
     c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(old)[1])
-    text = f"expected S{old}, which is removed, to step down within 5 s, but it still leads"
+    text = f"expected the removed leader S{old} to step down within 5 s, but it still leads"
     c.expect(not c.get_state(old)[1], text, rules.REMOVED_LEADER, [old])
     for server in range(3):
         c.crash(server)
@@ -1168,23 +1173,24 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
     if leads and index == -1:
         refused(c, 0, [3, 4, 5, 6])
     c.wait_for(1.5, lambda: c.committed(index)[0] > 0)
-    text = f"expected S0 not to apply C_old,new at index {index}, which all new four and one of the old three have"
-    c.expect(c.committed(index)[0] == 0, f"{text}, but it did", rules.BOTH_MAJORITIES, [0])
+    text = f"expected S0 not to apply C_old,new at index {index}, but it did. All four new servers, but only one of the"
+    text = f"{text} three old ones, have it"
+    c.expect(c.committed(index)[0] == 0, text, rules.BOTH_MAJORITIES, [0])
     for number in (5, 6):
         followers.ignored_configuration[number] = [3, 4, 5, 6]
     followers.lift_limits(1)
     done = followers.wait_for(lambda: c.committed(index)[0] > 0)
-    text = f"expected S0 to apply C_old,new at index {index}, which most of each set have, within 10 s"
-    c.expect(done, f"{text}, but it did not", rules.BOTH_MAJORITIES, [0])
+    text = f"expected S0 to apply C_old,new at index {index} within 10 s, but it did not. A majority of each set has it"
+    c.expect(done, text, rules.BOTH_MAJORITIES, [0])
     # C_new follows. Whether the old servers get it makes no difference.
     followers.lift_limits(2)
     c.wait_for(1.5, lambda: configured(c, [3, 4, 5, 6]) > 0)
-    text = "expected S0, which is not in C_new, not to apply it, as two of these four have it, but it did"
+    text = "expected S0 not to apply C_new, but it did. S0 is not in C_new, and only two of these four servers have it"
     c.expect(configured(c, [3, 4, 5, 6]) == 0, text, rules.REMOVED_LEADER, [0])
     followers.ignored_configuration.clear()
     done = followers.wait_for(lambda: configured(c, [3, 4, 5, 6]) > 0 and not c.get_state(0)[1])
-    text = "expected S0 to apply C_new, which all of the new four have, and to step down, within 10 s"
-    c.expect(done, f"{text}, but it did not", rules.REMOVED_LEADER, [0])
+    text = "expected S0 to apply C_new and step down within 10 s, but it did not. All four new servers have C_new"
+    c.expect(done, text, rules.REMOVED_LEADER, [0])
 
 
 @points(6, networks=SIM)
@@ -1200,9 +1206,10 @@ def test_part2_next_leader_completes_it(cluster: StartCluster) -> None:
     wait_for_leadership(c)
     done = followers.wait_for(lambda: configured(c, [0, 3, 4]) > 0)
     text = (
-        "expected S0, which leads, to complete the change of which C_old,new was committed before, and to apply C_new"
+        "expected the leader S0 to complete the change and apply C_new within 10 s, but it did not. "
+        "C_old,new had been committed before its election"
     )
-    c.expect(done, f"{text} within 10 s, but it did not", rules.JOINT_CONSENSUS, [0])
+    c.expect(done, text, rules.JOINT_CONSENSUS, [0])
 
 
 @points(5, networks=SIM)
@@ -1271,8 +1278,8 @@ def test_part2_snapshot_names_both_sets(cluster: StartCluster) -> None:
     if leads and index == -1:
         refused(c, 0, [0, 3, 4])
     done = followers.wait_for(lambda: c.committed(index)[0] > 0)
-    text = f"expected S0 to apply C_old,new at index {index}, which most of each set have, within 10 s"
-    c.expect(done, f"{text}, but it did not", rules.BOTH_MAJORITIES, [0])
+    text = f"expected S0 to apply C_old,new at index {index} within 10 s, but it did not. A majority of each set has it"
+    c.expect(done, text, rules.BOTH_MAJORITIES, [0])
     c.call_snapshot(0, index)
     c.sleep(0.1)
     followers.lift_limits(4)

@@ -396,9 +396,7 @@ def test_answers_during_a_snapshot(cluster: StartCluster) -> None:
     for _ in range(8):
         c.sleep(0.25)
         now, leads = c.get_state(leader)
-        text = (
-            f"expected S{leader} to go on leading term {term} while S{behind}, which answers all the time, receives a"
-        )
+        text = f"expected S{leader} to go on leading term {term} while S{behind} answers all the time and receives a"
         seen = f"snapshot, but it {'leads' if leads else 'does not lead, and is in'} term {now}"
         c.expect((now, leads) == (term, True), f"{text} {seen}", rules.CHECK_QUORUM, [leader])
     c.agree("by the two", 2, within=20.0)
@@ -525,11 +523,11 @@ def test_a_pre_vote_is_no_vote(cluster: StartCluster) -> None:
         _wait_for_pre_vote(c)
         for who in (2, 3, 4):
             reply = _ask_pre_vote(c, who, term + 10, (0, 0))
-            text = f"expected S0 to say yes to S{who}, too, as a pre-vote for term {term + 10} binds nobody"
-            c.expect(reply["vote_granted"], f"{text}, but it said no", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+            text = f"expected S0 to give S{who} a pre-vote for term {term + 10} too, but it said no. A pre-vote binds nobody"
+            c.expect(reply["vote_granted"], text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
         reply = ask_vote(c, 1, term + 10)
-        text = f"expected S0 to vote for S1 in term {term + 10}, as it has voted for nobody"
-        c.expect(reply["vote_granted"], f"{text}, but it did not", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+        text = f"expected S0 to vote for S1 in term {term + 10}, but it did not. It has voted for nobody in that term"
+        c.expect(reply["vote_granted"], text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
         c.restart(0)
     # S0 asks for pre-votes itself, no matter how often the others ask.
     for scripted_server in c.scripted:
@@ -588,8 +586,8 @@ def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
     late.release()
     c.sleep(3.0)
     now, _ = c.get_state(0)
-    text = "expected S0 to stay in term 2000, as its pre-votes are for term 1001, but it is in term"
-    c.expect(now == 2000 and not campaign_terms(c, 1000), f"{text} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    text = f"expected S0 to stay in term 2000, but it is in term {now}. Its pre-votes are for term 1001"
+    c.expect(now == 2000 and not campaign_terms(c, 1000), text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
     # All say yes, but two of these replies arrive late. S0 starts an election, in which only S1 votes for it. The late
     # replies are not votes.
     for scripted_server in c.scripted:
@@ -606,7 +604,7 @@ def test_pre_votes_of_the_past(cluster: StartCluster) -> None:
     for _ in range(8):
         c.sleep(0.05)
         leads = c.get_state(0)[1]
-        text = "expected S0 not to lead, as only S1 has voted for it; pre-votes are not votes, but it leads"
+        text = "expected S0 not to lead, but it leads. Only S1 has voted for it, and pre-votes are not votes"
         c.expect(not leads, text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
 
 
@@ -628,8 +626,9 @@ def test_pre_votes_and_leader_at_once(cluster: StartCluster) -> None:
         text = f"expected S0 to be in term {term}, which it has seen, or a newer one, but it is in term {now}"
         c.expect(now >= term, text, rules.TERMS_ONLY_GROW, [0])
         campaigns = sorted(set(campaign_terms(c, term)) - set(_pre_vote_terms(c, term)))
-        text = f"expected S0 to start no election in a term above {term}, for which nobody gave it a pre-vote, but it"
-        c.expect(not campaigns, f"{text} asks for votes in the terms {campaigns}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+        text = f"expected S0 to start no election above term {term}, but it asks for votes in the terms {campaigns}"
+        why = "Nobody gave it a pre-vote for these terms"
+        c.expect(not campaigns, f"{text}. {why}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
         append(c, 4, term)
 
 
@@ -679,8 +678,9 @@ def test_pre_votes_of_an_earlier_round(cluster: StartCluster) -> None:
             last.release()
             c.sleep(0.15)
         now, _ = c.get_state(0)
-        text = f"expected S0 to stay in term 1000, as its pre-votes answer a request from before {event}, but it is"
-        c.expect(now == 1000 and not campaign_terms(c), f"{text} in term {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+        text = f"expected S0 to stay in term 1000, but it is in term {now}. Its pre-votes answer a request from before"
+        text = f"{text} {event}"
+        c.expect(now == 1000 and not campaign_terms(c), text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
 
 
 @points(6, networks=SIM)
@@ -739,9 +739,10 @@ def test_loser_asks_again(cluster: StartCluster) -> None:
     c.sleep(3.0)
     now, _ = c.get_state(0)
     text = (
-        f"expected S0, which has lost the election of term {term}, to stay in it as nobody would vote for it, but it is"
+        f"expected S0 to stay in term {term} after it lost that election, but it is in term {now}. "
+        "Nobody would vote for it"
     )
-    c.expect(now == term, f"{text} in term {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    c.expect(now == term, text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
 
 
 def _expect_no_election(c: Cluster, yes: Collection[int], why: str) -> None:
@@ -794,7 +795,7 @@ def test_answers_that_count(cluster: StartCluster) -> None:
     now, _ = c.get_state(0)
     c.expect(now == term, f"expected S0 to step down in term {term}, but it is in term {now}", rules.CHECK_QUORUM, [0])
     known, _, leads = change(c, 0, [0, 1, 2])
-    text = f"expected S0, which has stepped down, to know no leader of term {term}, but it says that it is itself the leader"
+    text = f"expected S0 to know no leader of term {term} after it stepped down, but it names itself"
     c.expect(leads or known != 0, text, rules.CHECK_QUORUM, [0])
     reply = c.reply_to(request_vote(c, 2, term, (10_000, term)))
     text = f"expected S0 to keep its vote for itself in term {term}, in which it led, but it voted for S2"
@@ -849,8 +850,8 @@ def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
             continue
         first = wait_for_campaign(c, newer)
         term = wait_for_leadership(c)
-        text = f"expected S0 to lead term {first}, for which all vote, and to wait for answers in it, but it leads only"
-        text = f"{text} term {term}; nobody had answered it in term {before}"
+        text = f"expected S0 to lead term {first} and to wait for answers in it, but it leads only term {term}. All servers"
+        text = f"{text} vote for it in term {first}; nobody had answered it in term {before}"
         c.expect(term == first, text, rules.CHECK_QUORUM, [0])
 
 

@@ -140,7 +140,7 @@ def test_transfers_refused(cluster: StartCluster) -> None:
         answer = c.transfer(leader, target)
         if c.get_state(leader) != (term, True):
             return  # the leader has changed, so this run is inconclusive
-        text = f"expected S{leader}, which leads, to refuse a transfer to S{target} and answer (-1, term, True)"
+        text = f"expected the leader S{leader} to refuse a transfer to S{target} and answer (-1, term, True)"
         hint = "Begin with step 1 of the handout of lab 2G." if answer == (-1, -1, False) else ""
         c.expect(
             answer == (-1, term, True), f"{text}, but it answered {answer}", rules.TRANSFER_ANSWERS, [leader], hint
@@ -172,12 +172,12 @@ def test_nothing_is_asked(cluster: StartCluster) -> None:
         calls = c.rpc_count(method="timeout_now")
         c.sleep(2.0)
         now = c.states(range(5))
-        text = f"expected S{leader} to go on leading term {term}, as nobody asks for a transfer, but the terms are"
+        text = f"expected S{leader} to go on leading term {term} while nobody asks for a transfer, but the terms are"
         seen = ", ".join(f"S{server}: {each}" for server, (each, _) in now.items())
         right = now[leader] == (term, True) and {each for each, _ in now.values()} == {term}
         c.expect(right, f"{text} {seen}", rules.ELECTION_ON_REQUEST)
         more = c.rpc_count(method="timeout_now") - calls
-        text = f"expected no TimeoutNow, as nobody asks for a transfer, but there were {more}"
+        text = f"expected no TimeoutNow while nobody asks for a transfer, but there were {more}"
         c.expect(more == 0, text, rules.ELECTION_ON_REQUEST)
         target = (leader + 1 + number) % 5
         hand_over_at_once(c, leader, target)
@@ -210,7 +210,7 @@ def test_target_has_crashed(cluster: StartCluster) -> None:
         c.restart(target)
         c.sleep(1.0)
         now, leads = c.get_state(leader)
-        text = f"expected S{leader} to go on leading term {term} although S{target}, which was to lead, is back, but it"
+        text = f"expected S{leader} to go on leading term {term} after its target S{target} is back, but it"
         seen = f"{'leads' if leads else 'does not lead, and is in'} term {now}"
         c.expect((now, leads) == (term, True), f"{text} {seen}", rules.NO_COMMANDS_MEANWHILE, [leader, target])
         hand_over_at_once(c, leader, target, ", now that it is back")
@@ -244,7 +244,7 @@ def test_late_timeout_now(cluster: StartCluster) -> None:
         since = c.now
         begin(c, leader, target)
         told = c.wait_for(1.0, lambda: bool(late.messages))  # noqa: B023  (this round only)
-        text = f"expected S{leader} to send TimeoutNow to S{target}, which has its whole log, but it did not"
+        text = f"expected S{leader} to send TimeoutNow once S{target} has its whole log, but it did not"
         c.expect(told, text, rules.TRANSFER, [leader])
         entries_held = c.hold("append_entries", dst=target, when=lambda args: bool(args["entries"])) if behind else None
         expect_commands_again(c, leader, since)
@@ -430,8 +430,8 @@ def test_change_of_an_earlier_term(cluster: StartCluster) -> None:
         # S0 is the only member, so it leads the term after that of TimeoutNow as soon as it stands.
         send_timeout_now(c, 1, term + 5)
         answer = call.answer() or (-1, 0, False)
-        text = f"expected S0 not to begin the change of term {term} once it leads a later term, as S1 has none of its"
-        text = f"{text} entries, but it answered {answer}"
+        text = f"expected S0 to drop the change of term {term} when it leads a later term, but it answered {answer}. S1 has"
+        text = f"{text} none of its entries"
         c.expect(not answer[2] or answer[0] < 0, text, rules.LEARNERS, [0])
 
 
@@ -453,8 +453,10 @@ def test_change_waits_meanwhile(cluster: StartCluster) -> None:
     index, _, _ = c.propose(0, "meanwhile")
     if answered and index < 0:  # the transfer is still under way
         answer = call.answer() or (-1, 0, True)
-        text = "expected S0, which hands over, not to begin the change for which S3 has caught up only now, but it answered"
-        c.expect(answer[0] < 0, f"{text} {answer}", rules.NO_COMMANDS_MEANWHILE, [0])
+        text = (
+            f"expected S0 to refuse the change, but it answered {answer}. S3 caught up only after S0 began to hand over"
+        )
+        c.expect(answer[0] < 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
     followers[1].stop = NO_LIMIT
 
 
@@ -482,7 +484,7 @@ def test_during_a_change(cluster: StartCluster) -> None:
     c.propose(leader, "what the target lacks")
     begin(c, leader, target)
     answer = change(c, leader, without(range(4), target))
-    text = f"expected S{leader}, which hands over, to refuse a change of members and answer (-1, term, True)"
+    text = f"expected S{leader} to refuse a change of members during its transfer and answer (-1, term, True)"
     right = (answer[0], answer[2]) == (-1, True)
     c.expect(right, f"{text}, but it answered {answer}", rules.NO_COMMANDS_MEANWHILE, [leader])
     behind.drop()
@@ -503,7 +505,7 @@ def test_no_commands_meanwhile(cluster: StartCluster) -> None:
         followers[1].stop = NO_LIMIT
         c.sleep(0.7)
         calls = len(timeouts_now(c, 1))
-        text = f"expected no TimeoutNow, as S1 caught up only after the transfer was given up, but there were {calls}"
+        text = f"expected no TimeoutNow, but there were {calls}. S1 caught up only after the transfer was given up"
         c.expect(calls == 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
 
     term = wait_for_leadership(c)
@@ -556,7 +558,7 @@ def test_whole_log_first(cluster: StartCluster) -> None:
         calls = len(timeouts_now(c, 1))
         begin(c, 0, 1)
         c.sleep(0.2)
-        text = f"expected S0 to send S1 no TimeoutNow, as the log ends with index {lacking} and S1 {case}, but it did"
+        text = f"expected S0 to send S1 no TimeoutNow, but it did. The log ends with index {lacking}, and S1 {case}"
         c.expect(len(timeouts_now(c, 1)) == calls, text, rules.WHOLE_LOG_FIRST, [0])
         for follower in followers.values():
             follower.stop = NO_LIMIT
@@ -583,7 +585,7 @@ def test_stands_at_once(cluster: StartCluster) -> None:
         text = "expected S0 to set leadership_transfer in these requests, but it did not"
         c.expect(elections_on_request(c) == [told + 1], text, rules.ELECTION_ON_REQUEST, [0])
         asked = [rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "pre_vote"]
-        text = "expected S0 to ask for no pre-votes after a TimeoutNow, as it need not know whether it would win"
+        text = "expected S0 to ask for no pre-votes after a TimeoutNow"
         c.expect(not asked, f"{text}, but it did", rules.WHO_STANDS, [0])
     # S0 loses this election. Its next one is an ordinary election.
     for scripted_server in c.scripted:
@@ -636,9 +638,10 @@ def test_outside_the_configuration(cluster: StartCluster) -> None:
     c.sleep(0.05)
     reply = c.reply_to(send_timeout_now(c, 1, 1000))
     c.sleep(0.1)
-    text = "expected S0, which is not in its configuration {1, 2, 3}, to ignore a TimeoutNow"
-    c.expect(not campaign_terms(c), f"{text}, but it asks for votes", rules.WHO_STANDS, [0])
-    text = f"{text} and to answer with its term, 1000, but it answered {reply['term']}"
+    why = "S0 is not in its configuration {1, 2, 3}"
+    text = f"expected S0 to ignore a TimeoutNow, but it asks for votes. {why}"
+    c.expect(not campaign_terms(c), text, rules.WHO_STANDS, [0])
+    text = f"expected S0 to answer a TimeoutNow with its term 1000, but it answered {reply['term']}. {why}"
     c.expect(reply["term"] == 1000, text, rules.WHO_STANDS, [0])
     append(c, 1, 1000, (1, 1000), [configuration_entry(1000, [0, 1, 2, 3])], commit=1)
     send_timeout_now(c, 1, 1000)
@@ -725,11 +728,12 @@ def test_higher_term_ends_it(cluster: StartCluster) -> None:
         calls = len(timeouts_now(c, 1))
         term = lead_again(c, 2, term)
         index, _, leads = c.propose(0, f"number {number}")
-        text = f"expected S0 to take commands in term {term}, as its transfer ended with the term before, but start()"
-        c.expect(leads and index > 0, f"{text} returned ({index}, term, {leads})", rules.NO_COMMANDS_MEANWHILE, [0])
+        text = f"expected S0 to take commands in term {term}, but start() returned ({index}, term, {leads})"
+        why = "Its transfer ended with the term before"
+        c.expect(leads and index > 0, f"{text}. {why}", rules.NO_COMMANDS_MEANWHILE, [0])
         c.sleep(0.3)
         more = [rpc for rpc in timeouts_now(c, 1)[calls:] if rpc.args["term"] == term]
-        text = f"expected S0 to send no TimeoutNow in term {term}, as nobody asked for a transfer in it, but it did"
+        text = f"expected S0 to send no TimeoutNow in term {term}, but it did. Nobody asked for a transfer in that term"
         c.expect(not more, text, rules.NO_COMMANDS_MEANWHILE, [0])
     # The target answers TimeoutNow with a higher term, as it has heard of a newer leader.
     c.scripted_server(1).answer["timeout_now"] = lambda rpc: {"term": term + 7}
@@ -764,8 +768,8 @@ def test_answers_of_an_earlier_transfer(cluster: StartCluster) -> None:
         while c.now < since + 0.11:  # in this time a lost message is noticed; an election timeout is longer
             c.sleep(0.01)
             at, _, leads = c.propose(0, f"meanwhile, {c.now:.3f}")
-            text = f"expected S0, which hands over to S2, to take no command after its calls of TimeoutNow to S1 {how}"
-            text = f"{text}, as these belong to an earlier transfer, but start() returned {at}"
+            text = f"expected S0 to take no command while it hands over to S2, but start() returned {at}. S0's calls of"
+            text = f"{text} TimeoutNow to S1 {how}, but they belong to an earlier transfer"
             c.expect(not leads or at < 0, text, rules.NO_COMMANDS_MEANWHILE, [0])
         c.sleep(0.6)
         expect_commands_again(c, 0, since)

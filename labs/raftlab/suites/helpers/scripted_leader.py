@@ -102,7 +102,7 @@ class SnapshotSender:
 
     def expect_kept(self, index: int, when: str) -> None:
         """Require that S0 still has the entry at ``index``, which it has acknowledged."""
-        text = f"expected S0 to keep index {index}, which it had acknowledged, {when}, but it has lost it"
+        text = f"expected S0 to keep the acknowledged index {index} {when}, but it has lost it"
         self.c.expect(self.append(index, index), text, rules.KEEP_THE_REST, [0])
 
     def expect_vote_refused(self, last_index: int, last_term: int, when: str) -> None:

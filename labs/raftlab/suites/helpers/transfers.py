@@ -32,7 +32,7 @@ def _hint(answer: tuple[int, int, bool]) -> str:
 def begin(c: Cluster, leader: int, target: int) -> int:
     """Have ``leader``, which must lead, begin a transfer to ``target``. Returns its term."""
     answer = c.transfer(leader, target)
-    text = f"expected S{leader}, which leads, to begin the transfer and answer ({target}, term, True)"
+    text = f"expected the leader S{leader} to begin the transfer and answer ({target}, term, True)"
     right = (answer[0], answer[2]) == (target, True)
     c.expect(right, f"{text}, but it answered {answer}", _ANSWERS, [leader], _hint(answer))
     return answer[1]
@@ -41,7 +41,7 @@ def begin(c: Cluster, leader: int, target: int) -> int:
 def expect_refused(c: Cluster, leader: int, target: int, why: str) -> None:
     """Require that ``leader``, which must lead, refuses a transfer to ``target``. ``why`` is the reason, as a phrase."""
     answer = c.transfer(leader, target)
-    text = f"expected S{leader}, which leads, to refuse a transfer to S{target} ({why}) and answer (-1, term, True)"
+    text = f"expected the leader S{leader} to refuse a transfer to S{target} ({why}) and answer (-1, term, True)"
     right = (answer[0], answer[2]) == (-1, True)
     c.expect(right, f"{text}, but it answered {answer}", _ANSWERS, [leader], _hint(answer))
 
@@ -72,9 +72,9 @@ def hand_over_at_once(c: Cluster, leader: int, target: int, when: str = "") -> f
     c.expect(leads, f"{text}, but it does not", rules.TRANSFER, [leader, target], observe=observe)
     took = c.now - since
     now, _ = c.get_state(target)
-    text = f"expected S{target} to win the election of term {term + 1}, which S{leader} asked for{when}, but it won"
+    text = f"expected S{target} to win the election of term {term + 1} that S{leader} asked for{when}, but it won"
     observe = partial(c.marks_seen, target, term + 1, TRANSFER_FLAG)
-    c.expect(now == term + 1, f"{text} only that of term {now}", rules.TRANSFER, [leader, target], observe=observe)
+    c.expect(now == term + 1, f"{text} only the one of term {now}", rules.TRANSFER, [leader, target], observe=observe)
     return took
 
 
@@ -87,18 +87,18 @@ def hand_over(c: Cluster, target: int, within: float = 20.0) -> None:
             return
         answer = c.transfer(leader, target)
         if (answer[0] not in (target, -1) and answer[2]) or (_hint(answer) and c.server_state(leader).running):
-            text = f"expected S{leader}, which leads, to begin the transfer and answer ({target}, term, True)"
+            text = f"expected the leader S{leader} to begin the transfer and answer ({target}, term, True)"
             c.fail(f"{text}, but it answered {answer}", _ANSWERS, [leader], _hint(answer))
         if leads_within(c, target, LEADS_WITHIN):
             return
-        text = f"expected S{target} to lead within {within:.0f} s, as each leader is asked to hand over to it"
+        text = f"expected S{target} to lead within {within:.0f} s while each leader is asked to hand over to it"
         c.expect(c.now < deadline, f"{text}, but it does not", rules.TRANSFER)
 
 
 def expect_no_command(c: Cluster, leader: int) -> None:
     """Require that ``leader``, which hands over, takes no command now."""
     index, _, leads = c.propose(leader, f"meanwhile, {c.now:.3f}")
-    text = f"expected S{leader}, which hands over, to take no command and answer (-1, term, True)"
+    text = f"expected S{leader} to take no command during its transfer and answer (-1, term, True)"
     text = f"{text}, but start() returned ({index}, term, {leads})"
     c.expect((index, leads) == (-1, True), text, rules.NO_COMMANDS_MEANWHILE, [leader])
 
@@ -183,7 +183,7 @@ def expect_timeout_now(c: Cluster, number: int, term: int, when: str = "") -> No
         c.expect(c.now < deadline, text, rules.TRANSFER, [0])
         c.transfer(0, number)
     args = timeouts_now(c, number)[-1].args
-    text = f"expected TimeoutNow to have term={term}, which S0 leads, and leader_id=0, but it has {args}"
+    text = f"expected TimeoutNow to have term={term} and leader_id=0, but it has {args}. S0 leads term {term}"
     c.expect(args == {"term": term, "leader_id": 0}, text, rules.TRANSFER, [0])
 
 

@@ -9,7 +9,7 @@ It has these fields, separated by semicolons:
 1. the command;
 2. the code that the command runs on: ``bug LAB/NAME`` is the reference with a known bug (``tests/bugs``), ``new LAB`` is a
    new folder for that lab, and ``reference`` is the reference;
-3. any number of parts, each of which goes on after the one before. ``/FIRST/,/LAST/`` shows a range of lines: it begins at
+3. any number of parts; each continues after the part before it. ``/FIRST/,/LAST/`` shows a range of lines: it begins at
    the next line that matches the regular expression FIRST, and ends at the first line from there on that matches LAST.
    Without a part, all lines are shown;
 4. ``only /PATTERN/``, anywhere after the code: lines that the pattern does not fit are left out first, as by grep.

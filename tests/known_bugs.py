@@ -106,7 +106,9 @@ def recorded() -> dict[str, tuple[str, str]]:
 
 
 def rows_text() -> str:
-    """The text of ``tests/snapshots/rows.txt``: the handouts' rows that fit no sentence in ``bugs.txt`` best."""
+    """The text of ``tests/snapshots/rows.txt``: the handouts' rows that are not the best match for any sentence in
+    ``bugs.txt``.
+    """
     found = {symptoms.find(catalogue.find_test(test).lab, test, sentence) for test, sentence in recorded().values()}
     missing = [row for row in symptoms.rows() if row not in found]
     lines = [_ROWS_HEAD, f"# {len(missing)} of {len(symptoms.rows())} sentences:", ""]

@@ -61,7 +61,7 @@ def test_the_estimate_includes_the_time_between_runs() -> None:
     clock = Clock()
     progress = Progress({"sim": 2100}, {("sim",): 2}, io.StringIO(), clock)
     for seed in range(1100):
-        clock.now += 0.5  # two workers have spent a second together, for half a second of work
+        clock.now += 0.5  # two workers have spent one second in total on half a second of work
         progress.add_run("alice", record(seed=seed, wall_s=0.5))
     assert 450 < progress.remaining_s() < 500  # 500 s remain, for 250 s of work
 

@@ -272,8 +272,9 @@ def test_the_api_on_one_screen_is_complete() -> None:
 
 @LABS
 def test_the_stated_length_of_the_code(lab: str) -> None:
-    """The number of lines that a handout states is at most a quarter off the reference's, without blank lines, comments and
-    the code of other labs."""
+    """The number of lines that a handout states differs from the reference's by at most a quarter. Blank lines,
+    comments and the code of other labs do not count.
+    """
     (stated,) = re.findall(r"about (\d+) lines", FIRST_PAGES[lab].read_text(encoding="utf-8"))
 
     def lines(parts: Sequence[str | skeleton.Region], inside: str) -> int:

@@ -45,7 +45,7 @@ def explains(
     history: list[Operation], key: Hashable, order: tuple[Operation, ...], unplaced: tuple[Operation, ...]
 ) -> None:
     """Checks a refusal. The order must be possible and must have every operation that returned before the one in `unplaced`.
-    The operations that were called before that one returned must not be linearizable, so that it has no place."""
+    The operations that were called before the unplaced one returned must not be linearizable: then it has no place."""
     assert len(unplaced) == 1
     assert unplaced[0].op in ("get", "swap")
     end = unplaced[0].return_

@@ -93,7 +93,7 @@ def test_rewind_and_undo(reference: Implementation) -> None:
         _, events = played.events(0, 0)
         played.rewind(0.4)
         assert (played.now, played.generation) == (0.4, 1)
-        first, later = played.events(len(events), 0)  # what a page gets that knows only the first run
+        first, later = played.events(len(events), 0)  # what a page gets if it knows only the first run
         assert 0 < first < len(events)
         assert not later
         played.act("crash S1", past=0.05)  # a moment before S2 was disconnected

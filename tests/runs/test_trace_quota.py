@@ -22,7 +22,7 @@ def name(place: Place) -> str:
 
 def write(folder: Path, place: Place, size: int) -> str:
     folder.mkdir(exist_ok=True)
-    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # of a header only the failure counts, and this one has none
+    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # only the failure counts, and this header has none
     (folder / name(place)).write_bytes(header + bytes(size))
     return name(place)
 

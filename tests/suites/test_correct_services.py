@@ -29,7 +29,8 @@ READERS = [service for service in SERVICES if ".read_index()" in (service / "kv.
 RAFTS = ("whole_batching", "whole_heartbeats", "whole_lazy", "whole_tick")
 # The services whose servers answer reads by lease even if they do not lead, as part 2 of lab 3B requires.
 HOLDERS = ("batched", "by_index")
-# The Rafts that implement part 1 of lab 3B, each with the last lab of part 2 that it has. Lab 3B needs none later than 2D.
+# The Rafts that implement part 1 of lab 3B, each with the last of labs 2A to 2G that it has. Lab 3B needs no lab after
+# 2D.
 READING_RAFTS = (("whole_lazy", "2D"), ("whole_tick", "2D"), ("whole_tick", "2F"))
 # This Raft sends new entries with the next heartbeat. The handout says that this is too slow for one test of lab 3A.
 TOO_SLOW = {"whole_lazy": {"requests_and_time"}}

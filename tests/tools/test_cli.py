@@ -32,8 +32,9 @@ SKELETON = ROOT / "skeleton" / "raft.py"
 
 
 def environment() -> dict[str, str]:
-    """The environment variables of a student's shell: without those of the pytest that runs this test, and such that raftlab
-    can be imported from any folder."""
+    """The environment variables of a student's shell. Those of the pytest that runs this test are left out, and raftlab
+    can be imported from any folder.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     assert raftlab.__file__ is not None
     return {**kept, "PYTHONPATH": str(Path(raftlab.__file__).parent.parent), "PYTHONUNBUFFERED": "1"}

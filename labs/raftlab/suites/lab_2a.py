@@ -248,8 +248,8 @@ def test_unreachable_servers(cluster: StartCluster) -> None:
     c = cluster(5)
     leader = c.settled_leader()
     term = c.agreed_term()
-    # Calls to these two take seconds. A leader that calls one server after the other calls one of them before it calls the
-    # two that are left, whether it counts from 0 or from its own number.
+    # Calls to these two take seconds. A leader that calls the servers one after another, from 0 or from its own number
+    # on, calls one of these two before the two that are left.
     first = min(server for server in range(5) if server != leader)
     next_one = next(server for server in ((leader + step) % 5 for step in range(1, 5)) if server != first)
     for server in (first, next_one):
@@ -771,8 +771,8 @@ def test_refused_messages_change_nothing(cluster: StartCluster) -> None:
 
 # The time for which S0 leads each time in the next test, in seconds: longer than most election timeouts.
 _REIGN = 1.2
-# Seconds. A heartbeat within this time was sent at once; a later one may be the next regular one, since these are 0.1 s
-# apart.
+# Seconds. A heartbeat within this time was sent at once; a later one may be the next regular heartbeat, since regular
+# heartbeats are 0.1 s apart.
 _AT_ONCE = 0.08
 
 

@@ -966,7 +966,7 @@ def test_copies_counted_once(cluster: StartCluster) -> None:
         c.sleep(0.7)
         late.release()
         c.sleep(0.02)
-        # Some leaders count copies only when an entry has a copy more. S1 stores this one, too.
+        # Some leaders count copies only when an entry gains a copy. So S1 stores this one, too.
         c.propose(0, f"{attempt} on two of five, too")
         if is_leader:
             why = "which two of five have: S1 has only acknowledged it several times"

@@ -667,8 +667,9 @@ def test_pre_votes_of_an_earlier_round(cluster: StartCluster) -> None:
             late.release()
             c.sleep(0.2)
         else:
-            # Wait until S0 has asked again, and has got the answers. Some Rafts ask one server after the other, or look only
-            # every 0.1 s at what has arrived. S1's yes to this question comes last: the late ones must not count with it.
+            # Wait until S0 has asked again, and has got the answers. Some Rafts ask one server after the other, or look
+            # only every 0.1 s at what has arrived. S1's yes to this question comes last: the late answers must not
+            # count together with it.
             c.scripted_server(1).answer["pre_vote"] = _pre_vote_answer(True)
             last = c.hold("pre_vote", dst=1, leg="reply")
             _wait_for_pre_vote(c)
@@ -837,7 +838,7 @@ def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
     between = patience / max(1, heartbeats() - count)
     for follower in followers:
         follower.silent = False
-    # Now S0 is deposed a little earlier: between the last two times at which it looks whether it is answered.
+    # Now S0 is deposed a little earlier: between the last two moments at which it checks whether it gets answers.
     for part in (0.5, 0.25, 0.75):
         since = fall_silent()
         c.sleep(max(0.0, since + patience - part * between - c.now))

@@ -257,8 +257,9 @@ def test_everything_at_once(cluster: StartCluster) -> None:
     end_well(c)
 
 
-# Seconds. After the last fault, a clerk may still wait for a call to a server that it could not reach, and then a leader for
-# a call to a follower. Each call takes up to 7 s to fail. From then on, the limit is that of the other tests.
+# Seconds. After the last fault, a clerk may still wait for a call to a server that it could not reach. After that, a
+# leader may still wait for a call to a follower. Each call takes up to 7 s to fail. From then on, the limit is that of
+# the other tests.
 LONG_WAITS_LIMIT = 7.0 + 7.0 + OPERATION_LIMIT
 
 

@@ -1280,9 +1280,10 @@ def _expect_current(c: Cluster, holder: int, reply: Message, value: str, why: st
 def _write_and_read(
     c: Cluster, client: Client, holder: int, value: str, why: str, no_lease: str = "The lease of S{} has ended by now"
 ) -> float:
-    """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 10 ms meanwhile and for a while after. Require
-    that no read that began after the put had returned shows anything else. Returns the seconds that the put took.
-    ``no_lease`` says why no holder can hold the put up for ever; ``{}`` stands for the holder's number."""
+    """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 10 ms meanwhile and for a while after.
+    Require that reads that began after the put had returned show no other value. Returns the seconds that the put took.
+    ``no_lease`` says why no holder can hold the put up for ever; ``{}`` stands for the holder's number.
+    """
     writer, reads, begun = c.clerks[0], [], c.now
     operation = writer.begin("put", "x", value)
     while c.now < begun + OPERATION_LIMIT and not (operation.returned is not None and c.now > operation.returned + 0.5):
@@ -1518,7 +1519,7 @@ def test_part2_removed_server_asks(cluster: StartCluster) -> None:
     if not c.raft_has("change_membership"):
         return
     MembershipCall(c, leader, without(range(3), removed)).answer()
-    # For longer than the lease lasts that it got as a member, so that it must ask for another.
+    # This takes longer than the lease that it got as a member, so it must ask for another.
     for _ in range(round(2 * LONGEST_LEASE / 0.01)):
         client.send(removed, read_of("lease"))
         c.sleep(0.01)
@@ -1565,7 +1566,7 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
         session.do("put", "x", f"{number};")
         leader, (holder, other) = _followers(c)
         hold_lease(c, client, holder, f"{number};")
-        # The other server hears nothing from the leader. What it asks the leader arrives when that has restarted, or stepped
+        # The other server hears nothing from the leader. Its questions arrive after the leader has restarted or stepped
         # down: without PreVote, the other server's term is higher by now.
         c.cut(leader, other)
         asked = [c.hold(method, src=other, dst=leader) for method in ("pre_vote", "request_vote")]

@@ -139,7 +139,7 @@ def test_workers_use_the_sandbox_of_the_grader(tmp_path: Path, level: Level, mon
     for executor in (None, ThreadPoolExecutor(2)):
         recorded = RecordsSandbox()
         graded(tmp_path, executor, {"alice": {"first/1": "error"}}, recorded, level)
-        # These are the check, the job, and the job with the runs that were tried once more.
+        # These are the check, the first job, and a second job for the runs that were tried again.
         assert recorded.asked == [("check", level), ("job", level), ("job", level)]
 
 

@@ -1699,6 +1699,9 @@ def test_part2_commit_needs_no_message(cluster: StartCluster) -> None:
     for number in range(2):
         client.succeed(session.request("put", "x", f"{number};"), servers=[0])
         hold_lease(c, client, 1, f"{number};")
+        for _ in range(40 * number):  # in the second round, S1 renews its lease before it is cut off
+            client.ask(1, read_of("lease"))
+            c.sleep(0.01)
         stored = len(follower.log)
         _isolate(c, 1)
         put = client.send(0, session.request("put", "x", f"{number}+;"))
@@ -1934,6 +1937,37 @@ def test_snapshot_has_the_state_of_its_index(cluster: StartCluster) -> None:
     end_well(c)
 
 
+@points(4, networks=SIM, schedule="release")
+def test_snapshot_taken_while_clients_write(cluster: StartCluster) -> None:
+    """Snapshots are taken while entries arrive quickly: each snapshot has the state of its index."""
+    c = cluster(1, scripted_clerks=1, max_state=1)
+    client = Client(c)
+    sessions = [client.register() for _ in range(6)]
+    written: dict[str, int] = {}  # the index of each append; 0 if it is not known
+    for _ in range(14):
+        rpcs = []
+        for session in sessions:
+            rpcs.append(client.send(0, session.request("append", "x", f"{session.number}.{session.serial};")))
+            c.sleep(c.random.uniform(0.0, 0.001))
+        for rpc in rpcs:
+            reply = client.answer(rpc)
+            written[rpc.args["value"]] = reply["index"] if reply["status"] == "ok" else 0
+            if reply["status"] != "ok":
+                client.succeed(rpc.args)
+        c.restart(0)
+        c.wait_for(1.0, lambda: c.server_state(0).ready)
+        # S0 has not been elected yet, so it has the state of its snapshot.
+        reply = client.ask(0, read_of("snapshot"))
+        shown, index = f";{reply['value'] or ''}", reply["index"]
+        for value, at in written.items():
+            has = f";{value}" in shown
+            wrong = at > 0 and has != (at <= index)
+            text = f"expected a snapshot read at S0, which has restarted, to show the state at index {index}, but it"
+            text = f"{text} {'includes' if has else 'lacks'} {value!r}, the entry at index {at}"
+            c.expect(reply["status"] != "ok" or not wrong, text, rules.SNAPSHOT_READS, [0])
+        c.one_leader()
+
+
 @points(4)
 def test_snapshots_never_go_back(cluster: StartCluster) -> None:
     """After a snapshot read, a clerk accepts no older snapshot from a server that is behind."""
@@ -2014,6 +2048,15 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
         expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
         with c.at_once(0):
             reads = [client.send(0, read_of("index")) for _ in range(20)]
+        c.wait_for(_WOKEN, lambda sent=reads: all(rpc.done for rpc in sent))  # type: ignore[misc]
+        _expect_woken(c, reads, "S0's followers answer at once")
+    for _ in range(2):
+        # The first reads of a term wait until an entry of that term is committed.
+        log = longest_log(followers)
+        append(c, 1, c.get_state(0)[0] + 10, (len(log), log[-1]["term"]), [], len(log))
+        wait_for_leadership(c)
+        with c.at_once(0):
+            reads = [client.send(0, read_of("index")) for _ in range(6)]
         c.wait_for(_WOKEN, lambda sent=reads: all(rpc.done for rpc in sent))  # type: ignore[misc]
         _expect_woken(c, reads, "S0's followers answer at once")
     log, new = list(longest_log(followers)), c.get_state(0)[0] + 1000

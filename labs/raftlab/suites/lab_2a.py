@@ -24,6 +24,7 @@ from raftlab.suites.helpers.scripted_servers import (
     accept,
     append,
     ask_vote,
+    campaign_terms,
     grant,
     request_vote,
     send_append,
@@ -263,6 +264,24 @@ def test_unreachable_servers(cluster: StartCluster) -> None:
 
 
 @points(5, networks=SIM)
+def test_one_lost_heartbeat(cluster: StartCluster) -> None:
+    """Now and then one heartbeat or its reply is lost, and nobody starts an election; leader and term stay the same."""
+    c = cluster(3)
+    leader = c.settled_leader()
+    term = c.agreed_term()
+    for number, leg in enumerate(("request", "reply", "request")):
+        follower = (leader + 1 + number % 2) % 3
+        lost = c.hold("append_entries", src=leader, dst=follower, leg=leg, most=1)
+        c.wait_for(1.5, lambda: bool(lost.messages))  # noqa: B023  (called in this round only)
+        lost.drop()
+        c.sleep(0.6)
+        now, leads = c.get_state(leader)
+        text = f"expected S{leader} to go on leading term {term} when one heartbeat to S{follower}, or its reply, was lost,"
+        c.expect(now == term, f"{text} but it is in term {now}", rules.STABLE_LEADER)
+        c.expect(leads, f"{text} but it does not lead", rules.STABLE_LEADER)
+
+
+@points(5, networks=SIM)
 def test_paused_leader(cluster: StartCluster) -> None:
     """A leader that was paused learns of the new term when it wakes up."""
     c = cluster(3)
@@ -307,6 +326,10 @@ def _candidate(c: Cluster, above: int = 0) -> Rpc:
 
 def _deny(rpc: Rpc) -> Message:
     return {"term": rpc.args["term"], "vote_granted": False}
+
+
+def _deny_in_newer_term(rpc: Rpc) -> Message:
+    return {"term": rpc.args["term"] + 10, "vote_granted": False}
 
 
 def _expect_no_lead(c: Cluster, seconds: float, why: str) -> None:
@@ -559,32 +582,48 @@ def test_newer_candidate_at_once(cluster: StartCluster) -> None:
 
 @points(5)
 def test_votes_and_newer_term_at_once(cluster: StartCluster) -> None:
-    """Votes arrive just as the candidate learns of a newer term; it does not lead that newer term."""
+    """Votes or refusals arrive just as the candidate learns of a newer term; it does not lead that term, or vote twice."""
     c = cluster(5, scripted=range(1, 5))
     deadline = c.now + 30.0
     term = 0
     votes = c.hold("request_vote", leg="reply")
-    for scripted_server in c.scripted:
-        scripted_server.answer["request_vote"] = grant
-    for number in range(24 if c.virtual else 12):
+    for number in range(32 if c.virtual else 12):
         if c.now > deadline:
             break  # timeouts are the student's choice, and real time is short
+        # The replies are votes, or refusals from which S0 also learns of the newer term.
+        refused = number % 4 >= 2
+        for scripted_server in c.scripted:
+            scripted_server.answer["request_vote"] = _deny_in_newer_term if refused else grant
         term = _candidate(c, above=term).args["term"]
         newer = term + 10  # so high that S0 does not reach it by its own elections
         # Replies of an earlier round may be among those that are held.
         c.wait_for(0.3, lambda: sum(rpc.args["term"] == term for rpc, _ in votes.messages) >= 4)  # noqa: B023
         granted, votes = votes, c.hold("request_vote", leg="reply")
-        with c.at_once(0, granted):
-            send_append(c, 4, newer) if number % 2 else request_vote(c, 4, newer)
+        message = c.hold(dst=0)
+        rpc = send_append(c, 4, newer + refused) if number % 2 else request_vote(c, 4, newer)
+        # The first to arrive is S4's message, or the replies.
+        with c.at_once(0, *((message, granted) if refused else (granted, message))):
+            # A thread that is preempted in one of these calls may let the others wait for a lock.
+            calls = [c.begin_get_state(0) for _ in range(12 if refused else 0)]
         c.sleep(0.03)
+        c.get_state_results(0, calls)
         now, leads = c.get_state(0)
         beats = [rpc for each in c.scripted for rpc in each.received if rpc.method == "append_entries"]
         text = f"expected S0 not to lead term {newer}, as its votes are for term {term}, but it"
         c.expect(not (leads and now == newer), f"{text} does", rules.ELECTION_SAFETY, [0])
         sent = any(rpc.args["term"] == newer for rpc in beats)
         c.expect(not sent, f"{text} sends heartbeats", rules.ELECTION_SAFETY, [0])
-        append(c, 4, newer)
-        term = newer
+        if refused:
+            named = (rpc.reply or {}).get("term", 0)
+            text = (
+                f"expected S0 to stay in term {named}, or to be in a newer one, when refusals of term {newer} arrive,"
+            )
+            c.expect(now >= named, f"{text} but it is in {now}", rules.TERMS_ONLY_GROW, [0])
+            voted = (rpc.reply or {}).get("vote_granted") and ask_vote(c, 3, newer)["vote_granted"]
+            text = f"expected S0 to keep its vote for S4 in term {newer} when refusals of that term arrive,"
+            c.expect(not voted, f"{text} but it voted for S3, too", rules.ONE_VOTE, [0])
+        append(c, 4, newer + 1)
+        term = newer + 1
 
 
 @points(5)
@@ -634,7 +673,7 @@ def test_newer_leader_at_once(cluster: StartCluster) -> None:
 # Sim only: it pauses S0, so that S0 starts an election at a known moment.
 @points(5, networks=SIM)
 def test_get_state_at_once(cluster: StartCluster) -> None:
-    """get_state() is called just as S0 is elected or deposed; it does not say that S0 leads another server's term."""
+    """get_state() is called, or an old heartbeat arrives, just as S0 is elected or deposed; S0 leads what it has won."""
     c = cluster(3, scripted=(1, 2))
     c.unreliable(on=False, latency=(0.0, 0.0))
     for scripted_server in c.scripted:
@@ -646,17 +685,23 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
         c.expect((term, True) not in c.get_state_results(0, calls), f"{text} {when}", rules.ELECTION_SAFETY, [0])
 
     append(c, 1, term)
-    for _ in range(20):
+    for number in range(30):
         # Its timer runs out while it is paused, so it starts an election when it goes on, and everybody votes for it.
         c.pause(0)
         c.sleep(2.0)
+        late = number % 3 == 2
+        if late:
+            send_append(c, 1, term)  # S0 handles it before its election, or refuses it
         c.resume(0)
         calls = []
-        for number in (8, 2, 2, 2, 2, 2):  # some Rafts start the election, or are elected, a few milliseconds later
-            calls += [c.begin_get_state(0) for _ in range(number)]
+        for count in (8, 2, 2, 2, 2, 2):  # some Rafts start the election, or are elected, a few milliseconds later
+            calls += [c.begin_get_state(0) for _ in range(count)]
             c.sleep(0.001)
         check(calls, "was elected")
-        term = wait_for_leadership(c) + 10
+        led, asked = wait_for_leadership(c), campaign_terms(c, term)
+        text = f"expected S0 to lead term {asked[0]}, as everybody voted for it, but a heartbeat of term {term}, which came"
+        c.expect(not late or led == asked[0], f"{text} at once, has ended its candidacy", rules.OLD_TERM, [0])
+        term = led + 10
         with c.at_once(0):
             calls = [c.begin_get_state(0) for _ in range(5)]
             send_append(c, 1, term)
@@ -704,6 +749,25 @@ def test_votes_of_this_election_only(cluster: StartCluster) -> None:
     for _ in range(4):
         term = _candidate(c, above=term).args["term"]
         _expect_no_lead(c, 0.2, "in each term, only one other server of five voted for it")
+
+
+@points(5)
+def test_calls_without_answers(cluster: StartCluster) -> None:
+    """The calls of S0's first elections get no answer for seconds; S0 asks again meanwhile, and is elected."""
+    c = cluster(5, scripted=range(1, 5))
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(request_vote=grant, append_entries=accept)
+    first = c.hold("request_vote")
+    since = c.now
+    c.wait_for(2 * ELECTION_LIMIT, lambda: len({rpc.args["term"] for rpc, _ in first.messages}) >= 2)
+    text = "expected S0 to start an election, but it did not"
+    c.expect(bool(first.messages), text, rules.LIVENESS, [0], c.first_hint(), lambda: c.campaigns_seen(0, since))
+    # These calls do not end before the test does, like some of those to a server that cannot be reached.
+    first.stop()
+    since = c.now
+    leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
+    text = "expected S0 to ask for votes again while its earlier calls get no answer, and to lead within 5 s, but it"
+    c.expect(leads, f"{text} does not", rules.LIVENESS, [0], observe=lambda: c.why_no_leader(since, [0]))
 
 
 @points(5)
@@ -767,6 +831,33 @@ def test_refused_messages_change_nothing(cluster: StartCluster) -> None:
         else:
             text = "expected S0 to wait between two elections, but it starts one after the other"
             c.fail(text, rules.TIMER_RESTARTS, [0])
+
+
+@points(5)
+def test_late_refusals(cluster: StartCluster) -> None:
+    """A leader goes on leading when refusals arrive that belong to its heartbeats and vote requests of earlier terms."""
+    c = cluster(3, scripted=(1, 2))
+    for what, method in (("heartbeat", "append_entries"), ("vote request", "request_vote")):
+        for scripted_server in c.scripted:
+            scripted_server.answer.update(request_vote=grant, append_entries=accept)
+        earlier = wait_for_leadership(c)
+        if method == "request_vote":
+            for scripted_server in c.scripted:
+                scripted_server.answer.pop("request_vote")
+            append(c, 2, earlier + 10)
+        refusals = c.hold(method, dst=1, leg="reply", most=1)
+        c.scripted_server(1).answer[method] = lambda rpc: {**_deny(rpc), "term": rpc.args["term"] + 1, "success": False}
+        c.wait_for(ELECTION_LIMIT, lambda: bool(refusals.messages))  # noqa: B023  (called in this round only)
+        refusals.stop()
+        append(c, 2, c.get_state(0)[0] + 10)
+        for scripted_server in c.scripted:
+            scripted_server.answer.update(request_vote=grant, append_entries=accept)
+        term = wait_for_leadership(c)
+        of_terms = " or ".join(str(rpc.args["term"]) for rpc, _ in refusals.messages)
+        refusals.release()
+        c.sleep(0.05)
+        text = f"expected S0 to go on leading term {term} when the refusal of its {what} of term {of_terms} arrived,"
+        c.expect(c.get_state(0) == (term, True), f"{text} but it does not", rules.OLD_TERM, [0])
 
 
 # The time for which S0 leads each time in the next test, in seconds: longer than most election timeouts.

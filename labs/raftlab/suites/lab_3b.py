@@ -1637,7 +1637,7 @@ def test_part2_two_holders(cluster: StartCluster) -> None:
     end_well(c)
 
 
-@points(5, networks=SIM)
+@points(5, networks=SIM, schedule="release")
 def test_part2_behind(cluster: StartCluster) -> None:
     """Part 2: a follower asks for a lease while it lacks an entry, committed or not: no read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
@@ -1651,18 +1651,24 @@ def test_part2_behind(cluster: StartCluster) -> None:
         late = c.hold("append_entries", dst=behind, when=lambda args: bool(args["entries"]))
         # In every second round, the entry is in the leader's log, but not committed, until S{behind} may have a lease.
         slow = c.hold("append_entries", src=leader, dst=other, leg="reply") if number % 2 else None
+        # In the last round, S{leader} commits the entry at the moment when S{behind} asks for a lease.
+        asked = c.hold(src=behind, dst=leader) if number == 3 else None
         operation = writer.begin("put", "x", f"{number}+;")
         if slow is None:
             c.wait_for(0.2, lambda done=operation: done.done)  # type: ignore[misc]
         reads: list[tuple[float, Rpc]] = []
         for step in range(60):
             answered = any(rpc.done and rpc.reply is not None and rpc.reply["status"] == "ok" for _, rpc in reads)
+            if slow is not None and asked is not None and slow.messages and asked.messages:
+                with c.at_once(leader, slow, asked):
+                    slow, asked = None, None
             if slow is not None and (answered or step == 45):
                 slow.release()
                 slow = None
             reads.append((c.now, client.send(behind, read_of("lease"))))
             c.sleep(0.005)
-        late.release()
+        for hold in (late, *([asked] if asked is not None else [])):
+            hold.release()
         writer.finish(operation)
         assert operation.returned is not None
         when = "before" if number % 2 else "after"

@@ -46,7 +46,7 @@ CONSEQUENCES = {
     "2C": {
         "ps-no-log", "ps-entry-terms-lost", "ps-own-entry-not-saved", "ps-append-saved-before",
         "ps-leader-counts-unsynced", "ps-disk-error-acked-leader", "ps-appended-not-read", "ps-replaced-not-marked",
-        "rp-keep-conflict",
+        "rp-keep-conflict", "ps-disk-error-ignored-in-replies",
     },
     "2D": {"sn-sets-term", "sn-purged-prev-is-conflict", "sn-last-term-lost", "sn-last-term-lost-installed"},
 }  # fmt: skip

@@ -25,6 +25,7 @@ from raftlab.suites.helpers.scripted_servers import (
     accept,
     append,
     ask_vote,
+    campaign_terms,
     entries,
     expect_entry,
     expect_term,
@@ -283,13 +284,22 @@ def test_saves_at_once(cluster: StartCluster) -> None:
     """Entries and vote requests arrive at the same moment, and S0 crashes after its answers; it keeps its promises."""
     c = cluster(3, scripted=(1, 2))
     accepted = 0
-    for number in range(16):
+    for number in range(32 if c.virtual else 16):
         term = 1000 + 10 * number
+        if number >= 16:
+            # Whatever S0 says first, it must have saved.
+            c.crash_at(0, "answer", side="after")
         with c.at_once(0):
+            # A thread that is preempted in one of these calls may let the others wait for a lock.
+            calls = [c.begin_get_state(0) for _ in range(8 if number >= 16 else 0)]
             acks = [send_append(c, 1, term, entries=entries(term, *("saved",) * count)) for count in (1, 3, 2)]
             votes = [request_vote(c, who, term + 4 - who) for who in (2, 1)] if number % 2 else []
-        kept = [len(rpc.args["entries"]) for rpc in acks if c.reply_to(rpc)["success"]]
-        voted = [(rpc.args["term"], rpc.src) for rpc in votes if c.reply_to(rpc)["vote_granted"]]
+        requests = [*acks, *votes]
+        c.wait_for(5.0, lambda: all(rpc.done for rpc in requests) or not c.server_state(0).up)  # noqa: B023
+        c.sleep(0.01)  # so that an answer that was sent arrives
+        c.get_state_results(0, calls)
+        kept = [len(rpc.args["entries"]) for rpc in acks if (rpc.reply or {}).get("success")]
+        voted = [(rpc.args["term"], rpc.src) for rpc in votes if (rpc.reply or {}).get("vote_granted")]
         c.restart(0)
         if voted:
             last, who = max(voted)
@@ -302,6 +312,22 @@ def test_saves_at_once(cluster: StartCluster) -> None:
             expect_entry(c, 1, term + 5, (max(kept), term))
         accepted += len(kept)
     c.expect(accepted > 0, "expected S0 to accept entries from new leaders, but it refused all", rules.CONSISTENCY, [0])
+
+
+# Sim only: on a busy machine, a server starts late.
+@points(4, networks=SIM)
+def test_restart_waits_for_a_leader(cluster: StartCluster) -> None:
+    """A server that restarts gives the leader a whole election timeout before it starts an election."""
+    c = cluster(3, scripted=(1, 2))
+    for term in (1000, 2000, 3000):
+        append(c, 1, term)
+        c.restart(0)
+        c.sleep(0.1)  # as long as the leader's next heartbeat may take
+        now, _ = c.get_state(0)
+        text = (
+            f"expected S0 to wait for the leader of term {term} after its restart, but it is in term {now} after 0.1 s"
+        )
+        c.expect(now <= term and not campaign_terms(c, term), text, rules.TIMER_RESTARTS, [0])
 
 
 @points(5)
@@ -504,6 +530,46 @@ def test_failed_save(cluster: StartCluster) -> None:
             scripted_server.answer.clear()
         if terms:
             ask_vote(c, 1, terms[-1])  # the referee remembers that S0 led this term
+        for how in ("vote request", "heartbeat"):
+            term += 1000
+            _learn_term_while_saves_fail(c, term, how, fails)
+
+
+def _learn_term_while_saves_fail(c: Cluster, term: int, how: str, fails: int) -> None:
+    """Let S0 learn of ``term`` from the replies to its vote requests or heartbeats while ``fails`` saves fail. Require that
+    it names this term to others only if it has saved it."""
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(request_vote=grant, append_entries=accept)
+    if how == "heartbeat":
+        wait_for_leadership(c)
+    answered_at: list[float] = []
+
+    def refuse(rpc: Rpc) -> Message:
+        if not answered_at:
+            c.fail_saves(0, fails)  # S0 has saved its own vote
+        answered_at.append(c.now)
+        return {"term": term, "vote_granted": False, "success": False}
+
+    for scripted_server in c.scripted:
+        scripted_server.answer.update(request_vote=refuse, append_entries=refuse)
+    c.wait_for(ELECTION_LIMIT, lambda: bool(answered_at))
+    c.sleep(0.3)
+    incarnation = c.server_state(0).incarnation
+    sent = [rpc for each in c.scripted for rpc in each.received if rpc.src_incarnation == incarnation]
+    old_leader = send_append(c, 2, 50)  # S0 refuses an old leader, and names its own term
+    c.wait_for(1.0, lambda: old_leader.done or not c.server_state(0).up)
+    # A candidate may ask for votes before its own vote is saved, as long as it does not count that vote.
+    named = [rpc.args["term"] for rpc in sent if rpc.method == "append_entries"]
+    named.append((old_leader.reply or {}).get("term", 0))
+    c.restart(0)
+    for scripted_server in c.scripted:
+        scripted_server.answer.clear()
+    now, _ = c.get_state_results(0, [c.begin_get_state(0)])[0]  # the referee would name another rule
+    text = (
+        f"expected S0 to name term {term}, of which it learned from the reply to its {how}, only once it is saved, but"
+    )
+    text += f" its save failed, and it named the term: after its restart it is in term {now}"
+    c.expect(now >= term or max(named) < term, text, rules.FAILED_SAVE, [0])
 
 
 @points(5)

@@ -52,17 +52,20 @@ REQUESTS = {
 
 
 def prepare(c: Cluster, request: str, term: int) -> None:
-    """Send S0 its three entries of ``term``."""
+    """Send S0 its three entries of ``term``, and before a vote request let it vote in an earlier term."""
     reply = append(c, 1, term, (0, 0), entries(term, *"abc"))
     c.expect(reply["success"], "expected S0 to take new entries, but it refused", rules.LOG_MATCHING, [0])
     if request in ("a vote", "a vote refused"):
         # A server that has just heard a leader may ignore vote requests (§6), but not once it is a candidate itself.
         wait_for_campaign(c, above=term)
+        ask_vote(c, 1, term + 50)
 
 
 def expect_answer_kept(c: Cluster, request: str, term: int, answer: Message, rule: Rule) -> None:
     """Require that S0, after a restart, keeps the promises in its answer. ``answer`` is empty if S0 sent none; ``rule`` is
     the rule that S0 breaks if it has lost an entry."""
+    if request in ("a vote", "a vote refused"):
+        ask_vote(c, 2, term + 50)  # the referee remembers that S0 has voted for S1 in this term
     if answer.get("vote_granted"):
         ask_vote(c, 1, term + 100)  # the referee remembers the first vote
     expect_term(c, answer.get("term", term))

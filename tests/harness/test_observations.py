@@ -85,7 +85,7 @@ def test_votes_are_refused_for_no_reason(script: Script) -> None:
         for voter in (0, 1):
             script.vote(term, 2, voter, term, granted=False)
     assert election(script) == (
-        "S2 asked for votes in terms 2 to 4; in term 4, S0 and S1 refused, although no vote has been given there in that "
+        "S2 asked for votes in terms 2 to 4; in term 4, S0 and S1 refused, although it has given no vote in that "
         "term, only in earlier ones (the request names (0, 0) as the last entry)"
     )
 

@@ -94,12 +94,12 @@ def two_committed() -> History:
 BROKEN = {
     "a leader changes an entry": (
         lambda: History().append(0, 1, 1, (0, 0), A).append(0, 2, 1, (0, 0), B),
-        "expected S0, which leads term 1, to keep index 1 (term 1, 'a'), but now it sends term 1, 'b'",
+        "expected S0, the leader of term 1, to keep index 1 (term 1, 'a'), but now it sends term 1, 'b'",
         rules.LEADER_APPEND_ONLY,
     ),
     "a leader changes a term": (
         lambda: History().append(0, 1, 4, (2, 3), (4, "x")).append(0, 2, 4, (2, 2)),
-        "expected S0, which leads term 4, to keep index 2 (term 3), but now it sends term 2",
+        "expected S0, the leader of term 4, to keep index 2 (term 3), but now it sends term 2",
         rules.LEADER_APPEND_ONLY,
     ),
     "one entry, two commands": (
@@ -109,19 +109,19 @@ BROKEN = {
     ),
     "one entry, two predecessors": (
         lambda: History().append(0, 1, 3, (1, 1), (3, "x")).append(1, 2, 4, (1, 2), (3, "x")),
-        "expected term 1 before index 2 of term 3, as S0 sent it, but S1 has term 2 there",
+        "expected the entry before index 2 of term 3 to be of term 1, as S0 sent it, but S1 sends one of term 2",
         rules.SAME_ENTRY,
     ),
     "applied by a minority": (
         lambda: History().append(0, 1, 1).apply(0, "a"),
-        "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than "
-        "1 of 3 servers",
+        "expected a majority to have stored index 1 before S0 applies it, but as far as any leader knew, only 1 of "
+        "3 servers had it",
         rules.COMMIT_MAJORITY,
     ),
     "half of four": (
         lambda: History(4).append(0, 1, 1, (0, 0), A).apply(0, "a"),
-        "expected a majority to have stored index 1 before S0 applies it, but no leader knew it to be on more than "
-        "2 of 4 servers",
+        "expected a majority to have stored index 1 before S0 applies it, but as far as any leader knew, only 2 of "
+        "4 servers had it",
         rules.COMMIT_MAJORITY,
     ),
     "an old entry counted": (
@@ -132,20 +132,20 @@ BROKEN = {
     ),
     "elected without a committed entry": (
         lambda: two_committed().vote(2, 2, 2, (1, 1)).send(2, 1, 2, (1, 1)),
-        "expected the leader of term 2 to have index 2, which was committed in term 1, but S2 was elected with a log "
-        "that ends with index 1 of term 1",
+        "expected the leader of term 2 to have index 2, but S2 was elected with a log that ends with index 1 of "
+        "term 1. Index 2 was committed in term 1",
         rules.LEADER_COMPLETENESS,
     ),
     "another entry where one is committed": (
         lambda: two_committed().send(2, 1, 3, (1, 1), (3, "x")),
-        "expected S2, which leads term 3, to have the entry of term 1 at index 2, which was committed in term 1, but "
-        "it has one of term 3",
+        "expected S2 to have the entry of term 1 at index 2, but it has one of term 3. It leads term 3, and that entry "
+        "was committed in term 1",
         rules.LEADER_COMPLETENESS,
     ),
     "a vote against a newer log": (
         lambda: two_committed().vote(2, 1, 2, (1, 1)),
-        "expected S1 to refuse S2, whose log ends with index 1 of term 1: S1 has stored index 2 of term 1, which is "
-        "committed",
+        "expected S1 not to vote for S2, but it did. S2's log ends with index 1 of term 1, but S1 has stored index 2 of "
+        "term 1, which is committed",
         rules.NEWER_LOG,
     ),
     "a vote not saved": (
@@ -155,7 +155,7 @@ BROKEN = {
     ),
     "an entry not saved": (
         lambda: History().append(0, 1, 1, (0, 0), A).append(0, 1, 1, (1, 1), B, save=False),
-        "expected S1 to save index 2 of term 1 before it says success, but it has saved nothing since it was sent",
+        "expected S1 to save index 2 of term 1 before it says success, but it has saved nothing since that entry was sent",
         rules.SAVE_FIRST,
     ),
     "a vote forgotten": (
@@ -197,7 +197,7 @@ def test_a_broken_rule_is_reported(name: str) -> None:
     [
         (0, b"x" * 4097, False, "expected at most 4096 bytes in one message, but S0 sends 4097 at offset 0"),
         (2, b"xx", False, "expected the snapshot's own bytes, but S0 sends others at offset 2"),
-        (0, b"xy", True, "expected done only with the last of 5000 bytes, but S0 sets it at offset 0"),
+        (0, b"xy", True, "expected S0 to set done only with the last of the 5000 bytes, but it sets it at offset 0"),
     ],
 )
 def test_a_chunk_that_is_not_of_the_snapshot_is_reported(offset: int, data: bytes, done: bool, text: str) -> None:

@@ -19,7 +19,7 @@ RULES: dict[Rule, str] = {
     ),
     rules.MAJORITY: "Candidates, 2: a candidate leads once a majority of all servers has voted for it",
     rules.LIVENESS: (
-        "Followers, 2: an election timeout without a leader's message or a vote granted: become a candidate"
+        "Followers, 2: become a candidate if an election timeout passes without a leader's message or a granted vote"
     ),
     rules.HIGHER_TERM: (
         "All Servers, 2: a term above mine, in a request or in a reply, becomes my term, and I am a follower"
@@ -96,7 +96,7 @@ RULES: dict[Rule, str] = {
         "dissertation, 3.10: replicate what the target lacks, then send TimeoutNow; the target stands at once"
     ),
     rules.WHOLE_LOG_FIRST: (
-        "dissertation, 3.10: the target's log matches the leader's, as its answers prove, before TimeoutNow is sent"
+        "dissertation, 3.10: send TimeoutNow only once the target's answers prove that its log matches the leader's"
     ),
     rules.NO_COMMANDS_MEANWHILE: (
         "dissertation, 3.10: no new client requests meanwhile; after about an election timeout the leader resumes"

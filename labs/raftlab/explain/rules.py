@@ -124,7 +124,7 @@ COMMIT_MAJORITY = Rule(
 )
 COMMIT_OWN_TERM = Rule(
     "commit the own term",
-    "a leader counts copies of entries of its own term only; older ones are committed along with them",
+    "a leader counts copies only of entries of its own term; when one is committed, all entries before it are, too",
     "§5.4.2, Figure 8",
     f"{_DETAILS_2B}#when-is-an-entry-committed",
 )
@@ -253,7 +253,7 @@ CATCH_UP = Rule(
 
 MEMBERS_COUNT = Rule(
     "members count",
-    "only the servers of the latest configuration in the log vote and count, from the moment it is appended",
+    "only the servers of the latest configuration in the log vote and count; it takes effect as soon as it is appended",
     "§6; dissertation, 4.1",
     f"{_DETAILS_2E}#who-counts",
 )
@@ -334,13 +334,13 @@ WHO_GETS_A_PRE_VOTE = Rule(
 )
 NOT_DISTURBED = Rule(
     "an undisturbed leader",
-    "a leader that a majority hears goes on leading, no matter which server returns or cannot hear it",
+    "a leader goes on leading while a majority hears it, even if some server returns or cannot hear it",
     "dissertation, 9.6, 4.2.3",
     f"{_DETAILS_2F}#nobody-disturbs-a-leader",
 )
 CHECK_QUORUM = Rule(
     "a leader without answers",
-    "a leader that no majority answers for an election timeout steps down",
+    "a leader steps down if no majority answers it for an election timeout",
     "dissertation, 6.2",
     f"{_DETAILS_2F}#a-leader-that-nobody-answers",
 )
@@ -361,7 +361,7 @@ TRANSFER_ANSWERS = Rule(
 )
 TRANSFER = Rule(
     "a transfer",
-    "a server that the leader hands over to is elected at once, although all others hear the old leader",
+    "the server that the leader hands over to is elected at once, although all the others hear the old leader",
     "dissertation, 3.10",
     f"{_DETAILS_2G}#the-target-leads",
 )
@@ -379,13 +379,13 @@ NO_COMMANDS_MEANWHILE = Rule(
 )
 WHO_STANDS = Rule(
     "who obeys TimeoutNow",
-    "TimeoutNow makes a voter of its term or an older one stand at once; it changes nothing on other servers",
+    "a server with a vote stands at once if TimeoutNow is of its term or a newer one; otherwise, TimeoutNow changes nothing",
     "dissertation, 3.10",
     f"{_DETAILS_2G}#who-stands",
 )
 ELECTION_ON_REQUEST = Rule(
     "an election on request",
-    "only a server that was told to stand says so, for one term, and voters then vote although they hear a leader",
+    "a server that was told to stand sets the flag in that one election; voters then vote although they hear a leader",
     "dissertation, 3.10, 4.2.3",
     f"{_DETAILS_2G}#an-election-on-request",
 )
@@ -469,7 +469,7 @@ APPLIED_STATE = Rule(
 
 READ_INDEX = Rule(
     "a read by index",
-    "its index is that of a leader which a majority has answered since, and which has committed an entry of its own term",
+    "its index is the commit index of a leader that has committed an entry of its own term; a majority then answers it",
     "dissertation, 6.4",
     f"{_DETAILS_3B}#read-index",
 )
@@ -481,7 +481,7 @@ LEASE = Rule(
 )
 SILENT_VOTERS = Rule(
     "voters keep silent",
-    "a server on whose answer a lease may rest refuses votes for the shortest election timeout, even after a restart",
+    "a server that has answered a leader refuses votes for the shortest election timeout, even after a restart",
     "dissertation, 6.4.1, 4.2.3",
     f"{_DETAILS_3B}#voters-keep-silent",
 )
@@ -499,7 +499,7 @@ SESSION_READS = Rule(
 )
 SNAPSHOT_READS = Rule(
     "reads of a snapshot",
-    "a read shows the whole state at one index, which never goes back for one clerk",
+    "a read shows the whole state at one index; for one clerk, this index never goes back",
     "dissertation, 6.4",
     f"{_DETAILS_3B}#snapshot",
 )

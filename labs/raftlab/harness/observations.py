@@ -295,7 +295,7 @@ def _why_refused(call: Call, votes: list[Call]) -> str:
     last = (_number(call.args, "last_log_index"), _number(call.args, "last_log_term"))
     before = [each for each in votes if each.src == call.dst and each.term < call.term] or given
     ever = "in that term, only in earlier ones" if before else _NEVER_VOTED
-    return f"although no vote has been given there {ever} (the request names {last} as the last entry)"
+    return f"although it has given no vote {ever} (the request names {last} as the last entry)"
 
 
 def campaigns(events: Sequence[Event], since: float, server: int) -> Observation:
@@ -417,7 +417,7 @@ def _refusals(name: str, leader: str, refused: list[Call], chunks: list[Call]) -
     about = frozenset(call.id for call in refused[-2:])
     newer = max(_number(call.answer, "term") for call in refused)
     if newer > refused[-1].term:
-        text = f"{name} answered {leader}, which leads term {refused[-1].term}, with the newer term {newer}"
+        text = f"{leader} leads term {refused[-1].term}, but {name} answered it with the newer term {newer}"
         return Observation(text, about)
     if times > len(refused) // 2:
         what = f"prev=({prev[0]},{prev[1]})" if prev != (0, 0) else "prev=(0,0), which every log matches,"
@@ -426,7 +426,7 @@ def _refusals(name: str, leader: str, refused: list[Call], chunks: list[Call]) -
             last = chunks[-1]
             offset, index = _number(last.args, "offset"), _number(last.args, "last_included_index")
             sent = f"{'all' if _is_whole(chunks, index) else f'the chunk at offset {offset}'} of the one up to {index}"
-            text = f"{text}; before that it was sent a snapshot, at last {sent}"
+            text = f"{text}; before that it was sent a snapshot, most recently {sent}"
             about |= {last.id}
         return Observation(text, about)
     begin, end = (_number(call.args, "prev_log_index") for call in (refused[0], refused[-1]))

@@ -97,7 +97,7 @@ class AppendOnly(Invariant):
 
     @staticmethod
     def _changed(server: int, term: int, index: int, seen: str, now: str) -> Exception:
-        text = f"expected S{server}, which leads term {term}, to keep index {index} ({seen}), but now it sends {now}"
+        text = f"expected S{server}, the leader of term {term}, to keep index {index} ({seen}), but now it sends {now}"
         return broken(rules.LEADER_APPEND_ONLY, text, frozenset((server,)))
 
 

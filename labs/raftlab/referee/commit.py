@@ -242,8 +242,8 @@ class Commit(Invariant):
             return broken(rules.COMMIT_OWN_TERM, text, frozenset((server,)))
         if len(self.committed_configurations) == 1 and configuration.voters == frozenset(range(self._all)):
             text = (
-                f"expected a majority to have stored index {index} before S{server} applies it, but no leader knew it to "
-                f"be on more than {max(map(len, copies), default=1)} of {self._all} servers"
+                f"expected a majority to have stored index {index} before S{server} applies it, but as far as any leader "
+                f"knew, only {max(map(len, copies), default=1)} of {self._all} servers had it"
             )
             return broken(rules.COMMIT_MAJORITY, text, frozenset((server,)))
         text = (

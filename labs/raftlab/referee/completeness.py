@@ -80,19 +80,15 @@ class Memory(Invariant):
         did, when, restart, saved = self._story(server, index, term)
         if not did or saved >= when:
             return ""
-        last = f"had saved last at {saved:.3f}" if saved >= 0 else "had saved nothing"
+        last = f"its last save was at {saved:.3f}" if saved >= 0 else "it had saved nothing"
         text = f"expected S{server} still to have index {index} of term {term} after its restart at {restart:.3f}"
-        return f"{text}, but it {did} it at {when:.3f} and {last}"
+        return f"{text}, but it has lost it. It {did} that entry at {when:.3f}, and {last}"
 
     def restarted(self, server: int, index: int, term: int) -> str:
         """The end of a sentence: a server has saved and restarted since it had an entry. Empty if it has not restarted
         since, or has been seen to have the entry again."""
         did, _, restart, saved = self._story(server, index, term)
-        return (
-            f", but it has restarted since, at {restart:.3f} (its last save before that was at {saved:.3f})"
-            if did
-            else ""
-        )
+        return f"has restarted since, at {restart:.3f} (its last save before that was at {saved:.3f})" if did else ""
 
     def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
         """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before the
@@ -139,8 +135,8 @@ class Completeness(Invariant):
                 committed, by = self._committed_terms.get(index, (0, term))
                 if by < term and log[index][0] != committed:
                     text = (
-                        f"expected S{src}, which leads term {term}, to have the entry of term {committed} at index {index}, "
-                        f"which was committed in term {by}, but it has one of term {log[index][0]}"
+                        f"expected S{src} to have the entry of term {committed} at index {index}, but it has one of term "
+                        f"{log[index][0]}. It leads term {term}, and that entry was committed in term {by}"
                     )
                     raise broken(rules.LEADER_COMPLETENESS, text, frozenset((src,)))
             self._check_end(term)
@@ -154,13 +150,14 @@ class Completeness(Invariant):
             if server in stored and args["term"] > term and end < (term, index):
                 lost = self._memory.lost(server, index, term)
                 if lost:
-                    text = f"{lost}: it votes for S{caller}, whose log ends with index {end[1]} of term {end[0]}"
+                    text = f"{lost}. Now it votes for S{caller}, whose log ends with index {end[1]} of term {end[0]}"
                     raise broken(rules.SURVIVES, text, frozenset((server,)))
+                since = self._memory.restarted(server, index, term)
                 text = (
-                    f"expected S{server} to refuse S{caller}, whose log ends with index {end[1]} of term {end[0]}: "
-                    f"S{server} has stored index {index} of term {term}, which is committed"
-                    f"{self._memory.restarted(server, index, term)}"
+                    f"expected S{server} not to vote for S{caller}, but it did. S{caller}'s log ends with index {end[1]} of "
+                    f"term {end[0]}, but S{server} has stored index {index} of term {term}, which is committed"
                 )
+                text = f"{text}. It {since}" if since else text
                 raise broken(rules.NEWER_LOG, text, frozenset((server, caller)))
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
@@ -196,13 +193,13 @@ class Completeness(Invariant):
             for server in (leader, *self._voters.get((term, leader), ())):
                 lost = self._memory.lost(server, index, by) if server in stored else ""
                 if lost:
-                    what = "it leads" if server == leader else f"it has voted for S{leader}, which leads"
-                    text = f"{lost}: {what} term {term} with a log that ends with index {end[1]} of term {end[0]}"
+                    what = "Now it leads" if server == leader else f"It has voted for S{leader}, which leads"
+                    text = f"{lost}. {what} term {term} with a log that ends with index {end[1]} of term {end[0]}"
                     raise broken(rules.SURVIVES, text, frozenset((server,)))
             text = (
-                f"expected the leader of term {term} to have index {index}, which was committed in term {by}, "
-                f"but S{leader} was elected with a log that ends with index {end[1]} of term {end[0]}"
+                f"expected the leader of term {term} to have index {index}, but S{leader} was elected with a log that ends "
+                f"with index {end[1]} of term {end[0]}. Index {index} was committed in term {by}"
             )
             if leader in stored and (since := self._memory.restarted(leader, index, by)):
-                text = f"{text}: it had stored that index{since}"
+                text = f"{text}. S{leader} had stored it, but {since}"
             raise broken(rules.LEADER_COMPLETENESS, text, frozenset((leader,)))

@@ -64,5 +64,5 @@ class Durable(Invariant):
             for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
                 if saves <= known.get((index, entry["term"]), -1) and index > self._covered[server]:
                     text = f"expected S{server} to save index {index} of term {entry['term']} before it says success"
-                    why = "but it has saved nothing since it was sent"
+                    why = "but it has saved nothing since that entry was sent"
                     raise broken(rules.SAVE_FIRST, f"{text}, {why}", frozenset((server,)))

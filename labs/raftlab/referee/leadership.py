@@ -62,12 +62,11 @@ class Leadership(Invariant):
         if not any(configuration.has_majority(votes) for configuration in self._configurations()):
             text = f"expected S{server} to lead term {term} only with the votes of most of {self._initial.groups_text}"
             pre_votes = names(self._pre_votes.get((term, server), set()) - votes)
+            why = f". It has pre-votes of {pre_votes}, but pre-votes are not votes" if pre_votes else ""
             if (term, server) in self._asked:
-                text = f"{text}, but it has only those of {names(votes)}"
-                text += f", and pre-votes of {pre_votes}, which are no votes" if pre_votes else ""
+                text = f"{text}, but it has only those of {names(votes)}{why}"
             else:
-                text = f"{text}, but it has asked nobody for votes in that term"
-                text += f", and has only pre-votes of {pre_votes}, which are no votes" if pre_votes else ""
+                text = f"{text}, but it has asked nobody for votes in that term{why}"
             raise broken(rules.MAJORITY, text, frozenset((server,)))
         self._elected.add((term, server))
 

@@ -47,7 +47,7 @@ class LogMatching(Invariant):
             if before is not None:
                 first, who = self._preceding_terms.setdefault((index, term), (before[0], src))
                 if first != before[0]:
-                    text = (
-                        f"expected term {first} before index {index} of term {term}, as S{who} sent it, but S{src} has"
+                    text = f"expected the entry before index {index} of term {term} to be of term {first}, as S{who} sent it"
+                    raise broken(
+                        rules.SAME_ENTRY, f"{text}, but S{src} sends one of term {before[0]}", frozenset((who, src))
                     )
-                    raise broken(rules.SAME_ENTRY, f"{text} term {before[0]} there", frozenset((who, src)))

@@ -39,7 +39,7 @@ class Snapshots(Invariant):
             text = f"expected the snapshot's own bytes, but S{src} sends others {where}"
         elif args["done"] and offset + len(data) not in map(len, fitting):
             lengths = " or ".join(map(str, sorted({len(whole) for whole in taken})))
-            text = f"expected done only with the last of {lengths} bytes, but S{src} sets it {where}"
+            text = f"expected S{src} to set done only with the last of the {lengths} bytes, but it sets it {where}"
         else:
             return
         raise broken(rules.WHOLE_SNAPSHOT, text, frozenset((src, dst)))

@@ -42,7 +42,7 @@ class ElectionOnRequest(Invariant):
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if args.get("leadership_transfer") and args["term"] not in self._terms.get(src, ()):
             text = f"expected S{src} to set leadership_transfer only after a TimeoutNow of term {args['term'] - 1}"
-            seen = f"but it has received none, and asks for votes in term {args['term']} with it"
+            seen = f"but it sets it in term {args['term']}, and has received no such TimeoutNow"
             raise broken(rules.ELECTION_ON_REQUEST, f"{text}, {seen}", frozenset((src,)))
 
 
@@ -74,8 +74,8 @@ class WholeLogFirst(Invariant):
         elif method == "timeout_now":
             last, confirmed = self._last.get(key, 0), self._confirmed.get(key, {}).get(dst, 0)
             if confirmed < last and dst not in self._ready.get(key, ()):
-                text = f"expected S{src} to send TimeoutNow to S{dst} only once S{dst} has answered for its log up to index"
-                text = f"{text} {last}, but S{dst} has answered for it up to index {confirmed}"
+                text = f"expected S{src} to send S{dst} TimeoutNow only once S{dst} has acknowledged the log of S{src}"
+                text = f"{text} up to index {last}, but S{dst} has acknowledged it up to index {confirmed}"
                 raise broken(rules.WHOLE_LOG_FIRST, text, frozenset((src, dst)))
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:

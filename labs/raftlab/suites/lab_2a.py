@@ -135,7 +135,7 @@ def test_split_vote(cluster: StartCluster) -> None:
 
 @points(5)
 def test_old_leader_steps_down(cluster: StartCluster) -> None:
-    """When a partition heals, the leader of the smaller side gives way to the newer one."""
+    """When a partition heals, the leader of the smaller side gives way to the newer leader."""
     c = cluster(5)
     old = c.one_leader()
     others = [server for server in range(5) if server != old]
@@ -245,7 +245,7 @@ def test_terms_stay_put(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_unreachable_servers(cluster: StartCluster) -> None:
-    """Two of five servers cannot be reached, which delays no heartbeat to the others; leader and term stay the same."""
+    """Two of five servers cannot be reached; the others get their heartbeats in time, and leader and term stay the same."""
     c = cluster(5)
     leader = c.settled_leader()
     term = c.agreed_term()
@@ -333,7 +333,7 @@ def _deny_in_newer_term(rpc: Rpc) -> Message:
 
 
 def _expect_no_lead(c: Cluster, seconds: float, why: str) -> None:
-    """Require that S0 does not lead for ``seconds``. ``why`` completes the failure's message."""
+    """Require that S0 does not lead for ``seconds``. ``why`` is a sentence at the end of the failure's message."""
     for _ in range(round(seconds / 0.1)):
         c.sleep(0.1)
         term, leads = c.get_state(0)
@@ -443,7 +443,7 @@ def test_higher_terms(cluster: StartCluster) -> None:
     c.expect(adopted, text, rules.HIGHER_TERM, [0])
     # S0 has voted for nobody in that term, unless its timer has run out since.
     reply = ask_vote(c, 1, first + 100)
-    text = f"expected S0 to vote for S1 in term {first + 100}, of which it learned from a reply, but it refused"
+    text = f"expected S0 to vote for S1 in term {first + 100}, but it refused. It had learned of that term from a reply"
     c.expect(reply["vote_granted"] or reply["term"] > first + 100, text, rules.HIGHER_TERM, [0])
     _candidate(c, above=first + 99)
     for scripted_server in c.scripted:
@@ -489,7 +489,7 @@ def test_old_messages_do_not_calm(cluster: StartCluster) -> None:
         if stale.reply is not None:
             refused, term = not stale.reply["success"], stale.reply["term"]
             c.expect(refused, f"expected S0 to refuse a leader of term {old}, but it said success", rules.OLD_TERM, [0])
-            text = f"expected S0 to answer with term 50, which it has seen, or a higher one, but it said {term}"
+            text = f"expected S0 to answer with term 50 or a higher one, but it said {term}. It has seen term 50"
             c.expect(term >= 50, text, rules.HIGHER_TERM, [0])
         requests = (rpc for each in c.scripted for rpc in each.received if rpc.method == "request_vote")
         own = [rpc for rpc in requests if rpc.args["term"] > 50]
@@ -548,10 +548,8 @@ def test_candidates_at_once(cluster: StartCluster) -> None:
             text = f"expected S0 to vote for one candidate in term {each}, but it voted for {shown}"
             c.expect(len(given) <= 1, text, rules.ONE_VOTE, [0])
         now, _ = c.get_state(0)
-        text = (
-            f"expected S0 to be in term {last}, in which it was asked for its vote, or a newer one, but it is in {now}"
-        )
-        c.expect(now >= last, text, rules.HIGHER_TERM, [0])
+        text = f"expected S0 to be in term {last} or a newer one, but it is in term {now}"
+        c.expect(now >= last, f"{text}. It was asked for its vote in term {last}", rules.HIGHER_TERM, [0])
         voted += len(winners)
     text = f"expected S0 to vote in one of {2 * ROUNDS} new terms, but it never did"
     c.expect(voted > 0, text, rules.VOTE_ONLY_IF, [0])
@@ -609,10 +607,10 @@ def test_votes_and_newer_term_at_once(cluster: StartCluster) -> None:
         c.get_state_results(0, calls)
         now, leads = c.get_state(0)
         beats = [rpc for each in c.scripted for rpc in each.received if rpc.method == "append_entries"]
-        text = f"expected S0 not to lead term {newer}, as its votes are for term {term}, but it"
-        c.expect(not (leads and now == newer), f"{text} does", rules.ELECTION_SAFETY, [0])
+        text, why = f"expected S0 not to lead term {newer}, but it", f"Its votes are for term {term}"
+        c.expect(not (leads and now == newer), f"{text} does. {why}", rules.ELECTION_SAFETY, [0])
         sent = any(rpc.args["term"] == newer for rpc in beats)
-        c.expect(not sent, f"{text} sends heartbeats", rules.ELECTION_SAFETY, [0])
+        c.expect(not sent, f"{text} sends heartbeats. {why}", rules.ELECTION_SAFETY, [0])
         if refused:
             named = (rpc.reply or {}).get("term", 0)
             text = (
@@ -639,10 +637,8 @@ def test_newer_leader_at_once(cluster: StartCluster) -> None:
     def heartbeat(rpc: Rpc) -> Message:
         nonlocal newer
         term = rpc.args["term"]
-        text = (
-            f"expected S0 to send no heartbeats in term {newer}, which another server leads, but it sent S{rpc.dst} one"
-        )
-        c.expect(term != newer, text, rules.ELECTION_SAFETY, [0])
+        text = f"expected S0 to send no heartbeats in term {newer}, but it sent S{rpc.dst} one"
+        c.expect(term != newer, f"{text}. Another server leads that term", rules.ELECTION_SAFETY, [0])
         if term > newer and rpc.dst == 1:
             beats.append((c.now, term))
         if term > newer and answers_first:
@@ -681,8 +677,13 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
     term = 1000  # of S1, the leader
 
     def check(calls: list[int], when: str) -> None:
-        text = f"expected get_state() not to say that S0 leads term {term}, which S1 leads, but it did, just as S0"
-        c.expect((term, True) not in c.get_state_results(0, calls), f"{text} {when}", rules.ELECTION_SAFETY, [0])
+        text = f"expected get_state() not to say that S0 leads term {term}, but it did, just as S0"
+        c.expect(
+            (term, True) not in c.get_state_results(0, calls),
+            f"{text} {when}. S1 leads that term",
+            rules.ELECTION_SAFETY,
+            [0],
+        )
 
     append(c, 1, term)
     for number in range(30):
@@ -784,7 +785,7 @@ def test_winner_ends_candidacy(cluster: StartCluster) -> None:
         votes.release()
         c.sleep(0.05)
         now, leads = c.get_state(0)
-        text = f"expected S0 to follow S1, which led term {term} when the last vote came, but S0 leads that term too"
+        text = f"expected S0 to follow S1, but S0 leads term {term}, too. S1 led that term when the last vote came"
         c.expect(not (leads and now == term), text, rules.ELECTION_SAFETY, [0])
         if now == term:
             return
@@ -909,7 +910,7 @@ def test_tenth_election(cluster: StartCluster) -> None:
         heartbeats.clear()
         c.sleep(0.4)
         late = [of_term for _, of_term, _ in heartbeats]
-        text = f"expected S0 to send no heartbeats since it stepped down from term {term}, but it sent {len(late)}"
+        text = f"expected S0 to send no heartbeats after it stepped down from term {term}, but it sent {len(late)}"
         c.expect(not late, text, rules.HEARTBEATS, [0])
         newer = 0
         for scripted_server in c.scripted:

@@ -45,11 +45,11 @@ from raftlab.suites.marking import SIM, StartCluster, points
 
 
 def _expect_not_applied(c: Cluster, index: int, seconds: float, why: str, rule: Rule = rules.COMMIT_MAJORITY) -> None:
-    """Require that no server applies ``index`` for ``seconds``. ``why`` completes the failure's message."""
+    """Require that no server applies ``index`` for ``seconds``. ``why`` is the message's last sentence."""
     c.wait_for(seconds, lambda: c.committed(index)[0] > 0)
     count, command = c.committed(index)
     servers = "1 server" if count == 1 else f"{count} servers"
-    c.expect(count == 0, f"expected nobody to apply index {index}, {why}, but {servers} applied {command!r}", rule)
+    c.expect(count == 0, f"expected nobody to apply index {index}, but {servers} applied {command!r}. {why}", rule)
 
 
 @points(5)
@@ -103,7 +103,7 @@ def test_follower_failure(cluster: StartCluster) -> None:
             c.disconnect(server)
     index, _, is_leader = c.propose(leader, "alone")
     c.expect(is_leader, f"expected S{leader} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _expect_not_applied(c, index, 2.0, "since only the leader has it")
+    _expect_not_applied(c, index, 2.0, "Only the leader has it")
 
 
 @points(5)
@@ -119,7 +119,7 @@ def test_leader_failure(cluster: StartCluster) -> None:
     c.disconnect(second)
     index, _, is_leader = c.propose(second, "alone")
     c.expect(is_leader, f"expected S{second} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _expect_not_applied(c, index, 2.0, "since only the leader has it")
+    _expect_not_applied(c, index, 2.0, "Only the leader has it")
 
 
 # Sim only: on a busy machine an election may be correct.
@@ -165,7 +165,7 @@ def test_no_agreement_without_majority(cluster: StartCluster) -> None:
         c.disconnect((leader + step) % 4)
     index, _, is_leader = c.propose(leader, "two of four")
     c.expect(is_leader, f"expected S{leader} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _expect_not_applied(c, index, 2.0, "since at most two of four have it")
+    _expect_not_applied(c, index, 2.0, "At most two of four servers have it")
     c.heal()
     c.agree("after", 4)
 
@@ -525,9 +525,7 @@ def test_newer_log_table(cluster: StartCluster) -> None:
             )
             if reply["term"] > term:
                 raise Interrupted
-            text = (
-                f"expected S0 to adopt term {term}, in which it is asked for a vote, but it answers in {reply['term']}"
-            )
+            text = f"expected S0 to adopt term {term} from a request for its vote, but it answers with term {reply['term']}"
             c.expect(reply["term"] == term, text, rules.HIGHER_TERM, [0])
             want, got = ("a vote" if yes else "no vote" for yes in (granted, reply.get("vote_granted")))
             text = f"expected {want} from S0 (log: terms 1 3) for a candidate whose log {case}, but saw {got}"
@@ -549,7 +547,7 @@ def test_commit_only_what_is_proved(cluster: StartCluster) -> None:
         for _ in range(10):
             leader.append(0, 0, [], commit=2)
             c.sleep(0.03)
-        why = "which the leader's message did not check (leader_commit was 2, the message ended at index 0)"
+        why = "The leader's message did not check it (leader_commit was 2, the message ended at index 0)"
         _expect_not_applied(c, 1, 0.0, why, rules.COMMIT_PROVED)
         # One entry arrives: S0 may commit up to this one.
         leader.append(0, 0, [base + 5], commit=2)
@@ -557,7 +555,7 @@ def test_commit_only_what_is_proved(cluster: StartCluster) -> None:
         c.expect(
             c.committed(1)[0] == 1, "expected S0 to apply index 1 within 2 s, but it did not", rules.AGREEMENT, [0]
         )
-        why = "which the leader has not sent yet (leader_commit was 2, the message ended at index 1)"
+        why = "The leader has not sent it yet (leader_commit was 2, the message ended at index 1)"
         _expect_not_applied(c, 2, 0.2, why, rules.COMMIT_PROVED)
 
     run_uninterrupted(c, script)
@@ -572,7 +570,7 @@ def test_old_entries_are_not_counted(cluster: StartCluster) -> None:
     old: list[Message] = [{"term": 10, "command": "10 at 1"}]
     followers = [ScriptedFollower(c, number, list(old), limit=1) for number in (1, 2)]
     term = wait_for_leadership(c)
-    why = f"which is of term 10 while S0 leads term {term}, however many servers have it"
+    why = f"It is of term 10, and S0 leads term {term}: copies of it do not count"
     _expect_not_applied(c, 1, 1.0, why, rules.COMMIT_OWN_TERM)
     # Once an entry of S0's own term is on a majority, both entries are committed.
     for follower in followers:
@@ -600,7 +598,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     first = propose_to_s0(c, "first")
     if not c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers)):
         _expect_not_applied(
-            c, first, 0.0, "which no other server has: the replies were to requests before it", rules.REPLY_PROVES
+            c, first, 0.0, "No other server has it: the replies were to requests before it", rules.REPLY_PROVES
         )
     others = c.hold("append_entries", leg="reply")
     for follower in followers:
@@ -609,7 +607,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     replies.release()
     others.release()
     c.wait_for(2.0, lambda: c.committed(first)[0] == 1)
-    why = "which no other server has: the replies were to the request before it"
+    why = "No other server has it: the replies were to the request before it"
     _expect_not_applied(c, second, 0.5, why, rules.REPLY_PROVES)
     for follower in followers:
         follower.limit = NO_LIMIT
@@ -641,7 +639,7 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     wait_for_leadership(c)
     index = propose_to_s0(c, "on two of five")
     late.release()
-    why = f"which two of five have: S1's late reply was about entries of term {term}"
+    why = f"Only two of five servers have it: S1's late reply was about entries of term {term}"
     _expect_not_applied(c, index, 1.0, why, rules.REPLY_PROVES)
     for follower in followers.values():
         follower.silent = False
@@ -693,14 +691,14 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
             calls += [c.ask_start(0, f"{attempt} command {number}") for number in range(4, 8)]
         taken = [(index, in_term) for index, in_term, is_leader in c.started(0, calls) if is_leader]
         for index, in_term in taken:
-            text = f"expected S0 to take a command in term {term}, which it leads, or to refuse it, but start() said "
+            text = f"expected S0 to take a command in its own term {term} or to refuse it, but start() said "
             c.expect(in_term == term, f"{text}index {index}, term {in_term}", rules.ELECTION_SAFETY, [0])
         places = sorted(index for index, _ in taken)
         text = f"expected each command to get an index of its own, but start() said {places}"
         c.expect(len(set(places)) == len(places), text, rules.APPLY_IN_ORDER, [0])
         c.sleep(0.03)
         sent = any(rpc.args["term"] == newer for each in c.scripted for rpc in each.received if "entries" in rpc.args)
-        text = f"expected S0 to send no entries in term {newer}, which S{who} leads, but it does"
+        text = f"expected S0 to send no entries in term {newer}, but it does. S{who} leads that term"
         c.expect(not sent, text, rules.ELECTION_SAFETY, [0])
         # The new leader's entry has replaced those that S0 took before, and there is nothing after it.
         beyond = any(append(c, who, newer, (last + 2, each))["success"] for each in (term, newer))
@@ -722,7 +720,7 @@ def test_two_leaders_at_once(cluster: StartCluster) -> None:
         if any(c.reply_to(rpc)["term"] > newer for rpc in replies):
             continue  # S0's timer ran out, so this round is inconclusive
         kept = append(c, 2, newer, (3, newer))
-        text = f"expected S0 to keep three entries of term {newer}, which it acknowledged, but it has lost some"
+        text = f"expected S0 to keep the three entries of term {newer} that it acknowledged, but it has lost some"
         c.expect(kept["success"] or kept["term"] > newer, text, rules.LOG_MATCHING, [0])
         more = append(c, 2, newer, (4, term))
         text = f"expected S0 to have no entry of term {term} after those of term {newer}, but there is one at index 4"
@@ -746,7 +744,7 @@ def test_commits_at_once(cluster: StartCluster) -> None:
         if not all(c.reply_to(rpc)["success"] for rpc in replies):
             continue  # S0's timer ran out in between
         done = c.wait_for(2.0, lambda: c.committed(last + 3)[0] == 1)  # noqa: B023  (called in this round only)
-        text = f"expected S0 to apply index {last + 3}, which the leader said is committed, within 2 s, but it did not"
+        text = f"expected S0 to apply index {last + 3} within 2 s, but it did not. The leader said that it is committed"
         c.expect(done, text, rules.AGREEMENT, [0])
         applied = last + 3
     text = f"expected S0 to accept entries from new leaders, but it refused all of {ROUNDS}"
@@ -788,7 +786,7 @@ def test_elected_again_at_once(cluster: StartCluster) -> None:
         places = [index for index, _, is_leader in c.started(0, calls) if is_leader]
         wait_for_leadership(c)
         index = min([*places, propose_to_s0(c, f"{attempt} on two of five")])
-        why = f"which two of five have: S1's replies were about entries of term {term}"
+        why = f"Only two of five servers have it: S1's replies were about entries of term {term}"
         _expect_not_applied(c, index, 0.3, why, rules.REPLY_PROVES)
         for follower in followers.values():
             follower.silent, follower.limit = False, NO_LIMIT
@@ -835,7 +833,7 @@ def test_refusal_ends_candidacy(cluster: StartCluster) -> None:
             term = reply["term"]  # S0's timer ran out just before: this round is inconclusive
             continue
         now, leads = c.get_state(0)
-        text = f"expected S0 to follow S1, which led term {term} when the last vote came, but S0 leads that term too"
+        text = f"expected S0 to follow S1, but S0 leads term {term}, too. S1 led that term when the last vote came"
         c.expect(not (leads and now == term), text, rules.ELECTION_SAFETY, [0])
         return
     c.fail("expected S0 to wait between two elections, but it starts one after the other", rules.TIMER_RESTARTS, [0])
@@ -962,10 +960,9 @@ def test_match_index_only_grows(cluster: StartCluster) -> None:
     # With CheckQuorum, S0 may have stepped down: while it waited for S1's reply, only S2 answered.
     if c.get_state(0) != (term, True):
         return
-    text = (
-        f"expected S0 to apply index {last}, which three of five have, but it did not: S1's reply to the entry before"
-    )
-    c.expect(c.committed(last)[0] == 1, f"{text} arrived after S1's reply to this one", rules.REPLY_PROVES, [0])
+    text = f"expected S0 to apply index {last}, but it did not. Three of five servers have it"
+    late = "S1's reply to the entry before arrived after S1's reply to this one"
+    c.expect(c.committed(last)[0] == 1, f"{text}. {late}", rules.REPLY_PROVES, [0])
     others.release()
 
 
@@ -1017,7 +1014,7 @@ def test_copies_counted_once(cluster: StartCluster) -> None:
         # Some leaders count copies only when an entry gains a copy. So S1 stores this one, too.
         c.propose(0, f"{attempt} on two of five, too")
         if is_leader:
-            why = "which two of five have: S1 has only acknowledged it several times"
+            why = "Only two of five servers have it: S1 has acknowledged it several times"
             _expect_not_applied(c, index, 0.3, why)
 
 
@@ -1036,7 +1033,7 @@ def test_late_follower(cluster: StartCluster) -> None:
         last = f"{number}: by two 2"
         # A call without an answer may take 7 s, and some Rafts make no other call to that server meanwhile.
         caught_up = c.wait_for(15.0, lambda: followers[2].has(last))  # noqa: B023  (called in this round only)
-        text = "expected S0 to send S2, which answers again, all entries that it lacks within 15 s, but it did not"
+        text = "expected S0 to send S2 all entries that S2 lacks within 15 s, but it did not. S2 answers again"
         c.expect(caught_up or not c.get_state(0)[1], text, rules.AGREEMENT, [0])
 
 
@@ -1053,9 +1050,7 @@ def test_candidate_names_its_log(cluster: StartCluster) -> None:
             requests = (rpc.args for each in c.scripted for rpc in each.received if rpc.method == "request_vote")
             named = next((each["last_log_index"], each["last_log_term"]) for each in requests if each["term"] == term)
             last = (len(terms), base + terms[-1])
-            text = (
-                f"expected S0 to name the last entry of its log when it asks for votes, {last} as (index, term), but it"
-            )
+            text = f"expected S0 to name {last} when it asks for votes, the index and term of its last entry, but it"
             c.expect(named == last, f"{text} named {named}", rules.NEWER_LOG, [0])
             leader = ScriptedLeader(c, base + 10 * (number + 1), who=2)
 

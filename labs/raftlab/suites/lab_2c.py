@@ -202,7 +202,9 @@ def test_every_term_survives(cluster: StartCluster) -> None:
                 scripted_server.answer.clear()
         # S0 refuses an old leader, and names its own term.
         named = append(c, 2, 50)["term"]
-        text = f"expected S0 to answer with term {term}, which it saw in {how}, or a higher one, but it said {named}"
+        text = (
+            f"expected S0 to answer with term {term} or a higher one, but it said {named}. It saw term {term} in {how}"
+        )
         c.expect(named >= term, text, rules.HIGHER_TERM, [0])
         c.restart(0)
         expect_term(c, named)
@@ -224,8 +226,8 @@ def test_own_vote_survives(cluster: StartCluster) -> None:
         ask_vote(c, 1, term)
         expect_term(c, term)
         again = wait_for_campaign(c)
-        text = f"expected S0 to campaign in a term above {term}, its last one before it crashed, but it did in {again}"
-        c.expect(again > term, text, rules.SURVIVES, [0])
+        text = f"expected S0 to ask for votes in a term above {term}, but it did so in term {again}"
+        c.expect(again > term, f"{text}. Before the crash, it was in term {term}", rules.SURVIVES, [0])
         term = again
 
 
@@ -255,7 +257,7 @@ def test_log_survives(cluster: StartCluster) -> None:
     seen = restart("instead")
     expect_entry(c, 2, 600, (2, 500), seen=seen)
     reply = append(c, 1, 700, last)
-    text = "expected S0 to have no entry at index 3 since the one at index 2 was replaced, but it still has it"
+    text = "expected S0 to have no entry at index 3, but it still has one. The entry at index 2 was replaced"
     c.expect(not reply["success"], text, rules.LOG_MATCHING, [0])
 
 
@@ -266,7 +268,7 @@ _SIZES = (2, 10, 50, 64, 100, 128, 200, 256, 300, 500, 1000)
 
 @points(5)
 def test_many_entries_survive(cluster: StartCluster) -> None:
-    """However many entries a message has, once S0 has acknowledged them, they survive a crash."""
+    """Entries that S0 has acknowledged survive a crash, however many of them came in one message."""
     c = cluster(3, scripted=(1, 2))
     for number, size in enumerate(_SIZES):
         term = 1000 * (number + 1)
@@ -275,8 +277,8 @@ def test_many_entries_survive(cluster: StartCluster) -> None:
         c.expect(reply["success"], text, rules.CONSISTENCY, [0])
         c.restart(0)
         kept = append(c, 1, term + 500, (size, term))
-        text = f"expected S0 still to have the last of {size} entries, which came in one message, after its restart, but it"
-        c.expect(kept["success"], f"{text} is gone", rules.SURVIVES, [0])
+        text = f"expected S0 still to have the last of {size} entries after its restart, but it is gone"
+        c.expect(kept["success"], f"{text}. They came in one message", rules.SURVIVES, [0])
 
 
 @points(5)
@@ -338,7 +340,7 @@ def test_restart_commits_nothing(cluster: StartCluster) -> None:
     c.expect(reply["success"], "expected S0 to take the first entries, but it refused", rules.CONSISTENCY, [0])
     c.restart(0)
     c.sleep(0.2)
-    text = "expected S0 to apply nothing after its restart, as no leader said that anything is committed, but it did"
+    text = "expected S0 to apply nothing after its restart, but it did. No leader has said that anything is committed"
     c.expect(not c.committed(1)[0], text, rules.COMMIT_MAJORITY, [0])
     reply = append(c, 2, 2000, (0, 0), entries(2000, "at last", "committed", "not yet"), commit=2)
     c.expect(reply["success"], "expected S0 to take entries from index 1 on, but it refused", rules.LOG_MATCHING, [0])
@@ -434,9 +436,7 @@ def test_own_crash_points(cluster: StartCluster) -> None:
             upto += 1
         c.restart(0)
         term = c.get_state(0)[0] + 1000
-        text = (
-            f"expected S0 to commit no more than index {len(log)}, as nobody else has more, but it applied index {upto}"
-        )
+        text = f"expected S0 to commit no more than index {len(log)}, but it applied index {upto}. No other server has more"
         c.expect(upto <= len(log), text, rules.COMMIT_MAJORITY, [0])
         if upto:
             expect_entry(c, 1, term, (upto, log[upto - 1]["term"]), rules.SAVE_FIRST)
@@ -469,8 +469,8 @@ def test_start_saves_at_once(cluster: StartCluster) -> None:
         if c.server_state(0).up:
             return  # nothing was applied too early, or S0 has stepped down
         upto = c.event_loop.referee.applies.last_applied[0]
-        text = f"expected S0 to commit no more than index {len(log)}, as nobody else has more,"
-        c.expect(upto <= len(log), f"{text} but it applied index {upto}", rules.COMMIT_MAJORITY)
+        text = f"expected S0 to commit no more than index {len(log)}, but it applied index {upto}. No other server has more"
+        c.expect(upto <= len(log), text, rules.COMMIT_MAJORITY)
         c.restart(0)
         expect_entry(c, 1, c.get_state(0)[0] + 1000, (upto, log[upto - 1]["term"]), rules.SAVE_FIRST)
 
@@ -678,10 +678,9 @@ def test_unreliable_agreement(cluster: StartCluster) -> None:
     # may be lost.
     for index, of_term, command in taken:
         if of_term == term and index < last:
-            text = (
-                f"expected {command!r} to be committed at index {index}, where the leader of term {term} took it, but"
-            )
-            c.expect(c.committed(index)[1] == command, f"{text} it is not", rules.LEADER_APPEND_ONLY)
+            text = f"expected {command!r} to be committed at index {index}, but it is not"
+            text = f"{text}. The leader of term {term} took it there"
+            c.expect(c.committed(index)[1] == command, text, rules.LEADER_APPEND_ONLY)
 
 
 @points(5)

@@ -274,7 +274,9 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     c.connect(away)
     c.one_leader(within=2 * ELECTION_LIMIT)
     _expect_applied(c, index, 3, f"S{away} to apply index {index}")
-    text = f"expected S{away} to get entries, all of which the leader still has, but it was sent a snapshot"
+    text = (
+        f"expected S{away} to get entries, but it was sent a snapshot. The leader still has all entries that it lacks"
+    )
     c.expect(not chunks, text, rules.CATCH_UP)
 
 
@@ -324,7 +326,7 @@ def test_snapshot_reply_proves(cluster: StartCluster) -> None:
         answers.release()
         c.wait_for(0.3, lambda: is_leader and c.committed(index)[0] > 0)  # noqa: B023
         got = c.committed(index)[0] if is_leader else 0
-        text = f"expected nobody to apply index {index}, which only the leader has, but {got} did"
+        text = f"expected nobody to apply index {index}, but {got} did. Only the leader has it"
         c.expect(got == 0, text, rules.REPLY_PROVES, [leader])
         entries.drop()
         c.heal()
@@ -448,7 +450,8 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
             leader.install(wanted)
             if c.wait_for(0.5, lambda at=wanted: c.committed(at)[0] == 1):  # type: ignore[misc]
                 break
-        text = f"expected S0 to apply the snapshot up to {wanted}, sent in order after chunks {case}, but it did not"
+        text = f"expected S0 to apply the snapshot up to {wanted}, but it did not"
+        text = f"{text}. A leader sent it in order, after chunks {case}"
         c.expect(c.committed(wanted)[0] == 1, text, rules.CATCH_UP, [0])
         leader.commit_through(wanted, new, f"after a snapshot whose chunks came {case}")
 
@@ -486,11 +489,11 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
             if own > 10:
                 leader.expect_kept(at + own, f"when a snapshot up to {last} {time}")
         if not beyond:
-            leader.commit_through(last, last, f"after a snapshot met {case}")
+            leader.commit_through(last, last, f"after a snapshot came to {case}")
             leader.expect_vote_refused(
-                at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} met {case}"
+                at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} came to {case}"
             )
-        leader.commit_through(at + 20 if beyond else last, at + 24, f"after a snapshot met {case}")
+        leader.commit_through(at + 20 if beyond else last, at + 24, f"after a snapshot came to {case}")
         # Now this snapshot comes late, and so does a newer one: S0's log ends after both.
         leader.append(at + 24, at + 27)
         for late in (last, at + 22):
@@ -645,7 +648,7 @@ def test_leader_cuts_its_log_at_once(cluster: StartCluster) -> None:
         places = [index for index, _, is_leader in c.started(0, calls) if is_leader]
         if places:
             applied = c.wait_for(5.0, lambda: c.committed(max(places))[0] == 1)  # noqa: B023  (called in this round only)
-            text = f"expected S0 to apply index {max(places)}, which S1 has, too, but it did not"
+            text = f"expected S0 to apply index {max(places)}, but it did not. S1 has that entry, too"
             c.expect(applied or not c.get_state(0)[1], text, rules.AGREEMENT, [0])
         c.sleep(0.03)  # so that the transfer is over
         for scripted_server in c.scripted:
@@ -666,9 +669,8 @@ def _expect_own_content(c: Cluster, rpc: Rpc) -> None:
     elif rpc.method == "append_entries":
         for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
             servers, command = c.committed(index)
-            text = (
-                f"expected S0 to send {command!r} as index {index}, as it was applied, but it sent {entry['command']!r}"
-            )
+            text = f"expected S0 to send {command!r} as index {index}, but it sent {entry['command']!r}"
+            text = f"{text}. The servers applied {command!r}"
             c.expect(not servers or command == entry["command"], text, rules.LOG_MATCHING, [0])
 
 
@@ -779,7 +781,7 @@ def test_snapshot_terms(cluster: StartCluster) -> None:
         text = f"expected S0 to answer a snapshot of an older term with its own term, {leader.term} or more, but it"
         c.expect(named >= leader.term, f"{text} said {named}", rules.HIGHER_TERM, [0])
     c.sleep(0.3)
-    text = f"expected S0 to refuse a snapshot of term {leader.term - 1}, which is over, but it applied it"
+    text = f"expected S0 to refuse a snapshot of the old term {leader.term - 1}, but it applied it"
     c.expect(c.committed(20)[0] == 0, text, rules.OLD_TERM, [0])
 
 
@@ -802,7 +804,7 @@ def test_snapshot_reply_of_a_newer_term(cluster: StartCluster) -> None:
     behind.answer["append_entries"] = lambda rpc: {"term": rpc.args["term"], "success": False}
     behind.answer["install_snapshot"] = lambda rpc: {"term": newer}
     sent = c.wait_for(CATCH_UP_LIMIT, lambda: any(rpc.method == "install_snapshot" for rpc in behind.received))
-    text = f"expected S0 to send S1, which has nothing, a snapshot within {CATCH_UP_LIMIT:.0f} s, but it did not"
+    text = f"expected S0 to send S1 a snapshot within {CATCH_UP_LIMIT:.0f} s, but it did not. S1 has an empty log"
     c.expect(sent, text, rules.CATCH_UP, [0])
     adopted = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[0] >= newer)
     text = f"expected S0 to adopt term {newer} from the answer to its snapshot within 5 s, but it did not"
@@ -825,7 +827,7 @@ def test_chunk_ends_candidacy(cluster: StartCluster) -> None:
         votes.release()
         c.sleep(0.05)
         now, leads = c.get_state(0)
-        text = f"expected S0 to follow S1, which led term {term} when the last vote came, but S0 leads that term too"
+        text = f"expected S0 to follow S1, but S0 leads term {term}, too. S1 led that term when the last vote came"
         c.expect(not (leads and now == term), text, rules.ELECTION_SAFETY, [0])
         if now == term:
             return
@@ -873,7 +875,7 @@ def test_last_chunk_is_lost(cluster: StartCluster) -> None:
         c.connect(away)
         c.wait_for(CATCH_UP_LIMIT, lambda: bool(lost.messages) or c.committed(last)[0] == 3)  # noqa: B023
         lost.drop()
-        _expect_applied(c, last, 3, f"S{away} to catch up with a snapshot of {size:,} bytes, the last chunk sent twice")
+        _expect_applied(c, last, 3, f"S{away} to catch up with a snapshot of {size:,} bytes and a lost chunk")
 
 
 @points(4)

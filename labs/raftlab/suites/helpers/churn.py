@@ -61,5 +61,6 @@ def churn(c: Cluster) -> None:
     c.agree("last", 5, within=20.0)
     for index, value in committed:
         count, applied = c.committed(index)
-        text = f"expected all servers to have {value!r} at index {index}, where a client saw it committed, but"
-        c.expect(applied == value and count == 5, f"{text} {count} have it", rules.SURVIVES)
+        text = f"expected all servers to have {value!r} at index {index}, but {count} have it"
+        text = f"{text}. A client saw it committed there"
+        c.expect(applied == value and count == 5, text, rules.SURVIVES)

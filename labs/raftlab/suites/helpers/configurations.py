@@ -82,7 +82,7 @@ def expect_no_commit(c: Cluster, server: int, why: str, rule: Rule = rules.MEMBE
     if leads:
         c.wait_for(1.5, lambda: c.committed(index)[1] == command)
         count, applied = c.committed(index)
-        text = f"expected nobody to apply index {index}, {why}, but {count} did"
+        text = f"expected nobody to apply index {index}, but {count} did. {why}"
         c.expect(applied != command, text, rule, [server])
 
 

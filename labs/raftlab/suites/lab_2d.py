@@ -190,15 +190,21 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     # The referee has checked what the chunks contain, and that none is too big.
     c.expect(bool(chunks), "expected a snapshot to be sent for a log that was cut, but saw none", rules.CATCH_UP)
     c.agree("by all again", 3)
-    # A server that restarts in the middle of a transfer has lost its part of the snapshot.
+    # A server that restarts in the middle of a transfer has lost its part of the snapshot. Before that, it is cut off for a
+    # while. Meanwhile, the others go on cutting their logs.
     c.disconnect(away)
     c.propose_together(c.one_leader(), _commands(c, 30))
     last = c.agree("by two again", 2)
     answer = c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.later_chunk, most=1)
     c.connect(away)
     c.wait_for(CATCH_UP_LIMIT, lambda: bool(answer.messages) or c.committed(last)[0] == 3)
-    c.restart(away)
+    c.disconnect(away)
     answer.drop()
+    c.propose_together(c.one_leader(), _commands(c, 60))
+    last = c.agree("by two in the end", 2)
+    _expect_short_logs(c)
+    c.restart(away)
+    c.connect(away)
     _expect_applied(c, last, 3, f"S{away} to catch up after a restart in the middle of a snapshot")
 
 
@@ -282,23 +288,30 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
 
 @points(5)
 def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
-    """A leader that restarted from its snapshot brings a server with an empty log up to date, without any other server."""
+    """A leader that restarted from its snapshot brings a server up to date that has nothing, or only entries of its own."""
     c = cluster(3)
     c.take_snapshots(every=10, size=5000)
-    away = (c.one_leader() + 1) % 3
-    c.disconnect(away)
-    c.propose_together(c.one_leader(), _commands(c, 50))
-    last = c.agree("by two", 2)
-    left = c.one_leader()
-    _expect_saved(c, left)
-    for server in range(3):
-        if server != away:
-            c.crash(server)
-    c.restart(left)
-    c.connect(away)
-    # Only the restarted server can win, and it needs both votes. That may take several elections.
-    c.agree("by the restarted one and one that had nothing", 2, within=20.0)
-    _expect_applied(c, last, 2, f"S{away} to apply index {last}")
+    # In the second round, the server that stays behind is a leader, whose log alone has more entries than the others commit.
+    # Where they conflict with the log of the restarted leader, that log is cut.
+    for own in (0, 70):
+        leader = c.one_leader()
+        away = leader if own else (leader + 1) % 3
+        c.disconnect(away)
+        c.propose_together(away, _commands(c, own))
+        c.propose_together(c.one_leader(), _commands(c, 50))
+        last = c.agree(f"by two, {own}", 2)
+        left = c.one_leader()
+        _expect_saved(c, left)
+        for server in range(3):
+            if server != away:
+                c.crash(server)
+        c.restart(left)
+        c.connect(away)
+        # Only the restarted server can win, and it needs both votes. That may take several elections.
+        c.agree(f"by the restarted one and one that was away, {own}", 2, within=20.0)
+        _expect_applied(c, last, 2, f"S{away} to apply index {last}")
+        c.restart(3 - left - away)
+        c.agree(f"by all, {own}", 3)
 
 
 @points(5)
@@ -331,6 +344,36 @@ def test_snapshot_reply_proves(cluster: StartCluster) -> None:
         entries.drop()
         c.heal()
         c.agree("by all again", 3, within=20.0)
+
+
+@points(5)
+def test_late_reply_to_a_snapshot(cluster: StartCluster) -> None:
+    """A late reply to a snapshot says nothing about the next snapshot."""
+    c = cluster(3)
+    c.take_snapshots(every=10)
+    c.agree("by all", 3)
+    for number in range(2):
+        leader = c.settled_leader()
+        away = (leader + 1 + number) % 3
+        c.disconnect(away)
+        c.propose_together(leader, [f"{number}: {each}" for each in range(20)])
+        first = c.agree(f"{number}: by two", 2)
+        # The leader repeats the last chunk, as its reply is late. That reply comes first, and the next snapshot begins.
+        late, again = (
+            c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.last_chunk, most=1) for _ in range(2)
+        )
+        c.connect(away)
+        c.wait_for(CATCH_UP_LIMIT, lambda: bool(late.messages))  # noqa: B023  (called in this round only)
+        c.propose_together(c.one_leader(), [f"{number}: {each}" for each in range(20, 40)])
+        last = c.agree(f"{number}: by two, too", 2)
+        following = c.hold("install_snapshot", dst=away, when=lambda args: args["last_included_index"] > first)  # noqa: B023
+        c.wait_for(1.0, lambda: bool(again.messages))  # noqa: B023
+        again.release()
+        c.wait_for(1.0, lambda: bool(following.messages))  # noqa: B023
+        late.release()
+        c.sleep(0.05)
+        following.drop()
+        _expect_applied(c, last, 3, f"S{away} to get two snapshots, with a late reply to the first one,")
 
 
 @points(5)

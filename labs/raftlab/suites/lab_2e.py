@@ -859,7 +859,8 @@ def _expect_snapshot_members(
     received = c.scripted_server(server).received
 
     def chunks() -> list[Message]:
-        return [rpc.args for rpc in received if rpc.method == "install_snapshot"]
+        sent = (rpc.args for rpc in received if rpc.method == "install_snapshot")
+        return [args for args in sent if args["last_included_index"] == at]
 
     c.wait_for(15.0, lambda: bool(chunks()) or len(follower.log) >= at)
     text = (
@@ -877,17 +878,26 @@ def _expect_snapshot_members(
 
 @points(6)
 def test_snapshot_names_the_members_of_then(cluster: StartCluster) -> None:
-    """A snapshot carries the configuration as of its last index, not a later one."""
+    """A snapshot carries the configuration as of its last index, not a later one, also while a later one is taken."""
     c = cluster(4, scripted=range(1, 4), members=range(3))
+    c.take_snapshots(every=0, size=6000)
     followers = ScriptedFollowers(c)
     followers.limit_logs(0, 2)
+    c.scripted_server(2).answer["install_snapshot"] = lambda rpc: {"term": rpc.args["term"]}
     wait_for_leadership(c)
     at = c.agree("by two of three", 1)
     change(c, 0, [0, 1, 2, 3])
-    c.agree("by three of four", 1)
+    later = c.agree("by three of four", 1)
+    first = c.hold("install_snapshot", dst=2, leg="reply", most=1)
     c.call_snapshot(0, at)
     c.sleep(0.1)
     followers.lift_limits(2)
+    _expect_snapshot_members(c, followers.followers[2], 2, at, [0, 1, 2], None)
+    # The leader cuts its log again, while the rest of that snapshot is not sent yet.
+    c.call_snapshot(0, later)
+    c.sleep(0.1)
+    first.release()
+    c.sleep(0.5)
     _expect_snapshot_members(c, followers.followers[2], 2, at, [0, 1, 2], None)
 
 

@@ -684,6 +684,30 @@ def test_pre_votes_of_an_earlier_round(cluster: StartCluster) -> None:
         c.expect(now == 1000 and not campaign_terms(c), text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
 
 
+@points(5, networks=SIM)
+def test_late_votes_and_pre_votes(cluster: StartCluster) -> None:
+    """A candidate that wins with late votes, when it already asks for pre-votes again, leads on when these arrive, too."""
+    c = cluster(3, scripted=(1, 2))
+    for number in (1, 2):
+        ScriptedFollower(c, number)
+        c.scripted_server(number).answer["pre_vote"] = _pre_vote_answer(True)
+    for _ in range(3):
+        votes = c.hold("request_vote", leg="reply")
+        term = wait_for_campaign(c, c.get_state(0)[0])
+        late = c.hold("pre_vote", leg="reply")
+        _wait_for_pre_vote(c, above=term)
+        c.wait_for(0.1, lambda: len(late.messages) == 2)  # noqa: B023  (called in this round only)
+        votes.release()
+        c.sleep(0.05)
+        won = c.get_state(0) == (term, True)  # a server that asks for pre-votes may also be a candidate no more
+        late.release()
+        c.sleep(0.2)
+        if won:
+            _expect_undisturbed(c, 0, term, "when pre-votes that it no longer needs arrive")
+        newer = c.get_state(0)[0] + 5
+        append(c, 1, newer)
+
+
 @points(6, networks=SIM)
 def test_signs_of_a_leader(cluster: StartCluster) -> None:
     """S0 refuses pre-votes when it has just heard the leader of its term, by any kind of message, or leads itself."""
@@ -854,6 +878,32 @@ def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
         text = f"expected S0 to lead term {first} and to wait for answers in it, but it leads only term {term}. All servers"
         text = f"{text} vote for it in term {first}; nobody had answered it in term {before}"
         c.expect(term == first, text, rules.CHECK_QUORUM, [0])
+
+
+@points(4, networks=SIM)
+def test_short_silence(cluster: StartCluster) -> None:
+    """A leader goes on leading when nobody answers it for much less time than it takes to step down."""
+    c = cluster(3, scripted=(1, 2))
+    c.network.long_waits = False  # so that the calls that nobody answers fail soon
+    followers = [ScriptedFollower(c, number) for number in (1, 2)]
+    for follower in followers:
+        follower.silent = True
+    wait_for_leadership(c)
+    since = c.now
+    _expect_step_down(c, 0, "which nobody has ever answered")
+    patience = c.now - since
+    for number in range(3):
+        for follower in followers:
+            follower.silent = False
+        term = wait_for_leadership(c)
+        c.sleep(1.5 * patience + 0.03 * number)
+        for follower in followers:
+            follower.silent = True
+        c.sleep(patience / 3)
+        text = (
+            f"when nobody answers it for {patience / 3:.1f} s, since without any answer it leads for {patience:.1f} s"
+        )
+        _expect_undisturbed(c, 0, term, text)
 
 
 @points(5)

@@ -85,6 +85,28 @@ def test_two_are_left(cluster: StartCluster) -> None:
         c.agree(f"by two again, {number}", 2)
 
 
+@points(5, networks=SIM)
+def test_back_and_forth(cluster: StartCluster) -> None:
+    """Two servers hand over to each other at once, many times; the last leader sends no more heartbeats than the first."""
+    c = cluster(3)
+    c.agree("by all", 3)
+    leader = c.settled_leader()
+    target = (leader + 1) % 3
+    counts = []
+    for rounds in (0, 8):
+        for _ in range(rounds):
+            hand_over_at_once(c, leader, target)
+            leader, target = target, leader
+        c.sleep(0.2)
+        before = c.rpc_count(leader, "append_entries")
+        c.sleep(1.0)
+        counts.append(c.rpc_count(leader, "append_entries") - before)
+    text = f"expected S{leader}, after eight transfers between S{leader} and S{target}, to send about {counts[0]} heartbeats"
+    text = f"{text} within a second, as the first leader did, but it sent {counts[1]}"
+    c.expect(counts[1] <= 1.5 * counts[0] + 2, text, rules.HEARTBEATS, [leader])
+    c.agree("by all again", 3)
+
+
 @points(6, networks=SIM)
 def test_target_leads_at_once(cluster: StartCluster) -> None:
     """A target that lacks the last entries leads the next term at once, without the old leader's vote, and stays leader."""
@@ -392,6 +414,35 @@ def test_new_configuration_first(cluster: StartCluster) -> None:
 
 
 @points(4, networks=SIM)
+def test_joint_change_goes_on(cluster: StartCluster) -> None:
+    """C_old,new is committed during a transfer that fails: the leader completes the change (part 2 of lab 2E)."""
+    c = cluster(4, members=range(3))
+    c.agree("by three", 3)
+    leader = ready_leader(c, range(3))
+    target, leaves = without(range(3), leader)
+    new = sorted([leader, target, 3])
+    joint = carries_configuration(new, joint=True)
+    late = {dst: c.hold("append_entries", leader, dst, "reply", when=joint) for dst in (target, leaves, 3)}
+    call = MembershipCall(c, leader, new)
+    c.wait_for(10.0, lambda: bool(late[target].messages) or not call.pending)
+    c.wait_for(1.0, lambda: all(hold.messages for hold in late.values()))
+    if not all(hold.messages for hold in late.values()):
+        return  # a Raft that changes one server at a time
+    asked = c.hold("timeout_now")
+    begin(c, leader, target)
+    for hold in late.values():
+        hold.release()
+    c.sleep(COMMANDS_WITHIN)
+    asked.drop()
+    c.wait_for(5.0, lambda: configured(c, new) > 0)
+    text = (
+        f"expected S{leader} to complete the change to {new}, as C_old,new is committed and its transfer was given up,"
+    )
+    c.expect(configured(c, new) > 0, f"{text} but it does not", rules.JOINT_CONSENSUS, [leader])
+    agree_by(c, "by those of the new set")
+
+
+@points(4, networks=SIM)
 def test_during_a_joint_change(cluster: StartCluster) -> None:
     """The target stands while two sets of members are in force: it asks both for their votes (part 2 of lab 2E)."""
     c = cluster(6, members=range(5))
@@ -653,25 +704,33 @@ def test_outside_the_configuration(cluster: StartCluster) -> None:
 
 @points(5)
 def test_told_at_once(cluster: StartCluster) -> None:
-    """TimeoutNow arrives twice, or together with a newer leader's message; S0 stands in one term at most."""
+    """TimeoutNow arrives twice, or together with a newer leader's message or heartbeats; S0 stands in one term at most."""
     c = cluster(4, scripted=range(1, 4))
     deny_votes(c)
-    for number in range(ROUNDS):
+    rounds = ROUNDS * 3 // 2
+    for number in range(rounds):
         term = 1000 + 10 * number
         append(c, 1, term)
         with c.at_once(0):
             send_timeout_now(c, 1, term)
-            if number % 2:
+            if number % 3 == 0:
                 send_append(c, 2, term + 5)
-            else:
+            elif number % 3 == 1:
                 send_timeout_now(c, 1, term)
+            else:
+                for _ in range(3):
+                    send_append(c, 1, term)
         c.sleep(0.02)
+        if number % 3 == 2 and term + 1 not in elections_on_request(c):
+            # A heartbeat was in the way. Then the election of a later term is an ordinary one.
+            append(c, 1, term + 5)
+            c.sleep(1.0)
         wrong = [each for each in elections_on_request(c) if each > term + 1]
         text = (
             f"expected S0 to stand in term {term + 1} after a TimeoutNow of term {term}, or not at all, but it asks for"
         )
         c.expect(not wrong, f"{text} votes in {wrong}, as if it was told to", rules.ELECTION_ON_REQUEST, [0])
-    text = f"expected S0 to obey at least one of {ROUNDS} TimeoutNows, but it did not"
+    text = f"expected S0 to obey at least one of {rounds} TimeoutNows, but it did not"
     c.expect(bool(elections_on_request(c)), text, rules.WHO_STANDS, [0])
 
 

@@ -412,6 +412,8 @@ class Raft:
                 self._meet(reply.term)
                 return
             said_yes.add(server)
+            if self.role == "leader":
+                return  # elected meanwhile, with votes that came late
             if self.round != this or self.saved.term + 1 != args.term or not self.saved.most(said_yes):
                 return
             self.round += 1

@@ -687,7 +687,7 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
         prev = last, followers[who].log[last - 1]["term"]
         with c.at_once(0):
             calls = [c.ask_start(0, f"{attempt} command {number}") for number in range(4)]
-            send_append(c, who, newer, prev, entries(newer, f"{attempt} by S{who}"))
+            send_append(c, who, newer, prev, entries(newer, f"{attempt} by S{who}"), commit=last + 1)
             calls += [c.ask_start(0, f"{attempt} command {number}") for number in range(4, 8)]
         taken = [(index, in_term) for index, in_term, is_leader in c.started(0, calls) if is_leader]
         for index, in_term in taken:
@@ -700,6 +700,12 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
         sent = any(rpc.args["term"] == newer for each in c.scripted for rpc in each.received if "entries" in rpc.args)
         text = f"expected S0 to send no entries in term {newer}, but it does. S{who} leads that term"
         c.expect(not sent, text, rules.ELECTION_SAFETY, [0])
+        requests = [rpc.args for each in c.scripted for rpc in each.received if rpc.method == "append_entries"]
+        named = max((args["leader_commit"] for args in requests if args["term"] == term), default=0)
+        text = (
+            f"expected S0 to name no commit index above {last} in term {term}, in which it led, but it named {named},"
+        )
+        c.expect(named <= last, f"{text} of which it learned from S{who}, the next leader", rules.COMMIT_PROVED, [0])
         # The new leader's entry has replaced those that S0 took before, and there is nothing after it.
         beyond = any(append(c, who, newer, (last + 2, each))["success"] for each in (term, newer))
         text = f"expected S0 to append nothing once it follows S{who} in term {newer}, but it has index {last + 2}"

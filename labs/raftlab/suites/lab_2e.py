@@ -714,6 +714,22 @@ def test_a_slow_learner(cluster: StartCluster) -> None:
     c.agree("by three still", 1)
 
 
+@points(4, networks=SIM)
+def test_a_learner_that_was_slow(cluster: StartCluster) -> None:
+    """A new server answers nothing for a second, and then everything at once; it is added."""
+    c = cluster(4, scripted=range(1, 4), members=range(3))
+    ScriptedFollowers(c)
+    wait_for_leadership(c)
+    c.agree("by three", 1)
+    late = c.hold("append_entries", dst=3, leg="reply")
+    call = MembershipCall(c, 0, range(4))
+    c.sleep(1.2)
+    late.release()
+    index, _, leads = call.answer() or (-1, 0, False)
+    text = "expected S0 to add S3, which answers at once since 1.2 s after the call, but S0 refuses"
+    c.expect(not leads or index > 0, text, rules.LEARNERS, [0])
+
+
 @points(5, networks=SIM)
 def test_a_change_ends_with_its_term(cluster: StartCluster) -> None:
     """The leader is deposed while a new server catches up, and elected again: that change is over, another begins."""

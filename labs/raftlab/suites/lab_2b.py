@@ -428,7 +428,7 @@ def test_slow_service(cluster: StartCluster) -> None:
 
 @points(8)
 def test_append_table(cluster: StartCluster) -> None:
-    """S0 handles AppendEntries correctly, whatever its log has in common with the request."""
+    """S0 handles AppendEntries correctly, whether or not its log agrees with the request."""
     c = cluster(3, scripted=(1, 2))
 
     def listed(terms: list[int]) -> str:
@@ -967,8 +967,8 @@ def test_match_index_only_grows(cluster: StartCluster) -> None:
     if c.get_state(0) != (term, True):
         return
     text = f"expected S0 to apply index {last}, but it did not. Three of five servers have it"
-    late = "S1's reply to the entry before arrived after S1's reply to this one"
-    c.expect(c.committed(last)[0] == 1, f"{text}. {late}", rules.REPLY_PROVES, [0])
+    why = "S1's reply to the entry before arrived after S1's reply to this one"
+    c.expect(c.committed(last)[0] == 1, f"{text}. {why}", rules.REPLY_PROVES, [0])
     others.release()
 
 

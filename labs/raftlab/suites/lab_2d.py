@@ -501,7 +501,7 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
 
 @points(6)
 def test_log_meets_snapshot(cluster: StartCluster) -> None:
-    """S0 handles a snapshot correctly, whatever its log has in common with it, even if it arrives twice or late."""
+    """S0 handles a snapshot correctly, whatever its log contains, even if the snapshot arrives twice or late."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=10, size=6000)
     leader = SnapshotSender(c)

@@ -164,8 +164,10 @@ def test_remove_a_dead_server(cluster: StartCluster) -> None:
     if c.committed(index)[0] == 0 and (sent is None or sent.old):
         return  # the change goes through C_old,new, which needs the dead server; that is correct, too
     c.wait_for(2.0, lambda: c.committed(index)[0] == 1)
-    text = f"expected S{leader}, now the only member, to apply index {waiting} and its change at {index} within 2 s"
-    c.expect(c.committed(index)[0] == 1, f"{text}, but it has not", rules.MEMBERS_COUNT, [leader])
+    text = f"expected S{leader} to apply index {waiting} and its change at {index} within 2 s"
+    c.expect(
+        c.committed(index)[0] == 1, f"{text}, but it has not. It is now the only member", rules.MEMBERS_COUNT, [leader]
+    )
     c.agree("by one", 1)
 
 
@@ -236,7 +238,7 @@ def test_a_learner_that_is_not_there(cluster: StartCluster) -> None:
         c.agree(f"by two, {number}", 2)
     answer = call.answer()
     if answer is not None and answer[2]:
-        text = f"expected S{leader} to answer -1 as S3 never caught up, but it answered {answer[0]}"
+        text = f"expected S{leader} to answer -1, but it answered {answer[0]}. S3 never caught up"
         c.expect(answer[0] == -1, text, rules.LEARNERS, [leader])
     c.agree("by two of three still", 2)
     c.heal()
@@ -538,22 +540,26 @@ def test_who_counts(cluster: StartCluster) -> None:
     voters.expect_win([3, 4], "three of five", rule)
     # Another leader's entry replaces the last one, so the configuration before that one counts again.
     append(c, 2, 20_000, (1, 1000), entries(20_000, "instead"))
-    voters.expect_loss([4, 1], "two of the four members at index 1, as the entry at index 2 is gone", rule)
+    voters.expect_loss([4, 1], "two of the four members at index 1; the entry at index 2 is gone", rule)
     voters.expect_win([2, 3], "three of four", rule)
     # The configuration at index 1 cannot be removed any more: it was committed before the change at index 2 began.
     # Now a snapshot brings a configuration.
     sender = SnapshotSender(c)
     sender.term = 40_000
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 3, 4], old_members=None)
-    voters.expect_loss([1, 2], "S1 and S2 are not members by the snapshot up to index 10", rules.CONFIGURATION_STAYS)
+    voters.expect_loss(
+        [1, 2], "S1 and S2 are not members according to the snapshot up to index 10", rules.CONFIGURATION_STAYS
+    )
     c.restart(0)
-    voters.expect_win([3], "two of three by the snapshot, after a restart", rules.CONFIGURATION_STAYS)
+    voters.expect_win([3], "two of three according to the snapshot, after a restart", rules.CONFIGURATION_STAYS)
     last = (10, term_of(10))
     append(c, 1, 50_000, last, [configuration_entry(50_000, [0, 2, 3, 4])])
     voters.expect_loss([3], "two of four since the entry at index 11", rule)
     append(c, 2, 60_000, last, entries(60_000, "instead"))
-    voters.expect_loss([2, 1], "S1 and S2 are not members by the snapshot, as the entry at index 11 is gone", rule)
-    voters.expect_win([4], "two of three by the snapshot, as the entry at index 11 is gone", rule)
+    voters.expect_loss(
+        [2, 1], "S1 and S2 are not members according to the snapshot; the entry at index 11 is gone", rule
+    )
+    voters.expect_win([4], "two of three according to the snapshot; the entry at index 11 is gone", rule)
 
 
 @points(6)
@@ -611,7 +617,9 @@ def test_removed_leader_does_not_linger(cluster: StartCluster) -> None:
         for rpc in scripted_server.received
         if rpc.method == "append_entries" and rpc.args["term"] == newer
     ]
-    text = f"expected S0 to send no AppendEntries of term {newer}, which S2 leads, but it sent one to {names(wrong)}"
+    text = (
+        f"expected S0 to send no AppendEntries of term {newer}, but it sent one to {names(wrong)}. S2 leads that term"
+    )
     c.expect(not wrong, text, rules.ELECTION_SAFETY, [0])
 
 
@@ -636,7 +644,7 @@ def test_change_while_stepping_down(cluster: StartCluster) -> None:
             send_append(c, who, newer, (last, log[last - 1]["term"]), entries(newer, f"{attempt} by S{who}"))
         answers = [call.answer() or (-1, -1, False) for call in calls]
         for index, in_term, leads in answers:
-            text = f"expected S0 to answer in term {term}, which it leads, or to refuse, but it answered {index}, {in_term}"
+            text = f"expected S0 to answer with its own term {term} or to refuse, but it answered {index}, {in_term}"
             c.expect(not leads or in_term == term, text, rules.ELECTION_SAFETY, [0])
         taken = [index for index, _, leads in answers if leads and index > 0]
         text = f"expected S0 to accept at most one of two changes requested together, but it answered {answers}"
@@ -671,12 +679,10 @@ def test_index_of_a_change(cluster: StartCluster) -> None:
         stored = c.wait_for(5.0, lambda: len(log) >= last)  # noqa: B023  (called in this round only)
         c.expect(stored, text, rules.AGREEMENT, [0])
         entry = log[index - 1]
-        text = (
-            f"expected change_membership({members}) to answer the index of its configuration, but at the index that it"
-        )
+        text = f"expected change_membership({members}) to answer the index of its configuration, but it"
         right = entry.get("kind") == "configuration" and entry["members"] == members
         what = "another configuration" if entry.get("kind") == "configuration" else "a command"
-        c.expect(right, f"{text} answered, {index}, there is {what}", rules.CHANGE_ANSWERS, [0])
+        c.expect(right, f"{text} answered {index}. At that index, there is {what}", rules.CHANGE_ANSWERS, [0])
         for command, at in zip(commands, started, strict=True):
             text = f"expected start({command!r}) to answer the index of this command, but it answered {at}"
             c.expect(log[at - 1]["command"] == command, text, rules.AGREEMENT, [0])
@@ -685,7 +691,7 @@ def test_index_of_a_change(cluster: StartCluster) -> None:
             alone = configuration_at(log, members, index)
             return alone > 0 and c.committed(alone)[0] > 0
 
-        text = f"expected S0 to apply the configuration {members} within 5 s, as all answer, but it did not"
+        text = f"expected S0 to apply the configuration {members} within 5 s, but it did not. All servers answer"
         c.expect(c.wait_for(5.0, complete), text, rules.MEMBERS_TOLD, [0])
 
 
@@ -810,16 +816,14 @@ def test_vote_and_leader_at_once(cluster: StartCluster) -> None:
         with c.at_once(0):
             requests = request_vote(c, 2, term + 100), send_append(c, 1, term)
         vote, heartbeat = (c.reply_to(rpc) for rpc in requests)
-        text = (
-            f"expected S0 to follow S1 in term {term}, or to vote for S2 in term {term + 100}, but it did both: it has"
-        )
+        text = f"expected S0 to follow S1 in term {term}, or to vote for S2 in term {term + 100}, but it did both."
         wrong = vote["vote_granted"] and heartbeat["success"]
-        c.expect(not wrong, f"{text} heard a leader, and then votes for another server", rules.REMOVED_SERVER, [0])
+        c.expect(not wrong, f"{text} It heard a leader, and then voted for another server", rules.REMOVED_SERVER, [0])
 
 
 @points(5)
 def test_own_entry_must_be_committed(cluster: StartCluster) -> None:
-    """A leader whose own term has an entry, but no committed one, refuses a change."""
+    """A leader refuses a change until an entry of its own term is committed; to have one in the log is not enough."""
     c = cluster(3, scripted=(1, 2))
     for number in (1, 2):
         ScriptedFollower(c, number, limit=0)
@@ -849,13 +853,15 @@ def test_kept_configuration_counts(cluster: StartCluster) -> None:
     sender.append(0, 10)
     append(c, 1, sender.term, (10, term_of(10)), [configuration_entry(sender.term, [0, 1, 2, 3])])
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 1, 2], old_members=None)
-    voters.expect_loss([1], "two of four by the entry at index 11, which stays", rules.CONFIGURATION_STAYS)
-    voters.expect_win([1, 2], "three of four by the entry at index 11, which stays", rules.CONFIGURATION_STAYS)
+    voters.expect_loss([1], "two of four according to the entry at index 11, which stays", rules.CONFIGURATION_STAYS)
+    voters.expect_win(
+        [1, 2], "three of four according to the entry at index 11, which stays", rules.CONFIGURATION_STAYS
+    )
 
 
 @points(5, networks=SIM)
 def test_snapshot_undoes_a_change(cluster: StartCluster) -> None:
-    """A snapshot replaces a log that goes on after it, so that the configuration at the end of that log is gone."""
+    """A snapshot replaces a longer log; the configuration at the end of that log no longer counts."""
     c = cluster(4, scripted=range(1, 4), members=range(3))
     voters = ScriptedVoters(c)
     lost = [*entries(1000, *(f"lost, {number}" for number in range(10))), configuration_entry(1000, [0, 1, 2, 3])]
@@ -863,7 +869,7 @@ def test_snapshot_undoes_a_change(cluster: StartCluster) -> None:
     sender = SnapshotSender(c)
     sender.term = 2000
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 1, 2], old_members=None)
-    why = "two of three by the snapshot up to index 10, as its last entry is not S0's, and S0's log is gone"
+    why = "two of three according to the snapshot up to index 10, which has replaced S0's log"
     voters.expect_win([1], why, rules.CONFIGURATION_STAYS)
 
 
@@ -1173,17 +1179,17 @@ def test_part2_two_majorities(cluster: StartCluster) -> None:
     append(c, 1, 4000, (2, 2000), entries(4000, "instead"))
     voters.expect_win([1, 3, 4], "two of the old three and three of the new five", rule)
     append(c, 2, 20_000, (2, 2000), [configuration_entry(20_000, [0, 3, 4, 5, 6])])
-    voters.expect_loss([1, 2, 3], "two of the new five, as C_new is in the log", rules.MEMBERS_COUNT)
+    voters.expect_loss([1, 2, 3], "two of the new five; C_new is in the log", rules.MEMBERS_COUNT)
     append(c, 2, 30_000, (3, 20_000), entries(30_000, "behind"))
     voters.expect_win([3, 4], "three of the new five", rules.MEMBERS_COUNT)
     sender = SnapshotSender(c)
     sender.term = 40_000
     sender.ask("install_snapshot", **sender.chunk(10, 0), members=[0, 1, 2], old_members=[0, 4, 5])
-    voters.expect_loss([1, 2], "all of the new three and one of the old, by the snapshot", rule)
+    voters.expect_loss([1, 2], "all of the new three and one of the old, according to the snapshot", rule)
     c.restart(0)
-    voters.expect_loss([4, 5], "all of the old three and one of the new, by the snapshot", rule)
+    voters.expect_loss([4, 5], "all of the old three and one of the new, according to the snapshot", rule)
     c.restart(0)
-    voters.expect_win([1, 4], "two of each, by the snapshot", rule)
+    voters.expect_win([1, 4], "two of each, according to the snapshot", rule)
 
 
 @points(6)
@@ -1221,7 +1227,7 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_part2_next_leader_completes_it(cluster: StartCluster) -> None:
-    """Part 2: a server that already knows that C_old,new is committed is elected; it completes the change all the same."""
+    """Part 2: a server learns that C_old,new is committed, and is elected only then; it still completes the change."""
     c = cluster(5, scripted=range(1, 5), members=range(3))
     followers = ScriptedFollowers(c)
     joint = configuration_entry(1000, [0, 3, 4], [0, 1, 2])
@@ -1258,8 +1264,10 @@ def test_part2_deposed_at_the_commit(cluster: StartCluster) -> None:
         c.sleep(0.03)
         # S0 has C_new, of its own term, or nothing after C_old,new. S1 has sent it nothing else.
         beyond = append(c, 1, newer, (index + 1, newer))["success"]
-        text = f"expected S0 to append C_new while it leads term {term}, or not at all, but it has an entry of term {newer},"
-        c.expect(not beyond, f"{text} which S1 leads, at index {index + 1}", rules.ELECTION_SAFETY, [0])
+        text = (
+            f"expected S0 to append C_new while it leads term {term}, or not at all, but at index {index + 1} it has an"
+        )
+        c.expect(not beyond, f"{text} entry of term {newer}. S1 leads that term", rules.ELECTION_SAFETY, [0])
         wait_for_leadership(c)
         c.agree(f"after it, {number}", 1)
         c.wait_for(5.0, lambda: configured(c, members, index) > 0)  # noqa: B023  (this round only)
@@ -1273,7 +1281,9 @@ def test_part2_one_learner_is_missing(cluster: StartCluster) -> None:
     c.disconnect(4)
     leader = ready_leader(c, range(3))
     index, _, leads = MembershipCall(c, leader, range(5)).answer() or (-1, 0, False)
-    text = f"expected S{leader} to give up a change that adds S4, which cannot be reached, but it began it at index {index}"
+    text = (
+        f"expected S{leader} to give up a change that adds S4, but it began it at index {index}. S4 cannot be reached"
+    )
     c.expect(not leads or index == -1, text, rules.LEARNERS, [leader])
     c.agree("by three again", 3)
     c.connect(4)  # a Raft that refuses every such change would have passed so far

@@ -146,7 +146,7 @@ def test_one_link_is_cut(cluster: StartCluster) -> None:
         if both or hears:
             c.cut(other, leader)
         c.sleep(4.0)
-        _expect_undisturbed(c, leader, term, f"without its link to S{other}, as the others hear it")
+        _expect_undisturbed(c, leader, term, f"without its link to S{other} (the others hear it)")
         c.agree(f"number {number}", 4)
         c.heal()
         c.agree(f"by all, {number}", 5)
@@ -295,7 +295,7 @@ def test_lost_and_repeated(cluster: StartCluster) -> None:
 def _expect_step_down(c: Cluster, leader: int, why: str) -> None:
     """Require that a leader that no majority answers steps down by itself, within the time that an election may take."""
     done = c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(leader)[1])
-    text = f"expected S{leader}, {why}, to step down within 5 s, but it still says that it leads"
+    text = f"expected S{leader} to step down within 5 s, but it still says that it leads. {why}"
     c.expect(done, text, rules.CHECK_QUORUM, [leader])
 
 
@@ -309,7 +309,7 @@ def test_deaf_leader(cluster: StartCluster) -> None:
         rest = without(range(5), leader)
         for server in rest:
             c.cut(server, leader)
-        _expect_step_down(c, leader, "which hears nobody")
+        _expect_step_down(c, leader, "It hears nobody")
         c.one_leader(among=rest)
         c.agree(f"without S{leader}", 4, among=rest)
         c.heal()
@@ -328,7 +328,7 @@ def test_leader_of_a_minority(cluster: StartCluster) -> None:
             c.cut(server, leader)
             c.cut(leader, server)
         c.disconnect(alone)
-        _expect_step_down(c, leader, f"which only S{friend} answers")
+        _expect_step_down(c, leader, f"Only S{friend} answers it")
         quorum = [friend, second, third]
         c.one_leader(among=quorum)
         c.agree(f"by three, {number}", 3, among=quorum, within=20.0)
@@ -343,7 +343,7 @@ def test_old_leader_returns(cluster: StartCluster) -> None:
         c.agree(f"by all, {number}", 5)
         old = c.settled_leader()
         c.disconnect(old)
-        _expect_step_down(c, old, "which is cut off")
+        _expect_step_down(c, old, "It is cut off")
         new = c.one_leader()
         term, _ = c.get_state(new)
         c.sleep(3.0)
@@ -365,7 +365,7 @@ def test_old_leader_is_needed(cluster: StartCluster) -> None:
         c.propose(old, f"on S{old} alone, {number}")
         c.sleep(0.05)
         c.partition([old], [other])
-        _expect_step_down(c, old, "which is alone")
+        _expect_step_down(c, old, "It is alone")
         unsent.drop()
         c.heal()
         c.agree(f"by the two, {number}", 2, within=20.0)
@@ -550,8 +550,8 @@ def test_asking_changes_nothing(cluster: StartCluster) -> None:
     first = _wait_for_pre_vote(c)
     c.sleep(4.0)
     now, _ = c.get_state(0)
-    text = "expected S0 to stay in term 1000 as only one of four others would vote for it, but it is in term"
-    c.expect(now == 1000 and not campaign_terms(c), f"{text} {now}", rules.PRE_VOTE_CHANGES_NOTHING, [0])
+    text = f"expected S0 to stay in term 1000, but it is in term {now}. Only one of the four others would vote for it"
+    c.expect(now == 1000 and not campaign_terms(c), text, rules.PRE_VOTE_CHANGES_NOTHING, [0])
     asked = len([rpc for rpc in c.scripted_server(1).received if rpc.method == "pre_vote"])
     text = f"expected S0 to wait for a new timeout before it asks again, but it asked S1 {asked} times in 4 s"
     c.expect(asked <= 120, text, rules.TIMER_RESTARTS, [0])
@@ -623,7 +623,7 @@ def test_pre_votes_and_leader_at_once(cluster: StartCluster) -> None:
             send_append(c, 4, term) if number % 2 else request_vote(c, 4, term)
         c.sleep(0.03)
         now, _ = c.get_state(0)
-        text = f"expected S0 to be in term {term}, which it has seen, or a newer one, but it is in term {now}"
+        text = f"expected S0 to be in term {term} or a newer one, but it is in term {now}. It has seen term {term}"
         c.expect(now >= term, text, rules.TERMS_ONLY_GROW, [0])
         campaigns = sorted(set(campaign_terms(c, term)) - set(_pre_vote_terms(c, term)))
         text = f"expected S0 to start no election above term {term}, but it asks for votes in the terms {campaigns}"
@@ -756,7 +756,7 @@ def test_loser_asks_again(cluster: StartCluster) -> None:
     for scripted_server in c.scripted:
         scripted_server.answer.update(pre_vote=_pre_vote_answer(True), request_vote=_deny)
     c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, 1000)))
-    text = "expected S0 to start an election within 5 s, as all would vote for it, but it did not"
+    text = "expected S0 to start an election within 5 s, but it did not. All would vote for it"
     c.expect(bool(campaign_terms(c, 1000)), text, rules.STILL_ELECTED, [0])
     _deny_all(c)
     c.sleep(0.15)  # answers to an earlier question may still arrive
@@ -805,25 +805,25 @@ def test_pre_votes_that_count(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_answers_that_count(cluster: StartCluster) -> None:
-    """A leader that only half of the members answer steps down, keeps its vote for itself, and then knows of no leader."""
+    """If only half of the members answer, the leader steps down, keeps its vote for itself, and names no leader."""
     c = cluster(4, scripted=range(1, 4))
     followers = [ScriptedFollower(c, number) for number in (1, 2, 3)]
     term = wait_for_leadership(c)
     c.agree("by all", 1)
     followers[2].silent = True
     c.sleep(3.0)
-    text = f"expected S0 to go on leading term {term}, as two of three others answer, but it does not"
+    text = f"expected S0 to go on leading term {term}, but it does not. Two of the three others answer"
     c.expect(c.get_state(0) == (term, True), text, rules.NOT_DISTURBED, [0])
     _deny_all(c)
     followers[1].silent = True
-    _expect_step_down(c, 0, "which only one of three others answers")
+    _expect_step_down(c, 0, "Only one of the three others answers it")
     now, _ = c.get_state(0)
     c.expect(now == term, f"expected S0 to step down in term {term}, but it is in term {now}", rules.CHECK_QUORUM, [0])
     known, _, leads = change(c, 0, [0, 1, 2])
     text = f"expected S0 to know no leader of term {term} after it stepped down, but it names itself"
     c.expect(leads or known != 0, text, rules.CHECK_QUORUM, [0])
     reply = c.reply_to(request_vote(c, 2, term, (10_000, term)))
-    text = f"expected S0 to keep its vote for itself in term {term}, in which it led, but it voted for S2"
+    text = f"expected S0 to keep its vote for itself in term {term}, but it voted for S2. It led that term"
     c.expect(not reply["vote_granted"], text, rules.ONE_VOTE, [0])
     for _ in range(10):
         reply = _ask_pre_vote(c, 1, term + 1, (10_000, term))
@@ -857,7 +857,7 @@ def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
 
     since = fall_silent()
     count = heartbeats()
-    _expect_step_down(c, 0, "which nobody answers")
+    _expect_step_down(c, 0, "Nobody answers it")
     patience = c.now - since
     between = patience / max(1, heartbeats() - count)
     for follower in followers:
@@ -908,7 +908,7 @@ def test_short_silence(cluster: StartCluster) -> None:
 
 @points(5)
 def test_both_sets_answer(cluster: StartCluster) -> None:
-    """During a change of members, a leader that only the new members answer steps down."""
+    """During a change of members, a leader steps down if only the new members answer it."""
     c = cluster(5, scripted=range(1, 5), members=range(3))
     followers = {number: ScriptedFollower(c, number) for number in range(1, 5)}
     wait_for_leadership(c)
@@ -920,4 +920,4 @@ def test_both_sets_answer(cluster: StartCluster) -> None:
     _deny_all(c)
     for number in (1, 2):
         followers[number].silent = True
-    _expect_step_down(c, 0, "which most of the new members answer, but none of the old ones")
+    _expect_step_down(c, 0, "Most of the new members answer it, but none of the old ones")

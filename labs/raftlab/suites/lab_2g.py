@@ -256,7 +256,7 @@ def test_target_is_far_behind(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_late_timeout_now(cluster: StartCluster) -> None:
-    """A TimeoutNow arrives long after its transfer was given up, at a server that lacks entries or not; none is lost."""
+    """A TimeoutNow arrives long after its transfer was given up; no entry is lost, even if the target lacks some."""
     c = cluster(5)
     for behind in (False, True):
         leader = c.settled_leader()
@@ -280,7 +280,7 @@ def test_late_timeout_now(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_crashes_in_between(cluster: StartCluster) -> None:
-    """The leader crashes just before or after it sends TimeoutNow, or the target around its election; all goes on."""
+    """The leader crashes just before or after it sends TimeoutNow, or the target around its election; the others go on."""
     c = cluster(5)
     c.network.long_waits = False
     crashes = (("leader", "before"), ("target", "before"), ("leader", "after"), ("target", "after"))
@@ -292,7 +292,7 @@ def test_crashes_in_between(cluster: StartCluster) -> None:
         c.crash_at(victim, "send", 1, side, "timeout_now" if who == "leader" else "request_vote")
         c.transfer(leader, target)
         crashed = c.wait_for(LEADS_WITHIN, lambda: not c.server_state(victim).up)  # noqa: B023  (this round only)
-        what = "send TimeoutNow" if who == "leader" else f"ask for votes, as S{leader} hands over to it"
+        what = "send TimeoutNow" if who == "leader" else f"ask for votes when S{leader} hands over to it"
         c.expect(crashed, f"expected S{victim} to {what}, but it did not", rules.TRANSFER, [leader, target])
         c.one_leader()
         c.agree(f"without S{victim}, {number}", 4)
@@ -406,7 +406,7 @@ def test_new_configuration_first(cluster: StartCluster) -> None:
         asked = c.rpc_count(leader, "timeout_now")
         late[target].release()
         c.sleep(0.3)
-        text = f"expected S{leader} to send no TimeoutNow before S{target} has answered for C_new, but it did"
+        text = f"expected S{leader} to send no TimeoutNow before S{target} has acknowledged C_new, but it did"
         c.expect(c.rpc_count(leader, "timeout_now") == asked, text, rules.WHOLE_LOG_FIRST, [leader])
     late[target].release()
     lacks.release()
@@ -588,7 +588,7 @@ def test_no_commands_meanwhile(cluster: StartCluster) -> None:
 
 @points(6)
 def test_whole_log_first(cluster: StartCluster) -> None:
-    """TimeoutNow leaves only when the target has answered for the leader's whole log, whether it is committed or not."""
+    """The leader sends TimeoutNow only when the target has acknowledged the leader's whole log, committed or not."""
     c = cluster(5, scripted=range(1, 5))
     followers = {number: LateFollower(c, number) for number in range(1, 5)}
     term = wait_for_leadership(c)
@@ -670,7 +670,7 @@ def test_who_obeys(cluster: StartCluster) -> None:
     term = wait_for_leadership(c)
     reply = c.reply_to(send_timeout_now(c, 1, term))
     c.sleep(0.2)
-    text = f"expected S0 to ignore a TimeoutNow of term {term}, which it leads, but it asks for votes in term"
+    text = f"expected S0 to ignore a TimeoutNow of its own term {term} while it leads, but it asks for votes in term"
     terms = campaign_terms(c, term)
     c.expect(not terms, f"{text} {terms[-1:]}", rules.WHO_STANDS, [0])
     text = f"expected S0 to go on leading term {term} after a TimeoutNow of that term, but it does not"
@@ -681,7 +681,7 @@ def test_who_obeys(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_outside_the_configuration(cluster: StartCluster) -> None:
-    """S0 ignores TimeoutNow while its configuration does not have it, and obeys once it has a vote again (with lab 2E)."""
+    """S0 ignores TimeoutNow while it is not a member, and obeys as soon as it has a vote again (with lab 2E)."""
     c = cluster(4, scripted=range(1, 4))
     deny_votes(c)
     append(c, 1, 1000)
@@ -751,7 +751,7 @@ def test_votes_on_request(cluster: StartCluster) -> None:
     def expect_answer(who: int, term: int, last: tuple[int, int], wanted: bool, why: str) -> None:
         granted = ask_for_vote_on_request(c, who, term, last)
         want, got = ("yes" if yes else "no" for yes in (wanted, granted))
-        text = f"expected {want} from S0 to S{who}, which was told to stand in term {term}, {why}, but it said {got}"
+        text = f"expected {want} from S0 to S{who} in term {term} {why}, but it said {got}. S{who} was told to stand"
         c.expect(granted == wanted, text, rules.ELECTION_ON_REQUEST, [0])
 
     for number, (why, last, wanted) in enumerate(rows):
@@ -770,14 +770,12 @@ def test_votes_on_request(cluster: StartCluster) -> None:
         del c.scripted_server(number).answer["pre_vote"]
     term = wait_for_leadership(c)
     expect_answer(1, term + 1, (10_000, term), True, f"although S0 leads term {term}")
-    c.expect(
-        not c.get_state(0)[1], "expected S0 to lead no more, as it has voted, but it leads", rules.HIGHER_TERM, [0]
-    )
+    c.expect(not c.get_state(0)[1], "expected S0 to stop leading when it votes, but it leads", rules.HIGHER_TERM, [0])
 
 
 @points(5, networks=SIM)
 def test_higher_term_ends_it(cluster: StartCluster) -> None:
-    """S0 leads again, in a higher term, while a transfer of before could still be under way; it begins anew."""
+    """S0 leads again in a higher term, soon after a transfer of its earlier term; that transfer is over."""
     c = cluster(3, scripted=(1, 2))
     for number in (1, 2):
         LateFollower(c, number)
@@ -800,13 +798,13 @@ def test_higher_term_ends_it(cluster: StartCluster) -> None:
     begin(c, 0, 1)
     c.wait_for(0.3, lambda: c.get_state(0)[0] >= term + 7)
     now, _ = c.get_state(0)
-    text = f"expected S0 to adopt term {term + 7}, with which S1 has answered TimeoutNow, but it is in term {now}"
+    text = f"expected S0 to adopt term {term + 7} from S1's answer to TimeoutNow, but it is in term {now}"
     c.expect(now >= term + 7, text, rules.HIGHER_TERM, [0])
 
 
 @points(5, networks=SIM)
 def test_answers_of_an_earlier_transfer(cluster: StartCluster) -> None:
-    """The calls of TimeoutNow to S1 end only when S0 hands over to S2: that transfer is still under way."""
+    """TimeoutNow calls of an earlier transfer fail or are answered while S0 hands over to S2; the new transfer goes on."""
     c = cluster(3, scripted=(1, 2))
     followers = {number: LateFollower(c, number) for number in (1, 2)}
     c.scripted_server(1).answer["timeout_now"] = lambda rpc: {"term": rpc.args["term"]}
@@ -849,12 +847,12 @@ def test_transfers_at_once(cluster: StartCluster) -> None:
                 send_append(c, 2, term + 5)
         answers = c.transferred(0, calls)
         if not number % 2:
-            text = f"expected S0 to begin a transfer in term {term}, which it leads, or to answer in term {term + 5} that it"
+            text = f"expected S0 to begin a transfer in its own term {term}, or to answer in term {term + 5} that it"
             right = answers[0] == (1, term, True) or answers[0][1:] == (term + 5, False)
             c.expect(right, f"{text} follows, but it answered {answers[0]}", rules.TRANSFER_ANSWERS, [0])
             c.sleep(0.005)
             told = [rpc for rpc in timeouts_now(c, 1) if rpc.args["term"] == term + 5]
-            text = f"expected S0 to send no TimeoutNow of term {term + 5}, which S2 leads, but it sent one to S1"
+            text = f"expected S0 to send no TimeoutNow of term {term + 5}, but it sent one to S1. S2 leads that term"
             c.expect(not told, text, rules.TRANSFER, [0])
             term = lead_again(c, 2, term + 5)
             continue
@@ -887,6 +885,6 @@ def test_commands_at_once(cluster: StartCluster) -> None:
         told = len(timeouts_now(c, 1)) > seen
         text = f"expected S0 to refuse the command, or to send S1 no TimeoutNow before S1 has it, but start() returned {at}"
         right = not (leads and at > 0 and told)
-        c.expect(right, f"{text}, and S1 got TimeoutNow without it", rules.WHOLE_LOG_FIRST, [0])
+        c.expect(right, f"{text}, and S1 got TimeoutNow without the command", rules.WHOLE_LOG_FIRST, [0])
         followers[1].stop = NO_LIMIT
         term = lead_again(c, 2, term)

@@ -156,8 +156,10 @@ def lead_again(c: Cluster, who: int, above: int) -> int:
     the term that S0 then leads."""
     append(c, who, above + 10)
     send_timeout_now(c, who, above + 10)
-    text = f"expected S0 to lead term {above + 11}, as the leader of term {above + 10} has handed over to it"
-    c.expect(leads_within(c, 0, LEADS_WITHIN), f"{text}, but it does not", rules.WHO_STANDS, [0])
+    text = (
+        f"expected S0 to lead term {above + 11}, but it does not. The leader of term {above + 10} has handed over to it"
+    )
+    c.expect(leads_within(c, 0, LEADS_WITHIN), text, rules.WHO_STANDS, [0])
     return c.get_state(0)[0]
 
 

@@ -613,9 +613,7 @@ def test_votes_and_newer_term_at_once(cluster: StartCluster) -> None:
         c.expect(not sent, f"{text} sends heartbeats. {why}", rules.ELECTION_SAFETY, [0])
         if refused:
             named = (rpc.reply or {}).get("term", 0)
-            text = (
-                f"expected S0 to stay in term {named}, or to be in a newer one, when refusals of term {newer} arrive,"
-            )
+            text = f"expected S0 to stay in term {named} or to go to a newer one when refusals of term {newer} arrive,"
             c.expect(now >= named, f"{text} but it is in {now}", rules.TERMS_ONLY_GROW, [0])
             voted = (rpc.reply or {}).get("vote_granted") and ask_vote(c, 3, newer)["vote_granted"]
             text = f"expected S0 to keep its vote for S4 in term {newer} when refusals of that term arrive,"
@@ -700,8 +698,8 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
             c.sleep(0.001)
         check(calls, "was elected")
         led, asked = wait_for_leadership(c), campaign_terms(c, term)
-        text = f"expected S0 to lead term {asked[0]}, as everybody voted for it, but a heartbeat of term {term}, which came"
-        c.expect(not late or led == asked[0], f"{text} at once, has ended its candidacy", rules.OLD_TERM, [0])
+        text = f"expected S0 to lead term {asked[0]}, but it does not. All voted for it, and a heartbeat of term {term} came"
+        c.expect(not late or led == asked[0], f"{text} at the same moment", rules.OLD_TERM, [0])
         term = led + 10
         with c.at_once(0):
             calls = [c.begin_get_state(0) for _ in range(5)]
@@ -718,7 +716,9 @@ def test_vote_for_itself_is_kept(cluster: StartCluster) -> None:
 
     def ask(role: str) -> None:
         reply = ask_vote(c, 2, term)
-        text = f"expected S0, which was a {role} in term {term}, to keep its vote for itself, but it voted for S2"
+        text = (
+            f"expected S0 to keep its vote for itself in term {term}, but it voted for S2. S0 was a {role} in that term"
+        )
         c.expect(not reply["vote_granted"], text, rules.ONE_VOTE, [0])
 
     for heard in (False, True, True):

@@ -702,10 +702,10 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
         c.expect(not sent, text, rules.ELECTION_SAFETY, [0])
         requests = [rpc.args for each in c.scripted for rpc in each.received if rpc.method == "append_entries"]
         named = max((args["leader_commit"] for args in requests if args["term"] == term), default=0)
-        text = (
-            f"expected S0 to name no commit index above {last} in term {term}, in which it led, but it named {named},"
+        text = f"expected S0 to name no commit index above {last} in its own term {term}, but it named {named}."
+        c.expect(
+            named <= last, f"{text} It learned of that index from S{who}, the next leader", rules.COMMIT_PROVED, [0]
         )
-        c.expect(named <= last, f"{text} of which it learned from S{who}, the next leader", rules.COMMIT_PROVED, [0])
         # The new leader's entry has replaced those that S0 took before, and there is nothing after it.
         beyond = any(append(c, who, newer, (last + 2, each))["success"] for each in (term, newer))
         text = f"expected S0 to append nothing once it follows S{who} in term {newer}, but it has index {last + 2}"
@@ -877,10 +877,12 @@ def test_leader_refuses_a_newer_term(cluster: StartCluster) -> None:
     text = "expected S0 to refuse its vote to a candidate whose log is empty, but it gave it"
     c.expect(not reply["vote_granted"], text, rules.NEWER_LOG, [0])
     # A server that has just heard a leader, or leads, may ignore vote requests (§6). Then S0 is still in its own term.
-    text = f"expected S0 not to lead term {newer}, of which it learned when it refused a vote,"
-    c.expect(c.get_state(0) != (newer, True), f"{text} but it does", rules.HIGHER_TERM, [0])
+    text, why = f"expected S0 not to lead term {newer}", "It learned of that term when it refused a vote"
+    c.expect(c.get_state(0) != (newer, True), f"{text}, but it does. {why}", rules.HIGHER_TERM, [0])
     _, in_term, is_leader = c.propose(0, "after")
-    c.expect((in_term, is_leader) != (newer, True), f"{text} but it took a command in it", rules.HIGHER_TERM, [0])
+    c.expect(
+        (in_term, is_leader) != (newer, True), f"{text}, but it took a command in it. {why}", rules.HIGHER_TERM, [0]
+    )
 
 
 @points(5)
@@ -993,10 +995,10 @@ def test_followers_at_different_indexes(cluster: StartCluster) -> None:
     # S0 may have stepped down, or wait for the end of its first call to S2.
     if stored and followers[2].has("on two of five") and c.get_state(0) == (term, True):
         c.sleep(0.05)
-        text = (
-            f"expected S0 to apply index {first}, which three of five have, but it did not: S2's reply was also about"
+        text = f"expected S0 to apply index {first}, but it did not. Three of five servers have it. S2's reply was"
+        c.expect(
+            c.committed(first)[0] == 1, f"{text} also about an entry that two servers have", rules.COMMIT_MAJORITY, [0]
         )
-        c.expect(c.committed(first)[0] == 1, f"{text} an entry that two have", rules.COMMIT_MAJORITY, [0])
 
 
 @points(5)

@@ -101,8 +101,8 @@ def test_back_and_forth(cluster: StartCluster) -> None:
         before = c.rpc_count(leader, "append_entries")
         c.sleep(1.0)
         counts.append(c.rpc_count(leader, "append_entries") - before)
-    text = f"expected S{leader}, after eight transfers between S{leader} and S{target}, to send about {counts[0]} heartbeats"
-    text = f"{text} within a second, as the first leader did, but it sent {counts[1]}"
+    text = f"expected S{leader} to send about {counts[0]} heartbeats within a second, but it sent {counts[1]}."
+    text = f"{text} The first leader sent {counts[0]}, and eight transfers between S{leader} and S{target} followed"
     c.expect(counts[1] <= 1.5 * counts[0] + 2, text, rules.HEARTBEATS, [leader])
     c.agree("by all again", 3)
 
@@ -435,10 +435,8 @@ def test_joint_change_goes_on(cluster: StartCluster) -> None:
     c.sleep(COMMANDS_WITHIN)
     asked.drop()
     c.wait_for(5.0, lambda: configured(c, new) > 0)
-    text = (
-        f"expected S{leader} to complete the change to {new}, as C_old,new is committed and its transfer was given up,"
-    )
-    c.expect(configured(c, new) > 0, f"{text} but it does not", rules.JOINT_CONSENSUS, [leader])
+    text = f"expected S{leader} to complete the change to {new}, but it does not. C_old,new is committed, and"
+    c.expect(configured(c, new) > 0, f"{text} the transfer was given up", rules.JOINT_CONSENSUS, [leader])
     agree_by(c, "by those of the new set")
 
 

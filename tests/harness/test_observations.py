@@ -129,7 +129,7 @@ def test_elected_servers_that_do_not_go_on_leading(script: Script) -> None:
     assert election(script) == "S0 got the votes of S0 and S1 in term 1, and sent no AppendEntries"
     script.append(0.6, 0, 1, 0)
     assert election(script) == "S0 was elected in term 1, and did not go on leading"
-    expected = "S0 sends AppendEntries of term 1, in which it was elected, but does not say that it leads"
+    expected = "S0 was elected in term 1 and sends AppendEntries of that term, but does not say that it leads"
     assert election(script, now=0.7) == expected
     script.vote(1.5, 2, 1, 2, granted=True)
     script.append(1.6, 2, 1, 0, term=2)
@@ -197,7 +197,7 @@ def test_a_follower_that_refuses(script: Script) -> None:
 def test_a_follower_that_is_not_sent_everything(script: Script) -> None:
     script.append(1.0, 0, 1, 1, 1)
     assert observations.lagging(script.events, 0.0, 1, 5, 0).text == (
-        "S1 has taken everything that S0 sent it, which ends with index 2"
+        "S1 has taken everything that S0 sent it, up to index 2"
     )
     assert observations.lagging(script.events, 0.0, 2, 5, 0).text == "nobody sent S2 entries or heartbeats"
 

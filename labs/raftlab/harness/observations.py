@@ -242,7 +242,7 @@ def _elected(
         what = "every vote" if len(voters) >= members > 1 else f"the votes of {names(voters)}"
         return Observation(f"{name_of(last.server)} got {what} in term {last.term}, and sent no AppendEntries", about)
     if now - led[last.server, last.term] < _HEARTBEAT_S:
-        text = f"{name_of(last.server)} sends AppendEntries of term {last.term}, in which it was elected"
+        text = f"{name_of(last.server)} was elected in term {last.term} and sends AppendEntries of that term"
         return Observation(f"{text}, but does not say that it leads", about)
     if len(won) == 1:
         text = f"{name_of(last.server)} was elected in term {last.term}, and did not go on leading"
@@ -402,7 +402,7 @@ def lagging(events: Sequence[Event], since: float, server: int, index: int, appl
         return Observation(text, frozenset({stored[0].id, appends[-1].id}))
     if taken:
         upto = max(map(_upto, taken))
-        text = f"{name} has taken everything that {leader} sent it, which ends with index {upto}"
+        text = f"{name} has taken everything that {leader} sent it, up to index {upto}"
         return Observation(text, frozenset({taken[-1].id}))
     return _refusals(name, leader, refused[::-1], chunks)
 
@@ -420,7 +420,7 @@ def _refusals(name: str, leader: str, refused: list[Call], chunks: list[Call]) -
         text = f"{leader} leads term {refused[-1].term}, but {name} answered it with the newer term {newer}"
         return Observation(text, about)
     if times > len(refused) // 2:
-        what = f"prev=({prev[0]},{prev[1]})" if prev != (0, 0) else "prev=(0,0), which every log matches,"
+        what = f"prev=({prev[0]},{prev[1]})" if prev != (0, 0) else "prev=(0,0), the start of every log,"
         text = f"{name} refused {leader}'s AppendEntries with {what} {_times(times)}"
         if chunks:
             last = chunks[-1]

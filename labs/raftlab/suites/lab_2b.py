@@ -366,7 +366,7 @@ def test_lossy_network(cluster: StartCluster) -> None:
 
 @points(5)
 def test_messages_of_the_past(cluster: StartCluster) -> None:
-    """Messages of an old leader that arrive terms later are refused."""
+    """Messages of an old leader are refused if they arrive in a newer term."""
     c = cluster(3)
     c.agree("before", 3)
     old = c.one_leader()
@@ -388,7 +388,7 @@ def test_messages_of_the_past(cluster: StartCluster) -> None:
 
 @points(5)
 def test_longer_log_is_not_newer(cluster: StartCluster) -> None:
-    """Of the two servers that are left, the one whose log is shorter but ends with the newer term is elected."""
+    """Two servers are left; the one with the shorter log is elected, because its log ends with a newer term."""
     c = cluster(3)
     c.agree("before", 3)
     old = c.one_leader()

@@ -288,7 +288,7 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
 
 @points(5)
 def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
-    """A leader that restarted from its snapshot brings a server up to date that has nothing, or only entries of its own."""
+    """A leader that restarted from its snapshot brings a server with an empty log, or with other entries, up to date."""
     c = cluster(3)
     c.take_snapshots(every=10, size=5000)
     # In the second round, the server that stays behind is a leader, whose log alone has more entries than the others commit.

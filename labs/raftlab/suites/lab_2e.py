@@ -760,7 +760,7 @@ def test_a_change_ends_with_its_term(cluster: StartCluster) -> None:
 
 @points(5)
 def test_voters_do_not_look_at_members(cluster: StartCluster) -> None:
-    """A server votes for candidates and follows leaders even if they, or it, are not members of its configuration."""
+    """A server votes and follows leaders, even if its configuration lacks the candidate, the leader or the server itself."""
     c = cluster(5, scripted=range(1, 5), members=range(3))
     wait_for_campaign(c)
     for term, why in ((1000, "S4 is not a member"), (2000, "Neither of them is a member")):
@@ -900,7 +900,7 @@ def _expect_snapshot_members(
 
 @points(6)
 def test_snapshot_names_the_members_of_then(cluster: StartCluster) -> None:
-    """A snapshot carries the configuration as of its last index, not a later one, also while a later one is taken."""
+    """A snapshot carries the configuration at its last index, not a later one, even while a later snapshot is taken."""
     c = cluster(4, scripted=range(1, 4), members=range(3))
     c.take_snapshots(every=0, size=6000)
     followers = ScriptedFollowers(c)
@@ -1053,7 +1053,7 @@ def test_part2_restart_between_two(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_two_leaders(cluster: StartCluster) -> None:
-    """Part 2: a new leader with C_old,new in its log needs a majority of both configurations to commit it, before C_new."""
+    """Part 2: a new leader with C_old,new in its log needs a majority of each set to commit it; C_new comes only then."""
     c = cluster(5, members=range(3))
     for number in range(3):
         c.agree(f"by the old three, {number}", 3)

@@ -686,7 +686,7 @@ def test_pre_votes_of_an_earlier_round(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_late_votes_and_pre_votes(cluster: StartCluster) -> None:
-    """A candidate that wins with late votes, when it already asks for pre-votes again, leads on when these arrive, too."""
+    """Late votes elect a candidate that already asks for pre-votes again; it goes on leading when pre-votes arrive."""
     c = cluster(3, scripted=(1, 2))
     for number in (1, 2):
         ScriptedFollower(c, number)

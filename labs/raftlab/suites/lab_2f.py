@@ -890,7 +890,7 @@ def test_short_silence(cluster: StartCluster) -> None:
         follower.silent = True
     wait_for_leadership(c)
     since = c.now
-    _expect_step_down(c, 0, "which nobody has ever answered")
+    _expect_step_down(c, 0, "Nobody has ever answered it")
     patience = c.now - since
     for number in range(3):
         for follower in followers:

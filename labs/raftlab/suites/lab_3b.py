@@ -1009,6 +1009,13 @@ def test_lease_and_a_refusal(cluster: StartCluster) -> None:
     for method in ("request_vote", "pre_vote"):
         c.scripted_server(2).answer[method] = _vote_for_s0
     term, client, _ = leads_alone(c)
+    expect_soon(c, client, 0, read_of("lease"), "1;", rules.LEASE)
+    # How long a lease lasts that rests on S2 alone. S2, too, must keep silent for at least that time.
+    other.silent, since, lasts = True, c.now, 0.0
+    while client.ask(0, read_of("lease"))["status"] == "ok" and c.now < since + LONGEST_TIMEOUT:
+        lasts = c.now - since
+        c.sleep(0.01)
+    other.silent = False
     # S0 is elected again, so it supposes that S1 has what S0 has. But S1 has nothing.
     append(c, 2, term + 10, (len(other.log), other.log[-1]["term"]), [], len(other.log))
     wait_for_leadership(c)
@@ -1019,16 +1026,19 @@ def test_lease_and_a_refusal(cluster: StartCluster) -> None:
     # S2 answers no more, so a lease rests on S1 alone, which refuses what S0 sends first. S1 does not get the entries from
     # the beginning.
     other.silent, since = True, c.now
-    c.sleep(0.15)
+    c.sleep(max(0.15, lasts))
     acceptable = c.hold("append_entries", src=0, dst=1, when=lambda args: args["prev_log_index"] == 0)
     everything.drop()
-    c.wait_for(0.3, lambda: bool(acceptable.messages))
+    c.wait_for(0.3, lambda: bool(acceptable.messages and c.replies(1, "append_entries")))
+    if all(reply["success"] for _, reply in c.replies(1, "append_entries")):
+        return  # S0 has sent nothing that S1 refuses
     c.cut(0, 1)
     c.cut(1, 0)
     c.crash(1)
     c.event_loop.boot(1, c.members)  # restart() would connect it to S0 again
     c.wait_for(1.0, lambda: c.server_state(1).ready)
-    c.sleep(max(0.0, since + 0.31 - c.now))  # S2, too, is silent for the shortest election timeout
+    # Heartbeats are 0.1 s apart, so a lease that rests on S2 may last 0.1 s longer than before.
+    c.sleep(max(0.0, since + max(0.31, lasts + 0.13) - c.now))
     wait_for_vote(c, 2, 1, c.get_state(0)[0] + 10)
     why = "S1 has just voted for S2. S1 had refused entries of S0 and then restarted"
     expect_refused(c, client, read_of("lease"), why, rules.SILENT_VOTERS)

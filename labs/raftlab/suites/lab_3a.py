@@ -1163,6 +1163,11 @@ def _overwrite(c: Cluster, client: Client, followers: list[ScriptedFollower], fi
     for follower in followers:
         follower.log = [*log, entry]
         follower.limit = NO_LIMIT
+    # S1 goes on leading. If S0 led again, it could carry out the request by another entry, and rightly answer with ok.
+    until = c.now + 2.5
+    while not rpc.done and c.now < until:
+        append(c, 1, term, (len(log) + 1, term), [], len(log) + 1)
+        c.sleep(0.05)
     status = client.answer(rpc)["status"]
     text = f"expected S0 not to answer a request of session {fields['client_id']} with no_session, but it does"
     c.expect(status != "no_session", f"{text}. Another leader's entry is at its index", rules.SESSIONS, [0])

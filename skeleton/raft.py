@@ -3,7 +3,7 @@
 You build a server of a Raft cluster: an ordinary class with ordinary threads. The lab runs your file as it is, in a
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
-Read `handouts/lab-2a.md` first. Wherever this file says "Your code here", code is missing; the names and messages around
+Read `handouts/lab-2a.md` first. Where the skeleton says "Your code here", code is missing; the names and messages around
 it come from Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
 every field that you add to a message a default value.
 
@@ -350,7 +350,7 @@ class Raft:
         """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. From the moment when the lease is granted
         until the lease has ended, no entry may be committed before the follower has that entry."""
         # Your code here (3B): part 2: grant it if this server holds a lease itself, and the follower is not behind
-        # No other leader may commit while a follower's lease lasts, so that lease must end before this server's own.
+        # While a follower's lease lasts, no other leader may commit. So make it end before this server's own lease.
         return LeaseReply(term=self.current_term, granted=False)
 
     # Your code here (2A): the election, the heartbeats, and whatever helpers you want

@@ -3,7 +3,7 @@
 You write both ends of it: the server, which carries out what the log says, and the clerk, with which a client calls the
 servers. The sources are section 8 of the paper, and sections 6.1 to 6.3 of Ongaro's dissertation.
 
-Read `handouts/lab-3a.md` first. Wherever this file says "Your code here", code is missing. You may add fields, methods,
+Read `handouts/lab-3a.md` first. Where the skeleton says "Your code here", code is missing. You may add fields, methods,
 threads and files. Keep what is here, and give every field that you add to a message a default value.
 
 The Raft below is your `raft.py` or another one, so this file does not import it. What the lab gives you (see `raftlab.api`):

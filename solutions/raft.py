@@ -3,7 +3,7 @@
 You build a server of a Raft cluster: an ordinary class with ordinary threads. The lab runs your file as it is, in a
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
-Read `handouts/lab-2a.md` first. Wherever this file says "Your code here", code is missing; the names and messages around
+Read `handouts/lab-2a.md` first. Where the skeleton says "Your code here", code is missing; the names and messages around
 it come from Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
 every field that you add to a message a default value.
 
@@ -77,8 +77,8 @@ READ_WITHIN = 1.0
 # Seconds. Voters wait for ELECTION_TIMEOUT[0] by clocks that may be faster than the leader's, so a lease is shorter.
 LEASE = ELECTION_TIMEOUT[0] / MAX_DRIFT
 # Part 2. A follower asks for a lease once it gets this many reads by lease within a second. Fewer reads are not worth a
-# lease, because writes must wait for its holder. While there are enough reads, the follower asks again after this part of
-# LEASE, drawn at random. So it asks before its lease ends, and not at the same time as all other holders.
+# lease, because writes must wait for its holder. While there are enough reads, the follower asks again after a part of
+# LEASE, drawn at random from ASK_AFTER. So it asks before its lease ends, and not at the same time as all other holders.
 READS_WORTH_A_LEASE = 10
 ASK_AFTER = (0.3, 0.5)
 # endregion
@@ -356,7 +356,8 @@ class Raft:
 
         # region 3B: rounds of messages, whose answers prove that this server still leads
         # hint: An answer proves leadership at the moment when its message was sent, not when the answer arrived.
-        # The number of the latest round, which each message has; when each round began; the last round each server answered.
+        # The number of the latest round (every message carries it); when each round began; the last round that each server
+        # answered.
         self.round = 0
         self.round_began: dict[int, float] = {}
         self.answered_round: dict[int, int] = {}
@@ -370,13 +371,13 @@ class Raft:
         self.silent_until = time.monotonic() + ELECTION_TIMEOUT[0] if self.promised else 0.0
         # The term of the last leader that asked for a lease.
         self.promised_to = 0
-        # Part 2. At a leader: by server, until when the lease that it has granted may last. At a follower: the term and the
-        # end of its own lease, when the last reads by lease came, and when to ask for a lease again.
+        # Part 2. At a leader: for each server, when the lease that it was granted ends at the latest. At a follower: the
+        # term and the end of its own lease, when the last reads by lease came, and when to ask for a lease again.
         self.granted: dict[int, float] = {}
         self.own_lease = (0, 0.0)
         self.lease_reads: list[float] = []
         self.ask_at = 0.0
-        # At a leader: by server, the end of the log when it was last granted a lease in this term.
+        # At a leader: for each server, the end of the log when it was last granted a lease in this term.
         self.log_at_grant: dict[int, int] = {}
         # endregion
 
@@ -653,7 +654,7 @@ class Raft:
         """Lab 3B, part 2. A follower asks for a lease, to answer reads itself. From the moment when the lease is granted
         until the lease has ended, no entry may be committed before the follower has that entry."""
         # region 3B: part 2: grant it if this server holds a lease itself, and the follower is not behind
-        # hint: No other leader may commit while a follower's lease lasts, so that lease must end before this server's own.
+        # hint: While a follower's lease lasts, no other leader may commit. So make it end before this server's own lease.
         with self.lock:
             self._see_term(args.term)
             if self.role != LEADER or not self._may_grant(args.server_id):
@@ -929,7 +930,8 @@ class Raft:
                     threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
 
     def _has_news_for(self, server: int) -> bool:
-        """Whether to send now: there is something new, and it may not be in flight already. Called with the lock held."""
+        """Whether to send now, that is, whether there is something new and no recent message to this server is unanswered.
+        Called with the lock held."""
         if self.role != LEADER:
             return False
         _, since = self.in_flight.get(server, (None, None))
@@ -1000,7 +1002,7 @@ class Raft:
         if self.old_members:
             index = min(index, self._held_by_most(self.old_members))
         # endregion
-        # region 3B: every holder of a lease must have the entry, too: it would answer reads without it (part 2)
+        # region 3B: every holder of a lease must have the entry, too; otherwise it answers reads without the entry (part 2)
         index = min([index, *(self.match_index[server] for server in self._holders())])
         # endregion
         # An entry of an older term may still be overwritten, however many have it (§5.4.2, Figure 8).
@@ -1258,7 +1260,8 @@ class Raft:
         self.members, self.old_members = frozenset(entry.members or ()), frozenset(entry.old_members or ())
         self.configured_at = at
         if self.role == LEADER:
-            # Tell removed servers that they are removed. A server that does not learn of it in time has no vote either.
+            # Tell removed servers that they are removed. A server that does not learn of it in time has lost its vote all
+            # the same.
             self.leaving.update(dict.fromkeys(before - _voters(entry), time.monotonic() + LEARNER_PATIENCE))
 
     def _configured_at(self, index: int) -> int:
@@ -1329,8 +1332,8 @@ class Raft:
         self.to_send.notify_all()
 
     def _wait_for_learners(self, term: int) -> bool:
-        """Wait until all learners have caught up: a round of what they lacked took less than an election timeout
-        (dissertation, 4.2.1). Called with the lock held; waiting releases it."""
+        """Wait until all learners have caught up, that is, until a round takes less than an election timeout. In a round,
+        they get all that they lack when it begins (dissertation, 4.2.1). Called with the lock held; waiting releases it."""
         give_up = time.monotonic() + LEARNER_PATIENCE
         while True:
             goal, since = self._last_index(), time.monotonic()
@@ -1540,7 +1543,7 @@ class Raft:
         """At a follower: the index for a read, if it holds a lease; otherwise -1. If there are enough reads, it asks for a
         lease, and for the next one before this one ends. Called with the lock held."""
         # This is the end of the log, because what this server has acknowledged may be committed, and others may have shown
-        # it already. The log has no other entries at its end: it has the committed entry of the leader's own term.
+        # it already. No leftovers of an older leader are at the end, because the log has a committed entry of the leader's term.
         index = self._last_index()
         now = time.monotonic()
         term, until = self.own_lease

@@ -341,11 +341,11 @@ def _run(run: argparse.ArgumentParser) -> None:
 
 
 def _lateness(command: argparse.ArgumentParser) -> None:
-    """The options that decide how late submissions are, and which ones count."""
+    """The options that decide how late each submission is, and which ones count."""
     command.add_argument(
         "--late",
         metavar="CSV",
-        help="how late submissions are: a file with the columns submission (or id, ...) and days (or hours)",
+        help="a file that says how late each submission is, with the columns submission (or id, ...) and days (or hours)",
     )
     command.add_argument(
         "--due",

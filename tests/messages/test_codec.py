@@ -264,7 +264,8 @@ def test_deep_and_circular_values_are_refused_without_recursion_errors() -> None
         ),
         (
             AppendEntriesArgs(1, members=frozenset({1, "a"})),  # type: ignore[arg-type]
-            "AppendEntriesArgs.members: a set of values of different types has no order to travel in",
+            "AppendEntriesArgs.members: a set with values of different types cannot be put in order, so it cannot be sent; "
+            "use one type",
         ),
         (
             AppendEntriesArgs(threading.Lock()),  # type: ignore[arg-type]

@@ -246,9 +246,9 @@ def test_a_recording_has_the_message_that_was_caught(reference: Implementation) 
 
 def test_tests_that_cannot_be_recorded(reference: Implementation) -> None:
     assert record_test("who_gets_a_vote", reference)[0].cannot == "the test plays servers itself"
-    why = "the test picks messages in a way that has no name"
+    why = "the test selects messages by a condition that a scenario cannot express"
     assert record_test("snapshot_in_chunks", reference)[0].cannot == why
-    why = "the test changes the network in a way that has no name"
+    why = "the test changes the network in a way that a scenario cannot express"
     assert record_test("snapshot_overtakes_entries", reference)[0].cannot == why
 
 

@@ -47,7 +47,7 @@ def test_shrinking_a_figure_8_failure(tmp_path: Path) -> None:
     assert len(found.scenario.commands) < 15
     assert found.scenario.servers <= 3
     assert found.failure.rule is not None
-    assert found.failure.rule.name == "commit the own term"
+    assert found.failure.rule.name == "commit only your own term"
     # A run of the scenario's text ends in the same way.
     with closing(Implementation(tmp_path)) as impl:
         again = shrink.play(impl, scenario.parse(found.scenario.text()))

@@ -66,7 +66,7 @@ class _Places:
     """Where the lines of a submission are in the repository that GitHub shows.
 
     Args:
-        submission: graded at a path below the folder in which the command runs, or elsewhere.
+        submission: the submission. Its path need not be below the folder in which the command runs.
         folder: the report's folder.
     """
 

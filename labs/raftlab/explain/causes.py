@@ -84,7 +84,7 @@ RULES: dict[Rule, str] = {
     rules.WHO_GETS_A_PRE_VOTE: (
         "dissertation, 9.6: only if the log is new enough, and no leader was heard for the minimum election timeout"
     ),
-    rules.NOT_DISTURBED: "dissertation, 9.6 and 4.2.3: a server that hears a leader answers no",
+    rules.NOT_DISTURBED: "dissertation, 9.6 and 4.2.3: a server that hears a leader refuses to vote",
     rules.CHECK_QUORUM: (
         "dissertation, 6.2: a leader steps down if an election timeout passes without answers from a majority"
     ),
@@ -93,7 +93,7 @@ RULES: dict[Rule, str] = {
         "the contract: (target, term, True) when begun, (-1, term, True) when refused, (leader, term, False) elsewhere"
     ),
     rules.TRANSFER: (
-        "dissertation, 3.10: replicate what the target lacks, then send TimeoutNow; the target stands at once"
+        "dissertation, 3.10: replicate what the target lacks, then send TimeoutNow; the target starts an election at once"
     ),
     rules.WHOLE_LOG_FIRST: (
         "dissertation, 3.10: send TimeoutNow only once the target's answers prove that its log matches the leader's"

@@ -123,7 +123,7 @@ COMMIT_MAJORITY = Rule(
     f"{_DETAILS_2B}#when-is-an-entry-committed",
 )
 COMMIT_OWN_TERM = Rule(
-    "commit the own term",
+    "commit only your own term",
     "a leader counts copies only of entries of its own term; when one is committed, all entries before it are, too",
     "§5.4.2, Figure 8",
     f"{_DETAILS_2B}#when-is-an-entry-committed",
@@ -214,7 +214,7 @@ FAILED_SAVE = Rule(
 
 WHOLE_SNAPSHOT = Rule(
     "whole snapshots",
-    "a service gets exactly what some service took as a snapshot: every byte, in order, under the same index",
+    "the snapshot that a service gets is exactly one that a service has taken: every byte, in order, under the same index",
     "§7, Figure 13",
     f"{_DETAILS_2D}#chunks",
 )
@@ -379,13 +379,13 @@ NO_COMMANDS_MEANWHILE = Rule(
 )
 WHO_STANDS = Rule(
     "who obeys TimeoutNow",
-    "a server with a vote stands at once if TimeoutNow is of its term or a newer one; otherwise, TimeoutNow changes nothing",
+    "on TimeoutNow of its own or a newer term, a server with a vote starts an election at once; any other changes nothing",
     "dissertation, 3.10",
     f"{_DETAILS_2G}#who-stands",
 )
 ELECTION_ON_REQUEST = Rule(
     "an election on request",
-    "a server that was told to stand sets the flag in that one election; voters then vote although they hear a leader",
+    "only requests of an election on TimeoutNow have leadership_transfer set; voters then vote although they hear a leader",
     "dissertation, 3.10, 4.2.3",
     f"{_DETAILS_2G}#an-election-on-request",
 )
@@ -448,7 +448,7 @@ BAD_REQUESTS = Rule(
 )
 SERVICE_SNAPSHOTS = Rule(
     "the service's snapshots",
-    "a service takes snapshots, so that Raft's saved state stays below 8 times max_state; a snapshot has all of its state",
+    "a service takes snapshots of its whole state, so that Raft's saved state stays below 8 times max_state",
     "§7; dissertation, 6.3",
     f"{_DETAILS_3A}#snapshots-of-the-service",
 )
@@ -460,7 +460,7 @@ CLIENT_COST = Rule(
 )
 APPLIED_STATE = Rule(
     "every server has the same state",
-    "every server has carried out the same operations, and none that no clerk asked for",
+    "every server has carried out the same operations, and only those that a clerk asked for",
     "Figure 3, State Machine Safety; §8",
     f"{_DETAILS_3A}#applied-state",
 )
@@ -469,7 +469,7 @@ APPLIED_STATE = Rule(
 
 READ_INDEX = Rule(
     "a read by index",
-    "its index is the commit index of a leader that has committed an entry of its own term; a majority then answers it",
+    "a leader with a committed entry of its own term notes its commit index; then a majority must answer new messages",
     "dissertation, 6.4",
     f"{_DETAILS_3B}#read-index",
 )

@@ -395,7 +395,9 @@ def _find_in_list(value: Any, hint: Any, path: str, known: Shapes, depth: int) -
         if why:
             return why
     if not ordered and len({type(item) for item in value}) > 1:
-        return f"{path}: a set of values of different types has no order to travel in"
+        return (
+            f"{path}: a set with values of different types cannot be put in order, so it cannot be sent; use one type"
+        )
     return None
 
 

@@ -31,7 +31,7 @@ from raftlab.suites.helpers.clients import ALL_READS, APPENDS, EVERYTHING, FRESH
 
 # Seconds of the lab's time that a healed cluster has to elect a leader, and then to apply a command everywhere. A call
 # made while a link was cut can take 7 s to fail, even after the link is restored, and a correct Raft may wait for the
-# call. A little more than twice those 7 s is enough.
+# call. This is nearly three times those 7 s.
 PATIENCE = 20.0
 # Seconds for which a healed cluster is left alone before it is asked for its leader, so that an old leader has stepped
 # down.
@@ -131,7 +131,7 @@ class Playback:
         return f"x{self._proposals}"
 
     def undo_at_check(self, command: Command, server: int, undo: Callable[[int], None]) -> int:
-        """Make ``check`` undo ``command`` on ``server`` first. Returns ``server``."""
+        """Have the ``check`` command begin by undoing ``command`` on ``server``. Returns ``server``."""
         self._undo[command.name, server] = undo
         return server
 
@@ -168,8 +168,8 @@ class Recording:
         return not self.commands and self._waited == 0
 
     def reference(self, server: int) -> str:
-        """The scenario's name for a server or clerk. A server has its name as a leader or, if it has none, its number
-        of places after the latest leader."""
+        """The scenario's name for a server or clerk. A server that was named as a leader keeps that name, such as ``a``.
+        Any other server is named by its distance from the latest leader, such as ``a+1``."""
         if is_clerk(server):
             return name_of(server)
         if server not in self._references:
@@ -228,8 +228,8 @@ class Recording:
 
 
 class RecordedCall:
-    """A test's call of a method of its cluster, which the command records and makes. ``call["server"]`` is an argument;
-    it may be replaced before the call is made."""
+    """A call that a test makes to its cluster. The command records the call, then makes it. ``call["server"]`` is an
+    argument; the command may replace it before it makes the call."""
 
     def __init__(self, recording: Recording, arguments: dict[str, Any], make: Callable[[], Any]) -> None:
         self._recording = recording
@@ -705,7 +705,7 @@ class CrashAt(Command):
     @classmethod
     def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
         if call["when"] is not None:
-            recording.cannot = "the test picks effects in a way that has no name"
+            recording.cannot = "the test selects effects by a condition that a scenario cannot express"
         server = recording.reference(call["server"])
         return cls(server, call["side"], call["kind"], str(call["nth"]), call["method"])
 
@@ -894,7 +894,7 @@ class Unreliable(Command):
     def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
         changes: dict[str, Any] = call["changes"]
         if set(changes) - set(_CONDITIONS) or (changes and not call["on"]):
-            recording.cannot = "the test changes the network in a way that has no name"
+            recording.cannot = "the test changes the network in a way that a scenario cannot express"
             changes = {}
         if not call["on"]:
             return Reliable()
@@ -944,7 +944,7 @@ class Hold(Command):
     def record(cls, recording: Recording, call: RecordedCall) -> Any:
         chosen = next((name for name, each in message_filters.FILTERS.items() if each is call["when"]), "")
         if call["when"] is not None and not chosen:
-            recording.cannot = "the test picks messages in a way that has no name"
+            recording.cannot = "the test selects messages by a condition that a scenario cannot express"
         name = recording.next_hold_name()
         src, dst, most = call["src"], call["dst"], call["most"]
         recording.write(
@@ -1120,7 +1120,8 @@ class Load(Command):
     def of_call(cls, recording: Recording, call: RecordedCall) -> Command:
         mix = next((name for name, each in MIXES.items() if tuple(call["mix"]) == each), "")
         if not mix:
-            recording.cannot, mix = "the clerks draw from operations in a way that has no name", "appends"
+            recording.cannot = "the clerks use a mix of operations that a scenario cannot express"
+            mix = "appends"
         clerks = recording.references(call["clerks"])
         return cls(clerks, str(call["most"]), mix, str(call["seed"]), " ".join(call["keys"]))
 

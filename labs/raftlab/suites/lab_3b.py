@@ -484,8 +484,8 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
 
 
 def _expect_one_noop(c: Cluster) -> None:
-    """Require that S0, which leads and has committed no entry of its own term, has not appended a no-op for each read. A
-    service may make entries of its own, if it has no lease."""
+    """Require that S0, which leads and has committed no entry of its own term, has not appended a no-op for each read.
+    Entries of other kinds do not count, because a service without a lease may answer reads through the log."""
     term = c.get_state(0)[0]
     own = {
         each.args["prev_log_index"] + place
@@ -693,7 +693,7 @@ def test_waits_add_up(cluster: StartCluster) -> None:
         reads = [client.send(0, read_of("index")) for _ in range(10)]
     since = c.now
     for _ in range(round(_ALL_WAITS / 0.1)):
-        # The questions have met a slow leader: one answer after another arrives.
+        # S1 is a slow leader, whose answers to S0's questions arrive one at a time.
         if answers.messages and c.now > since + 0.5:
             rpc, data = answers.messages.pop(0)
             c.event_loop.deliver(c.now, rpc, data)
@@ -770,7 +770,7 @@ def test_lease_costs_no_message(cluster: StartCluster) -> None:
     spent = _server_rpcs(c) - before
     text = (
         f"expected at most {most:.0f} messages between servers during 200 reads by lease, but there were {spent}. "
-        "An idle leader sends no more"
+        "Reads by lease must add nothing to what an idle leader sends"
     )
     c.expect(spent <= most, text, rules.READ_COST)
     c.expect(
@@ -1082,7 +1082,7 @@ def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, ot
     for number in others:
         c.scripted_server(number).answer["append_entries"] = _without_configurations(followers[number])
     for number in others:
-        # S0 sends what was refused again at once. Slower answers mean fewer messages.
+        # S0 immediately resends whatever was refused. Slower answers mean fewer messages.
         c.network.set_link(number, 0, latency=(0.02, 0.03))
     c.disconnect(voter)
     wait_for_leadership(c)
@@ -1292,7 +1292,7 @@ def _write_and_read(
 ) -> float:
     """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 10 ms meanwhile and for a while after.
     Require that reads that began after the put had returned show no other value. Returns the seconds that the put took.
-    ``no_lease`` says why no holder can hold the put up for ever; ``{}`` stands for the holder's number.
+    ``no_lease`` says why no lease can delay the put for ever; ``{}`` stands for the holder's number.
     """
     writer, reads, begun = c.clerks[0], [], c.now
     operation = writer.begin("put", "x", value)
@@ -1366,7 +1366,7 @@ def test_part2_reads_cost_no_message(cluster: StartCluster) -> None:
     spent = _server_rpcs(c) - before
     text = (
         f"expected at most {most:.0f} messages between servers during 200 reads by lease at S{holder}, but there were "
-        f"{spent}. An idle leader and lease renewals need no more"
+        f"{spent}. Reads by lease must add nothing to what an idle leader sends, except lease renewals"
     )
     c.expect(spent <= most, text, rules.READ_COST)
     c.expect(
@@ -1382,7 +1382,7 @@ def test_part2_reads_cost_no_message(cluster: StartCluster) -> None:
 
 @points(4, networks=SIM)
 def test_part2_leader_is_spared(cluster: StartCluster) -> None:
-    """Part 2: three followers hold leases: fewer than half of the reads by lease go to the leader."""
+    """Part 2: three followers hold leases; fewer than half of the reads by lease go to the leader."""
     c = cluster(4, clerks=1, scripted_clerks=3)
     clients = [Client(c, number) for number in range(3)]
     c.clerks[0].put("x", "1;")
@@ -1410,7 +1410,7 @@ def test_part2_leader_is_spared(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_holder_is_cut_off(cluster: StartCluster) -> None:
-    """Part 2: a lease holder is cut off: writes resume after at most one lease, and no later read is stale."""
+    """Part 2: a lease holder is cut off; writes resume after at most one lease, and no later read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     _cut_holders_off(c, 3)
     end_well(c)
@@ -1418,7 +1418,7 @@ def test_part2_holder_is_cut_off(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_part2_clocks(cluster: StartCluster) -> None:
-    """Part 2: a lease holder with a slow clock, within the bound, is cut off: its lease ends before writes resume."""
+    """Part 2: a lease holder with a slow clock, within the bound, is cut off; its lease ends before writes resume."""
     c = cluster(3, clerks=1, scripted_clerks=1, start=False)
     _set_clocks(c, [1.11, 0.9, 0.9])
     _cut_holders_off(c, 3, wanted=0)
@@ -1451,7 +1451,7 @@ def _cut_holders_off(c: Cluster, rounds: int, wanted: int | None = None) -> None
 
 @points(6)
 def test_part2_new_leader(cluster: StartCluster) -> None:
-    """Part 2: a new leader cannot reach a lease holder: it commits nothing while the holder's lease may last."""
+    """Part 2: a new leader cannot reach a lease holder; it commits nothing while the holder's lease may last."""
     c = cluster(5, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(2):
@@ -1478,7 +1478,7 @@ def test_part2_new_leader(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_transfer(cluster: StartCluster) -> None:
-    """Part 2: a leader hands over while a lease holder is cut off: the new leader waits until the lease has ended (if Raft
+    """Part 2: a leader hands over while a lease holder is cut off; the new leader waits until the lease has ended (if Raft
     has lab 2G)."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
@@ -1486,7 +1486,8 @@ def test_part2_transfer(cluster: StartCluster) -> None:
         writer.put("x", f"{number};")
         leader, followers = _followers(c)
         holder, target = followers[number % 2], followers[1 - number % 2]
-        # In a term in which a leader has tried to hand over, it may grant no lease any more.
+        # Each round begins in a new term, because a leader that has tried to hand over may refuse leases for the rest of
+        # its term.
         hold_lease(c, client, holder, f"{number};")
         if not c.raft_has("transfer_leadership"):
             return
@@ -1502,7 +1503,7 @@ def test_part2_transfer(cluster: StartCluster) -> None:
 
 @points(4)
 def test_part2_holder_is_removed(cluster: StartCluster) -> None:
-    """Part 2: a lease holder is cut off and removed: nothing is committed without it until its lease has ended (if Raft
+    """Part 2: a lease holder is cut off and removed; nothing is committed without it until its lease has ended (if Raft
     has lab 2E)."""
     c = cluster(3, clerks=1, scripted_clerks=1, features={"membership"})
     client, writer = Client(c), c.clerks[0]
@@ -1519,7 +1520,7 @@ def test_part2_holder_is_removed(cluster: StartCluster) -> None:
 
 @points(4, networks=SIM)
 def test_part2_removed_server_asks(cluster: StartCluster) -> None:
-    """Part 2: a removed server still gets reads by lease: writes go on, and no read is stale (if Raft has lab 2E)."""
+    """Part 2: a removed server still gets reads by lease; writes go on, and no read is stale (if Raft has lab 2E)."""
     c = cluster(3, clerks=1, scripted_clerks=1, features={"membership"})
     client, writer = Client(c), c.clerks[0]
     writer.put("x", "1;")
@@ -1539,7 +1540,7 @@ def test_part2_removed_server_asks(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_holder_restarts(cluster: StartCluster) -> None:
-    """Part 2: a lease holder restarts: it has no lease until it gets a new one, and no read is stale."""
+    """Part 2: a lease holder restarts; it has no lease until it gets a new one, and no read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(4):
@@ -1568,7 +1569,7 @@ def test_part2_holder_restarts(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_part2_leader_restarts(cluster: StartCluster) -> None:
-    """Part 2: a leader grants a lease, restarts or steps down, and is then asked to vote: the lease still counts."""
+    """Part 2: a leader grants a lease, restarts or steps down, and is then asked to vote; the lease still counts."""
     c = cluster(3, scripted_clerks=1)
     client = Client(c)
     session = client.register()
@@ -1576,8 +1577,8 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
         session.do("put", "x", f"{number};")
         leader, (holder, other) = _followers(c)
         hold_lease(c, client, holder, f"{number};")
-        # The other server hears nothing from the leader. Its questions arrive after the leader has restarted or stepped
-        # down: without PreVote, the other server's term is higher by now.
+        # The other server hears nothing from the leader. Its requests arrive only after the leader has restarted or stepped
+        # down. (Without PreVote, the leader steps down when it learns the other server's term, which is higher by now.)
         c.cut(leader, other)
         asked = [c.hold(method, src=other, dst=leader) for method in ("pre_vote", "request_vote")]
         for _ in range(round(2 * LONGEST_TIMEOUT / 0.02)):
@@ -1619,7 +1620,7 @@ def test_part2_leader_restarts(cluster: StartCluster) -> None:
 
 @points(5)
 def test_part2_two_holders(cluster: StartCluster) -> None:
-    """Part 2: a lease holder does not know that its last entry is committed: its reads must include this entry."""
+    """Part 2: a lease holder does not know that its last entry is committed; its reads must include this entry."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(4):
@@ -1649,7 +1650,7 @@ def test_part2_two_holders(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM, schedule="release")
 def test_part2_behind(cluster: StartCluster) -> None:
-    """Part 2: a follower asks for a lease while it lacks an entry, committed or not: no read is stale."""
+    """Part 2: a follower asks for a lease while it lacks an entry, committed or not; no read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(4):
@@ -1689,7 +1690,7 @@ def test_part2_behind(cluster: StartCluster) -> None:
 
 @points(4, networks=SIM)
 def test_part2_stalled_holder(cluster: StartCluster) -> None:
-    """Part 2: a lease holder asks in time but stores no more entries: it must lose its lease, so that writes go on."""
+    """Part 2: a lease holder asks in time but stores no more entries; it must lose its lease, so that writes go on."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     writer.put("x", "1;")
@@ -1705,7 +1706,7 @@ def test_part2_stalled_holder(cluster: StartCluster) -> None:
 
 @points(4, networks=SIM, schedule="none")
 def test_part2_commit_needs_no_message(cluster: StartCluster) -> None:
-    """Part 2: the lease of a holder that is cut off ends: the leader commits what a majority has without another message."""
+    """Part 2: when the lease of a holder that is cut off has ended, the leader commits without waiting for a message."""
     c = cluster(3, scripted=[2], scripted_clerks=1)
     follower = ScriptedFollower(c, 2)
     c.scripted_server(2).answer["request_vote"] = c.scripted_server(2).answer["pre_vote"] = _vote_for_s0
@@ -1746,13 +1747,14 @@ def test_part2_commit_needs_no_message(cluster: StartCluster) -> None:
         _let_s0_lead(c)
 
 
-# Seconds. By the leader's clock, a lease lasts at most a quarter longer than by the holder's, so at most 0.2 s.
+# Seconds. By the leader's clock, a lease may last a quarter longer (MAX_DRIFT) than by the holder's: for example, 1 s
+# (LONGEST_LEASE) instead of 0.8 s. So the leader waits at most 0.2 s longer than the holder answers.
 _NO_MESSAGE = 0.4
 
 
 @points(5)
 def test_part2_late_answers(cluster: StartCluster) -> None:
-    """Part 2: the answer that grants a lease arrives late: the lease is already over."""
+    """Part 2: when the answer that grants a lease arrives late, the lease is already over."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     client, writer = Client(c), c.clerks[0]
     for number in range(3):
@@ -1761,7 +1763,7 @@ def test_part2_late_answers(cluster: StartCluster) -> None:
         holder = followers[number % 2]
         hold_lease(c, client, holder, f"{number};")
         c.sleep(LONGEST_LEASE + 0.5)
-        # Whatever the holder asks the leader now, the answers come when a lease is over again.
+        # The leader's answers to this server are held back until any lease that they grant has ended.
         answers = c.hold(src=holder, dst=leader, leg="reply")
         for _ in range(30):
             client.send(holder, read_of("lease"))
@@ -2223,7 +2225,8 @@ def _only(c: Cluster, clerk: ClerkHandle, servers: Collection[int]) -> None:
 
 
 def _set_clocks(c: Cluster, rates: Sequence[float]) -> None:
-    """Set the rates of the clocks, and then start the servers: a wait that has begun before a change would keep its end."""
+    """Set the rates of the clocks before the servers start. A wait that is already under way would still end at the time
+    computed with the old rate."""
     for server, rate in enumerate(rates):
         c.clock_rate(server, rate)
     c.start_all()

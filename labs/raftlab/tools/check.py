@@ -59,7 +59,7 @@ def check(
             provided that other labs are named.
         sandbox: How the submission's code is confined.
         raft: The Raft that runs below the submission's kv.py, if it is not the submission's own.
-        copy: A copy of both, as :class:`~raftlab.runs.run.Implementation` takes it.
+        copy: A folder with a copy of both, to load instead; see :class:`~raftlab.runs.run.Implementation`.
 
     Returns:
         Why the submission cannot be tested; empty if it can.
@@ -77,7 +77,8 @@ def check(
 
 
 def check_implementation(impl: Implementation, wanted: list[str]) -> list[protocol.Problem]:
-    """Like :func:`check`, with the warm host of ``impl``, which can then fork runs. Close ``impl`` afterwards."""
+    """Like :func:`check`, but in the warm host of ``impl``. Afterwards, that host can fork runs. Close ``impl`` when these are
+    done."""
     chosen = [labs.find(name) for name in wanted]
     try:
         chosen = _that_it_has(find(impl.folder), chosen)

@@ -21,7 +21,8 @@ Answer = Callable[[Rpc], Message | None]
 
 
 def after(*first: Message | None, value: str | bool | None = None) -> Answer:
-    """Give the first requests these answers, whichever servers they reach, and all later ones ``ok`` with ``value``."""
+    """Answer the first requests with these answers, whichever servers they reach. Answer all later requests with ``ok`` and
+    ``value``."""
     left = list(first)
     return lambda rpc: left.pop(0) if left else reply("ok", value)
 

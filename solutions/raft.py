@@ -356,8 +356,7 @@ class Raft:
 
         # region 3B: rounds of messages, whose answers prove that this server still leads
         # hint: An answer proves leadership at the moment when its message was sent, not when the answer arrived.
-        # The number of the latest round (every message carries it); when each round began; the last round that each server
-        # answered.
+        # The number of the latest round (in every message); when each round began; the last round that each server answered.
         self.round = 0
         self.round_began: dict[int, float] = {}
         self.answered_round: dict[int, int] = {}
@@ -930,8 +929,7 @@ class Raft:
                     threading.Thread(target=self._send_append, args=(server, args), daemon=True).start()
 
     def _has_news_for(self, server: int) -> bool:
-        """Whether to send now, that is, whether there is something new and no recent message to this server is unanswered.
-        Called with the lock held."""
+        """Whether to send now, because something is new and no recent message is unanswered. Called with the lock held."""
         if self.role != LEADER:
             return False
         _, since = self.in_flight.get(server, (None, None))
@@ -1260,8 +1258,7 @@ class Raft:
         self.members, self.old_members = frozenset(entry.members or ()), frozenset(entry.old_members or ())
         self.configured_at = at
         if self.role == LEADER:
-            # Tell removed servers that they are removed. A server that does not learn of it in time has lost its vote all
-            # the same.
+            # Tell removed servers that they are removed. A server that is not told in time has lost its vote all the same.
             self.leaving.update(dict.fromkeys(before - _voters(entry), time.monotonic() + LEARNER_PATIENCE))
 
     def _configured_at(self, index: int) -> int:
@@ -1543,7 +1540,7 @@ class Raft:
         """At a follower: the index for a read, if it holds a lease; otherwise -1. If there are enough reads, it asks for a
         lease, and for the next one before this one ends. Called with the lock held."""
         # This is the end of the log, because what this server has acknowledged may be committed, and others may have shown
-        # it already. No leftovers of an older leader are at the end, because the log has a committed entry of the leader's term.
+        # it already. Nothing of an older leader can be left there, since the log has a committed entry of the leader's term.
         index = self._last_index()
         now = time.monotonic()
         term, until = self.own_lease

@@ -14,9 +14,11 @@ others are scripted.
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
 
 from raftlab.explain import rules
 from raftlab.harness.cluster import ELECTION_LIMIT, Cluster
+from raftlab.harness.event_loop import Hold
 from raftlab.harness.membership import (
     MembershipCall,
     agree_by,
@@ -381,9 +383,22 @@ def test_both_sets_have_the_target(cluster: StartCluster) -> None:
     agree_by(c, "by those of the new set")
 
 
-@points(4, networks=SIM)
-def test_new_configuration_first(cluster: StartCluster) -> None:
-    """The leader appends C_new while it hands over: TimeoutNow waits until the target has that, too (part 2 of lab 2E)."""
+@dataclass(frozen=True)
+class _JointChange:
+    """A change from servers 0 to 2 to the servers ``new``. ``late`` has the held answers to C_old,new by server. The server
+    ``target`` stays a member, and ``leaves`` does not."""
+
+    c: Cluster
+    leader: int
+    target: int
+    leaves: int
+    new: list[int]
+    late: dict[int, Hold]
+
+
+def _joint_change(cluster: StartCluster) -> _JointChange | None:
+    """Begin a change by joint consensus, and hold all answers to C_old,new. Returns None if the Raft changes one server at
+    a time."""
     c = cluster(4, members=range(3))
     c.agree("by three", 3)
     leader = ready_leader(c, range(3))
@@ -394,21 +409,30 @@ def test_new_configuration_first(cluster: StartCluster) -> None:
     call = MembershipCall(c, leader, new)
     c.wait_for(10.0, lambda: bool(late[target].messages) or not call.pending)
     c.wait_for(1.0, lambda: all(hold.messages for hold in late.values()))
-    if not all(hold.messages for hold in late.values()):
+    held = all(hold.messages for hold in late.values())
+    return _JointChange(c, leader, target, leaves, new, late) if held else None
+
+
+@points(4, networks=SIM)
+def test_new_configuration_first(cluster: StartCluster) -> None:
+    """The leader appends C_new while it hands over: TimeoutNow waits until the target has that, too (part 2 of lab 2E)."""
+    change = _joint_change(cluster)
+    if change is None:
         return  # a Raft that changes one server at a time
-    lacks = c.hold("append_entries", dst=target, when=carries_configuration(new, joint=False))
+    c, leader, target = change.c, change.leader, change.target
+    lacks = c.hold("append_entries", dst=target, when=carries_configuration(change.new, joint=False))
     begin(c, leader, target)
     # C_old,new is committed without the target. The target's answer for C_old,new comes when C_new is in the leader's log.
-    for server in (leaves, 3):
-        late[server].release()
+    for server in (change.leaves, 3):
+        change.late[server].release()
     # Some leaders send nothing more to the target while they wait for its answer, and later send everything again.
     if c.wait_for(0.6, lambda: bool(lacks.messages)):
         asked = c.rpc_count(leader, "timeout_now")
-        late[target].release()
+        change.late[target].release()
         c.sleep(0.3)
         text = f"expected S{leader} to send no TimeoutNow before S{target} has acknowledged C_new, but it did"
         c.expect(c.rpc_count(leader, "timeout_now") == asked, text, rules.WHOLE_LOG_FIRST, [leader])
-    late[target].release()
+    change.late[target].release()
     lacks.release()
     agree_by(c, "by those of the new set")
 
@@ -416,27 +440,19 @@ def test_new_configuration_first(cluster: StartCluster) -> None:
 @points(4, networks=SIM)
 def test_joint_change_goes_on(cluster: StartCluster) -> None:
     """C_old,new is committed during a transfer that fails: the leader completes the change (part 2 of lab 2E)."""
-    c = cluster(4, members=range(3))
-    c.agree("by three", 3)
-    leader = ready_leader(c, range(3))
-    target, leaves = without(range(3), leader)
-    new = sorted([leader, target, 3])
-    joint = carries_configuration(new, joint=True)
-    late = {dst: c.hold("append_entries", leader, dst, "reply", when=joint) for dst in (target, leaves, 3)}
-    call = MembershipCall(c, leader, new)
-    c.wait_for(10.0, lambda: bool(late[target].messages) or not call.pending)
-    c.wait_for(1.0, lambda: all(hold.messages for hold in late.values()))
-    if not all(hold.messages for hold in late.values()):
+    change = _joint_change(cluster)
+    if change is None:
         return  # a Raft that changes one server at a time
+    c, leader, target = change.c, change.leader, change.target
     asked = c.hold("timeout_now")
     begin(c, leader, target)
-    for hold in late.values():
+    for hold in change.late.values():
         hold.release()
     c.sleep(COMMANDS_WITHIN)
     asked.drop()
-    c.wait_for(5.0, lambda: configured(c, new) > 0)
-    text = f"expected S{leader} to complete the change to {new}, but it does not. C_old,new is committed, and"
-    c.expect(configured(c, new) > 0, f"{text} the transfer was given up", rules.JOINT_CONSENSUS, [leader])
+    c.wait_for(5.0, lambda: configured(c, change.new) > 0)
+    text = f"expected S{leader} to complete the change to {change.new}, but it does not. C_old,new is committed, and"
+    c.expect(configured(c, change.new) > 0, f"{text} the transfer was given up", rules.JOINT_CONSENSUS, [leader])
     agree_by(c, "by those of the new set")
 
 

@@ -22,6 +22,7 @@ LAB_LEVELS = (
         "schedules",
         "participants",
         "operating_system",
+        "time_awake",
         "explain",
         "sandbox",
         "linearizability",

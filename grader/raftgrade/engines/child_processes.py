@@ -12,13 +12,13 @@ import select
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from raftgrade.engines.cpu_affinity import ProcessorAssigner
+from raftlab.time_awake import LOOK_S, TimeAwake
 
 MAX_LINE_BYTES = 1_000_000  # a longer line is not a record: a record has at most a tenth of this
 _CHUNK_BYTES = 1 << 16
@@ -166,13 +166,10 @@ def _read_lines(read_fd: int, exit_fd: int, on_line: Callable[[bytes], bool], si
     poller = select.poll()
     poller.register(read_fd, select.POLLIN)
     poller.register(exit_fd, select.POLLIN)
-    deadline = time.monotonic() + silence_s
+    silent = TimeAwake()  # while this process is stopped, the child may write lines that nobody reads
     rest = bytearray()  # the beginning of a line
     while True:
-        remaining_s = deadline - time.monotonic()
-        if remaining_s <= 0:
-            return "silent"
-        ready = {fd for fd, _ in poller.poll(remaining_s * 1000)}
+        ready = {fd for fd, _ in poller.poll(LOOK_S * 1000)}
         if read_fd in ready:
             chunk = os.read(read_fd, _CHUNK_BYTES)
             if not chunk:
@@ -185,8 +182,10 @@ def _read_lines(read_fd: int, exit_fd: int, on_line: Callable[[bytes], bool], si
                 progress |= on_line(bytes(rest))
                 rest = bytearray(line)
             if progress:
-                deadline = time.monotonic() + silence_s
+                silent = TimeAwake()
             if len(rest) > MAX_LINE_BYTES:
                 return "flood"
         elif exit_fd in ready:
             return "exited"
+        if silent.seconds > silence_s:
+            return "silent"

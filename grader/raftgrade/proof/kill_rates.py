@@ -47,6 +47,7 @@ from raftlab.runs.record import Outcome
 from raftlab.runs.run import Implementation, Run
 from raftlab.safe_text import one_line, printable
 from raftlab.suites import catalogue
+from raftlab.time_awake import TimeLimit
 
 PASSES = "passes.jsonl"
 _FORMAT = 1  # increase it when the meaning or the stored fields of a pass change, so that old passes do not count
@@ -450,7 +451,6 @@ _implementation: Implementation | None = None
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, _raise_time_limit_exceeded)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
@@ -461,7 +461,7 @@ def _exit_with_parent(sentinel: int) -> None:
     os._exit(1)
 
 
-def _raise_time_limit_exceeded(number: int, frame: FrameType | None) -> NoReturn:
+def _raise_time_limit_exceeded() -> NoReturn:
     raise _TimeLimitExceeded
 
 
@@ -515,11 +515,11 @@ def _with_time_limit(seconds: float, script: Callable[[Any], object]) -> Callabl
     """Wrap ``script`` so that it raises :class:`_TimeLimitExceeded` if it takes longer than this."""
 
     def timed(cluster: Any) -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        limit = TimeLimit(seconds, _raise_time_limit_exceeded)
         try:
             script(cluster)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            limit.cancel()
 
     return timed
 

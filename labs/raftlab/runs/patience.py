@@ -5,7 +5,8 @@ from __future__ import annotations
 from raftlab.explain.failure import Failure, LabFailure
 from raftlab.runs.record import Record
 
-# Seconds of real time after which a run is stopped. No test comes near it. ``suites/pytest.ini`` has the same limit.
+# Seconds of real time after which a run is stopped. No test comes near it. ``suites/pytest.ini`` has the same limit. Pauses
+# of this process (Ctrl-Z) do not count.
 TIME_LIMIT_S = 150.0
 
 # If this many runs of one test on one network hang in a row, the rest are skipped. Each hanging run costs 20 s of CPU

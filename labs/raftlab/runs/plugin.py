@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import pytest
 
@@ -23,6 +23,7 @@ from raftlab.runs.trace_quota import TraceQuota
 from raftlab.sandbox.levels import Sandbox
 from raftlab.schedules import SCHEDULES
 from raftlab.suites import catalogue
+from raftlab.time_awake import TimeLimit
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -172,6 +173,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     pyfuncitem.stash[_record] = answer.record
     if answer.record.failure is not None:
         raise LabFailure(answer.record.failure)
+    return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """Replace the timer of pytest-timeout by one that does not count pauses. pytest-timeout stops the timer with the item's
+    ``cancel_timeout``."""
+    if settings.method != "signal":
+        return None
+
+    def end() -> NoReturn:
+        pytest.fail(f"the run has not ended after {settings.timeout:g} s")
+
+    item.cancel_timeout = TimeLimit(settings.timeout, end).cancel  # type: ignore[attr-defined]
     return True
 
 

@@ -25,6 +25,7 @@ from raftlab.operating_system import cpu_seconds
 from raftlab.runs.record import Record
 from raftlab.runs.run import Run
 from raftlab.suites.catalogue import TestInfo
+from raftlab.time_awake import LOOK_S, TimeAwake
 from raftlab.worlds.base import HostLost, HostNotStarted
 from raftlab.worlds.host_process import WarmHost
 
@@ -35,9 +36,10 @@ if TYPE_CHECKING:  # the import takes longer than a run, and most runs have no s
 # these few runs would save.
 RUNS_APART = 4
 # A run is stopped after this many seconds, and repeated with the judge in this process. The longest run of the correct
-# Rafts takes two seconds of CPU time. A run that waits for something real, such as a socket, uses no CPU time.
+# Rafts takes two seconds of CPU time. A run that waits for something real, such as a socket, uses no CPU time. Pauses of
+# this process (Ctrl-Z) do not count.
 MAX_CPU_S = 10.0
-MAX_WALL_S = 60.0
+MAX_AWAKE_S = 60.0
 # The number of servers that are prepared for a run. How many the run has is known only after it has begun.
 _SERVERS = 5
 
@@ -133,8 +135,8 @@ def _answers(pid: int, fd: int) -> bool:
     """Wait for the answer. Returns False if the run takes too long."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    deadline = time.monotonic() + MAX_WALL_S
-    while not poll.poll(1000):
-        if cpu_seconds(pid) > MAX_CPU_S or time.monotonic() > deadline:
+    awake = TimeAwake()
+    while not poll.poll(LOOK_S * 1000):
+        if cpu_seconds(pid) > MAX_CPU_S or awake.seconds > MAX_AWAKE_S:
             return False
     return True

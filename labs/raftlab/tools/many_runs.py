@@ -11,12 +11,10 @@ import argparse
 import contextlib
 import signal
 import sys
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from raftlab.explain.failure import LabFailure
 from raftlab.operating_system import processors
@@ -26,6 +24,7 @@ from raftlab.runs.record import Record
 from raftlab.runs.run import Implementation, Run, trace_name
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
+from raftlab.time_awake import TimeLimit
 from raftlab.tools.arguments import CommandError, Target
 
 if TYPE_CHECKING:
@@ -140,8 +139,11 @@ def _perform_one(
         return answer.record
     error: BaseException | None = None
     try:
-        with _time_limit(TIME_LIMIT_S):
+        limit = TimeLimit(TIME_LIMIT_S, _time_is_up)
+        try:
             catalogue.script_of(planned.info)(run.cluster)
+        finally:
+            limit.cancel()
     except _TimeUp:
         error = never_ended(planned.network)
     except Exception as exc:  # record() decides what the exception means
@@ -155,24 +157,8 @@ class _TimeUp(BaseException):
     """A run has taken too long. It is not an ``Exception``, so that nothing that the run calls catches it."""
 
 
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise :class:`_TimeUp` in the block after ``seconds``. Works only in the main thread, which receives the
-    signal."""
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise _TimeUp
-
-    began = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, ring)
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if outer:  # an alarm of the caller's, such as the time limit of a test
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, outer - (time.monotonic() - began)))
+def _time_is_up() -> NoReturn:
+    raise _TimeUp
 
 
 # --- several processes ---

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -22,10 +21,13 @@ from raftlab.operating_system import children_of, cpu_seconds
 from raftlab.safe_text import printable
 from raftlab.sandbox import levels, libc
 from raftlab.sandbox.levels import Sandbox
+from raftlab.time_awake import LOOK_S, TimeAwake, poll_awake
 from raftlab.worlds.base import HostLost, HostNotStarted
 
 # A submission that is part of raftlab. If a host does not start even with this one, the student's code is not the reason.
 EMPTY_SUBMISSION = Path(raftlab.__file__).parent / "host" / "warm_up_submission"
+
+# The times below leave out pauses of this process (Ctrl-Z).
 
 # Seconds that the warm host may take to load the submission and to fork a child. It only reads files and compiles them.
 _START_TIMEOUT_S = 60.0
@@ -64,7 +66,7 @@ class _Control:
             return True
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
+        return bool(poll_awake(poll, timeout))
 
     def receive(self) -> tuple[protocol.Notice, int] | None:
         """Receive a notice. Returns the notice and the id of the process that sent it; ``None`` if either end is closed.
@@ -214,8 +216,8 @@ class WarmHost:
 
     def _await_start(self) -> None:
         """Wait for the first notice, up to a time limit. Raises :class:`TooSlow`."""
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._control.ready(1.0) and time.monotonic() < deadline:
+        awake = TimeAwake()
+        while not self._control.ready(LOOK_S) and awake.seconds < _START_TIMEOUT_S:
             if _tree_cpu_seconds(self._process.pid) > _COMPILE_CPU_S:
                 raise TooSlow("host-hangs", f"to read and compile your code takes more than {_COMPILE_CPU_S:.0f} s")
 
@@ -225,14 +227,11 @@ class WarmHost:
         with control.theirs as theirs:
             command = protocol.StartChild(0, "prepared", incarnations=dict(incarnations))
             self._prepared_child = self._spawn(command, [theirs.fileno()])
-        deadline = time.monotonic() + _PREPARE_TIMEOUT_S
         notice = None
         try:
-            while notice is None and control.ready(deadline - time.monotonic()):
+            if control.ready(_PREPARE_TIMEOUT_S):
                 received = control.receive()
-                if received is None:
-                    break
-                notice = received[0]
+                notice = None if received is None else received[0]
         except protocol.MALFORMED:
             pass
         if not isinstance(notice, protocol.HostPrepared) or notice.problem:
@@ -260,10 +259,10 @@ class WarmHost:
     def exit_status(self, child: int, timeout: float) -> int | None:
         """Wait up to ``timeout`` seconds for ``child`` to end. Returns its status as ``os.waitpid`` returns it; ``None`` if
         the child is still running. Raises :class:`~raftlab.worlds.base.HostLost` if the host itself has ended."""
-        deadline = time.monotonic() + timeout
+        awake = TimeAwake()
         while child not in self._exit_statuses:
-            remaining = deadline - time.monotonic()
-            if remaining < 0 or not self._receive_notice(self._forked_by[child], remaining, required=False):
+            left_s = timeout - awake.seconds
+            if left_s < 0 or not self._receive_notice(self._forked_by[child], left_s, required=False):
                 return None
         return self._exit_statuses[child]
 

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,15 @@ from typing import Protocol
 from raftlab.messages import protocol
 from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
 from raftlab.operating_system import cpu_seconds
+from raftlab.time_awake import LOOK_S, TimeAwake
 from raftlab.worlds.base import HostLost
 from raftlab.worlds.host_process import WarmHost
 
-# A step counts as a hang when it has used this much CPU time or lasted this long in wall-clock time, both in seconds. The
-# host itself reports a busy loop in Python code much sooner; these limits are for loops in C code. The limit on wall-clock
-# time is much higher, so that a slow step on a busy machine is not mistaken for a hang.
+# A step counts as a hang when it has used this much CPU time or lasted this long, both in seconds. The host itself reports a
+# busy loop in Python code much sooner; these limits are for loops in C code. The limit on the duration is much higher, so
+# that a slow step on a busy machine is not mistaken for a hang. Pauses of this process (Ctrl-Z) do not count.
 HANG_CPU_S = 20.0
-HANG_WALL_S = 120.0
+HANG_AWAKE_S = 120.0
 # A host whose clock stands still hangs, even if it answers every step. So there is a limit on the steps within a second of
 # virtual time (the busiest correct Raft takes 440), and a limit on successive idle steps. A step is idle if it has no event
 # and no effect, and takes at most _HARDLY_S seconds of virtual time. No Raft takes many idle steps in a row.
@@ -215,15 +215,15 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
     """Wait until ``child`` has written to the pipe whose read end is ``fd``, or has closed it.
 
     Raises:
-        HostLost: the child hangs (:data:`HANG_CPU_S`, :data:`HANG_WALL_S`). ``detail`` shows where it hangs.
+        HostLost: the child hangs (:data:`HANG_CPU_S`, :data:`HANG_AWAKE_S`). ``detail`` shows where it hangs.
     """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     pid = host.pid(child)
-    cpu_before, wall_before = cpu_seconds(pid), time.monotonic()
-    while not poll.poll(1000):
+    cpu_before, awake = cpu_seconds(pid), TimeAwake()
+    while not poll.poll(LOOK_S * 1000):
         cpu = cpu_seconds(pid) - cpu_before
-        if cpu < HANG_CPU_S and time.monotonic() - wall_before < HANG_WALL_S:
+        if cpu < HANG_CPU_S and awake.seconds < HANG_AWAKE_S:
             continue
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGUSR1)  # the child then prints the stacks of its threads

@@ -1,0 +1,85 @@
+"""Time limits that leave out pauses: a command that was stopped with Ctrl-Z (SIGTSTP, SIGSTOP) and continued later must not
+fail a run because of the time in between."""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+# The number of seconds between two looks at the clock that a wait should not exceed.
+LOOK_S = 1.0
+# If more time than this lies between two looks, in seconds, this process did not run. Twice LOOK_S, because a look may be
+# late on a busy machine. What is not counted only makes a limit longer.
+_GAP_S = 2 * LOOK_S
+
+
+class TimeAwake:
+    """The time since it was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S` seconds: of
+    a longer time between two questions, only two seconds count."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looked = clock()
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        now = self._clock()
+        self._seconds += min(now - self._looked, _GAP_S)
+        self._looked = now
+        return self._seconds
+
+
+def poll_awake(poller: select.poll, seconds: float) -> list[tuple[int, int]]:
+    """``poller.poll()``, with a limit in seconds that leaves out pauses."""
+    awake = TimeAwake()
+    left_s = max(0.0, seconds)
+    while not (events := poller.poll(min(left_s, LOOK_S) * 1000)):
+        left_s = seconds - awake.seconds
+        if left_s <= 0:
+            break
+    return events
+
+
+class TimeLimit:
+    """Calls a function in the main thread after a time without pauses, unless it is cancelled first.
+
+    It uses the process's alarm (SIGALRM). If the caller has set an alarm of its own, such as the time limit of a test, that
+    alarm is set again by :meth:`cancel`.
+
+    Args:
+        seconds: the limit, above 0.
+        on_end: called once, from the signal's handler. What it raises is raised in the main thread.
+
+    Raises:
+        ValueError: this is not the main thread, which alone receives signals.
+    """
+
+    def __init__(self, seconds: float, on_end: Callable[[], object]) -> None:
+        self._seconds = seconds
+        self._on_end = on_end
+        self._began = time.monotonic()
+        self._awake = TimeAwake()
+        self._handler = signal.signal(signal.SIGALRM, self._look)
+        # Signals that arrive during a pause become one.
+        look_s = min(LOOK_S, seconds)
+        self._outer_s, self._outer_interval_s = signal.setitimer(signal.ITIMER_REAL, look_s, look_s)
+
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        if self._awake.seconds >= self._seconds:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._on_end()
+
+    def cancel(self) -> None:
+        """End the limit. Has no effect the second time."""
+        if self._handler is None:
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._handler)
+        self._handler = None
+        if self._outer_s:
+            left_s = max(0.001, self._outer_s - (time.monotonic() - self._began))
+            signal.setitimer(signal.ITIMER_REAL, left_s, self._outer_interval_s)

@@ -348,7 +348,7 @@ def test_snapshot_reply_proves(cluster: StartCluster) -> None:
 
 @points(5)
 def test_late_reply_to_a_snapshot(cluster: StartCluster) -> None:
-    """A late reply to a snapshot says nothing about the next snapshot."""
+    """A late reply says nothing about the next snapshot, and two replies to one chunk count once."""
     c = cluster(3)
     c.take_snapshots(every=10)
     c.agree("by all", 3)
@@ -374,6 +374,18 @@ def test_late_reply_to_a_snapshot(cluster: StartCluster) -> None:
         c.sleep(0.05)
         following.drop()
         _expect_applied(c, last, 3, f"S{away} to get two snapshots, with a late reply to the first one,")
+    # The leader repeats the first chunk of three, as its reply is late. Then both replies come.
+    c.take_snapshots(every=10, size=10_000)
+    leader = c.settled_leader()
+    away = (leader + 1) % 3
+    c.disconnect(away)
+    c.propose_together(leader, _commands(c, 20))
+    last = c.agree("by two, in the end", 2)
+    both = c.hold("install_snapshot", dst=away, leg="reply", when=lambda args: args["offset"] == 0, most=2)
+    c.connect(away)
+    c.wait_for(2.0, lambda: len(both.messages) == 2)
+    both.release()
+    _expect_applied(c, last, 3, f"S{away} to get a snapshot whose first chunk is answered twice")
 
 
 @points(5)

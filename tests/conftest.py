@@ -32,8 +32,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--whole-suites",
         action="store_true",
-        help="run all tests of a suite where a sample of them is run by default, and searches that take half a minute",
+        help="run all tests of a suite, and all known bugs, where a sample is run by default, and searches that take half a "
+        "minute",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the known bugs that are not in the daily sample, unless all are wanted or tests are chosen with -k."""
+    if config.getoption("--whole-suites") or config.getoption("keyword"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("whole_bank")]
+    items[:] = [item for item in items if not item.get_closest_marker("whole_bank")]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_configure(config: pytest.Config) -> None:

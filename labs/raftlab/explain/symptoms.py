@@ -44,8 +44,7 @@ _VARIABLE = re.compile(
     |(?P<number>-?\b\d[\d,]*(?:\.\d+)?(?!\w))
     |(?P<word>\b(?:{_NUMBER_WORDS})\b)
     |(?P<plural>\b(?:server|byte|time|message|command|RPC)s?\b)
-    |(?P<value>\bNone\b)
-    |(?P<space>[ ])""",
+    |(?P<value>\bNone\b)""",
     re.VERBOSE,
 )
 _MATCHES = {
@@ -62,7 +61,6 @@ _MATCHES = {
     "number": r"-?\d[\d,]*(?:\.\d+)?",
     "word": rf"(?:{_NUMBER_WORDS}|\d+)",
     "value": ".+?",
-    "space": r"\s",
 }
 
 # These parts hardly differ from run to run, so all their characters count as shared with the failure.
@@ -79,7 +77,8 @@ class Row:
         causes: what to look for, the most likely cause first, without Markdown.
         read: the file and anchor of the first handout that the causes link to; empty if they link to none.
         tests: the tests whose failures the row is about; empty for all.
-        pattern: what the sentence of a failure must begin with.
+        expression: what the sentence of a failure must begin with, as a regular expression.
+        fixed: a part of the example that every matching sentence contains, with each white space as a space.
         words: the number of characters (not words) of the example that every matching sentence has, too.
     """
 
@@ -88,8 +87,14 @@ class Row:
     causes: tuple[str, ...]
     read: str
     tests: frozenset[str]
-    pattern: re.Pattern[str]
+    expression: str
+    fixed: str
     words: int
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The compiled :attr:`expression`."""
+        return re.compile(self.expression, re.DOTALL)
 
 
 def find(lab: str, test: str, text: str) -> Row | None:
@@ -103,10 +108,15 @@ def find(lab: str, test: str, text: str) -> Row | None:
     Returns:
         ``None`` if no row matches.
     """
+    plain = re.sub(r"\s", " ", text)
     fitting = [
         row
         for row in rows()
-        if row.lab <= lab and (not row.tests or test in row.tests) and row.pattern.match(text) is not None
+        if row.lab <= lab
+        and (not row.tests or test in row.tests)
+        # Compiling the expressions of all rows took 0.17 s, in each run that fails. Only a few rows get past this line.
+        and row.fixed in plain
+        and row.pattern.match(text) is not None
     ]
     return max(
         fitting, key=lambda row: (bool(row.tests), row.sentence.startswith("…"), row.words, row.lab), default=None
@@ -135,22 +145,31 @@ def _rows_of(path: Path) -> Iterator[Row]:
         for _, sentence in _QUOTED.findall(_TEST.sub("", shown)):
             if " " not in sentence:
                 continue  # a name or a status within a description, not a sentence
-            pattern, words = _pattern(sentence)
+            expression, fixed, words = _expression(sentence)
             causes, read = _causes(cells, path.name)
-            yield Row(lab, sentence, causes, read, tests, pattern, words)
+            yield Row(lab, sentence, causes, read, tests, expression, fixed, words)
 
 
-def _pattern(sentence: str) -> tuple[re.Pattern[str], int]:
+def _expression(sentence: str) -> tuple[str, str, int]:
+    """The fields ``expression``, ``fixed`` and ``words`` of the row for ``sentence``."""
     parts, words, at = [], 0, 0
+    literals = []
     for match in _VARIABLE.finditer(sentence):
-        literal = sentence[at : match.start()]
         kind = str(match.lastgroup)
+        literals.append(sentence[at : match.start()])
         matches = _MATCHES.get(kind) or re.escape(match[0].removesuffix("s")) + "s?"
-        parts += [re.escape(literal), matches]
-        words += len(literal) + (len(match[0]) if kind in _LITERAL else len("get") if kind == "read" else 0)
+        parts += [_literally(literals[-1]), matches]
+        words += len(match[0]) if kind in _LITERAL else len("get") if kind == "read" else 0
         at = match.end()
-    parts.append(re.escape(sentence[at:]))
-    return re.compile("".join(parts), re.DOTALL), words + len(sentence) - at
+    literals.append(sentence[at:])
+    parts.append(_literally(literals[-1]))
+    words += sum(len(literal) - literal.count(" ") for literal in literals)
+    return "".join(parts), max(literals, key=len), words
+
+
+def _literally(text: str) -> str:
+    """The regular expression that matches ``text``, in which a space stands for any white space."""
+    return re.escape(text).replace(r"\ ", r"\s")
 
 
 def _causes(cell: str, name: str) -> tuple[tuple[str, ...], str]:

@@ -20,8 +20,8 @@ class Schedule:
         point_pause: How long such a preemption lasts, on average. Half of these preemptions last no time: they only let
             other threads that are ready at the same instant run first.
         sync_rate: The probability of a preemption at each synchronization point: a lock has just been released and the
-            thread holds no other lock, a `wait` returns, a thread starts, a `call` begins or returns, or a message has been
-            put into `apply_ch`.
+            thread holds no other lock, a `wait` returns, a thread starts, a `call` begins or returns, a message has been put
+            into `apply_ch`, or a thread that holds no lock saves.
         sync_pause: How long such a preemption lasts, on average.
         priorities: Whether each thread has a random priority. If so, the ready thread with the highest priority runs, and a
             preempted thread gets a lower priority than all others.

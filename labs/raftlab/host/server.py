@@ -88,6 +88,7 @@ class Persister:
         if snapshot is not None:
             self._require_bytes(snapshot, "persister.save expects bytes for snapshot")
         self._server.using("persister", True)
+        self._server.before_save()
         with self._lock:
             self._require_working_disk()
             self._state.replace(state)
@@ -98,6 +99,7 @@ class Persister:
     def append(self, data: bytes) -> None:
         self._require_bytes(data, "persister.append expects bytes")
         self._server.using("persister", True)
+        self._server.before_save()
         with self._lock:
             self._require_working_disk()
             self._state.append(data)
@@ -231,6 +233,9 @@ class Server(ABC):
     @abstractmethod
     def delay(self, seconds: float) -> None:
         """Block the calling thread for ``seconds`` (virtual seconds in the simulator)."""
+
+    def before_save(self) -> None:  # noqa: B027
+        """Called when student code is about to save or append."""
 
     def before_put(self) -> None:  # noqa: B027  (a hook that does nothing by default)
         """Called when student code is about to put a message into ``apply_ch``."""

@@ -131,6 +131,11 @@ class SimServer(Server):
         if task.held:
             self.advise_held_lock(task, what)
 
+    def before_save(self) -> None:
+        # Under a lock, no other thread that respects the lock could do anything meanwhile.
+        if not self.kernel.current.held:
+            perhaps_preempt()
+
     def after_put(self) -> None:
         perhaps_preempt()
 

@@ -741,14 +741,23 @@ def test_reads_wait_side_by_side(cluster: StartCluster) -> None:
 
 @points(2)
 def test_alone(cluster: StartCluster) -> None:
-    """A single server answers every kind of read."""
-    c = cluster(1, clerks=1)
-    clerk = c.clerks[0]
+    """A single server answers every kind of read, with the value at the index that it names."""
+    c = cluster(1, clerks=6)
+    clerk, *readers = c.clerks
     for number, read in enumerate(("index", "lease", "session", "snapshot", "log")):
         clerk.put("x", f"{number};")
         value = clerk.get("x", read=read)
         text = f"expected get('x', {read!r}) to return '{number};' from a single server, but it returned {value!r}"
         c.expect(value == f"{number};", text, rules.READ_INDEX)
+    # Reads arrive together with a write that S0 applies at once.
+    for number in range(30):
+        with c.at_once(0):
+            clerk.begin("put", "y", f"{number};")
+            for reader, read in zip(readers, ("session", "snapshot") * 3, strict=False):
+                reader.begin("get", "y", read=read)
+            c.sleep(0.02)
+        if not c.wait_for(OPERATION_LIMIT, lambda: all(each.operation is None for each in c.clerks)):
+            break  # end_well reports it
     end_well(c)
 
 

@@ -475,6 +475,32 @@ def test_start_saves_at_once(cluster: StartCluster) -> None:
         expect_entry(c, 1, c.get_state(0)[0] + 1000, (upto, log[upto - 1]["term"]), rules.SAVE_FIRST)
 
 
+@points(4, networks=SIM)
+def test_start_while_elected(cluster: StartCluster) -> None:
+    """Commands arrive just as the only server is elected after a restart; it takes each in its new term, or refuses it."""
+    c = cluster(1)
+    for attempt in range(16):
+        before, leads = c.get_state(0)
+        if leads:
+            return  # a Raft that needs no election timeout to lead alone
+        # Its timer runs out while it is paused, so it starts an election when it goes on, and leads at once.
+        c.pause(0)
+        c.sleep(2.0)
+        calls = [c.ask_start(0, f"{attempt}: command {number}") for number in range(40)]
+        c.resume(0)
+        for _ in range(5):  # some Rafts start the election a few milliseconds later
+            c.sleep(0.001)
+            calls += [c.ask_start(0, f"{attempt}: command {len(calls) + number}") for number in range(2)]
+        text = f"expected S0 to take commands in a term after {before}, but start() returned index"
+        for index, term, is_leader in c.started(0, calls):
+            wrong = is_leader and term <= before
+            c.expect(
+                not wrong, f"{text} {index}, term {term}. S0 was a follower in that term", rules.ELECTION_SAFETY, [0]
+            )
+        wait_for_leadership(c)
+        c.restart(0)
+
+
 @points(6, networks=SIM)
 def test_crash_points_in_a_cluster(cluster: StartCluster) -> None:
     """Servers crash at random moments; no promise is broken, and the cluster goes on."""

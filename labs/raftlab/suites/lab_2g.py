@@ -847,6 +847,32 @@ def test_answers_of_an_earlier_transfer(cluster: StartCluster) -> None:
         expect_commands_again(c, 0, since)
 
 
+@points(4, networks=SIM)
+def test_next_transfer_begins_at_once(cluster: StartCluster) -> None:
+    """A target is told to stand and does not; once that transfer is given up, the next target is told at once."""
+    c = cluster(3, scripted=(1, 2))
+    followers = {number: LateFollower(c, number) for number in (1, 2)}
+    for number in (1, 2):
+        c.scripted_server(number).answer["timeout_now"] = lambda rpc: {"term": rpc.args["term"]}
+    wait_for_leadership(c)
+    for first, target in ((1, 2), (1, 1), (2, 1)):
+        since = c.now
+        begin(c, 0, first)
+        index = expect_commands_again(c, 0, since)
+        c.wait_for(2.0, lambda: all(len(each.log) >= index for each in followers.values()))  # noqa: B023  (this round)
+        c.sleep(0.05)  # the answers arrive
+        seen = len(timeouts_now(c, target))
+        begin(c, 0, target)
+        # Less than a third of an election after a crash, which is the handout's limit for a whole transfer.
+        told = c.wait_for(0.3, lambda: len(timeouts_now(c, target)) > seen)  # noqa: B023  (this round)
+        text = (
+            f"expected S0 to send TimeoutNow to S{target} at once, but after 0.3 s it has not. S{target} has the whole"
+        )
+        text = f"{text} log, and S0's earlier transfer to S{first} was given up"
+        c.expect(told, text, rules.TRANSFER, [0])
+        expect_commands_again(c, 0, c.now)
+
+
 @points(5, networks=SIM)
 def test_transfers_at_once(cluster: StartCluster) -> None:
     """S0 is asked for two transfers at the same moment, or for one just as it is deposed; it begins one at most."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -36,9 +37,12 @@ SNAPSHOT = "tests/snapshots/bugs.txt"
 # The daily tests try one in this many bugs. CI tries all of them in another way: ``python -m tests.update --check`` compares
 # the snapshot with what each bug leads to.
 DAILY = 3
+# The failures of known bugs that show a row of a handout's table, and the rows that no bug shows.
+ROWS = tomllib.loads((ROOT / "tests" / "bugs" / "rows.toml").read_text(encoding="utf-8"))
+ROWS_SNAPSHOT = "tests/snapshots/rows.txt"
 _ROWS_HEAD = """\
-# The sentences in the tables "When it fails" of the handouts that bugs.txt has of no known bug, with the test that a row is
-# for. Nothing shows that these rows name the right cause. Do not edit: python -m tests.update rewrites this file."""
+# What students read in the failures that tests/bugs/rows.toml lists: the bug, the test and the seed; the failure's kind and
+# rule; the sentence. Do not edit: python -m tests.update rewrites this file."""
 _HEAD = """\
 # What students read about each known bug: the bug and the test; the first seed that catches it, the failure's kind and rule;
 # the sentence. Do not edit: python -m tests.update rewrites this file."""
@@ -114,15 +118,49 @@ def recorded() -> dict[str, tuple[str, str]]:
     return {title: (title.rpartition(", ")[2], sentence) for title, sentence in titles}
 
 
-def rows_text() -> str:
-    """The text of ``tests/snapshots/rows.txt``: the handouts' rows that are not the best match for any sentence in
-    ``bugs.txt``.
-    """
-    found = {symptoms.find(catalogue.find_test(test).lab, test, sentence) for test, sentence in recorded().values()}
-    missing = [row for row in symptoms.rows() if row not in found]
-    lines = [_ROWS_HEAD, f"# {len(missing)} of {len(symptoms.rows())} sentences:", ""]
-    lines += [f"{row.lab}{''.join(f' [{test}]' for test in sorted(row.tests))} {row.sentence}" for row in missing]
-    return "\n".join(lines) + "\n"
+def name_of(row: symptoms.Row) -> str:
+    """The name of a handout's row in ``tests/bugs/rows.toml``: its lab, the tests that it is for, and its sentence."""
+    return f"{row.lab}{''.join(f' [{test}]' for test in sorted(row.tests))} {row.sentence}"
+
+
+def rows_snapshot() -> str:
+    """The text of ``tests/snapshots/rows.txt``. This runs each failure that ``tests/bugs/rows.toml`` lists."""
+    with ProcessPoolExecutor(processors()) as pool:
+        return (
+            "\n\n".join([_ROWS_HEAD, *(block for of_bug in pool.map(rows_of, bugs_of_rows()) for block in of_bug)])
+            + "\n"
+        )
+
+
+def bugs_of_rows() -> list[str]:
+    """The bugs that ``tests/bugs/rows.toml`` names, in its order."""
+    return list(dict.fromkeys(title.partition(", ")[0] for title in ROWS["shown"]))
+
+
+def rows_of(bug_id: str) -> list[str]:
+    """Run each failure that ``tests/bugs/rows.toml`` lists for this bug. Returns the blocks of the snapshot."""
+    bug = next(each for each in BANK.bugs if each.id == bug_id)
+    titles = [title for title in ROWS["shown"] if title.partition(", ")[0] == bug_id]
+    with tempfile.TemporaryDirectory() as folder, closing(Implementation(put(bug, Path(folder)))) as implementation:
+        return [_row_block(implementation, title) for title in titles]
+
+
+def _row_block(implementation: Implementation, title: str) -> str:
+    test, _, seed = title.partition(", ")[2].partition("@")
+    failure = _failure(implementation, catalogue.find_test(test), int(seed))
+    if failure is None:
+        return f"{title}\n  (no failure)"
+    return f"{title}\n  {failure.kind}, {failure.rule.name if failure.rule else 'no rule'}\n  {failure.text}"
+
+
+def recorded_rows() -> dict[str, tuple[str, str]]:
+    """The test and the sentence of each block in ``tests/snapshots/rows.txt``. The keys are the blocks' first lines."""
+    blocks = (ROOT / ROWS_SNAPSHOT).read_text(encoding="utf-8").rstrip("\n").split("\n\n")[1:]
+    found = {}
+    for block in blocks:
+        title, _, rest = block.partition("\n")
+        found[title] = (title.partition(", ")[2].partition("@")[0], rest.partition("\n")[2].strip())
+    return found
 
 
 def proof_page() -> str:

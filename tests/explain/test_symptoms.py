@@ -196,3 +196,63 @@ def test_a_failure_names_the_cause_of_a_known_bug(bug: str) -> None:
     row = symptoms.find(catalogue.find_test(test).lab, test, sentence)
     assert row is not None, f"no row fits {sentence!r}"
     assert any(CAUSES[bug] in cause for cause in row.causes), row.causes
+
+
+SHOWN: dict[str, str] = known_bugs.ROWS["shown"]
+SAID_OF_ROWS = known_bugs.recorded_rows()
+
+
+def _row_of(test: str, sentence: str) -> symptoms.Row | None:
+    return symptoms.find(catalogue.find_test(test).lab, test, sentence)
+
+
+def test_the_failures_of_the_rows_are_recorded() -> None:
+    assert list(SHOWN) == list(SAID_OF_ROWS), "run python -m tests.update tests/snapshots/rows.txt"
+
+
+@pytest.mark.parametrize("title", SHOWN)
+def test_a_further_failure_names_the_cause_of_its_bug(title: str) -> None:
+    row = _row_of(*SAID_OF_ROWS[title])
+    assert row is not None, f"no row fits {SAID_OF_ROWS[title][1]!r}"
+    assert any(SHOWN[title] in cause for cause in row.causes), row.causes
+
+
+GENERAL: dict[str, list[str]] = known_bugs.ROWS["general"]
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_a_general_row_names_the_cause_of_a_bug_with_a_row_of_its_own(name: str) -> None:
+    (row,) = (each for each in symptoms.rows() if known_bugs.name_of(each) == name)
+    title, words = GENERAL[name]
+    test, sentence = {**SAID, **SAID_OF_ROWS}[title]
+    assert row.lab <= catalogue.find_test(test).lab
+    assert not row.tests or test in row.tests
+    assert row.pattern.match(sentence), sentence
+    assert any(words in cause for cause in row.causes), row.causes
+
+
+def test_a_known_bug_shows_every_row() -> None:
+    """A row that no bug shows must be in ``tests/bugs/rows.toml``, with the reason."""
+    rows = {known_bugs.name_of(row) for row in symptoms.rows()}
+    shown = {
+        known_bugs.name_of(row) for said in (SAID, SAID_OF_ROWS) for each in said.values() if (row := _row_of(*each))
+    }
+    exempt = [name for group in known_bugs.ROWS["none"] for name in group["rows"]]
+    listed = [*GENERAL, *exempt]
+    assert len(listed) == len(set(listed))
+    assert not set(listed) - rows, "rows.toml names rows that are in no handout"
+    assert not set(listed) & shown, "a bug shows these rows, so rows.toml must not list them"
+    assert not rows - shown - set(listed), "no bug shows these rows"
+    assert all(len(group["why"]) > 20 for group in known_bugs.ROWS["none"])
+
+
+def test_each_further_failure_is_needed() -> None:
+    """It shows a row of its own, or stands for a general row."""
+    shown = {known_bugs.name_of(row) for each in SAID.values() if (row := _row_of(*each))}
+    needed = {title for title, _ in GENERAL.values()}
+    for title, said in SAID_OF_ROWS.items():
+        row = _row_of(*said)
+        assert row is not None
+        name = known_bugs.name_of(row)
+        assert title in needed or name not in shown, f"another failure than {title} shows this row, too: {name}"
+        shown.add(name)

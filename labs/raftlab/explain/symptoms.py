@@ -29,21 +29,24 @@ _TEST = re.compile(r"in the test `(\w+)`")
 _ABOVE = "the same cause as in the row above"
 _NUMBER_WORDS = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 # The parts of an example that may differ from run to run; _MATCHES has what each of them matches. A server or clerk matches
-# any other one. A clerk's operation matches any operation, except that a get matches only gets.
+# any other one, and several terms one term. A clerk's operation matches any operation, except that a get matches only gets.
 _VARIABLE = re.compile(
     rf"""(?P<any>…)
     |(?P<read>\bget\([^()]*\))
     |(?P<operation>\b(?:put|append|swap|fly)\([^()]*\))
+    |(?P<terms>\bterms[ ]\d+[ ]to[ ]\d+)
     |(?P<servers>S\d+(?:(?:,[ ]|[ ]and[ ])S\d+)*)
     |(?P<clerks>C\d+)
-    |(?P<text>'(?:[^']|'(?=\w))*')
+    |(?P<text>(?<!\w)'(?:[^']|'(?=\w))*')
     |(?P<list>\[[^]]*\])
     |(?P<nothing>\b0[ ]bytes\b)
     |(?P<stand_in>\bapplied[ ]index[ ]0\b)
     |(?P<refusal>(?<!\w)-1\b)
+    |(?P<times>\b\d[\d,]*[ ]times\b)
     |(?P<number>-?\b\d[\d,]*(?:\.\d+)?(?!\w))
     |(?P<word>\b(?:{_NUMBER_WORDS})\b)
     |(?P<plural>\b(?:server|byte|time|message|command|RPC)s?\b)
+    |(?P<have>\bha(?:s|ve)\b)
     |(?P<value>\bNone\b)""",
     re.VERBOSE,
 )
@@ -51,6 +54,7 @@ _MATCHES = {
     "any": ".*",
     "read": r"get\(.*?\)",
     "operation": r"\w+\(.*?\)",
+    "terms": r"terms?\s\d+(?:\s(?:to|and)\s\d+)?",
     "servers": r"S\d+(?:(?:,| and) S\d+)*",
     "clerks": r"C\d+(?:\.\d+)?",
     "text": ".+?",
@@ -58,13 +62,15 @@ _MATCHES = {
     "nothing": "0 bytes",
     "stand_in": r"applied\sindex\s0\b",
     "refusal": "-1",
+    "times": r"(?:once|\d[\d,]*\stimes?)",
     "number": r"-?\d[\d,]*(?:\.\d+)?",
     "word": rf"(?:{_NUMBER_WORDS}|\d+)",
+    "have": "ha(?:s|ve)",
     "value": ".+?",
 }
 
 # These parts hardly differ from run to run, so all their characters count as shared with the failure.
-_LITERAL = ("plural", "refusal", "stand_in")
+_LITERAL = ("plural", "have", "refusal", "stand_in")
 
 
 @dataclass(frozen=True, slots=True)

@@ -513,7 +513,7 @@ class Cluster:
             leader = self.leader_now(among)
             if leader is not None and leader == before:
                 return leader
-            if self.now >= deadline and before is None:
+            if self.now >= deadline and before is None and leader is None:
                 self.fail(
                     f"expected a leader within {within:.0f} s, but there is none",
                     rules.LIVENESS,

@@ -198,9 +198,9 @@ def election(events: Sequence[Event], now: float, since: float, servers: Collect
     candidate = name_of(full.server)
     terms = _terms([each.term for each in elections.values() if each.server == full.server])
     refused = sorted(full.refused, key=lambda call: call.dst)
-    why: dict[str, list[int]] = {}
+    why: dict[str, set[int]] = {}
     for call in refused:
-        why.setdefault(_why_refused(call, votes), []).append(call.dst)
+        why.setdefault(_why_refused(call, votes), set()).add(call.dst)
     if not why:
         return Observation(f"{candidate} asked for votes in {terms}, and got too few answers", about)
     told = " and ".join(f"{names(who)} refused, {reason}" for reason, who in why.items())

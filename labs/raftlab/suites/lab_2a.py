@@ -536,17 +536,13 @@ def test_candidates_at_once(cluster: StartCluster) -> None:
     """Four candidates, in one or two terms, ask at the same moment; S0 votes for at most one of them in each term."""
     c = cluster(5, scripted=range(1, 5))
     voted = 0
+    # The referee checks that S0 votes for at most one candidate in each term.
     for number in range(2 * ROUNDS):
         term = 1000 + 10 * number
         last = term + number % 2
         with c.at_once(0):
             requests = [request_vote(c, who, term if who < 3 else last) for who in (1, 2, 3, 4)]
         winners = [rpc for rpc in requests if c.reply_to(rpc)["vote_granted"]]
-        for each in (term, last):
-            given = [rpc.src for rpc in winners if rpc.args["term"] == each]
-            shown = " and ".join(f"S{who}" for who in given)
-            text = f"expected S0 to vote for one candidate in term {each}, but it voted for {shown}"
-            c.expect(len(given) <= 1, text, rules.ONE_VOTE, [0])
         now, _ = c.get_state(0)
         text = f"expected S0 to be in term {last} or a newer one, but it is in term {now}"
         c.expect(now >= last, f"{text}. It was asked for its vote in term {last}", rules.HIGHER_TERM, [0])
@@ -615,9 +611,8 @@ def test_votes_and_newer_term_at_once(cluster: StartCluster) -> None:
             named = (rpc.reply or {}).get("term", 0)
             text = f"expected S0 to stay in term {named} or to go to a newer one when refusals of term {newer} arrive,"
             c.expect(now >= named, f"{text} but it is in {now}", rules.TERMS_ONLY_GROW, [0])
-            voted = (rpc.reply or {}).get("vote_granted") and ask_vote(c, 3, newer)["vote_granted"]
-            text = f"expected S0 to keep its vote for S4 in term {newer} when refusals of that term arrive,"
-            c.expect(not voted, f"{text} but it voted for S3, too", rules.ONE_VOTE, [0])
+            if (rpc.reply or {}).get("vote_granted"):
+                ask_vote(c, 3, newer)  # the referee remembers that S0 has voted for S4
         append(c, 4, newer + 1)
         term = newer + 1
 
@@ -661,7 +656,7 @@ def test_newer_leader_at_once(cluster: StartCluster) -> None:
         led += newer > before
         c.sleep(0.03)
     text = "expected S0 to lead within 30 s when every server votes for it, but it did not"
-    c.expect(led > 0, text, rules.LIVENESS, [0], observe=lambda: c.campaigns_seen(0, 0.0))
+    c.expect(led > 0, text, rules.LIVENESS, [0], observe=lambda: c.why_no_leader(0.0, [0]))
 
 
 # Sim only: it pauses S0, so that S0 starts an election at a known moment.
@@ -705,6 +700,9 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
             c.sleep(0.001)
         check(calls, "was elected")
         led, asked = wait_for_leadership(c), campaign_terms(c, term)
+        c.expect(
+            led > term, f"expected S0 to adopt the leader's term {term}, but it leads {led}", rules.HIGHER_TERM, [0]
+        )
         text = f"expected S0 to lead term {asked[0]}, but it does not. All voted for it, and a heartbeat of term {term} came"
         # A Raft that makes up for the ticks that it has missed may start the next election at once, or this one before the
         # pause.
@@ -724,23 +722,14 @@ def test_vote_for_itself_is_kept(cluster: StartCluster) -> None:
     """A leader, or a candidate that hears the leader of its term, votes for no other server in that term."""
     c = cluster(5, scripted=range(1, 5))
     term = 0
-
-    def ask(role: str) -> None:
-        reply = ask_vote(c, 2, term)
-        text = (
-            f"expected S0 to keep its vote for itself in term {term}, but it voted for S2. S0 was a {role} in that term"
-        )
-        c.expect(not reply["vote_granted"], text, rules.ONE_VOTE, [0])
-
     for heard in (False, True, True):
         term = _candidate(c, above=term).args["term"]
         if heard:
             append(c, 1, term)
-        ask("candidate")
+        ask_vote(c, 2, term)  # the referee remembers that S0 has voted for itself
     for scripted_server in c.scripted:
         scripted_server.answer.update(request_vote=grant, append_entries=accept)
-    term = wait_for_leadership(c)
-    ask("leader")
+    ask_vote(c, 2, wait_for_leadership(c))
 
 
 @points(5)

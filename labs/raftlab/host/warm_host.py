@@ -35,6 +35,7 @@ _OFTEN_IMPORTED = ("base64", "bisect", "json", "pickle", "struct", "zlib")
 def main() -> None:
     limits = msgspec.json.decode(sys.argv[3], type=Limits | None)
     if limits is not None:
+        sys.dont_write_bytecode = True  # outside a sandbox, the children do this (raftlab.host.fork_server)
         restrictions.enter_host(limits)
     operating_system.die_with_parent()  # after enter_host: a change of user cancels this setting
     # Ctrl-C is sent to every process of the terminal, but only the judge handles it.

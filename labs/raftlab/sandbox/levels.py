@@ -128,12 +128,15 @@ class Sandbox(msgspec.Struct, frozen=True):
 NONE = Sandbox()
 
 
+_INHERITED = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+
+
 def host_environment() -> dict[str, str]:
     """The environment of a host: only what Python needs, and a fixed hash seed. The seed gives a set of strings the
     same order in every run."""
-    inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "PYTHONPATH") if name in os.environ}
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     # Only two malloc arenas, because each one reserves address space, which the sandbox limits.
-    return {**inherited, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_ARENA_MAX": "2"}
+    return {**inherited, "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "2"}
 
 
 def choose(choice: str, trusted: bool = False) -> Sandbox:

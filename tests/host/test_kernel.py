@@ -215,3 +215,30 @@ def test_a_thread_that_has_ended_leaves_only_an_idle_greenlet(kernel: Kernel, se
     assert spawn()[0] is glet  # the idle greenlet runs the next thread
     kernel.run_ready()
     assert seen == ["unset", "unset"]
+
+
+@pytest.mark.parametrize("started_by", ["the framework", "a thread"])
+def test_any_number_of_threads_may_block_at_the_same_instant(
+    kernel: Kernel, server: Incarnation, started_by: str
+) -> None:
+    """A greenlet begins with the recursion depth of the greenlet that starts it."""
+    depths: list[int] = []
+
+    def wait(calls: int) -> None:
+        if calls:
+            wait(calls - 1)
+            return
+        depths.append(calls)
+        kernel.block(1.0)
+
+    def spawn_all() -> None:
+        for _ in range(500):
+            kernel.spawn(server, "a thread", wait, 10)
+
+    if started_by == "a thread":
+        kernel.spawn(server, "the first thread", spawn_all)
+    else:
+        spawn_all()
+    run_until(kernel, 2.0)
+    assert len(depths) == 500
+    assert kernel.tasks == {}

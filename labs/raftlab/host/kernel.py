@@ -194,7 +194,7 @@ class Kernel:
             glet = self._idle.pop()
             glet.gr_context = None  # drop the context variables of the previous task
         else:
-            glet = greenlet(self._run_tasks, self._hub)
+            glet = self._new_greenlet()
         task = Task(glet, incarnation, self._next_ident, role, self.now)
         if self._by_priority:
             task.priority = self._rng.random()
@@ -208,9 +208,20 @@ class Kernel:
             self._ready.append(task)
         return task
 
+    def _new_greenlet(self) -> greenlet:
+        """A greenlet that waits for its first task. The hub starts it: a greenlet begins with the recursion depth of the one
+        that starts it, so if tasks started each other, a few hundred of them would reach Python's limit together."""
+        glet = greenlet(self._run_tasks, self._hub)
+        if getcurrent() is self._hub:
+            glet.switch()
+        else:
+            self._hub.switch(glet)
+        return glet
+
     def _run_tasks(self) -> None:
         """The body of every greenlet. It runs one task after another, because it costs more to create a greenlet than
         to run most tasks."""
+        self._hub.switch()
         while True:
             task = self.current
             run, args = task.value
@@ -411,7 +422,10 @@ class Kernel:
     def run_ready(self) -> None:
         """Run until every task is blocked."""
         while self._ready:
-            self._next_greenlet().switch()
+            new = self._next_greenlet().switch()
+            while isinstance(new, greenlet):  # the current task needs it
+                new.switch()
+                new = self.current.glet.switch()
         self.current = self.framework
 
     def next_timer(self) -> float | None:

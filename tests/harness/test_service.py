@@ -207,6 +207,34 @@ def test_a_server_that_floods_is_stopped(what: str, write_raft: Write) -> None:
     assert caught.value.failure.kind == "flood"
 
 
+@pytest.mark.slow
+def test_the_thread_too_many_may_be_one_that_handles_a_message(write_raft: Write) -> None:
+    init = "for _ in range(19_990 if me == 0 else 0): threading.Thread(target=time.sleep, args=(1e6,)).start()"
+    methods = """
+        def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
+            time.sleep(1e6)
+    """
+    with sim_cluster(write_raft(init, methods=methods), servers=2, scripted=(1,)) as c:
+        c.start_all()
+        for _ in range(20):
+            c.scripted_server(1).send(0, "append_entries", term=1, leader_id=1, prev_log_index=0, prev_log_term=0)
+        with pytest.raises(LabFailure) as caught:
+            c.sleep(1)
+    assert caught.value.failure.text == "S0: your code has started too many threads: there are 20,000 now"
+    assert caught.value.failure.kind == "flood"
+
+
+@pytest.mark.slow
+def test_too_many_threads_are_reported_for_the_server_that_has_most(write_raft: Write) -> None:
+    init = """
+        if me: time.sleep(0.5)
+        for _ in range(5 if me else 19_990): threading.Thread(target=time.sleep, args=(1e6,)).start()
+    """
+    with sim_cluster(write_raft(init), servers=5) as c, pytest.raises(LabFailure) as caught:
+        c.start_all()
+    assert caught.value.failure.text == "S0: your code has started too many threads: there are 20,000 now"
+
+
 def test_a_long_log_may_be_applied_at_once(write_raft: Write) -> None:
     """A restarted server applies its whole log at once when it learns how far the log is committed."""
     with sim_cluster(write_raft("for index in range(1, 20_001): apply_ch.put(ApplyMsg(index, 1, index))")) as c:

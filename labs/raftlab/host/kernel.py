@@ -127,9 +127,11 @@ class Kernel:
         self.tasks: dict[int, Task] = {}
         # The race detector (raftlab.host.races.detector.Detector), if it observes this run.
         self.detector: Any = None
-        # Hooks for the process that runs the kernel. Each is called in the task concerned.
+        # Hooks for the process that runs the kernel. Each is called in the task concerned, except that the hub may start
+        # the task that is one too many.
         self.on_busy: Callable[[FrameType], None] = lambda frame: None  # a busy loop at this frame
-        self.on_flood: Callable[[str], None] = lambda what: None  # too many effects or threads
+        self.on_flood: Callable[[str], None] = lambda what: None  # too many effects
+        self.on_crowd: Callable[[str], None] = lambda what: None  # too many tasks
         self.on_uncaught: Callable[[BaseException], None] = lambda exc: None  # an exception ended a bare thread
         self.on_wait_with_lock: Callable[[Task, str], None] = lambda task, what: None  # about to sleep with a lock held
         self._hub: greenlet = getcurrent()
@@ -201,7 +203,9 @@ class Kernel:
         task.value = (run, args)
         self.tasks[task.ident] = task
         if len(self.tasks) == MAX_TASKS:
-            self.on_flood(f"has started too many threads: there are {MAX_TASKS:,} now")
+            self.on_crowd(f"has started too many threads: there are {MAX_TASKS:,} now")
+        if not incarnation.alive:  # on_crowd has ended it
+            return task
         if incarnation.paused:
             incarnation.ready_when_resumed.append(task)
         else:

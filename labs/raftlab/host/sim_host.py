@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from types import FrameType
 from typing import Any
 
@@ -45,6 +46,7 @@ class SimHost:
         kernels.install(self.kernel)
         self.kernel.on_busy = self._report_busy_loop
         self.kernel.on_flood = self._report_flood
+        self.kernel.on_crowd = self._report_crowd
         self.kernel.on_uncaught = lambda exc: self._thread_died(exc, "a thread")
         self.kernel.on_wait_with_lock = self._advise_held_lock
         self.kernel.shared_locks = program.shared_locks
@@ -187,6 +189,19 @@ class SimHost:
         server.fault("flood", f"{server.name}: {task.role} {what}", where)
         self.kernel.kill(server.incarnation)
         self.kernel._next_greenlet().switch()
+
+    def _report_crowd(self, what: str) -> None:
+        """Report the server that has the most threads. It need not be the one whose code runs; when a message arrives,
+        no server's code runs."""
+        kernel = self.kernel
+        number, _ = Counter(task.incarnation.server for task in kernel.tasks.values()).most_common(1)[0]
+        server, current = self._servers[number], kernel.current
+        own = current.incarnation is server.incarnation
+        where = student_frames.innermost_line(sys._getframe(1), server.files) if own else ""
+        server.fault("flood", f"{server.name}: {current.role if own else 'your code'} {what}", where)
+        kernel.kill(server.incarnation)
+        if own:
+            kernel._next_greenlet().switch()
 
     def _excepthook(self, args: Any) -> None:
         if args.exc_type is not SystemExit:

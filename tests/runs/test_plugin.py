@@ -6,10 +6,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import pytest_timeout
 
+from raftlab.runs import plugin
 from raftlab.runs.record import End, Record, from_line
 from raftlab.suites import catalogue
 from tests.conftest import ROOT, SKELETON
@@ -65,3 +70,18 @@ def test_a_run_together_with_its_judge_is_reported_in_the_same_way(tmp_path: Pat
         return found, printed.rpartition(" in ")[0]
 
     assert records("--together") == records()
+
+
+@pytest.mark.parametrize("debugging", [False, True])
+def test_the_time_limit_leaves_a_debugger_alone(debugging: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest_timeout, "SUPPRESS_TIMEOUT", debugging)  # as pytest-timeout does at breakpoint()
+    item: Any = SimpleNamespace()
+    plugin.pytest_timeout_set_timer(item, SimpleNamespace(method="signal", timeout=0.02))
+    failed = False
+    try:
+        time.sleep(0.2)
+    except pytest.fail.Exception:
+        failed = True
+    finally:
+        item.cancel_timeout()
+    assert failed is not debugging

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -182,8 +182,11 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     ``cancel_timeout``."""
     if settings.method != "signal":
         return None
+    from pytest_timeout import is_debugging  # this hook is called only if it is installed
 
-    def end() -> NoReturn:
+    def end() -> None:
+        if is_debugging():
+            return  # as in pytest-timeout: somebody who reads at a prompt needs time
         pytest.fail(f"the run has not ended after {settings.timeout:g} s")
 
     item.cancel_timeout = TimeLimit(settings.timeout, end).cancel  # type: ignore[attr-defined]

@@ -82,6 +82,17 @@ def test_one_seed() -> None:
     )
 
 
+def test_advice_that_one_of_several_tests_gave_names_it() -> None:
+    out = io.StringIO()
+    board = ProgressBoard(out, "2A", runs(FIRST, SECOND))
+    stale = record(SECOND)
+    stale.advice.append("a read was stale")
+    board.finished(record(FIRST))
+    board.finished(stale)
+    board.close()
+    assert "  raft.py:9: hold less\n  a read was stale (second)\n" in shown(board, out)
+
+
 def test_many_seeds_and_both_networks() -> None:
     out = io.StringIO()
     board = ProgressBoard(out, "2A", runs(FIRST, SECOND, seeds=12, networks=("sim", "rpyc")))

@@ -34,6 +34,7 @@ _VARIABLE = re.compile(
     rf"""(?P<any>…)
     |(?P<read>\bget\([^()]*\))
     |(?P<operation>\b(?:put|append|swap|fly)\([^()]*\))
+    |(?P<operation_of>\bthe[ ](?:put|append|swap)[ ]of\b)
     |(?P<terms>\bterms[ ]\d+[ ]to[ ]\d+)
     |(?P<servers>S\d+(?:(?:,[ ]|[ ]and[ ])S\d+)*)
     |(?P<clerks>C\d+)
@@ -54,6 +55,7 @@ _MATCHES = {
     "any": ".*",
     "read": r"get\(.*?\)",
     "operation": r"\w+\(.*?\)",
+    "operation_of": r"the\s(?:get|put|append|swap|register)\sof",
     "terms": r"terms?\s\d+(?:\s(?:to|and)\s\d+)?",
     "servers": r"S\d+(?:(?:,| and) S\d+)*",
     "clerks": r"C\d+(?:\.\d+)?",

@@ -200,9 +200,18 @@ class ProgressBoard:
         bad = self._bad()
         if bad:
             self._write("\n" + self._in_full(bad[0], len(bad)) + "\n")
-        advice = list(dict.fromkeys(text for group in groups for record in group.records for text in record.advice))
+        advice: dict[str, set[str]] = {}  # the texts, each with the tests that gave it
+        for record in (record for group in groups for record in group.records):
+            for text in record.advice:
+                advice.setdefault(text, set()).add(record.test)
         if advice:
-            self._write("\nadvice (it costs no points):\n" + "".join(f"  {printable(text)}\n" for text in advice))
+            # Advice that only one of several tests gave is about that test, and not about the failure above it.
+            several = len({record.test for group in groups for record in group.records}) > 1
+            lines = (
+                f"  {printable(text)}{f' ({next(iter(tests))})' if several and len(tests) == 1 else ''}\n"
+                for text, tests in advice.items()
+            )
+            self._write("\nadvice (it costs no points):\n" + "".join(lines))
         if self._races:
             self._write("\n" + findings.summary([record for group in groups for record in group.records]) + "\n")
         traces = [record.trace for record in bad if record.trace]

@@ -225,9 +225,11 @@ def test_what_the_threads_of_a_silent_server_wait_for_is_described(event_loop: T
     event_loop.boot(0, 1)
     event_loop.begin_call(0, "start", ["ask", 1, "wait"])
     event_loop.call(1, "ask", 0, "both have begun")
-    time.sleep(0.1)
+    # The request may take a while to arrive, and the handler to begin its wait.
+    deadline = time.monotonic() + 30
+    while "to be notified" not in (text := event_loop.world.threads(1)) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert re.fullmatch(r"start\(\) waits at raft\.py:\d+ for a reply", event_loop.world.threads(0))
-    text = event_loop.world.threads(1)
     assert re.fullmatch(r"the request_vote handler waits at raft\.py:\d+ to be notified", text)
     event_loop.kill(1)
     assert event_loop.world.threads(1) == ""

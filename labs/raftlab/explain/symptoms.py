@@ -102,7 +102,13 @@ class Row:
     @property
     def pattern(self) -> re.Pattern[str]:
         """The compiled :attr:`expression`."""
-        return re.compile(self.expression, re.DOTALL)
+        return _compiled(self.expression)
+
+
+@cache
+def _compiled(expression: str) -> re.Pattern[str]:
+    """``re`` itself remembers only 512 expressions, and there are more rows."""
+    return re.compile(expression, re.DOTALL)
 
 
 def find(lab: str, test: str, text: str) -> Row | None:

@@ -262,8 +262,9 @@ class WarmHost:
         awake = TimeAwake()
         while child not in self._exit_statuses:
             left_s = timeout - awake.seconds
-            if left_s < 0 or not self._receive_notice(self._forked_by[child], left_s, required=False):
+            if left_s < 0:
                 return None
+            self._receive_notice(self._forked_by[child], min(left_s, LOOK_S), required=False)
         return self._exit_statuses[child]
 
     def how_it_ended(self, child: int, timeout: float) -> str:

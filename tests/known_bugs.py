@@ -111,11 +111,12 @@ def snapshot() -> str:
     return "\n\n".join([_HEAD, *sentences]) + "\n"
 
 
-def recorded() -> dict[str, tuple[str, str]]:
-    """The test and the sentence that students read, for each block of the snapshot. The keys are the blocks' first lines."""
-    blocks = (ROOT / SNAPSHOT).read_text(encoding="utf-8").split("\n\n")[1:]
+def recorded(snapshot: str = SNAPSHOT) -> dict[str, tuple[str, str]]:
+    """The test and the sentence that students read, for each block of a snapshot: ``bugs.txt``, or ``rows.txt``
+    (:data:`ROWS_SNAPSHOT`), where a seed follows the test. The keys are the blocks' first lines."""
+    blocks = (ROOT / snapshot).read_text(encoding="utf-8").split("\n\n")[1:]
     titles = ((block.partition("\n")[0], block.split("\n", 2)[2].strip()) for block in blocks)
-    return {title: (title.rpartition(", ")[2], sentence) for title, sentence in titles}
+    return {title: (title.rpartition(", ")[2].partition("@")[0], sentence) for title, sentence in titles}
 
 
 def name_of(row: symptoms.Row) -> str:
@@ -139,7 +140,8 @@ def bugs_of_rows() -> list[str]:
 
 def rows_of(bug_id: str) -> list[str]:
     """Run each failure that ``tests/bugs/rows.toml`` lists for this bug. Returns the blocks of the snapshot."""
-    bug = next(each for each in BANK.bugs if each.id == bug_id)
+    lab, _, name = bug_id.partition("/")
+    bug = BANK.find(lab.upper(), name)
     titles = [title for title in ROWS["shown"] if title.partition(", ")[0] == bug_id]
     with tempfile.TemporaryDirectory() as folder, closing(Implementation(put(bug, Path(folder)))) as implementation:
         return [_row_block(implementation, title) for title in titles]
@@ -151,16 +153,6 @@ def _row_block(implementation: Implementation, title: str) -> str:
     if failure is None:
         return f"{title}\n  (no failure)"
     return f"{title}\n  {failure.kind}, {failure.rule.name if failure.rule else 'no rule'}\n  {failure.text}"
-
-
-def recorded_rows() -> dict[str, tuple[str, str]]:
-    """The test and the sentence of each block in ``tests/snapshots/rows.txt``. The keys are the blocks' first lines."""
-    blocks = (ROOT / ROWS_SNAPSHOT).read_text(encoding="utf-8").rstrip("\n").split("\n\n")[1:]
-    found = {}
-    for block in blocks:
-        title, _, rest = block.partition("\n")
-        found[title] = (title.partition(", ")[2].partition("@")[0], rest.partition("\n")[2].strip())
-    return found
 
 
 def proof_page() -> str:

@@ -45,7 +45,8 @@ def poll_awake(poller: select.poll, seconds: float) -> list[tuple[int, int]]:
 
 
 class TimeLimit:
-    """Calls a function in the main thread after a time without pauses, unless it is cancelled first.
+    """Calls a function in the main thread after a time without pauses, unless it is cancelled first. At its end, a ``with``
+    block cancels it.
 
     It uses the process's alarm (SIGALRM). If the caller has set an alarm of its own, such as the time limit of a test, that
     alarm is set again by :meth:`cancel`.
@@ -72,6 +73,12 @@ class TimeLimit:
         if self._awake.seconds >= self._seconds:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._on_end()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        self.cancel()
 
     def cancel(self) -> None:
         """End the limit. Has no effect the second time."""

@@ -199,7 +199,7 @@ def test_a_failure_names_the_cause_of_a_known_bug(bug: str) -> None:
 
 
 SHOWN: dict[str, str] = known_bugs.ROWS["shown"]
-SAID_OF_ROWS = known_bugs.recorded_rows()
+SAID_OF_ROWS = known_bugs.recorded(known_bugs.ROWS_SNAPSHOT)
 
 
 def _row_of(test: str, sentence: str) -> symptoms.Row | None:

@@ -515,11 +515,8 @@ def _with_time_limit(seconds: float, script: Callable[[Any], object]) -> Callabl
     """Wrap ``script`` so that it raises :class:`_TimeLimitExceeded` if it takes longer than this."""
 
     def timed(cluster: Any) -> None:
-        limit = TimeLimit(seconds, _raise_time_limit_exceeded)
-        try:
+        with TimeLimit(seconds, _raise_time_limit_exceeded):
             script(cluster)
-        finally:
-            limit.cancel()
 
     return timed
 

@@ -139,11 +139,8 @@ def _perform_one(
         return answer.record
     error: BaseException | None = None
     try:
-        limit = TimeLimit(TIME_LIMIT_S, _time_is_up)
-        try:
+        with TimeLimit(TIME_LIMIT_S, _time_is_up):
             catalogue.script_of(planned.info)(run.cluster)
-        finally:
-            limit.cancel()
     except _TimeUp:
         error = never_ended(planned.network)
     except Exception as exc:  # record() decides what the exception means

@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 
 from raftlab.host import kernel as kernels
-from raftlab.host.kernel import TIMEOUT_DELAY, Incarnation, Kernel, Task
+from raftlab.host.kernel import MAX_EFFECTS, TIMEOUT_DELAY, Incarnation, Kernel, Task
+from raftlab.host.loader import Program
 from raftlab.host.primitives import Lock, RLock, UntrackedLock
+from raftlab.host.sim_host import SimHost
+from raftlab.messages.protocol import Ready
+from raftlab.submission import source
+from tests.conftest import SOLUTION
 
 
 @pytest.fixture
@@ -242,3 +247,12 @@ def test_any_number_of_threads_may_block_at_the_same_instant(
     run_until(kernel, 2.0)
     assert len(depths) == 500
     assert kernel.tasks == {}
+
+
+def test_an_effect_of_no_server_is_no_flood(kernel: Kernel) -> None:
+    """The host itself may add the effect at which the kernel looks for a flood. Then no server is to blame yet."""
+    host = SimHost(Program(source.find(SOLUTION)), 0)
+    host.kernel.effects = []
+    for _ in range(MAX_EFFECTS):
+        host.kernel.emit(Ready(0))
+    assert len(host.kernel.effects) == MAX_EFFECTS  # no fault was added

@@ -210,3 +210,19 @@ def test_a_sentence_about_one_mistake_is_shown_before_a_history() -> None:
         board.finished(each)
     assert board.close() == 1
     assert "(second, sim, seed 0; of 2 failing runs, this one tells most)" in shown(board, out)
+
+
+def test_the_sentence_of_most_failing_tests_is_shown_before_another_delay() -> None:
+    out = io.StringIO()
+    tests = [TestInfo("3B", f"test{number}", f"Test {number}", 4, ("sim",)) for number in range(9)]
+    board = ProgressBoard(out, "3B", runs(*tests))
+    for number, info in enumerate(tests):
+        each = record(info, outcome="passed" if number > 3 else "failed")
+        each.servers, each.scripted = 3, 2
+        if number == 0:
+            each.failure = Failure("assertion", "expected S0 to answer 6 reads within 0.5 s", rules.READ_COST)
+        elif number <= 3:
+            each.failure = Failure("assertion", f"expected S0 to answer within {number}.5 s", rules.PROGRESS)
+        board.finished(each)
+    assert board.close() == 1
+    assert "(test1, sim, seed 0; of 4 failing runs, this one tells most)" in shown(board, out)

@@ -37,6 +37,7 @@ _NETWORK_WIDTH = 6
 _SEEDS_SHOWN = 8
 # How a sentence says that something did not happen in time.
 _SAYS_WHEN = re.compile(r" within [\d.,]+ s\b")
+_NUMBER = re.compile(r"\d[\d.,]*")
 # The rules that many different mistakes break: those that only ask for something to happen in time, and the rule about
 # histories.
 _BROKEN_BY_MANY = (
@@ -232,7 +233,7 @@ class ProgressBoard:
             return bad  # the failure of the lab's first test says what to do next
         # If most tests fail, the mistake is a basic one. The first tests are about basic things.
         basic = 2 * sum(bool(group.bad) for group in self._groups.values()) > len(self._groups)
-        return sorted(bad, key=partial(_tells_little, basic))
+        return sorted(bad, key=partial(_tells_little, basic, _shared_sentence(bad)))
 
     def _in_full(self, record: Record, bad: int) -> str:
         what = "could not be judged" if record.outcome == "error" else "failed"
@@ -276,23 +277,41 @@ class ProgressBoard:
         self._out.flush()
 
 
-def _tells_little(basic: bool, record: Record) -> tuple[int, int, bool]:
+def _sentence(record: Record) -> str:
+    """The failure's sentence without its numbers, which differ between tests."""
+    return _NUMBER.sub("#", record.failure.text) if record.failure else ""
+
+
+def _shared_sentence(bad: Sequence[Record]) -> str:
+    """The sentence with which more than half of the failing tests fail, and at least three; empty if there is none."""
+    tests: dict[str, set[str]] = {}
+    for record in bad:
+        tests.setdefault(_sentence(record), set()).add(record.test)
+    sentence = max(tests, key=lambda each: len(tests[each]), default="")
+    failing = len({record.test for record in bad})
+    return sentence if len(tests.get(sentence, ())) >= max(3, failing // 2 + 1) else ""
+
+
+def _tells_little(basic: bool, shared: str, record: Record) -> tuple[int, int, bool, bool]:
     """A sort key. The failures that are most worth reading come first: faults that name a line, such as a deadlock. Next
     come exceptions, which other mistakes may have caused, and the sentences of the referee and of tests that say what is
     wrong. Last come failures to do something in time, and histories that are not linearizable, because many different
     mistakes cause these. Among equals, the failures with the fewest servers that run the student's code come first or, if
-    ``basic``, those of the first tests."""
+    ``basic``, those of the first tests.
+
+    If only one server runs the student's code, a failure to do something in time mostly says what is wrong. But if most
+    tests fail with the same sentence, ``shared``, it is the mistake's direct effect, and other delays follow from it."""
     failure = record.failure
     if record.outcome == "error" or failure is None:
-        return 3, 0, False
+        return 3, 0, False, False
     servers = max(1, record.servers - record.scripted)
     order = 0 if basic else servers
     if failure.kind == "exception":
-        return 1, order, True
+        return 1, order, True, False
     if failure.kind not in ("assertion", "invariant"):
-        return (0 if failure.where else 1), order, True
-    by_many = failure.rule in _BROKEN_BY_MANY or (servers > 1 and _SAYS_WHEN.search(failure.text))
-    return (2 if by_many else 1), order, False
+        return (0 if failure.where else 1), order, True, False
+    by_many = failure.rule in _BROKEN_BY_MANY or ((servers > 1 or shared) and _SAYS_WHEN.search(failure.text))
+    return (2 if by_many else 1), order, False, bool(shared) and _sentence(record) != shared
 
 
 def _means(records: Sequence[Record]) -> tuple[float, str, str, str, str]:

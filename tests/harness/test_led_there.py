@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from raftlab.harness.led_there import led_there
-from raftlab.harness.trace import ApplyEvent, LogLineEvent, OutgoingEvent, ServerEvent, _pack
+from raftlab.harness.trace import (
+    ApplyEvent,
+    BootEvent,
+    LogLineEvent,
+    OutgoingEvent,
+    SaveEvent,
+    ServerEvent,
+    TextEvent,
+    _pack,
+)
 from raftlab.participants import clerk
 from tests.harness.test_observations import Script
 
@@ -106,6 +115,21 @@ def test_the_students_lines_and_the_messages_of_the_sentence_are_added(script: S
     ]
     assert shown[-2:] == ["  30.000 S1→S0 RequestVote term=31 last=(0,0)", "  30.000 S1 [vote] line 29"]
     assert sum("[vote] line" in line for line in shown) == 5
+
+
+def test_what_a_server_saved_before_its_crash_is_shown_if_the_sentence_is_about_a_restart(script: Script) -> None:
+    for time in (0.1, 0.2):
+        script.trace.add(SaveEvent(time, "save", 0, int(time * 100), 0))
+    script.trace.add(ServerEvent(0.3, "crash", 0))
+    script.trace.add(BootEvent(0.3, "boot", 0, 2))
+    script.trace.add(SaveEvent(0.4, "save", 1, 40, 0))
+    script.trace.add(TextEvent(0.5, "note", "the next save of S0 fails"))
+    for term in range(10, 40):
+        script.vote(float(term), 2, 1, term, granted=False)
+    shown = led_there(script.events, "expected S0 to have index 3 after its restart, but it has lost it")
+    assert shown[:2] == ["   0.200 S0 saves 20 bytes (the last of 2, from 0.100 on)", "   0.300 S0 crashes"]
+    assert "   0.500 test: the next save of S0 fails" in shown
+    assert not any("saves" in line for line in led_there(script.events, "expected S1 to vote for S2"))
 
 
 @pytest.mark.parametrize("value", [[], {}, "x", -1, b"x", None])

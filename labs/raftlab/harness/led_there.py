@@ -70,6 +70,7 @@ _ABOUT = (
     (r"heartbeat|AppendEntries", ("append_entries",)),
     (r"(?i)snapshot|besides the", ("install_snapshot", "snapshot")),
     (r"restart|crash", ("boot", "crash")),
+    (r"restart|\bsave[sd]?\b", ("save",)),
     (r"\bpaus", ("pause", "resume")),
     (r"\bstart\(", ("start",)),
     (r"change_membership|change of members", ("change_membership",)),
@@ -169,6 +170,8 @@ class _Line:
     """Whether this is a message of an RPC that nobody answered."""
     asked: bool = False
     """Whether the failure's sentence is about this message."""
+    kept: bool = False
+    """Whether this is the last save before its server crashed, so what the server has after its restart."""
     times: int = 1
     others: list[int] = field(default_factory=list)
     """The other servers, if the line stands for messages to or from several servers, or for an entry that several apply."""
@@ -277,6 +280,7 @@ class _Folding:
         self._range: Counter[int] = Counter()
         self._last_applied: dict[int, float] = {}
         self._real: set[int] = set()  # the servers that the test does not play
+        self._saved: dict[int, _Line] = {}  # by server: the line of its last save
         self._rpcs: dict[int, _Rpc] = {}
         self._heartbeats: dict[int, object] = {}  # by RPC: the key of the heartbeat's line
         for _, event in events:
@@ -298,6 +302,8 @@ class _Folding:
         if event.kind in ("crash", "boot", "net", "note"):
             self._scope += 1
             self._terms.pop(server, None)
+        if event.kind == "crash" and server in self._saved:
+            self._saved.pop(server).kept = True
         if event.kind == "ready":
             self._real.add(server)
         if event.kind in ("answer", "crash", "boot"):
@@ -326,6 +332,8 @@ class _Folding:
                 key, new.trivial = (self._scope, event.leg, event.why), True
             case ApplyEvent():
                 key = self._apply(new, event)
+            case SaveEvent(snapshot_bytes=0):
+                key = (self._scope, event.kind, event.server)  # the last save before a crash is the one that counts
             case CallEvent():
                 key = (self._scope, event.kind, event.server, event.method, event.message)
                 new.message = message_of(event.message)
@@ -333,6 +341,8 @@ class _Folding:
         if key is None:
             return
         known = self._lines.setdefault(key, new)
+        if isinstance(event, SaveEvent):
+            self._saved[event.server] = known
         if known is not new:
             known.place, known.last, known.message = place, event, new.message
             known.times += 1
@@ -422,7 +432,8 @@ def _is_wanted(event: Event, kinds: Collection[str], subject: _Subject) -> bool:
         case CallEvent():
             return event.method in _RARE_CALLS or (event.method == "start" and "start" in subject.kinds)
         case SaveEvent():
-            return event.kind in kinds or (event.snapshot_bytes > 0 and "snapshot" in subject.kinds)
+            saved = event.server in subject.participants and "save" in subject.kinds
+            return event.kind in kinds or saved or (event.snapshot_bytes > 0 and "snapshot" in subject.kinds)
     return event.kind in kinds or event.kind in ("line", "snapshot")
 
 
@@ -552,6 +563,10 @@ def _weight(each: _Line, subject: _Subject) -> float:
             weight += 1
         case SaveEvent() if event.snapshot_bytes > 0 and "snapshot" in subject.kinds:
             weight += 1.5
+        case SaveEvent():
+            weight += 1.5 if each.kept else -2
+        case TextEvent(kind="note") if "save" in subject.kinds and event.text.startswith("the next "):
+            weight += 4
         case BootEvent(incarnation=1):
             return 0.3
         case OutgoingEvent(kind="answer") | ReplyEvent():

@@ -38,8 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the known bugs that are not in the daily sample, unless all are wanted or tests are chosen with -k."""
-    if config.getoption("--whole-suites") or config.getoption("keyword"):
+    """Leave out what is not in the daily sample, unless all is wanted, tests are chosen with -k, or the rest is chosen with
+    -m."""
+    chosen = config.getoption("--whole-suites") or config.getoption("keyword")
+    if chosen or "whole_bank" in config.getoption("markexpr"):
         return
     left_out = [item for item in items if item.get_closest_marker("whole_bank")]
     items[:] = [item for item in items if not item.get_closest_marker("whole_bank")]

@@ -26,6 +26,7 @@ from raftlab.operating_system import processors
 from raftlab.runs.run import Implementation, Run
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
+from tests import daily_sample
 from tests.conftest import ROOT
 
 # The sources of the reference, by name.
@@ -34,9 +35,6 @@ BANK = bug_bank.read(ROOT / "tests" / "bugs")
 MATRIX = rules.read(ROOT / "tests" / "bugs")
 PROOF_PAGE = ROOT / "handouts" / "proof.md"
 SNAPSHOT = "tests/snapshots/bugs.txt"
-# The daily tests try one in this many bugs. CI tries all of them in another way: ``python -m tests.update --check`` compares
-# the snapshot with what each bug leads to.
-DAILY = 3
 # The failures of known bugs that show a row of a handout's table, and the rows that no bug shows.
 ROWS = tomllib.loads((ROOT / "tests" / "bugs" / "rows.toml").read_text(encoding="utf-8"))
 ROWS_SNAPSHOT = "tests/snapshots/rows.txt"
@@ -49,15 +47,17 @@ _HEAD = """\
 
 
 def cases(lab: str) -> list[Any]:
-    """Each bug of the lab with each test that must catch it, as pytest's parameters. Those outside the daily sample have the
-    mark ``whole_bank``: ``tests/conftest.py`` leaves them out unless tests are chosen by name."""
+    """Each bug of the lab with each test that must catch it, as pytest's parameters.
+
+    CI tries the bugs outside the daily sample in another way: ``python -m tests.update --check`` compares the snapshot with
+    what each bug leads to."""
     pairs = [(bug, catch) for bug in BANK.of(lab) for catch in bug.catches]
     return [
         pytest.param(
             bug,
             catch,
             id=bug.name if len(bug.catches) == 1 else f"{bug.name}-{catch.test}",
-            marks=[pytest.mark.whole_bank] if number % DAILY else [],
+            marks=daily_sample.marks(number),
         )
         for number, (bug, catch) in enumerate(pairs)
     ]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ SOLUTIONS = sorted((ROOT / "solutions").glob("*.py"))
 SECRET_LINE = 50  # a line of the solutions with this many characters would hardly be written by anybody else
 
 
+@cache  # a kit is made in half a second, and the tests below do not change it
 def files(*start_labs: str, url: str = "", with_grader: bool = False) -> dict[str, bytes]:
     return kit.contents(start_labs, url, with_grader)[0]
 
@@ -176,26 +178,43 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bin = folder / "env" / "bin"
-        venv.create(folder / "env", with_pip=True)
+        venv.create(folder / "env", with_pip=False)  # it needs none, and to install one takes seconds
         purelib = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder / "env")}))
         # Files named *.pth in these folders do not count, so an editable raftlab is not found through them.
         (purelib / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
         self.package = purelib / "raftlab"
 
     def install(self, wheel: Path) -> None:
-        done = self.call("python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel))
+        python = str(self.bin / "python")
+        words = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-index",
+            str(wheel),
+        ]
+        done = subprocess.run(words, capture_output=True, text=True, env=_environment(), check=False)
         assert done.returncode == 0, done.stderr
 
     def call(self, program: str, *arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         return subprocess.run(
             [str(self.bin / program), *arguments],
             cwd=self.folder / folder,
             capture_output=True,
             text=True,
-            env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            env=_environment(),
             check=False,
         )
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return kept | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -236,17 +255,24 @@ def test_students_work_from_a_kit(environment: Environment) -> None:
     assert test.returncode == 0, test.stdout
     fuzz = environment.call("raftlab", "fuzz", "2A", "--seeds", "3", folder="me")
     assert fuzz.returncode == 0, fuzz.stdout + fuzz.stderr
-
-
-@pytest.mark.slow
-def test_only_allowed_starts_work(environment: Environment) -> None:
     refused = environment.call("raftlab", "new", "late", "--from", "2C")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
         "raftlab: this kit has no start at lab 2C, because your instructor has not put one into it\n"
     )
     assert not (environment.folder / "late").exists()
-    environment.install(kit.make(environment.folder / "2c", ["2C"]))
+
+
+@pytest.fixture(scope="module")
+def with_more(environment: Environment) -> Environment:
+    """The same environment, with a kit that has a start and the grader. To install one more kit takes seconds."""
+    environment.install(kit.make(environment.folder / "more", ["2C"], with_grader=True))
+    return environment
+
+
+@pytest.mark.slow
+def test_only_allowed_starts_work(with_more: Environment) -> None:
+    environment = with_more
     assert environment.call("raftlab", "new", "late", "--from", "2c").returncode == 0
     assert (environment.folder / "late" / "raft.py").read_text() == starts.files("2C")["raft.py"]
     test = environment.call("raftlab", "test", "2B", "-k", "basic", folder="late")
@@ -257,9 +283,9 @@ def test_only_allowed_starts_work(environment: Environment) -> None:
 
 
 @pytest.mark.slow
-def test_a_kit_with_the_grader_grades(environment: Environment) -> None:
-    environment.install(kit.make(environment.folder / "grader", ["2B"], with_grader=True))
-    assert environment.call("raftlab", "new", "mine", "--from", "2B").returncode == 0
+def test_a_kit_with_the_grader_grades(with_more: Environment) -> None:
+    environment = with_more
+    assert environment.call("raftlab", "new", "mine", "--from", "2C").returncode == 0
     arguments = ["run", ".", "--labs", "2A", "--network", "sim", "--runs", "1", "--sandbox", "rlimits", "--out", "out"]
     graded = environment.call("raftgrade", *arguments, folder="mine")
     assert graded.returncode == 0, graded.stdout + graded.stderr

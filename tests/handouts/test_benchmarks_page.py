@@ -1,4 +1,5 @@
-"""Tests that the page of benchmarks is complete. The measurements made here are too short to mean anything."""
+"""Tests that the page of benchmarks is complete. The measurements made here are too short to mean anything.
+They take long all the same, so only CI makes them."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks import page
 from benchmarks.plot import Bars, Lines
+from tests import daily_sample
 from tests.counts import number_of_tests
 
 pytestmark = pytest.mark.slow
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.slow
 SVG = "{http://www.w3.org/2000/svg}"
 
 
+@daily_sample.NOT_DAILY
 @pytest.mark.timeout(400)  # takes some seconds, or minutes on a busy machine
 def test_the_page_made_with_quick_is_complete(tmp_path: Path) -> None:
     assert page.main(["--quick", "--out", str(tmp_path)]) == 0

@@ -8,22 +8,25 @@ from pathlib import Path
 import pytest
 
 from raftlab import labs
-from tests import examples
+from tests import daily_sample, examples
 from tests.handouts.test_handouts import FIRST_PAGES, HANDOUTS, PAGES, text_of
 from tests.tools.test_shrink import only_with_whole_suites
 from tests.update import short_diff
 
-EXAMPLES = [
-    pytest.param(path, found, id=f"{path.stem}-{number}")
-    for path in examples.PAGES
-    for number, found in enumerate(examples.examples(path), 1)
-]
+# The daily tests repeat a sample. CI repeats all of them: ``python -m tests.update --check handouts``.
+EXAMPLES = [(path, number, found) for path in examples.PAGES for number, found in enumerate(examples.examples(path), 1)]
 _FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.M | re.S)
 _TIME = re.compile(r"\b\d+\.\d{3}\b")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "example"), EXAMPLES)
+@pytest.mark.parametrize(
+    ("path", "example"),
+    [
+        pytest.param(path, found, id=f"{path.stem}-{number}", marks=daily_sample.marks(place))
+        for place, (path, number, found) in enumerate(EXAMPLES)
+    ],
+)
 def test_an_example_is_up_to_date(path: Path, example: re.Match[str], pytestconfig: pytest.Config) -> None:
     if example["command"].startswith("raftlab shrink "):
         only_with_whole_suites(pytestconfig)  # it needs some hundred runs

@@ -12,6 +12,7 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests import daily_sample
 from tests.conftest import SKELETON, SOLUTION
 from tests.hostile import escapes
 
@@ -76,6 +77,25 @@ def _at(depth: int, code: str) -> str:
     return textwrap.indent(textwrap.dedent(code), " " * depth)
 
 
+# Submissions by the kind of their attack. The daily tests grade the daily sample of each kind, so its first one always.
+Kinds = dict[str, list[Entry]]
+
+
+def sample(kinds: Kinds) -> list[Entry]:
+    """The submissions that the daily tests grade."""
+    return [entry for kind in kinds.values() for entry in daily_sample.daily(kind)]
+
+
+def rest(kinds: Kinds) -> list[Entry]:
+    """The submissions that the daily tests leave out."""
+    return [entry for kind in kinds.values() for entry in daily_sample.rest(kind)]
+
+
+def every(kinds: Kinds) -> list[Entry]:
+    """All submissions."""
+    return [entry for kind in kinds.values() for entry in kind]
+
+
 NOT_ALLOWED = "PermissionError: [Errno 1] Operation not permitted"
 UNWRITABLE = ("[Errno 30] Read-only file system", "[Errno 13] Permission denied")
 FULL = ("[Errno 28] No space left on device", "[Errno 27] File too large", *UNWRITABLE)
@@ -119,100 +139,145 @@ for fd in range(3, 100):
 """
 
 # These submissions are refused, because they cannot be imported, or because they fail when a server is created.
-EARLY = [
-    Entry("empty", REFUSED, ("has no class Raft",), base="", files={"raft.py": ""}),
-    Entry("syntax", REFUSED, ("is not valid Python",), base="", files={"raft.py": "class Raft\n"}),
-    Entry("binary", REFUSED, ("has a null byte in it",), base="", files={"raft.py": bytes(range(256)) * 9}),
-    Entry("huge-file", REFUSED, ("larger than 1000 kB",), base="", files={"raft.py": "#" * 5_000_000}),
-    Entry("hides-queue", REFUSED, ("hides Python's own module queue",), module="import queue", files={"queue.py": ""}),
-    Entry("import-loop", REFUSED, ("a loop outside of all functions runs forever",), module="while True: pass"),
-    Entry("import-sleeps", REFUSED, ("importing your file never ends",), module="time.sleep(1e9)"),
-    Entry("import-raises-a-surrogate", REFUSED, (SURROGATE,), module="raise ValueError('\\ud800')"),
-    Entry("raises-a-surrogate", REFUSED, (SURROGATE,), init="raise ValueError('\\ud800')"),
-    Entry("import-exits", REFUSED, ("os._exit() cannot be used",), module="import os; os._exit(0)"),
-    Entry("import-ends", REFUSED, ("ends the program when it is imported",), module="raise SystemExit(0)"),
-    Entry("exits-quietly", REFUSED, ("ended by itself with exit code 0",), init="import posix; posix._exit(0)"),
-    Entry("kills-itself", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(posix.getpid(), 9)"),
-    Entry(
-        "segfault", REFUSED, ("was killed by signal SIGSEGV",), init="import faulthandler; faulthandler._read_null()"
-    ),
-    Entry("fork-bomb", REFUSED, (NOT_ALLOWED,), init="import posix\nwhile True: posix.fork()"),
-    Entry(
-        "leaves-a-daemon", REFUSED, (NOT_ALLOWED,), init="import posix\nif posix.fork(): posix._exit(0)\nposix.setsid()"
-    ),
-    Entry("kills-its-parent", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(posix.getppid(), 9)"),
-    Entry("kills-everybody", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(-1, 9)"),
-    Entry("network", REFUSED, (NOT_ALLOWED,), init="import _socket; _socket.socket().connect(('1.1.1.1', 80))"),
-    Entry("memory-bomb", REFUSED, ("MemoryError",), init="self.more = [bytearray(1 << 28) for _ in range(400)]"),
-    Entry("disk-bomb", REFUSED, FULL, init="for n in range(400): open(f'/tmp/{n}', 'wb').write(bytes(15 << 20))"),
-    Entry("files", REFUSED, ("Too many open files",), init="self.more = [open('/dev/null') for _ in range(4000)]"),
-    Entry("recursion", REFUSED, ("RecursionError",), init="def f(): return f()\nf()"),
-    Entry("busy-init", REFUSED, (BUSY,), init="while True: pass"),
-    Entry("deaf-and-busy", REFUSED, (BUSY,), init=f"{DEAF}\nwhile True: pass"),
-    Entry("no-more-time", REFUSED, (BUSY,), init=f"time.sleep = lambda s: None; {WAIT} = lambda *a: False"),
-    Entry("endless-stderr", REFUSED, FULL, init="import posix\nwhile True: posix.write(2, b'x' * 100_000)"),
-    Entry(
-        "reads-solutions",
-        REFUSED,
-        ("No such file",),
-        init=f"print(open({str(SOLUTION)!r}).read())",
-        verdict_at_rlimits=CLEAN,  # at this level, a submission can read our files
-    ),
-    Entry("reads-a-neighbour", REFUSED, ("No such file",), init="print(open('../alice/raft.py').read())"),
-    Entry("imports-a-neighbour", REFUSED, ("alice, which is not there",), module=f"{BESIDE_US}; import alice.raft"),
-    Entry(
-        "reads-the-environment", REFUSED, (f"KeyError: '{SECRET}'",), init=f"import os; print(os.environ[{SECRET!r}])"
-    ),
-    Entry(
-        "follows-a-link",
-        REFUSED,
-        ("notes is a link: hand in the file itself",),
-        init="print(open('/submission/notes').read())",
-        files={"notes": None},
-    ),
-    Entry("rewrites-itself", REFUSED, UNWRITABLE, init="open('/submission/raft.py', 'a').write('#')"),
-    Entry("rewrites-the-lab", REFUSED, UNWRITABLE, init="import raftlab.api as a; open(a.__file__, 'a').write('#')"),
-    Entry("debugger", REFUSED, ("breakpoint() cannot be used",), init="breakpoint()"),
-    Entry("reads-the-terminal", REFUSED, ("input() cannot be used",), init="input()"),
-]
+EARLY: Kinds = {
+    "files that are not a submission": [
+        Entry("huge-file", REFUSED, ("larger than 1000 kB",), base="", files={"raft.py": "#" * 5_000_000}),
+        Entry("empty", REFUSED, ("has no class Raft",), base="", files={"raft.py": ""}),
+        Entry("syntax", REFUSED, ("is not valid Python",), base="", files={"raft.py": "class Raft\n"}),
+        Entry(
+            "hides-queue", REFUSED, ("hides Python's own module queue",), module="import queue", files={"queue.py": ""}
+        ),
+        Entry("binary", REFUSED, ("has a null byte in it",), base="", files={"raft.py": bytes(range(256)) * 9}),
+    ],
+    "imports that do not return": [
+        Entry("import-loop", REFUSED, ("a loop outside of all functions runs forever",), module="while True: pass"),
+        Entry("import-raises-a-surrogate", REFUSED, (SURROGATE,), module="raise ValueError('\\ud800')"),
+        Entry("import-ends", REFUSED, ("ends the program when it is imported",), module="raise SystemExit(0)"),
+        Entry("import-sleeps", REFUSED, ("importing your file never ends",), module="time.sleep(1e9)"),
+        Entry("import-exits", REFUSED, ("os._exit() cannot be used",), module="import os; os._exit(0)"),
+    ],
+    "servers that end": [
+        Entry(
+            "segfault",
+            REFUSED,
+            ("was killed by signal SIGSEGV",),
+            init="import faulthandler; faulthandler._read_null()",
+        ),
+        Entry("exits-quietly", REFUSED, ("ended by itself with exit code 0",), init="import posix; posix._exit(0)"),
+        Entry("raises-a-surrogate", REFUSED, (SURROGATE,), init="raise ValueError('\\ud800')"),
+        Entry("kills-itself", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(posix.getpid(), 9)"),
+    ],
+    "other processes and machines": [
+        Entry("fork-bomb", REFUSED, (NOT_ALLOWED,), init="import posix\nwhile True: posix.fork()"),
+        Entry(
+            "leaves-a-daemon",
+            REFUSED,
+            (NOT_ALLOWED,),
+            init="import posix\nif posix.fork(): posix._exit(0)\nposix.setsid()",
+        ),
+        Entry("kills-its-parent", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(posix.getppid(), 9)"),
+        Entry("network", REFUSED, (NOT_ALLOWED,), init="import _socket; _socket.socket().connect(('1.1.1.1', 80))"),
+        Entry("kills-everybody", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(-1, 9)"),
+    ],
+    "using up the machine": [
+        Entry("memory-bomb", REFUSED, ("MemoryError",), init="self.more = [bytearray(1 << 28) for _ in range(400)]"),
+        Entry("files", REFUSED, ("Too many open files",), init="self.more = [open('/dev/null') for _ in range(4000)]"),
+        Entry("recursion", REFUSED, ("RecursionError",), init="def f(): return f()\nf()"),
+        Entry("disk-bomb", REFUSED, FULL, init="for n in range(400): open(f'/tmp/{n}', 'wb').write(bytes(15 << 20))"),
+        Entry("endless-stderr", REFUSED, FULL, init="import posix\nwhile True: posix.write(2, b'x' * 100_000)"),
+    ],
+    "never waiting": [
+        Entry("deaf-and-busy", REFUSED, (BUSY,), init=f"{DEAF}\nwhile True: pass"),
+        Entry("busy-init", REFUSED, (BUSY,), init="while True: pass"),
+        Entry("no-more-time", REFUSED, (BUSY,), init=f"time.sleep = lambda s: None; {WAIT} = lambda *a: False"),
+    ],
+    "reading what is not theirs": [
+        Entry("reads-a-neighbour", REFUSED, ("No such file",), init="print(open('../alice/raft.py').read())"),
+        Entry(
+            "reads-solutions",
+            REFUSED,
+            ("No such file",),
+            init=f"print(open({str(SOLUTION)!r}).read())",
+            verdict_at_rlimits=CLEAN,  # at this level, a submission can read our files
+        ),
+        Entry("imports-a-neighbour", REFUSED, ("alice, which is not there",), module=f"{BESIDE_US}; import alice.raft"),
+        Entry(
+            "follows-a-link",
+            REFUSED,
+            ("notes is a link: hand in the file itself",),
+            init="print(open('/submission/notes').read())",
+            files={"notes": None},
+        ),
+        Entry(
+            "reads-the-environment",
+            REFUSED,
+            (f"KeyError: '{SECRET}'",),
+            init=f"import os; print(os.environ[{SECRET!r}])",
+        ),
+    ],
+    "writing what is not theirs": [
+        Entry("rewrites-itself", REFUSED, UNWRITABLE, init="open('/submission/raft.py', 'a').write('#')"),
+        Entry(
+            "rewrites-the-lab", REFUSED, UNWRITABLE, init="import raftlab.api as a; open(a.__file__, 'a').write('#')"
+        ),
+    ],
+    "asking the person at the terminal": [
+        Entry("debugger", REFUSED, ("breakpoint() cannot be used",), init="breakpoint()"),
+        Entry("reads-the-terminal", REFUSED, ("input() cannot be used",), init="input()"),
+    ],
+}
 
 # These submissions fail in a test.
-LATE = [
-    Entry("tampers-with-pytest", FAILED, (NO_LEADER,), base="skeleton", files=PYTEST),
-    Entry("exits-later", FAILED, ("ended by itself with exit code 0",), vote="import posix; posix._exit(0)"),
-    Entry("kills-its-parent-later", FAILED, (NOT_ALLOWED,), vote="import posix; posix.kill(posix.getppid(), 9)"),
-    Entry("handler-sleeps-for-ever", FAILED, (NO_LEADER,), vote="time.sleep(1e9)"),
-    Entry("thread-bomb", FAILED, ("too many threads", "can't start new thread"), init=THREADS),
-    Entry("forged-records", FAILED, ("sent malformed data",), vote=FORGED),
-    Entry("lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR),
-    Entry("lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"),
-    Entry("leader-by-shared-memory", FAILED, ("at most one leader", NO_VOTES), base="skeleton", init=SHARED),
-    Entry(
-        "leader-by-a-file",
-        FAILED,
-        ("at most one leader", NO_VOTES, *UNWRITABLE),
-        base="skeleton",
-        init=FILE,
-        verdict_at_rlimits=REFUSED,  # at this level, a server cannot write a file at all
-    ),
-    Entry("silences-the-lab", FAILED, (NO_LEADER,), base="skeleton", init=SILENCE),
-    Entry(
-        "speaks-for-the-lab",
-        FAILED,
-        ("sent malformed data",),
-        vote="import raftlab.messages.protocol as p; p.encode = lambda *a: b'{}'",
-    ),
-    Entry("trace-flood", FAILED, (NO_LEADER,), vote="while True: log('flood', 'x' * 50_000); time.sleep(0.0001)"),
-    Entry("html-in-its-words", FAILED, ("<script>alert(1)</script> \x1b[2J",), vote=f"raise ValueError({HTML!r})"),
-    Entry(
-        "memory-later",
-        FAILED,
-        ("MemoryError",),
-        # Zeroed memory that is never touched takes no time, so that the verdict does not depend on the machine's load.
-        vote="self.all = [bytes(1 << 28) for _ in range(64)]",
-    ),
-    Entry("huge-message", FAILED, ("does not fit in 64 bits",), vote=HUGE),
-]
+LATE: Kinds = {
+    "ending processes": [
+        Entry("exits-later", FAILED, ("ended by itself with exit code 0",), vote="import posix; posix._exit(0)"),
+        Entry("kills-its-parent-later", FAILED, (NOT_ALLOWED,), vote="import posix; posix.kill(posix.getppid(), 9)"),
+    ],
+    "never giving up": [
+        Entry("thread-bomb", FAILED, ("too many threads", "can't start new thread"), init=THREADS),
+        Entry("trace-flood", FAILED, (NO_LEADER,), vote="while True: log('flood', 'x' * 50_000); time.sleep(0.0001)"),
+        Entry("handler-sleeps-for-ever", FAILED, (NO_LEADER,), vote="time.sleep(1e9)"),
+        Entry(
+            "memory-later",
+            FAILED,
+            ("MemoryError",),
+            # Zeroed memory that is never touched takes no time, so that the verdict does not depend on the machine's load.
+            vote="self.all = [bytes(1 << 28) for _ in range(64)]",
+        ),
+    ],
+    "speaking for the judge or the lab": [
+        Entry("forged-records", FAILED, ("sent malformed data",), vote=FORGED),
+        Entry("tampers-with-pytest", FAILED, (NO_LEADER,), base="skeleton", files=PYTEST),
+        Entry("silences-the-lab", FAILED, (NO_LEADER,), base="skeleton", init=SILENCE),
+        Entry(
+            "speaks-for-the-lab",
+            FAILED,
+            ("sent malformed data",),
+            vote="import raftlab.messages.protocol as p; p.encode = lambda *a: b'{}'",
+        ),
+    ],
+    "servers that share what they know": [
+        Entry(
+            "leader-by-a-file",
+            FAILED,
+            ("at most one leader", NO_VOTES, *UNWRITABLE),
+            base="skeleton",
+            init=FILE,
+            verdict_at_rlimits=REFUSED,  # at this level, a server cannot write a file at all
+        ),
+        Entry("leader-by-shared-memory", FAILED, ("at most one leader", NO_VOTES), base="skeleton", init=SHARED),
+    ],
+    "lies and odd values": [
+        Entry(
+            "lying-numbers", FAILED, ("expected get_state() to return (term, is_leader)",), base="skeleton", init=LIAR
+        ),
+        Entry(
+            "lying-reply", FAILED, ("must return RequestVoteReply, returned Yes",), vote="return type('Yes', (), {})()"
+        ),
+        Entry("huge-message", FAILED, ("does not fit in 64 bits",), vote=HUGE),
+        Entry("html-in-its-words", FAILED, ("<script>alert(1)</script> \x1b[2J",), vote=f"raise ValueError({HTML!r})"),
+    ],
+}
 
 # Honest submissions that must get full marks, under names that could break a report.
 HONEST = [
@@ -221,10 +286,9 @@ HONEST = [
     Entry("carol \x1b[31m", CLEAN, init=f"print({HTML!r})"),
 ]
 
-# For each promise of handouts/confinement.md, one submission that makes every attempt to break it. Some attempts are also
-# made alone, each by a submission of its own.
-ESCAPES = [
-    Entry(
+
+def _escape(promise: escapes.Promise) -> Entry:
+    return Entry(
         promise.name,
         REFUSED,
         (promise.says("bwrap"),),
@@ -232,14 +296,20 @@ ESCAPES = [
         init=promise.init(),
         says_at_rlimits=(promise.says("rlimits"),),
     )
-    for promise in [*escapes.PROMISES, *escapes.ALONE]
-]
 
-BANK = [*HONEST[:1], *EARLY, *HONEST[1:2], *ESCAPES, *LATE, *HONEST[2:]]
+
+# For each promise of handouts/confinement.md, one submission that makes every attempt to break it. Some attempts are also
+# made alone, each by a submission of its own. The daily tests grade all of the former, so each is a kind of its own.
+ESCAPES: Kinds = {
+    **{promise.name: [_escape(promise)] for promise in escapes.PROMISES},
+    "attempts that are made alone": [_escape(promise) for promise in escapes.ALONE],
+}
+
+BANK = [*HONEST, *every(EARLY), *every(ESCAPES), *every(LATE)]
 # Not every run of the tests grades all submissions at each level and as each user (``whole_bank.py`` does). These are graded
 # at the level ``rlimits``, and those called SHORTEST at ``bwrap`` as another user.
 SHORTEST = ("alice", "acts-on-processes", "shares-with-another-server", "reads-files", "writes-files")
-SHORT_BANK = [*HONEST[:1], *ESCAPES[: len(escapes.PROMISES)]]
+SHORT_BANK = [*HONEST[:1], *(ESCAPES[promise.name][0] for promise in escapes.PROMISES)]
 
 
 def write(folder: Path, entries: list[Entry]) -> None:

@@ -1,7 +1,8 @@
 """Grade a bank of hostile submissions in one batch, and check the results.
 
-On an idle machine, a batch takes from twenty seconds to a minute. Each test file in this folder grades a bank of its own, so
-that pytest's workers can grade the banks at the same time.
+On an idle machine, a batch takes from ten seconds to a minute. Each test file in this folder grades a bank of its own, so
+that pytest's workers can grade the banks at the same time. The daily tests grade a sample of each bank; ``pytest -m
+whole_bank tests/hostile`` grades the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pytest
 
 from raftlab.safe_text import printable
 from raftlab.sandbox import levels
-from tests import ordinary_user
+from tests import daily_sample, ordinary_user
 from tests.hostile import bank, judge_bank
 from tests.hostile.bank import Entry
 
@@ -30,13 +31,25 @@ Level = Literal["bwrap", "rlimits"]
 USERS = ("root", "ordinary user")
 THIS_USER = "root" if os.geteuid() == 0 else "ordinary user"
 
+# The banks that a daily test grades, and after ``", rest"`` what it leaves out (:mod:`tests.daily_sample`). Each of them has
+# honest submissions, because a grading of hostile ones must still give full marks to these.
+REST = ", rest"
 BANKS: dict[str, list[Entry]] = {
-    "early": [*bank.HONEST[:1], *bank.EARLY, *bank.ESCAPES],
-    "late": [*bank.HONEST, *bank.LATE],
     "short": bank.SHORT_BANK,
     "shortest": [entry for entry in bank.SHORT_BANK if entry.name in bank.SHORTEST],
-    "judge, reviewed": [*judge_bank.HONEST, *judge_bank.REVIEWED],
-    "judge, others": [*judge_bank.HONEST, *judge_bank.OTHERS, *judge_bank.UNELECTED],
+    "early": [*bank.HONEST[:1], *bank.sample(bank.EARLY), *bank.sample(bank.ESCAPES)],
+    "early, rest": [*bank.HONEST[:1], *bank.rest(bank.EARLY), *bank.rest(bank.ESCAPES)],
+    "late": [*bank.HONEST, *bank.sample(bank.LATE)],
+    "late, rest": [*bank.HONEST, *bank.rest(bank.LATE)],
+    # The sample runs in the simulator only, so the rest are all of them, on both networks.
+    "judge, reviewed": [*judge_bank.HONEST, *bank.sample(judge_bank.REVIEWED)],
+    "judge, reviewed, rest": [*judge_bank.HONEST, *bank.every(judge_bank.REVIEWED)],
+    "judge, others": [
+        *judge_bank.HONEST,
+        *bank.sample(judge_bank.OTHERS),
+        *bank.sample(judge_bank.UNELECTED),
+    ],
+    "judge, others, rest": [*judge_bank.HONEST, *bank.rest(judge_bank.OTHERS), *bank.rest(judge_bank.UNELECTED)],
 }
 
 # No record is longer than this number of bytes. A record has a sentence, a traceback and twelve events, and a character can
@@ -127,8 +140,25 @@ def name_of(entry: Entry) -> str:
 
 
 def by_entry(name: str) -> pytest.MarkDecorator:
-    """Run a test for each submission of a bank."""
-    return pytest.mark.parametrize("entry", BANKS[name], ids=name_of)
+    """Run a test for each submission of a bank, and of what the daily tests leave out of it, which has the mark
+    ``whole_bank``. The parameters are the name of the bank to grade and the submission."""
+    return pytest.mark.parametrize(
+        ("name", "entry"),
+        [
+            pytest.param(part, entry, id=f"{name_of(entry)}{part.removeprefix(name)}", marks=_marks(part))
+            for part in (name, name + REST)
+            for entry in BANKS[part]
+        ],
+    )
+
+
+def by_bank(name: str) -> pytest.MarkDecorator:
+    """Run a test for a bank, and for what the daily tests leave out of it, which has the mark ``whole_bank``."""
+    return pytest.mark.parametrize("name", [pytest.param(part, marks=_marks(part)) for part in (name, name + REST)])
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [daily_sample.NOT_DAILY] if name.endswith(REST) else []
 
 
 def texts(submission: dict[str, Any]) -> list[str]:

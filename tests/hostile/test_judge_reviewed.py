@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from tests.hostile.bank import Entry
-from tests.hostile.grading import MARKS, by_entry, check_sizes, check_verdict, check_what_is_left, grade
+from tests.hostile.grading import (
+    MARKS,
+    REST,
+    Batch,
+    by_bank,
+    by_entry,
+    check_sizes,
+    check_verdict,
+    check_what_is_left,
+    grade,
+)
 
 pytestmark = MARKS
 
 
+def graded(name: str) -> Batch:
+    """The daily tests use the simulator only."""
+    return grade(name, network="both" if name.endswith(REST) else "sim")
+
+
 @by_entry("judge, reviewed")
-def test_the_verdict_is_right(entry: Entry) -> None:
-    check_verdict(grade("judge, reviewed"), entry)
+def test_the_verdict_is_right(name: str, entry: Entry) -> None:
+    check_verdict(graded(name), entry)
 
 
-def test_no_process_and_no_file_is_left_behind() -> None:
-    check_what_is_left(grade("judge, reviewed"), "judge, reviewed")
+@by_bank("judge, reviewed")
+def test_no_process_and_no_file_is_left_behind(name: str) -> None:
+    check_what_is_left(graded(name), name)
 
 
-def test_records_traces_and_memory_stay_small() -> None:
-    check_sizes(grade("judge, reviewed"))
+@by_bank("judge, reviewed")
+def test_records_traces_and_memory_stay_small(name: str) -> None:
+    check_sizes(graded(name))

@@ -1,7 +1,7 @@
 """Hostile submissions at the level ``rlimits`` and as another user: one for each promise of the sandbox at ``rlimits`` as an
 ordinary user, and a few at ``bwrap`` as the user who does not run the tests.
 
-The other files grade all hostile submissions at ``bwrap`` as the user who runs the tests. ``whole_bank.py`` grades all of
+The other files grade the hostile submissions at ``bwrap`` as the user who runs the tests. ``whole_bank.py`` grades all of
 them at each level and as each user.
 """
 

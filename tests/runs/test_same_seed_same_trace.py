@@ -15,33 +15,45 @@ import pytest
 from raftlab import labs
 from raftlab.schedules import SCHEDULES
 from raftlab.suites import catalogue
+from raftlab.suites.catalogue import TestInfo
 from tests.conftest import ROOT, SOLUTION
+from tests.daily_sample import BOTH_PARTS, Part
 
 pytestmark = pytest.mark.slow
 
-# Prints trace hashes: of each test of lab 2A with two seeds, of the first three tests of labs 2A and 2C with every schedule,
-# and of every sixth test of the other labs. All tests of those labs took minutes on a busy machine, and found nothing more.
+# Prints the trace hashes of the runs that its second argument lists: lab, test, seed and schedule.
 SCRIPT = """
 import importlib, json, sys
 from pathlib import Path
 from raftlab.suites import catalogue
 from raftlab import labs
 from raftlab.runs.run import Implementation, Run
-from raftlab.schedules import SCHEDULES
 impl = Implementation(Path(sys.argv[1]))
 hashes = {}
-for lab in labs.LABS.values():
-    suite = importlib.import_module(lab.module)
-    for number, info in enumerate(catalogue.tests(lab.name)):
-        drawn = [(1, None), (2, None)] if lab.name == "2A" else [(1, None)] if number % 6 == 0 else []
-        forced = [(1, schedule) for schedule in SCHEDULES] if number < 3 and lab.name in ("2A", "2C") else []
-        for seed, schedule in drawn + forced:
-            run = Run(impl, info, "sim", seed, schedule)
-            getattr(suite, "test_" + info.name)(run.cluster)
-            hashes[f"{info.name}@{seed} {schedule}"] = run.record(None).trace_hash
+for lab, test, seed, schedule in json.loads(sys.argv[2]):
+    suite = importlib.import_module(labs.find(lab).module)
+    run = Run(impl, catalogue.find_test(test), "sim", seed, schedule)
+    getattr(suite, "test_" + test)(run.cluster)
+    hashes[f"{test}@{seed} {schedule}"] = run.record(None).trace_hash
 impl.close()
 print(json.dumps(hashes))
 """
+
+
+def tests_with_runs() -> list[tuple[TestInfo, list[tuple[int, str | None]]]]:
+    """Tests with the seeds and schedules of their runs: each test of lab 2A with two seeds, the first three tests of labs 2A
+    and 2C with every schedule, and every sixth test of the other labs. All tests of those labs took minutes on a busy
+    machine, and found nothing more."""
+    found = []
+    for lab in labs.LABS:
+        for number, info in enumerate(catalogue.tests(lab)):
+            runs: list[tuple[int, str | None]] = (
+                [(1, None), (2, None)] if lab == "2A" else [(1, None)] if number % 6 == 0 else []
+            )
+            runs += [(1, schedule) for schedule in SCHEDULES] if number < 3 and lab in ("2A", "2C") else []
+            if runs:
+                found.append((info, runs))
+    return found
 
 
 def interpreters() -> list[str]:
@@ -68,14 +80,15 @@ def _version(python: str) -> str:
 
 
 @cache
-def all_hashes() -> list[dict[str, str]]:
-    """The hashes that two processes of this Python print, and one process of each other Python. The processes run at the
-    same time, because one after another they took minutes."""
+def all_hashes(part: Part) -> list[dict[str, str]]:
+    """The hashes of one part of the tests that two processes of this Python print, and one process of each other Python. The
+    processes run at the same time, because one after another they took minutes."""
+    runs = [(info.lab, info.name, seed, schedule) for info, runs in part(tests_with_runs()) for seed, schedule in runs]
     paths = f"{ROOT / 'labs'}{os.pathsep}{ROOT / 'grader'}"
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "random"}
     processes = [
         subprocess.Popen(
-            [python, "-P", "-c", SCRIPT, str(SOLUTION)],
+            [python, "-P", "-c", SCRIPT, str(SOLUTION), json.dumps(runs)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,26 +104,28 @@ def all_hashes() -> list[dict[str, str]]:
     return found
 
 
-def test_two_processes_make_the_same_runs() -> None:
-    first, second = all_hashes()[:2]
+@BOTH_PARTS
+def test_two_processes_make_the_same_runs(part: Part) -> None:
+    first, second = all_hashes(part)[:2]
     assert first == second
-    tests = catalogue.tests("2A")
-    others = sum(len(catalogue.tests(lab)[::6]) for lab in labs.LABS if lab != "2A")
-    assert len(first) == 2 * len(tests) + others + 6 * len(SCHEDULES)
+    chosen = part(tests_with_runs())
+    assert len(first) == sum(len(runs) for _, runs in chosen)
     # Different seeds make different runs, and so do different schedules.
-    assert all(first[f"{test.name}@1 None"] != first[f"{test.name}@2 None"] for test in tests)
-    for lab in ("2A", "2C"):
-        for test in catalogue.tests(lab)[:3]:
-            different = {first[f"{test.name}@1 {schedule}"] for schedule in SCHEDULES}
-            assert len(different) >= len(SCHEDULES) - 1, test.name  # one schedule may happen to change nothing
+    for info, runs in chosen:
+        if info.lab == "2A":
+            assert first[f"{info.name}@1 None"] != first[f"{info.name}@2 None"]
+        if len(runs) > len(SCHEDULES):
+            different = {first[f"{info.name}@1 {schedule}"] for schedule in SCHEDULES}
+            assert len(different) >= len(SCHEDULES) - 1, info.name  # one schedule may happen to change nothing
 
 
 OTHERS = interpreters()[1:]
 
 
 @pytest.mark.skipif(not OTHERS, reason="no other supported Python with raftlab's dependencies is at hand")
-def test_other_pythons_make_the_same_runs() -> None:
-    first, _, *others = all_hashes()
+@BOTH_PARTS
+def test_other_pythons_make_the_same_runs(part: Part) -> None:
+    first, _, *others = all_hashes(part)
     assert len(others) == len(OTHERS)
     for python, hashes in zip(OTHERS, others, strict=True):
         assert hashes == first, python

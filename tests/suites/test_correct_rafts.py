@@ -5,9 +5,9 @@ The Rafts called ``whole_...`` implement all labs up to 2F, and some of them als
 student who submits lab 2C has not done lab 2F yet, so the whole Rafts also run with the later labs switched off (by their
 constant ``UPTO``). Lab 2G needs neither 2E nor 2F. ``test_correct_services.py`` tests lab 3.
 
-To save time, each Raft runs a sample of each suite here, so that each test runs on one Raft of each group. With
-``--whole-suites``, each Raft runs every test. To run every style with many seeds, use
-``raftgrade run tests/correct/whole_*``.
+To save time, the Rafts of a group share each suite, so that each test runs on one Raft of each group. The daily tests run a
+third of each Raft's share, and CI runs the rest. With ``--whole-suites``, each Raft runs every test. To run every style with
+many seeds, use ``raftgrade run tests/correct/whole_*``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from raftlab import labs
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 from tests.conftest import ROOT
+from tests.daily_sample import BOTH_PARTS, Part
 from tests.known_bugs import failures_of
 
 pytestmark = pytest.mark.slow
@@ -82,9 +83,12 @@ def without_later_labs(style: str, lab: str, folder: Path) -> Path:
 
 
 @pytest.mark.timeout(900)  # --whole-suites takes this long
+@BOTH_PARTS
 @pytest.mark.parametrize("raft", RAFTS, ids="-".join)
-def test_the_suites_pass_a_correct_raft(raft: tuple[str, str], tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    tests = sample_of(raft, pytestconfig.getoption("--whole-suites"))
+def test_the_suites_pass_a_correct_raft(
+    raft: tuple[str, str], part: Part, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    tests = part(sample_of(raft, pytestconfig.getoption("--whole-suites")))
     folder = without_later_labs(*raft, tmp_path)
     assert [(info.name, failure.text) for info, failure in failures_of(folder, tests)] == []
 

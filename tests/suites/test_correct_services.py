@@ -3,7 +3,8 @@ the reference's Raft, and the reference's service on correct Rafts in different 
 labs after 2D switched off, because lab 3 needs none of them.
 
 To save time, each service and each Raft runs a sample of a suite: the services divide one half of the tests among them, and
-the Rafts the other half. With ``--whole-suites``, each runs every test.
+the Rafts the other half. The daily tests run a third of each share, and CI runs the rest. With ``--whole-suites``, each
+runs every test.
 
 To try every service with many seeds: ``raftlab test 3A --impl tests/correct_services/NAME --raft solutions --seeds 100``.
 """
@@ -18,6 +19,7 @@ import pytest
 from raftlab.suites import catalogue
 from raftlab.suites.catalogue import TestInfo
 from tests.conftest import ROOT, SOLUTION
+from tests.daily_sample import BOTH_PARTS, Part
 from tests.known_bugs import failures_of
 from tests.suites.test_correct_rafts import without_later_labs
 
@@ -51,32 +53,35 @@ def sample(
     return tests[half::2][number::parts] if half is not None else tests[number::parts]
 
 
+@BOTH_PARTS
 @pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
-def test_the_suites_pass_a_correct_service(service: Path, pytestconfig: pytest.Config) -> None:
+def test_the_suites_pass_a_correct_service(service: Path, part: Part, pytestconfig: pytest.Config) -> None:
     tests = sample("3A", SERVICES.index(service), len(SERVICES), pytestconfig, SERVICE_HALF)
     if service in READERS:
         tests = [*tests, *sample("3B", READERS.index(service), len(READERS), pytestconfig, SERVICE_HALF)]
     if service.name in HOLDERS:
         number = HOLDERS.index(service.name)
         tests = [*tests, *sample("3B", number, len(HOLDERS), pytestconfig, None, later_part=True)]
-    failures = failures_of(service, tests, SOLUTION)
+    failures = failures_of(service, part(tests), SOLUTION)
     assert [(info.name, failure.text) for info, failure in failures] == []
 
 
+@BOTH_PARTS
 @pytest.mark.parametrize(("style", "lab"), READING_RAFTS)
 def test_lab_3b_passes_the_reference_on_a_correct_raft(
-    style: str, lab: str, tmp_path: Path, pytestconfig: pytest.Config
+    style: str, lab: str, part: Part, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     tests = sample("3B", READING_RAFTS.index((style, lab)), len(READING_RAFTS), pytestconfig, RAFT_HALF)
-    failures = failures_of(SOLUTION.parent, tests, without_later_labs(style, lab, tmp_path))
+    failures = failures_of(SOLUTION.parent, part(tests), without_later_labs(style, lab, tmp_path))
     assert [(info.name, failure.text) for info, failure in failures] == []
 
 
+@BOTH_PARTS
 @pytest.mark.parametrize("style", RAFTS)
 def test_the_suite_passes_the_reference_on_a_correct_raft(
-    style: str, tmp_path: Path, pytestconfig: pytest.Config
+    style: str, part: Part, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     tests = sample("3A", RAFTS.index(style), len(RAFTS), pytestconfig, RAFT_HALF)
     tests = [info for info in tests if info.name not in TOO_SLOW.get(style, ())]
-    failures = failures_of(SOLUTION.parent, tests, without_later_labs(style, "2D", tmp_path))
+    failures = failures_of(SOLUTION.parent, part(tests), without_later_labs(style, "2D", tmp_path))
     assert [(info.name, failure.text) for info, failure in failures] == []

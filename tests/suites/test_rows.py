@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from tests import daily_sample
 from tests.conftest import ROOT
-from tests.known_bugs import DAILY, ROWS_SNAPSHOT, bugs_of_rows, rows_of
+from tests.known_bugs import ROWS_SNAPSHOT, bugs_of_rows, rows_of
 
 pytestmark = pytest.mark.slow
 
 # The daily tests try a sample of the bugs, as they do for the bugs' own tests (``known_bugs.cases``).
-BUGS = [
-    pytest.param(bug, marks=[pytest.mark.whole_bank] if number % DAILY else [])
-    for number, bug in enumerate(bugs_of_rows())
-]
+BUGS = [pytest.param(bug, marks=daily_sample.marks(number)) for number, bug in enumerate(bugs_of_rows())]
 
 
 @pytest.mark.parametrize("bug", BUGS)

@@ -2,14 +2,15 @@
 The skeleton fails every test.
 
 To save time, each stage runs a sample of its own suite and of the earlier ones, so that every second test runs on one stage.
-It also runs every fourth test of the next suite, and the skeleton runs every third test. With ``--whole-suites``, all tests
-run.
+It also runs every fourth test of the next suite, and the skeleton runs every third test. The daily tests run a third of
+this, and CI runs the rest. With ``--whole-suites``, all tests run.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,9 @@ from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 from raftlab.submission import starts
 from raftlab.suites import catalogue
+from tests import daily_sample
 from tests.conftest import ROOT, SKELETON
+from tests.daily_sample import BOTH_PARTS, Part
 from tests.known_bugs import failures_of
 from tests.referee import bug_table
 
@@ -28,10 +31,16 @@ pytestmark = pytest.mark.slow
 LADDER = list(labs.LABS)
 
 
+def each_of(stages: list[str]) -> list[Any]:
+    """The stages as pytest's parameters. Those that are not in the daily sample have its mark."""
+    return [pytest.param(stage, marks=daily_sample.marks(number)) for number, stage in enumerate(stages)]
+
+
 @pytest.mark.timeout(900)  # with --whole-suites
+@BOTH_PARTS
 @pytest.mark.parametrize("stage", LADDER[:-1])
 def test_each_stage_of_the_reference_passes_the_suites_so_far(
-    stage: str, tmp_path: Path, pytestconfig: pytest.Config
+    stage: str, part: Part, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     number = LADDER.index(stage)
     write_sources(tmp_path, starts.files(LADDER[number + 1]))
@@ -40,11 +49,11 @@ def test_each_stage_of_the_reference_passes_the_suites_so_far(
         stages = len(LADDER) - 1 - own  # the number of stages that have this lab
         whole = pytestconfig.getoption("--whole-suites")
         tests += catalogue.tests(lab)[:] if whole else catalogue.tests(lab)[::2][number - own :: stages]
-    assert [(info.name, failure.text) for info, failure in failures_of(tmp_path, tests)] == []
+    assert [(info.name, failure.text) for info, failure in failures_of(tmp_path, part(tests))] == []
 
 
 @pytest.mark.timeout(900)  # with --whole-suites
-@pytest.mark.parametrize("stage", LADDER[1:])
+@pytest.mark.parametrize("stage", each_of(LADDER[1:]))
 def test_each_stage_fails_in_the_next_suite(stage: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Each stage must fail most tests of the next suite. Some tests pass on it because they only require that something does
     not happen."""
@@ -55,7 +64,7 @@ def test_each_stage_fails_in_the_next_suite(stage: str, tmp_path: Path, pytestco
     assert len(failed) >= (0.8 if whole else 0.6) * len(tests), {info.name for info in tests} - failed
 
 
-@pytest.mark.parametrize("lab", LADDER)
+@pytest.mark.parametrize("lab", each_of(LADDER))
 def test_the_skeleton_fails_every_test(lab: str, pytestconfig: pytest.Config) -> None:
     tests = catalogue.tests(lab)[:: 1 if pytestconfig.getoption("--whole-suites") else 3]
     failed = {info.name for info, _ in failures_of(SKELETON.parent, tests)}

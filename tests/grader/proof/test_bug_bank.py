@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -225,12 +226,14 @@ def test_reading_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lab", labs.LABS)
 def test_every_bug_of_the_lab_can_be_applied(lab: str) -> None:
     texts: dict[tuple[str, ...], str] = {}
+    without_labs_from = cache(bug_bank.without_labs_from)
     for bug in BANK.of(lab):
         sources = bug.apply_to(SOLUTIONS)
-        without = {name: bug_bank.without_labs_from(bug.before, SOLUTIONS[name], bug.lab) for name in sources}
+        without = {name: without_labs_from(bug.before, SOLUTIONS[name], bug.lab) for name in sources}
         assert sources != without
-        for source in sources.values():
-            compile(source, bug.id, "exec")
+        for name, source in sources.items():
+            if source != without[name]:
+                compile(source, bug.id, "exec")
         text = tuple(sources.values())
         assert text not in texts, f"{bug.id} and {texts[text]} are the same change: name both tests in one file"
         texts[text] = bug.id

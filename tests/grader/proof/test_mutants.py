@@ -4,6 +4,7 @@ count, and real passes of a few mutants."""
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from raftlab import labs
 from tests.conftest import ROOT, SOLUTION
 
 REFERENCE = SOLUTION.read_text(encoding="utf-8")
-MUTANTS = mutants.make(REFERENCE)
 SMALL = '''"""A small server."""
 
 # region 2B: constants
@@ -60,6 +60,17 @@ class Raft:
     def _persist(self):
         self.disk.save(self.term)
 '''
+
+
+@cache  # and not a constant: pytest imports this module in each of its processes, and to make all mutants takes a second
+def all_mutants() -> list[Mutant]:
+    """All mutants of the reference."""
+    return mutants.make(REFERENCE)
+
+
+def a_mutant() -> Mutant:
+    """A mutant of the reference."""
+    return all_mutants()[0]
 
 
 def made(operator: str, source: str = SMALL) -> list[str]:
@@ -174,10 +185,12 @@ def test_names_do_not_change_with_code_elsewhere() -> None:
 
 
 def test_mutants_of_the_reference_are_valid_and_differ() -> None:
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) > 1000
-    assert {mutant.operator for mutant in MUTANTS} == set(OPERATORS), "each operator fits somewhere"
-    assert {mutant.lab for mutant in MUTANTS} == {lab.name for lab in labs.LABS.values() if not lab.has("service")}
-    for mutant in MUTANTS[::40]:
+    assert len({mutant.name for mutant in all_mutants()}) == len(all_mutants()) > 1000
+    assert {mutant.operator for mutant in all_mutants()} == set(OPERATORS), "each operator fits somewhere"
+    assert {mutant.lab for mutant in all_mutants()} == {
+        lab.name for lab in labs.LABS.values() if not lab.has("service")
+    }
+    for mutant in all_mutants()[::40]:
         text = mutant.apply_to(REFERENCE)
         compile(text, mutant.name, "exec")
         assert text != REFERENCE
@@ -185,7 +198,7 @@ def test_mutants_of_the_reference_are_valid_and_differ() -> None:
 
 
 def test_code_that_is_not_judged_is_not_mutated() -> None:
-    assert not [mutant for mutant in MUTANTS if mutant.function == "status" or mutant.change.startswith("log(")]
+    assert not [mutant for mutant in all_mutants() if mutant.function == "status" or mutant.change.startswith("log(")]
 
 
 # --- notes ---
@@ -197,19 +210,18 @@ def write_notes(folder: Path, text: str) -> Path:
     return folder
 
 
-FIRST = MUTANTS[0]
-
-
 def test_the_notes_fit_the_reference() -> None:
-    notes = mutants.read_notes(ROOT / "tests", MUTANTS)
+    notes = mutants.read_notes(ROOT / "tests", all_mutants())
     assert notes.equivalent, "tests/mutants/notes.toml lists some"
     assert not notes.equivalent.keys() & notes.missed.keys()
 
 
 def test_notes_are_read(tmp_path: Path) -> None:
-    text = f"[[missed]]\nreason = 'Nobody knows.'\n[missed.mutants]\n'{FIRST.name}' = '{FIRST.change}'\n"
-    assert mutants.read_notes(write_notes(tmp_path, text), MUTANTS) == Notes({}, {FIRST.name: "Nobody knows."})
-    assert mutants.read_notes(tmp_path / "none", MUTANTS) == Notes()
+    text = f"[[missed]]\nreason = 'Nobody knows.'\n[missed.mutants]\n'{a_mutant().name}' = '{a_mutant().change}'\n"
+    assert mutants.read_notes(write_notes(tmp_path, text), all_mutants()) == Notes(
+        {}, {a_mutant().name: "Nobody knows."}
+    )
+    assert mutants.read_notes(tmp_path / "none", all_mutants()) == Notes()
 
 
 @pytest.mark.parametrize(
@@ -219,15 +231,19 @@ def test_notes_are_read(tmp_path: Path) -> None:
             "'gone.remove.0000' = 'x → pass'",
             r"the reference has no mutant gone\.remove\.0000 any more: remove its note",
         ),
-        (f"'{FIRST.name}' = 'x → pass'", f"{re.escape(FIRST.name)} must say {re.escape(repr(FIRST.change))}"),
+        ("'@NAME@' = 'x → pass'", "@NAME@ must say @CHANGE@"),
         ("[other]", r"the tables are \[\[equivalent\]\] and \[\[missed\]\], not other"),
         ("=", "cannot be read: Invalid"),
     ],
 )
 def test_notes_that_do_not_fit_are_refused(tmp_path: Path, entry: str, message: str) -> None:
+    entry = entry.replace("@NAME@", a_mutant().name)
+    message = message.replace("@NAME@", re.escape(a_mutant().name)).replace(
+        "@CHANGE@", re.escape(repr(a_mutant().change))
+    )
     text = f"[[equivalent]]\nreason = 'Slower only.'\n[equivalent.mutants]\n{entry}\n"
     with pytest.raises(BadBank, match=rf"notes\.toml: .*{message}|notes\.toml {message}"):
-        mutants.read_notes(write_notes(tmp_path, text), MUTANTS)
+        mutants.read_notes(write_notes(tmp_path, text), all_mutants())
 
 
 def test_a_reference_that_is_not_python_is_an_error() -> None:
@@ -244,7 +260,7 @@ def trial_of(mutant: Mutant, seeds: int = 2, net: bool = False) -> mutant_runs.M
 
 
 def first(operator: str, lab: str) -> Mutant:
-    return next(each for each in MUTANTS if (each.operator, each.lab) == (operator, lab))
+    return next(each for each in all_mutants() if (each.operator, each.lab) == (operator, lab))
 
 
 def add_pass(trial: mutant_runs.MutantTrial, seed: int, test: str = "") -> None:
@@ -253,15 +269,21 @@ def add_pass(trial: mutant_runs.MutantTrial, seed: int, test: str = "") -> None:
 
 
 def test_which_mutants_are_chosen() -> None:
-    equivalent = {FIRST.name: "Slower only."}
-    assert FIRST not in mutant_runs.choose(MUTANTS, equivalent)
-    assert {each.operator for each in mutant_runs.choose(MUTANTS, [], "start.lock-s*")} == {"lock-split", "lock-short"}
-    assert {each.function for each in mutant_runs.choose(MUTANTS, [], "_commit.")} == {"_advance_commit", "_commit"}
-    drawn = mutant_runs.choose(MUTANTS, [], "", 5, 1)
-    assert drawn == mutant_runs.choose(MUTANTS, [], "", 5, 1) != mutant_runs.choose(MUTANTS, [], "", 5, 2)
+    equivalent = {a_mutant().name: "Slower only."}
+    assert a_mutant() not in mutant_runs.choose(all_mutants(), equivalent)
+    assert {each.operator for each in mutant_runs.choose(all_mutants(), [], "start.lock-s*")} == {
+        "lock-split",
+        "lock-short",
+    }
+    assert {each.function for each in mutant_runs.choose(all_mutants(), [], "_commit.")} == {
+        "_advance_commit",
+        "_commit",
+    }
+    drawn = mutant_runs.choose(all_mutants(), [], "", 5, 1)
+    assert drawn == mutant_runs.choose(all_mutants(), [], "", 5, 1) != mutant_runs.choose(all_mutants(), [], "", 5, 2)
     assert len(drawn) == 5
     with pytest.raises(BadBank, match="no mutant that is not equivalent has 'nothing' in its name"):
-        mutant_runs.choose(MUTANTS, [], "nothing")
+        mutant_runs.choose(all_mutants(), [], "nothing")
 
 
 def test_a_mutant_begins_with_the_suite_of_its_lab(tmp_path: Path) -> None:
@@ -297,8 +319,8 @@ def test_only_mutants_of_threads_run_on_the_real_network(tmp_path: Path) -> None
 
 
 def test_tests_that_killed_a_mutant_of_the_same_function_come_first(tmp_path: Path) -> None:
-    near = [each for each in MUTANTS if each.function == "request_vote" and each.lab == "2A"][:2]
-    far = [each for each in MUTANTS if each.function == "_election_loop" and each.lab == "2A"][:2]
+    near = [each for each in all_mutants() if each.function == "request_vote" and each.lab == "2A"][:2]
+    far = [each for each in all_mutants() if each.function == "_election_loop" and each.lab == "2A"][:2]
     trials = mutant_runs.make_trials([*near, *far], REFERENCE, Settings(1, 1, 1), ["2A"])
     add_pass(trials[1], 0, "late_vote")
     for trial in trials[2:]:
@@ -317,7 +339,7 @@ def test_the_table_and_the_section_of_the_page() -> None:
     assert mutants_page.exit_code([killed, alive], Notes()) == 2
     add_pass(alive, 0)
     assert mutants_page.exit_code([killed, alive], Notes()) == 1
-    notes = Notes({FIRST.name: "It is slower only."}, {alive.name: "The moment is rare."})
+    notes = Notes({a_mutant().name: "It is slower only."}, {alive.name: "The moment is rare."})
     assert mutants_page.exit_code([killed, alive], notes) == 0
     words = f"{alive.name}, line {alive.mutant.line}: {alive.mutant.change}"
     printed = mutants_page.table([killed, alive], notes)
@@ -326,7 +348,7 @@ def test_the_table_and_the_section_of_the_page() -> None:
     text = mutants_page.section([killed, alive], notes, FACTS)
     assert f"\n- {words}: The moment is rare.\n" in text
     assert "\n| lock-split | the lock is released between two statements and taken again | 1 | 0 (0 %) |\n" in text
-    assert f"\n- It is slower only. (`{FIRST.name}`)\n" in text
+    assert f"\n- It is slower only. (`{a_mutant().name}`)\n" in text
 
 
 def test_the_section_replaces_the_one_before() -> None:

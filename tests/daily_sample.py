@@ -1,0 +1,44 @@
+"""The sample of a large bank that ``pytest`` tries by default. CI tries the rest in commands of their own (``.ci/run``).
+
+What is not in the sample has the mark ``whole_bank``, and ``tests/conftest.py`` leaves it out unless it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import pytest
+
+Item = TypeVar("Item")
+
+# The sample has one in this many entries.
+ONE_IN = 3
+NOT_DAILY = pytest.mark.whole_bank
+
+
+def daily(items: Sequence[Item]) -> list[Item]:
+    """The sample of a bank."""
+    return list(items[::ONE_IN])
+
+
+def rest(items: Sequence[Item]) -> list[Item]:
+    """What is not in the sample."""
+    return [item for number, item in enumerate(items) if number % ONE_IN]
+
+
+def marks(number: int) -> list[pytest.MarkDecorator]:
+    """The marks of the test of a bank's entry, by the entry's number in the bank."""
+    return [NOT_DAILY] if number % ONE_IN else []
+
+
+class Part(Protocol):
+    """:func:`daily` or :func:`rest`."""
+
+    def __call__(self, items: Sequence[Item]) -> list[Item]: ...
+
+
+# Runs a test for the sample, and once more for the rest. The parameter is the function that chooses from a bank.
+BOTH_PARTS = pytest.mark.parametrize(
+    "part", [pytest.param(daily, id="daily"), pytest.param(rest, id="rest", marks=NOT_DAILY)]
+)

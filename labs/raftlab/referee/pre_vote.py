@@ -74,6 +74,11 @@ class PreVote(Invariant):
         ]
         if not any(Configuration(group).has_majority(granted) for each in possible for group in each.groups if group):
             text = f"expected S{server} to stay in term {self._received.get(server, 0)} until most members would vote for it"
-            seen = f"but it is in term {term}, for which it has only the pre-votes of {names(granted)}"
+            has = (
+                f"it has only the pre-votes of {names(granted)}"
+                if granted - {server}
+                else "no other server has given it a pre-vote"
+            )
+            seen = f"but it is in term {term}, for which {has}"
             raise broken(rules.PRE_VOTE_CHANGES_NOTHING, f"{text}, {seen}", frozenset((server,)))
         self._received[server] = term

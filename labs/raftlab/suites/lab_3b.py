@@ -740,7 +740,7 @@ def test_reads_wait_side_by_side(cluster: StartCluster) -> None:
 
 
 @points(2)
-def test_alone(cluster: StartCluster) -> None:
+def test_one_server_reads(cluster: StartCluster) -> None:
     """A single server answers every kind of read, with the value at the index that it names."""
     c = cluster(1, clerks=6)
     clerk, *readers = c.clerks

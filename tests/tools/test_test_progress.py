@@ -212,17 +212,28 @@ def test_a_sentence_about_one_mistake_is_shown_before_a_history() -> None:
     assert "(second, sim, seed 0; of 2 failing runs, this one tells most)" in shown(board, out)
 
 
-def test_the_sentence_of_most_failing_tests_is_shown_before_another_delay() -> None:
+@pytest.mark.parametrize(
+    ("first", "of_most"),
+    [
+        (
+            Failure("assertion", "expected S0 to answer 6 reads within 0.5 s", rules.READ_COST),
+            Failure("assertion", "expected S0 to answer within 2.5 s", rules.PROGRESS),
+        ),
+        (
+            Failure("assertion", "expected S0 to keep its sessions, but it has none", rules.EXACTLY_ONCE),
+            Failure("exception", "S0: uncaught exception in the client_request handler: KeyError: 2"),
+        ),
+    ],
+)
+def test_what_most_failing_tests_say_is_shown_before_another_delay(first: Failure, of_most: Failure) -> None:
     out = io.StringIO()
     tests = [TestInfo("3B", f"test{number}", f"Test {number}", 4, ("sim",)) for number in range(9)]
     board = ProgressBoard(out, "3B", runs(*tests))
     for number, info in enumerate(tests):
         each = record(info, outcome="passed" if number > 3 else "failed")
         each.servers, each.scripted = 3, 2
-        if number == 0:
-            each.failure = Failure("assertion", "expected S0 to answer 6 reads within 0.5 s", rules.READ_COST)
-        elif number <= 3:
-            each.failure = Failure("assertion", f"expected S0 to answer within {number}.5 s", rules.PROGRESS)
+        if number <= 3:
+            each.failure = first if number == 0 else of_most
         board.finished(each)
     assert board.close() == 1
     assert "(test1, sim, seed 0; of 4 failing runs, this one tells most)" in shown(board, out)

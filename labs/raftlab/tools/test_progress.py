@@ -300,14 +300,15 @@ def _tells_little(basic: bool, shared: str, record: Record) -> tuple[int, int, b
     ``basic``, those of the first tests.
 
     If only one server runs the student's code, a failure to do something in time mostly says what is wrong. But if most
-    tests fail with the same sentence, ``shared``, it is the mistake's direct effect, and other delays follow from it."""
+    tests fail with the same sentence, ``shared``, it is the mistake's direct effect, and other delays follow from it. An
+    exception that most tests show comes first."""
     failure = record.failure
     if record.outcome == "error" or failure is None:
         return 3, 0, False, False
     servers = max(1, record.servers - record.scripted)
     order = 0 if basic else servers
     if failure.kind == "exception":
-        return 1, order, True, False
+        return (0 if shared and _sentence(record) == shared else 1), order, True, False
     if failure.kind not in ("assertion", "invariant"):
         return (0 if failure.where else 1), order, True, False
     by_many = failure.rule in _BROKEN_BY_MANY or ((servers > 1 or shared) and _SAYS_WHEN.search(failure.text))

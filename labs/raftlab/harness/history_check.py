@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _SEARCH_SECONDS = 10.0
 # The kinds of reads that promise linearizability.
 LINEARIZABLE_READS = ("log", "index", "lease")
-# By kind of read: the rule that is broken if such a read misses an append that had returned before. Reads through the log
-# are not listed: if one of them misses an append, the append was lost.
-_RULE_OF_STALE_READS = {"index": rules.READ_INDEX, "lease": rules.LEASE}
+# By kind of read: the rule that is broken if such a read misses an append that had returned before, and the read in words.
+# Reads through the log are not listed: if one of them misses an append, the append was lost.
+_STALE_READS = {"index": (rules.READ_INDEX, ", a read by index,"), "lease": (rules.LEASE, ", a read by lease,")}
 # A value consists of tokens, see raftlab.harness.clerks.token.
 TOKEN = re.compile(r"[^;]*;")
 
@@ -110,8 +110,10 @@ def _check_appends(c: Cluster, operations: list[ClientOperation]) -> None:
             last[append.clerk] = order[value]
         for value, append in appends.items():
             if append.outcome == "ok" and (append.returned or 0.0) < read.call and value not in seen:
-                text = f"expected {read.describe()} to show every append that had returned, but {value!r} is missing"
-                rule = _RULE_OF_STALE_READS.get(read.read, rules.EXACTLY_ONCE)
+                rule, kind = _STALE_READS.get(read.read, (rules.EXACTLY_ONCE, ""))
+                text = (
+                    f"expected {read.describe()}{kind} to show every append that had returned, but {value!r} is missing"
+                )
                 c.fail(f"{text}: {append.describe()} returned at {append.returned:.3f} s", rule)
 
 

@@ -35,8 +35,9 @@ THIS_USER = "root" if os.geteuid() == 0 else "ordinary user"
 # honest submissions, because a grading of hostile ones must still give full marks to these.
 REST = ", rest"
 BANKS: dict[str, list[Entry]] = {
-    "short": bank.SHORT_BANK,
-    "shortest": [entry for entry in bank.SHORT_BANK if entry.name in bank.SHORTEST],
+    "short": [*bank.HONEST[:1], *daily_sample.daily(bank.MAKE_ALL_ATTEMPTS)],
+    "short, rest": [*bank.HONEST[:1], *daily_sample.rest(bank.MAKE_ALL_ATTEMPTS)],
+    "shortest": [*bank.HONEST[:1], *(entry for entry in bank.MAKE_ALL_ATTEMPTS if entry.name in bank.SHORTEST)],
     "early": [*bank.HONEST[:1], *bank.sample(bank.EARLY), *bank.sample(bank.ESCAPES)],
     "early, rest": [*bank.HONEST[:1], *bank.rest(bank.EARLY), *bank.rest(bank.ESCAPES)],
     "late": [*bank.HONEST, *bank.sample(bank.LATE)],
@@ -145,7 +146,7 @@ def by_entry(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("name", "entry"),
         [
-            pytest.param(part, entry, id=f"{name_of(entry)}{part.removeprefix(name)}", marks=_marks(part))
+            pytest.param(part, entry, id=f"{name_of(entry)}{part.removeprefix(name)}", marks=marks(part))
             for part in (name, name + REST)
             for entry in BANKS[part]
         ],
@@ -154,10 +155,11 @@ def by_entry(name: str) -> pytest.MarkDecorator:
 
 def by_bank(name: str) -> pytest.MarkDecorator:
     """Run a test for a bank, and for what the daily tests leave out of it, which has the mark ``whole_bank``."""
-    return pytest.mark.parametrize("name", [pytest.param(part, marks=_marks(part)) for part in (name, name + REST)])
+    return pytest.mark.parametrize("name", [pytest.param(part, marks=marks(part)) for part in (name, name + REST)])
 
 
-def _marks(name: str) -> list[pytest.MarkDecorator]:
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    """The marks of the tests of a bank."""
     return [daily_sample.NOT_DAILY] if name.endswith(REST) else []
 
 

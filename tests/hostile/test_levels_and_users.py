@@ -1,5 +1,5 @@
 """Hostile submissions at the level ``rlimits`` and as another user: one for each promise of the sandbox at ``rlimits`` as an
-ordinary user, and a few at ``bwrap`` as the user who does not run the tests.
+ordinary user (the daily tests grade a third of these), and a few at ``bwrap`` as the user who does not run the tests.
 
 The other files grade the hostile submissions at ``bwrap`` as the user who runs the tests. ``whole_bank.py`` grades all of
 them at each level and as each user.
@@ -19,18 +19,23 @@ from tests.hostile.grading import (
     check_verdict,
     check_what_is_left,
     grade,
+    marks,
     name_of,
 )
 
 (OTHER_USER,) = (user for user in USERS if user != THIS_USER)
-BATCHES: list[tuple[str, Level, str]] = [("short", "rlimits", "ordinary user"), ("shortest", "bwrap", OTHER_USER)]
+BATCHES: list[tuple[str, Level, str]] = [
+    ("short", "rlimits", "ordinary user"),
+    ("short, rest", "rlimits", "ordinary user"),
+    ("shortest", "bwrap", OTHER_USER),
+]
 pytestmark = MARKS
 
 
 @pytest.mark.parametrize(
     ("name", "level", "user", "entry"),
     [
-        pytest.param(name, level, user, entry, id=f"{level}-{user}-{name_of(entry)}")
+        pytest.param(name, level, user, entry, id=f"{level}-{user}-{name_of(entry)}", marks=marks(name))
         for name, level, user in BATCHES
         for entry in BANKS[name]
     ],
@@ -39,7 +44,7 @@ def test_the_verdict_is_right(name: str, level: Level, user: str, entry: Entry) 
     check_verdict(grade(name, level, user), entry)
 
 
-@pytest.mark.parametrize(("name", "level", "user"), BATCHES)
+@pytest.mark.parametrize(("name", "level", "user"), [pytest.param(*batch, marks=marks(batch[0])) for batch in BATCHES])
 def test_no_process_and_no_file_is_left_behind(name: str, level: Level, user: str) -> None:
     check_what_is_left(grade(name, level, user), name)
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 LEVELS: tuple[Level, ...] = ("bwrap", "rlimits")
 # These banks repeat submissions of another one.
-WHOLE = [name for name in BANKS if name not in ("short", "shortest", "judge, reviewed")]
+WHOLE = [name for name in BANKS if name not in ("short", "short, rest", "shortest", "judge, reviewed")]
 AT_EACH_LEVEL = pytest.mark.parametrize(("level", "user"), [(level, user) for level in LEVELS for user in USERS])
 
 

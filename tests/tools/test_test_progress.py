@@ -217,15 +217,15 @@ def test_a_sentence_about_one_mistake_is_shown_before_a_history() -> None:
     [
         (
             Failure("assertion", "expected S0 to answer 6 reads within 0.5 s", rules.READ_COST),
-            Failure("assertion", "expected S0 to answer within 2.5 s", rules.PROGRESS),
+            Failure("assertion", "expected S0 to answer within 2.5 s", rules.PROGRESS, causes=["it appends no entry"]),
         ),
         (
             Failure("assertion", "expected S0 to keep its sessions, but it has none", rules.EXACTLY_ONCE),
-            Failure("exception", "S0: uncaught exception in the client_request handler: KeyError: 2"),
+            Failure("exception", "S0: uncaught exception in the client_request handler", causes=["it waits once"]),
         ),
     ],
 )
-def test_what_most_failing_tests_say_is_shown_before_another_delay(first: Failure, of_most: Failure) -> None:
+def test_a_failure_with_the_causes_of_others_is_shown_before_another_delay(first: Failure, of_most: Failure) -> None:
     out = io.StringIO()
     tests = [TestInfo("3B", f"test{number}", f"Test {number}", 4, ("sim",)) for number in range(9)]
     board = ProgressBoard(out, "3B", runs(*tests))

@@ -37,7 +37,6 @@ _NETWORK_WIDTH = 6
 _SEEDS_SHOWN = 8
 # How a sentence says that something did not happen in time.
 _SAYS_WHEN = re.compile(r" within [\d.,]+ s\b")
-_NUMBER = re.compile(r"\d[\d.,]*")
 # The rules that many different mistakes break: those that only ask for something to happen in time, and the rule about
 # histories.
 _BROKEN_BY_MANY = (
@@ -233,7 +232,7 @@ class ProgressBoard:
             return bad  # the failure of the lab's first test says what to do next
         # If most tests fail, the mistake is a basic one. The first tests are about basic things.
         basic = 2 * sum(bool(group.bad) for group in self._groups.values()) > len(self._groups)
-        return sorted(bad, key=partial(_tells_little, basic, _shared_sentence(bad)))
+        return sorted(bad, key=partial(_tells_little, basic, _shared_causes(bad)))
 
     def _in_full(self, record: Record, bad: int) -> str:
         what = "could not be judged" if record.outcome == "error" else "failed"
@@ -277,42 +276,38 @@ class ProgressBoard:
         self._out.flush()
 
 
-def _sentence(record: Record) -> str:
-    """The failure's sentence without its numbers, which differ between tests."""
-    return _NUMBER.sub("#", record.failure.text) if record.failure else ""
-
-
-def _shared_sentence(bad: Sequence[Record]) -> str:
-    """The sentence with which more than half of the failing tests fail, and at least three; empty if there is none."""
+def _shared_causes(bad: Sequence[Record]) -> frozenset[str]:
+    """The likely causes that the most failing tests have in common; empty if fewer than three have."""
     tests: dict[str, set[str]] = {}
     for record in bad:
-        tests.setdefault(_sentence(record), set()).add(record.test)
-    sentence = max(tests, key=lambda each: len(tests[each]), default="")
-    failing = len({record.test for record in bad})
-    return sentence if len(tests.get(sentence, ())) >= max(3, failing // 2 + 1) else ""
+        for cause in record.failure.causes if record.failure else ():
+            tests.setdefault(cause, set()).add(record.test)
+    most = max(map(len, tests.values()), default=0)
+    return frozenset(cause for cause, named_by in tests.items() if len(named_by) == most >= 3)
 
 
-def _tells_little(basic: bool, shared: str, record: Record) -> tuple[int, int, bool, bool]:
+def _tells_little(basic: bool, shared: frozenset[str], record: Record) -> tuple[int, int, bool, bool]:
     """A sort key. The failures that are most worth reading come first: faults that name a line, such as a deadlock. Next
     come exceptions, which other mistakes may have caused, and the sentences of the referee and of tests that say what is
     wrong. Last come failures to do something in time, and histories that are not linearizable, because many different
     mistakes cause these. Among equals, the failures with the fewest servers that run the student's code come first or, if
     ``basic``, those of the first tests.
 
-    If only one server runs the student's code, a failure to do something in time mostly says what is wrong. But if most
-    tests fail with the same sentence, ``shared``, it is the mistake's direct effect, and other delays follow from it. An
-    exception that most tests show comes first."""
+    If only one server runs the student's code, a failure to do something in time mostly says what is wrong. But if several
+    failures have likely causes in common, ``shared``, other delays may only follow from it. An exception with such a cause
+    comes first."""
     failure = record.failure
     if record.outcome == "error" or failure is None:
         return 3, 0, False, False
     servers = max(1, record.servers - record.scripted)
     order = 0 if basic else servers
+    others = bool(shared) and shared.isdisjoint(failure.causes)
     if failure.kind == "exception":
-        return (0 if shared and _sentence(record) == shared else 1), order, True, False
+        return (0 if shared and not others else 1), order, True, others
     if failure.kind not in ("assertion", "invariant"):
-        return (0 if failure.where else 1), order, True, False
+        return (0 if failure.where else 1), order, True, others
     by_many = failure.rule in _BROKEN_BY_MANY or ((servers > 1 or shared) and _SAYS_WHEN.search(failure.text))
-    return (2 if by_many else 1), order, False, bool(shared) and _sentence(record) != shared
+    return (2, order, False, others) if by_many else (1, order, False, False)
 
 
 def _means(records: Sequence[Record]) -> tuple[float, str, str, str, str]:

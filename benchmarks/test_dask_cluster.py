@@ -29,7 +29,8 @@ WORKERS = 3
 
 
 def certificates(folder: Path) -> list[str]:
-    """Create a certificate authority and one certificate for all processes. Returns the options that pass it."""
+    """Create a certificate authority and one certificate for all processes. Returns the options with which a process uses
+    the certificate."""
 
     def openssl(*args: str) -> None:
         assert OPENSSL is not None

@@ -144,7 +144,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         report.attempts = arguments.attempts
     if arguments.anonymous:
         if not codes:
-            raise CannotStart("--anonymous needs your key, which makes the codes, and there is no place for one")
+            raise CannotStart("--anonymous makes the codes with your key, but there is no folder to keep a key in")
         report = anonymous.anonymous(report, codes)
     report_options = formats.ReportOptions(
         arguments.format,
@@ -370,7 +370,7 @@ def _manual(path: str, find: Callable[[str], Sequence[Named]], tests: Iterable[s
 
 
 def _keep_manual(plan: Report, folder: store.Store) -> None:
-    """Take over the points and comments by hand from this user's earlier report in ``folder``."""
+    """Keep the points and comments that were given by hand in this user's earlier report in ``folder``."""
     earlier = folder.earlier
     if earlier is None:
         return

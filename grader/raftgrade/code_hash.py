@@ -44,7 +44,7 @@ def statements(text: str) -> list[Statement]:
     """The statements at the top level of a module, without imports, docstrings and ``pass``.
 
     The code of a statement is its syntax tree without docstrings. Its shape is the same tree, but with names replaced by
-    numbers in the order of their first use, and without the texts of strings and type annotations.
+    numbers in the order of their first use, and without type annotations and the contents of strings.
 
     Raises:
         SyntaxError, ValueError, RecursionError, MemoryError: the module cannot be parsed.

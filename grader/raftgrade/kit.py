@@ -31,7 +31,8 @@ _GRADER_ONLY = ("jinja2", "tabulate")  # dependencies that raftlab itself does n
 # Handouts and tests contain single statements of the solutions. Where a handout explains such code, it quotes up to four
 # lines in a row.
 _LEAKED_LINES = 5
-# At least this many of those lines must be in no text that students get. (The skeleton has some messages in another order.)
+# They are a leak only if at least this many of them are in none of the texts that students get anyway. (The skeleton has
+# some messages in another order, so lines that students know can be in a row for the first time.)
 _SECRET_LINES = 2
 _IGNORED = ("# region", "# endregion", "# skeleton:", "# hint:", "import ", "from ")  # beginnings of lines
 

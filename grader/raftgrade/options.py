@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     zip_.add_argument(
         "--sandbox", choices=levels.CHOICES, default="auto", help="as for `raftgrade run` (default: auto)"
     )
-    zip_.add_argument("--rubric", metavar="FILE", help="compute the points by this rubric (see raftgrade rubric)")
+    zip_.add_argument("--rubric", metavar="FILE", help="compute the points with this rubric (see raftgrade rubric)")
     zip_.add_argument(
         "--raft", metavar="PATH|reference", help="lab 3 only: run every kv.py on this Raft, as for `raftgrade run`"
     )
@@ -118,7 +118,7 @@ def _similarity(similarity: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="as for `raftgrade run`; or the folder of a report, for its submissions",
+        help="as for `raftgrade run`, or the folder of a report, to compare the submissions in it",
     )
     similarity.add_argument(
         "--starts",
@@ -169,7 +169,7 @@ def _proof(proof: argparse.ArgumentParser) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="if a hard bug is not caught, try up to N seeds (default: 200)",
+        help="if a bug marked as hard is not caught by then, continue with up to N seeds (default: 200)",
     )
     proof.add_argument("--jobs", type=int, metavar="N", help="run N suites in parallel (default: one per processor)")
     proof.add_argument(
@@ -306,20 +306,20 @@ def _run(run: argparse.ArgumentParser) -> None:
         "--sandbox",
         choices=levels.CHOICES,
         default="auto",
-        help="how to confine student code. bwrap: with bubblewrap. rlimits: with limits only; it can still read this "
-        "machine's files. none: not at all. auto (default): bwrap. If bubblewrap does not work here, auto means rlimits for "
-        "the reference solution, and refuses to run any other code",
+        help="how to confine student code. bwrap: with bubblewrap. rlimits: with limits only; the code can still read "
+        "this machine's files. none: not at all. auto (default): bwrap. If bubblewrap does not work here, auto means "
+        "rlimits for the reference solution, and refuses to run any other code",
     )
     run.add_argument(
         "--out", default="raftgrade-out", metavar="DIR", help="write the report to DIR (default: raftgrade-out)"
     )
     run.add_argument("--fresh", action="store_true", help="do not reuse the results of an earlier report in DIR")
     run.add_argument("--seed", type=int, default=0, metavar="BASE", help="the first seed (default: 0)")
-    run.add_argument("--rubric", metavar="FILE", help="compute the points by this rubric (see raftgrade rubric)")
+    run.add_argument("--rubric", metavar="FILE", help="compute the points with this rubric (see raftgrade rubric)")
     run.add_argument(
         "--roster",
         metavar="CSV",
-        help="the students, with the columns id, name, login, email, group and extension (or any of them); an export of "
+        help="the students, with the columns id, name, login, email, group and extension (or any of them); an export from "
         "Canvas, Moodle, Gradescope or GitHub Classroom will do. Submissions are matched against the roster, and students "
         "without a submission are listed",
     )
@@ -388,7 +388,7 @@ def _report(report: argparse.ArgumentParser) -> None:
         "understand the codes",
     )
     _visibility(report)
-    report.add_argument("--rubric", metavar="FILE", help="compute the points again by this rubric")
+    report.add_argument("--rubric", metavar="FILE", help="compute the points again with this rubric")
     _lateness(report)
     report.add_argument(
         "--key", metavar="FILE", help="the key that the report must be signed with, if it was made on another machine"

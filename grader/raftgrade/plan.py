@@ -36,7 +36,7 @@ REFERENCE = "reference"  # the name of the reference solution's Raft in --raft
 
 
 class CannotStart(Exception):
-    """The command line asks for something impossible. The message says what it is."""
+    """The command line asks for something impossible. The message says what is wrong."""
 
 
 class CatalogueTest(Protocol):

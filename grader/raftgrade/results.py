@@ -2,7 +2,7 @@
 
     Report
       settings            of the grading run
-      submissions[]       one for each, in the order given
+      submissions[]       in the order in which they were given
         tests[]           every expected test
           networks[]      its runs on one network: counts, interval, times, and each run that did not pass
 
@@ -63,7 +63,7 @@ class NetworkResult(msgspec.Struct, kw_only=True):
     Attributes:
         seeds: the first seed of the planned runs, and one past the last.
         runs: how many are planned.
-        retried: how many of the finished runs were judged only in a second attempt, after a fault of the machine.
+        retried: how many of the finished runs could be judged only in a second attempt.
         interval: two-sided 95 % Clopper-Pearson interval of ``passes`` among the judged runs (``passes + failures``).
         verdict: the verdict of the sequential test; empty without one.
     """
@@ -100,7 +100,7 @@ class TestResult(msgspec.Struct, kw_only=True):
         suite_points: its points in the suite, without a rubric.
         state: ``waiting`` (runs are missing), ``judged``, ``open`` (too few runs could be judged, which is the machine's
             fault, so no points are lost yet) or ``skipped``. ``notes`` say why.
-        races: how many findings of the race detector this test is the first to show.
+        races: the number of the race detector's findings that no earlier test has shown.
     """
 
     __test__ = False  # for pytest: not a class of tests
@@ -140,7 +140,8 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
         id: the first author's id in the course.
         students: the authors, as far as the roster or a course system's download names them.
         submitted: when it was handed in (ISO 8601, or as a course system writes it); empty if that is unknown.
-        prefix: how the course system's file names for this submission begin, for feedback files.
+        prefix: the beginning of the file names that the course system gives to this submission. Names of feedback files
+            begin with it, too.
         hash: the sha256 of its files; empty if they could not be copied.
         state: ``waiting`` (no run yet), ``running``, ``graded`` (every run has its outcome), ``refused`` (it cannot be
             tested), ``unjudged`` (it could not be found or fetched, or the check itself failed, which is not the student's
@@ -185,7 +186,7 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
     @property
     def earned(self) -> float:
-        """What its tests have earned, before the penalty and points by hand for the whole submission."""
+        """What its tests have earned, without the penalty and without points that a person gave to the whole submission."""
         return sum(test.points for test in self.tests) if self.state not in UNTESTED else 0.0
 
     @property
@@ -203,8 +204,8 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
 
 class CodePlace(msgspec.Struct, frozen=True):
-    """A class or function of a submission: the submission's name, the file in it, and ``"class Raft"``. The last is empty if
-    all of the submission is meant."""
+    """A class or function of a submission: the submission's name, the file in it, and a name such as ``"class Raft"``. An
+    empty name stands for the whole submission."""
 
     submission: str
     file: str
@@ -215,7 +216,7 @@ class SameCode(msgspec.Struct, frozen=True, kw_only=True):
     """Places with the same code, apart from comments, docstrings and formatting.
 
     Attributes:
-        renamed: whether names, texts or type annotations differ.
+        renamed: whether names, strings or type annotations differ.
         origin: something that raftlab hands out and that has the same code, such as ``"the start of lab 2C"``. If it is
             empty, at least two submissions have the code.
     """
@@ -230,7 +231,7 @@ class Report(msgspec.Struct, kw_only=True):
 
     Attributes:
         code: a fingerprint of the code that judged.
-        complete: false during the run, and after it was interrupted.
+        complete: false during the run, and after it has been interrupted.
         started: when the run started, in UTC.
         seconds: how long the run has taken so far.
         due: the deadline (ISO 8601); empty if dates did not count.

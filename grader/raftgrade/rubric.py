@@ -52,7 +52,8 @@ class Late(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     most_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 100.0
 
     def share(self, days: float) -> float:
-        """The share of its points (0 to 1) that a submission loses if it is ``days`` late; each day begun counts whole."""
+        """The share of its points (0 to 1) that a submission loses if it is ``days`` late. A part of a day counts as a whole
+        day."""
         late = days - self.grace_hours / 24
         begun = int(late) + (late > int(late)) if late > 0 else 0
         return min(begun * self.percent_a_day, self.most_percent) / 100
@@ -199,7 +200,7 @@ def _mistakes(rubric: Rubric, tests: Mapping[str, Iterable[str]] | None) -> Iter
     for key in ("percent_a_day", "most_percent"):
         percent = getattr(rubric.late, key)
         if 0 < percent < 1:
-            yield ["late", key], f"expected a number of percent, such as {percent * 100:g}, not a share ({percent:g})"
+            yield ["late", key], f"expected a percentage, such as {percent * 100:g}, not a share ({percent:g})"
     for name in rubric.weights:
         if name not in ("sim", "rpyc"):
             yield ["weights", name], f"expected sim or rpyc, not {name!r}"

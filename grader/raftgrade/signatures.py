@@ -62,7 +62,7 @@ def read_key(file: Path) -> bytes:
         info = os.fstat(opened.fileno())
         data = opened.read(_KEY_BYTES + 1)
     if len(data) != _KEY_BYTES:
-        raise BadKey(f"{shown} is not a key of raftgrade, which has {_KEY_BYTES} bytes")
+        raise BadKey(f"{shown} is not a key of raftgrade: a key has {_KEY_BYTES} bytes")
     if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077:
         raise BadKey(
             f"other users can read {shown}, and so could sign reports: the file must belong to you and have mode 600"

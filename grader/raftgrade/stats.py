@@ -97,8 +97,8 @@ class Sequential:
     """Wald's sequential probability ratio test of ``good`` against ``bad`` pass rates, both errors at most ``error``.
 
     Looking at the confidence interval after each run, and stopping when it looks good, gives a wrong verdict 28 % of the
-    time; this test keeps its error probability. It continues in steps of :data:`BATCH` runs until it has a verdict, or
-    until ``most`` runs were made.
+    time; this test does not exceed its error probability. It continues in steps of :data:`BATCH` runs until it has a
+    verdict, or until ``most`` runs have been made.
     """
 
     good: float
@@ -138,5 +138,5 @@ def until(text: str) -> Sequential:
     if not 0 < values["bad"] < values["good"] < 1:
         raise ValueError(f"--until-sure expects 0 < bad < good < 1, not bad={values['bad']:g}, good={values['good']:g}")
     if not 1 <= values["max"] <= 100_000 or values["max"] != int(values["max"]):
-        raise ValueError(f"--until-sure expects a whole max from 1 to 100000, not {values['max']:g}")
+        raise ValueError(f"--until-sure expects max to be a whole number from 1 to 100000, not {values['max']:g}")
     return Sequential(values["good"], values["bad"], int(values["max"]))

@@ -91,7 +91,7 @@ class RunCounter:
                 if not (_is_unexplained(record.failure) and _is_unexplained(self.bad[seed].failure)):
                     return False
                 assert record.failure is not None
-                text = f"this run makes the lab itself fail, each time that it is made: {record.failure.text}"
+                text = f"this run makes the lab itself fail, each time that it is performed: {record.failure.text}"
                 record = msgspec.structs.replace(
                     record, outcome="failed", failure=Failure("host-died", text[:1000], detail=record.failure.detail)
                 )
@@ -205,7 +205,7 @@ class Tally:
                 self._counters[key] = RunCounter(result, number)
 
     def add(self, entry: Entry) -> bool:
-        """Count ``entry``. Returns ``False`` if it does not count: it is not in the plan, or was counted already."""
+        """Count ``entry``. Returns ``False`` if it does not count: it is not in the plan, or has been counted already."""
         if isinstance(entry, RefusalEntry):
             if entry.submission not in self._by_name or entry.submission in self._refused:
                 return False

@@ -77,7 +77,7 @@ def of_run(seed: int, own_seed: int) -> str:
     """The schedule of a run.
 
     Args:
-        seed: The run's seed, from 0 on.
+        seed: The run's seed, 0 or more.
         own_seed: A number derived from the name of the test, so that the same seed selects different schedules for different
             tests.
     """

@@ -1,4 +1,4 @@
-"""Tests of the plan of a grading: which runs are expected, and how they are split into jobs."""
+"""Tests of the plan of a grading run: which runs are expected, and how they are split into jobs."""
 
 from collections.abc import Sequence
 

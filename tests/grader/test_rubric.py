@@ -62,10 +62,10 @@ def test_the_settings_in_the_default_rubrics_comments_are_valid() -> None:
          "keys here are points, needs, needs_share, rule"),
         ("curve = [[0, 0.5], [0.5, 0.2], [1, 1]]", "r.toml line 1, curve: expected shares that never fall as the pass rate "
          "grows: [[0, 0], [0.9, 0.5], [1, 1]]"),
-        ("[late]\npercent_a_day = 0.1", "r.toml line 2, late.percent_a_day: expected a number of percent, such as 10, not a "
-         "share (0.1)"),
-        ("[late]\nmost_percent = 0.5", "r.toml line 2, late.most_percent: expected a number of percent, such as 50, not a "
-         "share (0.5)"),
+        ("[late]\npercent_a_day = 0.1", "r.toml line 2, late.percent_a_day: expected a percentage, such as 10, not a share "
+         "(0.1)"),
+        ("[late]\nmost_percent = 0.5", "r.toml line 2, late.most_percent: expected a percentage, such as 50, not a share "
+         "(0.5)"),
         ("curve = [[0, 0], [0.5, 1]]", "r.toml line 1, curve: expected pass rates that grow from 0 to 1, each with its "
          "share: [[0, 0], [0.9, 0.5], [1, 1]]"),
         ("weights = { lan = 1 }", "r.toml line 1, weights.lan: expected sim or rpyc, not 'lan'"),

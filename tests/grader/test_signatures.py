@@ -121,7 +121,7 @@ def test_a_report_from_another_machine_needs_its_key(
     assert shown("--key", str(key)) == 1
     assert "NOT VERIFIED" not in "".join(capsys.readouterr())
     for content, mode, problem in (
-        (b"short", 0o600, f"{key} is not a key of raftgrade, which has 32 bytes"),
+        (b"short", 0o600, f"{key} is not a key of raftgrade: a key has 32 bytes"),
         (
             bytes(32),
             0o644,

@@ -123,7 +123,7 @@ def test_a_run_that_breaks_the_lab_twice_has_failed_unless_the_machine_is_to_bla
     assert bad.outcome == outcome
     assert (tally.done, tally.failed) == (1, int(outcome == "failed"))
     if outcome == "failed":
-        text = "this run makes the lab itself fail, each time that it is made: KeyError: 'vote_granted'"
+        text = "this run makes the lab itself fail, each time that it is performed: KeyError: 'vote_granted'"
         assert (bad.failure.kind, bad.failure.text) == ("host-died", text)
 
 

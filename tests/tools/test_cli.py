@@ -229,8 +229,8 @@ def test_the_skeleton_fails_quickly_with_a_hint(tmp_path: Path) -> None:
     assert test == "initial_election@0"
     title = "A leader is elected, and there is still a leader later"
     assert (
-        f"\n{title}: failed (initial_election, sim, seed 0; of {len(told)} failing runs, this one tells most)\n{sentence}\n"
-        in done.stdout
+        f"\n{title}: failed (initial_election, sim, seed 0; of {len(told)} failing runs, this one says the most)\n"
+        f"{sentence}\n" in done.stdout
     )
     assert "\n  replay: raftlab replay initial_election@0 --schedule " in done.stdout
     assert f"\nthe traces of the {len(told)} failing runs are in raftlab-out/\n" in done.stdout

@@ -207,7 +207,7 @@ def test_pdb_at_a_given_time(tmp_path: Path) -> None:
         ("replay fuzz_2A@1 --network rpyc", "raftlab: a scenario runs only on sim, not on rpyc\n"),
         ("fuzz 7X", f"raftlab: there is no lab '7X'; the labs are: {ALL_LABS}\n"),
         ("fuzz 2A --for ever", "raftlab: --for takes a time such as 90s, 5m or 1h, not 'ever'\n"),
-        ("fuzz 2A --jobs -1", "raftlab: --jobs takes a number from 1 on, not -1\n"),
+        ("fuzz 2A --jobs -1", "raftlab: --jobs takes a number of at least 1, not -1\n"),
         (
             "replay initial_election@0 --pdb --network rpyc",
             "raftlab: --pdb works only in the simulator, and writes no trace: leave out --network and --out\n",

@@ -106,7 +106,7 @@ def test_many_seeds_and_both_networks() -> None:
         "         first, seeds 2, 3, 4, 5, 6, 7, 8, 9 and 2 more (sim): expected a leader, but there is none\n"
         "  12/12  rpyc  A leader is elected                    5.4 s  3 servers  1,230 RPCs    21 kB    1 entry\n"
         "\n"
-        "A leader is elected: failed (first, sim, seed 2; of 10 failing runs, this one tells most)\n"
+        "A leader is elected: failed (first, sim, seed 2; of 10 failing runs, this one says the most)\n"
     )
     assert "\nthe traces of the 10 failing runs are in raftlab-out/\n" in text
     # Only a test whose every run passed earns points.
@@ -129,7 +129,7 @@ def test_failure_counts_before_error() -> None:
     board.finished(record(SECOND, outcome="failed"))
     assert board.close() == 1
     assert (
-        "\nHalf of four servers is no majority: failed (second, sim, seed 0; of 2 failing runs, this one tells most)\n"
+        "\nHalf of four servers is no majority: failed (second, sim, seed 0; of 2 failing runs, this one says the most)\n"
         in shown(board, out)
     )
 
@@ -209,7 +209,7 @@ def test_a_sentence_about_one_mistake_is_shown_before_a_history() -> None:
     for each in (history, precise):
         board.finished(each)
     assert board.close() == 1
-    assert "(second, sim, seed 0; of 2 failing runs, this one tells most)" in shown(board, out)
+    assert "(second, sim, seed 0; of 2 failing runs, this one says the most)" in shown(board, out)
 
 
 @pytest.mark.parametrize(
@@ -236,4 +236,4 @@ def test_a_failure_with_the_causes_of_others_is_shown_before_another_delay(first
             each.failure = first if number == 0 else of_most
         board.finished(each)
     assert board.close() == 1
-    assert "(test1, sim, seed 0; of 4 failing runs, this one tells most)" in shown(board, out)
+    assert "(test1, sim, seed 0; of 4 failing runs, this one says the most)" in shown(board, out)

@@ -1,8 +1,8 @@
-"""Run a job of random scenarios, as pytest and raftlab's plugin run a job of a suite.
+"""Run a job that consists of random scenarios. (A job that runs a suite uses pytest with raftlab's plugin instead.)
 
     python -P -m raftgrade.engines.fuzz_job --impl PATH --lab 2C --seeds A:B --records-fd N
 
-It writes a record for each seed and then the end marker. It ends early if the grader has ended (parent_watch.py).
+It writes a record for each seed and then the end marker. It exits early if the grader has exited (parent_watch.py).
 """
 
 from __future__ import annotations

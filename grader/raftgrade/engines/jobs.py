@@ -36,8 +36,8 @@ CHECK_S = 120.0  # seconds for the contract check
 DEATHS_AT_A_RUN = 2  # if the job dies this often at a run, the run is tried with a submission of our own
 IDLE_DEATHS = 3  # the same for all remaining runs, if the job dies this often in a row without a new record
 SILENCES = 2  # if this many runs of a job never end, the remaining runs fail without being tried
-_MAX_LINES = 100  # of the output of a check that are kept; a check prints one line
-_LOG_TAIL_BYTES = 2000  # at the end of a dead job's output, which are copied into the report
+_MAX_LINES = 100  # how many lines of a check's output are kept; a check should print only one
+_LOG_TAIL_BYTES = 2000  # how many bytes at the end of a dead job's output are copied into the report
 
 Run = tuple[str, int]  # test, seed
 _read_problems = msgspec.json.Decoder(list[Problem]).decode

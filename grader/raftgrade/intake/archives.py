@@ -65,7 +65,7 @@ class _Members:
             mode: its file type, as ``stat.S_IFMT`` gives it; 0 if unknown.
 
         Returns:
-            The path at which to unpack the entry, relative to the place; empty if the entry is left out.
+            The path at which to unpack the entry, relative to the new folder; empty if the entry is left out.
 
         Raises:
             CannotStage: the submission is refused because of the entry.
@@ -112,7 +112,7 @@ def _unzip(path: Path, place: Path, size: int) -> None:
         total = sum(info.file_size for info in infos)
         if total > limits.MAX_BYTES or (total > limits.RATIO_FROM and total > limits.MAX_RATIO * size):
             raise CannotStage(
-                f"{what} of {size} bytes unpacks to {total}: that is far more than a Raft written by hand"
+                f"{what} has {size} bytes and unpacks to {total}: that is far more than a Raft written by hand needs"
             )
         wanted = {}
         for info in infos:
@@ -163,7 +163,8 @@ def _decompressed(file: BinaryIO) -> io.BufferedIOBase:
 
 
 class _Bounded(io.RawIOBase):
-    """Reads from a stream, up to a limit. (Even files that are left out must be decompressed.)"""
+    """Reads from a stream, up to a limit. (Files that are left out must be decompressed, too, but :class:`_Members` does not
+    count their bytes.)"""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream

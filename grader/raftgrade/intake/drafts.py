@@ -70,7 +70,7 @@ def archive(path: Path) -> Draft | None:
 
 
 def no_entry(names: list[str], entries: tuple[str, ...], place: str) -> str:
-    """The sentence that a submission lacks its main file. ``names`` are the files that it has."""
+    """A sentence saying that a submission lacks its main file. ``names`` are the files that it has."""
     text = f"there is no {entries[0]} in {place}"
     python = sorted(printable(name) for name in names if name.lower().endswith(".py"))
     if python:

@@ -1,6 +1,6 @@
 """Fetches the files of one commit of a git repository, without hooks, submodules, credentials or prompts.
 
-All repositories of a grading share one deadline, so that no repository delays the others. Several are fetched at a time.
+All repositories of a grading run share one deadline, so that no repository delays the others. Several are fetched at a time.
 """
 
 from __future__ import annotations

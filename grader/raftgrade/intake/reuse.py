@@ -23,12 +23,12 @@ Key = tuple[str, str, str, str]  # submission, lab, test, network
 
 
 def _made_by(report: Report | EarlierHeader) -> tuple[object, ...]:
-    """The facts about a report that must be equal for its runs to count in another report."""
+    """The facts that two reports must have in common if runs of one are to count in the other."""
     return report.tool, report.code, report.settings.level, report.settings.races
 
 
 def reusable_entries(plan: Report, earlier: EarlierReport | None, signer: Signer) -> Iterator[Entry]:
-    """The entries of the ``earlier`` report that this user has signed and that are valid for ``plan``, too."""
+    """The entries of the ``earlier`` report that this user has signed and that are still valid for ``plan``."""
     if earlier is None:
         return
     header, entries, _ = earlier

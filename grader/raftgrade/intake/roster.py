@@ -1,4 +1,4 @@
-"""Reads tables of students: the course's own ``class.csv``, and exports of Canvas, Moodle, Gradescope and GitHub."""
+"""Reads tables of students: the course's own ``class.csv``, and exports from Canvas, Moodle, Gradescope and GitHub."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _readable(text: str) -> str:
 
 
 def _days(text: str) -> float | None:
-    """The days of an extension such as ``2``, ``1.5``, ``2d`` or ``36h``; ``None`` if ``text`` is no extension."""
+    """The days of an extension such as ``2``, ``1.5``, ``2d`` or ``36h``; ``None`` if ``text`` is not an extension."""
     found = re.fullmatch(r"(\d+(?:[.,]\d+)?)\s*(d|days?|h|hours?)?", text, re.I)
     if not text:
         return 0.0

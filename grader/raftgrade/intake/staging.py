@@ -1,6 +1,6 @@
 """Copies a submission into the report's folder, and computes its hash.
 
-The grader grades this copy. The copy does not change after it was hashed, contains only plain files, and has no other
+The grader grades this copy. The copy does not change after it has been hashed, contains only plain files, and has no other
 submission beside it. No code of a submission runs here. A submission that cannot be copied is refused with a reason, and the
 others are graded.
 """
@@ -99,7 +99,7 @@ def stage(
 
 
 def _put_on(raft: Path, place: Path, service: Path) -> None:
-    """Replace the copy in the folder ``place`` by its ``service`` (a file or folder) combined with ``raft``."""
+    """Replace the copy in the folder ``place`` with its ``service`` (a file or folder) combined with ``raft``."""
     if service.is_dir() and not (service / SERVICE).is_file():
         return
     with tempfile.TemporaryDirectory(prefix=UNPACKING, dir=place.parent) as folder:
@@ -160,7 +160,7 @@ def _copy_tree(root: Path, place: Path, ignore: Path | None = None) -> None:
             files[path] = info.st_size
         elif shown == MAIN:
             raise CannotStage(
-                f"{MAIN} is larger than {source.MAX_BYTES // 1000} kB: that is far more than a Raft written by hand"
+                f"{MAIN} is larger than {source.MAX_BYTES // 1000} kB: that is far more than a Raft written by hand needs"
             )
     if _excess(files):  # data, notes and pictures may be large, so try the code alone
         files = {path: size for path, size in files.items() if path.suffix == ".py"}

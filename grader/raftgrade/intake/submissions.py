@@ -86,7 +86,7 @@ def find(
 
     Args:
         paths: each is a file, a zip file, a folder with one of ``entries``, a folder of such folders and zip files, an
-            unpacked download of Canvas, Moodle or Gradescope, a git URL, a list of all these (``.txt``), or a table
+            unpacked download from Canvas, Moodle or Gradescope, a git URL, a list of all these (``.txt``), or a table
             (``.csv``).
         ignore: the folder for the report, which is not a submission.
         entries: :data:`ENTRIES` or :data:`SERVICE_ENTRIES`.

@@ -1,6 +1,6 @@
 """Measures how reliably the suites catch known bugs: runs the suites on each bug, and counts and stores the results.
 
-A *pass* is one run of a suite with one seed, as in a grading: each test in the suite of the bug's lab runs once, in the
+A *pass* is one run of a suite with one seed, as in a grading run: each test in the suite of the bug's lab runs once, in the
 simulator, with preemption. A pass in which a test fails has *killed* the bug. The first pass of a bug runs every test.
 Later ones begin with the test that is most likely to fail and stop at the first failure, which answers the same question
 faster.
@@ -485,7 +485,7 @@ def _run_pass(parts: Sequence[Part], key: str, name: str, seed: int, whole: bool
             _implementation_of(part.path).close()
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
         if timed_out:
-            # A grading also counts it as a failure if a run does not end.
+            # A grading run, too, counts it as a failure if a run does not end.
             caught.append(Kill(test, "", f"run never reported: it had not ended after {limit_s:g} s"))
         elif record.outcome == "failed" and record.failure is not None:
             rule = record.failure.rule

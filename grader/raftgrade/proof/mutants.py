@@ -61,7 +61,7 @@ _NUMBERS = re.compile(r"term$|index$")  # expressions that can be compared by or
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Replace the bytes from ``start`` to ``end`` of the source by ``new``."""
+    """Replace the bytes from ``start`` to ``end`` of the source with ``new``."""
 
     start: int
     end: int

@@ -18,12 +18,12 @@ HEADING = "## Machine-made mutants"
 _INTRO = """\
 A mutant is the reference solution with one small change that a program made: a condition is dropped, a statement is left
 out, a lock is released too early. Nobody chose these changes with a test in mind, so the share of them that the suites
-notice says more about unknown mistakes than the known bugs above. A pass runs, with one seed and in the simulator, the
-suites of all labs until a test fails. A mutant has up to {seeds} passes.
+notice says more about unknown mistakes than the known bugs above. A pass runs the suites of all
+labs with one seed, in the simulator, until a test fails. A mutant has up to {seeds} passes.
 
-Some mutants are correct Rafts: the change makes it slower, or nothing can ever depend on it. These are *equivalent*. They
-are listed with the reason in `tests/mutants/notes.toml`, and do not count. The decision is a person's, and whoever decides
-wrongly makes the score too high; so the reasons are printed below."""
+Some mutants are correct Rafts: the change makes them slower, or nothing can ever depend on it. These are *equivalent*. They
+are listed with the reason in `tests/mutants/notes.toml`, and do not count. A person decides which mutants are equivalent,
+and a wrong decision makes the score too high, so the reasons are printed below."""
 
 
 def survivors(trials: Iterable[MutantTrial]) -> list[MutantTrial]:

@@ -24,8 +24,8 @@ def codes(key: bytes, names: Iterable[str]) -> dict[str, str]:
 
 
 def anonymous(report: Report, code_of: dict[str, str]) -> Report:
-    """A copy of ``report`` with codes instead of names, in the order of the codes. What students wrote into their own code
-    stays, so it may still tell who they are."""
+    """A copy of ``report`` with codes instead of names, sorted by these codes. Names that students wrote into their programs
+    are not removed, so the report may still show who they are."""
     copy = msgspec.json.decode(msgspec.json.encode(report), type=Report)
     for submission in copy.submissions:
         submission.name = submission.slug = code_of[submission.name]

@@ -22,7 +22,7 @@ _BINS = 10  # of the distribution of marks: each is 10 % of the points wide
 
 
 class Card(NamedTuple):
-    """One of the large numbers at the top. ``note`` is shown small behind the number; ``tone`` is a CSS class."""
+    """One of the large numbers at the top. ``note`` is shown in small type after the number; ``tone`` is a CSS class."""
 
     value: str
     note: str

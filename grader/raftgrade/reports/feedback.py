@@ -64,7 +64,7 @@ def _write_zip(report: Report, chosen: list[SubmissionResult], output: Path) -> 
     unknown = sum(not submission.prefix for submission in chosen)
     notes = [f"{count(len(chosen), 'feedback file')} in {output}"]
     if unknown:
-        text = "not from a download of Moodle or Canvas, so these systems cannot tell whose file it is"
+        text = "not from a Moodle or Canvas download, so these systems cannot tell whose file it is"
         notes.append(f"{count(unknown, 'submission')} {text}")
     return notes
 

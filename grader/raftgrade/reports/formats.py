@@ -1,4 +1,4 @@
-"""Make a report in the formats that terminals, course systems and continuous integration read.
+"""Make a report for the terminal, or in a format that course systems or continuous integration read.
 
 Each format has a module with a pure function that turns the report into text. The function cleans or escapes text that a
 student may have chosen, as the format requires.
@@ -47,8 +47,8 @@ class ReportOptions:
 
 
 def make(report: Report, options: ReportOptions) -> tuple[str, list[str]]:
-    """The text of the report, and notes for the terminal. Feedback files are written here, so their text is empty. Raises
-    :class:`CannotReport` and ``OSError``."""
+    """The text of the report, and notes for the terminal. For the format ``feedback``, the files are written here, and the
+    text is empty. Raises :class:`CannotReport` and ``OSError``."""
     if options.student is not None:
         try:
             report = only(report, options.student)
@@ -102,7 +102,7 @@ def _make(report: Report, options: ReportOptions) -> tuple[str, list[str]]:
             assert options.output is not None
             return "", feedback.write(report, options.folder, options.output)
         case "html":
-            # The traces of an anonymous report lie in folders with the students' names.
+            # An anonymous report has no pictures: the folders of the traces are named after students.
             pictures = {} if options.anonymous else html.pictures(report, options.folder, options.output)
             return html.render(report, pictures, alone=options.student is not None), []
     raise CannotReport(f"there is no format {options.format!r}")

@@ -383,7 +383,7 @@ def _possible(report: Report, row: list[str], place: int) -> list[str]:
     if abs(theirs - most) < 0.005:
         return []
     return [
-        f"the gradebook allows at most {number(theirs)} points, but the report {number(most)}: marks are not scaled"
+        f"the gradebook allows at most {number(theirs)} points, but the report has {number(most)}: marks are not scaled"
     ]
 
 

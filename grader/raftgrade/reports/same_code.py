@@ -23,12 +23,13 @@ def _line(group: SameCode) -> str:
     ]
     what = f"{one_line(first.name)} in " if first.name else ""
     origin = f" = {group.origin}" if group.origin else ""
-    renamed = "; names, texts or annotations differ" if group.renamed else ""
+    renamed = "; names, strings or annotations differ" if group.renamed else ""
     return f"{what}{', '.join(places)}{origin}{renamed}"
 
 
 def others(report: Report, submission: str) -> list[str]:
-    """What shares code with ``submission``: first what raftlab hands out, then other submissions."""
+    """The names of everything that has code in common with ``submission``: first what raftlab hands out, then other
+    submissions."""
     origins: dict[str, None] = {}
     names: dict[str, None] = {}
     for group in report.same_code:

@@ -1,4 +1,4 @@
-"""Run suites and random scenarios for hours, and watch memory and processes meanwhile (``raftgrade soak IMPL…``).
+"""Run suites and random scenarios for hours, and watch memory and processes as they run (``raftgrade soak IMPL…``).
 
 The work is split into blocks: a range of fresh seeds of one lab, one implementation and one network. Blocks that differ only
 in their seeds form a series. The series with the fewest blocks goes next, so that all series get equally many runs. A
@@ -137,7 +137,7 @@ def parse_settings(arguments: argparse.Namespace, sandbox: Callable[[str], Sandb
     if not arguments.paths:
         raise CannotStart("soak needs an implementation: a raft.py, or a folder with one or more")
     if arguments.out is None:
-        raise CannotStart("soak needs --out DIR: a folder of its own, so that it can go on later")
+        raise CannotStart("soak needs --out DIR: a folder of its own, so that it can be continued later")
     networks = list(dict.fromkeys(name.strip() for name in arguments.network.split(",")))
     for name in networks:
         if name not in NETWORKS:
@@ -199,7 +199,7 @@ def run(settings: SoakSettings, commands: Commands, catalogue: Catalogue, stream
         print(soak_log.table(log.blocks))
         if pool.signal:
             shown = printable(str(settings.out))
-            print(f"raftgrade: interrupted; the same command goes on in {shown}", file=stream)
+            print(f"raftgrade: interrupted; the same command continues in {shown}", file=stream)
             return 128 + pool.signal
         return soak_log.exit_code(soak_log.current_blocks(log.blocks))
 
@@ -229,7 +229,7 @@ class _WorkerPool:
         return future
 
     def until_done(self, futures: Sequence[Future[Any]]) -> Iterator[Record]:
-        """Wait for ``futures``, and yield records meanwhile. After a signal, the futures end soon."""
+        """Wait for ``futures``, and yield records as they arrive. After a signal, the futures end soon."""
         pending = set(futures)
         while pending:
             event = self._inbox.get()
@@ -407,7 +407,7 @@ class _Soak:
         now = [block for block in blocks if block.code == self._code]
         if now:
             runs = count(sum(block.runs for block in now), "run")
-            self._say(f"going on after {count(len(now), 'block')} with {runs}")
+            self._say(f"continuing after {count(len(now), 'block')} with {runs}")
         if len(now) < len(blocks):
             old = count(len(blocks) - len(now), "block")
             self._say(f"{old} of another version of raftlab stay in the log as history and do not count")

@@ -140,7 +140,7 @@ class ClerkHandle:
         return operation
 
     def wait_for(self, operation: ClientOperation, within: float) -> None:
-        """The implementation of :meth:`finish`, which the cluster calls."""
+        """Does the work of :meth:`finish`. Only ``Cluster.finish_operation``, which scenarios record, calls it."""
         c = self._c
         if not c.wait_for(within, lambda: operation.done):
             answered_in_time(c)  # if a server has not answered in time, fail with that reason instead
@@ -169,7 +169,8 @@ class ClerkHandle:
         return self._c.begin_operation(self.number, op, key, args, read)
 
     def start(self, op: str, key: str, args: tuple[Any, ...], read: str = "log") -> ClientOperation:
-        """The implementation of :meth:`begin`, which the cluster calls."""
+        """Does the work of :meth:`begin`. Only ``Cluster.begin_operation``, which scenarios record, and :class:`Load` call
+        it."""
         if self.operation is not None:
             raise RuntimeError(f"{self.name} carries out one operation at a time")
         incarnation = self._c.server_state(self.number).incarnation
@@ -227,12 +228,12 @@ class ClerkHandle:
         self._c.crash(self.number)
 
     def restart(self) -> None:
-        """Replace the clerk by a new one with another client_id, and wait until ``Clerk()`` has returned."""
+        """Replace the clerk with a new one that has another client_id, and wait until ``Clerk()`` has returned."""
         self._c.restart(self.number)
 
 
 class Load:
-    """Clerks that carry out one operation after another, each as soon as its last one has returned.
+    """Clerks that carry out one operation after another, each as soon as its previous one has returned.
 
     No value is written twice in a run, so a history shows which operation wrote each value. The clerks begin when
     :meth:`begin` is called.
@@ -241,7 +242,8 @@ class Load:
         c: the cluster.
         clerks: the clerks that take part.
         keys: the keys. Each operation uses one of them, chosen at random.
-        mix: what to choose each operation from at random: names of operations, and kinds of reads for a get.
+        mix: names of operations and kinds of reads. Each operation is one of them, chosen at random; a kind of read stands
+            for a get of this kind.
         most: the maximum number of operations that each clerk begins.
         seed: seeds the random choices.
     """
@@ -278,7 +280,7 @@ class Load:
         return bool(self._clerks)
 
     def busy(self) -> ClerkHandle | None:
-        """A clerk that is up and has not carried out all of its operations, if any."""
+        """A clerk that is up and has not carried out all of its operations; ``None`` if there is no such clerk."""
         return next(filter(self._busy, self._clerks), None)
 
     def _busy(self, clerk: ClerkHandle) -> bool:

@@ -6,7 +6,7 @@ lab's time: virtual in sim, real in rpyc. The same script runs in both worlds, e
 
 An expectation that is not met raises :class:`~raftlab.explain.failure.LabFailure`, which says what was expected, what was
 observed and which rule is broken. Every method that lets time pass also raises it if the referee sees a broken rule or the
-student's code fails meanwhile.
+student's code fails during that time.
 """
 
 from __future__ import annotations

@@ -809,10 +809,10 @@ class EventLoop:
             patience: how long to wait, in seconds of the lab's time.
 
         Returns:
-            The result; ``None`` if the server crashed meanwhile.
+            The result; ``None`` if the server crashed before the method returned.
 
         Raises:
-            LabFailure: the method did not return in time, or a rule was broken meanwhile.
+            LabFailure: the method did not return in time, or a rule was broken before it returned.
         """
         number = self.begin_call(server, method, args)
         if not self.run(self.now + patience, lambda: number in self._results or number not in self._calls):

@@ -35,7 +35,7 @@ TOKEN = re.compile(r"[^;]*;")
 
 
 class Undecided(RuntimeError):
-    """The checker did not finish in time. This is no verdict on the student's code."""
+    """The checker did not finish in time. This is not a verdict on the student's code."""
 
 
 def check_history(c: Cluster) -> None:

@@ -53,7 +53,7 @@ _HEARTBEATS, _ALIKE, _ALIKE_FAULTS = 3.0, 0.5, 1.0
 _OPERATIONS = 3
 # A line is shown together with the request or the answer that belongs to it if the line stands for fewer messages than this.
 _MOST_IDS = 30
-# If a server applies an entry more than this many seconds after the last one, a new line begins.
+# If a server applies an entry more than this many seconds after the previous one, a new line begins.
 _PAUSE_S = 0.2
 # Lines are merged only with lines of the same group. For messages, the group is the number of a server. The other groups
 # are: lines that are never merged, applied entries, crashes and starts of servers, and calls of the test.

@@ -95,8 +95,8 @@ def check_reads(c: Cluster) -> None:
 
 
 def _check_kinds(c: Cluster, found: list[Answer]) -> None:
-    """Fail the test if a clerk sent a request for another kind of read than the test asked for. Without this check, a clerk
-    that always reads through the log would pass nearly every test."""
+    """Fail the test if a clerk's get returned although no request for that kind of read was answered. Without this check, a
+    clerk that always reads through the log would pass nearly every test."""
     asked = {(answer.clerk, answer.request["key"], answer.request["read"]) for answer in found}
     numbers = {clerk.name: clerk.number for clerk in c.clerks}
     for one in c.history:
@@ -160,7 +160,7 @@ def _check_order(c: Cluster, found: list[Answer]) -> None:
 
 
 def _may_be_result(answer: Answer, operation: ClientOperation) -> bool:
-    """Whether an operation may have returned because of this answer, which reached its clerk meanwhile."""
+    """Whether an operation may have returned because of this answer, which reached its clerk during the operation."""
     request = answer.request
     same = (request["op"], request["key"], request["read"]) == (operation.op, operation.key, operation.read)
     return same and (operation.op != "get" or answer.reply["value"] == operation.result)
@@ -211,9 +211,9 @@ class _Values:
                 self._check_log_read(answer)
 
     def _check_log_read(self, answer: Answer) -> None:
-        """A read of kind log shows no entry after its own. Otherwise its clerk, which takes the reply's index for what it
-        has seen, could go back in time. If a service puts several requests into one entry, the read may come before a write
-        in the same entry, so its value may lack this write."""
+        """A log read shows no entry after its own. Otherwise its clerk could go back in time later, because it remembers the
+        reply's index as the one that it has seen. If a service puts several requests into one entry, the read may come
+        before a write in the same entry, so its value may lack this write."""
         key, value = answer.request["key"], answer.reply["value"]
         what = f"expected {answer.describe()} to return the value at index {answer.index}"
         named = "This is the index of the read's entry, which its reply names"

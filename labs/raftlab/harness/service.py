@@ -55,7 +55,7 @@ class Service:
         self._event_loop.put_waits = self._inside_put = True
 
     def snapshot_before_put_returns(self) -> None:
-        """Let the services of all servers that start from now on call ``snapshot()`` in a thread of its own, and let ``put``
+        """Let the services of all servers that start from now on call ``snapshot()`` in a separate thread, and let ``put``
         return only after ``snapshot()`` has returned."""
         self._event_loop.put_waits, self._inside_put = True, False
 

@@ -158,11 +158,12 @@ class ForkServer:
         pid = restrictions.fork_into_namespaces(limits) if limits is not None and namespaces else os.fork()
         if pid == 0:
             code = 1
-            # Only raftlab's own modules are cached as bytecode. They are imported before the fork. Nothing else would cache
-            # them in a checkout, and compiling them took 0.08 s at each start of a host.
+            # A child writes no bytecode files. Only raftlab's own modules are cached as bytecode. They are imported before
+            # the fork. In a checkout, nothing else would cache them, and compiling them takes 0.08 s at each start of a
+            # host.
             sys.dont_write_bytecode = True
             try:
-                # Children in namespaces end with the host anyway, and the prepared host ends with the judge.
+                # Children in namespaces end when the host ends, and the prepared host ends when the judge ends.
                 watch = not namespaces and not operating_system.die_with_parent() and not prepares
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -25,7 +25,7 @@ from raftlab.messages.protocol import URGENT, Apply, Effect
 from raftlab.schedules import MAX_PAUSE, SCHEDULES
 
 # The kernel reports a busy loop after this many switch points at one instant of virtual time: about a second of CPU
-# time. A correct Raft stays far below, even if it walks a log of 100,000 entries a few dozen times within one handler.
+# time. A correct Raft stays far below this, even if it walks a log of 100,000 entries a few dozen times within one handler.
 BUSY_POINTS = 10_000_000
 # ``time.sleep(0)`` counts as this many switch points, because it takes about as long as they do.
 _POINTS_OF_GIVING_WAY = 20
@@ -127,8 +127,8 @@ class Kernel:
         self.tasks: dict[int, Task] = {}
         # The race detector (raftlab.host.races.detector.Detector), if it observes this run.
         self.detector: Any = None
-        # Hooks for the process that runs the kernel. Each is called in the task concerned, except that the hub may start
-        # the task that is one too many.
+        # Hooks for the process that runs the kernel. Each is called in the task concerned. on_crowd may also be called in
+        # the hub, because the hub may start the task that exceeds the limit.
         self.on_busy: Callable[[FrameType], None] = lambda frame: None  # a busy loop at this frame
         self.on_flood: Callable[[str], None] = lambda what: None  # too many effects
         self.on_crowd: Callable[[str], None] = lambda what: None  # too many tasks

@@ -154,7 +154,7 @@ class SimHost:
                     text = f"{server.name}: deadlock: {task.role} has not answered for {waited:.0f} s and never will"
                     server.fault("deadlock", text, "", "\n".join(cycle))
                     return
-                # A clerk's operation may take as long as there is no reachable majority.
+                # There is no limit for a clerk's operation: it may wait until a majority can be reached again.
                 if server.clerk is not None:
                     continue
                 # The thread that holds the lock may itself be waiting for a reply, so this limit is the longer one.

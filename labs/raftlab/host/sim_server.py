@@ -132,7 +132,7 @@ class SimServer(Server):
             self.advise_held_lock(task, what)
 
     def before_save(self) -> None:
-        # Under a lock, no other thread that respects the lock could do anything meanwhile.
+        # While this thread holds a lock, a preemption would reveal nothing: other threads that use the lock have to wait.
         if not self.kernel.current.held:
             perhaps_preempt()
 

@@ -54,7 +54,7 @@ def change(threading: ModuleType, kinds: Kinds) -> None:
         thread._lab_ended.wake_all()
 
     def start(self: Any) -> None:
-        """Start the thread. Raises ``RuntimeError`` if it was started before."""
+        """Start the thread. Raises ``RuntimeError`` if it has been started before."""
         if not self._initialized:
             raise RuntimeError("thread.__init__() not called")
         if self._started.is_set():

@@ -26,7 +26,7 @@ class NamedRun:
     Attributes:
         info: The test. For a scenario, the entry that stands for the test in records and traces.
         network: ``"sim"`` or ``"rpyc"``.
-        seed: From 0 on.
+        seed: 0 or more.
         schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
         scenario: The scenario; ``None`` if the run is a test of a lab.
         file: The file from which the scenario was read, if any.

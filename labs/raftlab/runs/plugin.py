@@ -28,7 +28,7 @@ from raftlab.time_awake import TimeLimit
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("raftlab")
-    group.addoption("--impl", metavar="PATH", help="the submission: a raft.py, or the folder with it")
+    group.addoption("--impl", metavar="PATH", help="the submission: a raft.py, or the folder that contains it")
     group.addoption("--raft", metavar="PATH", help="the Raft below the submission's kv.py (default: its own)")
     group.addoption("--lab", default="2A", help="the lab whose suite is run")
     group.addoption(
@@ -178,15 +178,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
-    """Replace the timer of pytest-timeout by one that does not count pauses. pytest-timeout stops the timer with the item's
-    ``cancel_timeout``."""
+    """Replace the timer of pytest-timeout with one that does not count pauses. pytest-timeout stops the timer with the
+    item's ``cancel_timeout``."""
     if settings.method != "signal":
         return None
     from pytest_timeout import is_debugging  # this hook is called only if it is installed
 
     def end() -> None:
         if is_debugging():
-            return  # as in pytest-timeout: somebody who reads at a prompt needs time
+            return  # as in pytest-timeout: a user of a debugger may take any time
         pytest.fail(f"the run has not ended after {settings.timeout:g} s")
 
     item.cancel_timeout = TimeLimit(settings.timeout, end).cancel  # type: ignore[attr-defined]

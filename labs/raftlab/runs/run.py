@@ -160,7 +160,7 @@ class Run:
             impl: The submission.
             info: The test. The run's random numbers are derived from the test's lab, its name and the seed.
             network: ``"sim"`` or ``"rpyc"``.
-            seed: From 0 on.
+            seed: 0 or more.
             schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed
                 decides. If a test can run with only one schedule, it always has that one.
             in_process: Whether the student's code runs in this process, so that it can be debugged (sim only).
@@ -245,7 +245,7 @@ class Run:
             How the test failed; ``None`` if it passed.
 
         Raises:
-            Exception: Whatever else the script raises. It is no verdict on the submission.
+            Exception: Whatever else the script raises. It is not a verdict on the submission.
         """
         try:
             script(self.cluster)
@@ -458,5 +458,5 @@ def seeds_of(text: str) -> range:
     except ValueError:
         raise ValueError(f"--seeds takes a number or A:B, not {text!r}") from None
     if numbers[0] < 0 or numbers[1] <= numbers[0]:
-        raise ValueError(f"--seeds takes at least one seed, from 0 on, but {text!r} has none")
+        raise ValueError(f"--seeds takes seeds of 0 or more, and at least one, but {text!r} has none")
     return range(*numbers)

@@ -55,7 +55,7 @@ class Scenario:
     Attributes:
         lab: The lab's name, such as ``"2C"``.
         name: The name of the run in reports.
-        seed: From 0 on.
+        seed: 0 or more.
         servers: The number of servers, from 1 to 25.
         commands: What happens, in this order.
         schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed decides.
@@ -139,8 +139,8 @@ def parse(text: str) -> Scenario:
         number.isascii() and number.isdigit() for number in (seed, servers, members, clerks, max_state, max_sessions)
     ) or not (1 <= int(servers) <= 25 and int(members) <= int(servers)):
         raise BadScenario(
-            "seed must be a whole number from 0 on, servers one from 1 to 25, and members at most as many; the numbers of "
-            "clerks, max-state and max-sessions must be whole, too"
+            "seed must be a whole number of 0 or more, servers a whole number from 1 to 25, and members at most the number "
+            "of servers; clerks, max-state and max-sessions must be whole numbers of 0 or more"
         )
     return Scenario(
         head["lab"].upper(), head.get("name", "scenario"), int(seed), int(servers), tuple(commands), _schedule_of(head),

@@ -99,7 +99,7 @@ class Playback:
 
     def server(self, text: str) -> int:
         """The number of the server or clerk that ``text`` names. A leader's name that no command has given stands for
-        S0. So a scenario still runs after the command that gives the name was removed."""
+        S0. So a scenario still runs after the command that gives the name has been removed."""
         name, _, places = text.partition("+")
         if name[0] == "C":
             return self.clerk(name).number
@@ -186,7 +186,7 @@ class Recording:
         return self.references(None if servers is None else sorted(servers))
 
     def write(self, command: Command) -> None:
-        """Add a command, after a ``wait`` for the time that has passed since the last one."""
+        """Add a command, after a ``wait`` for the time that has passed since the previous one."""
         self.write_wait()
         self.commands.append(command)
 
@@ -337,7 +337,7 @@ class Command:
         """Do what the line says.
 
         Raises:
-            raftlab.explain.failure.LabFailure: The servers did something wrong meanwhile.
+            raftlab.explain.failure.LabFailure: The servers did something wrong while the command ran.
         """
         raise NotImplementedError
 
@@ -976,7 +976,7 @@ def _written(recording: Recording, command: Command, method: Callable[[], None])
 
 class Catch(Command):
     """If there is a matching message in flight, hold it until the hold is released or dropped. As in ``hold``, ``from``
-    is the server that made the call, also for a reply. If several messages match, ``nth`` selects one in the order in
+    is the server that made the call, even for a reply. If several messages match, ``nth`` selects one in the order in
     which they would arrive."""
 
     syntax = (

@@ -40,8 +40,8 @@ def combine(service: Path, raft: Path, folder: Path) -> None:
     """Write the service's files and the Raft's into ``folder``, which is empty.
 
     Args:
-        service: A kv.py, or the folder with it. A raft.py beside it is left out.
-        raft: A raft.py, or the folder with it.
+        service: A kv.py, or the folder that contains it. A raft.py beside it is left out.
+        raft: A raft.py, or the folder that contains it.
 
     Raises:
         SubmissionError: One of them cannot be read, or both import a module of the same name and the files differ. The

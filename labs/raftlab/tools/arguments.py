@@ -32,7 +32,10 @@ def add_submission(parser: argparse.ArgumentParser) -> None:
     """Add ``--impl`` and ``--sandbox``, which :func:`submission` reads, and also ``--schedule`` and
     ``--no-preempt``."""
     parser.add_argument(
-        "--impl", type=Path, metavar="PATH", help="your raft.py, or the folder with it (default: the current folder)"
+        "--impl",
+        type=Path,
+        metavar="PATH",
+        help="your raft.py, or the folder that contains it (default: the current folder)",
     )
     parser.add_argument(
         "--raft",

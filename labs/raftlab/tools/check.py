@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m raftlab.tools.check", description="Check whether a submission can be tested."
     )
-    parser.add_argument("path", metavar="PATH", help="the submission: a raft.py, or the folder with it")
+    parser.add_argument("path", metavar="PATH", help="the submission: a raft.py, or the folder that contains it")
     parser.add_argument("--labs", default="2A", metavar="LAB,...", help="check for these labs (default: 2A)")
     parser.add_argument(
         "--json", action="store_true", help="print the problems as a JSON list of {text, where, handout}"

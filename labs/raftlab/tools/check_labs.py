@@ -85,7 +85,9 @@ def _so_far(named: Sequence[Lab], last: LastResults) -> list[Lab]:
     order = list(LABS.values())
     known = [LABS[name] for name in last.labs() if name in LABS]
     if not named and not known:
-        raise CommandError("no lab was tested in this folder yet: name the last one to check, such as raftlab check 2A")
+        raise CommandError(
+            "no lab has been tested in this folder yet: name the last one to check, such as raftlab check 2A"
+        )
     end = named[0] if named else max(known, key=order.index)
     # A lab is needed only if the last one builds on it: lab 3 needs no lab after 2D.
     return [lab for lab in order[: order.index(end) + 1] if lab.features <= end.features]

@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         chosen = seeds(arguments.seeds)
         first, runs, time_limit = chosen.start, len(chosen), math.inf
     if arguments.jobs < 0:
-        raise CommandError(f"--jobs takes a number from 1 on, not {arguments.jobs}")
+        raise CommandError(f"--jobs takes a number of at least 1, not {arguments.jobs}")
     target = submission(arguments, lab)
     jobs = arguments.jobs or processors()
     return fuzz(FuzzRequest(target, lab, first, runs, time_limit, jobs, arguments.schedule))

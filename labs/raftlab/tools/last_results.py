@@ -25,8 +25,8 @@ class FailedRun(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct):
-    """The contents of the file: the runs that failed, by submission and lab. A lab is listed once tests of it were
-    run."""
+    """The contents of the file: the runs that failed, by submission and lab. A lab is listed as soon as one of its tests has
+    been run."""
 
     version: int = _VERSION
     failed: dict[str, dict[str, list[FailedRun]]] = {}
@@ -40,7 +40,7 @@ class LastResults:
         self._name = os.path.relpath(target.path) + (f" on {os.path.relpath(target.raft)}" if target.raft else "")
 
     def failed(self, lab: str) -> list[FailedRun] | None:
-        """The runs of ``lab`` that failed; ``None`` if no test of ``lab`` was run yet."""
+        """The runs of ``lab`` that failed; ``None`` if no test of ``lab`` has been run yet."""
         return self._read().failed.get(self._name, {}).get(lab)
 
     def labs(self) -> list[str]:

@@ -77,7 +77,7 @@ def jobs_for(arguments: argparse.Namespace, runs: Sequence[PlannedRun]) -> int:
     jobs: int | None = arguments.jobs
     if jobs is not None:
         if jobs < 1:
-            raise CommandError(f"--jobs takes a number from 1 on, not {jobs}")
+            raise CommandError(f"--jobs takes a number of at least 1, not {jobs}")
         return jobs
     in_simulator = all(planned.network == "sim" for planned in runs)
     return processors() if in_simulator and len(runs) >= MANY_RUNS else 1

@@ -17,7 +17,7 @@ def is_own(impl: Path) -> bool:
     - No folder beside it has a ``raft.py`` too, as in a class's folder of submissions.
 
     Args:
-        impl: A ``raft.py`` or the folder with it.
+        impl: A ``raft.py`` or the folder that contains it.
 
     Raises:
         raftlab.submission.source.SubmissionError: There is no submission.

@@ -127,7 +127,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
     if not 1 <= clerks <= _MOST_CLERKS:
         raise CommandError(f"--clerks takes a number from 1 to {_MOST_CLERKS}, not {clerks}")
     if arguments.seed < 0:
-        raise CommandError(f"--seed takes a number from 0 on, not {arguments.seed}")
+        raise CommandError(f"--seed takes a number of 0 or more, not {arguments.seed}")
     service = lab.has("service")
     return Scenario(
         lab.name, f"play_{lab.name}", arguments.seed, servers, schedule=arguments.schedule or "none", members=members,

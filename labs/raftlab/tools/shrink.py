@@ -235,7 +235,7 @@ class Shrinker:
 
     def _fails(self, scenario: Scenario, others: int = OTHER_SEEDS) -> FailedRun | None:
         """The first run that fails in the wanted way, with the scenario's own seed or with one of the others. ``None``
-        if there is none, or if the scenario was tried before."""
+        if there is none, or if the scenario has been tried before."""
         if scenario in self._seen:
             return None
         self._seen.add(scenario)

@@ -236,7 +236,7 @@ class ProgressBoard:
 
     def _in_full(self, record: Record, bad: int) -> str:
         what = "could not be judged" if record.outcome == "error" else "failed"
-        most = f"; of {bad} failing runs, this one tells most" if bad > 1 and what == "failed" else ""
+        most = f"; of {bad} failing runs, this one says the most" if bad > 1 and what == "failed" else ""
         headline = f"{record.title}: {what} ({record.test}, {record.network}, seed {record.seed}{most})"
         picture = f"raftlab view {shlex.quote(record.trace)}" if record.trace else ""
         text = printable(render.as_text(record.failure, record.replay, picture)) if record.failure else ""

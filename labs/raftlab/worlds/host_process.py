@@ -219,7 +219,7 @@ class WarmHost:
         awake = TimeAwake()
         while not self._control.ready(LOOK_S) and awake.seconds < _START_TIMEOUT_S:
             if _tree_cpu_seconds(self._process.pid) > _COMPILE_CPU_S:
-                raise TooSlow("host-hangs", f"to read and compile your code takes more than {_COMPILE_CPU_S:.0f} s")
+                raise TooSlow("host-hangs", f"reading and compiling your code takes more than {_COMPILE_CPU_S:.0f} s")
 
     def _start_prepared(self, incarnations: Mapping[str, int]) -> None:
         """Start the prepared host. If it cannot be used, end it; the warm host then forks all children."""

@@ -135,7 +135,8 @@ class RpycWorld:
     # --- events out ---
 
     def send_event(self, event: protocol.Event) -> None:
-        """Send ``event`` at the latest when :meth:`wait` begins. An event for a server that is down is discarded.
+        """Send ``event`` no later than at the beginning of the next :meth:`wait`. An event for a server that is down is
+        discarded.
 
         Raises:
             NotImplementedError: only the simulator supports this event.

@@ -107,7 +107,7 @@ class Store:
         self.base = index
 
     def replace(self, index: int, term: int, members: Members) -> None:
-        """Replace the whole log by a snapshot."""
+        """Replace the whole log with a snapshot."""
         self.entries, self.base, self.base_term = [], index, term
         self.base_members = self.committed = self.latest = members
 

@@ -141,7 +141,7 @@ class Saved:
         return replace(self, term=term, vote=None) if term > self.term else self
 
     def with_entries(self, first: int, entries: list[LogEntry]) -> Saved:
-        """Replace the log from ``first`` on by these entries, if one of them is new or different. Otherwise change
+        """Replace the log from ``first`` on with these entries, if one of them is new or different. Otherwise change
         nothing."""
         for index, entry in enumerate(entries, first):
             if index > self.base and self.term_at(index) != entry.term:

@@ -102,6 +102,6 @@ class Log:
         self.base = base
 
     def restart(self, base: int, base_term: int, config: Config) -> None:
-        """Replace everything by a snapshot."""
+        """Replace everything with a snapshot."""
         self.base, self.base_term, self.configs, self.entries = base, base_term, [config], []
         self.stable = min(self.stable, base)

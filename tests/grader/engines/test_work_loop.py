@@ -1,4 +1,4 @@
-"""Tests of the main loop of a grading: its pools work independently, and few submissions are unfinished at a time."""
+"""Tests of the main loop of a grading run: its pools work independently, and few submissions are unfinished at a time."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_runs_that_could_not_be_judged_are_tried_again(tmp_path: Path) -> None:
     submission(tmp_path, "class/bob", {"check": [1, "Traceback"]})
     assert run()[1] == 2
     (alice / "raft.py").write_text('{"first/1": "error"}')  # the original script
-    assert run() == (["first 1-2", "first 1-2"], 2)  # runs that could not be judged are tried again in every grading
+    assert run() == (["first 1-2", "first 1-2"], 2)  # runs that could not be judged are tried again each time
 
 
 def test_another_sandbox_or_other_code_repeats_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,4 +207,4 @@ def test_a_submission_is_never_the_reports_folder(tmp_path: Path, capsys: pytest
     run()
     Path("raftgrade-out/raft.py").write_text("")
     assert run() == ([], 2)
-    assert "has a raft.py in it, so it is a submission and no report of ours" in capsys.readouterr().err
+    assert "has a raft.py in it, so it is a submission and not a report of ours" in capsys.readouterr().err

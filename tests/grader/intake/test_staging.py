@@ -107,7 +107,9 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     deep = made(tmp_path / "deep", "raft.py", "x/" * 22 + "y.py")
     assert refusal(tmp_path, linked) == "notes is a link: hand in the file itself"
     assert refusal(tmp_path, piped) == "pipe is neither a file nor a folder"
-    assert refusal(tmp_path, huge) == "raft.py is larger than 1000 kB: that is far more than a Raft written by hand"
+    assert (
+        refusal(tmp_path, huge) == "raft.py is larger than 1000 kB: that is far more than a Raft written by hand needs"
+    )
     assert refusal(tmp_path, deep) == "it has folders nested more than 20 deep"
 
 
@@ -182,7 +184,7 @@ def test_zip_bombs_are_refused(tmp_path: Path) -> None:
     size = bomb.stat().st_size
     assert (
         refusal(tmp_path, bomb)
-        == f"the zip file of {size} bytes unpacks to 9800000: that is far more than a Raft written by hand"
+        == f"the zip file has {size} bytes and unpacks to 9800000: that is far more than a Raft written by hand needs"
     )
     with (tmp_path / "large.zip").open("wb") as file:
         file.truncate(limits.MAX_ARCHIVE_BYTES + 1)

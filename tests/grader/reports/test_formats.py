@@ -324,7 +324,7 @@ def test_ambiguous_rows_are_left_unchanged() -> None:
 
 def test_a_different_maximum_is_noted() -> None:
     _, notes = gradebook.fill(made(), CANVAS.replace(",35,", ",100,"), "canvas")
-    assert "the gradebook allows at most 100 points, but the report 35: marks are not scaled" in notes
+    assert "the gradebook allows at most 100 points, but the report has 35: marks are not scaled" in notes
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_a_soak_continues_where_it_stopped(tmp_path: Path, capsys: pytest.Captur
     done = (out / "soak.jsonl").read_text()
     assert run("class", "--passes", "12") == 0
     assert (out / "soak.jsonl").read_text() == done
-    assert "going on after 6 blocks with 72 runs" in capsys.readouterr().err
+    assert "continuing after 6 blocks with 72 runs" in capsys.readouterr().err
     assert run("class/bob", "--passes", "13", "--no-fuzz") == 0
     assert stretches(out)[4:] == [("bob", [12, 13])]
     # After a soak with later seeds, the seeds before these still have to be run.
@@ -228,7 +228,7 @@ def test_ctrl_c_ends_a_soak_and_its_processes(hanging: Soak) -> None:
     hanging.process.send_signal(signal.SIGINT)
     out, err = hanging.process.communicate(timeout=10)
     assert hanging.process.returncode == 130
-    assert err.endswith("raftgrade: interrupted; the same command goes on in out\n")
+    assert err.endswith("raftgrade: interrupted; the same command continues in out\n")
     assert "processes after" in out
     wait_until_gone(hanging.mark)
     assert stretches(hanging.out) == [("ada", [0, 10])]
@@ -247,7 +247,7 @@ def test_a_kill_loses_only_the_running_block(hanging: Soak, capsys: pytest.Captu
         file.write('{"kind": "sui')
     assert run("ada", "--passes", "11", "--no-fuzz") == 0
     assert stretches(hanging.out) == [("ada", [0, 10]), ("ada", [10, 11])]
-    assert "going on after 1 block with 20 runs" in capsys.readouterr().err
+    assert "continuing after 1 block with 20 runs" in capsys.readouterr().err
 
 
 def test_a_real_soak_beside_a_hog(

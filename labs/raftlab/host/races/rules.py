@@ -1,4 +1,4 @@
-"""Mistakes in locking that the source alone shows: decisions that are used after the lock was released, and waits that
+"""Mistakes in locking that the source alone shows: decisions that are used after the lock has been released, and waits that
 can miss the event that they wait for.
 
 No rule may report code that checks its decision again under the lock. A rule that cannot tell reports nothing.
@@ -404,14 +404,14 @@ def _late_messages(source: _Source, method: _Method) -> Iterator[StaticFinding]:
                     shown = _shown(sorted(fields))
                     text = (
                         f"the thread that runs {method.node.name} makes its {message} at {method.file}:{node.lineno} from "
-                        f"{shown} as they are by then, and does not look whether it still should: make the message where "
+                        f"{shown} as they are by then, and does not check whether it still should: make the message where "
                         f"the decision to send it is made, under the same hold of the lock"
                     )
                     yield StaticFinding("late-message", f"{method.file} {method.node.name} {message}", text)
 
 
 def _late_saves(source: _Source, method: _Method) -> Iterator[StaticFinding]:
-    """State is read while the lock is held, and saved after the lock was released."""
+    """State is read while the lock is held, and saved after the lock has been released."""
     if method.node.name in source.threads:
         return  # if one thread saves everything, it saves in order
     for block in _blocks(method.node):

@@ -35,7 +35,8 @@ class PlayedService:
 
     Attributes:
         answer: how to answer requests other than ``register``.
-        answer_register: how to answer ``register``; ``ok`` begins a session, whatever its value.
+        answer_register: how to answer ``register``. An answer with ``ok`` begins a session; the answer's ``value`` is
+            replaced by the session.
         sessions: the sessions begun so far.
         ended: those ``sessions`` that have ended; their requests are answered with ``no_session``.
         requests: by key, every request other than ``register``.

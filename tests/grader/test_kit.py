@@ -26,7 +26,7 @@ SOLUTIONS = sorted((ROOT / "solutions").glob("*.py"))
 SECRET_LINE = 50  # a line of the solutions with this many characters would hardly be written by anybody else
 
 
-@cache  # a kit is made in half a second, and the tests below do not change it
+@cache  # the tests do not change it
 def files(*start_labs: str, url: str = "", with_grader: bool = False) -> dict[str, bytes]:
     return kit.contents(start_labs, url, with_grader)[0]
 

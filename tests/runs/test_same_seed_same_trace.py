@@ -40,7 +40,7 @@ print(json.dumps(hashes))
 """
 
 
-def tests_with_runs() -> list[tuple[TestInfo, list[tuple[int, str | None]]]]:
+def chosen_runs() -> list[tuple[TestInfo, list[tuple[int, str | None]]]]:
     """Tests with the seeds and schedules of their runs: each test of lab 2A with two seeds, the first three tests of labs 2A
     and 2C with every schedule, and every sixth test of the other labs. All tests of those labs took minutes on a busy
     machine, and found nothing more."""
@@ -83,7 +83,7 @@ def _version(python: str) -> str:
 def all_hashes(part: Part) -> list[dict[str, str]]:
     """The hashes of one part of the tests that two processes of this Python print, and one process of each other Python. The
     processes run at the same time, because one after another they took minutes."""
-    runs = [(info.lab, info.name, seed, schedule) for info, runs in part(tests_with_runs()) for seed, schedule in runs]
+    runs = [(info.lab, info.name, seed, schedule) for info, runs in part(chosen_runs()) for seed, schedule in runs]
     paths = f"{ROOT / 'labs'}{os.pathsep}{ROOT / 'grader'}"
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "random"}
     processes = [
@@ -108,7 +108,7 @@ def all_hashes(part: Part) -> list[dict[str, str]]:
 def test_two_processes_make_the_same_runs(part: Part) -> None:
     first, second = all_hashes(part)[:2]
     assert first == second
-    chosen = part(tests_with_runs())
+    chosen = part(chosen_runs())
     assert len(first) == sum(len(runs) for _, runs in chosen)
     # Different seeds make different runs, and so do different schedules.
     for info, runs in chosen:

@@ -207,7 +207,7 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
     c.partition([leader, 3, 4], rest)
     # The leader is asked to add one of them. That server gets every entry, but its copies do not count.
     index, _, _ = c.propose(leader, "before S3 comes")
-    call = MembershipCall(c, leader, range(4))
+    MembershipCall(c, leader, range(4))
     expect_no_commit(c, leader, "Only one of three members has it")
     text = f"expected nobody to apply index {index}, but somebody did. Only one of three members has it"
     c.expect(c.committed(index)[1] != "before S3 comes", text, rules.MEMBERS_COUNT, [leader])
@@ -220,7 +220,6 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
         c.sleep(0.5)
         c.no_leader(among=[leader, 3, 4])
     c.heal()
-    c.expect(not call.pending, "expected the crash to end the change, but it is still under way", rules.CHANGE_ANSWERS)
     agree_by(c, "by three again", range(3))
 
 

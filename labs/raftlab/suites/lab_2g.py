@@ -653,15 +653,12 @@ def test_stands_at_once(cluster: StartCluster) -> None:
         asked = [rpc for scripted_server in c.scripted for rpc in scripted_server.received if rpc.method == "pre_vote"]
         text = "expected S0 to ask for no pre-votes after a TimeoutNow"
         c.expect(not asked, f"{text}, but it did", rules.WHO_STANDS, [0])
-    # S0 loses this election. Its next one is an ordinary election.
+    # S0 loses this election. Its next one is an ordinary election: the referee checks that it lacks the flag.
     for scripted_server in c.scripted:
         del scripted_server.answer["pre_vote"]
     c.wait_for(ELECTION_LIMIT, lambda: bool(campaign_terms(c, 3501)))
     text = "expected S0 to start another election within 5 s after it has lost that one, but it did not"
     c.expect(bool(campaign_terms(c, 3501)), text, rules.LIVENESS, [0])
-    text = "expected S0 to set leadership_transfer only in the election of term 3501, but it set it in"
-    terms = elections_on_request(c)
-    c.expect(terms == [3501], f"{text} {terms}", rules.ELECTION_ON_REQUEST, [0])
 
 
 @points(5, networks=SIM)
@@ -736,14 +733,9 @@ def test_told_at_once(cluster: StartCluster) -> None:
                     send_append(c, 1, term)
         c.sleep(0.02)
         if number % 3 == 2 and term + 1 not in elections_on_request(c):
-            # A heartbeat was in the way. Then the election of a later term is an ordinary one.
+            # A heartbeat was in the way. Then the election of a later term is an ordinary one. The referee checks this.
             append(c, 1, term + 5)
             c.sleep(1.0)
-        wrong = [each for each in elections_on_request(c) if each > term + 1]
-        text = (
-            f"expected S0 to stand in term {term + 1} after a TimeoutNow of term {term}, or not at all, but it asks for"
-        )
-        c.expect(not wrong, f"{text} votes in {wrong}, as if it was told to", rules.ELECTION_ON_REQUEST, [0])
     text = f"expected S0 to obey at least one of {rounds} TimeoutNows, but it did not"
     c.expect(bool(elections_on_request(c)), text, rules.WHO_STANDS, [0])
 

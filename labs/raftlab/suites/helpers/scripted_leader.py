@@ -44,7 +44,9 @@ class SnapshotSender:
                 return reply
             self.term = reply["term"] + 1
         return self.c.fail(
-            "expected S0 to follow a leader that sends messages, but it starts elections", rules.TIMER_RESTARTS, [0]
+            "expected S0 to follow a leader that sends messages, but it starts an election each time",
+            rules.TIMER_RESTARTS,
+            [0],
         )
 
     def send(self, method: str, **args: object) -> Rpc:

@@ -45,7 +45,7 @@ NOT_ABOUT_SAFETY = ("Liveness", "The lab's contract")
 # Bugs for which a consequence of the mistake, not the mistake itself, breaks the rule in the table. For example, a server
 # that has lost entries is noticed when it votes for a candidate that lacks them. This list is maintained by hand.
 CONSEQUENCES = {
-    "2B": {"rp-truncate-always", "rp-no-truncate-tail", "rp-next-underflow", "rp-accept-old-leader",
+    "2B": {"rp-truncate-always", "rp-no-truncate-tail", "rp-next-underflow", "rp-accept-old-leader", "rp-heartbeats-apart",
            "rp-conflict-first-entry-only"},
     "2C": {
         "ps-no-log", "ps-entry-terms-lost", "ps-own-entry-not-saved", "ps-append-saved-before",

@@ -132,7 +132,8 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
         among: the servers that may lead; ``None``: those that are connected.
 
     Returns:
-        The index that ``change_membership`` returned.
+        The index that ``change_membership`` returned. If the configuration was in effect already and the leader refused to
+        make it again, as it may, the index of that configuration.
     """
     since = c.now
     deadline = since + CHANGE_COMPLETE_WITHIN
@@ -153,6 +154,9 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
             elif leads or c.states([server]).get(server, (0, False)) == (term, True):
                 refused_since = c.now if refused_since is None else refused_since
                 if c.now > refused_since + REFUSED_FOR:
+                    in_effect_since = _in_effect_since(c, members)
+                    if answer[2] and in_effect_since is not None:
+                        return in_effect_since  # an earlier change has brought these members, so it may refuse them now
                     refused(c, server, members, answer)
                 # A leader must not change the members before it has committed an entry of its own term, so propose one.
                 c.propose(server, f"S{server} leads term {term}")
@@ -160,6 +164,16 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
     text = f"expected {sorted(members)} to be the members within {CHANGE_COMPLETE_WITHIN:.0f} s"
     text = f"{text}, but no service has applied that configuration"
     return c.fail(text, rules.MEMBERS_TOLD, observed=c.why_not_applied(since, accepted))
+
+
+def _in_effect_since(c: Cluster, members: Collection[int]) -> int | None:
+    """The index of the latest committed configuration if it has exactly these members (0: from the start), else ``None``."""
+    commit = c.event_loop.referee.commit
+    if commit is None:
+        return None
+    latest = max(at for at in commit.committed_configurations if at <= commit.applied_upto)
+    now = commit.committed_configurations[latest]
+    return latest if now.members == frozenset(members) and not now.old else None
 
 
 def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = (-1, 0, True)) -> None:
@@ -178,7 +192,8 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
     commit = c.event_loop.referee.commit
     before = frozenset(c.members) if commit is None else commit.configuration_at(commit.applied_upto).members
     text = f"expected S{server} to change the members from {sorted(before)} to {sorted(members)}, but it refuses"
-    if len(before ^ frozenset(members)) > 1:
+    joint = commit is not None and any(each.old for each in commit.sent_configurations.values())
+    if len(before ^ frozenset(members)) > 1 and not joint:
         text = f"{text}: more than one server comes or goes, and this part (2) needs joint consensus"
         c.fail(
             text, rules.JOINT_CONSENSUS, [server], hint="Part 1 is done with one server at a time. Go on with part 2."

@@ -6,7 +6,8 @@ promise. Such promises are a vote for a candidate, and a success for entries tha
 
 It must accept: one save for many promises; saves by a thread other than the one that answers; the same promise again
 without another save; entries that the server had before, as a leader or in a snapshot; a follower that takes nothing
-from a message that begins before its commit index, and says so.
+from a message that begins before its commit index, and says so; a candidate that asks itself for its vote
+(``peers[me].call``), and may have saved that vote before it sent the request.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Durable(Invariant):
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         saves = self._saves[server]
-        if method == "request_vote" and reply["vote_granted"]:
+        if method == "request_vote" and reply["vote_granted"] and caller != server:
             if saves <= self._votes.get((server, args["term"], caller), -1):
                 text = f"expected S{server} to save its vote for S{caller} in term {args['term']} before it answers"
                 raise broken(

@@ -769,7 +769,9 @@ def test_loser_asks_again(cluster: StartCluster) -> None:
 def _expect_no_election(c: Cluster, yes: Collection[int], why: str) -> None:
     """Let only ``yes`` say yes to pre-votes, and require that S0 starts no election for 2.5 s."""
     _deny_all(c)
-    c.sleep(0.15)  # answers to an earlier question may still arrive
+    # First let every timeout run out once: S0 may repeat a question to those who have not said yes, and until its timer runs
+    # out, the yes of the others still counts.
+    c.sleep(2.5)
     term, _ = c.get_state(0)
     for number in yes:
         c.scripted_server(number).answer["pre_vote"] = _pre_vote_answer(True)

@@ -46,14 +46,19 @@ def expect_refused(c: Cluster, leader: int, target: int, why: str) -> None:
     c.expect(right, f"{text}, but it answered {answer}", _ANSWERS, [leader], _hint(answer))
 
 
-def leads_within(c: Cluster, server: int, seconds: float) -> bool:
-    """Wait until ``server`` leads, for at most ``seconds``. Returns whether it does."""
+def leads_within(c: Cluster, server: int, seconds: float, after: int) -> bool:
+    """Wait until ``server`` leads a term above ``after``, for at most ``seconds``. Returns whether it does.
+
+    ``after`` is the term of the transfer: a leader of an earlier term that was deposed a moment ago may still say that it
+    leads that one."""
     deadline = c.now + seconds
-    while not c.states([server]).get(server, (0, False))[1]:
+    while True:
+        term, leads = c.states([server]).get(server, (-1, False))
+        if leads and term > after:
+            return True
         if c.now >= deadline:
             return False
         c.sleep(0.005)
-    return True
 
 
 def hand_over_at_once(c: Cluster, leader: int, target: int, when: str = "") -> float:
@@ -68,7 +73,7 @@ def hand_over_at_once(c: Cluster, leader: int, target: int, when: str = "") -> f
     term = begin(c, leader, target)
     text = f"expected S{target} to lead within {LEADS_WITHIN:.0f} s after S{leader} began to hand over to it{when}"
     observe = partial(c.why_not_handed_over, since, leader, target)
-    leads = leads_within(c, target, LEADS_WITHIN)
+    leads = leads_within(c, target, LEADS_WITHIN, after=term)
     c.expect(leads, f"{text}, but it does not", rules.TRANSFER, [leader, target], observe=observe)
     took = c.now - since
     now, _ = c.get_state(target)
@@ -89,7 +94,7 @@ def hand_over(c: Cluster, target: int, within: float = 20.0) -> None:
         if (answer[0] not in (target, -1) and answer[2]) or (_hint(answer) and c.server_state(leader).running):
             text = f"expected the leader S{leader} to begin the transfer and answer ({target}, term, True)"
             c.fail(f"{text}, but it answered {answer}", _ANSWERS, [leader], _hint(answer))
-        if leads_within(c, target, LEADS_WITHIN):
+        if leads_within(c, target, LEADS_WITHIN, after=answer[1]):
             return
         text = f"expected S{target} to lead within {within:.0f} s while each leader is asked to hand over to it"
         c.expect(c.now < deadline, f"{text}, but it does not", rules.TRANSFER)
@@ -159,7 +164,7 @@ def lead_again(c: Cluster, who: int, above: int) -> int:
     text = (
         f"expected S0 to lead term {above + 11}, but it does not. The leader of term {above + 10} has handed over to it"
     )
-    c.expect(leads_within(c, 0, LEADS_WITHIN), text, rules.WHO_STANDS, [0])
+    c.expect(leads_within(c, 0, LEADS_WITHIN, after=above + 10), text, rules.WHO_STANDS, [0])
     return c.get_state(0)[0]
 
 

@@ -1,0 +1,72 @@
+"""Small changes to the reference after which it is still correct by the paper and the handouts. A test or the referee once
+failed each of them; now the tests named here must pass it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raftlab.suites import catalogue
+from raftlab.suites.helpers.transfers import leads_within
+from tests.conftest import SOLUTION, Write, let_anyone_lead, sim_cluster
+from tests.known_bugs import failures_of
+
+pytestmark = pytest.mark.slow
+
+# By variant: pairs of a text of the reference and the text that replaces it, and the tests.
+VARIANTS = {
+    "a leader refuses the members that it has": (
+        [("            bool(members)\n", "            bool(members) and members != self.members\n")],
+        ("removed_leader_crashes", "leader_crashes_in_a_change", "changing_members"),
+    ),
+    "a candidate asks itself, too": (
+        [
+            (
+                "            args = self._become_candidate()\n            others = self._others()\n",
+                "            args = self._become_candidate()\n            others = [self.me, *self._others()]\n",
+            ),
+            (
+                "            if granted:\n                self._vote_for(args.candidate_id)\n",
+                "            if granted and self.voted_for is None:\n                self._vote_for(args.candidate_id)\n",
+            ),
+        ],
+        ("restarts", "long_life", "own_vote_survives"),
+    ),
+    "a question for a pre-vote is repeated until the answer is yes": (
+        [
+            (
+                '        reply = self.peers[server].call("pre_vote", args)\n        if reply is None:\n            return\n',
+                '        while not (reply := self.peers[server].call("pre_vote", args)) or not reply.vote_granted:\n'
+                "            with self.lock:\n"
+                "                if reply is not None:\n"
+                "                    self._see_term(reply.term)\n"
+                "                if self.asking is not args:\n"
+                "                    return\n"
+                "            time.sleep(0.06)\n",
+            )
+        ],
+        ("pre_votes_that_count", "lost_and_repeated"),
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_correct_variant_passes(variant: str, tmp_path: Path) -> None:
+    changes, tests = VARIANTS[variant]
+    source = SOLUTION.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert source.count(old) == 1, f"the reference has moved on: {old!r} stands there {source.count(old)} times"
+        source = source.replace(old, new)
+    (tmp_path / "raft.py").write_text(source, encoding="utf-8")
+    infos = [catalogue.find_test(name) for name in tests]
+    assert [(info.name, failure.text) for info, failure in failures_of(tmp_path, infos)] == []
+
+
+def test_a_deposed_leader_is_not_taken_for_the_target_of_a_transfer(write_raft: Write) -> None:
+    """A target that led an earlier term may say that it leads that one for a moment after the new transfer has begun."""
+    with sim_cluster(write_raft(init="self.get_state = lambda: (3, True)"), 1, lab="2A") as c:
+        let_anyone_lead(c.event_loop.referee)
+        c.start_all()
+        assert leads_within(c, 0, 0.1, after=2)
+        assert not leads_within(c, 0, 0.1, after=3)

@@ -74,17 +74,8 @@ class Version:
         plugin = "raftlab.runs.plugin" if (self.root / "labs/raftlab/runs/plugin.py").is_file() else "raftlab.plugin"
         return [
             *(sys.executable, "-P", "-m", "pytest", "-q", "--noconftest", "-c", str(suite.with_name("pytest.ini"))),
-            *(
-                "--rootdir",
-                str(suite.parent),
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "pytest_timeout",
-                "-p",
-                plugin,
-                str(suite),
-            ),
+            *("--rootdir", str(suite.parent), "-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", plugin),
+            str(suite),
             *(f"--impl={self.root / 'solutions'}", f"--lab={lab}", f"--seeds={seeds}", f"--only={','.join(tests)}"),
         ]
 

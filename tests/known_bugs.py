@@ -115,7 +115,7 @@ def recorded(snapshot: str = SNAPSHOT) -> dict[str, tuple[str, str]]:
     """The test and the sentence that students read, for each block of a snapshot: ``bugs.txt``, or ``rows.txt``
     (:data:`ROWS_SNAPSHOT`), where a seed follows the test. The keys are the blocks' first lines."""
     blocks = (ROOT / snapshot).read_text(encoding="utf-8").split("\n\n")[1:]
-    titles = ((block.partition("\n")[0], block.split("\n", 2)[2].strip()) for block in blocks)
+    titles = ((block.partition("\n")[0], block.split("\n", 2)[-1].strip()) for block in blocks)
     return {title: (title.rpartition(", ")[2].partition("@")[0], sentence) for title, sentence in titles}
 
 

@@ -171,9 +171,9 @@ def _in_effect_since(c: Cluster, members: Collection[int]) -> int | None:
     commit = c.event_loop.referee.commit
     if commit is None:
         return None
-    latest = max(at for at in commit.committed_configurations if at <= commit.applied_upto)
-    now = commit.committed_configurations[latest]
-    return latest if now.members == frozenset(members) and not now.old else None
+    now = commit.configuration_at(commit.applied_upto)
+    same = now.members == frozenset(members) and not now.old
+    return commit.configured_at(commit.applied_upto) if same else None
 
 
 def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = (-1, 0, True)) -> None:

@@ -137,9 +137,13 @@ class Commit(Invariant):
             self._append_only.leaders[term] for term, log in self._append_only.logs.items() if index in log
         }
 
+    def configured_at(self, index: int) -> int:
+        """The index of the latest committed configuration at ``index`` or before."""
+        return max(at for at in self.committed_configurations if at <= index)
+
     def configuration_at(self, index: int) -> Configuration:
         """The latest committed configuration at ``index`` or before."""
-        return self.committed_configurations[max(at for at in self.committed_configurations if at <= index)]
+        return self.committed_configurations[self.configured_at(index)]
 
     def own_term_majority_index(
         self, term: int, configuration: Configuration, before: float = math.inf,

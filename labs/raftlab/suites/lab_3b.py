@@ -279,7 +279,7 @@ def test_read_ends_with_the_leadership(cluster: StartCluster) -> None:
         rpc = client.send(0, read_of("index"))
         c.sleep(0.01)
         new = c.get_state(0)[0] + 10
-        _keep_following(c, new, longest_log(followers), 1.2, [])
+        _keep_following(c, new, longest_log(followers), 1.2)
         sent = [each for server in c.scripted for each in server.received if each.method == "append_entries"]
         text = f"expected S0 to send no AppendEntries in term {new}, because S1 leads that term, but S0 sent some"
         c.expect(not any(each.src == 0 and each.args["term"] == new for each in sent), text, rules.READ_INDEX, [0])
@@ -641,7 +641,7 @@ def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
         text = f"expected S0, a follower of S1, to answer read_index_of with index -1, but the index is {index}"
         c.expect(index == -1, text, rules.READ_INDEX, [0])
     rpc = client.send(0, read_of("index"))
-    _keep_following(c, new, log, 0.5, [])
+    _keep_following(c, new, log, 0.5)
     c.expect(
         not rpc.done or rpc.reply is None or rpc.reply["status"] in REFUSALS,
         f"expected S0 to apply index {named} before it answers a read by index, but it answered first",
@@ -652,19 +652,17 @@ def test_follower_waits_for_the_index(cluster: StartCluster) -> None:
     while index == -1 and c.now < deadline:
         call = c.ask_read_index(0)
         while c.event_loop.pending(call):
-            _keep_following(c, new, log, 0.1, [])
+            _keep_following(c, new, log, 0.1)
         index = c.found_read_index(0, call)
     text = f"expected S0.read_index() to return {named}, the index that the leader S1 names, but it returns {index}"
     c.expect(index == named, text, rules.READ_INDEX, [0])
 
 
-def _keep_following(c: Cluster, term: int, log: list[Message], seconds: float, entries: list[Message]) -> None:
-    """Send S0 heartbeats as the leader of ``term``, for ``seconds``. Each heartbeat brings ``entries``, which follow
-    ``log``."""
+def _keep_following(c: Cluster, term: int, log: list[Message], seconds: float) -> None:
+    """Send S0 heartbeats as the leader of ``term``, for ``seconds``. All entries of ``log`` are committed."""
     until = c.now + seconds
     while c.now < until:
-        commit = len(log) + len(entries)
-        append(c, 1, term, (len(log), log[-1]["term"]), entries, commit)
+        append(c, 1, term, (len(log), log[-1]["term"]), [], len(log))
         c.sleep(0.1)
 
 
@@ -690,7 +688,7 @@ def test_waits_add_up(cluster: StartCluster) -> None:
         if answers.messages and c.now > since + 0.5:
             rpc, data = answers.messages.pop(0)
             c.event_loop.deliver(c.now, rpc, data)
-        _keep_following(c, new, log, 0.1, [])
+        _keep_following(c, new, log, 0.1)
     for read in reads:
         text = (
             f"expected S0 to answer a read by index within 2 s in total, but after {_ALL_WAITS} s it has not. "
@@ -2087,7 +2085,7 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
                 "command": None,
                 "kind": "noop",
             }  # it changes nothing, but reads wait for its index, too
-        _keep_following(c, new, log, 0.2, [])
+        _keep_following(c, new, log, 0.2)
         prev, parts = (len(log), log[-1]["term"]), [more] if number % 2 else [[entry] for entry in more]
         # Each read waits for one of the next three entries. S0 gets these after the reads, all at once or one by one. In the
         # last four rounds, they also arrive together with the reads.
@@ -2102,7 +2100,7 @@ def test_nobody_waits_in_vain(cluster: StartCluster) -> None:
         c.wait_for(0.1, lambda sent=reads: all(rpc.done for rpc in sent))  # type: ignore[misc]
         for _ in range(round((_WOKEN - 0.1) / 0.1)):
             if not all(rpc.done for rpc in reads):
-                _keep_following(c, new, log, 0.1, [])
+                _keep_following(c, new, log, 0.1)
         _expect_woken(c, reads, f"S0 has applied index {len(log)}")
 
 

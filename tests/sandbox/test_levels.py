@@ -389,11 +389,10 @@ def test_the_handout_states_the_limits() -> None:
 
 
 FORKS = """
-import os, platform, threading
-from raftlab.sandbox import libc, system_calls
-column = {"x86_64": 0, "aarch64": 1}[platform.machine()]
+import os, threading
+from raftlab.sandbox import libc
 before = os.getpid()
-pid = libc.fork(system_calls.BY_ARGUMENT["clone"][column], 0)
+pid = libc.fork(0)
 if pid == 0:
     # The C library and Python know the new thread id, and threads, locks and further processes work.
     known = libc._address_of_tid() is not None and threading.get_native_id() == os.getpid() != before

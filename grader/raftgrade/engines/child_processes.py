@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from raftgrade.engines.cpu_affinity import ProcessorAssigner
+from raftgrade.engines.job_fork_server import ForkedProcess, JobForkServer
 from raftlab.time_awake import LOOK_S, TimeAwake
 
 MAX_LINE_BYTES = 1_000_000  # a longer line is not a record: a record has at most a tenth of this
@@ -45,10 +46,13 @@ class Children:
     Args:
         workers: the number of threads, each of which runs one child at a time. Pass 0 if other work also keeps the
             machine busy; then no child gets a processor of its own.
+        fork_server: forks children that run raftlab's own modules in its environment. All others are started in the usual
+            way.
     """
 
-    def __init__(self, workers: int = 0) -> None:
+    def __init__(self, workers: int = 0, fork_server: JobForkServer | None = None) -> None:
         self.processors = ProcessorAssigner(workers)
+        self._fork_server = fork_server
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopped = False
@@ -63,6 +67,8 @@ class Children:
             self._stopped = True
             for pid in self._running:
                 _kill_group(pid)
+            if self._fork_server is not None:
+                self._fork_server.close()
 
     def listen(
         self,
@@ -94,11 +100,10 @@ class Children:
             with log.open("ab") as output:
                 process = self._start(
                     list(command(write_fd)),
-                    pass_fds=() if from_stdout else (write_fd,),
-                    stdin=subprocess.DEVNULL,
-                    stdout=write_fd if from_stdout else output,
-                    stderr=output,
-                    env=dict(environment),
+                    stdout=write_fd if from_stdout else output.fileno(),
+                    stderr=output.fileno(),
+                    records_fd=-1 if from_stdout else write_fd,
+                    environment=dict(environment),
                 )
         except OSError as exc:
             os.close(read_fd)
@@ -124,12 +129,26 @@ class Children:
             code = process.wait()
         return ChildExit("stopped" if self._stopped else how, code)
 
-    def _start(self, command: list[str], **options: object) -> subprocess.Popen[bytes] | None:
+    def _start(
+        self, command: list[str], *, stdout: int, stderr: int, records_fd: int, environment: dict[str, str]
+    ) -> subprocess.Popen[bytes] | ForkedProcess | None:
         # The lock ensures that no child starts after `stop` has killed the running ones.
         with self._lock:
             if self._stopped:
                 return None
-            process: subprocess.Popen[bytes] = subprocess.Popen(command, process_group=0, **options)  # type: ignore[call-overload]
+            process: subprocess.Popen[bytes] | ForkedProcess | None = None
+            if self._fork_server is not None and self._fork_server.environment == environment:
+                process = self._fork_server.start(command, stdout, stderr, records_fd)
+            if process is None:
+                process = subprocess.Popen(
+                    command,
+                    process_group=0,
+                    pass_fds=() if records_fd < 0 else (records_fd,),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    env=environment,
+                )
             self._running.add(process.pid)
             return process
 

@@ -48,7 +48,8 @@ class RaftlabCommands:
         suite = catalogue.suite_file(job.lab)
         root = ["-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"]
         return [
-            *(sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", *root),
+            # The suites have few plain assertions, and pytest cannot rewrite those of modules that are imported already.
+            *(sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "--assert=plain", *root),
             *(
                 "-p",
                 "no:cacheprovider",

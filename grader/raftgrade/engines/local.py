@@ -10,7 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from raftgrade.engines.child_processes import Children
-from raftgrade.engines.commands import Commands
+from raftgrade.engines.commands import Commands, environment
+from raftgrade.engines.job_fork_server import JobForkServer
 from raftgrade.engines.jobs import CheckResult, JobResult, run_check, run_job
 from raftgrade.plan import Job, Pool, Settings
 from raftgrade.results import SubmissionResult
@@ -26,7 +27,7 @@ class LocalEngine:
         self._settings = settings
         self._commands = commands
         self._store = store
-        self._children = Children(settings.jobs)
+        self._children = Children(settings.jobs, JobForkServer(environment()))
         self._sizes = {"sim": settings.jobs, "rpyc": settings.rpyc_jobs}
         self._executors = {
             network: ThreadPoolExecutor(size, thread_name_prefix=f"raftgrade-{network}")

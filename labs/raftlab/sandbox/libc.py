@@ -9,6 +9,8 @@ import os
 import threading
 
 _PR_SET_DUMPABLE = 4
+# The number of the system call clone, by machine.
+_CLONE = {"x86_64": 56, "aarch64": 220}
 # What fork() passes to clone: CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID, SIGCHLD.
 FORK = 0x01200011
 # The thread id is searched for in this many bytes of a thread's descriptor. In glibc, it is 720 bytes from the start.
@@ -34,22 +36,21 @@ def set_dumpable(dumpable: bool) -> None:
     call("prctl", _PR_SET_DUMPABLE, int(dumpable), 0, 0, 0)
 
 
-def fork(clone: int, flags: int) -> int | None:
+def fork(flags: int) -> int | None:
     """Fork as ``os.fork`` does, with more flags for clone, such as ``CLONE_NEWPID``. The process must have only one
     thread.
 
     Args:
-        clone: The number of the system call.
         flags: The additional flags.
 
     Returns:
-        0 in the child; the child's process id in the parent. ``None`` if :func:`_address_of_tid` finds no address.
+        0 in the child; the child's process id in the parent. ``None`` if this is not possible on this machine.
 
     Raises:
         OSError: The operating system does not allow it.
     """
-    tid = _address_of_tid()
-    if tid is None:
+    clone, tid = _CLONE.get(os.uname().machine), _address_of_tid()
+    if clone is None or tid is None:
         return None
     # Functions called through PyDLL keep the interpreter's lock; those called through CDLL release it.
     system_call, python = ctypes.PyDLL(None, use_errno=True).syscall, ctypes.pythonapi

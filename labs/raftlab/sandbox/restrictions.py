@@ -105,8 +105,7 @@ def fork_into_namespaces(limits: Limits) -> int:
         OSError: The operating system does not allow it.
     """
     read, write = os.pipe()
-    column, _ = _MACHINES.get(platform.machine(), (-1, 0))
-    pid = None if column < 0 else libc.fork(system_calls.BY_ARGUMENT["clone"][column], _CLONE_NEWNS | _CLONE_NEWPID)
+    pid = libc.fork(_CLONE_NEWNS | _CLONE_NEWPID)
     if pid is None:
         pid = _fork_twice()
     if pid == 0:

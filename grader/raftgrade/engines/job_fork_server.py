@@ -1,0 +1,182 @@
+"""A process that has pytest and raftlab imported, and forks the processes of jobs and checks.
+
+    python -P -m raftgrade.engines.job_fork_server FD
+
+``FD`` is an inherited Unix socket to the grader. Importing takes half of the CPU time of a short job, and a forked process
+need not import anything. It becomes a child of the grader, not of this process, so the grader treats it like one that it
+has started itself. No student code runs in this process or in its children: they are judges, and start hosts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import os
+import platform
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from raftlab import operating_system
+from raftlab.labs import LABS
+from raftlab.sandbox import libc
+
+_CLONE_PARENT = 0x8000  # the new process has the same parent as this one
+
+# What the forked processes run, and what else they need.
+_MAIN_MODULES = ("pytest", "raftlab.tools.check", "raftgrade.engines.fuzz_job")
+_OTHER_MODULES = ("pytest_timeout", "raftlab.runs.plugin", "raftgrade.engines.parent_watch")
+
+
+class Request(msgspec.Struct):
+    """Run ``module`` as ``python -m`` does. The descriptors sent with the request become the new process's standard output,
+    its standard error and, unless ``fd`` is negative, the descriptor ``fd``."""
+
+    module: str
+    arguments: list[str]
+    fd: int
+
+
+class Reply(msgspec.Struct):
+    """``pid`` is the new process, or 0 if this machine cannot fork in the way that is needed here."""
+
+    pid: int
+
+
+class ForkedProcess:
+    """A process that was forked for this one; the part of ``subprocess.Popen`` that the grader uses."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def wait(self) -> int:
+        """Wait until it has ended. Returns its exit code (negative: the signal that killed it)."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+class JobForkServer:
+    """The grader's side: starts the fork server when it is first used. Only one thread may use it at a time.
+
+    Args:
+        environment: the environment of all processes that it forks.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        self._server: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._usable = platform.system() == "Linux"
+
+    def start(self, command: Sequence[str], stdout: int, stderr: int, fd: int) -> ForkedProcess | None:
+        """Fork a process that leads a process group of its own.
+
+        Args:
+            command: the command line that the process replaces.
+            stdout: the descriptor that becomes its standard output.
+            stderr: the same for standard error.
+            fd: another descriptor that it gets, with the same number; -1 if there is none.
+
+        Returns:
+            The process. ``None`` if the command must be started in the usual way, because it is of another kind, or because
+            the fork server cannot be used on this machine or has died.
+        """
+        if not self._usable or tuple(command[:3]) != (sys.executable, "-P", "-m") or command[3] not in _MAIN_MODULES:
+            return None
+        try:
+            if self._socket is None:
+                self._socket = self._connect()
+            fds = [stdout, stderr, *([fd] if fd >= 0 else [])]
+            request = Request(command[3], list(command[4:]), fd)
+            operating_system.send_message(self._socket, msgspec.msgpack.encode(request), fds)
+            reply = msgspec.msgpack.decode(operating_system.receive_message(self._socket)[0], type=Reply)
+            if reply.pid > 0:
+                os.setpgid(reply.pid, reply.pid)
+                return ForkedProcess(reply.pid)
+        except (OSError, msgspec.DecodeError):
+            pass
+        self._usable = False
+        self.close()
+        return None
+
+    def _connect(self) -> socket.socket:
+        ours, theirs = operating_system.message_sockets()
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=self.environment,
+                process_group=0,  # Ctrl-C in the terminal reaches only the grader
+            )
+        return ours
+
+    def close(self) -> None:
+        """End the fork server. Processes that it has forked go on."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+
+
+def main() -> None:
+    """Serve the grader. In a forked process, this returns when its module has run."""
+    # Hosts may run as the same user, and must not write to the memory of this process. Forked processes inherit this.
+    with contextlib.suppress(OSError):
+        libc.set_dumpable(False)
+    grader = socket.socket(fileno=int(sys.argv[1]))
+    for name in (*_MAIN_MODULES, *_OTHER_MODULES, *(lab.module for lab in LABS.values())):
+        importlib.import_module(name)
+    for name in _MAIN_MODULES:
+        if not hasattr(sys.modules[name], "__path__"):
+            del sys.modules[name]  # `python -m` runs a module that has not been imported
+    gc.collect()
+    gc.freeze()  # a collection in a forked process would copy the memory of these objects
+    request = _serve(grader)
+    if request is not None:
+        sys.argv[1:] = request.arguments
+        runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+
+
+def _serve(grader: socket.socket) -> Request | None:
+    """Fork a process for each request. Returns in a forked process, with its request, and when the grader has ended."""
+    decode = msgspec.msgpack.Decoder(Request).decode
+    while True:
+        data, fds, _ = operating_system.receive_message(grader, most_fds=3)
+        if not data:
+            return None
+        request = decode(data)
+        pid = libc.fork(_CLONE_PARENT)
+        if pid == 0:
+            grader.detach()
+            _take(fds, request.fd)
+            return request
+        operating_system.send_message(grader, msgspec.msgpack.encode(Reply(pid or 0)))
+        for fd in fds:
+            os.close(fd)
+
+
+def _take(fds: Sequence[int], records_fd: int) -> None:
+    """Give the descriptors their final numbers, and close all others."""
+    numbers = [1, 2, *([records_fd] if records_fd >= 0 else [])]
+    above = 1 + max(*numbers, *fds)
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in fds]  # so that no number is taken twice
+    for copy, number in zip(copies, numbers, strict=True):
+        os.dup2(copy, number)
+    operating_system.close_all_but(numbers)
+    signal.set_wakeup_fd(-1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Tests that a forked job is like one that the grader has started as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raftgrade.engines.child_processes import ChildExit, Children
+from raftgrade.engines.commands import environment
+from raftgrade.engines.job_fork_server import ForkedProcess, JobForkServer
+from tests.conftest import SOLUTION
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(platform.system() != "Linux", reason="jobs are forked on Linux only"),
+]
+
+PYTEST = [sys.executable, "-P", "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
+
+
+@pytest.fixture
+def server() -> Iterator[JobForkServer]:
+    server = JobForkServer(environment())
+    yield server
+    server.close()
+
+
+def pytest_of(folder: Path, body: str) -> list[str]:
+    """A job that runs ``body`` as a test."""
+    lines = "\n".join(f"    {line}" for line in body.splitlines())
+    (folder / "test_it.py").write_text(f"import os, random, sys, tempfile, time\ndef test_it():\n{lines}\n")
+    return [*PYTEST, "--rootdir", str(folder), str(folder / "test_it.py")]
+
+
+def listen(server: JobForkServer | None, command: list[str], folder: Path, *, from_stdout: bool = False) -> ChildExit:
+    return Children(0, server).listen(
+        lambda fd: [*command, str(fd)] if "FD" in command else command,
+        on_line=lambda line: False,
+        silence_s=60,
+        log=folder / "log",
+        environment=environment(),
+        from_stdout=from_stdout,
+    )
+
+
+def test_a_forked_job_is_a_child_of_the_grader(server: JobForkServer, tmp_path: Path) -> None:
+    body = f"assert os.getppid() == {os.getpid()} and os.getpgrp() == os.getpid()"
+    assert listen(server, pytest_of(tmp_path, body), tmp_path) == ChildExit("exited", 0)
+    assert listen(server, pytest_of(tmp_path, "raise OSError('it is seen')"), tmp_path) == ChildExit("exited", 1)
+    assert "OSError: it is seen" in (tmp_path / "log").read_text()
+    assert server._usable
+
+
+def test_a_forked_job_has_only_its_own_descriptors(server: JobForkServer, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    body = f"os.write({write}, ' '.join(os.listdir('/proc/self/fd')).encode())"
+    with (tmp_path / "log").open("wb") as log:
+        process = server.start(pytest_of(tmp_path, body), log.fileno(), log.fileno(), write)
+    os.close(write)
+    assert process is not None
+    assert process.wait() == 0, (tmp_path / "log").read_text()
+    with open(read, "rb") as pipe:
+        numbers = set(map(int, pipe.read().split()))
+    # pytest has copies of the standard streams, and listing the folder needs one more.
+    assert {0, 1, 2, write} <= numbers
+    assert len(numbers) < 10
+
+
+def test_a_check_prints_the_same(server: JobForkServer, tmp_path: Path) -> None:
+    for path, code in ((str(SOLUTION.parent), 0), (str(tmp_path), 2)):
+        command = [sys.executable, "-P", "-m", "raftlab.tools.check", path, "--labs", "2A,3A", "--json"]
+        started = subprocess.run(command, capture_output=True, check=False)
+        with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+            forked = server.start(command, out.fileno(), err.fileno(), -1)
+        assert forked is not None
+        assert (forked.wait(), started.returncode) == (code, code)
+        assert (tmp_path / "out").read_bytes() == started.stdout
+        assert (tmp_path / "err").read_bytes() == started.stderr
+
+
+def test_forked_jobs_draw_different_random_numbers(server: JobForkServer, tmp_path: Path) -> None:
+    """Names of temporary files are random."""
+    for _ in range(2):
+        listen(server, pytest_of(tmp_path, "print('drawn', random.random())"), tmp_path)
+    drawn = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("drawn")]
+    assert len(set(drawn)) == 2
+
+
+def test_a_forked_job_is_killed_with_its_group(server: JobForkServer, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with (tmp_path / "log").open("wb") as log:
+        process = server.start(
+            pytest_of(tmp_path, f"os.write({write}, b'started')\nos.fork()\ntime.sleep(600)"), log.fileno(), 2, write
+        )
+    os.close(write)
+    assert process is not None
+    with open(read, "rb") as pipe:
+        assert pipe.read(7) == b"started"
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert pipe.read() == b""  # no process of the group has the other end open any more
+
+
+def test_other_commands_are_not_forked(server: JobForkServer) -> None:
+    assert server.start([sys.executable, "-c", "pass"], 1, 2, -1) is None
+    assert server.start([sys.executable, "-P", "-m", "json.tool"], 1, 2, -1) is None
+    assert server._server is None  # it was not even started
+
+
+def test_jobs_go_on_without_the_fork_server(server: JobForkServer, tmp_path: Path) -> None:
+    command = pytest_of(tmp_path, "pass")
+    assert listen(server, command, tmp_path).code == 0
+    assert server._server is not None
+    server._server.kill()
+    server._server.wait()
+    assert listen(server, command, tmp_path) == ChildExit("exited", 0)
+    assert not server._usable
+    assert server.start(command, 1, 2, -1) is None
+
+
+def test_an_environment_of_another_kind_is_not_forked(server: JobForkServer, tmp_path: Path) -> None:
+    ended = Children(0, server).listen(
+        lambda fd: pytest_of(tmp_path, "assert os.environ['MARK'] == 'seen'"),
+        on_line=lambda line: False,
+        silence_s=60,
+        log=tmp_path / "log",
+        environment={**environment(), "MARK": "seen"},
+    )
+    assert ended == ChildExit("exited", 0)
+    assert server._server is None
+
+
+def test_the_fork_server_ends_with_the_grader(tmp_path: Path) -> None:
+    script = f"""
+import os, signal, time
+from raftgrade.engines.job_fork_server import JobForkServer
+server = JobForkServer({{**os.environ, "MARK": {str(tmp_path)!r}}})
+process = server.start({pytest_of(tmp_path, "pass")!r}, 2, 2, -1)
+process.wait()
+print(server._server.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True, check=False)
+    pid = int(done.stdout)
+    for _ in range(1000):
+        with contextlib.suppress(FileNotFoundError):
+            if (
+                Path(f"/proc/{pid}/cmdline").read_bytes()
+                and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
+            ):
+                time.sleep(0.01)
+                continue
+        return
+    pytest.fail(f"the fork server {pid} goes on without its grader")
+
+
+def test_waiting_tells_how_a_process_ended() -> None:
+    pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", "raise SystemExit(7)"])
+    assert ForkedProcess(pid).wait() == 7

@@ -54,9 +54,9 @@ AT_THE_LEADER = ("index", "lease")
 class ClientRequest:
     """What a clerk asks of a server. The server passes it on to Raft as a dict.
 
-    op "register" begins a session. In all others, `client_id` is the session. Its requests have growing serials, from 1; a
-    retry has the serial of the first try. "put", "append" and "swap" need a `value`. "swap" sets the key to `value` if the
-    key has the value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
+    The op "register" begins a session. In all other requests, `client_id` is the session, and the serial grows with each
+    operation, from 1; a retry has the serial of the first try. "put", "append" and "swap" need a `value`. "swap" sets the
+    key to `value` if the key has the value `expected` (None: if there is no such key). `read` and `seen` are for lab 3B.
     """
 
     client_id: int

@@ -3,9 +3,9 @@
 You build a server of a Raft cluster: an ordinary class with ordinary threads. The lab runs your file as it is, in a
 simulator (fast, and every run can be replayed) and as real processes over a real network.
 
-Read `handouts/lab-2a.md` first. Where the skeleton says "Your code here", code is missing; the names and messages around
-it come from Figures 2 and 13 of the paper. You may add fields, methods, threads and files. Keep what is here, and give
-every field that you add to a message a default value.
+Read `handouts/lab-2a.md` first. Where the skeleton says "Your code here", code is missing. The names and messages come
+from Figures 2 and 13 of the paper. Keep the messages and the methods of Raft; the lab never reads its attributes. You may
+add fields, methods, threads and files. Give every field that you add to a message a default value.
 
 What the lab gives you (see `raftlab.api`):
 

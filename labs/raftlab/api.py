@@ -93,7 +93,7 @@ class Persister(Protocol):
             snapshot: replaces the saved snapshot. ``None`` keeps the snapshot that was saved before.
 
         Raises:
-            OSError: the disk failed, and nothing was saved.
+            OSError: the disk failed, and nothing was saved. Let it end the handler or thread: then the server is down.
         """
 
     def append(self, data: bytes) -> None:
@@ -104,7 +104,7 @@ class Persister(Protocol):
             data: is added to the saved state. The saved snapshot stays as it is.
 
         Raises:
-            OSError: the disk failed, and nothing was added.
+            OSError: the disk failed, and nothing was added. Let it end the handler or thread, as in ``save``.
         """
 
     def state(self) -> bytes:

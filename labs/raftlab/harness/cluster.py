@@ -44,7 +44,7 @@ ELECTION_LIMIT = 5.0
 # gets advice, not a failure. So one of these calls may have to wait for two RPCs to dead servers, of up to 7 s each.
 CALL_PATIENCE = 15.0
 INIT_PATIENCE = 15.0
-# Seconds after which a leader must still lead to be accepted as the leader.
+# A server counts as the leader only if it still leads this many seconds later.
 SETTLE = 0.15
 
 

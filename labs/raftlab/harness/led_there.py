@@ -46,8 +46,8 @@ _OWN_LINES, _BESIDES = 5, 3
 _AT_ONCE_S = 0.05
 # The last line gets this much more weight. For each line before it, the addition is smaller by the factor _FADES.
 _LAST, _FADES = 4.0, 0.85
-# The last heartbeats get this much more weight. For each similar line that comes later, a line gets _ALIKE less weight, or
-# _ALIKE_FAULTS less if it is about a crash, a start, a pause or a change of the network.
+# The last heartbeats get _HEARTBEATS more weight. A line gets _ALIKE less weight for each similar line that comes later. If it
+# is about a crash, a start, a pause or a change of the network, it gets _ALIKE_FAULTS less instead.
 _HEARTBEATS, _ALIKE, _ALIKE_FAULTS = 3.0, 0.5, 1.0
 # The maximum number of operations that the line of a range of applied entries lists.
 _OPERATIONS = 3
@@ -171,7 +171,7 @@ class _Line:
     asked: bool = False
     """Whether the failure's sentence is about this message."""
     kept: bool = False
-    """Whether this is the last save before its server crashed, so what the server has after its restart."""
+    """Whether this is the last save before its server crashed. The server has this state after its restart."""
     times: int = 1
     others: list[int] = field(default_factory=list)
     """The other servers, if the line stands for messages to or from several servers, or for an entry that several apply."""
@@ -241,7 +241,8 @@ def _peer_of(event: Event) -> int:
 
 
 def _listed(operations: Sequence[str]) -> str:
-    """The sentence's operations among the entries of a range, each with the number of its entries."""
+    """A clause with the operations in a range of entries that the failure's sentence mentions, each with its number of
+    entries."""
     counted: dict[str, int] = {}
     for each in operations:
         counted[each] = counted.get(each, 0) + 1

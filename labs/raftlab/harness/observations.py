@@ -20,7 +20,7 @@ from raftlab.participants import name_of
 _GIVEN_UP_S = 2.5
 # The interval between two heartbeats of a leader is shorter than this, in seconds.
 _HEARTBEAT_S = 1.0
-# Successive refusals are mentioned from this number on. Every repair of a log begins with a few refusals.
+# The minimum number of refusals in a row that is worth mentioning. Every repair of a log begins with a few refusals.
 _MANY_REFUSALS = 3
 
 _NEVER_VOTED = "so far"

@@ -1,8 +1,9 @@
 """Message types: reads the annotations of handlers and message classes, and checks what can travel by value.
 
 :mod:`raftlab.messages.codec` uses this module in two ways. For each class, this module prepares a fast check of the untyped
-fields (``command: Any``), because a tuple or a dataclass in such a field would silently arrive as something else. If a check
-fails, this module finds the field that is to blame. :mod:`raftlab.submission.contract` checks message classes with it."""
+fields (``command: Any``), because a tuple or a dataclass in such a field would silently arrive as something else. If msgspec
+rejects a class, this module finds the field that is to blame. :mod:`raftlab.submission.contract` checks message classes with
+it."""
 
 from __future__ import annotations
 

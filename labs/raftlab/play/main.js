@@ -27,8 +27,8 @@ const SPEEDS = [
   { words: "real time", real: 1 },
   { words: "5 × real time", real: 5 },
 ];
-const AHEAD = 0.1; // by how much the run is ahead of the picture at most, in wall-clock seconds
-const LATE = 0.3; // by how much the picture may be behind the run and still count as the present, in wall-clock seconds
+const AHEAD = 0.1; // the run is at most this far ahead of the picture, in wall-clock seconds
+const LATE = 0.3; // a picture that is at most this far behind the run still shows the present, in wall-clock seconds
 const PANEL_MS = 100; // between two updates of the panel
 const SLOW_MS = 1500; // after this time without an answer, the page says that the code is computing
 

@@ -46,8 +46,8 @@ _OWN_LINES, _BESIDES = 5, 3
 _AT_ONCE_S = 0.05
 # The last line gets this much more weight. For each line before it, the addition is smaller by the factor _FADES.
 _LAST, _FADES = 4.0, 0.85
-# The last heartbeats get _HEARTBEATS more weight. A line gets _ALIKE less weight for each similar line that comes later. If it
-# is about a crash, a start, a pause or a change of the network, it gets _ALIKE_FAULTS less instead.
+# The last heartbeats get _HEARTBEATS more weight. A line gets _ALIKE less weight for each similar line that comes later, or
+# _ALIKE_FAULTS less if it is about a crash, a start, a pause or a change of the network.
 _HEARTBEATS, _ALIKE, _ALIKE_FAULTS = 3.0, 0.5, 1.0
 # The maximum number of operations that the line of a range of applied entries lists.
 _OPERATIONS = 3

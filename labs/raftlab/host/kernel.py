@@ -155,9 +155,9 @@ class Kernel:
         # For `raftlab replay --pdb`, see stop_at: virtual seconds, servers, callback.
         self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
         self._stopping = False
-        # The values that the next calls of `tick` return, in reverse order. In the order of the calls, the values for
-        # a gap between two checks are many False and then one True. The item at index 0 is one more True. It is returned
-        # last, and more values are added at that call.
+        # The values that the next calls of `tick` return, the next one at the end. For each gap between two checks, they
+        # are many False and then one True. At index 0 is one more True, which is returned last. The list is empty then,
+        # so that switch_point adds more values.
         self._ticks = [True]
         self._gap_left = 0  # how much of the current gap is not in the list yet
         # Called at each switch point in student code. If it returns True, :meth:`switch_point` must be called. It is a

@@ -80,8 +80,8 @@ class Register(Model):
         return _Future(problem)
 
 
-# The maximum number of results, and of appends, that the look-ahead considers for a new state. With higher limits, the search
-# would find a dead end earlier, but each step would take longer.
+# The maximum number of results, and of appends, that the look-ahead considers for a new state. With higher limits, the
+# search would find a dead end earlier, but each step would take longer.
 _RESULTS_AHEAD = 24
 _APPENDS_AHEAD = 60
 _ANYTHING = -1  # the set of all operations

@@ -215,9 +215,8 @@ class Shapes:
         owners = {cls for cls, _, _ in bad}
         root = typing.get_origin(message) or message
         for cls, name, hint in bad:
-            if owners.isdisjoint(
-                type_annotations.records_in(hint)
-            ):  # else the fault is in a record that the field uses
+            # If the field uses another record that is to blame, name the field of that record instead.
+            if owners.isdisjoint(type_annotations.records_in(hint)):
                 text = f"{cls.__name__}.{name} is declared {type_annotations.type_name(hint)}, "
                 text += "whose alternatives cannot be told apart in a message; declare it as Any"
                 return AnnotationFault(

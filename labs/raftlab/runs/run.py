@@ -146,8 +146,8 @@ class Branch:
 
 
 class Run:
-    """One run while it is performed. Pass :attr:`cluster` to a test's function, which may call it once, and then call
-    :meth:`close`. :meth:`play` and :meth:`judge` do both."""
+    """One run while it is performed. Pass :meth:`cluster` to a test's function, which may call it once. Call
+    :meth:`close` when that function has returned. :meth:`play` and :meth:`judge` do both."""
 
     def __init__(
         self, impl: Implementation, info: TestInfo, network: str, seed: int, schedule: str | None = None,

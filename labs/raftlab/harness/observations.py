@@ -1,4 +1,4 @@
-"""What was observed while a test waited in vain. A failure's sentence ends with it.
+"""Describes what was observed while a test waited in vain. The failure's sentence ends with this description.
 
 Without an observation, a student would read only "expected a leader within 5 s, but there is none". The sentence would be
 the same whether nobody asked for votes or everybody was refused. The functions here only read the trace: they see messages
@@ -282,7 +282,7 @@ def _split_votes(elections: dict[tuple[int, int], _Election]) -> str:
 
 
 def _why_refused(call: Call, votes: list[Call]) -> str:
-    """What all requests for votes so far (``votes``) show about the refusal of ``call``."""
+    """Why ``call`` was refused, as far as all requests for votes so far (``votes``) show it."""
     told = _number(call.answer, "term")
     if told > call.term:
         return f"being in the newer term {told}"

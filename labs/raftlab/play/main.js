@@ -39,7 +39,7 @@ const KEYS = [
   ["+", "faster"], ["-", "slower"], ["0 … 9", "choose a server"], ["Shift+0 … 9", "choose the link to that server"],
   ["Esc", "choose nothing"], ["c", "crash or restart; cut or mend a link"], ["[  ]", "cut or mend one direction"], ["z", "pause or resume a server"],
   ["x", "disconnect or connect it"], ["p", "propose"], ["P", "propose five"], ["s", "take a snapshot"], ["m", "hold the next message to arrive"],
-  ["n", "let held messages go"], ["h", "heal the network"], ["u", "lose messages, or stop it"], ["Backspace", "go on from here"],
+  ["n", "let held messages go"], ["h", "heal the network"], ["u", "lose messages, or stop losing them"], ["Backspace", "go on from here"],
   ["b", "bring back what was left out"], ["/", "type a command"], ["w", "save"], ["l", "load your code again"], ["d", "dark or light theme"], ["?", "this help"],
 ];
 

@@ -52,7 +52,7 @@ export class Scene {
     this.asked = model.asked;
     this.results = model.results;
     const count = events.length;
-    // These times must never decrease, because they are searched by bisection. In the file they may.
+    // Times may decrease in the file. Here they must not, because they are searched by bisection.
     this.times = new Float64Array(count);
     this.needs = new Uint16Array(count); // the event is shown only if all these kinds are switched on
     this.one = new Int16Array(count).fill(-1); // the servers that the event concerns, or -1

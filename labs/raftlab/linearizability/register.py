@@ -195,7 +195,8 @@ class _Future(LookAhead):
 
         Returns:
             First, the set of writes that returned before it was called, without the puts and swaps that can write a prefix
-            of the needed value. Second, these puts and swaps, each with the set of appends that are needed after it.
+            of the needed value. Second, all puts and swaps that can write such a prefix, each with the set of appends that
+            are needed after it.
         """
         known = self._earlier.get(number)
         if known is None:
